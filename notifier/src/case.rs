@@ -1,9 +1,9 @@
-//! Texts of mails and alerts about the cases of findings.
+//! Texts for the cases of findings in mails and alerts.
 
 use crate::report::{FindingCase, StoreOfDrop};
 use crate::wording::count;
 
-/// One line about `n` findings of this case.
+/// Summarizes `n` findings of this case in one line, if the case has a text.
 pub(crate) fn summary(case: &FindingCase, n: usize) -> Option<String> {
     Some(match case {
         FindingCase::Plain
@@ -49,7 +49,7 @@ pub(crate) fn summary(case: &FindingCase, n: usize) -> Option<String> {
     })
 }
 
-/// Why a drop can't be compared, in short: the run has the store's error.
+/// Returns in short why a drop cannot be compared. The run contains the store's error.
 pub(crate) fn foreign(store: StoreOfDrop) -> &'static str {
     match store {
         StoreOfDrop::Redis => {

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// The sender's clock. Tests use their own.
+/// The clock of the notifier. Tests use a manual one.
 pub trait Clock: Send + Sync {
     fn now(&self) -> DateTime<Utc>;
 }

@@ -74,7 +74,7 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Checks the settings.
+    /// Creates a notifier. Checks the settings.
     pub fn new(db: Db, args: &NotifyArgs, webhooks: &WebhookArgs) -> anyhow::Result<Self> {
         Self::with_clock(db, args, webhooks, Arc::new(SystemClock))
     }
@@ -323,7 +323,8 @@ impl Notifier {
             all_rounds(sender).await
         };
         let webhooks = try_join_all(self.relays.iter().map(all_rounds));
-        // Both have separate deadlines, so that failing deliveries of one do not delay the other.
+        // Mails and webhooks have separate deadlines, so that failing deliveries of one do not
+        // delay the other.
         let sent = tokio::join!(timeout(limit, mails), timeout(limit, webhooks));
         if sent.0.is_err() || sent.1.is_err() {
             tracing::warn!(

@@ -305,7 +305,7 @@ pub(super) struct AdmissionSeen {
     /// When admission closed. If no other process has recorded that it is open, this may instead be
     /// when Redis became unreachable.
     pub(super) closed_since: Option<DateTime<Utc>>,
-    /// The last period in which it was closed.
+    /// The last period in which admission was closed.
     pub(super) before: Option<(DateTime<Utc>, DateTime<Utc>)>,
     /// Whether the closed admission was already mailed, according to the tables when this process
     /// last read them.

@@ -115,7 +115,7 @@ pub(super) async fn record(
 
 /// Why a delivery failed.
 pub(super) struct DeliveryFailure {
-    /// The receiver rejected it permanently.
+    /// Whether the receiver rejected the delivery permanently.
     pub(super) is_final: bool,
     pub(super) reason: String,
     /// The pause that the receiver requested.

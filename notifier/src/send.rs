@@ -23,7 +23,8 @@ use super::relay::{self, DeliveryFailure, GIVE_UP_DAYS, Outbox, RECORDING};
 use super::render::Rendered;
 use super::smtp::SendError;
 
-/// Maximum number of concurrent mails, give or take one for each recipient.
+/// Maximum number of concurrent mails when a round begins. A round may exceed it by one mail per
+/// recipient.
 const AT_ONCE: usize = 16;
 
 /// How long a round waits for its mails, so that a server that scans a mail for longer does not

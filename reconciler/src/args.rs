@@ -77,7 +77,7 @@ pub struct StoreArgs {
 pub struct ReconcileArgs {
     #[command(flatten)]
     pub stores: StoreArgs,
-    /// How long an admission may take to reach Kafka.
+    /// Maximum time for an admission to reach Kafka.
     #[command(flatten)]
     pub publish: PublishArgs,
     #[command(flatten)]
@@ -88,7 +88,7 @@ pub struct ReconcileArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Reconciling")]
 pub struct PolicyArgs {
-    /// The reconciler issues a claim whose message waits on the topic for longer than this.
+    /// Time after which the reconciler issues a claim whose message is still unread on the topic.
     #[arg(skip = Tuning::ReconcileOverdueMs.or(60_000_u32))]
     pub reconcile_overdue_ms: u32,
     /// Retention in days. For this time (default: a year) records are kept: runs with their
@@ -98,28 +98,28 @@ pub struct PolicyArgs {
     /// cannot be undone; otherwise they stay
     #[arg(long, env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub retention_days: Option<u32>,
-    /// Repair limit: maximum repairs of one drop in one pass, in percent of its quantity (unissued,
-    /// failed_claim, redis_lost not counted).
+    /// Repair limit: maximum number of repairs of one drop in one pass, in percent of its quantity
+    /// (not counting unissued, failed_claim and redis_lost).
     #[arg(skip = Tuning::RepairLimitPercent.or(20_u32))]
     pub repair_limit_percent: u32,
-    /// Repair limit: the limit is never below this number.
+    /// Repair limit: minimum, regardless of the quantity of the drop.
     #[arg(skip = Tuning::RepairLimitAtLeast.or(50_u32))]
     pub repair_limit_at_least: u32,
-    /// Slots read per page.
+    /// Number of slots read per page.
     #[arg(skip = Tuning::ReconcilePageSlots.or(5_000_u32))]
     pub reconcile_page_slots: u32,
     /// How long the keys of sealed drops stay in Redis.
     #[arg(skip = Tuning::SealedKeysTtlSeconds.or(604_800_u64))]
     pub sealed_keys_ttl_seconds: u64,
-    /// A pass reports a consumer that makes no progress for longer than this while messages wait.
+    /// Time without progress after which a pass reports a consumer with unread messages.
     #[arg(skip = Tuning::ConsumerStallSeconds.or(60_u64))]
     pub consumer_stall_seconds: u64,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Retention if `RETENTION_DAYS` is not set: a year, so that the records of a yearly campaign's
-/// last run still exist.
+/// Retention if `RETENTION_DAYS` is not set: a year, so that records of the last run of a yearly
+/// campaign still exist.
 const RETENTION: Duration = DAY.saturating_mul(366);
 
 impl PolicyArgs {

@@ -1,4 +1,4 @@
-//! `firstcome-reconciler erase`: replaces a user's id by a pseudonym.
+//! `firstcome-reconciler erase`: replaces a user's ID with a pseudonym.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::EraseArgs;
 use crate::execute::{EraseError, Erased, erase};
 
-/// `firstcome-reconciler erase`.
+/// Runs `firstcome-reconciler erase`.
 pub(crate) async fn run(args: EraseArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let stores = args.stores.handles()?;
     let user: UserId = args.user.parse()?;

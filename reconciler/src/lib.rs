@@ -1,5 +1,5 @@
 //! The reconciler of Firstcome: compares every promise with every row, repairs differences, and
-//! mails a person.
+//! alerts operators.
 //!
 //! A pass goes through `collect` (reads), `plan` (decides), `execute` (writes), a second
 //! comparison, `record` and `notify`.

@@ -143,7 +143,7 @@ struct Left {
 
 impl DriftSeries {
     pub(crate) fn after(&self, run: &Run) {
-        // A dry run leaves drift that the next pass repairs, so it says nothing about the remaining
+        // A dry run leaves drift that the next pass repairs, so it does not show the remaining
         // drift.
         if run.status == Status::Failed || run.dry_run {
             return;

@@ -1,4 +1,4 @@
-//! `firstcome-reconciler once`: one pass now, with its result on the terminal.
+//! `firstcome-reconciler once`: runs one pass now, and prints its result to the terminal.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -19,17 +19,17 @@ use crate::passes::mail;
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use crate::terminal::{hanging, width};
 
-/// Maximum findings shown for one drop; `--json` and the endpoint show all.
+/// Maximum number of findings shown for one drop. `--json` and the API return all.
 const SHOWN: usize = 50;
 
-/// Maximum wait for the mail server; unsent mails stay in the outbox.
+/// Maximum wait for the mail server. Unsent mails stay in the outbox.
 const MAIL_LIMIT: Duration = Duration::from_secs(20);
 
-/// Maximum wait for a store: an operator at a terminal learns within seconds that one is
-/// unavailable.
+/// Maximum wait for a store, in seconds. Short, because an operator waits at the terminal.
 const STARTUP_WAIT: u64 = 5;
 
-/// Runs the pass; 0 clean or repaired, 1 drift left, 2 could not run.
+/// Runs the pass. Exits with 0 if clean or repaired, 1 if drift is left, and 2 if the pass could
+/// not run.
 pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(
         !args.confirm || args.coupon.is_some() || args.drop.is_some(),
@@ -161,7 +161,7 @@ fn print(run: &Run, full_ids: bool) {
     }
 }
 
-/// The outcome of a finding, for the reader.
+/// Describes the outcome of a finding.
 fn outcome(finding: &Finding) -> &'static str {
     match finding.result {
         Outcome::Applied | Outcome::Planned | Outcome::Failed => finding.result.as_str(),
@@ -171,7 +171,7 @@ fn outcome(finding: &Finding) -> &'static str {
     }
 }
 
-/// A finding in a sentence.
+/// Describes a finding in a sentence.
 fn text_of(finding: &Finding, full_ids: bool) -> String {
     let id = |user: &str| {
         if full_ids {
@@ -209,7 +209,7 @@ fn text_of(finding: &Finding, full_ids: bool) -> String {
     )
 }
 
-/// Sections of docs/OPERATIONS.md about what a person has to do now.
+/// Returns the sections of docs/OPERATIONS.md that describe the required actions.
 fn sections(run: &Run) -> BTreeSet<&'static str> {
     let left = run
         .all_findings()
@@ -222,7 +222,8 @@ fn sections(run: &Run) -> BTreeSet<&'static str> {
     sections
 }
 
-/// A drop in two lines: whether it is exact, and its numbers, before and after if they differ.
+/// Describes a drop in two lines: whether it is exact, and its numbers, before and after if they
+/// differ.
 fn lines_of(drop: &DropReport) -> (String, String) {
     let before = &drop.before;
     let after = &drop.after;
@@ -276,7 +277,7 @@ mod tests {
     use crate::report::{Examined, Kind, Numbers};
 
     #[test]
-    fn a_drop_is_called_exact_beside_failed_claims_only_with_the_reason() {
+    fn exact_drop_with_failed_claims_is_printed_as_exact_with_their_number() {
         let drop = |exact, failed_claims| {
             let numbers = Numbers {
                 users: 18,

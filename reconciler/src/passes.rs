@@ -1,4 +1,4 @@
-//! The passes of a process: they run one at a time, each started by a signal.
+//! Runs the passes of a process one at a time, each started by a signal.
 
 use std::sync::Arc;
 
@@ -21,13 +21,13 @@ struct Job {
     answer: oneshot::Sender<PassResult>,
 }
 
-/// The id of the running pass.
+/// The ID of the running pass.
 type Current = watch::Sender<Option<String>>;
 
 /// Why a pass was not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotStarted {
-    /// This pass of the same process is running. It may be waiting for its lock and never get it.
+    /// This pass of the same process is running, or waits for its lock, which it may never get.
     Running(String),
     /// The process is shutting down.
     Stopping,
@@ -42,7 +42,7 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// A runner, and the loop that drives it.
+    /// Creates a handle to start passes, and the loop that runs them.
     pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
         let (sender, jobs) = mpsc::channel(1);
         let current = Current::default();
@@ -66,7 +66,7 @@ impl Passes {
         )
     }
 
-    /// Starts a pass; returns its id and the receiver of its result.
+    /// Starts a pass. Returns its ID and the receiver of its result.
     pub fn start(
         &self,
         request: Request,
@@ -101,8 +101,8 @@ impl Passes {
         Ok((run_id, receiver))
     }
 
-    /// Waits until this pass of the same process is recorded as begun, or has ended without that
-    /// because another process had the lock. Returns whether it is recorded.
+    /// Waits until this pass of the same process is recorded as begun, or has ended without a
+    /// record because another process had the lock. Returns whether it is recorded.
     pub async fn is_recorded(&self, run_id: &str) -> bool {
         let mut current = self.current.subscribe();
         tokio::select! {
@@ -112,19 +112,19 @@ impl Passes {
         }
     }
 
-    /// The drift that the passes left.
+    /// Returns the drift that the passes left.
     pub(crate) fn drift(&self) -> Arc<DriftSeries> {
         Arc::clone(&self.drift)
     }
 
-    /// The id of the running pass.
+    /// The ID of the running pass.
     pub fn current(&self) -> Option<String> {
         self.current.borrow().clone()
     }
 }
 
-/// The serial loop in which a process's passes run, each started by a signal: no passes queue up
-/// behind a long one.
+/// The serial loop that runs the passes of a process, each started by a signal. Passes do not queue
+/// up behind a long one.
 pub struct PassLoop {
     reconciler: Reconciler,
     notifier: Notifier,
@@ -134,7 +134,7 @@ pub struct PassLoop {
 }
 
 impl PassLoop {
-    /// Runs until `stop`; a pass under way ends between two repairs.
+    /// Runs until `stop`. A pass in progress ends between two repairs.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let job = tokio::select! {
@@ -166,14 +166,14 @@ impl PassLoop {
     }
 }
 
-/// The steps after every pass of a daemon.
+/// Records metrics, logs and mails a pass that ended in a daemon.
 pub(crate) async fn ended(run: &Run, started: tokio::time::Instant, notifier: &Notifier) {
     crate::metrics::pass(run, started.elapsed());
     log(run);
     mail(notifier, run).await;
 }
 
-/// Hands a run to the notifier. Failures there never affect the pass.
+/// Passes a run to the notifier. Failures of the notifier never affect the pass.
 pub async fn mail(notifier: &Notifier, run: &Run) {
     if let Err(error) = notifier.after_pass(run, Utc::now()).await {
         tracing::error!(

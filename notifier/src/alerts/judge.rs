@@ -201,7 +201,7 @@ impl Judge<'_> {
         let unmailed = known.filter(|known| {
             !known.was_mailed() && known.resolved_at.is_some_and(|at| self.is_brief(at))
         });
-        // Later runs do not see it, so only this run can report it.
+        // Only one run observes this information, so this run must report it.
         let is_information = seen.about == About::ClosedBelowQuantity;
         Alert {
             kind: seen.about.word().to_owned(),

@@ -35,7 +35,7 @@ pub use judge::{AlertVerdict, EarlierRepairs, MailPolicy, Notice, NoticeReason, 
 pub enum About {
     /// The pass itself failed.
     RunFailed,
-    /// Something makes no progress or can't be reached.
+    /// A component makes no progress or is unavailable.
     Stalled,
     /// More repairs than the repair limit allows.
     Braked,
@@ -43,12 +43,14 @@ pub enum About {
     BrokenPromise,
     /// Drift that this pass could not repair.
     Left(Kind),
-    /// A drop closed below its quantity and nobody waits: mailed once, there is nothing to do.
+    /// A drop closed below its quantity and no user waits. Mailed once, because no action is
+    /// needed.
     ClosedBelowQuantity,
 }
 
 impl About {
-    /// The word in the table, in mails, and the heading of its section in docs/OPERATIONS.md.
+    /// Returns the word that is used in the table, in mails, and as the heading of a section in
+    /// docs/OPERATIONS.md.
     pub fn word(self) -> &'static str {
         match self {
             Self::RunFailed => "run_failed",
@@ -73,7 +75,7 @@ impl About {
         whole.or_else(|| word.parse().ok().map(Self::Left))
     }
 
-    /// Whether users are without what they were promised, or nobody can claim.
+    /// Whether users lack what they were promised, or no user can claim.
     pub fn is_critical(self) -> bool {
         matches!(
             self,
@@ -85,13 +87,13 @@ impl About {
 /// The state that earlier passes left in the tables.
 #[derive(Debug, Clone, Default)]
 pub struct AlertMemory {
-    /// By fingerprint: every alert that fires, that needs a notice, or that this pass sees.
+    /// Alerts by fingerprint: those that fire, that need a notice, or that this pass observes.
     pub alerts: HashMap<String, Alert>,
     /// When the silence of a drop's mails ends or ended.
     pub silenced_until: HashMap<DropId, DateTime<Utc>>,
     /// Broken promises of the drops that this pass examined.
     pub broken: Vec<BrokenPromise>,
-    /// Drops of these alerts that are deleted, or whose coupon is.
+    /// Drops of these alerts that are deleted, or whose coupon is deleted.
     pub gone: HashSet<DropId>,
 }
 
@@ -108,22 +110,23 @@ pub struct Observation {
     /// Hexadecimal SHA-256 of the mail's content, excluding values that change over time (ages,
     /// lags).
     pub content_hash: String,
-    /// One line for a person, without full user ids.
+    /// One line for an operator, without full user IDs.
     pub summary: String,
-    /// The findings that it summarizes.
+    /// The findings that the observation summarizes.
     pub findings: Vec<Finding>,
 }
 
 type Key = (About, Option<CouponId>, Option<DropId>, String);
 
-/// Everything that was not repaired, most pressing first.
+/// Returns everything that was not repaired, most urgent first.
 pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
     let broken_people = people(broken);
     let mut groups: BTreeMap<Key, Vec<Finding>> = BTreeMap::new();
-    // No mail for a process that stopped in the middle of a pass: the next pass does all of it.
+    // Do not mail a pass that was stopped with its process, because the next pass does all of its
+    // work.
     if run.status == Status::Failed && !run.stopped {
-        // Two processes may each have lost another store: then there are two alerts, each mailed
-        // once, instead of one that changes back and forth.
+        // Include the cause in the key. If two processes have each lost a different store, there
+        // are then two alerts, each mailed once, instead of one that changes back and forth.
         let cause = run.cause().map_or("", FailureCause::as_str).to_owned();
         groups.insert((About::RunFailed, None, None, cause), vec![failed_run(run)]);
     }
@@ -162,8 +165,8 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
         .collect()
 }
 
-/// The number of repairs by drop (`None` for no drop). Opening the admission gate is not a repair:
-/// [`crate::Notifier::admission`] mails a gate that stays closed.
+/// Returns the number of repairs by drop (`None` for no drop). Opening the admission gate is not a
+/// repair: [`crate::Notifier::admission`] mails a gate that stays closed.
 pub(super) fn repaired(
     run: &Run,
     broken: &[BrokenPromise],
@@ -181,20 +184,20 @@ pub(super) fn repaired(
     places
 }
 
-/// The fingerprint that all repairs in one drop share.
+/// Returns the fingerprint that all repairs in one drop share.
 pub(super) fn repair_fingerprint(drop: Option<DropId>) -> String {
     hash([format!("repaired/{:?}", drop.map(|d| d.0))])
 }
 
-/// Repaired, and no part of it needs a person.
+/// Whether the finding was repaired and no part of it needs an operator.
 pub(crate) fn is_repair(finding: &Finding) -> bool {
     finding.result == Outcome::Applied && !finding.needs_person
 }
 
-/// Every finding with its coupon and drop. A finding outside the drops' reports belongs to no drop,
-/// even if it names one: no pass would report on that drop, so the alert would never end.
+/// Returns every finding with its coupon and drop. A finding outside the drops' reports belongs to
+/// no drop, even if it names one: no pass would report on that drop, so the alert would never end.
 fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
-    // A failed pass has its error as a finding, too.
+    // A failed pass also has its error as a finding.
     let is_error = |finding: &Finding| matches!(finding.case, FindingCase::RunFailed(_));
     let loose = run
         .findings
@@ -247,7 +250,7 @@ fn observation(key: Key, mut findings: Vec<Finding>) -> Observation {
     }
 }
 
-/// One line about a problem. Details contain no user ids.
+/// Summarizes a problem in one line. Details contain no user IDs.
 fn summary(about: About, findings: &[Finding]) -> String {
     let n = number(findings);
     let seen = || {
@@ -268,7 +271,7 @@ fn summary(about: About, findings: &[Finding]) -> String {
         ),
         About::BrokenPromise => wording::count(n, "broken promise", "broken promises"),
         About::Left(kind) => of_case().unwrap_or_else(|| match findings {
-            // A store's error message does not help the person on duty; the mail and the run
+            // A store's error message does not help the operator on duty; the mail and the run
             // contain it.
             [
                 Finding {
@@ -284,13 +287,13 @@ fn summary(about: About, findings: &[Finding]) -> String {
     }
 }
 
-/// How many cases these findings stand for.
+/// Returns the number of cases that these findings represent.
 pub(crate) fn number<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> usize {
     let number = findings.into_iter().map(|finding| finding.case.number());
     usize::try_from(number.sum::<u64>()).unwrap_or(usize::MAX)
 }
 
-/// The case that all of them share.
+/// Returns the case that all findings share, if any.
 pub(crate) fn common_case(findings: &[Finding]) -> Option<&FindingCase> {
     let first = &findings.first()?.case;
     findings
@@ -299,7 +302,7 @@ pub(crate) fn common_case(findings: &[Finding]) -> Option<&FindingCase> {
         .then_some(first)
 }
 
-/// A drop could not be examined at all.
+/// Whether a drop could not be examined.
 pub(crate) fn is_unworkable(findings: &[Finding]) -> bool {
     matches!(findings, [one] if one.case.is_unworkable())
 }
@@ -389,7 +392,8 @@ fn people(broken: &[BrokenPromise]) -> People<'_> {
         .collect()
 }
 
-/// A user in the list of broken promises is mailed there, and only there.
+/// Whether the user of the finding is in the list of broken promises, which is mailed as a separate
+/// problem.
 fn is_broken(finding: &Finding, drop: Option<DropId>, broken: &People<'_>) -> bool {
     drop.zip(finding.user_id.as_deref())
         .is_some_and(|person| broken.contains(&person))

@@ -1,5 +1,5 @@
-//! The text of a mail about one problem, and what to do about it: by the case of its findings, or
-//! by its kind if they have none.
+//! Texts of a mail about one problem: the description, the instruction and the commands. They
+//! depend on the case of the findings or, without a case, on their kind.
 
 use firstcome_shared::domain::{CouponId, DropId};
 
@@ -10,7 +10,8 @@ use crate::case;
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
 use crate::wording::{self, count};
 
-/// The fault and its effect on users; `None` for a problem whose kind says enough.
+/// Describes the fault and its effect on users. Returns `None` if the text of the kind is
+/// sufficient.
 pub(super) fn of_case(
     pass: &PassMail<'_>,
     seen: &Observation,
@@ -105,7 +106,7 @@ pub(super) fn of_case(
     })
 }
 
-/// ", slot 4".
+/// Returns the slots of findings as text, such as ", slot 4".
 fn slots_of(findings: &[Finding]) -> String {
     let slots: Vec<String> = findings
         .iter()
@@ -119,7 +120,7 @@ fn slots_of(findings: &[Finding]) -> String {
     }
 }
 
-/// The repairs that the limit held back, and whether users can claim in the meantime.
+/// Describes the repairs that the limit held back, and whether users can claim in the meantime.
 pub(super) fn held_back(
     pass: &PassMail<'_>,
     seen: &Observation,
@@ -178,7 +179,7 @@ pub(super) fn held_back(
     ]
 }
 
-/// The instruction for a problem of a kind, whatever its case.
+/// Returns the instruction for a kind of problem, regardless of its case.
 pub fn what_to_do(about: About) -> &'static str {
     match about {
         About::RunFailed => {
@@ -215,7 +216,7 @@ pub fn what_to_do(about: About) -> &'static str {
     }
 }
 
-/// Tells the operator what to do about a problem that the current pass has just found.
+/// Returns the instruction for a problem that the current pass has found.
 pub(crate) fn what_to_do_here(pass: &PassMail<'_>, seen: &Observation) -> String {
     let mut parts: Vec<String> = Vec::new();
     for finding in &seen.findings {
@@ -316,7 +317,7 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
     Some(todo.to_owned())
 }
 
-/// Commands for one problem. `report` is of the problem's drop.
+/// Returns the commands for one problem. `report` is the report of its drop.
 pub(super) fn commands(
     seen: &Observation,
     report: Option<&DropReport>,
@@ -441,7 +442,8 @@ fn redis(what: &str, command: &str) -> Block {
     }
 }
 
-/// Mails never contain the name itself: it may have been meant as a user id.
+/// Returns commands that remove an invalid name. Mails never contain the name, because it may have
+/// been meant as a user ID.
 fn remove_name(coupon: CouponId, drop: DropId, findings: &[Finding]) -> Vec<Block> {
     let key = |name: &str| format!("\"${{REDIS_KEY_PREFIX:-fc}}:{{{coupon}}}:{name}\"");
     let users = key(&format!("drop:{drop}:users"));

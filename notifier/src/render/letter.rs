@@ -478,7 +478,7 @@ fn curl(what: &str, arguments: &[&str], url: &str) -> Block {
 fn line(arguments: &[&str], url: &str) -> String {
     let mut parts = vec!["curl -H \"Authorization: Bearer $OPS_TOKEN\""];
     parts.extend(arguments);
-    // Quote it, because some shells take a `?` for a pattern.
+    // Quote the URL, because some shells treat `?` as a pattern.
     let url = format!("\"{url}\"");
     parts.push(&url);
     parts.join(" \\\n")

@@ -10,16 +10,16 @@ use super::error::CollectError;
 use super::snapshot::PassContext;
 use crate::stores::Stores;
 
-/// An API that has just changed a list is about to update Redis.
+/// Grace period: an API that has just changed a list is about to update Redis.
 const UNDER_WAY_MS: i64 = 2_000;
 
-/// Whether Redis must have the coupon's list, including one that is not in effect yet.
+/// Whether Redis must have the coupon's list, even if the list is not in effect yet.
 pub(crate) fn has_list(coupon: &Coupon) -> bool {
     coupon.allow == Some(Allow::List) || coupon.allow_list.revision > 0
 }
 
-/// The coupons of these drops whose list in Redis differs. For those, MySQL is asked again: the
-/// pass read its coupons a while ago, and users may be added to a list right now.
+/// Returns the coupons of these drops whose list in Redis differs. Reads these coupons again from
+/// MySQL before comparing, because the pass read them earlier and a list may have changed since.
 pub(super) async fn differing(
     stores: &Stores,
     drops: &[(Coupon, Drop)],

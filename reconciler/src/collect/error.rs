@@ -11,7 +11,7 @@ pub enum CollectError {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
-    /// Admission never creates so many members: they are foreign data.
+    /// Admission never creates this many members, so the data is foreign.
     #[error(
         "Redis has 200,000 people or free slots, or more, on slots {from} to {to}, where the drop has no such number: a person takes \
          out of the drop's `users` and `free` in Redis what does not belong there"

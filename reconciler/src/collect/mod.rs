@@ -1,11 +1,12 @@
-//! Read-only: turns Redis, the topic's unread tail, MySQL and its dead letters into snapshots.
+//! Reads Redis, the topic's unread tail and MySQL with its dead letters into snapshots. Writes
+//! nothing.
 //!
-//! The order makes it safe under live traffic. Redis's clock is read first, then the positions in
-//! MySQL, the tail after them, then everything else. An admission older than the publishing
-//! deadline at that time was already on the topic, or never will be. If it was, then either it is
-//! in the tail, or before a position, and its row (or its dead letter) exists when those are read.
-//! A row whose user seems to be missing in Redis may be younger than the first read of Redis, so
-//! that user is looked up in Redis once more.
+//! The order of the reads makes this safe under live traffic: first Redis's clock, then the
+//! positions in MySQL, then the tail, then everything else. An admission that is older than the
+//! publishing deadline at that time is already on the topic or never will be. If it is on the
+//! topic, its message is either in the tail or before a position, and in the latter case its row or
+//! dead letter exists when those are read. A row whose user seems to be missing in Redis may be
+//! younger than the first read of Redis, so that user is looked up in Redis again.
 
 pub mod allow_lists;
 mod error;
@@ -33,36 +34,36 @@ use snapshot::{DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotR
 /// A drop as a whole, with the data needed to page through it.
 #[derive(Debug, Clone)]
 pub struct DropHeader {
-    /// The coupon's era when the pass began: what a repair may be based on.
+    /// The fencing token from the coupon's era when the pass began. Every repair carries it.
     pub fence: Option<Fence>,
     pub facts: DropFacts,
-    /// Highest slot of which anything is known.
+    /// Highest slot that has any data.
     upper: i64,
-    /// Where it has any.
+    /// The topic's unread messages, if the drop has any.
     messages: Option<Arc<Messages>>,
     /// Claimants of this drop who are missing in `users`, if they were looked up: for a drop that
     /// Redis lost, all claimants.
     claimants: Vec<(i64, UserId)>,
 }
 
-/// First and last slot of a page; the last page has no end.
+/// The first and last slot of a page. The last page has no end.
 #[derive(Debug, Clone, Copy)]
 pub struct Range {
     pub from: i64,
     pub to: Option<i64>,
 }
 
-/// Below every slot, including slots written by hand.
+/// Lower than every slot, including invalid ones that were written manually.
 const LOWEST: i64 = -(1 << 53);
 
-/// Claimants looked up per call.
+/// Number of claimants looked up per call.
 const CLAIMANTS_AT_ONCE: usize = 1_000;
 
-/// Maximum users read from a waiting list; further ones are promoted in the next round.
+/// Maximum number of users read from a waiting list. The next round promotes further ones.
 const WAITING_AT_MOST: u64 = 1_000;
 
-/// Redis's clock, then the tail; no fences. A topic that can't be read
-/// is no error: it comes beside.
+/// Reads Redis's clock, then the tail. The fences stay empty. If the topic cannot be read, returns
+/// the context without the tail, and the problem.
 pub async fn context(
     stores: &Stores,
 ) -> Result<(PassContext, Option<anyhow::Error>), CollectError> {
@@ -82,8 +83,8 @@ pub async fn context(
     ))
 }
 
-/// The headers of many drops in a few round trips. One that can't be read does not affect the
-/// others.
+/// Reads the headers of many drops in a few round trips. A drop that cannot be read does not affect
+/// the others.
 pub async fn headers(
     stores: &Stores,
     drops: &[(Coupon, Drop)],
@@ -116,7 +117,8 @@ pub async fn headers(
             failed_claims: dead_letters.get(&drop.id).copied().unwrap_or(0),
             revoked: revocations.get(&drop.id).copied().unwrap_or(0),
             has_promises: with_promises.contains(&drop.id),
-            // Reported with the first of its drops that can be examined.
+            // A list that differs is reported once, with the coupon's first drop that can be
+            // examined.
             allow_list_differs: numbers.is_ok() && lists_differ.remove(&coupon.id),
         };
         headers.push(match numbers {
@@ -129,7 +131,7 @@ pub async fn headers(
 
 /// Facts about a drop outside Redis.
 struct Known {
-    /// The highest slot with a row, or one of the drop's with a message.
+    /// The highest slot that has a row, or that is a slot of the drop and has a message.
     highest: i64,
     messages: Option<Arc<Messages>>,
     failed_claims: u64,
@@ -165,7 +167,7 @@ async fn header(
     let was_waited_for = !numbers.are_lost()
         || context.lost.contains(&drop.id)
         || context.unverified.contains(&coupon.id);
-    // A counter far beyond the quantity is reported, not walked.
+    // A counter far above the quantity is reported; its slots are not read.
     let quantity = i64::from(drop.quantity);
     let mut facts = DropFacts {
         coupon: coupon.clone(),
@@ -215,7 +217,7 @@ async fn header(
     })
 }
 
-/// The claimants among these who are missing in `users`.
+/// Returns the claimants who are missing in `users`.
 async fn without_users(
     stores: &Stores,
     keys: &DropKeys,
@@ -230,7 +232,7 @@ async fn without_users(
     Ok(claimants)
 }
 
-/// A page's first half: Redis. It may be read while an earlier page is still read from MySQL.
+/// Reads the Redis part of a page. It can run while an earlier page is being read from MySQL.
 pub async fn redis_page(
     stores: &Stores,
     header: &DropHeader,
@@ -248,8 +250,8 @@ pub async fn redis_page(
     Ok((range, page))
 }
 
-/// Reads one range of slots from MySQL, after Redis was read, then reads again the users on whom
-/// the two stores disagree.
+/// Reads the MySQL part of a page, after its Redis part. Then reads the users again on whom the two
+/// stores disagree.
 pub async fn page(
     stores: &Stores,
     header: &DropHeader,
@@ -312,8 +314,8 @@ pub async fn page(
     Ok(page)
 }
 
-/// The dead letters of a page of slots. Those that name none of the drop's slots belong to the
-/// first page.
+/// Returns the dead letters of a page. Dead letters that name none of the drop's slots belong to
+/// the first page.
 async fn dead_letters(
     stores: &Stores,
     header: &DropHeader,
@@ -351,7 +353,7 @@ async fn look_up_again(
         if header.facts.is_lost() {
             page.claimants_on_gaps = header.claimants_left(page);
         } else if !questions.gaps.is_empty() {
-            // This reads the whole hash, so only if there are gaps.
+            // Do this only if there are gaps, because it reads the whole hash.
             let gaps: HashSet<i64> = questions.gaps.iter().copied().collect();
             page.claimants_on_gaps = stores
                 .redis
@@ -382,7 +384,8 @@ async fn look_up_again(
     page.note_rows_of_people(drop, once_per, rows);
     page.now_on_slot = stores.redis.slots_of(&keys, &ask_redis).await?;
     let people: Vec<UserId> = ask_redis.into_iter().chain(ask_mysql).collect();
-    // The last read: who was revoked since the first one has lost a row or a slot by it.
+    // Read revocations last: a user whose claim was revoked since the first read has lost a row or
+    // a slot by it.
     if !people.is_empty() && stores.db.has_revocations(coupon).await? {
         // The slot of a user of this page may be on another page.
         let on_slots: HashSet<i64> = page.now_on_slot.values().copied().collect();
@@ -409,17 +412,17 @@ impl DropHeader {
         messages.page(drop, self.facts.drop.quantity, slot(range.from)..=to)
     }
 
-    /// No claim of this drop is in flight or among the dead letters, as far as the topic is known.
+    /// Whether the whole tail is known and the drop has no unread messages and no dead letters.
     pub fn is_quiet(&self) -> bool {
         self.facts.tail_known && self.messages.is_none() && self.facts.failed_claims == 0
     }
 
-    /// Highest slot of which anything is known.
+    /// Highest slot that has any data.
     pub fn upper(&self) -> i64 {
         self.upper
     }
 
-    /// The ranges of slots to read, in order. The last one has no end.
+    /// Returns the ranges of slots to read, in order. The last one has no end.
     pub fn ranges(&self, page_slots: i64) -> Vec<Range> {
         if self.is_untouched() {
             return Vec::new();
@@ -438,7 +441,7 @@ impl DropHeader {
         ranges
     }
 
-    /// Only the drop's own description exists: it has not begun.
+    /// Whether the drop has not begun: no store has anything of it except its settings.
     fn is_untouched(&self) -> bool {
         self.upper == 0
             && self.facts.users == 0
@@ -448,7 +451,7 @@ impl DropHeader {
             && self.claimants.is_empty()
     }
 
-    /// Claimants on slots of this page that no other store names.
+    /// Returns the claimants on slots of this page that have no user, row or message.
     fn claimants_left(&self, page: &SlotRange) -> Vec<(i64, UserId)> {
         let taken: HashSet<i64> = page
             .users
@@ -468,7 +471,7 @@ impl DropHeader {
         own.filter(|(slot, _)| within(*slot)).cloned().collect()
     }
 
-    /// Whether claimants were found who are missing in `users`.
+    /// Whether any claimants are missing in `users`.
     pub fn has_claimants_astray(&self) -> bool {
         !self.claimants.is_empty()
     }

@@ -11,8 +11,8 @@ use super::error::CollectError;
 use super::snapshot::Promises;
 use crate::stores::Stores;
 
-/// Collects the promises of a drop that need a change, and counts the others. Redis is read after
-/// MySQL, so that a user promoted in between is seen on a slot.
+/// Collects the promises of a drop that need a change, and counts the others. Reads Redis after
+/// MySQL, so that a user who is promoted in between is found on a slot.
 pub(super) async fn of_drop(
     stores: &Stores,
     coupon: &Coupon,
@@ -37,7 +37,8 @@ pub(super) async fn of_drop(
             .filter(|r| counts(r.drop_id))
             .map(|r| r.user_id.as_str())
             .collect();
-        // A revocation resolves the user's promises, except one that a pass lists at the same time.
+        // A revocation resolves the user's promises, except a promise that a pass lists
+        // concurrently.
         let revoked = stores.db.revocations_of_people(coupon.id, &people).await?;
         let revoked = Revocations::new(revoked, coupon.once_per, drop.id);
         let out = stores

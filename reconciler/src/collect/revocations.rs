@@ -18,8 +18,8 @@ const UNDER_WAY_MS: i64 = 500;
 const MOST_HALF: usize = 10_000;
 
 /// Returns the revocations with a missing step, and the number of those that are too recent to
-/// judge. Rows are read before Redis: if Redis still has a claim that MySQL shows as revoked, it is
-/// then the revoked claim and not a later one.
+/// judge. Reads rows before Redis. This way, a claim in Redis that MySQL shows as revoked is the
+/// revoked claim and not a later one.
 pub(super) async fn half(
     stores: &Stores,
     facts: &DropFacts,

@@ -1,5 +1,5 @@
-//! Snapshots: the data that `collect` reads of a drop, and on which `plan` decides. Facts only, no
-//! connections.
+//! Snapshots: the data that `collect` reads about a drop and that `plan` decides on. They contain
+//! facts only, no connections.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,21 +15,23 @@ use firstcome_shared::trace::TraceContext;
 
 use crate::topic::{InFlight, Tail};
 
-/// Data that a pass reads before the drops, and that all of them share.
+/// Data that a pass reads before the drops and that all drops share.
 #[derive(Debug, Clone, Default)]
 pub struct PassContext {
-    /// Each coupon's era, read before the topic: a Redis emptied later on is not rebuilt
-    /// from a tail that is older.
+    /// The fencing token of each coupon's era, read before the topic. If Redis is emptied later, it
+    /// is not rebuilt from an older tail.
     pub fences: HashMap<CouponId, Fence>,
     /// Redis's clock just before the topic was read, Unix milliseconds.
     pub read_at_ms: i64,
-    /// The tail; `None` where Kafka could not be reached.
+    /// The tail, or `None` if Kafka could not be reached.
     pub tail: Option<Arc<Tail>>,
-    /// Coupons not verified in this life of Redis, which may have lost some of its promises.
+    /// Coupons that are not verified on the current Redis servers, which may have lost some of
+    /// their promises.
     pub unverified: HashSet<CouponId>,
-    /// Drops that were seen to be lost before the pass waited for what may be on its way.
+    /// Drops that Redis had already lost before the pass waited for claims in flight.
     pub lost: HashSet<DropId>,
-    /// Coupons that may have claimants who are missing in `users`: each of them is looked up.
+    /// Coupons that may have claimants who are missing in `users`. All their claimants are looked
+    /// up.
     pub claimants_in_doubt: HashSet<CouponId>,
 }
 
@@ -42,49 +44,52 @@ impl PassContext {
     }
 }
 
-/// A drop as a whole.
+/// The facts about a drop as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropFacts {
-    /// The coupon, as MySQL has it.
+    /// The coupon, read from MySQL.
     pub coupon: Coupon,
-    /// The drop, as MySQL has it: its quantity is the one in force.
+    /// The drop, read from MySQL. Its quantity is the current one.
     pub drop: Drop,
     /// Whether Redis's `meta` agrees with MySQL. `None` if there is no readable `meta`.
     pub meta_matches: Option<bool>,
-    /// Redis has another allow list of the coupon than MySQL, or none. Said of one drop of it.
+    /// Whether Redis lacks the coupon's allow list, or its list differs from MySQL's. Set for only
+    /// one drop of the coupon.
     pub allow_list_differs: bool,
-    /// The counter; `None` if the key is missing or not a number.
+    /// The counter, or `None` if the key is missing or not a number.
     pub count: Option<i64>,
     pub users: u64,
     pub free: u64,
-    /// People on the waiting list.
+    /// Number of users on the waiting list.
     pub waiting: u64,
-    /// The first of them, in order, if slots may be left for them; a thousand at most.
+    /// The first users on the waiting list, in order, if slots may be left for them: a thousand at
+    /// most.
     pub first_waiting: Vec<UserId>,
-    /// Unresolved dead letters that name this drop.
+    /// Number of unresolved dead letters that name this drop.
     pub failed_claims: u64,
-    /// Redis's clock just before the topic was read, Unix milliseconds. Every age is measured by
+    /// Redis's clock just before the topic was read, Unix milliseconds. Every age is relative to
     /// it.
     pub read_at_ms: i64,
-    /// Whether the topic's unread tail is known; otherwise a message may still exist for every
-    /// admission. For a drop lost after the pass waited, one may still arrive.
+    /// Whether the topic's unread tail is known. Otherwise, any admission may have an unread
+    /// message. If Redis lost the drop after the pass had waited, this is false, because messages
+    /// may still arrive.
     pub tail_known: bool,
     pub promises: Promises,
     pub revocations: DropRevocations,
-    /// The gate is closed: Redis may have lost some of its promises, so messages prove slots above
-    /// its counter, too.
+    /// Whether the coupon is closed. Redis may then have lost some of its promises, so messages
+    /// also prove slots above the counter.
     pub gate_closed: bool,
 }
 
 /// A drop's broken promises that are not recorded as resolved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Promises {
-    /// Promises whose users have no row.
+    /// Number of promises whose users have no row.
     pub open: u64,
-    /// People who have their row by now, or whose claim is revoked.
+    /// Users who now have a row, or whose claim is revoked.
     pub kept: Vec<UserId>,
-    /// Among the open ones: users who neither hold a slot nor are at the head of the waiting list,
-    /// with the promised slot.
+    /// Users of open promises who neither hold a slot nor are at the head of the waiting list, with
+    /// the promised slot.
     pub out_of_line: Vec<(UserId, i64)>,
 }
 
@@ -92,27 +97,27 @@ pub struct Promises {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DropRevocations {
     pub number: u64,
-    /// Those that an API may be about to finish.
+    /// Number of revocations that are too recent to judge, because an API may be completing them.
     pub young: u64,
     /// Revocations with a missing step.
     pub half: Vec<HalfRevoked>,
 }
 
-/// A revocation whose claim still exists somewhere, or which Redis does not know.
+/// A revocation that is missing in Redis, or whose claim still exists in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HalfRevoked {
     pub revocation: Revocation,
     pub user: UserId,
-    /// Redis: the slot that the void claim is on.
+    /// The slot of the void claim in Redis, if Redis still has it.
     pub admitted: Option<i64>,
-    /// The row of the void claim is there.
+    /// Whether the void claim still has a row.
     pub has_row: bool,
-    /// The coupon's claimants contain its user, who is on no slot of the drop.
+    /// Whether the coupon's claimants contain the user although the user is on no slot of the drop.
     pub is_named: bool,
 }
 
 impl DropFacts {
-    /// Redis lost this drop, or never had it: admission could not work with its keys.
+    /// Whether Redis has lost this drop or never had it, so that admission cannot use its keys.
     pub fn is_lost(&self) -> bool {
         self.meta_matches.is_none()
             || self.count.is_none()
@@ -122,24 +127,24 @@ impl DropFacts {
                     .is_some_and(|count| count > i64::try_from(self.free).unwrap_or(i64::MAX))
     }
 
-    /// Its window is over by Redis's clock.
+    /// Whether the drop has closed, by Redis's clock.
     pub fn is_closed(&self) -> bool {
         self.drop
             .closes_at
             .is_some_and(|at| at.timestamp_millis() <= self.read_at_ms)
     }
 
-    /// Its window has begun by Redis's clock.
+    /// Whether the drop has opened, by Redis's clock.
     pub fn has_opened(&self) -> bool {
         self.drop.opens_at.timestamp_millis() <= self.read_at_ms
     }
 
-    /// The scope in which one person may hold one.
+    /// The scope in which each user may hold one coupon.
     pub fn once_per(&self) -> OncePer {
         self.coupon.once_per
     }
 
-    /// The number as a slot, if it is one of this drop's.
+    /// Returns the number as a slot, or `None` if the drop has no such slot.
     pub fn slot(&self, number: i64) -> Option<Slot> {
         Slot::try_from(number)
             .ok()
@@ -162,17 +167,17 @@ pub struct DeadLetter {
     pub id: i64,
     pub coupon: Option<CouponId>,
     pub drop: Option<DropId>,
-    /// The slot it asks for, even if invalid.
+    /// The slot that it names, even if invalid.
     pub slot: Option<i64>,
-    /// Whose it is, where the id has the form of one.
+    /// The user, or `None` if the ID is missing or malformed.
     pub user: Option<UserId>,
     /// When the user was admitted, if known.
     pub claimed_at: Option<DateTime<Utc>>,
-    /// Why it is there.
+    /// Why the claim became a dead letter.
     pub reason: String,
-    /// For messages that no client could read: their position, and why.
+    /// For a message that no client can read: its position, and the error.
     pub unreadable: Option<String>,
-    /// Only a message says so ([`DeadLetterRow::is_of_message`]).
+    /// Whether the only evidence is a message ([`DeadLetterRow::is_of_message`]).
     pub is_of_message: bool,
     /// The span of the claim, if it has a trace.
     pub trace: Option<TraceContext>,
@@ -197,62 +202,64 @@ impl From<DeadLetterRow> for DeadLetter {
     }
 }
 
-/// A range of slots: Redis at one moment, then MySQL, then a second read of every user about whom
-/// the two differ.
+/// A page of slots: read from Redis at one moment, then from MySQL. Users on whom the two stores
+/// differ are read again.
 #[derive(Debug, Clone, Default)]
 pub struct SlotRange {
     /// First slot of the range.
     pub from: i64,
-    /// Last slot; `None` for the last page, which has no end.
+    /// Last slot, or `None` for the last page, which has no end.
     pub to: Option<i64>,
-    /// Redis: highest slot given out, at the same moment as `users` and `free`.
+    /// Redis: the counter, read at the same moment as `users` and `free`.
     pub count: i64,
-    /// Redis: slot and user.
+    /// Redis: slots and their users.
     pub users: Vec<(i64, UserId)>,
     pub free: Vec<i64>,
     pub rows: Vec<RowFacts>,
     /// The topic: unread messages of these slots.
     pub in_flight: Vec<InFlight>,
     pub dead_letters: Vec<DeadLetter>,
-    /// Second read of Redis: the slots of people with a row, message or dead letter who were not on
-    /// that slot at first.
+    /// Second read of Redis: the slots of users who have a row, message or dead letter for a slot
+    /// on which the first read did not find them.
     pub now_on_slot: HashMap<UserId, i64>,
-    /// Second read of MySQL: the rows of users whose slot has no row of theirs, in any drop of the
-    /// coupon; if one per drop is allowed, in this drop.
+    /// Second read of MySQL: the rows of users who have no row on their slot. Contains rows of any
+    /// drop of the coupon or, if users may have one per drop, of this drop only.
     pub has_row: HashMap<UserId, (DropId, Slot)>,
-    /// Slots without the row of their holder: when they were given out, Unix milliseconds.
+    /// When slots without a row of their holder were given away, Unix milliseconds.
     pub admitted_at_ms: HashMap<i64, i64>,
-    /// Redis's clock after those were read: users admitted during the pass were admitted before
-    /// this.
+    /// Redis's clock after `admitted_at_ms` was read. All admissions in it are older than this,
+    /// including those made during the pass.
     pub read_until_ms: i64,
-    /// People of this page whom the coupon's claimants lack, or have on another slot.
+    /// Users of this page who are missing in the coupon's claimants, or have another slot there.
     pub claimants_wrong: Vec<UserId>,
-    /// Users whom the claimants have on slots that nobody holds.
+    /// Claimants on slots without a holder.
     pub claimants_on_gaps: Vec<(i64, UserId)>,
-    /// Claimants of the drop on slots of this page whom `users` does not have on any, and whose
-    /// slot is no gap.
+    /// Claimants on slots of this page who are missing in `users` and are not in
+    /// `claimants_on_gaps`.
     pub claimants_astray: Vec<(i64, UserId)>,
     /// Third read of MySQL: the revocations of all these users.
     pub revoked: Revocations,
 }
 
-/// The differences between the stores on a page: `collect` reads these again before anything is
-/// decided.
+/// The differences between the stores on a page. `collect` reads them again before the planner
+/// decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Questions {
-    /// With a row, message or dead letter, but not on that slot in Redis: on which are they now?
+    /// Users with a row, message or dead letter for a slot on which Redis does not have them. Redis
+    /// returns their current slots.
     pub ask_redis: Vec<UserId>,
-    /// On a slot without a row of theirs, or with a dead letter: do they have any row?
+    /// Users with a dead letter, or on a slot without a row of theirs. MySQL returns all their
+    /// rows.
     pub ask_mysql: Vec<UserId>,
-    /// Slots whose admission time decides.
+    /// Slots whose time of admission affects the decision.
     pub ask_times: Vec<i64>,
-    /// Given slots that nobody holds.
+    /// Slots up to the counter that have no user and no row and are not free.
     pub gaps: Vec<i64>,
 }
 
 impl SlotRange {
-    /// The page without rows, messages and claimants of void claims. Users in Redis stay, because
-    /// the numbers include them.
+    /// Returns the page without rows, messages and claimants of void claims. Users in Redis stay,
+    /// because the counts include them.
     #[must_use]
     pub fn without_void(&self) -> Self {
         let mut page = self.clone();
@@ -263,18 +270,18 @@ impl SlotRange {
             .retain(|message| !revoked.voids_at(&message.user, Some(message.claimed_at)));
         page.claimants_wrong
             .retain(|user| !revoked.voids(user, None));
-        // Claimants do not distinguish a claim from an earlier one. A promised claim has a row, a
-        // message or a dead letter besides.
+        // The claimants do not show whether a claim is the revoked one or a later one. If it is a
+        // later one, it also has a row, a message or a dead letter.
         page.claimants_on_gaps
             .retain(|(_, user)| !revoked.name(user));
-        // The revocation removes them from the claimants.
+        // The repair of the revocation removes these from the claimants.
         page.claimants_astray
             .retain(|(_, user)| !revoked.name(user));
         page
     }
 
-    /// Notes the rows that users of the page have. A row on a slot of the page belongs to the page,
-    /// even if it was written after the page's rows were read.
+    /// Adds the rows of users of the page. A row on a slot of the page belongs to the page, even if
+    /// it was inserted after the page's rows were read.
     pub fn note_rows_of_people(&mut self, drop: DropId, once_per: OncePer, rows: Vec<IssuedRow>) {
         let mut known: HashSet<Slot> = self.rows.iter().map(|row| row.slot).collect();
         for row in rows {
@@ -302,21 +309,22 @@ impl SlotRange {
         self.voiding(slot, user).is_some()
     }
 
-    /// The slot that Redis has for a user of this page's rows, messages or dead letters. A revoked
-    /// one comes from an old copy of Redis and is no promise.
+    /// Returns the slot that Redis has for a user of this page's rows, messages or dead letters.
+    /// Ignores a revoked claim, which comes from an old copy of Redis and is no promise.
     pub fn admitted(&self, user: &UserId) -> Option<i64> {
         let slot = self.now_on_slot.get(user).copied();
         slot.filter(|slot| !self.is_void(*slot, user))
     }
 
-    /// The revocation that voids it.
+    /// Returns the revocation that voids a user's slot in Redis.
     pub fn voiding(&self, slot: i64, user: &UserId) -> Option<&Revocation> {
         self.revoked
             .voiding(user, self.admitted_at_ms.get(&slot).copied())
     }
 
-    /// Whether every given slot has the same user in Redis and in MySQL, and there is nothing else.
-    /// Nearly every page is like that, and one walk over both shows it.
+    /// Whether every slot up to the counter has the same user in Redis and in MySQL, and there is
+    /// nothing else on the page. This is true for nearly every page, and takes one pass over both
+    /// lists.
     pub fn is_in_order(&self, quantity: i64) -> bool {
         let first = self.from.max(1);
         let last = self.to.unwrap_or(i64::MAX).min(self.count).min(quantity);
@@ -334,7 +342,7 @@ impl SlotRange {
             && (first..).zip(self.users.iter().zip(&self.rows)).all(same)
     }
 
-    /// The data that must be read again.
+    /// Returns the data that must be read again.
     pub fn questions(&self, quantity: i64) -> Questions {
         if self.is_in_order(quantity) {
             return Questions::default();

@@ -1,5 +1,5 @@
-//! `firstcome-reconciler daemon`: schedules, the endpoint, the watch over Redis, and the mails,
-//! around one serial loop of passes.
+//! `firstcome-reconciler daemon`: runs the schedules, the HTTP API, the watch over Redis and the
+//! mails, with one serial loop of passes.
 
 pub mod schedule;
 mod start;
@@ -35,7 +35,7 @@ use crate::stores::Stores;
 /// Maximum wait for a pass, a mail and open requests at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Runs until stopped. Listens and sends mails from the beginning, and works once the stores are
+/// Runs until stopped. Listens and sends mails from the beginning. Passes start once the stores are
 /// available.
 pub async fn run(
     args: DaemonArgs,
@@ -84,7 +84,7 @@ pub async fn run(
     ended
 }
 
-/// The parts that exist before the stores are available.
+/// The parts that are started before the stores are available.
 struct Begun {
     stores: Stores,
     socket: std::net::TcpListener,
@@ -93,7 +93,7 @@ struct Begun {
     pages: Option<Pages>,
 }
 
-/// Waits for the stores, then works until stopped.
+/// Waits for the stores, then runs passes until stopped.
 async fn started(
     args: &DaemonArgs,
     begun: Begun,
@@ -107,7 +107,7 @@ async fn started(
         metrics,
         pages,
     } = begun;
-    // The deep pass first: it includes the other.
+    // Put the deep pass first, since it includes the normal one.
     let crons = [
         (ScheduledJob::Deep, args.schedules.deep_cron.as_str()),
         (
@@ -174,13 +174,13 @@ async fn started(
         .await
 }
 
-/// `API_URL` and a file of further certificate authorities, if they are set.
+/// Returns `API_URL` and the file of further certificate authorities, if they are set.
 fn api(args: &DaemonArgs) -> Option<(String, Option<PathBuf>)> {
     let url = args.notify.api_url.clone().filter(|url| !url.is_empty())?;
     Some((url, args.notify.authorities.clone()))
 }
 
-/// `0.0.0.0` can be listened on, not asked.
+/// Replaces `0.0.0.0`, which is only valid for listening, by an address for requests.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -193,9 +193,9 @@ struct BySchedule {
     db: Db,
     passes: Passes,
     notifier: Notifier,
-    /// The deep one first: its pass does what the other would have done.
+    /// The schedules. The deep one is first, because its pass includes the normal one.
     schedules: Vec<CronSchedule>,
-    /// A pass runs at the start, whether or not it is late.
+    /// The trigger of the next pass. A pass runs at start-up even if none is due.
     trigger: Trigger,
     under_way: Option<UnderWay>,
 }
@@ -248,8 +248,8 @@ impl BySchedule {
         for at in 0..self.schedules.len() {
             self.schedules[at].note_clock(now);
             let is_late = self.schedules[at].missed_since(now).is_some();
-            // No other process runs one concurrently with a pass of this process, which itself
-            // reports how it ended.
+            // While this process runs a pass, no other process can run one, and the end of that
+            // pass is recorded separately.
             if self.under_way.is_none() && (is_late || self.schedules[at].due_since(now).is_some())
             {
                 self.recall(at, now).await;
@@ -291,7 +291,7 @@ impl BySchedule {
                     answer,
                 });
             }
-            // It is due until it has run.
+            // The run stays due.
             Err(NotStarted::Running(running)) => {
                 tracing::trace!(
                     running,
@@ -350,7 +350,8 @@ impl BySchedule {
         }
     }
 
-    /// Another process may have made the run, and then has the series of remaining drift.
+    /// Checks whether another process has made the run. That process then exports the remaining
+    /// drift.
     async fn recall(&mut self, at: usize, now: DateTime<Utc>) {
         let schedule = &mut self.schedules[at];
         if let Some(ended) = schedule.recall(&self.db, now).await
@@ -362,11 +363,11 @@ impl BySchedule {
         }
     }
 
-    /// The holder of the pass lock, for the log, and for the mail if that persists.
+    /// Records the holder of the pass lock for the log and, if this persists, for the mail.
     async fn note_holder(&mut self, event: ScheduledJob) {
         let because = match self.db.pass_holder().await {
             Ok(Some(holder)) => holder.to_string(),
-            // It has just been released, or MySQL is unavailable: the next attempt will show.
+            // The lock was just released, or MySQL is unavailable. The next attempt shows which.
             Ok(None) | Err(_) => return,
         };
         let Some(schedule) = self.schedules.iter_mut().find(|s| s.event == event) else {
@@ -423,15 +424,15 @@ impl BySchedule {
     }
 }
 
-/// How a pass ended.
+/// The end of a pass.
 struct EndedPass {
     event: ScheduledJob,
     began: DateTime<Utc>,
-    /// `None` if the process is stopping.
+    /// The result, or `None` if the process is stopping.
     result: Option<PassResult>,
 }
 
-/// The end of the pass under way; pending forever if there is none.
+/// Waits for the end of the pass in progress. Never completes if there is none.
 async fn pass_ended(under_way: &mut Option<UnderWay>) -> EndedPass {
     let Some(UnderWay {
         event,

@@ -1,4 +1,4 @@
-//! Scheduled passes, and detection of missed ones.
+//! Schedules passes, and detects missed runs.
 //!
 //! Each schedule is checked once a second against the time at which its run last *ended*. A run
 //! that was prevented by a restart, another process's lock or a store therefore stays due.
@@ -89,7 +89,7 @@ pub enum RunAttempt {
     Ran,
     /// Another process holds the pass lock.
     Busy,
-    /// It failed, with the reason.
+    /// The run failed, with the reason.
     Failed(String),
 }
 
@@ -112,7 +112,7 @@ pub struct CronSchedule {
     cron: Cron,
     /// A run that is later than this is missed.
     tolerance: TimeDelta,
-    /// When a run last ended in any process, as far as this process knows.
+    /// When a run last ended in any process, as known to this process.
     pub last: DateTime<Utc>,
     /// When the last attempt began, if it failed. A failure is mailed separately.
     failed_from: Option<DateTime<Utc>>,

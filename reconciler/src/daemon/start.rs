@@ -1,6 +1,6 @@
-//! Start-up of the daemon: the one place that waits for the stores. It waits as long as it takes,
-//! because a daemon that ended would be restarted repeatedly, each time for less than the patience
-//! after which a mail is sent.
+//! Start-up of the daemon, the only place that waits for the stores. It waits without a limit. If
+//! the daemon ended instead, it would be restarted repeatedly, and would never run long enough to
+//! send a mail.
 
 use std::time::Duration;
 
@@ -17,17 +17,18 @@ use crate::passes::mail;
 use crate::report::FailureCause;
 use crate::stores;
 
-/// A store that does not answer for this long counts as a failed pass.
+/// Maximum wait for a store. A store that does not respond in this time counts as a failed pass.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// A working daemon records every five seconds that it sees admission open.
+/// Maximum time without a change of another daemon's record that it sees admission open. A working
+/// daemon updates the record every five seconds.
 const NOTED_WITHIN: Duration = Duration::from_secs(12);
 
 /// Waits for the stores and loads the schedules. An unavailable store is mailed like failing
-/// passes. `None` if `stop` came first.
+/// passes. Returns `None` if `stop` is cancelled first.
 ///
 /// # Errors
-/// If a store answers and refuses this process, or its settings could lose promises.
+/// If a store rejects this process, or its settings could lose promises.
 pub(super) async fn wait_for_stores(
     reconciler: &mut Reconciler,
     notifier: &Notifier,
@@ -52,14 +53,15 @@ pub(super) async fn wait_for_stores(
             tracing::warn!(reason, "waiting for {store}; passes begin once it answers");
             said = store;
         }
-        // In this case only this daemon has lost its connection to a store, or the other one
-        // reports the problem.
+        // If another daemon works, only this one cannot reach the store, or the other one reports
+        // the problem.
         let note = notifier.last_note().await.ok().flatten();
         if !other.works(note, Instant::now()) {
             let run = reconciler.cannot_begin(cause, reason).await;
             mail(notifier, &run).await;
         }
-        // A store that refuses at once, like a MySQL without a free connection, gets a pause, too.
+        // Pause before the next attempt, since a store may reject a connection at once (a MySQL
+        // without a free connection, for example).
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep_until(next) => {}
@@ -82,9 +84,8 @@ async fn schedules(
     Ok(Ok(schedules))
 }
 
-/// Detects whether another daemon works, from its records. The clocks of two hosts may differ, so
-/// the criterion is that the record changes; the first one counts until it is known whether it
-/// does.
+/// Detects from its records whether another daemon works. The clocks of two hosts may differ, so
+/// the criterion is that the record changes. The first record counts as a change.
 #[derive(Default)]
 struct OtherDaemon {
     note: Option<String>,
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_daemon_works_while_its_note_changes() {
+    fn other_daemon_counts_as_working_while_its_record_changes() {
         let mut other = OtherDaemon::default();
         let began = Instant::now();
         let mut works = |note: Option<&str>, seconds| {

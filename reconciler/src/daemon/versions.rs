@@ -27,7 +27,7 @@ const LISTED_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct WentBack(Arc<AtomicBool>);
 
 impl WentBack {
-    /// Returns it, and resets it.
+    /// Returns the flag and resets it.
     pub(super) fn take(&self) -> bool {
         self.0.swap(false, Ordering::SeqCst)
     }

@@ -17,7 +17,7 @@ use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::ended;
 use crate::report::{Run, Status, Trigger};
 
-/// How long to wait after a failed reopening: most likely another store is unavailable.
+/// Pause after a failed pass, since another store is probably unavailable.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Interval of checks whether Redis still has what admission needs.
@@ -37,7 +37,7 @@ pub(super) async fn redis(
         life: None,
         latest: None,
     };
-    // A reopening that failed may have opened the gate, and left coupons closed.
+    // Whether the last reopening failed. It may have opened the gate but left coupons closed.
     let mut unfinished = false;
     // Another process may be reopening admission; that is said once and not ten times a second.
     let mut is_told = false;
@@ -67,7 +67,8 @@ pub(super) async fn redis(
             Err(PassError::Busy) => tracing::debug!("another process reopens admission"),
             Err(error) => tracing::error!(%error, "admission cannot be reopened"),
         }
-        // The only existing coupon could not be verified: the gate stays closed.
+        // A pass can end without opening the gate, for example if the only coupon could not be
+        // verified.
         let in_vain = ran.is_ok() && !seen.is_open(&reconciler.stores.redis).await;
         if unfinished || in_vain {
             ticks.reset_after(AFTER_FAILURE);
@@ -78,10 +79,10 @@ pub(super) async fn redis(
 /// The state of Redis as the watch last saw it.
 struct Seen {
     reachable: bool,
-    /// The life whose coupons were compared.
+    /// The servers whose coupons were compared.
     life: Option<Life>,
-    /// The life as last read. A pass compares this one or a later one: a hash slot that moves
-    /// during the pass must be noticed after it.
+    /// The servers as last read. A pass compares these or later ones: a hash slot that moves during
+    /// the pass must be noticed after it.
     latest: Option<Life>,
 }
 

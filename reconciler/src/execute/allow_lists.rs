@@ -1,5 +1,5 @@
-//! Allow lists of coupons: written to Redis if they differ, deleted long after their coupon is
-//! over, and users removed from them.
+//! Maintains the allow lists of coupons: writes them to Redis if they differ, deletes them long
+//! after their coupon is over, and removes erased users.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -44,9 +44,9 @@ impl Executor<'_> {
 
 const CHANGING: &str = "others keep changing the allow list; the next pass looks again";
 
-/// Writes these coupons' lists to Redis before admission needs them. Returns those that must not
-/// open yet, and why: others kept changing them, or they could not be written. A bulkhead: a list
-/// does not keep other coupons closed.
+/// Writes these coupons' lists to Redis before admission needs them. Returns the coupons that must
+/// not open yet, each with the reason: the list kept changing, or could not be written. Works as a
+/// bulkhead: one list does not keep other coupons closed.
 pub(super) async fn restore<'c>(
     db: &Db,
     redis: &Redis,
@@ -63,7 +63,7 @@ pub(super) async fn restore<'c>(
     Ok(closed)
 }
 
-/// Writes one list if it differs. The inner error concerns this list alone.
+/// Writes one list if it differs. The inner error concerns only this list.
 async fn one(
     db: &Db,
     redis: &Redis,
@@ -83,7 +83,7 @@ async fn one(
     }
 }
 
-/// Rewrites a list whose people differ, although its revision and size do not.
+/// Rewrites a list whose users differ although its revision and size agree.
 pub(crate) async fn rewrite_allow_list(
     stores: &Stores,
     coupon: CouponId,
@@ -98,7 +98,7 @@ pub(crate) async fn delete_old_allow_lists(
     kept: Duration,
 ) -> Result<(), ExecuteError> {
     for (coupon, mut revision) in stores.db.old_allow_lists(kept).await? {
-        // A daily coupon may continue.
+        // A coupon with a schedule may have further drops.
         if !is_over(&stores.db, coupon).await? {
             continue;
         }
@@ -117,7 +117,7 @@ pub(crate) async fn delete_old_allow_lists(
     Ok(())
 }
 
-/// Removes a user from every list; returns the number of lists.
+/// Removes a user from every list. Returns the number of lists.
 pub(super) async fn take_off_all(
     stores: &Stores,
     user: &UserId,
@@ -144,7 +144,8 @@ pub(super) async fn take_off_all(
         if followed != ListFollowed::Other {
             continue;
         }
-        // Nobody needs the list of a coupon that is over, and it may be a different one.
+        // Do not rewrite the list of a coupon that is over: it is not used, and the list in Redis
+        // may differ.
         if is_over(&stores.db, id).await? {
             stores.redis.forget_allowed(id, user).await?;
         } else {

@@ -24,7 +24,7 @@ pub(crate) async fn discard(
     stores.db.discard_dead_letter(id, why, by).await
 }
 
-/// Discards all unresolved dead letters that match an operator's filter. Returns how many.
+/// Discards all unresolved dead letters that match an operator's filter. Returns their number.
 pub(crate) async fn discard_all(
     stores: &Stores,
     wanted: DeadLetterQuery,
@@ -45,7 +45,7 @@ pub(crate) async fn correct(
     stores.db.correct_dead_letter(id, to, by).await
 }
 
-/// Gives up a user's broken promises in a drop, after the user was informed. Returns how many.
+/// Gives up a user's broken promises in a drop, after the user was informed. Returns their number.
 pub(crate) async fn give_up(
     stores: &Stores,
     place: NamedDrop,

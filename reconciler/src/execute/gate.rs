@@ -1,4 +1,4 @@
-//! The admission gate and eras of coupons.
+//! Opens and closes the admission gate, and begins eras of coupons.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,19 +14,19 @@ use futures_util::future::try_join_all;
 use super::ExecuteError;
 use crate::stores::Stores;
 
-/// How a coupon's gate was found, before anything else of it was read.
+/// The state of a coupon's gate before the pass reads other data of the coupon.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CouponFence {
-    /// The token that every repair carries. `None`: another process is beginning an era, or it is a
-    /// dry run.
+    /// The fencing token that every repair carries. `None` if another process is beginning an era,
+    /// or if a dry run would have to begin one.
     pub(crate) fence: Option<Fence>,
-    /// It is open.
+    /// Whether the coupon is open.
     pub(crate) is_verified: bool,
-    /// The highest revision whose settings were written to Redis; 0 if none is known.
+    /// The highest revision whose settings were written to Redis, or 0 if unknown.
     pub(crate) revision: u64,
 }
 
-/// Opens verified coupons. `false`: Redis lost data since.
+/// Opens verified coupons. Returns `false` if Redis has lost data since they were verified.
 pub(crate) async fn open_coupons(
     redis: &Redis,
     coupons: &[(CouponId, Fence)],
@@ -37,7 +37,8 @@ pub(crate) async fn open_coupons(
     Ok(are_open)
 }
 
-/// Closes a coupon whose data went back. `false`: its gate has changed.
+/// Closes a coupon whose data was replaced by an older state. Returns `false` if its gate has
+/// changed.
 pub(crate) async fn close_coupon(
     redis: &Redis,
     coupon: CouponId,
@@ -46,7 +47,8 @@ pub(crate) async fn close_coupon(
     redis.close_coupon(coupon, seen).await
 }
 
-/// Notes that the coupons of these servers were compared. `false`: one was replaced.
+/// Records that the coupons of these servers were compared. Returns `false` if a server was
+/// replaced.
 pub(crate) async fn note_compared(
     redis: &Redis,
     life: &Life,
@@ -55,8 +57,8 @@ pub(crate) async fn note_compared(
     redis.note_compared(life, servers).await
 }
 
-/// The fences of coupons. A coupon that is not in the era that MySQL has, on the server that
-/// stands, begins a new one, which closes it; but not in a dry run.
+/// Returns the fences of coupons. If a coupon's gate does not name the current server and the era
+/// in MySQL, begins a new era, which closes the coupon. A dry run begins no era.
 pub(crate) async fn fences(
     stores: &Stores,
     life: &Life,
@@ -88,10 +90,11 @@ pub(crate) async fn fences(
     Ok(fences)
 }
 
-/// Coupons asked for at the same time.
+/// Number of coupons processed at a time.
 const AT_ONCE: usize = 500;
 
-/// Coupons whose gates name another server or era than MySQL and Redis said a moment ago.
+/// Settles the eras of coupons whose gates did not match the server and the era that were read just
+/// before.
 async fn settle(
     stores: &Stores,
     life: &Life,

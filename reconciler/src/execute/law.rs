@@ -1,15 +1,15 @@
-//! A law checked on the sources: only `execute` writes. The reconciler builds no SQL and no Redis
-//! commands (it does not depend on the crates for that), so every write is a function of `shared`.
-//! This test finds those functions by their content.
+//! Checks the sources for an architectural rule: only `execute` writes. The reconciler builds no
+//! SQL and no Redis commands (it does not depend on the crates for that), so every write is a
+//! function of `shared`. The test finds these functions by their content.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What a function that writes contains. A script counts as a write.
+/// Strings that only functions that write contain. A script counts as a write.
 const MARKS: &str = "diesel::update diesel::insert_into diesel::delete \"UPDATE \"INSERT insert(conn set_state(conn \"DELETE resolve(conn discard_open(conn unseal(conn \
                      insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") take(conn self.change_gate( self.bridge_on( self.note_numbers_on( self.settings(";
 
-/// `record` writes the tables of runs, and nothing else.
+/// Functions that write the tables of runs. Only `record` calls them.
 const OF_RUNS: &[&str] = &[
     "begin_run",
     "finish_run",
@@ -20,7 +20,8 @@ const OF_RUNS: &[&str] = &[
     "forget_held_back",
 ];
 
-/// Sessions of the operations page, and numbers that passes remember: they are not users' holdings.
+/// Functions that write no users' data: sessions of the operations page, and counts that passes
+/// remember.
 const OF_NO_USER: &[&str] = &["end_session", "note_admissions"];
 
 fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
@@ -38,7 +39,7 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Names of the functions of `shared` whose text contains one of the marks.
+/// Returns the names of the functions of `shared` whose text contains one of the marks.
 fn functions_that_write(shared: &Path) -> Vec<String> {
     let mut names = ["make_ahead", "recover", "skip_given_numbers"]
         .map(str::to_owned)
@@ -58,7 +59,7 @@ fn functions_that_write(shared: &Path) -> Vec<String> {
 }
 
 #[test]
-fn only_execute_calls_what_writes() {
+fn only_execute_calls_functions_that_write() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let writes = functions_that_write(&root.join("../shared/src"));
     for known in [
@@ -95,7 +96,7 @@ fn only_execute_calls_what_writes() {
                 || is_in("record") && OF_RUNS.contains(&name.as_str())
         };
         for name in writes.iter().filter(|name| !may_call(name)) {
-            // Methods of `self` are the planner's or the executor's own; a store is never `self`.
+            // Methods of `self` belong to the planner or the executor. A store is never `self`.
             let calls = |of: &str| text.matches(&format!("{of}.{name}(")).count();
             if !is_in("execute")
                 && !is_in("tests")

@@ -1,7 +1,7 @@
-//! Only this room changes Redis or a coupon's tables (`record` writes the tables of runs). Each
-//! repair is idempotent: it checks its precondition and does nothing if that has changed, so it may
-//! run twice, at any moment, concurrently with live traffic and another reconciler. The test at the
-//! end fails if another room calls a function that writes.
+//! Carries out repairs. Only this module changes Redis or a coupon's tables (`record` writes the
+//! tables of runs). Each repair is idempotent: it checks its precondition and does nothing if that
+//! has changed. It may therefore run twice, at any time, concurrently with live traffic and another
+//! reconciler. The test in `law` fails if another module calls a function that writes.
 
 mod allow_lists;
 mod by_hand;
@@ -65,7 +65,7 @@ pub enum ExecuteError {
 }
 
 impl ExecuteError {
-    /// The fault in one drop's data; `None` if a store is unavailable.
+    /// Returns the fault in one drop's data, or `None` if a store is unavailable.
     pub fn about_data(&self) -> Option<String> {
         match self {
             Self::Redis(error) => {
@@ -76,8 +76,8 @@ impl ExecuteError {
         }
     }
 
-    /// Whether the store answered, or took too long for this one coupon; otherwise it is
-    /// unavailable for all.
+    /// Whether the error concerns only this coupon: the store responded, or the statement timed
+    /// out. Otherwise, the store is unavailable for all coupons.
     fn is_of_one_coupon(&self) -> bool {
         match self {
             Self::Redis(error) => !error.is_io_error(),
@@ -90,15 +90,15 @@ impl ExecuteError {
 /// The outcome of one repair, before the next comparison confirms it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RepairAttempt {
-    /// It was written, or was so already; with something to tell, perhaps.
+    /// The change was written, or was already in effect. Contains a detail for the report, if any.
     Done(Option<String>),
-    /// Its precondition has changed in the meantime; nothing was done.
+    /// The precondition has changed in the meantime, so nothing was done.
     Changed(String),
     /// MySQL refused the row, for this reason.
     Refused(String),
-    /// No repair was possible; a person must decide.
+    /// No repair was possible. An operator must decide.
     Left(String),
-    /// It was not a repair.
+    /// The item has no repair.
     Reported,
 }
 
@@ -114,18 +114,18 @@ pub struct Executor<'a> {
     pub(crate) stop: &'a CancellationToken,
     pub(crate) keys: DropKeys,
     pub(crate) fence: Fence,
-    /// Slots left for people who wait.
+    /// Number of slots left for users who wait.
     pub(crate) left: u64,
-    /// The counter is repaired after all pages, or by a later pass.
+    /// Whether the counter is repaired only after all pages, or by a later pass.
     counts_later: bool,
     restored: &'a RestoredIn,
 }
 
-/// Coupons whose claimants a pass has restored from their rows, each in one life of Redis: it reads
-/// all rows of the coupon, so it is done once, not for each of its drops.
+/// Coupons whose claimants a pass has restored from their rows, with their fences. Restoring reads
+/// all rows of a coupon, so it is done once per coupon and not for each drop.
 pub type RestoredIn = Mutex<HashSet<(CouponId, Fence)>>;
 
-/// Repairs per statement or script.
+/// Number of repairs per statement or script.
 const AT_ONCE: usize = 500;
 
 impl<'a> Executor<'a> {
@@ -145,7 +145,7 @@ impl<'a> Executor<'a> {
             run_id,
             stop,
             keys,
-            // Without one nothing is written.
+            // Nothing is written without a fence.
             fence: header.fence.clone().unwrap_or_default(),
             left: 0,
             counts_later: false,
@@ -153,18 +153,18 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Carries out every repair in order, and adds its outcome to `attempts`, item by item.
+    /// Carries out every repair in order. Adds the outcome of each item to `attempts`.
     ///
     /// # Errors
-    /// [`ExecuteError`]: a store is unavailable, or the pass was stopped. Repairs made before stay
-    /// in effect, and are among the attempts.
+    /// [`ExecuteError`] if a store is unavailable or the pass was stopped. Earlier repairs stay in
+    /// effect, and their outcomes are in `attempts`.
     pub async fn carry_out(
         &mut self,
         plan: &Plan,
         attempts: &mut Vec<Attempted>,
     ) -> Result<(), ExecuteError> {
         self.left = plan.left;
-        // The users of repairs beyond those of the plan are not restored yet.
+        // The users of repairs that the plan only counts are not restored yet.
         self.counts_later = plan.counter_waits || !plan.beyond.is_empty();
         for step in steps(&plan.items) {
             self.must_go_on()?;
@@ -176,8 +176,8 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// Carries out the repairs of one page. The counter is set by [`Executor::end_pages`]: until
-    /// then the drop is closed to admission.
+    /// Carries out the repairs of one page. [`Executor::end_pages`] sets the counter. Until then,
+    /// the drop is closed to admission.
     pub async fn carry_out_page(
         &mut self,
         items: &[Planned],
@@ -247,8 +247,8 @@ impl<'a> Executor<'a> {
     ) -> Result<(), ExecuteError> {
         for item in run {
             self.must_go_on()?;
-            // A repair that a store refuses does not delay others of the drop. After a lock
-            // timeout, each would wait.
+            // Continue after a repair that a store rejects. Stop after a lock timeout, since each
+            // further repair would wait as long.
             let attempt = match self.one(item, attempts).await {
                 Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
                     return Err(error.into());
@@ -261,8 +261,8 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// The outcome of one repair. If a repair fails after its essential part is done, the outcome
-    /// is among the attempts.
+    /// Makes one repair and returns the outcome. If a repair fails after its essential part is
+    /// done, adds the outcome to `attempts` and returns the error.
     async fn one(
         &self,
         item: &Planned,
@@ -284,8 +284,8 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// The claim of a slot that was given a moment ago. Its time is Redis's: revocations and later
-    /// claims are compared by it.
+    /// Returns the claim of a slot that Redis has just given away. Its time comes from Redis's
+    /// clock, like the times of revocations and later claims with which it is compared.
     pub(crate) fn given(&self, user: &UserId, GivenSlot { slot, at_ms }: GivenSlot) -> Claim {
         let claimed_at = DateTime::from_timestamp_millis(at_ms);
         let coupon_id = self.facts.coupon.id;
@@ -314,8 +314,8 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Groups neighbours that share a statement. Promotions batch themselves, and rows of dead letters
-/// are written after all their users are restored.
+/// Groups adjacent repairs that share a statement. Promotions and rows of dead letters form one
+/// group each, because they are split into batches later.
 fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
     items
         .chunk_by(|a, b| a.order() == b.order())

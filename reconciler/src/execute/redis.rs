@@ -18,15 +18,15 @@ const CHANGED: &str = "it had changed meanwhile; the next pass looks again";
 const NO_REVISION: &str =
     "the drop is gone, or its coupon is being changed; the next pass looks again";
 
-/// Users promoted per script and statement.
+/// Number of users promoted per script and statement.
 const PROMOTED_AT_ONCE: u32 = 1_000;
 
 /// The outcome of promotions from a waiting list so far.
 #[derive(Default)]
 struct PromotedSoFar {
-    /// Slots of those who have one now.
+    /// Slots of the users who were promoted.
     slots: HashMap<UserId, Slot>,
-    /// Number of invalid user ids removed from the list.
+    /// Number of invalid user IDs removed from the list.
     no_user_ids: u32,
 }
 
@@ -45,14 +45,14 @@ impl Executor<'_> {
         )
     }
 
-    /// MySQL's present settings, with a revision that permits writing them: an operator may be
-    /// changing the coupon right now, and then tries again.
+    /// Returns the current settings in MySQL, with a new revision that permits writing them to
+    /// Redis. If an operator changes the coupon at the same time, the operator's change is retried.
     async fn settings_in_force(&self) -> Result<Option<(u64, DropMeta)>, ExecuteError> {
         let id = self.facts.coupon.id;
         let seen = self.redis.revision(id).await?;
         let taken = match self.db.take_revision(id, seen).await {
-            // For example an operator who empties a large allow list: that does not delay other
-            // coupons.
+            // The coupon is locked, for example while an operator empties a large allow list. Skip
+            // it, so that it does not delay other coupons.
             Err(error) if error.is_lock_wait() => None,
             taken => taken?,
         };
@@ -63,7 +63,7 @@ impl Executor<'_> {
         Ok(drop.map(|drop| (coupon.revision, DropMeta::of(&coupon, drop))))
     }
 
-    /// Once a coupon in a pass: it reads all its rows.
+    /// Restores the coupon's claimants once per pass, because this reads all rows of the coupon.
     async fn restore_claimants(&self) -> Result<(), ExecuteError> {
         let this = (self.facts.coupon.id, self.fence.clone());
         if !self.restored.lock().contains(&this) {
@@ -79,15 +79,16 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Must precede restoring the first user of a lost drop.
+    /// Records the loss of a drop and restores its revocations. Must precede restoring the first
+    /// user.
     pub(crate) async fn begin_rebuild(&self) -> Result<(), ExecuteError> {
         self.db.note_loss(self.drop_id()).await?;
         super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await
     }
 
-    /// Restores users in a lost drop, which admission does not see before [`Executor::rebuild`] has
-    /// ended. Returns the number of slots that already had another user; `None`: Redis has lost
-    /// data since.
+    /// Restores users in a lost drop, which admission cannot use before [`Executor::rebuild`] ends.
+    /// Returns the number of changes that Redis refused because the slot already had another user
+    /// or the user had changed. Returns `None` if Redis has lost data since.
     pub(crate) async fn rebuild_some(
         &self,
         holdings: &[SlotChange],
@@ -106,8 +107,9 @@ impl Executor<'_> {
         Ok(Some(taken))
     }
 
-    /// Restores everything known, then repairs the counter, and only then writes `meta`, which lets
-    /// admission see the drop.
+    /// Restores a lost drop: revocations, allow list, users and claimants, then `meta`, which makes
+    /// the drop visible to admission, and last the counter. A wrong counter keeps the drop closed
+    /// until then.
     pub(super) async fn rebuild(
         &self,
         holdings: &[SlotChange],
@@ -126,7 +128,8 @@ impl Executor<'_> {
             return Ok(RepairAttempt::Changed(EMPTIED.into()));
         };
         crash_point(Point::PeopleRebuilt);
-        // Before admission sees the drop: the slots left go to them first.
+        // Do this before admission sees the drop, because these users get the slots that are left
+        // first.
         if !self.put_to_front(&self.facts.promises.out_of_line).await? {
             return Ok(RepairAttempt::Changed(EMPTIED.into()));
         }
@@ -139,7 +142,7 @@ impl Executor<'_> {
             .load_drop(&self.keys, &self.fence, revision, &meta)
             .await?
         {
-            // It exists, but could not be read.
+            // `meta` exists, but could not be read.
             Done::Applied(false) => self.redis.write_meta(&self.keys, revision, &meta).await?,
             Done::Applied(true) => Done::Applied(()),
             Done::Changed => Done::Changed,
@@ -163,7 +166,8 @@ impl Executor<'_> {
         })
     }
 
-    /// A wrong counter keeps the drop closed to admission until it is repaired.
+    /// Repairs the counter now, unless a later step does. A wrong counter keeps the drop closed to
+    /// admission.
     pub(super) async fn repair_count(&self) -> Result<RepairAttempt, ExecuteError> {
         if self.counts_later {
             Ok(RepairAttempt::Done(None))
@@ -187,8 +191,8 @@ impl Executor<'_> {
         )
     }
 
-    /// Users to the slots that are theirs, off slots that are not, or to the head of the waiting
-    /// list: one script for all of them.
+    /// Puts users on their slots, takes them off slots of other users, or moves them to the head of
+    /// the waiting list. One script makes all changes.
     pub(super) async fn set_slots(
         &self,
         run: &[Planned],
@@ -210,8 +214,8 @@ impl Executor<'_> {
         })
     }
 
-    /// Another slot, with its row; without a free slot, the head of the waiting list and the list
-    /// of broken promises.
+    /// Moves a user to another slot and inserts the row. If no slot is free, moves the user to the
+    /// head of the waiting list and lists the promise as broken.
     pub(super) async fn move_person(
         &self,
         change: &SlotChange,
@@ -229,7 +233,7 @@ impl Executor<'_> {
                 };
                 let moved = format!("moved to slot {}", given.slot);
                 return match self.write_row(&claim).await {
-                    // No later pass sees that they were moved.
+                    // Report the move now, because no later pass can detect it.
                     Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
                         attempts.push(RepairAttempt::Done(Some(format!(
                             "{moved}, without a row so far"
@@ -242,8 +246,8 @@ impl Executor<'_> {
             }
             Some(SlotSet::Full) => {
                 let from = change.seen.map_or(0, |seen| seen.slot);
-                // Listed first: a crash in between leaves a listed person with a slot, which the
-                // next pass puts right.
+                // List the promise first. After a crash in between, the user is listed but still
+                // has the slot, which the next pass repairs.
                 self.list_as_broken(user, from, "no slot was left for them")
                     .await?;
                 crash_point(Point::BrokenListed);
@@ -264,7 +268,8 @@ impl Executor<'_> {
         })
     }
 
-    /// `false`: Redis was emptied meanwhile.
+    /// Moves users to the head of the waiting list. Returns `false` if Redis was emptied in the
+    /// meantime.
     async fn put_to_front(&self, people: &[(UserId, i64)]) -> Result<bool, ExecuteError> {
         let to_front = |(user, slot): &(UserId, i64)| SlotChange {
             user: user.clone(),
@@ -280,9 +285,10 @@ impl Executor<'_> {
         Ok(true)
     }
 
-    /// Gives free slots to the first users in line, until nobody waits or no slot is left: while
-    /// anybody waits, admission sends everybody to the end of the line. The order is the waiting
-    /// list's present one, which may be longer than planned.
+    /// Gives free slots to the users at the head of the waiting list, until no user waits or no
+    /// slot is left. This must be complete because, while any user waits, admission adds new users
+    /// to the end of the list. The order is the current one of the waiting list, which may be
+    /// longer than planned.
     pub(super) async fn promote(
         &mut self,
         run: &[Planned],
@@ -311,7 +317,8 @@ impl Executor<'_> {
         };
         let mut own: Vec<RepairAttempt> = run.iter().map(attempt).collect();
         if ended.is_err() {
-            // The rest was not attempted: users were promoted in the order of the line.
+            // The others were not attempted, since users are promoted in the order of the waiting
+            // list.
             own.truncate(
                 own.iter()
                     .take_while(|attempt| matches!(attempt, RepairAttempt::Done(_)))
@@ -365,8 +372,8 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Readmits the users of dead letters in other slots, many at a time: first all slots, then all
-    /// rows.
+    /// Readmits the users of dead letters to other slots. For each batch, gives away all slots and
+    /// then inserts all rows.
     pub(super) async fn readmit(
         &self,
         run: &[Planned],
@@ -374,7 +381,8 @@ impl Executor<'_> {
         let mut attempts = Vec::with_capacity(run.len());
         for some in run.chunks(AT_ONCE) {
             self.must_go_on()?;
-            // A few at a time: each looks for a free slot, and Redis serves others in between.
+            // Send only a few at a time, so that Redis serves other clients between the searches
+            // for a free slot.
             let mut slots = Vec::with_capacity(some.len());
             for few in some.chunks(8) {
                 slots.extend(join_all(few.iter().map(|item| self.slot_for_letter(item))).await);
@@ -414,8 +422,9 @@ impl Executor<'_> {
         Ok(attempts)
     }
 
-    /// Gives the user of a dead letter a slot in Redis: returns the letter's id, and the new claim.
-    /// A repair that a store refuses does not delay others.
+    /// Gives the user of a dead letter a slot in Redis. Returns the ID of the dead letter with the
+    /// new claim, or the outcome if the user got no slot. A repair that a store rejects does not
+    /// stop the others.
     async fn slot_for_letter(
         &self,
         item: &Planned,
@@ -456,7 +465,8 @@ impl Executor<'_> {
         })
     }
 
-    /// What became of each; `None` if Redis was emptied meanwhile.
+    /// Changes slots and returns the result of each change, or `None` if Redis was emptied in the
+    /// meantime.
     pub(super) async fn change_slots(
         &self,
         changes: &[SlotChange],

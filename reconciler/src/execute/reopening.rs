@@ -1,4 +1,4 @@
-//! The steps that a coupon closed by a loss of Redis needs before it opens, in addition to its
+//! Restores what a coupon needs before it opens after a loss of Redis data, in addition to its
 //! unsealed drops.
 
 use std::collections::{HashMap, HashSet};
@@ -17,17 +17,17 @@ use super::revocations::restore_revocations_after;
 use super::{ExecuteError, allow_lists};
 use crate::stores::Stores;
 
-/// Whether to wait for a coupon that an operator is changing right now.
+/// Whether to wait for a coupon that an operator is changing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
     None,
     Waits,
 }
 
-/// Rewrites the settings of coupons' drops, with a new revision for each coupon. A lost Redis may
-/// have come back with an older revision: a write that was delayed through the loss would undo a
-/// later one. Before the settings it restores the coupons' history, as it was when the pass began,
-/// and their allow lists, because the coupons open next. Returns the coupons that were not skipped.
+/// Rewrites the settings of coupons' drops, with a new revision for each coupon. Redis may have
+/// restarted with an older revision, so that a delayed write from before the loss could overwrite
+/// later settings. First restores the coupons' history, as it was when the pass began, and their
+/// allow lists, because the coupons open next. Returns the coupons that may open.
 pub(crate) async fn renew_settings(
     stores: &Stores,
     coupons: &[CouponId],
@@ -57,7 +57,7 @@ pub(crate) async fn renew_settings(
     let mut closed = HashSet::new();
     for (coupon, drops) in &taken {
         let history = histories.get(&coupon.id).copied().unwrap_or_default();
-        // A bulkhead: bad data of one coupon does not keep others closed.
+        // This is a bulkhead: bad data of one coupon does not keep others closed.
         if let Err(error) = restore_history(stores, coupon, drops, history, keys_ttl).await {
             if !error.is_of_one_coupon() {
                 return Err(error);
@@ -96,13 +96,14 @@ pub(crate) async fn renew_settings(
         .collect())
 }
 
-/// Maximum time between the sealing of a drop in MySQL and the expiry of its keys in Redis, by two
-/// clocks: less than a drop waits before it is sealed once more.
+/// Maximum difference between the time at which a drop was sealed in MySQL and the time from which
+/// its keys expire in Redis, by two clocks. Must be less than the time before a drop can be sealed
+/// again.
 const SEALING_TAKES: TimeDelta = TimeDelta::seconds(1);
 
-/// A Redis that came back with older data lacks or contradicts facts about drops that were sealed
-/// since, and no pass compares these: a winner in one could win again in the next, and one could be
-/// open again.
+/// Restores facts about drops that were sealed after the data of an older Redis was saved, since no
+/// pass compares sealed drops. Otherwise, a user with a coupon of such a drop could win again in
+/// the next drop, and the drop could be open again.
 async fn restore_history(
     stores: &Stores,
     coupon: &Coupon,
@@ -111,8 +112,8 @@ async fn restore_history(
     keys_ttl: Duration,
 ) -> Result<(), ExecuteError> {
     let Stores { db, redis, .. } = stores;
-    // A Redis that knows of the last sealing has current data. One drop may have been sealed twice,
-    // so the sealing is identified by the time from which its keys expire.
+    // If Redis has the last sealing, its data is current. A drop may have been sealed twice, so the
+    // time from which its keys expire identifies the sealing.
     let saw_sealing = match history.last_sealing() {
         Some((drop, at)) => {
             let expire_since = redis
@@ -126,14 +127,14 @@ async fn restore_history(
         .iter()
         .filter(|drop| drop.sealed_at.is_some() && !saw_sealing)
     {
-        // From here on MySQL answers for it.
+        // Once its keys have expired, reads of the drop use MySQL.
         redis
             .expire_drop(&redis.keys(coupon.id, sealed.id), Duration::ZERO)
             .await?;
     }
-    // A revocation unseals its drop, so if Redis knows of the last sealing, there is nothing to
-    // forget or to add. A user who claimed again after a revocation is rightly a claimant of that
-    // drop. The next drop may open hours after this, so one sealed drop is enough.
+    // A revocation unseals its drop, so if Redis has the last sealing, there are no claimants to
+    // remove or to add. A user who claimed again after a revocation is a valid claimant of that
+    // drop. One sealed drop is enough, because the next drop may open hours later.
     let has_earlier = history.opened > 1 || history.last_sealing().is_some();
     let is_older = coupon.once_per == OncePer::Coupon && has_earlier && !saw_sealing;
     if history.revocations > 0 {
@@ -153,30 +154,30 @@ async fn restore_history(
             }
         }
     }
-    // Not only if a drop is sealed: a revocation may have unsealed it a moment ago.
+    // Do this even if no drop is sealed, because a revocation may have just unsealed one.
     if is_older {
         restore_claimants(db, redis, coupon, Restored::All).await?;
     }
     Ok(())
 }
 
-/// Rows read per statement.
+/// Number of rows read per statement.
 const ROWS_AT_ONCE: i64 = 5_000;
 
 /// The claimants of a coupon to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Restored {
-    /// Only missing ones: the coupon may be open.
+    /// Only missing claimants, because the coupon may be open.
     Missing,
-    /// All: the coupon is closed, and existing ones may be old.
+    /// All claimants. The coupon is closed, and existing ones may be outdated.
     All,
 }
 
-/// Adds every user with a row of the coupon to its claimants, including users of drops whose keys
-/// have left Redis: otherwise they could win a second time in the next drop.
+/// Adds every user with a row of the coupon to its claimants. This includes users of drops whose
+/// keys have expired in Redis, who could otherwise win a second time in the next drop.
 ///
 /// # Errors
-/// [`ExecuteError`]; some may have been added.
+/// [`ExecuteError`] if a store fails. Some claimants may have been added.
 pub(crate) async fn restore_claimants(
     db: &Db,
     redis: &Redis,
@@ -201,14 +202,15 @@ pub(crate) async fn restore_claimants(
     }
 }
 
-/// A drop, and whether users hold a coupon of an earlier one.
+/// A drop, and whether any user holds a coupon of an earlier drop.
 pub(crate) struct LaterDrop {
     pub(crate) keys: DropKeys,
     pub(crate) revision: u64,
     pub(crate) has_earlier_holders: bool,
 }
 
-/// Records in these drops whether users hold a coupon of an earlier one, unless already recorded.
+/// Records in these drops whether any user holds a coupon of an earlier drop, unless it is already
+/// recorded.
 pub(crate) async fn note_earlier_holders(
     redis: &Redis,
     drops: Vec<LaterDrop>,

@@ -12,7 +12,7 @@ use crate::collect::snapshot::HalfRevoked;
 use crate::plan::Planned;
 
 impl Executor<'_> {
-    /// Carries out the steps of a revocation from the first missing one on
+    /// Carries out the steps of a revocation, starting from the first missing one
     /// (docs/decisions/0013-revoking.md).
     pub(super) async fn revoke(&self, half: &HalfRevoked) -> Result<RepairAttempt, ExecuteError> {
         let revocation = &half.revocation;

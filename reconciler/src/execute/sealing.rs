@@ -19,9 +19,9 @@ pub(crate) struct VerifiedDrop {
     pub(crate) revocations: u64,
 }
 
-/// Marks a drop as verified exact. Passes then skip it, and its keys in Redis expire after a while.
-/// Returns `false` if an operator has changed its closing time in the meantime or one of its claims
-/// was revoked.
+/// Marks a drop as verified exact. Passes then skip it, and its keys in Redis expire later. Returns
+/// `false` if an operator has changed its closing time in the meantime or one of its claims was
+/// revoked.
 pub(crate) async fn seal(
     stores: &Stores,
     drop: &Drop,
@@ -106,7 +106,7 @@ async fn keep_if_live(
     Ok(())
 }
 
-/// Whether all drops of a coupon are sealed, and its schedule has no more.
+/// Whether all drops of a coupon are sealed, and its schedule has no further ones.
 pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
     let Some((coupon, drops)) = db.coupon(coupon).await? else {
         return Ok(false);

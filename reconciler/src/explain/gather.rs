@@ -1,4 +1,4 @@
-//! Gathers everything that the stores still know about a user.
+//! Gathers everything that the stores still have about a user.
 
 use std::collections::BTreeSet;
 
@@ -23,21 +23,21 @@ pub(super) struct PersonFacts {
     pub(super) happenings: Vec<Happening>,
     pub(super) no_longer_known: Vec<String>,
     pub(super) rows: Vec<IssuedRow>,
-    /// Redis: drop and slot.
+    /// From Redis: drop and slot.
     pub(super) admitted: Vec<(DropId, i64)>,
-    /// Redis: drop and position.
+    /// From Redis: drop and position on the waiting list.
     pub(super) waiting: Vec<(DropId, i64)>,
     pub(super) unread_messages: usize,
     pub(super) unresolved: Vec<DeadLetterRow>,
-    /// Broken and not mended: drop and reason.
+    /// Broken promises that are not mended: drop and reason.
     pub(super) broken: Vec<(DropId, String)>,
     /// Revocations, oldest first.
     pub(super) revoked: Vec<Revocation>,
-    /// Why the last pass that tried a repair for them could not make it.
+    /// Why the last repair for the user was not made, if it was not.
     pub(super) not_repaired: Option<String>,
-    /// A store could not be asked.
+    /// Whether a store could not be read.
     pub(super) blind: bool,
-    /// Traces of their claims, each once.
+    /// Traces of the user's claims, without duplicates.
     pub(super) traces: Vec<String>,
 }
 
@@ -59,7 +59,7 @@ impl PersonFacts {
     }
 }
 
-/// Every user known on a slot of a drop: by a row, in Redis, or by a dead letter.
+/// Returns every user who has a row, an admission in Redis or a dead letter for a slot of a drop.
 pub(super) async fn people_on(
     stores: &Stores,
     coupon: &Coupon,
@@ -223,7 +223,8 @@ async fn mysql(
     broken(stores, coupon, user, known).await
 }
 
-/// Why a repair is not made. Findings that are only reported wait for a person for the same reason.
+/// Returns why the repair of a user's last finding was not made. This includes findings that need
+/// an operator.
 fn not_repaired(last: &FindingRow) -> Option<String> {
     let is_left = last.result == Outcome::Failed.as_str() || last.needs_person;
     last.detail.clone().filter(|_| is_left)
@@ -265,8 +266,8 @@ fn tell_dead_letter(row: &DeadLetterRow, known: &mut PersonFacts) {
     }
 }
 
-/// One sentence per finding, with the time of its first occurrence; consecutive passes with the
-/// same finding share one.
+/// Returns one sentence per finding, with the time of its first occurrence. Consecutive passes with
+/// the same finding share a sentence.
 fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>, String)> {
     struct Same {
         what: String,
@@ -363,8 +364,8 @@ async fn broken(
     Ok(())
 }
 
-/// The topic, from a little before the first drop that concerns the user; from the first drop of
-/// all, if none is known to.
+/// Adds the user's messages on the topic. Reads from shortly before the first known event of the
+/// user or, without one, before the first drop opened.
 async fn topic(
     stores: &Stores,
     coupon: &Coupon,
@@ -422,7 +423,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passes_in_a_row_that_found_the_same_share_a_sentence() {
+    fn consecutive_passes_with_the_same_finding_share_a_sentence() {
         let at = |minute: u32| {
             DateTime::from_timestamp(i64::from(minute) * 60, 0)
                 .unwrap()

@@ -73,7 +73,7 @@ pub(crate) async fn on_slot(
         .map(Some)
 }
 
-/// `firstcome-reconciler explain`.
+/// Runs `firstcome-reconciler explain`.
 pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let stores = args.stores.handles()?;
     let id = CouponId(args.coupon);

@@ -9,7 +9,7 @@ use super::story::Holds;
 
 type PersonVerdict = (Holds, String, Option<DropId>, Option<i64>);
 
-/// The question to answer.
+/// The scope of a question about a user.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Question {
     /// The drop in the request.
@@ -20,9 +20,9 @@ pub(super) struct Question {
     pub(super) whole_coupon: bool,
 }
 
-/// Derives the verdict. If users may have one in each drop, a row in an earlier drop says nothing
-/// about a later one. The answer is then about the requested drop or, by default, the last one in
-/// which the user is known.
+/// Derives the verdict. If users may have one in each drop, a row in an earlier drop does not
+/// determine the state in a later one. The answer is then about the requested drop or, by default,
+/// the last one in which the user is known.
 #[allow(clippy::too_many_lines, reason = "one arm a verdict")]
 pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict {
     let about = if question.whole_coupon {

@@ -134,7 +134,7 @@ fn number(id: &str) -> Result<i64, Problem> {
     canonical_number(id).ok_or_else(|| Problem::not_found(format!("there is no alert {id:?}")))
 }
 
-#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+#[allow(clippy::needless_pass_by_value)] // map_err passes it by value
 fn refused(error: AlertError) -> Problem {
     match error {
         AlertError::NotFound(_) => Problem::not_found(error.to_string()),

@@ -39,7 +39,7 @@ pub(super) async fn find(app: &RouteState, id: &str) -> Result<(Coupon, Vec<Drop
     found.ok_or_else(no_such)
 }
 
-/// Returns the settings as the routes show them.
+/// Returns the settings in the format of the API.
 fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponSettings {
     let is_to_come = coupon
         .schedule
@@ -108,7 +108,8 @@ pub(super) async fn drops(
     }))
 }
 
-/// Counts the rows of these drops, as far as that is quick.
+/// Counts the rows of the first of these drops, up to [`COUNTED`] slots, because counting more
+/// takes too long.
 async fn rows(app: &RouteState, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, DbError> {
     let mut slots = 0_u64;
     let counted = drops.iter().take_while(|drop| {

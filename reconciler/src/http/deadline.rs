@@ -1,4 +1,5 @@
-//! Middleware for all operator requests: applies a deadline and answers after a panic.
+//! Middleware for all operator requests: applies a deadline, and responds with an error after a
+//! panic.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use futures_util::FutureExt as _;
 /// Maximum time until a response begins. It does not apply when the client waits for a pass.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Applies the deadline and answers after a panic.
+/// Applies the deadline, and responds with an error after a panic.
 pub(super) async fn guarded(
     State(deadline): State<Duration>,
     request: Request,

@@ -20,7 +20,7 @@ pub(super) fn within(
     }
 }
 
-#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+#[allow(clippy::needless_pass_by_value)] // map_err passes it by value
 pub(super) fn unavailable(error: firstcome_shared::mysql::DbError) -> Problem {
     tracing::warn!(%error, "cannot answer a request");
     Problem::unavailable("MySQL cannot be asked right now")

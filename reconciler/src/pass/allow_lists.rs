@@ -22,7 +22,7 @@ impl Pass<'_> {
             if self.stop.is_cancelled() {
                 return Err(Aborted::Stopped);
             }
-            // One that can't be read does not affect the others.
+            // A list that cannot be read does not affect the others.
             if let Err(error) = self.compare_allow_list(coupon.id).await {
                 let why = error.about_data().ok_or(error)?;
                 self.note_allow_list(coupon.id, Outcome::Failed, why);
@@ -57,7 +57,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// `None` if there is no difference, or the comparison was inconclusive.
+    /// Returns the difference, or `None` if there is none or the comparison was inconclusive.
     async fn look_at_allow_list(&self, coupon: CouponId) -> Result<Option<Difference>, ListError> {
         let found = difference(&self.stores.db, &self.stores.redis, coupon).await?;
         Ok(found.filter(|found| *found != Difference::default()))

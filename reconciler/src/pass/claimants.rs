@@ -1,5 +1,6 @@
-//! The claimants of coupons that allow one per user: they prevent users from winning a second day.
-//! They are one key for all drops of a coupon, and may be lost, or contain users who hold nothing.
+//! Compares the claimants of coupons that allow one per user, which prevent users from winning in a
+//! second drop. The claimants of a coupon are one key for all its drops. They can be lost, or
+//! contain users who hold no coupon.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,14 +13,14 @@ use super::steps::Pass;
 use crate::execute::{self, LaterDrop};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 
-/// The number of claimants of the coupons in question.
+/// Number of claimants by coupon.
 pub(super) type Claimants = HashMap<CouponId, u64>;
 
 impl Pass<'_> {
-    /// Reads the numbers of claimants. Before the drops: users admitted in the meantime become
-    /// claimants in the same step.
+    /// Reads the numbers of claimants. Must run before the drops are read, so that a user who is
+    /// admitted in between cannot count as a claimant without counting as a holder.
     pub(super) async fn claimants(&self, drops: &[(Coupon, Drop)]) -> Result<Claimants, Aborted> {
-        // One drop alone allows no conclusion.
+        // The claimants cannot be compared with the holders of a single drop.
         if self.request.drop.is_some() {
             return Ok(Claimants::new());
         }
@@ -41,9 +42,9 @@ impl Pass<'_> {
             .collect())
     }
 
-    /// Restores claimants that Redis lost as a whole, if earlier drops have holders: until then
-    /// admission to the next drop is closed. Returns the coupons with more claimants than holders,
-    /// whose claimants have to be looked up one by one; in a deep pass, all coupons.
+    /// Restores the claimants of coupons that have none although earlier drops have holders. Until
+    /// then, admission to the next drop is closed. Returns the coupons with more claimants than
+    /// holders or, in a deep pass, all coupons. Their claimants must be looked up one by one.
     pub(super) async fn compare_claimants(
         &mut self,
         claimants: Claimants,

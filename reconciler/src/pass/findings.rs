@@ -107,7 +107,7 @@ pub(super) struct FindingLedger {
 }
 
 /// Maximum number of findings of a drop that are listed individually, each with its user. If a
-/// million rows are missing, a list of all of them helps nobody.
+/// million rows are missing, a list of all of them is not useful.
 const NAMED_AT_MOST: usize = 20_000;
 
 type FindingKey = (Kind, Option<i64>, Option<String>, ActionKind, Option<i64>);

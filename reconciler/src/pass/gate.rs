@@ -1,5 +1,5 @@
-//! The admission gate in a pass: closes coupons that may have lost something, in a new era, and
-//! opens verified ones.
+//! Handles the admission gate in a pass: closes coupons whose data in Redis may be lost, by
+//! beginning a new era, and opens verified coupons.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use super::steps::{Pass, PassGate};
 use crate::execute::{self, CouponFence, Patience};
 
 impl Pass<'_> {
-    /// If a pass finds the gate closed, it first lets a running reopening end, for as long as an
-    /// undisturbed one takes. From then on the pass holds the reopening's lock.
+    /// If the gate is closed, waits for a running reopening to end, for at most the usual duration
+    /// of one. If the gate is still closed then, takes the lock of reopenings.
     pub(super) async fn wait_for_reopening(&self) -> Result<Option<PassLock>, Aborted> {
         if self.request.work == Work::Reopening
             || self.request.dry_run
@@ -44,7 +44,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Notes which servers stand, before anything of them is read.
+    /// Records which Redis servers hold data, before anything is read from them.
     pub(super) async fn enter_life(&mut self) -> Result<(), Aborted> {
         let gate = self.stores.redis.gate().await?;
         self.gate = PassGate {
@@ -56,8 +56,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The fences of these drops' coupons, by the life that the pass works in. Coupons that may
-    /// have lost something are closed from here on, and the wait for what is in flight begins.
+    /// Returns the fences of these drops' coupons on the Redis servers of this pass. Closes coupons
+    /// whose data may be lost, and starts the wait for their claims in flight.
     pub(super) async fn fences(
         &self,
         drops: &[(Coupon, Drop)],
@@ -77,8 +77,8 @@ impl Pass<'_> {
         Ok(fences)
     }
 
-    /// A pass that meets other servers ends, and so does one whose Redis was emptied: what it read
-    /// may be of the time before.
+    /// Returns an error if Redis was emptied or has other servers than when the pass began. The
+    /// pass then ends, because its data may date from before that.
     pub(super) async fn must_be_same_life(&self) -> Result<(), Aborted> {
         let now = self.stores.redis.gate().await?;
         if self.gate.life == Some(now.life()) && self.gate.open.is_subset(&now.open_servers()) {
@@ -87,15 +87,14 @@ impl Pass<'_> {
         Err(Aborted::AnotherLife)
     }
 
-    /// Opens coupons that were closed and in which nothing is left that admission could trip over,
-    /// if this pass compared all of them. Without patience, one
-    /// that an operator is changing stays closed.
+    /// Opens these verified coupons, if the pass compared all their drops and knows the tail.
+    /// Without patience, a coupon that an operator is changing stays closed.
     pub(super) async fn open_verified(
         &mut self,
         coupons: &[CouponId],
         patience: Patience,
     ) -> Result<(), Aborted> {
-        // Without the tail, messages could contain admissions that a lost Redis forgot.
+        // If the tail is unknown, it may contain admissions that Redis has lost.
         let is_known = self.run.error.is_none() && self.context.knows_the_tail();
         let may_open = is_known && !self.request.dry_run && self.request.drop.is_none();
         let Some(life) = self.gate.life.clone().filter(|_| may_open) else {
@@ -134,7 +133,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Notes that coupons of these servers are open, unless that is noted already.
+    /// Records that the coupons of these servers were compared, unless that is already recorded.
     pub(super) async fn note_compared(
         &mut self,
         life: &Life,
@@ -155,7 +154,8 @@ impl Pass<'_> {
     pub(super) async fn report_gate(&mut self) -> Result<(), Aborted> {
         let mut closed: Vec<CouponId> = self.context.unverified.iter().copied().collect();
         closed.sort_unstable();
-        // If there never was a coupon, nothing has to be verified.
+        // A server without closed coupons is also recorded, for example if there are no coupons
+        // yet.
         let all_compared =
             self.run.error.is_none() && self.request.coupon.is_none() && !self.request.dry_run;
         if let Some(life) = self.gate.life.clone().filter(|_| all_compared) {

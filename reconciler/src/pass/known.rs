@@ -1,9 +1,10 @@
-//! The number of users of each drop, stored for the time after a loss of Redis: a drop is rebuilt
-//! from rows, unread messages and failed claims, so users in none of them are not restored.
+//! Stores the number of users of each drop, to detect users who are missing after a loss of Redis
+//! data. A drop is rebuilt from rows, unread messages and failed claims, so users in none of them
+//! are not restored.
 //!
-//! Level-triggered: the loss is recorded in MySQL before the first user is restored, and the number
-//! from before the loss stays until a pass finds everybody restored, or a person accepts the loss.
-//! So it does not matter which pass of which process completes the work.
+//! This is level-triggered: the loss is recorded in MySQL before the first user is restored, and
+//! the number from before the loss stays until a pass finds that all users are restored, or an
+//! operator accepts the loss. Any pass of any process can therefore complete the work.
 
 use std::collections::HashMap;
 
@@ -15,16 +16,17 @@ use firstcome_shared::mysql::known_admissions::KnownAdmissions;
 use super::steps::Pass;
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
 
-/// The counts of a comparison besides its users.
+/// Further counts of a comparison, in addition to the users.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CountedUsers {
     pub(super) revoked: u64,
-    /// Users admitted so recently that nobody may have promised them anything yet.
+    /// Number of users admitted so recently that they may not have been promised a coupon yet.
     pub(super) young: u64,
 }
 
 impl Pass<'_> {
-    /// Compares drops that Redis had lost with an earlier pass's numbers, and records this pass's.
+    /// Compares drops that Redis had lost with the numbers of an earlier pass, and records the
+    /// numbers of this pass.
     pub(super) async fn compare_with_known(&mut self, counted: &HashMap<DropId, CountedUsers>) {
         if let Err(error) = self.try_to_compare(counted).await {
             tracing::warn!(%error, "how many users the drops have could not be compared or noted");
@@ -69,8 +71,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Whether a drop lost users who are not restored. No pass examines a sealed drop, so it is not
-    /// sealed in the meantime.
+    /// Whether the drop lost users who are not restored. Such a drop must not be sealed, because
+    /// passes do not examine sealed drops.
     pub(super) async fn has_users_missing(
         &self,
         drop: DropId,
@@ -83,7 +85,7 @@ impl Pass<'_> {
     }
 }
 
-/// Its numbers date from after the repairs, and no rebuild is still due.
+/// Whether the drop's numbers were read after the repairs, and no rebuild is pending.
 fn is_settled(report: &DropReport) -> bool {
     let is_due = |finding: &Finding| {
         finding.action == ActionKind::Rebuild && finding.result != Outcome::Applied
@@ -91,8 +93,8 @@ fn is_settled(report: &DropReport) -> bool {
     !report.unconfirmed && !report.findings.iter().any(is_due)
 }
 
-/// Adds to a rebuilt drop's report how many users are restored, and a problem if there were more
-/// before.
+/// Adds the number of restored users to the report of a rebuilt drop, and a finding if the drop had
+/// more users before. Returns whether users are missing.
 fn lacks_people(report: &mut DropReport, known: Option<&KnownAdmissions>, revoked: u64) -> bool {
     let back = report.after.users;
     let before = known.map(|known| known.users.saturating_sub(revoked));
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn only_people_who_were_there_and_were_not_revoked_are_missing() {
+    fn only_known_users_without_a_revocation_count_as_missing() {
         let seen_at = DateTime::from_timestamp(1_796_104_800, 0)
             .unwrap()
             .naive_utc();
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rebuild_that_is_still_due_is_neither_compared_nor_noted() {
+    fn pending_rebuild_is_neither_compared_nor_recorded() {
         let mut report = rebuilt(0);
         assert!(is_settled(&report));
         report.findings[0].result = Outcome::Skipped;

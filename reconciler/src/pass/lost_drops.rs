@@ -1,6 +1,6 @@
-//! Drops that MySQL has lost: a table was restored alone, or a row was deleted manually. Other
-//! tables and Redis still refer to such a drop, its day must not be used again, and nobody may be
-//! told that it never existed.
+//! Restores drops that MySQL has lost, because a single table was restored or a row was deleted
+//! manually. Other tables and Redis still refer to such a drop. Its day must not be used again, and
+//! no reply may state that the drop never existed.
 
 use firstcome_shared::domain::NamedDrop;
 use firstcome_shared::mysql::processes::Work;
@@ -12,8 +12,8 @@ use crate::execute::{self, ExecuteError, LostDropEnd};
 use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 
 impl Pass<'_> {
-    /// Restores drops and limits that MySQL has lost, before anything is compared, and reports
-    /// those that only a person can restore.
+    /// Restores drops and limits that MySQL has lost, before anything is compared. Reports drops
+    /// that only an operator can restore.
     pub(super) async fn restore_lost_drops(&mut self) -> Result<(), Aborted> {
         if self.request.work != Work::Pass || self.request.drop.is_some() {
             return Ok(());
@@ -59,7 +59,7 @@ impl Pass<'_> {
                 self.note_restored(lost, detail);
                 return Ok(());
             }
-            // Only Redis knows of it: the coupon is reported by its number.
+            // Only Redis has data of this drop. The coupon is reported separately, by its ID.
             LostDropEnd::NoCoupon if rows == 0 => return Ok(()),
             LostDropEnd::NoCoupon => "MySQL has lost its coupon too",
             LostDropEnd::NoSettings => "Redis does not have its settings",

@@ -1,5 +1,4 @@
-//! The memory of a process between its passes. Losing it with the process costs time, never a
-//! promise.
+//! State that a process keeps in memory between its passes. Losing it costs time, but no promise.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,11 +22,12 @@ use crate::record::How;
 use crate::report::{Examined, Run, Trigger};
 use crate::topic::{TopicReader, Unread};
 
-/// Maximum runs kept for recording: an hour without MySQL at two passes a minute.
+/// Maximum number of runs kept for recording. This covers an hour without MySQL at two passes a
+/// minute.
 const UNRECORDED_AT_MOST: usize = 120;
 
-/// How long an answer about the topic's settings is valid: less than the time between passes, so
-/// that two daemons agree.
+/// How long a result about the topic's settings is valid. Less than the time between passes, so
+/// that two daemons report the same.
 const TOPIC_AGAIN_AFTER: Duration = Duration::from_secs(20);
 
 /// State that one pass leaves for the next.
@@ -39,7 +39,7 @@ pub struct Memory {
     pub progress: Arc<Progress>,
     /// The position of each partition with unread messages, and since when it has been there.
     consumer: HashMap<i32, (i64, Instant)>,
-    /// Runs that could not be recorded yet, because MySQL was unavailable; and how each was
+    /// Runs that could not be recorded yet because MySQL was unavailable, and how each was
     /// requested.
     pub(super) unrecorded: Vec<(Run, How)>,
     pub(super) repeated: Repeated,
@@ -48,18 +48,18 @@ pub struct Memory {
     topic: TopicSettings,
 }
 
-/// The fault in the topic's settings, once Kafka has answered.
+/// Resolves to the fault in the topic's settings, once Kafka has responded.
 pub(super) type TopicAnswer = AbortOnDropHandle<Result<Option<String>, TopicError>>;
 
 /// The known state of the topic's settings.
 struct TopicSettings {
     asked_at: Instant,
-    /// The fault in them, if any.
+    /// The fault in the settings, if any.
     wrong: Option<String>,
 }
 
 impl Default for TopicSettings {
-    /// Start-up has just checked them.
+    /// The initial state has no fault, because start-up has just checked the settings.
     fn default() -> Self {
         Self {
             asked_at: Instant::now(),
@@ -68,15 +68,15 @@ impl Default for TopicSettings {
     }
 }
 
-/// The progress of a pass, for the terminal and the endpoint.
+/// The progress of a pass, for the terminal and the API.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Drops in this round.
+    /// Number of drops in this round.
     pub drops: AtomicU64,
     pub drops_done: AtomicU64,
-    /// People and rows compared.
+    /// Number of users and rows compared.
     pub compared: AtomicU64,
-    /// The last run that took the lock and is recorded as begun.
+    /// The last run that took the lock and was recorded as begun.
     begun: watch::Sender<Option<String>>,
 }
 
@@ -88,7 +88,7 @@ impl Progress {
         self.begun.send_replace(Some(run_id.to_owned()));
     }
 
-    /// Waits until this run has the lock and can be read.
+    /// Waits until this run has the lock and is recorded, so that the API can return it.
     pub async fn until_begun(&self, run_id: &str) {
         if self
             .begun
@@ -109,8 +109,8 @@ impl Progress {
 }
 
 impl Memory {
-    /// The partitions on which the consumer has not moved for longer than `limit` although messages
-    /// wait, with the longest time.
+    /// Returns the partitions with unread messages whose position has not changed for longer than
+    /// `limit`, and the longest of these times.
     pub(super) fn stuck_partitions(
         &mut self,
         partitions: &[Unread],
@@ -134,8 +134,8 @@ impl Memory {
         (stuck, longest)
     }
 
-    /// Asks for the topic's settings concurrently with the pass, because that needs new connections
-    /// and takes as long as a short pass; `None` while an answer is remembered.
+    /// Requests the topic's settings concurrently with the pass, because this needs new connections
+    /// and takes as long as a short pass. Returns `None` while the last result is valid.
     pub(super) fn ask_topic(&self, topic: &TopicReader, trigger: Trigger) -> Option<TopicAnswer> {
         let asks =
             trigger == Trigger::Endpoint || self.topic.asked_at.elapsed() > TOPIC_AGAIN_AFTER;
@@ -145,7 +145,7 @@ impl Memory {
         })
     }
 
-    /// The fault in the topic's settings, from this answer or the remembered one.
+    /// Returns the fault in the topic's settings, from this answer or the last one.
     pub(super) async fn unsafe_topic(&mut self, answer: Option<TopicAnswer>) -> Option<String> {
         if let Some(answer) = answer {
             match answer.await {
@@ -155,7 +155,7 @@ impl Memory {
                         wrong,
                     }
                 }
-                // Reading the unread messages will report it, too.
+                // The read of the unread messages reports an unavailable Kafka as well.
                 Ok(Err(error)) => tracing::warn!(%error, "the topic's settings were not looked at"),
                 Err(error) => tracing::warn!(%error, "the topic's settings were not looked at"),
             }
@@ -170,17 +170,18 @@ impl Memory {
     }
 }
 
-/// Inaccuracy of timers, and time for a message or a row to arrive, in addition to the deadlines.
+/// Margin in addition to the deadlines: covers the inaccuracy of timers, and the time until a
+/// message or a row arrives.
 pub(super) const MARGIN: Duration = Duration::from_millis(250);
 
-/// Since when coupons are closed in their eras, as far as this process knows. Admissions from
-/// before an era may still be in flight: to the topic until the publishing deadline has passed,
-/// then to the dead-letter table until its deadline has.
+/// When this process first found coupons closed in their current eras. Admissions from before an
+/// era may still be in flight: to the topic until the publishing deadline, then to the dead-letter
+/// table until its deadline.
 #[derive(Clone, Default)]
 pub struct LossClock(Arc<Mutex<HashMap<CouponId, (Fence, Instant)>>>);
 
 impl LossClock {
-    /// Notes that a coupon is closed in this era, and gives when that was seen first.
+    /// Records that a coupon is closed in this era. Returns when this was first recorded.
     pub(super) fn note(&self, coupon: CouponId, fence: &Fence) -> Instant {
         let mut known = self.0.lock();
         let now = || (fence.clone(), Instant::now());
@@ -191,7 +192,7 @@ impl LossClock {
         noted.1
     }
 
-    /// How long to wait until nothing from before this era can be in flight.
+    /// Returns the remaining time until no claim from before this era can be in flight.
     pub(super) fn wait_needed(
         &self,
         coupon: CouponId,
@@ -203,21 +204,22 @@ impl LossClock {
     }
 }
 
-/// In pages. A smaller drop is read as quickly as its rows are counted.
+/// Number of pages from which a drop counts as large. Reading a smaller drop takes no longer than
+/// counting its rows.
 const LARGE: i64 = 10;
 
-/// However little changes, a drop is read completely after this time.
+/// Time after which a drop is read completely even if its numbers have not changed.
 const AGAIN_AFTER: Duration = Duration::from_secs(3_600);
 
 /// Large drops that were compared completely and are exact. A scheduled pass does not read such a
-/// drop again as long as its numbers do not change: count, users, free slots, waiting list,
-/// settings and rows. Otherwise an open-ended coupon that is sold out would be read completely,
-/// twice a minute, forever.
+/// drop again as long as its numbers do not change: counter, users, free slots, waiting list,
+/// settings and rows. Otherwise, a sold-out coupon without an end would be read completely twice a
+/// minute, forever.
 ///
-/// This is safe, because every admission, return, promotion and repair changes one of Redis's
-/// numbers, or the number of rows with them, and claims in flight or among the dead letters make a
-/// pass read the whole drop. Only a manual edit can change the drop and keep all numbers. Requested
-/// and deep passes read everything, and so does a scheduled one after [`AGAIN_AFTER`].
+/// This is safe because every admission, return, promotion and repair changes a number in Redis or
+/// the number of rows, and because a pass reads the whole drop if it has claims in flight or dead
+/// letters. Only a manual edit can change the drop and keep all numbers. Requested and deep passes
+/// read everything. A scheduled pass does so after [`AGAIN_AFTER`].
 #[derive(Default)]
 pub(super) struct Verified(Mutex<HashMap<DropId, Known>>);
 
@@ -227,7 +229,8 @@ struct Known {
     at: Instant,
 }
 
-/// Values of which at least one changes whenever the drop does, except for its rows.
+/// Numbers and settings of a drop. Every change of the drop changes at least one of them or the
+/// number of its rows.
 #[derive(PartialEq)]
 struct Seen {
     fence: Option<Fence>,
@@ -274,7 +277,7 @@ impl Verified {
         }
     }
 
-    /// The plan of a drop that need not be read completely, after counting its rows.
+    /// Returns the plan of a drop that need not be read completely, after counting its rows.
     pub(super) async fn unchanged(
         &self,
         header: &DropHeader,
@@ -316,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_partition_that_stands_still_among_others_that_move_is_found() {
+    fn stalled_partition_is_found_while_other_partitions_progress() {
         let mut memory = Memory::default();
         let limit = Duration::from_secs(60);
         let began = Instant::now();

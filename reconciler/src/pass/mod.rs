@@ -2,40 +2,38 @@
 //!
 //! The reconciler is *level-triggered*: a pass compares the actual state of every drop that is not
 //! sealed with the desired state (each promise has its row, and Redis and MySQL agree slot by
-//! slot), whatever set it off and whatever it missed. A pass that did not run, or died half-way,
-//! costs time and nothing else: the next one sees the same difference.
+//! slot). The comparison does not depend on the trigger or on earlier passes. A pass that did not
+//! run or died half-way only costs time, because the next one finds the same differences.
 //!
-//! A pass goes through these steps, in this order:
+//! A pass has these steps, in this order:
 //!
 //! 1. Lock: one pass at a time in the whole system ([`PassLock`], MySQL's `GET_LOCK`). Losing the
-//!    lock stops the pass. Correctness does not rest on it, since repairs are idempotent.
-//! 2. Read which servers of Redis stand, and each coupon's *era*: together a *fencing token*. A
-//!    coupon whose gate names another server or era may have lost something: it begins a new era,
-//!    which closes it. Every repair in Redis carries the token, so that a pass that planned before
-//!    a loss can't write afterwards. A pass that meets other servers ends.
-//! 3. Collect the actual state in an order that makes it safe beside live traffic
-//!    ([`crate::collect`]).
-//! 4. Plan: a pure function of what was collected ([`crate::plan`]). A plan above the *repair
-//!    limit* (too many repairs of one drop, which a wrong input would make, too) is not carried out
-//!    before a person confirms it.
-//! 5. Execute ([`crate::execute`], the only room that writes). Each repair is *idempotent* and
-//!    checks what it is based on, so it may run twice, at any moment, in two processes.
-//! 6. Compare the repaired drops again, up to `ROUNDS` times. A repair counts as applied when its
-//!    difference is gone, not when its write returned. A closed drop that is exact is sealed; later
-//!    passes skip it.
-//!    A coupon that was closed is opened as soon as nothing is left in it that admission could trip
-//!    over.
-//! 7. Record the run with its findings ([`crate::record`]). Mails are made from it afterwards.
+//!    lock stops the pass. Correctness does not depend on the lock, since repairs are idempotent.
+//! 2. Read which Redis servers hold data, and each coupon's *era*. Together they are a *fencing
+//!    token*. If a coupon's gate names another server or era, its data may be lost. The pass then
+//!    begins a new era, which closes the coupon. Every repair in Redis carries the token, so that a
+//!    pass that planned before a loss cannot write afterwards. If the servers change, the pass
+//!    ends.
+//! 3. Collect the actual state, in an order that is safe under live traffic ([`crate::collect`]).
+//! 4. Plan: a pure function of the collected state ([`crate::plan`]). A plan above the *repair
+//!    limit* is not carried out until an operator confirms it, because many repairs of one drop may
+//!    also result from wrong input.
+//! 5. Execute ([`crate::execute`], the only module that writes). Each repair is *idempotent* and
+//!    checks its precondition, so it may run twice, at any time, in two processes.
+//! 6. Compare the repaired drops again, up to `ROUNDS` times. A repair counts as applied once a
+//!    comparison no longer finds its difference. A closed drop that is exact is sealed, and later
+//!    passes skip it. A coupon that was closed is opened once admission is safe.
+//! 7. Record the run with its findings ([`crate::record`]). The notifier then sends mails about it.
 //!
-//! *Reopening* is the same for the coupons that Redis may have lost, with a lock of its own: after
-//! a loss it begins at once, whatever pass is running. It goes through a few coupons at a time, all
-//! rounds of them, so that what comes before the first opens does not depend on how many there are.
-//! A pass over one coupon that an operator's change asks for has a lock of its own, too: who waits
-//! for a raised quantity does not wait for a long pass.
+//! A *reopening* does the same for coupons that Redis may have lost. It has a separate lock, so that
+//! it begins at once even while a long pass is running. It compares a few coupons at a time through
+//! all rounds, so that the time until the first one opens does not depend on their number. A pass
+//! over a coupon that an operator has changed has a third lock, so that users who wait for a raised
+//! quantity do not wait for a long pass.
 //!
-//! This room decides the order and writes nothing itself. An unresolved dead letter (a claim that
-//! could not become a row) is part of the actual state: it is planned for like any other
-//! difference.
+//! This module determines the order of the steps and writes nothing itself. An unresolved dead
+//! letter (a claim that could not become a row) is part of the actual state, and is planned like
+//! any other difference.
 
 mod allow_lists;
 mod claimants;
@@ -73,20 +71,20 @@ pub use request::{Due, PassError, PassSettings, Request};
 pub(crate) use rounds::ROUNDS;
 use steps::Pass;
 
-/// Runs passes, one after the other, and owns the state that one pass leaves for the next.
+/// Runs passes one after the other, and owns the state that one pass leaves for the next.
 pub struct Reconciler {
     pub stores: Stores,
     settings: PassSettings,
     pub memory: Memory,
 }
 
-/// A fresh id for a run; ids sort by time.
+/// Returns a new ID for a run. IDs sort by time.
 pub fn new_run_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// Refuses a request for a coupon or drop that does not exist: a typing error is not a failed pass.
-/// If MySQL is unavailable, it accepts: then the pass fails, and reports it.
+/// Rejects a request for a coupon or drop that does not exist, since a typing error is not a failed
+/// pass. If MySQL is unavailable, accepts the request, and the pass then reports the failure.
 pub(crate) async fn must_exist(stores: &Stores, request: &Request) -> Result<(), PassError> {
     let missing = match (request.coupon, request.drop) {
         (None, None) => None,
@@ -112,7 +110,8 @@ impl Reconciler {
         }
     }
 
-    /// Runs one pass and records it. A failed pass is a [`Run`], too, with status `failed`.
+    /// Runs one pass and records it. A failed pass also returns a [`Run`], with the status
+    /// `failed`.
     pub async fn pass(
         &mut self,
         request: &Request,
@@ -164,7 +163,8 @@ impl Reconciler {
             Err(error) => self.fail(run, request, &error).await,
         };
         crate::traces::export(&run, began.elapsed());
-        // Before the lock is released: another process checks this once it has the lock.
+        // Do this before releasing the lock, because another process checks it once it has the
+        // lock.
         let made = request
             .due
             .as_ref()
@@ -177,7 +177,7 @@ impl Reconciler {
         run
     }
 
-    /// The work also stops if the lock is lost, but never in the middle of a repair.
+    /// Runs the pass, and stops it if the lock is lost, but never in the middle of a repair.
     async fn under_lock(
         &mut self,
         lock: &PassLock,
@@ -239,7 +239,8 @@ impl Reconciler {
         run
     }
 
-    /// Records, as a failed run, that no pass can begin. The same reason again extends that run.
+    /// Records a failed run because no pass can begin. If the last such run has the same reason,
+    /// extends that run instead.
     pub(crate) async fn cannot_begin(&mut self, cause: FailureCause, reason: String) -> Run {
         let mut run = blank(&Request::new(Trigger::Startup), &new_run_id());
         failed(&mut run, cause, reason);
@@ -269,7 +270,8 @@ impl Reconciler {
         crash_point(Point::RunDone);
         self.record_unless_repeated(run, how(request)).await;
         crash_point(Point::RunRecorded);
-        // After any pass: the tables grow most in times of trouble.
+        // Do this after failed passes as well, because the tables grow fastest while problems
+        // persist.
         if !run.dry_run
             && let Err(error) = record::delete_old(&self.stores.db, self.settings.kept).await
         {
@@ -326,7 +328,7 @@ fn failed(run: &mut Run, cause: FailureCause, error: String) {
     run.error = Some(error);
 }
 
-/// The operator who asked for the pass, and the request.
+/// Returns the operator who requested the pass, and the action to record.
 fn asked(request: &Request) -> Option<(Operator, OperatorAct)> {
     let operator = request.by.clone()?;
     let detail =
@@ -349,7 +351,7 @@ fn how(request: &Request) -> How {
     }
 }
 
-/// A run that begins.
+/// Creates the run of a pass that begins now.
 pub(crate) fn blank(request: &Request, run_id: &str) -> Run {
     Run {
         asked_by: request.by.as_ref().and_then(|by| by.name.clone()),

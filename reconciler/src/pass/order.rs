@@ -1,4 +1,4 @@
-//! The order in which closed coupons are verified.
+//! Determines the order in which closed coupons are verified.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,11 +9,11 @@ use firstcome_shared::mysql::sealed::CouponHistory;
 /// How long before its opening a coupon counts as open.
 const SOON_MS: i64 = 60 * 60 * 1_000;
 
-/// Work on coupons in addition to the drops that are compared.
+/// The work on coupons in addition to the drops that are compared.
 pub(super) type Histories = HashMap<CouponId, CouponHistory>;
 
-/// The amount of work for a coupon, in addition to its unsealed drops, before it opens: restoring
-/// earlier drops, its revocations, its allow list. Counted in users, like slots.
+/// Returns the amount of work for a coupon before it opens, in addition to its unsealed drops:
+/// restoring earlier drops, revocations and the allow list. Measured in users, like slots.
 fn besides(coupon: &Coupon, histories: &Histories) -> u64 {
     let history = histories.get(&coupon.id).copied().unwrap_or_default();
     let earlier = if coupon.once_per == OncePer::Coupon {
@@ -22,15 +22,16 @@ fn besides(coupon: &Coupon, histories: &Histories) -> u64 {
         0
     };
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
-    // Each drop may have been given completely.
+    // Assume that each earlier drop was given away completely.
     let people = count(earlier).saturating_mul(coupon.quantity.into());
     people
         .saturating_add(count(history.revocations))
         .saturating_add(coupon.allow_list.people.into())
 }
 
-/// The order of reopening: coupons that are open or about to open, those with the least work first,
-/// so that no large one keeps others closed. The drops of a coupon stay together.
+/// Sorts drops in the order of reopening. Coupons that are open or open soon come first, and among
+/// these the ones with the least work, so that a large coupon does not keep others closed. The
+/// drops of a coupon stay together.
 pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], histories: &Histories, now_ms: i64) {
     let mut urgency: HashMap<CouponId, (bool, u64)> = HashMap::new();
     for (coupon, drop) in drops.iter() {
@@ -51,13 +52,15 @@ pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], histories: &Histor
     drops.sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.id));
 }
 
-/// Number of drops whose coupons are opened together at first, and maximum number of their slots
-/// and further users. The number of drops doubles each time, up to a thousand: so the first open
-/// soon, and the last do, too. A coupon that exceeds the maximum is alone.
+/// Number of drops in the first portion, and maximum number of slots and further users in a
+/// portion. The number of drops doubles with each portion, up to a thousand, so that the first
+/// coupons open soon and the total time stays short. A coupon that exceeds the maximum has its own
+/// portion.
 const TOGETHER: (usize, u64) = (4, 50_000);
 
-/// The portions in which drops are compared. Closed coupons come first, a few at a time, so that
-/// the first of them open before any data of the others is read; then everything else at once.
+/// Returns the portions in which drops are compared. Closed coupons come first, a few at a time, so
+/// that the first ones open before data of the others is read. All other drops form the last
+/// portion.
 pub(super) fn portions(
     drops: Vec<(Coupon, Drop)>,
     closed: &HashSet<CouponId>,
@@ -102,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// Coupons with a drop each, by number, quantity, and milliseconds of opening.
+    /// Creates coupons with one drop each, from ID, quantity and opening time in milliseconds.
     fn coupons(of: impl Iterator<Item = (i64, u32, i64)>) -> Vec<(Coupon, Drop)> {
         of.map(|(number, quantity, opens)| {
             let id = CouponId(number);
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_coupons_come_first_open_and_small_ones_before_others_and_a_few_at_a_time() {
+    fn closed_coupons_are_verified_first_in_small_portions_by_urgency_and_size() {
         let now = 10 * SOON_MS;
         let mut all = coupons(
             [

@@ -1,4 +1,4 @@
-//! Rebuilds a large drop that Redis lost while it is read.
+//! Rebuilds a large drop that Redis has lost, while the drop is being read.
 
 use super::request::Aborted;
 use super::steps::Pass;
@@ -7,15 +7,15 @@ use crate::execute::Executor;
 use crate::plan::Planner;
 
 impl Pass<'_> {
-    /// The users of a large lost drop are restored while it is read, not kept in memory: they may
-    /// be millions.
+    /// Begins to rebuild a large lost drop. Its users are restored while the drop is read, because
+    /// millions of them would not fit in memory. Returns `None` for other drops.
     pub(super) async fn begin_rebuild<'h>(
         &'h self,
         header: &'h DropHeader,
     ) -> Result<Option<Executor<'h>>, Aborted> {
         let facts = &header.facts;
         let is_large = header.upper() > self.settings.page_slots;
-        // Without its `meta`, admission and other passes don't take it for a drop with users.
+        // Without `meta`, admission and other passes do not use the drop yet.
         let is_unseen = facts.meta_matches.is_none();
         if self.request.dry_run || !is_large || !is_unseen || !facts.tail_known {
             return Ok(None);
@@ -33,13 +33,13 @@ impl Pass<'_> {
     }
 }
 
-/// Restores the users that the planner has found so far.
+/// Restores the users whom the planner has found so far.
 pub(super) async fn put_back(
     executor: &Executor<'_>,
     planner: &mut Planner<'_>,
 ) -> Result<(), Aborted> {
     let holdings = planner.take_holdings();
-    // If Redis lost data since, the rest of the rebuild reports it.
+    // If Redis has lost data since, a later step of the rebuild reports it.
     let taken = executor.rebuild_some(&holdings).await?.unwrap_or(0);
     planner.were_put_back(holdings.len() - taken);
     Ok(())

@@ -1,6 +1,6 @@
-//! A MySQL that went back in time: what it has lost is taken from Redis before anything is
-//! compared. Else what people were promised by settings that MySQL has lost would be taken from
-//! them.
+//! Recovers settings from Redis if MySQL was restored to an older state, before anything is
+//! compared. Otherwise, users would lose what they were promised under settings that MySQL has
+//! lost.
 
 use std::collections::HashMap;
 
@@ -13,8 +13,8 @@ use crate::execute::{self, CouponFence, ExecuteError};
 use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 
 impl Pass<'_> {
-    /// Coupons that MySQL has lost and of which Redis has anything. Only a person knows their
-    /// names.
+    /// Reports coupons that MySQL has lost and of which Redis still has data. Only an operator can
+    /// restore them, because Redis does not have their names.
     pub(super) async fn report_lost_coupons(&mut self) -> Result<(), Aborted> {
         if !self.request.covers_everything() {
             return Ok(());
@@ -55,8 +55,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Coupons with a later revision in Redis than in MySQL. In a dry run only the pass takes their
-    /// settings from Redis.
+    /// Recovers the settings of coupons with a later revision in Redis than in MySQL. A dry run
+    /// uses the recovered settings without writing them to MySQL.
     pub(super) async fn recover_settings(
         &mut self,
         drops: &mut Vec<(Coupon, Drop)>,
@@ -75,8 +75,8 @@ impl Pass<'_> {
             .collect();
         behind.dedup();
         for id in behind {
-            // One that a store refuses keeps no other back, and is not judged by what MySQL has of
-            // it.
+            // If a store rejects the recovery of one coupon, continue with the others. Skip the
+            // coupon, since its settings in MySQL are outdated.
             if let Err(error) = self.recover_settings_of(id, drops).await {
                 let why = error.about_data().ok_or(error)?;
                 self.note_recovered(id, Outcome::Failed, why);
@@ -102,7 +102,7 @@ impl Pass<'_> {
                 Outcome::Applied,
             )
         };
-        // `None`: an operator had just changed it.
+        // `None` means that an operator has just changed the coupon.
         let Some(lost) = lost else { return Ok(()) };
         for (coupon, drop) in drops.iter_mut().filter(|(coupon, _)| coupon.id == id) {
             coupon.clone_from(&lost.coupon);

@@ -1,6 +1,6 @@
-//! Deduplication of futile reopenings. While another store is unavailable, a reopening is attempted
-//! every few seconds, always with the same result: these are recorded as one long run, so that the
-//! tables grow with events, not with attempts.
+//! Deduplicates failed reopenings. While another store is unavailable, a reopening is attempted
+//! every few seconds with the same result. These attempts are recorded as one long run, so that the
+//! tables grow with events and not with attempts.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use tokio::time::Instant;
 use crate::record;
 use crate::report::{Outcome, Run, Status};
 
-/// Far longer than the interval between attempts, however slowly the stores answer. The same result
-/// after this long is another loss.
+/// Time after which the same result counts as a new loss. Far longer than the interval between
+/// attempts, even if the stores respond slowly.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// Results of reopenings since the last one that changed something, each with its run and the time
-/// of its last occurrence. More than one, because two causes may alternate.
+/// of its last occurrence. Keeps several results, because two causes may alternate.
 #[derive(Default)]
 pub(super) struct Repeated(HashMap<u64, (String, Instant)>);
 
 impl Repeated {
-    /// The run with the same result; if there is none, this run is remembered.
+    /// Returns the earlier run with the same result. If there is none, remembers this run.
     pub(super) fn said_by(&mut self, run: &Run, now: Instant) -> Option<String> {
         if !is_in_vain(run) {
             self.0.clear();
@@ -41,7 +41,7 @@ impl Repeated {
     }
 }
 
-/// Nothing was repaired, sealed or opened.
+/// Whether the run repaired, sealed and opened nothing.
 fn is_in_vain(run: &Run) -> bool {
     run.status != Status::Clean
         && run
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_the_same_is_one_run_until_something_is_done() {
+    fn repeated_failures_are_one_run_until_a_run_changes_something() {
         let mut repeated = Repeated::default();
         let began = Instant::now();
         let mut said_by =
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(said_by(10, &redis("3")), None, "another cause");
         assert_eq!(said_by(15, &kafka("4", "refused")), earlier("1"));
         assert_eq!(said_by(20, &redis("5")), earlier("3"));
-        // Attempt after attempt, for a weekend.
+        // A long outage: each failure occurs within the limit after the last one.
         assert_eq!(said_by(600, &kafka("6", "refused")), earlier("1"));
         assert_eq!(said_by(1_100, &kafka("7", "refused")), earlier("1"));
         assert_eq!(said_by(1_101, &redis("8")), None, "forgotten");

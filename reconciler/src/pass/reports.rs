@@ -17,9 +17,9 @@ pub(super) struct Reports {
     drops: Vec<(DropReport, FindingLedger)>,
     index: HashMap<DropId, usize>,
     of_coupon: HashMap<CouponId, Vec<usize>>,
-    /// For each compared drop.
+    /// Counts of each compared drop.
     pub(super) counted: HashMap<DropId, CountedUsers>,
-    /// The number of repairs that a person confirmed in this pass.
+    /// Number of repairs of each drop that an operator confirmed in this pass.
     pub(super) confirmed: HashMap<DropId, usize>,
 }
 
@@ -41,7 +41,7 @@ impl Reports {
         (report, ledger)
     }
 
-    /// True if admission to this coupon can safely open.
+    /// Whether admission to this coupon can safely open.
     pub(super) fn are_whole(&self, coupon: CouponId) -> bool {
         self.of_coupon
             .get(&coupon)
@@ -50,7 +50,7 @@ impl Reports {
             .all(|at| self.drops[*at].1.is_whole())
     }
 
-    /// Reports a drop whose data can't be read, or whose repair is refused or blocked.
+    /// Reports a drop whose data cannot be read, or whose repair is rejected or blocked.
     pub(super) fn unworkable(&mut self, coupon: &Coupon, drop: &Drop, why: Obstacle) {
         tracing::error!(
             coupon_id = coupon.id.0,

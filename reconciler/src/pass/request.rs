@@ -20,36 +20,37 @@ use crate::report::{FailureCause, Trigger};
 /// A request for a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The trigger.
     pub trigger: Trigger,
     pub coupon: Option<CouponId>,
     pub drop: Option<DropId>,
     pub dry_run: bool,
-    /// Compare sealed drops, too.
+    /// Whether to compare sealed drops as well.
     pub deep: bool,
     /// Which kind of pass: kinds may run concurrently. A reopening compares only closed coupons.
     pub work: Work,
-    /// An operator confirms the repairs: no repair limit.
+    /// Whether an operator confirms the repairs, so that the repair limit does not apply.
     pub confirm: bool,
-    /// The operator who asked through the endpoint.
+    /// The operator who requested the pass through the API.
     pub by: Option<Operator>,
     /// Maximum wait for another pass to end.
     pub patience: Duration,
-    /// The due schedule.
+    /// The schedule that is due, if any.
     pub due: Option<Due>,
 }
 
-/// A due run of a schedule, which is due in every process with that schedule.
+/// A due run of a schedule. It is due in every process that has this schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
-    /// When the schedule's run last ended, as far as the process knew; `None` if it runs anyway.
+    /// When the schedule's run last ended, as known to this process. `None` runs it even if another
+    /// process has made it.
     pub last: Option<DateTime<Utc>>,
-    /// The schedules that this run counts for, by their names in `reconciler_state`; its own first.
+    /// The schedules for which this run counts, by their keys in `reconciler_state`. Its own is
+    /// first.
     pub counts_for: &'static [&'static str],
 }
 
 impl Request {
-    /// A pass over everything that is not sealed.
+    /// Creates a request for a pass over everything that is not sealed.
     pub fn new(trigger: Trigger) -> Self {
         Self {
             trigger,
@@ -65,13 +66,13 @@ impl Request {
         }
     }
 
-    /// Whether it compares every drop that is not sealed.
+    /// Whether the pass compares every drop that is not sealed.
     pub fn covers_everything(&self) -> bool {
         self.coupon.is_none() && self.drop.is_none() && self.work == Work::Pass
     }
 
-    /// Whether somebody waits for the answer. Such a pass also waits for admissions that are too
-    /// young to judge.
+    /// Whether a caller waits for the result. Such a pass also waits for admissions that are too
+    /// recent to judge.
     pub fn is_awaited(&self) -> bool {
         matches!(self.trigger, Trigger::Endpoint | Trigger::Cli)
     }
@@ -113,17 +114,17 @@ pub(super) enum Aborted {
     AnotherLife,
 }
 
-/// Why one drop can't be processed while others can; with the store's error.
+/// Why one drop cannot be processed while others can, with the store's error.
 #[derive(Debug)]
 pub(super) enum Obstacle {
-    /// Redis holds unreadable data.
+    /// Redis has unreadable data.
     Redis(String),
-    /// A key in Redis has another type than Firstcome gives it.
+    /// A key in Redis has a different type than Firstcome uses.
     KeyOfWrongType {
         wrong: WrongKey,
         knows_earlier_days: bool,
     },
-    /// MySQL holds unreadable data, or refuses a repair.
+    /// MySQL has unreadable data, or rejects a repair.
     Mysql(String),
     /// Another client of MySQL has locked the drop's rows.
     Locked(String),
@@ -144,7 +145,8 @@ impl Aborted {
         }
     }
 
-    /// The obstacle, if the error concerns one drop and the others can be processed.
+    /// Returns the obstacle if the error concerns only one drop, so that the others can be
+    /// processed.
     pub(super) fn of_one_drop(&self) -> Option<Obstacle> {
         match self {
             Self::Execute(ExecuteError::Mysql(error)) | Self::Mysql(error)
@@ -164,7 +166,7 @@ impl Aborted {
     }
 }
 
-/// The policy of repairs, and retention.
+/// Settings of repairs and retention.
 #[derive(Debug, Clone)]
 pub struct PassSettings {
     pub policy: RepairPolicy,
@@ -172,13 +174,13 @@ pub struct PassSettings {
     pub sealed_keys_ttl: Duration,
     /// Retention of resolved dead letters.
     pub failed_claims_kept: Duration,
-    /// Retention of user ids in sealed drops. `None` keeps them forever.
+    /// Retention of user IDs in sealed drops. `None` keeps them forever.
     pub people_kept: Option<Duration>,
     /// Retention in the tables of passes and mails.
     pub kept: Retention,
-    /// A consumer is reported if its offsets do not move for longer although messages are unread.
+    /// Time without progress after which a consumer with unread messages is reported.
     pub stall_after: Duration,
-    /// Slots compared per page.
+    /// Number of slots compared per page.
     pub page_slots: i64,
 }
 
@@ -187,12 +189,13 @@ impl PassSettings {
         Duration::from_millis(u64::try_from(self.policy.publish_deadline_ms).unwrap_or_default())
     }
 
-    /// Maximum time that a claim is in flight between Redis and the topic or the dead-letter table.
+    /// Returns the maximum time for which a claim is in flight between Redis and the topic or the
+    /// dead-letter table.
     pub(super) fn longest_in_flight(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.policy.in_flight_ms).unwrap_or_default())
     }
 
-    /// The same settings with the deadlines of the slowest API process.
+    /// Returns the settings with the deadlines of the slowest API process.
     pub(super) fn with_deadlines(&self, slowest: Deadlines) -> Self {
         let mut settings = self.clone();
         settings.policy.publish_deadline_ms =

@@ -1,5 +1,5 @@
-//! The drops of a pass, one after the other, in rounds: plan and repair, then compare the repaired
-//! ones again.
+//! Processes the drops of a pass in rounds: plans and repairs each drop, then compares the repaired
+//! drops again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,8 +28,8 @@ use crate::record;
 use crate::report::{Kind, Outcome, Trigger};
 
 /// Maximum number of rounds of repair and comparison in one pass. One is nearly always enough, and
-/// the worst worlds of the plan's property tests need four. More would only follow live traffic,
-/// which the next pass covers.
+/// the worst cases of the planner's property tests need four. Further rounds would only follow live
+/// traffic, which the next pass covers.
 pub(crate) const ROUNDS: usize = 5;
 
 /// Number of pages requested from each store in advance. With one, Redis is idle while its response
@@ -361,7 +361,7 @@ impl Pass<'_> {
     }
 
     /// Whether the drop's settings have changed since it was planned. Compares settings, not the
-    /// coupon's revision, because repairs take revisions, too.
+    /// coupon's revision, because repairs also take revisions.
     async fn is_outdated(&self, header: &DropHeader) -> Result<bool, Aborted> {
         let coupon = &header.facts.coupon;
         let drop = &header.facts.drop;

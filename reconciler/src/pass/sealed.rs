@@ -1,4 +1,4 @@
-//! Sealed drops: passes skip them, unless a dead letter names one, or the pass is deep.
+//! Handles sealed drops. Passes skip them, unless a dead letter names one or the pass is deep.
 
 use std::collections::HashSet;
 
@@ -11,12 +11,12 @@ use super::steps::Pass;
 use crate::execute;
 use crate::report::{ActionKind, DropReport, Examined, Finding, Kind, Numbers, Outcome};
 
-/// Sealed drops read per statement.
+/// Number of sealed drops read per statement.
 const AT_ONCE: i64 = 500;
 
 impl Pass<'_> {
-    /// Sealed drops whose keys Redis still has: a deep pass compares them user by user, like any
-    /// other.
+    /// Returns the sealed drops whose keys Redis still has. A deep pass compares them user by user,
+    /// like other drops.
     pub(super) async fn sealed_with_keys(&self) -> Result<Vec<(Coupon, Drop)>, Aborted> {
         let mut found = Vec::new();
         let mut after = 0;
@@ -50,8 +50,8 @@ impl Pass<'_> {
         }
     }
 
-    /// The other sealed drops: counts their rows, and compares with the number at sealing. Exact
-    /// drops leave only a number, unless they have an open alert, which their report ends.
+    /// Counts the rows of the other sealed drops and compares the counts with those at sealing.
+    /// Exact drops are only counted, unless they have an open alert, which a report must end.
     pub(super) async fn count_sealed(&mut self) -> Result<(), Aborted> {
         let compared: HashSet<DropId> = self.run.drops.iter().map(|drop| drop.drop_id).collect();
         let concerned = self.stores.db.drops_of_open_alerts().await?;
@@ -68,8 +68,8 @@ impl Pass<'_> {
             let page = self.sealed_page(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
-            // While a coupon is still closed, Redis may have older keys, and it is their missing
-            // expiry that shows this.
+            // Do not do this while a coupon is closed: Redis may have older keys, which are
+            // recognized by their missing expiry.
             if !self.request.dry_run && self.context.unverified.is_empty() {
                 let sealed: Vec<_> = page
                     .iter()
@@ -120,8 +120,8 @@ impl Pass<'_> {
             .await?)
     }
 
-    /// A user who holds a coupon of a sealed drop must be among the coupon's claimants while
-    /// further drops are planned.
+    /// Restores missing claimants of coupons with further drops. Users of sealed drops must stay
+    /// among the claimants.
     async fn restore_claimants(&mut self) -> Result<(), Aborted> {
         for (coupon, own) in self.stores.db.catalogue().await? {
             let wanted = self.request.coupon.is_none_or(|id| id == coupon.id);

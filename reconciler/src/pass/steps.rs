@@ -1,4 +1,4 @@
-//! The steps of one pass, and the state that they share.
+//! Runs the steps of one pass, and holds the state that they share.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -26,13 +26,13 @@ use crate::report::{ActionKind, FailureCause, Finding, FindingCase, Kind, Run, U
 use crate::stores::Stores;
 use crate::topic::WentBack;
 
-/// Most that clocks of hosts differ by: after a fail-over a drop may have been open by the clock of
-/// the server before, and not yet by that of the one that stands.
+/// Maximum difference between the clocks of two hosts. After a failover, a drop may have been open
+/// by the clock of the previous server, but not yet by that of the current one.
 const CLOCKS_DIFFER_MS: i64 = 60_000;
 
-/// One pass under way.
+/// A pass in progress.
 pub(super) struct Pass<'a> {
-    /// With a connection to Redis that ends with the server process.
+    /// The stores. The connection to Redis ends when its server process ends.
     pub(super) stores: &'a Stores,
     pub(super) settings: &'a PassSettings,
     pub(super) memory: &'a mut Memory,
@@ -42,29 +42,29 @@ pub(super) struct Pass<'a> {
     pub(super) context: PassContext,
     pub(super) gate: PassGate,
     pub(super) restored: execute::RestoredIn,
-    /// Of coupons that a loss of Redis has closed.
+    /// Work on coupons that were closed by a loss of Redis data.
     pub(super) histories: Histories,
-    /// Drops of which repairs were held back before.
+    /// Drops whose repairs an earlier pass held back.
     pub(super) held_before: HashSet<DropId>,
     /// The lock of reopenings, while this pass reopens coupons.
     pub(super) reopening: Option<PassLock>,
 }
 
-/// The admission gate, as far as this pass is concerned.
+/// The state of the admission gate in this pass.
 #[derive(Default)]
 pub(super) struct PassGate {
-    /// The life of Redis that the pass works in; `None` before it is known.
+    /// The Redis servers on which the pass works, or `None` before they are read.
     pub(super) life: Option<Life>,
-    /// The servers of it whose coupons were compared.
+    /// The servers whose coupons were compared.
     pub(super) open: BTreeSet<usize>,
-    /// It was closed when the pass began.
+    /// Whether the gate was closed when the pass began.
     pub(super) was_closed: bool,
-    /// A drop has opened of a coupon that this pass compares: its people met a closed gate.
+    /// Whether any drop in this pass has opened, so that its users may have found the gate closed.
     pub(super) has_begun: bool,
 }
 
 impl PassGate {
-    /// To the coupons of every server.
+    /// Whether the gate is open for the coupons of every server.
     pub(super) fn is_open(&self) -> bool {
         self.life
             .as_ref()
@@ -120,13 +120,13 @@ impl<'a> Pass<'a> {
         let fences = self.fences(&drops).await?;
         self.recover_settings(&mut drops, &fences).await?;
         if !self.request.dry_run {
-            // One that died after it had opened a coupon did not note that.
+            // A process that died after opening a coupon has not recorded it, so record it now.
             let open = fences.iter().filter(|(_, found)| found.is_verified);
             let open: Vec<CouponId> = open.map(|(coupon, _)| *coupon).collect();
             if let Some(life) = self.gate.life.clone() {
                 self.note_compared(&life, life.servers_of(&open)).await?;
             }
-            // A coupon in which nothing can be repaired is left to the next pass.
+            // Leave coupons without a fence, which cannot be repaired now, to the next pass.
             drops.retain(|(coupon, _)| {
                 fences
                     .get(&coupon.id)
@@ -169,13 +169,13 @@ impl<'a> Pass<'a> {
         self.report_gate().await
     }
 
-    /// Whether every drop is compared, and repaired.
+    /// Whether the pass compares and repairs every drop.
     pub(super) fn covers_everything(&self) -> bool {
         self.request.covers_everything() && !self.request.dry_run
     }
 
-    /// Reads what all drops have in common. Where Redis lost something, not before every claim from
-    /// before the loss has reached the topic or the dead-letter table, or never will.
+    /// Reads the data that all drops share. If Redis has lost data, first waits until every claim
+    /// from before the loss has reached the topic or the dead-letter table, or never will.
     async fn read_context(
         &mut self,
         drops: &mut [(Coupon, Drop)],
@@ -210,8 +210,8 @@ impl<'a> Pass<'a> {
             self.sleep(wait).await?;
             fences = self.fences(drops).await?;
         }
-        // Eras are read before the topic and kept for the whole pass: what Redis loses from here
-        // on, the next pass rebuilds, after waiting for what may be in flight.
+        // Read the eras before the topic, and keep them for the whole pass. If Redis loses data
+        // from here on, the next pass rebuilds it after waiting for claims in flight.
         self.context.fences = fences
             .into_iter()
             .filter_map(|(coupon, found)| Some((coupon, found.fence?)))
@@ -220,7 +220,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// What Redis has of the drops that have opened, as far as it can be read.
+    /// Reads the numbers of the drops that have opened from Redis. Skips unreadable ones.
     async fn opened_numbers(
         &self,
         drops: &[(Coupon, Drop)],
@@ -241,7 +241,7 @@ impl<'a> Pass<'a> {
             .collect()
     }
 
-    /// How long to wait until nothing can be in flight from before a loss.
+    /// Returns how long to wait until no claim from before a loss can be in flight.
     fn wait_for_claims(
         &self,
         drops: &[(Coupon, Drop)],
@@ -249,14 +249,14 @@ impl<'a> Pass<'a> {
         now_ms: i64,
     ) -> Duration {
         let is_closed = |coupon: &Coupon| self.context.unverified.contains(&coupon.id);
-        // By the clock of the server that is gone it may have been open.
+        // By the clock of the previous server, the drop may have been open already.
         let maybe_open = now_ms.max(chrono::Utc::now().timestamp_millis()) + CLOCKS_DIFFER_MS;
         let was_open = |(coupon, drop): &(Coupon, Drop)| {
             is_closed(coupon) && drop.opens_at.timestamp_millis() <= maybe_open
         };
         let longest_in_flight = self.settings.longest_in_flight();
-        // The coupon was open when this drop was lost. That may have been a moment ago, whatever a
-        // pass before this one saw.
+        // The coupon is still open although this drop is lost, so the loss may be very recent: wait
+        // for the full time.
         if drops
             .iter()
             .any(|(coupon, drop)| self.context.lost.contains(&drop.id) && !is_closed(coupon))
@@ -272,10 +272,10 @@ impl<'a> Pass<'a> {
         closed.filter_map(wait).max().unwrap_or_default()
     }
 
-    /// The context, with the fences that are known. A topic that can't be read is reported, and the
-    /// pass goes on without it.
+    /// Reads the context again, and keeps the known fences. If the topic cannot be read, reports
+    /// this and continues without it.
     pub(super) async fn fresh_context(&mut self) -> Result<PassContext, Aborted> {
-        // Two of them would take twice the memory.
+        // Drop the old tail first, since two tails would take twice the memory.
         self.context.tail = None;
         let (mut context, kafka) = collect::context(self.stores).await?;
         context.fences = std::mem::take(&mut self.context.fences);
@@ -301,8 +301,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// A consumer whose offsets stand still although messages wait, on any partition; and what is
-    /// wrong with the topic.
+    /// Reports partitions on which the consumer makes no progress although messages are unread,
+    /// partitions that cannot be read, and partitions that are read again.
     fn report_stalled_consumer(&mut self) {
         let Some(tail) = &self.context.tail else {
             return;
@@ -338,8 +338,8 @@ impl<'a> Pass<'a> {
             .extend(unreadable.into_iter().chain(went_back));
     }
 
-    /// Settings that start-up refuses, changed since then: a replica was added that nothing fences,
-    /// say.
+    /// Reports settings of Redis that start-up would reject and that have changed since, for
+    /// example a new replica without fencing.
     async fn report_unsafe_redis(&mut self) -> Result<(), Aborted> {
         match self.stores.redis.check_settings().await {
             Ok(()) => {}
@@ -349,7 +349,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// The same of the topic, where it can be read.
+    /// Reports settings of the topic that start-up would reject, if the topic can be read.
     async fn report_unsafe_topic(&mut self, answer: Option<TopicAnswer>) -> Result<(), Aborted> {
         if self.context.tail.is_none() {
             return Ok(());
@@ -364,7 +364,8 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// A key with which rows that are written again get other codes than people were shown.
+    /// Reports a lost or different code key. With it, rows that are written again get other codes
+    /// than users were shown.
     async fn report_code_key(&mut self) -> Result<(), Aborted> {
         let detail = match self.stores.db.check_code_key().await? {
             None => return Ok(()),
@@ -392,8 +393,8 @@ impl<'a> Pass<'a> {
         });
     }
 
-    /// Dead letters that name no drop of which a pass could issue them: a few by name, more by
-    /// their number.
+    /// Reports dead letters that name no drop of this pass. Lists them individually if they are
+    /// few, otherwise reports their number.
     async fn report_loose_dead_letters(&mut self) -> Result<(), Aborted> {
         for loose in self
             .stores
@@ -437,7 +438,7 @@ fn unreadable(at: &UnreadableAt) -> Finding {
     }
 }
 
-/// One finding for all partitions that are read again from an earlier offset.
+/// Returns one finding for all partitions that are read again from an earlier offset.
 fn read_again(partitions: &[WentBack]) -> Option<Finding> {
     let WentBack {
         partition,

@@ -12,9 +12,9 @@ use crate::topic::InFlight;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum DesiredSlot<'p> {
     Owner(&'p UserId, OwnerProof<'p>),
-    /// Nobody holds it, and it can be given again.
+    /// No user holds it, and it can be given away again.
     Free,
-    /// Nobody holds it, but it was given away recently, so the claim may be in flight.
+    /// No user holds it, but it was given away recently, so the claim may be in flight.
     Held,
 }
 

@@ -129,8 +129,8 @@ impl Planner<'_> {
                     Wanted::Slot { .. } => lost,
                     Wanted::Any | Wanted::Nothing => true,
                 },
-                // In a lost drop no row is inserted. Duplicates wait too: the repair that they
-                // depend on may not be in memory.
+                // In a lost drop no row is inserted. Duplicates also wait, because the repair that
+                // they depend on may not be in memory.
                 Action::Row(_) => lost,
                 Action::Letter(letter) => match letter.end {
                     LetterEnd::Revoked => false,

@@ -33,9 +33,9 @@ use crate::report::{ActionKind, Examined, FindingCase, Kind, Numbers};
 /// Limits on when repairs are made, and on how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RepairPolicy {
-    /// An admission younger than this, in milliseconds, may still be on its way to the topic.
+    /// An admission younger than this, in milliseconds, may still be in flight to the topic.
     pub publish_deadline_ms: i64,
-    /// An admission younger than this, in milliseconds, may still be on its way to the topic or the
+    /// An admission younger than this, in milliseconds, may still be in flight to the topic or the
     /// dead-letter table.
     pub in_flight_ms: i64,
     /// If a message waits on the topic for longer than this, in milliseconds, the reconciler writes
@@ -43,7 +43,7 @@ pub struct RepairPolicy {
     pub overdue_ms: i64,
     /// Maximum number of repairs of a drop in one pass, in percent of its quantity.
     pub repair_limit_percent: u32,
-    /// Number of repairs that are allowed whatever the quantity of the drop.
+    /// Number of repairs that are allowed regardless of the quantity of the drop.
     pub repair_limit_at_least: usize,
     /// Maximum number of single-page repairs kept in memory. Any further ones are only counted, and
     /// later carried out page by page.
@@ -81,7 +81,7 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowChange {
     pub claim: Claim,
-    /// The dead letter that it resolves.
+    /// ID of the dead letter that the row resolves, if any.
     pub letter: Option<i64>,
     /// The user of the dead letter is missing in Redis. Restore the user there before inserting the
     /// row.
@@ -226,7 +226,7 @@ pub struct Plan {
     pub beyond: Beyond,
     pub numbers: Numbers,
     pub examined: Examined,
-    /// Number of admissions too recent to judge: their claims may still be on their way to the
+    /// Number of admissions too recent to judge, because their claims may still be in flight to the
     /// topic.
     pub young: u64,
     /// Number of users of the waiting list that may get a slot after the repairs.

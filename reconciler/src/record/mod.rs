@@ -18,11 +18,11 @@ use crate::report::{DropReport, Finding, Outcome, Run};
 
 pub use read::{RunSummary, list, read};
 
-/// How a run was requested, as far as its report does not contain that.
+/// Facts about how a run was requested that its report does not contain.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct How {
     pub confirmed: bool,
-    /// The run reopens the gate, so a pass may be recorded at the same time.
+    /// Whether the run reopens the gate. A pass may then be recorded at the same time.
     pub is_beside_passes: bool,
 }
 

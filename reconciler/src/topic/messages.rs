@@ -1,4 +1,4 @@
-//! One user's messages on the topic, read or not, for `explain`.
+//! Reads one user's messages on the topic, processed or not, for `explain`.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -17,34 +17,35 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::reader::{ANSWER, TopicReader, Unread};
 use super::to_the_ends::{ReadLimit, TailRead, read_to_the_ends};
 
-/// A message about a user.
+/// A message of a user.
 #[derive(Debug, Clone)]
 pub struct PersonMessage {
     pub partition: i32,
     pub offset: i64,
-    /// When it was written to the topic, if the broker knows.
+    /// When the message was written to the topic, if known.
     pub at: Option<DateTime<Utc>>,
     pub event: ClaimEvent,
-    /// The consumer has processed it.
+    /// Whether the consumer has processed the message.
     pub read: bool,
-    /// The span that sent it, if it has a trace.
+    /// The span that sent the message, if it was traced.
     pub trace: Option<TraceContext>,
 }
 
-/// The messages about a user that the topic still has.
+/// The messages of a user that are still on the topic.
 #[derive(Debug, Clone, Default)]
 pub struct PersonMessages {
-    /// In order of partition and offset.
+    /// The messages, by partition and offset.
     pub messages: Vec<PersonMessage>,
-    /// Why some may be missing: the topic no longer has them, or there was no time to read them.
+    /// Reasons why messages may be missing: they have expired or are unreadable, or there was not
+    /// enough time to read them.
     pub unknown: Vec<String>,
-    /// How many messages were read.
+    /// Number of messages that were read.
     pub examined: u64,
 }
 
 impl TopicReader {
-    /// Every message about a user and a coupon that was written at `since` or later and is still on
-    /// the topic.
+    /// Returns the messages of a user for a coupon that were written at `since` or later and are
+    /// still on the topic.
     pub async fn messages_of(
         &self,
         coupon: CouponId,
@@ -116,7 +117,8 @@ impl TopicReader {
         Ok(found)
     }
 
-    /// Assigns every partition from `since` on; returns the ends of those with messages to read.
+    /// Assigns every partition, starting at `since`. Returns the ranges of partitions with messages
+    /// to read.
     fn assign_since(
         &self,
         consumer: &BaseConsumer,

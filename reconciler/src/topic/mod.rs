@@ -1,5 +1,5 @@
-//! The topic, read without a rebalance and without a commit: its unread tail, for passes, and one
-//! user's messages, for `explain`.
+//! Reads the topic without causing a rebalance and without committing offsets: its unread tail for
+//! passes, and one user's messages for `explain`.
 
 mod messages;
 mod reader;

@@ -1,5 +1,5 @@
-//! The topic's unread tail: every message between the positions in MySQL and the end.
-//! Partitions are assigned, never subscribed, so reading causes no rebalance.
+//! Reads the topic's unread tail: every message between the positions in MySQL and the end.
+//! Partitions are assigned and not subscribed, so reading causes no rebalance.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -21,31 +21,32 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::tail::{MOST_BYTES, Messages, TailWriter};
 use super::to_the_ends::{ReadLimit, TailRead, read_to_the_ends};
 
-/// The messages that have no rows yet.
+/// The topic's unread messages.
 #[derive(Debug, Default)]
 pub struct Tail {
-    /// Messages that are not claims are left to the consumer, which makes dead letters of them.
+    /// The claims. Messages that are not claims are left to the consumer, which turns them into
+    /// dead letters.
     pub(crate) messages: Arc<Messages>,
     /// Number of unread messages, including those that are not claims.
     pub unread: u64,
     pub partitions: Vec<Unread>,
-    /// Where reading partitions stopped because no client can read what is there. Until the
-    /// consumer has skipped it, the message of any admission may be in it or behind it.
+    /// Positions that no client can read, at which reading stopped. Until the consumer has skipped
+    /// them, the message of any admission may be there or after them.
     pub unreadable: Vec<UnreadableAt>,
     /// Partitions that are read again from an earlier offset, now or within the last hour.
     pub went_back: Vec<WentBack>,
 }
 
-/// A partition whose reading went back.
+/// A partition that is read again from an earlier offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WentBack {
     pub partition: i32,
     pub fault: PositionFault,
-    /// The offset that reading had reached.
+    /// The offset up to which the partition had been read.
     pub offset: i64,
 }
 
-/// A partition with the offsets that Kafka has of it, and where reading it begins.
+/// A partition with its offsets in Kafka, and where reading begins.
 #[derive(Debug, Clone)]
 pub(super) struct Partition {
     pub(super) id: i32,
@@ -67,38 +68,40 @@ impl Partition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unread {
     pub partition: i32,
-    /// The position, or else the first message that exists: a working consumer moves it.
+    /// The stored position or, without one, the first existing message. A working consumer advances
+    /// it.
     pub from: i64,
     pub end: i64,
 }
 
-/// Maximum wait for one answer about the topic. Unreachable brokers must not delay a pass, nor the
-/// end of the process, which waits for a blocked thread.
+/// Maximum wait for one response about the topic. Unreachable brokers must delay neither a pass nor
+/// the end of the process, which waits for a blocked thread.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
-/// Maximum wait of a client that an earlier pass left behind: its connections may lead, one after
-/// another, to a host that does not answer.
+/// Maximum wait for a response to a client that an earlier pass used. Each of its connections may
+/// lead to a host that does not respond.
 const ANSWER_OF_KEPT: Duration = Duration::from_secs(1);
 
-/// A read without progress for this long is given up, well after the longest answer should have
-/// arrived: librdkafka waits by the host's clock, and blocks for as long as that was set back.
+/// Time without progress after which a read is abandoned. Well above the longest wait for a
+/// response. It is needed because librdkafka measures timeouts with the host's clock, and blocks
+/// for as long as that clock was set back.
 const STANDS_STILL: Duration = Duration::from_secs(15);
 
-/// Reads the tail repeatedly over one connection.
+/// Reads the tail repeatedly with one client.
 #[derive(Clone)]
 pub struct TopicReader {
     pub(crate) settings: KafkaSettings,
-    /// Empty while a read uses it. A read that never ends keeps it, and the next read creates
-    /// another.
+    /// The client, or `None` while a read uses it. A read that never ends keeps it, and the next
+    /// read creates another.
     consumer: Arc<Mutex<Option<BaseConsumer>>>,
-    /// When a read last got an answer.
+    /// When a read last made progress.
     moved: Arc<Mutex<Instant>>,
     patience: Duration,
     pub(super) limit: Duration,
 }
 
 impl TopicReader {
-    /// A reader that gives up if no message arrives for `limit`.
+    /// Creates a reader that gives up if no message arrives for `limit`.
     pub fn new(settings: KafkaSettings, limit: Duration) -> Result<Self, KafkaError> {
         let consumer = Arc::new(Mutex::new(Some(settings.reader().create()?)));
         Ok(Self {
@@ -110,10 +113,11 @@ impl TopicReader {
         })
     }
 
-    /// The topic's settings that start-up would refuse, as a sentence that says what to change.
+    /// Returns which settings of the topic start-up would reject, as a sentence with the required
+    /// change.
     ///
     /// # Errors
-    /// Kafka or the topic is unavailable.
+    /// [`TopicError`] if Kafka or the topic is unavailable.
     pub async fn unsafe_settings(&self) -> Result<Option<String>, TopicError> {
         match check_topic(&self.settings, ANSWER).await {
             Ok(_) => Ok(None),
@@ -126,7 +130,7 @@ impl TopicReader {
         &self.settings.topic
     }
 
-    /// Reads everything between these positions and the present end.
+    /// Reads everything between these positions and the current end.
     pub async fn read(&self, stored: StoredPositions) -> anyhow::Result<Tail> {
         self.watched(move |reader| reader.with_consumer(&stored))
             .await
@@ -183,7 +187,8 @@ impl TopicReader {
             }
         };
         let read = self.read_blocking(&consumer, partitions, stored);
-        // A client that met something unreadable may continue anywhere.
+        // After an unreadable position, a client may continue at any offset, so do not use it
+        // again.
         if read.as_ref().is_ok_and(|tail| !tail.unreadable.is_empty()) {
             std::thread::spawn(move || drop(consumer));
         } else {
@@ -216,7 +221,8 @@ impl TopicReader {
         Ok(tail)
     }
 
-    /// Reads partitions from their beginnings. Returns those whose message before is another one.
+    /// Reads partitions from their beginnings. Returns the partitions whose message before the
+    /// beginning has changed.
     fn read_from(
         &self,
         consumer: &BaseConsumer,
@@ -288,7 +294,7 @@ impl TopicReader {
         Ok(before.into_keys().collect())
     }
 
-    /// The topic's partitions, and where reading each begins.
+    /// Returns the topic's partitions, and where reading each begins.
     pub(super) fn partitions(
         &self,
         consumer: &BaseConsumer,
@@ -312,7 +318,7 @@ impl TopicReader {
     }
 }
 
-/// Why reading a partition went back: now, or within the last hour.
+/// Returns why a partition is read again from an earlier offset, now or within the last hour.
 fn went_back(of: &Partition, stored: &StoredPositions) -> Option<WentBack> {
     let recorded = || stored.get(&of.id)?.fault;
     let (fault, offset) = of.beginning.fault.or_else(recorded)?;
@@ -332,7 +338,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_read_that_stands_still_is_given_up_and_the_next_is_not_held_up_by_it() {
+    async fn stalled_read_is_abandoned_and_does_not_block_the_next_one() {
         let settings = KafkaSettings {
             brokers: "127.0.0.1:1".into(),
             topic: "t".into(),
@@ -352,8 +358,8 @@ mod tests {
         });
         let error = stuck.await.unwrap_err().to_string();
         assert!(error.contains("has made no progress"), "{error}");
-        // The abandoned read still has the first consumer; this one takes another, and reports that
-        // nobody answers.
+        // The abandoned read still has the first client. This read creates another one, and reports
+        // that no broker responds.
         let patient = TopicReader {
             patience: STANDS_STILL,
             ..reader

@@ -32,7 +32,8 @@ const BESIDE_AT_MOST: usize = 1_000;
 /// message into a dead letter, so it does not count for the drop.
 pub(crate) type TailDrop = (CouponId, DropId);
 
-/// Approximate memory for a drop in the map. Foreign messages may all name different drops.
+/// Approximate memory for a drop in the map, in bytes. Foreign messages may all name different
+/// drops.
 const DROP_BYTES: usize = 48;
 
 /// One message. The time is stored as a byte array, so that an entry takes 20 bytes instead of 24.

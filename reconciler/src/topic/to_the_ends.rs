@@ -38,9 +38,9 @@ impl Reading {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ReadLimit {
     At(Instant),
-    /// Maximum time without a message. While messages arrive there is progress, and giving up would
-    /// mean to start over: after a loss of Redis, all coupons stay closed until the whole tail is
-    /// read.
+    /// Maximum time without a message. While messages arrive, reading makes progress, and a new
+    /// attempt would start over. After a loss of Redis, all coupons stay closed until the whole
+    /// tail is read.
     WithoutMessage(Duration),
 }
 

@@ -150,7 +150,7 @@ fn restart_of_a_store_is_not_mailed_but_repeated_failures_are() {
     assert_eq!(duty.sees(31, &refused), "");
     assert_eq!(duty.sees(32, &refused), "run_failed New");
     assert_eq!(duty.sees(33, &clean()), "run_failed resolved");
-    // Every other pass.
+    // Every other pass fails.
     let said: Vec<String> = (1_000..1_004)
         .map(|at| {
             duty.sees(

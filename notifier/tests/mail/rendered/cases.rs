@@ -1,4 +1,4 @@
-//! Each case has its own sentence and its own instruction.
+//! Tests the sentence and the instruction of each case.
 
 use firstcome_shared::report::{DropReport, Examined};
 
@@ -187,7 +187,7 @@ fn invalid_user_id_does_not_count_as_a_waiting_user() {
 }
 
 #[test]
-fn partitions_that_are_read_again_do_not_name_slow_consumers() {
+fn mail_about_partitions_read_again_does_not_mention_slow_consumers() {
     let detail = "partition 0 of the topic is read again: it ends before offset 1000, where reading was; 2 more partitions are read \
                   again";
     let again = Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
@@ -210,7 +210,7 @@ fn partitions_that_are_read_again_do_not_name_slow_consumers() {
 }
 
 #[test]
-fn rebuild_that_restores_fewer_users_pages_and_claims_no_success() {
+fn rebuild_that_restores_fewer_users_needs_action_and_is_no_success() {
     let rebuilt = |known| {
         let finding = general(
             Kind::RedisLost,

@@ -78,7 +78,7 @@ pub(super) struct SeenDrop {
     pub(super) dead_letters: Option<u64>,
     /// Whether its coupon was verified since Redis last started.
     pub(super) is_verified: bool,
-    /// Its counts are inconsistent and have not changed for a while.
+    /// Whether its counts are inconsistent and have not changed for a while.
     pub(super) is_stuck: bool,
 }
 
@@ -155,7 +155,7 @@ impl Reader {
         }
     }
 
-    /// Reads one drop, whatever page it is on.
+    /// Reads one drop, regardless of its page.
     pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Snapshot {
         // The drop was requested explicitly, perhaps after a pass, so avoid old data.
         self.tried_at = self.tried_at.filter(|at| at.elapsed() < READ_AGAIN);
@@ -209,7 +209,7 @@ impl Reader {
         }
     }
 
-    /// Reads the facts if they are old. Returns whether it did.
+    /// Reads the facts if they are old. Returns whether they were read.
     async fn read_facts(&mut self) -> bool {
         if self.tried_at.is_some_and(|at| at.elapsed() < FACTS_EVERY) {
             return false;
