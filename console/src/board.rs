@@ -1,4 +1,4 @@
-//! Turns the overview into text: whether everything is all right and, if not, what to do. Pure
+//! Turns the overview into text: whether the installation works and, if not, what to do. Pure
 //! functions.
 
 use chrono::{DateTime, Utc};
@@ -23,7 +23,7 @@ pub(super) struct Board {
     pub(super) drops: Vec<BoardLine>,
     /// The caption of the list of drops.
     pub(super) caption: &'static str,
-    /// Number of problems that do not concern the drops of this page.
+    /// Number of problems that do not concern the drops on this page.
     pub(super) elsewhere: usize,
     /// The page, counted from 1.
     pub(super) page: usize,
@@ -175,14 +175,14 @@ impl Board {
     }
 }
 
-/// Age from which the result of a pass counts as outdated, even if passes are scheduled less often.
+/// Age from which the result of a pass counts as outdated, regardless of the schedule.
 const STALE_HOURS: i64 = 2;
 
 fn hours_since(run: &LastRun, at: DateTime<Utc>) -> i64 {
     (at - run.finished_at).num_hours()
 }
 
-/// Describes the basis of the verdict.
+/// Describes the extent of the last pass, on which the verdict is based.
 fn compared(last: Option<&LastRun>) -> String {
     let Some(run) = last else {
         return "No pass over everything has ended yet. The first one comes by its schedule."
@@ -304,8 +304,8 @@ fn alarm(listed: &ListedAlert, seen: &Overview) -> BoardProblem {
     }
 }
 
-/// Describes the free slots of a drop that has not ended. After a raise, alerts about broken
-/// promises stay until the next pass has given these slots away.
+/// Describes the free slots of a drop that has not ended. After the quantity is raised, alerts
+/// about broken promises remain until the next pass has assigned these slots.
 fn room(one: &DropOverview) -> Option<String> {
     let is_over = matches!(one.state, DropState::Closed | DropState::Sealed);
     let held = one.redis.filter(|_| !is_over)?.users;

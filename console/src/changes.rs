@@ -21,7 +21,7 @@ use super::people::{self, Search};
 use super::session::Session;
 use super::state::ScreenState;
 
-/// Maximum number of attempts for a change, because a pass may take a revision in between.
+/// Maximum attempts per change: a pass may take a revision between two requests.
 const ATTEMPTS: usize = 3;
 
 #[derive(Deserialize)]
@@ -99,7 +99,7 @@ async fn pause(
 }
 
 /// Raises the quantity. Fails if another operator has changed the quantity since the screen was
-/// shown. Other new revisions do not matter, since passes take revisions as well.
+/// shown. Other revisions do not matter, because passes also take revisions.
 async fn raise(
     page: &ScreenState,
     session: &Session,

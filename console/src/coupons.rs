@@ -1,5 +1,5 @@
-//! The screen of all coupons by ID, as the API lists them. Unlike the first screen, it includes
-//! coupons that are over.
+//! The screen of all coupons in order of ID, as the API lists them. Unlike the first screen, it
+//! includes coupons that have ended.
 
 use std::sync::Arc;
 

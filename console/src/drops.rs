@@ -35,7 +35,7 @@ struct DropScreen<'a> {
     drop: DropId,
     paused: bool,
     only_for: String,
-    /// The drops whose quantity the button raises.
+    /// Describes the drops whose quantity the button raises.
     to_raise: String,
     /// Whether the API's address is known.
     has_api: bool,

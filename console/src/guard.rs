@@ -1,6 +1,6 @@
-//! Middleware that checks every request for a session and every change for the page's own origin,
-//! the session's CSRF token, and the permission. Each check is in one place, so that no route can
-//! omit it.
+//! Middleware that checks every request for a session, and every change also for the page's own
+//! origin, the session's CSRF token, and the permission. Each check is in one place, so that no
+//! route can omit it.
 
 use std::sync::Arc;
 

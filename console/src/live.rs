@@ -120,7 +120,7 @@ struct Viewer {
     _seat: OwnedSemaphorePermit,
 }
 
-/// The data of an event: the time of day, and the screen if it has changed.
+/// The data of an event: the time of day, and the screen if that has changed.
 #[derive(Serialize)]
 struct Said<'a> {
     at: &'a str,

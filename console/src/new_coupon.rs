@@ -39,7 +39,7 @@ struct NewCouponScreen<'a> {
     is_blank: bool,
 }
 
-/// The input.
+/// The input of the form.
 #[derive(Debug, Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Typed {

@@ -24,7 +24,7 @@ struct DaysScreen<'a> {
     days: &'a [DayLine],
 }
 
-/// Number of lines in the table beside the chart.
+/// Number of lines in the table next to the chart.
 const LINES: usize = 10;
 
 /// Admissions and rows of a drop, over time.
@@ -32,7 +32,7 @@ pub(super) struct Pace {
     pub(super) chart: Chart,
     /// The origin of the time axis of the chart and the table.
     pub(super) since: &'static str,
-    /// Describes when half of the slots were given away, and the latest row.
+    /// Describes when half of the slots were given, and the latest row.
     pub(super) summary: String,
     /// Describes the share of sampled slots with a row within a second.
     pub(super) share: String,
@@ -54,8 +54,8 @@ pub(super) fn pace(steps: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Op
         .map(|step| step.issued_at.unwrap_or(step.claimed_at))
         .max()?;
     let opened = drop.opens_at;
-    // If the first users come long after the opening, start the axis at the first user. The chart
-    // would otherwise be a single line at its edge.
+    // If the first admissions are long after the opening, start the axis at the first one.
+    // Otherwise the chart would be a single line at its edge.
     let (begin, since_what) = if first - opened > end - first {
         (first, "the first admission")
     } else {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_sample_has_no_chart_and_backward_clock_is_tolerated() {
+    fn empty_sample_has_no_chart_and_row_before_its_claim_is_tolerated() {
         assert!(of_drop(&[], 9).is_none());
         let one = of_drop(&[step(7, 5_000, 4_000)], 9).unwrap();
         assert_eq!(one.lines[0].row, "0.0 s");

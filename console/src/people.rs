@@ -88,7 +88,7 @@ pub(super) struct StoryView {
     pub(super) coupon: String,
     pub(super) name: String,
     pub(super) conclusion: String,
-    /// The holding to revoke, as the value of the button. Empty if there is nothing to revoke.
+    /// The slot or waiting position to revoke, as the button shows it. Empty if there is none.
     pub(super) holds: String,
     /// Whether a promise to the user in the drop is broken.
     pub(super) broken: bool,

@@ -1,5 +1,5 @@
 //! Log-in sessions as cookies signed with the operators' token. Every reconciler with that token
-//! accepts them, even after a restart. Withdrawing the token ends all of its sessions.
+//! accepts them, even after a restart. Withdrawing the token ends all its sessions.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use super::guard::is_https;
 /// Lifetime of a session, regardless of how much it is used.
 const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 
-/// Maximum difference between the clocks of replicas. A session with more than its lifetime plus
-/// this left is rejected.
+/// Maximum difference between the clocks of replicas. A session that would last longer than its
+/// lifetime plus this is rejected.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
 
-/// How long a log-out is stored. The session's remaining lifetime would be too short, because the
-/// session lasts longer on a replica with a slower clock.
+/// How long a log-out is stored: longer than the session's remaining lifetime, because the session
+/// lasts longer on a replica whose clock is behind.
 pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
 
 /// The name of the cookie. With the prefix, a browser accepts it only over https and only from this

@@ -18,11 +18,11 @@ use super::html::notice;
 use super::live::Live;
 use super::session::Session;
 
-/// Maximum wait for the list of log-outs. It is short because the page is needed most while a store
-/// is unavailable.
+/// Maximum wait for the list of log-outs. It is short because the page is most important while a
+/// store is unavailable.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The list of log-outs. Only this can end a session early, since its cookie is signed.
+/// The list of log-outs. Session cookies are signed, so only this list can end a session early.
 pub trait LogOuts: Send + Sync {
     fn was_ended<'a>(&'a self, session: &'a str) -> BoxFuture<'a, anyhow::Result<bool>>;
 

@@ -1,5 +1,5 @@
 //! Copies a coupon's allow list from MySQL to Redis (docs/decisions/0019-allow-list.md). The API
-//! does this when a change follows one that did not reach Redis, the reconciler when a pass finds a
+//! does this if an earlier change did not reach Redis, and the reconciler does it if a pass finds a
 //! difference, for example after data loss or a manual change.
 
 use crate::coupon::AllowList;

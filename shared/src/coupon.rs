@@ -31,7 +31,7 @@ pub struct Coupon {
     pub schedule: Option<Schedule>,
     /// Who may claim; `None` means everybody.
     pub allow: Option<Allow>,
-    /// The allow list, which may exist before it takes effect.
+    /// The allow list. It may exist before the coupon is restricted to it.
     pub allow_list: AllowList,
 }
 
@@ -122,13 +122,14 @@ pub struct Drop {
     /// Claims are rejected from this time; `None` if the drop stays open.
     pub closes_at: Option<DateTime<Utc>>,
     pub quantity: Slot,
-    /// An operator closed it early: no user is promoted from its waiting list.
+    /// An operator closed it early: from its waiting list, only users with a broken promise are
+    /// promoted.
     pub closed_early: bool,
     /// When it was verified exact after closing.
     pub sealed_at: Option<DateTime<Utc>>,
 }
 
-/// The facts that decide whether a message may add a row to a drop.
+/// The properties of a drop that decide whether a message may add a row to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DropWindow {
     pub opens_at: DateTime<Utc>,
@@ -136,7 +137,7 @@ pub struct DropWindow {
     pub is_sealed: bool,
 }
 
-/// Why a message adds no row to its drop.
+/// Why a message does not add a row to its drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimFault {
     /// The drop was verified exact: every user with a promised coupon has a row.
@@ -164,12 +165,12 @@ impl ClaimFault {
 }
 
 impl DropWindow {
-    /// How far outside the window an admission may be. Redis admits by its copy of the window, and
-    /// an operator's change reaches MySQL first.
+    /// Maximum time between an admission and the window for the admission still to be accepted.
+    /// Redis admits by its copy of the window, and an operator's change reaches MySQL first.
     const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
-    /// Returns why a claim that was admitted at this time adds no row. A claim with an unknown time
-    /// fits every window.
+    /// Returns why a claim that was admitted at this time does not add a row. A claim with an
+    /// unknown time matches every window.
     pub fn fault(&self, claimed_at: Option<DateTime<Utc>>) -> Option<ClaimFault> {
         let is_outside = |at: DateTime<Utc>| {
             at < self.opens_at - Self::TOLERANCE
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn restriction_survives_round_trip_and_invalid_text_is_refused() {
+    fn restriction_round_trips_and_invalid_text_is_refused() {
         for good in [
             "list",
             "group:vip",

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn process_dies_at_the_requested_crash_point_and_time() {
+    fn process_aborts_at_the_requested_crash_point_and_occurrence() {
         let child = |crash_at: &str| {
             let mut command = Command::new(std::env::current_exe().unwrap());
             command.args([

@@ -31,14 +31,14 @@ pub struct CouponId(pub i64);
 #[serde(transparent)]
 pub struct DropId(pub i64);
 
-/// A coupon ID and a drop ID read from a store; neither need exist.
+/// A coupon ID and a drop ID as read from a store. Neither is known to exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamedDrop {
     pub coupon: CouponId,
     pub drop: DropId,
 }
 
-/// The slot number of a claim: from 1 to the drop's quantity, given once.
+/// The slot number of a claim: from 1 to the drop's quantity. Each number is given to one user.
 pub type Slot = u32;
 
 impl fmt::Display for CouponId {
@@ -181,7 +181,7 @@ pub enum OncePer {
 }
 
 impl OncePer {
-    /// The word in JSON, Redis and MySQL.
+    /// Returns the value used in JSON, Redis and MySQL.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Coupon => "coupon",
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn number_in_a_path_has_one_valid_form() {
+    fn number_is_accepted_only_in_canonical_form() {
         assert_eq!(canonical_number("5"), Some(5));
         for other in [
             "",
@@ -250,7 +250,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_parses_to_at_most_one_number_and_one_user(text in ".{0,70}", number in 1_i64..) {
+        fn parsed_numbers_and_user_ids_equal_their_text(text in ".{0,70}", number in 1_i64..) {
             proptest::prop_assert!(canonical_number(&text).is_none_or(|number| number.to_string() == text));
             proptest::prop_assert_eq!(canonical_number(&number.to_string()), Some(number));
             if let Ok(user) = text.parse::<UserId>() {

@@ -19,8 +19,8 @@ use crate::schedule::Schedule;
 pub enum MakeError {
     #[error(transparent)]
     Db(#[from] DbError),
-    /// No drop was created, or new drops could not be loaded into Redis; the reconciler loads
-    /// those.
+    /// No drop was created, or new drops could not be loaded into Redis. In the second case, the
+    /// reconciler loads them.
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
     /// MySQL has lost a drop of the coupon. A replacement would give out the same day twice.
@@ -39,7 +39,7 @@ impl From<RecoverError> for MakeError {
 
 /// Advances MySQL's counters past the IDs known to Redis, and returns the highest ones. Call this
 /// before creating a coupon or drop: if MySQL has lost its last rows, it would otherwise reuse
-/// their IDs, and the new coupons would inherit the claims of the lost ones.
+/// their IDs, and new coupons would have the claims of the lost ones.
 pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, RecoverError> {
     Ok(db.skip_numbers(Some(redis.given_numbers().await?)).await?)
 }
@@ -47,8 +47,7 @@ pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, 
 /// Creates the drops that a daily coupon's schedule requires and that are missing from `drops`,
 /// loads them into Redis, and returns how many it created. `drops` must contain every drop whose
 /// window has not ended at `now`.
-///
-/// If Redis has lost the coupon's era, its holders are unknown: the reconciler rebuilds them and
+/// If Redis has lost the coupon's era, its holders are unknown: the reconciler restores them and
 /// then loads the new drops.
 pub async fn make_ahead(
     db: &Db,

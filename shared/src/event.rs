@@ -97,7 +97,7 @@ pub struct Fragments {
 pub struct Undecodable {
     /// `undecodable`, `wrong_version` or `slot_out_of_range`: the reason of its dead letter.
     pub reason: &'static str,
-    /// A description of the fault for operators.
+    /// Explains the fault to operators.
     pub error: String,
     /// The fields that could be read.
     pub fragments: Fragments,

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoted_values_are_removed_and_words_stay() {
+    fn only_quoted_values_are_removed() {
         for (text, expected) in [
             (
                 "Duplicate entry '1-u-37-0' for key 'one'",

@@ -62,7 +62,7 @@ pub struct PlannedDrop {
     pub closes_at: Option<DateTime<Utc>>,
 }
 
-/// Why a schedule is invalid, in words for its author.
+/// Why a schedule is invalid, as shown to its author.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadSchedule {
     /// The window is empty or runs backwards.
@@ -230,7 +230,8 @@ impl Schedule {
     }
 }
 
-/// Returns the drop of a local date; `None` if its window lies in the hour that a DST change skips.
+/// Returns the drop of a local date; `None` if its window is within the hour that a DST change
+/// skips.
 fn daily_drop(
     zone: Tz,
     day: NaiveDate,

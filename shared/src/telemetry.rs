@@ -57,7 +57,7 @@ fn log_filter(directives: &str) -> Result<EnvFilter, ParseError> {
 }
 
 /// Adds the id of the task's current request to log lines. A span per request would cost an
-/// allocation and a lock each, even if nothing is logged.
+/// allocation and a lock, even if nothing is logged.
 struct WithRequestId<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for WithRequestId<F>

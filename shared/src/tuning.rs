@@ -1,4 +1,4 @@
-//! Constants that tests can override. They are not settings: no runbook changes them.
+//! Constants that tests can override. They are not settings, and no runbook mentions them.
 //!
 //! Debug builds, and builds with the feature `crash-points`, read the variable `FIRSTCOME_TEST_`
 //! plus the name, for example `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. Release builds always use

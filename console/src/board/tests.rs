@@ -139,7 +139,7 @@ fn first_line_states_the_verdict_and_its_basis() {
 }
 
 #[test]
-fn counts_that_stay_inconsistent_are_shown_with_advice() {
+fn persistently_inconsistent_counts_are_shown_with_advice() {
     let stuck = |count: i64, [users, rows, free, waiting]: [u64; 4]| {
         let one = DropOverview {
             stuck: true,
@@ -387,7 +387,7 @@ fn drop_screen_starts_with_its_state_and_counts_problems_elsewhere() {
 }
 
 #[test]
-fn broken_promises_wait_for_the_next_pass_after_a_raise() {
+fn broken_promises_await_the_next_pass_if_slots_are_free() {
     let todo = |change: fn(&mut DropOverview)| {
         let mut one = seen(100, 100);
         change(&mut one);

@@ -1,5 +1,5 @@
-//! Arguments that clap parses one by one and that are checked together afterwards: their results
-//! are only available after the check.
+//! Arguments that clap parses one by one and that are then checked together. The results are only
+//! available after the check.
 
 /// Implements clap's traits for `$checked`, through `$given` and `TryFrom<$given>`.
 macro_rules! checked {

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrong_addresses_are_refused() {
+    fn invalid_broker_addresses_are_refused() {
         assert!(brokers("a:9092,b:9092").is_ok());
         assert!(brokers("a").is_err() && brokers("").is_err() && brokers(":1").is_err());
     }

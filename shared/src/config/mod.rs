@@ -74,9 +74,9 @@ impl StartArgs {
     }
 }
 
-/// File of certificate authorities to trust in addition to the public ones: for the keys of tokens,
-/// the API, webhooks and mail. The variable is OpenSSL's own, so one value also serves other
-/// programs.
+/// File of certificate authorities to trust in addition to the public ones, for connections to the
+/// issuer of tokens, the API, webhooks and mail servers. The variable is OpenSSL's own, so one
+/// value also serves other programs.
 pub fn ssl_cert_file() -> Option<PathBuf> {
     std::env::var_os("SSL_CERT_FILE")
         .filter(|path| !path.is_empty())
@@ -90,7 +90,7 @@ pub fn path(text: &str) -> Result<PathBuf, Infallible> {
     Ok(text.into())
 }
 
-/// Parses an address to listen on. The standard library's error does not say what is missing.
+/// Parses an address to listen on. The standard library's error does not name the missing part.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let example = "127.0.0.1:8080, or 0.0.0.0:8080 for all networks";
     text.parse()
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_secret_is_named_but_not_shown() {
+    fn error_names_the_setting_of_an_invalid_secret_without_its_value() {
         let refused = |mysql, redis| {
             Both::try_parse_from(["x", "--database-url", mysql, "--redis-url", redis])
                 .unwrap_err()
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_tls_files_if_tls_is_off_or_the_pair_is_incomplete() {
+    fn tls_files_are_refused_if_tls_is_off_or_a_pair_is_incomplete() {
         let refused = |more: &[&str]| {
             let given = [
                 "x",

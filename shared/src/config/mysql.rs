@@ -105,7 +105,8 @@ impl MysqlArgs {
     }
 }
 
-/// Refuses an invalid URL here, so that start-up does not retry it until it gives up.
+/// Refuses an invalid URL here, because start-up would otherwise retry the connection until its
+/// deadline.
 fn mysql_url(text: &str) -> Result<(), String> {
     if !text.starts_with("mysql://") {
         return Err("it must begin with mysql://".into());

@@ -56,8 +56,8 @@ pub fn parse<Cli: Parser>(command: Command) -> Cli {
     })
 }
 
-/// Returns the variables of missing settings. The error contains a setting's placeholder, which is
-/// the variable's name.
+/// Returns the variables of missing settings. clap's error contains the placeholders of the
+/// settings, which are the names of their variables.
 fn missing(error: &Error, command: &Command) -> Option<String> {
     let (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(missing))) =
         (error.kind(), error.get(ContextKind::InvalidArg))

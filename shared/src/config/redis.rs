@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_invalid_addresses_and_key_prefixes() {
+    fn invalid_addresses_and_key_prefixes_are_refused() {
         assert!(redis_url("redis://127.0.0.1:6379/3").is_ok());
         assert!(redis_url("rediss://user:password@127.0.0.1:6379/3").is_ok());
         assert!(

@@ -1,4 +1,5 @@
-//! Variables of earlier releases. If one is still set, it has no effect, and start-up reports it.
+//! Variables of earlier releases. If one is still set, it has no effect, and start-up logs a
+//! warning.
 
 /// The name, and its replacement.
 const REMOVED: &[(&str, &str)] = &[

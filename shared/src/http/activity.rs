@@ -5,8 +5,9 @@
 //! accepted ─▶ waiting ─request─▶ working ─body ends─▶ flushing ─all written─▶ waiting
 //!                                   └──── a write does not proceed: stalled ────┘
 //! ```
-//!
-//! A waiting connection may be closed to make room after [`IDLE_FOR`]. A stalled connection may be
+//! A waiting connection may be closed after [`IDLE_FOR`] if a new connection needs its place. A
+//! stalled connection may be closed after [`STALLED_FOR`], but only if none is waiting. A working
+//! connection is never closed.
 //! closed after [`STALLED_FOR`], but only if none is waiting. A working connection is never closed.
 
 use std::io::{self, IoSlice};
@@ -24,7 +25,7 @@ use tokio::sync::Notify;
 /// Maximum time for a new client's first bytes, and for a browser's next request after a response.
 pub(super) const IDLE_FOR: Duration = Duration::from_millis(250);
 
-/// Maximum time that a write may make no progress: even a client on a slow link reads some bytes in
+/// Maximum time that a write may make no progress. Even a client on a slow link reads some bytes in
 /// this time.
 const STALLED_FOR: Duration = Duration::from_millis(500);
 

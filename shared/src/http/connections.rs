@@ -1,5 +1,5 @@
 //! The connection pool of a server. A full pool closes the connection whose client has been idle
-//! longest, so that idle connections never keep out new ones.
+//! longest, so that idle connections never block new ones.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,7 +18,7 @@ use super::server::Limits;
 const TOO_MANY: &str = "firstcome_http_connections_refused_total";
 const DISPLACED: &str = "firstcome_http_connections_displaced_total";
 
-/// Interval at which the pool looks for a connection to close while a new one waits for room.
+/// Interval at which a full pool looks for a connection to close while a new one waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Maximum age: the next response closes an older connection, so that clients spread over new
@@ -84,8 +84,9 @@ impl ConnectionPool {
         }
     }
 
-    /// Accepts a connection, and closes another if there is no room. `None` if its network has
-    /// reached its limit and all its connections have requests in progress.
+    /// Accepts a connection, and closes another one if the pool is full. Returns `None` if the
+    /// connection's network has reached its limit and all its connections have requests in
+    /// progress.
     pub(super) async fn admit(&self, peer: SocketAddr) -> Option<OpenConnection> {
         let network = network(peer.ip());
         if !self.has_room_for(network) {

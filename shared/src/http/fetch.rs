@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Maximum bytes read of the body of a response.
 const BODY: usize = 256 * 1024;
 
-/// An address to read.
+/// A URL to fetch.
 pub struct HttpSource {
     origin: Origin,
     path: String,

@@ -1,5 +1,5 @@
-//! Strict parsing of JSON bodies. Errors are written for API users, because serde's name Rust
-//! types.
+//! Strict parsing of JSON bodies. Errors are written for API users, because serde's errors contain
+//! names of Rust types.
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;

@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ipv6_address_counts_as_its_network() {
+    fn ipv6_addresses_in_one_64_network_count_as_one() {
         let same = |a: &str, b: &str| network(a.parse().unwrap()) == network(b.parse().unwrap());
         assert!(same("2001:db8::1", "2001:db8::ffff:1"));
         assert!(!same("2001:db8::1", "2001:db8:0:1::1"));

@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn client_address_is_read_as_many_hops_from_the_right_as_configured() {
+    fn client_address_is_the_one_that_the_outermost_trusted_proxy_appended() {
         let peer = "10.0.0.1";
         for (trusted, values, address) in [
             // Without trusted proxies, the client controls the header.

@@ -29,7 +29,7 @@ pub fn current() -> Option<RequestId> {
 }
 
 impl RequestId {
-    /// Returns the request's own id if it has exactly one and the id is valid; otherwise a new one.
+    /// Returns the id in the request if there is exactly one and it is valid; otherwise a new one.
     pub fn of(headers: &HeaderMap) -> Self {
         let only = only_value(headers, REQUEST_ID).ok().flatten();
         only.and_then(|given| Self::parse(given.as_bytes()))

@@ -1,5 +1,5 @@
-//! Limits on concurrent expensive requests, separate for operators and viewers: more users have the
-//! viewers' token, and they must not block operators.
+//! Limits on concurrent expensive requests, separate for operators and viewers. The viewers' token
+//! is shared with more users, who must not block operators.
 
 use std::sync::Arc;
 

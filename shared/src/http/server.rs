@@ -108,7 +108,8 @@ pub async fn serve_by<S, B>(
     let pool = Arc::new(ConnectionPool::new(&limits));
     let graceful = GracefulShutdown::new();
     loop {
-        // Accept first, then make room: only an accepted connection may displace another.
+        // Accept first, then close another connection if the pool is full: only an accepted
+        // connection may displace another.
         let admitted = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,

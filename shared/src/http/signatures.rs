@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::ops::Allowed;
 
-/// What a signature is for.
+/// The purpose of a signature.
 #[derive(Debug, Clone, Copy)]
 pub struct Purpose(pub &'static str);
 
@@ -21,8 +21,8 @@ pub struct TokenSigner {
 }
 
 impl TokenSigner {
-    /// Derives the signing key from the token, so that signatures cannot be confused with others
-    /// made with the token.
+    /// Derives the signing key from the token, so that these signatures cannot be confused with
+    /// other uses of the token.
     pub(super) fn new(token: &str, allowed: Allowed) -> Option<Self> {
         // HMAC accepts keys of any length.
         let derived = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;

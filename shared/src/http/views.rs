@@ -167,7 +167,7 @@ pub struct ListedDrop {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DropDetails {
     pub coupon: CouponSettings,
-    /// What `GET /v1/overview` says of this drop alone.
+    /// The response of `GET /v1/overview`, limited to this drop.
     pub overview: Overview,
     /// Drops of the coupon that are not closed. A new quantity applies to all of them.
     pub open_drops: u32,
@@ -179,7 +179,7 @@ pub struct DropDetails {
     pub broken_promises: u64,
     /// Slots in the sample: all, or 100 in even distances.
     pub sampled: u32,
-    /// Those that were given out, in order.
+    /// Slots of the sample that were given out, in order.
     pub slots: Vec<SlotTimes>,
 }
 
@@ -231,7 +231,7 @@ pub struct ListedFailedClaim {
     pub resolution: Option<String>,
     #[schema(example = "its user holds slot 12")]
     pub resolution_detail: Option<String>,
-    /// Of its message; null if it came from elsewhere.
+    /// Partition of its message; null if it did not come from a message.
     pub partition: Option<i32>,
     pub offset: Option<i64>,
 }

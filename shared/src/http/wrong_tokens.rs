@@ -2,9 +2,9 @@
 //!
 //! Wrong tokens cause no delay and no lock-out. A token has at least 32 random characters, so it
 //! cannot be guessed at any speed. A delay would hold a connection per guess, and a lock-out would
-//! let any client behind the operators' gateway lock the operators out. Therefore, the right token
-//! is always accepted, and wrong ones are counted and logged. A network that keeps sending wrong
-//! tokens gets 429, which makes a misconfigured program slow down.
+//! let any client behind the operators' gateway lock the operators out. Therefore, a valid token is
+//! always accepted, and wrong ones are only counted and logged. A network that keeps sending wrong
+//! tokens gets 429, which slows down a misconfigured program.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

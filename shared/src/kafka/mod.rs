@@ -1,5 +1,5 @@
-//! Kafka: client settings, and the topic. Every default that loses or delays claims is overridden
-//! here.
+//! Kafka: client settings, and the topic. This module overrides every default that loses or delays
+//! claims.
 
 mod error;
 mod position;
@@ -35,8 +35,8 @@ const FETCH_AGAIN_MS: &str = "10";
 /// from before the topic had this limit is fetched alone.
 pub const LARGEST_BATCH: usize = 65_536;
 
-/// Maximum bytes of a batch that a producer writes. The difference to [`LARGEST_BATCH`] leaves room
-/// for Kafka's overhead.
+/// Maximum bytes of a batch that a producer writes. It is less than [`LARGEST_BATCH`] to allow for
+/// Kafka's overhead.
 const WRITTEN_AT_ONCE: usize = 61_440;
 
 /// Maximum bytes of one response, and of a batch after decompression with zstd.
@@ -116,7 +116,7 @@ impl KafkaSettings {
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1500")
             .set("max.poll.interval.ms", "60000")
-            // A new message ends the wait; an idle consumer polls ten times a second.
+            // A new message ends the wait, so that an idle consumer polls ten times a second.
             .set("fetch.wait.max.ms", "100")
             .set("fetch.error.backoff.ms", "50")
             .set("queued.min.messages", "5000")

@@ -1,9 +1,10 @@
-//! Where reading a partition begins: at its position in MySQL ([`crate::mysql::positions`]), as
-//! long as Kafka still has the log that was read. Kafka's committed offsets decide nothing.
+//! Determines where to start reading a partition: at its position in MySQL
+//! ([`crate::mysql::positions`]), if Kafka still has the log that was read. Kafka's committed
+//! offsets do not determine it.
 //!
-//! Reading begins with the message before the position, which proves that the log is the same:
-//! after a topic was recreated, another message is there, or none. The topic's id would prove it,
-//! too, but Kafka's client does not return it.
+//! Reading starts with the message before the position, which proves that the log is the same: if
+//! the topic was recreated, that offset holds another message or none. The topic's id would also
+//! prove it, but Kafka's client does not return it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -28,13 +29,13 @@ impl MessagePrint {
     }
 }
 
-/// Why a partition is read again from an earlier offset.
+/// Why a partition is read again from an earlier offset, or has a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PositionFault {
-    /// It was read further than the position: MySQL has lost transactions, somebody has moved the
-    /// position or Kafka's offsets, or an earlier release has read it.
+    /// It was read further than the position: MySQL has lost transactions, the position or Kafka's
+    /// offsets were changed manually, or an earlier release has read it.
     Gap,
-    /// The message before the position is another one: the topic was recreated.
+    /// The message before the position differs: the topic was recreated.
     OtherLog,
     /// The partition ends below the position: Kafka has lost messages, or the topic was recreated.
     BeyondEnd,
@@ -45,7 +46,7 @@ pub enum PositionFault {
 impl PositionFault {
     const ALL: [Self; 4] = [Self::Gap, Self::OtherLog, Self::BeyondEnd, Self::Expired];
 
-    /// Its value in the table.
+    /// Returns the value stored in the table.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gap => "gap",
@@ -63,31 +64,31 @@ impl PositionFault {
 /// The position of a partition in MySQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredPosition {
-    /// The offset after the last message that has its rows.
+    /// The offset after the last message whose rows were written.
     pub next: i64,
-    /// The message at the offset before.
+    /// The message at the previous offset.
     pub before: Option<MessagePrint>,
-    /// Why reading went back within the last hour, and the offset it had reached.
+    /// The fault of the last hour, and the offset that reading had reached.
     pub fault: Option<(PositionFault, i64)>,
 }
 
 /// The positions of a topic by partition.
 pub type StoredPositions = BTreeMap<i32, StoredPosition>;
 
-/// Where reading a partition begins.
+/// Where to start reading a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beginning {
     pub from: i64,
-    /// The message at the offset before, if it must be there.
+    /// The message that must be at the previous offset, if it is known.
     pub before: Option<MessagePrint>,
-    /// Why reading went back, and the offset it had reached.
+    /// The fault, and the offset that reading had reached.
     pub fault: Option<(PositionFault, i64)>,
 }
 
 impl Beginning {
-    /// Compares a position with the offsets that the partition has, and with the one committed to
-    /// Kafka: consumers commit only after they have moved the position. A partition without a
-    /// position is read from its beginning, never from its end.
+    /// Compares a position with the offsets that the partition has, and with the offset committed
+    /// to Kafka, because consumers commit only after they have advanced the position. A partition
+    /// without a position is read from its beginning, never from its end.
     pub fn of(position: Option<&StoredPosition>, committed: Option<i64>, log: &Range<i64>) -> Self {
         let first = Self {
             from: log.start,
@@ -109,7 +110,7 @@ impl Beginning {
         }
         Self {
             from: position.next,
-            // An expired message proves nothing.
+            // A message that has expired cannot be compared.
             before: position.before.filter(|_| position.next > log.start),
             fault: committed
                 .filter(|committed| *committed > position.next)
@@ -117,7 +118,7 @@ impl Beginning {
         }
     }
 
-    /// The message before is another one.
+    /// Returns where to start if the message before the position differs.
     #[must_use]
     pub fn in_another_log(self, log: &Range<i64>) -> Self {
         Self {
@@ -127,7 +128,7 @@ impl Beginning {
         }
     }
 
-    /// The first offset to fetch.
+    /// Returns the first offset to fetch.
     pub fn fetched_from(&self) -> i64 {
         self.from - i64::from(self.before.is_some())
     }
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn position_outside_the_log_leaves_everything_unread() {
+    fn position_outside_the_log_restarts_at_the_first_offset() {
         use PositionFault::{BeyondEnd, Expired};
         for (next, from, before, fault) in [
             (2, 3, None, Some((Expired, 2))),
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn offset_committed_above_the_position_is_a_gap_and_moves_nothing() {
+    fn committed_offset_above_the_position_is_a_gap_and_does_not_move_it() {
         let position = StoredPosition {
             next: 6,
             before: BEFORE,
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_read_as_they_are_written() {
+    fn position_faults_round_trip() {
         for fault in PositionFault::ALL {
             assert_eq!(PositionFault::parse(fault.as_str()), Some(fault));
             assert!(fault.as_str().len() <= 16);

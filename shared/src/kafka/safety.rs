@@ -1,5 +1,5 @@
-//! Detects unsafe settings of the topic: those under which Kafka can lose acknowledged messages,
-//! and those under which messages need more memory than readers have.
+//! Detects unsafe settings of the topic: those that allow Kafka to lose acknowledged messages, and
+//! those that allow messages to need more memory than readers have.
 
 use super::LARGEST_BATCH;
 

@@ -1,4 +1,4 @@
-//! Security of connections to Kafka, and any other client setting of an operator. Both become
+//! Security of connections to Kafka, and additional client settings from the operator. Both become
 //! librdkafka properties. Settings that would break a guarantee are refused by name.
 
 use std::collections::BTreeMap;
@@ -247,7 +247,8 @@ impl SecuritySettings {
     }
 }
 
-/// librdkafka is built from source; another build may lack a feature, and would only log that.
+/// Refuses a feature that librdkafka was built without. It is built from source, and a build that
+/// lacks a feature would only log that.
 fn needs(feature: &str) -> Result<(), String> {
     let built_with = ClientConfig::new()
         .create_native_config()

@@ -159,8 +159,8 @@ pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResul
     found
 }
 
-/// Returns the error for a client that did not answer in time, which proves nothing about the
-/// partition.
+/// Returns the error for a client that did not answer in time. It does not mean that the partition
+/// is unreadable.
 fn inconclusive() -> KafkaError {
     KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)
 }
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn readable_batch_between_two_unreadable_ones_is_kept_unless_skipped() {
+    fn short_readable_batch_between_unreadable_ones_may_be_skipped() {
         assert_eq!(
             found(|at| at < 110 || (200..300).contains(&at), None).0,
             110
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn known_unreadable_range_is_confirmed_by_its_last_offset_and_never_widened() {
+    fn known_end_of_unreadable_range_is_confirmed_and_never_extended() {
         assert_eq!(found(|at| at < 140, Some(140)), (140, 1));
         assert_eq!(found(|at| at < 900, Some(140)), (140, 1));
         assert_eq!(found(|at| at < 101, Some(101)), (101, 0));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn search_returns_its_result_so_far_at_the_deadline() {
+    fn search_returns_its_partial_result_at_the_deadline() {
         let next = behind(100, None, 1_000_000, || false, |_| Ok(true));
         assert_eq!(next.unwrap(), 101);
     }

@@ -1,5 +1,5 @@
-//! Finds out which setting causes a failed connection to brokers. librdkafka reports causes in
-//! events, and certificate problems without details.
+//! Finds out which setting makes connections to brokers fail. librdkafka reports causes in events,
+//! and certificate problems without details.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ pub(super) struct NoMetadata {
     pub(super) error: KafkaError,
     pub(super) failure: Option<BrokerFailure>,
     /// Whether every broker failed in this way. If not, a broker that is only temporarily
-    /// unavailable may still answer.
+    /// unavailable may still respond.
     pub(super) everywhere: bool,
 }
 

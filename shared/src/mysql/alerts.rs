@@ -34,7 +34,7 @@ pub enum AlertState {
 }
 
 impl AlertState {
-    /// The word in the table.
+    /// Returns the value stored in the table.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -88,7 +88,7 @@ impl Alert {
             .is_some_and(|at| at >= self.first_seen_at)
     }
 
-    /// Whether it was resolved while mails were silenced, so that operators still believe it fires.
+    /// Whether a mail has reported the alert but none its resolution, because mails were silenced.
     /// [`open_or_seen`] implements the same rule in SQL.
     pub fn owes_notice(&self) -> bool {
         self.state == AlertState::Resolved
@@ -125,7 +125,7 @@ pub struct ListedAlert {
     pub silenced_by: Option<String>,
 }
 
-/// The kind of a row that counts a drop's repairs and their mails. Such a row never fires.
+/// The kind of a row that counts a drop's repairs and their mails. Rows of this kind never fire.
 pub const REPAIRED: &str = "repaired";
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
@@ -197,8 +197,8 @@ impl From<&Alert> for AlertRow {
     }
 }
 
-/// Locks a row until the end of the transaction, so that two processes do not decide from the same
-/// rows.
+/// Takes a lock until the end of the transaction, so that two processes do not make decisions from
+/// the same rows.
 pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
     // INSERT IGNORE would take a shared lock, which two transactions could hold and then deadlock.
     diesel::insert_into(reconciler_state::table)
@@ -214,7 +214,7 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
         .map(|_| ())
 }
 
-/// Reads a fact of `reconciler_state` within a transaction.
+/// Reads a value of `reconciler_state` within a transaction.
 pub async fn fact(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
     reconciler_state::table
         .find(name)
@@ -237,7 +237,8 @@ pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
         .map(|_| ())
 }
 
-/// Reads the alerts that are firing, owe a notice, or have one of these fingerprints.
+/// Reads the alerts that are firing, whose resolution must still be mailed, or that have one of
+/// these fingerprints.
 pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResult<Vec<Alert>> {
     let owes_notice = alerts::status
         .eq(AlertState::Resolved.as_str())
@@ -422,8 +423,8 @@ impl Db {
         .await
     }
 
-    /// Finds the drops that have a broken promise, or an alert that is firing or owes a notice: the
-    /// next pass that examines them has something to report.
+    /// Finds the drops that have a broken promise, or an alert that is firing or whose resolution
+    /// must still be mailed. The next pass that examines them has something to report.
     pub async fn drops_of_open_alerts(&self) -> Result<HashSet<DropId>, DbError> {
         self.run("drops of open alerts", async |conn| {
             let mut found: HashSet<DropId> = open_or_seen(conn, &[])

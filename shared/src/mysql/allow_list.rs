@@ -40,10 +40,10 @@ pub type ListWithAge = (CouponId, AllowList, Option<i64>);
 const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(6)) DIV 1000";
 
 impl Db {
-    /// Adds users to a coupon's list or removes them, in one transaction and at a new revision of
-    /// the coupon that is also above `seen`; `None` if the coupon does not exist. Returns the list
-    /// unchanged if all users already are in the wanted state. Pass at most a few thousand users
-    /// per call.
+    /// Adds users to a coupon's list or removes them, in one transaction. The coupon gets a new
+    /// revision that is also above `seen`. Returns `None` if the coupon does not exist, and an
+    /// unchanged list if all users already are in the wanted state. Pass at most a few thousand
+    /// users per call.
     pub async fn change_allow_list(
         &self,
         id: CouponId,
@@ -219,7 +219,7 @@ impl Db {
     }
 
     /// Finds some coupons whose list has not changed for `kept` and whose drops were all sealed at
-    /// least as long ago, each with its revision. An operator who adds days to such a coupon must
+    /// least that long ago, each with its revision. An operator who adds days to such a coupon must
     /// upload the list again first.
     pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<(CouponId, u64)>, DbError> {
         let Some(before) = before(kept) else {
@@ -262,7 +262,7 @@ impl Db {
                         .bind::<BigInt, _>(DELETED_AT_ONCE)
                         .execute(conn)
                         .await?;
-                // Count only at the end, because the table may have been changed manually.
+                // Recount only at the end, because the table may have been changed manually.
                 let has_more = i64::try_from(deleted) == Ok(DELETED_AT_ONCE);
                 let left = if has_more {
                     people
@@ -271,7 +271,7 @@ impl Db {
                 } else {
                     u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX)
                 };
-                // Keep the time of the change, so that an interrupted deletion continues.
+                // Keep the time of the last change, so that an interrupted deletion continues.
                 let revision = revision + 1;
                 let set = diesel::update(coupons::table.find(id.0)).set((
                     coupons::revision.eq(revision),

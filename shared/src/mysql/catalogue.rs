@@ -146,7 +146,7 @@ impl Db {
         .await
     }
 
-    /// Reads those of these coupons that exist, in the format of [`Db::catalogue`].
+    /// Reads the existing coupons among `ids`, in the format of [`Db::catalogue`].
     pub async fn coupons_by_id(
         &self,
         ids: Vec<CouponId>,
@@ -176,7 +176,8 @@ impl Db {
             .await
     }
 
-    /// Finds coupons whose names contain this text; only exact matches, if there are any.
+    /// Finds coupons whose names contain this text. If any name equals the text, returns only exact
+    /// matches.
     pub async fn coupons_named(&self, text: &str) -> Result<Vec<CouponId>, DbError> {
         let text = text.to_owned();
         self.run("coupons by name", async move |conn| {
@@ -299,7 +300,8 @@ pub(super) const LISTED: &str =
     "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
 const UNSEALED: &str = "SELECT id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early FROM drops WHERE sealed_at IS NULL";
 
-/// Selects only the columns that are read: MySQL would compute the virtual columns for each row.
+/// Selects only the columns that are read, because MySQL would compute the virtual columns for each
+/// row.
 const COUPON: &str = "c.id, c.name, c.quantity, c.once_per, c.waiting_list, c.paused, c.schedule, c.revision, \
      c.era, c.allow_rule, c.allow_list_revision, c.allow_list_people";
 
@@ -323,8 +325,8 @@ fn about(query: impl Into<String>, ids: Option<&str>) -> BoxedSqlQuery<'_, Mysql
 }
 
 /// Reads coupons with their drops. `which` selects the coupons' ids, `unsealed` their unsealed
-/// drops. Coupons are read first: a drop without its coupon then belongs to a coupon created in
-/// between.
+/// drops. Coupons are read first, so a drop without its coupon belongs to a coupon that was created
+/// in between.
 async fn select_coupons(
     conn: &mut Conn,
     which: &str,
@@ -415,7 +417,7 @@ pub struct DropRules {
     pub window: DropWindow,
 }
 
-/// Reads the rules of those of these drops that exist.
+/// Reads the rules of the existing drops among `ids`.
 pub async fn rules_of_drops(
     conn: &mut Conn,
     ids: &[DropId],

@@ -110,10 +110,10 @@ impl Db {
         .await
     }
 
-    /// Changes a coupon and those of its drops that are not closed at `now`. Returns their new
-    /// state with the new revision. `revision` comes from [`Db::take_revision`]; `expected` holds
-    /// those drops in order of id. If anything differs now (another operator or a repair took a
-    /// later revision, or a drop was created), nothing changes and the result is `None`.
+    /// Changes a coupon and its drops that are not closed at `now`. Returns their new state with
+    /// the new revision. `revision` comes from [`Db::take_revision`]; `expected` holds these drops
+    /// in order of id. If the state has changed since (another operator or a repair took a later
+    /// revision, or a drop was created), nothing changes and the result is `None`.
     ///
     /// # Errors
     /// [`DbError`]. [`super::Refusal::BadData`] means that a slot above the new quantity is issued;

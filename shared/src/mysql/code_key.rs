@@ -21,14 +21,14 @@ const SAMPLE: i64 = 100;
 /// yields none of their codes is it the wrong key.
 const COMPARED: usize = 5;
 
-/// The `since` of a key that was generated to replace a lost one. It persists when retention
-/// deletes the rows that would reveal the loss.
+/// The `since` of a key that was generated to replace a lost one. It still marks the key when
+/// retention has deleted the rows that would reveal the loss.
 const NOT_ACCEPTED: DateTime<Utc> = NaiveDate::from_ymd_opt(9999, 12, 31)
     .unwrap()
     .and_time(NaiveTime::MIN)
     .and_utc();
 
-/// Why a rewritten row would get a different code from the one its user was shown.
+/// Why a row that is written again would get a different code from the one its user was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeKeyFault {
     Lost,
@@ -151,7 +151,8 @@ async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
         .ok_or(diesel::result::Error::NotFound)
 }
 
-/// If two processes generate a key at the same time, both use the key that was stored first.
+/// Generates a key. If two processes do this at the same time, both use the key that was stored
+/// first.
 async fn draw(conn: &mut Conn, since: DateTime<Utc>) -> QueryResult<()> {
     let drawn: [u8; 32] = rand::rng().random();
     let row = (

@@ -129,7 +129,7 @@ fn digit(bits: u128) -> char {
     char::from(ALPHABET[usize::try_from(bits & 31).unwrap_or_default()])
 }
 
-/// Length of four groups of four with a separator between them.
+/// Length of the secret part: four groups of four characters, with separators.
 const SECRET_LEN: usize = 19;
 
 /// Letters and digits that cannot be confused (Crockford's base 32).

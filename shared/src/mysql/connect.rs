@@ -24,11 +24,11 @@ pub type Conn = AsyncMysqlConnection;
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
 /// Maximum duration of that check. If the host died without closing its connections, the caller
-/// waits this long instead of the whole time limit; other connections that have been silent as long
-/// are discarded without a check.
+/// waits this long instead of the whole time limit. Other connections that have not answered for as
+/// long are discarded without a check.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A check that ended sooner proves nothing, because its caller may have been cancelled.
+/// A check that ended sooner is inconclusive, because its caller may have been cancelled.
 const LISTENED: Duration = Duration::from_millis(200);
 
 /// Pause after a failed attempt to connect. While MySQL does not answer, many calls time out in
@@ -227,7 +227,7 @@ pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> 
     Conn::try_from(conn.map_err(|error| why_not(error, opts.db_name(), tls))?).await
 }
 
-/// MySQL's errors for denied access: to the database, for the user, without a password.
+/// MySQL's error numbers for denied access: to the database, for the user, and without a password.
 const DOES_NOT_LET_IN: [u16; 3] = [1044, 1045, 1698];
 
 const UNKNOWN_DATABASE: u16 = 1049;

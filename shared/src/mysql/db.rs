@@ -72,7 +72,7 @@ impl DbError {
         matches!(self, Self::Query { source, .. } if refusal(source).is_some())
     }
 
-    /// Says why the schema refused a row, without the values of the row.
+    /// Returns the reason why the schema refused a row, without the values of the row.
     pub fn why_refused(&self) -> Option<String> {
         match self {
             Self::Query { source, .. } => why_refused(source),
@@ -207,7 +207,8 @@ async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<
     };
     let answer = async {
         let value = op(&mut pooled.conn).await?;
-        // Check afterwards: if the server accepts writes now, the rows it returned were current.
+        // Check afterwards: if the server accepts writes now, its rows were current when it
+        // returned them.
         let is_believed = !db.of_primary || pooled.takes_writes().await?;
         Ok((value, is_believed))
     };
@@ -283,7 +284,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn waiting_callers_do_not_reconnect_repeatedly_to_a_silent_mysql() {
+    async fn unresponsive_mysql_gets_few_connection_attempts() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("mysql://root@{}/x", silent.local_addr().unwrap());
         let connections = tokio::spawn(async move {

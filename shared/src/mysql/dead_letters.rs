@@ -56,8 +56,8 @@ pub struct DeadLetterRow {
 }
 
 impl DeadLetterRow {
-    /// Whether its only evidence is a message, which any client with write access to the topic
-    /// could have sent. All other dead letters were written by an API or an operator.
+    /// Whether its only evidence is a message, which any client with write access to the topic can
+    /// send. All other dead letters were written by an API or an operator.
     pub fn is_of_message(&self) -> bool {
         self.source_partition.is_some() && self.reason != CORRECTED
     }
@@ -130,8 +130,8 @@ impl Db {
         Ok(found)
     }
 
-    /// Reads the first dead letters in order of slot, with or without those whose only evidence is
-    /// a message.
+    /// Reads the first dead letters in order of slot, including or excluding those that have only a
+    /// message as evidence.
     async fn some_dead_letters(
         &self,
         coupon: CouponId,
@@ -196,8 +196,8 @@ impl Db {
     }
 
     /// Reads the unresolved dead letters that name no drop in which a pass could issue them,
-    /// optionally of one coupon or drop. They are counted by reason, each with a few examples; if
-    /// there are few dead letters, the examples are all of them.
+    /// optionally of one coupon or drop. They are counted by reason, each with a few examples. If
+    /// there are only a few dead letters, the examples include all of them.
     pub async fn loose_dead_letters(
         &self,
         coupon: Option<CouponId>,
@@ -326,7 +326,7 @@ const OF_A_SLOT: usize = 100;
 
 const DELETED_AT_ONCE: usize = 500;
 
-/// Dead letters that are listed; further ones are only counted.
+/// Maximum number of dead letters listed as examples; the rest is only counted.
 const EXAMPLES: usize = 10;
 
 const COLUMNS: &str = "f.id, f.coupon_id, f.drop_id, f.slot, f.user_id, f.claimed_at, f.reason, f.error, f.failed_at, \
@@ -365,7 +365,7 @@ struct LooseGroup {
 /// Dead letters that no pass can resolve.
 #[derive(Debug, Clone)]
 pub struct LooseDeadLetters {
-    /// What the dead letters name instead of a drop that passes compare.
+    /// Describes the drop that they name, for example `no drop` or `a drop that is sealed`.
     pub why: String,
     pub number: u64,
     pub examples: Vec<DeadLetterRow>,

@@ -14,7 +14,7 @@ use super::schema::{
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
 
-/// Maximum lines per list; the mail adds the number of further ones.
+/// Maximum lines per list; the mail shows only the number of further ones.
 const LINES: i64 = 20;
 
 /// Limit of each query: with a pass every second, a day has about 86,000 rows.
@@ -90,7 +90,7 @@ pub struct DailyDigest {
     pub redis_is_managed: bool,
 }
 
-/// Gathers the events of a period.
+/// Reads the digest of a period.
 pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<DailyDigest, DbError> {
     db.run_within(LIMIT, "gather the day", async move |conn| {
         let since = from.naive_utc();

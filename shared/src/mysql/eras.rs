@@ -20,14 +20,14 @@ pub struct SeenEra {
     pub is_kept: bool,
 }
 
-/// The highest era that is accepted from Redis. Higher numbers were written manually, and the eras
-/// after them would soon exceed the digits that are read.
+/// The highest era that is accepted from Redis. Higher numbers were written manually, and later
+/// eras would soon exceed the number of digits that programs parse.
 const HIGHEST: u64 = 1_000_000_000_000;
 
 impl Db {
-    /// Gives each coupon an era above those of MySQL and Redis, unless the one in Redis is kept.
-    /// Coupons that another transaction is changing are skipped, because waiting for one would
-    /// delay all others.
+    /// Gives each coupon an era above those in MySQL and Redis, unless its era in Redis is kept.
+    /// Skips coupons that another transaction is changing, because waiting for one would delay all
+    /// others.
     pub async fn take_eras(&self, seen: Vec<SeenEra>) -> Result<HashMap<CouponId, u64>, DbError> {
         let mut taken = HashMap::new();
         for some in seen.chunks(MOST_VALUES) {

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn erasure_in_an_action_replaces_only_the_user_and_the_reasons() {
+    fn erasure_replaces_only_the_user_id_and_free_text_of_an_action() {
         let mut detail = json!({
             "user_id": "7", "slot": 7, "7": "8", "by": "77", "body": {"by": "7", "reason": "7 is a script"}, "list": ["7", 7],
         });

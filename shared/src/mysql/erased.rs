@@ -19,8 +19,8 @@ use crate::domain::{CouponId, DropId, Slot};
 /// Prefix of every pseudonym.
 const PSEUDONYMS: &str = "erased-";
 
-/// SQL that selects dead letters of erased users: erasure removes the payload of resolved ones. If
-/// a user's real id begins like a pseudonym, the dead letter still has its payload or is open.
+/// SQL that selects dead letters of erased users: an erasure removes the payload of resolved ones.
+/// If a user's real id starts like a pseudonym, the dead letter still has its payload or is open.
 pub(super) const ERASED_LETTER: &str =
     "user_id LIKE 'erased-%' AND resolved_at IS NOT NULL AND payload IS NULL";
 
@@ -57,7 +57,7 @@ struct ErasedClaim {
 pub struct ErasedClaims(HashMap<(DropId, i64), Vec<ErasedClaim>>);
 
 impl ErasedClaims {
-    /// Whether there is a claim on this slot that was admitted at this time.
+    /// Whether a claim on this slot was admitted at this time.
     pub fn contain(&self, drop: DropId, slot: Slot, claimed_at: DateTime<Utc>) -> bool {
         let at = as_stored(claimed_at);
         let is_it = |one: &ErasedClaim| match one.claimed_at {
@@ -100,7 +100,7 @@ impl ErasedClaims {
         Ok(claims)
     }
 
-    /// Selects those of these claims that belong to erased users.
+    /// Selects the claims that belong to erased users.
     pub(super) async fn among<'c>(
         conn: &mut Conn,
         claims: &[&'c Claim],
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn id_with_only_a_pseudonym_prefix_is_a_user() {
+    fn user_id_that_only_starts_like_a_pseudonym_is_not_one() {
         assert!(is_pseudonym("erased-0123456789abcdef0123"));
         for person in [
             "erased-joe",

@@ -1,6 +1,7 @@
-//! Findings of runs. A finding that persists is one row, regardless of how many passes see it: full
-//! passes are numbered, and the row stores the first number that saw it and the first that no
-//! longer did. Repairs, and findings of other runs, belong to one run.
+//! Findings of runs. A finding that persists is stored as one row, regardless of how many passes
+//! report it: full passes are numbered, and the row stores the numbers of the first pass that
+//! reported it and of the first that no longer did. Repairs, and findings of other runs, belong to
+//! one run.
 
 use std::collections::HashMap;
 

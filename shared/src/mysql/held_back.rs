@@ -18,8 +18,8 @@ pub struct ShownRepairs {
 }
 
 impl Db {
-    /// Records the repairs that are held back. Unless an operator is watching, an earlier record
-    /// stays, because no operator may have read about the new repairs.
+    /// Records the repairs that are held back. `looked` means that an operator sees them;
+    /// otherwise, an earlier record stays, because no operator may have seen the new repairs.
     pub async fn hold_back(
         &self,
         drop: DropId,
@@ -75,7 +75,8 @@ impl Db {
         Ok(drops.await?.into_iter().map(DropId).collect())
     }
 
-    /// Deletes the record of a drop that is within the limit, which voids a confirmation.
+    /// Deletes the record of a drop whose repairs no longer exceed the limit. Any confirmation
+    /// becomes void.
     pub async fn forget_held_back(&self, drop: DropId) -> Result<(), DbError> {
         self.run("forget repairs held back", async move |conn| {
             diesel::delete(held_back::table.find(drop.0))

@@ -27,8 +27,8 @@ pub(super) struct TakenOut {
     pub(super) faults: Vec<(DropId, Slot, ClaimFault)>,
 }
 
-/// A drop. Without an id, the row means that a coupon has revocations or dead letters of erased
-/// users.
+/// A drop of the claims. A row without a drop id means that a coupon has revocations or dead
+/// letters of erased users.
 #[derive(QueryableByName)]
 struct Seen {
     #[diesel(sql_type = Nullable<BigInt>)]
@@ -59,8 +59,8 @@ impl Seen {
 /// Batches lock a drop from this many seconds before it closes, by MySQL's clock.
 const LOCKED_BEFORE: u32 = 60;
 
-/// Deletes the rows of void claims, and rows of claims in messages that are impossible in their
-/// drop.
+/// Deletes the rows of void claims, and of claims that come from messages but are impossible in
+/// their drop.
 pub(super) async fn take_out(
     conn: &mut Conn,
     claims: &[Claim],
@@ -91,8 +91,9 @@ pub(super) async fn take_out(
 }
 
 /// Reads the drops and relevant revocations. Coupons rarely have revocations, so this usually locks
-/// nothing. It runs after the insert and uses a locking read: a revocation inserts its own row
-/// before it looks for a claim's row, so one transaction waits for the other and sees its row.
+/// nothing. It runs after the insert and uses a locking read. A revocation also inserts its own row
+/// before it reads a claim's row, so one of the two transactions waits for the other and sees its
+/// row.
 async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Vec<Seen>> {
     let distinct = |ids: &mut dyn Iterator<Item = i64>| {
         let mut ids: Vec<i64> = ids.collect();
@@ -119,10 +120,10 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
     diesel::sql_query(sql).load(conn).await
 }
 
-/// Locks closed drops, because a pass that cannot see these rows yet may be sealing one: either the
+/// Locks closed drops, because a pass that cannot see these rows yet may be sealing one. Either the
 /// pass has already sealed it, or the pass waits for this transaction and counts its rows. Clocks
-/// differ, and this transaction may outlast the closing, so locking begins [`LOCKED_BEFORE`]. Other
-/// drops stay unlocked, to avoid delaying an operator's change.
+/// differ, and this transaction may end after the drop closes, so drops are locked from
+/// [`LOCKED_BEFORE`] on. Other drops stay unlocked, to avoid delaying an operator's change.
 async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
     let unsure = |one: &Seen| one.may_be_sealed != 0 && one.sealed_at.is_none();
     let ids: Vec<i64> = seen

@@ -429,7 +429,7 @@ impl Db {
     }
 }
 
-/// Returns the error that the schema returns if such a row is inserted alone.
+/// Builds the error that the schema returns when the row of a revoked claim is inserted alone.
 fn revoked_meanwhile() -> diesel::result::Error {
     let message = "firstcome: revoked: a claim was given back or revoked meanwhile".to_owned();
     diesel::result::Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message))

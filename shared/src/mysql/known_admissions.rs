@@ -12,7 +12,7 @@ use super::schema::known_admissions;
 use super::{Db, DbError};
 use crate::domain::DropId;
 
-/// A pass's observation of a drop.
+/// A pass's last observation of a drop's users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
 pub struct KnownAdmissions {
     /// Users in Redis, plus users whose claims were revoked earlier.

@@ -67,7 +67,7 @@ impl Db {
         .await
     }
 
-    /// Returns those of these drops that have no row in `drops`.
+    /// Returns the drops among `named` that have no row in `drops`.
     pub async fn unknown_drops(&self, named: Vec<NamedDrop>) -> Result<Vec<NamedDrop>, DbError> {
         self.run("unknown drops", async move |conn| {
             let ids: Vec<i64> = named.iter().map(|one| one.drop.0).collect();

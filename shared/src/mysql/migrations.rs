@@ -140,7 +140,7 @@ mod tests {
 
     /// Claims must continue during schema changes (docs/OPERATIONS.md, "Upgrade").
     #[test]
-    fn schema_change_declares_that_it_does_not_block() {
+    fn every_schema_change_declares_a_non_blocking_algorithm() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
         let all = std::fs::read_dir(folder)
             .unwrap()

@@ -14,11 +14,11 @@ use super::{Conn, Db, DbError};
 use crate::domain::CouponId;
 use crate::redis::given::GivenNumbers;
 
-/// State name of the range of ids that contains those of lost coupons: `FIRST-LAST`.
+/// Name in `reconciler_state` of the range of ids that may belong to lost coupons: `FIRST-LAST`.
 const LOST_COUPONS: &str = "lost_coupons";
 
-/// Maximum number of ids examined at each end of the range: lost coupons were created last, or
-/// directly after the remaining ones.
+/// Maximum number of ids examined at each end of the range: lost coupons have the highest ids, or
+/// the ones directly after the remaining coupons.
 const AT_MOST: usize = 10_000;
 
 /// Number of ids to skip if the assigned ones are unknown: more than a replica can lag behind.
@@ -32,7 +32,7 @@ struct Highest {
     drop_id: i64,
 }
 
-/// Assigned ids that MySQL did not know.
+/// Assigned ids that were unknown to MySQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NumbersInDoubt {
     kept: String,
@@ -41,8 +41,8 @@ pub struct NumbersInDoubt {
 }
 
 impl Db {
-    /// Makes MySQL assign only higher ids than these; `None` means that the assigned ids are
-    /// unknown. Remembers unknown coupon ids. Returns MySQL's highest ids.
+    /// Makes MySQL assign only ids above these; `None` means that the assigned ids are unknown.
+    /// Stores the coupon ids that MySQL has no rows for. Returns MySQL's highest ids.
     pub async fn skip_numbers(&self, given: Option<GivenNumbers>) -> Result<GivenNumbers, DbError> {
         self.run("skip numbers", async move |conn| {
             let highest = diesel::sql_query(
@@ -73,7 +73,7 @@ impl Db {
                 Ok(()) | Err(RollbackTransaction) => {}
                 Err(error) => return Err(error),
             }
-            // If no later coupon id was assigned, an operator may simply have deleted the last
+            // If no higher coupon id was assigned, an operator may simply have deleted the last
             // drops.
             if coupon < given.coupon {
                 keep_in_mind(conn, coupon + 1..=given.coupon).await?;
@@ -83,7 +83,7 @@ impl Db {
         .await
     }
 
-    /// Reads the remembered ids.
+    /// Reads the stored ids.
     pub async fn numbers_in_doubt(&self) -> Result<Option<NumbersInDoubt>, DbError> {
         self.run("numbers in doubt", async |conn| {
             let Some(numbers) = in_mind(conn).await? else {
@@ -115,7 +115,8 @@ impl Db {
         .await
     }
 
-    /// Settles the ids in doubt: only these, in order, belong to lost coupons and stay remembered.
+    /// Ends the doubt about ids: only `lost`, in ascending order, belong to lost coupons and stay
+    /// stored.
     pub async fn settle_numbers(
         &self,
         seen: NumbersInDoubt,

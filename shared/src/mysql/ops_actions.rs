@@ -1,5 +1,5 @@
-//! The log of operators' actions: who, when, from where. Each row is written in the same
-//! transaction as its action, so that both exist or neither.
+//! The log of operators' actions, with operator, time and address. Each row is written in the same
+//! transaction as its action, so that neither exists without the other.
 
 use std::net::IpAddr;
 

@@ -17,7 +17,7 @@ const ROUND: i64 = 64;
 /// each outbox table has a different diesel type.
 macro_rules! is_due {
     ($table:ident, $now:expr) => {{
-        // No attempt or lease is set that far ahead: if one is, the clock was set back since.
+        // No attempt or lease is set that far ahead: if one is, the clock has been set back since.
         let never = ($now + TimeDelta::minutes(75)).naive_utc();
         let now = $now.naive_utc();
         let is_open = $table::sent_at.is_null().and($table::given_up_at.is_null());
@@ -279,7 +279,8 @@ impl MailRows {
     }
 
     async fn was_taken(&self, conn: &mut Conn) -> QueryResult<bool> {
-        // The condition uses the index; the margin allows for another process's clock being behind.
+        // The first condition uses the index. The margin allows for another process's clock being
+        // behind.
         let sent = mail_outbox::sent_at.ge(self.created_at - TimeDelta::days(1));
         let rows = mail_outbox::table.filter(sent.and(mail_outbox::message_id.like(&self.ids)));
         Ok(rows.count().get_result::<i64>(conn).await? > 0)
@@ -316,8 +317,8 @@ pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Res
     .await
 }
 
-/// Makes notices due again if their mails, queued at these times, reached no recipient. Alerts
-/// store when their last mail was queued; facts in `reconciler_state` end with that time.
+/// Makes notices due again whose mails, queued at these times, reached no recipient. Alerts store
+/// when their last mail was queued, and values in `reconciler_state` end with that time.
 async fn not_mailed(conn: &mut Conn, queued_at: &[NaiveDateTime]) -> QueryResult<()> {
     diesel::update(alerts_table::table.filter(alerts_table::last_mailed_at.eq_any(queued_at)))
         .set(alerts_table::last_mailed_at.eq(None::<NaiveDateTime>))

@@ -1,5 +1,5 @@
-//! Measures how soon admitted users got their rows, from a sample of slots: the cost does not grow
-//! with the size of the drop.
+//! Measures how soon admitted users got their rows. Reads a sample of slots, so that the cost does
+//! not grow with the size of the drop.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::domain::{DropId, Slot};
 /// Sample size for one drop.
 const SLOTS: u32 = 100;
 
-/// Sample sizes for statistics by day: slots per drop, and drops. The drops are the newest unsealed
-/// ones and those sealed last, this many of each.
+/// Sample sizes for statistics by day: slots per drop, and drops. Up to this many drops are taken
+/// from the newest unsealed ones, and as many from those sealed last.
 const SLOTS_OF_DAY: u32 = 200;
 const DROPS: u32 = 250;
 

@@ -1,10 +1,10 @@
-//! How far the topic is read: a position for each partition, which a consumer moves in the
-//! transaction of its rows.
+//! Stores how far the topic was read: one position per partition, which a consumer advances in the
+//! transaction that inserts the rows.
 //!
-//! A position moves only if the range that was read begins at it or below it. So a consumer that
-//! began above it, for whatever reason, never makes unread messages look read: its rows are
-//! written, the position stays, and a [`Gap`](PositionFault::Gap) is recorded. A range that is read
-//! twice moves nothing back.
+//! A position advances only if the range that was read starts at or below it. A consumer that
+//! started above it, for whatever reason, therefore cannot mark unread messages as read: its rows
+//! are written, the position stays, and a [`Gap`](PositionFault::Gap) is recorded. Reading a range
+//! twice does not move the position back.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ use crate::kafka::{Beginning, MessagePrint, PositionFault, StoredPosition, Store
 pub struct ReadRange {
     pub partition: i32,
     pub offsets: Range<i64>,
-    /// The message at the last offset. `None`: it can't be read, or is not a message.
+    /// The message at the last offset; `None` if it cannot be read, or the offset holds no message.
     pub last: Option<MessagePrint>,
 }
 
@@ -50,12 +50,13 @@ impl Row {
     }
 }
 
-/// A fault is reported for an hour, so that a pass sees it although consumers continue at once.
+/// Faults are reported for an hour, so that a pass sees them although consumers continue at once.
 const POSITIONS: &str = "SELECT partition_id, next_offset, before_print, fault_offset, \
      IF(fault_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, fault, NULL) AS recent_fault \
      FROM topic_positions WHERE topic = ?";
 
-/// Reads the positions of a topic. Given some partitions, reads and locks only theirs.
+/// Reads the positions of a topic. If `locked` is given, reads and locks only the positions of its
+/// partitions.
 async fn load(
     conn: &mut Conn,
     topic: &str,
@@ -74,7 +75,7 @@ async fn load(
 }
 
 impl Db {
-    /// The positions of a topic.
+    /// Reads the positions of a topic.
     pub async fn topic_positions(&self, topic: &str) -> Result<StoredPositions, DbError> {
         let topic = topic.to_owned();
         self.run("read positions", async move |conn| {
@@ -83,7 +84,7 @@ impl Db {
         .await
     }
 
-    /// Writes where partitions begin that have no position, or one with a fault.
+    /// Stores where reading these partitions begins: inserts missing positions, and records faults.
     pub async fn begin_reading(
         &self,
         topic: &str,
@@ -99,7 +100,7 @@ impl Db {
         .await
     }
 
-    /// Moves positions in a transaction without rows; see [`advance`].
+    /// Advances positions in a transaction that inserts no rows; see [`advance`].
     pub async fn advance_positions(
         &self,
         topic: &str,
@@ -114,7 +115,8 @@ impl Db {
     }
 }
 
-/// Going back is always safe: it only has messages read again.
+/// Stores where reading a partition begins. Moving a position back is always safe, because messages
+/// are only read again.
 async fn begin(
     conn: &mut Conn,
     topic: &str,
@@ -149,13 +151,14 @@ async fn begin(
     }
 }
 
-/// Moves positions over what was read, in the transaction of its rows and after them. Returns the
-/// partitions with a gap: their consumer must begin again at the positions.
+/// Advances positions past the ranges that were read, in the transaction of their rows and after
+/// inserting them. Returns the partitions with a gap, which the consumer must read again from their
+/// positions.
 pub async fn advance(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> QueryResult<Vec<i32>> {
     if ranges.is_empty() || moved(conn, topic, ranges).await? == ranges.len() {
         return Ok(Vec::new());
     }
-    // Lock only these: consumers that lock each other's rows would deadlock.
+    // Lock only these partitions: consumers that lock each other's rows would deadlock.
     let positions = load(conn, topic, Some(ranges)).await?;
     let gaps = ranges
         .iter()
@@ -168,8 +171,9 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> Quer
     Ok(partitions)
 }
 
-/// Moves the positions at which a range begins, or in which it ends higher; returns how many.
-/// `STRAIGHT_JOIN`, so that only the rows of these partitions are locked, in the ranges' order.
+/// Advances each position at or above the start of its range and below its end; returns how many
+/// were advanced. `STRAIGHT_JOIN` ensures that only these partitions' rows are locked, in the order
+/// of the ranges.
 async fn moved(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> QueryResult<usize> {
     let rows: Vec<String> = ranges
         .iter()
@@ -193,8 +197,8 @@ async fn moved(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> QueryResul
     .await
 }
 
-/// Whether unread messages lie between the position and the range. Without a position, MySQL went
-/// back to before the partition was first read.
+/// Whether there are unread messages between the position and the range. A missing position means
+/// that MySQL was reset to a state before the partition was first read.
 fn is_gap(position: Option<&StoredPosition>, range: &ReadRange) -> bool {
     position.is_none_or(|position| range.offsets.start > position.next)
 }

@@ -1,8 +1,8 @@
-//! The registry of processes with the settings on which programs that share data must agree, and
-//! the locks between them. Only one pass, and one reopening of the admission gate, runs at a time
-//! in the whole system. Each lock is MySQL's `GET_LOCK` on a dedicated connection, because on a
-//! pooled connection it would outlive the pass. If the connection dies, the pass ends, because the
-//! lock is gone.
+//! The registry of processes, with the settings on which programs that share data must agree, and
+//! the locks between processes. Only one pass, and one reopening of the admission gate, runs at a
+//! time in the whole system. Each lock is MySQL's `GET_LOCK` on a dedicated connection, because on
+//! a pooled connection it would outlive the pass. If the connection dies, its lock is released, so
+//! the pass ends.
 
 use std::fmt;
 use std::time::Duration;
@@ -199,7 +199,7 @@ async fn say(db: &Db, id: &str, own: &ProcessRow) {
     }
 }
 
-/// Interval of checks that the connection still holds the lock.
+/// Interval of checks whether the connection still holds the lock.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// Work that runs one at a time.
@@ -240,7 +240,7 @@ impl PassLock {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
-        // If this future is dropped, its connection goes with it.
+        // If this future is dropped, its connection is closed, which releases the lock.
         let what = "take the pass lock";
         let got = tokio::time::timeout(limit, get_lock(&mut conn, work.prefix(), seconds))
             .await
@@ -364,8 +364,8 @@ async fn keep(
         lost.cancel();
         return;
     }
-    // Released explicitly, so that the next process finds it free at once. If this fails, the
-    // connection ends here, and the lock with it.
+    // Release explicitly, so that the next process gets the lock at once. If this fails, the
+    // connection is closed here, which releases the lock.
     let give_back = diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))")
         .bind::<Text, _>(work.prefix())
         .execute(&mut conn);
@@ -395,7 +395,7 @@ mod tests {
 
     use super::*;
 
-    /// Longer than several beats.
+    /// Several times the interval of checks.
     const LIMIT: Duration = Duration::from_secs(20);
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Promises to users: the rows that keep them, and the promises that could not be kept yet
+//! Promises to users: the rows that fulfil them, and the promises that could not be kept yet
 //! (`broken_promises`).
 
 use std::collections::HashSet;
@@ -72,7 +72,7 @@ impl Db {
         .await
     }
 
-    /// Marks users' broken promises as resolved, because the users now have rows.
+    /// Marks these users' broken promises as resolved, because the users now have rows.
     pub async fn mend_broken_promises(
         &self,
         drop: DropId,

@@ -1,5 +1,5 @@
-//! Interprets MySQL's errors by their text, because diesel passes on little else. Only this file
-//! does that. `establish` sets `lc_messages`, so that the text is English on every server.
+//! Classifies MySQL's errors by their text, because diesel passes on little else. No other file
+//! does this. `establish` sets `lc_messages`, so that the text is English on every server.
 
 use diesel::result::DatabaseErrorKind;
 use diesel::result::Error::{self, DatabaseError};
@@ -63,7 +63,7 @@ pub fn refusal(error: &Error) -> Option<Refusal> {
     }
 }
 
-/// Says why the schema refused a row, without the row's values.
+/// Returns the reason why the schema refused a row, without the row's values.
 pub(super) fn why_refused(error: &Error) -> Option<String> {
     let said = without_values(error);
     Some(match refusal(error)? {

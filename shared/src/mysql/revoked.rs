@@ -210,8 +210,8 @@ impl Db {
 
 async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
     let is_new = open_one(conn, new, false).await?.is_none();
-    // Redis compares the ids of a user's revocations; a MySQL that lost the highest id would assign
-    // it again.
+    // Redis compares the ids of a user's revocations, and a MySQL that has lost the highest id
+    // would assign it again.
     let highest: Option<i64> = revoked_coupons::table
         .select(max(revoked_coupons::id))
         .first(conn)
@@ -383,7 +383,7 @@ pub(super) async fn of_people(
         .await
 }
 
-/// The revocations in one coupon by user, to find out which claims are void.
+/// The revocations in one coupon by user, which determine the void claims.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revocations(HashMap<String, Vec<Revocation>>);
 

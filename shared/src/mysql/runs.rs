@@ -1,9 +1,8 @@
-//! Runs of the reconciler, one row each, with their findings; and facts that must survive a
+//! Runs of the reconciler, one row each, with their findings; and values that must survive a
 //! restart.
 //!
-//! Retention: rows that passes and mails leave behind are deleted when they are old enough, a
-//! limited number after each pass. Open rows (unresolved findings, firing alerts, unsent mails,
-//! broken promises) are kept indefinitely.
+//! Retention: old rows of passes and mails are deleted, a limited number after each pass. Open rows
+//! (unresolved findings, firing alerts, unsent mails, broken promises) are kept indefinitely.
 
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{reconcile_runs, reconciler_state};
 use super::{Conn, Db, DbError};
 
-/// State name of the time (RFC 3339) of the last successful pass.
+/// Name in `reconciler_state` of the time (RFC 3339) of the last successful pass.
 pub const LAST_SUCCESS_AT: &str = "last_success_at";
 
 /// The status of a run that has not ended.
@@ -51,7 +50,7 @@ pub struct RunRow {
     /// The run's number among the full passes.
     pub number: Option<u64>,
     pub drops_hash: Option<i64>,
-    /// The run that stores the same reports.
+    /// The earlier run that stores these drop reports, if they have not changed.
     pub drops_run: Option<String>,
     /// The run was clean, or had the same result as the previous pass.
     pub nothing_new: bool,
@@ -155,7 +154,7 @@ impl Db {
         .await
     }
 
-    /// Moves the end time of a finished run. Returns whether the run exists.
+    /// Extends the end time of a finished run. Returns whether the run exists.
     pub async fn prolong_run(&self, run: String, until: NaiveDateTime) -> Result<bool, DbError> {
         let prolonged = self.run("prolong run", async move |conn| {
             let ended = reconcile_runs::table
@@ -259,7 +258,7 @@ impl Db {
         Ok(Some((row, findings)))
     }
 
-    /// Reads the fact with this name.
+    /// Reads the value with this name.
     pub async fn state(&self, name: &'static str) -> Result<Option<String>, DbError> {
         self.run("read state", async move |conn| {
             reconciler_state::table
@@ -280,8 +279,7 @@ impl Db {
     }
 }
 
-/// Refers to the run that stores the same drop reports, if those of the previous pass were the
-/// same.
+/// If the previous pass had the same drop reports, refers to the run that stores them.
 async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResult<()> {
     let (Some(number), Some(drops)) = (
         run.number,
@@ -351,14 +349,14 @@ pub struct Retention {
     pub mended_promises: Duration,
 }
 
-/// Longer than a sender retries an event.
+/// Exceeds the time for which a sender retries an event.
 const ORPHANED_AFTER: TimeDelta = TimeDelta::days(4);
 
 /// Rows deleted per statement, so that locks stay short. Millions of rows still disappear within a
 /// day.
 const AT_ONCE: u32 = 1_000;
 
-/// Selects one retention.
+/// Selects the retention of one kind of record.
 type Time = fn(&Retention) -> Duration;
 
 /// Rows deleted by age alone, in the order of an index. `{before}`: see [`before`].

@@ -24,7 +24,7 @@ pub struct SealedDrop {
     pub sealed_rows: Option<u32>,
 }
 
-/// The data that Redis may need for a coupon besides the drops that a pass compares.
+/// The extent of the data that Redis may need for a coupon besides the drops that a pass compares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct CouponHistory {
     #[diesel(sql_type = BigInt)]
@@ -56,8 +56,8 @@ const LONG: Duration = Duration::from_secs(120);
 const HISTORIES_AT_ONCE: usize = 200;
 
 impl Db {
-    /// Reads the history of coupons that were closed by a loss of Redis data: how much must be
-    /// restored besides the drops that are compared.
+    /// Reads the history of coupons that are closed because Redis lost data. It shows how much must
+    /// be restored besides the drops that are compared.
     pub async fn histories(
         &self,
         coupons: Vec<CouponId>,
@@ -292,8 +292,8 @@ impl Db {
     }
 }
 
-/// Unseals those of these drops that have a free slot for a dead letter with a user, on one of
-/// their slots or without a slot: the drop was sealed with slots left, or has lost the row on that
+/// Unseals drops in which a dead letter with a user, and without a slot or on one of the drop's
+/// slots, could still be issued: the drop was sealed with slots left, or has lost the row on that
 /// slot. Dead letters of messages do not unseal a drop, because every user with a promised coupon
 /// had a row when it was sealed.
 async fn unseal(conn: &mut Conn, named: &[i64]) -> QueryResult<usize> {

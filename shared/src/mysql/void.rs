@@ -1,5 +1,5 @@
-//! Claims that must never become rows: those that a revocation voids
-//! (docs/decisions/0013-revoking.md), and those of erased users.
+//! Claims that must never become rows: claims that a revocation voids
+//! (docs/decisions/0013-revoking.md), and claims of erased users.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -36,8 +36,7 @@ impl VoidFor {
     }
 }
 
-/// Returns those of these claims that are void. Locks the revocations it reads until the
-/// transaction ends.
+/// Returns the void claims among these. Locks the revocations it reads until the transaction ends.
 pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
     let mut void = ErasedClaims::among(conn, claims).await?;
     for claims in claims.chunks(MOST_VALUES) {

@@ -110,8 +110,9 @@ pub async fn lease(
 /// The error of events that [`give_up_orphans`] gives up.
 const ORPHAN: &str = "no reconciler had this target in WEBHOOK_URLS for days";
 
-/// Gives up a limited number of events from before this time whose target no process serves any
-/// more; senders give up their own undeliverable events earlier. Returns how many were given up.
+/// Gives up a limited number of events that were queued before this time and whose target no
+/// process serves. Senders give up their own undeliverable events earlier. Returns how many were
+/// given up.
 pub async fn give_up_orphans(
     db: &Db,
     before: DateTime<Utc>,

@@ -1,4 +1,5 @@
-//! Admission: decides who gets a slot. It is closed while the admission gate ([`super::gate`]) is.
+//! Admission: assigns slots to users. Every claim is refused while the admission gate
+//! ([`super::gate`]) is closed.
 
 use std::sync::LazyLock;
 
@@ -13,12 +14,12 @@ use crate::domain::{DropId, Slot, UserId};
 static CLAIM: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/claim.lua")));
 
-/// Maximum users in one micro-batch. The script blocks Redis while it runs; this many take half a
-/// millisecond.
+/// Maximum number of users in one micro-batch. The script blocks Redis while it runs, which takes
+/// half a millisecond for a full batch.
 pub const MAX_BATCH: usize = 128;
 
-/// The drops of one coupon that a claim may be for. The script looks for the user in both, then
-/// chooses by Redis's time and the windows in `meta`.
+/// The drops of one coupon to which a claim may apply. The script looks up the user in both drops,
+/// then chooses one by Redis's clock and the windows in `meta`.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidates<'a> {
     /// The drop that is most likely open.
@@ -36,12 +37,12 @@ impl<'a> From<&'a DropKeys> for Candidates<'a> {
     }
 }
 
-/// A user who claims, with the known groups.
+/// A claiming user and, if known, the user's membership in a group.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'a> {
     pub user: &'a UserId,
-    /// The coupon's group as read by the caller, and whether the user is a member. Only the script
-    /// knows the coupon's current group.
+    /// The coupon's group as read by the caller, and whether the user is a member. The group may be
+    /// outdated: only the script reads the current one.
     pub group: Option<(&'a Group, bool)>,
 }
 
@@ -86,8 +87,8 @@ pub enum Admission {
     /// The coupon is restricted to users on its allow list or in a group, and this user is not
     /// among them.
     NotAllowed,
-    /// The coupon is restricted to a group that the caller did not state:
-    /// [`AdmissionReply::group`].
+    /// The coupon is restricted to a group, and the caller did not state whether the user is a
+    /// member: see [`AdmissionReply::group`].
     ForGroup,
     /// Redis does not have this candidate, which was never loaded or was lost, and no other
     /// candidate is open.
@@ -97,7 +98,7 @@ pub enum Admission {
 }
 
 impl Admission {
-    /// The word in metrics and traces.
+    /// Returns the label for metrics and traces.
     pub fn word(self) -> &'static str {
         match self {
             Self::Accepted(_) => "accepted",
@@ -116,7 +117,7 @@ impl Admission {
 }
 
 impl AdmissionError {
-    /// The word in metrics and traces.
+    /// Returns the label for metrics and traces.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Closed | Self::AnotherEra => "no_licence",

@@ -51,9 +51,9 @@ impl SeenList {
 /// The outcome of [`Redis::change_allow_list`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListFollowed {
-    /// The list has the change.
+    /// The list in Redis includes the change.
     Yes,
-    /// Redis has a different list than the one before the change, or an incomplete one.
+    /// The list in Redis is incomplete, or is not the list to which the change was made in MySQL.
     Other,
 }
 
@@ -158,7 +158,8 @@ impl Redis {
             .await
     }
 
-    /// Replaces the coupon's list with the new one, as `list`, unless Redis has a later one.
+    /// Replaces the coupon's list with the gathered one, whose revision and size are `list`, unless
+    /// Redis has a later list.
     pub async fn replace_allow_list(
         &self,
         new: &Gathering,
@@ -186,8 +187,8 @@ impl Redis {
         })
     }
 
-    /// The state of these coupons' lists in Redis, in the order asked. A key of another type counts
-    /// as none.
+    /// Returns the state of these coupons' lists in Redis, in the order of `coupons`. A key of
+    /// another type counts as missing.
     pub async fn allow_lists(&self, coupons: &[CouponId]) -> Result<Vec<SeenList>, RedisError> {
         let mut seen = Vec::with_capacity(coupons.len());
         for some in coupons.chunks(500) {
@@ -208,8 +209,8 @@ impl Redis {
         Ok(seen)
     }
 
-    /// The highest revision of the coupon in Redis, including its list's; 0 if none is known.
-    /// MySQL's may be below it after a restore from a backup.
+    /// Returns the coupon's highest revision in Redis, including its allow list's; 0 if there is
+    /// none. After MySQL is restored from a backup, its revision may be lower.
     pub async fn highest_revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let ids = [coupon];
         let (revision, lists) = tokio::try_join!(self.revision(coupon), self.allow_lists(&ids))?;

@@ -12,12 +12,13 @@ use super::reads::DROPS_AT_ONCE;
 use super::wrong_key::is_about_data;
 use crate::domain::{CouponId, DropId, UserId};
 
-/// Field of `meta`: users hold coupons of an earlier drop, so the key of claimants must exist.
+/// Field of `meta`: set if users hold coupons of an earlier drop, so that a missing `claimants` key
+/// is detected.
 pub(super) const EARLIER_HOLDERS: &str = "claimants";
 
 impl Redis {
-    /// Those of these users who are missing from the coupon's claimants, or have another slot
-    /// there.
+    /// Returns the users who are missing from the coupon's claimants or are listed there with
+    /// another slot.
     pub async fn missing_claimants(
         &self,
         coupon: CouponId,
@@ -57,7 +58,7 @@ impl Redis {
         self.each(asked).await
     }
 
-    /// Whether `meta` of these drops says that users hold a coupon of an earlier drop; `None` for a
+    /// Whether each drop's `meta` records that users hold coupons of an earlier drop; `None` for a
     /// drop that is not loaded.
     pub async fn earlier_holders(
         &self,
@@ -77,7 +78,7 @@ impl Redis {
             .collect())
     }
 
-    /// The replies to commands sent together; `None` if a key has another type.
+    /// Sends the commands concurrently and returns the replies; `None` for a key of another type.
     async fn each<T: FromRedisValue>(
         &self,
         commands: impl Iterator<Item = redis::Cmd>,
@@ -98,7 +99,7 @@ impl Redis {
         Ok(all)
     }
 
-    /// The coupon's claimants on those slots of a drop that `is_wanted` selects. Reads the whole
+    /// Returns the coupon's claimants in this drop whose slots `is_wanted` selects. Reads the whole
     /// hash.
     pub async fn claimants_of(
         &self,

@@ -30,13 +30,13 @@ pub struct RedisSettings {
     pub durability: RedisDurability,
 }
 
-/// How it is ensured that Redis keeps acknowledged writes.
+/// How this process ensures that Redis keeps acknowledged writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum RedisDurability {
-    /// Its settings, which are read
+    /// By reading its settings
     #[default]
     Checked,
-    /// The operator: for a provider's Redis whose settings can't be read
+    /// The operator guarantees it: for a provider's Redis whose settings can't be read
     Managed,
 }
 

@@ -100,8 +100,8 @@ impl CouponVersion {
         parsed(&self.gate).is_some()
     }
 
-    /// Whether the data is older than `before`. An era that began on another server proves nothing,
-    /// because the gate is closed there.
+    /// Whether the data is older than `before`. Returns `false` if the eras began on different
+    /// servers, because the gate is closed then.
     pub fn went_back(&self, before: &Self) -> bool {
         match (parsed(&before.gate), parsed(&self.gate)) {
             (Some((of, era, _)), Some((server, now, _))) if of == server => {
@@ -273,7 +273,8 @@ impl Redis {
         .await
     }
 
-    /// Opens coupons that were compared, each in its era. `false`: the era of one has ended.
+    /// Opens coupons that were compared, each in its era. Returns `false` if the era of any of them
+    /// has ended.
     pub async fn open_coupons(&self, coupons: &[(CouponId, Fence)]) -> Result<bool, RedisError> {
         let is_bridged = self.gate().await?.has_older();
         let open = async |(coupon, fence): &(CouponId, Fence)| {
@@ -424,7 +425,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_went_back_if_era_or_version_is_lower_on_the_same_server() {
+    fn data_is_older_if_its_era_or_version_is_lower_on_the_same_server() {
         let at = |gate: &str, version| CouponVersion {
             gate: gate.into(),
             version,

@@ -35,7 +35,8 @@ impl Redis {
         })
     }
 
-    /// Records the ids of a coupon and a drop. Call this before any other write about them.
+    /// Records the ids of a coupon and a drop. Must be called before anything else is written about
+    /// them.
     pub async fn note_numbers(&self, coupon: CouponId, drop: DropId) -> Result<(), RedisError> {
         let shard = self
             .conn
@@ -51,7 +52,7 @@ impl Redis {
         .await
     }
 
-    /// Records ids on every server, because a server that was emptied has none.
+    /// Records ids on every server, because a server that was emptied has lost them.
     pub async fn note_numbers_everywhere(&self, given: GivenNumbers) -> Result<(), RedisError> {
         let shards = self.conn.shards().await?;
         try_join_all(

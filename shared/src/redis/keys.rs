@@ -30,7 +30,7 @@
 //! - `times` lacks slots that were added manually or rebuilt.
 //! - Fields of `revoked` start with `D:` if `once_per` is `drop`. If the user may claim again, the
 //!   value is followed by `:` and the time in ms after which claims are valid.
-//! - Without `allow_list`, it is unknown who is allowed.
+//! - If `allow_list` is missing, it is unknown which users are allowed.
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
 //!   coupon is open only if its `gate` names the current values of both. The key is missing if
 //!   Redis was emptied.
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn written_keys_are_parsed_back() {
+    fn settings_in_meta_round_trip() {
         for closes_at_ms in [None, Some(9)] {
             let meta = DropMeta {
                 quantity: 3,

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_key_names_its_drop() {
+    fn users_key_is_parsed_into_its_drop() {
         let of = |key| drop_of(key, "fc:{").map(|one| (one.coupon.0, one.drop.0));
         assert_eq!(of("fc:{7}:drop:9:users"), Some((7, 9)));
         for other in [

@@ -48,8 +48,8 @@ pub struct SlotPage {
     pub is_cut: bool,
 }
 
-/// Maximum number of users, and of free slots, read at once; more than the slots of a page, because
-/// manual edits can put any number of users on one slot or beyond the last one.
+/// Maximum number of users, and of free slots, per read. It exceeds the number of slots in a page,
+/// because manual edits can put any number of users on one slot or beyond the last one.
 const ON_PAGE_AT_MOST: usize = 200_000;
 
 type RawNumbers = (
@@ -65,8 +65,8 @@ type RawNumbers = (
 /// Drops requested at the same time.
 pub(super) const DROPS_AT_ONCE: usize = 200;
 
-/// Replaces every score that is not an integer, or is too large to be exact: it is never a slot of
-/// a drop. `set_slots.lua` uses the same value.
+/// Replaces a score that cannot be a slot: it is not an integer, or too large to be exact.
+/// `set_slots.lua` uses the same value.
 const NO_SLOT: i64 = -1;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
@@ -193,7 +193,7 @@ impl Redis {
         Ok(found > 0)
     }
 
-    /// Reads the first names on a drop's waiting list, in order, at most `limit`. Names added
+    /// Reads the first entries of a drop's waiting list, in order, at most `limit`. Entries added
     /// manually may not be valid text.
     pub async fn first_waiting(
         &self,
@@ -291,8 +291,8 @@ impl Redis {
         Ok(found.collect())
     }
 
-    /// For users with a promised slot: whether each neither holds a slot nor is at the head of the
-    /// waiting list, in the same order.
+    /// Whether each of these users, who were promised a slot, neither holds a slot nor is at the
+    /// head of the waiting list. The results are in the order of the users.
     pub async fn out_of_line(
         &self,
         keys: &DropKeys,

@@ -62,8 +62,8 @@ pub enum Withheld {
 /// The slot that a user must hold after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// This slot. If a row confirms it, the user gets it even if another user holds it, who is
-    /// moved afterwards.
+    /// This slot. If a row confirms it, the user gets it even if another user holds it; the other
+    /// user is moved afterwards.
     Slot {
         slot: Slot,
         /// When it was given, in Unix milliseconds, if known.
@@ -309,7 +309,8 @@ impl Redis {
         })
     }
 
-    /// Gives users the slots that the evidence supports. Returns one result per change, in order.
+    /// Changes the slots that users hold, each from the slot that the caller read to the wanted
+    /// one. Returns one result per change, in order.
     ///
     /// # Errors
     /// If Redis cannot be reached; some slots may have been changed.

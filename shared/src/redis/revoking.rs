@@ -16,7 +16,7 @@ use crate::mysql::revoked::Revocation;
 static REVOKE: LazyLock<Script> =
     LazyLock::new(|| Script::with_identity(include_str!("scripts/revoke.lua")));
 
-/// What Redis stores about the user of a revocation.
+/// The data that Redis stores about the user of a revocation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Banned {
     /// Redis has this revocation in its current state, or a later one.
@@ -25,7 +25,7 @@ pub struct Banned {
     pub slot: Option<(i64, Option<i64>)>,
     /// The user is on the drop's waiting list.
     pub waits: bool,
-    /// The coupon's claimants name this drop for the user, who has no slot in it.
+    /// The coupon's claimants list the user with this drop, in which the user has no slot.
     pub is_named: bool,
 }
 
@@ -38,9 +38,10 @@ fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
 }
 
 impl Redis {
-    /// Bans the user and releases what the revocation voids in a drop. Returns the time until which
-    /// the user's claims are void, in Unix milliseconds. Safe to repeat at any time. If
-    /// `again_from` is set, the revocation has ended.
+    /// Bans the user, and releases the user's slot, claim and position in the drop's waiting list
+    /// if the revocation voids them. Returns the time until which the user's claims are void, in
+    /// Unix milliseconds. Safe to repeat at any time. If `again_from_ms` is set, the revocation has
+    /// ended.
     pub async fn revoke(
         &self,
         keys: &DropKeys,
@@ -118,7 +119,8 @@ impl Redis {
         Ok(news)
     }
 
-    /// Reads what Redis stores about the users of these revocations of a drop, in the same order.
+    /// Reads the data that Redis stores about the users of these revocations of a drop, in the same
+    /// order.
     pub async fn banned(
         &self,
         keys: &DropKeys,
@@ -178,8 +180,8 @@ impl Redis {
         Ok(found)
     }
 
-    /// Removes those of these users from a coupon's claimants whose entry names this drop. The
-    /// coupon is closed, so no user becomes a claimant meanwhile.
+    /// Removes these users from a coupon's claimants if their entries name this drop. The coupon is
+    /// closed, so no user becomes a claimant concurrently.
     pub async fn forget_claimants(
         &self,
         coupon: CouponId,

@@ -165,8 +165,8 @@ impl Router {
             })
     }
 
-    /// Looks up the primaries, one caller at a time; waiting callers share the result. If no server
-    /// answers, the known primaries stay.
+    /// Looks up the primaries. Concurrent callers wait for one lookup and share its result. If no
+    /// server answers, the known primaries stay.
     async fn ask(self: &Arc<Self>) -> Result<Shards, RedisError> {
         let mut asked_at = self.asked_at.lock().await;
         let known = self.shards.load_full().map(|known| Shards::clone(&known));

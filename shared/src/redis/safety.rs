@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_with_replicas_must_require_one_for_writes() {
+    fn redis_with_replicas_is_refused_unless_writes_require_one() {
         assert_eq!(fenced(0, false, None), Ok(()));
         assert_eq!(fenced(2, true, Some(10)), Ok(()));
         for (needs_one, lag, why) in [

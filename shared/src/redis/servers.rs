@@ -19,7 +19,7 @@ use crate::tls::Tls;
 
 #[derive(Debug, Clone, Default)]
 pub enum RedisMode {
-    /// One server, whose address never leads to another without its keys
+    /// One server. Its address must never lead to another server without its keys.
     #[default]
     Single,
     /// The addresses are Sentinels, which report the master.
@@ -38,8 +38,7 @@ pub struct SentinelSettings {
     pub password: Option<secrecy::SecretString>,
 }
 
-/// Time after which the kernel gives up a host that acknowledges nothing; its default is a quarter
-/// of an hour.
+/// TCP timeout for a host that acknowledges nothing. The kernel's default is a quarter of an hour.
 const SILENT: Duration = Duration::from_secs(3);
 
 /// Maximum wait for further replies after the first node has replied.
@@ -381,7 +380,7 @@ pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
     Ok(all)
 }
 
-/// Parses the reply to `SENTINEL MASTER`: a flat list of names and values.
+/// Parses the reply to `SENTINEL MASTER`, a flat list of names and values.
 fn master_told(told: &[String]) -> Option<(u64, Vec<Primary>)> {
     let field = |name: &str| {
         told.chunks_exact(2)
@@ -458,7 +457,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_slot_matches_redis() {
+    fn hash_slot_of_a_key_matches_redis() {
         // These are results of `CLUSTER KEYSLOT` in Redis 7.0.
         for (key, slot) in [
             ("123456789", 12_739),

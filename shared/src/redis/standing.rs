@@ -13,8 +13,8 @@ pub struct Standing {
     /// Redis's time, in Unix milliseconds.
     pub now_ms: i64,
     pub loaded: bool,
-    /// Whether Redis has the drop and its gate is open. If not, facts that are missing below may
-    /// have been lost.
+    /// Whether Redis has the drop and its gate is open. If not, data missing from the fields below
+    /// may have been lost.
     pub trusted: bool,
     /// The slot held in this drop.
     pub slot: Option<Slot>,
@@ -72,9 +72,9 @@ impl Redis {
         })
     }
 
-    /// Reads when this user was admitted to this slot, if known; the outer `None` if the user does
-    /// not hold it. One consistent read: after a revocation, the slot's next holder has another
-    /// time, which would not void the old claim.
+    /// Reads when this user was admitted to this slot, if known. The outer `None` means that the
+    /// user does not hold it. Everything is read at once: otherwise, after a revocation, the result
+    /// could be the admission time of the slot's next holder, which would not void the old claim.
     pub async fn admitted_person_at(
         &self,
         keys: &DropKeys,

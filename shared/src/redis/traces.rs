@@ -1,5 +1,5 @@
-//! Traces of sampled admissions, so that the repair of a claim whose message was lost finds its
-//! trace. No guarantee depends on them.
+//! Stores the traces of sampled admissions, so that the repair of a claim whose message was lost
+//! can continue its trace. No guarantee depends on them.
 
 use redis::RedisError;
 

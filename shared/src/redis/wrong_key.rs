@@ -34,7 +34,7 @@ pub struct WrongKey {
     pub wanted: &'static str,
 }
 
-/// Redis's name for each type, with a readable name.
+/// Redis's name and a readable name for each type.
 const TYPES: [(&str, &str); 6] = [
     ("string", "a string"),
     ("list", "a list"),

@@ -4,19 +4,19 @@
 use super::FailureCause;
 use crate::redis::wrong_key::WrongKey;
 
-/// The case of a finding. It is not recorded: mails are written right after the pass.
+/// The case of a finding. It is not stored, because mails are written right after the pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum FindingCase {
-    /// The finding needs no further distinction within its kind.
+    /// The kind is precise enough.
     #[default]
     Plain,
     /// A failed claim whose slot another user holds, in a drop without a free slot.
     NoSlotLeft,
     /// A failed claim on a slot that the drop does not have.
     NoSuchSlot,
-    /// A failed claim that names no user, for example because the message cannot be read.
+    /// A failed claim without a user, for example because the message cannot be read.
     NamesNobody,
-    /// The number of failed claims that name no drop in which a pass could issue them.
+    /// The number of failed claims without a drop in which a pass could issue them.
     NamesNoDrop(u64),
     /// The number of a drop's unresolved failed claims beyond those that are listed.
     MoreLeft(u64),
@@ -32,7 +32,7 @@ pub enum FindingCase {
         /// The key also records who won on earlier days of the coupon.
         knows_earlier_days: bool,
     },
-    /// This store has data of the drop that no pass can read or write.
+    /// Data of the drop in this store that no pass can read or write.
     Unworkable(StoreOfDrop),
     /// Another client of MySQL has locked the rows.
     RowsLocked,
@@ -40,20 +40,20 @@ pub enum FindingCase {
     SettingsDiffer,
     /// The allow list of the coupon differs between Redis and MySQL.
     AllowListDiffers,
-    /// MySQL has lost the row of a drop that other stores name.
+    /// MySQL has lost the row of a drop that other stores refer to.
     DropLost,
-    /// The error with which a run failed, as a finding.
+    /// The error that made a run fail, as a finding.
     RunFailed(FailureCause),
     /// These partitions are read again from an earlier offset.
     ReadAgain(Vec<i32>),
-    /// A drop that was rebuilt: how many users were restored, and how many the last run before the
-    /// loss knew.
+    /// A rebuilt drop: how many users were restored, and how many the last run before the loss had
+    /// found.
     Rebuilt { back: u64, known: Option<u64> },
-    /// The consumers' offsets do not move although messages wait.
+    /// The consumers' offsets do not advance although messages are waiting.
     ConsumerStands,
-    /// Under a store's settings, promises or codes may be lost.
+    /// A store's settings allow promises or codes to be lost.
     Unsafe(UnsafePart),
-    /// Number of users known to a run before the loss of Redis that were not restored.
+    /// Number of users that a run had found before Redis lost data and that were not restored.
     UsersMissing(u64),
 }
 
@@ -73,12 +73,12 @@ pub enum UnsafePart {
 }
 
 impl FindingCase {
-    /// Distinguishes alerts and their contents: data, never texts, and nothing that changes over
-    /// time.
+    /// Returns text that distinguishes alerts and their contents. It contains only data, never
+    /// texts for operators, and nothing that changes over time.
     pub fn identity(&self) -> String {
         let name = match self {
-            // Their kind, place and action are enough. The stored hashes of open alerts depend on
-            // these words.
+            // These are identified by kind, place and action alone. The stored hashes of open
+            // alerts depend on the words below.
             Self::Plain
             | Self::MoreLeft(_)
             | Self::Unworkable(_)
@@ -108,7 +108,7 @@ impl FindingCase {
         name.to_owned()
     }
 
-    /// Returns how many findings it stands for.
+    /// Returns the number of findings that it represents.
     pub fn number(&self) -> u64 {
         match self {
             Self::NamesNoDrop(number) | Self::MoreLeft(number) => *number,

@@ -327,21 +327,21 @@ pub struct Examined {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DropReport {
     pub coupon_id: CouponId,
-    /// Its name at that time.
+    /// The coupon's name at the time of the pass.
     #[serde(default)]
     #[schema(example = "Winter coupon")]
     pub coupon_name: String,
     pub drop_id: DropId,
     pub quantity: u32,
-    /// Every promise has its row, none is broken, no row is one too many, and no user waits
-    /// while a slot is free.
+    /// Every promise has its row, none is broken, no row is surplus, and no user waits while a slot
+    /// is free.
     pub exact: bool,
     /// Verified exact after closing; later passes skip it.
     #[serde(default)]
     pub sealed: bool,
     /// Numbers before repairs.
     pub before: Numbers,
-    /// As the check after the repairs showed.
+    /// Numbers from the check after the repairs.
     pub after: Numbers,
     /// The pass did not compare the drop again after its repairs: both numbers are from before
     /// them.
@@ -384,7 +384,7 @@ pub struct Unlisted {
 /// One run of the reconciler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
-    /// In order of time.
+    /// Run ids sort by time.
     #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     pub run_id: String,
     pub trigger: Trigger,
@@ -394,11 +394,11 @@ pub struct Run {
     pub asked_by: Option<String>,
     /// A dry run: nothing was changed.
     pub dry_run: bool,
-    /// Sealed drops were examined, too.
+    /// The run also examined sealed drops.
     #[serde(default)]
     pub deep: bool,
-    /// Not every drop was compared: one coupon or drop was asked for, or the pass failed before.
-    /// Not stored: it matters only right after the pass.
+    /// Not every drop was compared: one coupon or drop was requested, or the pass failed before the
+    /// end. Not stored, because it matters only right after the pass.
     #[serde(skip)]
     pub partial: bool,
     /// The earlier run with the same result, if this one has no separate row. Not stored, like

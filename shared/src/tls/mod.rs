@@ -1,5 +1,5 @@
-//! TLS to the stores and to the issuer of tokens: trusted authorities, this process's certificate,
-//! and explanations of failed handshakes. Redis and MySQL use this implementation. librdkafka uses
+//! TLS to the stores and other servers: trusted authorities, this process's certificate, and
+//! explanations of failed handshakes. Redis and MySQL use this implementation. librdkafka uses
 //! OpenSSL; its settings are examined here only to explain failed connections
 //! (docs/decisions/0020-tls.md).
 

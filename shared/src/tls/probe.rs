@@ -16,8 +16,8 @@ use super::{Tls, cause};
 /// Maximum duration of a handshake.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// With TLS 1.3, a server verifies the client's certificate after the handshake. This is the time
-/// it gets to refuse the certificate.
+/// Time in which a server can refuse the client's certificate, which TLS 1.3 verifies after the
+/// handshake.
 const VERDICT: Duration = Duration::from_millis(500);
 
 /// The result of a handshake.
@@ -57,7 +57,7 @@ impl Tls {
     }
 }
 
-/// Whether a server answers plain text like Redis.
+/// Whether a server responds in plain text like Redis.
 pub(crate) async fn speaks_plain_redis(host: &str, port: u16) -> bool {
     let ask = async {
         let mut connection = TcpStream::connect((host, port)).await?;

@@ -97,7 +97,7 @@ pub fn is_on() -> bool {
     PIPELINE.get().is_some()
 }
 
-/// Whether work that no request caused may start a trace.
+/// Whether work that was not caused by a request may start a trace.
 pub fn may_begin() -> bool {
     PIPELINE
         .get()

@@ -27,9 +27,9 @@ pub(super) enum SamplerName {
     ParentBasedTraceIdRatio,
 }
 
-/// Makes the sampling decision once per request; later steps follow it. Like OpenTelemetry's SDK,
-/// it uses the lower half of the trace's id, so that all processes decide alike. New ids are
-/// created only for sampled requests.
+/// Decides once per request whether it is sampled; later steps follow this decision. Like
+/// OpenTelemetry's SDK, it uses the lower half of the trace's id, so that all processes make the
+/// same decision. New ids are created only for sampled requests.
 #[derive(Debug)]
 pub(super) struct Sampling {
     obeys_parent: bool,

@@ -23,7 +23,7 @@ pub mod key {
     pub const COUPON: &str = "firstcome.coupon_id";
     pub const DROP: &str = "firstcome.drop_id";
     pub const SLOT: &str = "firstcome.slot";
-    /// The outcome, as a word.
+    /// The outcome, as one word.
     pub const OUTCOME: &str = "firstcome.outcome";
     /// The id in the response's `x-request-id`.
     pub const REQUEST: &str = "firstcome.request_id";

@@ -105,7 +105,7 @@ async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
 }
 
 #[tokio::test]
-async fn lost_or_incomplete_allow_list_refuses_no_claim() {
+async fn lost_or_incomplete_allow_list_never_returns_not_allowed() {
     let server = server().await;
     let start = Start {
         quantity: 9,
@@ -152,7 +152,7 @@ async fn lost_or_incomplete_allow_list_refuses_no_claim() {
             "{spoil:?}"
         );
     }
-    // A revision that no coupon can have must not block a list, nor become the coupon's revision.
+    // An impossible revision must not block a list or become the coupon's revision.
     ask::<String>(&server, &["SET", &state, "9007199254740993:2"]).await;
     assert_eq!(
         world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].revision(),
@@ -173,7 +173,7 @@ async fn lost_or_incomplete_allow_list_refuses_no_claim() {
         "[Unverified]",
         "an unknown rule"
     );
-    // An empty list is a list.
+    // An empty list is still a list.
     only_for(&server, &world, "list").await;
     ask::<i64>(&server, &["DEL", &state]).await;
     assert_eq!(write(&world.redis, 1, 6, &[]).await, ListReplaced::Yes);
@@ -184,7 +184,7 @@ async fn lost_or_incomplete_allow_list_refuses_no_claim() {
 }
 
 #[tokio::test]
-async fn group_coupon_uses_the_given_groups_or_requests_them() {
+async fn group_coupon_asks_for_memberships_that_the_caller_did_not_state() {
     let server = server().await;
     let start = Start {
         quantity: 2,
@@ -330,7 +330,7 @@ async fn allow_list_changes_apply_in_order_and_only_to_their_list() {
         "the list, and an abandoned partial one: {names:?}"
     );
     assert_eq!(ask::<i64>(&server, &["TTL", &world.keys.allowed]).await, -1);
-    // If Redis has lost the allow list, a change to it is answered `Other`.
+    // If Redis has lost the allow list, a change to it returns `Other`.
     ask::<i64>(
         &server,
         &["DEL", &world.keys.allowed, &world.keys.allow_list],

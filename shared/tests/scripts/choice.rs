@@ -13,7 +13,7 @@ const NEXT: DropId = DropId(4);
 
 const MINUTE: i64 = 60_000;
 
-/// Windows without a gap, like those of days from midnight to midnight.
+/// Windows without a gap, like those of a daily coupon from midnight to midnight.
 const FIRST_IS_OPEN: [[i64; 2]; 2] = [[-MINUTE, MINUTE], [MINUTE, 2 * MINUTE]];
 const BETWEEN: [[i64; 2]; 2] = [[-2 * MINUTE, -MINUTE], [MINUTE, 2 * MINUTE]];
 const JUST_AFTER_MIDNIGHT: [[i64; 2]; 2] = [[-MINUTE, -100], [-100, MINUTE]];
@@ -128,7 +128,7 @@ fn opens_at(admission: Admission) -> i64 {
 }
 
 #[tokio::test]
-async fn open_drop_admits_and_its_neighbour_keeps_its_keys() {
+async fn open_drop_admits_and_its_neighbour_stays_unchanged() {
     let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
     let dump = async |keys: &DropKeys| {
         let mut all = Vec::new();
@@ -199,7 +199,7 @@ async fn claim_with_unknown_time_is_not_a_retry() {
 }
 
 #[tokio::test]
-async fn candidate_without_meta_gets_no_answer_from_its_neighbour() {
+async fn drop_without_meta_is_unloaded_unless_its_neighbour_is_open() {
     let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
     days.holds("a", 1, 5_000).await;
     days.forget(&days.world.keys).await;
@@ -232,7 +232,7 @@ async fn pause_and_restriction_apply_only_to_the_chosen_drop() {
 }
 
 #[tokio::test]
-async fn once_per_coupon_claimants_record_the_holders() {
+async fn once_per_coupon_holder_keeps_the_slot_in_all_later_windows() {
     let days = TwoDays::open(OncePer::Coupon, FIRST_IS_OPEN).await;
     let accepted = vec![Admission::Accepted(1)];
     assert_eq!(days.claim("a").await, (accepted, Some(DROP)));

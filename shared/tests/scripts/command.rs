@@ -17,7 +17,7 @@ pub(crate) struct Start {
 pub(crate) enum ScriptCommand {
     /// One call with these users in order; a user may occur twice.
     Claim(Vec<PersonLetter>),
-    /// Loads the drop with a revision, like the next two.
+    /// Loads the drop with a revision. The next two commands have a revision too.
     Load(u64),
     WriteMeta(u64, u32, bool),
     Lower(u64, u32),
@@ -41,7 +41,7 @@ pub(crate) enum ScriptRepair {
     Promote(u32),
 }
 
-/// Manual changes, and states of a Redis that was set back.
+/// Manual changes, and losses of data in Redis.
 #[derive(Debug, Clone)]
 pub(crate) enum Tamper {
     DropMeta,

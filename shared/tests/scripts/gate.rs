@@ -1,5 +1,5 @@
-//! The admission gate on real servers. Each event happens on a server with an open coupon and one
-//! of its two slots given.
+//! The admission gate on real servers. Each event happens to a server on which a coupon is open and
+//! one of its two slots is given.
 
 use std::time::Duration;
 
@@ -136,8 +136,8 @@ async fn demote(master: &RedisServer, port: u16) {
     ask::<()>(master, &["REPLICAOF", "127.0.0.1", &port.to_string()]).await;
 }
 
-/// Triggers the event. Returns another server to query from then on, and servers that must stay
-/// alive.
+/// Triggers the event. Returns the server to query from then on, if it is another one, and servers
+/// that must stay alive.
 async fn happens(
     event: Event,
     server: &RedisServer,
@@ -187,7 +187,7 @@ async fn happens(
     (None, None)
 }
 
-/// Retries while the connection is the one that broke with the server process.
+/// Retries errors of the connection that broke together with the server process.
 async fn answered(world: &ScriptWorld) -> Result<AdmissionReply, AdmissionError> {
     let asked = async {
         loop {

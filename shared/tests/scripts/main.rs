@@ -33,7 +33,7 @@ fn scripts_match_their_model() {
         .enable_all()
         .build()
         .unwrap();
-    // Durability is not tested here, and a flush per command would take minutes.
+    // Durability is not tested here, and flushing after each command would take minutes.
     let options = RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -154,7 +154,7 @@ fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCase
     Ok(())
 }
 
-/// Statistics of the histories, which ensure that the test covers enough cases.
+/// Counts the cases that occurred, to ensure that the histories cover enough of them.
 #[derive(Default)]
 struct Coverage {
     answers: u32,
@@ -209,7 +209,7 @@ impl Coverage {
 }
 
 #[tokio::test]
-async fn end_of_a_revocation_voids_only_earlier_admissions() {
+async fn ended_revocation_voids_only_earlier_admissions() {
     let server = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()
@@ -237,7 +237,7 @@ async fn end_of_a_revocation_voids_only_earlier_admissions() {
         [(1, "a".to_owned())].into(),
         "a newer claim is not released"
     );
-    // A revocation that ends in the future: all present claims are older.
+    // The revocation ends in the future, so all present claims are older.
     world.revoke('a', 2, Some(long_ago + 3_600_000)).await;
     assert!(world.look().await.users.is_empty());
     assert_eq!(

@@ -266,7 +266,7 @@ impl Model {
             return Admission::Accepted(narrow(slot));
         }
         let place = self.waiting.iter().position(|(_, waits)| *waits == person);
-        // There is always room for as many waiting users as there are slots left.
+        // The list accepts at least as many waiting users as there are slots left.
         if place.is_none() && self.waiting() >= i64::from(self.start.1).max(self.left()) {
             return Admission::SoldOut;
         }
@@ -277,14 +277,15 @@ impl Model {
         Admission::Waiting(u32::try_from(place).unwrap() + 1)
     }
 
-    /// Whether the lowest free slot was never given, so that it cannot have been returned.
+    /// Whether the lowest free slot is above the counter: such a slot was never given, so it cannot
+    /// have been returned.
     fn has_free_above_count(&self) -> bool {
         self.free
             .first()
             .is_some_and(|lowest| Some(*lowest) > self.count)
     }
 
-    /// Returns the lowest free slot, or else the next new slot.
+    /// Returns the lowest free slot, or the next new slot if there is none.
     fn next(&self, quantity: i64) -> Option<i64> {
         let next = self.count.unwrap_or(0) + 1;
         Some(self.free.first().copied().unwrap_or(next)).filter(|slot| *slot <= quantity)
@@ -342,7 +343,7 @@ impl Model {
         if before.is_some() && before != seen && before != Some(slot) {
             return "Changed".into();
         }
-        // The test world passes a time only for claims with a row.
+        // The test passes a time only for claims with a row.
         let is_doubtful = self.revoked.contains_key(&person) && !has_row && before != Some(slot);
         if self.is_banned(person) || is_doubtful {
             return "Revoked".into();

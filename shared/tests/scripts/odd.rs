@@ -1,4 +1,4 @@
-//! Manual changes of a drop's keys whose counters still match.
+//! Manual changes of a drop's keys after which the counters still match.
 
 use firstcome_shared::domain::{OncePer, UserId};
 use firstcome_shared::redis::repair::Done;
@@ -10,7 +10,7 @@ use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld};
 
 #[tokio::test]
-async fn invalid_slots_and_places_are_never_returned_and_occupy_none() {
+async fn invalid_slots_and_waiting_positions_are_never_returned() {
     let options = RedisOptions {
         appendonly: false,
         ..RedisOptions::default()

@@ -1,4 +1,4 @@
-//! Passes read a drop consistently during concurrent changes.
+//! Checks that passes read a drop consistently while it changes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +11,7 @@ use crate::command::Start;
 use crate::world::{DROP, ScriptWorld, connect};
 
 /// Drops per request. Redis reads 16 kB of a connection at a time and then serves other
-/// connections, so requests for this many drops arrive in parts.
+/// connections, so a request for this many drops arrives in several parts.
 const TOGETHER: usize = 200;
 const READS: usize = 100;
 

@@ -107,7 +107,7 @@ async fn probe_is_served_when_idle_connections_fill_the_pool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn request_in_progress_is_never_aborted_to_make_room() {
+async fn request_in_progress_is_never_aborted_for_a_new_connection() {
     let (address, go_on, _stop) = server(Limits {
         connections: 16,
         ..Limits::DEFAULT

@@ -22,7 +22,7 @@ const PAYLOAD: usize = 4_096;
 /// Limit of a query with a filter by reason, which reads every open dead letter.
 pub(super) const LONG_LOOK: Duration = Duration::from_secs(10);
 
-/// Makes MySQL end longer queries.
+/// Optimizer hint that makes MySQL abort longer queries.
 pub(super) const LIMITED: &str = "/*+ MAX_EXECUTION_TIME(10000) */";
 
 /// The claim of a dead letter as corrected by an operator.
@@ -169,7 +169,7 @@ impl Db {
     }
 }
 
-/// Discards those of these dead letters that are open; returns how many.
+/// Discards the open dead letters among `ids`; returns how many.
 pub(super) async fn discard_open(conn: &mut Conn, ids: &[i64], why: &str) -> QueryResult<usize> {
     let open = failed_claims::id
         .eq_any(ids)

@@ -88,8 +88,9 @@ impl Db {
         .await
     }
 
-    /// Discards the dead letters that an operator was shown: open ones that match the filter, at
-    /// most the displayed number, and none that arrived later. Returns how many.
+    /// Discards the dead letters that were displayed to an operator: open ones that match the
+    /// filter, at most the displayed number, and none that arrived later. Returns how many were
+    /// discarded.
     pub async fn discard_dead_letters(
         &self,
         wanted: DeadLetterQuery,

@@ -1,15 +1,20 @@
 -- Changes a coupon's allow list.
--- KEYS  1 allowed  2 allow_list  3 the new list, gathered under another name (replace)  4 name for the old one (replace)
--- ARGV  1 how: replace, add or remove  2 revision of the list after it  3 people on the list after it
---       4 revision of the list before (add, remove)  5.. user ids (add, remove)
---   replace      replaces the list with the gathered one, unless the present one has a later revision. Redis frees the old
---                list in the background, because freeing a large one would delay admission.
---                ok | outdated | incomplete (the gathered list is not complete, for example because Redis was emptied)
---   add, remove  Revisions form a chain: a change applies only to the list that it changed in MySQL, so that concurrent
---                changes cannot be applied out of order.
---                ok | known (the list already has this change) | other (the list has another revision or is incomplete:
---                it must be written again)
--- Only `ok` changes anything. Exception: if the size is wrong after a change, the reply is `other`; admission detects that too.
+-- KEYS  1 allowed  2 allow_list  3 the new list, collected under a temporary name (replace)
+--       4 temporary name for the old list (replace)
+-- ARGV  1 operation: replace, add or remove  2 revision of the list after the change
+--       3 number of users on the list after the change  4 revision before the change (add, remove)
+--       5.. user ids (add, remove)
+--   replace      replaces the list with the new one, unless the present one has a later revision.
+--                Redis frees the old list in the background, because freeing a large one would
+--                delay admission.
+--                ok | outdated | incomplete (the new list is not complete, for example because
+--                Redis was emptied)
+--   add, remove  adds or removes users. A change applies only to the revision of the list that it
+--                changed in MySQL, so that concurrent changes cannot be applied out of order.
+--                ok | known (the list already has this change) | other (the list has another
+--                revision or is incomplete: it must be written again)
+-- Only `ok` changes anything. Exception: if the size is wrong after a change, the reply is `other`,
+-- although the list was changed. Admission also detects the wrong size.
 -- A value that Firstcome did not write counts as missing, whatever its type or length.
 local how, new, people = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local text = redis.pcall('GET', KEYS[2])

@@ -1,15 +1,15 @@
 -- Admission, as a micro-batch: gives each of several users a slot, a place on the waiting list, or
 -- a reason for refusal, as if they had claimed one after the other. A coupon is open only if its
 -- gate names this server and the era that the caller passes, so that a gate of an earlier server or
--- era admits no user. A replica always refuses: scripts that write nothing also run there, on old
--- data. The caller names the drops that are candidates, and the script chooses among them by
--- Redis's time and the windows in their `meta`. Users are admitted to the chosen drop only. KEYS 1
--- meta 2 count 3 users 4 free 5 waiting 6 claimants 7 times 8 gate 9 revoked 10 allowed 11
--- allow_list
---       12 version, then, if there is a second candidate, its meta, count, users, free, waiting, times
--- ARGV  1 drop id  2 drop id of the second candidate, or ''  3 era of the coupon in MySQL  4 users' groups
---       ('' if none is known), one word per user, separated by commas: NAME (a member), !NAME (not one), empty (unknown)
---       5.. user ids
+-- era admits no user. A replica always refuses, because scripts that write nothing also run there,
+-- on old data. The caller names the drops that are candidates, and the script chooses one of them
+-- by Redis's time and the windows in their `meta`. It admits users only to the chosen drop.
+-- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 gate  9 revoked
+--       10 allowed  11 allow_list  12 version, then, if there is a second candidate, its meta,
+--       count, users, free, waiting, times
+-- ARGV  1 drop id  2 drop id of the second candidate, or ''  3 era of the coupon in MySQL
+--       4 users' groups ('' if none is known), one word per user, separated by commas: NAME (a
+--       member), !NAME (not a member), empty (unknown)  5.. user ids
 -- Reply 'closed' if the gate is closed, 'another_era' if it names an era that the caller did not pass;
 -- else {Redis's time in ms, id of the open candidate or 0, answer, answer, …}, one answer per user, in order; no answers if
 -- the drop is sold out for all users:
@@ -52,8 +52,8 @@ local function candidate(drop, meta, count, users, free, waiting, times)
         is_open = is_whole and now >= opens and not (closes and now >= closes),
     }
 end
--- Whether to choose `one`. Order of preference: the open drop; a drop without `meta`, which may be open; the next to open; the
--- last that opened.
+-- Whether to choose `one` rather than `other`. Order of preference: the open drop; a drop without
+-- `meta`, which may be open; the next drop to open; the last drop that opened.
 local function is_better(one, other)
     if not one.is_open ~= not other.is_open then return one.is_open end
     if not one.is_whole or not other.is_whole then return not one.is_whole end
@@ -70,9 +70,10 @@ local drop, meta, opens, closes = chosen.drop, chosen.meta, chosen.opens, chosen
 local quantity = tonumber(meta[1])
 local reply = {now, chosen.is_open and tonumber(drop) or 0}
 
--- Answers for users who hold a slot of the neighbour. While no candidate is open, these are all holders, so that a retry after
--- closing finds its claim; just after the neighbour closed, only those who may be retrying. If a user may hold one coupon in
--- total, `claimants` names the holders instead.
+-- Answers for users who hold a slot of the neighbour. While no candidate is open, they include all
+-- holders, so that a retry after closing finds its claim. Just after the neighbour closed, they
+-- include only users who may be retrying. If a user may hold one coupon in total, `claimants`
+-- contains the holders instead.
 local elsewhere = {}
 local function find_elsewhere()
     local scores = call('ZMSCORE', neighbour.users, unpack(ARGV, before + 1))
@@ -107,7 +108,8 @@ end
 local scores = call('ZMSCORE', chosen.users, unpack(ARGV, before + 1))
 local per_coupon = meta[5] == 'coupon'
 local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, before + 1))
--- The users' revocations: `NUMBER` if all their claims are void, `NUMBER:TIME` if claims admitted after that time are valid.
+-- The users' revocations: `NUMBER` if all claims of the user are void, `NUMBER:TIME` if claims
+-- admitted after that time are valid.
 local bans = false
 if call('EXISTS', KEYS[9]) == 1 then
     local fields = {}
@@ -249,8 +251,8 @@ for i = 1, people do
                 if place then place = place + 1 end
             end
             if not place and waiting < math.max(places_to_wait, quantity - users) then
-                -- Whatever its length, the list has room for as many users as there are slots left: those slots are not sold
-                -- out, only not given yet.
+                -- The list accepts at least as many users as there are slots left, regardless of its
+                -- configured length: those slots are not sold out, only not given yet.
                 -- Above 2^53, adding one changes nothing, and later users would be sorted by id.
                 last_place = last_place or math.max(0, tonumber(
                     call('ZREVRANGEBYSCORE', chosen.waiting, '(9007199254740991', '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or 0))

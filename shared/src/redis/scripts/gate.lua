@@ -1,6 +1,7 @@
 -- Begins an era of a coupon, opens the coupon, or closes it.
 -- KEYS  1 gate  2 verified (bridge.rs: programs of older releases admit by it)  3 version
--- ARGV  1 how (below)  2 what the caller saw under `gate` ('' for nothing)  3 `SERVER ERA` of the new era (begin)
+-- ARGV  1 operation (below)  2 value of `gate` that the caller read ('' if it is missing)
+--       3 `SERVER ERA` of the new era (begin)
 --   begin  also closes the coupon: the reconciler is about to rebuild it, or an API has just created it.
 --   open   after the coupon was compared in the era `SERVER ERA` of ARGV 2, which the caller read before the topic. Refuses if
 --          the keys were lost since then.

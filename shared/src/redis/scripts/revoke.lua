@@ -1,11 +1,14 @@
--- Records revocations or their ends, and releases the slot that one voids in a drop. Safe at any time, on any server, and any
--- number of times: it releases only what is void in MySQL. If Redis already has a later revocation of the user, or the end of
--- this one, that takes precedence. The later of two ends of a revocation counts, because MySQL has only one.
+-- Records revocations or their ends, and releases the slot that a revocation voids in a drop. Safe
+-- at any time, on any server, and any number of times: it releases only claims that are void in
+-- MySQL. If Redis already has a later revocation of the user, or the end of this one, that takes
+-- precedence. If a revocation gets a second end, that one applies, because MySQL has only one.
 -- KEYS  1 revoked; to release: 2 version  3 meta  4 count  5 users  6 free  7 times  8 claimants  9 waiting
--- ARGV  1 drop id ('' releases nothing)  2 user of the release  3.. triples: field of `revoked`, id of the revocation,
---       time in ms until which claims are void ('' if it has not ended: all are); to release a slot: one triple
--- Reply {number of new revocations, 0}, or {released slot or 0, time until which claims are void; if it has not ended: now, or
--- the claim's time}. The released slot becomes free if it is within the quantity and no other user is on it.
+-- ARGV  1 drop id ('' releases nothing)  2 user to release  3.. triples: field of `revoked`, id of
+--       the revocation, time in ms until which claims are void ('' if it has not ended: all are); to
+--       release a slot: one triple
+-- Reply {number of new revocations, 0}, or {released slot or 0, time until which claims are void; if
+-- it has not ended: now, or the claim's time}. The released slot becomes free if it is within the
+-- quantity and no other user is on it.
 
 -- Records a revocation. Returns the id and end that now apply, and whether they are new.
 local function note(field, id, over)

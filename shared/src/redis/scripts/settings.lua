@@ -2,7 +2,8 @@
 -- the highest seen changes nothing, so that a delayed write cannot undo a later one. The token is stored per coupon and not in
 -- `meta`, so that it also prevents an old writer from loading a drop that was not yet loaded when a newer writer ran.
 -- KEYS  1 meta  2 count  3 gate  4 revision  5 claimants  6 revoked  7 allowed  8 allow_list  9 version  10 users  11 waiting
--- ARGV  1 how (below)  2 revision  3 era (load: `SERVER ERA`; lower: the number in MySQL)  4.. field, value pairs of meta
+-- ARGV  1 operation (below)  2 revision  3 era (load: `SERVER ERA`; lower: the number in MySQL)
+--       4.. field, value pairs of meta
 --   load      loads the drop for admission, unless it is loaded. The caller must have read the era before anything else: if
 --             Redis has lost data since, the caller's information about the drop may be wrong.
 --             loaded | present | stale | outdated
