@@ -75,10 +75,10 @@ impl HealthArgs {
 /// Maximum wait for blocked threads when the process ends.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs the command. This function is not async, because every program that awaits an async body
-/// compiles it again.
+/// Runs the command. Not async, because every program that awaits an async function compiles its
+/// body again.
 pub fn main() -> ExitCode {
-    // Huge pages of 2 MB would mostly be wasted. If the call fails, the process only needs more
+    // Huge pages of 2 MB would mostly stay unused. If the call fails, the process only needs more
     // memory.
     let small_pages = rustix::thread::disable_transparent_huge_pages(true);
     let cli: Cli = parse(Cli::command());

@@ -4,12 +4,11 @@
 //! Kafka ─▶ source ─▶ decode ─▶ batch ─▶ write
 //!          poll      map       gather   one tx: rows, then positions
 //!                                        │ refused: classify ─▶ rows or dead letters, same tx
-//!                                        └ MySQL away: the same batch again, paused, with backoff
+//!                                        └ MySQL unavailable: retry the batch, paused, with backoff
 //! ```
 //!
 //! The invariant: every message before a partition's position in MySQL has a row or a dead letter
-//! (`failed_claims`). Reading begins at the positions, and a message that is read again changes
-//! nothing.
+//! (`failed_claims`). Reading begins at the positions, and reading a message again changes nothing.
 //!
 //! One thread (`worker`) owns the Kafka consumer, whose calls block. MySQL runs on the async
 //! runtime.
@@ -105,7 +104,8 @@ async fn overdue(shutdown: &CancellationToken) {
     tokio::time::sleep(LONGEST_STOP).await;
 }
 
-/// Starts the loop on its thread. The receiver gets its result, or an error after a panic.
+/// Starts the loop on a separate thread. The receiver gets the result of the loop, or an error if
+/// the thread panics.
 fn start_worker(
     args: &ConsumeArgs,
     db: Db,
@@ -137,7 +137,7 @@ fn start_worker(
     Ok(ended)
 }
 
-/// Prints one line on standard output. `println!` would panic if the reader is gone.
+/// Prints one line on standard output. `println!` would panic if the reader has closed the pipe.
 fn say(line: &str) {
     if let Err(error) = writeln!(std::io::stdout(), "{line}") {
         tracing::debug!(%error, line, "nobody reads standard output");

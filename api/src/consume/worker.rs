@@ -44,8 +44,8 @@ const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// Interval of comparing positions while no message arrives.
 const CHECK_POSITIONS: Duration = Duration::from_secs(5);
 
-/// After this many attempts that met a lock, two seconds each, claims whose rows are locked are
-/// skipped.
+/// After this many attempts that failed because of a lock, two seconds each, claims with locked
+/// rows are skipped.
 const LOCK_WAITS: u32 = 3;
 /// For this long after a lock, drops are written one by one.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
@@ -85,7 +85,8 @@ pub(crate) struct Worker {
     next_batch: NextBatch<Arc<Record>>,
     /// Current maximum of messages per transaction. Halved if MySQL takes too long.
     size: usize,
-    /// Attempts at one batch in which another client of MySQL had locked rows.
+    /// Number of attempts at the current batch that failed because another client of MySQL had
+    /// locked rows.
     lock_waits: u32,
     /// When rows were last skipped because of a lock.
     locked_at: Option<Instant>,
@@ -94,7 +95,7 @@ pub(crate) struct Worker {
     wait: Duration,
     /// When to give up the batch in flight; set when shutdown begins.
     deadline: Option<Instant>,
-    /// When partitions may begin.
+    /// Earliest time at which partitions may begin.
     begin_at: Instant,
     /// When positions were last compared without a batch.
     checked_at: Instant,
@@ -224,8 +225,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Compares the positions with how far partitions have been read, although no message arrives:
-    /// MySQL may have been restored, and markers of transactions have no rows.
+    /// Compares the positions with the offsets read so far, even while no message arrives: MySQL
+    /// may have been restored, and transaction markers have no rows.
     fn check_positions(&mut self) -> anyhow::Result<()> {
         let ranges = self.source.standing();
         let is_due = ranges.iter().any(|range| !range.offsets.is_empty())
@@ -257,7 +258,8 @@ impl Worker {
         Ok(())
     }
 
-    /// The result of a call to MySQL; `None` after an error, or at the deadline of a stop.
+    /// Returns the result of a call to MySQL; `None` after an error, or if the shutdown deadline
+    /// passes first.
     fn of_mysql<T>(
         &mut self,
         call: impl Future<Output = Result<T, DbError>>,
@@ -361,7 +363,7 @@ impl Worker {
         Ok(false)
     }
 
-    /// One transaction. `None` if the deadline of a stop came first.
+    /// Runs one transaction. Returns `None` if the shutdown deadline passes first.
     fn attempt(
         &mut self,
         batch: Vec<Arc<Record>>,
@@ -472,8 +474,8 @@ impl Worker {
         self.setup.stop.is_cancelled() && now > *self.deadline.get_or_insert(now + LAST_BATCH)
     }
 
-    /// Waits for a future on the runtime and stays in the group in the meantime. `None` if the
-    /// deadline of a stop came first.
+    /// Waits for a future on the runtime and stays in the group in the meantime. Returns `None` if
+    /// the shutdown deadline passes first.
     fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
         let mut future = std::pin::pin!(future);
         let mut until_poll = MAX_UNPOLLED;

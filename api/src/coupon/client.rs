@@ -286,7 +286,7 @@ fn with_json(request: Builder, body: &Value) -> Result<Request<Bytes>, CommandFa
         .map_err(unfit)
 }
 
-#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+#[allow(clippy::needless_pass_by_value)] // `map_err` passes it by value
 fn unfit(error: axum::http::Error) -> CommandFailure {
     CommandFailure::NotAsked(format!(
         "OPS_TOKEN, --operator or an argument does not fit into a request: {error}"

@@ -17,8 +17,8 @@ use super::state::{App, Services};
 /// Daily drops are created days ahead, so an interval of a minute is short enough.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
 
-/// How soon the API stops writing batches after a consumer or reconciler starts that cannot read
-/// them.
+/// Interval at which the API checks whether a running consumer or reconciler cannot read batches.
+/// If so, it stops writing them.
 const READERS_EVERY: Duration = Duration::from_secs(1);
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -153,7 +153,7 @@ fn forget_sealed(services: &Services) {
         .flat_map(|entry| &entry.drops)
         .filter(|drop| drop.sealed_at.is_none());
     let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
-    // A drop with a higher id was made after the last refresh.
+    // A drop with a higher id was created after the last refresh.
     let newest = unsealed.iter().max().copied();
     services
         .claims

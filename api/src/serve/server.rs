@@ -35,8 +35,8 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Listens, then waits for the stores and checks them. Until then, it responds that it is
-    /// starting. Returns `None` if `shutdown` came first.
+    /// Listens, then waits for the stores and checks them. Until the checks succeed, it responds
+    /// that it is starting. Returns `None` if `shutdown` came first.
     pub async fn bind(
         args: ServeArgs,
         shutdown: &CancellationToken,
@@ -157,8 +157,8 @@ impl ApiServer {
     }
 }
 
-/// Connections that may wait to be accepted. All clients of a drop connect at once, and one that is
-/// refused retries only a second later. The system lowers this to its own limit.
+/// Connections that may wait to be accepted. All clients of a drop connect at once, and a refused
+/// client retries only a second later. The system lowers this to its own limit.
 const BACKLOG: u32 = 16_384;
 
 fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
@@ -172,7 +172,8 @@ fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Waits for claims in flight, whose clients may be gone, then for the messages of the producer.
+/// Waits for claims in flight, whose clients may have disconnected, then for the messages of the
+/// producer.
 async fn finish(app: &App, limit: Duration) {
     let left = app.in_flight.finish(limit).await;
     if left > 0 {

@@ -33,7 +33,7 @@ pub(crate) struct Services {
     pub(crate) mysql: Bulkheads,
     pub(crate) redis: Redis,
     pub(crate) coupon_page: CouponPage,
-    /// Cancelled while the listener is still open.
+    /// Cancelled when shutdown begins, while the listener is still open.
     pub(crate) stopping: CancellationToken,
 }
 

@@ -60,7 +60,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
     let good = batch(drop, 1..=6);
     let mixed = batch(drop, [7, 8, 9, 21, 10])
         .replace("\"slot\":8,", "\"slot\":0,")
-        // Slot 1 is taken, and its user has it.
+        // Slot 1 already belongs to another user.
         .replace(
             "\"slot\":9,\"user_id\":\"u-9\"",
             "\"slot\":1,\"user_id\":\"other\"",
@@ -88,7 +88,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
         ("undecodable", 1),
     ]);
     assert_eq!(world.refusals().await, expected);
-    // A message that is read again counts no claim twice.
+    // Reading the message again counts no claim twice.
     world.read_again().await;
     world
         .consume_until("all is read again", async || world.read_up_to().await == 3)

@@ -7,7 +7,7 @@ use firstcome_stack::ProxyFault;
 use crate::world::{ConsumeWorld, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn write_with_a_lost_response_is_found_by_the_next_attempt() {
+async fn retry_finds_the_rows_of_a_write_whose_response_was_lost() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(300).await;
     let consumer = world.consumer(&[&through, "--database-timeout-ms=500"]);
     world.claim(drop, 1..=100).await;
@@ -69,7 +69,7 @@ async fn rebalances_during_slow_writes_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumer_stopped_without_mysql_exits_fast_and_commits_nothing_unwritten() {
+async fn consumer_stopped_without_mysql_exits_fast_and_commits_only_written_rows() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(200).await;
     let consumer = world.consumer(&[&through]);
     world.claim(drop, 1..=100).await;

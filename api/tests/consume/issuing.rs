@@ -68,7 +68,7 @@ async fn consumers_that_join_and_leave_share_the_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumers_without_a_partition_do_no_harm() {
+async fn consumers_without_a_partition_do_not_affect_issuing() {
     let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
     let consumers: Vec<_> = (0..=PARTITIONS).map(|_| world.consumer(&[])).collect();
     world.claim(drop, 1..=200).await;

@@ -146,7 +146,7 @@ async fn messages_read_again_after_erasing_a_user_change_nothing() {
         .map(|slot| message(drop, slot, &format!("u-{slot}"), now))
         .collect();
     messages.push(message(drop, 1, "u-9", now + TimeDelta::seconds(1)));
-    // This becomes a dead letter of an older consumer, which refused such keys.
+    // Becomes a dead letter like those of an older consumer, which refused such keys.
     messages.push((0, Some("odd".into()), message(drop, 8, "u-9", now).2));
     world.send(messages.clone()).await;
     read_all(&world, 6).await;
@@ -227,7 +227,7 @@ async fn messages_read_again_after_erasing_a_drop_change_nothing() {
         "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4",
     )
     .await;
-    // This row is as an earlier release left it.
+    // Simulates a row that an earlier release has left.
     world
         .query("UPDATE issued_coupons SET user_id = 'erased-00000000000000000b0e' WHERE slot = 3")
         .await;

@@ -15,7 +15,7 @@ async fn faults(world: &ConsumeWorld) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn offsets_committed_by_a_tool_skip_nothing_and_repeat_nothing() {
+async fn offsets_committed_by_a_tool_neither_skip_nor_repeat_messages() {
     let (world, drop) = ConsumeWorld::with_coupon(600, OncePer::Coupon).await;
     world.claim(drop, 1..=100).await;
     world
@@ -46,7 +46,7 @@ async fn partition_without_a_position_is_read_from_its_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_log_is_read_from_its_beginning_and_recorded_once() {
+async fn replaced_log_is_read_from_its_beginning_and_recorded_once() {
     let (world, drop) = ConsumeWorld::with_coupon(100, OncePer::Coupon).await;
     world.claim(drop, 1..=100).await;
     world
@@ -72,7 +72,7 @@ async fn another_log_is_read_from_its_beginning_and_recorded_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn running_consumer_reads_again_what_a_restored_mysql_has_lost() {
+async fn running_consumer_rereads_messages_whose_rows_a_restored_mysql_lacks() {
     let (world, drop) = ConsumeWorld::with_coupon(300, OncePer::Coupon).await;
     let consumer = world.consumer(&[]);
     world.claim(drop, 1..=100).await;

@@ -125,7 +125,7 @@ async fn poison_messages_are_stored_once_and_later_messages_are_issued() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_messages_in_many_batches_cost_no_valid_claim() {
+async fn poison_messages_in_many_batches_lose_no_valid_claim() {
     let (world, drop) = ConsumeWorld::with_coupon(500, OncePer::Drop).await;
     let mut messages = Vec::new();
     for slot in 1..=500_u32 {
@@ -159,7 +159,7 @@ async fn poison_messages_in_many_batches_cost_no_valid_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn user_gets_one_row_per_coupon_or_drop_as_once_per_says() {
+async fn user_gets_one_row_per_coupon_or_per_drop_according_to_once_per() {
     let world = ConsumeWorld::new().await;
     let first = world.coupon(5, OncePer::Coupon).await;
     let second = world.coupon(5, OncePer::Drop).await;

@@ -197,8 +197,8 @@ impl ConsumeWorld {
             .unwrap()
     }
 
-    /// Runs one statement, in which `issued_coupons`, `failed_claims` and `topic_positions` are
-    /// those of this test.
+    /// Runs one statement. In it, `issued_coupons`, `failed_claims` and `topic_positions` refer to
+    /// the tables of this test.
     pub(crate) async fn query(&self, sql: &str) -> Vec<Vec<String>> {
         let mut sql = sql.to_owned();
         for table in ["issued_coupons", "failed_claims", "topic_positions"] {
@@ -250,8 +250,8 @@ impl ConsumeWorld {
             .sum()
     }
 
-    /// Commits an offset to Kafka, as a tool does, the same in each partition. Requires that nobody
-    /// consumes.
+    /// Commits an offset to Kafka, as a tool does, the same in each partition. Requires that no
+    /// consumer runs.
     pub(crate) async fn commit_to_kafka(&self, offset: i64) {
         let reader: BaseConsumer = self.kafka.reader().create().unwrap();
         let mut offsets = self.partitions();
@@ -263,7 +263,7 @@ impl ConsumeWorld {
         .await;
     }
 
-    /// Moves the positions to the beginning. Requires that nobody consumes.
+    /// Moves the positions to the beginning. Requires that no consumer runs.
     pub(crate) async fn read_again(&self) {
         self.query("UPDATE topic_positions SET next_offset = 0, before_print = NULL")
             .await;

@@ -299,7 +299,7 @@ async fn removes_a_drop_whose_new_window_is_over() {
 }
 
 #[tokio::test]
-async fn close_now_stops_admission_at_once_and_is_idempotent() {
+async fn close_now_stops_admission_immediately_and_is_idempotent() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, drop) = apis[0].make(with(open(1_000), "waiting_list", 10)).await;
@@ -347,7 +347,7 @@ async fn close_now_stops_admission_at_once_and_is_idempotent() {
 }
 
 #[tokio::test]
-async fn close_now_keeps_the_drop_of_tomorrow() {
+async fn close_now_keeps_tomorrows_drop() {
     let (world, api) = ServeWorld::with_api().await;
     let id = daily(&api, "UTC", "00:00"..="00:00").await;
     let closed = api.patch(id, json!({"close_now": true})).await;
@@ -383,7 +383,7 @@ async fn refuses_windows_that_leave_the_coupon_without_any_drop() {
 }
 
 #[tokio::test]
-async fn refuses_windows_that_overlap_a_drop_that_stays() {
+async fn refuses_windows_that_overlap_a_drop_that_is_not_moved() {
     let (world, api) = ServeWorld::with_api().await;
     let zone = zone_at_noon();
     let today = Utc::now().date_naive();

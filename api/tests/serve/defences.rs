@@ -20,7 +20,7 @@ async fn connect(api: &InProcessApi) -> TcpStream {
 }
 
 #[tokio::test]
-async fn refuses_claims_above_the_limit_at_once() {
+async fn refuses_claims_above_the_limit_immediately() {
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
     let api = proxied
@@ -169,7 +169,7 @@ async fn requests_for_missing_coupons_share_few_statements() {
 }
 
 #[tokio::test]
-async fn coupon_created_at_one_process_is_known_to_another_at_once() {
+async fn coupon_created_at_one_process_is_visible_at_another_immediately() {
     let world = ServeWorld::new().await;
     let one = world.api().await;
     let other = world.with("catalogue-refresh-ms", 60_000).api().await;

@@ -36,7 +36,7 @@ async fn give_back(api: &InProcessApi, user: &str, coupon: i64, query: &str) -> 
         .await
 }
 
-/// Waits until both APIs know the second drop, and then until it opens.
+/// Waits until both APIs have read the second drop, and then until it opens.
 async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: DropId) {
     let show = async |api: &InProcessApi| api.get(&format!("/v1/coupons/{coupon}")).await.json;
     let knows = async |api: &InProcessApi| {

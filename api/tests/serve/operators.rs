@@ -322,7 +322,7 @@ async fn change_applies_to_all_open_and_future_drops_or_to_none() {
 }
 
 #[tokio::test]
-async fn refuses_quantity_below_rows_that_redis_does_not_know() {
+async fn refuses_quantity_below_rows_that_redis_lacks() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     world.issue(id, DropId(drop), 5, "u-5").await;

@@ -210,7 +210,7 @@ async fn serves_page_and_state_from_memory_while_both_stores_are_down() {
 }
 
 #[tokio::test]
-async fn page_says_whether_a_token_is_required() {
+async fn page_indicates_whether_a_token_is_required() {
     let world = ServeWorld::new().await.with("coupon-page", "on");
     let with_tokens = world.with_tokens();
     for (world, wants) in [(&world, "false"), (&with_tokens, "true")] {

@@ -81,7 +81,7 @@ async fn only_a_retry_confirms_a_claim_stored_after_both_deadlines() {
 }
 
 #[tokio::test]
-async fn dead_letter_table_gets_only_claims_that_kafka_does_not_take() {
+async fn dead_letter_table_gets_only_claims_that_kafka_does_not_acknowledge() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (own, _mysql) = on(kafka, &world).await;
@@ -202,7 +202,7 @@ async fn claims_get_503_without_kafka_and_mysql_and_retries_succeed_later() {
 }
 
 #[tokio::test]
-async fn concurrent_retries_publish_once_with_the_time_of_the_admission() {
+async fn concurrent_retries_publish_once_with_the_admission_time() {
     let world = ServeWorld::new().await;
     let first = world.api().await;
     let other = world.with("max-claims-in-hand", 2_000).api().await;
@@ -396,7 +396,7 @@ pub(crate) async fn move_window(
 }
 
 #[tokio::test]
-async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next() {
+async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_drop() {
     const HOUR: i64 = 3_600_000;
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;

@@ -22,7 +22,7 @@ async fn set(world: &ServeWorld, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn claims_at_other_processes_follow_a_change_at_once() {
+async fn claims_at_other_processes_see_a_change_immediately() {
     let world = ServeWorld::new().await;
     let api = world.api().await;
     let other = world.api().await;

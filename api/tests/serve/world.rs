@@ -309,7 +309,7 @@ fn redis_client(url: &str, prefix: String) -> Redis {
     .unwrap()
 }
 
-/// Returns a Kafka that tests may kill, and the guard that only one test at a time holds.
+/// Returns a Kafka that tests may kill, and a guard that only one test holds at a time.
 pub(crate) async fn breakable_kafka() -> (&'static KafkaServer, MutexGuard<'static, ()>) {
     static KAFKA: OnceCell<KafkaServer> = OnceCell::const_new();
     static TURN: Mutex<()> = Mutex::const_new(());

@@ -1,4 +1,5 @@
-//! Gathers messages into a batch, which a count, a time, or a gap without messages ends.
+//! Gathers messages into a batch, which ends at a maximum size, at a deadline, or at a gap between
+//! messages.
 
 use std::time::{Duration, Instant};
 
@@ -7,15 +8,16 @@ use std::time::{Duration, Instant};
 pub(crate) struct BatchLimits {
     /// Maximum number of messages.
     pub(crate) max: usize,
-    /// Maximum wait of its first message.
+    /// Maximum wait of the first message.
     pub(crate) wait: Duration,
-    /// Maximum wait of its last message, because no further messages arrive after a rush.
+    /// Maximum time without a message after the last one: at the end of a rush, no further messages
+    /// arrive.
     pub(crate) gap: Duration,
 }
 
 impl BatchLimits {
-    /// The last message waits a quarter as long as the first, but at least half of the setting,
-    /// so that a slow stream of messages is not written one by one.
+    /// The gap is a quarter of `wait`, but at least half of the setting, so that messages of a slow
+    /// stream are not written one by one.
     pub(crate) fn new(max: usize, wait: Duration, set: Duration) -> Self {
         Self {
             max,
@@ -29,7 +31,7 @@ impl BatchLimits {
 #[derive(Debug)]
 pub(crate) struct NextBatch<T> {
     messages: Vec<T>,
-    /// When the first message arrived, and when the last.
+    /// Arrival times of the first and the last message.
     arrived: Option<(Instant, Instant)>,
 }
 
@@ -53,15 +55,15 @@ impl<T> NextBatch<T> {
         self.messages.len()
     }
 
-    /// When it is ready although it is not full; `None`: it is empty.
+    /// Time at which the batch is ready even if it is not full; `None` if it is empty.
     fn deadline(&self, limits: BatchLimits) -> Option<Instant> {
         self.arrived
             .map(|(first, last)| (first + limits.wait).min(last + limits.gap))
     }
 
-    /// Adds messages of `next` until the batch is ready. `next` waits for at most the given
-    /// time. A full batch does not wait, and messages that have already arrived are added even
-    /// after the deadline. Returns an empty batch if none arrived within `idle`.
+    /// Adds messages from `next` until the batch is ready. `next` waits for at most the given time.
+    /// A full batch does not wait, and messages that have already arrived are added even after the
+    /// deadline. Returns an empty batch if none arrived within `idle`.
     pub(crate) fn gather(
         mut self,
         limits: BatchLimits,
@@ -98,8 +100,8 @@ mod tests {
 
     const IDLE: Duration = Duration::from_millis(100);
 
-    /// Gathers messages that arrive at the given milliseconds, with a clock that only waiting
-    /// advances. Returns the batch and the millisecond at which it was ready.
+    /// Gathers messages that arrive at the given milliseconds, with a clock that advances only
+    /// during waits. Returns the batch and the millisecond at which it was ready.
     fn gathered(arrivals: &[u64], max: usize, wait_ms: u64) -> (Vec<u64>, u64) {
         let start = Instant::now();
         let clock = Cell::new(start);
@@ -134,9 +136,9 @@ mod tests {
             (&[][..], 3, 12, &[][..], 100),
             (&[0, 0, 0, 0], 3, 12, &[0, 0, 0], 0), // full: no wait
             (&[40], 3, 12, &[40], 43),             // alone, from its own arrival
-            (&[40, 43, 47], 9, 12, &[40, 43], 46), // the third is too late after the second
-            (&[40, 43, 46, 49, 52, 53], 9, 12, &[40, 43, 46, 49, 52], 52), // and the sixth after the first
-            (&[0, 0, 0], 9, 0, &[0, 0, 0], 0), // no wait at all still takes what is there
+            (&[40, 43, 47], 9, 12, &[40, 43], 46), // gap after the second
+            (&[40, 43, 46, 49, 52, 53], 9, 12, &[40, 43, 46, 49, 52], 52), // deadline of the first
+            (&[0, 0, 0], 9, 0, &[0, 0, 0], 0),     // no wait: takes messages that have arrived
             (&[0], 1, 12, &[0], 0),
         ] {
             assert_eq!(
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn last_message_waits_a_fraction_of_the_time_of_the_first() {
+    fn gap_is_a_quarter_of_the_wait_but_at_least_half_of_the_setting() {
         let ms = Duration::from_millis;
         let gaps = [(10, 10), (20, 10), (40, 10), (0, 0)]
             .map(|(wait, set)| BatchLimits::new(1, ms(wait), ms(set)).gap);
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn time_during_a_write_counts_towards_the_wait_of_messages() {
+    fn time_spent_writing_counts_towards_the_wait_of_the_batch() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
         let limits = BatchLimits {

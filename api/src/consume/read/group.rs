@@ -24,8 +24,8 @@ use super::unreadable::{PartitionPosition, Readings};
 use crate::consume::watch::report::{self, Health};
 use crate::consume::write::Written;
 
-/// Maximum time that a rebalance waits for the write in flight, because the other consumers wait,
-/// too. A batch that is not written in this time is read again by the partitions' next owners.
+/// Maximum time that a rebalance waits for the write in flight, because the other consumers wait as
+/// well. A batch that is not written in this time is read again by the partitions' next owners.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The result of a write, once it is known.
@@ -43,10 +43,10 @@ struct Assignment {
     /// revoked and assigned again must not be written or committed.
     count: u64,
     owned: HashMap<i32, u64>,
-    /// The offsets after the messages that have rows or dead letters. A partition without one has
-    /// not begun: its position is not known yet.
+    /// By partition, the offset after the last message that has a row or a dead letter. A partition
+    /// without an entry has not begun: its position is unknown.
     done: BTreeMap<i32, i64>,
-    /// What Kafka has accepted of that.
+    /// The offsets of `done` that Kafka has accepted.
     committed: BTreeMap<i32, i64>,
     /// Whether Kafka refused the last commit.
     is_refused: bool,
@@ -69,7 +69,7 @@ impl Assignment {
         true
     }
 
-    /// Everything before this offset has rows or dead letters.
+    /// Records that all messages before this offset have rows or dead letters.
     fn done_to(&mut self, partition: i32, next: i64) {
         if let Some(done) = self.done.get_mut(&partition) {
             *done = next.max(*done);
@@ -119,7 +119,7 @@ impl GroupContext {
         self.assignment_of(record.source.partition) == Some(record.assignment)
     }
 
-    /// Whether the group has assigned this process its partitions, or none.
+    /// Whether the group has assigned partitions to this process at least once, even an empty set.
     pub(crate) fn has_joined(&self) -> bool {
         self.assignment.lock().count > 0
     }
@@ -155,7 +155,7 @@ impl GroupContext {
         self.assignment.lock().done.get(&partition).copied()
     }
 
-    /// Reading a partition begins here.
+    /// Records the position at which reading a partition begins.
     pub(super) fn begins(&self, partition: i32, position: i64) {
         self.assignment.lock().done.insert(partition, position);
     }
@@ -171,8 +171,8 @@ impl GroupContext {
         self.assignment.lock().done.clone()
     }
 
-    /// Makes partitions begin again that end before `done`, which was read before their ends: the
-    /// topic was recreated.
+    /// Makes partitions begin again whose end is below `done`, because the topic was recreated.
+    /// `done` must have been read before the ends.
     pub(crate) fn begin_shorter_again(&self, done: &BTreeMap<i32, i64>, ends: &BTreeMap<i32, i64>) {
         let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
@@ -184,8 +184,8 @@ impl GroupContext {
         }
     }
 
-    /// What these records complete, if they follow what is done. Records are written in the order
-    /// in which they are read.
+    /// Returns the ranges that these records complete after `done`. Records are written in the
+    /// order in which they are read.
     pub(crate) fn ranges(&self, records: &[Arc<Record>]) -> Vec<ReadRange> {
         let guard = self.assignment.lock();
         let mut ranges = BTreeMap::new();
@@ -208,8 +208,8 @@ impl GroupContext {
         ranges.into_values().collect()
     }
 
-    /// How far the partitions of this process are read. `next` returns the offset after the last
-    /// message read in an assignment, or where reading begins.
+    /// Returns how far the partitions of this process have been read. `next` returns the offset
+    /// after the last message read in an assignment, or where reading begins.
     pub(super) fn readings(&self, next: impl Fn(i32, u64) -> Option<i64>) -> Readings {
         let guard = self.assignment.lock();
         let reading = |(partition, assignment): (&i32, &u64)| {
@@ -322,7 +322,7 @@ impl GroupContext {
             "the group gave this process partitions"
         );
         counter!(report::REBALANCES).increment(1);
-        // Until their positions are known. Messages that arrive earlier are ignored.
+        // Pause them until their positions are known. Messages that arrive earlier are ignored.
         if let Err(error) = consumer.pause(partitions) {
             tracing::warn!(%error, "new partitions could not be paused");
         }

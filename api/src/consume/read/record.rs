@@ -8,8 +8,8 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
 use firstcome_shared::trace::TraceContext;
 
-/// Years that MySQL's `DATETIME` accepts. MySQL would refuse other years in the dead-letter table,
-/// too, and the consumer could never skip the message.
+/// Years that MySQL's `DATETIME` accepts. MySQL would refuse other years in the dead-letter table
+/// as well, so the consumer could never skip the message.
 pub(super) const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
 /// Maximum characters of a stored error, because the JSON parser may quote the whole message.
@@ -27,7 +27,8 @@ pub(crate) struct Record {
     /// The last offset that is completed with this record. For a claim that is not the last one of
     /// its message, the offset before the message.
     pub(crate) last_offset: i64,
-    /// The message at `last_offset`; `None` if it is not this one, or unreadable.
+    /// Fingerprint of the message at `last_offset`; `None` if that is another message, or this one
+    /// is unreadable.
     pub(crate) print: Option<MessagePrint>,
     /// The assignment of its partition during which it was read (`Group::owns`).
     pub(crate) assignment: u64,

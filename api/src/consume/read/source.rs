@@ -1,5 +1,5 @@
-//! The Kafka consumer, with decoding. One thread polls it; it is paused while a batch can't be
-//! written, and closes without hanging.
+//! The Kafka consumer and its decoder. One thread polls it. It pauses while a batch cannot be
+//! written, and closing it never hangs.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -36,19 +36,19 @@ const SERVE: Duration = Duration::from_millis(5);
 /// Maximum wait until librdkafka's own thread has applied a new position.
 const SEEK: Duration = Duration::from_secs(5);
 
-/// Maximum wait for the offsets that Kafka has of a partition.
+/// Maximum wait for the offsets of a partition in Kafka.
 const ANSWER: Duration = Duration::from_secs(2);
 
 pub(crate) struct Source {
     settings: KafkaSettings,
     consumer: Arc<BaseConsumer<GroupContext>>,
     membership: Membership,
-    /// Records that were read but not requested yet: claims of a message with several, and
-    /// messages that arrived although fetching was paused.
+    /// Records that were read but not requested yet: further claims of a message with several
+    /// claims, and messages that arrived although fetching was paused.
     carried: VecDeque<Record>,
-    /// How far partitions have been read. One without an entry has not begun.
+    /// How far partitions have been read. A partition without an entry has not begun.
     read: BTreeMap<i32, Reading>,
-    /// Partitions whose message before the position is another one.
+    /// Partitions in which the message before the position is not the recorded one.
     other_logs: BTreeSet<i32>,
     unreadable: UnreadableWatch,
     checked_at: Instant,
@@ -62,7 +62,7 @@ struct Reading {
     assignment: u64,
     /// The offset after the last record.
     next: i64,
-    /// The message that has to come first, because it is the one before the position.
+    /// The message expected first: the one before the position.
     before: Option<MessagePrint>,
 }
 
@@ -180,7 +180,8 @@ impl Source {
         self.read.insert(partition, reading);
     }
 
-    /// Where partitions that have not begun begin, by their positions and what Kafka has of them.
+    /// Returns where to begin partitions that have not begun, by their positions and the offsets in
+    /// Kafka.
     pub(crate) fn beginnings(
         &self,
         partitions: impl Iterator<Item = i32>,
@@ -211,8 +212,8 @@ impl Source {
         committed.elements().into_iter().map(beginning).collect()
     }
 
-    /// Begins to read a partition. If the client does not follow yet, it stays one that has not
-    /// begun.
+    /// Begins to read a partition. If the client does not seek yet, the partition remains one that
+    /// has not begun.
     pub(crate) fn begin(
         &mut self,
         partition: i32,
@@ -244,7 +245,7 @@ impl Source {
         Ok(())
     }
 
-    /// Reads a partition again from its position. Records of it that are not written are skipped.
+    /// Reads a partition again from its position. Its records that are not written yet are skipped.
     pub(crate) fn begin_again(&mut self, partition: i32) -> anyhow::Result<()> {
         if self.group().reassign(partition) {
             self.consumer.pause(&self.only(partition))?;
@@ -340,7 +341,7 @@ impl Source {
         Ok(())
     }
 
-    /// Reads a held partition from here on. The seek comes first: librdkafka resumes there.
+    /// Resumes a held partition at `next`. Seeks to it first, because librdkafka resumes from there.
     fn go_on(&mut self, partition: i32, assignment: u64, next: i64) -> anyhow::Result<()> {
         match self.read.get_mut(&partition) {
             Some(reading) if reading.assignment == assignment => reading.next = next,
@@ -387,7 +388,7 @@ impl Source {
     /// offsets, a group that continued without this process.
     fn tolerate(&mut self, error: KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
-            // The error only says that it is fatal.
+            // The error itself contains no cause.
             let (code, reason) = self.consumer.client().fatal_error().unzip();
             let why = code
                 .and_then(|code| self.membership.why_not(code))
@@ -466,8 +467,8 @@ impl Source {
 }
 
 impl Record {
-    /// The records of a message: one for each claim, or one if it is not a claim. The offset is
-    /// completed only with the last of them.
+    /// Returns the records of a message: one for each claim, or a single one if the message is not
+    /// a claim. Only the last record completes the offset.
     fn of_message(
         source: &MessageOrigin,
         assignment: u64,

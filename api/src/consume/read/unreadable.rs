@@ -5,12 +5,12 @@
 //!
 //! Kafka's client names neither partition nor offset with an error, and reports no error at all
 //! about a malformed record. Therefore, a partition is suspected if messages wait there and none
-//! arrives for [`SILENCE`]. A fresh client then looks at the position ([`look`]). If it reads a
-//! message, the consumer is only busy; if none arrives for another [`SILENCE`], the consumer seeks
-//! the position again, since an earlier seek may have failed. If it reaches the end, the offsets
-//! are transaction markers and are passed. Otherwise fetching pauses, a second look finds the end
-//! of the range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range of that
-//! partition was skipped recently, one look decides.
+//! arrives for [`SILENCE`]. A fresh client then reads from the position (a "look", see [`look`]).
+//! If it reads a message, the consumer is only busy; if none arrives for another [`SILENCE`], the
+//! consumer seeks the position again, since an earlier seek may have failed. If it reaches the end,
+//! the offsets are transaction markers and are passed. Otherwise fetching pauses, a second look
+//! finds the end of the range, and a third one, [`CONFIRM_AFTER`] later, confirms both. If a range
+//! of that partition was skipped recently, one look decides.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -25,10 +25,10 @@ use rdkafka::error::KafkaResult;
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// For this long after a range was skipped, its partition is suspected sooner, and one look
-/// decides. Unreadable messages rarely occur alone, and rows and reopening wait for each range.
+/// decides. Unreadable messages rarely occur alone, and each range delays rows and reopening.
 const REPEATED_FOR: Duration = Duration::from_secs(60);
 
-/// Replaces [`SILENCE`] for a partition of which a range was skipped recently.
+/// Replaces [`SILENCE`] for a partition in which a range was skipped recently.
 const REPEATED_SILENCE: Duration = Duration::from_millis(400);
 
 /// Time between finding a range and confirming it, which rules out a transient fault.
@@ -415,7 +415,7 @@ impl UnreadableWatch {
         std::thread::Builder::new()
             .name("consume-look".into())
             .spawn(move || {
-                // The receiver is gone when the consumer ends.
+                // Sending fails only if the consumer has ended.
                 let _ = tell.send(found_at(&settings, &due));
             })?;
         Ok(())
@@ -600,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn message_after_an_error_holds_its_partition_until_a_fresh_client_read_it() {
+    fn message_after_an_error_holds_its_partition_until_a_fresh_client_reads_it() {
         let mut watch = UnreadableWatch::new(STUCK);
         assert!(watch.takes(0, 1, Some(7), 9), "as behind a transaction");
         watch.error(Instant::now());
@@ -643,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn time_without_polls_counts_as_two_checks_at_most() {
+    fn time_without_polls_counts_as_at_most_two_checks() {
         let mut watch = UnreadableWatch::new(STUCK);
         let silent = readings(&[(0, 7, 9)]);
         for passed in [CHECK_EVERY, STUCK, Duration::ZERO, Duration::ZERO] {

@@ -75,10 +75,10 @@ fn report(
     }
 }
 
-/// The ends of the assigned partitions.
+/// Returns the ends of the assigned partitions.
 ///
-/// The group's coordinator is asked, too. librdkafka waits a minute for the response to a request
-/// to join, but gives up an unreachable host at the first request that times out.
+/// Also queries the group's coordinator: librdkafka waits a minute for the response to a request to
+/// join, but gives up an unreachable host at the first request that times out.
 fn measure(consumer: &BaseConsumer<GroupContext>, topic: &str) -> KafkaResult<BTreeMap<i32, i64>> {
     let partitions = consumer.context().partitions();
     let mut asked = TopicPartitionList::with_capacity(1);

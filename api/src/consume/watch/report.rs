@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use crate::consume::read::record::Record;
 use crate::consume::write::Written;
 
-/// The loop is not alive if it has no iteration for this long. It also iterates while it waits for
-/// MySQL or for messages.
+/// The loop counts as not alive if no iteration ends for this long. It also iterates while it waits
+/// for MySQL or for messages.
 const STUCK: Duration = Duration::from_secs(30);
 
 /// Set by the loop and the lag watcher; read by `/healthz`, `/readyz` and the watchdog.
@@ -29,7 +29,7 @@ pub(crate) struct Health {
     mysql: Mutex<Option<String>>,
     kafka: Mutex<Option<String>>,
     stuck: Mutex<Option<String>>,
-    /// Whether unread messages exist, none of which is being written.
+    /// Whether unread messages exist while no batch is being written.
     backlog: AtomicBool,
     /// Counts written batches and reported outages of a store. If it stays the same during a
     /// backlog, the loop is stuck.

@@ -228,10 +228,10 @@ mod tests {
             (claim(CouponId(1), DropId(10), 1, "ann"), "again"),
             (claim(CouponId(1), DropId(10), 1, "eve"), "slot_taken"),
             (claim(CouponId(1), DropId(10), 3, "ann"), "already_has_one"),
-            (claim(CouponId(1), DropId(11), 3, "ann"), "already_has_one"), // one in all drops of coupon 1
-            (claim(CouponId(1), DropId(10), 2, "ann"), "already_has_one"), // on another's slot, too
+            (claim(CouponId(1), DropId(11), 3, "ann"), "already_has_one"), // once per coupon
+            (claim(CouponId(1), DropId(10), 2, "ann"), "already_has_one"), // even on a taken slot
             (claim(CouponId(2), DropId(20), 3, "ann"), "already_has_one"),
-            (claim(CouponId(2), DropId(21), 3, "ann"), "issue"), // one in each drop of coupon 2
+            (claim(CouponId(2), DropId(21), 3, "ann"), "issue"), // once per drop
             (claim(CouponId(2), DropId(20), 2, "bob"), "issue"), // another coupon
             (
                 claim(CouponId(1), DropId(10), 0, "eve"),
@@ -245,7 +245,7 @@ mod tests {
             (claim(CouponId(1), DropId(99), 1, "eve"), "unknown_drop"),
             (claim(CouponId(2), DropId(10), 3, "eve"), "unknown_drop"), // a drop of another coupon
             (claim(CouponId(2), DropId(10), 1, "ann"), "unknown_drop"),
-            (claim(CouponId(1), DropId(10), 1, "Ann"), "slot_taken"), // ids are told apart by case
+            (claim(CouponId(1), DropId(10), 1, "Ann"), "slot_taken"), // ids are case-sensitive
         ] {
             assert_eq!(
                 words(std::slice::from_ref(&claim), &rows),

@@ -29,7 +29,7 @@ pub(crate) struct Written {
     pub(crate) issued: u64,
     /// Messages that were read before and whose rows already existed.
     pub(crate) again: u64,
-    /// Claims that were given back or revoked: neither rows nor dead letters.
+    /// Claims that were given back or revoked. They get neither rows nor dead letters.
     pub(crate) revoked: u64,
     /// Dead letters, by reason.
     pub(crate) refused: BTreeMap<&'static str, u64>,
@@ -61,9 +61,9 @@ impl Written {
 /// The reason of a dead letter whose drop is locked.
 pub(crate) const ROW_LOCKED: &str = "row_locked";
 
-/// Writes a batch. After `Ok` each of its messages has a row or a dead letter. After an error
-/// nothing is written, or everything is and MySQL's response was lost; writing the batch again is
-/// right in both cases.
+/// Writes a batch. After `Ok` each of its messages has a row or a dead letter. After an error,
+/// either nothing was written, or everything was and MySQL's response was lost. Writing the batch
+/// again is correct in both cases.
 pub(crate) async fn write(db: &Db, batch: Batch) -> Result<Written, DbError> {
     crash_point(Point::RowsBegun);
     let key = db.code_key().await?;

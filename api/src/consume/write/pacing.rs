@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_rate_all_rows_pass() {
+    fn rate_of_zero_allows_all_rows() {
         let mut throttle = Throttle::new(0, Instant::now());
         throttle.spend(1_000_000);
         assert_eq!(throttle.allow(5_000, Instant::now()), Ok(5_000));
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_logged_at_once_and_then_every_thirty_seconds() {
+    fn failures_are_logged_immediately_and_then_every_thirty_seconds() {
         let mut backoff = Backoff::default();
         let now = Instant::now();
         assert!(backoff.is_due_for_log(now));
@@ -170,7 +170,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rate_is_kept_in_any_interval_and_nearly_reached(rate in 1_u32..2_000, batch in 1_usize..3_000) {
+        fn rate_is_nearly_reached_and_not_exceeded_in_any_interval(rate in 1_u32..2_000, batch in 1_usize..3_000) {
             let start = Instant::now();
             let mut throttle = Throttle::new(rate, start);
             let mut now = start;

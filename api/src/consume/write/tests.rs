@@ -23,7 +23,7 @@ async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
         records: batch.to_vec(),
     };
     loop {
-        // Usually a deadlock. The loop retries, too.
+        // Usually a deadlock. The consumer's loop also retries.
         if let Ok(written) = write(db, batch()).await {
             return written;
         }
@@ -284,7 +284,7 @@ async fn drop_is_sealed_only_if_the_verified_row_count_is_current() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flood_of_forged_dead_letters_on_a_slot_hides_none_that_an_api_wrote() {
+async fn forged_dead_letters_on_a_slot_do_not_hide_those_of_an_api() {
     let (mysql, db, coupon_id, drop_id) = shop("flood", 5).await;
     for (slot, forged) in [(1, 150), (2, 2_500), (3, 0)] {
         let sql = format!(

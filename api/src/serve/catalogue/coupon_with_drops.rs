@@ -1,5 +1,5 @@
 //! A coupon with its drops in this process's memory, and the selection of the drops that a claim
-//! may be for. A claim needs nothing else before it goes to Redis.
+//! may be for. A claim needs no other data before the call to Redis.
 
 use std::collections::HashMap;
 use std::iter;

@@ -1,7 +1,8 @@
 //! Caches the last pages of the list of coupons, the most expensive response that needs no
 //! authentication. One page is rendered at a time, followed by a pause nine times as long, so that
-//! all clients together cost at most a tenth of one processor. The bytes sent are limited, too.
-//! First pages have a separate turn, so that requests for other pages cannot block them.
+//! all clients together cost at most a tenth of one processor. The number of bytes sent per second
+//! is also limited. First pages have a separate turn, so that requests for other pages cannot block
+//! them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn makes_a_page_once_while_it_is_fresh_and_the_catalogue_unchanged() {
+    async fn caches_a_page_while_it_is_fresh_and_the_catalogue_is_unchanged() {
         let pages = ListedPages::default();
         let kept = |made, text: &'static str| {
             let page = ListedPage {
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn makes_pages_a_tenth_of_the_time_and_limits_the_waiting_requests() {
+    async fn spends_a_tenth_of_the_time_on_pages_and_limits_waiting_requests() {
         let pages = ListedPages::default();
         let begun = Instant::now();
         for number in 1..12 {

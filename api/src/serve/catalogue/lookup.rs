@@ -105,7 +105,7 @@ impl Lookup {
             let mut ids: Vec<CouponId> = requests.iter().map(|request| request.id).collect();
             ids.sort_unstable();
             ids.dedup();
-            // A demoted primary does not know the newest coupons.
+            // A demoted primary lacks the newest coupons.
             let mut knows_all = true;
             let read = async {
                 let mut coupons = db.of_primary().coupons_by_id(ids.clone()).await;

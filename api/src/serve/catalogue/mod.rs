@@ -170,7 +170,7 @@ impl Catalogue {
         let before = self.live();
         let had = self.last.borrow().outcome;
         let begun = Instant::now();
-        // A demoted primary does not know the newest coupons and changes.
+        // A demoted primary lacks the newest coupons and changes.
         match read(&self.db.of_primary(), &self.redis, &before).await {
             Ok((live, reconciled_at)) => {
                 if had != RefreshOutcome::Fresh {

@@ -25,7 +25,7 @@ pub(crate) struct RemainingCache {
 }
 
 impl RemainingCache {
-    /// Returns the stock of each drop, without those that Redis does not have.
+    /// Returns the stock of each drop that Redis has.
     pub(crate) async fn of(
         &self,
         redis: &Redis,

@@ -76,7 +76,7 @@ impl ClaimService {
     }
 
     /// Processes one claim to its end. Once Redis is called, the claim continues even if its caller
-    /// is gone.
+    /// was dropped.
     pub(crate) async fn admit(
         &self,
         id: CouponId,

@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_a_call_to_the_maximum_batch_and_takes_all_after_a_failure() {
+    fn call_is_limited_to_one_batch_and_a_failure_drains_the_queue() {
         let queues = Queues::default();
         let people = MAX_BATCH * 2 + 1;
         for number in 0..people {

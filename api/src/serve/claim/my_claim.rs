@@ -282,8 +282,8 @@ fn judge(
     }
     let standing = standing?;
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
-    // The claimants name a slot of this drop but `users` does not. Only a pass can tell which is
-    // right.
+    // The claimants name a slot of this drop but `users` does not. Only a pass can determine which
+    // is right.
     let is_of_this = |(of, _): (DropId, Slot)| Some(of) == drop;
     if standing.slot.is_none() && claimant.is_some_and(is_of_this) {
         return None;
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn row_in_the_scope_of_once_per_gives_issued() {
+    fn row_in_the_scope_of_once_per_makes_the_status_issued() {
         assert_eq!(
             said(OncePer::Coupon, Some(record(&[1], &[])), Some(NOWHERE)),
             Some((ClaimStatus::Issued, 1))

@@ -18,7 +18,7 @@ use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::time::Instant;
 
-/// A claim on its way to a second store.
+/// A claim to be written to a second store.
 pub(super) struct Outgoing {
     pub(super) claim: ClaimEvent,
     /// The span of its request, if it has a trace.

@@ -231,7 +231,7 @@ async fn write(db: &Db, new: NewRevocation) -> Result<Revocation, ClaimRefusal> 
     db.revoke(new).await.map_err(unknown)
 }
 
-#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
+#[allow(clippy::needless_pass_by_value)] // `map_err` passes it by value
 fn unknown(error: impl std::error::Error) -> ClaimRefusal {
     tracing::warn!(%error, "a claim could not be revoked");
     ClaimRefusal::StandingUnknown

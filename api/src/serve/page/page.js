@@ -43,7 +43,7 @@ function countdown(ms) {
   return days ? `${say("days", { n: days })} ${clock}` : clock;
 }
 
-// ---- what the browser stores; claims also work in a browser that stores nothing
+// ---- browser storage; claims also work in a browser that stores nothing
 
 function recall(storage, key) {
   try {
@@ -79,8 +79,7 @@ addEventListener("hashchange", () => location.reload());
 
 // The time by the server's clock; the device's clock may be wrong.
 const now = () => server.now_ms + performance.now() - readAt;
-// Never earlier than the server asked for, and randomly later, so that browsers that were given the
-// same delay do not return together.
+// Lengthens a delay randomly, so that browsers that were given the same one do not return together.
 const spread = (ms) => ms * (1 + 0.4 * Math.random());
 
 function pause(ms) {
@@ -99,7 +98,7 @@ function pause(ms) {
 const visible = () =>
   document.hidden && new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
 
-// A response that is cut off, or is not JSON, counts as none: status 0.
+// A response that is cut off, or is not JSON, counts as no response: status 0.
 async function ask(method, path) {
   const headers = wantsToken ? { Authorization: `Bearer ${token}` } : {};
   try {
@@ -150,7 +149,8 @@ function refreshIn(ms) {
 
 // ---- this user's claim
 
-// If each drop gives one, a claim of the previous drop is shown until ten minutes before the next opens.
+// With one coupon per drop, a claim of the previous drop is shown until ten minutes before the next
+// opens.
 const isEarlier = () => server.one_per_drop && mine.drop_id !== server.drop_id && server.opens_at_ms - now() < 600_000;
 const isOpen = () => server?.state === "open" || server?.state === "sold_out";
 const canClaim = () => isOpen() && (!mine || isEarlier());
@@ -192,8 +192,8 @@ function take(answer) {
   else if (code === "not_open") Object.assign(server, { state: "scheduled", opens_at_ms: Date.parse(answer.body.opens_at) });
   else refuse("refused");
   render();
-  // After a refusal in a rush, the page waits until the rush is over before it asks for the next drop, or
-// for a returned coupon.
+  // After a refusal in a rush, the page waits until the rush is over before it asks for the next
+  // drop, or for a returned coupon.
   if (!mine && note !== "expired") refreshIn(note ? 60_000 : code === "sold_out" ? 20_000 : (server.poll_after_ms ?? 10_000));
 }
 

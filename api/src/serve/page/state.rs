@@ -79,8 +79,8 @@ impl PageState {
 }
 
 /// Returns the poll interval. It is long if the opening is far away, and no poll falls into the
-/// rush after the opening: the page opens on its own, and the response to the claim gives the new
-/// state.
+/// rush after the opening: the page opens without a poll, and the response to the claim gives the
+/// new state.
 fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
     match state {
         DropState::Scheduled => u32::try_from((until_opening / 4).clamp(5_000, 60_000)).ok(),

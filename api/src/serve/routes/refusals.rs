@@ -70,7 +70,7 @@ pub(crate) fn refused(admission: Admission) -> Problem {
             Problem::new(Code::Closed, "this coupon is closed").with("closed_at", time(at))
         }
         // `Unloaded`, `Unverified` and `ForGroup` (the group changed twice during the claim).
-        // Admissions are no refusals and never reach this arm.
+        // Admissions are not refusals and never reach this arm.
         _ => Problem::unavailable("this coupon is being checked; try again"),
     }
 }
@@ -101,7 +101,7 @@ pub(crate) fn no_such_coupon(id: CouponId) -> Problem {
     Problem::not_found(format!("there is no coupon {id}"))
 }
 
-/// Builds a 503 for an operator's request. `doubt` says what may have happened, or what to do.
+/// Builds a 503 for an operator's request. `doubt` describes what may have happened, or what to do.
 pub(crate) fn mysql_unavailable(error: &DbError, doubt: &str) -> Problem {
     tracing::warn!(%error, "an operator's request could not be processed");
     Problem::unavailable(format!("MySQL did not answer; {doubt}"))

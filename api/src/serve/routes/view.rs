@@ -114,7 +114,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     coupons.iter().map(view).collect()
 }
 
-/// Reads the stocks of drops, for display, without those whose stock is unknown.
+/// Reads the stocks of drops for display. Omits drops whose stock is unknown.
 pub(crate) async fn stocks(
     services: &Services,
     drops: &[(DropId, &DropKeys)],

@@ -1,5 +1,5 @@
-//! Keys that verify tokens. A key that is too weak, or does not fit the algorithm, is refused at
-//! start-up, before users would be refused because of it.
+//! Keys that verify tokens. Keys that are too weak, or do not fit the algorithm, are refused at
+//! start-up and not only when users present tokens.
 
 use std::ops::RangeInclusive;
 use std::path::Path;

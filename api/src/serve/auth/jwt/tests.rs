@@ -232,7 +232,7 @@ AgMBAAE=
 
 #[test]
 #[allow(clippy::too_many_lines, reason = "one table of cases")]
-fn refuses_wrong_settings_in_one_sentence_without_the_secret() {
+fn reports_wrong_settings_in_one_sentence_that_omits_the_secret() {
     let ec = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let (_public, public) = key_file(&ec.public_key_pem());
     let (_private, private) = key_file(&ec.serialize_pem());
@@ -399,7 +399,7 @@ fn reads_groups_from_a_string_or_a_list_of_strings_only() {
 
 proptest::proptest! {
     #[test]
-    fn refuses_any_text_that_was_not_signed_here(text in ".{0,300}", at in 0_usize..200, byte in proptest::prelude::any::<u8>()) {
+    fn refuses_any_text_without_a_valid_signature(text in ".{0,300}", at in 0_usize..200, byte in proptest::prelude::any::<u8>()) {
         let verifier = Verifier::new(&hs256()).unwrap();
         proptest::prop_assert!(verifier.person(&text).is_err());
         // Change one byte of a valid token, except the last of a part, which may have unused bits.

@@ -116,7 +116,7 @@ async fn apply(
     }
     for _ in 0..ATTEMPTS {
         let now = time(services, &wanted).await;
-        // A change of the name alone does not concern Redis. For other changes, Redis may know
+        // A change of the name alone does not concern Redis. For other changes, Redis may have
         // revisions that MySQL has lost.
         let seen = if wanted.is_in_redis() {
             seen_revision(services, id).await
@@ -207,7 +207,8 @@ async fn finish(
     }))
 }
 
-/// Keys of deleted drops stay this long for claims by processes that do not know of the deletion.
+/// Keys of deleted drops stay this long for claims at processes that have not read the deletion
+/// yet.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// Returns Redis's time, or an earlier one if Redis does not answer. `close_now` must not choose a

@@ -147,7 +147,7 @@ async fn rotates_the_keys_of_a_file_at_run_time() {
 }
 
 #[tokio::test]
-async fn unknown_key_names_cause_one_request_to_the_issuer_in_ten_seconds() {
+async fn unknown_key_names_cause_at_most_one_issuer_request_in_ten_seconds() {
     let [known, new] = ["known", "new"].map(IssuerKey::new);
     let issuer = Issuer::start(set_of(&[&known])).await;
     let tokens = issuer.verifier();
