@@ -58,7 +58,7 @@ impl ClusteredServers {
             .set_upstream(self.stack.mysql.in_office().port());
     }
 
-    /// Keeps other faults away from a store while the guard is held.
+    /// Prevents other faults of a store while the guard is held.
     pub async fn alone(&self, store: FaultyStore) -> tokio::sync::MutexGuard<'_, ()> {
         self.busy[store as usize].lock().await
     }

@@ -1,5 +1,5 @@
-//! Expectations besides an exact result: answers while a fault is active, log lines, and which
-//! process wrote the rows.
+//! Expectations besides an exact result: answers while a fault is active, log lines, and the
+//! process that wrote the rows.
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -235,7 +235,8 @@ pub enum Fault {
     MysqlDeadlocks {
         ms: u64,
     },
-    /// Another client locks the table of rows. MySQL still answers pings, but no statement on it.
+    /// Another client locks the table of rows. MySQL still answers pings, but statements on the
+    /// table hang.
     MysqlTableHangs {
         ms: u64,
     },
@@ -355,7 +356,7 @@ impl Fault {
         )
     }
 
-    /// Whether MySQL loses rows. If Redis loses their admissions too, no copy is left.
+    /// Whether MySQL loses rows. If Redis also loses their admissions, no copy is left.
     pub fn forgets_rows(&self) -> bool {
         matches!(self, Self::RowLost | Self::OldRows { .. })
     }

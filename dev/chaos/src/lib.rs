@@ -8,9 +8,8 @@
 //! - [`inject()`]: injects a fault and reports whether it had an effect.
 //! - [`clients`]: users who claim until they get an answer; a history records all of it.
 //! - [`operators`]: two operators who keep changing coupons.
-//! - [`run`]: faults, recovery, an exact result, judgement; [`verify`]: reads the stores at the
-//!   end;
-//!   [`evidence`]: the observations.
+//! - [`run`]: runs the faults and the recovery, waits for an exact result, and judges the history;
+//!   [`verify`]: reads the stores at the end; [`evidence`]: the observations.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
 //!   a failure needs; [`report`]: a summary.
 //! - [`soak`]: half an hour of traffic and faults on one system, and the [`resources`] it uses.

@@ -18,7 +18,7 @@ use crate::supervisor::Supervised;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::{pause, until};
 
-/// Time for which an operator waits for a response before doing something else.
+/// Time limit of an operator's request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Operators<'a> {

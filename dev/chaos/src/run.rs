@@ -46,8 +46,8 @@ pub struct ScheduleResult {
     pub unknown: usize,
     /// Number of times the rows were read.
     pub reads: usize,
-    /// Milliseconds from the end of the last fault until everything was exact. `None` if that was
-    /// never reached.
+    /// Milliseconds from the end of the last fault until everything was exact. `None` if it never
+    /// was.
     pub exact_after_ms: Option<u64>,
     /// Descriptions of the failures. Empty if there are none.
     pub wrong: Vec<String>,
@@ -57,7 +57,7 @@ pub struct ScheduleResult {
 ///
 /// # Errors
 ///
-/// Fails if the machine or a server failed, and not the product. Such a run proves nothing.
+/// Fails if the machine or a server fails. Such a run proves nothing about the product.
 pub async fn run(
     servers: &Arc<TestedServers>,
     schedule: &FaultSchedule,

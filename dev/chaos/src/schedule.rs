@@ -112,7 +112,8 @@ impl FaultSchedule {
         if let Some(late) = later_vocabulary(seed, latest) {
             faults.push(late);
         }
-        // If Redis may lose an admission, deleting its row too would delete every copy.
+        // If Redis may lose an admission, a fault that also deletes its row would delete every
+        // copy.
         let forgets = faults.iter().any(|hit| hit.fault.forgets_admissions());
         let piece = lost_piece(seed, 200..latest);
         faults.extend(piece.filter(|hit| !hit.fault.forgets_rows() || !forgets));

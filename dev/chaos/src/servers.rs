@@ -93,7 +93,7 @@ impl ProxiedServers {
         }
     }
 
-    /// Keeps other faults away from a server while the guard is held.
+    /// Prevents other faults of a server while the guard is held.
     pub async fn alone(&self, store: FaultyStore) -> tokio::sync::MutexGuard<'_, ()> {
         self.busy[store as usize].lock().await
     }

@@ -10,9 +10,10 @@ use firstcome_testkit::MadeCoupon;
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
-/// Fails unless MySQL and Redis have the same user on each slot 1..=quantity and nothing else is
-/// left. The error names the difference. If a coupon has an allow list, both must have the same
-/// list, and there may be fewer users than slots.
+/// Fails unless MySQL and Redis have the same user on each slot 1..=quantity, no drop is sealed
+/// early, and only an operator can resolve the remaining dead letters. The error names the
+/// difference. If a coupon has an allow list, both must have the same list, and there may be fewer
+/// users than slots.
 pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     for coupon in system.coupons() {
         let quantity = number(
@@ -42,8 +43,8 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
         early.await? == 0,
         "a drop is sealed while its window is open"
     );
-    // Two kinds of dead letters are left for an operator: those of users who are listed by name,
-    // and those of which findings report only the count.
+    // Two kinds of dead letters are left for an operator: findings list the users of the first kind
+    // by name, and report only the number of the second.
     let left = "SELECT COUNT(*) FROM failed_claims f WHERE resolved_at IS NULL AND NOT EXISTS
                 (SELECT 1 FROM broken_promises b WHERE b.drop_id = f.drop_id AND b.user_id = f.user_id)
                 AND NOT EXISTS (SELECT 1 FROM reconcile_findings r WHERE r.drop_id = f.drop_id
@@ -57,7 +58,7 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
     Ok(())
 }
 
-/// Counts the remaining dead letters of which findings report only the count.
+/// Sums the numbers of dead letters that findings report without names.
 async fn counted_by_findings(system: &SystemUnderTest) -> Result<u64> {
     let sql = "SELECT COALESCE(drop_id, 0), detail FROM reconcile_findings
                WHERE kind = 'failed_claim' AND needs_person AND user_id IS NULL ORDER BY created_at";
@@ -118,10 +119,10 @@ async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> 
     Ok(())
 }
 
-/// Whether slots are left because every listed user who may have one has one and nobody waits.
-/// Fails if the stores disagree about the holders or a listed user has no slot. Users who were
-/// revoked are not counted: a frozen process may carry out a revocation that was abandoned and
-/// repeated, and so revoke a later claim of a user who has stopped claiming.
+/// Whether slots are left because every listed user has one, except revoked users, and nobody
+/// waits. Fails if the stores disagree about the holders or a listed user has no slot. Revoked
+/// users are excepted because a frozen process may resume a revocation that was abandoned and
+/// repeated. It then revokes a later claim of a user who has stopped claiming.
 async fn is_short_of_people(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -273,8 +274,8 @@ async fn findings(system: &SystemUnderTest, run: &str) -> String {
     }
 }
 
-/// Returns the users whom the system lists: those who lost a promise, and those who got another
-/// slot than the promised one.
+/// Returns the users whom the system lists: users who lost a promise, and users who got a different
+/// slot than promised.
 pub async fn listed(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,

@@ -66,7 +66,7 @@ pub struct CrowdAnswer {
     /// The promise of `accepted` and `already_claimed`.
     pub promise: Option<PromisedSlot>,
     /// Whether Kafka had acknowledged the claim before the response. `true` if the response does
-    /// not say.
+    /// not state it.
     pub queued: bool,
 }
 

@@ -7,7 +7,7 @@ use crate::answer::AnswerKind;
 use crate::tally::{CrowdProgress, Latency, Tally};
 use crate::terminal::{grouped, number};
 
-/// A note beside the rates of a debug build.
+/// A note next to the rates of a debug build.
 const UNOPTIMIZED: &str = if cfg!(debug_assertions) {
     " (an unoptimized build)"
 } else {

@@ -1,4 +1,4 @@
-//! The stores' command-line clients, as an operator has them.
+//! The stores' command-line clients, as operators use them.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;

@@ -67,7 +67,7 @@ impl Drop for Shell {
     fn drop(&mut self) {
         let shell = self.0.get_mut();
         drop(shell.stdin.take());
-        // When this returns, the processes and the folder are gone.
+        // When this returns, the processes have ended and the folder is deleted.
         let _ = shell.wait();
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::ports::ReservedPort;
 
-/// One of several brokers. They know each other's ports before the first one starts.
+/// One of several brokers. The ports of all brokers are known before the first one starts.
 #[derive(Debug, Clone)]
 pub struct KafkaNode {
     pub(crate) id: usize,

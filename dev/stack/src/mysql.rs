@@ -224,7 +224,7 @@ impl ServerKind for MysqlOptions {
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
         let socket = instance.dir.join("socket");
-        // After a SIGKILL, these files would make the server believe that its predecessor still
+        // After a SIGKILL, these files would indicate to the server that its predecessor still
         // runs.
         let _ = fs::remove_file(&socket);
         let _ = fs::remove_file(instance.dir.join("socket.lock"));

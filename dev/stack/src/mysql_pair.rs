@@ -200,8 +200,8 @@ impl MysqlPair {
         if known != [["1"]] {
             before.kill().await?;
             before.start_empty().await?;
-            // The server gets a new ID. It would skip events that have its own ID, and it has just
-            // lost them.
+            // The server gets a new ID. With its old ID, it would skip the events of that ID, which
+            // it has just lost.
             let id = self.ids.fetch_add(1, Ordering::Relaxed) + 1;
             before
                 .query(&format!("SET GLOBAL server_id = {id}"))

@@ -290,7 +290,7 @@ impl Pump<'_> {
         }
     }
 
-    /// Waits until the fault lets this data pass. Empty data stands for the end of the stream.
+    /// Waits until the fault lets this data pass. Empty data represents the end of the stream.
     async fn hold_back(&mut self, data: &[u8]) -> Result<(), Broken> {
         let fault = self.fault.borrow().on(self.number);
         if let ProxyFault::Delay(time) = fault {

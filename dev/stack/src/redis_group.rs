@@ -1,4 +1,4 @@
-//! Shared code for several Redis servers that know each other.
+//! Shared code for groups of Redis servers.
 
 use std::future::Future;
 use std::time::Duration;

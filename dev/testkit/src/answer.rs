@@ -81,7 +81,7 @@ impl Answer {
         matches!(self, Self::Problem(_, found) if found == code)
     }
 
-    /// Names the answer in one word, which counts use as their key.
+    /// Returns the answer in one word, the key by which answers are counted.
     pub fn word(&self) -> &str {
         match self {
             Self::Accepted { .. } => "accepted",

@@ -11,10 +11,11 @@ use firstcome_stack::{BrowserOptions, BrowserServer};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
-/// The browsers that the tests of this binary share. They always end with the process.
+/// The server that starts the browsers for all tests of this binary. It always ends with the
+/// process.
 static DRIVER: OnceCell<BrowserServer> = OnceCell::const_new();
 
-/// Limit of concurrent browsers, because each consists of half a dozen processes.
+/// Limits the number of concurrent browsers, because each runs half a dozen processes.
 static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// Time limit of one command on a busy machine.
@@ -109,7 +110,8 @@ impl Browser {
         browser
     }
 
-    /// Sets the window size and the colours. The languages are fixed when the browser is opened.
+    /// Sets the window size and the colour scheme. The languages cannot change while the browser is
+    /// open.
     pub async fn look(&self, look: Look) {
         let window = json!({"width": look.width, "height": look.height, "deviceScaleFactor": 1, "mobile": false});
         self.cdp("Emulation.setDeviceMetricsOverride", &window)
@@ -149,8 +151,8 @@ impl Browser {
             .await
     }
 
-    /// Does the same as [`Self::run`] on a page that may navigate. Returns `None` if the page was
-    /// unloaded meanwhile.
+    /// Like [`Self::run`], for a page that may navigate. Returns `None` if the page was unloaded
+    /// meanwhile.
     pub async fn try_run(&self, script: &str) -> Option<Value> {
         self.try_command("/execute/sync", &json!({"script": script, "args": []}))
             .await
@@ -200,8 +202,8 @@ impl Browser {
         .await;
     }
 
-    /// Returns new errors on the console. Failed requests do not count, unless a part of the page
-    /// itself is missing.
+    /// Returns new errors on the console. Ignores failed requests, except for missing files of the
+    /// page itself.
     pub async fn complaints(&self) -> Vec<Value> {
         let log = self.command("/se/log", &json!({"type": "browser"})).await;
         let entries = log.as_array().cloned().unwrap_or_default();

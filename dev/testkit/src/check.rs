@@ -23,7 +23,7 @@ pub async fn rows(world: &World, drop: i64) -> BTreeMap<u32, String> {
     try_rows(&world.sql, drop).await.unwrap()
 }
 
-/// Does the same as [`rows`] while MySQL may be broken.
+/// Like [`rows`], but returns an error if MySQL fails.
 pub async fn try_rows(sql: &Sql, drop: i64) -> Result<BTreeMap<u32, String>> {
     let rows = sql
         .rows(&format!(
@@ -87,8 +87,8 @@ pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
 /// A user and the answer they got.
 pub type PromisedAnswer = (String, Answer);
 
-/// Fails unless the stores agree on a drop: MySQL has `quantity` rows on the slots 1..=quantity, of
-/// as many users, with distinct codes, Redis has the same user on each slot, and its counts add up.
+/// Fails unless the stores agree on a drop: MySQL has `quantity` rows on the slots 1..=quantity,
+/// with distinct users and codes, Redis has the same user on each slot, and its counts add up.
 pub async fn exact(
     sql: &Sql,
     redis: &PrefixedKeys,
@@ -168,8 +168,8 @@ pub async fn assert_exact(
 }
 
 /// Runs the checker, which shares no code with the product. Fails unless the history of the
-/// coupon's claims matches the drop's current rows: no promise is lost without being listed, no
-/// slot and no user is duplicated, and no refused user was admitted.
+/// coupon's claims matches the drop's current rows: no promise is lost unless it is listed, no slot
+/// or user occurs twice, and no refused user was admitted.
 async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
     let id = |number: i64| u64::try_from(number).expect("an id");
     let drop = id(coupon.drop);

@@ -1,4 +1,4 @@
-//! Wall clocks that a test can shift, one per process, by means of a preloaded library. Monotonic
+//! Wall clocks, one per process, that a test can shift through a preloaded library. Monotonic
 //! clocks stay correct.
 
 use std::fs::File;

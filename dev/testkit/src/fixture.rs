@@ -45,7 +45,7 @@ impl Fixture {
         self.held_of(&coupon_body(name, quantity, 0), holders).await
     }
 
-    /// Does the same as [`Self::held`] with a coupon created from this body.
+    /// Like [`Self::held`], with a coupon created from this body.
     pub async fn held_of(&self, body: &Value, holders: usize) -> (MadeCoupon, Vec<PromisedAnswer>) {
         let coupon = self.api.create_coupon(body).await;
         let answers = rush(&[&self.api], coupon.id, &people(holders), 50).await;
@@ -61,7 +61,7 @@ pub async fn open_world(name: &str) -> (World, Running<ApiClient>) {
     (world, api)
 }
 
-/// Creates a coupon of 20 slots that are all given out and issued. The consumer has stopped again.
+/// Creates a coupon whose 20 slots are all given out and issued, and stops the consumer.
 pub async fn given_out(
     world: &World,
     api: &Running<ApiClient>,

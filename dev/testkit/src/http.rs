@@ -14,7 +14,7 @@ use crate::reply::HttpReply;
 /// The operators' token, which every world uses.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
 
-/// The key that signs claim messages. Unsigned messages are accepted too, unless a test changes
+/// The key that signs claim messages. Unsigned messages are also accepted, unless a test changes
 /// that.
 pub const SIGNING_KEY: &str = "system-tests-0123456789abcdef9876543210";
 
@@ -56,7 +56,7 @@ impl Http {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
-    /// Does the same as [`Self::request`] with the operators' token.
+    /// Like [`Self::request`], with the operators' token.
     pub fn ops(&self, method: Method, path: &str) -> RequestBuilder {
         self.request(method, path).bearer_auth(OPS_TOKEN)
     }
@@ -180,7 +180,7 @@ impl ApiClient {
         }
     }
 
-    /// Returns a user's claim. The result is the drop and slot, or the reason of the refusal.
+    /// Gives back a user's coupon. The result is the drop and slot, or the refusal.
     pub async fn give_back(&self, coupon: i64, user: &str) -> Result<(i64, Option<u32>), Answer> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
         let request = self
@@ -190,8 +190,7 @@ impl ApiClient {
         self.revoking(coupon, user, false, request).await
     }
 
-    /// Revokes a user's claim as an operator. The result is the drop and slot, or the reason of the
-    /// refusal.
+    /// Revokes a user's claim as an operator. The result is the drop and slot, or the refusal.
     pub async fn revoke(
         &self,
         coupon: i64,
@@ -296,13 +295,13 @@ impl ApiClient {
         self.try_patch(coupon, change).await.expect("an answer")
     }
 
-    /// Does the same as [`Self::patch`] and fails unless the change succeeds.
+    /// Like [`Self::patch`], but fails unless the change succeeds.
     pub async fn change(&self, coupon: i64, change: &Value) {
         let reply = self.patch(coupon, change).await;
         assert_eq!(reply.status, 200, "{reply:?}");
     }
 
-    /// Does the same as [`Self::patch`] if no response may arrive.
+    /// Like [`Self::patch`], but returns an error if no response arrives.
     pub async fn try_patch(&self, coupon: i64, change: &Value) -> Result<HttpReply, String> {
         let request = self
             .http
@@ -313,8 +312,8 @@ impl ApiClient {
             .map_err(|error| error.to_string())
     }
 
-    /// Adds users to a coupon's allow list, or removes them, as an operator. No response may
-    /// arrive.
+    /// Adds users to a coupon's allow list, or removes them, as an operator. Returns an error if no
+    /// response arrives.
     pub async fn try_list(
         &self,
         coupon: i64,
@@ -348,7 +347,7 @@ impl ApiClient {
         reply.body
     }
 
-    /// Does the same as [`Self::me`], with any response or none.
+    /// Like [`Self::me`], but accepts any response, and returns an error if none arrives.
     pub async fn try_me(&self, coupon: i64, user: &str) -> Result<HttpReply, String> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
         let request = self
@@ -382,7 +381,7 @@ impl ReconcilerClient {
         &self.0
     }
 
-    /// Sends `POST /v1/reconcile`, with any response.
+    /// Sends `POST /v1/reconcile`, and returns any response.
     pub async fn ask(&self, body: &Value) -> HttpReply {
         Http::send(self.0.ops(Method::POST, "/v1/reconcile").json(body)).await
     }

@@ -55,7 +55,7 @@ impl TestTopic {
     }
 
     /// Sends raw bytes and returns their partition and offset. Without a partition, the key
-    /// decides.
+    /// determines it.
     pub async fn produce(&self, partition: Option<i32>, key: &str, payload: &[u8]) -> (i32, i64) {
         self.send(FutureRecord {
             partition,
@@ -90,14 +90,14 @@ impl TestTopic {
         }
     }
 
-    /// Sends one batch of a foreign producer, however far it expands; returns the first offset.
-    /// `codec` is a Kafka codec name.
+    /// Sends one batch like a foreign producer, whatever its decompressed size. Returns the first
+    /// offset. `codec` is a Kafka codec name.
     pub async fn produce_batch(&self, partition: i32, codec: &str, payloads: &[Vec<u8>]) -> i64 {
         self.produce_batches(partition, codec, payloads, payloads.len())
             .await
     }
 
-    /// Produces batches of `each` messages.
+    /// Like [`Self::produce_batch`], with batches of `each` messages.
     pub async fn produce_batches(
         &self,
         partition: i32,
@@ -233,7 +233,7 @@ impl TestTopic {
         }
     }
 
-    /// A setting of the topic, as it is in force.
+    /// Returns the effective value of a setting of the topic.
     pub async fn topic_setting(&self, name: &str) -> String {
         let admin: AdminClient<_> = self.config().create().unwrap();
         let topic = [ResourceSpecifier::Topic(&self.name)];
@@ -249,8 +249,8 @@ impl TestTopic {
     }
 
     async fn send(&self, record: FutureRecord<'_, str, [u8]>) -> (i32, i64) {
-        // The product's own partitioner, so that these messages stay in order with the coupon's
-        // claims.
+        // Uses the same partitioner as the product, so that these messages stay in order with the
+        // coupon's claims.
         let producer: FutureProducer = self.config().set("linger.ms", "0").create().unwrap();
         let sent = producer.send(record, PATIENCE).await.unwrap();
         (sent.partition, sent.offset)
@@ -290,7 +290,7 @@ impl TestTopic {
         assert!(done[0].is_ok(), "{done:?}");
     }
 
-    /// The id of a partition's leader; `None` while there is none.
+    /// Returns the ID of a partition's leader, or `None` while the partition has no leader.
     pub async fn leader(&self, partition: i32) -> Option<i32> {
         let this = self.clone();
         let config = self.config();
@@ -311,7 +311,7 @@ impl TestTopic {
         asked.await.unwrap()
     }
 
-    /// For each partition: the group's committed offset (0 if there is none) and the topic's end.
+    /// Returns the group's committed offset (0 if none) and the end offset of each partition.
     pub async fn offsets(&self) -> Vec<(i64, i64)> {
         let this = self.clone();
         let config = self.config();
@@ -383,7 +383,7 @@ impl TestTopic {
         committed.await.unwrap();
     }
 
-    /// The number of messages that the group has not committed.
+    /// Returns the number of messages that the group has not committed.
     pub async fn lag(&self) -> i64 {
         self.offsets()
             .await

@@ -1,7 +1,7 @@
 //! The test kit: real servers, the real binaries as processes, and tools to drive and judge them.
-//! Nothing here uses the product's code to decide what is right: answers are read from the wire,
-//! rows and keys from the stores. (A run is deserialised with `firstcome_reconciler::report`, whose
-//! JSON is the contract.)
+//! Nothing here judges results with the product's code: answers are read from the wire, rows and
+//! keys from the stores. (A run is deserialised with `firstcome_reconciler::report`, whose JSON is
+//! the contract.)
 //!
 //! A test creates a [`World`]: its own database, key prefix, topic and mail sink on servers that
 //! all tests share, or on private ones if a test breaks them. The world starts the processes:

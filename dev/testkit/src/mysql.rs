@@ -45,14 +45,14 @@ impl Sql {
         }
     }
 
-    /// Does the same as [`Self::query`] while MySQL may be broken.
+    /// Like [`Self::query`], but returns an error if MySQL fails.
     pub async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
         Ok(tokio::time::timeout(PATIENCE, mysql_rows(&self.url, sql))
             .await
             .context("MySQL does not answer")??)
     }
 
-    /// Does the same as [`Sql::try_query`] for statements that must succeed.
+    /// Like [`Sql::try_query`], for statements that must succeed.
     pub async fn query(&self, sql: &str) -> Vec<Vec<String>> {
         self.try_query(sql)
             .await

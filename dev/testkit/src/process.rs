@@ -38,8 +38,8 @@ impl Process {
         Self::start_command(logs, &name, command, env)
     }
 
-    /// Starts it with a read-only root file system, as in a container. This requires the permission
-    /// to mount.
+    /// Like [`Process::start`], with a read-only root file system as in a container. Without the
+    /// permission to mount, the file system stays writable.
     pub(crate) fn start_read_only(
         logs: &Logs,
         program: &Path,

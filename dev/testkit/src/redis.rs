@@ -68,7 +68,7 @@ impl PrefixedKeys {
         self.try_command(words).await.unwrap()
     }
 
-    /// Does the same as [`Self::command`] while Redis may be broken.
+    /// Like [`Self::command`], but returns an error if Redis fails.
     pub async fn try_command<T: FromRedisValue>(
         &self,
         words: &[impl ToRedisArgs],
@@ -161,8 +161,8 @@ impl PrefixedKeys {
     }
 }
 
-/// Connects with a long timeout. On a busy machine, the client's default of half a second is too
-/// short.
+/// Connects with a long timeout, because the client's default of half a second is too short on a
+/// busy machine.
 async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_response_timeout(Some(PATIENCE))

@@ -48,7 +48,7 @@ impl World {
         self.serve_with(&[]).await
     }
 
-    /// Does the same as [`Self::serve`] with additional settings.
+    /// Like [`Self::serve`], with additional settings.
     pub async fn serve_with(&self, env: &[(&str, &str)]) -> Running<ApiClient> {
         let process = self.start("firstcome-api", &["serve"], env);
         let base = process.line("listening on ").await;
@@ -58,13 +58,13 @@ impl World {
         }
     }
 
-    /// Starts `firstcome-api consume` and waits until it has joined its group. The client is for
-    /// its health and metrics.
+    /// Starts `firstcome-api consume` and waits until it has joined its group. The client reads its
+    /// health and metrics.
     pub async fn consume(&self) -> Running<Http> {
         self.consume_with(&[]).await
     }
 
-    /// Does the same as [`Self::consume`] with additional settings.
+    /// Like [`Self::consume`], with additional settings.
     pub async fn consume_with(&self, env: &[(&str, &str)]) -> Running<Http> {
         let process = self.start("firstcome-api", &["consume"], env);
         let base = process.line("listening on ").await;

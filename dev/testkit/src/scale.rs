@@ -20,7 +20,7 @@ pub async fn measured(
     value
 }
 
-/// Does the same as [`measured`] for several figures of one measurement, each with its target.
+/// Like [`measured`], for several figures of one measurement, each with its target.
 pub async fn measured_each<const N: usize>(
     figures: [(&str, &str); N],
     [small, full]: [u32; 2],

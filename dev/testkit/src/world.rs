@@ -1,4 +1,5 @@
-//! A test's private part of the servers.
+//! An isolated environment for one test: a database, a key prefix, a topic and a mail sink on the
+//! servers.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -23,8 +24,8 @@ use crate::release::Release;
 static STACK: OnceCell<Stack> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
 
-/// The servers shared by the tests of this binary, started at first use. They end with the process
-/// in any case. No test may break them: see [`WorldStores`].
+/// Returns the servers shared by the tests of this binary, which are started at first use. They
+/// always end with the process. No test may break them: see [`WorldStores`].
 pub async fn shared() -> &'static Stack {
     let start = async || {
         Stack::start(StackOptions::without_fsync())
@@ -40,13 +41,14 @@ pub struct WorldStores {
     redis: String,
     mysql: String,
     kafka: String,
-    /// Replicas of each partition.
+    /// The number of replicas of each partition.
     replication: u8,
-    /// Different addresses for the processes; the test itself uses those above.
+    /// Settings of the processes, which may have other addresses. The test uses the addresses
+    /// above.
     settings: BTreeMap<String, String>,
 }
 
-/// The addresses of the stores; MySQL's without a database.
+/// The addresses of the stores. MySQL's address has no database.
 #[derive(Debug, Default)]
 pub struct StoreUrls {
     pub redis: String,
@@ -55,7 +57,7 @@ pub struct StoreUrls {
 }
 
 impl WorldStores {
-    /// The servers that all tests share.
+    /// Returns the servers that all tests share.
     pub async fn shared() -> Self {
         let stack = shared().await;
         Self::at(StoreUrls {
@@ -80,7 +82,7 @@ impl WorldStores {
         }
     }
 
-    /// Servers that processes reach only over TLS and with logins.
+    /// Returns servers that processes can reach only over TLS and with logins.
     pub fn secure(servers: &SecureServers) -> Self {
         let urls = StoreUrls {
             redis: servers.door_to_redis(),
@@ -98,22 +100,22 @@ impl WorldStores {
         }
     }
 
-    /// A private Redis, which the test may break.
+    /// Replaces Redis with a private server, which the test may break.
     #[must_use]
     pub fn with_redis(mut self, server: &RedisServer) -> Self {
         self.redis = server.url();
         self
     }
 
-    /// A Redis behind an address that the test can redirect.
+    /// Replaces Redis with a server behind an address that the test can redirect.
     #[must_use]
     pub fn with_redis_at(mut self, url: &str) -> Self {
         url.clone_into(&mut self.redis);
         self
     }
 
-    /// A Redis of several servers: all that may hold data, separated by commas, and the settings
-    /// with which the product finds them.
+    /// Replaces Redis with several servers. `urls` lists all servers that may hold data, separated
+    /// by commas. The product finds them through `settings`.
     #[must_use]
     pub fn with_redis_servers(mut self, urls: &str, settings: &[(&str, String)]) -> Self {
         urls.clone_into(&mut self.redis);
@@ -125,28 +127,28 @@ impl WorldStores {
         self
     }
 
-    /// A private MySQL.
+    /// Replaces MySQL with a private server.
     #[must_use]
     pub fn with_mysql(mut self, server: &MysqlServer) -> Self {
         self.mysql = server.database_url("");
         self
     }
 
-    /// A MySQL behind an address that the test can redirect.
+    /// Replaces MySQL with a server behind an address that the test can redirect.
     #[must_use]
     pub fn with_mysql_at(mut self, url: &str) -> Self {
         url.clone_into(&mut self.mysql);
         self
     }
 
-    /// A private Kafka.
+    /// Replaces Kafka with a private server.
     #[must_use]
     pub fn with_kafka(mut self, server: &KafkaServer) -> Self {
         self.kafka = server.bootstrap();
         self
     }
 
-    /// A Kafka with three brokers, with a copy of each message on all of them.
+    /// Replaces Kafka with three brokers, each with a copy of every message.
     #[must_use]
     pub fn with_kafka_cluster(mut self, cluster: &KafkaCluster) -> Self {
         self.kafka = cluster.bootstrap();
@@ -171,12 +173,12 @@ pub struct World {
 }
 
 impl World {
-    /// On the shared servers, migrated.
+    /// Creates a world on the shared servers, with tables and a topic.
     pub async fn new(name: &str) -> Self {
         Self::on(WorldStores::shared().await, name).await
     }
 
-    /// On these servers, migrated.
+    /// Creates a world on these servers, with tables and a topic.
     pub async fn on(stores: WorldStores, name: &str) -> Self {
         let world = Self::bare(stores, name).await;
         TABLES
@@ -186,7 +188,8 @@ impl World {
         world
     }
 
-    /// On the shared servers, with tables but no topic: for tests that start no process.
+    /// Creates a world on the shared servers, with tables but no topic, for tests that start no
+    /// process.
     pub async fn of_tables(name: &str) -> Self {
         let world = Self::bare(WorldStores::shared().await, name).await;
         TABLES
@@ -204,7 +207,7 @@ impl World {
         assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
     }
 
-    /// On these servers, with an empty database and no topic.
+    /// Creates a world on these servers, with an empty database and no topic.
     pub async fn bare(stores: WorldStores, name: &str) -> Self {
         let id = format!("{name}-{:08x}", rand::random::<u32>());
         let database = id.replace('-', "_");
@@ -237,12 +240,12 @@ impl World {
         }
     }
 
-    /// Selects the release of the processes started from now on.
+    /// Selects the release of the processes that are started later.
     pub fn use_release(&self, release: Release) {
         *self.release.lock() = release;
     }
 
-    /// Makes everything on the topic count as read. Requires that no consumer is running.
+    /// Marks all messages on the topic as read. Requires that no consumer is running.
     pub async fn skip_all(&self) {
         for (partition, (_, end)) in self.topic.offsets().await.into_iter().enumerate() {
             let topic = self.topic.name();
@@ -259,23 +262,23 @@ impl World {
         &self.database
     }
 
-    /// Sets a variable for all processes started from now on; an empty value removes it.
+    /// Sets a variable for all processes that are started later. An empty value removes it.
     pub fn set(&self, name: &str, value: &str) {
         assert_read(name);
         self.env.lock().insert(name.into(), value.into());
     }
 
-    /// The value of a setting.
+    /// Returns the value of a setting, which must be set.
     pub fn setting(&self, name: &str) -> String {
         self.env.lock()[name].clone()
     }
 
-    /// The value of a setting, if it is set.
+    /// Returns the value of a setting, if it is set.
     pub fn find_setting(&self, name: &str) -> Option<String> {
         self.env.lock().get(name).cloned()
     }
 
-    /// All settings, by name.
+    /// Returns all settings by name.
     pub(crate) fn settings(&self) -> BTreeMap<String, String> {
         self.env.lock().clone()
     }
@@ -285,8 +288,8 @@ impl World {
         self.logs.keep(folder)
     }
 
-    /// Starts a program of the product with this world's settings; `env` overrides them, and an
-    /// empty value removes one.
+    /// Starts a program of the product with this world's settings. Values in `env` override them,
+    /// and an empty value removes a setting.
     pub fn start(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
         for (name, _) in env {
             assert_read(name);
@@ -305,7 +308,7 @@ impl World {
         )
     }
 
-    /// Starts a program with these settings and none of this world's, on a read-only file system.
+    /// Starts a program with only these settings, on a read-only file system if possible.
     pub fn start_alone(
         &self,
         program: &str,
@@ -316,8 +319,8 @@ impl World {
     }
 }
 
-/// Fails on unknown variables: a test that shortens a constant under a wrong name would only be
-/// slow. `ProcessClock` sets the clock's variable.
+/// Fails if no program reads the variable, because a test that shortens a constant under a wrong
+/// name would only be slow. `ProcessClock` sets the clock's variable.
 fn assert_read(variable: &str) {
     let is_known = variable
         .strip_prefix("FIRSTCOME_TEST_")
@@ -325,7 +328,7 @@ fn assert_read(variable: &str) {
     assert!(is_known, "no program reads {variable}");
 }
 
-/// Settings of every process besides the addresses of the stores.
+/// Returns the settings of every process except the addresses of the stores.
 fn settings(id: &str) -> BTreeMap<String, String> {
     [
         ("REDIS_KEY_PREFIX", id),
@@ -337,13 +340,13 @@ fn settings(id: &str) -> BTreeMap<String, String> {
         ("USER_AUTH", "trusted-header"),
         ("ALERT_FROM", "firstcome@example.com"),
         ("ALERT_TO", "duty@example.com"),
-        // No scheduled pass disturbs a test that does not ask for one.
+        // Scheduled passes would disturb tests, so a test must enable them.
         ("RECONCILE_CRON", "0 0 0 1 1 *"),
         ("DEEP_CRON", "0 0 0 1 1 *"),
         ("DIGEST_CRON", "0 0 0 1 1 *"),
-        // A test with a failing store need not wait for a minute of it.
+        // A test with a failing store would otherwise wait a minute for the mail.
         ("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0"),
-        // A busy machine may be slow to answer, which these tests do not cover.
+        // Long enough for a busy machine, because these tests do not cover slow answers.
         ("STORE_TIMEOUT_MS", "10000"),
         ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "4000"),
         ("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "10000"),

@@ -35,7 +35,7 @@ impl std::error::Error for Failed {}
 
 /// Returns the root of the repository.
 pub(crate) fn root() -> PathBuf {
-    // `cargo run` sets this variable at run time. The folder at build time may have moved since.
+    // `cargo run` sets this variable at run time. The folder may have moved after the build.
     let own =
         env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let own = PathBuf::from(own);
@@ -47,7 +47,7 @@ pub(crate) fn setting(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Returns the cache folder, which `firstcome-stack` uses too.
+/// Returns the cache folder, which `firstcome-stack` also uses.
 pub(crate) fn cache() -> Result<PathBuf> {
     let folder = setting("FIRSTCOME_CACHE")
         .map(PathBuf::from)

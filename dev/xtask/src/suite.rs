@@ -32,7 +32,7 @@ const BEFORE_A_RELEASE: [&str; 54] = [
     "faults::outages",
     "faults::judge",
     "repair_after_its_redis_was_demoted",
-    "a_demoted_primary_is_left",
+    "connections_to_a_demoted_primary",
     "errors_are_distinguished_in_any_server_language",
     "starts_without_mysql",
     "starts_without_kafka",
@@ -80,13 +80,13 @@ const BEFORE_A_RELEASE: [&str; 54] = [
     "repeated_failed_reopenings",
 ];
 
-/// Further tests of this kind: the demo under single faults, and the tests of the servers, because
-/// a failure of these makes every other test fail.
+/// Further tests that run only before a release: the demo under single faults, and the tests of the
+/// servers, because a failure of these makes every other test fail.
 const DEMO_UNDER_FAULTS: &str = "demo::whole::";
 const DEMO: &str = "load";
 const SERVERS: &str = "servers";
 
-/// The model. Its largest worlds are skipped too.
+/// The tests of the model. Its largest worlds also run only before a release.
 const MODEL: &str = "protocol";
 
 /// Tests that need programs of other releases (`cargo xtask upgrade-test`), and those that need
@@ -255,7 +255,7 @@ const MEMORY: &str = "/dev/shm";
 const ROOM_KB: u64 = 8_000_000;
 
 /// Whether the servers of tests can write to memory instead of a disk, for which Redis and MySQL
-/// would wait before each response. A killed server finds its files again in either case.
+/// would wait before each response. The files of a killed server survive in either case.
 fn has_room_in_memory() -> bool {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -10,7 +10,7 @@ use crate::programs::{Profile, build_all_and_fetch, target};
 use crate::shell::{cargo, command, judge, output, run, setting};
 use crate::suite;
 
-/// The last commit before messages with several claims.
+/// The last commit in which a message has only one claim.
 const OLDEST: &str = "0eab1da9";
 const PROGRAMS: [&str; 2] = ["firstcome-api", "firstcome-reconciler"];
 

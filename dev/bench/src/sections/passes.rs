@@ -1,5 +1,5 @@
 //! Passes of the reconciler: clean passes over an increasing number of claims, compared with a
-//! plain scan, a repairing pass, and a pass over a few open drops beside many sealed ones.
+//! plain scan, a repairing pass, and a pass over a few open drops among many sealed ones.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -226,7 +226,7 @@ fn seconds(run: &Value) -> Result<f64> {
     Ok((at("finished_at")? - at("started_at")?).as_seconds_f64())
 }
 
-/// Measures a few open drops, first alone and then beside sealed ones.
+/// Measures a few open drops, first alone and then among sealed ones.
 async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     step(format!(
         "a pass over {OPEN} open drops next to {} sealed ones",

@@ -280,7 +280,7 @@ impl<'a> PlacedGarbage<'a> {
     async fn is_there(&self, place: &GarbagePlace) -> Result<bool> {
         let redis = self.system.redis();
         Ok(match place {
-            // A member of the waiting list of a full drop does no harm.
+            // An invalid member of the waiting list is harmless while the drop is full.
             GarbagePlace::Member { key, name } => {
                 score(&redis, key, name).await?.is_some()
                     && !(key.ends_with(":waiting") && self.is_full().await?)

@@ -51,7 +51,7 @@ async fn users_retry_while_the_system_is_unavailable() {
 }
 
 #[tokio::test]
-async fn fails_at_once_if_the_server_is_unreachable() {
+async fn fails_immediately_if_the_server_is_unreachable() {
     let crowd = Crowd::gather(1, "p-", 1, 1).unwrap();
     let plan = CrowdPlan::new(vec!["http://127.0.0.1:1".parse().unwrap()], 7, crowd, 1);
     let error = run(plan, Arc::new(CrowdProgress::default()))

@@ -136,7 +136,7 @@ pub fn right() -> Vec<(&'static str, Protocol)> {
         .into()
 }
 
-/// Each rule left out, with the faults that reveal it.
+/// Protocols that each lack one rule, with the faults that reveal it.
 pub fn wrong() -> Vec<(Wrong, Protocol)> {
     let emptied = Faults { flushes: 1, ..NONE };
     let gone_back = Faults {

@@ -1,15 +1,16 @@
-//! Convergence: without further faults, while everybody asks again and the reconciler runs passes,
-//! the system must become exact.
+//! Convergence: once faults stop, while all users retry and the reconciler runs passes, the system
+//! must become exact.
 
 use super::state::{Reconciler, State};
 use super::step::End;
 use super::{PEOPLE, Protocol, Step, step};
 
-/// Rounds until nothing changes. Each round has a pass, and a lost Redis takes three.
+/// Maximum number of rounds until nothing changes. Each round has one pass, and rebuilding a lost
+/// Redis takes three rounds.
 const ROUNDS: usize = 8;
 
 /// Whether a state converges: every promise has its row on its slot or is listed as broken, and
-/// every slot is issued, since more people ask than there are slots.
+/// every slot is issued, since there are more users than slots.
 pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
     let mut state = state.clone();
     finish_what_is_begun(protocol, &mut state);

@@ -1,5 +1,5 @@
-//! The claims of a drop, from Redis to their rows: two slots, three people, and any fault at any
-//! moment. The gate is one bit here; [`super::gate`] models its mechanism.
+//! The claims of a drop, from Redis to their rows: two slots, three users, and any fault at any
+//! time. The gate is one bit here; [`super::gate`] models its mechanism.
 //!
 //! - [`redis`]: the scripts, one atomic step each.
 //! - [`state`]: the whole state: Redis, topic, consumer, rows, reconcilers, and the promises.
@@ -23,7 +23,7 @@ use stateright::{Model, Property};
 pub use state::State;
 pub use step::Step;
 
-/// Number of people, one more than there are slots.
+/// Number of users, one more than the number of slots.
 pub const PEOPLE: usize = 3;
 pub const SLOTS: u8 = 2;
 
@@ -36,20 +36,20 @@ pub type Slot = u8;
 pub struct Faults {
     /// An API process, the consumer or a reconciler dies between two of its steps.
     pub crashes: u8,
-    /// A position goes back: a message is read once more.
+    /// A position moves back, so that a message is read again.
     pub repeats: u8,
-    /// A message is not acknowledged in time: it reaches the topic or not, and the dead-letter
-    /// table stores the claim or is unavailable too.
+    /// A message is not acknowledged in time. It may still reach the topic, and the dead-letter
+    /// table either stores the claim or is also unavailable.
     pub lost: u8,
     /// Redis restarts with all its data.
     pub restarts: u8,
-    /// Redis restarts with its data of an earlier moment.
+    /// Redis restarts with older data.
     pub gone_back: u8,
-    /// Redis is flushed in the same process, so its script cache stays.
+    /// Redis is flushed in the same process, so its script cache remains.
     pub flushes: u8,
-    /// MySQL returns with its data of an earlier moment, while no reconciler runs.
+    /// MySQL returns with older data while no reconciler runs.
     pub restored: u8,
-    /// Somebody commits the end of the topic to Kafka.
+    /// An external client commits the end of the topic to Kafka.
     pub moved: u8,
 }
 
@@ -58,13 +58,14 @@ pub struct Faults {
 pub enum Wrong {
     /// Redis keeps the gate open when it goes back in time.
     GateKept,
-    /// A reconciler rebuilds a lost Redis at once, while messages are still in flight to the topic.
+    /// A reconciler rebuilds a lost Redis immediately, while messages are still in flight to the
+    /// topic.
     NoWait,
     /// A reconciler reads the era when it reads the drop, not before it waits and reads the topic.
-    /// After a loss in mid-pass, it rebuilds the drop from a tail that is older than the loss.
+    /// After a loss during the pass, it rebuilds the drop from a tail that is older than the loss.
     EraReadLate,
-    /// A pass continues with another process of Redis than the one it read, and opens admission
-    /// there.
+    /// A pass continues with another Redis process than the one that it has read, and opens
+    /// admission there.
     ConnectionComesBack,
     /// The consumer moves the position before it writes the rows.
     PositionFirst,
@@ -72,16 +73,16 @@ pub enum Wrong {
     OverGap,
     /// Reading begins at the offset committed to Kafka, not at the position in MySQL.
     OffsetInKafka,
-    /// A drop is loaded without looking at the era.
+    /// A drop is loaded without checking the era.
     LoadUnchecked,
-    /// A lost drop is loaded and settled before its people are restored.
+    /// A lost drop is loaded and settled before its users are restored.
     SettleFirst,
-    /// A lost drop is loaded before the people in the dead-letter table are restored.
+    /// A lost drop is loaded before the users in the dead-letter table are restored.
     BackupLate,
-    /// A person gets `accepted` although neither topic nor dead-letter table holds the claim.
+    /// A user gets `accepted` although neither topic nor dead-letter table holds the claim.
     ToldUnheld,
-    /// A retry gets `already_claimed` although it is not verified that the topic or the dead-letter
-    /// table holds the claim.
+    /// A retry gets `already_claimed` without verifying that the topic or the dead-letter table
+    /// holds the claim.
     RetryToldUnheld,
 }
 
@@ -101,14 +102,15 @@ impl Protocol {
     }
 }
 
-/// Nobody gets a slot that is promised, on the topic or issued to somebody else.
+/// No user gets a slot that is promised to another user, issued to another user, or in another
+/// user's message on the topic.
 pub const NEVER_UNVERIFIED: &str = "no admission while Redis lacks what it promised";
-/// A slot is promised to one person, and a person is promised one slot, unless the first promise is
-/// listed as broken.
+/// Each slot is promised to one user, and each user is promised one slot, unless the first promise
+/// is listed as broken.
 pub const ONE_EACH: &str = "one slot a person, one person a slot";
-/// Rows belong to people admitted by Redis, one each.
+/// Every row belongs to a user whom Redis has admitted, and each user has at most one row.
 pub const ROWS_ADMITTED: &str = "only admitted people have rows, one each";
-/// Whatever Redis loses, a promise is on the topic, in the dead-letter table, or a row.
+/// Every promise is on the topic, in the dead-letter table, or in a row, whatever data Redis loses.
 pub const HELD_TWICE: &str = "a second store besides Redis holds every promise";
 /// Without further faults, every promise gets its row, and every slot is issued.
 pub const HEALS: &str = "left alone, it becomes exact";

@@ -24,8 +24,8 @@ impl State {
         !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
     }
 
-    /// Reads the gate, the era, the clock and the tail in one step, because a loss between the era
-    /// and the tail would also show in the era.
+    /// Reads the gate, the era, the clock and the tail in one step. This is sound, because a loss
+    /// between reading the era and the tail would also be visible in the era.
     pub(crate) fn begin(&mut self, at: usize) {
         self.ensure_era();
         let held = (0_u8..).zip(self.redis.users).filter(|(_, slot)| *slot > 0);
@@ -95,7 +95,7 @@ impl State {
         todo.extend(astray.map(|(person, slot)| Repair::PutBack(person, slot, true)));
     }
 
-    /// Plans repairs for messages of users whom Redis does not know, on slots that no user holds:
+    /// Plans repairs for messages of users who are missing in Redis, on slots that no user holds:
     /// Redis has lost these admissions.
     fn plan_messages(&self, seen: &PassView, todo: &mut Vec<Repair>) {
         for (at, (person, slot)) in seen.tail.iter().enumerate() {

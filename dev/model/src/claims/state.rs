@@ -21,9 +21,9 @@ pub enum Reconciler {
     /// A pass has begun.
     Begun(PassView),
     Repairing {
-        /// The coupon's era as the pass knows it; 0 if the pass read it late and Redis had none.
+        /// The coupon's era according to the pass; 0 if the pass read it late and Redis had none.
         era: u8,
-        /// The process of Redis that it read.
+        /// The Redis process that the pass has read.
         process: u8,
         /// The remaining repairs, last first.
         todo: Vec<Repair>,
@@ -44,16 +44,16 @@ pub struct PassView {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Repair {
-    /// Restores a person to a slot; `true` if a row says so.
+    /// Restores a user to a slot; `true` if the slot comes from a row.
     PutBack(Person, Slot, bool),
     Load,
     /// Corrects the counter.
     Settle,
     Move(Person, Slot),
-    /// Takes a slot from a person who is listed as broken.
+    /// Takes a slot from a user whose promise is listed as broken.
     Withdraw(Person, Slot),
     Issue(Person, Slot),
-    /// Resolves a dead letter, if its person has a row.
+    /// Resolves a dead letter, if its user has a row.
     Resolve(Person, Slot),
     Grant,
 }
@@ -71,12 +71,12 @@ pub struct State {
     pub loader: Option<u8>,
     /// Eras given so far.
     pub eras: u8,
-    /// Admissions whose message is on its way to the topic.
+    /// Admissions whose message is in flight to the topic.
     pub publishing: Vec<Claim>,
-    /// Claims that are published again, because the process that got the retry does not know that a
+    /// Claims that are published again, because the process that got the retry has no record that a
     /// second store has them.
     pub again: Vec<Claim>,
-    /// Claims that processes know to be in a second store.
+    /// Claims that processes have recorded as being in a second store.
     pub held: Vec<Claim>,
     pub topic: Vec<Claim>,
     /// Where reading begins.
@@ -91,18 +91,19 @@ pub struct State {
     pub reconcilers: Vec<Reconciler>,
     /// Remaining faults.
     pub faults: Faults,
-    /// The promises that people got.
+    /// Promises made to users.
     pub promises: Vec<Claim>,
     /// Promises listed as broken.
     pub broken: Vec<Claim>,
-    /// Everybody ever admitted by Redis, with their slots.
+    /// All admissions ever made by Redis.
     pub admitted: Vec<Claim>,
-    /// Somebody got a slot that belonged to somebody else.
+    /// Whether a user got a slot that belonged to another user.
     pub admitted_blindly: bool,
 }
 
 impl State {
-    /// The drop is loaded and admission is open. Some process is also about to load it.
+    /// Returns a state in which the drop is loaded and admission is open. A process is also about
+    /// to load the drop.
     pub fn open(protocol: &Protocol) -> Self {
         Self {
             redis: Redis {
@@ -149,7 +150,7 @@ impl State {
         }
         self.reconcilers.sort_unstable();
         if self.faults.flushes == 0 && self.redis.era == self.eras {
-            // The drop is loaded and stays so, so that loading it late does nothing.
+            // A loaded drop stays loaded, so loading it late does nothing.
             self.loader = self.loader.filter(|_| !self.redis.meta);
         }
         if self.faults.gone_back == 0 {
@@ -226,7 +227,7 @@ impl State {
         rows().all(|claim| self.admitted.contains(&claim) && self.row_of(claim.0) == Some(claim.1))
     }
 
-    /// Whether anybody but this person has a right to the slot.
+    /// Whether another user has a right to the slot.
     pub(crate) fn belongs_to_another(&self, person: Person, slot: Slot) -> bool {
         let anothers =
             |claim: &&Claim| claim.1 == slot && claim.0 != person && !self.broken.contains(claim);

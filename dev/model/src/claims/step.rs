@@ -7,7 +7,7 @@ use super::{PEOPLE, Person, Protocol, Wrong};
 /// An atomic step of a participant, or a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// A person asks, for the first time or again.
+    /// A user claims, for the first time or again.
     Ask(Person),
     /// A claim in flight to a second store ends.
     Publish {
@@ -23,7 +23,7 @@ pub enum Step {
     /// The consumer writes the row, or stores the claim in the dead-letter table, and moves the
     /// position.
     Write,
-    /// A process that has read the era long ago loads the drop, at last.
+    /// A process that read the era earlier loads the drop.
     LoadLate,
     /// A reconciler begins a pass: reads the gate, the clock and the topic's unread tail.
     Begin(usize),
@@ -48,31 +48,31 @@ pub enum Step {
     Dump,
     /// Fault: MySQL returns with the copy.
     Restore,
-    /// Fault: somebody commits the end of the topic to Kafka.
+    /// Fault: an external client commits the end of the topic to Kafka.
     MoveOffset,
 }
 
 /// The outcome of a claim in flight to a second store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
-    /// Kafka acknowledges it, and the person gets a promise.
+    /// Kafka acknowledges it, and the user gets a promise.
     Acknowledged,
     /// Fault: no acknowledgement in time, whether the message arrives or not. The dead-letter table
-    /// stores the claim, and the person gets a promise.
+    /// stores the claim, and the user gets a promise.
     Kept {
-        /// The message reaches the topic all the same.
+        /// Whether the message still reaches the topic.
         arrives: bool,
     },
-    /// Fault: the dead-letter table is unavailable as well, and the person is asked to retry.
+    /// Fault: the dead-letter table is unavailable as well, and the user is asked to retry.
     Unheld {
-        /// The message reaches the topic all the same.
+        /// Whether the message still reaches the topic.
         arrives: bool,
     },
-    /// Fault: the process dies, and nobody is answered.
+    /// Fault: the process dies, and the user gets no response.
     Dies {
-        /// The message reaches the topic.
+        /// Whether the message reaches the topic.
         arrives: bool,
-        /// The claim reaches the dead-letter table.
+        /// Whether the claim reaches the dead-letter table.
         kept: bool,
     },
 }
@@ -82,7 +82,7 @@ pub fn possible(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
     people(state, steps);
     consumer(state, steps);
     for (at, reconciler) in state.reconcilers.iter().enumerate() {
-        // Idle ones are interchangeable: one of them is enough.
+        // Idle reconcilers are interchangeable, so one of them is enough.
         let first = at == 0 || state.reconcilers[at - 1] != *reconciler;
         match reconciler {
             Reconciler::Idle if first && state.may_begin(protocol) => steps.push(Step::Begin(at)),
@@ -99,7 +99,7 @@ pub fn possible(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
 }
 
 fn people(state: &State, steps: &mut Vec<Step>) {
-    // People are interchangeable too: the next newcomer always has the lowest number.
+    // Users are interchangeable as well: the next new user always has the lowest number.
     let known = (0..PEOPLE)
         .filter(|p| {
             state
@@ -308,7 +308,7 @@ pub(crate) fn publish(protocol: &Protocol, state: &mut State, again: bool, at: u
     }
 }
 
-/// One transaction.
+/// Writes the row or the dead letter and moves the position, in one transaction.
 fn write(protocol: &Protocol, state: &mut State) {
     let Some(offset) = state.in_hand.take() else {
         return;

@@ -10,7 +10,7 @@ pub(super) enum Stage {
     Begin(usize, Option<Gate>),
     /// Waits until the admissions that were in flight when the era was first seen have ended.
     Wait,
-    /// Rebuilds a part of a coupon, which admission can see already.
+    /// Rebuilds a part of a coupon, which is already visible to admission.
     Load(usize),
     /// Rebuilds the rest.
     Complete(usize),

@@ -84,7 +84,7 @@ struct Redis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Revoker {
     Idle,
-    /// MySQL has recorded the revocation. This is the time that was read before.
+    /// MySQL has recorded the revocation. The value is the time that was read before.
     Written(u8),
     /// The slot was released at this time.
     Released(u8),

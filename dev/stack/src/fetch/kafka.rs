@@ -171,8 +171,8 @@ impl Kafka {
         Ok(dir.join("data"))
     }
 
-    /// Returns the class data archive. A JVM writes it when it ends, so a broker is started once
-    /// for it.
+    /// Returns the class data archive. A JVM writes the archive when it ends, so a broker is
+    /// started and stopped once to create it.
     pub(crate) fn classes(&self) -> Result<PathBuf> {
         let template = self.log_template()?;
         let dir = cache::get(&format!("kafka-classes-{VERSION}"), |part| {

@@ -141,7 +141,7 @@ async fn interrupted_owner_leaves_nothing_behind_and_exits_successfully() {
 }
 
 #[tokio::test]
-async fn dropped_server_is_gone_at_once() {
+async fn dropping_a_server_ends_its_process_and_deletes_its_data() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let data = server.data_dir().to_owned();
     let pid = server.pid().unwrap();

@@ -31,7 +31,7 @@ pub struct Injected {
     pub kind: Drift,
     /// The affected users. Empty if the drift affects no particular user.
     pub people: Vec<AffectedPerson>,
-    /// A description in words.
+    /// A description for people.
     pub summary: String,
     /// The guard that maintains [`Drift::Stalled`].
     pub stall: Option<Stall>,
@@ -181,7 +181,7 @@ impl Injector {
             .collect())
     }
 
-    /// Makes up `n` user IDs that have never claimed.
+    /// Generates `n` user IDs that have never claimed.
     pub(crate) fn make_up(&mut self, n: u32) -> Vec<UserId> {
         let first = self.made_up;
         self.made_up += n;

@@ -26,7 +26,8 @@ impl Stall {
         Ok(Self(conn))
     }
 
-    /// Releases the lock, and the consumer continues. Dropping does the same, slightly later.
+    /// Releases the lock, so that the consumer continues. Dropping the guard does the same,
+    /// slightly later.
     pub async fn end(mut self) -> Result<()> {
         Ok(self.0.batch_execute("ROLLBACK").await?)
     }

@@ -9,8 +9,7 @@ use serde_json::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryLine {
-    /// Milliseconds since the recorder was created. This is information for readers that no check
-    /// uses.
+    /// Milliseconds since the recorder was created. For readers only: no check uses it.
     pub at_ms: u64,
     #[serde(flatten)]
     pub event: RecordedEvent,
@@ -33,7 +32,7 @@ pub enum RecordedEvent {
         op: u64,
         /// The requested coupon.
         coupon: u64,
-        /// The drop that was open at the time, if the recorder knows which one.
+        /// The drop that was open at the time, if known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         drop: Option<u64>,
         person: String,
@@ -50,9 +49,9 @@ pub enum RecordedEvent {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
     },
-    /// From this line on, only the users on the allow list may claim a coupon; initially these
-    /// users. A coupon without this line is for everybody. The line precedes all claims of the
-    /// coupon.
+    /// From this line on, only the users on the allow list may claim a coupon. The list initially
+    /// contains these users. A coupon without this line has no allow list. The line precedes all
+    /// claims of the coupon.
     AllowList {
         coupon: u64,
         people: Vec<String>,
@@ -168,7 +167,7 @@ pub enum RecordedOutcome {
 
 impl RecordedOutcome {
     /// Maps an HTTP answer to a claim to its outcome. A 503 is unknown, because a script that timed
-    /// out may have run. A 2xx that cannot be parsed is unknown too.
+    /// out may have run. A 2xx that cannot be parsed is also unknown.
     pub fn of_http(status: u16, body: &Value) -> Self {
         let code = || {
             body.get("code")

@@ -61,7 +61,7 @@ pub enum Ended {
     Unknown,
 }
 
-/// A drop as announced.
+/// A drop as the history announces it.
 #[derive(Debug, Clone)]
 pub struct RecordedDrop {
     pub coupon: u64,
@@ -90,11 +90,11 @@ pub struct RowsRead {
     pub rows: Vec<RecordedRow>,
 }
 
-/// The whole recording.
+/// A parsed history.
 #[derive(Debug, Default)]
 pub struct History {
     pub drops: BTreeMap<u64, RecordedDrop>,
-    /// The initial allow list of each coupon. A coupon without a list is for everybody.
+    /// The initial allow list of each coupon that has one.
     pub lists: BTreeMap<u64, HashSet<String>>,
     /// The operations in the order of their `invoked` lines.
     pub operations: Vec<Operation>,

@@ -101,7 +101,7 @@ fn standalone(svg: &str, dark: bool) -> String {
 }
 
 /// Draws requests per second as bars, each with a thin line from its slowest turn to its fastest,
-/// beside the errors of the design.
+/// next to the errors of the design.
 fn drawn(comparison: &Comparison) -> String {
     let mut bars: Vec<Bar<'_>> = comparison.runs.iter().map(Bar::of).collect();
     bars.extend(comparison.nothing.as_ref().map(|nothing| Bar {

@@ -46,12 +46,12 @@ impl Issuer for CountThenInsert {
 }
 
 /// E: the counter decides, and the row is written before the response. Only MySQL has the holders,
-/// so every request looks there first, and a late request decrements the counter again. A number
-/// that a second click has taken becomes free.
+/// so every request queries it first, and a late request decrements the counter again. A number
+/// taken by a second click is released.
 ///
-/// If the counter came first, late requests would neither look in MySQL nor decrement. That would
-/// be faster, but holders who claim again would get `sold_out`, and each number that a second click
-/// has taken would be lost.
+/// If the counter came first, late requests would neither query MySQL nor decrement the counter.
+/// That would be faster, but holders who claim again would get `sold_out`, and each number that a
+/// second click has taken would be lost.
 pub(super) struct CounterThenInsert {
     read_first: bool,
     rows: DesignRows,

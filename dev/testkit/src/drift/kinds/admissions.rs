@@ -94,7 +94,8 @@ impl Injector {
         ))
     }
 
-    /// Writes to Redis that a user has this slot.
+    /// Puts a user on this slot in Redis. With `claims`, also writes the coupon's list of
+    /// claimants.
     pub(super) async fn place_on(&self, user: &UserId, slot: i64, claims: bool) -> Result<()> {
         self.redis::<i64>(
             redis::cmd("ZADD")

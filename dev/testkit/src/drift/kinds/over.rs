@@ -17,7 +17,7 @@ impl Injector {
         for (slot, user) in &people {
             self.place_on(user, *slot, true).await?;
         }
-        // If no slot is left, raises the counter too, as a real over-admission would do.
+        // If no slot is left, also raises the counter, as a real over-admission would.
         if count >= quantity {
             self.write_count(count + i64::from(n)).await?;
         }

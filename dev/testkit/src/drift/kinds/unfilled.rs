@@ -74,8 +74,8 @@ impl Injector {
         ))
     }
 
-    /// Frees `n` slots: slots that were never given out, or otherwise slots that are silently taken
-    /// from users, as a support agent might do.
+    /// Ensures that `n` slots are free. If too few are left, takes slots from users without a
+    /// record, as a support agent might.
     async fn make_room(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
         let left = i64::from(self.top()) - self.count().await?;
         let wanted = u32::try_from(i64::from(n) - left).unwrap_or(0);

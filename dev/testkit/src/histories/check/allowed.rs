@@ -1,5 +1,5 @@
 //! Allow lists. A user was certainly on the list, or off it, if every change that may have been the
-//! last to take effect says so. A change without an answer may have taken effect at any time after
+//! last to take effect agrees. A change without an answer may have taken effect at any time after
 //! its request, or never. If a user's membership was certain during a whole request, the answer
 //! must match it. Removing a user revokes nothing, so it excuses neither a broken promise nor a
 //! missing row.
@@ -83,7 +83,7 @@ fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> 
     })
 }
 
-/// Whether the allow list permits that some request of a user was admitted before a line.
+/// Whether, by the allow list, some request of a user may have been admitted before a line.
 pub(super) fn may_be_admitted(
     history: &History,
     index: &Index<'_>,
@@ -131,7 +131,8 @@ fn may_be(
     so_at_first || same.any(|op| done(op).is_none_or(|end| !is_undone(end)))
 }
 
-/// Whether this operation, or one that may have ended after it, answered `NotAllowed` to its user.
+/// Whether the user of this operation got `NotAllowed`, either from it or from an operation that
+/// ended after it began.
 pub(super) fn is_sent_away_after(index: &Index<'_>, op: &Operation) -> bool {
     let sent_away = |other: &&&Operation| other.ended == Ended::Ok(RecordedAnswer::NotAllowed);
     let mut others = index.asked(op.coupon, &op.person).iter().filter(sent_away);

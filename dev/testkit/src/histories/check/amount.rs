@@ -33,10 +33,10 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     );
 }
 
-/// Counts the users who wanted a slot: those who got an answer and those who got a row. Users who
-/// only saw timeouts may never have reached the system, so they count only if they have a row.
+/// Counts the users who wanted a slot: users with an answer and users with a row. Users who only
+/// saw timeouts may never have reached the system, so they count only if they have a row.
 ///
-/// Users who got `sold_out` count too. If a slot becomes free afterwards while nobody waits, they
+/// Users who got `sold_out` also count. If a slot becomes free afterwards while nobody waits, they
 /// get it only by asking again, so a recorder lets users ask again once the faults are over. Users
 /// whose last answer was `not_allowed` no longer want a slot.
 fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Violation> {

@@ -34,7 +34,7 @@ fn encoded(id: &str) -> String {
 }
 
 #[tokio::test]
-async fn user_ids_with_separators_can_claim_return_and_be_repaired() {
+async fn user_ids_with_separators_work_in_claims_returns_and_repairs() {
     let fixture = Fixture::new("odd-ids").await;
     let world = &fixture.world;
     let api = &fixture.api;

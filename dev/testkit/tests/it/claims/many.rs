@@ -1,4 +1,4 @@
-//! Many concurrent claims: never more than the quantity, at most one per user, and every promise
+//! Many concurrent claims: the slots never exceed the quantity, no user gets two, and every promise
 //! has its row on its slot.
 
 use firstcome_testkit::{
@@ -14,7 +14,7 @@ fn crowd() -> usize {
 }
 
 #[tokio::test]
-async fn thousands_of_claims_over_two_apis_and_consumers_end_exact() {
+async fn a_drop_is_exact_after_thousands_of_claims_over_two_apis_and_consumers() {
     let (world, first) = open_world("two-apis").await;
     let second = world.serve().await;
     let consumers = [world.consume().await, world.consume().await];

@@ -100,7 +100,7 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
 }
 
 /// Sealing counts the committed revocations, and a revocation unseals a sealed drop. Neither may
-/// run between the two steps of the other.
+/// run between the steps of the other.
 #[tokio::test]
 async fn a_drop_is_not_sealed_while_a_claim_is_being_revoked() {
     let fixture = Fixture::new("revoke-seal").await;
@@ -144,7 +144,7 @@ async fn a_drop_is_not_sealed_while_a_claim_is_being_revoked() {
 /// Each user claims and returns at the same moment, twice, at two APIs, while passes and the
 /// consumer run.
 #[tokio::test]
-async fn claims_returns_passes_and_rows_end_exact_in_any_order() {
+async fn a_drop_is_exact_after_concurrent_claims_returns_and_passes() {
     const QUANTITY: u32 = 40;
     let fixture = Fixture::new("revoke-orders").await;
     let api = &fixture.api;

@@ -64,7 +64,7 @@ async fn batches_of_every_codec_become_rows() {
 /// Kafka's client stays stuck at the batch of partition 1. In partitions 0 and 2 it resumes at the
 /// first message after the bad one.
 #[tokio::test]
-async fn batch_that_cannot_be_read_delays_only_its_partition_and_becomes_a_dead_letter() {
+async fn an_unreadable_batch_delays_only_its_partition_and_becomes_a_dead_letter() {
     let (world, api) = open_world("unreadable").await;
     let coupon = api.open_coupon(30).await;
     let batch = async |partition, from| {
@@ -120,7 +120,7 @@ async fn batch_that_cannot_be_read_delays_only_its_partition_and_becomes_a_dead_
 /// Kafka's client reports no error for a malformed record, because it mistakes the record for a
 /// truncated response.
 #[tokio::test]
-async fn malformed_record_delays_only_its_partition_and_becomes_a_dead_letter() {
+async fn a_malformed_record_delays_only_its_partition_and_becomes_a_dead_letter() {
     let (world, api) = open_world("malformed").await;
     let coupon = api.open_coupon(12).await;
     for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10)] {
@@ -150,7 +150,7 @@ async fn malformed_record_delays_only_its_partition_and_becomes_a_dead_letter() 
 /// A client cannot tell the marker of a transaction from a message, except by the end of the
 /// partition.
 #[tokio::test]
-async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {
+async fn the_offset_of_a_transaction_marker_on_a_quiet_partition_is_committed() {
     let (world, api) = open_world("markers").await;
     let coupon = api.open_coupon(2).await;
     let consumer = world
@@ -166,7 +166,7 @@ async fn marker_of_a_foreign_transaction_on_a_quiet_partition_is_committed() {
 }
 
 #[tokio::test]
-async fn redis_restart_while_a_batch_cannot_be_read_loses_no_promise() {
+async fn a_redis_restart_while_a_batch_is_unreadable_loses_no_promise() {
     let garble = |kafka: &KafkaServer, topic: &str, partition| {
         kafka.garble(topic, partition, b"\"slot\":5").is_ok()
     };
@@ -174,7 +174,7 @@ async fn redis_restart_while_a_batch_cannot_be_read_loses_no_promise() {
 }
 
 #[tokio::test]
-async fn redis_restart_while_a_record_is_malformed_loses_no_promise() {
+async fn a_redis_restart_while_a_record_is_malformed_loses_no_promise() {
     let malform = |kafka: &KafkaServer, topic: &str, partition| {
         kafka.malform(topic, partition, b"\"slot\":5").is_ok()
     };

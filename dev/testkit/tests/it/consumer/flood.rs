@@ -17,7 +17,7 @@ const HEALED: Duration = Duration::from_secs(600);
 
 /// 1,080 malformed records, each in a batch between two valid claims.
 #[tokio::test]
-async fn flood_of_malformed_records_on_all_partitions_loses_no_claim() {
+async fn a_flood_of_malformed_records_on_all_partitions_loses_no_claim() {
     let (world, api) = open_world("flood").await;
     world.topic.grow(PARTITIONS as usize).await;
     let batches = PARTITIONS * BATCHES;

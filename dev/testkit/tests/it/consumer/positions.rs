@@ -1,5 +1,5 @@
-//! Offsets are moved, the topic changes, and MySQL is restored: reading begins at the positions in
-//! MySQL, so no promise is lost.
+//! Offsets are moved, the topic changes, and MySQL is restored: consumers begin to read at the
+//! positions in MySQL, so no promise is lost.
 
 use firstcome_reconciler::report::{Kind, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -13,7 +13,7 @@ use crate::faults::waves::HEALED;
 /// Users who are admitted while no consumer runs.
 const UNREAD: std::ops::Range<usize> = 10..30;
 
-/// A fixture with a Redis that the test may empty.
+/// Creates a fixture with a Redis that the test may empty.
 async fn fixture(name: &str) -> (RedisServer, Fixture) {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
@@ -21,7 +21,7 @@ async fn fixture(name: &str) -> (RedisServer, Fixture) {
     (redis, fixture)
 }
 
-/// Ten users have rows; 20 more are admitted, and no consumer runs.
+/// Creates a coupon with ten rows, stops the consumer, and admits 20 more users.
 async fn with_unread(fixture: &Fixture) -> (MadeCoupon, Vec<PromisedAnswer>) {
     let (coupon, mut answers) = fixture.held("Positions", 40, UNREAD.start).await;
     fixture.consumer.process.stop().await;
@@ -31,25 +31,25 @@ async fn with_unread(fixture: &Fixture) -> (MadeCoupon, Vec<PromisedAnswer>) {
     (coupon, answers)
 }
 
-/// Runs a pass, whatever it finds.
+/// Runs a pass that may have findings.
 pub(crate) async fn any_pass(world: &World) -> Run {
     world.once_with(&[], &[]).await.run()
 }
 
-/// The findings about partitions that are read again.
+/// Returns the findings about partitions that are read again.
 pub(crate) fn read_again(run: &Run) -> Vec<&str> {
     let of_topic = run.findings.iter().filter(|it| it.kind == Kind::Stalled);
     of_topic.map(|it| it.detail.as_str()).collect()
 }
 
-/// Lets an hour pass since the consumers began again.
+/// Simulates that an hour has passed since the consumers began to read again.
 pub(crate) async fn an_hour_later(world: &World) {
     let passed = "UPDATE topic_positions SET fault_at = fault_at - INTERVAL 61 MINUTE";
     world.sql.query(passed).await;
 }
 
-/// Empties Redis; the remaining slots go to others, and nobody loses a coupon. Returns what is
-/// found once a consumer runs.
+/// Empties Redis, lets other users take the remaining slots, and fails if a promise is lost.
+/// Returns the pass that ran after the consumer.
 async fn survives_a_loss_of_redis(
     world: &World,
     api: &firstcome_testkit::ApiClient,
@@ -78,7 +78,7 @@ async fn survives_a_loss_of_redis(
 }
 
 #[tokio::test]
-async fn offsets_moved_in_kafka_are_a_finding_and_break_no_promise_after_a_loss_of_redis() {
+async fn offsets_moved_in_kafka_are_reported_and_break_no_promise_if_redis_is_lost() {
     let (_redis, fixture) = fixture("pos-moved").await;
     let (coupon, answers) = with_unread(&fixture).await;
     for moved in [|low, _| low, |_, end| end + 1_000, |_, end| end] {
@@ -92,7 +92,7 @@ async fn offsets_moved_in_kafka_are_a_finding_and_break_no_promise_after_a_loss_
 }
 
 #[tokio::test]
-async fn consumer_that_dies_before_its_commit_leaves_its_messages_unread() {
+async fn a_consumer_that_dies_before_its_commit_leaves_its_messages_unread() {
     let (_redis, fixture) = fixture("pos-killed").await;
     let world = &fixture.world;
     let (coupon, answers) = with_unread(&fixture).await;
@@ -132,7 +132,7 @@ async fn consumer_that_stops_with_an_unwritten_batch_leaves_its_messages_unread(
 }
 
 #[tokio::test]
-async fn position_moved_ahead_in_mysql_is_a_finding_and_breaks_no_promise() {
+async fn a_position_moved_ahead_in_mysql_is_reported_and_breaks_no_promise() {
     let (_redis, fixture) = fixture("pos-ahead").await;
     let world = &fixture.world;
     let (coupon, answers) = with_unread(&fixture).await;
@@ -159,7 +159,7 @@ async fn position_moved_ahead_in_mysql_is_a_finding_and_breaks_no_promise() {
 }
 
 #[tokio::test]
-async fn recreated_topic_is_read_from_its_beginning_and_reported_for_an_hour() {
+async fn a_recreated_topic_is_read_from_its_beginning_and_reported_for_an_hour() {
     let (_redis, fixture) = fixture("pos-again").await;
     let Fixture {
         world,
@@ -223,7 +223,7 @@ async fn added_partitions_are_read_from_their_beginning() {
     fixture.consumer.process.stop().await;
     let before = world.topic.offsets().await.len();
     world.topic.grow(before + 3).await;
-    // A new API sends to the new partitions at once.
+    // A new API sends to the new partitions immediately.
     let api = world.serve().await;
     answers.extend(rush(&[&api], coupon.id, &people(UNREAD.end)[UNREAD], 20).await);
     let offsets = world.topic.offsets().await;
@@ -235,7 +235,7 @@ async fn added_partitions_are_read_from_their_beginning() {
 }
 
 #[tokio::test]
-async fn restored_mysql_reads_again_what_it_has_lost_although_redis_is_emptied_too() {
+async fn claims_missing_in_a_restored_mysql_are_read_again_even_if_redis_is_emptied() {
     let (_redis, fixture) = fixture("pos-older").await;
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Older", 40, UNREAD.start).await;

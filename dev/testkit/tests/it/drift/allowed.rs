@@ -269,7 +269,7 @@ async fn users_on_the_list_are_not_refused_after_a_loss_of_redis() {
 }
 
 #[tokio::test]
-async fn a_list_that_cannot_be_written_closes_only_its_coupon() {
+async fn an_allow_list_that_cannot_be_read_keeps_only_its_coupon_closed() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(
         WorldStores::shared().await.with_redis(&redis),
@@ -313,7 +313,7 @@ async fn a_list_that_cannot_be_written_closes_only_its_coupon() {
 }
 
 #[tokio::test]
-async fn an_erased_user_is_on_no_list() {
+async fn an_erased_user_is_removed_from_all_lists() {
     let fixture = Fixture::new("d-allowed-erase").await;
     let api = &fixture.api;
     let world = &fixture.world;

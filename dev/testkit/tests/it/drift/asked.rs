@@ -150,7 +150,7 @@ async fn runs_are_listed_newest_first_with_findings_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_requested_pass_shows_its_requester_in_its_mail_and_when_read() {
+async fn the_requester_of_a_pass_is_shown_in_its_mail_and_in_its_run() {
     let fixture = Fixture::new("d-by-name").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("By name", 20, 12).await;
@@ -224,7 +224,7 @@ async fn the_command_line_sets_an_exit_code_and_prints_a_table_or_json() {
 }
 
 #[tokio::test]
-async fn clean_runs_are_deleted_after_their_retention_and_others_stay() {
+async fn clean_runs_are_deleted_after_their_retention_and_others_are_kept() {
     let fixture = Fixture::new("d-old").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Old", 20, 20).await;
@@ -255,7 +255,7 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_stay() {
     assert_eq!(world.sql.number(statement).await, 1);
     let statement = "SELECT COUNT(*) FROM reconcile_findings";
     assert_eq!(world.sql.number(statement).await, 2);
-    // The last clean run is kept, however long passes fail.
+    // The last clean run is kept, even if all later passes fail.
     let statement = "UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR";
     world.sql.query(statement).await;
     inject(world, &coupon, Drift::FailedUnrepairable, 1).await;

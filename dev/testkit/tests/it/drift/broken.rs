@@ -1,5 +1,5 @@
-//! Broken promises: these users are first in line whatever happens to the waiting list, and the
-//! promise stays open until a row or an operator resolves it.
+//! Broken promises: these users are first on the waiting list, which is rebuilt if it is lost, and
+//! the promise stays open until a row or an operator resolves it.
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::drift::Drift;
@@ -67,7 +67,7 @@ async fn any_row_resolves_a_broken_promise_and_a_lost_waiting_list_is_rebuilt() 
     let waiting = world.redis.of_drop(coupon.id, coupon.drop, "waiting");
     world.redis.command::<i64>(&["DEL", &waiting]).await;
     api.change(coupon.id, &json!({"quantity": 18})).await;
-    // Nobody is in line, so the first of the three to claim wins.
+    // The waiting list is empty, so the first of the three to claim gets the slot.
     assert_eq!(
         api.claim(coupon.id, &broken[2]).await.promised(),
         Some((coupon.drop, 18))

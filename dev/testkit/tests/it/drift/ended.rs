@@ -1,5 +1,5 @@
-//! Only a successful pass counts as having run: passes that another process blocked are retried and
-//! mailed. An accepted pass can always be read.
+//! Only a successful pass counts as a run. A pass that another process blocks is reported by mail
+//! and retried. An accepted pass can always be read.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, World, eventually};
@@ -30,7 +30,7 @@ async fn holder(world: &World) -> HeldTransaction {
 }
 
 #[tokio::test]
-async fn a_deep_pass_blocked_by_an_operators_pass_is_mailed_and_retried() {
+async fn a_deep_pass_blocked_by_an_operators_pass_is_reported_by_mail_and_retried() {
     let fixture = Fixture::new("d-deep-lost").await;
     let world = &fixture.world;
     fixture.held("Deep", 20, 20).await;
@@ -112,7 +112,7 @@ async fn only_a_complete_full_pass_counts_as_a_success() {
 }
 
 #[tokio::test]
-async fn accepted_and_blocking_passes_can_be_read_at_once() {
+async fn accepted_and_blocking_passes_can_be_read_immediately() {
     let fixture = Fixture::new("d-location").await;
     let world = &fixture.world;
     fixture.held("Location", 20, 20).await;

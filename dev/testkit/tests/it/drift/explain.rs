@@ -168,7 +168,7 @@ async fn explain_reports_data_that_is_no_longer_known() {
 }
 
 #[tokio::test]
-async fn the_command_line_explains_every_user_known_on_a_slot() {
+async fn the_command_line_explains_every_user_found_on_a_slot() {
     let fixture = Fixture::new("d-story-slot").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Slot", 20, 3).await;

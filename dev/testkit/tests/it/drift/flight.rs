@@ -1,4 +1,4 @@
-//! Only one pass runs at a time in the whole system, whatever happens to the process that runs it.
+//! Only one pass runs at a time in the whole system, even if its process dies or loses the lock.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -54,8 +54,8 @@ async fn a_daemon_killed_during_a_pass_is_replaced_and_its_run_recorded_as_faile
     let other = world
         .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
         .await;
-    // The daemon must not name its own scheduled pass, which may be waiting for the lock and cannot
-    // be read yet.
+    // The daemon must not name its scheduled pass, which may be waiting for the lock and cannot be
+    // read yet.
     let reply = other.ask(&json!({})).await;
     assert_eq!(
         (reply.status, &reply.body["code"]),
@@ -134,7 +134,7 @@ const WAITS: &str = "SELECT COUNT(*) FROM information_schema.processlist WHERE d
     AND state = 'Waiting for table metadata lock'";
 
 #[tokio::test]
-async fn users_admitted_to_slots_added_during_a_pass_are_not_findings() {
+async fn users_admitted_to_slots_added_during_a_pass_are_not_reported() {
     let fixture = Fixture::new("d-raised").await;
     let api = &fixture.api;
     let world = &fixture.world;

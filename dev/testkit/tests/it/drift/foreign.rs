@@ -50,8 +50,8 @@ async fn a_drop_that_cannot_be_examined_or_repaired_delays_no_other() {
     for score in ["3.5", "1e300"] {
         mended.push(broken(&fixture, score, &[&["ZADD", "@users", score, "u-odd"]]).await);
     }
-    // Nobody can claim with these user IDs. They keep their slots until an operator removes them,
-    // and all other users have a row.
+    // These user IDs are invalid, so no user can claim with them. They keep their slots until an
+    // operator removes them, and all other users have a row.
     let long = "long".repeat(20);
     let names: &[&[&str]] = &[
         &[

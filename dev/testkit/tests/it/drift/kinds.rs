@@ -313,7 +313,7 @@ async fn drift_is_injected_into_the_newest_drop_with_rows_by_default() {
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_everything_or_its_gate_is_verified_and_reopened() {
+async fn admission_reopens_after_redis_loses_everything_or_its_gates() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture = Fixture::on(WorldStores::shared().await.with_redis(&redis), "d-flushed").await;
     let api = &fixture.api;

@@ -1,4 +1,4 @@
-//! Rows locked by another MySQL client only delay their own coupon.
+//! Rows that another MySQL client has locked delay only their coupon.
 
 use firstcome_reconciler::report::{Kind, Outcome, Status};
 use firstcome_testkit::drift::Drift;
@@ -79,7 +79,7 @@ async fn a_consumer_with_locked_rows_of_one_coupon_writes_the_others() {
 }
 
 #[tokio::test]
-async fn repairs_of_a_stopped_pass_are_recorded_and_mailed() {
+async fn repairs_of_a_stopped_pass_are_recorded_and_reported_by_mail() {
     let fixture = Fixture::new("d-stopped").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Repaired", 20, 5).await;
@@ -194,7 +194,7 @@ async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     .await;
 }
 
-/// Each blocked move would wait for two seconds, and only this pass knows where it put the users.
+/// Each blocked move would wait for two seconds, and only this pass has the users' new slots.
 #[tokio::test]
 async fn a_pass_with_moves_blocked_by_a_lock_reports_them_and_continues() {
     let fixture = Fixture::new("d-locked-moves").await;

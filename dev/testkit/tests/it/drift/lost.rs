@@ -1,5 +1,5 @@
-//! Redis loses a single drop, whose keys were deleted manually. Claims may still be in flight, so
-//! each such loss has its own wait.
+//! Redis loses a single drop, whose keys were deleted manually. Claims may still be in flight, so a
+//! pass waits for them after each such loss.
 
 use firstcome_reconciler::report::Status;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, eventually, redis_holders};
@@ -26,12 +26,12 @@ async fn has_everybody(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
     redis_holders(&fixture.world, coupon).await.len() == 5
 }
 
-/// No pass has seen the drop whole in between.
+/// No pass has found the drop intact between the two losses.
 #[tokio::test]
-async fn a_second_loss_before_the_next_pass_is_waited_for_again() {
+async fn a_pass_waits_again_after_a_second_loss_of_the_same_drop() {
     let fixture = Fixture::new("d-lost-again").await;
     fixture.world.set("RECONCILE_CRON", "0 0 0 1 1 *");
-    // Its first pass would see the loss too.
+    // Waits for the first passes, which would otherwise find the loss.
     let daemon = fixture.world.daemon().await;
     let (coupon, _) = fixture.held("Again", 20, 5).await;
     for times in 1..=2 {

@@ -123,7 +123,7 @@ async fn a_lost_drop_unknown_to_redis_is_reported_and_no_day_is_created() {
 }
 
 #[tokio::test]
-async fn lost_slot_limits_and_the_rows_that_they_held_up_are_restored() {
+async fn lost_slot_limits_and_the_rows_that_need_them_are_restored() {
     let fixture = Fixture::new("d-limits-lost").await;
     let api = &fixture.api;
     let world = &fixture.world;

@@ -1,4 +1,4 @@
-//! Missed runs are caught up at once and reported by mail.
+//! Missed runs are caught up immediately and reported by mail.
 
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, eventually};
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::drift::support::{assert_settled, inject, mailed, ran_two_hours_ago, subjects};
 
 #[tokio::test]
-async fn a_daemon_that_starts_late_catches_up_at_once_and_reports_missed_runs() {
+async fn a_daemon_that_starts_late_catches_up_immediately_and_reports_missed_runs() {
     let fixture = Fixture::new("d-late").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Late", 20, 20).await;

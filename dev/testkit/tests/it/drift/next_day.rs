@@ -126,7 +126,7 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     let api = &fixture.api;
     let world = &fixture.world;
     reopened(&fixture, &redis, &coupon).await;
-    // An API that does not know yet that the day is sealed asks the user to retry.
+    // Until an API has read that the day is sealed, it asks the user to retry.
     let late = eventually_some(
         "the API knows the drop is sealed",
         LIMIT,
@@ -153,8 +153,8 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     assert_eq!(world.pass().await.status, Status::Clean);
 }
 
-/// A revocation unsealed a day, and the slot went to a waiting user. An older Redis knows about the
-/// first sealing, but not about this user.
+/// A revocation unsealed a day, and the slot went to a waiting user. An older Redis has the first
+/// sealing, but not this user.
 #[tokio::test]
 async fn a_user_promoted_after_the_first_sealing_cannot_win_the_next_day() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();

@@ -133,7 +133,7 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
         "SELECT operator, detail->>'$.erased_as' FROM ops_actions WHERE action = 'erase'";
     assert_eq!(world.sql.query(recorded).await, [["Kim", pseudonym]]);
     assert_eq!(api.me(coupon.id, "u-3").await["status"], "none");
-    // The code is computed from the user ID, so it must be erased too.
+    // The code is computed from the user ID, so it must also be erased.
     let code = format!("SELECT code FROM issued_coupons WHERE user_id = '{pseudonym}'");
     let code = world.sql.query(&code).await.remove(0).remove(0);
     assert!(

@@ -110,7 +110,7 @@ async fn a_confirmation_covers_the_shown_repairs_and_ends_once_they_are_done() {
 }
 
 #[tokio::test]
-async fn a_closed_gate_restores_missing_users_but_moves_nobody_beyond_the_limit() {
+async fn a_closed_coupon_regains_missing_users_but_moves_none_beyond_the_limit() {
     let fixture = beyond_the_limit("d-limit-closed").await;
     let api = &fixture.api;
     let world = &fixture.world;

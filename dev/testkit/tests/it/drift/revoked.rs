@@ -21,10 +21,10 @@ async fn banned(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
 }
 
 #[tokio::test]
-async fn each_missing_step_of_a_revocation_is_found_completed_and_mailed() {
+async fn each_missing_step_of_a_revocation_is_completed_and_reported_by_mail() {
     let fixture = Fixture::new("d-revoked").await;
     let world = &fixture.world;
-    // Recorded revocations need no confirmation, whatever their number.
+    // Recorded revocations need no confirmation, even if they exceed the limit.
     for (setting, value) in [
         ("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "1"),
         ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1"),
@@ -120,9 +120,9 @@ async fn claimants_alone_do_not_restore_a_revoked_claim() {
     assert!(api.claim(coupon.id, user).await.is_accepted());
 }
 
-/// Two processes completed the revocation at once, and each wrote a different time to Redis.
+/// Two processes completed the revocation concurrently, and each wrote a different time to Redis.
 #[tokio::test]
-async fn revocation_whose_outcome_differs_in_redis_is_repaired() {
+async fn a_revocation_whose_outcome_differs_in_redis_is_repaired() {
     let fixture = Fixture::new("d-revoked-end").await;
     let world = &fixture.world;
     let api = &fixture.api;

@@ -266,7 +266,7 @@ pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
     mailed_within(world, words, MAILED).await
 }
 
-/// Does the same as [`mailed`], with a different time limit.
+/// Like [`mailed`], with a different time limit.
 pub(crate) async fn mailed_within(world: &World, words: &[&str], limit: Duration) -> ReadMail {
     let fits =
         |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
@@ -337,7 +337,7 @@ impl Hindered {
         Self { proxy, daemon }
     }
 
-    /// Begins a pass that takes seconds, and waits until it is running; returns its id.
+    /// Begins a pass that takes seconds, and waits until it is running. Returns its ID.
     pub(crate) async fn begin_slow_pass(&self, world: &World) -> String {
         self.proxy
             .set(ProxyFault::Delay(Duration::from_millis(40)))

@@ -239,7 +239,7 @@ async fn redis_is_whole(
 }
 
 #[tokio::test]
-async fn one_server_of_each_kind_dies_during_a_rush_and_all_coupons_end_exact() {
+async fn all_coupons_are_exact_after_one_server_of_each_kind_dies_during_a_rush() {
     let (stack, world) = begin().await;
     let mut processes = TwoOfEach::start(&world).await;
     let api = &processes.apis[0];

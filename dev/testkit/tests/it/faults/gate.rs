@@ -69,7 +69,7 @@ async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
         for daemon in &daemons {
             daemon.process.thaw();
         }
-        // A daemon that is suspended in mid-pass keeps its locks for a while.
+        // A daemon that is suspended during a pass keeps its locks for a while.
         let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
         eventually("no pass is running", HEALED, async || {
             fixture.world.sql.number(running).await == 0

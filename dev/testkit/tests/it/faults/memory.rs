@@ -12,7 +12,7 @@ const MOST_KIB: u64 = 420 * 1024;
 /// Another tool created the topic, so a batch may have a megabyte. Three batches decompress to 135
 /// MB each.
 #[tokio::test]
-async fn batches_that_decompress_to_a_large_size_fit_into_a_consumers_memory() {
+async fn batches_that_decompress_to_a_large_size_do_not_exceed_a_consumers_memory() {
     let (world, api) = open_world("expands").await;
     world.topic.alter(&[("max.message.bytes", "1048588")]).await;
     eventually("the topic allows it", LIMIT, async || {

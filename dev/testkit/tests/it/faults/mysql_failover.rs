@@ -1,5 +1,5 @@
 //! MySQL fails over: the primary's connections hang, and the same address leads to its replica.
-//! Everything is then restored from the replica, Redis and the topic.
+//! Lost data is then restored from Redis and the topic.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ async fn stores(pair: &MysqlPair) -> WorldStores {
         .with_mysql_at(&pair.primary.database_url_via(&pair.address, ""))
 }
 
-/// The replica takes over behind the address.
+/// Promotes the replica behind the same address.
 async fn fail_over(pair: &MysqlPair) {
     pair.lose_primary().await.unwrap();
     pair.promote().await.unwrap();
@@ -34,14 +34,15 @@ async fn no_dead_letter(waves: &Waves) {
 }
 
 #[tokio::test]
-async fn a_semi_synchronous_failover_in_mid_rush_breaks_no_promise() {
+async fn a_semi_synchronous_failover_during_a_rush_breaks_no_promise() {
     let pair = MysqlPair::start(Replication::SemiSynchronous)
         .await
         .unwrap();
     Waves::begin(impatient(stores(&pair).await, "semi-sync").await)
         .await
         .survives(async |waves| {
-            // In the middle of a batch: its rows are inserted, and the commit hangs.
+            // The failover happens in the middle of a batch: its rows are inserted, and the commit
+            // hangs.
             waves
                 .consumer_with(&[("FIRSTCOME_STALL_AT", "rows_inserted:1:1500")])
                 .await;
@@ -76,7 +77,7 @@ async fn a_semi_synchronous_failover_in_mid_rush_breaks_no_promise() {
 }
 
 #[tokio::test]
-async fn a_returned_read_only_old_primary_is_left_and_never_trusted() {
+async fn processes_leave_a_read_only_old_primary_and_never_trust_it() {
     let pair = MysqlPair::start(Replication::SemiSynchronous)
         .await
         .unwrap();
@@ -108,11 +109,12 @@ async fn a_returned_read_only_old_primary_is_left_and_never_trusted() {
                     .is_some_and(|why| why.contains("read-only"))
             })
             .await;
-            // It does not know a coupon created since, but no answer may deny that coupon.
+            // The old primary lacks a coupon that was created since. No answer may deny that
+            // coupon.
             let told = waves.api.claim(later.id, "u-1").await;
             assert!(told.is_accepted() || told.is("unavailable"), "{told:?}");
 
-            // Its clients leave it, although their connections are alive.
+            // The clients leave the old primary, although their connections still work.
             pair.address.set_upstream(pair.replica.port());
             waves.issued(60).await;
             no_dead_letter(waves).await;
@@ -122,7 +124,7 @@ async fn a_returned_read_only_old_primary_is_left_and_never_trusted() {
         .await;
 }
 
-/// A world on an asynchronous pair, whose passes only run on request.
+/// Creates a world on a pair with asynchronous replication. Passes run only on request.
 async fn asynchronous(name: &str) -> (MysqlPair, Fixture) {
     let pair = MysqlPair::start(Replication::Asynchronous).await.unwrap();
     let world = impatient(stores(&pair).await, name).await;
@@ -159,7 +161,7 @@ async fn rows_missing_on_an_asynchronous_replica_are_rewritten_with_their_codes(
     let before = world.sql.query(&codes).await;
 
     fail_over(&pair).await;
-    // The consumer's positions have gone back with the rows.
+    // The replica also has older positions of the consumer, so the messages are read again.
     all_issued(world, coupon.drop, 40).await;
     let run = any_pass(world).await;
     assert_eq!(read_again(&run).len(), 1, "{run:#?}");
@@ -174,7 +176,7 @@ async fn rows_missing_on_an_asynchronous_replica_are_rewritten_with_their_codes(
 }
 
 #[tokio::test]
-async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
+async fn ids_of_a_coupon_missing_on_the_replica_are_never_reused() {
     let (pair, fixture) = asynchronous("lost-coupon").await;
     let world = &fixture.world;
     let api = &fixture.api;
@@ -200,14 +202,15 @@ async fn numbers_of_a_coupon_missing_on_the_replica_are_never_reused() {
         all_issued(world, other.drop, 3).await;
     }
     assert!(rows(world, lost.drop).await.is_empty());
-    // The consumer reads its messages again, and keeps their users by name.
+    // The consumer reads the messages of the lost coupon again, and stores a dead letter for each
+    // user.
     eventually("its claims are dead letters", HEALED, async || {
         let kept = "SELECT COUNT(*) FROM failed_claims";
         world.sql.number(kept).await == 7
     })
     .await;
 
-    // Every pass reports it until the coupon is back.
+    // Every pass reports the lost coupon until it is restored.
     let mut expected = vec![
         (Kind::Unissued, Some(lost.id), true),
         (Kind::Stalled, None, true),
@@ -302,12 +305,12 @@ async fn settings_missing_on_the_replica_are_recovered_from_redis_first() {
     assert_nothing_found(&world.pass().await);
     let left = world.sql.query("SELECT * FROM broken_promises").await;
     assert!(left.is_empty(), "{left:?}");
-    // Revisions continue where they were.
+    // Revisions continue from the highest one.
     api.change(paused.id, &json!({"paused": false})).await;
     assert!(api.claim(paused.id, "late").await.is_accepted());
 }
 
-/// Redis knows whom a coupon bans; only MySQL knows the reason and the operator.
+/// Redis has the revoked users of a coupon, but only MySQL has the reason and the operator.
 #[tokio::test]
 async fn a_revocation_missing_on_the_replica_is_reported_and_can_be_repeated() {
     let (pair, fixture) = asynchronous("lost-revocation").await;

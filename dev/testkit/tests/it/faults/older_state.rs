@@ -1,5 +1,6 @@
 //! An older state, including its gate, is restored into a running Redis. Admission continues for a
-//! moment. Users who were admitted meanwhile keep a coupon, or are listed by name if none is left.
+//! moment. Users who are admitted in that moment keep a coupon, or are listed by name if none is
+//! left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -67,7 +68,7 @@ async fn looks(redis: &PrefixedKeys) -> u64 {
 }
 
 /// Copies Redis, lets 20 more users claim one by one, restores the copy, and lets 10 users claim at
-/// once. They make fewer calls, so the version stays lower than before.
+/// once. Ten users make fewer calls than twenty, so the version stays lower than before.
 async fn goes_back(name: &str, quantity: u32, by: By) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&server);
@@ -136,7 +137,7 @@ async fn keys_restored_into_a_running_redis_close_the_coupon_within_a_second() {
 }
 
 #[tokio::test]
-async fn users_admitted_meanwhile_are_listed_if_no_coupon_is_left() {
+async fn users_admitted_to_an_older_state_are_listed_if_no_coupon_is_left() {
     goes_back("older-full", 40, By::Restore).await;
 }
 

@@ -58,7 +58,7 @@ async fn filled_up(
 }
 
 #[tokio::test]
-async fn every_promise_becomes_a_row_after_kafka_is_down_and_redis_goes_back() {
+async fn every_promise_becomes_a_row_after_kafka_is_down_and_redis_is_rolled_back() {
     let (kafka, _, _turn) = kafka_behind_proxy().await;
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(
@@ -130,7 +130,7 @@ async fn a_claim_in_flight_keeps_its_slot_although_another_user_was_restored() {
     deleted_on_the_way(&["u-1", "u-6"]).await;
 }
 
-/// Deletes users from Redis manually while only the API knows about the claim of one of them.
+/// Deletes users from Redis manually while the claim of one of them is only in the API's memory.
 async fn deleted_on_the_way(people: &[&str]) {
     let (kafka, [_, way, _], _turn) = kafka_behind_proxies().await;
     let world = World::on(

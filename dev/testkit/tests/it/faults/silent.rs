@@ -185,7 +185,7 @@ async fn ways_to(port: u16) -> [FaultProxy; 3] {
 }
 
 #[tokio::test]
-async fn a_process_leaves_a_redis_host_that_is_mute_only_to_it() {
+async fn a_process_leaves_a_redis_host_that_is_silent_only_to_it() {
     let redis = &shared().await.redis;
     let ways = ways_to(redis.port()).await;
     let urls = ways.each_ref().map(|way| redis.url_via(way));
@@ -199,7 +199,7 @@ async fn a_process_leaves_a_redis_host_that_is_mute_only_to_it() {
 }
 
 #[tokio::test]
-async fn a_process_leaves_a_mysql_host_that_is_mute_only_to_it() {
+async fn a_process_leaves_a_mysql_host_that_is_silent_only_to_it() {
     let mysql = &shared().await.mysql;
     let ways = ways_to(mysql.port()).await;
     let urls = ways
@@ -214,7 +214,7 @@ async fn a_process_leaves_a_mysql_host_that_is_mute_only_to_it() {
 }
 
 #[tokio::test]
-async fn a_process_leaves_a_kafka_host_that_is_mute_only_to_it() {
+async fn a_process_leaves_a_kafka_host_that_is_silent_only_to_it() {
     let (server, ways, _turn) = kafka_behind_proxies().await;
     let urls = ways
         .each_ref()

@@ -90,7 +90,7 @@ impl Waves {
         self.next_while(number, async |_| ()).await
     }
 
-    /// Does the same as [`Self::next`] while something else happens.
+    /// Like [`Self::next`], concurrently with another action.
     pub(crate) async fn next_while(
         &mut self,
         number: usize,

@@ -11,7 +11,7 @@ use firstcome_testkit::{
 use super::history::{load_history, most_rows};
 
 #[tokio::test]
-async fn code_column_is_widened_in_a_large_table_during_a_rush() {
+async fn a_rush_continues_while_the_code_column_of_a_large_table_is_widened() {
     let what = format!(
         "codes grow in a table of {} rows in a rush: longest time from a claim to its row",
         most_rows()

@@ -50,7 +50,7 @@ async fn routes_refuse_wrong_queries_unknown_objects_and_missing_tokens() {
 }
 
 #[tokio::test]
-async fn failed_claims_are_corrected_and_discarded_by_the_operators_token_alone() {
+async fn only_the_operators_token_can_correct_and_discard_failed_claims() {
     let f = Fixture::new("route-failed").await;
     let (coupon, _) = f.held("Winter coupon", 20, 1).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);

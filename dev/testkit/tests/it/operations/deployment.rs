@@ -21,7 +21,7 @@ const GATEWAY_SECRET: &str = "gateway-0123456789abcdef0123456789abcdef";
 /// Time during which clients still reach a deleted pod, until every node has removed its address.
 const LAG: Duration = Duration::from_secs(1);
 
-/// Pause between two requests of a client. The test covers the roll-out, not the load.
+/// Pause between two requests of a client, because the test covers the roll-out and not the load.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A Deployment: its pods, and the endpoints of its Service.
@@ -286,7 +286,7 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
 }
 
 #[tokio::test]
-async fn daemon_warns_at_start_up_if_mails_link_to_localhost() {
+async fn a_daemon_warns_at_start_up_if_mails_link_to_localhost() {
     let world = World::new("dead-links").await;
     // The test sends no mail, so it never contacts this mail server.
     let elsewhere = [("SMTP_URL", "smtp://192.0.2.1:2525")];

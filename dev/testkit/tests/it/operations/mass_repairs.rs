@@ -1,4 +1,4 @@
-//! Repairs of one drop that are too many to keep in memory or to name individually.
+//! A drop that needs too many repairs to keep them in memory or to name each of them.
 
 use firstcome_reconciler::report::{Finding, Kind, Outcome, Run, Status};
 use firstcome_testkit::World;

@@ -17,7 +17,7 @@ pub(super) async fn firing_alert(world: &World, coupon: &MadeCoupon) {
 }
 
 #[tokio::test]
-async fn client_address_from_a_trusted_proxy_is_recorded_and_a_forged_one_is_not() {
+async fn forwarded_client_addresses_are_recorded_only_from_a_trusted_proxy() {
     let (world, _api) = open_world("ops-from").await;
     let trusting = [("OPS_TRUSTED_PROXIES", "1")];
     let api = world.serve_with(&trusting).await;

@@ -109,7 +109,7 @@ async fn a_valid_token_logs_in_and_visitors_without_one_see_nothing() {
 }
 
 #[tokio::test]
-async fn session_is_accepted_by_every_process_until_it_ends() {
+async fn a_session_is_accepted_by_every_process_until_it_ends() {
     let (world, api) = open_world("ops-replicas").await;
     api.open_coupon(3).await;
     let other_token = "another-0123456789abcdef0123456789abcdef";
@@ -240,7 +240,7 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
         .map(|action| recorded(action, "Kim"))
         .to_vec();
     assert_eq!(f.world.sql.query(acts).await, all);
-    // Viewers can reveal everything too, and their reveals are also recorded.
+    // Viewers can also reveal everything, and their reveals are also recorded.
     assert_lacks(&lee.text(&read).await, &[person]);
     assert_eq!(lee.post(&reveal, &lee.base, &of_lee).await, 200);
     all.push(recorded("reveal", "Lee"));

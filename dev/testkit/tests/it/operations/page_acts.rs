@@ -142,7 +142,7 @@ async fn the_page_pauses_resumes_raises_and_revokes_once_the_coupon_name_is_type
     let page = done("paused").await;
     assert_has(&page, &["Resume coupon", "Paused. Nobody can claim"]);
     assert_lacks(&page, &["API_URL"]);
-    // The page does not report a resumed coupon only because the URL says so.
+    // The parameter in the URL alone does not make the page report a resumed coupon.
     assert_lacks(&done("resumed").await, &["Resumed."]);
     let resumed = change("resume", ["", "", "Winter coupon"]).await;
     assert_eq!(resumed.status, 303);

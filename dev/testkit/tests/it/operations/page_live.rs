@@ -58,7 +58,7 @@ async fn ten_live_viewers_share_one_poll_a_second_and_nothing_polls_without_view
 }
 
 #[tokio::test]
-async fn the_65th_live_viewer_must_reload_and_operators_have_reserved_seats() {
+async fn the_65th_viewer_gets_no_live_updates_and_operators_have_reserved_places() {
     let (world, api) = open_world("ops-seats").await;
     api.open_coupon(3).await;
     let daemon = world.daemon_with(&[("OPS_VIEW_TOKEN", VIEW_TOKEN)]).await;

@@ -26,7 +26,7 @@ async fn search(visitor: &Visitor, search: PersonSearch<'_>) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
+async fn a_users_history_is_found_by_coupon_and_id_or_slot() {
     let f = Fixture::new("ops-person").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;
@@ -67,8 +67,8 @@ async fn a_users_story_is_found_by_coupon_and_id_or_slot() {
     let button = format!("Second winter (coupon {})</button>", second.id);
     assert_has(&found, &["Of which coupon?", &button]);
 
-    // A slot of the most recently opened drop, or of a given drop, leads to its holder. That
-    // reveals a user ID.
+    // A search for a slot of the most recently opened drop, or of a given drop, finds its holder
+    // and reveals a user ID.
     let holder = "SELECT user_id FROM issued_coupons WHERE slot = 2";
     let holder = sql.query(holder).await[0][0].clone();
     let at = |drop, person| PersonSearch {
@@ -155,7 +155,7 @@ async fn the_form_erases_a_user_once_their_id_is_typed_and_nothing_is_open() {
 }
 
 #[tokio::test]
-async fn a_promise_that_cannot_be_kept_is_closed_at_the_story_and_its_alert_ends() {
+async fn an_operator_closes_broken_promises_in_the_users_history_and_the_alert_ends() {
     let f = Fixture::new("hand-give-up").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 20).await;

@@ -102,7 +102,8 @@ async fn a_raised_quantity_serves_the_waiting_user_and_newcomers() {
     let (coupon, line) = with_a_line(&fixture, "one", 1).await;
     let newcomers = |from: usize, to| (from..to).map(|n| format!("new-{n}")).collect::<Vec<_>>();
     raise(&fixture, &coupon, 1_800).await;
-    // Newcomers queue behind the waiting user, and the line is longer than a pass promotes at once.
+    // Newcomers queue behind the waiting user, and the line is longer than a pass promotes in one
+    // batch.
     rush(&[&fixture.api], coupon.id, &newcomers(0, 1_500), 20).await;
     let waiting = fixture
         .world

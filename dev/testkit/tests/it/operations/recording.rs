@@ -1,4 +1,4 @@
-//! Rows written by passes grow with events, not with the number of passes and drops.
+//! The number of rows that passes write grows with events, not with the number of passes and drops.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::drift::support::injector;
 use crate::faults::waves::{HEALED, kafka_behind_proxy};
 
-/// The findings of a run at the endpoint, and those in the run itself.
+/// Returns the findings of a run from the endpoint, and the findings in the run itself.
 async fn told(daemon: &Running<ReconcilerClient>, run: &Run) -> (Vec<Finding>, Vec<Finding>) {
     let page = daemon
         .http()
@@ -53,7 +53,7 @@ async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
     for name in ["A", "B", "C", "D", "E"] {
         coupons.push(scene.held(name, 5, 5).await.0);
     }
-    // The fifth has no drift.
+    // The fifth coupon has no drift.
     for coupon in &coupons[..4] {
         injector(world, coupon)
             .await
@@ -119,7 +119,7 @@ async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
     assert_eq!(world.sql.query(&clean).await, [["[]"]]);
 }
 
-/// A requested pass that fails.
+/// Requests a pass, and waits until it fails.
 async fn fails(world: &World, daemon: &Running<ReconcilerClient>) -> String {
     let run = daemon.begin().await;
     let status = async || status_of(world, &run).await;
@@ -203,7 +203,7 @@ async fn passes_that_cannot_read_the_topic_do_not_rewrite_findings() {
 }
 
 #[tokio::test]
-async fn repeated_failed_reopenings_are_one_run() {
+async fn repeated_failed_reopenings_are_recorded_as_one_run() {
     let (kafka, proxy, _turn) = kafka_behind_proxy().await;
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(
@@ -276,7 +276,7 @@ async fn repeated_failed_reopenings_are_one_run() {
 }
 
 #[tokio::test]
-async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_stay() {
+async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_are_kept() {
     let scene = Fixture::new("old").await;
     let world = &scene.world;
     let (coupon, _) = scene.held("Old", 5, 5).await;
@@ -362,7 +362,8 @@ async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_stay() {
     );
 }
 
-/// Setting, table, the column that marks a row, the others, and a row that ended an hour `ago`.
+/// The setting, its table, the column that marks a row, the other columns, and their values for a
+/// row that ended an hour `ago`.
 const OVER: [(&str, &str, &str, &str, &str); 8] = [
     (
         "FIRSTCOME_TEST_RUNS_KEPT_SECONDS",
@@ -455,7 +456,7 @@ async fn each_retention_setting_applies_to_its_own_tables() {
 }
 
 #[tokio::test]
-async fn the_pass_lock_ignores_the_lock_of_its_run_and_ends_with_its_connection() {
+async fn the_pass_lock_ignores_a_locked_row_of_its_run_and_ends_with_its_connection() {
     let world = World::new("beat").await;
     let settings = DbSettings {
         url: world.sql.url().to_owned().into(),
@@ -471,7 +472,7 @@ async fn the_pass_lock_ignores_the_lock_of_its_run_and_ends_with_its_connection(
         .await
         .unwrap()
         .unwrap();
-    // Longer than MySQL waits for a row.
+    // Longer than MySQL waits for a row lock.
     let lost = tokio::time::timeout(Duration::from_secs(8), lock.lost().cancelled()).await;
     assert!(
         lost.is_err(),
@@ -580,7 +581,7 @@ async fn a_tail_that_takes_longer_than_the_limit_is_read_to_its_end() {
         reader.read(StoredPositions::new()).await.unwrap().unread,
         u64::from(MANY)
     );
-    // Far less than the whole takes, and much for a single message.
+    // The limit is far below the time for the whole tail, and far above the time for one message.
     let reader =
         TopicReader::new(kafka, (began.elapsed() / 2).max(Duration::from_millis(500))).unwrap();
     assert_eq!(

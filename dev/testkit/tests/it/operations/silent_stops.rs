@@ -9,8 +9,8 @@ use rustix::process::Signal;
 
 use crate::faults::waves::{impatient, kafka_behind_proxy};
 
-/// Ten seconds for requests in flight or a pass, five for the last batch and five to leave the
-/// group, plus a margin for a busy machine.
+/// Ten seconds for requests in flight or a pass, five for the last batch, and five to leave the
+/// group.
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn all_stop(world: World, silent: &FaultProxy) {

@@ -1,5 +1,5 @@
-//! Follows one claim by its trace, from the answer to its row and through the repair that saved it,
-//! as a collector sees it.
+//! The traces that a collector receives: from a claim's answer to its row, and through a repair of
+//! a lost claim.
 
 use firstcome_reconciler::report::Outcome;
 use firstcome_stack::{OtlpReceiver, ReceivedSpan};
@@ -15,7 +15,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 const SCHEMA: &str = "https://opentelemetry.io/schemas/1.42.0";
 
-/// A world that exports the spans of sampled requests immediately.
+/// Creates a world that exports the spans of sampled requests immediately.
 async fn traced(name: &str) -> (World, OtlpReceiver, Running<ApiClient>) {
     let world = World::new(name).await;
     let collector = OtlpReceiver::start().await.unwrap();
@@ -26,7 +26,7 @@ async fn traced(name: &str) -> (World, OtlpReceiver, Running<ApiClient>) {
     (world, collector, api)
 }
 
-/// A claim whose caller sends this trace.
+/// Sends a claim with this `traceparent`.
 async fn claim(api: &ApiClient, user: &str, coupon: &MadeCoupon, traceparent: &str) -> HttpReply {
     let reply = Http::send(
         api.claim_request(coupon.id, user)
@@ -37,7 +37,7 @@ async fn claim(api: &ApiClient, user: &str, coupon: &MadeCoupon, traceparent: &s
     reply
 }
 
-/// A `traceparent` of a new trace, and its trace id.
+/// Returns the `traceparent` of a new trace, and its trace ID.
 fn new_trace(sampled: bool) -> (String, String) {
     let trace = format!("{:032x}", rand::random::<u128>() | 1);
     (
@@ -53,7 +53,7 @@ fn header<'r>(reply: &'r HttpReply, name: &str) -> &'r str {
         .map_or("", |value| value.to_str().unwrap())
 }
 
-/// The trace columns of a slot's row.
+/// Returns the `traceparent` in a user's row.
 async fn of_row(world: &World, coupon: &MadeCoupon, user: &str) -> String {
     let sql = format!(
         "SELECT COALESCE(traceparent, '') FROM issued_coupons WHERE drop_id = {} AND user_id = '{user}'",
@@ -76,7 +76,7 @@ async fn explained(world: &World, coupon: &MadeCoupon, user: &str) -> Value {
     serde_json::from_str(&cli.all_stdout().await).unwrap()
 }
 
-/// The span with this name in a trace.
+/// Returns the span with this name in a trace.
 async fn span(collector: &OtlpReceiver, trace: &str, name: &str) -> ReceivedSpan {
     collector
         .span(&format!("{name} in {trace}"), LIMIT, |span| {
@@ -92,7 +92,7 @@ fn assert_has(span: &ReceivedSpan, attributes: &[(&str, &str)]) {
 }
 
 #[tokio::test]
-async fn a_claim_is_followed_from_its_answer_to_its_row() {
+async fn a_trace_follows_a_claim_from_its_answer_to_its_row() {
     let (world, collector, api) = traced("traced").await;
     let _consumer = world.consume().await;
     let coupon = api.open_coupon(5).await;
@@ -196,7 +196,7 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
         &[("messaging.destination.partition.id", partition)],
     );
 
-    // The batch has a separate trace; the two link to each other.
+    // The batch has a separate trace. The two traces link to each other.
     let [(batch, batch_span)] = &process.links[..] else {
         panic!("{process:#?}")
     };
@@ -240,7 +240,7 @@ async fn a_claim_is_followed_from_its_answer_to_its_row() {
 }
 
 #[tokio::test]
-async fn a_lost_claim_is_followed_from_its_answer_to_its_repair() {
+async fn a_trace_follows_a_lost_claim_from_its_answer_to_its_repair() {
     let (world, collector, api) = traced("saved").await;
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
@@ -251,7 +251,7 @@ async fn a_lost_claim_is_followed_from_its_answer_to_its_repair() {
     );
     let other = claim(&api, "u-2", &coupon, &new_trace(false).0).await;
     assert!(header(&other, "traceparent").ends_with("-00"));
-    // Both messages are lost: nobody has read them, and nobody will.
+    // Simulates the loss of both messages: no consumer has read them, and none will.
     world.skip_all().await;
 
     let run = eventually_repaired(&world).await;
@@ -323,7 +323,8 @@ async fn a_lost_claim_is_followed_from_its_answer_to_its_repair() {
     );
 }
 
-/// Runs passes until one repairs: an admission counts as lost only after its publishing deadline.
+/// Runs passes until one makes a repair, because an admission counts as lost only after its
+/// publishing deadline.
 async fn eventually_repaired(world: &World) -> firstcome_reconciler::report::Run {
     firstcome_testkit::eventually_some("a pass repairs", LIMIT, async || {
         let run = world.once_with(&[], &[]).await.run();
@@ -340,11 +341,11 @@ async fn eventually_repaired(world: &World) -> firstcome_reconciler::report::Run
 }
 
 #[tokio::test]
-async fn a_refused_claims_trace_has_its_dead_letter_and_its_repair() {
+async fn the_trace_of_a_refused_claim_contains_its_dead_letter_and_its_repair() {
     let (world, collector, api) = traced("refused").await;
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
-    // Somebody has written another user's row onto the slot that this claim gets.
+    // A row that was inserted manually has the slot of this claim.
     let row = format!(
         "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({}, 1, {}, 'u-by-hand', 'consumer')",
         coupon.drop, coupon.id
@@ -397,7 +398,7 @@ async fn a_refused_claims_trace_has_its_dead_letter_and_its_repair() {
 }
 
 #[tokio::test]
-async fn without_a_collector_traces_are_propagated_and_none_is_started() {
+async fn without_a_collector_traces_are_propagated_but_not_started() {
     let world = World::new("untraced").await;
     let collector = OtlpReceiver::start().await.unwrap();
     let (api, _consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
@@ -465,7 +466,7 @@ async fn messages_without_traces_become_rows_and_a_missing_collector_delays_noth
         20,
         "each has its own trace"
     );
-    // In the format of an older API: without headers.
+    // An older API sends messages without headers.
     let next = api.open_coupon(5).await;
     let payload = format!(
         r#"{{"v":1,"coupon_id":{},"drop_id":{},"slot":3,"user_id":"u-old","claimed_at":"{}"}}"#,
@@ -484,7 +485,7 @@ async fn messages_without_traces_become_rows_and_a_missing_collector_delays_noth
 }
 
 #[tokio::test]
-async fn a_mail_that_names_traces_names_nobody() {
+async fn a_mail_with_trace_ids_names_no_user() {
     let (world, _collector, api) = traced("mailed-trace").await;
     let coupon = api.open_coupon(5).await;
     claim(&api, "somebody-whole", &coupon, &new_trace(true).0).await;
@@ -501,10 +502,10 @@ async fn a_mail_that_names_traces_names_nobody() {
     );
 }
 
-/// With the OpenTelemetry Collector itself, if `OTELCOL` is the path of one with the OTLP receiver
-/// and the debug exporter.
+/// Runs only if `OTELCOL` is the path of an OpenTelemetry Collector with the OTLP receiver and the
+/// debug exporter.
 #[tokio::test]
-async fn a_real_collector_reads_what_is_exported() {
+async fn a_real_collector_accepts_the_exported_spans() {
     let Ok(program) = std::env::var("OTELCOL") else {
         return;
     };

@@ -124,7 +124,7 @@ async fn a_user_who_claims_during_a_rush_gets_a_slot_number_and_a_code() {
         member.await.unwrap();
     }
     assert_eq!(page.claims_sent().await, 1);
-    // The slots before the user's slot were admitted earlier, those after it later.
+    // Users with lower slots were admitted earlier, and users with higher slots later.
     all_issued(&f.world, coupon.drop, SLOTS as usize).await;
     let beside = |side: &str, order: &str| {
         format!(
@@ -253,7 +253,7 @@ async fn a_claim_survives_a_lost_network_and_a_new_process() {
     .await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;
-    // The claim goes through, and its answer is lost.
+    // The claim succeeds, but its answer is lost.
     network.set(ProxyFault::DropReplies).await.unwrap();
     page.browser.click("#main").await;
     firstcome_testkit::eventually(

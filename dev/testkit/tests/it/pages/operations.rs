@@ -24,7 +24,7 @@ async fn spread_claims(sql: &Sql, drop: i64) {
 
 /// docs/OPERATIONS.md shows screenshots of these screens.
 #[tokio::test]
-async fn an_operator_repairs_a_drop_and_follows_every_figure() {
+async fn an_operator_repairs_a_drop_and_opens_every_screen_at_a_desk_and_on_a_phone() {
     let f = Fixture::new("page-acts").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 500, 320).await;

@@ -145,7 +145,7 @@ pub(super) async fn assert_sound(browser: &Browser, name: &str) {
     picture(browser, name).await;
 }
 
-/// Does the same as [`assert_sound`], and also checks for accessibility barriers.
+/// Like [`assert_sound`], and also checks for accessibility barriers.
 pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     assert_sound(browser, name).await;
     let barriers = browser.barriers().await;

@@ -1,4 +1,4 @@
-//! A system whose MySQL is dumped, keeps working, and is lost.
+//! A system that continues after a dump of its MySQL, and then loses MySQL.
 
 use std::collections::BTreeSet;
 
@@ -13,14 +13,15 @@ use crate::faults::waves::HEALED;
 
 pub(super) struct Lost {
     pub(super) fixture: Fixture,
-    /// A coupon in the dump, open before and after it.
+    /// A coupon that is in the dump and was open before and after it.
     pub(super) winter: MadeCoupon,
-    /// The user who returned theirs after the dump.
+    /// The user who returned their slot of `winter` after the dump.
     pub(super) giver: String,
-    /// A coupon created after the dump, one per drop; the first of these users returned theirs.
+    /// A coupon created after the dump, with `once_per` drop. The first user of `spring_people`
+    /// returned their slot.
     pub(super) spring: MadeCoupon,
     pub(super) spring_people: Vec<String>,
-    /// All final rows: coupon, drop, slot, user, code.
+    /// All rows before the loss: coupon, drop, slot, user, code.
     pub(super) before: BTreeSet<Vec<String>>,
     shell: OperatorsShell,
     address: FaultProxy,
@@ -95,7 +96,8 @@ impl Lost {
         lost
     }
 
-    /// The steps of OPERATIONS. Returns the consumer and the reconciler that run from then on.
+    /// Follows the steps of OPERATIONS. Returns the new consumer and reconciler, which keep
+    /// running.
     pub(super) async fn restore(
         &mut self,
         has_redis: bool,
@@ -118,7 +120,8 @@ impl Lost {
         (consumer, world.daemon().await)
     }
 
-    /// The users who still lack their row, by coupon, as the last step of the runbook lists them.
+    /// Returns the coupons and IDs of the users who still lack a row, from the last step of the
+    /// runbook.
     pub(super) async fn left_by_name(&self) -> BTreeSet<(i64, String)> {
         let shown = self.shell.run(&commands()[3]).await;
         let people = shown

@@ -44,7 +44,7 @@ async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
         "the two from the outage have rows too"
     );
     assert_eq!(lost.left_by_name().await, BTreeSet::new());
-    // The consumers had read further than the dump.
+    // The consumers had read messages after the dump.
     eventually("passes find nothing else", HEALED, async || {
         let run = any_pass(world).await;
         run.all_findings().count() == 1 && read_again(&run).len() == 1

@@ -103,7 +103,7 @@ async fn two_concurrent_migrations_both_succeed() {
 }
 
 #[tokio::test]
-async fn rows_written_while_limits_are_created_obey_them_too() {
+async fn rows_written_while_limits_are_created_obey_the_limits() {
     let world = World::of_tables("limits-meanwhile").await;
     for down in [
         include_str!("../../../../../migrations/2026-11-25-000054_lost_drops/down.sql"),

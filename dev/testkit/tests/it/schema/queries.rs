@@ -191,7 +191,7 @@ async fn errors_are_distinguished_in_any_server_language() {
 }
 
 #[tokio::test]
-async fn a_demoted_primary_is_left_and_its_rows_are_not_trusted() {
+async fn connections_to_a_demoted_primary_are_replaced_and_its_rows_not_trusted() {
     let (server, _turn) = breakable_mysql().await;
     let settings = DbSettings {
         url: server.database_url("firstcome").into(),

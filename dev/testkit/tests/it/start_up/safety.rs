@@ -100,7 +100,7 @@ async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
 }
 
 #[tokio::test]
-async fn redis_with_managed_durability_is_accepted_and_reported() {
+async fn a_redis_with_managed_durability_is_accepted_and_reported() {
     let redis = RedisServer::start(RedisOptions {
         appendonly: false,
         ..RedisOptions::default()

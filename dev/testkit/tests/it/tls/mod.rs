@@ -20,7 +20,7 @@ async fn servers() -> &'static SecureServers {
     SERVERS.get_or_init(start).await
 }
 
-/// Creates a world whose processes know only the secure addresses.
+/// Creates a world whose processes get only the secure addresses.
 async fn world(name: &str) -> World {
     World::on(WorldStores::secure(servers().await), name).await
 }

@@ -35,7 +35,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
         dies_at(&api.process, point).await;
         environment.kafka_is(ProxyFault::Pass).await;
     }
-    // Another process serves all of them.
+    // A process that does not crash then answers all users.
     let last = rush(&[&environment.api], coupon.id, &users, 1).await;
     assert_eq!(
         last.iter()

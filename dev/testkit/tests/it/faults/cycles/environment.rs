@@ -76,7 +76,7 @@ impl Environment {
         }
     }
 
-    /// Runs one pass to its end or to the crash point; returns whether it died there.
+    /// Runs one pass to its end or to the crash point. Returns whether it died at the crash point.
     pub(super) async fn pass_dies(&self, point: Point) -> bool {
         let env = [("FIRSTCOME_CRASH_AT", point.name())];
         let once = self.world.once_with(&[], &env).await;
@@ -92,7 +92,7 @@ impl Environment {
         died
     }
 
-    /// Runs a pass that repairs everything else, and one that must find nothing.
+    /// Runs a pass that repairs the remaining drift, then a pass that must find nothing.
     pub(super) async fn mend(&self) {
         let once = self.world.once_with(&[], &[]).await;
         assert!(once.code <= 1, "code {}: {}", once.code, once.log);

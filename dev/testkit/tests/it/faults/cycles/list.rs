@@ -9,8 +9,8 @@ use super::tally::SeenCycle;
 
 const QUANTITY: u32 = 3;
 
-/// One API dies while it adds three users to the list, and another one while it removes the last of
-/// them.
+/// One API dies while it adds three users to the list. Another API dies while it removes the last
+/// of these users.
 pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
     let world = &environment.world;
     let mut body = coupon_body("Members", QUANTITY, 0);

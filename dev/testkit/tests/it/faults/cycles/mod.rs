@@ -115,7 +115,7 @@ async fn run(lane: Vec<Point>, cycles: usize, tally: Arc<CycleTally>) {
 }
 
 #[test]
-fn a_process_that_dies_twice_at_any_crash_point_is_fully_repaired() {
+fn a_drop_is_exact_after_a_process_dies_twice_at_any_crash_point() {
     let cycles: usize = std::env::var("CYCLES")
         .ok()
         .and_then(|n| n.parse().ok())

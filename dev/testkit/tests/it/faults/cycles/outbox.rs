@@ -92,8 +92,8 @@ async fn cycle(
     })
     .await;
     let ids = ids();
-    // A successor cannot know whether the dead sender sent the message, so it sends it again with
-    // the same ID: a mailbox shows one mail, and a receiver accepts one event.
+    // The next sender cannot determine whether the message was sent, so it sends the message again
+    // with the same ID. A mailbox shows one mail, and a receiver accepts one event.
     let wanted = if matches!(point, Point::MailDue | Point::WebhookDue) {
         1
     } else {

@@ -110,7 +110,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     })
     .await;
 
-    // A user ID with which nobody can claim.
+    // An invalid user ID, which no claim can have.
     let of_spring = |name: &str| f.world.redis.of_drop(spring.id, spring.drop, name);
     in_redis(&["ZADD", &of_spring("users"), "5", "odd person"]).await;
     in_redis(&["SET", &of_spring("count"), "5"]).await;
@@ -133,7 +133,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
 }
 
 #[tokio::test]
-async fn deleted_rows_of_a_sealed_drop_are_restored_from_the_mail() {
+async fn deleted_rows_of_a_sealed_drop_are_restored_from_the_link_in_the_mail() {
     let f = Fixture::new("mail-sealed").await;
     f.world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;

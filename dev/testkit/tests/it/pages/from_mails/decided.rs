@@ -18,7 +18,7 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1");
     let name = "Winter <b>coupon</b>";
     let (coupon, answers) = f.held(name, 20, 20).await;
-    // The daemon's mails link to its own address, because PUBLIC_URL is not set.
+    // The daemon's mails link to the address of the daemon, because PUBLIC_URL is not set.
     let daemon = f.world.daemon().await;
     injector(&f.world, &coupon)
         .await
@@ -121,7 +121,7 @@ async fn pass_to_exact(browser: &Browser) {
 }
 
 #[tokio::test]
-async fn raising_the_quantity_from_the_mails_link_keeps_broken_promises() {
+async fn raising_the_quantity_from_the_mails_link_resolves_broken_promises() {
     let f = Fixture::new("mail-broken").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 20).await;
     let daemon = f

@@ -14,7 +14,7 @@ use crate::faults::waves::stalled_pass;
 use crate::webhooks::{SECRET, WebhookReceiver};
 
 #[tokio::test]
-async fn a_reconciler_in_trouble_is_fixed_from_its_mails() {
+async fn problems_of_the_reconciler_are_fixed_from_its_mails() {
     let f = Fixture::new("mail-trouble").await;
     let (coupon, answers) = f.held("Winter coupon", 20, 12).await;
     let (receiver, url) = WebhookReceiver::start().await;
