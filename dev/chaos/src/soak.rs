@@ -141,7 +141,7 @@ async fn traffic(
 ) -> Result<()> {
     let mut under_way = FuturesUnordered::new();
     let mut number = 0_u64;
-    // Creates no coupon that could not be sealed before the end.
+    // Create a coupon only if there is time to seal it before the end.
     let more = || span.left() > OPEN_FOR + SEALED_WITHIN;
     let mut tick = tokio::time::interval(COUPON_EVERY);
     loop {

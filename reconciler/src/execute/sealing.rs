@@ -121,7 +121,8 @@ pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> 
 /// Drops read per statement.
 const DROPS_AT_ONCE: i64 = 500;
 
-/// Maximum number of drops, and of users, that one pass erases. The next deep pass continues.
+/// One pass processes at most this many drops and erases at most this many users. The next deep
+/// pass continues.
 const DROPS_AT_MOST: usize = 10_000;
 const PEOPLE_AT_MOST: usize = 1_000_000;
 

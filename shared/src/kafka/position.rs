@@ -87,8 +87,9 @@ pub struct Beginning {
 
 impl Beginning {
     /// Compares a position with the offsets that the partition has, and with the offset committed
-    /// to Kafka, because consumers commit only after they have advanced the position. A partition
-    /// without a position is read from its beginning, never from its end.
+    /// to Kafka. Consumers commit only after they have advanced the position, so a higher committed
+    /// offset means that the position went back. A partition without a position is read from its
+    /// beginning, never from its end.
     pub fn of(position: Option<&StoredPosition>, committed: Option<i64>, log: &Range<i64>) -> Self {
         let first = Self {
             from: log.start,

@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn database_address_is_used_unchanged() {
+    fn database_url_gets_prefer_socket_unless_it_is_set() {
         assert_eq!(
             as_given("mysql://h/d".into()),
             "mysql://h/d?prefer_socket=false"

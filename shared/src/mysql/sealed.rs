@@ -56,8 +56,8 @@ const LONG: Duration = Duration::from_secs(120);
 const HISTORIES_AT_ONCE: usize = 200;
 
 impl Db {
-    /// Reads the history of coupons that are closed because Redis lost data. It shows how much must
-    /// be restored besides the drops that are compared.
+    /// Reads the history of coupons that are closed because Redis lost data: the extent of the data
+    /// that Redis may need besides the drops that are compared.
     pub async fn histories(
         &self,
         coupons: Vec<CouponId>,

@@ -202,7 +202,7 @@ impl Router {
         Ok(shards)
     }
 
-    /// Reuses the connection to a server that is still a primary.
+    /// Builds the shard of a primary. Reuses the connection if the server was already known.
     fn shard(&self, told: Primary, before: &[Arc<Shard>]) -> Result<Arc<Shard>, RedisError> {
         let address = told.address();
         let server = match before.iter().find(|shard| shard.server.address == address) {

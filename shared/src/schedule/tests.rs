@@ -33,7 +33,7 @@ fn documented_schedules_round_trip() {
 }
 
 #[test]
-fn invalid_schedule_is_refused_with_the_fault() {
+fn invalid_schedule_is_refused_with_the_reason() {
     let refused = |json: &str| match serde_json::from_str::<Schedule>(json) {
         Ok(schedule) => schedule.check().unwrap_err().to_string(),
         Err(error) => error.to_string(),

@@ -8,8 +8,8 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
 use firstcome_shared::trace::TraceContext;
 
-/// Years that MySQL's `DATETIME` accepts. MySQL would refuse other years in the dead-letter table
-/// as well, so the consumer could never skip the message.
+/// Years of claims, within the range of MySQL's `DATETIME`. A year outside that range could not be
+/// stored in the dead-letter table either, and would block the partition.
 pub(super) const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
 /// Maximum characters of a stored error, because the JSON parser may quote the whole message.

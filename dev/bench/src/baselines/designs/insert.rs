@@ -103,8 +103,8 @@ impl Issuer for CounterThenInsert {
         let mut conn = self.rows.pool.get_conn().await?;
         match self.rows.insert(&mut conn, user.as_str(), slot).await {
             Ok(true) => Ok(DesignReply::Accepted(slot)),
-            // The counter is decremented here, because late requests must not do so. The number is
-            // lost once the counter is past the quantity.
+            // Undo the increment, because requests that find the drop sold out never decrement. If
+            // the counter is already above the quantity, this slot number is lost.
             Ok(false) => self.move_counter(-1).await.map(|_| DesignReply::Already),
             Err(error) => self.move_counter(-1).await.and(Err(error)),
         }

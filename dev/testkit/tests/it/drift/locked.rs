@@ -21,7 +21,7 @@ async fn lock(world: &World, coupon: &MadeCoupon) -> HeldTransaction {
 }
 
 #[tokio::test]
-async fn a_pass_with_locked_rows_of_one_coupon_repairs_and_reports_the_others() {
+async fn locked_rows_of_one_coupon_do_not_delay_repairs_of_other_coupons() {
     let fixture = Fixture::new("d-locked").await;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0");
@@ -47,7 +47,7 @@ async fn a_pass_with_locked_rows_of_one_coupon_repairs_and_reports_the_others() 
 }
 
 #[tokio::test]
-async fn a_consumer_with_locked_rows_of_one_coupon_writes_the_others() {
+async fn locked_rows_of_one_coupon_do_not_delay_rows_of_other_coupons() {
     let fixture = Fixture::new("d-locked-claims").await;
     let api = &fixture.api;
     let world = &fixture.world;
