@@ -145,10 +145,6 @@ impl Source {
         let Some(reading) = self.reading(partition, assignment) else {
             return Ok(());
         };
-        if offset < reading.next {
-            // The client has begun at the first message: the topic was recreated.
-            return self.begin_again(partition);
-        }
         let next = Some(reading.next);
         if !self.unreadable.takes(partition, assignment, next, offset) {
             self.consumer.pause(&self.only(partition))?;
@@ -341,7 +337,8 @@ impl Source {
         Ok(())
     }
 
-    /// Resumes a held partition at `next`. Seeks to it first, because librdkafka resumes from there.
+    /// Resumes a held partition at `next`. Seeks to it first, because librdkafka resumes from
+    /// there.
     fn go_on(&mut self, partition: i32, assignment: u64, next: i64) -> anyhow::Result<()> {
         match self.read.get_mut(&partition) {
             Some(reading) if reading.assignment == assignment => reading.next = next,

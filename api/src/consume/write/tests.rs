@@ -279,8 +279,8 @@ async fn drop_is_sealed_only_if_the_verified_row_count_is_current() {
         .await
         .unwrap();
     let closes_at = db.coupon(coupon_id).await.unwrap().unwrap().1[0].closes_at;
-    assert!(!db.seal_drop(drop_id, closes_at, 0, 0).await.unwrap());
-    assert!(db.seal_drop(drop_id, closes_at, 1, 0).await.unwrap());
+    assert!(!db.seal_drop(drop_id, closes_at, 5, 0, 0).await.unwrap());
+    assert!(db.seal_drop(drop_id, closes_at, 5, 1, 0).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
