@@ -228,12 +228,19 @@ async fn concurrent_retries_publish_once_with_the_admission_time() {
 #[tokio::test]
 async fn retry_makes_a_claim_of_an_earlier_drop_durable() {
     let (world, api) = ServeWorld::with_api().await;
-    let (id, drop, other) = two_days(&world, &api, "coupon").await;
-    // Redis has the claim only among the claimants, without the time of admission.
-    let claimants = world.keys(id, DropId(drop)).claimants;
+    let (id, _, other) = two_days(&world, &api, "coupon").await;
+    let keys = world.keys(id, DropId(other));
+    for user in ["u-1", "nobody"] {
+        world
+            .ask_redis::<()>(&["HSET", &keys.claimants, user, &format!("{other}:4")])
+            .await;
+    }
+    // Redis does not have the time of admission.
     world
-        .ask_redis::<()>(&["HSET", &claimants, "u-1", &format!("{other}:4")])
+        .ask_redis::<()>(&["ZADD", &keys.users, "4", "u-1"])
         .await;
+    let unconfirmed = api.claim(id, "nobody").await;
+    assert_eq!(unconfirmed.code(), (503, "unavailable"));
     let expected = json!({"status": "already_claimed", "drop_id": other, "slot": 4});
     for _ in 0..3 {
         assert_eq!(api.claim(id, "u-1").await.json, expected);
@@ -320,11 +327,11 @@ async fn retries_of_a_sealed_drops_winner_cost_one_query_and_no_message() {
         api.claim(id, "u-2").await.json == held(2) && world.messages().await == 1
     })
     .await;
-    assert_eq!(api.claim(id, "lost").await.json, held(3));
-    until("a claim without a row is published", async || {
-        world.messages().await >= 2
+    until("a claimant without a row gets no promise", async || {
+        api.claim(id, "lost").await.code() == (503, "unavailable")
     })
     .await;
+    assert_eq!(world.messages().await, 1);
     assert!(unpublished(&world).await.is_empty());
     assert_eq!(world.sql(&count).await[0][0], "1", "it stays sealed");
 }

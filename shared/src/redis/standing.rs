@@ -24,6 +24,15 @@ pub struct Standing {
     pub claimant: Option<(DropId, Slot)>,
 }
 
+/// A slot that a user holds according to Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldSlot {
+    /// In Unix milliseconds by Redis's clock; `None` if unknown.
+    pub admitted_at_ms: Option<i64>,
+    /// `false`: only the coupon's claimants name the user.
+    pub is_in_users: bool,
+}
+
 impl Redis {
     /// Reads the status of `user`; `era` is the coupon's era in MySQL.
     pub async fn standing(
@@ -72,28 +81,50 @@ impl Redis {
         })
     }
 
-    /// Reads when this user was admitted to this slot, if known. The outer `None` means that the
-    /// user does not hold it. Everything is read at once: otherwise, after a revocation, the result
-    /// could be the admission time of the slot's next holder, which would not void the old claim.
-    pub async fn admitted_person_at(
+    /// Reads whether a user holds a slot; `None` if not. A claimant without an entry in `users`
+    /// holds it only if Redis no longer has the drop's `users`, as after sealing. Everything is
+    /// read at once: otherwise, after a revocation, the result could be the admission time of the
+    /// slot's next holder, which would not void the old claim.
+    pub async fn held_slot(
         &self,
         keys: &DropKeys,
-        drop: DropId,
         slot: Slot,
         user: &UserId,
-    ) -> Result<Option<Option<i64>>, RedisError> {
+    ) -> Result<Option<HeldSlot>, RedisError> {
+        type Replies = (
+            Option<f64>,
+            bool,
+            Option<String>,
+            Option<i64>,
+            u64,
+            u64,
+            Option<i64>,
+        );
         let mut pipe = redis::pipe();
         pipe.atomic()
             .cmd("ZSCORE")
             .arg(&keys.users)
             .arg(user.as_str());
+        pipe.cmd("EXISTS").arg(&keys.users);
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.times).arg(slot);
-        let (score, claimant, at): (Option<f64>, Option<String>, Option<i64>) =
+        for set in [&keys.users, &keys.free] {
+            pipe.cmd("ZCOUNT").arg(set).arg(slot).arg(slot);
+        }
+        pipe.cmd("GET").arg(&keys.count);
+        let (score, has_users, claimant, at, holders, free, count): Replies =
             pipe.query_async(&mut self.connection()).await?;
-        let is_theirs =
-            score == Some(f64::from(slot)) || claimant == Some(format!("{drop}:{slot}"));
-        Ok(is_theirs.then_some(at))
+        // As in the script: nobody gets a slot that was never given, is free, or has another user.
+        let is_in_users = score == Some(f64::from(slot))
+            && holders == 1
+            && free == 0
+            && count.is_some_and(|count| i64::from(slot) <= count);
+        let is_claimant = !has_users && claimant == Some(format!("{}:{slot}", keys.drop));
+        let admitted_at_ms = at.filter(|_| is_in_users);
+        Ok((is_in_users || is_claimant).then_some(HeldSlot {
+            admitted_at_ms,
+            is_in_users,
+        }))
     }
 
     /// Reads when a slot's holder was admitted, in Unix milliseconds by Redis's clock; `None` if

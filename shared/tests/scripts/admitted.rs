@@ -1,6 +1,7 @@
 //! Reads of the time at which a user was admitted to a slot.
 
 use firstcome_shared::domain::OncePer;
+use firstcome_shared::redis::repair::Done;
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{ScriptCommand, Start};
@@ -31,9 +32,10 @@ async fn admission_times_of_successive_holders_stay_distinct() {
         let keys = &world.keys;
         let at = async |person: &str| {
             redis
-                .admitted_person_at(keys, DROP, 1, &person.parse().unwrap())
+                .held_slot(keys, 1, &person.parse().unwrap())
                 .await
                 .unwrap()
+                .map(|held| held.admitted_at_ms)
         };
         assert!(at("a").await.flatten().is_some());
         // The slot was revoked and given to another user.
@@ -44,5 +46,43 @@ async fn admission_times_of_successive_holders_stay_distinct() {
         assert_eq!((at("a").await, at("b").await), (None, Some(Some(42))));
         ask::<()>(&server, &["DEL", &keys.times]).await;
         assert_eq!(at("b").await, Some(None), "its holder is known");
+        let of_drop = format!("{}:1", DROP.0);
+        ask::<()>(&server, &["HSET", &keys.claimants, "c", &of_drop]).await;
+        assert_eq!(at("c").await, None, "`users` does not have the claimant");
+        ask::<()>(&server, &["DEL", &keys.users]).await;
+        assert_eq!(at("c").await, Some(None), "the drop has left Redis");
     }
+}
+
+#[tokio::test]
+async fn counter_is_not_repaired_after_users_are_lost() {
+    let server = RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap();
+    let start = Start {
+        quantity: 10,
+        waiting_list: 0,
+        once_per: OncePer::Drop,
+    };
+    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    for user in ["a", "b", "c", "d"] {
+        world.claim(user).await.unwrap();
+    }
+    let keys = &world.keys;
+    ask::<()>(&server, &["DEL", &keys.users]).await;
+    ask::<()>(&server, &["ZADD", &keys.users, "4", "d"]).await;
+    let repair = async |least| {
+        world
+            .redis
+            .repair_count(keys, &world.fence, least)
+            .await
+            .unwrap()
+    };
+    assert_eq!(repair(2).await, Done::Stale);
+    let free: u64 = ask(&server, &["ZCARD", &keys.free]).await;
+    assert_eq!(free, 0, "no slot of the lost users is free");
+    assert_eq!(repair(1).await, Done::Applied(3));
 }

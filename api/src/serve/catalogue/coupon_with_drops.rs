@@ -116,7 +116,8 @@ impl CouponWithDrops {
     }
 
     /// Whether MySQL has lost the drop that its schedule requires at `now`, so that it is unknown
-    /// who holds a slot in it. A coupon without any drop has lost the one with which it was created.
+    /// who holds a slot in it. A coupon without any drop has lost the one with which it was
+    /// created.
     pub(crate) fn lacks_a_drop(&self, now: DateTime<Utc>) -> bool {
         if self.drops.is_empty() {
             return true;

@@ -44,6 +44,8 @@ pub(super) struct AdmittedClaim {
     pub(super) user: UserId,
     /// The time of admission by Redis's clock; `None` if Redis does not have it.
     pub(super) admitted_at_ms: Option<i64>,
+    /// Whether the drop's `users` have the user. Otherwise only the coupon's claimants do.
+    pub(super) is_in_users: bool,
     pub(super) now_ms: i64,
     /// The span of its request, if it has a trace.
     pub(super) trace: Option<TraceContext>,
@@ -141,7 +143,7 @@ impl Durability {
         let drop = coupon.drop(claim.drop_id);
         let outgoing = claim.outgoing(coupon);
         // A claim of a sealed drop has a row, unless a wrong clock opened the drop again and it was
-        // admitted after sealing.
+        // admitted after sealing. Then `users` has it, too.
         let has_row = if drop.is_some_and(|drop| drop.sealed_at.is_none()) {
             Some(false)
         } else {
@@ -149,6 +151,8 @@ impl Durability {
         };
         let stored = match has_row {
             Some(true) => Some(SecondStore::Kafka),
+            // Only the claimants name the user, and MySQL does not confirm it.
+            Some(false) if !claim.is_in_users => None,
             // Do not write a dead letter, which would unseal the drop: most likely the row exists.
             None => self
                 .publish(&[outgoing])

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use firstcome_shared::coupon::{Allow, Group};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, UserId};
+use firstcome_shared::domain::{DropId, OncePer, UserId};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant, MAX_BATCH,
@@ -243,6 +243,7 @@ impl MicroBatches {
                 slot,
                 user: pending.user.clone(),
                 admitted_at_ms: reply.admitted_at_ms,
+                is_in_users: true,
                 now_ms: reply.now_ms,
                 trace: pending.trace,
             };
@@ -277,11 +278,42 @@ impl MicroBatches {
             });
         }
         for (claim, (pending, reply)) in retries {
-            let durability = Arc::clone(&self.durability);
+            let this = Arc::clone(self);
             self.in_flight.spawn(async move {
-                let stored = durability.ensure(&pending.coupon, claim).await;
+                let coupon = &pending.coupon;
+                let stored = match this.confirmed(coupon, claim).await {
+                    Some(claim) => this.durability.ensure(coupon, claim).await,
+                    None => None,
+                };
                 pending.answer(reply, stored);
             });
+        }
+    }
+}
+
+impl MicroBatches {
+    /// Looks up a slot in another drop, since the script has read only the coupon's claimants: one
+    /// of them may be wrong. `None` if Redis does not confirm it.
+    async fn confirmed(
+        &self,
+        coupon: &CouponWithDrops,
+        claim: AdmittedClaim,
+    ) -> Option<AdmittedClaim> {
+        // The script knows the time of admission of users whom it found in `users`.
+        if coupon.coupon.once_per == OncePer::Drop || claim.admitted_at_ms.is_some() {
+            return Some(claim);
+        }
+        let keys = self.redis.keys(coupon.coupon.id, claim.drop_id);
+        match self.redis.held_slot(&keys, claim.slot, &claim.user).await {
+            Ok(held) => held.map(|held| AdmittedClaim {
+                admitted_at_ms: held.admitted_at_ms,
+                is_in_users: held.is_in_users,
+                ..claim
+            }),
+            Err(error) => {
+                tracing::debug!(%error, "could not look up a slot in another drop");
+                None
+            }
         }
     }
 }

@@ -204,22 +204,23 @@ impl ClaimService {
     ) -> Result<(), ClaimRefusal> {
         let asked_at = Instant::now();
         let keys = self.redis.keys(coupon.coupon.id, drop_id);
-        let admitted = self
+        let held = self
             .redis
-            .admitted_person_at(&keys, drop_id, slot, &user)
+            .held_slot(&keys, slot, &user)
             .await
             .map_err(|error| {
                 tracing::debug!(%error, "could not look up the time of an admission");
                 ClaimRefusal::StandingUnknown
             })?;
-        // The claim was revoked or moved since the lookup.
-        let admitted_at_ms = admitted.ok_or(ClaimRefusal::StandingUnknown)?;
+        // The claim was revoked or moved since the lookup, or only the claimants have it.
+        let held = held.ok_or(ClaimRefusal::StandingUnknown)?;
         let claim = AdmittedClaim {
             asked_at,
             drop_id,
             slot,
             user,
-            admitted_at_ms,
+            admitted_at_ms: held.admitted_at_ms,
+            is_in_users: held.is_in_users,
             now_ms,
             trace: trace::current(),
         };
