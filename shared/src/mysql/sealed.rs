@@ -13,7 +13,7 @@ use super::catalogue::LISTED;
 use super::dead_letters::{CORRECTED, list};
 use super::schema::{drops, failed_claims, issued_coupons, revoked_coupons};
 use super::{Conn, Db, DbError, MOST_VALUES, json};
-use crate::domain::{CouponId, DropId};
+use crate::domain::{CouponId, DropId, Slot};
 
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = drops)]
@@ -110,8 +110,8 @@ impl Db {
     }
 
     /// Seals a drop with the verified number of rows. Returns `false` if an operator has changed
-    /// its closing time since the caller read it, if its rows or revocations differ from those
-    /// verified, or if it is already sealed.
+    /// its closing time or quantity since the caller read it, if its rows or revocations differ
+    /// from those verified, or if it is already sealed.
     ///
     /// A revocation locks its drop after inserting its row: either it is committed before this lock
     /// and gets counted, or it unseals the drop afterwards. A consumer locks a closed drop after
@@ -120,6 +120,7 @@ impl Db {
         &self,
         id: DropId,
         closes_at: Option<DateTime<Utc>>,
+        quantity: Slot,
         rows: u32,
         revocations: u64,
     ) -> Result<bool, DbError> {
@@ -128,7 +129,8 @@ impl Db {
                 let closing = drops::closes_at.eq(closes_at.map(|at| at.naive_utc()));
                 let drop = drops::table
                     .find(id.0)
-                    .filter(drops::sealed_at.is_null().and(closing));
+                    .filter(drops::sealed_at.is_null().and(closing))
+                    .filter(drops::quantity.eq(quantity));
                 let own = revoked_coupons::table
                     .filter(revoked_coupons::drop_id.eq(id.0))
                     .count();
