@@ -177,18 +177,20 @@ impl Executor<'_> {
     }
 
     async fn repair_count_now(&self) -> Result<RepairAttempt, ExecuteError> {
-        Ok(
-            match self.redis.repair_count(&self.keys, &self.fence).await? {
-                Done::Applied(0) => RepairAttempt::Done(None),
-                Done::Applied(freed) => {
-                    RepairAttempt::Done(Some(format!("{freed} slots are free again")))
-                }
-                Done::Changed => RepairAttempt::Changed(
-                    "two people are on one slot; that is repaired first".into(),
-                ),
-                Done::Stale => RepairAttempt::Changed(EMPTIED.into()),
-            },
-        )
+        // Repairs and users take back some slots, but not half of them: then `users` was lost after
+        // it was read, and its slots would all become free.
+        let least = self.facts.users / 2;
+        let counted = self.redis.repair_count(&self.keys, &self.fence, least);
+        Ok(match counted.await? {
+            Done::Applied(0) => RepairAttempt::Done(None),
+            Done::Applied(freed) => {
+                RepairAttempt::Done(Some(format!("{freed} slots are free again")))
+            }
+            Done::Changed => {
+                RepairAttempt::Changed("two people are on one slot; that is repaired first".into())
+            }
+            Done::Stale => RepairAttempt::Changed(EMPTIED.into()),
+        })
     }
 
     /// Puts users on their slots, takes them off slots of other users, or moves them to the head of

@@ -371,11 +371,13 @@ impl Redis {
     }
 
     /// Restores count = |users| + |free|, page by page. Returns the number of slots freed;
-    /// `Changed` if two users are on one slot, which makes it impossible.
+    /// `Changed` if two users are on one slot, which makes it impossible; `Stale` if the drop has
+    /// fewer than `least` users.
     pub async fn repair_count(
         &self,
         keys: &DropKeys,
         fence: &Fence,
+        least: u64,
     ) -> Result<Done<u64>, RedisError> {
         const PAGE_SLOTS: i64 = 5_000;
         let names = [
@@ -390,7 +392,12 @@ impl Redis {
         let mut freed = 0;
         loop {
             let to = from + PAGE_SLOTS - 1;
-            let args = [fence.to_string(), from.to_string(), to.to_string()];
+            let args = [
+                fence.to_string(),
+                from.to_string(),
+                to.to_string(),
+                least.to_string(),
+            ];
             let (word, end, freed_here): (String, i64, u64) = REPAIR_COUNT
                 .run(&mut self.conn.clone(), &names, &args)
                 .await?;

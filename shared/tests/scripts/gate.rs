@@ -231,7 +231,7 @@ async fn gate_stays_open_only_after_events_that_lose_nothing() {
         let is_trusted = standing.is_ok_and(|standing| standing.trusted);
         assert_eq!(is_trusted, is_open, "{what}");
         if expected == Gate::Closed {
-            let repaired = world.redis.repair_count(&world.keys, &before).await;
+            let repaired = world.redis.repair_count(&world.keys, &before, 0).await;
             assert_eq!(repaired.unwrap(), Done::Stale, "{what}: a late repair");
             let both = [(world.keys.coupon, before)];
             let opened = world.redis.open_coupons(&both).await;

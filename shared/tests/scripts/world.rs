@@ -253,7 +253,7 @@ impl ScriptWorld {
                 self.set_slots(fence, &changes, None).await
             }
             ScriptRepair::Count => {
-                format!("{:?}", redis.repair_count(keys, fence).await.unwrap())
+                format!("{:?}", redis.repair_count(keys, fence, 0).await.unwrap())
             }
             ScriptRepair::Move(person, from, quantity) => {
                 let change = change(*person, *from, Wanted::Any);

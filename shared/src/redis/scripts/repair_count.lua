@@ -1,12 +1,13 @@
 -- Repair: restores count = |users| + |free| for the slots from..to. The caller iterates over all slots in pages.
 -- KEYS  1 meta  2 count  3 users  4 free  5 gate  6 version
--- ARGV  1 era as `SERVER ERA`  2 from  3 to
+-- ARGV  1 era as `SERVER ERA`  2 from  3 to  4 least number of users: fewer were lost since the caller read them, and their
+--       slots must not become free
 -- Reply {stale | done | more, last slot to examine, slots freed in this page}; `more` means that other
 -- pages still have gaps. A slot without a holder, up to the highest one in use, is free. Free slots
 -- above the quantity or above the highest slot in use are deleted: they are given later by counting on.
 if not is_in_era(KEYS[5], ARGV[1]) then return {'stale', 0, 0} end
 local quantity = tonumber(redis.call('HGET', KEYS[1], 'quantity') or '')
-if not quantity then return {'stale', 0, 0} end
+if not quantity or redis.call('ZCARD', KEYS[3]) < tonumber(ARGV[4]) then return {'stale', 0, 0} end
 local from, to = tonumber(ARGV[2]), tonumber(ARGV[3])
 local highest = tonumber(redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or '0')
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '(' .. math.min(highest, quantity), '+inf')
