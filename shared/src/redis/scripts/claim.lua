@@ -45,7 +45,8 @@ local function candidate(drop, meta, count, users, free, waiting, times)
     local fields = call('HMGET', meta, 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow',
         'claimants', 'revoked')
     local opens, closes = tonumber(fields[2]), tonumber(fields[3])
-    local is_whole = tonumber(fields[1]) and opens
+    -- Without a valid `once_per`, revoked users and winners of earlier drops would be admitted.
+    local is_whole = tonumber(fields[1]) and opens and fields[4] and (fields[5] == 'coupon' or fields[5] == 'drop')
     return {
         drop = drop, meta = fields, count = count, users = users, free = free, waiting = waiting, times = times,
         opens = opens, closes = closes, is_whole = is_whole,
@@ -208,10 +209,12 @@ for i = 1, people do
         -- The clock was set back: a new claim would look older than the revocation, and so be void.
         answer = 'unverified'
     elseif score then
-        -- Holders get their slot at any time, even after closing: a retry is always safe. If two users are on one slot
-        -- (a manual edit), neither gets it.
+        -- Holders get their slot at any time, even after closing: a retry is always safe. If the slot was never given, is
+        -- free, or has another user too (a manual edit), nobody gets it.
         local slot = tonumber(score)
-        local is_theirs = is_slot(slot) and (given[user] or call('ZCOUNT', chosen.users, score, score) == 1)
+        local is_theirs = given[user] or is_slot(slot) and count and slot <= count and slot <= quantity
+            and call('ZCOUNT', chosen.users, score, score) == 1
+            and (free == 0 or call('ZCOUNT', chosen.free, score, score) == 0)
         answer = is_theirs and {'already', drop, slot, given[user] and now or 0} or 'unverified'
         if answer ~= 'unverified' and not given[user] then held[#held + 1] = answer end
     elseif elsewhere[i] then
