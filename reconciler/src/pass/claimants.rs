@@ -42,9 +42,10 @@ impl Pass<'_> {
             .collect())
     }
 
-    /// Restores the claimants of coupons that have none although earlier drops have holders. Until
-    /// then, admission to the next drop is closed. Returns the coupons with more claimants than
-    /// holders or, in a deep pass, all coupons. Their claimants must be looked up one by one.
+    /// Restores the claimants of coupons with fewer claimants than holders, if earlier drops have
+    /// holders. While there are none at all, admission to the next drop is closed. Returns the
+    /// coupons with more claimants than holders or, in a deep pass, all coupons. Their claimants
+    /// must be looked up one by one.
     pub(super) async fn compare_claimants(
         &mut self,
         claimants: Claimants,
@@ -54,13 +55,14 @@ impl Pass<'_> {
         let sealed = claimants.keys().copied().collect();
         let sealed = self.stores.db.sealed_rows_of(sealed).await?;
         let mut holders = sealed.clone();
-        let mut lost: HashMap<CouponId, &Coupon> = HashMap::new();
+        let mut lost = Vec::new();
         let mut in_order: Vec<&(Coupon, Drop)> = drops
             .iter()
             .filter(|(coupon, drop)| drop.sealed_at.is_none() && claimants.contains_key(&coupon.id))
             .collect();
         in_order.sort_by_key(|(_, drop)| drop.opens_at);
         let mut later = Vec::new();
+        let mut with_earlier: HashMap<CouponId, &Coupon> = HashMap::new();
         for (coupon, drop) in in_order {
             let before = holders.entry(coupon.id).or_default();
             later.push(LaterDrop {
@@ -69,11 +71,21 @@ impl Pass<'_> {
                 has_earlier_holders: *before > 0,
             });
             *before += numbers.get(&drop.id).map_or(0, |numbers| numbers.users);
-            if sealed.contains_key(&coupon.id) && claimants.get(&coupon.id) == Some(&0) {
-                lost.insert(coupon.id, coupon);
+            if later.last().is_some_and(|later| later.has_earlier_holders) {
+                with_earlier.insert(coupon.id, coupon);
             }
         }
-        for coupon in lost.into_values() {
+        let is_few = |coupon: &CouponId| claimants.get(coupon) < holders.get(coupon);
+        let known = &mut self.memory.too_few_claimants;
+        known.retain(|coupon, _| is_few(coupon));
+        for (coupon, number) in self
+            .still_too_few(&with_earlier, &claimants, &holders)
+            .await?
+        {
+            self.memory.too_few_claimants.insert(coupon.id, number);
+            lost.push(coupon);
+        }
+        for coupon in lost {
             self.restore_lost_claimants(coupon).await?;
         }
         if !self.request.dry_run {
@@ -89,11 +101,41 @@ impl Pass<'_> {
             .collect())
     }
 
+    /// Returns the coupons with fewer claimants than holders, and the number of claimants. A user
+    /// who is admitted during the pass may count as a holder only, so the claimants are counted
+    /// again. A coupon whose number was not increased by an earlier restoration is left out.
+    async fn still_too_few<'c>(
+        &self,
+        coupons: &HashMap<CouponId, &'c Coupon>,
+        before: &Claimants,
+        holders: &HashMap<CouponId, u64>,
+    ) -> Result<Vec<(&'c Coupon, u64)>, Aborted> {
+        let is_few = |coupon: &CouponId, number: u64| {
+            number < holders.get(coupon).copied().unwrap_or(0)
+                && self.memory.too_few_claimants.get(coupon) != Some(&number)
+        };
+        let few: Vec<&Coupon> = coupons
+            .iter()
+            .filter(|(id, _)| before.get(id).is_some_and(|number| is_few(id, *number)))
+            .map(|(_, coupon)| *coupon)
+            .collect();
+        let keys: Vec<_> = few
+            .iter()
+            .map(|coupon| self.stores.redis.keys(coupon.id, DropId(0)))
+            .collect();
+        let numbers = self.stores.redis.claimants_numbers(&keys).await?;
+        let found = few.into_iter().zip(numbers);
+        Ok(found
+            .filter_map(|(coupon, number)| Some((coupon, number?)))
+            .filter(|(coupon, number)| is_few(&coupon.id, *number))
+            .collect())
+    }
+
     async fn restore_lost_claimants(&mut self, coupon: &Coupon) -> Result<(), Aborted> {
         let db = &self.stores.db;
         let redis = &self.stores.redis;
         let detail =
-            "Redis lost the coupon's list of claimants, by which nobody wins a second time";
+            "Redis lost some of the coupon's claimants, by which nobody wins a second time";
         let mut finding = Finding::general(
             Kind::MissingAdmission,
             ActionKind::PutBack,

@@ -46,6 +46,9 @@ pub struct Memory {
     /// Drops that need not be read completely again.
     pub(super) verified: Verified,
     topic: TopicSettings,
+    /// Coupons that had fewer claimants than holders, and the number of claimants at that time: the
+    /// restoration reads all rows, so it is not repeated in vain.
+    pub(super) too_few_claimants: HashMap<CouponId, u64>,
 }
 
 /// Resolves to the fault in the topic's settings, once Kafka has responded.

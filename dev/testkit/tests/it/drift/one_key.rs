@@ -21,7 +21,7 @@ const EXTRA: &str = "x-extra";
 
 /// The damage to each key. `U` stands for a holder, `S` for the holder's slot, `F` for a free slot,
 /// and `D` for the drop.
-const DAMAGES: [(&str, &[&str]); 16] = [
+const DAMAGES: [(&str, &[&str]); 17] = [
     ("users lost", &["DEL", "users"]),
     ("free lost", &["DEL", "free"]),
     ("count lost", &["DEL", "count"]),
@@ -34,6 +34,7 @@ const DAMAGES: [(&str, &[&str]); 16] = [
     ("user extra", &["ZADD", "users", "S", EXTRA]),
     ("user on another slot", &["ZADD", "users", "8", "U"]),
     ("held slot free", &["ZADD", "free", "S", "S"]),
+    ("user above the counter", &["ZADD", "users", "7", "U"]),
     ("claimant missing", &["HDEL", "claimants", "U"]),
     ("claimant extra", &["HSET", "claimants", EXTRA, "D:S"]),
     (
@@ -190,8 +191,7 @@ async fn nobody_hears_a_false_yes(fixture: &Fixture, case: &OneKey) -> Vec<(&'st
             other => assert!(is_closed(&other), "{}: {user}: {other:?}", case.name),
         }
     }
-    let moved = case.name.starts_with("user on another slot");
-    for (user, slot) in case.held.iter().filter(|_| !moved) {
+    for (user, slot) in &case.held {
         let answer = api.claim(case.coupon.id, user).await;
         let right = Answer::Already {
             drop: case.coupon.drop,
@@ -306,4 +306,41 @@ async fn damage_to_any_key_of_a_one_off_coupon_is_repaired_without_a_false_promi
 #[tokio::test]
 async fn damage_to_any_key_of_a_second_day_is_repaired_without_a_false_promise() {
     all_heal("d-one-key-days", true).await;
+}
+
+#[tokio::test]
+async fn a_missing_claimant_of_a_sealed_day_is_restored_by_the_next_pass() {
+    let fixture = Fixture::new("d-claimant-day").await;
+    let world = &fixture.world;
+    let coupon = fixture.api.create_coupon(&two_days()).await;
+    for user in EARLIER {
+        promised(&fixture, coupon.id, user).await;
+    }
+    all_issued(world, coupon.drop, EARLIER.len()).await;
+    let closed = fixture
+        .api
+        .patch(coupon.id, &json!({"close_now": true}))
+        .await;
+    assert_eq!(closed.status, 200, "{closed:?}");
+    let sealed = "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL";
+    eventually("the first day is sealed", LIMIT, async || {
+        world.once_with(&[], &[]).await;
+        world.sql.number(sealed).await == 1
+    })
+    .await;
+    let claimants = world.redis.claimants(coupon.id);
+    // A claimant whom no other store confirms gets no promise.
+    let extra = format!("{}:7", coupon.drop);
+    let words = ["HSET", &claimants, EXTRA, &extra];
+    world.redis.command::<()>(&words).await;
+    let answer = fixture.api.claim(coupon.id, EXTRA).await;
+    assert!(is_closed(&answer) || answer.is("not_open"), "{answer:?}");
+    for missing in [&EARLIER[..1], &EARLIER[1..]] {
+        let words = ["HDEL", &claimants, EXTRA, missing[0]];
+        world.redis.command::<()>(&words).await;
+        let once = world.once_with(&[], &[]).await;
+        assert_eq!(once.code, 0, "{}", once.log);
+        let words = ["HEXISTS", &claimants, missing[0]];
+        assert!(world.redis.command::<bool>(&words).await, "{}", once.log);
+    }
 }
