@@ -5,7 +5,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::coupon::{Coupon, Drop};
-use crate::domain::DropId;
+use crate::domain::NamedDrop;
 use crate::mysql::{Db, DbError};
 use crate::recover::{RecoverError, lost_drops};
 use crate::redis::given::GivenNumbers;
@@ -24,8 +24,8 @@ pub enum MakeError {
     #[error("Redis: {0}")]
     Redis(#[from] RedisError),
     /// MySQL has lost a drop of the coupon. A replacement would give out the same day twice.
-    #[error("MySQL has lost drop {0} of the coupon: no drop is created until it is restored")]
-    Lost(DropId),
+    #[error("MySQL has lost drop {} of the coupon: no drop is created until it is restored", .0.drop)]
+    Lost(NamedDrop),
 }
 
 impl From<RecoverError> for MakeError {
@@ -71,9 +71,12 @@ pub async fn make_ahead(
     // Read the fence first: if Redis loses data afterwards, loading finds another era and does
     // nothing.
     let fence = redis.fence(coupon.id).await?;
-    let lost = lost_drops(db, redis, false).await?;
+    // Drops are created days ahead. If one is missing although its window has begun, MySQL may have
+    // lost it, and only its users in Redis may show that.
+    let is_late = missing.iter().any(|planned| planned.opens_at <= now);
+    let lost = lost_drops(db, redis, is_late).await?;
     if let Some(lost) = lost.iter().find(|lost| lost.coupon == coupon.id) {
-        return Err(MakeError::Lost(lost.drop));
+        return Err(MakeError::Lost(*lost));
     }
     skip_given_numbers(db, redis).await?;
     let Some((coupon, made)) = db.make_drops(coupon.id, missing).await? else {

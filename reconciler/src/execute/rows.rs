@@ -6,7 +6,7 @@ use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot, UserId};
-use firstcome_shared::drops;
+use firstcome_shared::drops::{self, MakeError};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::issued::IssuedRow;
@@ -369,11 +369,13 @@ fn issued(id: i64, slot: Slot) -> Resolution {
     }
 }
 
-/// Creates the drops that schedules require, and updates the catalogue.
+/// Creates the drops that schedules require, and updates the catalogue. Returns lost drops, in
+/// whose place none may be created.
 pub(crate) async fn make_ahead(
     stores: &Stores,
     catalogue: &mut [(Coupon, Vec<Drop>)],
-) -> Result<(), DbError> {
+) -> Result<Vec<NamedDrop>, DbError> {
+    let mut lost = Vec::new();
     for (coupon, own) in catalogue {
         match drops::make_ahead(&stores.db, &stores.redis, coupon, own, Utc::now()).await {
             Ok(0) => {}
@@ -385,10 +387,13 @@ pub(crate) async fn make_ahead(
             }
             Err(error) => {
                 tracing::warn!(coupon_id = coupon.id.0, %error, "upcoming drops could not be created");
+                if let MakeError::Lost(drop) = error {
+                    lost.push(drop);
+                }
             }
         }
     }
-    Ok(())
+    Ok(lost)
 }
 
 /// Unseals drops that have an unresolved dead letter or broken promise after all.

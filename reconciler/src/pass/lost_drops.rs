@@ -2,7 +2,9 @@
 //! manually. Other tables and Redis still refer to such a drop. Its day must not be used again, and
 //! no reply may state that the drop never existed.
 
-use firstcome_shared::domain::NamedDrop;
+use std::collections::HashSet;
+
+use firstcome_shared::domain::{DropId, NamedDrop};
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::recover;
 
@@ -28,15 +30,7 @@ impl Pass<'_> {
             named.retain(|one| self.request.coupon.is_none_or(|id| id == one.coupon));
         }
         for one in lost {
-            let end = match execute::restore_drop(self.stores, one, self.request.dry_run).await {
-                Err(error) => {
-                    let why = error.about_data().ok_or(error)?;
-                    self.note_lost(one, Outcome::Failed, why);
-                    continue;
-                }
-                Ok(end) => end,
-            };
-            self.note_end(one, end).await?;
+            self.restore_lost_drop(one).await?;
         }
         for one in unlimited {
             if !self.request.dry_run {
@@ -46,6 +40,33 @@ impl Pass<'_> {
             self.note_restored(one, detail.to_owned());
         }
         Ok(())
+    }
+
+    pub(super) async fn restore_lost_drop(&mut self, lost: NamedDrop) -> Result<(), Aborted> {
+        match execute::restore_drop(self.stores, lost, self.request.dry_run).await {
+            Err(error) => {
+                let why = error.about_data().ok_or(error)?;
+                self.note_lost(lost, Outcome::Failed, why);
+                Ok(())
+            }
+            Ok(end) => self.note_end(lost, end).await,
+        }
+    }
+
+    /// Reports drops whose quantity in `drops` is below a limit in `slot_limits`, and returns them.
+    /// One of the tables was restored alone. A pass must not repair such a drop, because with the
+    /// lower quantity users could lose slots that they were promised.
+    pub(super) async fn drops_below_their_limit(&mut self) -> Result<HashSet<DropId>, Aborted> {
+        let torn = self.stores.db.drops_below_their_limit().await?;
+        for (drop, limit) in &torn {
+            let detail = format!(
+                "the row of drop {} in `drops` has a lower quantity than its limit {limit} in `slot_limits`: one of the tables \
+                 was restored alone",
+                drop.drop
+            );
+            self.note_lost(*drop, Outcome::Failed, detail);
+        }
+        Ok(torn.into_iter().map(|(named, _)| named.drop).collect())
     }
 
     async fn note_end(&mut self, lost: NamedDrop, end: LostDropEnd) -> Result<(), Aborted> {

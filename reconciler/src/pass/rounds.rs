@@ -25,7 +25,7 @@ use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Executor, Patience, VerifiedDrop};
 use crate::plan::{Action, Plan, Planned, Planner};
 use crate::record;
-use crate::report::{Kind, Outcome, Trigger};
+use crate::report::{Finding, Kind, Outcome, Trigger};
 
 /// Maximum number of rounds of repair and comparison in one pass. One is nearly always enough, and
 /// the worst cases of the planner's property tests need four. Further rounds would only follow live
@@ -43,17 +43,25 @@ const DROPS_AHEAD: usize = 8;
 impl Pass<'_> {
     /// Returns the drops to compare: those that are not sealed, sealed ones with a dead letter and,
     /// in a deep pass, sealed ones that Redis still has.
-    pub(super) async fn drops_in_question(&self) -> Result<Vec<(Coupon, Drop)>, Aborted> {
+    pub(super) async fn drops_in_question(&mut self) -> Result<Vec<(Coupon, Drop)>, Aborted> {
         let request = self.request;
         if !request.dry_run && request.work == Work::Pass {
             execute::unseal_where_named(&self.stores.db).await?;
         }
         let mut catalogue = self.stores.db.catalogue().await?;
         if self.covers_everything() {
-            execute::make_ahead(self.stores, &mut catalogue).await?;
+            // The next pass compares those that are restored now.
+            for lost in execute::make_ahead(self.stores, &mut catalogue).await? {
+                let is_reported = |one: &Finding| one.drop_id == Some(lost.drop);
+                if !self.run.findings.iter().any(is_reported) {
+                    self.restore_lost_drop(lost).await?;
+                }
+            }
         }
+        let torn = self.drops_below_their_limit().await?;
         let wanted = |coupon: &Coupon, drop: &Drop| {
             drop.sealed_at.is_none()
+                && !torn.contains(&drop.id)
                 && request.coupon.is_none_or(|id| id == coupon.id)
                 && request.drop.is_none_or(|id| id == drop.id)
         };

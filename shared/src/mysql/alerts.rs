@@ -12,7 +12,9 @@ use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
-use super::schema::{alerts, broken_promises, coupons, drops, reconciler_state};
+use super::schema::{
+    alerts, broken_promises, coupons, drops, issued_coupons, reconciler_state, slot_limits,
+};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
@@ -299,7 +301,7 @@ pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId
 }
 
 /// Finds which of these drops were deleted, alone or with their coupon: no pass examines them
-/// again.
+/// again. A drop that other tables still name is lost, not deleted.
 pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
     let mut gone: HashSet<DropId> = of.iter().copied().map(DropId).collect();
     for some in of.chunks(MOST_VALUES) {
@@ -310,6 +312,15 @@ pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
             .load(conn)
             .await?;
         gone.retain(|drop| !there.contains(&drop.0));
+    }
+    let absent: Vec<i64> = gone.iter().map(|drop| drop.0).collect();
+    for some in absent.chunks(MOST_VALUES) {
+        let limits = slot_limits::table.filter(slot_limits::drop_id.eq_any(some));
+        let limits: Vec<i64> = limits.select(slot_limits::drop_id).load(conn).await?;
+        let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq_any(some));
+        let rows = rows.select(issued_coupons::drop_id).distinct();
+        let rows: Vec<i64> = rows.load(conn).await?;
+        gone.retain(|drop| !limits.contains(&drop.0) && !rows.contains(&drop.0));
     }
     Ok(gone)
 }

@@ -30,6 +30,14 @@ impl From<NamedRow> for NamedDrop {
     }
 }
 
+#[derive(QueryableByName)]
+struct LimitRow {
+    #[diesel(embed)]
+    named: NamedRow,
+    #[diesel(sql_type = Unsigned<Integer>)]
+    highest: Slot,
+}
+
 /// Selects limits without a drop. Costs one lookup per drop.
 const BY_LIMITS: &str = "SELECT DISTINCT l.coupon_id, l.drop_id FROM slot_limits l \
      LEFT JOIN drops d ON d.id = l.drop_id WHERE d.id IS NULL LIMIT 1000";
@@ -63,6 +71,44 @@ impl Db {
             lost.sort_unstable();
             lost.dedup();
             Ok(lost)
+        })
+        .await
+    }
+
+    /// Finds coupons without a row in `coupons` that have drops. Includes coupons whose drops are
+    /// all sealed if `everywhere` is set.
+    pub async fn lost_coupons(&self, everywhere: bool) -> Result<Vec<CouponId>, DbError> {
+        self.run("coupons that are lost", async move |conn| {
+            let unsealed = if everywhere {
+                ""
+            } else {
+                " AND d.sealed_at IS NULL"
+            };
+            let query = format!(
+                "SELECT d.coupon_id, MIN(d.id) AS drop_id FROM drops d LEFT JOIN coupons c ON c.id = d.coupon_id \
+                 WHERE c.id IS NULL{unsealed} GROUP BY d.coupon_id LIMIT 1000"
+            );
+            let lost = named(conn, &query).await?;
+            Ok(lost.into_iter().map(|one| one.coupon).collect())
+        })
+        .await
+    }
+
+    /// Finds unsealed drops with a limit above their quantity. Triggers prevent that, so `drops` or
+    /// `slot_limits` was restored alone.
+    pub async fn drops_below_their_limit(&self) -> Result<Vec<(NamedDrop, Slot)>, DbError> {
+        self.run("drops below their limit", async |conn| {
+            let found: Vec<LimitRow> = diesel::sql_query(
+                "SELECT d.coupon_id, d.id AS drop_id, MAX(l.slot_limit) AS highest FROM drops d \
+                 JOIN slot_limits l ON l.drop_id = d.id AND l.slot_limit > d.quantity \
+                 WHERE d.sealed_at IS NULL GROUP BY d.coupon_id, d.id LIMIT 1000",
+            )
+            .load(conn)
+            .await?;
+            Ok(found
+                .into_iter()
+                .map(|row| (row.named.into(), row.highest))
+                .collect())
         })
         .await
     }

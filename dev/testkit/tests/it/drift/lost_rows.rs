@@ -4,8 +4,8 @@
 use chrono::Utc;
 use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_testkit::{
-    Answer, Fixture, HeldTransaction, LIMIT, MadeCoupon, coupon_body, eventually, people, rows,
-    rush,
+    Answer, Fixture, HeldTransaction, LIMIT, MadeCoupon, all_issued, coupon_body, eventually,
+    people, rows, rush,
 };
 use serde_json::json;
 
@@ -73,6 +73,81 @@ async fn a_drop_whose_row_mysql_lost_is_restored_and_not_given_out_twice() {
         assert_settled(world, &coupon, 10, 10, &answers).await;
         clean_pass(world, &coupon).await;
     }
+}
+
+#[tokio::test]
+async fn a_day_deleted_before_it_has_rows_is_restored_and_not_given_out_twice() {
+    let fixture = Fixture::new("d-day-deleted").await;
+    let world = &fixture.world;
+    let coupon = fixture.api.create_coupon(&daily(10)).await;
+    assert_eq!(fixture.consumer.process.stop().await, 0);
+    let answers = rush(&[&fixture.api], coupon.id, &people(10), 10).await;
+    assert!(answers.iter().all(|(_, answer)| answer.is_accepted()));
+    // No row refers to it yet, so MySQL permits this, and deletes its limits.
+    let delete = format!("DELETE FROM drops WHERE id = {}", coupon.drop);
+    world.sql.query(&delete).await;
+    let run = world.pass().await;
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
+    let _consumer = world.consume().await;
+    all_issued(world, coupon.drop, 10).await;
+    assert_given_out(&fixture, &coupon, &answers[0].0).await;
+    assert_settled(world, &coupon, 10, 10, &answers).await;
+    clean_pass(world, &coupon).await;
+}
+
+#[tokio::test]
+async fn a_lost_coupon_among_others_is_reported_and_its_users_get_no_final_answer() {
+    let fixture = Fixture::new("d-coupon-lost").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Lost", 5, 3).await;
+    fixture.api.open_coupon(5).await;
+    let delete = format!("DELETE FROM coupons WHERE id = {}", coupon.id);
+    lose(&fixture, &delete).await;
+    let run = pass_ends(world, &[], (1, Status::Drift)).await;
+    assert!(
+        run.findings
+            .iter()
+            .any(|finding| finding.coupon_id.map(|id| id.0) == Some(coupon.id)),
+        "{run:#?}"
+    );
+    eventually("the API does not know the coupon", LIMIT, async || {
+        let answer = fixture.api.claim(coupon.id, &answers[0].0).await;
+        assert!(!answer.is("not_found"), "{answer:?}");
+        answer.promised().is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_older_row_of_a_drop_takes_no_slot_from_its_users() {
+    let fixture = Fixture::new("d-drop-older").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Raised", 10, 10).await;
+    let quantity = async |quantity: u32| {
+        let set = format!(
+            "UPDATE drops SET quantity = {quantity} WHERE id = {}",
+            coupon.drop
+        );
+        world.sql.query(&set).await;
+    };
+    // The row of `drops` comes from a dump of that table alone, so no trigger changes the limits.
+    for trigger in ["drops_before_update", "drops_after_update"] {
+        world.sql.query(&format!("DROP TRIGGER {trigger}")).await;
+    }
+    quantity(5).await;
+    let run = pass_ends(world, &[], (1, Status::Drift)).await;
+    let torn = run
+        .findings
+        .iter()
+        .find(|one| one.detail.contains("lower quantity"));
+    assert!(torn.is_some_and(|one| one.needs_person), "{run:#?}");
+    for (user, answer) in &answers {
+        let again = fixture.api.claim(coupon.id, user).await;
+        assert_eq!(again.promised(), answer.promised(), "{user}");
+    }
+    quantity(10).await;
+    clean_pass(world, &coupon).await;
+    assert_settled(world, &coupon, 10, 10, &answers).await;
 }
 
 #[tokio::test]
