@@ -114,18 +114,25 @@ async fn check_kafka(
     .await
 }
 
+impl Stores {
+    /// This process in the registry of processes.
+    pub(crate) fn process(&self) -> ProcessRow {
+        let kafka = &self.topic.settings;
+        ProcessRow {
+            role: "the reconciler".into(),
+            owner: owner(),
+            redis_prefix: Some(self.redis.prefix().to_owned()),
+            topic: kafka.topic.clone(),
+            consumer_group: kafka.group.clone(),
+            publish_deadline_ms: 0,
+            fallback_deadline_ms: 0,
+        }
+    }
+}
+
 /// Checks that no running program uses the same data with different settings.
 async fn check_others(stores: &Stores, limit: Duration) -> Result<(), StartError> {
-    let kafka = &stores.topic.settings;
-    let own = ProcessRow {
-        role: "the reconciler".into(),
-        owner: owner(),
-        redis_prefix: Some(stores.redis.prefix().to_owned()),
-        topic: kafka.topic.clone(),
-        consumer_group: kafka.group.clone(),
-        publish_deadline_ms: 0,
-        fallback_deadline_ms: 0,
-    };
+    let own = stores.process();
     let away = |error: DbError| StartError::Missing {
         store: mysql_of(stores),
         waited: limit,

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::http::starting;
 use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::processes::announce;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::schedule::{CronSchedule, Missed, RunAttempt, ScheduledJob};
-use self::versions::WentBack;
+use self::versions::OlderStateSeen;
 use crate::args::DaemonArgs;
 use crate::http::{Front, Pages};
 use crate::notify::{MissedRun, Notifier};
@@ -124,6 +125,8 @@ async fn started(
     let Some(schedules) = Box::pin(waiting).await?? else {
         return Ok(());
     };
+    // APIs send a version of messages only once every reconciler can read it.
+    announce(stores.db.clone(), stores.process(), stop.clone()).await;
     let beside = || {
         let mut beside = Reconciler::new(stores.clone(), args.reconcile.settings());
         beside.memory.losses = reconciler.memory.losses.clone();
@@ -151,16 +154,16 @@ async fn started(
         args.http.limits(),
         stop.clone(),
     ));
-    let went_back = WentBack::default();
+    let older_state = OlderStateSeen::default();
     tasks.spawn(versions::watch(
         stores.clone(),
-        went_back.clone(),
+        older_state.clone(),
         stop.clone(),
     ));
     tasks.spawn(watch::redis(
         reopening,
         notifier.clone(),
-        went_back,
+        older_state,
         stop.clone(),
     ));
     tasks.spawn(watch::changes(

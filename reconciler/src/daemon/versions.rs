@@ -24,9 +24,9 @@ const LISTED_EVERY: Duration = Duration::from_secs(1);
 
 /// Whether coupons were closed and must be reopened.
 #[derive(Debug, Clone, Default)]
-pub(super) struct WentBack(Arc<AtomicBool>);
+pub(super) struct OlderStateSeen(Arc<AtomicBool>);
 
-impl WentBack {
+impl OlderStateSeen {
     /// Returns the flag and resets it.
     pub(super) fn take(&self) -> bool {
         self.0.swap(false, Ordering::SeqCst)
@@ -34,7 +34,7 @@ impl WentBack {
 }
 
 /// Watches the versions until `stop`. This is a separate task because it must not wait for a pass.
-pub(super) async fn watch(stores: Stores, went_back: WentBack, stop: CancellationToken) {
+pub(super) async fn watch(stores: Stores, older_state: OlderStateSeen, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut versions = Versions::default();
@@ -44,7 +44,7 @@ pub(super) async fn watch(stores: Stores, went_back: WentBack, stop: Cancellatio
             _ = ticks.tick() => {}
         }
         if versions.close_what_went_back(&stores).await {
-            went_back.0.store(true, Ordering::SeqCst);
+            older_state.0.store(true, Ordering::SeqCst);
         }
     }
 }

@@ -11,7 +11,7 @@ use firstcome_shared::redis::life::Life;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::versions::WentBack;
+use super::versions::OlderStateSeen;
 use crate::notify::{Notifier, SeenGate};
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::ended;
@@ -27,7 +27,7 @@ const EVERY: Duration = Duration::from_millis(100);
 pub(super) async fn redis(
     mut reconciler: Reconciler,
     notifier: Notifier,
-    went_back: WentBack,
+    older_state: OlderStateSeen,
     stop: CancellationToken,
 ) {
     let mut ticks = tokio::time::interval(EVERY);
@@ -50,7 +50,7 @@ pub(super) async fn redis(
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        unfinished |= went_back.take();
+        unfinished |= older_state.take();
         if !unfinished && seen.is_open(&reconciler.stores.redis).await {
             is_told = false;
             continue;
