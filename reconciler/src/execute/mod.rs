@@ -27,7 +27,7 @@ pub(crate) use reopening::{
     LaterDrop, Patience, Restored, note_earlier_holders, renew_settings, restore_claimants,
 };
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};
-pub(crate) use sealing::{VerifiedDrop, erase_old_people, let_expire, seal};
+pub(crate) use sealing::{VerifiedDrop, erase_old_people, keep_unsealed, let_expire, seal};
 
 use std::collections::HashSet;
 

@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::Utc;
-use firstcome_shared::coupon::Drop;
+use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schedule::Schedule;
 
 use super::ExecuteError;
@@ -31,7 +32,7 @@ pub(crate) async fn seal(
     let rows = u32::try_from(rows).unwrap_or(u32::MAX);
     let sealed = stores
         .db
-        .seal_drop(drop.id, drop.closes_at, rows, revocations)
+        .seal_drop(drop.id, drop.closes_at, drop.quantity, rows, revocations)
         .await?;
     if sealed {
         let keys = stores.redis.keys(drop.coupon_id, drop.id);
@@ -42,6 +43,21 @@ pub(crate) async fn seal(
         }
     }
     Ok(sealed)
+}
+
+/// Removes the expiry that sealing has set from the keys of drops that were unsealed since.
+pub(crate) async fn keep_unsealed(
+    redis: &Redis,
+    drops: &[(Coupon, Drop)],
+) -> Result<(), RedisError> {
+    let now = Utc::now();
+    let is_ended =
+        |drop: &Drop| drop.sealed_at.is_none() && drop.closes_at.is_some_and(|at| at < now);
+    let ended = drops.iter().filter(|(_, drop)| is_ended(drop));
+    let keys: Vec<_> = ended
+        .map(|(coupon, drop)| redis.keys(coupon.id, drop.id))
+        .collect();
+    redis.keep_drops(&keys).await
 }
 
 /// Sets the expiry of keys of sealed drops and finished coupons where it is missing. A process may

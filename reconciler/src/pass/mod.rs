@@ -25,11 +25,11 @@
 //!    passes skip it. A coupon that was closed is opened once admission is safe.
 //! 7. Record the run with its findings ([`crate::record`]). The notifier then sends mails about it.
 //!
-//! A *reopening* does the same for coupons that Redis may have lost. It has a separate lock, so that
-//! it begins at once even while a long pass is running. It compares a few coupons at a time through
-//! all rounds, so that the time until the first one opens does not depend on their number. A pass
-//! over a coupon that an operator has changed has a third lock, so that users who wait for a raised
-//! quantity do not wait for a long pass.
+//! A *reopening* does the same for coupons that Redis may have lost. It has a separate lock, so
+//! that it begins at once even while a long pass is running. It compares a few coupons at a time
+//! through all rounds, so that the time until the first one opens does not depend on their number.
+//! A pass over a coupon that an operator has changed has a third lock, so that users who wait for a
+//! raised quantity do not wait for a long pass.
 //!
 //! This module determines the order of the steps and writes nothing itself. An unresolved dead
 //! letter (a claim that could not become a row) is part of the actual state, and is planned like

@@ -136,6 +136,9 @@ impl<'a> Pass<'a> {
         if self.request.work == Work::Reopening {
             drops.retain(|(coupon, _)| !is_verified(&fences, coupon.id));
         }
+        if !self.request.dry_run {
+            execute::keep_unsealed(&self.stores.redis, &drops).await?;
+        }
         self.read_context(&mut drops, fences).await?;
         self.report_stalled_consumer();
         if self.request.covers_everything() {
@@ -256,10 +259,16 @@ impl<'a> Pass<'a> {
         };
         let longest_in_flight = self.settings.longest_in_flight();
         // The coupon is still open although this drop is lost, so the loss may be very recent: wait
-        // for the full time.
+        // for the full time. No claim of a drop that closed long ago is in flight. Its keys may
+        // have expired after it was sealed, and a revocation has unsealed it.
+        let closed_lately = |drop: &Drop| {
+            let claims_end = drop.closes_at.map(|at| at + longest_in_flight + MARGIN);
+            claims_end.is_none_or(|at| at.timestamp_millis() > now_ms - CLOCKS_DIFFER_MS)
+        };
+        let is_lost = |drop: &Drop| self.context.lost.contains(&drop.id) && closed_lately(drop);
         if drops
             .iter()
-            .any(|(coupon, drop)| self.context.lost.contains(&drop.id) && !is_closed(coupon))
+            .any(|(coupon, drop)| is_lost(drop) && !is_closed(coupon))
         {
             return longest_in_flight + MARGIN;
         }

@@ -17,6 +17,19 @@ impl Redis {
         pipe.query_async(&mut self.conn.clone()).await
     }
 
+    /// Removes the expiry of the keys of drops that were unsealed.
+    pub async fn keep_drops(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
+        let keys: Vec<&str> = drops.iter().flat_map(DropKeys::own).collect();
+        for some in keys.chunks(1_000) {
+            let mut pipe = redis::pipe();
+            for key in some {
+                pipe.cmd("PERSIST").arg(*key).ignore();
+            }
+            pipe.query_async::<()>(&mut self.conn.clone()).await?;
+        }
+        Ok(())
+    }
+
     /// Sets the expiry of a coupon's keys outside its drops, or removes it if `None`. The gate's
     /// key expires first, because a coupon without a gate counts as lost even if other keys remain.
     /// Loading a drop later removes the expiry.
