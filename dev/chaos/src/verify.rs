@@ -43,6 +43,7 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
         early.await? == 0,
         "a drop is sealed while its window is open"
     );
+    no_orphans(system).await?;
     // Two kinds of dead letters are left for an operator: findings list the users of the first kind
     // by name, and report only the number of the second.
     let left = "SELECT COUNT(*) FROM failed_claims f WHERE resolved_at IS NULL AND NOT EXISTS
@@ -55,6 +56,30 @@ pub async fn exact(system: &SystemUnderTest) -> Result<()> {
         left <= counted,
         "{left} failed claims are not resolved, but findings count {counted}"
     );
+    Ok(())
+}
+
+/// Fails if a row or a drop's users in Redis have no drop in MySQL, or if a coupon has more rows of
+/// one date than its drop of that date has slots.
+async fn no_orphans(system: &SystemUnderTest) -> Result<()> {
+    let rows = "SELECT COUNT(*) FROM issued_coupons i LEFT JOIN drops d ON d.id = i.drop_id WHERE d.id IS NULL";
+    ensure!(number(system, rows).await? == 0, "rows without their drop");
+    let days = "SELECT COUNT(*) FROM (SELECT d.coupon_id FROM drops d JOIN issued_coupons i ON i.drop_id = d.id \
+                GROUP BY d.coupon_id, d.local_date HAVING COUNT(*) > MAX(d.quantity)) days";
+    ensure!(
+        number(system, days).await? == 0,
+        "a day was given out twice"
+    );
+    if system.single().is_err() {
+        return Ok(());
+    }
+    let redis = system.redis();
+    let keys: Vec<String> = redis.try_command(&["KEYS", &redis.own("*:users")]).await?;
+    for key in keys {
+        let drop = key.rsplit(':').nth(1).unwrap_or_default();
+        let known = format!("SELECT COUNT(*) FROM drops WHERE id = {drop}");
+        ensure!(number(system, &known).await? == 1, "{key} has no drop");
+    }
     Ok(())
 }
 
