@@ -1,6 +1,6 @@
 //! The reports of a pass, one per drop.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -19,8 +19,31 @@ pub(super) struct Reports {
     of_coupon: HashMap<CouponId, Vec<usize>>,
     /// Counts of each compared drop.
     pub(super) counted: HashMap<DropId, CountedUsers>,
-    /// Number of repairs of each drop that an operator confirmed in this pass.
-    pub(super) confirmed: HashMap<DropId, usize>,
+    /// The repairs of each drop that an operator confirmed in this pass.
+    pub(super) confirmed: HashMap<DropId, ConfirmedRepairs>,
+}
+
+/// The repairs that an operator confirmed.
+pub(super) struct ConfirmedRepairs {
+    number: usize,
+    hashes: HashSet<u64>,
+    /// Whether some are carried out page by page. Only their number is known.
+    has_more: bool,
+}
+
+impl ConfirmedRepairs {
+    pub(super) fn of(plan: &Plan) -> Self {
+        Self {
+            number: plan.repairs,
+            hashes: plan.counted.clone(),
+            has_more: !plan.beyond.is_empty(),
+        }
+    }
+
+    /// Whether all repairs that are left were confirmed.
+    pub(super) fn include(&self, plan: &Plan) -> bool {
+        plan.repairs <= self.number && (self.has_more || plan.counted.is_subset(&self.hashes))
+    }
 }
 
 impl Reports {

@@ -17,7 +17,7 @@ use super::findings::FindingLedger;
 use super::known::CountedUsers;
 use super::order::portions;
 use super::rebuild::put_back;
-use super::reports::Reports;
+use super::reports::{ConfirmedRepairs, Reports};
 use super::request::{Aborted, Obstacle};
 use super::steps::Pass;
 use crate::collect::snapshot::SlotRange;
@@ -418,7 +418,8 @@ impl Pass<'_> {
             }
             return Ok(None);
         }
-        if reports.confirmed.get(&drop) >= Some(&plan.repairs) {
+        let confirmed = reports.confirmed.get(&drop);
+        if confirmed.is_some_and(|confirmed| confirmed.include(plan)) {
             return Ok(None);
         }
         let now = ShownRepairs {
@@ -428,7 +429,8 @@ impl Pass<'_> {
         let seen = db.shown_repairs(drop).await?;
         let asks = request.confirm && !request.dry_run;
         if asks && seen == Some(now) {
-            reports.confirmed.insert(drop, plan.repairs);
+            let confirmed = ConfirmedRepairs::of(plan);
+            reports.confirmed.insert(drop, confirmed);
             return Ok(None);
         }
         let looked = request.confirm || request.dry_run;

@@ -42,10 +42,18 @@ impl Planner<'_> {
         let gaps = usize::try_from(self.gaps).unwrap_or(usize::MAX);
         let mut repairs = self.beyond.weight;
         let mut fingerprint = self.beyond.fingerprint;
+        let mut counted = HashSet::new();
         for item in &self.items {
             let weight = weight(item, gaps, self.facts.gate_closed);
+            let mut hash = fingerprint_of(item, weight);
+            if hash != 0 && matches!(item.action, Some(Action::Drop(DropRepair::Count))) {
+                hash = hash.wrapping_add(self.gaps_hash);
+            }
             repairs += weight;
-            fingerprint = fingerprint.wrapping_add(fingerprint_of(item, weight));
+            fingerprint = fingerprint.wrapping_add(hash);
+            if hash != 0 {
+                counted.insert(hash);
+            }
         }
         let quantity = self.facts.drop.quantity as usize;
         let limit = (quantity * self.policy.repair_limit_percent as usize / 100)
@@ -58,6 +66,7 @@ impl Planner<'_> {
             counter_waits: self.absent > 0 || !self.facts.tail_known,
             repairs,
             fingerprint,
+            counted,
             over_limit: repairs > limit,
             items: self.items,
             beyond: self.beyond,

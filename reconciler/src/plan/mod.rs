@@ -239,6 +239,8 @@ pub struct Plan {
     /// A hash of the repairs that count. An operator's confirmation is valid for exactly these
     /// repairs.
     pub fingerprint: u64,
+    /// The hash of each of these repairs, except for those of [`Plan::beyond`].
+    pub counted: HashSet<u64>,
     /// The repairs exceed the limit. [`Plan::take_waiting`] returns those that an operator must
     /// confirm.
     pub over_limit: bool,
@@ -307,6 +309,8 @@ pub struct Planner<'a> {
     /// Highest slot to which a user is restored. Restoring raises the counter to it.
     highest_returning: i64,
     gaps: u64,
+    /// A hash of their slots.
+    gaps_hash: u64,
     /// Number of slots that are `DesiredSlot::Held`.
     absent: u64,
     /// Highest slot of the drop that is held or free. Only used in reports.
@@ -339,6 +343,7 @@ impl<'a> Planner<'a> {
             change_of_settled: 0,
             highest_returning: 0,
             gaps: 0,
+            gaps_hash: 0,
             absent: 0,
             highest: 0,
             people_without_row: 0,

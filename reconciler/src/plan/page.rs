@@ -1,5 +1,7 @@
 //! Plans the repairs of one page of slots, by comparing the desired state with the stores.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
@@ -130,6 +132,13 @@ impl Planner<'_> {
             },
         };
         self.put_back(change, &format!("has a row{}", was.unwrap_or_default()));
+    }
+
+    fn gap(&mut self, slot: i64) {
+        let mut hasher = DefaultHasher::new();
+        slot.hash(&mut hasher);
+        self.gaps += 1;
+        self.gaps_hash = self.gaps_hash.wrapping_add(hasher.finish());
     }
 
     fn put_back(&mut self, change: SlotChange, why: &str) {
@@ -367,7 +376,7 @@ impl Planner<'_> {
     fn count_slots(&mut self, page: &SlotRange, sorted: &Sorted, desired: &DesiredSlots) {
         let mut held: usize = 0;
         let mut settled: usize = 0;
-        for (_, state) in desired.iter() {
+        for (slot, state) in desired.iter() {
             match state {
                 DesiredSlot::Owner(..) => {
                     held += 1;
@@ -380,7 +389,7 @@ impl Planner<'_> {
                     self.young += 1;
                     self.people_without_row += 1;
                 }
-                DesiredSlot::Free => self.gaps += 1,
+                DesiredSlot::Free => self.gap(slot),
             }
         }
         let counted = 1..=self.facts.count.unwrap_or(0);
@@ -399,7 +408,7 @@ impl Planner<'_> {
         }
         for slot in &page.free {
             if sorted.owners.contains_key(slot) || self.facts.slot(*slot).is_none() {
-                self.gaps += 1;
+                self.gap(*slot);
                 settled += 1;
             } else if desired.owner(*slot).is_none() {
                 settled += 1;
