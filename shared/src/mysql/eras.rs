@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use diesel::prelude::*;
+use diesel::sql_types::Text;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
+use super::catalogue::LISTED;
 use super::schema::{coupons, drops};
-use super::{Conn, Db, DbError, MOST_VALUES};
+use super::{Conn, Db, DbError, MOST_VALUES, json};
 use crate::domain::CouponId;
 
 /// A coupon's era as read from Redis.
@@ -107,6 +109,15 @@ async fn take(conn: &mut Conn, seen: &[SeenEra]) -> QueryResult<Vec<(CouponId, u
         taken.push((one.coupon, now));
     }
     for (era, ids) in raised {
+        // Redis may have lost users: their number is kept until a pass finds all of them.
+        let lost = format!(
+            "UPDATE known_admissions k JOIN drops d ON d.id = k.drop_id JOIN ({LISTED}) w ON w.id = d.coupon_id \
+             SET k.lost_at = UTC_TIMESTAMP(3) WHERE k.lost_at IS NULL AND d.sealed_at IS NULL"
+        );
+        diesel::sql_query(lost)
+            .bind::<Text, _>(json(&ids)?)
+            .execute(conn)
+            .await?;
         diesel::update(coupons::table.filter(coupons::id.eq_any(ids)))
             .set(coupons::era.eq(era))
             .execute(conn)
