@@ -26,6 +26,7 @@ pub(crate) use recovered::{
 pub(crate) use reopening::{
     LaterDrop, Patience, Restored, note_earlier_holders, renew_settings, restore_claimants,
 };
+pub(crate) use revocations::restore_revocations;
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};
 pub(crate) use sealing::{VerifiedDrop, erase_old_people, keep_unsealed, let_expire, seal};
 
@@ -118,6 +119,8 @@ pub struct Executor<'a> {
     pub(crate) left: u64,
     /// Whether the counter is repaired only after all pages, or by a later pass.
     counts_later: bool,
+    /// Number of repairs so far that may have taken a user out of `users`.
+    withdrawn: u64,
     restored: &'a RestoredIn,
 }
 
@@ -149,6 +152,7 @@ impl<'a> Executor<'a> {
             fence: header.fence.clone().unwrap_or_default(),
             left: 0,
             counts_later: false,
+            withdrawn: 0,
             restored,
         }
     }
@@ -192,6 +196,13 @@ impl<'a> Executor<'a> {
         items: &[Planned],
         attempts: &mut Vec<Attempted>,
     ) -> Result<(), ExecuteError> {
+        let withdraws = |item: &&Planned| {
+            let action = item.action.as_ref();
+            action.is_some_and(|action| {
+                action.takes() || matches!(action, Action::Drop(DropRepair::Revocation(_)))
+            })
+        };
+        self.withdrawn += items.iter().filter(withdraws).count() as u64;
         for run in runs_of_a_kind(items) {
             self.must_go_on()?;
             crash_point(Point::RepairBegun);

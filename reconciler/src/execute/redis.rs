@@ -83,6 +83,9 @@ impl Executor<'_> {
     /// user.
     pub(crate) async fn begin_rebuild(&self) -> Result<(), ExecuteError> {
         self.db.note_loss(self.drop_id()).await?;
+        // If the rebuild is interrupted, the next pass continues it. In another era, the next step
+        // finds that, too.
+        self.redis.unload_drop(&self.keys, &self.fence).await?;
         super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await
     }
 
@@ -177,9 +180,9 @@ impl Executor<'_> {
     }
 
     async fn repair_count_now(&self) -> Result<RepairAttempt, ExecuteError> {
-        // Repairs and users take back some slots, but not half of them: then `users` was lost after
+        // Users may give back some slots meanwhile, but not half of them: then `users` was lost after
         // it was read, and its slots would all become free.
-        let least = self.facts.users / 2;
+        let least = self.facts.users.saturating_sub(self.withdrawn) / 2;
         let counted = self.redis.repair_count(&self.keys, &self.fence, least);
         Ok(match counted.await? {
             Done::Applied(0) => RepairAttempt::Done(None),

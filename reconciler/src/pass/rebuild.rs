@@ -15,9 +15,7 @@ impl Pass<'_> {
     ) -> Result<Option<Executor<'h>>, Aborted> {
         let facts = &header.facts;
         let is_large = header.upper() > self.settings.page_slots;
-        // Without `meta`, admission and other passes do not use the drop yet.
-        let is_unseen = facts.meta_matches.is_none();
-        if self.request.dry_run || !is_large || !is_unseen || !facts.tail_known {
+        if self.request.dry_run || !is_large || !facts.is_lost() || !facts.tail_known {
             return Ok(None);
         }
         self.must_be_same_life().await?;

@@ -211,6 +211,14 @@ impl Redis {
         })
     }
 
+    /// Makes a drop lost until [`Self::load_drop`]: admission refuses its claims, and every pass
+    /// rebuilds it. Returns `false` if the coupon's era has ended.
+    pub async fn unload_drop(&self, keys: &DropKeys, fence: &Fence) -> Result<bool, RedisError> {
+        let args = vec!["0".to_owned(), fence.to_string()];
+        let (word, _) = self.settings("unload", keys, args).await?;
+        Ok(word == "ok")
+    }
+
     async fn settings(
         &self,
         how: &str,

@@ -2,11 +2,12 @@
 -- the highest seen changes nothing, so that a delayed write cannot undo a later one. The token is stored per coupon and not in
 -- `meta`, so that it also prevents an old writer from loading a drop that was not yet loaded when a newer writer ran.
 -- KEYS  1 meta  2 count  3 gate  4 revision  5 claimants  6 revoked  7 allowed  8 allow_list  9 version  10 users  11 waiting
--- ARGV  1 operation (below)  2 revision  3 era (load: `SERVER ERA`; lower: the number in MySQL)
+-- ARGV  1 operation (below)  2 revision  3 era (load, unload: `SERVER ERA`; lower: the number in MySQL)
 --       4.. field, value pairs of meta
 --   load      loads the drop for admission, unless it is loaded. The caller must have read the era before anything else: if
 --             Redis has lost data since, the caller's information about the drop may be wrong.
 --             loaded | present | stale | outdated
+--   unload    deletes `meta`: until `load`, admission and other passes treat the drop as lost.  ok | stale
 --   write     overwrites the fields of a loaded drop.  ok | unloaded | outdated
 --   lower     lowers the quantity ahead of MySQL, never below the slots already given, and only while the coupon is open: if it
 --             is closed, Redis may have lost given slots.  lowered | unloaded | unverified | below_given_out | outdated
@@ -14,8 +15,8 @@
 --             paused until `write`.  withheld | in_use | unloaded | outdated
 -- Reply {word, count}. `loaded`, `ok`, `lowered` and `withheld` change the drop; `unloaded` of `write` only the revision.
 local how, revision = ARGV[1], tonumber(ARGV[2])
--- `write` does not need count, so its type does not matter.
-local found = redis[how == 'write' and 'pcall' or 'call']('GET', KEYS[2])
+-- These do not need count, so its type does not matter.
+local found = redis[(how == 'write' or how == 'unload') and 'pcall' or 'call']('GET', KEYS[2])
 local count = type(found) == 'string' and tonumber(found) or nil
 local function answer(word) return {word, count or 0} end
 -- A value that Firstcome did not write counts as missing, whatever its type.
@@ -23,10 +24,13 @@ local text = redis.pcall('GET', KEYS[4])
 local seen = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or 0
 local is_loaded = redis.call('EXISTS', KEYS[1]) == 1
 
-if how == 'load' then
-    if not is_in_era(KEYS[3], ARGV[3]) then return answer('stale') end
-    if is_loaded then return answer('present') end
+if (how == 'load' or how == 'unload') and not is_in_era(KEYS[3], ARGV[3]) then return answer('stale') end
+if how == 'unload' then
+    redis.call('DEL', KEYS[1])
+    count_change(KEYS[9])
+    return answer('ok')
 end
+if how == 'load' and is_loaded then return answer('present') end
 if revision < seen then return answer('outdated') end
 if how == 'load' then
     -- The coupon may have ended before, with an expiry on its keys.
