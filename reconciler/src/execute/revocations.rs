@@ -64,7 +64,7 @@ impl Executor<'_> {
 
 /// Writes all revocations of a coupon to Redis, including those of sealed drops. This must happen
 /// before its users are restored after a loss, and before the coupon opens.
-pub(super) async fn restore_revocations(
+pub(crate) async fn restore_revocations(
     db: &Db,
     redis: &Redis,
     coupon: &Coupon,

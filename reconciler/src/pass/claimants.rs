@@ -83,10 +83,10 @@ impl Pass<'_> {
             .await?
         {
             self.memory.too_few_claimants.insert(coupon.id, number);
-            lost.push(coupon);
+            lost.push((coupon, number));
         }
-        for coupon in lost {
-            self.restore_lost_claimants(coupon).await?;
+        for (coupon, number) in lost {
+            self.restore_lost_claimants(coupon, number).await?;
         }
         if !self.request.dry_run {
             execute::note_earlier_holders(&self.stores.redis, later).await?;
@@ -131,25 +131,81 @@ impl Pass<'_> {
             .collect())
     }
 
-    async fn restore_lost_claimants(&mut self, coupon: &Coupon) -> Result<(), Aborted> {
+    /// Restores revocations of open coupons that Redis has lost, including those of earlier drops,
+    /// which are not compared. Otherwise, revoked users would be admitted to the next drop.
+    pub(super) async fn restore_lost_revocations(
+        &mut self,
+        drops: &[(Coupon, Drop)],
+    ) -> Result<(), Aborted> {
+        let is_open = |coupon: &Coupon| !self.context.unverified.contains(&coupon.id);
+        let open: HashMap<CouponId, &Coupon> = drops
+            .iter()
+            .map(|(coupon, _)| coupon)
+            .filter(|coupon| is_open(coupon))
+            .map(|coupon| (coupon.id, coupon))
+            .collect();
+        let ids: Vec<CouponId> = open.keys().copied().collect();
         let db = &self.stores.db;
         let redis = &self.stores.redis;
+        // MySQL has a revocation before Redis does.
+        let expected: Vec<_> = db.count_banned(&ids).await?.into_iter().collect();
+        let keys: Vec<_> = expected
+            .iter()
+            .map(|(coupon, _)| redis.keys(*coupon, DropId(0)))
+            .collect();
+        let numbers = redis.banned_numbers(&keys).await?;
+        for ((coupon, expected), number) in expected.into_iter().zip(numbers) {
+            if number.is_none_or(|number| number >= expected) {
+                continue;
+            }
+            let detail =
+                "Redis lost some of the coupon's revocations, by which revoked users are refused";
+            let mut finding = Finding::general(
+                Kind::RevokedAdmission,
+                ActionKind::Revoke,
+                detail.to_owned(),
+            );
+            finding.coupon_id = Some(coupon);
+            finding.needs_person = false;
+            finding.result = if self.request.dry_run {
+                Outcome::Planned
+            } else {
+                execute::restore_revocations(db, redis, open[&coupon]).await?;
+                Outcome::Applied
+            };
+            self.run.findings.push(finding);
+        }
+        Ok(())
+    }
+
+    /// Restores the claimants of a coupon from its rows. If there are `some`, the finding depends
+    /// on whether any was missing, because a user on two slots looks the same.
+    async fn restore_lost_claimants(&mut self, coupon: &Coupon, some: u64) -> Result<(), Aborted> {
+        let db = &self.stores.db;
+        let redis = &self.stores.redis;
+        let mut result = Outcome::Planned;
+        if !self.request.dry_run {
+            execute::restore_claimants(db, redis, coupon, execute::Restored::Missing).await?;
+            result = Outcome::Applied;
+        }
+        let keys = [redis.keys(coupon.id, DropId(0))];
+        let now = redis.claimants_numbers(&keys).await?;
+        if some > 0 && now == [Some(some)] {
+            return Ok(());
+        }
         let detail =
             "Redis lost some of the coupon's claimants, by which nobody wins a second time";
-        let mut finding = Finding::general(
+        let finding = Finding::general(
             Kind::MissingAdmission,
             ActionKind::PutBack,
             detail.to_owned(),
         );
-        finding.coupon_id = Some(coupon.id);
-        finding.needs_person = false;
-        finding.result = if self.request.dry_run {
-            Outcome::Planned
-        } else {
-            execute::restore_claimants(db, redis, coupon, execute::Restored::Missing).await?;
-            Outcome::Applied
-        };
-        self.run.findings.push(finding);
+        self.run.findings.push(Finding {
+            coupon_id: Some(coupon.id),
+            needs_person: false,
+            result,
+            ..finding
+        });
         Ok(())
     }
 }

@@ -204,6 +204,7 @@ impl<'a> Pass<'a> {
             self.compare_claimants(claimants, drops, &numbers).await?;
         let lost = numbers.iter().filter(|(_, numbers)| numbers.are_lost());
         self.context.lost = lost.map(|(drop, _)| *drop).collect();
+        self.restore_lost_revocations(drops).await?;
         let wait = self.wait_for_claims(drops, &fences, now_ms);
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(

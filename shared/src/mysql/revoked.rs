@@ -10,9 +10,10 @@ use diesel::sql_types::{BigInt, Bool, Nullable, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
+use super::catalogue::LISTED;
 use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{drops, issued_coupons, revoked_coupons};
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbError, json};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 /// A revocation.
@@ -51,6 +52,14 @@ impl Revocation {
     pub fn is_to_be_ended(&self) -> bool {
         self.may_claim_again && self.again_from.is_none()
     }
+}
+
+#[derive(QueryableByName)]
+struct BannedRow {
+    #[diesel(sql_type = BigInt)]
+    coupon_id: i64,
+    #[diesel(sql_type = Unsigned<BigInt>)]
+    number: u64,
 }
 
 /// The claim to revoke.
@@ -93,6 +102,29 @@ impl Db {
         self.run("revoke", async move |conn| {
             conn.transaction(async |conn| revoke_in(conn, &new).await)
                 .await
+        })
+        .await
+    }
+
+    /// Counts the banned users of these coupons, except for revocations of the last second, which
+    /// an API may not have written to Redis yet. Redis has a field for each of them.
+    pub async fn count_banned(
+        &self,
+        coupons: &[CouponId],
+    ) -> Result<HashMap<CouponId, u64>, DbError> {
+        let ids = coupons.to_vec();
+        self.run("count banned users", async move |conn| {
+            let query = format!(
+                "SELECT r.coupon_id, CAST(COUNT(DISTINCT r.person_scope, r.user_id) AS UNSIGNED) AS number \
+                 FROM ({LISTED}) w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
+                 WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND GROUP BY r.coupon_id"
+            );
+            let found: Vec<BannedRow> = diesel::sql_query(query)
+                .bind::<Text, _>(json(&ids)?)
+                .load(conn)
+                .await?;
+            let of = |row: BannedRow| (CouponId(row.coupon_id), row.number);
+            Ok(found.into_iter().map(of).collect())
         })
         .await
     }

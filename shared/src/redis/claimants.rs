@@ -58,6 +58,19 @@ impl Redis {
         self.each(asked).await
     }
 
+    /// The number of banned users of each of these coupons; `None` if the key has another type.
+    pub async fn banned_numbers(
+        &self,
+        coupons: &[DropKeys],
+    ) -> Result<Vec<Option<u64>>, RedisError> {
+        let asked = coupons.iter().map(|keys| {
+            let mut cmd = redis::cmd("HLEN");
+            cmd.arg(&keys.revoked);
+            cmd
+        });
+        self.each(asked).await
+    }
+
     /// Whether each drop's `meta` records that users hold coupons of an earlier drop; `None` for a
     /// drop that is not loaded.
     pub async fn earlier_holders(

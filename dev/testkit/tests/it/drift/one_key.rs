@@ -309,14 +309,21 @@ async fn damage_to_any_key_of_a_second_day_is_repaired_without_a_false_promise()
 }
 
 #[tokio::test]
-async fn a_missing_claimant_of_a_sealed_day_is_restored_by_the_next_pass() {
+async fn missing_claimants_and_revocations_of_a_sealed_day_are_restored_by_the_next_pass() {
     let fixture = Fixture::new("d-claimant-day").await;
     let world = &fixture.world;
     let coupon = fixture.api.create_coupon(&two_days()).await;
     for user in EARLIER {
         promised(&fixture, coupon.id, user).await;
     }
-    all_issued(world, coupon.drop, EARLIER.len()).await;
+    promised(&fixture, coupon.id, REVOKED).await;
+    all_issued(world, coupon.drop, EARLIER.len() + 1).await;
+    let fraud = json!({"reason": "fraud", "by": "Ann"});
+    fixture
+        .api
+        .revoke(coupon.id, REVOKED, &fraud)
+        .await
+        .unwrap();
     let closed = fixture
         .api
         .patch(coupon.id, &json!({"close_now": true}))
@@ -335,6 +342,16 @@ async fn a_missing_claimant_of_a_sealed_day_is_restored_by_the_next_pass() {
     world.redis.command::<()>(&words).await;
     let answer = fixture.api.claim(coupon.id, EXTRA).await;
     assert!(is_closed(&answer) || answer.is("not_open"), "{answer:?}");
+    let revoked = world.redis.own(&format!("{{{}}}:revoked", coupon.id));
+    world.redis.command::<()>(&["DEL", &revoked]).await;
+    eventually("the revocation is restored", LIMIT, async || {
+        assert_eq!(world.once_with(&[], &[]).await.code, 0);
+        world
+            .redis
+            .command::<bool>(&["HEXISTS", &revoked, REVOKED])
+            .await
+    })
+    .await;
     for missing in [&EARLIER[..1], &EARLIER[1..]] {
         let words = ["HDEL", &claimants, EXTRA, missing[0]];
         world.redis.command::<()>(&words).await;
