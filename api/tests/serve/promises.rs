@@ -236,9 +236,13 @@ async fn retry_makes_a_claim_of_an_earlier_drop_durable() {
             .await;
     }
     // Redis does not have the time of admission.
-    world
-        .ask_redis::<()>(&["ZADD", &keys.users, "4", "u-1"])
-        .await;
+    let held: [&[&str]; 2] = [
+        &["ZADD", &keys.users, "4", "u-1"],
+        &["SET", &keys.count, "4"],
+    ];
+    for words in held {
+        world.ask_redis::<()>(words).await;
+    }
     let unconfirmed = api.claim(id, "nobody").await;
     assert_eq!(unconfirmed.code(), (503, "unavailable"));
     let expected = json!({"status": "already_claimed", "drop_id": other, "slot": 4});

@@ -230,7 +230,9 @@ impl Model {
             return Admission::Revoked;
         }
         if let Some(slot) = self.users.get(&person) {
-            if self.users.values().filter(|held| *held == slot).count() > 1 {
+            let was_given = *slot >= 1 && Some(*slot) <= self.count && *slot <= quantity;
+            let holders = self.users.values().filter(|held| *held == slot);
+            if !was_given || holders.count() > 1 || self.free.contains(slot) {
                 return Admission::Unverified;
             }
             return Admission::Already(DropId(DROP), narrow(*slot));

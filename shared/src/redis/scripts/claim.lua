@@ -89,12 +89,14 @@ local function find_elsewhere()
     if #found == 0 then return end
     -- An error is not a list, so the times are unknown then.
     local times, bans = redis.pcall('HMGET', neighbour.times, unpack(slots)), call('HMGET', KEYS[9], unpack(fields))
+    local given = tonumber(redis.pcall('GET', neighbour.count) or '') or 0
     for k, i in ipairs(found) do
         local slot, at = tonumber(scores[i]), tonumber(times[k] or 0) or 0
         local ended = bans[k] and tonumber(string.match(bans[k], '^%d+:(%d+)$') or '')
         local is_void = bans[k] and not (ended and now > ended)
         if not is_void and (not chosen.is_open or now - at <= RETRY_MS) then
-            local is_theirs = is_slot(slot) and call('ZCOUNT', neighbour.users, slots[k], slots[k]) == 1
+            local is_theirs = is_slot(slot) and slot <= given and call('ZCOUNT', neighbour.users, slots[k], slots[k]) == 1
+                and redis.pcall('ZCOUNT', neighbour.free, slots[k], slots[k]) == 0
             elsewhere[i] = is_theirs and {'already', neighbour.drop, slot, at} or 'unverified'
         end
     end
