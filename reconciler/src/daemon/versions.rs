@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::CouponVersion;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::execute;
@@ -35,15 +37,39 @@ impl OlderStateSeen {
 
 /// Watches the versions until `stop`. This is a separate task because it must not wait for a pass.
 pub(super) async fn watch(stores: Stores, older_state: OlderStateSeen, stop: CancellationToken) {
+    let open = watch::Sender::default();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        // Concurrently, because MySQL may hang while Redis gets an older state.
+        () = list(&stores.db, &open) => {}
+        () = compare(&stores, open.subscribe(), &older_state) => {}
+    }
+}
+
+/// Reads the open coupons again and again.
+async fn list(db: &Db, open: &watch::Sender<Vec<CouponId>>) {
+    loop {
+        match db.open_coupons_now().await {
+            Ok(now) => drop(open.send_replace(now)),
+            Err(error) => tracing::debug!(%error, "the open coupons cannot be read"),
+        }
+        tokio::time::sleep(LISTED_EVERY).await;
+    }
+}
+
+/// Compares the versions of the open coupons again and again.
+async fn compare(
+    stores: &Stores,
+    open: watch::Receiver<Vec<CouponId>>,
+    older_state: &OlderStateSeen,
+) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut versions = Versions::default();
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        if versions.close_what_went_back(&stores).await {
+        ticks.tick().await;
+        let open = open.borrow().clone();
+        if versions.close_what_went_back(stores, &open).await {
             older_state.0.store(true, Ordering::SeqCst);
         }
     }
@@ -52,28 +78,16 @@ pub(super) async fn watch(stores: Stores, older_state: OlderStateSeen, stop: Can
 /// The highest versions that this process has seen.
 #[derive(Default)]
 struct Versions {
-    open: Vec<CouponId>,
-    listed_at: Option<Instant>,
     highest: HashMap<CouponId, CouponVersion>,
 }
 
 impl Versions {
     /// Closes the coupons whose version has decreased since the last read, and returns whether
-    /// there were any. If a store does not respond, it closes none.
-    async fn close_what_went_back(&mut self, stores: &Stores) -> bool {
-        let is_listed = |at: Instant| at.elapsed() < LISTED_EVERY;
-        if !self.listed_at.is_some_and(is_listed) {
-            self.listed_at = Some(Instant::now());
-            match stores.db.open_coupons_now().await {
-                Ok(open) => {
-                    let listed: HashSet<&CouponId> = open.iter().collect();
-                    self.highest.retain(|coupon, _| listed.contains(coupon));
-                    self.open = open;
-                }
-                Err(error) => tracing::debug!(%error, "the open coupons cannot be read"),
-            }
-        }
-        let found = match stores.redis.coupon_versions(&self.open).await {
+    /// there were any. If Redis does not respond, it closes none.
+    async fn close_what_went_back(&mut self, stores: &Stores, open: &[CouponId]) -> bool {
+        let listed: HashSet<&CouponId> = open.iter().collect();
+        self.highest.retain(|coupon, _| listed.contains(coupon));
+        let found = match stores.redis.coupon_versions(open).await {
             Ok(found) => found,
             Err(error) => {
                 tracing::debug!(%error, "the versions of coupons cannot be read");
@@ -81,7 +95,7 @@ impl Versions {
             }
         };
         let mut any = false;
-        for (coupon, now) in self.open.iter().zip(found) {
+        for (coupon, now) in open.iter().zip(found) {
             let went_back = |before: &CouponVersion| now.went_back(before);
             if !self.highest.get(coupon).is_some_and(went_back) {
                 // A coupon without an era is already closed. Its last version stays, since an older
