@@ -51,19 +51,24 @@ pub(super) struct AdmittedClaim {
     pub(super) trace: Option<TraceContext>,
 }
 
+/// Times that the consumer accepts, in Unix milliseconds: 1970 to 9998.
+const TIMES_MS: std::ops::Range<i64> = 0..253_370_764_800_000;
+
 impl AdmittedClaim {
     fn id(&self, writes: &Singleflight) -> AdmissionId {
         writes.id(self.drop_id, self.slot, &self.user, self.admitted_at_ms)
     }
 
     fn outgoing(&self, coupon: &CouponWithDrops) -> Outgoing {
+        // MySQL refuses a whole statement because of one impossible time (a manual edit in Redis).
+        let admitted_at_ms = self.admitted_at_ms.filter(|at| TIMES_MS.contains(at));
         Outgoing {
             claim: ClaimEvent {
                 coupon_id: coupon.coupon.id,
                 drop_id: self.drop_id,
                 slot: self.slot,
                 user_id: self.user.clone(),
-                claimed_at: instant(self.admitted_at_ms.unwrap_or(self.now_ms)),
+                claimed_at: instant(admitted_at_ms.unwrap_or(self.now_ms)),
             },
             trace: self.trace,
         }
@@ -220,5 +225,29 @@ impl Durability {
     /// Drops the durability records of all other drops.
     pub(crate) fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
         self.writes.keep_only(wanted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::catalogue::coupon_with_drops::tests::coupon;
+
+    #[tokio::test]
+    async fn impossible_time_of_admission_is_replaced_by_the_current_time() {
+        let coupon = coupon(&[(0, 10)]);
+        for (admitted_at_ms, sent_ms) in [(5, 5), (-1, 7), (i64::MAX, 7)] {
+            let claim = AdmittedClaim {
+                asked_at: Instant::now(),
+                drop_id: DropId(1),
+                slot: 1,
+                user: "u-1".parse().unwrap(),
+                admitted_at_ms: Some(admitted_at_ms),
+                is_in_users: true,
+                now_ms: 7,
+                trace: None,
+            };
+            assert_eq!(claim.outgoing(&coupon).claim.claimed_at, instant(sent_ms));
+        }
     }
 }
