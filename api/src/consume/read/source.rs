@@ -50,6 +50,8 @@ pub(crate) struct Source {
     read: BTreeMap<i32, Reading>,
     /// Partitions in which the message before the position is not the recorded one.
     other_logs: BTreeSet<i32>,
+    /// Partitions whose first message was at another offset than the one before the position.
+    misplaced: BTreeSet<i32>,
     unreadable: UnreadableWatch,
     checked_at: Instant,
     /// When each error was last logged.
@@ -90,6 +92,7 @@ impl Source {
             carried: VecDeque::new(),
             read: BTreeMap::new(),
             other_logs: BTreeSet::new(),
+            misplaced: BTreeSet::new(),
             unreadable: UnreadableWatch::new(liveness.stuck),
             checked_at: Instant::now(),
             logged: BTreeMap::new(),
@@ -151,10 +154,16 @@ impl Source {
             return Ok(());
         }
         if let Some(before) = reading.before {
-            if offset != reading.next || MessagePrint::of(message) != before {
-                self.other_logs.insert(partition);
+            let is_there = offset == reading.next;
+            if !is_there || MessagePrint::of(message) != before {
+                // The client may begin at the committed offset, although a position was set just
+                // before. Only if that is repeated, the message is not there.
+                if is_there || !self.misplaced.insert(partition) {
+                    self.other_logs.insert(partition);
+                }
                 return self.begin_again(partition);
             }
+            self.misplaced.remove(&partition);
         } else {
             self.carried.extend(self.records(message, assignment));
         }
@@ -233,7 +242,9 @@ impl Source {
             before,
         };
         self.read.insert(partition, reading);
-        self.other_logs.remove(&partition);
+        if self.other_logs.remove(&partition) {
+            self.misplaced.remove(&partition);
+        }
         self.group().begins(partition, beginning.from);
         if !self.group().is_paused() {
             self.consumer.resume(&self.only(partition))?;
