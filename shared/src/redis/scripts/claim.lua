@@ -46,7 +46,7 @@ local function candidate(drop, meta, count, users, free, waiting, times)
         'claimants', 'revoked')
     local opens, closes = tonumber(fields[2]), tonumber(fields[3])
     -- Without a valid `once_per`, revoked users and winners of earlier drops would be admitted.
-    local is_whole = tonumber(fields[1]) and opens and fields[4] and (fields[5] == 'coupon' or fields[5] == 'drop')
+    local is_whole = tonumber(fields[1]) and opens and (fields[5] == 'coupon' or fields[5] == 'drop')
     return {
         drop = drop, meta = fields, count = count, users = users, free = free, waiting = waiting, times = times,
         opens = opens, closes = closes, is_whole = is_whole,
