@@ -131,20 +131,15 @@ impl Pass<'_> {
             .collect())
     }
 
-    /// Restores revocations of open coupons that Redis has lost, including those of earlier drops,
-    /// which are not compared. Otherwise, revoked users would be admitted to the next drop.
+    /// Restores revocations of earlier drops that Redis has lost. Otherwise, revoked users would be
+    /// admitted to the next drop. Those of the drops that were compared are restored before.
     pub(super) async fn restore_lost_revocations(
         &mut self,
-        drops: &[(Coupon, Drop)],
+        coupons: &HashMap<CouponId, Coupon>,
     ) -> Result<(), Aborted> {
-        let is_open = |coupon: &Coupon| !self.context.unverified.contains(&coupon.id);
-        let open: HashMap<CouponId, &Coupon> = drops
-            .iter()
-            .map(|(coupon, _)| coupon)
-            .filter(|coupon| is_open(coupon))
-            .map(|coupon| (coupon.id, coupon))
-            .collect();
-        let ids: Vec<CouponId> = open.keys().copied().collect();
+        let unverified = &self.context.unverified;
+        let mut ids: Vec<CouponId> = coupons.keys().copied().collect();
+        ids.retain(|coupon| !unverified.contains(coupon));
         let db = &self.stores.db;
         let redis = &self.stores.redis;
         // MySQL has a revocation before Redis does.
@@ -167,12 +162,10 @@ impl Pass<'_> {
             );
             finding.coupon_id = Some(coupon);
             finding.needs_person = false;
-            finding.result = if self.request.dry_run {
-                Outcome::Planned
-            } else {
-                execute::restore_revocations(db, redis, open[&coupon]).await?;
-                Outcome::Applied
-            };
+            if let Some(coupon) = coupons.get(&coupon) {
+                execute::restore_revocations(db, redis, coupon).await?;
+            }
+            finding.result = Outcome::Applied;
             self.run.findings.push(finding);
         }
         Ok(())

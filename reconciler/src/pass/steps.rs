@@ -144,7 +144,13 @@ impl<'a> Pass<'a> {
         if self.request.covers_everything() {
             self.report_unsafe_redis().await?;
         }
+        let live = drops.iter().filter(|(_, drop)| drop.sealed_at.is_none());
+        let live = live.map(|(coupon, _)| (coupon.id, coupon.clone()));
+        let live = live.collect();
         self.compare_and_repair(drops).await?;
+        if !self.request.dry_run {
+            self.restore_lost_revocations(&live).await?;
+        }
         if self.request.work == Work::Pass {
             self.report_loose_dead_letters().await?;
         }
@@ -204,7 +210,6 @@ impl<'a> Pass<'a> {
             self.compare_claimants(claimants, drops, &numbers).await?;
         let lost = numbers.iter().filter(|(_, numbers)| numbers.are_lost());
         self.context.lost = lost.map(|(drop, _)| *drop).collect();
-        self.restore_lost_revocations(drops).await?;
         let wait = self.wait_for_claims(drops, &fences, now_ms);
         if !wait.is_zero() && !self.request.dry_run {
             tracing::warn!(
