@@ -180,8 +180,8 @@ impl Executor<'_> {
     }
 
     async fn repair_count_now(&self) -> Result<RepairAttempt, ExecuteError> {
-        // Users may give back some slots meanwhile, but not half of them: then `users` was lost after
-        // it was read, and its slots would all become free.
+        // Users may give back some slots meanwhile, but not half of them: then `users` was lost
+        // after it was read, and its slots would all become free.
         let least = self.facts.users.saturating_sub(self.withdrawn) / 2;
         let counted = self.redis.repair_count(&self.keys, &self.fence, least);
         Ok(match counted.await? {

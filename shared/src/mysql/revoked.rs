@@ -106,8 +106,8 @@ impl Db {
         .await
     }
 
-    /// Counts the banned users of these coupons, except for revocations of the last second, which
-    /// an API may not have written to Redis yet. Redis has a field for each of them.
+    /// Counts the banned users of these coupons, except for erased ones and revocations of the last
+    /// second, which an API may not have written to Redis yet. Redis has a field for each of them.
     pub async fn count_banned(
         &self,
         coupons: &[CouponId],
@@ -117,7 +117,8 @@ impl Db {
             let query = format!(
                 "SELECT r.coupon_id, CAST(COUNT(DISTINCT r.person_scope, r.user_id) AS UNSIGNED) AS number \
                  FROM ({LISTED}) w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
-                 WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND GROUP BY r.coupon_id"
+                 WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%' \
+                 GROUP BY r.coupon_id"
             );
             let found: Vec<BannedRow> = diesel::sql_query(query)
                 .bind::<Text, _>(json(&ids)?)
