@@ -1,8 +1,11 @@
 //! `firstcome-api consume`: turns messages into rows, at least once and idempotently.
 //!
-//! ```text Kafka ─▶ source ─▶ decode ─▶ batch ─▶ write poll      map       gather   one tx: rows,
-//! then positions │ refused: classify ─▶ rows or dead letters, same tx └ MySQL unavailable: retry
-//! the batch, paused, with backoff ```
+//! ```text
+//! Kafka ─▶ source ─▶ decode ─▶ batch ─▶ write
+//!          poll      map       gather   one tx: rows, then positions
+//!                                        │ refused: classify ─▶ rows or dead letters, same tx
+//!                                        └ MySQL unavailable: retry the batch after a pause
+//! ```
 //!
 //! The invariant: every message before a partition's position in MySQL has a row or a dead letter
 //! (`failed_claims`). Reading begins at the positions, and reading a message again changes nothing.
