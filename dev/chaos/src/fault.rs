@@ -293,6 +293,17 @@ pub enum Fault {
     },
     /// MySQL loses the row of a drop.
     DropLost,
+    /// MySQL loses the slot limits of a drop, without which it takes no row.
+    LimitsLost,
+    /// The stored positions of all partitions are moved by a number of messages, and what follows
+    /// them stays.
+    PositionsMoved {
+        by: i64,
+    },
+    /// An operator runs a command of `docs/OPERATIONS.md` that belongs to another case.
+    Pasted {
+        command: PastedCommand,
+    },
     /// An operator confirms repairs of every coupon without having read which repairs are held
     /// back.
     BlindConfirm,
@@ -323,6 +334,38 @@ pub enum Fault {
         frozen: bool,
         ms: u64,
     },
+}
+
+/// A command of `docs/OPERATIONS.md` that an operator may run in the wrong case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PastedCommand {
+    /// Removes the user of a slot and the claimant from Redis.
+    ForgetUser,
+    /// Deletes all keys of a drop.
+    ForgetDrop,
+    /// Sets the positions of all partitions beyond three messages that were not read.
+    SkipMessages,
+    /// Deletes all positions, so that the topic is read again.
+    RereadTopic,
+}
+
+impl PastedCommand {
+    pub(crate) const ALL: [Self; 4] = [
+        Self::ForgetUser,
+        Self::ForgetDrop,
+        Self::SkipMessages,
+        Self::RereadTopic,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::ForgetUser => "remove a user",
+            Self::ForgetDrop => "delete a drop's keys",
+            Self::SkipMessages => "skip messages",
+            Self::RereadTopic => "read the topic again",
+        }
+    }
 }
 
 impl Fault {
@@ -356,9 +399,18 @@ impl Fault {
         )
     }
 
-    /// Whether MySQL loses rows. If Redis also loses their admissions, no copy is left.
+    /// Whether MySQL loses rows, or loses or skips what they are made from. If Redis also loses
+    /// its admissions, no copy is left.
     pub fn forgets_rows(&self) -> bool {
-        matches!(self, Self::RowLost | Self::OldRows { .. })
+        matches!(
+            self,
+            Self::RowLost
+                | Self::OldRows { .. }
+                | Self::DropLost
+                | Self::Pasted {
+                    command: PastedCommand::SkipMessages
+                }
+        )
     }
 
     /// Names the fault for statistics, without durations.
@@ -422,6 +474,9 @@ impl Fault {
             Self::RowLost => "one row lost".into(),
             Self::OldRows { .. } => "older rows restored into mysql".into(),
             Self::DropLost => "row of a drop lost".into(),
+            Self::LimitsLost => "slot limits of a drop lost".into(),
+            Self::PositionsMoved { .. } => "stored positions moved".into(),
+            Self::Pasted { command } => format!("command of another case: {}", command.name()),
             Self::BlindConfirm => "repairs confirmed unread".into(),
             Self::RestoredKeys { .. } => "older keys restored into a running redis".into(),
             Self::TruncatedAof { .. } => "redis append-only file truncated".into(),
@@ -482,7 +537,10 @@ impl fmt::Display for Fault {
             | Self::EveryCopyDeleted
             | Self::RowLost
             | Self::DropLost
+            | Self::LimitsLost
+            | Self::Pasted { .. }
             | Self::BlindConfirm => Ok(()),
+            Self::PositionsMoved { by } => write!(out, " by {by}"),
             Self::RedisPrimary { number, ms, .. } => write!(out, " of coupon {number} for {ms} ms"),
             Self::Broker { id, ms, .. } => write!(out, " {id} for {ms} ms"),
             Self::ColdStart { ms, .. }

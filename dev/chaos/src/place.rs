@@ -18,4 +18,6 @@ pub(crate) enum GarbagePlace {
     },
     /// Dead letters that match this condition.
     DeadLetters(String),
+    /// The dead letter of the garbled batch, or none if the broker has removed the batch.
+    Garbled(String),
 }

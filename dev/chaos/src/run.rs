@@ -16,7 +16,7 @@ use crate::clients::Clients;
 use crate::evidence::{Answered, Evidence, TriedFault};
 use crate::fault::Fault;
 use crate::inject::{Effect, ODD_PEOPLE, inject, remove_what_came_back};
-use crate::operators::Operators;
+use crate::operators::{self, Operators};
 use crate::schedule::{FaultSchedule, Timed};
 use crate::system::SystemUnderTest;
 use crate::tested::TestedServers;
@@ -213,7 +213,7 @@ async fn play(
     };
     let mut listed = HashSet::new();
     for (number, coupon) in system.coupons().iter().enumerate() {
-        let people = record_end_of(system, coupon, recorder).await?;
+        let people = record_end_of(system, coupon, recorder, schedule.may_break_promises()).await?;
         listed.extend(people.into_iter().map(|person| (number, person)));
     }
     let (answers, mut wrong) = clients.into_answers(&listed);
@@ -269,7 +269,8 @@ async fn until_healed_and_exact(
     if !answered {
         return Ok((hits, healed, Err("some users got no answer".to_owned())));
     }
-    let exact = until_exact(system, clients, healed).await;
+    let confirms = schedule.may_break_promises();
+    let exact = until_exact(system, clients, healed, confirms).await;
     Ok((hits, healed, exact))
 }
 
@@ -324,11 +325,12 @@ async fn rows(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<(u64, Vec
 }
 
 /// Waits until the stores agree, every user has an answer, and a pass that begins afterwards finds
-/// nothing.
+/// nothing. If a person `confirms`, repairs above the limit are confirmed meanwhile.
 async fn until_exact(
     system: &SystemUnderTest,
     clients: &Clients<'_>,
     healed: Instant,
+    confirms: bool,
 ) -> std::result::Result<Instant, String> {
     let mut why = String::new();
     while healed.elapsed() < DEADLINE {
@@ -350,6 +352,9 @@ async fn until_exact(
             }
             Err(not_yet) => why = not_yet.to_string(),
         }
+        if confirms && verify::waits_for_person(system).await.unwrap_or(false) {
+            operators::confirm(system).await;
+        }
         // A freed slot goes to the next user who claims.
         clients.the_others_ask_again().await;
         pause(200).await;
@@ -362,8 +367,9 @@ pub(crate) async fn record_end_of(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
     recorder: &Recorder,
+    was_put_back: bool,
 ) -> Result<Vec<String>> {
-    let listed = verify::listed(system, coupon).await?;
+    let listed = verify::listed(system, coupon, was_put_back).await?;
     let (quantity, rows) = rows(system, coupon).await?;
     for (person, slot) in &listed {
         recorder.broken(id(coupon.drop), person, *slot);

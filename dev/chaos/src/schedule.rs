@@ -10,7 +10,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 
 use crate::expect::Expect;
-use crate::fault::{DropKey, Fault, FaultyStore, ForeignBatch, Junk, ProcessRole, WireFault};
+use crate::fault::{
+    DropKey, Fault, FaultyStore, ForeignBatch, Junk, PastedCommand, ProcessRole, WireFault,
+};
 
 /// Number of processes of each kind in a drawn schedule.
 pub(crate) const EACH: usize = 2;
@@ -112,8 +114,8 @@ impl FaultSchedule {
         if let Some(late) = later_vocabulary(seed, latest) {
             faults.push(late);
         }
-        // If Redis may lose an admission, a fault that also deletes its row would delete every
-        // copy.
+        // If Redis may lose an admission, a fault that also deletes its row, or the drop's, would
+        // delete every copy.
         let forgets = faults.iter().any(|hit| hit.fault.forgets_admissions());
         let piece = lost_piece(seed, 200..latest);
         faults.extend(piece.filter(|hit| !hit.fault.forgets_rows() || !forgets));
@@ -318,6 +320,13 @@ fn lost_piece(seed: u64, window_ms: Range<u64>) -> Option<Timed> {
         },
         5 => Fault::DropLost,
         6 => Fault::BlindConfirm,
+        7 => Fault::LimitsLost,
+        8 => Fault::PositionsMoved {
+            by: *[-20, -3, 3, 1_000].choose(&mut rng)?,
+        },
+        9 => Fault::Pasted {
+            command: *PastedCommand::ALL.choose(&mut rng)?,
+        },
         _ => return None,
     };
     Some(Timed { at_ms, fault })
@@ -608,6 +617,6 @@ mod tests {
 
     /// 5 faults for each of 3 processes, 3, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,
     /// 6 of garbage, 4 batches, more partitions, refused mails and readers of an earlier release,
-    /// 6 lost or older pieces and blind confirmations.
-    const KINDS: usize = 5 * 3 + 10 * 3 + 8 + 6 + 6 + 4 + 3 + 6 + 1;
+    /// 8 lost, older or moved pieces, blind confirmations and 4 commands of other cases.
+    const KINDS: usize = 5 * 3 + 10 * 3 + 8 + 6 + 6 + 4 + 3 + 8 + 1 + 4;
 }

@@ -188,7 +188,10 @@ async fn one_coupon(
     })
     .await;
     let sealed = until_sealed(system, &coupon).await;
-    while record_end_of(system, &coupon, &recorder).await.is_err() {
+    while record_end_of(system, &coupon, &recorder, false)
+        .await
+        .is_err()
+    {
         pause(500).await;
     }
     recorder.finish()?;

@@ -299,11 +299,20 @@ async fn findings(system: &SystemUnderTest, run: &str) -> String {
     }
 }
 
+/// Whether the latest run holds back repairs until a person confirms them.
+pub async fn waits_for_person(system: &SystemUnderTest) -> Result<bool> {
+    let latest = "SELECT COUNT(*) FROM (SELECT status FROM reconcile_runs WHERE finished_at IS NOT NULL \
+                  ORDER BY number DESC LIMIT 1) latest WHERE status = 'braked'";
+    Ok(number(system, latest).await? > 0)
+}
+
 /// Returns the users whom the system lists: users who lost a promise, and users who got a different
-/// slot than promised.
+/// slot than promised. If an older state was put into a running Redis, a user may also have claimed
+/// another slot, and the dead letter of the first one names that user.
 pub async fn listed(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
+    was_put_back: bool,
 ) -> Result<Vec<(String, Option<i64>)>> {
     let drop = coupon.drop;
     let broken =
@@ -317,6 +326,13 @@ pub async fn listed(
     );
     let mut listed = system.world.sql.rows(&broken).await?;
     listed.extend(system.world.sql.rows(&moved).await?);
+    if was_put_back {
+        let claimed_again = format!(
+            "SELECT user_id, slot FROM failed_claims WHERE drop_id = {drop} AND resolution = 'duplicate'
+             AND reason IN ('slot_taken', 'already_has_one')"
+        );
+        listed.extend(system.world.sql.rows(&claimed_again).await?);
+    }
     Ok(listed
         .into_iter()
         .map(|row| (row[0].clone(), row[1].parse().ok()))

@@ -27,6 +27,16 @@ impl KafkaServer {
         Ok(())
     }
 
+    /// Whether these bytes occur in a partition's log.
+    pub fn log_contains(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<bool> {
+        let path = self
+            .data_dir()
+            .join(format!("{topic}-{partition}"))
+            .join("00000000000000000000.log");
+        let log = fs::read(&path).with_context(|| path.display().to_string())?;
+        Ok(log.windows(bytes.len()).any(|window| window == bytes))
+    }
+
     /// Turns the first record with these bytes into one that Kafka accepts and librdkafka cannot
     /// parse: the length of its key becomes -2, and the checksum of the batch is correct. The batch
     /// must not be compressed.

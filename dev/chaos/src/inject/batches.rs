@@ -22,6 +22,9 @@ const MANY: usize = 20;
 /// The partition for all these batches.
 const PARTITION: i32 = 0;
 
+/// The end of a garbled message.
+const GARBLED: &str = "is garbled";
+
 /// Number of claims that a mirror of the topic sends again.
 const MIRRORED: usize = 20;
 
@@ -69,6 +72,17 @@ pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64)
     }
     found.note(&places);
     found.until_gone(&places, ms).await
+}
+
+/// Whether the broker has removed the garbled batch. After a crash it checks its log, and cuts off
+/// the first batch with a wrong checksum and all batches behind it.
+pub(super) async fn is_cut_off(system: &SystemUnderTest) -> Result<bool> {
+    let servers = system.single()?;
+    let _alone = servers.alone(FaultyStore::Kafka).await;
+    servers
+        .kafka
+        .log_contains(system.world.topic.name(), PARTITION, GARBLED.as_bytes())
+        .map(|is_there| !is_there)
 }
 
 fn places_of(first: i64, count: usize) -> Vec<GarbagePlace> {
@@ -134,7 +148,7 @@ async fn garbled(system: &SystemUnderTest) -> Result<Vec<GarbagePlace>> {
         busy.push(consumer.busy.lock().await);
         consumer.kill().await;
     }
-    let text = format!("garbled at {:?}", Instant::now());
+    let text = format!("{:?} {GARBLED}", Instant::now());
     let first = system
         .world
         .topic
@@ -148,5 +162,7 @@ async fn garbled(system: &SystemUnderTest) -> Result<Vec<GarbagePlace>> {
     }
     done?;
     pause(100).await;
-    Ok(places_of(first, 1))
+    Ok(vec![GarbagePlace::Garbled(format!(
+        "source_partition = {PARTITION} AND source_offset = {first}"
+    ))])
 }

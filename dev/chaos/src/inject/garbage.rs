@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use firstcome_testkit::{MadeCoupon, PrefixedKeys};
 
+use super::batches::is_cut_off;
 use super::effect::Effect;
 use super::pieces::key_of;
 use crate::fault::{DropKey, Junk};
@@ -295,7 +296,8 @@ impl<'a> PlacedGarbage<'a> {
                         || redis.try_command::<String>(&["GET", name]).await? == "junk")
             }
             // The message may not have been read yet.
-            GarbagePlace::DeadLetters(of) => {
+            GarbagePlace::Garbled(_) if is_cut_off(self.system).await? => false,
+            GarbagePlace::DeadLetters(of) | GarbagePlace::Garbled(of) => {
                 let resolved = format!(
                     "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at) FROM failed_claims WHERE {of}"
                 );
@@ -322,7 +324,7 @@ impl<'a> PlacedGarbage<'a> {
             self.finding
         );
         let named = match place {
-            GarbagePlace::DeadLetters(of) => format!(
+            GarbagePlace::DeadLetters(of) | GarbagePlace::Garbled(of) => format!(
                 "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at IS NOT NULL OR EXISTS (SELECT 1
                  FROM reconcile_findings f WHERE f.kind = 'failed_claim' AND f.needs_person
                  AND (f.dead_letter = c.id OR f.detail REGEXP '^[0-9]+ failed claims name ')) OR NULL)
@@ -350,7 +352,7 @@ impl<'a> PlacedGarbage<'a> {
                 command(&redis, &[b"ZREM", key.as_bytes(), name.as_bytes()]).await?;
             }
             GarbagePlace::Type { name, .. } => command(&redis, &[b"DEL", name.as_bytes()]).await?,
-            GarbagePlace::DeadLetters(of) => {
+            GarbagePlace::DeadLetters(of) | GarbagePlace::Garbled(of) => {
                 let discard = format!(
                     "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'
                      WHERE {of} AND resolved_at IS NULL"
@@ -369,7 +371,9 @@ impl<'a> PlacedGarbage<'a> {
             }
             GarbagePlace::Score { key, name } => format!("{name} in {key}"),
             GarbagePlace::Type { name, .. } => format!("a key of another type, {name}"),
-            GarbagePlace::DeadLetters(of) => format!("dead letters, {of}"),
+            GarbagePlace::DeadLetters(of) | GarbagePlace::Garbled(of) => {
+                format!("dead letters, {of}")
+            }
         }
     }
 }

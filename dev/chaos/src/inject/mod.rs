@@ -6,6 +6,7 @@ mod effect;
 mod garbage;
 mod hogs;
 mod mysql;
+mod pasted;
 mod pieces;
 mod redis;
 
@@ -125,7 +126,10 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::MemberLost { key } => pieces::lose_member(system, *key).await,
         Fault::RowLost => pieces::lose_row(system).await,
         Fault::OldRows { age_ms } => pieces::restore_rows(system, *age_ms).await,
-        Fault::DropLost => pieces::lose_drop(system).await,
+        Fault::DropLost => pieces::lose_of_drop(system, "drops", "id").await,
+        Fault::LimitsLost => pieces::lose_of_drop(system, "slot_limits", "drop_id").await,
+        Fault::PositionsMoved { by } => pasted::move_positions(system, *by).await,
+        Fault::Pasted { command } => pasted::run(system, *command).await,
         Fault::BlindConfirm => Ok(operators::confirm(system).await),
         Fault::RestoredKeys { age_ms } => pieces::restore_keys(system, *age_ms).await,
         Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,

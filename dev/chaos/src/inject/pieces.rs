@@ -82,18 +82,23 @@ pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Resul
     Ok(Effect::now(took, format!("the rows above slot {kept}")))
 }
 
-/// Deletes the drop's row without checking references, as a restore of a single table does.
-pub(super) async fn lose_drop(system: &SystemUnderTest) -> Result<Effect> {
+/// Deletes a drop's rows of a table without checking references, as a restore of a single table
+/// does. `column` contains the ID of the drop.
+pub(super) async fn lose_of_drop(
+    system: &SystemUnderTest,
+    table: &str,
+    column: &str,
+) -> Result<Effect> {
     let Some(coupon) = system.coupons().first() else {
         return Ok(Effect::now(false, "no coupon"));
     };
     let delete = format!(
-        "SET FOREIGN_KEY_CHECKS = 0; DELETE FROM drops WHERE id = {}; SET FOREIGN_KEY_CHECKS = 1",
+        "SET FOREIGN_KEY_CHECKS = 0; DELETE FROM {table} WHERE {column} = {}; SET FOREIGN_KEY_CHECKS = 1",
         coupon.drop
     );
     // Another fault may affect MySQL at this moment.
     let deleted = system.world.sql.rows(&delete).await;
-    Ok(Effect::now(deleted.is_ok(), "the row of the drop"))
+    Ok(Effect::now(deleted.is_ok(), format!("of `{table}`")))
 }
 
 /// Copies keys with `DUMP` and restores them with `RESTORE` after `age_ms`.
