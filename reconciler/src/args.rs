@@ -127,7 +127,7 @@ impl PolicyArgs {
         self.retention_days.map(|days| DAY.saturating_mul(days))
     }
 
-    /// Returns how long to keep records that are useful for at most `days`.
+    /// Returns the retention of records that are useful for at most `days`.
     fn kept(&self, tuning: Tuning, days: Option<u32>) -> Duration {
         let whole = self.retention().unwrap_or(RETENTION);
         let most = days.map_or(whole, |days| whole.min(DAY.saturating_mul(days)));
@@ -135,11 +135,11 @@ impl PolicyArgs {
     }
 }
 
-/// Maximum wait for the next message of the topic's unread tail.
+/// Maximum wait for the next message while the topic's unread tail is read.
 const TAIL_LIMIT: Duration = Duration::from_secs(60);
 
 impl StoreArgs {
-    /// Creates handles of all stores, without connecting.
+    /// Creates handles to all stores without connecting.
     pub fn handles(&self) -> anyhow::Result<Stores> {
         let db_settings = self.mysql.settings();
         Ok(Stores {

@@ -1,5 +1,5 @@
-//! The entry point of the program. It is not async, because an async body would be compiled again
-//! in every crate that awaits it.
+//! The entry point of the program. It is not async because an async body would be compiled again in
+//! every crate that awaits it.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::args::{Cli, Command};
 use crate::http::Pages;
 use crate::{daemon, erase, explain, notify, once};
 
-/// Maximum time for which a thread blocked in a client library may delay the shutdown.
+/// Maximum time that a thread blocked in a client library may delay the shutdown.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs the command. The daemon serves `pages` in front of its routes.

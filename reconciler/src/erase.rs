@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use crate::args::EraseArgs;
 use crate::execute::{EraseError, Erased, erase};
 
-/// Runs `firstcome-reconciler erase`.
 pub(crate) async fn run(args: EraseArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let stores = args.stores.handles()?;
     let user: UserId = args.user.parse()?;

@@ -175,7 +175,8 @@ impl DriftSeries {
     }
 
     /// Ends this process's series after a scheduled pass of another process, which now exports the
-    /// remaining drift. Otherwise they would stay for as long as the other process runs the passes.
+    /// remaining drift. Otherwise the series would stay for as long as the other process runs the
+    /// passes.
     pub(crate) fn made_elsewhere(&self, ended: DateTime<Utc>, is_deep: bool) {
         self.0
             .lock()

@@ -19,7 +19,7 @@ use crate::passes::mail;
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use crate::terminal::{hanging, width};
 
-/// Maximum number of findings shown for one drop. `--json` and the API return all.
+/// Maximum number of findings shown for one drop. `--json` and the API return all of them.
 const SHOWN: usize = 50;
 
 /// Maximum wait for the mail server. Unsent mails stay in the outbox.

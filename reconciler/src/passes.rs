@@ -124,7 +124,7 @@ impl Passes {
 }
 
 /// The serial loop that runs the passes of a process, each started by a signal. Passes do not queue
-/// up behind a long one.
+/// behind a long one.
 pub struct PassLoop {
     reconciler: Reconciler,
     notifier: Notifier,

@@ -38,8 +38,8 @@ impl Stores {
 /// Waits for the stores and checks that their settings do not risk promises.
 ///
 /// # Errors
-/// [`StartError`], which names the store. `Missing` means that the store does not answer, even if
-/// it answered before.
+/// [`StartError`], which names the store. `Missing` means that the store does not answer now, even
+/// if it has answered before.
 pub async fn check(
     stores: &Stores,
     limit: Duration,
@@ -115,7 +115,7 @@ async fn check_kafka(
 }
 
 impl Stores {
-    /// This process in the registry of processes.
+    /// Returns this process's entry in the registry of processes.
     pub(crate) fn process(&self) -> ProcessRow {
         let kafka = &self.topic.settings;
         ProcessRow {

@@ -2,7 +2,7 @@
 
 use terminal_size::{Width, terminal_size_of};
 
-/// Minimum width for the text next to its head, in characters.
+/// Minimum width of the text next to its head, in characters.
 const LEAST_ROOM: usize = 20;
 
 /// Returns the width for wrapping: `COLUMNS` or the terminal's width. Returns `None` for a file or

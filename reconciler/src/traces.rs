@@ -16,8 +16,8 @@ pub(crate) fn of_pass(run_id: &str) -> Option<TraceContext> {
     TraceContext::parse(format!("00-{id}-{}-01", &id[16..]).as_bytes())
 }
 
-/// Exports the span of a pass that found something. Most passes find nothing and run twice a
-/// minute, so they are left out.
+/// Exports the span of a pass that found something. Other passes are left out, because they run
+/// twice a minute and most find nothing.
 pub(crate) fn export(run: &Run, took: Duration) {
     if run.all_findings().next().is_none() && run.status != Status::Failed {
         return;
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pass_has_no_trace_without_export() {
+    fn pass_has_no_trace_if_traces_are_not_exported() {
         assert_eq!(of_pass(&crate::pass::new_run_id()), None);
     }
 }

@@ -10,7 +10,7 @@ use super::error::CollectError;
 use super::snapshot::PassContext;
 use crate::stores::Stores;
 
-/// Grace period: an API that has just changed a list is about to update Redis.
+/// Grace period for an API process that has changed a list in MySQL and is about to update Redis.
 const UNDER_WAY_MS: i64 = 2_000;
 
 /// Whether Redis must have the coupon's list, even if the list is not in effect yet.
@@ -18,8 +18,8 @@ pub(crate) fn has_list(coupon: &Coupon) -> bool {
     coupon.allow == Some(Allow::List) || coupon.allow_list.revision > 0
 }
 
-/// Returns the coupons of these drops whose list in Redis differs. Reads these coupons again from
-/// MySQL before comparing, because the pass read them earlier and a list may have changed since.
+/// Returns the coupons of these drops whose allow list in Redis differs from MySQL. Rereads these
+/// coupons from MySQL before comparing, because a list may have changed since the pass read them.
 pub(super) async fn differing(
     stores: &Stores,
     drops: &[(Coupon, Drop)],

@@ -5,7 +5,7 @@
 //! positions in MySQL, then the tail, then everything else. An admission that is older than the
 //! publishing deadline at that time is already on the topic or never will be. If it is on the
 //! topic, its message is either in the tail or before a position, and in the latter case its row or
-//! dead letter exists when those are read. A row whose user seems to be missing in Redis may be
+//! dead letter exists when those are read. A row whose user seems to be missing from Redis may be
 //! younger than the first read of Redis, so that user is looked up in Redis again.
 
 pub mod allow_lists;
@@ -41,8 +41,8 @@ pub struct DropHeader {
     upper: i64,
     /// The topic's unread messages, if the drop has any.
     messages: Option<Arc<Messages>>,
-    /// Claimants of this drop who are missing in `users`, if they were looked up: for a drop that
-    /// Redis lost, all claimants.
+    /// Claimants of this drop who are missing from `users`, if they were looked up. For a drop that
+    /// Redis lost, these are all claimants.
     claimants: Vec<(i64, UserId)>,
 }
 
@@ -53,17 +53,17 @@ pub struct Range {
     pub to: Option<i64>,
 }
 
-/// Lower than every slot, including invalid ones that were written manually.
+/// Lower than every slot, including invalid slots that were written manually.
 const LOWEST: i64 = -(1 << 53);
 
 /// Number of claimants looked up per call.
 const CLAIMANTS_AT_ONCE: usize = 1_000;
 
-/// Maximum number of users read from a waiting list. The next round promotes further ones.
+/// Maximum number of users read from a waiting list. The next round promotes the rest.
 const WAITING_AT_MOST: u64 = 1_000;
 
-/// Reads Redis's clock, then the tail. The fences stay empty. If the topic cannot be read, returns
-/// the context without the tail, and the problem.
+/// Reads Redis's clock, then the tail. Leaves the fences empty. If the topic cannot be read,
+/// returns the context without the tail, and the problem.
 pub async fn context(
     stores: &Stores,
 ) -> Result<(PassContext, Option<anyhow::Error>), CollectError> {
@@ -129,9 +129,9 @@ pub async fn headers(
     Ok(headers)
 }
 
-/// Facts about a drop outside Redis.
+/// Facts about a drop from MySQL and the topic.
 struct Known {
-    /// The highest slot that has a row, or that is a slot of the drop and has a message.
+    /// The highest slot that has a row, or that has a message and is a valid slot of the drop.
     highest: i64,
     messages: Option<Arc<Messages>>,
     failed_claims: u64,
@@ -217,7 +217,7 @@ async fn header(
     })
 }
 
-/// Returns the claimants who are missing in `users`.
+/// Returns the claimants who are missing from `users`.
 async fn without_users(
     stores: &Stores,
     keys: &DropKeys,
@@ -250,7 +250,7 @@ pub async fn redis_page(
     Ok((range, page))
 }
 
-/// Reads the MySQL part of a page, after its Redis part. Then reads the users again on whom the two
+/// Reads the MySQL part of a page, after its Redis part. Then rereads the users about whom the two
 /// stores disagree.
 pub async fn page(
     stores: &Stores,
@@ -384,8 +384,8 @@ async fn look_up_again(
     page.note_rows_of_people(drop, once_per, rows);
     page.now_on_slot = stores.redis.slots_of(&keys, &ask_redis).await?;
     let people: Vec<UserId> = ask_redis.into_iter().chain(ask_mysql).collect();
-    // Read revocations last: a user whose claim was revoked since the first read has lost a row or
-    // a slot by it.
+    // Read revocations last, so that they explain why a user whose claim was revoked since the
+    // first read has no row or slot now.
     if !people.is_empty() && stores.db.has_revocations(coupon).await? {
         // The slot of a user of this page may be on another page.
         let on_slots: HashSet<i64> = page.now_on_slot.values().copied().collect();
@@ -441,7 +441,7 @@ impl DropHeader {
         ranges
     }
 
-    /// Whether the drop has not begun: no store has anything of it except its settings.
+    /// Whether no store has data of the drop, apart from its settings.
     fn is_untouched(&self) -> bool {
         self.upper == 0
             && self.facts.users == 0
@@ -471,7 +471,7 @@ impl DropHeader {
         own.filter(|(slot, _)| within(*slot)).cloned().collect()
     }
 
-    /// Whether any claimants are missing in `users`.
+    /// Whether any claimants are missing from `users`.
     pub fn has_claimants_astray(&self) -> bool {
         !self.claimants.is_empty()
     }

@@ -29,7 +29,7 @@ pub(super) async fn of_drop(
         after = last.to_string();
         let people: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
         let rows = stores.db.rows_of_people(coupon.id, &people).await?;
-        // If each user may have one in the whole coupon, a row in another drop also keeps the
+        // If the coupon allows one per user in total, a row in another drop also fulfils the
         // promise.
         let counts = |in_drop: i64| coupon.once_per == OncePer::Coupon || in_drop == drop.id.0;
         let held: HashSet<&str> = rows
@@ -37,8 +37,8 @@ pub(super) async fn of_drop(
             .filter(|r| counts(r.drop_id))
             .map(|r| r.user_id.as_str())
             .collect();
-        // A revocation resolves the user's promises, except a promise that a pass lists
-        // concurrently.
+        // A revocation resolves the user's promises. A promise that a pass lists concurrently stays
+        // open.
         let revoked = stores.db.revocations_of_people(coupon.id, &people).await?;
         let revoked = Revocations::new(revoked, coupon.once_per, drop.id);
         let out = stores

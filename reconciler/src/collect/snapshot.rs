@@ -30,7 +30,7 @@ pub struct PassContext {
     pub unverified: HashSet<CouponId>,
     /// Drops that Redis had already lost before the pass waited for claims in flight.
     pub lost: HashSet<DropId>,
-    /// Coupons that may have claimants who are missing in `users`. All their claimants are looked
+    /// Coupons that may have claimants who are missing from `users`. All their claimants are looked
     /// up.
     pub claimants_in_doubt: HashSet<CouponId>,
 }
@@ -62,8 +62,8 @@ pub struct DropFacts {
     pub free: u64,
     /// Number of users on the waiting list.
     pub waiting: u64,
-    /// The first users on the waiting list, in order, if slots may be left for them: a thousand at
-    /// most.
+    /// The first users on the waiting list, in order: at most 1,000, and only if slots may be left
+    /// for them.
     pub first_waiting: Vec<UserId>,
     /// Number of unresolved dead letters that name this drop.
     pub failed_claims: u64,
@@ -103,7 +103,7 @@ pub struct DropRevocations {
     pub half: Vec<HalfRevoked>,
 }
 
-/// A revocation that is missing in Redis, or whose claim still exists in a store.
+/// A revocation that is missing from Redis, or whose claim still exists in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HalfRevoked {
     pub revocation: Revocation,
@@ -225,16 +225,16 @@ pub struct SlotRange {
     /// Second read of MySQL: the rows of users who have no row on their slot. Contains rows of any
     /// drop of the coupon or, if users may have one per drop, of this drop only.
     pub has_row: HashMap<UserId, (DropId, Slot)>,
-    /// When slots without a row of their holder were given away, Unix milliseconds.
+    /// Admission times of slots whose holder has no row, in Unix milliseconds.
     pub admitted_at_ms: HashMap<i64, i64>,
     /// Redis's clock after `admitted_at_ms` was read. All admissions in it are older than this,
     /// including those made during the pass.
     pub read_until_ms: i64,
-    /// Users of this page who are missing in the coupon's claimants, or have another slot there.
+    /// Users of this page who are missing from the coupon's claimants, or have another slot there.
     pub claimants_wrong: Vec<UserId>,
     /// Claimants on slots without a holder.
     pub claimants_on_gaps: Vec<(i64, UserId)>,
-    /// Claimants on slots of this page who are missing in `users` and are not in
+    /// Claimants on slots of this page who are missing from `users` and are not in
     /// `claimants_on_gaps`.
     pub claimants_astray: Vec<(i64, UserId)>,
     /// Third read of MySQL: the revocations of all these users.
@@ -258,8 +258,8 @@ pub struct Questions {
 }
 
 impl SlotRange {
-    /// Returns the page without rows, messages and claimants of void claims. Users in Redis stay,
-    /// because the counts include them.
+    /// Returns the page without the rows, messages and claimants of void claims. Keeps the users in
+    /// Redis, because the counts include them.
     #[must_use]
     pub fn without_void(&self) -> Self {
         let mut page = self.clone();

@@ -52,7 +52,8 @@ pub async fn run(
         .into_std()?;
     let address = socket.local_addr()?;
     let mut notify = args.notify.clone();
-    // Commands in mails work at least on this host; PUBLIC_URL makes them work elsewhere.
+    // The default works at least on this host. `PUBLIC_URL` makes the commands in mails work
+    // elsewhere.
     notify
         .public_url
         .get_or_insert_with(|| format!("http://{}", reachable(address)));
@@ -177,13 +178,13 @@ async fn started(
         .await
 }
 
-/// Returns `API_URL` and the file of further certificate authorities, if they are set.
+/// Returns `API_URL` and the file of additional certificate authorities, if they are set.
 fn api(args: &DaemonArgs) -> Option<(String, Option<PathBuf>)> {
     let url = args.notify.api_url.clone().filter(|url| !url.is_empty())?;
     Some((url, args.notify.authorities.clone()))
 }
 
-/// Replaces `0.0.0.0`, which is only valid for listening, by an address for requests.
+/// Replaces `0.0.0.0`, which is only valid for listening, with an address for requests.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -191,7 +192,8 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Runs passes and digests when they are due, until each has succeeded, and mails late ones.
+/// Runs passes and digests when they are due, retries each until it succeeds, and reports late runs
+/// by mail.
 struct BySchedule {
     db: Db,
     passes: Passes,
@@ -246,7 +248,7 @@ impl BySchedule {
             .context("the scheduler did not stop")
     }
 
-    /// Mails late runs and starts due ones.
+    /// Reports late runs by mail, and starts due ones.
     async fn judge(&mut self, now: DateTime<Utc>) {
         for at in 0..self.schedules.len() {
             self.schedules[at].note_clock(now);
@@ -341,7 +343,7 @@ impl BySchedule {
         }
     }
 
-    /// Records that another process has made the run.
+    /// Records that another process has completed the run.
     async fn recall_all(&mut self, event: ScheduledJob, now: DateTime<Utc>) {
         for at in 0..self.schedules.len() {
             if event
@@ -353,8 +355,8 @@ impl BySchedule {
         }
     }
 
-    /// Checks whether another process has made the run. That process then exports the remaining
-    /// drift.
+    /// Checks whether another process has completed the run. If so, that process exports the
+    /// remaining drift.
     async fn recall(&mut self, at: usize, now: DateTime<Utc>) {
         let schedule = &mut self.schedules[at];
         if let Some(ended) = schedule.recall(&self.db, now).await

@@ -60,7 +60,7 @@ impl ScheduledJob {
     }
 }
 
-/// Checks a cron expression: six fields, and a time in the future.
+/// Checks that a cron expression has six fields and at least one future occurrence.
 pub fn six_fields(text: &str) -> Result<String, String> {
     let fields = text.split_whitespace().count();
     if fields != 6 {
@@ -114,7 +114,7 @@ pub struct CronSchedule {
     tolerance: TimeDelta,
     /// When a run last ended in any process, as known to this process.
     pub last: DateTime<Utc>,
-    /// When the last attempt began, if it failed. A failure is mailed separately.
+    /// When the last attempt began, if it failed. Failures are reported in separate mails.
     failed_from: Option<DateTime<Utc>>,
     retry_at: Option<DateTime<Utc>>,
     /// Why the due run has not happened yet.
@@ -163,7 +163,7 @@ impl CronSchedule {
         (due <= now && self.retry_at.is_none_or(|at| at <= now)).then_some(due)
     }
 
-    /// Returns the time of the first run that is later than tolerated. A normal pass that was
+    /// Returns the time of the first run whose delay exceeds the tolerance. A normal pass that was
     /// attempted and failed does not count as late.
     pub fn missed_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let from = self
@@ -174,7 +174,7 @@ impl CronSchedule {
         (due + self.tolerance < now).then_some(due)
     }
 
-    /// Returns a missed run that was not mailed yet.
+    /// Returns a missed run that has not been mailed yet.
     pub fn unmailed(&self, now: DateTime<Utc>) -> Option<Missed> {
         let is_due = || self.missed_since(now).filter(|_| !self.is_mailed);
         self.ended_late.clone().or_else(|| {
@@ -199,8 +199,8 @@ impl CronSchedule {
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Returns when the run ended, if another process has made it. Times in the future come from a
-    /// wrong clock and are ignored.
+    /// Returns when the run ended, if another process has completed it. Ignores times in the
+    /// future, which come from a wrong clock.
     pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match record::recall(db, self.event.state_name()).await {
             Ok(made) => made
@@ -222,8 +222,8 @@ impl CronSchedule {
         self.is_mailed = false;
     }
 
-    /// Records the outcome of an attempt of this process. If the process was paused during the
-    /// pass, the pass may end late before the delay was noticed.
+    /// Records the outcome of an attempt by this process. If the process was suspended during the
+    /// pass, the pass may have ended late before the delay was noticed.
     pub fn note(&mut self, attempt: RunAttempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         self.retry_at = match attempt {
             RunAttempt::Ran => {

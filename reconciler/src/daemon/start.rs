@@ -20,12 +20,12 @@ use crate::stores;
 /// Maximum wait for a store. A store that does not respond in this time counts as a failed pass.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// Maximum time without a change of another daemon's record that it sees admission open. A working
-/// daemon updates the record every five seconds.
+/// Another daemon counts as working if its record that admission is open has changed within this
+/// time. A working daemon updates the record every five seconds.
 const NOTED_WITHIN: Duration = Duration::from_secs(12);
 
-/// Waits for the stores and loads the schedules. An unavailable store is mailed like failing
-/// passes. Returns `None` if `stop` is cancelled first.
+/// Waits for the stores and loads the schedules. Reports an unavailable store by mail, like a
+/// failed pass. Returns `None` if `stop` is cancelled first.
 ///
 /// # Errors
 /// If a store rejects this process, or its settings could lose promises.
@@ -53,8 +53,8 @@ pub(super) async fn wait_for_stores(
             tracing::warn!(reason, "waiting for {store}; passes begin once it answers");
             said = store;
         }
-        // If another daemon works, only this one cannot reach the store, or the other one reports
-        // the problem.
+        // If another daemon works, either only this one cannot reach the store, or the other one
+        // reports the problem.
         let note = notifier.last_note().await.ok().flatten();
         if !other.works(note, Instant::now()) {
             let run = reconciler.cannot_begin(cause, reason).await;
@@ -84,8 +84,8 @@ async fn schedules(
     Ok(Ok(schedules))
 }
 
-/// Detects from its records whether another daemon works. The clocks of two hosts may differ, so
-/// the criterion is that the record changes. The first record counts as a change.
+/// Detects whether another daemon works from the records that it writes. Since the clocks of two
+/// hosts may differ, only changes of the record matter. The first record counts as a change.
 #[derive(Default)]
 struct OtherDaemon {
     note: Option<String>,

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::execute;
 use crate::stores::Stores;
 
-/// Interval between reads of the versions. Admission stays open for at most this long.
+/// Interval between reads of the versions, and thus the longest time that admission stays open with
+/// older data.
 const EVERY: Duration = Duration::from_millis(250);
 
 /// Interval between reads of the open coupons from MySQL.
@@ -40,7 +41,7 @@ pub(super) async fn watch(stores: Stores, older_state: OlderStateSeen, stop: Can
     let open = watch::Sender::default();
     tokio::select! {
         () = stop.cancelled() => {}
-        // Concurrently, because MySQL may hang while Redis gets an older state.
+        // Run both concurrently, because MySQL may hang while Redis is restored to an older state.
         () = list(&stores.db, &open) => {}
         () = compare(&stores, open.subscribe(), &older_state) => {}
     }

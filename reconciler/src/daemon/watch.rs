@@ -1,5 +1,5 @@
-//! Watches Redis: for losses, after which it reopens admission at once, whatever pass is running;
-//! and for changes that ask for a pass.
+//! Watches Redis for losses of data, after which it reopens admission at once even while a pass is
+//! running, and for changes that request a pass.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub(super) async fn redis(
     };
     // Whether the last reopening failed. It may have opened the gate but left coupons closed.
     let mut unfinished = false;
-    // Another process may be reopening admission; that is said once and not ten times a second.
+    // Another process may be reopening admission. Log this only once, not ten times a second.
     let mut is_told = false;
     let request = Request {
         work: Work::Reopening,
@@ -81,8 +81,8 @@ struct Seen {
     reachable: bool,
     /// The servers whose coupons were compared.
     life: Option<Life>,
-    /// The servers as last read. A pass compares these or later ones: a hash slot that moves during
-    /// the pass must be noticed after it.
+    /// The servers as last read. A pass compares these or later ones, so a hash slot that moves
+    /// during the pass is noticed after it.
     latest: Option<Life>,
 }
 
@@ -130,7 +130,7 @@ pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: Cancellati
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        // `redis` above logs that it can't be reached.
+        // `redis()` above already logs that Redis is unreachable.
         let gate = match redis.gate_is_open().await {
             Ok(true) => SeenGate::Open,
             Ok(false) => SeenGate::Closed,
@@ -148,13 +148,13 @@ pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: Cancellati
 /// Poll interval for coupons to compare.
 const CHANGES_EVERY: Duration = Duration::from_millis(250);
 
-/// Maximum wait for the end of such a pass of another process.
+/// Maximum wait for another process's pass over a changed coupon.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs a pass over each coupon for which an operator's change asks for one, until `stop`: for
-/// example after a quantity was raised while users wait. That must not wait for the next scheduled
-/// pass, nor for the end of a long one, because until then newcomers join the line behind those
-/// users.
+/// Runs a pass over each coupon for which an operator's change requests one, until `stop`: for
+/// example after a quantity was raised while users wait. Such a pass must wait neither for the next
+/// scheduled pass nor for the end of a long one, because until then new users join the waiting list
+/// behind the others.
 pub(super) async fn changes(
     mut reconciler: Reconciler,
     notifier: Notifier,
@@ -166,7 +166,8 @@ pub(super) async fn changes(
     let mut pending = BTreeSet::new();
     loop {
         tokio::select! {
-            // A coupon that is taken from Redis while stopping would be forgotten.
+            // Check `stop` first: a coupon that is taken from Redis during shutdown would be
+            // forgotten.
             biased;
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}

@@ -45,7 +45,7 @@ impl Executor<'_> {
 const CHANGING: &str = "others keep changing the allow list; the next pass looks again";
 
 /// Writes these coupons' lists to Redis before admission needs them. Returns the coupons that must
-/// not open yet, each with the reason: the list kept changing, or could not be written. Works as a
+/// not open yet, each with the reason: its list kept changing, or could not be written. This is a
 /// bulkhead: one list does not keep other coupons closed.
 pub(super) async fn restore<'c>(
     db: &Db,
@@ -98,7 +98,7 @@ pub(crate) async fn delete_old_allow_lists(
     kept: Duration,
 ) -> Result<(), ExecuteError> {
     for (coupon, mut revision) in stores.db.old_allow_lists(kept).await? {
-        // A coupon with a schedule may have further drops.
+        // A coupon with a schedule may get more drops.
         if !is_over(&stores.db, coupon).await? {
             continue;
         }
@@ -117,7 +117,7 @@ pub(crate) async fn delete_old_allow_lists(
     Ok(())
 }
 
-/// Removes a user from every list. Returns the number of lists.
+/// Removes a user from all lists. Returns the number of lists that contained the user.
 pub(super) async fn take_off_all(
     stores: &Stores,
     user: &UserId,

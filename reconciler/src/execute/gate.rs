@@ -93,8 +93,8 @@ pub(crate) async fn fences(
 /// Number of coupons processed at a time.
 const AT_ONCE: usize = 500;
 
-/// Settles the eras of coupons whose gates did not match the server and the era that were read just
-/// before.
+/// Rechecks coupons whose gate did not match the server and era that were read just before, and
+/// begins new eras if needed.
 async fn settle(
     stores: &Stores,
     life: &Life,

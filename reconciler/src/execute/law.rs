@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const MARKS: &str = "diesel::update diesel::insert_into diesel::delete \"UPDATE \"INSERT insert(conn set_state(conn \"DELETE resolve(conn discard_open(conn unseal(conn \
                      insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") take(conn self.change_gate( self.bridge_on( self.note_numbers_on( self.settings(";
 
-/// Functions that write the tables of runs. Only `record` calls them.
+/// Functions that write the tables of runs. Only `record` may call them.
 const OF_RUNS: &[&str] = &[
     "begin_run",
     "finish_run",

@@ -258,8 +258,8 @@ impl<'a> Executor<'a> {
     ) -> Result<(), ExecuteError> {
         for item in run {
             self.must_go_on()?;
-            // Continue after a repair that a store rejects. Stop after a lock timeout, since each
-            // further repair would wait as long.
+            // Continue after a repair that a store rejects. Stop after a lock timeout, because each
+            // further repair would wait just as long.
             let attempt = match self.one(item, attempts).await {
                 Err(ExecuteError::Mysql(error)) if error.is_lock_wait() => {
                     return Err(error.into());
@@ -295,8 +295,8 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Returns the claim of a slot that Redis has just given away. Its time comes from Redis's
-    /// clock, like the times of revocations and later claims with which it is compared.
+    /// Returns the claim of a slot that Redis has just given away. The claim's time comes from
+    /// Redis's clock, like the times of revocations and later claims with which it is compared.
     pub(crate) fn given(&self, user: &UserId, GivenSlot { slot, at_ms }: GivenSlot) -> Claim {
         let claimed_at = DateTime::from_timestamp_millis(at_ms);
         let coupon_id = self.facts.coupon.id;
@@ -325,8 +325,8 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Groups adjacent repairs that share a statement. Promotions and rows of dead letters form one
-/// group each, because they are split into batches later.
+/// Groups adjacent repairs that share a statement. Promotions form one group, and so do the rows of
+/// dead letters, because both are split into batches later.
 fn runs_of_a_kind(items: &[Planned]) -> impl Iterator<Item = &[Planned]> {
     items
         .chunk_by(|a, b| a.order() == b.order())

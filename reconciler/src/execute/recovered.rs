@@ -91,8 +91,8 @@ pub(crate) async fn restore_limits(db: &Db, drop: DropId) -> Result<(), DbError>
     db.restore_limits(drop).await
 }
 
-/// Settles which of the coupon IDs in doubt belong to coupons that MySQL has lost: exactly those in
-/// `lost`.
+/// Resolves which of the coupon IDs in doubt belong to coupons that MySQL has lost: exactly those
+/// in `lost`.
 pub(crate) async fn settle_numbers(
     stores: &Stores,
     seen: NumbersInDoubt,

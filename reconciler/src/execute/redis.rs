@@ -46,7 +46,7 @@ impl Executor<'_> {
     }
 
     /// Returns the current settings in MySQL, with a new revision that permits writing them to
-    /// Redis. If an operator changes the coupon at the same time, the operator's change is retried.
+    /// Redis. If an operator changes the coupon concurrently, the operator's request is retried.
     async fn settings_in_force(&self) -> Result<Option<(u64, DropMeta)>, ExecuteError> {
         let id = self.facts.coupon.id;
         let seen = self.redis.revision(id).await?;
@@ -83,8 +83,8 @@ impl Executor<'_> {
     /// user.
     pub(crate) async fn begin_rebuild(&self) -> Result<(), ExecuteError> {
         self.db.note_loss(self.drop_id()).await?;
-        // If the rebuild is interrupted, the next pass continues it. In another era, the next step
-        // finds that, too.
+        // If the rebuild is interrupted, the next pass continues it. If the era has changed, the
+        // next step detects this.
         self.redis.unload_drop(&self.keys, &self.fence).await?;
         super::revocations::restore_revocations(self.db, self.redis, &self.facts.coupon).await
     }
@@ -169,8 +169,8 @@ impl Executor<'_> {
         })
     }
 
-    /// Repairs the counter now, unless a later step does. A wrong counter keeps the drop closed to
-    /// admission.
+    /// Repairs the counter now, unless a later step does so. A wrong counter keeps the drop closed
+    /// to admission.
     pub(super) async fn repair_count(&self) -> Result<RepairAttempt, ExecuteError> {
         if self.counts_later {
             Ok(RepairAttempt::Done(None))
@@ -180,8 +180,8 @@ impl Executor<'_> {
     }
 
     async fn repair_count_now(&self) -> Result<RepairAttempt, ExecuteError> {
-        // Users may give back some slots meanwhile, but not half of them: then `users` was lost
-        // after it was read, and its slots would all become free.
+        // Some users may return their slots in the meantime, but not half of them. In that case
+        // `users` was lost after it was read, and all of its slots would become free.
         let least = self.facts.users.saturating_sub(self.withdrawn) / 2;
         let counted = self.redis.repair_count(&self.keys, &self.fence, least);
         Ok(match counted.await? {
@@ -291,9 +291,9 @@ impl Executor<'_> {
     }
 
     /// Gives free slots to the users at the head of the waiting list, until no user waits or no
-    /// slot is left. This must be complete because, while any user waits, admission adds new users
-    /// to the end of the list. The order is the current one of the waiting list, which may be
-    /// longer than planned.
+    /// slot is left. It must not stop earlier: while any user waits, admission adds new users to
+    /// the end of the list. Uses the current order of the waiting list, which may be longer than
+    /// planned.
     pub(super) async fn promote(
         &mut self,
         run: &[Planned],

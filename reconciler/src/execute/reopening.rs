@@ -96,14 +96,14 @@ pub(crate) async fn renew_settings(
         .collect())
 }
 
-/// Maximum difference between the time at which a drop was sealed in MySQL and the time from which
-/// its keys expire in Redis, by two clocks. Must be less than the time before a drop can be sealed
-/// again.
+/// Maximum difference, by two clocks, between the time at which MySQL recorded that a drop was
+/// sealed and the time at which Redis set the expiry of its keys. Must be shorter than the time
+/// before a drop can be sealed again.
 const SEALING_TAKES: TimeDelta = TimeDelta::seconds(1);
 
-/// Restores facts about drops that were sealed after the data of an older Redis was saved, since no
-/// pass compares sealed drops. Otherwise, a user with a coupon of such a drop could win again in
-/// the next drop, and the drop could be open again.
+/// Restores the facts about drops that were sealed after the current data of Redis was saved,
+/// because no pass compares sealed drops. Otherwise, a user with a coupon of such a drop could win
+/// again in the next drop, and the sealed drop could be open again.
 async fn restore_history(
     stores: &Stores,
     coupon: &Coupon,
@@ -113,7 +113,7 @@ async fn restore_history(
 ) -> Result<(), ExecuteError> {
     let Stores { db, redis, .. } = stores;
     // If Redis has the last sealing, its data is current. A drop may have been sealed twice, so the
-    // time from which its keys expire identifies the sealing.
+    // sealing is identified by the time at which the expiry of the keys was set.
     let saw_sealing = match history.last_sealing() {
         Some((drop, at)) => {
             let expire_since = redis
@@ -127,7 +127,7 @@ async fn restore_history(
         .iter()
         .filter(|drop| drop.sealed_at.is_some() && !saw_sealing)
     {
-        // Once its keys have expired, reads of the drop use MySQL.
+        // Once the keys have expired, reads of the drop use MySQL.
         redis
             .expire_drop(&redis.keys(coupon.id, sealed.id), Duration::ZERO)
             .await?;

@@ -122,7 +122,7 @@ async fn keep_if_live(
     Ok(())
 }
 
-/// Whether all drops of a coupon are sealed, and its schedule has no further ones.
+/// Whether all drops of a coupon are sealed and its schedule has no more of them.
 pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
     let Some((coupon, drops)) = db.coupon(coupon).await? else {
         return Ok(false);
@@ -137,8 +137,8 @@ pub(super) async fn is_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> 
 /// Drops read per statement.
 const DROPS_AT_ONCE: i64 = 500;
 
-/// One pass processes at most this many drops and erases at most this many users. The next deep
-/// pass continues.
+/// Maximum number of drops that one pass processes, and of users that it erases. The next deep pass
+/// continues.
 const DROPS_AT_MOST: usize = 10_000;
 const PEOPLE_AT_MOST: usize = 1_000_000;
 

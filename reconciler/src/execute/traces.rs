@@ -1,5 +1,5 @@
-//! Traces repairs: one span in the trace of each repaired claim, if that trace is known, and one
-//! span for all of them in the trace of the pass.
+//! Traces repairs: one span per repaired claim in that claim's trace, if it is known, and one span
+//! for all of them in the trace of the pass.
 
 use std::time::Duration;
 

@@ -12,17 +12,18 @@ type PersonVerdict = (Holds, String, Option<DropId>, Option<i64>);
 /// The scope of a question about a user.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Question {
-    /// The drop in the request.
+    /// The requested drop, if any.
     pub(super) drop: Option<DropId>,
     /// The drop that opened last.
     pub(super) last: Option<DropId>,
-    /// The coupon allows one per user in total, so a row in any drop is the answer.
+    /// Whether the coupon allows one per user in total. A row in any drop then determines the
+    /// answer.
     pub(super) whole_coupon: bool,
 }
 
-/// Derives the verdict. If users may have one in each drop, a row in an earlier drop does not
-/// determine the state in a later one. The answer is then about the requested drop or, by default,
-/// the last one in which the user is known.
+/// Derives the verdict. If users may have one coupon in each drop, a row in an earlier drop does
+/// not determine the state in a later one. The verdict is then about the requested drop or, by
+/// default, the last drop in which the user is known.
 #[allow(clippy::too_many_lines, reason = "one arm a verdict")]
 pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict {
     let about = if question.whole_coupon {

@@ -113,7 +113,7 @@ pub struct Mount {
     pub token: OpsToken,
     /// Records log-outs.
     pub redis: Redis,
-    /// `API_URL` and a file of further certificate authorities, if they are set.
+    /// `API_URL` and a file of additional certificate authorities, if they are set.
     pub api: Option<(String, Option<PathBuf>)>,
     /// Cancelled when the process stops.
     pub stop: CancellationToken,

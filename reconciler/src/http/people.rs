@@ -54,8 +54,8 @@ pub(super) async fn explain(
     StrictQuery(query): StrictQuery<InDrop>,
 ) -> Result<Json<Story>, Problem> {
     let user = user_id(&user)?;
-    // Parse the ID from the raw path, since axum decodes the parts: each coupon must have only one
-    // path.
+    // Parse the ID from the raw path, because axum decodes the segments and each coupon must have
+    // only one path.
     let id = uri.path().split('/').nth(3).unwrap_or_default();
     let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
     let coupon = CouponId(canonical_number(id).ok_or_else(no_such)?);

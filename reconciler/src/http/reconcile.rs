@@ -115,8 +115,8 @@ const UNRECORDED: Duration = Duration::from_secs(10);
 /// Poll interval.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Runs a pass and waits until it ends, or until it has begun. While another pass runs in any
-/// process, returns an error with the ID of that pass.
+/// Runs a pass and waits until it ends, or until it has begun. If another pass is already running
+/// in any process, returns an error with the ID of that pass.
 pub(super) async fn run(
     app: &RouteState,
     request: Request,

@@ -177,8 +177,8 @@ pub(super) async fn read(
     }
 }
 
-/// Parses the ID of a run. MySQL would reject other text, because its character set can differ from
-/// the column's.
+/// Parses the ID of a run. Rejects other text, for which MySQL would report an error if its
+/// character set differs from the column's.
 fn run_id(text: &str) -> Option<Uuid> {
     text.parse().ok()
 }

@@ -13,7 +13,7 @@ use super::steps::Pass;
 use crate::execute::{self, LaterDrop};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 
-/// Number of claimants by coupon.
+/// Number of claimants by coupon ID.
 pub(super) type Claimants = HashMap<CouponId, u64>;
 
 impl Pass<'_> {
@@ -43,9 +43,9 @@ impl Pass<'_> {
     }
 
     /// Restores the claimants of coupons with fewer claimants than holders, if earlier drops have
-    /// holders. While there are none at all, admission to the next drop is closed. Returns the
-    /// coupons with more claimants than holders or, in a deep pass, all coupons. Their claimants
-    /// must be looked up one by one.
+    /// holders. While a coupon has no claimants at all, admission to its next drop is closed.
+    /// Returns the coupons with more claimants than holders or, in a deep pass, all coupons. Their
+    /// claimants must be looked up one by one.
     pub(super) async fn compare_claimants(
         &mut self,
         claimants: Claimants,
@@ -101,9 +101,10 @@ impl Pass<'_> {
             .collect())
     }
 
-    /// Returns the coupons with fewer claimants than holders, and the number of claimants. A user
-    /// who is admitted during the pass may count as a holder only, so the claimants are counted
-    /// again. A coupon whose number was not increased by an earlier restoration is left out.
+    /// Returns the coupons with fewer claimants than holders, and the number of claimants. Counts
+    /// the claimants again, because a user who is admitted during the pass may have counted as a
+    /// holder only. Leaves out coupons whose number of claimants an earlier restoration did not
+    /// increase.
     async fn still_too_few<'c>(
         &self,
         coupons: &HashMap<CouponId, &'c Coupon>,
@@ -132,7 +133,7 @@ impl Pass<'_> {
     }
 
     /// Restores revocations of earlier drops that Redis has lost. Otherwise, revoked users would be
-    /// admitted to the next drop. Those of the drops that were compared are restored before.
+    /// admitted to the next drop. Revocations of the drops that were compared are already restored.
     pub(super) async fn restore_lost_revocations(
         &mut self,
         coupons: &HashMap<CouponId, Coupon>,
@@ -171,8 +172,9 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Restores the claimants of a coupon from its rows. If there are `some`, the finding depends
-    /// on whether any was missing, because a user on two slots looks the same.
+    /// Restores the claimants of a coupon from its rows. `some` is their previous number. Unless it
+    /// is 0, a finding is added only if any were missing, because a user on two slots also makes
+    /// the number too low.
     async fn restore_lost_claimants(&mut self, coupon: &Coupon, some: u64) -> Result<(), Aborted> {
         let db = &self.stores.db;
         let redis = &self.stores.redis;

@@ -150,7 +150,8 @@ impl FindingLedger {
         }
     }
 
-    /// Removes counted findings with failed repairs, which are attempted or counted again.
+    /// Removes counted findings with failed repairs, because these repairs are attempted or counted
+    /// again.
     fn forget_unnamed_left(&mut self) {
         self.unnamed
             .retain(|(.., result), _| *result == Outcome::Applied);
@@ -230,8 +231,8 @@ impl FindingLedger {
     }
 
     /// Adds findings that remain after the repairs, because a repair had no effect or an operator
-    /// is needed. Differences that live traffic has caused since then have not failed: the next
-    /// pass repairs them. If the gate is closed, only missing rows can be new.
+    /// is needed. Differences that live traffic has caused since then are not failures: the next
+    /// pass repairs them. While the gate is closed, only missing rows can be new.
     pub(super) fn still_there(
         &mut self,
         coupon: CouponId,

@@ -15,8 +15,8 @@ use super::steps::{Pass, PassGate};
 use crate::execute::{self, CouponFence, Patience};
 
 impl Pass<'_> {
-    /// If the gate is closed, waits for a running reopening to end, for at most the usual duration
-    /// of one. If the gate is still closed then, takes the lock of reopenings.
+    /// If the gate is closed, waits for a running reopening to end, but no longer than a reopening
+    /// usually takes. If the gate is still closed then, takes the lock of reopenings.
     pub(super) async fn wait_for_reopening(&self) -> Result<Option<PassLock>, Aborted> {
         if self.request.work == Work::Reopening
             || self.request.dry_run
@@ -24,7 +24,8 @@ impl Pass<'_> {
         {
             return Ok(None);
         }
-        // The reopening includes this coupon; this pass would open the gate after one coupon.
+        // The reopening includes this coupon. This pass would open the gate after comparing only
+        // one coupon.
         if self.request.work == Work::Change {
             return Err(Aborted::AnotherLife);
         }
@@ -34,7 +35,7 @@ impl Pass<'_> {
             lock = lock => lock?,
             () = self.stop.cancelled() => return Err(Aborted::Stopped),
         };
-        // The reopening has ended meanwhile, and the next one must not wait for this pass.
+        // The reopening has ended in the meantime, and the next one must not wait for this pass.
         match lock {
             Some(lock) if self.stores.redis.gate_is_open().await? => {
                 lock.release().await;
@@ -87,8 +88,8 @@ impl Pass<'_> {
         Err(Aborted::AnotherLife)
     }
 
-    /// Opens these verified coupons, if the pass compared all their drops and knows the tail.
-    /// Without patience, a coupon that an operator is changing stays closed.
+    /// Opens these verified coupons, if the pass compared all their drops and knows the tail. With
+    /// [`Patience::None`], a coupon that an operator is changing stays closed.
     pub(super) async fn open_verified(
         &mut self,
         coupons: &[CouponId],

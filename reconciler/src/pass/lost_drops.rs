@@ -14,8 +14,8 @@ use crate::execute::{self, ExecuteError, LostDropEnd};
 use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 
 impl Pass<'_> {
-    /// Restores drops and limits that MySQL has lost, before anything is compared. Reports drops
-    /// that only an operator can restore.
+    /// Restores drops and slot limits that MySQL has lost, before anything is compared. Reports
+    /// drops that only an operator can restore.
     pub(super) async fn restore_lost_drops(&mut self) -> Result<(), Aborted> {
         if self.request.work != Work::Pass || self.request.drop.is_some() {
             return Ok(());

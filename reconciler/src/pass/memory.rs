@@ -33,7 +33,7 @@ const TOPIC_AGAIN_AFTER: Duration = Duration::from_secs(20);
 /// State that one pass leaves for the next.
 #[derive(Default)]
 pub struct Memory {
-    /// Shared by the passes and the reopening of a daemon.
+    /// Shared by the daemon's passes and its reopenings.
     pub losses: LossClock,
     /// Shared with the terminal.
     pub progress: Arc<Progress>,
@@ -46,8 +46,8 @@ pub struct Memory {
     /// Drops that need not be read completely again.
     pub(super) verified: Verified,
     topic: TopicSettings,
-    /// Coupons that had fewer claimants than holders, and the number of claimants at that time: the
-    /// restoration reads all rows, so it is not repeated in vain.
+    /// Coupons that had fewer claimants than holders, with their number of claimants at that time.
+    /// A restoration reads all rows, so it is not repeated if it did not increase this number.
     pub(super) too_few_claimants: HashMap<CouponId, u64>,
 }
 
@@ -173,8 +173,8 @@ impl Memory {
     }
 }
 
-/// Margin in addition to the deadlines: covers the inaccuracy of timers, and the time until a
-/// message or a row arrives.
+/// Margin in addition to the deadlines. Covers the inaccuracy of timers and the time until a
+/// message or row arrives.
 pub(super) const MARGIN: Duration = Duration::from_millis(250);
 
 /// When this process first found coupons closed in their current eras. Admissions from before an

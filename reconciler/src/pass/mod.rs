@@ -83,8 +83,9 @@ pub fn new_run_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// Rejects a request for a coupon or drop that does not exist, since a typing error is not a failed
-/// pass. If MySQL is unavailable, accepts the request, and the pass then reports the failure.
+/// Rejects a request for a coupon or drop that does not exist, so that a typing error is not
+/// recorded as a failed pass. If MySQL is unavailable, accepts the request, and the pass reports
+/// the failure.
 pub(crate) async fn must_exist(stores: &Stores, request: &Request) -> Result<(), PassError> {
     let missing = match (request.coupon, request.drop) {
         (None, None) => None,
@@ -135,7 +136,7 @@ impl Reconciler {
         ended
     }
 
-    /// Whether another process has made the due run while this one waited for the lock.
+    /// Whether another process has completed the due run while this one waited for the lock.
     async fn was_made(&self, request: &Request) -> bool {
         let Some(Due {
             last: Some(last),
@@ -185,7 +186,8 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<(), Aborted> {
-        // The row of a running run belongs to the pass lock: other runs are recorded when they end.
+        // Only a pass with the pass lock gets a row while it runs. Other runs are recorded when
+        // they end.
         if request.work == Work::Pass {
             record::begin(&self.stores.db, run, how(request), asked(request)).await?;
             self.memory.progress.begins(&run.run_id);

@@ -9,11 +9,11 @@ use firstcome_shared::mysql::sealed::CouponHistory;
 /// How long before its opening a coupon counts as open.
 const SOON_MS: i64 = 60 * 60 * 1_000;
 
-/// The work on coupons in addition to the drops that are compared.
+/// The data to restore for each coupon in addition to the drops that are compared.
 pub(super) type Histories = HashMap<CouponId, CouponHistory>;
 
 /// Returns the amount of work for a coupon before it opens, in addition to its unsealed drops:
-/// restoring earlier drops, revocations and the allow list. Measured in users, like slots.
+/// restoring earlier drops, revocations and the allow list. The unit is users, as for slots.
 fn besides(coupon: &Coupon, histories: &Histories) -> u64 {
     let history = histories.get(&coupon.id).copied().unwrap_or_default();
     let earlier = if coupon.once_per == OncePer::Coupon {
@@ -29,9 +29,9 @@ fn besides(coupon: &Coupon, histories: &Histories) -> u64 {
         .saturating_add(coupon.allow_list.people.into())
 }
 
-/// Sorts drops in the order of reopening. Coupons that are open or open soon come first, and among
-/// these the ones with the least work, so that a large coupon does not keep others closed. The
-/// drops of a coupon stay together.
+/// Sorts drops in the order of reopening. Coupons that are open or open soon come first. Among
+/// these, coupons with the least work come first, so that a large coupon does not keep others
+/// closed. The drops of a coupon stay together.
 pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], histories: &Histories, now_ms: i64) {
     let mut urgency: HashMap<CouponId, (bool, u64)> = HashMap::new();
     for (coupon, drop) in drops.iter() {
@@ -52,7 +52,7 @@ pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], histories: &Histor
     drops.sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.id));
 }
 
-/// Number of drops in the first portion, and maximum number of slots and further users in a
+/// Number of drops in the first portion, and the maximum number of slots and other users in any
 /// portion. The number of drops doubles with each portion, up to a thousand, so that the first
 /// coupons open soon and the total time stays short. A coupon that exceeds the maximum has its own
 /// portion.

@@ -1,6 +1,6 @@
-//! Deduplicates failed reopenings. While another store is unavailable, a reopening is attempted
-//! every few seconds with the same result. These attempts are recorded as one long run, so that the
-//! tables grow with events and not with attempts.
+//! Deduplicates failed runs other than normal passes, mostly reopenings. While another store is
+//! unavailable, a reopening is attempted every few seconds with the same result. These attempts are
+//! recorded as one long run, so that the tables grow with events and not with attempts.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::report::{Outcome, Run, Status};
 /// attempts, even if the stores respond slowly.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
-/// Results of reopenings since the last one that changed something, each with its run and the time
+/// Results of failed runs since the last run that changed something, each with its run and the time
 /// of its last occurrence. Keeps several results, because two causes may alternate.
 #[derive(Default)]
 pub(super) struct Repeated(HashMap<u64, (String, Instant)>);

@@ -26,7 +26,8 @@ pub struct Request {
     pub dry_run: bool,
     /// Whether to compare sealed drops as well.
     pub deep: bool,
-    /// Which kind of pass: kinds may run concurrently. A reopening compares only closed coupons.
+    /// The kind of pass. Passes of different kinds may run concurrently. A reopening compares only
+    /// closed coupons.
     pub work: Work,
     /// Whether an operator confirms the repairs, so that the repair limit does not apply.
     pub confirm: bool,
@@ -41,11 +42,11 @@ pub struct Request {
 /// A due run of a schedule. It is due in every process that has this schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
-    /// When the schedule's run last ended, as known to this process. `None` runs it even if another
-    /// process has made it.
+    /// When the schedule's run last ended, as known to this process. If `None`, the pass runs even
+    /// if another process has already completed it.
     pub last: Option<DateTime<Utc>>,
-    /// The schedules for which this run counts, by their keys in `reconciler_state`. Its own is
-    /// first.
+    /// The schedules for which this run counts, by their keys in `reconciler_state`. The first is
+    /// the schedule that is due.
     pub counts_for: &'static [&'static str],
 }
 
@@ -83,7 +84,7 @@ impl Request {
 pub enum PassError {
     #[error("another pass is running")]
     Busy,
-    /// Another process has made the due run.
+    /// Another process has completed the due run.
     #[error("another process has made it")]
     Made,
     /// The drop or coupon does not exist.
@@ -189,7 +190,7 @@ impl PassSettings {
         Duration::from_millis(u64::try_from(self.policy.publish_deadline_ms).unwrap_or_default())
     }
 
-    /// Returns the maximum time for which a claim is in flight between Redis and the topic or the
+    /// Returns the maximum time that a claim can be in flight between Redis and the topic or the
     /// dead-letter table.
     pub(super) fn longest_in_flight(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.policy.in_flight_ms).unwrap_or_default())

@@ -50,7 +50,7 @@ impl Pass<'_> {
         }
         let mut catalogue = self.stores.db.catalogue().await?;
         if self.covers_everything() {
-            // The next pass compares those that are restored now.
+            // The next pass compares the drops that are restored now.
             for lost in execute::make_ahead(self.stores, &mut catalogue).await? {
                 let is_reported = |one: &Finding| one.drop_id == Some(lost.drop);
                 if !self.run.findings.iter().any(is_reported) {
@@ -89,8 +89,8 @@ impl Pass<'_> {
         self.memory.progress.begin(drops.len());
         let ended = self.all_portions(drops, &mut reports).await;
         let counted = std::mem::take(&mut reports.counted);
-        // Do this even if the pass ends early, because no later pass finds what this pass has
-        // repaired.
+        // Do this even if the pass ends early, because later passes no longer find what this pass
+        // has repaired.
         self.run.drops = reports.into_drops();
         self.run.partial = ended.is_err() || !self.request.covers_everything();
         if ended.is_ok() && !self.request.dry_run {
@@ -135,8 +135,8 @@ impl Pass<'_> {
             if !again.wait.is_zero() {
                 self.sleep(again.wait).await?;
             }
-            // While a coupon is closed nobody is admitted, so the messages read before are still
-            // complete.
+            // While a coupon is closed, no user is admitted, so the messages that were already read
+            // are still complete.
             if !again.wait.is_zero() || !is_closed {
                 self.context = self.fresh_context().await?;
             }
@@ -208,8 +208,8 @@ impl Pass<'_> {
         Ok(again)
     }
 
-    /// Adds the key with the wrong type to an error, if there is one. Redis does not name the key
-    /// in its errors.
+    /// Adds the name of the key with the wrong type to an error about it, because Redis does not
+    /// name the key in its errors.
     async fn with_the_key(&self, coupon: &Coupon, drop: &Drop, why: Obstacle) -> Obstacle {
         let Obstacle::Redis(said) = why else {
             return why;
@@ -450,8 +450,8 @@ impl Pass<'_> {
         }))
     }
 
-    /// Carries out only the repairs that exceed the number kept in memory, page by page. The next
-    /// comparison finds the other repairs that are left.
+    /// Carries out only the repairs that do not fit in memory, page by page. The next comparison
+    /// finds any other repairs that are left.
     async fn repair_pages(
         &self,
         header: &DropHeader,
@@ -574,10 +574,10 @@ struct Again {
 /// Why a drop is compared again.
 #[derive(Default)]
 struct Next {
-    /// The next comparison shows whether the repairs took effect, or what is left after an
+    /// Whether the next comparison must show if the repairs took effect, or what is left after an
     /// operator's change.
     compare_again: bool,
-    /// Maximum wait before the next round: an admission is too recent to judge, and a caller waits
-    /// for the result.
+    /// Time to wait before the next round, because an admission is too recent to judge and a caller
+    /// waits for the result.
     wait: Duration,
 }

@@ -68,8 +68,8 @@ impl Pass<'_> {
             let page = self.sealed_page(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
-            // Do not do this while a coupon is closed: Redis may have older keys, which are
-            // recognized by their missing expiry.
+            // Do not do this while a coupon is closed: Redis may have older keys, which a later
+            // step recognizes by their missing expiry.
             if !self.request.dry_run && self.context.unverified.is_empty() {
                 let sealed: Vec<_> = page
                     .iter()
@@ -120,8 +120,8 @@ impl Pass<'_> {
             .await?)
     }
 
-    /// Restores missing claimants of coupons with further drops. Users of sealed drops must stay
-    /// among the claimants.
+    /// Restores missing claimants of coupons with further drops. Users of sealed drops must remain
+    /// claimants.
     async fn restore_claimants(&mut self) -> Result<(), Aborted> {
         for (coupon, own) in self.stores.db.catalogue().await? {
             let wanted = self.request.coupon.is_none_or(|id| id == coupon.id);

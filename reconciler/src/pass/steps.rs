@@ -42,7 +42,7 @@ pub(super) struct Pass<'a> {
     pub(super) context: PassContext,
     pub(super) gate: PassGate,
     pub(super) restored: execute::RestoredIn,
-    /// Work on coupons that were closed by a loss of Redis data.
+    /// Data to restore for coupons that were closed by a loss of Redis data.
     pub(super) histories: Histories,
     /// Drops whose repairs an earlier pass held back.
     pub(super) held_before: HashSet<DropId>,
@@ -59,7 +59,7 @@ pub(super) struct PassGate {
     pub(super) open: BTreeSet<usize>,
     /// Whether the gate was closed when the pass began.
     pub(super) was_closed: bool,
-    /// Whether any drop in this pass has opened, so that its users may have found the gate closed.
+    /// Whether any drop in this pass has opened, so that users may have found the gate closed.
     pub(super) has_begun: bool,
 }
 
@@ -258,15 +258,16 @@ impl<'a> Pass<'a> {
         now_ms: i64,
     ) -> Duration {
         let is_closed = |coupon: &Coupon| self.context.unverified.contains(&coupon.id);
-        // By the clock of the previous server, the drop may have been open already.
+        // The drop may already have been open by the clock of the previous server.
         let maybe_open = now_ms.max(chrono::Utc::now().timestamp_millis()) + CLOCKS_DIFFER_MS;
         let was_open = |(coupon, drop): &(Coupon, Drop)| {
             is_closed(coupon) && drop.opens_at.timestamp_millis() <= maybe_open
         };
         let longest_in_flight = self.settings.longest_in_flight();
-        // The coupon is still open although this drop is lost, so the loss may be very recent: wait
-        // for the full time. No claim of a drop that closed long ago is in flight. Its keys may
-        // have expired after it was sealed, and a revocation has unsealed it.
+        // If the coupon is still open although this drop is lost, the loss may be very recent, so
+        // wait for the full time. Ignore a drop that closed long ago: none of its claims is in
+        // flight, and its keys may have expired after it was sealed, before a revocation unsealed
+        // it.
         let closed_lately = |drop: &Drop| {
             let claims_end = drop.closes_at.map(|at| at + longest_in_flight + MARGIN);
             claims_end.is_none_or(|at| at.timestamp_millis() > now_ms - CLOCKS_DIFFER_MS)
@@ -287,7 +288,7 @@ impl<'a> Pass<'a> {
         closed.filter_map(wait).max().unwrap_or_default()
     }
 
-    /// Reads the context again, and keeps the known fences. If the topic cannot be read, reports
+    /// Reads the context again but keeps the known fences. If the topic cannot be read, reports
     /// this and continues without it.
     pub(super) async fn fresh_context(&mut self) -> Result<PassContext, Aborted> {
         // Drop the old tail first, since two tails would take twice the memory.
@@ -379,8 +380,8 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Reports a lost or different code key. With it, rows that are written again get other codes
-    /// than users were shown.
+    /// Reports a lost or changed code key. If the key has changed, rows that are written again get
+    /// other codes than their users were shown.
     async fn report_code_key(&mut self) -> Result<(), Aborted> {
         let detail = match self.stores.db.check_code_key().await? {
             None => return Ok(()),

@@ -27,8 +27,8 @@ impl Beyond {
 }
 
 impl Action {
-    /// Whether the repair gives one user what the stores prove, and depends on no other page. A
-    /// plan can have millions of these repairs, but only few others.
+    /// Whether the repair gives one user what the stores prove and does not depend on other pages.
+    /// A plan can have millions of these repairs, but only a few others.
     pub(super) fn is_of_page(&self) -> bool {
         matches!(
             self,
@@ -71,13 +71,13 @@ impl Planner<'_> {
         self.of_pages = most;
     }
 
-    /// Whether the pages so far have a slot that was given away recently but has no holder.
+    /// Whether the pages so far have a slot without a holder that was given away recently.
     pub fn has_absent(&self) -> bool {
         self.absent > 0
     }
 
-    /// Returns the single-page repairs of a page, in the order of execution. Used in the second
-    /// reading, when the repairs of the drop are approved.
+    /// Returns the single-page repairs of a page, in the order of execution. Used when the drop is
+    /// read a second time, after its repairs were approved.
     pub fn repairs_of(&mut self, page: &SlotRange) -> Vec<Planned> {
         self.page_whole(page);
         self.of_pages = 0;

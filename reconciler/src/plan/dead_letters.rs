@@ -44,15 +44,17 @@ impl Planner<'_> {
     ) {
         let before = self.items.len();
         self.decide(page, desired, letter, user);
-        // An unresolved dead letter has an item without action, or no item if it is only counted.
+        // The planner adds an item without an action for a dead letter that stays unresolved, or no
+        // item if it only counts it.
         let planned = &self.items[before..];
         if !planned.is_empty() && planned.iter().all(|item| item.action.is_some()) {
             self.people_of_dead_letters.insert(user.clone());
         }
     }
 
-    /// Plans the repair of one dead letter. Its user gets the slot that Redis has for them, or else
-    /// the slot that the dead letter names if the user is to own it.
+    /// Plans the repair of one dead letter. Its user gets the slot that Redis has for them.
+    /// Otherwise, the user gets the slot that the dead letter names, if the desired state gives it
+    /// to them.
     fn decide(
         &mut self,
         page: &SlotRange,
@@ -180,7 +182,7 @@ impl Planner<'_> {
         self.push_dead_letter(letter, letter.slot, Action::Letter(change), detail);
     }
 
-    /// Whether a slot is left besides those that other dead letters need.
+    /// Whether a slot is left in addition to those that other dead letters need.
     fn has_room(&self) -> bool {
         let any = self.facts.free > 0
             || self.facts.count.unwrap_or(0) < i64::from(self.facts.drop.quantity);

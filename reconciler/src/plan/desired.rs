@@ -35,7 +35,7 @@ pub(super) enum OwnerProof<'p> {
 #[derive(Debug, Default)]
 pub(super) struct DesiredSlots<'p> {
     slots: BTreeMap<i64, DesiredSlot<'p>>,
-    /// Users without a row who own a slot but are missing on it in Redis.
+    /// Users without a row who own a slot but are not on it in Redis.
     restored: HashSet<&'p UserId>,
 }
 
@@ -145,8 +145,8 @@ impl Planner<'_> {
         desired
     }
 
-    /// Returns the user who keeps a slot that has no row: the first one with a message or a dead
-    /// letter for it, otherwise the first one.
+    /// Returns the user who keeps a slot that has no row: the first user with a message or a dead
+    /// letter for it, otherwise the first user.
     fn keeper<'p>(&self, page: &SlotRange, sorted: &Sorted<'p>, slot: i64) -> Option<&'p UserId> {
         self.facts.slot(slot)?;
         let owners = sorted.valid_owners(slot);
@@ -157,8 +157,8 @@ impl Planner<'_> {
             .or(first)
     }
 
-    /// Adds users of messages as owners. If Redis has no user on the slot, it has lost the
-    /// admission.
+    /// Adds users of messages as owners, if Redis has no user on the slot and has therefore lost
+    /// the admission.
     fn owners_by_messages<'p>(
         &self,
         page: &'p SlotRange,
@@ -207,8 +207,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Adds claimants as owners. If Redis has no user on a claimant's slot, it has lost the other
-    /// half of the admission.
+    /// Adds claimants as owners, if Redis has no user on the claimant's slot and has therefore lost
+    /// the other half of the admission.
     fn owners_by_claimants<'p>(
         &self,
         page: &'p SlotRange,

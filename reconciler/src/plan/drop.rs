@@ -76,9 +76,9 @@ impl Planner<'_> {
         }
     }
 
-    /// Turns dead letters of users who are to be moved into duplicates, since a `Move` also inserts
-    /// the user's row. The page of a dead letter does not always show the move: the user's slot can
-    /// be on another page.
+    /// Turns dead letters of users who are to be moved into duplicates, because a `Move` also
+    /// inserts the user's row. The page of a dead letter may not show the move, since the user's
+    /// slot can be on another page.
     fn letters_of_the_moved(&mut self) {
         let moved = self.items.iter().filter(|item| item.moves());
         let moved: HashSet<UserId> = moved.filter_map(|item| item.user.clone()).collect();
@@ -154,7 +154,7 @@ impl Planner<'_> {
                 },
             };
             if must_wait {
-                // A user who loses a slot because they hold another one already has a row.
+                // A user who loses a slot because they hold another slot already has a row.
                 let has_row = matches!(
                     action,
                     Action::Slot(SlotChange {
@@ -168,7 +168,7 @@ impl Planner<'_> {
             }
             waits |= must_wait;
         }
-        // Duplicates wait for the row of their user.
+        // Duplicates wait for the row of their user to be inserted.
         for item in &mut self.items {
             if matches!(&item.action, Some(Action::Letter(LetterChange { user, end: LetterEnd::Duplicate, .. })) if without_row.contains(user))
             {
@@ -348,7 +348,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether an operator closed the drop early and nobody on its waiting list has a broken
+    /// Whether an operator closed the drop early and no user on its waiting list has a broken
     /// promise.
     fn is_cut_off(&self) -> bool {
         self.facts.drop.closed_early && self.facts.is_closed() && self.facts.promises.open == 0
@@ -392,7 +392,8 @@ fn wait(item: &mut Planned) {
         .push_str("; it waits until what is on its way is known");
 }
 
-/// Whether a repair sets the counter, gives away slots with it, or depends on a repair that does.
+/// Whether a repair sets the counter, gives away slots by using it, or depends on a repair that
+/// does either.
 fn needs_counter(item: &Planned) -> bool {
     matches!(
         item.phase(),
@@ -406,8 +407,8 @@ fn needs_counter(item: &Planned) -> bool {
 /// separately. A repair of the counter counts the number of slots that it frees, because a wrong
 /// counter would give each of them to a second user.
 ///
-/// While the gate is closed, nobody is admitted and Redis may have lost some promises. Only repairs
-/// that take a slot from a user count then.
+/// While the gate is closed, only repairs that take a slot from a user count, because no user is
+/// admitted and Redis may have lost some promises.
 pub(super) fn weight(item: &Planned, gaps: usize, gate_closed: bool) -> usize {
     let Some(action) = &item.action else { return 0 };
     match (item.kind, action) {

@@ -66,10 +66,10 @@ impl Default for RepairPolicy {
 /// A repair of a difference between the actual and the desired state of the stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Changes a user's slot in Redis. If the user may have any slot but none is left, the user
-    /// moves to the head of the waiting list, and the promise is listed as broken.
+    /// Changes a user's slot in Redis. If the user may have any slot ([`Wanted::Any`]) but none is
+    /// left, moves the user to the head of the waiting list and lists the promise as broken.
     Slot(SlotChange),
-    /// Inserts a row that is missing in MySQL.
+    /// Inserts a row that is missing from MySQL.
     Row(RowChange),
     /// Resolves a dead letter without a row in the slot that it names.
     Letter(LetterChange),
@@ -83,8 +83,8 @@ pub struct RowChange {
     pub claim: Claim,
     /// ID of the dead letter that the row resolves, if any.
     pub letter: Option<i64>,
-    /// The user of the dead letter is missing in Redis. Restore the user there before inserting the
-    /// row.
+    /// Whether the user of the dead letter is missing from Redis and must be restored there before
+    /// the row is inserted.
     pub put_back: bool,
 }
 
@@ -112,7 +112,7 @@ pub enum LetterEnd {
 /// A repair of a whole drop or of its coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DropRepair {
-    /// Writes the drop's `meta`.
+    /// Writes the `meta` of the drop.
     Settings,
     /// Writes the coupon's allow list.
     AllowList,
@@ -126,7 +126,7 @@ pub enum DropRepair {
     Revocation(Box<HalfRevoked>),
     /// Sets the counter, so that `count = |users| + |free|`.
     Count,
-    /// Gives a free slot to the first user on the waiting list, expected to be this one.
+    /// Gives a free slot to the first user on the waiting list, who is expected to be this user.
     Line(UserId),
 }
 
@@ -140,13 +140,13 @@ pub struct Planned {
     pub dead_letter: Option<i64>,
     /// The span of the claim request, if the dead letter recorded it.
     pub trace: Option<TraceContext>,
-    /// The observation, as an operator reads it.
+    /// What was observed, as shown to operators.
     pub detail: String,
     /// The repair, or `None` if an operator has to decide or nothing needs repair.
     pub action: Option<Action>,
-    /// Whether an operator has to resolve it.
+    /// Whether an operator has to resolve the finding.
     pub needs_person: bool,
-    /// Selects the text of the mail among findings of this kind.
+    /// The case among findings of this kind, which selects the text of the mail.
     pub case: FindingCase,
 }
 
@@ -231,8 +231,8 @@ pub struct Plan {
     pub young: u64,
     /// Number of users of the waiting list that may get a slot after the repairs.
     pub left: u64,
-    /// The counter must not be set, and repairs that depend on it must wait: slots without a holder
-    /// may belong to users whose claims are in flight or whose messages are unread.
+    /// Whether the counter must not be set, and repairs that depend on it must wait: slots without
+    /// a holder may belong to users whose claims are in flight or whose messages are unread.
     pub counter_waits: bool,
     /// How many repairs count towards the repair limit.
     pub repairs: usize,
@@ -241,21 +241,22 @@ pub struct Plan {
     pub fingerprint: u64,
     /// The hash of each of these repairs, except for those of [`Plan::beyond`].
     pub counted: HashSet<u64>,
-    /// The repairs exceed the limit. [`Plan::take_waiting`] returns those that an operator must
-    /// confirm.
+    /// Whether the repairs exceed the limit. [`Plan::take_waiting`] returns those that an operator
+    /// must confirm.
     pub over_limit: bool,
-    /// Every promise has its row, no promise is broken, no row is surplus, and nobody waits while a
-    /// slot is free.
+    /// Whether every promise has its row, no promise is broken, no row is surplus, and no user
+    /// waits while a slot is free.
     pub exact: bool,
-    /// The drop is closed and exact, and none of its claims is in flight: it can be sealed.
+    /// Whether the drop can be sealed: it is closed and exact, and none of its claims is in flight.
     pub sealable: bool,
 }
 
 impl Plan {
-    /// Removes and returns the repairs that an operator must confirm. While the gate is open, these
-    /// are all repairs. While it is closed, repairs that only add what was promised stay in the
-    /// plan: no user loses a slot through them, and no other user can claim. The counter is not set
-    /// either, since that would free the slots of users who are yet to be moved.
+    /// Removes and returns the repairs that an operator must confirm. With an open gate, these are
+    /// all repairs. With a closed gate (`what_adds_goes_on`), repairs that only add what was
+    /// promised stay in the plan: no user loses a slot through them, and no other user can claim.
+    /// The counter is not set in this case, because that would free the slots of users who have yet
+    /// to be moved.
     pub fn take_waiting(&mut self, what_adds_goes_on: bool) -> Vec<Planned> {
         if !what_adds_goes_on {
             return std::mem::take(&mut self.items);
@@ -421,8 +422,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Builds the claim to insert as a row. The time of a row comes from the clock of Redis. If the
-    /// time of admission is unknown, it is the time at which the drop was read.
+    /// Builds the claim to insert as a row. Its time comes from Redis's clock: the time of
+    /// admission or, if that is unknown, the time at which the drop was read.
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
         let claimed_at =
             claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
@@ -440,8 +441,8 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Plans a dead letter that names no drop of this pass; `why` says what it names instead. Only an
-/// operator can resolve it.
+/// Plans a dead letter that names no drop of this pass. `why` describes what it names instead. Only
+/// an operator can resolve it.
 pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
     let name = dead_letters::name(letter);
     let (case, detail) = match (&letter.unreadable, &letter.user) {
@@ -468,7 +469,7 @@ pub fn loose(letter: &DeadLetter, why: &str) -> Planned {
     }
 }
 
-/// Describes dead letters that are too many to list one by one.
+/// Describes dead letters that are too many to list individually.
 pub fn many_loose(number: u64, why: &str, examples: &[i64]) -> String {
     format!(
         "{number} failed claims name {why} ({})",

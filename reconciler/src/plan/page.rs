@@ -72,8 +72,8 @@ impl Planner<'_> {
         self.count_slots(page, &sorted, &desired);
     }
 
-    /// Plans the repairs if the owner of a slot is missing in Redis, in the coupon's claimants or
-    /// in MySQL.
+    /// Plans the repairs if the owner of a slot is missing from Redis, from the coupon's claimants
+    /// or from MySQL.
     fn owner(
         &mut self,
         page: &SlotRange,
@@ -174,7 +174,8 @@ impl Planner<'_> {
             return;
         }
         match page.has_row.get(user) {
-            // Their row is on another slot of this drop. The page of that slot moves them there.
+            // The user's row is on another slot of this drop. The page of that slot moves the user
+            // there.
             Some((drop, _)) if *drop == self.facts.drop.id => {}
             Some((drop, other)) if self.facts.once_per() == OncePer::Coupon => {
                 let detail = format!(
@@ -250,8 +251,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Plans the row of a slot's owner, unless the claim is in flight, too recent to judge, or a
-    /// dead letter.
+    /// Plans the row of a slot's owner, unless the claim is in flight, is too recent to judge, or
+    /// has a dead letter.
     fn without_row(&mut self, page: &SlotRange, sorted: &Sorted, slot: i64, user: &UserId) {
         if page.has_row.contains_key(user) {
             // The row was inserted after the rows of the page were read.
@@ -340,8 +341,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Removes claimants who are missing in `users` and whose slot is free or held by another user,
-    /// unless a row, a message or a dead letter shows that they were promised a slot.
+    /// Removes claimants who are missing from `users` and whose slot is free or held by another
+    /// user, unless a row, a message or a dead letter shows that they were promised a slot.
     fn claimants_astray(&mut self, page: &SlotRange, sorted: &Sorted) {
         for (slot, user) in &page.claimants_astray {
             let has_letter = page
@@ -395,7 +396,8 @@ impl Planner<'_> {
         let counted = 1..=self.facts.count.unwrap_or(0);
         let ownerless = |slot: &i64| desired.owner(*slot).is_none();
         for (slot, users) in sorted.owners.iter().filter(|(slot, _)| ownerless(slot)) {
-            // Whether the user stays: the others move to the slot of their row in this drop.
+            // Whether the user stays on the slot. Other users move to the slot of their row in this
+            // drop.
             let stays = |user: &&UserId| {
                 let row = page.has_row.get(*user);
                 row.is_none_or(|(drop, _)| *drop != self.facts.drop.id)

@@ -15,10 +15,11 @@ pub(crate) enum Phase {
     Places,
     /// Put users of dead letters on their slots, unless the user of a message has the slot.
     Letters,
-    /// Set the counter, which frees all slots without a holder. Before the phases above, the next
-    /// claims would get slots that belong to users.
+    /// Set the counter, which frees all slots without a holder. If it were set before the phases
+    /// above, the next claims would get slots that belong to users.
     Counter,
-    /// Move users to any free slot. Before the counter is set, it could belong to another user.
+    /// Move users to any free slot. Before the counter is set, such a slot could belong to another
+    /// user.
     Moves,
     /// Insert the missing rows of users on their slots.
     Rows,
@@ -61,8 +62,8 @@ impl Planned {
         self.action.as_ref().map_or(Phase::Report, Action::phase)
     }
 
-    /// Returns the sort key. It puts similar repairs of a phase side by side, so that they are
-    /// carried out together.
+    /// Returns the sort key. Similar repairs of a phase become adjacent, so that they are carried
+    /// out together.
     pub(crate) fn order(&self) -> (Phase, ActionKind, Kind) {
         (self.phase(), self.action_kind(), self.kind)
     }

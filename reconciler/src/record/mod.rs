@@ -22,7 +22,8 @@ pub use read::{RunSummary, list, read};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct How {
     pub confirmed: bool,
-    /// Whether the run reopens the gate. A pass may then be recorded at the same time.
+    /// Whether the run runs concurrently with passes, so that a pass may be recorded at the same
+    /// time.
     pub is_beside_passes: bool,
 }
 
@@ -97,7 +98,7 @@ pub async fn forget_held_back(db: &Db, drop: DropId) -> Result<(), DbError> {
 
 /// Selects the findings to record. A pass that compared everything continues the findings of the
 /// last such pass, even if it failed afterwards or could not read the topic. Repairs and findings
-/// in sealed drops belong to their own run, since the next pass does not see them.
+/// in sealed drops belong to this run only, because the next pass does not see them.
 fn findings(run: &Run, how: How) -> Findings {
     let is_full = !how.is_beside_passes && !run.partial && !run.dry_run;
     let mut findings = Findings {
@@ -178,8 +179,8 @@ fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
         drop_id: finding.drop_id.map(|d| d.0),
         kind: finding.kind.as_str().to_owned(),
         slot: finding.slot,
-        // A name that was written into a store manually may not fit into the column. The slot
-        // identifies the finding then.
+        // A name that was written into a store manually may be too long for the column. In that
+        // case, the slot identifies the finding.
         user_id: finding
             .user_id
             .clone()

@@ -96,7 +96,8 @@ pub async fn read(
 }
 
 fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
-    // Parses an enum value. An unknown value from another release becomes `otherwise`.
+    // Parses an enum value. Replaces an unknown value, which another release wrote, with
+    // `otherwise`.
     fn word<T: std::str::FromStr>(text: &str, otherwise: T) -> T {
         text.parse().unwrap_or(otherwise)
     }

@@ -68,8 +68,8 @@ impl Partition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unread {
     pub partition: i32,
-    /// The stored position or, without one, the first existing message. A working consumer advances
-    /// it.
+    /// The stored position, or the first existing message if there is none. A working consumer
+    /// advances it.
     pub from: i64,
     pub end: i64,
 }
@@ -78,13 +78,13 @@ pub struct Unread {
 /// the end of the process, which waits for a blocked thread.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
-/// Maximum wait for a response to a client that an earlier pass used. Each of its connections may
+/// Maximum wait for a response if an earlier pass used the same client. Any of its connections may
 /// lead to a host that does not respond.
 const ANSWER_OF_KEPT: Duration = Duration::from_secs(1);
 
 /// Time without progress after which a read is abandoned. Well above the longest wait for a
-/// response. It is needed because librdkafka measures timeouts with the host's clock, and blocks
-/// for as long as that clock was set back.
+/// response. This limit is needed because librdkafka measures timeouts with the host's clock: if
+/// that clock is set back, librdkafka blocks for the same time.
 const STANDS_STILL: Duration = Duration::from_secs(15);
 
 /// Reads the tail repeatedly with one client.
@@ -94,7 +94,7 @@ pub struct TopicReader {
     /// The client, or `None` while a read uses it. A read that never ends keeps it, and the next
     /// read creates another.
     consumer: Arc<Mutex<Option<BaseConsumer>>>,
-    /// When a read last made progress.
+    /// The time of the last progress of a read.
     moved: Arc<Mutex<Instant>>,
     patience: Duration,
     pub(super) limit: Duration,
@@ -130,7 +130,7 @@ impl TopicReader {
         &self.settings.topic
     }
 
-    /// Reads everything between these positions and the current end.
+    /// Reads all messages between these positions and the current end.
     pub async fn read(&self, stored: StoredPositions) -> anyhow::Result<Tail> {
         self.watched(move |reader| reader.with_consumer(&stored))
             .await
@@ -221,8 +221,8 @@ impl TopicReader {
         Ok(tail)
     }
 
-    /// Reads partitions from their beginnings. Returns the partitions whose message before the
-    /// beginning has changed.
+    /// Reads partitions from their starting positions. Returns those whose message before that
+    /// position has changed.
     fn read_from(
         &self,
         consumer: &BaseConsumer,

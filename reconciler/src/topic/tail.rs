@@ -32,7 +32,7 @@ const BESIDE_AT_MOST: usize = 1_000;
 /// message into a dead letter, so it does not count for the drop.
 pub(crate) type TailDrop = (CouponId, DropId);
 
-/// Approximate memory for a drop in the map, in bytes. Foreign messages may all name different
+/// Approximate size of a drop's entry in the map, in bytes. Foreign messages may all name different
 /// drops.
 const DROP_BYTES: usize = 48;
 
@@ -115,7 +115,8 @@ impl TailWriter {
     }
 
     pub(super) fn finish(mut self) -> Messages {
-        // Ids are in the order of the topic. A stable sort would need half as much memory again.
+        // IDs are stored in the order of the topic. A stable sort would need half as much memory
+        // again.
         self.messages
             .entries
             .sort_unstable_by_key(|entry| (entry.drop, entry.slot, entry.id));
@@ -169,8 +170,8 @@ impl Messages {
         }
     }
 
-    /// Returns the messages of a drop for a range of slots. The last page also has a few messages
-    /// for slots outside the drop.
+    /// Returns the messages of a drop for a range of slots. The last page also contains a few
+    /// messages for slots outside the drop.
     pub(crate) fn page(
         &self,
         drop: TailDrop,
@@ -277,7 +278,7 @@ mod tests {
                 })
                 .count()
         };
-        // 20 bytes, the length, and nine letters.
+        // 20 bytes for the entry, one for the length, and nine for the letters.
         let same = filled(|_| 1);
         let other = filled(|n| n);
         assert!((3_330..=3_333).contains(&same), "{same}");

@@ -23,9 +23,9 @@ struct Reading {
 
 impl Reading {
     /// Whether the partition is read up to the requested end. A new leader may lag behind and
-    /// report an earlier end, which `high`, its current end, reveals. If a leader that does not lag
-    /// reports an early end twice, it is correct: the remaining offsets up to `end` have no
-    /// messages.
+    /// report an earlier end, in which case `high`, its current end, is below the requested one. If
+    /// a leader that does not lag reports an early end twice, the end is correct: the remaining
+    /// offsets have no messages.
     fn is_at_the_end(&mut self, high: i64) -> bool {
         let is_whole = high >= self.end;
         let is_at_the_end = self.next >= self.end || (is_whole && self.was_early);
@@ -124,7 +124,7 @@ pub(super) fn read_to_the_ends(
                 trouble.get_or_insert((Instant::now(), error));
             }
             Some(Ok(message)) => {
-                // After an unreadable batch, librdkafka may deliver earlier messages again.
+                // After an unreadable batch, librdkafka may deliver earlier messages a second time.
                 let Some(reading) = open
                     .get_mut(&message.partition())
                     .filter(|of| of.next <= message.offset())
@@ -153,7 +153,7 @@ pub(super) fn read_to_the_ends(
 }
 
 /// Checks with fresh clients whether partitions are stuck at an unreadable offset. Passes do not
-/// skip it; only the consumer does.
+/// skip such an offset; only the consumer does.
 fn find_unreadable(
     settings: &KafkaSettings,
     open: &HashMap<i32, Reading>,
@@ -166,7 +166,7 @@ fn find_unreadable(
             Ok(LookResult::Unreadable { at, .. }) => found.push(at),
             Ok(LookResult::Message(_) | LookResult::End(_)) => {}
             Err(error) => {
-                // Kafka is unavailable, for which the read itself has a limit.
+                // Kafka is unavailable. The read itself has a limit for this case.
                 tracing::debug!(%error, partition, "a fresh client could not check a partition");
                 break;
             }
@@ -176,7 +176,7 @@ fn find_unreadable(
     found
 }
 
-/// Time without a message after which to check whether the partition can be read at all.
+/// Time without a message after which to check whether the partition is readable at all.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Maximum wait for the next message.

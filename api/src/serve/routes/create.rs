@@ -220,7 +220,7 @@ async fn see_to(
             tracing::warn!(%error, coupon = %coupon.id, "the IDs of a new coupon are not in Redis yet");
         }
         if coupon.allow == Some(Allow::List) {
-            // Write the empty list too: while the list is missing in Redis, no claim gets
+            // Write the empty list too: while the list is missing from Redis, no claim gets
             // `not_allowed`.
             super::allow_list::write(services, coupon.id).await;
         }

@@ -1,5 +1,5 @@
 //! Reads the data of the overview: coupons, alerts and the last run every few seconds, and the
-//! counts of drops on each request. Other modules interpret them.
+//! counts of drops on each request. Other modules interpret the data.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub(super) struct Facts {
     pub(super) alerts: Vec<ListedAlert>,
     /// The last pass over everything, without its findings.
     pub(super) last_pass: Option<Arc<Run>>,
-    /// When the facts were read, or `None` if they were not read yet.
+    /// When the facts were read, or `None` before the first read.
     pub(super) read_at: Option<DateTime<Utc>>,
 }
 
@@ -116,7 +116,7 @@ struct Unsettled {
 }
 
 impl Facts {
-    /// Number of drops that are not sealed, or `None` before the first read.
+    /// Number of drops that are not sealed, or `None` if nothing has been read yet.
     pub(super) fn live_drops(&self) -> Option<u64> {
         self.read_at?;
         let drops = self.coupons.iter().flat_map(|(_, drops)| drops);

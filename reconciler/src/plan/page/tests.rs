@@ -116,7 +116,7 @@ fn spoil(page: &mut SlotRange, how: u32, at: usize) {
 }
 
 #[test]
-fn consistent_page_is_recognised_by_its_first_and_last_slots() {
+fn consistent_page_is_recognized_by_its_first_and_last_slots() {
     for (from, people, to, count, quantity, expected) in [
         (1, 5, Some(5), 5, 5, true),
         (-9, 5, None, 5, 100, true),

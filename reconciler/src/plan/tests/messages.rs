@@ -85,7 +85,7 @@ fn message_that_contradicts_its_drop_does_not_restore_its_user() {
 }
 
 #[test]
-fn users_are_restored_to_rows_written_while_a_page_is_read() {
+fn users_are_restored_to_slots_of_rows_written_while_a_page_is_read() {
     let at = chrono::DateTime::UNIX_EPOCH.naive_utc();
     let row = |drop_id, slot| IssuedRow {
         drop_id,

@@ -59,7 +59,7 @@ fn promise_without_row_is_issued_once_it_cannot_be_in_flight() {
         (vec![], 0),
         "its message waits on the topic"
     );
-    // When user 7 was admitted, Redis's clock was ahead by this much.
+    // Redis's clock was this far ahead when user 7 was admitted.
     for minutes in [1, 59, 24 * 60] {
         let mut ahead = DropWorld::exact(12, 12);
         ahead.rows.remove(&7);
@@ -163,7 +163,7 @@ fn user_without_row_keeps_slot_when_the_other_user_returns_to_their_row() {
 }
 
 #[test]
-fn user_with_two_dead_letters_gets_the_slot_that_one_names() {
+fn user_with_two_dead_letters_gets_a_slot_named_by_one_of_them() {
     let mut world = DropWorld::exact(12, 3);
     world.failed = vec![(1, None, Some(user(20))), (2, Some(5), Some(user(20)))];
     world.apply(&world.plan());
@@ -342,7 +342,7 @@ fn unreadable_topic_blocks_slots_for_new_users() {
     };
     waits.waiting = vec![user(20)];
     assert!(reports(&waits));
-    // Users may still get a row or an admission for the slot that they already hold.
+    // Users may still get a row, or be restored to the slot that they already hold.
     let mut own = DropWorld {
         topic_away: true,
         ..DropWorld::exact(12, 9)
@@ -373,7 +373,7 @@ fn lost_drop_is_rebuilt_with_users_named_only_by_dead_letters() {
         world.rows.remove(&slot);
     }
     world.in_flight = vec![(5, user(5))];
-    // The last two contradict a row and a message, which take precedence.
+    // The last two dead letters contradict a row and a message, which take precedence.
     world.failed = vec![
         (1, Some(3), Some(user(3))),
         (2, Some(4), Some(user(4))),
@@ -585,7 +585,7 @@ fn unresolved_dead_letter_does_not_make_others_duplicates() {
 }
 
 #[test]
-fn dead_letter_keeps_its_slot_if_old_redis_has_its_user_on_a_revoked_slot() {
+fn dead_letter_keeps_its_slot_if_stale_redis_has_its_user_on_a_revoked_slot() {
     // User 4's claim of slot 4 was revoked, and the user was then promised slot 11. After that,
     // Redis started from an old copy.
     let mut world = DropWorld::exact(20, 10);
@@ -663,7 +663,7 @@ fn with_revoked(page: SlotRange, number: u32) -> SlotRange {
 }
 
 #[test]
-fn claim_keeps_its_slot_if_old_redis_has_a_revoked_claim_on_it() {
+fn claim_keeps_its_slot_if_stale_redis_has_a_revoked_claim_on_it() {
     // Slot 4 was revoked and then promised to user 99. After that, Redis started from an old copy.
     for is_dead_letter in [true, false] {
         let mut world = DropWorld::exact(12, 10);
