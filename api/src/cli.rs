@@ -75,8 +75,8 @@ impl HealthArgs {
 /// Maximum wait for blocked threads when the process ends.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs the command. Not async, because every program that awaits an async function compiles its
-/// body again.
+/// Runs the command. Not async, because an async body would be compiled again in every program that
+/// awaits it.
 pub fn main() -> ExitCode {
     // Huge pages of 2 MB would mostly stay unused. If the call fails, the process only needs more
     // memory.

@@ -60,8 +60,8 @@ async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<()
     Ok(())
 }
 
-/// Waits until the brokers know the new topic, so that processes started next find it. Returns its
-/// number of partitions.
+/// Waits until the brokers know the new topic, so that processes that start next find it. Returns
+/// its number of partitions.
 async fn partitions(kafka: &KafkaSettings) -> Result<usize, TopicError> {
     let give_up = tokio::time::Instant::now() + KAFKA_LIMIT;
     loop {

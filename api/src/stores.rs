@@ -35,7 +35,7 @@ impl<'a> StoreWait<'a> {
             .await
     }
 
-    /// Waits for Kafka and checks the topic; returns its number of partitions.
+    /// Waits for Kafka and checks the topic. Returns its number of partitions.
     pub(crate) async fn topic(&self, kafka: &KafkaSettings) -> Result<usize, StartError> {
         self.kafka(kafka, async || check_topic(kafka, KAFKA_LIMIT).await)
             .await
@@ -125,7 +125,7 @@ impl<'a> StoreWait<'a> {
     }
 }
 
-/// Converts the result of a wait: `None` if `shutdown` came first.
+/// Converts the result of a wait. Returns `None` if `shutdown` came first.
 pub(crate) fn unless_stopped<T>(waited: Result<T, StartError>) -> Result<Option<T>, StartError> {
     match waited {
         Err(StartError::Stopped(store)) => {

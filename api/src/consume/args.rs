@@ -50,7 +50,7 @@ pub struct TuningArgs {
     pub consume_stuck_seconds: u64,
 }
 
-/// Time without heartbeats after which the group gives a dead consumer's partitions to others.
+/// Time without heartbeats after which the group reassigns a dead consumer's partitions.
 const SESSION: Duration = Duration::from_secs(6);
 
 impl ConsumeArgs {

@@ -44,7 +44,7 @@ use worker::Setup;
 
 use crate::stores::{StoreWait, unless_stopped};
 
-/// Time for the last batch (5 s) and for leaving the group (5 s), plus a margin.
+/// Time to finish the last batch (5 s) and to leave the group (5 s), plus a margin.
 const LONGEST_STOP: Duration = Duration::from_secs(15);
 
 /// Reads claims and writes rows until `shutdown`, then finishes the batch in flight and leaves the
@@ -97,15 +97,15 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     ended
 }
 
-/// Returns when shutdown takes too long. librdkafka's commit has no time limit: if a broker does
-/// not answer, it retries forever and blocks the loop's thread.
+/// Returns if shutdown takes too long. librdkafka's commit has no time limit: if a broker does not
+/// answer, it retries forever and blocks the loop's thread.
 async fn overdue(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     tokio::time::sleep(LONGEST_STOP).await;
 }
 
-/// Starts the loop on a separate thread. The receiver gets the result of the loop, or an error if
-/// the thread panics.
+/// Starts the loop on a separate thread. The receiver gets the loop's result, or an error if the
+/// thread panics.
 fn start_worker(
     args: &ConsumeArgs,
     db: Db,
@@ -131,7 +131,7 @@ fn start_worker(
     std::thread::Builder::new()
         .name("consume".into())
         .spawn(move || {
-            // Sending fails only if the whole process ends.
+            // Sending fails only if the whole process is ending.
             let _ = result.send(worker::run(setup, joined));
         })?;
     Ok(ended)

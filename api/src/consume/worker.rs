@@ -44,10 +44,10 @@ const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// Interval of comparing positions while no message arrives.
 const CHECK_POSITIONS: Duration = Duration::from_secs(5);
 
-/// After this many attempts that failed because of a lock, two seconds each, claims with locked
-/// rows are skipped.
+/// After this many attempts that failed because of a lock, each taking two seconds, claims with
+/// locked rows are skipped.
 const LOCK_WAITS: u32 = 3;
-/// For this long after a lock, drops are written one by one.
+/// After a lock, drops are written one by one for this long.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 
 /// A batch with at least this many messages is large.
@@ -83,7 +83,7 @@ pub(crate) struct Worker {
     backoff: Backoff,
     /// The batch that is prefetched while the previous one is written.
     next_batch: NextBatch<Arc<Record>>,
-    /// Current maximum of messages per transaction. Halved if MySQL takes too long.
+    /// Current maximum number of messages per transaction. Halved if MySQL takes too long.
     size: usize,
     /// Number of attempts at the current batch that failed because another client of MySQL had
     /// locked rows.
@@ -93,7 +93,7 @@ pub(crate) struct Worker {
     /// How long the first message of the next batch waits for others. It grows while batches are
     /// large, because rows cost less in large transactions.
     wait: Duration,
-    /// When to give up the batch in flight; set when shutdown begins.
+    /// When to give up on the batch in flight. Set when shutdown begins.
     deadline: Option<Instant>,
     /// Earliest time at which partitions may begin.
     begin_at: Instant,
@@ -175,8 +175,8 @@ impl Worker {
         if partitions.is_empty() || Instant::now() < self.begin_at {
             return Ok(());
         }
-        // Before a retry: MySQL, Kafka, or the client, which refuses to seek while it still asks
-        // for the committed offset.
+        // Pause before a retry. The cause may be MySQL, Kafka, or the client, which refuses to seek
+        // while it still requests the committed offset.
         self.begin_at = Instant::now() + POLL_EVERY;
         let db = self.setup.db.clone();
         let topic = self.setup.kafka.topic.clone();
@@ -258,7 +258,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Returns the result of a call to MySQL; `None` after an error, or if the shutdown deadline
+    /// Returns the result of a call to MySQL, or `None` after an error or if the shutdown deadline
     /// passes first.
     fn of_mysql<T>(
         &mut self,
@@ -306,8 +306,8 @@ impl Worker {
         failed.map_or(Ok(batch), Err)
     }
 
-    /// Writes a batch, and retries as long as MySQL is unavailable: Kafka is the buffer. Returns
-    /// `false` if the deadline of a stop came first.
+    /// Writes a batch, and retries for as long as MySQL is unavailable, because Kafka is the
+    /// buffer. Returns `false` if the shutdown deadline passes first.
     fn write_out(&mut self, mut rest: Vec<Arc<Record>>) -> anyhow::Result<bool> {
         loop {
             rest.retain(|record| self.source.group().owns(record));
@@ -420,8 +420,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether drops are written one by one: during a lock and for a while after it. Otherwise, if
-    /// the lock lasts, claims of other drops would wait three times for each locked claim.
+    /// Whether to write drops one by one: during a lock and for a while after it. Otherwise, while
+    /// a lock lasts, each locked claim would delay the claims of other drops by three attempts.
     fn meets_locks(&self) -> bool {
         self.lock_waits >= LOCK_WAITS || self.locked_at.is_some_and(|at| at.elapsed() < LOCKED_FOR)
     }
@@ -474,8 +474,8 @@ impl Worker {
         self.setup.stop.is_cancelled() && now > *self.deadline.get_or_insert(now + LAST_BATCH)
     }
 
-    /// Waits for a future on the runtime and stays in the group in the meantime. Returns `None` if
-    /// the shutdown deadline passes first.
+    /// Waits for a future on the runtime, and stays in the group meanwhile. Returns `None` if the
+    /// shutdown deadline passes first.
     fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
         let mut future = std::pin::pin!(future);
         let mut until_poll = MAX_UNPOLLED;

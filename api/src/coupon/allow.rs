@@ -87,8 +87,8 @@ pub(super) async fn run(
     }
 }
 
-/// Sends a file part by part. If a part is refused, the parts before it stay in effect; it is safe
-/// to send the file again.
+/// Sends a file part by part. If a part is refused, the parts before it stay in effect. Sending the
+/// file again is safe.
 async fn send(
     client: &Client,
     verb: &str,

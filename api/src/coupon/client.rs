@@ -64,7 +64,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 impl Client {
     pub(super) fn new(args: &ApiArgs) -> Result<Self, CommandFailure> {
         let base = args.api_url.trim_end_matches('/').to_owned();
-        // During a rotation, the setting has two tokens.
+        // During a rotation, the setting contains two tokens.
         let first = |token: &SecretString| {
             token
                 .expose_secret()
@@ -183,7 +183,7 @@ impl Client {
             .for_operators(Method::GET, path)?
             .header(ACCEPT, "text/csv");
         let mut response = self.send(without_body(request)?).await?;
-        // Pass on whole lines only, because a part may end within a character.
+        // Pass on only whole lines, because a part may end in the middle of a character.
         let mut rest = Vec::new();
         while let Some(part) = self.part(&mut response).await? {
             rest.extend_from_slice(&part);

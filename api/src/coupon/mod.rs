@@ -426,7 +426,7 @@ mod tests {
     use crate::cli::Cli;
 
     #[test]
-    fn parses_the_examples_of_create() {
+    fn examples_in_the_help_of_create_are_valid() {
         let commands = CREATE_EXAMPLES
             .split("\n\n")
             .filter_map(|part| Some(part.split_once("\n  ")?.1.replace('\\', "")));

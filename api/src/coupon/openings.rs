@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::serve::NewCouponBody;
 
-/// Lists the next ten openings of a coupon that does not exist yet. Refuses the same input as the
-/// API.
+/// Lists the next ten openings of a coupon that does not exist yet. Refuses the same input that the
+/// API refuses.
 pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<String, String> {
     let body: NewCouponBody = json::read(body.to_string().as_bytes())?;
     let planned = body

@@ -124,7 +124,7 @@ fn minute(instant: &str) -> String {
     instant.get(..16).unwrap_or(instant).replace('T', " ")
 }
 
-/// Returns the columns of a character in a terminal: East Asian letters and emoji take two.
+/// Returns the width of a character in terminal columns. East Asian letters and emoji take two.
 fn columns(c: char) -> usize {
     c.width().unwrap_or(0)
 }

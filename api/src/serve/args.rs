@@ -36,8 +36,8 @@ pub struct ServeArgs {
     pub publish: PublishArgs,
     #[command(flatten)]
     pub start: StartArgs,
-    /// Interval at which coupons and drops are read from MySQL: changes by another process are
-    /// visible here after this time at the latest.
+    /// Interval at which coupons and drops are read from MySQL. Changes by other processes are
+    /// visible here within this time.
     #[arg(skip = Tuning::CatalogueRefreshMs.or(1_000_u64))]
     pub catalogue_refresh_ms: u64,
 }
@@ -70,21 +70,23 @@ pub struct HttpArgs {
     /// idle longest, or waits until a request ends.
     #[arg(skip = Tuning::MaxConnections.or(10_000_u32))]
     pub max_connections: u32,
-    /// Maximum connections of one address (for IPv6: one /64 network); `None`: half of all.
+    /// Maximum connections of one address (for IPv6, of one /64 network). `None` means half of all
+    /// connections.
     #[arg(skip = Tuning::MaxConnectionsPerAddress.of_test::<u32>())]
     pub max_connections_per_address: Option<u32>,
-    /// Maximum time for the head of a request, also between two requests of one connection.
+    /// Maximum time to receive the head of a request, including the idle time between two requests
+    /// on one connection.
     #[arg(skip = Tuning::HeaderReadTimeoutMs.or(10_000_u64))]
     pub header_read_timeout_ms: u64,
-    /// Maximum time for a response with its body; after it, the response is 503. A claim still runs
-    /// to its end.
+    /// Maximum time for a response with its body. If it is exceeded, the response is 503, but a
+    /// claim still completes.
     #[arg(skip = Tuning::RequestTimeoutMs.or(15_000_u64))]
     pub request_timeout_ms: u64,
-    /// Maximum wait of a read (`claims/me`, a claim on a finished coupon) for MySQL. After it Redis
-    /// alone answers, or the response is 503.
+    /// Maximum time that a read (`claims/me`, a claim on a finished coupon) waits for MySQL. After
+    /// this time, the response comes from Redis alone or is 503.
     #[arg(skip = Tuning::QuestionTimeoutMs.or(400_u64))]
     pub question_timeout_ms: u64,
-    /// Maximum claims in progress; further ones get 503 immediately.
+    /// Maximum number of claims in progress. Additional claims get 503 immediately.
     #[arg(skip = Tuning::MaxClaimsInHand.or(20_000_u32))]
     pub max_claims_in_hand: u32,
     /// Whether each coupon has a page at `/c/{id}`, where users see and claim it
@@ -92,8 +94,8 @@ pub struct HttpArgs {
     pub coupon_page: CouponPage,
 }
 
-/// A proxy that is not configured as trusted, or a company's NAT, needs no more connections to one
-/// process: by default, proxies keep at most a few hundred per server.
+/// Minimum limit of connections per address. An untrusted proxy or a company's NAT needs no more
+/// connections to one process, because proxies keep at most a few hundred per server by default.
 const ADDRESS_AT_LEAST: u32 = 2_048;
 
 impl ServeArgs {

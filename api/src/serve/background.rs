@@ -14,11 +14,12 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::state::{App, Services};
 
-/// Daily drops are created days ahead, so an interval of a minute is short enough.
+/// Interval at which daily drops are created. A minute is short enough, because they are created
+/// days ahead.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
 
-/// Interval at which the API checks whether a running consumer or reconciler cannot read batches.
-/// If so, it stops writing them.
+/// Interval at which the API checks whether any running consumer or reconciler cannot read batches.
+/// If so, the API stops writing them.
 const READERS_EVERY: Duration = Duration::from_secs(1);
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -50,7 +51,7 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
                     .durability()
                     .publisher()
                     .set_writes_batches(all),
-                // Keep the current format: a reader that starts now cannot reach MySQL either.
+                // Keep the current format. A reader that is starting now cannot reach MySQL either.
                 Err(error) => {
                     tracing::debug!(%error, "could not read which formats readers support");
                 }

@@ -1,5 +1,5 @@
 //! Bulkheads: each part of the API has its own MySQL connections, so that a part that waits for
-//! MySQL delays no other.
+//! MySQL does not delay the others.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use firstcome_shared::mysql::{Db, DbSettings};
 
 #[derive(Clone)]
 pub(crate) struct Bulkheads {
-    /// Rows of claims that Kafka has not acknowledged. One task writes them.
+    /// Writes rows of claims that Kafka has not acknowledged. Only one task uses it.
     pub(crate) fallback: Db,
     /// Reads of users. They fail fast, because there may be very many.
     pub(crate) questions: Db,
@@ -36,8 +36,8 @@ impl Bulkheads {
     }
 }
 
-/// Returns the share of `total` connections for each part, in the order of the fields: at least
-/// one.
+/// Returns how many of `total` connections each part gets, in the order of the fields. Each part
+/// gets at least one.
 fn shares(total: usize) -> [usize; 4] {
     let quarter = (total / 4).max(1);
     [
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_share_the_total_and_each_has_one_connection() {
+    fn parts_share_the_connections_and_each_gets_at_least_one() {
         for total in 1..200 {
             let shares = shares(total);
             assert_eq!(shares.iter().sum::<usize>(), total.max(4), "{shares:?}");

@@ -1,9 +1,9 @@
 //! Raises `RLIMIT_NOFILE` to fit the maximum number of connections. Many shells allow a process
-//! only 1024 files.
+//! only 1,024 open files.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files besides the clients' connections: stores, logs, libraries.
+/// File descriptors for anything other than clients' connections: stores, logs, libraries.
 const OTHERS: u64 = 256;
 
 pub(super) fn raise(connections: u32) {

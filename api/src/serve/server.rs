@@ -88,8 +88,8 @@ impl ApiServer {
         let routes = router(&app, token, for_everybody, Arc::clone(&guard));
         let routes = FastPath::new(&app, routes, guard);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
-        // A claim waits for an earlier call to Redis and for its own, both at most twice, then for
-        // Kafka and the fallback.
+        // A claim waits for an earlier call to Redis and for its own call, each for at most twice
+        // the timeout, then for Kafka and the fallback.
         let drain = args.publish.longest_in_flight()
             + 4 * args.mysql.store_timeout
             + Duration::from_secs(1);
@@ -157,8 +157,8 @@ impl ApiServer {
     }
 }
 
-/// Connections that may wait to be accepted. All clients of a drop connect at once, and a refused
-/// client retries only a second later. The system lowers this to its own limit.
+/// Maximum number of connections that wait to be accepted. All clients of a drop connect at once,
+/// and a refused client retries only a second later. The system lowers this value to its own limit.
 const BACKLOG: u32 = 16_384;
 
 fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {

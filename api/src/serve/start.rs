@@ -23,8 +23,8 @@ use super::claim::publisher::Publisher;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
-/// Maximum concurrent CSVs of holders, for operators and for viewers. A CSV takes as long as its
-/// client reads.
+/// Maximum number of concurrent CSVs of holders, for operators and for viewers. A CSV takes as long
+/// as its client needs to read it.
 const EXPORTS: usize = 4;
 const EXPORTS_TO_VIEWERS: usize = 2;
 

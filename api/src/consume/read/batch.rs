@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 pub(crate) struct BatchLimits {
     /// Maximum number of messages.
     pub(crate) max: usize,
-    /// Maximum wait of the first message.
+    /// Maximum time that the first message waits.
     pub(crate) wait: Duration,
-    /// Maximum time without a message after the last one: at the end of a rush, no further messages
-    /// arrive.
+    /// Maximum time without a message after the last one, because no more messages arrive at the
+    /// end of a rush.
     pub(crate) gap: Duration,
 }
 
@@ -55,7 +55,8 @@ impl<T> NextBatch<T> {
         self.messages.len()
     }
 
-    /// Time at which the batch is ready even if it is not full; `None` if it is empty.
+    /// Returns the time at which the batch is ready even if it is not full, or `None` if it is
+    /// empty.
     fn deadline(&self, limits: BatchLimits) -> Option<Instant> {
         self.arrived
             .map(|(first, last)| (first + limits.wait).min(last + limits.gap))

@@ -43,10 +43,10 @@ struct Assignment {
     /// revoked and assigned again must not be written or committed.
     count: u64,
     owned: HashMap<i32, u64>,
-    /// By partition, the offset after the last message that has a row or a dead letter. A partition
-    /// without an entry has not begun: its position is unknown.
+    /// For each partition, the offset after the last message that has a row or a dead letter. A
+    /// partition without an entry has not begun: its position is unknown.
     done: BTreeMap<i32, i64>,
-    /// The offsets of `done` that Kafka has accepted.
+    /// The offsets that Kafka has accepted in commits.
     committed: BTreeMap<i32, i64>,
     /// Whether Kafka refused the last commit.
     is_refused: bool,
@@ -64,7 +64,7 @@ impl Assignment {
         self.count += 1;
         *own = self.count;
         self.done.remove(&partition);
-        // If the topic was recreated, Kafka has deleted what was committed.
+        // If the topic was recreated, Kafka has deleted the committed offset.
         self.committed.remove(&partition);
         true
     }
@@ -77,8 +77,8 @@ impl Assignment {
     }
 }
 
-/// Kafka's callbacks, and what they share with the loop. They run on the loop's thread, inside
-/// `poll`.
+/// Kafka's callbacks, and the state that they share with the loop. They run on the loop's thread,
+/// inside `poll`.
 pub(crate) struct GroupContext {
     topic: String,
     health: Arc<Health>,
@@ -108,7 +108,7 @@ impl GroupContext {
         }
     }
 
-    /// Returns the number of a partition's assignment; `None` if it is not assigned.
+    /// Returns the number of a partition's assignment, or `None` if it is not assigned.
     pub(crate) fn assignment_of(&self, partition: i32) -> Option<u64> {
         self.assignment.lock().owned.get(&partition).copied()
     }
@@ -128,7 +128,7 @@ impl GroupContext {
         self.assignment.lock().owned.keys().copied().collect()
     }
 
-    /// Records the ends of partitions; returns the number of messages without rows. `None`: a
+    /// Records the ends of partitions. Returns the number of messages without rows, or `None` if a
     /// partition has not begun.
     pub(crate) fn measured(&self, ends: BTreeMap<i32, i64>) -> Option<i64> {
         let mut guard = self.assignment.lock();
@@ -139,7 +139,7 @@ impl GroupContext {
         lag
     }
 
-    /// The partitions that have not begun, with their assignments.
+    /// Returns the partitions that have not begun, with their assignments.
     pub(crate) fn not_begun(&self) -> BTreeMap<i32, u64> {
         let guard = self.assignment.lock();
         guard
@@ -150,7 +150,8 @@ impl GroupContext {
             .collect()
     }
 
-    /// The offset after the messages of a partition that have rows; `None`: it has not begun.
+    /// Returns the offset after the messages of a partition that have rows, or `None` if it has not
+    /// begun.
     pub(super) fn done(&self, partition: i32) -> Option<i64> {
         self.assignment.lock().done.get(&partition).copied()
     }
@@ -166,13 +167,13 @@ impl GroupContext {
         self.assignment.lock().begin_again(partition)
     }
 
-    /// The offsets after the messages that have rows, by partition.
+    /// Returns the offsets after the messages that have rows, by partition.
     pub(crate) fn done_of_all(&self) -> BTreeMap<i32, i64> {
         self.assignment.lock().done.clone()
     }
 
-    /// Makes partitions begin again whose end is below `done`, because the topic was recreated.
-    /// `done` must have been read before the ends.
+    /// Makes partitions begin again if their end is below `done`, because the topic was recreated.
+    /// The caller must have read `done` before the ends.
     pub(crate) fn begin_shorter_again(&self, done: &BTreeMap<i32, i64>, ends: &BTreeMap<i32, i64>) {
         let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
@@ -225,7 +226,7 @@ impl GroupContext {
         guard.owned.iter().map(reading).collect()
     }
 
-    /// Records that everything in these ranges is read, and that messages in them have rows.
+    /// Records that these ranges have been read completely and that their messages have rows.
     pub(crate) fn passed(&self, ranges: &[ReadRange]) {
         let mut guard = self.assignment.lock();
         for range in ranges {
@@ -233,7 +234,7 @@ impl GroupContext {
         }
     }
 
-    /// `true`: no partition is fetched.
+    /// Sets whether fetching is paused for all partitions.
     pub(crate) fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
     }
@@ -247,7 +248,8 @@ impl GroupContext {
         self.health.kafka(Some(why.to_owned()));
     }
 
-    /// Reports how many partitions wait at unreadable messages: then the loop is not stuck.
+    /// Reports how many partitions wait at unreadable messages. Such a wait does not make the loop
+    /// stuck.
     pub(crate) fn holds(&self, partitions: usize) {
         self.health.holds(partitions);
     }
@@ -261,8 +263,8 @@ impl GroupContext {
         self.assignment.lock().in_flight.is_some()
     }
 
-    /// Records that messages are written. Messages of partitions that are no longer assigned
-    /// concern the new owner.
+    /// Records that messages are written. Ignores messages of partitions that are no longer
+    /// assigned, because their new owners read them again.
     pub(crate) fn written(&self, batch: &[Arc<Record>]) {
         let mut guard = self.assignment.lock();
         let assignment = &mut *guard;
@@ -273,10 +275,10 @@ impl GroupContext {
         }
     }
 
-    /// Commits to Kafka how far messages have rows. Nothing depends on it: reading begins at the
-    /// positions in MySQL.
+    /// Commits to Kafka the offsets up to which messages have rows. Nothing depends on them:
+    /// reading begins at the positions in MySQL.
     pub(crate) fn commit(&self, consumer: &BaseConsumer<Self>) {
-        // Without the lock during the request to Kafka, so that `/readyz` and the lag watcher are
+        // Release the lock during the request to Kafka, so that `/readyz` and the lag watcher are
         // not blocked.
         let guard = self.assignment.lock();
         let done = guard.done.clone();
@@ -299,7 +301,7 @@ impl GroupContext {
             }
             Err(error) => {
                 counter!(report::COMMIT_FAILURES).increment(1);
-                // Log it once, not for each of many attempts.
+                // Log this once, not for each of many attempts.
                 if !was_refused {
                     tracing::warn!(%error, "offsets could not be committed; the positions in MySQL are right");
                 }
@@ -333,7 +335,8 @@ impl GroupContext {
     /// Before partitions are revoked, writes and commits the batch in flight, or leaves it to
     /// their next owners.
     fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        // A lost assignment: the group continued without this process and would refuse the commit.
+        // If the assignment was lost, the group has continued without this process and would refuse
+        // the commit.
         if !consumer.assignment_lost() {
             let in_flight = self.assignment.lock().in_flight.take();
             if let Some(in_flight) = in_flight

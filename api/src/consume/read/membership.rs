@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_setting_that_makes_the_group_refuse_this_process() {
+    fn error_names_the_setting_that_makes_the_group_refuse_this_process() {
         let of = |code, id| membership(id).why_not(code);
         let fenced = of(RDKafkaErrorCode::FencedInstanceId, Some("consumer-1")).unwrap();
         assert!(

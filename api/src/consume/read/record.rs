@@ -8,8 +8,8 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
 use firstcome_shared::trace::TraceContext;
 
-/// Years of claims, within the range of MySQL's `DATETIME`. A year outside that range could not be
-/// stored in the dead-letter table either, and would block the partition.
+/// Accepted years of claims, within the range of MySQL's `DATETIME`. A year outside that range
+/// could not be stored in the dead-letter table either, and would block the partition.
 pub(super) const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
 /// Maximum characters of a stored error, because the JSON parser may quote the whole message.
@@ -24,13 +24,13 @@ pub(super) const LONGEST_MESSAGE: usize = 65_536;
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
     pub(crate) source: MessageOrigin,
-    /// The last offset that is completed with this record. For a claim that is not the last one of
-    /// its message, the offset before the message.
+    /// The last offset that this record completes. For a claim that is not the last one of its
+    /// message, this is the offset before the message.
     pub(crate) last_offset: i64,
-    /// Fingerprint of the message at `last_offset`; `None` if that is another message, or this one
-    /// is unreadable.
+    /// Fingerprint of the message at `last_offset`, or `None` if that is another message or this
+    /// one is unreadable.
     pub(crate) print: Option<MessagePrint>,
-    /// The assignment of its partition during which it was read (`Group::owns`).
+    /// The assignment of its partition during which it was read (see `GroupContext::owns`).
     pub(crate) assignment: u64,
     /// The first bytes of the message, because a batch of messages may decompress to more than
     /// fits in memory. Empty for a claim of a message with several claims, whose dead letter shows
@@ -83,8 +83,8 @@ impl Record {
     pub(crate) fn failed(&self, reason: &'static str, error: &str) -> FailedClaim {
         let known = match &self.claim {
             Ok(claim) => fragments(claim),
-            // Without its time, a claim cannot be checked against the drop's window, so its dead
-            // letter names no user, and no pass issues it.
+            // Without its time, a claim cannot be checked against the drop's window. Its dead
+            // letter then names no user, so that no pass issues it.
             Err(undecodable) if !is_timed(&undecodable.fragments) => Fragments::default(),
             Err(undecodable) => undecodable.fragments.clone(),
         };

@@ -43,14 +43,14 @@ pub(crate) struct Source {
     settings: KafkaSettings,
     consumer: Arc<BaseConsumer<GroupContext>>,
     membership: Membership,
-    /// Records that were read but not requested yet: further claims of a message with several
+    /// Records that were read but not requested yet: the remaining claims of a message with several
     /// claims, and messages that arrived although fetching was paused.
     carried: VecDeque<Record>,
     /// How far partitions have been read. A partition without an entry has not begun.
     read: BTreeMap<i32, Reading>,
     /// Partitions in which the message before the position is not the recorded one.
     other_logs: BTreeSet<i32>,
-    /// Partitions whose first message was at another offset than the one before the position.
+    /// Partitions whose first message was not the one at the offset before the position.
     misplaced: BTreeSet<i32>,
     unreadable: UnreadableWatch,
     checked_at: Instant,
@@ -64,7 +64,7 @@ struct Reading {
     assignment: u64,
     /// The offset after the last record.
     next: i64,
-    /// The message expected first: the one before the position.
+    /// The message before the position, which is expected first.
     before: Option<MessagePrint>,
 }
 
@@ -107,8 +107,8 @@ impl Source {
         self.consumer.context()
     }
 
-    /// The next record. `None` if none arrived within `longest`, or an event of the group was
-    /// served. Errors are fatal.
+    /// Returns the next record, or `None` if none arrived within `longest` or an event of the group
+    /// was served. Errors are fatal.
     pub(crate) fn next(&mut self, longest: Duration) -> anyhow::Result<Option<Record>> {
         self.attend_to_unreadable()?;
         if self.carried.is_empty() || self.group().is_paused() {
@@ -156,8 +156,8 @@ impl Source {
         if let Some(before) = reading.before {
             let is_there = offset == reading.next;
             if !is_there || MessagePrint::of(message) != before {
-                // The client may begin at the committed offset, although a position was set just
-                // before. Only if that is repeated, the message is not there.
+                // The client may begin at the committed offset although a position was just set.
+                // Only if this happens again is the message really missing.
                 if is_there || !self.misplaced.insert(partition) {
                     self.other_logs.insert(partition);
                 }
@@ -217,8 +217,8 @@ impl Source {
         committed.elements().into_iter().map(beginning).collect()
     }
 
-    /// Begins to read a partition. If the client does not seek yet, the partition remains one that
-    /// has not begun.
+    /// Begins to read a partition. If the client refuses to seek, the partition stays one that has
+    /// not begun.
     pub(crate) fn begin(
         &mut self,
         partition: i32,
@@ -252,7 +252,7 @@ impl Source {
         Ok(())
     }
 
-    /// Reads a partition again from its position. Its records that are not written yet are skipped.
+    /// Reads a partition again from its position. Skips its records that are not written yet.
     pub(crate) fn begin_again(&mut self, partition: i32) -> anyhow::Result<()> {
         if self.group().reassign(partition) {
             self.consumer.pause(&self.only(partition))?;
@@ -260,9 +260,9 @@ impl Source {
         Ok(())
     }
 
-    /// Returns the offset up to which each partition was read, once every record is written. It can
-    /// be beyond the last record, since transaction markers occupy offsets too. Empty while records
-    /// remain to be written.
+    /// Returns the offset up to which each partition has been read, if all records are written;
+    /// otherwise nothing. The offset can be beyond the last record, because transaction markers
+    /// also occupy offsets.
     pub(crate) fn standing(&self) -> Vec<ReadRange> {
         let standing = |(partition, reading): (&i32, &Reading)| {
             let group = self.group();
@@ -392,7 +392,7 @@ impl Source {
         records.into_iter().map(record).collect()
     }
 
-    /// librdkafka recovers automatically from almost every error: unavailable brokers, missing
+    /// librdkafka recovers from almost every error automatically: unavailable brokers, missing
     /// offsets, a group that continued without this process.
     fn tolerate(&mut self, error: KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
@@ -431,7 +431,7 @@ impl Source {
             let assigned = self.consumer.assignment()?;
             self.consumer.pause(&assigned)?;
         }
-        // Wait a little: without a wait, only one event would be served.
+        // Wait briefly: without a wait, only one event would be served.
         self.attend_to_unreadable()?;
         self.poll(SERVE)
     }
@@ -457,8 +457,8 @@ impl Source {
         Ok(())
     }
 
-    /// Commits the rest and leaves the group, for at most `longest`. Both need the group's
-    /// coordinator and hang if Kafka does, so they run on a thread that can be abandoned.
+    /// Commits the remaining offsets and leaves the group, for at most `longest`. Both need the
+    /// group's coordinator and hang if Kafka does, so they run on a thread that can be abandoned.
     pub(crate) fn close(self, lag: LagWatch, longest: Duration) {
         let (done, closed) = std::sync::mpsc::channel::<()>();
         let consumer = self.consumer;

@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 use firstcome_shared::kafka::{KafkaSettings, LookResult, UnreadableRange, look, unreadable_range};
 use rdkafka::error::KafkaResult;
 
-/// A partition is suspected if messages wait and none arrives for this long; sooner if the loop
-/// would count as stuck earlier.
+/// A partition is suspected if messages wait and none arrives for this long. The time is shorter if
+/// the loop would otherwise count as stuck.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// For this long after a range was skipped, its partition is suspected sooner, and one look
+/// After a range was skipped, its partition is suspected sooner for this long, and one look
 /// decides. Unreadable messages rarely occur alone, and each range delays rows and reopening.
 const REPEATED_FOR: Duration = Duration::from_secs(60);
 
@@ -34,25 +34,26 @@ const REPEATED_SILENCE: Duration = Duration::from_millis(400);
 /// Time between finding a range and confirming it, which rules out a transient fault.
 const CONFIRM_AFTER: Duration = Duration::from_secs(3);
 
-/// Interval between two checks of all partitions. A check counts as two periods at most, so that no
-/// partition is suspected because the process was suspended.
+/// Interval between two checks of all partitions. A check counts as at most two intervals, so that
+/// no partition is suspected because the process was suspended.
 pub(super) const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// After a wrong checksum librdkafka may continue at any offset. For this long after an error, only
-/// a message at the expected offset is accepted.
+/// After a wrong checksum, librdkafka may continue at any offset. For this long after an error,
+/// only a message at the expected offset is accepted.
 const DOUBTED_FOR: Duration = Duration::from_secs(60);
 
 /// Maximum number of concurrent looks. Each has a thread and a client.
 const LOOKS_AT_ONCE: usize = 12;
 
-/// A look that takes longer counts as hanging.
+/// A look that takes longer than this counts as hanging.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// How far an assigned partition has been read, if known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PartitionPosition {
     pub(super) assignment: u64,
-    /// The offset after the last message; before the first one, where reading begins.
+    /// The offset after the last message or, before the first message, the offset at which reading
+    /// begins.
     pub(super) next: Option<i64>,
     /// The end of the partition at the last measurement.
     pub(super) end: Option<i64>,
@@ -99,7 +100,7 @@ struct Looking {
 #[derive(Debug)]
 pub(super) struct DueLook {
     at: Position,
-    /// Whether to find the range as well, or only to confirm the one found before.
+    /// Whether to find the range, and not only to confirm the one found before.
     finds_range: bool,
     before: Option<UnreadableRange>,
 }
@@ -147,7 +148,7 @@ pub(super) struct UnreadableWatch {
     erred_at: Option<Instant>,
     silent: BTreeMap<i32, Silent>,
     held: BTreeMap<i32, Held>,
-    /// When a range of a partition was last skipped.
+    /// When a range of each partition was last skipped.
     left_out: BTreeMap<i32, Instant>,
     /// Partitions whose next message a fresh client has read while the consumer received none, and
     /// since when.
@@ -187,7 +188,7 @@ impl UnreadableWatch {
         self.held.len()
     }
 
-    /// Whether partitions wait for a known reason, and not for a look that hangs.
+    /// Whether partitions wait for a known reason and not for a look that hangs.
     pub(super) fn makes_progress(&self, now: Instant) -> bool {
         !self.held.is_empty()
             && self
@@ -227,7 +228,7 @@ impl UnreadableWatch {
 
     /// Returns the steps that follow from finished looks.
     pub(super) fn steps(&mut self, now: Instant, readings: &Readings) -> Vec<WatchStep> {
-        // Drops partitions that are no longer assigned, or were assigned again.
+        // Drop partitions that are no longer assigned, or that were assigned again.
         self.held.retain(|partition, held| {
             readings
                 .get(partition)
@@ -340,7 +341,7 @@ impl UnreadableWatch {
         }
     }
 
-    /// Returns the looks that are due, after `passed` of polling since the last check.
+    /// Returns the looks that are due. `passed` is the time spent polling since the last check.
     pub(super) fn due(
         &mut self,
         now: Instant,

@@ -39,7 +39,7 @@ impl LagWatch {
                     if let Ok(ends) = &measured {
                         consumer.context().begin_shorter_again(&done, ends);
                     }
-                    // Until then, the loop reports problems with joining.
+                    // Until the process has joined the group, the loop reports problems.
                     if consumer.context().has_joined() {
                         report(&consumer, measured, &health);
                     }
@@ -77,8 +77,8 @@ fn report(
 
 /// Returns the ends of the assigned partitions.
 ///
-/// Also queries the group's coordinator: librdkafka waits a minute for the response to a request to
-/// join, but gives up an unreachable host at the first request that times out.
+/// Also queries the group's coordinator: librdkafka waits a minute for the response to a join
+/// request, but gives up on an unreachable host as soon as another request times out.
 fn measure(consumer: &BaseConsumer<GroupContext>, topic: &str) -> KafkaResult<BTreeMap<i32, i64>> {
     let partitions = consumer.context().partitions();
     let mut asked = TopicPartitionList::with_capacity(1);

@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use crate::consume::read::record::Record;
 use crate::consume::write::Written;
 
-/// The loop counts as not alive if no iteration ends for this long. It also iterates while it waits
-/// for MySQL or for messages.
+/// The loop counts as not alive if no iteration ends within this time. It also iterates while it
+/// waits for MySQL or for messages.
 const STUCK: Duration = Duration::from_secs(30);
 
 /// Set by the loop and the lag watcher; read by `/healthz`, `/readyz` and the watchdog.
@@ -45,7 +45,7 @@ pub(crate) struct LoopState {
 }
 
 impl Health {
-    /// Starts alive, but not ready until the group has assigned partitions.
+    /// Creates the initial state: alive, but not ready until the group has assigned partitions.
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             iterated_at: Mutex::new(Instant::now()),
@@ -157,8 +157,8 @@ const AGAIN: &str = "firstcome_consumer_again_total";
 const REVOKED: &str = "firstcome_consumer_revoked_total";
 const REFUSED: &str = "firstcome_consumer_refused_total";
 
-/// Describes all metrics. Counters begin at 0: one that first appears at 1 hides its first
-/// increase.
+/// Describes all metrics. Counters begin at 0, because a counter that first appears at 1 hides its
+/// first increase.
 pub(crate) fn describe_metrics() {
     describe_gauge!(
         LAG,

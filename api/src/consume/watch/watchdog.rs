@@ -1,5 +1,5 @@
-//! The watchdog: reports a consumer without progress as stuck, and later ends the process, because
-//! a restart usually helps.
+//! The watchdog: reports a consumer without progress as stuck, and ends the process if that lasts,
+//! because a restart usually helps.
 //!
 //! A loop is stuck if it does not iterate, or if it writes nothing although messages wait and both
 //! stores answer. While a store is unavailable the loop is not stuck, because it retries without
@@ -19,7 +19,8 @@ const EVERY: Duration = Duration::from_millis(500);
 pub(crate) struct LivenessLimits {
     /// The group reassigns the partitions of a member that is silent for this long.
     pub(crate) session: Duration,
-    /// A loop without progress for this long is stuck; after three times that, the process exits.
+    /// A loop without progress for this long is stuck. After three times as long, the process
+    /// exits.
     pub(crate) stuck: Duration,
 }
 
@@ -29,8 +30,8 @@ impl LivenessLimits {
         config
             .set("session.timeout.ms", ms(self.session))
             .set("heartbeat.interval.ms", ms(self.session / 4))
-            // librdkafka sends heartbeats even if the loop makes no progress; this limit takes
-            // its partitions away. It must not be below the session timeout.
+            // librdkafka sends heartbeats even if the loop makes no progress. This limit makes the
+            // group reassign its partitions. It must not be below the session timeout.
             .set(
                 "max.poll.interval.ms",
                 ms((self.stuck * 2).max(self.session)),
@@ -94,8 +95,8 @@ fn report(health: &Health, limits: LivenessLimits, what: &'static str, time: Dur
     }
 }
 
-/// Adds up the time without progress. One check counts as two periods at most, so that time in
-/// which the process or the machine was suspended does not count.
+/// Adds up the time without progress. One check counts as at most two periods, so that the time
+/// during which the process or the machine was suspended does not count.
 #[derive(Debug, Default)]
 struct ProgressWatch {
     last: Option<LoopState>,
@@ -104,7 +105,7 @@ struct ProgressWatch {
 }
 
 impl ProgressWatch {
-    /// Returns the condition that has lasted longer, and its duration.
+    /// Returns the condition that has lasted longer, with its duration.
     fn check(&mut self, state: LoopState, passed: Duration) -> (&'static str, Duration) {
         let passed = passed.min(EVERY * 2);
         let last = self.last.replace(state);
@@ -135,8 +136,8 @@ impl ProgressWatch {
 mod tests {
     use super::*;
 
-    /// Checks a loop the given number of times. The flags: whether it iterates, has a backlog, and
-    /// makes progress.
+    /// Checks a loop the given number of times. The flags state whether it iterates, has a backlog,
+    /// and makes progress.
     fn after(checks: &[(u32, bool, bool, bool)]) -> (&'static str, Duration) {
         let mut watch = ProgressWatch::default();
         let mut state = LoopState {

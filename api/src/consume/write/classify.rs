@@ -55,8 +55,8 @@ struct Holder<'a> {
 }
 
 impl Holder<'_> {
-    /// Whether the holder got the slot through this claim. For an erased user, compares the time
-    /// of admission alone.
+    /// Whether the holder got the slot through this claim. For an erased user, only the time of
+    /// admission is compared.
     fn has(&self, claim: &Claim) -> bool {
         let same_instant =
             || self.claimed_at.is_some() && self.claimed_at == claim.claimed_at.map(as_stored);
@@ -109,11 +109,11 @@ impl<'a> Holders<'a> {
         let in_drop = self
             .people
             .contains_key(&(claim.coupon_id, user, Some(drop)));
-        // In a sealed drop, a row on another slot also keeps the promise.
+        // In a sealed drop, a row on another slot also fulfils the promise.
         if holder.is_some_and(|holder| holder.has(claim)) || rule.window.is_sealed && in_drop {
             return ClaimVerdict::AlreadyIssued;
         }
-        // Check before `slot_taken`: a user who already has a coupon has lost nothing.
+        // Check this before `slot_taken`: a user who already has a coupon has lost nothing.
         let scope = (rule.once_per == OncePer::Drop).then_some(drop);
         if let Some((drop, slot)) = self.people.get(&(claim.coupon_id, user, scope)) {
             return refused(

@@ -27,7 +27,7 @@ use crate::consume::read::record::Record;
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) issued: u64,
-    /// Messages that were read before and whose rows already existed.
+    /// Messages that had been read before and whose rows already existed.
     pub(crate) again: u64,
     /// Claims that were given back or revoked. They get neither rows nor dead letters.
     pub(crate) revoked: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Written {
     pub(crate) gaps: Vec<i32>,
 }
 
-/// Messages to write, and the positions to move over them.
+/// Messages to write, and the positions to advance past them.
 pub(crate) struct Batch {
     pub(crate) topic: String,
     pub(crate) ranges: Vec<ReadRange>,
@@ -61,9 +61,9 @@ impl Written {
 /// The reason of a dead letter whose drop is locked.
 pub(crate) const ROW_LOCKED: &str = "row_locked";
 
-/// Writes a batch. After `Ok` each of its messages has a row or a dead letter. After an error,
-/// either nothing was written, or everything was and MySQL's response was lost. Writing the batch
-/// again is correct in both cases.
+/// Writes a batch. After `Ok`, each of its messages has a row or a dead letter. After an error,
+/// either nothing was written, or everything was written and MySQL's response was lost. Writing the
+/// batch again is correct in both cases.
 pub(crate) async fn write(db: &Db, batch: Batch) -> Result<Written, DbError> {
     crash_point(Point::RowsBegun);
     let key = db.code_key().await?;
@@ -91,9 +91,9 @@ pub(crate) async fn write(db: &Db, batch: Batch) -> Result<Written, DbError> {
     Ok(written)
 }
 
-/// [`write`], with a separate transaction for each drop, and the positions after all of them. A
-/// drop whose rows another client of MySQL has locked does not delay other drops: its messages
-/// become dead letters, and the reconciler issues them once it can.
+/// Like [`write`], but with a separate transaction for each drop, followed by the positions. A drop
+/// whose rows another client of MySQL has locked does not delay other drops: its messages become
+/// dead letters, and the reconciler issues them once it can.
 pub(crate) async fn write_by_drop(db: &Db, batch: Batch) -> Result<Written, DbError> {
     let mut by_drop: BTreeMap<Option<DropId>, Vec<Arc<Record>>> = BTreeMap::new();
     for record in batch.records {
@@ -163,7 +163,7 @@ async fn write_in(
             Err(undecodable) => write.refuse(undecodable.reason, record, &undecodable.error),
         }
     }
-    // In the common case, one statement inserts all of them.
+    // In the common case, one statement inserts all rows.
     match write.insert(conn, &claims, limits).await {
         Ok(()) => {}
         Err(error) if refusal(&error).is_some() => write.insert_accepted(conn, &claims).await?,
@@ -222,8 +222,8 @@ impl BatchWrite<'_> {
     /// statement left the transaction unchanged.
     async fn insert_accepted(&mut self, conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<()> {
         let accepted = self.accept(conn, claims).await?;
-        // Leave out the limits that were read: outdated limits may be the reason for the refusal.
-        // The schema reads the current ones.
+        // Do not use the limits that were read, because outdated limits may be the reason for the
+        // refusal. The schema reads the current ones.
         match self.insert(conn, &accepted, &SlotLimits::default()).await {
             Ok(()) => {}
             // Another process has written in the meantime.
@@ -237,7 +237,7 @@ impl BatchWrite<'_> {
         Ok(())
     }
 
-    /// Returns the claims to insert as rows. The others are counted, and refused ones become dead
+    /// Returns the claims to insert as rows. Counts the others, and turns refused ones into dead
     /// letters.
     async fn accept<'a>(
         &mut self,

@@ -36,8 +36,8 @@ impl Throttle {
         self.rate.map_or(0.0, |rate| (rate / 10.0).max(1.0))
     }
 
-    /// Maximum rows in one batch. A larger batch would have to wait between its parts, without
-    /// polling.
+    /// Maximum number of rows in one batch. A larger batch would have to wait between its parts
+    /// without polling.
     pub(crate) fn most(&self) -> usize {
         #[expect(
             clippy::cast_possible_truncation,
@@ -57,7 +57,7 @@ impl Throttle {
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.tokens = (self.tokens + passed * rate).min(self.capacity());
         self.filled_at = now;
-        // Rounding must not empty a full bucket of one.
+        // Rounding errors must not empty a full bucket of size one.
         let whole = (self.tokens + 1e-6).floor();
         if whole < 1.0 {
             return Err(Duration::from_secs_f64(
@@ -79,8 +79,8 @@ impl Throttle {
     }
 }
 
-/// Exponential backoff from 50 ms to 2 s, with jitter of up to a half, which spreads the retries of
-/// consumers that failed at the same time.
+/// Exponential backoff from 50 ms to 2 s. A jitter of up to a half spreads the retries of consumers
+/// that failed at the same time.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     failures: u32,

@@ -30,7 +30,7 @@ async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
     }
 }
 
-/// Starts with a separate database on the server that these tests share.
+/// Creates a separate database on the server that these tests share.
 async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, CouponId, DropId) {
     static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
     let start = async || {
@@ -140,8 +140,8 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
     }
 }
 
-/// Simulates a partition that moves while its old owner still writes, so that data read earlier is
-/// outdated immediately.
+/// Simulates a partition that moves while its old owner is still writing, so that data read earlier
+/// is outdated immediately.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_writers_turn_each_claim_into_one_row_or_one_refusal() {
     let (mysql, db, coupon_id, drop_id) = shop("batches", 300).await;

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_user_header_once() {
+    fn accepts_exactly_one_user_header() {
         let gateway = Gateway::default();
         assert_eq!(ask(&gateway, &[(USER_HEADER, "u-37")]), Ok("u-37".into()));
         assert_eq!(ask(&gateway, &[]), Err("unauthorized"));

@@ -77,7 +77,7 @@ const ALGORITHMS: [&str; 12] = [
 const LEEWAY_SECONDS: u64 = 30;
 
 impl JwtArgs {
-    /// Returns the name of one of these settings that is set.
+    /// Returns the name of one of these settings that is set, if any is.
     pub(crate) fn any_setting(&self) -> Option<&'static str> {
         let texts = [
             ("JWT_ISSUER", &self.jwt_issuer),
@@ -94,7 +94,7 @@ impl JwtArgs {
             .find_map(|(name, is_given)| is_given.then_some(name))
     }
 
-    /// Lists the settings for the location of keys, and whether each is set.
+    /// Lists the settings that give the location of keys, and whether each is set.
     fn key_settings(&self) -> [(&'static str, bool); 4] {
         [
             ("JWT_SECRET", self.secret().is_some()),
@@ -151,7 +151,8 @@ const NOT_VALID: TokenError =
     TokenError::Refused("the token is invalid or has expired; get a new one");
 
 impl Verifier {
-    /// Errors name missing or contradictory settings, without the secret.
+    /// Returns an error if settings are missing or contradict each other. The error does not
+    /// contain the secret.
     pub(crate) fn new(args: &JwtArgs) -> Result<Self, String> {
         let algorithm = args
             .jwt_algorithm
@@ -188,7 +189,7 @@ impl Verifier {
         })
     }
 
-    /// Returns the key set, if the keys are read repeatedly.
+    /// Returns the key set if keys are read repeatedly, from a file or a URL.
     pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match &self.keys {
             Keys::One(_) => None,
@@ -219,9 +220,9 @@ impl Verifier {
         }
     }
 
-    /// Whether a token names this group; `None` if the token can no longer be verified.
-    /// [`Verifier::person`] has accepted the token before; it is verified again here, because only
-    /// coupons for a group need this.
+    /// Whether a token names this group, or `None` if the token can no longer be verified.
+    /// [`Verifier::person`] has already accepted the token. It is verified again only here, because
+    /// only coupons for a group need its groups.
     pub(crate) fn names_group(&self, token: &str, group: &Group) -> Option<bool> {
         // The token may have expired since then.
         let claims = self.decode(token).ok()?.claims;

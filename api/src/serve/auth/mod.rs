@@ -57,7 +57,7 @@ pub(crate) struct Requester {
     pub(crate) groups: Groups,
 }
 
-/// The groups of a user, read from the token only if a coupon is for a group.
+/// The groups of a user. They are read from the token only if a coupon is for a group.
 #[derive(Clone)]
 pub(crate) struct Groups(Option<(Arc<Verifier>, HeaderValue)>);
 

@@ -1,5 +1,5 @@
 //! A coupon with its drops in this process's memory, and the selection of the drops that a claim
-//! may be for. A claim needs no other data before the call to Redis.
+//! may be for. A claim needs no other data before it calls Redis.
 
 use std::collections::HashMap;
 use std::iter;
@@ -99,9 +99,9 @@ impl CouponWithDrops {
         } else {
             Some(at + 1)
         };
-        // Holders of a slot in a sealed drop may retry their claims soon after it closed. If Redis
-        // lost that drop, each such claim costs a query. Users who wait for the next opening must
-        // not cause these queries, so the sealed drop is left out when the opening is near.
+        // Winners of a sealed drop may retry their claims soon after it closed. If Redis has lost
+        // that drop, each of these claims costs a query. Users who wait for the next opening must
+        // not cause these queries, so the sealed drop is left out shortly before an opening.
         let is_asked = |one: &DropWithKeys<'_>| {
             let is_recent = one
                 .drop
@@ -115,9 +115,8 @@ impl CouponWithDrops {
         Some(DropCandidates { first, second })
     }
 
-    /// Whether MySQL has lost the drop that its schedule requires at `now`, so that it is unknown
-    /// who holds a slot in it. A coupon without any drop has lost the one with which it was
-    /// created.
+    /// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
+    /// unknown. A coupon without any drop has lost the one with which it was created.
     pub(crate) fn lacks_a_drop(&self, now: DateTime<Utc>) -> bool {
         if self.drops.is_empty() {
             return true;
@@ -164,7 +163,7 @@ impl<'a> DropCandidates<'a> {
         }
     }
 
-    /// Whether both name the same drops, in any order.
+    /// Whether both contain the same drops, in any order.
     pub(crate) fn are(&self, others: &Self) -> bool {
         let has = |id| others.all().any(|one| one.drop.id == id);
         self.second.is_some() == others.second.is_some() && self.all().all(|one| has(one.drop.id))

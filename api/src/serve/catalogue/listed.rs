@@ -27,18 +27,18 @@ const KEPT: usize = 8;
 const PAUSE: u32 = 9;
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Maximum bytes a second of all long pages, with a burst of one second, because a short request
-/// can ask for a page of a thousand coupons.
+/// Maximum rate of bytes for all long pages, per second and with a burst of one second. A short
+/// request can ask for a page of a thousand coupons.
 const MOST_SENT: u32 = 64 << 20;
 
-/// Maximum number of different pages that requests wait for in one turn.
+/// Maximum number of different pages in one turn that requests may wait for.
 const MOST_WAITING: usize = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PageKey {
     pub(crate) state: Option<DropState>,
     pub(crate) limit: usize,
-    /// Zero selects from the first coupon on.
+    /// Only coupons with a higher ID. Zero starts at the first coupon.
     pub(crate) after: i64,
 }
 
@@ -97,7 +97,7 @@ impl Default for ListedPages {
 }
 
 impl ListedPages {
-    /// Returns the page; calls `make` if there is no recent page of this version of the catalogue.
+    /// Returns the page. Calls `make` if there is no recent page for this version of the catalogue.
     pub(crate) async fn of<Fut>(
         &self,
         key: PageKey,
@@ -144,8 +144,8 @@ impl ListedPages {
         Ok(page)
     }
 
-    /// Applies the generic cell rate algorithm to bytes: counts the long pages reported to
-    /// [`Self::sends`].
+    /// Applies the generic cell rate algorithm to bytes, using the long pages that [`Self::sends`]
+    /// has recorded.
     fn may_send(&self, now: Instant) -> bool {
         self.sent_by
             .lock()
@@ -183,7 +183,7 @@ impl Turn {
     }
 }
 
-/// A waiting request, until it is dropped.
+/// A waiting request. Dropping it ends the wait.
 struct Waiting<'a> {
     turn: &'a Turn,
     key: PageKey,
@@ -276,7 +276,7 @@ mod tests {
         kept(now, "old");
         tokio::time::sleep_until(now + FRESH_FOR).await;
         assert_eq!(ask(&pages, KEY, 1, "made", 0).await, "made");
-        // All concurrent requests wait for one page, however many there are.
+        // All concurrent requests wait for the same page.
         let pages = ListedPages::default();
         let answers =
             futures_util::future::join_all((0..500).map(|_| ask(&pages, after(1), 1, "page", 5)))

@@ -3,7 +3,7 @@
 //!
 //! Concurrent lookups share one query, and a pause separates two queries, so that any number of
 //! requests for unknown coupons costs MySQL a few queries per second. Each query begins after the
-//! requests it answers, so that no 404 is out of date.
+//! requests that it answers, so that a 404 is never out of date.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -32,8 +32,8 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 /// Minimum interval between two lookups.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Maximum requests in one lookup, and maximum requests that wait for the next. Further ones get
-/// 503.
+/// Maximum number of requests in one lookup, and of requests that wait for the next one. Additional
+/// requests get 503.
 const QUEUE: usize = 4_096;
 
 const FRESH_FOR: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ impl Lookup {
         }
     }
 
-    /// Returns an old answer while MySQL is unavailable.
+    /// Finds a coupon. While MySQL is unavailable, returns an old answer if there is one.
     pub(super) async fn find(
         &self,
         id: CouponId,
@@ -80,7 +80,7 @@ impl Lookup {
         }
     }
 
-    /// Makes the next request for this coupon look it up.
+    /// Forgets the answer for this coupon, so that the next request looks it up.
     pub(super) fn forget(&self, id: CouponId) {
         self.found.lock().remove(&id);
     }

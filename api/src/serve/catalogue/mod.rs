@@ -49,7 +49,7 @@ pub(crate) struct Catalogue {
 
 struct Refresh {
     reconciled_at: Option<DateTime<Utc>>,
-    /// The last ticket taken before this refresh began.
+    /// The last ticket that was taken before this refresh began.
     served: u64,
     outcome: RefreshOutcome,
 }
@@ -92,12 +92,12 @@ impl Catalogue {
         self.version.load(Ordering::SeqCst)
     }
 
-    /// Whether MySQL answered the last time.
+    /// Whether MySQL answered the last refresh.
     pub(crate) fn mysql_up(&self) -> bool {
         self.last.borrow().outcome != RefreshOutcome::Away
     }
 
-    /// Whether MySQL was not read-only the last time. The rows of a read-only server may be old.
+    /// Whether MySQL was not read-only at the last refresh. A read-only server may have old rows.
     pub(crate) fn is_of_primary(&self) -> bool {
         self.last.borrow().outcome != RefreshOutcome::ReadOnly
     }

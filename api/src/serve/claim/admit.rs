@@ -33,16 +33,17 @@ pub(crate) struct ClaimService {
     pub(super) catalogue: Arc<Catalogue>,
     pub(super) durability: Arc<Durability>,
     batches: Arc<MicroBatches>,
-    /// The counter is looked up only once, because most claims of a crowd increment it.
+    /// Cached because most claims of a crowd increment it.
     sold_out: Counter,
     refused: LineLimit,
 }
 
-/// Maximum reads in flight. While MySQL does not answer, each waits for its timeout (0.4 s).
+/// Maximum number of reads in flight. While MySQL does not answer, each read waits for its timeout
+/// (0.4 s).
 const MAX_QUESTIONS: usize = 512;
 
 impl ClaimService {
-    /// Claims that waited longer than `redis_timeout` are refused.
+    /// Claims that wait longer than `redis_timeout` are refused.
     pub(crate) fn new(
         mysql: &Bulkheads,
         redis: Redis,
@@ -88,7 +89,7 @@ impl ClaimService {
             refusal
         })?;
         let mut answer = self.ask(&coupon, &requester).await;
-        // Redis was rebuilt and this process has not read the new era yet. The script changed
+        // Redis was rebuilt, and this process has not read the new era yet. The script changed
         // nothing.
         if is_of_another_era(&answer)
             && self.catalogue.mysql_up()
@@ -110,7 +111,7 @@ impl ClaimService {
         answer
     }
 
-    /// Logs why claims get 503.
+    /// Logs why claims are answered with 503.
     fn warn(&self, coupon: CouponId, reason: &'static str, refusal: &ClaimRefusal) {
         let Some(why) = refusal.why_unavailable() else {
             return;
@@ -143,7 +144,8 @@ impl ClaimService {
             reply = self.batches.ask(coupon, candidates, requester).await;
         }
         let asked_in_mysql = match &reply {
-            // After a loss of Redis, sealed drops are neither verified nor opened: ask MySQL.
+            // After a loss of Redis data, sealed drops are neither verified nor opened, so ask
+            // MySQL.
             Err(ClaimRefusal::NotAnswered(error))
                 if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
             {

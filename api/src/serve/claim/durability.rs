@@ -1,6 +1,7 @@
-//! Durability: a slot is acknowledged only after a second store in addition to Redis holds the
-//! claim (docs/decisions/0008-second-store.md). Kafka is that store; if it does not acknowledge in
-//! time, the fallback table is. Concurrent retries of one claim share one write ([`Singleflight`]).
+//! Durability: a slot is acknowledged only once a second store in addition to Redis holds the claim
+//! (docs/decisions/0008-second-store.md). The second store is Kafka or, if Kafka does not
+//! acknowledge in time, the fallback table. Concurrent retries of one claim share one write
+//! ([`Singleflight`]).
 
 use std::time::Duration;
 
@@ -42,9 +43,9 @@ pub(super) struct AdmittedClaim {
     pub(super) drop_id: DropId,
     pub(super) slot: Slot,
     pub(super) user: UserId,
-    /// The time of admission by Redis's clock; `None` if Redis does not have it.
+    /// The time of admission by Redis's clock, or `None` if Redis does not have it.
     pub(super) admitted_at_ms: Option<i64>,
-    /// Whether the drop's `users` have the user. Otherwise only the coupon's claimants do.
+    /// Whether the drop's `users` contain the user. Otherwise, only the coupon's claimants do.
     pub(super) is_in_users: bool,
     pub(super) now_ms: i64,
     /// The span of its request, if it has a trace.
@@ -98,8 +99,8 @@ impl Durability {
     }
 
     /// Ensures that a second store holds the claims that one call admitted. Returns the store of
-    /// each claim, in order. `None`: neither store took the claim in time, so it must not be
-    /// acknowledged. The admission remains, and a retry finds it.
+    /// each claim, in order. `None` means that neither store took the claim in time, so it must not
+    /// be acknowledged. The admission remains, and a retry finds it.
     ///
     /// Two processes may publish the same claim, as may one process after a restart. The consumer
     /// ignores the second message.
@@ -138,8 +139,8 @@ impl Durability {
             .collect()
     }
 
-    /// Like [`Self::ensure_new`], for a retry, whose claim already had its slot in Redis. Returns
-    /// `Kafka` if the claim was written earlier.
+    /// Like [`Self::ensure_new`], but for a retry of a claim that already had its slot in Redis.
+    /// Returns `Kafka` if the claim was written earlier.
     pub(super) async fn ensure(
         &self,
         coupon: &CouponWithDrops,
@@ -147,8 +148,8 @@ impl Durability {
     ) -> Option<SecondStore> {
         let drop = coupon.drop(claim.drop_id);
         let outgoing = claim.outgoing(coupon);
-        // A claim of a sealed drop has a row, unless a wrong clock opened the drop again and it was
-        // admitted after sealing. Then `users` has it, too.
+        // A claim of a sealed drop has a row, unless a wrong clock opened the drop again and the
+        // claim was admitted after sealing. In that case, `users` also contains it.
         let has_row = if drop.is_some_and(|drop| drop.sealed_at.is_none()) {
             Some(false)
         } else {
@@ -177,9 +178,9 @@ impl Durability {
         self.in_time(&claim, stored)
     }
 
-    /// Refuses a claim that a second store took after `longest_in_flight`: if Redis was lost, it
-    /// may have been rebuilt without the claim. The stores' own deadlines do not prevent this,
-    /// because Redis's response or a pause of this process may have taken long before them.
+    /// Refuses a claim that a second store took after `longest_in_flight`. If Redis was lost, it
+    /// may have been rebuilt without this claim. The stores' own deadlines do not prevent this,
+    /// because a slow response from Redis or a pause of this process may have come before them.
     fn in_time(&self, claim: &AdmittedClaim, stored: Option<SecondStore>) -> Option<SecondStore> {
         let is_late = claim.asked_at.elapsed() > self.longest_in_flight;
         if is_late && stored.is_some() {

@@ -12,7 +12,7 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-/// Maximum claims that wait to be written; requests of further ones get 503.
+/// Maximum number of claims that wait to be written. Additional claims get 503.
 const QUEUE: usize = 16_384;
 
 /// Maximum rows per statement.
@@ -77,7 +77,7 @@ async fn write(db: Db, mut pending: mpsc::Receiver<UnpublishedClaim>, deadline: 
         }
         failing = written.is_err();
         for one in batch.drain(..) {
-            // If the request has ended, the row stays and the reconciler issues the coupon.
+            // If the request has already ended, the row stays and the reconciler issues the coupon.
             let _ = one.kept.send(written.is_ok());
         }
     }

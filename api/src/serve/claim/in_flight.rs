@@ -45,7 +45,7 @@ impl InFlightLimit {
     }
 
     pub(super) fn enter(&self) -> Result<InFlightPermit, WorkError> {
-        // Count before the check; otherwise two claims could take the last place.
+        // Count before checking. Otherwise, two claims could take the last place.
         let place = InFlightPermit(Arc::clone(&self.in_flight));
         if self.in_flight.fetch_add(1, Ordering::Relaxed) < self.limit {
             return Ok(place);
@@ -102,7 +102,7 @@ impl InFlightLimit {
         self.tasks.spawn(work);
     }
 
-    /// Waits, for at most `limit`, until all work has ended; returns how many tasks are left.
+    /// Waits, for at most `limit`, until all work has ended. Returns how many tasks are left.
     pub(crate) async fn finish(&self, limit: Duration) -> usize {
         self.tasks.close();
         match tokio::time::timeout(limit, self.tasks.wait()).await {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::serve::bounded_cache::BoundedCache;
 
-/// Maximum lookups per round, and maximum lookups that wait for the next.
+/// Maximum number of lookups per round, and of lookups that wait for the next round.
 const QUEUE: usize = 1_000;
 
 /// Claims kept in memory; at most twice as many.
@@ -37,7 +37,7 @@ impl IssuedClaims {
         }
     }
 
-    /// Whether this claim has a row; `None` if MySQL did not answer.
+    /// Whether this claim has a row, or `None` if MySQL did not answer.
     pub(super) async fn has_row(&self, event: &ClaimEvent) -> Option<bool> {
         let claim = (event.drop_id, event.slot, event.user_id.clone());
         if self.remembered.lock().get(&claim).is_some() {

@@ -102,7 +102,8 @@ impl MicroBatches {
         };
         let reply = self.ask_once(coupon, candidates, requester, known).await?;
         match reply.group {
-            // An operator has just changed the restriction, and the catalogue is older.
+            // An operator has just changed the restriction, and the catalogue does not have the
+            // change yet.
             Some(group) => {
                 self.ask_once(coupon, candidates, requester, Some(group))
                     .await
@@ -180,8 +181,8 @@ impl MicroBatches {
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    // Redis did not answer, so refuse the queued claims too instead of letting each
-                    // wait for another timeout.
+                    // Redis did not answer, so refuse the queued claims as well instead of letting
+                    // each of them wait for another timeout.
                     if matches!(error, AdmissionError::Redis(_)) {
                         batch.extend(caller.take_all());
                     }
@@ -199,7 +200,7 @@ impl MicroBatches {
         let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
         let begun = Instant::now();
         crash_point(Point::ClaimAsked);
-        // Claims of one call may hold copies of the coupon from several eras; the newest counts.
+        // The claims of one call may have copies of the coupon from several eras. Use the newest.
         let eras = batch.iter().map(|pending| pending.coupon.coupon.era);
         let era = eras.max().unwrap_or(0);
         let replies = self.redis.claim_all(candidates, era, &people).await;
@@ -292,14 +293,14 @@ impl MicroBatches {
 }
 
 impl MicroBatches {
-    /// Looks up a slot in another drop, since the script has read only the coupon's claimants: one
-    /// of them may be wrong. `None` if Redis does not confirm it.
+    /// Confirms a slot in another drop. The script has read only the coupon's claimants, one of
+    /// whom may be wrong. Returns `None` if Redis does not confirm the slot.
     async fn confirmed(
         &self,
         coupon: &CouponWithDrops,
         claim: AdmittedClaim,
     ) -> Option<AdmittedClaim> {
-        // The script knows the time of admission of users whom it found in `users`.
+        // The script returns a time of admission for the users that it found in `users`.
         if coupon.coupon.once_per == OncePer::Drop || claim.admitted_at_ms.is_some() {
             return Some(claim);
         }

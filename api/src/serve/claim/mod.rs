@@ -1,6 +1,6 @@
-//! One claim: [`admit`] decides through Redis, in a [`micro_batch`] with concurrent claims;
-//! [`durability`] makes sure that a second store holds it before the response. [`in_flight`] limits
-//! the number in progress, and [`my_claim`] later returns the status of a claim.
+//! One claim: [`admit`] decides through Redis, in a [`micro_batch`] with concurrent claims.
+//! [`durability`] makes sure that a second store holds the claim before the response. [`in_flight`]
+//! limits the number of claims in progress, and [`my_claim`] returns the status of a claim.
 
 pub(crate) mod admit;
 pub(crate) mod durability;

@@ -177,8 +177,8 @@ impl ClaimService {
         })
     }
 
-    /// Whether the coupon's restriction admits the user; `None` if there is no restriction, or if
-    /// the answer is unknown.
+    /// Whether the coupon's restriction admits the user. `None` if there is no restriction or the
+    /// answer is unknown.
     async fn may_claim(&self, coupon: &Coupon, user: &UserId, groups: &Groups) -> Option<bool> {
         match coupon.allow.as_ref()? {
             Allow::Group(group) => groups.have(group),
@@ -212,7 +212,7 @@ impl ClaimService {
                 tracing::debug!(%error, "could not look up the time of an admission");
                 ClaimRefusal::StandingUnknown
             })?;
-        // The claim was revoked or moved since the lookup, or only the claimants have it.
+        // The claim was revoked or moved since the lookup, or only the claimants contain it.
         let held = held.ok_or(ClaimRefusal::StandingUnknown)?;
         let claim = AdmittedClaim {
             asked_at,
@@ -232,9 +232,9 @@ impl ClaimService {
     }
 }
 
-/// Returns the drop to show: the current one, or the first if none has opened (an operator may have
-/// added a claim to it manually). With `once_per` `coupon`, prefers a drop that is not sealed,
-/// because Redis then returns the user's claim in any drop.
+/// Returns the drop to show: the current one or, if none has opened, the first one, because an
+/// operator may have added a claim to it manually. If users may have one per coupon, prefers a drop
+/// that is not sealed, because Redis then returns the user's claim in any drop.
 pub(super) fn drop_to_show(
     coupon: &CouponWithDrops,
     now: DateTime<Utc>,
@@ -249,8 +249,8 @@ pub(super) fn drop_to_show(
     coupon.all().rev().find(unsealed).or(current)
 }
 
-/// Returns the status of the claim. `None` if it is uncertain, because a store did not answer (its
-/// argument is `None`) or can't be trusted.
+/// Returns the status of the claim, or `None` if it is uncertain. A store that did not answer is
+/// passed as `None`. A store that answered may not be trusted.
 fn judge(
     once_per: OncePer,
     drop: Option<DropId>,

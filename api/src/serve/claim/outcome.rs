@@ -97,7 +97,7 @@ impl ClaimOutcome {
     }
 }
 
-/// Starts every outcome at 0; a counter that first appears at 1 hides its first increase.
+/// Starts every outcome at 0, because a counter that first appears at 1 hides its first increase.
 pub(in crate::serve) fn describe() {
     describe_counter!("firstcome_claims_total", "Claims processed, by outcome");
     for outcome in ClaimOutcome::VARIANTS {

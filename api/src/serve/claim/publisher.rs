@@ -29,7 +29,8 @@ pub(crate) struct Publisher {
     kafka: KafkaSettings,
     settings: ClientConfig,
     producer: RwLock<FutureProducer>,
-    /// 0 if unknown; the partition is then chosen by the hash of the key.
+    /// Number of partitions, or 0 if unknown. In that case the partition is chosen by the hash of
+    /// the key.
     partitions: AtomicU32,
     /// Whether every consumer and reconciler can read messages with several claims.
     writes_batches: AtomicBool,
@@ -92,7 +93,7 @@ impl Publisher {
             .store(u32::try_from(partitions).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Requests the topic until Kafka has answered once, then periodically its number of
+    /// Requests the topic until Kafka has answered once. Then periodically requests its number of
     /// partitions, which may grow.
     pub(crate) async fn watch_topic(&self) {
         self.find_topic().await;
@@ -142,8 +143,8 @@ impl Publisher {
         }
     }
 
-    /// Returns why Kafka did not accept the last claim, so that claims use the dead-letter table;
-    /// `None` if it did.
+    /// Returns why Kafka did not accept the last claim, or `None` if it did. While there is a
+    /// problem, claims use the dead-letter table.
     pub(crate) fn problem(&self) -> Option<String> {
         self.problem.read().clone()
     }
@@ -210,12 +211,12 @@ impl Publisher {
 
     async fn send(&self, claims: &[Outgoing]) -> Result<(), String> {
         // Batches may have been switched on or off since the claims were grouped. Several claims
-        // need a batch in any case.
+        // always need a batch.
         let is_batch = claims.len() > 1 || self.writes_batches.load(Ordering::Relaxed);
         let Some(message) = EncodedMessage::new(claims, is_batch) else {
             return Ok(());
         };
-        // A message with several claims contains no sampled one.
+        // A message with several claims contains no sampled claim.
         let trace = if let [one] = claims { one.trace } else { None };
         let Some(trace) = trace.filter(|trace| trace.sampled && trace::is_on()) else {
             return self.send_with(&message, trace).await.map(drop);
@@ -311,7 +312,7 @@ impl Publisher {
         }
     }
 
-    /// Waits, for at most `limit`, until every message is acknowledged; returns how many are not.
+    /// Waits, for at most `limit`, until every message is acknowledged. Returns how many are not.
     pub(crate) async fn flush(&self, limit: Duration) -> i32 {
         let producer = self.producer();
         let flushed = tokio::task::spawn_blocking(move || {

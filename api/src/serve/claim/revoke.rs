@@ -1,5 +1,5 @@
 //! Giving back and revoking, in the order of docs/decisions/0013-revoking.md: MySQL, then Redis,
-//! and both again if the user may claim again. The steps are idempotent; after a crash a pass
+//! and both again if the user may claim again. All steps are idempotent. After a crash, a pass
 //! completes them.
 
 use std::sync::Arc;
@@ -142,7 +142,7 @@ impl ClaimService {
         self.finish(db, coupon, revocation).await
     }
 
-    /// Returns the refusal if MySQL does not have the named drop: it may have lost the drop.
+    /// Returns the refusal if MySQL does not have the named drop, which it may have lost.
     async fn without_drop(
         &self,
         coupon: &CouponWithDrops,

@@ -121,14 +121,14 @@ impl Singleflight {
 
 /// The task that writes a claim.
 pub(super) enum WriteTurn<'a> {
-    /// No task: the claim is durable.
+    /// No task has to write the claim, because it is durable.
     Durable,
-    /// Another task.
+    /// Another task is writing the claim.
     Joined(WriteResult),
     Ours(RunningWrite<'a>),
 }
 
-/// Waits for the write of another task. `None` also if that task panicked.
+/// Waits for the write of another task. Also returns `None` if that task panicked.
 pub(super) async fn ended(mut result: WriteResult) -> Option<SecondStore> {
     let state = result
         .wait_for(|state| matches!(state, WriteState::Ended(_)))
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(run(writes, id, 100, async { stored }).await, stored);
     }
 
-    /// Whether a claim is known to be durable, so that its write does not run.
+    /// Whether a claim is known to be durable, so that a write of it does not run.
     async fn is_known(writes: &Singleflight, id: AdmissionId) -> bool {
         run(writes, id, 100, async { None }).await.is_some()
     }

@@ -41,8 +41,8 @@ impl Language {
         }
     }
 
-    /// Returns the text for a key; empty if the table lacks it. A test checks that no text is
-    /// missing.
+    /// Returns the text for a key, or an empty text if the table lacks it. A test checks that no
+    /// text is missing.
     pub(super) fn word(self, key: &str) -> &'static str {
         let row = WORDS.iter().find(|(known, ..)| *known == key);
         row.map_or("", |row| match self {

@@ -15,8 +15,8 @@ const ACCEPTED_AFTER_MS: u32 = 1_500;
 /// Poll interval of a page whose user is on the waiting list.
 const WAITING_AFTER_MS: u32 = 10_000;
 
-/// Duration of the rush after an opening. Pages do not look up claims in it: users claim, and the
-/// response says whether they already hold a coupon.
+/// Duration of the rush after an opening. Pages do not look up claims during the rush: users claim,
+/// and the response tells them whether they already hold a coupon.
 const RUSH_MS: i64 = 10_000;
 
 /// Pages do not look up claims in the last minutes before an opening, when a crowd gathers.
@@ -24,7 +24,8 @@ const CROWD_MS: i64 = 600_000;
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct PageState {
-    /// `sold_out` is for display: claims still go to Redis. `open` if Redis does not answer.
+    /// `sold_out` is only for display: claims still go to Redis. If Redis does not answer, the
+    /// state is `open`.
     state: DropState,
     /// Whether a claim would get a position in the waiting list.
     can_wait: bool,
@@ -35,19 +36,18 @@ pub(super) struct PageState {
     opens_at_ms: Option<i64>,
     closes_at_ms: Option<i64>,
     quantity: Slot,
-    /// When to ask for this again; null if nothing will change.
+    /// When to request the state again. Null if nothing will change.
     poll_after_ms: Option<u32>,
-    /// When a browser that has not claimed may look up the user's claim, once. Null around an
-    /// opening, because of the crowd, and before the first one, because no user can hold a coupon
-    /// yet.
+    /// When a browser that has not claimed may look up the user's claim once. Null around an
+    /// opening, because of the crowd, and before the first opening, when no user can hold a coupon.
     look_after_ms: Option<u32>,
-    /// When to ask for the user's claim again, while it is `accepted` and while it is `waiting`.
+    /// When to request the user's claim again, while it is `accepted` and while it is `waiting`.
     accepted_after_ms: u32,
     waiting_after_ms: u32,
 }
 
 impl PageState {
-    /// Computes the state. `stock` is that of the drop that a claim is for, if known.
+    /// Computes the state. `stock` is the stock of the drop that a claim would be for, if known.
     pub(super) fn of(coupon: &CouponWithDrops, now: DateTime<Utc>, stock: Option<Stock>) -> Self {
         let drop = coupon.for_claim(now).map(|one| one.drop);
         let prospect = stock.map_or(Prospect::Slot, |stock| stock.prospect());
@@ -79,8 +79,8 @@ impl PageState {
 }
 
 /// Returns the poll interval. It is long if the opening is far away, and no poll falls into the
-/// rush after the opening: the page opens without a poll, and the response to the claim gives the
-/// new state.
+/// rush after the opening: the page shows the opening without a poll, and the response to the claim
+/// contains the new state.
 fn poll_after_ms(state: DropState, until_opening: i64) -> Option<u32> {
     match state {
         DropState::Scheduled => u32::try_from((until_opening / 4).clamp(5_000, 60_000)).ok(),
@@ -97,7 +97,7 @@ fn look_after_ms(state: DropState, until_opening: i64, has_opened: bool) -> Opti
             u32::try_from((until_opening + RUSH_MS).max(0)).ok()
         }
         DropState::Scheduled if has_opened && until_opening > CROWD_MS => Some(0),
-        // While the drop is closed or paused, the page looks up the claim without waiting for this.
+        // For a closed or paused drop, the page looks up the claim without waiting for this time.
         DropState::Scheduled | DropState::Paused | DropState::Closed | DropState::Sealed => None,
     }
 }

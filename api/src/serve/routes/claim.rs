@@ -102,7 +102,7 @@ struct Inner {
     sold_out: Bytes,
 }
 
-/// The body is the left variant for `sold_out`, the right one for other responses.
+/// The body is `Left` for `sold_out` and `Right` for other responses.
 type ClaimResponse = Response<Either<Full<Bytes>, Body>>;
 
 impl FastPath {

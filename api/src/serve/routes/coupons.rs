@@ -67,7 +67,7 @@ const MAX_LIMIT: usize = 1_000;
 /// Coupons per round trip to Redis while a page is filled.
 const PART: usize = 250;
 
-/// Maximum coupons examined for one page of a state.
+/// Maximum number of coupons examined for one page filtered by state.
 const MAX_LOOKED_AT: usize = 1_000;
 
 /// List coupons, ordered by ID
@@ -151,7 +151,7 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
     })
 }
 
-/// Returns the coupons to examine for one page, and whether more may follow. All states but
+/// Returns the coupons to examine for one page, and whether more may follow. All states except
 /// `sealed` select live coupons, which are in memory.
 async fn candidates(
     services: &Services,

@@ -163,8 +163,8 @@ async fn make_once(
     let away = |error: DbError| {
         mysql_unavailable(&error, "repeat the request with the same Idempotency-Key")
     };
-    // Look for an earlier request before validating: at the time of a retry, the window may be
-    // over.
+    // Look for an earlier request before validating, because the window may be over at the time of
+    // a retry.
     if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
         return repeated(services, earlier).await;
     }
@@ -220,8 +220,8 @@ async fn see_to(
             tracing::warn!(%error, coupon = %coupon.id, "the IDs of a new coupon are not in Redis yet");
         }
         if coupon.allow == Some(Allow::List) {
-            // Write the empty list too: while the list is missing from Redis, no claim gets
-            // `not_allowed`.
+            // Write the list even if it is empty: while the list is missing from Redis, no claim
+            // gets `not_allowed`.
             super::allow_list::write(services, coupon.id).await;
         }
         if let Err(error) = load(services, &coupon, &drops).await {
@@ -254,8 +254,8 @@ async fn load(services: &Services, coupon: &Coupon, drops: &[Drop]) -> anyhow::R
             .load_drop(&keys, &fence, coupon.revision, &meta)
             .await?;
     }
-    // If this process was paused until here, a reconciler may have begun another era, users may
-    // have been admitted in it, and Redis may have been emptied since. Do not open the old era.
+    // If this process was paused until now, a reconciler may have begun another era in which users
+    // were admitted, and Redis may have been emptied since. Do not open the old era.
     let db = services.mysql.operators.of_primary();
     if db.era(coupon.id).await? == Some(coupon.era) && gate.is_open() {
         redis.open_coupons(&[(coupon.id, fence)]).await?;

@@ -14,7 +14,7 @@ pub(in crate::serve) fn of(revision: u64) -> [(HeaderName, String); 1] {
     [(ETAG, format!("\"{revision}\""))]
 }
 
-/// Returns the revision that a change requires; `None` for any.
+/// Returns the revision that a change requires, or `None` if any revision is allowed.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let bad = || invalid("If-Match must be one ETag as GET gives it, such as \"7\", or *");
     let Some(value) = only_value(headers, IF_MATCH).map_err(|GivenTwice| bad())? else {

@@ -1,5 +1,5 @@
 //! Extractors of the API: the coupon and the user of a request. An error response names the invalid
-//! part. Extractors of both services are in `shared`.
+//! part. `shared` contains the extractors that both services use.
 
 use axum::extract::{FromRequestParts, MatchedPath, Path};
 use axum::http::request::Parts;
@@ -20,8 +20,8 @@ pub(crate) fn coupon_id(text: &str) -> Option<CouponId> {
     canonical_number(text).map(CouponId)
 }
 
-/// The coupon in a path. A percent-encoded number matches no coupon, because path rules of a proxy
-/// in front would not recognize it.
+/// The coupon in a path. A percent-encoded number matches no coupon, because the path rules of a
+/// proxy would not recognize it.
 pub(crate) struct CouponPath(pub(crate) CouponId);
 
 impl CouponPath {

@@ -52,7 +52,7 @@ pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<Reques
         .layer(from_fn_with_state(guard, guarded))
 }
 
-/// Builds the expensive routes for machines, served only at METRICS_ADDR if that is set.
+/// Builds the expensive routes for machines. If METRICS_ADDR is set, they are served only there.
 pub(crate) fn for_machines(
     token: OpsToken,
     identity: &Identity,

@@ -6,7 +6,7 @@ use utoipa::Modify;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi};
 
-/// The document without the handlers that the router adds.
+/// The document without the routes, which the router adds.
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(
@@ -40,7 +40,7 @@ impl Modify for SecuritySchemes {
     }
 }
 
-/// Adapts the document for tokens: removes the gateway's headers, which are then ignored.
+/// Adapts the document for tokens: removes the gateway's headers, which are ignored in this case.
 pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     for item in document.paths.paths.values_mut() {
         let operations = [

@@ -169,7 +169,7 @@ fn drop_view(
         (Some(_), _) => chosen
             .sealed_rows
             .map(|rows| drop.quantity.saturating_sub(rows)),
-        // During a change of the quantity, the stores differ; only the smaller value is certain.
+        // During a change of the quantity, the stores differ. Only the smaller value is certain.
         (None, Some(stock)) => Some(drop.quantity.min(stock.quantity).saturating_sub(stock.held)),
         (None, None) => None,
     };

@@ -27,7 +27,7 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 /// Maximum time until the next attempt after a failed one.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Keys that could not be read again for this long are no longer valid: the issuer may have
+/// Keys that could not be read again for this long become invalid, because the issuer may have
 /// withdrawn one.
 const OLDEST: Duration = Duration::from_secs(24 * 3_600);
 
@@ -79,8 +79,8 @@ impl KeySet {
         }
     }
 
-    /// Finds the key of this name. A token that names none needs a set of one key (OpenID Connect
-    /// Core, 10.1), and a set of one key without a name fits every token.
+    /// Finds the key with this name. A token that names no key requires a set of one key (OpenID
+    /// Connect Core, 10.1). A set of one key without a name fits every token.
     pub(super) fn find(&self, name: Option<&str>) -> Option<Arc<DecodingKey>> {
         let keys = self.keys.load();
         let found = match (keys.as_slice(), name) {
@@ -130,7 +130,7 @@ impl KeySet {
         }
     }
 
-    /// Returns since when and why the keys cannot be read; `None` if the last read succeeded.
+    /// Returns why the keys cannot be read and since when, or `None` if the last read succeeded.
     pub(crate) fn problem(&self) -> Option<String> {
         let failing = self.failing.lock();
         let (since, why) = failing.as_ref()?;

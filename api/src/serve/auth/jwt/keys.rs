@@ -1,5 +1,5 @@
-//! Keys that verify tokens. Keys that are too weak, or do not fit the algorithm, are refused at
-//! start-up and not only when users present tokens.
+//! Keys that verify tokens. Keys that are too weak or do not fit the algorithm are refused at
+//! start-up, not only when users present tokens.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -8,8 +8,8 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, 
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use secrecy::{ExposeSecret as _, SecretString};
 
-/// Sizes of RSA keys, in bits: a shorter one is too weak, a longer one is not supported by the
-/// library.
+/// Accepted sizes of RSA keys, in bits. A shorter key is too weak, and the library does not support
+/// a longer one.
 const RSA_BITS: RangeInclusive<usize> = 2_048..=4_096;
 
 /// Checks that a shared secret is as long as the algorithm's hash (RFC 7518, 3.2): a shorter one
@@ -74,8 +74,8 @@ pub(super) fn public_key(algorithm: Algorithm, path: &Path) -> Result<DecodingKe
     }
 }
 
-/// Converts a JWK to a key; `None` if its purpose is not to verify this algorithm. The error says
-/// why a key with that purpose can't be used.
+/// Converts a JWK to a key, or returns `None` if its purpose is not to verify this algorithm. The
+/// error explains why a key with that purpose can't be used.
 pub(super) fn of_jwk(algorithm: Algorithm, jwk: &Jwk) -> Result<Option<DecodingKey>, String> {
     let common = &jwk.common;
     let is_of_kind = match (&jwk.algorithm, algorithm) {

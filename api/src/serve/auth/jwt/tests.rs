@@ -146,7 +146,7 @@ fn refuses_unsigned_expired_and_foreign_tokens() {
 }
 
 #[test]
-fn requires_issuer_and_audience() {
+fn refuses_token_without_the_expected_issuer_and_audience() {
     assert!(accepts(
         &hs256(),
         &hs_token(&with("aud", json!(["mail", "coupons"])))

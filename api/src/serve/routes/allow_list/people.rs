@@ -11,7 +11,7 @@ use firstcome_shared::http::Problem;
 use crate::serve::routes::extract::{MAX_LIST_BYTES, invalid, too_large};
 use crate::serve::state::App;
 
-/// Maximum users in one request. One script processes them, and blocks Redis for some
+/// Maximum number of users in one request. One script processes them, and blocks Redis for some
 /// milliseconds.
 pub(super) const MAX_PEOPLE: usize = 10_000;
 
@@ -42,8 +42,8 @@ impl FromRequest<App> for PeopleBody {
     }
 }
 
-/// Parses one id a line, or a JSON array (no id begins with `[`). A body declared as JSON must be
-/// an array; otherwise `null` would be an id of four letters.
+/// Parses one ID per line, or a JSON array (no ID begins with `[`). A body declared as JSON must be
+/// an array. Otherwise, `null` would be read as an ID of four letters.
 fn people(bytes: &[u8], is_json: bool) -> Result<Vec<UserId>, String> {
     let is_json = is_json || bytes.trim_ascii_start().starts_with(b"[");
     let (ids, place): (Vec<String>, _) = if is_json {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_ids_one_a_line_or_from_a_json_array() {
+    fn parses_ids_one_per_line_or_from_a_json_array() {
         for body in [
             "a\nb",
             "a\nb\n",

@@ -61,8 +61,8 @@ impl<'a> ChangeAttempt<'a> {
         })
     }
 
-    /// Makes the change, and returns the changed coupon and its drops. `None` if another operator
-    /// has changed the coupon since; then nothing was changed.
+    /// Makes the change, and returns the changed coupon and its drops. Returns `None`, without any
+    /// change, if another operator has changed the coupon since.
     pub(super) async fn run(
         &mut self,
         by: Operator,

@@ -83,14 +83,14 @@ pub(crate) async fn change(
 
 enum Changed {
     Yes(Arc<CouponWithDrops>),
-    /// The coupon has this revision, and not the requested one.
+    /// The coupon does not have the requested revision, but this one.
     Another(u64),
 }
 
-/// Maximum attempts, each of which fails if another operator's change interferes.
+/// Maximum number of attempts. An attempt fails if another operator's change interferes.
 const ATTEMPTS: usize = 5;
 
-/// Applies the change, unless the coupon has another revision than `only`.
+/// Applies the change, if the coupon has the revision `only` or if `only` is `None`.
 async fn apply(
     services: &Services,
     id: CouponId,
@@ -183,7 +183,8 @@ async fn finish(
         let detail = "MySQL has the change; admission follows within a minute, or when you repeat the request";
         return Err(Problem::unavailable(detail));
     }
-    // Create the drops that only the new schedule has. If this fails, the next round creates them.
+    // Create the drops that exist only in the new schedule. If this fails, the next round creates
+    // them.
     let db = &services.mysql.operators;
     if let Err(error) =
         make_ahead(db, &services.redis, &made.0, &made.1, services.now().await).await
@@ -207,8 +208,8 @@ async fn finish(
     }))
 }
 
-/// Keys of deleted drops stay this long for claims at processes that have not read the deletion
-/// yet.
+/// Keys of deleted drops stay for this long, because claims at processes that have not read the
+/// deletion yet still use them.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// Returns Redis's time, or an earlier one if Redis does not answer. `close_now` must not choose a

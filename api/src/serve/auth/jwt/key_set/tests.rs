@@ -207,7 +207,8 @@ async fn keys_stay_valid_for_a_day_if_the_issuer_is_down_or_sends_no_keys() {
         assert!(found(&tokens.person(&key.token())), "{says}");
         assert!(keys.problem().unwrap().contains(says), "{says}");
     }
-    // A key that the issuer withdrew stays valid for at most a day if the issuer cannot be read.
+    // A key that the issuer has withdrawn stays valid for at most a day if the issuer cannot be
+    // reached.
     let since = Instant::now().checked_sub(OLDEST).unwrap();
     *keys.failing.lock() = Some((since, "it answered 502 Bad Gateway".into()));
     keys.read().await.unwrap_err();
