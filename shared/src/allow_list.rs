@@ -30,7 +30,7 @@ pub enum Followed {
     Same,
     /// The list was written, with this many users.
     Written(u32),
-    /// Another change interrupted every attempt; the process that made it writes the list.
+    /// Another change interrupted every attempt. The process that made it writes the list.
     Changing,
     NoCoupon,
 }
@@ -45,8 +45,9 @@ pub enum Which {
 }
 
 /// Writes a coupon's list to Redis if it differs. The list is gathered page by page under a
-/// temporary key, which then replaces the old list in one step: Redis never has an incomplete list.
-/// The list is of one revision: if MySQL has another revision at the end, gathering begins again.
+/// temporary key, which then replaces the old list in one step, so that Redis never has an
+/// incomplete list. All pages must belong to one revision: if MySQL has another revision at the
+/// end, gathering begins again.
 ///
 /// # Errors
 /// [`ListError`]; Redis still has the old list.
@@ -64,8 +65,8 @@ pub async fn follow(
         if which == Which::Different && seen.is(list) {
             return Ok(Followed::Same);
         }
-        // Redis refuses a list with a lower revision than its own. After a restore from a backup,
-        // MySQL's list has a lower revision.
+        // Redis refuses a list with a lower revision than its own, which MySQL's list can have
+        // after a restore from a backup.
         if seen.revision() > list.revision {
             let above = redis.highest_revision(id).await?;
             let Some(renewed) = db.renew_allow_list(id, above).await? else {
@@ -88,7 +89,8 @@ pub async fn follow(
     Ok(Followed::Changing)
 }
 
-/// Gathers a list and replaces the one in Redis. Returns `false` if MySQL's list changed meanwhile.
+/// Gathers a list and replaces the one in Redis. Returns `false` if MySQL's list changed in the
+/// meantime.
 async fn gather(
     db: &Db,
     redis: &Redis,
@@ -112,7 +114,7 @@ async fn gather(
         after = last.to_string();
     }
     if people != list.people {
-        // The table was changed manually, so the stored count is wrong: count again.
+        // The table was changed manually, so the stored count is wrong. Count again.
         db.renew_allow_list(id, seen_revision).await?;
         return Ok(false);
     }
@@ -133,9 +135,9 @@ pub struct Difference {
     pub surplus: u64,
 }
 
-/// Compares a list user by user, page by page; `None` if the list changed meanwhile, because the
-/// result would be meaningless. If Redis has every user on the list and the same number of users,
-/// it has no others.
+/// Compares a list user by user, page by page. Returns `None` if the list changed in the meantime,
+/// because the result would be meaningless. If Redis has every user on the list and the same number
+/// of users, it has no others.
 pub async fn difference(
     db: &Db,
     redis: &Redis,

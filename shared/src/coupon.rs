@@ -22,14 +22,15 @@ pub struct Coupon {
     pub waiting_list: u32,
     /// No claim is admitted while this is set.
     pub paused: bool,
-    /// Number of changes: the fencing token for writing the settings to Redis (`fc:{C}:revision`).
+    /// Number of changes. This is the fencing token for writing the settings to Redis
+    /// (`fc:{C}:revision`).
     pub revision: u64,
-    /// Incremented when Redis may have lost data of this coupon, before the data is rebuilt; 0 at
-    /// first. Redis has its copy in `fc:{C}:gate`.
+    /// Incremented before data of this coupon is rebuilt, because Redis may have lost some of it.
+    /// Starts at 0. Redis has its copy in `fc:{C}:gate`.
     pub era: u64,
-    /// Opening times; `None` for a coupon whose drops are created manually.
+    /// Opening times, or `None` for a coupon whose drops are created manually.
     pub schedule: Option<Schedule>,
-    /// Who may claim; `None` means everybody.
+    /// Who may claim. `None` means everybody.
     pub allow: Option<Allow>,
     /// The allow list. It may exist before the coupon is restricted to it.
     pub allow_list: AllowList,
@@ -52,7 +53,7 @@ pub struct Group(String);
 /// Identifies the state of an allow list: it changes with every change of the list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AllowList {
-    /// The coupon's revision when the list was last changed; 0 if there never was a list.
+    /// The coupon's revision when the list was last changed, or 0 if there never was a list.
     pub revision: u64,
     pub people: u32,
 }
@@ -119,7 +120,7 @@ pub struct Drop {
     pub local_date: Option<NaiveDate>,
     /// Claims are admitted from this time.
     pub opens_at: DateTime<Utc>,
-    /// Claims are rejected from this time; `None` if the drop stays open.
+    /// Claims are rejected from this time, or `None` if the drop stays open.
     pub closes_at: Option<DateTime<Utc>>,
     pub quantity: Slot,
     /// An operator closed it early: from its waiting list, only users with a broken promise are
@@ -165,8 +166,8 @@ impl ClaimFault {
 }
 
 impl DropWindow {
-    /// Maximum time between an admission and the window for the admission still to be accepted.
-    /// Redis admits by its copy of the window, and an operator's change reaches MySQL first.
+    /// Maximum distance between an accepted admission and the window. Redis admits users by its
+    /// copy of the window, and an operator's change reaches MySQL first.
     const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
     /// Returns why a claim that was admitted at this time does not add a row. A claim with an

@@ -63,7 +63,7 @@ points! {
     WebhookSent "webhook_sent" "Sender: the receiver has responded; the webhook is not yet marked as sent.",
 }
 
-/// Aborts the process if `FIRSTCOME_CRASH_AT` names this point; blocks the thread if
+/// Aborts the process if `FIRSTCOME_CRASH_AT` names this point, or blocks the thread if
 /// `FIRSTCOME_STALL_AT` names it.
 #[cfg(any(debug_assertions, feature = "crash-points"))]
 pub fn crash_point(point: Point) {

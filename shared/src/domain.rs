@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Parses a number in its canonical form only: `05` and `+5` are invalid, because they would bypass
-/// a gateway's limits by path.
+/// Parses a number in its canonical form only. Forms such as `05` and `+5` are invalid, because
+/// they would bypass a gateway's rate limits by path.
 pub fn canonical_number(text: &str) -> Option<i64> {
     let has_one_form = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
     if has_one_form {
@@ -74,8 +74,8 @@ impl UserId {
     /// Maximum length of a user id, in characters.
     pub const MAX_LEN: usize = 64;
 
-    /// Wraps an id read from a store without validation: an id written manually may be invalid, but
-    /// still identifies a user.
+    /// Wraps an ID read from a store without validation. An ID that was written manually may be
+    /// invalid, but still identifies a user.
     pub fn from_store(text: String) -> Self {
         Self(text)
     }
@@ -94,10 +94,10 @@ impl UserId {
         &self.0
     }
 
-    /// Masks the id: it distinguishes known users but does not identify them. Shows the first
-    /// character, and the last one or two. An id of up to three characters shows nothing, so
-    /// different ids may look alike. An e-mail address shows these characters of its name, and the
-    /// first character of its host.
+    /// Masks the ID: it distinguishes known users but does not identify them. Shows the first
+    /// character and the last one or two. For an ID of up to three characters it shows nothing, so
+    /// different IDs may look alike. For an e-mail address, it shows these characters of the name
+    /// and the first character of the host.
     pub fn masked(&self) -> String {
         const SHORT: usize = 3;
         if self.0.chars().count() <= SHORT {

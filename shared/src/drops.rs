@@ -13,8 +13,8 @@ use crate::redis::keys::DropMeta;
 use crate::redis::{Redis, RedisError};
 use crate::schedule::Schedule;
 
-/// Why drops could not be created or loaded. Drops already created remain; the next round creates
-/// the rest.
+/// Why drops could not be created or loaded. Drops that were already created remain, and the next
+/// round creates the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
     #[error(transparent)]
@@ -37,9 +37,9 @@ impl From<RecoverError> for MakeError {
     }
 }
 
-/// Advances MySQL's counters past the IDs known to Redis, and returns the highest ones. Call this
-/// before creating a coupon or drop: if MySQL has lost its last rows, it would otherwise reuse
-/// their IDs, and new coupons would have the claims of the lost ones.
+/// Advances MySQL's counters past the IDs that Redis has recorded, and returns the highest ones.
+/// Call this before creating a coupon or drop: if MySQL has lost its last rows, it would otherwise
+/// reuse their IDs, and new coupons would inherit the claims of the lost ones.
 pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, RecoverError> {
     Ok(db.skip_numbers(Some(redis.given_numbers().await?)).await?)
 }
@@ -68,11 +68,11 @@ pub async fn make_ahead(
     if missing.is_empty() {
         return Ok(0);
     }
-    // Read the fence first: if Redis loses data afterwards, loading finds another era and does
+    // Read the fence first. If Redis loses data afterwards, loading finds another era and does
     // nothing.
     let fence = redis.fence(coupon.id).await?;
     // Drops are created days ahead. If one is missing although its window has begun, MySQL may have
-    // lost it, and only its users in Redis may show that.
+    // lost it, and perhaps only its users in Redis show this.
     let is_late = missing.iter().any(|planned| planned.opens_at <= now);
     let lost = lost_drops(db, redis, is_late).await?;
     if let Some(lost) = lost.iter().find(|lost| lost.coupon == coupon.id) {

@@ -17,7 +17,7 @@ const ONE: u64 = 1;
 /// The version of a message with the claims of one call.
 const BATCH: u64 = 2;
 
-/// The newest message version that this build reads; announced to other processes.
+/// The newest message version that this build reads. It is announced to other processes.
 pub const NEWEST_READ: i64 = 2;
 
 /// Number of consecutive slots that share a partition.
@@ -95,7 +95,7 @@ pub struct Fragments {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct Undecodable {
-    /// `undecodable`, `wrong_version` or `slot_out_of_range`: the reason of its dead letter.
+    /// The reason of its dead letter: `undecodable`, `wrong_version` or `slot_out_of_range`.
     pub reason: &'static str,
     /// Explains the fault to operators.
     pub error: String,
@@ -114,7 +114,7 @@ impl ClaimEvent {
     /// single busy coupon still uses all partitions.
     pub fn partition(&self, partitions: u32) -> u32 {
         let block = self.slot.saturating_sub(1) / PARTITION_BLOCK;
-        // Fibonacci hashing: coupons start at different partitions.
+        // Fibonacci hashing, so that coupons start at different partitions.
         let coupon = self
             .coupon_id
             .0
@@ -165,7 +165,7 @@ impl ClaimEvent {
     }
 
     /// Parses the claims of a message of any version separately, so that an invalid claim does not
-    /// affect the others. An unreadable message yields one error.
+    /// affect the others. Returns a single error for an unreadable message.
     pub fn decode(payload: &[u8]) -> Vec<Result<Self, Undecodable>> {
         let unreadable = |error: serde_json::Error| {
             let error = if payload.is_empty() {
@@ -270,7 +270,7 @@ fn of_batch(head: &HeadWire, wire: &ClaimWire<'_>) -> Result<ClaimEvent, Undecod
     wire.claim(head).map_err(told)
 }
 
-/// Parses the claims of a batch separately; `None` if it has no list of claims.
+/// Parses the claims of a batch separately. Returns `None` if it has no list of claims.
 fn one_by_one(head: &HeadWire, payload: &[u8]) -> Option<Vec<Result<ClaimEvent, Undecodable>>> {
     let message: Value = serde_json::from_slice(payload).ok()?;
     let claims = message.get("claims")?.as_array()?;
@@ -335,7 +335,7 @@ mod tests {
         }
     }
 
-    /// Returns an example message of `docs/asyncapi.json`, by the name of the message.
+    /// Returns an example from `docs/asyncapi.json`, by the name of its message.
     fn example(name: &str) -> String {
         let document: Value =
             serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();

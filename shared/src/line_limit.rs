@@ -16,7 +16,7 @@ pub struct LineLimit {
 
 impl LineLimit {
     /// Returns the number of lines suppressed since the previous one, or `None` if this line must
-    /// be suppressed too.
+    /// also be suppressed.
     pub fn allow(&self, reason: &'static str, now: Instant) -> Option<u64> {
         let mut by_reason = self.by_reason.lock();
         let Some((last, left_out)) = by_reason.get_mut(reason) else {

@@ -33,7 +33,7 @@ pub struct LostSettings {
     pub changes: String,
 }
 
-/// Finds a coupon's settings that MySQL has lost; `None` if Redis shows no loss.
+/// Finds a coupon's settings that MySQL has lost. Returns `None` if Redis shows no loss.
 pub async fn lost_settings(
     db: &Db,
     redis: &Redis,
@@ -103,8 +103,8 @@ pub async fn lost_drops(
     Ok(lost)
 }
 
-/// Reconstructs a drop whose row MySQL has lost, with the settings from Redis; `None` if its times
-/// are invalid.
+/// Reconstructs a drop whose row MySQL has lost, with the settings from Redis. Returns `None` if
+/// its times are invalid.
 pub fn drop_by_redis(coupon: &Coupon, drop: DropId, meta: &DropMeta) -> Option<Drop> {
     let opens_at = instant(Some(meta.opens_at_ms))?;
     let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);

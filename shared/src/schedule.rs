@@ -176,7 +176,7 @@ impl Schedule {
         }
     }
 
-    /// Returns the drop of a local date; `None` if there is none.
+    /// Returns the drop of a local date, or `None` if there is none.
     pub fn drop_on(&self, day: NaiveDate) -> Option<PlannedDrop> {
         match self {
             Self::Once { .. } => self
@@ -230,7 +230,7 @@ impl Schedule {
     }
 }
 
-/// Returns the drop of a local date; `None` if its window is within the hour that a DST change
+/// Returns the drop of a local date, or `None` if its window is within the hour that a DST change
 /// skips.
 fn daily_drop(
     zone: Tz,

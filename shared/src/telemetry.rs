@@ -17,7 +17,7 @@ pub const DEFAULT_LOGS: &str = "info";
 
 /// Filter for libraries that log repeatedly. `rdkafka::client` repeats librdkafka's messages,
 /// hundreds of times while no broker answers. The filter applies if `RUST_LOG` starts with `info`,
-/// `debug` or `trace`; a directive in it for the same library takes precedence.
+/// `debug` or `trace`. A directive in `RUST_LOG` for the same library takes precedence.
 const QUIET: &str = "tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
 /// Starts logging to standard error, filtered by `RUST_LOG`. Further calls in a process (tests)

@@ -37,8 +37,8 @@ pub struct PublishArgs {
     /// issues it. Give the API and the reconciler the same value
     #[arg(long, env = "PUBLISH_DEADLINE_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub publish_deadline_ms: u64,
-    /// Maximum wait for the dead-letter table to store a claim that Kafka has not acknowledged;
-    /// after it the response is 503.
+    /// Maximum wait for the dead-letter table to store a claim that Kafka has not acknowledged. If
+    /// it is exceeded, the response is 503.
     #[arg(skip = Tuning::BackupDeadlineMs.or(1_000_u64))]
     pub backup_deadline_ms: u64,
 }
@@ -61,9 +61,9 @@ impl PublishArgs {
 /// How long to wait for stores at start-up.
 #[derive(Debug, Clone, Args)]
 pub struct StartArgs {
-    /// Maximum wait at start-up for a store that does not answer; then the process logs its name
-    /// and exits. Exceptions: `serve` starts without Kafka, and the reconciler's daemon keeps
-    /// waiting and sends an alert mail.
+    /// Maximum wait at start-up for a store that does not answer. After this time, the process logs
+    /// the store's name and exits. Exceptions: `serve` starts without Kafka, and the reconciler's
+    /// daemon keeps waiting and sends an alert mail.
     #[arg(skip = Tuning::StartupWaitSeconds.or(30_u64))]
     pub startup_wait_seconds: u64,
 }
@@ -83,8 +83,8 @@ pub fn ssl_cert_file() -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// Parses a path, even an empty one, which clap's own parser refuses: a variable that is set but
-/// empty counts as not set.
+/// Parses a path. Unlike clap's own parser, accepts an empty one, because a variable that is set
+/// but empty counts as not set.
 #[allow(clippy::unnecessary_wraps)] // clap requires a `Result`
 pub fn path(text: &str) -> Result<PathBuf, Infallible> {
     Ok(text.into())

@@ -3,7 +3,8 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Error, Parser};
 
-/// The twelve settings that `-h` shows: those that an installation sets first. `--help` shows all.
+/// The twelve settings that `-h` shows: those that a new installation sets first. `--help` shows
+/// all settings.
 const SHORT_HELP: [&str; 12] = [
     "ALERT_FROM",
     "ALERT_TO",

@@ -1,5 +1,5 @@
-//! Waits for a store at start-up: containers start in any order, but a wrong setting must stop the
-//! process immediately.
+//! Waits for a store at start-up, because containers start in any order. A wrong setting, by
+//! contrast, must stop the process immediately.
 
 use std::fmt::Display;
 use std::time::Duration;

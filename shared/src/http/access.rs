@@ -15,7 +15,7 @@ pub(super) struct Access {
     begun: Instant,
 }
 
-/// Starts a log entry; `None` if the access log is off.
+/// Starts a log entry. Returns `None` if the access log is off.
 pub(super) fn begin<B>(request: &Request<B>, peer: SocketAddr) -> Option<Access> {
     tracing::enabled!(target: TARGET, tracing::Level::DEBUG).then(|| {
         let method = request.method().clone();
@@ -82,7 +82,7 @@ const PARTS: [&str; 36] = [
     "erase",
 ];
 
-/// Returns the path without anything that could identify a user: only known segments and numbers
+/// Removes everything from a path that could identify a user: only known segments and numbers
 /// remain. Any other segment may be a user id, and the segment after `people` always is. The query
 /// is never logged.
 fn without_people(path: &str) -> String {

@@ -8,7 +8,6 @@
 //! A waiting connection may be closed after [`IDLE_FOR`] if a new connection needs its place. A
 //! stalled connection may be closed after [`STALLED_FOR`], but only if none is waiting. A working
 //! connection is never closed.
-//! closed after [`STALLED_FOR`], but only if none is waiting. A working connection is never closed.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -68,13 +67,15 @@ impl Activity {
         }
     }
 
-    /// Returns the connection's rank if it may be closed now; the lowest rank is closed first.
+    /// Returns the connection's rank if it may be closed now. The connection with the lowest rank
+    /// is closed first.
     pub(super) fn closable(&self, now: u64) -> Option<u64> {
         let at = self.closable_at.load(Ordering::Relaxed);
         (at != BUSY && at != CLOSING && at & !STALLED <= now).then_some(at)
     }
 
-    /// Asks the connection's task to close it, unless its state has changed since it had this rank.
+    /// Requests the connection's task to close it, unless its state has changed since it had this
+    /// rank.
     pub(super) fn close(&self, rank: u64) -> bool {
         let closes = self
             .closable_at

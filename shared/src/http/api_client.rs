@@ -19,7 +19,7 @@ pub struct CouponApiClient {
 }
 
 impl CouponApiClient {
-    /// Creates a client from `API_URL`, and a file of further certificate authorities.
+    /// Creates a client from `API_URL`, and a file of additional certificate authorities.
     ///
     /// # Errors
     /// Returns a message that names the setting to change.

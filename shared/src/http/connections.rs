@@ -21,8 +21,8 @@ const DISPLACED: &str = "firstcome_http_connections_displaced_total";
 /// Interval at which a full pool looks for a connection to close while a new one waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Maximum age: the next response closes an older connection, so that clients spread over new
-/// processes.
+/// Maximum age of a connection. The next response closes an older one, so that clients spread over
+/// new processes.
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// Added at random to [`LONGEST`], so that connections that began together do not end together.
@@ -32,7 +32,8 @@ pub(super) struct ConnectionPool {
     epoch: Instant,
     most_of_network: Option<usize>,
     slots: Arc<Semaphore>,
-    /// Set while a new connection waits and none is idle: each response then closes its connection.
+    /// Set while a new connection waits and no connection is idle. Each response then closes its
+    /// connection.
     is_wanted: AtomicBool,
     open: Arc<Mutex<Open>>,
 }
@@ -175,7 +176,7 @@ impl Open {
     }
 
     /// Closes one of a network's idle connections, however recent. A network at its limit loses its
-    /// own connections, but not the newest one.
+    /// own connections, but never the newest one.
     fn close_one_of(&mut self, network: IpAddr, now: u64) -> bool {
         let Some(own) = self.by_network.get_mut(&network) else {
             return false;

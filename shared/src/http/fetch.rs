@@ -34,7 +34,7 @@ impl fmt::Display for HttpSource {
 }
 
 impl HttpSource {
-    /// Creates a source from an address, and a file of further certificate authorities.
+    /// Creates a source from an address, and a file of additional certificate authorities.
     ///
     /// # Errors
     /// Returns a message that names the setting to change.
@@ -97,7 +97,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Starts a server with this certificate that responds with `{}`; returns its port.
+    /// Starts a server with this certificate that responds with `{}`. Returns its port.
     pub(in crate::http) async fn https_server(files: &CertificateFolder, name: &str) -> u16 {
         let certificate =
             CertificateDer::from_pem_file(files.path(&format!("{name}.pem"))).unwrap();

@@ -1,9 +1,9 @@
 //! Sends small responses in one plain write, large ones in a vectored one.
 //!
 //! hyper has two ways to write. It can append a response's body to its head, in a buffer that never
-//! shrinks: gigabytes of memory if thousands of connections each request one long list. Or it can
-//! pass both to a vectored write, which costs the kernel more than a plain write. This stream uses
-//! vectored writes, and copies small responses into one buffer.
+//! shrinks, which takes gigabytes of memory if thousands of connections each request one long list.
+//! Or it can pass both to a vectored write, which costs the kernel more than a plain write. This
+//! stream uses vectored writes, and copies small responses into one buffer.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

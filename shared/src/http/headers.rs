@@ -3,12 +3,12 @@
 use axum::http::header::AsHeaderName;
 use axum::http::{HeaderMap, HeaderValue};
 
-/// A header occurred more than once: a proxy in front may have used a different value than this
+/// A header occurred more than once. A proxy in front may have used a different value than this
 /// process would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GivenTwice;
 
-/// Returns the only value of a header; `None` if the header is absent.
+/// Returns the only value of a header, or `None` if the header is absent.
 pub fn only_value(
     headers: &HeaderMap,
     name: impl AsHeaderName,

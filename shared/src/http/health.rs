@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::redis::Redis;
 
-/// A check of one dependency; `Err` describes the fault.
+/// A check of one dependency. `Err` describes the fault.
 pub type HealthCheck =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
@@ -91,7 +91,8 @@ pub fn routes_with<S: Clone + Send + Sync + 'static>(
     routes_without_metrics(checks, notes).merge(metrics_of(metrics))
 }
 
-/// Returns a `/readyz` note if `REDIS_DURABILITY=managed`: nothing checks that Redis is durable.
+/// Returns a `/readyz` note if `REDIS_DURABILITY=managed`, because then nothing checks that Redis
+/// is durable.
 pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
     let note = "nothing checks that Redis is durable (REDIS_DURABILITY=managed)";
     redis.is_managed().then(|| {

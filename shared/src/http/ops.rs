@@ -101,8 +101,8 @@ pub struct OpsToken {
 /// An invalid token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WrongToken {
-    /// Set if too many wrong tokens came from the client's network: the time until another one gets
-    /// 401 again.
+    /// The time until another wrong token gets 401 again, if too many wrong tokens came from the
+    /// client's network.
     pub retry_after: Option<Duration>,
 }
 
@@ -175,7 +175,7 @@ impl OpsToken {
         }
     }
 
-    /// Returns the signer for a session that starts with this token; `None` if the token is
+    /// Returns the signer for a session that starts with this token, or `None` if the token is
     /// invalid.
     pub fn signer(&self, token: &str) -> Option<TokenSigner> {
         TokenSigner::new(token, self.allows(token)?)
@@ -209,7 +209,7 @@ impl OpsToken {
         TokenSigner::new(token, allowed).ok_or(WrongToken { retry_after: None })
     }
 
-    /// Waits for a viewer's turn; `None` if too many viewers are waiting.
+    /// Waits for a viewer's turn. Returns `None` if too many viewers are waiting.
     async fn viewer_turn(&self) -> Option<OwnedSemaphorePermit> {
         timeout(VIEWER_PATIENCE, Arc::clone(&self.viewers).acquire_owned())
             .await
@@ -252,8 +252,8 @@ impl OpsToken {
     }
 }
 
-/// Returns the token of a request. Duplicate headers are an error: a proxy in front may have
-/// checked the other one.
+/// Returns the token of a request. Duplicate headers are an error, because a proxy in front may
+/// have checked the other one.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let value = only_value(headers, header::AUTHORIZATION);
     let value =
@@ -295,7 +295,7 @@ fn fingerprint(token: &str) -> String {
     format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
 }
 
-/// Middleware that lets only requests with a sufficient token pass; handlers find the [`Operator`]
+/// Middleware that lets only requests with a sufficient token pass. Handlers find the [`Operator`]
 /// and the [`Allowed`] in the extensions.
 pub async fn require(State(token): State<OpsToken>, mut request: Request, next: Next) -> Response {
     let from = token.address(&request);
@@ -401,7 +401,7 @@ mod tests {
         );
     }
 
-    /// Requests an operators' route with this token; returns the status, and `Retry-After` if
+    /// Requests an operators' route with this token. Returns the status, and `Retry-After` if
     /// present.
     async fn ask(token: &OpsToken, given: &str, from: &str) -> (u16, Option<u64>) {
         let routes = Router::new()

@@ -1,5 +1,5 @@
 //! The HTTP client: one server, and one connection per request. It has no pool, uses no proxy and
-//! follows no redirects; it uses TLS if the address is https. The caller limits the duration and
+//! follows no redirects. It uses TLS if the address is https. The caller limits the duration and
 //! the body.
 //!
 //! reqwest is unsuitable: it follows the URL standard, which removes `..`, even if percent-encoded,
@@ -37,7 +37,7 @@ pub struct Origin {
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// No server answered; a later attempt may succeed.
+    /// No server answered. A later attempt may succeed.
     #[error("{0}")]
     Away(String),
     /// Retrying does not help.
@@ -83,7 +83,7 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
-    /// Parses an address of the pattern `shape`, with a file of further certificate authorities.
+    /// Parses an address of the pattern `shape`, with a file of additional certificate authorities.
     /// Also returns the path of the address.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! `health`: probes the process in this container. The image has no shell or curl for that.
+//! `health`: probes the process in this container, because the image has no shell or curl.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -13,7 +13,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Shorter than the timeout of probes (3 s in docker-compose.yml), so that the error is shown.
+/// Time limit of a probe. Shorter than the container's own limit (3 s in docker-compose.yml), so
+/// that the error is shown.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Maximum bytes read of a response.

@@ -113,7 +113,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Creates a problem with a stable code and a human-readable message.
+    /// Creates a problem with a stable code and a human-readable detail.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let status = code.status();
         Self {
@@ -155,7 +155,7 @@ impl Problem {
         Self::new(Code::NotFound, detail)
     }
 
-    /// Creates a 500; the reason is in the log, not in the response.
+    /// Creates a 500. The reason is in the log, not in the response.
     pub fn internal() -> Self {
         Self::new(
             Code::Internal,

@@ -1,13 +1,13 @@
 //! Finds the client's address behind proxies that append to `X-Forwarded-For`. Each proxy appends
-//! the address of its client, so only the last entries are reliable, one per trusted proxy; the
+//! the address of its client, so only the last entries are reliable, one per trusted proxy. The
 //! client controls everything to their left.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::http::HeaderMap;
 
-/// Returns the client as seen by the outermost of `trusted` proxies; otherwise the peer of the
-/// connection.
+/// Returns the client as seen by the outermost of the `trusted` proxies, or the peer of the
+/// connection if there is none.
 pub fn client(peer: Option<IpAddr>, headers: &HeaderMap, trusted: u8) -> Option<IpAddr> {
     let Some(hop) = usize::from(trusted).checked_sub(1) else {
         return peer;

@@ -29,7 +29,8 @@ pub fn current() -> Option<RequestId> {
 }
 
 impl RequestId {
-    /// Returns the id in the request if there is exactly one and it is valid; otherwise a new one.
+    /// Returns the id in the request if there is exactly one and it is valid. Otherwise creates
+    /// one.
     pub fn of(headers: &HeaderMap) -> Self {
         let only = only_value(headers, REQUEST_ID).ok().flatten();
         only.and_then(|given| Self::parse(given.as_bytes()))

@@ -31,13 +31,14 @@ const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 /// Limits on clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Maximum concurrent connections. A new one replaces the connection that has been idle
-    /// longest; while all have requests in progress, it waits in the operating system's queue.
+    /// Maximum number of concurrent connections. A new one replaces the connection that has been
+    /// idle longest. While all connections have requests in progress, the new one waits in the
+    /// operating system's queue.
     pub connections: usize,
-    /// Maximum concurrent connections per address (per /64 network with IPv6). A new one replaces
-    /// an idle one of the same address; if there is none, the new one is closed.
+    /// Maximum number of concurrent connections per address (per /64 network with IPv6). A new one
+    /// replaces an idle one of the same address. If there is none, the new one is closed.
     pub connections_of_address: Option<usize>,
-    /// Time limit for sending a request's head, for the wait between two requests of a connection,
+    /// Time limit for sending a request's head, for the time between two requests on a connection,
     /// and for reading a part of a response.
     pub header_read: Duration,
     /// Maximum size of a head, in bytes.

@@ -18,8 +18,8 @@ use super::{Limits, Problem, health, serve};
 /// Time limit for the last responses.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Runs `start`, and answers requests on these sockets until it returns. The server that then uses
-/// the sockets misses no connection, because new ones wait in the operating system's queue.
+/// Runs `start`, and answers requests on these sockets until it returns. The server that uses the
+/// sockets afterwards misses no connection, because new ones wait in the operating system's queue.
 pub async fn answer_during<T>(
     sockets: Vec<std::net::TcpListener>,
     limits: Limits,

@@ -18,12 +18,12 @@ use crate::line_limit::LineLimit;
 
 const NAME: &str = "firstcome_wrong_tokens_total";
 
-/// Number of wrong tokens of a network within [`WINDOW`] that get 401; further ones get 429.
+/// Number of wrong tokens of a network within [`WINDOW`] that get 401. Additional ones get 429.
 const AT_MOST: u32 = 10;
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Maximum number of networks tracked; beyond it, the oldest is dropped.
+/// Maximum number of networks tracked. Beyond it, the oldest is dropped.
 const NETWORKS: usize = 1_024;
 
 #[derive(Default)]

@@ -27,7 +27,8 @@ pub use unreadable::{
 };
 
 /// Interval in milliseconds between checks whether to prefetch more messages. With the default of
-/// one second, a busy consumer processed its messages in a quarter of that time and then waited.
+/// one second, a busy consumer processed its messages in a quarter of that time and then had to
+/// wait.
 const FETCH_AGAIN_MS: &str = "10";
 
 /// Maximum bytes of a batch of messages as stored: the topic's `max.message.bytes`, and the limit
@@ -49,7 +50,7 @@ pub struct KafkaSettings {
     pub topic: String,
     /// The consumer group that writes rows.
     pub group: String,
-    /// Security of connections, and further client settings.
+    /// Security of connections, and additional client settings.
     pub security: Security,
     /// Signs and verifies messages.
     pub signing: Signing,
@@ -66,7 +67,7 @@ impl KafkaSettings {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("socket.keepalive.enable", "true")
-            // Give up an unresponsive broker after this time. The default is a minute.
+            // Give up on an unresponsive broker after this time. The default is a minute.
             .set("socket.timeout.ms", "3000")
             .set("socket.connection.setup.timeout.ms", "3000")
             // The default grows to 10 s, which is too long for a claim that waits for its
@@ -79,9 +80,9 @@ impl KafkaSettings {
         config
     }
 
-    /// Configures a producer that neither loses nor duplicates messages: idempotent, acknowledged
-    /// by all replicas. It gives up a message that is not acknowledged within `deadline`
-    /// (librdkafka's default is five minutes), and the reconciler issues the claim.
+    /// Configures a producer that neither loses nor duplicates messages: idempotent, and
+    /// acknowledged by all replicas. It gives up on a message that is not acknowledged within
+    /// `deadline` (librdkafka's default is five minutes), and the reconciler issues the claim.
     pub fn producer(&self, deadline: Duration) -> ClientConfig {
         let mut config = self.base();
         config
@@ -101,7 +102,8 @@ impl KafkaSettings {
             .set("linger.ms", "1")
             .set("batch.size", WRITTEN_AT_ONCE.to_string())
             .set("message.max.bytes", WRITTEN_AT_ONCE.to_string())
-            // Bounds memory while Kafka is unavailable; claims then get `queued: false`.
+            // This bounds memory while Kafka is unavailable. When the queue is full, claims get
+            // `queued: false`.
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536");
         config
@@ -116,7 +118,8 @@ impl KafkaSettings {
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1500")
             .set("max.poll.interval.ms", "60000")
-            // A new message ends the wait, so that an idle consumer polls ten times a second.
+            // The wait ends as soon as a message arrives. An idle consumer polls ten times a
+            // second.
             .set("fetch.wait.max.ms", "100")
             .set("fetch.error.backoff.ms", "50")
             .set("queued.min.messages", "5000")
@@ -148,10 +151,12 @@ impl KafkaSettings {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
-            // Otherwise an unfinished transaction of another program would hide later messages and
-            // the end of the topic: after a loss of Redis data, their slots would be given again.
+            // Otherwise, an unfinished transaction of another program would hide later messages and
+            // the end of the topic. After a loss of Redis data, their slots would be given to other
+            // users.
             .set("isolation.level", "read_uncommitted")
-            // Otherwise a batch corrupted on a broker's disk could be read as other claims.
+            // Otherwise, a batch that was corrupted on a broker's disk could be read as different
+            // claims.
             .set("check.crcs", "true")
             // librdkafka raises `fetch.max.bytes` to `message.max.bytes`, so limit both.
             .set("message.max.bytes", &largest)

@@ -32,8 +32,8 @@ impl MessagePrint {
 /// Why a partition is read again from an earlier offset, or has a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PositionFault {
-    /// It was read further than the position: MySQL has lost transactions, the position or Kafka's
-    /// offsets were changed manually, or an earlier release has read it.
+    /// The partition was read beyond the position: MySQL has lost transactions, the position or
+    /// Kafka's offsets were changed manually, or an earlier release has read it.
     Gap,
     /// The message before the position differs: the topic was recreated.
     OtherLog,
@@ -68,7 +68,7 @@ pub struct StoredPosition {
     pub next: i64,
     /// The message at the previous offset.
     pub before: Option<MessagePrint>,
-    /// The fault of the last hour, and the offset that reading had reached.
+    /// The fault recorded within the last hour, and the offset that reading had reached.
     pub fault: Option<(PositionFault, i64)>,
 }
 

@@ -9,7 +9,7 @@ pub(super) const IN_SYNC: usize = 2;
 
 pub(super) const BATCH_SETTING: &str = "max.message.bytes";
 
-/// Returns the change needed if the topic allows larger batches than readers can decompress.
+/// Returns the required change if the topic allows larger batches than readers can decompress.
 pub(super) fn what_expands<'a>(
     topic: &str,
     value: impl Fn(&str) -> Option<&'a str>,
@@ -30,8 +30,8 @@ fn change(topic: &str, setting: &str) -> String {
     )
 }
 
-/// Returns the change needed if the topic, with this number of replicas, can lose acknowledged
-/// messages; `None` if it is safe. `value` returns its settings.
+/// Returns the required change if the topic, with this number of replicas, can lose acknowledged
+/// messages, or `None` if it is safe. `value` returns its settings.
 pub(super) fn what_loses<'a>(
     topic: &str,
     replicas: usize,
@@ -54,7 +54,7 @@ pub(super) fn what_loses<'a>(
             change(&format!("min.insync.replicas={}", replicas.min(IN_SYNC)))
         ));
     }
-    // With only one replica, no other can take over.
+    // With only one replica, no other broker can take over.
     if replicas < IN_SYNC {
         return None;
     }

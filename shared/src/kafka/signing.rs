@@ -69,7 +69,7 @@ impl Signing {
         Ok(Self { keys, unsigned })
     }
 
-    /// Signs a message on a topic; `None` if there is no key.
+    /// Signs a message on a topic. Returns `None` if there is no key.
     pub fn sign(&self, topic: &str, payload: &[u8]) -> Option<String> {
         let mac = authenticated(self.keys.first()?, topic, payload);
         Some(BASE64_STANDARD_NO_PAD.encode(mac.finalize().into_bytes()))

@@ -18,7 +18,7 @@ use super::safety::{BATCH_SETTING, IN_SYNC, what_expands, what_loses};
 use super::why_not::{Failures, NoMetadata};
 use super::{KafkaSettings, LARGEST_BATCH};
 
-/// The first wait for a response; each further wait is twice as long. Between waits, checks whether
+/// The first wait for a response. Each later wait is twice as long. Between waits, checks whether
 /// brokers have refused, which the call itself reports only at its deadline.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
@@ -83,7 +83,7 @@ fn ask_by(
     settings: &KafkaSettings,
     limit: Duration,
 ) -> Result<TopicState, NoMetadata> {
-    // A refusing broker may be the only misconfigured one: others may still answer.
+    // The broker that refuses may be the only misconfigured one, so others may still answer.
     let brokers: BTreeSet<&str> = settings.addresses().collect();
     let until = Instant::now() + limit;
     let mut wait = FIRST_WAIT;
@@ -141,7 +141,7 @@ const KEPT_BACK: [RDKafkaErrorCode; 4] = [
 ];
 
 impl KafkaSettings {
-    /// Reads the topic's settings; `None` if they cannot be read.
+    /// Reads the topic's settings. Returns `None` if they cannot be read.
     async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
         let admin = self.admin_client()?;
         let options = AdminOptions::new().request_timeout(Some(limit));
@@ -185,7 +185,7 @@ impl KafkaSettings {
             .iter()
             .filter(|entry| entry.source == ConfigSource::DynamicTopic);
         for entry in own.filter(|entry| entry.name != BATCH_SETTING) {
-            // Kafka hides this value from the user, so the request would delete it.
+            // Kafka does not show this value to the user, so the request would delete it.
             let Some(value) = &entry.value else {
                 return Ok(false);
             };
@@ -236,7 +236,7 @@ impl KafkaSettings {
     }
 }
 
-/// Creates the topic if it is missing; returns `true` if this call created it. Limits batches of an
+/// Creates the topic if it is missing. Returns `true` if this call created it. Limits batches of an
 /// existing topic to [`LARGEST_BATCH`].
 pub async fn ensure_topic(
     settings: &KafkaSettings,

@@ -32,7 +32,7 @@ pub enum UnreadableCause {
 }
 
 impl UnreadableCause {
-    /// Returns the cause of an error; `None` for other errors, from which librdkafka recovers
+    /// Returns the cause of an error, or `None` for other errors, from which librdkafka recovers
     /// automatically.
     pub fn of(error: &KafkaError) -> Option<Self> {
         let KafkaError::MessageConsumption(code) = error else {
@@ -159,8 +159,8 @@ pub fn look(settings: &KafkaSettings, partition: i32, offset: i64) -> KafkaResul
     found
 }
 
-/// Returns the error for a client that did not answer in time. It does not mean that the partition
-/// is unreadable.
+/// Returns the error for a client that did not answer in time. This does not mean that the
+/// partition is unreadable.
 fn inconclusive() -> KafkaError {
     KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)
 }
@@ -216,8 +216,8 @@ impl Place<'_> {
         }
     }
 
-    /// Fetches the first message at or after an offset; `None` if none arrives in time. librdkafka
-    /// recovers from other errors automatically.
+    /// Fetches the first message at or after an offset. Returns `None` if none arrives in time.
+    /// librdkafka recovers from other errors automatically.
     fn fetch(&self, offset: i64, patience: Duration) -> KafkaResult<Option<Fetched>> {
         let mut assignment = TopicPartitionList::with_capacity(1);
         assignment.add_partition_offset(self.topic, self.partition, Offset::Offset(offset))?;
@@ -250,8 +250,8 @@ enum Fetched {
     Failed(UnreadableCause),
 }
 
-/// Finds the unreadable range that starts at an unreadable message and ends at `end` at the latest,
-/// or at the end of the range found before.
+/// Finds the unreadable range that starts at an unreadable message. It ends at `end` at the latest,
+/// or at the end of the range that was found before.
 pub fn unreadable_range(
     settings: &KafkaSettings,
     at: UnreadableAt,
@@ -274,8 +274,8 @@ pub fn unreadable_range(
 }
 
 /// Finds the first readable offset after `from`. Only librdkafka knows the last offset of a batch,
-/// so this uses an exponential and then a binary search. It may skip readable batches between two
-/// unreadable ones.
+/// so this uses an exponential search followed by a binary one. It may skip readable batches
+/// between two unreadable ones.
 fn behind(
     from: i64,
     before: Option<i64>,

@@ -16,7 +16,7 @@ use crate::tls::{HandshakeAnswer, Store, Tls};
 #[derive(Debug, Default)]
 pub(super) struct Failures(Mutex<BTreeMap<String, BrokerFailure>>);
 
-/// No broker returned metadata of the topic.
+/// The result if no broker returned metadata of the topic.
 #[derive(Debug)]
 pub(super) struct NoMetadata {
     /// The error of the call.
@@ -151,7 +151,7 @@ impl KafkaSettings {
         }
     }
 
-    /// If only some brokers are misconfigured, wait for the others.
+    /// If only some brokers are misconfigured, waits for the others.
     fn refused(&self, sentence: String, everywhere: bool) -> TopicError {
         if everywhere {
             TopicError::Setting(sentence)

@@ -90,8 +90,8 @@ impl Alert {
             .is_some_and(|at| at >= self.first_seen_at)
     }
 
-    /// Whether a mail has reported the alert but none its resolution, because mails were silenced.
-    /// [`open_or_seen`] implements the same rule in SQL.
+    /// Whether a mail has reported the alert but no mail has reported its resolution, because mails
+    /// were silenced. [`open_or_seen`] implements the same rule in SQL.
     pub fn owes_notice(&self) -> bool {
         self.state == AlertState::Resolved
             && self.was_mailed()
@@ -281,7 +281,7 @@ pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<
     Ok(found)
 }
 
-/// Reads when the silence of each drop's mails ends or ended.
+/// Reads when the mail silence of each drop ends or ended.
 pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId, DateTime<Utc>>> {
     let mut found = HashMap::new();
     for some in of.chunks(MOST_VALUES) {
@@ -300,8 +300,8 @@ pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId
     Ok(found)
 }
 
-/// Finds which of these drops were deleted, alone or with their coupon: no pass examines them
-/// again. A drop that other tables still name is lost, not deleted.
+/// Finds which of these drops were deleted, alone or with their coupon, so that no pass examines
+/// them again. A drop that other tables still name is lost, not deleted.
 pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
     let mut gone: HashSet<DropId> = of.iter().copied().map(DropId).collect();
     for some in of.chunks(MOST_VALUES) {
@@ -434,8 +434,9 @@ impl Db {
         .await
     }
 
-    /// Finds the drops that have a broken promise, or an alert that is firing or whose resolution
-    /// must still be mailed. The next pass that examines them has something to report.
+    /// Finds the drops that have a broken promise, an alert that is firing, or an alert whose
+    /// resolution must still be mailed. The next pass that examines such a drop has something to
+    /// report.
     pub async fn drops_of_open_alerts(&self) -> Result<HashSet<DropId>, DbError> {
         self.run("drops of open alerts", async |conn| {
             let mut found: HashSet<DropId> = open_or_seen(conn, &[])

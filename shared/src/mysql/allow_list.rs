@@ -86,7 +86,7 @@ impl Db {
         .await
     }
 
-    /// Removes all users from a coupon's list in one transaction, as a change of the whole list.
+    /// Removes all users from a coupon's list in one transaction, as one change of the whole list.
     pub async fn empty_allow_list(
         &self,
         id: CouponId,
@@ -151,7 +151,7 @@ impl Db {
             .map(|(_, list, _)| list))
     }
 
-    /// The revisions and sizes of these coupons' lists.
+    /// Reads the revisions and sizes of these coupons' lists.
     pub async fn allow_lists(&self, ids: Vec<CouponId>) -> Result<Vec<ListWithAge>, DbError> {
         self.run("read allow lists", async move |conn| {
             let mut found = Vec::with_capacity(ids.len());
@@ -241,7 +241,7 @@ impl Db {
     }
 
     /// Deletes part of a coupon's list if the coupon has this revision. Returns the new revision,
-    /// and whether more is left; `None` if the coupon was changed.
+    /// and whether more is left, or `None` if the coupon was changed.
     pub async fn delete_some_of_allow_list(
         &self,
         id: CouponId,
@@ -271,7 +271,7 @@ impl Db {
                 } else {
                     u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX)
                 };
-                // Keep the time of the last change, so that an interrupted deletion continues.
+                // Keep the time of the last change, so that an interrupted deletion is continued.
                 let revision = revision + 1;
                 let set = diesel::update(coupons::table.find(id.0)).set((
                     coupons::revision.eq(revision),
@@ -312,7 +312,7 @@ async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>>
 
 /// Sets the coupon's next revision, which is also the list's, and the size of the list.
 async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> QueryResult<AllowList> {
-    // MySQL assigns from left to right: the list gets the revision that was just set.
+    // MySQL assigns from left to right, so the list gets the revision that was just set.
     diesel::sql_query(
         "UPDATE coupons SET revision = GREATEST(revision, ?) + 1, allow_list_revision = revision, \
          allow_list_people = ?, allow_list_changed_at = UTC_TIMESTAMP(3) WHERE id = ?",

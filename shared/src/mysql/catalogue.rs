@@ -38,7 +38,7 @@ struct CouponRow {
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
         // The schema permits only these two words. A manually written schedule that cannot be
-        // parsed creates no drops; an unreadable restriction admits only users on the list.
+        // parsed creates no drops. An unreadable restriction admits only users on the list.
         Self {
             id: CouponId(row.id),
             name: row.name,
@@ -99,7 +99,7 @@ pub struct NewCoupon {
     pub once_per: OncePer,
     pub waiting_list: u32,
     pub schedule: Schedule,
-    /// Who may claim; `None` means everybody.
+    /// Who may claim. `None` means everybody.
     pub allow: Option<Allow>,
 }
 
@@ -124,7 +124,7 @@ impl Db {
         self.run("create coupon", create).await
     }
 
-    /// Reads one coupon with its drops in order of opening; `None` if it does not exist.
+    /// Reads one coupon with its drops in order of opening. Returns `None` if it does not exist.
     pub async fn coupon(&self, id: CouponId) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read coupon", async move |conn| {
             let Some(coupon) = coupon_row(conn, id.0).await? else {
@@ -137,8 +137,8 @@ impl Db {
 
     /// Reads the live coupons in order of id: daily coupons that have not ended, and coupons with
     /// an unsealed drop. Each comes with its unsealed drops in order of opening, and with the last
-    /// opened drop if no drop has been open for a while. The cost depends on the number of live
-    /// coupons.
+    /// opened drop unless a drop has been open for a while. The cost depends only on the number of
+    /// live coupons.
     pub async fn catalogue(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read catalogue", async |conn| {
             select_coupons(conn, LIVE, None, UNSEALED).await
@@ -205,7 +205,7 @@ impl Db {
         .await
     }
 
-    /// Calls [`Db::take_revision`] for many coupons; returns them in the format of
+    /// Calls [`Db::take_revision`] for many coupons. Returns them in the format of
     /// [`Db::catalogue`]. Skips coupons that another transaction is changing, because waiting would
     /// delay the others, and coupons of which MySQL has lost revisions.
     pub async fn take_revisions(
@@ -243,8 +243,8 @@ impl Db {
     ) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("make drops", async move |conn| {
             conn.transaction(async |conn| {
-                // Read the current settings rather than the caller's: an operator may be changing
-                // them.
+                // Read the current settings and not the caller's, because an operator may be
+                // changing them.
                 let found: Option<CouponRow> = coupons::table
                     .find(id.0)
                     .select(CouponRow::as_select())
@@ -255,8 +255,8 @@ impl Db {
                 let Some(coupon) = found.map(Coupon::from) else {
                     return Ok(None);
                 };
-                // Check the days again too: the caller may have read the coupon before a change and
-                // its drops after it.
+                // Check the days again, because the caller may have read the coupon before a change
+                // and its drops after it.
                 let is_planned = |drop: &&PlannedDrop| {
                     coupon
                         .schedule
@@ -292,10 +292,10 @@ impl Db {
     }
 }
 
-/// Selects the ids of live coupons. One day is added because of time zones.
+/// Selects the ids of live coupons. Subtracts one day to allow for all time zones.
 const LIVE: &str = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL \
      UNION SELECT id FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
-/// The parameter is a JSON array of numbers.
+/// Selects the ids in a JSON array of numbers, which is the parameter.
 pub(super) const LISTED: &str =
     "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
 const UNSEALED: &str = "SELECT id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, closed_early FROM drops WHERE sealed_at IS NULL";
@@ -333,7 +333,8 @@ async fn select_coupons(
     ids: Option<&str>,
     unsealed: &str,
 ) -> QueryResult<Vec<(Coupon, Vec<Drop>)>> {
-    // STRAIGHT_JOIN: without statistics the optimizer might begin with all existing coupons.
+    // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
+    // coupons.
     let coupons = format!(
         "SELECT {COUPON} FROM ({which}) w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id"
     );
@@ -348,19 +349,19 @@ async fn select_coupons(
     Ok(put_together(found, drops))
 }
 
-/// After a drop has been open for this long, users no longer need earlier drops.
+/// Once a drop has been open for this long, users no longer need earlier drops.
 const SETTLED: TimeDelta = TimeDelta::minutes(1);
 
 /// Reads the last opened drop of each coupon whose drops all opened a while ago. It can be one of
-/// `unsealed`, or one that was unsealed after those were read. A drop that has just opened is
-/// skipped, because a claim may be a retry of one in the previous drop.
+/// `unsealed`, or one that was unsealed after those were read. Skips a drop that has just opened,
+/// because a claim may be a retry of a claim in the previous drop.
 async fn last_opened(
     conn: &mut Conn,
     coupons: &[CouponRow],
     unsealed: &[DropRow],
 ) -> QueryResult<Vec<DropRow>> {
-    // Use MySQL's clock: if this host's were ahead, the last drop would be missed until the next
-    // one opens.
+    // Use MySQL's clock. If this host's clock were ahead, the last drop would be missed until the
+    // next one opens.
     let now: NaiveDateTime = diesel::select(sql::<Datetime>("UTC_TIMESTAMP(3)"))
         .get_result(conn)
         .await?;

@@ -21,7 +21,7 @@ const SAMPLE: i64 = 100;
 /// yields none of their codes is it the wrong key.
 const COMPARED: usize = 5;
 
-/// The `since` of a key that was generated to replace a lost one. It still marks the key when
+/// The `since` of a key that was generated to replace a lost one. It still marks such a key after
 /// retention has deleted the rows that would reveal the loss.
 const NOT_ACCEPTED: DateTime<Utc> = NaiveDate::from_ymd_opt(9999, 12, 31)
     .unwrap()
@@ -130,7 +130,7 @@ async fn has_rows(conn: &mut Conn) -> QueryResult<bool> {
     Ok(any.is_some())
 }
 
-/// Reads the key, or generates one: new claims need codes even if an older key was lost.
+/// Reads the key, or generates one, because new claims need codes even if an older key was lost.
 async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
     if let Some((key, _)) = stored(conn).await? {
         return Ok(key);

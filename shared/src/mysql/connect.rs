@@ -24,8 +24,8 @@ pub type Conn = AsyncMysqlConnection;
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
 /// Maximum duration of that check. If the host died without closing its connections, the caller
-/// waits this long instead of the whole time limit. Other connections that have not answered for as
-/// long are discarded without a check.
+/// waits only this long and not for the whole time limit. Other connections that have not answered
+/// for as long are discarded without a check.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A check that ended sooner is inconclusive, because its caller may have been cancelled.
@@ -39,7 +39,7 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(250);
 pub(super) struct Connecting {
     address: StoreAddress,
     failed_at: Mutex<Option<Instant>>,
-    /// The time since which a connection has not answered. Other connections without an answer
+    /// The time since which a connection has not answered. Other connections that have not answered
     /// since then may lead to the same unreachable host.
     silent_since: Mutex<Option<Instant>>,
 }
@@ -210,9 +210,9 @@ const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,N
      SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 2, SESSION wait_timeout = 10, \
      SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
 
-/// Opens a connection outside the pool with the same settings, for locks that live as long as their
-/// connection. Opened with mysql_async, because diesel hides the kind of error, but with diesel's
-/// options.
+/// Opens a connection outside the pool with the same settings, for locks that last as long as their
+/// connection. Uses mysql_async to open it, because diesel hides the kind of error, but with
+/// diesel's options.
 pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> {
     let url = as_given(address.url().to_owned());
     let opts = Opts::from_url(&url)
@@ -274,8 +274,8 @@ fn why_not(
 }
 
 /// Makes mysql_async connect to the address of the URL. By default, it asks a server at a loopback
-/// address for its socket file and connects to that file, which behind a tunnel or proxy may belong
-/// to another server or not exist.
+/// address for its socket file and connects to that file. Behind a tunnel or proxy, the file may
+/// belong to another server or not exist.
 fn as_given(mut url: String) -> String {
     if !url.contains("prefer_socket=") {
         url.push(if url.contains('?') { '&' } else { '?' });

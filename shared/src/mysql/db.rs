@@ -66,8 +66,8 @@ pub enum DbError {
 }
 
 impl DbError {
-    /// Whether the schema refused the write. If so, nothing was written, and retrying does not
-    /// help.
+    /// Whether the schema refused the write, in which case nothing was written and retrying does
+    /// not help.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Query { source, .. } if refusal(source).is_some())
     }
@@ -252,7 +252,7 @@ struct LockAnswer {
     answer: Option<i64>,
 }
 
-/// Takes a lock that lasts as long as its connection; returns whether it was obtained within
+/// Takes a lock that lasts as long as its connection. Returns whether it was obtained within
 /// `seconds`. Locks are per server, so the lock's name includes the database's.
 pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> QueryResult<bool> {
     let sql = "SELECT CAST(GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?) AS SIGNED) AS answer";

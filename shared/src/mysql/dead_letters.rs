@@ -65,7 +65,7 @@ impl DeadLetterRow {
 
 impl Db {
     /// Counts the unresolved dead letters of each drop, except those that name another coupon.
-    /// Drops without dead letters are left out.
+    /// Omits drops without dead letters.
     pub async fn count_dead_letters(
         &self,
         drops: Vec<DropId>,

@@ -14,10 +14,10 @@ use super::schema::{
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
 
-/// Maximum lines per list; the mail shows only the number of further ones.
+/// Maximum number of lines per list. The mail shows only the number of the others.
 const LINES: i64 = 20;
 
-/// Limit of each query: with a pass every second, a day has about 86,000 rows.
+/// Time limit of each query. With a pass every second, a day has about 86,000 rows.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// An alert that is open at the end of the period.
@@ -81,7 +81,8 @@ pub struct DailyDigest {
     pub sealed_total: u64,
     /// Users, rows and failed claims that runs examined.
     pub examined: [u64; 3],
-    /// Mails sent, waiting, given up, and given up because no mail server was configured for days.
+    /// Mails sent, mails waiting, mails given up, and mails given up because no mail server was
+    /// configured for days.
     pub mails: [u64; 4],
     /// Mails given up by address, except those given up for lack of a mail server.
     pub lost_mails: Vec<LostMails>,

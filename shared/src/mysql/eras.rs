@@ -15,10 +15,10 @@ use crate::domain::CouponId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenEra {
     pub coupon: CouponId,
-    /// The highest era in its gate; a new era is higher.
+    /// The highest era in its gate. A new era is higher.
     pub era: u64,
-    /// The era began on the current server. It is kept unless MySQL has a later one. If MySQL has
-    /// an earlier one because it lost data, it gets this era.
+    /// Whether the era began on the current server. Such an era is kept unless MySQL has a later
+    /// one. If MySQL has an earlier one because it lost data, it adopts this era.
     pub is_kept: bool,
 }
 

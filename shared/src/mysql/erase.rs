@@ -1,5 +1,5 @@
 //! Erases a user: replaces the id in every table by a pseudonym and the codes by random text, and
-//! deletes free text in those rows. The rows remain, so that totals stay exact.
+//! deletes the free text in those rows. The rows remain, so that totals stay exact.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, UserId};
 
-/// Time limit, which is long because findings and operators' actions have no index on users.
+/// Time limit. It is long because findings and operators' actions have no index on users.
 const LONG: Duration = Duration::from_secs(120);
 
 /// Replaces a string that may contain a user id.
@@ -75,8 +75,9 @@ impl Db {
         .await
     }
 
-    /// Replaces a user's id by the pseudonym in the rows of these coupons, atomically. `None` if
-    /// one of the drops is no longer sealed, or the user has an open dead letter or promise.
+    /// Replaces a user's id by the pseudonym in the rows of these coupons, atomically. Returns
+    /// `None` if one of the drops is no longer sealed, or if the user has an open dead letter or
+    /// promise.
     pub async fn erase(
         &self,
         user: UserId,
@@ -139,13 +140,12 @@ impl Db {
         pseudonym: String,
     ) -> Result<RowsByTable, DbError> {
         self.run_within(LONG, "erase a person in records", async move |conn| {
-            // `content` is a hash that includes the id: a guess of the id could be verified with
-            // it.
+            // `content` is a hash of data that includes the id, so it could confirm a guessed id.
             let texts = ", detail = 'erased', content = NULL, trace_id = NULL";
             let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;
             if findings > 0 {
-                // Alerts also store the hash, although they contain no ids: a firing alert is
-                // mailed once more.
+                // Alerts also store the hash, although they contain no ids. A firing alert is
+                // mailed once more because of this.
                 diesel::sql_query("UPDATE alerts SET content_hash = ''")
                     .execute(conn)
                     .await?;

@@ -19,8 +19,9 @@ use crate::domain::{CouponId, DropId, Slot};
 /// Prefix of every pseudonym.
 const PSEUDONYMS: &str = "erased-";
 
-/// SQL that selects dead letters of erased users: an erasure removes the payload of resolved ones.
-/// If a user's real id starts like a pseudonym, the dead letter still has its payload or is open.
+/// SQL that selects dead letters of erased users, because an erasure removes the payload of
+/// resolved ones. If a user's real id only starts like a pseudonym, the dead letter still has its
+/// payload or is open.
 pub(super) const ERASED_LETTER: &str =
     "user_id LIKE 'erased-%' AND resolved_at IS NOT NULL AND payload IS NULL";
 

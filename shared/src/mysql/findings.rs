@@ -1,7 +1,7 @@
 //! Findings of runs. A finding that persists is stored as one row, regardless of how many passes
-//! report it: full passes are numbered, and the row stores the numbers of the first pass that
-//! reported it and of the first that no longer did. Repairs, and findings of other runs, belong to
-//! one run.
+//! report it. Full passes are numbered, and the row stores the numbers of the first pass that
+//! reported it and of the first pass that no longer did. Repairs, and findings of other runs,
+//! belong to one run.
 
 use std::collections::HashMap;
 
@@ -56,7 +56,7 @@ pub struct Findings {
 pub(super) struct KeptFindings {
     /// The run's number among the full passes.
     pub(super) number: Option<u64>,
-    /// Set if no finding appeared or disappeared, and none belongs to this run only.
+    /// Whether no finding appeared or disappeared and none belongs to this run only.
     pub(super) nothing_new: bool,
 }
 

@@ -13,7 +13,7 @@ use crate::domain::DropId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
 pub struct ShownRepairs {
     pub number: u32,
-    /// A hash of the repairs; `None` if an earlier release recorded them.
+    /// A hash of the repairs, or `None` if an earlier release recorded them.
     pub fingerprint: Option<u64>,
 }
 

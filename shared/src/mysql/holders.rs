@@ -32,7 +32,8 @@ pub struct HoldersPage {
 const DROPS_AT_ONCE: usize = 100;
 
 impl Db {
-    /// Reads a page of at most `limit` rows; `None` if the drop does not belong to the coupon.
+    /// Reads a page of at most `limit` rows. Returns `None` if the drop does not belong to the
+    /// coupon.
     pub async fn holders(
         &self,
         which: HolderRange,
@@ -66,7 +67,7 @@ impl Db {
         .await
     }
 
-    /// Counts the rows of each drop; drops without rows are left out.
+    /// Counts the rows of each drop. Omits drops without rows.
     pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, i64>, DbError> {
         self.run("count rows by drop", async move |conn| {
             let mut counts = HashMap::new();

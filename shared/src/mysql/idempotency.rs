@@ -41,7 +41,7 @@ pub enum EarlierRequest {
 }
 
 impl Db {
-    /// Reads the effect of an earlier request with this key; `None` if there was none.
+    /// Reads the effect of an earlier request with this key. Returns `None` if there was none.
     pub async fn earlier_request(
         &self,
         key: IdempotencyKey,

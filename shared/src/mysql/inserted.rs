@@ -90,10 +90,10 @@ pub(super) async fn take_out(
     Ok(taken)
 }
 
-/// Reads the drops and relevant revocations. Coupons rarely have revocations, so this usually locks
-/// nothing. It runs after the insert and uses a locking read. A revocation also inserts its own row
-/// before it reads a claim's row, so one of the two transactions waits for the other and sees its
-/// row.
+/// Reads the drops and relevant revocations. This usually locks nothing, because coupons rarely
+/// have revocations. It runs after the insert and uses a locking read. A revocation also inserts
+/// its own row before it reads a claim's row, so one of the two transactions waits for the other
+/// and sees its row.
 async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Vec<Seen>> {
     let distinct = |ids: &mut dyn Iterator<Item = i64>| {
         let mut ids: Vec<i64> = ids.collect();
@@ -121,9 +121,9 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
 }
 
 /// Locks closed drops, because a pass that cannot see these rows yet may be sealing one. Either the
-/// pass has already sealed it, or the pass waits for this transaction and counts its rows. Clocks
-/// differ, and this transaction may end after the drop closes, so drops are locked from
-/// [`LOCKED_BEFORE`] on. Other drops stay unlocked, to avoid delaying an operator's change.
+/// pass has already sealed the drop, or it waits for this transaction and counts its rows. Because
+/// clocks differ and this transaction may end after the drop closes, drops are locked from
+/// [`LOCKED_BEFORE`] on. Other drops stay unlocked, so that an operator's change is not delayed.
 async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
     let unsure = |one: &Seen| one.may_be_sealed != 0 && one.sealed_at.is_none();
     let ids: Vec<i64> = seen

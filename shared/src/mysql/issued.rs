@@ -93,7 +93,7 @@ pub async fn insert(
         .batch_execute(&statement(claims, &codes, limits, by, now))
         .await
     {
-        // A manual edit gave one of these codes to another row. A new code is better for the user
+        // A manual edit gave one of these codes to another row. For the user, a new code is better
         // than no row.
         Err(error) if is_code_taken(&error) => {
             let taken = replace_taken(conn, claims, &mut codes).await?;
@@ -112,7 +112,7 @@ pub async fn insert(
     Ok(inserted)
 }
 
-/// Generates new codes for claims whose code is taken; returns their indexes.
+/// Generates new codes for claims whose code is taken. Returns their indexes.
 async fn replace_taken(
     conn: &mut Conn,
     claims: &[Claim],
@@ -138,8 +138,8 @@ async fn replace_taken(
     Ok(places)
 }
 
-/// Values are numbers, timestamps, and strings without characters that have a meaning in SQL; see
-/// [`push_text`].
+/// Builds the statement. Its values are numbers, timestamps, and strings without characters that
+/// have a meaning in SQL (see [`push_text`]).
 fn statement(
     claims: &[Claim],
     codes: &[String],
@@ -185,7 +185,8 @@ fn statement(
     sql
 }
 
-/// MySQL reads at most microseconds, and rounds them to the precision of its column.
+/// Truncates the time to microseconds, the highest precision that MySQL reads. MySQL rounds them to
+/// the precision of its column.
 fn instant(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().trunc_subsecs(6)
 }
@@ -348,7 +349,7 @@ impl Db {
         .await
     }
 
-    /// Reads the row of a slot; `None` if it has none.
+    /// Reads the row of a slot. Returns `None` if it has none.
     pub async fn row_on_slot(
         &self,
         drop: DropId,
@@ -399,9 +400,9 @@ impl Db {
         Ok(found)
     }
 
-    /// Writes the rows of repairs and resolves their dead letters, atomically: if one claim is
-    /// void, nothing is written. Returns the rows whose code is not the one derived from their
-    /// claim.
+    /// Writes the rows of repairs and resolves their dead letters, atomically. If one claim is
+    /// void, nothing is written. Returns the rows whose code differs from the one derived from
+    /// their claim.
     pub async fn reissue(
         &self,
         mut claims: Vec<Claim>,
@@ -410,7 +411,7 @@ impl Db {
     ) -> Result<Vec<(DropId, Slot)>, DbError> {
         let run_id = run_id.to_owned();
         let key = self.code_key().await?;
-        // Insert in the order of the primary key, like the consumer: then the two wait for each
+        // Insert in the order of the primary key, like the consumer, so that the two wait for each
         // other instead of deadlocking.
         claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
         self.run("issue rows", async move |conn| {

@@ -51,8 +51,8 @@ const BY_ROWS: &str = "SELECT (SELECT i.coupon_id FROM issued_coupons i WHERE i.
      n.drop_id FROM (SELECT DISTINCT drop_id FROM issued_coupons) n \
      LEFT JOIN drops d ON d.id = n.drop_id WHERE d.id IS NULL LIMIT 1000";
 
-/// Selects drops without a limit equal to their quantity, without which their rows cannot be
-/// written.
+/// Selects drops without a limit equal to their quantity. Without such a limit, their rows cannot
+/// be written.
 const WITHOUT_LIMIT: &str = "SELECT d.coupon_id, d.id AS drop_id FROM drops d WHERE NOT EXISTS \
      (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = d.quantity)";
 
@@ -94,7 +94,7 @@ impl Db {
         .await
     }
 
-    /// Finds unsealed drops with a limit above their quantity. Triggers prevent that, so `drops` or
+    /// Finds unsealed drops with a limit above their quantity. Triggers prevent this, so `drops` or
     /// `slot_limits` was restored alone.
     pub async fn drops_below_their_limit(&self) -> Result<Vec<(NamedDrop, Slot)>, DbError> {
         self.run("drops below their limit", async |conn| {
@@ -131,7 +131,7 @@ impl Db {
         .await
     }
 
-    /// Reads the highest id of a drop; 0 if there is none.
+    /// Reads the highest id of a drop. Returns 0 if there is none.
     pub async fn highest_drop(&self) -> Result<i64, DbError> {
         self.run("highest drop", async |conn| {
             let highest: Option<i64> = drops::table

@@ -22,8 +22,8 @@ const LOCK_WAIT_SECONDS: i32 = 300;
 /// The migration that creates the table of the key for codes.
 const CODE_KEY_TABLE: &str = "20261122000017";
 
-/// Statement that limits how long an ALTER waits for transactions that use its table, because every
-/// later query waits behind the ALTER. After a second, the ALTER gives up, lets the queries run,
+/// Statement that limits how long an ALTER waits for transactions that use its table, because all
+/// later queries wait behind the ALTER. After a second, the ALTER gives up, lets the queries run,
 /// and is retried. MySQL's default is a year.
 const LOCK_WAIT: &str = "SET SESSION lock_wait_timeout = 1";
 const FIND_IT: &str = "SELECT * FROM information_schema.innodb_trx ORDER BY trx_started";

@@ -17,7 +17,7 @@ use crate::redis::given::GivenNumbers;
 /// Name in `reconciler_state` of the range of ids that may belong to lost coupons: `FIRST-LAST`.
 const LOST_COUPONS: &str = "lost_coupons";
 
-/// Maximum number of ids examined at each end of the range: lost coupons have the highest ids, or
+/// Maximum number of ids examined at each end of the range. Lost coupons have the highest ids, or
 /// the ones directly after the remaining coupons.
 const AT_MOST: usize = 10_000;
 
@@ -41,8 +41,8 @@ pub struct NumbersInDoubt {
 }
 
 impl Db {
-    /// Makes MySQL assign only ids above these; `None` means that the assigned ids are unknown.
-    /// Stores the coupon ids that MySQL has no rows for. Returns MySQL's highest ids.
+    /// Makes MySQL assign only ids above these. `None` means that the assigned ids are unknown.
+    /// Stores the coupon ids for which MySQL has no rows. Returns MySQL's highest ids.
     pub async fn skip_numbers(&self, given: Option<GivenNumbers>) -> Result<GivenNumbers, DbError> {
         self.run("skip numbers", async move |conn| {
             let highest = diesel::sql_query(
@@ -115,7 +115,7 @@ impl Db {
         .await
     }
 
-    /// Ends the doubt about ids: only `lost`, in ascending order, belong to lost coupons and stay
+    /// Ends the doubt about ids: only `lost`, in ascending order, belong to lost coupons and remain
     /// stored.
     pub async fn settle_numbers(
         &self,

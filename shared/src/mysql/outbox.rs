@@ -1,5 +1,5 @@
 //! The table `mail_outbox`: mails to send, one row per recipient. A sender leases a row before
-//! sending it, so that two senders never send the same mail; a lease expires if its sender dies.
+//! sending it, so that two senders never send the same mail. A lease expires if its sender dies.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,8 @@ const ROUND: i64 = 64;
 /// each outbox table has a different diesel type.
 macro_rules! is_due {
     ($table:ident, $now:expr) => {{
-        // No attempt or lease is set that far ahead: if one is, the clock has been set back since.
+        // No attempt or lease is scheduled that far ahead. If there is one, the clock has been set
+        // back since.
         let never = ($now + TimeDelta::minutes(75)).naive_utc();
         let now = $now.naive_utc();
         let is_open = $table::sent_at.is_null().and($table::given_up_at.is_null());
@@ -155,7 +156,7 @@ pub struct LeasedMail {
 pub enum DeliveryOutcome {
     /// The server accepted it.
     Sent,
-    /// The attempt failed; the next one is at this time.
+    /// The attempt failed. The next one is at this time.
     Retry(DateTime<Utc>, String),
     /// The attempt failed, and no other follows.
     GivenUp(String),
@@ -295,13 +296,13 @@ impl MailRows {
     }
 }
 
-/// Gives up a mail to one recipient. If no recipient has received the mail or still may receive it,
-/// its alerts count as not mailed, and the next pass that sees them mails them again.
+/// Gives up on a mail to one recipient. If no recipient has received the mail or still may receive
+/// it, its alerts count as not mailed, and the next pass that sees them mails them again.
 pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Result<(), DbError> {
     db.run("give up a mail", async move |conn| {
         conn.transaction(async |conn| {
-            // Lock the alerts, so that two recipients of a mail are given up in turn and no pass
-            // uses outdated alerts meanwhile.
+            // Lock the alerts, so that two recipients of a mail are given up one after the other
+            // and no pass uses outdated alerts in the meantime.
             alerts::lock(conn).await?;
             note_outcome(conn, id, DeliveryOutcome::GivenUp(error), now).await?;
             let Some(mail) = MailRows::of(conn, id).await? else {
@@ -317,8 +318,8 @@ pub async fn give_up(db: &Db, id: i64, error: String, now: DateTime<Utc>) -> Res
     .await
 }
 
-/// Makes notices due again whose mails, queued at these times, reached no recipient. Alerts store
-/// when their last mail was queued, and values in `reconciler_state` end with that time.
+/// Makes notices due again if their mails, queued at these times, reached no recipient. Alerts
+/// store when their last mail was queued, and values in `reconciler_state` end with that time.
 async fn not_mailed(conn: &mut Conn, queued_at: &[NaiveDateTime]) -> QueryResult<()> {
     diesel::update(alerts_table::table.filter(alerts_table::last_mailed_at.eq_any(queued_at)))
         .set(alerts_table::last_mailed_at.eq(None::<NaiveDateTime>))
@@ -337,7 +338,7 @@ async fn not_mailed(conn: &mut Conn, queued_at: &[NaiveDateTime]) -> QueryResult
 /// The error of mails that [`give_up_untried`] gives up.
 pub(super) const UNTRIED: &str = "no mail server was set for days";
 
-/// Gives up mails that were queued before this time and never attempted. Returns how many.
+/// Gives up on mails that were queued before this time and never attempted. Returns how many.
 pub async fn give_up_untried(
     db: &Db,
     before: DateTime<Utc>,

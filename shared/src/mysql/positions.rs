@@ -21,7 +21,8 @@ use crate::kafka::{Beginning, MessagePrint, PositionFault, StoredPosition, Store
 pub struct ReadRange {
     pub partition: i32,
     pub offsets: Range<i64>,
-    /// The message at the last offset; `None` if it cannot be read, or the offset holds no message.
+    /// The message at the last offset, or `None` if it cannot be read or the offset holds no
+    /// message.
     pub last: Option<MessagePrint>,
 }
 
@@ -171,9 +172,9 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> Quer
     Ok(partitions)
 }
 
-/// Advances each position at or above the start of its range and below its end; returns how many
-/// were advanced. `STRAIGHT_JOIN` ensures that only these partitions' rows are locked, in the order
-/// of the ranges.
+/// Advances each position that is at or above the start of its range and below its end. Returns how
+/// many were advanced. `STRAIGHT_JOIN` ensures that only these partitions' rows are locked, in the
+/// order of the ranges.
 async fn moved(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> QueryResult<usize> {
     let rows: Vec<String> = ranges
         .iter()

@@ -70,8 +70,8 @@ pub fn owner() -> String {
 }
 
 impl ProcessRow {
-    /// Describes the settings that prevent this process and `other` from sharing data; `None` if
-    /// they agree.
+    /// Describes the settings that prevent this process and `other` from sharing data. Returns
+    /// `None` if they agree.
     pub fn disagreement(&self, other: &Self) -> Option<String> {
         let prefix = |row: &Self| row.redis_prefix.clone();
         let both_prefixes = prefix(self).zip(prefix(other));
@@ -137,7 +137,7 @@ impl Db {
     }
 
     /// Whether all consumers and reconcilers of the last day can read messages with several claims.
-    /// One that cannot would write a single dead letter for all claims of a message. Returns
+    /// One that cannot would write a single dead letter for all claims of such a message. Returns
     /// `false` if no consumer is known.
     pub async fn all_read_batches(&self) -> Result<bool, DbError> {
         self.run("read which messages are read", async move |conn| {
@@ -168,7 +168,7 @@ impl Db {
 }
 
 /// Announces this process, and renews the announcement until `shutdown`. Logs settings that
-/// disagree; the reconciler then refuses to work.
+/// disagree. In that case, the reconciler refuses to work.
 pub async fn announce(db: Db, own: ProcessRow, shutdown: CancellationToken) {
     let id = format!("{:032x}", rand::random::<u128>());
     say(&db, &id, &own).await;
@@ -231,7 +231,7 @@ pub struct PassLock {
 }
 
 impl PassLock {
-    /// Takes the lock, waiting at most `wait`; `None` if another process holds it.
+    /// Takes the lock, waiting at most `wait`. Returns `None` if another process holds it.
     pub async fn take(
         settings: &DbSettings,
         work: Work,
@@ -260,7 +260,7 @@ impl PassLock {
         }))
     }
 
-    /// Cancelled if the lock is lost; work that needs it must stop.
+    /// Cancelled if the lock is lost. Work that needs the lock must then stop.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
     }
@@ -335,10 +335,10 @@ impl Db {
     }
 }
 
-/// Checks repeatedly whether this connection still holds the lock, until it is released or lost. It
-/// can be lost with the connection, or alone, behind a proxy that gave the session another
-/// connection. On a demoted primary, the lock has no effect: other processes take it on the new
-/// primary.
+/// Checks repeatedly whether this connection still holds the lock, until the lock is released or
+/// lost. The lock can be lost with the connection, or alone if a proxy gave the session another
+/// connection. On a demoted primary, the lock has no effect, because other processes take it on the
+/// new primary.
 async fn keep(
     mut conn: Conn,
     work: Work,

@@ -38,7 +38,7 @@ pub struct BrokenPromiseRow {
 }
 
 impl Db {
-    /// Records a broken promise. If it was recorded and resolved before, it is open again.
+    /// Records a broken promise. If it was already recorded and resolved, it is open again.
     pub async fn list_broken_promise(
         &self,
         run_id: &str,
@@ -97,8 +97,8 @@ impl Db {
         Ok(())
     }
 
-    /// Closes all broken promises of a drop: an operator confirms that users were informed. Returns
-    /// how many there were.
+    /// Closes all broken promises of a drop, because an operator confirms that users were informed.
+    /// Returns how many there were.
     pub async fn give_up_promises(
         &self,
         NamedDrop { coupon, drop }: NamedDrop,

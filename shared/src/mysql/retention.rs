@@ -13,8 +13,8 @@ use crate::domain::{CouponId, DropId, Slot};
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Condition for rows and revocations that still identify a user. An erased row may still do so by
-/// its code, if an earlier release kept the code.
+/// Condition for rows and revocations that still identify a user. An erased row may still do so
+/// through its code, if an earlier release kept the code.
 const NAMES_SOMEBODY: &str = "(user_id NOT LIKE 'erased-%' OR code NOT LIKE 'erased-%')";
 
 /// A drop that was sealed long ago but still contains user ids.

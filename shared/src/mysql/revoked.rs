@@ -23,14 +23,14 @@ pub struct Revocation {
     pub id: i64,
     pub coupon_id: i64,
     pub drop_id: i64,
-    /// The user's slot; `None` if there was none or it is unknown.
+    /// The user's slot, or `None` if there was none or it is unknown.
     pub slot: Option<Slot>,
     pub user_id: String,
     pub reason: String,
     pub revoked_by: String,
     pub may_claim_again: bool,
     pub revoked_at: NaiveDateTime,
-    /// Claims admitted after this time, by Redis's clock, are valid again; `None` means that no
+    /// Claims admitted after this time, by Redis's clock, are valid again. `None` means that no
     /// claim is.
     pub again_from: Option<NaiveDateTime>,
 }
@@ -48,7 +48,7 @@ impl Revocation {
             .is_none_or(|from| admitted_at_ms.is_some_and(|at| at <= from))
     }
 
-    /// Whether the user may claim again, but the revocation has not ended yet.
+    /// Whether the user may claim again but the revocation has not ended yet.
     pub fn is_to_be_ended(&self) -> bool {
         self.may_claim_again && self.again_from.is_none()
     }
@@ -74,7 +74,7 @@ pub struct NewRevocation {
     pub by: String,
     pub may_claim_again: bool,
     pub once_per: OncePer,
-    /// The operator; `None` if the user gave the claim back.
+    /// The operator, or `None` if the user gave the claim back.
     pub operator: Option<Operator>,
     /// The id of the user's last revocation in Redis.
     pub after: i64,
@@ -130,8 +130,8 @@ impl Db {
         .await
     }
 
-    /// Moves the row of a claim that the revocation voids into it, if the row exists. Reads the
-    /// revocation again: if it has ended, a later claim of its user is valid.
+    /// Moves the row of a claim that the revocation voids into the revocation, if the row exists.
+    /// Rereads the revocation, because a later claim of its user is valid if it has ended.
     pub async fn take_out_row(&self, id: i64, once_per: OncePer) -> Result<(), DbError> {
         self.run("take out a revoked row", async move |conn| {
             conn.transaction(async |conn| {
@@ -244,7 +244,7 @@ impl Db {
 async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
     let is_new = open_one(conn, new, false).await?.is_none();
     // Redis compares the ids of a user's revocations, and a MySQL that has lost the highest id
-    // would assign it again.
+    // would assign it a second time.
     let highest: Option<i64> = revoked_coupons::table
         .select(max(revoked_coupons::id))
         .first(conn)

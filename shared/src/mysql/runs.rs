@@ -45,7 +45,7 @@ pub struct RunRow {
     pub skipped: u32,
     pub failed: u32,
     pub error: Option<String>,
-    /// Drop reports as JSON; `None` if `drops_run` stores the same ones.
+    /// Drop reports as JSON, or `None` if `drops_run` stores the same ones.
     pub drops: Option<String>,
     /// The run's number among the full passes.
     pub number: Option<u64>,
@@ -349,17 +349,17 @@ pub struct Retention {
     pub mended_promises: Duration,
 }
 
-/// Exceeds the time for which a sender retries an event.
+/// Longer than the time for which a sender retries an event.
 const ORPHANED_AFTER: TimeDelta = TimeDelta::days(4);
 
-/// Rows deleted per statement, so that locks stay short. Millions of rows still disappear within a
-/// day.
+/// Rows deleted per statement. The number is small, so that locks stay short, but still allows
+/// deleting millions of rows within a day.
 const AT_ONCE: u32 = 1_000;
 
 /// Selects the retention of one kind of record.
 type Time = fn(&Retention) -> Duration;
 
-/// Rows deleted by age alone, in the order of an index. `{before}`: see [`before`].
+/// Rows deleted by age alone, in the order of an index. [`before`] provides `{before}`.
 const BY_AGE: &[(&str, Time)] = &[
     // Findings without numbers; `delete_old_findings` deletes numbered ones.
     (

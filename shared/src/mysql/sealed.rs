@@ -24,7 +24,8 @@ pub struct SealedDrop {
     pub sealed_rows: Option<u32>,
 }
 
-/// The extent of the data that Redis may need for a coupon besides the drops that a pass compares.
+/// The extent of the data that Redis may need for a coupon in addition to the drops that a pass
+/// compares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct CouponHistory {
     #[diesel(sql_type = BigInt)]
@@ -57,7 +58,7 @@ const HISTORIES_AT_ONCE: usize = 200;
 
 impl Db {
     /// Reads the history of coupons that are closed because Redis lost data: the extent of the data
-    /// that Redis may need besides the drops that are compared.
+    /// that Redis may need in addition to the drops that are compared.
     pub async fn histories(
         &self,
         coupons: Vec<CouponId>,
@@ -83,7 +84,7 @@ impl Db {
         Ok(histories)
     }
 
-    /// The number of rows in sealed drops of these coupons; coupons without any are left out.
+    /// Counts the rows in sealed drops of these coupons. Omits coupons without such rows.
     pub async fn sealed_rows_of(
         &self,
         coupons: Vec<CouponId>,
@@ -113,9 +114,10 @@ impl Db {
     /// its closing time or quantity since the caller read it, if its rows or revocations differ
     /// from those verified, or if it is already sealed.
     ///
-    /// A revocation locks its drop after inserting its row: either it is committed before this lock
-    /// and gets counted, or it unseals the drop afterwards. A consumer locks a closed drop after
-    /// inserting rows: either they are counted, or it finds the drop sealed.
+    /// A revocation locks its drop after inserting its row. Therefore, either it is committed
+    /// before this lock and gets counted, or it unseals the drop afterwards. A consumer locks a
+    /// closed drop after inserting rows. Therefore, either the rows are counted, or the consumer
+    /// finds the drop sealed.
     pub async fn seal_drop(
         &self,
         id: DropId,
@@ -168,7 +170,7 @@ impl Db {
         .await
     }
 
-    /// Counts the revocations of each drop; drops without revocations are left out.
+    /// Counts the revocations of each drop. Omits drops without revocations.
     pub async fn count_revocations(
         &self,
         drops: Vec<DropId>,

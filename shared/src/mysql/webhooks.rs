@@ -80,8 +80,8 @@ pub async fn lease(
             )
         };
         // FOR UPDATE SKIP LOCKED would also lock rows of other targets that it reads, and their
-        // senders would skip them. In a transaction, every read would see the snapshot of the
-        // first.
+        // senders would skip these rows. In a transaction, every read would see the snapshot of the
+        // first one.
         loop {
             let oldest = due()
                 .order(webhook_outbox::id)

@@ -60,8 +60,8 @@ pub struct AdmissionReply {
     pub now_ms: i64,
     /// The candidate that was open at that time; it admitted the user if the claim was accepted.
     pub open_drop: Option<DropId>,
-    /// When the holder of the slot was admitted, in Unix milliseconds by the same clock; `None` if
-    /// unknown.
+    /// When the holder of the slot was admitted, in Unix milliseconds by the same clock, or `None`
+    /// if unknown.
     pub admitted_at_ms: Option<i64>,
     /// The coupon's group, if the caller must find out whether the user is a member.
     pub group: Option<Group>,
@@ -150,7 +150,7 @@ pub enum AdmissionError {
 }
 
 impl Redis {
-    /// Runs admission for one user; `era` is the coupon's era in MySQL. The caller may retry, and
+    /// Runs admission for one user. `era` is the coupon's era in MySQL. The caller may retry, and
     /// then gets [`Admission::Already`].
     pub async fn claim(
         &self,
@@ -166,9 +166,9 @@ impl Redis {
     }
 
     /// Runs admission for several users in one call, as if they came one after the other. Returns
-    /// one reply per user in the same order, `None` if a reply cannot be parsed. Accepts at most
-    /// [`MAX_BATCH`] users. Resends only if nothing ran: Redis did not have the script, or an older
-    /// release had verified the coupon.
+    /// one reply per user in the same order, or `None` for a reply that cannot be parsed. Accepts
+    /// at most [`MAX_BATCH`] users. Sends the call again only if nothing ran: Redis did not have
+    /// the script, or an older release had verified the coupon.
     pub async fn claim_all(
         &self,
         candidates: Candidates<'_>,
@@ -244,8 +244,8 @@ fn groups(people: &[Claimant<'_>]) -> String {
     people.iter().map(word).collect::<Vec<_>>().join(",")
 }
 
-/// Parses one reply per user, `None` for an invalid one. Returns `None` if the whole value is not a
-/// reply of the script.
+/// Parses one reply per user. An invalid one becomes `None`. Returns `None` if the whole value is
+/// not a reply of the script.
 fn read_replies(value: &Value, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
     let Value::Array(items) = value else {
         return None;

@@ -30,9 +30,9 @@ pub enum OnList {
 /// The state of a coupon's allow list in Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SeenList {
-    /// The list's revision and size as stored; `None` if they are missing.
+    /// The list's revision and size as stored, or `None` if they are missing.
     pub list: Option<AllowList>,
-    /// The number of members; `None` if the key has another type.
+    /// The number of members, or `None` if the key has another type.
     pub people: Option<u64>,
 }
 
@@ -42,7 +42,7 @@ impl SeenList {
         self.list == Some(list) && self.people == Some(u64::from(list.people))
     }
 
-    /// The stored revision; 0 if there is none.
+    /// The stored revision, or 0 if there is none.
     pub fn revision(&self) -> u64 {
         self.list.map_or(0, |list| list.revision)
     }
@@ -209,7 +209,7 @@ impl Redis {
         Ok(seen)
     }
 
-    /// Returns the coupon's highest revision in Redis, including its allow list's; 0 if there is
+    /// Returns the coupon's highest revision in Redis, including its allow list's, or 0 if there is
     /// none. After MySQL is restored from a backup, its revision may be lower.
     pub async fn highest_revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let ids = [coupon];
@@ -237,7 +237,7 @@ impl Redis {
             .await
     }
 
-    /// Whether a user is on the coupon's list; `None` if Redis does not have the complete list.
+    /// Whether a user is on the coupon's list, or `None` if Redis does not have the complete list.
     pub async fn is_allowed(
         &self,
         coupon: CouponId,

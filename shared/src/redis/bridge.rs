@@ -1,7 +1,7 @@
 //! Compatibility with releases up to 0eab1da9, whose admission relies on the keys `fc:epoch`,
 //! `verified` and `generation`. While an epoch of such a release is valid, a coupon that either
 //! release has verified is open to both, so that programs can be upgraded in any order under load.
-//! This release starts no such epoch: the next loss ends it, and older APIs stay closed from then
+//! This release starts no such epoch. The next loss ends it, and older APIs stay closed from then
 //! on.
 //!
 //! Delete this file, `scripts/bridge.lua`, the keys `epoch`, `verified` and `generation`, and the

@@ -12,8 +12,8 @@ use super::reads::DROPS_AT_ONCE;
 use super::wrong_key::is_about_data;
 use crate::domain::{CouponId, DropId, UserId};
 
-/// Field of `meta`: set if users hold coupons of an earlier drop, so that a missing `claimants` key
-/// is detected.
+/// Field of `meta` that is set if users hold coupons of an earlier drop, so that a missing
+/// `claimants` key is detected.
 pub(super) const EARLIER_HOLDERS: &str = "claimants";
 
 impl Redis {
@@ -45,7 +45,7 @@ impl Redis {
         Ok(missing.map(|((_, user), _)| user.clone()).collect())
     }
 
-    /// The number of claimants of each of these coupons; `None` if the key has another type.
+    /// The number of claimants of each of these coupons, or `None` if the key has another type.
     pub async fn claimants_numbers(
         &self,
         coupons: &[DropKeys],
@@ -58,7 +58,7 @@ impl Redis {
         self.each(asked).await
     }
 
-    /// The number of banned users of each of these coupons; `None` if the key has another type.
+    /// The number of banned users of each of these coupons, or `None` if the key has another type.
     pub async fn banned_numbers(
         &self,
         coupons: &[DropKeys],
@@ -71,8 +71,8 @@ impl Redis {
         self.each(asked).await
     }
 
-    /// Whether each drop's `meta` records that users hold coupons of an earlier drop; `None` for a
-    /// drop that is not loaded.
+    /// Whether each drop's `meta` records that users hold coupons of an earlier drop, or `None` for
+    /// a drop that is not loaded.
     pub async fn earlier_holders(
         &self,
         drops: &[DropKeys],
@@ -91,7 +91,8 @@ impl Redis {
             .collect())
     }
 
-    /// Sends the commands concurrently and returns the replies; `None` for a key of another type.
+    /// Sends the commands concurrently and returns the replies. Returns `None` for a key of another
+    /// type.
     async fn each<T: FromRedisValue>(
         &self,
         commands: impl Iterator<Item = redis::Cmd>,

@@ -52,7 +52,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Creates the handle; it connects on first use.
+    /// Creates the handle. It connects on first use.
     pub fn new(settings: &RedisSettings) -> Result<Self, RedisError> {
         let tls = settings.url.tls().cloned();
         let seeds = Seeds::new(
@@ -81,8 +81,9 @@ impl Redis {
         self.conn.clone()
     }
 
-    /// Returns a handle with dedicated connections to the current server processes, which never
-    /// reconnect. A pass uses it, so that its reads and writes reach the same server process.
+    /// Returns a handle with dedicated connections to the current server processes. They never
+    /// reconnect. A pass uses this handle, so that its reads and writes reach the same server
+    /// process.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         Ok(Self {
             conn: self.conn.pinned().await?,
@@ -113,8 +114,8 @@ impl Redis {
         &self.prefix
     }
 
-    /// Redis's time in Unix milliseconds. With several servers, it is the earliest of the clocks
-    /// that answer, so that nothing appears older than it is.
+    /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of the
+    /// clocks that answer, so that nothing appears older than it is.
     pub async fn time_ms(&self) -> Result<i64, RedisError> {
         let time = async |shard: &Arc<Shard>| {
             let (seconds, micros): (i64, i64) = redis::cmd("TIME")

@@ -17,7 +17,7 @@ use super::servers::Seeds;
 #[derive(Clone)]
 pub struct SharedConnection {
     router: Arc<Router>,
-    /// The only server to use; if `None`, each command goes to the server that has its key.
+    /// The only server to use. If `None`, each command goes to the server that has its key.
     only: Option<Arc<Shard>>,
 }
 

@@ -242,8 +242,8 @@ impl Redis {
         Ok(self.gate().await?.is_open())
     }
 
-    /// Begins an era of a coupon, which closes the coupon. `None` if the gate is no longer `seen`,
-    /// or the server has been replaced.
+    /// Begins an era of a coupon, which closes the coupon. Returns `None` if the gate is no longer
+    /// `seen` or the server has been replaced.
     pub async fn begin_era(
         &self,
         coupon: CouponId,
@@ -391,7 +391,8 @@ impl Redis {
         Ok(gates.first().and_then(|gate| gate.fence(&life, coupon)))
     }
 
-    /// Reads the coupon's highest revision whose settings were written to Redis; 0 if unknown.
+    /// Reads the coupon's highest revision whose settings were written to Redis. Returns 0 if
+    /// unknown.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let key = keys::revision(&self.prefix, coupon);
         Ok(text_of(&mut self.connection(), &key)

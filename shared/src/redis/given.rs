@@ -16,7 +16,7 @@ use super::wrong_key::is_about_data;
 use super::{Redis, keys};
 use crate::domain::{CouponId, DropId};
 
-/// The highest ids; 0 if none is known.
+/// The highest ids, or 0 if none is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GivenNumbers {
     pub coupon: i64,

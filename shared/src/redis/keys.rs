@@ -218,7 +218,7 @@ pub struct DropMeta {
     pub quantity: Slot,
     /// Start of the window, inclusive, in Unix milliseconds.
     pub opens_at_ms: i64,
-    /// End of the window, exclusive; `None` if it stays open.
+    /// End of the window, exclusive, or `None` if it stays open.
     pub closes_at_ms: Option<i64>,
     /// No claim is admitted while this is set.
     pub paused: bool,
@@ -228,7 +228,7 @@ pub struct DropMeta {
     /// An operator closed it early: from the waiting list, only users with a broken promise are
     /// promoted.
     pub closed_early: bool,
-    /// Who may claim; `None` means everybody.
+    /// Who may claim. `None` means everybody.
     pub allow: Option<Allow>,
 }
 
@@ -274,8 +274,8 @@ impl DropMeta {
         .collect()
     }
 
-    /// Parses the hash; `None` if it is missing or a field is invalid. Admission treats both as not
-    /// loaded.
+    /// Parses the hash. Returns `None` if it is missing or a field is invalid. Admission treats
+    /// both as not loaded.
     pub fn read(fields: &HashMap<String, String>) -> Option<Self> {
         let closes = fields.get("closes_at_ms").map_or("", String::as_str);
         // Drops loaded by older releases lack this field.

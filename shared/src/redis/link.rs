@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::{Client, Cmd, Pipeline, RedisError, Value};
 
-/// Errors of a server that is not a master, or not yet one: the address may now lead to another
+/// Errors of a server that is not a master, or not yet one. Its address may now lead to another
 /// server.
 pub(super) const WRONG_SERVER: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
 
@@ -89,7 +89,7 @@ impl ServerLink {
         })
     }
 
-    /// Replaces the connection: the address may now lead to another server.
+    /// Replaces the connection, because the address may now lead to another server.
     pub(super) fn reconnect(&self) {
         if let Link::Lasting(lasting) = &self.link {
             lasting.replace(&lasting.current.load_full());

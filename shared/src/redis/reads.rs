@@ -13,9 +13,9 @@ use crate::domain::{OncePer, UserId};
 
 #[derive(Debug, Clone, Default)]
 pub struct DropNumbers {
-    /// The settings; `None` if they are missing or invalid.
+    /// The settings, or `None` if they are missing or invalid.
     pub meta: Option<DropMeta>,
-    /// The counter; `None` if the key is missing or not a number.
+    /// The counter, or `None` if the key is missing or not a number.
     pub count: Option<i64>,
     pub users: u64,
     pub free: u64,
@@ -39,7 +39,7 @@ impl DropNumbers {
 /// A consistent view of a range of slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotPage {
-    /// The highest slot given; `None` if the key is missing or not a number.
+    /// The highest slot given, or `None` if the key is missing or not a number.
     pub count: Option<i64>,
     /// Slot and user, in order of slot.
     pub users: Vec<(i64, String)>,
@@ -90,7 +90,8 @@ impl Redis {
         numbers
     }
 
-    /// Uses one transaction: a claim between two of these reads would look like a wrong counter.
+    /// Uses one transaction, because a claim between two of these reads would look like a wrong
+    /// counter.
     async fn numbers_of(&self, keys: &DropKeys) -> Result<DropNumbers, RedisError> {
         let mut pipe = redis::pipe();
         pipe.atomic()
@@ -116,7 +117,7 @@ impl Redis {
         ))
     }
 
-    /// Returns when a drop's keys were given the expiry `ttl`, by Redis's clock; `None` if they
+    /// Returns when a drop's keys were given the expiry `ttl`, by Redis's clock, or `None` if they
     /// have no expiry.
     pub async fn expire_since(
         &self,
@@ -269,7 +270,7 @@ impl Redis {
         })
     }
 
-    /// Reads the slots of these users in a drop; users without a slot are left out.
+    /// Reads the slots of these users in a drop. Omits users without a slot.
     pub async fn slots_of(
         &self,
         keys: &DropKeys,
@@ -313,7 +314,8 @@ impl Redis {
             .arg(&names);
         pipe.cmd("HMGET").arg(&keys.claimants).arg(&names);
         let (places, slots, claims): Replies = pipe.query_async(&mut self.connection()).await?;
-        // Arriving users get scores from 1 on; the head of the list has lower scores.
+        // Users who join the waiting list get scores from 1 on. Users at its head have lower
+        // scores.
         let out = |((place, slot), claim): ((Option<f64>, Option<f64>), Option<String>)| {
             let holds = slot.is_some() || once_per == OncePer::Coupon && claim.is_some();
             !holds && place.is_none_or(|score| score >= 1.0)

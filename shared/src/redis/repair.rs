@@ -1,7 +1,7 @@
 //! Every change of a drop in Redis except admission: loading, operators' changes, and repairs. Each
 //! is an atomic script that checks its caller's precondition and does nothing if it no longer
-//! holds. All are therefore safe to repeat, to run from two reconcilers at once, and to run during
-//! live traffic.
+//! holds. All of them are therefore safe to repeat, to run from two reconcilers at once, and to run
+//! during live traffic.
 
 use std::sync::LazyLock;
 
@@ -62,8 +62,8 @@ pub enum Withheld {
 /// The slot that a user must hold after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// This slot. If a row confirms it, the user gets it even if another user holds it; the other
-    /// user is moved afterwards.
+    /// This slot. If a row confirms it, the user gets it even if another user holds it, and the
+    /// other user is moved afterwards.
     Slot {
         slot: Slot,
         /// When it was given, in Unix milliseconds, if known.
@@ -82,7 +82,7 @@ pub enum Wanted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeenSlot {
     pub slot: i64,
-    /// When it was given, in Unix milliseconds, if known, to distinguish it from another admission
+    /// When it was given, in Unix milliseconds, if known. Distinguishes it from another admission
     /// to the same slot.
     pub at_ms: Option<i64>,
 }
@@ -110,7 +110,7 @@ impl SlotChange {
         }
     }
 
-    /// Returns the particular slot that the user must hold, if any.
+    /// Returns the specific slot that the user must hold, if any.
     pub fn wanted_slot(&self) -> Option<i64> {
         match self.wanted {
             Wanted::Slot { slot, .. } => Some(i64::from(slot)),
@@ -147,7 +147,7 @@ pub struct DropOfChanges {
 /// The outcome of one change in [`Redis::set_slots`]. Only `Applied` means that something changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotSet {
-    /// The change was made; contains the user's slot, if any.
+    /// The change was made. Contains the user's slot, if any.
     Applied(Option<GivenSlot>),
     /// The wanted state already existed.
     Same,
@@ -190,8 +190,8 @@ pub struct CouponRead {
 }
 
 impl Redis {
-    /// Loads a drop for admission. `Applied(false)` if it was already loaded; `Changed` if Redis
-    /// has a newer revision.
+    /// Loads a drop for admission. Returns `Applied(false)` if it was already loaded, and `Changed`
+    /// if Redis has a newer revision.
     pub async fn load_drop(
         &self,
         keys: &DropKeys,
@@ -244,9 +244,9 @@ impl Redis {
         Ok((word, Slot::try_from(count).unwrap_or_default()))
     }
 
-    /// Overwrites a loaded drop's `meta` with the settings of one revision of its coupon. `Changed`
-    /// if Redis has a newer revision; `Stale` if the drop is not loaded. In both cases `meta` is
-    /// unchanged.
+    /// Overwrites a loaded drop's `meta` with the settings of one revision of its coupon. Returns
+    /// `Changed` if Redis has a newer revision, and `Stale` if the drop is not loaded. In both
+    /// cases, `meta` is unchanged.
     pub async fn write_meta(
         &self,
         keys: &DropKeys,
@@ -378,9 +378,9 @@ impl Redis {
         Ok(Done::Applied(pairs.map(became).collect()))
     }
 
-    /// Restores count = |users| + |free|, page by page. Returns the number of slots freed;
-    /// `Changed` if two users are on one slot, which makes it impossible; `Stale` if the drop has
-    /// fewer than `least` users.
+    /// Restores count = |users| + |free|, page by page. Returns the number of slots freed. Returns
+    /// `Changed` if two users are on one slot, which makes this impossible, and `Stale` if the drop
+    /// has fewer than `least` users.
     pub async fn repair_count(
         &self,
         keys: &DropKeys,

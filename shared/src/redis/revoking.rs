@@ -74,7 +74,7 @@ impl Redis {
         Ok(until)
     }
 
-    /// Reads the id of a user's last revocation in Redis; 0 if there is none.
+    /// Reads the id of a user's last revocation in Redis. Returns 0 if there is none.
     pub async fn last_revocation(
         &self,
         keys: &DropKeys,
@@ -91,7 +91,7 @@ impl Redis {
         Ok(text.map_or(0, |text| number_of(&text).0.unwrap_or(0)))
     }
 
-    /// Restores a coupon's revocations in Redis; returns how many were missing.
+    /// Restores a coupon's revocations in Redis. Returns how many were missing.
     pub async fn restore_revoked(
         &self,
         coupon: CouponId,

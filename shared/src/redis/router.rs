@@ -60,11 +60,11 @@ pub(super) struct Router {
     timeout: Duration,
     /// Sorted by their hash slots.
     shards: ArcSwapOption<Shards>,
-    /// Time of the last lookup of the primaries; locked during a lookup.
+    /// Time of the last lookup of the primaries. Locked during a lookup.
     asked_at: tokio::sync::Mutex<Option<Instant>>,
     told_at: ArcSwapOption<Instant>,
     is_asking: AtomicBool,
-    /// Whether the router is bound to particular server processes; it is unusable once they end.
+    /// Whether the router is bound to specific server processes. It becomes unusable once they end.
     is_pinned: bool,
 }
 

@@ -110,7 +110,7 @@ async fn scripts_know(facts: &ServerFacts, conn: &mut SharedConnection) -> Resul
     )))
 }
 
-/// Reads `min-replicas-max-lag` in seconds; `None` if `CONFIG` is not permitted.
+/// Reads `min-replicas-max-lag` in seconds. Returns `None` if `CONFIG` is not permitted.
 async fn longest_lag(conn: &mut impl ConnectionLike) -> Result<Option<u32>, RedisError> {
     let name = "min-replicas-max-lag";
     let asked = redis::cmd("CONFIG")

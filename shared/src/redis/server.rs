@@ -6,9 +6,9 @@ use std::collections::HashMap;
 pub struct ServerFacts {
     /// Changes with every start of the process.
     pub run_id: String,
-    /// `master_replid2`: identifies the data that the server had when it was promoted; zeros if it
-    /// was never promoted. `master_replid` is unsuitable, because it also changes when the first
-    /// replica connects.
+    /// `master_replid2`, which identifies the data that the server had when it was promoted. Zeros
+    /// if it was never promoted. `master_replid` is unsuitable, because it also changes when the
+    /// first replica connects.
     pub promoted_from: String,
     /// `redis_version`.
     pub version: String,

@@ -41,7 +41,7 @@ pub struct SentinelSettings {
 /// TCP timeout for a host that acknowledges nothing. The kernel's default is a quarter of an hour.
 const SILENT: Duration = Duration::from_secs(3);
 
-/// Maximum wait for further replies after the first node has replied.
+/// Maximum wait for the other replies after the first node has replied.
 const OTHERS: Duration = Duration::from_millis(200);
 
 /// Hash slots of a cluster.
@@ -214,7 +214,7 @@ impl Seeds {
         }
     }
 
-    /// Asks a server; returns its reply with its epoch. Newer replies have higher epochs.
+    /// Asks a server. Returns its reply with its epoch. Newer replies have higher epochs.
     async fn ask(&self, info: ConnectionInfo) -> Result<(u64, Vec<Primary>), RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.timeout))
@@ -422,7 +422,7 @@ fn primaries_told(slots: &Value, asked: &str) -> Option<Vec<Primary>> {
             Value::BulkString(host) if !host.is_empty() && host != b"?" => {
                 String::from_utf8(host.clone()).ok()?
             }
-            // The node does not know its own address: use the address to which the request was
+            // The node does not know its own address, so use the address to which the request was
             // sent.
             Value::Nil | Value::BulkString(_) => asked.to_owned(),
             _ => return None,

@@ -27,9 +27,9 @@ pub struct Standing {
 /// A slot that a user holds according to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldSlot {
-    /// In Unix milliseconds by Redis's clock; `None` if unknown.
+    /// In Unix milliseconds by Redis's clock, or `None` if unknown.
     pub admitted_at_ms: Option<i64>,
-    /// `false`: only the coupon's claimants name the user.
+    /// Whether the drop's `users` contain the user. If `false`, only the coupon's claimants do.
     pub is_in_users: bool,
 }
 
@@ -81,10 +81,10 @@ impl Redis {
         })
     }
 
-    /// Reads whether a user holds a slot; `None` if not. A claimant without an entry in `users`
-    /// holds it only if Redis no longer has the drop's `users`, as after sealing. Everything is
-    /// read at once: otherwise, after a revocation, the result could be the admission time of the
-    /// slot's next holder, which would not void the old claim.
+    /// Reads whether a user holds a slot. Returns `None` if not. A claimant without an entry in
+    /// `users` holds the slot only if Redis no longer has the drop's `users`, as after sealing.
+    /// Everything is read at once. Otherwise, after a revocation, the result could be the admission
+    /// time of the slot's next holder, which would not void the old claim.
     pub async fn held_slot(
         &self,
         keys: &DropKeys,
@@ -114,7 +114,7 @@ impl Redis {
         pipe.cmd("GET").arg(&keys.count);
         let (score, has_users, claimant, at, holders, free, count): Replies =
             pipe.query_async(&mut self.connection()).await?;
-        // As in the script: nobody gets a slot that was never given, is free, or has another user.
+        // As in the script, no user gets a slot that was never given, is free, or has another user.
         let is_in_users = score == Some(f64::from(slot))
             && holders == 1
             && free == 0
@@ -127,8 +127,8 @@ impl Redis {
         }))
     }
 
-    /// Reads when a slot's holder was admitted, in Unix milliseconds by Redis's clock; `None` if
-    /// unknown.
+    /// Reads when a slot's holder was admitted, in Unix milliseconds by Redis's clock. Returns
+    /// `None` if unknown.
     pub async fn admitted_at(
         &self,
         keys: &DropKeys,

@@ -42,7 +42,8 @@ impl Stock {
 }
 
 impl Redis {
-    /// Reads the stock of each drop, in the same order; `None` for a drop that is not loaded.
+    /// Reads the stock of each drop, in the same order. Returns `None` for a drop that is not
+    /// loaded.
     pub async fn stock(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Stock>>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());
@@ -80,8 +81,8 @@ impl Redis {
         Ok(replies.chunks(3).map(read).collect())
     }
 
-    /// Reads the highest slot given in each drop, in the same order; `None` for a drop that is not
-    /// loaded.
+    /// Reads the highest slot given in each drop, in the same order. Returns `None` for a drop that
+    /// is not loaded.
     pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
         if drops.is_empty() {
             return Ok(Vec::new());

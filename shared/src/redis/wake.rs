@@ -43,7 +43,7 @@ impl Redis {
             .arg(AT_ONCE)
             .query_async(&mut self.connection())
             .await?;
-        // They are no longer in Redis, so one that is not an id must not hide the others.
+        // The members are no longer in Redis, so an invalid one must not hide the others.
         let ids = members
             .into_iter()
             .filter_map(|id| from_redis_value(id).ok());

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretSlice};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// One or more certificates, starting with the owner's.
+/// One or more certificates, starting with the end-entity certificate.
 #[derive(Clone)]
 pub(super) struct Certificates {
     path: PathBuf,

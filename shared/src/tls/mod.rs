@@ -113,7 +113,8 @@ impl Paths {
 #[derive(Debug, Clone)]
 pub struct Tls {
     store: Store,
-    /// `None`: the authorities that browsers trust. See [`Store::trusts_public`].
+    /// The authorities to trust. `None` means those that browsers trust. See
+    /// [`Store::trusts_public`].
     ca: Option<Certificates>,
     identity: Option<(Certificates, PrivateKey)>,
 }

@@ -1,5 +1,5 @@
-//! Makes one handshake with an address, to find out why a client cannot connect: clients only
-//! report that a connection was closed, for example if the port uses another protocol.
+//! Makes one handshake with an address to find out why a client cannot connect. Clients only report
+//! that a connection was closed, for example if the port uses another protocol.
 
 use std::io;
 use std::time::Duration;

@@ -42,8 +42,8 @@ struct Pipeline {
 
 static PIPELINE: OnceLock<Pipeline> = OnceLock::new();
 
-/// Starts exporting spans. Call it in a runtime, which then sends the spans. Further calls in a
-/// process (tests) have no effect.
+/// Starts exporting spans. Must be called in a runtime, which then sends the spans. Further calls
+/// in a process (tests) have no effect.
 pub(super) fn start(export: &TraceExport) -> anyhow::Result<()> {
     if is_on() {
         return Ok(());

@@ -34,7 +34,7 @@ pub(super) enum SamplerName {
 pub(super) struct Sampling {
     obeys_parent: bool,
     pub(super) is_off: bool,
-    /// Ids are sampled if half of their lower half is below this.
+    /// ids are sampled if half of the value of their lower 64 bits is below this.
     bound: u64,
 }
 
@@ -62,7 +62,7 @@ impl Sampling {
         lower >> 1 < self.bound
     }
 
-    /// Creates the span of a request; `None` if it has no trace.
+    /// Creates the span of a request. Returns `None` if it has no trace.
     pub(super) fn begin(&self, parent: Option<TraceContext>) -> Option<TraceContext> {
         match parent {
             Some(parent) if self.obeys_parent => Some(if parent.sampled {

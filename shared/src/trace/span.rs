@@ -50,7 +50,8 @@ pub struct TraceSpan {
 }
 
 impl TraceSpan {
-    /// Creates a span that started `took` ago and ends now; `None` if spans are not exported.
+    /// Creates a span that started `took` ago and ends now. Returns `None` if spans are not
+    /// exported.
     pub fn ended_now(
         context: TraceContext,
         name: impl Into<Cow<'static, str>>,

@@ -473,7 +473,7 @@ mod tests {
         }
     }
 
-    /// Checks the partitions for some seconds; returns the steps with their milliseconds. Each look
+    /// Checks the partitions for some seconds. Returns the steps with their milliseconds. Each look
     /// ends immediately with the result of `find`, which gets the partition and the number of
     /// previous looks.
     fn steps(

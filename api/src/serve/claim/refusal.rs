@@ -30,7 +30,7 @@ pub(crate) enum ClaimRefusal {
 }
 
 impl ClaimRefusal {
-    /// Returns, for the log, why a claim gets 503; `None` if it gets another response.
+    /// Returns, for the log, why a claim gets 503, or `None` if it gets another response.
     pub(super) fn why_unavailable(&self) -> Option<String> {
         Some(match self {
             Self::Coupon(LookupError::Unavailable) => {

@@ -80,8 +80,8 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn probe_is_served_when_idle_connections_fill_the_pool() {
     // Pipelining clients use all available processor time, and each waiting client is accepted
-    // before a probe. Ten connections are enough to show this, and a busy machine still responds in
-    // time.
+    // before a probe. Ten connections are enough to show this, and even a busy machine then
+    // responds in time.
     const CAP: usize = 10;
     let limits = Limits {
         connections: CAP,

@@ -38,7 +38,7 @@ pub struct FailedClaim {
     pub user_id: Option<UserId>,
     /// When the user was admitted, if it could be read.
     pub claimed_at: Option<DateTime<Utc>>,
-    /// The first bytes of the message, a few kilobytes at most.
+    /// The first bytes of the message, at most a few kilobytes.
     pub payload: Vec<u8>,
     /// The reason: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`,
     /// `already_has_one`, `unknown_drop`, `sealed_drop`, `outside_window`, `bad_data`,
@@ -46,7 +46,7 @@ pub struct FailedClaim {
     pub reason: &'static str,
     pub error: String,
     pub source: MessageOrigin,
-    /// The span that sent it, if it has a trace.
+    /// The span that sent the message, if it has a trace.
     pub trace: Option<TraceContext>,
 }
 
@@ -69,8 +69,8 @@ impl FailedClaim {
 /// Dead letters written per statement: a message may have several kilobytes.
 const AT_ONCE: usize = 200;
 
-/// Stores failed claims. If a claim is already stored, its attempts are incremented; if it belongs
-/// to an erased user, nothing changes.
+/// Stores failed claims. If a claim is already stored, increments its attempts. If it belongs to an
+/// erased user, changes nothing.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
     for some in failed.chunks(AT_ONCE) {
         let some = without_erased(conn, some).await?;
@@ -178,7 +178,7 @@ pub struct Unpublished {
 }
 
 /// Stores admissions that Kafka has not acknowledged, in one statement. If one is already stored,
-/// its attempts are incremented.
+/// increments its attempts.
 ///
 /// # Errors
 /// An error of the connection; then nothing was stored.

@@ -72,7 +72,7 @@ impl Db {
     ) -> Result<Vec<DeadLetterRow>, DbError> {
         self.run_within(LONG_LOOK, "list dead letters", async move |conn| {
             let sql = wanted.select(&format!("{LIMITED} {COLUMNS}"));
-            // Use the order of the index, to avoid sorting millions of rows.
+            // Use the order of the index to avoid sorting millions of rows.
             let order = if wanted.resolved {
                 "f.resolved_at DESC"
             } else {
@@ -169,7 +169,7 @@ impl Db {
     }
 }
 
-/// Discards the open dead letters among `ids`; returns how many.
+/// Discards the open dead letters among `ids`. Returns how many.
 pub(super) async fn discard_open(conn: &mut Conn, ids: &[i64], why: &str) -> QueryResult<usize> {
     let open = failed_claims::id
         .eq_any(ids)
@@ -184,7 +184,7 @@ pub(super) async fn discard_open(conn: &mut Conn, ids: &[i64], why: &str) -> Que
         .await
 }
 
-/// Locks a dead letter; `None` if it is not open.
+/// Locks a dead letter. Returns `None` if it is not open.
 async fn lock_open(conn: &mut Conn, id: i64) -> QueryResult<Option<DeadLetterRow>> {
     let open = failed_claims::table
         .find(id)
