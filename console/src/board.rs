@@ -57,7 +57,7 @@ pub(super) struct BoardProblem {
     /// When the problem began, and who has acknowledged it.
     pub(super) more: Option<String>,
     pub(super) alert: Option<i64>,
-    /// The drop concerned, or all drops if a store is unavailable.
+    /// The drop concerned. If a store is unavailable, all drops are concerned.
     drop: Concerned,
 }
 
@@ -236,7 +236,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
             format!("Nothing is lost: claims wait in Kafka. Bring MySQL back.{of}"),
         ));
     }
-    // Put alerts first that no operator has acknowledged.
+    // Put alerts that no operator has acknowledged first.
     let (taken, open): (Vec<_>, Vec<_>) = seen
         .alerts
         .iter()

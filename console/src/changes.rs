@@ -1,5 +1,5 @@
-//! Handles forms that change coupons or users' coupons; the services carry the changes out.
-//! Operators confirm each by typing the coupon's name or the user's ID.
+//! Handles forms that change coupons or users' coupons. The services make the changes. Operators
+//! confirm each change by typing the coupon's name or the user's ID.
 
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ use super::people::{self, Search};
 use super::session::Session;
 use super::state::ScreenState;
 
-/// Maximum attempts per change: a pass may take a revision between two requests.
+/// Maximum number of attempts per change. An attempt fails if a pass takes a revision between two
+/// requests.
 const ATTEMPTS: usize = 3;
 
 #[derive(Deserialize)]
@@ -30,8 +31,7 @@ pub(super) struct OfCoupon {
     how: String,
     #[serde(default)]
     quantity: String,
-    /// The quantity, typed a second time, since a typing error could promise ten times as many
-    /// coupons.
+    /// The quantity, typed a second time. A typing error could promise ten times as many coupons.
     #[serde(default)]
     again: String,
     #[serde(default)]

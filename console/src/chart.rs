@@ -1,5 +1,5 @@
-//! Draws a chart with two lines: slots over the time since the opening. The labels of both axes are
-//! evenly spaced, so that the style sheet can place them, since the page has no inline styles.
+//! Draws a chart with two lines that show slots over the time since the opening. The labels of both
+//! axes are evenly spaced, so that the style sheet can place them: the page has no inline styles.
 
 use chrono::TimeDelta;
 
@@ -69,14 +69,14 @@ pub(super) fn chart(
         .unwrap_or_default()
         .num_milliseconds();
     let fits = |step: &i64| step * PARTS >= longest;
-    // Use whole days above the largest step.
+    // Beyond the largest step, use whole days.
     let step = STEPS
         .into_iter()
         .find(fits)
         .unwrap_or((longest / PARTS / DAY + 1) * DAY);
     let end = TimeDelta::milliseconds(step * PARTS);
     let parts = parts(quantity);
-    // Each user in the sample represents several.
+    // Each user in the sample represents several users.
     #[expect(clippy::cast_precision_loss, reason = "a sample of a hundred")]
     let up = |number: usize| SIZE - number as f64 / sampled.max(number) as f64 * SIZE;
     let point = |(at, since): (usize, &TimeDelta)| {

@@ -117,7 +117,7 @@ pub(crate) struct Backends {
 }
 
 impl Backends {
-    /// Creates the clients from the reconciler's routes, `API_URL` and a file of further
+    /// Creates the clients from the reconciler's routes, `API_URL` and a file of additional
     /// certificate authorities.
     pub(crate) fn new(
         reconciler: Router,
@@ -160,7 +160,7 @@ impl Backends {
     ) -> Result<T, HttpRefusal> {
         let exchange = async {
             let mut request = caller.request(method, path, body)?.map(Body::from);
-            // Set the peer as the server does for a connection.
+            // Set the peer, as the server does for a connection.
             if let Some(peer) = caller.peer {
                 request.extensions_mut().insert(peer);
             }
@@ -204,7 +204,7 @@ impl Backends {
             }
             let answer = api.send(request).await?;
             let status = answer.status();
-            // The action is already done, even if the rest of the response does not arrive.
+            // The action is already complete, even if the rest of the response does not arrive.
             let body = Limited::new(answer.into_body(), BODY).collect().await;
             anyhow::Ok((status, body.map(Collected::to_bytes).unwrap_or_default()))
         };
@@ -234,7 +234,7 @@ impl Backends {
     }
 }
 
-/// Shown when a form is sent that the page does not offer without the API's address.
+/// The message for a submitted form that the page does not offer without the API's address.
 pub(crate) const NO_API: &str =
     "This reconciler does not know the API's address: set API_URL, or use firstcome-api coupon";
 

@@ -31,7 +31,7 @@ use super::times::instant;
 struct DeadLettersScreen<'a> {
     top: Top<'a>,
     letters: &'a [LetterLine],
-    /// Show resolved ones instead of open ones.
+    /// Show resolved dead letters instead of open ones.
     resolved: bool,
     /// The drop of the filter.
     drop: Option<i64>,

@@ -1,5 +1,5 @@
-//! Middleware that checks every request for a session, and every change also for the page's own
-//! origin, the session's CSRF token, and the permission. Each check is in one place, so that no
+//! Middleware that checks every request for a session. For every change, it also checks the page's
+//! own origin, the session's CSRF token, and the permission. Each check is in one place, so that no
 //! route can omit it.
 
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(super) fn is_https(headers: &HeaderMap) -> bool {
     is(ORIGIN.as_str(), "https://") || is("x-forwarded-proto", "https")
 }
 
-/// Middleware that requires a session; handlers find their [`Session`] in the extensions. A change
+/// Middleware that requires a session. Handlers find their [`Session`] in the extensions. A change
 /// must also send the session's token.
 pub(super) async fn logged_in(
     State(page): State<ScreenState>,

@@ -120,8 +120,8 @@ pub(super) fn not_understood() -> Response {
     )
 }
 
-/// The redirect to a screen after an action, with a word for the action, so that a reload does not
-/// repeat it.
+/// The redirect to a screen after an action. It contains a word for the action, so that a reload
+/// does not repeat the action.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct JustDone {
@@ -186,8 +186,8 @@ impl RefusedForm {
         self.status
     }
 
-    /// Returns the reason if the screen does not show the rejected form itself. Otherwise the
-    /// reason would be lost.
+    /// Returns the reason if the screen does not show the rejected form itself, so that the reason
+    /// is not lost.
     pub(super) fn unless_shown(&self, shown: &[(&str, bool)]) -> &str {
         let is_shown = shown
             .iter()

@@ -56,8 +56,8 @@ use self::state::ScreenState;
 pub struct Console {
     /// The routes of the reconciler, called in this process.
     pub reconciler: Router,
-    /// `API_URL` and a file of further certificate authorities. Without them the page cannot change
-    /// coupons.
+    /// `API_URL` and a file of additional certificate authorities. Without them the page cannot
+    /// change coupons.
     pub api: Option<(String, Option<PathBuf>)>,
     /// The tokens that log in. Cookies are signed with keys derived from them.
     pub token: OpsToken,
@@ -77,7 +77,7 @@ struct OverviewScreen<'a> {
 const SLOW_AT_ONCE: usize = 2;
 const SLOW_OF_VIEWERS: usize = 1;
 
-/// Allows nothing from other origins, nothing inline and no framing, and forms only to this origin.
+/// Forbids other origins, inline code and framing, and allows forms only to this origin.
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 

@@ -38,7 +38,7 @@ const LIVE_AT_ONCE: usize = 64;
 /// Time after which a browser reconnects when it has lost its connection.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// An update: the time of day, and the rest as HTML, which changes less often.
+/// An update. The time of day is separate, because the rest of the HTML changes less often.
 struct Update {
     at: String,
     html: String,

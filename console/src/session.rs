@@ -20,7 +20,7 @@ const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 /// lifetime plus this is rejected.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
 
-/// How long a log-out is stored: longer than the session's remaining lifetime, because the session
+/// How long a log-out is stored. Longer than the session's remaining lifetime, because a session
 /// lasts longer on a replica whose clock is behind.
 pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
 

@@ -18,8 +18,8 @@ use super::html::notice;
 use super::live::Live;
 use super::session::Session;
 
-/// Maximum wait for the list of log-outs. It is short because the page is most important while a
-/// store is unavailable.
+/// Maximum wait for the list of log-outs. It is short, because the page matters most while a store
+/// is unavailable.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The list of log-outs. Session cookies are signed, so only this list can end a session early.

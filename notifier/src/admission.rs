@@ -1,5 +1,5 @@
-//! Sends mails about closed admission. The pass that opens admission cannot send them: it mails its
-//! repairs only afterwards, and nothing if no data was lost.
+//! Sends mails about closed admission. The pass that opens admission cannot send them, because it
+//! mails its repairs only afterwards and sends nothing if no data was lost.
 
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
 /// `unreachable SINCE MAILED_AT`; once admission is open again it is `open`.
 const FACT: &str = "admission";
 
-/// Key in `reconciler_state` of the time when a process last recorded that it sees admission open.
+/// Key in `reconciler_state` of the last time at which a process recorded that it sees admission
+/// open.
 const SEEN_OPEN: &str = "admission_seen_open";
 
 /// The state of the admission gate as a process sees it.
@@ -39,9 +40,9 @@ pub enum SeenGate {
 }
 
 impl Notifier {
-    /// Handles the state of the admission gate; called once a second. Sends a mail if the gate has
-    /// been closed, or unreachable for every daemon, for half a minute, and another one when it is
-    /// open again.
+    /// Handles the state of the admission gate. Must be called once a second. Sends a mail if the
+    /// gate has been closed, or unreachable for every daemon, for half a minute, and another one
+    /// when it is open again.
     pub async fn admission(&self, gate: SeenGate, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let is_open = gate == SeenGate::Open;
@@ -95,7 +96,7 @@ impl Notifier {
         if noted.is_none_or(|at| elapsed(at, now) >= NOTE_EVERY) {
             self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
             let mut seen = self.admission.0.lock();
-            // Do not mistake this process's own record for that of another.
+            // Do not mistake this process's own record for the record of another process.
             seen.noted_at = Some(now);
             seen.elsewhere = None;
         }
@@ -201,8 +202,8 @@ impl Notifier {
 const CLOSED: &str = "closed";
 const UNREACHABLE: &str = "unreachable";
 
-/// Parses the last mail, if admission has not been mailed as open since: whether admission was
-/// closed (or Redis unreachable), since when, and when the mail was sent.
+/// Parses the last mail, unless a mail has since reported that admission is open: whether admission
+/// was closed (or Redis unreachable), since when, and when the mail was sent.
 fn mailed(fact: &str) -> Option<(bool, DateTime<Utc>, DateTime<Utc>)> {
     let (word, times) = fact
         .split_once(' ')

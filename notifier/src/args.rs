@@ -26,11 +26,11 @@ pub struct NotifyArgs {
     /// certificate authorities
     #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = secret(smtp_url))]
     pub smtp_url: Option<SecretString>,
-    /// Maximum time for one mail, all steps together up to its content. The server may take ten
+    /// Maximum time to deliver one mail up to its content. After that, the server may take ten
     /// minutes to accept the content.
     #[arg(skip = Tuning::SmtpTimeoutMs.or(15_000_u64))]
     pub smtp_timeout_ms: u64,
-    /// File of further certificate authorities.
+    /// File of additional certificate authorities.
     #[arg(skip = ssl_cert_file())]
     pub authorities: Option<PathBuf>,
     /// Sender of mails, as `Firstcome <firstcome@example.com>`
@@ -59,11 +59,11 @@ pub struct NotifyArgs {
     pub api_url: Option<String>,
 }
 
-/// The settings for sending mails. They are set together or not at all.
+/// The settings for sending mails. Either all of them are set or none.
 #[derive(Debug, Clone)]
 pub struct Sending {
     pub server: SmtpServer,
-    /// Timeout for one mail, all steps together up to its content.
+    /// Time limit to deliver one mail up to its content.
     pub limit: Duration,
 }
 

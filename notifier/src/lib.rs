@@ -79,7 +79,7 @@ impl Notifier {
         Self::with_clock(db, args, webhooks, Arc::new(SystemClock))
     }
 
-    /// Works like [`Notifier::new`], but with the given clock. Used in tests.
+    /// Like [`Notifier::new`], but with the given clock. Used in tests.
     pub fn with_clock(
         db: Db,
         args: &NotifyArgs,
@@ -210,8 +210,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// Mails that a scheduled run is or was late, once for each time at which a run was due. If a
-    /// running pass is the reason, at most once per cooldown.
+    /// Mails that a scheduled run is or was late, once for each time at which a run was due. If the
+    /// reason is a pass that is still running, mails it at most once per cooldown.
     pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
         let settings = self.settings.clone();
         let now = missed.noticed_at.trunc_subsecs(3);
@@ -296,7 +296,7 @@ impl Notifier {
     }
 
     /// Sends the outboxes until `shutdown`, then finishes deliveries in progress within five
-    /// seconds. Also updates the gauge of firing alerts. Without `SMTP_URL`, mails stay in the
+    /// seconds. Also updates the gauge of firing alerts. Without `SMTP_URL`, mails remain in the
     /// outbox.
     pub async fn run_sender(self, shutdown: CancellationToken) {
         let mails = async {

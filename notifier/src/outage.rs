@@ -26,7 +26,7 @@ pub(super) struct OutageNotifier(Mutex<Option<Outage>>);
 #[derive(Debug, Clone)]
 pub(super) struct Outage {
     pub(super) since: DateTime<Utc>,
-    /// MySQL did not answer at least once during the outage.
+    /// Whether MySQL failed to answer at least once during the outage.
     pub(super) was_away: bool,
     /// When the last notice was due.
     noticed: Option<DateTime<Utc>>,
@@ -34,7 +34,7 @@ pub(super) struct Outage {
     unsent: Vec<DirectMail>,
     /// Number of mails that were sent or are being sent.
     handed_out: usize,
-    /// A server has accepted a mail of the last notice for at least one recipient.
+    /// Whether a server has accepted a mail of the last notice for at least one recipient.
     is_taken: bool,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Outage {
 pub(super) struct DirectMail {
     pub(super) to: String,
     pub(super) id: Uuid,
-    /// Number of failed attempts.
+    /// Number of failed attempts so far.
     attempts: u32,
     due_at: DateTime<Utc>,
 }
@@ -60,7 +60,7 @@ impl DirectMail {
     }
 
     fn is_due(&self, now: DateTime<Utc>) -> bool {
-        // No backoff is longer than this, so the clock must have been set back.
+        // No backoff is longer than this. A later time means that the clock has been set back.
         self.due_at <= now || self.due_at > now + TimeDelta::minutes(75)
     }
 }
@@ -69,7 +69,7 @@ impl DirectMail {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DueNotice {
     pub(super) since: DateTime<Utc>,
-    /// A new notice is due, which is also sent to webhooks.
+    /// Whether a new notice is due, which is also sent to webhooks.
     pub(super) is_new: bool,
     /// Mails that are due, for this notice or as retries of an earlier one.
     pub(super) mails: Vec<DirectMail>,
@@ -123,8 +123,8 @@ impl OutageNotifier {
         }
     }
 
-    /// Reschedules a mail that could not be sent, unless the outage is over. As in the outbox, a
-    /// permanently rejected address is given up once another recipient has the mail.
+    /// Reschedules a mail that could not be sent, unless the outage is over. As in the outbox,
+    /// gives up on an address that was rejected permanently once another recipient has the mail.
     pub(super) fn not_sent(
         &self,
         since: DateTime<Utc>,
@@ -269,8 +269,8 @@ impl Notifier {
     }
 }
 
-/// Queue of runs that repaired or sealed something but could not be recorded, oldest first. The
-/// findings of other runs need no queue, because the next pass finds them again.
+/// Queue of runs that repaired or sealed something but could not be recorded, oldest first. Other
+/// runs need no queue, because the next pass finds their findings again.
 #[derive(Debug, Default)]
 pub(super) struct UnsentRuns(Mutex<VecDeque<(Run, DateTime<Utc>)>>);
 

@@ -53,8 +53,8 @@ pub(super) async fn record_pass(
                 .subscriptions
                 .enqueue_of_drops(conn, &run, now)
                 .await?;
-            // If the run is judged again after a timeout, its repairs would be mailed twice;
-            // everything else is stored as mailed. Events need no check, since the outbox accepts
+            // If the run is judged again after a timeout, its repairs would be mailed twice.
+            // Everything else is stored as mailed. Events need no check, because the outbox accepts
             // each only once.
             if !verdict.says_something() || outbox::has_run(conn, &run.run_id).await? {
                 return Ok(0);

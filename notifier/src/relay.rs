@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How often an outbox is polled for rows of other processes and for retries.
+/// Interval of polling an outbox for rows of other processes and for retries.
 const POLL: Duration = Duration::from_secs(5);
 
 /// Grace period for deliveries in progress at shutdown.
@@ -46,7 +46,7 @@ pub(super) trait Outbox: Sync {
     ) -> impl Future<Output = Result<(), DbError>> + Send;
 }
 
-/// Delivers until `shutdown`, then finishes the deliveries in progress, for a few seconds at most.
+/// Delivers until `shutdown`, then finishes the deliveries in progress within a few seconds.
 pub(super) async fn run(outbox: &impl Outbox, wake: &Notify, shutdown: &CancellationToken) {
     let mut is_failing = false;
     loop {
@@ -81,7 +81,7 @@ pub(super) async fn run(outbox: &impl Outbox, wake: &Notify, shutdown: &Cancella
     }
 }
 
-/// Waits a few seconds at most for deliveries in progress at shutdown.
+/// Waits at most a few seconds for deliveries in progress at shutdown.
 async fn finish(rest: impl Future<Output = ()>) {
     if timeout(GRACE, rest).await.is_err() {
         tracing::warn!(

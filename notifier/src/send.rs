@@ -27,8 +27,8 @@ use super::smtp::SendError;
 /// recipient.
 const AT_ONCE: usize = 16;
 
-/// How long a round waits for its mails, so that a server that scans a mail for longer does not
-/// delay others.
+/// How long a round waits for its mails. A server that takes longer to scan a mail does not delay
+/// other mails.
 const ROUND: Duration = Duration::from_secs(2);
 
 /// Interval for renewing the lease of a mail that is being delivered.
@@ -41,7 +41,8 @@ pub(super) struct Sender {
     pub(super) from: Mailbox,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) wake: Arc<Notify>,
-    /// Whether this process has already given up the mails that had waited too long at startup.
+    /// Whether this process has already given up the mails that had waited too long when it
+    /// started.
     pub(super) has_given_up_old: Arc<AtomicBool>,
     pub(super) under_way: MailsUnderWay,
 }
@@ -177,9 +178,9 @@ impl Sender {
         relay::record(self, mail.id, outcome, now).await;
     }
 
-    /// Whether another recipient already has the mail; then a rejection concerns only this address.
-    /// If a server rejects a mail for every recipient, the cause is probably temporary (a relay
-    /// rule, a policy), so the mail is retried.
+    /// Whether another recipient already has the mail. In that case, a rejection concerns only this
+    /// address. If a server rejects a mail for every recipient, the cause is probably temporary (a
+    /// relay rule, a policy), so the mail is retried.
     async fn has_another_recipient(&self, mail: &LeasedMail) -> bool {
         let taken = outbox::was_taken(&self.db, mail.id).await;
         taken.unwrap_or_else(|error| {
@@ -304,7 +305,7 @@ impl Envelope<'_> {
             .date(self.date.into())
             // RFC 2919: lets recipients file all mails of one installation.
             .raw_header(raw("List-Id", format!("Firstcome <firstcome.{domain}>")))
-            // RFC 3834: no out-of-office reply; Exchange obeys only the other header.
+            // RFC 3834: suppresses out-of-office replies. Exchange obeys only the other header.
             .raw_header(raw("Auto-Submitted", "auto-generated".to_owned()))
             .raw_header(raw("X-Auto-Response-Suppress", "All".to_owned()));
         if let Some(thread) = self.thread.filter(|thread| !thread.is_empty()) {

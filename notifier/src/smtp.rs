@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use url::Url;
 
 /// Maximum wait for the response to the content, because a server may scan a mail before it
-/// responds. A client that gives up earlier sends further copies of a mail that has arrived (RFC
-/// 5321, 4.5.3.2.6).
+/// responds. A client that gives up earlier sends more copies of a mail that has already arrived
+/// (RFC 5321, 4.5.3.2.6).
 pub(crate) const CONTENT_LIMIT: Duration = Duration::from_secs(600);
 
 /// A mail server with its login.
@@ -146,7 +146,7 @@ impl SmtpServer {
         open && self.credentials.is_some()
     }
 
-    /// Delivers one mail: all steps up to the content within `limit`, and the content within ten
+    /// Delivers one mail: all steps up to the content within `limit`, then the content within ten
     /// minutes. Calls `done` after each successful step.
     ///
     /// # Errors

@@ -11,8 +11,8 @@ use firstcome_stack::{BrowserOptions, BrowserServer};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
-/// The server that starts the browsers for all tests of this binary. It always ends with the
-/// process.
+/// The server that starts the browsers for all tests of this binary. It ends with the process in
+/// all cases.
 static DRIVER: OnceCell<BrowserServer> = OnceCell::const_new();
 
 /// Limits the number of concurrent browsers, because each runs half a dozen processes.
@@ -128,7 +128,8 @@ impl Browser {
 
     /// Loads an address. Returns when the page and its scripts are loaded.
     pub async fn visit(&self, url: &str) {
-        // Without this, another fragment of the same address would not reload the page.
+        // Visit a blank page first. Otherwise, another fragment of the same address would not
+        // reload the page.
         self.command("/url", &json!({"url": "about:blank"})).await;
         self.command("/url", &json!({"url": url})).await;
     }
@@ -151,8 +152,8 @@ impl Browser {
             .await
     }
 
-    /// Like [`Self::run`], for a page that may navigate. Returns `None` if the page was unloaded
-    /// meanwhile.
+    /// Like [`Self::run`], but for a page that may navigate. Returns `None` if the page was
+    /// unloaded in the meantime.
     pub async fn try_run(&self, script: &str) -> Option<Value> {
         self.try_command("/execute/sync", &json!({"script": script, "args": []}))
             .await

@@ -72,7 +72,7 @@ pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {drop}");
     eventually_some("every row exists", ISSUED, async || {
         let rows = &world.sql.rows(&count).await.unwrap()[0][0];
-        // Kafka is queried last, because its client is much more expensive than a query to MySQL.
+        // Query Kafka last, because its client is much more expensive than a query to MySQL.
         if *rows != quantity.to_string() {
             return Err(format!("{rows} of {quantity}"));
         }
@@ -207,8 +207,8 @@ async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
         .collect();
     events.push(RecordedEvent::Final { drop, rows });
     let judgement = check(&History::of(events).expect("a history that can be read"));
-    // The history contains no claims for rows that a test inserted, and no requests that bypass the
-    // client.
+    // The history contains no claims for rows that a test inserted, and no requests that bypassed
+    // the client.
     let by_hand = |violation: &Violation| matches!(violation, Violation::NeverAsked { .. });
     if let Judgement {
         verdict: Verdict::Violated(list),

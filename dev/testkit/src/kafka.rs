@@ -90,8 +90,8 @@ impl TestTopic {
         }
     }
 
-    /// Sends one batch like a foreign producer, whatever its decompressed size. Returns the first
-    /// offset. `codec` is a Kafka codec name.
+    /// Sends one batch as a foreign producer would, regardless of its decompressed size. Returns
+    /// the first offset. `codec` is the name of a Kafka codec.
     pub async fn produce_batch(&self, partition: i32, codec: &str, payloads: &[Vec<u8>]) -> i64 {
         self.produce_batches(partition, codec, payloads, payloads.len())
             .await
@@ -273,7 +273,7 @@ impl TestTopic {
         assert!(made[0].is_ok(), "{made:?}");
     }
 
-    /// Changes the settings of this topic; all others return to the broker's defaults.
+    /// Changes the settings of this topic. All others return to the broker's defaults.
     pub async fn alter(&self, settings: &[(&str, &str)]) {
         let admin: AdminClient<_> = self.config().create().unwrap();
         let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name));

@@ -10,7 +10,8 @@ use tempfile::TempDir;
 /// Lines shown per process.
 const SHOWN: usize = 80;
 
-/// Only the last processes are shown, because a test that starts hundreds fails at one of the last.
+/// Number of processes shown, counted from the last one, because a test that starts hundreds of
+/// them fails at one of the last.
 const PROCESSES: usize = 24;
 
 /// A folder with one file per process.

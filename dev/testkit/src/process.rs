@@ -16,7 +16,8 @@ use crate::logs::Logs;
 /// `Drop` does not run if the owner is killed, so the janitor kills the remaining processes.
 static JANITOR: LazyLock<Janitor> = LazyLock::new(|| Janitor::start().expect("sh can be started"));
 
-/// Runs in a mount namespace that ends with the process. `exec` makes signals reach the program.
+/// Runs in a mount namespace that ends with the process. `exec` ensures that signals reach the
+/// program.
 const REMOUNT: &str = r#"mount -o remount,bind,ro / && exec "$0" "$@""#;
 
 /// A running process of the product, killed on drop.

@@ -113,7 +113,7 @@ impl PrefixedKeys {
     }
 
     /// Whether a reconciler has compared the coupons of a server. In a cluster, each server has a
-    /// separate key for it, with a longer name.
+    /// separate key for this, with a longer name.
     pub(crate) async fn is_compared(&self) -> bool {
         let compared = self.own("compared");
         if self.clients.len() == 1 {

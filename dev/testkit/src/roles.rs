@@ -86,7 +86,7 @@ impl World {
         }
     }
 
-    /// Starts `firstcome-reconciler daemon` and waits for its first passes, so that they do not
+    /// Starts `firstcome-reconciler daemon` and waits for its first passes. Otherwise, they might
     /// repair the damage that a test does afterwards.
     pub async fn daemon(&self) -> Running<ReconcilerClient> {
         let daemon = self.daemon_with(&[]).await;

@@ -24,8 +24,8 @@ use crate::release::Release;
 static STACK: OnceCell<Stack> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
 
-/// Returns the servers shared by the tests of this binary, which are started at first use. They
-/// always end with the process. No test may break them: see [`WorldStores`].
+/// Returns the servers that all tests of this binary share. They are started at first use and
+/// always end with the process. No test may break them (see [`WorldStores`]).
 pub async fn shared() -> &'static Stack {
     let start = async || {
         Stack::start(StackOptions::without_fsync())

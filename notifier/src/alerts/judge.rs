@@ -64,7 +64,7 @@ pub struct AlertVerdict {
     pub information: Vec<Notice>,
     /// Alerts that were mailed before and are over.
     pub resolved: Vec<Alert>,
-    /// Drops whose repairs in this pass are mailed; `None` for repairs that concern no drop.
+    /// Drops whose repairs in this pass are mailed, or `None` for repairs that concern no drop.
     pub repaired: Vec<Option<DropId>>,
     /// Repairs of earlier passes.
     pub earlier: Vec<EarlierRepairs>,
@@ -163,8 +163,8 @@ impl Judge<'_> {
         elapsed(at, self.now)
     }
 
-    /// Whether the rate limit allows a mail, so that an alert that flaps or changes with every pass
-    /// does not cause a mail each time. The first three mails are sent at once; then the pause
+    /// Whether the rate limit allows a mail. It prevents an alert that flaps or changes with every
+    /// pass from causing a mail each time. The first three mails are sent at once. Then the pause
     /// doubles from a minute up to the cooldown.
     fn may_mail(&self, alert: &Alert) -> bool {
         let pause = match alert.mails {
@@ -181,8 +181,8 @@ impl Judge<'_> {
     fn alert(&self, seen: &Observation) -> Alert {
         let known = self.memory.alerts.get(&seen.fingerprint);
         if let Some(known) = known.filter(|known| known.state != AlertState::Resolved) {
-            // Avoid a time in the future: the alert would then look as if it had not been mailed
-            // since it began.
+            // Avoid a time in the future. Otherwise, the alert would look as if it had not been
+            // mailed since it began.
             let first_seen_at = known.first_seen_at.min(self.now);
             return Alert {
                 first_seen_at,
@@ -254,7 +254,7 @@ impl Judge<'_> {
         if !alert.was_mailed() {
             let of_stores = match seen.about {
                 About::RunFailed | About::Left(Kind::RedisLost) => seen.drop_id.is_none(),
-                // The reason may be temporary, such as a lock that is released within seconds.
+                // The reason may be temporary, such as a lock that is soon released.
                 About::Left(Kind::Unissued) => is_unworkable(&seen.findings),
                 _ => false,
             };
@@ -339,8 +339,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Decides when to mail repairs: at once, unless pass after pass repairs something. Then they
-    /// are mailed together and less and less often.
+    /// Decides when to mail repairs: at once, unless every pass repairs something. In that case,
+    /// repairs are batched into fewer and fewer mails.
     fn repairs(&self, mut alert: Alert, in_this_pass: u32, verdict: &mut AlertVerdict) {
         // The run is already counted if it is judged again after a timeout.
         let run = super::hash([self.run.run_id.clone()]);
@@ -367,9 +367,9 @@ impl Judge<'_> {
     }
 
     /// Whether the alert is over because this pass would have seen the drift if it still existed. A
-    /// failed pass may have ended before it could, and a process that has just begun to watch the
-    /// consumers may not see it yet. Alerts of drops that were sealed or deleted are over: sealing
-    /// verifies a drop, and no later pass examines it.
+    /// failed pass may have ended too early for that, and a process that has just begun to watch
+    /// the consumers may not see it yet. Alerts of drops that were sealed or deleted are over,
+    /// because sealing verifies a drop and no later pass examines it.
     fn is_over(&self, alert: &Alert) -> bool {
         let has_failed = self.run.status == Status::Failed;
         let is_past = |report: &DropReport| report.sealed || !has_failed && was_compared(report);
@@ -390,7 +390,7 @@ impl Judge<'_> {
 }
 
 /// Whether a silence may apply to the alert. Critical alerts are always mailed, because the
-/// operator who silenced the drop could not know of them.
+/// operator who silenced the drop did not know of them.
 fn may_be_silent(alert: &Alert) -> bool {
     !About::of_word(&alert.kind).is_some_and(About::is_critical)
 }
@@ -405,7 +405,7 @@ fn was_compared(report: &DropReport) -> bool {
 }
 
 /// Returns the message ID that every mail about the same drift refers to. No mail has this ID
-/// itself; mail programs group mails that refer to the same ID.
+/// itself, but mail programs group mails that refer to the same ID.
 fn thread(fingerprint: &str) -> String {
     format!("drift.{}", fingerprint.get(..40).unwrap_or(fingerprint))
 }

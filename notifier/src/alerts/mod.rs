@@ -35,7 +35,7 @@ pub use judge::{AlertVerdict, EarlierRepairs, MailPolicy, Notice, NoticeReason, 
 pub enum About {
     /// The pass itself failed.
     RunFailed,
-    /// A component makes no progress or is unavailable.
+    /// A component makes no progress, or is unavailable.
     Stalled,
     /// More repairs than the repair limit allows.
     Braked,
@@ -126,7 +126,7 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
     // work.
     if run.status == Status::Failed && !run.stopped {
         // Include the cause in the key. If two processes have each lost a different store, there
-        // are then two alerts, each mailed once, instead of one that changes back and forth.
+        // are two alerts, each mailed once, instead of one that changes back and forth.
         let cause = run.cause().map_or("", FailureCause::as_str).to_owned();
         groups.insert((About::RunFailed, None, None, cause), vec![failed_run(run)]);
     }
@@ -315,7 +315,8 @@ fn content(about: About, findings: &[Finding]) -> String {
         return hash(None);
     }
     if about == About::Braked {
-        // The number held back changes while users claim; send a mail only when it has doubled.
+        // The number of held-back repairs changes while users claim, so send a mail only when it
+        // has doubled.
         let mut kinds: HashMap<Kind, u32> = HashMap::new();
         for finding in findings {
             *kinds.entry(finding.kind).or_default() += 1;

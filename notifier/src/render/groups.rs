@@ -11,7 +11,7 @@ use crate::alerts::{AlertVerdict, is_repair};
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Numbers, Outcome, Run};
 use crate::wording;
 
-/// Maximum number of lines in a list. The run has the others.
+/// Maximum number of lines in a list. The run contains the others.
 const LINES: usize = 8;
 
 /// Maximum number of users named in one line.

@@ -158,7 +158,7 @@ impl Letter {
     }
 
     /// Returns the first line: when the mail was written, and its kind, for readers who cannot see
-    /// its colour.
+    /// the colour.
     fn label(&self) -> String {
         let kind = match self.kind {
             MailKind::Information => "For information".to_owned(),

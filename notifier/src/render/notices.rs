@@ -254,7 +254,7 @@ pub fn redis_unreachable(
     about_redis(&about, now, links)
 }
 
-/// The parts of a mail about Redis.
+/// The content of a mail about Redis.
 struct AboutRedis<'a> {
     subject: String,
     title: &'a str,
@@ -346,7 +346,7 @@ fn over(
     })
 }
 
-/// Renders the mail sent when a receiver rejects further webhooks.
+/// Renders the mail sent when a receiver refuses to accept any more webhooks.
 pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered> {
     let target = wording::line(target, 100);
     let todo = "Remove the address from WEBHOOK_URLS, or repair the receiver; then restart the reconciler.";

@@ -71,8 +71,8 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
     blocks.push(Block::Todo(what_to_do_here(pass, seen)));
     let in_browser = on_page(pass, seen);
     let by_command = commands(seen, report, pass.links);
-    // Links come before commands, because phones cannot run commands, unless the page lacks the
-    // action.
+    // Links come before commands, because phones cannot run commands. If the page lacks the action,
+    // commands come first.
     let is_for_api = matches!(seen.about, About::Braked | About::BrokenPromise);
     if is_for_api && !pass.links.page_changes_coupons {
         blocks.extend(by_command.into_iter().chain(in_browser));
@@ -170,7 +170,7 @@ fn more_problems(pass: &PassMail<'_>) -> Option<Section> {
         format!("{place}{}", summary(pass, notice))
     };
     let problems = pass.verdict.problems.iter().skip(PROBLEMS);
-    // If the information is alone, the mail already begins with it.
+    // If there is nothing but information, the mail already begins with it.
     let is_alone = subject(pass).0 == MailKind::Information;
     let information = pass
         .verdict

@@ -16,7 +16,7 @@ use super::Receivers;
 use super::post::PostTarget;
 use super::sign::SigningSecret;
 
-/// Maximum number of addresses: each has its own task and connection.
+/// Maximum number of addresses. Each has its own task and connection.
 const ADDRESSES: usize = 16;
 
 /// The targets of events.
@@ -35,7 +35,7 @@ pub struct WebhookArgs {
     /// Maximum time for one event.
     #[arg(skip = Tuning::WebhookTimeoutMs.or(15_000_u64))]
     pub webhook_timeout_ms: u64,
-    /// File of further certificate authorities.
+    /// File of additional certificate authorities.
     #[arg(skip = ssl_cert_file())]
     pub authorities: Option<PathBuf>,
 }

@@ -11,8 +11,8 @@ use crate::render::{self, PassMail, Rendered};
 use crate::report::DropReport;
 use crate::wording;
 
-/// Maximum number of alerts of a pass that get their own event. A last event contains the number of
-/// the others.
+/// Maximum number of alerts of a pass that get their own event. One more event contains the number
+/// of the others.
 pub(super) const ALERTS: usize = 100;
 
 /// Maximum number of findings in an event. Receivers prefer bodies below 20 kB.
@@ -52,7 +52,7 @@ impl EventKind {
 /// An event.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct WebhookEvent {
-    /// Hexadecimal ID of the event, which prevents creating it twice.
+    /// Hexadecimal ID of the event. It prevents the same event from being created twice.
     pub(super) id: String,
     pub(super) kind: EventKind,
     at: DateTime<Utc>,
@@ -245,7 +245,7 @@ fn entries(value: Value) -> Map<String, Value> {
     }
 }
 
-/// Compares a pass's report of a drop with the last events: returns the new state to remember, and
+/// Compares a pass's report of a drop with the last events. Returns the new state to remember, and
 /// the events. `highest_slot` is the highest slot with a row.
 pub(super) fn of_drop(
     report: &DropReport,

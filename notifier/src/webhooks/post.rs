@@ -79,7 +79,7 @@ pub(super) struct NoAnswer {
 }
 
 impl PostTarget {
-    /// Creates a target from an address that [`super::args`] has checked, and a file of further
+    /// Creates a target from an address that [`super::args`] has checked, and a file of additional
     /// certificate authorities.
     pub(super) fn new(url: &Url, authorities: Option<PathBuf>) -> anyhow::Result<Self> {
         let decoded = |text: &str| {
@@ -124,7 +124,7 @@ impl PostTarget {
     /// Posts JSON with these headers.
     ///
     /// # Errors
-    /// [`NoAnswer`]. At [`HttpStep::Answer`], the receiver may still have got the request.
+    /// [`NoAnswer`]. At [`HttpStep::Answer`], the receiver may have received the request.
     pub(super) async fn post(
         &self,
         limit: Duration,

@@ -29,7 +29,7 @@ pub(crate) struct Relay {
     pub(super) post: SignedPost,
     clock: Arc<dyn Clock>,
     pub(crate) wake: Notify,
-    /// The target answered 410, so this process sends it nothing more.
+    /// Whether the target answered 410. If so, this process sends it no more events.
     is_gone: AtomicBool,
 }
 

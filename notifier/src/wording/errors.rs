@@ -3,8 +3,8 @@
 
 use crate::report::FailureCause;
 
-/// The meaning of a client's error, by a part of its text, since clients have no error codes for
-/// these.
+/// The meaning of a client's error, identified by a part of its text, because clients have no error
+/// codes for these cases.
 const MEANINGS: [(&[&str], &str); 5] = [
     (&["Connection refused"], "refuses connections"),
     (
@@ -40,8 +40,8 @@ const MEANINGS: [(&[&str], &str); 5] = [
     ),
 ];
 
-/// Describes an error of a pass in plain words. Errors that do not concern an unavailable store
-/// stay unchanged.
+/// Describes an error of a pass in plain words. Leaves errors unchanged that do not concern an
+/// unavailable store.
 pub fn plainly(cause: Option<FailureCause>, error: &str) -> String {
     let store = match cause {
         Some(FailureCause::Mysql) => "MySQL",

@@ -34,7 +34,7 @@ pub(super) enum SamplerName {
 pub(super) struct Sampling {
     obeys_parent: bool,
     pub(super) is_off: bool,
-    /// ids are sampled if half of the value of their lower 64 bits is below this.
+    /// A trace is sampled if the lower half of its id, divided by two, is below this.
     bound: u64,
 }
 

@@ -1,8 +1,8 @@
 //! The lines of a history.
 //!
 //! Only the order of the lines matters. Each line is written at the moment that can only make the
-//! checks more lenient: `invoked` before the request is sent, its outcome after the answer arrives,
-//! a read after reading, and a quantity before it is raised or after it is lowered.
+//! checks more lenient, never stricter: `invoked` before the request is sent, its outcome after the
+//! answer arrives, a read after reading, and a quantity before it is raised or after it is lowered.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,8 +1,8 @@
-//! Allow lists. A user was certainly on the list, or off it, if every change that may have been the
-//! last to take effect agrees. A change without an answer may have taken effect at any time after
-//! its request, or never. If a user's membership was certain during a whole request, the answer
-//! must match it. Removing a user revokes nothing, so it excuses neither a broken promise nor a
-//! missing row.
+//! Allow lists. A user was certainly on the list, or off it, if this follows from every change that
+//! may have been the last to take effect. A change without an answer may have taken effect at any
+//! time after its request, or never. If a user's membership was certain during a whole request, the
+//! answer must match it. Removing a user revokes nothing, so it excuses neither a broken promise
+//! nor a missing row.
 
 use std::ops::RangeInclusive;
 
@@ -83,7 +83,7 @@ fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> 
     })
 }
 
-/// Whether, by the allow list, some request of a user may have been admitted before a line.
+/// Whether the allow list may have permitted some request of a user before a line.
 pub(super) fn may_be_admitted(
     history: &History,
     index: &Index<'_>,

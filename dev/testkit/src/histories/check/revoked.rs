@@ -1,8 +1,8 @@
 //! Revocations. A revocation is permanent unless the user may claim again: after its answer the
 //! user holds nothing of the drop (of the coupon, if its scope is one per coupon) and gets no
-//! promise. A revocation without an answer may have taken effect at any time, or never: it excuses
-//! broken promises, and nothing else. If the user may claim again, requests sent before the answer
-//! are void, and requests sent after it count.
+//! promise. A revocation without an answer may have taken effect at any time, or never. It excuses
+//! only broken promises. If the user may claim again, requests sent before the answer are void, and
+//! requests sent after it count.
 
 use super::index::{Index, once_per_coupon, promise};
 use crate::histories::event::RecordedAnswer;
@@ -50,7 +50,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
 }
 
 /// Whether a user's claim in a drop may have been revoked. `asked` is the line of the last request,
-/// 0 if unknown.
+/// or 0 if unknown.
 pub(super) fn may_be_revoked(
     history: &History,
     index: &Index<'_>,

@@ -1,4 +1,4 @@
-//! Checks every read of the rows: each row was requested, slots and users are unique, there are no
+//! Checks every read of the rows: each row was requested, slots and users are unique, there are not
 //! more rows than slots, and no row disappears.
 
 use std::collections::HashMap;
