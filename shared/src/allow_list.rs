@@ -11,7 +11,7 @@ use crate::redis::{Redis, RedisError};
 /// Users read per statement, and compared per command.
 const PAGE: i64 = 5_000;
 
-/// Maximum attempts to write a list while others change it.
+/// Maximum number of attempts to write a list while others change it.
 const ATTEMPTS: usize = 5;
 
 /// Why a list could not be compared or written.

@@ -35,8 +35,8 @@ pub struct TuningArgs {
     /// Address for `/healthz`, `/readyz` and `/metrics`; port 0 takes a free one
     #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub listen_addr: SocketAddr,
-    /// Maximum claims in one transaction. A claim binds eight values, and a prepared statement of
-    /// MySQL takes at most 65,535.
+    /// Maximum number of claims in one transaction. A claim binds eight values, and a prepared
+    /// statement of MySQL takes at most 65,535.
     #[arg(skip = Tuning::ConsumeBatchMax.or(1_000_u16))]
     pub consume_batch_max: u16,
     /// Maximum rows that this process writes per second, if other programs need the database; 0: no

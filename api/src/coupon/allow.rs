@@ -17,7 +17,7 @@ use crate::percent::encoded;
 /// Ids per request.
 const AT_ONCE: usize = 5_000;
 
-/// Maximum bytes of a line. Ids have at most 64.
+/// Maximum length of a line, in bytes. Ids have at most 64.
 const LONGEST_LINE: u64 = 200;
 
 #[derive(Debug, Clone, Args)]

@@ -66,12 +66,12 @@ pub struct HttpArgs {
     /// LISTEN_ADDR serves them to everybody)
     #[arg(long, env = "METRICS_ADDR", value_parser = listen_address)]
     pub metrics_addr: Option<SocketAddr>,
-    /// Maximum concurrent connections. If all are open, a new one replaces the one that has been
-    /// idle longest, or waits until a request ends.
+    /// Maximum number of concurrent connections. If all are open, a new one replaces the one that
+    /// has been idle longest, or waits until a request ends.
     #[arg(skip = Tuning::MaxConnections.or(10_000_u32))]
     pub max_connections: u32,
-    /// Maximum connections of one address (for IPv6, of one /64 network). `None` means half of all
-    /// connections.
+    /// Maximum number of connections of one address (for IPv6, of one /64 network). `None` means
+    /// half of all connections.
     #[arg(skip = Tuning::MaxConnectionsPerAddress.of_test::<u32>())]
     pub max_connections_per_address: Option<u32>,
     /// Maximum time to receive the head of a request, including the idle time between two requests

@@ -37,8 +37,8 @@ pub(super) async fn of_drop(
             .filter(|r| counts(r.drop_id))
             .map(|r| r.user_id.as_str())
             .collect();
-        // A revocation resolves the user's promises. A promise that a pass lists concurrently stays
-        // open.
+        // A revocation resolves the user's promises, but a pass may list one concurrently, so check
+        // for revocations here as well.
         let revoked = stores.db.revocations_of_people(coupon.id, &people).await?;
         let revoked = Revocations::new(revoked, coupon.once_per, drop.id);
         let out = stores

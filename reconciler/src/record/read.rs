@@ -65,7 +65,7 @@ impl From<RunListRow> for RunSummary {
     }
 }
 
-/// Returns runs, newest first; with `before`, only older ones.
+/// Returns runs, newest first. If `before` is set, returns only older ones.
 pub async fn list(db: &Db, limit: u32, before: Option<String>) -> Result<Vec<RunSummary>, DbError> {
     Ok(db
         .runs(limit, before)

@@ -94,7 +94,7 @@ pub struct TopicReader {
     /// The client, or `None` while a read uses it. A read that never ends keeps it, and the next
     /// read creates another.
     consumer: Arc<Mutex<Option<BaseConsumer>>>,
-    /// The time of the last progress of a read.
+    /// When a read last made progress.
     moved: Arc<Mutex<Instant>>,
     patience: Duration,
     pub(super) limit: Duration,

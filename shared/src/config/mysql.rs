@@ -37,8 +37,8 @@ struct MysqlGiven {
     store_timeout_ms: u64,
 }
 
-/// Maximum connections of one process. An API divides them among claims, reads, operators and the
-/// catalogue.
+/// Maximum number of connections of one process. An API divides them among claims, reads, operators
+/// and the catalogue.
 const POOL_SIZE: usize = 8;
 
 /// MySQL's timeout as a multiple of `STORE_TIMEOUT_MS`.

@@ -18,7 +18,7 @@ use crate::tls::Store;
 /// Maximum duration of the whole request.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Maximum bytes read of the body of a response.
+/// Maximum number of bytes read from the body of a response.
 const BODY: usize = 256 * 1024;
 
 /// A URL to fetch.

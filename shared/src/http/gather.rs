@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Maximum bytes copied into one plain write.
+/// Maximum number of bytes copied into one plain write.
 const SMALL: usize = 1_024;
 
 /// A stream whose large writes are vectored.

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::tls::{Paths, Store, Tls, cause};
 
-/// Maximum bytes read of the head of a response.
+/// Maximum number of bytes read from the head of a response.
 const HEAD: usize = 16 * 1024;
 
 #[derive(Clone)]

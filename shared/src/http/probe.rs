@@ -17,7 +17,7 @@ use tokio::time::timeout;
 /// that the error is shown.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Maximum bytes read of a response.
+/// Maximum number of bytes read from a response.
 const ANSWER: usize = 16 * 1024;
 
 /// The kind of probe.

@@ -31,16 +31,16 @@ pub use unreadable::{
 /// wait.
 const FETCH_AGAIN_MS: &str = "10";
 
-/// Maximum bytes of a batch of messages as stored: the topic's `max.message.bytes`, and the limit
-/// of one fetch. This bounds memory: 64 KiB decompress to at most 66 MiB (gzip). A larger batch
-/// from before the topic had this limit is fetched alone.
+/// Maximum size of a stored batch of messages, in bytes: the topic's `max.message.bytes`, and the
+/// limit of one fetch. This bounds memory: 64 KiB decompress to at most 66 MiB (gzip). A larger
+/// batch from before the topic had this limit is fetched alone.
 pub const LARGEST_BATCH: usize = 65_536;
 
-/// Maximum bytes of a batch that a producer writes. It is less than [`LARGEST_BATCH`] to allow for
-/// Kafka's overhead.
+/// Maximum size of a batch that a producer writes, in bytes. It is less than [`LARGEST_BATCH`] to
+/// allow for Kafka's overhead.
 const WRITTEN_AT_ONCE: usize = 61_440;
 
-/// Maximum bytes of one response, and of a batch after decompression with zstd.
+/// Maximum size in bytes of one response, and of a batch after decompression with zstd.
 const LARGEST_ANSWER: &str = "33554432";
 
 #[derive(Debug, Clone)]

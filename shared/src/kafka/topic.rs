@@ -25,7 +25,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Interval at which to check whether a broker has applied a new setting.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Maximum events processed between two waits.
+/// Maximum number of events processed between two waits.
 const EVENTS: usize = 50;
 
 /// Checks that the topic's settings cannot lose acknowledged messages. Returns its number of

@@ -28,7 +28,7 @@ const DELETED_AT_ONCE: i64 = 10_000;
 pub struct ListChanged {
     /// The revision of the list before the change.
     pub before: u64,
-    /// The list after the change; the same as before if nothing changed.
+    /// The list after the change, or the same list if nothing changed.
     pub now: AllowList,
     /// How many people were added or removed.
     pub changed: u32,

@@ -103,7 +103,7 @@ pub struct NewCoupon {
     pub allow: Option<Allow>,
 }
 
-/// Maximum coupons found by a name.
+/// Maximum number of coupons found by a name.
 const NAMED: i64 = 50;
 
 impl Db {

@@ -42,8 +42,8 @@ pub mod slot_limits;
 pub mod void;
 pub mod webhooks;
 
-/// Maximum values in a list of one statement. MySQL refuses more than 65,535 (error 1390), and
-/// lists of drops or users are unbounded.
+/// Maximum number of values in a list of one statement. MySQL refuses more than 65,535 (error
+/// 1390), and lists of drops or users are unbounded.
 pub(crate) const MOST_VALUES: usize = 10_000;
 
 pub use connect::Conn;

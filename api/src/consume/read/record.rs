@@ -12,13 +12,13 @@ use firstcome_shared::trace::TraceContext;
 /// could not be stored in the dead-letter table either, and would block the partition.
 pub(super) const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
-/// Maximum characters of a stored error, because the JSON parser may quote the whole message.
+/// Maximum length of a stored error, in characters. The JSON parser may quote the whole message.
 pub(super) const LONGEST_ERROR: usize = 500;
 
-/// Maximum bytes of a message in a dead letter.
+/// Maximum size of a message in a dead letter, in bytes.
 pub(super) const KEPT_BYTES: usize = 4_096;
 
-/// Maximum bytes of a message that is parsed. Claims are shorter.
+/// Maximum size of a message that is parsed, in bytes. Claims are shorter.
 pub(super) const LONGEST_MESSAGE: usize = 65_536;
 
 #[derive(Debug, Clone)]

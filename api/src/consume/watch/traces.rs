@@ -12,7 +12,7 @@ use firstcome_shared::trace::{self, SpanEnd, SpanKind, TraceContext, TraceSpan, 
 use crate::consume::read::record::Record;
 use crate::consume::write::Written;
 
-/// Maximum links of a span, OpenTelemetry's default.
+/// Maximum number of links of a span, OpenTelemetry's default.
 const LINKS: usize = 128;
 
 /// Exports the spans, if any message is sampled.

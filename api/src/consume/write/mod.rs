@@ -302,7 +302,7 @@ impl BatchWrite<'_> {
     }
 }
 
-/// Maximum attempts for a single claim.
+/// Maximum number of attempts for a single claim.
 const ATTEMPTS: u32 = 5;
 
 fn reason(refusal: Refusal) -> &'static str {
@@ -320,7 +320,7 @@ struct Existing {
 }
 
 impl Existing {
-    /// Maximum values in one query's list.
+    /// Maximum number of values in one query's list.
     const CHUNK: usize = 500;
 
     async fn read(conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<Self> {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 const TTL: Duration = Duration::from_millis(200);
 
-/// Maximum drops per round trip.
+/// Maximum number of drops per round trip.
 const PAGE: usize = 500;
 
 const MAX_CACHED: usize = 10_000;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// Maximum number of claims that wait to be written. Additional claims get 503.
 const QUEUE: usize = 16_384;
 
-/// Maximum rows per statement.
+/// Maximum number of rows per statement.
 const MAX_ROWS: usize = 1_000;
 
 pub(crate) struct Fallback {

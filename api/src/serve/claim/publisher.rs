@@ -325,8 +325,8 @@ impl Publisher {
     }
 }
 
-/// Maximum claims per message. With the longest user ids, they need about 18 KB, well below the
-/// producer's limit.
+/// Maximum number of claims per message. With the longest user ids, they need about 18 KB, well
+/// below the producer's limit.
 const CLAIMS_A_MESSAGE: usize = 128;
 
 /// Groups claims into messages: all together, except claims with a sampled trace, because a message

@@ -16,7 +16,7 @@ use crate::mysql::ops_actions::{Operator, OperatorAct};
 use crate::mysql::schema::failed_claims;
 use crate::mysql::{Conn, Db, DbError};
 
-/// Maximum bytes read of a payload.
+/// Maximum number of bytes read from a payload.
 const PAYLOAD: usize = 4_096;
 
 /// Limit of a query with a filter by reason, which reads every open dead letter.

@@ -12,7 +12,7 @@ use crate::mysql::{Db, DbError};
 /// Maximum number of dead letters counted by reason, which bounds the cost during a flood.
 pub const COUNTED: u32 = 100_000;
 
-/// Maximum reasons listed.
+/// Maximum number of reasons listed.
 const REASONS: u32 = 50;
 
 /// Maximum number discarded in one transaction.

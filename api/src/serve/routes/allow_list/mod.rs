@@ -38,8 +38,8 @@ pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
 
 const DEFAULT_LIMIT: usize = 1_000;
 
-/// Maximum attempts at a change while Redis lacks the previous one, which another process may be
-/// about to write.
+/// Maximum number of attempts at a change while Redis lacks the previous one, which another process
+/// may be about to write.
 const ATTEMPTS: u32 = 4;
 /// Pause between these attempts.
 const PAUSE: Duration = Duration::from_millis(20);
