@@ -59,11 +59,15 @@ pub async fn make_ahead(
     let Some(schedule @ Schedule::Daily { .. }) = &coupon.schedule else {
         return Ok(0);
     };
+    // Earlier sealed drops may not be among `drops`.
+    let opened = drops.iter().map(|drop| drop.opens_at);
+    let last_opened = opened.filter(|at| *at <= now).max();
     let mut missing = schedule.drops_from(now);
     missing.retain(|planned| {
-        drops
-            .iter()
-            .all(|drop| drop.local_date != Some(planned.local_date))
+        last_opened.is_none_or(|last| last < planned.opens_at)
+            && drops
+                .iter()
+                .all(|drop| drop.local_date != Some(planned.local_date))
     });
     if missing.is_empty() {
         return Ok(0);

@@ -116,17 +116,23 @@ impl CouponWithDrops {
     }
 
     /// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
-    /// unknown. A coupon without any drop has lost the one with which it was created.
+    /// unknown. A coupon without any drop has lost one, unless its schedule is over.
     pub(crate) fn lacks_a_drop(&self, now: DateTime<Utc>) -> bool {
         if self.drops.is_empty() {
-            return true;
+            let schedule = self.coupon.schedule.as_ref();
+            let is_due = |planned: &PlannedDrop| planned.closes_at.is_none_or(|at| now < at);
+            return schedule.is_none_or(|one| one.drops_from(now).iter().any(is_due));
         }
         let Some(schedule @ Schedule::Daily { time_zone, .. }) = &self.coupon.schedule else {
             return false;
         };
+        // Sealed drops before the last one that has opened are not listed.
+        let opened = self.drops.iter().map(|drop| drop.opens_at);
+        let last_opened = opened.filter(|at| *at <= now).max();
         let is_missing = |planned: PlannedDrop| {
             planned.opens_at <= now
                 && planned.closes_at.is_none_or(|at| now < at)
+                && last_opened.is_none_or(|last| last < planned.opens_at)
                 && self
                     .drops
                     .iter()
@@ -301,7 +307,18 @@ pub(crate) mod tests {
         // The window of 2 January reaches into the next day.
         listed.coupon.schedule = Some(daily("23:50", "00:05"));
         assert!(listed.lacks_a_drop(at(2 * 1_440 + 3)));
-        assert_eq!(lacks(&coupon(&[])), [true; 6], "no drop at all");
+        let mut empty = coupon(&[]);
+        assert_eq!(lacks(&empty), [true; 6], "no drop at all");
+        let mut over = serde_json::to_value(daily("00:10", "00:20")).unwrap();
+        over["last_day"] = "1970-01-01".into();
+        empty.coupon.schedule = Some(serde_json::from_value(over).unwrap());
+        let expected = [true, true, false, false, false, false];
+        assert_eq!(lacks(&empty), expected, "no drop, and its only day passes");
+        // A window over midnight was set after that day's drop had been sealed.
+        let mut moved = coupon(&[(1_450, 1_460)]);
+        moved.coupon.schedule = Some(daily("23:50", "12:00"));
+        moved.drops[0].local_date = chrono::NaiveDate::from_ymd_opt(1970, 1, 2);
+        assert!(!moved.lacks_a_drop(at(1_470)));
     }
 
     #[tokio::test]

@@ -126,9 +126,14 @@ impl ClaimService {
         coupon: &Arc<CouponWithDrops>,
         requester: &Requester,
     ) -> Result<ClaimAnswer, ClaimRefusal> {
-        let mut candidates = coupon
-            .candidates(Utc::now())
-            .ok_or(ClaimRefusal::StandingUnknown)?;
+        let now = Utc::now();
+        let Some(mut candidates) = coupon.candidates(now) else {
+            return Err(if coupon.lacks_a_drop(now) {
+                ClaimRefusal::StandingUnknown
+            } else {
+                ClaimRefusal::Refused(Admission::Closed(0))
+            });
+        };
         let mut reply = self.batches.ask(coupon, candidates, requester).await;
         // No candidate is open by Redis's clock, so the call admitted no user. This host's clock
         // may differ: choose the candidates again by Redis's clock.
@@ -192,15 +197,16 @@ impl ClaimService {
             tracing::warn!(%error, "a claim on a sealed drop could not be answered");
             ClaimRefusal::SealedUnknown
         })?;
-        if !self.catalogue.is_of_primary() {
-            return Err(ClaimRefusal::SealedUnknown);
-        }
         let counts = |drop: i64| drop == sealed.id.0 || coupon.coupon.once_per == OncePer::Coupon;
         if let Some(row) = rows.iter().rev().find(|row| counts(row.drop_id)) {
             return Ok(ClaimAnswer::AlreadyClaimed {
                 drop_id: DropId(row.drop_id),
                 slot: row.slot,
             });
+        }
+        // A replica may lack the user's row.
+        if !self.catalogue.is_of_primary() {
+            return Err(ClaimRefusal::SealedUnknown);
         }
         let later = candidates
             .all()

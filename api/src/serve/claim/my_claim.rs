@@ -106,12 +106,11 @@ impl ClaimService {
         }
         let drop = shown.map(|one| one.drop.id);
         let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
-        // A replica that became the primary too early may lack the user's row.
-        let record = record.ok().filter(|_| self.catalogue.is_of_primary());
-        let claim = judge(coupon.coupon.once_per, drop, record, standing.ok());
+        let claim = judge(coupon.coupon.once_per, drop, record.ok(), standing.ok());
         let mut claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
         if claim.status == ClaimStatus::None {
-            if coupon.lacks_a_drop(Utc::now()) {
+            // A replica may lack the user's row.
+            if !self.catalogue.is_of_primary() || coupon.lacks_a_drop(Utc::now()) {
                 return Err(ClaimRefusal::StandingUnknown);
             }
             claim.allowed = self.may_claim(&coupon.coupon, &user, &groups).await;
