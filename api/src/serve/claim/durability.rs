@@ -150,7 +150,8 @@ impl Durability {
         let outgoing = claim.outgoing(coupon);
         // A claim of a sealed drop has a row, unless a wrong clock opened the drop again and the
         // claim was admitted after sealing. In that case, `users` also contains it.
-        let has_row = if drop.is_some_and(|drop| drop.sealed_at.is_none()) {
+        let is_unsealed = drop.is_some_and(|drop| drop.sealed_at.is_none());
+        let has_row = if is_unsealed && claim.is_in_users {
             Some(false)
         } else {
             self.issued.has_row(&outgoing.claim).await
@@ -159,6 +160,7 @@ impl Durability {
             Some(true) => Some(SecondStore::Kafka),
             // Only the claimants name the user, and MySQL does not confirm it.
             Some(false) if !claim.is_in_users => None,
+            None if is_unsealed => None,
             // Do not write a dead letter, which would unseal the drop: most likely the row exists.
             None => self
                 .publish(&[outgoing])
