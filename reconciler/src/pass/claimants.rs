@@ -55,7 +55,6 @@ impl Pass<'_> {
         let sealed = claimants.keys().copied().collect();
         let sealed = self.stores.db.sealed_rows_of(sealed).await?;
         let mut holders = sealed.clone();
-        let mut lost = Vec::new();
         let mut in_order: Vec<&(Coupon, Drop)> = drops
             .iter()
             .filter(|(coupon, drop)| drop.sealed_at.is_none() && claimants.contains_key(&coupon.id))
@@ -71,20 +70,19 @@ impl Pass<'_> {
                 has_earlier_holders: *before > 0,
             });
             *before += numbers.get(&drop.id).map_or(0, |numbers| numbers.users);
-            if later.last().is_some_and(|later| later.has_earlier_holders) {
+            // The claimants of a closed coupon are restored before it opens, after the coupons that
+            // are more urgent.
+            let is_closed = self.context.unverified.contains(&coupon.id);
+            if !is_closed && later.last().is_some_and(|later| later.has_earlier_holders) {
                 with_earlier.insert(coupon.id, coupon);
             }
         }
         let is_few = |coupon: &CouponId| claimants.get(coupon) < holders.get(coupon);
         let known = &mut self.memory.too_few_claimants;
         known.retain(|coupon, _| is_few(coupon));
-        for (coupon, number) in self
+        let lost = self
             .still_too_few(&with_earlier, &claimants, &holders)
-            .await?
-        {
-            self.memory.too_few_claimants.insert(coupon.id, number);
-            lost.push((coupon, number));
-        }
+            .await?;
         for (coupon, number) in lost {
             self.restore_lost_claimants(coupon, number).await?;
         }
@@ -132,8 +130,9 @@ impl Pass<'_> {
             .collect())
     }
 
-    /// Restores revocations of earlier drops that Redis has lost. Otherwise, revoked users would be
-    /// admitted to the next drop. Revocations of the drops that were compared are already restored.
+    /// Restores revocations of earlier drops if Redis has fewer than at the last pass of this
+    /// process or, in a deep pass, than MySQL. Otherwise, revoked users would be admitted to the
+    /// next drop. Revocations of the drops that were compared are already restored.
     pub(super) async fn restore_lost_revocations(
         &mut self,
         coupons: &HashMap<CouponId, Coupon>,
@@ -143,15 +142,29 @@ impl Pass<'_> {
         ids.retain(|coupon| !unverified.contains(coupon));
         let db = &self.stores.db;
         let redis = &self.stores.redis;
-        // MySQL has a revocation before Redis does.
-        let expected: Vec<_> = db.count_banned(&ids).await?.into_iter().collect();
-        let keys: Vec<_> = expected
+        // MySQL has a revocation before Redis does. Counting all of them takes long.
+        let counted = if self.request.deep {
+            db.count_banned(&ids).await?
+        } else {
+            HashMap::new()
+        };
+        let keys: Vec<_> = ids
             .iter()
-            .map(|(coupon, _)| redis.keys(*coupon, DropId(0)))
+            .map(|coupon| redis.keys(*coupon, DropId(0)))
             .collect();
         let numbers = redis.banned_numbers(&keys).await?;
-        for ((coupon, expected), number) in expected.into_iter().zip(numbers) {
-            if number.is_none_or(|number| number >= expected) {
+        for ((coupon, keys), number) in ids.into_iter().zip(keys).zip(numbers) {
+            let Some(number) = number else { continue };
+            let before = self.memory.banned.get(&coupon).copied();
+            let expected = before.max(counted.get(&coupon).copied());
+            let Some(row) = coupons.get(&coupon).filter(|_| expected > Some(number)) else {
+                self.memory.banned.insert(coupon, number);
+                continue;
+            };
+            execute::restore_revocations(db, redis, row).await?;
+            let now = redis.banned_numbers(&[keys]).await?.pop().flatten();
+            self.memory.banned.extend(now.map(|now| (coupon, now)));
+            if now == Some(number) {
                 continue;
             }
             let detail =
@@ -163,9 +176,6 @@ impl Pass<'_> {
             );
             finding.coupon_id = Some(coupon);
             finding.needs_person = false;
-            if let Some(coupon) = coupons.get(&coupon) {
-                execute::restore_revocations(db, redis, coupon).await?;
-            }
             finding.result = Outcome::Applied;
             self.run.findings.push(finding);
         }
@@ -185,7 +195,8 @@ impl Pass<'_> {
         }
         let keys = [redis.keys(coupon.id, DropId(0))];
         let now = redis.claimants_numbers(&keys).await?;
-        if some > 0 && now == [Some(some)] {
+        if some > 0 && now == [Some(some)] && !self.request.dry_run {
+            self.memory.too_few_claimants.insert(coupon.id, some);
             return Ok(());
         }
         let detail =

@@ -49,6 +49,8 @@ pub struct Memory {
     /// Coupons that had fewer claimants than holders, with their number of claimants at that time.
     /// A restoration reads all rows, so it is not repeated if it did not increase this number.
     pub(super) too_few_claimants: HashMap<CouponId, u64>,
+    /// The number of revoked users that Redis had for each coupon. It never decreases by itself.
+    pub(super) banned: HashMap<CouponId, u64>,
 }
 
 /// Resolves to the fault in the topic's settings, once Kafka has responded.

@@ -2,6 +2,7 @@
 //! are void wherever a copy still exists.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::dsl::{max, sql};
@@ -91,6 +92,9 @@ fn person_scope(once_per: OncePer, drop: i64) -> i64 {
     if once_per == OncePer::Drop { drop } else { 0 }
 }
 
+/// Maximum duration of a count of all revocations of some coupons.
+const LONGEST_COUNT: Duration = Duration::from_secs(60);
+
 const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000";
 
 impl Db {
@@ -108,12 +112,13 @@ impl Db {
 
     /// Counts the banned users of these coupons, except for erased ones and revocations of the last
     /// second, which an API may not have written to Redis yet. Redis has a field for each of them.
+    /// Reads every revocation of these coupons.
     pub async fn count_banned(
         &self,
         coupons: &[CouponId],
     ) -> Result<HashMap<CouponId, u64>, DbError> {
         let ids = coupons.to_vec();
-        self.run("count banned users", async move |conn| {
+        self.run_within(LONGEST_COUNT, "count banned users", async move |conn| {
             let query = format!(
                 "SELECT r.coupon_id, CAST(COUNT(DISTINCT r.person_scope, r.user_id) AS UNSIGNED) AS number \
                  FROM ({LISTED}) w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
