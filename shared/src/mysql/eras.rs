@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::Text;
+use diesel::sql_types::{Datetime, Nullable};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
-use super::catalogue::LISTED;
-use super::schema::{coupons, drops};
-use super::{Conn, Db, DbError, MOST_VALUES, json};
+use super::schema::{coupons, drops, known_admissions};
+use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::CouponId;
 
 /// A coupon's era as read from Redis.
@@ -21,10 +21,6 @@ pub struct SeenEra {
     /// one. If MySQL has an earlier one because it lost data, it adopts this era.
     pub is_kept: bool,
 }
-
-/// The highest era that is accepted from Redis. Higher numbers were written manually, and later
-/// eras would soon exceed the number of digits that programs parse.
-const HIGHEST: u64 = 1_000_000_000_000;
 
 impl Db {
     /// Gives each coupon an era above those in MySQL and Redis, unless its era in Redis is kept.
@@ -97,7 +93,7 @@ async fn take(conn: &mut Conn, seen: &[SeenEra]) -> QueryResult<Vec<(CouponId, u
         let Some(era) = free.get(&one.coupon.0).copied() else {
             continue;
         };
-        let seen = if one.era <= HIGHEST { one.era } else { 0 };
+        let seen = one.era;
         let now = if one.is_kept && seen >= era {
             seen
         } else {
@@ -109,13 +105,19 @@ async fn take(conn: &mut Conn, seen: &[SeenEra]) -> QueryResult<Vec<(CouponId, u
         taken.push((one.coupon, now));
     }
     for (era, ids) in raised {
-        // Redis may have lost users: their number is kept until a pass finds all of them.
-        let lost = format!(
-            "UPDATE known_admissions k JOIN drops d ON d.id = k.drop_id JOIN ({LISTED}) w ON w.id = d.coupon_id \
-             SET k.lost_at = UTC_TIMESTAMP(3) WHERE k.lost_at IS NULL AND d.sealed_at IS NULL"
-        );
-        diesel::sql_query(lost)
-            .bind::<Text, _>(json(&ids)?)
+        // Redis may have lost users: their number is kept until a pass finds all of them. A join
+        // with `drops` would wait for rows that an operator has locked.
+        let unsealed: Vec<i64> = drops::table
+            .filter(drops::coupon_id.eq_any(&ids))
+            .filter(drops::sealed_at.is_null())
+            .select(drops::id)
+            .load(conn)
+            .await?;
+        let lost = known_admissions::table
+            .filter(known_admissions::drop_id.eq_any(unsealed))
+            .filter(known_admissions::lost_at.is_null());
+        diesel::update(lost)
+            .set(known_admissions::lost_at.eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")))
             .execute(conn)
             .await?;
         diesel::update(coupons::table.filter(coupons::id.eq_any(ids)))

@@ -112,6 +112,10 @@ impl CouponVersion {
     }
 }
 
+/// The highest era that is accepted from Redis. Higher numbers were written manually, and later
+/// eras would soon exceed the number of digits that programs parse.
+const HIGHEST_ERA: u64 = 1_000_000_000_000;
+
 /// Parses `SERVER ERA STATE`.
 fn parsed(text: &[u8]) -> Option<(&str, u64, &str)> {
     let mut words = str::from_utf8(text).ok()?.split(' ');
@@ -119,7 +123,8 @@ fn parsed(text: &[u8]) -> Option<(&str, u64, &str)> {
     let era = words.next()?;
     let state = words.next()?;
     let is_whole = words.next().is_none() && ["open", "closed"].contains(&state);
-    let era = seen_revision(era).filter(|_| is_whole && !server.is_empty())?;
+    let is_valid = is_whole && !server.is_empty();
+    let era = seen_revision(era).filter(|era| is_valid && *era <= HIGHEST_ERA)?;
     Some((server, era, state))
 }
 

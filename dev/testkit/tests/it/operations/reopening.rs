@@ -218,7 +218,7 @@ async fn opens(fixture: &Fixture, coupon: &MadeCoupon, user: &str) {
 }
 
 #[tokio::test]
-async fn a_hanging_change_keeps_no_other_coupon_closed() {
+async fn neither_a_hanging_change_nor_a_locked_drop_keeps_another_coupon_closed() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let fixture =
         Fixture::of(impatient(WorldStores::shared().await.with_redis(&server), "hangs").await)
@@ -228,15 +228,13 @@ async fn a_hanging_change_keeps_no_other_coupon_closed() {
     let world = &fixture.world;
     let _daemon = world.daemon().await;
     let mut change = HeldTransaction::begin(&world.sql).await;
-    change
-        .run(&format!(
-            "SELECT * FROM coupons WHERE id = {} FOR UPDATE",
-            changing.id
-        ))
-        .await;
-    server.kill().await.unwrap();
-    server.start_again().await.unwrap();
-    opens(&fixture, &other, &others[0].0).await;
+    for (table, id) in [("drops", changing.drop), ("coupons", changing.id)] {
+        let lock = format!("SELECT * FROM {table} WHERE id = {id} FOR UPDATE");
+        change.run(&lock).await;
+        server.kill().await.unwrap();
+        server.start_again().await.unwrap();
+        opens(&fixture, &other, &others[0].0).await;
+    }
     assert_eq!(
         fixture.api.claim(changing.id, &ones[0].0).await.promised(),
         None
