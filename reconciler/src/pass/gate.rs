@@ -124,14 +124,7 @@ impl Pass<'_> {
             self.context.unverified.remove(coupon);
         }
         let opened: Vec<CouponId> = fenced.iter().map(|(coupon, _)| *coupon).collect();
-        self.note_compared(&life, life.servers_of(&opened)).await?;
-        // The rest of this pass must not delay the next reopening.
-        if self.context.unverified.is_empty()
-            && let Some(lock) = self.reopening.take()
-        {
-            lock.release().await;
-        }
-        Ok(())
+        self.note_compared(&life, life.servers_of(&opened)).await
     }
 
     /// Records that the coupons of these servers were compared, unless that is already recorded.

@@ -2,15 +2,16 @@
 //! manually. Other tables and Redis still refer to such a drop. Its day must not be used again, and
 //! no reply may state that the drop never existed.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use firstcome_shared::domain::{DropId, NamedDrop};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, NamedDrop};
 use firstcome_shared::mysql::processes::Work;
 use firstcome_shared::recover;
 
 use super::request::Aborted;
-use super::steps::Pass;
-use crate::execute::{self, ExecuteError, LostDropEnd};
+use super::steps::{Pass, is_verified};
+use crate::execute::{self, CouponFence, ExecuteError, LostDropEnd};
 use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 
 impl Pass<'_> {
@@ -53,10 +54,13 @@ impl Pass<'_> {
         }
     }
 
-    /// Reports drops whose quantity in `drops` is below a limit in `slot_limits`, and returns them.
-    /// One of the tables was restored alone. A pass must not repair such a drop, because with the
-    /// lower quantity users could lose slots that they were promised.
-    pub(super) async fn drops_below_their_limit(&mut self) -> Result<HashSet<DropId>, Aborted> {
+    /// Leaves out drops whose quantity in `drops` is below a limit in `slot_limits`, and reports
+    /// them: comparing them would take slots away. A closed coupon with such a drop stays closed.
+    pub(super) async fn leave_out_torn_drops(
+        &mut self,
+        drops: &mut Vec<(Coupon, Drop)>,
+        fences: &HashMap<CouponId, CouponFence>,
+    ) -> Result<(), Aborted> {
         let torn = self.stores.db.drops_below_their_limit().await?;
         for (drop, limit) in &torn {
             let detail = format!(
@@ -64,9 +68,16 @@ impl Pass<'_> {
                  was restored alone",
                 drop.drop
             );
-            self.note_lost(*drop, Outcome::Failed, detail);
+            if self.request.coupon.is_none_or(|id| id == drop.coupon) {
+                self.note_lost(*drop, Outcome::Failed, detail);
+            }
         }
-        Ok(torn.into_iter().map(|(named, _)| named.drop).collect())
+        drops.retain(|(coupon, drop)| {
+            let mut of_coupon = torn.iter().filter(|(one, _)| one.coupon == coupon.id);
+            let is_open = is_verified(fences, coupon.id);
+            of_coupon.all(|(one, _)| is_open && one.drop != drop.id)
+        });
+        Ok(())
     }
 
     async fn note_end(&mut self, lost: NamedDrop, end: LostDropEnd) -> Result<(), Aborted> {

@@ -58,10 +58,8 @@ impl Pass<'_> {
                 }
             }
         }
-        let torn = self.drops_below_their_limit().await?;
         let wanted = |coupon: &Coupon, drop: &Drop| {
             drop.sealed_at.is_none()
-                && !torn.contains(&drop.id)
                 && request.coupon.is_none_or(|id| id == coupon.id)
                 && request.drop.is_none_or(|id| id == drop.id)
         };
@@ -93,7 +91,7 @@ impl Pass<'_> {
         // has repaired.
         self.run.drops = reports.into_drops();
         self.run.partial = ended.is_err() || !self.request.covers_everything();
-        if ended.is_ok() && !self.request.dry_run {
+        if ended.is_ok() && !self.request.dry_run && self.context.knows_the_tail() {
             self.compare_with_known(&counted).await;
         }
         ended
@@ -106,6 +104,14 @@ impl Pass<'_> {
     ) -> Result<(), Aborted> {
         let mut put_off = Vec::new();
         for portion in portions(drops, &self.context.unverified, &self.histories) {
+            // The coupons that are left are open. They must not delay the next reopening.
+            let is_open =
+                |(coupon, _): &(Coupon, Drop)| !self.context.unverified.contains(&coupon.id);
+            if portion.first().is_some_and(is_open)
+                && let Some(lock) = self.reopening.take()
+            {
+                lock.release().await;
+            }
             put_off.extend(self.one_portion(portion, reports).await?);
         }
         for coupon in put_off {

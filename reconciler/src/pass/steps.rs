@@ -119,6 +119,7 @@ impl<'a> Pass<'a> {
         self.enter_life().await?;
         let fences = self.fences(&drops).await?;
         self.recover_settings(&mut drops, &fences).await?;
+        self.leave_out_torn_drops(&mut drops, &fences).await?;
         if !self.request.dry_run {
             // A process that died after opening a coupon has not recorded it, so record it now.
             let open = fences.iter().filter(|(_, found)| found.is_verified);
@@ -485,6 +486,6 @@ fn read_again(partitions: &[WentBack]) -> Option<Finding> {
     })
 }
 
-fn is_verified(fences: &HashMap<CouponId, CouponFence>, coupon: CouponId) -> bool {
+pub(super) fn is_verified(fences: &HashMap<CouponId, CouponFence>, coupon: CouponId) -> bool {
     fences.get(&coupon).is_some_and(|found| found.is_verified)
 }
