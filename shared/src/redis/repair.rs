@@ -211,12 +211,13 @@ impl Redis {
         })
     }
 
-    /// Makes a drop lost until [`Self::load_drop`]: admission refuses its claims, and every pass
-    /// rebuilds it. Returns `false` if the coupon's era has ended.
-    pub async fn unload_drop(&self, keys: &DropKeys, fence: &Fence) -> Result<bool, RedisError> {
+    /// Unloads a lost drop until [`Self::load_drop`]: admission refuses its claims, and every pass
+    /// rebuilds it. Changes nothing if the coupon's era has ended, or if another pass has rebuilt
+    /// the drop.
+    pub async fn unload_drop(&self, keys: &DropKeys, fence: &Fence) -> Result<(), RedisError> {
         let args = vec!["0".to_owned(), fence.to_string()];
-        let (word, _) = self.settings("unload", keys, args).await?;
-        Ok(word == "ok")
+        self.settings("unload", keys, args).await?;
+        Ok(())
     }
 
     async fn settings(

@@ -219,6 +219,30 @@ async fn drop_without_meta_is_unloaded_unless_its_neighbour_is_open() {
 }
 
 #[tokio::test]
+async fn only_a_lost_drop_is_unloaded() {
+    let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
+    let ScriptWorld {
+        redis, keys, fence, ..
+    } = &days.world;
+    let holds = vec![Admission::Already(DROP, 1)];
+    days.holds("a", 1, 5_000).await;
+    redis.unload_drop(keys, fence).await.unwrap();
+    assert_eq!(
+        days.claim("a").await,
+        (holds, Some(DROP)),
+        "another pass has rebuilt it"
+    );
+    ask::<i64>(&days.server, &["DEL", &keys.users]).await;
+    redis.unload_drop(keys, fence).await.unwrap();
+    let unloaded = vec![Admission::Unloaded(DROP)];
+    assert_eq!(
+        days.claim("a").await,
+        (unloaded, None),
+        "its users are lost"
+    );
+}
+
+#[tokio::test]
 async fn pause_and_restriction_apply_only_to_the_chosen_drop() {
     let days = TwoDays::open(OncePer::Drop, LONG_AFTER_MIDNIGHT).await;
     let first = &days.world.keys;

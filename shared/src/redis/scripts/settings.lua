@@ -7,7 +7,8 @@
 --   load      loads the drop for admission, unless it is loaded. The caller must have read the era before anything else: if
 --             Redis has lost data since, the caller's information about the drop may be wrong.
 --             loaded | present | stale | outdated
---   unload    deletes `meta`: until `load`, admission and other passes treat the drop as lost.  ok | stale
+--   unload    deletes `meta` of a lost drop: until `load`, admission and other passes treat it as lost. A drop that has whole
+--             settings and users, or no slot given, is not lost: another pass may have rebuilt it.  ok | present | stale
 --   write     overwrites the fields of a loaded drop.  ok | unloaded | outdated
 --   lower     lowers the quantity ahead of MySQL, never below the slots already given, and only while the coupon is open: if it
 --             is closed, Redis may have lost given slots.  lowered | unloaded | unverified | below_given_out | outdated
@@ -26,6 +27,10 @@ local is_loaded = redis.call('EXISTS', KEYS[1]) == 1
 
 if (how == 'load' or how == 'unload') and not is_in_era(KEYS[3], ARGV[3]) then return answer('stale') end
 if how == 'unload' then
+    local meta = redis.pcall('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'once_per')
+    local is_whole = tonumber(meta[1]) and tonumber(meta[2]) and (meta[3] == 'coupon' or meta[3] == 'drop')
+    local users = tonumber(redis.pcall('ZCARD', KEYS[10])) or 0
+    if is_whole and count and (users > 0 or count <= 0) then return answer('present') end
     redis.call('DEL', KEYS[1])
     count_change(KEYS[9])
     return answer('ok')
