@@ -251,7 +251,7 @@ impl Worker {
         for partition in partitions {
             tracing::error!(
                 partition,
-                "messages before those that were read have no rows, as after a restore of MySQL; they are read again"
+                "MySQL's position is not where this process has read to, as after a restore of MySQL; the partition is read again from there"
             );
             self.source.begin_again(*partition)?;
         }

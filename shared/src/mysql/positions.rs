@@ -153,8 +153,8 @@ async fn begin(
 }
 
 /// Advances positions past the ranges that were read, in the transaction of their rows and after
-/// inserting them. Returns the partitions with a gap, which the consumer must read again from their
-/// positions.
+/// inserting them. Returns the partitions that the consumer must read again from their positions:
+/// those with a gap, and those whose position somebody has moved beyond the range.
 pub async fn advance(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> QueryResult<Vec<i32>> {
     if ranges.is_empty() || moved(conn, topic, ranges).await? == ranges.len() {
         return Ok(Vec::new());
@@ -169,6 +169,10 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> Quer
         note_gap(conn, topic, range.partition, range.offsets.start).await?;
         partitions.push(range.partition);
     }
+    let ahead = ranges
+        .iter()
+        .filter(|range| is_ahead(positions.get(&range.partition), range));
+    partitions.extend(ahead.map(|range| range.partition));
     Ok(partitions)
 }
 
@@ -204,6 +208,11 @@ fn is_gap(position: Option<&StoredPosition>, range: &ReadRange) -> bool {
     position.is_none_or(|position| range.offsets.start > position.next)
 }
 
+/// Whether the position is beyond the range.
+fn is_ahead(position: Option<&StoredPosition>, range: &ReadRange) -> bool {
+    position.is_some_and(|position| range.offsets.end < position.next)
+}
+
 /// Records that a partition was read up to an offset above its position.
 async fn note_gap(conn: &mut Conn, topic: &str, partition: i32, offset: i64) -> QueryResult<usize> {
     sql_query(
@@ -224,15 +233,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn range_above_the_position_leaves_a_gap() {
+    fn range_above_the_position_leaves_a_gap_and_a_range_below_is_read_again() {
+        let [advances, gap, ahead] = [(false, false), (true, false), (false, true)];
         for (position, read, expected) in [
-            (Some(5), 5..9, false),
-            (Some(5), 2..9, false),
-            (Some(5), 2..4, false),
-            (Some(5), 5..5, false),
-            (Some(5), 6..9, true),
-            (Some(5), 6..6, true),
-            (None, 0..4, true),
+            (Some(5), 5..9, advances),
+            (Some(5), 2..9, advances),
+            (Some(5), 2..4, ahead),
+            (Some(5), 5..5, advances),
+            (Some(5), 6..9, gap),
+            (Some(5), 6..6, gap),
+            (None, 0..4, gap),
         ] {
             let stored = position.map(|next| StoredPosition {
                 next,
@@ -245,7 +255,10 @@ mod tests {
                 last: None,
             };
             assert_eq!(
-                is_gap(stored.as_ref(), &range),
+                (
+                    is_gap(stored.as_ref(), &range),
+                    is_ahead(stored.as_ref(), &range)
+                ),
                 expected,
                 "{position:?} {read:?}"
             );

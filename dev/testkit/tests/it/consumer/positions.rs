@@ -159,6 +159,27 @@ async fn a_position_moved_ahead_in_mysql_is_reported_and_breaks_no_promise() {
 }
 
 #[tokio::test]
+async fn a_position_moved_ahead_of_a_running_consumer_is_corrected_and_reported() {
+    let (_redis, fixture) = fixture("pos-running").await;
+    let world = &fixture.world;
+    let (coupon, mut answers) = fixture.held("Positions", 20, 10).await;
+    let moved = "UPDATE topic_positions SET next_offset = next_offset + 1000";
+    world.sql.query(moved).await;
+    let wrong = "SELECT COUNT(*) FROM topic_positions WHERE next_offset >= 1000";
+    eventually("the consumer corrects the positions", HEALED, async || {
+        world.sql.number(wrong).await == 0
+    })
+    .await;
+    assert!(!read_again(&any_pass(world).await).is_empty());
+    let more = &people(20)[10..];
+    answers.extend(rush(&[&fixture.api], coupon.id, more, 10).await);
+    all_issued(world, coupon.drop, 20).await;
+    an_hour_later(world).await;
+    assert_nothing_found(&world.pass().await);
+    assert_exact(world, &coupon, 20, &answers).await;
+}
+
+#[tokio::test]
 async fn a_recreated_topic_is_read_from_its_beginning_and_reported_for_an_hour() {
     let (_redis, fixture) = fixture("pos-again").await;
     let Fixture {
