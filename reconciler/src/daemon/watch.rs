@@ -1,7 +1,7 @@
 //! Watches Redis for losses of data, after which it reopens admission at once even while a pass is
 //! running, and for changes that request a pass.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -163,7 +163,7 @@ pub(super) async fn changes(
     let mut ticks = tokio::time::interval(CHANGES_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let redis = reconciler.stores.redis.clone();
-    let mut pending = BTreeSet::new();
+    let mut pending = VecDeque::new();
     loop {
         tokio::select! {
             // Check `stop` first: a coupon that is taken from Redis during shutdown would be
@@ -180,7 +180,7 @@ pub(super) async fn changes(
                 }
             }
         }
-        while let Some(coupon) = pending.first().copied().filter(|_| !stop.is_cancelled()) {
+        while let Some(coupon) = pending.front().copied().filter(|_| !stop.is_cancelled()) {
             // A closed gate needs a pass over everything, which includes this coupon.
             if !redis.gate_is_open().await.unwrap_or(false) {
                 break;
@@ -195,7 +195,9 @@ pub(super) async fn changes(
                 ..Request::new(Trigger::Startup)
             };
             match pass_beside(&mut reconciler, &request, &notifier, &stop).await {
+                // The next attempt begins with another coupon.
                 Ok(run) if run.status == Status::Failed => {
+                    pending.rotate_left(1);
                     ticks.reset_after(AFTER_FAILURE);
                     break;
                 }
@@ -204,7 +206,7 @@ pub(super) async fn changes(
                 Err(PassError::Busy) => break,
                 Err(error) => tracing::warn!(%error, "no pass after the change"),
             }
-            pending.pop_first();
+            pending.pop_front();
         }
     }
 }
