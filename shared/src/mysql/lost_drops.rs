@@ -75,20 +75,12 @@ impl Db {
         .await
     }
 
-    /// Finds coupons without a row in `coupons` that have drops. Includes coupons whose drops are
-    /// all sealed if `everywhere` is set.
-    pub async fn lost_coupons(&self, everywhere: bool) -> Result<Vec<CouponId>, DbError> {
-        self.run("coupons that are lost", async move |conn| {
-            let unsealed = if everywhere {
-                ""
-            } else {
-                " AND d.sealed_at IS NULL"
-            };
-            let query = format!(
-                "SELECT d.coupon_id, MIN(d.id) AS drop_id FROM drops d LEFT JOIN coupons c ON c.id = d.coupon_id \
-                 WHERE c.id IS NULL{unsealed} GROUP BY d.coupon_id LIMIT 1000"
-            );
-            let lost = named(conn, &query).await?;
+    /// Finds coupons without a row in `coupons` that have unsealed drops.
+    pub async fn lost_coupons(&self) -> Result<Vec<CouponId>, DbError> {
+        self.run("coupons that are lost", async |conn| {
+            let query = "SELECT d.coupon_id, MIN(d.id) AS drop_id FROM drops d LEFT JOIN coupons c ON c.id = d.coupon_id \
+                 WHERE c.id IS NULL AND d.sealed_at IS NULL GROUP BY d.coupon_id LIMIT 1000";
+            let lost = named(conn, query).await?;
             Ok(lost.into_iter().map(|one| one.coupon).collect())
         })
         .await

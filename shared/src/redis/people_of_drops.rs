@@ -24,9 +24,10 @@ impl Redis {
                     .arg(&pattern)
                     .arg("COUNT")
                     .arg(AT_ONCE);
-                let (next, keys): (u64, Vec<String>) =
+                let (next, keys): (u64, Vec<Vec<u8>>) =
                     cmd.query_async(&mut self.conn.to(shard)).await?;
-                found.extend(keys.iter().filter_map(|key| drop_of(key, &begin)));
+                let names = keys.iter().filter_map(|key| str::from_utf8(key).ok());
+                found.extend(names.filter_map(|name| drop_of(name, &begin)));
                 cursor = next;
                 if cursor == 0 {
                     break;

@@ -95,7 +95,7 @@ impl Redis {
             Option<f64>,
             bool,
             Option<String>,
-            Option<i64>,
+            Option<Vec<u8>>,
             u64,
             u64,
             Option<i64>,
@@ -120,6 +120,8 @@ impl Redis {
             && free == 0
             && count.is_some_and(|count| i64::from(slot) <= count);
         let is_claimant = !has_users && claimant == Some(format!("{}:{slot}", keys.drop));
+        // As in the script, a time that Firstcome did not write is unknown.
+        let at = at.and_then(|at| str::from_utf8(&at).ok()?.parse().ok());
         let admitted_at_ms = at.filter(|_| is_in_users);
         Ok((is_in_users || is_claimant).then_some(HeldSlot {
             admitted_at_ms,
