@@ -262,7 +262,8 @@ pub async fn notes(system: &SystemUnderTest) -> String {
 /// The checker judges the promises.
 async fn only_listed(system: &SystemUnderTest, run: &str) -> Result<bool> {
     let sql = format!(
-        "SELECT COUNT(*) FROM {} AND NOT (kind = 'failed_claim' AND needs_person AND user_id IS NOT NULL) \
+        "SELECT COUNT(*) FROM {} AND NOT (kind = 'failed_claim' AND user_id IS NOT NULL AND (needs_person OR EXISTS \
+         (SELECT 1 FROM broken_promises b WHERE b.drop_id = f.drop_id AND b.user_id = f.user_id))) \
          AND NOT (kind = 'redis_lost' AND needs_person AND action = 'report' AND f.drop_id IS NOT NULL) \
          AND NOT (kind = 'stalled' AND f.drop_id IS NULL AND EXISTS (SELECT 1 FROM topic_positions WHERE fault IS NOT NULL))",
         of_run(run)
@@ -322,16 +323,17 @@ pub async fn listed(
     // One finding names a user who was moved because of a conflict, with the earlier slot. Another
     // names a user whose slot is taken while none is left, and leaves the claim for an operator.
     let moved = format!(
-        "SELECT DISTINCT user_id, '' FROM reconcile_findings WHERE drop_id = {drop} AND user_id IS NOT NULL
-         AND ((kind IN ('slot_conflict', 'over_admitted') AND result = 'applied') OR (kind = 'failed_claim' AND needs_person)
+        "SELECT DISTINCT user_id, '' FROM reconcile_findings r WHERE drop_id = {drop} AND user_id IS NOT NULL
+         AND ((kind IN ('slot_conflict', 'over_admitted') AND result = 'applied')
+         OR (kind = 'failed_claim' AND needs_person AND EXISTS (SELECT 1 FROM failed_claims c
+             WHERE c.drop_id = r.drop_id AND c.user_id = r.user_id AND c.resolved_at IS NULL))
          OR (kind = 'failed_claim' AND action = 'readmit' AND result = 'applied'))"
     );
     let mut listed = system.world.sql.rows(&broken).await?;
     listed.extend(system.world.sql.rows(&moved).await?);
     if was_put_back {
         let claimed_again = format!(
-            "SELECT user_id, slot FROM failed_claims WHERE drop_id = {drop} AND resolution = 'duplicate'
-             AND reason IN ('slot_taken', 'already_has_one')"
+            "SELECT user_id, slot FROM failed_claims WHERE drop_id = {drop} AND resolution = 'duplicate'"
         );
         listed.extend(system.world.sql.rows(&claimed_again).await?);
     }
