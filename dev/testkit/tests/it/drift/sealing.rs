@@ -99,7 +99,7 @@ async fn the_deep_pass_checks_and_repairs_sealed_drops() {
 }
 
 #[tokio::test]
-async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
+async fn only_keys_of_sealed_drops_expire_after_a_deep_pass() {
     let fixture = Fixture::new("d-lasting").await;
     let world = &fixture.world;
     let (coupon, _) = closed(&fixture, "Over").await;
@@ -129,6 +129,21 @@ async fn leftover_keys_of_an_ended_coupon_expire_after_a_deep_pass() {
     let (open, _) = fixture.held("Open", 5, 5).await;
     pass_ends(world, &["--deep"], (0, Status::Clean)).await;
     let users = world.redis.of_drop(open.id, open.drop, "users");
+    assert_eq!(world.redis.command::<i64>(&["TTL", &users]).await, -1);
+    // A drop that was unsealed loses its expiry. It stays unsealed, because the dead letter of an
+    // invalid user ID waits for a person.
+    let (ended, _) = closed(&fixture, "Unsealed").await;
+    let letter = format!(
+        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES ({}, {}, 1, 'odd person', 'test')",
+        ended.id, ended.drop
+    );
+    world.sql.query(&letter).await;
+    let users = world.redis.of_drop(ended.id, ended.drop, "users");
+    world
+        .redis
+        .command::<i64>(&["EXPIRE", &users, "3600"])
+        .await;
+    assert_eq!(world.pass().await.status, Status::Drift);
     assert_eq!(world.redis.command::<i64>(&["TTL", &users]).await, -1);
 }
 
