@@ -32,14 +32,6 @@ where
 /// Maximum duration of one check. A slower store counts as not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Builds the three routes that every service has.
-pub fn routes<S: Clone + Send + Sync + 'static>(
-    checks: Vec<(&'static str, HealthCheck)>,
-    metrics: PrometheusHandle,
-) -> Router<S> {
-    routes_of_loop(check(async || Ok(())), checks, metrics)
-}
-
 /// Builds `/healthz` and `/readyz` alone. Notes are checks whose results are shown, but which do
 /// not make the service unready.
 pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
@@ -67,8 +59,8 @@ pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle
 /// Renders the response of `/metrics`.
 pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// Builds [`routes`] for a service whose work is a loop: `/healthz` returns 503 if `alive` reports
-/// that the loop makes no progress, so that the supervisor restarts it.
+/// Builds all three routes for a service whose work is a loop: `/healthz` returns 503 if `alive`
+/// reports that the loop makes no progress, so that the supervisor restarts it.
 pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     alive: HealthCheck,
     checks: Vec<(&'static str, HealthCheck)>,
@@ -82,7 +74,7 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     probes(alive, readiness).merge(metrics_route(metrics))
 }
 
-/// Builds [`routes`] and notes, for a service that renders its `/metrics` itself.
+/// Builds all three routes, with notes, for a service that renders its `/metrics` itself.
 pub fn routes_with<S: Clone + Send + Sync + 'static>(
     checks: Vec<(&'static str, HealthCheck)>,
     notes: Vec<(&'static str, HealthCheck)>,
