@@ -17,56 +17,34 @@ tokio::task_local! {
 }
 
 /// A request id: letters, digits, and characters without a special meaning in text or JSON.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct RequestId {
-    text: [u8; LONGEST],
-    length: u8,
-}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
 
 /// Returns the id of the request that the current task handles.
 pub fn current() -> Option<RequestId> {
-    CURRENT.try_with(|id| *id).ok()
+    CURRENT.try_with(RequestId::clone).ok()
 }
 
 impl RequestId {
     /// Returns the id in the request if there is exactly one and it is valid. Otherwise creates
     /// one.
     pub fn of(headers: &HeaderMap) -> Self {
-        let only = only_value(headers, REQUEST_ID).ok().flatten();
-        only.and_then(|given| Self::parse(given.as_bytes()))
-            .unwrap_or_else(Self::random)
-    }
-
-    fn parse(given: &[u8]) -> Option<Self> {
         let is_well_formed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:=+/@".contains(byte);
-        if given.is_empty() || !given.iter().all(is_well_formed) {
-            return None;
-        }
-        let mut text = [0; LONGEST];
-        text.get_mut(..given.len())?.copy_from_slice(given);
-        Some(Self {
-            text,
-            length: u8::try_from(given.len()).ok()?,
-        })
+        let is_valid = |given: &&HeaderValue| {
+            (1..=LONGEST).contains(&given.len()) && given.as_bytes().iter().all(is_well_formed)
+        };
+        let only = only_value(headers, REQUEST_ID).ok().flatten();
+        only.filter(is_valid)
+            .map_or_else(Self::random, |given| Self(given.clone()))
     }
 
     fn random() -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0; LONGEST];
-        let mut number: u64 = rand::random();
-        for digit in &mut text[..16] {
-            *digit = DIGITS[(number & 15) as usize];
-            number >>= 4;
-        }
-        Self { text, length: 16 }
+        let text = format!("{:016x}", rand::random::<u64>());
+        Self(HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("-")))
     }
 
     pub fn as_str(&self) -> &str {
-        let text = self
-            .text
-            .get(..usize::from(self.length))
-            .unwrap_or_default();
-        std::str::from_utf8(text).unwrap_or_default()
+        self.0.to_str().unwrap_or_default()
     }
 
     /// Runs `work` with this id as [`current`].
@@ -74,20 +52,12 @@ impl RequestId {
         CURRENT.scope(self, work)
     }
 
-    pub(super) fn write(&self, headers: &mut HeaderMap) {
-        if let Ok(value) = HeaderValue::from_str(self.as_str()) {
-            headers.insert(REQUEST_ID, value);
-        }
+    pub(super) fn write(self, headers: &mut HeaderMap) {
+        headers.insert(REQUEST_ID, self.0);
     }
 }
 
 impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }

@@ -176,7 +176,7 @@ where
     let access = access::begin(&request, peer);
     let work = service.call(request);
     let pool = Arc::clone(pool);
-    id.within(async move {
+    id.clone().within(async move {
         let mut response = work.await?;
         id.write(response.headers_mut());
         if pool.is_last_answer(&working.0) {
