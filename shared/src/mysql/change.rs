@@ -157,11 +157,24 @@ impl Db {
                     return Ok(None);
                 }
                 let before = settings(conn, id).await?;
+                let schedule = change.schedule.as_ref().map(super::json).transpose()?;
+                let allow = change.allow.as_ref();
+                let allow = allow.map(|allow| allow.as_ref().map(ToString::to_string));
+                let fields = (
+                    coupons::revision.eq(revision + 1),
+                    change.name.as_ref().map(|name| coupons::name.eq(name)),
+                    change.paused.map(|paused| coupons::paused.eq(paused)),
+                    change.quantity.map(|most| coupons::quantity.eq(most)),
+                    change
+                        .waiting_list
+                        .map(|most| coupons::waiting_list.eq(most)),
+                    schedule.map(|schedule| coupons::schedule.eq(schedule)),
+                    allow.map(|allow| coupons::allow_rule.eq(allow)),
+                );
                 diesel::update(coupons::table.find(id.0))
-                    .set(coupons::revision.eq(revision + 1))
+                    .set(fields)
                     .execute(conn)
                     .await?;
-                change_fields(conn, id, &change).await?;
                 if let Some(quantity) = change.quantity {
                     diesel::update(
                         drops::table
@@ -245,48 +258,6 @@ impl Db {
         })
         .await
     }
-}
-
-async fn change_fields(conn: &mut Conn, id: CouponId, change: &CouponChange) -> QueryResult<()> {
-    let coupon = || coupons::table.find(id.0);
-    if let Some(name) = &change.name {
-        diesel::update(coupon())
-            .set(coupons::name.eq(name))
-            .execute(conn)
-            .await?;
-    }
-    if let Some(paused) = change.paused {
-        diesel::update(coupon())
-            .set(coupons::paused.eq(paused))
-            .execute(conn)
-            .await?;
-    }
-    if let Some(quantity) = change.quantity {
-        diesel::update(coupon())
-            .set(coupons::quantity.eq(quantity))
-            .execute(conn)
-            .await?;
-    }
-    if let Some(waiting_list) = change.waiting_list {
-        diesel::update(coupon())
-            .set(coupons::waiting_list.eq(waiting_list))
-            .execute(conn)
-            .await?;
-    }
-    if let Some(schedule) = &change.schedule {
-        diesel::update(coupon())
-            .set(coupons::schedule.eq(super::json(schedule)?))
-            .execute(conn)
-            .await?;
-    }
-    if let Some(allow) = &change.allow {
-        let rule = allow.as_ref().map(ToString::to_string);
-        diesel::update(coupon())
-            .set(coupons::allow_rule.eq(rule))
-            .execute(conn)
-            .await?;
-    }
-    Ok(())
 }
 
 async fn change_drop(conn: &mut Conn, change: &DropChange) -> QueryResult<()> {
