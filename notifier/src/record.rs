@@ -124,7 +124,7 @@ pub(super) async fn enqueue_once(
     db.run("enqueue mail", async move |conn| {
         conn.transaction(async |conn| {
             alerts::lock(conn).await?;
-            let fact = alerts::fact(conn, &name).await?;
+            let fact = runs::state(conn, &name).await?;
             let decided =
                 decide(fact.as_deref()).map_err(|error| Error::SerializationError(error.into()))?;
             let Some(notice) = decided else { return Ok(()) };

@@ -176,7 +176,8 @@ async fn mysql(
     user: &UserId,
     known: &mut PersonFacts,
 ) -> anyhow::Result<()> {
-    known.rows = stores.db.rows_of_person(coupon.id, user).await?;
+    let people = std::slice::from_ref(user);
+    known.rows = stores.db.rows_of_people(coupon.id, people).await?;
     for row in known.rows.clone() {
         let trace = known.trace(
             stores
@@ -198,7 +199,7 @@ async fn mysql(
         );
         known.tell(Some(row.issued_at.and_utc()), "mysql", what);
     }
-    known.revoked = stores.db.revocations_of_person(coupon.id, user).await?;
+    known.revoked = stores.db.revocations_of_people(coupon.id, people).await?;
     for one in known.revoked.clone() {
         let slot = one
             .slot

@@ -12,9 +12,8 @@ use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
-use super::schema::{
-    alerts, broken_promises, coupons, drops, issued_coupons, reconciler_state, slot_limits,
-};
+use super::runs::set_state;
+use super::schema::{alerts, broken_promises, coupons, drops, issued_coupons, slot_limits};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
@@ -203,27 +202,7 @@ impl From<&Alert> for AlertRow {
 /// the same rows.
 pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
     // INSERT IGNORE would take a shared lock, which two transactions could hold and then deadlock.
-    diesel::insert_into(reconciler_state::table)
-        .values((
-            reconciler_state::name.eq("notify"),
-            reconciler_state::value.eq(""),
-        ))
-        .on_conflict(diesel::dsl::DuplicatedKeys)
-        .do_update()
-        .set(reconciler_state::value.eq(""))
-        .execute(conn)
-        .await
-        .map(|_| ())
-}
-
-/// Reads a value of `reconciler_state` within a transaction.
-pub async fn fact(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
-    reconciler_state::table
-        .find(name)
-        .select(reconciler_state::value)
-        .first(conn)
-        .await
-        .optional()
+    set_state(conn, "notify", "").await
 }
 
 /// Inserts an alert, or replaces the one with the same fingerprint.

@@ -127,10 +127,7 @@ impl Db {
     /// Reads one coupon with its drops in order of opening. Returns `None` if it does not exist.
     pub async fn coupon(&self, id: CouponId) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
         self.run("read coupon", async move |conn| {
-            let Some(coupon) = coupon_row(conn, id.0).await? else {
-                return Ok(None);
-            };
-            Ok(Some((coupon, drops_of(conn, id.0).await?)))
+            coupon_with_drops(conn, id).await
         })
         .await
     }
@@ -529,7 +526,17 @@ async fn insert_drops(
     Ok(())
 }
 
-pub(super) async fn coupon_row(conn: &mut Conn, id: i64) -> QueryResult<Option<Coupon>> {
+pub(super) async fn coupon_with_drops(
+    conn: &mut Conn,
+    id: CouponId,
+) -> QueryResult<Option<(Coupon, Vec<Drop>)>> {
+    let Some(coupon) = coupon_row(conn, id.0).await? else {
+        return Ok(None);
+    };
+    Ok(Some((coupon, drops_of(conn, id.0).await?)))
+}
+
+async fn coupon_row(conn: &mut Conn, id: i64) -> QueryResult<Option<Coupon>> {
     let row = coupons::table
         .find(id)
         .select(CouponRow::as_select())
@@ -539,7 +546,7 @@ pub(super) async fn coupon_row(conn: &mut Conn, id: i64) -> QueryResult<Option<C
     Ok(row.map(Coupon::from))
 }
 
-pub(super) async fn drops_of(conn: &mut Conn, coupon: i64) -> QueryResult<Vec<Drop>> {
+async fn drops_of(conn: &mut Conn, coupon: i64) -> QueryResult<Vec<Drop>> {
     let rows: Vec<DropRow> = drops::table
         .filter(drops::coupon_id.eq(coupon))
         .order(drops::opens_at)

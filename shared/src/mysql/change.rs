@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::{Map, Value, json};
 
-use super::catalogue::{DropRow, coupon_row, drops_of};
+use super::catalogue::{DropRow, coupon_with_drops};
 use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{coupons, drops, failed_claims, issued_coupons, revoked_coupons};
 use super::{Conn, Db, DbError};
@@ -100,7 +100,7 @@ impl Db {
                     .set(coupons::revision.eq(found + 1))
                     .execute(conn)
                     .await?;
-                let taken = settings(conn, id).await?;
+                let taken = coupon_with_drops(conn, id).await?;
                 Ok(taken.map_or(Revision::NoCoupon, |(coupon, drops)| {
                     Revision::Taken(coupon, drops)
                 }))
@@ -156,7 +156,7 @@ impl Db {
                 {
                     return Ok(None);
                 }
-                let before = settings(conn, id).await?;
+                let before = coupon_with_drops(conn, id).await?;
                 let schedule = change.schedule.as_ref().map(super::json).transpose()?;
                 let allow = change.allow.as_ref();
                 let allow = allow.map(|allow| allow.as_ref().map(ToString::to_string));
@@ -187,7 +187,7 @@ impl Db {
                 for one in &change.drops {
                     change_drop(conn, one).await?;
                 }
-                let after = settings(conn, id).await?;
+                let after = coupon_with_drops(conn, id).await?;
                 let detail = difference(before.as_ref(), after.as_ref());
                 by.did(
                     conn,
@@ -301,13 +301,6 @@ async fn has_claims(conn: &mut Conn, drop: DropId) -> QueryResult<bool> {
         .select(revoked_coupons::id);
     let revoked: Option<i64> = revoked.first(conn).await.optional()?;
     Ok(rows.is_some() || letters.is_some() || revoked.is_some())
-}
-
-async fn settings(conn: &mut Conn, id: CouponId) -> QueryResult<Option<(Coupon, Vec<Drop>)>> {
-    let Some(coupon) = coupon_row(conn, id.0).await? else {
-        return Ok(None);
-    };
-    Ok(Some((coupon, drops_of(conn, id.0).await?)))
 }
 
 /// Lists the fields that differ, each with its old and new value.

@@ -258,19 +258,6 @@ fn slot(number: i64) -> Slot {
 }
 
 impl Db {
-    /// Reads the rows of one user in a coupon, oldest drop first.
-    pub async fn rows_of_person(
-        &self,
-        coupon: CouponId,
-        user: &UserId,
-    ) -> Result<Vec<IssuedRow>, DbError> {
-        let user = user.clone();
-        self.run("rows of a person", async move |conn| {
-            of_people(conn, coupon, &[user.as_str()]).await
-        })
-        .await
-    }
-
     /// Counts the rows of a drop in ranges, so that no statement takes longer for a larger drop.
     pub async fn count_rows(&self, drop: DropId, upper: i64) -> Result<u64, DbError> {
         let mut rows = 0;

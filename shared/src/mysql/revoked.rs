@@ -185,19 +185,6 @@ impl Db {
         .await
     }
 
-    /// Reads a user's revocations in a coupon, oldest first.
-    pub async fn revocations_of_person(
-        &self,
-        coupon: CouponId,
-        user: &UserId,
-    ) -> Result<Vec<Revocation>, DbError> {
-        let user = user.clone();
-        self.run("revocations of a person", async move |conn| {
-            of_people(conn, coupon, &[user]).await
-        })
-        .await
-    }
-
     /// Reads the revocations of these users in a coupon, oldest first.
     pub async fn revocations_of_people(
         &self,

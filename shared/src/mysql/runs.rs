@@ -260,15 +260,8 @@ impl Db {
 
     /// Reads the value with this name.
     pub async fn state(&self, name: &'static str) -> Result<Option<String>, DbError> {
-        self.run("read state", async move |conn| {
-            reconciler_state::table
-                .find(name)
-                .select(reconciler_state::value)
-                .first(conn)
-                .await
-                .optional()
-        })
-        .await
+        self.run("read state", async move |conn| state(conn, name).await)
+            .await
     }
 
     pub async fn set_state(&self, name: &'static str, value: String) -> Result<(), DbError> {
@@ -315,6 +308,16 @@ pub fn to_json(value: &impl Serialize) -> Result<String, DbError> {
         what: "write JSON",
         source,
     })
+}
+
+/// Reads a value of `reconciler_state` within a transaction.
+pub async fn state(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
+    reconciler_state::table
+        .find(name)
+        .select(reconciler_state::value)
+        .first(conn)
+        .await
+        .optional()
 }
 
 pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {

@@ -191,7 +191,7 @@ impl ClaimService {
         let coupon_id = coupon.coupon.id;
         let rows = self
             .question_limit
-            .run(async move { db.rows_of_person(coupon_id, &user).await })
+            .run(async move { db.rows_of_people(coupon_id, &[user]).await })
             .await?;
         let rows = rows.map_err(|error| {
             tracing::warn!(%error, "a claim on a sealed drop could not be answered");
