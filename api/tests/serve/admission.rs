@@ -103,10 +103,9 @@ async fn refusals_leave_redis_unchanged() {
     let (early, _) = api.make(coupon(5, 10..=20)).await;
     let (late, _) = world.make_over(&api, 5).await;
     let (stopped, _) = api.make(open(5)).await;
-    assert_eq!(
-        api.patch(stopped, json!({"paused": true})).await.status,
-        200
-    );
+    api.patch(stopped, json!({"paused": true}))
+        .await
+        .has_status(200);
     let before = world.dump().await;
 
     let not_open = api.claim(early, "u-1").await;
@@ -137,10 +136,9 @@ async fn refusals_leave_redis_unchanged() {
         );
     }
     let path = format!("/v1/coupons/{early}/claims");
-    assert_eq!(
-        api.ask(Method::POST, &path, &[], "").await.code(),
-        (401, "unauthorized")
-    );
+    api.ask(Method::POST, &path, &[], "")
+        .await
+        .is(401, "unauthorized");
     for bad in ["", "a b", "a/b", &"x".repeat(65)] {
         assert_eq!(
             api.claim(early, bad).await.code(),
@@ -149,10 +147,9 @@ async fn refusals_leave_redis_unchanged() {
         );
     }
     let twice = [("x-user-id", "u-1"), ("x-user-id", "u-2")];
-    assert_eq!(
-        api.ask(Method::POST, &path, &twice, "").await.code(),
-        (400, "bad_user_id")
-    );
+    api.ask(Method::POST, &path, &twice, "")
+        .await
+        .is(400, "bad_user_id");
 
     assert_eq!(world.dump().await, before);
     assert_eq!(world.messages().await, 0);

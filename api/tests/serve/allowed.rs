@@ -93,11 +93,7 @@ async fn coupon_with_a_list_admits_only_listed_users() {
     let id = made.json["id"].as_i64().unwrap();
     assert_eq!((made.status, &made.json["allow"]), (201, &json!("list")));
     let stranger = api.claim(id, "u-1").await;
-    assert_eq!(
-        stranger.code(),
-        (403, "not_allowed"),
-        "the list is still empty"
-    );
+    stranger.is(403, "not_allowed"); // the list is still empty
     assert_eq!(api.mine(id, "u-1").await.json["allowed"], false);
 
     let added = add(&api, id, "u-1\r\nu-2\nu-1\n").await;
@@ -134,10 +130,7 @@ async fn coupon_with_a_list_admits_only_listed_users() {
         (&json!(2), &json!(1))
     );
     assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
-    assert_eq!(
-        api.claim(id, "a|b:c=d+e@f.g_h-1").await.code(),
-        (202, "waiting")
-    );
+    api.claim(id, "a|b:c=d+e@f.g_h-1").await.is(202, "waiting");
     assert!(
         api.mine(id, "u-1").await.json["allowed"].is_null(),
         "the user holds a coupon"
@@ -183,11 +176,7 @@ async fn changes_and_removes_the_restriction_of_a_coupon() {
         "missing fields stay unchanged"
     );
     assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200);
-    assert_eq!(
-        api.claim(id, "u-3").await.code(),
-        (409, "paused"),
-        "the pause takes precedence"
-    );
+    api.claim(id, "u-3").await.is(409, "paused"); // the pause takes precedence
     assert_eq!(
         api.patch(id, json!({"paused": false, "allow": null}))
             .await
@@ -210,12 +199,9 @@ async fn changes_and_removes_the_restriction_of_a_coupon() {
             "{bad}: {}",
             refused.json["detail"]
         );
-        assert_eq!(
-            api.ops(Method::POST, "/v1/coupons", &with(open(1), "allow", bad))
-                .await
-                .code(),
-            (400, "invalid")
-        );
+        api.ops(Method::POST, "/v1/coupons", &with(open(1), "allow", bad))
+            .await
+            .is(400, "invalid");
     }
     let refused = api.patch(id, json!({"allow": "group:vip"})).await;
     assert!(
@@ -253,13 +239,9 @@ async fn refuses_a_request_with_one_invalid_line() {
     }
     let huge = "x\n".repeat(600_000);
     assert_eq!(add(&api, id, &huge).await.code(), (413, "too_large"));
-    assert_eq!(
-        api.patch(id, json!({"name": "x".repeat(20_000)}))
-            .await
-            .code(),
-        (413, "too_large"),
-        "the limit of other bodies"
-    );
+    api.patch(id, json!({"name": "x".repeat(20_000)}))
+        .await
+        .is(413, "too_large"); // the limit of other bodies
     assert_eq!(add(&api, 4_711, "u-1").await.code(), (404, "not_found"));
     for path in ["allow-list", "allow-list/people/u-1"] {
         assert_eq!(
@@ -416,11 +398,7 @@ async fn repeat_or_next_change_completes_a_change_missing_in_redis() {
         "{half:?}"
     );
     assert!(on_list(&api, id, "u-2").await);
-    assert_eq!(
-        api.claim(id, "u-2").await.code(),
-        (403, "not_allowed"),
-        "Redis lacks the change"
-    );
+    api.claim(id, "u-2").await.is(403, "not_allowed"); // Redis lacks the change
     // The other process finds that Redis lacks the previous change, and writes the whole list.
     assert_eq!(add(&api, id, "u-3").await.json["people"], 3);
     assert_eq!(agreed(&world, id).await, ["u-1", "u-2", "u-3"]);
@@ -454,12 +432,9 @@ async fn concurrent_list_and_coupon_changes_all_take_effect() {
                     .concat()
             };
             assert_eq!(add(&apis[number], id, &ids(0..50)).await.status, 200);
-            assert_eq!(
-                send(&apis[1 - number], "remove", id, &ids(0..25))
-                    .await
-                    .status,
-                200
-            );
+            send(&apis[1 - number], "remove", id, &ids(0..25))
+                .await
+                .has_status(200);
         }
     };
     let settings = async || {
@@ -477,10 +452,7 @@ async fn concurrent_list_and_coupon_changes_all_take_effect() {
     tokio::join!(list(0), list(1), settings());
     let people = agreed(&world, id).await;
     assert_eq!(people.len(), 2 * 20 * 25);
-    assert_eq!(
-        apis[1].claim(id, &people[0]).await.code(),
-        (202, "accepted")
-    );
+    apis[1].claim(id, &people[0]).await.is(202, "accepted");
 }
 
 #[tokio::test]
@@ -501,53 +473,37 @@ async fn stale_catalogue_applies_the_current_restriction() {
         )
         .await
     };
-    assert_eq!(
-        claim(&stale, "u-1", Value::Null).await.code(),
-        (202, "accepted")
-    );
+    claim(&stale, "u-1", Value::Null).await.is(202, "accepted");
     assert_eq!(
         api.patch(id, json!({"allow": "group:vip"})).await.json["allow"],
         "group:vip"
     );
-    assert_eq!(
-        claim(&stale, "u-2", json!("staff")).await.code(),
-        (403, "not_allowed")
-    );
-    assert_eq!(
-        claim(&stale, "u-3", json!(["staff", "vip"])).await.code(),
-        (202, "accepted")
-    );
-    assert_eq!(
-        claim(&stale, "u-1", Value::Null).await.code(),
-        (200, "already_claimed")
-    );
-    assert_eq!(
-        api.patch(id, json!({"allow": "group:staff"})).await.status,
-        200
-    );
-    assert_eq!(
-        claim(&stale, "u-4", json!("vip")).await.code(),
-        (403, "not_allowed")
-    );
-    assert_eq!(
-        claim(&stale, "u-4", json!("staff")).await.code(),
-        (202, "accepted")
-    );
+    claim(&stale, "u-2", json!("staff"))
+        .await
+        .is(403, "not_allowed");
+    claim(&stale, "u-3", json!(["staff", "vip"]))
+        .await
+        .is(202, "accepted");
+    claim(&stale, "u-1", Value::Null)
+        .await
+        .is(200, "already_claimed");
+    api.patch(id, json!({"allow": "group:staff"}))
+        .await
+        .has_status(200);
+    claim(&stale, "u-4", json!("vip"))
+        .await
+        .is(403, "not_allowed");
+    claim(&stale, "u-4", json!("staff"))
+        .await
+        .is(202, "accepted");
     assert_eq!(api.patch(id, json!({"allow": "list"})).await.status, 200);
-    assert_eq!(
-        claim(&stale, "u-5", json!("staff")).await.code(),
-        (403, "not_allowed")
-    );
+    claim(&stale, "u-5", json!("staff"))
+        .await
+        .is(403, "not_allowed");
     assert_eq!(add(&api, id, "u-5").await.status, 200);
-    assert_eq!(
-        claim(&stale, "u-5", Value::Null).await.code(),
-        (202, "accepted")
-    );
+    claim(&stale, "u-5", Value::Null).await.is(202, "accepted");
     assert_eq!(api.patch(id, json!({"allow": null})).await.status, 200);
-    assert_eq!(
-        claim(&stale, "u-6", Value::Null).await.code(),
-        (202, "accepted")
-    );
+    claim(&stale, "u-6", Value::Null).await.is(202, "accepted");
 }
 
 fn token(user: &str, groups: &Value) -> String {
@@ -598,22 +554,15 @@ async fn coupon_for_a_group_admits_users_whose_token_names_it() {
     }
     assert_eq!(mine("u-1", json!("vip")).await["allowed"], true);
     assert_eq!(claim("u-1", json!("vip")).await.code(), (202, "accepted"));
-    assert_eq!(
-        claim("u-2", json!(["staff", "vip"])).await.code(),
-        (202, "accepted")
-    );
+    claim("u-2", json!(["staff", "vip"]))
+        .await
+        .is(202, "accepted");
     assert_eq!(claim("u-3", json!("vip")).await.code(), (202, "waiting"));
     assert_eq!(claim("u-4", json!("vip")).await.code(), (409, "sold_out"));
     // Holders and waiting users get their status without the group.
-    assert_eq!(
-        claim("u-1", Value::Null).await.code(),
-        (200, "already_claimed")
-    );
+    claim("u-1", Value::Null).await.is(200, "already_claimed");
     assert_eq!(claim("u-3", Value::Null).await.code(), (202, "waiting"));
-    assert_eq!(
-        claim("u-5", json!("staff")).await.code(),
-        (403, "not_allowed")
-    );
+    claim("u-5", json!("staff")).await.is(403, "not_allowed");
     let refused = world
         .with("jwt-groups-claim", "roles")
         .try_api()

@@ -210,12 +210,9 @@ async fn new_schedule_moves_unopened_drops_and_keeps_claimed_ones() {
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], today);
     world.issue(id, DropId(claimed), 1, "u-by-hand").await;
 
-    assert_eq!(
-        api.patch(id, json!({"opens": "06:30", "closes": "07:45"}))
-            .await
-            .status,
-        200
-    );
+    api.patch(id, json!({"opens": "06:30", "closes": "07:45"}))
+        .await
+        .has_status(200);
     let moved = assert_agree(&world, id).await;
     let window = |row: &[String; 5]| {
         let [opens, closes] =
@@ -282,12 +279,9 @@ async fn removes_a_drop_whose_new_window_is_over() {
     };
     let id = daily(&api, "UTC", at(60).as_str()..=at(120).as_str()).await;
     let before = drops(&world, id).await;
-    assert_eq!(
-        api.patch(id, json!({"opens": at(-120), "closes": at(-60)}))
-            .await
-            .status,
-        200
-    );
+    api.patch(id, json!({"opens": at(-120), "closes": at(-60)}))
+        .await
+        .has_status(200);
     let after = assert_agree(&world, id).await;
     // Near midnight, no drop may be removed, because the first one is tomorrow's.
     assert!(
@@ -322,10 +316,10 @@ async fn close_now_stops_admission_immediately_and_is_idempotent() {
     }
     let [_, _, _, closes, early] = &assert_agree(&world, id).await[0];
     assert_eq!(early, "1");
-    assert_eq!(
-        apis[0].patch(id, json!({"close_now": true})).await.status,
-        200
-    );
+    apis[0]
+        .patch(id, json!({"close_now": true}))
+        .await
+        .has_status(200);
     assert_eq!(
         &assert_agree(&world, id).await[0][3],
         closes,
@@ -337,13 +331,10 @@ async fn close_now_stops_admission_immediately_and_is_idempotent() {
             .await,
         held
     );
-    assert_eq!(
-        apis[0]
-            .patch(id, json!({"closes_at": in_minutes(9)}))
-            .await
-            .code(),
-        (422, "not_possible")
-    );
+    apis[0]
+        .patch(id, json!({"closes_at": in_minutes(9)}))
+        .await
+        .is(422, "not_possible");
 }
 
 #[tokio::test]
@@ -389,10 +380,9 @@ async fn refuses_windows_that_overlap_a_drop_that_is_not_moved() {
     let today = Utc::now().date_naive();
     let id = daily(&api, &zone, "11:00"..="11:00").await;
     let last = daily(&api, &zone, "11:00"..="11:00").await;
-    assert_eq!(
-        api.patch(last, json!({"last_day": today})).await.status,
-        200
-    );
+    api.patch(last, json!({"last_day": today}))
+        .await
+        .has_status(200);
     let all = async || {
         let revisions = world
             .sql("SELECT id, revision, paused FROM {db}.coupons")
@@ -428,18 +418,12 @@ async fn refuses_windows_that_overlap_a_drop_that_is_not_moved() {
     }
     assert_eq!(all().await, before);
 
-    assert_eq!(
-        api.patch(id, json!({"opens": "11:00:01", "closes": "10:00"}))
-            .await
-            .status,
-        200
-    );
-    assert_eq!(
-        api.patch(id, json!({"opens": "10:00", "close_now": true}))
-            .await
-            .status,
-        200
-    );
+    api.patch(id, json!({"opens": "11:00:01", "closes": "10:00"}))
+        .await
+        .has_status(200);
+    api.patch(id, json!({"opens": "10:00", "close_now": true}))
+        .await
+        .has_status(200);
     let windows: Vec<[i64; 2]> = assert_agree(&world, id)
         .await
         .iter()
@@ -506,30 +490,18 @@ async fn change_applies_only_to_the_revision_in_if_match() {
         "refused requests change nothing"
     );
     let twice = [("if-match", now.as_str()), ("if-match", now.as_str())];
-    assert_eq!(
-        patch_with(&apis[0], id, &twice, &json!({"paused": true}))
-            .await
-            .code(),
-        (400, "invalid")
-    );
-    assert_eq!(
-        patch_with(&apis[0], id, &[("if-match", &now)], &json!({"name": "Now"}))
-            .await
-            .status,
-        200
-    );
-    assert_eq!(
-        patch_with(&apis[0], id, &[("if-match", "*")], &json!({"name": "Any"}))
-            .await
-            .status,
-        200
-    );
-    assert_eq!(
-        patch_with(&apis[0], 4_711, &[("if-match", "*")], &json!({"name": "x"}))
-            .await
-            .code(),
-        (404, "not_found")
-    );
+    patch_with(&apis[0], id, &twice, &json!({"paused": true}))
+        .await
+        .is(400, "invalid");
+    patch_with(&apis[0], id, &[("if-match", &now)], &json!({"name": "Now"}))
+        .await
+        .has_status(200);
+    patch_with(&apis[0], id, &[("if-match", "*")], &json!({"name": "Any"}))
+        .await
+        .has_status(200);
+    patch_with(&apis[0], 4_711, &[("if-match", "*")], &json!({"name": "x"}))
+        .await
+        .is(404, "not_found");
 }
 
 #[tokio::test]

@@ -129,11 +129,9 @@ async fn repeated_return_with_drop_id_keeps_the_coupon_of_the_next_day() {
     let of_first = format!("?drop_id={first}");
     let of_second = format!("?drop_id={second}");
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
-    assert_eq!(
-        give_back(&api, "u-1", id, &of_second).await.code(),
-        (404, "not_found"),
-        "no claim of that drop"
-    );
+    give_back(&api, "u-1", id, &of_second)
+        .await
+        .is(404, "not_found"); // no claim of that drop
     let given_back = give_back(&api, "u-1", id, &of_first).await;
     assert_eq!(
         given_back.json,
@@ -157,11 +155,7 @@ async fn repeated_return_with_drop_id_keeps_the_coupon_of_the_next_day() {
         given_back.json,
         "a repeat gives the same answer"
     );
-    assert_eq!(
-        api.mine(id, "u-1").await.code(),
-        (200, "accepted"),
-        "still held"
-    );
+    api.mine(id, "u-1").await.is(200, "accepted"); // still held
     for (wrong, answer) in [
         ("?drop_id=4711", (404, "not_found")),
         ("?drop_id=x", (400, "invalid")),

@@ -267,11 +267,7 @@ async fn refuses_lower_quantity_until_redis_is_verified() {
         );
         assert_eq!(in_stores(&world, id, DropId(drop)).await, all("4"));
     }
-    assert_eq!(
-        api.patch(id, json!({"quantity": 5})).await.status,
-        200,
-        "a higher quantity is safe"
-    );
+    api.patch(id, json!({"quantity": 5})).await.has_status(200); // a higher quantity is safe
 
     world.ask_redis::<()>(&["SET", &gate, &open]).await;
     world
@@ -279,11 +275,9 @@ async fn refuses_lower_quantity_until_redis_is_verified() {
             "UPDATE {{db}}.coupons SET era = era + 1 WHERE id = {id}"
         ))
         .await;
-    assert_eq!(
-        api.patch(id, json!({"quantity": 2})).await.code(),
-        (503, "unavailable"),
-        "Redis has an older era"
-    );
+    api.patch(id, json!({"quantity": 2}))
+        .await
+        .is(503, "unavailable"); // Redis has an older era
     assert_eq!(in_stores(&world, id, DropId(drop)).await, all("5"));
 }
 
@@ -332,10 +326,9 @@ async fn refuses_quantity_below_rows_that_redis_lacks() {
         keys
     };
     let before = settings().await;
-    assert_eq!(
-        api.patch(id, json!({"quantity": 4})).await.code(),
-        (409, "below_given_out")
-    );
+    api.patch(id, json!({"quantity": 4}))
+        .await
+        .is(409, "below_given_out");
     assert_eq!(in_stores(&world, id, DropId(drop)).await, all("5"));
     assert_eq!(settings().await, before, "the lowered value is restored");
 }
@@ -356,10 +349,7 @@ async fn pause_refuses_new_claims_but_not_retries_of_holders() {
         (&json!(true), &json!("paused"))
     );
     assert_eq!(other.claim(id, "u-2").await.code(), (409, "paused"));
-    assert_eq!(
-        other.claim(id, "u-1").await.code(),
-        (200, "already_claimed")
-    );
+    other.claim(id, "u-1").await.is(200, "already_claimed");
     assert_eq!(
         api.patch(id, json!({"paused": false, "name": "Back"}))
             .await
@@ -388,10 +378,9 @@ async fn refuses_an_invalid_change() {
             "{body}"
         );
     }
-    assert_eq!(
-        api.patch(4_711, json!({"paused": true})).await.code(),
-        (404, "not_found")
-    );
+    api.patch(4_711, json!({"paused": true}))
+        .await
+        .is(404, "not_found");
     assert_eq!(in_stores(&world, id, DropId(drop)).await, all("5"));
     assert_eq!(world.dump().await, before);
     assert_eq!(
@@ -567,16 +556,10 @@ async fn repeat_with_idempotency_key_creates_no_second_coupon() {
             "{bad:?}"
         );
     }
-    assert_eq!(
-        make_with(&apis[0], "k-2", "{}").await.code(),
-        (400, "invalid")
-    );
+    make_with(&apis[0], "k-2", "{}").await.is(400, "invalid");
     assert_eq!(count().await, "1");
-    assert_eq!(
-        make_with(&apis[0], "k-2", &body).await.status,
-        201,
-        "a refused request does not use up its key"
-    );
+    // A refused request does not use up its key.
+    make_with(&apis[0], "k-2", &body).await.has_status(201);
     assert_eq!(count().await, "2");
     until("old keys are deleted", async || {
         world

@@ -88,26 +88,20 @@ async fn accepts_each_of_two_tokens_and_refuses_two_headers() {
         .api()
         .await;
     for token in [OPS_TOKEN, &other] {
-        assert_eq!(
-            with_token(
-                token,
-                &api,
-                "/v1/coupons",
-                Method::POST,
-                &open(1).to_string()
-            )
-            .await
-            .status,
-            201
-        );
+        with_token(
+            token,
+            &api,
+            "/v1/coupons",
+            Method::POST,
+            &open(1).to_string(),
+        )
+        .await
+        .has_status(201);
     }
     let both = format!("{OPS_TOKEN},{other}");
-    assert_eq!(
-        with_token(&both, &api, "/v1/coupons", Method::POST, "{}")
-            .await
-            .code(),
-        (401, "unauthorized")
-    );
+    with_token(&both, &api, "/v1/coupons", Method::POST, "{}")
+        .await
+        .is(401, "unauthorized");
     for second in [OPS_TOKEN, "nonsense"] {
         let values = [OPS_TOKEN, second].map(|token| format!("Bearer {token}"));
         let headers = [
@@ -152,35 +146,26 @@ async fn records_the_changes_of_operators() {
     let made = ask(Method::POST, "/v1/coupons", "Kim K.", "k", &open(5)).await;
     let id = made.json["id"].as_i64().unwrap();
     let path = format!("/v1/coupons/{id}");
-    assert_eq!(
-        ask(Method::POST, "/v1/coupons", "Kim K.", "k", &open(6))
-            .await
-            .status,
-        422
-    );
+    ask(Method::POST, "/v1/coupons", "Kim K.", "k", &open(6))
+        .await
+        .has_status(422);
     assert_eq!(api.claim(id, "u-1").await.status, 202);
     for refused in [json!({"quantity": 0}), json!({"opens": "15:00"})] {
         assert!(ask(Method::PATCH, &path, "Lee", "-", &refused).await.status >= 400);
     }
-    assert_eq!(
-        ask(
-            Method::PATCH,
-            &path,
-            "Lee",
-            "-",
-            &json!({"quantity": 7, "name": "Other"})
-        )
-        .await
-        .status,
-        200
-    );
+    ask(
+        Method::PATCH,
+        &path,
+        "Lee",
+        "-",
+        &json!({"quantity": 7, "name": "Other"}),
+    )
+    .await
+    .has_status(200);
     assert_eq!(api.patch(id, json!({"close_now": true})).await.status, 200);
-    assert_eq!(
-        ask(Method::PATCH, &path, "", "-", &json!({"paused": true}))
-            .await
-            .code(),
-        (400, "invalid")
-    );
+    ask(Method::PATCH, &path, "", "-", &json!({"paused": true}))
+        .await
+        .is(400, "invalid");
 
     let acts = acts(&world).await;
     let said = |action: &str, name: &str| {

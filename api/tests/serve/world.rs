@@ -347,6 +347,16 @@ impl HttpAnswer {
                 .unwrap_or_default(),
         )
     }
+
+    #[track_caller]
+    pub(crate) fn is(&self, status: u16, code: &str) {
+        assert_eq!(self.code(), (status, code), "{self:?}");
+    }
+
+    #[track_caller]
+    pub(crate) fn has_status(&self, status: u16) {
+        assert_eq!(self.status, status, "{self:?}");
+    }
 }
 
 impl InProcessApi {
