@@ -151,10 +151,10 @@ mod tests {
 
     use super::*;
 
-    fn claim(coupon: CouponId, drop: DropId, slot: Slot, user: &str) -> Claim {
+    fn claim(coupon: i64, user: &str, drop: i64, slot: Slot) -> Claim {
         Claim {
-            coupon_id: coupon,
-            drop_id: drop,
+            coupon_id: CouponId(coupon),
+            drop_id: DropId(drop),
             slot,
             user_id: user.parse().unwrap(),
             claimed_at: None,
@@ -162,12 +162,12 @@ mod tests {
         }
     }
 
-    fn row(coupon: CouponId, drop: DropId, slot: Slot, user: &str) -> IssuedRow {
+    fn row(coupon: i64, user: &str, drop: i64, slot: Slot) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
         IssuedRow {
-            drop_id: drop.0,
+            drop_id: drop,
             slot,
-            coupon_id: coupon.0,
+            coupon_id: coupon,
             user_id: user.into(),
             code: String::new(),
             claimed_at: at,
@@ -219,33 +219,27 @@ mod tests {
     #[test]
     fn classifies_claims_by_existing_rows() {
         let rows = [
-            row(CouponId(1), DropId(10), 1, "ann"),
-            row(CouponId(2), DropId(20), 1, "ann"),
-            row(CouponId(1), DropId(10), 2, "bob"),
+            row(1, "ann", 10, 1),
+            row(2, "ann", 20, 1),
+            row(1, "bob", 10, 2),
         ];
         for (claim, expected) in [
-            (claim(CouponId(1), DropId(10), 3, "eve"), "issue"),
-            (claim(CouponId(1), DropId(10), 1, "ann"), "again"),
-            (claim(CouponId(1), DropId(10), 1, "eve"), "slot_taken"),
-            (claim(CouponId(1), DropId(10), 3, "ann"), "already_has_one"),
-            (claim(CouponId(1), DropId(11), 3, "ann"), "already_has_one"), // once per coupon
-            (claim(CouponId(1), DropId(10), 2, "ann"), "already_has_one"), // even on a taken slot
-            (claim(CouponId(2), DropId(20), 3, "ann"), "already_has_one"),
-            (claim(CouponId(2), DropId(21), 3, "ann"), "issue"), // once per drop
-            (claim(CouponId(2), DropId(20), 2, "bob"), "issue"), // another coupon
-            (
-                claim(CouponId(1), DropId(10), 0, "eve"),
-                "slot_out_of_range",
-            ),
-            (claim(CouponId(1), DropId(10), 5, "eve"), "issue"),
-            (
-                claim(CouponId(1), DropId(10), 6, "eve"),
-                "slot_out_of_range",
-            ),
-            (claim(CouponId(1), DropId(99), 1, "eve"), "unknown_drop"),
-            (claim(CouponId(2), DropId(10), 3, "eve"), "unknown_drop"), // a drop of another coupon
-            (claim(CouponId(2), DropId(10), 1, "ann"), "unknown_drop"),
-            (claim(CouponId(1), DropId(10), 1, "Ann"), "slot_taken"), // ids are case-sensitive
+            (claim(1, "eve", 10, 3), "issue"),
+            (claim(1, "ann", 10, 1), "again"),
+            (claim(1, "eve", 10, 1), "slot_taken"),
+            (claim(1, "ann", 10, 3), "already_has_one"),
+            (claim(1, "ann", 11, 3), "already_has_one"), // once per coupon
+            (claim(1, "ann", 10, 2), "already_has_one"), // even on a taken slot
+            (claim(2, "ann", 20, 3), "already_has_one"),
+            (claim(2, "ann", 21, 3), "issue"), // once per drop
+            (claim(2, "bob", 20, 2), "issue"), // another coupon
+            (claim(1, "eve", 10, 0), "slot_out_of_range"),
+            (claim(1, "eve", 10, 5), "issue"),
+            (claim(1, "eve", 10, 6), "slot_out_of_range"),
+            (claim(1, "eve", 99, 1), "unknown_drop"),
+            (claim(2, "eve", 10, 3), "unknown_drop"), // a drop of another coupon
+            (claim(2, "ann", 10, 1), "unknown_drop"),
+            (claim(1, "Ann", 10, 1), "slot_taken"), // ids are case-sensitive
         ] {
             assert_eq!(
                 words(std::slice::from_ref(&claim), &rows),
@@ -259,57 +253,25 @@ mod tests {
     fn classifies_claims_by_window_and_seal_and_erased_rows_by_time() {
         let at = |hours| Some(DateTime::UNIX_EPOCH + TimeDelta::hours(hours));
         let rows = [
-            row(CouponId(1), DropId(10), 1, "erased-0123456789abcdef0123"),
-            row(CouponId(1), DropId(10), 2, "bob"),
-            row(CouponId(4), DropId(40), 1, "erased-00000000000000000001"),
-            row(CouponId(4), DropId(40), 2, "ann"),
+            row(1, "erased-0123456789abcdef0123", 10, 1),
+            row(1, "bob", 10, 2),
+            row(4, "erased-00000000000000000001", 40, 1),
+            row(4, "ann", 40, 2),
         ];
         for (claim, claimed_at, expected) in [
-            (claim(CouponId(1), DropId(10), 1, "eve"), at(0), "again"),
-            (
-                claim(CouponId(1), DropId(10), 1, "eve"),
-                at(1),
-                "slot_taken",
-            ),
-            (claim(CouponId(1), DropId(10), 1, "eve"), None, "slot_taken"),
-            (
-                claim(CouponId(1), DropId(10), 2, "eve"),
-                at(0),
-                "slot_taken",
-            ), // the same instant as Bob
-            (
-                claim(CouponId(1), DropId(10), 1, "eve"),
-                at(2),
-                "outside_window",
-            ),
-            (
-                claim(CouponId(1), DropId(10), 3, "eve"),
-                at(2),
-                "outside_window",
-            ),
-            (claim(CouponId(1), DropId(10), 2, "bob"), at(2), "again"),
-            (
-                claim(CouponId(1), DropId(10), 3, "bob"),
-                at(2),
-                "already_has_one",
-            ),
-            (claim(CouponId(4), DropId(40), 1, "eve"), at(0), "again"),
-            (
-                claim(CouponId(4), DropId(40), 1, "eve"),
-                at(1),
-                "sealed_drop",
-            ),
-            (
-                claim(CouponId(4), DropId(40), 3, "eve"),
-                at(0),
-                "sealed_drop",
-            ),
-            (claim(CouponId(4), DropId(40), 3, "ann"), at(0), "again"), // was moved to slot 2
-            (
-                claim(CouponId(4), DropId(40), 2, "eve"),
-                at(0),
-                "sealed_drop",
-            ),
+            (claim(1, "eve", 10, 1), at(0), "again"),
+            (claim(1, "eve", 10, 1), at(1), "slot_taken"),
+            (claim(1, "eve", 10, 1), None, "slot_taken"),
+            (claim(1, "eve", 10, 2), at(0), "slot_taken"), // the same instant as Bob
+            (claim(1, "eve", 10, 1), at(2), "outside_window"),
+            (claim(1, "eve", 10, 3), at(2), "outside_window"),
+            (claim(1, "bob", 10, 2), at(2), "again"),
+            (claim(1, "bob", 10, 3), at(2), "already_has_one"),
+            (claim(4, "eve", 40, 1), at(0), "again"),
+            (claim(4, "eve", 40, 1), at(1), "sealed_drop"),
+            (claim(4, "eve", 40, 3), at(0), "sealed_drop"),
+            (claim(4, "ann", 40, 3), at(0), "again"), // was moved to slot 2
+            (claim(4, "eve", 40, 2), at(0), "sealed_drop"),
         ] {
             let claim = Claim {
                 claimed_at,
@@ -326,14 +288,14 @@ mod tests {
     #[test]
     fn first_of_conflicting_claims_is_issued() {
         let batch = [
-            claim(CouponId(1), DropId(10), 1, "ann"),
-            claim(CouponId(1), DropId(10), 1, "ann"),
-            claim(CouponId(1), DropId(10), 1, "bob"),
-            claim(CouponId(1), DropId(11), 1, "ann"),
-            claim(CouponId(1), DropId(11), 1, "bob"),
-            claim(CouponId(2), DropId(20), 1, "ann"),
-            claim(CouponId(2), DropId(21), 1, "ann"),
-            claim(CouponId(2), DropId(21), 2, "ann"),
+            claim(1, "ann", 10, 1),
+            claim(1, "ann", 10, 1),
+            claim(1, "bob", 10, 1),
+            claim(1, "ann", 11, 1),
+            claim(1, "bob", 11, 1),
+            claim(2, "ann", 20, 1),
+            claim(2, "ann", 21, 1),
+            claim(2, "ann", 21, 2),
         ];
         let expected = [
             "issue",
@@ -350,11 +312,8 @@ mod tests {
 
     #[test]
     fn explanations_contain_no_user_ids() {
-        let ann = claim(CouponId(1), DropId(10), 3, "ann");
-        let rows = [
-            row(CouponId(1), DropId(10), 1, "ann"),
-            row(CouponId(1), DropId(10), 3, "bob"),
-        ];
+        let ann = claim(1, "ann", 10, 3);
+        let rows = [row(1, "ann", 10, 1), row(1, "bob", 10, 3)];
         let [ClaimVerdict::Refused { error, .. }] = &classify(&[&ann], &rows, &rules())[..] else {
             panic!("not refused")
         };
@@ -362,17 +321,10 @@ mod tests {
     }
 
     fn any_claim() -> impl Strategy<Value = Claim> {
-        let drops = prop_oneof![
-            Just((1, 10)),
-            Just((1, 11)),
-            Just((2, 20)),
-            Just((2, 21)),
-            Just((1, 20)),
-            Just((3, 30))
-        ];
-        (drops, 0_u32..8, 0_u8..6).prop_map(|((coupon, drop), slot, user)| {
-            claim(CouponId(coupon), DropId(drop), slot, &format!("u{user}"))
-        })
+        let drops = vec![(1, 10), (1, 11), (2, 20), (2, 21), (1, 20), (3, 30)];
+        let drops = proptest::sample::select(drops);
+        (drops, 0_u32..8, 0_u8..6)
+            .prop_map(|((coupon, drop), slot, user)| claim(coupon, &format!("u{user}"), drop, slot))
     }
 
     proptest! {
@@ -387,7 +339,7 @@ mod tests {
                 let part: Vec<&Claim> = part.iter().collect();
                 let verdicts = classify(&part, &rows, &rules);
                 for (claim, _) in part.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == ClaimVerdict::Issue) {
-                    rows.push(row(claim.coupon_id, claim.drop_id, claim.slot, claim.user_id.as_str()));
+                    rows.push(row(claim.coupon_id.0, claim.user_id.as_str(), claim.drop_id.0, claim.slot));
                 }
             }
             let mut slots = std::collections::HashSet::new();
