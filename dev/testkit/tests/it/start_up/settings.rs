@@ -99,7 +99,15 @@ fn settings_in(help: &str) -> BTreeSet<String> {
 #[tokio::test]
 async fn help_shows_defaults_few_settings_and_no_secrets() {
     let world = World::bare(WorldStores::shared().await, "help").await;
-    world.set("KAFKA_SASL_PASSWORD", "hunter2-of-kafka");
+    let hidden = [
+        "KAFKA_SASL_PASSWORD",
+        "JWT_SECRET",
+        "JWT_JWKS_URL",
+        "TRUSTED_HEADER_SECRET",
+    ];
+    for name in hidden {
+        world.set(name, "hunter2");
+    }
     let secrets =
         ["OPS_TOKEN", "DATABASE_URL", "KAFKA_SASL_PASSWORD"].map(|name| world.setting(name));
     let mut all = BTreeSet::new();
