@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
 /// Parses a number in its canonical form only. Forms such as `05` and `+5` are invalid, because
@@ -171,8 +172,21 @@ impl fmt::Debug for UserId {
 }
 
 /// Scope in which a user may hold one coupon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    IntoStaticStr,
+    EnumString,
+    ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum OncePer {
     /// One coupon in total, however many drops there are.
     Coupon,
@@ -183,22 +197,7 @@ pub enum OncePer {
 impl OncePer {
     /// Returns the value used in JSON, Redis and MySQL.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Coupon => "coupon",
-            Self::Drop => "drop",
-        }
-    }
-}
-
-impl FromStr for OncePer {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "coupon" => Ok(Self::Coupon),
-            "drop" => Ok(Self::Drop),
-            other => Err(format!("once_per is \"coupon\" or \"drop\", not {other:?}")),
-        }
+        self.into()
     }
 }
 

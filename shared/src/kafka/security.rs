@@ -10,36 +10,30 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 use secrecy::{ExposeSecret as _, SecretString};
+use strum::IntoStaticStr;
 
 use super::KafkaSettings;
 use crate::tls::{Paths, Store, Tls};
 
 /// Whether connections are encrypted, and whether this process logs in with a password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, IntoStaticStr)]
+#[value(rename_all = "SCREAMING_SNAKE_CASE")]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum SecurityProtocol {
     /// Neither
     #[default]
-    #[value(name = "PLAINTEXT")]
     Plaintext,
     /// Encrypted
-    #[value(name = "SSL")]
     Ssl,
     /// With a login, not encrypted
-    #[value(name = "SASL_PLAINTEXT")]
     SaslPlaintext,
     /// Encrypted, with a login
-    #[value(name = "SASL_SSL")]
     SaslSsl,
 }
 
 impl SecurityProtocol {
     fn name(self) -> &'static str {
-        match self {
-            Self::Plaintext => "PLAINTEXT",
-            Self::Ssl => "SSL",
-            Self::SaslPlaintext => "SASL_PLAINTEXT",
-            Self::SaslSsl => "SASL_SSL",
-        }
+        self.into()
     }
 
     fn is_encrypted(self) -> bool {

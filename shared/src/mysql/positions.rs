@@ -42,7 +42,8 @@ struct Row {
 
 impl Row {
     fn position(&self) -> StoredPosition {
-        let fault = self.recent_fault.as_deref().and_then(PositionFault::parse);
+        let fault = self.recent_fault.as_ref();
+        let fault: Option<PositionFault> = fault.and_then(|text| text.parse().ok());
         StoredPosition {
             next: self.next_offset,
             before: self.before_print.map(MessagePrint),

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use redis::{Cmd, RedisError, Value};
+use strum::IntoStaticStr;
 
 use super::client::Script;
 use super::keys::DropKeys;
@@ -68,10 +69,12 @@ pub struct AdmissionReply {
 }
 
 /// Results of the admission script.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Admission {
     Accepted(Slot),
     /// This user already holds a slot, perhaps in another drop of the coupon.
+    #[strum(serialize = "already_claimed")]
     Already(DropId, Slot),
     /// A position in the waiting list; 1 is next.
     Waiting(u32),
@@ -89,6 +92,7 @@ pub enum Admission {
     NotAllowed,
     /// The coupon is restricted to a group, and the caller did not state whether the user is a
     /// member: see [`AdmissionReply::group`].
+    #[strum(serialize = "unverified")]
     ForGroup,
     /// Redis does not have this candidate, which was never loaded or was lost, and no other
     /// candidate is open.
@@ -100,19 +104,7 @@ pub enum Admission {
 impl Admission {
     /// Returns the label for metrics and traces.
     pub fn word(self) -> &'static str {
-        match self {
-            Self::Accepted(_) => "accepted",
-            Self::Already(..) => "already_claimed",
-            Self::Waiting(_) => "waiting",
-            Self::SoldOut => "sold_out",
-            Self::NotOpen(_) => "not_open",
-            Self::Closed(_) => "closed",
-            Self::Paused => "paused",
-            Self::Revoked => "revoked",
-            Self::NotAllowed => "not_allowed",
-            Self::Unloaded(_) => "unloaded",
-            Self::ForGroup | Self::Unverified => "unverified",
-        }
+        self.into()
     }
 }
 
