@@ -2,27 +2,17 @@
 
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::repair::Done;
-use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{ScriptCommand, Start};
 use crate::gate::ask;
-use crate::world::{DROP, ScriptWorld};
+use crate::world::{DROP, ScriptWorld, server};
 
 #[tokio::test]
 async fn admission_times_of_successive_holders_stay_distinct() {
-    let server = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
+    let server = server().await;
     for once_per in [OncePer::Coupon, OncePer::Drop] {
         ask::<()>(&server, &["FLUSHALL"]).await;
-        let start = Start {
-            quantity: 1,
-            waiting_list: 0,
-            once_per,
-        };
+        let start = Start::new(1, once_per, 0);
         let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
         assert_eq!(
             world.apply(&ScriptCommand::Claim(vec!['a'])).await.0,
@@ -56,18 +46,7 @@ async fn admission_times_of_successive_holders_stay_distinct() {
 
 #[tokio::test]
 async fn counter_is_not_repaired_after_users_are_lost() {
-    let server = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
-    let start = Start {
-        quantity: 10,
-        waiting_list: 0,
-        once_per: OncePer::Drop,
-    };
-    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (server, world) = ScriptWorld::start(Start::new(10, OncePer::Drop, 0)).await;
     for user in ["a", "b", "c", "d"] {
         world.claim(user).await.unwrap();
     }

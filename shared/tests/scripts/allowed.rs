@@ -5,20 +5,11 @@ use firstcome_shared::domain::{CouponId, OncePer, UserId};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, Claimant};
 use firstcome_shared::redis::allow_list::{ListFollowed, ListReplaced, OnList};
-use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_stack::RedisServer;
 
 use crate::command::{ScriptCommand, Start, Tamper};
 use crate::gate::ask;
-use crate::world::{DROP, ScriptWorld};
-
-async fn server() -> RedisServer {
-    RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap()
-}
+use crate::world::{DROP, ScriptWorld, server};
 
 fn users(names: &[&str]) -> Vec<UserId> {
     names.iter().map(|name| name.parse().unwrap()).collect()
@@ -59,11 +50,7 @@ async fn members(server: &RedisServer, world: &ScriptWorld) -> Vec<String> {
 async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
     let server = server().await;
     for (coupon, once_per) in [(1, OncePer::Coupon), (2, OncePer::Drop)] {
-        let start = Start {
-            quantity: 2,
-            waiting_list: 1,
-            once_per,
-        };
+        let start = Start::new(2, once_per, 1);
         let mut world = ScriptWorld::open(&server.url(), coupon, &start).await;
         only_for(&server, &world, "list").await;
         assert_eq!(
@@ -106,13 +93,7 @@ async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
 
 #[tokio::test]
 async fn lost_or_incomplete_allow_list_never_returns_not_allowed() {
-    let server = server().await;
-    let start = Start {
-        quantity: 9,
-        waiting_list: 0,
-        once_per: OncePer::Coupon,
-    };
-    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (server, mut world) = ScriptWorld::start(Start::new(9, OncePer::Coupon, 0)).await;
     only_for(&server, &world, "list").await;
     assert_eq!(
         claim(&mut world, "a").await,
@@ -185,13 +166,7 @@ async fn lost_or_incomplete_allow_list_never_returns_not_allowed() {
 
 #[tokio::test]
 async fn group_coupon_asks_for_memberships_that_the_caller_did_not_state() {
-    let server = server().await;
-    let start = Start {
-        quantity: 2,
-        waiting_list: 5,
-        once_per: OncePer::Coupon,
-    };
-    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (server, world) = ScriptWorld::start(Start::new(2, OncePer::Coupon, 5)).await;
     let [vip, staff]: [Group; 2] = ["vip", "staff"].map(|name| name.parse().unwrap());
     let people = users(&["a", "b", "c", "d", "e"]);
     let said = async |groups: [Option<(&Group, bool)>; 5]| {
@@ -247,13 +222,7 @@ async fn group_coupon_asks_for_memberships_that_the_caller_did_not_state() {
 
 #[tokio::test]
 async fn allow_list_changes_apply_in_order_and_only_to_their_list() {
-    let server = server().await;
-    let start = Start {
-        quantity: 1,
-        waiting_list: 0,
-        once_per: OncePer::Coupon,
-    };
-    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (server, world) = ScriptWorld::start(Start::new(1, OncePer::Coupon, 0)).await;
     let change = async |before: u64, now: AllowList, how: OnList, names: &[&str]| {
         world
             .redis
@@ -344,13 +313,7 @@ async fn allow_list_changes_apply_in_order_and_only_to_their_list() {
 
 #[tokio::test]
 async fn allow_list_change_can_add_ten_thousand_users() {
-    let server = server().await;
-    let start = Start {
-        quantity: 1,
-        waiting_list: 0,
-        once_per: OncePer::Coupon,
-    };
-    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (server, world) = ScriptWorld::start(Start::new(1, OncePer::Coupon, 0)).await;
     let people: Vec<UserId> = (0..10_000)
         .map(|n| format!("person|{n}=+@x").parse().unwrap())
         .collect();
@@ -405,13 +368,7 @@ async fn allow_list_change_can_add_ten_thousand_users() {
 
 #[tokio::test]
 async fn unrestricted_coupon_needs_no_additional_command() {
-    let server = server().await;
-    let start = Start {
-        quantity: 9,
-        waiting_list: 0,
-        once_per: OncePer::Coupon,
-    };
-    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (server, mut world) = ScriptWorld::start(Start::new(9, OncePer::Coupon, 0)).await;
     let calls = async |command: &str| {
         let stats: String = ask(&server, &["INFO", "commandstats"]).await;
         let line = stats

@@ -3,7 +3,7 @@
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::redis::admission::{Admission, Candidates};
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_stack::RedisServer;
 
 use crate::command::Start;
 use crate::gate::ask;
@@ -29,18 +29,7 @@ struct TwoDays {
 
 impl TwoDays {
     async fn open(once_per: OncePer, windows: [[i64; 2]; 2]) -> Self {
-        let server = RedisServer::start(RedisOptions {
-            appendonly: false,
-            ..RedisOptions::default()
-        })
-        .await
-        .unwrap();
-        let start = Start {
-            quantity: 5,
-            waiting_list: 0,
-            once_per,
-        };
-        let world = ScriptWorld::open(&server.url(), 1, &start).await;
+        let (server, world) = ScriptWorld::start(Start::new(5, once_per, 0)).await;
         let next = world.redis.keys(CouponId(1), NEXT);
         ask::<bool>(&server, &["COPY", &world.keys.meta, &next.meta]).await;
         ask::<()>(&server, &["SET", &next.count, "0"]).await;

@@ -6,11 +6,21 @@ use proptest::prelude::*;
 /// User ids have one letter, so that a masked id still identifies the user.
 pub(crate) type PersonLetter = char;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Start {
     pub(crate) quantity: u32,
     pub(crate) waiting_list: u32,
     pub(crate) once_per: OncePer,
+}
+
+impl Start {
+    pub(crate) fn new(quantity: u32, once_per: OncePer, waiting_list: u32) -> Self {
+        Self {
+            quantity,
+            waiting_list,
+            once_per,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -99,12 +109,8 @@ fn tamper() -> impl Strategy<Value = Tamper> {
 /// Generates a drop, and about thirty commands.
 pub(crate) fn commands() -> impl Strategy<Value = (Start, Vec<ScriptCommand>)> {
     let once_per = prop_oneof![Just(OncePer::Drop), Just(OncePer::Coupon)];
-    let start =
-        (1..=5_u32, 0..=3_u32, once_per).prop_map(|(quantity, waiting_list, once_per)| Start {
-            quantity,
-            waiting_list,
-            once_per,
-        });
+    let start = (1..=5_u32, once_per, 0..=3_u32)
+        .prop_map(|(q, once_per, waiting)| Start::new(q, once_per, waiting));
     let revision = || 1..=6_u64;
     let command = prop_oneof![
         7 => person().prop_map(|who| ScriptCommand::Claim(vec![who])),

@@ -10,7 +10,7 @@ use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use redis::{Client, FromRedisValue};
 
 use crate::command::Start;
-use crate::world::{DROP, ScriptWorld, connect, opened};
+use crate::world::{DROP, ScriptWorld, connect, opened, server};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -203,11 +203,7 @@ async fn answered(world: &ScriptWorld) -> Result<AdmissionReply, AdmissionError>
 
 #[tokio::test]
 async fn gate_stays_open_only_after_events_that_lose_nothing() {
-    let start = Start {
-        quantity: 2,
-        waiting_list: 0,
-        once_per: OncePer::Coupon,
-    };
+    let start = Start::new(2, OncePer::Coupon, 0);
     for (what, event, expected) in CASES {
         let server = RedisServer::start(RedisOptions::default()).await.unwrap();
         let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
@@ -242,12 +238,7 @@ async fn gate_stays_open_only_after_events_that_lose_nothing() {
 
 #[tokio::test]
 async fn changed_gate_is_neither_closed_nor_given_an_era() {
-    let server = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
+    let server = server().await;
     let redis = connect(&server.url());
     let coupon = CouponId(1);
     opened(&redis, coupon, 1).await;

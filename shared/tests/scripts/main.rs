@@ -14,12 +14,12 @@ mod reads;
 mod world;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::repair::{SeenSlot, SlotChange, Wanted, Withheld};
-use firstcome_stack::{RedisOptions, RedisServer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
@@ -33,14 +33,9 @@ fn scripts_match_their_model() {
         .enable_all()
         .build()
         .unwrap();
-    // Durability is not tested here, and flushing after each command would take minutes.
-    let options = RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    };
-    let server = runtime.block_on(RedisServer::start(options)).unwrap();
+    let server = runtime.block_on(world::server());
     let coupon = Cell::new(0);
-    let seen = RefCell::new(Coverage::default());
+    let seen = RefCell::new(Coverage::new());
     let config = Config {
         failure_persistence: None,
         max_shrink_iters: 2_000,
@@ -49,14 +44,25 @@ fn scripts_match_their_model() {
     let result = TestRunner::new(config).run(&commands(), |(start, commands)| {
         coupon.set(coupon.get() + 1);
         let url = server.url();
-        let shown = runtime.block_on(play(&url, coupon.get(), &start, &commands))?;
-        seen.borrow_mut().add(&shown);
-        Ok(())
+        let seen = &mut seen.borrow_mut();
+        runtime.block_on(play(&url, coupon.get(), &start, &commands, seen))
     });
     if let Err(error) = result {
         panic!("{}", error.to_string().replace(char::is_whitespace, " "));
     }
-    seen.borrow().must_be_worth_something();
+    let seen = seen.into_inner();
+    println!("{seen:?}");
+    for case in [
+        "accepted",
+        "waiting",
+        "sold_out",
+        "unverified",
+        "stale",
+        "together",
+    ] {
+        let times = seen.get(case).copied().unwrap_or(0);
+        assert!(times > Config::default().cases / 4, "{case}: {times} times");
+    }
 }
 
 async fn play(
@@ -64,10 +70,10 @@ async fn play(
     coupon: i64,
     start: &Start,
     commands: &[ScriptCommand],
-) -> Result<Coverage, TestCaseError> {
+    seen: &mut Coverage,
+) -> Result<(), TestCaseError> {
     let mut world = ScriptWorld::open(url, coupon, start).await;
     let mut model = Model::new(start, world.era);
-    let mut seen = Coverage::default();
     for (at, command) in commands.iter().enumerate() {
         let before = model.clone();
         let bytes_before = world.dump().await;
@@ -102,15 +108,14 @@ async fn play(
             let mut now = before.clone();
             for (person, admission) in people.iter().zip(&admissions) {
                 admitted_rightly(&now, *admission)?;
-                seen.admission(*admission);
+                *seen.entry(admission.word()).or_default() += 1;
                 now.apply(&ScriptCommand::Claim(vec![*person]), world.era);
             }
-            seen.together += u32::from(people.len() > 1);
+            *seen.entry("together").or_default() += u32::from(people.len() > 1);
         }
-        seen.answers += 1;
-        seen.stale += u32::from(answer == "Stale");
+        *seen.entry("stale").or_default() += u32::from(answer == "Stale");
     }
-    Ok(seen)
+    Ok(())
 }
 
 /// Checks invariants of each claim, independent of the model: no slot is given while the counters
@@ -155,73 +160,11 @@ fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCase
 }
 
 /// Counts the cases that occurred, to ensure that the histories cover enough of them.
-#[derive(Default)]
-struct Coverage {
-    answers: u32,
-    accepted: u32,
-    waiting: u32,
-    sold_out: u32,
-    unverified: u32,
-    stale: u32,
-    together: u32,
-}
-
-impl Coverage {
-    fn admission(&mut self, admission: Admission) {
-        match admission {
-            Admission::Accepted(_) => self.accepted += 1,
-            Admission::Waiting(_) => self.waiting += 1,
-            Admission::SoldOut => self.sold_out += 1,
-            Admission::Unverified => self.unverified += 1,
-            _ => {}
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.answers += other.answers;
-        self.accepted += other.accepted;
-        self.waiting += other.waiting;
-        self.sold_out += other.sold_out;
-        self.unverified += other.unverified;
-        self.stale += other.stale;
-        self.together += other.together;
-    }
-
-    fn must_be_worth_something(&self) {
-        let Self {
-            answers,
-            accepted,
-            waiting,
-            sold_out,
-            unverified,
-            stale,
-            together,
-        } = *self;
-        println!(
-            "{answers} commands: {accepted} accepted, {waiting} waiting, {sold_out} sold out, {unverified} unverified, {stale} stale, {together} calls of several"
-        );
-        assert!(
-            [accepted, waiting, sold_out, unverified, stale, together]
-                .iter()
-                .all(|count| *count > Config::default().cases / 4)
-        );
-    }
-}
+type Coverage = BTreeMap<&'static str, u32>;
 
 #[tokio::test]
 async fn ended_revocation_voids_only_earlier_admissions() {
-    let server = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
-    let start = Start {
-        quantity: 5,
-        waiting_list: 0,
-        once_per: OncePer::Coupon,
-    };
-    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Coupon, 0)).await;
     let long_ago = world.revoke('a', 1, None).await - 1;
     world.revoke('a', 1, Some(long_ago)).await;
     assert_eq!(
@@ -266,18 +209,7 @@ async fn ended_revocation_voids_only_earlier_admissions() {
 
 #[tokio::test]
 async fn counter_repair_takes_at_most_quantity_steps() {
-    let server = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
-    let start = Start {
-        quantity: 5,
-        waiting_list: 0,
-        once_per: OncePer::Drop,
-    };
-    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Drop, 0)).await;
     world.apply(&ScriptCommand::Claim(vec!['a'])).await;
     world
         .apply(&ScriptCommand::Tamper(Tamper::AddUser(
@@ -299,18 +231,7 @@ async fn counter_repair_takes_at_most_quantity_steps() {
 
 #[tokio::test]
 async fn slot_taken_by_a_repair_is_reserved_until_the_counter_is_repaired() {
-    let server = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
-    let start = Start {
-        quantity: 2,
-        waiting_list: 0,
-        once_per: OncePer::Drop,
-    };
-    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (_server, mut world) = ScriptWorld::start(Start::new(2, OncePer::Drop, 0)).await;
     let claim = |person| ScriptCommand::Claim(vec![person]);
     world.apply(&claim('a')).await;
     // The user was admitted again to the same slot, so the admission differs from the one that was
@@ -338,18 +259,7 @@ async fn slot_taken_by_a_repair_is_reserved_until_the_counter_is_repaired() {
 
 #[tokio::test]
 async fn slot_changes_are_checked_against_every_key_and_counted() {
-    let server = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
-    let start = Start {
-        quantity: 5,
-        waiting_list: 5,
-        once_per: OncePer::Coupon,
-    };
-    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Coupon, 5)).await;
     let fence = world.fence.clone();
     let on_slot = |person, slot, at_ms| {
         let has_row = false;
@@ -398,18 +308,7 @@ async fn slot_changes_are_checked_against_every_key_and_counted() {
 
 #[tokio::test]
 async fn settings_of_an_ended_era_or_of_a_drop_in_use_are_refused() {
-    let server = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
-    let start = Start {
-        quantity: 5,
-        waiting_list: 0,
-        once_per: OncePer::Drop,
-    };
-    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Drop, 0)).await;
     let ended = (world.fence.clone(), world.era);
     world.next_era().await;
     (world.fence, world.era) = ended;

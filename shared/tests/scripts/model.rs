@@ -11,7 +11,7 @@ use crate::world::{ENDED_AT_MS, Shown};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
-    start: (u32, u32, OncePer),
+    start: Start,
     /// Quantity and pause; `None` if the drop is not loaded.
     meta: Option<(i64, bool)>,
     count: Option<i64>,
@@ -48,7 +48,7 @@ fn narrow(slot: i64) -> u32 {
 impl Model {
     pub(crate) fn new(start: &Start, era: u64) -> Self {
         Self {
-            start: (start.quantity, start.waiting_list, start.once_per),
+            start: *start,
             meta: Some((i64::from(start.quantity), false)),
             count: Some(0),
             users: BTreeMap::new(),
@@ -87,7 +87,7 @@ impl Model {
     }
 
     fn once_per_coupon(&self) -> bool {
-        self.start.2 == OncePer::Coupon
+        self.start.once_per == OncePer::Coupon
     }
 
     pub(crate) fn shown(&self) -> Shown {
@@ -269,7 +269,8 @@ impl Model {
         }
         let place = self.waiting.iter().position(|(_, waits)| *waits == person);
         // The list accepts at least as many waiting users as there are slots left.
-        if place.is_none() && self.waiting() >= i64::from(self.start.1).max(self.left()) {
+        if place.is_none() && self.waiting() >= i64::from(self.start.waiting_list).max(self.left())
+        {
             return Admission::SoldOut;
         }
         let place = place.unwrap_or_else(|| {
@@ -301,7 +302,7 @@ impl Model {
             return Done::Changed;
         }
         self.revision = revision;
-        self.meta = Some((i64::from(self.start.0), false));
+        self.meta = Some((i64::from(self.start.quantity), false));
         self.count.get_or_insert(0);
         Done::Applied(true)
     }
@@ -494,16 +495,11 @@ impl Model {
             Tamper::AddFree(slot) => _ = self.free.insert(*slot),
             Tamper::ClaimedElsewhere(person) => _ = self.claimants.insert(*person, (99, 3)),
             Tamper::Empty => {
-                let start = Start {
-                    quantity: self.start.0,
-                    waiting_list: self.start.1,
-                    once_per: self.start.2,
-                };
                 *self = Self {
                     meta: None,
                     count: None,
                     revision: 0,
-                    ..Self::new(&start, self.era)
+                    ..Self::new(&self.start, self.era)
                 };
             }
         }

@@ -3,24 +3,15 @@
 use firstcome_shared::domain::{OncePer, UserId};
 use firstcome_shared::redis::repair::Done;
 use firstcome_shared::redis::wrong_key::WrongKey;
-use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{ScriptCommand, Start};
 use crate::gate::ask;
-use crate::world::{DROP, ScriptWorld};
+use crate::world::{DROP, ScriptWorld, server};
 
 #[tokio::test]
 async fn invalid_slots_and_waiting_positions_are_never_returned() {
-    let options = RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    };
-    let server = RedisServer::start(options).await.unwrap();
-    let start = Start {
-        quantity: 2,
-        waiting_list: 9,
-        once_per: OncePer::Coupon,
-    };
+    let server = server().await;
+    let start = Start::new(2, OncePer::Coupon, 9);
     for (coupon, commands, claims) in [
         (
             1,
@@ -77,7 +68,7 @@ async fn invalid_slots_and_waiting_positions_are_never_returned() {
 
 #[tokio::test]
 async fn key_of_the_wrong_type_is_reported_with_the_expected_type() {
-    let (server, world) = opened(3).await;
+    let (server, world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
     let redis = &world.redis;
     let keys = &world.keys;
     assert_eq!(redis.wrong_key(keys).await.unwrap(), None);
@@ -99,25 +90,9 @@ async fn key_of_the_wrong_type_is_reported_with_the_expected_type() {
     }
 }
 
-async fn opened(quantity: u32) -> (RedisServer, ScriptWorld) {
-    let server = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
-    let start = Start {
-        quantity,
-        waiting_list: 0,
-        once_per: OncePer::Coupon,
-    };
-    let world = ScriptWorld::open(&server.url(), 1, &start).await;
-    (server, world)
-}
-
 #[tokio::test]
 async fn invalid_user_id_is_removed_from_the_waiting_list_and_the_next_is_promoted() {
-    let (_server, world) = opened(300).await;
+    let (_server, world) = ScriptWorld::start(Start::new(300, OncePer::Coupon, 0)).await;
     let redis = &world.redis;
     let keys = &world.keys;
     let mut names: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![b'a', byte]).collect();
@@ -162,7 +137,7 @@ async fn invalid_user_id_is_removed_from_the_waiting_list_and_the_next_is_promot
 
 #[tokio::test]
 async fn holders_at_the_head_of_the_waiting_list_are_skipped() {
-    let (_server, world) = opened(1).await;
+    let (_server, world) = ScriptWorld::start(Start::new(1, OncePer::Coupon, 0)).await;
     let redis = &world.redis;
     let keys = &world.keys;
     let mut conn = world.redis.connection();

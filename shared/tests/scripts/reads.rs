@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use firstcome_shared::domain::{OncePer, UserId};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::Admission;
-use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::Start;
 use crate::world::{DROP, ScriptWorld, connect};
@@ -40,18 +39,7 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn concurrent_reads_return_consistent_counters() {
-    let server = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
-    let start = Start {
-        quantity: 10_000_000,
-        waiting_list: 0,
-        once_per: OncePer::Coupon,
-    };
-    let world = ScriptWorld::open(&server.url(), 1, &start).await;
+    let (server, world) = ScriptWorld::start(Start::new(10_000_000, OncePer::Coupon, 0)).await;
     let done = AtomicBool::new(false);
     let reading = async {
         let drops = vec![world.keys.clone(); TOGETHER];

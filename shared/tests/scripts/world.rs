@@ -14,6 +14,7 @@ use firstcome_shared::redis::repair::{
     CouponRead, Done, DropOfChanges, Promoted, SeenSlot, SlotChange, SlotSet, Wanted,
 };
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
+use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
 
@@ -87,7 +88,24 @@ pub(crate) fn change(person: PersonLetter, seen: Option<i64>, wanted: Wanted) ->
     }
 }
 
+/// Starts a Redis without a file, because durability is not tested here.
+pub(crate) async fn server() -> RedisServer {
+    RedisServer::start(RedisOptions {
+        appendonly: false,
+        ..RedisOptions::default()
+    })
+    .await
+    .unwrap()
+}
+
 impl ScriptWorld {
+    /// Starts a server with one coupon.
+    pub(crate) async fn start(start: Start) -> (RedisServer, Self) {
+        let server = server().await;
+        let world = Self::open(&server.url(), 1, &start).await;
+        (server, world)
+    }
+
     pub(crate) async fn open(url: &str, coupon: i64, start: &Start) -> Self {
         let redis = connect(url);
         let coupon = CouponId(coupon);
