@@ -20,19 +20,9 @@ pub const DEFAULT_LOGS: &str = "info";
 /// `debug` or `trace`. A directive in `RUST_LOG` for the same library takes precedence.
 const QUIET: &str = "tokio_cron_scheduler=warn,librdkafka=warn,rdkafka::client=off";
 
-/// Starts logging to standard error, filtered by `RUST_LOG`. Further calls in a process (tests)
-/// have no effect.
-pub fn init_logs() {
-    let filter = std::env::var("RUST_LOG").unwrap_or_default();
-    init_logs_as(if filter.is_empty() {
-        DEFAULT_LOGS
-    } else {
-        &filter
-    });
-}
-
-/// Starts logging to standard error with this filter. Further calls in a process have no effect.
-pub fn init_logs_as(filter: &str) {
+/// Starts logging to standard error with this filter. Further calls in a process (tests) have no
+/// effect.
+pub fn init_logs(filter: &str) {
     let filter = log_filter(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOGS));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

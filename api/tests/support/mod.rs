@@ -19,8 +19,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) async fn stack() -> &'static Stack {
     static STACK: OnceCell<Stack> = OnceCell::const_new();
-    if std::env::var_os("RUST_LOG").is_some() {
-        firstcome_shared::telemetry::init_logs();
+    if let Ok(filter) = std::env::var("RUST_LOG") {
+        firstcome_shared::telemetry::init_logs(&filter);
     }
     STACK
         .get_or_init(async || {

@@ -20,7 +20,7 @@ pub struct LogArgs {
 impl LogArgs {
     /// Starts logging to standard error.
     pub fn init(&self) {
-        telemetry::init_logs_as(&self.rust_log);
+        telemetry::init_logs(&self.rust_log);
         removed::warn();
     }
 }

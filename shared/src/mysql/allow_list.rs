@@ -9,6 +9,7 @@ use diesel::sql_types::{BigInt, Nullable, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::{Value, json};
 
+use super::db::IdRow;
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::before;
 use super::schema::{coupon_allow_list, coupons};
@@ -206,7 +207,7 @@ impl Db {
         let user = user.to_string();
         self.run_within(LONG, "allow lists of a person", async move |conn| {
             // Uses the primary key: one lookup per coupon with a list.
-            let found: Vec<Found> = diesel::sql_query(
+            let found: Vec<IdRow> = diesel::sql_query(
                 "SELECT l.coupon_id AS id FROM coupons c STRAIGHT_JOIN coupon_allow_list l \
                  ON l.coupon_id = c.id AND l.user_id = ? WHERE c.allow_list_revision > 0 ORDER BY l.coupon_id",
             )
@@ -285,12 +286,6 @@ impl Db {
         })
         .await
     }
-}
-
-#[derive(QueryableByName)]
-struct Found {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
 }
 
 #[derive(QueryableByName)]

@@ -246,6 +246,13 @@ fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
     matches!(error, diesel::result::Error::NotFound) || refusal(error).is_some()
 }
 
+/// A row of one ID.
+#[derive(diesel::QueryableByName)]
+pub(super) struct IdRow {
+    #[diesel(sql_type = BigInt)]
+    pub(super) id: i64,
+}
+
 #[derive(diesel::QueryableByName)]
 struct LockAnswer {
     #[diesel(sql_type = Nullable<BigInt>)]

@@ -8,6 +8,7 @@ use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::{Value, json};
 
+use super::db::IdRow;
 use super::dead_letters::list;
 use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbError};
@@ -25,12 +26,6 @@ pub(super) const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))
 
 /// Number of rows by table.
 pub type RowsByTable = Vec<(&'static str, usize)>;
-
-#[derive(QueryableByName)]
-struct Found {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-}
 
 #[derive(QueryableByName)]
 struct FoundAct {
@@ -60,7 +55,7 @@ impl Db {
                 .bind::<Text, _>(&user)
                 .bind::<Text, _>(&user)
                 .bind::<Text, _>(&user);
-            let found: Vec<Found> = query.load(conn).await?;
+            let found: Vec<IdRow> = query.load(conn).await?;
             Ok(found.into_iter().map(|one| CouponId(one.id)).collect())
         })
         .await
@@ -94,7 +89,7 @@ impl Db {
                         "SELECT CAST(COALESCE(SUM(sealed_at IS NULL), 0) AS SIGNED) AS id FROM \
                          (SELECT sealed_at FROM drops WHERE coupon_id IN ({ids}) FOR SHARE) d"
                     );
-                    if diesel::sql_query(lock).get_result::<Found>(conn).await?.id > 0 {
+                    if diesel::sql_query(lock).get_result::<IdRow>(conn).await?.id > 0 {
                         return Ok(None);
                     }
                 }
@@ -186,7 +181,7 @@ async fn open(conn: &mut Conn, user: &UserId) -> QueryResult<i64> {
     let query = diesel::sql_query(sql)
         .bind::<Text, _>(user.as_str())
         .bind::<Text, _>(user.as_str());
-    query.get_result::<Found>(conn).await.map(|found| found.id)
+    query.get_result::<IdRow>(conn).await.map(|found| found.id)
 }
 
 async fn rename(

@@ -6,6 +6,7 @@ use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use diesel_async::RunQueryDsl;
 
+use super::db::IdRow;
 use super::issued::IssuedRow;
 use super::schema::{drops, issued_coupons};
 use super::{Conn, Db, DbError, MOST_VALUES};
@@ -152,15 +153,9 @@ async fn rows_after(
         .await
 }
 
-#[derive(QueryableByName)]
-struct Id {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-}
-
 /// Finds the next drop that has a row.
 async fn next_drop(conn: &mut Conn, coupon: CouponId, after: i64) -> QueryResult<Option<i64>> {
-    let found: Option<Id> = diesel::sql_query(
+    let found: Option<IdRow> = diesel::sql_query(
         "SELECT d.id FROM drops d WHERE d.coupon_id = ? AND d.id > ? \
          AND EXISTS (SELECT 1 FROM issued_coupons i WHERE i.drop_id = d.id) ORDER BY d.id LIMIT 1",
     )

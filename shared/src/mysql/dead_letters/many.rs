@@ -6,6 +6,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
 use super::look::{DeadLetterQuery, LIMITED, LONG_LOOK, discard_open};
+use crate::mysql::db::IdRow;
 use crate::mysql::ops_actions::{Operator, OperatorAct};
 use crate::mysql::{Db, DbError};
 
@@ -38,12 +39,6 @@ pub struct Matching {
     /// The highest id, to exclude dead letters that arrive later.
     #[diesel(sql_type = BigInt)]
     pub highest: i64,
-}
-
-#[derive(QueryableByName)]
-struct LetterId {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
 }
 
 impl Db {
@@ -108,7 +103,7 @@ impl Db {
         self.run_within(LONG_LOOK, "discard dead letters", async move |conn| {
             conn.transaction(async |conn| {
                 let mut ids: Vec<i64> =
-                    diesel::sql_query(of_seen).load::<LetterId>(conn).await?.iter().map(|one| one.id).collect();
+                    diesel::sql_query(of_seen).load::<IdRow>(conn).await?.iter().map(|one| one.id).collect();
                 ids.sort_unstable();
                 let mut discarded = 0;
                 for some in ids.chunks(ROWS) {
