@@ -16,6 +16,24 @@ use tokio::sync::OnceCell;
 use super::*;
 use crate::consume::read::source::tests::record;
 
+/// Encodes a claim's message.
+fn message(
+    coupon_id: CouponId,
+    drop_id: DropId,
+    slot: Slot,
+    user: &str,
+    claimed_at: DateTime<Utc>,
+) -> String {
+    let event = ClaimEvent {
+        coupon_id,
+        drop_id,
+        slot,
+        user_id: user.parse().unwrap(),
+        claimed_at,
+    };
+    event.encode()
+}
+
 async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
     let batch = || Batch {
         topic: "t".into(),
@@ -158,20 +176,9 @@ async fn concurrent_writers_turn_each_claim_into_one_row_or_one_refusal() {
                 } else {
                     slot + i % 3
                 };
-                let user_id = format!("u-{user}").parse().unwrap();
-                let event = ClaimEvent {
-                    coupon_id,
-                    drop_id,
-                    slot,
-                    user_id,
-                    claimed_at,
-                };
-                Arc::new(record(
-                    i32::try_from(writer).unwrap(),
-                    i64::from(i),
-                    0,
-                    &event.encode(),
-                ))
+                let event = message(coupon_id, drop_id, slot, &format!("u-{user}"), claimed_at);
+                let partition = i32::try_from(writer).unwrap();
+                Arc::new(record(partition, i64::from(i), 0, &event))
             });
             claims.collect()
         })
@@ -227,15 +234,8 @@ async fn row_for_a_drop_being_sealed_waits_for_the_seal_and_is_refused() {
     pass.batch_execute("UPDATE drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0")
         .await
         .unwrap();
-    let user_id = "u-1".parse().unwrap();
-    let event = ClaimEvent {
-        coupon_id,
-        drop_id,
-        slot: 1,
-        user_id,
-        claimed_at: Utc::now(),
-    };
-    let batch = [Arc::new(record(0, 0, 0, &event.encode()))];
+    let event = message(coupon_id, drop_id, 1, "u-1", Utc::now());
+    let batch = [Arc::new(record(0, 0, 0, &event))];
     let writing = tokio::spawn(async move { written(&db, &batch).await });
     eventually("the row waits", Duration::from_secs(30), async || {
         mysql_rows(&url, LOCK_WAITS).await.unwrap() != [["0"]]
@@ -260,16 +260,9 @@ async fn row_for_a_drop_being_sealed_waits_for_the_seal_and_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn drop_is_sealed_only_if_the_verified_row_count_is_current() {
     let (mysql, db, coupon_id, drop_id) = shop("counting", 5).await;
-    let user_id = "u-1".parse().unwrap();
-    let event = ClaimEvent {
-        coupon_id,
-        drop_id,
-        slot: 1,
-        user_id,
-        claimed_at: Utc::now(),
-    };
+    let event = message(coupon_id, drop_id, 1, "u-1", Utc::now());
     assert_eq!(
-        written(&db, &[Arc::new(record(0, 0, 0, &event.encode()))])
+        written(&db, &[Arc::new(record(0, 0, 0, &event))])
             .await
             .issued,
         1

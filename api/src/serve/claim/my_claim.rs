@@ -359,6 +359,7 @@ mod tests {
         }
     }
 
+    /// The record of a user with rows and broken promises in these drops.
     fn record(rows: &[i64], broken: &[i64]) -> PersonRecord {
         PersonRecord {
             rows: rows.iter().copied().map(row).collect(),
@@ -367,119 +368,63 @@ mod tests {
         }
     }
 
-    fn said(
-        once: OncePer,
-        record: Option<PersonRecord>,
-        standing: Option<Standing>,
-    ) -> Option<(ClaimStatus, i64)> {
-        let claim = judge(once, Some(DropId(2)), record, standing)?;
-        Some((claim.status, claim.drop_id.map_or(0, |d| d.0)))
-    }
+    const PER_COUPON: OncePer = OncePer::Coupon;
+    const PER_DROP: OncePer = OncePer::Drop;
 
     #[test]
-    fn row_in_the_scope_of_once_per_makes_the_status_issued() {
-        assert_eq!(
-            said(OncePer::Coupon, Some(record(&[1], &[])), Some(NOWHERE)),
-            Some((ClaimStatus::Issued, 1))
-        );
-        assert_eq!(
-            said(OncePer::Drop, Some(record(&[1], &[])), Some(NOWHERE)),
-            Some((ClaimStatus::None, 0))
-        );
-        assert_eq!(
-            said(OncePer::Drop, Some(record(&[1, 2], &[])), Some(NOWHERE)),
-            Some((ClaimStatus::Issued, 2))
-        );
-        assert_eq!(
-            said(OncePer::Coupon, Some(record(&[2], &[])), None),
-            Some((ClaimStatus::Issued, 2)),
-            "no Redis"
-        );
-    }
-
-    #[test]
-    fn status_is_accepted_or_waiting_without_mysql() {
-        let holds = Standing {
+    fn status_follows_from_the_records_of_both_stores() {
+        let none = Some(NOWHERE);
+        let holds = Some(Standing {
             slot: Some(3),
             ..NOWHERE
-        };
-        let waits = Standing {
+        });
+        let waits = Some(Standing {
             position: Some(4),
             ..NOWHERE
-        };
-        let elsewhere = Standing {
+        });
+        let elsewhere = Some(Standing {
             claimant: Some((DropId(1), 5)),
             ..NOWHERE
-        };
-        assert_eq!(
-            said(OncePer::Drop, None, Some(holds)),
-            Some((ClaimStatus::Accepted, 2))
-        );
-        assert_eq!(
-            said(OncePer::Drop, None, Some(waits)),
-            Some((ClaimStatus::Waiting, 2))
-        );
-        assert_eq!(
-            said(OncePer::Coupon, None, Some(elsewhere)),
-            Some((ClaimStatus::Accepted, 1))
-        );
-        assert_eq!(
-            said(OncePer::Drop, Some(record(&[], &[])), Some(elsewhere)),
-            Some((ClaimStatus::None, 0))
-        );
-    }
-
-    #[test]
-    fn slot_or_row_takes_precedence_over_a_broken_promise() {
-        let holds = Standing {
-            slot: Some(3),
-            ..NOWHERE
-        };
-        assert_eq!(
-            said(OncePer::Drop, Some(record(&[], &[2])), Some(NOWHERE)),
-            Some((ClaimStatus::Broken, 2))
-        );
-        assert_eq!(
-            said(OncePer::Drop, Some(record(&[], &[2])), Some(holds)),
-            Some((ClaimStatus::Accepted, 2))
-        );
-        assert_eq!(
-            said(OncePer::Drop, Some(record(&[2], &[2])), Some(NOWHERE)),
-            Some((ClaimStatus::Issued, 2))
-        );
-        assert_eq!(
-            said(OncePer::Drop, Some(record(&[], &[1])), Some(NOWHERE)),
-            Some((ClaimStatus::None, 0))
-        );
-    }
-
-    #[test]
-    fn status_is_none_only_if_all_stores_answer_and_are_trusted() {
-        assert_eq!(
-            said(OncePer::Coupon, Some(record(&[], &[])), Some(NOWHERE)),
-            Some((ClaimStatus::None, 0))
-        );
-        assert_eq!(said(OncePer::Coupon, None, Some(NOWHERE)), None);
-        assert_eq!(said(OncePer::Coupon, Some(record(&[], &[])), None), None);
-        let doubtful = Standing {
+        });
+        let doubtful = Some(Standing {
             trusted: false,
             ..NOWHERE
-        };
-        assert_eq!(
-            said(OncePer::Coupon, Some(record(&[], &[])), Some(doubtful)),
-            None
-        );
-        let perhaps = Standing {
+        });
+        let perhaps = Some(Standing {
             slot: Some(3),
-            ..doubtful
-        };
-        assert_eq!(
-            said(OncePer::Coupon, Some(record(&[], &[])), Some(perhaps)),
-            None
-        );
-        assert_eq!(
-            said(OncePer::Coupon, Some(record(&[2], &[])), Some(perhaps)),
-            Some((ClaimStatus::Issued, 2))
-        );
+            trusted: false,
+            ..NOWHERE
+        });
+        for (once_per, record, standing, expected) in [
+            // A row in the scope of `once_per` makes the status `issued`, even without Redis.
+            (PER_COUPON, Some(record(&[1], &[])), none, "Issued 1"),
+            (PER_DROP, Some(record(&[1], &[])), none, "None 0"),
+            (PER_DROP, Some(record(&[1, 2], &[])), none, "Issued 2"),
+            (PER_COUPON, Some(record(&[2], &[])), None, "Issued 2"),
+            // `accepted` and `waiting` need no MySQL.
+            (PER_DROP, None, holds, "Accepted 2"),
+            (PER_DROP, None, waits, "Waiting 2"),
+            (PER_COUPON, None, elsewhere, "Accepted 1"),
+            (PER_DROP, Some(record(&[], &[])), elsewhere, "None 0"),
+            // A slot or row takes precedence over a broken promise.
+            (PER_DROP, Some(record(&[], &[2])), none, "Broken 2"),
+            (PER_DROP, Some(record(&[], &[2])), holds, "Accepted 2"),
+            (PER_DROP, Some(record(&[2], &[2])), none, "Issued 2"),
+            (PER_DROP, Some(record(&[], &[1])), none, "None 0"),
+            // `none` only if all stores answer and are trusted.
+            (PER_COUPON, Some(record(&[], &[])), none, "None 0"),
+            (PER_COUPON, None, none, "unknown"),
+            (PER_COUPON, Some(record(&[], &[])), None, "unknown"),
+            (PER_COUPON, Some(record(&[], &[])), doubtful, "unknown"),
+            (PER_COUPON, Some(record(&[], &[])), perhaps, "unknown"),
+            (PER_COUPON, Some(record(&[2], &[])), perhaps, "Issued 2"),
+        ] {
+            let case = format!("{once_per:?} {record:?} {standing:?}");
+            let claim = judge(once_per, Some(DropId(2)), record, standing);
+            let said = claim.map_or("unknown".into(), |claim| {
+                format!("{:?} {}", claim.status, claim.drop_id.map_or(0, |id| id.0))
+            });
+            assert_eq!(said, expected, "{case}");
+        }
     }
 }

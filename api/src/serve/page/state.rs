@@ -153,65 +153,35 @@ mod tests {
             waiting: 0,
             waiting_list: 0,
         };
-        let said = |stock: Stock, minute| {
-            let state = PageState::of(&coupon(&[(10, 20)]), at(minute), Some(stock));
-            (state.state, state.can_wait, state.poll_after_ms)
+        let paused = Stock {
+            paused: true,
+            ..full
         };
-        assert_eq!(said(full, 15), (DropState::SoldOut, false, Some(10_000)));
-        assert_eq!(
-            said(
-                Stock {
-                    waiting: 4,
-                    waiting_list: 5,
-                    ..full
-                },
-                15
+        let with = |held, waiting, waiting_list| Stock {
+            held,
+            waiting,
+            waiting_list,
+            ..full
+        };
+        for (stock, minute, expected) in [
+            (full, 15, (DropState::SoldOut, false, Some(10_000))),
+            (with(10, 4, 5), 15, (DropState::SoldOut, true, Some(10_000))),
+            // The waiting list is full.
+            (
+                with(10, 5, 5),
+                15,
+                (DropState::SoldOut, false, Some(10_000)),
             ),
-            (DropState::SoldOut, true, Some(10_000))
-        );
-        assert!(
-            !said(
-                Stock {
-                    waiting: 5,
-                    waiting_list: 5,
-                    ..full
-                },
-                15
-            )
-            .1,
-            "the list is full"
-        );
-        assert_eq!(
-            said(Stock { held: 9, ..full }, 15),
-            (DropState::Open, false, Some(60_000))
-        );
-        // A released slot goes to the first user on the waiting list.
-        assert_eq!(
-            said(
-                Stock {
-                    held: 9,
-                    waiting: 1,
-                    ..full
-                },
-                15
-            )
-            .0,
-            DropState::SoldOut
-        );
-        assert_eq!(
-            said(
-                Stock {
-                    paused: true,
-                    ..full
-                },
-                15
-            )
-            .0,
-            DropState::Paused
-        );
-        assert_eq!(
-            [said(full, 9).0, said(full, 20).0],
-            [DropState::Scheduled, DropState::Closed]
-        );
+            (with(9, 0, 0), 15, (DropState::Open, false, Some(60_000))),
+            // A released slot goes to the first user on the waiting list.
+            (with(9, 1, 0), 15, (DropState::SoldOut, false, Some(10_000))),
+            (paused, 15, (DropState::Paused, false, Some(10_000))),
+            (full, 9, (DropState::Scheduled, false, Some(15_000))),
+            (full, 20, (DropState::Closed, false, None)),
+        ] {
+            let state = PageState::of(&coupon(&[(10, 20)]), at(minute), Some(stock));
+            let said = (state.state, state.can_wait, state.poll_after_ms);
+            assert_eq!(said, expected, "{stock:?} in minute {minute}");
+        }
     }
 }
