@@ -111,37 +111,34 @@ mod tests {
         redis: RedisArgs,
     }
 
+    fn parse(arguments: &str) -> Result<Both, clap::Error> {
+        Both::try_parse_from(format!("x {arguments}").split(' '))
+    }
+
+    fn refused(arguments: &str) -> String {
+        let said = parse(arguments).unwrap_err().to_string();
+        assert!(!said.contains("hunter2"), "{said}");
+        said
+    }
+
     #[test]
     fn error_names_the_setting_of_an_invalid_secret_without_its_value() {
-        let refused = |mysql, redis| {
-            Both::try_parse_from(["x", "--database-url", mysql, "--redis-url", redis])
-                .unwrap_err()
-                .to_string()
-        };
-        let said = refused("mysql://root:hunter2@h", "redis://h");
-        assert!(
-            said.contains("--database-url")
-                && said.contains("name a database")
-                && !said.contains("hunter2"),
-            "{said}"
-        );
-        let said = refused("mysql://root@h/d", "hunter2@h");
-        assert!(
-            said.contains("--redis-url")
-                && said.contains("redis://host")
-                && !said.contains("hunter2"),
-            "{said}"
-        );
-        assert!(
-            Both::try_parse_from([
-                "x",
+        for (arguments, setting, expected) in [
+            (
+                "--database-url mysql://root:hunter2@h --redis-url redis://h",
                 "--database-url",
-                "mysql://r:p@h/d",
+                "name a database",
+            ),
+            (
+                "--database-url mysql://root@h/d --redis-url hunter2@h",
                 "--redis-url",
-                "redis://h"
-            ])
-            .is_ok()
-        );
+                "redis://host",
+            ),
+        ] {
+            let said = refused(arguments);
+            assert!(said.contains(setting) && said.contains(expected), "{said}");
+        }
+        assert!(parse("--database-url mysql://r:p@h/d --redis-url redis://h").is_ok());
     }
 
     #[test]
@@ -159,67 +156,30 @@ mod tests {
 
     #[test]
     fn tls_files_are_refused_if_tls_is_off_or_a_pair_is_incomplete() {
-        let refused = |more: &[&str]| {
-            let given = [
-                "x",
-                "--database-url",
-                "mysql://r:hunter2@h/d",
-                "--redis-url",
-                "redis://:hunter2@h",
-            ];
-            let said = Both::try_parse_from(given.iter().chain(more))
-                .unwrap_err()
-                .to_string();
-            assert!(!said.contains("hunter2"), "{said}");
-            said
-        };
-        assert!(refused(&["--redis-ca-file", "x.pem"]).contains("write rediss:// in REDIS_URL"));
-        assert!(
-            refused(&["--database-ca-file", "x.pem"])
-                .contains("DATABASE_TLS is off: set it to required")
-        );
-        let said = refused(&[
-            "--database-tls",
-            "required",
-            "--database-cert-file",
-            "x.pem",
-        ]);
-        assert!(
-            said.contains("DATABASE_CERT_FILE is set without DATABASE_KEY_FILE"),
-            "{said}"
-        );
-        let said = refused(&[
-            "--database-tls",
-            "required",
-            "--database-ca-file",
-            "no/such.pem",
-        ]);
-        assert!(
-            said.contains("DATABASE_CA_FILE no/such.pem can't be read"),
-            "{said}"
-        );
-        let said = refused(&[
-            "--database-tls",
-            "required",
-            "--database-ca-file",
-            "Cargo.toml",
-        ]);
-        assert!(
-            said.contains("DATABASE_CA_FILE Cargo.toml holds no certificate"),
-            "{said}"
-        );
-        let empty = [
-            "x",
-            "--database-url",
-            "mysql://r@h/d",
-            "--redis-url",
-            "redis://h",
-            "--redis-ca-file",
-            "",
-        ];
-        assert!(
-            Both::try_parse_from(empty).is_ok(),
-            "set and empty counts as not set"
-        );
+        for (more, expected) in [
+            ("--redis-ca-file x.pem", "write rediss:// in REDIS_URL"),
+            (
+                "--database-ca-file x.pem",
+                "DATABASE_TLS is off: set it to required",
+            ),
+            (
+                "--database-tls required --database-cert-file x.pem",
+                "DATABASE_CERT_FILE is set without DATABASE_KEY_FILE",
+            ),
+            (
+                "--database-tls required --database-ca-file no/such.pem",
+                "DATABASE_CA_FILE no/such.pem can't be read",
+            ),
+            (
+                "--database-tls required --database-ca-file Cargo.toml",
+                "DATABASE_CA_FILE Cargo.toml holds no certificate",
+            ),
+        ] {
+            let given = "--database-url mysql://r:hunter2@h/d --redis-url redis://:hunter2@h";
+            let said = refused(&format!("{given} {more}"));
+            assert!(said.contains(expected), "{said}");
+        }
+        let empty = "--database-url mysql://r@h/d --redis-url redis://h --redis-ca-file=";
+        assert!(parse(empty).is_ok(), "set and empty counts as not set");
     }
 }
