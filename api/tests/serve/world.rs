@@ -357,6 +357,13 @@ impl HttpAnswer {
     pub(crate) fn has_status(&self, status: u16) {
         assert_eq!(self.status, status, "{self:?}");
     }
+
+    /// Checks that the problem's sentence contains this text.
+    #[track_caller]
+    pub(crate) fn says(&self, text: &str) {
+        let detail = self.json["detail"].as_str().unwrap_or_default();
+        assert!(detail.contains(text), "{text}: {self:?}");
+    }
 }
 
 impl InProcessApi {
