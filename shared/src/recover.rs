@@ -174,45 +174,31 @@ mod tests {
     use crate::domain::OncePer;
 
     fn coupon_of(quantity: u32, schedule: Option<Schedule>) -> Coupon {
-        let id = CouponId(1);
-        let name = "Winter".into();
-        let once_per = OncePer::Drop;
-        let allow_list = AllowList::default();
-        let waiting_list = 0;
-        let paused = false;
-        let revision = 1;
-        let allow = None;
         Coupon {
-            id,
-            name,
+            id: CouponId(1),
+            name: "Winter".into(),
             quantity,
-            once_per,
-            waiting_list,
-            paused,
-            revision,
+            once_per: OncePer::Drop,
+            waiting_list: 0,
+            paused: false,
+            revision: 1,
             era: 0,
             schedule,
-            allow,
-            allow_list,
+            allow: None,
+            allow_list: AllowList::default(),
         }
     }
 
     fn drop_of(id: i64, quantity: u32, opens_ms: i64) -> Drop {
-        let opens_at = instant(Some(opens_ms)).unwrap();
-        let id = DropId(id);
-        let coupon_id = CouponId(1);
-        let local_date = None;
-        let closes_at = None;
-        let sealed_at = None;
         Drop {
-            id,
-            coupon_id,
-            local_date,
-            opens_at,
-            closes_at,
+            id: DropId(id),
+            coupon_id: CouponId(1),
+            local_date: None,
+            opens_at: instant(Some(opens_ms)).unwrap(),
+            closes_at: None,
             quantity,
-            sealed_at,
             closed_early: false,
+            sealed_at: None,
         }
     }
 
