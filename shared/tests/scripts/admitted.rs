@@ -3,7 +3,7 @@
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::repair::Done;
 
-use crate::command::{ScriptCommand, Start};
+use crate::command::Start;
 use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld, server};
 
@@ -14,10 +14,7 @@ async fn admission_times_of_successive_holders_stay_distinct() {
         ask::<()>(&server, &["FLUSHALL"]).await;
         let start = Start::new(1, once_per, 0);
         let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
-        assert_eq!(
-            world.apply(&ScriptCommand::Claim(vec!['a'])).await.0,
-            "[Accepted(1)]"
-        );
+        assert_eq!(world.claims("a").await, "[Accepted(1)]");
         let redis = &world.redis;
         let keys = &world.keys;
         let at = async |person: &str| {

@@ -28,16 +28,13 @@ async fn write(redis: &Redis, coupon: i64, revision: u64, names: &[&str]) -> Lis
         .unwrap()
 }
 
-async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
-    ask::<i64>(server, &["HSET", &world.keys.meta, "allow", allow]).await;
+async fn replace(redis: &Redis, coupon: i64, revision: u64, names: &[&str]) {
+    let replaced = write(redis, coupon, revision, names).await;
+    assert_eq!(replaced, ListReplaced::Yes, "{names:?}");
 }
 
-/// Claims for all users in one call, and returns each user with the result.
-async fn claim(world: &mut ScriptWorld, people: &str) -> String {
-    world
-        .apply(&ScriptCommand::Claim(people.chars().collect()))
-        .await
-        .0
+async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
+    ask::<i64>(server, &["HSET", &world.keys.meta, "allow", allow]).await;
 }
 
 async fn members(server: &RedisServer, world: &ScriptWorld) -> Vec<String> {
@@ -53,29 +50,23 @@ async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
         let start = Start::new(2, once_per, 1);
         let mut world = ScriptWorld::open(&server.url(), coupon, &start).await;
         only_for(&server, &world, "list").await;
+        replace(&world.redis, coupon, 5, &["a", "b", "c", "d"]).await;
         assert_eq!(
-            write(&world.redis, coupon, 5, &["a", "b", "c", "d"]).await,
-            ListReplaced::Yes
-        );
-        assert_eq!(
-            claim(&mut world, "xaxb").await,
+            world.claims("xaxb").await,
             "[NotAllowed, Accepted(1), NotAllowed, Accepted(2)]"
         );
         assert_eq!(
-            claim(&mut world, "cxdy").await,
+            world.claims("cxdy").await,
             "[Waiting(1), NotAllowed, SoldOut, NotAllowed]"
         );
         // Holders and waiting users keep their slots and positions, regardless of the list.
-        assert_eq!(
-            write(&world.redis, coupon, 6, &["d"]).await,
-            ListReplaced::Yes
-        );
+        replace(&world.redis, coupon, 6, &["d"]).await;
         let kept =
             "[Already(DropId(3), 1), Already(DropId(3), 2), Waiting(1), SoldOut, NotAllowed]";
-        assert_eq!(claim(&mut world, "abcdx").await, kept);
+        assert_eq!(world.claims("abcdx").await, kept);
         ask::<i64>(&server, &["HSET", &world.keys.meta, "paused", "1"]).await;
         assert_eq!(
-            claim(&mut world, "axd").await,
+            world.claims("axd").await,
             "[Already(DropId(3), 1), Paused, Paused]"
         );
         ask::<i64>(
@@ -84,7 +75,7 @@ async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
         )
         .await;
         assert_eq!(
-            claim(&mut world, "x").await,
+            world.claims("x").await,
             "[SoldOut]",
             "it is for everybody again"
         );
@@ -96,15 +87,12 @@ async fn lost_or_incomplete_allow_list_never_returns_not_allowed() {
     let (server, mut world) = ScriptWorld::start(Start::new(9, OncePer::Coupon, 0)).await;
     only_for(&server, &world, "list").await;
     assert_eq!(
-        claim(&mut world, "a").await,
+        world.claims("a").await,
         "[Unverified]",
         "there never was a list"
     );
-    assert_eq!(
-        write(&world.redis, 1, 5, &["a", "b"]).await,
-        ListReplaced::Yes
-    );
-    assert_eq!(claim(&mut world, "ax").await, "[Accepted(1), NotAllowed]");
+    replace(&world.redis, 1, 5, &["a", "b"]).await;
+    assert_eq!(world.claims("ax").await, "[Accepted(1), NotAllowed]");
     let set = world.keys.allowed.clone();
     let state = world.keys.allow_list.clone();
     for spoil in [
@@ -118,17 +106,13 @@ async fn lost_or_incomplete_allow_list_never_returns_not_allowed() {
         vec!["SADD", &state, "x"],
     ] {
         ask::<i64>(&server, &["DEL", &state]).await;
-        assert_eq!(
-            write(&world.redis, 1, 5, &["a", "b"]).await,
-            ListReplaced::Yes,
-            "{spoil:?}"
-        );
+        replace(&world.redis, 1, 5, &["a", "b"]).await;
         if spoil[0] != "DEL" && spoil[1] == state {
             ask::<i64>(&server, &["DEL", &state]).await;
         }
         ask::<firstcome_shared::redis::Value>(&server, &spoil).await;
         assert_eq!(
-            claim(&mut world, "xba").await,
+            world.claims("xba").await,
             "[Unverified, Unverified, Already(DropId(3), 1)]",
             "{spoil:?}"
         );
@@ -144,22 +128,15 @@ async fn lost_or_incomplete_allow_list_never_returns_not_allowed() {
         .redis
         .change_allow_list(CouponId(1), 5, list(6, 3), OnList::Add, &added);
     assert_eq!(change.await.unwrap(), ListFollowed::Other);
-    assert_eq!(
-        write(&world.redis, 1, 5, &["a", "b"]).await,
-        ListReplaced::Yes
-    );
+    replace(&world.redis, 1, 5, &["a", "b"]).await;
     only_for(&server, &world, "friends").await;
-    assert_eq!(
-        claim(&mut world, "b").await,
-        "[Unverified]",
-        "an unknown rule"
-    );
+    assert_eq!(world.claims("b").await, "[Unverified]", "an unknown rule");
     // An empty list is still a list.
     only_for(&server, &world, "list").await;
     ask::<i64>(&server, &["DEL", &state]).await;
-    assert_eq!(write(&world.redis, 1, 6, &[]).await, ListReplaced::Yes);
+    replace(&world.redis, 1, 6, &[]).await;
     assert_eq!(
-        claim(&mut world, "ab").await,
+        world.claims("ab").await,
         "[Already(DropId(3), 1), NotAllowed]"
     );
 }
@@ -286,10 +263,7 @@ async fn allow_list_changes_apply_in_order_and_only_to_their_list() {
         change(4, list(5, 2), OnList::Add, &["d"]).await,
         ListFollowed::Other
     );
-    assert_eq!(
-        write(&world.redis, 1, 5, &["b", "d"]).await,
-        ListReplaced::Yes
-    );
+    replace(&world.redis, 1, 5, &["b", "d"]).await;
     assert_eq!(members(&server, &world).await, ["b", "d"]);
     assert!(world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].is(list(5, 2)));
     let names: Vec<String> = ask(&server, &["KEYS", "*allowed*"]).await;
@@ -378,7 +352,7 @@ async fn unrestricted_coupon_needs_no_additional_command() {
         line.and_then(|line| line.split(',').next()?.parse::<u64>().ok())
             .unwrap_or(0)
     };
-    claim(&mut world, "ab").await;
+    world.claims("ab").await;
     assert_eq!((calls("scard").await, calls("smismember").await), (0, 0));
     assert_eq!(
         calls("hmget").await,
@@ -388,12 +362,12 @@ async fn unrestricted_coupon_needs_no_additional_command() {
     only_for(&server, &world, "list").await;
     write(&world.redis, 1, 5, &["c"]).await;
     let before = calls("smismember").await;
-    claim(&mut world, "cd").await;
+    world.claims("cd").await;
     assert_eq!(
         calls("smismember").await - before,
         1,
         "one command for the whole call"
     );
     world.apply(&ScriptCommand::Tamper(Tamper::DropMeta)).await;
-    assert_eq!(claim(&mut world, "c").await, "[Unloaded(DropId(3))]");
+    assert_eq!(world.claims("c").await, "[Unloaded(DropId(3))]");
 }

@@ -167,11 +167,7 @@ async fn ended_revocation_voids_only_earlier_admissions() {
     let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Coupon, 0)).await;
     let long_ago = world.revoke('a', 1, None).await - 1;
     world.revoke('a', 1, Some(long_ago)).await;
-    assert_eq!(
-        world.apply(&ScriptCommand::Claim(vec!['a'])).await.0,
-        "[Accepted(1)]",
-        "it has ended"
-    );
+    assert_eq!(world.claims("a").await, "[Accepted(1)]", "it has ended");
     // The release for the same revocation arrives twice, and late.
     world.revoke('a', 1, None).await;
     world.revoke('a', 1, Some(long_ago)).await;
@@ -184,20 +180,14 @@ async fn ended_revocation_voids_only_earlier_admissions() {
     world.revoke('a', 2, Some(long_ago + 3_600_000)).await;
     assert!(world.look().await.users.is_empty());
     assert_eq!(
-        world.apply(&ScriptCommand::Claim(vec!['a'])).await.0,
+        world.claims("a").await,
         "[Unverified]",
         "Redis's clock was set back"
     );
     world.revoke('a', 3, None).await;
-    assert_eq!(
-        world.apply(&ScriptCommand::Claim(vec!['a', 'b'])).await.0,
-        "[Revoked, Accepted(1)]"
-    );
+    assert_eq!(world.claims("ab").await, "[Revoked, Accepted(1)]");
     // Redis's clock was wrong when this claim was admitted.
-    assert_eq!(
-        world.apply(&ScriptCommand::Claim(vec!['c'])).await.0,
-        "[Accepted(2)]"
-    );
+    assert_eq!(world.claims("c").await, "[Accepted(2)]");
     let ahead = long_ago + 3_600_000;
     world.given_at(2, ahead).await;
     assert_eq!(
@@ -210,7 +200,7 @@ async fn ended_revocation_voids_only_earlier_admissions() {
 #[tokio::test]
 async fn counter_repair_takes_at_most_quantity_steps() {
     let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Drop, 0)).await;
-    world.apply(&ScriptCommand::Claim(vec!['a'])).await;
+    world.claims("a").await;
     world
         .apply(&ScriptCommand::Tamper(Tamper::AddUser(
             'b',
@@ -232,8 +222,7 @@ async fn counter_repair_takes_at_most_quantity_steps() {
 #[tokio::test]
 async fn slot_taken_by_a_repair_is_reserved_until_the_counter_is_repaired() {
     let (_server, mut world) = ScriptWorld::start(Start::new(2, OncePer::Drop, 0)).await;
-    let claim = |person| ScriptCommand::Claim(vec![person]);
-    world.apply(&claim('a')).await;
+    world.claims("a").await;
     // The user was admitted again to the same slot, so the admission differs from the one that was
     // read.
     world.given_at(1, 2_000).await;
@@ -250,11 +239,11 @@ async fn slot_taken_by_a_repair_is_reserved_until_the_counter_is_repaired() {
     let said = world.set_slots(&fence, &[seen(2_000)], None).await;
     assert_eq!(said, r#"Applied(["Applied(None)"])"#);
     assert_eq!(world.look().await.free, [].into(), "held, not free");
-    assert_eq!(world.apply(&claim('b')).await.0, "[Unverified]");
+    assert_eq!(world.claims("b").await, "[Unverified]");
     world
         .apply(&ScriptCommand::Repair(ScriptRepair::Count))
         .await;
-    assert_eq!(world.apply(&claim('b')).await.0, "[Accepted(1)]");
+    assert_eq!(world.claims("b").await, "[Accepted(1)]");
 }
 
 #[tokio::test]
@@ -275,7 +264,7 @@ async fn slot_changes_are_checked_against_every_key_and_counted() {
     let said = world.set_slots(&fence, &on_slot('a', 1, None), None).await;
     assert_eq!(said, r#"Applied(["Changed"])"#, "another drop has the user");
 
-    world.apply(&ScriptCommand::Claim(vec!['b'])).await;
+    world.claims("b").await;
     let lost = ScriptCommand::Tamper(Tamper::RemoveUser('b'));
     world.apply(&lost).await;
     let before = world.version().await;

@@ -4,7 +4,7 @@ use firstcome_shared::domain::{OncePer, UserId};
 use firstcome_shared::redis::repair::Done;
 use firstcome_shared::redis::wrong_key::WrongKey;
 
-use crate::command::{ScriptCommand, Start};
+use crate::command::Start;
 use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld, server};
 
@@ -56,9 +56,8 @@ async fn invalid_slots_and_waiting_positions_are_never_returned() {
             ask::<firstcome_shared::redis::Value>(&server, &words).await;
         }
         for (person, expected) in claims {
-            let people = person.chars().collect();
             assert_eq!(
-                world.apply(&ScriptCommand::Claim(people)).await.0,
+                world.claims(person).await,
                 format!("[{expected}]"),
                 "{commands:?}"
             );

@@ -163,6 +163,12 @@ impl ScriptWorld {
         replies.into_iter().map(Option::unwrap).collect()
     }
 
+    /// Claims for all users in one call, and returns the results in words.
+    pub(crate) async fn claims(&mut self, people: &str) -> String {
+        let people = people.chars().collect();
+        self.apply(&ScriptCommand::Claim(people)).await.0
+    }
+
     /// Applies a command. Returns the result in words, and the admission of each user.
     pub(crate) async fn apply(&mut self, command: &ScriptCommand) -> (String, Vec<Admission>) {
         let redis = &self.redis;
