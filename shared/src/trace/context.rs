@@ -19,25 +19,12 @@ pub struct TraceContext {
 impl TraceContext {
     /// Starts a new trace.
     pub fn root() -> Self {
-        Self::root_of(rand::random())
-    }
-
-    /// Starts a new trace whose id has this lower half.
-    pub(super) fn root_of(lower: u64) -> Self {
-        // An id of zeros is invalid.
-        let upper = rand::random::<u64>().max(1);
-        let trace = (u128::from(upper) << 64) | u128::from(lower);
         Self {
-            trace_id: TraceId::from_bytes(trace.to_be_bytes()),
+            // An id of zeros is invalid.
+            trace_id: TraceId::from_bytes(rand::random::<u128>().max(1).to_be_bytes()),
             span_id: span_id(rand::random()),
             sampled: true,
         }
-    }
-
-    /// Returns the lower half of the trace's id.
-    #[allow(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
-    pub(super) fn lower(self) -> u64 {
-        u128::from_be_bytes(self.trace_id.to_bytes()) as u64
     }
 
     /// Creates a new span of the same trace.
