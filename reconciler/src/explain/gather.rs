@@ -140,7 +140,8 @@ async fn redis(
             ));
         }
         if let Some(slot) = standing.slot {
-            let at_ms = stores.redis.admitted_at(&keys, slot).await?;
+            let times = stores.redis.admitted_at(&keys, &[slot]).await?;
+            let at_ms = times.into_iter().next().flatten();
             let admission = AdmissionKey {
                 slot,
                 at_ms: at_ms.unwrap_or(0),

@@ -220,7 +220,7 @@ async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> 
         .collect();
     let redis = &app.stores.redis;
     let keys = redis.keys(drop.coupon_id, drop.id);
-    match redis.admitted_at_each(&keys, &slots).await {
+    match redis.admitted_at(&keys, &slots).await {
         Ok(admitted) => {
             let admitted = slots.into_iter().zip(admitted);
             times.extend(admitted.filter_map(|(slot, at)| {

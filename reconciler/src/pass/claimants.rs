@@ -31,11 +31,7 @@ impl Pass<'_> {
             .collect();
         coupons.sort_unstable();
         coupons.dedup();
-        let keys: Vec<_> = coupons
-            .iter()
-            .map(|coupon| self.stores.redis.keys(*coupon, DropId(0)))
-            .collect();
-        let numbers = self.stores.redis.claimants_numbers(&keys).await?;
+        let numbers = self.stores.redis.claimants_numbers(&coupons).await?;
         let known = coupons.into_iter().zip(numbers);
         Ok(known
             .filter_map(|(coupon, number)| Some((coupon, number?)))
@@ -118,11 +114,8 @@ impl Pass<'_> {
             .filter(|(id, _)| before.get(id).is_some_and(|number| is_few(id, *number)))
             .map(|(_, coupon)| *coupon)
             .collect();
-        let keys: Vec<_> = few
-            .iter()
-            .map(|coupon| self.stores.redis.keys(coupon.id, DropId(0)))
-            .collect();
-        let numbers = self.stores.redis.claimants_numbers(&keys).await?;
+        let ids: Vec<CouponId> = few.iter().map(|coupon| coupon.id).collect();
+        let numbers = self.stores.redis.claimants_numbers(&ids).await?;
         let found = few.into_iter().zip(numbers);
         Ok(found
             .filter_map(|(coupon, number)| Some((coupon, number?)))
@@ -148,12 +141,8 @@ impl Pass<'_> {
         } else {
             HashMap::new()
         };
-        let keys: Vec<_> = ids
-            .iter()
-            .map(|coupon| redis.keys(*coupon, DropId(0)))
-            .collect();
-        let numbers = redis.banned_numbers(&keys).await?;
-        for ((coupon, keys), number) in ids.into_iter().zip(keys).zip(numbers) {
+        let numbers = redis.banned_numbers(&ids).await?;
+        for (coupon, number) in ids.into_iter().zip(numbers) {
             let Some(number) = number else { continue };
             let before = self.memory.banned.get(&coupon).copied();
             let expected = before.max(counted.get(&coupon).copied());
@@ -162,7 +151,7 @@ impl Pass<'_> {
                 continue;
             };
             execute::restore_revocations(db, redis, row).await?;
-            let now = redis.banned_numbers(&[keys]).await?.pop().flatten();
+            let now = redis.banned_numbers(&[coupon]).await?.pop().flatten();
             self.memory.banned.extend(now.map(|now| (coupon, now)));
             if now == Some(number) {
                 continue;
@@ -193,8 +182,7 @@ impl Pass<'_> {
             execute::restore_claimants(db, redis, coupon, execute::Restored::Missing).await?;
             result = Outcome::Applied;
         }
-        let keys = [redis.keys(coupon.id, DropId(0))];
-        let now = redis.claimants_numbers(&keys).await?;
+        let now = redis.claimants_numbers(&[coupon.id]).await?;
         if some > 0 && now == [Some(some)] && !self.request.dry_run {
             self.memory.too_few_claimants.insert(coupon.id, some);
             return Ok(());

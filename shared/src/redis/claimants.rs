@@ -48,27 +48,27 @@ impl Redis {
     /// The number of claimants of each of these coupons, or `None` if the key has another type.
     pub async fn claimants_numbers(
         &self,
-        coupons: &[DropKeys],
+        coupons: &[CouponId],
     ) -> Result<Vec<Option<u64>>, RedisError> {
-        let asked = coupons.iter().map(|keys| {
-            let mut cmd = redis::cmd("HLEN");
-            cmd.arg(&keys.claimants);
-            cmd
-        });
-        self.each(asked).await
+        let key = |coupon: &CouponId| keys::claimants(&self.prefix, *coupon);
+        self.sizes(coupons.iter().map(key)).await
     }
 
     /// The number of banned users of each of these coupons, or `None` if the key has another type.
     pub async fn banned_numbers(
         &self,
-        coupons: &[DropKeys],
+        coupons: &[CouponId],
     ) -> Result<Vec<Option<u64>>, RedisError> {
-        let asked = coupons.iter().map(|keys| {
-            let mut cmd = redis::cmd("HLEN");
-            cmd.arg(&keys.revoked);
-            cmd
-        });
-        self.each(asked).await
+        let key = |coupon: &CouponId| keys::revoked(&self.prefix, *coupon);
+        self.sizes(coupons.iter().map(key)).await
+    }
+
+    async fn sizes(
+        &self,
+        hashes: impl Iterator<Item = String>,
+    ) -> Result<Vec<Option<u64>>, RedisError> {
+        self.each(hashes.map(|key| redis::cmd("HLEN").arg(key).to_owned()))
+            .await
     }
 
     /// Whether each drop's `meta` records that users hold coupons of an earlier drop, or `None` for

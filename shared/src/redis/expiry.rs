@@ -10,24 +10,14 @@ use super::keys::DropKeys;
 impl Redis {
     /// Sets the expiry of a drop's own keys.
     pub async fn expire_drop(&self, keys: &DropKeys, after: Duration) -> Result<(), RedisError> {
-        let mut pipe = redis::pipe();
-        for key in keys.own() {
-            pipe.cmd("EXPIRE").arg(key).arg(after.as_secs()).ignore();
-        }
-        pipe.query_async(&mut self.conn.clone()).await
+        self.for_each("EXPIRE", &keys.own(), &[seconds(after)])
+            .await
     }
 
     /// Removes the expiry of the keys of drops that were unsealed.
     pub async fn keep_drops(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
         let keys: Vec<&str> = drops.iter().flat_map(DropKeys::own).collect();
-        for some in keys.chunks(1_000) {
-            let mut pipe = redis::pipe();
-            for key in some {
-                pipe.cmd("PERSIST").arg(*key).ignore();
-            }
-            pipe.query_async::<()>(&mut self.conn.clone()).await?;
-        }
-        Ok(())
+        self.for_each("PERSIST", &keys, &[]).await
     }
 
     /// Sets the expiry of a coupon's keys outside its drops, or removes it if `None`. The gate's
@@ -38,14 +28,11 @@ impl Redis {
         keys: &DropKeys,
         after: Option<Duration>,
     ) -> Result<(), RedisError> {
-        let mut pipe = redis::pipe();
-        for key in keys.of_coupon() {
-            match after {
-                Some(after) => pipe.cmd("EXPIRE").arg(key).arg(after.as_secs()).ignore(),
-                None => pipe.cmd("PERSIST").arg(key).ignore(),
-            };
+        let keys = keys.of_coupon();
+        match after {
+            Some(after) => self.for_each("EXPIRE", &keys, &[seconds(after)]).await,
+            None => self.for_each("PERSIST", &keys, &[]).await,
         }
-        pipe.query_async(&mut self.conn.clone()).await
     }
 
     /// Sets the expiry of the keys of ended drops and coupons. Keys that already have an expiry
@@ -60,17 +47,22 @@ impl Redis {
         let keys: Vec<&str> = own
             .chain(coupons.iter().flat_map(DropKeys::of_coupon))
             .collect();
+        self.for_each("EXPIRE", &keys, &[seconds(after), "NX".to_owned()])
+            .await
+    }
+
+    async fn for_each(&self, verb: &str, keys: &[&str], args: &[String]) -> Result<(), RedisError> {
         for some in keys.chunks(1_000) {
             let mut pipe = redis::pipe();
             for key in some {
-                pipe.cmd("EXPIRE")
-                    .arg(key)
-                    .arg(after.as_secs())
-                    .arg("NX")
-                    .ignore();
+                pipe.cmd(verb).arg(*key).arg(args).ignore();
             }
-            pipe.query_async::<()>(&mut self.conn.clone()).await?;
+            pipe.query_async::<()>(&mut self.connection()).await?;
         }
         Ok(())
     }
+}
+
+fn seconds(time: Duration) -> String {
+    time.as_secs().to_string()
 }

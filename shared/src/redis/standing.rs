@@ -129,22 +129,9 @@ impl Redis {
         }))
     }
 
-    /// Reads when a slot's holder was admitted, in Unix milliseconds by Redis's clock. Returns
+    /// Reads when the holders of these slots were admitted, in Unix milliseconds by Redis's clock:
     /// `None` if unknown.
     pub async fn admitted_at(
-        &self,
-        keys: &DropKeys,
-        slot: Slot,
-    ) -> Result<Option<i64>, RedisError> {
-        redis::cmd("HGET")
-            .arg(&keys.times)
-            .arg(slot)
-            .query_async(&mut self.connection())
-            .await
-    }
-
-    /// Like [`Self::admitted_at`], for several slots, in the same order.
-    pub async fn admitted_at_each(
         &self,
         keys: &DropKeys,
         slots: &[Slot],
