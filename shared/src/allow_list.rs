@@ -2,26 +2,18 @@
 //! does this if an earlier change did not reach Redis, and the reconciler does it if a pass finds a
 //! difference, for example after data loss or a manual change.
 
+use crate::StoreError;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
-use crate::mysql::{Db, DbError};
+use crate::mysql::Db;
+use crate::redis::Redis;
 use crate::redis::allow_list::{Gathering, ListReplaced};
-use crate::redis::{Redis, RedisError};
 
 /// Users read per statement, and compared per command.
 const PAGE: i64 = 5_000;
 
 /// Maximum number of attempts to write a list while others change it.
 const ATTEMPTS: usize = 5;
-
-/// Why a list could not be compared or written.
-#[derive(Debug, thiserror::Error)]
-pub enum ListError {
-    #[error(transparent)]
-    Db(#[from] DbError),
-    #[error("Redis: {0}")]
-    Redis(#[from] RedisError),
-}
 
 /// The outcome of [`follow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,13 +42,13 @@ pub enum Which {
 /// end, gathering begins again.
 ///
 /// # Errors
-/// [`ListError`]; Redis still has the old list.
+/// [`StoreError`]; Redis still has the old list.
 pub async fn follow(
     db: &Db,
     redis: &Redis,
     id: CouponId,
     which: Which,
-) -> Result<Followed, ListError> {
+) -> Result<Followed, StoreError> {
     for _ in 0..ATTEMPTS {
         let seen = redis.allow_lists(&[id]).await?.pop().unwrap_or_default();
         let Some(mut list) = db.allow_list(id).await? else {
@@ -98,7 +90,7 @@ async fn gather(
     list: AllowList,
     seen_revision: u64,
     new: &Gathering,
-) -> Result<bool, ListError> {
+) -> Result<bool, StoreError> {
     let mut after = String::new();
     let mut people = 0_u32;
     loop {
@@ -142,7 +134,7 @@ pub async fn difference(
     db: &Db,
     redis: &Redis,
     id: CouponId,
-) -> Result<Option<Difference>, ListError> {
+) -> Result<Option<Difference>, StoreError> {
     let before = redis.allow_lists(&[id]).await?;
     let list = db.allow_list(id).await?;
     let mut after = String::new();

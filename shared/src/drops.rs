@@ -4,10 +4,11 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::StoreError;
 use crate::coupon::{Coupon, Drop};
 use crate::domain::NamedDrop;
 use crate::mysql::{Db, DbError};
-use crate::recover::{RecoverError, lost_drops};
+use crate::recover::lost_drops;
 use crate::redis::given::GivenNumbers;
 use crate::redis::keys::DropMeta;
 use crate::redis::{Redis, RedisError};
@@ -28,11 +29,11 @@ pub enum MakeError {
     Lost(NamedDrop),
 }
 
-impl From<RecoverError> for MakeError {
-    fn from(error: RecoverError) -> Self {
+impl From<StoreError> for MakeError {
+    fn from(error: StoreError) -> Self {
         match error {
-            RecoverError::Db(error) => Self::Db(error),
-            RecoverError::Redis(error) => Self::Redis(error),
+            StoreError::Db(error) => Self::Db(error),
+            StoreError::Redis(error) => Self::Redis(error),
         }
     }
 }
@@ -40,7 +41,7 @@ impl From<RecoverError> for MakeError {
 /// Advances MySQL's counters past the IDs that Redis has recorded, and returns the highest ones.
 /// Call this before creating a coupon or drop: if MySQL has lost its last rows, it would otherwise
 /// reuse their IDs, and new coupons would inherit the claims of the lost ones.
-pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, RecoverError> {
+pub async fn skip_given_numbers(db: &Db, redis: &Redis) -> Result<GivenNumbers, StoreError> {
     Ok(db.skip_numbers(Some(redis.given_numbers().await?)).await?)
 }
 

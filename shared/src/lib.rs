@@ -25,3 +25,12 @@ pub mod telemetry;
 pub mod tls;
 pub mod trace;
 pub mod tuning;
+
+/// Why an operation on both stores failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Db(#[from] crate::mysql::DbError),
+    #[error("Redis: {0}")]
+    Redis(#[from] crate::redis::RedisError),
+}

@@ -6,21 +6,14 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 
+use crate::StoreError;
 use crate::coupon::{Coupon, Drop};
 use crate::domain::{CouponId, DropId, NamedDrop};
+use crate::mysql::Db;
 use crate::mysql::change::difference;
-use crate::mysql::{Db, DbError};
+use crate::redis::Redis;
 use crate::redis::keys::DropMeta;
-use crate::redis::{Redis, RedisError};
 use crate::schedule::Schedule;
-
-#[derive(Debug, thiserror::Error)]
-pub enum RecoverError {
-    #[error(transparent)]
-    Db(#[from] DbError),
-    #[error("Redis: {0}")]
-    Redis(#[from] RedisError),
-}
 
 /// A coupon's settings that MySQL has lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +31,7 @@ pub async fn lost_settings(
     db: &Db,
     redis: &Redis,
     id: CouponId,
-) -> Result<Option<LostSettings>, RecoverError> {
+) -> Result<Option<LostSettings>, StoreError> {
     // Read Redis before MySQL, so that an operator's concurrent change does not look like a loss.
     let revision = redis.revision(id).await?;
     if revision == 0 {
@@ -74,7 +67,7 @@ pub async fn recover(
     db: &Db,
     redis: &Redis,
     id: CouponId,
-) -> Result<Option<LostSettings>, RecoverError> {
+) -> Result<Option<LostSettings>, StoreError> {
     let Some(lost) = lost_settings(db, redis, id).await? else {
         return Ok(None);
     };
@@ -91,7 +84,7 @@ pub async fn lost_drops(
     db: &Db,
     redis: &Redis,
     everywhere: bool,
-) -> Result<Vec<NamedDrop>, RecoverError> {
+) -> Result<Vec<NamedDrop>, StoreError> {
     let mut lost = db.lost_drops(everywhere).await?;
     if everywhere || redis.given_numbers().await?.drop > db.highest_drop().await? {
         // Read Redis before MySQL: a drop is stored in MySQL before any of its slots are given.

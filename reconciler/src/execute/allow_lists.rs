@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use firstcome_shared::allow_list::{Followed, ListError, Which, follow};
+use firstcome_shared::allow_list::{Followed, Which, follow};
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::mysql::Db;
@@ -16,15 +16,6 @@ use super::sealing::is_over;
 use super::{ExecuteError, Executor, RepairAttempt};
 use crate::collect::allow_lists::has_list;
 use crate::stores::Stores;
-
-impl From<ListError> for ExecuteError {
-    fn from(error: ListError) -> Self {
-        match error {
-            ListError::Db(error) => Self::Mysql(error),
-            ListError::Redis(error) => Self::Redis(error),
-        }
-    }
-}
 
 impl Executor<'_> {
     pub(super) async fn write_allow_list(&self) -> Result<RepairAttempt, ExecuteError> {

@@ -1,19 +1,20 @@
 //! Restores data that MySQL has lost.
 
+use firstcome_shared::StoreError;
 use firstcome_shared::domain::{CouponId, DropId, NamedDrop};
 use firstcome_shared::drops;
 use firstcome_shared::mysql::numbers::NumbersInDoubt;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::recover::{self, LostSettings, RecoverError};
+use firstcome_shared::recover::{self, LostSettings};
 
 use super::ExecuteError;
 use crate::stores::Stores;
 
-impl From<RecoverError> for ExecuteError {
-    fn from(error: RecoverError) -> Self {
+impl From<StoreError> for ExecuteError {
+    fn from(error: StoreError) -> Self {
         match error {
-            RecoverError::Db(error) => Self::Mysql(error),
-            RecoverError::Redis(error) => Self::Redis(error),
+            StoreError::Db(error) => Self::Mysql(error),
+            StoreError::Redis(error) => Self::Redis(error),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A deep pass compares allow lists user by user: a difference that keeps revision and size can
 //! only be a manual edit.
 
-use firstcome_shared::allow_list::{Difference, ListError, difference};
+use firstcome_shared::StoreError;
+use firstcome_shared::allow_list::{Difference, difference};
 use firstcome_shared::domain::CouponId;
 
 use super::request::Aborted;
@@ -58,7 +59,7 @@ impl Pass<'_> {
     }
 
     /// Returns the difference, or `None` if there is none or the comparison was inconclusive.
-    async fn look_at_allow_list(&self, coupon: CouponId) -> Result<Option<Difference>, ListError> {
+    async fn look_at_allow_list(&self, coupon: CouponId) -> Result<Option<Difference>, StoreError> {
         let found = difference(&self.stores.db, &self.stores.redis, coupon).await?;
         Ok(found.filter(|found| *found != Difference::default()))
     }

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use firstcome_shared::StoreError;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
-use firstcome_shared::recover::{RecoverError, recover};
+use firstcome_shared::recover::recover;
 use tokio::time::timeout;
 
 use super::refusals::mysql_unavailable;
@@ -25,10 +26,10 @@ pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<()
                 tracing::warn!(coupon = %id, changes = lost.changes, "MySQL had lost settings, which Redis has");
                 return Ok(());
             }
-            Err(RecoverError::Db(error)) => {
+            Err(StoreError::Db(error)) => {
                 return Err(mysql_unavailable(&error, "nothing was changed"));
             }
-            Err(RecoverError::Redis(error)) => error.to_string(),
+            Err(StoreError::Redis(error)) => error.to_string(),
         },
         Ok(Err(error)) => error.to_string(),
         Err(elapsed) => elapsed.to_string(),
