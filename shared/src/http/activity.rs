@@ -168,7 +168,15 @@ impl<B: Body + Unpin> Body for WorkingBody<B> {
     }
 }
 
+/// Maximum bytes copied into one plain write.
+const SMALL: usize = 1_024;
+
 /// A stream that reports to its [`Activity`] whether writes proceed.
+///
+/// hyper has two ways to write. It can append a response's body to its head, in a buffer that never
+/// shrinks: gigabytes of memory if thousands of connections each request one long list. Or it can
+/// pass both to a vectored write, which costs the kernel more than a plain write. This stream uses
+/// vectored writes, and copies small responses into one buffer.
 pub(super) struct Watched<S> {
     pub(super) stream: S,
     pub(super) activity: Arc<Activity>,
@@ -209,6 +217,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let length: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if length <= SMALL {
+            let mut all = [0; SMALL];
+            let mut end = 0;
+            for buf in bufs {
+                all[end..end + buf.len()].copy_from_slice(buf);
+                end += buf.len();
+            }
+            return self.poll_write(cx, &all[..length]);
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.note(written)
     }

@@ -8,7 +8,6 @@ pub mod api_client;
 mod connections;
 pub mod extract;
 pub mod fetch;
-mod gather;
 pub mod headers;
 pub mod health;
 pub mod json;

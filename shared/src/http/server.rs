@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use super::access;
 use super::activity::{Activity, Watched, WorkingBody};
 use super::connections::ConnectionPool;
-use super::gather::Gathered;
 use super::ops::Peer;
 use super::request_id::RequestId;
 
@@ -129,10 +128,10 @@ pub async fn serve_by<S, B>(
             .as_mut()
             .set_write_timeout_pinned(Some(limits.header_read));
         let activity = Arc::clone(&open.activity);
-        let stream = Gathered(Watched {
+        let stream = Watched {
             stream,
             activity: Arc::clone(&activity),
-        });
+        };
         let service = service_for(peer);
         let pool = Arc::clone(&pool);
         let service =
