@@ -8,7 +8,6 @@ use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, listen_address};
 use firstcome_shared::tuning::Tuning;
 
 use super::read::batch::BatchLimits;
-use super::read::membership::Membership;
 use super::watch::watchdog::LivenessLimits;
 
 #[derive(Debug, Clone, Args)]
@@ -54,14 +53,6 @@ pub struct TuningArgs {
 const SESSION: Duration = Duration::from_secs(6);
 
 impl ConsumeArgs {
-    pub(super) fn membership(&self) -> Membership {
-        let instance_id = self.kafka.kafka_security.of_member("group.instance.id");
-        Membership {
-            group: self.kafka.kafka_group.clone(),
-            instance_id: instance_id.map(str::to_owned),
-        }
-    }
-
     pub(super) fn liveness(&self) -> LivenessLimits {
         let session = self.kafka.kafka_security.of_member("session.timeout.ms");
         let session = session.and_then(|millis| millis.parse().ok());

@@ -118,7 +118,6 @@ fn start_worker(
         limits: args.tuning.limits(),
         max_rows_per_second: args.tuning.consume_max_rows_per_second,
         liveness: args.liveness(),
-        membership: args.membership(),
         health,
         runtime: Handle::current(),
         stop,

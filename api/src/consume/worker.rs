@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::read::batch::{BatchLimits, NextBatch};
 use super::read::group::{GroupContext, InFlightBatch, WriteOutcome};
-use super::read::membership::Membership;
 use super::read::record::Record;
 use super::read::source::Source;
 use super::watch::lag::LagWatch;
@@ -70,7 +69,6 @@ pub(crate) struct Setup {
     pub(crate) limits: BatchLimits,
     pub(crate) max_rows_per_second: u32,
     pub(crate) liveness: LivenessLimits,
-    pub(crate) membership: Membership,
     pub(crate) health: Arc<Health>,
     pub(crate) runtime: Handle,
     pub(crate) stop: CancellationToken,
@@ -110,12 +108,7 @@ pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
         setup.runtime.clone(),
         joined,
     );
-    let source = Source::subscribe(
-        &setup.kafka,
-        setup.liveness,
-        setup.membership.clone(),
-        group,
-    )?;
+    let source = Source::subscribe(&setup.kafka, setup.liveness, group)?;
     let lag = LagWatch::start(
         Arc::clone(source.consumer()),
         setup.kafka.topic.clone(),

@@ -167,10 +167,6 @@ impl KafkaSettings {
         config
     }
 
-    pub fn admin(&self) -> ClientConfig {
-        self.base()
-    }
-
     /// Whether one of the clients sets this property.
     fn sets_itself(property: &str) -> bool {
         let brokers = String::new();

@@ -230,7 +230,7 @@ impl KafkaSettings {
     }
 
     fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>, TopicError> {
-        self.admin()
+        self.base()
             .create()
             .map_err(|error| self.unreachable(error.to_string()))
     }

@@ -2,7 +2,6 @@
 
 pub(crate) mod batch;
 pub(crate) mod group;
-pub(crate) mod membership;
 pub(crate) mod record;
 pub(crate) mod source;
 mod unreadable;

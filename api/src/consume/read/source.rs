@@ -15,13 +15,12 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::MessageOrigin;
 use firstcome_shared::mysql::positions::ReadRange;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 use super::group::GroupContext;
-use super::membership::Membership;
 use super::record::{KEPT_BYTES, LONGEST_ERROR, LONGEST_MESSAGE, Record, YEARS, fragments};
 use super::unreadable::{CHECK_EVERY, UnreadableWatch, WatchStep};
 use crate::consume::watch::lag::LagWatch;
@@ -42,8 +41,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub(crate) struct Source {
     settings: KafkaSettings,
     consumer: Arc<BaseConsumer<GroupContext>>,
-    membership: Membership,
-    /// Records that were read but not requested yet: the remaining claims of a message with several
+    /// Records that were read but not requested yet: further claims of a message with several
     /// claims, and messages that arrived although fetching was paused.
     carried: VecDeque<Record>,
     /// How far partitions have been read. A partition without an entry has not begun.
@@ -72,12 +70,14 @@ impl Source {
     pub(crate) fn subscribe(
         settings: &KafkaSettings,
         liveness: LivenessLimits,
-        membership: Membership,
         group: GroupContext,
     ) -> anyhow::Result<Self> {
         let mut config = settings.group_consumer();
         liveness.apply(&mut config);
-        membership.apply(&mut config);
+        let security = &settings.security;
+        if let Some(id) = security.of_member("group.instance.id") {
+            config.set("group.instance.id", id);
+        }
 
         let consumer: BaseConsumer<GroupContext> = config
             .create_with_context(group)
@@ -88,7 +88,6 @@ impl Source {
         Ok(Self {
             settings: settings.clone(),
             consumer: Arc::new(consumer),
-            membership,
             carried: VecDeque::new(),
             read: BTreeMap::new(),
             other_logs: BTreeSet::new(),
@@ -392,14 +391,20 @@ impl Source {
         records.into_iter().map(record).collect()
     }
 
-    /// librdkafka recovers from almost every error automatically: unavailable brokers, missing
+    /// Returns the setting that makes the group refuse this process, if there is one.
+    fn why_not(&self, code: RDKafkaErrorCode) -> Option<String> {
+        let instance_id = self.settings.security.of_member("group.instance.id");
+        why_not(&self.settings.group, instance_id, code)
+    }
+
+    /// librdkafka recovers automatically from almost every error: unavailable brokers, missing
     /// offsets, a group that continued without this process.
     fn tolerate(&mut self, error: KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
             // The error itself contains no cause.
             let (code, reason) = self.consumer.client().fatal_error().unzip();
             let why = code
-                .and_then(|code| self.membership.why_not(code))
+                .and_then(|code| self.why_not(code))
                 .or(reason)
                 .unwrap_or_default();
             return Err(anyhow::Error::new(error)
@@ -407,7 +412,7 @@ impl Source {
         }
         let why = error
             .rdkafka_error_code()
-            .and_then(|code| self.membership.why_not(code));
+            .and_then(|code| self.why_not(code));
         if let Some(why) = &why {
             self.group().kept_out(why);
         }
@@ -569,6 +574,22 @@ fn checked(event: ClaimEvent) -> Result<Claim, Undecodable> {
     Ok(claim)
 }
 
+fn why_not(group: &str, instance_id: Option<&str>, code: RDKafkaErrorCode) -> Option<String> {
+    match (code, instance_id) {
+        (RDKafkaErrorCode::FencedInstanceId, Some(id)) => Some(format!(
+            "another process has joined the group {group:?} as {id:?} and has this one's partitions: give each \
+             consumer a different KAFKA_CONFIG_GROUP_INSTANCE_ID"
+        )),
+        // librdkafka cannot offer both protocols, so a group changes from one to the other only
+        // while it is empty.
+        (RDKafkaErrorCode::InconsistentGroupProtocol, _) => Some(format!(
+            "the group {group:?} has consumers of an earlier version that rebalance eagerly: this one waits until \
+             they have stopped"
+        )),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
@@ -683,6 +704,22 @@ pub(crate) mod tests {
                 "{instant}"
             );
         }
+    }
+
+    #[test]
+    fn names_the_setting_that_makes_the_group_refuse_this_process() {
+        let of = |code, id| why_not("g", id, code);
+        let fenced = of(RDKafkaErrorCode::FencedInstanceId, Some("consumer-1")).unwrap();
+        assert!(
+            fenced.contains("\"consumer-1\"") && fenced.contains("KAFKA_CONFIG_GROUP_INSTANCE_ID"),
+            "{fenced}"
+        );
+        let mixed = of(RDKafkaErrorCode::InconsistentGroupProtocol, None).unwrap();
+        assert!(mixed.contains("consumers of an earlier version"), "{mixed}");
+        assert_eq!(
+            of(RDKafkaErrorCode::UnknownMemberId, Some("consumer-1")),
+            None
+        );
     }
 
     #[test]
