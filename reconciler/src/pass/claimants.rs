@@ -183,8 +183,10 @@ impl Pass<'_> {
             result = Outcome::Applied;
         }
         let now = redis.claimants_numbers(&[coupon.id]).await?;
-        if some > 0 && now == [Some(some)] && !self.request.dry_run {
-            self.memory.too_few_claimants.insert(coupon.id, some);
+        if some > 0 && now == [Some(some)] {
+            if !self.request.dry_run {
+                self.memory.too_few_claimants.insert(coupon.id, some);
+            }
             return Ok(());
         }
         let detail =
