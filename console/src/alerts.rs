@@ -1,13 +1,11 @@
 //! The screen of alerts, where operators acknowledge and silence them.
 
-use std::sync::Arc;
-
 use askama::Template;
-use axum::extract::rejection::{FormRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::Form;
+use axum::extract::Path;
+use axum::extract::rejection::FormRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use axum::{Extension, Form};
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::alerts::About;
 use firstcome_notifier::render::what_to_do;
@@ -18,9 +16,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::client::{HttpRefusal, encoded, query as query_string};
-use super::html::{Top, answer, not_shown, notice};
-use super::session::Session;
-use super::state::ScreenState;
+use super::html::{Top, answer, notice};
+use super::state::{OrDefault, Page};
 use super::times::instant;
 
 #[derive(Template)]
@@ -77,11 +74,9 @@ struct ListedAlerts {
 }
 
 pub(super) async fn list(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<AlertsScreenQuery>, QueryRejection>,
-) -> Response {
-    let query = query.map(|Query(query)| query).unwrap_or_default();
+    page: Page,
+    OrDefault(query): OrDefault<AlertsScreenQuery>,
+) -> Result<Response, HttpRefusal> {
     let status = query
         .status
         .filter(|word| ["resolved", "told"].contains(&word.as_str()));
@@ -93,10 +88,7 @@ pub(super) async fn list(
         ("limit", PAGE),
     ];
     let path = format!("/v1/alerts{}", query_string(&parameters));
-    let listed: ListedAlerts = match page.get(&session, &path).await {
-        Ok(listed) => listed,
-        Err(refusal) => return not_shown(refusal),
-    };
+    let listed: ListedAlerts = page.get(&path).await?;
     let now = Utc::now();
     let mut alerts: Vec<AlertLine> = listed
         .alerts
@@ -110,16 +102,15 @@ pub(super) async fn list(
     {
         line.done = done_text(&query.done, alert, now);
     }
-    let top = Top::new("Alerts", Some(&session), "alerts");
-    answer(
+    Ok(answer(
         StatusCode::OK,
         &AlertsScreen {
-            top,
+            top: page.top("Alerts", "alerts"),
             alerts: &alerts,
             status: &status,
             next_before: listed.next_before,
         },
-    )
+    ))
 }
 
 /// Returns the message about the action just completed, if it still applies.
@@ -189,14 +180,10 @@ fn alert_line(listed: &ListedAlert, now: DateTime<Utc>) -> AlertLine {
     }
 }
 
-pub(super) async fn acknowledge(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    Path(id): Path<String>,
-) -> Response {
+pub(super) async fn acknowledge(page: Page, Path(id): Path<String>) -> Response {
     let path = format!("/v1/alerts/{}/acknowledge", encoded(&id));
-    let body = json!({"by": session.name()});
-    let done = page.post::<ListedAlert>(&session, &path, &body);
+    let body = json!({"by": page.session.name()});
+    let done = page.post::<ListedAlert>(&path, &body);
     done.await
         .map_or_else(refused, |alert| back(alert.id, "acknowledged"))
 }
@@ -208,8 +195,7 @@ pub(super) struct SilenceForm {
 }
 
 pub(super) async fn silence(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
+    page: Page,
     Path(id): Path<String>,
     form: Result<Form<SilenceForm>, FormRejection>,
 ) -> Response {
@@ -226,8 +212,8 @@ pub(super) async fn silence(
     };
     let until = Utc::now() + TimeDelta::hours(hours.into());
     let path = format!("/v1/alerts/{}/silence", encoded(&id));
-    let body = json!({"until": until, "by": session.name()});
-    let done = page.post::<ListedAlert>(&session, &path, &body);
+    let body = json!({"until": until, "by": page.session.name()});
+    let done = page.post::<ListedAlert>(&path, &body);
     done.await.map_or_else(refused, |alert| {
         back(alert.id, if hours == 0 { "heard" } else { "silenced" })
     })

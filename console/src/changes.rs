@@ -1,25 +1,20 @@
 //! Handles forms that change coupons or users' coupons. The services make the changes. Operators
 //! confirm each change by typing the coupon's name or the user's ID.
 
-use std::sync::Arc;
-
-use axum::extract::rejection::FormRejection;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
-use axum::{Extension, Form};
 use firstcome_notifier::wording::count;
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::views::{CouponDrops, DropDetails, ErasedPerson, GivenUp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::client::{NO_API, encoded};
+use super::client::{HttpRefusal, NO_API, encoded};
 use super::drops::{DropPath, find, refused};
-use super::html::{FormRefusal, not_shown, not_understood, notice, unless_named};
+use super::html::{FormRefusal, not_understood, notice, unless_named};
 use super::people::{self, Search};
-use super::session::Session;
-use super::state::ScreenState;
+use super::state::{OwnForm, Page};
 
 /// Maximum number of attempts per change. An attempt fails if a pass takes a revision between two
 /// requests.
@@ -40,39 +35,34 @@ pub(super) struct OfCoupon {
 
 /// Pauses or resumes a coupon, or raises its quantity.
 pub(super) async fn coupon(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
+    page: Page,
     Path(place): Path<DropPath>,
-    form: Result<Form<OfCoupon>, FormRejection>,
-) -> Response {
-    let Ok(Form(asked)) = form else {
-        return not_understood();
-    };
+    OwnForm(asked): OwnForm<OfCoupon>,
+) -> Result<Response, HttpRefusal> {
     let (what, done) = match asked.how.as_str() {
         "pause" => ("pause", "paused"),
         "resume" => ("resume", "resumed"),
         "raise" => ("raise", "raised"),
-        _ => return not_understood(),
+        _ => return Ok(not_understood()),
     };
-    let found = match find(&page, &session, &place).await {
-        Ok(found) => found,
-        Err(refusal) => return not_shown(refusal),
-    };
-    if !page.services.has_api() {
-        return notice("Not here", StatusCode::NOT_FOUND, &format!("{NO_API}."));
+    let found = find(&page, &place).await?;
+    if !page.has_api() {
+        let why = format!("{NO_API}.");
+        return Ok(notice("Not here", StatusCode::NOT_FOUND, &why));
     }
     let changed = async {
         unless_named(&asked.name, &found.coupon.name)?;
         match what {
-            "raise" => raise(&page, &session, &place, &asked, found).await,
-            _ => pause(&page, &session, &found, what == "pause").await,
+            "raise" => raise(&page, &place, &asked, found).await,
+            _ => pause(&page, &found, what == "pause").await,
         }
     };
     match changed.await {
         Ok(()) => {
             let coupon = encoded(&place.coupon);
             let drop = encoded(&place.drop);
-            Redirect::to(&format!("/coupons/{coupon}/drops/{drop}?done={done}")).into_response()
+            let to = format!("/coupons/{coupon}/drops/{drop}?done={done}");
+            Ok(Redirect::to(&to).into_response())
         }
         Err(why) => {
             let typed = [
@@ -80,29 +70,22 @@ pub(super) async fn coupon(
                 ("again", &asked.again),
                 ("name", &asked.name),
             ];
-            refused(&page, &session, &place, why.into_form(what, &typed)).await
+            refused(&page, &place, why.into_form(what, &typed)).await
         }
     }
 }
 
-async fn pause(
-    page: &ScreenState,
-    session: &Session,
-    found: &DropDetails,
-    paused: bool,
-) -> Result<(), FormRefusal> {
+async fn pause(page: &Page, found: &DropDetails, paused: bool) -> Result<(), FormRefusal> {
     let path = coupon_path(found);
     let body = json!({"paused": paused});
-    let services = &page.services;
-    let done = services.ask_api::<Value>(&session.caller, Method::PATCH, &path, &body, None);
+    let done = page.api::<Value>(Method::PATCH, &path, &body, None);
     Ok(done.await.map(|_| ())?)
 }
 
 /// Raises the quantity. Fails if another operator has changed the quantity since the screen was
 /// shown. Other revisions do not matter, because passes also take revisions.
 async fn raise(
-    page: &ScreenState,
-    session: &Session,
+    page: &Page,
     place: &DropPath,
     asked: &OfCoupon,
     found: DropDetails,
@@ -111,17 +94,15 @@ async fn raise(
     let mut seen = found;
     for left in (0..ATTEMPTS).rev() {
         let tag = ("if-match", format!("\"{}\"", seen.coupon.revision));
-        let services = &page.services;
         let path = coupon_path(&seen);
-        let done =
-            services.ask_api::<Value>(&session.caller, Method::PATCH, &path, &body, Some(tag));
+        let done = page.api::<Value>(Method::PATCH, &path, &body, Some(tag));
         let Err(refusal) = done.await else {
             return Ok(());
         };
         if refusal.status != StatusCode::PRECONDITION_FAILED || left == 0 {
             return Err(refusal.into());
         }
-        let now = find(page, session, place).await?;
+        let now = find(page, place).await?;
         if now.coupon.quantity != seen.coupon.quantity {
             return Err(refusal.into());
         }
@@ -152,7 +133,7 @@ fn raised(asked: &OfCoupon, found: &DropDetails) -> Result<u32, FormRefusal> {
 #[derive(Deserialize)]
 pub(super) struct OfPerson {
     coupon: i64,
-    person: String,
+    person: UserId,
     /// The drop shown in the user's history.
     drop: String,
     #[serde(default)]
@@ -168,14 +149,14 @@ impl OfPerson {
         Search {
             coupon: self.coupon.to_string(),
             drop: self.drop.clone(),
-            person: self.person.clone(),
+            person: self.person.to_string(),
         }
     }
 }
 
 #[derive(Deserialize)]
 pub(super) struct WhomToErase {
-    person: String,
+    person: UserId,
     #[serde(default)]
     typed: String,
     /// The coupon of the history that contains the form.
@@ -184,45 +165,30 @@ pub(super) struct WhomToErase {
 }
 
 /// Erases a user.
-pub(super) async fn erase(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    form: Result<Form<WhomToErase>, FormRejection>,
-) -> Response {
-    let Ok(Form(asked)) = form else {
-        return not_understood();
-    };
-    let Ok(person) = asked.person.parse::<UserId>() else {
-        return not_understood();
-    };
-    match erased(&page, &session, &person, &asked.typed).await {
+pub(super) async fn erase(page: Page, OwnForm(asked): OwnForm<WhomToErase>) -> Response {
+    match erased(&page, &asked.person, &asked.typed).await {
         Ok(why) => notice("Erased", StatusCode::OK, &why),
         Err(why) => {
             let form = why.into_form("erase", &[("typed", &asked.typed)]);
             let search = Search {
                 coupon: asked.coupon,
                 drop: String::new(),
-                person: asked.person,
+                person: asked.person.into(),
             };
-            people::refused(&page, &session, search, form).await
+            people::refused(&page, search, form).await
         }
     }
 }
 
 /// Describes the result of an erasure.
-async fn erased(
-    page: &ScreenState,
-    session: &Session,
-    person: &UserId,
-    typed: &str,
-) -> Result<String, FormRefusal> {
+async fn erased(page: &Page, person: &UserId, typed: &str) -> Result<String, FormRefusal> {
     if typed.trim() != person.as_str() {
         return Err(FormRefusal::typed(
             "What you typed is not the person's id. Nothing was done.",
         ));
     }
     let path = format!("/v1/people/{}/erase", encoded(person.as_str()));
-    let erased: ErasedPerson = page.post(session, &path, &Value::Null).await?;
+    let erased: ErasedPerson = page.post(&path, &Value::Null).await?;
     let rows = usize::try_from(erased.rows).unwrap_or(usize::MAX);
     Ok(format!(
         "{} name {} from now on.",
@@ -232,70 +198,39 @@ async fn erased(
 }
 
 /// Checks that the coupon's name was typed as confirmation.
-async fn confirmed(
-    page: &ScreenState,
-    session: &Session,
-    coupon: i64,
-    typed: &str,
-) -> Result<(), FormRefusal> {
+async fn confirmed(page: &Page, coupon: i64, typed: &str) -> Result<(), FormRefusal> {
     let path = format!("/v1/coupons/{coupon}/drops");
-    let found: CouponDrops = page.get(session, &path).await?;
+    let found: CouponDrops = page.get(&path).await?;
     unless_named(typed, &found.coupon.name)
 }
 
 /// Gives up a promise that cannot be kept, after the user was informed.
-pub(super) async fn give_up(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    form: Result<Form<OfPerson>, FormRejection>,
-) -> Response {
-    let Ok(Form(asked)) = form else {
-        return not_understood();
-    };
-    let Ok(person) = asked.person.parse::<UserId>() else {
-        return not_understood();
-    };
+pub(super) async fn give_up(page: Page, OwnForm(asked): OwnForm<OfPerson>) -> Response {
     let Ok(drop) = asked.drop.parse::<i64>() else {
         return not_understood();
     };
-    match given_up(&page, &session, &asked, drop, &person).await {
+    match given_up(&page, &asked, drop).await {
         Ok(()) => Redirect::to(people::GIVEN_UP).into_response(),
         Err(why) => {
             let form = why.into_form("give-up", &[("name", &asked.name)]);
-            people::refused(&page, &session, asked.search(), form).await
+            people::refused(&page, asked.search(), form).await
         }
     }
 }
 
-async fn given_up(
-    page: &ScreenState,
-    session: &Session,
-    asked: &OfPerson,
-    drop: i64,
-    person: &UserId,
-) -> Result<(), FormRefusal> {
-    confirmed(page, session, asked.coupon, &asked.name).await?;
+async fn given_up(page: &Page, asked: &OfPerson, drop: i64) -> Result<(), FormRefusal> {
+    confirmed(page, asked.coupon, &asked.name).await?;
     let coupon = asked.coupon;
-    let person = encoded(person.as_str());
+    let person = encoded(asked.person.as_str());
     let path = format!("/v1/coupons/{coupon}/people/{person}/give-up");
     let body = json!({"drop_id": drop});
-    let done = page.post::<GivenUp>(session, &path, &body);
+    let done = page.post::<GivenUp>(&path, &body);
     Ok(done.await.map(|_| ())?)
 }
 
 /// Revokes a user's coupon.
-pub(super) async fn revoke(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    form: Result<Form<OfPerson>, FormRejection>,
-) -> Response {
-    let Ok(Form(asked)) = form else {
-        return not_understood();
-    };
-    let Ok(person) = asked.person.parse::<UserId>() else {
-        return not_understood();
-    };
-    match revoked(&page, &session, &asked, &person).await {
+pub(super) async fn revoke(page: Page, OwnForm(asked): OwnForm<OfPerson>) -> Response {
+    match revoked(&page, &asked).await {
         Ok(()) => Redirect::to(people::REVOKED).into_response(),
         Err(why) => {
             let again = if asked.may_claim_again.is_some() {
@@ -308,34 +243,22 @@ pub(super) async fn revoke(
                 ("may_claim_again", again),
                 ("name", &asked.name),
             ];
-            people::refused(
-                &page,
-                &session,
-                asked.search(),
-                why.into_form("revoke", &typed),
-            )
-            .await
+            people::refused(&page, asked.search(), why.into_form("revoke", &typed)).await
         }
     }
 }
 
-async fn revoked(
-    page: &ScreenState,
-    session: &Session,
-    asked: &OfPerson,
-    person: &UserId,
-) -> Result<(), FormRefusal> {
-    confirmed(page, session, asked.coupon, &asked.name).await?;
+async fn revoked(page: &Page, asked: &OfPerson) -> Result<(), FormRefusal> {
+    confirmed(page, asked.coupon, &asked.name).await?;
     let again = asked.may_claim_again.is_some();
     let mut body =
-        json!({"reason": asked.reason.trim(), "by": session.name(), "may_claim_again": again});
+        json!({"reason": asked.reason.trim(), "by": page.session.name(), "may_claim_again": again});
     if let Ok(drop) = asked.drop.trim().parse::<i64>() {
         body["drop_id"] = drop.into();
     }
     let coupon = asked.coupon;
-    let person = encoded(person.as_str());
+    let person = encoded(asked.person.as_str());
     let path = format!("/v1/coupons/{coupon}/people/{person}/revoke");
-    let services = &page.services;
-    let done = services.ask_api::<Value>(&session.caller, Method::POST, &path, &body, None);
+    let done = page.api::<Value>(Method::POST, &path, &body, None);
     Ok(done.await.map(|_| ())?)
 }

@@ -1,11 +1,7 @@
 //! The screen of a coupon: its offer and openings in its time zone, its drops, and its public page.
 
-use std::sync::Arc;
-
 use askama::Template;
-use axum::Extension;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::NaiveTime;
@@ -15,12 +11,11 @@ use firstcome_shared::http::views::{CouponDrops, CouponSettings, ListedDrop};
 use firstcome_shared::schedule::{Schedule, Tz};
 use serde::Deserialize;
 
-use super::client::encoded;
+use super::client::{HttpRefusal, encoded};
 use super::coupons::{coupon_state, drop_state};
 use super::drops::only_for;
-use super::html::{Top, answer, not_shown};
-use super::session::Session;
-use super::state::ScreenState;
+use super::html::{Top, answer};
+use super::state::{OrDefault, Page};
 use super::times::window;
 
 #[derive(Template)]
@@ -55,28 +50,17 @@ pub(super) struct CouponScreenQuery {
 }
 
 pub(super) async fn read(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
+    page: Page,
     Path(id): Path<String>,
-    query: Result<Query<CouponScreenQuery>, QueryRejection>,
+    OrDefault(query): OrDefault<CouponScreenQuery>,
 ) -> Response {
-    let query = query.map(|Query(query)| query).unwrap_or_default();
-    page.slowly(&session, shown(&page, &session, &id, query))
-        .await
+    page.slowly(shown(&page, &id, query)).await
 }
 
-async fn shown(
-    page: &ScreenState,
-    session: &Session,
-    id: &str,
-    query: CouponScreenQuery,
-) -> Response {
+async fn shown(page: &Page, id: &str, query: CouponScreenQuery) -> Result<Response, HttpRefusal> {
     let number = query.page.clamp(1, 100_000);
     let path = format!("/v1/coupons/{}/drops?page={number}", encoded(id));
-    let found: CouponDrops = match page.get(session, &path).await {
-        Ok(found) => found,
-        Err(refusal) => return not_shown(refusal),
-    };
+    let found: CouponDrops = page.get(&path).await?;
     let coupon = &found.coupon;
     let zone = zone_of(coupon);
     let lines: Vec<OneDropLine> = found.drops.iter().map(|one| drop_line(one, zone)).collect();
@@ -89,7 +73,7 @@ async fn shown(
     let screen = CouponScreen {
         top: Top {
             done,
-            ..Top::new(&name, Some(session), "coupons")
+            ..page.top(&name, "coupons")
         },
         id: coupon.id,
         name: &name,
@@ -98,7 +82,7 @@ async fn shown(
         drops: &lines,
         next: found.next_page,
     };
-    answer(StatusCode::OK, &screen)
+    Ok(answer(StatusCode::OK, &screen))
 }
 
 /// Returns the time zone in which times of this coupon are shown.

@@ -1,12 +1,7 @@
 //! The screen of all coupons in order of ID, as the API lists them. Unlike the first screen, it
 //! includes coupons that have ended.
 
-use std::sync::Arc;
-
 use askama::Template;
-use axum::Extension;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
@@ -17,9 +12,9 @@ use firstcome_shared::schedule::{Schedule, Tz};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::html::{Top, answer, not_shown};
-use super::session::Session;
-use super::state::ScreenState;
+use super::client::HttpRefusal;
+use super::html::{Top, answer};
+use super::state::{OrDefault, Page};
 use super::times::minute;
 
 #[derive(Template)]
@@ -72,46 +67,40 @@ struct CouponDropLine {
     state: &'static str,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(default)]
 pub(super) struct CouponsScreenQuery {
     /// The last coupon of the previous page.
     after: i64,
 }
 
 pub(super) async fn list(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<CouponsScreenQuery>, QueryRejection>,
-) -> Response {
-    let after = query.map_or(0, |Query(query)| query.after.max(0));
-    let has_api = page.services.has_api();
-    let found = if has_api {
+    page: Page,
+    OrDefault(query): OrDefault<CouponsScreenQuery>,
+) -> Result<Response, HttpRefusal> {
+    let after = query.after.max(0);
+    let has_api = page.has_api();
+    let mut found = if has_api {
         let path = format!("/v1/coupons?limit={}&after={after}", COUPONS + 1);
-        let services = &page.services;
-        services
-            .ask_api::<Vec<ApiCoupon>>(&session.caller, Method::GET, &path, &Value::Null, None)
-            .await
+        page.api::<Vec<ApiCoupon>>(Method::GET, &path, &Value::Null, None)
+            .await?
     } else {
-        Ok(Vec::new())
-    };
-    let mut found = match found {
-        Ok(found) => found,
-        Err(refusal) => return not_shown(refusal),
+        Vec::new()
     };
     let has_more = found.len() > COUPONS;
     found.truncate(COUPONS);
     let coupons: Vec<CouponLine> = found.iter().map(coupon_line).collect();
     let next_after = coupons.last().filter(|_| has_more).map(|coupon| coupon.id);
-    answer(
+    Ok(answer(
         StatusCode::OK,
         &CouponsScreen {
-            top: Top::new("Coupons", Some(&session), "coupons"),
+            top: page.top("Coupons", "coupons"),
             coupons: &coupons,
             has_api,
             is_first: after == 0,
             next_after,
         },
-    )
+    ))
 }
 
 fn coupon_line(coupon: &ApiCoupon) -> CouponLine {

@@ -5,12 +5,9 @@ mod many;
 mod one;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use askama::Template;
-use axum::Extension;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::Path;
 use axum::response::Response;
 use firstcome_notifier::wording::{LONGEST, capital, count, detail, line, person};
 use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage, ListedFailedClaim};
@@ -20,10 +17,9 @@ pub(super) use self::many::discard_all;
 use self::many::{ForAll, ReasonChoice, choices, for_all};
 pub(super) use self::one::{correct, discard};
 use super::client::{HttpRefusal, encoded, query as query_string};
-use super::html::{JustDone, RefusedForm, Top, answer, not_shown};
+use super::html::{JustDone, RefusedForm, Top, answer};
 use super::people::Search;
-use super::session::Session;
-use super::state::ScreenState;
+use super::state::{OrDefault, Page};
 use super::times::instant;
 
 #[derive(Template)]
@@ -115,36 +111,28 @@ impl ClaimFields {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(default)]
 pub(super) struct DeadLettersScreenQuery {
-    #[serde(default)]
     status: String,
     drop: Option<i64>,
     reason: Option<String>,
-    #[serde(default)]
     page: u32,
-    #[serde(default)]
     done: String,
 }
 
 pub(super) async fn list(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<DeadLettersScreenQuery>, QueryRejection>,
+    page: Page,
+    OrDefault(query): OrDefault<DeadLettersScreenQuery>,
 ) -> Response {
-    let query = query.map(|Query(query)| query).unwrap_or_default();
-    page.slowly(
-        &session,
-        listed(&page, &session, query, &RefusedForm::default()),
-    )
-    .await
+    page.slowly(listed(&page, query, &RefusedForm::default()))
+        .await
 }
 
 async fn listed(
-    page: &ScreenState,
-    session: &Session,
+    page: &Page,
     query: DeadLettersScreenQuery,
     refused: &RefusedForm,
-) -> Response {
+) -> Result<Response, HttpRefusal> {
     let resolved = query.status == "resolved";
     let reason = query.reason.filter(|reason| !reason.is_empty());
     let drop = query.drop.map(|drop| drop.to_string()).unwrap_or_default();
@@ -155,10 +143,7 @@ async fn listed(
         ("page", &query.page.clamp(1, PAGES).to_string()),
     ];
     let path = format!("/v1/failed-claims{}", query_string(&parameters));
-    let found: FailedClaimPage = match page.get(session, &path).await {
-        Ok(found) => found,
-        Err(refusal) => return not_shown(refusal),
-    };
+    let found: FailedClaimPage = page.get(&path).await?;
     let reasons = choices(&found, reason.as_deref());
     let for_all = found.discardable.and_then(for_all);
     let letters: Vec<LetterLine> = found
@@ -173,11 +158,11 @@ async fn listed(
     };
     let top = Top {
         done,
-        ..Top::new("Dead letters", Some(session), "dead-letters")
+        ..page.top("Dead letters", "dead-letters")
     };
     let reason = reason.as_deref();
     let drop = query.drop;
-    answer(
+    Ok(answer(
         refused.status(),
         &DeadLettersScreen {
             top,
@@ -190,7 +175,7 @@ async fn listed(
             next_page: found.next_page,
             refused,
         },
-    )
+    ))
 }
 
 fn letter_line(letter: &ListedFailedClaim, revealed: bool) -> LetterLine {
@@ -235,60 +220,45 @@ fn letter_line(letter: &ListedFailedClaim, revealed: bool) -> LetterLine {
 }
 
 pub(super) async fn read(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
+    page: Page,
     Path(id): Path<String>,
-    just: Result<Query<JustDone>, QueryRejection>,
-) -> Response {
-    let just = just.map(|Query(just)| just).unwrap_or_default();
-    let found = found(&page, &session, &id, false).await;
-    found.map_or_else(not_shown, |found| {
-        shown(&session, &found, false, &just.done, &RefusedForm::default())
-    })
+    OrDefault(just): OrDefault<JustDone>,
+) -> Result<Response, HttpRefusal> {
+    let form = RefusedForm::default();
+    shown(&page, &id, false, &just.done, &form).await
 }
 
-pub(super) async fn reveal(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    Path(id): Path<String>,
-) -> Response {
-    let found = found(&page, &session, &id, true).await;
-    found.map_or_else(not_shown, |found| {
-        shown(&session, &found, true, "", &RefusedForm::default())
-    })
+pub(super) async fn reveal(page: Page, Path(id): Path<String>) -> Result<Response, HttpRefusal> {
+    shown(&page, &id, true, "", &RefusedForm::default()).await
 }
 
 /// Reads a dead letter. Revealing it is recorded first.
-async fn found(
-    page: &ScreenState,
-    session: &Session,
-    id: &str,
-    reveal: bool,
-) -> Result<FailedClaimDetails, HttpRefusal> {
+async fn found(page: &Page, id: &str, reveal: bool) -> Result<FailedClaimDetails, HttpRefusal> {
     let reveal = if reveal { "?reveal=true" } else { "" };
     let path = format!("/v1/failed-claims/{}{reveal}", encoded(id));
-    page.get(session, &path).await
+    page.get(&path).await
 }
 
 /// Returns the screen of one dead letter, with a rejected form if there is one.
-fn shown(
-    session: &Session,
-    found: &FailedClaimDetails,
+async fn shown(
+    page: &Page,
+    id: &str,
     revealed: bool,
     done: &str,
     refused: &RefusedForm,
-) -> Response {
+) -> Result<Response, HttpRefusal> {
+    let found = found(page, id, revealed).await?;
     let done = match (done, found.claim.resolved_at.is_some()) {
         ("corrected", false) => "Corrected. The next pass over its drop issues it.",
         ("discarded", true) => "Discarded. No pass looks at it again.",
         _ => "",
     };
-    let view = view(found, revealed);
+    let view = view(&found, revealed);
     let top = Top {
         done,
-        ..Top::new("One dead letter", Some(session), "dead-letters")
+        ..page.top("One dead letter", "dead-letters")
     };
-    answer(
+    Ok(answer(
         refused.status(),
         &DeadLetterScreen {
             top,
@@ -296,7 +266,7 @@ fn shown(
             revealed,
             refused,
         },
-    )
+    ))
 }
 
 fn view(found: &FailedClaimDetails, revealed: bool) -> LetterView {

@@ -1,14 +1,10 @@
 //! The screen of a drop: its counts, its alerts, and buttons for passes. Operators confirm
 //! dangerous actions by typing the coupon's name.
 
-use std::sync::Arc;
-
 use askama::Template;
-use axum::extract::rejection::{FormRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use axum::{Extension, Form};
 use firstcome_notifier::wording::{LONGEST, count, grouped, line};
 use firstcome_shared::coupon::{Allow, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -19,12 +15,10 @@ use serde_json::{Value, json};
 use super::board::{Board, drop_board};
 use super::client::{HttpRefusal, encoded};
 use super::html::{
-    FormRefusal, JustDone, RefusedForm, Top, answer, not_shown, not_understood, notice,
-    unless_named,
+    FormRefusal, JustDone, RefusedForm, Top, answer, not_understood, notice, unless_named,
 };
 use super::pace::{Pace, pace};
-use super::session::Session;
-use super::state::ScreenState;
+use super::state::{OrDefault, OwnForm, Page};
 
 #[derive(Template)]
 #[template(path = "drop.html")]
@@ -58,59 +52,49 @@ pub(super) struct DropPath {
 
 /// Reads the drop of a path.
 pub(super) async fn find(
-    page: &ScreenState,
-    session: &Session,
+    page: &Page,
     DropPath { coupon, drop }: &DropPath,
 ) -> Result<DropDetails, HttpRefusal> {
     let path = format!("/v1/coupons/{}/drops/{}", encoded(coupon), encoded(drop));
-    page.get(session, &path).await
+    page.get(&path).await
 }
 
 pub(super) async fn read(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
+    page: Page,
     Path(place): Path<DropPath>,
-    just: Result<Query<JustDone>, QueryRejection>,
-) -> Response {
-    let just = just.map(|Query(just)| just).unwrap_or_default();
-    shown(&page, &session, &place, &just.done, &RefusedForm::default()).await
+    OrDefault(just): OrDefault<JustDone>,
+) -> Result<Response, HttpRefusal> {
+    shown(&page, &place, &just.done, &RefusedForm::default()).await
 }
 
 /// Returns the current screen of a drop, with a rejected form.
 pub(super) async fn refused(
-    page: &ScreenState,
-    session: &Session,
+    page: &Page,
     place: &DropPath,
     form: RefusedForm,
-) -> Response {
-    shown(page, session, place, "", &form).await
+) -> Result<Response, HttpRefusal> {
+    shown(page, place, "", &form).await
 }
 
 async fn shown(
-    page: &ScreenState,
-    session: &Session,
+    page: &Page,
     place: &DropPath,
     done: &str,
     refused: &RefusedForm,
-) -> Response {
-    let found = match find(page, session, place).await {
-        Ok(found) => found,
-        Err(refusal) => return not_shown(refusal),
-    };
+) -> Result<Response, HttpRefusal> {
+    let found = find(page, place).await?;
     let Some(drop) = found.overview.drops.first() else {
-        return not_shown(HttpRefusal::new(
-            StatusCode::NOT_FOUND,
-            "there is no such drop",
-        ));
+        let why = "there is no such drop";
+        return Err(HttpRefusal::new(StatusCode::NOT_FOUND, why));
     };
     let name = line(&found.coupon.name, LONGEST);
     let board = drop_board(&found.overview);
     let paused = found.coupon.paused;
-    let has_api = page.services.has_api();
+    let has_api = page.has_api();
     let screen = DropScreen {
         top: Top {
             done: &done_text(&found, done),
-            ..Top::new(&name, Some(session), "")
+            ..page.top(&name, "")
         },
         name: &name,
         coupon: found.coupon.id,
@@ -130,7 +114,7 @@ async fn shown(
         pace: pace(&found.slots, drop, found.sampled),
         refused,
     };
-    answer(refused.status(), &screen)
+    Ok(answer(refused.status(), &screen))
 }
 
 /// Returns the number of repairs that the limit holds back, as the button shows it.
@@ -196,18 +180,11 @@ pub(super) struct PassForm {
 
 /// Starts a pass over one drop.
 pub(super) async fn pass(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
+    page: Page,
     Path(place): Path<DropPath>,
-    form: Result<Form<PassForm>, FormRejection>,
-) -> Response {
-    let Ok(Form(asked)) = form else {
-        return not_understood();
-    };
-    let found = match find(&page, &session, &place).await {
-        Ok(found) => found,
-        Err(refusal) => return not_shown(refusal),
-    };
+    OwnForm(asked): OwnForm<PassForm>,
+) -> Result<Response, HttpRefusal> {
+    let found = find(&page, &place).await?;
     let drop = found.overview.drops.first();
     let mut body = json!({
         "coupon_id": found.coupon.id,
@@ -221,13 +198,13 @@ pub(super) async fn pass(
         "confirm" => {
             if let Err(why) = confirmed(&asked, &found) {
                 let form = why.into_form("confirm", &[("name", &asked.name)]);
-                return refused(&page, &session, &place, form).await;
+                return refused(&page, &place, form).await;
             }
             body["confirm"] = true.into();
         }
-        _ => return not_understood(),
+        _ => return Ok(not_understood()),
     }
-    started(&page, &session, body).await
+    Ok(started(&page, body).await)
 }
 
 /// Checks that the held-back repairs are still those on the button.
@@ -242,17 +219,13 @@ fn confirmed(asked: &PassForm, found: &DropDetails) -> Result<(), FormRefusal> {
 }
 
 /// Starts a pass over everything.
-pub(super) async fn pass_over_all(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    form: Result<Form<PassForm>, FormRejection>,
-) -> Response {
-    let dry_run = match form.as_ref().map(|Form(asked)| asked.how.as_str()) {
-        Ok("pass") => false,
-        Ok("dry_run") => true,
+pub(super) async fn pass_over_all(page: Page, OwnForm(asked): OwnForm<PassForm>) -> Response {
+    let dry_run = match asked.how.as_str() {
+        "pass" => false,
+        "dry_run" => true,
         _ => return not_understood(),
     };
-    started(&page, &session, json!({"dry_run": dry_run})).await
+    started(&page, json!({"dry_run": dry_run})).await
 }
 
 /// A pass that has begun.
@@ -261,9 +234,9 @@ struct BegunPass {
     run_id: String,
 }
 
-async fn started(page: &ScreenState, session: &Session, mut body: Value) -> Response {
+async fn started(page: &Page, mut body: Value) -> Response {
     body["wait"] = false.into();
-    let begun = page.post::<BegunPass>(session, "/v1/reconcile", &body);
+    let begun = page.post::<BegunPass>("/v1/reconcile", &body);
     match begun.await {
         Ok(BegunPass { run_id }) => Redirect::to(&format!("/runs/{run_id}")).into_response(),
         Err(refusal) => notice("No pass was begun", refusal.status, &refusal.sentence()),

@@ -8,7 +8,7 @@ use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{StatusCode, header::HeaderName};
 use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use firstcome_shared::http::Problem;
 use serde::Deserialize;
 
@@ -216,13 +216,14 @@ pub(super) fn unless_named(typed: &str, coupon: &str) -> Result<(), FormRefusal>
     }
 }
 
-/// Returns the screen for data that a service did not return.
-#[allow(clippy::needless_pass_by_value)] // as map_err hands it over
-pub(super) fn not_shown(refusal: HttpRefusal) -> Response {
-    let why = refusal.sentence();
-    if refusal.status == StatusCode::NOT_FOUND {
-        return notice("Not found", refusal.status, &why);
+/// The screen for data that a service did not return.
+impl IntoResponse for HttpRefusal {
+    fn into_response(self) -> Response {
+        let why = self.sentence();
+        if self.status == StatusCode::NOT_FOUND {
+            return notice("Not found", self.status, &why);
+        }
+        let why = format!("{why} Reload in a few seconds. The first screen shows what is known.");
+        notice("Not available", self.status, &why)
     }
-    let why = format!("{why} Reload in a few seconds. The first screen shows what is known.");
-    notice("Not available", refusal.status, &why)
 }

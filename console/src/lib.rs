@@ -28,13 +28,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::Router;
+use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{Redirect, Response};
 use axum::routing::{get, post};
-use axum::{Extension, Router};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::page::{Asset, secure};
@@ -45,12 +44,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::assets::{ICON, SCRIPT, STYLE};
 use self::board::{Board, board};
-use self::client::Backends;
-use self::html::{Top, answer, not_shown, with_menu};
+use self::client::{Backends, HttpRefusal};
+use self::html::{Top, answer, with_menu};
 use self::live::Live;
-use self::session::Session;
 pub use self::state::LogOuts;
-use self::state::ScreenState;
+use self::state::{OrDefault, Page, ScreenState};
 
 /// The dependencies of the page.
 pub struct Console {
@@ -152,39 +150,32 @@ async fn with_security_headers(mut response: Response) -> Response {
     response
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(default)]
 struct Paging {
     /// The page, counted from 1.
     page: usize,
 }
 
 async fn overview(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<Paging>, QueryRejection>,
-) -> Response {
-    let number = query.map_or(1, |Query(paging)| paging.page.clamp(1, 100_000));
+    page: Page,
+    OrDefault(paging): OrDefault<Paging>,
+) -> Result<Response, HttpRefusal> {
+    let number = paging.page.clamp(1, 100_000);
     let path = format!("/v1/overview?page={number}");
-    let board = match page.get::<Overview>(&session, &path).await {
-        Ok(seen) => board(&seen),
-        Err(refusal) => return not_shown(refusal),
-    };
-    answer(
+    let board = board(&page.get::<Overview>(&path).await?);
+    Ok(answer(
         StatusCode::OK,
         &OverviewScreen {
-            top: Top::new(&board.tab(), Some(&session), "overview"),
+            top: page.top(&board.tab(), "overview"),
             board: &board,
         },
-    )
+    ))
 }
 
 #[allow(clippy::unused_async)] // a handler
-async fn live_events(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    headers: HeaderMap,
-) -> Response {
-    live::stream(page, session.allowed, headers)
+async fn live_events(page: Page, headers: HeaderMap) -> Response {
+    live::stream(page.state, page.session.allowed, headers)
 }
 
 #[allow(clippy::unused_async)] // a handler

@@ -1,12 +1,8 @@
 //! Log-in with a token, and log-out.
 
-use std::sync::Arc;
-
 use askama::Template;
-use axum::Extension;
 use axum::Form;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequest as _, Query, Request, State};
+use axum::extract::{FromRequest as _, Request, State};
 use axum::http::header::{RETRY_AFTER, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
@@ -16,8 +12,8 @@ use serde::Deserialize;
 
 use super::guard::{is_https, own_path};
 use super::html::{Top, answer, notice};
-use super::session::{ENDED_FOR, Session, begin, cookie};
-use super::state::ScreenState;
+use super::session::{ENDED_FOR, begin, cookie};
+use super::state::{OrDefault, Page, ScreenState};
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -29,9 +25,9 @@ struct LogInScreen<'a> {
     wrong: &'a str,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(default)]
 pub(super) struct LogInQuery {
-    #[serde(default)]
     next: String,
 }
 
@@ -46,10 +42,9 @@ struct LogInForm {
 
 pub(super) async fn form(
     State(page): State<ScreenState>,
-    wanted: Result<Query<LogInQuery>, QueryRejection>,
+    OrDefault(LogInQuery { next }): OrDefault<LogInQuery>,
     headers: HeaderMap,
 ) -> Response {
-    let next = wanted.map(|Query(wanted)| wanted.next).unwrap_or_default();
     if page.session(&headers).await.is_some() {
         return Redirect::to(own_path(&next)).into_response();
     }
@@ -105,12 +100,9 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
         .into_response()
 }
 
-pub(super) async fn log_out(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-) -> Response {
+pub(super) async fn log_out(page: Page) -> Response {
     let over = AppendHeaders([false, true].map(|is_https| (SET_COOKIE, cookie("", is_https))));
-    if let Err(error) = page.log_outs.end(&session.id, ENDED_FOR).await {
+    if let Err(error) = page.state.log_outs.end(&page.session.id, ENDED_FOR).await {
         tracing::warn!(
             error = format!("{error:#}"),
             "a session was ended in its browser only"

@@ -2,13 +2,9 @@
 //! UTC. Then the API creates the coupon. An idempotency key in the form prevents a double click
 //! from creating two coupons.
 
-use std::sync::Arc;
-
 use askama::Template;
-use axum::Extension;
-use axum::extract::State;
-use axum::extract::rejection::{FormRejection, QueryRejection};
-use axum::extract::{Form, Query};
+use axum::Form;
+use axum::extract::rejection::FormRejection;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::{NaiveDate, NaiveTime, Utc};
@@ -19,8 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::html::{Top, answer};
-use super::session::Session;
-use super::state::ScreenState;
+use super::state::{OrDefault, Page};
 use firstcome_notifier::wording::{LONGEST, grouped, line};
 
 #[derive(Template)]
@@ -177,33 +172,21 @@ fn zone(typed: &Typed) -> Result<Tz, String> {
 }
 
 /// Shows the form, with a preview if there is input.
-pub(super) async fn form(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<Typed>, QueryRejection>,
-) -> Response {
-    let typed = query.map(|Query(typed)| typed).unwrap_or_default();
+pub(super) async fn form(page: Page, OrDefault(typed): OrDefault<Typed>) -> Response {
     if typed.name.is_empty() && typed.quantity.is_empty() {
         let typed = Typed {
             waiting_list: "0".to_owned(),
             time_zone: "UTC".to_owned(),
             ..typed
         };
-        return shown(&page, &session, StatusCode::OK, &typed, "", None);
+        return shown(&page, StatusCode::OK, &typed, "", None);
     }
     match plan(&typed) {
         Ok((body, openings)) => {
             let preview = preview(&body, openings, Uuid::now_v7().to_string());
-            shown(&page, &session, StatusCode::OK, &typed, "", Some(&preview))
+            shown(&page, StatusCode::OK, &typed, "", Some(&preview))
         }
-        Err(wrong) => shown(
-            &page,
-            &session,
-            StatusCode::BAD_REQUEST,
-            &typed,
-            &wrong,
-            None,
-        ),
+        Err(wrong) => shown(&page, StatusCode::BAD_REQUEST, &typed, &wrong, None),
     }
 }
 
@@ -218,75 +201,55 @@ fn preview(body: &Value, openings: Vec<Opening>, key: String) -> Preview {
 }
 
 fn shown(
-    page: &ScreenState,
-    session: &Session,
+    page: &Page,
     status: StatusCode,
     typed: &Typed,
     wrong: &str,
     preview: Option<&Preview>,
 ) -> Response {
-    let top = Top::new("New coupon", Some(session), "new");
-    let has_api = page.services.has_api();
-    let zones = time_zone::names().collect();
-    let is_blank = typed.name.is_empty() && typed.quantity.is_empty();
     answer(
         status,
         &NewCouponScreen {
-            top,
+            top: page.top("New coupon", "new"),
             typed,
             wrong,
             preview,
             at_once: AT_ONCE,
-            has_api,
-            zones,
-            is_blank,
+            has_api: page.has_api(),
+            zones: time_zone::names().collect(),
+            is_blank: typed.name.is_empty() && typed.quantity.is_empty(),
         },
     )
 }
 
 /// Creates the coupon through the API.
-pub(super) async fn make(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    form: Result<Form<Typed>, FormRejection>,
-) -> Response {
+pub(super) async fn make(page: Page, form: Result<Form<Typed>, FormRejection>) -> Response {
     let Ok(Form(typed)) = form else {
         let wrong = "The form is not of this page. Nothing was made.";
         return shown(
             &page,
-            &session,
             StatusCode::BAD_REQUEST,
             &Typed::default(),
             wrong,
             None,
         );
     };
-    if !page.services.has_api() {
-        return shown(&page, &session, StatusCode::NOT_FOUND, &typed, "", None);
+    if !page.has_api() {
+        return shown(&page, StatusCode::NOT_FOUND, &typed, "", None);
     }
     let (body, openings) = match plan(&typed) {
         Ok(planned) => planned,
-        Err(wrong) => {
-            let status = StatusCode::BAD_REQUEST;
-            return shown(&page, &session, status, &typed, &wrong, None);
-        }
+        Err(wrong) => return shown(&page, StatusCode::BAD_REQUEST, &typed, &wrong, None),
     };
     let key = ("idempotency-key", typed.key.clone());
-    let services = &page.services;
-    let made = services.ask_api::<Value>(
-        &session.caller,
-        Method::POST,
-        "/v1/coupons",
-        &body,
-        Some(key),
-    );
+    let made = page.api::<Value>(Method::POST, "/v1/coupons", &body, Some(key));
     match made.await {
         Ok(made) => Redirect::to(&format!("/coupons/{}?done=made", made["id"])).into_response(),
         Err(refusal) => {
             let again = preview(&body, openings, typed.key.clone());
             let status = refusal.status;
             let why = refusal.sentence();
-            shown(&page, &session, status, &typed, &why, Some(&again))
+            shown(&page, status, &typed, &why, Some(&again))
         }
     }
 }

@@ -1,11 +1,7 @@
 //! The pace of a drop as a chart with a table and a summary, and how soon rows were inserted by
 //! day. Pure functions except for the handler of the days.
 
-use std::sync::Arc;
-
 use askama::Template;
-use axum::Extension;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,9 +9,9 @@ use firstcome_notifier::wording::grouped;
 use firstcome_shared::http::views::{Day, Days, DropOverview, SlotTimes};
 
 use super::chart::{Chart, chart, length};
-use super::html::{Top, answer, not_shown};
-use super::session::Session;
-use super::state::ScreenState;
+use super::client::HttpRefusal;
+use super::html::{Top, answer};
+use super::state::Page;
 
 #[derive(Template)]
 #[template(path = "days.html")]
@@ -146,26 +142,20 @@ fn day_line(day: &Day) -> DayLine {
     }
 }
 
-pub(super) async fn by_day(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-) -> Response {
-    page.slowly(&session, days(&page, &session)).await
+pub(super) async fn by_day(page: Page) -> Response {
+    page.slowly(days(&page)).await
 }
 
-async fn days(page: &ScreenState, session: &Session) -> Response {
-    let days: Days = match page.get(session, "/v1/days").await {
-        Ok(days) => days,
-        Err(refusal) => return not_shown(refusal),
-    };
+async fn days(page: &Page) -> Result<Response, HttpRefusal> {
+    let days: Days = page.get("/v1/days").await?;
     let days: Vec<DayLine> = days.days.iter().map(day_line).collect();
-    answer(
+    Ok(answer(
         StatusCode::OK,
         &DaysScreen {
-            top: Top::new("Days", Some(session), "days"),
+            top: page.top("Days", "days"),
             days: &days,
         },
-    )
+    ))
 }
 
 #[cfg(test)]

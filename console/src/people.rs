@@ -1,14 +1,11 @@
 //! The screen of one user's history with a coupon, found by user ID or slot. The coupon is selected
 //! by ID or name. Without a coupon, the search finds all coupons in which the user is known.
 
-use std::sync::Arc;
-
 use askama::Template;
-use axum::extract::rejection::{FormRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::Form;
+use axum::extract::rejection::FormRejection;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::{Extension, Form};
 use chrono::{DateTime, Utc};
 use firstcome_notifier::wording::{LONGEST, capital, line};
 use firstcome_shared::domain::{BadUserId, DropId, UserId};
@@ -17,8 +14,7 @@ use serde::Deserialize;
 
 use super::client::{HttpRefusal, encoded, query as query_string};
 use super::html::{JustDone, RefusedForm, Top, answer};
-use super::session::Session;
-use super::state::ScreenState;
+use super::state::{OrDefault, Page};
 use super::times::instant;
 
 #[derive(Template)]
@@ -41,15 +37,13 @@ struct PeopleScreen<'a> {
 
 /// A search. Buttons that lead to a user's history also submit a search.
 #[derive(Deserialize, Default)]
+#[serde(default)]
 pub(super) struct Search {
     /// The ID or the name of a coupon. If empty, every coupon.
-    #[serde(default)]
     pub(super) coupon: String,
     /// The ID of a drop. If empty, any drop or, for a slot, the last drop that has opened.
-    #[serde(default)]
     pub(super) drop: String,
     /// A user ID, or a slot such as `slot 7`.
-    #[serde(default)]
     pub(super) person: String,
 }
 
@@ -103,53 +97,40 @@ pub(super) const REVOKED: &str = "/people?done=revoked";
 pub(super) const GIVEN_UP: &str = "/people?done=given-up";
 
 /// Shows the form. Searches use POST, because IDs must not appear in logs and browser histories.
-pub(super) async fn form(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<JustDone>, QueryRejection>,
-) -> Response {
-    let done = match query.as_ref().map(|Query(just)| just.done.as_str()) {
-        Ok("revoked") => "Revoked. Search for them again to see it.",
-        Ok("given-up") => "Noted. Search for them again to see it.",
+pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> Response {
+    let done = match query.done.as_str() {
+        "revoked" => "Revoked. Search for them again to see it.",
+        "given-up" => "Noted. Search for them again to see it.",
         _ => "",
     };
     let asked = Search::default();
     let none = RefusedForm::default();
-    let screen = screen(&page, &session, &asked, &none);
+    let screen = screen(&page, &asked, &none);
     answer(
         StatusCode::OK,
         &PeopleScreen {
             top: Top {
                 done,
-                ..Top::new(TITLE, Some(&session), "people")
+                ..page.top(TITLE, "people")
             },
             ..screen
         },
     )
 }
 
-pub(super) async fn search(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    form: Result<Form<Search>, FormRejection>,
-) -> Response {
+pub(super) async fn search(page: Page, form: Result<Form<Search>, FormRejection>) -> Response {
     let asked = form.map(|Form(search)| search).unwrap_or_default();
-    refused(&page, &session, asked, RefusedForm::default()).await
+    refused(&page, asked, RefusedForm::default()).await
 }
 
 /// Returns the result of a search, with a rejected form.
-pub(super) async fn refused(
-    page: &ScreenState,
-    session: &Session,
-    mut asked: Search,
-    form: RefusedForm,
-) -> Response {
+pub(super) async fn refused(page: &Page, mut asked: Search, form: RefusedForm) -> Response {
     for field in [&mut asked.coupon, &mut asked.drop, &mut asked.person] {
         *field = field.trim().to_owned();
     }
     let made = async {
-        let found = look(page, session, &mut asked).await;
-        let none = screen(page, session, &asked, &form);
+        let found = look(page, &mut asked).await;
+        let none = screen(page, &asked, &form);
         match found {
             Ok(Found::Story(story)) => {
                 let view = view(story);
@@ -198,19 +179,14 @@ pub(super) async fn refused(
             ),
         }
     };
-    page.slowly(session, made).await
+    page.slowly(made).await
 }
 
 const TITLE: &str = "One person";
 
 /// Returns a screen without a history.
-fn screen<'a>(
-    page: &ScreenState,
-    session: &'a Session,
-    asked: &'a Search,
-    refused: &'a RefusedForm,
-) -> PeopleScreen<'a> {
-    let top = Top::new(TITLE, Some(session), "people");
+fn screen<'a>(page: &'a Page, asked: &'a Search, refused: &'a RefusedForm) -> PeopleScreen<'a> {
+    let top = page.top(TITLE, "people");
     PeopleScreen {
         top,
         asked,
@@ -218,17 +194,13 @@ fn screen<'a>(
         several: &[],
         coupons: &[],
         story: None,
-        has_api: page.services.has_api(),
+        has_api: page.has_api(),
         refused,
     }
 }
 
 /// Runs a search, and fills in the coupon, user and drop that were found.
-async fn look(
-    page: &ScreenState,
-    session: &Session,
-    asked: &mut Search,
-) -> Result<Found, HttpRefusal> {
+async fn look(page: &Page, asked: &mut Search) -> Result<Found, HttpRefusal> {
     if !asked.drop.is_empty() && asked.drop.parse::<i64>().is_err() {
         let why = format!(
             "the coupon has no drop {:?}: give its number, or none",
@@ -248,7 +220,7 @@ async fn look(
     };
     let place = [("coupon", asked.coupon.as_str()), ("drop_id", &asked.drop)];
     let path = format!("/v1/people{}", query_string(&[place, whom].concat()));
-    let mut found: FoundPeople = page.get(session, &path).await?;
+    let mut found: FoundPeople = page.get(&path).await?;
     let [coupon] = found.coupons.as_slice() else {
         return Ok(Found::Coupons(found.coupons));
     };
@@ -269,7 +241,7 @@ async fn look(
         encoded(&asked.person),
         query_string(&[("drop_id", &asked.drop)])
     );
-    page.get(session, &path).await.map(Found::Story)
+    page.get(&path).await.map(Found::Story)
 }
 
 /// Parses a slot in a search. User IDs never contain a space.

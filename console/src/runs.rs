@@ -2,12 +2,9 @@
 //! them, which is recorded.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use askama::Template;
-use axum::Extension;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
@@ -16,11 +13,10 @@ use firstcome_shared::http::views::Overview;
 use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
 use serde::Deserialize;
 
-use super::client::{encoded, query as query_string};
-use super::html::{Top, answer, not_shown};
+use super::client::{HttpRefusal, encoded, query as query_string};
+use super::html::{Top, answer};
 use super::people::Search;
-use super::session::Session;
-use super::state::ScreenState;
+use super::state::{OrDefault, Page};
 use super::times::instant;
 
 #[derive(Template)]
@@ -146,41 +142,35 @@ struct PassPage {
 }
 
 pub(super) async fn list(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    query: Result<Query<RunsScreenQuery>, QueryRejection>,
-) -> Response {
-    let before = query.map(|Query(query)| query.before).unwrap_or_default();
+    page: Page,
+    OrDefault(query): OrDefault<RunsScreenQuery>,
+) -> Result<Response, HttpRefusal> {
     let limit = RUNS.to_string();
     let path = format!(
         "/v1/runs{}",
-        query_string(&[("limit", limit.as_str()), ("before", &before)])
+        query_string(&[("limit", limit.as_str()), ("before", &query.before)])
     );
-    let runs: ListedRuns = match page.get(&session, &path).await {
-        Ok(runs) => runs,
-        Err(refusal) => return not_shown(refusal),
-    };
+    let runs: ListedRuns = page.get(&path).await?;
     let runs: Vec<RunLine> = runs.runs.into_iter().map(run_line).collect();
     let next_before = runs
         .last()
         .filter(|_| runs.len() == RUNS)
         .map(|run| run.id.as_str());
-    let top = Top::new("Passes", Some(&session), "runs");
-    let overview = page.get::<Overview>(&session, "/v1/overview").await;
+    let overview = page.get::<Overview>("/v1/overview").await;
     let over = match overview.ok().and_then(|seen| seen.live_drops) {
         Some(1) => "the 1 live drop".to_owned(),
         Some(drops) => format!("all {} live drops", grouped(drops)),
         None => "everything".to_owned(),
     };
-    answer(
+    Ok(answer(
         StatusCode::OK,
         &RunsScreen {
-            top,
+            top: page.top("Passes", "runs"),
             groups: groups(&runs),
             over: &over,
             next_before,
         },
-    )
+    ))
 }
 
 /// Groups consecutive passes without findings, since there are hundreds of them in a night.
@@ -250,53 +240,29 @@ fn how(trigger: &str, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool;
         .fold(by, |text, (_, word)| text + word)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
+#[serde(default)]
 pub(super) struct RunScreenQuery {
-    #[serde(default)]
     after: i64,
 }
 
-type FindingsAfter = Result<Query<RunScreenQuery>, QueryRejection>;
-
 pub(super) async fn read(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
+    page: Page,
     Path(id): Path<String>,
-    query: FindingsAfter,
-) -> Response {
-    shown(
-        &page,
-        &session,
-        &id,
-        query.map_or(0, |Query(query)| query.after),
-        false,
-    )
-    .await
+    OrDefault(query): OrDefault<RunScreenQuery>,
+) -> Result<Response, HttpRefusal> {
+    shown(&page, &id, query.after, false).await
 }
 
 pub(super) async fn reveal(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
+    page: Page,
     Path(id): Path<String>,
-    query: FindingsAfter,
-) -> Response {
-    shown(
-        &page,
-        &session,
-        &id,
-        query.map_or(0, |Query(query)| query.after),
-        true,
-    )
-    .await
+    OrDefault(query): OrDefault<RunScreenQuery>,
+) -> Result<Response, HttpRefusal> {
+    shown(&page, &id, query.after, true).await
 }
 
-async fn shown(
-    page: &ScreenState,
-    session: &Session,
-    id: &str,
-    after: i64,
-    reveal: bool,
-) -> Response {
+async fn shown(page: &Page, id: &str, after: i64, reveal: bool) -> Result<Response, HttpRefusal> {
     let limit = FINDINGS.to_string();
     let after_text = after.to_string();
     let parameters = [
@@ -305,18 +271,15 @@ async fn shown(
         ("reveal", if reveal { "true" } else { "" }),
     ];
     let path = format!("/v1/runs/{}{}", encoded(id), query_string(&parameters));
-    let PassPage { run, next_after } = match page.get(session, &path).await {
-        Ok(found) => found,
-        Err(refusal) => return not_shown(refusal),
-    };
+    let PassPage { run, next_after } = page.get(&path).await?;
     let view = view(&run, after, next_after, reveal);
-    answer(
+    Ok(answer(
         StatusCode::OK,
         &RunScreen {
-            top: Top::new("One pass", Some(session), "runs"),
+            top: page.top("One pass", "runs"),
             run: &view,
         },
-    )
+    ))
 }
 
 fn view(run: &Run, after: i64, next_after: Option<i64>, revealed: bool) -> RunView {

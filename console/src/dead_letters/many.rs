@@ -1,21 +1,15 @@
 //! Filters dead letters by reason, and discards all that match the filter.
 
-use std::sync::Arc;
-
-use axum::extract::State;
-use axum::extract::rejection::FormRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use axum::{Extension, Form};
 use firstcome_notifier::wording::{LONGEST, count, grouped, line};
 use firstcome_shared::http::views::{Discardable, Discarded, FailedClaimPage};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{DeadLettersScreenQuery, listed};
-use crate::html::{FormRefusal, not_understood, notice};
-use crate::session::Session;
-use crate::state::ScreenState;
+use crate::html::{FormRefusal, notice};
+use crate::state::{OwnForm, Page};
 
 /// Maximum number of dead letters for which the API counts reasons. Above it, counts are shown as
 /// "at least".
@@ -101,19 +95,12 @@ pub(crate) struct DiscardAll {
 }
 
 /// Discards all unresolved dead letters that matched the filter when the screen was shown.
-pub(crate) async fn discard_all(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
-    form: Result<Form<DiscardAll>, FormRejection>,
-) -> Response {
-    let Ok(Form(asked)) = form else {
-        return not_understood();
-    };
+pub(crate) async fn discard_all(page: Page, OwnForm(asked): OwnForm<DiscardAll>) -> Response {
     if asked.reason.is_empty() && asked.drop.is_empty() {
         let why = "Choose a reason or a drop first. Nothing was done.";
         return notice("Not discarded", StatusCode::BAD_REQUEST, why);
     }
-    match discarded(&page, &session, &asked).await {
+    match discarded(&page, &asked).await {
         Ok(()) => Redirect::to("/dead-letters?status=resolved&done=discarded").into_response(),
         Err(why) if why.status == StatusCode::CONFLICT => {
             notice("Not discarded", why.status, &why.why)
@@ -128,17 +115,12 @@ pub(crate) async fn discard_all(
                 reason: Some(asked.reason),
                 ..DeadLettersScreenQuery::default()
             };
-            page.slowly(&session, listed(&page, &session, query, &form))
-                .await
+            page.slowly(listed(&page, query, &form)).await
         }
     }
 }
 
-async fn discarded(
-    page: &ScreenState,
-    session: &Session,
-    asked: &DiscardAll,
-) -> Result<(), FormRefusal> {
+async fn discarded(page: &Page, asked: &DiscardAll) -> Result<(), FormRefusal> {
     if asked.why.trim().is_empty() {
         return Err(FormRefusal::typed(
             "Say why they are discarded. Nothing was done.",
@@ -160,9 +142,7 @@ async fn discarded(
         let no_such = |_| FormRefusal::typed("There is no such drop. Nothing was done.");
         body["drop_id"] = drop.map_err(no_such)?.into();
     }
-    let discarded: Discarded = page
-        .post(session, "/v1/failed-claims/discard", &body)
-        .await?;
+    let discarded: Discarded = page.post("/v1/failed-claims/discard", &body).await?;
     match discarded.failed_claims {
         0 => Err(FormRefusal::new(
             StatusCode::CONFLICT,

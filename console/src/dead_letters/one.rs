@@ -1,21 +1,18 @@
 //! Handles the forms that correct or discard a dead letter.
 
-use std::sync::Arc;
-
+use axum::Form;
+use axum::extract::Path;
 use axum::extract::rejection::FormRejection;
-use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
-use axum::{Extension, Form};
 use firstcome_shared::http::views::{DropDetails, FailedClaimDetails};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{found, shown};
 use crate::client::{HttpRefusal, encoded};
-use crate::html::{FormRefusal, RefusedForm, not_shown, notice, unless_named};
-use crate::session::Session;
-use crate::state::ScreenState;
+use crate::html::{FormRefusal, RefusedForm, notice, unless_named};
+use crate::state::Page;
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -30,16 +27,15 @@ pub(crate) struct CorrectForm {
 
 /// Corrects the claim of a dead letter. The next pass over its drop inserts the row.
 pub(crate) async fn correct(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
+    page: Page,
     Path(id): Path<String>,
     form: Result<Form<CorrectForm>, FormRejection>,
-) -> Response {
+) -> Result<Response, HttpRefusal> {
     let typed = form.map(|Form(typed)| typed).unwrap_or_default();
-    match corrected(&page, &session, &id, &typed).await {
+    match corrected(&page, &id, &typed).await {
         Ok(letter) => {
-            let id = letter.claim.id;
-            Redirect::to(&format!("/dead-letters/{id}?done=corrected")).into_response()
+            let to = format!("/dead-letters/{}?done=corrected", letter.claim.id);
+            Ok(Redirect::to(&to).into_response())
         }
         Err(why) => {
             let fields = [
@@ -50,22 +46,13 @@ pub(crate) async fn correct(
                 ("name", &typed.name),
             ];
             // The form belongs to the revealed screen, and each display of that screen is recorded.
-            refused(
-                &page,
-                &session,
-                &id,
-                why,
-                |why| why.into_form("correct", &fields),
-                true,
-            )
-            .await
+            refused(&page, &id, &why.into_form("correct", &fields), true).await
         }
     }
 }
 
 async fn corrected(
-    page: &ScreenState,
-    session: &Session,
+    page: &Page,
     id: &str,
     typed: &CorrectForm,
 ) -> Result<FailedClaimDetails, FormRefusal> {
@@ -77,7 +64,7 @@ async fn corrected(
     let slot = number(&typed.slot).and_then(|slot| u32::try_from(slot).ok());
     let slot = slot.ok_or_else(|| wrong("Give the slot by its number."))?;
     let path = format!("/v1/coupons/{coupon}/drops/{drop}");
-    let place: DropDetails = page.get(session, &path).await.map_err(|refusal| {
+    let place: DropDetails = page.get(&path).await.map_err(|refusal| {
         if refusal.status == StatusCode::NOT_FOUND {
             wrong("There is no such coupon, or it has no such drop.")
         } else {
@@ -89,7 +76,7 @@ async fn corrected(
     });
     unless_named(&typed.name, &place.coupon.name)?;
     let path = format!("/v1/failed-claims/{}/correct", encoded(id));
-    page.post(session, &path, &body).await.map_err(unchanged)
+    page.post(&path, &body).await.map_err(unchanged)
 }
 
 /// Adds to the reason that nothing was changed.
@@ -111,66 +98,49 @@ pub(crate) struct DiscardForm {
 
 /// Discards a dead letter, so that no pass examines it again.
 pub(crate) async fn discard(
-    State(page): State<ScreenState>,
-    Extension(session): Extension<Arc<Session>>,
+    page: Page,
     Path(id): Path<String>,
     form: Result<Form<DiscardForm>, FormRejection>,
-) -> Response {
+) -> Result<Response, HttpRefusal> {
     let typed = form.map(|Form(typed)| typed).unwrap_or_default();
-    match discarded(&page, &session, &id, &typed).await {
+    match discarded(&page, &id, &typed).await {
         Ok(()) => {
-            Redirect::to(&format!("/dead-letters/{}?done=discarded", encoded(&id))).into_response()
+            let to = format!("/dead-letters/{}?done=discarded", encoded(&id));
+            Ok(Redirect::to(&to).into_response())
         }
         Err(why) => {
             let fields = [("why", typed.why.as_str()), ("name", &typed.name)];
-            refused(
-                &page,
-                &session,
-                &id,
-                why,
-                |why| why.into_form("discard", &fields),
-                false,
-            )
-            .await
+            refused(&page, &id, &why.into_form("discard", &fields), false).await
         }
     }
 }
 
-async fn discarded(
-    page: &ScreenState,
-    session: &Session,
-    id: &str,
-    typed: &DiscardForm,
-) -> Result<(), FormRefusal> {
+async fn discarded(page: &Page, id: &str, typed: &DiscardForm) -> Result<(), FormRefusal> {
     if typed.why.trim().is_empty() {
         return Err(FormRefusal::typed(
             "Say why it is discarded. Nothing was done.",
         ));
     }
-    let letter = found(page, session, id, false).await?;
+    let letter = found(page, id, false).await?;
     let coupon = letter.coupon_name;
     coupon.map_or(Ok(()), |coupon| unless_named(&typed.name, &coupon))?;
     let path = format!("/v1/failed-claims/{}/discard", encoded(id));
     let body = json!({"why": typed.why.trim()});
-    let discarded = page.post::<Value>(session, &path, &body).await;
+    let discarded = page.post::<Value>(&path, &body).await;
     discarded.map(|_| ()).map_err(unchanged)
 }
 
 /// Returns the screen with the rejected form. If the dead letter is already resolved, it only shows
 /// the reason.
 async fn refused(
-    page: &ScreenState,
-    session: &Session,
+    page: &Page,
     id: &str,
-    why: FormRefusal,
-    form: impl FnOnce(FormRefusal) -> RefusedForm,
+    form: &RefusedForm,
     reveal: bool,
-) -> Response {
-    if why.status == StatusCode::CONFLICT {
-        return notice("Not done", why.status, &why.why);
+) -> Result<Response, HttpRefusal> {
+    if form.status() == StatusCode::CONFLICT {
+        let why = form.unless_shown(&[]);
+        return Ok(notice("Not done", form.status(), why));
     }
-    match found(page, session, id, reveal).await {
-        Ok(letter) => shown(session, &letter, reveal, "", &form(why)),
-        Err(refusal) => not_shown(refusal),
-    }
+    shown(page, id, reveal, "", form).await
 }
