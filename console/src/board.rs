@@ -190,14 +190,10 @@ fn compared(last: Option<&LastRun>) -> String {
     };
     let at = instant(run.finished_at);
     let [people, rows] = [run.users, run.rows].map(grouped);
-    let drops = counted(run.drops, "drop", "drops");
+    let drops = count(run.drops, "drop", "drops");
     format!(
         "The last pass over everything ended at {at}. It compared {people} people with {rows} rows in {drops}."
     )
-}
-
-fn counted(n: u64, one: &str, many: &str) -> String {
-    count(usize::try_from(n).unwrap_or(usize::MAX), one, many)
 }
 
 fn problem(what: impl Into<String>, todo: impl Into<String>) -> BoardProblem {
@@ -310,7 +306,7 @@ fn room(one: &DropOverview) -> Option<String> {
     let is_over = matches!(one.state, DropState::Closed | DropState::Sealed);
     let held = one.redis.filter(|_| !is_over)?.users;
     let room = u64::from(one.quantity).saturating_sub(held);
-    (room > 0).then(|| counted(room, "slot is free now", "slots are free now"))
+    (room > 0).then(|| count(room, "slot is free now", "slots are free now"))
 }
 
 /// Returns a problem that is only visible in the drop's counts, and what to do.
@@ -331,7 +327,7 @@ fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     let rows = counted_rows.rows;
     let next = |what: &str| format!("The next pass {what}. If it does not, look at what it found.");
     Some(if users > rows {
-        let people = counted(
+        let people = count(
             users - rows,
             "person was promised a coupon and has no row yet",
             "people were promised a coupon and have no row yet",
@@ -344,14 +340,14 @@ fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
             ),
         )
     } else if rows > users {
-        let rows = counted(
+        let rows = count(
             rows - users,
             "row has nobody in Redis",
             "rows have nobody in Redis",
         );
         (rows, next("puts their people back"))
     } else if numbers.free > 0 && numbers.waiting > 0 {
-        let slots = counted(numbers.free, "slot is free", "slots are free");
+        let slots = count(numbers.free, "slot is free", "slots are free");
         (
             format!("{slots} although people wait"),
             next("gives them to the first in line"),

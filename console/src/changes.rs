@@ -189,10 +189,9 @@ async fn erased(page: &Page, person: &UserId, typed: &str) -> Result<String, For
     }
     let path = format!("/v1/people/{}/erase", encoded(person.as_str()));
     let erased: ErasedPerson = page.post(&path, &Value::Null).await?;
-    let rows = usize::try_from(erased.rows).unwrap_or(usize::MAX);
     Ok(format!(
         "{} name {} from now on.",
-        count(rows, "row", "rows"),
+        count(erased.rows, "row", "rows"),
         erased.pseudonym
     ))
 }

@@ -104,7 +104,7 @@ fn facts(coupon: &CouponSettings) -> Vec<(&'static str, String)> {
     let is_daily = zone_of(coupon).is_some();
     let waiting = match coupon.waiting_list {
         0 => "none".to_owned(),
-        n => count(usize::try_from(n).unwrap_or(usize::MAX), "place", "places"),
+        n => count(n, "place", "places"),
     };
     let each = match coupon.once_per {
         OncePer::Drop => "one each day",

@@ -297,11 +297,7 @@ fn view(found: &FailedClaimDetails, revealed: bool) -> LetterView {
         resolved: letter.resolved_at.map(instant),
         left,
         message: message.map(|text| line(text, MESSAGE)),
-        length: count(
-            usize::try_from(found.message_bytes).unwrap_or(usize::MAX),
-            "byte",
-            "bytes",
-        ),
+        length: count(found.message_bytes, "byte", "bytes"),
         coupon: found.coupon_name.as_deref().map(|name| line(name, LONGEST)),
         drop_page: place.map(|(coupon, drop)| format!("/coupons/{coupon}/drops/{drop}")),
         story: story(found).filter(|_| revealed),

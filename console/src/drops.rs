@@ -134,12 +134,11 @@ fn done_text(found: &DropDetails, done: &str) -> String {
                 .and_then(|drop| drop.redis)
                 .map_or(0, |keys| keys.users);
             let kept = found.broken_promises.min(quantity.saturating_sub(held));
-            let waiting = match usize::try_from(kept).unwrap_or(usize::MAX) {
-                _ if found.broken_promises == 0 => String::new(),
-                n => format!(
-                    " The next pass gives {} their coupon.",
-                    count(n, "person", "people")
-                ),
+            let people = count(kept, "person", "people");
+            let waiting = if found.broken_promises == 0 {
+                String::new()
+            } else {
+                format!(" The next pass gives {people} their coupon.")
             };
             format!("Raised to {}.{waiting}", grouped(quantity))
         }

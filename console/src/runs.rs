@@ -8,7 +8,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use firstcome_notifier::wording::{LONGEST, detail, grouped, line, person, words};
+use firstcome_notifier::wording::{LONGEST, count, detail, grouped, line, person, words};
 use firstcome_shared::http::views::Overview;
 use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
 use serde::Deserialize;
@@ -217,8 +217,8 @@ fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
 }
 
 fn examined(people: &str, drops: u64, rows: &str) -> String {
-    let noun = if drops == 1 { "drop" } else { "drops" };
-    format!("{people} people, {rows} rows, {} {noun}", grouped(drops))
+    let drops = count(drops, "drop", "drops");
+    format!("{people} people, {rows} rows, {drops}")
 }
 
 fn how(trigger: &str, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool; 3]) -> String {

@@ -43,8 +43,7 @@ pub(crate) fn summary(case: &FindingCase, n: usize) -> Option<String> {
             format!("MySQL has lost {}", count(n, "drop", "drops"))
         }
         FindingCase::UsersMissing(people) => {
-            let people = usize::try_from(*people).unwrap_or(usize::MAX);
-            count(people, "person is", "people are") + " not back after a loss of Redis"
+            count(*people, "person is", "people are") + " not back after a loss of Redis"
         }
     })
 }

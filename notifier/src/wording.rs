@@ -15,8 +15,9 @@ use crate::report::{ActionKind, Finding, Kind};
 pub use errors::plainly;
 
 /// Returns a number with its noun.
-pub fn count(n: usize, one: &str, many: &str) -> String {
-    format!("{} {}", grouped(n as u64), if n == 1 { one } else { many })
+pub fn count(n: impl TryInto<u64>, one: &str, many: &str) -> String {
+    let n = n.try_into().unwrap_or(u64::MAX);
+    format!("{} {}", grouped(n), if n == 1 { one } else { many })
 }
 
 pub fn grouped(n: u64) -> String {

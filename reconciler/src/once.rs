@@ -111,14 +111,8 @@ fn print(run: &Run, full_ids: bool) {
     let unchanged =
         run.drops.iter().filter(|drop| !is_news(drop)).count() as u64 + run.unlisted.drops;
     if unchanged > 0 {
-        println!(
-            "{unchanged} {} exact, and nothing was found",
-            if unchanged == 1 {
-                "drop is"
-            } else {
-                "drops are"
-            }
-        );
+        let drops = count(unchanged, "drop is", "drops are");
+        println!("{drops} exact, and nothing was found");
     }
     for finding in run.all_findings().take(SHOWN) {
         let text = text_of(finding, full_ids);
@@ -136,13 +130,12 @@ fn print(run: &Run, full_ids: bool) {
         );
     }
     let (drops, examined) = run.examined();
-    let so_many = |n: u64, one, many| count(usize::try_from(n).unwrap_or(usize::MAX), one, many);
     println!(
         "{}: {}, {} and {} examined, {}",
         run.status.as_str(),
-        so_many(drops, "drop", "drops"),
-        so_many(examined.users, "person", "people"),
-        so_many(examined.rows, "row", "rows"),
+        count(drops, "drop", "drops"),
+        count(examined.users, "person", "people"),
+        count(examined.rows, "row", "rows"),
         count(total, "finding", "findings")
     );
     if let Some(error) = &run.error {

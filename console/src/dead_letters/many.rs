@@ -72,7 +72,7 @@ pub(super) fn for_all(found: Discardable) -> Option<ForAll> {
     (letters > 0).then(|| ForAll {
         letters,
         number: grouped(letters.into()),
-        what: count(letters as usize, "dead letter", "dead letters"),
+        what: count(letters, "dead letter", "dead letters"),
         highest: found.highest_id,
         has_more: letters >= DISCARDED_AT_ONCE,
     })

@@ -33,16 +33,8 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
         (_, true) => "no pass has ended".to_owned(),
         (0, _) if broken.is_none() && without_mail.is_none() => "nothing is open".to_owned(),
         (n, _) => {
-            let open = (n > 0).then(|| {
-                format!(
-                    "{} open",
-                    wording::count(
-                        usize::try_from(n).unwrap_or(usize::MAX),
-                        "problem",
-                        "problems"
-                    )
-                )
-            });
+            let open =
+                (n > 0).then(|| format!("{} open", wording::count(n, "problem", "problems")));
             without_mail
                 .into_iter()
                 .chain(broken)
@@ -51,7 +43,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
                 .join(", ")
         }
     };
-    let runs = wording::count(usize::try_from(total).unwrap_or(usize::MAX), "run", "runs");
+    let runs = wording::count(total, "run", "runs");
     Letter {
         kind: MailKind::Digest,
         tone: if problems > 0 || day.broken > 0 || nobody_looked || !day.lost_mails.is_empty() {
@@ -61,11 +53,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
         },
         subject: format!(
             "{state} · {runs} · {}",
-            wording::count(
-                usize::try_from(day.sealed_total).unwrap_or(usize::MAX),
-                "drop exact",
-                "drops exact"
-            )
+            wording::count(day.sealed_total, "drop exact", "drops exact")
         ),
         at: day.to,
         title: wording::capital(&format!("{state}, {runs}.")),
@@ -147,7 +135,6 @@ fn lost_mails(day: &DailyDigest) -> Vec<Block> {
         return Vec::new();
     }
     let line = |lost: &LostMails| {
-        let given_up = usize::try_from(lost.given_up).unwrap_or(usize::MAX);
         let address = lost
             .recipient
             .parse::<Mailbox>()
@@ -155,18 +142,14 @@ fn lost_mails(day: &DailyDigest) -> Vec<Block> {
             .unwrap_or_default();
         let rest = match lost.sent {
             0 => "that address gets nothing".to_owned(),
-            sent => wording::count(
-                usize::try_from(sent).unwrap_or(usize::MAX),
-                "other arrived",
-                "others arrived",
-            ),
+            sent => wording::count(sent, "other arrived", "others arrived"),
         };
         let address = wording::person(&address);
         let one = format!("mail to {address} was");
         let many = format!("mails to {address} were");
         format!(
             "{} refused or given up: {rest}",
-            wording::count(given_up, &one, &many)
+            wording::count(lost.given_up, &one, &many)
         )
     };
     let todo = "Check the address in ALERT_TO, then run: firstcome-reconciler test-email";
@@ -177,11 +160,7 @@ fn lost_mails(day: &DailyDigest) -> Vec<Block> {
 }
 
 fn broken(promises: u64) -> String {
-    wording::count(
-        usize::try_from(promises).unwrap_or(usize::MAX),
-        "promise is broken",
-        "promises are broken",
-    )
+    wording::count(promises, "promise is broken", "promises are broken")
 }
 
 fn open_line(alert: &OpenAlert, now: DateTime<Utc>) -> String {
@@ -285,8 +264,7 @@ fn totals(day: &DailyDigest) -> Section {
         }));
     }
     let [users, rows, _] = day.examined.map(wording::grouped);
-    let failed = usize::try_from(day.examined[2]).unwrap_or(usize::MAX);
-    let failed = wording::count(failed, "failed claim", "failed claims");
+    let failed = wording::count(day.examined[2], "failed claim", "failed claims");
     let [sent, waiting, given_up, untried] = day.mails.map(wording::grouped);
     let mut lines = vec![
         format!("Examined, all runs together: {users} people in Redis, {rows} rows, {failed}"),

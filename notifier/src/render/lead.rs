@@ -151,13 +151,7 @@ fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
         .map(|(back, known)| Some((*known)?.saturating_sub((*back)?)))
         .sum();
     let is_failed = pass.run.status == Status::Failed;
-    let people = back.map(|back| {
-        wording::count(
-            usize::try_from(back).unwrap_or(usize::MAX),
-            "person",
-            "people",
-        )
-    });
+    let people = back.map(|back| wording::count(back, "person", "people"));
     let people = people
         .map(|people| format!(" with {people}"))
         .unwrap_or_default();
@@ -200,11 +194,7 @@ fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
         "person who already holds a coupon was",
         "people who already hold a coupon were",
     );
-    let free = wording::count(
-        usize::try_from(free).unwrap_or(usize::MAX),
-        "slot is",
-        "slots are",
-    );
+    let free = wording::count(free, "slot is", "slots are");
     (n > 0).then(|| {
         format!("{people} promised another and lost it; meanwhile others may have seen \"sold out\". {free} free.")
     })

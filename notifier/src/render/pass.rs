@@ -346,8 +346,7 @@ pub(super) const COMMANDS: &str =
 fn footer(run: &Run) -> Vec<String> {
     let (drops, examined) = run.examined();
     let [users, rows] = [examined.users, examined.rows].map(wording::grouped);
-    let failed = usize::try_from(examined.failed_claims).unwrap_or(usize::MAX);
-    let failed = wording::count(failed, "failed claim", "failed claims");
+    let failed = wording::count(examined.failed_claims, "failed claim", "failed claims");
     // Use a non-breaking space before the unit.
     let took = run.finished_at.map(|end| {
         format!(
@@ -371,11 +370,7 @@ fn footer(run: &Run) -> Vec<String> {
         ),
         format!(
             "Examined {}: {users} people in Redis, {rows} rows, {failed}.",
-            wording::count(
-                usize::try_from(drops).unwrap_or(usize::MAX),
-                "drop",
-                "drops"
-            )
+            wording::count(drops, "drop", "drops")
         ),
         COMMANDS.to_owned(),
     ]
