@@ -415,7 +415,7 @@ mod tests {
     use firstcome_shared::domain::{CouponId, DropId};
 
     use super::*;
-    use firstcome_shared::report::{Examined, Kind, Numbers, Trigger};
+    use firstcome_shared::report::{Kind, Trigger};
 
     #[test]
     fn consecutive_passes_without_findings_form_one_group() {
@@ -461,17 +461,9 @@ mod tests {
             )
         };
         let drop = DropReport {
-            coupon_id: CouponId(3),
             coupon_name: "\" onload='x' <b>".to_owned(),
-            drop_id: DropId(7),
-            quantity: 9,
-            exact: false,
-            sealed: false,
-            before: Numbers::default(),
-            after: Numbers::default(),
-            unconfirmed: false,
-            examined: Examined::default(),
             findings: vec![finding],
+            ..DropReport::begun(CouponId(3), DropId(7), 9)
         };
         let run = Run {
             asked_by: Some("<b>Kim</b>".to_owned()),

@@ -210,39 +210,22 @@ pub(crate) fn stage(name: &'static str, took: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{ActionKind, DropReport, Examined, Finding, Numbers, Unlisted};
+    use crate::report::{ActionKind, DropReport, Finding};
 
     fn run(partial: bool, drops: &[(i64, usize, bool, bool)], deep: bool) -> Run {
         let finding = Finding::general(Kind::Unfilled, ActionKind::Report, String::new());
         let report = |&(drop, left, exact, sealed): &(i64, usize, bool, bool)| DropReport {
-            coupon_id: CouponId(1),
-            coupon_name: String::new(),
-            drop_id: DropId(drop),
-            quantity: 9,
             exact,
             sealed,
-            before: Numbers::default(),
-            after: Numbers::default(),
-            unconfirmed: false,
-            examined: Examined::default(),
             findings: vec![finding.clone(); left],
+            ..DropReport::begun(CouponId(1), DropId(drop), 9)
         };
         Run {
-            run_id: String::new(),
-            trigger: Trigger::Cron,
-            asked_by: None,
-            dry_run: false,
             deep,
             partial,
-            goes_on_as: None,
-            stopped: false,
             status: Status::Drift,
-            started_at: chrono::Utc::now(),
-            finished_at: None,
-            error: None,
-            findings: Vec::new(),
-            unlisted: Unlisted::default(),
             drops: drops.iter().map(report).collect(),
+            ..Run::begun("", Trigger::Cron, chrono::Utc::now())
         }
     }
 

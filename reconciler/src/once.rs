@@ -267,7 +267,7 @@ fn lines_of(drop: &DropReport) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Examined, Kind, Numbers};
+    use crate::report::{Kind, Numbers};
 
     #[test]
     fn exact_drop_with_failed_claims_is_printed_as_exact_with_their_number() {
@@ -279,17 +279,11 @@ mod tests {
                 ..Numbers::default()
             };
             lines_of(&DropReport {
-                coupon_id: CouponId(1),
                 coupon_name: "Winter".to_owned(),
-                drop_id: DropId(7),
-                quantity: 20,
                 exact,
-                sealed: false,
                 before: numbers,
                 after: numbers,
-                unconfirmed: false,
-                examined: Examined::default(),
-                findings: vec![],
+                ..DropReport::begun(CouponId(1), DropId(7), 20)
             })
             .0
         };

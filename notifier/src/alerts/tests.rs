@@ -9,8 +9,8 @@ use firstcome_shared::domain::{CouponId, DropId};
 
 use super::*;
 use crate::report::{
-    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Numbers, Outcome, Run,
-    Status, Trigger, UnsafePart,
+    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+    Trigger, UnsafePart,
 };
 
 const COOLDOWN: TimeDelta = TimeDelta::hours(4);
@@ -50,17 +50,10 @@ fn stalled(detail: &str) -> Finding {
 
 fn run(status: Status, findings: Vec<Finding>) -> Run {
     let drop = DropReport {
-        coupon_id: CouponId(1),
         coupon_name: "Winter coupon".to_owned(),
-        drop_id: DropId(7),
-        quantity: 100,
         exact: status == Status::Clean,
-        sealed: false,
-        before: Numbers::default(),
-        after: Numbers::default(),
-        unconfirmed: false,
-        examined: crate::report::Examined::default(),
         findings,
+        ..DropReport::begun(CouponId(1), DropId(7), 100)
     };
     Run {
         status,

@@ -75,12 +75,8 @@ pub(crate) fn drop_report(
         .filter(|f| f.kind == Kind::FailedClaim && f.needs_person)
         .count() as u64;
     DropReport {
-        coupon_id: CouponId(coupon),
         coupon_name: name.to_owned(),
-        drop_id: DropId(drop),
-        quantity: 100,
         exact: still == 0,
-        sealed: false,
         before: Numbers {
             rows: 100 - lost.min(100) - still.min(100 - lost.min(100)),
             failed_claims,
@@ -91,13 +87,13 @@ pub(crate) fn drop_report(
             failed_claims: still,
             ..after
         },
-        unconfirmed: false,
         examined: Examined {
             users: 100,
             rows: 100 - lost.min(100),
             failed_claims,
         },
         findings,
+        ..DropReport::begun(CouponId(coupon), DropId(drop), 100)
     }
 }
 

@@ -420,7 +420,6 @@ mod tests {
 
     use super::*;
     use crate::plan::{Action, DropRepair};
-    use crate::report::{Examined, Numbers};
 
     const PLACE: (CouponId, DropId) = (CouponId(1), DropId(7));
 
@@ -465,17 +464,8 @@ mod tests {
     #[test]
     fn closed_coupon_reports_its_own_first_reason() {
         let report = |coupon, findings| DropReport {
-            coupon_id: CouponId(coupon),
-            coupon_name: String::new(),
-            drop_id: DropId(7),
-            quantity: 100,
-            exact: false,
-            sealed: false,
-            before: Numbers::default(),
-            after: Numbers::default(),
-            unconfirmed: false,
-            examined: Examined::default(),
             findings,
+            ..DropReport::begun(CouponId(coupon), DropId(7), 100)
         };
         let found = |detail: &str| Finding {
             slot: Some(9),

@@ -134,7 +134,7 @@ mod tests {
     use firstcome_shared::domain::CouponId;
 
     use super::*;
-    use crate::report::{Examined, Numbers};
+    use crate::report::Numbers;
 
     fn rebuilt(back: u64) -> DropReport {
         let rebuilt = Finding::general(
@@ -143,24 +143,17 @@ mod tests {
             "Redis does not have this drop".to_owned(),
         );
         DropReport {
-            coupon_id: CouponId(1),
-            coupon_name: "Lunch".to_owned(),
-            drop_id: DropId(7),
-            quantity: 100,
             exact: true,
-            sealed: false,
-            before: Numbers::default(),
             after: Numbers {
                 users: back,
                 ..Numbers::default()
             },
-            unconfirmed: false,
-            examined: Examined::default(),
             findings: vec![Finding {
                 result: Outcome::Applied,
                 needs_person: false,
                 ..rebuilt
             }],
+            ..DropReport::begun(CouponId(1), DropId(7), 100)
         }
     }
 

@@ -9,7 +9,7 @@ use super::findings::{self, FindingLedger};
 use super::known::CountedUsers;
 use super::request::Obstacle;
 use crate::plan::Plan;
-use crate::report::{DropReport, Numbers};
+use crate::report::DropReport;
 
 /// One report per drop, in the order of the first comparison.
 #[derive(Default)]
@@ -104,16 +104,9 @@ impl Reports {
 
 fn first_report(coupon: &Coupon, drop: &Drop, plan: &Plan) -> DropReport {
     DropReport {
-        coupon_id: coupon.id,
         coupon_name: coupon.name.clone(),
-        drop_id: drop.id,
-        quantity: drop.quantity,
-        exact: false,
-        sealed: false,
         before: plan.numbers,
-        after: Numbers::default(),
-        unconfirmed: false,
         examined: plan.examined,
-        findings: Vec::new(),
+        ..DropReport::begun(coupon.id, drop.id, drop.quantity)
     }
 }

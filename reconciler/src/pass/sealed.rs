@@ -168,19 +168,15 @@ fn sealed_report(drop: &SealedDrop, rows: i64) -> DropReport {
         findings.push(finding);
     }
     DropReport {
-        coupon_id,
-        coupon_name: String::new(),
-        drop_id,
-        quantity: drop.quantity,
         exact: rows == expected,
         sealed: true,
         before: numbers,
         after: numbers,
-        unconfirmed: false,
         examined: Examined {
             rows,
             ..Examined::default()
         },
         findings,
+        ..DropReport::begun(coupon_id, drop_id, drop.quantity)
     }
 }

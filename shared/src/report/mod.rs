@@ -352,6 +352,23 @@ pub struct DropReport {
 }
 
 impl DropReport {
+    /// Creates a report of a drop that has not been compared.
+    pub fn begun(coupon_id: CouponId, drop_id: DropId, quantity: u32) -> Self {
+        Self {
+            coupon_id,
+            coupon_name: String::new(),
+            drop_id,
+            quantity,
+            exact: false,
+            sealed: false,
+            before: Numbers::default(),
+            after: Numbers::default(),
+            unconfirmed: false,
+            examined: Examined::default(),
+            findings: Vec::new(),
+        }
+    }
+
     /// Whether the drop is exact, in words. A failed claim whose user is unknown to Redis may not
     /// be a promise: it does not make the drop inexact, but is mentioned.
     pub fn exactness(&self) -> String {

@@ -196,7 +196,7 @@ mod tests {
     use firstcome_shared::domain::CouponId;
 
     use super::*;
-    use crate::report::{DropReport, Examined, Numbers, Trigger};
+    use crate::report::{DropReport, Numbers, Trigger};
 
     #[test]
     fn exact_drop_with_unresolved_failed_claims_is_reported_as_both() {
@@ -208,17 +208,10 @@ mod tests {
                 ..Numbers::default()
             };
             let report = DropReport {
-                coupon_id: CouponId(3),
-                coupon_name: String::new(),
-                drop_id: DropId(7),
-                quantity: 100,
                 exact,
-                sealed: false,
                 before: numbers(2),
                 after: numbers(failed_claims),
-                unconfirmed: false,
-                examined: Examined::default(),
-                findings: vec![],
+                ..DropReport::begun(CouponId(3), DropId(7), 100)
             };
             let run = Run {
                 drops: vec![report],
