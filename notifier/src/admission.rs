@@ -137,12 +137,7 @@ impl Notifier {
             let word = if is_closed { CLOSED } else { UNREACHABLE };
             let fact = format!("{word} {} {}", since.to_rfc3339(), now.to_rfc3339());
             let notice = || {
-                let mail = if is_closed {
-                    render::admission_closed
-                } else {
-                    render::redis_unreachable
-                };
-                let mail = mail(since, now, &links)?;
+                let mail = render::admission_closed(is_closed, since, now, &links)?;
                 let event = WebhookEvent::of_notice(
                     EventKind::Drift,
                     "admission_closed",

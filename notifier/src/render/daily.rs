@@ -8,8 +8,8 @@ use lettre::message::Mailbox;
 use super::groups::cells;
 use super::lead::duration;
 use super::letter::{Block, Letter, Links, MailKind, MailTone, Rendered, Section, Table, once};
-use super::notices::WHY;
-use super::pass::{COMMANDS, time};
+use super::notices::footer;
+use super::pass::time;
 use crate::wording;
 
 /// Maximum number of lines in a list.
@@ -67,15 +67,6 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
         footer: footer(nobody_looked || day.open_total > 0),
     }
     .render()
-}
-
-fn footer(has_commands: bool) -> Vec<String> {
-    has_commands
-        .then_some(COMMANDS)
-        .into_iter()
-        .chain([WHY])
-        .map(str::to_owned)
-        .collect()
 }
 
 fn open(day: &DailyDigest, links: &Links) -> Section {

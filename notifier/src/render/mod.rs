@@ -19,6 +19,6 @@ pub use groups::PassMail;
 pub use letter::{Links, Rendered};
 pub use notices::{
     MissedRun, admission_closed, admission_open, can_record, cannot_record, database_gone, missed,
-    redis_unreachable, test, webhooks_off,
+    test, webhooks_off,
 };
 pub use pass::pass;

@@ -50,7 +50,6 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
     let title = format!("A scheduled run of the reconciler is {late} late.");
     notice(PlainMail {
         kind: MailKind::Missed,
-        tone: MailTone::Bad,
         subject: format!("{schedule}, {late} late"),
         at: missed.noticed_at,
         title: &title,
@@ -61,8 +60,7 @@ pub fn missed(missed: &MissedRun, links: &Links) -> anyhow::Result<Rendered> {
 
 const NOTHING: &str = "Nothing needs to be done.";
 
-pub(super) const WHY: &str =
-    "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
+const WHY: &str = "You get this because your address is in ALERT_TO of a Firstcome reconciler.";
 
 /// Builds the instruction, the known facts, commands, and a reference to docs/OPERATIONS.md. A link
 /// to the last runs comes first, because phones cannot run commands.
@@ -86,7 +84,6 @@ fn with_runs(
 /// A mail with a single section.
 struct PlainMail<'a> {
     kind: MailKind,
-    tone: MailTone,
     subject: String,
     at: DateTime<Utc>,
     title: &'a str,
@@ -94,42 +91,33 @@ struct PlainMail<'a> {
     blocks: Vec<Block>,
 }
 
-fn notice(notice: PlainMail<'_>) -> anyhow::Result<Rendered> {
-    let PlainMail {
-        kind,
-        tone,
-        subject,
-        at,
-        title,
-        lead,
-        blocks,
-    } = notice;
-    let has_commands = blocks
-        .iter()
-        .any(|block| matches!(block, Block::Command { .. }));
-    let footer = has_commands
-        .then_some(COMMANDS)
-        .into_iter()
-        .chain([WHY])
-        .map(str::to_owned)
-        .collect();
-    let sections = vec![Section {
-        title: String::new(),
-        blocks,
-    }];
-    let title = title.to_owned();
-    let lead = lead.to_owned();
+fn notice(mail: PlainMail<'_>) -> anyhow::Result<Rendered> {
+    let is_good = matches!(mail.kind, MailKind::Resolved | MailKind::Test);
+    let is_command = |block: &Block| matches!(block, Block::Command { .. });
     Letter {
-        kind,
-        tone,
-        subject,
-        at,
-        title,
-        lead,
-        sections,
-        footer,
+        kind: mail.kind,
+        tone: if is_good {
+            MailTone::Good
+        } else {
+            MailTone::Bad
+        },
+        subject: mail.subject,
+        at: mail.at,
+        title: mail.title.to_owned(),
+        lead: mail.lead.to_owned(),
+        footer: footer(mail.blocks.iter().any(is_command)),
+        sections: vec![Section {
+            title: String::new(),
+            blocks: mail.blocks,
+        }],
     }
     .render()
+}
+
+pub(super) fn footer(has_commands: bool) -> Vec<String> {
+    let commands = has_commands.then_some(COMMANDS);
+    let lines = commands.into_iter().chain([WHY]);
+    lines.map(str::to_owned).collect()
 }
 
 /// Renders the mail sent when MySQL cannot be reached. It bypasses the outbox, which is in MySQL.
@@ -161,7 +149,6 @@ pub fn database_gone(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
     let lead = "Claims are accepted as long as Kafka takes them, and wait there: no promise is lost, but people get their codes late.";
     notice(PlainMail {
         kind: MailKind::Action,
-        tone: MailTone::Bad,
         subject,
         at: now,
         title: "The reconciler cannot use MySQL.",
@@ -181,7 +168,6 @@ pub fn cannot_record(reason: &str, now: DateTime<Utc>, links: &Links) -> anyhow:
     let subject = format!("alerts cannot be recorded ({})", wording::line(&reason, 60));
     notice(PlainMail {
         kind: MailKind::Action,
-        tone: MailTone::Bad,
         subject,
         at: now,
         title: "The reconciler checks and repairs as usual, but it cannot save its alerts in MySQL.",
@@ -209,95 +195,49 @@ pub fn can_record(
     )
 }
 
-/// Renders the mail sent while admission is closed.
+/// Renders the mail sent while admission is closed, or while no reconciler can reach Redis. In the
+/// second case the APIs may still reach it.
 pub fn admission_closed(
+    is_closed: bool,
     since: DateTime<Utc>,
     now: DateTime<Utc>,
     links: &Links,
 ) -> anyhow::Result<Rendered> {
     let lasts = duration(now - since);
-    let todo = "Look at the last runs: they say why Redis is not verified.";
-    let title = format!(
-        "Claims have got 503 for {lasts}: Redis was away, or lost data and is not verified yet."
-    );
-    let subject = format!("admission has been closed for {lasts}");
-    let about = AboutRedis {
-        subject,
-        title: &title,
-        todo,
-        what: "Closed",
-        since,
+    let (subject, title, todo, what) = if is_closed {
+        (
+            format!("admission has been closed for {lasts}"),
+            format!(
+                "Claims have got 503 for {lasts}: Redis was away, or lost data and is not verified yet."
+            ),
+            "Look at the last runs: they say why Redis is not verified.",
+            "Closed",
+        )
+    } else {
+        (
+            format!("Redis has not been reached for {lasts}"),
+            format!(
+                "The reconciler has not reached Redis for {lasts}. If the APIs cannot reach it either, claims get 503."
+            ),
+            "Check that Redis answers. If it does, check the connection between it and the reconciler.",
+            "Not reached",
+        )
     };
-    about_redis(&about, now, links)
-}
-
-/// Renders the mail sent while no reconciler can reach Redis. The APIs may still reach it.
-pub fn redis_unreachable(
-    since: DateTime<Utc>,
-    now: DateTime<Utc>,
-    links: &Links,
-) -> anyhow::Result<Rendered> {
-    let lasts = duration(now - since);
-    let todo =
-        "Check that Redis answers. If it does, check the connection between it and the reconciler.";
-    let title = format!(
-        "The reconciler has not reached Redis for {lasts}. If the APIs cannot reach it either, claims get 503."
-    );
-    let subject = format!("Redis has not been reached for {lasts}");
-    let about = AboutRedis {
-        subject,
-        title: &title,
-        todo,
-        what: "Not reached",
-        since,
-    };
-    about_redis(&about, now, links)
-}
-
-/// The content of a mail about Redis.
-struct AboutRedis<'a> {
-    subject: String,
-    title: &'a str,
-    todo: &'a str,
-    /// The condition that has lasted since `since`.
-    what: &'a str,
-    since: DateTime<Utc>,
-}
-
-fn about_redis(
-    about: &AboutRedis<'_>,
-    now: DateTime<Utc>,
-    links: &Links,
-) -> anyhow::Result<Rendered> {
-    let AboutRedis {
-        subject,
-        title,
-        todo,
-        what,
-        since,
-    } = about;
     let ask = Block::Command {
         what: "Ask Redis".to_owned(),
         line: "redis-cli -u \"$REDIS_URL\" ping".to_owned(),
     };
-    let mut blocks = with_runs(
-        todo,
-        vec![format!("{what}: {}", time(*since))],
-        vec![ask],
-        links,
-        "redis_lost",
-    );
+    let known = vec![format!("{what}: {}", time(since))];
+    let mut blocks = with_runs(todo, known, vec![ask], links, "redis_lost");
     if let Some(first) = links.on_page("Closed coupons and unavailable stores, in a browser", "/") {
         blocks.insert(1, first);
     }
-    let lead = "Nobody who holds a coupon loses it. The reconciler opens each coupon automatically once it is verified.";
     notice(PlainMail {
         kind: MailKind::Action,
-        tone: MailTone::Bad,
-        subject: subject.clone(),
+        subject,
         at: now,
-        title,
-        lead,
+        title: &title,
+        lead: "Nobody who holds a coupon loses it. The reconciler opens each coupon automatically once it is verified.",
         blocks,
     })
 }
@@ -337,7 +277,6 @@ fn over(
         .collect();
     notice(PlainMail {
         kind: MailKind::Resolved,
-        tone: MailTone::Good,
         subject,
         at: now,
         title: &title,
@@ -369,7 +308,6 @@ pub fn webhooks_off(target: &str, now: DateTime<Utc>) -> anyhow::Result<Rendered
     );
     notice(PlainMail {
         kind: MailKind::Action,
-        tone: MailTone::Bad,
         subject,
         at: now,
         title: &title,
@@ -398,7 +336,6 @@ pub fn test(now: DateTime<Utc>, host: &str) -> anyhow::Result<Rendered> {
     ];
     notice(PlainMail {
         kind: MailKind::Test,
-        tone: MailTone::Good,
         subject: "mail arrives".to_owned(),
         at: now,
         title: "Mail from the Firstcome reconciler arrives here.",

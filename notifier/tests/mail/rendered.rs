@@ -662,11 +662,11 @@ fn renders_a_missed_run_and_an_outage_of_mysql() {
     );
     keep(
         "admission_closed",
-        &render::admission_closed(at(0), at(31), &linked()).unwrap(),
+        &render::admission_closed(true, at(0), at(31), &linked()).unwrap(),
     );
     keep(
         "redis_unreachable",
-        &render::redis_unreachable(at(0), at(31), &linked()).unwrap(),
+        &render::admission_closed(false, at(0), at(31), &linked()).unwrap(),
     );
     keep(
         "alerts_not_recorded",
