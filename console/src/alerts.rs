@@ -7,6 +7,7 @@ use axum::extract::rejection::FormRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_notifier::AlertPage;
 use firstcome_notifier::alerts::About;
 use firstcome_notifier::render::what_to_do;
 use firstcome_notifier::wording::{LONGEST, capital, line};
@@ -66,13 +67,6 @@ pub(super) struct AlertsScreenQuery {
     done: String,
 }
 
-/// A page of alerts.
-#[derive(Deserialize)]
-struct ListedAlerts {
-    alerts: Vec<ListedAlert>,
-    next_before: Option<i64>,
-}
-
 pub(super) async fn list(
     page: Page,
     OrDefault(query): OrDefault<AlertsScreenQuery>,
@@ -88,7 +82,7 @@ pub(super) async fn list(
         ("limit", PAGE),
     ];
     let path = format!("/v1/alerts{}", query_string(&parameters));
-    let listed: ListedAlerts = page.get(&path).await?;
+    let listed: AlertPage = page.get(&path).await?;
     let now = Utc::now();
     let mut alerts: Vec<AlertLine> = listed
         .alerts

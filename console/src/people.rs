@@ -6,10 +6,9 @@ use axum::Form;
 use axum::extract::rejection::FormRejection;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::{DateTime, Utc};
 use firstcome_notifier::wording::{LONGEST, capital, line};
-use firstcome_shared::domain::{BadUserId, DropId, UserId};
-use firstcome_shared::http::views::{FoundPeople, NamedCoupon};
+use firstcome_shared::domain::{BadUserId, UserId};
+use firstcome_shared::http::views::{FoundPeople, Holds, NamedCoupon, Story};
 use serde::Deserialize;
 
 use super::client::{HttpRefusal, encoded, query as query_string};
@@ -49,32 +48,11 @@ pub(super) struct Search {
 
 /// The result of a search.
 enum Found {
-    Story(PersonStory),
+    Story(Story),
     /// More than one user is on the slot.
     Several(Vec<String>),
     /// More than one coupon matches.
     Coupons(Vec<NamedCoupon>),
-}
-
-/// A user's history with a coupon, as `GET /v1/coupons/{id}/people/{user_id}` returns it.
-#[derive(Deserialize)]
-struct PersonStory {
-    coupon_id: i64,
-    coupon_name: String,
-    holds: String,
-    conclusion: String,
-    drop_id: Option<DropId>,
-    slot: Option<i64>,
-    happenings: Vec<StoryEvent>,
-    no_longer_known: Vec<String>,
-    trace_ids: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct StoryEvent {
-    at: Option<DateTime<Utc>>,
-    source: String,
-    what: String,
 }
 
 /// A user's history as the screen shows it.
@@ -251,7 +229,7 @@ fn slot(text: &str) -> Option<String> {
     word.eq_ignore_ascii_case("slot").then(|| slot.to_string())
 }
 
-fn holds(story: &PersonStory) -> String {
+fn holds(story: &Story) -> String {
     match (story.slot, story.drop_id) {
         (Some(slot), Some(drop)) => format!("slot {slot} of drop {drop}"),
         (None, Some(drop)) => format!("the place in drop {drop}"),
@@ -259,7 +237,7 @@ fn holds(story: &PersonStory) -> String {
     }
 }
 
-fn view(story: PersonStory) -> StoryView {
+fn view(story: Story) -> StoryView {
     let at = |at: Option<_>| at.map_or_else(|| "not known".to_owned(), instant);
     let name = line(&story.coupon_name, LONGEST);
     StoryView {
@@ -267,7 +245,7 @@ fn view(story: PersonStory) -> StoryView {
         name,
         conclusion: capital(&story.conclusion),
         holds: holds(&story),
-        broken: story.holds == "broken" && story.drop_id.is_some(),
+        broken: story.holds == Holds::Broken && story.drop_id.is_some(),
         drop: story
             .drop_id
             .map(|drop| drop.to_string())

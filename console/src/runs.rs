@@ -7,9 +7,8 @@ use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::{DateTime, Utc};
 use firstcome_notifier::wording::{LONGEST, count, detail, grouped, line, person, words};
-use firstcome_shared::http::views::Overview;
+use firstcome_shared::http::views::{Overview, RunSummary};
 use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
 use serde::Deserialize;
 
@@ -111,26 +110,7 @@ pub(super) struct RunsScreenQuery {
 /// A page of runs.
 #[derive(Deserialize)]
 struct ListedRuns {
-    runs: Vec<ListedPass>,
-}
-
-/// A run without its findings.
-#[derive(Deserialize)]
-struct ListedPass {
-    run_id: String,
-    trigger: String,
-    dry_run: bool,
-    deep: bool,
-    confirmed: bool,
-    status: String,
-    started_at: DateTime<Utc>,
-    drops_examined: u32,
-    users_examined: i64,
-    rows_examined: i64,
-    applied: u32,
-    skipped: u32,
-    failed: u32,
-    asked_by: Option<String>,
+    runs: Vec<RunSummary>,
 }
 
 /// A run with a page of its findings.
@@ -180,7 +160,7 @@ fn groups(runs: &[RunLine]) -> Vec<&[RunLine]> {
         .collect()
 }
 
-fn run_line(run: ListedPass) -> RunLine {
+fn run_line(run: RunSummary) -> RunLine {
     let status = run.status.parse().unwrap_or(Status::Failed);
     let (result, tone) = result(status, run.dry_run);
     let unsigned = |n: i64| grouped(u64::try_from(n).unwrap_or(0));

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::mysql::alerts::{self, ListedAlert};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::alerts::AlertState;
@@ -17,7 +17,7 @@ const NAME: usize = 100;
 const PAGE: i64 = 500;
 
 /// Alerts, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AlertPage {
     pub alerts: Vec<ListedAlert>,
     /// `before` of the next page.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, UserId};
+use firstcome_shared::http::views::Happening;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::promises::BrokenPromiseRow;
@@ -13,7 +14,7 @@ use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::redis::{AdmissionKey, RedisError};
 use firstcome_shared::trace::TraceContext;
 
-use super::story::{Happening, OnSlot};
+use super::OnSlot;
 use crate::report::Outcome;
 use crate::stores::Stores;
 
@@ -55,7 +56,11 @@ impl PersonFacts {
     }
 
     fn tell(&mut self, at: Option<DateTime<Utc>>, source: &'static str, what: String) {
-        self.happenings.push(Happening { at, source, what });
+        self.happenings.push(Happening {
+            at,
+            source: source.to_owned(),
+            what,
+        });
     }
 }
 

@@ -3,7 +3,6 @@
 //! listed, not guessed.
 
 mod gather;
-mod story;
 mod verdict;
 
 use std::collections::BTreeSet;
@@ -13,14 +12,22 @@ use anyhow::{Context as _, bail};
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
+use firstcome_shared::http::views::Story;
+use firstcome_shared::redis::RedisError;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ExplainArgs;
 use crate::stores::Stores;
 use crate::terminal::{hanging, width};
-pub(crate) use story::OnSlot;
-pub use story::{Happening, Holds, Story};
 use verdict::Question;
+
+/// All users known on a slot.
+pub(crate) struct OnSlot {
+    pub(crate) drop: DropId,
+    pub(crate) people: BTreeSet<UserId>,
+    /// Why Redis could not be read.
+    pub(crate) not_asked: Option<RedisError>,
+}
 
 /// Returns a user's history with the state in one drop or in the whole coupon, or `None` if the
 /// coupon does not exist.

@@ -1,11 +1,11 @@
 //! Derives the current state from the known facts. Pure functions only.
 
 use firstcome_shared::domain::DropId;
+use firstcome_shared::http::views::Holds;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::revoked::Revocation;
 
 use super::gather::PersonFacts;
-use super::story::Holds;
 
 type PersonVerdict = (Holds, String, Option<DropId>, Option<i64>);
 

@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId, NamedDrop, UserId, canonical_nu
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
-use firstcome_shared::http::views::{ErasedPerson, FoundPeople, GivenUp, NamedCoupon};
+use firstcome_shared::http::views::{ErasedPerson, FoundPeople, GivenUp, NamedCoupon, Story};
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::Deserialize;
 use serde_json::json;
@@ -19,7 +19,7 @@ use super::coupons::find;
 use super::refusals::unavailable;
 use super::state::RouteState;
 use crate::execute::{self, EraseError};
-use crate::explain::{self, OnSlot, Story};
+use crate::explain::{self, OnSlot};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
+use firstcome_shared::http::views::RunSummary;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::refusals::{unavailable, within};
 use super::state::RouteState;
 use crate::pass::memory::Progress;
-use crate::record::{self, RunSummary};
+use crate::record;
 use crate::report::Run;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -90,9 +91,8 @@ pub(super) async fn list(
     {
         return Err(invalid("before must be the id of a run"));
     }
-    let runs = record::list(&app.stores.db, limit, query.before)
-        .await
-        .map_err(unavailable)?;
+    let runs = app.stores.db.runs(limit, query.before).await;
+    let runs = runs.map_err(unavailable)?;
     let runs = runs
         .into_iter()
         .map(|run| ListedRun {

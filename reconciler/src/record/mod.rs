@@ -16,7 +16,7 @@ use firstcome_shared::mysql::{Db, DbError};
 
 use crate::report::{DropReport, Finding, Outcome, Run};
 
-pub use read::{RunSummary, list, read};
+pub use read::read;
 
 /// Facts about how a run was requested that its report does not contain.
 #[derive(Debug, Clone, Copy, Default)]

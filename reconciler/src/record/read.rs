@@ -2,78 +2,13 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::runs::{FindingRow, RunListRow, RunRow};
+use firstcome_shared::mysql::runs::{FindingRow, RunRow};
 use firstcome_shared::mysql::{Db, DbError};
 
 use crate::report::{
     ActionKind, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger, Unlisted,
 };
-
-/// A run as shown in lists.
-#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
-pub struct RunSummary {
-    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
-    pub run_id: String,
-    #[schema(example = "cron")]
-    pub trigger: String,
-    pub dry_run: bool,
-    pub deep: bool,
-    pub confirmed: bool,
-    #[schema(example = "clean")]
-    pub status: String,
-    pub started_at: DateTime<Utc>,
-    pub finished_at: Option<DateTime<Utc>>,
-    pub drops_examined: u32,
-    pub users_examined: i64,
-    pub rows_examined: i64,
-    pub failed_claims_examined: i64,
-    pub applied: u32,
-    pub skipped: u32,
-    pub failed: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "MySQL did not answer")]
-    pub error: Option<String>,
-    /// The operator who asked for it, if a name was sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "Kim")]
-    pub asked_by: Option<String>,
-}
-
-impl From<RunListRow> for RunSummary {
-    fn from(row: RunListRow) -> Self {
-        Self {
-            run_id: row.id,
-            trigger: row.triggered_by,
-            dry_run: row.dry_run,
-            deep: row.deep,
-            confirmed: row.confirmed,
-            status: row.status,
-            started_at: row.started_at.and_utc(),
-            finished_at: row.finished_at.map(|at| at.and_utc()),
-            drops_examined: row.drops_examined,
-            users_examined: row.users_examined,
-            rows_examined: row.rows_examined,
-            failed_claims_examined: row.failed_claims_examined,
-            applied: row.applied,
-            skipped: row.skipped,
-            failed: row.failed,
-            error: row.error,
-            asked_by: row.asked_by,
-        }
-    }
-}
-
-/// Returns runs, newest first. If `before` is set, returns only older ones.
-pub async fn list(db: &Db, limit: u32, before: Option<String>) -> Result<Vec<RunSummary>, DbError> {
-    Ok(db
-        .runs(limit, before)
-        .await?
-        .into_iter()
-        .map(RunSummary::from)
-        .collect())
-}
 
 /// Returns a run with at most `limit` findings after the finding `after`, and the start of the next
 /// page.

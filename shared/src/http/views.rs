@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::coupon::{Allow, DropState};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::mysql::alerts::ListedAlert;
+use crate::mysql::runs::RunListRow;
 use crate::schedule::{Schedule, Tz};
 
 /// Whether Redis admits claims.
@@ -334,4 +335,114 @@ pub struct ErasedPerson {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GivenUp {
     pub promises: u64,
+}
+
+/// A run as shown in lists.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RunSummary {
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
+    pub run_id: String,
+    #[schema(example = "cron")]
+    pub trigger: String,
+    pub dry_run: bool,
+    pub deep: bool,
+    pub confirmed: bool,
+    #[schema(example = "clean")]
+    pub status: String,
+    pub started_at: DateTime<Utc>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub drops_examined: u32,
+    pub users_examined: i64,
+    pub rows_examined: i64,
+    pub failed_claims_examined: i64,
+    pub applied: u32,
+    pub skipped: u32,
+    pub failed: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "MySQL did not answer")]
+    pub error: Option<String>,
+    /// The operator who asked for it, if a name was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Kim")]
+    pub asked_by: Option<String>,
+}
+
+impl From<RunListRow> for RunSummary {
+    fn from(row: RunListRow) -> Self {
+        Self {
+            run_id: row.id,
+            trigger: row.triggered_by,
+            dry_run: row.dry_run,
+            deep: row.deep,
+            confirmed: row.confirmed,
+            status: row.status,
+            started_at: row.started_at.and_utc(),
+            finished_at: row.finished_at.map(|at| at.and_utc()),
+            drops_examined: row.drops_examined,
+            users_examined: row.users_examined,
+            rows_examined: row.rows_examined,
+            failed_claims_examined: row.failed_claims_examined,
+            applied: row.applied,
+            skipped: row.skipped,
+            failed: row.failed,
+            error: row.error,
+            asked_by: row.asked_by,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Happening {
+    /// Null if unknown.
+    pub at: Option<DateTime<Utc>>,
+    /// Its source: `redis`, `kafka`, `mysql`, `backup` or `reconciler`.
+    #[schema(example = "mysql")]
+    pub source: String,
+    #[schema(example = "the row was written by the consumer")]
+    pub what: String,
+}
+
+/// The current state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    /// The row exists, so the user holds a coupon.
+    Issued,
+    /// The user is admitted, but the row does not exist yet.
+    Accepted,
+    /// The user is on the waiting list.
+    Waiting,
+    /// The user was promised a coupon, but the promise could not be kept.
+    Broken,
+    /// The coupon was given back or revoked.
+    Revoked,
+    /// A claim of the user is a dead letter and needs an operator.
+    Failed,
+    /// No claim is known.
+    None,
+    /// A store could not be read, so the state is uncertain.
+    Unknown,
+}
+
+/// A user's history with a coupon.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Story {
+    pub coupon_id: CouponId,
+    #[schema(example = "Winter coupon")]
+    pub coupon_name: String,
+    /// In full.
+    #[schema(example = "u-37")]
+    pub user_id: String,
+    pub holds: Holds,
+    /// The state in one sentence, with what to do.
+    #[schema(example = "they hold slot 37 of drop 7; the row was written by the consumer")]
+    pub conclusion: String,
+    pub drop_id: Option<DropId>,
+    pub slot: Option<i64>,
+    /// All known events, oldest first. Events without a time come last.
+    pub happenings: Vec<Happening>,
+    /// Facts that are no longer known or could not be read.
+    pub no_longer_known: Vec<String>,
+    /// Traces of the user's claims.
+    pub trace_ids: Vec<String>,
 }

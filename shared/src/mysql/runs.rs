@@ -17,6 +17,7 @@ pub use super::findings::{FindingRow, Findings};
 use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{reconcile_runs, reconciler_state};
 use super::{Conn, Db, DbError};
+use crate::http::views::RunSummary;
 
 /// Name in `reconciler_state` of the time (RFC 3339) of the last successful pass.
 pub const LAST_SUCCESS_AT: &str = "last_success_at";
@@ -212,7 +213,7 @@ impl Db {
         &self,
         limit: u32,
         before: Option<String>,
-    ) -> Result<Vec<RunListRow>, DbError> {
+    ) -> Result<Vec<RunSummary>, DbError> {
         self.run("list runs", async move |conn| {
             let mut query = reconcile_runs::table
                 .order(reconcile_runs::id.desc())
@@ -221,7 +222,8 @@ impl Db {
             if let Some(before) = before {
                 query = query.filter(reconcile_runs::id.lt(before));
             }
-            query.select(RunListRow::as_select()).load(conn).await
+            let rows = query.select(RunListRow::as_select()).load(conn).await?;
+            Ok(rows.into_iter().map(RunSummary::from).collect())
         })
         .await
     }
