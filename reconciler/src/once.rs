@@ -16,7 +16,7 @@ use crate::notify::wording::{LONGEST, count, line, person, plainly, words};
 use crate::pass::memory::Progress;
 use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::mail;
-use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
+use crate::report::{ActionKind, DropReport, Finding, Numbers, Outcome, Run, Status, Trigger};
 use crate::terminal::{hanging, width};
 
 /// Maximum number of findings shown for one drop. `--json` and the API return all of them.
@@ -218,35 +218,27 @@ fn sections(run: &Run) -> BTreeSet<&'static str> {
 /// Describes a drop in two lines: whether it is exact, and its numbers, before and after if they
 /// differ.
 fn lines_of(drop: &DropReport) -> (String, String) {
-    let before = &drop.before;
     let after = &drop.after;
-    let number = |name: &str, before: String, after: String| {
-        if before == after {
-            format!("{name} {after}")
-        } else {
-            format!("{name} {before} → {after}")
-        }
+    let numbers = |numbers: &Numbers| {
+        [
+            ("rows", numbers.rows.to_string()),
+            ("in Redis", numbers.users.to_string()),
+            ("count", numbers.count.to_string()),
+            ("failed claims", numbers.failed_claims.to_string()),
+            ("in flight", numbers.in_flight.to_string()),
+        ]
     };
-    let numbers = [
-        ("rows", before.rows.to_string(), after.rows.to_string()),
-        (
-            "in Redis",
-            before.users.to_string(),
-            after.users.to_string(),
-        ),
-        ("count", before.count.to_string(), after.count.to_string()),
-        (
-            "failed claims",
-            before.failed_claims.to_string(),
-            after.failed_claims.to_string(),
-        ),
-        (
-            "in flight",
-            before.in_flight.to_string(),
-            after.in_flight.to_string(),
-        ),
-    ]
-    .map(|(name, before, after)| number(name, before, after));
+    let numbers: Vec<String> = numbers(&drop.before)
+        .into_iter()
+        .zip(numbers(after))
+        .map(|((name, before), (_, after))| {
+            if before == after {
+                format!("{name} {after}")
+            } else {
+                format!("{name} {before} → {after}")
+            }
+        })
+        .collect();
     let exact = if drop.exact {
         drop.exactness()
     } else {
@@ -267,7 +259,7 @@ fn lines_of(drop: &DropReport) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Kind, Numbers};
+    use crate::report::Kind;
 
     #[test]
     fn exact_drop_with_failed_claims_is_printed_as_exact_with_their_number() {

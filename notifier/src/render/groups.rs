@@ -351,45 +351,23 @@ fn merged(texts: &[&str]) -> String {
 
 /// Builds a table of the counts that a pass changed, or returns `None` if it changed none.
 pub(super) fn changes(before: &Numbers, after: &Numbers) -> Option<Table> {
-    let signed = |n: i64| u64::try_from(n).map_or_else(|_| n.to_string(), wording::grouped);
-    let unsigned = wording::grouped;
-    let rows = [
-        ("Rows", unsigned(before.rows), unsigned(after.rows)),
-        (
-            "People holding a slot",
-            unsigned(before.users),
-            unsigned(after.users),
-        ),
-        (
-            "Highest slot given out",
-            signed(before.count),
-            signed(after.count),
-        ),
-        (
-            "Failed claims",
-            unsigned(before.failed_claims),
-            unsigned(after.failed_claims),
-        ),
-        (
-            "In flight",
-            unsigned(before.in_flight),
-            unsigned(after.in_flight),
-        ),
-        (
-            "Slots given back",
-            unsigned(before.free),
-            unsigned(after.free),
-        ),
-        (
-            "People waiting",
-            unsigned(before.waiting),
-            unsigned(after.waiting),
-        ),
-    ];
-    let changed: Vec<TableRow> = rows
+    let count = |n: i64| u64::try_from(n).map_or_else(|_| n.to_string(), wording::grouped);
+    let lines = |numbers: &Numbers| {
+        [
+            ("Rows", wording::grouped(numbers.rows)),
+            ("People holding a slot", wording::grouped(numbers.users)),
+            ("Highest slot given out", count(numbers.count)),
+            ("Failed claims", wording::grouped(numbers.failed_claims)),
+            ("In flight", wording::grouped(numbers.in_flight)),
+            ("Slots given back", wording::grouped(numbers.free)),
+            ("People waiting", wording::grouped(numbers.waiting)),
+        ]
+    };
+    let changed: Vec<TableRow> = lines(before)
         .into_iter()
-        .filter(|(_, before, after)| before != after)
-        .map(|(what, before, after)| cells([what, &before, &after]))
+        .zip(lines(after))
+        .filter(|(before, after)| before != after)
+        .map(|((what, before), (_, after))| cells([what, &before, &after]))
         .collect();
     (!changed.is_empty()).then(|| Table {
         head: ["", "before", "after"].map(str::to_owned).to_vec(),

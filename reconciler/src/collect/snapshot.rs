@@ -7,6 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{DeadLetterRow, UNREADABLE};
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
@@ -117,6 +118,18 @@ pub struct HalfRevoked {
 }
 
 impl DropFacts {
+    /// Builds a claim of this drop to insert as a row. Its time comes from Redis's clock.
+    pub fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
+        Claim {
+            coupon_id: self.coupon.id,
+            drop_id: self.drop.id,
+            slot,
+            user_id: user.clone(),
+            claimed_at,
+            trace: None,
+        }
+    }
+
     /// Whether Redis has lost this drop or never had it, so that admission cannot use its keys.
     pub fn is_lost(&self) -> bool {
         self.meta_matches.is_none()

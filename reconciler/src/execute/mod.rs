@@ -299,17 +299,7 @@ impl<'a> Executor<'a> {
     /// Redis's clock, like the times of revocations and later claims with which it is compared.
     pub(crate) fn given(&self, user: &UserId, GivenSlot { slot, at_ms }: GivenSlot) -> Claim {
         let claimed_at = DateTime::from_timestamp_millis(at_ms);
-        let coupon_id = self.facts.coupon.id;
-        let drop_id = self.facts.drop.id;
-        let user_id = user.clone();
-        Claim {
-            coupon_id,
-            drop_id,
-            slot,
-            user_id,
-            claimed_at,
-            trace: None,
-        }
+        self.facts.claim(slot, user, claimed_at)
     }
 
     pub(crate) fn must_go_on(&self) -> Result<(), ExecuteError> {

@@ -108,47 +108,30 @@ mod tests {
     /// Creates coupons with one drop each, from ID, quantity and opening time in milliseconds.
     fn coupons(of: impl Iterator<Item = (i64, u32, i64)>) -> Vec<(Coupon, Drop)> {
         of.map(|(number, quantity, opens)| {
-            let id = CouponId(number);
-            let opens_at = DateTime::from_timestamp_millis(opens).unwrap();
-            let name = String::new();
-            let once_per = OncePer::Drop;
-            let schedule = None;
-            let allow = None;
-            let allow_list = AllowList::default();
-            let waiting_list = 0;
-            let paused = false;
-            let revision = 1;
             let coupon = Coupon {
-                id,
-                name,
+                id: CouponId(number),
+                name: String::new(),
                 quantity,
-                once_per,
-                waiting_list,
-                paused,
-                revision,
+                once_per: OncePer::Drop,
+                waiting_list: 0,
+                paused: false,
+                revision: 1,
                 era: 0,
-                schedule,
-                allow,
-                allow_list,
+                schedule: None,
+                allow: None,
+                allow_list: AllowList::default(),
             };
-            let coupon_id = id;
-            let id = DropId(number);
-            let local_date = None;
-            let closes_at = None;
-            let sealed_at = None;
-            (
-                coupon,
-                Drop {
-                    id,
-                    coupon_id,
-                    local_date,
-                    opens_at,
-                    closes_at,
-                    quantity,
-                    sealed_at,
-                    closed_early: false,
-                },
-            )
+            let drop = Drop {
+                id: DropId(number),
+                coupon_id: CouponId(number),
+                local_date: None,
+                opens_at: DateTime::from_timestamp_millis(opens).unwrap(),
+                closes_at: None,
+                quantity,
+                sealed_at: None,
+                closed_early: false,
+            };
+            (coupon, drop)
         })
         .collect()
     }

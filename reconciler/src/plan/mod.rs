@@ -427,17 +427,7 @@ impl<'a> Planner<'a> {
     fn claim(&self, slot: Slot, user: &UserId, claimed_at: Option<DateTime<Utc>>) -> Claim {
         let claimed_at =
             claimed_at.or_else(|| DateTime::from_timestamp_millis(self.facts.read_at_ms));
-        let coupon_id = self.facts.coupon.id;
-        let drop_id = self.facts.drop.id;
-        let user_id = user.clone();
-        Claim {
-            coupon_id,
-            drop_id,
-            slot,
-            user_id,
-            claimed_at,
-            trace: None,
-        }
+        self.facts.claim(slot, user, claimed_at)
     }
 }
 
