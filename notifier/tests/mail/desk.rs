@@ -123,10 +123,15 @@ impl Desk {
         Notifier::with_clock(db.clone(), args, &self.webhooks, self.clock.clone()).unwrap()
     }
 
+    /// Handles a pass that ends now.
+    pub(crate) async fn after_pass(&self, notifier: &Notifier, run: &Run) {
+        notifier.after_pass(run, self.clock.now()).await.unwrap();
+    }
+
     /// Handles a pass that ends now, then sends everything that is due.
     pub(crate) async fn pass(&self, run: &Run) {
         let notifier = self.notifier();
-        notifier.after_pass(run, self.clock.now()).await.unwrap();
+        self.after_pass(&notifier, run).await;
         notifier.flush(SOON).await.unwrap();
     }
 
@@ -198,6 +203,11 @@ pub(crate) fn args(smtp_url: Option<&str>, recipients: &str) -> NotifyArgs {
 
 pub(crate) fn parsed(mail: &Mail) -> Message<'_> {
     MessageParser::default().parse(&mail.raw).unwrap()
+}
+
+/// Returns the plain text of a mail, with a space for each line break.
+pub(crate) fn text(mail: &Mail) -> String {
+    parsed(mail).body_text(0).unwrap().replace("\r\n", " ")
 }
 
 pub(crate) fn id(mail: &Mail) -> String {

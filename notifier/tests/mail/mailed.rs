@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::{Clock as _, MissedRun};
 use firstcome_shared::report::{ActionKind, Kind, Run, Status};
 
-use crate::desk::{A, B, Desk, SOON, args, parsed};
+use crate::desk::{A, B, Desk, SOON, args, parsed, text};
 use crate::world::{applied, drop_report, left, run};
 
 pub(crate) fn repaired(id: &str) -> Run {
@@ -330,10 +330,7 @@ async fn missed_runs_and_the_daily_digest_are_mailed() {
         ]
     );
     let mails = desk.sink.mails();
-    let text = parsed(&mails[2])
-        .body_text(0)
-        .unwrap()
-        .replace("\r\n", "\n");
+    let text = text(&mails[2]);
     for line in [
         "- Winter coupon (drop 7): 1 unrepaired failed claim, for 0 s (alert 1)",
         "repaired      1",
@@ -349,10 +346,7 @@ async fn missed_runs_and_the_daily_digest_are_mailed() {
 async fn without_a_mail_server_mails_wait_in_the_outbox() {
     let desk = Desk::new(A).await;
     let silent = desk.notifier_with(&desk.db, &args(None, A));
-    silent
-        .after_pass(&repaired("r1"), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&silent, &repaired("r1")).await;
     silent.flush(SOON).await.unwrap();
     assert_eq!(
         desk.query("SELECT COUNT(*), COUNT(sent_at) FROM mail_outbox")
@@ -367,10 +361,7 @@ async fn without_a_mail_server_mails_wait_in_the_outbox() {
 async fn mail_server_configured_late_gets_recent_mails_and_digest_says_so() {
     let desk = Desk::new(A).await;
     let silent = desk.notifier_with(&desk.db, &args(None, A));
-    silent
-        .after_pass(&repaired("r1"), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&silent, &repaired("r1")).await;
     let later = desk.clock.turn(TimeDelta::days(90));
     silent.after_pass(&drift("r2", &[3]), later).await.unwrap();
     desk.clock.turn(TimeDelta::hours(1));
@@ -384,10 +375,7 @@ async fn mail_server_configured_late_gets_recent_mails_and_digest_says_so() {
     let now = desk.clock.turn(TimeDelta::hours(1));
     notifier.daily_digest(now, now).await.unwrap();
     notifier.flush(SOON).await.unwrap();
-    let text = parsed(&desk.sink.mails()[1])
-        .body_text(0)
-        .unwrap()
-        .replace("\r\n", " ");
+    let text = text(&desk.sink.mails()[1]);
     assert!(
         text.contains("Never sent: 1 mails from before SMTP_URL was set"),
         "{text}"

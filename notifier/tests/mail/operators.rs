@@ -1,7 +1,7 @@
 //! Tests the actions of operators on alerts.
 
-use chrono::TimeDelta;
-use firstcome_notifier::{AlertError, Clock as _, acknowledge, alert, list, silence};
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_notifier::{AlertError, Clock as _, ListedAlert, acknowledge, alert, list, silence};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::report::Run;
 
@@ -14,6 +14,17 @@ fn failed(id: &str) -> Run {
         error: Some("Kafka cannot be reached".to_owned()),
         ..run(id, firstcome_shared::report::Status::Failed, Vec::new())
     }
+}
+
+/// Acknowledges an alert.
+async fn takes(desk: &Desk, id: i64, by: &str) -> Result<ListedAlert, AlertError> {
+    acknowledge(&desk.db, id, by, desk.clock.now(), Operator::default()).await
+}
+
+/// Silences the drop of an alert.
+async fn silences(desk: &Desk, id: i64, until: DateTime<Utc>) -> Result<ListedAlert, AlertError> {
+    let now = desk.clock.now();
+    silence(&desk.db, id, until, "Kim", now, Operator::default()).await
 }
 
 #[tokio::test]
@@ -61,15 +72,7 @@ async fn alerts_are_listed_by_page_and_status() {
 async fn acknowledged_alert_is_mailed_again_only_when_resolved() {
     let desk = Desk::new(A).await;
     desk.pass(&drift("r1", &[3])).await;
-    let taken = acknowledge(
-        &desk.db,
-        1,
-        "  Kim\r\n",
-        desk.clock.now(),
-        Operator::default(),
-    )
-    .await
-    .unwrap();
+    let taken = takes(&desk, 1, "  Kim\r\n").await.unwrap();
     assert_eq!(
         (
             taken.alert.acknowledged_by.as_deref(),
@@ -82,7 +85,7 @@ async fn acknowledged_alert_is_mailed_again_only_when_resolved() {
     assert_eq!(desk.subjects(A).len(), 1);
     desk.pass(&clean("r3")).await;
     assert_eq!(desk.subjects(A).len(), 2);
-    let over = acknowledge(&desk.db, 1, "Kim", desk.clock.now(), Operator::default()).await;
+    let over = takes(&desk, 1, "Kim").await;
     assert!(matches!(over, Err(AlertError::NotFiring(1))));
 }
 
@@ -92,16 +95,7 @@ async fn silence_lasts_until_an_operator_ends_it() {
     desk.winter_coupon().await;
     desk.pass(&drift("r1", &[3])).await;
     let until = desk.clock.now() + TimeDelta::hours(8);
-    let silenced = silence(
-        &desk.db,
-        1,
-        until,
-        "Kim",
-        desk.clock.now(),
-        Operator::default(),
-    )
-    .await
-    .unwrap();
+    let silenced = silences(&desk, 1, until).await.unwrap();
     assert_eq!(
         (silenced.silenced_until, silenced.silenced_by.as_deref()),
         (Some(until), Some("Kim"))
@@ -109,16 +103,7 @@ async fn silence_lasts_until_an_operator_ends_it() {
     desk.clock.turn(TimeDelta::hours(5));
     desk.pass(&drift("r2", &[3, 4])).await;
     assert_eq!(desk.subjects(A).len(), 1);
-    silence(
-        &desk.db,
-        1,
-        desk.clock.now(),
-        "Kim",
-        desk.clock.now(),
-        Operator::default(),
-    )
-    .await
-    .unwrap();
+    silences(&desk, 1, desk.clock.now()).await.unwrap();
     desk.pass(&drift("r3", &[3, 4])).await;
     assert_eq!(desk.subjects(A).len(), 2);
 }
@@ -129,29 +114,21 @@ async fn invalid_alert_actions_are_rejected_with_a_reason() {
     desk.pass(&failed("r1")).await;
     let now = desk.clock.now();
     assert!(matches!(
-        acknowledge(&desk.db, 99, "Kim", now, Operator::default()).await,
+        takes(&desk, 99, "Kim").await,
         Err(AlertError::NotFound(99))
     ));
     assert!(matches!(
-        silence(&desk.db, 99, now, "Kim", now, Operator::default()).await,
+        silences(&desk, 99, now).await,
         Err(AlertError::NotFound(99))
     ));
     assert!(matches!(
-        acknowledge(&desk.db, 1, " \u{202e} ", now, Operator::default()).await,
+        takes(&desk, 1, " \u{202e} ").await,
         Err(AlertError::NoName)
     ));
     assert!(matches!(
-        silence(&desk.db, 1, now, "Kim", now, Operator::default()).await,
+        silences(&desk, 1, now).await,
         Err(AlertError::NoDrop(1))
     ));
-    let far = silence(
-        &desk.db,
-        1,
-        now + TimeDelta::days(31),
-        "Kim",
-        now,
-        Operator::default(),
-    )
-    .await;
+    let far = silences(&desk, 1, now + TimeDelta::days(31)).await;
     assert!(matches!(far, Err(AlertError::TooLong)));
 }

@@ -9,7 +9,7 @@ use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::report::{ActionKind, Kind, Outcome, Status};
 use firstcome_stack::{Behaviour, FaultProxy, ProxyFault, eventually};
 
-use crate::desk::{A, B, Desk, SOON, mysql, parsed};
+use crate::desk::{A, B, Desk, SOON, mysql, text};
 use crate::mailed::{clean, drift, repaired};
 use crate::world::{drop_report, general, run};
 
@@ -77,10 +77,7 @@ async fn outage_of_mysql_and_its_end_are_mailed() {
     let desk = Desk::new(A).await;
     let mysql = FarMysql::of(&desk).await;
     let notifier = desk.notifier_with(&mysql.db, &desk.args);
-    notifier
-        .after_pass(&clean("r0"), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&notifier, &clean("r0")).await;
 
     mysql.proxy.set(ProxyFault::Cut).await.unwrap();
     assert!(
@@ -124,10 +121,7 @@ async fn recipients_get_one_outage_mail_if_the_server_first_rejects_all() {
     let desk = Desk::new(&format!("{A},{B}")).await;
     let mysql = FarMysql::of(&desk).await;
     let notifier = desk.notifier_with(&mysql.db, &desk.args);
-    notifier
-        .after_pass(&clean("r0"), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&notifier, &clean("r0")).await;
     mysql.proxy.set(ProxyFault::Cut).await.unwrap();
     let fails = async || {
         // A hundred of these steps stay within the cooldown.
@@ -206,10 +200,7 @@ async fn end_of_an_outage_is_mailed_if_the_first_attempt_to_enqueue_it_fails() {
 async fn findings_of_a_sealed_drop_are_mailed_when_alerts_can_be_recorded() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();
-    notifier
-        .after_pass(&drift("r1", &[3]), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&notifier, &drift("r1", &[3])).await;
     desk.run("RENAME TABLE alerts TO away").await;
     let unfilled = general(
         Kind::Unfilled,
@@ -237,10 +228,7 @@ async fn findings_of_a_sealed_drop_are_mailed_when_alerts_can_be_recorded() {
         desk.subjects(A)[1..],
         ["[firstcome] resolved: 1 unrepaired failed claim · Winter coupon · 100 of 100 issued"]
     );
-    let text = parsed(&desk.sink.mails()[1])
-        .body_text(0)
-        .unwrap()
-        .replace("\r\n", " ");
+    let text = text(&desk.sink.mails()[1]);
     assert!(text.contains("closed with 5 of 100 slots left"), "{text}");
     let alerts = desk
         .query("SELECT kind, status FROM alerts ORDER BY kind")

@@ -8,7 +8,7 @@ use firstcome_shared::domain::DropId;
 use firstcome_stack::{Behaviour, SinkEncryption, eventually};
 use tokio_util::sync::CancellationToken;
 
-use crate::desk::{A, B, Desk, SOON, id, parsed};
+use crate::desk::{A, B, Desk, SOON, id, text};
 use crate::mailed::{clean, drift, repaired};
 
 /// Maximum time for which a pass may wait for the tables. It never waits for a mail server.
@@ -29,10 +29,7 @@ async fn mail_server_that_is_down_for_an_hour_delays_only_mails() {
                 20 => drift(&id, &[3]),
                 _ => clean(&id),
             };
-            desk.notifier()
-                .after_pass(&run, desk.clock.now())
-                .await
-                .unwrap();
+            desk.after_pass(&desk.notifier(), &run).await;
             assert!(begun.elapsed() < PASS, "{gone:?}");
             desk.clock.turn(TimeDelta::minutes(1));
         }
@@ -115,10 +112,7 @@ async fn rejected_recipient_is_given_up_and_the_other_gets_one_mail() {
     desk.notifier().daily_digest(now, now).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();
     let mails = desk.sink.mails();
-    let text = parsed(mails.last().unwrap())
-        .body_text(0)
-        .unwrap()
-        .replace("\r\n", " ");
+    let text = text(mails.last().unwrap());
     let says = "was refused or given up: that address gets nothing";
     assert!(text.contains(says) && !text.contains(A), "{text}");
 }
@@ -140,10 +134,7 @@ async fn alert_whose_mail_was_given_up_is_mailed_again() {
     desk.args.alert_cooldown_seconds = 30 * 86_400;
     let daemon = desk.notifier();
     let sees = async |id: &str| {
-        daemon
-            .after_pass(&drift(id, &[3]), desk.clock.now())
-            .await
-            .unwrap();
+        desk.after_pass(&daemon, &drift(id, &[3])).await;
         daemon
             .admission(SeenGate::Closed, desk.clock.turn(TimeDelta::minutes(1)))
             .await
@@ -226,10 +217,7 @@ async fn slow_mail_server_gets_one_copy_and_does_not_delay_other_mails() {
         .unwrap();
     let first = desk.notifier();
     let second = desk.notifier();
-    first
-        .after_pass(&drift("r1", &[3]), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&first, &drift("r1", &[3])).await;
     let slow = tokio::spawn(async move { first.flush(SOON).await });
     desk.until_there_are(1).await;
     desk.sink.set(Behaviour::Normal).await.unwrap();
@@ -289,10 +277,7 @@ async fn mail_with_unknown_outcome_is_sent_again_under_the_same_id() {
     let desk = Desk::new(A).await;
     desk.sink.set(Behaviour::SilentAfterData).await.unwrap();
     let sender = desk.notifier();
-    sender
-        .after_pass(&repaired("r1"), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&sender, &repaired("r1")).await;
     let stop = CancellationToken::new();
     let sending = tokio::spawn(sender.run_sender(stop.clone()));
     desk.until_there_are(1).await;
@@ -336,10 +321,7 @@ async fn two_senders_at_once_send_each_mail_once() {
     for n in 0..25 {
         let mut run = repaired(&format!("r{n}"));
         run.drops[0].drop_id = DropId(n);
-        desk.notifier()
-            .after_pass(&run, desk.clock.now())
-            .await
-            .unwrap();
+        desk.after_pass(&desk.notifier(), &run).await;
     }
     let stop = CancellationToken::new();
     let senders: Vec<_> = (0..2)
@@ -358,10 +340,7 @@ async fn two_senders_at_once_send_each_mail_once() {
 #[tokio::test]
 async fn mail_of_a_dead_sender_is_sent_when_its_lease_expires() {
     let desk = Desk::new(A).await;
-    desk.notifier()
-        .after_pass(&repaired("r1"), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&desk.notifier(), &repaired("r1")).await;
     desk.run("UPDATE mail_outbox SET leased_until = '2026-12-01 06:01:15'")
         .await;
     desk.notifier().flush(SOON).await.unwrap();
@@ -397,10 +376,7 @@ async fn mail_that_cannot_be_sent_for_three_days_is_given_up() {
 async fn sender_stops_within_seconds_while_the_mail_server_is_silent() {
     let desk = Desk::new(A).await;
     desk.sink.set(Behaviour::SilentAfterAccept).await.unwrap();
-    desk.notifier()
-        .after_pass(&repaired("r1"), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&desk.notifier(), &repaired("r1")).await;
     let stop = CancellationToken::new();
     let sender = tokio::spawn(desk.notifier().run_sender(stop.clone()));
     while desk

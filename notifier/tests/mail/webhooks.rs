@@ -161,10 +161,7 @@ async fn broken_promises_and_events_outside_passes_are_posted() {
          VALUES (7, 'customer-00101', 1, 101, 'no slot was free', 'r1')",
     )
     .await;
-    everything
-        .after_pass(&drift("r1", &[3]), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&everything, &drift("r1", &[3])).await;
     everything.flush(SOON).await.unwrap();
     let begun = desk.clock.now();
     everything.admission(SeenGate::Closed, begun).await.unwrap();
@@ -206,10 +203,7 @@ async fn undelivered_event_is_retried_with_the_same_id_and_a_new_signature() {
     let elsewhere = Receiver::start().await;
     let mut desk = desk_with(&[&receiver]).await;
     desk.webhooks.webhook_timeout_ms = 3_000;
-    desk.notifier()
-        .after_pass(&repaired("r1"), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&desk.notifier(), &repaired("r1")).await;
     let replies = [
         (
             CannedReply::Status(500),
@@ -268,10 +262,7 @@ async fn undelivered_event_is_retried_with_the_same_id_and_a_new_signature() {
 async fn webhook_waits_as_long_as_the_receiver_asks_up_to_one_hour() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
-    desk.notifier()
-        .after_pass(&repaired("r1"), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&desk.notifier(), &repaired("r1")).await;
     for (asked, pause) in [(1_800, 1_800), (1_000_000, 3_600)] {
         receiver.set(CannedReply::RetryAfter(429, asked));
         desk.notifier().flush(SOON).await.unwrap();
@@ -295,7 +286,7 @@ async fn silent_receiver_does_not_delay_passes_mails_or_other_receivers() {
     for n in 1..=3 {
         let mut run = repaired(&format!("r{n}"));
         run.drops[0].drop_id.0 = n;
-        notifier.after_pass(&run, desk.clock.now()).await.unwrap();
+        desk.after_pass(&notifier, &run).await;
         other.until_there_are(usize::try_from(n).unwrap()).await;
         desk.until_there_are(usize::try_from(n).unwrap()).await;
     }
@@ -368,16 +359,10 @@ async fn receiver_that_answers_410_gets_nothing_until_restart_and_is_mailed() {
     receiver.set(CannedReply::Endless(410));
     let one = desk.notifier();
     let two = desk.notifier();
-    one.after_pass(&drift("r1", &[3]), desk.clock.now())
-        .await
-        .unwrap();
+    desk.after_pass(&one, &drift("r1", &[3])).await;
     one.flush(SOON).await.unwrap();
-    two.after_pass(
-        &drift("r2", &[3, 4]),
-        desk.clock.turn(TimeDelta::minutes(1)),
-    )
-    .await
-    .unwrap();
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.after_pass(&two, &drift("r2", &[3, 4])).await;
     for notifier in [&one, &two, &one, &two] {
         notifier.flush(SOON).await.unwrap();
     }
@@ -397,9 +382,8 @@ async fn receiver_that_answers_410_gets_nothing_until_restart_and_is_mailed() {
             .iter()
             .all(|subject| !subject.contains("hunter2"))
     );
-    one.after_pass(&clean("r3"), desk.clock.turn(TimeDelta::minutes(1)))
-        .await
-        .unwrap();
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.after_pass(&one, &clean("r3")).await;
     one.flush(SOON).await.unwrap();
     assert_eq!(
         (receiver.received().len(), desk.query(OPEN).await),
@@ -422,10 +406,7 @@ async fn undeliverable_event_is_given_up_after_days_even_if_its_target_was_remov
     }
     assert!(desk.clock.now() - crate::world::at(0) >= TimeDelta::days(3));
     let later = desk.clock.now();
-    desk.notifier()
-        .after_pass(&drift("r2", &[3]), later)
-        .await
-        .unwrap();
+    desk.after_pass(&desk.notifier(), &drift("r2", &[3])).await;
     let four_days = later + TimeDelta::days(4);
     let soon = later + TimeDelta::minutes(1);
     for (before, given_up) in [(later, 0), (soon, 1), (soon, 0)] {
