@@ -21,18 +21,13 @@ fn at(minutes: i64) -> DateTime<Utc> {
 
 fn finding(kind: Kind, slot: i64, result: Outcome) -> Finding {
     Finding {
-        kind,
         coupon_id: Some(CouponId(1)),
         drop_id: Some(DropId(7)),
         slot: Some(slot),
         user_id: Some(format!("u-{slot}")),
-        action: ActionKind::Issue,
         result,
-        detail: format!("admitted {slot} s ago"),
         needs_person: false,
-        dead_letter: None,
-        trace_id: None,
-        case: FindingCase::Plain,
+        ..Finding::general(kind, ActionKind::Issue, format!("admitted {slot} s ago"))
     }
 }
 
@@ -108,32 +103,19 @@ impl Duty {
                 .alerts
                 .insert(alert.fingerprint.clone(), alert.clone());
         }
-        let mut said: Vec<String> = Vec::new();
-        for told in verdict.problems.iter().chain(&verdict.information) {
-            said.push(format!(
-                "{} {:?}",
-                told.observation.about.word(),
-                told.reason
-            ));
-        }
-        said.extend(
-            verdict
-                .resolved
-                .iter()
-                .map(|alert| format!("{} resolved", alert.kind)),
-        );
-        said.extend(
-            verdict
-                .repaired
-                .iter()
-                .map(|drop| format!("repaired {:?}", drop.map(|d| d.0))),
-        );
-        said.extend(
-            verdict
-                .earlier
-                .iter()
-                .map(|earlier| format!("{} earlier", earlier.repairs)),
-        );
+        let told = verdict.problems.iter().chain(&verdict.information);
+        let told = told.map(|told| format!("{} {:?}", told.observation.about.word(), told.reason));
+        let resolved = verdict.resolved.iter();
+        let resolved = resolved.map(|alert| format!("{} resolved", alert.kind));
+        let repaired = verdict.repaired.iter();
+        let repaired = repaired.map(|drop| format!("repaired {:?}", drop.map(|d| d.0)));
+        let earlier = verdict.earlier.iter();
+        let earlier = earlier.map(|earlier| format!("{} earlier", earlier.repairs));
+        let said: Vec<String> = told
+            .chain(resolved)
+            .chain(repaired)
+            .chain(earlier)
+            .collect();
         assert_eq!(verdict.says_something(), !said.is_empty());
         said.join(", ")
     }
@@ -162,5 +144,18 @@ fn clean() -> Run {
 }
 
 fn one_left() -> Run {
-    run(Status::Drift, vec![left(Kind::FailedClaim, 3)])
+    left_on([3])
+}
+
+/// Returns a pass that left failed claims of these slots.
+fn left_on(slots: impl IntoIterator<Item = i64>) -> Run {
+    let left = |slot| left(Kind::FailedClaim, slot);
+    run(Status::Drift, slots.into_iter().map(left).collect())
+}
+
+fn repaired(kind: Kind, slot: i64) -> Run {
+    run(
+        Status::Repaired,
+        vec![finding(kind, slot, Outcome::Applied)],
+    )
 }

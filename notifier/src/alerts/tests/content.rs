@@ -27,10 +27,7 @@ fn clean_passes_and_dry_runs_send_no_mail() {
 #[test]
 fn repair_is_mailed_once_without_an_alert() {
     let mut duty = Duty::default();
-    let repaired = run(
-        Status::Repaired,
-        vec![finding(Kind::Unissued, 3, Outcome::Applied)],
-    );
+    let repaired = repaired(Kind::Unissued, 3);
     assert_eq!(duty.sees(0, &repaired), "repaired Some(7)");
     assert_eq!(duty.sees(1, &clean()), "");
     assert_eq!(duty.only().state, AlertState::Resolved);
@@ -151,20 +148,15 @@ fn reopening_the_gate_alone_sends_no_mail() {
 #[test]
 fn pass_over_one_coupon_does_not_resolve_system_wide_alerts() {
     let mut duty = Duty::default();
+    let partial = Run {
+        partial: true,
+        ..clean()
+    };
     assert_eq!(
         duty.sees(0, &failed(FailureCause::Mysql, "MySQL is down")),
         "run_failed New"
     );
-    assert_eq!(
-        duty.sees(
-            0,
-            &Run {
-                partial: true,
-                ..clean()
-            }
-        ),
-        ""
-    );
+    assert_eq!(duty.sees(0, &partial), "");
     assert_eq!(duty.sees(0, &clean()), "run_failed resolved");
     let loose = Finding {
         kind: Kind::FailedClaim,
@@ -174,16 +166,7 @@ fn pass_over_one_coupon_does_not_resolve_system_wide_alerts() {
         duty.sees(0, &general(Status::Drift, vec![loose])),
         "failed_claim New"
     );
-    assert_eq!(
-        duty.sees(
-            1,
-            &Run {
-                partial: true,
-                ..clean()
-            }
-        ),
-        ""
-    );
+    assert_eq!(duty.sees(1, &partial), "");
     assert_eq!(duty.sees(2, &clean()), "failed_claim resolved");
 }
 
@@ -221,15 +204,9 @@ fn changed_findings_are_mailed_at_once_unless_only_age_or_order_changes() {
     let mut older = one_left();
     older.drops[0].findings[0].detail = "admitted 99 s ago".to_owned();
     assert_eq!(duty.sees(1, &older), "");
-    let two = run(
-        Status::Drift,
-        vec![left(Kind::FailedClaim, 9), left(Kind::FailedClaim, 3)],
-    );
+    let two = left_on([9, 3]);
     assert_eq!(duty.sees(2, &two), "failed_claim Changed");
-    let turned = run(
-        Status::Drift,
-        vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 9)],
-    );
+    let turned = left_on([3, 9]);
     assert_eq!(
         duty.sees(3, &turned),
         "",
@@ -279,10 +256,7 @@ fn held_back_repairs_are_one_alert_per_drop_mailed_again_when_doubled() {
     assert_eq!(duty.sees(1, &held(71)), "");
     assert_eq!(duty.sees(2, &held(140)), "braked Changed");
     assert_eq!(duty.only().summary, "140 repairs wait for a confirmation");
-    let confirmed = run(
-        Status::Repaired,
-        vec![finding(Kind::MissingAdmission, 1, Outcome::Applied)],
-    );
+    let confirmed = repaired(Kind::MissingAdmission, 1);
     assert_eq!(
         duty.sees(3, &confirmed),
         "braked resolved, repaired Some(7)"

@@ -8,10 +8,7 @@ fn acknowledged_alert_is_not_mailed_until_it_changes_or_ends() {
     duty.sees(0, &one_left());
     duty.acknowledge(5);
     assert_eq!(duty.sees(600, &one_left()), "");
-    let two = run(
-        Status::Drift,
-        vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 4)],
-    );
+    let two = left_on([3, 4]);
     assert_eq!(duty.sees(601, &two), "failed_claim Changed");
     assert_eq!(
         duty.only().acknowledged_at,
@@ -27,10 +24,7 @@ fn acknowledged_alert_is_not_mailed_until_it_changes_or_ends() {
 fn clock_that_is_set_back_silences_no_alert() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(7_200, &one_left()), "failed_claim New");
-    let two = run(
-        Status::Drift,
-        vec![left(Kind::FailedClaim, 3), left(Kind::FailedClaim, 4)],
-    );
+    let two = left_on([3, 4]);
     assert_eq!(duty.sees(0, &two), "failed_claim Changed");
     assert_eq!(duty.sees(1, &two), "", "mailed once");
     assert_eq!(duty.sees(2, &clean()), "failed_claim resolved");
@@ -153,14 +147,8 @@ fn restart_of_a_store_is_not_mailed_but_repeated_failures_are() {
     // Every other pass fails.
     let said: Vec<String> = (1_000..1_004)
         .map(|at| {
-            duty.sees(
-                at,
-                &if at % 2 == 0 {
-                    refused.clone()
-                } else {
-                    clean()
-                },
-            )
+            let run = if at % 2 == 0 { &refused } else { &clean() };
+            duty.sees(at, run)
         })
         .collect();
     assert_eq!(said, ["", "", "run_failed New", "run_failed resolved"]);
@@ -278,12 +266,7 @@ fn flapping_alert_is_not_mailed_by_every_pass() {
 #[test]
 fn alert_that_changes_in_every_pass_is_mailed_rarely_and_loses_no_change() {
     let mut duty = Duty::default();
-    let growing = |n: i64| {
-        run(
-            Status::Drift,
-            (1..=n).map(|slot| left(Kind::FailedClaim, slot)).collect(),
-        )
-    };
+    let growing = |n| left_on(1..=n);
     let mails = (0..240)
         .filter(|minute| !duty.sees(*minute, &growing(minute + 1)).is_empty())
         .count();
@@ -295,10 +278,7 @@ fn alert_that_changes_in_every_pass_is_mailed_rarely_and_loses_no_change() {
 #[test]
 fn repairs_of_every_pass_are_batched_into_fewer_and_fewer_mails() {
     let mut duty = Duty::default();
-    let repaired = run(
-        Status::Repaired,
-        vec![finding(Kind::Unissued, 3, Outcome::Applied)],
-    );
+    let repaired = repaired(Kind::Unissued, 3);
     let said: Vec<String> = (0..120)
         .map(|minute| duty.sees(minute, &repaired))
         .filter(|s| !s.is_empty())
