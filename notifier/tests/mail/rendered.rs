@@ -15,10 +15,10 @@ use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
 use firstcome_shared::mysql::digest::LostMails;
 use firstcome_shared::redis::wrong_key::WrongKey;
 use firstcome_shared::report::{
-    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
 };
 
-use crate::world::{applied, at, cased, drop_report, finding, general, left, run};
+use crate::world::{self, applied, at, cased, drop_report, finding, general, left};
 
 fn linked() -> Links {
     Links {
@@ -155,6 +155,17 @@ fn words_of_html(html: &str) -> Vec<String> {
 
 const WINTER: &str = "Winter coupon";
 
+/// Returns a run whose ID looks like that of a reconciler.
+fn run(id: &str, status: Status, drops: Vec<DropReport>) -> Run {
+    let id = format!("0193a1f2-7c00-7d31-8000-0000000000{id}");
+    world::run(&id, status, drops)
+}
+
+/// Compares the mail of a single pass with its snapshot.
+fn keep_pass(name: &str, run: &Run) {
+    keep(name, &mail(&[(at(1), run)], &[], &linked()).unwrap());
+}
+
 fn repaired() -> Run {
     let findings = vec![
         applied(
@@ -177,7 +188,7 @@ fn repaired() -> Run {
         ),
     ];
     run(
-        "0193a1f2-7c00-7d31-8000-0000000000a1",
+        "a1",
         Status::Repaired,
         vec![drop_report(1, WINTER, 7, findings)],
     )
@@ -209,7 +220,7 @@ fn failed_claims() -> Run {
         ),
     ];
     run(
-        "0193a1f2-7c00-7d31-8000-0000000000a2",
+        "a2",
         Status::Drift,
         vec![drop_report(1, WINTER, 7, findings)],
     )
@@ -217,7 +228,7 @@ fn failed_claims() -> Run {
 
 fn clean() -> Run {
     run(
-        "0193a1f2-7c00-7d31-8000-0000000000a3",
+        "a3",
         Status::Clean,
         vec![drop_report(1, WINTER, 7, Vec::new())],
     )
@@ -252,10 +263,7 @@ fn renders_repeated_repairs() {
 #[test]
 fn renders_a_problem_that_needs_an_operator() {
     let run = failed_claims();
-    keep(
-        "action_needed",
-        &mail(&[(at(1), &run)], &[], &linked()).unwrap(),
-    );
+    keep_pass("action_needed", &run);
     keep(
         "action_needed_without_links",
         &mail(&[(at(1), &run)], &[], &Links::default()).unwrap(),
@@ -298,12 +306,8 @@ fn renders_repairs_that_the_limit_holds_back() {
             )
         })
         .collect();
-    let held = run(
-        "0193a1f2-7c00-7d31-8000-0000000000a4",
-        Status::Braked,
-        vec![drop_report(1, WINTER, 7, held)],
-    );
-    keep("braked", &mail(&[(at(1), &held)], &[], &linked()).unwrap());
+    let held = run("a4", Status::Braked, vec![drop_report(1, WINTER, 7, held)]);
+    keep_pass("braked", &held);
 
     // Without the API's address, the page has no form to pause a coupon.
     let without = mail(&[(at(1), &held)], &[], &without_forms()).unwrap().text;
@@ -344,11 +348,7 @@ fn renders_broken_promises() {
         ),
     ];
     let drop = drop_report(1, WINTER, 7, findings);
-    let run = run(
-        "0193a1f2-7c00-7d31-8000-0000000000a5",
-        Status::Drift,
-        vec![drop],
-    );
+    let run = run("a5", Status::Drift, vec![drop]);
     keep(
         "broken_promises",
         &mail(&[(at(1), &run)], &[promise(101), promise(102)], &linked()).unwrap(),
@@ -389,10 +389,7 @@ fn renders_failed_runs_and_stalls() {
             Vec::new(),
         )
     };
-    keep(
-        "run_failed",
-        &mail(&[(at(1), &failed)], &[], &linked()).unwrap(),
-    );
+    keep_pass("run_failed", &failed);
     let detail = "4120 messages wait on the topic and the consumer has not moved for 95 s";
     let stalled = Run {
         findings: vec![general(
@@ -403,50 +400,30 @@ fn renders_failed_runs_and_stalls() {
         )],
         ..clean()
     };
-    keep(
-        "stalled",
-        &mail(&[(at(1), &stalled)], &[], &linked()).unwrap(),
-    );
+    keep_pass("stalled", &stalled);
 }
 
 #[test]
 fn renders_problems_without_a_drop() {
-    let of_none = |kind, detail, coupon| {
-        let action = if coupon {
-            ActionKind::OpenGate
-        } else {
-            ActionKind::Report
+    let of_none = |kind, detail, coupon_id: Option<CouponId>| {
+        let (action, result) = match coupon_id {
+            Some(_) => (ActionKind::OpenGate, Outcome::Failed),
+            None => (ActionKind::Report, Outcome::Skipped),
         };
-        let finding = general(
-            kind,
-            action,
-            if coupon {
-                Outcome::Failed
-            } else {
-                Outcome::Skipped
-            },
-            detail,
-        );
-        let coupon_id = coupon.then_some(CouponId(1));
         Run {
             findings: vec![Finding {
                 coupon_id,
                 needs_person: true,
-                ..finding
+                ..general(kind, action, result, detail)
             }],
             status: Status::Drift,
             ..clean()
         }
     };
     let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
-    keep(
+    keep_pass(
         "unsafe_setting",
-        &mail(
-            &[(at(1), &of_none(Kind::UnsafeSetting, evicts, false))],
-            &[],
-            &linked(),
-        )
-        .unwrap(),
+        &of_none(Kind::UnsafeSetting, evicts, None),
     );
     let closed = "coupon 1 stays closed and answers 503: in drop 7, slot 9, another user holds this slot (and 2 more)";
     let two = left(
@@ -455,19 +432,14 @@ fn renders_problems_without_a_drop() {
         "another user holds this slot; Redis was emptied meanwhile",
     );
     let left = run(
-        "0193a1f2-7c00-7d31-8000-0000000000a9",
+        "a9",
         Status::Drift,
         vec![drop_report(1, WINTER, 7, vec![two])],
     );
-    keep("left", &mail(&[(at(1), &left)], &[], &linked()).unwrap());
-    keep(
+    keep_pass("left", &left);
+    keep_pass(
         "closed_coupon",
-        &mail(
-            &[(at(1), &of_none(Kind::RedisLost, closed, true))],
-            &[],
-            &linked(),
-        )
-        .unwrap(),
+        &of_none(Kind::RedisLost, closed, Some(CouponId(1))),
     );
 }
 
@@ -505,15 +477,8 @@ fn renders_all_kinds_over_many_drops() {
         }
         drop_report(1 + drop % 5, &format!("Coupon {}", 1 + drop % 5), drop, findings)
     });
-    let run = run(
-        "0193a1f2-7c00-7d31-8000-0000000000a7",
-        Status::Drift,
-        drops.collect(),
-    );
-    keep(
-        "many_drops",
-        &mail(&[(at(1), &run)], &[], &linked()).unwrap(),
-    );
+    let run = run("a7", Status::Drift, drops.collect());
+    keep_pass("many_drops", &run);
 }
 
 #[test]
@@ -561,11 +526,7 @@ fn mail_about_many_problems_is_truncated_and_says_where_the_rest_is() {
         });
         drop_report(drop, &format!("Coupon {drop}"), drop, findings.collect())
     };
-    let run = run(
-        "0193a1f2-7c00-7d31-8000-0000000000ab",
-        Status::Drift,
-        (1..=40).map(drop).collect(),
-    );
+    let run = run("ab", Status::Drift, (1..=40).map(drop).collect());
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
     assert!(
         mail.text.lines().count() < 250 && mail.html.len() < 60_000,
@@ -628,15 +589,8 @@ fn renders_a_drop_that_closed_below_its_quantity() {
         numbers.users = 90;
         numbers.rows = 90;
     }
-    let run = run(
-        "0193a1f2-7c00-7d31-8000-0000000000a8",
-        Status::Clean,
-        vec![drop],
-    );
-    keep(
-        "closed_below_quantity",
-        &mail(&[(at(1), &run)], &[], &linked()).unwrap(),
-    );
+    let run = run("a8", Status::Clean, vec![drop]);
+    keep_pass("closed_below_quantity", &run);
 }
 
 #[test]

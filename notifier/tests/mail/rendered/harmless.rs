@@ -54,7 +54,7 @@ fn only_a_complete_pass_says_that_all_users_are_restored() {
         rebuilt,
     );
     let whole = run(
-        "0193a1f2-7c00-7d31-8000-0000000000ac",
+        "ac",
         Status::Repaired,
         vec![drop_report(1, WINTER, 7, vec![rebuilt])],
     );
@@ -102,7 +102,7 @@ fn mail_about_ten_thousand_findings_has_a_readable_length() {
         })
         .collect();
     let run = run(
-        "0193a1f2-7c00-7d31-8000-0000000000a9",
+        "a9",
         Status::Repaired,
         vec![drop_report(1, WINTER, 7, issued)],
     );
