@@ -303,7 +303,7 @@ mod tests {
             ..Finding::general(
                 Kind::FailedClaim,
                 ActionKind::Report,
-                "failed claim 3 (slot_taken)".to_owned(),
+                "failed claim 3 (slot_taken)",
             )
         };
         let masked = text_of(&left, false);

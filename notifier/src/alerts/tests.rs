@@ -40,7 +40,7 @@ fn left(kind: Kind, slot: i64) -> Finding {
 }
 
 fn stalled(detail: &str) -> Finding {
-    Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned())
+    Finding::general(Kind::Stalled, ActionKind::Report, detail)
 }
 
 fn run(status: Status, findings: Vec<Finding>) -> Run {

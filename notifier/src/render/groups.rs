@@ -392,7 +392,7 @@ mod tests {
             user_id: Some(user.to_owned()),
             result: Outcome::Applied,
             needs_person: false,
-            ..Finding::general(Kind::Unissued, ActionKind::Issue, detail.to_owned())
+            ..Finding::general(Kind::Unissued, ActionKind::Issue, detail)
         }
     }
 
@@ -406,7 +406,7 @@ mod tests {
         let details = ["offset 43 of partition 2", "offset 16 of partition 4"];
         let found = details.map(|detail| Finding {
             case: FindingCase::Unreadable,
-            ..Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned())
+            ..Finding::general(Kind::Stalled, ActionKind::Report, detail)
         });
         let placed: Vec<Placed<'_>> = found.iter().map(|one| (None, one)).collect();
         assert_eq!(reasons(&placed, |_| None), details);

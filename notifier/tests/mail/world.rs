@@ -46,7 +46,7 @@ pub(crate) fn general(kind: Kind, action: ActionKind, result: Outcome, detail: &
     Finding {
         result,
         needs_person: false,
-        ..Finding::general(kind, action, detail.to_owned())
+        ..Finding::general(kind, action, detail)
     }
 }
 

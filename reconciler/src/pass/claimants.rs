@@ -158,11 +158,7 @@ impl Pass<'_> {
             }
             let detail =
                 "Redis lost some of the coupon's revocations, by which revoked users are refused";
-            let mut finding = Finding::general(
-                Kind::RevokedAdmission,
-                ActionKind::Revoke,
-                detail.to_owned(),
-            );
+            let mut finding = Finding::general(Kind::RevokedAdmission, ActionKind::Revoke, detail);
             finding.coupon_id = Some(coupon);
             finding.needs_person = false;
             finding.result = Outcome::Applied;
@@ -191,11 +187,7 @@ impl Pass<'_> {
         }
         let detail =
             "Redis lost some of the coupon's claimants, by which nobody wins a second time";
-        let finding = Finding::general(
-            Kind::MissingAdmission,
-            ActionKind::PutBack,
-            detail.to_owned(),
-        );
+        let finding = Finding::general(Kind::MissingAdmission, ActionKind::PutBack, detail);
         self.run.findings.push(Finding {
             coupon_id: Some(coupon.id),
             needs_person: false,

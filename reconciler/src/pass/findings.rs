@@ -470,7 +470,7 @@ mod tests {
         let found = |detail: &str| Finding {
             slot: Some(9),
             result: Outcome::Failed,
-            ..Finding::general(Kind::SlotConflict, ActionKind::Move, detail.to_owned())
+            ..Finding::general(Kind::SlotConflict, ActionKind::Move, detail)
         };
         let missing = Finding {
             case: FindingCase::UsersMissing(1),

@@ -140,7 +140,7 @@ mod tests {
         let rebuilt = Finding::general(
             Kind::RedisLost,
             ActionKind::Rebuild,
-            "Redis does not have this drop".to_owned(),
+            "Redis does not have this drop",
         );
         DropReport {
             exact: true,

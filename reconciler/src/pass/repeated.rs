@@ -70,7 +70,7 @@ mod tests {
         run.findings.push(Finding {
             result,
             case: FindingCase::RunFailed(cause),
-            ..Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned())
+            ..Finding::general(Kind::Stalled, ActionKind::Report, detail)
         });
         run
     }

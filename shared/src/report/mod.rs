@@ -270,7 +270,7 @@ impl Finding {
     }
 
     /// Creates a finding that concerns no particular drop and needs an operator.
-    pub fn general(kind: Kind, action: ActionKind, detail: String) -> Self {
+    pub fn general(kind: Kind, action: ActionKind, detail: impl Into<String>) -> Self {
         Self {
             kind,
             coupon_id: None,
@@ -279,7 +279,7 @@ impl Finding {
             user_id: None,
             action,
             result: Outcome::Skipped,
-            detail,
+            detail: detail.into(),
             needs_person: true,
             dead_letter: None,
             trace_id: None,

@@ -186,7 +186,7 @@ fn invalid_user_id_does_not_count_as_a_waiting_user() {
 fn mail_about_partitions_read_again_does_not_mention_slow_consumers() {
     let detail = "partition 0 of the topic is read again: it ends before offset 1000, where reading was; 2 more partitions are read \
                   again";
-    let again = Finding::general(Kind::Stalled, ActionKind::Report, detail.to_owned());
+    let again = Finding::general(Kind::Stalled, ActionKind::Report, detail);
     let again = cased(FindingCase::ReadAgain(vec![0, 1, 2]), again);
     let mail = of_one(&Run {
         findings: vec![again],
@@ -217,7 +217,7 @@ fn rebuild_that_restores_fewer_users_needs_action_and_is_no_success() {
         cased(FindingCase::Rebuilt { back: 0, known }, finding)
     };
     let detail = "Redis lost data, and 0 of the 20 users whom a pass at 15:31 UTC on 2026-12-01 knew are back: 20 are missing";
-    let missing = Finding::general(Kind::RedisLost, ActionKind::Report, detail.to_owned());
+    let missing = Finding::general(Kind::RedisLost, ActionKind::Report, detail);
     let missing = cased(FindingCase::UsersMissing(20), missing);
     let lost = one(Status::Drift, vec![rebuilt(Some(20)), missing]);
     let mail = of_one(&lost);
@@ -242,11 +242,7 @@ fn rebuild_that_restores_fewer_users_needs_action_and_is_no_success() {
 
 #[test]
 fn loss_of_users_fires_until_they_are_restored_or_it_is_accepted() {
-    let missing = Finding::general(
-        Kind::RedisLost,
-        ActionKind::Report,
-        "20 are missing".to_owned(),
-    );
+    let missing = Finding::general(Kind::RedisLost, ActionKind::Report, "20 are missing");
     let missing = cased(FindingCase::UsersMissing(20), missing);
     let lost = one(Status::Drift, vec![missing]);
     let after = one(Status::Clean, Vec::new());
