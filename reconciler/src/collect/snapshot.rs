@@ -416,3 +416,32 @@ impl SlotRange {
         questions
     }
 }
+
+/// Returns a coupon and its only drop for tests, both with this ID.
+#[cfg(test)]
+pub(crate) fn sample(id: i64, quantity: Slot) -> (Coupon, Drop) {
+    let coupon = Coupon {
+        id: CouponId(id),
+        name: String::new(),
+        quantity,
+        once_per: OncePer::Coupon,
+        waiting_list: 0,
+        paused: false,
+        revision: 1,
+        era: 0,
+        schedule: None,
+        allow: None,
+        allow_list: firstcome_shared::coupon::AllowList::default(),
+    };
+    let drop = Drop {
+        id: DropId(id),
+        coupon_id: coupon.id,
+        local_date: None,
+        opens_at: DateTime::UNIX_EPOCH,
+        closes_at: None,
+        quantity,
+        closed_early: false,
+        sealed_at: None,
+    };
+    (coupon, drop)
+}

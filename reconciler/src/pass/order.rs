@@ -100,36 +100,21 @@ pub(super) fn portions(
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
-    use firstcome_shared::coupon::AllowList;
-    use firstcome_shared::domain::DropId;
 
     use super::*;
+    use crate::collect::snapshot::sample;
 
     /// Creates coupons with one drop each, from ID, quantity and opening time in milliseconds.
     fn coupons(of: impl Iterator<Item = (i64, u32, i64)>) -> Vec<(Coupon, Drop)> {
         of.map(|(number, quantity, opens)| {
+            let (coupon, drop) = sample(number, quantity);
             let coupon = Coupon {
-                id: CouponId(number),
-                name: String::new(),
-                quantity,
                 once_per: OncePer::Drop,
-                waiting_list: 0,
-                paused: false,
-                revision: 1,
-                era: 0,
-                schedule: None,
-                allow: None,
-                allow_list: AllowList::default(),
+                ..coupon
             };
             let drop = Drop {
-                id: DropId(number),
-                coupon_id: CouponId(number),
-                local_date: None,
                 opens_at: DateTime::from_timestamp_millis(opens).unwrap(),
-                closes_at: None,
-                quantity,
-                sealed_at: None,
-                closed_early: false,
+                ..drop
             };
             (coupon, drop)
         })

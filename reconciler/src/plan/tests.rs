@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::coupon::{AllowList, Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::redis::repair::{SlotChange, Wanted};
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ use super::{
     steps,
 };
 use crate::collect::snapshot::{
-    DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange,
+    DeadLetter, DropFacts, DropRevocations, Promises, RowFacts, SlotRange, sample,
 };
 use crate::report::Kind;
 use crate::topic::InFlight;
@@ -107,29 +107,18 @@ impl DropWorld {
         } else {
             at(NOW_MS) + TimeDelta::hours(1)
         };
+        let (coupon, drop) = sample(1, self.quantity);
         DropFacts {
             coupon: Coupon {
-                id: CouponId(1),
-                name: "c".into(),
-                quantity: self.quantity,
                 once_per: self.once_per,
                 waiting_list: 10,
                 paused: self.paused,
-                revision: 1,
-                era: 0,
-                schedule: None,
-                allow: None,
-                allow_list: AllowList::default(),
+                ..coupon
             },
             drop: Drop {
-                id: DropId(1),
-                coupon_id: CouponId(1),
-                local_date: None,
                 opens_at: opens,
                 closes_at: Some(closes),
-                quantity: self.quantity,
-                closed_early: false,
-                sealed_at: None,
+                ..drop
             },
             meta_matches: self.meta,
             allow_list_differs: self.list_differs,

@@ -1,43 +1,14 @@
 //! Tests that the shortcut for consistent pages agrees with the full comparison.
 
-use firstcome_shared::coupon::{AllowList, Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId};
 use proptest::prelude::*;
 
 use super::super::RepairPolicy;
 use super::*;
-use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Promises};
+use crate::collect::snapshot::{DeadLetter, DropFacts, DropRevocations, Promises, sample};
 use crate::topic::InFlight;
 
 fn facts(quantity: Slot, count: i64) -> DropFacts {
-    let id = CouponId(1);
-    let name = String::new();
-    let at = DateTime::UNIX_EPOCH;
-    let coupon = Coupon {
-        id,
-        name,
-        quantity,
-        once_per: OncePer::Coupon,
-        waiting_list: 0,
-        paused: false,
-        revision: 1,
-        era: 0,
-        schedule: None,
-        allow: None,
-        allow_list: AllowList::default(),
-    };
-    let id = DropId(1);
-    let coupon_id = CouponId(1);
-    let drop = Drop {
-        id,
-        coupon_id,
-        local_date: None,
-        opens_at: at,
-        closes_at: None,
-        quantity,
-        closed_early: false,
-        sealed_at: None,
-    };
+    let (coupon, drop) = sample(1, quantity);
     DropFacts {
         coupon,
         drop,
