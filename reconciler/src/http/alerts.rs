@@ -51,7 +51,7 @@ pub(super) async fn list(
         &app.stores.db,
         query.status,
         query.before,
-        within(query.limit, 100, 1..=500)?,
+        within("limit", query.limit, 100, 1..=500)?,
     )
     .await;
     page.map(Json).map_err(unavailable)

@@ -9,7 +9,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot, canonical_number};
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
+use firstcome_shared::http::extract::{StrictPath, StrictQuery};
 use firstcome_shared::http::views::{
     CouponDrops, CouponSettings, Day, Days, DropDetails, ListedDrop, Overview, SlotTimes,
 };
@@ -18,7 +18,7 @@ use firstcome_shared::mysql::pace::{DayPace, SlotPace, sampled};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::refusals::unavailable;
+use super::refusals::{unavailable, within};
 use super::state::RouteState;
 use crate::notify::alerts::About;
 
@@ -84,10 +84,7 @@ pub(super) async fn drops(
     StrictPath(id): StrictPath<String>,
     StrictQuery(query): StrictQuery<CouponDropsQuery>,
 ) -> Result<Json<CouponDrops>, Problem> {
-    let page = query.page.unwrap_or(1);
-    if !(1..=100_000).contains(&page) {
-        return Err(invalid("page must be from 1 to 100000"));
-    }
+    let page = within("page", query.page, 1, 1..=100_000)?;
     let (coupon, drops) = find(&app, &id).await?;
     let skipped = (page as usize - 1).saturating_mul(DROPS);
     let shown: Vec<&Drop> = drops.iter().rev().skip(skipped).take(DROPS).collect();

@@ -63,11 +63,8 @@ pub(super) async fn list(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<FailedClaimsQuery>,
 ) -> Result<Json<FailedClaimPage>, Problem> {
-    let limit = within(query.limit, 50, 1..=200)?;
-    let page = query.page.unwrap_or(1);
-    if !(1..=PAGES).contains(&page) {
-        return Err(invalid(format!("page must be from 1 to {PAGES}")));
-    }
+    let limit = within("limit", query.limit, 50, 1..=200)?;
+    let page = within("page", query.page, 1, 1..=PAGES)?;
     let wanted = DeadLetterQuery {
         resolved: query.resolved.unwrap_or(false),
         drop: query.drop_id.map(DropId),

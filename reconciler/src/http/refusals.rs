@@ -5,18 +5,19 @@ use std::ops::RangeInclusive;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::invalid;
 
-/// Checks the limit of a page.
+/// Checks a number of a query, such as the limit of a page.
 pub(super) fn within(
-    limit: Option<u32>,
+    name: &str,
+    number: Option<u32>,
     usual: u32,
     allowed: RangeInclusive<u32>,
 ) -> Result<u32, Problem> {
-    let limit = limit.unwrap_or(usual);
-    if allowed.contains(&limit) {
-        Ok(limit)
+    let number = number.unwrap_or(usual);
+    if allowed.contains(&number) {
+        Ok(number)
     } else {
         let (least, most) = allowed.into_inner();
-        Err(invalid(format!("limit must be from {least} to {most}")))
+        Err(invalid(format!("{name} must be from {least} to {most}")))
     }
 }
 

@@ -83,7 +83,7 @@ pub(super) async fn list(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<RunsQuery>,
 ) -> Result<Json<Runs>, Problem> {
-    let limit = within(query.limit, 20, 1..=200)?;
+    let limit = within("limit", query.limit, 20, 1..=200)?;
     if query
         .before
         .as_deref()
@@ -143,7 +143,7 @@ pub(super) async fn read(
     Extension(operator): Extension<Operator>,
     StrictQuery(query): StrictQuery<RunQuery>,
 ) -> Result<Json<RunPage>, Problem> {
-    let limit = within(query.limit, 1_000, 1..=10_000)?;
+    let limit = within("limit", query.limit, 1_000, 1..=10_000)?;
     let no_such = || Problem::not_found(format!("there is no run {id:?}"));
     run_id(&id).ok_or_else(no_such)?;
     let after = query.after.unwrap_or(0);

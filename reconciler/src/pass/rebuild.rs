@@ -7,6 +7,11 @@ use crate::execute::Executor;
 use crate::plan::Planner;
 
 impl Pass<'_> {
+    pub(super) fn executor<'h>(&'h self, header: &'h DropHeader) -> Executor<'h> {
+        let run = &self.run.run_id;
+        Executor::new(self.stores, header, &self.restored, run, self.stop)
+    }
+
     /// Begins to rebuild a large lost drop. Its users are restored while the drop is read, because
     /// millions of them would not fit in memory. Returns `None` for other drops.
     pub(super) async fn begin_rebuild<'h>(
@@ -19,13 +24,7 @@ impl Pass<'_> {
             return Ok(None);
         }
         self.must_be_same_life().await?;
-        let executor = Executor::new(
-            self.stores,
-            header,
-            &self.restored,
-            &self.run.run_id,
-            self.stop,
-        );
+        let executor = self.executor(header);
         executor.begin_rebuild().await?;
         Ok(Some(executor))
     }

@@ -22,7 +22,7 @@ use super::request::{Aborted, Obstacle};
 use super::steps::Pass;
 use crate::collect::snapshot::SlotRange;
 use crate::collect::{self, CollectError, DropHeader};
-use crate::execute::{self, Executor, Patience, VerifiedDrop};
+use crate::execute::{self, Patience, VerifiedDrop};
 use crate::plan::{Action, Plan, Planned, Planner};
 use crate::record;
 use crate::report::{Finding, Kind, Outcome, Trigger};
@@ -340,13 +340,7 @@ impl Pass<'_> {
         } else if has_repairs && round < ROUNDS {
             self.must_be_same_life().await?;
             let began = Instant::now();
-            let mut executor = Executor::new(
-                self.stores,
-                header,
-                &self.restored,
-                &self.run.run_id,
-                self.stop,
-            );
+            let mut executor = self.executor(header);
             let mut attempts = Vec::with_capacity(plan.items.len());
             let ended = executor.carry_out(&plan, &mut attempts).await;
             crate::metrics::stage("execute", began.elapsed());
@@ -468,13 +462,7 @@ impl Pass<'_> {
         let began = Instant::now();
         let coupon = header.facts.coupon.id;
         let mut planner = Planner::new(self.settings.policy, &header.facts);
-        let mut executor = Executor::new(
-            self.stores,
-            header,
-            &self.restored,
-            &self.run.run_id,
-            self.stop,
-        );
+        let mut executor = self.executor(header);
         let mut pages = std::pin::pin!(self.pages(header));
         ledger.begin_pages();
         while let Some(page) = pages.try_next().await? {
