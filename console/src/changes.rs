@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{HttpRefusal, NO_API, encoded};
 use super::drops::{DropPath, find, refused};
-use super::html::{FormRefusal, not_understood, notice, unless_named};
+use super::html::{not_understood, notice, unless_named};
 use super::people::{self, Search};
 use super::state::{OwnForm, Page};
 
@@ -70,16 +70,16 @@ pub(super) async fn coupon(
                 ("again", &asked.again),
                 ("name", &asked.name),
             ];
-            refused(&page, &place, why.into_form(what, &typed)).await
+            refused(&page, &place, why.form(what, &typed)).await
         }
     }
 }
 
-async fn pause(page: &Page, found: &DropDetails, paused: bool) -> Result<(), FormRefusal> {
+async fn pause(page: &Page, found: &DropDetails, paused: bool) -> Result<(), HttpRefusal> {
     let path = coupon_path(found);
     let body = json!({"paused": paused});
     let done = page.api::<Value>(Method::PATCH, &path, &body, None);
-    Ok(done.await.map(|_| ())?)
+    done.await.map(|_| ())
 }
 
 /// Raises the quantity. Fails if another operator has changed the quantity since the screen was
@@ -89,7 +89,7 @@ async fn raise(
     place: &DropPath,
     asked: &OfCoupon,
     found: DropDetails,
-) -> Result<(), FormRefusal> {
+) -> Result<(), HttpRefusal> {
     let body = json!({"quantity": raised(asked, &found)?});
     let mut seen = found;
     for left in (0..ATTEMPTS).rev() {
@@ -100,11 +100,11 @@ async fn raise(
             return Ok(());
         };
         if refusal.status != StatusCode::PRECONDITION_FAILED || left == 0 {
-            return Err(refusal.into());
+            return Err(refusal);
         }
         let now = find(page, place).await?;
         if now.coupon.quantity != seen.coupon.quantity {
-            return Err(refusal.into());
+            return Err(refusal);
         }
         seen = now;
     }
@@ -117,7 +117,7 @@ fn coupon_path(found: &DropDetails) -> String {
 
 /// Checks the new quantity. The API applies it to the coupon and to every drop that is not closed,
 /// so it must not lower any of them.
-fn raised(asked: &OfCoupon, found: &DropDetails) -> Result<u32, FormRefusal> {
+fn raised(asked: &OfCoupon, found: &DropDetails) -> Result<u32, HttpRefusal> {
     let most = found.largest_quantity;
     let quantity = asked.quantity.trim().parse::<u32>().ok();
     quantity
@@ -126,7 +126,7 @@ fn raised(asked: &OfCoupon, found: &DropDetails) -> Result<u32, FormRefusal> {
             let why = format!(
                 "Type the same number twice, above the quantity of now ({most}). Nothing was done."
             );
-            FormRefusal::typed(why)
+            HttpRefusal::typed(why)
         })
 }
 
@@ -169,7 +169,7 @@ pub(super) async fn erase(page: Page, OwnForm(asked): OwnForm<WhomToErase>) -> R
     match erased(&page, &asked.person, &asked.typed).await {
         Ok(why) => notice("Erased", StatusCode::OK, &why),
         Err(why) => {
-            let form = why.into_form("erase", &[("typed", &asked.typed)]);
+            let form = why.form("erase", &[("typed", &asked.typed)]);
             let search = Search {
                 coupon: asked.coupon,
                 drop: String::new(),
@@ -181,9 +181,9 @@ pub(super) async fn erase(page: Page, OwnForm(asked): OwnForm<WhomToErase>) -> R
 }
 
 /// Describes the result of an erasure.
-async fn erased(page: &Page, person: &UserId, typed: &str) -> Result<String, FormRefusal> {
+async fn erased(page: &Page, person: &UserId, typed: &str) -> Result<String, HttpRefusal> {
     if typed.trim() != person.as_str() {
-        return Err(FormRefusal::typed(
+        return Err(HttpRefusal::typed(
             "What you typed is not the person's id. Nothing was done.",
         ));
     }
@@ -197,7 +197,7 @@ async fn erased(page: &Page, person: &UserId, typed: &str) -> Result<String, For
 }
 
 /// Checks that the coupon's name was typed as confirmation.
-async fn confirmed(page: &Page, coupon: i64, typed: &str) -> Result<(), FormRefusal> {
+async fn confirmed(page: &Page, coupon: i64, typed: &str) -> Result<(), HttpRefusal> {
     let path = format!("/v1/coupons/{coupon}/drops");
     let found: CouponDrops = page.get(&path).await?;
     unless_named(typed, &found.coupon.name)
@@ -211,20 +211,20 @@ pub(super) async fn give_up(page: Page, OwnForm(asked): OwnForm<OfPerson>) -> Re
     match given_up(&page, &asked, drop).await {
         Ok(()) => Redirect::to(people::GIVEN_UP).into_response(),
         Err(why) => {
-            let form = why.into_form("give-up", &[("name", &asked.name)]);
+            let form = why.form("give-up", &[("name", &asked.name)]);
             people::refused(&page, asked.search(), form).await
         }
     }
 }
 
-async fn given_up(page: &Page, asked: &OfPerson, drop: i64) -> Result<(), FormRefusal> {
+async fn given_up(page: &Page, asked: &OfPerson, drop: i64) -> Result<(), HttpRefusal> {
     confirmed(page, asked.coupon, &asked.name).await?;
     let coupon = asked.coupon;
     let person = encoded(asked.person.as_str());
     let path = format!("/v1/coupons/{coupon}/people/{person}/give-up");
     let body = json!({"drop_id": drop});
     let done = page.post::<GivenUp>(&path, &body);
-    Ok(done.await.map(|_| ())?)
+    done.await.map(|_| ())
 }
 
 /// Revokes a user's coupon.
@@ -242,12 +242,12 @@ pub(super) async fn revoke(page: Page, OwnForm(asked): OwnForm<OfPerson>) -> Res
                 ("may_claim_again", again),
                 ("name", &asked.name),
             ];
-            people::refused(&page, asked.search(), why.into_form("revoke", &typed)).await
+            people::refused(&page, asked.search(), why.form("revoke", &typed)).await
         }
     }
 }
 
-async fn revoked(page: &Page, asked: &OfPerson) -> Result<(), FormRefusal> {
+async fn revoked(page: &Page, asked: &OfPerson) -> Result<(), HttpRefusal> {
     confirmed(page, asked.coupon, &asked.name).await?;
     let again = asked.may_claim_again.is_some();
     let mut body =
@@ -259,5 +259,5 @@ async fn revoked(page: &Page, asked: &OfPerson) -> Result<(), FormRefusal> {
     let person = encoded(asked.person.as_str());
     let path = format!("/v1/coupons/{coupon}/people/{person}/revoke");
     let done = page.api::<Value>(Method::POST, &path, &body, None);
-    Ok(done.await.map(|_| ())?)
+    done.await.map(|_| ())
 }

@@ -72,7 +72,7 @@ impl Credentials {
 #[derive(Debug)]
 pub(crate) struct HttpRefusal {
     pub(crate) status: StatusCode,
-    /// The reason as one sentence, without a full stop.
+    /// The reason. The last full stop may be missing.
     pub(crate) why: String,
 }
 

@@ -14,9 +14,7 @@ use serde_json::{Value, json};
 
 use super::board::{Board, drop_board};
 use super::client::{HttpRefusal, encoded};
-use super::html::{
-    FormRefusal, JustDone, RefusedForm, Top, answer, not_understood, notice, unless_named,
-};
+use super::html::{JustDone, RefusedForm, Top, answer, not_understood, notice, unless_named};
 use super::pace::{Pace, pace};
 use super::state::{OrDefault, OwnForm, Page};
 
@@ -196,7 +194,7 @@ pub(super) async fn pass(
         "dry_run" => body["dry_run"] = true.into(),
         "confirm" => {
             if let Err(why) = confirmed(&asked, &found) {
-                let form = why.into_form("confirm", &[("name", &asked.name)]);
+                let form = why.form("confirm", &[("name", &asked.name)]);
                 return refused(&page, &place, form).await;
             }
             body["confirm"] = true.into();
@@ -207,14 +205,14 @@ pub(super) async fn pass(
 }
 
 /// Checks that the held-back repairs are still those on the button.
-fn confirmed(asked: &PassForm, found: &DropDetails) -> Result<(), FormRefusal> {
+fn confirmed(asked: &PassForm, found: &DropDetails) -> Result<(), HttpRefusal> {
     unless_named(&asked.name, &found.coupon.name)?;
     if held_back(found).as_ref() == Some(&asked.held) {
         return Ok(());
     }
     let why =
         "The number of held-back repairs has changed. Nothing was done: look at the drop again.";
-    Err(FormRefusal::new(StatusCode::CONFLICT, why))
+    Err(HttpRefusal::new(StatusCode::CONFLICT, why))
 }
 
 /// Starts a pass over everything.

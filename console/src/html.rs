@@ -128,30 +128,14 @@ pub(super) struct JustDone {
     pub(super) done: String,
 }
 
-/// Why a form was rejected.
-pub(super) struct FormRefusal {
-    pub(super) status: StatusCode,
-    pub(super) why: String,
-}
-
-impl FormRefusal {
-    pub(super) fn new(status: StatusCode, why: impl Into<String>) -> Self {
-        Self {
-            status,
-            why: why.into(),
-        }
-    }
-
+impl HttpRefusal {
     /// Rejects invalid input.
     pub(super) fn typed(why: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, why)
     }
 
-    pub(super) fn into_form(
-        self,
-        form: &'static str,
-        typed: &[(&'static str, &str)],
-    ) -> RefusedForm {
+    /// Returns the form to show again with this reason.
+    pub(super) fn form(&self, form: &'static str, typed: &[(&'static str, &str)]) -> RefusedForm {
         let typed = typed
             .iter()
             .map(|(field, text)| (*field, (*text).to_owned()))
@@ -159,15 +143,9 @@ impl FormRefusal {
         RefusedForm {
             status: self.status,
             form,
-            why: self.why,
+            why: self.sentence(),
             typed,
         }
-    }
-}
-
-impl From<HttpRefusal> for FormRefusal {
-    fn from(refusal: HttpRefusal) -> Self {
-        Self::new(refusal.status, refusal.sentence())
     }
 }
 
@@ -206,13 +184,13 @@ impl RefusedForm {
 }
 
 /// Rejects the form if the input is not the coupon's name.
-pub(super) fn unless_named(typed: &str, coupon: &str) -> Result<(), FormRefusal> {
+pub(super) fn unless_named(typed: &str, coupon: &str) -> Result<(), HttpRefusal> {
     let is_its_name = line(typed, LONGEST) == line(coupon, LONGEST);
     let why = "What you typed is not the coupon's name. Nothing was done.";
     if is_its_name {
         Ok(())
     } else {
-        Err(FormRefusal::typed(why))
+        Err(HttpRefusal::typed(why))
     }
 }
 

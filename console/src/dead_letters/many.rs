@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{DeadLettersScreenQuery, listed};
-use crate::html::{FormRefusal, notice};
+use crate::client::HttpRefusal;
+use crate::html::notice;
 use crate::state::{OwnForm, Page};
 
 /// Maximum number of dead letters for which the API counts reasons. Above it, counts are shown as
@@ -103,10 +104,10 @@ pub(crate) async fn discard_all(page: Page, OwnForm(asked): OwnForm<DiscardAll>)
     match discarded(&page, &asked).await {
         Ok(()) => Redirect::to("/dead-letters?status=resolved&done=discarded").into_response(),
         Err(why) if why.status == StatusCode::CONFLICT => {
-            notice("Not discarded", why.status, &why.why)
+            notice("Not discarded", why.status, &why.sentence())
         }
         Err(why) => {
-            let form = why.into_form(
+            let form = why.form(
                 "discard-all",
                 &[("why", &asked.why), ("number", &asked.number)],
             );
@@ -120,14 +121,14 @@ pub(crate) async fn discard_all(page: Page, OwnForm(asked): OwnForm<DiscardAll>)
     }
 }
 
-async fn discarded(page: &Page, asked: &DiscardAll) -> Result<(), FormRefusal> {
+async fn discarded(page: &Page, asked: &DiscardAll) -> Result<(), HttpRefusal> {
     if asked.why.trim().is_empty() {
-        return Err(FormRefusal::typed(
+        return Err(HttpRefusal::typed(
             "Say why they are discarded. Nothing was done.",
         ));
     }
     if asked.number.trim().replace(',', "").parse() != Ok(asked.letters) {
-        return Err(FormRefusal::typed(
+        return Err(HttpRefusal::typed(
             "What you typed is not the number on the button. Nothing was done.",
         ));
     }
@@ -139,12 +140,12 @@ async fn discarded(page: &Page, asked: &DiscardAll) -> Result<(), FormRefusal> {
     }
     if !asked.drop.is_empty() {
         let drop: Result<i64, _> = asked.drop.parse();
-        let no_such = |_| FormRefusal::typed("There is no such drop. Nothing was done.");
+        let no_such = |_| HttpRefusal::typed("There is no such drop. Nothing was done.");
         body["drop_id"] = drop.map_err(no_such)?.into();
     }
     let discarded: Discarded = page.post("/v1/failed-claims/discard", &body).await?;
     match discarded.failed_claims {
-        0 => Err(FormRefusal::new(
+        0 => Err(HttpRefusal::new(
             StatusCode::CONFLICT,
             "They have been dealt with already.",
         )),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{found, shown};
 use crate::client::{HttpRefusal, encoded};
-use crate::html::{FormRefusal, RefusedForm, notice, unless_named};
+use crate::html::{RefusedForm, notice, unless_named};
 use crate::state::Page;
 
 #[derive(Deserialize, Default)]
@@ -46,7 +46,7 @@ pub(crate) async fn correct(
                 ("name", &typed.name),
             ];
             // The form belongs to the revealed screen, and each display of that screen is recorded.
-            refused(&page, &id, &why.into_form("correct", &fields), true).await
+            refused(&page, &id, &why.form("correct", &fields), true).await
         }
     }
 }
@@ -55,8 +55,8 @@ async fn corrected(
     page: &Page,
     id: &str,
     typed: &CorrectForm,
-) -> Result<FailedClaimDetails, FormRefusal> {
-    let wrong = |why: &str| FormRefusal::typed(format!("{why} Nothing was done."));
+) -> Result<FailedClaimDetails, HttpRefusal> {
+    let wrong = |why: &str| HttpRefusal::typed(format!("{why} Nothing was done."));
     let number = |text: &str| text.trim().parse::<i64>().ok();
     let (Some(coupon), Some(drop)) = (number(&typed.coupon), number(&typed.drop)) else {
         return Err(wrong("Give the coupon and the drop by their numbers."));
@@ -68,7 +68,7 @@ async fn corrected(
         if refusal.status == StatusCode::NOT_FOUND {
             wrong("There is no such coupon, or it has no such drop.")
         } else {
-            refusal.into()
+            refusal
         }
     })?;
     let body = json!({
@@ -81,11 +81,9 @@ async fn corrected(
 
 /// Adds to the reason that nothing was changed.
 #[allow(clippy::needless_pass_by_value)] // as map_err hands it over
-fn unchanged(refusal: HttpRefusal) -> FormRefusal {
-    FormRefusal::new(
-        refusal.status,
-        format!("{} Nothing was done.", refusal.sentence()),
-    )
+fn unchanged(refusal: HttpRefusal) -> HttpRefusal {
+    let why = format!("{} Nothing was done.", refusal.sentence());
+    HttpRefusal { why, ..refusal }
 }
 
 #[derive(Deserialize, Default)]
@@ -110,14 +108,14 @@ pub(crate) async fn discard(
         }
         Err(why) => {
             let fields = [("why", typed.why.as_str()), ("name", &typed.name)];
-            refused(&page, &id, &why.into_form("discard", &fields), false).await
+            refused(&page, &id, &why.form("discard", &fields), false).await
         }
     }
 }
 
-async fn discarded(page: &Page, id: &str, typed: &DiscardForm) -> Result<(), FormRefusal> {
+async fn discarded(page: &Page, id: &str, typed: &DiscardForm) -> Result<(), HttpRefusal> {
     if typed.why.trim().is_empty() {
-        return Err(FormRefusal::typed(
+        return Err(HttpRefusal::typed(
             "Say why it is discarded. Nothing was done.",
         ));
     }
