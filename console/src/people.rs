@@ -83,17 +83,9 @@ pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> R
     };
     let asked = Search::default();
     let none = RefusedForm::default();
-    let screen = screen(&page, &asked, &none);
-    answer(
-        StatusCode::OK,
-        &PeopleScreen {
-            top: Top {
-                done,
-                ..page.top(TITLE, "people")
-            },
-            ..screen
-        },
-    )
+    let mut screen = screen(&page, &asked, &none);
+    screen.top.done = done;
+    answer(StatusCode::OK, &screen)
 }
 
 pub(super) async fn search(page: Page, form: Result<Form<Search>, FormRejection>) -> Response {
@@ -108,65 +100,43 @@ pub(super) async fn refused(page: &Page, mut asked: Search, form: RefusedForm) -
     }
     let made = async {
         let found = look(page, &mut asked).await;
-        let none = screen(page, &asked, &form);
+        let (story, people, choices, why);
+        let mut screen = screen(page, &asked, &form);
+        let mut status = form.status();
         match found {
-            Ok(Found::Story(story)) => {
-                let view = view(story);
-                let may_revoke = none.has_api && !view.holds.is_empty();
-                let forms = [
-                    ("revoke", may_revoke),
-                    ("give-up", view.broken),
+            Ok(Found::Story(found)) => {
+                story = view(found);
+                screen.story = Some(&story);
+                screen.wrong = form.unless_shown(&[
+                    ("revoke", screen.has_api && !story.holds.is_empty()),
+                    ("give-up", story.broken),
                     ("erase", true),
-                ];
-                answer(
-                    form.status(),
-                    &PeopleScreen {
-                        wrong: form.unless_shown(&forms),
-                        story: Some(&view),
-                        ..none
-                    },
-                )
+                ]);
             }
-            _ if form.status() != StatusCode::OK => answer(
-                form.status(),
-                &PeopleScreen {
-                    wrong: form.unless_shown(&[]),
-                    ..none
-                },
-            ),
-            Ok(Found::Several(people)) => answer(
-                StatusCode::OK,
-                &PeopleScreen {
-                    several: &people,
-                    ..none
-                },
-            ),
-            Ok(Found::Coupons(coupons)) => answer(
-                StatusCode::OK,
-                &PeopleScreen {
-                    coupons: &coupons,
-                    ..none
-                },
-            ),
-            Err(refusal) => answer(
-                refusal.status,
-                &PeopleScreen {
-                    wrong: &refusal.sentence(),
-                    ..none
-                },
-            ),
+            _ if status != StatusCode::OK => screen.wrong = form.unless_shown(&[]),
+            Ok(Found::Several(found)) => {
+                people = found;
+                screen.several = &people;
+            }
+            Ok(Found::Coupons(found)) => {
+                choices = found;
+                screen.coupons = &choices;
+            }
+            Err(refusal) => {
+                status = refusal.status;
+                why = refusal.sentence();
+                screen.wrong = &why;
+            }
         }
+        answer(status, &screen)
     };
     page.slowly(made).await
 }
 
-const TITLE: &str = "One person";
-
 /// Returns a screen without a history.
 fn screen<'a>(page: &'a Page, asked: &'a Search, refused: &'a RefusedForm) -> PeopleScreen<'a> {
-    let top = page.top(TITLE, "people");
     PeopleScreen {
-        top,
+        top: page.top("One person", "people"),
         asked,
         wrong: "",
         several: &[],
