@@ -93,6 +93,11 @@ impl DropWorld {
         }
     }
 
+    fn lose_redis(&mut self) {
+        (self.meta, self.count) = (None, None);
+        self.users.clear();
+    }
+
     fn policy(&self) -> RepairPolicy {
         RepairPolicy {
             kept: self.kept,

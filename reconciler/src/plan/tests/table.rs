@@ -294,9 +294,7 @@ fn lost_drop_is_rebuilt_from_rows_and_messages() {
     let mut world = DropWorld::exact(12, 9);
     world.rows.remove(&9);
     world.in_flight = vec![(9, user(9))];
-    world.meta = None;
-    world.count = None;
-    world.users.clear();
+    world.lose_redis();
     assert_eq!(world.findings(), [of_drop(Kind::RedisLost)]);
     world.apply(&world.plan());
     assert_eq!(world.users, DropWorld::exact(12, 9).users);
@@ -312,13 +310,12 @@ fn unreadable_topic_blocks_slots_for_new_users() {
             .iter()
             .all(|item| item.action.is_none() && item.detail.contains("until what is on its way"))
     };
-    let mut lost = DropWorld {
+    let away = || DropWorld {
         topic_away: true,
         ..DropWorld::exact(12, 9)
     };
-    lost.meta = None;
-    lost.count = None;
-    lost.users.clear();
+    let mut lost = away();
+    lost.lose_redis();
     assert!(
         reports(&lost),
         "users that only messages name would be lost"
@@ -329,24 +326,15 @@ fn unreadable_topic_blocks_slots_for_new_users() {
         "an empty MySQL does not prove that nobody has claimed"
     );
     // A user was deleted manually, so the message may be the only evidence of the claim.
-    let mut gap = DropWorld {
-        topic_away: true,
-        ..DropWorld::exact(12, 9)
-    };
+    let mut gap = away();
     gap.users.remove(&user(4));
     gap.rows.remove(&4);
     assert!(reports(&gap));
-    let mut waits = DropWorld {
-        topic_away: true,
-        ..DropWorld::exact(12, 9)
-    };
+    let mut waits = away();
     waits.waiting = vec![user(20)];
     assert!(reports(&waits));
     // Users may still get a row, or be restored to the slot that they already hold.
-    let mut own = DropWorld {
-        topic_away: true,
-        ..DropWorld::exact(12, 9)
-    };
+    let mut own = away();
     own.rows.remove(&4);
     own.users.remove(&user(5));
     assert_eq!(
@@ -366,9 +354,7 @@ fn unreadable_topic_blocks_slots_for_new_users() {
 #[test]
 fn lost_drop_is_rebuilt_with_users_named_only_by_dead_letters() {
     let mut world = DropWorld::exact(12, 9);
-    world.meta = None;
-    world.count = None;
-    world.users.clear();
+    world.lose_redis();
     for slot in [3, 4, 5] {
         world.rows.remove(&slot);
     }
