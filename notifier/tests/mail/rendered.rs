@@ -161,6 +161,12 @@ fn run(id: &str, status: Status, drops: Vec<DropReport>) -> Run {
     world::run(&id, status, drops)
 }
 
+/// Returns where a text begins with these words.
+fn place(text: &str, words: &str) -> usize {
+    let place = text.find(words);
+    place.unwrap_or_else(|| panic!("{words}: {text}"))
+}
+
 /// Compares the mail of a single pass with its snapshot.
 fn keep_pass(name: &str, run: &Run) {
     keep(name, &mail(&[(at(1), run)], &[], &linked()).unwrap());
@@ -311,14 +317,9 @@ fn renders_repairs_that_the_limit_holds_back() {
 
     // Without the API's address, the page has no form to pause a coupon.
     let without = mail(&[(at(1), &held)], &[], &without_forms()).unwrap().text;
-    let place = |words: &str| {
-        without
-            .find(words)
-            .unwrap_or_else(|| panic!("{words}: {without}"))
-    };
     assert!(
-        place("-X PATCH -d '{\"paused\":true}'")
-            < place("See and confirm the repairs, in a browser"),
+        place(&without, "-X PATCH -d '{\"paused\":true}'")
+            < place(&without, "See and confirm the repairs, in a browser"),
         "{without}"
     );
     assert!(!without.contains("or see and confirm"), "{without}");
@@ -333,41 +334,22 @@ fn renders_broken_promises() {
         slot: Some(slot),
         reason: "the drop has slots 1 to 100 only and none was free".to_owned(),
     };
-    let findings = vec![
-        applied(
-            Kind::OverAdmitted,
-            101,
-            ActionKind::Move,
-            "the drop has slots 1 to 100 only",
-        ),
-        applied(
-            Kind::OverAdmitted,
-            102,
-            ActionKind::Move,
-            "the drop has slots 1 to 100 only",
-        ),
-    ];
-    let drop = drop_report(1, WINTER, 7, findings);
+    let broken = [promise(101), promise(102)];
+    let moved = |slot| {
+        let detail = "the drop has slots 1 to 100 only";
+        applied(Kind::OverAdmitted, slot, ActionKind::Move, detail)
+    };
+    let drop = drop_report(1, WINTER, 7, vec![moved(101), moved(102)]);
     let run = run("a5", Status::Drift, vec![drop]);
     keep(
         "broken_promises",
-        &mail(&[(at(1), &run)], &[promise(101), promise(102)], &linked()).unwrap(),
+        &mail(&[(at(1), &run)], &broken, &linked()).unwrap(),
     );
 
-    let without = mail(
-        &[(at(1), &run)],
-        &[promise(101), promise(102)],
-        &without_forms(),
-    )
-    .unwrap()
-    .text;
-    let place = |words: &str| {
-        without
-            .find(words)
-            .unwrap_or_else(|| panic!("{words}: {without}"))
-    };
+    let without = mail(&[(at(1), &run)], &broken, &without_forms());
+    let without = without.unwrap().text;
     assert!(
-        place("{\"quantity\":102}") < place("This drop, in a browser"),
+        place(&without, "{\"quantity\":102}") < place(&without, "This drop, in a browser"),
         "{without}"
     );
     assert!(

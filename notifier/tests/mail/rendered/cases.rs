@@ -70,22 +70,9 @@ fn suggested_raise_counts_only_claims_without_a_slot() {
 
 #[test]
 fn mail_about_an_unreadable_message_points_to_its_writer() {
-    let loose = Finding {
-        result: Outcome::Skipped,
-        ..general(
-            Kind::FailedClaim,
-            ActionKind::Report,
-            Outcome::Skipped,
-            "failed claim 1 (undecodable) names no user, and no drop",
-        )
-    };
-    let loose = cased(
-        FindingCase::NamesNobody,
-        Finding {
-            needs_person: true,
-            ..loose
-        },
-    );
+    let detail = "failed claim 1 (undecodable) names no user, and no drop";
+    let loose = Finding::general(Kind::FailedClaim, ActionKind::Report, detail);
+    let loose = cased(FindingCase::NamesNobody, loose);
     let mail = of_one(&Run {
         findings: vec![loose],
         status: Status::Drift,
@@ -110,35 +97,28 @@ fn mail_about_an_unreadable_message_points_to_its_writer() {
     );
 }
 
+fn wrong_type(wrong: WrongKey, knows_earlier_days: bool) -> Finding {
+    let WrongKey { key, found, wanted } = &wrong;
+    let detail = format!("the key `{key}` in Redis is {found} and should be {wanted}");
+    Finding {
+        result: Outcome::Failed,
+        case: FindingCase::KeyOfWrongType {
+            wrong,
+            knows_earlier_days,
+        },
+        ..Finding::general(Kind::CountMismatch, ActionKind::Report, detail)
+    }
+}
+
 #[test]
 fn key_of_the_wrong_type_is_named_with_the_command_that_removes_it() {
-    let wrong = WrongKey {
-        key: "fc:{1}:drop:7:free".to_owned(),
-        found: "a list",
-        wanted: "a sorted set",
-    };
-    let detail = "the key `fc:{1}:drop:7:free` in Redis is a list and should be a sorted set";
     let of = |knows_earlier_days| {
-        let case = FindingCase::KeyOfWrongType {
-            wrong: wrong.clone(),
-            knows_earlier_days,
+        let wrong = WrongKey {
+            key: "fc:{1}:drop:7:free".to_owned(),
+            found: "a list",
+            wanted: "a sorted set",
         };
-        let whole = general(
-            Kind::CountMismatch,
-            ActionKind::Report,
-            Outcome::Failed,
-            detail,
-        );
-        let mut run = one(
-            Status::Drift,
-            vec![cased(
-                case,
-                Finding {
-                    needs_person: true,
-                    ..whole
-                },
-            )],
-        );
+        let mut run = one(Status::Drift, vec![wrong_type(wrong, knows_earlier_days)]);
         run.drops[0].examined = Examined::default();
         of_one(&run)
     };
@@ -359,24 +339,7 @@ fn mail_with_numeric_ids_and_long_names_stays_readable() {
         found: "a string",
         wanted: "a sorted set",
     };
-    let detail = "the key `fc:{2}:drop:8:users` in Redis is a string and should be a sorted set";
-    let whole = general(
-        Kind::CountMismatch,
-        ActionKind::Report,
-        Outcome::Failed,
-        detail,
-    );
-    let case = FindingCase::KeyOfWrongType {
-        wrong,
-        knows_earlier_days: false,
-    };
-    let unreadable = cased(
-        case,
-        Finding {
-            needs_person: true,
-            ..whole
-        },
-    );
+    let unreadable = wrong_type(wrong, false);
     let held = (1..=64).map(|n| {
         numbered(
             finding(
