@@ -252,7 +252,7 @@ pub(crate) struct ReadMail {
     pub(crate) html: String,
 }
 
-pub(crate) fn read(mail: &firstcome_stack::Mail) -> ReadMail {
+fn read(mail: &firstcome_stack::Mail) -> ReadMail {
     let parsed = MessageParser::default().parse(&mail.raw).expect("a mail");
     ReadMail {
         subject: parsed.subject().unwrap_or_default().to_owned(),
