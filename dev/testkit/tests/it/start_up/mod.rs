@@ -4,8 +4,6 @@
 mod safety;
 mod settings;
 
-use std::time::Duration;
-
 use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
     Http, LIMIT, Process, World, WorldStores, eventually, eventually_some, shared,
@@ -266,22 +264,6 @@ async fn start_up_waits_for_a_store_that_is_starting() {
         "{line}"
     );
     assert_eq!(api.stop().await, 0);
-}
-
-#[tokio::test]
-async fn a_process_that_waits_for_a_store_stops_on_sigterm() {
-    let world = World::new("stop-waiting").await;
-    let api = world.start(
-        "firstcome-api",
-        &["serve"],
-        &[("REDIS_URL", "redis://127.0.0.1:1")],
-    );
-    eventually("the log says that the API waits", LIMIT, async || {
-        api.log().contains("waiting")
-    })
-    .await;
-    api.signal(rustix::process::Signal::TERM);
-    api.ended(Duration::from_secs(5)).await;
 }
 
 #[tokio::test]

@@ -8,30 +8,6 @@ use super::refuses;
 use crate::faults::waves::{HEALED, follows, impatient};
 
 #[tokio::test]
-async fn a_redis_that_may_lose_data_is_refused_with_advice() {
-    let forgetful = RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    };
-    let evicting = RedisOptions {
-        maxmemory_policy: "allkeys-lru".into(),
-        ..RedisOptions::default()
-    };
-    for (options, advice) in [(forgetful, "appendonly yes"), (evicting, "noeviction")] {
-        let redis = RedisServer::start(options).await.unwrap();
-        let world = World::on(WorldStores::shared().await.with_redis(&redis), "forgetful").await;
-        for (program, command) in [
-            ("firstcome-api", "serve"),
-            ("firstcome-reconciler", "once"),
-            ("firstcome-reconciler", "daemon"),
-        ] {
-            let process = world.start(program, &[command], &[]);
-            refuses(&process, &["Redis", advice]).await;
-        }
-    }
-}
-
-#[tokio::test]
 async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     let master = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = impatient(WorldStores::shared().await.with_redis(&master), "unsafe").await;
