@@ -7,7 +7,7 @@ use rdkafka::admin::{
     TopicReplication,
 };
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer as _};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -141,27 +141,6 @@ impl TestTopic {
         }
         flushed.await.unwrap().unwrap();
         offsets[0]
-    }
-
-    /// Sends one message in a transaction, which leaves a marker behind.
-    pub async fn produce_in_transaction(&self, partition: i32, payload: &[u8]) {
-        let config = self
-            .config()
-            .set("transactional.id", format!("{}-transaction", self.name))
-            .clone();
-        let name = self.name.clone();
-        let payload = payload.to_owned();
-        let sent = tokio::task::spawn_blocking(move || {
-            let producer: BaseProducer = config.create().unwrap();
-            producer.init_transactions(PATIENCE).unwrap();
-            producer.begin_transaction().unwrap();
-            let record = BaseRecord::<str, [u8]>::to(&name)
-                .partition(partition)
-                .payload(&payload);
-            producer.send(record).map_err(|(error, _)| error).unwrap();
-            producer.commit_transaction(PATIENCE).unwrap();
-        });
-        sent.await.unwrap();
     }
 
     /// Sends a message to each partition in a transaction that stays open, as a foreign producer

@@ -147,24 +147,6 @@ async fn a_malformed_record_delays_only_its_partition_and_becomes_a_dead_letter(
     assert_eq!(consumer.process.stop().await, 0);
 }
 
-/// A client cannot tell the marker of a transaction from a message, except by the end of the
-/// partition.
-#[tokio::test]
-async fn the_offset_of_a_transaction_marker_on_a_quiet_partition_is_committed() {
-    let (world, api) = open_world("markers").await;
-    let coupon = api.open_coupon(2).await;
-    let consumer = world
-        .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
-        .await;
-    for (slot, claim) in claims(&coupon, 1..3).iter().enumerate() {
-        world.topic.produce_in_transaction(1, claim).await;
-        all_issued(&world, coupon.drop, slot + 1).await;
-    }
-    assert_eq!(world.topic.offsets().await[1], (4, 4));
-    assert_eq!(letters(&world).await.len(), 0);
-    assert_eq!(consumer.process.stop().await, 0);
-}
-
 #[tokio::test]
 async fn a_redis_restart_while_a_batch_is_unreadable_loses_no_promise() {
     let garble = |kafka: &KafkaServer, topic: &str, partition| {

@@ -1,5 +1,5 @@
-//! Offsets are moved, the topic changes, and MySQL is restored: consumers begin to read at the
-//! positions in MySQL, so no promise is lost.
+//! Offsets are moved, and the topic changes: consumers begin to read at the positions in MySQL, so
+//! no promise is lost.
 
 use firstcome_reconciler::report::{Kind, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -51,11 +51,11 @@ pub(crate) async fn an_hour_later(world: &World) {
 /// Empties Redis, lets other users take the remaining slots, and fails if a promise is lost.
 /// Returns the pass that ran after the consumer.
 async fn survives_a_loss_of_redis(
-    world: &World,
-    api: &firstcome_testkit::ApiClient,
+    fixture: &Fixture,
     coupon: &MadeCoupon,
     mut answers: Vec<PromisedAnswer>,
 ) -> Run {
+    let world = &fixture.world;
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let run = world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
@@ -64,7 +64,7 @@ async fn survives_a_loss_of_redis(
         i64::try_from(UNREAD.end).unwrap()
     );
     let others: Vec<String> = (0..30).map(|n| format!("other-{n}")).collect();
-    let later = rush(&[api], coupon.id, &others, 10).await;
+    let later = rush(&[&fixture.api], coupon.id, &others, 10).await;
     let accepted = later.iter().filter(|(_, answer)| answer.is_accepted());
     assert_eq!(accepted.count(), 40 - UNREAD.end);
     answers.extend(later);
@@ -87,23 +87,8 @@ async fn offsets_moved_in_kafka_are_reported_and_break_no_promise_if_redis_is_lo
         assert_eq!(run.drops[0].before.in_flight, 20, "{run:#?}");
         assert!(read_again(&run).is_empty(), "{run:#?}");
     }
-    let found = survives_a_loss_of_redis(&fixture.world, &fixture.api, &coupon, answers).await;
+    let found = survives_a_loss_of_redis(&fixture, &coupon, answers).await;
     assert_eq!(read_again(&found).len(), 1, "{found:#?}");
-}
-
-#[tokio::test]
-async fn a_consumer_that_dies_before_its_commit_leaves_its_messages_unread() {
-    let (_redis, fixture) = fixture("pos-killed").await;
-    let world = &fixture.world;
-    let (coupon, answers) = with_unread(&fixture).await;
-    for point in ["rows_begun", "rows_inserted"] {
-        let crash = [("FIRSTCOME_CRASH_AT", point)];
-        let consumer = world.start("firstcome-api", &["consume"], &crash);
-        consumer.ended(HEALED).await;
-        assert!(consumer.log().contains("crash point"));
-    }
-    let found = survives_a_loss_of_redis(world, &fixture.api, &coupon, answers).await;
-    assert!(read_again(&found).is_empty(), "{found:#?}");
 }
 
 #[tokio::test]
@@ -127,7 +112,7 @@ async fn consumer_that_stops_with_an_unwritten_batch_leaves_its_messages_unread(
     fixture.consumer.process.stop().await;
     lock.run("UNLOCK TABLES").await;
     assert_eq!(world.sql.number(position).await, before);
-    let found = survives_a_loss_of_redis(world, &fixture.api, &coupon, answers).await;
+    let found = survives_a_loss_of_redis(&fixture, &coupon, answers).await;
     assert!(read_again(&found).is_empty(), "{found:#?}");
 }
 
@@ -180,35 +165,6 @@ async fn a_position_moved_ahead_of_a_running_consumer_is_corrected_and_reported(
 }
 
 #[tokio::test]
-async fn a_recreated_topic_is_read_from_its_beginning_and_reported_for_an_hour() {
-    let (_redis, fixture) = fixture("pos-again").await;
-    let Fixture {
-        world,
-        api,
-        consumer,
-    } = &fixture;
-    let (coupon, mut answers) = fixture.held("Again", 40, 20).await;
-    consumer.process.stop().await;
-    api.process.stop().await;
-    world.topic.delete().await;
-    world.migrate().await;
-    let api = world.serve().await;
-    answers.extend(rush(&[&api], coupon.id, &people(26)[20..], 6).await);
-    let before = any_pass(world).await;
-    assert_eq!(before.drops[0].before.in_flight, 6, "{before:#?}");
-    assert_eq!(read_again(&before).len(), 1, "{before:#?}");
-    let _consumer = world.consume().await;
-    all_issued(world, coupon.drop, 26).await;
-    assert_eq!(read_again(&any_pass(world).await).len(), 1);
-    an_hour_later(world).await;
-    assert_nothing_found(&world.pass().await);
-    let rest: Vec<String> = (0..14).map(|n| format!("rest-{n}")).collect();
-    answers.extend(rush(&[&api], coupon.id, &rest, 7).await);
-    all_issued(world, coupon.drop, 40).await;
-    assert_exact(world, &coupon, 40, &answers).await;
-}
-
-#[tokio::test]
 async fn topic_recreated_with_fewer_messages_under_a_running_consumer_is_read_again() {
     let (_redis, fixture) = fixture("pos-under").await;
     let world = &fixture.world;
@@ -234,46 +190,4 @@ async fn topic_recreated_with_fewer_messages_under_a_running_consumer_is_read_ag
     answers.extend(rush(&[&api], coupon.id, &people(20)[14..], 6).await);
     all_issued(world, coupon.drop, 20).await;
     assert_exact(world, &coupon, 20, &answers).await;
-}
-
-#[tokio::test]
-async fn added_partitions_are_read_from_their_beginning() {
-    let (_redis, fixture) = fixture("pos-added").await;
-    let world = &fixture.world;
-    let (coupon, mut answers) = fixture.held("Added", 40, UNREAD.start).await;
-    fixture.consumer.process.stop().await;
-    let before = world.topic.offsets().await.len();
-    world.topic.grow(before + 3).await;
-    // A new API sends to the new partitions immediately.
-    let api = world.serve().await;
-    answers.extend(rush(&[&api], coupon.id, &people(UNREAD.end)[UNREAD], 20).await);
-    let offsets = world.topic.offsets().await;
-    assert!(offsets[before..].iter().any(|(_, end)| *end > 0));
-    let run = world.pass().await;
-    assert_eq!(run.drops[0].before.in_flight, 20, "{run:#?}");
-    let found = survives_a_loss_of_redis(world, &api, &coupon, answers).await;
-    assert!(read_again(&found).is_empty(), "{found:#?}");
-}
-
-#[tokio::test]
-async fn claims_missing_in_a_restored_mysql_are_read_again_even_if_redis_is_emptied() {
-    let (_redis, fixture) = fixture("pos-older").await;
-    let world = &fixture.world;
-    let (coupon, mut answers) = fixture.held("Older", 40, UNREAD.start).await;
-    world
-        .sql
-        .query("CREATE TABLE dumped AS SELECT * FROM topic_positions")
-        .await;
-    answers.extend(rush(&[&fixture.api], coupon.id, &people(UNREAD.end)[UNREAD], 20).await);
-    all_issued(world, coupon.drop, UNREAD.end).await;
-    fixture.consumer.process.stop().await;
-    for restore in [
-        "DELETE FROM issued_coupons WHERE slot > 10",
-        "REPLACE INTO topic_positions SELECT * FROM dumped",
-        "DROP TABLE dumped",
-    ] {
-        world.sql.query(restore).await;
-    }
-    let found = survives_a_loss_of_redis(world, &fixture.api, &coupon, answers).await;
-    assert_eq!(read_again(&found).len(), 1, "{found:#?}");
 }
