@@ -265,7 +265,22 @@ async fn drift_appears_and_ends_in_metrics_dashboard_and_alerts() {
     );
     let mut injector = injector(world, &coupon).await;
     injector.make(Drift::FailedUnrepairable, 2).await.unwrap();
+    injector.make(Drift::Unissued, 3).await.unwrap();
     assert_eq!(daemon.reconcile(&json!({})).await.status, Status::Drift);
+    for (name, labels, value) in [
+        ("findings", &["kind=\"unissued\""][..], 3.0),
+        ("repairs", &["kind=\"unissued\"", "result=\"applied\""], 3.0),
+        (
+            "repairs",
+            &["kind=\"failed_claim\"", "result=\"skipped\""],
+            2.0,
+        ),
+        ("passes", &["trigger=\"endpoint\"", "status=\"drift\""], 1.0),
+    ] {
+        let name = format!("firstcome_{name}_total");
+        let counted = daemon.http().metric(&name, labels).await;
+        assert_eq!(counted, Some(value), "{name} {labels:?}");
+    }
     eventually("the dashboard shows the drift", LIMIT, async || {
         number(left).await == Some(2.0)
     })
@@ -279,6 +294,11 @@ async fn drift_appears_and_ends_in_metrics_dashboard_and_alerts() {
     })
     .await;
     mailed(world, &["action needed", "Watched"]).await;
+    eventually("the mail is counted", LIMIT, async || {
+        let sent = ["result=\"sent\""];
+        daemon.http().metric("firstcome_mails_total", &sent).await >= Some(1.0)
+    })
+    .await;
 
     world
         .sql

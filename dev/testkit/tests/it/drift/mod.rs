@@ -15,7 +15,6 @@ mod locked;
 mod lost;
 mod lost_rows;
 mod many;
-mod metrics;
 mod missed;
 mod next_day;
 mod one_key;
