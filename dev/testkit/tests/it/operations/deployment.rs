@@ -284,35 +284,3 @@ async fn manifests_roll_out_without_refused_connections_or_lost_sessions() {
         "the session ended at the other process too"
     );
 }
-
-#[tokio::test]
-async fn a_daemon_warns_at_start_up_if_mails_link_to_localhost() {
-    let world = World::new("dead-links").await;
-    // The test sends no mail, so it never contacts this mail server.
-    let elsewhere = [("SMTP_URL", "smtp://192.0.2.1:2525")];
-    let wrong = world
-        .daemon_with(&[&elsewhere[..], &[("LISTEN_ADDR", "0.0.0.0:0")]].concat())
-        .await;
-    let log = wrong.process.log();
-    for setting in ["PUBLIC_URL", "API_PUBLIC_URL"] {
-        assert!(
-            log.contains(&format!(
-                "set {setting} to the address by which people reach"
-            )),
-            "{setting}: {log}"
-        );
-    }
-    let addresses = [
-        ("PUBLIC_URL", "https://ops.example.com"),
-        ("API_PUBLIC_URL", "https://api.example.com"),
-    ];
-    let right = world
-        .daemon_with(&[&elsewhere[..], &addresses].concat())
-        .await;
-    for quiet in [
-        right.process.log(),
-        world.daemon_with(&[]).await.process.log(),
-    ] {
-        assert!(!quiet.contains("mails lead to"), "{quiet}");
-    }
-}
