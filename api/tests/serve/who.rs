@@ -45,6 +45,7 @@ async fn view_token_can_read_but_not_change() {
     let person = format!("{list}/people/u-1");
     let add = format!("{list}/add");
     let remove = format!("{list}/remove");
+    let revoke = format!("{path}/people/u-1/revoke");
     for path in [list.as_str(), person.as_str()] {
         let read = with_token(VIEW_TOKEN, &api, path, Method::GET, "").await;
         assert_eq!(read.status, 200, "{path}");
@@ -57,6 +58,11 @@ async fn view_token_can_read_but_not_change() {
         (Method::POST, add.as_str(), json!(["u-2"])),
         (Method::POST, remove.as_str(), json!(["u-1"])),
         (Method::DELETE, list.as_str(), Value::Null),
+        (
+            Method::POST,
+            revoke.as_str(),
+            json!({"reason": "x", "by": "y"}),
+        ),
     ] {
         let refused = with_token(VIEW_TOKEN, &api, path, method, &body.to_string()).await;
         assert_eq!(refused.code(), (403, "read_only"), "{path}");
