@@ -66,7 +66,7 @@ pub use mysql_pair::{MysqlPair, Replication};
 pub use otlp::{OtlpReceiver, ReceivedSpan};
 pub use program::{Program, built_program, tail};
 pub use prometheus::{PrometheusOptions, PrometheusServer};
-pub use proxy::{FaultProxy, ProxyCounters, ProxyFault, WireProtocol};
+pub use proxy::{FaultProxy, ProxyCounters, ProxyFault};
 pub use redis_cluster::RedisCluster;
 pub use redis_sentinels::RedisSentinels;
 pub use secure::{PASSWORD, SecureServers, USER};

@@ -31,37 +31,6 @@ pub enum ProxyFault {
     DropReplies,
     /// The client sees the end of the server's stream, while the client's own data still passes.
     HalfClose,
-    /// Forwards only the handshakes of new connections from clients, like a host that accepts
-    /// connections and processes nothing.
-    Mute(WireProtocol),
-}
-
-/// The protocol on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WireProtocol {
-    Redis,
-    Mysql,
-    Kafka,
-}
-
-impl WireProtocol {
-    /// Whether this is part of a client's handshake. Clients wait for each response of the
-    /// handshake, so the chunk contains nothing else.
-    fn is_handshake(self, sent: &[u8]) -> bool {
-        match self {
-            Self::Redis => {
-                let word = sent.split(|byte| *byte == b'\n').nth(2);
-                matches!(
-                    word,
-                    Some(b"HELLO\r" | b"AUTH\r" | b"CLIENT\r" | b"SELECT\r")
-                )
-            }
-            // Packets are numbered from 0 in each command.
-            Self::Mysql => sent.get(3).is_some_and(|number| *number != 0),
-            // The type of ApiVersions, which follows the length.
-            Self::Kafka => sent.get(4..6) == Some(&[0, 18]),
-        }
-    }
 }
 
 /// Traffic of a proxy since it started.
@@ -265,7 +234,7 @@ impl Pump<'_> {
                 read = self.from.read(&mut buffer) => read.map_err(|_| Broken)?,
                 changed = self.fault.changed() => { changed.map_err(|_| Broken)?; continue }
             };
-            self.hold_back(&buffer[..length]).await?;
+            self.hold_back().await?;
             if length == 0 {
                 let _ = self.to.shutdown().await;
                 return Ok(());
@@ -290,19 +259,14 @@ impl Pump<'_> {
         }
     }
 
-    /// Waits until the fault lets this data pass. Empty data represents the end of the stream.
-    async fn hold_back(&mut self, data: &[u8]) -> Result<(), Broken> {
+    /// Waits until the fault lets data, or the end of the stream, pass.
+    async fn hold_back(&mut self) -> Result<(), Broken> {
         let fault = self.fault.borrow().on(self.number);
         if let ProxyFault::Delay(time) = fault {
             tokio::time::sleep(time).await;
         }
         let number = self.number;
-        let is_request = !self.replies;
-        let passes = |now: &Now| match now.on(number) {
-            ProxyFault::BlackHole => false,
-            ProxyFault::Mute(protocol) => !is_request || protocol.is_handshake(data),
-            _ => true,
-        };
+        let passes = |now: &Now| now.on(number) != ProxyFault::BlackHole;
         self.fault
             .wait_for(passes)
             .await

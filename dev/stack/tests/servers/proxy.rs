@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer, WireProtocol};
+use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer};
 
 use crate::{Wire, eventually, redis};
 
@@ -104,27 +104,6 @@ async fn dead_host_stays_silent_while_another_replaces_it() {
     assert_eq!(new.hear().await.unwrap(), ":1");
     assert_eq!(redis(other.port(), "EXISTS a b").await.unwrap(), ":1");
     assert_eq!(proxy.counters().open, 2, "the old connection is still open");
-}
-
-#[tokio::test]
-async fn mute_completes_handshakes_and_forwards_nothing_else() {
-    let (server, proxy, mut wire) = start().await;
-    proxy
-        .set(ProxyFault::Mute(WireProtocol::Redis))
-        .await
-        .unwrap();
-    let mut new = Wire::connect(proxy.port()).await.unwrap();
-    assert_eq!(
-        new.ask("*2\r\n$6\r\nSELECT\r\n$1\r\n0").await.unwrap(),
-        "+OK"
-    );
-    for (wire, key) in [(&mut wire, "a"), (&mut new, "b")] {
-        wire.say(&format!("INCR {key}")).await.unwrap();
-    }
-    assert_eq!(redis(server.port(), "EXISTS a b").await.unwrap(), ":0");
-    proxy.strand_now();
-    proxy.set(ProxyFault::Pass).await.unwrap();
-    assert_eq!(redis(proxy.port(), "EXISTS a b").await.unwrap(), ":0");
 }
 
 #[tokio::test]

@@ -41,12 +41,7 @@ fn is_queued(answer: &Answer) -> bool {
 #[tokio::test]
 async fn a_broker_killed_during_a_rush_breaks_no_promise() {
     let (cluster, _turn) = cluster().await;
-    let waves = Waves::begin_each(
-        impatient(stores(cluster).await, "broker").await,
-        400,
-        [&[]; 3],
-    )
-    .await;
+    let waves = Waves::begin_with(impatient(stores(cluster).await, "broker").await, 400).await;
     waves
         .survives(async |waves| {
             let leader = waves.world.topic.leader(0).await.unwrap();

@@ -132,7 +132,7 @@ async fn a_claim_in_flight_keeps_its_slot_although_another_user_was_restored() {
 
 /// Deletes users from Redis manually while the claim of one of them is only in the API's memory.
 async fn deleted_on_the_way(people: &[&str]) {
-    let (kafka, [_, way, _], _turn) = kafka_behind_proxies().await;
+    let (kafka, [_, way], _turn) = kafka_behind_proxies().await;
     let world = World::on(
         WorldStores::shared().await.with_kafka(kafka),
         "second-deleted",

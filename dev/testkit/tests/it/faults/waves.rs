@@ -32,10 +32,6 @@ pub(crate) struct Waves {
     answers: Vec<PromisedAnswer>,
 }
 
-/// Settings of the API, the consumer and the daemon, in this order. They are added to the world's
-/// settings.
-pub(crate) type Own<'a> = [&'a [(&'a str, &'a str)]; 3];
-
 /// Creates a world whose processes give up early, so that a test does not have to wait for them.
 pub(crate) async fn impatient(stores: WorldStores, name: &str) -> World {
     let world = World::on(stores, name).await;
@@ -51,18 +47,15 @@ pub(crate) async fn impatient(stores: WorldStores, name: &str) -> World {
 impl Waves {
     /// Starts the processes with the world's settings, and a drop of 60 slots.
     pub(crate) async fn begin(world: World) -> Self {
-        Self::begin_each(world, 60, [&[]; 3]).await
+        Self::begin_with(world, 60).await
     }
 
-    pub(crate) async fn begin_each(
-        world: World,
-        quantity: u32,
-        [api, consumer, daemon]: Own<'_>,
-    ) -> Self {
+    /// Like [`Self::begin`], with a drop of this many slots.
+    pub(crate) async fn begin_with(world: World, quantity: u32) -> Self {
         let (api, consumer, daemon) = tokio::join!(
-            world.serve_with(api),
-            world.consume_with(consumer),
-            world.daemon_with(daemon)
+            world.serve_with(&[]),
+            world.consume_with(&[]),
+            world.daemon_with(&[])
         );
         let is_open = async || api.http().get("/readyz").await.status == 200;
         eventually("the daemon has opened admission", HEALED, is_open).await;
@@ -184,7 +177,7 @@ pub(crate) async fn until_promised(api: &ApiClient, coupon: i64, user: &str) {
     .await;
 }
 
-static KAFKA: OnceCell<(KafkaServer, [FaultProxy; 3])> = OnceCell::const_new();
+static KAFKA: OnceCell<(KafkaServer, [FaultProxy; 2])> = OnceCell::const_new();
 static KAFKA_TURN: Mutex<()> = Mutex::const_new(());
 
 /// Returns the Kafka that tests may break. All clients reach it through a proxy, and the guard
@@ -198,10 +191,10 @@ pub(crate) async fn kafka_behind_proxy() -> (
     (kafka, proxy, turn)
 }
 
-/// Returns the same Kafka behind two additional proxies, for other clients.
+/// Returns the same Kafka behind an additional proxy, for other clients.
 pub(crate) async fn kafka_behind_proxies() -> (
     &'static KafkaServer,
-    &'static [FaultProxy; 3],
+    &'static [FaultProxy; 2],
     MutexGuard<'static, ()>,
 ) {
     let turn = KAFKA_TURN.lock().await;
