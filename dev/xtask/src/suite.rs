@@ -18,7 +18,7 @@ const SYSTEM: &str = "it";
 /// Tests of the whole system that run before a release and not for every change, because each costs
 /// several times as much as other tests. For every change, schedules with several faults replace
 /// those with single faults, and the services' own tests check the data that the pages get.
-const BEFORE_A_RELEASE: [&str; 54] = [
+const BEFORE_A_RELEASE: [&str; 53] = [
     // Single faults, on separate servers that are killed, silent or full.
     "faults::single",
     "faults::brokers",
@@ -77,7 +77,6 @@ const BEFORE_A_RELEASE: [&str; 54] = [
     "a_pass_that_loses_its_lock",
     "passes_that_cannot_read_the_topic",
     "redis_restart_while",
-    "repeated_failed_reopenings",
 ];
 
 /// Further tests that run only before a release: the demo under single faults, and the tests of the

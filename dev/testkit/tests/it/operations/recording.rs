@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_reconciler::report::{Finding, Kind, Run, Status};
 use firstcome_reconciler::topic::TopicReader;
 use firstcome_shared::kafka::StoredPositions;
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
-use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_stack::ProxyFault;
 use firstcome_testkit::drift::{Drift, DriftStoreArgs};
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, ReconcilerClient, Running, World, WorldStores, eventually,
@@ -200,79 +199,6 @@ async fn passes_that_cannot_read_the_topic_do_not_rewrite_findings() {
     let open = "SELECT COUNT(*) FROM reconcile_findings WHERE seen_to IS NULL";
     assert_eq!(world.sql.number(open).await, 4, "the outage is over");
     assert_ne!(success().await, before);
-}
-
-#[tokio::test]
-async fn repeated_failed_reopenings_are_recorded_as_one_run() {
-    let (kafka, proxy, _turn) = kafka_behind_proxy().await;
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::on(
-        WorldStores::shared()
-            .await
-            .with_kafka(kafka)
-            .with_redis(&redis),
-        "in-vain",
-    )
-    .await;
-    for (name, value) in IMPATIENT
-        .into_iter()
-        .chain([("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "4")])
-    {
-        world.set(name, value);
-    }
-    let scene = Fixture::of(world).await;
-    let world = &scene.world;
-    let (coupon, answers) = scene.held("In vain", 5, 5).await;
-    let daemon = world.daemon().await;
-    proxy.set(ProxyFault::Cut).await.unwrap();
-    world.redis.command::<()>(&["FLUSHALL"]).await;
-    let failed = ["trigger=\"startup\"", "status=\"failed\""];
-    let attempts = async || {
-        daemon
-            .http()
-            .metric("firstcome_passes_total", &failed)
-            .await
-            .unwrap_or(0.0)
-    };
-    eventually("it is retried repeatedly", 2 * HEALED, async || {
-        attempts().await >= 3.0
-    })
-    .await;
-    let runs = "SELECT id, TIMESTAMPDIFF(SECOND, started_at, finished_at) >= 5 FROM reconcile_runs WHERE status = 'failed' AND triggered_by = 'startup'";
-    let runs = world.sql.query(runs).await;
-    assert_eq!(runs.len(), 1, "{runs:?}");
-    assert_eq!(runs[0][1], "1", "the run lasts until the last attempt");
-    let about_drop = format!(
-        "SELECT COUNT(*) FROM reconcile_findings WHERE run_id = '{}' AND drop_id = {}",
-        runs[0][0], coupon.drop
-    );
-    assert_eq!(
-        world.sql.number(&about_drop).await,
-        1,
-        "it waits until the topic can be read"
-    );
-    let named = "SELECT COUNT(*) FROM mail_outbox m WHERE body_text LIKE '%/v1/runs/%'";
-    eventually("it is mailed, by a later attempt", LIMIT, async || {
-        world.sql.number(named).await >= 1
-    })
-    .await;
-    let run = "EXISTS (SELECT 1 FROM reconcile_runs r WHERE m.body_text LIKE CONCAT('%/v1/runs/', r.id, '%'))";
-    assert_eq!(
-        world.sql.number(&format!("{named} AND NOT {run}")).await,
-        0,
-        "a mail names a run that is not there"
-    );
-
-    proxy.set(ProxyFault::Pass).await.unwrap();
-    let is_open = async || {
-        scene
-            .api
-            .claim(coupon.id, &answers[0].0)
-            .await
-            .promised()
-            .is_some()
-    };
-    eventually("admission is open", HEALED, is_open).await;
 }
 
 #[tokio::test]

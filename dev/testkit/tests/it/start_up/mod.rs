@@ -149,6 +149,11 @@ async fn a_daemon_that_starts_without_redis_sends_a_mail_and_works_once_it_is_up
         1,
         "all attempts are one run"
     );
+    let run =
+        "SELECT 1 FROM reconcile_runs r WHERE m.body_text LIKE CONCAT('%/v1/runs/', r.id, '%')";
+    let lost = "SELECT COUNT(*) FROM mail_outbox m WHERE body_text LIKE '%/v1/runs/%'";
+    let lost = format!("{lost} AND NOT EXISTS ({run})");
+    assert_eq!(world.sql.number(&lost).await, 0, "a mail names that run");
     assert_eq!(daemon.stop().await, 0);
 }
 
