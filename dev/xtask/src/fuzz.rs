@@ -8,12 +8,28 @@ use anyhow::{Context, Result};
 use crate::programs::{Profile, build_all_and_fetch};
 use crate::shell::{Failed, cargo, run, setting};
 
-const PROPERTIES: [&str; 5] = [
-    "::any_",
-    "plan::tests::properties",
-    "no_user_id_ends",
-    "issued_rows_fit",
-    "the_scripts_do_what",
+/// The names of all property tests of the product.
+const PROPERTIES: [&str; 20] = [
+    "codes_sort_by_drop_and_slot",
+    "dead_letter_keeps_message_bytes_unchanged",
+    "every_promise_is_kept_or_listed_as_broken",
+    "instants_match_an_independent_time_zone_library",
+    "issued_rows_fit_the_schema_and_a_second_read_issues_nothing",
+    "no_detail_contains_a_user_id",
+    "no_message_is_lost_or_reordered",
+    "page_returns_the_messages_of_its_slots",
+    "parsed_numbers_and_user_ids_equal_their_text",
+    "parses_or_refuses_any_bytes_and_round_trips_its_output",
+    "quoted_ids_are_always_removed",
+    "rate_is_nearly_reached_and_not_exceeded_in_any_interval",
+    "redis_is_consistent_after_repairs_and_waiting_users_get_free_slots",
+    "refuses_any_text_without_a_valid_signature",
+    "repairs_terminate_and_leave_nothing_to_find",
+    "rows_are_never_surplus_duplicated_or_deleted",
+    "scripts_match_their_model",
+    "shortcut_for_consistent_pages_agrees_with_full_comparison",
+    "user_id_cannot_terminate_its_sql_literal",
+    "windows_of_a_schedule_are_valid_and_ordered",
 ];
 
 pub(crate) fn run_for_minutes() -> Result<()> {
@@ -50,4 +66,25 @@ pub(crate) fn run_for_minutes() -> Result<()> {
     }
     println!("fuzz: {rounds} rounds, no case failed");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::shell::{output, root};
+
+    /// If a property were renamed, it would silently run with the usual inputs only.
+    #[test]
+    fn each_property_is_a_test() {
+        let folders = ["api", "reconciler", "shared"].map(|folder| root().join(folder));
+        let mut grep = Command::new("grep");
+        grep.args(["-rhoE", "fn [a-z0-9_]+"]).args(folders);
+        let sources = output(&mut grep).unwrap();
+        for name in PROPERTIES {
+            let test = format!("fn {name}");
+            assert!(sources.lines().any(|line| line == test), "no {test}");
+        }
+    }
 }
