@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use firstcome_reconciler::report::Run;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder};
@@ -366,6 +367,18 @@ pub fn coupon_body(name: &str, quantity: u32, waiting_list: u32) -> Value {
         "name": name, "quantity": quantity, "once_per": "coupon", "waiting_list": waiting_list,
         "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"},
     })
+}
+
+/// Returns the body of a daily coupon with a drop on each of this many days. The first one is today
+/// in UTC, and each is open for the whole day.
+pub fn daily_body(quantity: u32, days: i64) -> Value {
+    let today = Utc::now().date_naive();
+    let mut body = coupon_body("Daily", quantity, 0);
+    body["schedule"] = json!({
+        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
+        "first_day": today, "last_day": today + TimeDelta::days(days - 1),
+    });
+    body
 }
 
 #[derive(Debug, Clone)]

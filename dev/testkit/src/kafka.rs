@@ -6,6 +6,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
     TopicReplication,
 };
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
@@ -179,24 +180,23 @@ impl TestTopic {
         begun.await.unwrap()
     }
 
+    /// Returns a client that changes topics, and its options.
+    fn admin(&self) -> (AdminClient<DefaultClientContext>, AdminOptions) {
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        (self.config().create().unwrap(), options)
+    }
+
     /// Increases the topic's partitions to this number.
     pub async fn grow(&self, partitions: usize) {
-        let admin: AdminClient<_> = self.config().create().unwrap();
+        let (admin, options) = self.admin();
         let more = NewPartitions::new(&self.name, partitions);
-        let done = admin
-            .create_partitions(
-                [&more],
-                &AdminOptions::new().operation_timeout(Some(PATIENCE)),
-            )
-            .await
-            .unwrap();
+        let done = admin.create_partitions([&more], &options).await.unwrap();
         assert!(done[0].is_ok(), "{done:?}");
     }
 
     /// Deletes the topic, and waits until it no longer exists.
     pub async fn delete(&self) {
-        let admin: AdminClient<_> = self.config().create().unwrap();
-        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let (admin, options) = self.admin();
         let done = admin.delete_topics(&[&self.name], &options).await.unwrap();
         assert!(done[0].is_ok(), "{done:?}");
         let this = self.clone();
@@ -214,14 +214,10 @@ impl TestTopic {
 
     /// Returns the effective value of a setting of the topic.
     pub async fn topic_setting(&self, name: &str) -> String {
-        let admin: AdminClient<_> = self.config().create().unwrap();
+        let (admin, options) = self.admin();
         let topic = [ResourceSpecifier::Topic(&self.name)];
-        let told = admin
-            .describe_configs(&topic, &AdminOptions::new())
-            .await
-            .unwrap()
-            .remove(0)
-            .unwrap();
+        let mut told = admin.describe_configs(&topic, &options).await.unwrap();
+        let told = told.remove(0).unwrap();
         told.get(name)
             .and_then(|entry| entry.value.clone())
             .unwrap()
@@ -237,35 +233,23 @@ impl TestTopic {
 
     /// Creates another topic on the same brokers, with these settings.
     pub async fn make_another(&self, name: &str, replication: i32, settings: &[(&str, &str)]) {
-        let admin: AdminClient<_> = self.config().create().unwrap();
+        let (admin, options) = self.admin();
         let topic = NewTopic::new(name, 1, TopicReplication::Fixed(replication));
         let topic = settings
             .iter()
             .fold(topic, |topic, (name, value)| topic.set(name, value));
-        let made = admin
-            .create_topics(
-                [&topic],
-                &AdminOptions::new().operation_timeout(Some(PATIENCE)),
-            )
-            .await
-            .unwrap();
+        let made = admin.create_topics([&topic], &options).await.unwrap();
         assert!(made[0].is_ok(), "{made:?}");
     }
 
     /// Changes the settings of this topic. All others return to the broker's defaults.
     pub async fn alter(&self, settings: &[(&str, &str)]) {
-        let admin: AdminClient<_> = self.config().create().unwrap();
+        let (admin, options) = self.admin();
         let change = AlterConfig::new(ResourceSpecifier::Topic(&self.name));
         let change = settings
             .iter()
             .fold(change, |change, (name, value)| change.set(name, value));
-        let done = admin
-            .alter_configs(
-                [&change],
-                &AdminOptions::new().operation_timeout(Some(PATIENCE)),
-            )
-            .await
-            .unwrap();
+        let done = admin.alter_configs([&change], &options).await.unwrap();
         assert!(done[0].is_ok(), "{done:?}");
     }
 

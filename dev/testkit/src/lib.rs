@@ -45,7 +45,7 @@ pub use clock::{Clocks, ProcessClock};
 pub use firstcome_stack::{LOCK_WAITS, eventually, eventually_some};
 pub use fixture::{Fixture, given_out, open_world};
 pub use http::{
-    ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, SIGNING_KEY, coupon_body,
+    ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, SIGNING_KEY, coupon_body, daily_body,
 };
 pub use kafka::{OpenTransaction, TestTopic};
 pub use manifests::{Manifests, Pod};

@@ -191,6 +191,13 @@ impl Injector {
             .collect()
     }
 
+    /// Picks `n` users, and generates a new user for the slot of each.
+    pub(crate) async fn new_people_on_held_slots(&mut self, n: u32) -> Result<Vec<(i64, UserId)>> {
+        let owners = self.pick(n).await?.into_iter();
+        let slots = owners.map(|(slot, _)| i64::from(slot));
+        Ok(slots.zip(self.make_up(n)).collect())
+    }
+
     /// Describes the drift that was injected for these users.
     pub(crate) fn injected(&self, kind: Drift, people: &[(i64, UserId)], what: &str) -> Injected {
         let shown: Vec<String> = people

@@ -27,11 +27,8 @@ impl Issuer for CountThenInsert {
     async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         let mut conn = self.rows.pool.get_conn().await?;
         let (count, has_row) = self.rows.query(&mut conn, user.as_str()).await?;
-        if has_row {
-            return Ok(DesignReply::Already);
-        }
-        if count >= self.quantity {
-            return Ok(DesignReply::SoldOut);
+        if let Some(reply) = DesignReply::settled(has_row, count >= self.quantity) {
+            return Ok(reply);
         }
         let inserted = self
             .rows

@@ -99,11 +99,7 @@ impl InRedis {
     async fn sold_out_already(&self, user: &UserId) -> Result<Option<DesignReply>> {
         let mut conn = self.issuer.rows.pool.get_conn().await?;
         let (count, has_row) = self.issuer.rows.query(&mut conn, user.as_str()).await?;
-        Ok(if has_row {
-            Some(DesignReply::Already)
-        } else {
-            (count >= self.issuer.quantity).then_some(DesignReply::SoldOut)
-        })
+        Ok(DesignReply::settled(has_row, count >= self.issuer.quantity))
     }
 }
 

@@ -175,6 +175,18 @@ enum DesignReply {
     SoldOut,
 }
 
+impl DesignReply {
+    /// Returns the reply to a request that changes nothing: its user has a row, or every coupon is
+    /// given out.
+    fn settled(has_row: bool, is_over: bool) -> Option<Self> {
+        if has_row {
+            Some(Self::Already)
+        } else {
+            is_over.then_some(Self::SoldOut)
+        }
+    }
+}
+
 trait Issuer: Send + Sync + 'static {
     fn claim(&self, user: &UserId) -> impl Future<Output = Result<DesignReply>> + Send;
 }

@@ -173,11 +173,7 @@ impl WatchedSet {
             .cmd("SCARD")
             .arg(&self.people);
         let (has_row, count): (bool, u32) = query.query_async(&mut self.shared.clone()).await?;
-        Ok(if has_row {
-            Some(DesignReply::Already)
-        } else {
-            (count >= self.quantity).then_some(DesignReply::SoldOut)
-        })
+        Ok(DesignReply::settled(has_row, count >= self.quantity))
     }
 
     async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<DesignReply> {
@@ -191,13 +187,9 @@ impl WatchedSet {
                 .cmd("SCARD")
                 .arg(&self.people);
             let (has_row, count): (bool, u32) = query.query_async(conn).await?;
-            if has_row || count >= self.quantity {
+            if let Some(reply) = DesignReply::settled(has_row, count >= self.quantity) {
                 redis::cmd("UNWATCH").query_async::<()>(conn).await?;
-                return Ok(if has_row {
-                    DesignReply::Already
-                } else {
-                    DesignReply::SoldOut
-                });
+                return Ok(reply);
             }
             let mut add = redis::pipe();
             add.atomic().cmd("SADD").arg(&self.people).arg(user);

@@ -53,29 +53,21 @@ impl RowLock {
     }
 }
 
-fn no(remaining: i64, has_row: u8) -> Option<DesignReply> {
-    if has_row != 0 {
-        Some(DesignReply::Already)
-    } else {
-        (remaining <= 0).then_some(DesignReply::SoldOut)
-    }
-}
-
 impl Issuer for RowLock {
     async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         let user = user.as_str();
         let mut conn = self.rows.pool.get_conn().await?;
         if self.read_first {
             let seen = conn.exec_first(&self.query, (user,)).await?;
-            let (remaining, has_row) = seen.unwrap_or((0, 0));
-            if let Some(reply) = no(remaining, has_row) {
+            let (remaining, has_row): (i64, u8) = seen.unwrap_or((0, 0));
+            if let Some(reply) = DesignReply::settled(has_row != 0, remaining <= 0) {
                 return Ok(reply);
             }
         }
         let mut tx = conn.start_transaction(TxOpts::default()).await?;
         let seen = tx.exec_first(&self.lock, (user,)).await?;
-        let (remaining, has_row) = seen.unwrap_or((0, 0));
-        match no(remaining, has_row) {
+        let (remaining, has_row): (i64, u8) = seen.unwrap_or((0, 0));
+        match DesignReply::settled(has_row != 0, remaining <= 0) {
             Some(reply) => {
                 tx.rollback().await?;
                 Ok(reply)

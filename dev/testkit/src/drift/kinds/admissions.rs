@@ -50,13 +50,7 @@ impl Injector {
     }
 
     pub(super) async fn share_slots(&mut self, n: u32) -> Result<Injected> {
-        let owners = self.pick(n).await?;
-        let new = self.make_up(n);
-        let people: Vec<(i64, UserId)> = owners
-            .iter()
-            .map(|(slot, _)| i64::from(*slot))
-            .zip(new)
-            .collect();
+        let people = self.new_people_on_held_slots(n).await?;
         for (slot, user) in &people {
             self.place_on(user, *slot, true).await?;
         }

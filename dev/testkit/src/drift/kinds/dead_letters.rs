@@ -37,13 +37,7 @@ impl Injector {
     }
 
     pub(super) async fn failed_slot_taken(&mut self, n: u32) -> Result<Injected> {
-        let owners = self.pick(n).await?;
-        let new = self.make_up(n);
-        let people: Vec<(i64, UserId)> = owners
-            .iter()
-            .map(|(slot, _)| i64::from(*slot))
-            .zip(new)
-            .collect();
+        let people = self.new_people_on_held_slots(n).await?;
         self.add_dead_letters(&people, "made by firstcome-drift: slot_taken")
             .await?;
         Ok(self.injected(

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{TimeDelta, Utc};
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, MadeCoupon, all_issued, coupon_body, eventually, rows,
+    Answer, Fixture, LIMIT, MadeCoupon, all_issued, daily_body, eventually, rows,
 };
 use serde_json::json;
 
@@ -98,16 +97,6 @@ async fn filled(
     }
 }
 
-fn two_days() -> serde_json::Value {
-    let today = Utc::now().date_naive();
-    let mut body = coupon_body("Days", QUANTITY, 0);
-    body["schedule"] = json!({
-        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
-        "first_day": today, "last_day": today + TimeDelta::days(1),
-    });
-    body
-}
-
 async fn one_off(fixture: &Fixture) -> Vec<OneKey> {
     let mut cases = Vec::new();
     for damage in DAMAGES {
@@ -123,7 +112,7 @@ async fn of_second_day(fixture: &Fixture) -> Vec<OneKey> {
     let world = &fixture.world;
     let mut coupons = Vec::new();
     for _ in DAMAGES {
-        let coupon = api.create_coupon(&two_days()).await;
+        let coupon = api.create_coupon(&daily_body(QUANTITY, 2)).await;
         for user in EARLIER {
             promised(fixture, coupon.id, user).await;
         }
@@ -312,7 +301,7 @@ async fn damage_to_any_key_of_a_second_day_is_repaired_without_a_false_promise()
 async fn missing_claimants_and_revocations_of_a_sealed_day_are_restored_by_the_next_pass() {
     let fixture = Fixture::new("d-claimant-day").await;
     let world = &fixture.world;
-    let coupon = fixture.api.create_coupon(&two_days()).await;
+    let coupon = fixture.api.create_coupon(&daily_body(QUANTITY, 2)).await;
     for user in EARLIER {
         promised(&fixture, coupon.id, user).await;
     }

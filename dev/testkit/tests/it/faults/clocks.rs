@@ -1,9 +1,9 @@
 //! If the reconciler's clock steps by two hours in either direction, its schedules continue. An API
 //! whose clock is ahead expires nothing early. (`single` changes clocks during a rush.)
 
-use chrono::{TimeDelta, Utc};
 use firstcome_testkit::{
-    ApiClient, Clocks, Http, LIMIT, Running, World, WorldStores, coupon_body, eventually,
+    ApiClient, Clocks, Http, LIMIT, Running, World, WorldStores, coupon_body, daily_body,
+    eventually,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -92,13 +92,8 @@ async fn an_api_whose_clock_is_a_week_ahead_keeps_idempotency_keys() {
 async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next_opens() {
     let world = World::new("clock-last-drop").await;
     let clocks = Clocks::new().unwrap();
-    let today = Utc::now().date_naive();
-    let mut body = coupon_body("daily", 5, 0);
+    let mut body = daily_body(5, 2);
     body["once_per"] = json!("drop");
-    body["schedule"] = json!({
-        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
-        "first_day": today, "last_day": today + TimeDelta::days(1),
-    });
     let maker = world.serve().await;
     let coupon = maker.create_coupon(&body).await;
     assert_eq!(maker.process.stop().await, 0);
@@ -140,13 +135,8 @@ async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next
 async fn apis_with_clocks_days_off_admit_to_the_drop_that_is_open_by_redis_time() {
     let world = World::new("clock-days").await;
     let clocks = Clocks::new().unwrap();
-    let today = Utc::now().date_naive();
-    let mut body = coupon_body("daily", 5, 0);
+    let mut body = daily_body(5, 5);
     body["once_per"] = json!("drop");
-    body["schedule"] = json!({
-        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
-        "first_day": today, "last_day": today + TimeDelta::days(4),
-    });
     let maker = world.serve().await;
     let coupon = maker.create_coupon(&body).await;
     assert_eq!(maker.process.stop().await, 0);
