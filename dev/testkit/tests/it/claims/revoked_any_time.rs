@@ -4,26 +4,13 @@ use std::collections::BTreeSet;
 
 use firstcome_reconciler::report::Kind;
 use firstcome_testkit::{
-    Answer, ApiClient, Fixture, HeldTransaction, LIMIT, MadeCoupon, PromisedAnswer, World,
-    all_issued, assert_exact, coupon_body, eventually, people, redis_holders, rows,
+    Answer, ApiClient, Fixture, HeldTransaction, LIMIT, MadeCoupon, PromisedAnswer, all_issued,
+    assert_exact, coupon_body, eventually, people, redis_holders, rows,
 };
 use futures_util::StreamExt as _;
 use serde_json::json;
 
-use crate::drift::support::{clean_pass, until_expired};
-
-async fn sealed(world: &World, coupon: &MadeCoupon) {
-    let sql = format!(
-        "SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL",
-        coupon.drop
-    );
-    eventually("the drop is sealed", LIMIT, async || {
-        let once = world.once_with(&[], &[]).await;
-        assert_ne!(once.code, 2, "{}", once.log);
-        world.sql.number(&sql).await == 1
-    })
-    .await;
-}
+use crate::drift::support::{clean_pass, passes_until_sealed, until_expired};
 
 #[tokio::test]
 async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() {
@@ -58,11 +45,11 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
 
     api.change(coupon.id, &json!({"close_now": true})).await;
     back(1).await;
-    sealed(world, &coupon).await;
+    passes_until_sealed(world, &coupon).await;
     let own = world.redis.of_drop(coupon.id, coupon.drop, "");
     until_expired(world, &own).await;
     back(2).await;
-    sealed(world, &coupon).await;
+    passes_until_sealed(world, &coupon).await;
     let left: BTreeSet<String> = rows(world, coupon.drop).await.into_values().collect();
     assert_eq!(left, [answers[3].0.clone(), "next".to_owned()].into());
     assert_eq!(api.me(coupon.id, "next").await["status"], "issued");
@@ -85,7 +72,7 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
             Ok((drop, Some(slot)))
         );
     }
-    sealed(world, &coupon).await;
+    passes_until_sealed(world, &coupon).await;
     assert!(
         api.claim(coupon.id, user).await.is_accepted(),
         "one per drop is allowed"

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::drift::sealing::{closed, until_sealed};
-use crate::drift::support::{inject, until_expired};
+use crate::drift::support::{explained, inject, until_expired};
 
 /// Returns the user's history from the endpoint. Fails unless the command line shows the same.
 async fn story(
@@ -17,17 +17,7 @@ async fn story(
     user: &str,
 ) -> Value {
     let reply = at_the_endpoint(daemon, coupon, user).await;
-    let args = [
-        "explain",
-        "--json",
-        "--coupon",
-        &coupon.id.to_string(),
-        "--user",
-        user,
-    ];
-    let cli = fixture.world.start("firstcome-reconciler", &args, &[]);
-    assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
-    let told: Value = serde_json::from_str(&cli.all_stdout().await).unwrap();
+    let told = explained(&fixture.world, coupon, user).await;
     assert_eq!(
         told, reply,
         "the command line and the endpoint tell the same story"

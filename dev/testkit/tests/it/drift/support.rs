@@ -12,7 +12,7 @@ use firstcome_testkit::{
     eventually, eventually_some, redis_holders, rows, shared, status_of,
 };
 use mail_parser::MessageParser;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Longest wait for a mail.
 const MAILED: Duration = Duration::from_secs(20);
@@ -283,6 +283,29 @@ pub(crate) fn subjects(world: &World) -> Vec<String> {
         .iter()
         .map(|mail| read(mail).subject)
         .collect()
+}
+
+/// Runs passes, which may have findings, until the drop is sealed.
+pub(crate) async fn passes_until_sealed(world: &World, coupon: &MadeCoupon) {
+    let sealed = format!(
+        "SELECT sealed_at IS NOT NULL FROM drops WHERE id = {}",
+        coupon.drop
+    );
+    eventually("the drop is sealed", LIMIT, async || {
+        let once = world.once_with(&[], &[]).await;
+        assert_ne!(once.code, 2, "{}", once.log);
+        world.sql.number(&sealed).await == 1
+    })
+    .await;
+}
+
+/// Returns the history of a user from the command line, as JSON.
+pub(crate) async fn explained(world: &World, coupon: &MadeCoupon, user: &str) -> Value {
+    let coupon = coupon.id.to_string();
+    let args = ["explain", "--json", "--coupon", &coupon, "--user", user];
+    let cli = world.start("firstcome-reconciler", &args, &[]);
+    assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
+    serde_json::from_str(&cli.all_stdout().await).unwrap()
 }
 
 /// Backdates the last pass of a schedule by two hours.

@@ -7,6 +7,8 @@ use firstcome_stack::ProxyFault;
 use firstcome_testkit::{Fixture, LIMIT, MadeCoupon, coupon_body, eventually, rows, rush, shared};
 use serde_json::json;
 
+use crate::drift::support::passes_until_sealed;
+
 /// Creates a coupon with three holders and two waiting users, then changes it. No pass has run
 /// since.
 async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Value) -> MadeCoupon {
@@ -24,16 +26,7 @@ async fn with_two_waiting(fixture: &Fixture, name: &str, change: serde_json::Val
 }
 
 async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> usize {
-    let sql = format!(
-        "SELECT sealed_at IS NOT NULL FROM drops WHERE id = {}",
-        coupon.drop
-    );
-    eventually("the drop is sealed", LIMIT, async || {
-        let once = fixture.world.once_with(&[], &[]).await;
-        assert_ne!(once.code, 2, "{}", once.log);
-        fixture.world.sql.number(&sql).await == 1
-    })
-    .await;
+    passes_until_sealed(&fixture.world, coupon).await;
     rows(&fixture.world, coupon.drop).await.len()
 }
 

@@ -7,9 +7,8 @@ use firstcome_testkit::{
     ApiClient, Http, HttpReply, LIMIT, MadeCoupon, Running, World, all_issued, eventually,
     given_out,
 };
-use serde_json::Value;
 
-use crate::drift::support::mailed;
+use crate::drift::support::{explained, mailed};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -60,20 +59,6 @@ async fn of_row(world: &World, coupon: &MadeCoupon, user: &str) -> String {
         coupon.drop
     );
     world.sql.query(&sql).await[0][0].clone()
-}
-
-async fn explained(world: &World, coupon: &MadeCoupon, user: &str) -> Value {
-    let args = [
-        "explain",
-        "--json",
-        "--coupon",
-        &coupon.id.to_string(),
-        "--user",
-        user,
-    ];
-    let cli = world.start("firstcome-reconciler", &args, &[]);
-    assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
-    serde_json::from_str(&cli.all_stdout().await).unwrap()
 }
 
 /// Returns the span with this name in a trace.
