@@ -1,15 +1,13 @@
 //! Sends mails about closed admission. The pass that opens admission cannot send them, because it
 //! mails its repairs only afterwards and sends nothing if no data was lost.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::DbError;
 
 use super::clock::elapsed;
 use super::record::StandaloneMail;
-use super::webhooks::{EventKind, WebhookEvent};
-use super::{Notifier, record, render};
+use super::webhooks::EventKind;
+use super::{Notifier, render};
 
 /// How long admission must be closed before a mail is sent. A restart of Redis closes it only for
 /// seconds.
@@ -80,7 +78,6 @@ impl Notifier {
             seen.is_mailed = Some(!is_open);
             seen.asked_at = Some(now);
         }
-        self.wake();
         Ok(())
     }
 
@@ -128,71 +125,47 @@ impl Notifier {
         now: DateTime<Utc>,
     ) -> anyhow::Result<()> {
         let is_closed = gate == SeenGate::Closed;
-        let links = self.settings.links.clone();
-        let cooldown = self.settings.policy.cooldown;
-        let decide = move |fact: Option<&str>| {
-            let mailed = fact
+        self.mail_once(now, FACT, move |fact, settings| {
+            let is_recent = fact
                 .and_then(mailed)
-                .is_some_and(|(.., mailed_at)| elapsed(mailed_at, now) < cooldown);
+                .is_some_and(|(.., mailed_at)| elapsed(mailed_at, now) < settings.policy.cooldown);
+            if is_recent {
+                return Ok(None);
+            }
             let word = if is_closed { CLOSED } else { UNREACHABLE };
-            let fact = format!("{word} {} {}", since.to_rfc3339(), now.to_rfc3339());
-            let notice = || {
-                let mail = render::admission_closed(is_closed, since, now, &links)?;
-                let event = WebhookEvent::of_notice(
-                    EventKind::Drift,
-                    "admission_closed",
-                    since,
-                    now,
-                    &mail,
-                );
-                Ok(StandaloneMail {
-                    mail,
-                    fact,
-                    event: Some(event),
-                })
+            let mail = StandaloneMail {
+                mail: render::admission_closed(is_closed, since, now, &settings.links)?,
+                fact: format!("{word} {} {}", since.to_rfc3339(), now.to_rfc3339()),
+                event: None,
             };
-            (!mailed).then(notice).transpose()
-        };
-        Ok(record::enqueue_once(
-            &self.db,
-            Arc::clone(&self.settings),
-            now,
-            FACT.to_owned(),
-            decide,
-        )
-        .await?)
+            Ok(Some(mail.with_event(EventKind::Drift, EVENT, since, now)))
+        })
+        .await
     }
 
     async fn mail_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let links = self.settings.links.clone();
-        let decide = move |fact: Option<&str>| {
-            let notice = |(is_closed, since, _)| {
-                let mail = render::admission_open(is_closed, since, now, &links)?;
-                let event = WebhookEvent::of_notice(
-                    EventKind::Resolved,
-                    "admission_closed",
-                    since,
-                    now,
-                    &mail,
-                );
-                Ok(StandaloneMail {
-                    mail,
-                    fact: "open".to_owned(),
-                    event: Some(event),
-                })
+        self.mail_once(now, FACT, move |fact, settings| {
+            let Some((was_closed, since, _)) = fact.and_then(mailed) else {
+                return Ok(None);
             };
-            fact.and_then(mailed).map(notice).transpose()
-        };
-        Ok(record::enqueue_once(
-            &self.db,
-            Arc::clone(&self.settings),
-            now,
-            FACT.to_owned(),
-            decide,
-        )
-        .await?)
+            let mail = StandaloneMail {
+                mail: render::admission_open(was_closed, since, now, &settings.links)?,
+                fact: "open".to_owned(),
+                event: None,
+            };
+            Ok(Some(mail.with_event(
+                EventKind::Resolved,
+                EVENT,
+                since,
+                now,
+            )))
+        })
+        .await
     }
 }
+
+/// The kind of the events for webhooks.
+const EVENT: &str = "admission_closed";
 
 const CLOSED: &str = "closed";
 const UNREACHABLE: &str = "unreachable";

@@ -42,7 +42,7 @@ use record::StandaloneMail;
 use relay::Outbox;
 use send::{MailsUnderWay, Sender};
 use settings::MailSettings;
-use webhooks::{EventKind, Receivers, Relay, WebhookEvent};
+use webhooks::{EventKind, Receivers, Relay};
 
 pub use admission::SeenGate;
 pub use args::{NotifyArgs, Sending};
@@ -213,38 +213,32 @@ impl Notifier {
     /// Mails that a scheduled run is or was late, once for each time at which a run was due. If the
     /// reason is a pass that is still running, mails it at most once per cooldown.
     pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
-        let settings = self.settings.clone();
         let now = missed.noticed_at.trunc_subsecs(3);
         let name = format!("missed:{}", missed.schedule);
         let due = missed.expected_at.to_rfc3339();
-        let cooldown = self.settings.policy.cooldown;
-        record::enqueue_once(&self.db, self.settings.clone(), now, name, move |fact| {
+        self.mail_once(now, &name, move |fact, settings| {
             let (mailed_due, mailed_at) = fact
                 .and_then(|fact| fact.split_once(' '))
                 .unwrap_or_default();
             let is_recent = DateTime::parse_from_rfc3339(mailed_at)
-                .is_ok_and(|at| elapsed(at.to_utc(), now) < cooldown);
+                .is_ok_and(|at| elapsed(at.to_utc(), now) < settings.policy.cooldown);
             if mailed_due == due || missed.because.is_some() && is_recent {
                 return Ok(None);
             }
-            let fact = format!("{due} {}", now.to_rfc3339());
-            let mail = render::missed(&missed, &settings.links)?;
-            let event = WebhookEvent::of_notice(
+            let mail = StandaloneMail {
+                mail: render::missed(&missed, &settings.links)?,
+                fact: format!("{due} {}", now.to_rfc3339()),
+                event: None,
+            };
+            let since = missed.expected_at;
+            Ok(Some(mail.with_event(
                 EventKind::Drift,
                 "run_missed",
-                missed.expected_at,
+                since,
                 now,
-                &mail,
-            );
-            Ok(Some(StandaloneMail {
-                mail,
-                fact,
-                event: Some(event),
-            }))
+            )))
         })
-        .await?;
-        self.wake();
-        Ok(())
+        .await
     }
 
     /// Mails the digest of the 24 hours before `now`, which was due at `due`, unless another
@@ -256,30 +250,33 @@ impl Notifier {
             redis_is_managed: self.redis_is_managed,
             ..day
         };
-        let settings = self.settings.clone();
-        record::enqueue_once(
-            &self.db,
-            self.settings.clone(),
-            now,
-            LAST_DIGEST.to_owned(),
-            move |fact| {
-                let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
-                // A time more than a day ahead was written by a clock that has been set back since.
-                let is_mailed =
-                    last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1));
-                let mail = || render::daily(&day, &settings.links);
-                (!is_mailed)
-                    .then(|| {
-                        Ok(StandaloneMail {
-                            mail: mail()?,
-                            fact: now.to_rfc3339(),
-                            event: None,
-                        })
-                    })
-                    .transpose()
-            },
-        )
-        .await?;
+        self.mail_once(now, LAST_DIGEST, move |fact, settings| {
+            let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
+            // A time more than a day ahead was written by a clock that has been set back since.
+            if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
+                return Ok(None);
+            }
+            Ok(Some(StandaloneMail {
+                mail: render::daily(&day, &settings.links)?,
+                fact: now.to_rfc3339(),
+                event: None,
+            }))
+        })
+        .await
+    }
+
+    /// Enqueues a mail as [`record::enqueue_once`] does.
+    async fn mail_once(
+        &self,
+        now: DateTime<Utc>,
+        name: &str,
+        decide: impl Fn(Option<&str>, &MailSettings) -> anyhow::Result<Option<StandaloneMail>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> anyhow::Result<()> {
+        let settings = Arc::clone(&self.settings);
+        record::enqueue_once(&self.db, settings, now, name.to_owned(), decide).await?;
         self.wake();
         Ok(())
     }

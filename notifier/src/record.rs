@@ -14,7 +14,7 @@ use crate::alerts::{AlertMemory, AlertVerdict, judge, observe, repair_fingerprin
 use crate::render::{self, Rendered};
 use crate::report::Run;
 use crate::settings::MailSettings;
-use crate::webhooks::{self, WebhookEvent};
+use crate::webhooks::{self, EventKind, WebhookEvent};
 
 /// Maximum duration of recording a pass. Ten thousand findings take long to hash.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -111,6 +111,23 @@ pub(super) struct StandaloneMail {
     pub(super) event: Option<WebhookEvent>,
 }
 
+impl StandaloneMail {
+    /// Adds the event for webhooks.
+    pub(super) fn with_event(
+        self,
+        kind: EventKind,
+        what: &str,
+        since: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let event = WebhookEvent::of_notice(kind, what, since, now, &self.mail);
+        Self {
+            event: Some(event),
+            ..self
+        }
+    }
+}
+
 /// Enqueues the mail that `decide` derives from the fact `name` in `reconciler_state`, and changes
 /// the fact in the same transaction. If several processes notice the same problem, only one of them
 /// mails it.
@@ -119,14 +136,17 @@ pub(super) async fn enqueue_once(
     settings: Arc<MailSettings>,
     now: DateTime<Utc>,
     name: String,
-    decide: impl Fn(Option<&str>) -> anyhow::Result<Option<StandaloneMail>> + Send + Sync + 'static,
+    decide: impl Fn(Option<&str>, &MailSettings) -> anyhow::Result<Option<StandaloneMail>>
+    + Send
+    + Sync
+    + 'static,
 ) -> Result<(), DbError> {
     db.run("enqueue mail", async move |conn| {
         conn.transaction(async |conn| {
             alerts::lock(conn).await?;
             let fact = runs::state(conn, &name).await?;
-            let decided =
-                decide(fact.as_deref()).map_err(|error| Error::SerializationError(error.into()))?;
+            let decided = decide(fact.as_deref(), &settings);
+            let decided = decided.map_err(|error| Error::SerializationError(error.into()))?;
             let Some(notice) = decided else { return Ok(()) };
             settings
                 .subscriptions

@@ -162,25 +162,21 @@ impl Relay {
             target,
             "it answered 410 Gone: no webhook is posted there until the reconciler is restarted"
         );
-        let cooldown = self.settings.policy.cooldown;
         // Several processes may get 410, but only one of them mails it.
         let fact = format!(
             "webhooks_off:{}",
             target.rsplit('#').next().unwrap_or_default()
         );
-        let decide = move |fact: Option<&str>| {
+        let decide = move |fact: Option<&str>, settings: &MailSettings| {
             let mailed = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
-            let is_recent = mailed.is_some_and(|at| elapsed(at.to_utc(), now) < cooldown);
-            let mail = || render::webhooks_off(&target, now);
-            (!is_recent)
-                .then(|| {
-                    Ok(StandaloneMail {
-                        mail: mail()?,
-                        fact: now.to_rfc3339(),
-                        event: None,
-                    })
-                })
-                .transpose()
+            if mailed.is_some_and(|at| elapsed(at.to_utc(), now) < settings.policy.cooldown) {
+                return Ok(None);
+            }
+            Ok(Some(StandaloneMail {
+                mail: render::webhooks_off(&target, now)?,
+                fact: now.to_rfc3339(),
+                event: None,
+            }))
         };
         if let Err(error) =
             record::enqueue_once(&self.db, self.settings.clone(), now, fact, decide).await
