@@ -124,7 +124,7 @@ impl Pass<'_> {
     }
 
     /// Restores revocations of earlier drops if Redis has fewer than at the last pass of this
-    /// process or, in a deep pass, than MySQL. Otherwise, revoked users would be admitted to the
+    /// process, or if it has none or in a deep pass, fewer than MySQL. Otherwise, revoked users would be admitted to the
     /// next drop. Revocations of the drops that were compared are already restored.
     pub(super) async fn restore_lost_revocations(
         &mut self,
@@ -135,15 +135,17 @@ impl Pass<'_> {
         ids.retain(|coupon| !unverified.contains(coupon));
         let db = &self.stores.db;
         let redis = &self.stores.redis;
-        // MySQL has a revocation before Redis does. Counting all of them takes long.
-        let counted = if self.request.deep {
-            db.count_banned(&ids).await?
-        } else {
-            HashMap::new()
-        };
         let numbers = redis.banned_numbers(&ids).await?;
-        for (coupon, number) in ids.into_iter().zip(numbers) {
-            let Some(number) = number else { continue };
+        let numbers = ids.into_iter().zip(numbers);
+        let numbers: Vec<_> = numbers
+            .filter_map(|(coupon, number)| Some((coupon, number?)))
+            .collect();
+        // Counting all revocations of a coupon takes long.
+        let is_counted = |(_, number): &&(CouponId, u64)| self.request.deep || *number == 0;
+        let counted = numbers.iter().filter(is_counted);
+        let counted: Vec<_> = counted.map(|(coupon, _)| *coupon).collect();
+        let counted = db.count_banned(&counted).await?;
+        for (coupon, number) in numbers {
             let before = self.memory.banned.get(&coupon).copied();
             let expected = before.max(counted.get(&coupon).copied());
             let Some(row) = coupons.get(&coupon).filter(|_| expected > Some(number)) else {
