@@ -76,9 +76,9 @@ impl Planner<'_> {
         }
     }
 
-    /// Turns dead letters of users who are to be moved into duplicates, because a `Move` also
-    /// inserts the user's row. The page of a dead letter may not show the move, since the user's
-    /// slot can be on another page.
+    /// Marks the dead letters of users who will be moved as duplicates, because a `Move` also inserts
+    /// the row. This is impossible page by page: the user's slot can be on another page than the dead
+    /// letter.
     fn letters_of_the_moved(&mut self) {
         let moved = self.items.iter().filter(|item| item.moves());
         let moved: HashSet<UserId> = moved.filter_map(|item| item.user.clone()).collect();

@@ -116,12 +116,10 @@ impl CouponWithDrops {
     }
 
     /// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
-    /// unknown. A coupon without any drop has lost one, unless its schedule is over.
+    /// unknown. A coupon without any drop has lost one.
     pub(crate) fn lacks_a_drop(&self, now: DateTime<Utc>) -> bool {
         if self.drops.is_empty() {
-            let schedule = self.coupon.schedule.as_ref();
-            let is_due = |planned: &PlannedDrop| planned.closes_at.is_none_or(|at| now < at);
-            return schedule.is_none_or(|one| one.drops_from(now).iter().any(is_due));
+            return true;
         }
         let Some(schedule @ Schedule::Daily { time_zone, .. }) = &self.coupon.schedule else {
             return false;
@@ -143,6 +141,13 @@ impl CouponWithDrops {
         let days = today.pred_opt().into_iter().chain([today]);
         !self.drops.iter().any(|drop| drop.is_open_at(now))
             && days.filter_map(|day| schedule.drop_on(day)).any(is_missing)
+    }
+
+    /// Whether the schedule plans no drop that is open at `now` or opens later.
+    pub(crate) fn is_over(&self, now: DateTime<Utc>) -> bool {
+        let is_due = |planned: &PlannedDrop| planned.closes_at.is_none_or(|at| now < at);
+        let schedule = self.coupon.schedule.as_ref();
+        schedule.is_some_and(|one| !one.drops_from(now).iter().any(is_due))
     }
 
     /// Returns the first drop that has not opened at `now`.
@@ -309,11 +314,12 @@ pub(crate) mod tests {
         assert!(listed.lacks_a_drop(at(2 * 1_440 + 3)));
         let mut empty = coupon(&[]);
         assert_eq!(lacks(&empty), [true; 6], "no drop at all");
+        assert!(!empty.is_over(at(0)), "it has no schedule");
         let mut over = serde_json::to_value(daily("00:10", "00:20")).unwrap();
         over["last_day"] = "1970-01-01".into();
         empty.coupon.schedule = Some(serde_json::from_value(over).unwrap());
-        let expected = [true, true, false, false, false, false];
-        assert_eq!(lacks(&empty), expected, "no drop, and its only day passes");
+        let over = [5, 15, 25, 1_440].map(|minute| empty.is_over(at(minute)));
+        assert_eq!(over, [false, false, true, true], "its only day passes");
         // A window over midnight was set after that day's drop had been sealed.
         let mut moved = coupon(&[(1_450, 1_460)]);
         moved.coupon.schedule = Some(daily("23:50", "12:00"));

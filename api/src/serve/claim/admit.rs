@@ -128,10 +128,10 @@ impl ClaimService {
     ) -> Result<ClaimAnswer, ClaimRefusal> {
         let now = Utc::now();
         let Some(mut candidates) = coupon.candidates(now) else {
-            return Err(if coupon.lacks_a_drop(now) {
-                ClaimRefusal::StandingUnknown
-            } else {
+            return Err(if coupon.is_over(now) {
                 ClaimRefusal::Refused(Admission::Closed(0))
+            } else {
+                ClaimRefusal::StandingUnknown
             });
         };
         let mut reply = self.batches.ask(coupon, candidates, requester).await;

@@ -24,7 +24,7 @@ pub enum Drift {
     /// Add dead letters for slots that the drop does not have, which only an operator can resolve
     #[value(name = "failed_claim:unrepairable")]
     FailedUnrepairable,
-    /// Delete users who have rows from Redis
+    /// Delete from Redis the users who have rows
     #[value(name = "missing_admission")]
     MissingAdmission,
     /// Delete users from the coupon's list of claimants only

@@ -138,7 +138,7 @@ fn user_with_slots_in_two_drops_of_a_one_per_user_coupon_is_detected() {
 }
 
 #[test]
-fn a_raised_quantity_applies_from_its_line_on() {
+fn raised_quantity_applies_only_after_it_is_recorded() {
     let history = |more: [RecordedEvent; 2]| {
         let mut events = good();
         last(&mut events).push(row(101, "u-waits"));

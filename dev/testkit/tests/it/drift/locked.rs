@@ -194,7 +194,8 @@ async fn a_locked_dead_letter_table_does_not_delay_claims_of_the_same_batch() {
     .await;
 }
 
-/// Each blocked move would wait for two seconds, and only this pass has the users' new slots.
+/// Each blocked move waits for two seconds, so the pass must not try all of them. It must not abort
+/// either, because only this pass knows the users' new slots.
 #[tokio::test]
 async fn a_pass_with_moves_blocked_by_a_lock_reports_them_and_continues() {
     let fixture = Fixture::new("d-locked-moves").await;
