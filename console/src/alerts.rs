@@ -99,7 +99,7 @@ pub(super) async fn list(
     Ok(answer(
         StatusCode::OK,
         &AlertsScreen {
-            top: page.top("Alerts", "alerts"),
+            top: Top::new("Alerts", Some(&page.session), "alerts"),
             alerts: &alerts,
             status: &status,
             next_before: listed.next_before,

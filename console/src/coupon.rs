@@ -73,7 +73,7 @@ async fn shown(page: &Page, id: &str, query: CouponScreenQuery) -> Result<Respon
     let screen = CouponScreen {
         top: Top {
             done,
-            ..page.top(&name, "coupons")
+            ..Top::new(&name, Some(&page.session), "coupons")
         },
         id: coupon.id,
         name: &name,

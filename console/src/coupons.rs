@@ -94,7 +94,7 @@ pub(super) async fn list(
     Ok(answer(
         StatusCode::OK,
         &CouponsScreen {
-            top: page.top("Coupons", "coupons"),
+            top: Top::new("Coupons", Some(&page.session), "coupons"),
             coupons: &coupons,
             has_api,
             is_first: after == 0,

@@ -158,7 +158,7 @@ async fn listed(
     };
     let top = Top {
         done,
-        ..page.top("Dead letters", "dead-letters")
+        ..Top::new("Dead letters", Some(&page.session), "dead-letters")
     };
     let reason = reason.as_deref();
     let drop = query.drop;
@@ -256,7 +256,7 @@ async fn shown(
     let view = view(&found, revealed);
     let top = Top {
         done,
-        ..page.top("One dead letter", "dead-letters")
+        ..Top::new("One dead letter", Some(&page.session), "dead-letters")
     };
     Ok(answer(
         refused.status(),

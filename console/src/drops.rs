@@ -92,7 +92,7 @@ async fn shown(
     let screen = DropScreen {
         top: Top {
             done: &done_text(&found, done),
-            ..page.top(&name, "")
+            ..Top::new(&name, Some(&page.session), "")
         },
         name: &name,
         coupon: found.coupon.id,

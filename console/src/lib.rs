@@ -167,7 +167,7 @@ async fn overview(
     Ok(answer(
         StatusCode::OK,
         &OverviewScreen {
-            top: page.top(&board.tab(), "overview"),
+            top: Top::new(&board.tab(), Some(&page.session), "overview"),
             board: &board,
         },
     ))

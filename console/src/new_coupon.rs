@@ -210,7 +210,7 @@ fn shown(
     answer(
         status,
         &NewCouponScreen {
-            top: page.top("New coupon", "new"),
+            top: Top::new("New coupon", Some(&page.session), "new"),
             typed,
             wrong,
             preview,

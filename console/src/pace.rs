@@ -152,7 +152,7 @@ async fn days(page: &Page) -> Result<Response, HttpRefusal> {
     Ok(answer(
         StatusCode::OK,
         &DaysScreen {
-            top: page.top("Days", "days"),
+            top: Top::new("Days", Some(&page.session), "days"),
             days: &days,
         },
     ))

@@ -136,7 +136,7 @@ pub(super) async fn refused(page: &Page, mut asked: Search, form: RefusedForm) -
 /// Returns a screen without a history.
 fn screen<'a>(page: &'a Page, asked: &'a Search, refused: &'a RefusedForm) -> PeopleScreen<'a> {
     PeopleScreen {
-        top: page.top("One person", "people"),
+        top: Top::new("One person", Some(&page.session), "people"),
         asked,
         wrong: "",
         several: &[],

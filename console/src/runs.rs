@@ -145,7 +145,7 @@ pub(super) async fn list(
     Ok(answer(
         StatusCode::OK,
         &RunsScreen {
-            top: page.top("Passes", "runs"),
+            top: Top::new("Passes", Some(&page.session), "runs"),
             groups: groups(&runs),
             over: &over,
             next_before,
@@ -256,7 +256,7 @@ async fn shown(page: &Page, id: &str, after: i64, reveal: bool) -> Result<Respon
     Ok(answer(
         StatusCode::OK,
         &RunScreen {
-            top: page.top("One pass", "runs"),
+            top: Top::new("One pass", Some(&page.session), "runs"),
             run: &view,
         },
     ))

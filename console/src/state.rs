@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::client::{Backends, HttpRefusal};
-use super::html::{Top, not_understood, notice};
+use super::html::{not_understood, notice};
 use super::live::Live;
 use super::session::Session;
 
@@ -83,10 +83,6 @@ impl FromRequestParts<ScreenState> for Page {
 }
 
 impl Page {
-    pub(crate) fn top<'a>(&'a self, title: &'a str, here: &'static str) -> Top<'a> {
-        Top::new(title, Some(&self.session), here)
-    }
-
     pub(crate) fn has_api(&self) -> bool {
         self.state.services.has_api()
     }

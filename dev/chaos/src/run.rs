@@ -352,8 +352,12 @@ async fn until_exact(
             }
             Err(not_yet) => why = not_yet.to_string(),
         }
-        if confirms && verify::waits_for_person(system).await.unwrap_or(false) {
-            operators::confirm(system).await;
+        if confirms {
+            match verify::waits_for_person(system).await {
+                Ok(true) => drop(operators::confirm(system).await),
+                Ok(false) => {}
+                Err(error) => why = error.to_string(),
+            }
         }
         // A freed slot goes to the next user who claims.
         clients.the_others_ask_again().await;

@@ -1,6 +1,8 @@
 //! Texts of a mail about one problem: the description, the instruction and the commands. They
 //! depend on the case of the findings or, without a case, on their kind.
 
+use std::fmt;
+
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::groups::{PassMail, is_shut};
@@ -368,7 +370,7 @@ pub(super) fn commands(
                 knows_earlier_days,
             }),
         ) => {
-            let delete = redis("Delete the key", &format!("DEL '{}'", wrong.key));
+            let delete = redis("Delete the key", format_args!("DEL '{}'", wrong.key));
             let pause = pause().filter(|_| *knows_earlier_days);
             let deep = if *knows_earlier_days { " --deep" } else { "" };
             pause
@@ -435,7 +437,7 @@ fn locks() -> Block {
     }
 }
 
-fn redis(what: &str, command: &str) -> Block {
+fn redis(what: &str, command: fmt::Arguments<'_>) -> Block {
     Block::Command {
         what: what.to_owned(),
         line: format!("redis-cli -u \"$REDIS_URL\" {command}"),
@@ -452,14 +454,17 @@ fn remove_name(coupon: CouponId, drop: DropId, findings: &[Finding]) -> Vec<Bloc
         .find_map(|finding| finding.slot)
         .unwrap_or_default();
     vec![
-        redis("The name", &format!("ZRANGE {users} {slot} {slot} BYSCORE")),
+        redis(
+            "The name",
+            format_args!("ZRANGE {users} {slot} {slot} BYSCORE"),
+        ),
         redis(
             "Remove it; write the name in place of NAME",
-            &format!("ZREM {users} 'NAME'"),
+            format_args!("ZREM {users} 'NAME'"),
         ),
         redis(
             "And from the list of claimants",
-            &format!("HDEL {} 'NAME'", key("claimants")),
+            format_args!("HDEL {} 'NAME'", key("claimants")),
         ),
         once("Then", Some(coupon), ""),
     ]

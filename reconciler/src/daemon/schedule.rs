@@ -199,8 +199,8 @@ impl CronSchedule {
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Returns the end time of the run if another process completed it. Ignores times in the future,
-    /// which come from a wrong clock.
+    /// Returns the end time of the run if another process completed it. Ignores times in the
+    /// future, which come from a wrong clock.
     pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match record::recall(db, self.event.state_name()).await {
             Ok(made) => made

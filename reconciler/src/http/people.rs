@@ -237,7 +237,8 @@ pub(super) struct PromiseGivenUp {
 
 /// Give up a broken promise after informing the user
 ///
-/// For promises that cannot be kept. Giving up the last open promise of a drop ends the drop's alert.
+/// For promises that cannot be kept. Giving up the last open promise of a drop ends the drop's
+/// alert.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/people/{user_id}/give-up", tag = "people", operation_id = "give_up_promise",
     request_body = PromiseGivenUp, security(("ops" = [])),

@@ -124,8 +124,9 @@ impl Pass<'_> {
     }
 
     /// Restores revocations of earlier drops if Redis has fewer than at the last pass of this
-    /// process, or if it has none or in a deep pass, fewer than MySQL. Otherwise, revoked users would be admitted to the
-    /// next drop. Revocations of the drops that were compared are already restored.
+    /// process, or if it has none or in a deep pass, fewer than MySQL. Otherwise, revoked users
+    /// would be admitted to the next drop. Revocations of the drops that were compared are already
+    /// restored.
     pub(super) async fn restore_lost_revocations(
         &mut self,
         coupons: &HashMap<CouponId, Coupon>,

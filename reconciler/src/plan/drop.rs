@@ -76,9 +76,9 @@ impl Planner<'_> {
         }
     }
 
-    /// Marks the dead letters of users who will be moved as duplicates, because a `Move` also inserts
-    /// the row. This is impossible page by page: the user's slot can be on another page than the dead
-    /// letter.
+    /// Marks the dead letters of users who will be moved as duplicates, because a `Move` also
+    /// inserts the row. This is impossible page by page: the user's slot can be on another page
+    /// than the dead letter.
     fn letters_of_the_moved(&mut self) {
         let moved = self.items.iter().filter(|item| item.moves());
         let moved: HashSet<UserId> = moved.filter_map(|item| item.user.clone()).collect();

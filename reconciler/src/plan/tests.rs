@@ -94,7 +94,8 @@ impl DropWorld {
     }
 
     fn lose_redis(&mut self) {
-        (self.meta, self.count) = (None, None);
+        self.meta = None;
+        self.count = None;
         self.users.clear();
     }
 

@@ -13,8 +13,8 @@ pub struct Standing {
     /// Redis's time, in Unix milliseconds.
     pub now_ms: i64,
     pub loaded: bool,
-    /// Whether Redis has the drop and its gate is open. If not, data missing from the fields below
-    /// may have been lost.
+    /// Whether Redis has the drop, its gate is open and, unless the user holds a slot, its numbers
+    /// add up. If not, data missing from the fields below may have been lost.
     pub trusted: bool,
     /// The slot held in this drop.
     pub slot: Option<Slot>,
@@ -48,19 +48,27 @@ impl Redis {
             Option<f64>,
             Option<u32>,
             Option<String>,
+            Option<u64>,
+            u64,
+            u64,
             String,
         );
         let shard = self.conn.shard_of(&keys.meta).await?;
         let mut pipe = redis::pipe();
+        // The numbers change together.
+        pipe.atomic();
         pipe.cmd("TIME").cmd("GET").arg(&keys.gate);
         pipe.cmd("EXISTS").arg(&keys.meta);
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        // Read INFO last: if it comes from the expected server, so do all earlier replies.
+        pipe.cmd("GET").arg(&keys.count);
+        pipe.cmd("ZCARD").arg(&keys.users);
+        pipe.cmd("ZCARD").arg(&keys.free);
         pipe.cmd("INFO").arg("server").arg("replication");
-        let ((seconds, micros), gate, known, score, rank, claimant, info): Replies =
-            pipe.query_async(&mut self.conn.to(&shard)).await?;
+        let replies: Replies = pipe.query_async(&mut self.conn.to(&shard)).await?;
+        let ((seconds, micros), gate, known, score, rank, claimant, count, users, free, info) =
+            replies;
         let server = ServerFacts::of(&info);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         // A valid score is a slot number; ignore others.
@@ -73,6 +81,7 @@ impl Redis {
             loaded: known,
             trusted: known
                 && server.is_master
+                && (slot.is_some() || count == Some(users + free))
                 && gate.as_deref() == Some(&*format!("{} {era} open", server.id())),
             slot,
             position: rank.map(|r| r + 1),

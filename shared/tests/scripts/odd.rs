@@ -164,3 +164,20 @@ async fn holders_at_the_head_of_the_waiting_list_are_skipped() {
     }
     assert_eq!(left, [(1_000, 0), (1_000, 0), (500, 1)]);
 }
+
+#[tokio::test]
+async fn user_without_a_slot_is_only_certain_if_the_numbers_add_up() {
+    let server = server().await;
+    let world = ScriptWorld::open(&server.url(), 1, &Start::new(2, OncePer::Drop, 0)).await;
+    world.claim("a").await.unwrap();
+    let [holder, other] = ["a", "b"].map(|name| name.parse::<UserId>().unwrap());
+    let is_trusted = async |user: &UserId| {
+        let standing = world.redis.standing(&world.keys, world.era, user).await;
+        standing.unwrap().trusted
+    };
+    assert!(is_trusted(&holder).await && is_trusted(&other).await);
+    ask::<()>(&server, &["SET", &world.keys.count, "2"]).await;
+    assert!(is_trusted(&holder).await && !is_trusted(&other).await);
+    ask::<i64>(&server, &["DEL", &world.keys.users]).await;
+    assert!(!is_trusted(&holder).await);
+}

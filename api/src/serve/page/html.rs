@@ -11,7 +11,7 @@ use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
 #[derive(Template)]
 #[template(path = "page.html")]
-struct Page<'a> {
+struct CouponPageHtml<'a> {
     language: Language,
     id: CouponId,
     name: &'a str,
@@ -66,7 +66,7 @@ pub(super) fn coupon(
             written,
         )
     });
-    let page = Page {
+    let page = CouponPageHtml {
         language,
         id: coupon.coupon.id,
         name: &coupon.coupon.name,

@@ -27,7 +27,9 @@ impl Issuer for CountThenInsert {
     async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         let mut conn = self.rows.pool.get_conn().await?;
         let (count, has_row) = self.rows.query(&mut conn, user.as_str()).await?;
-        if let Some(reply) = DesignReply::settled(has_row, count >= self.quantity) {
+        if let Some(reply) =
+            DesignReply::if_held(has_row).or(DesignReply::if_over(count >= self.quantity))
+        {
             return Ok(reply);
         }
         let inserted = self

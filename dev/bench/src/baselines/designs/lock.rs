@@ -99,7 +99,7 @@ impl InRedis {
     async fn sold_out_already(&self, user: &UserId) -> Result<Option<DesignReply>> {
         let mut conn = self.issuer.rows.pool.get_conn().await?;
         let (count, has_row) = self.issuer.rows.query(&mut conn, user.as_str()).await?;
-        Ok(DesignReply::settled(has_row, count >= self.issuer.quantity))
+        Ok(DesignReply::if_held(has_row).or(DesignReply::if_over(count >= self.issuer.quantity)))
     }
 }
 

@@ -176,14 +176,14 @@ enum DesignReply {
 }
 
 impl DesignReply {
-    /// Returns the reply to a request that changes nothing: its user has a row, or every coupon is
-    /// given out.
-    fn settled(has_row: bool, is_over: bool) -> Option<Self> {
-        if has_row {
-            Some(Self::Already)
-        } else {
-            is_over.then_some(Self::SoldOut)
-        }
+    /// Returns the reply to a user who has a row.
+    fn if_held(has_row: bool) -> Option<Self> {
+        has_row.then_some(Self::Already)
+    }
+
+    /// Returns the reply to other users once every coupon is given out.
+    fn if_over(is_over: bool) -> Option<Self> {
+        is_over.then_some(Self::SoldOut)
     }
 }
 

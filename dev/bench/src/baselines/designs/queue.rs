@@ -173,7 +173,7 @@ impl WatchedSet {
             .cmd("SCARD")
             .arg(&self.people);
         let (has_row, count): (bool, u32) = query.query_async(&mut self.shared.clone()).await?;
-        Ok(DesignReply::settled(has_row, count >= self.quantity))
+        Ok(DesignReply::if_held(has_row).or(DesignReply::if_over(count >= self.quantity)))
     }
 
     async fn decide(&self, conn: &mut MultiplexedConnection, user: &str) -> Result<DesignReply> {
@@ -187,7 +187,9 @@ impl WatchedSet {
                 .cmd("SCARD")
                 .arg(&self.people);
             let (has_row, count): (bool, u32) = query.query_async(conn).await?;
-            if let Some(reply) = DesignReply::settled(has_row, count >= self.quantity) {
+            if let Some(reply) =
+                DesignReply::if_held(has_row).or(DesignReply::if_over(count >= self.quantity))
+            {
                 redis::cmd("UNWATCH").query_async::<()>(conn).await?;
                 return Ok(reply);
             }

@@ -60,14 +60,16 @@ impl Issuer for RowLock {
         if self.read_first {
             let seen = conn.exec_first(&self.query, (user,)).await?;
             let (remaining, has_row): (i64, u8) = seen.unwrap_or((0, 0));
-            if let Some(reply) = DesignReply::settled(has_row != 0, remaining <= 0) {
+            if let Some(reply) =
+                DesignReply::if_held(has_row != 0).or(DesignReply::if_over(remaining <= 0))
+            {
                 return Ok(reply);
             }
         }
         let mut tx = conn.start_transaction(TxOpts::default()).await?;
         let seen = tx.exec_first(&self.lock, (user,)).await?;
         let (remaining, has_row): (i64, u8) = seen.unwrap_or((0, 0));
-        match DesignReply::settled(has_row != 0, remaining <= 0) {
+        match DesignReply::if_held(has_row != 0).or(DesignReply::if_over(remaining <= 0)) {
             Some(reply) => {
                 tx.rollback().await?;
                 Ok(reply)
