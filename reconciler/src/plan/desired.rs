@@ -75,6 +75,7 @@ pub(super) struct Sorted<'p> {
     pub(super) owners: BTreeMap<i64, Vec<&'p UserId>>,
     in_flight: HashMap<i64, Vec<&'p InFlight>>,
     failed: HashSet<(i64, &'p UserId)>,
+    with_letters: HashSet<i64>,
     page: &'p SlotRange,
 }
 
@@ -90,12 +91,14 @@ impl<'p> Sorted<'p> {
             in_flight.entry(slot).or_default().push(message);
         }
         let letters = page.dead_letters.iter();
+        let failed: HashSet<_> = letters
+            .filter_map(|letter| Some((letter.slot?, letter.user.as_ref()?)))
+            .collect();
         Self {
             owners,
             in_flight,
-            failed: letters
-                .filter_map(|letter| Some((letter.slot?, letter.user.as_ref()?)))
-                .collect(),
+            with_letters: failed.iter().map(|(slot, _)| *slot).collect(),
+            failed,
             page,
         }
     }
@@ -118,10 +121,14 @@ impl<'p> Sorted<'p> {
     }
 
     /// Returns the users on a slot whose claims are not revoked. Revoked claims can reappear when
-    /// Redis starts from an old copy.
+    /// Redis starts from an old copy. A name that is no user ID, which somebody wrote manually,
+    /// does not take the slot from a user with a message or dead letter for it.
     pub(super) fn valid_owners(&self, slot: i64) -> impl Iterator<Item = &'p UserId> + Clone {
+        let is_promised = self.in_flight.contains_key(&slot) || self.with_letters.contains(&slot);
         let owners = self.owners(slot).iter().copied();
-        owners.filter(move |user| !self.page.is_void(slot, user))
+        owners.filter(move |user| {
+            !self.page.is_void(slot, user) && (!is_promised || UserId::has_form(user.as_str()))
+        })
     }
 }
 

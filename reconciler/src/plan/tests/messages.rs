@@ -131,3 +131,27 @@ fn users_are_restored_to_slots_of_rows_written_while_a_page_is_read() {
         );
     }
 }
+
+#[test]
+fn name_that_is_no_user_id_takes_no_slot_from_a_user_who_was_promised_it() {
+    let odd = UserId::from_store("odd person".to_owned());
+    let mut lost = DropWorld::exact(12, 9);
+    lost.users.remove(&user(9));
+    lost.rows.remove(&9);
+    lost.users.insert(odd.clone(), 9);
+    let by_message = DropWorld {
+        in_flight: vec![(9, user(9))],
+        ..lost.clone()
+    };
+    let by_letter = DropWorld {
+        failed: vec![(1, Some(9), Some(user(9)))],
+        ..lost
+    };
+    for mut world in [by_message, by_letter] {
+        for _ in 0..3 {
+            world.apply(&world.plan());
+        }
+        assert_eq!(world.users.get(&user(9)), Some(&9), "{world:#?}");
+        assert!(!world.users.contains_key(&odd), "{world:#?}");
+    }
+}
