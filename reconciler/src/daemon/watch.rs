@@ -172,12 +172,13 @@ pub(super) async fn changes(
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        if pending.is_empty() {
-            match redis.take_woken().await {
-                Ok(coupons) => pending.extend(coupons),
-                Err(error) => {
-                    tracing::debug!(%error, "Redis could not be asked for coupons to compare");
-                }
+        match redis.take_woken().await {
+            Ok(mut coupons) => {
+                coupons.retain(|coupon| !pending.contains(coupon));
+                pending.extend(coupons);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "Redis could not be asked for coupons to compare");
             }
         }
         while let Some(coupon) = pending.front().copied().filter(|_| !stop.is_cancelled()) {

@@ -74,6 +74,12 @@ impl Pass<'_> {
             }
         }
         let is_few = |coupon: &CouponId| claimants.get(coupon) < holders.get(coupon);
+        // Then Redis's data is not current, although it has the last sealing.
+        for coupon in self.context.unverified.iter().filter(|id| is_few(id)) {
+            if let Some(history) = self.histories.get_mut(coupon) {
+                history.last_sealed = None;
+            }
+        }
         let known = &mut self.memory.too_few_claimants;
         known.retain(|coupon, _| is_few(coupon));
         let lost = self

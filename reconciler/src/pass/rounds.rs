@@ -91,7 +91,7 @@ impl Pass<'_> {
         // has repaired.
         self.run.drops = reports.into_drops();
         self.run.partial = ended.is_err() || !self.request.covers_everything();
-        if ended.is_ok() && !self.request.dry_run && self.context.knows_the_tail() {
+        if ended.is_ok() && !self.request.dry_run {
             self.compare_with_known(&counted).await;
         }
         ended

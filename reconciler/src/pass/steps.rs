@@ -149,6 +149,10 @@ impl<'a> Pass<'a> {
         let live = live.map(|(coupon, _)| (coupon.id, coupon.clone()));
         let live = live.collect();
         self.compare_and_repair(drops).await?;
+        // The rest of this pass must not delay the next reopening.
+        if let Some(lock) = self.reopening.take() {
+            lock.release().await;
+        }
         if !self.request.dry_run {
             self.restore_lost_revocations(&live).await?;
         }
