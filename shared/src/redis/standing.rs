@@ -76,17 +76,19 @@ impl Redis {
             .filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX))
             .map(|s| s as Slot);
         let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));
+        let claimant = claimant
+            .and_then(|(drop, slot)| Some((DropId(drop.parse().ok()?), slot.parse().ok()?)));
+        let holds = slot.is_some() || claimant.is_some_and(|(drop, _)| drop != keys.drop);
         Ok(Standing {
             now_ms: seconds * 1_000 + micros / 1_000,
             loaded: known,
             trusted: known
                 && server.is_master
-                && (slot.is_some() || count == Some(users + free))
+                && (holds || count == Some(users + free))
                 && gate.as_deref() == Some(&*format!("{} {era} open", server.id())),
             slot,
             position: rank.map(|r| r + 1),
-            claimant: claimant
-                .and_then(|(drop, slot)| Some((DropId(drop.parse().ok()?), slot.parse().ok()?))),
+            claimant,
         })
     }
 

@@ -66,6 +66,7 @@ pub(crate) fn refused(admission: Admission) -> Problem {
         Admission::NotOpen(at) => {
             Problem::new(Code::NotOpen, "this coupon is not open yet").with("opens_at", time(at))
         }
+        Admission::Closed(0) => Problem::new(Code::Closed, "this coupon is closed"),
         Admission::Closed(at) => {
             Problem::new(Code::Closed, "this coupon is closed").with("closed_at", time(at))
         }
