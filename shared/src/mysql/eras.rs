@@ -22,6 +22,10 @@ pub struct SeenEra {
     pub is_kept: bool,
 }
 
+/// The highest era that is taken over from Redis. Higher numbers were written manually, and later
+/// eras would soon exceed those that programs parse.
+const HIGHEST_SEEN: u64 = 1_000_000_000_000;
+
 impl Db {
     /// Gives each coupon an era above those in MySQL and Redis, unless its era in Redis is kept.
     /// Skips coupons that another transaction is changing, because waiting for one would delay all
@@ -93,7 +97,7 @@ async fn take(conn: &mut Conn, seen: &[SeenEra]) -> QueryResult<Vec<(CouponId, u
         let Some(era) = free.get(&one.coupon.0).copied() else {
             continue;
         };
-        let seen = one.era;
+        let seen = if one.era <= HIGHEST_SEEN { one.era } else { 0 };
         let now = if one.is_kept && seen >= era {
             seen
         } else {

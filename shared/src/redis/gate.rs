@@ -112,9 +112,8 @@ impl CouponVersion {
     }
 }
 
-/// The highest era that is accepted from Redis. Higher numbers were written manually, and later
-/// eras would soon exceed the number of digits that programs parse.
-const HIGHEST_ERA: u64 = 1_000_000_000_000;
+/// The highest era that counts. Higher numbers were written manually.
+const HIGHEST_ERA: u64 = 100_000_000_000_000;
 
 /// Parses `SERVER ERA STATE`.
 fn parsed(text: &[u8]) -> Option<(&str, u64, &str)> {
