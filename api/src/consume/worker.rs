@@ -242,9 +242,9 @@ impl Worker {
     /// Reads partitions again from their positions.
     fn fill_gaps(&mut self, partitions: &[i32]) -> anyhow::Result<()> {
         for partition in partitions {
-            tracing::error!(
+            tracing::warn!(
                 partition,
-                "MySQL's position is not where this process has read to, as after a restore of MySQL; the partition is read again from there"
+                "MySQL's position is not where this process has read to, as after a restore of MySQL or another process; the partition is read again from there"
             );
             self.source.begin_again(*partition)?;
         }
