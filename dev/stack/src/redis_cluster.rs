@@ -175,6 +175,27 @@ impl RedisCluster {
             .with_context(|| format!("no primary of slot {slot} answers"))
     }
 
+    /// Promotes a replica of a key's primary, which becomes a replica, and waits until every node
+    /// has its place.
+    pub async fn fail_over(&self, key: &str) -> Result<()> {
+        let old = self.primary_of(key).await?;
+        let id = self.id(old)?;
+        let places = self.places().await;
+        let replica = places
+            .iter()
+            .find(|(_, place)| place.primary.as_deref() == Some(id));
+        let (replica, _) = replica.context("the primary has no replica")?;
+        self.tell(replica, "CLUSTER FAILOVER").await?;
+        within(LIMIT, async || {
+            let is_replaced = self.primary_of(key).await?.port() != old.port();
+            ensure!(is_replaced, "port {} is still the primary", old.port());
+            Ok(())
+        })
+        .await
+        .map_err(|error| self.explain(&error))?;
+        self.wait_until_whole().await
+    }
+
     fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
         anyhow!("{error:#}\n{}", logs(&self.nodes))
     }

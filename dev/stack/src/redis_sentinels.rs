@@ -150,6 +150,24 @@ impl RedisSentinels {
             .map_err(|error| self.explain(&error))
     }
 
+    /// Lets the sentinels replace the master although it runs, and waits until every server has its
+    /// place. Repeats the command, because a sentinel aborts its failover if another one, which
+    /// does not know of it yet, makes the promoted server a replica again.
+    pub async fn fail_over(&self) -> Result<()> {
+        let old = self.current_master().await?;
+        let sentinel = self.sentinels.first().context("there is no sentinel")?;
+        let command = words(&format!("SENTINEL FAILOVER {MASTER}"));
+        within(LIMIT, async || {
+            if self.is_replaced(old).await.is_err() {
+                let () = ask(sentinel.port(), &command).await?;
+            }
+            self.is_replaced(old).await
+        })
+        .await
+        .map_err(|error| self.explain(&error))?;
+        self.wait_until_whole().await
+    }
+
     fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
         anyhow!(
             "{error:#}\n{}\n{}",

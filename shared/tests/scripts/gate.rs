@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, OncePer};
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
+use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::repair::Done;
-use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_shared::redis::{Redis, RedisMode, SentinelSettings};
+use firstcome_stack::{ProxyFault, RedisCluster, RedisOptions, RedisSentinels, RedisServer};
 use redis::{Client, FromRedisValue};
 
 use crate::command::Start;
-use crate::world::{DROP, ScriptWorld, connect, opened, server};
+use crate::world::{DROP, ScriptWorld, connect, connect_to, opened, server};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -195,26 +197,165 @@ async fn gate_stays_open_only_after_events_that_lose_nothing() {
         if let Some(asked) = &asked {
             world.redis = connect(&asked.url());
         }
-        let found = match answered(&world).await {
-            Ok(reply) if reply.admission == Admission::Already(DROP, 1) => Gate::Open,
-            Err(AdmissionError::Closed) => Gate::Closed,
-            Err(AdmissionError::AnotherEra) => Gate::AnotherEra,
-            other => panic!("{event:?}: {other:?}"),
-        };
-        assert_eq!(found, expected, "{event:?}");
-        let user = "a".parse().unwrap();
-        let standing = world.redis.standing(&world.keys, world.era, &user).await;
-        let is_open = expected == Gate::Open;
-        let is_trusted = standing.is_ok_and(|standing| standing.trusted);
-        assert_eq!(is_trusted, is_open, "{event:?}");
-        if expected == Gate::Closed {
-            let repaired = world.redis.repair_count(&world.keys, &before, 0).await;
-            assert_eq!(repaired.unwrap(), Done::Stale, "{event:?}: a late repair");
-            let both = [(world.keys.coupon, before)];
-            let opened = world.redis.open_coupons(&both).await;
-            assert!(!opened.unwrap(), "{event:?}: a late opening");
+        assert_gate(&format!("{event:?}"), &world, &before, expected).await;
+    }
+}
+
+/// Checks the answers to claims, the state that the API reads, and that a repair and an opening of
+/// the era before the event change nothing.
+async fn assert_gate(event: &str, world: &ScriptWorld, before: &Fence, expected: Gate) {
+    let found = match answered(world).await {
+        Ok(reply) if reply.admission == Admission::Already(DROP, 1) => Gate::Open,
+        Err(AdmissionError::Closed) => Gate::Closed,
+        Err(AdmissionError::AnotherEra) => Gate::AnotherEra,
+        other => panic!("{event}: {other:?}"),
+    };
+    assert_eq!(found, expected, "{event}");
+    let user = "a".parse().unwrap();
+    let standing = world.redis.standing(&world.keys, world.era, &user).await;
+    let is_open = expected == Gate::Open;
+    let is_trusted = standing.is_ok_and(|standing| standing.trusted);
+    assert_eq!(is_trusted, is_open, "{event}");
+    if expected == Gate::Closed {
+        let repaired = world.redis.repair_count(&world.keys, before, 0).await;
+        assert_eq!(repaired.unwrap(), Done::Stale, "{event}: a late repair");
+        let both = [(world.keys.coupon, before.clone())];
+        let opened = world.redis.open_coupons(&both).await;
+        assert!(!opened.unwrap(), "{event}: a late opening");
+    }
+}
+
+/// Redis servers that replace each other.
+enum ServerGroup {
+    Sentinels(RedisSentinels),
+    Cluster(RedisCluster),
+}
+
+/// A change of the server of a coupon in a group.
+#[derive(Debug, Clone, Copy)]
+enum GroupEvent {
+    /// An event of a single server.
+    Single(Event),
+    /// A replica is promoted; nothing is lost.
+    FailOver,
+    FailOverAndBack,
+    /// Another server of the cluster gets the coupon with all its keys.
+    SlotMoved,
+}
+
+const GROUP_CASES: [(GroupEvent, Gate); 11] = [
+    (GroupEvent::Single(Event::Nothing), Gate::Open),
+    (GroupEvent::Single(Event::ScriptFlush), Gate::Open),
+    (GroupEvent::Single(Event::Set(None)), Gate::Closed),
+    (GroupEvent::Single(Event::Set(Some("open"))), Gate::Closed),
+    (GroupEvent::Single(Event::LaterEra), Gate::AnotherEra),
+    (
+        GroupEvent::Single(Event::OlderGateRestored),
+        Gate::AnotherEra,
+    ),
+    (GroupEvent::Single(Event::FlushAll), Gate::Closed),
+    (GroupEvent::FailOver, Gate::Closed),
+    (GroupEvent::FailOverAndBack, Gate::Closed),
+    (GroupEvent::SlotMoved, Gate::Closed),
+    (GroupEvent::Single(Event::Restart), Gate::Closed),
+];
+
+impl ServerGroup {
+    fn connect(&self) -> Redis {
+        match self {
+            Self::Sentinels(group) => {
+                let [_, _, (_, master)] = group.env();
+                let settings = SentinelSettings {
+                    master,
+                    username: None,
+                    password: None,
+                };
+                connect_to(&group.urls(), RedisMode::Sentinel(settings))
+            }
+            Self::Cluster(cluster) => connect_to(&cluster.urls(), RedisMode::Cluster),
         }
     }
+
+    async fn master(&self, key: &str) -> anyhow::Result<&RedisServer> {
+        match self {
+            Self::Sentinels(group) => group.current_master().await,
+            Self::Cluster(cluster) => cluster.primary_of(key).await,
+        }
+    }
+
+    async fn fail_over(&self, key: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Sentinels(group) => group.fail_over().await,
+            Self::Cluster(cluster) => cluster.fail_over(key).await,
+        }
+    }
+
+    async fn wait_until_whole(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Sentinels(group) => group.wait_until_whole().await,
+            Self::Cluster(cluster) => cluster.wait_until_whole().await,
+        }
+    }
+
+    /// Triggers the event. Returns false if it cannot happen to this group.
+    async fn happens(&self, event: GroupEvent, world: &mut ScriptWorld) -> anyhow::Result<bool> {
+        let key = world.keys.gate.clone();
+        match event {
+            GroupEvent::Single(event) => {
+                happens(event, self.master(&key).await?, world).await;
+            }
+            GroupEvent::FailOver => self.fail_over(&key).await?,
+            GroupEvent::FailOverAndBack => {
+                let first = self.master(&key).await?.port();
+                // Sentinels choose one of two replicas.
+                while {
+                    self.fail_over(&key).await?;
+                    self.master(&key).await?.port() != first
+                } {}
+            }
+            GroupEvent::SlotMoved => {
+                let Self::Cluster(cluster) = self else {
+                    return Ok(false);
+                };
+                let from = cluster.primary_of(&key).await?.port();
+                let to = cluster.primary_of_slot(0).await?;
+                let to = if to.port() == from {
+                    cluster.primary_of_slot(16_383).await?
+                } else {
+                    to
+                };
+                cluster.move_slot(cluster.slot_of(&key).await?, to).await?;
+                cluster.wait_until_whole().await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn closes_its_gates(self) {
+        let start = Start::new(2, OncePer::Coupon, 0);
+        for (coupon, (event, expected)) in (1..).zip(GROUP_CASES) {
+            self.wait_until_whole().await.unwrap();
+            let mut world = ScriptWorld::open_on(self.connect(), coupon, &start).await;
+            let first = world.claim("a").await.unwrap();
+            assert_eq!(first.admission, Admission::Accepted(1), "{event:?}");
+            let before = world.fence.clone();
+            if self.happens(event, &mut world).await.unwrap() {
+                assert_gate(&format!("{event:?}"), &world, &before, expected).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn gate_behind_sentinels_stays_open_only_after_events_that_lose_nothing() {
+    let group = RedisSentinels::start().await.unwrap();
+    ServerGroup::Sentinels(group).closes_its_gates().await;
+}
+
+#[tokio::test]
+async fn gate_in_a_cluster_stays_open_only_after_events_that_lose_nothing() {
+    let cluster = RedisCluster::start().await.unwrap();
+    ServerGroup::Cluster(cluster).closes_its_gates().await;
 }
 
 #[tokio::test]
