@@ -103,7 +103,10 @@ pub enum DropKey {
     Users,
     Free,
     Waiting,
+    Times,
     Claimants,
+    Revoked,
+    Sizes,
 }
 
 impl DropKey {
@@ -114,7 +117,10 @@ impl DropKey {
             Self::Users => "users",
             Self::Free => "free",
             Self::Waiting => "waiting",
+            Self::Times => "times",
             Self::Claimants => "claimants",
+            Self::Revoked => "revoked",
+            Self::Sizes => "sizes",
         }
     }
 }

@@ -304,7 +304,10 @@ fn lost_piece(seed: u64, window_ms: Range<u64>) -> Option<Timed> {
         DropKey::Users,
         DropKey::Free,
         DropKey::Waiting,
+        DropKey::Times,
         DropKey::Claimants,
+        DropKey::Revoked,
+        DropKey::Sizes,
     ];
     let key = *keys.choose(&mut rng)?;
     let fault = match rng.random_range(0..11) {

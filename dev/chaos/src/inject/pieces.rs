@@ -12,7 +12,9 @@ use crate::wait::pause;
 /// Returns the key of a drop or its coupon.
 pub(super) fn key_of(redis: &PrefixedKeys, coupon: &MadeCoupon, key: DropKey) -> String {
     match key {
-        DropKey::Claimants => redis.claimants(coupon.id),
+        DropKey::Claimants | DropKey::Revoked | DropKey::Sizes => {
+            redis.own(&format!("{{{}}}:{}", coupon.id, key.name()))
+        }
         other => redis.of_drop(coupon.id, coupon.drop, other.name()),
     }
 }
@@ -36,7 +38,9 @@ pub(super) async fn lose_member(system: &SystemUnderTest, key: DropKey) -> Resul
     };
     let name = key_of(&redis, coupon, key);
     let [pick, remove] = match key {
-        DropKey::Meta | DropKey::Claimants => ["HRANDFIELD", "HDEL"],
+        DropKey::Meta | DropKey::Times | DropKey::Claimants | DropKey::Revoked | DropKey::Sizes => {
+            ["HRANDFIELD", "HDEL"]
+        }
         _ => ["ZRANDMEMBER", "ZREM"],
     };
     let member = match redis.try_command::<Option<Vec<u8>>>(&[pick, &name]).await {
