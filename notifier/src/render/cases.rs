@@ -292,15 +292,8 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
             "Do not raise the quantity. Remove the reason that MySQL gives, as OPERATIONS.md says; the next pass writes the rows."
         }
         FindingCase::NoUserId => "Remove the name from Redis with the commands below.",
-        FindingCase::KeyOfWrongType {
-            knows_earlier_days: false,
-            ..
-        } => "Delete this key, then run a pass, which writes it again and opens the coupon.",
-        FindingCase::KeyOfWrongType {
-            knows_earlier_days: true,
-            ..
-        } => {
-            "Pause the coupon, delete this key, run a deep pass, and resume the coupon: the key also knows who won on earlier days."
+        FindingCase::KeyOfWrongType(_) => {
+            "Delete this key, then run a pass, which writes it again and opens the coupon."
         }
         FindingCase::RowsLocked => {
             "Find the transaction that holds the lock and end it. The next pass repairs what waits for it."
@@ -363,21 +356,10 @@ pub(super) fn commands(
                 .map(|(coupon, drop)| remove_name(coupon, drop, &seen.findings))
                 .unwrap_or_default()
         }
-        (
-            _,
-            Some(FindingCase::KeyOfWrongType {
-                wrong,
-                knows_earlier_days,
-            }),
-        ) => {
-            let delete = redis("Delete the key", format_args!("DEL '{}'", wrong.key));
-            let pause = pause().filter(|_| *knows_earlier_days);
-            let deep = if *knows_earlier_days { " --deep" } else { "" };
-            pause
-                .into_iter()
-                .chain([delete, once("Then", coupon, deep)])
-                .collect()
-        }
+        (_, Some(FindingCase::KeyOfWrongType(wrong))) => vec![
+            redis("Delete the key", format_args!("DEL '{}'", wrong.key)),
+            once("Then", coupon, ""),
+        ],
         (_, Some(FindingCase::RowsLocked)) => vec![locks(), once("Once it has ended", coupon, "")],
         (_, Some(FindingCase::ReadAgain(_))) => positions(),
         (_, Some(FindingCase::UsersMissing(_))) => pause().into_iter().collect(),

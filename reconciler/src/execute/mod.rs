@@ -23,9 +23,7 @@ pub(crate) use recovered::{
     LostDropEnd, lost_settings, recover_settings, restore_drop, restore_limits, settle_numbers,
     skip_given_numbers,
 };
-pub(crate) use reopening::{
-    LaterDrop, Patience, Restored, note_earlier_holders, renew_settings, restore_claimants,
-};
+pub(crate) use reopening::{Patience, Restored, renew_settings, restore_claimants};
 pub(crate) use revocations::restore_revocations;
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};
 pub(crate) use sealing::{VerifiedDrop, erase_old_people, keep_unsealed, let_expire, seal};

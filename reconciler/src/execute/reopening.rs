@@ -10,7 +10,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::sealed::CouponHistory;
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::keys::{DropKeys, DropMeta};
+use firstcome_shared::redis::keys::DropMeta;
 use futures_util::future::try_join_all;
 
 use super::revocations::restore_revocations_after;
@@ -200,29 +200,4 @@ pub(crate) async fn restore_claimants(
             .set_claimants(coupon.id, &people, which == Restored::Missing)
             .await?;
     }
-}
-
-/// A drop, and whether any user holds a coupon of an earlier drop.
-pub(crate) struct LaterDrop {
-    pub(crate) keys: DropKeys,
-    pub(crate) revision: u64,
-    pub(crate) has_earlier_holders: bool,
-}
-
-/// Records in these drops whether any user holds a coupon of an earlier drop, unless it is already
-/// recorded.
-pub(crate) async fn note_earlier_holders(
-    redis: &Redis,
-    drops: Vec<LaterDrop>,
-) -> Result<(), ExecuteError> {
-    let keys: Vec<DropKeys> = drops.iter().map(|drop| drop.keys.clone()).collect();
-    let noted = redis.earlier_holders(&keys).await?;
-    for (drop, noted) in drops.iter().zip(noted) {
-        if noted.is_some_and(|noted| noted != drop.has_earlier_holders) {
-            redis
-                .note_earlier_holders(&drop.keys, drop.revision, drop.has_earlier_holders)
-                .await?;
-        }
-    }
-    Ok(())
 }

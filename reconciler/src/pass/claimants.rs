@@ -6,23 +6,26 @@ use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::redis::claimants::CouponSizes;
 use firstcome_shared::redis::reads::DropNumbers;
 
 use super::request::Aborted;
 use super::steps::Pass;
-use crate::execute::{self, LaterDrop};
+use crate::execute;
 use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::stores::Stores;
 
-/// Number of claimants by coupon ID.
-pub(super) type Claimants = HashMap<CouponId, u64>;
+/// The sizes of the hashes of claimants and revocations by coupon ID.
+pub(super) type Sizes = HashMap<CouponId, CouponSizes>;
 
 impl Pass<'_> {
-    /// Reads the numbers of claimants. Must run before the drops are read, so that a user who is
-    /// admitted in between cannot count as a claimant without counting as a holder.
-    pub(super) async fn claimants(&self, drops: &[(Coupon, Drop)]) -> Result<Claimants, Aborted> {
+    /// Reads the sizes of the hashes of coupons that allow one per user. Must run before the drops
+    /// are read, so that a user who is admitted in between cannot count as a claimant without
+    /// counting as a holder.
+    pub(super) async fn claimants(&self, drops: &[(Coupon, Drop)]) -> Result<Sizes, Aborted> {
         // The claimants cannot be compared with the holders of a single drop.
         if self.request.drop.is_some() {
-            return Ok(Claimants::new());
+            return Ok(Sizes::new());
         }
         let mut coupons: Vec<CouponId> = drops
             .iter()
@@ -31,20 +34,24 @@ impl Pass<'_> {
             .collect();
         coupons.sort_unstable();
         coupons.dedup();
-        let numbers = self.stores.redis.claimants_numbers(&coupons).await?;
-        let known = coupons.into_iter().zip(numbers);
+        self.sizes(coupons).await
+    }
+
+    async fn sizes(&self, coupons: Vec<CouponId>) -> Result<Sizes, Aborted> {
+        let sizes = self.stores.redis.coupon_sizes(&coupons).await?;
+        let known = coupons.into_iter().zip(sizes);
         Ok(known
-            .filter_map(|(coupon, number)| Some((coupon, number?)))
+            .filter_map(|(coupon, sizes)| Some((coupon, sizes?)))
             .collect())
     }
 
-    /// Restores the claimants of coupons with fewer claimants than holders, if earlier drops have
-    /// holders. While a coupon has no claimants at all, admission to its next drop is closed.
+    /// Restores the claimants of coupons with fewer claimants than holders, or than Redis recorded,
+    /// if earlier drops have holders. Until then, admission to the coupon is closed.
     /// Returns the coupons with more claimants than holders or, in a deep pass, all coupons. Their
     /// claimants must be looked up one by one.
     pub(super) async fn compare_claimants(
         &mut self,
-        claimants: Claimants,
+        claimants: Sizes,
         drops: &[(Coupon, Drop)],
         numbers: &HashMap<DropId, DropNumbers>,
     ) -> Result<HashSet<CouponId>, Aborted> {
@@ -56,24 +63,27 @@ impl Pass<'_> {
             .filter(|(coupon, drop)| drop.sealed_at.is_none() && claimants.contains_key(&coupon.id))
             .collect();
         in_order.sort_by_key(|(_, drop)| drop.opens_at);
-        let mut later = Vec::new();
         let mut with_earlier: HashMap<CouponId, &Coupon> = HashMap::new();
         for (coupon, drop) in in_order {
             let before = holders.entry(coupon.id).or_default();
-            later.push(LaterDrop {
-                keys: self.stores.redis.keys(coupon.id, drop.id),
-                revision: coupon.revision,
-                has_earlier_holders: *before > 0,
-            });
-            *before += numbers.get(&drop.id).map_or(0, |numbers| numbers.users);
             // The claimants of a closed coupon are restored before it opens, after the coupons that
             // are more urgent.
-            let is_closed = self.context.unverified.contains(&coupon.id);
-            if !is_closed && later.last().is_some_and(|later| later.has_earlier_holders) {
+            if *before > 0 && !self.context.unverified.contains(&coupon.id) {
                 with_earlier.insert(coupon.id, coupon);
             }
+            *before += numbers.get(&drop.id).map_or(0, |numbers| numbers.users);
         }
-        let is_few = |coupon: &CouponId| claimants.get(coupon) < holders.get(coupon);
+        let fields = |coupon: &CouponId| claimants.get(coupon).map(|sizes| sizes.claimants.fields);
+        let is_few = |coupon: &CouponId| {
+            fields(coupon) < holders.get(coupon).copied()
+                || claimants
+                    .get(coupon)
+                    .is_some_and(CouponSizes::lacks_claimants)
+        };
+        self.lacked_claimants = claimants.keys().copied().filter(|id| is_few(id)).collect();
+        for (_, drop) in drops.iter().filter(|(coupon, _)| is_few(&coupon.id)) {
+            self.memory.verified.forget(drop.id);
+        }
         // Then Redis's data is not current, although it has the last sealing.
         for coupon in self.context.unverified.iter().filter(|id| is_few(id)) {
             if let Some(history) = self.histories.get_mut(coupon) {
@@ -85,14 +95,11 @@ impl Pass<'_> {
         let lost = self
             .still_too_few(&with_earlier, &claimants, &holders)
             .await?;
-        for (coupon, number) in lost {
-            self.restore_lost_claimants(coupon, number).await?;
+        for (coupon, before) in lost {
+            self.restore_lost_claimants(coupon, before).await?;
         }
-        if !self.request.dry_run {
-            execute::note_earlier_holders(&self.stores.redis, later).await?;
-        }
-        let too_many = |(coupon, number): &(CouponId, u64)| {
-            self.request.deep || *number > holders.get(coupon).copied().unwrap_or(0)
+        let too_many = |(coupon, sizes): &(CouponId, CouponSizes)| {
+            self.request.deep || sizes.claimants.fields > holders.get(coupon).copied().unwrap_or(0)
         };
         Ok(claimants
             .into_iter()
@@ -101,101 +108,145 @@ impl Pass<'_> {
             .collect())
     }
 
-    /// Returns the coupons with fewer claimants than holders, and the number of claimants. Counts
-    /// the claimants again, because a user who is admitted during the pass may have counted as a
-    /// holder only. Leaves out coupons whose number of claimants an earlier restoration did not
-    /// increase.
+    /// Returns the coupons with fewer claimants than holders, or than Redis recorded, with their
+    /// sizes. Counts the claimants again, because a user who is admitted during the
+    /// pass may have counted as a holder only. Leaves out coupons whose number of claimants an
+    /// earlier restoration did not increase.
     async fn still_too_few<'c>(
         &self,
         coupons: &HashMap<CouponId, &'c Coupon>,
-        before: &Claimants,
+        before: &Sizes,
         holders: &HashMap<CouponId, u64>,
-    ) -> Result<Vec<(&'c Coupon, u64)>, Aborted> {
-        let is_few = |coupon: &CouponId, number: u64| {
-            number < holders.get(coupon).copied().unwrap_or(0)
-                && self.memory.too_few_claimants.get(coupon) != Some(&number)
+    ) -> Result<Vec<(&'c Coupon, CouponSizes)>, Aborted> {
+        let is_few = |coupon: &CouponId, sizes: &CouponSizes| {
+            let number = sizes.claimants.fields;
+            let has_fewer = number < holders.get(coupon).copied().unwrap_or(0);
+            let is_futile = self.memory.too_few_claimants.get(coupon) == Some(&number);
+            sizes.lacks_claimants() || (has_fewer && !is_futile)
         };
-        let few: Vec<&Coupon> = coupons
-            .iter()
-            .filter(|(id, _)| before.get(id).is_some_and(|number| is_few(id, *number)))
-            .map(|(_, coupon)| *coupon)
-            .collect();
-        let ids: Vec<CouponId> = few.iter().map(|coupon| coupon.id).collect();
-        let numbers = self.stores.redis.claimants_numbers(&ids).await?;
-        let found = few.into_iter().zip(numbers);
-        Ok(found
-            .filter_map(|(coupon, number)| Some((coupon, number?)))
-            .filter(|(coupon, number)| is_few(&coupon.id, *number))
+        let few = coupons.keys().copied();
+        let few = few.filter(|id| before.get(id).is_some_and(|sizes| is_few(id, sizes)));
+        let again = self.sizes(few.collect()).await?;
+        Ok(again
+            .into_iter()
+            .filter(|(id, sizes)| is_few(id, sizes))
+            .filter_map(|(id, sizes)| Some((*coupons.get(&id)?, sizes)))
             .collect())
     }
 
-    /// Restores revocations of earlier drops if Redis has fewer than at the last pass of this
-    /// process, or if it has none or in a deep pass, fewer than MySQL. Otherwise, revoked users
-    /// would be admitted to the next drop. Revocations of the drops that were compared are already
-    /// restored.
-    pub(super) async fn restore_lost_revocations(
+    /// Restores lost revocations, and records the sizes of the hashes of these coupons. Must run
+    /// after all drops were repaired: while Redis has fewer fields than recorded, admission is
+    /// closed.
+    pub(super) async fn settle_sizes(
         &mut self,
         coupons: &HashMap<CouponId, Coupon>,
     ) -> Result<(), Aborted> {
         let unverified = &self.context.unverified;
-        let mut ids: Vec<CouponId> = coupons.keys().copied().collect();
-        ids.retain(|coupon| !unverified.contains(coupon));
-        let db = &self.stores.db;
-        let redis = &self.stores.redis;
-        let numbers = redis.banned_numbers(&ids).await?;
-        let numbers = ids.into_iter().zip(numbers);
-        let numbers: Vec<_> = numbers
-            .filter_map(|(coupon, number)| Some((coupon, number?)))
-            .collect();
+        let ids = coupons.keys().copied();
+        let ids = ids.filter(|coupon| !unverified.contains(coupon)).collect();
+        let sizes = self.sizes(ids).await?;
         // Counting all revocations of a coupon takes long.
-        let is_counted = |(_, number): &&(CouponId, u64)| self.request.deep || *number == 0;
-        let counted = numbers.iter().filter(is_counted);
+        let is_counted = |sizes: &CouponSizes| {
+            self.request.deep || (sizes.revoked.expected.is_none() && sizes.revoked.fields == 0)
+        };
+        let counted = sizes.iter().filter(|(_, sizes)| is_counted(sizes));
         let counted: Vec<_> = counted.map(|(coupon, _)| *coupon).collect();
-        let counted = db.count_banned(&counted).await?;
-        for (coupon, number) in numbers {
-            let before = self.memory.banned.get(&coupon).copied();
-            let expected = before.max(counted.get(&coupon).copied());
-            let Some(row) = coupons.get(&coupon).filter(|_| expected > Some(number)) else {
-                self.memory.banned.insert(coupon, number);
-                continue;
-            };
-            execute::restore_revocations(db, redis, row).await?;
-            let now = redis.banned_numbers(&[coupon]).await?.pop().flatten();
-            self.memory.banned.extend(now.map(|now| (coupon, now)));
-            if now == Some(number) {
-                continue;
+        let counted = self.stores.db.count_banned(&counted).await?;
+        for (id, mut sizes) in sizes {
+            let fields = sizes.revoked.fields;
+            let is_few = sizes.lacks_revocations() || counted.get(&id) > Some(&fields);
+            if let Some(coupon) = coupons.get(&id).filter(|_| is_few) {
+                self.restore_lost_revocations(coupon, &mut sizes).await?;
             }
-            let detail =
-                "Redis lost some of the coupon's revocations, by which revoked users are refused";
-            let mut finding = Finding::general(Kind::RevokedAdmission, ActionKind::Revoke, detail);
-            finding.coupon_id = Some(coupon);
-            finding.needs_person = false;
-            finding.result = Outcome::Applied;
-            self.run.findings.push(finding);
+            // Another pass restores claimants that were lost during this one or are held back.
+            let are_restored = self.lacked_claimants.contains(&id) && !self.leaves_missing(id);
+            let may_settle = !self.request.dry_run && (are_restored || !sizes.lacks_claimants());
+            let fence = self.context.fences.get(&id);
+            if let Some(fence) = fence.filter(|_| may_settle && !sizes.are_settled()) {
+                self.stores.redis.settle_sizes(id, fence, &sizes).await?;
+            }
         }
         Ok(())
     }
 
-    /// Restores the claimants of a coupon from its rows. `some` is their previous number. Unless it
-    /// is 0, a finding is added only if any were missing, because a user on two slots also makes
-    /// the number too low.
-    async fn restore_lost_claimants(&mut self, coupon: &Coupon, some: u64) -> Result<(), Aborted> {
-        let db = &self.stores.db;
-        let redis = &self.stores.redis;
+    /// Whether this pass leaves users of the coupon without their slot or entry in Redis.
+    fn leaves_missing(&self, coupon: CouponId) -> bool {
+        self.run.all_findings().any(|found| {
+            found.coupon_id == Some(coupon)
+                && found.kind == Kind::MissingAdmission
+                && found.result != Outcome::Applied
+        })
+    }
+
+    /// Restores the revocations of a coupon if Redis has fewer than it recorded or, where they were
+    /// counted, fewer than MySQL. Those of the drops that were compared are already restored, or
+    /// planned in a dry run. Reads the sizes again.
+    async fn restore_lost_revocations(
+        &mut self,
+        coupon: &Coupon,
+        sizes: &mut CouponSizes,
+    ) -> Result<(), Aborted> {
+        let Stores { db, redis, .. } = self.stores;
+        let before = sizes.revoked.fields;
         let mut result = Outcome::Planned;
         if !self.request.dry_run {
-            execute::restore_claimants(db, redis, coupon, execute::Restored::Missing).await?;
+            execute::restore_revocations(db, redis, coupon).await?;
             result = Outcome::Applied;
-        }
-        let now = redis.claimants_numbers(&[coupon.id]).await?;
-        if some > 0 && now == [Some(some)] {
-            if !self.request.dry_run {
-                self.memory.too_few_claimants.insert(coupon.id, some);
+            let now = redis.coupon_sizes(&[coupon.id]).await?;
+            let Some(now) = now.into_iter().next().flatten() else {
+                return Ok(());
+            };
+            *sizes = now;
+            if sizes.revoked.fields <= before {
+                return Ok(());
             }
+        } else if self
+            .run
+            .all_findings()
+            .any(|found| found.coupon_id == Some(coupon.id) && found.kind == Kind::RevokedAdmission)
+        {
             return Ok(());
         }
         let detail =
-            "Redis lost some of the coupon's claimants, by which nobody wins a second time";
+            "Redis lost some of the coupon's revocations, by which revoked users are refused";
+        let mut finding = Finding::general(Kind::RevokedAdmission, ActionKind::Revoke, detail);
+        finding.coupon_id = Some(coupon.id);
+        finding.needs_person = false;
+        finding.result = result;
+        self.run.findings.push(finding);
+        Ok(())
+    }
+
+    /// Restores the claimants of a coupon from its rows. `before` are the previous sizes. If
+    /// holders are missing according to the rows only, a finding is added only if any were
+    /// restored, because a user on two slots also makes the number too low.
+    async fn restore_lost_claimants(
+        &mut self,
+        coupon: &Coupon,
+        before: CouponSizes,
+    ) -> Result<(), Aborted> {
+        let Stores { db, redis, .. } = self.stores;
+        let some = before.claimants.fields;
+        let mut result = Outcome::Planned;
+        let mut are_restored = some == 0;
+        if !self.request.dry_run {
+            execute::restore_claimants(db, redis, coupon, execute::Restored::Missing).await?;
+            result = Outcome::Applied;
+            let now = redis.coupon_sizes(&[coupon.id]).await?;
+            let now = now.into_iter().flatten().next();
+            are_restored |= now.is_some_and(|now| now.claimants.fields != some);
+            if !are_restored {
+                self.memory.too_few_claimants.insert(coupon.id, some);
+            }
+        }
+        if !are_restored && !before.lacks_claimants() {
+            return Ok(());
+        }
+        let detail = if are_restored || self.request.dry_run {
+            "Redis lost some of the coupon's claimants, by which nobody wins a second time"
+        } else {
+            "Redis recorded more claimants than it has, so new claims were refused; all holders are claimants"
+        };
         let finding = Finding::general(Kind::MissingAdmission, ActionKind::PutBack, detail);
         self.run.findings.push(Finding {
             coupon_id: Some(coupon.id),

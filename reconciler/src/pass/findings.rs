@@ -23,19 +23,13 @@ pub(super) fn unworkable(coupon: CouponId, drop: DropId, why: Obstacle) -> Findi
         (detail, FindingCase::Unworkable(store))
     };
     let (kind, detail, case) = match why {
-        Obstacle::KeyOfWrongType {
-            wrong,
-            knows_earlier_days,
-        } => {
+        Obstacle::KeyOfWrongType(wrong) => {
             let WrongKey { key, found, wanted } = &wrong;
             let detail = format!("the key `{key}` in Redis is {found} and should be {wanted}");
             (
                 Kind::CountMismatch,
                 detail,
-                FindingCase::KeyOfWrongType {
-                    wrong,
-                    knows_earlier_days,
-                },
+                FindingCase::KeyOfWrongType(wrong),
             )
         }
         Obstacle::Redis(why) => {

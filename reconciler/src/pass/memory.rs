@@ -49,8 +49,6 @@ pub struct Memory {
     /// Coupons that had fewer claimants than holders, with their number of claimants at that time.
     /// A restoration reads all rows, so it is not repeated if it did not increase this number.
     pub(super) too_few_claimants: HashMap<CouponId, u64>,
-    /// The number of revoked users that Redis had for each coupon. It never decreases by itself.
-    pub(super) banned: HashMap<CouponId, u64>,
 }
 
 /// Resolves to the fault in the topic's settings, once Kafka has responded.
@@ -280,6 +278,11 @@ impl Verified {
             };
             known.insert(header.drop_id(), known_now);
         }
+    }
+
+    /// The next pass reads the drop completely.
+    pub(super) fn forget(&self, drop: DropId) {
+        self.0.lock().remove(&drop);
     }
 
     /// Returns the plan of a drop that need not be read completely, after counting its rows.

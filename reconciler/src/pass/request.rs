@@ -121,10 +121,7 @@ pub(super) enum Obstacle {
     /// Redis has unreadable data.
     Redis(String),
     /// A key in Redis has a different type than Firstcome uses.
-    KeyOfWrongType {
-        wrong: WrongKey,
-        knows_earlier_days: bool,
-    },
+    KeyOfWrongType(WrongKey),
     /// MySQL has unreadable data, or rejects a repair.
     Mysql(String),
     /// Another client of MySQL has locked the drop's rows.

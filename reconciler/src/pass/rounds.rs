@@ -222,10 +222,7 @@ impl Pass<'_> {
         };
         let keys = self.stores.redis.keys(coupon.id, drop.id);
         match self.stores.redis.wrong_key(&keys).await {
-            Ok(Some(wrong)) => Obstacle::KeyOfWrongType {
-                knows_earlier_days: wrong.key == keys.claimants,
-                wrong,
-            },
+            Ok(Some(wrong)) => Obstacle::KeyOfWrongType(wrong),
             Ok(None) => Obstacle::Redis(said),
             Err(error) => {
                 tracing::warn!(coupon_id = coupon.id.0, %error, "cannot read the types of a drop's keys");

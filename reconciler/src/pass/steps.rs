@@ -44,6 +44,8 @@ pub(super) struct Pass<'a> {
     pub(super) restored: execute::RestoredIn,
     /// Data to restore for coupons that were closed by a loss of Redis data.
     pub(super) histories: Histories,
+    /// Coupons that lacked claimants when this pass began.
+    pub(super) lacked_claimants: HashSet<CouponId>,
     /// Drops whose repairs an earlier pass held back.
     pub(super) held_before: HashSet<DropId>,
     /// The lock of reopenings, while this pass reopens coupons.
@@ -81,7 +83,8 @@ impl<'a> Pass<'a> {
         run: &'a mut Run,
         stop: &'a CancellationToken,
     ) -> Self {
-        let (context, gate, restored, histories, held_before, reopening) = Default::default();
+        let (context, gate, restored, histories, lacked_claimants, held_before, reopening) =
+            Default::default();
         Self {
             stores,
             settings,
@@ -93,6 +96,7 @@ impl<'a> Pass<'a> {
             gate,
             restored,
             histories,
+            lacked_claimants,
             held_before,
             reopening,
         }
@@ -153,9 +157,7 @@ impl<'a> Pass<'a> {
         if let Some(lock) = self.reopening.take() {
             lock.release().await;
         }
-        if !self.request.dry_run {
-            self.restore_lost_revocations(&live).await?;
-        }
+        self.settle_sizes(&live).await?;
         if self.request.work == Work::Pass {
             self.report_loose_dead_letters().await?;
         }

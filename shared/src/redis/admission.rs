@@ -185,7 +185,7 @@ async fn call_script(
     people: &[Claimant<'_>],
 ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
     let add = |cmd: &mut Cmd| {
-        cmd.arg(if second.is_some() { 18 } else { 12 });
+        cmd.arg(if second.is_some() { 19 } else { 13 });
         for key in [
             &first.meta,
             &first.count,
@@ -199,6 +199,7 @@ async fn call_script(
             &first.allowed,
             &first.allow_list,
             &first.version,
+            &first.sizes,
         ] {
             cmd.arg(key);
         }

@@ -1,20 +1,67 @@
-//! The claimants of a coupon: all users who hold a slot in any of its drops.
+//! The claimants of a coupon: all users who hold a slot in any of its drops. Also the sizes of the
+//! coupon's hashes.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use futures_util::future::join_all;
-use redis::{FromRedisValue, RedisError};
+use redis::RedisError;
 
 use super::Redis;
-use super::keys::{self, DropKeys};
+use super::gate::Fence;
+use super::keys;
 use super::reads::DROPS_AT_ONCE;
 use super::wrong_key::is_about_data;
 use crate::domain::{CouponId, DropId, UserId};
 
-/// Field of `meta` that is set if users hold coupons of an earlier drop, so that a missing
-/// `claimants` key is detected.
-pub(super) const EARLIER_HOLDERS: &str = "claimants";
+/// The number of fields of a hash, and the number that it must have, if that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashSize {
+    pub fields: u64,
+    pub expected: Option<u64>,
+}
+
+impl HashSize {
+    /// The number of missing fields. It is negative if there are too many, and `None` if the
+    /// expected number is unknown.
+    pub fn lacks(self) -> Option<i64> {
+        self.expected?.checked_signed_diff(self.fields)
+    }
+}
+
+/// The sizes of a coupon's claimants and revocations. While one of them lacks fields, admission is
+/// closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CouponSizes {
+    pub claimants: HashSize,
+    pub revoked: HashSize,
+}
+
+impl CouponSizes {
+    /// Whether claimants were lost. A program of an older release records neither the claimant that
+    /// it removes nor the revocation that it adds.
+    pub fn lacks_claimants(&self) -> bool {
+        let removed = self.revoked.lacks().map_or(0, |lacks| (-lacks).max(0));
+        self.claimants.lacks().is_some_and(|lacks| lacks > removed)
+    }
+
+    pub fn lacks_revocations(&self) -> bool {
+        self.revoked.lacks().is_some_and(|lacks| lacks > 0)
+    }
+
+    pub fn are_settled(&self) -> bool {
+        [self.claimants, self.revoked]
+            .iter()
+            .all(|size| size.lacks() == Some(0))
+    }
+}
+
+/// Parses a number of `sizes` exactly as the scripts do.
+fn number_of_fields(text: Option<&str>) -> Option<u64> {
+    text.filter(|text| text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit()))?
+        .parse()
+        .ok()
+}
 
 impl Redis {
     /// Returns the users who are missing from the coupon's claimants or are listed there with
@@ -45,64 +92,14 @@ impl Redis {
         Ok(missing.map(|((_, user), _)| user.clone()).collect())
     }
 
-    /// The number of claimants of each of these coupons, or `None` if the key has another type.
-    pub async fn claimants_numbers(
+    /// The sizes of each of these coupons' hashes, or `None` if one of them has another type.
+    pub async fn coupon_sizes(
         &self,
         coupons: &[CouponId],
-    ) -> Result<Vec<Option<u64>>, RedisError> {
-        let key = |coupon: &CouponId| keys::claimants(&self.prefix, *coupon);
-        self.sizes(coupons.iter().map(key)).await
-    }
-
-    /// The number of banned users of each of these coupons, or `None` if the key has another type.
-    pub async fn banned_numbers(
-        &self,
-        coupons: &[CouponId],
-    ) -> Result<Vec<Option<u64>>, RedisError> {
-        let key = |coupon: &CouponId| keys::revoked(&self.prefix, *coupon);
-        self.sizes(coupons.iter().map(key)).await
-    }
-
-    async fn sizes(
-        &self,
-        hashes: impl Iterator<Item = String>,
-    ) -> Result<Vec<Option<u64>>, RedisError> {
-        self.each(hashes.map(|key| redis::cmd("HLEN").arg(key).to_owned()))
-            .await
-    }
-
-    /// Whether each drop's `meta` records that users hold coupons of an earlier drop, or `None` for
-    /// a drop that is not loaded.
-    pub async fn earlier_holders(
-        &self,
-        drops: &[DropKeys],
-    ) -> Result<Vec<Option<bool>>, RedisError> {
-        type Fields = (Option<String>, Option<String>);
-        let asked = drops.iter().map(|keys| {
-            let mut cmd = redis::cmd("HMGET");
-            cmd.arg(&keys.meta).arg("quantity").arg(EARLIER_HOLDERS);
-            cmd
-        });
-        let found: Vec<Option<Fields>> = self.each(asked).await?;
-        let of = |(quantity, earlier): Fields| quantity.map(|_| earlier.as_deref() == Some("1"));
-        Ok(found
-            .into_iter()
-            .map(|fields| fields.and_then(of))
-            .collect())
-    }
-
-    /// Sends the commands concurrently and returns the replies. Returns `None` for a key of another
-    /// type.
-    async fn each<T: FromRedisValue>(
-        &self,
-        commands: impl Iterator<Item = redis::Cmd>,
-    ) -> Result<Vec<Option<T>>, RedisError> {
-        let commands: Vec<redis::Cmd> = commands.collect();
-        let mut all = Vec::with_capacity(commands.len());
-        for some in commands.chunks(DROPS_AT_ONCE) {
-            let answers = some
-                .iter()
-                .map(async |cmd| cmd.query_async::<T>(&mut self.connection()).await);
+    ) -> Result<Vec<Option<CouponSizes>>, RedisError> {
+        let mut all = Vec::with_capacity(coupons.len());
+        for some in coupons.chunks(DROPS_AT_ONCE) {
+            let answers = some.iter().map(|coupon| self.sizes_of(*coupon));
             for answer in join_all(answers).await {
                 all.push(match answer {
                     Err(error) if is_about_data(&error) => None,
@@ -111,6 +108,67 @@ impl Redis {
             }
         }
         Ok(all)
+    }
+
+    async fn sizes_of(&self, coupon: CouponId) -> Result<CouponSizes, RedisError> {
+        type Replies = (u64, u64, [Option<String>; 2]);
+        let hashes = [
+            keys::claimants(&self.prefix, coupon),
+            keys::revoked(&self.prefix, coupon),
+        ];
+        let mut lengths = redis::pipe();
+        // The numbers change together.
+        lengths.atomic();
+        for hash in &hashes {
+            lengths.cmd("HLEN").arg(hash);
+        }
+        let mut pipe = lengths.clone();
+        pipe.cmd("HMGET")
+            .arg(keys::sizes(&self.prefix, coupon))
+            .arg("claimants")
+            .arg("revoked");
+        let (claimants, revoked, expected): Replies =
+            match pipe.query_async(&mut self.connection()).await {
+                // If `sizes` has another type, its numbers are unknown.
+                Err(error) if is_about_data(&error) => {
+                    let (claimants, revoked) = lengths.query_async(&mut self.connection()).await?;
+                    (claimants, revoked, [None, None])
+                }
+                replies => replies?,
+            };
+        let [of_claimants, of_revoked] = expected.map(|text| number_of_fields(text.as_deref()));
+        Ok(CouponSizes {
+            claimants: HashSize {
+                fields: claimants,
+                expected: of_claimants,
+            },
+            revoked: HashSize {
+                fields: revoked,
+                expected: of_revoked,
+            },
+        })
+    }
+
+    /// Records that these hashes of an open coupon had all their fields when `sizes` was read.
+    /// Changes nothing if the era has ended, or if a hash has lost further fields since then.
+    pub async fn settle_sizes(
+        &self,
+        coupon: CouponId,
+        fence: &Fence,
+        sizes: &CouponSizes,
+    ) -> Result<(), RedisError> {
+        let fence = fence.to_string();
+        let lacked = [sizes.claimants, sizes.revoked]
+            .map(|size| size.lacks().map(|lacks| lacks.to_string()))
+            .map(Option::unwrap_or_default);
+        let args: [&[u8]; 4] = [
+            b"settle",
+            fence.as_bytes(),
+            lacked[0].as_bytes(),
+            lacked[1].as_bytes(),
+        ];
+        self.change_gate(coupon, &args).await?;
+        Ok(())
     }
 
     /// Returns the coupon's claimants in this drop whose slots `is_wanted` selects. Reads the whole

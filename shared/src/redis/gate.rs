@@ -265,11 +265,18 @@ impl Redis {
         Ok(begun.then_some(fence))
     }
 
-    async fn change_gate(&self, coupon: CouponId, args: &[&[u8]]) -> Result<bool, RedisError> {
+    pub(super) async fn change_gate(
+        &self,
+        coupon: CouponId,
+        args: &[&[u8]],
+    ) -> Result<bool, RedisError> {
         let names = [
             keys::gate(&self.prefix, coupon),
             keys::verified(&self.prefix, coupon),
             keys::version(&self.prefix, coupon),
+            keys::claimants(&self.prefix, coupon),
+            keys::revoked(&self.prefix, coupon),
+            keys::sizes(&self.prefix, coupon),
         ];
         GATE.run_with(&mut self.connection(), |cmd| {
             cmd.arg(names.len()).arg(&names).arg(args);

@@ -12,6 +12,7 @@
 //! | `…:traces` | hash | `SLOT:TIME` of an admission → its `traceparent`; kept for a day |
 //! | `fc:{C}:claimants` | hash | user id → `D:slot` of any claim (`once_per` coupon) |
 //! | `fc:{C}:revoked` | hash | user id → id of the user's last revocation |
+//! | `fc:{C}:sizes` | hash | `claimants`, `revoked`: the numbers of fields these must have |
 //! | `fc:{C}:allowed` | set | user ids on the coupon's allow list |
 //! | `fc:{C}:allow_list` | string | `REVISION:PEOPLE`: revision and size of `allowed` |
 //! | `fc:{C}:gate` | string | `SERVER ERA open` or `… closed`: admission gate, fencing token |
@@ -31,6 +32,8 @@
 //! - Fields of `revoked` start with `D:` if `once_per` is `drop`. If the user may claim again, the
 //!   value is followed by `:` and the time in ms after which claims are valid.
 //! - If `allow_list` is missing, it is unknown which users are allowed.
+//! - While a hash has fewer fields than its number in `sizes`, nobody new is admitted. If the
+//!   number is missing, a lost field is not noticed until a pass has compared the hash.
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
 //!   coupon is open only if its `gate` names the current values of both. The key is missing if
 //!   Redis was emptied.
@@ -65,6 +68,7 @@ pub struct DropKeys {
     generation: String,
     verified: String,
     pub revoked: String,
+    pub sizes: String,
     pub allowed: String,
     pub allow_list: String,
 }
@@ -89,6 +93,7 @@ impl DropKeys {
             generation: generation(prefix, coupon),
             verified: verified(prefix, coupon),
             revoked: revoked(prefix, coupon),
+            sizes: sizes(prefix, coupon),
             allowed: allowed(prefix, coupon),
             allow_list: allow_list(prefix, coupon),
         }
@@ -123,7 +128,7 @@ impl DropKeys {
 
     /// The keys that are deleted with the coupon. The gate comes first, because a coupon without a
     /// gate counts as lost even if other keys remain.
-    pub fn of_coupon(&self) -> [&str; 9] {
+    pub fn of_coupon(&self) -> [&str; 10] {
         let Self {
             gate,
             version,
@@ -132,12 +137,14 @@ impl DropKeys {
             verified,
             revision,
             revoked,
+            sizes,
             allowed,
             allow_list,
             ..
         } = self;
         [
-            gate, version, generation, claimants, verified, revision, revoked, allowed, allow_list,
+            gate, version, generation, sizes, claimants, verified, revision, revoked, allowed,
+            allow_list,
         ]
     }
 }
@@ -150,6 +157,11 @@ pub fn claimants(prefix: &str, coupon: CouponId) -> String {
 /// The coupon's hash of revoked users.
 pub fn revoked(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:revoked")
+}
+
+/// The numbers of fields that the coupon's `claimants` and `revoked` must have.
+pub fn sizes(prefix: &str, coupon: CouponId) -> String {
+    format!("{prefix}:{{{coupon}}}:sizes")
 }
 
 /// The coupon's set of users on its allow list.

@@ -6,7 +6,7 @@
 pub mod admission;
 pub mod allow_list;
 mod bridge;
-mod claimants;
+pub mod claimants;
 pub mod client;
 mod connection;
 mod ended_sessions;

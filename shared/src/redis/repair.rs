@@ -8,7 +8,6 @@ use std::sync::LazyLock;
 use redis::RedisError;
 
 use super::Redis;
-use super::claimants::EARLIER_HOLDERS;
 use super::client::Script;
 use super::gate::Fence;
 use super::keys::{self, DropKeys, DropMeta};
@@ -238,6 +237,7 @@ impl Redis {
             &keys.version,
             &keys.users,
             &keys.waiting,
+            &keys.sizes,
         ];
         args.insert(0, how.to_owned());
         let (word, count): (String, i64) =
@@ -262,24 +262,6 @@ impl Redis {
             "outdated" => Done::Changed,
             _ => Done::Stale,
         })
-    }
-
-    /// Records in a loaded drop's `meta` whether users hold coupons of an earlier drop. If so,
-    /// admission to the drop is closed while the key of claimants is missing.
-    pub async fn note_earlier_holders(
-        &self,
-        keys: &DropKeys,
-        revision: u64,
-        are_there: bool,
-    ) -> Result<(), RedisError> {
-        let args = vec![
-            revision.to_string(),
-            String::new(),
-            EARLIER_HOLDERS.to_owned(),
-            u8::from(are_there).to_string(),
-        ];
-        self.settings("write", keys, args).await?;
-        Ok(())
     }
 
     /// Lowers the quantity of a loaded and verified drop in Redis before MySQL, so that no slot
@@ -489,7 +471,7 @@ impl Redis {
         pipe.query_async(&mut self.conn.clone()).await
     }
 
-    pub(super) fn all(keys: &DropKeys) -> [&str; 10] {
+    pub(super) fn all(keys: &DropKeys) -> [&str; 11] {
         [
             &keys.meta,
             &keys.count,
@@ -501,6 +483,7 @@ impl Redis {
             &keys.waiting,
             &keys.revoked,
             &keys.version,
+            &keys.sizes,
         ]
     }
 }

@@ -69,6 +69,7 @@ impl Redis {
             &keys.times,
             &keys.claimants,
             &keys.waiting,
+            &keys.sizes,
         ];
         let (_, until): (i64, i64) = REVOKE.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(until)

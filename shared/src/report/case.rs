@@ -27,11 +27,7 @@ pub enum FindingCase {
     /// A name in Redis that is not a valid user id.
     NoUserId,
     /// A key in Redis that does not have Firstcome's type.
-    KeyOfWrongType {
-        wrong: WrongKey,
-        /// The key also records who won on earlier days of the coupon.
-        knows_earlier_days: bool,
-    },
+    KeyOfWrongType(WrongKey),
     /// Data of the drop in this store that no pass can read or write.
     Unworkable(StoreOfDrop),
     /// Another client of MySQL has locked the rows.
@@ -92,7 +88,7 @@ impl FindingCase {
             Self::Unreadable => "unreadable",
             Self::RowRefused(_) => "row refused",
             Self::NoUserId => "no user id",
-            Self::KeyOfWrongType { wrong, .. } => {
+            Self::KeyOfWrongType(wrong) => {
                 return format!("key of wrong type {}", wrong.key);
             }
             Self::RowsLocked => "rows locked",

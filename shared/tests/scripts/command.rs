@@ -66,6 +66,9 @@ pub(crate) enum Tamper {
     ClaimedElsewhere(PersonLetter),
     /// Deletes everything including the gate, and begins a new era.
     Empty,
+    LoseClaimant(PersonLetter),
+    LoseRevocation(PersonLetter),
+    DropSizes,
 }
 
 fn person() -> impl Strategy<Value = PersonLetter> {
@@ -102,6 +105,9 @@ fn tamper() -> impl Strategy<Value = Tamper> {
         person().prop_map(Tamper::RemoveUser),
         slot().prop_map(Tamper::AddFree),
         person().prop_map(Tamper::ClaimedElsewhere),
+        person().prop_map(Tamper::LoseClaimant),
+        person().prop_map(Tamper::LoseRevocation),
+        Just(Tamper::DropSizes),
         Just(Tamper::Empty),
     ]
 }

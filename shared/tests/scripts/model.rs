@@ -22,6 +22,9 @@ pub(crate) struct Model {
     claimants: BTreeMap<PersonLetter, (i64, i64)>,
     /// Id of the last revocation, and whether it has ended.
     revoked: BTreeMap<PersonLetter, (i64, bool)>,
+    /// The recorded sizes of `claimants` and `revoked`.
+    expected_claimants: Option<i64>,
+    expected_revoked: Option<i64>,
     era: u64,
     /// The highest revision written.
     revision: u64,
@@ -41,6 +44,15 @@ fn revocation(id: i64, ended: bool) -> String {
     }
 }
 
+/// Numbers below 0 are invalid, so the scripts no longer change them.
+fn count(size: &mut Option<i64>, change: i64) {
+    *size = size.map(|size| if size < 0 { size } else { size + change });
+}
+
+fn len<K, V>(map: &BTreeMap<K, V>) -> i64 {
+    i64::try_from(map.len()).unwrap()
+}
+
 fn narrow(slot: i64) -> u32 {
     u32::try_from(slot).unwrap()
 }
@@ -56,6 +68,8 @@ impl Model {
             waiting: Vec::new(),
             claimants: BTreeMap::new(),
             revoked: BTreeMap::new(),
+            expected_claimants: Some(0),
+            expected_revoked: Some(0),
             era,
             revision: 1,
         }
@@ -117,6 +131,8 @@ impl Model {
                 .iter()
                 .map(|(p, (id, ended))| (self.field(*p), revocation(*id, *ended)))
                 .collect(),
+            sizes: [self.expected_claimants, self.expected_revoked]
+                .map(|size| size.map(|size| size.to_string())),
         }
     }
 
@@ -188,20 +204,21 @@ impl Model {
         let known = self.revoked.get(&person).copied();
         let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));
         let (number, ended) = further.unwrap_or((number, ended));
-        self.revoked.insert(person, (number, ended));
+        let before = self.revoked.insert(person, (number, ended));
+        count(&mut self.expected_revoked, i64::from(before.is_none()));
         let names_drop = self
             .claimants
             .get(&person)
             .is_some_and(|(drop, _)| *drop == DROP);
         if ended {
             if names_drop && !self.users.contains_key(&person) && self.meta.is_some() {
-                self.claimants.remove(&person);
+                self.forget_claimant(person);
             }
             return "ended";
         }
         self.waiting.retain(|(_, waits)| *waits != person);
         if names_drop {
-            self.claimants.remove(&person);
+            self.forget_claimant(person);
         }
         let Some(slot) = self.users.remove(&person) else {
             return "open";
@@ -218,8 +235,14 @@ impl Model {
         self.count = self.count.max(Some(slot));
         self.users.insert(person, slot);
         if self.once_per_coupon() {
-            self.claimants.insert(person, (DROP, slot));
+            let before = self.claimants.insert(person, (DROP, slot));
+            count(&mut self.expected_claimants, i64::from(before.is_none()));
         }
+    }
+
+    fn forget_claimant(&mut self, person: PersonLetter) {
+        let before = self.claimants.remove(&person);
+        count(&mut self.expected_claimants, -i64::from(before.is_some()));
     }
 
     fn claim(&mut self, person: PersonLetter) -> Admission {
@@ -254,7 +277,13 @@ impl Model {
         if !self.adds_up() {
             return Admission::Unverified;
         }
-        if self.once_per_coupon() && self.claimants.len() < self.users.len() {
+        let known = |size: Option<i64>| size.filter(|size| *size >= 0);
+        let further = known(self.expected_revoked).map_or(0, |size| len(&self.revoked) - size);
+        if further < 0 {
+            return Admission::Unverified;
+        }
+        let claimants = known(self.expected_claimants).unwrap_or(0) - further;
+        if self.once_per_coupon() && len(&self.claimants) < claimants.max(len(&self.users)) {
             return Admission::Unverified;
         }
         if self.waiting.is_empty() && self.has_free_above_count() {
@@ -424,7 +453,7 @@ impl Model {
         if let Some(slot) = from {
             self.users.remove(&person);
             if claim == Some((DROP, slot)) {
-                self.claimants.remove(&person);
+                self.forget_claimant(person);
             }
         } else if front.is_some() {
             if self.once_per_coupon() && claim.is_some() {
@@ -434,7 +463,7 @@ impl Model {
                 return "Revoked".into();
             }
         } else if claim.is_some_and(|(drop, _)| drop == DROP) {
-            self.claimants.remove(&person);
+            self.forget_claimant(person);
         }
         if let Some(slot) = front {
             self.bring_to_front(person, slot);
@@ -494,6 +523,12 @@ impl Model {
             Tamper::RemoveUser(person) => _ = self.users.remove(person),
             Tamper::AddFree(slot) => _ = self.free.insert(*slot),
             Tamper::ClaimedElsewhere(person) => _ = self.claimants.insert(*person, (99, 3)),
+            Tamper::LoseClaimant(person) => _ = self.claimants.remove(person),
+            Tamper::LoseRevocation(person) => _ = self.revoked.remove(person),
+            Tamper::DropSizes => {
+                self.expected_claimants = None;
+                self.expected_revoked = None;
+            }
             Tamper::Empty => {
                 *self = Self {
                     meta: None,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
-use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant,
 };
@@ -33,6 +33,7 @@ pub(crate) struct Shown {
     pub(crate) waiting: Vec<String>,
     pub(crate) claimants: BTreeMap<String, String>,
     pub(crate) revoked: BTreeMap<String, String>,
+    pub(crate) sizes: [Option<String>; 2],
 }
 
 pub(crate) struct ScriptWorld {
@@ -54,12 +55,16 @@ fn map<T, R>(done: Done<T>, of: impl Fn(T) -> R) -> Done<R> {
 }
 
 pub(crate) fn connect(url: &str) -> Redis {
+    connect_to(url, RedisMode::Single)
+}
+
+pub(crate) fn connect_to(url: &str, mode: RedisMode) -> Redis {
     let timeout = Duration::from_secs(10);
     Redis::new(&RedisSettings {
         url: url.into(),
         prefix: "t".into(),
         timeout,
-        mode: RedisMode::default(),
+        mode,
         durability: RedisDurability::default(),
     })
     .unwrap()
@@ -107,7 +112,10 @@ impl ScriptWorld {
     }
 
     pub(crate) async fn open(url: &str, coupon: i64, start: &Start) -> Self {
-        let redis = connect(url);
+        Self::open_on(connect(url), coupon, start).await
+    }
+
+    pub(crate) async fn open_on(redis: Redis, coupon: i64, start: &Start) -> Self {
         let coupon = CouponId(coupon);
         let meta = DropMeta {
             quantity: start.quantity,
@@ -335,6 +343,7 @@ impl ScriptWorld {
             Tamper::SetCount(_) => redis::cmd("SET"),
             Tamper::AddUser(..) | Tamper::AddFree(_) => redis::cmd("ZADD"),
             Tamper::RemoveUser(_) => redis::cmd("ZREM"),
+            Tamper::LoseClaimant(_) | Tamper::LoseRevocation(_) => redis::cmd("HDEL"),
             Tamper::ClaimedElsewhere(_) => redis::cmd("HSET"),
             _ => redis::cmd("DEL"),
         };
@@ -351,12 +360,22 @@ impl ScriptWorld {
             Tamper::ClaimedElsewhere(person) => {
                 cmd.arg(&k.claimants).arg(person.to_string()).arg("99:3")
             }
+            Tamper::LoseClaimant(person) => cmd.arg(&k.claimants).arg(person.to_string()),
+            Tamper::LoseRevocation(person) => {
+                let field = match self.meta.once_per {
+                    OncePer::Coupon => person.to_string(),
+                    OncePer::Drop => format!("{DROP}:{person}"),
+                };
+                cmd.arg(&k.revoked).arg(field)
+            }
+            Tamper::DropSizes => cmd.arg(&k.sizes),
             Tamper::Empty => cmd
                 .arg(&k.own())
                 .arg(&k.claimants)
                 .arg(&k.gate)
                 .arg(&k.revision)
-                .arg(&k.revoked),
+                .arg(&k.revoked)
+                .arg(&k.sizes),
         };
         cmd.query_async::<()>(&mut self.redis.connection())
             .await
@@ -380,6 +399,7 @@ impl ScriptWorld {
             &self.keys.gate,
             &self.keys.version,
             &self.keys.revoked,
+            &self.keys.sizes,
         ]) {
             pipe.cmd("DUMP").arg(key);
         }
@@ -397,6 +417,7 @@ impl ScriptWorld {
             Vec<String>,
             BTreeMap<String, String>,
             BTreeMap<String, String>,
+            [Option<String>; 2],
         );
         let k = &self.keys;
         let mut pipe = redis::pipe();
@@ -422,8 +443,12 @@ impl ScriptWorld {
         pipe.cmd("HGETALL")
             .arg(&k.claimants)
             .cmd("HGETALL")
-            .arg(&k.revoked);
-        let (meta, count, users, free, waiting, claimants, revoked): Found = pipe
+            .arg(&k.revoked)
+            .cmd("HMGET")
+            .arg(&k.sizes)
+            .arg("claimants")
+            .arg("revoked");
+        let (meta, count, users, free, waiting, claimants, revoked, sizes): Found = pipe
             .query_async(&mut self.redis.connection())
             .await
             .unwrap();
@@ -436,6 +461,7 @@ impl ScriptWorld {
             waiting,
             claimants,
             revoked,
+            sizes,
         }
     }
 }

@@ -5,8 +5,8 @@
 -- on old data. The caller names the drops that are candidates, and the script chooses one of them
 -- by Redis's time and the windows in their `meta`. It admits users only to the chosen drop.
 -- KEYS  1 meta  2 count  3 users  4 free  5 waiting  6 claimants  7 times  8 gate  9 revoked
---       10 allowed  11 allow_list  12 version, then, if there is a second candidate, its meta,
---       count, users, free, waiting, times
+--       10 allowed  11 allow_list  12 version  13 sizes, then, if there is a second candidate, its
+--       meta, count, users, free, waiting, times
 -- ARGV  1 drop id  2 drop id of the second candidate, or ''  3 era of the coupon in MySQL
 --       4 users' groups ('' if none is known), one word per user, separated by commas: NAME (a
 --       member), !NAME (not a member), empty (unknown)  5.. user ids
@@ -42,8 +42,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- A candidate with its settings and keys.
 local function candidate(drop, meta, count, users, free, waiting, times)
-    local fields = call('HMGET', meta, 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow',
-        'claimants', 'revoked')
+    local fields = call('HMGET', meta, 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow')
     local opens, closes = tonumber(fields[2]), tonumber(fields[3])
     -- Without a valid `once_per`, revoked users and winners of earlier drops would be admitted.
     local is_whole = tonumber(fields[1]) and opens and (fields[5] == 'coupon' or fields[5] == 'drop')
@@ -113,8 +112,8 @@ local per_coupon = meta[5] == 'coupon'
 local claims = per_coupon and call('HMGET', KEYS[6], unpack(ARGV, before + 1))
 -- The users' revocations: `NUMBER` if all claims of the user are void, `NUMBER:TIME` if claims
 -- admitted after that time are valid.
-local bans = false
-if call('EXISTS', KEYS[9]) == 1 then
+local bans, revoked = false, call('HLEN', KEYS[9])
+if revoked > 0 then
     local fields = {}
     for i = 1, people do fields[i] = per_coupon and ARGV[before + i] or drop .. ':' .. ARGV[before + i] end
     bans = call('HMGET', KEYS[9], unpack(fields))
@@ -128,10 +127,14 @@ if now < opens then refusal = {'not_open', opens}
 elseif closes and now >= closes then refusal = {'closed', closes}
 elseif meta[4] == '1' then refusal = 'paused'
 elseif count ~= users + free then refusal = 'unverified'
--- If revocations or claimants are lost, users must not win a second time: `meta` records whether there are revocations, and
--- whether users hold coupons of an earlier drop.
-elseif meta[9] == '1' and not bans then refusal = 'unverified'
-elseif per_coupon and call('HLEN', KEYS[6]) < math.max(users, meta[8] == '1' and 1 or 0) then refusal = 'unverified' end
+else
+    -- If a revocation or a claimant is lost, that user must not win a second time.
+    local claimants, revocations = expected_fields(KEYS[13])
+    -- An older release records neither the revocation that it adds nor the claimant that it removes.
+    local removed = revocations and math.max(revoked - revocations, 0) or 0
+    if revocations and revoked < revocations then refusal = 'unverified'
+    elseif per_coupon and call('HLEN', KEYS[6]) < math.max(users, (claimants or 0) - removed) then refusal = 'unverified' end
+end
 
 -- Answers for users whom the coupon's restriction excludes. Users who already wait keep their place.
 local barred = {}
@@ -289,7 +292,9 @@ if #new_users > 0 then
         call('HSET', chosen.times, unpack(new_times))
     end
     call('ZADD', chosen.users, unpack(new_users))
-    if per_coupon then call('HSET', KEYS[6], unpack(new_claims)) end
+    if per_coupon then
+        count_fields(KEYS[13], 'claimants', call('HSET', KEYS[6], unpack(new_claims)))
+    end
     if next_number - 1 > count then call('SET', chosen.count, next_number - 1) end
     if taken > 0 then call('ZREM', chosen.free, unpack(lowest, 1, taken)) end
 end

@@ -1,17 +1,31 @@
--- Begins an era of a coupon, opens the coupon, or closes it.
--- KEYS  1 gate  2 verified (bridge.rs: programs of older releases admit by it)  3 version
--- ARGV  1 operation (below)  2 value of `gate` that the caller read ('' if it is missing)
---       3 `SERVER ERA` of the new era (begin)
+-- Begins an era of a coupon, opens the coupon, closes it, or records the sizes of its hashes.
+-- KEYS  1 gate  2 verified (bridge.rs: programs of older releases admit by it)  3 version  4 claimants  5 revoked  6 sizes
+-- ARGV  1 operation (below)  2 value of `gate` that the caller read ('' if it is missing; open, settle: `SERVER ERA`)
+--       3 `SERVER ERA` of the new era (begin); numbers of fields that `claimants` (3) and `revoked` (4) lacked when the
+--       caller read them, '' if `sizes` had no number (settle)
 --   begin  also closes the coupon: the reconciler is about to rebuild it, or an API has just created it.
---   open   after the coupon was compared in the era `SERVER ERA` of ARGV 2, which the caller read before the topic. Refuses if
---          the keys were lost since then.
+--   open   after the coupon was compared in the era of ARGV 2, which the caller read before the topic. Refuses if the keys were
+--          lost since then.
+--   settle after a pass has restored missing fields. Keeps the number of a hash that has lost or gained fields since.
 --   close  deletes the gate, because the version went back: the reconciler finds the coupon without an era and rebuilds it.
 -- Reply 1 done | 0 the gate has changed, or this is another server
 -- A value that Firstcome did not write counts as missing, whatever its type.
 local how, seen, fence = ARGV[1], ARGV[2], ARGV[3]
-if how == 'open' then
+if how == 'open' or how == 'settle' then
     if not is_in_era(KEYS[1], seen) then return 0 end
-    redis.call('SET', KEYS[1], seen .. ' open')
+    local known = {expected_fields(KEYS[6])}
+    for i, name in ipairs({'claimants', 'revoked'}) do
+        local fields = redis.pcall('HLEN', KEYS[3 + i])
+        local lacked = known[i] and type(fields) == 'number' and known[i] - fields or nil
+        if type(fields) == 'number' and (how == 'open' or lacked == tonumber(ARGV[2 + i])) then
+            -- Replace a key that Firstcome did not write.
+            if type(redis.pcall('HSET', KEYS[6], name, fields)) == 'table' then
+                redis.call('DEL', KEYS[6])
+                redis.call('HSET', KEYS[6], name, fields)
+            end
+        end
+    end
+    if how == 'open' then redis.call('SET', KEYS[1], seen .. ' open') end
     return 1
 end
 

@@ -17,3 +17,17 @@ local function count_change(version)
     -- Delete a value that is not a number, which then looks like an older state.
     if type(redis.pcall('INCR', version)) == 'table' then redis.call('DEL', version) end
 end
+-- The numbers of fields that `claimants` and `revoked` must have; nil if unknown. With them, a lost field is noticed.
+local function expected_fields(sizes)
+    local found = redis.pcall('HMGET', sizes, 'claimants', 'revoked')
+    local function number(text)
+        return type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or nil
+    end
+    return number(found[1]), number(found[2])
+end
+-- Records that the script added fields to one of these hashes (or removed them, if negative). A lost field remains lost.
+local function count_fields(sizes, name, change)
+    local claimants, revoked = expected_fields(sizes)
+    local is_known = name == 'claimants' and claimants or name == 'revoked' and revoked
+    if is_known and change ~= 0 then redis.call('HINCRBY', sizes, name, change) end
+end

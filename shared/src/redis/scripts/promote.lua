@@ -1,5 +1,6 @@
 -- Repair: gives free slots, then new slot numbers, to the first users on the waiting list, in order.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 gate  8 waiting  9 revoked  10 version
+--       11 sizes
 -- ARGV  1 era as `SERVER ERA`  2 drop id  3 maximum number of slots
 -- Reply {stale} | {ok, now, left, odd, user, slot, user, slot, …}; now: Redis's time in ms; left: number
 --       of entries removed without a slot, 1,000 at most; odd: number of these that are invalid user ids
@@ -42,7 +43,9 @@ while #reply < 4 + 2 * tonumber(ARGV[3]) and reply[3] < 1000 do
         end
         redis.call('ZADD', KEYS[3], slot, user)
         redis.call('HSET', KEYS[5], slot, now)
-        if meta[2] == 'coupon' then redis.call('HSET', KEYS[6], user, ARGV[2] .. ':' .. slot) end
+        if meta[2] == 'coupon' then
+            count_fields(KEYS[11], 'claimants', redis.call('HSET', KEYS[6], user, ARGV[2] .. ':' .. slot))
+        end
         reply[#reply + 1] = user
         reply[#reply + 1] = slot
     end

@@ -2,7 +2,7 @@
 -- at any time, on any server, and any number of times: it releases only claims that are void in
 -- MySQL. If Redis already has a later revocation of the user, or the end of this one, that takes
 -- precedence. If a revocation gets a second end, that one applies, because MySQL has only one.
--- KEYS  1 revoked; to release: 2 version  3 meta  4 count  5 users  6 free  7 times  8 claimants  9 waiting
+-- KEYS  1 revoked; to release: 2 version  3 meta  4 count  5 users  6 free  7 times  8 claimants  9 waiting  10 sizes
 -- ARGV  1 drop id ('' releases nothing)  2 user to release  3.. triples: field of `revoked`, id of
 --       the revocation, time in ms until which claims are void ('' if it has not ended: all are); to
 --       release a slot: one triple
@@ -10,13 +10,12 @@
 -- it has not ended: now, or the claim's time}. The released slot becomes free if it is within the
 -- quantity and no other user is on it.
 
--- Records a revocation. Returns the id and end that now apply, and whether they are new.
+-- Records a revocation. Returns the id and end that now apply, whether they are new, and the number of fields added.
 local function note(field, id, over)
     local known, ended = string.match(redis.call('HGET', KEYS[1], field) or '', '^(%d+):?(%d*)$')
-    if known and tonumber(known) > tonumber(id) then return known, ended, false end
-    if known and tonumber(known) == tonumber(id) and (over == '' or over == ended) then return id, ended, false end
-    redis.call('HSET', KEYS[1], field, over == '' and id or id .. ':' .. over)
-    return id, over, true
+    if known and tonumber(known) > tonumber(id) then return known, ended, false, 0 end
+    if known and tonumber(known) == tonumber(id) and (over == '' or over == ended) then return id, ended, false, 0 end
+    return id, over, true, redis.call('HSET', KEYS[1], field, over == '' and id or id .. ':' .. over)
 end
 
 local drop, user = ARGV[1], ARGV[2]
@@ -38,23 +37,23 @@ local claimed = redis.call('HGET', KEYS[8], user)
 redis.call('ZCARD', KEYS[6])
 redis.call('ZCARD', KEYS[9])
 redis.call('HLEN', KEYS[1])
--- If `revoked` is lost, the user must not win again: `meta` records that there are revocations.
-if quantity > 0 then redis.call('HSET', KEYS[3], 'revoked', '1') end
 count_change(KEYS[2])
-local _, over = note(ARGV[3], ARGV[4], ARGV[5])
+local _, over, _, added = note(ARGV[3], ARGV[4], ARGV[5])
+count_fields(KEYS[10], 'revoked', added)
 local time = redis.call('TIME')
 -- If the clock was set back, the claim's time may be in the future.
 local now = math.max(time[1] * 1000 + math.floor(time[2] / 1000), at or 0)
 local void = slot and (over == '' or (at and at <= tonumber(over)))
 if over == '' then redis.call('ZREM', KEYS[9], user) end
+local function forget_claimant() count_fields(KEYS[10], 'claimants', -redis.call('HDEL', KEYS[8], user)) end
 -- A claimant without a slot of the drop was not admitted. This holds only while the drop is loaded; otherwise the slot may have
 -- expired.
 local names_drop = claimed and string.match(claimed, '^(%d+):') == drop
-if names_drop and (over == '' or (not slot and quantity > 0)) then redis.call('HDEL', KEYS[8], user) end
+if names_drop and (over == '' or (not slot and quantity > 0)) then forget_claimant() end
 local until_ms = over == '' and now or tonumber(over)
 if not void then return {0, until_ms} end
 redis.call('ZREM', KEYS[5], user)
-if claimed == drop .. ':' .. string.format('%.0f', slot) then redis.call('HDEL', KEYS[8], user) end
+if claimed == drop .. ':' .. string.format('%.0f', slot) then forget_claimant() end
 if redis.call('ZCOUNT', KEYS[5], slot, slot) == 0 then
     redis.call('HDEL', KEYS[7], string.format('%.0f', slot))
     if slot >= 1 and slot <= quantity and slot <= count and slot % 1 == 0 then

@@ -1,5 +1,6 @@
 -- Repair: changes the slots that users of a drop hold, each from the slot that the caller read to the wanted one.
 -- KEYS  1 meta  2 count  3 users  4 free  5 times  6 claimants  7 gate  8 waiting  9 revoked  10 version
+--       11 sizes
 -- ARGV  1 era as `SERVER ERA`  2 drop id  3 once_per  4 quantity that the caller read ('' for any)
 --       5.. groups of six: user, seen slot ('' none; -1 any score that is not a slot), its time of admission ('' unknown),
 --       wanted (a slot | any | none | front:SLOT), time of the wanted admission ('' unknown), certain (1: a row confirms it)
@@ -33,9 +34,13 @@ local function give(user, slot, at)
     redis.call('ZADD', KEYS[3], slot, user)
     redis.call('ZREM', KEYS[4], slot)
     if at ~= '' then redis.call('HSETNX', KEYS[5], slot, at) end
-    if per_coupon then redis.call('HSET', KEYS[6], user, drop .. ':' .. slot) end
+    if per_coupon then
+        count_fields(KEYS[11], 'claimants', redis.call('HSET', KEYS[6], user, drop .. ':' .. slot))
+    end
     if slot > (tonumber(redis.call('GET', KEYS[2]) or '') or 0) then redis.call('SET', KEYS[2], slot) end
 end
+
+local function forget_claimant(user) count_fields(KEYS[11], 'claimants', -redis.call('HDEL', KEYS[6], user)) end
 
 local function leave(slot)
     if not is_held(slot) then redis.call('HDEL', KEYS[5], string.format('%.0f', slot)) end
@@ -93,14 +98,14 @@ local function set_none(user, current, front)
     local claim = redis.call('HGET', KEYS[6], user)
     if current then
         redis.call('ZREM', KEYS[3], user)
-        if claim == drop .. ':' .. string.format('%.0f', current) then redis.call('HDEL', KEYS[6], user) end
+        if claim == drop .. ':' .. string.format('%.0f', current) then forget_claimant(user) end
         leave(current)
     elseif front then
         if per_coupon and claim then return 'same' end
         local ban, ended = ban_of(user)
         if ban and not ended then return 'revoked' end
     elseif claim and string.match(claim, '^(%d+):') == drop then
-        redis.call('HDEL', KEYS[6], user)
+        forget_claimant(user)
     end
     -- Places the user before all others: arrival numbers are below 2^40.
     if front then redis.call('ZADD', KEYS[8], math.min(front, 1099511627776) - 1099511627776, user) end

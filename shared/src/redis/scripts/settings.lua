@@ -2,6 +2,7 @@
 -- the highest seen changes nothing, so that a delayed write cannot undo a later one. The token is stored per coupon and not in
 -- `meta`, so that it also prevents an old writer from loading a drop that was not yet loaded when a newer writer ran.
 -- KEYS  1 meta  2 count  3 gate  4 revision  5 claimants  6 revoked  7 allowed  8 allow_list  9 version  10 users  11 waiting
+--       12 sizes
 -- ARGV  1 operation (below)  2 revision  3 era (load, unload: `SERVER ERA`; lower: the number in MySQL)
 --       4.. field, value pairs of meta
 --   load      loads the drop for admission, unless it is loaded. The caller must have read the era before anything else: if
@@ -40,6 +41,7 @@ if revision < seen then return answer('outdated') end
 if how == 'load' then
     -- The coupon may have ended before, with an expiry on its keys.
     for i = 3, 9 do redis.call('PERSIST', KEYS[i]) end
+    redis.call('PERSIST', KEYS[12])
     redis.call('SET', KEYS[4], ARGV[2])
     redis.call('SET', KEYS[2], 0, 'NX')
     redis.call('HSET', KEYS[1], unpack(ARGV, 4))

@@ -20,7 +20,7 @@ const EXTRA: &str = "x-extra";
 
 /// The damage to each key. `U` stands for a holder, `S` for the holder's slot, `F` for a free slot,
 /// and `D` for the drop.
-const DAMAGES: [(&str, &[&str]); 17] = [
+const DAMAGES: [(&str, &[&str]); 23] = [
     ("users lost", &["DEL", "users"]),
     ("free lost", &["DEL", "free"]),
     ("count lost", &["DEL", "count"]),
@@ -29,6 +29,15 @@ const DAMAGES: [(&str, &[&str]); 17] = [
     ("times lost", &["DEL", "times"]),
     ("waiting lost", &["DEL", "waiting"]),
     ("revoked lost", &["DEL", "revoked"]),
+    ("sizes lost", &["DEL", "sizes"]),
+    ("revocation missing", &["HDEL", "revoked", REVOKED]),
+    (
+        "earlier claimant missing",
+        &["HDEL", "claimants", EARLIER[0]],
+    ),
+    ("size missing", &["HDEL", "sizes", "claimants"]),
+    ("size too large", &["HSET", "sizes", "claimants", "99"]),
+    ("sizes of another type", &["SET", "sizes", "x"]),
     ("user missing", &["ZREM", "users", "U"]),
     ("user extra", &["ZADD", "users", "S", EXTRA]),
     ("user on another slot", &["ZADD", "users", "8", "U"]),
@@ -145,7 +154,7 @@ async fn do_damage(fixture: &Fixture, case: &OneKey) {
     let slot = case.held[HOLDERS[1]];
     let word = |(at, word): (usize, &&str)| match (at, *word) {
         (1, "claimants") => redis.claimants(case.coupon.id),
-        (1, "revoked") => redis.own(&format!("{{{}}}:revoked", case.coupon.id)),
+        (1, "revoked" | "sizes") => redis.own(&format!("{{{}}}:{word}", case.coupon.id)),
         (1, key) => redis.of_drop(case.coupon.id, case.coupon.drop, key),
         (_, "U") => user.to_owned(),
         (_, "S") => slot.to_string(),
@@ -255,6 +264,13 @@ async fn is_healed(fixture: &Fixture, case: &OneKey, accepted: &[(&'static str, 
     }
     let answer = api.claim(case.coupon.id, REVOKED).await;
     assert!(answer.is("revoked"), "{}: {answer:?}", case.name);
+    let own = |key: &str| world.redis.own(&format!("{{{}}}:{key}", case.coupon.id));
+    for hash in ["claimants", "revoked"] {
+        let fields: u64 = world.redis.command(&["HLEN", &own(hash)]).await;
+        let words = ["HGET", &own("sizes"), hash];
+        let recorded: Option<u64> = world.redis.command(&words).await;
+        assert_eq!(recorded, Some(fields), "{}: {hash}", case.name);
+    }
 }
 
 async fn all_heal(name: &str, of_second_days: bool) {
@@ -265,8 +281,6 @@ async fn all_heal(name: &str, of_second_days: bool) {
     } else {
         one_off(&fixture).await
     };
-    // A pass records the winners of earlier days, so that nobody wins again while Redis lacks them.
-    world.pass().await;
     let mut accepted = Vec::new();
     for case in &cases {
         do_damage(&fixture, case).await;
