@@ -73,9 +73,11 @@ pub(crate) async fn restore_drop(
         Some(numbers) => numbers?.meta,
         None => None,
     };
-    let Some(lost) = meta.and_then(|meta| recover::drop_by_redis(&coupon, drop, &meta)) else {
+    let Some(mut lost) = meta.and_then(|meta| recover::drop_by_redis(&coupon, drop, &meta)) else {
         return Ok(LostDropEnd::NoSettings);
     };
+    // Redis has the lower quantity of a change that MySQL refused because it had lost the drop.
+    lost.quantity = lost.quantity.max(db.highest_limit(drop).await?);
     let highest = db.highest_slots(vec![drop]).await?;
     if highest.get(&drop) > Some(&lost.quantity) {
         return Ok(LostDropEnd::RowAboveQuantity);

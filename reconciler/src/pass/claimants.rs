@@ -73,17 +73,12 @@ impl Pass<'_> {
             }
             *before += numbers.get(&drop.id).map_or(0, |numbers| numbers.users);
         }
-        let fields = |coupon: &CouponId| claimants.get(coupon).map(|sizes| sizes.claimants.fields);
         let is_few = |coupon: &CouponId| {
-            fields(coupon) < holders.get(coupon).copied()
-                || claimants
-                    .get(coupon)
-                    .is_some_and(CouponSizes::lacks_claimants)
+            claimants.get(coupon).is_some_and(|sizes| {
+                let held = holders.get(coupon).copied().unwrap_or(0);
+                sizes.claimants.fields < held || sizes.lacks_claimants()
+            })
         };
-        self.lacked_claimants = claimants.keys().copied().filter(|id| is_few(id)).collect();
-        for (_, drop) in drops.iter().filter(|(coupon, _)| is_few(&coupon.id)) {
-            self.memory.verified.forget(drop.id);
-        }
         // Then Redis's data is not current, although it has the last sealing.
         for coupon in self.context.unverified.iter().filter(|id| is_few(id)) {
             if let Some(history) = self.histories.get_mut(coupon) {
@@ -95,8 +90,21 @@ impl Pass<'_> {
         let lost = self
             .still_too_few(&with_earlier, &claimants, &holders)
             .await?;
+        let lacking = claimants.iter().filter(|(coupon, sizes)| {
+            sizes.lacks_claimants() && !self.context.unverified.contains(coupon)
+        });
+        self.lacking = lacking
+            .map(|(coupon, sizes)| (*coupon, sizes.claimants.lacks()))
+            .collect();
         for (coupon, before) in lost {
-            self.restore_lost_claimants(coupon, before).await?;
+            let left = self.restore_lost_claimants(coupon, before).await?;
+            self.lacking.insert(coupon.id, left.claimants.lacks());
+        }
+        for (_, drop) in drops
+            .iter()
+            .filter(|(coupon, _)| self.lacking.contains_key(&coupon.id))
+        {
+            self.memory.verified.forget(drop.id);
         }
         let too_many = |(coupon, sizes): &(CouponId, CouponSizes)| {
             self.request.deep || sizes.claimants.fields > holders.get(coupon).copied().unwrap_or(0)
@@ -158,24 +166,40 @@ impl Pass<'_> {
             if let Some(coupon) = coupons.get(&id).filter(|_| is_few) {
                 self.restore_lost_revocations(coupon, &mut sizes).await?;
             }
-            // Another pass restores claimants that were lost during this one or are held back.
-            let are_restored = self.lacked_claimants.contains(&id) && !self.leaves_missing(id);
-            let may_settle = !self.request.dry_run && (are_restored || !sizes.lacks_claimants());
-            let fence = self.context.fences.get(&id);
-            if let Some(fence) = fence.filter(|_| may_settle && !sizes.are_settled()) {
-                self.stores.redis.settle_sizes(id, fence, &sizes).await?;
+            if self.may_settle(id, &sizes, coupons) {
+                let fence = self.context.fences.get(&id);
+                if let Some(fence) = fence.filter(|_| !sizes.are_settled()) {
+                    self.stores.redis.settle_sizes(id, fence, &sizes).await?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Whether this pass leaves users of the coupon without their slot or entry in Redis.
-    fn leaves_missing(&self, coupon: CouponId) -> bool {
-        self.run.all_findings().any(|found| {
-            found.coupon_id == Some(coupon)
+    /// Whether the coupon lacks no claimants except those that this pass looked for in all stores.
+    /// Another pass restores claimants that were lost during this one or are held back.
+    fn may_settle(
+        &self,
+        id: CouponId,
+        sizes: &CouponSizes,
+        coupons: &HashMap<CouponId, Coupon>,
+    ) -> bool {
+        if self.request.dry_run {
+            return false;
+        }
+        let has_claimants = coupons
+            .get(&id)
+            .is_some_and(|coupon| coupon.once_per == OncePer::Coupon);
+        if !has_claimants || !sizes.lacks_claimants() {
+            return true;
+        }
+        let are_left = self.run.all_findings().any(|found| {
+            found.coupon_id == Some(id)
                 && found.kind == Kind::MissingAdmission
                 && found.result != Outcome::Applied
-        })
+        });
+        let known = self.lacking.get(&id).copied().flatten();
+        !are_left && sizes.claimants.lacks() <= known
     }
 
     /// Restores the revocations of a coupon if Redis has fewer than it recorded or, where they were
@@ -217,35 +241,36 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Restores the claimants of a coupon from its rows. `before` are the previous sizes. If
-    /// holders are missing according to the rows only, a finding is added only if any were
-    /// restored, because a user on two slots also makes the number too low.
+    /// Restores the claimants of a coupon from its rows, and returns the sizes after that. `before`
+    /// are the previous sizes. If holders are missing according to the rows only, a finding is
+    /// added only if any were restored, because a user on two slots also makes the number too low.
     async fn restore_lost_claimants(
         &mut self,
         coupon: &Coupon,
         before: CouponSizes,
-    ) -> Result<(), Aborted> {
+    ) -> Result<CouponSizes, Aborted> {
         let Stores { db, redis, .. } = self.stores;
         let some = before.claimants.fields;
+        let mut left = before;
         let mut result = Outcome::Planned;
         let mut are_restored = some == 0;
         if !self.request.dry_run {
             execute::restore_claimants(db, redis, coupon, execute::Restored::Missing).await?;
             result = Outcome::Applied;
             let now = redis.coupon_sizes(&[coupon.id]).await?;
-            let now = now.into_iter().flatten().next();
-            are_restored |= now.is_some_and(|now| now.claimants.fields != some);
+            left = now.into_iter().flatten().next().unwrap_or(before);
+            are_restored |= left.claimants.fields != some;
             if !are_restored {
                 self.memory.too_few_claimants.insert(coupon.id, some);
             }
         }
         if !are_restored && !before.lacks_claimants() {
-            return Ok(());
+            return Ok(left);
         }
         let detail = if are_restored || self.request.dry_run {
             "Redis lost some of the coupon's claimants, by which nobody wins a second time"
         } else {
-            "Redis recorded more claimants than it has, so new claims were refused; all holders are claimants"
+            "Redis recorded more claimants than it has, so new claims were refused; no row names a missing one"
         };
         let finding = Finding::general(Kind::MissingAdmission, ActionKind::PutBack, detail);
         self.run.findings.push(Finding {
@@ -254,6 +279,6 @@ impl Pass<'_> {
             result,
             ..finding
         });
-        Ok(())
+        Ok(left)
     }
 }

@@ -44,8 +44,8 @@ pub(super) struct Pass<'a> {
     pub(super) restored: execute::RestoredIn,
     /// Data to restore for coupons that were closed by a loss of Redis data.
     pub(super) histories: Histories,
-    /// Coupons that lacked claimants when this pass began.
-    pub(super) lacked_claimants: HashSet<CouponId>,
+    /// Number of claimants that open coupons still lack after this pass restored those with rows.
+    pub(super) lacking: HashMap<CouponId, Option<i64>>,
     /// Drops whose repairs an earlier pass held back.
     pub(super) held_before: HashSet<DropId>,
     /// The lock of reopenings, while this pass reopens coupons.
@@ -83,7 +83,7 @@ impl<'a> Pass<'a> {
         run: &'a mut Run,
         stop: &'a CancellationToken,
     ) -> Self {
-        let (context, gate, restored, histories, lacked_claimants, held_before, reopening) =
+        let (context, gate, restored, histories, lacking, held_before, reopening) =
             Default::default();
         Self {
             stores,
@@ -96,7 +96,7 @@ impl<'a> Pass<'a> {
             gate,
             restored,
             histories,
-            lacked_claimants,
+            lacking,
             held_before,
             reopening,
         }

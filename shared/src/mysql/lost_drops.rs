@@ -8,7 +8,7 @@ use diesel::sql_types::{BigInt, Integer, Text, Unsigned};
 use diesel_async::RunQueryDsl;
 
 use super::catalogue::LISTED;
-use super::schema::drops;
+use super::schema::{drops, slot_limits};
 use super::{Conn, Db, DbError, Refusal, json, refusal};
 use crate::coupon::Drop;
 use crate::domain::{CouponId, DropId, NamedDrop, Slot};
@@ -128,6 +128,19 @@ impl Db {
         self.run("highest drop", async |conn| {
             let highest: Option<i64> = drops::table
                 .select(diesel::dsl::max(drops::id))
+                .first(conn)
+                .await?;
+            Ok(highest.unwrap_or(0))
+        })
+        .await
+    }
+
+    /// Reads the highest slot limit of a drop, which is its quantity. Returns 0 if there is none.
+    pub async fn highest_limit(&self, drop: DropId) -> Result<Slot, DbError> {
+        self.run("highest slot limit", async move |conn| {
+            let highest: Option<Slot> = slot_limits::table
+                .filter(slot_limits::drop_id.eq(drop.0))
+                .select(diesel::dsl::max(slot_limits::slot_limit))
                 .first(conn)
                 .await?;
             Ok(highest.unwrap_or(0))

@@ -33,7 +33,7 @@
 //!   value is followed by `:` and the time in ms after which claims are valid.
 //! - If `allow_list` is missing, it is unknown which users are allowed.
 //! - While a hash has fewer fields than its number in `sizes`, nobody new is admitted. If the
-//!   number is missing, a lost field is not noticed until a pass has compared the hash.
+//!   number is missing, a pass records it; until then a lost field is not noticed.
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
 //!   coupon is open only if its `gate` names the current values of both. The key is missing if
 //!   Redis was emptied.

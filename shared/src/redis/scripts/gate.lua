@@ -18,9 +18,10 @@ if how == 'open' or how == 'settle' then
         local fields = redis.pcall('HLEN', KEYS[3 + i])
         local lacked = known[i] and type(fields) == 'number' and known[i] - fields or nil
         if type(fields) == 'number' and (how == 'open' or lacked == tonumber(ARGV[2 + i])) then
-            -- Replace a key that Firstcome did not write.
-            if type(redis.pcall('HSET', KEYS[6], name, fields)) == 'table' then
-                redis.call('DEL', KEYS[6])
+            local written = redis.pcall('HSET', KEYS[6], name, fields)
+            if type(written) == 'table' then
+                -- Replace a key that Firstcome did not write.
+                if string.find(written.err, 'WRONGTYPE', 1, true) then redis.call('DEL', KEYS[6]) end
                 redis.call('HSET', KEYS[6], name, fields)
             end
         end
