@@ -116,16 +116,17 @@ fn coupon_path(found: &DropDetails) -> String {
 }
 
 /// Checks the new quantity. The API applies it to the coupon and to every drop that is not closed,
-/// so it must not lower any of them.
+/// so it must not lower any of them. If this drop alone has a lower quantity, the largest one is
+/// enough.
 fn raised(asked: &OfCoupon, found: &DropDetails) -> Result<u32, HttpRefusal> {
-    let most = found.largest_quantity;
+    let own = found.overview.drops.first();
+    let own = own.map_or(found.largest_quantity, |drop| drop.quantity);
+    let least = found.largest_quantity.max(own.saturating_add(1));
     let quantity = asked.quantity.trim().parse::<u32>().ok();
     quantity
-        .filter(|quantity| *quantity > most && asked.quantity.trim() == asked.again.trim())
+        .filter(|quantity| *quantity >= least && asked.quantity.trim() == asked.again.trim())
         .ok_or_else(|| {
-            let why = format!(
-                "Type the same number twice, above the quantity of now ({most}). Nothing was done."
-            );
+            let why = format!("Type the same number twice, {least} at least. Nothing was done.");
             HttpRefusal::typed(why)
         })
 }

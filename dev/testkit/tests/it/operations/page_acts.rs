@@ -118,7 +118,7 @@ async fn the_page_pauses_resumes_raises_and_revokes_once_the_coupon_name_is_type
         assert_eq!(refused.status, 400, "{quantity} {again}");
         // The screen shows the form again, with the typed values.
         let shown = [
-            "Type the same number twice, above the quantity of now (20).",
+            "Type the same number twice, 21 at least.",
             &format!("name=\"quantity\" value=\"{quantity}\""),
             "<a href=\"/runs\"",
             "name=\"name\" value=\"Winter coupon\"",
