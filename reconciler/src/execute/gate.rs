@@ -6,6 +6,7 @@ use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::eras::SeenEra;
+use firstcome_shared::redis::claimants::CouponSizes;
 use firstcome_shared::redis::gate::{CouponGate, CouponVersion, Fence};
 use firstcome_shared::redis::life::Life;
 use firstcome_shared::redis::{Redis, RedisError};
@@ -35,6 +36,16 @@ pub(crate) async fn open_coupons(
     let are_open = redis.open_coupons(coupons).await?;
     crash_point(Point::GateOpened);
     Ok(are_open)
+}
+
+/// Records the sizes of an open coupon's hashes, which a pass has compared and repaired.
+pub(crate) async fn record_sizes(
+    redis: &Redis,
+    coupon: CouponId,
+    fence: &Fence,
+    sizes: &CouponSizes,
+) -> Result<(), RedisError> {
+    redis.settle_sizes(coupon, fence, sizes).await
 }
 
 /// Closes a coupon whose data was replaced by an older state. Returns `false` if its gate has

@@ -169,7 +169,7 @@ impl Pass<'_> {
             if self.may_settle(id, &sizes, coupons) {
                 let fence = self.context.fences.get(&id);
                 if let Some(fence) = fence.filter(|_| !sizes.are_settled()) {
-                    self.stores.redis.settle_sizes(id, fence, &sizes).await?;
+                    execute::record_sizes(&self.stores.redis, id, fence, &sizes).await?;
                 }
             }
         }
