@@ -289,9 +289,8 @@ impl DropMeta {
     /// Parses the hash. Returns `None` if it is missing or a field is invalid. Admission treats
     /// both as not loaded.
     pub fn read(fields: &HashMap<String, String>) -> Option<Self> {
-        let closes = fields.get("closes_at_ms").map_or("", String::as_str);
-        // Drops loaded by older releases lack this field.
-        let allow = fields.get("allow").map_or("", String::as_str);
+        let closes = fields.get("closes_at_ms")?;
+        let allow = fields.get("allow")?;
         Some(Self {
             quantity: fields.get("quantity")?.parse().ok()?,
             opens_at_ms: fields.get("opens_at_ms")?.parse().ok()?,
@@ -300,10 +299,10 @@ impl DropMeta {
             } else {
                 Some(closes.parse().ok()?)
             },
-            paused: fields.get("paused").is_some_and(|p| p == "1"),
+            paused: fields.get("paused")? == "1",
             once_per: fields.get("once_per")?.parse().ok()?,
             waiting_list: fields.get("waiting_list")?.parse().ok()?,
-            closed_early: fields.get("closed_early").is_some_and(|early| early == "1"),
+            closed_early: fields.get("closed_early")? == "1",
             allow: if allow.is_empty() {
                 None
             } else {

@@ -28,8 +28,10 @@ local is_loaded = redis.call('EXISTS', KEYS[1]) == 1
 
 if (how == 'load' or how == 'unload') and not is_in_era(KEYS[3], ARGV[3]) then return answer('stale') end
 if how == 'unload' then
-    local meta = redis.pcall('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'once_per')
-    local is_whole = tonumber(meta[1]) and tonumber(meta[2]) and (meta[3] == 'coupon' or meta[3] == 'drop')
+    local meta = redis.pcall('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'once_per', 'closes_at_ms', 'paused', 'waiting_list',
+        'allow', 'closed_early')
+    local is_whole = tonumber(meta[1] or '') and tonumber(meta[2] or '') and (meta[3] == 'coupon' or meta[3] == 'drop')
+    for i = 4, 8 do is_whole = is_whole and meta[i] end
     local users = tonumber(redis.pcall('ZCARD', KEYS[10])) or 0
     if is_whole and count and (users > 0 or count <= 0) then return answer('present') end
     redis.call('DEL', KEYS[1])

@@ -20,11 +20,14 @@ const EXTRA: &str = "x-extra";
 
 /// The damage to each key. `U` stands for a holder, `S` for the holder's slot, `F` for a free slot,
 /// and `D` for the drop.
-const DAMAGES: [(&str, &[&str]); 23] = [
+const DAMAGES: [(&str, &[&str]); 26] = [
     ("users lost", &["DEL", "users"]),
     ("free lost", &["DEL", "free"]),
     ("count lost", &["DEL", "count"]),
     ("meta lost", &["DEL", "meta"]),
+    ("restriction lost", &["HDEL", "meta", "allow"]),
+    ("end lost", &["HDEL", "meta", "closes_at_ms"]),
+    ("pause lost", &["HDEL", "meta", "paused"]),
     ("claimants lost", &["DEL", "claimants"]),
     ("times lost", &["DEL", "times"]),
     ("waiting lost", &["DEL", "waiting"]),
