@@ -341,7 +341,9 @@ pub async fn listed(
     listed.extend(system.world.sql.rows(&further).await?);
     if was_put_back {
         let claimed_again = format!(
-            "SELECT user_id, slot FROM failed_claims WHERE drop_id = {drop} AND resolution = 'duplicate'"
+            "SELECT user_id, slot FROM failed_claims f WHERE drop_id = {drop} AND (resolution = 'duplicate'
+             OR resolution = 'issued' AND EXISTS (SELECT 1 FROM issued_coupons i WHERE i.drop_id = f.drop_id
+             AND i.user_id = f.user_id AND i.slot <> f.slot))"
         );
         listed.extend(system.world.sql.rows(&claimed_again).await?);
     }
