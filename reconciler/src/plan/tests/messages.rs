@@ -84,6 +84,29 @@ fn message_that_contradicts_its_drop_does_not_restore_its_user() {
     );
 }
 
+/// The page's part in Redis is read before its part in MySQL.
+#[test]
+fn admission_between_the_two_parts_of_a_page_is_no_finding() {
+    for slot in [5, 11] {
+        let mut before = DropWorld::exact(12, 10);
+        before.users.remove(&user(5));
+        before.rows.remove(&5);
+        before.free.insert(5);
+        let facts = before.facts();
+        let mut page = before.page(1, None);
+        page.rows.push(RowFacts {
+            slot,
+            user: user(99),
+            claimed_at: at(NOW_MS),
+        });
+        page.rows.sort_by_key(|row| row.slot);
+        page.now_on_slot = [(user(99), i64::from(slot))].into();
+        let mut planner = Planner::new(RepairPolicy::default(), &facts);
+        planner.page(&page);
+        assert_eq!(planner.finish().items, [], "slot {slot}");
+    }
+}
+
 #[test]
 fn users_are_restored_to_slots_of_rows_written_while_a_page_is_read() {
     let at = chrono::DateTime::UNIX_EPOCH.naive_utc();
