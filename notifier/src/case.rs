@@ -1,6 +1,6 @@
 //! Texts for the cases of findings in mails and alerts.
 
-use crate::report::{FindingCase, StoreOfDrop};
+use crate::report::{ActionKind, Finding, FindingCase, StoreOfDrop};
 use crate::wording::count;
 
 /// Summarizes `n` findings of this case in one line, if the case has a text.
@@ -46,6 +46,23 @@ pub(crate) fn summary(case: &FindingCase, n: usize) -> Option<String> {
             count(*people, "person is", "people are") + " not back after a loss of Redis"
         }
     })
+}
+
+/// Names the coupon or drop of a finding that is in no drop's report. Returns `None` if its detail
+/// names them, or if it concerns neither.
+pub(crate) fn place(finding: &Finding) -> Option<String> {
+    let is_named = match finding.action {
+        ActionKind::OpenGate => true,
+        ActionKind::Report => finding.case == FindingCase::DropLost,
+        _ => false,
+    };
+    match (finding.drop_id, finding.coupon_id) {
+        _ if is_named => None,
+        (Some(drop), Some(coupon)) => Some(format!("drop {drop} of coupon {coupon}")),
+        (Some(drop), None) => Some(format!("drop {drop}")),
+        (None, Some(coupon)) => Some(format!("coupon {coupon}")),
+        (None, None) => None,
+    }
 }
 
 /// Returns in short why a drop cannot be compared. The run contains the store's error.

@@ -64,19 +64,19 @@ pub(super) fn things(kind: Kind, n: usize) -> String {
 
 /// Summarizes repairs, for example "3 issued late, 1 put back".
 pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
-    let mut counts: BTreeMap<(u8, ActionKind), usize> = BTreeMap::new();
+    let mut counts: BTreeMap<(u8, ActionKind), u64> = BTreeMap::new();
     for finding in findings {
         *counts
             .entry((words(finding.action).rank, finding.action))
-            .or_default() += 1;
+            .or_default() += finding.case.number();
     }
-    let phrase = |((_, action), n): ((u8, ActionKind), usize)| match action {
+    let phrase = |((_, action), n): ((u8, ActionKind), u64)| match action {
         ActionKind::Rebuild => format!("{} rebuilt in Redis", count(n, "drop", "drops")),
         // These findings concern a single counter or gate, so they have no number.
         ActionKind::SetCount | ActionKind::WriteMeta | ActionKind::OpenGate => {
             words(action).done.to_owned()
         }
-        _ => format!("{} {}", grouped(n as u64), words(action).done),
+        _ => format!("{} {}", grouped(n), words(action).done),
     };
     let phrases: Vec<String> = counts
         .iter()
@@ -85,7 +85,7 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
     if phrases.len() <= 3 {
         return phrases.join(", ");
     }
-    let others: usize = counts.values().skip(3).sum();
+    let others: u64 = counts.values().skip(3).sum();
     format!(
         "{}, {}",
         phrases[..3].join(", "),

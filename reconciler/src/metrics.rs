@@ -109,9 +109,10 @@ pub(crate) fn pass(run: &Run, took: Duration) {
     counter!("firstcome_passes_total", "trigger" => run.trigger.as_str(), "status" => run.status.as_str()).increment(1);
     histogram!("firstcome_pass_seconds").record(took.as_secs_f64());
     for finding in run.all_findings() {
-        counter!("firstcome_findings_total", "kind" => finding.kind.as_str()).increment(1);
+        counter!("firstcome_findings_total", "kind" => finding.kind.as_str())
+            .increment(finding.case.number());
         counter!("firstcome_repairs_total", "kind" => finding.kind.as_str(), "result" => finding.result.as_str())
-            .increment(1);
+            .increment(finding.case.number());
     }
     if run.ended_well() {
         #[allow(clippy::cast_precision_loss)]

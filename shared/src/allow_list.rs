@@ -2,6 +2,8 @@
 //! does this if an earlier change did not reach Redis, and the reconciler does it if a pass finds a
 //! difference, for example after data loss or a manual change.
 
+use std::fmt;
+
 use crate::StoreError;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
@@ -24,7 +26,34 @@ pub enum Followed {
     Written(u32),
     /// Another change interrupted every attempt. The process that made it writes the list.
     Changing,
+    /// MySQL's list is not the one that was uploaded, so Redis keeps its own.
+    Torn(TornList),
     NoCoupon,
+}
+
+/// A list with another number of rows than recorded: its table was changed manually, lost rows, or
+/// was restored alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TornList {
+    pub rows: u64,
+    pub recorded: u32,
+}
+
+impl TornList {
+    fn of(rows: u64, list: AllowList) -> Option<Self> {
+        let recorded = list.people;
+        (rows != u64::from(recorded)).then_some(Self { rows, recorded })
+    }
+}
+
+impl fmt::Display for TornList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, recorded } = self;
+        write!(
+            f,
+            "MySQL recorded {recorded} people on the allow list, and `coupon_allow_list` has {rows}: rows were lost or written by hand"
+        )
+    }
 }
 
 /// The lists to write.
@@ -67,8 +96,8 @@ pub async fn follow(
             list = renewed;
         }
         let new = redis.gather_allow_list(id);
-        let written = gather(db, redis, id, list, seen.revision(), &new).await;
-        if matches!(written, Ok(true)) {
+        let written = gather(db, redis, id, list, &new).await;
+        if matches!(written, Ok(Gathered::Written)) {
             tracing::info!(coupon = %id, people = list.people, revision = list.revision, "an allow list was written to Redis");
             return Ok(Followed::Written(list.people));
         }
@@ -76,41 +105,49 @@ pub async fn follow(
         if let Err(error) = redis.drop_gathered(&new).await {
             tracing::debug!(%error, coupon = %id, "an unfinished allow list could not be deleted and will expire");
         }
-        written?;
+        if let Gathered::Torn(torn) = written? {
+            return Ok(Followed::Torn(torn));
+        }
     }
     Ok(Followed::Changing)
 }
 
-/// Gathers a list and replaces the one in Redis. Returns `false` if MySQL's list changed in the
-/// meantime.
+enum Gathered {
+    Written,
+    /// MySQL's or Redis's list changed in the meantime.
+    Changed,
+    Torn(TornList),
+}
+
+/// Gathers a list and replaces the one in Redis.
 async fn gather(
     db: &Db,
     redis: &Redis,
     id: CouponId,
     list: AllowList,
-    seen_revision: u64,
     new: &Gathering,
-) -> Result<bool, StoreError> {
+) -> Result<Gathered, StoreError> {
     let mut after = String::new();
-    let mut people = 0_u32;
+    let mut rows = 0_u64;
     loop {
         let page = db.allowed_after(id, after, PAGE).await?;
         redis.add_gathered(new, &page).await?;
-        people = people.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
+        rows += page.len() as u64;
         if db.allow_list(id).await? != Some(list) {
-            return Ok(false);
+            return Ok(Gathered::Changed);
         }
         let Some(last) = page.last().filter(|_| is_full(&page)) else {
             break;
         };
         after = last.to_string();
     }
-    if people != list.people {
-        // The table was changed manually, so the stored count is wrong. Count again.
-        db.renew_allow_list(id, seen_revision).await?;
-        return Ok(false);
+    if let Some(torn) = TornList::of(rows, list) {
+        return Ok(Gathered::Torn(torn));
     }
-    Ok(redis.replace_allow_list(new, list).await? == ListReplaced::Yes)
+    Ok(match redis.replace_allow_list(new, list).await? {
+        ListReplaced::Yes => Gathered::Written,
+        _ => Gathered::Changed,
+    })
 }
 
 /// Whether more may follow after this page.
@@ -125,6 +162,7 @@ pub struct Difference {
     pub missing: u64,
     /// In Redis, but not on the list.
     pub surplus: u64,
+    pub torn: Option<TornList>,
 }
 
 /// Compares a list user by user, page by page. Returns `None` if the list changed in the meantime,
@@ -162,5 +200,6 @@ pub async fn difference(
     Ok(Some(Difference {
         missing,
         surplus: in_redis.saturating_sub(people - missing),
+        torn: list.and_then(|list| TornList::of(people, list)),
     }))
 }

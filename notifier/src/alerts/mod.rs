@@ -178,7 +178,9 @@ pub(super) fn repaired(
             && finding.action != ActionKind::OpenGate
             && !is_broken(finding, drop, &broken)
         {
-            *places.entry((coupon, drop)).or_default() += 1;
+            let repairs: &mut u32 = places.entry((coupon, drop)).or_default();
+            let more = u32::try_from(finding.case.number()).unwrap_or(u32::MAX);
+            *repairs = repairs.saturating_add(more);
         }
     }
     places
@@ -242,7 +244,7 @@ fn observation(key: Key, mut findings: Vec<Finding>) -> Observation {
     Observation {
         fingerprint: hash([format!("{class}/{}/{place:?}/{reason}", about.word())]),
         content_hash: content(about, &findings),
-        summary: summary(about, &findings),
+        summary: summary(about, drop_id, &findings),
         about,
         coupon_id,
         drop_id,
@@ -251,15 +253,29 @@ fn observation(key: Key, mut findings: Vec<Finding>) -> Observation {
 }
 
 /// Summarizes a problem in one line. Details contain no user IDs.
-fn summary(about: About, findings: &[Finding]) -> String {
+fn summary(about: About, drop: Option<DropId>, findings: &[Finding]) -> String {
     let n = number(findings);
     let seen = || {
-        findings
-            .first()
-            .map(|finding| wording::line(&finding.detail, wording::LONGEST))
-            .unwrap_or_default()
+        let Some(first) = findings.first() else {
+            return String::new();
+        };
+        // The summary of a problem in a drop is always shown together with that drop.
+        let place = case::place(first)
+            .filter(|_| drop.is_none())
+            .map(|place| format!("{place}: "))
+            .unwrap_or_default();
+        wording::line(&format!("{place}{}", first.detail), wording::LONGEST)
     };
-    let of_case = || case::summary(common_case(findings)?, n);
+    let of_case = || match findings {
+        // Its detail names the drop.
+        [
+            Finding {
+                case: FindingCase::DropLost,
+                ..
+            },
+        ] => None,
+        _ => case::summary(common_case(findings)?, n),
+    };
     match about {
         About::RunFailed => {
             let cause = findings.first().and_then(Finding::cause);
@@ -281,10 +297,23 @@ fn summary(about: About, findings: &[Finding]) -> String {
             ] => case::foreign(*store).to_owned(),
             // A single finding without a user is already the best summary.
             [one] if one.is_whole() => seen(),
-            _ => wording::things(kind, n).replacen(' ', " unrepaired ", 1),
+            _ => things(kind, findings).replacen(' ', " unrepaired ", 1),
         }),
         About::Stalled | About::ClosedBelowQuantity => of_case().unwrap_or_else(seen),
     }
+}
+
+/// Returns the number of these findings with a noun.
+pub(crate) fn things(kind: Kind, findings: &[Finding]) -> String {
+    let n = number(findings);
+    if kind == Kind::Unissued && findings.iter().all(Finding::is_whole) {
+        return wording::count(
+            n,
+            "drop or coupon with incomplete data in MySQL",
+            "drops or coupons with incomplete data in MySQL",
+        );
+    }
+    wording::things(kind, n)
 }
 
 /// Returns the number of cases that these findings represent.
@@ -317,13 +346,13 @@ fn content(about: About, findings: &[Finding]) -> String {
     if about == About::Braked {
         // The number of held-back repairs changes while users claim, so send a mail only when it
         // has doubled.
-        let mut kinds: HashMap<Kind, u32> = HashMap::new();
+        let mut kinds: HashMap<Kind, u64> = HashMap::new();
         for finding in findings {
-            *kinds.entry(finding.kind).or_default() += 1;
+            *kinds.entry(finding.kind).or_default() += finding.case.number();
         }
         let mut kinds: Vec<_> = kinds
             .into_iter()
-            .map(|(kind, n)| format!("{} {}", kind.as_str(), n.ilog2()))
+            .map(|(kind, n)| format!("{} {}", kind.as_str(), n.max(1).ilog2()))
             .collect();
         kinds.sort();
         return hash(kinds);

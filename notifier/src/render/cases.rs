@@ -6,6 +6,7 @@ use std::fmt;
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::groups::{PassMail, is_shut};
+use super::lead::is_one_sentence;
 use super::letter::{Block, Links, once};
 use crate::alerts::{About, Observation, common_case, number};
 use crate::case;
@@ -59,6 +60,11 @@ pub(super) fn of_case(
             "If an API of Firstcome wrote it, somebody was promised a coupon and has none."
                 .to_owned(),
         ],
+        // The detail says that no promise is lost.
+        FindingCase::Unreadable if is_one_sentence(seen) => [
+            format!("{}.", wording::capital(&detail())),
+            "Passes issue the claims of this batch from Redis.".to_owned(),
+        ],
         FindingCase::Unreadable => [
             of_name,
             "No promise is lost by it: passes issue the claims of this batch from Redis."
@@ -97,7 +103,11 @@ pub(super) fn of_case(
             [format!("{}.", wording::capital(&detail())), rows.to_owned()]
         }
         FindingCase::DropLost => [
-            of_name,
+            if is_one_sentence(seen) {
+                format!("{}.", wording::capital(&detail()))
+            } else {
+                of_name
+            },
             "Nobody gets a slot of it, and no day of its coupon is made, until it is back."
                 .to_owned(),
         ],
@@ -129,13 +139,10 @@ pub(super) fn held_back(
     name: Option<&str>,
 ) -> [String; 2] {
     let report = seen.drop_id.and_then(|drop| pass.report(drop));
-    let repairs = count(seen.findings.len(), "repair", "repairs");
+    let repairs = count(number(&seen.findings), "repair", "repairs");
     let of = name.map(|name| format!(" of {name}")).unwrap_or_default();
-    let puts_back = seen
-        .findings
-        .iter()
-        .filter(|finding| finding.action == ActionKind::PutBack)
-        .count();
+    let to_put_back = seen.findings.iter();
+    let puts_back = number(to_put_back.filter(|finding| finding.action == ActionKind::PutBack));
     if report.is_some_and(is_shut) {
         let lacking = count(
             puts_back,
@@ -282,11 +289,11 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
         }
         FindingCase::NamesNoDrop(_) => {
             "If coupon or drop of the claim are wrong, correct them on its page, and the next pass issues it. If it names a sealed \
-             drop, all who were promised a coupon there have a row: discard it."
+             drop, first check whether that drop has lost the row of its slot: if so, correct the claim; otherwise discard it."
         }
         FindingCase::Unreadable => {
-            "Check that a consumer runs: it leaves the batch out within seconds. Look for the cause as OPERATIONS.md says (unreadable), \
-             and discard the failed claim after the next pass."
+            "Check that a consumer runs. Look for the cause as OPERATIONS.md says (unreadable), and discard the failed claim after \
+             the next pass."
         }
         FindingCase::RowRefused(_) => {
             "Do not raise the quantity. Remove the reason that MySQL gives, as OPERATIONS.md says; the next pass writes the rows."
@@ -319,7 +326,7 @@ pub(super) fn commands(
     links: &Links,
 ) -> Vec<Block> {
     let coupon = seen.coupon_id;
-    let n = seen.findings.len() as u64;
+    let n = number(&seen.findings) as u64;
     let open = report.filter(|report| !report.sealed);
     let by_command = open.filter(|_| !links.page_changes_coupons);
     let pause = || {
@@ -362,6 +369,9 @@ pub(super) fn commands(
         ],
         (_, Some(FindingCase::RowsLocked)) => vec![locks(), once("Once it has ended", coupon, "")],
         (_, Some(FindingCase::ReadAgain(_))) => positions(),
+        (_, Some(FindingCase::DropLost)) => {
+            vec![once("Once it is back", None, " --deep")]
+        }
         (_, Some(FindingCase::UsersMissing(_))) => pause().into_iter().collect(),
         // Only a pass over everything can reopen admission.
         (About::Left(Kind::RedisLost), _) => vec![once("Try again now", None, "")],

@@ -1,13 +1,14 @@
 //! Prepares the content of a mail about a pass: groups findings by reason, so that a thousand
 //! similar ones take one line, and builds the tables of counts.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::letter::{Links, Table, TableRow};
-use crate::alerts::{AlertVerdict, is_repair};
+use crate::alerts::{AlertVerdict, is_repair, number};
+use crate::case;
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Numbers, Outcome, Run};
 use crate::wording;
 
@@ -16,6 +17,9 @@ const LINES: usize = 8;
 
 /// Maximum number of users named in one line.
 const PEOPLE: usize = 5;
+
+/// Maximum number of coupons and drops named in one line.
+const PLACES: usize = 5;
 
 /// Maximum number of traces named in one line.
 const TRACES: usize = 3;
@@ -182,8 +186,8 @@ fn was_examined(report: &DropReport) -> bool {
 }
 
 /// Groups findings into one line per label and reason, the largest group first. Reasons that differ
-/// only in numbers form one group, and the numbers are shown as a range. Unreadable positions are
-/// listed individually, because an operator has to look at each.
+/// only in numbers form one group, and the numbers are shown as a range. Unreadable positions, lost
+/// coupons and lost drops are listed individually, because an operator has to look at each.
 pub(super) fn reasons(
     findings: &[Placed<'_>],
     label: impl Fn(&Finding) -> Option<String>,
@@ -193,9 +197,10 @@ pub(super) fn reasons(
     let mut groups: Vec<Vec<(String, Placed<'_>)>> = Vec::new();
     for placed in findings {
         let detail = wording::line(&placed.1.detail, wording::LONGEST);
-        let reason = match placed.1.case {
-            FindingCase::Unreadable => detail.clone(),
-            _ => wording::without_numbers(&detail),
+        let reason = if is_listed_alone(placed) {
+            detail.clone()
+        } else {
+            wording::without_numbers(&detail)
         };
         let key = (label(placed.1), reason);
         let at = keys
@@ -209,7 +214,8 @@ pub(super) fn reasons(
         groups[at].push((detail, *placed));
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
-    let rest: usize = groups.iter().skip(LINES).map(Vec::len).sum();
+    let rest = groups.iter().skip(LINES).flatten();
+    let rest = number(rest.map(|(_, (_, finding))| *finding));
     let mut lines: Vec<String> = groups
         .iter()
         .take(LINES)
@@ -222,6 +228,14 @@ pub(super) fn reasons(
         ));
     }
     lines
+}
+
+fn is_listed_alone((drop, finding): &Placed<'_>) -> bool {
+    let is_of_coupon = drop.is_none()
+        && finding.coupon_id.is_some()
+        && finding.is_whole()
+        && finding.dead_letter.is_none();
+    finding.case == FindingCase::Unreadable || is_of_coupon && finding.needs_person
 }
 
 /// Returns a label for the repair that was attempted or held back.
@@ -248,7 +262,7 @@ fn line(label: Option<&str>, group: &ReasonGroup<'_>) -> String {
         .flatten()
         .collect::<Vec<_>>()
         .join(": ");
-    let whom = [slots(group), people(group), traces(group)]
+    let whom = [places(group), slots(group), people(group), traces(group)]
         .into_iter()
         .flatten()
         .collect::<Vec<_>>()
@@ -258,6 +272,20 @@ fn line(label: Option<&str>, group: &ReasonGroup<'_>) -> String {
     } else {
         format!("{many}{what} ({whom})")
     }
+}
+
+/// Names the coupons and drops of findings that are in no drop's report.
+fn places(group: &ReasonGroup<'_>) -> Option<String> {
+    let loose = group.iter().filter(|(_, (drop, _))| drop.is_none());
+    let places: BTreeMap<_, String> = loose
+        .filter_map(|(_, (_, finding))| {
+            let id = (finding.coupon_id, finding.drop_id);
+            Some((id, case::place(finding)?))
+        })
+        .collect();
+    let more = if places.len() > PLACES { ", …" } else { "" };
+    let named: Vec<String> = places.into_values().take(PLACES).collect();
+    (!named.is_empty()).then(|| format!("{}{more}", named.join(", ")))
 }
 
 /// Describes the slots of a group: "slot 37", "slots 1–20, 25", or the number of drops if there are

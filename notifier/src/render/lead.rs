@@ -9,7 +9,7 @@ use firstcome_shared::domain::{DropId, UserId};
 use super::cases::{held_back, of_case};
 use super::groups::{PassMail, is_shut, issued};
 use super::letter::MailKind;
-use crate::alerts::{About, Notice, NoticeReason, Observation, common_case, number};
+use crate::alerts::{About, Notice, NoticeReason, Observation, common_case, number, things};
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Status};
 use crate::wording;
 
@@ -93,15 +93,16 @@ fn rebuilt<'p>(pass: &PassMail<'p>) -> impl Iterator<Item = (Option<u64>, Option
 /// Whether a user lost a slot that they were promised. A name that is not a valid user ID belongs
 /// to no user.
 fn is_withdrawn(finding: &Finding) -> bool {
-    finding.action == ActionKind::Withdraw
-        && finding.user_id.as_deref().is_some_and(UserId::has_form)
+    let is_user = match (&finding.user_id, &finding.case) {
+        (Some(name), _) => UserId::has_form(name),
+        (None, case) => matches!(case, FindingCase::MoreLeft(_)),
+    };
+    finding.action == ActionKind::Withdraw && is_user
 }
 
 fn withdrawn(pass: &PassMail<'_>) -> usize {
-    pass.repairs()
-        .into_iter()
-        .filter(|(_, finding)| is_withdrawn(finding))
-        .count()
+    let repairs = pass.repairs().into_iter().map(|(_, finding)| finding);
+    number(repairs.filter(|finding| is_withdrawn(finding)))
 }
 
 fn repaired(pass: &PassMail<'_>) -> Vec<String> {
@@ -300,12 +301,16 @@ fn of_kind(
         ),
         About::Left(kind) => {
             let meaning = match kind {
+                Kind::Unissued if seen.findings.iter().all(Finding::is_whole) => "",
                 Kind::Unissued => "People were promised a coupon and have none yet.",
                 Kind::FailedClaim => "People may have been promised a coupon and have none.",
                 _ => "",
             };
             (
-                format!("{}{of} could not be repaired.", wording::things(kind, n)),
+                format!(
+                    "{}{of} could not be repaired.",
+                    things(kind, &seen.findings)
+                ),
                 meaning,
             )
         }

@@ -9,7 +9,9 @@ use super::cases::{commands, what_to_do_here};
 use super::groups::{PassMail, Placed, cells, changes, issued, open_label, reasons};
 use super::lead::{duration, is_one_sentence, lead, subject, summary};
 use super::letter::{Block, Letter, Links, MailKind, MailTone, Rendered, Section, Table};
-use crate::alerts::{About, Alert, Notice, Observation, common_case, is_repair, is_unworkable};
+use crate::alerts::{
+    About, Alert, Notice, Observation, common_case, is_repair, is_unworkable, number,
+};
 use crate::report::{DropReport, FindingCase, Kind, Run, Trigger};
 use crate::wording;
 
@@ -79,11 +81,9 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
     } else {
         blocks.extend(in_browser.into_iter().chain(by_command));
     }
+    let case = common_case(&seen.findings);
     // Do not repeat what the beginning of the mail already says in full.
-    let says_all = matches!(
-        common_case(&seen.findings),
-        Some(FindingCase::KeyOfWrongType { .. })
-    );
+    let says_all = matches!(case, Some(FindingCase::KeyOfWrongType { .. }));
     let is_shortened =
         matches!(seen.about, About::Left(_)) && is_unworkable(&seen.findings) && !says_all;
     if is_shortened || !is_one_sentence(seen) {
@@ -95,7 +95,10 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
         blocks.push(Block::Heading("Why".to_owned()));
         blocks.push(Block::List(reasons(&findings, open_label)));
     }
-    blocks.push(Links::section(seen.about.word()));
+    blocks.push(Links::section(match (seen.about, case) {
+        (About::Stalled, Some(FindingCase::Unreadable)) => "unreadable",
+        (about, _) => about.word(),
+    }));
     Section {
         title: place.unwrap_or_default(),
         blocks,
@@ -274,11 +277,7 @@ fn numbers(pass: &PassMail<'_>) -> Option<Section> {
 fn drops_table(pass: &PassMail<'_>, reports: &[&DropReport]) -> Vec<Block> {
     let row = |report: &&DropReport| {
         let name = wording::line(&pass.coupon_of(report.drop_id).1, 40);
-        let repairs = report
-            .findings
-            .iter()
-            .filter(|finding| is_repair(finding))
-            .count() as u64;
+        let repairs = number(report.findings.iter().filter(|finding| is_repair(finding))) as u64;
         cells([
             &format!("{name}, drop {}", report.drop_id),
             &if report.unconfirmed {

@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::webhooks::SaidOfDrop;
 use serde_json::{Map, Value, json};
 
-use crate::alerts::{About, Alert, Notice, NoticeReason, hash};
+use crate::alerts::{About, Alert, Notice, NoticeReason, hash, number};
 use crate::render::{self, PassMail, Rendered};
 use crate::report::DropReport;
 use crate::wording;
@@ -155,7 +155,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> WebhookEvent {
         "what_to_do": render::what_to_do_here(pass, seen),
         "since": instant(notice.since),
         "findings": findings,
-        "findings_total": seen.findings.len(),
+        "findings_total": number(&seen.findings),
         "run_id": pass.run.kept_as(),
     })));
     let kind = if seen.about == About::BrokenPromise {
@@ -207,7 +207,7 @@ fn repaired(pass: &PassMail<'_>) -> Option<WebhookEvent> {
         "kind": "repaired",
         "status": "repaired",
         "summary": wording::done(repairs.iter().map(|(_, finding)| *finding)),
-        "repairs": repairs.len(),
+        "repairs": number(repairs.iter().map(|(_, finding)| *finding)),
         "repairs_before": verdict.earlier.iter().map(|earlier| u64::from(earlier.repairs)).sum::<u64>(),
         "drops": drops.iter().take(FINDINGS).map(|drop| drop.0).collect::<Vec<_>>(),
         "drops_total": drops.len(),

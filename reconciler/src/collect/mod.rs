@@ -189,7 +189,7 @@ async fn header(
         },
         gate_closed: context.unverified.contains(&coupon.id),
     };
-    if has_promises {
+    if has_promises || numbers.waiting > 0 {
         facts.promises = promises::of_drop(stores, coupon, drop).await?;
     }
     if revoked > 0 && !facts.is_lost() {
@@ -367,7 +367,7 @@ async fn look_up_again(
         let is_gap = |one: &(i64, UserId)| on_gaps.contains(one);
         page.claimants_astray = astray.into_iter().filter(|one| !is_gap(one)).collect();
     }
-    let mut ask_redis = questions.ask_redis;
+    let mut ask_redis = Vec::new();
     let mut ask_mysql = questions.ask_mysql;
     for (_, user) in page.claimants_on_gaps.iter().chain(&page.claimants_astray) {
         ask_redis.push(user.clone());
@@ -382,6 +382,11 @@ async fn look_up_again(
     }
     let rows = stores.db.rows_of_people(coupon, &ask_mysql).await?;
     page.note_rows_of_people(drop, once_per, rows);
+    // Includes the users of rows that were just found.
+    ask_redis.extend(
+        page.questions(i64::from(header.facts.drop.quantity))
+            .ask_redis,
+    );
     page.now_on_slot = stores.redis.slots_of(&keys, &ask_redis).await?;
     let people: Vec<UserId> = ask_redis.into_iter().chain(ask_mysql).collect();
     // Read revocations last, so that they explain why a user whose claim was revoked since the

@@ -19,15 +19,17 @@ pub(super) async fn of_drop(
     drop: &Drop,
 ) -> Result<Promises, CollectError> {
     let mut promises = Promises::default();
+    let mut listed = HashSet::new();
     let keys = stores.redis.keys(coupon.id, drop.id);
     let mut after = String::new();
     loop {
         let page = stores.db.open_promises(drop.id, after).await?;
         let Some((last, _)) = page.last() else {
-            return Ok(promises);
+            break;
         };
         after = last.to_string();
         let people: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
+        listed.extend(people.iter().cloned());
         let rows = stores.db.rows_of_people(coupon.id, &people).await?;
         // If the coupon allows one per user in total, a row in another drop also fulfils the
         // promise.
@@ -57,4 +59,15 @@ pub(super) async fn of_drop(
             }
         }
     }
+    // MySQL has lost the promises of users whom the waiting list still has at its head.
+    let mut lost = stores.redis.promised_waiting(&keys).await?;
+    lost.retain(|(user, _)| !listed.contains(user) && UserId::has_form(user.as_str()));
+    if !lost.is_empty() {
+        let people: Vec<UserId> = lost.iter().map(|(user, _)| user.clone()).collect();
+        let known = stores.db.people_with_promises(drop.id, &people).await?;
+        lost.retain(|(user, _)| !known.contains(user));
+        promises.open += lost.len() as u64;
+        promises.out_of_line.extend(lost);
+    }
+    Ok(promises)
 }

@@ -66,12 +66,13 @@ pub(super) async fn half(
         let banned = stores.redis.banned(keys, once_per, &all).await?;
         for ((revocation, user), banned) in all.into_iter().zip(people).zip(banned) {
             let void = |at: &DateTime<Utc>| revocation.voids(Some(at.timestamp_millis()));
-            let has_row = rows
-                .get(user.as_str())
-                .is_some_and(|rows| rows.iter().any(void));
+            let rows = rows.get(user.as_str());
+            let has_row = rows.is_some_and(|rows| rows.iter().any(void));
+            // A valid row proves more than a time in Redis, which may be wrong.
+            let has_valid_row = rows.is_some_and(|rows| !rows.iter().all(void));
             let admitted = banned
                 .slot
-                .filter(|(_, at)| revocation.voids(*at))
+                .filter(|(_, at)| !has_valid_row && revocation.voids(*at))
                 .map(|(slot, _)| slot);
             let waits = banned.waits && revocation.again_from.is_none();
             let is_left = has_row || admitted.is_some() || waits || banned.is_named;

@@ -26,6 +26,7 @@ impl Executor<'_> {
                     RepairAttempt::Done(Some(format!("{people} people are on it")))
                 }
                 Ok(Followed::Changing) => RepairAttempt::Changed(CHANGING.into()),
+                Ok(Followed::Torn(torn)) => RepairAttempt::Changed(torn.to_string()),
                 Ok(Followed::NoCoupon) => RepairAttempt::Changed("the coupon is gone".into()),
                 Err(why) => RepairAttempt::Changed(why),
             },
@@ -47,6 +48,7 @@ pub(super) async fn restore<'c>(
     for coupon in coupons.filter(|coupon| has_list(coupon)) {
         match one(db, redis, coupon.id).await? {
             Ok(Followed::Changing) => closed.insert(coupon.id, CHANGING.to_owned()),
+            Ok(Followed::Torn(torn)) => closed.insert(coupon.id, torn.to_string()),
             Err(why) => closed.insert(coupon.id, why),
             Ok(Followed::Same | Followed::Written(_) | Followed::NoCoupon) => None,
         };

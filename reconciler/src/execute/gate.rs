@@ -4,11 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::CouponId;
+use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::mysql::eras::SeenEra;
 use firstcome_shared::redis::claimants::CouponSizes;
 use firstcome_shared::redis::gate::{CouponGate, CouponVersion, Fence};
+use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::life::Life;
+use firstcome_shared::redis::repair::{DropOfChanges, SlotChange, Wanted};
 use firstcome_shared::redis::{Redis, RedisError};
 use futures_util::future::try_join_all;
 
@@ -46,6 +48,31 @@ pub(crate) async fn record_sizes(
     sizes: &CouponSizes,
 ) -> Result<(), RedisError> {
     redis.settle_sizes(coupon, fence, sizes).await
+}
+
+/// Removes users from an open coupon's claimants whose entries name this drop or none.
+pub(crate) async fn forget_claimants(
+    redis: &Redis,
+    keys: &DropKeys,
+    drop: DropId,
+    fence: &Fence,
+    people: &[UserId],
+) -> Result<(), RedisError> {
+    let of = DropOfChanges {
+        drop,
+        once_per: OncePer::Coupon,
+        quantity: None,
+    };
+    let off = |user: &UserId| SlotChange {
+        user: user.clone(),
+        seen: None,
+        wanted: Wanted::Nothing,
+    };
+    for some in people.chunks(AT_ONCE) {
+        let changes: Vec<SlotChange> = some.iter().map(off).collect();
+        redis.set_slots(keys, fence, of, &changes).await?;
+    }
+    Ok(())
 }
 
 /// Closes a coupon whose data was replaced by an older state. Returns `false` if its gate has

@@ -19,7 +19,7 @@ mod traces;
 pub(crate) use allow_lists::{delete_old_allow_lists, rewrite_allow_list};
 pub(crate) use by_hand::{EraseError, Erased, correct, discard, discard_all, erase, give_up};
 pub(crate) use gate::{
-    CouponFence, close_coupon, fences, note_compared, open_coupons, record_sizes,
+    CouponFence, close_coupon, fences, forget_claimants, note_compared, open_coupons, record_sizes,
 };
 pub(crate) use recovered::{
     LostDropEnd, lost_settings, recover_settings, restore_drop, restore_limits, settle_numbers,

@@ -1,6 +1,6 @@
 //! Repairs in Redis.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{Slot, UserId};
@@ -11,6 +11,7 @@ use firstcome_shared::redis::repair::{Done, DropOfChanges, SlotChange, SlotSet, 
 use firstcome_shared::trace::TraceContext;
 use futures_util::future::join_all;
 
+use super::rows::CHANGED_LETTER;
 use super::{AT_ONCE, ExecuteError, Executor, RepairAttempt};
 use crate::plan::{Action, LetterChange, LetterEnd, Planned};
 
@@ -207,6 +208,13 @@ impl Executor<'_> {
             _ => None,
         };
         let changes: Vec<SlotChange> = run.iter().filter_map(change).collect();
+        // MySQL may have lost the promises of users who belong at the head of the waiting list.
+        for change in &changes {
+            if let Wanted::Front(slot) = change.wanted {
+                self.list_as_broken(&change.user, slot, "no slot was left for them")
+                    .await?;
+            }
+        }
         let attempt = |(set, change): (_, &SlotChange)| match (attempt_of(set), change.wanted) {
             (RepairAttempt::Done(_), Wanted::Front(_)) => {
                 RepairAttempt::Done(Some("first on the waiting list again".into()))
@@ -389,8 +397,14 @@ impl Executor<'_> {
             // Send only a few at a time, so that Redis serves other clients between the searches
             // for a free slot.
             let mut slots = Vec::with_capacity(some.len());
+            let letters = some.iter().filter_map(|item| match &item.action {
+                Some(Action::Letter(LetterChange { id, user, .. })) => Some((*id, user)),
+                _ => None,
+            });
+            let open = self.still_open(&letters.collect::<Vec<_>>()).await?;
             for few in some.chunks(8) {
-                slots.extend(join_all(few.iter().map(|item| self.slot_for_letter(item))).await);
+                let few = few.iter().map(|item| self.slot_for_letter(item, &open));
+                slots.extend(join_all(few).await);
             }
             crash_point(Point::PersonMoved);
             let slots: Vec<_> = slots.into_iter().collect::<Result<_, _>>()?;
@@ -433,6 +447,7 @@ impl Executor<'_> {
     async fn slot_for_letter(
         &self,
         item: &Planned,
+        open: &HashSet<i64>,
     ) -> Result<Result<(i64, Claim), RepairAttempt>, ExecuteError> {
         let Some(Action::Letter(LetterChange {
             id,
@@ -442,6 +457,9 @@ impl Executor<'_> {
         else {
             return Ok(Err(RepairAttempt::Changed("planned out of order".into())));
         };
+        if !open.contains(id) {
+            return Ok(Err(RepairAttempt::Changed(CHANGED_LETTER.into())));
+        }
         let change = SlotChange {
             user: user.clone(),
             seen: None,

@@ -169,12 +169,15 @@ const ROWS_AT_ONCE: i64 = 5_000;
 pub(crate) enum Restored {
     /// Only missing claimants, because the coupon may be open.
     Missing,
+    /// Missing claimants, and those with another slot than their row.
+    Different,
     /// All claimants. The coupon is closed, and existing ones may be outdated.
     All,
 }
 
 /// Adds every user with a row of the coupon to its claimants. This includes users of drops whose
-/// keys have expired in Redis, who could otherwise win a second time in the next drop.
+/// keys have expired in Redis, who could otherwise win a second time in the next drop. Returns the
+/// number of new claimants.
 ///
 /// # Errors
 /// [`ExecuteError`] if a store fails. Some claimants may have been added.
@@ -183,20 +186,25 @@ pub(crate) async fn restore_claimants(
     redis: &Redis,
     coupon: &Coupon,
     which: Restored,
-) -> Result<(), ExecuteError> {
+) -> Result<u64, ExecuteError> {
     if coupon.once_per != OncePer::Coupon {
-        return Ok(());
+        return Ok(0);
     }
+    let mut added = 0;
     let mut after = String::new();
     loop {
         let people = db
             .holders_after(coupon.id, after.clone(), ROWS_AT_ONCE)
             .await?;
         let Some((last, ..)) = people.last() else {
-            return Ok(());
+            return Ok(added);
         };
         after.clone_from(last);
-        redis
+        let people = match which {
+            Restored::Different => redis.different_claimants(coupon.id, people).await?,
+            _ => people,
+        };
+        added += redis
             .set_claimants(coupon.id, &people, which == Restored::Missing)
             .await?;
     }

@@ -20,25 +20,10 @@ impl Executor<'_> {
         if half.has_row {
             self.db.take_out_row(revocation.id, once_per).await?;
         }
-        let drop = self.drop_id();
-        let user = half.user.as_str();
-        let id = revocation.id;
-        let until = self
-            .redis
-            .revoke(
-                &self.keys,
-                drop,
-                once_per,
-                user,
-                id,
-                revocation.again_from_ms(),
-            )
-            .await?;
+        let until = self.redis.revoke(&self.keys, once_per, revocation).await?;
         if revocation.is_to_be_ended() {
-            let until = self.db.end_revocation(revocation, until).await?;
-            self.redis
-                .revoke(&self.keys, drop, once_per, user, id, Some(until))
-                .await?;
+            let ended = self.db.end_revocation(revocation, until).await?;
+            self.redis.revoke(&self.keys, once_per, &ended).await?;
         }
         Ok(RepairAttempt::Done(None))
     }

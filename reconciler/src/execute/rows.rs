@@ -1,6 +1,6 @@
 //! Repairs rows in MySQL, creates upcoming drops, and unseals drops.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -262,6 +262,7 @@ impl Executor<'_> {
         letters: &[(i64, &UserId)],
     ) -> Result<Vec<Option<RepairAttempt>>, ExecuteError> {
         let people: Vec<UserId> = letters.iter().map(|(_, user)| (*user).clone()).collect();
+        let open = self.still_open(letters).await?;
         let rows = self
             .db
             .rows_of_people(self.facts.coupon.id, &people)
@@ -283,12 +284,32 @@ impl Executor<'_> {
         };
         let attempts = letters
             .iter()
-            .map(|(id, user)| Some(resolve(*id, held.get(user.as_str())?)))
+            .map(|(id, user)| {
+                if open.contains(id) {
+                    Some(resolve(*id, held.get(user.as_str())?))
+                } else {
+                    Some(RepairAttempt::Changed(CHANGED_LETTER.into()))
+                }
+            })
             .collect::<Vec<_>>();
         self.db
             .resolve_dead_letters(duplicates, self.run_id)
             .await?;
         Ok(attempts)
+    }
+
+    /// Returns the dead letters that are still open and name these users. An operator may have
+    /// corrected or discarded others since the drop was read.
+    pub(super) async fn still_open(
+        &self,
+        letters: &[(i64, &UserId)],
+    ) -> Result<HashSet<i64>, ExecuteError> {
+        let ids = letters.iter().map(|(id, _)| *id).collect();
+        let named = self.db.users_of_open_dead_letters(ids).await?;
+        let is_open = |(id, user): &&(i64, &UserId)| {
+            named.get(id).and_then(Option::as_deref) == Some(user.as_str())
+        };
+        Ok(letters.iter().filter(is_open).map(|(id, _)| *id).collect())
     }
 
     pub(super) async fn resolve(&self, resolution: Resolution) -> Result<(), ExecuteError> {
@@ -314,6 +335,9 @@ impl Executor<'_> {
             .await?)
     }
 }
+
+pub(super) const CHANGED_LETTER: &str =
+    "it was corrected or discarded meanwhile; the next pass looks again";
 
 /// Only a manual change of a row can cause this.
 const OTHER_CODE: &str =

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::redis::claimants::CouponSizes;
 use firstcome_shared::redis::reads::DropNumbers;
 
@@ -160,8 +160,27 @@ impl Pass<'_> {
         let counted = sizes.iter().filter(|(_, sizes)| is_counted(sizes));
         let counted: Vec<_> = counted.map(|(coupon, _)| *coupon).collect();
         let counted = self.stores.db.count_banned(&counted).await?;
+        let revoked = if self.request.deep {
+            let all: Vec<CouponId> = sizes.keys().copied().collect();
+            Some(self.stores.db.count_revoked_people(&all).await?)
+        } else {
+            None
+        };
         for (id, mut sizes) in sizes {
             let fields = sizes.revoked.fields;
+            let known = revoked
+                .as_ref()
+                .map(|all| all.get(&id).copied().unwrap_or(0));
+            if let Some(known) = known.filter(|known| *known < fields) {
+                self.note_lost_revocations(id, fields, known);
+            }
+            if let Some(coupon) = coupons.get(&id)
+                && self.context.claimants_in_doubt.contains(&id)
+                && self.remove_claimants_without_drop(coupon).await?
+                && let Some(now) = self.sizes(vec![id]).await?.remove(&id)
+            {
+                sizes = now;
+            }
             let is_few = sizes.lacks_revocations() || counted.get(&id) > Some(&fields);
             if let Some(coupon) = coupons.get(&id).filter(|_| is_few) {
                 self.restore_lost_revocations(coupon, &mut sizes).await?;
@@ -174,6 +193,73 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    fn note_lost_revocations(&mut self, coupon: CouponId, in_redis: u64, in_mysql: u64) {
+        let detail = format!(
+            "Redis has revocations of {in_redis} people and `revoked_coupons` of {in_mysql}: MySQL lost some, or an entry in Redis was written by hand"
+        );
+        let finding = Finding::general(Kind::RevokedAdmission, ActionKind::Report, detail);
+        self.run.findings.push(Finding {
+            coupon_id: Some(coupon),
+            ..finding
+        });
+    }
+
+    /// Removes claimants who name a drop that does not exist, or none. They hold nothing, and could
+    /// never claim. Returns whether any were removed.
+    async fn remove_claimants_without_drop(&mut self, coupon: &Coupon) -> Result<bool, Aborted> {
+        let Stores { db, redis, .. } = self.stores;
+        let Some((_, own)) = db.coupon(coupon.id).await? else {
+            return Ok(false);
+        };
+        let own: HashSet<DropId> = own.iter().map(|drop| drop.id).collect();
+        let is_known = |drop| own.contains(&drop);
+        let mut astray = redis.claimants_without_drop(coupon.id, is_known).await?;
+        if astray.is_empty() {
+            return Ok(false);
+        }
+        // A row or a lost drop may still prove what was promised.
+        let people: Vec<UserId> = astray.keys().cloned().collect();
+        for row in db.rows_of_people(coupon.id, &people).await? {
+            astray.remove(&UserId::from_store(row.user_id));
+        }
+        let drops: HashSet<DropId> = astray.values().flatten().copied().collect();
+        let mut removed = false;
+        for drop in drops.into_iter().chain([DropId(0)]) {
+            let keys = redis.keys(coupon.id, drop);
+            let may_be_lost = db.has_limits(drop).await? || redis.has_people(&keys).await?;
+            let people = astray
+                .iter()
+                .filter(|(_, of)| of.unwrap_or(DropId(0)) == drop)
+                .map(|(user, _)| user.clone());
+            let people: Vec<UserId> = people.filter(|_| !may_be_lost).collect();
+            let Some(fence) = self.context.fences.get(&coupon.id) else {
+                continue;
+            };
+            if people.is_empty() {
+                continue;
+            }
+            let mut result = Outcome::Planned;
+            if !self.request.dry_run {
+                execute::forget_claimants(redis, &keys, drop, fence, &people).await?;
+                result = Outcome::Applied;
+                removed = true;
+            }
+            for user in people {
+                let detail = "the coupon's list of claimants has them in a drop that does not exist; no store says that it was promised to them";
+                let finding =
+                    Finding::general(Kind::CountMismatch, ActionKind::SetCount, detail.to_owned());
+                self.run.findings.push(Finding {
+                    coupon_id: Some(coupon.id),
+                    user_id: Some(user.to_string()),
+                    needs_person: false,
+                    result,
+                    ..finding
+                });
+            }
+        }
+        Ok(removed)
     }
 
     /// Whether the coupon lacks no claimants except those that this pass looked for in all stores.
@@ -255,11 +341,12 @@ impl Pass<'_> {
         let mut result = Outcome::Planned;
         let mut are_restored = some == 0;
         if !self.request.dry_run {
-            execute::restore_claimants(db, redis, coupon, execute::Restored::Missing).await?;
+            let added =
+                execute::restore_claimants(db, redis, coupon, execute::Restored::Missing).await?;
             result = Outcome::Applied;
             let now = redis.coupon_sizes(&[coupon.id]).await?;
             left = now.into_iter().flatten().next().unwrap_or(before);
-            are_restored |= left.claimants.fields != some;
+            are_restored |= added > 0;
             if !are_restored {
                 self.memory.too_few_claimants.insert(coupon.id, some);
             }

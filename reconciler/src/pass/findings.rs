@@ -136,6 +136,13 @@ impl FindingLedger {
         }
     }
 
+    /// Removes the findings without a repair, because the latest plan adds those that remain.
+    pub(super) fn forget_reports(&mut self) {
+        self.order
+            .retain(|finding| finding.action != ActionKind::Report);
+        self.index = self.order.iter().map(key).zip(0..).collect();
+    }
+
     /// Adds the repairs that a plan only counted.
     pub(super) fn unnamed(&mut self, beyond: &Beyond, result: Outcome) {
         self.forget_unnamed_left();
@@ -278,6 +285,7 @@ impl FindingLedger {
                 drop_id: Some(drop),
                 result,
                 needs_person: result == Outcome::Failed,
+                case: FindingCase::MoreLeft(number as u64),
                 ..Finding::general(
                     kind,
                     action,
@@ -453,6 +461,16 @@ mod tests {
             (findings[1].result, &findings[1].case),
             (Outcome::Applied, &FindingCase::Plain)
         );
+    }
+
+    #[test]
+    fn findings_that_are_not_listed_are_counted() {
+        let mut ledger = FindingLedger::default();
+        let items: Vec<Planned> = (0..).take(NAMED_AT_MOST + 7).map(issue).collect();
+        ledger.planned(PLACE.0, PLACE.1, &items, "");
+        let findings = ledger.into_findings(PLACE.0, PLACE.1);
+        let number: u64 = findings.iter().map(|finding| finding.case.number()).sum();
+        assert_eq!(number, items.len() as u64);
     }
 
     #[test]

@@ -47,7 +47,11 @@ impl Pass<'_> {
         match execute::restore_drop(self.stores, lost, self.request.dry_run).await {
             Err(error) => {
                 let why = error.about_data().ok_or(error)?;
-                self.note_lost(lost, Outcome::Failed, why);
+                let detail = format!(
+                    "MySQL has lost drop {} of coupon {}: {why}",
+                    lost.drop, lost.coupon
+                );
+                self.note_lost(lost, FindingCase::DropLost, detail);
                 Ok(())
             }
             Ok(end) => self.note_end(lost, end).await,
@@ -69,7 +73,7 @@ impl Pass<'_> {
                 drop.drop
             );
             if self.request.coupon.is_none_or(|id| id == drop.coupon) {
-                self.note_lost(*drop, Outcome::Failed, detail);
+                self.note_lost(*drop, FindingCase::Plain, detail);
             }
         }
         drops.retain(|(coupon, drop)| {
@@ -83,7 +87,7 @@ impl Pass<'_> {
     async fn note_end(&mut self, lost: NamedDrop, end: LostDropEnd) -> Result<(), Aborted> {
         let rows = self.stores.db.rows_by_drop(vec![lost.drop]).await?;
         let rows = rows.get(&lost.drop).copied().unwrap_or(0);
-        let why = match end {
+        let (case, why) = match end {
             LostDropEnd::Restored => {
                 let detail = format!(
                     "MySQL has lost the row of this drop in `drops`; {rows} rows of it are there, and Redis has its settings"
@@ -93,24 +97,26 @@ impl Pass<'_> {
             }
             // Only Redis has data of this drop. The coupon is reported separately, by its ID.
             LostDropEnd::NoCoupon if rows == 0 => return Ok(()),
-            LostDropEnd::NoCoupon => "MySQL has lost its coupon too",
-            LostDropEnd::NoSettings => "Redis does not have its settings",
-            LostDropEnd::RowAboveQuantity => {
-                "it has a row on a slot above the quantity that Redis has"
-            }
-            LostDropEnd::DayTaken => "another drop of the coupon has its day",
+            LostDropEnd::NoCoupon => (FindingCase::Plain, "MySQL has lost its coupon too"),
+            LostDropEnd::NoSettings => (FindingCase::DropLost, "Redis does not have its settings"),
+            LostDropEnd::RowAboveQuantity => (
+                FindingCase::DropLost,
+                "it has a row on a slot above the quantity that Redis has",
+            ),
+            LostDropEnd::DayTaken => (FindingCase::Plain, "another drop of the coupon has its day"),
         };
         let detail = format!(
             "MySQL has lost drop {} of coupon {}: {rows} rows of it are there, and {why}",
             lost.drop, lost.coupon
         );
-        self.note_lost(lost, Outcome::Failed, detail);
+        self.note_lost(lost, case, detail);
         Ok(())
     }
 
     fn note_restored(&mut self, drop: NamedDrop, detail: String) {
         let finding = Finding {
             needs_person: false,
+            case: FindingCase::DropLost,
             ..Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, detail)
         };
         let result = if self.request.dry_run {
@@ -121,9 +127,12 @@ impl Pass<'_> {
         self.note_of(drop, result, finding);
     }
 
-    fn note_lost(&mut self, drop: NamedDrop, result: Outcome, detail: String) {
-        let finding = Finding::general(Kind::Unissued, ActionKind::Report, detail);
-        self.note_of(drop, result, finding);
+    fn note_lost(&mut self, drop: NamedDrop, case: FindingCase, detail: String) {
+        let finding = Finding {
+            case,
+            ..Finding::general(Kind::Unissued, ActionKind::Report, detail)
+        };
+        self.note_of(drop, Outcome::Failed, finding);
     }
 
     fn note_of(&mut self, NamedDrop { coupon, drop }: NamedDrop, result: Outcome, found: Finding) {
@@ -138,7 +147,6 @@ impl Pass<'_> {
             coupon_id: Some(coupon),
             drop_id: Some(drop),
             result,
-            case: FindingCase::DropLost,
             ..found
         });
     }

@@ -23,7 +23,7 @@ impl Pass<'_> {
         if !self.request.dry_run {
             execute::skip_given_numbers(self.stores).await?;
         }
-        let mut lost = self.stores.db.lost_coupons().await?;
+        let mut lost = self.stores.db.lost_coupons(self.request.deep).await?;
         if let Some(in_doubt) = self.stores.db.numbers_in_doubt().await? {
             lost.extend(self.lost_among_the_latest(in_doubt).await?);
         }

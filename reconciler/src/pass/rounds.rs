@@ -309,6 +309,7 @@ impl Pass<'_> {
         };
         reports.counted.insert(header.drop_id(), counted);
         let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
+        ledger.forget_reports();
         report.quantity = header.facts.drop.quantity;
         report.after = plan.numbers;
         report.exact = plan.exact;

@@ -89,6 +89,12 @@ impl Pass<'_> {
             {
                 let rows = counts.get(&DropId(drop.id)).copied().unwrap_or(0);
                 let mut report = sealed_report(drop, rows);
+                if !report.exact {
+                    let Some(now) = self.counted_again(DropId(drop.id)).await? else {
+                        continue;
+                    };
+                    report = now;
+                }
                 if report.exact && !concerned.contains(&report.drop_id) {
                     self.run.unlisted.drops += 1;
                     self.run.unlisted.examined.rows += report.examined.rows;
@@ -110,6 +116,16 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Counts the rows of a drop, and then reads whether it is still sealed: a revocation or a
+    /// failed claim may have unsealed it since it was read.
+    async fn counted_again(&self, drop: DropId) -> Result<Option<DropReport>, Aborted> {
+        let db = &self.stores.db;
+        let rows = db.rows_by_drop(vec![drop]).await?;
+        let rows = rows.get(&drop).copied().unwrap_or(0);
+        let sealed = db.sealed_drops(drop.0 - 1, None, Some(drop), 1).await?;
+        Ok(sealed.first().map(|drop| sealed_report(drop, rows)))
+    }
+
     async fn sealed_page(&self, after: i64) -> Result<Vec<SealedDrop>, Aborted> {
         let Self {
             stores, request, ..
@@ -120,8 +136,8 @@ impl Pass<'_> {
             .await?)
     }
 
-    /// Restores missing claimants of coupons with further drops. Users of sealed drops must remain
-    /// claimants.
+    /// Restores missing and wrong claimants of coupons with further drops. Users of sealed drops must
+    /// remain claimants.
     async fn restore_claimants(&mut self) -> Result<(), Aborted> {
         for (coupon, own) in self.stores.db.catalogue().await? {
             let wanted = self.request.coupon.is_none_or(|id| id == coupon.id);
@@ -130,7 +146,7 @@ impl Pass<'_> {
                     &self.stores.db,
                     &self.stores.redis,
                     &coupon,
-                    execute::Restored::Missing,
+                    execute::Restored::Different,
                 )
                 .await;
                 if let Err(error) = restored {

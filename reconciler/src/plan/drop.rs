@@ -272,7 +272,7 @@ impl Planner<'_> {
     fn promises(&mut self) {
         for (user, slot) in &self.facts.promises.out_of_line {
             let detail =
-                "was promised a coupon, has no row, and is not at the head of the waiting list"
+                "was promised a coupon and has no row; `broken_promises` or the head of the waiting list lacks them"
                     .to_owned();
             self.push(
                 Kind::OverAdmitted,

@@ -195,6 +195,23 @@ impl Db {
         .await
     }
 
+    /// Returns the users of those of these dead letters that are unresolved.
+    pub async fn users_of_open_dead_letters(
+        &self,
+        ids: Vec<i64>,
+    ) -> Result<HashMap<i64, Option<String>>, DbError> {
+        self.run("read users of dead letters", async move |conn| {
+            let open = failed_claims::resolved_at.is_null();
+            let found: Vec<(i64, Option<String>)> = failed_claims::table
+                .filter(failed_claims::id.eq_any(ids).and(open))
+                .select((failed_claims::id, failed_claims::user_id))
+                .load(conn)
+                .await?;
+            Ok(found.into_iter().collect())
+        })
+        .await
+    }
+
     /// Reads the unresolved dead letters that name no drop in which a pass could issue them,
     /// optionally of one coupon or drop. They are counted by reason, each with a few examples. If
     /// there are only a few dead letters, the examples include all of them.

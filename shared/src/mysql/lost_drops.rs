@@ -75,12 +75,13 @@ impl Db {
         .await
     }
 
-    /// Finds coupons without a row in `coupons` that have unsealed drops.
-    pub async fn lost_coupons(&self) -> Result<Vec<CouponId>, DbError> {
-        self.run("coupons that are lost", async |conn| {
-            let query = "SELECT d.coupon_id, MIN(d.id) AS drop_id FROM drops d LEFT JOIN coupons c ON c.id = d.coupon_id \
-                 WHERE c.id IS NULL AND d.sealed_at IS NULL GROUP BY d.coupon_id LIMIT 1000";
-            let lost = named(conn, query).await?;
+    /// Finds coupons without a row in `coupons` that have drops: unsealed ones or, if `deep`, any.
+    pub async fn lost_coupons(&self, deep: bool) -> Result<Vec<CouponId>, DbError> {
+        self.run("coupons that are lost", async move |conn| {
+            let only = if deep { "" } else { " AND d.sealed_at IS NULL" };
+            let query = format!("SELECT d.coupon_id, MIN(d.id) AS drop_id FROM drops d LEFT JOIN coupons c ON c.id = d.coupon_id \
+                 WHERE c.id IS NULL{only} GROUP BY d.coupon_id LIMIT 1000");
+            let lost = named(conn, &query).await?;
             Ok(lost.into_iter().map(|one| one.coupon).collect())
         })
         .await
@@ -185,6 +186,17 @@ impl Db {
                 " AND d.sealed_at IS NULL"
             };
             named(conn, &format!("{WITHOUT_LIMIT}{unsealed} LIMIT 1000")).await
+        })
+        .await
+    }
+
+    /// Whether a drop has limits in `slot_limits`, so that it exists or was lost.
+    pub async fn has_limits(&self, drop: DropId) -> Result<bool, DbError> {
+        self.run("limits of a drop", async move |conn| {
+            let any = slot_limits::table.filter(slot_limits::drop_id.eq(drop.0));
+            diesel::select(diesel::dsl::exists(any))
+                .get_result(conn)
+                .await
         })
         .await
     }

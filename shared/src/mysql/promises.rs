@@ -180,6 +180,28 @@ impl Db {
         .await
     }
 
+    /// Returns those of these users who have a promise of a drop in `broken_promises`, resolved or
+    /// not.
+    pub async fn people_with_promises(
+        &self,
+        drop: DropId,
+        people: &[UserId],
+    ) -> Result<HashSet<UserId>, DbError> {
+        let people: Vec<String> = people.iter().map(ToString::to_string).collect();
+        self.run("people with promises", async move |conn| {
+            let of_people = broken_promises::drop_id
+                .eq(drop.0)
+                .and(broken_promises::user_id.eq_any(people));
+            let found: Vec<String> = broken_promises::table
+                .filter(of_people)
+                .select(broken_promises::user_id)
+                .load(conn)
+                .await?;
+            Ok(found.into_iter().map(UserId::from_store).collect())
+        })
+        .await
+    }
+
     /// Unseals the drops with unresolved broken promises. Returns their number.
     pub async fn unseal_drops_of_broken_promises(&self) -> Result<usize, DbError> {
         let broken: Vec<i64> = self

@@ -117,13 +117,24 @@ impl Db {
         &self,
         coupons: &[CouponId],
     ) -> Result<HashMap<CouponId, u64>, DbError> {
+        let which =
+            "r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%'";
+        self.count_people("count banned users", coupons, which)
+            .await
+    }
+
+    async fn count_people(
+        &self,
+        what: &'static str,
+        coupons: &[CouponId],
+        which: &'static str,
+    ) -> Result<HashMap<CouponId, u64>, DbError> {
         let ids = coupons.to_vec();
-        self.run_within(LONGEST_COUNT, "count banned users", async move |conn| {
+        self.run_within(LONGEST_COUNT, what, async move |conn| {
             let query = format!(
                 "SELECT r.coupon_id, CAST(COUNT(DISTINCT r.person_scope, r.user_id) AS UNSIGNED) AS number \
                  FROM ({LISTED}) w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
-                 WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%' \
-                 GROUP BY r.coupon_id"
+                 WHERE {which} GROUP BY r.coupon_id"
             );
             let found: Vec<BannedRow> = diesel::sql_query(query)
                 .bind::<Text, _>(json(&ids)?)
@@ -133,6 +144,16 @@ impl Db {
             Ok(found.into_iter().map(of).collect())
         })
         .await
+    }
+
+    /// Counts the fields that Redis may have for the revocations of these coupons: one per user, or
+    /// per user and drop. Reads every revocation of these coupons.
+    pub async fn count_revoked_people(
+        &self,
+        coupons: &[CouponId],
+    ) -> Result<HashMap<CouponId, u64>, DbError> {
+        self.count_people("count revoked users", coupons, "TRUE")
+            .await
     }
 
     /// Moves the row of a claim that the revocation voids into the revocation, if the row exists.
@@ -154,13 +175,13 @@ impl Db {
     }
 
     /// Ends a revocation that lets its user claim again: admissions after this time, by Redis's
-    /// clock, are valid. Returns the recorded time, because another process may have ended the
-    /// revocation already.
+    /// clock, are valid. Returns the recorded revocation, because another process may have ended it
+    /// already.
     pub async fn end_revocation(
         &self,
         revocation: &Revocation,
         again_from_ms: i64,
-    ) -> Result<i64, DbError> {
+    ) -> Result<Revocation, DbError> {
         let id = revocation.id;
         let at = DateTime::from_timestamp_millis(again_from_ms)
             .unwrap_or_default()
@@ -180,7 +201,7 @@ impl Db {
                 // Close a promise that a pass recorded as broken after the revocation was written.
                 close_promises(conn, &stands, scope).await?;
             }
-            Ok(stands.again_from_ms().unwrap_or(again_from_ms))
+            Ok(stands)
         })
         .await
     }

@@ -12,8 +12,7 @@ use super::{Redis, SharedConnection};
 use crate::coupon::Group;
 use crate::domain::{DropId, Slot, UserId};
 
-static CLAIM: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/claim.lua")));
+static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/claim.lua")));
 
 /// Maximum number of users in one micro-batch. The script blocks Redis while it runs, which takes
 /// half a millisecond for a full batch.

@@ -18,8 +18,7 @@ use super::keys;
 use super::router::Shard;
 use crate::domain::CouponId;
 
-static BRIDGE: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/bridge.lua")));
+static BRIDGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/bridge.lua")));
 
 /// Returns the epoch of an older release, if it is open and belongs to the server that `is_this`
 /// accepts. `text` is the value of `fc:epoch`: `EPOCH SERVER new` or `EPOCH SERVER open`.

@@ -12,7 +12,7 @@ use super::gate::Fence;
 use super::keys;
 use super::reads::DROPS_AT_ONCE;
 use super::wrong_key::is_about_data;
-use crate::domain::{CouponId, DropId, UserId};
+use crate::domain::{CouponId, DropId, Slot, UserId};
 
 /// The number of fields of a hash, and the number that it must have, if that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +90,29 @@ impl Redis {
             listed.as_ref() != Some(&expected)
         });
         Ok(missing.map(|((_, user), _)| user.clone()).collect())
+    }
+
+    /// Returns those of these users, each with drop and slot, who are missing from the coupon's
+    /// claimants or are listed there with another drop or slot.
+    pub async fn different_claimants(
+        &self,
+        coupon: CouponId,
+        mut people: Vec<(String, i64, Slot)>,
+    ) -> Result<Vec<(String, i64, Slot)>, RedisError> {
+        if people.is_empty() {
+            return Ok(people);
+        }
+        let names: Vec<&str> = people.iter().map(|(user, ..)| user.as_str()).collect();
+        let listed: Vec<Option<String>> = redis::cmd("HMGET")
+            .arg(keys::claimants(&self.prefix, coupon))
+            .arg(names)
+            .query_async(&mut self.connection())
+            .await?;
+        let mut listed = listed.into_iter();
+        people.retain(|(_, drop, slot)| {
+            listed.next().flatten().as_deref() != Some(&format!("{drop}:{slot}"))
+        });
+        Ok(people)
     }
 
     /// The sizes of each of these coupons' hashes, or `None` if one of them has another type.
@@ -179,8 +202,40 @@ impl Redis {
         drop: DropId,
         is_wanted: impl Fn(i64) -> bool,
     ) -> Result<Vec<(i64, UserId)>, RedisError> {
-        let key = keys::claimants(&self.prefix, coupon);
         let here = format!("{drop}:");
+        let found = self.scan_claimants(coupon, |listed| {
+            let slot = listed.strip_prefix(&here)?.parse().ok();
+            slot.filter(|slot| is_wanted(*slot))
+        });
+        let found = found.await?.into_iter();
+        Ok(found.map(|(user, slot)| (slot, user)).collect())
+    }
+
+    /// Returns the coupon's claimants whose drop `is_known` does not know, with that drop, or
+    /// `None` if the entry names no drop. Reads the whole hash.
+    pub async fn claimants_without_drop(
+        &self,
+        coupon: CouponId,
+        is_known: impl Fn(DropId) -> bool,
+    ) -> Result<HashMap<UserId, Option<DropId>>, RedisError> {
+        self.scan_claimants(coupon, |listed| {
+            let drop = listed
+                .split_once(':')
+                .filter(|(_, slot)| slot.parse::<Slot>().is_ok())
+                .and_then(|(drop, _)| drop.parse().ok())
+                .map(DropId);
+            drop.is_none_or(|drop| !is_known(drop)).then_some(drop)
+        })
+        .await
+    }
+
+    /// Returns what `wanted` makes of each claimant's entry.
+    async fn scan_claimants<T>(
+        &self,
+        coupon: CouponId,
+        wanted: impl Fn(&str) -> Option<T>,
+    ) -> Result<HashMap<UserId, T>, RedisError> {
+        let key = keys::claimants(&self.prefix, coupon);
         let mut cursor = 0_u64;
         let mut found = HashMap::new();
         loop {
@@ -189,16 +244,13 @@ impl Redis {
             let (next, entries): (u64, Vec<(String, String)>) =
                 cmd.query_async(&mut self.connection()).await?;
             for (user, listed) in entries {
-                let slot = listed
-                    .strip_prefix(&here)
-                    .and_then(|slot| slot.parse().ok());
-                if let Some(slot) = slot.filter(|slot| is_wanted(*slot)) {
-                    found.insert(UserId::from_store(user), slot);
+                if let Some(wanted) = wanted(&listed) {
+                    found.insert(UserId::from_store(user), wanted);
                 }
             }
             cursor = next;
             if cursor == 0 {
-                return Ok(found.into_iter().map(|(user, slot)| (slot, user)).collect());
+                return Ok(found);
             }
         }
     }

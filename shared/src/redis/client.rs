@@ -1,7 +1,6 @@
 //! One installation's Redis, with the scripts and their hashes. Each script is in its own `.lua`
 //! file, which documents its KEYS, ARGV, replies and invariant.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,21 +164,13 @@ impl Redis {
 
 /// A script and its hash.
 pub(super) struct Script {
-    text: Cow<'static, str>,
+    text: String,
     hash: String,
 }
 
 impl Script {
-    pub(super) fn new(text: &'static str) -> Self {
-        Self::of(text.into())
-    }
-
-    /// Creates a script that can identify its server.
-    pub(super) fn with_identity(text: &str) -> Self {
-        Self::of(format!("{}{text}", include_str!("scripts/identity.lua")).into())
-    }
-
-    fn of(text: Cow<'static, str>) -> Self {
+    pub(super) fn new(text: &str) -> Self {
+        let text = format!("{}{text}", include_str!("scripts/identity.lua"));
         let hash = redis::Script::new(&text).get_hash().to_owned();
         Self { text, hash }
     }

@@ -35,8 +35,7 @@ use super::wrong_key::is_about_data;
 use super::{Redis, keys};
 use crate::domain::CouponId;
 
-static GATE: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/gate.lua")));
+static GATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/gate.lua")));
 
 /// A coupon's era on one server. The default value names no era, and every script refuses it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -112,8 +111,9 @@ impl CouponVersion {
     }
 }
 
-/// The highest era that counts. Higher numbers were written manually.
-const HIGHEST_ERA: u64 = 100_000_000_000_000;
+/// The highest era and revision that count (`HIGHEST_REVISION` in `identity.lua`). Higher numbers
+/// were written manually.
+const HIGHEST_REVISION: u64 = 1 << 40;
 
 /// Parses `SERVER ERA STATE`.
 fn parsed(text: &[u8]) -> Option<(&str, u64, &str)> {
@@ -123,7 +123,7 @@ fn parsed(text: &[u8]) -> Option<(&str, u64, &str)> {
     let state = words.next()?;
     let is_whole = words.next().is_none() && ["open", "closed"].contains(&state);
     let is_valid = is_whole && !server.is_empty();
-    let era = seen_revision(era).filter(|era| is_valid && *era <= HIGHEST_ERA)?;
+    let era = seen_revision(era).filter(|_| is_valid)?;
     Some((server, era, state))
 }
 
@@ -426,10 +426,12 @@ fn number_in(value: Option<Vec<u8>>) -> Option<u64> {
     seen_revision(&String::from_utf8(value?).ok()?)
 }
 
-/// Parses a revision like the scripts do; Rust's own parser would also accept a sign.
+/// Parses a revision or an era like the scripts do; Rust's own parser would also accept a sign.
 pub(super) fn seen_revision(text: &str) -> Option<u64> {
     let is_one = text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| is_one)
+    text.parse()
+        .ok()
+        .filter(|number| is_one && *number <= HIGHEST_REVISION)
 }
 
 #[cfg(test)]

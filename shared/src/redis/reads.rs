@@ -9,7 +9,10 @@ use redis::RedisError;
 
 use super::Redis;
 use super::keys::{DropKeys, DropMeta};
-use crate::domain::{OncePer, UserId};
+use crate::domain::{OncePer, Slot, UserId};
+
+/// Score in a waiting list of a user who was promised slot 0; `set_slots.lua` adds the slot.
+const FIRST_PROMISED: i64 = -(1 << 40);
 
 #[derive(Debug, Clone, Default)]
 pub struct DropNumbers {
@@ -213,6 +216,27 @@ impl Redis {
             .await?;
         let text = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
         Ok(names.iter().map(text).map(UserId::from_store).collect())
+    }
+
+    /// Reads the users whom passes put at the head of a drop's waiting list, with the slots that
+    /// they were promised: at most a thousand. Leaves out those whose slot is unknown.
+    pub async fn promised_waiting(
+        &self,
+        keys: &DropKeys,
+    ) -> Result<Vec<(UserId, i64)>, RedisError> {
+        let highest = FIRST_PROMISED + i64::from(Slot::MAX);
+        let names: Vec<(Vec<u8>, f64)> = redis::cmd("ZRANGEBYSCORE")
+            .arg(&keys.waiting)
+            .arg(FIRST_PROMISED)
+            .arg(highest)
+            .arg(&["WITHSCORES", "LIMIT", "0", "1000"])
+            .query_async(&mut self.connection())
+            .await?;
+        let promised = |(name, score): (Vec<u8>, f64)| {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            (UserId::from_store(name), slot_of(score) - FIRST_PROMISED)
+        };
+        Ok(names.into_iter().map(promised).collect())
     }
 
     /// Reads a consistent view of the slots `from..=to`, or of all slots from `from` on if `to` is

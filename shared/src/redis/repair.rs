@@ -14,13 +14,13 @@ use super::keys::{self, DropKeys, DropMeta};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static SETTINGS: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/settings.lua")));
+    LazyLock::new(|| Script::new(include_str!("scripts/settings.lua")));
 static SET_SLOTS: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/set_slots.lua")));
+    LazyLock::new(|| Script::new(include_str!("scripts/set_slots.lua")));
 static REPAIR_COUNT: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/repair_count.lua")));
+    LazyLock::new(|| Script::new(include_str!("scripts/repair_count.lua")));
 static PROMOTE: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/promote.lua")));
+    LazyLock::new(|| Script::new(include_str!("scripts/promote.lua")));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done<T> {
@@ -452,23 +452,26 @@ impl Redis {
     }
 
     /// Adds users to a coupon's claimants, with drop and slot, optionally only those who are
-    /// missing.
+    /// missing. Returns the number of new claimants.
     pub async fn set_claimants(
         &self,
         coupon: CouponId,
         people: &[(String, i64, Slot)],
         only_missing: bool,
-    ) -> Result<(), RedisError> {
+    ) -> Result<u64, RedisError> {
+        if people.is_empty() {
+            return Ok(0);
+        }
         let key = keys::claimants(&self.prefix, coupon);
         let mut pipe = redis::pipe();
         for (user, drop, slot) in people {
             pipe.cmd(if only_missing { "HSETNX" } else { "HSET" })
                 .arg(&key)
                 .arg(user)
-                .arg(format!("{drop}:{slot}"))
-                .ignore();
+                .arg(format!("{drop}:{slot}"));
         }
-        pipe.query_async(&mut self.conn.clone()).await
+        let added: Vec<u64> = pipe.query_async(&mut self.conn.clone()).await?;
+        Ok(added.into_iter().sum())
     }
 
     pub(super) fn all(keys: &DropKeys) -> [&str; 11] {

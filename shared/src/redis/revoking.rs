@@ -13,8 +13,7 @@ use super::wrong_key::is_about_data;
 use crate::domain::{CouponId, DropId, OncePer};
 use crate::mysql::revoked::Revocation;
 
-static REVOKE: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity(include_str!("scripts/revoke.lua")));
+static REVOKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/revoke.lua")));
 
 /// The data that Redis stores about the user of a revocation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,28 +36,33 @@ fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
     }
 }
 
+/// Returns a revocation as the script notes it: field, number and end.
+fn noted(once_per: OncePer, revocation: &Revocation) -> [String; 3] {
+    let end = match revocation.again_from_ms() {
+        Some(ms) => ms.to_string(),
+        None if revocation.may_claim_again => String::new(),
+        None => "final".to_owned(),
+    };
+    [
+        field(once_per, DropId(revocation.drop_id), &revocation.user_id),
+        revocation.id.to_string(),
+        end,
+    ]
+}
+
 impl Redis {
     /// Bans the user, and releases the user's slot, claim and position in the drop's waiting list
     /// if the revocation voids them. Returns the time until which the user's claims are void, in
-    /// Unix milliseconds. Safe to repeat at any time. If `again_from_ms` is set, the revocation has
-    /// ended.
+    /// Unix milliseconds. Safe to repeat at any time.
     pub async fn revoke(
         &self,
         keys: &DropKeys,
-        drop: DropId,
         once_per: OncePer,
-        user: &str,
-        revocation: i64,
-        again_from_ms: Option<i64>,
+        revocation: &Revocation,
     ) -> Result<i64, RedisError> {
-        let over = again_from_ms.map(|ms| ms.to_string()).unwrap_or_default();
-        let args = [
-            drop.to_string(),
-            user.to_owned(),
-            field(once_per, drop, user),
-            revocation.to_string(),
-            over,
-        ];
+        let [field, id, end] = noted(once_per, revocation);
+        let drop = revocation.drop_id.to_string();
+        let args = [drop, revocation.user_id.clone(), field, id, end];
         let names = [
             &*keys.revoked,
             &keys.version,
@@ -102,19 +106,8 @@ impl Redis {
         if all.is_empty() {
             return Ok(0);
         }
-        let three = |one: &Revocation| {
-            let over = one
-                .again_from_ms()
-                .map(|ms| ms.to_string())
-                .unwrap_or_default();
-            [
-                field(once_per, DropId(one.drop_id), &one.user_id),
-                one.id.to_string(),
-                over,
-            ]
-        };
         let mut args = vec![String::new(), String::new()];
-        args.extend(all.iter().flat_map(three));
+        args.extend(all.iter().flat_map(|one| noted(once_per, one)));
         let names = [&*keys::revoked(&self.prefix, coupon)];
         let (news, _): (u64, u64) = REVOKE.run(&mut self.conn.clone(), &names, &args).await?;
         Ok(news)
@@ -228,6 +221,10 @@ fn is_known(text: &str, revocation: &Revocation) -> bool {
         return false;
     };
     let ended = revocation.again_from_ms();
+    if ended.is_none() && !revocation.may_claim_again && over.is_some() {
+        // No revocation follows a final one, so this end was written by hand.
+        return false;
+    }
     id > revocation.id || id == revocation.id && over.and_then(|text| text.parse().ok()) == ended
 }
 

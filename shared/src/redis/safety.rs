@@ -15,8 +15,7 @@ use super::{Redis, SharedConnection};
 /// use.
 const OLDEST: (u32, u32) = (7, 0);
 
-static IDENTITY: LazyLock<Script> =
-    LazyLock::new(|| Script::with_identity("return identity() or ''"));
+static IDENTITY: LazyLock<Script> = LazyLock::new(|| Script::new("return identity() or ''"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum Unsafe {

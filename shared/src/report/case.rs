@@ -18,7 +18,7 @@ pub enum FindingCase {
     NamesNobody,
     /// The number of failed claims without a drop in which a pass could issue them.
     NamesNoDrop(u64),
-    /// The number of a drop's unresolved failed claims beyond those that are listed.
+    /// The number of findings that are only counted, beyond those that are listed.
     MoreLeft(u64),
     /// Messages that no client of Kafka can read, or the consumer's dead letter for them.
     Unreadable,

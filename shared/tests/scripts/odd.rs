@@ -1,12 +1,13 @@
 //! Manual changes of a drop's keys after which the counters still match.
 
 use firstcome_shared::domain::{OncePer, UserId};
+use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::repair::Done;
 use firstcome_shared::redis::wrong_key::WrongKey;
 
-use crate::command::Start;
+use crate::command::{ScriptCommand, Start};
 use crate::gate::ask;
-use crate::world::{DROP, ScriptWorld, server};
+use crate::world::{DROP, ScriptWorld, revocation, server};
 
 #[tokio::test]
 async fn invalid_slots_and_waiting_positions_are_never_returned() {
@@ -43,6 +44,31 @@ async fn invalid_slots_and_waiting_positions_are_never_returned() {
                 ("b", "Waiting(3)"),
             ],
         ),
+        (
+            6,
+            &["HSET meta closes_at_ms x"],
+            &[("b", "Unloaded(DropId(3))")],
+        ),
+        (
+            7,
+            &["HSET meta quantity nan"],
+            &[("b", "Unloaded(DropId(3))")],
+        ),
+        (
+            8,
+            &["HSET meta quantity 0x64"],
+            &[("b", "Unloaded(DropId(3))")],
+        ),
+        (
+            9,
+            &["HSET meta opens_at_ms inf"],
+            &[("b", "Unloaded(DropId(3))")],
+        ),
+        (
+            10,
+            &["HSET meta paused yes"],
+            &[("b", "Unloaded(DropId(3))")],
+        ),
     ] {
         let mut world = ScriptWorld::open(&server.url(), coupon, &start).await;
         for command in commands {
@@ -62,6 +88,45 @@ async fn invalid_slots_and_waiting_positions_are_never_returned() {
                 "{commands:?}"
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_only_a_person_can_have_written_count_as_missing() {
+    let (server, mut world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
+    let keys = world.keys.clone();
+    let sizes: i64 = ask(&server, &["HSET", &keys.sizes, "claimants", "01"]).await;
+    assert_eq!(sizes, 0, "the field exists");
+    assert_eq!(world.claims("a").await, "[Accepted(1)]");
+
+    for written in ["999999999999999", "-1", "0x9"] {
+        ask::<String>(&server, &["SET", &keys.revision, written]).await;
+        let write = ScriptCommand::WriteMeta(3, 2, false);
+        assert_eq!(world.apply(&write).await.0, "Applied(())", "{written}");
+        let revision: String = ask(&server, &["GET", &keys.revision]).await;
+        assert_eq!(revision, "3", "{written}");
+    }
+}
+
+#[tokio::test]
+async fn final_revocation_has_no_end() {
+    let (server, mut world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
+    let keys = world.keys.clone();
+    let once_per = OncePer::Coupon;
+    let last = Revocation {
+        may_claim_again: false,
+        ..revocation("a", 7, None)
+    };
+    world.redis.revoke(&keys, once_per, &last).await.unwrap();
+    for written in ["8:1", "7:1", "6:1"] {
+        ask::<i64>(&server, &["HSET", &keys.revoked, "a", written]).await;
+        let all = [last.clone()];
+        let found = world.redis.banned(&keys, once_per, &all).await.unwrap();
+        assert!(!found[0].is_known, "{written}");
+        world.redis.revoke(&keys, once_per, &last).await.unwrap();
+        let noted: String = ask(&server, &["HGET", &keys.revoked, "a"]).await;
+        assert_eq!(noted, "7", "{written}");
+        assert_eq!(world.claims("a").await, "[Revoked]", "{written}");
     }
 }
 

@@ -7,7 +7,7 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::Admission;
 
 use crate::command::Start;
-use crate::world::{DROP, ScriptWorld, connect};
+use crate::world::{ScriptWorld, connect, revocation};
 
 /// Drops per request. Redis reads 16 kB of a connection at a time and then serves other
 /// connections, so a request for this many drops arrives in several parts.
@@ -30,7 +30,11 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
         };
         if number.is_multiple_of(2) {
             redis
-                .revoke(&world.keys, DROP, OncePer::Coupon, user.as_str(), 1, None)
+                .revoke(
+                    &world.keys,
+                    OncePer::Coupon,
+                    &revocation(user.as_str(), 1, None),
+                )
                 .await
                 .unwrap();
         }

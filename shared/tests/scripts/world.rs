@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
+use chrono::DateTime;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant,
 };
@@ -218,12 +220,9 @@ impl ScriptWorld {
                 words(&redis.lower(keys, read, *quantity).await.unwrap())
             }
             ScriptCommand::Revoke(person, number, ended) => {
-                let once_per = self.meta.once_per;
-                let over = ended.then_some(ENDED_AT_MS);
-                let until = redis
-                    .revoke(keys, DROP, once_per, &person.to_string(), *number, over)
-                    .await
-                    .unwrap();
+                let until = self
+                    .revoke(*person, *number, ended.then_some(ENDED_AT_MS))
+                    .await;
                 if until == ENDED_AT_MS {
                     "ended".into()
                 } else {
@@ -244,16 +243,10 @@ impl ScriptWorld {
     }
 
     pub(crate) async fn revoke(&self, person: PersonLetter, number: i64, over: Option<i64>) -> i64 {
+        let revocation = revocation(&person.to_string(), number, over);
         let once_per = self.meta.once_per;
         self.redis
-            .revoke(
-                &self.keys,
-                DROP,
-                once_per,
-                &person.to_string(),
-                number,
-                over,
-            )
+            .revoke(&self.keys, once_per, &revocation)
             .await
             .unwrap()
     }
@@ -463,5 +456,22 @@ impl ScriptWorld {
             revoked,
             sizes,
         }
+    }
+}
+
+/// Returns a revocation that lets its user claim again once it has ended.
+pub(crate) fn revocation(user: &str, id: i64, ended_at_ms: Option<i64>) -> Revocation {
+    let time = |ms| DateTime::from_timestamp_millis(ms).unwrap().naive_utc();
+    Revocation {
+        id,
+        coupon_id: 1,
+        drop_id: DROP.0,
+        slot: None,
+        user_id: user.to_owned(),
+        reason: "test".into(),
+        revoked_by: "test".into(),
+        may_claim_again: true,
+        revoked_at: time(0),
+        again_from: ended_at_ms.map(time),
     }
 }

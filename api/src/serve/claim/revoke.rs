@@ -173,21 +173,16 @@ impl ClaimService {
         let drop = DropId(revocation.drop_id);
         let keys = self.redis.keys(coupon.coupon.id, drop);
         let once_per = coupon.coupon.once_per;
-        let id = revocation.id;
-        let user = revocation.user_id.as_str();
-        let released = self
-            .redis
-            .revoke(&keys, drop, once_per, user, id, revocation.again_from_ms())
-            .await;
+        let released = self.redis.revoke(&keys, once_per, &revocation).await;
         let until = released.map_err(|error| half(&error))?;
         crash_point(Point::RevocationReleased);
         if revocation.is_to_be_ended() {
-            let until = db
+            let ended = db
                 .end_revocation(&revocation, until)
                 .await
                 .map_err(|error| half(&error))?;
             self.redis
-                .revoke(&keys, drop, once_per, user, id, Some(until))
+                .revoke(&keys, once_per, &ended)
                 .await
                 .map_err(|error| half(&error))?;
         }

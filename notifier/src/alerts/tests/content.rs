@@ -264,6 +264,45 @@ fn held_back_repairs_are_one_alert_per_drop_mailed_again_when_doubled() {
     assert_eq!(duty.sees(4, &clean()), "");
 }
 
+/// Returns a finding that stands for so many like `finding(kind, …)` that are not listed.
+fn more(kind: Kind, number: u64, result: Outcome) -> Finding {
+    Finding {
+        slot: None,
+        user_id: None,
+        case: FindingCase::MoreLeft(number),
+        ..finding(kind, 0, result)
+    }
+}
+
+#[test]
+fn repairs_that_are_not_listed_count_in_full() {
+    let mut duty = Duty::default();
+    let held = |unlisted: u64| {
+        let listed = finding(Kind::MissingAdmission, 1, Outcome::Planned);
+        let more = more(Kind::MissingAdmission, unlisted, Outcome::Planned);
+        run(Status::Braked, vec![listed, more])
+    };
+    assert_eq!(duty.sees(0, &held(20_000)), "braked New");
+    assert_eq!(
+        duty.only().summary,
+        "20,001 repairs wait for a confirmation"
+    );
+    assert_eq!(duty.sees(1, &held(20_001)), "");
+    assert_eq!(duty.sees(2, &held(40_000)), "braked Changed");
+
+    let mut duty = Duty::default();
+    let listed = finding(Kind::Unissued, 1, Outcome::Applied);
+    let many = vec![listed, more(Kind::Unissued, 20_000, Outcome::Applied)];
+    let many = run(Status::Repaired, many);
+    let said: Vec<String> = (0..4).map(|_| duty.sees(0, &many)).collect();
+    assert_eq!(said[3], "", "delayed: {said:?}");
+    assert_eq!(
+        duty.sees(5, &many),
+        "repaired Some(7), 20001 earlier",
+        "the delayed repairs are counted in full too"
+    );
+}
+
 #[test]
 fn broken_promises_keep_firing_until_they_are_resolved() {
     let mut duty = Duty::default();
@@ -310,6 +349,41 @@ fn drop_that_closes_below_its_quantity_is_reported_once() {
     assert_eq!(duty.sees(10_000, &unfilled), "");
     assert_eq!(duty.sees(10_001, &clean()), "");
     assert_eq!(duty.only().state, AlertState::Information);
+}
+
+#[test]
+fn summary_of_a_single_finding_outside_drops_names_its_place() {
+    let summary = |finding: Finding| {
+        let mut duty = Duty::default();
+        duty.sees(0, &general(Status::Drift, vec![finding]));
+        duty.only().summary.clone()
+    };
+    let of_drop = |case, detail: &str| Finding {
+        coupon_id: Some(CouponId(3)),
+        drop_id: Some(DropId(7)),
+        result: Outcome::Failed,
+        case,
+        ..Finding::general(Kind::Unissued, ActionKind::Report, detail)
+    };
+    let torn = "the row of drop 7 has a lower quantity than its limit";
+    assert_eq!(
+        summary(of_drop(FindingCase::Plain, torn)),
+        format!("drop 7 of coupon 3: {torn}")
+    );
+    let lost = "MySQL has lost drop 7 of coupon 3: Redis does not have its settings";
+    assert_eq!(summary(of_drop(FindingCase::DropLost, lost)), lost);
+    let list = Finding {
+        coupon_id: Some(CouponId(3)),
+        case: FindingCase::AllowListDiffers,
+        ..Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, "it is torn")
+    };
+    assert_eq!(summary(list), "coupon 3: it is torn");
+    let closed = "coupon 3 stays closed and answers 503: it is torn";
+    let gate = Finding {
+        coupon_id: Some(CouponId(3)),
+        ..Finding::general(Kind::RedisLost, ActionKind::OpenGate, closed)
+    };
+    assert_eq!(summary(gate), closed);
 }
 
 #[test]

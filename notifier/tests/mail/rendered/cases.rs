@@ -178,6 +178,180 @@ fn mail_about_partitions_read_again_does_not_mention_slow_consumers() {
     );
 }
 
+/// Returns the mail about findings that no drop's report contains.
+fn of_no_drop(findings: Vec<Finding>) -> Rendered {
+    of_one(&Run {
+        findings,
+        status: Status::Drift,
+        ..clean()
+    })
+}
+
+/// Returns a finding about a drop that MySQL has lost or has damaged.
+fn damaged(drop: i64, case: FindingCase, detail: &str) -> Finding {
+    Finding {
+        coupon_id: Some(CouponId(3)),
+        drop_id: Some(DropId(drop)),
+        result: Outcome::Failed,
+        case,
+        ..Finding::general(Kind::Unissued, ActionKind::Report, detail)
+    }
+}
+
+#[test]
+fn mail_about_lost_drops_names_each_with_its_coupon_and_the_reason() {
+    let lost = |drop: i64| {
+        let detail = format!(
+            "MySQL has lost drop {drop} of coupon 3: {} rows of it are there, and Redis does not have its settings",
+            drop * 10
+        );
+        damaged(drop, FindingCase::DropLost, &detail)
+    };
+    let mail = of_no_drop(vec![lost(7)]);
+    keep("drop_lost", &mail);
+    assert_eq!(
+        mail.subject,
+        "[firstcome] action needed: MySQL has lost drop 7 of coupon 3: 70 rows of it are there, and Redis does not have its settings"
+    );
+
+    let both = of_no_drop(vec![lost(7), lost(9)]);
+    let text = flat(&both);
+    for detail in [lost(7).detail, lost(9).detail] {
+        assert!(text.contains(&detail), "{text}");
+    }
+    assert!(
+        both.subject.ends_with("MySQL has lost 2 drops"),
+        "{}",
+        both.subject
+    );
+}
+
+#[test]
+fn mail_about_torn_drops_names_them_with_the_reason_and_the_section() {
+    let torn = |drop: i64| {
+        let detail = format!(
+            "the row of drop {drop} in `drops` has a lower quantity than its limit 20 in `slot_limits`: one of the tables was \
+             restored alone"
+        );
+        damaged(drop, FindingCase::Plain, &detail)
+    };
+    let text = flat(&of_no_drop(vec![torn(7)]));
+    for part in [
+        &format!("Drop 7 of coupon 3: {}.", torn(7).detail),
+        "section “unissued”",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let text = flat(&of_no_drop(vec![torn(7), torn(9)]));
+    for part in [
+        "2 drops or coupons with incomplete data in MySQL could not be repaired",
+        &format!("{} (drop 7 of coupon 3)", torn(7).detail),
+        &format!("{} (drop 9 of coupon 3)", torn(9).detail),
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("were promised a coupon"), "{text}");
+}
+
+#[test]
+fn mail_about_repairs_outside_drops_names_their_coupons() {
+    let detail = "MySQL has lost changes of this coupon up to revision 4, which Redis has";
+    let recovered = |coupon| Finding {
+        coupon_id: Some(CouponId(coupon)),
+        ..general(
+            Kind::CountMismatch,
+            ActionKind::WriteMeta,
+            Outcome::Applied,
+            detail,
+        )
+    };
+    let mail = of_one(&Run {
+        findings: vec![recovered(3), recovered(5)],
+        status: Status::Repaired,
+        ..clean()
+    });
+    let text = flat(&mail);
+    assert!(text.contains("2 × settings corrected"), "{text}");
+    assert!(text.contains("(coupon 3, coupon 5)"), "{text}");
+}
+
+#[test]
+fn mail_about_an_unreadable_batch_names_partition_offset_and_cause() {
+    let detail = "offset 43 of partition 2 cannot be read: the checksum is wrong, so a broker's disk has garbled the batch. No \
+                  promise is lost: within a minute a consumer leaves the batch out and keeps a dead letter in its place";
+    let unreadable = Finding::general(Kind::Stalled, ActionKind::Report, detail);
+    let mail = of_no_drop(vec![cased(FindingCase::Unreadable, unreadable)]);
+    keep("unreadable", &mail);
+    let text = flat(&mail);
+    assert!(text.contains(&wording::capital(detail)), "{text}");
+}
+
+#[test]
+fn claim_that_names_a_sealed_drop_is_discarded_only_if_the_drop_has_its_row() {
+    let detail = "failed claim 5 (sealed_drop) names a drop that is sealed";
+    let loose = Finding {
+        coupon_id: Some(CouponId(3)),
+        drop_id: Some(DropId(7)),
+        dead_letter: Some(5),
+        ..left(Kind::FailedClaim, 4, detail)
+    };
+    let mail = of_no_drop(vec![cased(FindingCase::NamesNoDrop(1), loose)]);
+    keep("names_a_sealed_drop", &mail);
+    let text = flat(&mail);
+    assert!(
+        text.contains("first check whether that drop has lost the row of its slot"),
+        "{text}"
+    );
+    assert!(text.contains("drop 7 of coupon 3 · slot 4"), "{text}");
+}
+
+#[test]
+fn repairs_that_are_not_listed_count_in_every_part_of_a_mail() {
+    let more = |kind, action, result| {
+        let detail = "20000 more like these, which are not named one by one";
+        let more = general(kind, action, result, detail);
+        cased(FindingCase::MoreLeft(20_000), more)
+    };
+    let held = |slot| {
+        finding(
+            Kind::MissingAdmission,
+            slot,
+            ActionKind::PutBack,
+            Outcome::Planned,
+        )
+    };
+    let unlisted = more(
+        Kind::MissingAdmission,
+        ActionKind::PutBack,
+        Outcome::Planned,
+    );
+    let mut shut = one(Status::Braked, vec![held(1), held(2), unlisted]);
+    shut.drops[0].after.users = 0;
+    let text = flat(&of_one(&shut));
+    for part in [
+        "503 until 20,002 repairs are confirmed",
+        "20,002 users with a row or a message are not in Redis",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+
+    let issued = |slot| applied(Kind::Unissued, slot, ActionKind::Issue, "no row");
+    let unlisted = more(Kind::Unissued, ActionKind::Issue, Outcome::Applied);
+    let mut run = one(Status::Repaired, vec![issued(1), unlisted]);
+    run.drops.push(drop_report(2, "Dinner", 8, vec![issued(3)]));
+    let mail = of_one(&run);
+    assert!(
+        mail.subject.contains("20,002 issued late"),
+        "{}",
+        mail.subject
+    );
+    let text = flat(&mail);
+    assert!(
+        text.contains("Lunch, drop 7 100 100 20,001"),
+        "in the table of drops: {text}"
+    );
+}
+
 #[test]
 fn rebuild_that_restores_fewer_users_needs_action_and_is_no_success() {
     let rebuilt = |known| {

@@ -19,8 +19,7 @@
 local how, new, people = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local text = redis.pcall('GET', KEYS[2])
 local revision, size = string.match(type(text) == 'string' and text or '', '^(%d+):(%d+)$')
-if revision and #revision > 15 then revision, size = nil, nil end
-revision, size = tonumber(revision or '') or 0, tonumber(size or '') or 0
+revision, size = revision_in(revision), tonumber(size or '') or 0
 
 if how == 'replace' then
     if revision > new then

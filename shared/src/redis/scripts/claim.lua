@@ -42,16 +42,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- A candidate with its settings and keys.
 local function candidate(drop, meta, count, users, free, waiting, times)
-    local fields = call('HMGET', meta, 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow',
-        'closed_early')
-    local opens, closes = tonumber(fields[2]), tonumber(fields[3])
-    -- Without one of them, users would be admitted who may not claim, may not claim now, or have a coupon.
-    local is_whole = tonumber(fields[1]) and opens and (fields[5] == 'coupon' or fields[5] == 'drop')
-    for i = 1, 8 do is_whole = is_whole and fields[i] end
+    local fields = call('HMGET', meta, unpack(META))
+    local opens, closes, whole = tonumber(fields[2]), tonumber(fields[3]), is_whole(fields)
     return {
         drop = drop, meta = fields, count = count, users = users, free = free, waiting = waiting, times = times,
-        opens = opens, closes = closes, is_whole = is_whole,
-        is_open = is_whole and now >= opens and not (closes and now >= closes),
+        opens = opens, closes = closes, is_whole = whole,
+        is_open = whole and now >= opens and not (closes and now >= closes),
     }
 end
 -- Whether to choose `one` rather than `other`. Order of preference: the open drop; a drop without

@@ -1,4 +1,4 @@
--- Prepended to every script that identifies its server or counts changes.
+-- Prepended to every script.
 -- The identity of this server: one process from one promotion to the next. nil on a replica, whose data may be old.
 local function identity()
     local info = redis.call('INFO', 'server', 'replication')
@@ -17,11 +17,30 @@ local function count_change(version)
     -- Delete a value that is not a number, which then looks like an older state.
     if type(redis.pcall('INCR', version)) == 'table' then redis.call('DEL', version) end
 end
+-- The highest revision that a script or program accepts. A higher one was written by hand: it would refuse all later writes.
+local HIGHEST_REVISION = 2 ^ 40
+-- A revision in Redis. A value that Firstcome did not write counts as missing, whatever its type.
+local function revision_in(text)
+    local number = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text)
+    return number and number <= HIGHEST_REVISION and number or 0
+end
+-- The fields of `meta`, in the order of `is_whole`.
+local META = {'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow', 'closed_early'}
+-- Whether a drop has all its settings. Without one of them, users would be admitted who may not claim, may not claim now, or
+-- have a coupon. Programs read the fields by the same rules.
+local function is_whole(fields)
+    local patterns = {'^%d+$', '^-?%d+$', '^-?%d*$', '^[01]$', '^%l+$', '^%d+$', '', '^[01]$'}
+    for i, pattern in ipairs(patterns) do
+        if not fields[i] or #fields[i] > 15 and i ~= 7 or not string.match(fields[i], pattern) then return false end
+    end
+    return fields[5] == 'coupon' or fields[5] == 'drop'
+end
 -- The numbers of fields that `claimants` and `revoked` must have; nil if unknown. With them, a lost field is noticed.
 local function expected_fields(sizes)
     local found = redis.pcall('HMGET', sizes, 'claimants', 'revoked')
     local function number(text)
-        return type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or nil
+        local is_number = type(text) == 'string' and #text <= 15 and (text == '0' or string.match(text, '^[1-9]%d*$'))
+        return is_number and tonumber(text) or nil
     end
     return number(found[1]), number(found[2])
 end

@@ -4,17 +4,22 @@
 -- precedence. If a revocation gets a second end, that one applies, because MySQL has only one.
 -- KEYS  1 revoked; to release: 2 version  3 meta  4 count  5 users  6 free  7 times  8 claimants  9 waiting  10 sizes
 -- ARGV  1 drop id ('' releases nothing)  2 user to release  3.. triples: field of `revoked`, id of
---       the revocation, time in ms until which claims are void ('' if it has not ended: all are); to
---       release a slot: one triple
+--       the revocation, time in ms until which claims are void ('' if it has not ended: all are; `final` if it never ends);
+--       to release a slot: one triple
 -- Reply {number of new revocations, 0}, or {released slot or 0, time until which claims are void; if
 -- it has not ended: now, or the claim's time}. The released slot becomes free if it is within the
 -- quantity and no other user is on it.
 
--- Records a revocation. Returns the id and end that now apply, whether they are new, and the number of fields added.
+-- Records a revocation. Returns the id and end that now apply, whether they are new, and the number of fields added. No
+-- revocation follows a final one, so an end was written by hand.
 local function note(field, id, over)
     local known, ended = string.match(redis.call('HGET', KEYS[1], field) or '', '^(%d+):?(%d*)$')
-    if known and tonumber(known) > tonumber(id) then return known, ended, false, 0 end
-    if known and tonumber(known) == tonumber(id) and (over == '' or over == ended) then return id, ended, false, 0 end
+    local is_forged = over == 'final' and known and ended ~= ''
+    if over == 'final' then over = '' end
+    if known and tonumber(known) > tonumber(id) and not is_forged then return known, ended, false, 0 end
+    if known and tonumber(known) == tonumber(id) and not is_forged and (over == '' or over == ended) then
+        return id, ended, false, 0
+    end
     return id, over, true, redis.call('HSET', KEYS[1], field, over == '' and id or id .. ':' .. over)
 end
 

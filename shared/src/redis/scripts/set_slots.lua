@@ -104,7 +104,7 @@ local function set_none(user, current, front)
         if per_coupon and claim then return 'same' end
         local ban, ended = ban_of(user)
         if ban and not ended then return 'revoked' end
-    elseif claim and string.match(claim, '^(%d+):') == drop then
+    elseif claim and (string.match(claim, '^(%d+):%d+$') or drop) == drop then
         forget_claimant(user)
     end
     -- Places the user before all others: arrival numbers are below 2^40.

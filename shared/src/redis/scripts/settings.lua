@@ -21,19 +21,13 @@ local how, revision = ARGV[1], tonumber(ARGV[2])
 local found = redis[(how == 'write' or how == 'unload') and 'pcall' or 'call']('GET', KEYS[2])
 local count = type(found) == 'string' and tonumber(found) or nil
 local function answer(word) return {word, count or 0} end
--- A value that Firstcome did not write counts as missing, whatever its type.
-local text = redis.pcall('GET', KEYS[4])
-local seen = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text) or 0
+local seen = revision_in(redis.pcall('GET', KEYS[4]))
 local is_loaded = redis.call('EXISTS', KEYS[1]) == 1
 
 if (how == 'load' or how == 'unload') and not is_in_era(KEYS[3], ARGV[3]) then return answer('stale') end
 if how == 'unload' then
-    local meta = redis.pcall('HMGET', KEYS[1], 'quantity', 'opens_at_ms', 'once_per', 'closes_at_ms', 'paused', 'waiting_list',
-        'allow', 'closed_early')
-    local is_whole = tonumber(meta[1] or '') and tonumber(meta[2] or '') and (meta[3] == 'coupon' or meta[3] == 'drop')
-    for i = 4, 8 do is_whole = is_whole and meta[i] end
     local users = tonumber(redis.pcall('ZCARD', KEYS[10])) or 0
-    if is_whole and count and (users > 0 or count <= 0) then return answer('present') end
+    if is_whole(redis.pcall('HMGET', KEYS[1], unpack(META))) and count and (users > 0 or count <= 0) then return answer('present') end
     redis.call('DEL', KEYS[1])
     count_change(KEYS[9])
     return answer('ok')

@@ -296,6 +296,10 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     {
         Ok(Followed::Same | Followed::Written(_)) => true,
         Ok(Followed::Changing | Followed::NoCoupon) => false,
+        Ok(Followed::Torn(torn)) => {
+            tracing::warn!(coupon = %id, %torn, "could not write an allow list to Redis");
+            false
+        }
         Err(error) => {
             tracing::warn!(%error, coupon = %id, "could not write an allow list to Redis; the reconciler will");
             false

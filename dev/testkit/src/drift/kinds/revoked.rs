@@ -26,18 +26,8 @@ impl Injector {
         let people = self.pick(n).await?;
         for one in &people {
             let revocation = self.revoked(one.0, &one.1).await?;
-            let drop = self.drop.id;
             let once_per = self.coupon.once_per;
-            self.redis
-                .revoke(
-                    &self.keys,
-                    drop,
-                    once_per,
-                    one.1.as_str(),
-                    revocation.id,
-                    None,
-                )
-                .await?;
+            self.redis.revoke(&self.keys, once_per, &revocation).await?;
         }
         self.revoked_long_ago().await?;
         self.redis::<i64>(redis::cmd("DEL").arg(&self.keys.revoked))

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_reconciler::report::{ActionKind, Kind, Outcome, Status};
+use firstcome_reconciler::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
@@ -165,54 +165,79 @@ async fn a_deep_pass_finds_manually_replaced_users() {
     let coupon = fixture.api.create_coupon(&body("Deep", 9)).await;
     put_on(&fixture, &coupon, &["a", "b", "c"]).await;
     let (set, _) = keys(&fixture, &coupon);
-    let by_hand = format!(
-        "INSERT INTO coupon_allow_list (coupon_id, user_id) VALUES ({}, 'd')",
+    world.redis.command::<i64>(&["SREM", &set, "b"]).await;
+    world.redis.command::<i64>(&["SADD", &set, "x"]).await;
+    assert_eq!(
+        world.pass().await.status,
+        Status::Clean,
+        "revision and size are the same"
+    );
+    let dry = world.once_with(&["--deep", "--dry-run"], &[]).await.run();
+    let is_planned = |found: &Finding| found.result == Outcome::Planned;
+    assert!(dry.findings.iter().any(is_planned), "{dry:#?}");
+    let run = pass_ends(world, &["--deep"], (0, Status::Repaired)).await;
+    let finding = of_list(&run);
+    assert_eq!(
+        (finding.result, finding.coupon_id.map(|id| id.0)),
+        (Outcome::Applied, Some(coupon.id))
+    );
+    assert!(finding.detail.contains("lacks 1 people"), "{finding:?}");
+    assert_eq!(agreed(&fixture, &coupon).await, ["a", "b", "c"]);
+    pass_ends(world, &["--deep"], (0, Status::Clean)).await;
+}
+
+fn of_list(run: &Run) -> &Finding {
+    run.findings
+        .iter()
+        .find(|found| found.detail.contains("allow list"))
+        .unwrap_or_else(|| panic!("{run:#?}"))
+}
+
+/// Redis may have the only complete copy of the list.
+#[tokio::test]
+async fn a_list_with_lost_or_manually_written_rows_is_reported_and_replaces_none() {
+    let fixture = Fixture::new("d-allowed-torn").await;
+    let world = &fixture.world;
+    let api = &fixture.api;
+    let coupon = api.create_coupon(&body("Torn", 9)).await;
+    let people = ["a", "b", "c"];
+    put_on(&fixture, &coupon, &people).await;
+    let (set, state) = keys(&fixture, &coupon);
+    let lose = "DELETE FROM coupon_allow_list WHERE user_id <> 'a'";
+    let add = format!(
+        "INSERT INTO coupon_allow_list (coupon_id, user_id) VALUES ({0}, 'b'), ({0}, 'c'), ({0}, 'd')",
         coupon.id
     );
-    for (name, expected) in [
-        ("in Redis", &["a", "b", "c"][..]),
-        ("in MySQL", &["a", "b", "c", "d"]),
-    ] {
-        if name == "in MySQL" {
-            world.sql.query(&by_hand).await;
-        } else {
-            world.redis.command::<i64>(&["SREM", &set, "b"]).await;
-            world.redis.command::<i64>(&["SADD", &set, "x"]).await;
-        }
-        assert_eq!(
-            world.pass().await.status,
-            Status::Clean,
-            "{name}: revision and size are the same"
-        );
-        let dry = world.once_with(&["--deep", "--dry-run"], &[]).await.run();
-        assert!(
-            dry.findings
-                .iter()
-                .any(|found| found.result == Outcome::Planned),
-            "{name}: {dry:#?}"
-        );
-        let run = pass_ends(world, &["--deep"], (0, Status::Repaired)).await;
-        let finding = run
-            .findings
-            .iter()
-            .find(|found| found.kind == Kind::CountMismatch)
-            .expect(name);
-        assert_eq!(
-            (finding.result, finding.coupon_id.map(|id| id.0)),
-            (Outcome::Applied, Some(coupon.id))
-        );
-        assert!(
-            finding.detail.contains("lacks 1 people"),
-            "{name}: {}",
-            finding.detail
-        );
-        assert_eq!(agreed(&fixture, &coupon).await, expected, "{name}");
-        assert_eq!(
-            world.once_with(&["--deep"], &[]).await.run().status,
-            Status::Clean,
-            "{name}"
-        );
+    for (statement, rows) in [(lose, "has 1:"), (&add, "has 4:")] {
+        world.sql.query(statement).await;
+        let run = pass_ends(world, &["--deep"], (1, Status::Drift)).await;
+        let finding = of_list(&run);
+        assert_eq!(finding.result, Outcome::Failed);
+        assert!(finding.detail.contains(rows), "{finding:?}");
+        let mut members: Vec<String> = world.redis.command(&["SMEMBERS", &set]).await;
+        members.sort_unstable();
+        assert_eq!(members, people, "{rows}");
     }
+    assert!(api.claim(coupon.id, "b").await.is_accepted());
+    // Redis loses its copy as well: nobody is refused for good.
+    world.redis.command::<i64>(&["DEL", &set, &state]).await;
+    settled(&fixture).await;
+    pass_ends(world, &[], (1, Status::Drift)).await;
+    assert!(matches!(
+        api.claim(coupon.id, "c").await,
+        Answer::Problem(503, _)
+    ));
+    // An operator confirms the table.
+    let confirm = format!(
+        "UPDATE coupons c SET allow_list_people = (SELECT COUNT(*) FROM coupon_allow_list a WHERE a.coupon_id = c.id) \
+         WHERE id = {}",
+        coupon.id
+    );
+    world.sql.query(&confirm).await;
+    pass_ends(world, &[], (0, Status::Repaired)).await;
+    assert_eq!(agreed(&fixture, &coupon).await, ["a", "b", "c", "d"]);
+    assert!(api.claim(coupon.id, "d").await.is_accepted());
+    pass_ends(world, &["--deep"], (0, Status::Clean)).await;
 }
 
 #[tokio::test]

@@ -173,3 +173,19 @@ async fn a_claim_overdue_after_the_last_repairs_is_not_a_failure() {
         "no claim arrived in the last round"
     );
 }
+
+#[tokio::test]
+async fn promises_that_mysql_lost_are_listed_again_from_the_waiting_list() {
+    let fixture = Fixture::new("b-lost").await;
+    let world = &fixture.world;
+    let (_, broken) = three_broken(&fixture).await;
+    let listed = "SELECT user_id, slot FROM broken_promises WHERE mended_at IS NULL ORDER BY slot";
+    let before = world.sql.query(listed).await;
+    assert_eq!(before.len(), broken.len());
+    for lost in ["slot = 19", "TRUE"] {
+        let lose = format!("DELETE FROM broken_promises WHERE {lost}");
+        world.sql.query(&lose).await;
+        pass_ends(world, &[], (1, Status::Drift)).await;
+        assert_eq!(world.sql.query(listed).await, before, "{lost}");
+    }
+}

@@ -2,12 +2,14 @@
 
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, LIMIT, assert_kept, eventually, eventually_some};
+use firstcome_testkit::{
+    Fixture, LIMIT, assert_kept, coupon_body, eventually, eventually_some, rows,
+};
 use serde_json::json;
 
 use crate::drift::support::{
     assert_found, assert_settled, assert_whole, clean_pass, dry_run_lists, everything, expected,
-    found, inject, mailed, pass_ends,
+    found, inject, lose_rows, mailed, pass_ends,
 };
 
 #[tokio::test]
@@ -123,4 +125,31 @@ async fn a_stalled_consumer_is_reported_and_reported_again_when_it_resumes() {
     assert_found(&run, &[].into());
     mailed(world, &["resolved"]).await;
     assert_settled(world, &coupon, 20, 12, &answers).await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_gets_a_slot_that_the_same_pass_frees() {
+    let fixture = Fixture::new("d-freed").await;
+    let world = &fixture.world;
+    let mut body = coupon_body("Freed", 3, 0);
+    body["once_per"] = json!("drop");
+    let (coupon, answers) = fixture.held_of(&body, 3).await;
+    let (user, answer) = &answers[1];
+    let slot = answer.promised().unwrap().1;
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    world.redis.command::<i64>(&["ZREM", &users, user]).await;
+    lose_rows(world, &coupon, &format!("= {slot}")).await;
+    let held = answers[0].1.promised().unwrap().1;
+    let values = format!("{}, {}, {held}, 'u-late', 'manual'", coupon.id, coupon.drop);
+    let insert = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)";
+    world
+        .sql
+        .query(&format!("{insert} VALUES ({values})"))
+        .await;
+    let run = pass_ends(world, &[], (0, Status::Repaired)).await;
+    assert!(
+        run.all_findings().all(|finding| !finding.needs_person),
+        "{run:#?}"
+    );
+    assert_eq!(rows(world, coupon.drop).await[&slot], "u-late");
 }

@@ -2,7 +2,7 @@
 //! given out twice.
 
 use chrono::Utc;
-use firstcome_reconciler::report::{Outcome, Status};
+use firstcome_reconciler::report::{Finding, Outcome, Status};
 use firstcome_testkit::{
     Answer, Fixture, HeldTransaction, LIMIT, MadeCoupon, all_issued, coupon_body, eventually,
     people, rows, rush,
@@ -198,7 +198,7 @@ async fn a_lost_drop_unknown_to_redis_is_reported_and_no_day_is_created() {
     eventually("a mail reports it", LIMIT, async || {
         subjects(world)
             .iter()
-            .any(|subject| subject.contains("MySQL has lost 1 drop"))
+            .any(|subject| subject.contains("MySQL has lost drop"))
     })
     .await;
     let answer = fixture.api.claim(coupon.id, "stranger").await;
@@ -268,4 +268,18 @@ async fn a_manual_dead_letter_for_a_sealed_drop_without_its_row_is_issued() {
         assert_eq!(found.get(&slot), Some(user), "{:#?}", once.run());
     }
     assert_settled(world, &coupon, 20, 20, &answers).await;
+}
+
+#[tokio::test]
+async fn a_deep_pass_reports_a_lost_coupon_whose_drops_are_sealed() {
+    let fixture = Fixture::new("d-coupon-sealed").await;
+    let world = &fixture.world;
+    let (coupon, _) = closed(&fixture, "Lost").await;
+    fixture.api.open_coupon(5).await;
+    until_sealed(&fixture, &coupon).await;
+    let delete = format!("DELETE FROM coupons WHERE id = {}", coupon.id);
+    lose(&fixture, &delete).await;
+    let run = pass_ends(world, &["--deep"], (1, Status::Drift)).await;
+    let of_coupon = |finding: &Finding| finding.coupon_id.map(|id| id.0) == Some(coupon.id);
+    assert!(run.findings.iter().any(of_coupon), "{run:#?}");
 }

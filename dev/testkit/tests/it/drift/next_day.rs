@@ -11,6 +11,7 @@ use firstcome_testkit::{
 use serde_json::{Value, json};
 
 use crate::drift::sealing::{one_day, until_sealed};
+use crate::drift::support::pass_ends;
 
 fn two_days() -> Value {
     let mut body = one_day();
@@ -283,4 +284,47 @@ async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
     );
     all_issued(world, drop, 1).await;
     assert_eq!(world.pass().await.status, Status::Clean);
+}
+
+#[tokio::test]
+async fn wrong_claimants_are_repaired_or_removed() {
+    let fixture = Fixture::new("d-claimants").await;
+    let api = &fixture.api;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held_of(&two_days(), 3).await;
+    let (user, answer) = &answers[1];
+    let (drop, slot) = answer.promised().unwrap();
+    let claimants = world.redis.claimants(coupon.id);
+    let set = async |user: &str, entry: &str| {
+        let set = ["HSET", &claimants, user, entry];
+        world.redis.command::<i64>(&set).await;
+    };
+    for entry in ["999999:1", "no slot"] {
+        set("u-stranger", entry).await;
+        assert!(matches!(
+            api.claim(coupon.id, "u-stranger").await,
+            Answer::Problem(503, _)
+        ));
+        let run = pass_ends(world, &[], (0, Status::Repaired)).await;
+        let found: Vec<_> = run.all_findings().map(|found| &found.user_id).collect();
+        assert_eq!(found, [&Some("u-stranger".to_owned())], "{run:#?}");
+        let left: bool = world
+            .redis
+            .command(&["HEXISTS", &claimants, "u-stranger"])
+            .await;
+        assert!(!left, "{entry}");
+    }
+    until_sealed(&fixture, &coupon).await;
+    open_next_day(world).await;
+    for entry in ["999999:1", &format!("{drop}:77"), "no slot"] {
+        set(user, entry).await;
+        assert_eq!(world.once_with(&["--deep"], &[]).await.code, 0);
+        let mended: String = world.redis.command(&["HGET", &claimants, user]).await;
+        assert_eq!(mended, format!("{drop}:{slot}"), "{entry}");
+        assert_eq!(
+            api.claim(coupon.id, user).await.promised(),
+            Some((drop, slot))
+        );
+    }
+    assert!(api.claim(coupon.id, "u-stranger").await.is_accepted());
 }

@@ -1,13 +1,13 @@
 //! Incomplete revocations: after a crash, a loss of Redis, or a manual change.
 
-use firstcome_reconciler::report::Kind;
+use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, assert_kept, rows};
+use firstcome_testkit::{Fixture, MadeCoupon, WorldStores, all_issued, assert_kept, rows};
 use serde_json::json;
 
 use crate::drift::support::{
-    assert_whole, clean_pass, dry_run_lists, expected, inject, mailed, pass_repairs,
+    assert_whole, clean_pass, dry_run_lists, expected, inject, mailed, pass_ends, pass_repairs,
 };
 
 async fn banned(fixture: &Fixture, coupon: &MadeCoupon, people: &[&str]) {
@@ -210,4 +210,50 @@ async fn a_promise_listed_as_broken_during_its_revocation_is_closed_afterwards()
     let statement = "SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL";
     assert_eq!(world.sql.number(statement).await, 0);
     clean_pass(world, &coupon).await;
+}
+
+#[tokio::test]
+async fn a_deep_pass_reports_revocations_that_mysql_lost() {
+    let fixture = Fixture::new("d-revoked-lost").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Lost", 5, 5).await;
+    let order = json!({"reason": "fraud", "by": "Ann"});
+    for (user, _) in &answers[..2] {
+        fixture.api.revoke(coupon.id, user, &order).await.unwrap();
+    }
+    let deep = ["--deep"];
+    pass_ends(world, &deep, (0, Status::Clean)).await;
+    let lose = "DELETE FROM revoked_coupons LIMIT 1";
+    world.sql.query(lose).await;
+    let run = pass_ends(world, &deep, (1, Status::Drift)).await;
+    assert!(
+        run.findings
+            .iter()
+            .any(|finding| finding.kind == Kind::RevokedAdmission
+                && finding.detail.contains("`revoked_coupons`")),
+        "{run:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_time_of_admission_takes_no_slot_from_a_user_with_a_row() {
+    let fixture = Fixture::new("d-revoked-time").await;
+    let world = &fixture.world;
+    let api = &fixture.api;
+    let (coupon, answers) = fixture.held("Again", 5, 5).await;
+    let user = answers[2].0.as_str();
+    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
+    api.revoke(coupon.id, user, &order).await.unwrap();
+    let (drop, slot) = api.claim(coupon.id, user).await.promised().unwrap();
+    all_issued(world, drop, 5).await;
+    let backdate = "UPDATE revoked_coupons SET revoked_at = revoked_at - INTERVAL 1 MINUTE";
+    world.sql.query(backdate).await;
+    let times = world.redis.of_drop(coupon.id, drop, "times");
+    world
+        .redis
+        .command::<i64>(&["HSET", &times, &slot.to_string(), "1"])
+        .await;
+    let run = world.pass().await;
+    assert_eq!(run.status, Status::Clean, "{run:#?}");
+    assert_eq!(rows(world, drop).await[&slot], user);
 }
