@@ -136,8 +136,8 @@ impl Pass<'_> {
             .await?)
     }
 
-    /// Restores missing and wrong claimants of coupons with further drops. Users of sealed drops must
-    /// remain claimants.
+    /// Restores missing and wrong claimants of coupons with further drops. Users of sealed drops
+    /// must remain claimants.
     async fn restore_claimants(&mut self) -> Result<(), Aborted> {
         for (coupon, own) in self.stores.db.catalogue().await? {
             let wanted = self.request.coupon.is_none_or(|id| id == coupon.id);
