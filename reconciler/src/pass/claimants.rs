@@ -172,7 +172,10 @@ impl Pass<'_> {
                 .as_ref()
                 .map(|all| all.get(&id).copied().unwrap_or(0));
             if let Some(known) = known.filter(|known| *known < fields) {
-                self.note_lost_revocations(id, fields, known);
+                let detail = format!(
+                    "Redis has revocations of {fields} people and `revoked_coupons` of {known}: MySQL lost some, or an entry in Redis was written by hand"
+                );
+                self.note_lost_revocations(id, detail);
             }
             if let Some(coupon) = coupons.get(&id)
                 && self.context.claimants_in_doubt.contains(&id)
@@ -195,10 +198,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn note_lost_revocations(&mut self, coupon: CouponId, in_redis: u64, in_mysql: u64) {
-        let detail = format!(
-            "Redis has revocations of {in_redis} people and `revoked_coupons` of {in_mysql}: MySQL lost some, or an entry in Redis was written by hand"
-        );
+    fn note_lost_revocations(&mut self, coupon: CouponId, detail: String) {
         let finding = Finding::general(Kind::RevokedAdmission, ActionKind::Report, detail);
         self.run.findings.push(Finding {
             coupon_id: Some(coupon),
