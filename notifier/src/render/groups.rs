@@ -230,7 +230,8 @@ pub(super) fn reasons(
     lines
 }
 
-fn is_listed_alone((drop, finding): &Placed<'_>) -> bool {
+fn is_listed_alone(placed: &Placed<'_>) -> bool {
+    let (drop, finding) = placed;
     let is_of_coupon = drop.is_none()
         && finding.coupon_id.is_some()
         && finding.is_whole()
