@@ -189,7 +189,7 @@ async fn header(
         },
         gate_closed: context.unverified.contains(&coupon.id),
     };
-    if has_promises || numbers.waiting > 0 {
+    if has_promises || numbers.has_promised_waiting {
         facts.promises = promises::of_drop(stores, coupon, drop).await?;
     }
     if revoked > 0 && !facts.is_lost() {

@@ -30,25 +30,13 @@ pub(super) async fn of_drop(
         after = last.to_string();
         let people: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
         listed.extend(people.iter().cloned());
-        let rows = stores.db.rows_of_people(coupon.id, &people).await?;
-        // If the coupon allows one per user in total, a row in another drop also fulfils the
-        // promise.
-        let counts = |in_drop: i64| coupon.once_per == OncePer::Coupon || in_drop == drop.id.0;
-        let held: HashSet<&str> = rows
-            .iter()
-            .filter(|r| counts(r.drop_id))
-            .map(|r| r.user_id.as_str())
-            .collect();
-        // A revocation resolves the user's promises, but a pass may list one concurrently, so check
-        // for revocations here as well.
-        let revoked = stores.db.revocations_of_people(coupon.id, &people).await?;
-        let revoked = Revocations::new(revoked, coupon.once_per, drop.id);
+        let resolved = resolved(stores, coupon, drop, &people).await?;
         let out = stores
             .redis
             .out_of_line(&keys, coupon.once_per, &people)
             .await?;
         for ((user, slot), out) in page.into_iter().zip(out) {
-            if held.contains(user.as_str()) || revoked.voids(&user, None) {
+            if resolved.contains(&user) {
                 promises.kept.push(user);
                 continue;
             }
@@ -62,12 +50,35 @@ pub(super) async fn of_drop(
     // MySQL has lost the promises of users whom the waiting list still has at its head.
     let mut lost = stores.redis.promised_waiting(&keys).await?;
     lost.retain(|(user, _)| !listed.contains(user) && UserId::has_form(user.as_str()));
-    if !lost.is_empty() {
-        let people: Vec<UserId> = lost.iter().map(|(user, _)| user.clone()).collect();
-        let known = stores.db.people_with_promises(drop.id, &people).await?;
-        lost.retain(|(user, _)| !known.contains(user));
-        promises.open += lost.len() as u64;
-        promises.out_of_line.extend(lost);
+    if lost.is_empty() {
+        return Ok(promises);
     }
+    let people: Vec<UserId> = lost.iter().map(|(user, _)| user.clone()).collect();
+    let known = stores.db.people_with_promises(drop.id, &people).await?;
+    let resolved = resolved(stores, coupon, drop, &people).await?;
+    lost.retain(|(user, _)| !known.contains(user) && !resolved.contains(user));
+    promises.open += lost.len() as u64;
+    promises.out_of_line.extend(lost);
     Ok(promises)
+}
+
+/// Returns those of these users who have a row, or whose claim is revoked.
+async fn resolved(
+    stores: &Stores,
+    coupon: &Coupon,
+    drop: &Drop,
+    people: &[UserId],
+) -> Result<HashSet<UserId>, CollectError> {
+    let rows = stores.db.rows_of_people(coupon.id, people).await?;
+    // If the coupon allows one per user in total, a row in another drop also fulfils the promise.
+    let counts = |in_drop: i64| coupon.once_per == OncePer::Coupon || in_drop == drop.id.0;
+    let rows = rows.into_iter().filter(|row| counts(row.drop_id));
+    let mut resolved: HashSet<UserId> = rows.map(|row| UserId::from_store(row.user_id)).collect();
+    // A revocation resolves the user's promises, but a pass may list one concurrently, so check
+    // for revocations here as well.
+    let revoked = stores.db.revocations_of_people(coupon.id, people).await?;
+    let revoked = Revocations::new(revoked, coupon.once_per, drop.id);
+    let voided = people.iter().filter(|user| revoked.voids(user, None));
+    resolved.extend(voided.cloned());
+    Ok(resolved)
 }

@@ -141,8 +141,10 @@ pub(super) async fn take_off_all(
         // may differ.
         if is_over(&stores.db, id).await? {
             stores.redis.forget_allowed(id, user).await?;
-        } else {
-            follow(&stores.db, &stores.redis, id, Which::Different).await?;
+        } else if let Followed::Torn(torn) =
+            follow(&stores.db, &stores.redis, id, Which::Different).await?
+        {
+            return Err(ExecuteError::TornList(torn));
         }
     }
     Ok(lists)

@@ -208,13 +208,7 @@ impl Executor<'_> {
             _ => None,
         };
         let changes: Vec<SlotChange> = run.iter().filter_map(change).collect();
-        // MySQL may have lost the promises of users who belong at the head of the waiting list.
-        for change in &changes {
-            if let Wanted::Front(slot) = change.wanted {
-                self.list_as_broken(&change.user, slot, "no slot was left for them")
-                    .await?;
-            }
-        }
+        self.list_lost_promises(&changes).await?;
         let attempt = |(set, change): (_, &SlotChange)| match (attempt_of(set), change.wanted) {
             (RepairAttempt::Done(_), Wanted::Front(_)) => {
                 RepairAttempt::Done(Some("first on the waiting list again".into()))
@@ -225,6 +219,30 @@ impl Executor<'_> {
             Some(all) => all.into_iter().zip(&changes).map(attempt).collect(),
             None => vec![RepairAttempt::Changed(EMPTIED.into()); run.len()],
         })
+    }
+
+    /// Lists the promises that MySQL has lost of users who belong at the head of the waiting list.
+    async fn list_lost_promises(&self, changes: &[SlotChange]) -> Result<(), ExecuteError> {
+        let promised = changes.iter().filter_map(|change| match change.wanted {
+            Wanted::Front(slot) => Some((&change.user, slot)),
+            _ => None,
+        });
+        let promised: Vec<(&UserId, i64)> = promised.collect();
+        if promised.is_empty() {
+            return Ok(());
+        }
+        let people: Vec<UserId> = promised.iter().map(|(user, _)| (*user).clone()).collect();
+        let known = self
+            .db
+            .people_with_promises(self.drop_id(), &people)
+            .await?;
+        for (user, slot) in promised {
+            if !known.contains(user) {
+                self.list_as_broken(user, slot, "no slot was left for them")
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves a user to another slot and inserts the row. If no slot is free, moves the user to the

@@ -123,19 +123,18 @@ impl Db {
         .await
     }
 
-    /// Gives a coupon's list a new revision, also above `seen`, and recounts its users.
+    /// Gives a coupon's list a new revision, also above `seen`.
     pub async fn renew_allow_list(
         &self,
         id: CouponId,
         seen: u64,
     ) -> Result<Option<AllowList>, DbError> {
-        self.run_within(LONG, "renew an allow list", async move |conn| {
+        self.run("renew an allow list", async move |conn| {
             conn.transaction(async |conn| {
-                if locked(conn, id).await?.is_none() {
+                let Some(list) = locked(conn, id).await? else {
                     return Ok(None);
-                }
-                let people = u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX);
-                set_list(conn, id, seen, people).await.map(Some)
+                };
+                set_list(conn, id, seen, list.people).await.map(Some)
             })
             .await
         })

@@ -414,7 +414,8 @@ const BY_AGE: &[(&str, Time)] = &[
         kept.runs
     }),
     (
-        "broken_promises WHERE mended_at < {before} ORDER BY mended_at",
+        "broken_promises WHERE mended_at < {before} \
+         AND drop_id NOT IN (SELECT id FROM drops WHERE sealed_at IS NULL) ORDER BY mended_at",
         |kept| kept.mended_promises,
     ),
 ];

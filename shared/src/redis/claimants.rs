@@ -219,9 +219,13 @@ impl Redis {
         is_known: impl Fn(DropId) -> bool,
     ) -> Result<HashMap<UserId, Option<DropId>>, RedisError> {
         self.scan_claimants(coupon, |listed| {
+            // As in `set_slots.lua`.
+            let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
             let drop = listed
                 .split_once(':')
-                .filter(|(_, slot)| slot.parse::<Slot>().is_ok())
+                .filter(|(drop, slot)| {
+                    drop.len() <= 15 && !slot.is_empty() && is_number(drop) && is_number(slot)
+                })
                 .and_then(|(drop, _)| drop.parse().ok())
                 .map(DropId);
             drop.is_none_or(|drop| !is_known(drop)).then_some(drop)

@@ -286,12 +286,12 @@ impl DropMeta {
         .collect()
     }
 
-    /// Parses the hash. Returns `None` if it is missing or a field is invalid. Admission treats
-    /// both as not loaded.
+    /// Parses the hash. Returns `None` if it is missing or a field has another form than
+    /// [`DropMeta::fields`] writes. Admission treats both as not loaded.
     pub fn read(fields: &HashMap<String, String>) -> Option<Self> {
         let closes = fields.get("closes_at_ms")?;
         let allow = fields.get("allow")?;
-        Some(Self {
+        let meta = Self {
             quantity: fields.get("quantity")?.parse().ok()?,
             opens_at_ms: fields.get("opens_at_ms")?.parse().ok()?,
             closes_at_ms: if closes.is_empty() {
@@ -308,7 +308,10 @@ impl DropMeta {
             } else {
                 Some(allow.parse().ok()?)
             },
-        })
+        };
+        let written = meta.fields();
+        let is_same = |pair: &[String]| fields.get(&pair[0]) == pair.get(1);
+        written.chunks(2).all(is_same).then_some(meta)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::domain::{OncePer, Slot, UserId};
 
 /// Score in a waiting list of a user who was promised slot 0; `set_slots.lua` adds the slot.
 const FIRST_PROMISED: i64 = -(1 << 40);
+const LAST_PROMISED: i64 = FIRST_PROMISED + Slot::MAX as i64;
 
 #[derive(Debug, Clone, Default)]
 pub struct DropNumbers {
@@ -23,6 +24,8 @@ pub struct DropNumbers {
     pub users: u64,
     pub free: u64,
     pub waiting: u64,
+    /// Whether a pass put users whose promise is broken at the head of the waiting list.
+    pub has_promised_waiting: bool,
     /// The highest slot that is held or free.
     pub highest: i64,
 }
@@ -58,6 +61,7 @@ const ON_PAGE_AT_MOST: usize = 200_000;
 type RawNumbers = (
     HashMap<String, String>,
     Option<String>,
+    u64,
     u64,
     u64,
     u64,
@@ -108,6 +112,10 @@ impl Redis {
             .arg(&keys.free)
             .cmd("ZCARD")
             .arg(&keys.waiting);
+        pipe.cmd("ZCOUNT")
+            .arg(&keys.waiting)
+            .arg(FIRST_PROMISED)
+            .arg(LAST_PROMISED);
         for set in [&keys.users, &keys.free] {
             pipe.cmd("ZREVRANGE")
                 .arg(set)
@@ -224,11 +232,10 @@ impl Redis {
         &self,
         keys: &DropKeys,
     ) -> Result<Vec<(UserId, i64)>, RedisError> {
-        let highest = FIRST_PROMISED + i64::from(Slot::MAX);
         let names: Vec<(Vec<u8>, f64)> = redis::cmd("ZRANGEBYSCORE")
             .arg(&keys.waiting)
             .arg(FIRST_PROMISED)
-            .arg(highest)
+            .arg(LAST_PROMISED)
             .arg(&["WITHSCORES", "LIMIT", "0", "1000"])
             .query_async(&mut self.connection())
             .await?;
@@ -370,7 +377,7 @@ impl Redis {
 }
 
 fn read_numbers(raw: RawNumbers) -> DropNumbers {
-    let (meta, count, users, free, waiting, top_user, top_free) = raw;
+    let (meta, count, users, free, waiting, promised, top_user, top_free) = raw;
     let top = |set: Vec<(String, f64)>| set.first().map_or(0.0, |(_, score)| *score);
     #[allow(clippy::cast_possible_truncation)] // scores are slots, far below 2^53
     let highest = top(top_user).max(top(top_free)) as i64;
@@ -380,6 +387,7 @@ fn read_numbers(raw: RawNumbers) -> DropNumbers {
         users,
         free,
         waiting,
+        has_promised_waiting: promised > 0,
         highest,
     }
 }

@@ -473,6 +473,7 @@ mod tests {
             users,
             free,
             waiting,
+            has_promised_waiting: false,
             highest: 0,
         };
         adds_up(

@@ -29,9 +29,12 @@ local META = {'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', '
 -- Whether a drop has all its settings. Without one of them, users would be admitted who may not claim, may not claim now, or
 -- have a coupon. Programs read the fields by the same rules.
 local function is_whole(fields)
-    local patterns = {'^%d+$', '^-?%d+$', '^-?%d*$', '^[01]$', '^%l+$', '^%d+$', '', '^[01]$'}
+    local patterns = {'^%d+$', '^-?%d+$', '^-?%d+$', '^[01]$', '^%l+$', '^%d+$', '', '^[01]$'}
     for i, pattern in ipairs(patterns) do
-        if not fields[i] or #fields[i] > 15 and i ~= 7 or not string.match(fields[i], pattern) then return false end
+        local field = fields[i]
+        if not field or #field > 15 and i ~= 7 then return false end
+        -- A drop without an end has an empty `closes_at_ms`.
+        if not string.match(field, pattern) and not (i == 3 and field == '') then return false end
     end
     return fields[5] == 'coupon' or fields[5] == 'drop'
 end

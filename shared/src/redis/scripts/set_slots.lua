@@ -42,6 +42,12 @@ end
 
 local function forget_claimant(user) count_fields(KEYS[11], 'claimants', -redis.call('HDEL', KEYS[6], user)) end
 
+-- The drop that a claimant's entry names, if it has the form of one.
+local function drop_of(claim)
+    local text = string.match(claim, '^(%d+):%d+$')
+    return text and #text <= 15 and tonumber(text) or nil
+end
+
 local function leave(slot)
     if not is_held(slot) then redis.call('HDEL', KEYS[5], string.format('%.0f', slot)) end
 end
@@ -104,7 +110,7 @@ local function set_none(user, current, front)
         if per_coupon and claim then return 'same' end
         local ban, ended = ban_of(user)
         if ban and not ended then return 'revoked' end
-    elseif claim and (string.match(claim, '^(%d+):%d+$') or drop) == drop then
+    elseif claim and (drop_of(claim) or tonumber(drop)) == tonumber(drop) then
         forget_claimant(user)
     end
     -- Places the user before all others: arrival numbers are below 2^40.

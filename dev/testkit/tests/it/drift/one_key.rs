@@ -20,7 +20,7 @@ const EXTRA: &str = "x-extra";
 
 /// The damage to each key. `U` stands for a holder, `S` for the holder's slot, `F` for a free slot,
 /// and `D` for the drop.
-const DAMAGES: [(&str, &[&str]); 26] = [
+const DAMAGES: [(&str, &[&str]); 29] = [
     ("users lost", &["DEL", "users"]),
     ("free lost", &["DEL", "free"]),
     ("count lost", &["DEL", "count"]),
@@ -28,6 +28,8 @@ const DAMAGES: [(&str, &[&str]); 26] = [
     ("restriction lost", &["HDEL", "meta", "allow"]),
     ("end lost", &["HDEL", "meta", "closes_at_ms"]),
     ("pause lost", &["HDEL", "meta", "paused"]),
+    ("pause garbled", &["HSET", "meta", "paused", "yes"]),
+    ("quantity garbled", &["HSET", "meta", "quantity", "+6"]),
     ("claimants lost", &["DEL", "claimants"]),
     ("times lost", &["DEL", "times"]),
     ("waiting lost", &["DEL", "waiting"]),
@@ -48,6 +50,10 @@ const DAMAGES: [(&str, &[&str]); 26] = [
     ("user above the counter", &["ZADD", "users", "7", "U"]),
     ("claimant missing", &["HDEL", "claimants", "U"]),
     ("claimant extra", &["HSET", "claimants", EXTRA, "D:S"]),
+    (
+        "claimant of no drop",
+        &["HSET", "claimants", EXTRA, "999999:1"],
+    ),
     (
         "claimant of a free slot",
         &["HSET", "claimants", EXTRA, "D:F"],
