@@ -138,13 +138,14 @@ pub(super) async fn take_off_all(
             continue;
         }
         // Do not rewrite the list of a coupon that is over: it is not used, and the list in Redis
-        // may differ.
-        if is_over(&stores.db, id).await? {
-            stores.redis.forget_allowed(id, user).await?;
-        } else if let Followed::Torn(torn) =
-            follow(&stores.db, &stores.redis, id, Which::Different).await?
+        // may differ. A torn list cannot be rewritten.
+        if is_over(&stores.db, id).await?
+            || matches!(
+                follow(&stores.db, &stores.redis, id, Which::Different).await?,
+                Followed::Torn(_)
+            )
         {
-            return Err(ExecuteError::TornList(torn));
+            stores.redis.forget_allowed(id, user).await?;
         }
     }
     Ok(lists)

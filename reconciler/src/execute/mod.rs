@@ -33,7 +33,6 @@ pub(crate) use sealing::{VerifiedDrop, erase_old_people, keep_unsealed, let_expi
 use std::collections::HashSet;
 
 use chrono::DateTime;
-use firstcome_shared::allow_list::TornList;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::claim::Claim;
@@ -61,8 +60,6 @@ pub enum ExecuteError {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
-    #[error("{0}")]
-    TornList(TornList),
     /// The process is stopping, or the pass lost its lock.
     #[error("the pass was stopped")]
     Stopped,
@@ -76,7 +73,6 @@ impl ExecuteError {
                 is_about_data(error).then(|| format!("Redis: {}", without_values(error)))
             }
             Self::Mysql(error) => error.is_about_data().then(|| error.to_string()),
-            Self::TornList(torn) => Some(torn.to_string()),
             Self::Stopped => None,
         }
     }
@@ -87,7 +83,6 @@ impl ExecuteError {
         match self {
             Self::Redis(error) => !error.is_io_error(),
             Self::Mysql(error) => matches!(error, DbError::Query { .. } | DbError::TimedOut { .. }),
-            Self::TornList(_) => true,
             Self::Stopped => false,
         }
     }

@@ -139,9 +139,7 @@ impl Aborted {
             | Self::Execute(ExecuteError::Mysql(_))
             | Self::Mysql(_)
             | Self::LockLost => FailureCause::Mysql,
-            Self::Execute(ExecuteError::Stopped | ExecuteError::TornList(_)) | Self::Stopped => {
-                FailureCause::Other
-            }
+            Self::Execute(ExecuteError::Stopped) | Self::Stopped => FailureCause::Other,
         }
     }
 

@@ -58,9 +58,9 @@ impl CouponSizes {
 
 /// Parses a number of `sizes` exactly as the scripts do.
 fn number_of_fields(text: Option<&str>) -> Option<u64> {
-    text.filter(|text| text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit()))?
-        .parse()
-        .ok()
+    let number: u64 = text?.parse().ok()?;
+    let is_same = text == Some(number.to_string().as_str());
+    Some(number).filter(|number| is_same && *number < 1_000_000_000_000_000)
 }
 
 impl Redis {
@@ -220,12 +220,14 @@ impl Redis {
     ) -> Result<HashMap<UserId, Option<DropId>>, RedisError> {
         self.scan_claimants(coupon, |listed| {
             // As in `set_slots.lua`.
-            let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+            let is_number = |text: &str| {
+                (1..=15).contains(&text.len())
+                    && !text.starts_with('0')
+                    && text.bytes().all(|byte| byte.is_ascii_digit())
+            };
             let drop = listed
                 .split_once(':')
-                .filter(|(drop, slot)| {
-                    drop.len() <= 15 && !slot.is_empty() && is_number(drop) && is_number(slot)
-                })
+                .filter(|(drop, slot)| is_number(drop) && is_number(slot))
                 .and_then(|(drop, _)| drop.parse().ok())
                 .map(DropId);
             drop.is_none_or(|drop| !is_known(drop)).then_some(drop)

@@ -69,6 +69,11 @@ async fn invalid_slots_and_waiting_positions_are_never_returned() {
             &["HSET meta paused yes"],
             &[("b", "Unloaded(DropId(3))")],
         ),
+        (
+            11,
+            &["HSET meta quantity 0200"],
+            &[("b", "Unloaded(DropId(3))")],
+        ),
     ] {
         let mut world = ScriptWorld::open(&server.url(), coupon, &start).await;
         for command in commands {

@@ -12,9 +12,8 @@
 --   add, remove  adds or removes users. A change applies only to the revision of the list that it
 --                changed in MySQL, so that concurrent changes cannot be applied out of order.
 --                ok | known (the list already has this change) | other (the list has another
---                revision or is incomplete: it must be written again)
--- Only `ok` changes anything. Exception: if the size is wrong after a change, the reply is `other`,
--- although the list was changed. Admission also detects the wrong size.
+--                revision or other users: it must be written again)
+-- Only `ok` changes anything.
 -- A value that Firstcome did not write counts as missing, whatever its type or length.
 local how, new, people = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local text = redis.pcall('GET', KEYS[2])
@@ -43,8 +42,16 @@ local now = redis.pcall('SCARD', KEYS[1])
 if now == size and revision >= new then return 'known' end
 if now ~= size or revision ~= tonumber(ARGV[4]) then return 'other' end
 -- Lua limits the number of arguments per call.
+local listed = 0
+for i = 5, #ARGV, 1000 do
+    for _, is_listed in ipairs(redis.call('SMISMEMBER', KEYS[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))) do
+        listed = listed + is_listed
+    end
+end
+local change = how == 'add' and #ARGV - 4 - listed or -listed
+if now + change ~= people then return 'other' end
 for i = 5, #ARGV, 1000 do
     redis.call(how == 'add' and 'SADD' or 'SREM', KEYS[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))
 end
 redis.call('SET', KEYS[2], ARGV[2] .. ':' .. ARGV[3], 'KEEPTTL')
-return redis.call('SCARD', KEYS[1]) == people and 'ok' or 'other'
+return 'ok'

@@ -24,28 +24,30 @@ local function revision_in(text)
     local number = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text)
     return number and number <= HIGHEST_REVISION and number or 0
 end
+-- A whole number as programs write it; nil for anything else.
+local function number_in(text)
+    local is_number = type(text) == 'string' and #text <= 15 and (text == '0' or string.match(text, '^-?[1-9]%d*$'))
+    return is_number and tonumber(text) or nil
+end
+local function count_in(text)
+    local number = number_in(text)
+    return number and number >= 0 and number or nil
+end
 -- The fields of `meta`, in the order of `is_whole`.
 local META = {'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow', 'closed_early'}
 -- Whether a drop has all its settings. Without one of them, users would be admitted who may not claim, may not claim now, or
--- have a coupon. Programs read the fields by the same rules.
+-- have a coupon.
 local function is_whole(fields)
-    local patterns = {'^%d+$', '^-?%d+$', '^-?%d+$', '^[01]$', '^%l+$', '^%d+$', '', '^[01]$'}
-    for i, pattern in ipairs(patterns) do
-        local field = fields[i]
-        if not field or #field > 15 and i ~= 7 then return false end
-        -- A drop without an end has an empty `closes_at_ms`.
-        if not string.match(field, pattern) and not (i == 3 and field == '') then return false end
-    end
-    return fields[5] == 'coupon' or fields[5] == 'drop'
+    local function is_count(text) return (count_in(text) or 2 ^ 32) < 2 ^ 32 end
+    local function is_flag(text) return text == '0' or text == '1' end
+    local is_once = fields[5] == 'coupon' or fields[5] == 'drop'
+    return is_count(fields[1]) and number_in(fields[2]) and (fields[3] == '' or number_in(fields[3])) and is_flag(fields[4])
+        and is_once and is_count(fields[6]) and fields[7] and is_flag(fields[8])
 end
 -- The numbers of fields that `claimants` and `revoked` must have; nil if unknown. With them, a lost field is noticed.
 local function expected_fields(sizes)
     local found = redis.pcall('HMGET', sizes, 'claimants', 'revoked')
-    local function number(text)
-        local is_number = type(text) == 'string' and #text <= 15 and (text == '0' or string.match(text, '^[1-9]%d*$'))
-        return is_number and tonumber(text) or nil
-    end
-    return number(found[1]), number(found[2])
+    return count_in(found[1]), count_in(found[2])
 end
 -- Records that the script added fields to one of these hashes (or removed them, if negative). A lost field remains lost.
 local function count_fields(sizes, name, change)

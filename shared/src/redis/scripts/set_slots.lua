@@ -44,8 +44,8 @@ local function forget_claimant(user) count_fields(KEYS[11], 'claimants', -redis.
 
 -- The drop that a claimant's entry names, if it has the form of one.
 local function drop_of(claim)
-    local text = string.match(claim, '^(%d+):%d+$')
-    return text and #text <= 15 and tonumber(text) or nil
+    local of, slot = string.match(claim, '^([1-9]%d*):([1-9]%d*)$')
+    return of and #slot <= 15 and number_in(of)
 end
 
 local function leave(slot)
