@@ -20,6 +20,9 @@ const CRC: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
 pub struct MessagePrint(pub i64);
 
 impl MessagePrint {
+    /// Stored if the previous offset holds no message that can be read.
+    pub const UNKNOWN: Self = Self(0);
+
     pub fn of(message: &BorrowedMessage<'_>) -> Self {
         let mut digest = CRC.digest();
         let timestamp_ms = message.timestamp().to_millis().unwrap_or_default();
@@ -37,7 +40,8 @@ pub enum PositionFault {
     /// The partition was read beyond the position: MySQL has lost transactions, the position or
     /// Kafka's offsets were changed manually, or an earlier release has read it.
     Gap,
-    /// The message before the position differs: the topic was recreated.
+    /// The message before the position differs, or no message was read before it: the topic was
+    /// recreated, or the position was changed manually.
     OtherLog,
     /// The partition ends below the position: Kafka has lost messages, or the topic was recreated.
     BeyondEnd,
@@ -57,7 +61,7 @@ impl PositionFault {
 pub struct StoredPosition {
     /// The offset after the last message whose rows were written.
     pub next: i64,
-    /// The message at the previous offset.
+    /// The message at the previous offset, or `None` if no message was read yet.
     pub before: Option<MessagePrint>,
     /// The fault recorded within the last hour, and the offset that reading had reached.
     pub fault: Option<(PositionFault, i64)>,
@@ -100,10 +104,15 @@ impl Beginning {
         if position.next < log.start {
             return at_the_first_message(PositionFault::Expired);
         }
+        if position.before.is_none() && position.next > log.start {
+            return at_the_first_message(PositionFault::OtherLog);
+        }
         Self {
             from: position.next,
             // A message that has expired cannot be compared.
-            before: position.before.filter(|_| position.next > log.start),
+            before: position
+                .before
+                .filter(|print| position.next > log.start && *print != MessagePrint::UNKNOWN),
             fault: committed
                 .filter(|committed| *committed > position.next)
                 .map(|committed| (PositionFault::Gap, committed)),
@@ -157,6 +166,27 @@ mod tests {
                 fault,
             };
             assert_eq!(beginning(next, 3..9), expected, "{next}");
+        }
+    }
+
+    #[test]
+    fn position_that_was_moved_before_any_message_was_read_restarts_at_the_first_offset() {
+        for (before, from, fault) in [
+            (None, 3, Some((PositionFault::OtherLog, 6))),
+            (Some(MessagePrint::UNKNOWN), 6, None),
+        ] {
+            let position = StoredPosition {
+                next: 6,
+                before,
+                fault: None,
+            };
+            let expected = Beginning {
+                from,
+                before: None,
+                fault,
+            };
+            let begun = Beginning::of(Some(&position), None, &(3..9));
+            assert_eq!(begun, expected);
         }
     }
 

@@ -184,9 +184,7 @@ async fn moved(conn: &mut Conn, topic: &str, ranges: &[ReadRange]) -> QueryResul
     let rows: Vec<String> = ranges
         .iter()
         .map(|range| {
-            let print = range
-                .last
-                .map_or_else(|| "NULL".to_owned(), |print| print.0.to_string());
+            let print = range.last.unwrap_or(MessagePrint::UNKNOWN).0;
             let Range { start, end } = range.offsets;
             format!("ROW({}, {start}, {end}, {print})", range.partition)
         })
