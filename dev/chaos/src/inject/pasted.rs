@@ -12,7 +12,7 @@ pub(super) async fn run(system: &SystemUnderTest, command: PastedCommand) -> Res
         PastedCommand::ForgetDrop => forget_drop(system).await,
         PastedCommand::SkipMessages => {
             let skip = "UPDATE topic_positions SET fault = 'gap', fault_at = UTC_TIMESTAMP(3), \
-                        fault_offset = next_offset, next_offset = next_offset + 3, before_print = NULL";
+                        fault_offset = next_offset, next_offset = next_offset + 3, before_print = 0";
             Ok(change_positions(system, skip).await)
         }
         PastedCommand::RereadTopic => {
