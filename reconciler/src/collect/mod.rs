@@ -68,6 +68,7 @@ pub async fn context(
     stores: &Stores,
 ) -> Result<(PassContext, Option<anyhow::Error>), CollectError> {
     let read_at_ms = stores.redis.time_ms().await?;
+    let latest_ms = read_at_ms.max(chrono::Utc::now().timestamp_millis());
     let positions = stores.db.topic_positions(stores.topic.name()).await?;
     let (tail, problem) = match stores.topic.read(positions).await {
         Ok(tail) => (Some(Arc::new(tail)), None),
@@ -76,6 +77,7 @@ pub async fn context(
     Ok((
         PassContext {
             read_at_ms,
+            latest_ms,
             tail,
             ..PassContext::default()
         },
@@ -181,6 +183,7 @@ async fn header(
         first_waiting,
         failed_claims,
         read_at_ms: context.read_at_ms,
+        latest_ms: context.latest_ms,
         tail_known: context.knows_the_tail() && was_waited_for,
         promises: Promises::default(),
         revocations: DropRevocations {

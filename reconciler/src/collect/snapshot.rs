@@ -24,6 +24,8 @@ pub struct PassContext {
     pub fences: HashMap<CouponId, Fence>,
     /// Redis's clock just before the topic was read, Unix milliseconds.
     pub read_at_ms: i64,
+    /// The later of Redis's clock and this host's at that time.
+    pub latest_ms: i64,
     /// The tail, or `None` if Kafka could not be reached.
     pub tail: Option<Arc<Tail>>,
     /// Coupons that are not verified on the current Redis servers, which may have lost some of
@@ -71,6 +73,8 @@ pub struct DropFacts {
     /// Redis's clock just before the topic was read, Unix milliseconds. Every age is relative to
     /// it.
     pub read_at_ms: i64,
+    /// The later of Redis's clock and this host's at that time.
+    pub latest_ms: i64,
     /// Whether the topic's unread tail is known. Otherwise, any admission may have an unread
     /// message. If Redis lost the drop after the pass had waited, this is false, because messages
     /// may still arrive.
@@ -147,9 +151,9 @@ impl DropFacts {
             .is_some_and(|at| at.timestamp_millis() <= self.read_at_ms)
     }
 
-    /// Whether the drop has opened, by Redis's clock.
+    /// Whether the drop may have opened. By a clock of Redis that is behind, it may not have.
     pub fn has_opened(&self) -> bool {
-        self.drop.opens_at.timestamp_millis() <= self.read_at_ms
+        self.drop.opens_at.timestamp_millis() <= self.latest_ms
     }
 
     /// The scope in which each user may hold one coupon.

@@ -212,7 +212,9 @@ impl<'a> Pass<'a> {
             .iter()
             .any(|(_, drop)| drop.opens_at.timestamp_millis() <= now_ms);
         let claimants = self.claimants(drops).await?;
-        let numbers = self.opened_numbers(drops, now_ms).await;
+        // If Redis's clock is behind, the drops that it has open may not have opened yet by it.
+        let latest_ms = now_ms.max(chrono::Utc::now().timestamp_millis());
+        let numbers = self.opened_numbers(drops, latest_ms).await;
         self.context.claimants_in_doubt =
             self.compare_claimants(claimants, drops, &numbers).await?;
         let lost = numbers.iter().filter(|(_, numbers)| numbers.are_lost());

@@ -135,6 +135,7 @@ impl DropWorld {
             first_waiting: self.waiting.clone(),
             failed_claims: self.failed.len() as u64,
             read_at_ms: NOW_MS,
+            latest_ms: NOW_MS,
             tail_known: !self.topic_away,
             revocations: DropRevocations::default(),
             promises: self.promises(),

@@ -21,6 +21,7 @@ fn facts(quantity: Slot, count: i64) -> DropFacts {
         first_waiting: Vec::new(),
         failed_claims: 0,
         read_at_ms: 1_000_000,
+        latest_ms: 1_000_000,
         tail_known: true,
         revocations: DropRevocations::default(),
         promises: Promises::default(),

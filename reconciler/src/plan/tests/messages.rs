@@ -178,3 +178,19 @@ fn name_that_is_no_user_id_takes_no_slot_from_a_user_who_was_promised_it() {
         assert!(!world.users.contains_key(&odd), "{world:#?}");
     }
 }
+
+#[test]
+fn lost_drop_waits_for_the_topic_even_if_redis_has_a_clock_that_is_behind() {
+    let mut world = DropWorld {
+        topic_away: true,
+        ..DropWorld::exact(4, 3)
+    };
+    world.lose_redis();
+    let mut facts = world.facts();
+    facts.read_at_ms -= 2 * 3_600_000;
+    let mut planner = Planner::new(RepairPolicy::default(), &facts);
+    planner.page(&world.page(1, None));
+    let items = planner.finish().items;
+    assert!(!items.is_empty());
+    assert!(items.iter().all(|item| item.action.is_none()), "{items:?}");
+}
