@@ -45,20 +45,6 @@ impl Db {
         self.code_key.get_or_try_init(read).await.cloned()
     }
 
-    /// Generates the key right after its table was created. Rows from before that have random
-    /// codes.
-    pub(super) async fn draw_first_code_key(&self) -> Result<(), DbError> {
-        self.run("first key of the codes", async |conn| {
-            let since = if has_rows(conn).await? {
-                Utc::now()
-            } else {
-                DateTime::UNIX_EPOCH
-            };
-            draw(conn, since).await
-        })
-        .await
-    }
-
     /// Compares the stored key with rows. The cost does not depend on the size of the table.
     pub async fn check_code_key(&self) -> Result<Option<CodeKeyFault>, DbError> {
         self.run("compare the key of the codes", async |conn| {
@@ -93,7 +79,6 @@ impl Db {
     }
 }
 
-/// Ignores the prefix of the code, because consumers of older releases write none.
 fn makes_code_of(key: &CodeKey, row: &IssuedRow) -> bool {
     let claim = Claim {
         coupon_id: CouponId(row.coupon_id),
@@ -109,15 +94,13 @@ fn makes_code_of(key: &CodeKey, row: &IssuedRow) -> bool {
 
 /// Reads the key, and the time since which rows have codes derived from it.
 async fn stored(conn: &mut Conn) -> QueryResult<Option<(CodeKey, NaiveDateTime)>> {
-    let columns =
-        code_key::table.select((code_key::secret, code_key::prefixed_from, code_key::since));
-    let row: Option<(Vec<u8>, Option<NaiveDateTime>, NaiveDateTime)> =
-        columns.first(conn).await.optional()?;
-    let Some((secret, prefixed_from, since)) = row else {
+    let columns = code_key::table.select((code_key::secret, code_key::since));
+    let row: Option<(Vec<u8>, NaiveDateTime)> = columns.first(conn).await.optional()?;
+    let Some((secret, since)) = row else {
         return Ok(None);
     };
-    let key = CodeKey::new(&secret, prefixed_from.map(|at| at.and_utc()));
-    let key = key.map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))?;
+    let key = CodeKey::new(&secret)
+        .map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))?;
     Ok(Some((key, since)))
 }
 

@@ -18,32 +18,21 @@ use crate::domain::{DropId, Slot};
 pub struct CodeKey {
     /// Shared, because the state is large and many futures hold the key.
     hmac: Arc<Hmac<Sha256>>,
-    /// Claims before this time have codes without drop and slot, because their users were shown
-    /// such codes.
-    prefixed_from: Option<DateTime<Utc>>,
 }
 
 impl CodeKey {
     /// # Errors
     /// Never returns an error: keys of any length are accepted.
-    pub fn new(secret: &[u8], prefixed_from: Option<DateTime<Utc>>) -> Result<Self, InvalidLength> {
+    pub fn new(secret: &[u8]) -> Result<Self, InvalidLength> {
         Ok(Self {
             hmac: Arc::new(Hmac::new_from_slice(secret)?),
-            prefixed_from,
         })
     }
 
     /// Derives the code of a claim made at this time, `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`.
     pub(super) fn code(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
         let secret = self.secret_part(claim, claimed_at);
-        let is_prefixed = self
-            .prefixed_from
-            .is_none_or(|from| as_kept(claimed_at) >= from);
-        if is_prefixed {
-            format!("{}{secret}", prefix(claim.drop_id, claim.slot))
-        } else {
-            secret
-        }
+        format!("{}{secret}", prefix(claim.drop_id, claim.slot))
     }
 
     /// Derives `XXXX-XXXX-XXXX-XXXX`: 80 bits of HMAC-SHA256, which cannot be guessed without the
@@ -78,8 +67,8 @@ pub fn random_code(drop: DropId, slot: Slot) -> String {
     prefix(drop, slot) + &written(rand::rng().random())
 }
 
-/// Returns the last four groups of a string in the format of generated codes, with or without drop
-/// and slot in front. Rows inserted manually have other codes.
+/// Returns the last four groups of a string in the format of generated codes. Rows inserted manually
+/// have other codes.
 pub(super) fn secret_part_of(code: &str) -> Option<&str> {
     let secret = code.get(code.len().checked_sub(SECRET_LEN)?..)?;
     let is_group = |group: &str| group.len() == 4 && are_digits(group);
@@ -88,7 +77,7 @@ pub(super) fn secret_part_of(code: &str) -> Option<&str> {
         matches!(numbers[..], [drop, slot, ""] if is_number(drop) && is_number(slot))
     };
     let prefix = &code[..code.len() - SECRET_LEN];
-    (secret.split('-').all(is_group) && (prefix.is_empty() || has_prefix(prefix))).then_some(secret)
+    (secret.split('-').all(is_group) && has_prefix(prefix)).then_some(secret)
 }
 
 /// Encodes drop and slot so that the text sorts in their numeric order.
@@ -173,7 +162,7 @@ mod tests {
     }
 
     fn code(slot: Slot, user: &str, micros: i64) -> String {
-        CodeKey::new(&[7; 32], None)
+        CodeKey::new(&[7; 32])
             .unwrap()
             .code(&claim(slot, user), at(micros))
     }
@@ -191,14 +180,10 @@ mod tests {
                 Some(&code[code.len() - 19..]),
                 "{code}"
             );
-            assert_eq!(
-                secret_part_of(&code[code.len() - 19..]),
-                Some(&code[code.len() - 19..]),
-                "of older releases"
-            );
         }
         for other in [
             "",
+            "1DV5-630B-SAGH-X9QK",
             "1DV5-630B-SAGH-X9Q",
             "1DV5630BSAGHX9QK000",
             "erased-0123456789abcdef0123",
@@ -226,16 +211,6 @@ mod tests {
             code(37, "u-37", 1_796_104_800_122_500),
             code(37, "u-37", 1_796_104_800_123_499)
         );
-    }
-
-    #[test]
-    fn claim_from_before_the_upgrade_keeps_its_code() {
-        let key = CodeKey::new(&[7; 32], Some(at(1_796_104_800_123_000))).unwrap();
-        let code = |micros| key.code(&claim(37, "u-37"), at(micros));
-        assert_eq!(code(1_796_104_800_122_499).len(), 19);
-        // Times are rounded to MySQL's milliseconds.
-        assert_eq!(code(1_796_104_800_122_500), "12-215-1DV5-630B-SAGH-X9QK");
-        assert_eq!(code(1_796_104_800_123_000), "12-215-1DV5-630B-SAGH-X9QK");
     }
 
     #[test]

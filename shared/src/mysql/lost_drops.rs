@@ -56,10 +56,6 @@ const BY_ROWS: &str = "SELECT (SELECT i.coupon_id FROM issued_coupons i WHERE i.
 const WITHOUT_LIMIT: &str = "SELECT d.coupon_id, d.id AS drop_id FROM drops d WHERE NOT EXISTS \
      (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = d.quantity)";
 
-/// Every multiple of this below the quantity is a limit
-/// (`migrations/2026-11-21-000005_slot_limits`).
-const LIMITS_EVERY: Slot = 65_536;
-
 impl Db {
     /// Finds drops without a row in `drops` that other tables refer to. With `everywhere`, includes
     /// old drops that have also lost their limits.
@@ -213,22 +209,19 @@ impl Db {
             let Some(quantity) = quantity else {
                 return Ok(());
             };
-            let below = (1..=quantity / LIMITS_EVERY).map(|n| n * LIMITS_EVERY);
-            for limit in below.filter(|limit| *limit < quantity).chain([quantity]) {
-                // Existing limits stay. The trigger finds the scope, and refuses a limit above the
-                // current quantity.
-                diesel::sql_query(
-                    "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
-                     SELECT d.id, ?, d.coupon_id, 0 FROM drops d WHERE d.id = ? AND NOT EXISTS \
-                     (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = ?)",
-                )
-                .bind::<Unsigned<Integer>, _>(limit)
-                .bind::<BigInt, _>(drop.0)
-                .bind::<Unsigned<Integer>, _>(limit)
-                .execute(conn)
-                .await?;
-            }
-            Ok(())
+            // Existing limits stay. The trigger finds the scope, and refuses a limit above the current
+            // quantity.
+            diesel::sql_query(
+                "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
+                 SELECT d.id, ?, d.coupon_id, 0 FROM drops d WHERE d.id = ? AND NOT EXISTS \
+                 (SELECT 1 FROM slot_limits l WHERE l.drop_id = d.id AND l.slot_limit = ?)",
+            )
+            .bind::<Unsigned<Integer>, _>(quantity)
+            .bind::<BigInt, _>(drop.0)
+            .bind::<Unsigned<Integer>, _>(quantity)
+            .execute(conn)
+            .await
+            .map(|_| ())
         })
         .await
     }

@@ -32,7 +32,6 @@ diesel::table! {
         id -> TinyInt,
         secret -> Binary,
         since -> Datetime,
-        prefixed_from -> Nullable<Datetime>,
     }
 }
 

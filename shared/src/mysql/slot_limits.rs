@@ -14,7 +14,7 @@ use crate::domain::Slot;
 /// per row.
 const LIMITS_FROM: usize = 4;
 
-/// The slot limits of some drops (`migrations/2026-11-21-000005_slot_limits`). If a drop's limits
+/// The slot limits of some drops (docs/decisions/0011-slot-limits.md). If a drop's limits
 /// are not loaded, the schema finds each row's limit. If limits have changed since they were read,
 /// the schema's foreign key refuses the row.
 #[derive(Debug, Default)]

@@ -249,15 +249,4 @@ async fn users_of_old_drops_are_erased() {
         "a drop that still has the code of a revocation is not done"
     );
     assert_eq!(api.me(over.id, &answers[0].0).await["status"], "none");
-    // A reconciler of an earlier release that still runs after `migrate` replaces only the user
-    // IDs.
-    let of_over = format!("WHERE drop_id = {}", over.drop);
-    let statement = format!("UPDATE issued_coupons SET code = CONCAT('OLD', slot) {of_over}");
-    world.sql.query(&statement).await;
-    let marked = "UPDATE drops SET people_erased_at = UTC_TIMESTAMP(3), codes_erased_at = NULL";
-    let statement = format!("{marked} WHERE id = {}", over.drop);
-    world.sql.query(&statement).await;
-    is_clean(&["--deep"], &short).await;
-    let old = format!("SELECT COUNT(*) FROM issued_coupons {of_over} AND code LIKE 'OLD%'");
-    assert_eq!(world.sql.number(&old).await, 0);
 }

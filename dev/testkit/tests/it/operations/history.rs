@@ -206,7 +206,7 @@ pub(super) async fn load_history(world: &World, rows: u32) {
                  INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope)
                      WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {quantity})
                      SELECT {number}, i, {number}, CONCAT('u-', i), CONCAT_WS('-', CONCAT({drop}), CONCAT({slot}), {random}),
-                         '2026-01-01', '2026-01-01', 'consumer', IF(i <= 65536, 65536, {quantity}), 0 FROM n"
+                         '2026-01-01', '2026-01-01', 'consumer', {quantity}, 0 FROM n"
             ))
             .await;
     }

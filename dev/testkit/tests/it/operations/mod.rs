@@ -1,7 +1,6 @@
 //! Tools and views for operators: changes of coupons, the command line, the operations page, logs
 //! and traces, and also process shutdown and costs at large sizes.
 
-mod added_column;
 mod api_docs;
 mod catalogue;
 mod changes;

@@ -55,8 +55,10 @@ async fn a_slot_outside_the_quantity_is_refused() {
     }
     for slot in [4, 0] {
         let moved = format!("UPDATE issued_coupons SET slot = {slot} WHERE slot = 3");
-        refuses(&world, SIGNAL, &moved).await;
+        refuses(&world, CHECK, &moved).await;
     }
+    let limit = "UPDATE issued_coupons SET slot = 4, slot_limit = 4 WHERE slot = 3";
+    refuses(&world, FOREIGN_KEY, limit).await;
     assert_eq!(count(&world).await, 3);
 }
 
@@ -116,8 +118,8 @@ async fn slot_limits_and_the_limits_of_rows_follow_the_quantity_up_and_down() {
     world.sql.query(&row(1, 1, 2, "u-2")).await;
     let statement = "UPDATE drops SET quantity = 200000 WHERE id = 1";
     world.sql.query(statement).await;
-    assert_eq!(limits().await, "3,65536,131072,196608,200000");
-    for slot in [65_536, 65_537, 150_000] {
+    assert_eq!(limits().await, "3,200000");
+    for slot in [65_536, 70_000, 150_000] {
         world
             .sql
             .query(&row(1, 1, slot, &format!("u-{slot}")))
@@ -130,9 +132,9 @@ async fn slot_limits_and_the_limits_of_rows_follow_the_quantity_up_and_down() {
     world.sql.query(&quantity(2, 2)).await;
     let statement = "UPDATE drops SET quantity = 150000 WHERE id = 1";
     world.sql.query(statement).await;
-    assert_eq!(limits().await, "3,65536,131072,150000");
+    assert_eq!(limits().await, "3,150000");
     let kept = "SELECT GROUP_CONCAT(slot_limit ORDER BY slot) FROM issued_coupons";
-    assert_eq!(world.sql.query(kept).await[0][0], "3,65536,131072,150000");
+    assert_eq!(world.sql.query(kept).await[0][0], "3,150000,150000,150000");
     refuses(&world, SIGNAL, &row(1, 1, 150_001, "u-x")).await;
 }
 
@@ -149,14 +151,13 @@ async fn a_second_row_for_a_slot_or_for_a_user_in_the_coupons_scope_is_refused()
     refuses(&world, DUPLICATE, &row(2, 3, 2, "u-1")).await;
     world.sql.query(&row(2, 4, 1, "u-1")).await; // once per drop, another drop
     let moved = "UPDATE issued_coupons SET drop_id = 3, slot = 2 WHERE drop_id = 4";
-    refuses(&world, DUPLICATE, moved).await;
-    let scope = "UPDATE issued_coupons SET person_scope = 99, slot = 2, user_id = 'u-2' WHERE drop_id = 1 AND slot = 1";
-    world.sql.try_query(scope).await.unwrap_err(); // slot 2 is taken
-    world
-        .sql
-        .query("UPDATE issued_coupons SET person_scope = 99 WHERE drop_id = 1 AND slot = 1")
-        .await;
-    refuses(&world, DUPLICATE, &row(1, 2, 1, "u-1")).await; // the scope cannot be set manually
+    refuses(&world, FOREIGN_KEY, moved).await;
+    let with_scope =
+        "UPDATE issued_coupons SET drop_id = 3, slot = 2, person_scope = 3 WHERE drop_id = 4";
+    refuses(&world, DUPLICATE, with_scope).await;
+    // The scope cannot be set manually.
+    let scope = "UPDATE issued_coupons SET person_scope = 99 WHERE drop_id = 1 AND slot = 1";
+    refuses(&world, FOREIGN_KEY, scope).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,542 @@
+-- The whole schema. Ids of users compare byte by byte (ascii_bin). Times are UTC. MySQL has no
+-- transactional DDL: every statement can be run again after a crash half-way.
+
+-- Coupons.
+--   once_per               the scope in which one user may hold one: the whole coupon, or each drop
+--   revision               the fencing token of its settings: every writer to Redis first takes the next one here, and Redis refuses
+--                          one older than the last it has seen
+--   era                    of its data in Redis: counted up whenever Redis may have lost something and is about to be rebuilt.
+--                          Admission compares it with the coupon's `gate` in Redis
+--   allow_rule             NULL: everybody; `list`: users on the coupon's allow list; `group:NAME`: users whose token names it
+--                          (docs/decisions/0019-allow-list.md)
+--   allow_list_revision    the coupon's revision at the last change of its list, 0 before the first: which list Redis must have
+--   allow_list_people      how many are on it
+--   allow_list_changed_at  when that was
+--   daily_until            the last local date of a daily schedule, '9999-12-31' without one, NULL for any other: such a coupon may
+--                          need drops although none is unsealed
+CREATE TABLE IF NOT EXISTS coupons (
+    id                    BIGINT          NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    name                  VARCHAR(200)    NOT NULL,
+    quantity              INT UNSIGNED    NOT NULL,
+    once_per              VARCHAR(6)      CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    waiting_list          INT UNSIGNED    NOT NULL DEFAULT 0,
+    paused                BOOLEAN         NOT NULL DEFAULT FALSE,
+    schedule              JSON            NULL,
+    revision              BIGINT UNSIGNED NOT NULL DEFAULT 1,
+    era                   BIGINT UNSIGNED NOT NULL DEFAULT 0,
+    allow_rule            VARCHAR(70)     CHARACTER SET ascii COLLATE ascii_bin NULL,
+    allow_list_revision   BIGINT UNSIGNED NOT NULL DEFAULT 0,
+    allow_list_people     INT UNSIGNED    NOT NULL DEFAULT 0,
+    allow_list_changed_at DATETIME(3)     NULL,
+    created_at            DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    daily_until           VARCHAR(10)     AS (IF(schedule->>'$.type' = 'daily',
+        IF(JSON_TYPE(schedule->'$.last_day') = 'STRING', LEFT(schedule->>'$.last_day', 10), '9999-12-31'), NULL)) VIRTUAL,
+    KEY coupons_daily_until (daily_until),
+    CONSTRAINT coupons_quantity CHECK (quantity >= 1),
+    CONSTRAINT coupons_once_per CHECK (once_per IN ('coupon', 'drop'))
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Issued rows depend on the scope of "one each", so it can't change later.
+CREATE TRIGGER IF NOT EXISTS coupons_before_update BEFORE UPDATE ON coupons FOR EACH ROW
+BEGIN
+    IF NEW.once_per <> OLD.once_per THEN
+        SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: once_per of a coupon cannot change; make a new coupon';
+    END IF;
+END;
+
+-- The users on a coupon's allow list.
+CREATE TABLE IF NOT EXISTS coupon_allow_list (
+    coupon_id BIGINT       NOT NULL,
+    user_id   VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    PRIMARY KEY (coupon_id, user_id),
+    CONSTRAINT coupon_allow_list_of_coupon FOREIGN KEY (coupon_id) REFERENCES coupons (id)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Coupons created with an `Idempotency-Key`: the coupon that a repeated request gets. Rows older
+-- than a week are deleted.
+CREATE TABLE IF NOT EXISTS idempotency_keys (
+    idempotency_key VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+    body_hash       BINARY(32)  NOT NULL,
+    coupon_id       BIGINT      NOT NULL,
+    created_at      DATETIME(3) NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    KEY idempotency_keys_age (created_at)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- One opening of a coupon. A coupon has at most one drop per day, however many processes create
+-- drops concurrently.
+--   local_date       the day in the coupon's time zone
+--   closed_early     an operator closed it early: nobody is promoted from its waiting list
+--   sealed_at        set by the reconciler once a closed drop was verified exact
+--   codes_erased_at  when the user ids and codes of a sealed drop were erased (PEOPLE_KEPT_SECONDS)
+--   drops_opened     the last drop of a coupon that has opened
+--   drops_sealed     the one that was sealed last: a Redis that knows of it knows of all earlier ones
+CREATE TABLE IF NOT EXISTS drops (
+    id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    coupon_id       BIGINT       NOT NULL,
+    local_date      DATE         NULL,
+    opens_at        DATETIME(3)  NOT NULL,
+    closes_at       DATETIME(3)  NULL,
+    closed_early    BOOLEAN      NOT NULL DEFAULT FALSE,
+    quantity        INT UNSIGNED NOT NULL,
+    created_at      DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    sealed_at       DATETIME(3)  NULL,
+    sealed_rows     INT UNSIGNED NULL,
+    codes_erased_at DATETIME(3)  NULL,
+    silenced_until  DATETIME(3)  NULL,
+    silenced_by     VARCHAR(100) NULL,
+    UNIQUE KEY drops_one_a_day (coupon_id, local_date),
+    UNIQUE KEY drops_with_coupon (id, coupon_id),
+    KEY drops_unsealed (sealed_at, opens_at),
+    KEY drops_opened (coupon_id, opens_at),
+    KEY drops_sealed (coupon_id, sealed_at),
+    CONSTRAINT drops_quantity CHECK (quantity >= 1),
+    CONSTRAINT drops_window CHECK (closes_at IS NULL OR closes_at > opens_at),
+    CONSTRAINT drops_coupon FOREIGN KEY (coupon_id) REFERENCES coupons (id)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Refuses a slot above the quantity by a foreign key and a CHECK, not by a query for each row
+-- (docs/decisions/0011-slot-limits.md): a row of issued_coupons names its limit, the limit must
+-- exist for its drop (foreign key), and the slot must not be above it (CHECK). A drop's limits are
+-- its quantity and every lower quantity it had.
+CREATE TABLE IF NOT EXISTS slot_limits (
+    drop_id      BIGINT       NOT NULL,
+    slot_limit   INT UNSIGNED NOT NULL,
+    coupon_id    BIGINT       NOT NULL,
+    person_scope BIGINT       NOT NULL,
+    PRIMARY KEY (drop_id, slot_limit, coupon_id, person_scope),
+    KEY slot_limits_drop (drop_id, coupon_id),
+    CONSTRAINT slot_limits_drop FOREIGN KEY (drop_id, coupon_id) REFERENCES drops (id, coupon_id) ON DELETE CASCADE
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Prevents a limit above the quantity, or with the wrong scope, from being inserted by hand. FOR
+-- SHARE, not a snapshot read: the quantity must be the one in force, not the one when this
+-- transaction began.
+CREATE TRIGGER IF NOT EXISTS slot_limits_before_insert BEFORE INSERT ON slot_limits FOR EACH ROW
+BEGIN
+    DECLARE allowed INT UNSIGNED DEFAULT NULL;
+    DECLARE scope VARCHAR(6) DEFAULT NULL;
+    SELECT d.quantity, c.once_per INTO allowed, scope
+        FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id = NEW.drop_id FOR SHARE OF d;
+    IF NEW.slot_limit > allowed THEN
+        SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: limit above the quantity of its drop';
+    END IF;
+    SET NEW.person_scope = IF(scope = 'coupon', 0, NEW.drop_id);
+END;
+
+CREATE TRIGGER IF NOT EXISTS slot_limits_before_update BEFORE UPDATE ON slot_limits FOR EACH ROW
+BEGIN
+    SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: limits follow the quantity of their drop; change that';
+END;
+
+-- Issued coupons. The schema itself refuses surplus rows, whoever writes them:
+--   slot outside 1..quantity            CHECK, and the foreign key to slot_limits
+--   a second row for a slot             primary key
+--   a second row for a user             issued_coupons_one_each; person_scope is 0 (once a coupon) or the drop's id, by the foreign key
+--   a drop of another coupon            foreign key
+-- slot_limit is any limit of the drop that is not below the slot.
+-- traceparent is the span of the claim (W3C), NULL if it was not traced.
+-- The last three are INVISIBLE, so that the table reads as its contract says.
+CREATE TABLE IF NOT EXISTS issued_coupons (
+    drop_id      BIGINT       NOT NULL,
+    slot         INT UNSIGNED NOT NULL,
+    coupon_id    BIGINT       NOT NULL,
+    user_id      VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    code         VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT (HEX(RANDOM_BYTES(10))),
+    claimed_at   DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    issued_at    DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    issued_by    VARCHAR(10)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    slot_limit   INT UNSIGNED NOT NULL DEFAULT 0 INVISIBLE,
+    person_scope BIGINT       NOT NULL DEFAULT 0 INVISIBLE,
+    traceparent  CHAR(55)     CHARACTER SET ascii COLLATE ascii_bin NULL INVISIBLE,
+    PRIMARY KEY (drop_id, slot),
+    UNIQUE KEY issued_coupons_one_each (coupon_id, user_id, person_scope),
+    UNIQUE KEY issued_coupons_code (code),
+    KEY issued_coupons_limit (drop_id, slot_limit, coupon_id, person_scope),
+    CONSTRAINT issued_coupons_slot CHECK (slot BETWEEN 1 AND slot_limit),
+    CONSTRAINT issued_coupons_issued_by CHECK (issued_by IN ('consumer', 'reconciler')),
+    CONSTRAINT issued_coupons_limit FOREIGN KEY (drop_id, slot_limit, coupon_id, person_scope)
+        REFERENCES slot_limits (drop_id, slot_limit, coupon_id, person_scope)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- A new drop's limit. A row of drops that was lost and is created again finds its limits; one above
+-- the quantity goes, unless rows refer to it: then the foreign key refuses the drop.
+CREATE TRIGGER IF NOT EXISTS drops_after_insert AFTER INSERT ON drops FOR EACH ROW
+BEGIN
+    IF EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit > NEW.quantity) THEN
+        DELETE FROM slot_limits WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
+    END IF;
+    IF NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit = NEW.quantity) THEN
+        INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) VALUES (NEW.id, NEW.quantity, NEW.coupon_id, 0);
+    END IF;
+END;
+
+-- A quantity lowered below an issued slot would make that row surplus. A locking read: it waits for
+-- rows that are being written, and sees those that were written since this transaction began.
+CREATE TRIGGER IF NOT EXISTS drops_before_update BEFORE UPDATE ON drops FOR EACH ROW
+BEGIN
+    DECLARE issued INT UNSIGNED DEFAULT NULL;
+    IF NEW.quantity < OLD.quantity THEN
+        SELECT i.slot INTO issued FROM issued_coupons i WHERE i.drop_id = OLD.id AND i.slot > NEW.quantity LIMIT 1 FOR SHARE;
+        IF issued IS NOT NULL THEN
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: quantity below a slot that is issued';
+        END IF;
+    END IF;
+END;
+
+-- Limits follow the quantity. If it is lowered, rows with a higher limit get the new one, and the
+-- higher limits are deleted.
+CREATE TRIGGER IF NOT EXISTS drops_after_update AFTER UPDATE ON drops FOR EACH ROW
+BEGIN
+    IF NEW.quantity <> OLD.quantity THEN
+        IF NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit = NEW.quantity) THEN
+            INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
+                VALUES (NEW.id, NEW.quantity, NEW.coupon_id, 0);
+        END IF;
+        IF NEW.quantity < OLD.quantity THEN
+            UPDATE issued_coupons SET slot_limit = NEW.quantity WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
+            DELETE FROM slot_limits WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
+        END IF;
+    END IF;
+END;
+
+-- Claims that were given back or revoked (docs/decisions/0013-revoking.md). A revocation voids
+-- claims of its user in its scope, whatever their slot:
+--   again_from NULL    every claim; revoked_coupons_one allows one such revocation at a time
+--   again_from         those admitted up to this time by Redis's clock
+-- person_scope is as in issued_coupons. slot is NULL for a user who had none (on the waiting list),
+-- code and the times if there was no row yet.
+CREATE TABLE IF NOT EXISTS revoked_coupons (
+    id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    coupon_id       BIGINT       NOT NULL,
+    drop_id         BIGINT       NOT NULL,
+    slot            INT UNSIGNED NULL,
+    user_id         VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    code            VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NULL,
+    claimed_at      DATETIME(3)  NULL,
+    issued_at       DATETIME(3)  NULL,
+    issued_by       VARCHAR(10)  CHARACTER SET ascii COLLATE ascii_bin NULL,
+    reason          VARCHAR(200) NOT NULL,
+    revoked_by      VARCHAR(100) NOT NULL,
+    may_claim_again BOOLEAN      NOT NULL DEFAULT FALSE,
+    revoked_at      DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    again_from      DATETIME(3)  NULL,
+    person_scope    BIGINT       NOT NULL DEFAULT 0 INVISIBLE,
+    open_scope      BIGINT       GENERATED ALWAYS AS (IF(again_from IS NULL, person_scope, NULL)) VIRTUAL INVISIBLE,
+    UNIQUE KEY revoked_coupons_one (coupon_id, user_id, open_scope),
+    KEY revoked_coupons_drop (drop_id, coupon_id),
+    CONSTRAINT revoked_coupons_of_drop FOREIGN KEY (drop_id, coupon_id) REFERENCES drops (id, coupon_id)
+) DEFAULT CHARACTER SET utf8mb4;
+
+CREATE TRIGGER IF NOT EXISTS revoked_coupons_before_insert BEFORE INSERT ON revoked_coupons FOR EACH ROW
+BEGIN
+    SET NEW.person_scope = IF((SELECT c.once_per FROM coupons c WHERE c.id = NEW.coupon_id) = 'coupon', 0, NEW.drop_id);
+END;
+
+-- A row without a limit is inserted by hand, or alone: the schema checks whether its claim is
+-- revoked, and finds its limit.
+CREATE TRIGGER IF NOT EXISTS issued_coupons_insert BEFORE INSERT ON issued_coupons FOR EACH ROW
+BEGIN
+    IF NEW.slot_limit = 0 THEN
+        IF EXISTS (SELECT 1 FROM revoked_coupons r
+            WHERE r.coupon_id = NEW.coupon_id AND r.user_id = NEW.user_id
+            AND (r.person_scope = 0 OR r.person_scope = NEW.drop_id)
+            AND (r.again_from IS NULL OR NEW.claimed_at <= r.again_from) FOR SHARE) THEN
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: revoked: this claim was given back or revoked';
+        END IF;
+        SET NEW.slot_limit = COALESCE((SELECT l.slot_limit FROM slot_limits l
+            WHERE l.drop_id = NEW.drop_id AND l.slot_limit >= NEW.slot ORDER BY l.slot_limit LIMIT 1 FOR SHARE), 0);
+        IF NEW.slot < 1 OR (NEW.slot_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
+            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
+        END IF;
+        -- A drop that does not exist has no limit either: the foreign key reports it.
+        SET NEW.person_scope = COALESCE((SELECT l.person_scope FROM slot_limits l
+                WHERE l.drop_id = NEW.drop_id AND l.slot_limit = NEW.slot_limit LIMIT 1 FOR SHARE), 0),
+            NEW.slot_limit = IF(NEW.slot_limit = 0, NEW.slot, NEW.slot_limit);
+    END IF;
+END;
+
+-- The key from which codes are derived (docs/decisions/0021-codes.md): a claim whose row is written
+-- again gets the same code. Generated by `firstcome-api migrate`, or, if the table was copied
+-- empty, by the writer of the first row. Rows issued from `since` on have codes of this key. A pass
+-- compares some of them with it, and reports a key that was lost or replaced.
+CREATE TABLE IF NOT EXISTS code_key (
+    id     TINYINT       NOT NULL PRIMARY KEY,
+    secret VARBINARY(32) NOT NULL,
+    since  DATETIME(3)   NOT NULL,
+    CONSTRAINT code_key_is_one CHECK (id = 1 AND LENGTH(secret) = 32)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- The dead-letter table: messages the consumer could not turn into a row, and claims inserted by
+-- hand. The reconciler reissues them.
+--   source_hash         SHA-256 of topic, partition, offset, timestamp and payload: a message that is read twice gets only one row
+--   failed_claims_open  unresolved ones are counted, and read by a page of slots, from this index alone; resolved ones are deleted
+--                       through it
+CREATE TABLE IF NOT EXISTS failed_claims (
+    id                BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    coupon_id         BIGINT       NULL,
+    drop_id           BIGINT       NULL,
+    slot              BIGINT       NULL,
+    user_id           VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NULL,
+    claimed_at        DATETIME(3)  NULL,
+    payload           MEDIUMBLOB   NULL,
+    reason            VARCHAR(64)  NOT NULL,
+    error             TEXT         NULL,
+    attempts          INT UNSIGNED NOT NULL DEFAULT 1,
+    failed_at         DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    source_partition  INT          NULL,
+    source_offset     BIGINT       NULL,
+    source_hash       BINARY(32)   NULL,
+    traceparent       CHAR(55)     CHARACTER SET ascii COLLATE ascii_bin NULL,
+    resolved_at       DATETIME(3)  NULL,
+    resolution        VARCHAR(64)  NULL,
+    resolution_detail TEXT         NULL,
+    resolved_by_run   CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NULL,
+    UNIQUE KEY failed_claims_source (source_hash),
+    KEY failed_claims_open (resolved_at, drop_id, slot, coupon_id, user_id),
+    KEY failed_claims_person (coupon_id, user_id)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Promises that could not be kept, by user. `mended_at` is set when the user got a row after all.
+CREATE TABLE IF NOT EXISTS broken_promises (
+    drop_id    BIGINT       NOT NULL,
+    user_id    VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    coupon_id  BIGINT       NOT NULL,
+    slot       BIGINT       NULL,
+    reason     VARCHAR(255) NOT NULL,
+    run_id     CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    created_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    mended_at  DATETIME(3)  NULL,
+    PRIMARY KEY (drop_id, user_id),
+    KEY broken_promises_person (coupon_id, user_id),
+    KEY broken_promises_mended (mended_at, drop_id)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Where reading of each partition begins: the offset after the last message whose row or dead letter is in this database. A consumer moves it in
+-- the transaction of the rows and starts here on every assignment; passes read unread messages from here. It is part of every backup, so a
+-- restored database reads again what it lost. before_print is a checksum of the message before next_offset: another message there means that
+-- the topic was recreated. fault* say why reading had to go back, when, and from what offset.
+CREATE TABLE IF NOT EXISTS topic_positions (
+    topic        VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    partition_id INT          NOT NULL,
+    next_offset  BIGINT       NOT NULL,
+    before_print BIGINT       NULL,
+    fault        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NULL,
+    fault_at     DATETIME(3)  NULL,
+    fault_offset BIGINT       NULL,
+    PRIMARY KEY (topic, partition_id)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- One row per process of `serve` or `consume` that runs, or ran within a day: its settings. The
+-- reconciler waits for the longest deadline, and refuses to work with another topic, group or key
+-- prefix.
+CREATE TABLE IF NOT EXISTS processes (
+    id                   CHAR(32)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+    role                 VARCHAR(16)  NOT NULL,
+    owner                VARCHAR(200) NOT NULL,
+    redis_prefix         VARCHAR(64)  NULL,
+    topic                VARCHAR(249) NOT NULL,
+    consumer_group       VARCHAR(249) NOT NULL,
+    publish_deadline_ms  BIGINT       NOT NULL,
+    fallback_deadline_ms BIGINT       NOT NULL,
+    seen_at              DATETIME(3)  NOT NULL,
+    reads_messages       BIGINT       NOT NULL DEFAULT 1,
+    KEY processes_by_time (seen_at)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Passes. Passes over everything are numbered.
+--   owner        host and process
+--   asked_by     the operator who asked for it, by the name in the request
+--   drops_run    the run with the same `drops`, if they were not written again
+--   nothing_new  clean, or the same as the previous pass: kept only for a short time
+CREATE TABLE IF NOT EXISTS reconcile_runs (
+    id                     CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+    number                 BIGINT UNSIGNED NULL,
+    triggered_by           VARCHAR(16)     NOT NULL,
+    asked_by               VARCHAR(100)    NULL,
+    dry_run                BOOLEAN         NOT NULL,
+    deep                   BOOLEAN         NOT NULL,
+    confirmed              BOOLEAN         NOT NULL DEFAULT FALSE,
+    status                 VARCHAR(16)     NOT NULL,
+    owner                  VARCHAR(200)    NOT NULL,
+    started_at             DATETIME(3)     NOT NULL,
+    finished_at            DATETIME(3)     NULL,
+    drops_examined         INT UNSIGNED    NOT NULL DEFAULT 0,
+    users_examined         BIGINT          NOT NULL DEFAULT 0,
+    rows_examined          BIGINT          NOT NULL DEFAULT 0,
+    failed_claims_examined BIGINT          NOT NULL DEFAULT 0,
+    attempted              INT UNSIGNED    NOT NULL DEFAULT 0,
+    applied                INT UNSIGNED    NOT NULL DEFAULT 0,
+    skipped                INT UNSIGNED    NOT NULL DEFAULT 0,
+    failed                 INT UNSIGNED    NOT NULL DEFAULT 0,
+    error                  TEXT            NULL,
+    drops                  JSON            NULL,
+    drops_hash             BIGINT          NULL,
+    drops_run              CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NULL,
+    nothing_new            BOOLEAN         NOT NULL DEFAULT FALSE,
+    UNIQUE KEY reconcile_runs_number (number),
+    KEY reconcile_runs_by_time (started_at),
+    KEY reconcile_runs_by_status (status, started_at),
+    KEY reconcile_runs_drops_run (drops_run),
+    KEY reconcile_runs_nothing_new (nothing_new, started_at)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- A finding that persists is one row, however many passes see it: it has the first number of a pass
+-- that saw it (seen_from) and the first that no longer did (seen_to, NULL: it still exists), and
+-- `content` is a hash of its content. Findings of other runs (`number` NULL) belong to their run
+-- alone, by run_id. No foreign key: deleting a run must not delete findings that later runs refer
+-- to, nor thousands of them in one statement.
+--   dead_letter, trace_id       the failed claim that it concerns, and the trace of its claim
+--   reconcile_findings_applied  the number of a drop's repairs since its last mail
+--   reconcile_findings_old      deleting unnumbered ones
+CREATE TABLE IF NOT EXISTS reconcile_findings (
+    id           BIGINT          NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    run_id       CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    coupon_id    BIGINT          NULL,
+    drop_id      BIGINT          NULL,
+    kind         VARCHAR(24)     NOT NULL,
+    slot         BIGINT          NULL,
+    user_id      VARCHAR(128)    CHARACTER SET ascii COLLATE ascii_bin NULL,
+    action       VARCHAR(32)     NOT NULL,
+    result       VARCHAR(16)     NOT NULL,
+    detail       TEXT            NULL,
+    dead_letter  BIGINT          NULL,
+    trace_id     CHAR(32)        CHARACTER SET ascii COLLATE ascii_bin NULL,
+    needs_person BOOLEAN         NOT NULL DEFAULT FALSE,
+    created_at   DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    seen_from    BIGINT UNSIGNED NULL,
+    seen_to      BIGINT UNSIGNED NULL,
+    content      BIGINT          NULL,
+    KEY reconcile_findings_run (run_id, id),
+    KEY reconcile_findings_person (coupon_id, user_id),
+    KEY reconcile_findings_seen (seen_to, seen_from),
+    KEY reconcile_findings_old (seen_from, created_at),
+    KEY reconcile_findings_applied (drop_id, result, created_at)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- The number of a drop's repairs that the repair limit held back, as last shown to a person, and a
+-- hash of them: a confirmation covers these and no others.
+CREATE TABLE IF NOT EXISTS held_back (
+    drop_id     BIGINT          NOT NULL PRIMARY KEY,
+    repairs     INT UNSIGNED    NOT NULL,
+    fingerprint BIGINT UNSIGNED NULL,
+    run_id      CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    planned_at  DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3))
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- The number of users that each drop had when a pass last compared it, including revoked ones.
+-- After a loss of Redis the pass that rebuilds the drop compares: if fewer are restored, it sends a
+-- mail. Without a foreign key: the table must never wait for a locked drop. lost_at is when a pass
+-- began to rebuild the drop; NULL once a pass has compared and none is missing.
+CREATE TABLE IF NOT EXISTS known_admissions (
+    drop_id BIGINT          NOT NULL PRIMARY KEY,
+    users   BIGINT UNSIGNED NOT NULL,
+    seen_at DATETIME(3)     NOT NULL,
+    lost_at DATETIME(3)     NULL,
+    KEY known_admissions_seen (seen_at)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Small facts that must survive a restart: the last success, the last run of each schedule,
+-- confirmations.
+CREATE TABLE IF NOT EXISTS reconciler_state (
+    name       VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+    value      VARCHAR(500) NOT NULL,
+    updated_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3))
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Alerts mailed to the people on duty, one row per drift (fingerprint), across restarts.
+-- unmailed_repairs are those that exceeded the rate of mails and wait for the next one.
+CREATE TABLE IF NOT EXISTS alerts (
+    id               BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    fingerprint      CHAR(64)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    kind             VARCHAR(24)  NOT NULL,
+    coupon_id        BIGINT       NULL,
+    drop_id          BIGINT       NULL,
+    status           VARCHAR(16)  NOT NULL,
+    summary          TEXT         NOT NULL,
+    content_hash     CHAR(64)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    first_seen_at    DATETIME(3)  NOT NULL,
+    last_seen_at     DATETIME(3)  NOT NULL,
+    last_mailed_at   DATETIME(3)  NULL,
+    mails            INT UNSIGNED NOT NULL DEFAULT 0,
+    unmailed_repairs INT UNSIGNED NOT NULL DEFAULT 0,
+    thread_id        VARCHAR(200) NULL,
+    resolved_at      DATETIME(3)  NULL,
+    acknowledged_at  DATETIME(3)  NULL,
+    acknowledged_by  VARCHAR(100) NULL,
+    UNIQUE KEY alerts_fingerprint (fingerprint),
+    KEY alerts_status (status, last_seen_at)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Mails to send, one row per recipient, so that one refused address never repeats another's mail.
+CREATE TABLE IF NOT EXISTS mail_outbox (
+    id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    created_at      DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    kind            VARCHAR(24)  NOT NULL,
+    run_id          CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NULL,
+    recipient       VARCHAR(320) NOT NULL,
+    subject         VARCHAR(500) NOT NULL,
+    message_id      VARCHAR(200) NOT NULL,
+    thread_refs     TEXT         NULL,
+    body_text       MEDIUMTEXT   NOT NULL,
+    body_html       MEDIUMTEXT   NOT NULL,
+    attempts        INT UNSIGNED NOT NULL DEFAULT 0,
+    next_attempt_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    leased_until    DATETIME(3)  NULL,
+    sent_at         DATETIME(3)  NULL,
+    given_up_at     DATETIME(3)  NULL,
+    last_error      TEXT         NULL,
+    KEY mail_outbox_due (sent_at, given_up_at, next_attempt_at)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Webhooks (docs/decisions/0017-webhooks.md): events to post, one row per event and target.
+--   event_id  the header webhook-id: the same for all targets and all attempts
+--   target    host and fingerprint of the address, which may contain a secret
+--   body      the signed bytes
+CREATE TABLE IF NOT EXISTS webhook_outbox (
+    id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    created_at      DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    event_id        VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    kind            VARCHAR(24)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    target          VARCHAR(300) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    body            MEDIUMTEXT   NOT NULL,
+    attempts        INT UNSIGNED NOT NULL DEFAULT 0,
+    next_attempt_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    leased_until    DATETIME(3)  NULL,
+    sent_at         DATETIME(3)  NULL,
+    given_up_at     DATETIME(3)  NULL,
+    last_error      TEXT         NULL,
+    UNIQUE KEY webhook_outbox_once (event_id, target),
+    KEY webhook_outbox_due (sent_at, given_up_at, next_attempt_at)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- The last event data about each drop. No foreign key, and no column of drops: each insert into
+-- issued_coupons locks a row that refers to drops.
+--   run_id             the run that saw it: numbers of an older run are ignored
+--   sold_out_quantity  the quantity that was reported as sold out, or 0
+CREATE TABLE IF NOT EXISTS webhook_drops (
+    drop_id           BIGINT       NOT NULL PRIMARY KEY,
+    run_id            CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    issued            BIGINT       NOT NULL DEFAULT 0,
+    highest_slot      BIGINT       NOT NULL DEFAULT 0,
+    sold_out_quantity INT UNSIGNED NOT NULL DEFAULT 0,
+    updated_at        DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    KEY webhook_drops_by_time (updated_at)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- The log of operators' actions, each row written in the transaction of its action.
+--   operator   the name that the request gave (X-Operator), else NULL
+--   token      fingerprint of the token: the first 8 hex digits of its SHA-256
+--   from_addr  the other end of the connection: a proxy's address, if there is one in front
+CREATE TABLE IF NOT EXISTS ops_actions (
+    id        BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    at        DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
+    operator  VARCHAR(100) NULL,
+    token     CHAR(8)      CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    from_addr VARCHAR(45)  CHARACTER SET ascii COLLATE ascii_bin NULL,
+    action    VARCHAR(32)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    coupon_id BIGINT       NULL,
+    drop_id   BIGINT       NULL,
+    detail    JSON         NOT NULL,
+    KEY ops_actions_by_time (at),
+    KEY ops_actions_of_coupon (coupon_id, at)
+) DEFAULT CHARACTER SET utf8mb4;

@@ -1,2 +1,0 @@
-DROP TABLE IF EXISTS drops;
-DROP TABLE IF EXISTS coupons;

@@ -1,2 +1,0 @@
-DROP TABLE IF EXISTS ops_actions;
-ALTER TABLE drops DROP COLUMN closed_early;

@@ -1,2 +1,0 @@
-DROP TABLE IF EXISTS webhook_drops;
-DROP TABLE IF EXISTS webhook_outbox;

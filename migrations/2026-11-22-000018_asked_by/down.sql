@@ -1,1 +1,0 @@
-ALTER TABLE reconcile_runs DROP COLUMN asked_by;

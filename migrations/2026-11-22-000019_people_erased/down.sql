@@ -1,2 +1,0 @@
-ALTER TABLE drops DROP KEY drops_sealed;
-ALTER TABLE drops DROP COLUMN people_erased_at;

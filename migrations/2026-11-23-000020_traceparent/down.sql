@@ -1,2 +1,0 @@
-ALTER TABLE failed_claims DROP COLUMN traceparent;
-ALTER TABLE issued_coupons DROP COLUMN traceparent;

@@ -1,1 +1,0 @@
-ALTER TABLE drops DROP COLUMN codes_erased_at;

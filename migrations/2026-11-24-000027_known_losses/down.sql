@@ -1,1 +1,0 @@
-ALTER TABLE known_admissions DROP COLUMN lost_at;

@@ -1,1 +1,0 @@
-ALTER TABLE code_key DROP COLUMN prefixed_from;

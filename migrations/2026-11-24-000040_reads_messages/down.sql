@@ -1,1 +1,0 @@
-ALTER TABLE processes DROP COLUMN reads_messages;

@@ -1,1 +1,0 @@
-ALTER TABLE held_back DROP COLUMN fingerprint;

@@ -1,1 +1,0 @@
-ALTER TABLE reconcile_findings DROP COLUMN dead_letter, DROP COLUMN trace_id;
