@@ -1,6 +1,5 @@
-//! Messages of admissions on the topic: UTF-8 JSON in two versions. Version 1 holds one claim and
-//! has the key `coupon:slot`. Version 2 holds the claims that one call admitted to a drop and has
-//! the key `coupon:lowest slot`. `docs/asyncapi.json` describes both.
+//! Messages of admissions on the topic: UTF-8 JSON with the claims that one call admitted to a
+//! drop. The key is `coupon:lowest slot`. `docs/asyncapi.json` describes them.
 
 use std::borrow::Cow;
 
@@ -11,14 +10,8 @@ use serde_json::Value;
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::schedule::instants::is_leap_second;
 
-/// The version of a message with one claim.
-const ONE: u64 = 1;
-
-/// The version of a message with the claims of one call.
-const BATCH: u64 = 2;
-
-/// The newest message version that this build reads. It is announced to other processes.
-pub const NEWEST_READ: i64 = 2;
+/// The version of the format.
+const VERSION: u64 = 2;
 
 /// Number of consecutive slots that share a partition.
 const PARTITION_BLOCK: u32 = 64;
@@ -36,23 +29,14 @@ pub struct ClaimEvent {
 }
 
 #[derive(Serialize)]
-struct OneWire<'a> {
-    v: u64,
-    coupon_id: i64,
-    drop_id: i64,
-    #[serde(flatten)]
-    claim: ClaimWire<'a>,
-}
-
-#[derive(Serialize)]
-struct BatchWire<'a> {
+struct MessageWire<'a> {
     v: u64,
     coupon_id: i64,
     drop_id: i64,
     claims: Vec<ClaimWire<'a>>,
 }
 
-/// The fields that differ between the claims of a batch.
+/// The fields that differ between the claims of a message.
 #[derive(Serialize, Deserialize)]
 struct ClaimWire<'a> {
     slot: i64,
@@ -104,7 +88,8 @@ pub struct Undecodable {
 }
 
 impl ClaimEvent {
-    /// Returns the message's key. Messages need no order, because each slot is given once.
+    /// Returns the key of a message in which this claim has the lowest slot. Messages need no
+    /// order, because each slot is given once.
     pub fn key(&self) -> String {
         format!("{}:{}", self.coupon_id, self.slot)
     }
@@ -124,19 +109,12 @@ impl ClaimEvent {
         u32::try_from((coupon + u64::from(block)) % u64::from(partitions.max(1))).unwrap_or(0)
     }
 
-    /// Encodes a message of version 1.
+    /// Encodes a message with only this claim.
     pub fn encode(&self) -> String {
-        let claim = self.wire();
-        let wire = OneWire {
-            v: ONE,
-            coupon_id: self.coupon_id.0,
-            drop_id: self.drop_id.0,
-            claim,
-        };
-        serde_json::to_string(&wire).unwrap_or_default()
+        Self::encode_batch(&[self])
     }
 
-    /// Encodes a message of version 2. All claims must belong to one drop.
+    /// Encodes a message. All claims must belong to one drop.
     pub fn encode_batch(claims: &[&Self]) -> String {
         let Some(first) = claims.first() else {
             return String::new();
@@ -144,8 +122,8 @@ impl ClaimEvent {
         let coupon_id = first.coupon_id.0;
         let drop_id = first.drop_id.0;
         let claims = claims.iter().map(|claim| claim.wire()).collect();
-        serde_json::to_string(&BatchWire {
-            v: BATCH,
+        serde_json::to_string(&MessageWire {
+            v: VERSION,
             coupon_id,
             drop_id,
             claims,
@@ -164,8 +142,8 @@ impl ClaimEvent {
         }
     }
 
-    /// Parses the claims of a message of any version separately, so that an invalid claim does not
-    /// affect the others. Returns a single error for an unreadable message.
+    /// Parses the claims of a message separately, so that an invalid claim does not affect the
+    /// others. Returns a single error for an unreadable message.
     pub fn decode(payload: &[u8]) -> Vec<Result<Self, Undecodable>> {
         let unreadable = |error: serde_json::Error| {
             let error = if payload.is_empty() {
@@ -179,37 +157,21 @@ impl ClaimEvent {
             Ok(head) => head,
             Err(error) => return unreadable(error),
         };
-        match head.v {
-            ONE => match serde_json::from_slice::<ClaimWire<'_>>(payload) {
-                Ok(wire) => {
-                    let told = |(reason, error)| Undecodable {
-                        reason,
-                        error,
-                        fragments: fragments(payload),
-                    };
-                    vec![wire.claim(&head).map_err(told)]
-                }
-                Err(error) => unreadable(error),
-            },
-            BATCH => match serde_json::from_slice::<ClaimsWire<'_>>(payload) {
-                Ok(wire) if wire.claims.is_empty() => {
-                    vec![refuse(
-                        "undecodable",
-                        "a batch without claims".to_owned(),
-                        payload,
-                    )]
-                }
-                Ok(wire) => wire
-                    .claims
-                    .iter()
-                    .map(|claim| of_batch(&head, claim))
-                    .collect(),
-                Err(error) => one_by_one(&head, payload).unwrap_or_else(|| unreadable(error)),
-            },
-            version => {
-                let error = format!("version {version} is not among {ONE} and {BATCH}");
-                vec![refuse("wrong_version", error, payload)]
+        if head.v != VERSION {
+            let error = format!("the version is {}, not {VERSION}", head.v);
+            return vec![refuse("wrong_version", error, payload)];
+        }
+        match serde_json::from_slice::<ClaimsWire<'_>>(payload) {
+            Ok(wire) if wire.claims.is_empty() => {
+                let error = "a message without claims".to_owned();
+                vec![refuse("undecodable", error, payload)]
             }
+            Ok(wire) => wire
+                .claims
+                .iter()
+                .map(|claim| of_message(&head, claim))
+                .collect(),
+            Err(error) => one_by_one(&head, payload).unwrap_or_else(|| unreadable(error)),
         }
     }
 }
@@ -261,7 +223,7 @@ impl ClaimWire<'_> {
     }
 }
 
-fn of_batch(head: &HeadWire, wire: &ClaimWire<'_>) -> Result<ClaimEvent, Undecodable> {
+fn of_message(head: &HeadWire, wire: &ClaimWire<'_>) -> Result<ClaimEvent, Undecodable> {
     let told = |(reason, error)| Undecodable {
         reason,
         error,
@@ -270,12 +232,12 @@ fn of_batch(head: &HeadWire, wire: &ClaimWire<'_>) -> Result<ClaimEvent, Undecod
     wire.claim(head).map_err(told)
 }
 
-/// Parses the claims of a batch separately. Returns `None` if it has no list of claims.
+/// Parses the claims of a message separately. Returns `None` if it has no list of claims.
 fn one_by_one(head: &HeadWire, payload: &[u8]) -> Option<Vec<Result<ClaimEvent, Undecodable>>> {
     let message: Value = serde_json::from_slice(payload).ok()?;
     let claims = message.get("claims")?.as_array()?;
     let one = |claim: &Value| match ClaimWire::deserialize(claim) {
-        Ok(wire) => of_batch(head, &wire),
+        Ok(wire) => of_message(head, &wire),
         Err(error) => {
             let known = Fragments {
                 coupon_id: Some(head.coupon_id),
@@ -319,7 +281,7 @@ fn instant(text: &str) -> Option<DateTime<Utc>> {
 mod tests {
     use super::*;
 
-    const GOOD: &str = r#"{"v":1,"coupon_id":1,"drop_id":2,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
+    const GOOD: &str = r#"{"v":2,"coupon_id":1,"drop_id":2,"claims":[{"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}]}"#;
 
     fn good() -> ClaimEvent {
         let [Ok(event)] = &ClaimEvent::decode(GOOD.as_bytes())[..] else {
@@ -335,50 +297,37 @@ mod tests {
         }
     }
 
-    /// Returns an example from `docs/asyncapi.json`, by the name of its message.
-    fn example(name: &str) -> String {
-        let document: Value =
-            serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();
-        document["components"]["messages"][name]["examples"][0]["payload"].to_string()
-    }
-
     #[test]
-    fn documented_example_round_trips_byte_for_byte() {
+    fn message_round_trips_byte_for_byte() {
         let event = good();
         assert_eq!((event.slot, event.key().as_str()), (37, "1:37"));
         assert_eq!(event.encode(), GOOD);
     }
 
     #[test]
-    fn documented_examples_decode_to_the_claims_that_encode_them() {
-        let same = |a: &str, b: &str| {
-            assert_eq!(
-                serde_json::from_str::<Value>(a).unwrap(),
-                serde_json::from_str::<Value>(b).unwrap()
-            );
-        };
-        same(&example("claim"), &good().encode());
-        let batch = example("claims");
-        let claims: Vec<ClaimEvent> = ClaimEvent::decode(batch.as_bytes())
+    fn documented_example_decodes_to_the_claims_that_encode_it() {
+        let document: Value =
+            serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();
+        let example = &document["components"]["messages"]["claims"]["examples"][0]["payload"];
+        let claims: Vec<ClaimEvent> = ClaimEvent::decode(example.to_string().as_bytes())
             .into_iter()
             .map(Result::unwrap)
             .collect();
         assert_eq!(claims[0], good());
-        same(
-            &batch,
-            &ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>()),
-        );
+        let encoded = ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>());
+        assert_eq!(&serde_json::from_str::<Value>(&encoded).unwrap(), example);
     }
 
     #[test]
     fn invalid_message_is_refused_with_a_reason_and_its_readable_fields() {
-        let cases: [(&str, &str); 11] = [
+        let cases: [(&str, &str); 12] = [
             ("", "undecodable"),
             ("not json", "undecodable"),
             ("[]", "undecodable"),
-            ("{\"v\":1}", "undecodable"),
-            (&GOOD.replace("\"v\":1", "\"v\":2"), "undecodable"),
-            (&GOOD.replace("\"v\":1", "\"v\":3"), "wrong_version"),
+            ("{\"v\":2}", "undecodable"),
+            (&GOOD.replace("claims", "claim"), "undecodable"),
+            (&GOOD.replace("\"v\":2", "\"v\":1"), "wrong_version"),
+            (&GOOD.replace("\"v\":2", "\"v\":3"), "wrong_version"),
             (
                 "{\"v\":2,\"coupon_id\":1,\"drop_id\":2,\"claims\":[]}",
                 "undecodable",
@@ -399,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_claim_does_not_affect_the_rest_of_its_batch() {
+    fn invalid_claim_does_not_affect_the_rest_of_its_message() {
         let claims: Vec<ClaimEvent> = (1..=4).map(|slot| ClaimEvent { slot, ..good() }).collect();
         let batch = ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>());
         assert_eq!(

@@ -18,16 +18,12 @@ use super::state::{App, Services};
 /// days ahead.
 const MAKE_EVERY: Duration = Duration::from_secs(60);
 
-/// Interval at which the API checks whether any running consumer or reconciler cannot read batches.
-/// If so, the API stops writing them.
-const READERS_EVERY: Duration = Duration::from_secs(1);
-
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts all tasks. Dropping the set ends them.
 pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
-    let [coupons, lookups, drops, redis, producer, topic, readers] =
+    let [coupons, lookups, drops, redis, producer, topic] =
         std::array::from_fn(|_| Arc::clone(app));
     tasks.spawn(async move {
         coupons.catalogue.keep_fresh(refresh).await;
@@ -40,23 +36,6 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     tasks.spawn(async move {
         topic.claims.durability().publisher().watch_topic().await;
         "the watch over the topic"
-    });
-    tasks.spawn(async move {
-        let mut ticks = every(READERS_EVERY);
-        loop {
-            ticks.tick().await;
-            match readers.mysql.catalogue.all_read_batches().await {
-                Ok(all) => readers
-                    .claims
-                    .durability()
-                    .publisher()
-                    .set_writes_batches(all),
-                // Keep the current format. A reader that is starting now cannot reach MySQL either.
-                Err(error) => {
-                    tracing::debug!(%error, "could not read which formats readers support");
-                }
-            }
-        }
     });
     tasks.spawn(async move {
         let mut ticks = every(MAKE_EVERY);

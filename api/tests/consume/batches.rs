@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use firstcome_shared::domain::{NamedDrop, OncePer, Slot};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::{SIGNATURE, Signing, Unsigned};
+use firstcome_shared::kafka::{SIGNATURE, Signing};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use secrecy::SecretString;
 
-use crate::world::{ConsumeWorld, LIMIT, PARTITIONS, claim_event, until};
+use crate::world::{ConsumeWorld, LIMIT, PARTITIONS, SIGNING_KEY, claim_event, until};
 
-const KEY: &str = "signed-0123456789abcdef0123456789";
-
+/// The signature and the payload.
 type Message = (Option<String>, String);
 
 /// Builds one message with claims of these slots, slot N by `u-N`.
@@ -22,6 +21,15 @@ fn batch(drop: NamedDrop, slots: impl IntoIterator<Item = Slot>) -> String {
         .map(|slot| claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}")));
     let claims: Vec<ClaimEvent> = claims.collect();
     ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>())
+}
+
+/// Signs a message with the world's key.
+fn signed(world: &ConsumeWorld, payload: String) -> Message {
+    let signature = world
+        .kafka
+        .signing
+        .sign(&world.kafka.topic, payload.as_bytes());
+    (Some(signature), payload)
 }
 
 async fn send(world: &ConsumeWorld, messages: &[Message]) {
@@ -66,7 +74,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
             "\"slot\":1,\"user_id\":\"other\"",
         )
         .replace("{\"slot\":10,", "{");
-    send(&world, &[(None, good.clone())]).await;
+    send(&world, &[signed(&world, good.clone())]).await;
     world
         .consume_until("the first message is read", async || {
             world.read_up_to().await == 1
@@ -74,7 +82,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
         .await;
     // A transaction has at most two claims, so a message needs several.
     let consumer = world.consumer(&["--consume-batch-max=2"]);
-    send(&world, &[(None, good), (None, mixed)]).await;
+    send(&world, &[good, mixed].map(|one| signed(&world, one))).await;
     until("all messages are read", async || {
         world.read_up_to().await == 3
     })
@@ -108,7 +116,7 @@ async fn consumer_stopped_within_a_message_skips_no_claim() {
     let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
     // One claim per second, so that the consumer stops inside the message.
     let slow = world.consumer(&["--consume-max-rows-per-second=1"]);
-    send(&world, &[(None, batch(drop, 1..=100))]).await;
+    send(&world, &[signed(&world, batch(drop, 1..=100))]).await;
     until("some claims are written", async || world.rows().await > 0).await;
     slow.stop().await;
     let written = world.rows().await;
@@ -128,22 +136,29 @@ async fn consumer_stopped_within_a_message_skips_no_claim() {
 async fn message_without_a_valid_signature_takes_no_slot() {
     let (world, drop) = ConsumeWorld::with_coupon(20_000, OncePer::Coupon).await;
     let topic = &world.kafka.topic;
-    let signing =
-        |key: &str| Signing::new(Some(&SecretString::from(key)), Unsigned::Reject).unwrap();
-    let ours = signing(KEY);
-    let other = signing("other-0123456789abcdef0123456789a");
-    let signed = |by: &Signing, payload: String| (by.sign(topic, payload.as_bytes()), payload);
-
-    let honest = signed(&ours, batch(drop, 1..=10));
+    let other = Signing::new(Some(&SecretString::from(
+        "other-0123456789abcdef0123456789a",
+    )))
+    .unwrap();
+    let by_another_key = batch(drop, 11..=20);
+    let honest = signed(&world, batch(drop, 1..=10));
     let changed = (honest.0.clone(), honest.1.replace("u-3", "m-3"));
     let replayed_elsewhere = (
-        ours.sign("another-topic", honest.1.as_bytes()),
+        Some(
+            world
+                .kafka
+                .signing
+                .sign("another-topic", honest.1.as_bytes()),
+        ),
         batch(drop, 1..=10),
     );
     let mut forged = vec![
         changed,
         replayed_elsewhere,
-        signed(&other, batch(drop, 11..=20)),
+        (
+            Some(other.sign(topic, by_another_key.as_bytes())),
+            by_another_key,
+        ),
     ];
     forged.push((Some("no signature".into()), batch(drop, 11..=20)));
     let flood = 10_000 - u32::try_from(forged.len()).unwrap();
@@ -155,9 +170,8 @@ async fn message_without_a_valid_signature_takes_no_slot() {
         .collect();
     send(&world, &all).await;
 
-    let key = format!("--kafka-signing-key={KEY},{}", "n".repeat(32));
-    let unsigned = "--kafka-unsigned=reject";
-    let consumer = world.consumer(&[&key, unsigned]);
+    let key = format!("--kafka-signing-key={},{SIGNING_KEY}", "n".repeat(32));
+    let consumer = world.consumer(&[&key]);
     until("all messages are read", async || {
         world.read_up_to().await == 10_002
     })
@@ -166,7 +180,7 @@ async fn message_without_a_valid_signature_takes_no_slot() {
     let accepted = world
         .count("issued_coupons WHERE slot > 10 OR user_id <> CONCAT('u-', slot)")
         .await;
-    println!("forged messages accepted with KAFKA_UNSIGNED=reject: {accepted} of 10000");
+    println!("forged messages accepted: {accepted} of 10000");
     assert_eq!((world.rows().await, accepted), (10, 0));
     assert_eq!(world.refusals().await, counts([("forged", 10_000)]));
     let named =

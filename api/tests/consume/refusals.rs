@@ -19,7 +19,7 @@ fn poison(
         (Some("not json".into()), "undecodable"),
         (Some("[1,2]".into()), "undecodable"),
         (
-            Some(good(9, "u-x").replace("\"v\":1", "\"v\":3")),
+            Some(good(9, "u-x").replace("\"v\":2", "\"v\":3")),
             "wrong_version",
         ),
         (Some(good(9, "u-x").replace("u-x", "u x")), "undecodable"),

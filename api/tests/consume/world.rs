@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use crate::support::{LIMIT, until};
 use crate::support::{RunningProgram, migrate, new_database, parse, stack};
 
+pub(crate) const SIGNING_KEY: &str = "signed-0123456789abcdef0123456789";
+
 /// Partitions of each test's topic.
 pub(crate) const PARTITIONS: i32 = 4;
 
@@ -50,7 +52,7 @@ impl ConsumeWorld {
             topic: name.clone(),
             group: name.clone(),
             security: Security::default(),
-            signing: Signing::default(),
+            signing: Signing::new(Some(&SIGNING_KEY.into())).unwrap(),
         };
         Self {
             mysql,
@@ -138,7 +140,7 @@ impl ConsumeWorld {
         self.send(messages.collect()).await;
     }
 
-    /// Sends messages of partition, key and value, and waits until Kafka has them all.
+    /// Signs and sends messages of partition, key and value, and waits until Kafka has them all.
     pub(crate) async fn send<P: ToBytes>(&self, messages: Vec<(i32, Option<String>, Option<P>)>) {
         let producer: FutureProducer = self.kafka.producer(LIMIT).create().unwrap();
         let sent: Vec<_> = messages
@@ -148,6 +150,8 @@ impl ConsumeWorld {
                     FutureRecord::to(&self.kafka.topic).partition(*partition);
                 record.key = key.as_ref();
                 record.payload = value.as_ref();
+                let payload = value.as_ref().map(ToBytes::to_bytes).unwrap_or_default();
+                record.headers = Some(self.kafka.signing.headers(&self.kafka.topic, payload));
                 producer
                     .send_result(record)
                     .map_err(|(error, _)| error)
@@ -166,6 +170,7 @@ impl ConsumeWorld {
             format!("--kafka-brokers={}", self.kafka.brokers),
             format!("--kafka-topic={}", self.kafka.topic),
             format!("--kafka-group={}", self.kafka.group),
+            format!("--kafka-signing-key={SIGNING_KEY}"),
             "--listen-addr=127.0.0.1:0".into(),
         ];
         for argument in more {

@@ -6,7 +6,7 @@ use chrono::{TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::stores_away::behind_redis;
 use crate::world::{
@@ -73,10 +73,10 @@ async fn only_a_retry_confirms_a_claim_stored_after_both_deadlines() {
     .await;
     assert!(
         world
-            .payloads()
+            .published()
             .await
             .iter()
-            .any(|one| one["user_id"] == "late" && one["drop_id"] == drop)
+            .any(|claim| claim.user_id.as_str() == "late" && claim.drop_id.0 == drop)
     );
 }
 
@@ -212,11 +212,8 @@ async fn concurrent_retries_publish_once_with_the_admission_time() {
     let expected = json!({"status": "already_claimed", "drop_id": drop, "slot": slot});
     assert!(answers.iter().all(|answer| answer.json == expected));
     assert_eq!(world.messages().await, 2, "each process publishes once");
-    let messages: Vec<Value> = world.payloads().await;
-    assert_eq!(
-        messages[0], messages[1],
-        "both have the time of the admission"
-    );
+    let claims = world.published().await;
+    assert_eq!(claims[0], claims[1], "both have the time of the admission");
 }
 
 #[tokio::test]
@@ -243,12 +240,9 @@ async fn retry_makes_a_claim_of_an_earlier_drop_durable() {
     for _ in 0..3 {
         assert_eq!(api.claim(id, "u-1").await.json, expected);
     }
-    let messages = world.payloads().await;
-    assert_eq!(messages.len(), 1);
-    assert_eq!(
-        (&messages[0]["drop_id"], &messages[0]["slot"]),
-        (&json!(other), &json!(4))
-    );
+    let claims = world.published().await;
+    assert_eq!(claims.len(), 1);
+    assert_eq!((claims[0].drop_id.0, claims[0].slot), (other, 4));
 }
 
 /// Creates a daily coupon with drops of today and tomorrow.

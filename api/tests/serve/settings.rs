@@ -11,6 +11,7 @@ fn serve(settings: &[(&str, &str)]) -> Output {
         ("DATABASE_URL", "mysql://root:hunter2@127.0.0.1:1/x"),
         ("REDIS_URL", "redis://127.0.0.1:1"),
         ("KAFKA_BROKERS", "127.0.0.1:1"),
+        ("KAFKA_SIGNING_KEY", "0123456789abcdef0123456789abcdef"),
         ("LISTEN_ADDR", "127.0.0.1:0"),
         ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "0"),
         ("RUST_LOG", "off"),
@@ -35,11 +36,16 @@ fn refuses_to_start_with_a_wrong_setting_in_one_sentence() {
         ("JWT_ALGORITHM", "HS256"),
         ("JWT_SECRET", "hunter2-hunter2-hunter2-hunter2-hunter2"),
     ];
-    let cases: [(&[Setting], &str, i32); 12] = [
+    let cases: [(&[Setting], &str, i32); 13] = [
         (&[("USER_AUTH", "")], "--user-auth", 2),
         (&[("USER_AUTH", "nobody")], "trusted-header", 2),
         (&[("OPS_TOKEN", "")], "--ops-token", 2),
         (&[("OPS_TOKEN", "hunter2")], "at least 32", 1),
+        (
+            &[("KAFKA_SIGNING_KEY", "")],
+            "KAFKA_SIGNING_KEY is not set: make one with `openssl rand -hex 32`",
+            1,
+        ),
         (&[("USER_AUTH", "jwt")], "JWT_ALGORITHM", 1),
         (
             &[("USER_AUTH", "jwt"), ("JWT_ALGORITHM", "none")],

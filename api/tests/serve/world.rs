@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_api::serve::ApiServer;
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use firstcome_stack::{KafkaOptions, KafkaServer};
@@ -93,6 +94,7 @@ impl ServeWorld {
             ("redis-key-prefix", name.clone()),
             ("kafka-brokers", stack.kafka.bootstrap()),
             ("kafka-topic", name.clone()),
+            ("kafka-signing-key", "k".repeat(32)),
         ]);
         let redis = redis_client(&stack.redis.url(), name.clone());
         let world = Self {
@@ -262,8 +264,8 @@ impl ServeWorld {
         tokio::task::spawn_blocking(count).await.unwrap()
     }
 
-    /// Returns the payloads of the topic's messages.
-    pub(crate) async fn payloads(&self) -> Vec<Value> {
+    /// Returns the claims in the topic's messages.
+    pub(crate) async fn published(&self) -> Vec<ClaimEvent> {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
         use rdkafka::{Message as _, Offset, TopicPartitionList};
         let all = self.messages().await;
@@ -282,9 +284,9 @@ impl ServeWorld {
             client.assign(&from).unwrap();
             let next = |_| {
                 let message = client.poll(LIMIT).expect("a message").unwrap();
-                serde_json::from_slice(message.payload().unwrap()).unwrap()
+                ClaimEvent::decode(message.payload().unwrap())
             };
-            (0..all).map(next).collect()
+            (0..all).flat_map(next).map(Result::unwrap).collect()
         };
         tokio::task::spawn_blocking(read).await.unwrap()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 use firstcome_api::migrate::{self, MigrateArgs};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
-use firstcome_shared::kafka::Security;
+use firstcome_shared::kafka::{Security, Signing};
 use firstcome_shared::tuning::{self, Tuning};
 use firstcome_stack::{MysqlServer, Stack, StackOptions, Tables, eventually};
 use tokio::sync::OnceCell;
@@ -67,7 +67,7 @@ pub(crate) async fn migrate(
             kafka_topic: topic.to_owned(),
             kafka_group: "unused".into(),
             kafka_security: Security::default(),
-            kafka_signing: firstcome_shared::kafka::Signing::default(),
+            kafka_signing: Signing::random(),
         },
         partitions,
         replication: 1,

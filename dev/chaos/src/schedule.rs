@@ -152,7 +152,7 @@ impl FaultSchedule {
             processes: EACH,
             operators: if rng.random_bool(0.5) { 2 } else { 0 },
             pollers: *[0, 4, 30].choose(&mut rng).unwrap_or(&0),
-            settings: signatures(seed),
+            settings: BTreeMap::new(),
             faults,
             expect: Vec::new(),
         }
@@ -227,15 +227,6 @@ impl FaultSchedule {
     pub fn ends_ms(&self) -> u64 {
         self.crowd_ms + 20_000 * self.faults.len() as u64
     }
-}
-
-/// Makes a third of the seeds refuse messages without a signature.
-fn signatures(seed: u64) -> BTreeMap<String, String> {
-    let reject = ("KAFKA_UNSIGNED".to_owned(), "reject".to_owned());
-    seed.is_multiple_of(3)
-        .then_some(reject)
-        .into_iter()
-        .collect()
 }
 
 /// Draws the size of the allow list and whether it changes, in a quarter of the seeds. Some lists

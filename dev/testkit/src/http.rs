@@ -15,8 +15,7 @@ use crate::reply::HttpReply;
 /// The operators' token, which every world uses.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
 
-/// The key that signs claim messages. Unsigned messages are also accepted, unless a test changes
-/// that.
+/// The key that signs claim messages.
 pub const SIGNING_KEY: &str = "system-tests-0123456789abcdef9876543210";
 
 /// A client of the service at an address.

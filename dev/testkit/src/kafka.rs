@@ -2,15 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use firstcome_shared::kafka::Signing;
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
     TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::http::SIGNING_KEY;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -20,6 +24,8 @@ pub struct TestTopic {
     brokers: String,
     name: String,
     group: String,
+    /// Signs all messages that the tests write. `None` for a foreign producer.
+    signing: Option<Signing>,
 }
 
 /// A foreign transaction.
@@ -44,7 +50,24 @@ impl TestTopic {
             brokers: brokers.to_owned(),
             group: name.clone(),
             name,
+            signing: Some(Signing::new(Some(&SIGNING_KEY.into())).unwrap()),
         }
+    }
+
+    /// Returns the same topic for a foreign producer, which has no key to sign messages with.
+    pub fn unsigned(&self) -> Self {
+        Self {
+            signing: None,
+            ..self.clone()
+        }
+    }
+
+    fn headers(&self, payload: &[u8]) -> OwnedHeaders {
+        self.signing
+            .as_ref()
+            .map_or_else(OwnedHeaders::new, |signing| {
+                signing.headers(&self.name, payload)
+            })
     }
 
     fn config(&self) -> ClientConfig {
@@ -60,7 +83,10 @@ impl TestTopic {
     pub async fn produce(&self, partition: Option<i32>, key: &str, payload: &[u8]) -> (i32, i64) {
         self.send(FutureRecord {
             partition,
-            ..FutureRecord::to(&self.name).key(key).payload(payload)
+            ..FutureRecord::to(&self.name)
+                .key(key)
+                .payload(payload)
+                .headers(self.headers(payload))
         })
         .await
     }
@@ -75,7 +101,9 @@ impl TestTopic {
             .create()
             .unwrap();
         let send = |payload: &[u8]| {
-            let record = FutureRecord::<str, [u8]>::to(&self.name).payload(payload);
+            let record = FutureRecord::<str, [u8]>::to(&self.name)
+                .payload(payload)
+                .headers(self.headers(payload));
             producer
                 .send_result(record)
                 .map_err(|(error, _)| error)
@@ -120,7 +148,8 @@ impl TestTopic {
         let send = |payload: &Vec<u8>| {
             let record = FutureRecord::<str, [u8]>::to(&self.name)
                 .partition(partition)
-                .payload(payload);
+                .payload(payload)
+                .headers(self.headers(payload));
             producer
                 .send_result(record)
                 .map_err(|(error, _)| error)

@@ -183,7 +183,7 @@ struct Chart {
 }
 
 /// Values that must be refused, with a word of the reason.
-const REFUSED: [(&str, &str); 25] = [
+const REFUSED: [(&str, &str); 26] = [
     ("every pod", "secrets.api.TRUSTED_HEADER_SECRET="),
     (
         "TRUSTED_HEADER_SECRET",
@@ -199,6 +199,7 @@ const REFUSED: [(&str, &str); 25] = [
     ),
     ("KAFKA_BROKERS", "settings.everywhere.KAFKA_BROKERS="),
     ("DATABASE_URL", "secrets.everywhere.DATABASE_URL="),
+    ("KAFKA_SIGNING_KEY", "secrets.everywhere.KAFKA_SIGNING_KEY="),
     ("USER_AUTH", "settings.api.USER_AUTH=nobody"),
     ("PUBLIC_URL", "secrets.reconciler.SMTP_URL=smtp://mail"),
     (

@@ -344,7 +344,7 @@ mod tests {
             topic: "t".into(),
             group: "g".into(),
             security: Security::default(),
-            signing: Signing::default(),
+            signing: Signing::random(),
         };
         let limit = Duration::from_millis(100);
         let reader = TopicReader {

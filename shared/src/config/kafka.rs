@@ -9,7 +9,6 @@ use super::checked::checked;
 use super::{path, secret};
 use crate::kafka::{
     ClientSetting, KafkaSettings, Mechanism, Security, SecurityProtocol, SecuritySettings, Signing,
-    Unsigned,
 };
 use crate::tls::Paths;
 
@@ -52,20 +51,11 @@ struct KafkaGiven {
     /// PEM file of the private key of KAFKA_CERT_FILE
     #[arg(long, env = "KAFKA_KEY_FILE", value_name = "FILE", value_parser = path)]
     kafka_key_file: Option<PathBuf>,
-    /// Secret that signs messages of claims, so that other writers to the topic cannot take a slot:
-    /// 32 characters or more, the same in all programs; two separated by a comma while it is
-    /// replaced (the first one signs, both are accepted)
+    /// Secret that signs messages of claims, so that other writers to the topic cannot take a slot.
+    /// Required: 32 characters or more, the same in all programs; two separated by a comma while it
+    /// is replaced (the first one signs, both are accepted)
     #[arg(long, env = "KAFKA_SIGNING_KEY", hide_env_values = true, value_parser = secret(any))]
     kafka_signing_key: Option<SecretString>,
-    /// Treatment of messages without a signature
-    #[arg(
-        long,
-        env = "KAFKA_UNSIGNED",
-        value_enum,
-        ignore_case = true,
-        default_value_t
-    )]
-    kafka_unsigned: Unsigned,
     /// Any other setting of the Kafka client (librdkafka); may be repeated. As a variable
     /// `KAFKA_CONFIG_…`, in capitals and with underscores for dots: KAFKA_CONFIG_CLIENT_ID=…
     #[arg(long, value_name = "NAME=VALUE", value_parser = secret(name_and_value))]
@@ -111,7 +101,7 @@ impl TryFrom<KafkaGiven> for KafkaArgs {
             kafka_topic: given.kafka_topic,
             kafka_group: given.kafka_group,
             kafka_security: Security::new(security)?,
-            kafka_signing: Signing::new(key.as_ref(), given.kafka_unsigned)?,
+            kafka_signing: Signing::new(key.as_ref())?,
         })
     }
 }

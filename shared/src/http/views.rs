@@ -280,7 +280,7 @@ pub struct FailedClaimDetails {
     /// Why the last run left it; null if no run has given a reason.
     pub left: Option<LeftReason>,
     /// The first 4,096 bytes of its message as text; null if it has none.
-    #[schema(example = "{\"v\":1,\"coupon_id\":1}")]
+    #[schema(example = "{\"v\":2,\"coupon_id\":1}")]
     pub message: Option<String>,
     /// The length of the whole message.
     pub message_bytes: u64,

@@ -19,7 +19,7 @@ pub use error::TopicError;
 pub use position::{Beginning, MessagePrint, PositionFault, StoredPosition, StoredPositions};
 pub(crate) use security::{ClientSetting, SecuritySettings};
 pub use security::{Mechanism, Security, SecurityProtocol};
-pub use signing::{FORGED, SIGNATURE, Signing, Unsigned};
+pub use signing::{FORGED, SIGNATURE, Signing};
 pub use topic::{check_topic, ensure_topic};
 pub use trace::trace_of;
 pub use unreadable::{
@@ -177,7 +177,7 @@ impl KafkaSettings {
             topic,
             group,
             security: Security::default(),
-            signing: Signing::default(),
+            signing: Signing::random(),
         };
         [
             own.producer(Duration::ZERO),

@@ -5,7 +5,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use hmac::{Hmac, Mac as _};
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::Sha256;
 
@@ -20,59 +20,61 @@ pub const SIGNATURE: &str = "firstcome-signature";
 /// The reason of a dead letter whose message was not written by an API of this installation.
 pub const FORGED: &str = "forged";
 
-/// The treatment of messages without a signature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Unsigned {
-    /// Read them: they may be from before KAFKA_SIGNING_KEY was set
-    #[default]
-    Accept,
-    /// Keep them as dead letters (`forged`) that take no slot
-    Reject,
-}
-
 /// Signs and verifies messages.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Signing {
-    /// The first key signs; all verify. If empty, nothing is signed or verified.
-    keys: Vec<Hmac<Sha256>>,
-    unsigned: Unsigned,
+    /// Signs, and verifies.
+    first: Hmac<Sha256>,
+    /// The other key during a rotation, which only verifies.
+    second: Option<Hmac<Sha256>>,
 }
 
 impl std::fmt::Debug for Signing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signing")
-            .field("keys", &self.keys.len())
-            .field("unsigned", &self.unsigned)
-            .finish()
+        f.debug_struct("Signing").finish_non_exhaustive()
     }
 }
 
 impl Signing {
     /// # Errors
-    /// Returns a description of the fault in the settings, without the key.
-    pub fn new(secret: Option<&SecretString>, unsigned: Unsigned) -> Result<Self, String> {
-        let Some(secret) = secret else {
-            if unsigned == Unsigned::Reject {
-                return Err("KAFKA_UNSIGNED=reject needs KAFKA_SIGNING_KEY: without a key no signature can be \
-                            checked, and every message would be refused"
-                    .into());
-            }
-            return Ok(Self::default());
-        };
+    /// Returns a description of the fault in the setting, without the key.
+    pub fn new(secret: Option<&SecretString>) -> Result<Self, String> {
+        let secret = secret.ok_or(
+            "KAFKA_SIGNING_KEY is not set: make one with `openssl rand -hex 32`, and give all programs the same",
+        )?;
         let tokens = Tokens::read("KAFKA_SIGNING_KEY", secret)?;
-        let key = |token: &SecretString| Hmac::new_from_slice(token.expose_secret().as_bytes());
-        let keys = tokens
+        let mut keys = tokens
             .iter()
-            .map(key)
-            .collect::<Result<_, _>>()
-            .map_err(|error| error.to_string())?;
-        Ok(Self { keys, unsigned })
+            .map(|token| Hmac::new_from_slice(token.expose_secret().as_bytes()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| error.to_string())?
+            .into_iter();
+        Ok(Self {
+            first: keys.next().ok_or("KAFKA_SIGNING_KEY is empty")?,
+            second: keys.next(),
+        })
     }
 
-    /// Signs a message on a topic. Returns `None` if there is no key.
-    pub fn sign(&self, topic: &str, payload: &[u8]) -> Option<String> {
-        let mac = authenticated(self.keys.first()?, topic, payload);
-        Some(BASE64_STANDARD_NO_PAD.encode(mac.finalize().into_bytes()))
+    /// Creates a key of its own, for clients that neither write nor read claims.
+    pub fn random() -> Self {
+        Self {
+            first: Hmac::new(&rand::random::<[u8; 64]>().into()),
+            second: None,
+        }
+    }
+
+    /// Signs a message on a topic.
+    pub fn sign(&self, topic: &str, payload: &[u8]) -> String {
+        let mac = authenticated(&self.first, topic, payload);
+        BASE64_STANDARD_NO_PAD.encode(mac.finalize().into_bytes())
+    }
+
+    /// Returns headers with the signature of a message on a topic.
+    pub fn headers(&self, topic: &str, payload: &[u8]) -> OwnedHeaders {
+        OwnedHeaders::new_with_capacity(2).insert(Header {
+            key: SIGNATURE,
+            value: Some(&self.sign(topic, payload)),
+        })
     }
 
     /// Checks a message's signature.
@@ -85,24 +87,14 @@ impl Signing {
         payload: &[u8],
         signature: Option<&[u8]>,
     ) -> Result<(), &'static str> {
-        if self.keys.is_empty() {
-            return Ok(());
-        }
-        let Some(signature) = signature else {
-            return match self.unsigned {
-                Unsigned::Accept => Ok(()),
-                Unsigned::Reject => {
-                    Err("the message has no signature, and KAFKA_UNSIGNED is reject")
-                }
-            };
-        };
+        let signature = signature.ok_or("the message has no signature")?;
         let signature = BASE64_STANDARD_NO_PAD.decode(signature).unwrap_or_default();
         let is_of = |key: &Hmac<Sha256>| {
             authenticated(key, topic, payload)
                 .verify_slice(&signature)
                 .is_ok()
         };
-        if self.keys.iter().any(is_of) {
+        if is_of(&self.first) || self.second.as_ref().is_some_and(is_of) {
             Ok(())
         } else {
             Err("the signature is of no key in KAFKA_SIGNING_KEY")
@@ -151,14 +143,14 @@ mod tests {
         "fedcba9876543210fedcba9876543210",
     ];
 
-    fn signing(keys: &str, unsigned: Unsigned) -> Signing {
-        Signing::new(Some(&SecretString::from(keys)), unsigned).unwrap()
+    fn signing(keys: &str) -> Signing {
+        Signing::new(Some(&SecretString::from(keys))).unwrap()
     }
 
     #[test]
     fn altered_message_is_refused() {
-        let signing = signing(KEYS[0], Unsigned::Accept);
-        let signature = signing.sign("claims", b"{}").unwrap();
+        let signing = signing(KEYS[0]);
+        let signature = signing.sign("claims", b"{}");
         let check = |topic, payload, signature: &str| {
             signing.check(topic, payload, Some(signature.as_bytes()))
         };
@@ -185,53 +177,31 @@ mod tests {
 
     #[test]
     fn two_keys_are_accepted_and_the_first_signs() {
-        let [old, new] = KEYS.map(|key| signing(key, Unsigned::Reject));
-        let both = signing(&KEYS.join(","), Unsigned::Reject);
-        let signature = both.sign("t", b"x").unwrap();
-        assert_eq!(Some(&signature), old.sign("t", b"x").as_ref());
+        let [old, new] = KEYS.map(signing);
+        let both = signing(&KEYS.join(","));
+        let signature = both.sign("t", b"x");
+        assert_eq!(signature, old.sign("t", b"x"));
         assert!(new.check("t", b"x", Some(signature.as_bytes())).is_err());
         for signer in [&old, &new] {
-            assert_eq!(
-                both.check(
-                    "t",
-                    b"x",
-                    signer.sign("t", b"x").as_deref().map(str::as_bytes)
-                ),
-                Ok(())
-            );
+            let signature = signer.sign("t", b"x");
+            assert_eq!(both.check("t", b"x", Some(signature.as_bytes())), Ok(()));
         }
     }
 
     #[test]
-    fn unsigned_message_is_trusted_only_if_configured() {
-        assert!(
-            signing(KEYS[0], Unsigned::Accept)
-                .check("t", b"x", None)
-                .is_ok()
-        );
-        assert!(
-            signing(KEYS[0], Unsigned::Reject)
-                .check("t", b"x", None)
-                .is_err()
-        );
-        assert!(Signing::default().check("t", b"x", None).is_ok());
-        assert!(
-            Signing::default()
-                .check("t", b"x", Some(b"anything"))
-                .is_ok(),
-            "without a key nothing is checked"
-        );
+    fn unsigned_message_is_refused() {
+        assert!(signing(KEYS[0]).check("t", b"x", None).is_err());
     }
 
     #[test]
     fn short_or_missing_signing_key_is_refused_with_a_remedy() {
-        let error = Signing::new(None, Unsigned::Reject).unwrap_err();
-        assert!(error.contains("needs KAFKA_SIGNING_KEY"), "{error}");
-        let error = Signing::new(Some(&SecretString::from("short")), Unsigned::Accept).unwrap_err();
-        assert!(
-            error.contains("KAFKA_SIGNING_KEY has 5 characters") && error.contains("openssl"),
-            "{error}"
-        );
-        assert!(!format!("{:?}", signing(KEYS[0], Unsigned::Accept)).contains(KEYS[0]));
+        for secret in [None, Some(SecretString::from("short"))] {
+            let error = Signing::new(secret.as_ref()).unwrap_err();
+            assert!(
+                error.starts_with("KAFKA_SIGNING_KEY") && error.contains("`openssl rand -hex 32`"),
+                "{error}"
+            );
+        }
+        assert!(!format!("{:?}", signing(KEYS[0])).contains(KEYS[0]));
     }
 }

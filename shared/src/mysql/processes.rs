@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::connect::IS_PRIMARY;
 use super::db::get_lock;
 use super::{Conn, Db, DbError, DbSettings};
-use crate::event::NEWEST_READ;
 use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
@@ -55,14 +54,6 @@ pub struct Deadlines {
     pub in_flight_ms: i64,
 }
 
-#[derive(QueryableByName)]
-struct OldestReader {
-    #[diesel(sql_type = Nullable<BigInt>)]
-    oldest: Option<i64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    has_consumer: Option<i64>,
-}
-
 /// Identifies this process by host and process id.
 pub fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -102,7 +93,7 @@ impl Db {
         self.run("announce process", async move |conn| {
             diesel::sql_query(
                 "REPLACE INTO processes (id, role, owner, redis_prefix, topic, consumer_group, publish_deadline_ms, \
-                 fallback_deadline_ms, reads_messages, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))",
+                 fallback_deadline_ms, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))",
             )
             .bind::<Text, _>(&id)
             .bind::<Text, _>(&row.role)
@@ -112,7 +103,6 @@ impl Db {
             .bind::<Text, _>(&row.consumer_group)
             .bind::<BigInt, _>(row.publish_deadline_ms)
             .bind::<BigInt, _>(row.fallback_deadline_ms)
-            .bind::<BigInt, _>(NEWEST_READ)
             .execute(conn)
             .await?;
             diesel::sql_query("DELETE FROM processes WHERE seen_at < UTC_TIMESTAMP(3) - INTERVAL 1 DAY LIMIT 100")
@@ -132,22 +122,6 @@ impl Db {
             .bind::<BigInt, _>(RUNNING_SECONDS)
             .load(conn)
             .await
-        })
-        .await
-    }
-
-    /// Whether all consumers and reconcilers of the last day can read messages with several claims.
-    /// One that cannot would write a single dead letter for all claims of such a message. Returns
-    /// `false` if no consumer is known.
-    pub async fn all_read_batches(&self) -> Result<bool, DbError> {
-        self.run("read which messages are read", async move |conn| {
-            let read: OldestReader = diesel::sql_query(
-                "SELECT MIN(reads_messages) AS oldest, SUM(role = 'consume') > 0 AS has_consumer FROM processes \
-                 WHERE role <> 'serve'",
-            )
-            .get_result(conn)
-            .await?;
-            Ok(read.has_consumer == Some(1) && read.oldest.is_some_and(|oldest| oldest >= 2))
         })
         .await
     }

@@ -1,19 +1,19 @@
 //! The Kafka producer of claims.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::{KafkaSettings, SIGNATURE, check_topic};
+use firstcome_shared::kafka::{KafkaSettings, check_topic};
 use firstcome_shared::trace::{self, SpanEnd, SpanKind, TRACEPARENT, TraceContext, TraceSpan, key};
 use futures_util::future::join_all;
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::Header;
 use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::time::Instant;
@@ -32,8 +32,6 @@ pub(crate) struct Publisher {
     /// Number of partitions, or 0 if unknown. In that case the partition is chosen by the hash of
     /// the key.
     partitions: AtomicU32,
-    /// Whether every consumer and reconciler can read messages with several claims.
-    writes_batches: AtomicBool,
     deadline: Duration,
     /// Why Kafka did not accept the last claim.
     problem: RwLock<Option<String>>,
@@ -69,23 +67,11 @@ impl Publisher {
             settings,
             producer,
             partitions: AtomicU32::new(0),
-            writes_batches: AtomicBool::new(false),
             deadline,
             problem,
         };
         publisher.set_partitions(partitions.unwrap_or(0));
         Ok(publisher)
-    }
-
-    /// Sets whether all readers of the topic can read messages with several claims.
-    pub(crate) fn set_writes_batches(&self, all_read_them: bool) {
-        if self.writes_batches.swap(all_read_them, Ordering::Relaxed) != all_read_them {
-            let version = if all_read_them { 2 } else { 1 };
-            tracing::info!(
-                version,
-                "the format of messages changes to one that all readers of the topic support"
-            );
-        }
     }
 
     fn set_partitions(&self, partitions: usize) {
@@ -187,7 +173,7 @@ impl Publisher {
     /// a claim whose message was not acknowledged before the deadline; the message may still reach
     /// the topic.
     pub(super) async fn publish(&self, claims: &[Outgoing]) -> Vec<bool> {
-        let messages = messages_of(claims, self.writes_batches.load(Ordering::Relaxed));
+        let messages = messages_of(claims);
         let sent = join_all(messages.iter().map(|message| self.publish_one(message))).await;
         messages
             .iter()
@@ -210,10 +196,7 @@ impl Publisher {
     }
 
     async fn send(&self, claims: &[Outgoing]) -> Result<(), String> {
-        // Batches may have been switched on or off since the claims were grouped. Several claims
-        // always need a batch.
-        let is_batch = claims.len() > 1 || self.writes_batches.load(Ordering::Relaxed);
-        let Some(message) = EncodedMessage::new(claims, is_batch) else {
+        let Some(message) = EncodedMessage::new(claims) else {
             return Ok(());
         };
         // A message with several claims contains no sampled claim.
@@ -266,19 +249,15 @@ impl Publisher {
         let record = FutureRecord::to(&self.kafka.topic)
             .key(key)
             .payload(payload);
-        let trace = trace.map(|trace| trace.to_string());
-        let signature = self
+        let mut headers = self
             .kafka
             .signing
-            .sign(&self.kafka.topic, payload.as_bytes());
-        let mut headers = OwnedHeaders::new_with_capacity(2);
-        for (key, value) in [(TRACEPARENT, &trace), (SIGNATURE, &signature)] {
-            if value.is_some() {
-                headers = headers.insert(Header {
-                    key,
-                    value: value.as_ref(),
-                });
-            }
+            .headers(&self.kafka.topic, payload.as_bytes());
+        if let Some(trace) = trace {
+            headers = headers.insert(Header {
+                key: TRACEPARENT,
+                value: Some(&trace.to_string()),
+            });
         }
         let record = record.headers(headers);
         let partitions = self.partitions.load(Ordering::Relaxed);
@@ -331,9 +310,9 @@ const CLAIMS_A_MESSAGE: usize = 128;
 
 /// Groups claims into messages: all together, except claims with a sampled trace, because a message
 /// has one trace context.
-fn messages_of(claims: &[Outgoing], in_batches: bool) -> Vec<&[Outgoing]> {
+fn messages_of(claims: &[Outgoing]) -> Vec<&[Outgoing]> {
     let is_traced = |claim: &Outgoing| claim.trace.is_some_and(|trace| trace.sampled);
-    let together = |a: &Outgoing, b: &Outgoing| in_batches && !is_traced(a) && !is_traced(b);
+    let together = |a: &Outgoing, b: &Outgoing| !is_traced(a) && !is_traced(b);
     claims
         .chunk_by(together)
         .flat_map(|some| some.chunks(CLAIMS_A_MESSAGE))
@@ -348,21 +327,16 @@ struct EncodedMessage<'c> {
 }
 
 impl<'c> EncodedMessage<'c> {
-    fn new(claims: &'c [Outgoing], is_batch: bool) -> Option<Self> {
+    fn new(claims: &'c [Outgoing]) -> Option<Self> {
         let first = claims
             .iter()
             .map(|one| &one.claim)
             .min_by_key(|claim| claim.slot)?;
         let all: Vec<&ClaimEvent> = claims.iter().map(|one| &one.claim).collect();
-        let payload = if is_batch {
-            ClaimEvent::encode_batch(&all)
-        } else {
-            first.encode()
-        };
         Some(Self {
             first,
             key: first.key(),
-            payload,
+            payload: ClaimEvent::encode_batch(&all),
         })
     }
 }
@@ -381,7 +355,7 @@ mod tests {
             topic: "coupon-claims".to_owned(),
             group: "g".to_owned(),
             security: Security::default(),
-            signing: Signing::default(),
+            signing: Signing::random(),
         };
         let mut made = Publisher::new(kafka, Duration::from_secs(5), None).unwrap();
         // Renewed producers use librdkafka's mock broker.
@@ -410,7 +384,6 @@ mod tests {
         publisher.renew().unwrap();
         assert_eq!(publisher.publish(&[claim(1, None)]).await, [true]);
         publisher.renew().unwrap();
-        publisher.set_writes_batches(true);
         let claims = [
             claim(3, None),
             claim(2, Some(TraceContext::root())),
@@ -426,15 +399,9 @@ mod tests {
         let claims: Vec<Outgoing> = (1..=300)
             .map(|slot| claim(slot, if slot == 140 { traced() } else { None }))
             .collect();
-        let sizes = |in_batches| {
-            messages_of(&claims, in_batches)
-                .iter()
-                .map(|some| some.len())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(sizes(true), [128, 11, 1, 128, 32]);
-        assert_eq!(sizes(false), [1; 300]);
-        assert!(messages_of(&[], true).is_empty());
+        let sizes: Vec<usize> = messages_of(&claims).iter().map(|some| some.len()).collect();
+        assert_eq!(sizes, [128, 11, 1, 128, 32]);
+        assert!(messages_of(&[]).is_empty());
     }
 
     #[test]
@@ -447,7 +414,7 @@ mod tests {
                 one
             })
             .collect();
-        let message = EncodedMessage::new(&longest, true).unwrap();
+        let message = EncodedMessage::new(&longest).unwrap();
         assert_eq!(message.first.slot, u32::MAX - 127);
         assert!(message.payload.len() < 30_000, "{}", message.payload.len());
     }

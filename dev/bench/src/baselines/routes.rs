@@ -94,7 +94,7 @@ pub async fn bare(args: BareArgs) -> Result<()> {
         topic,
         group,
         security: Security::default(),
-        signing: Signing::default(),
+        signing: Signing::random(),
     };
     let keys = redis.keys(CouponId(args.coupon), DropId(args.drop));
     let gates = redis.coupon_gates(&[keys.coupon]).await?;

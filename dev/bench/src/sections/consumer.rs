@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use firstcome_load::launch::{Installation, InstallationCoupon, until};
 use firstcome_load::terminal::step;
 use firstcome_shared::domain::{CouponId, DropId};
@@ -96,34 +96,24 @@ pub(super) async fn publish(installation: &Installation, coupon: InstallationCou
         topic: topic.clone(),
         group: String::new(),
         security: Security::default(),
-        signing: Signing::default(),
+        signing: Signing::new(Some(&installation.setting("KAFKA_SIGNING_KEY").into()))
+            .map_err(Error::msg)?,
     };
     let producer: FutureProducer = settings.producer(Duration::from_secs(30)).create()?;
     let mut waiting = Vec::new();
     let events: Vec<ClaimEvent> = (1..=coupon.quantity)
         .map(|slot| event(coupon, slot))
         .collect::<Result<_>>()?;
-    // An earlier build reads single-claim messages, keyed by the coupon alone.
-    let claims_a_message = if installation.is_of_this_build() {
-        CLAIMS_A_MESSAGE
-    } else {
-        1
-    };
-    for claims in events.chunks(claims_a_message) {
+    for claims in events.chunks(CLAIMS_A_MESSAGE) {
         let first = &claims[0];
-        let (key, payload) = if let [one] = claims {
-            (coupon.id.to_string(), one.encode())
-        } else {
-            (
-                first.key(),
-                ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>()),
-            )
-        };
+        let key = first.key();
+        let payload = ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>());
         let partition = i32::try_from(first.partition(PARTITIONS))?;
         let record = FutureRecord::to(&topic)
             .partition(partition)
             .key(&key)
-            .payload(&payload);
+            .payload(&payload)
+            .headers(settings.signing.headers(&topic, payload.as_bytes()));
         waiting.push(producer.send_result(record).map_err(|(error, _)| error)?);
         if waiting.len() == 10_000 {
             for sent in waiting.drain(..) {

@@ -33,10 +33,6 @@ pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64)
     let Some(coupon) = system.coupons().first() else {
         return Ok(Effect::now(false, "no coupon"));
     };
-    let refuses_unsigned = system
-        .world
-        .find_setting("KAFKA_UNSIGNED")
-        .is_some_and(|set| set == "reject");
     let mut found = PlacedGarbage::new(system, coupon).await;
     let places = if batch == ForeignBatch::Garbled {
         garbled(system).await?
@@ -44,7 +40,7 @@ pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64)
         let messages = match batch {
             ForeignBatch::Mirrored => mirrored(system, coupon).await?,
             ForeignBatch::Oversized => vec![vec![b'a'; LARGE]; MANY],
-            _ => forged(coupon, refuses_unsigned),
+            _ => forged(coupon),
         };
         let codec = if batch == ForeignBatch::Oversized {
             "gzip"
@@ -58,18 +54,12 @@ pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64)
         let first = system
             .world
             .topic
+            .unsigned()
             .produce_batch(PARTITION, codec, &messages)
             .await;
         places_of(first, messages.len())
     };
     found.was_put();
-    if batch == ForeignBatch::Mirrored && !refuses_unsigned {
-        // Copies of claims that have rows change nothing, so there is nothing to wait for.
-        return Ok(Effect::now(
-            true,
-            format!("{} claims sent again", places.len()),
-        ));
-    }
     found.note(&places);
     found.until_gone(&places, ms).await
 }
@@ -108,17 +98,11 @@ async fn mirrored(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Vec<V
     Ok(rows.iter().map(message).collect())
 }
 
-/// Creates claims of unknown users at impossible times: a month ahead and years ago. If unsigned
-/// messages are refused, uses the current time instead of the future one.
-fn forged(coupon: &MadeCoupon, refuses_unsigned: bool) -> Vec<Vec<u8>> {
+/// Creates claims of unknown users, now and years ago.
+fn forged(coupon: &MadeCoupon) -> Vec<Vec<u8>> {
     let text = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%dT%H:%M:%S.000Z").to_string();
-    let now = chrono::Utc::now();
-    let ahead = text(if refuses_unsigned {
-        now
-    } else {
-        now + chrono::TimeDelta::days(30)
-    });
-    let instants = [ahead.as_str(), "2020-01-01T00:00:00.000Z"];
+    let now = text(chrono::Utc::now());
+    let instants = [now.as_str(), "2020-01-01T00:00:00.000Z"];
     let messages = instants
         .iter()
         .flat_map(|at| [1, 2, 20].map(|slot| (slot, *at)));
@@ -129,7 +113,7 @@ fn forged(coupon: &MadeCoupon, refuses_unsigned: bool) -> Vec<Vec<u8>> {
 
 fn claim(coupon: &MadeCoupon, user: &str, slot: impl std::fmt::Display, at: &str) -> Vec<u8> {
     let MadeCoupon { id, drop, .. } = coupon;
-    format!(r#"{{"v":1,"coupon_id":{id},"drop_id":{drop},"slot":{slot},"user_id":"{user}","claimed_at":"{at}"}}"#)
+    format!(r#"{{"v":2,"coupon_id":{id},"drop_id":{drop},"claims":[{{"slot":{slot},"user_id":"{user}","claimed_at":"{at}"}}]}}"#)
         .into()
 }
 

@@ -205,7 +205,7 @@ impl<'a> PlacedGarbage<'a> {
         let MadeCoupon { id, drop, .. } = self.coupon;
         let claim = |coupon: i64, drop: i64, slot: i64, user: &str| {
             format!(
-                r#"{{"v":1,"coupon_id":{coupon},"drop_id":{drop},"slot":{slot},"user_id":"{user}","claimed_at":"2026-01-01T00:00:00.000Z"}}"#
+                r#"{{"v":2,"coupon_id":{coupon},"drop_id":{drop},"claims":[{{"slot":{slot},"user_id":"{user}","claimed_at":"2026-01-01T00:00:00.000Z"}}]}}"#
             )
         };
         let messages = [

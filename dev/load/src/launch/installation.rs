@@ -128,11 +128,6 @@ impl Installation {
         Ok(installation)
     }
 
-    /// Whether the installation uses the programs of this build.
-    pub fn is_of_this_build(&self) -> bool {
-        built_program("firstcome-api").is_ok_and(|api| api.parent() == Some(&*self.programs))
-    }
-
     pub fn setting(&self, name: &str) -> &str {
         self.settings.get(name).map_or("", String::as_str)
     }

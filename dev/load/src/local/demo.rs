@@ -67,7 +67,7 @@ async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
         size.quantity,
         OPENS_AFTER.num_seconds()
     ));
-    let forger = Forger::new(&system.servers.stack, coupon_id)?;
+    let forger = Forger::new(&system.installation, coupon_id)?;
     faults::refuse_some_rows(&system.servers.stack.mysql).await?;
     step(format!(
         "fault 1: MySQL refuses every {}th slot from the consumer",

@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use chrono::Utc;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
-use firstcome_stack::{MysqlServer, Stack};
+use firstcome_stack::MysqlServer;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::time::{Instant, sleep};
 
 use crate::answer::PromisedSlot;
-use crate::launch::Service;
+use crate::launch::{Installation, Service};
 use crate::local::system::TOPIC;
 
 /// When the consumer writes slots that are divisible by this number, MySQL refuses them.
@@ -47,22 +47,26 @@ pub async fn refuse_no_more(mysql: &MysqlServer) -> Result<()> {
 /// Writes messages to the topic that no API would write.
 pub struct Forger {
     producer: FutureProducer,
+    signing: Signing,
     key: String,
 }
 
 impl Forger {
     /// Creates a separate producer for messages with this coupon's key.
-    pub fn new(stack: &Stack, coupon_id: i64) -> Result<Self> {
-        let brokers = stack.kafka.bootstrap();
+    pub fn new(installation: &Installation, coupon_id: i64) -> Result<Self> {
+        let brokers = installation.setting("KAFKA_BROKERS").to_owned();
+        let signing = Signing::new(Some(&installation.setting("KAFKA_SIGNING_KEY").into()))
+            .map_err(Error::msg)?;
         let settings = KafkaSettings {
             brokers,
             topic: TOPIC.into(),
             group: String::new(),
             security: Security::default(),
-            signing: Signing::default(),
+            signing: signing.clone(),
         };
         Ok(Self {
             producer: settings.producer(SEND_LIMIT).create()?,
+            signing,
             key: coupon_id.to_string(),
         })
     }
@@ -84,12 +88,15 @@ impl Forger {
             claimed_at: Utc::now(),
         };
         self.send(&claim.encode()).await?;
-        self.send(&claim.encode().replace("\"v\":1", "\"v\":9"))
+        self.send(&claim.encode().replace("\"v\":2", "\"v\":9"))
             .await
     }
 
     async fn send(&self, payload: &str) -> Result<()> {
-        let record = FutureRecord::to(TOPIC).key(&self.key).payload(payload);
+        let record = FutureRecord::to(TOPIC)
+            .key(&self.key)
+            .payload(payload)
+            .headers(self.signing.headers(TOPIC, payload.as_bytes()));
         self.producer
             .send(record, SEND_LIMIT)
             .await

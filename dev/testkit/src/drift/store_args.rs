@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Args, Parser};
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, RedisArgs};
 
-const SETTINGS: [&str; 19] = [
+const SETTINGS: [&str; 20] = [
     "REDIS_URL",
     "REDIS_KEY_PREFIX",
     "REDIS_CA_FILE",
@@ -24,6 +24,7 @@ const SETTINGS: [&str; 19] = [
     "KAFKA_SASL_USERNAME",
     "KAFKA_SASL_PASSWORD",
     "KAFKA_CA_FILE",
+    "KAFKA_SIGNING_KEY",
 ];
 
 /// The stores of the target system. The settings are the same as the product's.

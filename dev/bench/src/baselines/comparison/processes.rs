@@ -83,7 +83,7 @@ async fn other(servers: &Arc<Servers>, design: Design, quantity: u32) -> Result<
             group: topic.clone(),
             topic,
             security: Security::default(),
-            signing: Signing::default(),
+            signing: Signing::random(),
         };
         ensure_topic(&settings, 12, Duration::from_secs(20), 1).await?;
     }

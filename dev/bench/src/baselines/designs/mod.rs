@@ -161,7 +161,7 @@ impl DesignArgs {
             group: format!("{topic}-issuer"),
             topic,
             security: Security::default(),
-            signing: Signing::default(),
+            signing: Signing::random(),
         }
     }
 }

@@ -64,7 +64,12 @@ impl Injector {
             let payload = event.encode();
             let record = FutureRecord::to(&self.kafka.topic)
                 .key(&key)
-                .payload(&payload);
+                .payload(&payload)
+                .headers(
+                    self.kafka
+                        .signing
+                        .headers(&self.kafka.topic, payload.as_bytes()),
+                );
             producer
                 .send(record, SEND_LIMIT)
                 .await

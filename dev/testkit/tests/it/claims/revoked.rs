@@ -17,7 +17,8 @@ async fn failed_claims(world: &World) -> i64 {
 async fn message(fixture: &Fixture, coupon: &MadeCoupon, user: &str, slot: u32, claimed_at: &str) {
     let world = &fixture.world;
     let MadeCoupon { id, drop, .. } = coupon;
-    let payload = json!({"v": 1, "coupon_id": id, "drop_id": drop, "slot": slot, "user_id": user, "claimed_at": claimed_at});
+    let claim = json!({"slot": slot, "user_id": user, "claimed_at": claimed_at});
+    let payload = json!({"v": 2, "coupon_id": id, "drop_id": drop, "claims": [claim]});
     world
         .topic
         .produce(

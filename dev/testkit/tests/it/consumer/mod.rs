@@ -6,4 +6,3 @@ mod members;
 pub(crate) mod messages;
 pub(crate) mod positions;
 mod stuck;
-pub(crate) mod versions;

@@ -61,7 +61,7 @@ async fn only_the_operators_token_can_correct_and_discard_failed_claims() {
     let insert =
         "INSERT INTO failed_claims (id, coupon_id, drop_id, slot, user_id, payload, reason) VALUES";
     let rows = [
-        format!("(801, {id}, {drop}, 412, 'u-lost', '{{\"v\":1}}', 'slot_out_of_range')"),
+        format!("(801, {id}, {drop}, 412, 'u-lost', '{{\"v\":2}}', 'slot_out_of_range')"),
         format!("(802, NULL, {drop}, 7, NULL, NULL, 'junk')"),
         format!("(803, NULL, {drop}, 8, NULL, NULL, 'junk')"),
     ];
@@ -88,7 +88,7 @@ async fn only_the_operators_token_can_correct_and_discard_failed_claims() {
             &one.body["message"],
             &one.body["drop_exists"]
         ),
-        (&json!("u-lost"), &json!("{\"v\":1}"), &json!(true)),
+        (&json!("u-lost"), &json!("{\"v\":2}"), &json!(true)),
         "{}",
         one.text
     );

@@ -114,7 +114,7 @@ impl LargeInstallation {
         let at = "2026-01-01T06:00:00.123Z";
         let claim = |slot| {
             format!(
-                r#"{{"v":1,"coupon_id":{id},"drop_id":{drop},"slot":{slot},"user_id":"person-{slot}@example.com","claimed_at":"{at}"}}"#
+                r#"{{"v":2,"coupon_id":{id},"drop_id":{drop},"claims":[{{"slot":{slot},"user_id":"person-{slot}@example.com","claimed_at":"{at}"}}]}}"#
             )
         };
         let last = *slots.end();

@@ -492,7 +492,7 @@ const MANY: u32 = 300_000;
 #[tokio::test]
 async fn a_tail_that_takes_longer_than_the_limit_is_read_to_its_end() {
     let world = World::new("tail").await;
-    let claim = r#"{"v":1,"coupon_id":1,"drop_id":1,"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}"#;
+    let claim = r#"{"v":2,"coupon_id":1,"drop_id":1,"claims":[{"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}]}"#;
     world
         .topic
         .produce_many(std::iter::repeat_n(claim, MANY as usize))

@@ -191,7 +191,7 @@ async fn unread_messages_do_not_increase_the_memory_of_a_pass() {
         let (_, empty) = pass(&world, &[]).await;
         let MadeCoupon { id, drop, .. } = api.open_coupon(messages).await;
         let at = "2026-01-01T06:00:00.123Z";
-        let claim = |slot| format!(r#"{{"v":1,"coupon_id":{id},"drop_id":{drop},"slot":{slot},"user_id":"person-{slot}@example.com","claimed_at":"{at}"}}"#);
+        let claim = |slot| format!(r#"{{"v":2,"coupon_id":{id},"drop_id":{drop},"claims":[{{"slot":{slot},"user_id":"person-{slot}@example.com","claimed_at":"{at}"}}]}}"#);
         world.topic.produce_many((1..=messages).map(claim)).await;
         let (run, peak) = pass(&world, &[]).await;
         assert_eq!(run.drops[0].before.in_flight, u64::from(messages), "{run:#?}");

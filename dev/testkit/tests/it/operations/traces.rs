@@ -452,10 +452,10 @@ async fn messages_without_traces_become_rows_and_a_missing_collector_delays_noth
         20,
         "each has its own trace"
     );
-    // An older API sends messages without headers.
+    // A message without a trace.
     let next = api.open_coupon(5).await;
     let payload = format!(
-        r#"{{"v":1,"coupon_id":{},"drop_id":{},"slot":3,"user_id":"u-old","claimed_at":"{}"}}"#,
+        r#"{{"v":2,"coupon_id":{},"drop_id":{},"claims":[{{"slot":3,"user_id":"u-untraced","claimed_at":"{}"}}]}}"#,
         next.id,
         next.drop,
         chrono::Utc::now().to_rfc3339()
@@ -466,6 +466,6 @@ async fn messages_without_traces_become_rows_and_a_missing_collector_delays_noth
         .produce(None, &format!("{}:3", next.id), payload.as_bytes())
         .await;
     all_issued(&world, next.drop, 1).await;
-    assert_eq!(of_row(&world, &next, "u-old").await, "");
+    assert_eq!(of_row(&world, &next, "u-untraced").await, "");
     assert_eq!(api.process.stop().await, 0, "{}", api.process.log());
 }

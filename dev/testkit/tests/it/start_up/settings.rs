@@ -26,6 +26,8 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
         ("DATABASE_URL", "postgres://hunter2@127.0.0.1/x", "consume"),
         ("REDIS_URL", "hunter2@127.0.0.1", "daemon"),
         ("KAFKA_BROKERS", "localhost", "once"),
+        ("KAFKA_SIGNING_KEY", "", "consume"),
+        ("KAFKA_SIGNING_KEY", "hunter2", "daemon"),
         ("LISTEN_ADDR", "localhost", "serve"),
         ("RECONCILE_CRON", "every minute", "daemon"),
         ("SMTP_URL", "http://127.0.0.1", "daemon"),
