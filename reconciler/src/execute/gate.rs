@@ -131,41 +131,30 @@ pub(crate) async fn fences(
 /// Number of coupons processed at a time.
 const AT_ONCE: usize = 500;
 
-/// Rechecks coupons whose gate did not match the server and era that were read just before, and
-/// begins new eras if needed.
+/// Begins new eras of coupons whose gate does not match the server, or the era in MySQL.
 async fn settle(
     stores: &Stores,
     life: &Life,
     doubtful: &[(&Coupon, CouponGate)],
 ) -> Result<Vec<(CouponId, CouponFence)>, ExecuteError> {
-    let ids: Vec<CouponId> = doubtful.iter().map(|(coupon, _)| coupon.id).collect();
-    let gates = if stores.redis.gate().await?.has_older() {
-        // Open the coupons that an older release has verified.
-        let bridged = doubtful
-            .iter()
-            .map(|(coupon, _)| stores.redis.bridge(coupon.id, coupon.era));
-        try_join_all(bridged).await?;
-        stores.redis.coupon_gates(&ids).await?
-    } else {
-        doubtful.iter().map(|(_, gate)| gate.clone()).collect()
-    };
-    let seen = ids.iter().zip(&gates).map(|(coupon, gate)| SeenEra {
-        coupon: *coupon,
+    let seen = doubtful.iter().map(|(coupon, gate)| SeenEra {
+        coupon: coupon.id,
         era: gate.era().unwrap_or(0),
-        is_kept: gate.fence(life, *coupon).is_some(),
+        is_kept: gate.fence(life, coupon.id).is_some(),
     });
     let eras = stores.db.take_eras(seen.collect()).await?;
-    let settled = ids.iter().zip(&gates).map(async |(coupon, gate)| {
+    let settled = doubtful.iter().map(async |(coupon, gate)| {
+        let id = coupon.id;
         let revision = gate.revision;
-        let era = eras.get(coupon).copied();
-        let kept = gate.fence(life, *coupon).filter(|_| gate.era() == era);
+        let era = eras.get(&id).copied();
+        let kept = gate.fence(life, id).filter(|_| gate.era() == era);
         let fence = match (kept, era) {
-            (None, Some(era)) => stores.redis.begin_era(*coupon, life, era, gate).await?,
+            (None, Some(era)) => stores.redis.begin_era(id, life, era, gate).await?,
             (kept, _) => kept,
         };
-        let is_verified = era.is_some_and(|era| gate.is_open(life, *coupon, era));
+        let is_verified = era.is_some_and(|era| gate.is_open(life, id, era));
         Ok::<_, RedisError>((
-            *coupon,
+            id,
             CouponFence {
                 fence,
                 is_verified,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Strings that only functions that write contain. A script counts as a write.
 const MARKS: &str = "diesel::update diesel::insert_into diesel::delete \"UPDATE \"INSERT insert(conn set_state(conn \"DELETE resolve(conn discard_open(conn unseal(conn \
-                     insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") take(conn self.change_gate( self.bridge_on( self.note_numbers_on( self.settings(";
+                     insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") take(conn self.change_gate( self.note_numbers_on( self.settings(";
 
 /// Functions that write the tables of runs. Only `record` may call them.
 const OF_RUNS: &[&str] = &[
@@ -73,7 +73,6 @@ fn only_execute_calls_functions_that_write() {
         "load_drop",
         "begin_era",
         "close_coupon",
-        "bridge",
         "open_coupons",
         "note_compared",
         "take_eras",

@@ -158,22 +158,15 @@ impl Redis {
 
     /// Runs admission for several users in one call, as if they came one after the other. Returns
     /// one reply per user in the same order, or `None` for a reply that cannot be parsed. Accepts
-    /// at most [`MAX_BATCH`] users. Sends the call again only if nothing ran: Redis did not have
-    /// the script, or an older release had verified the coupon.
+    /// at most [`MAX_BATCH`] users. Sends the call again only if nothing ran, because Redis did not
+    /// have the script.
     pub async fn claim_all(
         &self,
         candidates: Candidates<'_>,
         era: u64,
         people: &[Claimant<'_>],
     ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
-        let mut conn = self.connection();
-        let said = call_script(&mut conn, candidates, era, people).await;
-        if !matches!(said, Err(AdmissionError::Closed))
-            || !self.bridge(candidates.first.coupon, era).await?
-        {
-            return said;
-        }
-        call_script(&mut conn, candidates, era, people).await
+        call_script(&mut self.connection(), candidates, era, people).await
     }
 }
 

@@ -25,7 +25,6 @@ use futures_util::future::{join_all, try_join_all};
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Value};
 
-use super::bridge::older_epoch;
 use super::client::Script;
 use super::life::Life;
 use super::router::Shard;
@@ -133,13 +132,11 @@ pub(super) struct ServerGate {
     hash_slots: Vec<HashSlots>,
     pub(super) server: ServerFacts,
     is_compared: bool,
-    /// The epoch of an older release, if it is valid (`bridge.rs`).
-    pub(super) older: Option<String>,
 }
 
 impl ServerGate {
     fn is_open(&self) -> bool {
-        (self.is_compared || self.older.is_some()) && self.server.is_master
+        self.is_compared && self.server.is_master
     }
 }
 
@@ -177,11 +174,6 @@ impl GateReading {
             .collect()
     }
 
-    /// Whether an older release's epoch is valid on a server (`bridge.rs`).
-    pub fn has_older(&self) -> bool {
-        self.0.iter().any(|gate| gate.older.is_some())
-    }
-
     pub fn life(&self) -> Life {
         Life(
             self.0
@@ -205,16 +197,13 @@ impl Redis {
     pub(super) async fn gate_of(&self, shard: &Arc<Shard>) -> Result<ServerGate, RedisError> {
         let mut conn = self.conn.to(shard);
         let server = self.facts(&mut conn).await?;
-        let [compared, epoch] = [self.compared_key(shard), self.epoch_key(shard)];
-        let compared = text_of(&mut conn, &compared).await?;
-        let epoch = text_of(&mut conn, &epoch).await?;
+        let compared = text_of(&mut conn, &self.compared_key(shard)).await?;
         if !server.is_master {
             self.conn.leave(shard);
         }
         Ok(ServerGate {
             hash_slots: shard.hash_slots.clone(),
             is_compared: compared == Some(server.id()),
-            older: epoch.and_then(|text| older_epoch(&text, |of| of == server.id())),
             server,
         })
     }
@@ -272,7 +261,6 @@ impl Redis {
     ) -> Result<bool, RedisError> {
         let names = [
             keys::gate(&self.prefix, coupon),
-            keys::verified(&self.prefix, coupon),
             keys::version(&self.prefix, coupon),
             keys::claimants(&self.prefix, coupon),
             keys::revoked(&self.prefix, coupon),
@@ -287,15 +275,9 @@ impl Redis {
     /// Opens coupons that were compared, each in its era. Returns `false` if the era of any of them
     /// has ended.
     pub async fn open_coupons(&self, coupons: &[(CouponId, Fence)]) -> Result<bool, RedisError> {
-        let is_bridged = self.gate().await?.has_older();
         let open = async |(coupon, fence): &(CouponId, Fence)| {
             let seen = fence.to_string();
-            let args: [&[u8]; 2] = [b"open", seen.as_bytes()];
-            let is_open = self.change_gate(*coupon, &args).await?;
-            if is_open && is_bridged {
-                self.bridge(*coupon, fence.era).await?;
-            }
-            Ok::<_, RedisError>(is_open)
+            self.change_gate(*coupon, &[b"open", seen.as_bytes()]).await
         };
         Ok(try_join_all(coupons.iter().map(open))
             .await?
@@ -364,10 +346,6 @@ impl Redis {
 
     fn compared_key(&self, shard: &Shard) -> String {
         self.server_key(keys::compared(&self.prefix), shard)
-    }
-
-    fn epoch_key(&self, shard: &Shard) -> String {
-        self.server_key(keys::epoch(&self.prefix), shard)
     }
 
     /// Reads the gates of coupons, in the same order. A key of the wrong type counts as missing.

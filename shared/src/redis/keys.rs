@@ -24,7 +24,6 @@
 //! | `fc:wake` | set | coupons with waiting users that an operator changed |
 //! | `fc:given` | sorted set | members `coupon` and `drop`, score the highest assigned id |
 //! | `fc:given:{T}` | sorted set | the same on one server of a cluster |
-//! | `fc:{C}:generation`, `…:verified`, `fc:epoch` | string | of older releases: `bridge.rs` |
 //!
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
 //!   `once_per`, `waiting_list` and `allow` (empty: everybody; `list`; `group:NAME`).
@@ -65,8 +64,6 @@ pub struct DropKeys {
     pub gate: String,
     pub version: String,
     pub revision: String,
-    generation: String,
-    verified: String,
     pub revoked: String,
     pub sizes: String,
     pub allowed: String,
@@ -90,8 +87,6 @@ impl DropKeys {
             gate: gate(prefix, coupon),
             version: version(prefix, coupon),
             revision: revision(prefix, coupon),
-            generation: generation(prefix, coupon),
-            verified: verified(prefix, coupon),
             revoked: revoked(prefix, coupon),
             sizes: sizes(prefix, coupon),
             allowed: allowed(prefix, coupon),
@@ -128,13 +123,11 @@ impl DropKeys {
 
     /// The keys that are deleted with the coupon. The gate comes first, because a coupon without a
     /// gate counts as lost even if other keys remain.
-    pub fn of_coupon(&self) -> [&str; 10] {
+    pub fn of_coupon(&self) -> [&str; 8] {
         let Self {
             gate,
             version,
-            generation,
             claimants,
-            verified,
             revision,
             revoked,
             sizes,
@@ -143,8 +136,7 @@ impl DropKeys {
             ..
         } = self;
         [
-            gate, version, generation, sizes, claimants, verified, revision, revoked, allowed,
-            allow_list,
+            gate, version, sizes, claimants, revision, revoked, allowed, allow_list,
         ]
     }
 }
@@ -187,21 +179,6 @@ pub fn version(prefix: &str, coupon: CouponId) -> String {
 /// The key that names the server whose coupons were compared.
 pub fn compared(prefix: &str) -> String {
     format!("{prefix}:compared")
-}
-
-/// The epoch of older releases.
-pub(super) fn epoch(prefix: &str) -> String {
-    format!("{prefix}:epoch")
-}
-
-/// The epoch in which an older release verified the coupon.
-pub(super) fn verified(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:verified")
-}
-
-/// A random value of older releases that is lost together with the coupon's keys.
-pub(super) fn generation(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:generation")
 }
 
 /// The highest ids assigned to coupons and drops.

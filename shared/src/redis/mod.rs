@@ -5,7 +5,6 @@
 
 pub mod admission;
 pub mod allow_list;
-mod bridge;
 pub mod claimants;
 pub mod client;
 mod connection;

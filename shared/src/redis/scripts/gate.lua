@@ -1,5 +1,5 @@
 -- Begins an era of a coupon, opens the coupon, closes it, or records the sizes of its hashes.
--- KEYS  1 gate  2 verified (bridge.rs: programs of older releases admit by it)  3 version  4 claimants  5 revoked  6 sizes
+-- KEYS  1 gate  2 version  3 claimants  4 revoked  5 sizes
 -- ARGV  1 operation (below)  2 value of `gate` that the caller read ('' if it is missing; open, settle: `SERVER ERA`)
 --       3 `SERVER ERA` of the new era (begin); numbers of fields that `claimants` (3) and `revoked` (4) lacked when the
 --       caller read them, '' if `sizes` had no number (settle)
@@ -13,16 +13,16 @@
 local how, seen, fence = ARGV[1], ARGV[2], ARGV[3]
 if how == 'open' or how == 'settle' then
     if not is_in_era(KEYS[1], seen) then return 0 end
-    local known = {expected_fields(KEYS[6])}
+    local known = {expected_fields(KEYS[5])}
     for i, name in ipairs({'claimants', 'revoked'}) do
-        local fields = redis.pcall('HLEN', KEYS[3 + i])
+        local fields = redis.pcall('HLEN', KEYS[2 + i])
         local lacked = known[i] and type(fields) == 'number' and known[i] - fields or nil
         if type(fields) == 'number' and (how == 'open' or lacked == tonumber(ARGV[2 + i])) then
-            local written = redis.pcall('HSET', KEYS[6], name, fields)
+            local written = redis.pcall('HSET', KEYS[5], name, fields)
             if type(written) == 'table' then
                 -- Replace a key that Firstcome did not write.
-                if string.find(written.err, 'WRONGTYPE', 1, true) then redis.call('DEL', KEYS[6]) end
-                redis.call('HSET', KEYS[6], name, fields)
+                if string.find(written.err, 'WRONGTYPE', 1, true) then redis.call('DEL', KEYS[5]) end
+                redis.call('HSET', KEYS[5], name, fields)
             end
         end
     end
@@ -33,13 +33,13 @@ end
 local found = redis.pcall('GET', KEYS[1])
 if how == 'close' then
     if type(found) == 'string' and found ~= seen then return 0 end
-    redis.call('DEL', KEYS[1], KEYS[2])
+    redis.call('DEL', KEYS[1])
     return 1
 end
 
 local server = identity()
 if type(found) ~= 'string' then found = '' end
 if found ~= seen or not server or string.sub(fence, 1, #server + 1) ~= server .. ' ' then return 0 end
-redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], fence .. ' closed')
 return 1
