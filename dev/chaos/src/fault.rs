@@ -266,11 +266,6 @@ pub enum Fault {
         batch: ForeignBatch,
         ms: u64,
     },
-    /// Registers for `ms` a reconciler of an earlier release that reads only messages with a single
-    /// claim. Meanwhile claims do not share messages.
-    OldReader {
-        ms: u64,
-    },
     /// Adds partitions to the topic.
     MorePartitions {
         partitions: usize,
@@ -471,7 +466,6 @@ impl Fault {
                 ForeignBatch::Oversized => "oversized batch".into(),
                 ForeignBatch::Garbled => "garbled batch".into(),
             },
-            Self::OldReader { .. } => "reader of an earlier release".into(),
             Self::MorePartitions { .. } => "more partitions".into(),
             Self::MailsRefused { .. } => "mails refused".into(),
             Self::WrongType { .. } => "key of another type".into(),
@@ -555,7 +549,6 @@ impl fmt::Display for Fault {
             | Self::Wire { ms, .. }
             | Self::Silent { ms, .. }
             | Self::MailsRefused { ms }
-            | Self::OldReader { ms }
             | Self::MysqlTableHangs { ms }
             | Self::MysqlWritesHang { ms }
             | Self::RedisDiskFull { ms }

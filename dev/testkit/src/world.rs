@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use firstcome_shared::tuning::Tuning;
 use firstcome_stack::{
     KafkaCluster, KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, SecureServers,
-    Stack, StackOptions, Tables, with_database,
+    Stack, StackOptions, Tables, built_program, with_database,
 };
 use tokio::sync::OnceCell;
 
@@ -19,7 +19,6 @@ use crate::logs::Logs;
 use crate::mysql::Sql;
 use crate::process::Process;
 use crate::redis::PrefixedKeys;
-use crate::release::Release;
 
 static STACK: OnceCell<Stack> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
@@ -167,7 +166,6 @@ pub struct World {
     database: String,
     replication: u8,
     env: Mutex<BTreeMap<String, String>>,
-    release: Mutex<Release>,
     logs: Logs,
     pub(crate) claims: RecordedClaims,
 }
@@ -235,14 +233,8 @@ impl World {
             database,
             replication: stores.replication,
             env: Mutex::new(env),
-            release: Mutex::default(),
             logs,
         }
-    }
-
-    /// Selects the release of the processes that are started later.
-    pub fn use_release(&self, release: Release) {
-        *self.release.lock() = release;
     }
 
     /// Marks all messages on the topic as read. Requires that no consumer is running.
@@ -300,12 +292,7 @@ impl World {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         );
         all.retain(|_, value| !value.is_empty());
-        Process::start(
-            &self.logs,
-            &self.release.lock().program(program),
-            args,
-            &all,
-        )
+        Process::start(&self.logs, &built_program(program).unwrap(), args, &all)
     }
 
     /// Starts a program with only these settings, on a read-only file system if possible.
@@ -315,7 +302,7 @@ impl World {
         args: &[&str],
         env: &BTreeMap<String, String>,
     ) -> Process {
-        Process::start_read_only(&self.logs, &self.release.lock().program(program), args, env)
+        Process::start_read_only(&self.logs, &built_program(program).unwrap(), args, env)
     }
 }
 

@@ -13,7 +13,6 @@ mod running;
 mod scale;
 mod shell;
 mod suite;
-mod upgrade;
 mod valkey;
 
 use std::env;
@@ -90,8 +89,6 @@ enum Job {
         #[command(subcommand)]
         part: Option<attack::Part>,
     },
-    /// Run old and new programs together under load, in both orders (OLD=commit or tag)
-    UpgradeTest,
     /// Run the tests on Valkey instead of Redis
     ValkeyTest {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -150,7 +147,6 @@ fn run(job: Job) -> Result<()> {
         Job::Scale => scale::run(),
         Job::Fuzz => fuzz::run_for_minutes(),
         Job::Attack { part } => attack::attack(part),
-        Job::UpgradeTest => upgrade::test(),
         Job::ValkeyTest { args } => valkey::test(&args),
         Job::ComposeTest => programs::compose_test(),
         Job::Helm { part } => helm::run(part),

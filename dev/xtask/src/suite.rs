@@ -87,9 +87,7 @@ const SERVERS: &str = "servers";
 /// The tests of the model. Its largest worlds also run only before a release.
 const MODEL: &str = "protocol";
 
-/// Tests that need programs of other releases (`cargo xtask upgrade-test`), and those that need
-/// schemathesis (`cargo xtask attack`).
-const UPGRADES: &str = "upgrade::";
+/// Tests that need schemathesis (`cargo xtask attack`).
 const ATTACKS: &str = "attack::";
 
 /// Five fixed schedules for every change. `make chaos SEEDS=500` runs those of a release.
@@ -120,14 +118,6 @@ pub(crate) fn faults() -> Result<()> {
         runs.push(Run::shown(cargo_test(&Threads::system(), args))?);
     }
     sum_up(runs, begun)
-}
-
-/// Runs the tests for which `cargo xtask upgrade-test` has built the programs of an older commit in
-/// this folder.
-pub(crate) fn upgrades(old: &Path) -> Result<()> {
-    let args = ["--test", SYSTEM, "--", UPGRADES, "--nocapture"];
-    let mut tests = cargo_test(&Threads::system(), &args);
-    run(tests.env("OLD_PROGRAMS", old))
 }
 
 /// Runs the tests at full size, with these arguments of `cargo test`.
@@ -166,7 +156,7 @@ pub(crate) fn test_it(args: &[&str]) -> Command {
 /// tests and the fault schedules run concurrently, and their output is shown afterwards.
 fn every_change(profile: &Profile) -> Result<Vec<Run>> {
     let mut system = vec!["--test", SYSTEM, "--"];
-    for words in BEFORE_A_RELEASE.iter().chain([&UPGRADES, &ATTACKS]) {
+    for words in BEFORE_A_RELEASE.iter().chain([&ATTACKS]) {
         system.extend(["--skip", words]);
     }
     let programs = test_programs()?;

@@ -3,7 +3,6 @@
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use super::removed;
 use crate::telemetry::{self, DEFAULT_LOGS};
 
 /// Settings of logging.
@@ -21,7 +20,6 @@ impl LogArgs {
     /// Starts logging to standard error.
     pub fn init(&self) {
         telemetry::init_logs(&self.rust_log);
-        removed::warn();
     }
 }
 

@@ -7,7 +7,6 @@ mod logs;
 mod mysql;
 mod parse;
 mod redis;
-mod removed;
 mod secret;
 mod start;
 

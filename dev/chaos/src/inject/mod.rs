@@ -24,9 +24,6 @@ use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
 use crate::wait::{lasting, pause, until};
 
-const OLD_READER: &str = "INSERT INTO processes (id, role, owner, topic, consumer_group, publish_deadline_ms, \
-     fallback_deadline_ms, seen_at) VALUES ('old', 'daemon', 'host:1', '', '', 0, 0, UTC_TIMESTAMP(3) - INTERVAL 1 HOUR)";
-
 /// Injects the fault and undoes it.
 #[allow(clippy::too_many_lines, reason = "one arm per fault")]
 pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
@@ -95,21 +92,6 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         }
         Fault::Garbage { junk, ms } => garbage::put(system, *junk, *ms).await,
         Fault::Batch { batch, ms } => batches::send(system, *batch, *ms).await,
-        Fault::OldReader { ms } => {
-            let done = system.world.sql.rows(OLD_READER).await.is_ok();
-            let during = lasting(*ms).await;
-            // Another fault may affect MySQL at this moment.
-            while system
-                .world
-                .sql
-                .rows("DELETE FROM processes WHERE id = 'old'")
-                .await
-                .is_err()
-            {
-                pause(100).await;
-            }
-            Ok(Effect::of(during, done, "an old reader was registered"))
-        }
         Fault::MorePartitions { partitions } => {
             let _alone = system.single()?.alone(FaultyStore::Kafka).await;
             system.world.topic.grow(*partitions).await;

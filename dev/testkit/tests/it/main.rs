@@ -15,6 +15,5 @@ mod restore;
 mod schema;
 mod start_up;
 mod tls;
-mod upgrade;
 mod watch;
 mod webhooks;
