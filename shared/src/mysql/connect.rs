@@ -12,7 +12,6 @@ use diesel::{ConnectionError, ConnectionResult, QueryResult};
 use diesel_async::pooled_connection::PoolableConnection as _;
 use diesel_async::{AsyncMysqlConnection, RunQueryDsl as _};
 use mysql_async::{DriverError, Opts, OptsBuilder};
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::tls::{self, StoreAddress, Tls};
@@ -23,25 +22,9 @@ pub type Conn = AsyncMysqlConnection;
 /// A connection is checked before use if its last check is older than this.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
-/// Maximum duration of that check. If the host died without closing its connections, the caller
-/// waits only this long and not for the whole time limit. Other connections that have not answered
-/// for as long are discarded without a check.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
-
-/// A check that ended sooner is inconclusive, because its caller may have been cancelled.
-const LISTENED: Duration = Duration::from_millis(200);
-
-/// Pause after a failed attempt to connect. While MySQL does not answer, many calls time out in
-/// turn, and each would open a connection shortly before its timeout.
-const RECONNECT_AFTER: Duration = Duration::from_millis(250);
-
 /// Creates and checks the connections of a pool.
 pub(super) struct Connecting {
     address: StoreAddress,
-    failed_at: Mutex<Option<Instant>>,
-    /// The time since which a connection has not answered. Other connections that have not answered
-    /// since then may lead to the same unreachable host.
-    silent_since: Mutex<Option<Instant>>,
 }
 
 /// A connection of a pool.
@@ -50,17 +33,11 @@ pub(super) struct Pooled {
     /// When the server was last checked for accepting writes. A new connection counts as checked:
     /// if the address leads to a read-only server, there is no other to try.
     asked_at: Instant,
-    /// When the server last answered.
-    heard_at: Instant,
 }
 
 impl Connecting {
     pub(super) fn new(address: StoreAddress) -> Self {
-        Self {
-            address,
-            failed_at: Mutex::default(),
-            silent_since: Mutex::default(),
-        }
+        Self { address }
     }
 }
 
@@ -69,26 +46,9 @@ impl Manager for Connecting {
     type Error = ConnectionError;
 
     async fn create(&self) -> ConnectionResult<Pooled> {
-        if self
-            .failed_at
-            .lock()
-            .is_some_and(|at| at.elapsed() < RECONNECT_AFTER)
-        {
-            return Err(ConnectionError::BadConnection(
-                "it did not answer a moment ago".into(),
-            ));
-        }
-        let mut attempt = ConnectAttempt {
-            connecting: self,
-            failed: true,
-        };
-        let conn = establish(&self.address).await?;
-        attempt.failed = false;
-        let now = Instant::now();
         Ok(Pooled {
-            conn,
-            asked_at: now,
-            heard_at: now,
+            conn: establish(&self.address).await?,
+            asked_at: Instant::now(),
         })
     }
 
@@ -96,69 +56,24 @@ impl Manager for Connecting {
         if pooled.conn.is_broken() {
             return Err(RecycleError::message("it is in the middle of something"));
         }
-        if self
-            .silent_since
-            .lock()
-            .is_some_and(|since| pooled.heard_at < since)
-        {
-            return Err(RecycleError::message("another one does not answer since"));
-        }
         if pooled.asked_at.elapsed() < ASK_AFTER {
             return Ok(());
         }
-        let mut asking = Asking {
-            connecting: self,
-            began: Instant::now(),
-            answered: false,
-        };
-        let answer = tokio::time::timeout(ANSWERS_WITHIN, pooled.takes_writes()).await;
-        asking.answered = answer.is_ok();
-        drop(asking);
-        match answer {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => {
+        match pooled.takes_writes().await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
                 tracing::debug!("MySQL is read-only: reconnecting");
                 Err(RecycleError::message("its server is read-only"))
             }
-            Ok(Err(error)) => Err(RecycleError::message(error.to_string())),
-            Err(_) => Err(RecycleError::message("no answer")),
-        }
-    }
-}
-
-impl Connecting {
-    /// Records that a connection has not answered since this time.
-    pub(super) fn no_answer_since(&self, began: Instant) {
-        let mut since = self.silent_since.lock();
-        *since = Some(since.map_or(began, |before| before.max(began)));
-    }
-}
-
-/// Records the silence when it is dropped, even if the caller times out first.
-struct Asking<'a> {
-    connecting: &'a Connecting,
-    began: Instant,
-    answered: bool,
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        if !self.answered && self.began.elapsed() > LISTENED {
-            self.connecting.no_answer_since(self.began);
+            Err(error) => Err(RecycleError::message(error.to_string())),
         }
     }
 }
 
 impl Pooled {
-    /// Records that the server answered.
-    pub(super) fn is_heard(&mut self) {
-        self.heard_at = Instant::now();
-    }
-
     pub(super) async fn takes_writes(&mut self) -> QueryResult<bool> {
         let takes = IsPrimary.get_result::<i64>(&mut self.conn).await? == 1;
-        self.is_heard();
-        self.asked_at = self.heard_at;
+        self.asked_at = Instant::now();
         Ok(takes)
     }
 }
@@ -180,20 +95,6 @@ impl QueryFragment<Mysql> for IsPrimary {
         out.push_sql(IS_PRIMARY);
         out.push_sql(" AS SIGNED)");
         Ok(())
-    }
-}
-
-/// Records a failure when it is dropped, even if the caller times out first.
-struct ConnectAttempt<'a> {
-    connecting: &'a Connecting,
-    failed: bool,
-}
-
-impl Drop for ConnectAttempt<'_> {
-    fn drop(&mut self) {
-        if self.failed {
-            *self.connecting.failed_at.lock() = Some(Instant::now());
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool::managed::{Object, Pool, PoolError};
+use deadpool::Runtime;
+use deadpool::managed::{Object, Pool, PoolError, Timeouts};
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use diesel::{ConnectionError, QueryResult};
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
@@ -17,7 +18,7 @@ use tokio::sync::OnceCell;
 
 use super::codes::CodeKey;
 use super::connect::{Conn, Connecting, establish};
-use super::refusal::{in_logs, is_lock_wait, refusal, why_refused};
+use super::refusal::{in_logs, is_deadlock, is_lock_wait, refusal, why_refused};
 use crate::tls::StoreAddress;
 
 /// An async closure whose future is `Send`, so that [`Db::run`] accepts `async |conn| …`.
@@ -102,7 +103,7 @@ pub struct DbSettings {
     /// `mysql://user:password@host:port/database`, and how connections are encrypted.
     pub url: StoreAddress,
     pub pool_size: usize,
-    /// Maximum wait for a connection, and then for the end of the call.
+    /// Maximum wait for a free connection, for a new one, and for the end of the call.
     pub limit: Duration,
 }
 
@@ -120,6 +121,7 @@ impl Db {
     pub fn new(settings: &DbSettings) -> anyhow::Result<Self> {
         let pool = Pool::builder(Connecting::new(settings.url.clone()))
             .max_size(settings.pool_size)
+            .runtime(Runtime::Tokio1)
             .build()?;
         Ok(Self {
             pool,
@@ -188,6 +190,10 @@ impl Db {
     }
 }
 
+/// Maximum duration of a pooled connection's check before use. If the host died without closing its
+/// connections, a caller waits only this long for each, and not for the whole time limit.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
 type AnyValue = Box<dyn Any + Send>;
 
 /// A type-erased call, so that all calls share one task type: the code of tokio and deadpool around
@@ -195,15 +201,22 @@ type AnyValue = Box<dyn Any + Send>;
 type Op = Box<dyn for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, QueryResult<AnyValue>> + Send>;
 
 async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<AnyValue, DbError> {
-    let mut pooled = match tokio::time::timeout(limit, db.pool.get()).await {
-        Ok(Ok(pooled)) => pooled,
-        Ok(Err(PoolError::Backend(error))) => return Err(no_connection(&error)),
-        Ok(Err(error)) => return Err(DbError::Unreachable(error.to_string())),
-        Err(_) => {
+    // The wait for a free connection does not shorten the attempt to create one: if MySQL does not
+    // answer, each caller would otherwise begin an attempt shortly before its own limit.
+    let timeouts = Timeouts {
+        wait: Some(limit),
+        create: Some(db.limit),
+        recycle: Some(ANSWERS_WITHIN.min(db.limit)),
+    };
+    let mut pooled = match db.pool.timeout_get(&timeouts).await {
+        Ok(pooled) => pooled,
+        Err(PoolError::Backend(error)) => return Err(no_connection(&error)),
+        Err(PoolError::Timeout(_)) => {
             return Err(DbError::Unreachable(format!(
                 "no connection within {limit:?}"
             )));
         }
+        Err(error) => return Err(DbError::Unreachable(error.to_string())),
     };
     let answer = async {
         let value = op(&mut pooled.conn).await?;
@@ -212,22 +225,14 @@ async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<
         let is_believed = !db.of_primary || pooled.takes_writes().await?;
         Ok((value, is_believed))
     };
-    let began = tokio::time::Instant::now();
     let error = match tokio::time::timeout(limit, answer).await {
-        Ok(Ok((value, true))) => {
-            pooled.is_heard();
-            return Ok(value);
-        }
+        Ok(Ok((value, true))) => return Ok(value),
         Ok(Ok((_, false))) => DbError::ReadOnly { what },
         Ok(Err(source)) if leaves_connection_usable(&source) => {
-            pooled.is_heard();
             return Err(DbError::Query { what, source });
         }
         Ok(Err(source)) => DbError::Query { what, source },
-        Err(_) => {
-            db.pool.manager().no_answer_since(began);
-            DbError::TimedOut { what, limit }
-        }
+        Err(_) => DbError::TimedOut { what, limit },
     };
     drop(Object::take(pooled));
     Err(error)
@@ -243,7 +248,10 @@ fn no_connection(error: &ConnectionError) -> DbError {
 /// Errors after which the connection is certainly ready for the next command. Any other error may
 /// hide an I/O error.
 fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
-    matches!(error, diesel::result::Error::NotFound) || refusal(error).is_some()
+    matches!(error, diesel::result::Error::NotFound)
+        || refusal(error).is_some()
+        || is_lock_wait(error)
+        || is_deadlock(error)
 }
 
 /// A row of one ID.
@@ -320,6 +328,6 @@ mod tests {
         });
         futures_util::future::join_all(crowd).await;
         let connections = connections.await.unwrap();
-        assert!(connections <= 12, "{connections}");
+        assert!(connections <= 14, "{connections}");
     }
 }

@@ -82,6 +82,11 @@ pub(super) fn is_lock_wait(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().starts_with(LOCK_WAIT_OVER))
 }
 
+/// Whether the transaction waited for one that waited for it, and was rolled back.
+pub(super) fn is_deadlock(error: &Error) -> bool {
+    matches!(error, DatabaseError(_, info) if info.message().starts_with("Deadlock found"))
+}
+
 /// Whether another row has the code. Only the end of the message is compared, because a quoted user
 /// id may contain anything.
 pub(super) fn is_code_taken(error: &Error) -> bool {

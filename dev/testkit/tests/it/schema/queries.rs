@@ -1,5 +1,6 @@
 //! A query future that is dropped before it completes never gives another caller the wrong row.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::dsl::sql;
@@ -9,6 +10,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl as _, SimpleAsyncConnection
 use firstcome_shared::mysql::schema::coupons;
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings, migrations};
 use firstcome_testkit::{HeldTransaction, LIMIT, LOCK_WAITS, World, WorldStores, eventually};
+use tokio::sync::Barrier;
 
 use crate::faults::waves::breakable_mysql;
 
@@ -44,12 +46,27 @@ async fn under_way(world: &World) {
 }
 
 fn pool_of_one(world: &World) -> Db {
+    pool(world, 1)
+}
+
+fn pool(world: &World, pool_size: usize) -> Db {
     let settings = DbSettings {
         url: world.sql.url().to_owned().into(),
-        pool_size: 1,
+        pool_size,
         limit: Duration::from_secs(10),
     };
     Db::new(&settings).unwrap()
+}
+
+/// Returns MySQL's id of a connection.
+async fn id_of(conn: &mut Conn) -> QueryResult<i64> {
+    select(sql::<BigInt>("CAST(CONNECTION_ID() AS SIGNED)"))
+        .first(conn)
+        .await
+}
+
+async fn connection(db: &Db) -> Result<i64, DbError> {
+    db.run("connection", async |conn| id_of(conn).await).await
 }
 
 async fn ask(db: &Db, id: i64) -> Result<String, DbError> {
@@ -103,6 +120,59 @@ async fn a_query_that_times_out_discards_its_connection() {
     );
     holding.commit().await;
     assert_eq!(ask(&db, 2).await.unwrap(), "two");
+}
+
+#[tokio::test]
+async fn a_query_that_times_out_discards_no_other_connection() {
+    let (world, _holding) = two_rows("too-slow-alone").await;
+    let db = pool(&world, 2);
+    let both = Arc::new(Barrier::new(2));
+    let one = || {
+        let both = both.clone();
+        db.run("both connections", async move |conn| {
+            both.wait().await;
+            id_of(conn).await
+        })
+    };
+    let (one, other) = tokio::try_join!(one(), one()).unwrap();
+    let late = db.run_within(Duration::from_millis(200), "slow", async |conn| {
+        name_of(conn, 1).await
+    });
+    assert!(matches!(late.await, Err(DbError::TimedOut { .. })));
+    let next = connection(&db).await.unwrap();
+    assert!([one, other].contains(&next), "{next}: {one} and {other}");
+}
+
+#[tokio::test]
+async fn a_lock_wait_and_a_deadlock_keep_their_connection() {
+    let (world, mut holding) = two_rows("contention").await;
+    let db = pool_of_one(&world);
+    let first = connection(&db).await.unwrap();
+    let waited = ask(&db, 1).await.unwrap_err();
+    assert!(waited.is_lock_wait(), "{waited}");
+    assert_eq!(connection(&db).await.unwrap(), first, "after a lock wait");
+
+    // MySQL rolls back the transaction that has changed less.
+    holding
+        .run("UPDATE coupons SET name = 'new' WHERE id = 1")
+        .await;
+    let both = db.run("both rows", async |conn| {
+        conn.transaction(async |conn| {
+            name_of(conn, 2).await?;
+            name_of(conn, 1).await
+        })
+        .await
+    });
+    let crossing = async {
+        under_way(&world).await;
+        holding
+            .run("UPDATE coupons SET name = 'new' WHERE id = 2")
+            .await;
+    };
+    let (dead, ()) = tokio::join!(both, crossing);
+    let dead = dead.unwrap_err().to_string();
+    assert!(dead.contains("Deadlock"), "{dead}");
+    assert_eq!(connection(&db).await.unwrap(), first, "after a deadlock");
 }
 
 #[tokio::test]
@@ -199,14 +269,6 @@ async fn connections_to_a_demoted_primary_are_replaced_and_its_rows_not_trusted(
         limit: Duration::from_secs(10),
     };
     let db = Db::new(&settings).unwrap();
-    let connection = async |db: &Db| {
-        let id = async |conn: &mut Conn| {
-            select(sql::<BigInt>("CAST(CONNECTION_ID() AS SIGNED)"))
-                .first::<i64>(conn)
-                .await
-        };
-        db.run("connection", id).await
-    };
     let first = connection(&db).await.unwrap();
     assert_eq!(connection(&db.of_primary()).await.unwrap(), first);
     server
