@@ -59,8 +59,8 @@ pub use kafka_cluster::KafkaCluster;
 pub use kafka_node::KafkaNode;
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, SinkEncryption};
 pub use mysql::{
-    LOCK_WAITS, MysqlOptions, MysqlServer, Tables, mysql_client, mysql_connection, mysql_rows,
-    table_statements, with_database,
+    LOCK_WAITS, MysqlOptions, MysqlServer, TABLE_LOCK_WAITS, Tables, mysql_client,
+    mysql_connection, mysql_rows, table_statements, with_database,
 };
 pub use mysql_pair::{MysqlPair, Replication};
 pub use otlp::{OtlpReceiver, ReceivedSpan};

@@ -1,9 +1,11 @@
 //! Clients of the two services.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use firstcome_reconciler::report::Run;
+use parking_lot::Mutex;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 use crate::answer::Answer;
 use crate::histories::{RecordedOutcome, Recorder};
 use crate::reply::HttpReply;
+use crate::{LIMIT, eventually};
 
 /// The operators' token, which every world uses.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
@@ -119,13 +122,20 @@ pub struct MadeCoupon {
 pub struct ApiClient {
     http: Http,
     recorder: Recorder,
+    peers: StartedApis,
 }
 
+/// All APIs that a world has started.
+pub(crate) type StartedApis = Arc<Mutex<Vec<Http>>>;
+
 impl ApiClient {
-    pub(crate) fn new(base: &str, recorder: Recorder) -> Self {
+    pub(crate) fn new(base: &str, recorder: Recorder, peers: StartedApis) -> Self {
+        let http = Http::new(base);
+        peers.lock().push(http.clone());
         Self {
-            http: Http::new(base),
+            http,
             recorder,
+            peers,
         }
     }
 
@@ -134,6 +144,7 @@ impl ApiClient {
         Self {
             http: Http::patient(base, patience),
             recorder,
+            peers: StartedApis::default(),
         }
     }
 
@@ -146,6 +157,7 @@ impl ApiClient {
                 ..self.http.clone()
             },
             recorder: self.recorder.clone(),
+            peers: self.peers.clone(),
         }
     }
 
@@ -248,10 +260,25 @@ impl ApiClient {
             .header("x-user-id", user)
     }
 
+    /// Creates a coupon, and waits until every ready API of the world looks up users in it. Until
+    /// then a reconciler that runs may be comparing the coupon, and claims get 503.
     pub async fn create_coupon(&self, body: &Value) -> MadeCoupon {
-        self.try_create_coupon(body)
+        let made = self
+            .try_create_coupon(body)
             .await
-            .unwrap_or_else(|reply| panic!("{reply}"))
+            .unwrap_or_else(|reply| panic!("{reply}"));
+        let apis = self.peers.lock().clone();
+        for api in &apis {
+            let what = format!("{} admits users to coupon {}", api.base(), made.id);
+            eventually(&what, LIMIT, async || {
+                !is_ready(api).await
+                    || look_up(api, made.id, "nobody-has-claimed")
+                        .await
+                        .is_ok_and(|reply| reply.status != 503)
+            })
+            .await;
+        }
+        made
     }
 
     /// Creates a coupon. Returns an error if the API cannot create it now.
@@ -349,15 +376,22 @@ impl ApiClient {
 
     /// Like [`Self::me`], but accepts any response, and returns an error if none arrives.
     pub async fn try_me(&self, coupon: i64, user: &str) -> Result<HttpReply, String> {
-        let path = format!("/v1/coupons/{coupon}/claims/me");
-        let request = self
-            .http
-            .request(Method::GET, &path)
-            .header("x-user-id", user);
-        Http::try_send(request)
+        look_up(&self.http, coupon, user)
             .await
             .map_err(|error| error.to_string())
     }
+}
+
+async fn look_up(api: &Http, coupon: i64, user: &str) -> reqwest::Result<HttpReply> {
+    let path = format!("/v1/coupons/{coupon}/claims/me");
+    Http::try_send(api.request(Method::GET, &path).header("x-user-id", user)).await
+}
+
+/// Whether an API runs and could admit users.
+async fn is_ready(api: &Http) -> bool {
+    Http::try_send(api.request(Method::GET, "/readyz"))
+        .await
+        .is_ok_and(|reply| reply.status == 200)
 }
 
 /// Returns the body of a coupon that opened long ago and stays open.

@@ -41,7 +41,7 @@ pub use check::{
     rows, try_rows,
 };
 pub use clock::{Clocks, ProcessClock};
-pub use firstcome_stack::{LOCK_WAITS, eventually, eventually_some};
+pub use firstcome_stack::{LOCK_WAITS, TABLE_LOCK_WAITS, eventually, eventually_some};
 pub use fixture::{Fixture, given_out, open_world};
 pub use http::{
     ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, SIGNING_KEY, coupon_body, daily_body,

@@ -53,7 +53,7 @@ impl World {
         let process = self.start("firstcome-api", &["serve"], env);
         let base = process.line("listening on ").await;
         Running {
-            client: ApiClient::new(&base, self.claims.recorder.clone()),
+            client: ApiClient::new(&base, self.claims.recorder.clone(), self.apis.clone()),
             process,
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use crate::LIMIT;
 use crate::history::RecordedClaims;
-use crate::http::{OPS_TOKEN, SIGNING_KEY};
+use crate::http::{OPS_TOKEN, SIGNING_KEY, StartedApis};
 use crate::kafka::TestTopic;
 use crate::logs::Logs;
 use crate::mysql::Sql;
@@ -167,6 +167,7 @@ pub struct World {
     replication: u8,
     env: Mutex<BTreeMap<String, String>>,
     logs: Logs,
+    pub(crate) apis: StartedApis,
     pub(crate) claims: RecordedClaims,
 }
 
@@ -234,6 +235,7 @@ impl World {
             replication: stores.replication,
             env: Mutex::new(env),
             logs,
+            apis: StartedApis::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use firstcome_testkit::LOCK_WAITS;
+use firstcome_testkit::{LOCK_WAITS, TABLE_LOCK_WAITS};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -89,8 +89,7 @@ pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Resul
     let mut other = other_client(system).await?;
     other.query_drop(lock).await?;
     let during = lasting(ms).await;
-    let waiting = "SELECT COUNT(*) FROM performance_schema.processlist WHERE db = DATABASE() AND state LIKE 'Waiting for%lock'";
-    let waiting = number(system, waiting).await;
+    let waiting = number(system, TABLE_LOCK_WAITS).await;
     other.query_drop("UNLOCK TABLES").await?;
     other.disconnect().await?;
     let waiting = waiting?;

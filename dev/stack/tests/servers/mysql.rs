@@ -1,4 +1,10 @@
-use firstcome_stack::{MysqlOptions, MysqlServer, mysql_client};
+use firstcome_stack::{
+    LOCK_WAITS, MysqlOptions, MysqlServer, TABLE_LOCK_WAITS, mysql_client, mysql_connection,
+    mysql_rows,
+};
+use mysql_async::prelude::Queryable as _;
+
+use crate::eventually;
 
 #[tokio::test]
 async fn mysql_client_gets_no_password_as_an_argument() {
@@ -39,4 +45,28 @@ async fn mysql_client_gets_no_password_as_an_argument() {
         wrong.contains("DATABASE_URL") && !wrong.contains("secret"),
         "{wrong}"
     );
+}
+
+#[tokio::test]
+async fn lock_waits_are_counted_while_another_statement_contains_bytes_that_are_no_text() {
+    let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let mut other = mysql_connection(&server.database_url("firstcome"))
+        .await
+        .unwrap();
+    let statement = &b"SELECT SLEEP(60), _binary '\xff\xfe'"[..];
+    let sleeping = tokio::spawn(async move { other.query_drop(statement).await });
+    let url = server.database_url("firstcome");
+    let sleeps =
+        "SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_state = 'User sleep'";
+    eventually("the other statement runs", async || {
+        mysql_rows(&url, sleeps).await.unwrap() == [["1"]]
+    })
+    .await;
+    let hazard = "SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User sleep'";
+    let failed = mysql_rows(&url, hazard).await.unwrap_err().to_string();
+    assert!(failed.contains("3854"), "{failed}");
+    for sql in [LOCK_WAITS, TABLE_LOCK_WAITS] {
+        assert_eq!(mysql_rows(&url, sql).await.unwrap(), [["0"]], "{sql}");
+    }
+    sleeping.abort();
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use firstcome_reconciler::report::Kind;
 use firstcome_testkit::{
-    Answer, ApiClient, Fixture, HeldTransaction, LIMIT, MadeCoupon, PromisedAnswer, all_issued,
-    assert_exact, coupon_body, eventually, people, redis_holders, rows,
+    Answer, ApiClient, Fixture, HeldTransaction, LIMIT, MadeCoupon, PromisedAnswer,
+    TABLE_LOCK_WAITS, all_issued, assert_exact, coupon_body, eventually, people, redis_holders,
+    rows,
 };
 use futures_util::StreamExt as _;
 use serde_json::json;
@@ -112,11 +113,10 @@ async fn a_drop_is_not_sealed_while_a_claim_is_being_revoked() {
                 .await
         }
     });
-    let waits = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND state LIKE '%metadata lock%'";
     eventually(
         "the revocation has reached its last write",
         LIMIT,
-        async || world.sql.number(waits).await == 1,
+        async || world.sql.number(TABLE_LOCK_WAITS).await == 1,
     )
     .await;
     assert_eq!(

@@ -4,8 +4,8 @@
 use firstcome_reconciler::report::{Kind, Run, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Fixture, HeldTransaction, MadeCoupon, PromisedAnswer, World, WorldStores, all_issued,
-    assert_exact, assert_nothing_found, eventually, holders, people, rush,
+    Fixture, HeldTransaction, MadeCoupon, PromisedAnswer, TABLE_LOCK_WAITS, World, WorldStores,
+    all_issued, assert_exact, assert_nothing_found, eventually, holders, people, rush,
 };
 
 use crate::faults::waves::HEALED;
@@ -104,9 +104,7 @@ async fn consumer_that_stops_with_an_unwritten_batch_leaves_its_messages_unread(
     let answer = fixture.api.claim(coupon.id, &last).await;
     answers.push((last, answer));
     eventually("the batch waits", HEALED, async || {
-        let waits = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() \
-            AND state = 'Waiting for table metadata lock'";
-        world.sql.number(waits).await > 0
+        world.sql.number(TABLE_LOCK_WAITS).await > 0
     })
     .await;
     fixture.consumer.process.stop().await;

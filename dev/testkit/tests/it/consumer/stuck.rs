@@ -33,11 +33,11 @@ async fn a_stuck_consumer_reports_the_problem_loses_its_partitions_and_exits() {
             waves
                 .consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed")])
                 .await;
-            waves.wave().await;
+            waves.promised_wave().await;
             waves.consumer_says("stall point").await;
             let other = waves.world.consume().await;
             let stuck = std::mem::replace(&mut waves.consumer, other);
-            waves.wave().await;
+            waves.promised_wave().await;
             is_not_ready(&stuck, "the loop has stood still").await;
             // These claims are still on the topic, so only a consumer can have issued them.
             waves.issued(60).await;
@@ -64,10 +64,10 @@ async fn a_consumer_that_exceeds_max_poll_interval_and_resumes_breaks_no_promise
             waves
                 .consumer_with(&[("FIRSTCOME_STALL_AT", "offsets_committed:1:7500")])
                 .await;
-            waves.wave().await;
+            waves.promised_wave().await;
             waves.consumer_says("stall point").await;
             let _other = waves.world.consume().await;
-            waves.wave().await;
+            waves.promised_wave().await;
             waves.issued(60).await;
             waves.consumer_says("MAXPOLL").await;
             is_ready(&waves.consumer).await;

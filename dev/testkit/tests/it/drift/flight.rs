@@ -7,8 +7,8 @@ use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::ProxyFault;
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
-    Fixture, HeldTransaction, LIMIT, World, all_issued, assert_exact, error_of, eventually,
-    status_of,
+    Fixture, HeldTransaction, LIMIT, TABLE_LOCK_WAITS, World, all_issued, assert_exact, error_of,
+    eventually, status_of,
 };
 use serde_json::json;
 
@@ -129,10 +129,6 @@ async fn a_pass_that_loses_its_lock_aborts_and_the_next_one_repairs() {
     clean_pass(world, &coupon).await;
 }
 
-/// Number of sessions that wait for a table lock.
-const WAITS: &str = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() \
-    AND state = 'Waiting for table metadata lock'";
-
 #[tokio::test]
 async fn users_admitted_to_slots_added_during_a_pass_are_not_reported() {
     let fixture = Fixture::new("d-raised").await;
@@ -144,7 +140,7 @@ async fn users_admitted_to_slots_added_during_a_pass_are_not_reported() {
     lock.run("LOCK TABLES broken_promises WRITE").await;
     let (once, ()) = tokio::join!(world.once_with(&["--dry-run"], &[]), async {
         eventually("the pass waits", LIMIT, async || {
-            world.sql.number(WAITS).await > 0
+            world.sql.number(TABLE_LOCK_WAITS).await > 0
         })
         .await;
         api.change(coupon.id, &json!({"quantity": 25})).await;
