@@ -65,7 +65,7 @@ impl Campaign {
                 "{}seed-{seed}",
                 if self.clusters { "cluster-" } else { "" }
             ));
-            let ran = worker.try_twice(&schedule, &folder).await;
+            let ran = worker.run(&schedule, &folder).await;
             let done = {
                 let mut report = report.lock();
                 report.add(seed, ran.as_ref());

@@ -23,24 +23,8 @@ pub struct CampaignWorker {
 }
 
 impl CampaignWorker {
-    /// Runs a schedule. If the servers or the machine fail, runs it once more on new servers.
-    pub async fn try_twice(
-        &mut self,
-        schedule: &FaultSchedule,
-        folder: &Path,
-    ) -> Result<ScheduleResult> {
-        match self.run(schedule, folder).await {
-            Ok(ran) => Ok(ran),
-            Err(first) => {
-                println!(
-                    "seed {}: tried again on new servers: {first:#}",
-                    schedule.seed
-                );
-                self.run(schedule, folder).await
-            }
-        }
-    }
-
+    /// Runs a schedule. An error is one of the harness, its servers or the machine, and fails the
+    /// campaign.
     pub async fn run(&mut self, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
         let fit = |servers: &Arc<TestedServers>| servers.are_clusters() == schedule.clusters;
         let servers = if let Some(servers) = self

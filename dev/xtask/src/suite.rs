@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::programs::{Profile, build_all_and_fetch};
-use crate::shell::{Failed, cargo, output, run, setting};
+use crate::shell::{Failed, cargo, command, output, run, setting};
 
 /// The program with the tests of the whole system.
 const SYSTEM: &str = "it";
@@ -90,8 +90,8 @@ const MODEL: &str = "protocol";
 /// Tests that need schemathesis (`cargo xtask attack`).
 const ATTACKS: &str = "attack::";
 
-/// Five fixed schedules for every change. `make chaos SEEDS=500` runs those of a release.
-const SCHEDULES: [(&str, &str); 3] = [("SEEDS", "5"), ("FIRST", "1"), ("WORKERS", "1")];
+/// Number of fault schedules for every change. `make chaos SEEDS=500` runs those of a release.
+const SEEDS: &str = "5";
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
@@ -170,8 +170,7 @@ fn every_change(profile: &Profile) -> Result<Vec<Run>> {
         others.extend(["--test", name]);
     }
     others.extend(["--", "--skip", DEMO_UNDER_FAULTS]);
-    let mut schedules = profile.program("firstcome-chaos");
-    schedules.arg("run").envs(SCHEDULES);
+    let schedules = schedules(profile)?;
     thread::scope(|scope| {
         let others = scope.spawn(|| Run::kept(cargo_test(&Threads::processors(), &others)));
         let schedules = scope.spawn(|| Run::kept(schedules));
@@ -185,6 +184,34 @@ fn every_change(profile: &Profile) -> Result<Vec<Run>> {
         }
         Ok(runs)
     })
+}
+
+/// Returns the command of the fault schedules. Each commit draws other ones, so that no test is
+/// always the same five. `FIRST` and `SEEDS` in the environment select them.
+fn schedules(profile: &Profile) -> Result<Command> {
+    let seeds = setting("SEEDS").unwrap_or_else(|| SEEDS.to_owned());
+    let first = match setting("FIRST") {
+        Some(first) => first,
+        None => first_seed(&commit().context("set FIRST to choose the fault schedules")?)?,
+    };
+    println!(
+        "[test] fault schedules; to run them alone: make chaos FIRST={first} SEEDS={seeds} WORKERS=1"
+    );
+    let mut chaos = profile.program("firstcome-chaos");
+    chaos.arg("run");
+    chaos.envs([("FIRST", &*first), ("SEEDS", &seeds), ("WORKERS", "1")]);
+    Ok(chaos)
+}
+
+fn commit() -> Result<String> {
+    output(command("git").args(["rev-parse", "HEAD"]))
+}
+
+/// Derives the first of a commit's seeds from its hash.
+fn first_seed(commit: &str) -> Result<String> {
+    let digits = commit.get(..8).context("git names no commit")?;
+    let number = u32::from_str_radix(digits, 16).context("a commit's hash")?;
+    Ok((1 + number % 1_000_000).to_string())
 }
 
 /// Number of concurrent tests.
@@ -416,6 +443,15 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
                 "no test's name contains {words}"
             );
         }
+    }
+
+    #[test]
+    fn seeds_follow_the_commit() {
+        let seed = |commit| first_seed(commit).unwrap();
+        assert_eq!(seed("000f423fb0"), "1000000");
+        assert_eq!(seed("000f4240b0"), "1");
+        assert_eq!(seed("00000000b0"), "1");
+        assert!(first_seed("HEAD").is_err() && first_seed("no commit").is_err());
     }
 
     #[test]

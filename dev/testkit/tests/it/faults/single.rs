@@ -68,7 +68,7 @@ fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
 pub(super) async fn run(name: &str, schedule: &FaultSchedule) -> ScheduleResult {
     let _turn = TURNS.acquire().await.unwrap();
     let mut worker = WORKERS.lock().pop().unwrap_or_default();
-    let ran = worker.try_twice(schedule, &folder(name)).await.unwrap();
+    let ran = worker.run(schedule, &folder(name)).await.unwrap();
     WORKERS.lock().push(worker);
     ran
 }
