@@ -162,8 +162,8 @@ pub fn person(id: &str) -> String {
         .map_or_else(|_| HIDDEN.to_owned(), |user| user.masked())
 }
 
-/// Like [`line()`], but for text from the database that may contain user IDs: dead letters, and
-/// findings of an earlier release. Masks the IDs of these users and all e-mail addresses. Keeps IDs
+/// Like [`line()`], but for text from the database that may contain user IDs: dead letters and
+/// findings. Masks the IDs of these users and all e-mail addresses. Keeps IDs
 /// that could be a number or a word of the text. Such IDs do not come from errors of stores,
 /// because quoted IDs are removed when these errors are recorded.
 #[allow(clippy::implicit_hasher)] // all callers use the default hasher

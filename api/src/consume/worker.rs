@@ -36,7 +36,7 @@ const LAST_BATCH: Duration = Duration::from_secs(5);
 /// Time to leave the group after the last batch.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// Interval of commits to Kafka, which only tools and earlier releases read.
+/// Interval of commits to Kafka, which only tools read.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// Pause after an error before positions are read again.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);

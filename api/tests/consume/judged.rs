@@ -227,7 +227,7 @@ async fn messages_read_again_after_erasing_a_drop_change_nothing() {
         "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4",
     )
     .await;
-    // Simulates a row that an earlier release has left.
+    // Simulates a row that somebody has changed by hand.
     world
         .query("UPDATE issued_coupons SET user_id = 'erased-00000000000000000b0e' WHERE slot = 3")
         .await;

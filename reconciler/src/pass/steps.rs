@@ -472,8 +472,8 @@ fn read_again(partitions: &[WentBack]) -> Option<Finding> {
     } = partitions.first()?;
     let why = match fault {
         PositionFault::Gap => format!(
-            "it had been read up to offset {offset}, which MySQL does not know; MySQL was restored, offsets were moved, or an \
-             earlier release has read it"
+            "it had been read up to offset {offset}, which MySQL does not know; MySQL was restored, or \
+             offsets were moved"
         ),
         PositionFault::OtherLog => format!(
             "the message before offset {offset} is another one, as after the topic was recreated"

@@ -34,8 +34,8 @@ impl Asset {
         }
     }
 
-    /// Returns the file with this name, and its cache policy. During an upgrade, one process may
-    /// serve a page and another its files. A process that does not have the requested version
+    /// Returns the file with this name, and its cache policy. While programs are replaced, one process
+    /// may serve a page and another its files. A process that does not have the requested version
     /// returns its own, uncacheable.
     fn named<'a>(all: &[&'a Self], file: &str) -> Option<(&'a Self, &'static str)> {
         let wanted = stem_and_extension(file)?;

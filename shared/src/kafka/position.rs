@@ -37,8 +37,8 @@ impl MessagePrint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, EnumString)]
 #[strum(serialize_all = "snake_case")]
 pub enum PositionFault {
-    /// The partition was read beyond the position: MySQL has lost transactions, the position or
-    /// Kafka's offsets were changed manually, or an earlier release has read it.
+    /// The partition was read beyond the position: MySQL has lost transactions, or the
+    /// position or Kafka's offsets were changed manually.
     Gap,
     /// The message before the position differs, or no message was read before it: the topic was
     /// recreated, or the position was changed manually.

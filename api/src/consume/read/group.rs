@@ -1,7 +1,6 @@
 //! The consumer group: which partitions are assigned to this process, and how far their messages
 //! have rows. Reading begins at the positions in MySQL (`firstcome_shared::mysql::positions`).
-//! Offsets are still committed to Kafka, after the rows, for tools that show the lag and for a
-//! return to an earlier release.
+//! Offsets are still committed to Kafka, after the rows, for tools that show the lag.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

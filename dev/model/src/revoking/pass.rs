@@ -48,7 +48,7 @@ impl Revoking {
                 }
             }
             2 => {
-                // Deletes a void row, which an earlier release may have written.
+                // Deletes a void row, which somebody may have written by hand.
                 state.row = state
                     .row
                     .filter(|row| !state.ban.voids(*row) || self.is(Wrong::InsertUnchecked));

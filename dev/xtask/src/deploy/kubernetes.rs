@@ -335,7 +335,7 @@ spec:
       securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}
       containers:
         - name: consumer
-          image: firstcome:0.2.0
+          image: firstcome:0.1.0
           args: [firstcome-api, consume]
           envFrom: [{configMapRef: {name: settings}}]
           ports: [{containerPort: 8082}]
@@ -381,7 +381,7 @@ spec:
                 "not restricted",
             ),
             ("drop: [ALL]", "drop: []", "not restricted"),
-            ("firstcome:0.2.0", "firstcome", "no version"),
+            ("firstcome:0.1.0", "firstcome", "no version"),
             (
                 "containerPort: 8082",
                 "containerPort: 80",

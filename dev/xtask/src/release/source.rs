@@ -86,17 +86,17 @@ mod tests {
     #[test]
     fn releases_a_commit_with_its_own_tag_or_none() {
         let mut source = clean("c1");
-        assert_eq!(source.refusal("0.2.0"), None);
-        source.tags = vec!["v0.2.0".to_owned()];
+        assert_eq!(source.refusal("0.1.0"), None);
+        source.tags = vec!["v0.1.0".to_owned()];
         source.tagged = Some("c1".to_owned());
-        assert_eq!(source.refusal("0.2.0"), None);
+        assert_eq!(source.refusal("0.1.0"), None);
     }
 
     #[test]
     fn refuses_uncommitted_changes_and_lists_them() {
         let mut source = clean("c1");
         source.changed = " M Cargo.lock\n?? new.rs\n".to_owned();
-        let refusal = source.refusal("0.2.0").unwrap();
+        let refusal = source.refusal("0.1.0").unwrap();
         assert!(
             refusal.ends_with(":\n M Cargo.lock\n?? new.rs\n"),
             "{refusal}"
@@ -106,10 +106,10 @@ mod tests {
     #[test]
     fn refuses_a_tag_that_differs_from_the_version() {
         let mut source = clean("c1");
-        source.tags = vec!["v0.2.0".to_owned(), "v0.3.0".to_owned()];
+        source.tags = vec!["v0.1.0".to_owned(), "v0.2.0".to_owned()];
         assert_eq!(
-            source.refusal("0.2.0").unwrap(),
-            "commit c1 has the tag v0.3.0, but Cargo.toml has version 0.2.0"
+            source.refusal("0.1.0").unwrap(),
+            "commit c1 has the tag v0.2.0, but Cargo.toml has version 0.1.0"
         );
     }
 
@@ -117,9 +117,9 @@ mod tests {
     fn refuses_a_version_whose_tag_is_at_another_commit() {
         let mut source = clean("c2");
         source.tagged = Some("c1".to_owned());
-        let refusal = source.refusal("0.2.0").unwrap();
+        let refusal = source.refusal("0.1.0").unwrap();
         assert!(
-            refusal.starts_with("the tag v0.2.0 is at commit c1, not at c2: "),
+            refusal.starts_with("the tag v0.1.0 is at commit c1, not at c2: "),
             "{refusal}"
         );
     }

@@ -56,7 +56,7 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
     }
 }
 
-/// Maximum number of settings of all programs together (docs/decisions/0035-what-goes.md).
+/// Maximum number of settings of all programs together (docs/decisions/0035-settings.md).
 const SETTINGS: usize = 60;
 
 /// Programs, their commands, and words that the help must contain: flags, and defaults of settings.
