@@ -68,13 +68,7 @@ impl Executor<'_> {
                 self.db.reissue(claims, resolutions, self.run_id).await,
                 some,
             ) {
-                (Ok(other_codes), _) => {
-                    let is_other =
-                        |claim: &Claim| other_codes.contains(&(claim.drop_id, claim.slot));
-                    let done =
-                        |(claim, _): &(Claim, _)| is_other(claim).then(|| OTHER_CODE.to_owned());
-                    attempts.extend(some.iter().map(|row| RepairAttempt::Done(done(row))));
-                }
+                (Ok(()), _) => attempts.extend(some.iter().map(|_| RepairAttempt::Done(None))),
                 (Err(error), [(claim, letter)]) if error.is_refusal() => {
                     let attempt = self.why_refused(claim, &error).await?;
                     if let (RepairAttempt::Done(_), Some(id)) = (&attempt, letter) {
@@ -338,10 +332,6 @@ impl Executor<'_> {
 
 pub(super) const CHANGED_LETTER: &str =
     "it was corrected or discarded meanwhile; the next pass looks again";
-
-/// Only a manual change of a row can cause this.
-const OTHER_CODE: &str =
-    "another row has the code that its person was shown, so it got a new one: tell the person";
 
 /// Number of batches whose rows are inserted concurrently.
 const WRITERS: usize = 2;

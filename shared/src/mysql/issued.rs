@@ -1,6 +1,6 @@
 //! The table of issued coupons.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 
@@ -11,11 +11,10 @@ use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
 
 use super::claim::Claim;
-use super::codes::{CodeKey, random_code};
+use super::codes::CodeKey;
 use super::dead_letters::{Resolution, resolve};
 use super::inserted::{TakenOut, take_out};
 use super::literal::push_text;
-use super::refusal::is_code_taken;
 use super::schema::issued_coupons;
 use super::slot_limits::SlotLimits;
 use super::{Conn, Db, DbError, MOST_VALUES};
@@ -63,8 +62,6 @@ pub struct InsertedRows {
     /// Claims in messages that got no row because they are impossible in their drop. All other
     /// claims without a row are void.
     pub faults: Vec<(DropId, Slot, ClaimFault)>,
-    /// Rows with a new code, because another row already has the code derived from their claim.
-    pub other_codes: Vec<(DropId, Slot)>,
 }
 
 /// Inserts claims with one multi-row statement, atomically, then deletes the rows that must not
@@ -76,7 +73,6 @@ pub struct InsertedRows {
 pub async fn insert(
     conn: &mut Conn,
     claims: &[Claim],
-    limits: &SlotLimits,
     key: &CodeKey,
     by: IssuedBy,
 ) -> QueryResult<InsertedRows> {
@@ -85,64 +81,20 @@ pub async fn insert(
         return Ok(inserted);
     }
     let now = Utc::now();
-    let mut codes: Vec<String> = claims
-        .iter()
-        .map(|claim| key.code(claim, claim.claimed_at.unwrap_or(now)))
-        .collect();
-    match conn
-        .batch_execute(&statement(claims, &codes, limits, by, now))
-        .await
-    {
-        // A manual edit gave one of these codes to another row. For the user, a new code is better
-        // than no row.
-        Err(error) if is_code_taken(&error) => {
-            let taken = replace_taken(conn, claims, &mut codes).await?;
-            inserted.other_codes = taken
-                .into_iter()
-                .map(|at| (claims[at].drop_id, claims[at].slot))
-                .collect();
-            conn.batch_execute(&statement(claims, &codes, limits, by, now))
-                .await?;
-        }
-        done => done?,
-    }
+    let limits = SlotLimits::read(conn, claims).await?;
+    conn.batch_execute(&statement(claims, key, &limits, by, now))
+        .await?;
     let TakenOut { void, faults } = take_out(conn, claims, by).await?;
     inserted.rows = claims.len() - void - faults.len();
     inserted.faults = faults;
     Ok(inserted)
 }
 
-/// Generates new codes for claims whose code is taken. Returns their indexes.
-async fn replace_taken(
-    conn: &mut Conn,
-    claims: &[Claim],
-    codes: &mut [String],
-) -> QueryResult<Vec<usize>> {
-    let with_these = issued_coupons::table.filter(issued_coupons::code.eq_any(codes.iter()));
-    let taken: HashSet<String> = with_these
-        .select(issued_coupons::code)
-        .load(conn)
-        .await?
-        .into_iter()
-        .collect();
-    tracing::warn!(
-        codes = taken.len(),
-        "the codes of some claims are taken by other rows; these claims get new codes"
-    );
-    let places: Vec<usize> = (0..codes.len())
-        .filter(|at| taken.contains(&codes[*at]))
-        .collect();
-    for at in &places {
-        codes[*at] = random_code(claims[*at].drop_id, claims[*at].slot);
-    }
-    Ok(places)
-}
-
 /// Builds the statement. Its values are numbers, timestamps, and strings without characters that
 /// have a meaning in SQL (see [`push_text`]).
 fn statement(
     claims: &[Claim],
-    codes: &[String],
+    key: &CodeKey,
     limits: &SlotLimits,
     by: IssuedBy,
     now: DateTime<Utc>,
@@ -157,7 +109,7 @@ fn statement(
         "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit{}) VALUES ",
         if is_traced { ", traceparent" } else { "" }
     );
-    for (i, (claim, code)) in claims.iter().zip(codes).enumerate() {
+    for (i, claim) in claims.iter().enumerate() {
         if i > 0 {
             sql.push(',');
         }
@@ -167,14 +119,16 @@ fn statement(
             claim.drop_id.0, claim.slot, claim.coupon_id.0
         );
         push_text(&mut sql, claim.user_id.as_str());
-        let claimed_at = instant(claim.claimed_at.unwrap_or(now));
-        let (scope, limit) = limits
-            .of(claim)
-            .map_or((0, 0), |limit| (limit.person_scope, limit.slot_limit));
+        let claimed_at = claim.claimed_at.unwrap_or(now);
+        let code = key.code(claim, claimed_at);
+        let claimed_at = instant(claimed_at);
+        let limit = limits.for_claim(claim);
         let _ = write!(
             sql,
-            ",'{code}','{claimed_at}','{issued_at}','{}',{scope},{limit}",
-            by.as_str()
+            ",'{code}','{claimed_at}','{issued_at}','{}',{},{}",
+            by.as_str(),
+            limit.person_scope,
+            limit.slot_limit
         );
         let _ = match claim.trace {
             Some(trace) => write!(sql, ",'{trace}')"),
@@ -388,28 +342,25 @@ impl Db {
     }
 
     /// Writes the rows of repairs and resolves their dead letters, atomically. If one claim is
-    /// void, nothing is written. Returns the rows whose code differs from the one derived from
-    /// their claim.
+    /// void, nothing is written.
     pub async fn reissue(
         &self,
         mut claims: Vec<Claim>,
         resolutions: Vec<Resolution>,
         run_id: &str,
-    ) -> Result<Vec<(DropId, Slot)>, DbError> {
+    ) -> Result<(), DbError> {
         let run_id = run_id.to_owned();
         let key = self.code_key().await?;
         // Insert in the order of the primary key, like the consumer, so that the two wait for each
         // other instead of deadlocking.
         claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
         self.run("issue rows", async move |conn| {
-            let limits = SlotLimits::read(conn, &claims.iter().collect::<Vec<_>>()).await?;
             conn.transaction(async |conn| {
-                let inserted = insert(conn, &claims, &limits, &key, IssuedBy::Reconciler).await?;
+                let inserted = insert(conn, &claims, &key, IssuedBy::Reconciler).await?;
                 if inserted.rows < claims.len() {
                     return Err(revoked_meanwhile());
                 }
-                resolve(conn, &resolutions, &run_id).await?;
-                Ok(inserted.other_codes)
+                resolve(conn, &resolutions, &run_id).await
             })
             .await
         })
@@ -446,8 +397,8 @@ mod tests {
         let limits = SlotLimits::default();
         let now = DateTime::UNIX_EPOCH;
         let claims = [claim("u-37".parse().unwrap())];
-        let codes = ["ABCD".to_owned()];
-        let sql = statement(&claims, &codes, &limits, IssuedBy::Consumer, now);
+        let key = CodeKey::new(&[7; 32]).unwrap();
+        let sql = statement(&claims, &key, &limits, IssuedBy::Consumer, now);
         let (columns, values) = sql.split_once(" VALUES ").unwrap();
         assert_eq!(columns.split(", ").count(), 10, "{columns}");
         let parts: Vec<&str> = values.split(',').collect();
@@ -457,7 +408,7 @@ mod tests {
             "'1970-01-01 00:00:00'",
             "'consumer'",
             "0",
-            "0)",
+            "37)",
         ];
         assert_eq!(&parts[5..], rest);
         let traced = Claim {
@@ -467,13 +418,13 @@ mod tests {
         let trace = format!(",'{}')", traced.trace.unwrap());
         let both = statement(
             &[claims[0].clone(), traced],
-            &["A".into(), "B".into()],
+            &key,
             &limits,
             IssuedBy::Consumer,
             now,
         );
         assert!(
-            both.contains(", slot_limit, traceparent) VALUES ") && both.contains(",0,NULL),(2,"),
+            both.contains(", slot_limit, traceparent) VALUES ") && both.contains(",0,37,NULL),(2,"),
             "{both}"
         );
         assert!(both.ends_with(&trace), "{both}");

@@ -38,7 +38,7 @@ pub mod revoked;
 pub mod runs;
 pub mod schema;
 pub mod sealed;
-pub mod slot_limits;
+mod slot_limits;
 pub mod void;
 pub mod webhooks;
 

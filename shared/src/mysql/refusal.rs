@@ -87,12 +87,6 @@ pub(super) fn is_deadlock(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().starts_with("Deadlock found"))
 }
 
-/// Whether another row has the code. Only the end of the message is compared, because a quoted user
-/// id may contain anything.
-pub(super) fn is_code_taken(error: &Error) -> bool {
-    matches!(error, DatabaseError(DatabaseErrorKind::UniqueViolation, info) if info.message().ends_with("issued_coupons_code'"))
-}
-
 pub(super) fn is_missing_table(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().ends_with("doesn't exist"))
 }

@@ -10,20 +10,13 @@ use super::claim::Claim;
 use super::schema::slot_limits;
 use crate::domain::Slot;
 
-/// Minimum number of rows at which one query for their limits costs less than the schema's query
-/// per row.
-const LIMITS_FROM: usize = 4;
-
-/// The slot limits of some drops (docs/decisions/0011-slot-limits.md). If a drop's limits
-/// are not loaded, the schema finds each row's limit. If limits have changed since they were read,
-/// the schema's foreign key refuses the row.
+/// The slot limits of some drops, in ascending order.
 #[derive(Debug, Default)]
-pub struct SlotLimits(HashMap<i64, Vec<SlotLimit>>);
+pub(super) struct SlotLimits(HashMap<i64, Vec<SlotLimit>>);
 
-#[derive(Debug, Clone, Copy, Queryable)]
+#[derive(Debug, Default, Clone, Copy, Queryable)]
 pub(super) struct SlotLimit {
     pub(super) slot_limit: Slot,
-    coupon_id: i64,
     pub(super) person_scope: i64,
 }
 
@@ -31,14 +24,10 @@ impl SlotLimits {
     /// Maximum number of drops in one query.
     const CHUNK: usize = 500;
 
-    /// Reads the limits for these claims. Call it outside the transaction that inserts the rows: a
-    /// plain read would start the transaction's snapshot too early, and a locking read would make
-    /// new drops wait.
-    pub async fn read(conn: &mut Conn, claims: &[&Claim]) -> QueryResult<Self> {
+    /// Reads the limits for these claims. Does not lock them, so that new drops do not wait. If a
+    /// limit changes before the rows are inserted, the schema's foreign key refuses the rows.
+    pub(super) async fn read(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Self> {
         let mut limits = Self::default();
-        if claims.len() < LIMITS_FROM {
-            return Ok(limits);
-        }
         let mut drops: Vec<i64> = claims.iter().map(|claim| claim.drop_id.0).collect();
         drops.sort_unstable();
         drops.dedup();
@@ -48,11 +37,7 @@ impl SlotLimits {
                 .order((slot_limits::drop_id, slot_limits::slot_limit))
                 .select((
                     slot_limits::drop_id,
-                    (
-                        slot_limits::slot_limit,
-                        slot_limits::coupon_id,
-                        slot_limits::person_scope,
-                    ),
+                    (slot_limits::slot_limit, slot_limits::person_scope),
                 ))
                 .load(conn)
                 .await?;
@@ -63,12 +48,20 @@ impl SlotLimits {
         Ok(limits)
     }
 
-    /// Returns the lowest limit that is not below the slot; `None` lets the schema report the
-    /// fault.
-    pub(super) fn of(&self, claim: &Claim) -> Option<&SlotLimit> {
-        let limits = self.0.get(&claim.drop_id.0)?;
+    /// Returns the limit that the claim's row names: the lowest one that is not below its slot.
+    /// Otherwise returns one that makes MySQL refuse the row: the foreign key if the drop is unknown
+    /// or belongs to another coupon, a CHECK if the drop has no such slot.
+    pub(super) fn for_claim(&self, claim: &Claim) -> SlotLimit {
+        let Some(limits) = self.0.get(&claim.drop_id.0) else {
+            return SlotLimit {
+                slot_limit: claim.slot,
+                ..SlotLimit::default()
+            };
+        };
         limits[limits.partition_point(|limit| limit.slot_limit < claim.slot)..]
             .first()
-            .filter(|limit| limit.coupon_id == claim.coupon_id.0 && claim.slot > 0)
+            .filter(|_| claim.slot > 0)
+            .copied()
+            .unwrap_or_default()
     }
 }

@@ -16,9 +16,9 @@ use firstcome_shared::mysql::codes::CodeKey;
 use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
 use firstcome_shared::mysql::issued::{IssuedBy, IssuedRow, insert, of_people, on_slots};
 use firstcome_shared::mysql::positions::{ReadRange, advance};
-use firstcome_shared::mysql::slot_limits::SlotLimits;
 use firstcome_shared::mysql::void::void_among;
 use firstcome_shared::mysql::{Conn, Db, DbError, Refusal, refusal};
+use firstcome_shared::quoted::without_values;
 
 use self::classify::{ClaimVerdict, classify};
 use crate::consume::read::record::Record;
@@ -74,13 +74,8 @@ pub(crate) async fn write(db: &Db, batch: Batch) -> Result<Written, DbError> {
                 ranges,
                 records,
             } = &batch;
-            let claims: Vec<&Claim> = records
-                .iter()
-                .filter_map(|record| record.claim.as_ref().ok())
-                .collect();
-            let limits = SlotLimits::read(conn, &claims).await?;
             conn.transaction(async |conn| {
-                let mut written = write_in(conn, records, &limits, &key).await?;
+                let mut written = write_in(conn, records, &key).await?;
                 written.gaps = advance(conn, topic, ranges).await?;
                 Ok(written)
             })
@@ -145,12 +140,7 @@ async fn keep_locked(db: &Db, batch: Vec<Arc<Record>>, error: String) -> Result<
     .await
 }
 
-async fn write_in(
-    conn: &mut Conn,
-    batch: &[Arc<Record>],
-    limits: &SlotLimits,
-    key: &CodeKey,
-) -> QueryResult<Written> {
+async fn write_in(conn: &mut Conn, batch: &[Arc<Record>], key: &CodeKey) -> QueryResult<Written> {
     let mut write = BatchWrite {
         key,
         done: Written::default(),
@@ -164,7 +154,7 @@ async fn write_in(
         }
     }
     // In the common case, one statement inserts all rows.
-    match write.insert(conn, &claims, limits).await {
+    match write.insert(conn, &claims).await {
         Ok(()) => {}
         Err(error) if refusal(&error).is_some() => write.insert_accepted(conn, &claims).await?,
         Err(error) => return Err(error),
@@ -188,15 +178,10 @@ struct BatchWrite<'k> {
 impl BatchWrite<'_> {
     /// Inserts in the order of the primary key, so that two consumers that write the same rows
     /// wait for each other instead of deadlocking.
-    async fn insert(
-        &mut self,
-        conn: &mut Conn,
-        claims: &[Pair<'_>],
-        limits: &SlotLimits,
-    ) -> QueryResult<()> {
+    async fn insert(&mut self, conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<()> {
         let mut sorted: Vec<Claim> = claims.iter().map(|(_, claim)| (*claim).clone()).collect();
         sorted.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
-        let inserted = insert(conn, &sorted, limits, self.key, IssuedBy::Consumer).await?;
+        let inserted = insert(conn, &sorted, self.key, IssuedBy::Consumer).await?;
         for (drop, slot, fault) in &inserted.faults {
             let is_it = |(_, claim): &&Pair<'_>| (claim.drop_id, claim.slot) == (*drop, *slot);
             if let Some((record, _)) = claims.iter().find(is_it) {
@@ -222,9 +207,7 @@ impl BatchWrite<'_> {
     /// statement left the transaction unchanged.
     async fn insert_accepted(&mut self, conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<()> {
         let accepted = self.accept(conn, claims).await?;
-        // Do not use the limits that were read, because outdated limits may be the reason for the
-        // refusal. The schema reads the current ones.
-        match self.insert(conn, &accepted, &SlotLimits::default()).await {
+        match self.insert(conn, &accepted).await {
             Ok(()) => {}
             // Another process has written in the meantime.
             Err(error) if refusal(&error).is_some() => {
@@ -274,30 +257,26 @@ impl BatchWrite<'_> {
     }
 
     async fn write_one(&mut self, conn: &mut Conn, pair: Pair<'_>) -> QueryResult<()> {
+        let mut last_error = None;
         for _ in 0..ATTEMPTS {
-            let error = match self.insert(conn, &[pair], &SlotLimits::default()).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
+            let Err(error) = self.insert(conn, &[pair]).await else {
+                return Ok(());
             };
-            match refusal(&error) {
-                // The existing rows show which key was violated.
-                Some(Refusal::Duplicate | Refusal::Revoked) => {
-                    if self.accept(conn, &[pair]).await?.is_empty() {
-                        return Ok(());
-                    }
-                }
-                Some(refusal) => {
-                    self.refuse(reason(refusal), pair.0, &error.to_string());
-                    return Ok(());
-                }
-                None => return Err(error),
+            let Some(refusal) = refusal(&error) else {
+                return Err(error);
+            };
+            // Compare with the current rows and rules, one of which has changed.
+            if refusal != Refusal::BadData && self.accept(conn, &[pair]).await?.is_empty() {
+                return Ok(());
+            }
+            last_error = Some((refusal, without_values(&error)));
+            if refusal == Refusal::BadData {
+                break;
             }
         }
-        self.refuse(
-            "bad_data",
-            pair.0,
-            "refused as a duplicate of something that could not be found",
-        );
+        if let Some((refusal, error)) = last_error {
+            self.refuse(reason(refusal), pair.0, &error);
+        }
         Ok(())
     }
 }

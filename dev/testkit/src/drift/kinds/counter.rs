@@ -4,7 +4,6 @@ use anyhow::Result;
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::issued::{IssuedBy, insert};
-use firstcome_shared::mysql::slot_limits::SlotLimits;
 
 use crate::drift::injector::{Injected, Injector};
 use crate::drift::kind::Drift;
@@ -55,14 +54,7 @@ impl Injector {
         let key = self.db.code_key().await?;
         self.db
             .run("insert row", async move |conn| {
-                insert(
-                    conn,
-                    &[claim],
-                    &SlotLimits::default(),
-                    &key,
-                    IssuedBy::Consumer,
-                )
-                .await
+                insert(conn, &[claim], &key, IssuedBy::Consumer).await
             })
             .await?;
         Ok(())
