@@ -136,21 +136,3 @@ async fn help_shows_defaults_few_settings_and_no_secrets() {
     let is_few = all.len() > 40 && all.len() <= SETTINGS;
     assert!(is_few, "{}: {all:?}", all.len());
 }
-
-#[tokio::test]
-async fn a_removed_variable_that_is_still_set_is_named_with_its_replacement() {
-    let world = World::new("removed").await;
-    let removed = [
-        ("ALERTMANAGER_URL", "http://x:1"),
-        ("RUNS_KEPT_SECONDS", "9"),
-    ];
-    let process = world.start("firstcome-reconciler", &["once"], &removed);
-    process.ended(LIMIT).await;
-    let log = process.log();
-    for said in [
-        "ALERTMANAGER_URL is set but no longer exists: load deploy/prometheus/rules.yml",
-        "RUNS_KEPT_SECONDS is set but no longer exists: set RETENTION_DAYS",
-    ] {
-        assert!(log.contains(said), "{said}: {log}");
-    }
-}
