@@ -22,7 +22,7 @@ use crate::fault::{Fault, FaultyStore, WireFault};
 use crate::operators;
 use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
-use crate::wait::{lasting, pause, until};
+use crate::wait::{lasting, until};
 
 /// Injects the fault and undoes it.
 #[allow(clippy::too_many_lines, reason = "one arm per fault")]

@@ -68,7 +68,10 @@ async fn a_coupon_created_before_a_loss_is_not_opened_after_it_by_its_creator() 
     proxy.set(SLOW).await.unwrap();
     let making = tokio::spawn({
         let slow = (*slow).clone();
-        async move { slow.create_coupon(&coupon_body("Late", 5, 0)).await }
+        async move {
+            let body = coupon_body("Late", 5, 0);
+            slow.try_create_coupon(&body).await.unwrap()
+        }
     });
     hold_up_after(&world, &proxy, "SELECT COUNT(*) FROM coupons", 2).await;
 
