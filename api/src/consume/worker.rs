@@ -19,6 +19,7 @@ use super::watch::report::{self, Health};
 use super::watch::traces;
 use super::watch::watchdog::{LivenessLimits, Watchdog};
 use super::write::pacing::{Backoff, Throttle};
+use super::write::repeats::RecentClaims;
 use super::write::{Batch, ROW_LOCKED, Written, write, write_by_drop};
 
 /// Maximum sleep of the loop, so that it notices a shutdown soon.
@@ -79,6 +80,7 @@ pub(crate) struct Worker {
     source: Source,
     throttle: Throttle,
     backoff: Backoff,
+    recent: RecentClaims,
     /// The batch that is prefetched while the previous one is written.
     next_batch: NextBatch<Arc<Record>>,
     /// Current maximum number of messages per transaction. Halved if MySQL takes too long.
@@ -126,6 +128,7 @@ pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> an
         source,
         throttle,
         backoff,
+        recent: RecentClaims::new(),
         next_batch,
         size,
         lock_waits: 0,
@@ -363,18 +366,24 @@ impl Worker {
     ) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
         let (result, mut outcome) = watch::channel(None);
         let db = self.setup.db.clone();
+        let group = self.source.group();
+        let records = self.recent.without_repeats(&batch, group.assignments());
+        let repeats = (batch.len() - records.len()) as u64;
         let own = Batch {
-            ranges: self.source.group().ranges(&batch),
+            ranges: group.ranges(&batch),
             topic: self.setup.kafka.topic.clone(),
-            records: batch.clone(),
+            records,
         };
         let by_drop = self.meets_locks();
         self.setup.runtime.spawn(async move {
-            let written = if by_drop {
+            let mut written = if by_drop {
                 write_by_drop(&db, own).await
             } else {
                 write(&db, own).await
             };
+            if let Ok(written) = &mut written {
+                written.again += repeats;
+            }
             result.send_replace(Some(Arc::new(written)));
         });
         self.source.group().set_in_flight(Some(InFlightBatch {
@@ -422,6 +431,9 @@ impl Worker {
     fn on_written(&mut self, part: &[Arc<Record>], written: &Written) -> anyhow::Result<()> {
         self.throttle.spend(part.len());
         self.source.group().written(part);
+        if written.refused.is_empty() && written.revoked == 0 {
+            self.recent.committed(part);
+        }
         self.fill_gaps(&written.gaps)?;
         self.setup.health.mysql(None);
         self.lock_waits = 0;
@@ -502,7 +514,10 @@ mod tests {
                 *wait = next_wait(*wait, set, *messages);
                 Some(wait.as_millis())
             });
-        assert_eq!(waits.collect::<Vec<_>>(), [10, 20, 40, 40, 40, 10, 10]);
+        assert_eq!(
+            waits.collect::<Vec<_>>(),
+            [10, 20, 40, 40, 40, 10, 10]
+        );
         assert_eq!(
             next_wait(Duration::ZERO, Duration::ZERO, 1_000),
             Duration::ZERO

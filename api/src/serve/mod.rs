@@ -3,7 +3,6 @@
 mod args;
 pub(crate) mod auth;
 mod background;
-mod bounded_cache;
 mod bulkheads;
 mod catalogue;
 mod claim;

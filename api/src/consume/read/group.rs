@@ -118,9 +118,14 @@ impl GroupContext {
         self.assignment_of(record.source.partition) == Some(record.assignment)
     }
 
+    /// Counts the times that a partition was assigned or began again.
+    pub(crate) fn assignments(&self) -> u64 {
+        self.assignment.lock().count
+    }
+
     /// Whether the group has assigned partitions to this process at least once, even an empty set.
     pub(crate) fn has_joined(&self) -> bool {
-        self.assignment.lock().count > 0
+        self.assignments() > 0
     }
 
     pub(crate) fn partitions(&self) -> Vec<i32> {

@@ -2,6 +2,7 @@
 
 mod classify;
 pub(crate) mod pacing;
+pub(crate) mod repeats;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::consume::read::record::Record;
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) issued: u64,
-    /// Messages that had been read before and whose rows already existed.
+    /// Claims that were published or read before, and whose rows exist.
     pub(crate) again: u64,
     /// Claims that were given back or revoked. They get neither rows nor dead letters.
     pub(crate) revoked: u64,
@@ -299,8 +300,8 @@ struct Existing {
 }
 
 impl Existing {
-    /// Maximum number of values in one query's list.
-    const CHUNK: usize = 500;
+    /// Maximum number of values in one query's list. A full batch needs one list.
+    const CHUNK: usize = 1_000;
 
     async fn read(conn: &mut Conn, claims: &[Pair<'_>]) -> QueryResult<Self> {
         let mut slots: BTreeMap<DropId, Vec<Slot>> = BTreeMap::new();

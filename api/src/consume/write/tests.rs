@@ -150,7 +150,7 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
         rows[0].claimed_at.and_utc().timestamp_millis(),
         claimed_at.timestamp_millis()
     );
-    for (slot, name) in [(8, "josé"), (9, &*"x".repeat(65)), (101, "u-1")] {
+    for (slot, name) in [(8, "josé"), (9, &*"x".repeat(129)), (101, "u-1")] {
         let DbError::Query { source, .. } = insert_one(slot, name).await.unwrap_err() else {
             panic!("{name}")
         };

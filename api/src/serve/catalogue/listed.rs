@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
-use crate::serve::bounded_cache::BoundedCache;
+use crate::bounded_cache::BoundedCache;
 
 const FRESH_FOR: Duration = Duration::from_millis(200);
 

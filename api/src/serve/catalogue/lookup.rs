@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::coupon_with_drops::{CouponWithDrops, with_drops};
-use crate::serve::bounded_cache::BoundedCache;
+use crate::bounded_cache::BoundedCache;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookupError {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::coupon_with_drops::{CouponWithDrops, with_drops};
 use super::lookup::{LookupError, TIMEOUT};
-use crate::serve::bounded_cache::BoundedCache;
+use crate::bounded_cache::BoundedCache;
 
 const FRESH_FOR: Duration = Duration::from_secs(1);
 

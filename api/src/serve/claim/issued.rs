@@ -10,7 +10,7 @@ use firstcome_shared::mysql::{Conn, Db, issued};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::serve::bounded_cache::BoundedCache;
+use crate::bounded_cache::BoundedCache;
 
 /// Maximum number of lookups per round, and of lookups that wait for the next round.
 const QUEUE: usize = 1_000;
