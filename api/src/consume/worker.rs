@@ -53,7 +53,7 @@ const LOCKED_FOR: Duration = Duration::from_secs(60);
 /// A batch with at least this many messages is large.
 const LARGE: usize = 64;
 /// Maximum growth of the wait, as a multiple of the setting.
-const MAX_WAIT_FACTOR: u32 = 4;
+const MAX_WAIT_FACTOR: u32 = 25;
 
 /// The wait doubles after each large batch and falls back to the setting after a small one.
 fn next_wait(now: Duration, set: Duration, messages: usize) -> Duration {
@@ -508,7 +508,7 @@ mod tests {
     #[test]
     fn wait_grows_only_with_the_message_rate() {
         let set = Duration::from_millis(10);
-        let waits = [63, 64, 500, 1_000, 1_000, 1, 0]
+        let waits = [63, 64, 500, 1_000, 1_000, 1_000, 1, 0]
             .iter()
             .scan(set, |wait, messages| {
                 *wait = next_wait(*wait, set, *messages);
@@ -516,7 +516,7 @@ mod tests {
             });
         assert_eq!(
             waits.collect::<Vec<_>>(),
-            [10, 20, 40, 40, 40, 10, 10]
+            [10, 20, 40, 80, 160, 250, 10, 10]
         );
         assert_eq!(
             next_wait(Duration::ZERO, Duration::ZERO, 1_000),

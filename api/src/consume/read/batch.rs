@@ -17,15 +17,19 @@ pub(crate) struct BatchLimits {
 
 impl BatchLimits {
     /// The gap is a quarter of `wait`, but at least half of the setting, so that messages of a slow
-    /// stream are not written one by one.
+    /// stream are not written one by one, and at most [`MAX_GAP`].
     pub(crate) fn new(max: usize, wait: Duration, set: Duration) -> Self {
         Self {
             max,
             wait,
-            gap: (wait / 4).max(set / 2),
+            gap: (wait / 4).max(set / 2).min(MAX_GAP),
         }
     }
 }
+
+/// Maximum gap. Without this limit, the last rows of a rush would wait for a quarter of its long
+/// wait.
+const MAX_GAP: Duration = Duration::from_millis(15);
 
 /// Messages that wait to be written, in order.
 #[derive(Debug)]
@@ -151,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn gap_is_a_quarter_of_the_wait_but_at_least_half_of_the_setting() {
+    fn gap_is_a_quarter_of_the_wait_within_limits() {
         let ms = Duration::from_millis;
-        let gaps = [(10, 10), (20, 10), (40, 10), (0, 0)]
+        let gaps = [(10, 10), (20, 10), (40, 10), (250, 10), (0, 0)]
             .map(|(wait, set)| BatchLimits::new(1, ms(wait), ms(set)).gap);
-        assert_eq!(gaps, [ms(5), ms(5), ms(10), ms(0)]);
+        assert_eq!(gaps, [ms(5), ms(5), ms(10), ms(15), ms(0)]);
     }
 
     #[test]
