@@ -99,7 +99,8 @@ impl KafkaSettings {
                 "socket.timeout.ms",
                 deadline.as_millis().max(1_000).to_string(),
             )
-            .set("linger.ms", "1")
+            // Claims are already grouped into messages (`micro_batch.rs` in the API).
+            .set("linger.ms", "0")
             .set("batch.size", WRITTEN_AT_ONCE.to_string())
             .set("message.max.bytes", WRITTEN_AT_ONCE.to_string())
             // This bounds memory while Kafka is unavailable. When the queue is full, claims get

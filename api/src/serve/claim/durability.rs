@@ -43,6 +43,8 @@ pub(super) struct AdmittedClaim {
     pub(super) drop_id: DropId,
     pub(super) slot: Slot,
     pub(super) user: UserId,
+    /// Whether the call has just admitted the user.
+    pub(super) is_new: bool,
     /// The time of admission by Redis's clock, or `None` if Redis does not have it.
     pub(super) admitted_at_ms: Option<i64>,
     /// Whether the drop's `users` contain the user. Otherwise, only the coupon's claimants do.
@@ -98,86 +100,69 @@ impl Durability {
         &self.publisher
     }
 
-    /// Ensures that a second store holds the claims that one call admitted. Returns the store of
-    /// each claim, in order. `None` means that neither store took the claim in time, so it must not
-    /// be acknowledged. The admission remains, and a retry finds it.
+    /// Ensures that a second store holds claims of one drop. Those that have to be written share a
+    /// message. Returns the store of each claim, in order; `Kafka` if the claim was written earlier.
+    /// `None` means that neither store took the claim in time, so it must not be acknowledged. The
+    /// admission remains, and a retry finds it.
     ///
     /// Two processes may publish the same claim, as may one process after a restart. The consumer
     /// ignores the second message.
-    pub(super) async fn ensure_new(
+    pub(super) async fn ensure(
         &self,
         coupon: &CouponWithDrops,
-        claims: Vec<AdmittedClaim>,
+        claims: &[AdmittedClaim],
     ) -> Vec<Option<SecondStore>> {
+        let drop = claims.first().and_then(|claim| coupon.drop(claim.drop_id));
+        let quantity = drop.map_or(0, |drop| drop.quantity);
+        let is_unsealed = drop.is_some_and(|drop| drop.sealed_at.is_none());
+        let rows = claims.iter().map(async |claim| {
+            // A retry in a sealed drop has a row, unless a wrong clock opened the drop again and
+            // the claim was admitted after sealing. In that case, `users` also contains it.
+            if claim.is_new || is_unsealed && claim.is_in_users {
+                Some(false)
+            } else {
+                self.issued.has_row(&claim.outgoing(coupon).claim).await
+            }
+        });
         let mut stored = vec![None; claims.len()];
         let mut ours = Vec::new();
         let mut outgoing = Vec::new();
         let mut joined = Vec::new();
-        let quantity =
-            |claim: &AdmittedClaim| coupon.drop(claim.drop_id).map_or(0, |drop| drop.quantity);
-        for (at, claim) in claims.iter().enumerate() {
-            match self.writes.begin(claim.id(&self.writes)) {
-                WriteTurn::Durable => stored[at] = Some(SecondStore::Kafka),
-                // The call of a retry returned first, and its task is writing the claim.
-                WriteTurn::Joined(result) => joined.push((at, result)),
-                WriteTurn::Ours(turn) => {
-                    ours.push((at, turn));
-                    outgoing.push(claim.outgoing(coupon));
-                }
+        let mut unknown = Vec::new();
+        for (at, (claim, has_row)) in claims.iter().zip(join_all(rows).await).enumerate() {
+            match has_row {
+                Some(true) => stored[at] = Some(SecondStore::Kafka),
+                // Only the claimants name the user, and MySQL does not confirm it.
+                Some(false) if !claim.is_in_users => {}
+                None if is_unsealed => {}
+                None => unknown.push((at, claim.outgoing(coupon))),
+                Some(false) => match self.writes.begin(claim.id(&self.writes)) {
+                    WriteTurn::Durable => stored[at] = Some(SecondStore::Kafka),
+                    // The call of another request returned first, and its task is writing the claim.
+                    WriteTurn::Joined(result) => joined.push((at, result)),
+                    WriteTurn::Ours(turn) => {
+                        ours.push((at, turn));
+                        outgoing.push(claim.outgoing(coupon));
+                    }
+                },
             }
         }
         for ((at, turn), result) in ours.into_iter().zip(self.write(&outgoing).await) {
-            stored[at] = turn.end(result, quantity(&claims[at]));
+            stored[at] = turn.end(result, quantity);
         }
         for (at, result) in joined {
             stored[at] = ended(result).await;
+        }
+        // Do not write dead letters, which would unseal the drop: most likely the rows exist.
+        let (places, unknown): (Vec<_>, Vec<_>) = unknown.into_iter().unzip();
+        for (at, is_published) in places.into_iter().zip(self.publish(&unknown).await) {
+            stored[at] = is_published.then_some(SecondStore::Kafka);
         }
         claims
             .iter()
             .zip(stored)
             .map(|(claim, stored)| self.in_time(claim, stored))
             .collect()
-    }
-
-    /// Like [`Self::ensure_new`], but for a retry of a claim that already had its slot in Redis.
-    /// Returns `Kafka` if the claim was written earlier.
-    pub(super) async fn ensure(
-        &self,
-        coupon: &CouponWithDrops,
-        claim: AdmittedClaim,
-    ) -> Option<SecondStore> {
-        let drop = coupon.drop(claim.drop_id);
-        let outgoing = claim.outgoing(coupon);
-        // A claim of a sealed drop has a row, unless a wrong clock opened the drop again and the
-        // claim was admitted after sealing. In that case, `users` also contains it.
-        let is_unsealed = drop.is_some_and(|drop| drop.sealed_at.is_none());
-        let has_row = if is_unsealed && claim.is_in_users {
-            Some(false)
-        } else {
-            self.issued.has_row(&outgoing.claim).await
-        };
-        let stored = match has_row {
-            Some(true) => Some(SecondStore::Kafka),
-            // Only the claimants name the user, and MySQL does not confirm it.
-            Some(false) if !claim.is_in_users => None,
-            None if is_unsealed => None,
-            // Do not write a dead letter, which would unseal the drop: most likely the row exists.
-            None => self
-                .publish(&[outgoing])
-                .await
-                .first()
-                .is_some_and(|sent| *sent)
-                .then_some(SecondStore::Kafka),
-            Some(false) => match self.writes.begin(claim.id(&self.writes)) {
-                WriteTurn::Durable => Some(SecondStore::Kafka),
-                WriteTurn::Joined(result) => ended(result).await,
-                WriteTurn::Ours(turn) => {
-                    let stored = self.write(&[outgoing]).await.first().copied().flatten();
-                    turn.end(stored, drop.map_or(0, |drop| drop.quantity))
-                }
-            },
-        };
-        self.in_time(&claim, stored)
     }
 
     /// Refuses a claim that a second store took after `longest_in_flight`. If Redis was lost, it
@@ -195,15 +180,15 @@ impl Durability {
     }
 
     async fn publish(&self, claims: &[Outgoing]) -> Vec<bool> {
+        if claims.is_empty() {
+            return Vec::new();
+        }
         let published = self.publisher.publish(claims).await;
         crash_point(Point::ClaimPublished);
         published
     }
 
     async fn write(&self, claims: &[Outgoing]) -> Vec<Option<SecondStore>> {
-        if claims.is_empty() {
-            return Vec::new();
-        }
         let published = self.publish(claims).await;
         let one = async |(claim, is_published): (&Outgoing, bool)| {
             if is_published {
@@ -245,6 +230,7 @@ mod tests {
                 drop_id: DropId(1),
                 slot: 1,
                 user: "u-1".parse().unwrap(),
+                is_new: true,
                 admitted_at_ms: Some(admitted_at_ms),
                 is_in_users: true,
                 now_ms: 7,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, counter};
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 pub(crate) struct InFlightLimit {
@@ -98,8 +99,8 @@ impl InFlightLimit {
     }
 
     /// Runs `work` in the background; shutdown waits for it.
-    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(work);
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.tasks.spawn(work)
     }
 
     /// Waits, for at most `limit`, until all work has ended. Returns how many tasks are left.

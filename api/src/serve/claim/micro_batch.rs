@@ -3,7 +3,9 @@
 //!
 //! The first claim on an idle drop is sent immediately. A busy drop has one call in progress, and
 //! the claims of the next call share its costs: the round trip, the script's reads of the drop, one
-//! write of each key, one entry in the append-only file. Redis computes every answer after its
+//! write of each key, one entry in the append-only file, one message. After a call that admitted
+//! users, the next one waits for a moment, so that calls are larger ([`wait_for_claims`]); a call
+//! without admissions never delays the next one. Redis computes every answer after its
 //! claim arrived, so answers are linearizable: after one process has acknowledged a claim, the next
 //! claim at any process sees it (docs/decisions/0010-micro-batches.md).
 
@@ -22,10 +24,12 @@ use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant, MAX_BATCH,
 };
 use firstcome_shared::trace::{self, TraceContext};
+use futures_util::future::join_all;
 use metrics::{Histogram, histogram};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::durability::{AdmittedClaim, Durability, SecondStore};
 use super::in_flight::{InFlightLimit, InFlightPermit, WorkError};
@@ -162,32 +166,43 @@ impl MicroBatches {
     }
 
     async fn call_until_queue_is_empty(self: Arc<Self>, candidates: Candidates<'_>) {
-        let mut caller = self.queues.caller(QueueId::of(candidates));
-        while let Some(mut batch) = caller.next() {
-            let asked_at = Instant::now();
-            let late = batch.extract_if(.., |pending| {
-                asked_at.duration_since(pending.arrived) > self.max_wait
-            });
-            refuse(late.collect(), &Arc::new(AdmissionError::Unanswered));
-            if batch.is_empty() {
-                continue;
+        let caller = self.queues.caller(QueueId::of(candidates));
+        let this = &self;
+        make_calls(caller, |batch| this.call_and_deliver(candidates, batch)).await;
+    }
+
+    /// Makes one call. If it admitted users, returns the task that stores the admissions and
+    /// answers.
+    async fn call_and_deliver(
+        self: &Arc<Self>,
+        candidates: Candidates<'_>,
+        mut batch: Vec<PendingClaim>,
+    ) -> Option<JoinHandle<()>> {
+        let asked_at = Instant::now();
+        let late = batch.extract_if(.., |pending| {
+            asked_at.duration_since(pending.arrived) > self.max_wait
+        });
+        refuse(late.collect(), &Arc::new(AdmissionError::Unanswered));
+        if batch.is_empty() {
+            return None;
+        }
+        let called = self.call(candidates, &batch).await;
+        traces::admissions(candidates.first.drop, &batch, &called);
+        match called {
+            Ok(replies) => {
+                let stored = self.deliver(candidates, asked_at, batch.into_iter().zip(replies));
+                // Let requests that wait on their sockets join the next call.
+                tokio::task::yield_now().await;
+                stored
             }
-            let called = self.call(candidates, &batch).await;
-            traces::admissions(candidates.first.drop, &batch, &called);
-            match called {
-                Ok(replies) => {
-                    self.deliver(candidates, asked_at, batch.into_iter().zip(replies));
-                    // Let requests that wait on their sockets join the next call.
-                    tokio::task::yield_now().await;
+            Err(error) => {
+                // Redis did not answer, so refuse the queued claims as well instead of letting
+                // each of them wait for another timeout.
+                if matches!(error, AdmissionError::Redis(_)) {
+                    batch.extend(self.queues.take_all(QueueId::of(candidates)));
                 }
-                Err(error) => {
-                    // Redis did not answer, so refuse the queued claims as well instead of letting
-                    // each of them wait for another timeout.
-                    if matches!(error, AdmissionError::Redis(_)) {
-                        batch.extend(caller.take_all());
-                    }
-                    refuse(batch, &Arc::new(error));
-                }
+                refuse(batch, &Arc::new(error));
+                None
             }
         }
     }
@@ -221,15 +236,16 @@ impl MicroBatches {
     }
 
     /// Replies immediately to claims without a slot. Claims with a slot are made durable first,
-    /// even if their clients hung up: new admissions together, retries one by one.
+    /// even if their clients hung up: those of one drop together, whether new or retries. If users
+    /// were admitted, returns the task that does this for their drop.
     fn deliver(
         self: &Arc<Self>,
         candidates: Candidates<'_>,
         asked_at: Instant,
         replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
-    ) {
-        let mut admitted = Vec::new();
-        let mut retries = Vec::new();
+    ) -> Option<JoinHandle<()>> {
+        let mut holders: HashMap<DropId, Vec<Holder>> = HashMap::new();
+        let mut admitting = None;
         for (pending, reply) in replies {
             // A damaged entry of one user in Redis must not affect the claims of other users.
             let Some(reply) = reply else {
@@ -238,59 +254,84 @@ impl MicroBatches {
                 refuse(vec![pending], &Arc::new(AdmissionError::Unexpected));
                 continue;
             };
-            let claim = |drop_id, slot| AdmittedClaim {
+            let (drop_id, slot, is_new) = match (reply.admission, reply.open_drop) {
+                (Admission::Accepted(slot), Some(drop)) => {
+                    crash_point(Point::ClaimAdmitted);
+                    admitting = Some(drop);
+                    (drop, slot, true)
+                }
+                (Admission::Already(held_in, slot), _) => (held_in, slot, false),
+                _ => {
+                    pending.answer(reply, None);
+                    continue;
+                }
+            };
+            let claim = AdmittedClaim {
                 asked_at,
                 drop_id,
                 slot,
                 user: pending.user.clone(),
+                is_new,
                 admitted_at_ms: reply.admitted_at_ms,
                 is_in_users: true,
                 now_ms: reply.now_ms,
                 trace: pending.trace,
             };
-            match (reply.admission, reply.open_drop) {
-                (Admission::Accepted(slot), Some(drop)) => {
-                    crash_point(Point::ClaimAdmitted);
-                    let claim = claim(drop, slot);
-                    admitted.push((claim, (pending, reply)));
-                }
-                (Admission::Already(held_in, slot), _) => {
-                    let claim = claim(held_in, slot);
-                    retries.push((claim, (pending, reply)));
-                }
-                _ => pending.answer(reply, None),
-            }
+            let holder = (claim, (pending, reply));
+            holders.entry(drop_id).or_default().push(holder);
         }
-        // One call admits to one drop only, so these claims can share messages.
-        if let Some((claim, (first, _))) = admitted.first() {
+        // One call admits to one drop only.
+        if let Some(drop) = admitting {
             let keys = candidates
                 .second
-                .filter(|keys| keys.drop == claim.drop_id)
+                .filter(|keys| keys.drop == drop)
                 .unwrap_or(candidates.first);
-            traces::keep(self, keys, admitted.iter().map(|(claim, _)| claim));
-            let durability = Arc::clone(&self.durability);
-            let coupon = Arc::clone(&first.coupon);
-            self.in_flight.spawn(async move {
-                let (claims, waiting): (Vec<_>, Vec<_>) = admitted.into_iter().unzip();
-                let stored = durability.ensure_new(&coupon, claims).await;
-                for ((pending, reply), stored) in waiting.into_iter().zip(stored) {
-                    pending.answer(reply, stored);
-                }
-            });
+            let claims = holders.get(&drop).into_iter().flatten();
+            let claims = claims.map(|(claim, _)| claim);
+            traces::keep(self, keys, claims.filter(|claim| claim.is_new));
         }
-        for (claim, (pending, reply)) in retries {
+        let mut storing = None;
+        for (drop, holders) in holders {
+            let Some((_, (first, _))) = holders.first() else {
+                continue;
+            };
+            let coupon = Arc::clone(&first.coupon);
             let this = Arc::clone(self);
-            self.in_flight.spawn(async move {
-                let coupon = &pending.coupon;
-                let stored = match this.confirmed(coupon, claim).await {
-                    Some(claim) => this.durability.ensure(coupon, claim).await,
-                    None => None,
-                };
-                pending.answer(reply, stored);
-            });
+            let task = self
+                .in_flight
+                .spawn(async move { this.store(coupon, holders).await });
+            if admitting == Some(drop) {
+                storing = Some(task);
+            }
+        }
+        storing
+    }
+
+    /// Makes claims of one drop durable and answers them.
+    async fn store(&self, coupon: Arc<CouponWithDrops>, holders: Vec<Holder>) {
+        let confirmed = holders
+            .into_iter()
+            .map(async |(claim, request)| (self.confirmed(&coupon, claim).await, request));
+        let mut claims = Vec::new();
+        let mut requests = Vec::new();
+        for (claim, (pending, reply)) in join_all(confirmed).await {
+            match claim {
+                Some(claim) => {
+                    claims.push(claim);
+                    requests.push((pending, reply));
+                }
+                None => pending.answer(reply, None),
+            }
+        }
+        let stored = self.durability.ensure(&coupon, &claims).await;
+        for ((pending, reply), stored) in requests.into_iter().zip(stored) {
+            pending.answer(reply, stored);
         }
     }
 }
+
+/// A claim that has a slot, and its request.
+type Holder = (AdmittedClaim, (PendingClaim, AdmissionReply));
 
 impl MicroBatches {
     /// Confirms a slot in another drop. The script has read only the coupon's claimants, one of
@@ -300,7 +341,7 @@ impl MicroBatches {
         coupon: &CouponWithDrops,
         claim: AdmittedClaim,
     ) -> Option<AdmittedClaim> {
-        // The script returns a time of admission for the users that it found in `users`.
+        // The script returns a time of admission for users that it admitted or found in `users`.
         if coupon.coupon.once_per == OncePer::Drop || claim.admitted_at_ms.is_some() {
             return Some(claim);
         }
@@ -371,10 +412,49 @@ impl QueueId {
     }
 }
 
+/// This many claims are worth a call of their own: more would not make a claim cheaper.
+const ENOUGH: usize = 64;
+
+/// Maximum wait for the acknowledgement of the last message.
+const ACKNOWLEDGED: Duration = Duration::from_millis(3);
+
+/// Time in which users who were just answered may claim again.
+const ANSWERED: Duration = Duration::from_micros(500);
+
+/// Makes calls until the queue is empty. A call that admitted users returns the task that stores
+/// their claims.
+async fn make_calls<T, Called: Future<Output = Option<JoinHandle<()>>>>(
+    mut caller: Caller<'_, T>,
+    call: impl Fn(Vec<T>) -> Called,
+) {
+    while let Some(batch) = caller.next() {
+        if let Some(storing) = call(batch).await {
+            wait_for_claims(storing, &caller).await;
+        }
+    }
+}
+
+/// Group commit: while the admissions of the last call are being stored, claims gather for the next
+/// one. Waiting only for the acknowledgement would split a crowd into two halves that wait for each
+/// other, so the users who were just answered get a moment to return (docs/PERFORMANCE.md).
+async fn wait_for_claims<T>(storing: JoinHandle<()>, caller: &Caller<'_, T>) {
+    let gather = async {
+        if timeout(ACKNOWLEDGED, storing).await.is_ok() {
+            sleep(ANSWERED).await;
+        }
+    };
+    tokio::select! {
+        () = gather => {}
+        () = caller.enough() => {}
+    }
+}
+
 /// Claims that wait for the next call, by candidates. An entry exists exactly while a task calls
 /// Redis for these candidates.
 struct Queues<T> {
     waiting: Mutex<HashMap<QueueId, VecDeque<T>>>,
+    /// Notified when a queue has enough claims for a call.
+    enough: Notify,
 }
 
 /// The task that makes the calls of a queue. Dropping it drops the waiting claims and makes the
@@ -389,6 +469,7 @@ impl<T> Default for Queues<T> {
     fn default() -> Self {
         Self {
             waiting: Mutex::default(),
+            enough: Notify::new(),
         }
     }
 }
@@ -401,6 +482,9 @@ impl<T> Queues<T> {
         match self.waiting.lock().entry(id) {
             Entry::Occupied(mut waiting) => {
                 waiting.get_mut().push_back(claim);
+                if waiting.get().len() == ENOUGH {
+                    self.enough.notify_waiters();
+                }
                 false
             }
             Entry::Vacant(first) => {
@@ -408,6 +492,11 @@ impl<T> Queues<T> {
                 true
             }
         }
+    }
+
+    fn take_all(&self, id: QueueId) -> Vec<T> {
+        let waiting = self.waiting.lock().get_mut(&id).map(std::mem::take);
+        waiting.unwrap_or_default().into()
     }
 
     fn caller(&self, id: QueueId) -> Caller<'_, T> {
@@ -434,14 +523,22 @@ impl<T> Caller<'_, T> {
         Some(waiting.drain(..people).collect())
     }
 
-    fn take_all(&self) -> Vec<T> {
-        self.queues
-            .waiting
-            .lock()
-            .get_mut(&self.id)
-            .map(std::mem::take)
-            .unwrap_or_default()
-            .into()
+    /// Waits until enough claims for a call wait.
+    async fn enough(&self) {
+        loop {
+            // Registered before the check, so that no notification is missed.
+            let notified = self.queues.enough.notified();
+            let waiting = self
+                .queues
+                .waiting
+                .lock()
+                .get(&self.id)
+                .map_or(0, VecDeque::len);
+            if waiting >= ENOUGH {
+                return;
+            }
+            notified.await;
+        }
     }
 }
 
@@ -457,6 +554,11 @@ impl<T> Drop for Caller<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::future::ready;
+
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     const QUEUE: QueueId = QueueId {
@@ -487,6 +589,73 @@ mod tests {
         assert!(queues.join(QUEUE, 4), "the queue is idle again");
     }
 
+    /// Makes calls that return immediately, and notes their claims. `storing` gets the number of a
+    /// call and returns the task that stores its admissions.
+    async fn calls(
+        queues: &Queues<u32>,
+        made: &RefCell<Vec<Vec<u32>>>,
+        storing: impl Fn(usize) -> Option<JoinHandle<()>>,
+    ) {
+        make_calls(queues.caller(QUEUE), |batch| {
+            made.borrow_mut().push(batch);
+            ready(storing(made.borrow().len()))
+        })
+        .await;
+    }
+
+    #[test]
+    fn claims_on_an_idle_drop_and_after_calls_without_admissions_are_not_delayed() {
+        let queues = Queues::default();
+        let made = RefCell::default();
+        assert!(queues.join(QUEUE, 1));
+        let join_next = |call| {
+            if call < 4 {
+                assert!(!queues.join(QUEUE, 1));
+            }
+            None
+        };
+        // Nothing waits, so all calls are made in one go.
+        assert_eq!(calls(&queues, &made, join_next).now_or_never(), Some(()));
+        assert_eq!(made.take(), vec![vec![1]; 4]);
+    }
+
+    #[tokio::test]
+    async fn call_after_admissions_waits_a_moment_or_until_enough_claims_wait() {
+        for is_stored in [false, true] {
+            for others in [1, 64] {
+                let queues = Queues::default();
+                let made = RefCell::default();
+                assert!(queues.join(QUEUE, 0));
+                let (store, stored) = oneshot::channel::<()>();
+                let stored = Cell::new(Some(stored));
+                let storing = |_| {
+                    let stored = stored.take()?;
+                    Some(tokio::spawn(async { drop(stored.await) }))
+                };
+                let mut calling = Box::pin(calls(&queues, &made, storing));
+                assert!((&mut calling).now_or_never().is_none());
+                if is_stored {
+                    store.send(()).unwrap();
+                    tokio::task::yield_now().await;
+                    assert!((&mut calling).now_or_never().is_none());
+                }
+                let others: Vec<u32> = (1..=others).collect();
+                for user in &others {
+                    assert!(!queues.join(QUEUE, *user));
+                }
+                let at_once = (&mut calling).now_or_never();
+                if others.len() == ENOUGH {
+                    assert_eq!(at_once, Some(()));
+                } else {
+                    assert_eq!(at_once, None);
+                    // The wait ends even if nothing was stored.
+                    calling.await;
+                }
+                assert_eq!(made.take(), [vec![0], others]);
+            }
+        }
+    }
+
     #[test]
     fn call_is_limited_to_one_batch_and_a_failure_drains_the_queue() {
         let queues = Queues::default();
@@ -496,7 +665,10 @@ mod tests {
         }
         let mut caller = queues.caller(QUEUE);
         assert_eq!(caller.next().unwrap().len(), MAX_BATCH);
-        assert_eq!(caller.take_all(), (MAX_BATCH..people).collect::<Vec<_>>());
+        assert_eq!(
+            queues.take_all(QUEUE),
+            (MAX_BATCH..people).collect::<Vec<_>>()
+        );
         assert_eq!(caller.next(), None);
     }
 

@@ -218,16 +218,16 @@ impl ClaimService {
             drop_id,
             slot,
             user,
+            is_new: false,
             admitted_at_ms: held.admitted_at_ms,
             is_in_users: held.is_in_users,
             now_ms,
             trace: trace::current(),
         };
-        self.durability
-            .ensure(coupon, claim)
-            .await
-            .map(|_| ())
-            .ok_or(ClaimRefusal::NotDurable)
+        match self.durability.ensure(coupon, &[claim]).await[..] {
+            [Some(_)] => Ok(()),
+            _ => Err(ClaimRefusal::NotDurable),
+        }
     }
 }
 
