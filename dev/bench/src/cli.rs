@@ -31,7 +31,7 @@ pub enum Part {
     Mysql,
     /// Claims that all win
     Claims,
-    /// CPU per winner and process; with --against, alternating with another build
+    /// CPU per winner and process, alternating with design j and, with --against, another build
     Winners,
     /// Two minutes in which every claim wins, and claims during passes over the closed drop
     Sustained,
@@ -41,6 +41,9 @@ pub enum Part {
     Exact,
     /// Rows per second of the consumer
     Consumer,
+    /// Rows per second of the consumer if everybody clicked at two APIs at once; with --against,
+    /// alternating with another build
+    Doubles,
     /// Passes of the reconciler: clean, repairing, and with many sealed drops
     Passes,
     /// Time from process start to ready

@@ -5,6 +5,7 @@ pub mod ceilings;
 pub mod claims;
 pub mod comparison;
 pub mod consumer;
+pub mod doubles;
 pub mod exact;
 mod figures;
 pub mod memory;
@@ -93,6 +94,7 @@ impl BenchStep {
             Self::Part(Part::Memory) => memory::measure(bench, size).await?,
             Self::Part(Part::Exact) => exact::measure(bench, size).await?,
             Self::Part(Part::Consumer) => consumer::measure(bench, size).await?,
+            Self::Part(Part::Doubles) => doubles::measure(bench, size).await?,
             Self::Part(Part::Passes) => passes::measure(bench, size).await?,
             Self::Part(Part::Start) => start::measure(bench, size).await?,
             Self::Part(Part::Slow) => slow::measure(bench, size).await?,

@@ -134,12 +134,7 @@ async fn one(
         let of_coupon = each * u32::try_from(crowds / shape.coupons)?;
         coupons.push(installation.coupon(&apis[0], of_coupon).await?);
     }
-    for api in &apis {
-        until("every API shows every coupon as open", async || {
-            knows(installation, api, &coupons).await
-        })
-        .await?;
-    }
+    until_open(installation, &apis, &coupons).await?;
     let before = cpu(installation, cluster, &apis, &consumers)?;
     let begun = Instant::now();
     let crowds = try_join_all((0..crowds).map(async |number| {
@@ -180,6 +175,21 @@ async fn one(
         rows: people / issued.as_secs_f64(),
         cpu: std::array::from_fn(|part| (after[part] - before[part]) * 1e6 / people),
     })
+}
+
+/// Waits until every API shows every coupon as open.
+pub(super) async fn until_open(
+    installation: &Installation,
+    apis: &[Service],
+    coupons: &[InstallationCoupon],
+) -> Result<()> {
+    for api in apis {
+        until("every API shows every coupon as open", async || {
+            knows(installation, api, coupons).await
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 async fn knows(

@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 pub use self::picture::{Picture, draw};
-use self::processes::{Processes, program};
+pub(crate) use self::processes::Processes;
+use self::processes::program;
 use crate::baselines::designs::Design;
 
 /// Number of turns of a fast design. The median counts.

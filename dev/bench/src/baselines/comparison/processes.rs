@@ -19,15 +19,15 @@ use crate::baselines::designs::{Design, prepare};
 const STILL: Duration = Duration::from_secs(12);
 
 /// The processes of a design, and the location of its rows.
-pub(super) struct Processes {
+pub(crate) struct Processes {
     servers: Arc<Servers>,
     installation: Option<Installation>,
     /// Arguments for the programs of the design.
     place: Vec<String>,
-    pub(super) api: Service,
+    pub(crate) api: Service,
     pub(super) consumer: Option<Service>,
     reconciler: Option<Service>,
-    pub(super) coupon: i64,
+    pub(crate) coupon: i64,
     rows_of: String,
 }
 
@@ -117,7 +117,7 @@ pub(super) fn program(command: &str, place: &[String]) -> Result<Command> {
 }
 
 impl Processes {
-    pub(super) async fn start(
+    pub(crate) async fn start(
         servers: &Arc<Servers>,
         design: Design,
         quantity: u32,
@@ -196,7 +196,7 @@ impl Processes {
     }
 
     /// Stops the processes. The other designs have no graceful shutdown, so they are killed.
-    pub(super) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         for service in [Some(self.api), self.consumer, self.reconciler]
             .into_iter()
             .flatten()
