@@ -45,18 +45,17 @@ INSERT INTO drops (id, coupon_id, opens_at, closes_at, quantity)
     SELECT t.drop_id, t.coupon_id, FROM_UNIXTIME(t.opens_ms / 1000), FROM_UNIXTIME(t.closes_ms / 1000), t.quantity
     FROM redis_drops t JOIN coupons c ON c.id = t.coupon_id
     WHERE c.schedule IS NULL AND t.drop_id NOT IN (SELECT id FROM drops);
--- Revocations, with their numbers in Redis unless others use these by now. They include the rows that they void.
+-- Revocations, with their ids in Redis. They include the rows that they void.
 CREATE TEMPORARY TABLE void_claims AS
     SELECT t.number, c.id AS coupon_id, t.over_ms, IF(c.once_per = 'drop', SUBSTRING_INDEX(t.field, ':', 1), NULL) AS drop_id,
         IF(c.once_per = 'drop', SUBSTRING(t.field, LOCATE(':', t.field) + 1), t.field) AS user_id
     FROM redis_revocations t JOIN coupons c ON c.id = t.coupon_id;
-UPDATE void_claims v JOIN revoked_coupons r ON r.id = v.number SET v.number = NULL WHERE r.coupon_id <> v.coupon_id OR r.user_id <> v.user_id;
 INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, slot, code, claimed_at, issued_at, issued_by, reason, revoked_by, may_claim_again, again_from)
     SELECT v.number, v.coupon_id, COALESCE(i.drop_id, v.drop_id, (SELECT MIN(d.id) FROM drops d WHERE d.coupon_id = v.coupon_id)), v.user_id, i.slot,
         i.code, i.claimed_at, i.issued_at, i.issued_by, 'known to Redis', 'restore', v.over_ms IS NOT NULL, FROM_UNIXTIME(v.over_ms / 1000)
     FROM void_claims v LEFT JOIN issued_coupons i ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
         AND (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000))
-    ORDER BY v.number IS NULL
+    WHERE v.number IS NOT NULL
     ON DUPLICATE KEY UPDATE again_from = COALESCE(revoked_coupons.again_from, FROM_UNIXTIME(v.over_ms / 1000));
 DELETE i FROM issued_coupons i JOIN void_claims v ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
     WHERE (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000));

@@ -150,7 +150,7 @@ for service in "${own[@]}" mysql redis kafka; do
 done
 
 repaired() { curl -fsS http://127.0.0.1:8025 | grep -c '^Subject: .*repaired: .*1 issued late' || true; }
-drop=$(sql "SELECT MAX(id) FROM drops") before=$(repaired)
+drop=$(sql "SELECT id FROM drops ORDER BY created_at DESC LIMIT 1") before=$(repaired)
 sql "DELETE FROM issued_coupons WHERE drop_id = $drop AND slot = 7"
 has_mail() { [ "$(repaired)" -gt "$before" ]; }
 until_true "the mail says what was repaired" has_mail

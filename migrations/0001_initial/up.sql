@@ -1,7 +1,8 @@
 -- The whole schema. Ids of users compare byte by byte (ascii_bin). Times are UTC. MySQL has no
 -- transactional DDL: every statement can be run again after a crash half-way.
 
--- Coupons.
+-- Coupons. Ids of coupons, drops and revocations are not assigned by MySQL, which could assign one
+-- twice after a restore (shared/src/mysql/ids.rs).
 --   once_per               the scope in which one user may hold one: the whole coupon, or each drop
 --   revision               the fencing token of its settings: every writer to Redis first takes the next one here, and Redis refuses
 --                          one older than the last it has seen
@@ -15,7 +16,7 @@
 --   daily_until            the last local date of a daily schedule, '9999-12-31' without one, NULL for any other: such a coupon may
 --                          need drops although none is unsealed
 CREATE TABLE IF NOT EXISTS coupons (
-    id                    BIGINT          NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    id                    BIGINT          NOT NULL PRIMARY KEY,
     name                  VARCHAR(200)    NOT NULL,
     quantity              INT UNSIGNED    NOT NULL,
     once_per              VARCHAR(6)      CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -71,7 +72,7 @@ CREATE TABLE IF NOT EXISTS idempotency_keys (
 --   drops_opened     the last drop of a coupon that has opened
 --   drops_sealed     the one that was sealed last: a Redis that knows of it knows of all earlier ones
 CREATE TABLE IF NOT EXISTS drops (
-    id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    id              BIGINT       NOT NULL PRIMARY KEY,
     coupon_id       BIGINT       NOT NULL,
     local_date      DATE         NULL,
     opens_at        DATETIME(3)  NOT NULL,
@@ -206,7 +207,7 @@ END;
 -- person_scope is as in issued_coupons. slot is NULL for a user who had none (on the waiting list),
 -- code and the times if there was no row yet.
 CREATE TABLE IF NOT EXISTS revoked_coupons (
-    id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    id              BIGINT       NOT NULL PRIMARY KEY,
     coupon_id       BIGINT       NOT NULL,
     drop_id         BIGINT       NOT NULL,
     slot            INT UNSIGNED NULL,
@@ -339,7 +340,6 @@ CREATE TABLE IF NOT EXISTS processes (
     publish_deadline_ms  BIGINT       NOT NULL,
     fallback_deadline_ms BIGINT       NOT NULL,
     seen_at              DATETIME(3)  NOT NULL,
-    reads_messages       BIGINT       NOT NULL DEFAULT 1,
     KEY processes_by_time (seen_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
@@ -421,18 +421,6 @@ CREATE TABLE IF NOT EXISTS held_back (
     fingerprint BIGINT UNSIGNED NULL,
     run_id      CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     planned_at  DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3))
-) DEFAULT CHARACTER SET utf8mb4;
-
--- The number of users that each drop had when a pass last compared it, including revoked ones.
--- After a loss of Redis the pass that rebuilds the drop compares: if fewer are restored, it sends a
--- mail. Without a foreign key: the table must never wait for a locked drop. lost_at is when a pass
--- began to rebuild the drop; NULL once a pass has compared and none is missing.
-CREATE TABLE IF NOT EXISTS known_admissions (
-    drop_id BIGINT          NOT NULL PRIMARY KEY,
-    users   BIGINT UNSIGNED NOT NULL,
-    seen_at DATETIME(3)     NOT NULL,
-    lost_at DATETIME(3)     NULL,
-    KEY known_admissions_seen (seen_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- Small facts that must survive a restart: the last success, the last run of each schedule,

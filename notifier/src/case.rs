@@ -8,7 +8,6 @@ pub(crate) fn summary(case: &FindingCase, n: usize) -> Option<String> {
     Some(match case {
         FindingCase::Plain
         | FindingCase::MoreLeft(_)
-        | FindingCase::Rebuilt { .. }
         | FindingCase::ConsumerStands
         | FindingCase::Unsafe(_)
         | FindingCase::Unworkable(_)
@@ -39,25 +38,14 @@ pub(crate) fn summary(case: &FindingCase, n: usize) -> Option<String> {
                 count(partitions.len(), "partition", "partitions")
             )
         }
-        FindingCase::DropLost => {
-            format!("MySQL has lost {}", count(n, "drop", "drops"))
-        }
-        FindingCase::UsersMissing(people) => {
-            count(*people, "person is", "people are") + " not back after a loss of Redis"
-        }
     })
 }
 
 /// Names the coupon or drop of a finding that is in no drop's report. Returns `None` if its detail
 /// names them, or if it concerns neither.
 pub(crate) fn place(finding: &Finding) -> Option<String> {
-    let is_named = match finding.action {
-        ActionKind::OpenGate => true,
-        ActionKind::Report => finding.case == FindingCase::DropLost,
-        _ => false,
-    };
     match (finding.drop_id, finding.coupon_id) {
-        _ if is_named => None,
+        _ if finding.action == ActionKind::OpenGate => None,
         (Some(drop), Some(coupon)) => Some(format!("drop {drop} of coupon {coupon}")),
         (Some(drop), None) => Some(format!("drop {drop}")),
         (None, Some(coupon)) => Some(format!("coupon {coupon}")),

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use crate::StoreError;
 use crate::coupon::{Coupon, Drop};
-use crate::domain::{CouponId, DropId, NamedDrop};
+use crate::domain::{CouponId, DropId};
 use crate::mysql::Db;
 use crate::mysql::change::difference;
 use crate::redis::Redis;
@@ -75,46 +75,6 @@ pub async fn recover(
         .recover_settings(lost.coupon.clone(), lost.drops.clone())
         .await?;
     Ok(recovered.then_some(lost))
-}
-
-/// Finds drops that MySQL has lost, although rows, limits or users in Redis refer to them. With
-/// `everywhere`, searches all old rows and all keys. Otherwise, searches Redis only if it has a
-/// later drop than MySQL.
-pub async fn lost_drops(
-    db: &Db,
-    redis: &Redis,
-    everywhere: bool,
-) -> Result<Vec<NamedDrop>, StoreError> {
-    let mut lost = db.lost_drops(everywhere).await?;
-    if everywhere || redis.given_numbers().await?.drop > db.highest_drop().await? {
-        // Read Redis before MySQL: a drop is stored in MySQL before any of its slots are given.
-        let held = redis.drops_with_users().await?;
-        lost.extend(db.unknown_drops(held).await?);
-        lost.sort_unstable();
-        lost.dedup();
-    }
-    Ok(lost)
-}
-
-/// Reconstructs a drop whose row MySQL has lost, with the settings from Redis. Returns `None` if
-/// its times are invalid.
-pub fn drop_by_redis(coupon: &Coupon, drop: DropId, meta: &DropMeta) -> Option<Drop> {
-    let opens_at = instant(Some(meta.opens_at_ms))?;
-    let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
-    let local_date = zone.map_or_else(
-        || opens_at.date_naive(),
-        |zone| opens_at.with_timezone(&zone).date_naive(),
-    );
-    Some(Drop {
-        id: drop,
-        coupon_id: coupon.id,
-        local_date: Some(local_date),
-        opens_at,
-        closes_at: instant(meta.closes_at_ms),
-        quantity: meta.quantity,
-        closed_early: meta.closed_early,
-        sealed_at: None,
-    })
 }
 
 /// Overrides settings with those in Redis, which stores neither the name nor a schedule's days.

@@ -187,7 +187,7 @@ async fn creates_and_loads_missing_daily_drops_at_start() {
     let made_first = count().await;
     assert!(made_first >= 7, "{made_first}");
     world
-        .sql("DELETE FROM {db}.drops ORDER BY id DESC LIMIT 3")
+        .sql("DELETE FROM {db}.drops ORDER BY opens_at DESC LIMIT 3")
         .await;
 
     let apis = [world.api().await, world.api().await];
@@ -195,7 +195,9 @@ async fn creates_and_loads_missing_daily_drops_at_start() {
         count().await == made_first
     })
     .await;
-    let newest: i64 = world.sql("SELECT MAX(id) FROM {db}.drops").await[0][0]
+    let newest: i64 = world
+        .sql("SELECT id FROM {db}.drops ORDER BY opens_at DESC LIMIT 1")
+        .await[0][0]
         .parse()
         .unwrap();
     let meta = world.keys(id, DropId(newest)).meta;

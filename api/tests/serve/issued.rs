@@ -60,7 +60,7 @@ async fn pages_and_csv_list_all_rows_by_drop_and_slot() {
         .await;
     let drops = world
         .sql(&format!(
-            "SELECT id FROM {{db}}.drops WHERE coupon_id = {id} ORDER BY id"
+            "SELECT id FROM {{db}}.drops WHERE coupon_id = {id} ORDER BY opens_at"
         ))
         .await;
     let last: i64 = drops.last().unwrap()[0].parse().unwrap();

@@ -292,10 +292,6 @@ pub enum Fault {
     OldRows {
         age_ms: u64,
     },
-    /// MySQL loses the row of a drop.
-    DropLost,
-    /// MySQL loses the slot limits of a drop, without which it takes no row.
-    LimitsLost,
     /// The stored positions of all partitions are moved by a number of messages, and what follows
     /// them stays.
     PositionsMoved {
@@ -407,7 +403,6 @@ impl Fault {
             self,
             Self::RowLost
                 | Self::OldRows { .. }
-                | Self::DropLost
                 | Self::Pasted {
                     command: PastedCommand::SkipMessages
                 }
@@ -473,8 +468,6 @@ impl Fault {
             Self::MemberLost { .. } => "one member lost".into(),
             Self::RowLost => "one row lost".into(),
             Self::OldRows { .. } => "older rows restored into mysql".into(),
-            Self::DropLost => "row of a drop lost".into(),
-            Self::LimitsLost => "slot limits of a drop lost".into(),
             Self::PositionsMoved { .. } => "stored positions moved".into(),
             Self::Pasted { command } => format!("command of another case: {}", command.name()),
             Self::BlindConfirm => "repairs confirmed unread".into(),
@@ -536,8 +529,6 @@ impl fmt::Display for Fault {
             Self::Flush
             | Self::EveryCopyDeleted
             | Self::RowLost
-            | Self::DropLost
-            | Self::LimitsLost
             | Self::Pasted { .. }
             | Self::BlindConfirm => Ok(()),
             Self::PositionsMoved { by } => write!(out, " by {by}"),

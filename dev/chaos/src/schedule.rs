@@ -300,7 +300,7 @@ fn lost_piece(seed: u64, window_ms: Range<u64>) -> Option<Timed> {
         DropKey::Sizes,
     ];
     let key = *keys.choose(&mut rng)?;
-    let fault = match rng.random_range(0..11) {
+    let fault = match rng.random_range(0..9) {
         0 => Fault::KeyLost { key },
         // `count` has no members.
         1 if key != DropKey::Count => Fault::MemberLost { key },
@@ -311,13 +311,11 @@ fn lost_piece(seed: u64, window_ms: Range<u64>) -> Option<Timed> {
         4 => Fault::OldRows {
             age_ms: rng.random_range(200..=2_500),
         },
-        5 => Fault::DropLost,
-        6 => Fault::BlindConfirm,
-        7 => Fault::LimitsLost,
-        8 => Fault::PositionsMoved {
+        5 => Fault::BlindConfirm,
+        6 => Fault::PositionsMoved {
             by: *[-20, -3, 3, 1_000].choose(&mut rng)?,
         },
-        9 => Fault::Pasted {
+        7 => Fault::Pasted {
             command: *PastedCommand::ALL.choose(&mut rng)?,
         },
         _ => return None,

@@ -137,7 +137,6 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
         if let Some(about) = about(finding) {
             let reason = match &finding.case {
                 FindingCase::ReadAgain(_) => "read again".to_owned(),
-                FindingCase::UsersMissing(_) => "users missing".to_owned(),
                 case if about == About::Stalled => case.identity(),
                 _ => String::new(),
             };
@@ -266,16 +265,7 @@ fn summary(about: About, drop: Option<DropId>, findings: &[Finding]) -> String {
             .unwrap_or_default();
         wording::line(&format!("{place}{}", first.detail), wording::LONGEST)
     };
-    let of_case = || match findings {
-        // Its detail names the drop.
-        [
-            Finding {
-                case: FindingCase::DropLost,
-                ..
-            },
-        ] => None,
-        _ => case::summary(common_case(findings)?, n),
-    };
+    let of_case = || case::summary(common_case(findings)?, n);
     match about {
         About::RunFailed => {
             let cause = findings.first().and_then(Finding::cause);

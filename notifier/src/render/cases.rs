@@ -38,7 +38,6 @@ pub(super) fn of_case(
     Some(match case {
         FindingCase::Plain
         | FindingCase::MoreLeft(_)
-        | FindingCase::Rebuilt { .. }
         | FindingCase::ConsumerStands
         | FindingCase::Unsafe(_)
         | FindingCase::Unworkable(_)
@@ -102,19 +101,6 @@ pub(super) fn of_case(
             };
             [format!("{}.", wording::capital(&detail())), rows.to_owned()]
         }
-        FindingCase::DropLost => [
-            if is_one_sentence(seen) {
-                format!("{}.", wording::capital(&detail()))
-            } else {
-                of_name
-            },
-            "Nobody gets a slot of it, and no day of its coupon is made, until it is back."
-                .to_owned(),
-        ],
-        FindingCase::UsersMissing(_) => [
-            format!("{name}: {}.", detail()),
-            "They were promised coupons, and others may get their slots.".to_owned(),
-        ],
     })
 }
 
@@ -265,7 +251,6 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
     let todo = match case {
         FindingCase::Plain
         | FindingCase::MoreLeft(_)
-        | FindingCase::Rebuilt { .. }
         | FindingCase::ConsumerStands
         | FindingCase::Unsafe(_)
         | FindingCase::Unworkable(_)
@@ -308,12 +293,6 @@ fn todo_of_case(case: &FindingCase, n: usize) -> Option<String> {
         FindingCase::ReadAgain(_) => {
             "Find out what changed: the topic, the data of the brokers, MySQL, or offsets. Reading a claim twice does no harm. This ends \
              an hour after the consumers began again."
-        }
-        FindingCase::DropLost => {
-            "Put its row in `drops` back, from a backup or with the settings that the people who run the coupon know, then run a deep pass."
-        }
-        FindingCase::UsersMissing(_) => {
-            "Pause the coupon. Read the topic again from the opening of the drop, as OPERATIONS.md says: it may still name them."
         }
     };
     Some(todo.to_owned())
@@ -369,10 +348,6 @@ pub(super) fn commands(
         ],
         (_, Some(FindingCase::RowsLocked)) => vec![locks(), once("Once it has ended", coupon, "")],
         (_, Some(FindingCase::ReadAgain(_))) => positions(),
-        (_, Some(FindingCase::DropLost)) => {
-            vec![once("Once it is back", None, " --deep")]
-        }
-        (_, Some(FindingCase::UsersMissing(_))) => pause().into_iter().collect(),
         // Only a pass over everything can reopen admission.
         (About::Left(Kind::RedisLost), _) => vec![once("Try again now", None, "")],
         (About::Stalled, _) => vec![once(

@@ -9,7 +9,7 @@ use firstcome_shared::domain::{DropId, UserId};
 use super::cases::{held_back, of_case};
 use super::groups::{PassMail, is_shut, issued};
 use super::letter::MailKind;
-use crate::alerts::{About, Notice, NoticeReason, Observation, common_case, number, things};
+use crate::alerts::{About, Notice, NoticeReason, Observation, number, things};
 use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Status};
 use crate::wording;
 
@@ -63,10 +63,7 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
         "The pass stopped early. The next one continues, and a mail says if anything is left."
     } else if !reports().all(is_compared) {
         "The next pass compares again, and a mail says if something is left."
-    } else if rebuilt(pass).any(|(_, known)| known.is_none()) {
-        "How many people there were before the loss is not recorded, so it was not compared. Those who run the coupons may want \
-         to tell the people who waited."
-    } else if rebuilt(pass).next().is_some() {
+    } else if rebuilt(pass) > 0 {
         "Nothing needs to be done tonight; those who run the coupons may want to tell the people who waited."
     } else if withdrawn(pass) > 0 {
         "Tell these people that they keep their first coupon: nothing else needs to be done."
@@ -77,17 +74,12 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
     }
 }
 
-/// Returns for each rebuilt drop how many users were restored and how many were known before, if
-/// these were counted.
-fn rebuilt<'p>(pass: &PassMail<'p>) -> impl Iterator<Item = (Option<u64>, Option<u64>)> + use<'p> {
-    let rebuilt = pass
-        .repairs()
+/// Returns how many drops were rebuilt.
+fn rebuilt(pass: &PassMail<'_>) -> usize {
+    pass.repairs()
         .into_iter()
-        .filter(|(_, finding)| finding.action == ActionKind::Rebuild);
-    rebuilt.map(|(_, finding)| match finding.case {
-        FindingCase::Rebuilt { back, known } => (Some(back), known),
-        _ => (None, None),
-    })
+        .filter(|(_, finding)| finding.action == ActionKind::Rebuild)
+        .count()
 }
 
 /// Whether a user lost a slot that they were promised. A name that is not a valid user ID belongs
@@ -139,46 +131,18 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
     parts
 }
 
-/// Describes the drops rebuilt after a loss of Redis data, with the number of restored users.
+/// Describes the drops rebuilt after a loss of Redis data.
 fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
-    let drops: Vec<_> = rebuilt(pass).collect();
-    if drops.is_empty() {
+    let drops = rebuilt(pass);
+    if drops == 0 {
         return Vec::new();
     }
-    let number = wording::count(drops.len(), "drop was", "drops were");
-    let back: Option<u64> = drops.iter().map(|(back, _)| *back).sum();
-    let missing: Option<u64> = drops
-        .iter()
-        .map(|(back, known)| Some((*known)?.saturating_sub((*back)?)))
-        .sum();
-    let is_failed = pass.run.status == Status::Failed;
-    let people = back.map(|back| wording::count(back, "person", "people"));
-    let people = people
-        .map(|people| format!(" with {people}"))
-        .unwrap_or_default();
-    // A pass that failed may not have reached all drops.
-    let compared = match missing.filter(|_| !is_failed) {
-        None => String::new(),
-        Some(0) => ", everybody known to the last run before the loss".to_owned(),
-        Some(missing) => format!(
-            ", {} fewer than the last run before the loss knew",
-            wording::grouped(missing)
-        ),
-    };
-    let is_problem = |notice: &Notice| {
-        matches!(
-            common_case(&notice.observation.findings),
-            Some(FindingCase::UsersMissing(_))
-        )
-    };
-    let rebuilt = format!("Redis lost data: {number} rebuilt{people}{compared}.");
-    let rebuilt = if pass.verdict.problems.iter().any(is_problem) {
-        String::new()
-    } else {
-        rebuilt
-    };
+    let number = wording::count(drops, "drop was", "drops were");
     let waiting = "Any waiting list is lost: people who waited must claim again, and the product does not tell them.";
-    vec![rebuilt, waiting.to_owned()]
+    vec![
+        format!("Redis lost data: {number} rebuilt."),
+        waiting.to_owned(),
+    ]
 }
 
 /// Describes how many users lost a promised coupon and how many slots are now free.
@@ -440,7 +404,7 @@ fn repaired_in(pass: &PassMail<'_>) -> String {
         .flatten()
         .collect::<Vec<_>>()
         .join("; ");
-    let problem = if rebuilt(pass).next().is_some() {
+    let problem = if rebuilt(pass) > 0 {
         "Redis lost data · "
     } else {
         ""

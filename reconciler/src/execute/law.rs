@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Strings that only functions that write contain. A script counts as a write.
 const MARKS: &str = "diesel::update diesel::insert_into diesel::delete \"UPDATE \"INSERT insert(conn set_state(conn \"DELETE resolve(conn discard_open(conn unseal(conn \
-                     insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") take(conn self.change_gate( self.note_numbers_on( self.settings(";
+                     insert_drops(conn rename(conn set_list(conn cmd(\"SADD\") .run(&mut cmd(\"SET\") cmd(\"DEL\") cmd(\"EXPIRE\") cmd(\"HSETNX\") take(conn self.change_gate( self.settings(";
 
 /// Functions that write the tables of runs. Only `record` may call them.
 const OF_RUNS: &[&str] = &[
@@ -20,9 +20,8 @@ const OF_RUNS: &[&str] = &[
     "forget_held_back",
 ];
 
-/// Functions that write no users' data: sessions of the operations page, and counts that passes
-/// remember.
-const OF_NO_USER: &[&str] = &["end_session", "note_admissions"];
+/// Functions that write no users' data: sessions of the operations page.
+const OF_NO_USER: &[&str] = &["end_session"];
 
 fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     let entries = fs::read_dir(folder)
@@ -41,9 +40,7 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
 
 /// Returns the names of the functions of `shared` whose text contains one of the marks.
 fn functions_that_write(shared: &Path) -> Vec<String> {
-    let mut names = ["make_ahead", "recover", "skip_given_numbers"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut names = ["make_ahead", "recover"].map(str::to_owned).to_vec();
     for (_, text) in ["mysql", "redis"]
         .iter()
         .flat_map(|folder| sources(&shared.join(folder)))

@@ -21,10 +21,7 @@ pub(crate) use by_hand::{EraseError, Erased, correct, discard, discard_all, eras
 pub(crate) use gate::{
     CouponFence, close_coupon, fences, forget_claimants, note_compared, open_coupons, record_sizes,
 };
-pub(crate) use recovered::{
-    LostDropEnd, lost_settings, recover_settings, restore_drop, restore_limits, settle_numbers,
-    skip_given_numbers,
-};
+pub(crate) use recovered::{lost_settings, recover_settings};
 pub(crate) use reopening::{Patience, Restored, renew_settings, restore_claimants};
 pub(crate) use revocations::restore_revocations;
 pub(crate) use rows::{delete_resolved_dead_letters, make_ahead, mend, unseal_where_named};

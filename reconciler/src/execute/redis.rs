@@ -80,10 +80,8 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Records the loss of a drop and restores its revocations. Must precede restoring the first
-    /// user.
+    /// Unloads a lost drop and restores its revocations. Must precede restoring the first user.
     pub(crate) async fn begin_rebuild(&self) -> Result<(), ExecuteError> {
-        self.db.note_loss(self.drop_id()).await?;
         // If the rebuild is interrupted, the next pass continues it. If the era has changed, the
         // next step detects this.
         self.redis.unload_drop(&self.keys, &self.fence).await?;

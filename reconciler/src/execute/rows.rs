@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot, UserId};
-use firstcome_shared::drops::{self, MakeError};
+use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer, Slot, UserId};
+use firstcome_shared::drops;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::Resolution;
 use firstcome_shared::mysql::issued::IssuedRow;
@@ -383,13 +383,13 @@ fn issued(id: i64, slot: Slot) -> Resolution {
     }
 }
 
-/// Creates the drops that schedules require, and updates the catalogue. Returns lost drops, in
-/// whose place none may be created.
+/// Creates the drops that schedules require, and updates the catalogue. Returns the coupons for which
+/// a store refused that, with its reason.
 pub(crate) async fn make_ahead(
     stores: &Stores,
     catalogue: &mut [(Coupon, Vec<Drop>)],
-) -> Result<Vec<NamedDrop>, DbError> {
-    let mut lost = Vec::new();
+) -> Result<Vec<(CouponId, String)>, DbError> {
+    let mut refused = Vec::new();
     for (coupon, own) in catalogue {
         match drops::make_ahead(&stores.db, &stores.redis, coupon, own, Utc::now()).await {
             Ok(0) => {}
@@ -401,13 +401,12 @@ pub(crate) async fn make_ahead(
             }
             Err(error) => {
                 tracing::warn!(coupon_id = coupon.id.0, %error, "upcoming drops could not be created");
-                if let MakeError::Lost(drop) = error {
-                    lost.push(drop);
-                }
+                let why = ExecuteError::from(error).about_data();
+                refused.extend(why.map(|why| (coupon.id, why)));
             }
         }
     }
-    Ok(lost)
+    Ok(refused)
 }
 
 /// Unseals drops that have an unresolved dead letter or broken promise after all.

@@ -228,7 +228,7 @@ impl Pass<'_> {
         let mut removed = false;
         for drop in drops.into_iter().chain([DropId(0)]) {
             let keys = redis.keys(coupon.id, drop);
-            let may_be_lost = db.has_limits(drop).await? || redis.has_people(&keys).await?;
+            let may_be_lost = redis.has_people(&keys).await?;
             let people = astray
                 .iter()
                 .filter(|(_, of)| of.unwrap_or(DropId(0)) == drop)

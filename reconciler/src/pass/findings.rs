@@ -369,8 +369,7 @@ pub(super) fn closed_coupon(coupon: CouponId, drops: &[DropReport]) -> Finding {
     let of_coupon = drops.iter().filter(|drop| drop.coupon_id == coupon);
     let mut reasons = of_coupon
         .flat_map(|drop| drop.findings.iter().map(|finding| (drop.drop_id, finding)))
-        .filter(|(_, finding)| keeps_closed(finding.kind, finding.action, finding.result))
-        .filter(|(_, finding)| !matches!(finding.case, FindingCase::UsersMissing(_)));
+        .filter(|(_, finding)| keeps_closed(finding.kind, finding.action, finding.result));
     let why = match (reasons.next(), reasons.count()) {
         (None, _) => "this pass could not verify it, and the next one tries again".to_owned(),
         (Some((drop, first)), more) => {
@@ -484,13 +483,9 @@ mod tests {
             result: Outcome::Failed,
             ..Finding::general(Kind::SlotConflict, ActionKind::Move, detail)
         };
-        let missing = Finding {
-            case: FindingCase::UsersMissing(1),
-            ..found("1 is missing")
-        };
         let drops = [
             report(2, vec![found("another coupon's")]),
-            report(1, vec![missing, found("two on a slot"), found("more")]),
+            report(1, vec![found("two on a slot"), found("more")]),
         ];
         let closed = closed_coupon(CouponId(1), &drops).detail;
         assert_eq!(

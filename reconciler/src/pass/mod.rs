@@ -39,8 +39,6 @@ mod allow_lists;
 mod claimants;
 mod findings;
 mod gate;
-mod known;
-mod lost_drops;
 pub mod memory;
 mod order;
 mod rebuild;

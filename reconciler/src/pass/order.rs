@@ -49,7 +49,8 @@ pub(super) fn most_urgent_first(drops: &mut [(Coupon, Drop)], histories: &Histor
             u64::from(drop.quantity)
         };
     }
-    drops.sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.id));
+    drops
+        .sort_by_key(|(coupon, drop)| (urgency.get(&coupon.id).copied(), coupon.id, drop.opens_at));
 }
 
 /// Number of drops in the first portion, and the maximum number of slots and other users in any

@@ -5,8 +5,7 @@
 use std::collections::HashMap;
 
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::numbers::NumbersInDoubt;
+use firstcome_shared::domain::CouponId;
 
 use super::request::Aborted;
 use super::steps::Pass;
@@ -14,59 +13,6 @@ use crate::execute::{self, CouponFence, ExecuteError};
 use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 
 impl Pass<'_> {
-    /// Reports coupons that MySQL has lost and of which Redis still has data. Only an operator can
-    /// restore them, because Redis does not have their names.
-    pub(super) async fn report_lost_coupons(&mut self) -> Result<(), Aborted> {
-        if !self.request.covers_everything() {
-            return Ok(());
-        }
-        if !self.request.dry_run {
-            execute::skip_given_numbers(self.stores).await?;
-        }
-        let mut lost = self.stores.db.lost_coupons(self.request.deep).await?;
-        if let Some(in_doubt) = self.stores.db.numbers_in_doubt().await? {
-            lost.extend(self.lost_among_the_latest(in_doubt).await?);
-        }
-        lost.sort_unstable();
-        lost.dedup();
-        for coupon in lost {
-            let detail = format!(
-                "MySQL has lost coupon {coupon}, of which Redis may hold what people were promised: put it back, and they get it"
-            );
-            let finding = Finding::general(Kind::Unissued, ActionKind::Report, detail);
-            self.run.findings.push(Finding {
-                coupon_id: Some(coupon),
-                ..finding
-            });
-        }
-        Ok(())
-    }
-
-    /// Returns the coupons above MySQL's highest ID of which Redis has data.
-    async fn lost_among_the_latest(
-        &mut self,
-        in_doubt: NumbersInDoubt,
-    ) -> Result<Vec<CouponId>, Aborted> {
-        let mut lost = Vec::new();
-        for some in in_doubt.without_coupon.chunks(1_000) {
-            let keys: Vec<_> = some
-                .iter()
-                .map(|coupon| self.stores.redis.keys(*coupon, DropId(0)))
-                .collect();
-            let remembered = self.stores.redis.are_remembered(&keys).await?;
-            lost.extend(
-                some.iter()
-                    .zip(remembered)
-                    .filter(|(_, remembered)| *remembered)
-                    .map(|(coupon, _)| *coupon),
-            );
-        }
-        if !self.request.dry_run {
-            execute::settle_numbers(self.stores, in_doubt, &lost).await?;
-        }
-        Ok(lost)
-    }
-
     /// Recovers the settings of coupons with a later revision in Redis than in MySQL. A dry run
     /// uses the recovered settings without writing them to MySQL.
     pub(super) async fn recover_settings(

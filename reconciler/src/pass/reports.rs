@@ -6,7 +6,6 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::findings::{self, FindingLedger};
-use super::known::CountedUsers;
 use super::request::Obstacle;
 use crate::plan::Plan;
 use crate::report::DropReport;
@@ -17,8 +16,6 @@ pub(super) struct Reports {
     drops: Vec<(DropReport, FindingLedger)>,
     index: HashMap<DropId, usize>,
     of_coupon: HashMap<CouponId, Vec<usize>>,
-    /// Counts of each compared drop.
-    pub(super) counted: HashMap<DropId, CountedUsers>,
     /// The repairs of each drop that an operator confirmed in this pass.
     pub(super) confirmed: HashMap<DropId, ConfirmedRepairs>,
 }

@@ -14,7 +14,6 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::findings::FindingLedger;
-use super::known::CountedUsers;
 use super::order::portions;
 use super::rebuild::put_back;
 use super::reports::{ConfirmedRepairs, Reports};
@@ -25,7 +24,7 @@ use crate::collect::{self, CollectError, DropHeader};
 use crate::execute::{self, Patience, VerifiedDrop};
 use crate::plan::{Action, Plan, Planned, Planner};
 use crate::record;
-use crate::report::{Finding, Kind, Outcome, Trigger};
+use crate::report::{ActionKind, Finding, Kind, Outcome, Trigger};
 
 /// Maximum number of rounds of repair and comparison in one pass. One is nearly always enough, and
 /// the worst cases of the planner's property tests need four. Further rounds would only follow live
@@ -50,13 +49,19 @@ impl Pass<'_> {
         }
         let mut catalogue = self.stores.db.catalogue().await?;
         if self.covers_everything() {
-            // The next pass compares the drops that are restored now.
-            for lost in execute::make_ahead(self.stores, &mut catalogue).await? {
-                let is_reported = |one: &Finding| one.drop_id == Some(lost.drop);
-                if !self.run.findings.iter().any(is_reported) {
-                    self.restore_lost_drop(lost).await?;
-                }
+            if request.deep {
+                catalogue.extend(self.stores.db.coupons_without_drops().await?);
             }
+            let refused = execute::make_ahead(self.stores, &mut catalogue).await?;
+            self.run
+                .findings
+                .extend(refused.into_iter().map(|(coupon, why)| {
+                    let detail = format!("drops of this coupon cannot be created: {why}");
+                    Finding {
+                        coupon_id: Some(coupon),
+                        ..Finding::general(Kind::Unissued, ActionKind::Report, detail)
+                    }
+                }));
         }
         let wanted = |coupon: &Coupon, drop: &Drop| {
             drop.sealed_at.is_none()
@@ -86,14 +91,10 @@ impl Pass<'_> {
         self.held_before = self.stores.db.drops_held_back().await?;
         self.memory.progress.begin(drops.len());
         let ended = self.all_portions(drops, &mut reports).await;
-        let counted = std::mem::take(&mut reports.counted);
         // Do this even if the pass ends early, because later passes no longer find what this pass
         // has repaired.
         self.run.drops = reports.into_drops();
         self.run.partial = ended.is_err() || !self.request.covers_everything();
-        if ended.is_ok() && !self.request.dry_run {
-            self.compare_with_known(&counted).await;
-        }
         ended
     }
 
@@ -303,11 +304,6 @@ impl Pass<'_> {
             });
         }
         let held_back = self.held_back(header.drop_id(), &plan, reports).await?;
-        let counted = CountedUsers {
-            revoked: header.facts.revocations.number,
-            young: plan.young,
-        };
-        reports.counted.insert(header.drop_id(), counted);
         let (report, ledger) = reports.of(&header.facts.coupon, &header.facts.drop, &plan);
         ledger.forget_reports();
         report.quantity = header.facts.drop.quantity;
@@ -351,11 +347,7 @@ impl Pass<'_> {
             ledger.unnamed(&plan.beyond, of_beyond);
         }
         let is_sealable = plan.sealable && !next.compare_again && !self.request.dry_run;
-        let users = plan.numbers.users + header.facts.revocations.number;
-        if is_sealable
-            && self.old_enough_to_seal(header)
-            && !self.has_users_missing(drop, users).await?
-        {
+        if is_sealable && self.old_enough_to_seal(header) {
             let verified = VerifiedDrop {
                 rows: plan.numbers.rows,
                 revocations: header.facts.revocations.number,

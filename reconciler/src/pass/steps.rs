@@ -117,13 +117,10 @@ impl<'a> Pass<'a> {
         } else {
             None
         };
-        self.report_lost_coupons().await?;
-        self.restore_lost_drops().await?;
         let mut drops = self.drops_in_question().await?;
         self.enter_life().await?;
         let fences = self.fences(&drops).await?;
         self.recover_settings(&mut drops, &fences).await?;
-        self.leave_out_torn_drops(&mut drops, &fences).await?;
         if !self.request.dry_run {
             // A process that died after opening a coupon has not recorded it, so record it now.
             let open = fences.iter().filter(|(_, found)| found.is_verified);

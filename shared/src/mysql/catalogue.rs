@@ -7,13 +7,14 @@ use diesel::dsl::sql;
 use diesel::mysql::Mysql;
 use diesel::prelude::*;
 use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
-use diesel::sql_types::{BigInt, Datetime, Text};
+use diesel::sql_types::{Datetime, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
+use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{coupons, drops};
-use super::{Conn, Db, DbError, json};
+use super::{Conn, Db, DbError, Refusal, json, refusal};
 use crate::coupon::{Allow, AllowList, Coupon, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -264,7 +265,9 @@ impl Db {
                     planned.iter().filter(is_planned).copied().collect();
                 let before: Vec<DropId> =
                     drops_of(conn, id.0).await?.iter().map(|d| d.id).collect();
-                insert_drops(conn, id, coupon.quantity, &planned).await?;
+                if let Some(schedule) = &coupon.schedule {
+                    insert_drops(conn, id, coupon.quantity, schedule, &planned).await?;
+                }
                 let made = drops_of(conn, id.0)
                     .await?
                     .into_iter()
@@ -273,6 +276,24 @@ impl Db {
                 Ok(Some((coupon, made)))
             })
             .await
+        })
+        .await
+    }
+
+    /// Reads the coupons with a schedule but without any drop, which are the coupons of one drop
+    /// whose row was lost. Costs one lookup per coupon.
+    pub async fn coupons_without_drops(&self) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
+        self.run("coupons without drops", async |conn| {
+            let rows: Vec<CouponRow> = coupons::table
+                .filter(coupons::schedule.is_not_null())
+                .filter(diesel::dsl::not(diesel::dsl::exists(
+                    drops::table.filter(drops::coupon_id.eq(coupons::id)),
+                )))
+                .select(CouponRow::as_select())
+                .load(conn)
+                .await?;
+            let without_drops = |row| (Coupon::from(row), Vec::new());
+            Ok(rows.into_iter().map(without_drops).collect())
         })
         .await
     }
@@ -456,28 +477,9 @@ pub(super) async fn insert_coupon(
     now: DateTime<Utc>,
     by: &Operator,
 ) -> QueryResult<(Coupon, Vec<Drop>)> {
-    let schedule = json(&new.schedule)?;
-    diesel::insert_into(coupons::table)
-        .values((
-            coupons::name.eq(&new.name),
-            coupons::quantity.eq(new.quantity),
-            coupons::once_per.eq(new.once_per.as_str()),
-            coupons::waiting_list.eq(new.waiting_list),
-            coupons::schedule.eq(&schedule),
-            coupons::allow_rule.eq(new.allow.as_ref().map(ToString::to_string)),
-        ))
-        .execute(conn)
-        .await?;
-    let id = diesel::select(sql::<BigInt>("CAST(LAST_INSERT_ID() AS SIGNED)"))
-        .get_result::<i64>(conn)
-        .await?;
-    insert_drops(
-        conn,
-        CouponId(id),
-        new.quantity,
-        &new.schedule.drops_from(now),
-    )
-    .await?;
+    let id = insert_coupon_row(conn, new).await?;
+    let planned = new.schedule.drops_from(now);
+    insert_drops(conn, CouponId(id), new.quantity, &new.schedule, &planned).await?;
     let coupon = coupon_row(conn, id)
         .await?
         .ok_or(diesel::result::Error::NotFound)?;
@@ -498,32 +500,78 @@ pub(super) async fn insert_coupon(
     Ok((coupon, drops_of(conn, id).await?))
 }
 
-async fn insert_drops(
-    conn: &mut Conn,
-    coupon: CouponId,
-    quantity: Slot,
-    planned: &[PlannedDrop],
-) -> QueryResult<()> {
-    for drop in planned {
-        let inserted = diesel::insert_into(drops::table)
+/// Inserts the row of a coupon under an id that is free, and returns the id.
+async fn insert_coupon_row(conn: &mut Conn, new: &NewCoupon) -> QueryResult<i64> {
+    let schedule = json(&new.schedule)?;
+    loop {
+        let id = draw_id(Utc::now());
+        let inserted = diesel::insert_into(coupons::table)
             .values((
-                drops::coupon_id.eq(coupon.0),
-                drops::local_date.eq(drop.local_date),
-                drops::opens_at.eq(drop.opens_at.naive_utc()),
-                drops::closes_at.eq(drop.closes_at.map(|at| at.naive_utc())),
-                drops::quantity.eq(quantity),
+                coupons::id.eq(id),
+                coupons::name.eq(&new.name),
+                coupons::quantity.eq(new.quantity),
+                coupons::once_per.eq(new.once_per.as_str()),
+                coupons::waiting_list.eq(new.waiting_list),
+                coupons::schedule.eq(&schedule),
+                coupons::allow_rule.eq(new.allow.as_ref().map(ToString::to_string)),
             ))
             .execute(conn)
             .await;
         match inserted {
-            // Another process has created this drop in the meantime.
-            Err(error) if super::refusal(&error) == Some(super::Refusal::Duplicate) => {}
-            other => {
-                other?;
-            }
+            Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {}
+            other => return other.map(|_| id),
+        }
+    }
+}
+
+/// Inserts the drops that do not exist yet.
+async fn insert_drops(
+    conn: &mut Conn,
+    coupon: CouponId,
+    quantity: Slot,
+    schedule: &Schedule,
+    planned: &[PlannedDrop],
+) -> QueryResult<()> {
+    for drop in planned {
+        let mut attempt = 0;
+        while !insert_drop(conn, coupon, quantity, schedule, drop, attempt).await? {
+            attempt += 1;
         }
     }
     Ok(())
+}
+
+/// Inserts a drop, unless it exists. Returns `false` if its id belongs to a drop of another coupon.
+async fn insert_drop(
+    conn: &mut Conn,
+    coupon: CouponId,
+    quantity: Slot,
+    schedule: &Schedule,
+    drop: &PlannedDrop,
+    attempt: u32,
+) -> QueryResult<bool> {
+    let is_daily = matches!(schedule, Schedule::Daily { .. });
+    let id = drop_id(coupon, is_daily.then_some(drop.local_date), attempt).0;
+    let inserted = diesel::insert_into(drops::table)
+        .values((
+            drops::id.eq(id),
+            drops::coupon_id.eq(coupon.0),
+            drops::local_date.eq(drop.local_date),
+            drops::opens_at.eq(drop.opens_at.naive_utc()),
+            drops::closes_at.eq(drop.closes_at.map(|at| at.naive_utc())),
+            drops::quantity.eq(quantity),
+        ))
+        .execute(conn)
+        .await;
+    match inserted {
+        Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
+            // A locking read sees the other row even if it is newer than this transaction.
+            let taken = drops::table.find(id).select(drops::coupon_id).for_share();
+            let owner: Option<i64> = taken.first(conn).await.optional()?;
+            Ok(owner.is_none_or(|owner| owner == coupon.0))
+        }
+        other => other.map(|_| true),
+    }
 }
 
 pub(super) async fn coupon_with_drops(

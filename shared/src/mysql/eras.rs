@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{Datetime, Nullable};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
-use super::schema::{coupons, drops, known_admissions};
+use super::schema::{coupons, drops};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::CouponId;
 
@@ -109,21 +107,6 @@ async fn take(conn: &mut Conn, seen: &[SeenEra]) -> QueryResult<Vec<(CouponId, u
         taken.push((one.coupon, now));
     }
     for (era, ids) in raised {
-        // Redis may have lost users: their number is kept until a pass finds all of them. A join
-        // with `drops` would wait for rows that an operator has locked.
-        let unsealed: Vec<i64> = drops::table
-            .filter(drops::coupon_id.eq_any(&ids))
-            .filter(drops::sealed_at.is_null())
-            .select(drops::id)
-            .load(conn)
-            .await?;
-        let lost = known_admissions::table
-            .filter(known_admissions::drop_id.eq_any(unsealed))
-            .filter(known_admissions::lost_at.is_null());
-        diesel::update(lost)
-            .set(known_admissions::lost_at.eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")))
-            .execute(conn)
-            .await?;
         diesel::update(coupons::table.filter(coupons::id.eq_any(ids)))
             .set(coupons::era.eq(era))
             .execute(conn)

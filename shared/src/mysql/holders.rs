@@ -119,7 +119,7 @@ impl Db {
 async fn first_drop(conn: &mut Conn, which: HolderRange) -> QueryResult<Option<i64>> {
     let own = drops::table
         .filter(drops::coupon_id.eq(which.coupon.0))
-        .order(drops::id)
+        .order((drops::opens_at, drops::id))
         .select(drops::id);
     match (which.drop, which.after.0) {
         (Some(drop), _) => own
@@ -156,8 +156,8 @@ async fn rows_after(
 /// Finds the next drop that has a row.
 async fn next_drop(conn: &mut Conn, coupon: CouponId, after: i64) -> QueryResult<Option<i64>> {
     let found: Option<IdRow> = diesel::sql_query(
-        "SELECT d.id FROM drops d WHERE d.coupon_id = ? AND d.id > ? \
-         AND EXISTS (SELECT 1 FROM issued_coupons i WHERE i.drop_id = d.id) ORDER BY d.id LIMIT 1",
+        "SELECT d.id FROM drops a JOIN drops d ON d.coupon_id = ? AND (d.opens_at, d.id) > (a.opens_at, a.id) \
+         WHERE a.id = ? AND EXISTS (SELECT 1 FROM issued_coupons i WHERE i.drop_id = d.id) ORDER BY d.opens_at, d.id LIMIT 1",
     )
     .bind::<BigInt, _>(coupon.0)
     .bind::<BigInt, _>(after)

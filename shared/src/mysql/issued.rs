@@ -181,7 +181,7 @@ pub async fn of_people(
                     .eq(coupon.0)
                     .and(issued_coupons::user_id.eq_any(users)),
             )
-            .order((issued_coupons::drop_id, issued_coupons::slot))
+            .order((issued_coupons::claimed_at, issued_coupons::slot))
             .select(IssuedRow::as_select())
             .load(conn)
             .await;
@@ -192,7 +192,7 @@ pub async fn of_people(
         "SELECT i.drop_id, i.slot, i.coupon_id, i.user_id, i.code, i.claimed_at, i.issued_at, i.issued_by \
          FROM JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j \
          STRAIGHT_JOIN issued_coupons i FORCE INDEX (issued_coupons_one_each) \
-         ON i.coupon_id = ? AND i.user_id = j.user_id ORDER BY i.drop_id, i.slot",
+         ON i.coupon_id = ? AND i.user_id = j.user_id ORDER BY i.claimed_at, i.slot",
     )
     .bind::<Text, _>(super::json(&users)?)
     .bind::<BigInt, _>(coupon.0)

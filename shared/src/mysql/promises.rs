@@ -258,7 +258,7 @@ impl Db {
                 .filter(broken_promises::coupon_id.eq(coupon.0))
                 .filter(broken_promises::user_id.eq(user.as_str()))
                 .filter(broken_promises::mended_at.is_null())
-                .order(broken_promises::drop_id)
+                .order(broken_promises::created_at)
                 .select((broken_promises::drop_id, broken_promises::slot))
                 .load(conn)
                 .await?;

@@ -12,6 +12,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
 
 use super::catalogue::LISTED;
+use super::ids::draw_id;
 use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{drops, issued_coupons, revoked_coupons};
 use super::{Conn, Db, DbError, json};
@@ -91,6 +92,9 @@ impl NewRevocation {
 fn person_scope(once_per: OncePer, drop: i64) -> i64 {
     if once_per == OncePer::Drop { drop } else { 0 }
 }
+
+/// How often an id is drawn for a revocation. One in a million is taken if there is one a second.
+const ATTEMPTS: usize = 10;
 
 /// Maximum duration of a count of all revocations of some coupons.
 const LONGEST_COUNT: Duration = Duration::from_secs(60);
@@ -256,30 +260,7 @@ impl Db {
 
 async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
     let is_new = open_one(conn, new, false).await?.is_none();
-    // Redis compares the ids of a user's revocations, and a MySQL that has lost the highest id
-    // would assign it a second time.
-    let highest: Option<i64> = revoked_coupons::table
-        .select(max(revoked_coupons::id))
-        .first(conn)
-        .await?;
-    let number = (highest.unwrap_or(0) < new.after).then_some(new.after + 1);
-    diesel::sql_query(
-        "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id",
-    )
-    .bind::<Nullable<BigInt>, _>(number)
-    .bind::<BigInt, _>(new.coupon.0)
-    .bind::<BigInt, _>(new.drop.0)
-    .bind::<Nullable<Unsigned<diesel::sql_types::Integer>>, _>(new.slot)
-    .bind::<Text, _>(new.user.as_str())
-    .bind::<Text, _>(&new.reason)
-    .bind::<Text, _>(&new.by)
-    .bind::<Bool, _>(new.may_claim_again)
-    .execute(conn)
-    .await?;
-    let mut revocation = open_one(conn, new, true)
-        .await?
-        .ok_or(diesel::result::Error::NotFound)?;
+    let mut revocation = insert(conn, new).await?;
     move_row(conn, &mut revocation, new.scope()).await?;
     close_promises(conn, &revocation, new.scope()).await?;
     unseal(conn, revocation.drop_id).await?;
@@ -287,6 +268,39 @@ async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocati
         operator.did(conn, act(&revocation)).await?;
     }
     Ok(revocation)
+}
+
+/// Inserts the revocation, unless the user has an open one, and returns the open one.
+async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
+    for _ in 0..ATTEMPTS {
+        // Redis keeps the revocation with the highest id of each user.
+        let latest: Option<i64> = revoked_coupons::table
+            .filter(revoked_coupons::coupon_id.eq(new.coupon.0))
+            .filter(revoked_coupons::user_id.eq(new.user.as_str()))
+            .select(max(revoked_coupons::id))
+            .first(conn)
+            .await?;
+        let above = latest.unwrap_or(0).max(new.after) + 1;
+        diesel::sql_query(
+            "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id",
+        )
+        .bind::<BigInt, _>(draw_id(Utc::now()).max(above))
+        .bind::<BigInt, _>(new.coupon.0)
+        .bind::<BigInt, _>(new.drop.0)
+        .bind::<Nullable<Unsigned<diesel::sql_types::Integer>>, _>(new.slot)
+        .bind::<Text, _>(new.user.as_str())
+        .bind::<Text, _>(&new.reason)
+        .bind::<Text, _>(&new.by)
+        .bind::<Bool, _>(new.may_claim_again)
+        .execute(conn)
+        .await?;
+        // `None` means that another revocation has this id.
+        if let Some(open) = open_one(conn, new, true).await? {
+            return Ok(open);
+        }
+    }
+    Err(diesel::result::Error::NotFound)
 }
 
 /// Reads the open revocation in this scope.

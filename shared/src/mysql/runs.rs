@@ -406,10 +406,6 @@ const BY_AGE: &[(&str, Time)] = &[
         "held_back WHERE planned_at < {before} ORDER BY planned_at",
         |kept| kept.runs,
     ),
-    (
-        "known_admissions WHERE seen_at < {before} ORDER BY seen_at",
-        |kept| kept.runs,
-    ),
     ("ops_actions WHERE at < {before} ORDER BY at", |kept| {
         kept.runs
     }),

@@ -207,15 +207,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    known_admissions (drop_id) {
-        drop_id -> BigInt,
-        users -> Unsigned<BigInt>,
-        seen_at -> Datetime,
-        lost_at -> Nullable<Datetime>,
-    }
-}
-
-diesel::table! {
     held_back (drop_id) {
         drop_id -> BigInt,
         repairs -> Unsigned<Integer>,

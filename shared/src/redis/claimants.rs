@@ -220,14 +220,14 @@ impl Redis {
     ) -> Result<HashMap<UserId, Option<DropId>>, RedisError> {
         self.scan_claimants(coupon, |listed| {
             // As in `set_slots.lua`.
-            let is_number = |text: &str| {
-                (1..=15).contains(&text.len())
+            let is_number = |text: &str, digits: usize| {
+                (1..=digits).contains(&text.len())
                     && !text.starts_with('0')
                     && text.bytes().all(|byte| byte.is_ascii_digit())
             };
             let drop = listed
                 .split_once(':')
-                .filter(|(drop, slot)| is_number(drop) && is_number(slot))
+                .filter(|(drop, slot)| is_number(drop, 16) && is_number(slot, 15))
                 .and_then(|(drop, _)| drop.parse().ok())
                 .map(DropId);
             drop.is_none_or(|drop| !is_known(drop)).then_some(drop)

@@ -22,8 +22,6 @@
 //! | `fc:compared:{T}` | string | the same on one server of a cluster; `T`: its first hash slot |
 //! | `fc:ended:{S}` | string | operator's session ended early; expires with it |
 //! | `fc:wake` | set | coupons with waiting users that an operator changed |
-//! | `fc:given` | sorted set | members `coupon` and `drop`, score the highest assigned id |
-//! | `fc:given:{T}` | sorted set | the same on one server of a cluster |
 //!
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
 //!   `once_per`, `waiting_list` and `allow` (empty: everybody; `list`; `group:NAME`).
@@ -179,11 +177,6 @@ pub fn version(prefix: &str, coupon: CouponId) -> String {
 /// The key that names the server whose coupons were compared.
 pub fn compared(prefix: &str) -> String {
     format!("{prefix}:compared")
-}
-
-/// The highest ids assigned to coupons and drops.
-pub fn given(prefix: &str) -> String {
-    format!("{prefix}:given")
 }
 
 /// The key of an operator's session that was ended early.

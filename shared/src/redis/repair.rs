@@ -198,7 +198,6 @@ impl Redis {
         revision: u64,
         meta: &DropMeta,
     ) -> Result<Done<bool>, RedisError> {
-        self.note_numbers(keys.coupon, keys.drop).await?;
         let mut args = vec![revision.to_string(), fence.to_string()];
         args.extend(meta.fields());
         let (word, _) = self.settings("load", keys, args).await?;

@@ -36,21 +36,14 @@ pub enum FindingCase {
     SettingsDiffer,
     /// The allow list of the coupon differs between Redis and MySQL.
     AllowListDiffers,
-    /// MySQL has lost the row of a drop that other stores refer to.
-    DropLost,
     /// The error that made a run fail, as a finding.
     RunFailed(FailureCause),
     /// These partitions are read again from an earlier offset.
     ReadAgain(Vec<i32>),
-    /// A rebuilt drop: how many users were restored, and how many the last run before the loss had
-    /// found.
-    Rebuilt { back: u64, known: Option<u64> },
     /// The consumers' offsets do not advance although messages are waiting.
     ConsumerStands,
     /// A store's settings allow promises or codes to be lost.
     Unsafe(UnsafePart),
-    /// Number of users that a run had found before Redis lost data and that were not restored.
-    UsersMissing(u64),
 }
 
 /// A store of a drop's data.
@@ -93,13 +86,10 @@ impl FindingCase {
             }
             Self::RowsLocked => "rows locked",
             Self::ReadAgain(partitions) => return format!("read again {partitions:?}"),
-            Self::Rebuilt { .. } => "rebuilt",
             Self::ConsumerStands => "consumer stands",
             Self::Unsafe(UnsafePart::Redis) => "unsafe Redis",
             Self::Unsafe(UnsafePart::Topic) => "unsafe topic",
             Self::Unsafe(UnsafePart::CodeKey) => "unsafe key of codes",
-            Self::DropLost => "drop lost",
-            Self::UsersMissing(people) => return format!("users missing {people}"),
         };
         name.to_owned()
     }

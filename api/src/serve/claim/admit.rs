@@ -198,7 +198,7 @@ impl ClaimService {
             ClaimRefusal::SealedUnknown
         })?;
         let counts = |drop: i64| drop == sealed.id.0 || coupon.coupon.once_per == OncePer::Coupon;
-        if let Some(row) = rows.iter().rev().find(|row| counts(row.drop_id)) {
+        if let Some(row) = rows.iter().find(|row| counts(row.drop_id)) {
             return Ok(ClaimAnswer::AlreadyClaimed {
                 drop_id: DropId(row.drop_id),
                 slot: row.slot,

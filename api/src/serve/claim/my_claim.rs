@@ -260,7 +260,6 @@ fn judge(
     if let Some(row) = record
         .iter()
         .flat_map(|r| &r.rows)
-        .rev()
         .find(|row| counts(DropId(row.drop_id)))
     {
         return Some(MyClaim {

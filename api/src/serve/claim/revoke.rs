@@ -260,7 +260,7 @@ fn held<'a>(
     if let Some(open) = earlier.filter(|one| one.again_from.is_none()) {
         return Ok(Held::Revoked(open));
     }
-    if let Some(row) = record.rows.iter().rev().find(|row| counts(row.drop_id)) {
+    if let Some(row) = record.rows.iter().find(|row| counts(row.drop_id)) {
         return Ok(Held::Claim(DropId(row.drop_id), Some(row.slot)));
     }
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
-use firstcome_shared::domain::{DropId, OncePer};
+use firstcome_shared::domain::OncePer;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::headers::{GivenTwice, only_value};
 use firstcome_shared::http::problem::Code;
@@ -18,7 +18,6 @@ use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::idempotency::{EarlierRequest, IdempotencyKey};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::gate::CouponGate;
-use firstcome_shared::redis::given::GivenNumbers;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::schedule::Schedule;
 use serde::{Deserialize, Serialize};
@@ -147,13 +146,8 @@ async fn make_once(
     let now = services.now().await;
     let Some(key) = key else {
         let new = body.check(now, Some(&services.identity))?;
-        let before = ask_redis(services).await;
-        let made = async {
-            db.skip_numbers(before).await?;
-            db.create_coupon(new, now, by).await
-        };
-        return match made.await {
-            Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, before.is_some()).await),
+        return match db.create_coupon(new, now, by).await {
+            Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
             Err(error) => Err(mysql_unavailable(
                 &error,
                 "look at the list of coupons before you try again",
@@ -169,14 +163,12 @@ async fn make_once(
         return repeated(services, earlier).await;
     }
     let new = body.check(now, Some(&services.identity))?;
-    let before = ask_redis(services).await;
-    db.skip_numbers(before).await.map_err(away)?;
     match db
         .create_coupon_once(key, new, now, by)
         .await
         .map_err(away)?
     {
-        Ok((coupon, drops)) => Ok(see_to(services, coupon, drops, before.is_some()).await),
+        Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
         Err(earlier) => repeated(services, earlier).await,
     }
 }
@@ -194,39 +186,16 @@ async fn repeated(
     }
 }
 
-/// Reads the highest coupon and drop IDs that Redis has recorded, so that MySQL does not reuse the
-/// IDs of rows that MySQL has lost. `None` if Redis is unavailable.
-async fn ask_redis(services: &Services) -> Option<GivenNumbers> {
-    match services.redis.given_numbers().await {
-        Ok(given) => Some(given),
-        Err(error) => {
-            tracing::warn!(%error, "could not read the used IDs from Redis: many IDs are skipped");
-            None
-        }
-    }
-}
-
 /// Writes a new coupon to Redis and to this process's catalogue.
-async fn see_to(
-    services: &Services,
-    coupon: Coupon,
-    drops: Vec<Drop>,
-    redis_answers: bool,
-) -> Arc<CouponWithDrops> {
+async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>) -> Arc<CouponWithDrops> {
     tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was created");
-    if redis_answers {
-        let newest = drops.iter().map(|drop| drop.id).max().unwrap_or(DropId(0));
-        if let Err(error) = services.redis.note_numbers(coupon.id, newest).await {
-            tracing::warn!(%error, coupon = %coupon.id, "the IDs of a new coupon are not in Redis yet");
-        }
-        if coupon.allow == Some(Allow::List) {
-            // Write the list even if it is empty: while the list is missing from Redis, no claim
-            // gets `not_allowed`.
-            super::allow_list::write(services, coupon.id).await;
-        }
-        if let Err(error) = load(services, &coupon, &drops).await {
-            tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not in Redis yet; the reconciler writes it");
-        }
+    if coupon.allow == Some(Allow::List) {
+        // Write the list even if it is empty: while the list is missing from Redis, no claim gets
+        // `not_allowed`.
+        super::allow_list::write(services, coupon.id).await;
+    }
+    if let Err(error) = load(services, &coupon, &drops).await {
+        tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not in Redis yet; the reconciler writes it");
     }
     // The client may request the coupon from this process next. Other processes look it up.
     let seen = services.catalogue.reread(coupon.id).await;

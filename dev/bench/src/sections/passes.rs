@@ -306,19 +306,20 @@ async fn asked(
 /// Creates drops that are over and verified, as the reconciler leaves them, but without rows.
 async fn seal_many(installation: &Installation, count: u32) -> Result<()> {
     let mut conn = installation.mysql().await?;
-    conn.query_drop("INSERT INTO coupons (name, quantity, once_per) VALUES ('Over', 100, 'drop')")
-        .await?;
-    let coupon = conn.last_insert_id().context("no id")?;
+    let coupon =
+        "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'Over', 100, 'drop')";
+    conn.query_drop(coupon).await?;
     let values: Vec<String> = (0..count)
         .map(|day| {
             let opens = format!("UTC_TIMESTAMP(3) - INTERVAL {} DAY", day + 2);
             format!(
-                "({coupon}, CURDATE() - INTERVAL {} DAY, {opens}, {opens} + INTERVAL 1 HOUR, 100, UTC_TIMESTAMP(3), 0)",
+                "({day} + 1, 1, CURDATE() - INTERVAL {} DAY, {opens}, {opens} + INTERVAL 1 HOUR, 100, UTC_TIMESTAMP(3), 0)",
                 day + 2
             )
         })
         .collect();
-    let columns = "coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
+    let columns =
+        "id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
     conn.query_drop(format!(
         "INSERT INTO drops ({columns}) VALUES {}",
         values.join(",")

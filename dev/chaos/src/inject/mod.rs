@@ -108,8 +108,6 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::MemberLost { key } => pieces::lose_member(system, *key).await,
         Fault::RowLost => pieces::lose_row(system).await,
         Fault::OldRows { age_ms } => pieces::restore_rows(system, *age_ms).await,
-        Fault::DropLost => pieces::lose_of_drop(system, "drops WHERE id =").await,
-        Fault::LimitsLost => pieces::lose_of_drop(system, "slot_limits WHERE drop_id =").await,
         Fault::PositionsMoved { by } => pasted::move_positions(system, *by).await,
         Fault::Pasted { command } => pasted::run(system, *command).await,
         Fault::BlindConfirm => Ok(operators::confirm(system).await),

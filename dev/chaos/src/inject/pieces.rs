@@ -86,21 +86,6 @@ pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Resul
     Ok(Effect::now(took, format!("the rows above slot {kept}")))
 }
 
-/// Deletes a drop's rows of a table without checking references, as a restore of a single table
-/// does. `rows` are a table and a condition that ends before the ID of the drop.
-pub(super) async fn lose_of_drop(system: &SystemUnderTest, rows: &str) -> Result<Effect> {
-    let Some(coupon) = system.coupons().first() else {
-        return Ok(Effect::now(false, "no coupon"));
-    };
-    let delete = format!(
-        "SET FOREIGN_KEY_CHECKS = 0; DELETE FROM {rows} {}; SET FOREIGN_KEY_CHECKS = 1",
-        coupon.drop
-    );
-    // Another fault may affect MySQL at this moment.
-    let deleted = system.world.sql.rows(&delete).await;
-    Ok(Effect::now(deleted.is_ok(), rows))
-}
-
 /// Copies keys with `DUMP` and restores them with `RESTORE` after `age_ms`.
 pub(super) async fn restore_keys(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;

@@ -257,7 +257,10 @@ async fn find(db: &Db, coupon: Option<i64>, drop: Option<i64>) -> Result<(Coupon
                     .filter(drops::opens_at.le(chrono::Utc::now().naive_utc()))
                     .filter(drops::sealed_at.is_null()),
             };
-            let newest_first: Vec<(i64, i64)> = query.order(drops::id.desc()).load(conn).await?;
+            let newest_first: Vec<(i64, i64)> = query
+                .order((drops::opens_at.desc(), drops::created_at.desc()))
+                .load(conn)
+                .await?;
             for found in &newest_first {
                 let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq(found.0));
                 if rows

@@ -58,11 +58,7 @@ async fn a_spoiled_drop_is_never_reported_as_exact() {
         .query("CREATE TABLE kept AS SELECT * FROM issued_coupons")
         .await;
     world.sql.query("DROP TRIGGER issued_coupons_insert").await;
-    world
-        .sql
-        .query("DROP TRIGGER issued_coupons_limit_update")
-        .await;
-    let guards = "DROP CHECK issued_coupons_within, DROP FOREIGN KEY issued_coupons_limit";
+    let guards = "DROP CHECK issued_coupons_slot, DROP FOREIGN KEY issued_coupons_limit";
     world
         .sql
         .query(&format!("ALTER TABLE issued_coupons {guards}"))

@@ -365,13 +365,11 @@ fn summary_of_a_single_finding_outside_drops_names_its_place() {
         case,
         ..Finding::general(Kind::Unissued, ActionKind::Report, detail)
     };
-    let torn = "the row of drop 7 has a lower quantity than its limit";
+    let torn = "drops of this coupon cannot be created";
     assert_eq!(
         summary(of_drop(FindingCase::Plain, torn)),
         format!("drop 7 of coupon 3: {torn}")
     );
-    let lost = "MySQL has lost drop 7 of coupon 3: Redis does not have its settings";
-    assert_eq!(summary(of_drop(FindingCase::DropLost, lost)), lost);
     let list = Finding {
         coupon_id: Some(CouponId(3)),
         case: FindingCase::AllowListDiffers,

@@ -187,66 +187,23 @@ fn of_no_drop(findings: Vec<Finding>) -> Rendered {
     })
 }
 
-/// Returns a finding about a drop that MySQL has lost or has damaged.
-fn damaged(drop: i64, case: FindingCase, detail: &str) -> Finding {
-    Finding {
-        coupon_id: Some(CouponId(3)),
-        drop_id: Some(DropId(drop)),
+#[test]
+fn mail_about_drops_that_cannot_be_created_names_coupons_reason_and_section() {
+    let detail = "drops of this coupon cannot be created: MySQL refuses a row";
+    let refused = |coupon| Finding {
+        coupon_id: Some(CouponId(coupon)),
         result: Outcome::Failed,
-        case,
         ..Finding::general(Kind::Unissued, ActionKind::Report, detail)
-    }
-}
-
-#[test]
-fn mail_about_lost_drops_names_each_with_its_coupon_and_the_reason() {
-    let lost = |drop: i64| {
-        let detail = format!(
-            "MySQL has lost drop {drop} of coupon 3: {} rows of it are there, and Redis does not have its settings",
-            drop * 10
-        );
-        damaged(drop, FindingCase::DropLost, &detail)
     };
-    let mail = of_no_drop(vec![lost(7)]);
-    keep("drop_lost", &mail);
-    assert_eq!(
-        mail.subject,
-        "[firstcome] action needed: MySQL has lost drop 7 of coupon 3: 70 rows of it are there, and Redis does not have its settings"
-    );
-
-    let both = of_no_drop(vec![lost(7), lost(9)]);
-    let text = flat(&both);
-    for detail in [lost(7).detail, lost(9).detail] {
-        assert!(text.contains(&detail), "{text}");
-    }
-    assert!(
-        both.subject.ends_with("MySQL has lost 2 drops"),
-        "{}",
-        both.subject
-    );
-}
-
-#[test]
-fn mail_about_torn_drops_names_them_with_the_reason_and_the_section() {
-    let torn = |drop: i64| {
-        let detail = format!(
-            "the row of drop {drop} in `drops` has a lower quantity than its limit 20 in `slot_limits`: one of the tables was \
-             restored alone"
-        );
-        damaged(drop, FindingCase::Plain, &detail)
-    };
-    let text = flat(&of_no_drop(vec![torn(7)]));
-    for part in [
-        &format!("Drop 7 of coupon 3: {}.", torn(7).detail),
-        "section “unissued”",
-    ] {
+    let text = flat(&of_no_drop(vec![refused(3)]));
+    for part in [&format!("Coupon 3: {detail}."), "section “unissued”"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let text = flat(&of_no_drop(vec![torn(7), torn(9)]));
+    let text = flat(&of_no_drop(vec![refused(3), refused(4)]));
     for part in [
         "2 drops or coupons with incomplete data in MySQL could not be repaired",
-        &format!("{} (drop 7 of coupon 3)", torn(7).detail),
-        &format!("{} (drop 9 of coupon 3)", torn(9).detail),
+        &format!("{detail} (coupon 3)"),
+        &format!("{detail} (coupon 4)"),
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -349,59 +306,6 @@ fn repairs_that_are_not_listed_count_in_every_part_of_a_mail() {
     assert!(
         text.contains("Lunch, drop 7 100 100 20,001"),
         "in the table of drops: {text}"
-    );
-}
-
-#[test]
-fn rebuild_that_restores_fewer_users_needs_action_and_is_no_success() {
-    let rebuilt = |known| {
-        let finding = general(
-            Kind::RedisLost,
-            ActionKind::Rebuild,
-            Outcome::Applied,
-            "Redis does not have this drop",
-        );
-        cased(FindingCase::Rebuilt { back: 0, known }, finding)
-    };
-    let detail = "Redis lost data, and 0 of the 20 users whom a pass at 15:31 UTC on 2026-12-01 knew are back: 20 are missing";
-    let missing = Finding::general(Kind::RedisLost, ActionKind::Report, detail);
-    let missing = cased(FindingCase::UsersMissing(20), missing);
-    let lost = one(Status::Drift, vec![rebuilt(Some(20)), missing]);
-    let mail = of_one(&lost);
-    keep("users_missing", &mail);
-    assert_eq!(
-        (mail.kind, flat(&mail).contains("promise is kept")),
-        ("action", false)
-    );
-    assert!(
-        mail.subject
-            .contains("20 people are not back after a loss of Redis"),
-        "{}",
-        mail.subject
-    );
-
-    let unknown = flat(&of_one(&one(Status::Repaired, vec![rebuilt(None)])));
-    assert!(
-        unknown.contains("so it was not compared") && !unknown.contains("Nothing needs to be done"),
-        "{unknown}"
-    );
-}
-
-#[test]
-fn loss_of_users_fires_until_they_are_restored_or_it_is_accepted() {
-    let missing = Finding::general(Kind::RedisLost, ActionKind::Report, "20 are missing");
-    let missing = cased(FindingCase::UsersMissing(20), missing);
-    let lost = one(Status::Drift, vec![missing]);
-    let after = one(Status::Clean, Vec::new());
-    let over = mail(&[(at(1), &lost), (at(31), &after)], &[], &linked()).expect("it is over");
-    assert_eq!(over.kind, "resolved");
-    let again = Run {
-        run_id: "0193a1f2-again".to_owned(),
-        ..lost.clone()
-    };
-    assert!(
-        mail(&[(at(1), &lost), (at(31), &again)], &[], &linked()).is_none(),
-        "the same news"
     );
 }
 

@@ -46,13 +46,6 @@ fn only_a_complete_pass_says_that_all_users_are_restored() {
         Outcome::Applied,
         "97 people put back",
     );
-    let rebuilt = cased(
-        FindingCase::Rebuilt {
-            back: 97,
-            known: Some(97),
-        },
-        rebuilt,
-    );
     let whole = run(
         "ac",
         Status::Repaired,

@@ -45,7 +45,7 @@ local function forget_claimant(user) count_fields(KEYS[11], 'claimants', -redis.
 -- The drop that a claimant's entry names, if it has the form of one.
 local function drop_of(claim)
     local of, slot = string.match(claim, '^([1-9]%d*):([1-9]%d*)$')
-    return of and #slot <= 15 and number_in(of)
+    return of and #of <= 16 and #slot <= 15 and of
 end
 
 local function leave(slot)
@@ -110,7 +110,7 @@ local function set_none(user, current, front)
         if per_coupon and claim then return 'same' end
         local ban, ended = ban_of(user)
         if ban and not ended then return 'revoked' end
-    elseif claim and (drop_of(claim) or tonumber(drop)) == tonumber(drop) then
+    elseif claim and (drop_of(claim) or drop) == drop then
         forget_claimant(user)
     end
     -- Places the user before all others: arrival numbers are below 2^40.

@@ -44,8 +44,8 @@ impl Injector {
         for (slot, user) in &people {
             let (coupon, drop) = self.target();
             let sql = format!(
-                "INSERT INTO revoked_coupons (coupon_id, drop_id, slot, user_id, reason, revoked_by) \
-                 VALUES ({coupon}, {drop}, {slot}, ?, 'drift', 'drift')"
+                "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by) \
+                 SELECT COALESCE(MAX(id), 0) + 1, {coupon}, {drop}, {slot}, ?, 'drift', 'drift' FROM revoked_coupons"
             );
             let name = user.as_str().to_owned();
             let insert = async move |conn: &mut firstcome_shared::mysql::Conn| {

@@ -56,7 +56,7 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
     assert_eq!(api.me(coupon.id, "next").await["status"], "issued");
 
     // Another drop has opened since, so the API does not have this one in memory.
-    let later = "INSERT INTO drops (coupon_id, opens_at, quantity) SELECT id, UTC_TIMESTAMP(3), 4 FROM coupons";
+    let later = "INSERT INTO drops (id, coupon_id, opens_at, quantity) SELECT id, id, UTC_TIMESTAMP(3), 4 FROM coupons";
     world.sql.query(later).await;
     eventually("the API knows the later drop", LIMIT, async || {
         api.coupon(coupon.id).await["current_drop"]["id"]

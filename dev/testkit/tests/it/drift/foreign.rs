@@ -234,15 +234,14 @@ async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
         (0, true, true),
     ];
     let mut drops = Vec::new();
-    for (number, (sealed_rows, has_them, of_message)) in cases.into_iter().enumerate() {
-        let drop = format!(
-            "INSERT INTO drops (coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)
-             VALUES ({}, '2026-01-01', '2026-01-02', 1, '2026-01-03', {sealed_rows})",
+    for (drop, (sealed_rows, has_them, of_message)) in (1..).zip(cases) {
+        let insert = format!(
+            "INSERT INTO drops (id, coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)
+             VALUES ({drop}, {}, '2026-01-01', '2026-01-02', 1, '2026-01-03', {sealed_rows})",
             coupon.id
         );
-        world.sql.query(&drop).await;
-        drops.push(world.sql.number("SELECT MAX(id) FROM drops").await);
-        let drop = drops[number];
+        world.sql.query(&insert).await;
+        drops.push(drop);
         if sealed_rows == 1 && has_them {
             let columns =
                 "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
@@ -255,7 +254,7 @@ async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
         let partition = if of_message { "0" } else { "NULL" };
         let letter = format!(
             "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, source_partition)
-             VALUES ({}, {drop}, 1, 'late-{number}', 'by hand', {partition})",
+             VALUES ({}, {drop}, 1, 'late-{drop}', 'by hand', {partition})",
             coupon.id,
         );
         world.sql.query(&letter).await;

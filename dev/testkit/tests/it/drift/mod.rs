@@ -8,7 +8,7 @@ mod explain;
 mod flight;
 mod foreign;
 mod forged;
-pub(crate) mod gone_back;
+mod gone_back;
 pub(crate) mod kinds;
 mod left;
 mod locked;

@@ -116,7 +116,10 @@ async fn a_winner_of_a_sealed_day_forgotten_by_redis_cannot_win_the_next() {
             "{user}: {promised:?}"
         );
     }
-    let next = world.sql.number("SELECT MAX(id) FROM drops").await;
+    let next = world
+        .sql
+        .number("SELECT id FROM drops ORDER BY opens_at DESC LIMIT 1")
+        .await;
     all_issued(world, next, 2).await;
     assert_eq!(world.pass().await.status, Status::Clean);
 }
@@ -238,7 +241,10 @@ async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
     let api = &fixture.api;
     let world = &fixture.world;
     let (coupon, _) = fixture.held_of(&two_days(), 1).await;
-    let first = world.sql.number("SELECT MIN(id) FROM drops").await;
+    let first = world
+        .sql
+        .number("SELECT id FROM drops ORDER BY opens_at LIMIT 1")
+        .await;
     until_sealed(&fixture, &coupon).await;
     open_next_day(world).await;
     world.pass().await;
@@ -257,10 +263,10 @@ async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
     let statement = "DELETE FROM issued_coupons WHERE user_id = 'w-gone'";
     world.sql.query(statement).await;
     let values = format!(
-        "{}, {first}, 'w-gone', 'given back', 'w-gone', 0",
+        "1, {}, {first}, 'w-gone', 'given back', 'w-gone', 0",
         coupon.id
     );
-    let columns = "coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again";
+    let columns = "id, coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again";
     let statement = format!("INSERT INTO revoked_coupons ({columns}) VALUES ({values})");
     world.sql.query(&statement).await;
     let run = world.pass().await;

@@ -64,8 +64,8 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
     world.sql.query(statement).await;
     // This revocation has ended: the user claimed again afterwards.
     let revocation = "INSERT INTO revoked_coupons \
-                      (drop_id, coupon_id, user_id, reason, revoked_by, may_claim_again, again_from) VALUES";
-    let statement = format!("{revocation} ({of_person}, 'u-3', TRUE, '2026-01-01')");
+                      (id, drop_id, coupon_id, user_id, reason, revoked_by, may_claim_again, again_from) VALUES";
+    let statement = format!("{revocation} (1, {of_person}, 'u-3', TRUE, '2026-01-01')");
     world.sql.query(&statement).await;
     let finding = "INSERT INTO reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result, content, trace_id) VALUES";
     let statement =
@@ -158,17 +158,15 @@ async fn users_of_old_drops_are_erased() {
     body["once_per"] = json!("drop");
     let daily = api.create_coupon(&body).await;
     let day = "UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
-    let columns = "coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
+    let columns =
+        "id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
     let values = format!(
-        "{}, DATE({day}), {day}, {day} + INTERVAL 1 HOUR, 5, {day} + INTERVAL 2 HOUR, 1",
+        "1, {}, DATE({day}), {day}, {day} + INTERVAL 1 HOUR, 5, {day} + INTERVAL 2 HOUR, 1",
         daily.id
     );
     let statement = format!("INSERT INTO drops ({columns}) VALUES ({values})");
     world.sql.query(&statement).await;
-    let held = format!(
-        "SELECT MAX(id), 1, {0}, 'u-1', 'consumer' FROM drops WHERE coupon_id = {0}",
-        daily.id
-    );
+    let held = format!("VALUES (1, 1, {}, 'u-1', 'consumer')", daily.id);
     let statement =
         format!("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) {held}");
     world.sql.query(&statement).await;
@@ -199,8 +197,8 @@ async fn users_of_old_drops_are_erased() {
 
     // An earlier release erased the user of this revocation but kept the code, which is computed
     // from the user ID.
-    let revocation = "INSERT INTO revoked_coupons (drop_id, coupon_id, slot, user_id, code, reason, revoked_by) \
-                      SELECT MIN(id), coupon_id, 2, 'erased-00000000000000000000', 'OLD1', 'erased', 'erased' FROM drops";
+    let revocation = "INSERT INTO revoked_coupons (id, drop_id, coupon_id, slot, user_id, code, reason, revoked_by) \
+                      SELECT 2, MIN(id), coupon_id, 2, 'erased-00000000000000000000', 'OLD1', 'erased', 'erased' FROM drops";
     let statement = format!(
         "{revocation} WHERE coupon_id = {} AND sealed_at IS NOT NULL GROUP BY coupon_id",
         daily.id

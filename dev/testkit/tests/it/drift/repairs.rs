@@ -3,11 +3,9 @@
 use firstcome_reconciler::report::{Kind, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, WorldStores, all_issued, assert_clean, assert_exact, given_out, kinds,
-    open_world, people, rush,
+    Answer, Fixture, LIMIT, WorldStores, all_issued, assert_exact, given_out, kinds, open_world,
+    people, rush,
 };
-
-use crate::drift::support::{lose_rows, pass_ends};
 
 #[tokio::test]
 async fn a_rewritten_row_has_the_code_that_its_user_was_shown() {
@@ -152,37 +150,4 @@ async fn an_open_foreign_transaction_hides_no_claims() {
     all_issued(&world, coupon.drop, 13).await;
     assert_exact(&world, &coupon, 13, &answers).await;
     foreign.abort().await;
-}
-
-#[tokio::test]
-async fn users_missing_after_a_loss_are_reported_until_the_loss_is_accepted() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = WorldStores::shared().await.with_redis(&redis);
-    let fixture = Fixture::on(stores, "not-back").await;
-    let world = &fixture.world;
-    let (coupon, _) = fixture.held("Lost", 20, 20).await;
-    assert_clean(&world.pass().await, &coupon);
-    // Redis and MySQL lose the same three users.
-    lose_rows(world, &coupon, "<= 3").await;
-    world.redis.command::<()>(&["FLUSHALL"]).await;
-    // Each pass is a separate process; the first one rebuilds the drop.
-    for attempt in ["the rebuild", "the next pass", "the one after"] {
-        let run = world.once_with(&[], &[]).await.run();
-        assert_eq!(run.status, Status::Drift, "{attempt}: {run:#?}");
-        let told = run.drops[0]
-            .findings
-            .iter()
-            .filter(|finding| finding.detail.ends_with("3 are missing"))
-            .count();
-        assert!(told == 1 && !run.drops[0].exact, "{attempt}: {run:#?}");
-    }
-    let alert = "SELECT status FROM alerts WHERE kind = 'redis_lost' AND drop_id IS NOT NULL";
-    assert_eq!(world.sql.query(alert).await, [["firing"]]);
-    let statement = format!(
-        "UPDATE known_admissions SET lost_at = NULL WHERE drop_id = {}",
-        coupon.drop
-    );
-    world.sql.query(&statement).await;
-    pass_ends(world, &[], (0, Status::Clean)).await;
-    assert_eq!(world.sql.query(alert).await, [["resolved"]]);
 }

@@ -49,11 +49,10 @@ pub(crate) struct Everything {
 /// Reads keys with their types, values and times to live, the rows of all tables, the group's
 /// offsets and the end offsets of the topic.
 pub(crate) async fn everything(world: &World) -> Everything {
-    const OF_PASSES: [&str; 9] = [
+    const OF_PASSES: [&str; 8] = [
         "reconcile_runs",
         "reconcile_findings",
         "held_back",
-        "known_admissions",
         "alerts",
         "mail_outbox",
         "reconciler_state",

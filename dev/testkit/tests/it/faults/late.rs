@@ -76,7 +76,10 @@ async fn a_coupon_created_before_a_loss_is_not_opened_after_it_by_its_creator() 
     hold_up_after(&world, &proxy, "SELECT COUNT(*) FROM coupons", 2).await;
 
     // Other processes do not wait for the stalled request.
-    let id = world.sql.number("SELECT MAX(id) FROM coupons").await;
+    let id = world
+        .sql
+        .number("SELECT id FROM coupons WHERE name = 'Late'")
+        .await;
     pass(&world, &["--coupon", &id.to_string()]).await;
     let first = api.claim(id, "u-1").await;
     let (drop, slot) = first.promised().unwrap();

@@ -4,11 +4,7 @@
 use std::collections::BTreeSet;
 
 use firstcome_stack::{RedisCluster, RedisOptions, RedisSentinels, RedisServer};
-use firstcome_testkit::{
-    ApiClient, Fixture, MadeCoupon, PrefixedKeys, World, WorldStores, people, rush,
-};
-
-use crate::drift::gone_back::mysql_loses;
+use firstcome_testkit::{ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores, people, rush};
 
 use super::waves::{Waves, impatient, until_promised};
 use crate::start_up::{PROCESSES, refuses};
@@ -175,39 +171,6 @@ async fn processes_leave_a_dead_or_frozen_master_for_the_promoted_one() {
             group.wait_until_whole().await.unwrap();
         })
         .await;
-}
-
-/// Each server records the highest IDs of its coupons. A pass writes the highest ID overall to each
-/// server.
-#[tokio::test]
-async fn ids_lost_by_mysql_are_recorded_on_every_primary() {
-    let cluster = cluster().await;
-    let fixture = Fixture::of(in_cluster(&cluster, "numbers").await).await;
-    let world = &fixture.world;
-    let api = &fixture.api;
-    let mut lost = api.open_coupon(40).await;
-    for _ in 0..2 {
-        lost = elsewhere(&cluster, world, api, &lost).await;
-        mysql_loses(world, &[&lost]).await;
-        let next = api.open_coupon(40).await;
-        assert!(
-            next.id > lost.id && next.drop > lost.drop,
-            "{next:?} after {lost:?}"
-        );
-        lost = next;
-    }
-    let once = world.once_with(&[], &[]).await;
-    assert!(once.code <= 1, "{}", once.log);
-    let emptied = cluster.primary_of(&key(world, &lost)).await.unwrap();
-    PrefixedKeys::new(&emptied.url(), "")
-        .command::<()>(&["FLUSHALL"])
-        .await;
-    mysql_loses(world, &[&lost]).await;
-    let next = api.open_coupon(40).await;
-    assert!(
-        next.id > lost.id && next.drop > lost.drop,
-        "{next:?} after {lost:?}"
-    );
 }
 
 #[tokio::test]

@@ -17,18 +17,20 @@ pub(super) async fn fill(world: &World, coupons: u32) {
         "1000 + i, CONCAT('c ', i), 100, 'drop'",
     )
     .await;
-    let sealed = "INSERT INTO drops (coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows)";
+    let sealed = "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows)";
     for day in 1..=10 {
         let date = format!("'2026-01-{day:02}'");
-        let values = format!("1000 + i, {date}, {date}, {date} + INTERVAL 1 HOUR, 100, {date}, 0");
+        let values = format!(
+            "20 * i + {day}, 1000 + i, {date}, {date}, {date} + INTERVAL 1 HOUR, 100, {date}, 0"
+        );
         insert(world, coupons, sealed, &values).await;
     }
-    let open = "INSERT INTO drops (coupon_id, local_date, opens_at, quantity)";
+    let open = "INSERT INTO drops (id, coupon_id, local_date, opens_at, quantity)";
     insert(
         world,
         coupons / 100,
         open,
-        "1000 + i, '2026-02-01', '2026-02-01', 100",
+        "20 * i + 11, 1000 + i, '2026-02-01', '2026-02-01', 100",
     )
     .await;
 }

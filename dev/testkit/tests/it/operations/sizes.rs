@@ -34,8 +34,8 @@ async fn processes_start_and_a_pass_is_clean_with_66_000_finished_coupons() {
     insert(
         &world,
         66_000,
-        "INSERT INTO drops (coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)",
-        "1000 + i, '2026-01-01', '2026-01-02', 1, '2026-01-03', 0",
+        "INSERT INTO drops (id, coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)",
+        "1000 + i, 1000 + i, '2026-01-01', '2026-01-02', 1, '2026-01-03', 0",
     )
     .await;
     let once = world.once_with(&["--deep"], &[]).await;

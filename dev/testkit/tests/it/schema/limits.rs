@@ -244,7 +244,7 @@ async fn once_per_cannot_change_and_has_two_values() {
     let world = world("once-per").await;
     let changed = "UPDATE coupons SET once_per = 'drop' WHERE id = 1";
     refuses(&world, SIGNAL, changed).await;
-    let unknown = "INSERT INTO coupons (name, quantity, once_per) VALUES ('x', 1, 'day')";
+    let unknown = "INSERT INTO coupons (id, name, quantity, once_per) VALUES (9, 'x', 1, 'day')";
     refuses(&world, CHECK, unknown).await;
     let statement = "UPDATE coupons SET once_per = 'coupon', name = 'renamed' WHERE id = 1";
     world.sql.query(statement).await;
@@ -253,10 +253,12 @@ async fn once_per_cannot_change_and_has_two_values() {
 #[tokio::test]
 async fn a_coupon_has_one_drop_per_day_whose_window_ends_after_it_begins() {
     let world = world("days").await;
-    let day = "INSERT INTO drops (coupon_id, local_date, opens_at, closes_at, quantity) VALUES (1, '2026-02-01', ";
-    let statement = format!("{day} '2026-02-01 06:00', '2026-02-01 07:00', 3)");
+    let drops = "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity)";
+    let day =
+        |id: i64, window: &str| format!("{drops} VALUES ({id}, 1, '2026-02-01', {window}, 3)");
+    let statement = day(8, "'2026-02-01 06:00', '2026-02-01 07:00'");
     world.sql.query(&statement).await;
-    let again = format!("{day} '2026-02-01 08:00', '2026-02-01 09:00', 3)");
+    let again = day(9, "'2026-02-01 08:00', '2026-02-01 09:00'");
     refuses(&world, DUPLICATE, &again).await;
     let backwards = "UPDATE drops SET closes_at = opens_at WHERE local_date = '2026-02-01'";
     refuses(&world, CHECK, backwards).await;
@@ -268,7 +270,7 @@ async fn a_manual_row_waits_for_a_revocation_in_progress() {
     let mut older = HeldTransaction::begin(&world.sql).await;
     older.run("SELECT COUNT(*) FROM revoked_coupons").await;
     let mut revoking = HeldTransaction::begin(&world.sql).await;
-    let revoked = "INSERT INTO revoked_coupons (coupon_id, drop_id, user_id, reason, revoked_by) VALUES (1, 1, 'u', '', '')";
+    let revoked = "INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, reason, revoked_by) VALUES (1, 1, 1, 'u', '', '')";
     revoking.run(revoked).await;
     let inserting = async { older.try_run(&row(1, 1, 1, "u")).await };
     let committing = async {

@@ -192,7 +192,7 @@ async fn errors_are_distinguished_in_any_server_language() {
     let world = World::on(WorldStores::shared().await.with_mysql(server), "language").await;
     world.sql.query("SET GLOBAL lc_messages = 'de_DE'").await;
     let german = world.sql.refusal(
-        "INSERT INTO coupons (name, quantity, once_per) VALUES (REPEAT('x', 300), 1, 'drop')",
+        "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, REPEAT('x', 300), 1, 'drop')",
     );
     assert!(
         german.await.message.contains("zu lang"),
@@ -200,12 +200,12 @@ async fn errors_are_distinguished_in_any_server_language() {
     );
     let db = pool_of_one(&world);
     for bad in [
-        "(REPEAT('x', 300), 1, 'drop')",
-        "('x', -1, 'drop')",
-        "('x', 'many', 'drop')",
-        "('x', 0, 'drop')",
+        "REPEAT('x', 300), 1, 'drop'",
+        "'x', -1, 'drop'",
+        "'x', 'many', 'drop'",
+        "'x', 0, 'drop'",
     ] {
-        let sql = format!("INSERT INTO coupons (name, quantity, once_per) VALUES {bad}");
+        let sql = format!("INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, {bad})");
         let refused = db
             .run("bad data", async move |conn| conn.batch_execute(&sql).await)
             .await

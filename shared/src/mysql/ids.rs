@@ -1,0 +1,81 @@
+//! Ids that MySQL does not assign (docs/decisions/0026-mysql-gone-back.md). A restored MySQL, or one
+//! that failed over, would assign some ids twice, while Redis and the topic still hold claims of the
+//! coupons that had them. All ids are positive and below 2^53, which JSON and Lua represent exactly.
+//! They say nothing about order; drops are ordered by `opens_at`.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use rand::RngExt as _;
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::{CouponId, DropId};
+
+/// Draws the id of a coupon or revocation: seconds since 1970, followed by 20 random bits. The
+/// primary key refuses an id that is taken; then draw again. Reuse of an id that MySQL has lost needs
+/// the same second again, so a clock that was set back.
+pub(super) fn draw_id(now: DateTime<Utc>) -> i64 {
+    (now.timestamp() << 20) | i64::from(rand::rng().random::<u32>() >> 12)
+}
+
+/// Computes the id of a drop from its coupon and local date (of a single drop: from its coupon), so
+/// that a drop whose row was lost is created again under its own id, with its rows and its keys in
+/// Redis: the first 52 bits of a hash, plus one. Among a million drops, two share an id with a
+/// probability of 1 in 9,000; `attempt` then gives the second one another id.
+pub(super) fn drop_id(coupon: CouponId, local_date: Option<NaiveDate>, attempt: u32) -> DropId {
+    let date = local_date.map(|date| date.to_string()).unwrap_or_default();
+    let hash: [u8; 32] = Sha256::digest(format!("{coupon}:{date}:{attempt}")).into();
+    let bits = hash[..8]
+        .iter()
+        .fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte));
+    DropId((bits >> 12).cast_signed() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const LIMIT: i64 = 1 << 53;
+
+    #[test]
+    fn drawn_ids_are_exact_numbers_in_json_and_lua_for_two_centuries() {
+        let at = |year| {
+            NaiveDate::from_ymd_opt(year, 1, 1)
+                .unwrap()
+                .and_time(chrono::NaiveTime::MIN)
+                .and_utc()
+        };
+        for year in [2026, 2240] {
+            let drawn: HashSet<i64> = (0..100).map(|_| draw_id(at(year))).collect();
+            assert!(drawn.len() > 95, "{drawn:?}");
+            assert!(
+                drawn
+                    .iter()
+                    .all(|id| *id >= at(year).timestamp() << 20 && *id < LIMIT)
+            );
+        }
+        assert!(
+            draw_id(at(2027)) > draw_id(at(2026)),
+            "later ids are higher"
+        );
+    }
+
+    #[test]
+    fn a_drop_has_the_same_id_whenever_it_is_created_and_shares_it_with_no_other() {
+        let day = |day| {
+            NaiveDate::from_ymd_opt(2026, 12, 1)
+                .unwrap()
+                .checked_add_days(chrono::Days::new(day))
+        };
+        let all: HashSet<DropId> = (0..300)
+            .flat_map(|coupon| (0..30).map(move |n| drop_id(CouponId(coupon), day(n), 0)))
+            .chain((0..300).map(|coupon| drop_id(CouponId(coupon), None, 0)))
+            .chain((0..300).map(|coupon| drop_id(CouponId(coupon), None, 1)))
+            .collect();
+        assert_eq!(all.len(), 300 * 32);
+        assert!(all.iter().all(|id| (1..LIMIT).contains(&id.0)));
+        // A different result here would give every lost drop another id.
+        assert_eq!(drop_id(CouponId(7), day(0), 0), DropId(346_898_496_721_313));
+        assert_eq!(drop_id(CouponId(7), None, 0), DropId(510_063_100_112_130));
+    }
+}
