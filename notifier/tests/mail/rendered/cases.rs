@@ -202,8 +202,7 @@ fn mail_about_drops_that_cannot_be_created_names_coupons_reason_and_section() {
     let text = flat(&of_no_drop(vec![refused(3), refused(4)]));
     for part in [
         "2 drops or coupons with incomplete data in MySQL could not be repaired",
-        &format!("{detail} (coupon 3)"),
-        &format!("{detail} (coupon 4)"),
+        &format!("2 × {detail} (coupon 3, coupon 4)"),
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

@@ -37,39 +37,6 @@ fn coupon_name_cannot_inject_markup() {
     }
 }
 
-/// The pass was stopped after the first drops, so the others were not examined.
-#[test]
-fn only_a_complete_pass_says_that_all_users_are_restored() {
-    let rebuilt = general(
-        Kind::RedisLost,
-        ActionKind::Rebuild,
-        Outcome::Applied,
-        "97 people put back",
-    );
-    let whole = run(
-        "ac",
-        Status::Repaired,
-        vec![drop_report(1, WINTER, 7, vec![rebuilt])],
-    );
-    let stopped = Run {
-        status: Status::Failed,
-        stopped: true,
-        partial: true,
-        ..whole.clone()
-    };
-    let text = |run: &Run| {
-        let text = mail(&[(at(1), run)], &[], &linked()).unwrap().text;
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
-    };
-    let all = "97 people, everybody known to the last run before the loss";
-    assert!(text(&whole).contains(all), "{}", text(&whole));
-    let stopped = text(&stopped);
-    assert!(
-        !stopped.contains("everybody known") && stopped.contains("The next one continues"),
-        "{stopped}"
-    );
-}
-
 #[test]
 fn long_name_leaves_room_for_the_problem_in_the_subject() {
     let mut run = repaired();
