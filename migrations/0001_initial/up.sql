@@ -134,7 +134,8 @@ END;
 --   a second row for a slot             primary key
 --   a second row for a user             issued_coupons_one_each; person_scope is 0 (once a coupon) or the drop's id, by the foreign key
 --   a drop of another coupon            foreign key
--- slot_limit is any limit of the drop that is not below the slot.
+-- slot_limit is any limit of the drop that is not below the slot. Every writer names it and person_scope, also a person with a
+-- client: there is no trigger on insert, which cost more than the row. A code is found by its drop and slot (0021), without an index.
 -- traceparent is the span of the claim (W3C), NULL if it was not traced.
 -- The last three are INVISIBLE, so that the table reads as its contract says.
 CREATE TABLE IF NOT EXISTS issued_coupons (
@@ -146,12 +147,11 @@ CREATE TABLE IF NOT EXISTS issued_coupons (
     claimed_at   DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     issued_at    DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     issued_by    VARCHAR(10)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    slot_limit   INT UNSIGNED NOT NULL DEFAULT 0 INVISIBLE,
-    person_scope BIGINT       NOT NULL DEFAULT 0 INVISIBLE,
+    slot_limit   INT UNSIGNED NOT NULL INVISIBLE,
+    person_scope BIGINT       NOT NULL INVISIBLE,
     traceparent  CHAR(55)     CHARACTER SET ascii COLLATE ascii_bin NULL INVISIBLE,
     PRIMARY KEY (drop_id, slot),
     UNIQUE KEY issued_coupons_one_each (coupon_id, user_id, person_scope),
-    UNIQUE KEY issued_coupons_code (code),
     KEY issued_coupons_limit (drop_id, slot_limit, coupon_id, person_scope),
     CONSTRAINT issued_coupons_slot CHECK (slot BETWEEN 1 AND slot_limit),
     CONSTRAINT issued_coupons_issued_by CHECK (issued_by IN ('consumer', 'reconciler')),
@@ -231,29 +231,6 @@ CREATE TABLE IF NOT EXISTS revoked_coupons (
 CREATE TRIGGER IF NOT EXISTS revoked_coupons_before_insert BEFORE INSERT ON revoked_coupons FOR EACH ROW
 BEGIN
     SET NEW.person_scope = IF((SELECT c.once_per FROM coupons c WHERE c.id = NEW.coupon_id) = 'coupon', 0, NEW.drop_id);
-END;
-
--- A row without a limit is inserted by hand, or alone: the schema checks whether its claim is
--- revoked, and finds its limit.
-CREATE TRIGGER IF NOT EXISTS issued_coupons_insert BEFORE INSERT ON issued_coupons FOR EACH ROW
-BEGIN
-    IF NEW.slot_limit = 0 THEN
-        IF EXISTS (SELECT 1 FROM revoked_coupons r
-            WHERE r.coupon_id = NEW.coupon_id AND r.user_id = NEW.user_id
-            AND (r.person_scope = 0 OR r.person_scope = NEW.drop_id)
-            AND (r.again_from IS NULL OR NEW.claimed_at <= r.again_from) FOR SHARE) THEN
-            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: revoked: this claim was given back or revoked';
-        END IF;
-        SET NEW.slot_limit = COALESCE((SELECT l.slot_limit FROM slot_limits l
-            WHERE l.drop_id = NEW.drop_id AND l.slot_limit >= NEW.slot ORDER BY l.slot_limit LIMIT 1 FOR SHARE), 0);
-        IF NEW.slot < 1 OR (NEW.slot_limit = 0 AND EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.drop_id)) THEN
-            SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: slot outside 1..quantity of its drop';
-        END IF;
-        -- A drop that does not exist has no limit either: the foreign key reports it.
-        SET NEW.person_scope = COALESCE((SELECT l.person_scope FROM slot_limits l
-                WHERE l.drop_id = NEW.drop_id AND l.slot_limit = NEW.slot_limit LIMIT 1 FOR SHARE), 0),
-            NEW.slot_limit = IF(NEW.slot_limit = 0, NEW.slot, NEW.slot_limit);
-    END IF;
 END;
 
 -- The key from which codes are derived (docs/decisions/0021-codes.md): a claim whose row is written

@@ -13,12 +13,16 @@ async fn ask(api: &InProcessApi, path: &str, accept: &str) -> HttpAnswer {
 }
 
 async fn fill(world: &ServeWorld, coupon: i64, drop: DropId, rows: u32) {
-    let insert = "INSERT INTO {db}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
+    let insert = "INSERT INTO {db}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope)";
     let numbers = format!(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
     );
-    let row = format!("{drop}, i, {coupon}, CONCAT(REPEAT('u', 50), '-', i), 'consumer'");
-    let select = format!("SELECT /*+ SET_VAR(cte_max_recursion_depth = 100000) */ {row} FROM n");
+    let row = format!(
+        "{drop}, i, {coupon}, CONCAT(REPEAT('u', 50), '-', i), 'consumer', l.slot_limit, l.person_scope"
+    );
+    let select = format!(
+        "SELECT /*+ SET_VAR(cte_max_recursion_depth = 100000) */ {row} FROM n JOIN {{db}}.slot_limits l ON l.drop_id = {drop} AND l.slot_limit >= {rows}"
+    );
     world.sql(&format!("{insert} {numbers} {select}")).await;
 }
 

@@ -237,12 +237,13 @@ impl ServeWorld {
 
     /// Inserts the row of an issued coupon.
     pub(crate) async fn issue(&self, coupon: i64, drop: DropId, slot: u32, user: &str) {
-        let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
+        let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by, slot_limit, person_scope";
         let values = format!(
-            "{drop}, {slot}, {coupon}, '{user}', 'CODE-{slot}', UTC_TIMESTAMP(3), 'consumer'"
+            "{drop}, {slot}, {coupon}, '{user}', 'CODE-{slot}', UTC_TIMESTAMP(3), 'consumer', l.slot_limit, l.person_scope"
         );
         self.sql(&format!(
-            "INSERT INTO {{db}}.issued_coupons ({columns}) VALUES ({values})"
+            "INSERT INTO {{db}}.issued_coupons ({columns}) SELECT {values} FROM {{db}}.slot_limits l \
+             WHERE l.drop_id = {drop} AND l.slot_limit >= {slot} ORDER BY l.slot_limit LIMIT 1"
         ))
         .await;
     }

@@ -447,9 +447,10 @@ async fn rows_are_reported_once_per_pass_and_sold_out_once_per_drop_and_quantity
         ..Numbers::default()
     };
     let insert = async |slot: i64| {
-        let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
+        let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope)";
         desk.run(&format!(
-            "{columns} VALUES (7, {slot}, 1, 'u-{slot}', 'consumer')"
+            "{columns} SELECT 7, {slot}, 1, 'u-{slot}', 'consumer', l.slot_limit, l.person_scope \
+             FROM slot_limits l WHERE l.drop_id = 7 ORDER BY l.slot_limit DESC LIMIT 1"
         ))
         .await;
     };

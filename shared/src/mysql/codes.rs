@@ -1,6 +1,6 @@
 //! Derives codes from a claim and a key of the installation, so that a rewritten row gets the code
-//! that its user was shown. A code begins with drop and slot, so that writes to the unique index on
-//! codes stay near the entries of the open drop (docs/decisions/0021-codes.md).
+//! that its user was shown. A code begins with drop and slot, which are the primary key of its row, so
+//! that no index on codes is needed (docs/decisions/0021-codes.md).
 
 use std::sync::Arc;
 

@@ -9,14 +9,12 @@ use crate::quoted::without_values;
 /// A statement that MySQL refused because of its data. Retrying does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The row violates a unique key: the slot is taken, the user has a slot, or the code exists.
+    /// The row violates a unique key: the slot is taken, or the user has a slot.
     Duplicate,
     /// The drop does not exist, or belongs to another coupon.
     UnknownDrop,
     /// The slot is outside 1..quantity.
     SlotOutOfRange,
-    /// The claim was given back or revoked.
-    Revoked,
     /// Other invalid data: too long, null, or violating a check.
     BadData,
 }
@@ -48,12 +46,8 @@ pub fn refusal(error: &Error) -> Option<Refusal> {
         DatabaseErrorKind::NotNullViolation => Some(Refusal::BadData),
         _ => {
             let text = info.message();
-            if text.starts_with("firstcome: slot")
-                || text.starts_with("Out of range value for column 'slot'")
-            {
+            if text.starts_with("Out of range value for column 'slot'") {
                 Some(Refusal::SlotOutOfRange)
-            } else if text.starts_with("firstcome: revoked") {
-                Some(Refusal::Revoked)
             } else if BAD_DATA.iter().any(|p| text.starts_with(p)) {
                 Some(Refusal::BadData)
             } else {
@@ -67,12 +61,11 @@ pub fn refusal(error: &Error) -> Option<Refusal> {
 pub(super) fn why_refused(error: &Error) -> Option<String> {
     let said = without_values(error);
     Some(match refusal(error)? {
-        Refusal::Duplicate => "another row has this slot, this user or this code".to_owned(),
+        Refusal::Duplicate => "another row has this slot or this user".to_owned(),
         Refusal::UnknownDrop if said.contains("issued_coupons_limit") => {
             "the table `slot_limits` has no limit of this drop".to_owned()
         }
         Refusal::SlotOutOfRange => "the slot is not one of the drop's".to_owned(),
-        Refusal::Revoked => "the claim is revoked".to_owned(),
         Refusal::UnknownDrop | Refusal::BadData => said,
     })
 }

@@ -289,7 +289,7 @@ fn reason(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::UnknownDrop => "unknown_drop",
         Refusal::SlotOutOfRange => "slot_out_of_range",
-        Refusal::Duplicate | Refusal::Revoked | Refusal::BadData => "bad_data",
+        Refusal::Duplicate | Refusal::BadData => "bad_data",
     }
 }
 

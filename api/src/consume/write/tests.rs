@@ -68,13 +68,6 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
         limit: Duration::from_secs(30),
     };
     migrations::migrate(&settings).await.unwrap();
-    // Without the trigger, MySQL refuses every row that does not name its limit.
-    mysql
-        .query(&format!(
-            "DROP TRIGGER IF EXISTS {database}.issued_coupons_insert"
-        ))
-        .await
-        .unwrap();
     let db = Db::new(&settings).unwrap();
     let schedule = Schedule::Once {
         opens_at: Utc::now(),

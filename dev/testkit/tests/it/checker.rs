@@ -23,7 +23,7 @@ async fn a_spoiled_drop_is_never_reported_as_exact() {
     all_issued(&world, coupon.drop, 5).await;
     assert!(is_exact(&world, &coupon, &answers).await);
 
-    let row = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by";
+    let row = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope";
     let spoils = [
         (
             "a row is lost",
@@ -37,7 +37,7 @@ async fn a_spoiled_drop_is_never_reported_as_exact() {
         (
             "one too many",
             format!(
-                "INSERT INTO issued_coupons ({row}) SELECT drop_id, 6, coupon_id, 'u-6', 'X', claimed_at, issued_at, issued_by FROM issued_coupons WHERE slot = 5"
+                "INSERT INTO issued_coupons ({row}) SELECT drop_id, 6, coupon_id, 'u-6', 'X', claimed_at, issued_at, issued_by, slot_limit, person_scope FROM issued_coupons WHERE slot = 5"
             ),
         ),
         (
@@ -55,15 +55,21 @@ async fn a_spoiled_drop_is_never_reported_as_exact() {
     ];
     world
         .sql
-        .query("CREATE TABLE kept AS SELECT * FROM issued_coupons")
+        .query(&format!(
+            "CREATE TABLE kept AS SELECT {row} FROM issued_coupons"
+        ))
         .await;
-    world.sql.query("DROP TRIGGER issued_coupons_insert").await;
     let guards = "DROP CHECK issued_coupons_slot, DROP FOREIGN KEY issued_coupons_limit";
     world
         .sql
         .query(&format!("ALTER TABLE issued_coupons {guards}"))
         .await;
-    world.sql.query("ALTER TABLE issued_coupons DROP INDEX issued_coupons_code, ADD INDEX (coupon_id), DROP INDEX issued_coupons_one_each").await;
+    world
+        .sql
+        .query(
+            "ALTER TABLE issued_coupons ADD INDEX (coupon_id), DROP INDEX issued_coupons_one_each",
+        )
+        .await;
     for (what, sql) in spoils {
         world.sql.query(&sql).await;
         assert!(!is_exact(&world, &coupon, &answers).await, "{what}");

@@ -243,11 +243,10 @@ async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
         world.sql.query(&insert).await;
         drops.push(drop);
         if sealed_rows == 1 && has_them {
-            let columns =
-                "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
+            let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope)";
             let statement = format!(
-                "{columns} VALUES ({drop}, 1, {}, 'early', 'consumer')",
-                coupon.id
+                "{columns} SELECT l.drop_id, 1, l.coupon_id, 'early', 'consumer', l.slot_limit, l.person_scope \
+                 FROM slot_limits l WHERE l.drop_id = {drop}"
             );
             world.sql.query(&statement).await;
         }

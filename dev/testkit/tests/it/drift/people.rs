@@ -166,9 +166,10 @@ async fn users_of_old_drops_are_erased() {
     );
     let statement = format!("INSERT INTO drops ({columns}) VALUES ({values})");
     world.sql.query(&statement).await;
-    let held = format!("VALUES (1, 1, {}, 'u-1', 'consumer')", daily.id);
-    let statement =
-        format!("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) {held}");
+    let held = "SELECT l.drop_id, 1, l.coupon_id, 'u-1', 'consumer', l.slot_limit, l.person_scope \
+                FROM slot_limits l WHERE l.drop_id = 1";
+    let columns = "drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope";
+    let statement = format!("INSERT INTO issued_coupons ({columns}) {held}");
     world.sql.query(&statement).await;
     assert!(api.claim(daily.id, "u-2").await.is_accepted());
     until_sealed(&fixture, &over).await;

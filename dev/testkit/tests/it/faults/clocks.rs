@@ -114,12 +114,15 @@ async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next
     world.sql.query(&sealed).await;
     let statement = format!("{} WHERE id <> {}", window(1, 3), coupon.drop);
     world.sql.query(&statement).await;
-    let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by";
+    let columns =
+        "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by, slot_limit, person_scope";
     let row = format!(
-        "{}, 1, {}, 'u-1', 'CODE', UTC_TIMESTAMP(3), 'consumer'",
-        coupon.drop, coupon.id
+        "l.drop_id, 1, l.coupon_id, 'u-1', 'CODE', UTC_TIMESTAMP(3), 'consumer', l.slot_limit, l.person_scope"
     );
-    let statement = format!("INSERT INTO issued_coupons ({columns}) VALUES ({row})");
+    let statement = format!(
+        "INSERT INTO issued_coupons ({columns}) SELECT {row} FROM slot_limits l WHERE l.drop_id = {}",
+        coupon.drop
+    );
     world.sql.query(&statement).await;
     world.open().await;
     let ahead = api_at(&world, &clocks, 7_200).await;

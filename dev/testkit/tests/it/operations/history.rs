@@ -169,17 +169,18 @@ impl LargeInstallation {
     /// Returns the time in seconds of this many code look-ups.
     async fn look_ups(&self, codes: u32) -> f64 {
         let some = format!(
-            "SELECT code FROM issued_coupons WHERE drop_id = {} LIMIT {codes}",
+            "SELECT slot, code FROM issued_coupons WHERE drop_id = {} LIMIT {codes}",
             self.drained.drop
         );
         let codes = self.world.sql.query(&some).await;
         let mut session = HeldTransaction::begin(&self.world.sql).await;
         let begun = Instant::now();
-        for code in &codes {
+        // A code begins with its drop and slot, so that its row is found by the primary key.
+        for row in &codes {
             session
                 .run(&format!(
-                    "SELECT * FROM issued_coupons WHERE code = '{}'",
-                    code[0]
+                    "SELECT * FROM issued_coupons WHERE drop_id = {} AND slot = {} AND code = '{}'",
+                    self.drained.drop, row[0], row[1]
                 ))
                 .await;
         }

@@ -17,8 +17,11 @@ async fn measure(rows: u32) -> f64 {
     for from in (0..rows).step_by(at_once as usize) {
         let drop = coupon.drop;
         let id = coupon.id;
-        let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
-        let row = format!("{drop}, {from} + i, {id}, CONCAT('u-', {from} + i), 'consumer'");
+        let columns = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope)";
+        let scope = format!("(SELECT MAX(person_scope) FROM slot_limits WHERE drop_id = {drop})");
+        let row = format!(
+            "{drop}, {from} + i, {id}, CONCAT('u-', {from} + i), 'consumer', {rows}, {scope}"
+        );
         insert(&world, at_once, columns, &row).await;
     }
     let path = format!("/v1/coupons/{}/issued", coupon.id);

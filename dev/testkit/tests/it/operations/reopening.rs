@@ -132,8 +132,13 @@ async fn beside_all(loss: Loss, much: u32) -> f64 {
     let (line, _) = with_a_line(&fixture, "line", much as usize / 20).await;
     let held = api.open_coupon(much / 10).await;
     let issued = api.open_coupon(much).await;
-    let rows = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by)";
-    let row = format!("{}, i, {}, CONCAT('u-', i), 'consumer'", held.drop, held.id);
+    let rows = "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope)";
+    let row = format!(
+        "{0}, i, {1}, CONCAT('u-', i), 'consumer', {2}, (SELECT MAX(person_scope) FROM slot_limits WHERE drop_id = {0})",
+        held.drop,
+        held.id,
+        much / 10
+    );
     insert(world, much / 10, rows, &row).await;
     let letter = format!(
         "{}, {}, i, CONCAT('u-', i), 'unpublished'",

@@ -214,7 +214,7 @@ async fn pass_beside_what_is_over(coupons: u32) -> f64 {
     let world = World::new("over").await;
     world.open().await;
     fill(&world, coupons).await;
-    world.sql.query("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) SELECT d.id, s.slot, d.coupon_id, CONCAT('u-', s.slot), 'consumer' FROM drops d JOIN (WITH RECURSIVE n (slot) AS (SELECT 1 UNION ALL SELECT slot + 1 FROM n WHERE slot < 10) SELECT slot FROM n) s WHERE d.sealed_at IS NULL").await;
+    world.sql.query("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope) SELECT d.id, s.slot, d.coupon_id, CONCAT('u-', s.slot), 'consumer', l.slot_limit, l.person_scope FROM drops d JOIN slot_limits l ON l.drop_id = d.id JOIN (WITH RECURSIVE n (slot) AS (SELECT 1 UNION ALL SELECT slot + 1 FROM n WHERE slot < 10) SELECT slot FROM n) s WHERE d.sealed_at IS NULL").await;
     let (loading, _) = pass(&world, &[]).await;
     assert_eq!(
         (loading.status, &loading.error),

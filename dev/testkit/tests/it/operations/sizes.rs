@@ -153,17 +153,26 @@ async fn reissued_by_straight(number: u32) -> f64 {
 /// Returns the duration in seconds of plain inserts with the consumer's number of rows per
 /// statement.
 async fn insert_straight(world: &World, coupon: &MadeCoupon, number: u32) -> f64 {
+    let of_limit = async |column: &str| {
+        let query = format!(
+            "SELECT MAX({column}) FROM slot_limits WHERE drop_id = {}",
+            coupon.drop
+        );
+        world.sql.number(&query).await
+    };
+    let limit = of_limit("slot_limit").await;
+    let scope = of_limit("person_scope").await;
     let began = Instant::now();
     let mut session = HeldTransaction::begin(&world.sql).await;
     for first in (1..=number).step_by(500) {
         let row = |slot: u32| {
             format!(
-                "({}, {slot}, {}, 'u-{slot}', 'code-{slot}', UTC_TIMESTAMP(3), UTC_TIMESTAMP(3), 'consumer')",
+                "({}, {slot}, {}, 'u-{slot}', 'code-{slot}', UTC_TIMESTAMP(3), UTC_TIMESTAMP(3), 'consumer', {limit}, {scope})",
                 coupon.drop, coupon.id
             )
         };
         let rows: Vec<String> = (first..first + 500).map(row).collect();
-        let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by";
+        let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope";
         session
             .run(&format!(
                 "INSERT INTO issued_coupons ({columns}) VALUES {}",

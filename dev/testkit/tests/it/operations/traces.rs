@@ -333,8 +333,9 @@ async fn the_trace_of_a_refused_claim_contains_its_dead_letter_and_its_repair() 
     let (traceparent, trace) = new_trace(true);
     // A row that was inserted manually has the slot of this claim.
     let row = format!(
-        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) VALUES ({}, 1, {}, 'u-by-hand', 'consumer')",
-        coupon.drop, coupon.id
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope) \
+         SELECT l.drop_id, 1, l.coupon_id, 'u-by-hand', 'consumer', l.slot_limit, l.person_scope FROM slot_limits l WHERE l.drop_id = {}",
+        coupon.drop
     );
     claim(&api, "u-1", &coupon, &traceparent).await;
     world.sql.query(&row).await;

@@ -154,7 +154,7 @@ async fn deleted_rows_of_a_sealed_drop_are_restored_from_the_link_in_the_mail() 
     )
     .await;
     for statement in [
-        "CREATE TABLE backup AS SELECT * FROM issued_coupons",
+        "CREATE TABLE backup AS SELECT drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope FROM issued_coupons",
         "DELETE FROM issued_coupons WHERE slot < 3",
     ] {
         f.world.sql.query(statement).await;
@@ -173,7 +173,7 @@ async fn deleted_rows_of_a_sealed_drop_are_restored_from_the_link_in_the_mail() 
     phone.pass(&["needs a person"]).await;
     f.world
         .sql
-        .query("INSERT INTO issued_coupons SELECT * FROM backup WHERE slot < 3")
+        .query("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope) SELECT * FROM backup WHERE slot < 3")
         .await;
     phone.tap_again("mail-sealed", &mail, THIS_DROP).await;
     phone.pass(&["nothing found"]).await;
