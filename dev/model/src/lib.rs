@@ -1,21 +1,30 @@
-//! Models of the protocol whose states are explored exhaustively. Mechanisms that do not interact
-//! have separate models, so that each is small:
+//! Models of the protocol (DESIGN, sections 2 to 4) whose states are explored exhaustively:
 //!
-//! - [`claims`]: a claim from Redis to its row, passes, and faults of every store.
+//! - [`claims`]: the claims of one drop, from Redis to their rows, under faults of every store.
 //! - [`gate`]: which coupons are open after which loss of Redis.
-//! - [`revisions`]: operators, passes and rebuilds that write a coupon's settings.
-//! - [`revoking`]: a claim that is revoked, and the next holder of its slot.
-//! - [`sealing`]: claims on a drop that is sealed.
 //!
 //! Each model has protocols with one rule left out. Each of those must be caught; otherwise the
-//! model would prove nothing. `sold_out` answers have no lease and are not modelled: Redis computes
-//! each of them (docs/decisions/0010-micro-batches.md).
+//! model would prove nothing. Where a rule answers an attack on the design, its number stands there
+//! (F1 …).
+//!
+//! Rules that models of this size do not express:
+//!
+//! - F5, a drop with a locked row gets dead letters: needs two coupons behind one partition
+//!   (`drift::locked`).
+//! - F14, `claims/me`: a retry stands for it, because both ask for the same record.
+//! - F17, claimants are written under a fence: needs two drops that share their users
+//!   (`shared/tests/scripts`).
+//! - F18, sealing is no loss: sealed drops are in no model (`drift::sealing`).
+//! - F19, only the urgent lane begins eras: without it nothing is wrong, but two passes may hinder
+//!   each other for ever. Here any two passes run at once.
+//! - F20, no limit on rebuilds: a rule that was removed.
+//! - F23, ids from time and randomness: no model has ids (`faults::mysql_failover`).
+//! - The limit on takes, rows of claims that are 60 s overdue while messages are unread, and the
+//!   users' own waiting list: they have no part in any argument here (`drift::repair_limit`,
+//!   `shared/tests/scripts`).
 
 pub mod claims;
 pub mod gate;
-pub mod revisions;
-pub mod revoking;
-pub mod sealing;
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -25,12 +34,21 @@ use stateright::{Checker, HasDiscoveries, Model};
 /// A violated property, and the shortest history that violates it.
 pub type Counterexample = (&'static str, Vec<String>);
 
+/// A protocol, and the faults that it meets.
+pub struct World<P> {
+    pub name: String,
+    /// Whether it is explored only before a release.
+    pub is_large: bool,
+    pub protocol: P,
+}
+
 /// A protocol to explore.
 pub struct Case {
     /// `claims: …`
     pub name: String,
     /// Whether the protocol has all its rules.
-    pub is_right: bool,
+    pub is_whole: bool,
+    pub is_large: bool,
     explore: Box<dyn FnOnce() -> (usize, Option<Counterexample>)>,
 }
 
@@ -44,33 +62,28 @@ impl Case {
 /// Returns all protocols.
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    add(&mut all, "claims", true, claims::cases::right());
-    add(&mut all, "claims", false, claims::cases::wrong());
-    add(&mut all, "gate", true, gate::cases::right());
-    add(&mut all, "gate", false, gate::cases::wrong());
-    add(&mut all, "revisions", true, revisions::right());
-    add(&mut all, "revisions", false, revisions::wrong());
-    add(&mut all, "revoking", true, revoking::right());
-    add(&mut all, "revoking", false, revoking::wrong());
-    add(&mut all, "sealing", true, sealing::right());
-    add(&mut all, "sealing", false, sealing::wrong());
+    add(&mut all, "claims", true, claims::cases::whole());
+    add(&mut all, "claims without", false, claims::cases::omitted());
+    add(&mut all, "gate", true, gate::cases::whole());
+    add(&mut all, "gate without", false, gate::cases::omitted());
     all
 }
 
-fn add<N: Debug, M>(all: &mut Vec<Case>, of: &str, is_right: bool, cases: Vec<(N, M)>)
+fn add<M>(all: &mut Vec<Case>, of: &str, is_whole: bool, worlds: Vec<World<M>>)
 where
     M: Model + Send + Sync + 'static,
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
     M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
 {
-    all.extend(cases.into_iter().map(|(name, model)| Case {
-        name: format!("{of}: {name:?}"),
-        is_right,
-        explore: Box::new(move || explore(model, is_right)),
+    all.extend(worlds.into_iter().map(|world| Case {
+        name: format!("{of}: {}", world.name),
+        is_whole,
+        is_large: world.is_large,
+        explore: Box::new(move || explore(world.protocol, is_whole)),
     }));
 }
 
-fn explore<M>(model: M, is_right: bool) -> (usize, Option<Counterexample>)
+fn explore<M>(model: M, is_whole: bool) -> (usize, Option<Counterexample>)
 where
     M: Model + Send + Sync + 'static,
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
@@ -79,28 +92,19 @@ where
     let checker = model
         .checker()
         .finish_when(HasDiscoveries::AnyFailures)
-        .threads(2)
         .spawn_bfs()
         .join();
     let mut found = checker.discoveries();
-    let mut properties = checker
-        .model()
-        .properties()
-        .into_iter()
-        .map(|property| (property.name, property.expectation));
+    let properties = checker.model().properties().into_iter();
+    let mut properties = properties.map(|property| (property.name, property.expectation));
     let broken = properties.find_map(|(name, expectation)| {
         let path = found.remove(name);
         if expectation.discovery_is_failure() {
-            Some((
-                name,
-                path?
-                    .into_actions()
-                    .iter()
-                    .map(|step| format!("{step:?}"))
-                    .collect(),
-            ))
+            let steps = path?.into_actions();
+            let steps = steps.iter().map(|step| format!("{step:?}"));
+            Some((name, steps.collect()))
         } else {
-            (path.is_none() && is_right).then(|| (name, vec!["it never happens".to_owned()]))
+            (path.is_none() && is_whole).then(|| (name, vec!["it never happens".to_owned()]))
         }
     });
     (checker.unique_state_count(), broken)

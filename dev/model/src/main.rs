@@ -7,19 +7,19 @@ fn main() -> ExitCode {
     let mut good = true;
     for case in firstcome_model::cases()
         .into_iter()
-        .filter(|case| words.iter().all(|word| case.name.contains(word)))
+        .filter(|case| words.iter().all(|word| case.name.contains(word.as_str())))
     {
         let name = case.name.clone();
-        let is_right = case.is_right;
+        let is_whole = case.is_whole;
         let (states, broken) = case.explore();
-        let verdict = match (is_right, &broken) {
+        let verdict = match (is_whole, &broken) {
             (true, None) => "every promise holds",
             (true, Some(_)) => "BROKEN",
             (false, None) => "NOT CAUGHT",
             (false, Some(_)) => "caught",
         };
         println!("{name}: {states} states, {verdict}");
-        good &= is_right == broken.is_none();
+        good &= is_whole == broken.is_none();
         let Some((property, steps)) = broken else {
             continue;
         };

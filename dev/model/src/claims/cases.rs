@@ -1,215 +1,113 @@
-//! The explored protocols: the correct one under the faults that it must survive, and the wrong
-//! ones.
+//! The explored worlds, and the one that shows what each rule is for.
 
-use super::{Faults, Protocol, Wrong};
-
-const NONE: Faults = Faults {
-    crashes: 0,
-    repeats: 0,
-    lost: 0,
-    restarts: 0,
-    gone_back: 0,
-    flushes: 0,
-    restored: 0,
-    moved: 0,
+use super::Fault::{
+    Crash, Failover, FailoverToOlder, Flush, GoBack, Hang, InsertLetter, InsertVoidRow, LockLost,
+    LoseLimits, Pause, Raise, RecreateTopic, Restart, Return,
 };
+use super::Omitted::{
+    Adoption, Barrier, BeginAgain, CacheByTime, FallbackFenced, LetterByRedis, NoGap, OfPrimary,
+    OwedAtHead, OwedFirst, PositionInLog, PositionLast, PositionReset, PutChecksRevoked, PutFenced,
+    RefusalQuoted, RevisionKept, RevisionWithUsers, RowsAgain, RowsFenced, RowsFirst,
+    StoredBeforeTold, TimesCompared, VoidRowMoved, Wait,
+};
+use super::{Fault, Omitted, Protocol};
+use crate::World;
 
-/// The correct protocol. In each of the last four cases, one fault leaves the only copy of an
-/// admission in Redis, and another destroys it. No promise may be lost silently.
-#[allow(clippy::too_many_lines, reason = "one table of cases")]
-pub fn right() -> Vec<(&'static str, Protocol)> {
-    let cases = [
-        (
-            "everything but Redis fails, twice",
-            1,
-            Faults {
-                crashes: 2,
-                repeats: 2,
-                lost: 1,
-                restarts: 1,
-                ..NONE
-            },
-        ),
-        (
-            "two reconcilers, everything but Redis fails",
-            2,
-            Faults {
-                crashes: 1,
-                repeats: 1,
-                lost: 1,
-                restarts: 1,
-                ..NONE
-            },
-        ),
-        (
-            "two reconcilers, Redis goes back in time",
-            2,
-            Faults {
-                gone_back: 1,
-                repeats: 1,
-                restarts: 1,
-                ..NONE
-            },
-        ),
-        (
-            "two reconcilers, Redis is emptied and restarts",
-            2,
-            Faults {
-                flushes: 1,
-                restarts: 1,
-                ..NONE
-            },
-        ),
-        (
-            "two reconcilers, Redis is emptied twice",
-            2,
-            Faults { flushes: 2, ..NONE },
-        ),
-        (
-            "offsets are moved, MySQL is restored, Redis is emptied",
-            1,
-            Faults {
-                moved: 1,
-                restored: 1,
-                flushes: 1,
-                ..NONE
-            },
-        ),
-        (
-            "Redis is emptied and goes back in time",
-            1,
-            Faults {
-                flushes: 1,
-                gone_back: 1,
-                ..NONE
-            },
-        ),
-        (
-            "Kafka is down, Redis goes back in time",
-            1,
-            Faults {
-                lost: 1,
-                gone_back: 1,
-                ..NONE
-            },
-        ),
-        (
-            "Kafka is down, Redis is emptied",
-            1,
-            Faults {
-                lost: 1,
-                flushes: 1,
-                ..NONE
-            },
-        ),
-        (
-            "an API dies before publishing, Redis goes back in time",
-            1,
-            Faults {
-                crashes: 1,
-                gone_back: 1,
-                ..NONE
-            },
-        ),
-        (
-            "something dies, Kafka is down, Redis goes back",
-            1,
-            Faults {
-                crashes: 1,
-                lost: 1,
-                gone_back: 1,
-                ..NONE
-            },
-        ),
-    ];
-    cases
-        .map(|(name, reconcilers, faults)| {
-            (
-                name,
-                Protocol {
-                    faults,
-                    reconcilers,
-                    wrong: None,
-                },
-            )
-        })
-        .into()
+/// The faults under which the whole protocol keeps its promises, and the number of reconcilers.
+const WHOLE: &[(usize, &[Fault])] = &[
+    (1, &[Crash, Hang, Restart]),
+    (1, &[Crash, Flush]),
+    (1, &[Crash, GoBack]),
+    (1, &[Hang, Hang, Flush]),
+    (1, &[Hang, FailoverToOlder, Restart]),
+    (1, &[Flush, FailoverToOlder]),
+    (1, &[Flush, Failover]),
+    (1, &[Return, Crash]),
+    (1, &[Return, GoBack]),
+    (1, &[Return, FailoverToOlder]),
+    (1, &[Crash, RecreateTopic, Flush]),
+    (1, &[RecreateTopic, Return]),
+    (1, &[LoseLimits, Flush]),
+    (1, &[LoseLimits, Restart]),
+    (1, &[InsertLetter, Return]),
+    (1, &[InsertLetter, Flush]),
+    (1, &[InsertVoidRow, Return]),
+    (1, &[Raise, FailoverToOlder]),
+    (1, &[Pause, Flush]),
+    (1, &[Pause, GoBack]),
+    (2, &[LockLost, Flush]),
+    (2, &[LockLost, GoBack]),
+    (2, &[Return]),
+    (2, &[Crash]),
+];
+
+/// More of the same, explored only before a release.
+const LARGE: &[(usize, &[Fault])] = &[
+    (2, &[Crash, Hang, Restart]),
+    (2, &[Crash, Flush]),
+    (2, &[Crash, LockLost, GoBack]),
+    (2, &[Return, LockLost, Flush]),
+    (2, &[Return, FailoverToOlder]),
+    (2, &[Raise, FailoverToOlder]),
+    (2, &[Pause, Flush]),
+    (1, &[Return, FailoverToOlder, Crash]),
+];
+
+/// The world in which each omitted rule is missed.
+const OMITTED: &[(Omitted, usize, &[Fault])] = &[
+    (OwedFirst, 1, &[Return, FailoverToOlder]),
+    (LetterByRedis, 1, &[Return, InsertLetter]),
+    (PositionLast, 1, &[Crash]),
+    (NoGap, 1, &[FailoverToOlder, Flush]),
+    (BeginAgain, 1, &[FailoverToOlder]),
+    (PositionInLog, 1, &[Crash, RecreateTopic, Flush]),
+    (PositionReset, 1, &[RecreateTopic, Restart]),
+    (Barrier, 1, &[Flush]),
+    (Wait, 1, &[Flush]),
+    (Adoption, 1, &[Raise, FailoverToOlder]),
+    (RevisionWithUsers, 1, &[Raise, FailoverToOlder]),
+    (RevisionKept, 1, &[Pause, Flush]),
+    (PutChecksRevoked, 1, &[Return, Flush]),
+    (TimesCompared, 1, &[Return, GoBack]),
+    (RefusalQuoted, 1, &[LoseLimits]),
+    (OfPrimary, 1, &[Flush, Failover]),
+    (CacheByTime, 1, &[Return, Crash]),
+    (StoredBeforeTold, 1, &[]),
+    (RowsAgain, 1, &[Return]),
+    (FallbackFenced, 1, &[Hang, Flush]),
+    (RowsFenced, 2, &[Crash, Flush]),
+    (PutFenced, 2, &[LockLost, GoBack]),
+    (VoidRowMoved, 1, &[Return, InsertVoidRow]),
+    (OwedAtHead, 1, &[Return, FailoverToOlder]),
+    (RowsFirst, 1, &[Hang, FailoverToOlder, Restart]),
+];
+
+pub fn whole() -> Vec<World<Protocol>> {
+    let sizes = [(false, WHOLE), (true, LARGE)];
+    let all = sizes.into_iter().flat_map(|(is_large, worlds)| {
+        let world = move |(reconcilers, faults): &(usize, &[Fault])| World {
+            name: format!("{reconcilers} reconciling, {faults:?}"),
+            is_large,
+            protocol: protocol(None, *reconcilers, faults),
+        };
+        worlds.iter().map(world)
+    });
+    all.collect()
 }
 
-/// Protocols that each lack one rule, with the faults that reveal it.
-pub fn wrong() -> Vec<(Wrong, Protocol)> {
-    let emptied = Faults { flushes: 1, ..NONE };
-    let gone_back = Faults {
-        gone_back: 1,
-        ..NONE
-    };
-    let cases = [
-        (Wrong::GateKept, gone_back),
-        (Wrong::NoWait, emptied),
-        (Wrong::EraReadLate, emptied),
-        (
-            Wrong::ConnectionComesBack,
-            Faults {
-                restarts: 1,
-                ..gone_back
-            },
-        ),
-        (
-            Wrong::PositionFirst,
-            Faults {
-                crashes: 1,
-                ..gone_back
-            },
-        ),
-        (
-            Wrong::OverGap,
-            Faults {
-                restored: 1,
-                ..NONE
-            },
-        ),
-        (
-            Wrong::OffsetInKafka,
-            Faults {
-                restored: 1,
-                ..emptied
-            },
-        ),
-        (
-            Wrong::OffsetInKafka,
-            Faults {
-                moved: 1,
-                ..emptied
-            },
-        ),
-        (Wrong::LoadUnchecked, emptied),
-        (Wrong::SettleFirst, emptied),
-        (Wrong::BackupLate, Faults { lost: 1, ..emptied }),
-        (
-            Wrong::ToldUnheld,
-            Faults {
-                lost: 1,
-                ..gone_back
-            },
-        ),
-        (
-            Wrong::RetryToldUnheld,
-            Faults {
-                crashes: 1,
-                ..gone_back
-            },
-        ),
-    ];
-    cases
-        .map(|(wrong, faults)| {
-            (
-                wrong,
-                Protocol {
-                    faults,
-                    reconcilers: 1,
-                    wrong: Some(wrong),
-                },
-            )
-        })
-        .into()
+pub fn omitted() -> Vec<World<Protocol>> {
+    let worlds = OMITTED.iter().map(|(rule, reconcilers, faults)| World {
+        name: format!("{rule:?}"),
+        is_large: false,
+        protocol: protocol(Some(*rule), *reconcilers, faults),
+    });
+    worlds.collect()
+}
+
+fn protocol(omitted: Option<Omitted>, reconcilers: usize, faults: &[Fault]) -> Protocol {
+    Protocol {
+        faults: faults.to_vec(),
+        reconcilers,
+        omitted,
+    }
 }

@@ -1,16 +1,15 @@
-//! Convergence: once faults stop, while all users retry and the reconciler runs passes, the system
-//! must become exact.
+//! Convergence: once the faults are over, while all users retry and passes run, the system must
+//! become exact.
 
-use super::state::{Reconciler, State};
-use super::step::End;
-use super::{PEOPLE, Protocol, Step, step};
+use super::pass::Reconciler;
+use super::state::{State, Way};
+use super::{Protocol, Step, USERS, step};
 
-/// Maximum number of rounds until nothing changes. Each round has one pass, and rebuilding a lost
-/// Redis takes three rounds.
+/// Maximum number of rounds until nothing changes. Each round has one pass.
 const ROUNDS: usize = 8;
+/// More steps than a pass has.
+const STEPS: usize = 32;
 
-/// Whether a state converges: every promise has its row on its slot or is listed as broken, and
-/// every slot is issued, since there are more users than slots.
 pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
     let mut state = state.clone();
     finish_what_is_begun(protocol, &mut state);
@@ -21,19 +20,43 @@ pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
             break;
         }
     }
-    state.gate_open
-        && state.rows.iter().all(Option::is_some)
-        && state
-            .standing()
-            .all(|(person, slot)| state.row_on(*slot) == Some(*person))
+    is_exact(&state)
 }
 
-/// First completes everything in progress: messages, late loaders, old repair plans.
+/// Redis equals the rows, every promise has its row or is listed, and every slot is issued, because
+/// there are more users than slots.
+fn is_exact(state: &State) -> bool {
+    let (redis, mysql) = (&state.redis, &state.mysql);
+    let open = redis
+        .gate
+        .is_some_and(|gate| gate.open && gate.server == state.server);
+    let agrees = redis.settings.is_some_and(|settings| {
+        (settings.quantity, settings.paused) == (mysql.settings.quantity, mysql.settings.paused)
+    });
+    let mut rows = (1..).zip(mysql.rows);
+    let issued = rows.all(|(slot, row)| {
+        let holder = redis.holder(slot);
+        row.map(|row| row.user) == holder.map(|claim| claim.user)
+            && (row.is_some() || slot > mysql.settings.quantity || mysql.settings.paused)
+    });
+    let kept = state.standing().all(|claim| {
+        let row = mysql.row_on(claim.slot);
+        row.is_some_and(|row| row.user == claim.user)
+    });
+    let listed = state.broken.iter().all(|claim| {
+        let is_over = claim.at <= state.returned[usize::from(claim.user)];
+        is_over || mysql.row_of(claim.user).is_some() || mysql.owed[usize::from(claim.user)]
+    });
+    let all_read = mysql.position == state.end() && mysql.letters.is_empty();
+    open && agrees && issued && kept && listed && all_read && redis.adds_up()
+}
+
 fn finish_what_is_begun(protocol: &Protocol, state: &mut State) {
-    publish_all(protocol, state);
-    if state.loader.is_some() {
-        step::take(protocol, state, Step::LoadLate);
-    }
+    step::take(protocol, state, Step::RestoreLimits);
+    consume(protocol, state);
+    send_all(protocol, state);
+    step::take(protocol, state, Step::FinishReturn);
+    step::take(protocol, state, Step::FinishChange);
     for at in 0..state.reconcilers.len() {
         finish_pass(protocol, state, at);
         state.reconcilers[at] = Reconciler::Idle;
@@ -42,50 +65,45 @@ fn finish_what_is_begun(protocol: &Protocol, state: &mut State) {
 }
 
 fn one_round(protocol: &Protocol, state: &mut State) {
-    while state.in_hand.is_some() || !state.tail().is_empty() {
-        let mut steps = Vec::new();
-        step::possible(
-            &Protocol {
-                faults: super::Faults::default(),
-                ..protocol.clone()
-            },
-            state,
-            &mut steps,
-        );
-        let consumer = [Step::Fetch, Step::Write];
-        let Some(next) = steps.into_iter().find(|step| consumer.contains(step)) else {
-            break;
-        };
-        step::take(protocol, state, next);
-    }
-    state.begin(0);
+    consume(protocol, state);
+    step::take(protocol, state, Step::Reconcile(0));
     finish_pass(protocol, state, 0);
-    for person in (0_u8..).take(PEOPLE) {
-        step::ask(protocol, state, person);
-        publish_all(protocol, state);
+    state.reconcilers[0] = Reconciler::Idle;
+    for user in (0..).take(USERS) {
+        step::take(protocol, state, Step::Claim(user));
+        send_all(protocol, state);
+        consume(protocol, state);
     }
     state.tidy();
 }
 
-fn publish_all(protocol: &Protocol, state: &mut State) {
-    for again in [false, true] {
-        while !(if again {
-            &state.again
-        } else {
-            &state.publishing
-        })
-        .is_empty()
-        {
-            step::publish(protocol, state, again, 0, End::Acknowledged);
+fn send_all(protocol: &Protocol, state: &mut State) {
+    while let Some(it) = state.in_flight.first() {
+        let step = match it.way {
+            Way::Publishing => Step::Acknowledge(0),
+            Way::Fallback | Way::Late => Step::Store(0),
+        };
+        step::take(protocol, state, step);
+    }
+}
+
+fn consume(protocol: &Protocol, state: &mut State) {
+    for _ in 0..4 {
+        if state.consumer.batch.is_none() {
+            step::take(protocol, state, Step::ComparePosition);
         }
+        if state.consumer.batch.is_none() && state.consumer.next < state.end() {
+            step::take(protocol, state, Step::Fetch);
+        }
+        step::take(protocol, state, Step::Write);
     }
 }
 
 fn finish_pass(protocol: &Protocol, state: &mut State, at: usize) {
-    if matches!(state.reconcilers[at], Reconciler::Begun(_)) {
-        state.look(protocol, at);
-    }
-    while matches!(state.reconcilers[at], Reconciler::Repairing { .. }) {
-        state.repair(protocol, at);
+    for _ in 0..STEPS {
+        if state.reconcilers[at] == Reconciler::Idle {
+            return;
+        }
+        step::take(protocol, state, Step::Reconcile(at));
     }
 }

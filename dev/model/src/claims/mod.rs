@@ -1,22 +1,19 @@
-//! The claims of a drop, from Redis to their rows: two slots, three users, and any fault at any
-//! time. The gate is one bit here; [`super::gate`] models its mechanism.
+//! The claims of one drop, from Redis to their rows: two slots, three users, and faults of every
+//! store. The gate is one compare-and-set here; [`super::gate`] models its mechanism.
 //!
-//! - [`redis`]: the scripts, one atomic step each.
-//! - [`state`]: the whole state: Redis, topic, consumer, rows, reconcilers, and the promises.
-//! - [`step`]: the possible steps, including faults.
-//! - [`pass`]: how a reconciler reads, plans and repairs.
-//! - [`cases`]: the explored protocols.
+//! - [`stores`]: what Redis, MySQL and the topic hold, and what each script and transaction does.
+//! - [`state`]: the whole state at one moment, and the promises.
+//! - [`step`]: users, API, consumer, operator, and faults.
+//! - [`pass`]: a reconciler's pass: read, judge, insert rows, project, open, promote.
+//! - [`cases`]: the explored worlds, and what each omitted rule is caught by.
 //! - [`heal`]: the same system once the faults are over. It must become exact from every state.
-//!
-//! [`Wrong`] lists protocols with one rule left out. Each must be caught; otherwise the model would
-//! prove nothing.
 
 pub mod cases;
 pub mod heal;
 pub mod pass;
-pub mod redis;
 pub mod state;
 pub mod step;
+pub mod stores;
 
 use stateright::{Model, Property};
 
@@ -24,95 +21,131 @@ pub use state::State;
 pub use step::Step;
 
 /// Number of users, one more than the number of slots.
-pub const PEOPLE: usize = 3;
-pub const SLOTS: u8 = 2;
+pub const USERS: usize = 3;
+pub const SLOTS: usize = 2;
 
-pub type Person = u8;
-/// A slot, from 1; 0 means none.
-pub type Slot = u8;
-
-/// How often each fault may happen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Faults {
+/// A fault, or something else that only some worlds have. Each may happen once, or as often as a
+/// world lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
     /// An API process, the consumer or a reconciler dies between two of its steps.
-    pub crashes: u8,
-    /// A position moves back, so that a message is read again.
-    pub repeats: u8,
-    /// A message is not acknowledged in time. It may still reach the topic, and the dead-letter
-    /// table either stores the claim or is also unavailable.
-    pub lost: u8,
-    /// Redis restarts with all its data.
-    pub restarts: u8,
-    /// Redis restarts with older data.
-    pub gone_back: u8,
-    /// Redis is flushed in the same process, so its script cache remains.
-    pub flushes: u8,
-    /// MySQL returns with older data while no reconciler runs.
-    pub restored: u8,
-    /// An external client commits the end of the topic to Kafka.
-    pub moved: u8,
+    Crash,
+    /// A suspended reconciler loses the urgent lane's lock, so that two close and rebuild at once.
+    LockLost,
+    /// Kafka does not acknowledge in time, so the API writes the row itself.
+    Hang,
+    /// Redis restarts or fails over with all its data.
+    Restart,
+    /// Redis restarts or fails over with older data.
+    GoBack,
+    /// Redis is emptied in the same process.
+    Flush,
+    /// MySQL fails over to a replica that has everything.
+    Failover,
+    /// MySQL fails over to a replica that lags.
+    FailoverToOlder,
+    /// The topic is deleted and created again.
+    RecreateTopic,
+    /// `slot_limits` is emptied, so MySQL refuses every row until an operator restores it.
+    LoseLimits,
+    /// An operator inserts a dead letter by hand.
+    InsertLetter,
+    /// An operator inserts a row of a claim that was given back.
+    InsertVoidRow,
+    /// The first user gives a claim back.
+    Return,
+    /// An operator raises the quantity from one to two.
+    Raise,
+    /// An operator pauses the coupon.
+    Pause,
 }
 
-/// A rule that a wrong protocol leaves out.
+/// A rule that a protocol leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wrong {
-    /// Redis keeps the gate open when it goes back in time.
-    GateKept,
-    /// A reconciler rebuilds a lost Redis immediately, while messages are still in flight to the
-    /// topic.
-    NoWait,
-    /// A reconciler reads the era when it reads the drop, not before it waits and reads the topic.
-    /// After a loss during the pass, it rebuilds the drop from a tail that is older than the loss.
-    EraReadLate,
-    /// A pass continues with another Redis process than the one that it has read, and opens
-    /// admission there.
-    ConnectionComesBack,
-    /// The consumer moves the position before it writes the rows.
-    PositionFirst,
-    /// The position moves over messages that the consumer has not written.
-    OverGap,
-    /// Reading begins at the offset committed to Kafka, not at the position in MySQL.
-    OffsetInKafka,
-    /// A drop is loaded without checking the era.
-    LoadUnchecked,
-    /// A lost drop is loaded and settled before its users are restored.
-    SettleFirst,
-    /// A lost drop is loaded before the users in the dead-letter table are restored.
-    BackupLate,
-    /// A user gets `accepted` although neither topic nor dead-letter table holds the claim.
-    ToldUnheld,
-    /// A retry gets `already_claimed` without verifying that the topic or the dead-letter table
-    /// holds the claim.
-    RetryToldUnheld,
+pub enum Omitted {
+    /// Owed users are stored before the first `UNLINK`, not at the end. (F1)
+    OwedFirst,
+    /// At an open gate, a dead letter of a vacant slot closes the gate instead of becoming a row.
+    /// (F2)
+    LetterByRedis,
+    /// The position is the last statement of the batch's one transaction. (F4)
+    PositionLast,
+    /// A range that begins beyond the stored position does not move it. (F4, F6)
+    NoGap,
+    /// The consumer begins again at the stored position if it is not its own. (F6)
+    BeginAgain,
+    /// Reached means `ends <= position <= ends`, not only `ends <= position`. (F7)
+    PositionInLog,
+    /// A position outside the log is stored as the first offset. (F7)
+    PositionReset,
+    /// A closed coupon is judged once no message is unread.
+    Barrier,
+    /// A closed coupon is judged once nothing is in flight. (F15)
+    Wait,
+    /// A revision in Redis above MySQL's is adopted before anything is judged. (F8)
+    Adoption,
+    /// The revision that decides about adoption is read together with the users. (F8)
+    RevisionWithUsers,
+    /// A write of settings that finds no `meta` still leaves its revision. (F8)
+    RevisionKept,
+    /// A projected slot of a void user becomes free. (F9)
+    PutChecksRevoked,
+    /// An admission in Redis that is void differs from a later row of its user on its slot.
+    TimesCompared,
+    /// A refusal for another reason than a taken slot makes nobody owed. (F10)
+    RefusalQuoted,
+    /// A demoted primary answers no read. (F11)
+    OfPrimary,
+    /// The cache of stored claims tells two admissions of one slot and user apart. (F13)
+    CacheByTime,
+    /// A retry and `claims/me` say `accepted` only if a second store has the claim. (F14)
+    StoredBeforeTold,
+    /// A difference counts only if the rows are the same before and after Redis was read. (F16)
+    RowsAgain,
+    /// The API's row reads the era `FOR SHARE`. (F21)
+    FallbackFenced,
+    /// The reconciler's rows read the era `FOR SHARE`.
+    RowsFenced,
+    /// Each projected page carries the era. (F12)
+    PutFenced,
+    /// Rows that a revocation voids are moved before anything is compared. (F22)
+    VoidRowMoved,
+    /// Owed users are at the head of the waiting list before the gate opens. (F24)
+    OwedAtHead,
+    /// Rows are inserted before Redis is rebuilt from them.
+    RowsFirst,
 }
 
 /// A protocol and the faults that it must survive.
 #[derive(Debug, Clone)]
 pub struct Protocol {
-    pub faults: Faults,
+    pub faults: Vec<Fault>,
     pub reconcilers: usize,
-    /// A rule left out.
-    pub wrong: Option<Wrong>,
+    pub omitted: Option<Omitted>,
 }
 
 impl Protocol {
-    /// Whether this protocol leaves out the rule.
-    pub fn is(&self, wrong: Wrong) -> bool {
-        self.wrong == Some(wrong)
+    pub fn omits(&self, rule: Omitted) -> bool {
+        self.omitted == Some(rule)
     }
 }
 
-/// No user gets a slot that is promised to another user, issued to another user, or in another
-/// user's message on the topic.
-pub const NEVER_UNVERIFIED: &str = "no admission while Redis lacks what it promised";
-/// Each slot is promised to one user, and each user is promised one slot, unless the first promise
-/// is listed as broken.
-pub const ONE_EACH: &str = "one slot a person, one person a slot";
-/// Every row belongs to a user whom Redis has admitted, and each user has at most one row.
-pub const ROWS_ADMITTED: &str = "only admitted people have rows, one each";
-/// Every promise is on the topic, in the dead-letter table, or in a row, whatever data Redis loses.
-pub const HELD_TWICE: &str = "a second store besides Redis holds every promise";
-/// Without further faults, every promise gets its row, and every slot is issued.
+/// Two users never have a promise of one slot, and no user has promises of two slots.
+pub const ONE_EACH: &str = "one slot a user, one user a slot";
+/// Topic, rows or dead letters hold every promise, or Redis if one of those lost data.
+pub const HELD: &str = "a store besides Redis holds every promise";
+/// A promise is broken only if MySQL forgot a return or got a row by hand.
+pub const UNBROKEN: &str = "no promise is broken without a reason";
+/// Only a loss of data or a hand in MySQL closes an open coupon; no traffic and no crash does.
+pub const NOT_CLOSED: &str = "no clean coupon is closed";
+/// Nobody is told again about a claim that was given back.
+pub const NOT_TOLD: &str = "a claim that was given back is not promised";
+/// Nobody is admitted after a pause was answered.
+pub const PAUSED: &str = "settings that were answered are in force";
+/// No newcomer takes a slot from a user who was owed one when the gate opened.
+pub const OWED_FIRST: &str = "owed users come before newcomers";
+/// Without further faults every promise becomes a row or is listed, every slot is issued, and Redis
+/// equals the rows.
 pub const HEALS: &str = "left alone, it becomes exact";
 
 impl Model for Protocol {
@@ -124,7 +157,7 @@ impl Model for Protocol {
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        step::possible(self, state, steps);
+        step::possible(state, steps);
     }
 
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
@@ -136,13 +169,22 @@ impl Model for Protocol {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(NEVER_UNVERIFIED, |_, state: &State| !state.admitted_blindly),
             Property::always(ONE_EACH, |_, state: &State| state.promises_agree()),
-            Property::always(ROWS_ADMITTED, |_, state: &State| state.rows_are_admitted()),
-            Property::always(HELD_TWICE, |_, state: &State| state.promises_are_held()),
+            Property::always(HELD, |_, state: &State| state.promises_are_held()),
+            Property::always(UNBROKEN, |_, state: &State| {
+                state.broken.is_empty() || state.excused
+            }),
+            Property::always(NOT_CLOSED, |_, state: &State| !state.seen.closed_clean),
+            Property::always(NOT_TOLD, |_, state: &State| {
+                !state.seen.void_told || state.excused
+            }),
+            Property::always(PAUSED, |_, state: &State| !state.seen.admitted_while_paused),
+            Property::always(OWED_FIRST, |_, state: &State| !state.seen.overtaken),
             Property::always(HEALS, heal::becomes_exact),
-            Property::sometimes("everything is issued", |_, state: &State| {
-                state.rows.iter().all(Option::is_some)
+            Property::sometimes("every slot is issued", |_, state: &State| {
+                (1..)
+                    .zip(state.mysql.rows)
+                    .all(|(slot, row)| row.is_some() || slot > state.mysql.settings.quantity)
             }),
         ]
     }

@@ -1,227 +1,466 @@
-//! A reconciler's pass: its view, its plan, and its repairs, each as one atomic step.
+//! A pass of a reconciler, one atomic step after the other. It may die or be suspended after each.
+//!
+//! ```text
+//! open gate:    read rows · read Redis · read rows again and judge · insert rows · promote
+//! dirty, or the gate is not (server, era) open:
+//!               close by compare-and-set in a new era · wait, barrier, read Redis · insert rows, store who is owed
+//!               · unlink · lists · a page of each slot · settings · open
+//! ```
+//!
+//! Each step in MySQL reads the era `FOR SHARE`, each script in Redis compares the gate.
 
-use super::redis::Moved;
-use super::state::{PassView, Reconciler, Repair, State};
-use super::{Person, Protocol, SLOTS, Slot, Wrong};
+use super::state::{State, Way};
+use super::stores::{Claim, Gate, Insert, Mysql, Redis, Settings, Slot};
+use super::{Fault, Omitted, Protocol, SLOTS, USERS};
 
-impl State {
-    fn is_lost(&self) -> bool {
-        !self.redis.meta
-    }
+/// How far a reconciler is: what it does next, and what it has read for that.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reconciler {
+    Idle,
+    ReadRedis(OpenView),
+    /// Reads the rows again, and compares them with what Redis has.
+    Judge(OpenView, RedisView),
+    Close(Gate),
+    /// Inserts the rows of users whom an open Redis has and MySQL does not.
+    Insert(Gate, [Option<Claim>; USERS]),
+    Promote(Gate, [bool; USERS]),
+    /// The coupon is closed in an era of this pass.
+    Closed(Closed, Stage),
+}
 
-    fn ensure_era(&mut self) -> u8 {
-        if self.redis.era == 0 {
-            self.eras += 1;
-            self.redis.era = self.eras;
+/// What one `MULTI` reads in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RedisView {
+    users: [Option<Claim>; USERS],
+    revision: u8,
+}
+
+/// The first reads of a pass at an open gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpenView {
+    gate: Gate,
+    revision: u8,
+    primary: u8,
+    rows: [Option<Claim>; SLOTS],
+    /// What Redis held when the pass began, if it was not in flight and no message was unread: the
+    /// admissions older than the deadline.
+    overdue: [Option<Claim>; USERS],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Closed {
+    gate: Gate,
+    /// The primary to which this pass is connected.
+    primary: u8,
+    /// Who is owed, if that is not stored yet.
+    owed: [Option<Claim>; USERS],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Waits for what is in flight and for the barrier, then reads Redis.
+    Wait,
+    /// Inserts rows of these users and of dead letters, and stores who is owed.
+    Rows(RedisView),
+    /// Unlinks the drop's keys.
+    Unlink,
+    /// Reads a page: 0 is the lists, the others are slots. `true` if the drop was unlinked.
+    Read(Slot, bool),
+    Put(Slot, bool, Page),
+    TakeSettings,
+    PutSettings(Settings),
+    Open,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Page {
+    Lists {
+        revoked: [u8; USERS],
+        highest: Slot,
+        owed: [bool; USERS],
+    },
+    Row(Option<Claim>),
+}
+
+pub fn next_step(protocol: &Protocol, state: &mut State, at: usize) {
+    let reconciler = std::mem::replace(&mut state.reconcilers[at], Reconciler::Idle);
+    state.reconcilers[at] = match reconciler {
+        Reconciler::Idle => begin(protocol, state),
+        Reconciler::ReadRedis(view) if state.redis.gate == Some(view.gate) => {
+            Reconciler::Judge(view, read_redis(state))
         }
-        self.redis.era
-    }
+        Reconciler::Judge(view, redis) => judge(protocol, state, &view, redis),
+        Reconciler::Close(gate) if state.redis.gate == Some(gate) => close(state),
+        Reconciler::Insert(gate, users) => {
+            release_void_users(state);
+            state.redis.set(state.mysql.settings, true, false);
+            insert_rows(protocol, state, gate.era, users, false);
+            owed(state).map_or(Reconciler::Idle, |owed| Reconciler::Promote(gate, owed))
+        }
+        Reconciler::Promote(gate, owed) => promote(state, gate, owed),
+        Reconciler::Closed(mut of, stage) => match project(protocol, state, &mut of, stage) {
+            Some(stage) => Reconciler::Closed(of, stage),
+            None => Reconciler::Idle,
+        },
+        // Another pass, or a loss of Redis, changed the gate.
+        Reconciler::ReadRedis(_) | Reconciler::Close(_) => Reconciler::Idle,
+    };
+}
 
-    /// Whether a pass may begin. If Redis has lost data, the pass first waits until nothing can be
-    /// in flight to the topic or the dead-letter table.
-    pub(crate) fn may_begin(&self, protocol: &Protocol) -> bool {
-        let loss = !self.gate_open || self.is_lost();
-        !loss || (self.publishing.is_empty() && self.again.is_empty()) || protocol.is(Wrong::NoWait)
+fn read_redis(state: &State) -> RedisView {
+    RedisView {
+        users: state.redis.users,
+        revision: state.redis.revision,
     }
+}
 
-    /// Reads the gate, the era, the clock and the tail in one step. This is sound, because a loss
-    /// between reading the era and the tail would also be visible in the era.
-    pub(crate) fn begin(&mut self, at: usize) {
-        self.ensure_era();
-        let held = (0_u8..).zip(self.redis.users).filter(|(_, slot)| *slot > 0);
-        self.reconcilers[at] = Reconciler::Begun(PassView {
-            process: self.process,
-            era: self.redis.era,
-            gate_was_open: self.gate_open,
-            tail: self.tail().to_vec(),
-            settled: held
-                .filter(|claim| !self.publishing.contains(claim))
-                .collect(),
-        });
+fn owed(state: &State) -> Option<[bool; USERS]> {
+    let owed = state.mysql.owed;
+    owed.contains(&true).then_some(owed)
+}
+
+fn begin(protocol: &Protocol, state: &mut State) -> Reconciler {
+    adopt(protocol, state);
+    move_void_rows(protocol, state);
+    let current = |gate: &Gate| gate.open && gate.server == state.server;
+    let Some(gate) = state.redis.gate.filter(current) else {
+        return close(state);
+    };
+    if gate.era < state.mysql.era {
+        return close(state);
     }
+    // A higher era on the same server is adopted.
+    state.mysql.era = gate.era;
+    let is_overdue = |claim: &Claim| !state.has_in_flight(*claim) && is_reached(protocol, state);
+    Reconciler::ReadRedis(OpenView {
+        gate,
+        revision: state.mysql.settings.revision,
+        primary: state.primary,
+        rows: state.mysql.rows,
+        overdue: state.redis.users.map(|claim| claim.filter(is_overdue)),
+    })
+}
 
-    pub(crate) fn look(&mut self, protocol: &Protocol, at: usize) {
-        let Reconciler::Begun(seen) =
-            std::mem::replace(&mut self.reconcilers[at], Reconciler::Idle)
-        else {
-            return;
+fn move_void_rows(protocol: &Protocol, state: &mut State) {
+    if !protocol.omits(Omitted::VoidRowMoved) {
+        state.mysql.move_void_rows();
+    }
+}
+
+/// A revision that only Redis has was lost by MySQL.
+fn adopt(protocol: &Protocol, state: &mut State) {
+    let redis = state.redis;
+    let settings = &mut state.mysql.settings;
+    if redis.revision <= settings.revision || protocol.omits(Omitted::Adoption) {
+        return;
+    }
+    match redis.settings {
+        Some(newer) if newer.revision > settings.revision => *settings = newer,
+        _ => settings.revision = redis.revision,
+    }
+}
+
+/// Closes the gate and begins an era above MySQL's and the gate's. [`crate::gate`] has the steps.
+fn close(state: &mut State) -> Reconciler {
+    let closes = |reconciler: &Reconciler| matches!(reconciler, Reconciler::Closed(..));
+    if state.reconcilers.iter().any(closes) {
+        if !state.may(Fault::LockLost) {
+            return Reconciler::Idle;
+        }
+        state.spend(Fault::LockLost);
+    }
+    let before = state.redis.gate;
+    state.seen.closed_clean |= before.is_some_and(|gate| gate.open) && !state.damaged;
+    let era = before.map_or(0, |gate| gate.era).max(state.mysql.era) + 1;
+    state.mysql.era = era;
+    let gate = Gate {
+        server: state.server,
+        era,
+        open: false,
+    };
+    state.redis.gate = Some(gate);
+    let of = Closed {
+        gate,
+        primary: state.primary,
+        owed: [None; USERS],
+    };
+    Reconciler::Closed(of, Stage::Wait)
+}
+
+/// Whether no message is unread that matters: ends <= position <= ends.
+fn is_reached(protocol: &Protocol, state: &State) -> bool {
+    let (position, end) = (state.mysql.position, state.end());
+    position == end || position > end && protocol.omits(Omitted::PositionInLog)
+}
+
+/// Compares what was read from an open Redis with the rows before and after. A difference counts
+/// only if both agree.
+fn judge(
+    protocol: &Protocol,
+    state: &State,
+    view: &OpenView,
+    RedisView { users, revision }: RedisView,
+) -> Reconciler {
+    let mysql = &state.mysql;
+    let is_ahead =
+        revision > mysql.settings.revision && !protocol.omits(Omitted::RevisionWithUsers);
+    let is_outdated = state.primary != view.primary || mysql.settings.revision != view.revision;
+    if is_outdated || is_ahead {
+        return Reconciler::Idle;
+    }
+    let on = |slot: Slot| users.into_iter().flatten().find(|claim| claim.slot == slot);
+    let is_dirty = (1..).zip(view.rows).any(|(slot, row)| {
+        let stands = row == mysql.row_on(slot) || protocol.omits(Omitted::RowsAgain);
+        row.is_some_and(|row| stands && on(slot).is_none_or(|claim| claim.user != row.user))
+    });
+    let above = |claim: &Claim| claim.slot > mysql.settings.quantity;
+    let undecided = |letter: &Claim| {
+        let known = mysql.voids(*letter) || mysql.row_of(letter.user).is_some();
+        let agrees = on(letter.slot).is_some_and(|claim| claim.user == letter.user);
+        !known && !agrees && mysql.row_on(letter.slot).is_none()
+    };
+    let vacant = mysql.letters.iter().any(undecided) && !protocol.omits(Omitted::LetterByRedis);
+    if is_dirty || vacant || users.iter().flatten().any(above) {
+        return Reconciler::Close(view.gate);
+    }
+    let lacks_row = |claim: &Claim| {
+        view.overdue[usize::from(claim.user)] == Some(*claim) && mysql.row_of(claim.user).is_none()
+    };
+    let unissued = users.map(|claim| claim.filter(lacks_row));
+    let is_void = |claim: &Claim| mysql.voids(*claim);
+    let has_more = !mysql.letters.is_empty()
+        || mysql.owed.contains(&true)
+        || users.iter().flatten().any(is_void)
+        || mysql.settings.revision > revision;
+    if has_more || unissued != [None; USERS] {
+        Reconciler::Insert(view.gate, unissued)
+    } else {
+        Reconciler::Idle
+    }
+}
+
+/// A revocation whose second step was lost.
+fn release_void_users(state: &mut State) {
+    for claim in state.redis.users.into_iter().flatten() {
+        if state.mysql.voids(claim) {
+            let until = state.mysql.revoked[usize::from(claim.user)];
+            state.redis.revoke(claim.user, until);
+        }
+    }
+}
+
+/// Rows of dead letters first, then of users whom only Redis names. A user whose slot is another's
+/// is owed. Returns whether everything was decided.
+fn insert_rows(
+    protocol: &Protocol,
+    state: &mut State,
+    era: u8,
+    users: [Option<Claim>; USERS],
+    closed: bool,
+) -> bool {
+    if state.mysql.era != era && !protocol.omits(Omitted::RowsFenced) {
+        return false;
+    }
+    let mut is_whole = true;
+    let letters = std::mem::take(&mut state.mysql.letters);
+    for claim in letters {
+        let agrees = users.contains(&Some(claim));
+        let vacant = state.mysql.row_on(claim.slot).is_none();
+        let blindly = protocol.omits(Omitted::LetterByRedis);
+        let decides = closed || agrees || !vacant || blindly;
+        let stays = match decides.then(|| state.mysql.insert(claim)) {
+            Some(Insert::Done | Insert::HasRow | Insert::Void) => false,
+            Some(Insert::Refused) if !protocol.omits(Omitted::RefusalQuoted) => true,
+            Some(Insert::Taken | Insert::Refused) => {
+                if !closed || !protocol.omits(Omitted::OwedFirst) {
+                    state.owe(claim);
+                }
+                false
+            }
+            None => !state.mysql.voids(claim) && state.mysql.row_of(claim.user).is_none(),
         };
-        let mut todo = self.plan(protocol, &seen);
-        if protocol.is(Wrong::SettleFirst) && self.is_lost() {
-            todo.retain(|repair| !matches!(repair, Repair::Load | Repair::Settle));
-            todo.splice(0..0, [Repair::Load, Repair::Settle]);
-        }
-        if todo.is_empty() && !seen.gate_was_open {
-            todo.push(Repair::Grant);
-        }
-        if !todo.is_empty() {
-            todo.reverse();
-            let late = protocol.is(Wrong::EraReadLate);
-            let era = if late { self.redis.era } else { seen.era };
-            self.reconcilers[at] = Reconciler::Repairing {
-                era,
-                process: seen.process,
-                todo,
-            };
+        if stays {
+            state.mysql.letters.push(claim);
+            is_whole = false;
         }
     }
-
-    fn plan(&self, protocol: &Protocol, seen: &PassView) -> Vec<Repair> {
-        let mut todo = Vec::new();
-        self.plan_rows(&mut todo);
-        self.plan_messages(seen, &mut todo);
-        let lost = self.is_lost();
-        if lost && !protocol.is(Wrong::BackupLate) {
-            self.plan_kept(seen, &mut todo);
+    for claim in users.into_iter().flatten() {
+        match state.mysql.insert(claim) {
+            Insert::Refused if !protocol.omits(Omitted::RefusalQuoted) => is_whole = false,
+            Insert::Taken | Insert::Refused if closed && !protocol.omits(Omitted::OwedFirst) => {
+                state.owe(claim);
+            }
+            Insert::Done | Insert::HasRow | Insert::Void | Insert::Taken | Insert::Refused => {}
         }
-        todo.extend(lost.then_some(Repair::Load));
-        if lost || !todo.is_empty() || !self.redis.adds_up() {
-            todo.push(Repair::Settle);
-        }
-        self.plan_people(seen, &mut todo);
-        if todo.iter().any(|repair| matches!(repair, Repair::Move(..))) {
-            todo.push(Repair::Settle);
-        }
-        self.plan_failed(&mut todo);
-        todo
     }
-
-    /// Rows are authoritative.
-    fn plan_rows(&self, todo: &mut Vec<Repair>) {
-        let rows = (1..)
-            .zip(self.rows)
-            .filter_map(|(slot, row)| Some((row?, slot)));
-        let astray = rows.filter(|(person, slot)| self.redis.slot_of(*person) != *slot);
-        todo.extend(astray.map(|(person, slot)| Repair::PutBack(person, slot, true)));
+    // A promise is kept once its user has a row.
+    for user in (0..).take(USERS) {
+        if state.mysql.row_of(user).is_some() {
+            state.mysql.owed[usize::from(user)] = false;
+        }
     }
+    is_whole
+}
 
-    /// Plans repairs for messages of users who are missing in Redis, on slots that no user holds:
-    /// Redis has lost these admissions.
-    fn plan_messages(&self, seen: &PassView, todo: &mut Vec<Repair>) {
-        for (at, (person, slot)) in seen.tail.iter().enumerate() {
-            let first = seen.tail[..at].iter().all(|(_, other)| other != slot);
-            let held = self.redis.on(*slot).next().is_some() || self.row_on(*slot).is_some();
-            let elsewhere = self.redis.slot_of(*person) > 0 || self.row_of(*person).is_some();
-            let known_to_be_given =
-                self.is_lost() || !seen.gate_was_open || *slot <= self.redis.count;
-            if first && !held && !elsewhere && known_to_be_given {
-                todo.push(Repair::PutBack(*person, *slot, false));
+/// Owed users get the next slots, or stand at the head of the waiting list. Later passes insert
+/// their rows.
+fn promote(state: &mut State, gate: Gate, owed: [bool; USERS]) -> Reconciler {
+    for user in (0..).take(USERS).filter(|user| owed[usize::from(*user)]) {
+        let at = state.clock[usize::from(user)] + 1;
+        if state.redis.promote(gate, user, at).is_some() {
+            state.clock[usize::from(user)] = at;
+        }
+    }
+    Reconciler::Idle
+}
+
+/// Whether Redis has exactly the rows. An admission that a revocation voids is none of them, even if
+/// the user has the slot again.
+fn is_clean(protocol: &Protocol, mysql: &Mysql, users: [Option<Claim>; USERS]) -> bool {
+    let has_row = |claim: &Claim| {
+        let row = mysql.row_on(claim.slot);
+        let stands = !mysql.voids(*claim) || protocol.omits(Omitted::TimesCompared);
+        stands && row.is_some_and(|row| row.user == claim.user)
+    };
+    let rows = mysql.rows.iter().flatten().count();
+    users.iter().flatten().all(has_row) && users.iter().flatten().count() == rows
+}
+
+/// Makes the next step of a closed coupon: rows first, then Redis := rows.
+fn project(protocol: &Protocol, state: &mut State, of: &mut Closed, stage: Stage) -> Option<Stage> {
+    let era = of.gate.era;
+    let fences = !protocol.omits(Omitted::PutFenced);
+    let in_redis = state.redis.gate == Some(of.gate) || !fences;
+    let is_primary = state.primary == of.primary || protocol.omits(Omitted::OfPrimary);
+    let in_mysql = state.mysql.era == era && is_primary;
+    match stage {
+        Stage::Wait => wait(protocol, state, of.gate),
+        Stage::Rows(_) if protocol.omits(Omitted::RowsFirst) => Some(Stage::Unlink),
+        Stage::Rows(RedisView { users, revision }) => {
+            if revision > state.mysql.settings.revision
+                && !protocol.omits(Omitted::RevisionWithUsers)
+            {
+                adopt(protocol, state);
+            }
+            move_void_rows(protocol, state);
+            let is_whole = insert_rows(protocol, state, era, users, true);
+            if protocol.omits(Omitted::OwedFirst) {
+                let is_owed = |claim: &Claim| state.mysql.row_of(claim.user).is_none();
+                of.owed = users.map(|claim| claim.filter(is_owed));
+            }
+            let is_clean = is_clean(protocol, &state.mysql, users) && state.redis.adds_up();
+            let keys_exist = state.redis.settings.is_some();
+            // What MySQL refuses for another reason stays as it is, behind a closed gate.
+            match (is_whole, is_clean && keys_exist) {
+                (false, _) => Some(Stage::Wait),
+                (true, true) => Some(Stage::Read(0, false)),
+                (true, false) => Some(Stage::Unlink),
             }
         }
+        Stage::Unlink if in_redis => {
+            unlink(&mut state.redis);
+            Some(Stage::Read(0, true))
+        }
+        Stage::Read(page, unlinked) => {
+            for claim in std::mem::take(&mut of.owed).into_iter().flatten() {
+                state.owe(claim);
+            }
+            let content = read_page(protocol, state, of, page)?;
+            Some(Stage::Put(page, unlinked, content))
+        }
+        Stage::Put(page, unlinked, content) if in_redis => {
+            put_page(protocol, state, page, unlinked, content);
+            let is_last = !unlinked || usize::from(page) == SLOTS;
+            let next = Stage::Read(page + 1, unlinked);
+            Some(if is_last { Stage::TakeSettings } else { next })
+        }
+        Stage::TakeSettings if in_mysql => {
+            state.mysql.settings.revision += 1;
+            Some(Stage::PutSettings(state.mysql.settings))
+        }
+        Stage::PutSettings(settings) => {
+            state.redis.set(settings, true, true);
+            Some(Stage::Open)
+        }
+        Stage::Open => {
+            open(protocol, state, of.gate);
+            None
+        }
+        Stage::Unlink | Stage::Put(..) | Stage::TakeSettings => None,
     }
+}
 
-    /// Plans to restore the users of dead letters before the drop is loaded, because the
-    /// dead-letter table may have the only copy of a promise.
-    fn plan_kept(&self, seen: &PassView, todo: &mut Vec<Repair>) {
-        for &(person, slot) in &self.failed {
-            let told_otherwise = seen
-                .tail
-                .iter()
-                .any(|claim| claim.0 == person || claim.1 == slot);
-            if !told_otherwise && self.row_on(slot).is_none() && self.row_of(person).is_none() {
-                todo.push(Repair::PutBack(person, slot, false));
+fn wait(protocol: &Protocol, state: &State, gate: Gate) -> Option<Stage> {
+    let is_over = state.redis.gate != Some(gate);
+    let in_flight = state.in_flight.iter().any(|it| it.way != Way::Late);
+    let may_go = (!in_flight || protocol.omits(Omitted::Wait))
+        && (is_reached(protocol, state) || protocol.omits(Omitted::Barrier));
+    match (is_over, may_go) {
+        (true, _) => None,
+        (false, true) => Some(Stage::Rows(read_redis(state))),
+        (false, false) => Some(Stage::Wait),
+    }
+}
+
+/// The waiting list and the highest revision stay.
+fn unlink(redis: &mut Redis) {
+    redis.users = [None; USERS];
+    redis.free = [false; SLOTS];
+    redis.count = 0;
+    redis.revoked = [0; USERS];
+    redis.settings = None;
+}
+
+/// Reads the era `FOR SHARE`, and asks the server afterwards whether it is the primary.
+fn read_page(protocol: &Protocol, state: &State, of: &Closed, page: Slot) -> Option<Page> {
+    let is_primary = state.primary == of.primary;
+    let demoted = state.demoted.as_ref();
+    let mysql = match demoted.filter(|_| !is_primary && protocol.omits(Omitted::OfPrimary)) {
+        Some(demoted) => demoted,
+        None if is_primary => &state.mysql,
+        None => return None,
+    };
+    if mysql.era != of.gate.era {
+        return None;
+    }
+    if page > 0 {
+        return Some(Page::Row(mysql.row_on(page)));
+    }
+    let slots = mysql.rows.iter().flatten().map(|row| row.slot);
+    Some(Page::Lists {
+        revoked: mysql.revoked,
+        highest: slots.max().unwrap_or(0),
+        owed: mysql.owed,
+    })
+}
+
+fn put_page(protocol: &Protocol, state: &mut State, page: Slot, unlinked: bool, content: Page) {
+    let redis = &mut state.redis;
+    match content {
+        Page::Row(row) => {
+            let checks = !protocol.omits(Omitted::PutChecksRevoked);
+            redis.put_slot(page, row, checks);
+        }
+        Page::Lists {
+            revoked,
+            highest,
+            mut owed,
+        } => {
+            if protocol.omits(Omitted::OwedAtHead) {
+                owed = redis.waiting;
             }
+            let count = if unlinked { highest } else { redis.count };
+            redis.put_lists(revoked, count, owed);
         }
     }
+}
 
-    /// Users who share a slot are moved. Users without a row and without anything in flight get a
-    /// row.
-    fn plan_people(&self, seen: &PassView, todo: &mut Vec<Repair>) {
-        for slot in 1..=SLOTS {
-            let evidence = |person: &Person| {
-                seen.tail.contains(&(*person, slot)) || self.failed.contains(&(*person, slot))
-            };
-            let keeper = self
-                .row_on(slot)
-                .or_else(|| self.redis.on(slot).find(evidence))
-                .or(self.redis.on(slot).next());
-            for person in self.redis.on(slot) {
-                let claim = (person, slot);
-                if self.row_of(person).is_some() {
-                    // The user is on the slot of the row, or is moved there.
-                } else if keeper != Some(person) {
-                    todo.push(Repair::Move(person, slot));
-                } else if seen.settled.contains(&claim) && !evidence(&person) {
-                    todo.push(Repair::Issue(person, slot));
-                }
-            }
-        }
-    }
-
-    fn plan_failed(&self, todo: &mut Vec<Repair>) {
-        for &(person, slot) in &self.failed {
-            let held = self.redis.slot_of(person);
-            let anothers = |slot: Slot| self.row_on(slot).is_some_and(|row| row != person);
-            if self.row_of(person).is_none() {
-                if held > 0 && !anothers(held) {
-                    todo.push(Repair::Issue(person, held));
-                } else if held == 0 && !anothers(slot) && self.redis.on(slot).next().is_none() {
-                    todo.extend([
-                        Repair::PutBack(person, slot, false),
-                        Repair::Settle,
-                        Repair::Issue(person, slot),
-                    ]);
-                } else if held == 0 {
-                    todo.push(Repair::Move(person, 0));
-                }
-            }
-            todo.push(Repair::Resolve(person, slot));
-        }
-    }
-
-    pub(crate) fn repair(&mut self, protocol: &Protocol, at: usize) {
-        let Reconciler::Repairing { era, .. } = &self.reconcilers[at] else {
-            return;
-        };
-        let made = if *era == 0 { self.ensure_era() } else { 0 };
-        let Reconciler::Repairing { era, process, todo } = &mut self.reconcilers[at] else {
-            return;
-        };
-        let Some(repair) = todo.pop() else { return };
-        if *era == 0 {
-            *era = made;
-        }
-        // The connection ends with the process to which it was opened.
-        let comes_back = protocol.is(Wrong::ConnectionComesBack);
-        let era = *era;
-        let process = if comes_back { self.process } else { *process };
-        let more = self.carry_out(era, repair, process);
-        if let Reconciler::Repairing { todo, .. } = &mut self.reconcilers[at] {
-            todo.extend(more);
-            if todo.is_empty() {
-                self.reconcilers[at] = Reconciler::Idle;
-            }
-        }
-    }
-
-    /// Performs a repair and returns the one that must follow it.
-    fn carry_out(&mut self, era: u8, repair: Repair, process: u8) -> Option<Repair> {
-        match repair {
-            Repair::PutBack(person, slot, certain) => {
-                self.redis.put_back(era, person, slot, certain);
-            }
-            Repair::Load => self.redis.load(era, true),
-            Repair::Settle => self.redis.settle(era),
-            Repair::Move(person, from) => match self.redis.move_person(era, person, from) {
-                Moved::To(slot) => {
-                    self.admitted.push((person, slot));
-                    return Some(Repair::Issue(person, slot));
-                }
-                Moved::NoneLeft if from > 0 => {
-                    self.broken.push((person, from));
-                    return Some(Repair::Withdraw(person, from));
-                }
-                Moved::NoneLeft | Moved::Changed => {}
-            },
-            Repair::Withdraw(person, from) => self.redis.withdraw(era, person, from),
-            Repair::Issue(person, slot) => _ = self.insert((person, slot)),
-            Repair::Resolve(person, slot) => {
-                if self.row_of(person).is_some() {
-                    self.failed.retain(|claim| *claim != (person, slot));
-                }
-            }
-            Repair::Grant => self.gate_open |= self.process == process,
-        }
-        None
+fn open(protocol: &Protocol, state: &mut State, gate: Gate) {
+    let settings = state.redis.settings;
+    let is_current = settings.is_some_and(|settings| settings.revision == state.redis.revision);
+    let is_same = state.redis.gate == Some(gate) || protocol.omits(Omitted::PutFenced);
+    if is_same && is_current && state.redis.adds_up() && gate.server == state.server {
+        state.redis.gate = Some(Gate { open: true, ..gate });
+        state.owed_at_opening = state.mysql.owed;
     }
 }

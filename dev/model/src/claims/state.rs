@@ -1,240 +1,230 @@
 //! The whole state at one moment.
 
-use super::redis::Redis;
-use super::{Faults, Person, Protocol, SLOTS, Slot};
+use super::pass::Reconciler;
+use super::stores::{Claim, Gate, Mysql, Redis, Settings, User};
+use super::{Fault, Protocol, SLOTS, USERS};
 
-/// A person and a slot: an admission, a message, a promise.
-pub type Claim = (Person, Slot);
-
-/// MySQL's data at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Dump {
-    pub rows: [Option<Person>; SLOTS as usize],
-    pub failed: Vec<Claim>,
-    pub position: u8,
-}
-
-/// The progress of a reconciler.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reconciler {
-    Idle,
-    /// A pass has begun.
-    Begun(PassView),
-    Repairing {
-        /// The coupon's era according to the pass; 0 if the pass read it late and Redis had none.
-        era: u8,
-        /// The Redis process that the pass has read.
-        process: u8,
-        /// The remaining repairs, last first.
-        todo: Vec<Repair>,
-    },
-}
-
-/// The first reads of a pass.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PassView {
-    pub(super) process: u8,
-    /// The coupon's era, which the pass created if Redis had none.
-    pub(super) era: u8,
-    pub(super) gate_was_open: bool,
-    pub(super) tail: Vec<Claim>,
-    /// Admissions older than the publishing deadline.
-    pub(super) settled: Vec<Claim>,
+/// The way of an admission to a second store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    Publishing,
+    /// The API writes the row itself.
+    Fallback,
+    /// The user was told 503, but the transaction may still be committed.
+    Late,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Repair {
-    /// Restores a user to a slot; `true` if the slot comes from a row.
-    PutBack(Person, Slot, bool),
-    Load,
-    /// Corrects the counter.
-    Settle,
-    Move(Person, Slot),
-    /// Takes a slot from a user whose promise is listed as broken.
-    Withdraw(Person, Slot),
-    Issue(Person, Slot),
-    /// Resolves a dead letter, if its user has a row.
-    Resolve(Person, Slot),
-    Grant,
+pub struct InFlight {
+    pub claim: Claim,
+    /// The era of the admission.
+    pub era: u8,
+    pub way: Way,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Consumer {
+    /// Where the last range ended.
+    pub next: u8,
+    /// The batch in hand, from one offset up to another.
+    pub batch: Option<(u8, u8)>,
+}
+
+/// What was seen and must never be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Seen {
+    pub closed_clean: bool,
+    pub admitted_while_paused: bool,
+    pub overtaken: bool,
+    pub void_told: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
     pub redis: Redis,
-    /// Whether admission is open.
-    pub gate_open: bool,
-    /// Number of the Redis process.
-    pub process: u8,
-    /// Redis's data at the time of the copy.
-    pub copy: Option<Redis>,
-    /// The era that a process has read before it loads the drop, which it may do late.
-    pub loader: Option<u8>,
-    /// Eras given so far.
-    pub eras: u8,
-    /// Admissions whose message is in flight to the topic.
-    pub publishing: Vec<Claim>,
-    /// Claims that are published again, because the process that got the retry has no record that a
-    /// second store has them.
-    pub again: Vec<Claim>,
-    /// Claims that processes have recorded as being in a second store.
-    pub held: Vec<Claim>,
+    /// The identity of Redis's server. A restart or a failover changes it.
+    pub server: u8,
+    /// Redis's data when it was copied.
+    pub redis_copy: Option<Redis>,
+    pub mysql: Mysql,
+    /// The lagging replica.
+    pub replica: Option<Mysql>,
+    /// The demoted primary, which can still be read.
+    pub demoted: Option<Mysql>,
+    /// The number of failovers.
+    pub primary: u8,
     pub topic: Vec<Claim>,
-    /// Where reading begins.
-    pub position: u8,
-    /// The offset of the message that the consumer has read.
-    pub in_hand: Option<u8>,
-    /// `issued_coupons`, by slot. Its keys are unique, as in the schema.
-    pub rows: [Option<Person>; SLOTS as usize],
-    pub failed: Vec<Claim>,
-    /// MySQL's data at the time of the dump.
-    pub dump: Option<Dump>,
+    pub consumer: Consumer,
+    pub in_flight: Vec<InFlight>,
     pub reconcilers: Vec<Reconciler>,
+    /// Settings that MySQL has and Redis does not, yet.
+    pub changing: Option<Settings>,
+    pub pause_answered: bool,
+    /// The first user's return, which Redis does not have yet: claims up to this time are void.
+    pub returning: Option<u8>,
+    /// The last admission of each user.
+    pub clock: [u8; USERS],
     /// Remaining faults.
-    pub faults: Faults,
-    /// Promises made to users.
+    pub faults: Vec<Fault>,
+    /// Promises, which are also the API's cache of claims that a second store has.
     pub promises: Vec<Claim>,
-    /// Promises listed as broken.
+    /// Promises whose user was stored as owed.
     pub broken: Vec<Claim>,
-    /// All admissions ever made by Redis.
-    pub admitted: Vec<Claim>,
-    /// Whether a user got a slot that belonged to another user.
-    pub admitted_blindly: bool,
+    /// Claims up to this time were given back.
+    pub returned: [u8; USERS],
+    /// Users who were owed a slot when the gate opened.
+    pub owed_at_opening: [bool; USERS],
+    /// Whether a store lost data, or a hand changed it: open coupons may close.
+    pub damaged: bool,
+    /// Whether the topic or MySQL lost data.
+    pub lost: bool,
+    /// Whether MySQL forgot a return, or got a row by hand.
+    pub excused: bool,
+    pub seen: Seen,
 }
 
 impl State {
-    /// Returns a state in which the drop is loaded and admission is open. A process is also about
-    /// to load the drop.
+    /// Returns a state in which the drop is loaded and open, and nobody has claimed.
     pub fn open(protocol: &Protocol) -> Self {
+        let raised = protocol.faults.contains(&Fault::Raise);
+        let settings = Settings {
+            revision: 1,
+            quantity: if raised { 1 } else { 2 },
+            paused: false,
+        };
         Self {
             redis: Redis {
-                era: 1,
-                meta: true,
+                gate: Some(Gate {
+                    server: 0,
+                    era: 1,
+                    open: true,
+                }),
+                settings: Some(settings),
+                revision: 1,
                 ..Redis::default()
             },
-            gate_open: true,
-            process: 0,
-            copy: None,
-            loader: Some(1),
-            eras: 1,
-            publishing: Vec::new(),
-            again: Vec::new(),
-            held: Vec::new(),
+            server: 0,
+            redis_copy: None,
+            mysql: Mysql {
+                rows: [None; SLOTS],
+                letters: Vec::new(),
+                owed: [false; USERS],
+                revoked: [0; USERS],
+                position: 0,
+                era: 1,
+                settings,
+                limits_lost: false,
+            },
+            replica: None,
+            demoted: None,
+            primary: 0,
             topic: Vec::new(),
-            position: 0,
-            in_hand: None,
-            rows: [None; SLOTS as usize],
-            failed: Vec::new(),
-            dump: None,
+            consumer: Consumer::default(),
+            in_flight: Vec::new(),
             reconcilers: vec![Reconciler::Idle; protocol.reconcilers],
-            faults: protocol.faults,
+            changing: None,
+            pause_answered: false,
+            returning: None,
+            clock: [0; USERS],
+            faults: protocol.faults.clone(),
             promises: Vec::new(),
             broken: Vec::new(),
-            admitted: Vec::new(),
-            admitted_blindly: false,
+            returned: [0; USERS],
+            owed_at_opening: [false; USERS],
+            damaged: false,
+            lost: false,
+            excused: false,
+            seen: Seen::default(),
         }
     }
 
-    /// Normalises irrelevant differences to reduce the number of states: sets are sorted, and
-    /// reconcilers are interchangeable.
+    /// Reduces the number of states: sets are sorted, reconcilers are interchangeable, and what no
+    /// later step reads is forgotten.
     pub fn tidy(&mut self) {
-        let on_the_way = [&mut self.publishing, &mut self.again, &mut self.held];
-        let told = [
-            &mut self.failed,
-            &mut self.promises,
-            &mut self.broken,
-            &mut self.admitted,
-        ];
-        for set in on_the_way.into_iter().chain(told) {
+        let letters = &mut self.mysql.letters;
+        for set in [letters, &mut self.promises, &mut self.broken] {
             set.sort_unstable();
             set.dedup();
         }
+        self.in_flight.sort_unstable();
         self.reconcilers.sort_unstable();
-        if self.faults.flushes == 0 && self.redis.era == self.eras {
-            // A loaded drop stays loaded, so loading it late does nothing.
-            self.loader = self.loader.filter(|_| !self.redis.meta);
+        if !self.may(Fault::GoBack) {
+            self.redis_copy = None;
         }
-        if self.faults.gone_back == 0 {
-            self.copy = None;
+        if !self.may(Fault::FailoverToOlder) {
+            self.replica = None;
         }
-        if self.faults.restored == 0 {
-            self.dump = None;
-        }
-    }
-
-    pub(super) fn to_dump(&self) -> Dump {
-        Dump {
-            rows: self.rows,
-            failed: self.failed.clone(),
-            position: self.position,
+        let is_idle = |reconciler: &Reconciler| *reconciler == Reconciler::Idle;
+        if self.reconcilers.iter().all(is_idle) {
+            self.demoted = None;
         }
     }
 
-    pub fn row_of(&self, person: Person) -> Option<Slot> {
-        (1..)
-            .zip(self.rows)
-            .find(|(_, row)| *row == Some(person))
-            .map(|(slot, _)| slot)
+    pub fn may(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
     }
 
-    pub fn row_on(&self, slot: Slot) -> Option<Person> {
-        self.rows[usize::from(slot) - 1]
+    pub fn spend(&mut self, fault: Fault) {
+        let at = self.faults.iter().position(|it| *it == fault);
+        at.map(|at| self.faults.remove(at));
     }
 
-    /// Writes a row if the schema allows it. Returns whether the row exists now.
-    pub fn insert(&mut self, claim: Claim) -> bool {
-        let (person, slot) = claim;
-        let row = self.row_on(slot);
-        if row.is_none() && self.row_of(person).is_none() {
-            self.rows[usize::from(slot) - 1] = Some(person);
-        }
-        self.row_on(slot) == Some(person)
+    pub fn next_time(&mut self, user: User) -> u8 {
+        let clock = &mut self.clock[usize::from(user)];
+        *clock += 1;
+        *clock
     }
 
-    /// The unread tail of the topic.
-    pub fn tail(&self) -> &[Claim] {
-        &self.topic[usize::from(self.position)..]
+    /// The offset after the last message.
+    pub fn end(&self) -> u8 {
+        u8::try_from(self.topic.len()).unwrap_or(u8::MAX)
     }
 
-    /// Promises that are not listed as broken.
-    pub fn standing(&self) -> impl Iterator<Item = &Claim> {
-        self.promises
-            .iter()
-            .filter(|promise| !self.broken.contains(promise))
+    pub fn has_in_flight(&self, claim: Claim) -> bool {
+        let is_its = |it: &InFlight| it.claim == claim && it.way != Way::Late;
+        self.in_flight.iter().any(is_its)
     }
 
-    pub(crate) fn promises_agree(&self) -> bool {
-        self.standing().all(|(person, slot)| {
+    /// Stores a user as owed: a promise of the slot is broken.
+    pub fn owe(&mut self, claim: Claim) {
+        self.mysql.owed[usize::from(claim.user)] = true;
+        let is_its = |it: &Claim| (it.user, it.slot) == (claim.user, claim.slot);
+        let broken: Vec<Claim> = self.standing().filter(is_its).collect();
+        self.broken.extend(broken);
+    }
+
+    /// Promises that were neither given back nor listed as broken. If a return is forgotten, its row
+    /// stands for later promises to the same user.
+    pub fn standing(&self) -> impl Iterator<Item = Claim> {
+        let has_older = |claim: &Claim| {
+            let row = self.mysql.row_of(claim.user);
+            self.excused && row.is_some_and(|row| row.slot != claim.slot)
+        };
+        let stands = move |claim: &&Claim| {
+            let given_back = claim.at <= self.returned[usize::from(claim.user)];
+            !given_back && !has_older(claim) && !self.broken.contains(claim)
+        };
+        self.promises.iter().filter(stands).copied()
+    }
+
+    pub fn promises_agree(&self) -> bool {
+        self.standing().all(|one| {
             self.standing()
-                .all(|(other, on)| (person == other) == (slot == on))
+                .all(|other| (one.user == other.user) == (one.slot == other.slot))
         })
     }
 
-    pub(crate) fn promises_are_held(&self) -> bool {
-        let held = |claim: &Claim| {
-            self.tail().contains(claim)
-                || self.failed.contains(claim)
-                || self.row_on(claim.1) == Some(claim.0)
+    pub fn promises_are_held(&self) -> bool {
+        // A position outside the log is about to be the first offset.
+        let from = usize::from(self.mysql.position);
+        let from = if from > self.topic.len() { 0 } else { from };
+        let held = |claim: Claim| {
+            let row = self.mysql.row_on(claim.slot);
+            row.is_some_and(|row| row.user == claim.user && row.at >= claim.at)
+                || self.topic[from..].contains(&claim)
+                || self.mysql.letters.contains(&claim)
+                || self.lost && self.redis.users[usize::from(claim.user)] == Some(claim)
         };
         self.standing().all(held)
-    }
-
-    pub(crate) fn rows_are_admitted(&self) -> bool {
-        let rows = || {
-            (1..)
-                .zip(self.rows)
-                .filter_map(|(slot, row)| Some((row?, slot)))
-        };
-        rows().all(|claim| self.admitted.contains(&claim) && self.row_of(claim.0) == Some(claim.1))
-    }
-
-    /// Whether another user has a right to the slot.
-    pub(crate) fn belongs_to_another(&self, person: Person, slot: Slot) -> bool {
-        let anothers =
-            |claim: &&Claim| claim.1 == slot && claim.0 != person && !self.broken.contains(claim);
-        self.promises
-            .iter()
-            .chain(&self.topic)
-            .any(|claim| anothers(&claim))
-            || self.row_on(slot).is_some_and(|row| row != person)
     }
 }

@@ -1,323 +1,345 @@
-//! The possible steps.
+//! Users, the API, the consumer, the operator, and faults. A reconciler's steps are in
+//! [`super::pass`].
 
-use super::redis::{Admission, Redis};
-use super::state::{Reconciler, State};
-use super::{PEOPLE, Person, Protocol, Wrong};
+use super::pass::{self, Reconciler};
+use super::state::{InFlight, State, Way};
+use super::stores::{Admission, Claim, Insert, Redis, User};
+use super::{Fault, Omitted, Protocol, USERS};
+
+/// The user who returns claims.
+const RETURNING: User = 0;
+/// The user of the dead letter that is inserted by hand.
+const BY_HAND: User = 2;
 
 /// An atomic step of a participant, or a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// A user claims, for the first time or again.
-    Ask(Person),
-    /// A claim in flight to a second store ends.
-    Publish {
-        /// Whether it is one of the claims that are published again.
-        again: bool,
-        /// Its index among the claims in flight.
+    Claim(User),
+    /// Kafka acknowledges an admission, and the user gets a promise.
+    Acknowledge(usize),
+    /// Kafka does not acknowledge in time, whether the message arrives or not.
+    Hang {
         at: usize,
-        /// Its outcome.
-        end: End,
+        arrives: bool,
     },
-    /// The consumer takes the next message.
+    /// The API's own row is committed.
+    Store(usize),
+    /// The deadline of the API's own row passes, and the user is told 503.
+    Expire(usize),
+    ApiDies {
+        at: usize,
+        arrives: bool,
+    },
+    /// The second step of a return, and of a change of settings: in Redis.
+    FinishReturn,
+    FinishChange,
+    /// The consumer takes all unread messages.
     Fetch,
-    /// The consumer writes the row, or stores the claim in the dead-letter table, and moves the
-    /// position.
+    /// The consumer writes the batch and moves the position, in one transaction.
     Write,
-    /// A process that read the era earlier loads the drop.
-    LoadLate,
-    /// A reconciler begins a pass: reads the gate, the clock and the topic's unread tail.
-    Begin(usize),
-    /// The reconciler reads Redis, rows and the dead-letter table, and plans.
-    Look(usize),
-    /// The reconciler carries out its next repair.
-    Repair(usize),
-    /// Fault: the consumer dies.
+    /// The consumer compares MySQL's position with its own, as it does every 5 s.
+    ComparePosition,
     ConsumerDies,
-    /// Fault: a reconciler dies.
+    /// A reconciler's next step.
+    Reconcile(usize),
     ReconcilerDies(usize),
-    /// Fault: a message is delivered again.
-    Repeat,
-    /// Redis's data is copied.
-    Copy,
-    /// Fault: Redis returns with the copy.
-    GoBack,
-    Restart,
-    /// Fault: Redis is flushed.
-    Flush,
-    /// MySQL's data is copied.
-    Dump,
-    /// Fault: MySQL returns with the copy.
-    Restore,
-    /// Fault: an external client commits the end of the topic to Kafka.
-    MoveOffset,
-}
-
-/// The outcome of a claim in flight to a second store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum End {
-    /// Kafka acknowledges it, and the user gets a promise.
-    Acknowledged,
-    /// Fault: no acknowledgement in time, whether the message arrives or not. The dead-letter table
-    /// stores the claim, and the user gets a promise.
-    Kept {
-        /// Whether the message still reaches the topic.
-        arrives: bool,
-    },
-    /// Fault: the dead-letter table is unavailable as well, and the user is asked to retry.
-    Unheld {
-        /// Whether the message still reaches the topic.
-        arrives: bool,
-    },
-    /// Fault: the process dies, and the user gets no response.
-    Dies {
-        /// Whether the message reaches the topic.
-        arrives: bool,
-        /// Whether the claim reaches the dead-letter table.
-        kept: bool,
-    },
+    CopyRedis,
+    CopyMysql,
+    RestoreLimits,
+    Happen(Fault),
 }
 
 /// All steps that are possible now.
-pub fn possible(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
-    people(state, steps);
-    consumer(state, steps);
+pub fn possible(state: &State, steps: &mut Vec<Step>) {
+    // Users are interchangeable: the next new user has the lowest number.
+    let known = state.clock.iter().take_while(|at| **at > 0).count();
+    steps.extend((0..).take(USERS.min(known + 1)).map(Step::Claim));
+    let crashes = state.may(Fault::Crash);
+    for (at, it) in state.in_flight.iter().enumerate() {
+        match it.way {
+            // A recreated log that becomes as long as the position before the consumer has looked
+            // cannot be told from the old one. Redis issues what was skipped then.
+            Way::Publishing if state.mysql.position == state.end() + 1 => {}
+            Way::Publishing => {
+                steps.push(Step::Acknowledge(at));
+                for arrives in [true, false] {
+                    let hangs = state.may(Fault::Hang);
+                    steps.extend(hangs.then_some(Step::Hang { at, arrives }));
+                    steps.extend(crashes.then_some(Step::ApiDies { at, arrives }));
+                }
+            }
+            Way::Fallback => steps.extend([Step::Store(at), Step::Expire(at)]),
+            Way::Late => steps.push(Step::Store(at)),
+        }
+    }
     for (at, reconciler) in state.reconcilers.iter().enumerate() {
         // Idle reconcilers are interchangeable, so one of them is enough.
-        let first = at == 0 || state.reconcilers[at - 1] != *reconciler;
-        match reconciler {
-            Reconciler::Idle if first && state.may_begin(protocol) => steps.push(Step::Begin(at)),
-            Reconciler::Idle => {}
-            Reconciler::Begun(_) => steps.push(Step::Look(at)),
-            Reconciler::Repairing { .. } => steps.push(Step::Repair(at)),
-        }
-        if *reconciler != Reconciler::Idle && state.faults.crashes > 0 {
-            steps.push(Step::ReconcilerDies(at));
-        }
+        let is_first = at == 0 || state.reconcilers[at - 1] != *reconciler;
+        steps.extend(is_first.then_some(Step::Reconcile(at)));
+        let dies = crashes && *reconciler != Reconciler::Idle;
+        steps.extend(dies.then_some(Step::ReconcilerDies(at)));
     }
-    redis(state, steps);
-    mysql(state, steps);
-}
-
-fn people(state: &State, steps: &mut Vec<Step>) {
-    // Users are interchangeable as well: the next new user always has the lowest number.
-    let known = (0..PEOPLE)
-        .filter(|p| {
-            state
-                .admitted
-                .iter()
-                .any(|(person, _)| usize::from(*person) == *p)
-        })
-        .count();
-    steps.extend((0_u8..).take(PEOPLE.min(known + 1)).map(Step::Ask));
-    let mut ends = vec![End::Acknowledged];
-    if state.faults.lost > 0 {
-        ends.extend([true, false].map(|arrives| End::Kept { arrives }));
-        ends.extend([true, false].map(|arrives| End::Unheld { arrives }));
-    }
-    if state.faults.crashes > 0 {
-        let deaths = [(false, false), (true, false), (false, true)];
-        ends.extend(deaths.map(|(arrives, kept)| End::Dies { arrives, kept }));
-    }
-    for (again, number) in [(false, state.publishing.len()), (true, state.again.len())] {
-        for at in 0..number {
-            steps.extend(ends.iter().map(|end| Step::Publish {
-                again,
-                at,
-                end: *end,
-            }));
-        }
-    }
-}
-
-fn consumer(state: &State, steps: &mut Vec<Step>) {
-    if state.in_hand.is_some() {
-        steps.push(Step::Write);
-    } else if !state.tail().is_empty() {
-        steps.push(Step::Fetch);
-    }
-    if state.in_hand.is_some() && state.faults.crashes > 0 {
-        steps.push(Step::ConsumerDies);
-    }
-    if state.position > 0 && state.faults.repeats > 0 {
-        steps.push(Step::Repeat);
-    }
-    if state.faults.moved > 0 && !state.tail().is_empty() {
-        steps.push(Step::MoveOffset);
-    }
-}
-
-fn mysql(state: &State, steps: &mut Vec<Step>) {
-    if state.faults.restored == 0 {
-        return;
-    }
-    let is_idle = |it: &Reconciler| *it == Reconciler::Idle;
-    match &state.dump {
-        None => steps.push(Step::Dump),
-        Some(dump) if *dump != state.to_dump() && state.reconcilers.iter().all(is_idle) => {
-            steps.push(Step::Restore);
-        }
-        Some(_) => {}
-    }
-}
-
-fn redis(state: &State, steps: &mut Vec<Step>) {
-    let faults = state.faults;
+    let batch = state.consumer.batch.is_some();
+    let lags = state.may(Fault::FailoverToOlder) && state.replica.is_none();
     let conditions = [
-        (Step::LoadLate, state.loader.is_some()),
-        (Step::Copy, faults.gone_back > 0 && state.copy.is_none()),
+        (Step::FinishReturn, state.returning.is_some()),
+        (Step::FinishChange, state.changing.is_some()),
+        (Step::Fetch, !batch && state.consumer.next < state.end()),
+        (Step::Write, batch),
+        (Step::ComparePosition, !batch),
+        (Step::ConsumerDies, batch && crashes),
         (
-            Step::GoBack,
-            faults.gone_back > 0 && state.copy.is_some_and(|copy| copy != state.redis),
+            Step::CopyRedis,
+            state.may(Fault::GoBack) && state.redis_copy.is_none(),
         ),
-        (Step::Restart, faults.restarts > 0),
-        (Step::Flush, faults.flushes > 0),
+        (Step::CopyMysql, lags),
+        (Step::RestoreLimits, state.mysql.limits_lost),
     ];
-    steps.extend(
-        conditions
-            .into_iter()
-            .filter(|(_, can)| *can)
-            .map(|(step, _)| step),
-    );
+    let possible = conditions.into_iter().filter(|(_, possible)| *possible);
+    steps.extend(possible.map(|(step, _)| step));
+    let can = state
+        .faults
+        .iter()
+        .filter(|fault| can_happen(state, **fault));
+    steps.extend(can.map(|fault| Step::Happen(*fault)));
+}
+
+fn can_happen(state: &State, fault: Fault) -> bool {
+    let mysql = &state.mysql;
+    match fault {
+        Fault::Crash | Fault::LockLost | Fault::Hang => false,
+        Fault::GoBack => state.redis_copy.is_some_and(|copy| copy != state.redis),
+        Fault::FailoverToOlder => state.replica.as_ref().is_some_and(|it| it != mysql),
+        // Unread messages would be lost together with Redis: two faults at once.
+        Fault::RecreateTopic => mysql.position == state.end() && state.end() > 0,
+        Fault::InsertLetter => mysql.row_on(1).is_none(),
+        Fault::InsertVoidRow => {
+            mysql.revoked[usize::from(RETURNING)] > 0 && mysql.row_on(1).is_none()
+        }
+        Fault::Return => {
+            state.returning.is_none() && state.standing().any(|claim| claim.user == RETURNING)
+        }
+        Fault::Restart | Fault::Flush | Fault::Failover | Fault::LoseLimits => true,
+        Fault::Raise | Fault::Pause => state.changing.is_none(),
+    }
 }
 
 pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
     match step {
-        Step::Ask(person) => ask(protocol, state, person),
-        Step::Publish { again, at, end } => publish(protocol, state, again, at, end),
-        Step::Fetch => {
-            state.in_hand = Some(state.position);
-            state.position += u8::from(protocol.is(Wrong::PositionFirst));
+        Step::Claim(user) => claim(protocol, state, user),
+        Step::Acknowledge(at) => {
+            let it = state.in_flight.remove(at);
+            state.topic.push(it.claim);
+            state.promises.push(it.claim);
         }
-        Step::Write => write(protocol, state),
-        Step::LoadLate => {
-            if let Some(era) = state.loader.take() {
-                state.redis.load(era, !protocol.is(Wrong::LoadUnchecked));
+        Step::Hang { at, arrives } => {
+            state.spend(Fault::Hang);
+            state.in_flight[at].way = Way::Fallback;
+            state
+                .topic
+                .extend(arrives.then_some(state.in_flight[at].claim));
+        }
+        Step::Store(at) => store(protocol, state, at),
+        Step::Expire(at) => state.in_flight[at].way = Way::Late,
+        Step::ApiDies { at, arrives } => {
+            state.spend(Fault::Crash);
+            let it = state.in_flight.remove(at);
+            state.topic.extend(arrives.then_some(it.claim));
+        }
+        Step::FinishReturn => {
+            if let Some(until) = state.returning.take() {
+                state.redis.revoke(RETURNING, until);
             }
         }
-        Step::Begin(at) => state.begin(at),
-        Step::Look(at) => state.look(protocol, at),
-        Step::Repair(at) => state.repair(protocol, at),
-        fault => happen(protocol, state, fault),
-    }
-}
-
-fn happen(protocol: &Protocol, state: &mut State, fault: Step) {
-    let faults = &mut state.faults;
-    match fault {
-        Step::ConsumerDies => {
-            faults.crashes -= 1;
-            state.in_hand = None;
+        Step::FinishChange => {
+            if let Some(settings) = state.changing.take() {
+                let keeps = !protocol.omits(Omitted::RevisionKept);
+                state.redis.set(settings, keeps, false);
+                state.pause_answered |= settings.paused;
+            }
         }
+        Step::Fetch => state.consumer.batch = Some((state.consumer.next, state.end())),
+        Step::Write => write(protocol, state),
+        Step::ComparePosition => begin_again(protocol, state),
+        Step::ConsumerDies => {
+            state.spend(Fault::Crash);
+            state.consumer.batch = None;
+            state.consumer.next = state.mysql.position;
+        }
+        Step::Reconcile(at) => pass::next_step(protocol, state, at),
         Step::ReconcilerDies(at) => {
-            faults.crashes -= 1;
+            state.spend(Fault::Crash);
             state.reconcilers[at] = Reconciler::Idle;
         }
-        Step::Repeat => {
-            faults.repeats -= 1;
-            state.position -= 1;
-            state.in_hand = None;
+        Step::CopyRedis => state.redis_copy = Some(state.redis),
+        Step::CopyMysql => state.replica = Some(state.mysql.clone()),
+        Step::RestoreLimits => state.mysql.limits_lost = false,
+        Step::Happen(fault) => {
+            state.spend(fault);
+            state.damaged |= !matches!(fault, Fault::Return | Fault::Raise | Fault::Pause);
+            happen(protocol, state, fault);
         }
-        Step::Copy => state.copy = Some(state.redis),
-        Step::GoBack => {
-            faults.gone_back -= 1;
-            state.redis = state.copy.take().unwrap_or_default();
-            state.gate_open &= protocol.is(Wrong::GateKept);
-            state.process += 1;
-        }
-        Step::Restart => {
-            faults.restarts -= 1;
-            state.gate_open = false;
-            state.process += 1;
-        }
-        Step::Flush => {
-            faults.flushes -= 1;
-            state.redis = Redis::default();
-        }
-        Step::Dump => state.dump = Some(state.to_dump()),
-        Step::Restore => {
-            faults.restored -= 1;
-            if let Some(dump) = state.dump.take() {
-                state.rows = dump.rows;
-                state.failed = dump.failed;
-                if !protocol.is(Wrong::OffsetInKafka) {
-                    state.position = dump.position;
-                }
-            }
-        }
-        Step::MoveOffset => {
-            faults.moved -= 1;
-            if protocol.is(Wrong::OffsetInKafka) {
-                state.position = u8::try_from(state.topic.len()).unwrap_or(u8::MAX);
-            }
-        }
-        _ => {}
     }
 }
 
-pub(crate) fn ask(protocol: &Protocol, state: &mut State, person: Person) {
-    if !state.gate_open {
-        return;
-    }
-    match state.redis.claim(person) {
-        Admission::Accepted(slot) => {
-            state.admitted_blindly |= state.belongs_to_another(person, slot);
-            state.publishing.push((person, slot));
-            state.admitted.push((person, slot));
+fn happen(protocol: &Protocol, state: &mut State, fault: Fault) {
+    match fault {
+        Fault::Restart => state.server += 1,
+        Fault::GoBack => {
+            state.server += 1;
+            state.redis = state.redis_copy.take().unwrap_or_default();
         }
-        Admission::Already(slot) => {
-            let claim = (person, slot);
-            if state.held.contains(&claim) || protocol.is(Wrong::RetryToldUnheld) {
+        Fault::Flush => state.redis = Redis::default(),
+        Fault::Failover | Fault::FailoverToOlder => {
+            let lags = fault == Fault::FailoverToOlder;
+            let promoted = state.replica.take().filter(|_| lags);
+            let promoted = promoted.unwrap_or_else(|| state.mysql.clone());
+            state.lost = true;
+            state.excused |= promoted.revoked != state.mysql.revoked;
+            state.primary += 1;
+            let demoted = std::mem::replace(&mut state.mysql, promoted);
+            state.demoted = protocol.omits(Omitted::OfPrimary).then_some(demoted);
+            // Transactions on the old primary fail.
+            state.in_flight.retain(|it| it.way == Way::Publishing);
+        }
+        Fault::RecreateTopic => {
+            state.topic.clear();
+            state.lost = true;
+        }
+        Fault::LoseLimits => state.mysql.limits_lost = true,
+        Fault::InsertLetter => {
+            let at = state.next_time(BY_HAND);
+            state.mysql.letters.push(Claim {
+                user: BY_HAND,
+                slot: 1,
+                at,
+            });
+        }
+        Fault::InsertVoidRow => {
+            state.excused = true;
+            state.lost = true;
+            let at = state.mysql.revoked[usize::from(RETURNING)];
+            state.mysql.rows[0] = Some(Claim {
+                user: RETURNING,
+                slot: 1,
+                at,
+            });
+        }
+        Fault::Return => {
+            let place = usize::from(RETURNING);
+            let until = state.clock[place];
+            state.mysql.revoked[place] = until;
+            state.mysql.move_void_rows();
+            state.mysql.owed[place] = false;
+            state.returned[place] = until;
+            state.returning = Some(until);
+        }
+        Fault::Raise | Fault::Pause => {
+            let settings = &mut state.mysql.settings;
+            settings.revision += 1;
+            settings.quantity = 2;
+            settings.paused = fault == Fault::Pause;
+            state.changing = Some(*settings);
+        }
+        Fault::Crash | Fault::LockLost | Fault::Hang => {}
+    }
+}
+
+/// A claim, a retry, or `claims/me`.
+fn claim(protocol: &Protocol, state: &mut State, user: User) {
+    let at = state.clock[usize::from(user)] + 1;
+    match state.redis.claim(state.server, user, at) {
+        Admission::Accepted(claim) => {
+            state.clock[usize::from(user)] = at;
+            let overtakes = |other: usize| {
+                let owed = state.owed_at_opening[other] && state.mysql.owed[other];
+                other != usize::from(user) && owed && state.redis.users[other].is_none()
+            };
+            state.seen.overtaken |= (0..USERS).any(overtakes);
+            state.seen.admitted_while_paused |= state.pause_answered;
+            publish(state, claim);
+        }
+        Admission::Already(claim) => {
+            let is_same = |it: &Claim| {
+                let by_time = it.at == claim.at || protocol.omits(Omitted::CacheByTime);
+                (it.user, it.slot) == (claim.user, claim.slot) && by_time
+            };
+            let blindly = protocol.omits(Omitted::StoredBeforeTold);
+            if blindly || state.promises.iter().any(is_same) {
+                let is_void = claim.at <= state.returned[usize::from(user)]
+                    && !state
+                        .standing()
+                        .any(|it| (it.user, it.slot) == (user, claim.slot));
+                state.seen.void_told |= is_void && state.returning.is_none();
                 state.promises.push(claim);
-            } else if !state.publishing.contains(&claim) {
-                state.again.push(claim);
+            } else if !state.has_in_flight(claim) {
+                publish(state, claim);
             }
         }
         Admission::Refused => {}
     }
 }
 
-pub(crate) fn publish(protocol: &Protocol, state: &mut State, again: bool, at: usize, end: End) {
-    let claim = if again {
-        state.again.remove(at)
-    } else {
-        state.publishing.remove(at)
-    };
-    let (arrives, kept) = match end {
-        End::Acknowledged => (true, false),
-        End::Kept { arrives } => (arrives, true),
-        End::Unheld { arrives } => (arrives, false),
-        End::Dies { arrives, kept } => (arrives, kept),
-    };
-    if arrives {
-        state.topic.push(claim);
+fn publish(state: &mut State, claim: Claim) {
+    let era = state.redis.gate.map_or(0, |gate| gate.era);
+    let way = Way::Publishing;
+    state.in_flight.push(InFlight { claim, era, way });
+}
+
+/// The API's own transaction: stops above the era of the admission.
+fn store(protocol: &Protocol, state: &mut State, at: usize) {
+    let it = state.in_flight.remove(at);
+    if state.mysql.era > it.era && !protocol.omits(Omitted::FallbackFenced) {
+        return;
     }
-    if kept {
-        state.failed.push(claim);
-    }
-    match end {
-        End::Acknowledged => {}
-        End::Kept { .. } | End::Unheld { .. } => state.faults.lost -= 1,
-        End::Dies { .. } => state.faults.crashes -= 1,
-    }
-    let held = matches!(end, End::Acknowledged | End::Kept { .. });
-    if held {
-        state.held.push(claim);
-    }
-    if held || (protocol.is(Wrong::ToldUnheld) && matches!(end, End::Unheld { .. })) {
-        state.promises.push(claim);
+    state.mysql.insert(it.claim);
+    let row = state.mysql.row_on(it.claim.slot);
+    if it.way == Way::Fallback && row.is_some_and(|row| row.user == it.claim.user) {
+        state.promises.push(it.claim);
     }
 }
 
-/// Writes the row or the dead letter and moves the position, in one transaction.
+/// Reading begins at MySQL's position, or at the first message if the log does not contain it.
+fn begin_again(protocol: &Protocol, state: &mut State) {
+    if protocol.omits(Omitted::BeginAgain) {
+        return;
+    }
+    if state.mysql.position > state.end() && !protocol.omits(Omitted::PositionReset) {
+        state.mysql.position = 0;
+    }
+    state.consumer.next = state.mysql.position;
+}
+
+/// Writes rows, dead letters and the position, in one transaction.
 fn write(protocol: &Protocol, state: &mut State) {
-    let Some(offset) = state.in_hand.take() else {
+    let Some((from, to)) = state.consumer.batch.take() else {
         return;
     };
-    let claim = state.topic[usize::from(offset)];
-    if !state.insert(claim) {
-        state.failed.push(claim);
+    let apart = protocol.omits(Omitted::PositionLast);
+    let fits = state.mysql.position == from || protocol.omits(Omitted::NoGap);
+    let is_second_part = apart && state.mysql.position == to;
+    if !(fits || is_second_part || protocol.omits(Omitted::BeginAgain)) {
+        begin_again(protocol, state);
+        return;
     }
-    if offset <= state.position || protocol.is(Wrong::OverGap) {
-        state.position = state.position.max(offset + 1);
+    let end = usize::from(to).min(state.topic.len());
+    let mut claims = state
+        .topic
+        .get(usize::from(from)..end)
+        .unwrap_or_default()
+        .to_vec();
+    if apart && claims.len() > 1 {
+        claims.truncate(1);
+        state.consumer.batch = Some((from + 1, to));
     }
+    for claim in claims {
+        if matches!(state.mysql.insert(claim), Insert::Taken | Insert::Refused) {
+            state.mysql.letters.push(claim);
+        }
+    }
+    if fits {
+        state.mysql.position = to;
+    }
+    state.consumer.next = to;
 }

@@ -1,125 +1,101 @@
-//! The protocols of the gate that are explored: the correct one, and the wrong ones.
+//! The explored worlds of the gate, and the one that shows what each rule is for.
 
-use super::{Faults, GateProtocol, Wrong};
-
-const NONE: Faults = Faults {
-    restarts: 0,
-    promotions: 0,
-    flushes: 0,
-    deaths: 0,
+use super::Drops::{FirstIsStuck, MadeAhead, OfNewCoupon, OfOneCoupon, OfTwoCoupons};
+use super::Fault::{
+    Damage, Death, Failover, Flush, LockLost, Promote, PromoteOlder, Repeat, Restart, RestartOlder,
 };
+use super::Omitted::{
+    AllDrops, Bulkhead, EraAboveGate, EraCompared, EraOfItsOwn, EveryClosedIsUrgent,
+    HigherEraAdopted, Identity, LoadedAtOpenGate, LongestDeadline, NewChecked, OpenCompared, Role,
+    ShutApart, Wait, WaitFromEra,
+};
+use super::{Drops, Fault, Omitted, Protocol};
+use crate::World;
 
-/// Returns the correct protocol, under the faults that it must survive.
-pub fn right() -> Vec<(&'static str, GateProtocol)> {
-    let gate = GateProtocol {
-        faults: NONE,
-        daemons: 2,
-        new_coupon: false,
-        stuck: false,
-        wrong: None,
-    };
-    let emptied = Faults { flushes: 1, ..NONE };
-    vec![
-        (
-            "two daemons, Redis is emptied and restarts with less",
-            GateProtocol {
-                faults: Faults {
-                    restarts: 1,
-                    ..emptied
-                },
-                ..gate.clone()
-            },
-        ),
-        (
-            "two daemons, a server is demoted and promoted again",
-            GateProtocol {
-                faults: Faults {
-                    promotions: 2,
-                    ..NONE
-                },
-                ..gate.clone()
-            },
-        ),
-        (
-            "a server is demoted and promoted again, and emptied",
-            GateProtocol {
-                faults: Faults {
-                    promotions: 2,
-                    ..emptied
-                },
-                daemons: 1,
-                ..gate.clone()
-            },
-        ),
-        (
-            "a coupon is made, Redis is emptied or restarts",
-            GateProtocol {
-                faults: Faults {
-                    restarts: 1,
-                    flushes: 1,
-                    ..NONE
-                },
-                daemons: 1,
-                new_coupon: true,
-                ..gate.clone()
-            },
-        ),
-        (
-            "a coupon cannot be verified, a daemon dies",
-            GateProtocol {
-                faults: Faults {
-                    deaths: 1,
-                    ..emptied
-                },
-                stuck: true,
-                ..gate.clone()
-            },
-        ),
-        (
-            "a pass does not notice another server, and only works in vain",
-            GateProtocol {
-                faults: Faults {
-                    restarts: 1,
-                    promotions: 2,
-                    ..NONE
-                },
-                daemons: 1,
-                wrong: Some(Wrong::LifeNotCompared),
-                ..gate
-            },
-        ),
-    ]
+/// The faults under which the whole protocol keeps its promises, and the number of reconcilers.
+const WHOLE: &[(usize, Drops, &[Fault])] = &[
+    (2, OfOneCoupon, &[LockLost, Flush, Restart]),
+    (2, OfOneCoupon, &[LockLost, Flush, Failover]),
+    (2, OfOneCoupon, &[LockLost, Flush, Damage, Repeat]),
+    (1, OfTwoCoupons, &[Flush, RestartOlder]),
+    (1, OfTwoCoupons, &[Promote, PromoteOlder]),
+    (1, OfNewCoupon, &[Flush, Restart]),
+    (2, OfNewCoupon, &[LockLost, Flush]),
+    (2, MadeAhead, &[LockLost, Flush, Failover]),
+    (1, FirstIsStuck, &[Flush, Death]),
+];
+
+/// More of the same, explored only before a release.
+const LARGE: &[(usize, Drops, &[Fault])] = &[
+    (2, OfTwoCoupons, &[LockLost, Promote, PromoteOlder]),
+    (2, OfTwoCoupons, &[LockLost, Flush, RestartOlder]),
+    (2, OfNewCoupon, &[LockLost, Flush, Restart]),
+];
+
+/// The world in which each omitted rule is missed.
+const OMITTED: &[(Omitted, usize, Drops, &[Fault])] = &[
+    (Wait, 1, OfTwoCoupons, &[Flush]),
+    (WaitFromEra, 1, OfTwoCoupons, &[Damage]),
+    (LongestDeadline, 1, OfTwoCoupons, &[Flush]),
+    (Identity, 1, OfTwoCoupons, &[PromoteOlder]),
+    (Role, 1, OfTwoCoupons, &[Promote]),
+    (EraCompared, 2, OfTwoCoupons, &[LockLost, Flush]),
+    (OpenCompared, 2, OfTwoCoupons, &[LockLost, Flush]),
+    (EraOfItsOwn, 2, OfTwoCoupons, &[LockLost, Flush, Flush]),
+    (
+        EraAboveGate,
+        2,
+        OfTwoCoupons,
+        &[LockLost, Flush, Failover, Failover, Flush],
+    ),
+    (HigherEraAdopted, 1, OfTwoCoupons, &[Flush, Failover]),
+    (
+        ShutApart,
+        2,
+        OfTwoCoupons,
+        &[LockLost, LockLost, Flush, Damage, Repeat],
+    ),
+    (AllDrops, 1, OfOneCoupon, &[Flush]),
+    (NewChecked, 1, OfNewCoupon, &[Flush]),
+    (LoadedAtOpenGate, 1, MadeAhead, &[]),
+    (EveryClosedIsUrgent, 1, OfNewCoupon, &[Flush]),
+    (Bulkhead, 1, FirstIsStuck, &[Flush]),
+];
+
+pub fn whole() -> Vec<World<Protocol>> {
+    let sizes = [(false, WHOLE), (true, LARGE)];
+    let all = sizes.into_iter().flat_map(|(is_large, worlds)| {
+        let world = move |(reconcilers, drops, faults): &(usize, Drops, &[Fault])| World {
+            name: format!("{drops:?}, {reconcilers} reconciling, {faults:?}"),
+            is_large,
+            protocol: protocol(None, *reconcilers, *drops, faults),
+        };
+        worlds.iter().map(world)
+    });
+    all.collect()
 }
 
-/// Protocols that each lack one rule, with the faults that reveal it.
-pub fn wrong() -> Vec<(Wrong, GateProtocol)> {
-    let emptied = Faults { flushes: 1, ..NONE };
-    let promoted = Faults {
-        promotions: 1,
-        ..NONE
-    };
-    let cases = [
-        (Wrong::NoWait, 1, emptied),
-        (Wrong::OneClock, 1, Faults { flushes: 2, ..NONE }),
-        (Wrong::IdentityUnchecked, 1, promoted),
-        (Wrong::RoleUnchecked, 1, promoted),
-        (Wrong::EraNotCompared, 2, emptied),
-        (Wrong::SetVerifiedPlain, 2, emptied),
-        (Wrong::EraKept, 2, Faults { flushes: 2, ..NONE }),
-        (Wrong::NewUnchecked, 1, emptied),
-    ];
-    let gate = |(wrong, daemons, faults)| {
-        let new_coupon = wrong == Wrong::NewUnchecked;
-        (
-            wrong,
-            GateProtocol {
-                faults,
-                daemons,
-                new_coupon,
-                stuck: false,
-                wrong: Some(wrong),
-            },
-        )
-    };
-    cases.map(gate).into()
+pub fn omitted() -> Vec<World<Protocol>> {
+    let worlds = OMITTED
+        .iter()
+        .map(|(rule, reconcilers, drops, faults)| World {
+            name: format!("{rule:?}"),
+            is_large: false,
+            protocol: protocol(Some(*rule), *reconcilers, *drops, faults),
+        });
+    worlds.collect()
+}
+
+fn protocol(
+    omitted: Option<Omitted>,
+    reconcilers: usize,
+    drops: Drops,
+    faults: &[Fault],
+) -> Protocol {
+    Protocol {
+        faults: faults.to_vec(),
+        reconcilers,
+        drops,
+        omitted,
+    }
 }

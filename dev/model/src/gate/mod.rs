@@ -1,486 +1,493 @@
-//! The admission gate: two coupons with a gate each, Redis servers that are lost, demoted and
-//! promoted, and two daemons that rebuild coupons in new eras. A daemon may pause between any two
-//! steps.
+//! The gate: one coupon with two drops, or two coupons with one drop each; Redis servers that are
+//! emptied, restarted, demoted and promoted; MySQL that goes back; and reconcilers whose urgent lane
+//! closes, rebuilds and opens coupons. Each may be suspended between any two steps.
 //!
 //! A claim may arrive at any time, at the master and at the server that was demoted last. Therefore
-//! no rule may depend on an API noticing a loss in time.
+//! no rule may depend on an API that notices a loss in time.
 
 pub mod cases;
-mod daemon;
+mod urgent;
 
 use stateright::{Model, Property};
 
-use daemon::Daemon;
+use urgent::Pass;
 
-pub const COUPONS: usize = 2;
-/// Slots per coupon.
-const SLOTS: u8 = 1;
+/// Number of drops, of one slot each.
+pub const DROPS: usize = 2;
+/// The era of a coupon that was just created.
+const FIRST_ERA: u8 = 1;
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Faults {
-    /// Number of restarts of Redis, with a truncated or a complete AOF.
-    pub restarts: u8,
-    /// Number of times that the other server is promoted with all data or with older data. The
-    /// master is then demoted and takes that data.
-    pub promotions: u8,
-    /// Number of times that Redis is flushed in the same process.
-    pub flushes: u8,
-    /// Number of times that a daemon dies.
-    pub deaths: u8,
+/// A fault, which may happen as often as a world lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// Redis restarts with all its data, or with older data.
+    Restart,
+    RestartOlder,
+    /// The other server is promoted with all data, or with older data. The master is demoted.
+    Promote,
+    PromoteOlder,
+    /// Redis is emptied in the same process.
+    Flush,
+    /// A pass finds the first drop dirty, while its gate is open.
+    Damage,
+    /// MySQL fails over to a replica that has the first eras.
+    Failover,
+    /// A reconciler dies.
+    Death,
+    /// A suspended reconciler loses the urgent lane's lock, so that two work at once.
+    LockLost,
+    /// The answer to an opening is lost, so that it is sent again.
+    Repeat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wrong {
-    /// A coupon is opened while claims from before the loss are still in flight.
-    NoWait,
-    /// The wait of the first era also counts for later eras.
-    OneClock,
-    /// Admission does not compare the gate with its server.
-    IdentityUnchecked,
-    /// Admission does not check whether its server is a master. After a full synchronisation, a
-    /// demoted master has the same identity again as before its promotion.
-    RoleUnchecked,
-    /// Repairs and openings compare the server but not the era.
-    EraNotCompared,
-    /// A coupon is opened by a plain write that compares nothing.
-    SetVerifiedPlain,
-    /// A rebuild takes the current era from MySQL instead of a new one.
-    EraKept,
-    /// An API opens a new coupon without checking in MySQL whether a daemon has begun a later era.
-    NewUnchecked,
-    /// A pass continues on another server, over a connection that was re-established.
-    LifeNotCompared,
+pub enum Omitted {
+    /// A coupon is judged once the claims from before its closing are in a second store.
+    Wait,
+    /// The wait begins with the answer that the era has begun at a closed gate. (F15)
+    WaitFromEra,
+    /// The wait is the longest deadline that a process announced. (F15)
+    LongestDeadline,
+    /// Admission compares the gate with the server.
+    Identity,
+    /// Admission checks that its server is a master. After a full synchronisation, a demoted master
+    /// has the same identity as before its promotion.
+    Role,
+    /// Pages and openings compare the era.
+    EraCompared,
+    /// The gate opens by compare-and-set.
+    OpenCompared,
+    /// Each rebuild takes an era of its own.
+    EraOfItsOwn,
+    /// A new era is above the gate's, not only above MySQL's. (F12)
+    EraAboveGate,
+    /// A higher era on the same server is adopted. (F12)
+    HigherEraAdopted,
+    /// A gate that was closed before its new era is known cannot be opened in the old one.
+    ShutApart,
+    /// A coupon opens once all its drops are rebuilt. (F3)
+    AllDrops,
+    /// An API that made a coupon opens it only if MySQL has no later era.
+    NewChecked,
+    /// A drop that was made ahead is loaded at an open gate, in the gate's era. (F18)
+    LoadedAtOpenGate,
+    /// Every coupon that should be open and is not is urgent, whatever the reason.
+    EveryClosedIsUrgent,
+    /// A coupon that cannot be verified stops no other.
+    Bulkhead,
+}
+
+/// What the two drops are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drops {
+    OfOneCoupon,
+    /// The second drop is made ahead while the first one is open.
+    MadeAhead,
+    OfTwoCoupons,
+    /// The second coupon is created meanwhile.
+    OfNewCoupon,
+    /// The first of two coupons cannot be verified.
+    FirstIsStuck,
 }
 
 /// The protocol of the gate.
 #[derive(Debug, Clone)]
-pub struct GateProtocol {
-    pub faults: Faults,
-    pub daemons: usize,
-    /// Whether the second coupon is created meanwhile.
-    pub new_coupon: bool,
-    /// Whether the second coupon cannot be verified.
-    pub stuck: bool,
-    pub wrong: Option<Wrong>,
+pub struct Protocol {
+    pub faults: Vec<Fault>,
+    pub reconcilers: usize,
+    pub drops: Drops,
+    pub omitted: Option<Omitted>,
 }
 
-/// The identity of a server: `run_id`, and the server whose data it had when it was promoted (0:
-/// never).
+/// A server's identity: `run_id`, and the server whose data it had when it was promoted (0: never).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct ServerIdentity {
+struct Server {
     run: u8,
     promoted_from: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Word {
+    Open,
+    Closed,
+    /// Closed, and the next era is not known yet.
+    Shut,
 }
 
 /// The value of a coupon's `gate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Gate {
-    server: ServerIdentity,
+    server: Server,
     era: u8,
-    is_open: bool,
+    word: Word,
 }
 
+/// What a Redis server holds: the gates by coupon, and whether each drop's slot was given out (none
+/// if its keys do not exist).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-struct Coupon {
-    gate: Option<Gate>,
-    loaded: bool,
-    /// The highest slot that was given out.
-    count: u8,
+struct Keys {
+    gates: [Option<Gate>; DROPS],
+    given: [Option<bool>; DROPS],
 }
 
-type Keys = [Coupon; COUPONS];
+/// A claim that no second store has yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Deadline {
+    Short,
+    /// Of an API that announced a longer deadline.
+    Long,
+}
 
-/// The progress of a new coupon that is being written to Redis.
+/// How far a new coupon, or a drop made ahead, is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum New {
     NotMade,
-    /// MySQL has the coupon.
-    Made,
-    /// The coupon is in its first era on this server.
-    Begun(ServerIdentity),
-    Loaded(ServerIdentity),
-    /// MySQL has no later era.
-    Checked(ServerIdentity),
+    InMysql,
+    Begun(Server),
+    Loaded(Server),
+    Checked(Server),
     Done,
 }
-
-/// The era of a coupon that was just created.
-const FIRST_ERA: u8 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
     keys: Keys,
     copy: Option<Keys>,
-    master: ServerIdentity,
-    /// The server that is not the master.
-    other: ServerIdentity,
+    master: Server,
+    other: Server,
     other_keys: Keys,
     runs: u8,
     promotions: u8,
     /// The era of each coupon in MySQL.
-    eras: [u8; COUPONS],
+    eras: [u8; DROPS],
     new: New,
-    /// For each coupon, the highest slot that is promised or about to be promised.
-    given: [u8; COUPONS],
-    /// For each coupon, whether no second store has the claim yet.
-    in_flight: [bool; COUPONS],
-    daemons: Vec<Daemon>,
-    faults: Faults,
+    /// Whether each drop's slot is promised or about to be.
+    promised: [bool; DROPS],
+    in_flight: [Option<Deadline>; DROPS],
+    passes: Vec<Option<Pass>>,
+    faults: Vec<Fault>,
+    /// Whether Redis lost something since the coupon was opened, or changed its server.
+    damaged: [bool; DROPS],
+    /// Whether the first drop differs from its rows.
+    dirty: bool,
+    closed_clean: bool,
+    opened_dirty: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    Claim(usize),
-    /// The claim reaches a second store.
+    Claim {
+        drop: usize,
+        is_slow: bool,
+    },
+    /// A claim reaches a second store.
     Land(usize),
-    /// An API loads the new coupon.
+    /// An API makes the new coupon or drop.
     Make,
-    /// A daemon performs its next step.
-    Daemon(usize),
-    DaemonDies(usize),
+    /// A reconciler's next step.
+    Urgent(usize),
+    Dies(usize),
     Copy,
-    Restart {
-        older: bool,
-    },
-    Promote {
-        older: bool,
-    },
-    Flush,
+    Happen(Fault),
 }
 
 impl State {
-    fn held(&self, coupon: usize) -> u8 {
-        self.given[coupon] - u8::from(self.in_flight[coupon])
+    /// Whether a second store has a claim of the drop: its rows.
+    fn row(&self, drop: usize) -> bool {
+        self.promised[drop] && self.in_flight[drop].is_none()
     }
 
-    fn exists(&self, coupon: usize) -> bool {
-        coupon == 0 || self.new != New::NotMade
+    fn exists(&self, drop: usize) -> bool {
+        drop == 0 || self.new != New::NotMade
     }
 
-    fn land(&mut self, coupon: usize) {
-        self.in_flight[coupon] = false;
-        for daemon in &mut self.daemons {
-            if let Some((_, flying)) = &mut daemon.clocks[coupon] {
-                *flying = false;
-            }
+    fn land(&mut self, drop: usize) {
+        self.in_flight[drop] = None;
+        for pass in self.passes.iter_mut().flatten() {
+            pass.landed(drop);
         }
     }
 
-    fn forget_clocks(&mut self, coupon: usize) {
-        let stands = self.keys[coupon].gate.map(|gate| gate.era);
-        for daemon in &mut self.daemons {
-            let own = daemon.pass.map(|pass| pass.eras[coupon]);
-            let matters = |(era, _): &(u8, bool)| [stands, own].contains(&Some(*era));
-            daemon.clocks[coupon] = daemon.clocks[coupon].filter(matters);
-        }
+    fn may(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
     }
 
-    /// Renumbers a coupon's eras from the first one on, without gaps.
-    fn number_eras(&mut self, coupon: usize) {
-        let gates = [Some(self.keys), self.copy, Some(self.other_keys)];
-        let gates = gates.iter().flatten().filter_map(|keys| keys[coupon].gate);
-        let mut eras: Vec<u8> = gates.map(|gate| gate.era).collect();
-        eras.extend([FIRST_ERA, self.eras[coupon]]);
-        for daemon in &self.daemons {
-            eras.extend(daemon.eras(coupon));
-        }
-        eras.retain(|era| *era > 0);
-        eras.sort_unstable();
-        eras.dedup();
-        let number = |era: u8| match eras.binary_search(&era) {
-            Ok(at) => u8::try_from(at).unwrap_or(u8::MAX - 1) + 1,
-            Err(_) => 0,
+    fn spend(&mut self, fault: Fault) {
+        let at = self.faults.iter().position(|it| *it == fault);
+        at.map(|at| self.faults.remove(at));
+    }
+
+    fn restart(&mut self) {
+        self.runs += 1;
+        self.master = Server {
+            run: self.runs,
+            promoted_from: 0,
         };
-        let rename = |gate: &mut Option<Gate>| {
-            if let Some(gate) = gate {
-                gate.era = number(gate.era);
-            }
-        };
-        rename(&mut self.keys[coupon].gate);
-        rename(&mut self.other_keys[coupon].gate);
-        if let Some(copy) = &mut self.copy {
-            rename(&mut copy[coupon].gate);
-        }
-        self.eras[coupon] = number(self.eras[coupon]);
-        for daemon in &mut self.daemons {
-            daemon.number_eras(coupon, number);
-        }
     }
 
-    fn take_older(&mut self, older: bool) {
-        if older {
+    fn promote(&mut self) {
+        self.promotions += 1;
+        let promoted = Server {
+            promoted_from: self.promotions,
+            ..self.other
+        };
+        let demoted = std::mem::replace(&mut self.master, promoted);
+        // The full synchronisation copies the identity.
+        self.other = Server {
+            promoted_from: 0,
+            ..demoted
+        };
+        self.other_keys = self.keys;
+    }
+
+    fn happen(&mut self, fault: Fault) {
+        self.spend(fault);
+        if matches!(fault, Fault::RestartOlder | Fault::PromoteOlder) {
             self.keys = self.copy.take().unwrap_or_default();
+        }
+        match fault {
+            Fault::Restart | Fault::RestartOlder => self.restart(),
+            Fault::Promote | Fault::PromoteOlder => self.promote(),
+            Fault::Flush => self.keys = Keys::default(),
+            Fault::Damage => self.dirty = true,
+            Fault::Failover => self.eras = [FIRST_ERA; DROPS],
+            Fault::Death | Fault::LockLost | Fault::Repeat => {}
+        }
+        if fault != Fault::Failover {
+            self.damaged = [true; DROPS];
         }
     }
 }
 
-impl GateProtocol {
-    fn is(&self, wrong: Wrong) -> bool {
-        self.wrong == Some(wrong)
+impl Protocol {
+    fn omits(&self, rule: Omitted) -> bool {
+        self.omitted == Some(rule)
     }
 
-    /// Whether this server answers claims on a coupon.
-    fn answers(&self, server: ServerIdentity, keys: &Keys, coupon: usize) -> bool {
-        let Coupon { gate, loaded, .. } = keys[coupon];
+    fn coupon_of(&self, drop: usize) -> usize {
+        match self.drops {
+            Drops::OfOneCoupon | Drops::MadeAhead => 0,
+            Drops::OfTwoCoupons | Drops::OfNewCoupon | Drops::FirstIsStuck => drop,
+        }
+    }
+
+    /// The coupon's drops in MySQL.
+    fn drops_of(&self, state: &State, coupon: usize) -> impl Iterator<Item = usize> {
+        let all = (0..DROPS).filter(|drop| state.exists(*drop));
+        let its: Vec<usize> = all.filter(|drop| self.coupon_of(*drop) == coupon).collect();
+        its.into_iter()
+    }
+
+    fn coupons(&self, state: &State) -> usize {
+        if self.coupon_of(1) == 1 && state.exists(1) {
+            2
+        } else {
+            1
+        }
+    }
+
+    /// Whether this server gives out slots of the drop.
+    fn admits(&self, server: Server, keys: &Keys, drop: usize) -> bool {
         let is_open = |gate: Gate| {
-            gate.is_open && (gate.server == server || self.is(Wrong::IdentityUnchecked))
+            gate.word == Word::Open && (gate.server == server || self.omits(Omitted::Identity))
         };
-        loaded && gate.is_some_and(is_open)
-    }
-
-    fn admits(&self, state: &State, coupon: usize) -> bool {
-        self.answers(state.master, &state.keys, coupon)
+        keys.given[drop].is_some() && keys.gates[self.coupon_of(drop)].is_some_and(is_open)
     }
 
     /// Whether a script with this fence takes effect.
-    fn is_in_era(&self, state: &State, coupon: usize, server: ServerIdentity, era: u8) -> bool {
-        let is_same = state.master == server;
-        if self.is(Wrong::EraNotCompared) {
-            return is_same;
-        }
-        let stands = state.keys[coupon].gate;
-        is_same && stands.is_some_and(|gate| (gate.server, gate.era) == (server, era))
+    fn is_in_era(&self, state: &State, coupon: usize, fence: Gate) -> bool {
+        let is_same = |gate: Gate| gate == fence || self.omits(Omitted::EraCompared);
+        state.master == fence.server && state.keys.gates[coupon].is_some_and(is_same)
     }
 
-    fn begin_era(
-        state: &mut State,
-        coupon: usize,
-        seen: Option<Gate>,
-        server: ServerIdentity,
-        era: u8,
-    ) -> bool {
-        let begins = state.keys[coupon].gate == seen && state.master == server;
-        if begins {
-            state.keys[coupon].gate = Some(Gate {
-                server,
-                era,
-                is_open: false,
-            });
+    fn open_coupon(&self, state: &mut State, coupon: usize, fence: Gate) {
+        if self.is_in_era(state, coupon, fence) || self.omits(Omitted::OpenCompared) {
+            let word = Word::Open;
+            state.keys.gates[coupon] = Some(Gate { word, ..fence });
+            state.damaged[coupon] = state.dirty && coupon == 0;
+            state.opened_dirty |= state.dirty && coupon == 0;
         }
-        begins
     }
 
-    fn open_coupon(
-        &self,
-        state: &mut State,
-        coupon: usize,
-        server: ServerIdentity,
-        era: u8,
-    ) -> bool {
-        let opens = self.is_in_era(state, coupon, server, era) || self.is(Wrong::SetVerifiedPlain);
-        if opens {
-            state.keys[coupon].gate = Some(Gate {
-                server,
-                era,
-                is_open: true,
-            });
-        }
-        opens
-    }
-
-    /// Performs the next step of an API that creates a coupon and opens it in its first era.
+    /// An API creates the second coupon and opens it in its first era, or makes a drop ahead.
     fn make(&self, state: &mut State) {
+        let first = |server| Gate {
+            server,
+            era: FIRST_ERA,
+            word: Word::Closed,
+        };
         state.new = match state.new {
-            New::NotMade => {
-                state.eras[1] = FIRST_ERA;
-                New::Made
+            New::NotMade if self.drops == Drops::MadeAhead => {
+                // A pass loads it.
+                New::Done
             }
-            New::Made => {
-                let server = state.master;
-                if Self::begin_era(state, 1, None, server, FIRST_ERA) {
-                    New::Begun(server)
-                } else {
-                    New::Done
-                }
+            New::NotMade => New::InMysql,
+            New::InMysql if state.keys.gates[1].is_none() => {
+                state.keys.gates[1] = Some(first(state.master));
+                New::Begun(state.master)
             }
             New::Begun(server) => {
-                let is_whole = self.is_in_era(state, 1, server, FIRST_ERA);
-                state.keys[1].loaded |= is_whole;
+                if self.is_in_era(state, 1, first(server)) {
+                    state.keys.given[1] = Some(false);
+                }
                 New::Loaded(server)
             }
-            New::Loaded(server) if state.eras[1] == FIRST_ERA || self.is(Wrong::NewUnchecked) => {
+            New::Loaded(server)
+                if state.eras[1] == FIRST_ERA || self.omits(Omitted::NewChecked) =>
+            {
                 New::Checked(server)
             }
             New::Checked(server) => {
-                self.open_coupon(state, 1, server, FIRST_ERA);
+                self.open_coupon(state, 1, first(server));
                 New::Done
             }
-            New::Loaded(_) | New::Done => New::Done,
+            New::InMysql | New::Loaded(_) | New::Done => New::Done,
         };
-    }
-
-    fn happen(&self, state: &mut State, fault: Step) {
-        match fault {
-            Step::DaemonDies(at) => {
-                state.faults.deaths -= 1;
-                state.daemons[at] = Daemon::default();
-            }
-            Step::Copy => state.copy = Some(state.keys),
-            Step::Restart { older } => {
-                state.faults.restarts -= 1;
-                state.runs += 1;
-                let ended = state.master.run;
-                for daemon in &mut state.daemons {
-                    let ends = |pass: &daemon::Pass| {
-                        pass.server.run != ended || self.is(Wrong::LifeNotCompared)
-                    };
-                    daemon.pass = daemon.pass.filter(ends);
-                }
-                state.master = ServerIdentity {
-                    run: state.runs,
-                    promoted_from: 0,
-                };
-                state.take_older(older);
-            }
-            Step::Promote { older } => {
-                state.faults.promotions -= 1;
-                state.promotions += 1;
-                let demoted = state.master;
-                state.master = ServerIdentity {
-                    promoted_from: state.promotions,
-                    ..state.other
-                };
-                state.take_older(older);
-                // The full synchronisation copies the identity.
-                state.other = ServerIdentity {
-                    promoted_from: 0,
-                    ..demoted
-                };
-                state.other_keys = state.keys;
-            }
-            Step::Flush => {
-                state.faults.flushes -= 1;
-                state.keys = Keys::default();
-            }
-            _ => {}
-        }
     }
 
     fn take(&self, state: &mut State, step: Step) {
         match step {
-            Step::Claim(coupon) => {
-                let count = &mut state.keys[coupon].count;
-                *count += 1;
-                state.given[coupon] = state.given[coupon].max(*count);
-                state.in_flight[coupon] = true;
+            Step::Claim { drop, is_slow } => {
+                state.keys.given[drop] = Some(true);
+                state.promised[drop] = true;
+                state.in_flight[drop] = Some(if is_slow {
+                    Deadline::Long
+                } else {
+                    Deadline::Short
+                });
             }
-            Step::Land(coupon) => state.land(coupon),
+            Step::Land(drop) => state.land(drop),
             Step::Make => self.make(state),
-            Step::Daemon(at) => self.daemon(state, at),
-            fault => self.happen(state, fault),
-        }
-        // Normalises the state: forgets clocks of eras that are over, and numbers eras without
-        // gaps.
-        for coupon in 0..COUPONS {
-            if !self.is(Wrong::OneClock) {
-                state.forget_clocks(coupon);
+            Step::Urgent(at) => urgent::next_step(self, state, at),
+            Step::Dies(at) => {
+                state.spend(Fault::Death);
+                state.passes[at] = None;
             }
-            state.number_eras(coupon);
+            Step::Copy => state.copy = Some(state.keys),
+            Step::Happen(fault) => state.happen(fault),
         }
-        state.daemons.sort_unstable();
-        if state.faults.restarts + state.faults.promotions == 0 {
+        state.passes.sort_unstable();
+        if !state.may(Fault::RestartOlder) && !state.may(Fault::PromoteOlder) {
             state.copy = None;
         }
     }
 
-    /// Whether every verifiable coupon opens once faults stop, everything in progress ends, and a
-    /// daemon runs one or two passes.
+    /// Whether every coupon that can be verified opens once faults stop, what is in progress ends,
+    /// and passes run.
     fn heals(&self, state: &State) -> bool {
         let mut state = State {
-            faults: Faults::default(),
+            faults: Vec::new(),
             ..state.clone()
         };
-        (0..COUPONS).for_each(|coupon| state.land(coupon));
-        while self.new_coupon && state.new != New::Done {
+        (0..DROPS).for_each(|drop| state.land(drop));
+        while self.makes() && state.new != New::Done {
             self.make(&mut state);
         }
-        for at in (0..state.daemons.len()).chain([0, 0, 0]) {
-            self.daemon(&mut state, at);
-            while state.daemons[at].pass.is_some() {
-                self.daemon(&mut state, at);
+        for at in 0..state.passes.len() {
+            while state.passes[at].is_some() {
+                urgent::next_step(self, &mut state, at);
             }
         }
-        (0..COUPONS).all(|coupon| self.admits(&state, coupon) || self.stuck && coupon == 1)
+        for at in [0, 0, 0] {
+            urgent::next_step(self, &mut state, at);
+            while state.passes[at].is_some() {
+                urgent::next_step(self, &mut state, at);
+            }
+        }
+        let stuck = |drop: usize| self.drops == Drops::FirstIsStuck && drop == 0;
+        (0..DROPS).all(|drop| stuck(drop) || self.admits(state.master, &state.keys, drop))
+    }
+
+    /// Whether a server that admits has every slot that was given out.
+    fn is_verified(&self, state: &State, server: Server, keys: &Keys) -> bool {
+        let knows = |drop: usize| !state.promised[drop] || keys.given[drop] == Some(true);
+        (0..DROPS).all(|drop| !self.admits(server, keys, drop) || knows(drop))
+    }
+
+    fn makes(&self) -> bool {
+        matches!(self.drops, Drops::MadeAhead | Drops::OfNewCoupon)
     }
 }
 
-/// A coupon is never open for admission without the claims that it promised.
+/// No drop is open for admission without the claims that it promised.
 pub const NEVER_UNVERIFIED: &str = "no coupon is open unverified";
 /// A demoted server answers no claim from its old data.
 pub const NEVER_BY_OLD_DATA: &str = "no replica answers";
+/// Only a loss of Redis closes an open coupon.
+pub const NOT_CLOSED: &str = "no clean coupon is closed";
+/// A coupon that was closed because a drop was dirty opens once that drop is rebuilt.
+pub const NOT_DIRTY: &str = "no dirty coupon is opened";
 /// A coupon that cannot be verified does not keep other coupons closed.
 pub const REOPENS: &str = "left alone, every coupon that can be verified opens";
 
-impl Model for GateProtocol {
+impl Model for Protocol {
     type State = State;
     type Action = Step;
 
-    /// Returns a state in which both coupons are loaded and closed, in an era that is over.
+    /// Returns a state in which every drop is loaded and open.
     fn init_states(&self) -> Vec<State> {
-        let coupon = Coupon {
-            loaded: true,
-            ..Coupon::default()
+        let master = Server {
+            run: 1,
+            promoted_from: 0,
         };
-        let second = if self.new_coupon {
-            Coupon::default()
-        } else {
-            coupon
+        let open = Some(Gate {
+            server: master,
+            era: FIRST_ERA,
+            word: Word::Open,
+        });
+        let exists = !self.makes();
+        let keys = Keys {
+            gates: [open, open.filter(|_| exists && self.coupon_of(1) == 1)],
+            given: [Some(false), exists.then_some(false)],
         };
         vec![State {
-            keys: [coupon, second],
+            keys,
             copy: None,
-            master: ServerIdentity {
-                run: 1,
-                promoted_from: 0,
-            },
-            other: ServerIdentity {
-                run: 2,
-                promoted_from: 0,
-            },
+            master,
+            other: Server { run: 2, ..master },
             other_keys: Keys::default(),
             runs: 2,
             promotions: 0,
-            eras: [FIRST_ERA, FIRST_ERA],
-            new: if self.new_coupon {
-                New::NotMade
-            } else {
-                New::Done
-            },
-            given: [0; COUPONS],
-            in_flight: [false; COUPONS],
-            daemons: vec![Daemon::default(); self.daemons],
-            faults: self.faults,
+            eras: [FIRST_ERA; DROPS],
+            new: if exists { New::Done } else { New::NotMade },
+            promised: [false; DROPS],
+            in_flight: [None; DROPS],
+            passes: vec![None; self.reconcilers],
+            faults: self.faults.clone(),
+            damaged: [false; DROPS],
+            dirty: false,
+            closed_clean: false,
+            opened_dirty: false,
         }]
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        for coupon in 0..COUPONS {
-            let left = state.keys[coupon].count < SLOTS && !state.in_flight[coupon];
-            steps.extend((left && self.admits(state, coupon)).then_some(Step::Claim(coupon)));
-            steps.extend(state.in_flight[coupon].then_some(Step::Land(coupon)));
+        for drop in 0..DROPS {
+            let left = state.keys.given[drop] == Some(false) && state.in_flight[drop].is_none();
+            for is_slow in [false, true] {
+                let admits = left && self.admits(state.master, &state.keys, drop);
+                let differs = !is_slow || self.omits(Omitted::LongestDeadline);
+                steps.extend((admits && differs).then_some(Step::Claim { drop, is_slow }));
+            }
+            steps.extend(state.in_flight[drop].is_some().then_some(Step::Land(drop)));
         }
         steps.extend((state.new != New::Done).then_some(Step::Make));
-        for (at, daemon) in state.daemons.iter().enumerate() {
-            steps.extend(self.may_go(state, daemon).then_some(Step::Daemon(at)));
-            steps.extend(
-                (state.faults.deaths > 0 && daemon.pass.is_some()).then_some(Step::DaemonDies(at)),
-            );
+        for (at, pass) in state.passes.iter().enumerate() {
+            steps.extend(urgent::may_go(self, state, *pass).then_some(Step::Urgent(at)));
+            let dies = state.may(Fault::Death) && pass.is_some();
+            steps.extend(dies.then_some(Step::Dies(at)));
         }
-        let Faults {
-            restarts,
-            promotions,
-            flushes,
-            ..
-        } = state.faults;
-        steps.extend((restarts + promotions > 0 && state.copy.is_none()).then_some(Step::Copy));
-        for older in [false, true]
-            .into_iter()
-            .filter(|older| !older || state.copy.is_some())
-        {
-            steps.extend((restarts > 0).then_some(Step::Restart { older }));
-            steps.extend((promotions > 0).then_some(Step::Promote { older }));
-        }
-        steps.extend((flushes > 0).then_some(Step::Flush));
+        let older = [Fault::RestartOlder, Fault::PromoteOlder];
+        let copies = older.into_iter().any(|fault| state.may(fault)) && state.copy.is_none();
+        steps.extend(copies.then_some(Step::Copy));
+        let can_happen = |fault: &&Fault| match fault {
+            Fault::RestartOlder | Fault::PromoteOlder => state.copy.is_some(),
+            Fault::Death | Fault::LockLost | Fault::Repeat => false,
+            Fault::Damage => self.admits(state.master, &state.keys, 0),
+            _ => true,
+        };
+        let faults = state.faults.iter().filter(can_happen);
+        steps.extend(faults.map(|fault| Step::Happen(*fault)));
     }
 
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
@@ -490,22 +497,19 @@ impl Model for GateProtocol {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let verified = |model: &Self, state: &State| {
-            (0..COUPONS).all(|c| !model.admits(state, c) || state.keys[c].count >= state.given[c])
-        };
-        let by_old_data = |model: &Self, state: &State| {
-            !model.is(Wrong::RoleUnchecked)
-                || (0..COUPONS).all(|c| {
-                    !model.answers(state.other, &state.other_keys, c)
-                        || state.other_keys[c].count >= state.given[c]
-                })
-        };
         vec![
-            Property::always(NEVER_UNVERIFIED, verified),
-            Property::always(NEVER_BY_OLD_DATA, by_old_data),
+            Property::always(NEVER_UNVERIFIED, |model: &Self, state: &State| {
+                model.is_verified(state, state.master, &state.keys)
+            }),
+            Property::always(NEVER_BY_OLD_DATA, |model: &Self, state: &State| {
+                let answers = model.omits(Omitted::Role);
+                !answers || model.is_verified(state, state.other, &state.other_keys)
+            }),
+            Property::always(NOT_CLOSED, |_, state: &State| !state.closed_clean),
+            Property::always(NOT_DIRTY, |_, state: &State| !state.opened_dirty),
             Property::always(REOPENS, |model: &Self, state: &State| model.heals(state)),
-            Property::sometimes("a coupon is sold out", |_, state: &State| {
-                state.given[0] == SLOTS
+            Property::sometimes("both drops are sold out", |_, state: &State| {
+                state.promised == [true; DROPS]
             }),
         ]
     }
