@@ -2,7 +2,7 @@
 
 use super::pass::Reconciler;
 use super::stores::{Claim, Gate, Mysql, Redis, Settings, User};
-use super::{Fault, Protocol, SLOTS, USERS};
+use super::{Fault, Protocol, USERS};
 
 /// The way of an admission to a second store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +39,7 @@ pub struct Seen {
     pub void_told: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct State {
     pub redis: Redis,
     /// The identity of Redis's server. A restart or a failover changes it.
@@ -92,49 +92,26 @@ impl State {
             quantity: if raised { 1 } else { 2 },
             paused: false,
         };
+        let gate = Gate {
+            server: 0,
+            era: 1,
+            open: true,
+        };
         Self {
             redis: Redis {
-                gate: Some(Gate {
-                    server: 0,
-                    era: 1,
-                    open: true,
-                }),
+                gate: Some(gate),
                 settings: Some(settings),
                 revision: 1,
                 ..Redis::default()
             },
-            server: 0,
-            redis_copy: None,
             mysql: Mysql {
-                rows: [None; SLOTS],
-                letters: Vec::new(),
-                owed: [false; USERS],
-                revoked: [0; USERS],
-                position: 0,
                 era: 1,
                 settings,
-                limits_lost: false,
+                ..Mysql::default()
             },
-            replica: None,
-            demoted: None,
-            primary: 0,
-            topic: Vec::new(),
-            consumer: Consumer::default(),
-            in_flight: Vec::new(),
             reconcilers: vec![Reconciler::Idle; protocol.reconcilers],
-            changing: None,
-            pause_answered: false,
-            returning: None,
-            clock: [0; USERS],
             faults: protocol.faults.clone(),
-            promises: Vec::new(),
-            broken: Vec::new(),
-            returned: [0; USERS],
-            owed_at_opening: [false; USERS],
-            damaged: false,
-            lost: false,
-            excused: false,
-            seen: Seen::default(),
+            ..Self::default()
         }
     }
 

@@ -23,7 +23,7 @@ pub struct Gate {
     pub open: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Settings {
     pub revision: u8,
     pub quantity: u8,
@@ -155,7 +155,7 @@ impl Redis {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Mysql {
     /// `issued_coupons`, by slot. Its keys are unique.
     pub rows: [Option<Claim>; SLOTS],

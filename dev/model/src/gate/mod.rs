@@ -139,8 +139,9 @@ enum Deadline {
 }
 
 /// How far a new coupon, or a drop made ahead, is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 enum New {
+    #[default]
     NotMade,
     InMysql,
     Begun(Server),
@@ -149,7 +150,7 @@ enum New {
     Done,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct State {
     keys: Keys,
     copy: Option<Keys>,
@@ -317,10 +318,8 @@ impl Protocol {
             word: Word::Closed,
         };
         state.new = match state.new {
-            New::NotMade if self.drops == Drops::MadeAhead => {
-                // A pass loads it.
-                New::Done
-            }
+            // A pass loads it.
+            New::NotMade if self.drops == Drops::MadeAhead => New::Done,
             New::NotMade => New::InMysql,
             New::InMysql if state.keys.gates[1].is_none() => {
                 state.keys.gates[1] = Some(first(state.master));
@@ -442,22 +441,14 @@ impl Model for Protocol {
         };
         vec![State {
             keys,
-            copy: None,
             master,
             other: Server { run: 2, ..master },
-            other_keys: Keys::default(),
             runs: 2,
-            promotions: 0,
             eras: [FIRST_ERA; DROPS],
             new: if exists { New::Done } else { New::NotMade },
-            promised: [false; DROPS],
-            in_flight: [None; DROPS],
             passes: vec![None; self.reconcilers],
             faults: self.faults.clone(),
-            damaged: [false; DROPS],
-            dirty: false,
-            closed_clean: false,
-            opened_dirty: false,
+            ..State::default()
         }]
     }
 
