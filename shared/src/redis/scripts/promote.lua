@@ -23,7 +23,7 @@ while #reply < 4 + 2 * tonumber(ARGV[3]) and reply[3] < 1000 do
     if not user or (meta[4] == '1' and tonumber(first[2]) > 0) then break end
     local holds = redis.call('ZSCORE', KEYS[3], user) or (meta[2] == 'coupon' and redis.call('HGET', KEYS[6], user))
     local ban = redis.call('HGET', KEYS[9], meta[2] == 'coupon' and user or ARGV[2] .. ':' .. user)
-    local is_id = #user >= 1 and #user <= 64 and not string.find(user, '[^%w._@+|:=-]')
+    local is_id = #user >= 1 and #user <= 128 and not string.find(user, '[^%w._@+|:=/-]')
     if holds or not is_id or (ban and now <= (tonumber(string.match(ban, '^%d+:(%d+)$') or '') or now)) then
         redis.call('ZREM', KEYS[8], user)
         reply[3] = reply[3] + 1
