@@ -36,10 +36,8 @@ pub(super) async fn services(
 ) -> anyhow::Result<Option<Services>> {
     time_zone::warn_if_old();
     let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
-    if identity.believes_anybody() && !args.http.listen_addr.ip().is_loopback() {
-        tracing::warn!(
-            "TRUSTED_HEADER_SECRET is not set: clients that reach this process without the gateway can claim as any user"
-        );
+    if let Some(warning) = identity.warning(args.http.listen_addr) {
+        tracing::warn!("{warning}");
     }
     let mysql = Bulkheads::new(
         &args.mysql.settings(),
