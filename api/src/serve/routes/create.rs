@@ -49,7 +49,7 @@ pub(crate) struct NewCouponBody {
     /// Who may claim: null is everybody, `list` users on its allow list, `group:NAME` users whose
     /// token names that group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "list", max_length = 71)]
+    #[schema(example = "list", max_length = 70)]
     allow: Option<String>,
 }
 
