@@ -383,8 +383,8 @@ fn issued(id: i64, slot: Slot) -> Resolution {
     }
 }
 
-/// Creates the drops that schedules require, and updates the catalogue. Returns the coupons for which
-/// a store refused that, with its reason.
+/// Creates the drops that schedules require, and updates the catalogue. Returns the coupons for
+/// which a store refused that, with its reason.
 pub(crate) async fn make_ahead(
     stores: &Stores,
     catalogue: &mut [(Coupon, Vec<Drop>)],

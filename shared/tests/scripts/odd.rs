@@ -165,7 +165,12 @@ async fn invalid_user_id_is_removed_from_the_waiting_list_and_the_next_is_promot
     let redis = &world.redis;
     let keys = &world.keys;
     let mut names: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![b'a', byte]).collect();
-    names.extend([Vec::new(), vec![b'b'; 64], vec![b'b'; 65], b"last".to_vec()]);
+    names.extend([
+        Vec::new(),
+        vec![b'b'; 128],
+        vec![b'b'; 129],
+        b"last".to_vec(),
+    ]);
     let mut conn = redis.connection();
     for (place, name) in names.iter().enumerate() {
         redis::cmd("ZADD")
@@ -183,7 +188,7 @@ async fn invalid_user_id_is_removed_from_the_waiting_list_and_the_next_is_promot
         .collect();
     assert_eq!(
         people.len(),
-        26 + 26 + 10 + 8 + 2,
+        26 + 26 + 10 + 9 + 2,
         "the letters of an id, and two complete ids"
     );
 

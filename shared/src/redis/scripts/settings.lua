@@ -5,7 +5,7 @@
 --       12 sizes
 -- ARGV  1 operation (below)  2 revision  3 era (load, unload: `SERVER ERA`; lower: the number in MySQL)
 --       4.. field, value pairs of meta
---   load      loads the drop for admission, unless it is loaded. The caller must have read the era before anything else: if
+--   load      loads the drop for admission, unless it is loaded (a deleted drop's keys, which expire, do not count). The caller must have read the era before anything else: if
 --             Redis has lost data since, the caller's information about the drop may be wrong.
 --             loaded | present | stale | outdated
 --   unload    deletes `meta` of a lost drop: until `load`, admission and other passes treat it as lost. A drop that has whole
@@ -32,11 +32,13 @@ if how == 'unload' then
     count_change(KEYS[9])
     return answer('ok')
 end
-if how == 'load' and is_loaded then return answer('present') end
+-- A deleted drop that nobody used leaves keys that expire. A drop of the same day gets the same id.
+local is_left = how == 'load' and count == 0 and redis.call('PTTL', KEYS[1]) > 0 and redis.call('EXISTS', KEYS[10], KEYS[11]) == 0
+if how == 'load' and is_loaded and not is_left then return answer('present') end
 if revision < seen then return answer('outdated') end
 if how == 'load' then
     -- The coupon may have ended before, with an expiry on its keys.
-    for i = 3, 9 do redis.call('PERSIST', KEYS[i]) end
+    for i = 1, 9 do redis.call('PERSIST', KEYS[i]) end
     redis.call('PERSIST', KEYS[12])
     redis.call('SET', KEYS[4], ARGV[2])
     redis.call('SET', KEYS[2], 0, 'NX')

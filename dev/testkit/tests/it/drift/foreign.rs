@@ -52,7 +52,7 @@ async fn a_drop_that_cannot_be_examined_or_repaired_delays_no_other() {
     }
     // These user IDs are invalid, so no user can claim with them. They keep their slots until an
     // operator removes them, and all other users have a row.
-    let long = "long".repeat(20);
+    let long = "long".repeat(33);
     let names: &[&[&str]] = &[
         &[
             "ZADD",
@@ -276,7 +276,7 @@ async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
         .filter(|id| drops.contains(id))
         .collect();
     assert_eq!(compared, [drops[1], drops[2]], "{run:#?}");
-    for (number, user) in [(0, "early"), (1, "late-1"), (2, "late-2")] {
+    for (number, user) in [(0, "early"), (1, "late-2"), (2, "late-3")] {
         assert_eq!(
             rows(&world, drops[number])
                 .await
@@ -320,7 +320,7 @@ async fn only_a_dead_letter_with_a_possible_slot_unseals_a_drop() {
             .await
             .into_values()
             .collect::<Vec<_>>(),
-        ["late-3"],
+        ["late-4"],
         "{run:#?}"
     );
 }
