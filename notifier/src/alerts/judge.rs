@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::{
-    About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, is_unworkable,
+    About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED,
     observe,
 };
 use crate::clock::elapsed;
@@ -254,8 +254,6 @@ impl Judge<'_> {
         if !alert.was_mailed() {
             let of_stores = match seen.about {
                 About::RunFailed | About::Left(Kind::RedisLost) => seen.drop_id.is_none(),
-                // The reason may be temporary, such as a lock that is soon released.
-                About::Left(Kind::Unissued) => is_unworkable(&seen.findings),
                 _ => false,
             };
             return (!of_stores || !self.is_brief(alert.first_seen_at))

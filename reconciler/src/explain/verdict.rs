@@ -67,11 +67,7 @@ pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict 
         .copied()
     {
         let way = match &known.not_repaired {
-            _ if known.unread_messages > 0 => "its message waits for the consumer".to_owned(),
-            None => {
-                "no row yet and no unread message: the next pass of the reconciler writes the row"
-                    .to_owned()
-            }
+            None => "no row yet: the consumer or the next pass of the reconciler writes it".to_owned(),
             Some(why) => {
                 format!(
                     "no row yet, and the last pass could not write it: {why}; see docs/OPERATIONS.md#unissued"

@@ -398,7 +398,7 @@ pub struct Resolution {
 }
 
 /// Resolves many dead letters in one statement.
-pub(super) async fn resolve(
+pub async fn resolve(
     conn: &mut Conn,
     resolutions: &[Resolution],
     run_id: &str,

@@ -13,27 +13,19 @@ fn with_ids(ids: &[String]) -> Rendered {
     let refused = "no row, and no message waits; MySQL refused the row: another row has this slot, this user or this code";
     let also = [
         cased(
-            FindingCase::RowRefused("another row has this slot".to_owned()),
+            FindingCase::RowRefused,
             left(Kind::Unissued, 4, refused),
-        ),
-        cased(
-            FindingCase::NoUserId,
-            left(
-                Kind::Unissued,
-                5,
-                "the name on this slot in Redis is no user id",
-            ),
         ),
         applied(
             Kind::OverAdmitted,
             6,
-            ActionKind::Withdraw,
-            "holds slot 4 of drop 1 already",
+            ActionKind::Owe,
+            "the slot is above the quantity",
         ),
         finding(
             Kind::MissingAdmission,
             7,
-            ActionKind::PutBack,
+            ActionKind::Project,
             Outcome::Planned,
         ),
     ];

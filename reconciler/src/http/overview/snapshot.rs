@@ -10,8 +10,8 @@ use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
-use firstcome_shared::redis::gate::GateReading;
-use firstcome_shared::redis::reads::DropNumbers;
+use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::reads::DropState;
 use tokio::time::timeout;
 
 use crate::record;
@@ -73,7 +73,7 @@ pub(super) struct SeenDrop {
     pub(super) coupon: Coupon,
     pub(super) drop: Drop,
     /// `None` if Redis did not answer.
-    pub(super) numbers: Option<DropNumbers>,
+    pub(super) numbers: Option<DropState>,
     pub(super) counted: Option<CountedRows>,
     pub(super) dead_letters: Option<u64>,
     /// Whether its coupon was verified since Redis last started.
@@ -168,14 +168,9 @@ impl Reader {
         let total = shown.len();
         let at = Utc::now();
         let facts = Arc::clone(&self.facts);
-        let gate = timeout(PATIENCE, self.stores.redis.gate())
-            .await
-            .ok()
-            .and_then(Result::ok);
-        let (numbers, verified) = match &gate {
-            Some(gate) => self.live(gate, &shown).await,
-            None => (HashMap::new(), HashSet::new()),
-        };
+        let live = timeout(PATIENCE, self.live(&shown)).await.ok().and_then(Result::ok);
+        let redis_answers = live.is_some();
+        let (numbers, verified) = live.unwrap_or_default();
         if self.mysql_answers {
             // If a count takes too long, show the previous result. The other reads show whether
             // MySQL answers.
@@ -186,6 +181,8 @@ impl Reader {
             }
         }
         self.settle(&shown, &numbers);
+        let gate_is_open = redis_answers
+            .then(|| shown.iter().all(|(coupon, _)| verified.contains(&coupon.id)));
         let seen = |(coupon, drop): (Coupon, Drop)| SeenDrop {
             numbers: numbers.get(&drop.id).cloned(),
             counted: self.counted.get(&drop.id).copied(),
@@ -200,7 +197,7 @@ impl Reader {
         };
         Snapshot {
             at,
-            gate_is_open: gate.map(|gate| gate.is_open()),
+            gate_is_open,
             mysql_answers: self.mysql_answers,
             drops: shown.into_iter().map(seen).collect(),
             facts,
@@ -248,38 +245,21 @@ impl Reader {
     /// Reads the counts of these drops from Redis, and the verified coupons.
     async fn live(
         &self,
-        gate: &GateReading,
         shown: &[(Coupon, Drop)],
-    ) -> (HashMap<DropId, DropNumbers>, HashSet<CouponId>) {
+    ) -> Result<(HashMap<DropId, DropState>, HashSet<CouponId>), RedisError> {
         let redis = &self.stores.redis;
         let keys: Vec<_> = shown
             .iter()
             .map(|(coupon, drop)| redis.keys(coupon.id, drop.id))
             .collect();
-        let mut eras: Vec<(CouponId, u64)> = shown
-            .iter()
-            .map(|(coupon, _)| (coupon.id, coupon.era))
-            .collect();
-        eras.sort_unstable();
-        eras.dedup();
-        let coupons: Vec<CouponId> = eras.iter().map(|(coupon, _)| *coupon).collect();
-        let read = async { tokio::join!(redis.drop_numbers(&keys), redis.coupon_gates(&coupons)) };
-        let Ok((numbers, gates)) = timeout(PATIENCE, read).await else {
-            return (HashMap::new(), HashSet::new());
-        };
-        let numbers = shown
-            .iter()
-            .zip(numbers)
-            .filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)));
-        let life = gate.life();
-        let verified = eras
-            .iter()
-            .zip(gates.unwrap_or_default())
-            .filter(|((coupon, era), gate)| gate.is_open(&life, *coupon, *era));
-        (
-            numbers.collect(),
-            verified.map(|((coupon, _), _)| *coupon).collect(),
-        )
+        let servers = redis.servers().await?;
+        let states = redis.drop_states(&keys).await?;
+        let verified = shown.iter().zip(&states).filter(|((coupon, _), state)| {
+            state.gate.is_open(servers.of(coupon.id), coupon.era)
+        });
+        let verified = verified.map(|((coupon, _), _)| coupon.id).collect();
+        let numbers = shown.iter().map(|(_, drop)| drop.id).zip(states);
+        Ok((numbers.collect(), verified))
     }
 
     /// Counts the dead letters periodically.
@@ -301,7 +281,7 @@ impl Reader {
     async fn count_rows(
         &mut self,
         shown: &[(Coupon, Drop)],
-        numbers: &HashMap<DropId, DropNumbers>,
+        numbers: &HashMap<DropId, DropState>,
     ) -> Result<(), DbError> {
         let mut due: Vec<&Drop> = shown
             .iter()
@@ -328,7 +308,7 @@ impl Reader {
         Ok(())
     }
 
-    fn is_due(&self, drop: &Drop, numbers: &HashMap<DropId, DropNumbers>) -> bool {
+    fn is_due(&self, drop: &Drop, numbers: &HashMap<DropId, DropState>) -> bool {
         if drop.quantity > COUNTED_AT_MOST {
             return false;
         }
@@ -345,7 +325,7 @@ impl Reader {
 
     /// Tracks inconsistent counts. Under load, counts are also inconsistent but keep changing.
     /// Sealed drops are ignored because their keys expire.
-    fn settle(&mut self, shown: &[(Coupon, Drop)], numbers: &HashMap<DropId, DropNumbers>) {
+    fn settle(&mut self, shown: &[(Coupon, Drop)], numbers: &HashMap<DropId, DropState>) {
         for (_, drop) in shown {
             let numbers = numbers.get(&drop.id);
             let counted = self.counted.get(&drop.id).copied();
@@ -382,7 +362,7 @@ impl Reader {
 
 /// Whether every holder of a slot has a row, the counter is correct, and no user waits while a slot
 /// is free.
-fn adds_up(numbers: &DropNumbers, counted: &CountedRows) -> bool {
+fn adds_up(numbers: &DropState, counted: &CountedRows) -> bool {
     let count = numbers
         .count
         .and_then(|count| u64::try_from(count).ok())
@@ -467,7 +447,7 @@ mod tests {
     use super::*;
 
     fn adding(count: Option<i64>, [users, free, waiting, rows]: [u64; 4]) -> bool {
-        let numbers = DropNumbers {
+        let numbers = DropState {
             meta: None,
             count,
             users,
