@@ -7,7 +7,7 @@ use redis::{RedisError, Value};
 
 use super::Redis;
 use super::client::Script;
-use super::gate::seen_revision;
+use super::gate::revision_in;
 use super::keys;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
@@ -267,9 +267,17 @@ impl Redis {
 fn parse(text: &str) -> Option<AllowList> {
     let (revision, people) = text.split_once(':')?;
     Some(AllowList {
-        revision: seen_revision(revision)?,
+        revision: revision_in(revision)?,
         people: people.parse().ok()?,
     })
+}
+
+/// Interprets the values of `allow_list` and `allowed`.
+pub(super) fn seen_list(text: Option<String>, people: Option<u64>) -> SeenList {
+    SeenList {
+        list: text.as_deref().and_then(parse),
+        people,
+    }
 }
 
 fn read(value: Option<&Value>) -> Option<AllowList> {
