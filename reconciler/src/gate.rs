@@ -7,6 +7,7 @@
 
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::schema::coupons;
 use firstcome_shared::mysql::{Db, DbError};
@@ -60,6 +61,7 @@ async fn close_coupon(
         let Some(fence) = begun else {
             return Ok(None);
         };
+        crash_point(Point::EraBegun);
         let since = note_closed(&ctx.memory, coupon, &seen, &ctx.servers, &fence);
         match adopt_era(&ctx.stores.db, coupon, fence.era()).await? {
             None => return Ok(None),

@@ -45,6 +45,7 @@ points! {
     RowsCommitted "rows_committed" "Consumer: rows and positions are committed in MySQL.",
     OffsetsCommitted "offsets_committed" "Consumer: offsets are committed to Kafka, too.",
     RunBegun "run_begun" "Reconciler: the run is recorded, nothing is read.",
+    EraBegun "era_begun" "Reconciler: the coupon is closed in a new era; nothing is read yet.",
     RepairBegun "repair_begun" "Reconciler: before a repair, or a batch of one kind.",
     RepairDone "repair_done" "Reconciler: after a repair; the drop is not compared again yet.",
     PeopleRebuilt "people_rebuilt" "Reconciler: the claims of a lost drop are restored; the drop is not loaded.",
