@@ -92,13 +92,9 @@ impl Redis {
             before.to_string(),
         ];
         args.extend(people.iter().map(ToString::to_string));
-        let names = [
-            keys::allowed(&self.prefix, coupon),
-            keys::allow_list(&self.prefix, coupon),
-        ];
-        let reply: String = ALLOW_LIST
-            .run(&mut self.conn.clone(), &[&names[0], &names[1]], &args)
-            .await?;
+        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys.each_ref().map(String::as_str);
+        let reply: String = ALLOW_LIST.run(&mut self.connection(), &keys, &args).await?;
         Ok(if reply == "other" {
             ListFollowed::Other
         } else {
@@ -170,16 +166,10 @@ impl Redis {
             list.revision.to_string(),
             list.people.to_string(),
         ];
-        let allowed = keys::allowed(&self.prefix, new.coupon);
-        let state = keys::allow_list(&self.prefix, new.coupon);
-        let old = format!("{}:old", new.key);
-        let reply: String = ALLOW_LIST
-            .run(
-                &mut self.conn.clone(),
-                &[&allowed, &state, &new.key, &old],
-                &args,
-            )
-            .await?;
+        let keys = keys::coupon_keys(&self.prefix, new.coupon);
+        let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        keys.push(&new.key);
+        let reply: String = ALLOW_LIST.run(&mut self.connection(), &keys, &args).await?;
         Ok(match reply.as_str() {
             "ok" => ListReplaced::Yes,
             "outdated" => ListReplaced::Outdated,

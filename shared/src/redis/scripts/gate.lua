@@ -10,7 +10,7 @@ if type(found) ~= 'string' then found = '' end
 if not is_here(new) then return 'stale' end
 if found ~= seen then return found == new and string.sub(new, -5) == ' open' and 'done' or 'stale' end
 for i = 3, #ARGV do
-    local meta, count, users, free = unpack(KEYS, 6 * i - 11)
+    local meta, count, users, free = unpack(KEYS, 6 * i - 11, 6 * i - 8)
     local sum = redis.call('ZCARD', users) + redis.call('ZCARD', free)
     if redis.call('EXISTS', meta) == 0 or tonumber(redis.call('GET', count)) ~= sum then return ARGV[i] end
 end

@@ -24,12 +24,13 @@ while #reply < 2 + 2 * tonumber(ARGV[3]) and reply[2] < 1000 do
     else
         local slot = tonumber(redis.call('ZRANGE', KEYS[10], 0, 0)[1]) or count + 1
         if slot > quantity then break end
+        -- First, because no other command reads this key, which checks its type.
+        redis.call('HSET', KEYS[12], slot, now)
         redis.call('ZREM', KEYS[11], user)
         redis.call('ZREM', KEYS[10], slot)
         count = math.max(count, slot)
         redis.call('SET', KEYS[8], count)
         redis.call('ZADD', KEYS[9], slot, user)
-        redis.call('HSET', KEYS[12], slot, now)
         if per_coupon then redis.call('HSET', KEYS[3], user, ARGV[2] .. ':' .. slot) end
         reply[#reply + 1] = user
         reply[#reply + 1] = slot
