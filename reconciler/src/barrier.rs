@@ -78,7 +78,10 @@ impl Topic {
         let name = &self.settings.topic;
         let offsets = || -> Result<Logs, KafkaError> {
             let metadata = client.fetch_metadata(Some(name), ANSWER)?;
-            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            let partitions = metadata
+                .topics()
+                .iter()
+                .flat_map(|topic| topic.partitions());
             let log = |partition: i32| {
                 let (first, end) = client.fetch_watermarks(name, partition, ANSWER)?;
                 Ok((partition, first..end))
@@ -130,13 +133,19 @@ pub async fn read_state(stores: &Stores, may_write: bool) -> Result<ReadState, B
     let positions = positions(&stores.db, &topic.settings.topic).await?;
     let after = topic.logs().await.map_err(BarrierError::Kafka)?;
     for (partition, seen, first) in outside(&positions, &after) {
-        tracing::warn!(partition, position = seen, first, "the stored position is not one of the topic's");
+        tracing::warn!(
+            partition,
+            position = seen,
+            first,
+            "the stored position is not one of the topic's"
+        );
         if may_write {
             begin_again(&stores.db, &topic.settings.topic, partition, seen, first).await?;
         }
     }
     Ok(ReadState {
-        is_reached: is_reached(&before, &positions, &after) && outside(&positions, &after).is_empty(),
+        is_reached: is_reached(&before, &positions, &after)
+            && outside(&positions, &after).is_empty(),
         logs: after,
         positions,
     })
@@ -185,7 +194,9 @@ pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Result<Option<String
         }
         if began.elapsed() > PATIENCE {
             let unread = unread(&now);
-            return Ok(Some(format!("the consumer has {unread} messages to read first")));
+            return Ok(Some(format!(
+                "the consumer has {unread} messages to read first"
+            )));
         }
         ctx.sleep(POLL).await?;
     }
@@ -195,7 +206,12 @@ fn unread(state: &ReadState) -> i64 {
     let behind = |(partition, log): (&i32, &Range<i64>)| {
         log.end - state.positions.get(partition).copied().unwrap_or(log.start)
     };
-    state.logs.iter().map(behind).map(|number| number.max(0)).sum()
+    state
+        .logs
+        .iter()
+        .map(behind)
+        .map(|number| number.max(0))
+        .sum()
 }
 
 /// Reports partitions whose position has not moved for too long although messages are unread.
@@ -245,9 +261,14 @@ async fn positions(db: &Db, topic: &str) -> Result<Positions, DbError> {
     db.of_primary()
         .run("read positions", async move |conn| {
             let query = "SELECT partition_id, next_offset FROM topic_positions WHERE topic = ?";
-            let rows: Vec<PositionRow> =
-                diesel::sql_query(query).bind::<Text, _>(&topic).load(conn).await?;
-            Ok(rows.into_iter().map(|row| (row.partition_id, row.next_offset)).collect())
+            let rows: Vec<PositionRow> = diesel::sql_query(query)
+                .bind::<Text, _>(&topic)
+                .load(conn)
+                .await?;
+            Ok(rows
+                .into_iter()
+                .map(|row| (row.partition_id, row.next_offset))
+                .collect())
         })
         .await
 }

@@ -163,11 +163,7 @@ async fn needed(stores: &Stores, id: CouponId) -> Result<Option<String>, EraseEr
 }
 
 /// Removes a user from all lists. Returns the number of lists that contained the user.
-async fn take_off_all(
-    stores: &Stores,
-    user: &UserId,
-    by: &Operator,
-) -> Result<usize, StoreError> {
+async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<usize, StoreError> {
     let mut lists = 0;
     let people = [user.clone()];
     for id in stores.db.allow_lists_of_person(user).await? {

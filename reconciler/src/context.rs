@@ -212,6 +212,8 @@ pub enum PassError {
     LockLost,
     #[error("the process was told to stop")]
     Stopped,
+    #[error("Redis was replaced while the pass was running: what it read is out of date")]
+    Replaced,
 }
 
 impl From<StoreError> for PassError {
@@ -226,7 +228,7 @@ impl From<StoreError> for PassError {
 impl PassError {
     pub fn cause(&self) -> FailureCause {
         match self {
-            Self::Redis(_) => FailureCause::Redis,
+            Self::Redis(_) | Self::Replaced => FailureCause::Redis,
             Self::Mysql(_) | Self::LockLost => FailureCause::Mysql,
             Self::Busy | Self::Made | Self::NotFound(_) | Self::Stopped => FailureCause::Other,
         }

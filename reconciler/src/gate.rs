@@ -6,7 +6,7 @@
 //! suspended reconciler that wakes up can neither write nor open. Only the urgent lane begins eras.
 
 use diesel::prelude::*;
-use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::schema::coupons;
@@ -66,7 +66,11 @@ async fn close_coupon(
         match adopt_era(&ctx.stores.db, coupon, fence.era()).await? {
             None => return Ok(None),
             Some(adopted) if adopted == fence.era() => {
-                return Ok(Some(Closed { coupon, fence, since }));
+                return Ok(Some(Closed {
+                    coupon,
+                    fence,
+                    since,
+                }));
             }
             // MySQL has a later era: its fallback rows and other readers expect one above it.
             Some(later) => era = later,
@@ -88,7 +92,9 @@ pub async fn close_in_redis(
         return Ok(None);
     };
     let seen_era = seen.era().filter(|era| *era <= HIGHEST_SEEN).unwrap_or(0);
-    redis.begin_era_on(coupon, server, seen, seen_era.max(era) + 1).await
+    redis
+        .begin_era_on(coupon, server, seen, seen_era.max(era) + 1)
+        .await
 }
 
 /// Records since when a coupon is closed. If this process had already seen it closed in the era
@@ -117,13 +123,20 @@ async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, D
     db.run("adopt era", async move |conn| {
         conn.transaction(async |conn| {
             let row = coupons::table.find(coupon.0);
-            let known: Option<u64> =
-                row.select(coupons::era).for_update().first(conn).await.optional()?;
+            let known: Option<u64> = row
+                .select(coupons::era)
+                .for_update()
+                .first(conn)
+                .await
+                .optional()?;
             let Some(known) = known.filter(|known| *known < era) else {
                 return Ok(known);
             };
             tracing::debug!(coupon_id = coupon.0, known, era, "a coupon begins an era");
-            diesel::update(row).set(coupons::era.eq(era)).execute(conn).await?;
+            diesel::update(row)
+                .set(coupons::era.eq(era))
+                .execute(conn)
+                .await?;
             Ok(Some(era))
         })
         .await

@@ -39,7 +39,8 @@ pub async fn run(stores: Stores, settings: PassSettings, notes: Notes, stop: Can
             _ = ticks.tick() => {}
         }
         let now = Utc::now();
-        let is_daily = last_daily.is_none_or(|at| (now - at).abs().to_std().unwrap_or(DAILY) >= DAILY);
+        let is_daily =
+            last_daily.is_none_or(|at| (now - at).abs().to_std().unwrap_or(DAILY) >= DAILY);
         all(&stores, &settings, &notes, is_daily).await;
         last_daily = if is_daily { Some(now) } else { last_daily };
     }
@@ -93,7 +94,9 @@ async fn unsafe_settings(stores: &Stores) -> Result<Vec<Finding>, StoreError> {
     }
     match check_topic(&stores.topic.settings, Duration::from_secs(5)).await {
         Ok(_) => {}
-        Err(TopicError::Unreachable { .. }) => tracing::debug!("the topic's settings were not read"),
+        Err(TopicError::Unreachable { .. }) => {
+            tracing::debug!("the topic's settings were not read")
+        }
         Err(error) => found.push(unsafe_part(UnsafePart::Topic, error.to_string())),
     }
     let fault = match stores.db.check_code_key().await? {
@@ -159,9 +162,15 @@ async fn count_sealed(stores: &Stores) -> Result<Vec<Finding>, DbError> {
 /// Deletes a bounded number of records past their retention.
 async fn retention(stores: &Stores, settings: &PassSettings) -> Result<(), StoreError> {
     stores.db.delete_old(settings.kept).await?;
-    let deleted = stores.db.delete_resolved_dead_letters(settings.failed_claims_kept).await?;
+    let deleted = stores
+        .db
+        .delete_resolved_dead_letters(settings.failed_claims_kept)
+        .await?;
     if deleted > 0 {
-        tracing::info!(deleted, "dead letters that were resolved long ago are deleted");
+        tracing::info!(
+            deleted,
+            "dead letters that were resolved long ago are deleted"
+        );
     }
     Ok(())
 }
@@ -184,12 +193,17 @@ async fn delete_old_allow_lists(stores: &Stores) -> Result<(), StoreError> {
         if !is_coupon_over(&stores.db, coupon).await? {
             continue;
         }
-        while let Some((now, has_more)) =
-            stores.db.delete_some_of_allow_list(coupon, revision).await?
+        while let Some((now, has_more)) = stores
+            .db
+            .delete_some_of_allow_list(coupon, revision)
+            .await?
         {
             revision = now;
             if !has_more {
-                tracing::info!(coupon_id = coupon.0, "the allow list of a coupon that is over is deleted");
+                tracing::info!(
+                    coupon_id = coupon.0,
+                    "the allow list of a coupon that is over is deleted"
+                );
                 break;
             }
         }
@@ -209,7 +223,10 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
     let mut after = DropId(0);
     let (mut drops, mut users) = (0, 0);
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
-        let page = stores.db.old_drops_with_people(kept, after, AT_ONCE).await?;
+        let page = stores
+            .db
+            .old_drops_with_people(kept, after, AT_ONCE)
+            .await?;
         let Some(last) = page.last() else { break };
         after = last.id();
         for drop in page {

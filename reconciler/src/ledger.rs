@@ -94,17 +94,29 @@ impl Ledger {
         let more = std::mem::take(&mut self.more);
         for ((kind, of, word), (outcome, number)) in more {
             let is_it = of == action && outcome == from;
-            let (word, outcome) = if is_it { (to.as_str(), to) } else { (word, outcome) };
+            let (word, outcome) = if is_it {
+                (to.as_str(), to)
+            } else {
+                (word, outcome)
+            };
             self.more.entry((kind, of, word)).or_insert((outcome, 0)).1 += number;
         }
     }
 
     /// Returns the findings with their place.
     pub fn findings(self, coupon: Option<CouponId>, drop: Option<DropId>) -> Vec<Finding> {
-        let more = self.more.into_iter().map(|((kind, action, _), (result, number))| Found {
-            case: FindingCase::MoreLeft(number),
-            ..Found::new(kind, action, result, format!("{number} more like the ones listed"))
-        });
+        let more = self
+            .more
+            .into_iter()
+            .map(|((kind, action, _), (result, number))| Found {
+                case: FindingCase::MoreLeft(number),
+                ..Found::new(
+                    kind,
+                    action,
+                    result,
+                    format!("{number} more like the ones listed"),
+                )
+            });
         let placed = |found: Found| Finding {
             coupon_id: coupon,
             drop_id: drop,

@@ -41,7 +41,8 @@ pub struct Takes {
 impl Takes {
     fn add(&mut self, slot: Option<i64>, user: &UserId) {
         self.number += 1;
-        self.hash.update(format!("{} {user}\n", slot.unwrap_or_default()));
+        self.hash
+            .update(format!("{} {user}\n", slot.unwrap_or_default()));
     }
 
     /// Returns the first bytes of the hash, as a number.
@@ -85,7 +86,11 @@ impl Compared {
         if let Some(user) = dirt.user.as_ref().filter(|_| dirt.takes) {
             self.takes.add(dirt.slot, user);
             if let Some(slot) = dirt.slot.filter(|_| dirt.owes) {
-                self.owed.push(Holder { slot, user: user.clone(), at_ms: None });
+                self.owed.push(Holder {
+                    slot,
+                    user: user.clone(),
+                    at_ms: None,
+                });
             }
         }
         let found = Found::new(dirt.kind, ActionKind::Project, result, dirt.detail);
@@ -140,7 +145,11 @@ pub async fn compare(
     let mut compared = Compared::default();
     compared.numbers.failed_claims = drop.letters;
     compared.numbers.waiting = drop.state.waiting;
-    let planned = if may_write { Outcome::Failed } else { Outcome::Planned };
+    let planned = if may_write {
+        Outcome::Failed
+    } else {
+        Outcome::Planned
+    };
     match judge::judge_whole(&drop.numbers(), drop.is_new(ctx.clock_ms)) {
         WholeDrop::NotLoaded => {
             compared.is_new = true;
@@ -150,7 +159,9 @@ pub async fn compare(
         WholeDrop::Dirty(dirt) => compared.dirty(&dirt, planned),
         WholeDrop::Whole => {}
     }
-    let is_lost = compared.dirty.is_some_and(|(kind, _)| kind == Kind::RedisLost);
+    let is_lost = compared
+        .dirty
+        .is_some_and(|(kind, _)| kind == Kind::RedisLost);
     let moment = Moment {
         drop: drop.drop.id,
         once_per: seen.coupon.once_per,
@@ -165,8 +176,13 @@ pub async fn compare(
         ctx.must_go_on()?;
         compared += &page;
         let examined = page.mysql.rows.len() + page.redis.users.len();
-        ctx.memory.progress.compared.fetch_add(examined as u64, Relaxed);
-        if page.seen.gate != at.gate || page.seen.revision > seen.coupon.revision.max(seen.state.revision) {
+        ctx.memory
+            .progress
+            .compared
+            .fetch_add(examined as u64, Relaxed);
+        if page.seen.gate != at.gate
+            || page.seen.revision > seen.coupon.revision.max(seen.state.revision)
+        {
             compared.is_unsettled = true;
             continue;
         }
@@ -200,9 +216,19 @@ async fn carry_out(
     compared: &mut Compared,
 ) -> Result<(), PassError> {
     let coupon = &seen.coupon;
-    let Judgement { rows: due, letters, revoked, dirt, in_flight } = judged;
+    let Judgement {
+        rows: due,
+        letters,
+        revoked,
+        dirt,
+        in_flight,
+    } = judged;
     compared.numbers.in_flight += in_flight;
-    let planned = if may_write { Outcome::Failed } else { Outcome::Planned };
+    let planned = if may_write {
+        Outcome::Failed
+    } else {
+        Outcome::Planned
+    };
     for dirt in &dirt {
         compared.dirty(dirt, planned);
     }
@@ -215,7 +241,12 @@ async fn carry_out(
         }
         compared.repaired += due.len() as u64;
         for (user, _) in revoked {
-            let found = Found::new(Kind::SettingsMismatch, ActionKind::Revoke, Outcome::Planned, REVOKED);
+            let found = Found::new(
+                Kind::SettingsMismatch,
+                ActionKind::Revoke,
+                Outcome::Planned,
+                REVOKED,
+            );
             compared.ledger.add(found.of(None, Some(user)));
         }
         return Ok(());
@@ -243,7 +274,12 @@ async fn release(
 ) -> Result<(), PassError> {
     crate::revoke_promote::complete(ctx, &seen.coupon, &drop.keys, revocation).await?;
     compared.repaired += 1;
-    let found = Found::new(Kind::SettingsMismatch, ActionKind::Revoke, Outcome::Applied, REVOKED);
+    let found = Found::new(
+        Kind::SettingsMismatch,
+        ActionKind::Revoke,
+        Outcome::Applied,
+        REVOKED,
+    );
     compared.ledger.add(found.of(None, Some(user)));
     Ok(())
 }
@@ -253,7 +289,11 @@ fn of_row(due: &DueRow, result: Outcome, more: &str) -> Found {
         None => (Kind::Unissued, "admitted, and no row came".to_owned()),
         Some(id) => (Kind::FailedClaim, format!("failed claim {id}")),
     };
-    let more = if more.is_empty() { String::new() } else { format!(": {more}") };
+    let more = if more.is_empty() {
+        String::new()
+    } else {
+        format!(": {more}")
+    };
     let found = Found::new(kind, ActionKind::Issue, result, format!("{detail}{more}"));
     Found {
         dead_letter: due.letter,
@@ -270,7 +310,11 @@ fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
         // The next look finds the row of the other user, and what that means for this one.
         RowEnd::SlotTaken | RowEnd::HasRow | RowEnd::Void => {
             compared.repaired += 1;
-            of_row(due, Outcome::Skipped, "another row has come meanwhile, or the claim was given back")
+            of_row(
+                due,
+                Outcome::Skipped,
+                "another row has come meanwhile, or the claim was given back",
+            )
         }
         RowEnd::Stale => {
             compared.is_unsettled = true;
@@ -281,7 +325,11 @@ fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
             Found {
                 needs_person: true,
                 case: FindingCase::RowRefused,
-                ..of_row(due, Outcome::Failed, &format!("MySQL refuses the row: {why}"))
+                ..of_row(
+                    due,
+                    Outcome::Failed,
+                    &format!("MySQL refuses the row: {why}"),
+                )
             }
         }
     };
@@ -289,20 +337,47 @@ fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
 }
 
 fn note_letter(id: i64, end: &LetterEnd, may_write: bool, compared: &mut Compared) {
-    let done = if may_write { Outcome::Applied } else { Outcome::Planned };
+    let done = if may_write {
+        Outcome::Applied
+    } else {
+        Outcome::Planned
+    };
     let (action, result, detail, who) = match end {
-        LetterEnd::Duplicate => (ActionKind::Resolve, done, "its user already holds a row", None),
-        LetterEnd::Revoked => (ActionKind::Resolve, done, "its claim was given back or revoked", None),
-        LetterEnd::Owed { user, slot } => {
-            (ActionKind::Owe, done, "another user has its slot", Some((*slot, user.clone())))
-        }
-        LetterEnd::Waits => (ActionKind::Report, Outcome::Skipped, "the claim that Redis has comes first", None),
+        LetterEnd::Duplicate => (
+            ActionKind::Resolve,
+            done,
+            "its user already holds a row",
+            None,
+        ),
+        LetterEnd::Revoked => (
+            ActionKind::Resolve,
+            done,
+            "its claim was given back or revoked",
+            None,
+        ),
+        LetterEnd::Owed { user, slot } => (
+            ActionKind::Owe,
+            done,
+            "another user has its slot",
+            Some((*slot, user.clone())),
+        ),
+        LetterEnd::Waits => (
+            ActionKind::Report,
+            Outcome::Skipped,
+            "the claim that Redis has comes first",
+            None,
+        ),
         LetterEnd::Left(why) => (ActionKind::Report, Outcome::Skipped, *why, None),
     };
     if done == Outcome::Applied && action != ActionKind::Report {
         compared.repaired += 1;
     }
-    let found = Found::new(Kind::FailedClaim, action, result, format!("failed claim {id}: {detail}"));
+    let found = Found::new(
+        Kind::FailedClaim,
+        action,
+        result,
+        format!("failed claim {id}: {detail}"),
+    );
     let (slot, user) = who.unzip();
     compared.ledger.add(Found {
         dead_letter: Some(id),
@@ -316,7 +391,12 @@ pub fn unworkable(coupon: &Coupon, drop: &DropSeen, why: &str) -> DropReport {
     let detail = format!("this drop cannot be compared: {why}");
     let found = Found {
         needs_person: true,
-        ..Found::new(Kind::CountMismatch, ActionKind::Report, Outcome::Failed, detail)
+        ..Found::new(
+            Kind::CountMismatch,
+            ActionKind::Report,
+            Outcome::Failed,
+            detail,
+        )
     };
     let mut compared = Compared::default();
     compared.ledger.add(found);
@@ -343,7 +423,14 @@ impl CleanDrop {
         let state = &drop.state;
         let count = state.count.unwrap_or(-1);
         Self {
-            numbers: (state.gate.clone(), state.revision, count, state.users, state.free, state.waiting),
+            numbers: (
+                state.gate.clone(),
+                state.revision,
+                count,
+                state.users,
+                state.free,
+                state.waiting,
+            ),
             rows,
             letters: drop.letters,
             revocations: drop.revocations,
@@ -353,7 +440,10 @@ impl CleanDrop {
 
     /// Whether the drop is unchanged since it was found clean.
     pub fn is_still(&self, now: &Self) -> bool {
-        let same_time = Self { since: self.since, ..now.clone() };
+        let same_time = Self {
+            since: self.since,
+            ..now.clone()
+        };
         *self == same_time && now.since - self.since < LOOKED_AT_FOR
     }
 }

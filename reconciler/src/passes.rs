@@ -6,9 +6,9 @@ use chrono::Utc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::context::{Memory, PassError, PassRequest};
 use crate::metrics::DriftSeries;
 use crate::notify::Notifier;
-use crate::context::{Memory, PassError, PassRequest};
 use crate::report::Run;
 use crate::run::{Reconciler, new_run_id};
 

@@ -84,13 +84,19 @@ async fn project_drop(
     while from <= count {
         ctx.must_go_on()?;
         let to = from.saturating_add(PAGE - 1).min(count);
-        let rows = db.rows_in_era((coupon.id, fence.era()), drop.id, from..=to).await?;
+        let rows = db
+            .rows_in_era((coupon.id, fence.era()), drop.id, from..=to)
+            .await?;
         let Some(rows) = rows else {
             return Ok(Step::Stale);
         };
         let rows: Vec<ClaimOfSlot> = rows
             .into_iter()
-            .map(|(slot, user, at)| ClaimOfSlot { slot, user, at_ms: Some(at.timestamp_millis()) })
+            .map(|(slot, user, at)| ClaimOfSlot {
+                slot,
+                user,
+                at_ms: Some(at.timestamp_millis()),
+            })
             .collect();
         let page = redis.project_slots(keys, fence, coupon.once_per, from..=to, &rows);
         or_stale!(page.await?);
@@ -116,8 +122,12 @@ pub async fn surroundings(
     let sealed = all.iter().filter(|drop| drop.sealed_at.is_some());
     let sealed: Vec<DropKeys> = sealed.map(|drop| redis.keys(id, drop.id)).collect();
     let closed_keys = redis.have_keys(&sealed).await?;
-    let lost: Vec<DropKeys> =
-        sealed.into_iter().zip(closed_keys).filter(|(_, is)| *is).map(|(keys, _)| keys).collect();
+    let lost: Vec<DropKeys> = sealed
+        .into_iter()
+        .zip(closed_keys)
+        .filter(|(_, is)| *is)
+        .map(|(keys, _)| keys)
+        .collect();
     redis.unlink_drops(&lost).await?;
     if coupon.once_per == OncePer::Coupon && claimants_differ(ctx, seen, !dirty.is_empty()).await? {
         if Step::from(redis.clear_claimants(id, fence).await?) == Step::Stale {
@@ -158,7 +168,12 @@ async fn claimants_differ(
     }
     let drops = seen.drops.iter().map(|own| own.drop.id).collect();
     let rows: i64 = db.rows_by_drop(drops).await?.values().sum();
-    let sealed = db.sealed_rows_of(vec![id]).await?.get(&id).copied().unwrap_or(0);
+    let sealed = db
+        .sealed_rows_of(vec![id])
+        .await?
+        .get(&id)
+        .copied()
+        .unwrap_or(0);
     let now = ctx.stores.redis.coupon_states(&[id]).await?;
     let wanted = u64::try_from(rows).unwrap_or(0) + sealed;
     Ok(now.first().is_none_or(|now| now.claimants != wanted))
@@ -174,16 +189,26 @@ async fn settings_under_gate(
     let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
     let known = redis.revision(id).await?;
     let Some((coupon, drops)) = db.take_revision(id, known).await? else {
-        return Ok(Err("its settings have changed; it opens at the next attempt".to_owned()));
+        return Ok(Err(
+            "its settings have changed; it opens at the next attempt".to_owned(),
+        ));
     };
     let is_seen = |drop: &Drop| seen.drops.iter().any(|own| own.drop.id == drop.id);
-    for drop in drops.iter().filter(|drop| drop.sealed_at.is_none() && is_seen(drop)) {
+    for drop in drops
+        .iter()
+        .filter(|drop| drop.sealed_at.is_none() && is_seen(drop))
+    {
         let keys = redis.keys(id, drop.id);
         let meta = DropMeta::of(&coupon, drop);
-        match redis.project_settings(&keys, fence, coupon.revision, &meta).await? {
+        match redis
+            .project_settings(&keys, fence, coupon.revision, &meta)
+            .await?
+        {
             Written::Yes => {}
             Written::Outdated | Written::Unloaded => {
-                return Ok(Err("its settings have changed; it opens at the next attempt".to_owned()));
+                return Ok(Err(
+                    "its settings have changed; it opens at the next attempt".to_owned(),
+                ));
             }
             Written::Stale => return Ok(Ok(Step::Stale)),
         }
@@ -203,7 +228,10 @@ pub async fn open(
     crash_point(Point::GateOpened);
     Ok(match opened {
         Opened::Yes => {
-            tracing::info!(coupon_id = seen.coupon.id.0, "the coupon is verified and open");
+            tracing::info!(
+                coupon_id = seen.coupon.id.0,
+                "the coupon is verified and open"
+            );
             ctx.memory.closed_since.lock().remove(&seen.coupon.id);
             Ok(())
         }

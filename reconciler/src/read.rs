@@ -76,7 +76,11 @@ impl DropSeen {
     /// The highest slot that any store knows.
     fn upper(&self) -> i64 {
         let count = self.state.count.unwrap_or(0).min(i64::from(Slot::MAX));
-        self.state.highest.max(count).max(self.highest_row.into()).max(1)
+        self.state
+            .highest
+            .max(count)
+            .max(self.highest_row.into())
+            .max(1)
     }
 }
 
@@ -90,7 +94,12 @@ pub async fn coupons(
     let is_wanted = |it: &Drop| it.sealed_at.is_none() && drop.is_none_or(|id| id == it.id);
     let catalogue: Vec<(Coupon, Vec<Drop>)> = catalogue
         .into_iter()
-        .map(|(coupon, drops)| (coupon, drops.into_iter().filter(is_wanted).collect::<Vec<_>>()))
+        .map(|(coupon, drops)| {
+            (
+                coupon,
+                drops.into_iter().filter(is_wanted).collect::<Vec<_>>(),
+            )
+        })
         .filter(|(_, drops)| !drops.is_empty())
         .collect();
     let ids: Vec<CouponId> = catalogue.iter().map(|(coupon, _)| coupon.id).collect();
@@ -177,7 +186,9 @@ async fn read_page(
     let mut letters = Vec::new();
     if drop.letters > 0 {
         let slots = from..=to.unwrap_or(i64::MAX);
-        letters = db.dead_letters_on_slots(coupon.id, drop.drop.id, slots).await?;
+        letters = db
+            .dead_letters_on_slots(coupon.id, drop.drop.id, slots)
+            .await?;
         if from == 1 {
             let beside = db.dead_letters_beside_slots(coupon.id, drop.drop.id, Slot::MAX);
             letters.extend(beside.await?);
@@ -192,7 +203,10 @@ async fn read_page(
         free: seen.free.clone(),
         odd: seen.odd,
     };
-    let letters = letters.into_iter().map(|row| letter(row, &drop.drop)).collect();
+    let letters = letters
+        .into_iter()
+        .map(|row| letter(row, &drop.drop))
+        .collect();
     let rows = rows.into_iter().map(row).collect();
     Ok(ReadPage {
         mysql: MysqlPage { rows, letters },
@@ -249,7 +263,14 @@ pub async fn again(
         if coupon.once_per == OncePer::Coupon || row.drop_id == id.0 {
             let user = UserId::from_store(row.user_id);
             let at_ms = row.claimed_at.and_utc().timestamp_millis();
-            let row = (DropId(row.drop_id), Row { slot: row.slot, user: user.clone(), at_ms });
+            let row = (
+                DropId(row.drop_id),
+                Row {
+                    slot: row.slot,
+                    user: user.clone(),
+                    at_ms,
+                },
+            );
             rows_of_users.entry(user).or_default().push(row);
         }
     }
@@ -257,7 +278,10 @@ pub async fn again(
     let open_letters = if letters.is_empty() {
         HashSet::new()
     } else {
-        db.users_of_open_dead_letters(letters).await?.into_keys().collect()
+        db.users_of_open_dead_letters(letters)
+            .await?
+            .into_keys()
+            .collect()
     };
     let now = db.coupon(coupon.id).await?;
     let own = now.and_then(|(_, drops)| drops.into_iter().find(|it| it.id == id));

@@ -8,11 +8,12 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::owner;
-use firstcome_shared::mysql::runs::{FindingRow, Findings, Retention, RunRow, to_json};
+use firstcome_shared::mysql::runs::{FindingRow, Findings, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
 
 use crate::report::{
-    ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger, Unlisted,
+    ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger,
+    Unlisted,
 };
 
 /// Records the beginning of a run, and the operator who requested it. The caller holds the pass
@@ -96,6 +97,11 @@ fn findings(run: &Run, is_beside_passes: bool) -> Findings {
         }
     }
     findings
+}
+
+/// Extends the end time of a recorded run. Returns `false` if there is no such run.
+pub async fn prolong(db: &Db, run_id: &str, until: DateTime<Utc>) -> Result<bool, DbError> {
+    db.prolong_run(run_id.to_owned(), until.naive_utc()).await
 }
 
 fn row(run: &Run, confirmed: bool, drops: Option<String>) -> RunRow {

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl as _;
+use diesel_async::RunQueryDsl;
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
@@ -50,9 +50,16 @@ pub async fn finish_revocations(
         return Ok(());
     }
     for revocation in unended(ctx, seen.coupon.id).await? {
-        let result = if ctx.dry_run { Outcome::Planned } else { Outcome::Applied };
+        let result = if ctx.dry_run {
+            Outcome::Planned
+        } else {
+            Outcome::Applied
+        };
         if !ctx.dry_run {
-            let keys = ctx.stores.redis.keys(seen.coupon.id, DropId(revocation.drop_id));
+            let keys = ctx
+                .stores
+                .redis
+                .keys(seen.coupon.id, DropId(revocation.drop_id));
             complete(ctx, &seen.coupon, &keys, &revocation).await?;
         }
         let detail = "a claim was given back, and its API did not finish";
@@ -98,13 +105,20 @@ pub async fn open_promises(
         let users: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
         let rows = db.rows_of_people(coupon.id, &users).await?;
         let whole_coupon = coupon.once_per == OncePer::Coupon;
-        let rows = rows.into_iter().filter(|row| whole_coupon || row.drop_id == drop.0);
+        let rows = rows
+            .into_iter()
+            .filter(|row| whole_coupon || row.drop_id == drop.0);
         let kept: HashSet<String> = rows.map(|row| row.user_id).collect();
-        let (kept, left): (Vec<_>, Vec<_>) =
-            page.into_iter().partition(|(user, _)| kept.contains(user.as_str()));
+        let (kept, left): (Vec<_>, Vec<_>) = page
+            .into_iter()
+            .partition(|(user, _)| kept.contains(user.as_str()));
         if !ctx.dry_run && !kept.is_empty() {
             let kept: Vec<UserId> = kept.into_iter().map(|(user, _)| user).collect();
-            tracing::info!(drop_id = drop.0, users = kept.len(), "broken promises are kept");
+            tracing::info!(
+                drop_id = drop.0,
+                users = kept.len(),
+                "broken promises are kept"
+            );
             db.mend_broken_promises(drop, &kept).await?;
         }
         open.extend(left.into_iter().map(|(user, slot)| ClaimOfSlot {
@@ -130,14 +144,21 @@ pub async fn promote(
     let mut promoted = 0;
     if drop.has_broken_promises || drop.state.owed > 0 {
         let owed = open_promises(ctx, seen, drop.drop.id).await?;
-        let write = ctx.stores.redis.write_owed(&drop.keys, fence, seen.coupon.once_per, &owed);
+        let write = ctx
+            .stores
+            .redis
+            .write_owed(&drop.keys, fence, seen.coupon.once_per, &owed);
         if !owed.is_empty() && matches!(write.await?, Fenced::Stale) {
             return Ok(0);
         }
     }
     loop {
         ctx.must_go_on()?;
-        let given = ctx.stores.redis.promote_waiting(&drop.keys, fence, AT_ONCE).await?;
+        let given = ctx
+            .stores
+            .redis
+            .promote_waiting(&drop.keys, fence, AT_ONCE)
+            .await?;
         let Fenced::Done(promotion) = given else {
             return Ok(promoted);
         };
@@ -155,13 +176,27 @@ pub async fn promote(
         for (due, end) in due.into_iter().zip(ends) {
             let is_done = matches!(end, RowEnd::Inserted | RowEnd::AlreadyThere);
             // Without a row, the next pass finds the claim unissued.
-            let result = if is_done { Outcome::Applied } else { Outcome::Skipped };
-            let found = Found::new(Kind::Unfilled, ActionKind::Promote, result, "a slot was left");
+            let result = if is_done {
+                Outcome::Applied
+            } else {
+                Outcome::Skipped
+            };
+            let found = Found::new(
+                Kind::Unfilled,
+                ActionKind::Promote,
+                result,
+                "a slot was left",
+            );
             ledger.add(found.of(Some(due.slot.into()), Some(due.user)));
         }
     }
 }
 
 fn due_row(ClaimOfSlot { slot, user, at_ms }: ClaimOfSlot) -> DueRow {
-    DueRow { slot, user, at_ms, letter: None }
+    DueRow {
+        slot,
+        user,
+        at_ms,
+        letter: None,
+    }
 }

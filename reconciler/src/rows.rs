@@ -55,7 +55,10 @@ pub async fn insert_rows(
         let resolutions = some.iter().filter_map(issued).collect();
         let by = IssuedBy::Reconciler;
         let fence = (coupon.id, era);
-        let written = ctx.stores.db.insert_fenced(fence, claims, by, resolutions, &ctx.run_id);
+        let written = ctx
+            .stores
+            .db
+            .insert_fenced(fence, claims, by, resolutions, &ctx.run_id);
         match (written.await, some) {
             (Ok(FencedInsert::Written), _) => ends.extend(vec![RowEnd::Inserted; some.len()]),
             (Ok(FencedInsert::Stale), _) => ends.extend(vec![RowEnd::Stale; some.len()]),
@@ -108,16 +111,24 @@ async fn why_refused(
         return Ok(RowEnd::Void);
     }
     let on_slot = db.row_on_slot(drop, due.slot).await?;
-    if on_slot.as_ref().is_some_and(|row| row.user_id == due.user.as_str()) {
+    if on_slot
+        .as_ref()
+        .is_some_and(|row| row.user_id == due.user.as_str())
+    {
         return Ok(RowEnd::AlreadyThere);
     }
-    let rows = db.rows_of_people(coupon.id, std::slice::from_ref(&due.user)).await?;
+    let rows = db
+        .rows_of_people(coupon.id, std::slice::from_ref(&due.user))
+        .await?;
     let whole_coupon = coupon.once_per == OncePer::Coupon;
     if rows.iter().any(|row| whole_coupon || row.drop_id == drop.0) {
         return Ok(RowEnd::HasRow);
     }
     let now = db.coupon(coupon.id).await?;
-    let own = now.iter().flat_map(|(_, drops)| drops).find(|own| own.id == drop);
+    let own = now
+        .iter()
+        .flat_map(|(_, drops)| drops)
+        .find(|own| own.id == drop);
     let is_above = own.is_some_and(|own| due.slot > own.quantity);
     Ok(if on_slot.is_some() || is_above {
         RowEnd::SlotTaken
@@ -141,13 +152,24 @@ pub async fn end_letters(
             LetterEnd::Duplicate => ("duplicate", "its user holds a row"),
             LetterEnd::Revoked => ("revoked", "its claim was given back or revoked"),
             LetterEnd::Owed { user, slot } => {
-                owed.push(Holder { slot: *slot, user: user.clone(), at_ms: None });
-                ("owed", "another user has its slot: its user is first in line for the next one")
+                owed.push(Holder {
+                    slot: *slot,
+                    user: user.clone(),
+                    at_ms: None,
+                });
+                (
+                    "owed",
+                    "another user has its slot: its user is first in line for the next one",
+                )
             }
             LetterEnd::Waits | LetterEnd::Left(_) => continue,
         };
         let detail = detail.to_owned();
-        resolutions.push(Resolution { id: *id, how, detail });
+        resolutions.push(Resolution {
+            id: *id,
+            how,
+            detail,
+        });
     }
     if resolutions.is_empty() {
         return Ok(());
@@ -191,4 +213,3 @@ pub async fn owe(
     crash_point(Point::BrokenListed);
     Ok(())
 }
-

@@ -195,8 +195,14 @@ impl Reconciler {
         }
         let all = read::coupons(&ctx, self.catalogue(request).await?, request.drop).await?;
         let mut done = self.reconcile(&ctx, all).await?;
-        let young: Vec<CouponId> =
-            done.iter().filter(|(_, it)| it.in_flight > 0).map(|(id, _)| *id).collect();
+        if ctx.stores.redis.servers().await? != ctx.servers {
+            return Err(PassError::Replaced);
+        }
+        let young: Vec<CouponId> = done
+            .iter()
+            .filter(|(_, it)| it.in_flight > 0)
+            .map(|(id, _)| *id)
+            .collect();
         if ctx.is_awaited && !ctx.dry_run && !young.is_empty() {
             // Somebody waits for the result: judge these again when they are old enough.
             let deadline = Duration::from_millis(u64::try_from(ctx.publish_ms).unwrap_or_default());
@@ -221,7 +227,10 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn catalogue(&self, request: &PassRequest) -> Result<Vec<(Coupon, Vec<Drop>)>, PassError> {
+    async fn catalogue(
+        &self,
+        request: &PassRequest,
+    ) -> Result<Vec<(Coupon, Vec<Drop>)>, PassError> {
         let db = self.stores.db.of_primary();
         Ok(match request.coupon {
             Some(coupon) => db.coupons_by_id(vec![coupon]).await?,
@@ -247,7 +256,11 @@ impl Reconciler {
         }
         let asked: HashSet<CouponId> = wanted.keys().copied().collect();
         let reopened = self.in_urgent_lane(ctx, wanted).await?;
-        let left: Vec<CouponId> = asked.iter().filter(|id| !reopened.contains_key(id)).copied().collect();
+        let left: Vec<CouponId> = asked
+            .iter()
+            .filter(|id| !reopened.contains_key(id))
+            .copied()
+            .collect();
         for (id, done) in reopened {
             results.entry(id).or_default().extend(done);
         }
@@ -270,7 +283,11 @@ impl Reconciler {
             UrgentLane::Here => self.urgent(wanted, Some(confirmed), &ctx.stop).await,
             UrgentLane::Daemon(jobs) => {
                 let (answer, answered) = oneshot::channel();
-                let job = UrgentJob { wanted, asked_by: Some(confirmed), answer };
+                let job = UrgentJob {
+                    wanted,
+                    asked_by: Some(confirmed),
+                    answer,
+                };
                 if jobs.send(job).await.is_err() {
                     return Err(PassError::Stopped);
                 }
@@ -294,7 +311,10 @@ impl Reconciler {
             return Ok(HashMap::new());
         };
         let (run_id, confirm) = asked_by.unwrap_or_else(|| (new_run_id(), false));
-        let request = PassRequest { confirm, ..PassRequest::new(Trigger::Startup) };
+        let request = PassRequest {
+            confirm,
+            ..PassRequest::new(Trigger::Startup)
+        };
         let working = stop.child_token();
         let work = async {
             let (ctx, ..) = self.context(&request, &run_id, &working).await?;
@@ -362,14 +382,21 @@ impl Reconciler {
 
     async fn finish(&self, run: &mut Run, request: &PassRequest) {
         run.finished_at = Some(Utc::now());
-        run.status = if run.error.is_some() { Status::Failed } else { status(run) };
+        run.status = if run.error.is_some() {
+            Status::Failed
+        } else {
+            status(run)
+        };
         crash_point(Point::RunDone);
         if let Err(error) = record::finish(&self.stores.db, run, request.confirm, false).await {
             tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
         }
         crash_point(Point::RunRecorded);
         // Before the lock is released, because another process checks it once it has the lock.
-        let made = request.due.as_ref().filter(|_| run.status != Status::Failed);
+        let made = request
+            .due
+            .as_ref()
+            .filter(|_| run.status != Status::Failed);
         for name in made.into_iter().flat_map(|due| due.counts_for) {
             if let Err(error) = record::remember(&self.stores.db, name, Utc::now()).await {
                 tracing::warn!(%error, name, "that it ran could not be noted");
@@ -435,7 +462,8 @@ pub fn reopening(run_id: &str, done: HashMap<CouponId, CouponDone>) -> Run {
         run.findings.extend(it.findings);
         run.drops.extend(it.drops);
     }
-    run.drops.sort_by_key(|report| (report.coupon_id, report.drop_id));
+    run.drops
+        .sort_by_key(|report| (report.coupon_id, report.drop_id));
     run.finished_at = Some(Utc::now());
     run.status = status(&run);
     run
@@ -447,7 +475,8 @@ pub fn fail(run: &mut Run, error: &PassError) {
     run.error = Some(error.to_string());
     run.status = Status::Failed;
     run.finished_at = Some(Utc::now());
-    run.stopped = matches!(error, PassError::Stopped);
+    // The run that reopens the coupons reports the loss.
+    run.stopped = matches!(error, PassError::Stopped | PassError::Replaced);
     run.partial = true;
     tracing::error!(run_id = run.run_id, %error, "the pass failed");
 }

@@ -3,7 +3,7 @@
 
 use chrono::Utc;
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl as _;
+use diesel_async::RunQueryDsl;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::dead_letters::{DeadLetterRow, Resolution};
 use firstcome_shared::mysql::revoked::Revocations;
@@ -47,18 +47,33 @@ pub async fn seal(
     let revocations = db.count_revocations(vec![id]).await?;
     let revocations = revocations.get(&id).copied().unwrap_or(0);
     let rows = u32::try_from(numbers.rows).unwrap_or(u32::MAX);
-    if !db.seal_drop(id, closes_at, quantity, rows, revocations).await? {
+    if !db
+        .seal_drop(id, closes_at, quantity, rows, revocations)
+        .await?
+    {
         return Ok(false);
     }
-    tracing::info!(coupon_id = seen.coupon.id.0, drop_id = id.0, rows, "the drop is exact, and sealed");
-    redis.expire_sealed(std::slice::from_ref(&drop.keys)).await?;
+    tracing::info!(
+        coupon_id = seen.coupon.id.0,
+        drop_id = id.0,
+        rows,
+        "the drop is exact, and sealed"
+    );
+    redis
+        .expire_sealed(std::slice::from_ref(&drop.keys))
+        .await?;
     if is_coupon_over(db, seen.coupon.id).await? {
         redis.expire_coupons(&[seen.coupon.id]).await?;
     }
     if rows < quantity {
         let left = quantity - rows;
         let detail = format!("closed with {left} of {quantity} slots left, and nobody waits");
-        ledger.add(Found::new(Kind::Unfilled, ActionKind::Report, Outcome::Skipped, detail));
+        ledger.add(Found::new(
+            Kind::Unfilled,
+            ActionKind::Report,
+            Outcome::Skipped,
+            detail,
+        ));
     }
     Ok(true)
 }
@@ -98,7 +113,11 @@ async fn letters_of_sealed(
     let read = db.run("dead letters of sealed drops", async move |conn| {
         let mut query = failed_claims::table
             .inner_join(drops::table.on(failed_claims::drop_id.eq(drops::id.nullable())))
-            .filter(failed_claims::resolved_at.is_null().and(drops::sealed_at.is_not_null()))
+            .filter(
+                failed_claims::resolved_at
+                    .is_null()
+                    .and(drops::sealed_at.is_not_null()),
+            )
             .filter(failed_claims::user_id.is_not_null())
             .filter(
                 failed_claims::coupon_id
@@ -106,7 +125,11 @@ async fn letters_of_sealed(
                     .or(failed_claims::coupon_id.eq(drops::coupon_id.nullable())),
             )
             .limit(LETTERS_AT_MOST)
-            .select((DeadLetterRow::as_select(), (drops::coupon_id, drops::id), drops::quantity))
+            .select((
+                DeadLetterRow::as_select(),
+                (drops::coupon_id, drops::id),
+                drops::quantity,
+            ))
             .into_boxed();
         if let Some(coupon) = coupon {
             query = query.filter(drops::coupon_id.eq(coupon.0));
@@ -159,9 +182,14 @@ async fn end_letter(
         None
     };
     if let Some((how, detail)) = ends_as {
-        let resolution = Resolution { id: letter.id, how, detail: detail.to_owned() };
+        let resolution = Resolution {
+            id: letter.id,
+            how,
+            detail: detail.to_owned(),
+        };
         if !ctx.dry_run {
-            db.resolve_dead_letters(vec![resolution], &ctx.run_id).await?;
+            db.resolve_dead_letters(vec![resolution], &ctx.run_id)
+                .await?;
         }
         return Ok(());
     }
@@ -171,20 +199,34 @@ async fn end_letter(
     };
     // Only a claim that an API or an operator wrote gets a row in a drop that was verified.
     if letter.is_of_message() || db.row_on_slot(drop, slot).await?.is_some() {
-        ledger.add(is_left("another user has its slot, or only a message says so"));
+        ledger.add(is_left(
+            "another user has its slot, or only a message says so",
+        ));
         return Ok(());
     }
     let at_ms = claimed_at.map(|at| at.timestamp_millis());
-    let due = DueRow { slot, user: user.clone(), at_ms, letter: Some(letter.id) };
+    let due = DueRow {
+        slot,
+        user: user.clone(),
+        at_ms,
+        letter: Some(letter.id),
+    };
     let mut result = Outcome::Planned;
     if !ctx.dry_run {
         let ends = rows::insert_rows(ctx, &coupon, drop, coupon.era, &[due]).await?;
         let is_done = matches!(ends[..], [RowEnd::Inserted | RowEnd::AlreadyThere]);
-        result = if is_done { Outcome::Applied } else { Outcome::Failed };
+        result = if is_done {
+            Outcome::Applied
+        } else {
+            Outcome::Failed
+        };
     }
     let detail = format!("failed claim {} of a sealed drop", letter.id);
     let found = Found::new(Kind::FailedClaim, ActionKind::Issue, result, detail);
-    ledger.add(Found { dead_letter: Some(letter.id), ..found.of(Some(slot.into()), Some(user)) });
+    ledger.add(Found {
+        dead_letter: Some(letter.id),
+        ..found.of(Some(slot.into()), Some(user))
+    });
     Ok(())
 }
 
@@ -199,14 +241,31 @@ pub async fn report_loose(
     for loose in ctx.stores.db.loose_dead_letters(coupon, drop).await? {
         number += loose.number;
         // Those with a user were judged one by one.
-        if loose.why == "a drop that is sealed" && loose.examples.iter().all(|it| it.user_id.is_some()) {
+        if loose.why == "a drop that is sealed"
+            && loose.examples.iter().all(|it| it.user_id.is_some())
+        {
             continue;
         }
-        let first: Vec<String> = loose.examples.iter().map(|it| it.id.to_string()).take(3).collect();
-        let detail = format!("{} failed claims name {}: {}", loose.number, loose.why, first.join(", "));
+        let first: Vec<String> = loose
+            .examples
+            .iter()
+            .map(|it| it.id.to_string())
+            .take(3)
+            .collect();
+        let detail = format!(
+            "{} failed claims name {}: {}",
+            loose.number,
+            loose.why,
+            first.join(", ")
+        );
         ledger.add(Found {
             needs_person: true,
-            ..Found::new(Kind::FailedClaim, ActionKind::Report, Outcome::Skipped, detail)
+            ..Found::new(
+                Kind::FailedClaim,
+                ActionKind::Report,
+                Outcome::Skipped,
+                detail,
+            )
         });
     }
     Ok(number)

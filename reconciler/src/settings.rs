@@ -35,7 +35,11 @@ pub async fn adopt(
     } else {
         recover::recover(db, redis, id).await?
     };
-    let result = if ctx.dry_run { Outcome::Planned } else { Outcome::Applied };
+    let result = if ctx.dry_run {
+        Outcome::Planned
+    } else {
+        Outcome::Applied
+    };
     let (coupon, drops) = match lost {
         Some(lost) => {
             let detail = format!(
@@ -43,7 +47,11 @@ pub async fn adopt(
                  schedule: {}",
                 lost.coupon.revision, lost.changes
             );
-            tracing::warn!(coupon_id = id.0, detail, "MySQL has lost settings of a coupon");
+            tracing::warn!(
+                coupon_id = id.0,
+                detail,
+                "MySQL has lost settings of a coupon"
+            );
             ledger.add(found(result, detail));
             (lost.coupon, lost.drops)
         }
@@ -76,9 +84,15 @@ pub async fn load_new(
     for own in seen.drops.iter().filter(|own| new.contains(&own.drop.id)) {
         let meta = DropMeta::of(&seen.coupon, &own.drop);
         let redis = &ctx.stores.redis;
-        let loaded = redis.load(&own.keys, fence, seen.coupon.revision, &meta).await?;
+        let loaded = redis
+            .load(&own.keys, fence, seen.coupon.revision, &meta)
+            .await?;
         if loaded == Loaded::Yes {
-            tracing::info!(coupon_id = seen.coupon.id.0, drop_id = own.drop.id.0, "a new drop was loaded");
+            tracing::info!(
+                coupon_id = seen.coupon.id.0,
+                drop_id = own.drop.id.0,
+                "a new drop was loaded"
+            );
         }
     }
     Ok(())
@@ -99,7 +113,10 @@ pub async fn write_again(
     if seen.state.revoked < seen.banned {
         let missing = revocations(ctx, &seen.coupon).await?;
         if missing > 0 {
-            ledger.add(found(Outcome::Applied, format!("{missing} revocations were not in Redis")));
+            ledger.add(found(
+                Outcome::Applied,
+                format!("{missing} revocations were not in Redis"),
+            ));
         }
     }
     Ok(())
@@ -107,13 +124,20 @@ pub async fn write_again(
 
 fn settings_differ(seen: &CouponSeen) -> bool {
     let differs = |meta: &DropMeta, drop: &Drop| *meta != DropMeta::of(&seen.coupon, drop);
-    let mut loaded = seen.drops.iter().filter_map(|own| Some((own.state.meta.as_ref()?, &own.drop)));
+    let mut loaded = seen
+        .drops
+        .iter()
+        .filter_map(|own| Some((own.state.meta.as_ref()?, &own.drop)));
     loaded.any(|(meta, drop)| differs(meta, drop)) || seen.state.revision < seen.coupon.revision
 }
 
 /// Writes the settings at a new revision. Reads both stores again first: an operator's change
 /// reaches MySQL before Redis, and would have to be repeated.
-async fn settings(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Result<(), PassError> {
+async fn settings(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    ledger: &mut Ledger,
+) -> Result<(), PassError> {
     let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
     let Some((coupon, drops)) = db.coupon(id).await? else {
         return Ok(());
@@ -139,7 +163,9 @@ async fn settings(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> 
     for own in &now.drops {
         if let Some(drop) = drops.iter().find(|drop| drop.id == own.drop.id) {
             let meta = DropMeta::of(&coupon, drop);
-            redis.write_settings(&own.keys, coupon.revision, &meta).await?;
+            redis
+                .write_settings(&own.keys, coupon.revision, &meta)
+                .await?;
         }
     }
     ledger.add(found(Outcome::Applied, detail));
@@ -154,7 +180,11 @@ pub fn has_list(coupon: &Coupon) -> bool {
 /// Grace period for an API that has changed a list in MySQL and is about to update Redis.
 const UNDER_WAY_MS: i64 = 2_000;
 
-async fn allow_list(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Result<(), PassError> {
+async fn allow_list(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    ledger: &mut Ledger,
+) -> Result<(), PassError> {
     let id = seen.coupon.id;
     let now = ctx.stores.db.allow_lists(vec![id]).await?;
     let is_settled = now.first().is_some_and(|(_, list, age_ms)| {
@@ -166,7 +196,10 @@ async fn allow_list(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -
     if ctx.dry_run {
         ledger.add(found(Outcome::Planned, "the allow list in Redis differs"));
     } else if let Some(why) = write_list(ctx, id, ledger).await? {
-        ledger.add(Found { needs_person: true, ..found(Outcome::Failed, why) });
+        ledger.add(Found {
+            needs_person: true,
+            ..found(Outcome::Failed, why)
+        });
     }
     Ok(())
 }
@@ -199,13 +232,21 @@ pub async fn revocations(ctx: &PassContext, coupon: &Coupon) -> Result<u64, Pass
     let mut after = 0;
     let mut new = 0;
     loop {
-        let page = ctx.stores.db.revocations_after(coupon.id, None, after).await?;
+        let page = ctx
+            .stores
+            .db
+            .revocations_after(coupon.id, None, after)
+            .await?;
         let Some((last, _)) = page.last() else {
             return Ok(new);
         };
         after = last.id;
         let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
-        new += ctx.stores.redis.write_revoked(coupon.id, coupon.once_per, &all).await?;
+        new += ctx
+            .stores
+            .redis
+            .write_revoked(coupon.id, coupon.once_per, &all)
+            .await?;
     }
 }
 
@@ -235,31 +276,48 @@ pub async fn write_claimants(
     let mut from = 1;
     while from <= drop.quantity {
         let to = from.saturating_add(ROWS_AT_ONCE - 1).min(drop.quantity);
-        let rows = db.rows_in_era((coupon.id, fence.era()), drop.id, from..=to).await?;
+        let rows = db
+            .rows_in_era((coupon.id, fence.era()), drop.id, from..=to)
+            .await?;
         let Some(rows) = rows else {
             return Ok(None);
         };
         let mut rows: Vec<ClaimOfSlot> = rows
             .into_iter()
-            .map(|(slot, user, at)| ClaimOfSlot { slot, user, at_ms: Some(at.timestamp_millis()) })
+            .map(|(slot, user, at)| ClaimOfSlot {
+                slot,
+                user,
+                at_ms: Some(at.timestamp_millis()),
+            })
             .collect();
         if which == Claimants::Different {
-            let of_drop = rows.iter().map(|row| (row.user.to_string(), drop.id.0, row.slot));
-            let differ = redis.different_claimants(coupon.id, of_drop.collect()).await?;
-            let differ: Vec<UserId> =
-                differ.into_iter().map(|(user, ..)| UserId::from_store(user)).collect();
+            let of_drop = rows
+                .iter()
+                .map(|row| (row.user.to_string(), drop.id.0, row.slot));
+            let differ = redis
+                .different_claimants(coupon.id, of_drop.collect())
+                .await?;
+            let differ: Vec<UserId> = differ
+                .into_iter()
+                .map(|(user, ..)| UserId::from_store(user))
+                .collect();
             rows.retain(|row| differ.contains(&row.user));
             // A row that is still there was not given back.
             let now = db.rows_of_people(coupon.id, &differ).await?;
             let is_there = |row: &ClaimOfSlot| {
                 now.iter().any(|it| {
-                    it.drop_id == drop.id.0 && it.slot == row.slot && it.user_id == row.user.as_str()
+                    it.drop_id == drop.id.0
+                        && it.slot == row.slot
+                        && it.user_id == row.user.as_str()
                 })
             };
             rows.retain(is_there);
         }
         written += rows.len() as u64;
-        match redis.write_claimants(coupon.id, fence, drop.id, &rows).await? {
+        match redis
+            .write_claimants(coupon.id, fence, drop.id, &rows)
+            .await?
+        {
             Fenced::Done(()) => {}
             Fenced::Stale => return Ok(None),
         }
@@ -281,14 +339,25 @@ pub async fn claimants(
     if seen.coupon.once_per != OncePer::Coupon || ctx.dry_run {
         return Ok(());
     }
-    let sealed = db.sealed_rows_of(vec![id]).await?.get(&id).copied().unwrap_or(0);
+    let sealed = db
+        .sealed_rows_of(vec![id])
+        .await?
+        .get(&id)
+        .copied()
+        .unwrap_or(0);
     let now = ctx.stores.redis.coupon_states(&[id]).await?;
     if now.first().is_none_or(|now| now.claimants >= rows + sealed) {
         return Ok(());
     }
     let mut written = 0;
-    for drop in db.coupon(id).await?.map(|(_, drops)| drops).unwrap_or_default() {
-        let of_drop = write_claimants(ctx, &seen.coupon, fence, &drop, Claimants::Different).await?;
+    for drop in db
+        .coupon(id)
+        .await?
+        .map(|(_, drops)| drops)
+        .unwrap_or_default()
+    {
+        let of_drop =
+            write_claimants(ctx, &seen.coupon, fence, &drop, Claimants::Different).await?;
         written += of_drop.unwrap_or(0);
     }
     if written > 0 {

@@ -37,7 +37,11 @@ impl CouponDone {
         self.findings.extend(other.findings);
         self.in_flight += other.in_flight;
         for report in other.drops {
-            match self.drops.iter_mut().find(|known| known.drop_id == report.drop_id) {
+            match self
+                .drops
+                .iter_mut()
+                .find(|known| known.drop_id == report.drop_id)
+            {
                 Some(known) => merge(known, report),
                 None => self.drops.push(report),
             }
@@ -62,7 +66,10 @@ pub async fn coupons(
 ) -> Result<Vec<(CouponId, CouponDone)>, PassError> {
     // Small ones first: a coupon with millions of claims must not delay the others.
     all.sort_by_key(|seen| seen.drops.iter().map(|own| own.state.users).sum::<u64>());
-    ctx.memory.progress.drops.fetch_add(all.iter().map(|seen| seen.drops.len() as u64).sum(), Relaxed);
+    ctx.memory.progress.drops.fetch_add(
+        all.iter().map(|seen| seen.drops.len() as u64).sum(),
+        Relaxed,
+    );
     stream::iter(all)
         .map(|seen| async move {
             let (id, drops) = (seen.coupon.id, seen.drops.len() as u64);
@@ -84,9 +91,16 @@ async fn coupon(ctx: &PassContext, seen: CouponSeen) -> Result<CouponDone, PassE
         Ok(done) => Ok(done),
         Err(error) => {
             let why = error.about_data()?;
-            tracing::error!(coupon_id = coupon.id.0, why, "a coupon cannot be reconciled");
+            tracing::error!(
+                coupon_id = coupon.id.0,
+                why,
+                "a coupon cannot be reconciled"
+            );
             Ok(CouponDone {
-                drops: drops.iter().map(|drop| unworkable(&coupon, drop, &why)).collect(),
+                drops: drops
+                    .iter()
+                    .map(|drop| unworkable(&coupon, drop, &why))
+                    .collect(),
                 ..CouponDone::default()
             })
         }
@@ -101,7 +115,11 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     let gate = seen.state.gate.clone();
     let server = ctx.servers.of(id);
     let is_open = gate.is_open(server, seen.coupon.era);
-    let at = CompareAt { gate: gate.clone(), era: seen.coupon.era, is_closed: !is_open };
+    let at = CompareAt {
+        gate: gate.clone(),
+        era: seen.coupon.era,
+        is_closed: !is_open,
+    };
     if !is_open && !ctx.dry_run {
         done.urgent = Some(gate);
         done.findings = ledger.findings(Some(id), None);
@@ -122,7 +140,12 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
         if compared.is_new {
             new.push(own.drop.id);
         }
-        if compared.dirty.is_some() && !report.findings.iter().any(|it| it.result == Outcome::Planned) {
+        if compared.dirty.is_some()
+            && !report
+                .findings
+                .iter()
+                .any(|it| it.result == Outcome::Planned)
+        {
             done.urgent = Some(gate.clone());
         }
         if !compared.is_gone {
@@ -163,9 +186,15 @@ async fn open_drop(
     let server = ctx.servers.of(seen.coupon.id);
     if first.dirty.is_some() {
         if let Some(why) = limit::brake(ctx, &drop.drop, &first.takes).await? {
-            first.ledger.settle(ActionKind::Project, Outcome::Failed, Outcome::Planned, &why);
+            first
+                .ledger
+                .settle(ActionKind::Project, Outcome::Failed, Outcome::Planned, &why);
         }
-    } else if let Some(fence) = at.gate.fence(server).filter(|_| may_write && has_waiting(drop)) {
+    } else if let Some(fence) = at
+        .gate
+        .fence(server)
+        .filter(|_| may_write && has_waiting(drop))
+    {
         repaired += revoke_promote::promote(ctx, seen, drop, &fence, &mut first.ledger).await?;
     }
     let mut second = None;
@@ -215,7 +244,12 @@ async fn broken(
     }
     for owed in revoke_promote::open_promises(ctx, seen, drop.drop.id).await? {
         let detail = "promised, and no slot is left";
-        let found = Found::new(Kind::BrokenPromise, ActionKind::Report, Outcome::Skipped, detail);
+        let found = Found::new(
+            Kind::BrokenPromise,
+            ActionKind::Report,
+            Outcome::Skipped,
+            detail,
+        );
         first.ledger.add(Found {
             needs_person: true,
             ..found.of(Some(owed.slot.into()), Some(owed.user))
@@ -228,13 +262,22 @@ async fn broken(
 /// meanwhile belong to the next pass.
 fn note_left(first: &mut Compared, after: &Compared) {
     if let Some((kind, detail)) = after.dirty.filter(|_| first.dirty.is_none()) {
-        first.ledger.add(Found::new(kind, ActionKind::Project, Outcome::Failed, detail));
+        first.ledger.add(Found::new(
+            kind,
+            ActionKind::Project,
+            Outcome::Failed,
+            detail,
+        ));
         first.dirty = after.dirty;
     }
 }
 
 /// Reads a drop's numbers again.
-async fn again(ctx: &PassContext, seen: &CouponSeen, drop: &DropSeen) -> Result<DropSeen, PassError> {
+async fn again(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    drop: &DropSeen,
+) -> Result<DropSeen, PassError> {
     let one = vec![(seen.coupon.clone(), vec![drop.drop.clone()])];
     let now = read::coupons(ctx, one, Some(drop.drop.id)).await?;
     let own = now.into_iter().flat_map(|seen| seen.drops).next();
@@ -254,7 +297,11 @@ async fn is_unchanged(ctx: &PassContext, drop: &DropSeen) -> Result<bool, PassEr
     let Some(known) = known.filter(|_| !ctx.deep && !ctx.is_awaited && count > ALWAYS_READ) else {
         return Ok(false);
     };
-    let rows = ctx.stores.db.count_rows(drop.drop.id, drop.highest_row.into()).await?;
+    let rows = ctx
+        .stores
+        .db
+        .count_rows(drop.drop.id, drop.highest_row.into())
+        .await?;
     Ok(drop.letters == 0 && known.is_still(&CleanDrop::of(drop, rows, Instant::now())))
 }
 
@@ -274,7 +321,8 @@ fn unchanged(drop: &DropSeen) -> Compared {
 
 fn remember(ctx: &PassContext, drop: &DropSeen, first: &Compared, second: Option<&Compared>) {
     let mut clean = ctx.memory.clean.lock();
-    let is_clean = second.is_none() && first.is_clean() && first.numbers.users == first.numbers.rows;
+    let is_clean =
+        second.is_none() && first.is_clean() && first.numbers.users == first.numbers.rows;
     if !is_clean {
         clean.remove(&drop.drop.id);
     } else if first.numbers.count > ALWAYS_READ {
@@ -290,5 +338,7 @@ fn remember(ctx: &PassContext, drop: &DropSeen, first: &Compared, second: Option
 /// Whether any of these drops may have been open when the gate was found closed.
 pub fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
     let now = clock_ms.max(Utc::now().timestamp_millis());
-    seen.drops.iter().any(|own| own.drop.opens_at.timestamp_millis() <= now)
+    seen.drops
+        .iter()
+        .any(|own| own.drop.opens_at.timestamp_millis() <= now)
 }

@@ -41,7 +41,11 @@ pub async fn reopen(
     for seen in &all {
         let id = seen.coupon.id;
         let is_open = seen.state.gate.is_open(ctx.servers.of(id), seen.coupon.era);
-        let is_dirty = wanted.get(&id).cloned().flatten().is_some_and(|gate| gate == seen.state.gate);
+        let is_dirty = wanted
+            .get(&id)
+            .cloned()
+            .flatten()
+            .is_some_and(|gate| gate == seen.state.gate);
         if is_open && !is_dirty {
             still_open.push(seen.clone());
             continue;
@@ -56,7 +60,10 @@ pub async fn reopen(
     let Some(last) = closed.iter().map(|closed| closed.since).max() else {
         return Ok(results);
     };
-    tracing::warn!(coupons = closed.len(), "coupons are closed until they are verified");
+    tracing::warn!(
+        coupons = closed.len(),
+        "coupons are closed until they are verified"
+    );
     let not_yet = barrier::wait(ctx, last).await?;
     let by_id: HashMap<CouponId, Closed> = closed.into_iter().map(|it| (it.coupon, it)).collect();
     if let Some(why) = not_yet {
@@ -69,7 +76,10 @@ pub async fn reopen(
     let mut all = read::coupons(ctx, db.coupons_by_id(ids).await?, None).await?;
     // Those that people may be trying now first, then small ones.
     all.sort_by_key(|seen| {
-        let users = seen.drops.iter().map(|own| own.state.users + u64::from(own.highest_row));
+        let users = seen
+            .drops
+            .iter()
+            .map(|own| own.state.users + u64::from(own.highest_row));
         (!is_open_now(seen), users.sum::<u64>())
     });
     let reopened: Vec<(CouponId, CouponDone)> = stream::iter(all)
@@ -81,7 +91,9 @@ pub async fn reopen(
                 let Some(Closed { fence, .. }) = closed else {
                     return Ok((id, CouponDone::default()));
                 };
-                coupon(ctx, seen, &fence, was_open).await.map(|done| (id, done))
+                coupon(ctx, seen, &fence, was_open)
+                    .await
+                    .map(|done| (id, done))
             }
         })
         .buffer_unordered(AT_ONCE)
@@ -124,7 +136,10 @@ async fn coupon(
         Err(error) => {
             let why = error.about_data()?;
             let mut done = stays_closed(coupon.id, &why);
-            done.drops = drops.iter().map(|drop| unworkable(&coupon, drop, &why)).collect();
+            done.drops = drops
+                .iter()
+                .map(|drop| unworkable(&coupon, drop, &why))
+                .collect();
             Ok(done)
         }
     }
@@ -141,7 +156,11 @@ async fn reopen_coupon(
     let id = seen.coupon.id;
     let redis = &ctx.stores.redis;
     settings::adopt(ctx, &mut seen, &mut ledger).await?;
-    if let Some(own) = seen.drops.first() {
+    for (at, own) in seen.drops.iter().enumerate() {
+        // Once for the keys of the coupon, and for each drop with a key of another type.
+        if at > 0 && own.state.unreadable.is_empty() {
+            continue;
+        }
         let unlinked = redis.unlink_unreadable(&own.keys, fence).await?;
         if Step::from(unlinked) == Step::Stale {
             return Ok(stays_closed(id, "another process works on it"));
@@ -177,7 +196,9 @@ async fn reopen_coupon(
         }
         // A plan of an open coupon was held against the limit before the coupon was closed.
         if !was_open && let Some(why) = limit::brake(ctx, &own.drop, &compared.takes).await? {
-            compared.ledger.settle(ActionKind::Project, Outcome::Failed, Outcome::Planned, &why);
+            compared
+                .ledger
+                .settle(ActionKind::Project, Outcome::Failed, Outcome::Planned, &why);
             why_closed = Some(why);
             continue;
         }
@@ -193,7 +214,12 @@ async fn reopen_coupon(
             // What was wrong with an open coupon is in the reports of its drops.
             if has_begun && !was_open {
                 let detail = "Redis was restarted, replaced or emptied; the coupon is verified and open again";
-                ledger.add(Found::new(Kind::RedisLost, ActionKind::Open, Outcome::Applied, detail));
+                ledger.add(Found::new(
+                    Kind::RedisLost,
+                    ActionKind::Open,
+                    Outcome::Applied,
+                    detail,
+                ));
             }
             true
         }
@@ -205,7 +231,9 @@ async fn reopen_coupon(
     for (own, mut compared) in found {
         if opened && dirty.contains(&own.drop.id) {
             let action = ActionKind::Project;
-            compared.ledger.settle(action, Outcome::Failed, Outcome::Applied, "");
+            compared
+                .ledger
+                .settle(action, Outcome::Failed, Outcome::Applied, "");
         }
         if !compared.is_gone {
             done.drops.push(compared.report(&seen.coupon, &own, None));
@@ -256,7 +284,12 @@ async fn list_owed(
     rows::owe(ctx, coupon, drop.id, owed.to_vec(), "slot_lost", Vec::new()).await?;
     for user in owed {
         let detail = "promised a slot that belongs to another user";
-        let found = Found::new(Kind::BrokenPromise, ActionKind::Owe, Outcome::Applied, detail);
+        let found = Found::new(
+            Kind::BrokenPromise,
+            ActionKind::Owe,
+            Outcome::Applied,
+            detail,
+        );
         ledger.add(found.of(Some(user.slot), Some(user.user.clone())));
     }
     Ok(())
@@ -286,10 +319,18 @@ fn joined(first: Compared, mut second: Compared) -> Compared {
     }
 }
 
-async fn read_again(ctx: &PassContext, seen: &CouponSeen, own: &DropSeen) -> Result<DropSeen, PassError> {
+async fn read_again(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    own: &DropSeen,
+) -> Result<DropSeen, PassError> {
     let one = vec![(seen.coupon.clone(), vec![own.drop.clone()])];
     let now = read::coupons(ctx, one, Some(own.drop.id)).await?;
-    Ok(now.into_iter().flat_map(|seen| seen.drops).next().unwrap_or_else(|| own.clone()))
+    Ok(now
+        .into_iter()
+        .flat_map(|seen| seen.drops)
+        .next()
+        .unwrap_or_else(|| own.clone()))
 }
 
 /// Reconciles an opened coupon as a sweep does: promotes, seals, and reports what is left.
@@ -323,4 +364,3 @@ pub fn is_left_closed(done: &CouponDone) -> bool {
     let is_left = |it: &Finding| it.action == ActionKind::Open && it.result == Outcome::Failed;
     done.findings.iter().any(is_left)
 }
-

@@ -6,10 +6,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::{
-    About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED,
-    observe,
-};
+use super::{About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, observe};
 use crate::clock::elapsed;
 use crate::report::{DropReport, Kind, Outcome, Run, Status};
 

@@ -21,11 +21,7 @@ pub(super) fn held_back(
     let missing = seen.findings.iter();
     let missing = number(missing.filter(|finding| finding.kind == Kind::MissingAdmission));
     if report.is_some_and(is_shut) {
-        let lacking = count(
-            missing,
-            "user with a row is",
-            "users with a row are",
-        );
+        let lacking = count(missing, "user with a row is", "users with a row are");
         let lacking = if missing > 0 {
             format!("{lacking} not in Redis. ")
         } else {

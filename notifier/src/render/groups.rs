@@ -97,8 +97,8 @@ impl<'a> PassMail<'a> {
         // Mention the reopening of admission only together with the repairs made for it.
         let any = !self.verdict.repaired.is_empty();
         let of_none = self.run.findings.iter();
-        let of_none = of_none
-            .filter(|finding| is_mailed(None) || any && finding.action == ActionKind::Open);
+        let of_none =
+            of_none.filter(|finding| is_mailed(None) || any && finding.action == ActionKind::Open);
         let of_none = of_none.map(|finding| (None, finding));
         of_none
             .chain(of_drops)

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::{DropId, UserId};
+use firstcome_shared::domain::DropId;
 
 use super::cases::held_back;
 use super::groups::{PassMail, is_shut, issued};
 use super::letter::MailKind;
 use crate::alerts::{About, Notice, NoticeReason, Observation, number};
-use crate::report::{ActionKind, DropReport, Finding, Kind, Status};
+use crate::report::{ActionKind, DropReport, Kind, Outcome, Status};
 use crate::wording;
 
 /// Returns the title, which is the most urgent problem, and the other events.
@@ -75,9 +75,9 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
 /// Whether a drop was written to Redis again after a loss.
 fn has_lost(pass: &PassMail<'_>) -> bool {
     let repairs = pass.repairs().into_iter().map(|(_, finding)| finding);
-    repairs.into_iter().any(|finding| {
-        finding.action == ActionKind::Project && finding.kind == Kind::RedisLost
-    })
+    repairs
+        .into_iter()
+        .any(|finding| finding.action == ActionKind::Project && finding.kind == Kind::RedisLost)
 }
 
 fn repaired(pass: &PassMail<'_>) -> Vec<String> {
@@ -197,7 +197,10 @@ fn of_kind(
                 "people were promised a coupon and have none",
             );
             let name = name.map(|name| format!(": {name}")).unwrap_or_default();
-            (format!("{people}{name}."), Kind::BrokenPromise.facts().meaning)
+            (
+                format!("{people}{name}."),
+                Kind::BrokenPromise.facts().meaning,
+            )
         }
         About::Left(kind) if is_one_sentence(seen) => (
             name.map_or(whole, |name| format!("{name}: {summary}.")),
@@ -333,7 +336,7 @@ fn repaired_in(pass: &PassMail<'_>) -> String {
         .flatten()
         .collect::<Vec<_>>()
         .join("; ");
-    let problem = if rebuilt(pass).next().is_some() {
+    let problem = if has_lost(pass) {
         "Redis lost data · "
     } else {
         ""

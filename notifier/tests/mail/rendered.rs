@@ -207,11 +207,7 @@ fn failed_claims() -> Run {
             ActionKind::Issue,
             "admitted 64 s ago, no row and no message",
         ),
-        left(
-            Kind::FailedClaim,
-            100,
-            "failed claim 12: it names no user",
-        ),
+        left(Kind::FailedClaim, 100, "failed claim 12: it names no user"),
         left(
             Kind::FailedClaim,
             412,
@@ -388,10 +384,7 @@ fn renders_problems_without_a_drop() {
         }
     };
     let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
-    keep_pass(
-        "unsafe_setting",
-        &of_none(Kind::Stalled, evicts, None),
-    );
+    keep_pass("unsafe_setting", &of_none(Kind::Stalled, evicts, None));
     let closed = "coupon 1 stays closed and answers 503: in drop 7, slot 9, another user holds this slot (and 2 more)";
     let two = left(
         Kind::SlotConflict,
@@ -420,11 +413,26 @@ fn renders_all_kinds_over_many_drops() {
                 ActionKind::Project,
                 "has a row, but Redis does not have them on this slot",
             ),
-            applied(Kind::SlotConflict, 9, ActionKind::Project, "another user holds this slot"),
-            general(Kind::CountMismatch, ActionKind::Project, Outcome::Applied, "the counter is not the number of held and free slots"),
+            applied(
+                Kind::SlotConflict,
+                9,
+                ActionKind::Project,
+                "another user holds this slot",
+            ),
+            general(
+                Kind::CountMismatch,
+                ActionKind::Project,
+                Outcome::Applied,
+                "the counter is not the number of held and free slots",
+            ),
             Finding {
                 slot: None,
-                ..applied(Kind::Unfilled, 44, ActionKind::Promote, "2 slots are left and 5 people wait")
+                ..applied(
+                    Kind::Unfilled,
+                    44,
+                    ActionKind::Promote,
+                    "2 slots are left and 5 people wait",
+                )
             },
             applied(
                 Kind::OverAdmitted,
@@ -440,9 +448,18 @@ fn renders_all_kinds_over_many_drops() {
             ),
         ];
         if drop == 2 {
-            findings.push(left(Kind::FailedClaim, 100, "failed claim 12 (slot_taken): no slot is left"));
+            findings.push(left(
+                Kind::FailedClaim,
+                100,
+                "failed claim 12 (slot_taken): no slot is left",
+            ));
         }
-        drop_report(1 + drop % 5, &format!("Coupon {}", 1 + drop % 5), drop, findings)
+        drop_report(
+            1 + drop % 5,
+            &format!("Coupon {}", 1 + drop % 5),
+            drop,
+            findings,
+        )
     });
     let run = run("a7", Status::Drift, drops.collect());
     keep_pass("many_drops", &run);

@@ -168,7 +168,13 @@ async fn started(
         in_hand.clone(),
         stop.clone(),
     ));
-    tasks.spawn(watch::watch(stores.clone(), sender, in_hand, gate, stop.clone()));
+    tasks.spawn(watch::watch(
+        stores.clone(),
+        sender,
+        in_hand,
+        gate,
+        stop.clone(),
+    ));
     tasks.spawn(jobs::run(stores.clone(), settings, notes, stop.clone()));
     println!("listening on http://{address}");
     BySchedule::new(stores.db, passes, notifier, schedules)
@@ -320,9 +326,9 @@ impl BySchedule {
                 RunAttempt::Failed(run.error.unwrap_or_default())
             }
             Some(Ok(_)) => RunAttempt::Ran,
-            Some(Err(error @ PassError::NotFound(_))) => RunAttempt::Failed(error.to_string()),
             Some(Err(PassError::Made)) => return self.recall_all(event, now).await,
             Some(Err(PassError::Busy)) | None => RunAttempt::Busy,
+            Some(Err(error)) => RunAttempt::Failed(error.to_string()),
         };
         if attempt == RunAttempt::Busy {
             self.note_holder(event).await;

@@ -104,7 +104,11 @@ async fn look(
             gate.send_replace(SeenGate::Unreachable);
             continue;
         };
-        gate.send_replace(if is_open { SeenGate::Open } else { SeenGate::Closed });
+        gate.send_replace(if is_open {
+            SeenGate::Open
+        } else {
+            SeenGate::Closed
+        });
         // Operators' changes that let users on a waiting list move up.
         let woken = stores.redis.take_woken().await.unwrap_or_default();
         wanted.extend(woken.into_iter().map(|coupon| (coupon, None)));
@@ -114,9 +118,16 @@ async fn look(
         }
         let coupons = wanted.keys().copied().collect::<Vec<_>>();
         let (answer, _) = oneshot::channel();
-        let job = UrgentJob { wanted, asked_by: None, answer };
+        let job = UrgentJob {
+            wanted,
+            asked_by: None,
+            answer,
+        };
         if jobs.try_send(job).is_ok() {
-            in_hand.0.lock().extend(coupons.into_iter().map(|coupon| (coupon, None)));
+            in_hand
+                .0
+                .lock()
+                .extend(coupons.into_iter().map(|coupon| (coupon, None)));
         }
     }
 }
@@ -149,16 +160,21 @@ impl Known {
         let mut wanted = Wanted::new();
         let mut all_open = true;
         for (coupon, drops) in coupons.iter() {
-            let own: Vec<(&Drop, (Gate, Option<i64>))> = unsealed(drops).zip(watched.by_ref()).collect();
+            let own: Vec<(&Drop, (Gate, Option<i64>))> =
+                unsealed(drops).zip(watched.by_ref()).collect();
             let Some((_, (gate, _))) = own.first() else {
                 continue;
             };
             let gate = gate.clone();
             let server = servers.of(coupon.id);
             // The catalogue may be a second old, and the era may have gone on since.
-            let is_open = gate.era().is_some_and(|era| era >= coupon.era && gate.is_open(server, era));
+            let is_open = gate
+                .era()
+                .is_some_and(|era| era >= coupon.era && gate.is_open(server, era));
             let went_back = is_open && self.went_back(&own);
-            let lacks = own.iter().any(|(drop, (_, count))| count.is_none() && drop.is_open_at(Utc::now()));
+            let lacks = own
+                .iter()
+                .any(|(drop, (_, count))| count.is_none() && drop.is_open_at(Utc::now()));
             if is_open && !went_back && !lacks {
                 self.closed.remove(&coupon.id);
                 continue;
@@ -183,7 +199,10 @@ impl Known {
         let mut went_back = false;
         for (drop, (gate, count)) in drops {
             let Some(count) = *count else { continue };
-            let known = self.counts.entry(drop.id).or_insert_with(|| (gate.clone(), count));
+            let known = self
+                .counts
+                .entry(drop.id)
+                .or_insert_with(|| (gate.clone(), count));
             if known.0 != *gate {
                 *known = (gate.clone(), count);
             }
@@ -198,14 +217,24 @@ fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
     drops.iter().filter(|drop| drop.sealed_at.is_none())
 }
 
-async fn close(redis: &firstcome_shared::redis::Redis, servers: &Servers, coupon: &Coupon, gate: &Gate) {
+async fn close(
+    redis: &firstcome_shared::redis::Redis,
+    servers: &Servers,
+    coupon: &Coupon,
+    gate: &Gate,
+) {
     match close_in_redis(redis, servers, coupon.id, gate, coupon.era).await {
         Ok(Some(_)) => {
-            tracing::error!(coupon_id = coupon.id.0, "Redis has an older state: the coupon is closed");
+            tracing::error!(
+                coupon_id = coupon.id.0,
+                "Redis has an older state: the coupon is closed"
+            );
         }
         // The next look repeats it.
         Ok(None) => {}
-        Err(error) => tracing::error!(coupon_id = coupon.id.0, %error, "the coupon cannot be closed"),
+        Err(error) => {
+            tracing::error!(coupon_id = coupon.id.0, %error, "the coupon cannot be closed")
+        }
     }
 }
 
@@ -276,10 +305,21 @@ struct LastReopening {
 }
 
 impl LastReopening {
-    async fn record(&mut self, reconciler: &Reconciler, mut run: Run, notifier: &Notifier, started: Instant) {
-        let mut content: Vec<i64> = run.all_findings().map(crate::report::Finding::identity).collect();
+    async fn record(
+        &mut self,
+        reconciler: &Reconciler,
+        mut run: Run,
+        notifier: &Notifier,
+        started: Instant,
+    ) {
+        let mut content: Vec<i64> = run
+            .all_findings()
+            .map(crate::report::Finding::identity)
+            .collect();
         content.sort_unstable();
-        let has_done = run.all_findings().any(|finding| finding.result == Outcome::Applied);
+        let has_done = run
+            .all_findings()
+            .any(|finding| finding.result == Outcome::Applied);
         if content.is_empty() {
             self.content.clear();
             return;

@@ -142,7 +142,11 @@ async fn redis(
             let page = stores.redis.slots(&keys, &[slot]).await?;
             let held = page.users.into_iter().find(|holder| holder.user == *user);
             let at = held.and_then(|holder| DateTime::from_timestamp_millis(holder.at_ms?));
-            known.tell(at, "redis", format!("admitted to drop {} in slot {slot}", drop.id));
+            known.tell(
+                at,
+                "redis",
+                format!("admitted to drop {} in slot {slot}", drop.id),
+            );
             known.admitted.push((drop.id, i64::from(slot)));
         }
         if let Some(place) = standing.position {

@@ -67,7 +67,9 @@ pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict 
         .copied()
     {
         let way = match &known.not_repaired {
-            None => "no row yet: the consumer or the next pass of the reconciler writes it".to_owned(),
+            None => {
+                "no row yet: the consumer or the next pass of the reconciler writes it".to_owned()
+            }
             Some(why) => {
                 format!(
                     "no row yet, and the last pass could not write it: {why}; see docs/OPERATIONS.md#unissued"

@@ -63,7 +63,12 @@ fn judge_letter(page: &Page<'_>, letter: &Letter, judged: &mut Judgement) {
     if page.again.revocations.voids(user, letter.at_ms) {
         return end(LetterEnd::Revoked);
     }
-    if page.again.rows_of_users.get(user).is_some_and(|rows| !rows.is_empty()) {
+    if page
+        .again
+        .rows_of_users
+        .get(user)
+        .is_some_and(|rows| !rows.is_empty())
+    {
         return end(LetterEnd::Duplicate);
     }
     let in_redis = page.of_users.get(user).copied();
@@ -90,11 +95,17 @@ fn judge_letter(page: &Page<'_>, letter: &Letter, judged: &mut Judgement) {
     let agrees = in_redis.is_some() && page.on_slots[&i64::from(slot)].as_slice() == [user];
     if agrees || page.moment.is_closed {
         // Redis's time is the admission's; a letter by hand has none.
-        let held = page.again.holders.iter().find(|holder| holder.user == *user);
+        let held = page
+            .again
+            .holders
+            .iter()
+            .find(|holder| holder.user == *user);
         judged.rows.push(DueRow {
             slot,
             user: user.clone(),
-            at_ms: letter.at_ms.or_else(|| held.and_then(|holder| holder.at_ms)),
+            at_ms: letter
+                .at_ms
+                .or_else(|| held.and_then(|holder| holder.at_ms)),
             letter: Some(letter.id),
         });
     } else {
@@ -103,6 +114,7 @@ fn judge_letter(page: &Page<'_>, letter: &Letter, judged: &mut Judgement) {
             slot: Some(slot.into()),
             user: Some(user.clone()),
             takes: false,
+            owes: false,
             detail: "a failed claim names a slot on which Redis does not have its user",
         });
     }

@@ -197,9 +197,10 @@ pub fn judge_whole(seen: &DropKeysSeen, is_new: bool) -> WholeDrop {
         Some(count) if seen.users == 0 && count > held => {
             dirt(Kind::RedisLost, "Redis has lost the drop's users")
         }
-        Some(count) if count != held => {
-            dirt(Kind::CountMismatch, "the counter is not the number of held and free slots")
-        }
+        Some(count) if count != held => dirt(
+            Kind::CountMismatch,
+            "the counter is not the number of held and free slots",
+        ),
         Some(_) => WholeDrop::Whole,
     }
 }
@@ -208,7 +209,10 @@ pub fn judge_whole(seen: &DropKeysSeen, is_new: bool) -> WholeDrop {
 /// is the usual case, so it allocates nothing.
 pub fn is_clean(mysql: &MysqlPage, redis: &RedisPage) -> bool {
     let users = redis.users.iter().map(|holder| (holder.slot, &holder.user));
-    let rows = mysql.rows.iter().map(|row| (i64::from(row.slot), &row.user));
+    let rows = mysql
+        .rows
+        .iter()
+        .map(|row| (i64::from(row.slot), &row.user));
     if redis.odd > 0 || !mysql.letters.is_empty() || !users.clone().eq(rows) {
         return false;
     }
@@ -230,10 +234,16 @@ pub fn doubts(mysql: &MysqlPage, redis: &RedisPage) -> Doubts {
     let mut doubts = Doubts::default();
     let on_slots = users_by_slot(&redis.users);
     let free: HashSet<i64> = redis.free.iter().copied().collect();
-    let rows: HashMap<i64, &Row> = mysql.rows.iter().map(|row| (row.slot.into(), row)).collect();
+    let rows: HashMap<i64, &Row> = mysql
+        .rows
+        .iter()
+        .map(|row| (row.slot.into(), row))
+        .collect();
     for row in &mysql.rows {
         let slot = i64::from(row.slot);
-        let is_held = on_slots.get(&slot).is_some_and(|users| *users == [&row.user]);
+        let is_held = on_slots
+            .get(&slot)
+            .is_some_and(|users| *users == [&row.user]);
         if !is_held || free.contains(&slot) {
             doubts.slots.insert(row.slot);
             doubts.users.insert(row.user.clone());
@@ -248,7 +258,9 @@ pub fn doubts(mysql: &MysqlPage, redis: &RedisPage) -> Doubts {
     }
     for letter in &mysql.letters {
         doubts.users.extend(letter.user.clone());
-        doubts.slots.extend(letter.slot.and_then(|slot| Slot::try_from(slot).ok()));
+        doubts
+            .slots
+            .extend(letter.slot.and_then(|slot| Slot::try_from(slot).ok()));
     }
     doubts
 }
@@ -346,14 +358,23 @@ fn sums(redis: &RedisPage, judged: &mut Judgement) {
     let wanted = usize::try_from(last - first + 1).unwrap_or(0);
     let outside = known.iter().find(|slot| **slot < 1 || **slot > redis.count);
     if let Some(slot) = outside {
-        judged.dirt.push(dirt(Some(*slot), "the slot is above the counter"));
+        judged
+            .dirt
+            .push(dirt(Some(*slot), "the slot is above the counter"));
     } else if known.len() < wanted {
         let gap = (first..=last).find(|slot| !known.contains(slot));
-        judged.dirt.push(dirt(gap, "the slot is neither held nor free"));
+        judged
+            .dirt
+            .push(dirt(gap, "the slot is neither held nor free"));
     } else if known.len() < redis.users.len() + redis.free.len() {
-        let twice = redis.free.iter().find(|slot| redis.users.iter().any(|it| it.slot == **slot));
+        let twice = redis
+            .free
+            .iter()
+            .find(|slot| redis.users.iter().any(|it| it.slot == **slot));
         if let Some(slot) = twice {
-            judged.dirt.push(dirt(Some(*slot), "the slot is held and free"));
+            judged
+                .dirt
+                .push(dirt(Some(*slot), "the slot is held and free"));
         }
     }
 }
@@ -373,7 +394,11 @@ fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
         // The user may be on another slot, which goes then.
         let elsewhere = page.of_users.get(&row.user).copied();
         judged.dirt.push(Dirt {
-            kind: if users.is_empty() { Kind::MissingAdmission } else { Kind::SlotConflict },
+            kind: if users.is_empty() {
+                Kind::MissingAdmission
+            } else {
+                Kind::SlotConflict
+            },
             slot: Some(slot),
             user: Some(row.user.clone()),
             takes: elsewhere.is_some(),
@@ -430,12 +455,20 @@ fn judge_holder(page: &Page<'_>, holder: &Holder, judged: &mut Judgement) {
     if others > 1 {
         let is_kept = row.is_none() && page.on_slots[slot].first() == Some(&user);
         if row.is_none() && !is_kept {
-            judged.dirt.push(dirt(Kind::SlotConflict, "two users hold this slot in Redis"));
+            judged.dirt.push(dirt(
+                Kind::SlotConflict,
+                "two users hold this slot in Redis",
+            ));
             return;
         }
     }
     // The row of another user was judged above, or has just come or gone.
-    if row.is_some() || judged.rows.iter().any(|due| due.slot == number || due.user == *user) {
+    if row.is_some()
+        || judged
+            .rows
+            .iter()
+            .any(|due| due.slot == number || due.user == *user)
+    {
         return;
     }
     if page.moment.is_due(*at_ms) {

@@ -367,7 +367,11 @@ fn summary_of_a_single_finding_outside_drops_names_its_place() {
     assert_eq!(summary(few), "drop 7 of coupon 3: rows are missing");
     let list = Finding {
         coupon_id: Some(CouponId(3)),
-        ..Finding::general(Kind::SettingsMismatch, ActionKind::WriteSettings, "it is torn")
+        ..Finding::general(
+            Kind::SettingsMismatch,
+            ActionKind::WriteSettings,
+            "it is torn",
+        )
     };
     assert_eq!(summary(list), "coupon 3: it is torn");
 }

@@ -191,10 +191,7 @@ fn mail_with_numeric_ids_and_long_names_stays_readable() {
     let mail = of_one(&run("b2", Status::Braked, drops));
     keep("numeric_ids", &mail);
     let text = flat(&mail);
-    for intact in [
-        "failed claim 1–3 (slot_taken)",
-        "admitted 64–100 s ago",
-    ] {
+    for intact in ["failed claim 1–3 (slot_taken)", "admitted 64–100 s ago"] {
         assert!(text.contains(intact), "{intact}: {}", mail.text);
     }
 }

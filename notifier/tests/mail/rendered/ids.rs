@@ -12,10 +12,7 @@ fn with_ids(ids: &[String]) -> Rendered {
     }
     let refused = "no row, and no message waits; MySQL refused the row: another row has this slot, this user or this code";
     let also = [
-        cased(
-            FindingCase::RowRefused,
-            left(Kind::Unissued, 4, refused),
-        ),
+        cased(FindingCase::RowRefused, left(Kind::Unissued, 4, refused)),
         applied(
             Kind::OverAdmitted,
             6,

@@ -11,7 +11,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::reads::DropState;
+use firstcome_shared::redis::reads::DropState as DropNumbers;
 use tokio::time::timeout;
 
 use crate::record;
@@ -73,7 +73,7 @@ pub(super) struct SeenDrop {
     pub(super) coupon: Coupon,
     pub(super) drop: Drop,
     /// `None` if Redis did not answer.
-    pub(super) numbers: Option<DropState>,
+    pub(super) numbers: Option<DropNumbers>,
     pub(super) counted: Option<CountedRows>,
     pub(super) dead_letters: Option<u64>,
     /// Whether its coupon was verified since Redis last started.
@@ -168,7 +168,10 @@ impl Reader {
         let total = shown.len();
         let at = Utc::now();
         let facts = Arc::clone(&self.facts);
-        let live = timeout(PATIENCE, self.live(&shown)).await.ok().and_then(Result::ok);
+        let live = timeout(PATIENCE, self.live(&shown))
+            .await
+            .ok()
+            .and_then(Result::ok);
         let redis_answers = live.is_some();
         let (numbers, verified) = live.unwrap_or_default();
         if self.mysql_answers {
@@ -181,8 +184,11 @@ impl Reader {
             }
         }
         self.settle(&shown, &numbers);
-        let gate_is_open = redis_answers
-            .then(|| shown.iter().all(|(coupon, _)| verified.contains(&coupon.id)));
+        let gate_is_open = redis_answers.then(|| {
+            shown
+                .iter()
+                .all(|(coupon, _)| verified.contains(&coupon.id))
+        });
         let seen = |(coupon, drop): (Coupon, Drop)| SeenDrop {
             numbers: numbers.get(&drop.id).cloned(),
             counted: self.counted.get(&drop.id).copied(),
@@ -246,7 +252,7 @@ impl Reader {
     async fn live(
         &self,
         shown: &[(Coupon, Drop)],
-    ) -> Result<(HashMap<DropId, DropState>, HashSet<CouponId>), RedisError> {
+    ) -> Result<(HashMap<DropId, DropNumbers>, HashSet<CouponId>), RedisError> {
         let redis = &self.stores.redis;
         let keys: Vec<_> = shown
             .iter()
@@ -254,9 +260,10 @@ impl Reader {
             .collect();
         let servers = redis.servers().await?;
         let states = redis.drop_states(&keys).await?;
-        let verified = shown.iter().zip(&states).filter(|((coupon, _), state)| {
-            state.gate.is_open(servers.of(coupon.id), coupon.era)
-        });
+        let verified = shown
+            .iter()
+            .zip(&states)
+            .filter(|((coupon, _), state)| state.gate.is_open(servers.of(coupon.id), coupon.era));
         let verified = verified.map(|((coupon, _), _)| coupon.id).collect();
         let numbers = shown.iter().map(|(_, drop)| drop.id).zip(states);
         Ok((numbers.collect(), verified))
@@ -281,7 +288,7 @@ impl Reader {
     async fn count_rows(
         &mut self,
         shown: &[(Coupon, Drop)],
-        numbers: &HashMap<DropId, DropState>,
+        numbers: &HashMap<DropId, DropNumbers>,
     ) -> Result<(), DbError> {
         let mut due: Vec<&Drop> = shown
             .iter()
@@ -308,7 +315,7 @@ impl Reader {
         Ok(())
     }
 
-    fn is_due(&self, drop: &Drop, numbers: &HashMap<DropId, DropState>) -> bool {
+    fn is_due(&self, drop: &Drop, numbers: &HashMap<DropId, DropNumbers>) -> bool {
         if drop.quantity > COUNTED_AT_MOST {
             return false;
         }
@@ -325,7 +332,7 @@ impl Reader {
 
     /// Tracks inconsistent counts. Under load, counts are also inconsistent but keep changing.
     /// Sealed drops are ignored because their keys expire.
-    fn settle(&mut self, shown: &[(Coupon, Drop)], numbers: &HashMap<DropId, DropState>) {
+    fn settle(&mut self, shown: &[(Coupon, Drop)], numbers: &HashMap<DropId, DropNumbers>) {
         for (_, drop) in shown {
             let numbers = numbers.get(&drop.id);
             let counted = self.counted.get(&drop.id).copied();
@@ -362,7 +369,7 @@ impl Reader {
 
 /// Whether every holder of a slot has a row, the counter is correct, and no user waits while a slot
 /// is free.
-fn adds_up(numbers: &DropState, counted: &CountedRows) -> bool {
+fn adds_up(numbers: &DropNumbers, counted: &CountedRows) -> bool {
     let count = numbers
         .count
         .and_then(|count| u64::try_from(count).ok())
@@ -447,7 +454,7 @@ mod tests {
     use super::*;
 
     fn adding(count: Option<i64>, [users, free, waiting, rows]: [u64; 4]) -> bool {
-        let numbers = DropState {
+        let numbers = DropNumbers {
             meta: None,
             count,
             users,

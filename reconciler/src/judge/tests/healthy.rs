@@ -62,7 +62,10 @@ struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 
@@ -151,11 +154,18 @@ impl World {
             is_open: true,
             ..RedisDrop::default()
         };
-        let of_drop = MysqlDrop { quantity: 3, is_sealed: false };
+        let of_drop = MysqlDrop {
+            quantity: 3,
+            is_sealed: false,
+        };
         Self {
             dice: Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             now: 1_000,
-            once_per: if seed.is_multiple_of(2) { OncePer::Drop } else { OncePer::Coupon },
+            once_per: if seed.is_multiple_of(2) {
+                OncePer::Drop
+            } else {
+                OncePer::Coupon
+            },
             gate: 1,
             redis,
             claimants: BTreeMap::new(),
@@ -169,7 +179,14 @@ impl World {
     }
 
     fn scope(&self, user: User, drop: usize) -> (User, usize) {
-        (user, if self.once_per == OncePer::Coupon { 0 } else { drop })
+        (
+            user,
+            if self.once_per == OncePer::Coupon {
+                0
+            } else {
+                drop
+            },
+        )
     }
 
     fn is_banned(&self, user: User, drop: usize) -> bool {
@@ -187,12 +204,17 @@ impl World {
 
     /// claim.lua
     fn claim(&mut self, user: User) {
-        let Some(drop) = (0..DROPS).find(|drop| self.redis[*drop].is_loaded && self.redis[*drop].is_open)
+        let Some(drop) =
+            (0..DROPS).find(|drop| self.redis[*drop].is_loaded && self.redis[*drop].is_open)
         else {
             return;
         };
-        let holds_elsewhere = self.once_per == OncePer::Coupon && self.claimants.contains_key(&user);
-        if self.redis[drop].users.contains_key(&user) || holds_elsewhere || self.is_banned(user, drop) {
+        let holds_elsewhere =
+            self.once_per == OncePer::Coupon && self.claimants.contains_key(&user);
+        if self.redis[drop].users.contains_key(&user)
+            || holds_elsewhere
+            || self.is_banned(user, drop)
+        {
             return;
         }
         if !self.redis[drop].waiting.is_empty() || !self.give(drop, user) {
@@ -225,7 +247,12 @@ impl World {
     /// The second store: the topic and its consumer, or the fallback, or neither.
     fn admitted(&mut self, drop: usize, user: User) {
         let slot = self.redis[drop].users[&user];
-        let claimed = Claimed { drop, slot, user, at_ms: self.now };
+        let claimed = Claimed {
+            drop,
+            slot,
+            user,
+            at_ms: self.now,
+        };
         match self.dice.below(8) {
             0 => {}
             1 => self.sagas.push(Saga::Store(claimed, true)),
@@ -252,7 +279,12 @@ impl World {
 
     /// A transaction: the row, then a look at the revocations, which takes it out again.
     fn store(&mut self, claimed: Claimed) -> bool {
-        let Claimed { drop, slot, user, at_ms } = claimed;
+        let Claimed {
+            drop,
+            slot,
+            user,
+            at_ms,
+        } = claimed;
         let has_row = self.rows.iter().any(|((of, _), (whose, _))| {
             *whose == user && (self.once_per == OncePer::Coupon || *of == drop)
         });
@@ -272,15 +304,26 @@ impl World {
         if self.revocations.iter().any(is_open) {
             return;
         }
-        self.revocations.push(Revoked { user, drop, may_claim_again, again_from: None });
+        self.revocations.push(Revoked {
+            user,
+            drop,
+            may_claim_again,
+            again_from: None,
+        });
         let all = self.once_per == OncePer::Coupon;
-        self.rows.retain(|(of, _), (whose, _)| *whose != user || (!all && *of != drop));
+        self.rows
+            .retain(|(of, _), (whose, _)| *whose != user || (!all && *of != drop));
         self.sagas.push(Saga::Release(self.revocations.len() - 1));
     }
 
     /// revoke.lua
     fn release(&mut self, at: usize) -> i64 {
-        let Revoked { user, drop, again_from, .. } = self.revocations[at];
+        let Revoked {
+            user,
+            drop,
+            again_from,
+            ..
+        } = self.revocations[at];
         let scope = self.scope(user, drop);
         let is_later = self.bans.get(&scope).is_some_and(|(known, _)| *known > at);
         if !is_later {
@@ -347,7 +390,8 @@ impl World {
             11 => self.promote(drop),
             12 if self.is_settled(drop) && self.mysql[drop].quantity < 6 => {
                 self.mysql[drop].quantity += 1;
-                self.sagas.push(Saga::RaiseRedis(drop, self.mysql[drop].quantity));
+                self.sagas
+                    .push(Saga::RaiseRedis(drop, self.mysql[drop].quantity));
             }
             13 if self.is_settled(drop) && self.redis[drop].is_loaded => {
                 let lowered = self.redis[drop].quantity.saturating_sub(1).max(1);
@@ -370,9 +414,7 @@ impl World {
 
     /// Operators' changes of a coupon are serial, by its revision.
     fn is_settled(&self, drop: usize) -> bool {
-        let changes = |saga: &Saga| {
-            matches!(saga, Saga::RaiseRedis(of, _) | Saga::LowerMysql(of, _) | Saga::Load(of) if *of == drop)
-        };
+        let changes = |saga: &Saga| matches!(saga, Saga::RaiseRedis(of, _) | Saga::LowerMysql(of, _) | Saga::Load(of) if *of == drop);
         !self.sagas.iter().any(changes) && !self.mysql[drop].is_sealed
     }
 
@@ -386,12 +428,18 @@ impl World {
 
     /// Sealing counts rows under the drop's lock, after everything in flight has arrived.
     fn seal(&mut self) {
-        let stored = |user: User, slot: Slot| self.rows.get(&(0, slot)).map(|row| row.0) == Some(user);
-        let is_exact = self.redis[0].users.iter().all(|(user, slot)| stored(*user, *slot))
+        let stored =
+            |user: User, slot: Slot| self.rows.get(&(0, slot)).map(|row| row.0) == Some(user);
+        let is_exact = self.redis[0]
+            .users
+            .iter()
+            .all(|(user, slot)| stored(*user, *slot))
             && self.rows.keys().filter(|(of, _)| *of == 0).count() == self.redis[0].users.len();
         let in_flight = |saga: &Saga| match saga {
             Saga::Store(claimed, _) => claimed.drop == 0,
-            Saga::Release(at) | Saga::End(at, _) | Saga::NoteEnd(at) => self.revocations[*at].drop == 0,
+            Saga::Release(at) | Saga::End(at, _) | Saga::NoteEnd(at) => {
+                self.revocations[*at].drop == 0
+            }
             _ => false,
         };
         let is_closed = self.redis[0].is_loaded && !self.redis[0].is_open && self.redis[1].is_open;
@@ -403,12 +451,21 @@ impl World {
 
     fn rows_of(&self, drop: usize) -> Vec<Row> {
         let own = self.rows.iter().filter(|((of, _), _)| *of == drop);
-        own.map(|((_, slot), (user, at_ms))| Row { slot: *slot, user: name(*user), at_ms: *at_ms }).collect()
+        own.map(|((_, slot), (user, at_ms))| Row {
+            slot: *slot,
+            user: name(*user),
+            at_ms: *at_ms,
+        })
+        .collect()
     }
 
     fn page_of(&self, drop: usize) -> RedisPage {
         let of_drop = &self.redis[drop];
-        let holder = |(user, slot): (&User, &Slot)| Holder { slot: (*slot).into(), user: name(*user), at_ms: None };
+        let holder = |(user, slot): (&User, &Slot)| Holder {
+            slot: (*slot).into(),
+            user: name(*user),
+            at_ms: None,
+        };
         RedisPage {
             from: 1,
             to: None,
@@ -419,12 +476,20 @@ impl World {
         }
     }
 
-    fn rows_of_users(&self, drop: usize, users: &BTreeSet<UserId>) -> HashMap<UserId, Vec<(DropId, Row)>> {
+    fn rows_of_users(
+        &self,
+        drop: usize,
+        users: &BTreeSet<UserId>,
+    ) -> HashMap<UserId, Vec<(DropId, Row)>> {
         let mut found: HashMap<UserId, Vec<(DropId, Row)>> = HashMap::new();
         for ((of, slot), (user, at_ms)) in &self.rows {
             let user = name(*user);
             if users.contains(&user) && (self.once_per == OncePer::Coupon || *of == drop) {
-                let row = Row { slot: *slot, user: user.clone(), at_ms: *at_ms };
+                let row = Row {
+                    slot: *slot,
+                    user: user.clone(),
+                    at_ms: *at_ms,
+                };
                 found.entry(user).or_default().push((drop_id(*of), row));
             }
         }
@@ -432,18 +497,24 @@ impl World {
     }
 
     fn revocations_of(&self, drop: usize) -> Revocations {
-        let all = self.revocations.iter().enumerate().map(|(id, it)| Revocation {
-            id: i64::try_from(id).unwrap(),
-            coupon_id: 1,
-            drop_id: drop_id(it.drop).0,
-            slot: None,
-            user_id: name(it.user).to_string(),
-            reason: String::new(),
-            revoked_by: String::new(),
-            may_claim_again: it.may_claim_again,
-            revoked_at: DateTime::UNIX_EPOCH.naive_utc(),
-            again_from: it.again_from.map(|ms| DateTime::from_timestamp_millis(ms).unwrap().naive_utc()),
-        });
+        let all = self
+            .revocations
+            .iter()
+            .enumerate()
+            .map(|(id, it)| Revocation {
+                id: i64::try_from(id).unwrap(),
+                coupon_id: 1,
+                drop_id: drop_id(it.drop).0,
+                slot: None,
+                user_id: name(it.user).to_string(),
+                reason: String::new(),
+                revoked_by: String::new(),
+                may_claim_again: it.may_claim_again,
+                revoked_at: DateTime::UNIX_EPOCH.naive_utc(),
+                again_from: it
+                    .again_from
+                    .map(|ms| DateTime::from_timestamp_millis(ms).unwrap().naive_utc()),
+            });
         Revocations::new(all.collect(), self.once_per, drop_id(drop))
     }
 }
@@ -475,7 +546,10 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
     let (gate, page, keys) = (world.gate, world.page_of(drop), world.redis[drop].clone());
     let claimants = world.claimants.len();
     other_steps(world);
-    let mysql = MysqlPage { rows, letters: Vec::new() };
+    let mysql = MysqlPage {
+        rows,
+        letters: Vec::new(),
+    };
     let doubts = doubts(&mysql, &page);
     let mut again = Recheck {
         quantity,
@@ -489,7 +563,10 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
                 0 => again.rows = world.rows_of(drop),
                 1 => again.rows_of_users = world.rows_of_users(drop, &doubts.users),
                 2 => again.revocations = world.revocations_of(drop),
-                _ => (again.quantity, is_sealed) = (world.mysql[drop].quantity, world.mysql[drop].is_sealed),
+                _ => {
+                    (again.quantity, is_sealed) =
+                        (world.mysql[drop].quantity, world.mysql[drop].is_sealed)
+                }
             }
             other_steps(world);
         }
@@ -501,7 +578,10 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
         .users
         .into_iter()
         .filter(|it| doubts.slots.contains(&Slot::try_from(it.slot).unwrap()))
-        .map(|it| Holder { at_ms: times.get(&Slot::try_from(it.slot).unwrap()).copied(), ..it })
+        .map(|it| Holder {
+            at_ms: times.get(&Slot::try_from(it.slot).unwrap()).copied(),
+            ..it
+        })
         .collect();
     note_transients(world, &mysql, &page, &again, quantity);
     if world.gate != gate {
@@ -531,7 +611,10 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
             return None;
         }
         WholeDrop::Dirty(dirt) => {
-            return Some(Judgement { dirt: vec![dirt], ..Judgement::default() });
+            return Some(Judgement {
+                dirt: vec![dirt],
+                ..Judgement::default()
+            });
         }
     }
     if world.once_per == OncePer::Coupon && claimants != world.rows.len() {
@@ -550,8 +633,19 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
 }
 
 /// Records which transients of the table this page has met.
-fn note_transients(world: &mut World, mysql: &MysqlPage, page: &RedisPage, again: &Recheck, quantity: Slot) {
-    let on_slot = |slot: Slot| page.users.iter().find(|it| it.slot == i64::from(slot)).map(|it| &it.user);
+fn note_transients(
+    world: &mut World,
+    mysql: &MysqlPage,
+    page: &RedisPage,
+    again: &Recheck,
+    quantity: Slot,
+) {
+    let on_slot = |slot: Slot| {
+        page.users
+            .iter()
+            .find(|it| it.slot == i64::from(slot))
+            .map(|it| &it.user)
+    };
     for row in &mysql.rows {
         let later = again.rows.iter().find(|it| it.slot == row.slot);
         match on_slot(row.slot) {
@@ -569,14 +663,20 @@ fn note_transients(world: &mut World, mysql: &MysqlPage, page: &RedisPage, again
         }
         let elsewhere = again.rows_of_users.get(&holder.user);
         let returned = |it: &Revoked| name(it.user) == holder.user && it.drop == 0;
-        if world.once_per == OncePer::Coupon && elsewhere.is_none() && world.revocations.iter().any(returned) && world.redis[1].is_open {
+        if world.once_per == OncePer::Coupon
+            && elsewhere.is_none()
+            && world.revocations.iter().any(returned)
+            && world.redis[1].is_open
+        {
             world.met.insert(Met::SecondDropOfCoupon);
         }
         if again.revocations.voids(&holder.user, None) {
             world.met.insert(Met::RevokedBehind);
         }
     }
-    if (0..DROPS).any(|drop| world.redis[drop].is_loaded && world.redis[drop].quantity < world.mysql[drop].quantity) {
+    if (0..DROPS).any(|drop| {
+        world.redis[drop].is_loaded && world.redis[drop].quantity < world.mysql[drop].quantity
+    }) {
         world.met.insert(Met::QuantityLoweredInRedisFirst);
     }
 }
@@ -600,7 +700,12 @@ fn run(seed: u64, has_second_read: bool, met: &mut BTreeMap<Met, u64>) -> Vec<(u
             let user = due.user.as_str()[2..].parse().unwrap();
             let at_ms = due.at_ms.unwrap();
             other_steps(&mut world);
-            world.store(Claimed { drop, slot: due.slot, user, at_ms });
+            world.store(Claimed {
+                drop,
+                slot: due.slot,
+                user,
+                at_ms,
+            });
         }
         for (_, revocation) in judged.revoked {
             let at = usize::try_from(revocation.id).unwrap();
@@ -621,7 +726,10 @@ fn healthy_traffic_is_never_dirty_and_every_transient_is_met() {
         let dirt = run(seed, true, &mut met);
         assert_eq!(dirt, [], "seed {seed}");
     }
-    let unmet: Vec<Met> = ALL.into_iter().filter(|one| met.get(one).copied().unwrap_or(0) < 20).collect();
+    let unmet: Vec<Met> = ALL
+        .into_iter()
+        .filter(|one| met.get(one).copied().unwrap_or(0) < 20)
+        .collect();
     assert_eq!(unmet, [], "{met:?}");
 }
 
@@ -632,7 +740,11 @@ fn traffic_looks_dirty_without_the_second_read() {
         let dirt = run(seed, false, &mut BTreeMap::new());
         kinds.extend(dirt.into_iter().map(|(_, dirt)| dirt.kind));
     }
-    for kind in [Kind::MissingAdmission, Kind::SlotConflict, Kind::OverAdmitted] {
+    for kind in [
+        Kind::MissingAdmission,
+        Kind::SlotConflict,
+        Kind::OverAdmitted,
+    ] {
         assert!(kinds.contains(&kind), "{kinds:?}");
     }
 }

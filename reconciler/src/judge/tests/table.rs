@@ -13,11 +13,19 @@ fn name(user: &str) -> UserId {
 }
 
 fn row(slot: Slot, user: &str) -> Row {
-    Row { slot, user: name(user), at_ms: 100 }
+    Row {
+        slot,
+        user: name(user),
+        at_ms: 100,
+    }
 }
 
 fn holder(slot: i64, user: &str) -> Holder {
-    Holder { slot, user: name(user), at_ms: Some(100) }
+    Holder {
+        slot,
+        user: name(user),
+        at_ms: Some(100),
+    }
 }
 
 /// A page on which nothing differs: users a, b and c on the slots 1 to 3, slot 4 free.
@@ -42,20 +50,50 @@ impl Case {
                 deadline_ms: 500,
                 overdue_ms: 60_000,
             },
-            mysql: MysqlPage { rows, letters: Vec::new() },
-            redis: RedisPage { from: 1, to: None, count: 4, users, free: vec![4], odd: 0 },
-            again: Recheck { quantity: 10, ..Recheck::default() },
+            mysql: MysqlPage {
+                rows,
+                letters: Vec::new(),
+            },
+            redis: RedisPage {
+                from: 1,
+                to: None,
+                count: 4,
+                users,
+                free: vec![4],
+                odd: 0,
+            },
+            again: Recheck {
+                quantity: 10,
+                ..Recheck::default()
+            },
         }
     }
 
     /// Judges, with M' as M and R' as R on the doubts, unless the case has others.
     fn judge(mut self, change: impl FnOnce(&mut Recheck)) -> Judgement {
         let doubts = doubts(&self.mysql, &self.redis);
-        let is_asked = |slot: i64| Slot::try_from(slot).is_ok_and(|slot| doubts.slots.contains(&slot));
-        self.again.rows = self.mysql.rows.iter().filter(|row| doubts.slots.contains(&row.slot)).cloned().collect();
-        self.again.holders = self.redis.users.iter().filter(|it| is_asked(it.slot)).cloned().collect();
+        let is_asked =
+            |slot: i64| Slot::try_from(slot).is_ok_and(|slot| doubts.slots.contains(&slot));
+        self.again.rows = self
+            .mysql
+            .rows
+            .iter()
+            .filter(|row| doubts.slots.contains(&row.slot))
+            .cloned()
+            .collect();
+        self.again.holders = self
+            .redis
+            .users
+            .iter()
+            .filter(|it| is_asked(it.slot))
+            .cloned()
+            .collect();
         for row in &self.mysql.rows {
-            self.again.rows_of_users.entry(row.user.clone()).or_default().push((DROP, row.clone()));
+            self.again
+                .rows_of_users
+                .entry(row.user.clone())
+                .or_default()
+                .push((DROP, row.clone()));
         }
         self.again.open_letters = self.mysql.letters.iter().map(|letter| letter.id).collect();
         change(&mut self.again);
@@ -70,11 +108,19 @@ impl Case {
 }
 
 fn kinds(judged: &Judgement) -> Vec<(Kind, Option<i64>, bool)> {
-    judged.dirt.iter().map(|dirt| (dirt.kind, dirt.slot, dirt.owes)).collect()
+    judged
+        .dirt
+        .iter()
+        .map(|dirt| (dirt.kind, dirt.slot, dirt.owes))
+        .collect()
 }
 
 fn revoked(user: &str, again_from_ms: Option<i64>) -> Revocations {
-    let at = |ms| chrono::DateTime::from_timestamp_millis(ms).unwrap().naive_utc();
+    let at = |ms| {
+        chrono::DateTime::from_timestamp_millis(ms)
+            .unwrap()
+            .naive_utc()
+    };
     let one = Revocation {
         id: 1,
         coupon_id: 1,
@@ -121,7 +167,13 @@ fn row_without_its_user_is_a_missing_admission_or_a_conflict() {
     assert!(!judged.dirt[0].takes, "nobody loses a slot");
     let judged = Case::with(|it| it.redis.users[1] = holder(2, "x"));
     let conflict = (Kind::SlotConflict, Some(2));
-    assert_eq!(kinds(&judged), [(conflict.0, conflict.1, false), (conflict.0, conflict.1, true)]);
+    assert_eq!(
+        kinds(&judged),
+        [
+            (conflict.0, conflict.1, false),
+            (conflict.0, conflict.1, true)
+        ]
+    );
     assert!(judged.rows.is_empty(), "the slot has a row");
 }
 
@@ -135,7 +187,13 @@ fn counters_that_do_not_add_up_are_dirty() {
         |it| it.redis.odd = 1,
     ] {
         let judged = Case::with(change);
-        assert!(judged.dirt.iter().any(|dirt| dirt.kind == Kind::CountMismatch), "{judged:?}");
+        assert!(
+            judged
+                .dirt
+                .iter()
+                .any(|dirt| dirt.kind == Kind::CountMismatch),
+            "{judged:?}"
+        );
         assert!(judged.dirt.iter().all(|dirt| !dirt.takes));
     }
 }
@@ -152,9 +210,20 @@ fn user_without_row_gets_it_when_no_message_can_be_unread() {
     };
     assert_eq!(due(|_| {}), (1, 0));
     assert_eq!(due(|it| it.is_read = false), (0, 1));
-    assert_eq!(due(|it| it.clock_ms = 500), (0, 1), "younger than the deadline");
-    assert_eq!(due(|it| (it.is_read, it.clock_ms) = (false, 70_000)), (1, 0), "overdue");
-    assert_eq!(due(|it| (it.is_read, it.clock_ms, it.is_closed) = (false, 0, true)), (1, 0));
+    assert_eq!(
+        due(|it| it.clock_ms = 500),
+        (0, 1),
+        "younger than the deadline"
+    );
+    assert_eq!(
+        due(|it| (it.is_read, it.clock_ms) = (false, 70_000)),
+        (1, 0),
+        "overdue"
+    );
+    assert_eq!(
+        due(|it| (it.is_read, it.clock_ms, it.is_closed) = (false, 0, true)),
+        (1, 0)
+    );
 }
 
 #[test]
@@ -170,12 +239,20 @@ fn users_beyond_the_schema_are_owed() {
         let other = (DropId(6), row(9, "c"));
         again.rows_of_users.insert(name("c"), vec![other]);
     });
-    assert_eq!(kinds(&judged), [(Kind::OverAdmitted, Some(3), false)], "holds the other one");
+    assert_eq!(
+        kinds(&judged),
+        [(Kind::OverAdmitted, Some(3), false)],
+        "holds the other one"
+    );
     let judged = Case::with(|it| {
         it.mysql.rows.pop();
         it.redis.users.push(holder(3, "d"));
     });
-    assert_eq!(judged.rows.iter().map(|due| due.slot).collect::<Vec<_>>(), [3], "one of the two");
+    assert_eq!(
+        judged.rows.iter().map(|due| due.slot).collect::<Vec<_>>(),
+        [3],
+        "one of the two"
+    );
     assert_eq!(kinds(&judged), [(Kind::SlotConflict, Some(3), true)]);
 }
 
@@ -185,13 +262,19 @@ fn revoked_claims_are_released_and_never_dirty() {
         let mut case = Case::clean();
         case.mysql.rows.pop();
         let judged = case.judge(|again| again.revocations = revoked("c", again_from));
-        assert_eq!((judged.revoked.len(), judged.rows.len()), (usize::from(is_void), usize::from(!is_void)));
+        assert_eq!(
+            (judged.revoked.len(), judged.rows.len()),
+            (usize::from(is_void), usize::from(!is_void))
+        );
         // A row that a revocation voids, written by hand.
         let mut case = Case::clean();
         case.redis.users.pop();
         case.redis.free = vec![3, 4];
         let judged = case.judge(|again| again.revocations = revoked("c", again_from));
-        assert_eq!((judged.revoked.len(), judged.dirt.len()), (usize::from(is_void), usize::from(!is_void)));
+        assert_eq!(
+            (judged.revoked.len(), judged.dirt.len()),
+            (usize::from(is_void), usize::from(!is_void))
+        );
     }
 }
 
@@ -209,13 +292,26 @@ fn dead_letter_ends_by_what_the_stores_show() {
             it.mysql.letters = vec![letter(slot, user)];
             change(it);
         });
-        (judged.letters.into_iter().next().map(|(_, end)| end), judged.rows.len(), judged.dirt.len())
+        (
+            judged.letters.into_iter().next().map(|(_, end)| end),
+            judged.rows.len(),
+            judged.dirt.len(),
+        )
     };
     let left = |why| Some(LetterEnd::Left(why));
-    assert_eq!(end(5, Some("a"), |_| {}), (Some(LetterEnd::Duplicate), 0, 0));
+    assert_eq!(
+        end(5, Some("a"), |_| {}),
+        (Some(LetterEnd::Duplicate), 0, 0)
+    );
     assert_eq!(end(5, None, |_| {}), (left("it names no user"), 0, 0));
-    assert_eq!(end(50, Some("z"), |_| {}), (left("the drop has no such slot"), 0, 0));
-    let owed = LetterEnd::Owed { user: name("z"), slot: 2 };
+    assert_eq!(
+        end(50, Some("z"), |_| {}),
+        (left("the drop has no such slot"), 0, 0)
+    );
+    let owed = LetterEnd::Owed {
+        user: name("z"),
+        slot: 2,
+    };
     assert_eq!(end(2, Some("z"), |_| {}), (Some(owed), 0, 0));
     // Redis agrees: a row at once, however young it is.
     let young = |it: &mut Case| {
@@ -225,7 +321,10 @@ fn dead_letter_ends_by_what_the_stores_show() {
     assert_eq!(end(3, Some("c"), young), (None, 1, 0));
     // A vacant slot at an open gate may be given to somebody else at this moment.
     assert_eq!(end(4, Some("z"), |_| {}), (None, 0, 1));
-    assert_eq!(end(4, Some("z"), |it| it.moment.is_closed = true), (None, 1, 0));
+    assert_eq!(
+        end(4, Some("z"), |it| it.moment.is_closed = true),
+        (None, 1, 0)
+    );
     let fault = |it: &mut Case| it.mysql.letters[0].fault = Some("outside");
     assert_eq!(end(4, Some("z"), fault), (left("outside"), 0, 0));
     // At a closed gate it precedes a user whom only Redis names.
@@ -234,7 +333,14 @@ fn dead_letter_ends_by_what_the_stores_show() {
         it.moment.is_closed = true;
         it.mysql.letters = vec![letter(3, Some("z"))];
     });
-    assert_eq!(judged.rows.iter().map(|due| due.user.as_str()).collect::<Vec<_>>(), ["z"]);
+    assert_eq!(
+        judged
+            .rows
+            .iter()
+            .map(|due| due.user.as_str())
+            .collect::<Vec<_>>(),
+        ["z"]
+    );
 }
 
 #[test]
@@ -258,9 +364,15 @@ fn drop_is_loaded_only_if_nothing_was_ever_written_about_it() {
     assert_eq!(kind(&seen(None, 2, 1), false), Some(Kind::RedisLost));
     assert_eq!(kind(&seen(Some(3), 0, 1), false), Some(Kind::RedisLost));
     assert_eq!(kind(&seen(Some(4), 2, 1), false), Some(Kind::CountMismatch));
-    let unreadable = DropKeysSeen { is_readable: false, ..seen(Some(3), 2, 1) };
+    let unreadable = DropKeysSeen {
+        is_readable: false,
+        ..seen(Some(3), 2, 1)
+    };
     assert_eq!(kind(&unreadable, false), Some(Kind::CountMismatch));
-    let without_settings = DropKeysSeen { has_settings: false, ..seen(Some(3), 2, 1) };
+    let without_settings = DropKeysSeen {
+        has_settings: false,
+        ..seen(Some(3), 2, 1)
+    };
     assert_eq!(kind(&without_settings, false), Some(Kind::RedisLost));
 }
 

@@ -26,7 +26,7 @@ async fn restart(server: &RedisServer) {
 }
 
 #[tokio::test]
-async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
+async fn a_coupon_with_a_key_of_the_wrong_type_is_rebuilt_and_closes_no_other() {
     let (server, stores) = own_redis().await;
     let fixture = Fixture::of(impatient(stores, "gate-own").await).await;
     let api = &fixture.api;
@@ -42,12 +42,32 @@ async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
     restart(&server).await;
     let someone = people(6).split_off(5);
     until_promised(api, good.id, &someone[0]).await;
-    assert!(api.claim(odd.id, &someone[0]).await.is("unavailable"));
-    world.redis.command::<()>(&["DEL", &free]).await;
     until_promised(api, odd.id, &someone[0]).await;
     answers.extend(rush(&[api], good.id, &people(20), 20).await);
     all_issued(world, good.drop, 20).await;
     assert_exact(world, &good, 20, &answers).await;
+    assert_eq!(daemon.process.stop().await, 0);
+}
+
+/// Whatever closes a coupon, it is opened again without a schedule: here one that an API creates
+/// while the others are being rebuilt.
+#[tokio::test]
+async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_schedule() {
+    let (server, stores) = own_redis().await;
+    let world = impatient(stores, "gate-new").await;
+    world.set("RECONCILE_CRON", "0 0 0 1 1 *");
+    let fixture = Fixture::of(world).await;
+    let api = &fixture.api;
+    let (old, mut answers) = fixture.held("Old", 20, 5).await;
+    let daemon = fixture.world.daemon().await;
+    command(&server, &["FLUSHALL"]).await;
+    let new = api.open_coupon(20).await;
+    let someone = people(6).split_off(5);
+    until_promised(api, new.id, &someone[0]).await;
+    until_promised(api, old.id, &someone[0]).await;
+    answers.extend(rush(&[api], old.id, &people(20), 20).await);
+    all_issued(&fixture.world, old.drop, 20).await;
+    assert_exact(&fixture.world, &old, 20, &answers).await;
     assert_eq!(daemon.process.stop().await, 0);
 }
 
@@ -237,7 +257,7 @@ async fn a_pass_does_not_repair_after_its_redis_was_demoted_and_promoted() {
         demote(&master, &replica).await;
         command(&master, &["REPLICAOF", "NO", "ONE"]).await;
     };
-    let why = swapped_in_mid_pass(world, "repair_done", swap).await;
+    let why = swapped_in_mid_pass(world, "row_reissued", swap).await;
     assert!(why.contains("was replaced"), "{why}");
     world.pass().await;
     assert_exact(world, &coupon, 20, &answers).await;
