@@ -7,7 +7,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{FencedInsert, IssuedBy};

@@ -248,7 +248,7 @@ mod tests {
             ..PersonFacts::default()
         };
         let sentence = |known: &PersonFacts| verdict(known, Question::default()).1;
-        assert!(sentence(&admitted).contains("the next pass of the reconciler writes the row"));
+        assert!(sentence(&admitted).contains("the next pass of the reconciler writes it"));
         let why = "MySQL refused the row: the table `slot_limits` has no limit of this drop";
         let refused = PersonFacts {
             not_repaired: Some(why.to_owned()),

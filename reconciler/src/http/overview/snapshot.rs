@@ -455,13 +455,11 @@ mod tests {
 
     fn adding(count: Option<i64>, [users, free, waiting, rows]: [u64; 4]) -> bool {
         let numbers = DropNumbers {
-            meta: None,
             count,
             users,
             free,
             waiting,
-            has_promised_waiting: false,
-            highest: 0,
+            ..DropNumbers::default()
         };
         adds_up(
             &numbers,

@@ -388,7 +388,7 @@ impl World {
             7..=9 => self.revoke(user, true),
             10 => self.revoke(user, self.dice.0.is_multiple_of(3)),
             11 => self.promote(drop),
-            12 if self.is_settled(drop) && self.mysql[drop].quantity < 6 => {
+            12 | 17 | 18 if self.is_settled(drop) && self.mysql[drop].quantity < 9 => {
                 self.mysql[drop].quantity += 1;
                 self.sagas
                     .push(Saga::RaiseRedis(drop, self.mysql[drop].quantity));
