@@ -3,6 +3,7 @@
 
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +53,12 @@ const SETTINGS: [(&str, &str); 6] = [
 
 impl SystemUnderTest {
     /// Starts the system and creates the coupons. [`SystemUnderTest::supervise`] keeps it running.
-    pub async fn start(servers: Arc<TestedServers>, schedule: &FaultSchedule) -> Result<Self> {
+    /// If that fails, keeps the logs of its processes in the folder.
+    pub async fn start(
+        servers: Arc<TestedServers>,
+        schedule: &FaultSchedule,
+        logs: &Path,
+    ) -> Result<Self> {
         let world = servers.world(&format!("chaos{}", schedule.seed)).await;
         let own = schedule
             .settings
@@ -71,11 +77,17 @@ impl SystemUnderTest {
             wrong: Mutex::default(),
             garbage: Mutex::default(),
         };
-        system.coupons = tokio::select! {
-            opened = system.open(schedule) => opened?,
-            () = system.supervise() => anyhow::bail!("supervision ended"),
-            () = tokio::time::sleep(READY) => anyhow::bail!("the system did not get ready within {READY:?}"),
+        let opened = tokio::select! {
+            opened = system.open(schedule) => opened,
+            () = system.supervise() => Err(anyhow!("supervision ended")),
+            () = tokio::time::sleep(READY) => {
+                Err(anyhow!("the system did not get ready within {READY:?}"))
+            }
         };
+        if opened.is_err() {
+            system.world.keep_logs(logs)?;
+        }
+        system.coupons = opened?;
         let needs_replica = |timed: &Timed| {
             matches!(
                 timed.fault,
@@ -177,6 +189,11 @@ impl SystemUnderTest {
     /// Returns the open coupons. There is at least one.
     pub fn coupons(&self) -> &[MadeCoupon] {
         &self.coupons
+    }
+
+    /// Returns the coupon that was drawn for a fault.
+    pub(crate) fn coupon(&self, drawn: usize) -> &MadeCoupon {
+        &self.coupons[drawn % self.coupons.len()]
     }
 
     /// Records a failure.
