@@ -1,13 +1,18 @@
 //! Passes that an operator requests at the endpoint or on the command line.
 
-use firstcome_reconciler::report::{Outcome, Status};
-use firstcome_stack::ProxyFault;
+use std::time::Duration;
+
+use firstcome_reconciler::report::Status;
+use firstcome_stack::{FaultProxy, ProxyFault};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, OPS_TOKEN, eventually, status_of};
+use firstcome_testkit::{
+    Fixture, HeldTransaction, Http, LIMIT, OPS_TOKEN, ReconcilerClient, Running, World, eventually,
+    eventually_some, shared, status_of,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::support::{Hindered, inject, injector, mailed, pass_ends};
+use crate::drift::support::{CLEAN, DRIFT, dry_run, inject, injector, mailed, pass_ends};
 
 #[tokio::test]
 async fn a_pass_requested_without_waiting_can_be_read_later_and_blocks_others() {
@@ -188,11 +193,10 @@ async fn the_command_line_sets_an_exit_code_and_prints_a_table_or_json() {
     let fixture = Fixture::new("d-cli").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("By hand", 20, 20).await;
-    pass_ends(world, &[], (0, Status::Clean)).await;
+    pass_ends(world, &[], CLEAN).await;
     let mut injector = injector(world, &coupon).await;
     injector.make(Drift::Unissued, 2).await.unwrap();
-    let dry = pass_ends(world, &["--dry-run"], (1, Status::Drift)).await;
-    assert!(dry.all_findings().all(|f| f.result == Outcome::Planned));
+    dry_run(world).await;
 
     let table = world.start("firstcome-reconciler", &["once"], &[]);
     assert_eq!(table.ended(LIMIT).await, 0, "{}", table.log());
@@ -201,7 +205,7 @@ async fn the_command_line_sets_an_exit_code_and_prints_a_table_or_json() {
         assert!(shown.contains(word), "{word} is not in\n{shown}");
     }
     injector.make(Drift::FailedUnrepairable, 1).await.unwrap();
-    pass_ends(world, &[], (1, Status::Drift)).await;
+    pass_ends(world, &[], DRIFT).await;
 
     // The pass cannot run, because the coupon does not exist, a store is down, or another pass is
     // running.
@@ -262,4 +266,52 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_are_kept() {
     assert_eq!(world.once_with(&[], &[]).await.code, 1);
     let statement = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run";
     assert_eq!(world.sql.number(statement).await, 1);
+}
+
+/// A daemon whose connection to MySQL can be slowed, and whose passes take many small steps.
+struct Hindered {
+    proxy: FaultProxy,
+    daemon: Running<ReconcilerClient>,
+}
+
+impl Hindered {
+    async fn start(world: &World, env: &[(&str, &str)]) -> Self {
+        let mysql = &shared().await.mysql;
+        let proxy = mysql.proxy().await.unwrap();
+        let url = mysql.database_url_via(&proxy, world.database());
+        let mut all = vec![
+            ("DATABASE_URL", url.as_str()),
+            ("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10"),
+        ];
+        all.extend(env);
+        let daemon = world.daemon_with(&all).await;
+        // Waits for the end of its first pass.
+        daemon.reconcile(&json!({})).await;
+        Self { proxy, daemon }
+    }
+
+    /// Begins a pass that takes seconds, and waits until it is running. Returns its ID.
+    async fn begin_slow_pass(&self, world: &World) -> String {
+        self.proxy
+            .set(ProxyFault::Delay(Duration::from_millis(40)))
+            .await
+            .unwrap();
+        // The request is refused while a scheduled pass is running.
+        let reply = eventually_some("the pass is accepted", LIMIT, async || {
+            let reply = self.daemon.ask(&json!({"wait": false})).await;
+            if reply.status == 202 {
+                Ok(reply)
+            } else {
+                Err(reply.text)
+            }
+        })
+        .await;
+        let id = reply.body["run_id"].as_str().unwrap().to_owned();
+        assert_eq!(reply.location(), Some(format!("/v1/runs/{id}").as_str()));
+        eventually("the pass is running", LIMIT, async || {
+            status_of(world, &id).await.as_deref() == Some("running")
+        })
+        .await;
+        id
+    }
 }
