@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use firstcome_testkit::histories::Recorder;
-use firstcome_testkit::{ApiClient, Http, MadeCoupon, PrefixedKeys, World};
+use firstcome_testkit::{ApiClient, MadeCoupon, PrefixedKeys, World};
 use serde_json::json;
 
 use crate::clusters::ClusteredServers;
@@ -109,9 +109,6 @@ impl SystemUnderTest {
             until(READY, || self.supervisor.apis().len() == all).await,
             "the APIs did not start"
         );
-        while !self.is_open().await? {
-            pause(50).await;
-        }
         let mut coupons = Vec::new();
         for number in 0..schedule.coupons {
             let allow = (number == 0 && schedule.listed > 0).then_some("list");
@@ -120,19 +117,10 @@ impl SystemUnderTest {
                     .await?,
             );
         }
-        Ok(coupons)
-    }
-
-    /// Whether a daemon has opened admission.
-    async fn is_open(&self) -> Result<bool> {
-        if self.servers.are_clusters() {
-            let api = self.supervisor.any_api().context("no API runs")?;
-            return Ok(Http::new(&api).get("/readyz").await.status == 200);
+        while !self.redis().gates_are_open().await {
+            pause(50).await;
         }
-        Ok(self
-            .redis()
-            .try_command(&["EXISTS", &self.world.redis.own("compared")])
-            .await?)
+        Ok(coupons)
     }
 
     /// Creates a coupon that opened half an hour ago and stays open for this period. With `allow`,

@@ -112,15 +112,17 @@ impl PrefixedKeys {
         format!("{}:{name}", self.prefix)
     }
 
-    /// Whether a reconciler has compared the coupons of a server. In a cluster, each server has a
-    /// separate key for this, with a longer name.
-    pub(crate) async fn is_compared(&self) -> bool {
-        let compared = self.own("compared");
-        if self.clients.len() == 1 {
-            return self.command(&["EXISTS", &compared]).await;
+    /// Whether the gate of every coupon is open.
+    pub async fn gates_are_open(&self) -> bool {
+        for name in self.names().await {
+            if name.ends_with(":gate") {
+                let gate: Option<String> = self.command(&["GET", &name]).await;
+                if !gate.is_some_and(|gate| gate.ends_with(" open")) {
+                    return false;
+                }
+            }
         }
-        let names = self.names().await;
-        names.iter().any(|name| name.starts_with(&compared))
+        true
     }
 
     /// Returns every key with the prefix, sorted.

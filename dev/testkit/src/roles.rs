@@ -102,7 +102,7 @@ impl World {
             let log = daemon.process.log();
             // Another daemon may run the passes.
             let has_begun = log.contains("pass ended") || log.contains("the pass must wait");
-            has_begun && self.redis.is_compared().await && self.sql.number(running).await == 0
+            has_begun && self.redis.gates_are_open().await && self.sql.number(running).await == 0
         })
         .await;
         daemon

@@ -149,7 +149,7 @@ impl Injector {
             }
             Drift::RedisGate => {
                 for name in self.redis.names().await {
-                    if name.ends_with(":gate") || name.ends_with(":compared") {
+                    if name.ends_with(":gate") {
                         self.run(&["DEL", &name]).await?;
                     }
                 }

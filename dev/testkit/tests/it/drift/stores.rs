@@ -254,8 +254,8 @@ async fn a_forged_message_takes_no_slot_when_redis_is_rebuilt() {
         json!({"slot": 4, "user_id": "m-forged", "claimed_at": chrono::Utc::now().to_rfc3339()});
     let message = json!({"v": 2, "coupon_id": id, "drop_id": drop, "claims": [claim]});
     let key = format!("{id}:4");
-    world
-        .topic
+    let forged = world.topic.unsigned();
+    forged
         .produce(None, &key, message.to_string().as_bytes())
         .await;
     inject(world, &coupon, Drift::RedisLost, 1).await;
