@@ -129,7 +129,7 @@ impl Injector {
             Drift::CountHigher => self.move_count(i64::from(n)).await?,
             Drift::Revoked => self.revoke(n).await?,
             Drift::Unfilled => {
-                let gone = self.free(n).await?;
+                let gone = self.make_room(n).await?;
                 for (at, one) in self.make_up(n, 1).into_iter().enumerate() {
                     self.run(&["ZADD", &self.key("waiting"), &at.to_string(), &one.user])
                         .await?;
@@ -297,9 +297,15 @@ impl Injector {
         Ok(people)
     }
 
-    /// Takes slots from `n` users without a record, as a support agent might.
-    async fn free(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
-        let gone = self.pick(n).await?;
+    /// Ensures that `n` slots are left. If too few are, takes slots from users without a record, as
+    /// a support agent might.
+    async fn make_room(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+        let left = self.quantity().await? - self.count().await?;
+        let wanted = u32::try_from(i64::from(n) - left).unwrap_or(0);
+        if wanted == 0 {
+            return Ok(Vec::new());
+        }
+        let gone = self.pick(wanted).await?;
         self.delete_rows(&gone).await?;
         for one in &gone {
             let slot = one.slot.to_string();
@@ -312,7 +318,7 @@ impl Injector {
 
     /// Closes the drop with `n` free slots.
     async fn close(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
-        let gone = self.free(n).await?;
+        let gone = self.make_room(n).await?;
         let closed = format!(
             "UPDATE drops SET closes_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE id = {}",
             self.drop
