@@ -280,3 +280,29 @@ async fn a_forged_message_takes_no_slot_when_redis_is_rebuilt() {
         assert_eq!(again, Answer::Already { drop, slot }, "{user}");
     }
 }
+
+/// A foreign transaction hides later messages from readers of committed ones, and its marker takes
+/// the last offset.
+#[tokio::test]
+async fn a_foreign_transaction_hides_no_claims_and_keeps_nothing_closed() {
+    let fixture = Fixture::new("d-transaction").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let coupon = api.open_coupon(20).await;
+    let foreign = world.topic.open_transaction(b"not ours").await;
+    let mut answers = rush(&[&**api], coupon.id, &people(10), 10).await;
+    all_issued(world, coupon.drop, 10).await;
+    let reopens = async |user: &str| {
+        inject(world, &coupon, Drift::RedisLost, 1).await;
+        eventually(&format!("{user} is admitted"), LIMIT, async || {
+            world.once_with(&[], &[]).await;
+            api.claim(coupon.id, user).await.promised().is_some()
+        })
+        .await;
+        (user.to_owned(), api.claim(coupon.id, user).await)
+    };
+    answers.push(reopens("u-beside").await);
+    foreign.abort().await;
+    answers.push(reopens("u-behind").await);
+    all_issued(world, coupon.drop, 12).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+}
