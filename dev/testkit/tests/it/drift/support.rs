@@ -79,17 +79,22 @@ pub(crate) const BRAKED: (i32, &str) = (1, "braked");
 
 /// Runs a pass that must examine the users and rows of this drop and find nothing.
 pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
+    clean_pass_of(world, &[coupon]).await;
+}
+
+/// Runs a pass that must examine the users and rows of these drops and find nothing.
+pub(crate) async fn clean_pass_of(world: &World, coupons: &[&MadeCoupon]) {
     let run = pass_ends(world, &["--deep"], CLEAN).await;
     let drops = run["drops"].as_array().expect("drops");
-    let report = drops
-        .iter()
-        .find(|report| report["drop_id"] == coupon.drop)
-        .expect("the drop was examined");
-    let examined = |what: &str| report["examined"][what].as_u64() > Some(0);
-    assert!(
-        report["exact"] == true && examined("users") && examined("rows"),
-        "{report:#}"
-    );
+    for coupon in coupons {
+        let of = |report: &&Value| report["drop_id"] == coupon.drop;
+        let report = drops.iter().find(of).expect("the drop was examined");
+        let examined = |what: &str| report["examined"][what].as_u64() > Some(0);
+        assert!(
+            report["exact"] == true && examined("users") && examined("rows"),
+            "{report:#}"
+        );
+    }
 }
 
 /// Runs a dry run that must find something and change nothing.
