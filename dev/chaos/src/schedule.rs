@@ -353,20 +353,10 @@ fn fault(rng: &mut StdRng) -> Fault {
                 Fault::MysqlWritesHang { ms }
             }
         }
-        32..=33 => {
-            // The others are read only by passes, or have a separate test (`faults::single`).
-            let all = [
-                DropKey::Meta,
-                DropKey::Count,
-                DropKey::Users,
-                DropKey::Free,
-                DropKey::Waiting,
-            ];
-            Fault::WrongType {
-                key: *all.choose(rng).unwrap_or(&DropKey::Users),
-                ms: ms + 2_000,
-            }
-        }
+        32..=33 => Fault::WrongType {
+            key: *DropKey::ALL.choose(rng).unwrap_or(&DropKey::Users),
+            ms: ms + 2_000,
+        },
         34 => Fault::Garbage {
             garbage: *[Garbage::Messages, Garbage::DeadLetters]
                 .choose(rng)

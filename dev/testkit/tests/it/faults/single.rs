@@ -233,14 +233,15 @@ faults! {
     an_unreachable_kafka_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Kafka, false), [Unqueued];
     replies_of_kafka_lost_after_execution_break_no_promise: wire(FaultyStore::Kafka, WireFault::DropReplies), [Unqueued];
 
-    // Garbage data: it is removed automatically, or reported and removed by an operator.
+    // Garbage: keys are rebuilt; messages and dead letters are reported, and an operator ends them.
     messages_that_are_not_claims_are_reported: garbage(Garbage::Messages), [Queued];
     dead_letters_that_cannot_become_rows_are_reported: garbage(Garbage::DeadLetters), [Queued];
-    a_meta_key_of_another_type_is_reported: wrong_type(DropKey::Meta), [Refusals];
-    a_counter_of_another_type_is_reported: wrong_type(DropKey::Count), [Refusals];
-    a_users_key_of_another_type_is_reported: wrong_type(DropKey::Users), [Refusals];
-    a_free_key_of_another_type_is_reported: wrong_type(DropKey::Free), [Refusals];
-    a_waiting_list_of_another_type_is_reported: wrong_type(DropKey::Waiting), [Refusals];
+    a_meta_key_of_another_type_is_rebuilt: wrong_type(DropKey::Meta), [Refusals];
+    a_counter_of_another_type_is_rebuilt: wrong_type(DropKey::Count), [Refusals];
+    a_users_key_of_another_type_is_rebuilt: wrong_type(DropKey::Users), [Refusals];
+    a_free_key_of_another_type_is_rebuilt: wrong_type(DropKey::Free), [Refusals];
+    a_waiting_list_of_another_type_is_rebuilt: wrong_type(DropKey::Waiting), [Refusals];
+    a_claimants_key_of_another_type_is_rebuilt: wrong_type(DropKey::Claimants), [Refusals];
 
     // Two faults at once: a promise is only made once a second store besides Redis has the claim.
     no_promise_is_made_while_kafka_and_mysql_are_down_and_a_retry_gets_its_slot:
@@ -257,20 +258,6 @@ async fn two_operators_who_keep_changing_a_coupon_break_no_promise() {
         ..schedule(vec![], vec![])
     };
     survives("operators", &people_who_ask).await;
-}
-
-#[tokio::test]
-async fn a_claimants_key_of_another_type_is_reported() {
-    let named = schedule(wrong_type(DropKey::Claimants).into(), vec![Refusals]);
-    survives(
-        "claimants",
-        &FaultSchedule {
-            quantity: 40,
-            people: 60,
-            ..named
-        },
-    )
-    .await;
 }
 
 /// Returns how often a consumer dies in the middle of a batch. A release uses `KILLS=40`.
