@@ -51,7 +51,7 @@ points! {
     PeopleRebuilt "people_rebuilt" "Reconciler: the slots of a drop are written; its settings are not.",
     PersonPromoted "person_promoted" "Reconciler: people from the waiting list have slots, and no rows.",
     BrokenListed "broken_listed" "Reconciler: promises are listed as broken; Redis still shows their slots.",
-    RowReissued "row_reissued" "Reconciler: a dead letter has its row and is not resolved.",
+    RowReissued "row_reissued" "Reconciler: rows are inserted and their dead letters resolved; the drop is not compared again yet.",
     GateDue "gate_due" "Reconciler: everything is written; the gate is still closed.",
     GateOpened "gate_opened" "Reconciler: admission is open, the run is not recorded.",
     RunDone "run_done" "Reconciler: the pass is over, the run is not recorded.",
