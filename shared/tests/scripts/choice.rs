@@ -156,11 +156,33 @@ async fn between_windows_holders_get_their_slot_and_others_the_next_opening() {
     assert_eq!(open, None);
 }
 
-/// A user may hold one coupon per drop, so a holder of the drop before may have this one, too.
 #[tokio::test]
-async fn holder_of_the_drop_before_gets_a_slot_of_the_open_one() {
+async fn retry_after_midnight_finds_its_claim_and_other_holders_get_a_new_slot() {
     let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
     days.holds("a", 1, 5_000).await;
+    days.holds("b", 2, 30_000).await;
+    days.holds("c", 3, 5_000).await;
+    let void = ["HSET", &days.world.keys.revoked, "3:c", "1"];
+    ask::<i64>(&days.server, &void).await;
+    let expected = vec![
+        Admission::Already(DROP, 1),
+        Admission::Accepted(1),
+        Admission::Accepted(2),
+        Admission::Accepted(3),
+    ];
+    assert_eq!(days.claim("abcd").await, (expected, Some(NEXT)));
+    let keys = &days.world.keys;
+    let at = (days.now_ms().await - 15_100).to_string();
+    ask::<i64>(&days.server, &["HSET", &keys.times, "1", &at]).await;
+    let expected = vec![Admission::Accepted(4)];
+    assert_eq!(days.claim("a").await, (expected, Some(NEXT)), "no retry");
+}
+
+#[tokio::test]
+async fn claim_with_unknown_time_is_not_a_retry() {
+    let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
+    days.holds("a", 1, 5_000).await;
+    ask::<i64>(&days.server, &["DEL", &days.world.keys.times]).await;
     let expected = vec![Admission::Accepted(1)];
     assert_eq!(days.claim("a").await, (expected, Some(NEXT)));
 }

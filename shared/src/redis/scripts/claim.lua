@@ -25,6 +25,8 @@
 -- Invariant: count = |users| + |free|, and no slot above the quantity is given. Everything is read and decided before the first
 -- write, because Redis has no rollback: reading a key checks its type, and `times`, which may be unread, is written first.
 local call, before = redis.call, 4 -- arguments before the user ids
+-- For this long after an admission, a claim of the same user counts as a retry, even if the next drop has opened since.
+local RETRY_MS = 15000
 local server, gate = identity(), redis.pcall('GET', KEYS[1])
 if not server or gate ~= server .. ' ' .. ARGV[1] .. ' open' then
     local era = type(gate) == 'string' and string.match(gate, '^%x+:%x+ (%d+) %a+$')
@@ -53,7 +55,8 @@ local function is_better(one, other)
     return one.opens > other.opens
 end
 local chosen, neighbour = candidate(ARGV[3], unpack(KEYS, 7, 12)), nil
-if ARGV[4] ~= '' and not chosen.is_open then
+-- Once a drop has been open for longer than RETRY_MS, its neighbour no longer matters.
+if ARGV[4] ~= '' and not (chosen.is_open and now - chosen.opens > RETRY_MS) then
     neighbour = candidate(ARGV[4], unpack(KEYS, 13, 18))
     if not is_better(chosen, neighbour) then chosen, neighbour = neighbour, chosen end
 end
@@ -74,13 +77,16 @@ local function holders(one)
     return answers
 end
 local held = holders(chosen)
--- While no candidate is open, a retry after closing finds its claim in the neighbour, too. If a user may hold one coupon in
--- total, `claimants` contains the holders instead.
-local elsewhere = {}
-if neighbour and neighbour.is_loaded and not chosen.is_open and not neighbour.per_coupon then
+-- Answers for users who hold a slot of the neighbour: while no candidate is open, of all holders, so that a retry after closing
+-- finds its claim; just after the neighbour closed, of users who may be retrying. If a user may hold one coupon in total,
+-- `claimants` contains the holders instead.
+local elsewhere, closed = {}, neighbour and neighbour.closes or math.huge
+if neighbour and neighbour.is_loaded and not neighbour.per_coupon
+    and (not chosen.is_open or (now >= closed and now - closed <= RETRY_MS)) then
     local void_until = void_times(neighbour.drop, false, people)
     for i, answer in pairs(holders(neighbour)) do
-        if not void_until[i] or now > void_until[i] then elsewhere[i] = answer end
+        local may_retry = not chosen.is_open or now - answer[4] <= RETRY_MS
+        if may_retry and (not void_until[i] or now > void_until[i]) then elsewhere[i] = answer end
     end
 end
 if not chosen.is_loaded then
