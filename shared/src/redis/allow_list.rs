@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{RedisError, Value};
+use redis::RedisError;
 
 use super::Redis;
 use super::client::Script;
@@ -180,34 +180,18 @@ impl Redis {
     /// Returns the state of these coupons' lists in Redis, in the order of `coupons`. A key of
     /// another type counts as missing.
     pub async fn allow_lists(&self, coupons: &[CouponId]) -> Result<Vec<SeenList>, RedisError> {
-        let mut seen = Vec::with_capacity(coupons.len());
-        for some in coupons.chunks(500) {
-            let mut pipe = redis::pipe();
-            for coupon in some {
-                pipe.cmd("GET").arg(keys::allow_list(&self.prefix, *coupon));
-                pipe.cmd("SCARD").arg(keys::allowed(&self.prefix, *coupon));
-            }
-            let found: Vec<Value> = pipe
-                .ignore_errors()
-                .query_async(&mut self.connection())
-                .await?;
-            seen.extend(found.chunks(2).map(|pair| SeenList {
-                list: read(pair.first()),
-                people: size(pair.get(1)),
-            }));
-        }
-        Ok(seen)
+        let states = self.coupon_states(coupons).await?;
+        Ok(states.into_iter().map(|state| state.list).collect())
     }
 
     /// Returns the coupon's highest revision in Redis, including its allow list's, or 0 if there is
     /// none. After MySQL is restored from a backup, its revision may be lower.
     pub async fn highest_revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
-        let ids = [coupon];
-        let (revision, lists) = tokio::try_join!(self.revision(coupon), self.allow_lists(&ids))?;
-        Ok(lists
+        let states = self.coupon_states(&[coupon]).await?;
+        let highest = states
             .iter()
-            .map(SeenList::revision)
-            .fold(revision, u64::max))
+            .map(|state| state.revision.max(state.list.revision()));
+        Ok(highest.max().unwrap_or(0))
     }
 
     /// Whether each of these users is on a coupon's list, in the same order.
@@ -252,34 +236,12 @@ impl Redis {
     }
 }
 
-/// Parses `REVISION:PEOPLE`. A revision with too many digits (manual edit) counts as missing: the
+/// Parses the value of `allow_list`, `REVISION:PEOPLE`. A revision with too many digits (manual edit) counts as missing: the
 /// coupon's next revision would exceed it, and scripts could not compare it.
-fn parse(text: &str) -> Option<AllowList> {
+pub(super) fn parse(text: &str) -> Option<AllowList> {
     let (revision, people) = text.split_once(':')?;
     Some(AllowList {
         revision: revision_in(revision)?,
         people: people.parse().ok()?,
     })
-}
-
-/// Interprets the values of `allow_list` and `allowed`.
-pub(super) fn seen_list(text: Option<String>, people: Option<u64>) -> SeenList {
-    SeenList {
-        list: text.as_deref().and_then(parse),
-        people,
-    }
-}
-
-fn read(value: Option<&Value>) -> Option<AllowList> {
-    let Some(Value::BulkString(bytes)) = value else {
-        return None;
-    };
-    parse(std::str::from_utf8(bytes).ok()?)
-}
-
-fn size(value: Option<&Value>) -> Option<u64> {
-    let Some(Value::Int(people)) = value else {
-        return None;
-    };
-    u64::try_from(*people).ok()
 }

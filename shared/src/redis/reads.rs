@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use redis::{FromRedisValue, Pipeline, RedisError, Value};
 
 use super::Redis;
-use super::allow_list::{SeenList, seen_list};
+use super::allow_list::{self, SeenList};
 use super::gate::{Gate, number_in};
 use super::keys::{self, DropKeys, DropMeta};
 use crate::domain::{CouponId, Slot, UserId};
@@ -183,12 +183,18 @@ impl Redis {
         pipe.cmd("GET").arg(allow_list).cmd("SCARD").arg(allowed);
         let mut replies = self.read_at_once(&mut pipe).await?;
         let (gate, revision) = replies.gate_and_revision();
+        let claimants = replies.next("claimants");
+        let revoked = replies.next("revoked");
+        let list: Option<String> = replies.next("allow_list");
         Ok(CouponState {
             gate,
             revision,
-            claimants: replies.next("claimants"),
-            revoked: replies.next("revoked"),
-            list: seen_list(replies.next("allow_list"), replies.next("allowed")),
+            claimants,
+            revoked,
+            list: SeenList {
+                list: list.as_deref().and_then(allow_list::parse),
+                people: replies.next("allowed"),
+            },
             unreadable: replies.unreadable,
         })
     }
@@ -407,22 +413,5 @@ impl Redis {
         }
         let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
         Ok(found.into_iter().map(|number| number > 0).collect())
-    }
-
-    /// Reads the first entries of a drop's waiting list, in order, at most `limit`. Entries added
-    /// manually may not be valid text.
-    pub async fn first_waiting(
-        &self,
-        keys: &DropKeys,
-        limit: u64,
-    ) -> Result<Vec<UserId>, RedisError> {
-        let Some(last) = limit.checked_sub(1) else {
-            return Ok(Vec::new());
-        };
-        let mut cmd = redis::cmd("ZRANGE");
-        cmd.arg(&keys.waiting).arg(0).arg(last);
-        let names: Vec<Vec<u8>> = cmd.query_async(&mut self.connection()).await?;
-        let text = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
-        Ok(names.iter().map(text).map(UserId::from_store).collect())
     }
 }
