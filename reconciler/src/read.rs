@@ -73,14 +73,11 @@ impl DropSeen {
         self.drop.opens_at.timestamp_millis() > now && self.highest_row == 0 && self.letters == 0
     }
 
-    /// The highest slot that any store knows.
+    /// The highest slot that any store knows, within the quantity. The last page has what is above.
     fn upper(&self) -> i64 {
-        let count = self.state.count.unwrap_or(0).min(i64::from(Slot::MAX));
-        self.state
-            .highest
-            .max(count)
-            .max(self.highest_row.into())
-            .max(1)
+        let count = self.state.count.unwrap_or(0);
+        let known = self.state.highest.max(count).min(self.drop.quantity.into());
+        known.max(self.highest_row.into()).max(1)
     }
 }
 

@@ -11,7 +11,7 @@ use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{FencedInsert, IssuedBy};
-use firstcome_shared::mysql::{DbError, Refusal};
+use firstcome_shared::mysql::DbError;
 
 use crate::context::{PassContext, PassError};
 use crate::judge::{DueRow, Holder, LetterEnd};
@@ -62,18 +62,22 @@ pub async fn insert_rows(
         match (written.await, some) {
             (Ok(FencedInsert::Written), _) => ends.extend(vec![RowEnd::Inserted; some.len()]),
             (Ok(FencedInsert::Stale), _) => ends.extend(vec![RowEnd::Stale; some.len()]),
+            (Ok(FencedInsert::Void), [_]) => ends.push(RowEnd::Void),
             (Err(error), [one]) if error.is_refusal() => {
                 ends.push(why_refused(ctx, coupon, drop, one, &error).await?);
             }
-            (Err(error), _) if error.is_refusal() => {
-                let (first, second) = some.split_at(some.len() / 2);
-                todo.extend([second, first]);
-            }
+            (Ok(FencedInsert::Void), _) => halve(some, &mut todo),
+            (Err(error), _) if error.is_refusal() => halve(some, &mut todo),
             (Err(error), _) => return Err(error.into()),
         }
     }
     crash_point(Point::RowReissued);
     Ok(ends)
+}
+
+fn halve<'d>(some: &'d [DueRow], todo: &mut Vec<&'d [DueRow]>) {
+    let (first, second) = some.split_at(some.len() / 2);
+    todo.extend([second, first]);
 }
 
 fn claim(coupon: &Coupon, drop: DropId, due: &DueRow) -> Claim {
@@ -103,13 +107,6 @@ async fn why_refused(
     error: &DbError,
 ) -> Result<RowEnd, PassError> {
     let db = &ctx.stores.db;
-    let refusal = match error {
-        DbError::Query { source, .. } => firstcome_shared::mysql::refusal(source),
-        _ => None,
-    };
-    if refusal == Some(Refusal::Revoked) {
-        return Ok(RowEnd::Void);
-    }
     let on_slot = db.row_on_slot(drop, due.slot).await?;
     if on_slot
         .as_ref()

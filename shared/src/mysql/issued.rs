@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::prelude::*;
-use diesel::result::DatabaseErrorKind;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
 
@@ -326,8 +325,7 @@ impl Db {
 
     /// Inserts claims as rows and resolves their dead letters, atomically, unless the coupon has
     /// begun an era above the one of these claims. The transaction holds the era's lock, so that
-    /// the new era, and whatever is read in it, waits for these rows. If one claim is void, nothing
-    /// is written. All claims are of one coupon.
+    /// the new era, and whatever is read in it, waits for these rows. All claims are of one coupon.
     pub async fn insert_fenced(
         &self,
         (coupon, era): (CouponId, u64),
@@ -341,7 +339,7 @@ impl Db {
         // Insert in the order of the primary key, like the consumer, so that the two wait for each
         // other instead of deadlocking.
         claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
-        self.of_primary().run("issue rows", async move |conn| {
+        let written = self.of_primary().run("issue rows", async move |conn| {
             conn.transaction(async |conn| {
                 let now: Option<u64> = coupons::table
                     .find(coupon.0)
@@ -355,14 +353,20 @@ impl Db {
                 }
                 let inserted = insert(conn, &claims, &key, by).await?;
                 if inserted.rows < claims.len() {
-                    return Err(revoked_meanwhile());
+                    return Err(diesel::result::Error::RollbackTransaction);
                 }
                 resolve(conn, &resolutions, &run_id).await?;
                 Ok(FencedInsert::Written)
             })
             .await
-        })
-        .await
+        });
+        match written.await {
+            Err(DbError::Query {
+                source: diesel::result::Error::RollbackTransaction,
+                ..
+            }) => Ok(FencedInsert::Void),
+            written => written,
+        }
     }
 
     /// Reads slot, user and time of admission of the rows in a range of slots, in order, unless the
@@ -394,6 +398,8 @@ pub enum FencedInsert {
     Written,
     /// The coupon has begun a later era; nothing was written.
     Stale,
+    /// A claim was given back or revoked; nothing was written.
+    Void,
 }
 
 async fn rows_between(
@@ -412,12 +418,6 @@ async fn rows_between(
         .into_iter()
         .map(|(slot, user, at)| (slot, UserId::from_store(user), at.and_utc()))
         .collect())
-}
-
-/// Builds the error that the schema returns when the row of a revoked claim is inserted alone.
-fn revoked_meanwhile() -> diesel::result::Error {
-    let message = "firstcome: revoked: a claim was given back or revoked meanwhile".to_owned();
-    diesel::result::Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message))
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@
 //! - `times` lacks slots that were added manually or rebuilt.
 //! - Fields of `revoked` start with `D:` if `once_per` is `drop`. If the user may claim again, the
 //!   value is followed by `:` and the time in ms after which claims are valid.
+//! - `revoked` also has a field without a name while the coupon is open, so that the loss of the key
+//!   is noticed.
 //! - If `allow_list` is missing, it is unknown which users are allowed.
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
 //!   coupon is open only if its `gate` names the current values of both. The key is missing if
@@ -152,8 +154,6 @@ pub fn allow_list(prefix: &str, coupon: CouponId) -> String {
 /// The admission gate: the coupon's era, and whether it is open.
 pub fn gate(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:gate")
-}
-
 }
 
 /// The key of an operator's session that was ended early.

@@ -280,7 +280,6 @@ impl MicroBatches {
             let holder = (claim, (pending, reply));
             holders.entry(drop_id).or_default().push(holder);
         }
-        }
         let mut storing = None;
         for (drop, holders) in holders {
             let Some((_, (first, _))) = holders.first() else {
