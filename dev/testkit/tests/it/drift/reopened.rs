@@ -99,6 +99,8 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
     ];
     for (at, closer) in closers.into_iter().enumerate() {
         let open: String = world.redis.command(&["GET", &gate]).await;
+        let held: String = world.redis.command(&["GET", &count]).await;
+        let mut turn = false;
         match closer {
             "a lost gate" => world.redis.command::<()>(&["DEL", &gate]).await,
             "garbage in the gate" => world.redis.command::<()>(&["SET", &gate, "x"]).await,
@@ -114,7 +116,8 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
                 let era = format!("UPDATE coupons SET era = era + 1 WHERE id = {}", coupon.id);
                 world.sql.query(&era).await;
             }
-            "a counter that went back" => world.redis.command::<()>(&["SET", &count, "3"]).await,
+            // Below, because the daemon must see it before and after.
+            "a counter that went back" => {}
             _ => {
                 redis.kill().await.unwrap();
                 redis.start_again().await.unwrap();
@@ -128,6 +131,14 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
                 let now: Result<String, _> = world.redis.try_command(&["GET", &gate]).await;
                 match now {
                     Ok(now) if now != open && now.ends_with("open") => Ok(()),
+                    // The daemon must see the higher counter, too.
+                    Ok(now) if now == open && closer == "a counter that went back" => {
+                        turn = !turn;
+                        let went_back = if turn { "3" } else { &held };
+                        let words = ["SET", &count, went_back];
+                        world.redis.command::<()>(&words).await;
+                        Err("still open".to_owned())
+                    }
                     now => Err(format!("{now:?}")),
                 }
             },

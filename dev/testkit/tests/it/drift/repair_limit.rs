@@ -2,11 +2,12 @@
 //! until an operator confirms the plan. Rows are never limited.
 
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Answer, Fixture, MadeCoupon, redis_holders, rows};
+use firstcome_testkit::{Answer, Fixture, MadeCoupon, rows};
 use serde_json::{Value, json};
 
 use crate::drift::support::{
-    BRAKED, REPAIRED, assert_settled, clean_pass, everything, found_in, inject, mailed, pass_ends,
+    BRAKED, REPAIRED, assert_settled, clean_pass, everything, found_in, inject, injector, mailed,
+    pass_ends,
 };
 
 /// Holds back repairs from the sixth user on.
@@ -38,7 +39,8 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let fixture = beyond_the_limit("d-limit").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Suspicious", 100, 90).await;
-    conflicts(&fixture, &coupon, 6).await;
+    let mut damage = injector(world, &coupon).await;
+    damage.make(Drift::SlotConflict, 6).await.unwrap();
     let before = everything(world).await;
     let run = pass_ends(world, &[], BRAKED).await;
     let found = found_in(&run, &coupon);
@@ -50,7 +52,7 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let mail = mailed(world, &["action needed", "Suspicious"]).await;
     assert!(mail.text.contains("--confirm"), "{}", mail.text);
     // Rows are not limited.
-    inject(world, &coupon, Drift::Unissued, 20).await;
+    damage.make(Drift::Unissued, 20).await.unwrap();
     pass_ends(world, &[], BRAKED).await;
     assert_eq!(rows(world, coupon.drop).await.len(), 90);
 
@@ -74,19 +76,20 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
 async fn a_confirmation_covers_only_the_plan_that_was_shown() {
     let fixture = beyond_the_limit("d-limit-grown").await;
     let (coupon, answers) = fixture.held("Grows", 200, 100).await;
-    conflicts(&fixture, &coupon, 6).await;
+    // The limit is ten users.
+    conflicts(&fixture, &coupon, 11).await;
     // This plan has not been shown to anybody yet.
     confirm(&fixture, &coupon, BRAKED).await;
-    conflicts(&fixture, &coupon, 10).await;
+    conflicts(&fixture, &coupon, 11).await;
     // The plan is another one than the one that was shown.
     confirm(&fixture, &coupon, BRAKED).await;
     confirm(&fixture, &coupon, REPAIRED).await;
     clean_pass(&fixture.world, &coupon).await;
     // The confirmation has ended, and this plan was never shown.
-    conflicts(&fixture, &coupon, 7).await;
+    conflicts(&fixture, &coupon, 12).await;
     confirm(&fixture, &coupon, BRAKED).await;
     confirm(&fixture, &coupon, REPAIRED).await;
-    assert_settled(&fixture.world, &coupon, 200, 123, &answers).await;
+    assert_settled(&fixture.world, &coupon, 200, 134, &answers).await;
 }
 
 #[tokio::test]
@@ -97,15 +100,16 @@ async fn a_closed_coupon_beyond_the_limit_stays_closed_and_closes_no_other() {
     let (other, _) = fixture.held("Open", 10, 2).await;
     let redis = &world.redis;
     conflicts(&fixture, &coupon, 10).await;
-    let shown = redis_holders(world, &coupon).await;
+    let users = redis.of_drop(coupon.id, coupon.drop, "users");
+    let shown = async || {
+        let words = ["ZRANGE", &users, "0", "-1", "WITHSCORES"];
+        redis.command::<Vec<(String, u32)>>(&words).await
+    };
+    let before = shown().await;
     let gate = redis.own(&format!("{{{}}}:gate", coupon.id));
     redis.command::<()>(&["DEL", &gate]).await;
     pass_ends(world, &[], BRAKED).await;
-    assert_eq!(
-        redis_holders(world, &coupon).await,
-        shown,
-        "nobody is moved"
-    );
+    assert_eq!(shown().await, before, "nobody is moved");
     let answer = api.claim(coupon.id, "stranger").await;
     assert!(matches!(answer, Answer::Problem(503, _)), "{answer:?}");
     let answer = api.claim(other.id, "stranger").await;

@@ -201,7 +201,7 @@ async fn rows_that_mysql_refuses_stay_as_they_are_and_the_finding_quotes_mysql()
     lose_rows(world, &coupon, "<= 3").await;
     let run = pass_ends(world, &[], DRIFT).await;
     let found = found_in(&run, &coupon);
-    let quotes = |detail: &str| detail.contains("foreign key") || detail.contains("slot outside");
+    let quotes = |detail: &str| detail.contains("slot_limits");
     assert!(
         found.iter().any(|finding| quotes(&finding.detail)),
         "{found:#?}"
