@@ -29,7 +29,7 @@ pub struct CouponState {
     pub claimants: u64,
     pub revoked: u64,
     pub list: SeenList,
-    /// The names of keys of another type than Firstcome's.
+    /// The names of keys of another type than Firstcome's, and `revoked` if it is lost.
     pub unreadable: Vec<&'static str>,
 }
 
@@ -179,18 +179,23 @@ impl Redis {
         let mut pipe = redis::pipe();
         // Unlike GET, MGET treats a key of another type as missing.
         pipe.cmd("MGET").arg(gate).arg(revision);
-        pipe.cmd("HLEN").arg(claimants).cmd("HLEN").arg(revoked);
+        pipe.cmd("HLEN").arg(claimants).cmd("HLEN").arg(&revoked);
+        pipe.cmd("HEXISTS").arg(&revoked).arg("");
         pipe.cmd("GET").arg(allow_list).cmd("SCARD").arg(allowed);
         let mut replies = self.read_at_once(&mut pipe).await?;
         let (gate, revision) = replies.gate_and_revision();
         let claimants = replies.next("claimants");
-        let revoked = replies.next("revoked");
+        let revoked: u64 = replies.next("revoked");
+        let has_mark: bool = replies.next("revoked");
+        if !has_mark && !replies.unreadable.contains(&"revoked") {
+            replies.unreadable.push("revoked");
+        }
         let list: Option<String> = replies.next("allow_list");
         Ok(CouponState {
             gate,
             revision,
             claimants,
-            revoked,
+            revoked: revoked - u64::from(has_mark),
             list: SeenList {
                 list: list.as_deref().and_then(allow_list::parse),
                 people: replies.next("allowed"),

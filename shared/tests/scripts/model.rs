@@ -33,6 +33,8 @@ pub(crate) struct Model {
     claimants: BTreeMap<PersonLetter, (i64, i64)>,
     /// Id of the last revocation, and whether it has ended.
     revoked: BTreeMap<PersonLetter, (i64, bool)>,
+    /// Whether `revoked` has the field that shows its loss.
+    has_mark: bool,
     /// The highest revision written.
     revision: u64,
 }
@@ -71,6 +73,7 @@ impl Model {
             waiting: Vec::new(),
             claimants: BTreeMap::new(),
             revoked: BTreeMap::new(),
+            has_mark: true,
             revision: 1,
         }
     }
@@ -143,6 +146,7 @@ impl Model {
                 .revoked
                 .iter()
                 .map(|(p, (id, ended))| (self.field(*p), revocation(*id, *ended)))
+                .chain(self.has_mark.then(|| (String::new(), "0".to_owned())))
                 .collect(),
         }
     }
@@ -168,11 +172,11 @@ impl Model {
                 String::new()
             }
             ScriptCommand::Fenced(command) => self.apply_fenced(command),
-            ScriptCommand::Stale(FencedCommand::Page(_)) if self.plan.is_none() => String::new(),
-            ScriptCommand::Stale(_) => "Stale".into(),
-            ScriptCommand::Late(FencedCommand::Page(_)) if self.plan.is_none() => String::new(),
             ScriptCommand::Late(_) if !self.has_ended => String::new(),
-            ScriptCommand::Late(_) => "Stale".into(),
+            ScriptCommand::Stale(command) | ScriptCommand::Late(command) => match command {
+                FencedCommand::Page(_) if self.plan.is_none() => String::new(),
+                _ => "Stale".into(),
+            },
             ScriptCommand::Tamper(tamper) => {
                 self.tamper(*tamper);
                 String::new()
@@ -310,7 +314,8 @@ impl Model {
             return Admission::Paused;
         }
         let lacks_claimants = self.once_per_coupon() && self.claimants.len() < self.users.len();
-        if !self.adds_up() || lacks_claimants {
+        // Without its mark, `revoked` is lost.
+        if !self.adds_up() || lacks_claimants || !self.has_mark {
             return Admission::Unverified;
         }
         if let Some(slot) = self.next(quantity).filter(|_| self.waiting.is_empty()) {
@@ -428,6 +433,7 @@ impl Model {
         if !self.is_open && (self.meta.is_none() || !self.adds_up()) {
             return Opened::NotWhole(DropId(DROP));
         }
+        self.has_mark |= !self.is_open;
         self.is_open = true;
         Opened::Yes
     }
@@ -480,7 +486,10 @@ impl Model {
             Tamper::LoseWaiting => self.waiting.clear(),
             Tamper::LoseTimes => self.times.clear(),
             Tamper::LoseClaimants => self.claimants.clear(),
-            Tamper::LoseRevoked => self.revoked.clear(),
+            Tamper::LoseRevoked => {
+                self.revoked.clear();
+                self.has_mark = false;
+            }
             Tamper::ClaimedElsewhere(person) => {
                 self.claimants.insert(person, (OTHER_DROP, 3));
             }

@@ -103,7 +103,9 @@ local refusal = nil
 if now < chosen.opens then refusal = {'not_open', chosen.opens}
 elseif not chosen.is_open then refusal = {'closed', chosen.closes}
 elseif chosen.is_paused then refusal = 'paused'
-elseif count ~= users + free or (per_coupon and call('HLEN', KEYS[3]) < users) then refusal = 'unverified' end
+elseif count ~= users + free or call('HEXISTS', KEYS[4], '') == 0 or (per_coupon and call('HLEN', KEYS[3]) < users) then
+    refusal = 'unverified'
+end
 
 -- Whom the coupon's restriction excludes.
 local group, listed, words = string.match(chosen.allow, '^group:(.+)$'), nil, {}

@@ -34,7 +34,9 @@ end
 -- revocation the table has no entry.
 local function void_times(drop, per_coupon, users)
     local times = {}
-    if #users == 0 or redis.call('HLEN', KEYS[4]) == 0 then return times end
+    local size = redis.call('HLEN', KEYS[4])
+    -- One field is usually the mark that `gate.lua` sets.
+    if #users == 0 or size == 0 or size == 1 and redis.call('HEXISTS', KEYS[4], '') == 1 then return times end
     local fields = {}
     for i, user in ipairs(users) do fields[i] = per_coupon and user or drop .. ':' .. user end
     for i, text in ipairs(redis.call('HMGET', KEYS[4], unpack(fields))) do

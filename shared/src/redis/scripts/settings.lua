@@ -12,7 +12,8 @@
 --             paused until `write`.  withheld | in_use | unloaded | outdated
 -- Reply {word, count}. `loaded`, `ok`, `lowered` and `withheld` change the drop; `unloaded` of `write` only the revision.
 local how, revision = ARGV[1], tonumber(ARGV[2])
-local fields, count = redis.call('HMGET', KEYS[7], 'quantity', 'opens_at_ms'), tonumber(redis.call('GET', KEYS[8]))
+-- Values of another type count as missing: a pass rebuilds the drop, which a write must not prevent.
+local fields, count = redis.pcall('HMGET', KEYS[7], 'quantity', 'opens_at_ms'), tonumber(redis.pcall('GET', KEYS[8]))
 local quantity, opens = tonumber(fields[1]), tonumber(fields[2])
 local function answer(word) return {word, count or 0} end
 
@@ -31,7 +32,7 @@ if how == 'load' then
     return answer('loaded')
 elseif how == 'write' then
     redis.call('SET', KEYS[2], ARGV[2])
-    if redis.call('EXISTS', KEYS[7]) == 0 then return answer('unloaded') end
+    if fields.err or redis.call('EXISTS', KEYS[7]) == 0 then return answer('unloaded') end
     redis.call('HSET', KEYS[7], unpack(ARGV, 4))
     return answer('ok')
 end
@@ -45,8 +46,7 @@ if how == 'lower' then
     if tonumber(ARGV[5]) < quantity then redis.call('HSET', KEYS[7], ARGV[4], ARGV[5]) end
     return answer('lowered')
 end
-local people = redis.call('ZCARD', KEYS[9]) + redis.call('ZCARD', KEYS[11])
-if now_ms() >= opens or count > 0 or people > 0 then return answer('in_use') end
+if now_ms() >= opens or count > 0 or redis.call('EXISTS', KEYS[9], KEYS[11]) > 0 then return answer('in_use') end
 redis.call('SET', KEYS[2], ARGV[2])
 redis.call('HSET', KEYS[7], 'paused', '1')
 return answer('withheld')
