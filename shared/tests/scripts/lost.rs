@@ -9,7 +9,7 @@ use firstcome_shared::redis::settings::Written;
 
 use crate::command::{ScriptCommand, Start};
 use crate::gate::ask;
-use crate::world::{ScriptWorld, claim_on, server};
+use crate::world::{ScriptWorld, claim_on, revocation, server};
 
 /// A claim on a drop with such a key writes nothing, and a rebuild mends the drop.
 #[tokio::test]
@@ -121,4 +121,56 @@ async fn user_without_a_slot_is_only_certain_if_the_numbers_add_up() {
     assert!(is_trusted(&holder).await && !is_trusted(&other).await);
     ask::<i64>(&server, &["DEL", &world.keys.users]).await;
     assert!(!is_trusted(&holder).await);
+}
+
+/// Otherwise a revoked user could be promised a slot.
+#[tokio::test]
+async fn lost_revocations_admit_nobody_until_the_coupon_is_opened_again() {
+    let (server, mut world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
+    world.revoke('a', 1, None).await;
+    assert_eq!(world.claims("a").await, "[Revoked]");
+    let lost = world.keys.revoked.clone();
+    ask::<i64>(&server, &["DEL", &lost]).await;
+    world.revoke('c', 2, None).await;
+    assert_eq!(world.claims("ab").await, "[Unverified, Unverified]");
+    let state = world.redis.coupon_states(&[world.coupon]).await.unwrap();
+    assert_eq!(
+        (state[0].revoked, &*state[0].unreadable),
+        (1, &["revoked"][..])
+    );
+
+    world.close().await;
+    let all = [revocation("a", 1, None), revocation("c", 2, None)];
+    let ScriptWorld { redis, coupon, .. } = &world;
+    let written = redis.write_revoked(*coupon, OncePer::Coupon, &all).await;
+    assert_eq!(written.unwrap(), 1);
+    let keys = std::slice::from_ref(&world.keys);
+    let opened = redis.open(*coupon, &world.fence, keys).await.unwrap();
+    assert_eq!(opened, Opened::Yes);
+    assert_eq!(world.claims("ab").await, "[Revoked, Accepted(1)]");
+}
+
+/// A pass writes these before it judges the drop, and must not fail then.
+#[tokio::test]
+async fn settings_and_revocations_are_written_beside_keys_of_another_type() {
+    let (server, world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
+    let ScriptWorld {
+        redis, keys, meta, ..
+    } = &world;
+    for (revision, key, expected) in [
+        (2, &keys.count, Written::Yes),
+        (3, &keys.meta, Written::Unloaded),
+    ] {
+        ask::<i64>(&server, &["DEL", key]).await;
+        ask::<i64>(&server, &["LPUSH", key, "x"]).await;
+        let written = redis.write_settings(keys, revision, meta).await.unwrap();
+        assert_eq!(written, expected, "{key}");
+    }
+    ask::<i64>(&server, &["DEL", &keys.revoked]).await;
+    ask::<i64>(&server, &["LPUSH", &keys.revoked, "x"]).await;
+    let all = [revocation("a", 1, None)];
+    let written = redis
+        .write_revoked(keys.coupon, OncePer::Coupon, &all)
+        .await;
+    assert_eq!(written.unwrap(), 0);
 }
