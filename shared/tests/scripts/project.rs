@@ -156,6 +156,14 @@ async fn new_drop_is_loaded_at_an_open_gate_only_without_any_key() {
     );
     ask::<i64>(&server, &["DEL", &next.users]).await;
     assert_eq!(load(&next).await, Loaded::Yes);
+    // Deleted, and made again with the same id.
+    assert_eq!(load(&next).await, Loaded::Present);
+    let soon = std::time::Duration::from_secs(60);
+    redis.expire_drop(&next, soon).await.unwrap();
+    assert_eq!(load(&next).await, Loaded::Yes);
+    for key in [&next.meta, &next.count] {
+        assert_eq!(ask::<i64>(&server, &["TTL", key]).await, -1);
+    }
 }
 
 /// An operator pauses the coupon while its drop is rebuilt: the write finds no drop.

@@ -6,7 +6,7 @@
 --   replace      replaces the list with the new one, unless the present one has a later revision.
 --                Redis frees the old list in the background, because freeing a large one would
 --                delay admission.
---                ok | outdated | incomplete (the new list is not complete, for example because
+--                ok | outdated (the new list expires) | incomplete (the new list is not complete, for example because
 --                Redis was emptied)
 --   add, remove  adds or removes users. A change applies only to the revision of the list that it
 --                changed in MySQL, so that concurrent changes cannot be applied out of order.
@@ -20,10 +20,7 @@ local revision, size = string.match(type(text) == 'string' and text or '', '^(%d
 revision, size = revision_in(revision), tonumber(size) or 0
 
 if how == 'replace' then
-    if revision > new then
-        redis.call('UNLINK', KEYS[7])
-        return 'outdated'
-    end
+    if revision > new then return 'outdated' end
     if redis.call('SCARD', KEYS[7]) ~= people then return 'incomplete' end
     redis.call('UNLINK', KEYS[5])
     if people > 0 then

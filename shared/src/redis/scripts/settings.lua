@@ -4,7 +4,7 @@
 -- KEYS  see identity.lua; one drop
 -- ARGV  1 operation (below)  2 revision  3 era (load: `SERVER ERA`; lower: the number in MySQL)  4.. field, value pairs of meta
 --   load      writes all settings of a drop. Under a closed gate: of a drop that was rebuilt or compared in this era. Under an
---             open gate: of a new drop, which has no key yet.  loaded | present | stale | outdated
+--             open gate: of a new drop, which has no key yet, or only those that a deleted one left.  loaded | present | stale | outdated
 --   write     overwrites the fields of a loaded drop.  ok | unloaded | outdated
 --   lower     lowers the quantity ahead of MySQL, never below the slots already given, and only while the coupon is open: if it
 --             is closed, Redis may have lost given slots.  lowered | unloaded | unverified | below_given_out | outdated
@@ -20,12 +20,14 @@ local function answer(word) return {word, count or 0} end
 if how == 'load' then
     local state = gate_state(ARGV[3])
     if not state then return answer('stale') end
-    if state == 'open' and redis.call('EXISTS', unpack(KEYS, 7)) > 0 then return answer('present') end
+    -- A deleted drop that nobody used leaves keys that expire. A drop of the same day gets the same id.
+    local is_left = count == 0 and redis.call('PTTL', KEYS[7]) > 0 and redis.call('EXISTS', unpack(KEYS, 9, 11)) == 0
+    if state == 'open' and not is_left and redis.call('EXISTS', unpack(KEYS, 7)) > 0 then return answer('present') end
 end
 if revision < revision_in(redis.pcall('GET', KEYS[2])) then return answer('outdated') end
 if how == 'load' then
     -- The coupon may have ended before, with an expiry on its keys.
-    for i = 1, 6 do redis.call('PERSIST', KEYS[i]) end
+    for i = 1, 8 do redis.call('PERSIST', KEYS[i]) end
     redis.call('SET', KEYS[2], ARGV[2])
     redis.call('SET', KEYS[8], 0, 'NX')
     redis.call('HSET', KEYS[7], unpack(ARGV, 4))
