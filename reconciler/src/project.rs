@@ -129,16 +129,10 @@ pub async fn surroundings(
         .map(|(keys, _)| keys)
         .collect();
     redis.unlink_drops(&lost).await?;
-    if coupon.once_per == OncePer::Coupon && claimants_differ(ctx, seen, !dirty.is_empty()).await? {
-        if Step::from(redis.clear_claimants(id, fence).await?) == Step::Stale {
-            return Ok(Ok(Step::Stale));
-        }
-        for drop in &all {
-            let written = settings::write_claimants(ctx, &coupon, fence, drop, Claimants::All);
-            if written.await?.is_none() {
-                return Ok(Ok(Step::Stale));
-            }
-        }
+    if coupon.once_per == OncePer::Coupon
+        && claimants(ctx, &coupon, &all, fence, !dirty.is_empty()).await? == Step::Stale
+    {
+        return Ok(Ok(Step::Stale));
     }
     for own in &seen.drops {
         let owed = revoke_promote::open_promises(ctx, seen, own.drop.id).await?;
@@ -155,28 +149,41 @@ pub async fn surroundings(
     settings_under_gate(ctx, seen, fence).await
 }
 
-/// Whether the claimants of a closed coupon are not exactly the users with a row. Nobody is
-/// admitted, so the numbers cannot be one step apart.
-async fn claimants_differ(
+/// Writes the claimants of a closed coupon from the rows of all its drops. What an older Redis has
+/// beyond them goes.
+async fn claimants(
     ctx: &PassContext,
-    seen: &CouponSeen,
+    coupon: &Coupon,
+    drops: &[Drop],
+    fence: &Fence,
     has_projected: bool,
-) -> Result<bool, PassError> {
-    let (db, id) = (&ctx.stores.db, seen.coupon.id);
-    if has_projected {
-        return Ok(true);
+) -> Result<Step, PassError> {
+    let redis = &ctx.stores.redis;
+    let write = async |which| {
+        for drop in drops {
+            let written = settings::write_claimants(ctx, coupon, fence, drop, which);
+            if written.await?.is_none() {
+                return Ok::<_, PassError>(Step::Stale);
+            }
+        }
+        Ok(Step::Done)
+    };
+    if !has_projected {
+        if write(Claimants::Different).await? == Step::Stale {
+            return Ok(Step::Stale);
+        }
+        let rows = ctx.stores.db.rows_by_drop(drops.iter().map(|drop| drop.id).collect());
+        let rows = rows.await?.values().sum();
+        let now = redis.coupon_states(&[coupon.id]).await?;
+        // Nobody is admitted, so the numbers cannot be one step apart.
+        if now.first().is_some_and(|now| i64::try_from(now.claimants) == Ok(rows)) {
+            return Ok(Step::Done);
+        }
     }
-    let drops = seen.drops.iter().map(|own| own.drop.id).collect();
-    let rows: i64 = db.rows_by_drop(drops).await?.values().sum();
-    let sealed = db
-        .sealed_rows_of(vec![id])
-        .await?
-        .get(&id)
-        .copied()
-        .unwrap_or(0);
-    let now = ctx.stores.redis.coupon_states(&[id]).await?;
-    let wanted = u64::try_from(rows).unwrap_or(0) + sealed;
-    Ok(now.first().is_none_or(|now| now.claimants != wanted))
+    if Step::from(redis.clear_claimants(coupon.id, fence).await?) == Step::Stale {
+        return Ok(Step::Stale);
+    }
+    write(Claimants::All).await
 }
 
 /// Writes the settings at a new revision: a write from before the loss could overwrite them, and

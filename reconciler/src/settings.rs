@@ -20,6 +20,12 @@ fn found(result: Outcome, detail: impl Into<String>) -> Found {
     Found::new(Kind::SettingsMismatch, write, result, detail)
 }
 
+/// Reports keys of a coupon that are lost or have another type.
+pub fn lost_keys(names: &[&str], result: Outcome) -> Found {
+    let detail = format!("Redis has lost keys of this coupon: {}", names.join(", "));
+    Found::new(Kind::RedisLost, ActionKind::Project, result, detail)
+}
+
 /// Writes settings that MySQL has lost back to MySQL. A dry run uses them without writing.
 pub async fn adopt(
     ctx: &PassContext,
@@ -128,7 +134,9 @@ fn settings_differ(seen: &CouponSeen) -> bool {
         .drops
         .iter()
         .filter_map(|own| Some((own.state.meta.as_ref()?, &own.drop)));
-    loaded.any(|(meta, drop)| differs(meta, drop)) || seen.state.revision < seen.coupon.revision
+    // Without its revision, Redis would accept an outdated write.
+    let is_lost = seen.state.revision == 0;
+    loaded.any(|(meta, drop)| is_lost || differs(meta, drop))
 }
 
 /// Writes the settings at a new revision. Reads both stores again first: an operator's change

@@ -125,6 +125,15 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
         done.findings = ledger.findings(Some(id), None);
         return Ok(done);
     }
+    if !seen.state.unreadable.is_empty() {
+        // The urgent lane writes them again.
+        if ctx.dry_run {
+            let keys = &seen.state.unreadable;
+            ledger.add(settings::lost_keys(keys, Outcome::Planned));
+        } else {
+            done.urgent = Some(gate.clone());
+        }
+    }
     if !ctx.dry_run {
         revoke_promote::finish_revocations(ctx, &seen, &mut ledger).await?;
         settings::write_again(ctx, &seen, &mut ledger).await?;

@@ -211,6 +211,9 @@ async fn reopen_coupon(
     let has_begun = sweep::has_begun(&seen, ctx.clock_ms);
     let opened = match outcome {
         Ok(()) => {
+            if was_open && !seen.state.unreadable.is_empty() {
+                ledger.add(settings::lost_keys(&seen.state.unreadable, Outcome::Applied));
+            }
             // What was wrong with an open coupon is in the reports of its drops.
             if has_begun && !was_open {
                 let detail = "Redis was restarted, replaced or emptied; the coupon is verified and open again";

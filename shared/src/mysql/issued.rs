@@ -339,7 +339,8 @@ impl Db {
         // Insert in the order of the primary key, like the consumer, so that the two wait for each
         // other instead of deadlocking.
         claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
-        let written = self.of_primary().run("issue rows", async move |conn| {
+        let db = self.of_primary();
+        let written = db.run("issue rows", async move |conn| {
             conn.transaction(async |conn| {
                 let now: Option<u64> = coupons::table
                     .find(coupon.0)

@@ -7,15 +7,18 @@ use redis::RedisError;
 use super::Redis;
 use super::keys::{self, DropKeys};
 use crate::domain::CouponId;
+use crate::tuning::Tuning;
 
 /// Until then, claims on a sealed drop and retries of its holders are answered without MySQL.
-const SEALED_FOR: Duration = Duration::from_secs(60 * 60);
+fn sealed_for() -> Duration {
+    Duration::from_secs(Tuning::SealedKeysTtlSeconds.or(60 * 60))
+}
 
 impl Redis {
     /// Lets the keys of sealed drops expire.
     pub async fn expire_sealed(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
         let keys: Vec<&str> = drops.iter().flat_map(DropKeys::own).collect();
-        self.for_each("EXPIRE", &keys, &[seconds(SEALED_FOR)]).await
+        self.for_each("EXPIRE", &keys, &[seconds(sealed_for())]).await
     }
 
     /// Lets the keys of coupons expire whose drops are all sealed. The gate's
@@ -27,7 +30,7 @@ impl Redis {
             .flat_map(|coupon| keys::coupon_keys(&self.prefix, *coupon))
             .collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        self.for_each("EXPIRE", &keys, &[seconds(SEALED_FOR)]).await
+        self.for_each("EXPIRE", &keys, &[seconds(sealed_for())]).await
     }
 
     /// Deletes the keys of sealed drops that an older Redis brought back.

@@ -93,7 +93,7 @@ async fn a_coupon_created_before_a_loss_is_not_opened_after_it_by_its_creator() 
     );
 
     proxy.set(ProxyFault::Pass).await.unwrap();
-    let late: MadeCoupon = making.await.unwrap().unwrap();
+    let late: MadeCoupon = making.await.unwrap();
     assert_eq!((late.id, late.drop), (id, drop));
     let second = api.claim(id, "u-2").await;
     assert!(
