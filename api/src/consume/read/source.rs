@@ -583,8 +583,8 @@ fn why_not(group: &str, instance_id: Option<&str>, code: RDKafkaErrorCode) -> Op
         // librdkafka cannot offer both protocols, so a group changes from one to the other only
         // while it is empty.
         (RDKafkaErrorCode::InconsistentGroupProtocol, _) => Some(format!(
-            "the group {group:?} has consumers of an earlier version that rebalance eagerly: this one waits until \
-             they have stopped"
+            "the group {group:?} has other consumers that rebalance eagerly: this one waits until they have stopped. \
+             Only Firstcome's consumers may use this group"
         )),
         _ => None,
     }
@@ -712,7 +712,7 @@ pub(crate) mod tests {
             "{fenced}"
         );
         let mixed = of(RDKafkaErrorCode::InconsistentGroupProtocol, None).unwrap();
-        assert!(mixed.contains("consumers of an earlier version"), "{mixed}");
+        assert!(mixed.contains("other consumers"), "{mixed}");
         assert_eq!(
             of(RDKafkaErrorCode::UnknownMemberId, Some("consumer-1")),
             None
