@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use firstcome_shared::config::{LogArgs, listen_address, parse};
 use firstcome_shared::http::probe::ProbeArgs;
+use firstcome_shared::schedule::time_zone::long_version;
 use firstcome_shared::trace;
 use tokio::runtime::Builder;
 
@@ -18,7 +19,7 @@ use crate::serve::{self, ServeArgs};
 /// Gives out a limited number of coupons, first come, first served. Every setting is a flag and an
 /// environment variable.
 #[derive(Debug, Parser)]
-#[command(name = "firstcome-api", version)]
+#[command(name = "firstcome-api", version, long_version = long_version())]
 pub struct Cli {
     #[command(flatten)]
     pub logs: LogArgs,

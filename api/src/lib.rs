@@ -9,3 +9,4 @@ pub mod migrate;
 mod percent;
 pub mod serve;
 mod stores;
+mod user_list;

@@ -9,7 +9,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::{NaiveDate, NaiveTime, Utc};
 use firstcome_shared::coupon::Allow;
-use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule, Tz, instant, time_zone, wall_clock};
+use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule, Tz, time_zone, wall_clock};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -136,7 +136,8 @@ fn once(typed: &Typed) -> Result<(Schedule, Tz), String> {
             .map_err(|_| format!("{:?} is not a day such as 2026-12-01", line(text, LONGEST)))
     };
     let at = |day: NaiveDate, time: NaiveTime| {
-        instant(zone, day.and_time(time)).ok_or_else(|| format!("{day} {time} is no time there"))
+        zone.instant(day.and_time(time))
+            .ok_or_else(|| format!("{day} {time} is no time there"))
     };
     let first = day(&typed.first_day)?;
     let opens = wall_clock::read(typed.opens.trim())?;
@@ -168,7 +169,7 @@ fn once(typed: &Typed) -> Result<(Schedule, Tz), String> {
 }
 
 fn zone(typed: &Typed) -> Result<Tz, String> {
-    time_zone::read(&line(&typed.time_zone, LONGEST))
+    line(&typed.time_zone, LONGEST).parse()
 }
 
 /// Shows the form, with a preview if there is input.

@@ -18,7 +18,7 @@ pub(super) fn minute(at: DateTime<Utc>, zone: Option<Tz>) -> String {
 
 /// Formats a time to the minute, for use next to a time that already shows the zone.
 pub(super) fn short(at: DateTime<Utc>, zone: Option<Tz>) -> String {
-    at.with_timezone(&zone.unwrap_or(Tz::UTC))
+    at.with_timezone(&zone.unwrap_or(Tz::utc()))
         .format("%Y-%m-%d %H:%M %Z")
         .to_string()
 }
@@ -39,7 +39,7 @@ pub(super) fn window(
 
 fn span(begin: DateTime<Utc>, end: Option<DateTime<Utc>>, zone: Option<Tz>) -> String {
     let utc = [Some(begin), end].map(|at| at.map(|at| at.naive_utc()));
-    let Some(zone) = zone.filter(|zone| *zone != Tz::UTC) else {
+    let Some(zone) = zone.filter(|zone| *zone != Tz::utc()) else {
         return format!("{} UTC", local(utc, None));
     };
     let there = [Some(begin), end].map(|at| at.map(|at| at.with_timezone(&zone).naive_local()));
@@ -77,7 +77,7 @@ mod tests {
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
         let opens = at("2026-12-01T06:00:00Z");
         let closes = Some(at("2026-12-01T09:00:00Z"));
-        let seoul = Some(Tz::Asia__Seoul);
+        let seoul = Some("Asia/Seoul".parse().unwrap());
         for (text, expected) in [
             (minute(opens, None), "2026-12-01 06:00 UTC"),
             (
@@ -89,11 +89,11 @@ mod tests {
                 "2026-12-01 00:30 Asia/Seoul (2026-11-30 15:30 UTC)",
             ),
             (short(opens, None), "2026-12-01 06:00 UTC"),
-            (short(opens, seoul), "2026-12-01 15:00 KST"),
+            (short(opens, seoul), "2026-12-01 15:00 +09:00"),
             (window(opens, None, None), "from 2026-12-01 06:00 UTC"),
             (window(opens, closes, None), "2026-12-01 06:00 to 09:00 UTC"),
             (
-                window(opens, closes, Some(Tz::UTC)),
+                window(opens, closes, Some(Tz::utc())),
                 "2026-12-01 06:00 to 09:00 UTC",
             ),
             (

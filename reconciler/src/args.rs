@@ -13,6 +13,7 @@ use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::redis::Redis;
+use firstcome_shared::schedule::time_zone::long_version;
 use firstcome_shared::tuning::Tuning;
 use secrecy::SecretString;
 
@@ -26,7 +27,7 @@ const LISTEN_ADDR: &str = "127.0.0.1:8081";
 
 /// Compares every promise with every row, repairs the differences, and alerts operators.
 #[derive(Debug, Parser)]
-#[command(name = "firstcome-reconciler", version, about, max_term_width = 120)]
+#[command(name = "firstcome-reconciler", version, long_version = long_version(), about, max_term_width = 120)]
 pub struct Cli {
     #[command(flatten)]
     pub logs: LogArgs,

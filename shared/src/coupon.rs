@@ -46,7 +46,8 @@ pub enum Allow {
     Group(Group),
 }
 
-/// A group of users, by its name in tokens: 1–64 characters of `A–Z a–z 0–9 . _ -`.
+/// A group of users, by its name in tokens: 1–64 characters of `A–Z a–z 0–9 . _ - /`. A leading `/`,
+/// which Keycloak writes, is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Group(String);
 
@@ -68,11 +69,13 @@ impl FromStr for Group {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let fits =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/');
+        let text = text.strip_prefix('/').unwrap_or(text);
         if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
             return Ok(Self(text.to_owned()));
         }
-        Err("the name of a group has 1 to 64 characters of A-Z a-z 0-9 . _ -".to_owned())
+        Err("the name of a group has 1 to 64 characters of A-Z a-z 0-9 . _ - /".to_owned())
     }
 }
 

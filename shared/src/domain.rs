@@ -54,7 +54,8 @@ impl fmt::Display for DropId {
     }
 }
 
-/// A user, as named by the gateway or the token: 1–64 characters of `A–Z a–z 0–9 . _ @ + - | : =`.
+/// A user, as named by the gateway or the token: 1–128 characters of `A–Z a–z 0–9 . _ @ + - | : = /`,
+/// but not `.` or `..`, which URL libraries remove from paths.
 ///
 /// `Debug` masks it, so that logs cannot reveal it by accident. `Display` shows it in full, for
 /// keys and rows.
@@ -68,12 +69,12 @@ pub const HIDDEN: &str = "•••";
 
 /// Why a string is not a user id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a user id has 1 to 64 characters of A-Z a-z 0-9 . _ @ + - | : =; this one {0}")]
+#[error("a user id has 1 to 128 characters of A-Z a-z 0-9 . _ @ + - | : = /; this one {0}")]
 pub struct BadUserId(String);
 
 impl UserId {
     /// Maximum length of a user id, in characters.
-    pub const MAX_LEN: usize = 64;
+    pub const MAX_LEN: usize = 128;
 
     /// Wraps an ID read from a store without validation. An ID that was written manually may be
     /// invalid, but still identifies a user.
@@ -83,11 +84,13 @@ impl UserId {
 
     /// Whether a string is a valid id. Ids from [`UserId::from_store`] may be invalid.
     pub fn has_form(text: &str) -> bool {
-        !text.is_empty() && text.len() <= Self::MAX_LEN && text.chars().all(Self::fits)
+        (1..=Self::MAX_LEN).contains(&text.len())
+            && text.chars().all(Self::fits)
+            && !matches!(text, "." | "..")
     }
 
     fn fits(c: char) -> bool {
-        c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-' | '|' | ':' | '=')
+        c.is_ascii_alphanumeric() || "._@+-|:=/".contains(c)
     }
 
     /// Returns the id in full. In logs and mails, use [`UserId::masked`].
@@ -140,6 +143,7 @@ impl FromStr for UserId {
         Err(BadUserId(match text.chars().find(|c| !Self::fits(*c)) {
             Some(unfit) => format!("has a {unfit:?}"),
             None if text.is_empty() => "is empty".to_owned(),
+            None if text.len() <= Self::MAX_LEN => "is a step in a path".to_owned(),
             None => format!("has {} characters", text.len()),
         }))
     }
@@ -249,12 +253,12 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn parsed_numbers_and_user_ids_equal_their_text(text in ".{0,70}", number in 1_i64..) {
+        fn parsed_numbers_and_user_ids_equal_their_text(text in ".{0,140}", number in 1_i64..) {
             proptest::prop_assert!(canonical_number(&text).is_none_or(|number| number.to_string() == text));
             proptest::prop_assert_eq!(canonical_number(&number.to_string()), Some(number));
             if let Ok(user) = text.parse::<UserId>() {
                 proptest::prop_assert_eq!(user.as_str(), &text);
-                proptest::prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b','));
+                proptest::prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b','));
             }
         }
     }
@@ -267,7 +271,10 @@ mod tests {
             "A.b_c@d+e-9",
             "auth0|5f7c",
             "urn:sub=1",
-            &"x".repeat(64),
+            "mR2fY/3kQ+8hXw==",
+            "f:6d8a1f0e-3c1b-4f8e-9d3a-1b2c3d4e5f60:firstname.lastname@subsidiary.example.co.kr",
+            "...",
+            &"x".repeat(128),
         ] {
             assert_eq!(good.parse::<UserId>().unwrap().as_str(), good);
         }
@@ -276,11 +283,12 @@ mod tests {
             " ",
             "a b",
             "ü",
-            "a/b",
+            ".",
+            "..",
             "a;b",
             "a\n",
             "<b>",
-            &"x".repeat(65),
+            &"x".repeat(129),
         ] {
             assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
         }

@@ -92,7 +92,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn quoted_ids_are_always_removed(id in "[A-Za-z0-9._@+|:=-]{1,64}", slot in 0_u32..1_000) {
+        fn quoted_ids_are_always_removed(id in "[A-Za-z0-9._@+|:=/-]{1,128}", slot in 0_u32..1_000) {
             let errors = [
                 format!("Duplicate entry '{slot}-{id}-0' for key 'one_each'"),
                 format!("can't be read: \"{id}\" at 5"),

@@ -4,14 +4,12 @@
 mod preview;
 pub mod time_zone;
 
-use chrono::{
-    DateTime, NaiveDate, NaiveDateTime, NaiveTime, SubsecRound, TimeDelta, TimeZone, Utc,
-};
-pub use chrono_tz::Tz;
+use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use self::preview::{AT_ONCE, Opening};
+pub use self::time_zone::Tz;
 
 /// A schedule, as given in `POST /v1/coupons`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -33,7 +31,6 @@ pub enum Schedule {
     /// One drop a local date, from `first_day` to `last_day`, both included.
     Daily {
         /// IANA name, such as `Asia/Seoul`.
-        #[serde(with = "time_zone")]
         #[schema(value_type = String, example = "Asia/Seoul")]
         time_zone: Tz,
         /// Local opening time, `HH:MM` or `HH:MM:SS`.
@@ -239,33 +236,18 @@ fn daily_drop(
     closes: NaiveTime,
 ) -> Option<PlannedDrop> {
     let closing_day = if closes > opens { day } else { day.succ_opt()? };
-    let opens_at = instant(zone, day.and_time(opens))?;
+    let opens_at = zone.instant(day.and_time(opens))?;
     // End the window at the latest when the next day's drop opens: a skipped closing time is moved
     // forward, perhaps beyond that opening.
-    let next_opens_at = instant(zone, day.succ_opt()?.and_time(opens))?;
-    let closes_at = instant(zone, closing_day.and_time(closes))?.min(next_opens_at);
+    let next_opens_at = zone.instant(day.succ_opt()?.and_time(opens))?;
+    let closes_at = zone
+        .instant(closing_day.and_time(closes))?
+        .min(next_opens_at);
     (closes_at > opens_at).then_some(PlannedDrop {
         local_date: day,
         opens_at,
         closes_at: Some(closes_at),
     })
-}
-
-/// Returns the instant at which clocks in `zone` show `local`. A time that occurs twice means the
-/// first occurrence; a skipped time is moved forward by the length of the gap (02:30 becomes
-/// 03:30), as in RFC 5545.
-pub fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
-    if let Some(found) = zone.from_local_datetime(&local).earliest() {
-        return Some(found.with_timezone(&Utc));
-    }
-    // In a gap: interpret the time with the offset before it. The longest gap is a day (Samoa
-    // skipped one).
-    let before = (1..=26).find_map(|hours| {
-        zone.from_local_datetime(&(local - TimeDelta::hours(hours)))
-            .latest()
-    })?;
-    let offset = local - TimeDelta::zero() - before.naive_local();
-    Some((before + offset).with_timezone(&Utc))
 }
 
 /// Parses timestamps; errors describe what is missing.

@@ -1,9 +1,7 @@
 //! `firstcome-api coupon allow`: sends and shows the allow list of a coupon in parts, because it
 //! may name a million users.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, stdin};
-use std::ops::RangeInclusive;
+use std::io::{Read as _, stdin};
 use std::path::{Path, PathBuf};
 
 use axum::http::Method;
@@ -13,17 +11,15 @@ use serde_json::{Value, json};
 use super::client::{Client, CommandFailure};
 use super::output::print;
 use crate::percent::encoded;
+use crate::user_list::{self, UserList};
 
 /// Ids per request.
 const AT_ONCE: usize = 5_000;
 
-/// Maximum length of a line, in bytes. Ids have at most 64.
-const LONGEST_LINE: u64 = 200;
-
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct AllowWhat {
-    /// Add the users in this file to the list, one id a line; `-` is standard input
+    /// Add the users in this file to the list: one id a line, or a CSV with a column `user_id`; `-` is standard input
     #[arg(long, value_name = "FILE")]
     add: Option<PathBuf>,
     /// Remove the users in this file from the list
@@ -96,100 +92,43 @@ async fn send(
     list: &str,
     json: bool,
 ) -> Result<(), CommandFailure> {
-    let mut lines = Lines::open(file)?;
+    let UserList { users, lines } = read(file).map_err(CommandFailure::NotAsked)?;
+    let path = format!("{list}/{verb}");
     let mut changed = 0;
     let mut last = Value::Null;
-    let mut sent = 0;
-    loop {
-        let part = lines.next_part()?;
-        if part.is_empty() {
-            break;
-        }
-        let path = format!("{list}/{verb}");
-        // The API numbers lines within the part.
-        last = client
-            .send_text(&path, part.join("\n"))
-            .await
-            .map_err(|failure| in_part(failure, sent + 1..=sent + part.len()))?;
+    for part in users.chunks(AT_ONCE) {
+        last = client.ops(Method::POST, &path, &json!(part), None).await?;
         changed += last["changed"].as_u64().unwrap_or_default();
-        sent += part.len();
     }
-    if sent == 0 {
-        return Err(CommandFailure::NotAsked(format!(
-            "{} has no line",
-            file.display()
-        )));
-    }
+    let repeated = lines - users.len();
     if json {
-        return print(&format!(
-            "{}\n",
-            json!({"changed": changed, "people": last["people"], "revision": last["revision"]})
-        ));
+        let done = json!({
+            "changed": changed, "people": last["people"], "revision": last["revision"],
+            "lines": lines, "repeated": repeated
+        });
+        return print(&format!("{done}\n"));
     }
     let done = if verb == "add" { "added" } else { "removed" };
     print(&format!(
-        "{changed} {done} of {sent} lines; {} people are on the list\n",
+        "{changed} {done} of {lines} ids ({repeated} repeated); {} people are on the list\n",
         last["people"]
     ))
 }
 
-fn in_part(failure: CommandFailure, lines: RangeInclusive<usize>) -> CommandFailure {
-    let (first, last) = lines.into_inner();
-    let place = format!("lines {first} to {last}");
-    match failure {
-        CommandFailure::Refused(why) => {
-            CommandFailure::Refused(format!("of {place}: {why}; the ids before them were sent"))
-        }
-        CommandFailure::NotAsked(why) => {
-            CommandFailure::NotAsked(format!("at {place}: {why}; send the file again"))
-        }
-        CommandFailure::OutputClosed => CommandFailure::OutputClosed,
+fn read(file: &Path) -> Result<UserList, String> {
+    let (name, bytes) = if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        let read = stdin().read_to_end(&mut bytes);
+        ("the standard input".to_owned(), read.map(|_| bytes))
+    } else {
+        (file.display().to_string(), std::fs::read(file))
+    };
+    let bytes = bytes.map_err(|error| format!("{name} cannot be read: {error}"))?;
+    let list = user_list::parse(&bytes).map_err(|why| format!("{name}: {why}"))?;
+    if list.users.is_empty() {
+        return Err(format!("{name} has no id"));
     }
-}
-
-/// Reads the lines of a file part by part.
-struct Lines {
-    reader: Box<dyn BufRead>,
-    name: String,
-}
-
-impl Lines {
-    fn open(file: &Path) -> Result<Self, CommandFailure> {
-        let name = file.display().to_string();
-        if name == "-" {
-            return Ok(Self {
-                reader: Box::new(BufReader::new(stdin())),
-                name: "the standard input".into(),
-            });
-        }
-        let opened = File::open(file)
-            .map_err(|error| CommandFailure::NotAsked(format!("{name} cannot be read: {error}")))?;
-        Ok(Self {
-            reader: Box::new(BufReader::new(opened)),
-            name,
-        })
-    }
-
-    fn next_part(&mut self) -> Result<Vec<String>, CommandFailure> {
-        let mut part = Vec::new();
-        while part.len() < AT_ONCE {
-            let mut line = Vec::new();
-            let read = self
-                .reader
-                .by_ref()
-                .take(LONGEST_LINE)
-                .read_until(b'\n', &mut line);
-            read.map_err(|error| {
-                CommandFailure::NotAsked(format!("{} cannot be read: {error}", self.name))
-            })?;
-            if line.is_empty() {
-                break;
-            }
-            let line = String::from_utf8_lossy(&line);
-            part.push(line.trim_end_matches(['\r', '\n']).to_owned());
-        }
-        Ok(part)
-    }
+    Ok(list)
 }
 
 async fn show(client: &Client, json: bool, list: &str) -> Result<(), CommandFailure> {

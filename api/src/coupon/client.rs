@@ -146,18 +146,6 @@ impl Client {
         self.json(self.send(with_json(request, body)?).await?).await
     }
 
-    pub(super) async fn send_text(
-        &self,
-        path: &str,
-        text: String,
-    ) -> Result<Value, CommandFailure> {
-        let request = self
-            .for_operators(Method::POST, path)?
-            .header(CONTENT_TYPE, "text/plain");
-        self.json(self.send(request.body(text.into()).map_err(unfit)?).await?)
-            .await
-    }
-
     /// Changes a coupon if it still has this revision.
     pub(super) async fn change_if(
         &self,

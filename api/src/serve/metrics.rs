@@ -2,6 +2,7 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
+use super::auth::problem;
 use super::claim::outcome;
 
 /// Describes all metrics. Counters of failures start at zero, so that an alert sees the first.
@@ -41,6 +42,7 @@ pub(super) fn describe() {
         counter!(name).absolute(0);
     }
     outcome::describe();
+    problem::describe();
     describe_counter!(
         "firstcome_http_requests_total",
         "Requests, by method, route and status"

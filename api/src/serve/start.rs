@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use firstcome_shared::http::seats::Seats;
 use firstcome_shared::mysql::processes::{ProcessRow, announce, owner};
 use firstcome_shared::redis::Redis;
+use firstcome_shared::schedule::time_zone;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
@@ -33,11 +34,10 @@ pub(super) async fn services(
     args: &ServeArgs,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Services>> {
+    time_zone::warn_if_old();
     let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
-    if identity.believes_anybody() && !args.http.listen_addr.ip().is_loopback() {
-        tracing::warn!(
-            "TRUSTED_HEADER_SECRET is not set: clients that reach this process without the gateway can claim as any user"
-        );
+    if let Some(warning) = identity.warning(args.http.listen_addr) {
+        tracing::warn!("{warning}");
     }
     let mysql = Bulkheads::new(
         &args.mysql.settings(),

@@ -96,12 +96,21 @@ async fn coupon_with_a_list_admits_only_listed_users() {
     stranger.is(403, "not_allowed"); // the list is still empty
     assert_eq!(api.mine(id, "u-1").await.json["allowed"], false);
 
-    let added = add(&api, id, "u-1\r\nu-2\nu-1\n").await;
-    assert_eq!(
-        (added.status, &added.json["changed"], &added.json["people"]),
-        (200, &json!(2), &json!(2)),
-        "{added:?}"
-    );
+    let added = add(&api, id, "\u{feff}u-1\r\n\nu-2\n u-1 \n").await;
+    assert_eq!(added.status, 200, "{added:?}");
+    let expected = json!({
+        "changed": 2, "people": 2, "lines": 3, "repeated": 1, "revision": added.json["revision"]
+    });
+    assert_eq!(added.json, expected);
+    for (body, says) in [
+        ("1.07693E+20\n", "line 1: Excel has damaged this id"),
+        ("email\nu-1", "line 1: it looks like a heading"),
+    ] {
+        let refused = add(&api, id, body).await;
+        refused.is(400, "invalid");
+        let detail = refused.json["detail"].as_str().unwrap();
+        assert!(detail.contains(says), "{detail}");
+    }
     assert_eq!(
         add(&api, id, "[\"u-2\", \"a|b:c=d+e@f.g_h-1\"]").await.json["changed"],
         1

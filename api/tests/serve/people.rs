@@ -115,12 +115,16 @@ async fn accepts_one_form_of_coupon_id_and_percent_encoded_user_ids() {
             "{path}"
         );
     }
-    assert_eq!(api.claim(id, "u:1").await.status, 202);
-    let path = format!("/v1/coupons/{id}/people/u%3A1/revoke");
-    let revoked = api
-        .ops(Method::POST, &path, &json!({"reason": "x", "by": "y"}))
-        .await;
-    assert_eq!(revoked.code(), (200, "revoked"), "{revoked:?}");
+    let (id, _) = api.make(open(2)).await;
+    let long = format!("{}/{}", "x".repeat(100), "y".repeat(27));
+    for (user, encoded) in [("u:1", "u%3A1"), (&long, &long.replace('/', "%2F"))] {
+        assert_eq!(api.claim(id, user).await.status, 202);
+        let path = format!("/v1/coupons/{id}/people/{encoded}/revoke");
+        let revoked = api
+            .ops(Method::POST, &path, &json!({"reason": "x", "by": "y"}))
+            .await;
+        assert_eq!(revoked.code(), (200, "revoked"), "{revoked:?}");
+    }
 }
 
 #[tokio::test]

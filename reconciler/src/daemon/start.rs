@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use firstcome_shared::config::StartError;
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::schedule::time_zone;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,7 @@ pub(super) async fn wait_for_stores(
     tolerance: TimeDelta,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
+    time_zone::warn_if_old();
     let mut said = String::new();
     let mut other = OtherDaemon::default();
     loop {

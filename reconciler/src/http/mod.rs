@@ -151,7 +151,10 @@ pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Route
         metrics.run_upkeep();
         metrics.render() + &drift.render()
     });
-    let notes = health::durability_of(&stores.redis).into_iter().collect();
+    let notes = health::durability_of(&stores.redis)
+        .into_iter()
+        .chain([health::time_zone_rules()])
+        .collect();
     // Use separate connections, so that many requests cannot take those of passes.
     let for_requests = Db::new(&DbSettings {
         pool_size: CONNECTIONS,

@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::redis::Redis;
+use crate::schedule::time_zone;
 
 /// A check of one dependency. `Err` describes the fault.
 pub type HealthCheck =
@@ -93,6 +94,13 @@ pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
             check(move || async move { Err(note.to_owned()) }),
         )
     })
+}
+
+/// Returns a `/readyz` note with the version of the time zone rules.
+pub fn time_zone_rules() -> (&'static str, HealthCheck) {
+    let rules = time_zone::rules().to_string();
+    let note = check(move || std::future::ready(Err(rules.clone())));
+    ("time_zones", note)
 }
 
 fn probes<S: Clone + Send + Sync + 'static>(alive: HealthCheck, readiness: Readiness) -> Router<S> {

@@ -4,11 +4,17 @@
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
+/// Returns a text without the byte order mark that some editors and PowerShell write before it.
+pub fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
 /// Parses one JSON object and nothing after it.
 ///
 /// # Errors
 /// Returns a message that names the field and the values it accepts.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let bytes = without_mark(bytes);
     // serde would parse an array into a struct, field by field.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err("the body must be a JSON object".into());
@@ -175,7 +181,9 @@ mod tests {
 
     #[test]
     fn body_error_names_the_field_and_accepted_values() {
-        assert_eq!(read::<Sample>(br#" {"quantity": 3} "#).unwrap().quantity, 3);
+        for body in [" {\"quantity\": 3} ", "\u{feff}{\"quantity\": 3}"] {
+            assert_eq!(read::<Sample>(body.as_bytes()).unwrap().quantity, 3);
+        }
         for (body, says) in [
             ("", "the body must be a JSON object"),
             ("[3]", "the body must be a JSON object"),

@@ -51,7 +51,7 @@ pub fn with_problems(mut openapi: OpenApi) -> OpenApi {
     openapi
 }
 
-const USER_ID: &str = "^[A-Za-z0-9._@+|:=-]{1,64}$";
+const USER_ID: &str = r"^(?!\.{1,2}$)[A-Za-z0-9._@+|:=/-]{1,128}$";
 /// The empty pattern: the header is ignored unless a secret is set.
 const ANYTHING: &str = "";
 const NAME: &str = "^(?=.*[!-~])[ -~]{1,100}$";

@@ -112,20 +112,28 @@ const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,N
      SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
 
 /// Opens a connection outside the pool with the same settings, for locks that last as long as their
-/// connection. Uses mysql_async to open it, because diesel hides the kind of error, but with
-/// diesel's options.
+/// connection.
 pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> {
+    Conn::try_from(open(address, vec![SETTINGS]).await?).await
+}
+
+/// Opens a connection and runs these statements. Uses mysql_async, because diesel hides the kind of
+/// error, but with diesel's options.
+pub(super) async fn open(
+    address: &StoreAddress,
+    init: Vec<&'static str>,
+) -> ConnectionResult<mysql_async::Conn> {
     let url = as_given(address.url().to_owned());
     let opts = Opts::from_url(&url)
         .map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
     let opts = OptsBuilder::from_opts(opts)
-        .init(vec![SETTINGS])
+        .init(init)
         .stmt_cache_size(0)
         .client_found_rows(true);
     let tls = address.tls();
     let opts: Opts = opts.ssl_opts(tls.map(Tls::for_mysql)).into();
     let conn = mysql_async::Conn::new(opts.clone()).await;
-    Conn::try_from(conn.map_err(|error| why_not(error, opts.db_name(), tls))?).await
+    conn.map_err(|error| why_not(error, opts.db_name(), tls))
 }
 
 /// MySQL's error numbers for denied access: to the database, for the user, and without a password.

@@ -10,14 +10,14 @@ use std::time::Duration;
 use deadpool::Runtime;
 use deadpool::managed::{Object, Pool, PoolError, Timeouts};
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
-use diesel::{ConnectionError, QueryResult};
+use diesel::{ConnectionError, ConnectionResult, QueryResult};
 use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 use super::codes::CodeKey;
-use super::connect::{Conn, Connecting, establish};
+use super::connect::{Conn, Connecting, establish, open};
 use super::refusal::{in_logs, is_deadlock, is_lock_wait, refusal, why_refused};
 use crate::tls::StoreAddress;
 
@@ -281,14 +281,27 @@ impl Db {
     /// Opens a dedicated connection outside the pool, for locks that last as long as their
     /// connection (`GET_LOCK`).
     pub async fn dedicated(settings: &DbSettings) -> Result<Conn, DbError> {
-        match tokio::time::timeout(settings.limit, establish(&settings.url)).await {
-            Ok(Ok(conn)) => Ok(conn),
-            Ok(Err(error)) => Err(no_connection(&error)),
-            Err(_) => Err(DbError::Unreachable(format!(
-                "no connection within {:?}",
-                settings.limit
-            ))),
-        }
+        within(settings, establish(&settings.url)).await
+    }
+
+    /// Opens a connection without our session settings, which other products refuse.
+    pub(super) async fn plain(settings: &DbSettings) -> Result<mysql_async::Conn, DbError> {
+        within(settings, open(&settings.url, Vec::new())).await
+    }
+}
+
+/// Limits the time to connect.
+async fn within<T>(
+    settings: &DbSettings,
+    connecting: impl Future<Output = ConnectionResult<T>>,
+) -> Result<T, DbError> {
+    match tokio::time::timeout(settings.limit, connecting).await {
+        Ok(Ok(conn)) => Ok(conn),
+        Ok(Err(error)) => Err(no_connection(&error)),
+        Err(_) => Err(DbError::Unreachable(format!(
+            "no connection within {:?}",
+            settings.limit
+        ))),
     }
 }
 

@@ -12,7 +12,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrati
 
 use super::db::get_lock;
 use super::refusal::is_missing_table;
-use super::{Conn, Db, DbSettings};
+use super::{Conn, Db, DbSettings, product};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
@@ -25,6 +25,7 @@ pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
         limit: settings.limit.max(Duration::from_secs(30)),
         ..settings.clone()
     };
+    product::check(&patient).await?;
     let mut conn = Db::dedicated(&patient).await?;
     // MySQL releases the lock when the connection closes, even after an error.
     let got = get_lock(&mut conn, "firstcome-migrate:", LOCK_WAIT_SECONDS).await;
@@ -53,6 +54,7 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
 /// Checks that all of this build's migrations have run. It only reads: diesel's own check tries to
 /// create a table, which the services' user need not be allowed to do.
 pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
+    product::check(settings).await?;
     let db = Db::new(settings)?;
     let ran = db.run("read which migrations ran", async |conn| {
         let ran = diesel::sql_query("SELECT version FROM __diesel_schema_migrations")

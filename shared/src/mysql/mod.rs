@@ -29,6 +29,7 @@ pub mod outbox;
 pub mod pace;
 pub mod positions;
 pub mod processes;
+mod product;
 pub mod promises;
 mod refusal;
 pub mod retention;

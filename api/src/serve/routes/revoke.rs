@@ -79,7 +79,7 @@ pub(crate) async fn give_back(
     post, path = "/v1/coupons/{id}/people/{user_id}/revoke", tag = "operators", request_body = RevokeBody,
     params(
         ("id" = i64, Path, description = "Coupon ID", example = 7),
-        ("user_id" = String, Path, description = "The user, percent-encoded", pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37"),
+        ("user_id" = String, Path, description = "The user, percent-encoded", pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._@+|:=/-]{1,128}$", example = "u-37"),
     ),
     responses(
         (status = 200, description = "It was revoked", body = Revoked),

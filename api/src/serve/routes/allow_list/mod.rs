@@ -32,6 +32,7 @@ use super::refusals::{mysql_unavailable, no_such_coupon};
 use super::view::{NotKept, not_kept};
 use crate::percent::encoded;
 use crate::serve::state::{App, Services};
+use crate::user_list::UserList;
 
 /// Prefix of the routes with a large body.
 pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
@@ -62,6 +63,12 @@ pub(crate) struct AllowListChanged {
     people: u32,
     /// The coupon's revision when the list was last changed.
     revision: u64,
+    /// Ids in the body, with repetitions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lines: Option<usize>,
+    /// Ids of the body that repeat an earlier one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeated: Option<usize>,
 }
 
 /// The OpenAPI schema of a list of user ids.
@@ -71,7 +78,7 @@ impl PartialSchema for ListedPeople {
     fn schema() -> RefOr<Schema> {
         let id = ObjectBuilder::new()
             .schema_type(Type::String)
-            .pattern(Some("^[A-Za-z0-9._@+|:=-]{1,64}$"));
+            .pattern(Some(r"^(?!\.{1,2}$)[A-Za-z0-9._@+|:=/-]{1,128}$"));
         ArrayBuilder::new()
             .items(id)
             .min_items(Some(1))
@@ -88,14 +95,16 @@ impl From<ListChanged> for AllowListChanged {
             changed,
             people: now.people,
             revision: now.revision,
+            lines: None,
+            repeated: None,
         }
     }
 }
 
 /// Add users to a coupon's allow list
 ///
-/// One id a line (`text/plain`), or a JSON array; at most 10,000, all of them or none. Safe to
-/// repeat. The list counts while the coupon's `allow` is `list`.
+/// One id a line, or a CSV with a column `user_id` (`text/plain`), or a JSON array; at most 10,000,
+/// all of them or none. Safe to repeat. The list counts while the coupon's `allow` is `list`.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/add", tag = "operators",
     request_body(content((String = "text/plain"), (ListedPeople = "application/json"))),
@@ -110,9 +119,9 @@ pub(crate) async fn add(
     State(app): State<App>,
     CouponPath(id): CouponPath,
     Extension(by): Extension<Operator>,
-    PeopleBody(people): PeopleBody,
+    PeopleBody(list): PeopleBody,
 ) -> Result<Json<AllowListChanged>, Problem> {
-    change(app, id, people, OnList::Add, by).await
+    change(app, id, list, OnList::Add, by).await
 }
 
 /// Remove users from a coupon's allow list
@@ -132,9 +141,9 @@ pub(crate) async fn remove(
     State(app): State<App>,
     CouponPath(id): CouponPath,
     Extension(by): Extension<Operator>,
-    PeopleBody(people): PeopleBody,
+    PeopleBody(list): PeopleBody,
 ) -> Result<Json<AllowListChanged>, Problem> {
-    change(app, id, people, OnList::Remove, by).await
+    change(app, id, list, OnList::Remove, by).await
 }
 
 /// Remove all users from a coupon's allow list
@@ -166,16 +175,21 @@ pub(crate) async fn empty(
 async fn change(
     app: App,
     id: CouponId,
-    people: Vec<UserId>,
+    UserList { users, lines }: UserList,
     how: OnList,
     by: Operator,
 ) -> Result<Json<AllowListChanged>, Problem> {
     let services = Arc::clone(&app);
+    let repeated = lines - users.len();
     let changed = app
         .in_flight
-        .run_unlimited(async move { apply(&services, id, people, how, by).await })
+        .run_unlimited(async move { apply(&services, id, users, how, by).await })
         .await??;
-    Ok(Json(changed.into()))
+    Ok(Json(AllowListChanged {
+        lines: Some(lines),
+        repeated: Some(repeated),
+        ..changed.into()
+    }))
 }
 
 async fn apply(
@@ -313,7 +327,10 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
 #[into_params(parameter_in = Query)]
 pub(crate) struct AllowListQuery {
     /// Only ids after this one, in byte order.
-    #[param(pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37")]
+    #[param(
+        pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._@+|:=/-]{1,128}$",
+        example = "u-37"
+    )]
     after: Option<String>,
     /// Page size.
     #[param(default = 1000, minimum = 1, maximum = 10000)]
@@ -404,7 +421,7 @@ pub(crate) struct OnAllowList {
     get, path = "/v1/coupons/{id}/allow-list/people/{user_id}", tag = "operators",
     params(
         ("id" = i64, Path, description = "Coupon ID", example = 7),
-        ("user_id" = String, Path, description = "The user, percent-encoded", pattern = "^[A-Za-z0-9._@+|:=-]{1,64}$", example = "u-37"),
+        ("user_id" = String, Path, description = "The user, percent-encoded", pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._@+|:=/-]{1,128}$", example = "u-37"),
     ),
     responses(
         (status = 200, description = "The answer, from MySQL", body = OnAllowList),

@@ -123,7 +123,7 @@ async fn read(
 
 fn line(text: &mut String, row: &IssuedRow) {
     let time = |at: NaiveDateTime| at.and_utc().to_rfc3339_opts(SecondsFormat::Millis, true);
-    let user = field(&row.user_id);
+    let user = user(&row.user_id);
     let code = field(&row.code);
     let claimed = time(row.claimed_at);
     let issued = time(row.issued_at);
@@ -133,6 +133,15 @@ fn line(text: &mut String, row: &IssuedRow) {
         "{},{},{user},{code},{claimed},{issued},{}\r\n",
         row.drop_id, row.slot, row.issued_by
     );
+}
+
+/// Writes a user id. A `'` precedes what spreadsheets would take for a number, and so change.
+fn user(id: &str) -> Cow<'_, str> {
+    if would_change_as_number(id) {
+        Cow::Owned(format!("'{id}"))
+    } else {
+        field(id)
+    }
 }
 
 /// Escapes a field. Spreadsheets read a field that begins with one of these characters as a
@@ -147,12 +156,24 @@ fn field(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Whether a spreadsheet shows and saves this id in another form: a number of more than 11 digits is
+/// rounded, leading zeros are lost, and `1E5`, `1-2` and `1:2` become a number, a date and a time.
+fn would_change_as_number(text: &str) -> bool {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_kept = is_number && text.len() <= 11 && (text.len() == 1 || !text.starts_with('0'));
+    text.starts_with(|first: char| first.is_ascii_digit())
+        && text
+            .bytes()
+            .all(|byte| b"0123456789.:/+-eE".contains(&byte))
+        && !is_kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn escapes_formulas_and_line_breaks_in_fields() {
+    fn escapes_what_a_spreadsheet_would_change() {
         for (text, written) in [
             ("u-37", "u-37"),
             ("a=b@c", "a=b@c"),
@@ -161,9 +182,19 @@ mod tests {
             ("-2", "\"'-2\""),
             ("@SUM(A1)", "\"'@SUM(A1)\""),
             ("=\"x\"", "\"'=\"\"x\"\"\""),
+            ("107693000000000000001", "'107693000000000000001"),
+            ("00123", "'00123"),
+            ("1e5", "'1e5"),
+            ("3/4", "'3/4"),
+            ("12345678901", "12345678901"),
+            ("0", "0"),
+            (
+                "0a1b2c3d-1111-4222-8333-444455556666",
+                "0a1b2c3d-1111-4222-8333-444455556666",
+            ),
             ("a,b\r\n\"c\"", "\"a,b\r\n\"\"c\"\"\""),
         ] {
-            assert_eq!(field(text), written);
+            assert_eq!(user(text), written);
         }
     }
 }

@@ -86,8 +86,9 @@ impl From<IssuedRow> for IssuedCoupon {
 /// List issued coupons
 ///
 /// `Accept` chooses JSON pages or one CSV (`text/csv`) of all rows. In a CSV, a `'` precedes fields
-/// that spreadsheets take for formulas (they begin with `=`, `+`, `-` or `@`); no user id begins
-/// with `'`. If a CSV cannot be completed, the connection breaks. While a drop runs, rows of lower
+/// that spreadsheets would change: formulas (they begin with `=`, `+`, `-` or `@`), numbers of more
+/// than 11 digits, leading zeros, `1E5`, dates. No user id begins with `'`, and an allow list takes
+/// the whole CSV. If a CSV cannot be completed, the connection breaks. While a drop runs, rows of lower
 /// slots may come later.
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/issued", tag = "operators",

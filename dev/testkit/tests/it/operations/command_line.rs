@@ -226,7 +226,7 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
     let all: Vec<String> = (0..10_001).map(|n| format!("u-{n}\r\n")).collect();
     write(&all.concat());
     let added = allow(&format!("--add {file}")).await;
-    let says = "10001 added of 10001 lines; 10001 people are on the list";
+    let says = "10001 added of 10001 ids (0 repeated); 10001 people are on the list";
     assert_eq!(added.out, says, "{}", added.log);
     let again = allow(&format!("--add {file} --json")).await.json();
     let found = (&again["changed"], &again["people"]);
@@ -248,14 +248,14 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
     }
     write("u-0\nu-1");
     let removed = allow(&format!("--remove {file}")).await.out;
-    let says = "2 removed of 2 lines; 9999";
+    let says = "2 removed of 2 ids (0 repeated); 9999";
     assert!(removed.starts_with(says), "{removed}");
     assert!(api.claim(number, "u-0").await.is("not_allowed"));
     assert!(api.claim(number, "u-2").await.is_accepted());
     write(&format!("{}no id\n", "u-1\n".repeat(5_001)));
     let refused = allow(&format!("--add {file}")).await;
-    let says = "lines 5001 to 5002: line 2: ";
-    assert_eq!(refused.code, 1);
+    let says = "line 5002: a user id has";
+    assert_eq!(refused.code, 2);
     assert!(refused.log.contains(says), "{}", refused.log);
     let shown = coupon(world, api, &format!("show {number}")).await.out;
     assert!(shown.contains("only for list"), "{shown}");
@@ -271,8 +271,8 @@ async fn an_allow_list_is_sent_in_parts_shown_and_searched() {
     assert_eq!(allow("--empty --json").await.json()["changed"], 0);
     write("");
     for (args, code, says) in [
-        ("--add -", 2, "no line"),
-        (&format!("--add {file}"), 2, "no line"),
+        ("--add -", 2, "no id"),
+        (&format!("--add {file}"), 2, "no id"),
         ("--add /nowhere", 2, "cannot be read"),
         ("--only group:vip", 1, "USER_AUTH=jwt"),
     ] {

@@ -31,7 +31,18 @@ pub(super) struct Lost {
 
 impl Lost {
     pub(super) async fn begin(name: &str) -> Self {
-        let mysql = async || MysqlServer::start(MysqlOptions::default()).await.unwrap();
+        let mysql = async || {
+            // As managed services run it.
+            let extra_args = [
+                "--gtid-mode=ON",
+                "--enforce-gtid-consistency=ON",
+                "--log-bin-trust-function-creators=ON",
+            ];
+            let extra_args = extra_args.map(Into::into).into();
+            MysqlServer::start(MysqlOptions { extra_args })
+                .await
+                .unwrap()
+        };
         let redis = async || RedisServer::start(RedisOptions::default()).await.unwrap();
         let (first, restored, redis) = tokio::join!(mysql(), mysql(), redis());
         let address = FaultProxy::start(first.port()).await.unwrap();
@@ -105,6 +116,14 @@ impl Lost {
         let [_, server, redis, _] = commands();
         self.shell
             .set("MYSQL_TCP_PORT", &self.restored.port().to_string());
+        let database = self.fixture.world.database();
+        for sql in [
+            "CREATE USER without_super".to_owned(),
+            format!("GRANT ALL ON `{database}`.* TO without_super"),
+        ] {
+            self.restored.query(&sql).await.unwrap();
+        }
+        self.shell.set("MYSQL_LOGIN", "without_super");
         self.shell.run(&server).await;
         if has_redis {
             self.shell.run(&redis).await;

@@ -3,22 +3,23 @@
 //! A removed key is refused after the next read.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Bytes;
+use firstcome_shared::config::ssl_cert_file;
 use firstcome_shared::http::fetch::{FetchError, HttpSource};
+use firstcome_shared::tls::Store;
 use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use metrics::gauge;
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::Deserialize as _;
 use serde_json::Value;
 use tokio::time::Instant;
-
-use super::keys;
 
 /// Minimum interval between two reads caused by tokens, so that made-up key names cannot flood the
 /// issuer. Unknown names are not stored.
@@ -47,15 +48,27 @@ pub(super) enum KeySource {
     Url(HttpSource),
 }
 
-struct NamedKey {
-    name: Option<String>,
-    key: Arc<DecodingKey>,
+impl KeySource {
+    pub(super) fn url(url: &str) -> Result<Self, String> {
+        let source = HttpSource::new(Store::Jwks, url, ssl_cert_file())?;
+        if !source.is_encrypted() {
+            tracing::warn!(
+                "JWT_JWKS_URL is http://: anybody on the network path can give this process other keys"
+            );
+        }
+        let is_set =
+            |name: &&'static str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        if let Some(name) = ["HTTPS_PROXY", "https_proxy"].into_iter().find(is_set) {
+            tracing::warn!(
+                "{name} is set, but JWT_JWKS_URL is read without a proxy; if that fails, use JWT_JWKS_FILE"
+            );
+        }
+        Ok(Self::Url(source))
+    }
 }
 
-#[derive(Deserialize)]
-struct JwkSet {
-    keys: Vec<Value>,
-}
+/// A key with its name.
+type NamedKey = (Option<String>, Arc<DecodingKey>);
 
 impl fmt::Display for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,11 +97,11 @@ impl KeySet {
     pub(super) fn find(&self, name: Option<&str>) -> Option<Arc<DecodingKey>> {
         let keys = self.keys.load();
         let found = match (keys.as_slice(), name) {
-            ([only], _) if only.name.is_none() || name.is_none() => Some(only),
-            (keys, Some(_)) => keys.iter().find(|key| key.name.as_deref() == name),
+            ([only], _) if only.0.is_none() || name.is_none() => Some(only),
+            (keys, Some(_)) => keys.iter().find(|(kid, _)| kid.as_deref() == name),
             (_, None) => None,
         };
-        found.map(|found| Arc::clone(&found.key))
+        found.map(|(_, key)| Arc::clone(key))
     }
 
     /// Reads the keys. If none can be read, the known ones stay valid for up to [`OLDEST`].
@@ -186,38 +199,101 @@ impl KeySet {
     }
 }
 
-/// Returns the keys of a set that can verify this algorithm. Sets also hold keys for other
-/// purposes.
+/// Accepted lengths of the modulus of an RSA key: 2,048 to 4,096 bits. A shorter key is too weak, and
+/// the library does not support a longer one.
+const RSA_BYTES: RangeInclusive<usize> = 256..=512;
+
+/// Returns the keys that can verify this algorithm. A set also holds keys for other purposes and of
+/// kinds that are not known here. One that cannot be used does not affect the others.
 fn usable(algorithm: Algorithm, text: &[u8]) -> Result<Vec<NamedKey>, String> {
-    let set: JwkSet =
-        serde_json::from_slice(text).map_err(|_| "it is no JWK Set: {\"keys\": [ ... ]}")?;
-    let mut keys = Vec::new();
-    for value in &set.keys {
-        if value["d"].is_string() {
-            return Err(
-                "it holds a private key (\"d\"): give this process the public ones only".into(),
-            );
-        }
-        let Ok(jwk) = Jwk::deserialize(value) else {
-            continue;
-        };
-        let name = jwk.common.key_id.clone();
-        match keys::of_jwk(algorithm, &jwk) {
-            Ok(Some(key)) => keys.push(NamedKey {
-                name,
-                key: Arc::new(key),
-            }),
-            Ok(None) => {}
-            Err(why) => tracing::warn!(kid = name, "a key of the issuer is left out: {why}"),
+    if text.trim_ascii_start().starts_with(b"-----BEGIN") {
+        return Ok(vec![(None, Arc::new(of_pem(algorithm, text)?))]);
+    }
+    let set: Value = serde_json::from_slice(text).unwrap_or_default();
+    let jwks = set["keys"].as_array();
+    let jwks = jwks.ok_or("it is no JWK Set: {\"keys\": [ ... ]}")?;
+    let (mut keys, mut skipped) = (Vec::new(), Vec::new());
+    for jwk in jwks {
+        let name = jwk["kid"].as_str().map(str::to_owned);
+        match of_jwk(algorithm, jwk) {
+            Ok(key) => keys.push((name, Arc::new(key))),
+            Err(why) => skipped.push(format!("{:?} {why}", name.unwrap_or_default())),
         }
     }
     if keys.is_empty() {
         return Err(format!(
-            "it holds no key that can be used for {algorithm:?}"
+            "it holds no key that can be used for {algorithm:?} ({})",
+            skipped.join(", ")
         ));
+    }
+    if !skipped.is_empty() {
+        tracing::debug!(
+            "keys of the issuer that are left out: {}",
+            skipped.join(", ")
+        );
     }
     Ok(keys)
 }
 
+fn of_jwk(algorithm: Algorithm, value: &Value) -> Result<DecodingKey, &'static str> {
+    if value.get("d").is_some() || value.get("priv").is_some() {
+        tracing::warn!(
+            kid = %value["kid"],
+            "the set of keys holds a private key, which is left out; whoever can read the set can make tokens with it"
+        );
+        return Err("is a private key");
+    }
+    let is_for = |name: &str| value.get("alg").is_none_or(|alg| alg == name);
+    let may_verify = |list: &Value| {
+        list.as_array()
+            .is_none_or(|ops| ops.contains(&"verify".into()))
+    };
+    if value["use"] == "enc" || !may_verify(&value["key_ops"]) || !is_for(&format!("{algorithm:?}"))
+    {
+        return Err("is for another use or algorithm");
+    }
+    let curve = match algorithm {
+        Algorithm::ES256 => Some("P-256"),
+        Algorithm::ES384 => Some("P-384"),
+        Algorithm::EdDSA => Some("Ed25519"),
+        _ => None,
+    };
+    if value.get("crv").and_then(Value::as_str) != curve {
+        return Err("is of another kind");
+    }
+    let jwk = Jwk::deserialize(value).map_err(|_| "is of an unknown kind")?;
+    let key = DecodingKey::from_jwk(&jwk).map_err(|_| "is malformed")?;
+    if let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind()
+        && !RSA_BYTES.contains(&n.iter().skip_while(|byte| **byte == 0).count())
+    {
+        return Err("does not have 2,048 to 4,096 bits");
+    }
+    if !fits(algorithm, &key) {
+        return Err("is of another kind, or malformed");
+    }
+    Ok(key)
+}
+
+/// Reads the only public key of a PEM file.
+fn of_pem(algorithm: Algorithm, pem: &[u8]) -> Result<DecodingKey, String> {
+    if String::from_utf8_lossy(pem).contains("PRIVATE KEY") {
+        return Err("it holds a private key: give this process the public one only".into());
+    }
+    let key = match algorithm.family() {
+        AlgorithmFamily::Ec => DecodingKey::from_ec_pem(pem),
+        AlgorithmFamily::Ed => DecodingKey::from_ed_pem(pem),
+        _ => DecodingKey::from_rsa_pem(pem),
+    };
+    key.ok()
+        .filter(|key| fits(algorithm, key))
+        .ok_or_else(|| format!("it holds no public key in PEM form that fits {algorithm:?}"))
+}
+
+/// Detects keys of another kind and malformed ones by verifying once.
+fn fits(algorithm: Algorithm, key: &DecodingKey) -> bool {
+    jsonwebtoken::crypto::verify("", b"", key, algorithm).is_ok()
+}
+
 #[cfg(test)]
+#[path = "tests/key_set.rs"]
 mod tests;

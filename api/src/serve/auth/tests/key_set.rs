@@ -9,8 +9,9 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::json;
 
-use super::super::tests::{good, meant};
-use super::super::{JwtArgs, TokenError, Verifier};
+use super::super::jwt::tests::{good, meant};
+use super::super::jwt::{JwtArgs, Verifier};
+use super::super::problem::TokenProblem;
 use super::*;
 
 struct IssuerKey {
@@ -89,7 +90,7 @@ impl Issuer {
         self.asked.load(Ordering::Relaxed)
     }
 
-    fn verifier(&self) -> Verifier {
+    fn verifier(&self) -> Arc<Verifier> {
         verifier(JwtArgs {
             jwt_jwks_url: Some(self.url.clone()),
             ..meant()
@@ -97,21 +98,20 @@ impl Issuer {
     }
 }
 
-fn verifier(args: JwtArgs) -> Verifier {
-    Verifier::new(&JwtArgs {
-        jwt_algorithm: Some(Algorithm::ES256),
+fn verifier(args: JwtArgs) -> Arc<Verifier> {
+    let algorithm = Some(Algorithm::ES256);
+    let args = JwtArgs {
+        jwt_algorithm: algorithm,
         ..args
-    })
-    .unwrap()
+    };
+    Arc::new(Verifier::new(&args).unwrap())
 }
 
-fn unknown(name: &str) -> Result<String, TokenError> {
-    Err(TokenError::UnknownKey(name.to_owned()))
+fn refused(tokens: &Arc<Verifier>, token: &str) -> Option<TokenProblem> {
+    tokens.identify(token).err().map(|refused| refused.problem)
 }
 
-fn found(person: &Result<String, TokenError>) -> bool {
-    person.as_deref() == Ok("u-37")
-}
+const UNKNOWN: Option<TokenProblem> = Some(TokenProblem::UnknownKey);
 
 #[tokio::test]
 async fn rotates_the_keys_of_a_file_at_run_time() {
@@ -125,25 +125,25 @@ async fn rotates_the_keys_of_a_file_at_run_time() {
     let keys = tokens.key_set().unwrap();
     write(&[&old]);
     keys.read().await.unwrap();
-    assert!(found(&tokens.person(&old.token())));
-    assert_eq!(tokens.person(&new.token()), unknown("new"));
+    assert!(refused(&tokens, &old.token()).is_none());
+    assert_eq!(refused(&tokens, &new.token()), UNKNOWN);
     // Both keys are valid while tokens signed by either are in use. The new one is valid
     // immediately.
     write(&[&old, &new]);
     keys.read_for("new").await;
-    assert!(found(&tokens.person(&old.token())) && found(&tokens.person(&new.token())));
+    assert!(refused(&tokens, &old.token()).is_none() && refused(&tokens, &new.token()).is_none());
     assert_eq!(
-        tokens.person(&old.token_naming(Some("new"))).unwrap_err(),
-        super::super::NOT_VALID
+        refused(&tokens, &old.token_naming(Some("new"))),
+        Some(TokenProblem::Signature)
     );
     write(&[&new]);
     keys.read().await.unwrap();
-    assert_eq!(tokens.person(&old.token()), unknown("old"));
-    assert!(found(&tokens.person(&new.token())));
+    assert_eq!(refused(&tokens, &old.token()), UNKNOWN);
+    assert!(refused(&tokens, &new.token()).is_none());
     // A half-written file changes nothing.
     std::fs::write(file.path(), "{\"keys\": [").unwrap();
     keys.read().await.unwrap_err();
-    assert!(found(&tokens.person(&new.token())));
+    assert!(refused(&tokens, &new.token()).is_none());
 }
 
 #[tokio::test]
@@ -159,12 +159,12 @@ async fn unknown_key_names_cause_at_most_one_issuer_request_in_ten_seconds() {
     issuer.says(StatusCode::OK, set_of(&[&known, &new]));
     keys.read_for("new").await;
     assert_eq!(
-        (issuer.asked(), tokens.person(&new.token())),
-        (2, unknown("new"))
+        (issuer.asked(), refused(&tokens, &new.token())),
+        (2, UNKNOWN)
     );
     *keys.reading.lock().await = Instant::now().checked_sub(ASKED_EVERY);
     futures_util::future::join_all((0..50).map(|_| keys.read_for("new"))).await;
-    assert!(issuer.asked() == 3 && found(&tokens.person(&new.token())));
+    assert!(issuer.asked() == 3 && refused(&tokens, &new.token()).is_none());
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn keys_stay_valid_for_a_day_if_the_issuer_is_down_or_sends_no_keys() {
         let error = keys.read().await.unwrap_err();
         assert!(error.to_string().contains(says), "{says}: {error}");
         assert_eq!(matches!(error, FetchError::Away(_)), passes, "{says}");
-        assert!(found(&tokens.person(&key.token())), "{says}");
+        assert!(refused(&tokens, &key.token()).is_none(), "{says}");
         assert!(keys.problem().unwrap().contains(says), "{says}");
     }
     // A key that the issuer has withdrawn stays valid for at most a day if the issuer cannot be
@@ -212,11 +212,11 @@ async fn keys_stay_valid_for_a_day_if_the_issuer_is_down_or_sends_no_keys() {
     let since = Instant::now().checked_sub(OLDEST).unwrap();
     *keys.failing.lock() = Some((since, "it answered 502 Bad Gateway".into()));
     keys.read().await.unwrap_err();
-    assert_eq!(tokens.person(&key.token()), unknown("key"));
+    assert_eq!(refused(&tokens, &key.token()), UNKNOWN);
     assert!(keys.problem().unwrap().contains("no key is valid"));
     issuer.says(ok, set_of(&[&key]));
     keys.read().await.unwrap();
-    assert!(found(&tokens.person(&key.token())));
+    assert!(refused(&tokens, &key.token()).is_none());
     assert_eq!(keys.problem(), None);
     let nobody = JwtArgs {
         jwt_jwks_url: Some("http://127.0.0.1:1/keys".into()),
@@ -238,18 +238,16 @@ async fn token_without_key_id_needs_a_set_of_one_key() {
     let tokens = issuer.verifier();
     let keys = tokens.key_set().unwrap();
     keys.read().await.unwrap();
-    assert!(found(&tokens.person(&one.token_naming(None))));
+    assert!(refused(&tokens, &one.token_naming(None)).is_none());
     issuer.says(StatusCode::OK, set_of(&[&one, &other]));
     keys.read().await.unwrap();
-    assert!(
-        matches!(tokens.person(&one.token_naming(None)), Err(TokenError::Refused(why)) if why.contains("kid"))
-    );
+    assert!(refused(&tokens, &one.token_naming(None)) == Some(TokenProblem::NoKeyId));
     // A single key without a name fits every token.
     let mut nameless = one.jwk();
     nameless.as_object_mut().unwrap().remove("kid");
     issuer.says(StatusCode::OK, json!({"keys": [nameless]}).to_string());
     keys.read().await.unwrap();
-    assert!(found(&tokens.person(&one.token())));
+    assert!(refused(&tokens, &one.token()).is_none());
 }
 
 #[test]
@@ -264,7 +262,7 @@ fn uses_only_strong_keys_that_are_meant_for_tokens() {
     let names = |algorithm, keys: Value| -> Vec<String> {
         let used =
             usable(algorithm, json!({"keys": keys}).to_string().as_bytes()).unwrap_or_default();
-        used.into_iter().filter_map(|key| key.name).collect()
+        used.into_iter().filter_map(|(name, _)| name).collect()
     };
     let secret = json!({"kty": "oct", "kid": "other", "alg": "ES256", "k": "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU"});
     for other in [
@@ -276,6 +274,9 @@ fn uses_only_strong_keys_that_are_meant_for_tokens() {
         with("kty", json!("of tomorrow")),
         secret,
         json!(7),
+        with("d", json!("x")),
+        json!({"kty": "AKP", "alg": "ML-DSA-65", "kid": "other", "pub": "AAAA"}),
+        json!({"kty": "RSA", "use": "enc", "alg": "RSA-OAEP", "kid": "other", "n": "AAAA", "e": "AQAB"}),
     ] {
         assert_eq!(
             names(Algorithm::ES256, json!([other, good.jwk()])),
@@ -289,15 +290,6 @@ fn uses_only_strong_keys_that_are_meant_for_tokens() {
     ] {
         assert_eq!(names(Algorithm::ES256, json!([fine])), ["other"]);
     }
-    assert!(
-        usable(
-            Algorithm::ES256,
-            json!({"keys": [with("d", json!("x"))]})
-                .to_string()
-                .as_bytes()
-        )
-        .is_err()
-    );
     // RSA keys are sized by the modulus, without leading zeros.
     let rsa = |bits: usize| {
         let mut modulus = vec![0; 9];
@@ -310,11 +302,46 @@ fn uses_only_strong_keys_that_are_meant_for_tokens() {
         }));
         json!({"kty": "RSA", "kid": "rsa", "n": URL_SAFE_NO_PAD.encode(modulus), "e": "AQAB"})
     };
-    for (bits, used) in [(1_024, 0), (2_047, 0), (2_048, 1), (4_096, 1), (4_097, 0)] {
+    for (bits, used) in [(1_024, 0), (2_040, 0), (2_048, 1), (4_096, 1), (4_097, 0)] {
         assert_eq!(
             names(Algorithm::RS256, json!([rsa(bits)])).len(),
             used,
             "{bits}"
         );
     }
+}
+
+#[test]
+fn file_may_hold_one_public_key_as_pem() {
+    let ec = IssuerKey::new("unused");
+    let public = ec.pair.public_key_pem();
+    let ed = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let read = |algorithm, pem: &str| usable(algorithm, pem.as_bytes()).map(|keys| keys.len());
+    assert_eq!(read(Algorithm::ES256, &public), Ok(1));
+    assert_eq!(read(Algorithm::EdDSA, &ed.public_key_pem()), Ok(1));
+    for (algorithm, pem, says) in [
+        (Algorithm::RS256, public.clone(), "fits RS256"),
+        (Algorithm::ES384, public, "fits ES384"),
+        (Algorithm::ES256, ec.pair.serialize_pem(), "private key"),
+    ] {
+        let refused = read(algorithm, &pem).unwrap_err();
+        assert!(refused.contains(says), "{refused}");
+    }
+}
+
+/// Algorithm confusion: a token signed with the public key as an HMAC secret.
+#[tokio::test]
+async fn public_key_is_never_an_hmac_secret() {
+    let key = IssuerKey::new("key");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), key.pair.public_key_pem()).unwrap();
+    let tokens = verifier(JwtArgs {
+        jwt_jwks_file: Some(file.path().to_owned()),
+        ..meant()
+    });
+    tokens.key_set().unwrap().read().await.unwrap();
+    assert_eq!(refused(&tokens, &key.token()), None);
+    let forged = EncodingKey::from_secret(key.pair.public_key_pem().as_bytes());
+    let forged = encode(&Header::new(Algorithm::HS256), &good(), &forged).unwrap();
+    assert_eq!(refused(&tokens, &forged), Some(TokenProblem::Algorithm));
 }

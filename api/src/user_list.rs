@@ -1,0 +1,247 @@
+//! Parses lists of users as people make them: one id a line, or a CSV with a column `user_id`, from an
+//! editor or a spreadsheet.
+
+use std::collections::HashSet;
+
+use csv::{ReaderBuilder, StringRecord, Trim};
+use firstcome_shared::domain::UserId;
+
+/// The users of a list.
+#[derive(Debug)]
+pub(crate) struct UserList {
+    /// In their order, each once.
+    pub(crate) users: Vec<UserId>,
+    /// How many ids the list has, with repetitions.
+    pub(crate) lines: usize,
+}
+
+impl UserList {
+    /// Leaves out repetitions.
+    pub(crate) fn new(ids: Vec<UserId>) -> Self {
+        let lines = ids.len();
+        let mut seen = HashSet::with_capacity(lines);
+        let users = ids.into_iter().filter(|id| seen.insert(id.clone()));
+        Self {
+            users: users.collect(),
+            lines,
+        }
+    }
+}
+
+/// Name of the column with the ids, without case and signs, as in the CSV of issued coupons.
+const HEADING: &str = "userid";
+
+/// Other words that are a heading in the first line, not a user.
+const HEADINGS: [&str; 8] = [
+    "user",
+    "id",
+    "uid",
+    "sub",
+    "email",
+    "member",
+    "memberid",
+    "customerid",
+];
+
+/// Parses a text. Blank lines and spaces around an id are left out.
+///
+/// # Errors
+/// Returns a message that names the line but repeats no id.
+pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
+    let is_utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+    if is_utf16 || bytes.get(..2).is_some_and(|start| start.contains(&0)) {
+        return Err("the text is UTF-16 (\"Unicode\" in some editors); save it as UTF-8".into());
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.trim_start_matches('\u{feff}');
+    let first = text.trim().lines().next().unwrap_or_default().trim();
+    let delimiter = [b'\t', b';']
+        .into_iter()
+        .find(|sign| first.as_bytes().contains(sign));
+    let mut reader = ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(Trim::All)
+        .delimiter(delimiter.unwrap_or(b','))
+        .from_reader(text.as_bytes());
+    let mut ids = Vec::new();
+    let mut place = None;
+    for record in reader.records() {
+        let record = record.map_err(|error| format!("the text cannot be read: {error}"))?;
+        if record.iter().all(str::is_empty) {
+            continue;
+        }
+        let at_line = |why| format!("line {}: {why}", line_of(&record, text));
+        let (column, columns) = if let Some(place) = place {
+            place
+        } else {
+            let heading = heading(&record).map_err(at_line)?;
+            let first = (heading.unwrap_or_default(), record.len());
+            place = Some(first);
+            if heading.is_some() {
+                continue;
+            }
+            first
+        };
+        if record.len() != columns {
+            let count = record.len();
+            return Err(at_line(format!(
+                "it has {count} columns, and the first line has {columns}"
+            )));
+        }
+        ids.push(id(&record[column]).map_err(at_line)?);
+    }
+    Ok(UserList::new(ids))
+}
+
+/// Returns the number of the line on which a record begins. The record's own position is that before
+/// the blank lines that the reader skips.
+fn line_of(record: &StringRecord, text: &str) -> usize {
+    let start = record.position().map_or(0, csv::Position::byte);
+    let start = usize::try_from(start).unwrap_or_default();
+    let (before, after) = text.split_at_checked(start).unwrap_or((text, ""));
+    let blank = &after[..after.len() - after.trim_start().len()];
+    1 + before.matches('\n').count() + blank.matches('\n').count()
+}
+
+/// Returns the column of the ids if the first line is a heading, or `None` if it is an id.
+fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
+    let word = |field: &str| field.replace([' ', '_', '-'], "").to_ascii_lowercase();
+    if let Some(column) = first.iter().position(|field| word(field) == HEADING) {
+        return Ok(Some(column));
+    }
+    if first.len() > 1 {
+        return Err(format!(
+            "it has {} columns: give one id a line, or name the column with the ids user_id in the first line",
+            first.len()
+        ));
+    }
+    if HEADINGS.contains(&&*word(&first[0])) {
+        return Err("it looks like a heading: remove it, or write user_id instead".into());
+    }
+    Ok(None)
+}
+
+/// Parses one id. A `'` before it makes spreadsheets keep it as it is.
+fn id(field: &str) -> Result<UserId, String> {
+    let id = field.strip_prefix('\'').unwrap_or(field);
+    if is_rounded(id) {
+        return Err("Excel has damaged this id: it is a rounded number such as 1.07693E+20; \
+                    use the list from before it was opened there, or format the column as text first"
+            .into());
+    }
+    id.parse().map_err(|error| format!("{error}"))
+}
+
+/// Whether a spreadsheet shows a long number like this.
+fn is_rounded(id: &str) -> bool {
+    let is_number = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b',')
+    };
+    id.split_once("E+")
+        .is_some_and(|(number, exponent)| is_number(number) && is_number(exponent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
+        let list = parse(text.as_ref())?;
+        Ok(list.users.into_iter().map(String::from).collect())
+    }
+
+    #[test]
+    fn reads_lists_that_editors_and_spreadsheets_write() {
+        for text in [
+            "a\nb",
+            "a\nb\n",
+            "a\r\nb\r\n",
+            "\u{feff}a\r\nb\r\n",
+            "a\n\n  b \n\n \n",
+            "\n\na\t\nb",
+            "\"a\"\n\"b\"\n",
+            "'a\n'b\n",
+            "\u{feff}user_id\r\na\r\nb\r\n",
+            "User ID\na\nb\n",
+            "name,user_id\n\"Kim, Hana\",a\nLee,b\n",
+            "user_id;name\na;김\n\"b\";\"x;y\"\n",
+            "user_id\tname\na\tKim\nb\tLee\n",
+        ] {
+            assert_eq!(read(text), Ok(vec!["a".into(), "b".into()]), "{text:?}");
+        }
+        for id in [
+            "a|b:c=d+e@f.g_h-1/",
+            "+821012345678",
+            "1e5",
+            "E+5",
+            "107693000000000000000",
+        ] {
+            assert_eq!(read(id), Ok(vec![id.into()]));
+        }
+    }
+
+    #[test]
+    fn reads_the_csv_of_issued_coupons() {
+        let csv = "drop_id,slot,user_id,code,claimed_at\r\n\
+                   12,1,\"'+821012345678\",12-1-J4B3,2026-12-01T06:00:00.123Z\r\n\
+                   12,2,u-2,12-2-K69R,2026-12-01T06:00:00.124Z\r\n";
+        assert_eq!(read(csv), Ok(vec!["+821012345678".into(), "u-2".into()]));
+    }
+
+    #[test]
+    fn counts_repeated_ids() {
+        let list = parse("u-1\n".repeat(10_000).as_bytes()).unwrap();
+        assert_eq!((list.lines, list.users.len()), (10_000, 1));
+    }
+
+    #[test]
+    fn error_names_the_line_and_what_to_do() {
+        for (text, says) in [
+            ("a\nb c\nd", "line 2: a user id has"),
+            ("a\n\nb c", "line 3: "),
+            ("a,b", "line 1: it has 2 columns"),
+            ("\"u1\";\"u2\"\n", "name the column with the ids user_id"),
+            (
+                "user_id,name\nu1,Kim,x",
+                "line 2: it has 3 columns, and the first line has 2",
+            ),
+            (
+                "a\nb,c",
+                "line 2: it has 2 columns, and the first line has 1",
+            ),
+            ("Email\na@b", "line 1: it looks like a heading"),
+            ("u-1\n1.07693E+20\n", "line 2: Excel has damaged this id"),
+            ("8.20E+11", "Excel has damaged"),
+            ("n;user_id\nx;1,07693E+20", "line 2: Excel has damaged"),
+            ("a\n..", "line 2: "),
+            (&format!("a\n{}", "x".repeat(129)), "line 2: "),
+        ] {
+            let refused = read(text).unwrap_err();
+            assert!(refused.contains(says), "{text:?}: {refused}");
+        }
+        let utf16: Vec<u8> = "\u{feff}a\n"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        for text in [&utf16[..], &utf16[2..]] {
+            assert!(read(text).unwrap_err().contains("UTF-16"), "{text:?}");
+        }
+        for odd in [
+            &b"a\n\xff\n"[..],
+            b"a\nb\0\n",
+            b"a\n\xe2\x82\n",
+            "a\nü\n".as_bytes(),
+        ] {
+            assert!(read(odd).unwrap_err().starts_with("line 2: "), "{odd:?}");
+        }
+        let secret = read("a\nalice@example.com secret\n").unwrap_err();
+        assert!(
+            !secret.contains("alice"),
+            "the error repeats an id: {secret}"
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! Names databases that speak MySQL's protocol but are not supported, before a statement fails that
+//! they lack.
+
+use std::collections::HashMap;
+
+use anyhow::bail;
+use mysql_async::prelude::Queryable as _;
+
+use super::{Db, DbSettings};
+
+/// ProxySQL answers this exact text itself.
+const PROXY: &str = "select @@version_comment limit 1";
+
+const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
+    ('version', 'version_comment', 'wsrep_on', 'pxc_strict_mode')";
+
+/// # Errors
+/// If the server is a product that is not supported, or cannot be reached.
+pub(super) async fn check(settings: &DbSettings) -> anyhow::Result<()> {
+    let mut conn = Db::plain(settings).await?;
+    let asked = async {
+        let comment: Option<String> = conn.query_first(PROXY).await?;
+        let variables: Vec<(String, String)> = conn.query(VARIABLES).await?;
+        Ok::<_, mysql_async::Error>((comment, variables))
+    };
+    let (comment, variables) = match tokio::time::timeout(settings.limit, asked).await {
+        Ok(Ok(found)) => found,
+        // The statements that follow report what is wrong.
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "could not ask which product the database is");
+            return Ok(());
+        }
+        Err(_) => return Ok(()),
+    };
+    if comment.is_some_and(|comment| comment.contains("ProxySQL")) {
+        tracing::warn!(
+            "ProxySQL is between this process and MySQL: rules that send reads to replicas, or a session to several servers, \
+             break locks and give stale answers; let this user's rules lead to the primary only, or connect without it"
+        );
+    }
+    let variables = variables.iter().map(|(name, value)| (&**name, &**value));
+    match unsupported(&variables.collect()) {
+        Some(why) => bail!("{why}; use MySQL 8.0 or newer, or a service that runs it"),
+        None => Ok(()),
+    }
+}
+
+/// Returns why a server with these variables is not supported.
+fn unsupported(variables: &HashMap<&str, &str>) -> Option<String> {
+    let value = |name| variables.get(name).copied().unwrap_or_default();
+    let version = value("version");
+    let is = |name: &str| {
+        [version, value("version_comment")]
+            .iter()
+            .any(|text| text.contains(name))
+    };
+    if is("MariaDB") {
+        return Some(format!(
+            "MariaDB ({version}) is not supported: its triggers, CHECK constraints and `read_only` differ from MySQL's"
+        ));
+    }
+    if is("TiDB") {
+        return Some(format!(
+            "TiDB ({version}) is not supported: it runs no triggers"
+        ));
+    }
+    if is("Vitess") || is("PlanetScale") {
+        return Some(format!(
+            "Vitess or PlanetScale ({version}) is not supported: it has no triggers, and no GET_LOCK of the whole database"
+        ));
+    }
+    if variables.contains_key("pxc_strict_mode") || value("wsrep_on") == "ON" {
+        let mode = value("pxc_strict_mode");
+        return Some(format!(
+            "Percona XtraDB Cluster or Galera is not supported: GET_LOCK holds on one node only, and is refused if \
+             pxc_strict_mode is ENFORCING or MASTER (now: {})",
+            if mode.is_empty() { "not set" } else { mode }
+        ));
+    }
+    let major = version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse::<u32>().ok());
+    major
+        .filter(|major| *major < 8)
+        .map(|_| format!("MySQL {version} is too old: it ignores CHECK constraints"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_that_are_not_supported_are_named() {
+        for (variables, says) in [
+            (&[("version", "8.4.6")][..], None),
+            (
+                &[
+                    ("version", "9.7.4"),
+                    ("version_comment", "Source distribution"),
+                ],
+                None,
+            ),
+            (
+                &[
+                    ("version", "8.0.36"),
+                    ("version_comment", "Source distribution"),
+                    ("wsrep_on", "OFF"),
+                ],
+                None,
+            ),
+            (
+                &[
+                    ("version", "8.4.6-6"),
+                    ("version_comment", "Percona Server (GPL)"),
+                ],
+                None,
+            ),
+            (&[], None),
+            (&[("version", "11.4.2-MariaDB-ubu2404")], Some("MariaDB")),
+            (
+                &[
+                    ("version", "10.11.6"),
+                    ("version_comment", "MariaDB Server"),
+                ],
+                Some("MariaDB"),
+            ),
+            (&[("version", "8.0.11-TiDB-v8.1.0")], Some("TiDB")),
+            (&[("version", "8.0.30-Vitess")], Some("Vitess")),
+            (
+                &[
+                    ("version", "8.0.42-33.1"),
+                    ("wsrep_on", "ON"),
+                    ("pxc_strict_mode", "ENFORCING"),
+                ],
+                Some("now: ENFORCING"),
+            ),
+            (&[("version", "5.7.44")], Some("too old")),
+        ] {
+            let said = unsupported(&variables.iter().copied().collect());
+            match says {
+                None => assert_eq!(said, None, "{variables:?}"),
+                Some(says) => assert!(said.unwrap_or_default().contains(says), "{variables:?}"),
+            }
+        }
+    }
+}
