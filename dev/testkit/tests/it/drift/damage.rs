@@ -229,7 +229,7 @@ const KEYS: [(&str, &[&str]); 12] = [
     ("times", &[]),
     ("waiting", &[]),
     ("claimants", &["settings_mismatch", "missing_admission"]),
-    ("revoked", &["settings_mismatch"]),
+    ("revoked", &["settings_mismatch", "redis_lost"]),
     ("allowed", &["settings_mismatch"]),
     ("allow_list", &["settings_mismatch"]),
     ("revision", &[]),
