@@ -9,7 +9,6 @@
 mod admission;
 pub mod alerts;
 mod args;
-mod case;
 mod clock;
 mod firing;
 mod operators;

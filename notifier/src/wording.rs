@@ -42,24 +42,8 @@ pub fn capital(text: &str) -> String {
 
 /// Returns a number of findings with the noun of their kind.
 pub(super) fn things(kind: Kind, n: usize) -> String {
-    match kind {
-        Kind::Unissued => count(n, "promise without a row", "promises without a row"),
-        Kind::FailedClaim => count(n, "failed claim", "failed claims"),
-        Kind::MissingAdmission => count(n, "row without an admission", "rows without an admission"),
-        Kind::CountMismatch => count(
-            n,
-            "counter that does not add up",
-            "counters that do not add up",
-        ),
-        Kind::SlotConflict => count(n, "slot conflict", "slot conflicts"),
-        Kind::OverAdmitted => count(n, "admission too many", "admissions too many"),
-        Kind::RevokedAdmission => count(n, "revoked claim in Redis", "revoked claims in Redis"),
-        Kind::RevokedRow => count(n, "row of a revoked claim", "rows of revoked claims"),
-        Kind::Unfilled => count(n, "slot to fill", "slots to fill"),
-        Kind::RedisLost => count(n, "loss of data in Redis", "losses of data in Redis"),
-        Kind::Stalled => count(n, "stall", "stalls"),
-        Kind::UnsafeSetting => count(n, "unsafe setting", "unsafe settings"),
-    }
+    let [one, many] = kind.facts().noun;
+    count(n, one, many)
 }
 
 /// Summarizes repairs, for example "3 issued late, 1 put back".
@@ -71,9 +55,8 @@ pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Strin
             .or_default() += finding.case.number();
     }
     let phrase = |((_, action), n): ((u8, ActionKind), u64)| match action {
-        ActionKind::Rebuild => format!("{} rebuilt in Redis", count(n, "drop", "drops")),
-        // These findings concern a single counter or gate, so they have no number.
-        ActionKind::SetCount | ActionKind::WriteMeta | ActionKind::OpenGate => {
+        // These findings concern a whole coupon or drop, so they have no number.
+        ActionKind::WriteSettings | ActionKind::Open | ActionKind::Project => {
             words(action).done.to_owned()
         }
         _ => format!("{} {}", grouped(n), words(action).done),
@@ -107,26 +90,18 @@ pub struct ActionWords {
 pub fn words(action: ActionKind) -> ActionWords {
     let (rank, done, to_do) = match action {
         ActionKind::Issue => (0, "issued late", "write the row"),
-        ActionKind::Readmit => (1, "admitted again", "admit again in a free slot"),
-        ActionKind::Move => (2, "moved to another slot", "move to another slot"),
+        ActionKind::Owe => (1, "listed as owed", "list as owed"),
         ActionKind::Promote => (
-            3,
+            2,
             "promoted from the waiting list",
             "promote from the waiting list",
         ),
-        ActionKind::Withdraw => (4, "taken back", "take the slot back"),
-        ActionKind::Revoke => (4, "revoked", "finish the revocation"),
-        ActionKind::PutBack => (5, "put back into Redis", "put back into Redis"),
-        ActionKind::ResolveDuplicate => (6, "resolved as duplicate", "resolve as duplicate"),
-        ActionKind::Rebuild => (7, "rebuilt in Redis", "rebuild in Redis"),
-        ActionKind::SetCount => (
-            8,
-            "counter and free slots corrected",
-            "correct the counter and the free slots",
-        ),
-        ActionKind::WriteMeta => (9, "settings corrected", "correct the settings"),
-        ActionKind::OpenGate => (10, "admission reopened", "reopen admission"),
-        ActionKind::Report => (11, "repaired", "repair"),
+        ActionKind::Revoke => (3, "revoked", "finish the revocation"),
+        ActionKind::Resolve => (4, "failed claims closed", "close the failed claim"),
+        ActionKind::Project => (5, "written to Redis again", "write to Redis again"),
+        ActionKind::WriteSettings => (6, "settings written again", "write the settings again"),
+        ActionKind::Open => (7, "admission reopened", "reopen admission"),
+        ActionKind::Report => (8, "repaired", "repair"),
     };
     ActionWords { rank, done, to_do }
 }

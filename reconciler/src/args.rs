@@ -17,11 +17,10 @@ use firstcome_shared::schedule::time_zone::long_version;
 use firstcome_shared::tuning::Tuning;
 use secrecy::SecretString;
 
+use crate::barrier::Topic;
+use crate::context::PassSettings;
 use crate::notify::{NotifyArgs, WebhookArgs};
-use crate::pass::PassSettings;
-use crate::plan::RepairPolicy;
 use crate::stores::Stores;
-use crate::topic::TopicReader;
 
 /// The daemon's default `LISTEN_ADDR`.
 const LISTEN_ADDR: &str = "127.0.0.1:8081";
@@ -99,8 +98,8 @@ pub struct PolicyArgs {
     /// cannot be undone; otherwise they stay
     #[arg(long, env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub retention_days: Option<u32>,
-    /// Repair limit: maximum number of repairs of one drop in one pass, in percent of its quantity
-    /// (not counting unissued, failed_claim and redis_lost).
+    /// Repair limit: how many users of a drop may lose their slot without a confirmation, in percent
+    /// of its quantity.
     #[arg(skip = Tuning::RepairLimitPercent.or(20_u32))]
     pub repair_limit_percent: u32,
     /// Repair limit: minimum, regardless of the quantity of the drop.
@@ -109,9 +108,6 @@ pub struct PolicyArgs {
     /// Number of slots read per page.
     #[arg(skip = Tuning::ReconcilePageSlots.or(5_000_u32))]
     pub reconcile_page_slots: u32,
-    /// How long the keys of sealed drops stay in Redis.
-    #[arg(skip = Tuning::SealedKeysTtlSeconds.or(604_800_u64))]
-    pub sealed_keys_ttl_seconds: u64,
     /// Time without progress after which a pass reports a consumer with unread messages.
     #[arg(skip = Tuning::ConsumerStallSeconds.or(60_u64))]
     pub consumer_stall_seconds: u64,
@@ -136,9 +132,6 @@ impl PolicyArgs {
     }
 }
 
-/// Maximum wait for the next message while the topic's unread tail is read.
-const TAIL_LIMIT: Duration = Duration::from_secs(60);
-
 impl StoreArgs {
     /// Creates handles to all stores without connecting.
     pub fn handles(&self) -> anyhow::Result<Stores> {
@@ -147,7 +140,7 @@ impl StoreArgs {
             db: Db::new(&db_settings)?,
             db_settings,
             redis: Redis::new(&self.redis.settings(self.mysql.store_timeout))?,
-            topic: TopicReader::new(self.kafka.settings(), TAIL_LIMIT)?,
+            topic: Topic::new(self.kafka.settings()),
         })
     }
 }
@@ -156,18 +149,13 @@ impl ReconcileArgs {
     pub fn settings(&self) -> PassSettings {
         let of = &self.policy;
         PassSettings {
-            policy: RepairPolicy {
-                publish_deadline_ms: i64::try_from(self.publish.publish_deadline_ms)
-                    .unwrap_or(i64::MAX),
-                in_flight_ms: i64::try_from(self.publish.longest_in_flight().as_millis())
-                    .unwrap_or(i64::MAX),
-                overdue_ms: i64::from(of.reconcile_overdue_ms),
-                repair_limit_percent: of.repair_limit_percent,
-                repair_limit_at_least: usize::try_from(of.repair_limit_at_least)
-                    .unwrap_or(usize::MAX),
-                kept: 2 * usize::try_from(of.reconcile_page_slots).unwrap_or(usize::MAX / 2),
-            },
-            sealed_keys_ttl: Duration::from_secs(of.sealed_keys_ttl_seconds),
+            publish_deadline_ms: i64::try_from(self.publish.publish_deadline_ms)
+                .unwrap_or(i64::MAX),
+            in_flight_ms: i64::try_from(self.publish.longest_in_flight().as_millis())
+                .unwrap_or(i64::MAX),
+            overdue_ms: i64::from(of.reconcile_overdue_ms),
+            repair_limit_percent: of.repair_limit_percent,
+            repair_limit_at_least: u64::from(of.repair_limit_at_least),
             failed_claims_kept: of.kept(Tuning::FailedClaimsKeptSeconds, Some(30)),
             people_kept: of
                 .retention()
@@ -180,7 +168,7 @@ impl ReconcileArgs {
                 mended_promises: of.kept(Tuning::MendedPromisesKeptSeconds, None),
             },
             stall_after: Duration::from_secs(of.consumer_stall_seconds),
-            page_slots: i64::from(of.reconcile_page_slots),
+            page_slots: of.reconcile_page_slots,
         }
     }
 }

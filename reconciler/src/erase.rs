@@ -7,7 +7,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::EraseArgs;
-use crate::execute::{EraseError, Erased, erase};
+use crate::by_hand::{EraseError, Erased, erase};
 
 pub(crate) async fn run(args: EraseArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let stores = args.stores.handles()?;

@@ -1,27 +1,41 @@
 //! The reconciler of Firstcome: compares every promise with every row, repairs differences, and
 //! alerts operators.
 //!
-//! A pass goes through `collect` (reads), `plan` (decides), `execute` (writes), a second
-//! comparison, `record` and `notify`.
+//! In order of a pass: `run` takes the lock, `read` reads, `judge` decides (pure), `rows` inserts,
+//! `gate` closes, `barrier` waits, `project` writes Redis from rows, `revoke_promote` gives free
+//! slots away, `seal` ends drops, `record` records, `notify` mails. `sweep` and `urgent` are the two
+//! lanes, `pass` is one drop.
 
 pub mod args;
+pub mod barrier;
+mod by_hand;
 pub mod cli;
-pub mod collect;
+pub mod context;
 pub mod daemon;
 mod erase;
-pub mod execute;
 pub mod explain;
+mod gate;
 pub mod http;
+mod jobs;
+pub mod judge;
+pub mod ledger;
+mod limit;
 mod metrics;
 pub mod once;
 pub mod pass;
 pub mod passes;
-pub mod plan;
+mod project;
+mod read;
 pub mod record;
+mod revoke_promote;
+mod rows;
+pub mod run;
+mod seal;
+mod settings;
 pub mod stores;
+mod sweep;
 mod terminal;
-pub mod topic;
-mod traces;
+mod urgent;
 
 pub use firstcome_notifier as notify;
 pub use firstcome_shared::report;

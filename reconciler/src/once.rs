@@ -11,12 +11,13 @@ use firstcome_shared::tuning::Tuning;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
+use crate::context::{Memory, PassError, PassRequest};
+use crate::jobs;
 use crate::notify::Notifier;
 use crate::notify::wording::{LONGEST, count, line, person, plainly, words};
-use crate::pass::memory::Progress;
-use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::mail;
 use crate::report::{ActionKind, DropReport, Finding, Numbers, Outcome, Run, Status, Trigger};
+use crate::run::{Reconciler, UrgentLane, new_run_id};
 use crate::terminal::{hanging, width};
 
 /// Maximum number of findings shown for one drop. `--json` and the API return all of them.
@@ -47,17 +48,21 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     if !args.dry_run {
         notifier.announce();
     }
-    let mut reconciler = Reconciler::new(stores, args.reconcile.settings());
-    let request = Request {
+    let settings = args.reconcile.settings();
+    let reconciler = Reconciler::new(stores.clone(), settings.clone(), UrgentLane::Here);
+    if !args.dry_run {
+        jobs::all(&stores, &settings, &reconciler.notes, args.deep).await;
+    }
+    let request = PassRequest {
         coupon: args.coupon.map(CouponId),
         drop: args.drop.map(DropId),
         dry_run: args.dry_run,
         deep: args.deep,
         confirm: args.confirm,
         patience: Duration::from_secs(args.wait_seconds),
-        ..Request::new(Trigger::Cli)
+        ..PassRequest::new(Trigger::Cli)
     };
-    let watch = tokio::spawn(show_progress(reconciler.memory.progress.clone()));
+    let watch = tokio::spawn(show_progress(reconciler.memory.clone()));
     let ended = reconciler.pass(&request, &new_run_id(), &stop).await;
     watch.abort();
     let run = match ended {
@@ -84,7 +89,8 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
 }
 
 /// Prints the progress of a long pass to standard error.
-async fn show_progress(progress: Arc<Progress>) {
+async fn show_progress(memory: Arc<Memory>) {
+    let progress = &memory.progress;
     let mut every = tokio::time::interval(Duration::from_secs(2));
     every.tick().await;
     loop {

@@ -6,17 +6,17 @@ use chrono::Utc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::context::{Memory, PassError, PassRequest};
 use crate::metrics::DriftSeries;
 use crate::notify::Notifier;
-use crate::pass::memory::Progress;
-use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::report::Run;
+use crate::run::{Reconciler, new_run_id};
 
 /// The outcome of a requested pass.
 pub type PassResult = Result<Run, PassError>;
 
 struct Job {
-    request: Request,
+    request: PassRequest,
     run_id: String,
     answer: oneshot::Sender<PassResult>,
 }
@@ -36,7 +36,7 @@ pub enum NotStarted {
 #[derive(Clone)]
 pub struct Passes {
     current: Current,
-    pub progress: Arc<Progress>,
+    pub memory: Arc<Memory>,
     jobs: mpsc::Sender<Job>,
     drift: Arc<DriftSeries>,
 }
@@ -47,10 +47,10 @@ impl Passes {
         let (sender, jobs) = mpsc::channel(1);
         let current = Current::default();
         let drift = Arc::<DriftSeries>::default();
-        let progress = Arc::clone(&reconciler.memory.progress);
+        let memory = Arc::clone(&reconciler.memory);
         let passes = Self {
             current: current.clone(),
-            progress,
+            memory,
             jobs: sender,
             drift: Arc::clone(&drift),
         };
@@ -69,7 +69,7 @@ impl Passes {
     /// Starts a pass. Returns its ID and the receiver of its result.
     pub fn start(
         &self,
-        request: Request,
+        request: PassRequest,
     ) -> Result<(String, oneshot::Receiver<PassResult>), NotStarted> {
         let run_id = new_run_id();
         let mut running = None;
@@ -107,7 +107,7 @@ impl Passes {
         let mut current = self.current.subscribe();
         tokio::select! {
             biased;
-            () = self.progress.until_begun(run_id) => true,
+            () = self.memory.progress.until_begun(run_id) => true,
             () = async { drop(current.wait_for(|current| current.as_deref() != Some(run_id)).await) } => false,
         }
     }

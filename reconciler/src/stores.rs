@@ -10,8 +10,8 @@ use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
+use crate::barrier::Topic;
 use crate::report::FailureCause;
-use crate::topic::TopicReader;
 
 /// Connections to every store. Cheap to clone.
 #[derive(Clone)]
@@ -20,7 +20,7 @@ pub struct Stores {
     /// Settings for dedicated connections to MySQL.
     pub db_settings: DbSettings,
     pub redis: Redis,
-    pub topic: TopicReader,
+    pub topic: Topic,
 }
 
 impl Stores {

@@ -49,7 +49,11 @@ pub async fn make_ahead(
     }
     // Read the fence first. If Redis loses data afterwards, loading finds another era and does
     // nothing.
-    let fence = redis.fence(coupon.id).await?;
+    let servers = redis.servers().await?;
+    let gate = redis.gates(&[coupon.id]).await?;
+    let fence = gate
+        .first()
+        .and_then(|gate| gate.fence(servers.of(coupon.id)));
     let Some((coupon, made)) = db.make_drops(coupon.id, missing).await? else {
         return Ok(0);
     };
@@ -59,9 +63,7 @@ pub async fn make_ahead(
             // drop.
             let keys = redis.keys(coupon.id, drop.id);
             let meta = DropMeta::of(&coupon, drop);
-            redis
-                .load_drop(&keys, &fence, coupon.revision, &meta)
-                .await?;
+            redis.load(&keys, &fence, coupon.revision, &meta).await?;
         }
     }
     Ok(made.len())

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::drops::make_ahead;
-use firstcome_shared::redis::gate::{CLOSED, Openness};
 use metrics::{counter, gauge};
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::openness::{CLOSED, Openness, openness};
 use super::state::{App, Services};
 
 /// Interval at which daily drops are created. A minute is short enough, because they are created
@@ -103,7 +103,7 @@ async fn watch_redis(services: &Services) -> &'static str {
     let mut last = None;
     loop {
         ticks.tick().await;
-        let openness = services.redis.openness().await;
+        let openness = openness(services).await;
         gauge!("firstcome_redis_up").set(f64::from(u8::from(openness.is_ok())));
         gauge!("firstcome_admission_open")
             .set(f64::from(u8::from(matches!(openness, Ok(Openness::Open)))));
@@ -115,7 +115,7 @@ async fn watch_redis(services: &Services) -> &'static str {
             match &openness {
                 Ok(Openness::Open) => tracing::info!("admission is open"),
                 Ok(Openness::InPart) => {
-                    tracing::warn!("admission is open to the coupons of some Redis servers only");
+                    tracing::warn!("admission is open to some coupons only");
                 }
                 Ok(Openness::Closed) => tracing::warn!("{CLOSED}"),
                 Err(error) => tracing::warn!(%error, "admission is closed: Redis does not answer"),

@@ -8,6 +8,7 @@ mod catalogue;
 mod claim;
 mod fd_limit;
 mod metrics;
+mod openness;
 mod page;
 mod routes;
 mod server;

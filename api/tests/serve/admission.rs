@@ -157,9 +157,10 @@ async fn refusals_leave_redis_unchanged() {
 
 #[tokio::test]
 async fn closed_gate_refuses_claims_with_retry_after() {
-    let world = ServeWorld::closed().await;
-    let api = world.api().await;
-    let (id, _) = api.make(open(5)).await;
+    let (world, api) = ServeWorld::with_api().await;
+    let (id, drop) = api.make(open(5)).await;
+    let gate = world.keys(id, DropId(drop)).gate;
+    world.ask_redis::<i64>(&["DEL", &*gate]).await;
     let before = world.dump().await;
     let refused = api.claim(id, "u-1").await;
     assert_eq!(refused.code(), (503, "unavailable"));

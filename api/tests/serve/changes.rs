@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike as _, Utc};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::redis::repair::Withheld;
+use firstcome_shared::redis::settings::Withheld;
 use reqwest::Method;
 use serde_json::{Value, json};
 

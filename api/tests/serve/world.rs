@@ -10,6 +10,7 @@ use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_api::serve::ApiServer;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use firstcome_stack::{KafkaOptions, KafkaServer};
@@ -114,18 +115,18 @@ impl ServeWorld {
 
     /// Opens every existing coupon, as the reconciler does.
     pub(crate) async fn open_gate(&self) {
-        let life = self.redis.gate().await.unwrap().life();
+        let servers = self.redis.servers().await.unwrap();
         for row in self.sql("SELECT id, era FROM {db}.coupons").await {
             let [coupon, era] = [row[0].parse().unwrap(), row[1].parse().unwrap()];
             let coupon = CouponId(coupon);
-            let seen = self.redis.coupon_gates(&[coupon]).await.unwrap().remove(0);
+            let server = servers.of(coupon).unwrap();
+            let seen = self.redis.gates(&[coupon]).await.unwrap().remove(0);
             let era = u64::try_from(era).unwrap();
-            let begun = self.redis.begin_era(coupon, &life, era, &seen).await;
-            let opened = [(coupon, begun.unwrap().unwrap())];
-            assert!(self.redis.open_coupons(&opened).await.unwrap());
+            let begun = self.redis.begin_era_on(coupon, server, &seen, era).await;
+            let fence = begun.unwrap().unwrap();
+            let opened = self.redis.open(coupon, &fence, &[]).await.unwrap();
+            assert_eq!(opened, Opened::Yes);
         }
-        let servers = life.servers();
-        assert!(self.redis.note_compared(&life, &servers).await.unwrap());
     }
 
     /// Returns this world with a setting changed, by the name of its flag.

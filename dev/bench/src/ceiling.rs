@@ -218,7 +218,7 @@ pub async fn script(
     })?;
     let drop = DropId(coupon.drop);
     let keys = redis.keys(CouponId(coupon.id), drop);
-    let gates = redis.coupon_gates(&[keys.coupon]).await?;
+    let gates = redis.gates(&[keys.coupon]).await?;
     let era = gates[0].era().context("the coupon has no era")?;
     let name = crowd.replace(' ', "-");
     let crowd: Vec<UserId> = (0..claims)

@@ -69,7 +69,7 @@ impl Campaign {
             let done = {
                 let mut report = report.lock();
                 report.add(seed, ran.as_ref());
-                report.schedules() + report.not_run.len()
+                report.schedules()
             };
             say(done, self.seeds, &schedule, ran.as_ref(), &folder);
             match ran {
@@ -114,6 +114,9 @@ fn say(
                 .take(10)
                 .for_each(|wrong| println!("    {wrong}"));
         }
-        Err(error) => println!("[{done}/{all}] {schedule}\n  not run: {error:#}"),
+        Err(error) => println!(
+            "[{done}/{all}] {schedule}\n  FAILED in the harness, kept in {}: {error:#}",
+            folder.display()
+        ),
     }
 }

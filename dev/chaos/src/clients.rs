@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::evidence::{Answered, ChaosPerson};
+use crate::excuses::Excuses;
 use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
@@ -262,7 +263,11 @@ impl<'a> Clients<'a> {
 
     /// Returns all answers in order of arrival, and the failures among them: answers outside the
     /// contract, and denied promises of users who are not in `listed`.
-    pub fn into_answers(self, listed: &HashSet<(usize, String)>) -> (Vec<Answered>, Vec<String>) {
+    pub(crate) fn into_answers(
+        self,
+        listed: &HashSet<(usize, String)>,
+        excuses: &Excuses,
+    ) -> (Vec<Answered>, Vec<String>) {
         let Answers {
             all,
             mut outside,
@@ -272,9 +277,7 @@ impl<'a> Clients<'a> {
         let named = denied
             .into_iter()
             .map(|((coupon, n), what)| ((coupon, self.schedule.user_id(n)), what));
-        // Older keys that are restored into a running Redis lack the newest users for a moment.
-        let may_deny = self.schedule.may_break_promises();
-        let wrong = named.filter(|(person, _)| !may_deny && !listed.contains(person));
+        let wrong = named.filter(|(person, _)| !listed.contains(person) && !excuses.denial());
         outside.extend(wrong.map(|((_, name), what)| format!("contradiction: {name} {what}")));
         (all, outside)
     }

@@ -27,6 +27,7 @@ impl FaultSchedule {
         let mut faults: Vec<Timed> = (0..number)
             .map(|_| Timed {
                 at_ms: rng.random_range(200..latest),
+                coupon: rng.random_range(0..6),
                 fault: fault(&mut rng),
             })
             .collect();

@@ -67,17 +67,39 @@ pub enum WireFault {
 /// Foreign data that is written into a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Junk {
-    /// Users with scores that are not slots.
-    Scores,
-    /// Admitted and waiting users with invalid user IDs.
-    Names,
-    /// Invalid entries among the free slots.
-    Free,
+pub enum Garbage {
     /// Messages that are not claims.
     Messages,
     /// Dead letters that cannot become rows.
     DeadLetters,
+}
+
+/// A table that MySQL loses with all its rows, as if it was restored from an empty dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LostTable {
+    Drops,
+    SlotLimits,
+    TopicPositions,
+    FailedClaims,
+}
+
+impl LostTable {
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Drops,
+        Self::SlotLimits,
+        Self::TopicPositions,
+        Self::FailedClaims,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drops => "drops",
+            Self::SlotLimits => "slot_limits",
+            Self::TopicPositions => "topic_positions",
+            Self::FailedClaims => "failed_claims",
+        }
+    }
 }
 
 /// A batch of messages from a foreign producer.
@@ -106,10 +128,28 @@ pub enum DropKey {
     Times,
     Claimants,
     Revoked,
-    Sizes,
+    Allowed,
+    AllowList,
+    Revision,
+    Gate,
 }
 
 impl DropKey {
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Meta,
+        Self::Count,
+        Self::Users,
+        Self::Free,
+        Self::Waiting,
+        Self::Times,
+        Self::Claimants,
+        Self::Revoked,
+        Self::Allowed,
+        Self::AllowList,
+        Self::Revision,
+        Self::Gate,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta",
@@ -120,7 +160,25 @@ impl DropKey {
             Self::Times => "times",
             Self::Claimants => "claimants",
             Self::Revoked => "revoked",
-            Self::Sizes => "sizes",
+            Self::Allowed => "allowed",
+            Self::AllowList => "allow_list",
+            Self::Revision => "revision",
+            Self::Gate => "gate",
+        }
+    }
+
+    /// Whether the key belongs to the coupon and not to one of its drops.
+    pub fn is_of_coupon(self) -> bool {
+        match self {
+            Self::Meta | Self::Count | Self::Users | Self::Free | Self::Waiting | Self::Times => {
+                false
+            }
+            Self::Claimants
+            | Self::Revoked
+            | Self::Allowed
+            | Self::AllowList
+            | Self::Revision
+            | Self::Gate => true,
         }
     }
 }
@@ -257,7 +315,7 @@ pub enum Fault {
     /// Garbage is written into a store. The product removes it, or reports it by name. In the
     /// second case an operator removes it, but not before `ms`.
     Garbage {
-        junk: Junk,
+        garbage: Garbage,
         ms: u64,
     },
     /// A foreign producer writes to the topic. Messages that are not claims are reported. An
@@ -278,29 +336,31 @@ pub enum Fault {
     KeyLost {
         key: DropKey,
     },
-    /// One member of a key is deleted.
-    MemberLost {
-        key: DropKey,
-    },
-    /// One row of an issued coupon is deleted.
-    RowLost,
+    /// All keys of a drop are deleted.
+    DropKeysLost,
     /// Restores the keys of a coupon into the running Redis as they were `age_ms` before.
     RestoredKeys {
         age_ms: u64,
     },
-    /// Restores the rows of a drop as they were `age_ms` before. No other table changes.
+    /// Restores the table of rows as it was `age_ms` before, except for returned slots. No other
+    /// table changes.
     OldRows {
         age_ms: u64,
     },
-    /// The stored positions of all partitions are moved by a number of messages, and what follows
-    /// them stays.
+    /// MySQL is killed and restarts with all its data from `age_ms` before.
+    OldDatabase {
+        age_ms: u64,
+    },
+    /// MySQL loses all rows of a table.
+    TableLost {
+        table: LostTable,
+    },
+    /// The stored positions of all partitions are moved by a number of messages.
     PositionsMoved {
         by: i64,
     },
-    /// An operator runs a command of `docs/OPERATIONS.md` that belongs to another case.
-    Pasted {
-        command: PastedCommand,
-    },
+    /// The topic is deleted and created again.
+    TopicRecreated,
     /// An operator confirms repairs of every coupon without having read which repairs are held
     /// back.
     BlindConfirm,
@@ -333,38 +393,6 @@ pub enum Fault {
     },
 }
 
-/// A command of `docs/OPERATIONS.md` that an operator may run in the wrong case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PastedCommand {
-    /// Removes the user of a slot and the claimant from Redis.
-    ForgetUser,
-    /// Deletes all keys of a drop.
-    ForgetDrop,
-    /// Sets the positions of all partitions beyond three messages that were not read.
-    SkipMessages,
-    /// Deletes all positions, so that the topic is read again.
-    RereadTopic,
-}
-
-impl PastedCommand {
-    pub(crate) const ALL: [Self; 4] = [
-        Self::ForgetUser,
-        Self::ForgetDrop,
-        Self::SkipMessages,
-        Self::RereadTopic,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::ForgetUser => "remove a user",
-            Self::ForgetDrop => "delete a drop's keys",
-            Self::SkipMessages => "skip messages",
-            Self::RereadTopic => "read the topic again",
-        }
-    }
-}
-
 impl Fault {
     /// Returns the kind of process that the fault affects.
     pub fn role(&self) -> Option<ProcessRole> {
@@ -388,6 +416,10 @@ impl Fault {
                 | Self::StaleReplica { .. }
                 | Self::Demotion { .. }
                 | Self::RestoredKeys { .. }
+                | Self::DropKeysLost
+                | Self::KeyLost {
+                    key: DropKey::Users
+                }
                 | Self::WrongType { .. }
                 | Self::Silent {
                     store: FaultyStore::Redis,
@@ -396,15 +428,17 @@ impl Fault {
         )
     }
 
-    /// Whether MySQL loses rows, or loses or skips what they are made from. If Redis also loses
-    /// its admissions, no copy is left.
+    /// Whether MySQL loses rows, or MySQL or Kafka loses or skips what they are made from. If Redis
+    /// also loses its admissions, no copy is left.
     pub fn forgets_rows(&self) -> bool {
         matches!(
             self,
-            Self::RowLost
-                | Self::OldRows { .. }
-                | Self::Pasted {
-                    command: PastedCommand::SkipMessages
+            Self::OldRows { .. }
+                | Self::OldDatabase { .. }
+                | Self::TopicRecreated
+                | Self::PositionsMoved { by: 1.. }
+                | Self::TableLost {
+                    table: LostTable::Drops | LostTable::FailedClaims
                 }
         )
     }
@@ -445,16 +479,10 @@ impl Fault {
             Self::RedisClock { .. } => "clock step of redis".into(),
             Self::MysqlTableHangs { .. } => "mysql table hangs".into(),
             Self::MysqlWritesHang { .. } => "mysql writes hang".into(),
-            Self::Garbage { junk, .. } => {
-                let what = match junk {
-                    Junk::Scores => "on odd scores",
-                    Junk::Names => "in names",
-                    Junk::Free => "among free slots",
-                    Junk::Messages => "on the topic",
-                    Junk::DeadLetters => "among dead letters",
-                };
-                format!("garbage {what}")
-            }
+            Self::Garbage { garbage, .. } => match garbage {
+                Garbage::Messages => "garbage on the topic".into(),
+                Garbage::DeadLetters => "garbage among dead letters".into(),
+            },
             Self::Batch { batch, .. } => match batch {
                 ForeignBatch::Mirrored => "batch of a mirror".into(),
                 ForeignBatch::Forged => "batch of a forger".into(),
@@ -465,11 +493,12 @@ impl Fault {
             Self::MailsRefused { .. } => "mails refused".into(),
             Self::WrongType { .. } => "key of another type".into(),
             Self::KeyLost { .. } => "one key lost".into(),
-            Self::MemberLost { .. } => "one member lost".into(),
-            Self::RowLost => "one row lost".into(),
+            Self::DropKeysLost => "all keys of a drop lost".into(),
             Self::OldRows { .. } => "older rows restored into mysql".into(),
+            Self::OldDatabase { .. } => "mysql back from an old copy".into(),
+            Self::TableLost { table } => format!("table {} lost", table.name()),
             Self::PositionsMoved { .. } => "stored positions moved".into(),
-            Self::Pasted { command } => format!("command of another case: {}", command.name()),
+            Self::TopicRecreated => "topic recreated".into(),
             Self::BlindConfirm => "repairs confirmed unread".into(),
             Self::RestoredKeys { .. } => "older keys restored into a running redis".into(),
             Self::TruncatedAof { .. } => "redis append-only file truncated".into(),
@@ -511,10 +540,11 @@ impl fmt::Display for Fault {
                 ..
             } => write!(out, " {number} by {seconds} s for {ms} ms"),
             Self::TruncatedAof { percent } => write!(out, " by {percent} %"),
-            Self::OldCopy { age_ms } | Self::RestoredKeys { age_ms } | Self::OldRows { age_ms } => {
-                write!(out, " of {age_ms} ms before")
-            }
-            Self::KeyLost { key } | Self::MemberLost { key } => write!(out, ": `{}`", key.name()),
+            Self::OldCopy { age_ms }
+            | Self::RestoredKeys { age_ms }
+            | Self::OldRows { age_ms }
+            | Self::OldDatabase { age_ms } => write!(out, " of {age_ms} ms before"),
+            Self::KeyLost { key } => write!(out, ": `{}`", key.name()),
             Self::StaleReplica { lag_ms } | Self::Demotion { lag_ms } => {
                 write!(out, ", {lag_ms} ms behind")
             }
@@ -528,8 +558,9 @@ impl fmt::Display for Fault {
             Self::MorePartitions { partitions } => write!(out, ": {partitions}"),
             Self::Flush
             | Self::EveryCopyDeleted
-            | Self::RowLost
-            | Self::Pasted { .. }
+            | Self::DropKeysLost
+            | Self::TableLost { .. }
+            | Self::TopicRecreated
             | Self::BlindConfirm => Ok(()),
             Self::PositionsMoved { by } => write!(out, " by {by}"),
             Self::RedisPrimary { number, ms, .. } => write!(out, " of coupon {number} for {ms} ms"),

@@ -9,16 +9,20 @@
 //! - [`clients`]: users who claim until they get an answer; a history records all of it.
 //! - [`operators`]: two operators who keep changing coupons.
 //! - [`run`]: runs the faults and the recovery, waits for an exact result, and judges the history;
-//!   [`verify`]: reads the stores at the end; [`evidence`]: the observations.
+//!   [`verify`]: reads the stores at the end; [`evidence`]: the observations; `excuses`: the
+//!   deviations that DESIGN allows.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
 //!   a failure needs; [`report`]: a summary.
+//! - [`calm`]: traffic without faults, in which no coupon may close.
 //! - [`soak`]: half an hour of traffic and faults on one system, and the [`resources`] it uses.
 
+pub mod calm;
 pub mod campaign;
 pub mod clients;
 mod cluster_schedule;
 pub mod clusters;
 pub mod evidence;
+mod excuses;
 pub mod expect;
 pub mod fault;
 pub mod inject;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::builder::FalseyValueParser;
@@ -59,6 +60,15 @@ enum Verb {
         #[arg(long, default_value = "target/chaos/soak")]
         out: PathBuf,
     },
+    /// Runs traffic without faults, with a pass every second. No coupon may close.
+    Calm {
+        /// Duration in minutes.
+        #[arg(long, env = "MINUTES", default_value_t = 30)]
+        minutes: u64,
+        /// Folder for the histories and logs of failures.
+        #[arg(long, default_value = "target/chaos/calm")]
+        out: PathBuf,
+    },
     /// Prints the schedule of a seed.
     Show {
         /// The seed.
@@ -101,6 +111,12 @@ async fn main() -> Result<ExitCode> {
         Verb::Replay { what, out } => replay(&what, cluster, &out).await?,
         Verb::Soak { .. } if cluster => anyhow::bail!("the soak uses one server per store"),
         Verb::Soak { minutes, out } => firstcome_chaos::soak::soak(minutes, &out).await?,
+        Verb::Calm { .. } if cluster => anyhow::bail!("the calm uses one server per store"),
+        Verb::Calm { minutes, out } => {
+            let seen = firstcome_chaos::calm::calm(Duration::from_secs(minutes * 60), &out).await?;
+            println!("{seen}");
+            seen.is_good()
+        }
         Verb::Show { seed } => {
             println!("{}", drawn(seed, cluster));
             true

@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Operators<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
+    coupons: &'a [MadeCoupon],
     api: ApiClient,
     /// Whether the operators should stop.
     enough: AtomicBool,
@@ -35,12 +36,14 @@ impl<'a> Operators<'a> {
     pub(crate) fn new(
         system: &'a SystemUnderTest,
         schedule: &'a FaultSchedule,
+        coupons: &'a [MadeCoupon],
         recorder: Recorder,
     ) -> Self {
         let api = ApiClient::patient("", PATIENCE, recorder);
         Self {
             system,
             schedule,
+            coupons,
             api,
             enough: AtomicBool::default(),
             stopped: AtomicBool::default(),
@@ -72,7 +75,7 @@ impl<'a> Operators<'a> {
 
     async fn one(&self, number: u32) {
         let mut rng = StdRng::seed_from_u64(self.schedule.seed ^ (u64::from(number + 1) << 32));
-        let coupons = self.system.coupons();
+        let coupons = self.coupons;
         while !self.enough.load(Ordering::Relaxed) {
             let coupon = &coupons[rng.random_range(0..coupons.len())];
             let quantity = rng.random_range(self.schedule.quantity / 2..=self.schedule.most());
@@ -101,12 +104,7 @@ impl<'a> Operators<'a> {
 
     /// Adds some users to the allow list and removes others, a few at a time.
     async fn relist(&self) {
-        let Some(coupon) = self
-            .system
-            .coupons()
-            .first()
-            .filter(|_| self.schedule.relisted)
-        else {
+        let Some(coupon) = self.coupons.first().filter(|_| self.schedule.relisted) else {
             return;
         };
         let mut rng = StdRng::seed_from_u64(self.schedule.seed ^ 0x0115_7000);
@@ -164,7 +162,7 @@ impl<'a> Operators<'a> {
 
     /// Resumes every paused coupon, even if a suspended API pauses it late.
     async fn end_pauses(&self) {
-        for coupon in self.system.coupons() {
+        for coupon in self.coupons {
             let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
             if self.schedule.operators > 0
                 && number(self.system, &paused)

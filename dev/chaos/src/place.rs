@@ -2,19 +2,11 @@
 
 #[derive(Clone)]
 pub(crate) enum GarbagePlace {
-    /// A member of a sorted set.
-    Member {
-        key: String,
-        name: Vec<u8>,
-    },
-    /// A member whose score is not a slot.
-    Score {
-        key: String,
-        name: &'static str,
-    },
+    /// A key of another type, of this drop or its coupon.
     Type {
         name: String,
         kind: &'static str,
+        drop: i64,
     },
     /// Dead letters that match this condition.
     DeadLetters(String),

@@ -11,8 +11,9 @@ use crate::run::ScheduleResult;
 pub struct ChaosReport {
     /// The result of each schedule.
     pub runs: Vec<ScheduleResult>,
-    /// Seeds that could not be run because the machine or a server failed, with the reason.
-    pub not_run: Vec<(u64, String)>,
+    /// Seeds at which the harness failed, with the error. They count as failed, because a program
+    /// that does not start or answer shows itself like this.
+    pub harness_errors: Vec<(u64, String)>,
     /// Duration of the campaign.
     pub seconds: u64,
 }
@@ -21,24 +22,23 @@ impl ChaosReport {
     pub(crate) fn add(&mut self, seed: u64, ran: Result<&ScheduleResult, &anyhow::Error>) {
         match ran {
             Ok(ran) => self.runs.push(ran.clone()),
-            Err(error) => self.not_run.push((seed, format!("{error:#}"))),
+            Err(error) => self.harness_errors.push((seed, format!("{error:#}"))),
         }
     }
 
     pub fn schedules(&self) -> usize {
-        self.runs.len()
+        self.runs.len() + self.harness_errors.len()
     }
 
     /// Counts the schedules that failed.
     pub fn failed(&self) -> usize {
-        self.runs.iter().filter(|ran| !ran.wrong.is_empty()).count()
+        let wrong = self.runs.iter().filter(|ran| !ran.wrong.is_empty()).count();
+        wrong + self.harness_errors.len()
     }
 
     /// Whether everything ran without a failure, and at least one promise was checked.
     pub fn passed(&self) -> bool {
-        self.failed() == 0
-            && self.not_run.is_empty()
-            && self.runs.iter().any(|ran| ran.promises > 0)
+        self.failed() == 0 && self.runs.iter().any(|ran| ran.promises > 0)
     }
 
     fn wrong(&self, beginnings: &[&str]) -> usize {
@@ -49,6 +49,15 @@ impl ChaosReport {
                 .any(|beginning| wrong.starts_with(beginning))
         })
         .count()
+    }
+
+    /// Counts the schedules that needed each excuse.
+    fn excused(&self) -> BTreeMap<&str, usize> {
+        let mut excused = BTreeMap::new();
+        for reason in self.runs.iter().flat_map(|ran| &ran.excused) {
+            *excused.entry(*reason).or_default() += 1;
+        }
+        excused
     }
 
     /// Counts how often each fault was tried, and how often it had an effect.
@@ -81,9 +90,9 @@ impl fmt::Display for ChaosReport {
         let single = self.runs.iter().filter(|ran| ran.faults.len() == 1).count();
         writeln!(
             out,
-            "schedules run          {} ({single} with a single fault), {} not run",
+            "schedules run          {} ({single} with a single fault), {} errors of the harness",
             self.schedules(),
-            self.not_run.len()
+            self.harness_errors.len()
         )?;
         writeln!(
             out,
@@ -98,6 +107,9 @@ impl fmt::Display for ChaosReport {
             sum(|ran| ran.kept)
         )?;
         writeln!(out, "listed as broken       {}", sum(|ran| ran.listed))?;
+        for (reason, times) in self.excused() {
+            writeln!(out, "  excused {times} times: {reason}")?;
+        }
         writeln!(
             out,
             "lost and not listed    {}",

@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use crate::clients::Clients;
 use crate::evidence::{Answered, Evidence, TriedFault};
-use crate::fault::Fault;
-use crate::inject::{Effect, ODD_PEOPLE, inject, remove_what_came_back};
+use crate::excuses::Excuses;
+use crate::inject::{Effect, inject, remove_what_came_back};
 use crate::operators::{self, Operators};
 use crate::schedule::{FaultSchedule, Timed};
 use crate::system::SystemUnderTest;
@@ -51,6 +51,8 @@ pub struct ScheduleResult {
     pub exact_after_ms: Option<u64>,
     /// Descriptions of the failures. Empty if there are none.
     pub wrong: Vec<String>,
+    /// The rules that excuse deviations from an exact result.
+    pub excused: Vec<&'static str>,
 }
 
 /// Runs a schedule and keeps its history and logs in a folder.
@@ -68,7 +70,8 @@ pub async fn run(
         folder.join("schedule.json"),
         serde_json::to_string_pretty(schedule)?,
     )?;
-    let system = SystemUnderTest::start(Arc::clone(servers), schedule)
+    let logs = folder.join("logs");
+    let system = SystemUnderTest::start(Arc::clone(servers), schedule, &logs)
         .await
         .context("before the first fault")?;
     let path = folder.join("history.jsonl");
@@ -76,18 +79,11 @@ pub async fn run(
     for coupon in system.coupons() {
         announce(coupon, schedule, &recorder);
     }
-    if schedule
-        .faults
-        .iter()
-        .any(|timed| matches!(timed.fault, Fault::Garbage { .. }))
-    {
-        announce_odd_people(&system, &recorder);
-    }
+    let excuses = Excuses::of(schedule);
     let played = tokio::select! {
-        played = play(&system, schedule, &recorder) => played,
+        played = play(&system, schedule, &recorder, &excuses) => played,
         () = system.supervise() => unreachable!("processes are supervised forever"),
     };
-    let logs = folder.join("logs");
     system.world.keep_logs(&logs)?;
     std::fs::write(folder.join("notes.txt"), verify::notes(&system).await)?;
     let Played {
@@ -101,11 +97,16 @@ pub async fn run(
     match &judgement.verdict {
         Verdict::Pass => {}
         Verdict::Unknown(why) => wrong.push(format!("the history proves nothing: {why}")),
-        Verdict::Violated(list) => wrong.extend(list.iter().map(ToString::to_string)),
+        Verdict::Violated(list) => {
+            let unexcused = list
+                .iter()
+                .filter(|violation| !excuses.violation(violation));
+            wrong.extend(unexcused.map(ToString::to_string));
+        }
     }
     wrong.extend(system.objections());
     // No fault destroys every copy of a promise, so none may be broken.
-    if judgement.figures.broken > 0 && !schedule.may_break_promises() {
+    if judgement.figures.broken > 0 && !excuses.listed_promise() {
         wrong.push(format!(
             "{} promises were broken, though listed",
             judgement.figures.broken
@@ -131,6 +132,7 @@ pub async fn run(
         faults: hits,
         exact_after_ms,
         wrong,
+        excused: excuses.used(),
         ..of_figures(&judgement.figures)
     };
     std::fs::write(
@@ -155,19 +157,6 @@ fn is_now(coupon: &MadeCoupon, quantity: u64, recorder: &Recorder) {
         RecordedScope::Drop
     };
     recorder.drop_is(id(coupon.drop), id(coupon.id), quantity, once_per);
-}
-
-/// Faults with garbage may put these users into Redis. They may then get a slot, even if the allow
-/// list lacks them.
-fn announce_odd_people(system: &SystemUnderTest, recorder: &Recorder) {
-    for coupon in system.coupons() {
-        for name in ODD_PEOPLE {
-            if verify::has_list(coupon) {
-                drop(recorder.listing(id(coupon.id), name, true));
-            }
-            drop(recorder.invoke(id(coupon.id), Some(id(coupon.drop)), name));
-        }
-    }
 }
 
 fn of_figures(figures: &Figures) -> ScheduleResult {
@@ -197,6 +186,7 @@ async fn play(
     system: &SystemUnderTest,
     schedule: &FaultSchedule,
     recorder: &Recorder,
+    excuses: &Excuses,
 ) -> Result<Played> {
     let clients = Clients::new(
         system,
@@ -204,19 +194,19 @@ async fn play(
         system.coupons().to_vec(),
         recorder.clone(),
     );
-    let operators = Operators::new(system, schedule, recorder.clone());
+    let operators = Operators::new(system, schedule, system.coupons(), recorder.clone());
     let (hits, healed, exact) = tokio::select! {
-        ended = until_healed_and_exact(system, schedule, &clients, &operators) => ended?,
+        ended = until_healed_and_exact(system, schedule, &clients, &operators, excuses) => ended?,
         () = operators.work() => unreachable!("pauses are ended forever"),
         () = watch_rows(system, recorder) => unreachable!("rows are watched forever"),
         () = clients.poll() => unreachable!("users poll forever"),
     };
     let mut listed = HashSet::new();
     for (number, coupon) in system.coupons().iter().enumerate() {
-        let people = record_end_of(system, coupon, recorder, schedule.may_break_promises()).await?;
+        let people = record_end_of(system, coupon, recorder, excuses).await?;
         listed.extend(people.into_iter().map(|person| (number, person)));
     }
-    let (answers, mut wrong) = clients.into_answers(&listed);
+    let (answers, mut wrong) = clients.into_answers(&listed, excuses);
     let exact_after = exact
         .as_ref()
         .ok()
@@ -245,6 +235,7 @@ async fn until_healed_and_exact(
     schedule: &FaultSchedule,
     clients: &Clients<'_>,
     operators: &Operators<'_>,
+    excuses: &Excuses,
 ) -> Result<Healed> {
     let broken = async {
         let faults = futures_util::future::try_join_all(
@@ -269,8 +260,7 @@ async fn until_healed_and_exact(
     if !answered {
         return Ok((hits, healed, Err("some users got no answer".to_owned())));
     }
-    let confirms = schedule.may_break_promises();
-    let exact = until_exact(system, clients, healed, confirms).await;
+    let exact = until_exact(system, clients, healed, excuses).await;
     Ok((hits, healed, exact))
 }
 
@@ -289,7 +279,7 @@ async fn watch_rows(system: &SystemUnderTest, recorder: &Recorder) {
 
 async fn at_its_time(system: &SystemUnderTest, timed: &Timed) -> Result<TriedFault> {
     pause(timed.at_ms).await;
-    let Effect { took, note, during } = inject(system, &timed.fault)
+    let Effect { took, note, during } = inject(system, &timed.fault, timed.coupon)
         .await
         .with_context(|| format!("{}", timed.fault))?;
     let fault = format!("{:>5} ms  {}", timed.at_ms, timed.fault);
@@ -325,25 +315,25 @@ async fn rows(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<(u64, Vec
 }
 
 /// Waits until the stores agree, every user has an answer, and a pass that begins afterwards finds
-/// nothing. If a person `confirms`, repairs above the limit are confirmed meanwhile.
+/// nothing. Repairs above the limit are confirmed meanwhile, as an operator would.
 async fn until_exact(
     system: &SystemUnderTest,
     clients: &Clients<'_>,
     healed: Instant,
-    confirms: bool,
+    excuses: &Excuses,
 ) -> std::result::Result<Instant, String> {
     let mut why = String::new();
     while healed.elapsed() < DEADLINE {
-        match verify::exact(system).await {
+        match verify::exact(system, excuses).await {
             Ok(()) => {
                 let at = Instant::now();
                 // Retries are always safe: every user gets the same answer as before, and a pass
                 // finds nothing to repair.
                 if !clients.all_ask_again().await {
                     "a user who claimed again got no answer".clone_into(&mut why);
-                } else if let Err(left) = verify::clean(system, healed + DEADLINE).await {
+                } else if let Err(left) = verify::clean(system, healed + DEADLINE, excuses).await {
                     why = left;
-                } else if let Err(late) = verify::exact(system).await {
+                } else if let Err(late) = verify::exact(system, excuses).await {
                     // A late change of the allow list may have admitted a user who claimed again.
                     why = late.to_string();
                 } else {
@@ -352,12 +342,10 @@ async fn until_exact(
             }
             Err(not_yet) => why = not_yet.to_string(),
         }
-        if confirms {
-            match verify::waits_for_person(system).await {
-                Ok(true) => drop(operators::confirm(system).await),
-                Ok(false) => {}
-                Err(error) => why = error.to_string(),
-            }
+        match verify::waits_for_person(system).await {
+            Ok(true) => drop(operators::confirm(system).await),
+            Ok(false) => {}
+            Err(error) => why = error.to_string(),
         }
         // A freed slot goes to the next user who claims.
         clients.the_others_ask_again().await;
@@ -371,9 +359,9 @@ pub(crate) async fn record_end_of(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
     recorder: &Recorder,
-    was_put_back: bool,
+    excuses: &Excuses,
 ) -> Result<Vec<String>> {
-    let listed = verify::listed(system, coupon, was_put_back).await?;
+    let listed = verify::listed(system, coupon, excuses).await?;
     let (quantity, rows) = rows(system, coupon).await?;
     for (person, slot) in &listed {
         recorder.broken(id(coupon.drop), person, *slot);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::expect::Expect;
 use crate::fault::{
-    DropKey, Fault, FaultyStore, ForeignBatch, Junk, PastedCommand, ProcessRole, WireFault,
+    DropKey, Fault, FaultyStore, ForeignBatch, Garbage, LostTable, ProcessRole, WireFault,
 };
 
 /// Number of processes of each kind in a drawn schedule.
@@ -79,18 +78,21 @@ pub struct FaultSchedule {
     pub expect: Vec<Expect>,
 }
 
-/// A fault and its start time.
+/// A fault, its start time, and the coupon that it affects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timed {
     /// Milliseconds since the start.
     pub at_ms: u64,
+    /// Index of the coupon, for faults of one coupon. (They are numbered from 0.)
+    #[serde(default)]
+    pub coupon: usize,
     #[serde(flatten)]
     pub fault: Fault,
 }
 
 impl FaultSchedule {
     /// Draws the schedule for a seed. A third of the schedules have one fault, the others two to
-    /// five. Half of all schedules have operators.
+    /// six. Half of all schedules have operators.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let coupons = rng.random_range(1..=3);
@@ -100,7 +102,7 @@ impl FaultSchedule {
         let number = if rng.random_bool(0.33) {
             1
         } else {
-            rng.random_range(2..=5)
+            rng.random_range(2..=6)
         };
         // Later faults would have little effect, because everything is sold. Some faults take a
         // while to begin.
@@ -108,19 +110,20 @@ impl FaultSchedule {
         let mut faults: Vec<Timed> = (0..number)
             .map(|_| Timed {
                 at_ms: rng.random_range(200..latest),
+                coupon: rng.random_range(0..coupons as usize),
                 fault: fault(&mut rng),
             })
             .collect();
-        if let Some(late) = later_vocabulary(seed, latest) {
-            faults.push(late);
+        // If Redis may lose an admission, a fault that also loses its row or message would delete
+        // every copy.
+        if faults.iter().any(|hit| hit.fault.forgets_admissions()) {
+            faults.retain(|hit| !hit.fault.forgets_rows());
         }
-        // If Redis may lose an admission, a fault that also deletes its row, or the drop's, would
-        // delete every copy.
-        let forgets = faults.iter().any(|hit| hit.fault.forgets_admissions());
-        let piece = lost_piece(seed, 200..latest);
-        faults.extend(piece.filter(|hit| !hit.fault.forgets_rows() || !forgets));
         faults.sort_by_key(|timed| timed.at_ms);
-        let (listed, relisted) = allow_list(seed, people);
+        let (listed, relisted) = allow_list(&mut rng, people);
+        // No store says whether a change that MySQL has forgotten was made.
+        let goes_back = |hit: &Timed| matches!(hit.fault, Fault::OldDatabase { .. });
+        let relisted = relisted && !faults.iter().any(goes_back);
         Self {
             seed,
             coupons,
@@ -191,13 +194,6 @@ impl FaultSchedule {
         self.quantity + (self.people - self.quantity) / 2
     }
 
-    /// Whether the schedule restores an older state into a running Redis. Promises may then be
-    /// broken, and are listed (docs/decisions/0003-admission-gate.md).
-    pub(crate) fn may_break_promises(&self) -> bool {
-        let restored = |hit: &Timed| matches!(hit.fault, Fault::RestoredKeys { .. });
-        self.faults.iter().any(restored)
-    }
-
     /// Whether Redis's clock is set ahead. A revocation during that time is then later than all
     /// claims of the next hours.
     pub(crate) fn sets_redis_ahead(&self) -> bool {
@@ -230,97 +226,13 @@ impl FaultSchedule {
 }
 
 /// Draws the size of the allow list and whether it changes, in a quarter of the seeds. Some lists
-/// are too short for the quantity. Uses a separate generator, so that existing seeds keep the rest
-/// of their schedule.
-fn allow_list(seed: u64, people: u32) -> (u32, bool) {
-    let mut rng = StdRng::seed_from_u64(seed ^ 0x0a11_0115_7000_0000);
+/// are too short for the quantity.
+fn allow_list(rng: &mut StdRng, people: u32) -> (u32, bool) {
     if !rng.random_bool(0.25) {
         return (0, false);
     }
-    let percent = *[40, 67, 90].choose(&mut rng).unwrap_or(&67);
+    let percent = *[40, 67, 90].choose(rng).unwrap_or(&67);
     (people * percent / 100, rng.random_bool(0.6))
-}
-
-/// Draws one more fault in half of the seeds. Uses a separate generator, as [`allow_list`] does.
-fn later_vocabulary(seed: u64, latest: u64) -> Option<Timed> {
-    let mut rng = StdRng::seed_from_u64(seed ^ 0x1a7e_40ca_b000_0000);
-    let at_ms = rng.random_range(200..latest);
-    let ms = rng.random_range(500..=3_000);
-    let role = *ProcessRole::ALL.choose(&mut rng)?;
-    let store = *FaultyStore::ALL.choose(&mut rng)?;
-    let fault = match rng.random_range(0..16) {
-        0 => Fault::Batch {
-            batch: ForeignBatch::Mirrored,
-            ms,
-        },
-        1 => Fault::Batch {
-            batch: ForeignBatch::Forged,
-            ms,
-        },
-        2 => Fault::Batch {
-            batch: ForeignBatch::Oversized,
-            ms,
-        },
-        3 => Fault::Batch {
-            batch: ForeignBatch::Garbled,
-            ms,
-        },
-        4 => Fault::MorePartitions {
-            partitions: rng.random_range(4..=9),
-        },
-        5 => Fault::MailsRefused { ms: ms + 2_000 },
-        6 => Fault::Hogs {
-            role,
-            number: rng.random_range(0..EACH),
-            ms: ms + 2_000,
-        },
-        7 => Fault::ColdStart {
-            store,
-            ms: ms + 1_000,
-        },
-        _ => return None,
-    };
-    Some(Timed { at_ms, fault })
-}
-
-/// Draws one piece of data that is lost or older than the rest, or an operator's mistake, in most
-/// seeds. Uses a separate generator, as [`allow_list`] does.
-fn lost_piece(seed: u64, window_ms: Range<u64>) -> Option<Timed> {
-    let mut rng = StdRng::seed_from_u64(seed ^ 0x0115_71ec_e000_0000);
-    let at_ms = rng.random_range(window_ms);
-    let keys = [
-        DropKey::Meta,
-        DropKey::Count,
-        DropKey::Users,
-        DropKey::Free,
-        DropKey::Waiting,
-        DropKey::Times,
-        DropKey::Claimants,
-        DropKey::Revoked,
-        DropKey::Sizes,
-    ];
-    let key = *keys.choose(&mut rng)?;
-    let fault = match rng.random_range(0..9) {
-        0 => Fault::KeyLost { key },
-        // `count` has no members.
-        1 if key != DropKey::Count => Fault::MemberLost { key },
-        2 => Fault::RowLost,
-        3 => Fault::RestoredKeys {
-            age_ms: rng.random_range(200..=2_500),
-        },
-        4 => Fault::OldRows {
-            age_ms: rng.random_range(200..=2_500),
-        },
-        5 => Fault::BlindConfirm,
-        6 => Fault::PositionsMoved {
-            by: *[-20, -3, 3, 1_000].choose(&mut rng)?,
-        },
-        7 => Fault::Pasted {
-            command: *PastedCommand::ALL.choose(&mut rng)?,
-        },
-        _ => return None,
-    };
-    Some(Timed { at_ms, fault })
 }
 
 #[allow(clippy::too_many_lines, reason = "one table of weights")]
@@ -329,7 +241,7 @@ fn fault(rng: &mut StdRng) -> Fault {
     let store = |rng: &mut StdRng| *FaultyStore::ALL.choose(rng).unwrap_or(&FaultyStore::Redis);
     let number = rng.random_range(0..EACH);
     let ms = rng.random_range(200..=3_000);
-    match rng.random_range(0..36) {
+    match rng.random_range(0..54) {
         0..=2 => Fault::Kill {
             role: role(rng),
             number,
@@ -441,33 +353,62 @@ fn fault(rng: &mut StdRng) -> Fault {
                 Fault::MysqlWritesHang { ms }
             }
         }
-        32 => {
-            // The claimants are excluded, because they have a separate test (`faults::single`).
+        32..=33 => Fault::WrongType {
+            key: *DropKey::ALL.choose(rng).unwrap_or(&DropKey::Users),
+            ms: ms + 2_000,
+        },
+        34 => Fault::Garbage {
+            garbage: *[Garbage::Messages, Garbage::DeadLetters]
+                .choose(rng)
+                .unwrap_or(&Garbage::Messages),
+            ms,
+        },
+        35..=36 => {
             let all = [
-                DropKey::Meta,
-                DropKey::Count,
-                DropKey::Users,
-                DropKey::Free,
-                DropKey::Waiting,
+                ForeignBatch::Mirrored,
+                ForeignBatch::Forged,
+                ForeignBatch::Oversized,
+                ForeignBatch::Garbled,
             ];
-            Fault::WrongType {
-                key: *all.choose(rng).unwrap_or(&DropKey::Users),
-                ms: ms + 2_000,
-            }
-        }
-        _ => {
-            let all = [
-                Junk::Scores,
-                Junk::Names,
-                Junk::Free,
-                Junk::Messages,
-                Junk::DeadLetters,
-            ];
-            Fault::Garbage {
-                junk: *all.choose(rng).unwrap_or(&Junk::Scores),
+            Fault::Batch {
+                batch: *all.choose(rng).unwrap_or(&ForeignBatch::Forged),
                 ms,
             }
         }
+        37 => Fault::MorePartitions {
+            partitions: rng.random_range(4..=9),
+        },
+        38 => Fault::MailsRefused { ms: ms + 2_000 },
+        39 => Fault::Hogs {
+            role: role(rng),
+            number,
+            ms: ms + 2_000,
+        },
+        40 => Fault::ColdStart {
+            store: store(rng),
+            ms: ms + 1_000,
+        },
+        41..=43 => Fault::KeyLost {
+            key: *DropKey::ALL.choose(rng).unwrap_or(&DropKey::Users),
+        },
+        44 => Fault::DropKeysLost,
+        45 => Fault::RestoredKeys {
+            age_ms: rng.random_range(200..=2_500),
+        },
+        46 => Fault::OldRows {
+            age_ms: rng.random_range(200..=2_500),
+        },
+        47..=48 => Fault::OldDatabase {
+            age_ms: rng.random_range(200..=2_500),
+        },
+        49..=50 => Fault::TableLost {
+            table: *LostTable::ALL.choose(rng).unwrap_or(&LostTable::Drops),
+        },
+        51 => Fault::PositionsMoved {
+            by: *[-20, -3, 3, 1_000].choose(rng).unwrap_or(&3),
+        },
+        52 => Fault::TopicRecreated,
+        _ => Fault::BlindConfirm,
     }
 }
 
@@ -491,10 +432,11 @@ fn points(role: ProcessRole) -> &'static [&'static str] {
         ],
         ProcessRole::Reconciler => &[
             "run_begun",
+            "era_begun",
             "repair_begun",
-            "repair_done",
-            "people_rebuilt",
             "drop_loaded",
+            "people_rebuilt",
+            "person_promoted",
             "gate_due",
             "gate_opened",
             "run_done",
@@ -607,7 +549,7 @@ mod tests {
     }
 
     /// 5 faults for each of 3 processes, 3, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,
-    /// 6 of garbage, 4 batches, more partitions, refused mails, 6 lost, older or moved pieces,
-    /// blind confirmations and 4 commands of other cases.
-    const KINDS: usize = 5 * 3 + 10 * 3 + 8 + 6 + 6 + 4 + 2 + 6 + 1 + 4;
+    /// 3 of garbage, 4 batches, more partitions and refused mails, lost keys, all keys and 4 tables,
+    /// older keys, rows and databases, moved positions, a recreated topic and blind confirmations.
+    const KINDS: usize = 5 * 3 + 10 * 3 + 8 + 6 + 3 + 4 + 2 + 6 + 3 + 3;
 }

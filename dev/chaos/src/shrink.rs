@@ -8,7 +8,7 @@ use crate::schedule::FaultSchedule;
 use crate::worker::CampaignWorker;
 
 /// Number of attempts per smaller schedule, because a failure may not occur every time.
-const TRIES: u32 = 2;
+const TRIES: u32 = 6;
 
 /// Removes faults one by one as long as the schedule still fails, and writes the smallest schedule
 /// to `shrunk.json`.

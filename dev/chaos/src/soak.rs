@@ -14,6 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use rand::seq::IndexedRandom as _;
 
 use crate::clients::Clients;
+use crate::excuses::Excuses;
 use crate::fault::{Fault, FaultyStore, ProcessRole, WireFault};
 use crate::inject::inject;
 use crate::resources::Resources;
@@ -80,7 +81,7 @@ pub async fn soak(minutes: u64, out: &Path) -> Result<bool> {
         settings,
         ..drawn
     };
-    let system = SystemUnderTest::start(Arc::clone(&servers), &schedule).await?;
+    let system = SystemUnderTest::start(Arc::clone(&servers), &schedule, &out.join("logs")).await?;
     let tally = SoakTally::default();
     let mut resources = Resources::default();
     let span = Span {
@@ -188,7 +189,7 @@ async fn one_coupon(
     })
     .await;
     let sealed = until_sealed(system, &coupon).await;
-    while record_end_of(system, &coupon, &recorder, false)
+    while record_end_of(system, &coupon, &recorder, &Excuses::of(&schedule))
         .await
         .is_err()
     {
@@ -257,7 +258,7 @@ async fn trouble(system: &SystemUnderTest, tally: &SoakTally, span: Span) -> Res
     while span.left() > SEALED_WITHIN + Duration::from_secs(10) {
         pause(FAULT_PAUSE_MS).await;
         let fault = draw();
-        let effect = inject(system, &fault).await?;
+        let effect = inject(system, &fault, 0).await?;
         tally
             .faults
             .fetch_add(u64::from(effect.took), Ordering::Relaxed);

@@ -3,12 +3,13 @@
 
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use firstcome_testkit::histories::Recorder;
-use firstcome_testkit::{ApiClient, Http, MadeCoupon, PrefixedKeys, World};
+use firstcome_testkit::{ApiClient, MadeCoupon, PrefixedKeys, World};
 use serde_json::json;
 
 use crate::clusters::ClusteredServers;
@@ -52,7 +53,12 @@ const SETTINGS: [(&str, &str); 6] = [
 
 impl SystemUnderTest {
     /// Starts the system and creates the coupons. [`SystemUnderTest::supervise`] keeps it running.
-    pub async fn start(servers: Arc<TestedServers>, schedule: &FaultSchedule) -> Result<Self> {
+    /// If that fails, keeps the logs of its processes in the folder.
+    pub async fn start(
+        servers: Arc<TestedServers>,
+        schedule: &FaultSchedule,
+        logs: &Path,
+    ) -> Result<Self> {
         let world = servers.world(&format!("chaos{}", schedule.seed)).await;
         let own = schedule
             .settings
@@ -71,11 +77,17 @@ impl SystemUnderTest {
             wrong: Mutex::default(),
             garbage: Mutex::default(),
         };
-        system.coupons = tokio::select! {
-            opened = system.open(schedule) => opened?,
-            () = system.supervise() => anyhow::bail!("supervision ended"),
-            () = tokio::time::sleep(READY) => anyhow::bail!("the system did not get ready within {READY:?}"),
+        let opened = tokio::select! {
+            opened = system.open(schedule) => opened,
+            () = system.supervise() => Err(anyhow!("supervision ended")),
+            () = tokio::time::sleep(READY) => {
+                Err(anyhow!("the system did not get ready within {READY:?}"))
+            }
         };
+        if opened.is_err() {
+            system.world.keep_logs(logs)?;
+        }
+        system.coupons = opened?;
         let needs_replica = |timed: &Timed| {
             matches!(
                 timed.fault,
@@ -97,9 +109,6 @@ impl SystemUnderTest {
             until(READY, || self.supervisor.apis().len() == all).await,
             "the APIs did not start"
         );
-        while !self.is_open().await? {
-            pause(50).await;
-        }
         let mut coupons = Vec::new();
         for number in 0..schedule.coupons {
             let allow = (number == 0 && schedule.listed > 0).then_some("list");
@@ -108,19 +117,10 @@ impl SystemUnderTest {
                     .await?,
             );
         }
-        Ok(coupons)
-    }
-
-    /// Whether a daemon has opened admission.
-    async fn is_open(&self) -> Result<bool> {
-        if self.servers.are_clusters() {
-            let api = self.supervisor.any_api().context("no API runs")?;
-            return Ok(Http::new(&api).get("/readyz").await.status == 200);
+        while !self.redis().gates_are_open().await {
+            pause(50).await;
         }
-        Ok(self
-            .redis()
-            .try_command(&["EXISTS", &self.world.redis.own("compared")])
-            .await?)
+        Ok(coupons)
     }
 
     /// Creates a coupon that opened half an hour ago and stays open for this period. With `allow`,
@@ -177,6 +177,11 @@ impl SystemUnderTest {
     /// Returns the open coupons. There is at least one.
     pub fn coupons(&self) -> &[MadeCoupon] {
         &self.coupons
+    }
+
+    /// Returns the coupon that was drawn for a fault.
+    pub(crate) fn coupon(&self, drawn: usize) -> &MadeCoupon {
+        &self.coupons[drawn % self.coupons.len()]
     }
 
     /// Records a failure.

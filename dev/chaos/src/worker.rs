@@ -23,8 +23,12 @@ pub struct CampaignWorker {
 }
 
 impl CampaignWorker {
-    /// Runs a schedule. An error is one of the harness, its servers or the machine, and fails the
-    /// campaign.
+    /// Runs a schedule on the servers of the previous one, or on new ones.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the harness fails. That is a failure of the schedule: it may hide one of the
+    /// product, for example a program that does not start.
     pub async fn run(&mut self, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
         let fit = |servers: &Arc<TestedServers>| servers.are_clusters() == schedule.clusters;
         let servers = if let Some(servers) = self

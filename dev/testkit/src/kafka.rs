@@ -224,6 +224,23 @@ impl TestTopic {
         assert!(done[0].is_ok(), "{done:?}");
     }
 
+    /// Deletes the topic and creates it again with the same partitions and settings.
+    pub async fn recreate(&self) {
+        let partitions = i32::try_from(self.offsets().await.len()).unwrap();
+        let mut settings = Vec::new();
+        for name in ["cleanup.policy", "compression.type", "max.message.bytes"] {
+            settings.push((name, self.topic_setting(name).await));
+        }
+        self.delete().await;
+        let topic = NewTopic::new(&self.name, partitions, TopicReplication::Fixed(1));
+        let topic = settings
+            .iter()
+            .fold(topic, |topic, (name, value)| topic.set(name, value));
+        let (admin, options) = self.admin();
+        let made = admin.create_topics([&topic], &options).await.unwrap();
+        assert!(made[0].is_ok(), "{made:?}");
+    }
+
     /// Deletes the topic, and waits until it no longer exists.
     pub async fn delete(&self) {
         let (admin, options) = self.admin();

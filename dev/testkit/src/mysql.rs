@@ -23,7 +23,7 @@ pub struct SqlRefusal {
 }
 
 impl Sql {
-    pub(crate) fn new(url: &str) -> Self {
+    pub fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),
         }

@@ -112,15 +112,17 @@ impl PrefixedKeys {
         format!("{}:{name}", self.prefix)
     }
 
-    /// Whether a reconciler has compared the coupons of a server. In a cluster, each server has a
-    /// separate key for this, with a longer name.
-    pub(crate) async fn is_compared(&self) -> bool {
-        let compared = self.own("compared");
-        if self.clients.len() == 1 {
-            return self.command(&["EXISTS", &compared]).await;
+    /// Whether the gate of every coupon is open.
+    pub async fn gates_are_open(&self) -> bool {
+        for name in self.names().await {
+            if name.ends_with(":gate") {
+                let gate: Option<String> = self.command(&["GET", &name]).await;
+                if !gate.is_some_and(|gate| gate.ends_with(" open")) {
+                    return false;
+                }
+            }
         }
-        let names = self.names().await;
-        names.iter().any(|name| name.starts_with(&compared))
+        true
     }
 
     /// Returns every key with the prefix, sorted.
@@ -172,20 +174,30 @@ async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
         .await
 }
 
-/// A copy of the data that a Redis had on disk at one moment.
+/// A copy of the data that a server had on disk at one moment.
 pub struct OldCopy(tempfile::TempDir);
 
 impl OldCopy {
     pub fn of(redis: &RedisServer) -> Result<Self> {
+        Self::of_folder(redis.data_dir())
+    }
+
+    /// Copies the data of a server that does not write at the moment.
+    pub fn of_folder(data: &Path) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        copy(redis.data_dir(), &folder.path().join("data"))?;
+        copy(data, &folder.path().join("data"))?;
         Ok(Self(folder))
     }
 
     /// Replaces the data of this Redis with the copy. Redis must be down.
     pub fn put_back(&self, redis: &RedisServer) -> Result<()> {
-        std::fs::remove_dir_all(redis.data_dir())?;
-        copy(&self.0.path().join("data"), redis.data_dir())
+        self.put_back_into(redis.data_dir())
+    }
+
+    /// Replaces the data of a server that is down.
+    pub fn put_back_into(&self, data: &Path) -> Result<()> {
+        std::fs::remove_dir_all(data)?;
+        copy(&self.0.path().join("data"), data)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 
 use firstcome_reconciler::report::Run;
+use serde_json::Value;
 
 use crate::http::{ApiClient, Http, ReconcilerClient};
 use crate::process::Process;
@@ -37,6 +38,12 @@ pub struct Once {
 impl Once {
     /// Parses the run that the process printed with `--json`.
     pub fn run(&self) -> Run {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))
+    }
+
+    /// Returns the run as the contract has it.
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))
     }
@@ -95,7 +102,7 @@ impl World {
             let log = daemon.process.log();
             // Another daemon may run the passes.
             let has_begun = log.contains("pass ended") || log.contains("the pass must wait");
-            has_begun && self.redis.is_compared().await && self.sql.number(running).await == 0
+            has_begun && self.redis.gates_are_open().await && self.sql.number(running).await == 0
         })
         .await;
         daemon

@@ -6,10 +6,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
-use super::{
-    About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, is_unworkable,
-    observe,
-};
+use super::{About, Alert, AlertMemory, AlertState, BrokenPromise, Observation, REPAIRED, observe};
 use crate::clock::elapsed;
 use crate::report::{DropReport, Kind, Outcome, Run, Status};
 
@@ -254,8 +251,6 @@ impl Judge<'_> {
         if !alert.was_mailed() {
             let of_stores = match seen.about {
                 About::RunFailed | About::Left(Kind::RedisLost) => seen.drop_id.is_none(),
-                // The reason may be temporary, such as a lock that is soon released.
-                About::Left(Kind::Unissued) => is_unworkable(&seen.findings),
                 _ => false,
             };
             return (!of_stores || !self.is_brief(alert.first_seen_at))

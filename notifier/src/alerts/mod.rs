@@ -20,8 +20,9 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use sha2::{Digest as _, Sha256};
 
-use crate::case;
-use crate::report::{ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status};
+use crate::report::{
+    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Severity, Status,
+};
 use crate::wording;
 
 use firstcome_shared::mysql::alerts::REPAIRED;
@@ -77,10 +78,12 @@ impl About {
 
     /// Whether users lack what they were promised, or no user can claim.
     pub fn is_critical(self) -> bool {
-        matches!(
-            self,
-            Self::RunFailed | Self::BrokenPromise | Self::Left(Kind::RedisLost)
-        )
+        match self {
+            Self::RunFailed => true,
+            Self::BrokenPromise => Kind::BrokenPromise.facts().severity == Severity::Critical,
+            Self::Left(kind) => kind.facts().severity == Severity::Critical,
+            Self::Stalled | Self::Braked | Self::ClosedBelowQuantity => false,
+        }
     }
 }
 
@@ -135,9 +138,8 @@ pub fn observe(run: &Run, broken: &[BrokenPromise]) -> Vec<Observation> {
             continue;
         }
         if let Some(about) = about(finding) {
-            let reason = match &finding.case {
-                FindingCase::ReadAgain(_) => "read again".to_owned(),
-                case if about == About::Stalled => case.identity(),
+            let reason = match about {
+                About::Stalled => finding.case.identity().to_owned(),
                 _ => String::new(),
             };
             groups
@@ -174,7 +176,7 @@ pub(super) fn repaired(
     let mut places = BTreeMap::new();
     for (coupon, drop, finding) in placed(run) {
         if is_repair(finding)
-            && finding.action != ActionKind::OpenGate
+            && finding.action != ActionKind::Open
             && !is_broken(finding, drop, &broken)
         {
             let repairs: &mut u32 = places.entry((coupon, drop)).or_default();
@@ -220,6 +222,7 @@ fn about(finding: &Finding) -> Option<About> {
         // This was not a dry run, so the repair limit held it back. One confirmation releases all
         // repairs of a drop.
         (_, Outcome::Planned) => Some(About::Braked),
+        (Kind::BrokenPromise, _) if finding.needs_person => Some(About::BrokenPromise),
         (kind, _) if finding.needs_person => Some(About::Left(kind)),
         (kind, Outcome::Failed) => Some(About::Left(kind)),
         (Kind::Unfilled, Outcome::Skipped) if finding.action == ActionKind::Report => {
@@ -259,13 +262,12 @@ fn summary(about: About, drop: Option<DropId>, findings: &[Finding]) -> String {
             return String::new();
         };
         // The summary of a problem in a drop is always shown together with that drop.
-        let place = case::place(first)
+        let place = place(first)
             .filter(|_| drop.is_none())
             .map(|place| format!("{place}: "))
             .unwrap_or_default();
         wording::line(&format!("{place}{}", first.detail), wording::LONGEST)
     };
-    let of_case = || case::summary(common_case(findings)?, n);
     match about {
         About::RunFailed => {
             let cause = findings.first().and_then(Finding::cause);
@@ -276,54 +278,30 @@ fn summary(about: About, drop: Option<DropId>, findings: &[Finding]) -> String {
             wording::count(n, "repair waits", "repairs wait")
         ),
         About::BrokenPromise => wording::count(n, "broken promise", "broken promises"),
-        About::Left(kind) => of_case().unwrap_or_else(|| match findings {
-            // A store's error message does not help the operator on duty; the mail and the run
-            // contain it.
-            [
-                Finding {
-                    case: FindingCase::Unworkable(store),
-                    ..
-                },
-            ] => case::foreign(*store).to_owned(),
+        About::Left(kind) => match findings {
             // A single finding without a user is already the best summary.
             [one] if one.is_whole() => seen(),
-            _ => things(kind, findings).replacen(' ', " unrepaired ", 1),
-        }),
-        About::Stalled | About::ClosedBelowQuantity => of_case().unwrap_or_else(seen),
+            _ => wording::things(kind, n).replacen(' ', " unrepaired ", 1),
+        },
+        About::Stalled | About::ClosedBelowQuantity => seen(),
     }
 }
 
-/// Returns the number of these findings with a noun.
-pub(crate) fn things(kind: Kind, findings: &[Finding]) -> String {
-    let n = number(findings);
-    if kind == Kind::Unissued && findings.iter().all(Finding::is_whole) {
-        return wording::count(
-            n,
-            "drop or coupon with incomplete data in MySQL",
-            "drops or coupons with incomplete data in MySQL",
-        );
+/// Names the coupon or drop of a finding that is in no drop's report. Returns `None` if it concerns
+/// neither.
+pub(crate) fn place(finding: &Finding) -> Option<String> {
+    match (finding.drop_id, finding.coupon_id) {
+        (Some(drop), Some(coupon)) => Some(format!("drop {drop} of coupon {coupon}")),
+        (Some(drop), None) => Some(format!("drop {drop}")),
+        (None, Some(coupon)) => Some(format!("coupon {coupon}")),
+        (None, None) => None,
     }
-    wording::things(kind, n)
 }
 
 /// Returns the number of cases that these findings represent.
 pub(crate) fn number<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> usize {
     let number = findings.into_iter().map(|finding| finding.case.number());
     usize::try_from(number.sum::<u64>()).unwrap_or(usize::MAX)
-}
-
-/// Returns the case that all findings share, if any.
-pub(crate) fn common_case(findings: &[Finding]) -> Option<&FindingCase> {
-    let first = &findings.first()?.case;
-    findings
-        .iter()
-        .all(|finding| finding.case.is_like(first))
-        .then_some(first)
-}
-
-/// Whether a drop could not be examined.
-pub(crate) fn is_unworkable(findings: &[Finding]) -> bool {
-    matches!(findings, [one] if one.case.is_unworkable())
 }
 
 /// The content whose change requires a new mail: structured data, never a string. Strings contain
@@ -396,7 +374,7 @@ fn as_finding(promise: &BrokenPromise) -> Finding {
         slot: promise.slot,
         user_id: Some(promise.user_id.clone()),
         ..Finding::general(
-            Kind::OverAdmitted,
+            Kind::BrokenPromise,
             ActionKind::Report,
             promise.reason.clone(),
         )

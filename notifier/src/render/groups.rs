@@ -7,9 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 
 use super::letter::{Links, Table, TableRow};
-use crate::alerts::{AlertVerdict, is_repair, number};
-use crate::case;
-use crate::report::{ActionKind, DropReport, Finding, FindingCase, Numbers, Outcome, Run};
+use crate::alerts::{self, AlertVerdict, is_repair, number};
+use crate::report::{ActionKind, DropReport, Finding, Numbers, Outcome, Run};
 use crate::wording;
 
 /// Maximum number of lines in a list. The run contains the others.
@@ -98,8 +97,8 @@ impl<'a> PassMail<'a> {
         // Mention the reopening of admission only together with the repairs made for it.
         let any = !self.verdict.repaired.is_empty();
         let of_none = self.run.findings.iter();
-        let of_none = of_none
-            .filter(|finding| is_mailed(None) || any && finding.action == ActionKind::OpenGate);
+        let of_none =
+            of_none.filter(|finding| is_mailed(None) || any && finding.action == ActionKind::Open);
         let of_none = of_none.map(|finding| (None, finding));
         of_none
             .chain(of_drops)
@@ -168,9 +167,7 @@ pub(super) fn issued(report: &DropReport) -> String {
 /// Whether claims get 503 because the drop's own counts, as last seen, are inconsistent.
 pub(super) fn is_shut(report: &DropReport) -> bool {
     let held = i64::try_from(report.after.users + report.after.free).unwrap_or(i64::MAX);
-    let has_wrong_key =
-        |finding: &Finding| matches!(finding.case, FindingCase::KeyOfWrongType { .. });
-    was_examined(report) && report.after.count != held || report.findings.iter().any(has_wrong_key)
+    was_examined(report) && report.after.count != held
 }
 
 /// Whether the drop was examined. If foreign data in a store prevented that, the report has no
@@ -186,8 +183,8 @@ fn was_examined(report: &DropReport) -> bool {
 }
 
 /// Groups findings into one line per label and reason, the largest group first. Reasons that differ
-/// only in numbers form one group, and the numbers are shown as a range. Unreadable positions, lost
-/// coupons and lost drops are listed individually, because an operator has to look at each.
+/// only in numbers form one group, and the numbers are shown as a range. Findings about a whole
+/// coupon are listed individually, because an operator has to look at each.
 pub(super) fn reasons(
     findings: &[Placed<'_>],
     label: impl Fn(&Finding) -> Option<String>,
@@ -236,7 +233,7 @@ fn is_listed_alone(placed: &Placed<'_>) -> bool {
         && finding.coupon_id.is_some()
         && finding.is_whole()
         && finding.dead_letter.is_none();
-    finding.case == FindingCase::Unreadable || is_of_coupon && finding.needs_person
+    is_of_coupon && finding.needs_person
 }
 
 /// Returns a label for the repair that was attempted or held back.
@@ -281,7 +278,7 @@ fn places(group: &ReasonGroup<'_>) -> Option<String> {
     let places: BTreeMap<_, String> = loose
         .filter_map(|(_, (_, finding))| {
             let id = (finding.coupon_id, finding.drop_id);
-            Some((id, case::place(finding)?))
+            Some((id, alerts::place(finding)?))
         })
         .collect();
     let more = if places.len() > PLACES { ", …" } else { "" };
@@ -428,17 +425,6 @@ mod tests {
     fn grouped(findings: &[Finding]) -> Vec<String> {
         let placed: Vec<Placed<'_>> = findings.iter().map(|finding| (None, finding)).collect();
         reasons(&placed, |_| Some("issued late".to_owned()))
-    }
-
-    #[test]
-    fn every_unreadable_position_is_listed() {
-        let details = ["offset 43 of partition 2", "offset 16 of partition 4"];
-        let found = details.map(|detail| Finding {
-            case: FindingCase::Unreadable,
-            ..Finding::general(Kind::Stalled, ActionKind::Report, detail)
-        });
-        let placed: Vec<Placed<'_>> = found.iter().map(|one| (None, one)).collect();
-        assert_eq!(reasons(&placed, |_| None), details);
     }
 
     #[test]

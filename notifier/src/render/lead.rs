@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::{DropId, UserId};
+use firstcome_shared::domain::DropId;
 
-use super::cases::{held_back, of_case};
+use super::cases::held_back;
 use super::groups::{PassMail, is_shut, issued};
 use super::letter::MailKind;
-use crate::alerts::{About, Notice, NoticeReason, Observation, number, things};
-use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome, Status};
+use crate::alerts::{About, Notice, NoticeReason, Observation, number};
+use crate::report::{ActionKind, DropReport, Kind, Outcome, Status};
 use crate::wording;
 
 /// Returns the title, which is the most urgent problem, and the other events.
@@ -63,10 +63,8 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
         "The pass stopped early. The next one continues, and a mail says if anything is left."
     } else if !reports().all(is_compared) {
         "The next pass compares again, and a mail says if something is left."
-    } else if rebuilt(pass) > 0 {
+    } else if has_lost(pass) {
         "Nothing needs to be done tonight; those who run the coupons may want to tell the people who waited."
-    } else if withdrawn(pass) > 0 {
-        "Tell these people that they keep their first coupon: nothing else needs to be done."
     } else if pass.verdict.earlier.is_empty() {
         "Nothing needs to be done."
     } else {
@@ -74,27 +72,12 @@ fn what_is_left(pass: &PassMail<'_>) -> &'static str {
     }
 }
 
-/// Returns how many drops were rebuilt.
-fn rebuilt(pass: &PassMail<'_>) -> usize {
-    pass.repairs()
-        .into_iter()
-        .filter(|(_, finding)| finding.action == ActionKind::Rebuild)
-        .count()
-}
-
-/// Whether a user lost a slot that they were promised. A name that is not a valid user ID belongs
-/// to no user.
-fn is_withdrawn(finding: &Finding) -> bool {
-    let is_user = match (&finding.user_id, &finding.case) {
-        (Some(name), _) => UserId::has_form(name),
-        (None, case) => matches!(case, FindingCase::MoreLeft(_)),
-    };
-    finding.action == ActionKind::Withdraw && is_user
-}
-
-fn withdrawn(pass: &PassMail<'_>) -> usize {
+/// Whether a drop was written to Redis again after a loss.
+fn has_lost(pass: &PassMail<'_>) -> bool {
     let repairs = pass.repairs().into_iter().map(|(_, finding)| finding);
-    number(repairs.filter(|finding| is_withdrawn(finding)))
+    repairs
+        .into_iter()
+        .any(|finding| finding.action == ActionKind::Project && finding.kind == Kind::RedisLost)
 }
 
 fn repaired(pass: &PassMail<'_>) -> Vec<String> {
@@ -111,17 +94,19 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
             .filter(|(_, finding)| finding.action == action)
             .count()
     };
-    let mut parts = after_a_loss(pass);
-    parts.extend(withdrawals(pass));
-    let is_said =
-        |finding: &Finding| finding.action == ActionKind::Rebuild || is_withdrawn(finding);
-    let others = repairs
-        .iter()
-        .map(|(_, finding)| *finding)
-        .filter(|finding| !is_said(finding));
+    let mut parts = Vec::new();
+    if has_lost(pass) {
+        parts.push("Redis lost data, and was written again from the rows.".to_owned());
+        parts.push(
+            "Any waiting list is lost: people who waited must claim again, and the product does not tell them."
+                .to_owned(),
+        );
+    }
+    let others = repairs.iter().map(|(_, finding)| *finding);
+    let others = others.filter(|finding| finding.action != ActionKind::Open);
     let done = wording::done(others);
     parts.extend((!done.is_empty()).then(|| format!("Repaired automatically: {done}.")));
-    if with(ActionKind::OpenGate) > 0 {
+    if with(ActionKind::Open) > 0 {
         parts.push(pass.closed_for.map_or_else(
             || "Until then claims got 503.".to_owned(),
             |closed| format!("Until then claims got 503, for {}.", duration(closed)),
@@ -129,40 +114,6 @@ fn repaired(pass: &PassMail<'_>) -> Vec<String> {
     }
     parts.extend(earlier);
     parts
-}
-
-/// Describes the drops rebuilt after a loss of Redis data.
-fn after_a_loss(pass: &PassMail<'_>) -> Vec<String> {
-    let drops = rebuilt(pass);
-    if drops == 0 {
-        return Vec::new();
-    }
-    let number = wording::count(drops, "drop was", "drops were");
-    let waiting = "Any waiting list is lost: people who waited must claim again, and the product does not tell them.";
-    vec![
-        format!("Redis lost data: {number} rebuilt."),
-        waiting.to_owned(),
-    ]
-}
-
-/// Describes how many users lost a promised coupon and how many slots are now free.
-fn withdrawals(pass: &PassMail<'_>) -> Option<String> {
-    let n = withdrawn(pass);
-    let free: u64 = pass
-        .drops()
-        .iter()
-        .filter_map(|drop| pass.report(*drop))
-        .map(|report| report.after.free)
-        .sum();
-    let people = wording::count(
-        n,
-        "person who already holds a coupon was",
-        "people who already hold a coupon were",
-    );
-    let free = wording::count(free, "slot is", "slots are");
-    (n > 0).then(|| {
-        format!("{people} promised another and lost it; meanwhile others may have seen \"sold out\". {free} free.")
-    })
 }
 
 /// Describes the state of the drop, if the mail concerns exactly one.
@@ -204,10 +155,10 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
             ];
         }
         About::Braked => held_back(pass, seen, name.as_deref()),
-        about => of_case(pass, seen, name.as_deref()).unwrap_or_else(|| {
+        about => {
             let (what, meaning) = of_kind(about, seen, name.as_deref(), summary);
             [what, meaning.to_owned()]
-        }),
+        }
     };
     let what = match notice.reason {
         NoticeReason::New => what,
@@ -223,7 +174,7 @@ fn sentences(pass: &PassMail<'_>, notice: &Notice) -> [String; 2] {
     [what, meaning]
 }
 
-/// Describes the fault and its effect on users when the findings have different cases.
+/// Describes the fault and its effect on users.
 fn of_kind(
     about: About,
     seen: &Observation,
@@ -238,10 +189,7 @@ fn of_kind(
             whole,
             "Nothing is lost: the next pass examines everything again.",
         ),
-        About::Stalled => (
-            whole,
-            "No promise is lost: passes issue what waits too long, so people get their codes late.",
-        ),
+        About::Stalled => (whole, Kind::Stalled.facts().meaning),
         About::BrokenPromise => {
             let people = wording::count(
                 n,
@@ -251,33 +199,17 @@ fn of_kind(
             let name = name.map(|name| format!(": {name}")).unwrap_or_default();
             (
                 format!("{people}{name}."),
-                "They are first on its waiting list.",
+                Kind::BrokenPromise.facts().meaning,
             )
         }
-        About::Left(Kind::RedisLost) => (
-            format!("Redis lost data and could not be verified: {summary}."),
-            "Claims to closed coupons get 503; nobody loses a coupon.",
-        ),
-        About::Left(Kind::UnsafeSetting) => (whole, "Nothing is lost yet."),
-        About::Left(_) if is_one_sentence(seen) => (
+        About::Left(kind) if is_one_sentence(seen) => (
             name.map_or(whole, |name| format!("{name}: {summary}.")),
-            "A person has to mend it.",
+            kind.facts().meaning,
         ),
-        About::Left(kind) => {
-            let meaning = match kind {
-                Kind::Unissued if seen.findings.iter().all(Finding::is_whole) => "",
-                Kind::Unissued => "People were promised a coupon and have none yet.",
-                Kind::FailedClaim => "People may have been promised a coupon and have none.",
-                _ => "",
-            };
-            (
-                format!(
-                    "{}{of} could not be repaired.",
-                    things(kind, &seen.findings)
-                ),
-                meaning,
-            )
-        }
+        About::Left(kind) => (
+            format!("{}{of} could not be repaired.", wording::things(kind, n)),
+            kind.facts().meaning,
+        ),
         About::Braked | About::ClosedBelowQuantity => (whole, ""),
     }
 }
@@ -404,7 +336,7 @@ fn repaired_in(pass: &PassMail<'_>) -> String {
         .flatten()
         .collect::<Vec<_>>()
         .join("; ");
-    let problem = if rebuilt(pass) > 0 {
+    let problem = if has_lost(pass) {
         "Redis lost data · "
     } else {
         ""

@@ -9,10 +9,8 @@ use super::cases::{commands, what_to_do_here};
 use super::groups::{PassMail, Placed, cells, changes, issued, open_label, reasons};
 use super::lead::{duration, is_one_sentence, lead, subject, summary};
 use super::letter::{Block, Letter, Links, MailKind, MailTone, Rendered, Section, Table};
-use crate::alerts::{
-    About, Alert, Notice, Observation, common_case, is_repair, is_unworkable, number,
-};
-use crate::report::{DropReport, FindingCase, Kind, Run, Trigger};
+use crate::alerts::{About, Alert, Notice, Observation, is_repair, number};
+use crate::report::{DropReport, Kind, Run, Trigger};
 use crate::wording;
 
 /// Maximum number of problems that get their own section.
@@ -70,7 +68,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
     if pass.verdict.problems.len() > 1 {
         blocks.push(Block::Heading(summary(pass, notice)));
     }
-    blocks.push(Block::Todo(what_to_do_here(pass, seen)));
+    blocks.push(Block::Todo(what_to_do_here(seen).to_owned()));
     let in_browser = on_page(pass, seen);
     let by_command = commands(seen, report, pass.links);
     // Links come before commands, because phones cannot run commands. If the page lacks the action,
@@ -81,12 +79,8 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
     } else {
         blocks.extend(in_browser.into_iter().chain(by_command));
     }
-    let case = common_case(&seen.findings);
     // Do not repeat what the beginning of the mail already says in full.
-    let says_all = matches!(case, Some(FindingCase::KeyOfWrongType { .. }));
-    let is_shortened =
-        matches!(seen.about, About::Left(_)) && is_unworkable(&seen.findings) && !says_all;
-    if is_shortened || !is_one_sentence(seen) {
+    if !is_one_sentence(seen) {
         let findings: Vec<Placed<'_>> = seen
             .findings
             .iter()
@@ -95,10 +89,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> Section {
         blocks.push(Block::Heading("Why".to_owned()));
         blocks.push(Block::List(reasons(&findings, open_label)));
     }
-    blocks.push(Links::section(match (seen.about, case) {
-        (About::Stalled, Some(FindingCase::Unreadable)) => "unreadable",
-        (about, _) => about.word(),
-    }));
+    blocks.push(Links::section(seen.about.word()));
     Section {
         title: place.unwrap_or_default(),
         blocks,
@@ -124,20 +115,12 @@ fn on_page(pass: &PassMail<'_>, seen: &Observation) -> Vec<Block> {
     }
     screens.push(match seen.coupon_id.zip(seen.drop_id) {
         Some((coupon, drop)) => {
-            let can_raise = pass.links.page_changes_coupons
-                && seen
-                    .findings
-                    .iter()
-                    .any(|f| f.case == FindingCase::NoSlotLeft);
             let label = match (seen.about, pass.links.page_changes_coupons) {
                 (About::Braked, true) => {
                     "Pause the coupon, or see and confirm the repairs, in a browser"
                 }
                 (About::Braked, false) => "See and confirm the repairs, in a browser",
                 (About::BrokenPromise, true) => "Raise the quantity, in a browser",
-                _ if is_letter && can_raise => {
-                    "Run a pass over this drop, or raise its quantity, in a browser"
-                }
                 _ if is_letter => "Run a pass over this drop, in a browser",
                 _ => "This drop, in a browser",
             };

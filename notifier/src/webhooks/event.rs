@@ -152,7 +152,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> WebhookEvent {
         "kind": seen.about.word(),
         "status": status,
         "summary": seen.summary,
-        "what_to_do": render::what_to_do_here(pass, seen),
+        "what_to_do": render::what_to_do_here(seen),
         "since": instant(notice.since),
         "findings": findings,
         "findings_total": number(&seen.findings),

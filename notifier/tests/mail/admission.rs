@@ -63,7 +63,7 @@ async fn repair_mail_says_how_long_admission_was_closed() {
     let mut run = repaired("r1");
     run.findings = vec![general(
         Kind::RedisLost,
-        ActionKind::OpenGate,
+        ActionKind::Open,
         Outcome::Applied,
         "it was closed before",
     )];

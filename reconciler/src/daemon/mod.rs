@@ -3,7 +3,6 @@
 
 pub mod schedule;
 mod start;
-mod versions;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,23 +17,27 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::announce;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch as watched};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::schedule::{CronSchedule, Missed, RunAttempt, ScheduledJob};
-use self::versions::OlderStateSeen;
 use crate::args::DaemonArgs;
+use crate::context::{Due, PassError, PassRequest};
 use crate::http::{Front, Pages};
-use crate::notify::{MissedRun, Notifier};
-use crate::pass::{Due, PassError, Reconciler, Request};
+use crate::jobs;
+use crate::notify::{MissedRun, Notifier, SeenGate};
 use crate::passes::{NotStarted, PassResult, Passes};
 use crate::report::{Status, Trigger};
+use crate::run::{Reconciler, UrgentLane};
 use crate::stores::Stores;
 
 /// Maximum wait for a pass, a mail and open requests at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Jobs of the urgent lane that wait: one of a sweep, and some of the watch.
+const URGENT_JOBS: usize = 4;
 
 /// Runs until stopped. Listens and sends mails from the beginning. Passes start once the stores are
 /// available.
@@ -63,8 +66,9 @@ pub async fn run(
     tracing::info!(%address, "starting");
     let tasks = TaskTracker::new();
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
+    let gate = watched::Sender::new(SeenGate::Open);
     tasks.spawn(watch::admission(
-        stores.redis.clone(),
+        gate.subscribe(),
         notifier.clone(),
         stop.clone(),
     ));
@@ -74,6 +78,7 @@ pub async fn run(
         notifier,
         metrics,
         pages,
+        gate,
     };
     let ended = started(&args, begun, &tasks, &stop).await;
     stop.cancel();
@@ -93,6 +98,8 @@ struct Begun {
     notifier: Notifier,
     metrics: PrometheusHandle,
     pages: Option<Pages>,
+    /// What the watch sees of admission.
+    gate: watched::Sender<SeenGate>,
 }
 
 /// Waits for the stores, then runs passes until stopped.
@@ -108,6 +115,7 @@ async fn started(
         notifier,
         metrics,
         pages,
+        gate,
     } = begun;
     // Put the deep pass first, since it includes the normal one.
     let crons = [
@@ -120,21 +128,18 @@ async fn started(
     ];
     let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
     let token = args.http.token()?;
-    let mut reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
-    let waiting = start::wait_for_stores(&mut reconciler, &notifier, &crons, tolerance, stop);
+    let settings = args.reconcile.settings();
+    let waiting = start::wait_for_stores(&stores, &notifier, &crons, tolerance, stop);
     let waiting = starting::answer_during(vec![socket.try_clone()?], args.http.limits(), waiting);
     let Some(schedules) = Box::pin(waiting).await?? else {
         return Ok(());
     };
-    // APIs send a version of messages only once every reconciler can read it.
     announce(stores.db.clone(), stores.process(), stop.clone()).await;
-    let beside = || {
-        let mut beside = Reconciler::new(stores.clone(), args.reconcile.settings());
-        beside.memory.losses = reconciler.memory.losses.clone();
-        beside
-    };
-    let reopening = beside();
-    let after_changes = beside();
+    let (sender, urgent_jobs) = mpsc::channel(URGENT_JOBS);
+    let lane = UrgentLane::Daemon(sender.clone());
+    let reconciler = Reconciler::new(stores.clone(), settings.clone(), lane);
+    let for_urgent = reconciler.clone();
+    let notes = reconciler.notes.clone();
     let (passes, pass_loop) = Passes::new(reconciler, notifier.clone());
     let listener = TcpListener::from_std(socket)?;
     let address = listener.local_addr()?;
@@ -155,23 +160,22 @@ async fn started(
         args.http.limits(),
         stop.clone(),
     ));
-    let older_state = OlderStateSeen::default();
-    tasks.spawn(versions::watch(
+    let in_hand = watch::InHand::default();
+    tasks.spawn(watch::urgent_lane(
+        for_urgent,
+        notifier.clone(),
+        urgent_jobs,
+        in_hand.clone(),
+        stop.clone(),
+    ));
+    tasks.spawn(watch::watch(
         stores.clone(),
-        older_state.clone(),
+        sender,
+        in_hand,
+        gate,
         stop.clone(),
     ));
-    tasks.spawn(watch::redis(
-        reopening,
-        notifier.clone(),
-        older_state,
-        stop.clone(),
-    ));
-    tasks.spawn(watch::changes(
-        after_changes,
-        notifier.clone(),
-        stop.clone(),
-    ));
+    tasks.spawn(jobs::run(stores.clone(), settings, notes, stop.clone()));
     println!("listening on http://{address}");
     BySchedule::new(stores.db, passes, notifier, schedules)
         .run(&crons, stop.clone())
@@ -281,10 +285,10 @@ impl BySchedule {
             last: is_due.then_some(self.schedules[at].last),
             counts_for: event.counts_for(),
         };
-        let request = Request {
+        let request = PassRequest {
             deep: event == ScheduledJob::Deep,
             due: Some(due),
-            ..Request::new(self.trigger)
+            ..PassRequest::new(self.trigger)
         };
         match self.passes.start(request) {
             Ok((run_id, answer)) => {
@@ -322,9 +326,9 @@ impl BySchedule {
                 RunAttempt::Failed(run.error.unwrap_or_default())
             }
             Some(Ok(_)) => RunAttempt::Ran,
-            Some(Err(error @ PassError::NotFound(_))) => RunAttempt::Failed(error.to_string()),
             Some(Err(PassError::Made)) => return self.recall_all(event, now).await,
             Some(Err(PassError::Busy)) | None => RunAttempt::Busy,
+            Some(Err(error)) => RunAttempt::Failed(error.to_string()),
         };
         if attempt == RunAttempt::Busy {
             self.note_holder(event).await;

@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::schedule::{CronSchedule, ScheduledJob};
 use crate::notify::Notifier;
-use crate::pass::Reconciler;
 use crate::passes::mail;
 use crate::report::FailureCause;
-use crate::stores;
+use crate::run::cannot_begin;
+use crate::stores::{self, Stores};
 
 /// Maximum wait for a store. A store that does not respond in this time counts as a failed pass.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ const NOTED_WITHIN: Duration = Duration::from_secs(12);
 /// # Errors
 /// If a store rejects this process, or its settings could lose promises.
 pub(super) async fn wait_for_stores(
-    reconciler: &mut Reconciler,
+    all: &Stores,
     notifier: &Notifier,
     crons: &[(ScheduledJob, &str)],
     tolerance: TimeDelta,
@@ -42,8 +42,8 @@ pub(super) async fn wait_for_stores(
     let mut other = OtherDaemon::default();
     loop {
         let next = Instant::now() + ATTEMPT;
-        let (cause, store, reason) = match stores::check(&reconciler.stores, ATTEMPT, stop).await {
-            Ok(()) => match schedules(&reconciler.stores.db, crons, tolerance).await? {
+        let (cause, store, reason) = match stores::check(all, ATTEMPT, stop).await {
+            Ok(()) => match schedules(&all.db, crons, tolerance).await? {
                 Ok(schedules) => return Ok(Some(schedules)),
                 Err(error) => (FailureCause::Mysql, "MySQL".to_owned(), error.to_string()),
             },
@@ -59,8 +59,7 @@ pub(super) async fn wait_for_stores(
         // reports the problem.
         let note = notifier.last_note().await.ok().flatten();
         if !other.works(note, Instant::now()) {
-            let run = reconciler.cannot_begin(cause, reason).await;
-            mail(notifier, &run).await;
+            mail(notifier, &cannot_begin(cause, reason)).await;
         }
         // Pause before the next attempt, since a store may reject a connection at once (a MySQL
         // without a free connection, for example).

@@ -1,128 +1,350 @@
-//! Watches Redis for losses of data, after which it reopens admission at once even while a pass is
-//! running, and for changes that request a pass.
+//! Watches every coupon that should be open, four times a second. Whatever closes one (another
+//! server, a lost gate, an era that nobody finished), the urgent lane gets it at once and without a
+//! schedule. The watch itself closes a coupon, by compare-and-set and without MySQL, if under the
+//! same open gate a drop's counter went back: an older state was restored into a running Redis.
+//!
+//! It needs a running reconciler, and as many claims in a quarter of a second as were lost hide a
+//! counter that went back; the next sweep finds it then.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use firstcome_shared::mysql::processes::Work;
-use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::life::Life;
-use tokio::time::MissedTickBehavior;
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::Db;
+use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::gate::{Gate, Servers};
+use firstcome_shared::redis::keys::DropKeys;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::versions::OlderStateSeen;
+use crate::gate::close_in_redis;
 use crate::notify::{Notifier, SeenGate};
-use crate::pass::{PassError, Reconciler, Request, new_run_id};
 use crate::passes::ended;
-use crate::report::{Run, Status, Trigger};
+use crate::record;
+use crate::report::{Outcome, Run};
+use crate::run::{self, Reconciler, UrgentJob, Wanted, new_run_id};
+use crate::stores::Stores;
+use crate::urgent::{AFTER_FAILURE, is_left_closed};
 
-/// Pause after a failed pass, since another store is probably unavailable.
-const AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// Interval of looks at the gates.
+const EVERY: Duration = Duration::from_millis(250);
 
-/// Interval of checks whether Redis still has what admission needs.
-const EVERY: Duration = Duration::from_millis(100);
+/// Interval between reads of the catalogue.
+const LISTED_EVERY: Duration = Duration::from_secs(1);
 
-/// Watches Redis until `stop`.
-pub(super) async fn redis(
-    mut reconciler: Reconciler,
-    notifier: Notifier,
-    older_state: OlderStateSeen,
+/// Looks for which a coupon must be closed on the same server. An API that creates a coupon opens
+/// it itself within moments.
+const LOOKS: u32 = 3;
+
+type Catalogue = Arc<Vec<(Coupon, Vec<Drop>)>>;
+
+/// What the watch shares with the urgent lane.
+#[derive(Clone, Default)]
+pub(super) struct InHand(Arc<Mutex<HashMap<CouponId, Option<Instant>>>>);
+
+impl InHand {
+    /// Whether the lane works on a coupon, or has failed with it a moment ago.
+    fn is_busy(&self, coupon: CouponId) -> bool {
+        match self.0.lock().get(&coupon) {
+            None => false,
+            Some(None) => true,
+            Some(Some(until)) => Instant::now() < *until,
+        }
+    }
+}
+
+/// Watches until `stop`.
+pub(super) async fn watch(
+    stores: Stores,
+    jobs: mpsc::Sender<UrgentJob>,
+    in_hand: InHand,
+    gate: watch::Sender<SeenGate>,
     stop: CancellationToken,
+) {
+    let catalogue = watch::Sender::new(Catalogue::default());
+    tokio::select! {
+        () = stop.cancelled() => {}
+        // Concurrently, because MySQL may hang while Redis loses data.
+        () = list(&stores.db, &catalogue) => {}
+        () = look(&stores, &catalogue, &jobs, &in_hand, &gate) => {}
+    }
+}
+
+async fn list(db: &Db, catalogue: &watch::Sender<Catalogue>) {
+    loop {
+        let read = async { db.coupons_by_id(db.open_coupons_now().await?).await };
+        match read.await {
+            Ok(now) => drop(catalogue.send_replace(Arc::new(now))),
+            Err(error) => tracing::debug!(%error, "the catalogue cannot be read"),
+        }
+        tokio::time::sleep(LISTED_EVERY).await;
+    }
+}
+
+async fn look(
+    stores: &Stores,
+    catalogue: &watch::Sender<Catalogue>,
+    jobs: &mpsc::Sender<UrgentJob>,
+    in_hand: &InHand,
+    gate: &watch::Sender<SeenGate>,
 ) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = Seen {
-        reachable: true,
-        life: None,
-        latest: None,
-    };
-    // Whether the last reopening failed. It may have opened the gate but left coupons closed.
-    let mut unfinished = false;
-    // Another process may be reopening admission. Log this only once, not ten times a second.
-    let mut is_told = false;
-    let request = Request {
-        work: Work::Reopening,
-        ..Request::new(Trigger::Startup)
-    };
+    let mut known = Known::default();
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        unfinished |= older_state.take();
-        if !unfinished && seen.is_open(&reconciler.stores.redis).await {
-            is_told = false;
+        ticks.tick().await;
+        let coupons = catalogue.borrow().clone();
+        let looked = known.look(stores, &coupons).await;
+        let Ok((mut wanted, is_open)) = looked else {
+            gate.send_replace(SeenGate::Unreachable);
+            continue;
+        };
+        gate.send_replace(if is_open {
+            SeenGate::Open
+        } else {
+            SeenGate::Closed
+        });
+        // Operators' changes that let users on a waiting list move up.
+        let woken = stores.redis.take_woken().await.unwrap_or_default();
+        wanted.extend(woken.into_iter().map(|coupon| (coupon, None)));
+        wanted.retain(|coupon, _| !in_hand.is_busy(*coupon));
+        if wanted.is_empty() {
             continue;
         }
-        if !std::mem::replace(&mut is_told, true) {
-            tracing::warn!("admission is closed: Redis may have lost data; verifying at once");
-        }
-        let ran = pass_beside(&mut reconciler, &request, &notifier, &stop).await;
-        match &ran {
-            Ok(run) => {
-                unfinished = run.status == Status::Failed;
-                seen.life = seen.latest.take();
-            }
-            Err(PassError::Busy) => tracing::debug!("another process reopens admission"),
-            Err(error) => tracing::error!(%error, "admission cannot be reopened"),
-        }
-        // A pass can end without opening the gate, for example if the only coupon could not be
-        // verified.
-        let in_vain = ran.is_ok() && !seen.is_open(&reconciler.stores.redis).await;
-        if unfinished || in_vain {
-            ticks.reset_after(AFTER_FAILURE);
+        let coupons = wanted.keys().copied().collect::<Vec<_>>();
+        let (answer, _) = oneshot::channel();
+        let job = UrgentJob {
+            wanted,
+            asked_by: None,
+            answer,
+        };
+        if jobs.try_send(job).is_ok() {
+            in_hand
+                .0
+                .lock()
+                .extend(coupons.into_iter().map(|coupon| (coupon, None)));
         }
     }
 }
 
-/// The state of Redis as the watch last saw it.
-struct Seen {
-    reachable: bool,
-    /// The servers whose coupons were compared.
-    life: Option<Life>,
-    /// The servers as last read. A pass compares these or later ones, so a hash slot that moves
-    /// during the pass is noticed after it.
-    latest: Option<Life>,
+/// What the watch remembers of the looks before.
+#[derive(Default)]
+struct Known {
+    /// For how many looks each coupon was closed, or lacked a counter.
+    closed: HashMap<CouponId, u32>,
+    /// The highest counter of each drop under its gate.
+    counts: HashMap<DropId, (Gate, i64)>,
 }
 
-impl Seen {
-    /// Whether there is nothing to reopen: the gate is open, and no hash slot has moved to another
-    /// server, where its coupons are closed. Also `true` if Redis can't be reached.
-    async fn is_open(&mut self, redis: &Redis) -> bool {
-        let gate = match redis.gate().await {
-            Ok(gate) => gate,
+impl Known {
+    /// Returns the coupons for the urgent lane, and whether every coupon is open.
+    async fn look(
+        &mut self,
+        stores: &Stores,
+        coupons: &Catalogue,
+    ) -> Result<(Wanted, bool), RedisError> {
+        let redis = &stores.redis;
+        let servers = redis.servers().await?;
+        let keys: Vec<DropKeys> = coupons
+            .iter()
+            .flat_map(|(coupon, drops)| unsealed(drops).map(|drop| redis.keys(coupon.id, drop.id)))
+            .collect();
+        let mut watched = redis.watched(&keys).await?.into_iter();
+        let listed: HashSet<CouponId> = coupons.iter().map(|(coupon, _)| coupon.id).collect();
+        self.closed.retain(|coupon, _| listed.contains(coupon));
+        let mut wanted = Wanted::new();
+        let mut all_open = true;
+        for (coupon, drops) in coupons.iter() {
+            let own: Vec<(&Drop, (Gate, Option<i64>))> =
+                unsealed(drops).zip(watched.by_ref()).collect();
+            let Some((_, (gate, _))) = own.first() else {
+                continue;
+            };
+            let gate = gate.clone();
+            let server = servers.of(coupon.id);
+            // The catalogue may be a second old, and the era may have gone on since.
+            let is_open = gate
+                .era()
+                .is_some_and(|era| era >= coupon.era && gate.is_open(server, era));
+            let went_back = is_open && self.went_back(&own);
+            let lacks = own
+                .iter()
+                .any(|(drop, (_, count))| count.is_none() && drop.is_open_at(Utc::now()));
+            if is_open && !went_back && !lacks {
+                self.closed.remove(&coupon.id);
+                continue;
+            }
+            all_open &= is_open;
+            let looks = self.closed.entry(coupon.id).or_default();
+            *looks += 1;
+            let is_other_server = gate.era().is_some() && gate.fence(server).is_none();
+            if went_back {
+                close(redis, &servers, coupon, &gate).await;
+                wanted.insert(coupon.id, None);
+            } else if is_other_server || *looks >= LOOKS {
+                // A coupon whose drop lost its counter is still open: it is closed if it still is so.
+                wanted.insert(coupon.id, is_open.then_some(gate));
+            }
+        }
+        Ok((wanted, all_open))
+    }
+
+    /// Whether a counter is lower than before under the same gate. A missing one is not.
+    fn went_back(&mut self, drops: &[(&Drop, (Gate, Option<i64>))]) -> bool {
+        let mut went_back = false;
+        for (drop, (gate, count)) in drops {
+            let Some(count) = *count else { continue };
+            let known = self
+                .counts
+                .entry(drop.id)
+                .or_insert_with(|| (gate.clone(), count));
+            if known.0 != *gate {
+                *known = (gate.clone(), count);
+            }
+            went_back |= count < known.1;
+            known.1 = known.1.max(count);
+        }
+        went_back
+    }
+}
+
+fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
+    drops.iter().filter(|drop| drop.sealed_at.is_none())
+}
+
+async fn close(
+    redis: &firstcome_shared::redis::Redis,
+    servers: &Servers,
+    coupon: &Coupon,
+    gate: &Gate,
+) {
+    match close_in_redis(redis, servers, coupon.id, gate, coupon.era).await {
+        Ok(Some(_)) => {
+            tracing::error!(
+                coupon_id = coupon.id.0,
+                "Redis has an older state: the coupon is closed"
+            );
+        }
+        // The next look repeats it.
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(coupon_id = coupon.id.0, %error, "the coupon cannot be closed");
+        }
+    }
+}
+
+/// Runs the jobs of the urgent lane one after the other, until `stop`.
+pub(super) async fn urgent_lane(
+    reconciler: Reconciler,
+    notifier: Notifier,
+    mut jobs: mpsc::Receiver<UrgentJob>,
+    in_hand: InHand,
+    stop: CancellationToken,
+) {
+    let mut last = LastReopening::default();
+    loop {
+        let job = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            job = jobs.recv() => match job {
+                Some(job) => job,
+                None => return,
+            },
+        };
+        let coupons: Vec<CouponId> = job.wanted.keys().copied().collect();
+        let is_of_watch = job.asked_by.is_none();
+        let started = Instant::now();
+        let done = reconciler.urgent(job.wanted, job.asked_by, &stop).await;
+        note(&in_hand, &coupons, &done);
+        if !is_of_watch {
+            if job.answer.send(done).is_err() {
+                tracing::trace!("nobody waits for this answer");
+            }
+            continue;
+        }
+        let run = match done {
+            Ok(done) => run::reopening(&new_run_id(), done.into_values().collect()),
             Err(error) => {
-                if std::mem::replace(&mut self.reachable, false) {
-                    tracing::warn!(%error, "Redis cannot be reached");
-                }
-                return true;
+                let mut run = run::reopening(&new_run_id(), Vec::new());
+                run::fail(&mut run, &error);
+                run
             }
         };
-        self.reachable = true;
-        let now = gate.life();
-        self.latest = Some(now.clone());
-        gate.is_open() && *self.life.get_or_insert_with(|| now.clone()) == now
+        last.record(&reconciler, run, &notifier, started).await;
     }
 }
 
-/// Runs a pass concurrently with the loop of passes, and reports it.
-async fn pass_beside(
-    reconciler: &mut Reconciler,
-    request: &Request,
-    notifier: &Notifier,
-    stop: &CancellationToken,
-) -> Result<Run, PassError> {
-    let started = tokio::time::Instant::now();
-    let run_id = new_run_id();
-    tracing::debug!(run_id, work = ?request.work, "a pass beside the others");
-    let run = reconciler.pass(request, &run_id, stop).await?;
-    ended(&run, started, notifier).await;
-    Ok(run)
+fn note(in_hand: &InHand, coupons: &[CouponId], done: &run::Reopened) {
+    let later = Instant::now() + AFTER_FAILURE;
+    let mut in_hand = in_hand.0.lock();
+    for coupon in coupons {
+        let is_left = match done {
+            Err(_) => true,
+            // Another process works on it.
+            Ok(done) => done.get(coupon).is_none_or(is_left_closed),
+        };
+        if is_left {
+            in_hand.insert(*coupon, Some(later));
+        } else {
+            in_hand.remove(coupon);
+        }
+    }
+}
+
+/// The last run of the urgent lane. While a store is away, it is tried every few seconds with the
+/// same result, which is one long run, so that the tables grow with events and not with attempts.
+#[derive(Default)]
+struct LastReopening {
+    content: Vec<i64>,
+    run_id: String,
+}
+
+impl LastReopening {
+    async fn record(
+        &mut self,
+        reconciler: &Reconciler,
+        mut run: Run,
+        notifier: &Notifier,
+        started: Instant,
+    ) {
+        let mut content: Vec<i64> = run
+            .all_findings()
+            .map(crate::report::Finding::identity)
+            .collect();
+        content.sort_unstable();
+        let has_done = run
+            .all_findings()
+            .any(|finding| finding.result == Outcome::Applied);
+        if content.is_empty() {
+            self.content.clear();
+            return;
+        }
+        if !has_done && content == self.content {
+            let db = &reconciler.stores.db;
+            let until = run.finished_at.unwrap_or_else(Utc::now);
+            if matches!(record::prolong(db, &self.run_id, until).await, Ok(true)) {
+                run.goes_on_as = Some(self.run_id.clone());
+            }
+        } else {
+            reconciler.record_reopening(&mut run).await;
+            self.content = content;
+            self.run_id.clone_from(&run.run_id);
+        }
+        ended(&run, started, notifier).await;
+    }
 }
 
 /// Reports to the notifier once a second whether admission is open, until `stop`.
-pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: CancellationToken) {
+pub(super) async fn admission(
+    gate: watch::Receiver<SeenGate>,
+    notifier: Notifier,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -130,84 +352,12 @@ pub(super) async fn admission(redis: Redis, notifier: Notifier, stop: Cancellati
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        // `redis()` above already logs that Redis is unreachable.
-        let gate = match redis.gate_is_open().await {
-            Ok(true) => SeenGate::Open,
-            Ok(false) => SeenGate::Closed,
-            Err(_) => SeenGate::Unreachable,
-        };
-        if let Err(error) = notifier.admission(gate, Utc::now()).await {
+        let seen = *gate.borrow();
+        if let Err(error) = notifier.admission(seen, Utc::now()).await {
             tracing::debug!(
                 error = format!("{error:#}"),
                 "the mail about admission is not in the outbox yet"
             );
-        }
-    }
-}
-
-/// Poll interval for coupons to compare.
-const CHANGES_EVERY: Duration = Duration::from_millis(250);
-
-/// Maximum wait for another process's pass over a changed coupon.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Runs a pass over each coupon for which an operator's change requests one, until `stop`: for
-/// example after a quantity was raised while users wait. Such a pass must wait neither for the next
-/// scheduled pass nor for the end of a long one, because until then new users join the waiting list
-/// behind the others.
-pub(super) async fn changes(
-    mut reconciler: Reconciler,
-    notifier: Notifier,
-    stop: CancellationToken,
-) {
-    let mut ticks = tokio::time::interval(CHANGES_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let redis = reconciler.stores.redis.clone();
-    let mut pending = VecDeque::new();
-    loop {
-        tokio::select! {
-            // Check `stop` first: a coupon that is taken from Redis during shutdown would be
-            // forgotten.
-            biased;
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        match redis.take_woken().await {
-            Ok(mut coupons) => {
-                coupons.retain(|coupon| !pending.contains(coupon));
-                pending.extend(coupons);
-            }
-            Err(error) => {
-                tracing::debug!(%error, "Redis could not be asked for coupons to compare");
-            }
-        }
-        while let Some(coupon) = pending.front().copied().filter(|_| !stop.is_cancelled()) {
-            // A closed gate needs a pass over everything, which includes this coupon.
-            if !redis.gate_is_open().await.unwrap_or(false) {
-                break;
-            }
-            tracing::info!(coupon_id = coupon.0, "a change asks for a pass");
-            let work = Work::Change;
-            let coupon = Some(coupon);
-            let request = Request {
-                work,
-                coupon,
-                patience: PATIENCE,
-                ..Request::new(Trigger::Startup)
-            };
-            match pass_beside(&mut reconciler, &request, &notifier, &stop).await {
-                // The next attempt begins with another coupon.
-                Ok(run) if run.status == Status::Failed => {
-                    pending.rotate_left(1);
-                    ticks.reset_after(AFTER_FAILURE);
-                    break;
-                }
-                Ok(_) => {}
-                // Another process compares another coupon. This one stays pending.
-                Err(PassError::Busy) => break,
-                Err(error) => tracing::warn!(%error, "no pass after the change"),
-            }
-            pending.pop_front();
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::http::views::Happening;
@@ -11,7 +11,7 @@ use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::promises::BrokenPromiseRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
-use firstcome_shared::redis::{AdmissionKey, RedisError};
+use firstcome_shared::redis::RedisError;
 use firstcome_shared::trace::TraceContext;
 
 use super::OnSlot;
@@ -28,7 +28,6 @@ pub(super) struct PersonFacts {
     pub(super) admitted: Vec<(DropId, i64)>,
     /// From Redis: drop and position on the waiting list.
     pub(super) waiting: Vec<(DropId, i64)>,
-    pub(super) unread_messages: usize,
     pub(super) unresolved: Vec<DeadLetterRow>,
     /// Broken promises that are not mended: drop and reason.
     pub(super) broken: Vec<(DropId, String)>,
@@ -84,15 +83,11 @@ pub(super) async fn people_on(
     people.extend(stores.db.people_of_dead_letters_on(drop, slot).await?);
     let in_redis = stores
         .redis
-        .slot_page(&stores.redis.keys(coupon.id, drop), slot, Some(slot))
+        .page(&stores.redis.keys(coupon.id, drop), slot, Some(slot))
         .await;
     let not_asked = match in_redis {
         Ok(page) => {
-            people.extend(
-                page.users
-                    .into_iter()
-                    .map(|(_, user)| UserId::from_store(user)),
-            );
+            people.extend(page.users.into_iter().map(|holder| holder.user));
             None
         }
         Err(error) => Some(error),
@@ -118,7 +113,6 @@ pub(super) async fn gather(
             .no_longer_known
             .push(format!("Redis cannot be asked right now: {error}"));
     }
-    topic(stores, coupon, drops, user, &mut known).await?;
     Ok(known)
 }
 
@@ -145,19 +139,13 @@ async fn redis(
             ));
         }
         if let Some(slot) = standing.slot {
-            let times = stores.redis.admitted_at(&keys, &[slot]).await?;
-            let at_ms = times.into_iter().next().flatten();
-            let admission = AdmissionKey {
-                slot,
-                at_ms: at_ms.unwrap_or(0),
-            };
-            let traces = stores.redis.traces(&keys, &[admission]).await?;
-            let trace = known.trace(traces.into_iter().next().flatten());
-            let at = at_ms.and_then(DateTime::from_timestamp_millis);
+            let page = stores.redis.slots(&keys, &[slot]).await?;
+            let held = page.users.into_iter().find(|holder| holder.user == *user);
+            let at = held.and_then(|holder| DateTime::from_timestamp_millis(holder.at_ms?));
             known.tell(
                 at,
                 "redis",
-                format!("admitted to drop {} in slot {slot}{trace}", drop.id),
+                format!("admitted to drop {} in slot {slot}", drop.id),
             );
             known.admitted.push((drop.id, i64::from(slot)));
         }
@@ -366,60 +354,6 @@ async fn broken(
                 );
             }
             None => known.broken.push((DropId(drop), reason)),
-        }
-    }
-    Ok(())
-}
-
-/// Adds the user's messages on the topic. Reads from shortly before the first known event of the
-/// user or, without one, before the first drop opened.
-async fn topic(
-    stores: &Stores,
-    coupon: &Coupon,
-    drops: &[Drop],
-    user: &UserId,
-    known: &mut PersonFacts,
-) -> anyhow::Result<()> {
-    let first = drops
-        .iter()
-        .map(|d| d.opens_at)
-        .min()
-        .unwrap_or_else(Utc::now);
-    let since = known
-        .happenings
-        .iter()
-        .filter_map(|h| h.at)
-        .min()
-        .unwrap_or(first)
-        .min(Utc::now())
-        - TimeDelta::minutes(10);
-    let positions = stores.db.topic_positions(stores.topic.name()).await?;
-    let found = stores
-        .topic
-        .messages_of(coupon.id, user, since, positions)
-        .await;
-    match found {
-        Err(error) => known
-            .no_longer_known
-            .push(format!("Kafka cannot be asked right now: {error:#}")),
-        Ok(found) => {
-            for message in found.messages {
-                let read = if message.read {
-                    "read by the consumer"
-                } else {
-                    "not read by the consumer yet"
-                };
-                let trace = known.trace(message.trace);
-                let what = format!(
-                    "message at partition {}, offset {}: slot {} of drop {}, {read}{trace}",
-                    message.partition, message.offset, message.event.slot, message.event.drop_id
-                );
-                known.unread_messages += usize::from(!message.read);
-                known.tell(message.at, "kafka", what);
-            }
-            known
-                .no_longer_known
-                .extend(found.unknown.into_iter().map(|u| format!("Kafka: {u}")));
         }
     }
     Ok(())

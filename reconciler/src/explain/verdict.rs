@@ -67,10 +67,8 @@ pub(super) fn verdict(known: &PersonFacts, question: Question) -> PersonVerdict 
         .copied()
     {
         let way = match &known.not_repaired {
-            _ if known.unread_messages > 0 => "its message waits for the consumer".to_owned(),
             None => {
-                "no row yet and no unread message: the next pass of the reconciler writes the row"
-                    .to_owned()
+                "no row yet: the consumer or the next pass of the reconciler writes it".to_owned()
             }
             Some(why) => {
                 format!(
@@ -250,7 +248,7 @@ mod tests {
             ..PersonFacts::default()
         };
         let sentence = |known: &PersonFacts| verdict(known, Question::default()).1;
-        assert!(sentence(&admitted).contains("the next pass of the reconciler writes the row"));
+        assert!(sentence(&admitted).contains("the next pass of the reconciler writes it"));
         let why = "MySQL refused the row: the table `slot_limits` has no limit of this drop";
         let refused = PersonFacts {
             not_repaired: Some(why.to_owned()),

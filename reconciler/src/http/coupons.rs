@@ -217,13 +217,12 @@ async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> 
         .collect();
     let redis = &app.stores.redis;
     let keys = redis.keys(drop.coupon_id, drop.id);
-    match redis.admitted_at(&keys, &slots).await {
-        Ok(admitted) => {
-            let admitted = slots.into_iter().zip(admitted);
-            times.extend(admitted.filter_map(|(slot, at)| {
+    match redis.slots(&keys, &slots).await {
+        Ok(page) => {
+            times.extend(page.users.into_iter().filter_map(|holder| {
                 Some(SlotTimes {
-                    slot,
-                    claimed_at: DateTime::from_timestamp_millis(at?)?,
+                    slot: Slot::try_from(holder.slot).ok()?,
+                    claimed_at: DateTime::from_timestamp_millis(holder.at_ms?)?,
                     issued_at: None,
                 })
             }));

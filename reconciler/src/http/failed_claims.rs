@@ -22,7 +22,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::refusals::{unavailable, within};
 use super::state::RouteState;
-use crate::execute;
+use crate::by_hand;
 use crate::notify::wording::line;
 
 /// Highest page that can be read, since MySQL has to skip all rows before it.
@@ -286,7 +286,7 @@ pub(super) async fn correct(
         slot: body.slot,
         user,
     };
-    let corrected = execute::correct(&app.stores, letter, to, operator).await;
+    let corrected = by_hand::correct(&app.stores, letter, to, operator).await;
     let corrected = corrected.map_err(unavailable)?;
     let found = app.stores.db.dead_letter(letter).await;
     let (row, payload) = found.map_err(unavailable)?.ok_or_else(|| no_such(&id))?;
@@ -340,7 +340,7 @@ pub(super) async fn discard(
 ) -> Result<Json<Discarded>, Problem> {
     let letter = number(&id)?;
     let why = reason(&body.why, &operator)?;
-    let discarded = execute::discard(&app.stores, letter, why, operator).await;
+    let discarded = by_hand::discard(&app.stores, letter, why, operator).await;
     if discarded.map_err(unavailable)? {
         return Ok(Json(Discarded { failed_claims: 1 }));
     }
@@ -399,7 +399,7 @@ pub(super) async fn discard_many(
         letters: body.failed_claims.into(),
         highest: body.highest_id,
     };
-    let discarded = execute::discard_all(&app.stores, wanted, seen, why, operator).await;
+    let discarded = by_hand::discard_all(&app.stores, wanted, seen, why, operator).await;
     Ok(Json(Discarded {
         failed_claims: discarded.map_err(unavailable)? as u64,
     }))

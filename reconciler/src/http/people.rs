@@ -18,7 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::coupons::find;
 use super::refusals::unavailable;
 use super::state::RouteState;
-use crate::execute::{self, EraseError};
+use crate::by_hand::{self, EraseError};
 use crate::explain::{self, OnSlot};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -264,7 +264,7 @@ pub(super) async fn give_up(
         coupon: coupon.id,
         drop: DropId(body.drop_id),
     };
-    let given_up = execute::give_up(&app.stores, place, &user, operator).await;
+    let given_up = by_hand::give_up(&app.stores, place, &user, operator).await;
     match given_up.map_err(unavailable)? {
         0 => Err(Problem::new(
             Code::NothingBroken,
@@ -294,7 +294,7 @@ pub(super) async fn erase(
     Extension(operator): Extension<Operator>,
 ) -> Result<Json<ErasedPerson>, Problem> {
     let user = user_id(&user)?;
-    match execute::erase(&app.stores, &user, operator).await {
+    match by_hand::erase(&app.stores, &user, operator).await {
         Ok(erased) => Ok(Json(ErasedPerson {
             pseudonym: erased.pseudonym,
             rows: erased.rows.iter().map(|(_, rows)| *rows as u64).sum(),

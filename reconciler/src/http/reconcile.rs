@@ -18,9 +18,10 @@ use utoipa::ToSchema;
 
 use super::refusals::unavailable;
 use super::state::RouteState;
-use crate::pass::{self, PassError, Request};
+use crate::context::{PassError, PassRequest};
 use crate::passes::{NotStarted, PassResult};
 use crate::report::{Run, Trigger};
+use crate::run as runs;
 
 /// The scope and kind of the pass.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -87,14 +88,14 @@ pub(super) async fn reconcile(
             "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
         return Err(invalid(detail));
     }
-    let request = Request {
+    let request = PassRequest {
         coupon: body.coupon_id.map(CouponId),
         drop: body.drop_id.map(DropId),
         dry_run: body.dry_run,
         deep: body.deep,
         confirm: body.confirm,
         by: Some(operator),
-        ..Request::new(Trigger::Endpoint)
+        ..PassRequest::new(Trigger::Endpoint)
     };
     match run(&app, request, body.wait).await? {
         AskedPass::Ended(run) => Ok(Json(run).into_response()),
@@ -119,11 +120,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// in any process, returns an error with the ID of that pass.
 pub(super) async fn run(
     app: &RouteState,
-    request: Request,
+    request: PassRequest,
     wait: bool,
 ) -> Result<AskedPass, Problem> {
     // Check this before responding, so that a 202 never names a run that does not exist.
-    if let Err(PassError::NotFound(what)) = pass::must_exist(&app.stores, &request).await {
+    if let Err(PassError::NotFound(what)) = runs::must_exist(&app.stores, &request).await {
         return Err(Problem::not_found(what));
     }
     let deadline = Instant::now() + UNRECORDED;
@@ -165,7 +166,7 @@ async fn asked(
 ) -> Result<Option<AskedPass>, Problem> {
     let answer = tokio::select! {
         biased;
-        () = app.passes.progress.until_begun(&run_id), if !wait => return Ok(Some(AskedPass::Begun(run_id))),
+        () = app.passes.memory.progress.until_begun(&run_id), if !wait => return Ok(Some(AskedPass::Begun(run_id))),
         answer = answer => answer,
     };
     match answer {
@@ -178,6 +179,7 @@ async fn asked(
         Ok(Ok(_)) => Ok(Some(AskedPass::Begun(run_id))),
         Ok(Err(PassError::Busy | PassError::Made)) => Ok(None),
         Ok(Err(PassError::NotFound(what))) => Err(Problem::not_found(what)),
+        Ok(Err(error)) => Err(Problem::unavailable(error.to_string())),
         Err(_) => Err(stopping()),
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::refusals::{unavailable, within};
 use super::state::RouteState;
-use crate::pass::memory::Progress;
+use crate::context::Progress;
 use crate::record;
 use crate::report::Run;
 
@@ -62,7 +62,7 @@ fn progress(app: &RouteState, run_id: &str) -> Option<ProgressView> {
         drops_done,
         compared,
         ..
-    } = &*app.passes.progress;
+    } = &app.passes.memory.progress;
     let [drops, drops_done, compared] =
         [drops, drops_done, compared].map(|number| number.load(Ordering::Relaxed));
     (app.passes.current().as_deref() == Some(run_id)).then_some(ProgressView {

@@ -101,19 +101,22 @@ impl Db {
     ) -> Result<Vec<DeadLetterRow>, DbError> {
         let mut found = Vec::new();
         let (mut next, high) = slots.into_inner();
-        while next <= high {
+        // `high` may be the highest number there is.
+        let mut is_over = false;
+        while next <= high && !is_over {
             let mut some = self
                 .some_dead_letters(coupon, drop, next..=high, false)
                 .await?;
             let last = some.last().and_then(|letter| letter.slot).unwrap_or(high);
             if some.len() < LETTERS_AT_ONCE {
-                next = high.saturating_add(1);
+                is_over = true;
             } else if last == next {
                 some.extend(
                     self.some_dead_letters(coupon, drop, next..=next, true)
                         .await?,
                 );
-                next = last + 1;
+                is_over = last == high;
+                next = last.saturating_add(1);
             } else {
                 // The last slot may have more: read it again at the start of the next page.
                 some.retain(|letter| letter.slot != Some(last));
@@ -398,11 +401,7 @@ pub struct Resolution {
 }
 
 /// Resolves many dead letters in one statement.
-pub(super) async fn resolve(
-    conn: &mut Conn,
-    resolutions: &[Resolution],
-    run_id: &str,
-) -> QueryResult<()> {
+pub async fn resolve(conn: &mut Conn, resolutions: &[Resolution], run_id: &str) -> QueryResult<()> {
     if resolutions.is_empty() {
         return Ok(());
     }

@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::prelude::*;
-use diesel::result::DatabaseErrorKind;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
 
@@ -15,7 +14,7 @@ use super::codes::CodeKey;
 use super::dead_letters::{Resolution, resolve};
 use super::inserted::{TakenOut, take_out};
 use super::literal::push_text;
-use super::schema::issued_coupons;
+use super::schema::{coupons, issued_coupons};
 use super::slot_limits::SlotLimits;
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::coupon::ClaimFault;
@@ -268,24 +267,7 @@ impl Db {
     ) -> Result<Vec<(Slot, UserId, DateTime<Utc>)>, DbError> {
         let (low, high) = slots.into_inner();
         self.run("rows on slots", async move |conn| {
-            let rows: Vec<(Slot, String, NaiveDateTime)> = issued_coupons::table
-                .filter(
-                    issued_coupons::drop_id
-                        .eq(drop.0)
-                        .and(issued_coupons::slot.between(low, high)),
-                )
-                .order(issued_coupons::slot)
-                .select((
-                    issued_coupons::slot,
-                    issued_coupons::user_id,
-                    issued_coupons::claimed_at,
-                ))
-                .load(conn)
-                .await?;
-            Ok(rows
-                .into_iter()
-                .map(|(slot, user, at)| (slot, UserId::from_store(user), at.and_utc()))
-                .collect())
+            rows_between(conn, drop, low, high).await
         })
         .await
     }
@@ -341,37 +323,116 @@ impl Db {
         Ok(found)
     }
 
-    /// Writes the rows of repairs and resolves their dead letters, atomically. If one claim is
-    /// void, nothing is written.
-    pub async fn reissue(
+    /// Inserts claims as rows and resolves their dead letters, atomically, unless the coupon has
+    /// begun an era above the one of these claims. The transaction holds the era's lock, so that
+    /// the new era, and whatever is read in it, waits for these rows. All claims are of one coupon.
+    pub async fn insert_fenced(
         &self,
+        (coupon, era): (CouponId, u64),
         mut claims: Vec<Claim>,
+        by: IssuedBy,
         resolutions: Vec<Resolution>,
         run_id: &str,
-    ) -> Result<(), DbError> {
+    ) -> Result<FencedInsert, DbError> {
         let run_id = run_id.to_owned();
         let key = self.code_key().await?;
         // Insert in the order of the primary key, like the consumer, so that the two wait for each
         // other instead of deadlocking.
         claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
-        self.run("issue rows", async move |conn| {
+        let db = self.of_primary();
+        let written = db.run("issue rows", async move |conn| {
             conn.transaction(async |conn| {
-                let inserted = insert(conn, &claims, &key, IssuedBy::Reconciler).await?;
-                if inserted.rows < claims.len() {
-                    return Err(revoked_meanwhile());
+                let now: Option<u64> = coupons::table
+                    .find(coupon.0)
+                    .select(coupons::era)
+                    .for_share()
+                    .first(conn)
+                    .await
+                    .optional()?;
+                if now.is_some_and(|now| now > era) {
+                    return Ok(FencedInsert::Stale);
                 }
-                resolve(conn, &resolutions, &run_id).await
+                let inserted = insert(conn, &claims, &key, by).await?;
+                if inserted.rows < claims.len() {
+                    return Err(diesel::result::Error::RollbackTransaction);
+                }
+                resolve(conn, &resolutions, &run_id).await?;
+                Ok(FencedInsert::Written)
             })
             .await
-        })
-        .await
+        });
+        match written.await {
+            Err(DbError::Query {
+                source: diesel::result::Error::RollbackTransaction,
+                ..
+            }) => Ok(FencedInsert::Void),
+            written => written,
+        }
+    }
+
+    /// Reads slot, user and time of admission of the rows in a range of slots, in order, unless the
+    /// coupon has begun an era above `era`.
+    pub async fn rows_in_era(
+        &self,
+        (coupon, era): (CouponId, u64),
+        drop: DropId,
+        slots: RangeInclusive<Slot>,
+    ) -> Result<Option<Vec<(Slot, UserId, DateTime<Utc>)>>, DbError> {
+        let (low, high) = slots.into_inner();
+        self.of_primary()
+            .run("rows in an era", async move |conn| {
+                conn.transaction(async |conn| {
+                    let now: u64 = coupons::table
+                        .find(coupon.0)
+                        .select(coupons::era)
+                        .for_share()
+                        .first(conn)
+                        .await?;
+                    if now > era {
+                        return Ok(None);
+                    }
+                    rows_between(conn, drop, low, high).await.map(Some)
+                })
+                .await
+            })
+            .await
     }
 }
 
-/// Builds the error that the schema returns when the row of a revoked claim is inserted alone.
-fn revoked_meanwhile() -> diesel::result::Error {
-    let message = "firstcome: revoked: a claim was given back or revoked meanwhile".to_owned();
-    diesel::result::Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message))
+/// The outcome of [`Db::insert_fenced`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FencedInsert {
+    Written,
+    /// The coupon has begun a later era; nothing was written.
+    Stale,
+    /// A claim was given back or revoked; nothing was written.
+    Void,
+}
+
+async fn rows_between(
+    conn: &mut Conn,
+    drop: DropId,
+    low: Slot,
+    high: Slot,
+) -> QueryResult<Vec<(Slot, UserId, DateTime<Utc>)>> {
+    let rows: Vec<(Slot, String, NaiveDateTime)> = issued_coupons::table
+        .filter(
+            issued_coupons::drop_id
+                .eq(drop.0)
+                .and(issued_coupons::slot.between(low, high)),
+        )
+        .order(issued_coupons::slot)
+        .select((
+            issued_coupons::slot,
+            issued_coupons::user_id,
+            issued_coupons::claimed_at,
+        ))
+        .load(conn)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(slot, user, at)| (slot, UserId::from_store(user), at.and_utc()))
+        .collect())
 }
 
 #[cfg(test)]

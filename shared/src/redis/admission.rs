@@ -158,8 +158,8 @@ impl Redis {
 
     /// Runs admission for several users in one call, as if they came one after the other. Returns
     /// one reply per user in the same order, or `None` for a reply that cannot be parsed. Accepts
-    /// at most [`MAX_BATCH`] users. Sends the call again only if nothing ran, because Redis did not
-    /// have the script.
+    /// at most [`MAX_BATCH`] users. Sends the call again only if Redis did not have the
+    /// script, so that nothing ran.
     pub async fn claim_all(
         &self,
         candidates: Candidates<'_>,
@@ -177,33 +177,16 @@ async fn call_script(
     people: &[Claimant<'_>],
 ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
     let add = |cmd: &mut Cmd| {
-        cmd.arg(if second.is_some() { 19 } else { 13 });
-        for key in [
-            &first.meta,
-            &first.count,
-            &first.users,
-            &first.free,
-            &first.waiting,
-            &first.claimants,
-            &first.times,
-            &first.gate,
-            &first.revoked,
-            &first.allowed,
-            &first.allow_list,
-            &first.version,
-            &first.sizes,
-        ] {
-            cmd.arg(key);
-        }
+        cmd.arg(if second.is_some() { 18 } else { 12 });
+        cmd.arg(&first.of_scripts());
         if let Some(second) = second {
             cmd.arg(&second.own());
         }
-        cmd.arg(first.drop.0);
+        cmd.arg(era).arg(groups(people)).arg(first.drop.0);
         match second {
             Some(second) => cmd.arg(second.drop.0),
             None => cmd.arg(""),
         };
-        cmd.arg(era).arg(groups(people));
         for person in people {
             cmd.arg(person.user.as_str());
         }

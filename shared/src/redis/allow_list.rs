@@ -3,11 +3,11 @@
 
 use std::sync::LazyLock;
 
-use redis::{RedisError, Value};
+use redis::RedisError;
 
 use super::Redis;
 use super::client::Script;
-use super::gate::seen_revision;
+use super::gate::revision_in;
 use super::keys;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
@@ -92,13 +92,9 @@ impl Redis {
             before.to_string(),
         ];
         args.extend(people.iter().map(ToString::to_string));
-        let names = [
-            keys::allowed(&self.prefix, coupon),
-            keys::allow_list(&self.prefix, coupon),
-        ];
-        let reply: String = ALLOW_LIST
-            .run(&mut self.conn.clone(), &[&names[0], &names[1]], &args)
-            .await?;
+        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys.each_ref().map(String::as_str);
+        let reply: String = ALLOW_LIST.run(&mut self.connection(), &keys, &args).await?;
         Ok(if reply == "other" {
             ListFollowed::Other
         } else {
@@ -170,16 +166,10 @@ impl Redis {
             list.revision.to_string(),
             list.people.to_string(),
         ];
-        let allowed = keys::allowed(&self.prefix, new.coupon);
-        let state = keys::allow_list(&self.prefix, new.coupon);
-        let old = format!("{}:old", new.key);
-        let reply: String = ALLOW_LIST
-            .run(
-                &mut self.conn.clone(),
-                &[&allowed, &state, &new.key, &old],
-                &args,
-            )
-            .await?;
+        let keys = keys::coupon_keys(&self.prefix, new.coupon);
+        let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        keys.push(&new.key);
+        let reply: String = ALLOW_LIST.run(&mut self.connection(), &keys, &args).await?;
         Ok(match reply.as_str() {
             "ok" => ListReplaced::Yes,
             "outdated" => ListReplaced::Outdated,
@@ -190,34 +180,18 @@ impl Redis {
     /// Returns the state of these coupons' lists in Redis, in the order of `coupons`. A key of
     /// another type counts as missing.
     pub async fn allow_lists(&self, coupons: &[CouponId]) -> Result<Vec<SeenList>, RedisError> {
-        let mut seen = Vec::with_capacity(coupons.len());
-        for some in coupons.chunks(500) {
-            let mut pipe = redis::pipe();
-            for coupon in some {
-                pipe.cmd("GET").arg(keys::allow_list(&self.prefix, *coupon));
-                pipe.cmd("SCARD").arg(keys::allowed(&self.prefix, *coupon));
-            }
-            let found: Vec<Value> = pipe
-                .ignore_errors()
-                .query_async(&mut self.connection())
-                .await?;
-            seen.extend(found.chunks(2).map(|pair| SeenList {
-                list: read(pair.first()),
-                people: size(pair.get(1)),
-            }));
-        }
-        Ok(seen)
+        let states = self.coupon_states(coupons).await?;
+        Ok(states.into_iter().map(|state| state.list).collect())
     }
 
     /// Returns the coupon's highest revision in Redis, including its allow list's, or 0 if there is
     /// none. After MySQL is restored from a backup, its revision may be lower.
     pub async fn highest_revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
-        let ids = [coupon];
-        let (revision, lists) = tokio::try_join!(self.revision(coupon), self.allow_lists(&ids))?;
-        Ok(lists
+        let states = self.coupon_states(&[coupon]).await?;
+        let highest = states
             .iter()
-            .map(SeenList::revision)
-            .fold(revision, u64::max))
+            .map(|state| state.revision.max(state.list.revision()));
+        Ok(highest.max().unwrap_or(0))
     }
 
     /// Whether each of these users is on a coupon's list, in the same order.
@@ -262,26 +236,12 @@ impl Redis {
     }
 }
 
-/// Parses `REVISION:PEOPLE`. A revision with too many digits (manual edit) counts as missing: the
+/// Parses the value of `allow_list`, `REVISION:PEOPLE`. A revision with too many digits (manual edit) counts as missing: the
 /// coupon's next revision would exceed it, and scripts could not compare it.
-fn parse(text: &str) -> Option<AllowList> {
+pub(super) fn parse(text: &str) -> Option<AllowList> {
     let (revision, people) = text.split_once(':')?;
     Some(AllowList {
-        revision: seen_revision(revision)?,
+        revision: revision_in(revision)?,
         people: people.parse().ok()?,
     })
-}
-
-fn read(value: Option<&Value>) -> Option<AllowList> {
-    let Some(Value::BulkString(bytes)) = value else {
-        return None;
-    };
-    parse(std::str::from_utf8(bytes).ok()?)
-}
-
-fn size(value: Option<&Value>) -> Option<u64> {
-    let Some(Value::Int(people)) = value else {
-        return None;
-    };
-    u64::try_from(*people).ok()
 }

@@ -94,16 +94,6 @@ impl Redis {
         DropKeys::new(&self.prefix, coupon, drop)
     }
 
-    /// Returns the name of a key that each server has. In a cluster, the key is in the server's
-    /// first hash slot.
-    pub(super) fn server_key(&self, key: String, shard: &Shard) -> String {
-        if self.seeds.is_cluster() {
-            format!("{key}:{{{}}}", shard.tag())
-        } else {
-            key
-        }
-    }
-
     /// Whether the operator asserts that Redis is durable, so that nothing is checked.
     pub fn is_managed(&self) -> bool {
         self.durability == RedisDurability::Managed

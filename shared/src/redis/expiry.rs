@@ -5,49 +5,45 @@ use std::time::Duration;
 use redis::RedisError;
 
 use super::Redis;
-use super::keys::DropKeys;
+use super::keys::{self, DropKeys};
+use crate::domain::CouponId;
+use crate::tuning::Tuning;
+
+/// Until then, claims on a sealed drop and retries of its holders are answered without MySQL.
+fn sealed_for() -> Duration {
+    Duration::from_secs(Tuning::SealedKeysTtlSeconds.or(60 * 60))
+}
 
 impl Redis {
-    /// Sets the expiry of a drop's own keys.
-    pub async fn expire_drop(&self, keys: &DropKeys, after: Duration) -> Result<(), RedisError> {
-        self.for_each("EXPIRE", &keys.own(), &[seconds(after)])
+    /// Lets the keys of sealed drops expire.
+    pub async fn expire_sealed(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
+        let keys: Vec<&str> = drops.iter().flat_map(DropKeys::own).collect();
+        self.for_each("EXPIRE", &keys, &[seconds(sealed_for())])
             .await
     }
 
-    /// Removes the expiry of the keys of drops that were unsealed.
-    pub async fn keep_drops(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
-        let keys: Vec<&str> = drops.iter().flat_map(DropKeys::own).collect();
-        self.for_each("PERSIST", &keys, &[]).await
-    }
-
-    /// Sets the expiry of a coupon's keys outside its drops, or removes it if `None`. The gate's
+    /// Lets the keys of coupons expire whose drops are all sealed. The gate's
     /// key expires first, because a coupon without a gate counts as lost even if other keys remain.
     /// Loading a drop later removes the expiry.
-    pub async fn expire_coupon(
-        &self,
-        keys: &DropKeys,
-        after: Option<Duration>,
-    ) -> Result<(), RedisError> {
-        let keys = keys.of_coupon();
-        match after {
-            Some(after) => self.for_each("EXPIRE", &keys, &[seconds(after)]).await,
-            None => self.for_each("PERSIST", &keys, &[]).await,
-        }
+    pub async fn expire_coupons(&self, coupons: &[CouponId]) -> Result<(), RedisError> {
+        let keys: Vec<String> = coupons
+            .iter()
+            .flat_map(|coupon| keys::coupon_keys(&self.prefix, *coupon))
+            .collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        self.for_each("EXPIRE", &keys, &[seconds(sealed_for())])
+            .await
     }
 
-    /// Sets the expiry of the keys of ended drops and coupons. Keys that already have an expiry
-    /// keep it.
-    pub async fn expire_what_lasts(
-        &self,
-        drops: &[DropKeys],
-        coupons: &[DropKeys],
-        after: Duration,
-    ) -> Result<(), RedisError> {
-        let own = drops.iter().flat_map(DropKeys::own);
-        let keys: Vec<&str> = own
-            .chain(coupons.iter().flat_map(DropKeys::of_coupon))
-            .collect();
-        self.for_each("EXPIRE", &keys, &[seconds(after), "NX".to_owned()])
+    /// Deletes the keys of sealed drops that an older Redis brought back.
+    pub async fn unlink_drops(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
+        let keys: Vec<&str> = drops.iter().flat_map(DropKeys::own).collect();
+        self.for_each("UNLINK", &keys, &[]).await
+    }
+
+    /// Sets the expiry of a drop's own keys.
+    pub async fn expire_drop(&self, keys: &DropKeys, after: Duration) -> Result<(), RedisError> {
+        self.for_each("EXPIRE", &keys.own(), &[seconds(after)])
             .await
     }
 

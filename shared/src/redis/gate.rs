@@ -1,40 +1,61 @@
 //! The admission gate. Each coupon has one: the key `gate` with the value `SERVER ERA open` or
 //! `SERVER ERA closed`.
 //!
-//! `SERVER` identifies a Redis server process between two promotions. `ERA` is a number that MySQL
-//! increments whenever a coupon may have lost data and is about to be rebuilt. The admission script
-//! compares the gate with the server it runs on and with the era that its caller read from MySQL,
-//! so that a gate from an earlier server or era admits no user. A missing or unreadable gate is
-//! closed.
+//! `SERVER` identifies a Redis server process between two promotions. `ERA` is a number from MySQL,
+//! above all earlier ones of the coupon: a new era begins whenever the coupon may have lost data and
+//! is about to be compared and rebuilt. The admission script compares the gate with the server it
+//! runs on and with the era that its caller read from MySQL, so that a gate from an earlier server
+//! or era admits no user. A missing or unreadable gate is closed.
 //!
-//! [`Fence`] is `SERVER ERA`: the fencing token of all changes to a coupon except admission and
-//! settings. A writer reads it first; the scripts do nothing if it has changed since.
-//!
-//! `version` counts the changes of a coupon in its era. The reconciler's watch remembers the
-//! highest value. A lower one shows that an older state was restored into a running Redis
-//! (`RESTORE`, `SWAPDB`).
-//!
-//! `fc:compared` names the server whose coupons a reconciler has compared. It only determines when
-//! to compare again, and does not affect admission.
+//! [`Fence`] is `SERVER ERA`: the fencing token of all changes to a coupon except admission,
+//! settings and revocations. A writer reads it first; the scripts do nothing if it has changed
+//! since.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use futures_util::future::{join_all, try_join_all};
-use redis::aio::ConnectionLike;
-use redis::{RedisError, Value};
+use futures_util::future::join_all;
+use redis::RedisError;
 
+use super::Redis;
 use super::client::Script;
-use super::life::Life;
+use super::keys::{self, DropKeys};
+use super::reads::AT_ONCE;
 use super::router::Shard;
-use super::server::ServerFacts;
-use super::servers::HashSlots;
-use super::wrong_key::is_about_data;
-use super::{Redis, keys};
-use crate::domain::CouponId;
+use super::servers::{HashSlots, has_hash_slot, hash_slot};
+use crate::domain::{CouponId, DropId};
 
 static GATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/gate.lua")));
+
+/// The identity of a master between two promotions: `run_id:master_replid2`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerId(String);
+
+/// The servers that hold data, with their hash slots. A server that does not answer, or is not a
+/// master, has no identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Servers(Vec<(Vec<HashSlots>, Option<ServerId>)>);
+
+impl Servers {
+    /// Returns the identity of the server that holds a coupon.
+    pub fn of(&self, coupon: CouponId) -> Option<&ServerId> {
+        if let [(_, only)] = self.0.as_slice() {
+            return only.as_ref();
+        }
+        // The coupon's id is the hash tag of all its keys.
+        let slot = hash_slot(coupon.to_string().as_bytes());
+        let found = self
+            .0
+            .iter()
+            .find(|(hash_slots, _)| has_hash_slot(hash_slots, slot));
+        found.and_then(|(_, server)| server.as_ref())
+    }
+
+    /// Whether every server answered as a master.
+    pub fn are_complete(&self) -> bool {
+        self.0.iter().all(|(_, server)| server.is_some())
+    }
+}
 
 /// A coupon's era on one server. The default value names no era, and every script refuses it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -44,11 +65,15 @@ pub struct Fence {
 }
 
 impl Fence {
-    fn new(server: &str, era: u64) -> Self {
+    pub(super) fn new(server: &str, era: u64) -> Self {
         Self {
             server: server.to_owned(),
             era,
         }
+    }
+
+    pub fn era(&self) -> u64 {
+        self.era
     }
 }
 
@@ -58,358 +83,190 @@ impl fmt::Display for Fence {
     }
 }
 
-/// The value of a coupon's `gate`, and the highest revision whose settings were written to Redis.
+/// The value of a coupon's `gate`: empty if it is missing or of another type, and any bytes if a
+/// client other than Firstcome wrote it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CouponGate {
-    /// Any bytes: a client other than Firstcome may have written them.
-    text: Vec<u8>,
-    /// 0 if none is known.
-    pub revision: u64,
-}
+pub struct Gate(pub(super) Vec<u8>);
 
-impl CouponGate {
-    /// Returns the era, regardless of the server.
-    pub fn era(&self) -> Option<u64> {
-        parsed(&self.text).map(|(_, era, _)| era)
+impl Gate {
+    /// The value after the era of `fence` was begun.
+    pub fn closed(fence: &Fence) -> Self {
+        Self(format!("{fence} closed").into_bytes())
     }
 
-    /// Returns the fence, if the era began on the server that now holds the coupon.
-    pub fn fence(&self, life: &Life, coupon: CouponId) -> Option<Fence> {
-        let (server, era, _) = parsed(&self.text)?;
-        (life.of(coupon) == Some(server)).then(|| Fence::new(server, era))
+    /// Returns the era, regardless of the server.
+    pub fn era(&self) -> Option<u64> {
+        self.parsed().map(|(_, era, _)| era)
+    }
+
+    /// Returns the fence, if the era began on this server.
+    pub fn fence(&self, server: Option<&ServerId>) -> Option<Fence> {
+        let (of, era, _) = self.parsed()?;
+        (server?.0 == of).then(|| Fence::new(of, era))
     }
 
     /// Whether the coupon admits callers that pass `era`.
-    pub fn is_open(&self, life: &Life, coupon: CouponId, era: u64) -> bool {
-        let open = |server| (server, era, "open");
-        life.of(coupon).map(open) == parsed(&self.text)
+    pub fn is_open(&self, server: Option<&ServerId>, era: u64) -> bool {
+        self.is(server, era, "open")
+    }
+
+    /// Whether the coupon is closed in this era, which began on this server.
+    pub fn is_closed(&self, server: Option<&ServerId>, era: u64) -> bool {
+        self.is(server, era, "closed")
+    }
+
+    fn is(&self, server: Option<&ServerId>, era: u64, state: &str) -> bool {
+        server.is_some_and(|server| self.parsed() == Some((server.0.as_str(), era, state)))
+    }
+
+    /// Parses `SERVER ERA STATE`.
+    fn parsed(&self) -> Option<(&str, u64, &str)> {
+        let mut words = str::from_utf8(&self.0).ok()?.split(' ');
+        let server = words.next().filter(|server| !server.is_empty())?;
+        let era = revision_in(words.next()?)?;
+        let state = words
+            .next()
+            .filter(|state| ["open", "closed"].contains(state))?;
+        words.next().is_none().then_some((server, era, state))
     }
 }
 
-/// The version of a coupon's data in its era.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CouponVersion {
-    gate: Vec<u8>,
-    version: u64,
-}
-
-impl CouponVersion {
-    pub fn has_era(&self) -> bool {
-        parsed(&self.gate).is_some()
-    }
-
-    /// Whether the data is older than `before`. Returns `false` if the eras began on different
-    /// servers, because the gate is closed then.
-    pub fn went_back(&self, before: &Self) -> bool {
-        match (parsed(&before.gate), parsed(&self.gate)) {
-            (Some((of, era, _)), Some((server, now, _))) if of == server => {
-                now < era || now == era && self.version < before.version
-            }
-            _ => false,
-        }
-    }
-}
-
-/// The highest era and revision that count (`HIGHEST_REVISION` in `identity.lua`). Higher numbers
-/// were written manually.
-const HIGHEST_REVISION: u64 = 1 << 40;
-
-/// Parses `SERVER ERA STATE`.
-fn parsed(text: &[u8]) -> Option<(&str, u64, &str)> {
-    let mut words = str::from_utf8(text).ok()?.split(' ');
-    let server = words.next()?;
-    let era = words.next()?;
-    let state = words.next()?;
-    let is_whole = words.next().is_none() && ["open", "closed"].contains(&state);
-    let is_valid = is_whole && !server.is_empty();
-    let era = seen_revision(era).filter(|_| is_valid)?;
-    Some((server, era, state))
-}
-
-/// A server's state when it was read.
-#[derive(Debug, Clone)]
-pub(super) struct ServerGate {
-    hash_slots: Vec<HashSlots>,
-    pub(super) server: ServerFacts,
-    is_compared: bool,
-}
-
-impl ServerGate {
-    fn is_open(&self) -> bool {
-        self.is_compared && self.server.is_master
-    }
-}
-
-/// The state of admission across all servers that hold data.
+/// The outcome of [`Redis::open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Openness {
-    /// Open for all coupons that were compared
-    Open,
-    /// Open for the coupons of some servers; other servers are closed or do not respond
-    InPart,
-    /// Closed for all coupons
-    Closed,
-}
-
-/// Why no claim is admitted.
-pub const CLOSED: &str = "admission is closed until the reconciler has verified Redis";
-
-/// The state of every server that holds data, in order of hash slot.
-#[derive(Debug, Clone)]
-pub struct GateReading(Vec<ServerGate>);
-
-impl GateReading {
-    /// Whether the coupons of all servers were compared.
-    pub fn is_open(&self) -> bool {
-        self.0.iter().all(ServerGate::is_open)
-    }
-
-    /// Returns the indexes of the servers whose coupons were compared.
-    pub fn open_servers(&self) -> BTreeSet<usize> {
-        self.0
-            .iter()
-            .enumerate()
-            .filter(|(_, gate)| gate.is_open())
-            .map(|(at, _)| at)
-            .collect()
-    }
-
-    pub fn life(&self) -> Life {
-        Life(
-            self.0
-                .iter()
-                .map(|gate| (gate.hash_slots.clone(), gate.server.id()))
-                .collect(),
-        )
-    }
+pub enum Opened {
+    Yes,
+    /// The coupon is in another era, or on another server.
+    Stale,
+    /// This drop has no settings, or its numbers do not add up.
+    NotWhole(DropId),
 }
 
 impl Redis {
-    /// Reads all servers. Replaces the connection to a server that is not a master, because its
-    /// address may lead to the new master.
-    pub async fn gate(&self) -> Result<GateReading, RedisError> {
-        let shards = self.conn.shards().await?;
-        try_join_all(shards.iter().map(|shard| self.gate_of(shard)))
-            .await
-            .map(GateReading)
-    }
-
-    pub(super) async fn gate_of(&self, shard: &Arc<Shard>) -> Result<ServerGate, RedisError> {
-        let mut conn = self.conn.to(shard);
-        let server = self.facts(&mut conn).await?;
-        let compared = text_of(&mut conn, &self.compared_key(shard)).await?;
-        if !server.is_master {
-            self.conn.leave(shard);
-        }
-        Ok(ServerGate {
-            hash_slots: shard.hash_slots.clone(),
-            is_compared: compared == Some(server.id()),
-            server,
-        })
-    }
-
-    /// Whether this process may admit users, according to the servers that respond.
+    /// Identifies all servers. Replaces the connection to a server that is not a master, because
+    /// its address may lead to the new master.
     ///
     /// # Errors
-    /// If no server responds.
-    pub async fn openness(&self) -> Result<Openness, RedisError> {
+    /// If no server answers.
+    pub async fn servers(&self) -> Result<Servers, RedisError> {
         let shards = self.conn.shards().await?;
-        let read = join_all(shards.iter().map(|shard| self.gate_of(shard))).await;
-        let open: Vec<bool> = read.iter().flatten().map(ServerGate::is_open).collect();
-        let is_away = open.len() < read.len();
-        if let Some(error) = read
-            .into_iter()
-            .find_map(Result::err)
-            .filter(|_| open.is_empty())
-        {
-            return Err(error);
+        let read = join_all(shards.iter().map(|shard| self.identify(shard))).await;
+        let mut servers = Vec::new();
+        let mut failed = None;
+        let mut has_answer = false;
+        for (shard, read) in shards.iter().zip(read) {
+            has_answer |= read.is_ok();
+            let server = read.unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            });
+            servers.push((shard.hash_slots.clone(), server));
         }
-        Ok(match (open.contains(&true), open.contains(&false)) {
-            (true, false) if !is_away => Openness::Open,
-            (true, _) => Openness::InPart,
-            (false, _) => Openness::Closed,
-        })
-    }
-
-    pub async fn gate_is_open(&self) -> Result<bool, RedisError> {
-        Ok(self.gate().await?.is_open())
-    }
-
-    /// Begins an era of a coupon, which closes the coupon. Returns `None` if the gate is no longer
-    /// `seen` or the server has been replaced.
-    pub async fn begin_era(
-        &self,
-        coupon: CouponId,
-        life: &Life,
-        era: u64,
-        seen: &CouponGate,
-    ) -> Result<Option<Fence>, RedisError> {
-        let Some(server) = life.of(coupon) else {
-            return Ok(None);
-        };
-        let fence = Fence::new(server, era);
-        let new = fence.to_string();
-        let args: [&[u8]; 3] = [b"begin", &seen.text, new.as_bytes()];
-        let begun = self.change_gate(coupon, &args).await?;
-        Ok(begun.then_some(fence))
-    }
-
-    pub(super) async fn change_gate(
-        &self,
-        coupon: CouponId,
-        args: &[&[u8]],
-    ) -> Result<bool, RedisError> {
-        let names = [
-            keys::gate(&self.prefix, coupon),
-            keys::version(&self.prefix, coupon),
-            keys::claimants(&self.prefix, coupon),
-            keys::revoked(&self.prefix, coupon),
-            keys::sizes(&self.prefix, coupon),
-        ];
-        GATE.run_with(&mut self.connection(), |cmd| {
-            cmd.arg(names.len()).arg(&names).arg(args);
-        })
-        .await
-    }
-
-    /// Opens coupons that were compared, each in its era. Returns `false` if the era of any of them
-    /// has ended.
-    pub async fn open_coupons(&self, coupons: &[(CouponId, Fence)]) -> Result<bool, RedisError> {
-        let open = async |(coupon, fence): &(CouponId, Fence)| {
-            let seen = fence.to_string();
-            self.change_gate(*coupon, &[b"open", seen.as_bytes()]).await
-        };
-        Ok(try_join_all(coupons.iter().map(open))
-            .await?
-            .iter()
-            .all(|opened| *opened))
-    }
-
-    /// Reads the versions of coupons' data, in the same order.
-    pub async fn coupon_versions(
-        &self,
-        coupons: &[CouponId],
-    ) -> Result<Vec<CouponVersion>, RedisError> {
-        let mut versions = Vec::with_capacity(coupons.len());
-        for some in coupons.chunks(500) {
-            let mut pipe = redis::pipe();
-            for coupon in some {
-                pipe.cmd("MGET")
-                    .arg(keys::gate(&self.prefix, *coupon))
-                    .arg(keys::version(&self.prefix, *coupon));
-            }
-            let found: Vec<[Option<Vec<u8>>; 2]> = pipe.query_async(&mut self.connection()).await?;
-            versions.extend(found.into_iter().map(|[gate, version]| CouponVersion {
-                gate: gate.unwrap_or_default(),
-                version: number_in(version).unwrap_or(0),
-            }));
+        match failed {
+            Some(error) if !has_answer => Err(error),
+            _ => Ok(Servers(servers)),
         }
-        Ok(versions)
     }
 
-    /// Closes a coupon whose data was reset to an older state, so that the next pass finds no era
-    /// and rebuilds it.
-    pub async fn close_coupon(
-        &self,
-        coupon: CouponId,
-        seen: &CouponVersion,
-    ) -> Result<bool, RedisError> {
-        self.change_gate(coupon, &[b"close", &seen.gate]).await
-    }
-
-    /// Records that the coupons of these servers were compared. Returns `false` if a server has
-    /// been replaced.
-    pub async fn note_compared(
-        &self,
-        life: &Life,
-        servers: &BTreeSet<usize>,
-    ) -> Result<bool, RedisError> {
-        let shards = self.conn.shards().await?;
-        for at in servers {
-            let (Some(shard), Some((hash_slots, server))) = (shards.get(*at), life.0.get(*at))
-            else {
-                return Ok(false);
-            };
-            let mut conn = self.conn.to(shard);
-            if shard.hash_slots != *hash_slots || self.facts(&mut conn).await?.id() != *server {
-                return Ok(false);
-            }
-            // If the server is replaced or emptied, this key names another server or is missing.
-            redis::cmd("SET")
-                .arg(self.compared_key(shard))
-                .arg(server)
-                .query_async::<()>(&mut conn)
-                .await?;
+    async fn identify(&self, shard: &Arc<Shard>) -> Result<Option<ServerId>, RedisError> {
+        let facts = self.facts(&mut self.conn.to(shard)).await?;
+        if !facts.is_master {
+            self.conn.leave(shard);
         }
-        Ok(true)
+        Ok(facts.is_master.then(|| ServerId(facts.id())))
     }
 
-    fn compared_key(&self, shard: &Shard) -> String {
-        self.server_key(keys::compared(&self.prefix), shard)
-    }
-
-    /// Reads the gates of coupons, in the same order. A key of the wrong type counts as missing.
-    pub async fn coupon_gates(&self, coupons: &[CouponId]) -> Result<Vec<CouponGate>, RedisError> {
+    /// Reads the gates of coupons, in the same order.
+    pub async fn gates(&self, coupons: &[CouponId]) -> Result<Vec<Gate>, RedisError> {
         let mut gates = Vec::with_capacity(coupons.len());
-        for some in coupons.chunks(500) {
+        for some in coupons.chunks(AT_ONCE) {
             let mut pipe = redis::pipe();
             for coupon in some {
-                pipe.cmd("GET").arg(keys::gate(&self.prefix, *coupon));
-                pipe.cmd("GET").arg(keys::revision(&self.prefix, *coupon));
+                // Unlike GET, MGET treats a key of another type as missing.
+                pipe.cmd("MGET").arg(keys::gate(&self.prefix, *coupon));
             }
-            let found: Vec<Value> = pipe
-                .ignore_errors()
-                .query_async(&mut self.connection())
-                .await?;
-            let bytes = |value: Option<&Value>| match value {
-                Some(Value::BulkString(bytes)) => Some(bytes.clone()),
-                _ => None,
-            };
-            gates.extend(found.chunks(2).map(|two| CouponGate {
-                text: bytes(two.first()).unwrap_or_default(),
-                revision: number_in(bytes(two.get(1))).unwrap_or(0),
-            }));
+            let found: Vec<[Option<Vec<u8>>; 1]> = pipe.query_async(&mut self.connection()).await?;
+            let gate = |[text]: [Option<Vec<u8>>; 1]| Gate(text.unwrap_or_default());
+            gates.extend(found.into_iter().map(gate));
         }
         Ok(gates)
     }
 
-    /// Returns the coupon's era, if it began on the server that holds the coupon now.
-    pub async fn fence(&self, coupon: CouponId) -> Result<Option<Fence>, RedisError> {
-        let life = self.gate().await?.life();
-        let gates = self.coupon_gates(&[coupon]).await?;
-        Ok(gates.first().and_then(|gate| gate.fence(&life, coupon)))
+    /// Begins an era of a coupon, which closes the coupon. Returns `None` if the gate is no longer
+    /// `seen`, or if the server is another one.
+    pub async fn begin_era_on(
+        &self,
+        coupon: CouponId,
+        ServerId(server): &ServerId,
+        seen: &Gate,
+        era: u64,
+    ) -> Result<Option<Fence>, RedisError> {
+        let fence = Fence::new(server, era);
+        let new = format!("{fence} closed");
+        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let word: String = GATE
+            .run_with(&mut self.connection(), |cmd| {
+                cmd.arg(keys.len()).arg(&keys).arg(&seen.0).arg(&new);
+            })
+            .await?;
+        Ok((word == "done").then_some(fence))
+    }
+
+    /// Opens a coupon that was compared and rebuilt in the era of `fence`. `drops` are all its
+    /// unsealed drops: each must have settings, and numbers that add up.
+    pub async fn open(
+        &self,
+        coupon: CouponId,
+        fence: &Fence,
+        drops: &[DropKeys],
+    ) -> Result<Opened, RedisError> {
+        let mut names = keys::coupon_keys(&self.prefix, coupon).to_vec();
+        names.extend(
+            drops
+                .iter()
+                .flat_map(|keys| keys.own().map(ToOwned::to_owned)),
+        );
+        let ids = drops.iter().map(|keys| keys.drop.0);
+        let ids: Vec<i64> = ids.collect();
+        let word: String = GATE
+            .run_with(&mut self.connection(), |cmd| {
+                cmd.arg(names.len()).arg(&names);
+                cmd.arg(format!("{fence} closed"))
+                    .arg(format!("{fence} open"))
+                    .arg(&ids);
+            })
+            .await?;
+        Ok(match (word.as_str(), word.parse()) {
+            ("done", _) => Opened::Yes,
+            (_, Ok(drop)) => Opened::NotWhole(DropId(drop)),
+            _ => Opened::Stale,
+        })
     }
 
     /// Reads the coupon's highest revision whose settings were written to Redis. Returns 0 if
     /// unknown.
     pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
-        let key = keys::revision(&self.prefix, coupon);
-        Ok(text_of(&mut self.connection(), &key)
-            .await?
-            .and_then(|text| seen_revision(&text))
-            .unwrap_or(0))
+        let mut read = redis::cmd("MGET");
+        // As above.
+        read.arg(keys::revision(&self.prefix, coupon));
+        let [text]: [Option<Vec<u8>>; 1] = read.query_async(&mut self.connection()).await?;
+        Ok(number_in(text).unwrap_or(0))
     }
 }
 
-/// Reads a key that holds text. Like in the scripts, a value that Firstcome did not write counts as
-/// missing.
-async fn text_of(conn: &mut impl ConnectionLike, key: &str) -> Result<Option<String>, RedisError> {
-    match redis::cmd("GET").arg(key).query_async(conn).await {
-        Err(error) if is_about_data(&error) => Ok(None),
-        found => found,
-    }
-}
+/// The highest era and revision that count (`revision_in` in `identity.lua`). Higher numbers were
+/// written manually.
+const HIGHEST_REVISION: u64 = 1 << 40;
 
-fn number_in(value: Option<Vec<u8>>) -> Option<u64> {
-    seen_revision(&String::from_utf8(value?).ok()?)
+pub(super) fn number_in(value: Option<Vec<u8>>) -> Option<u64> {
+    revision_in(&String::from_utf8(value?).ok()?)
 }
 
 /// Parses a revision or an era like the scripts do; Rust's own parser would also accept a sign.
-pub(super) fn seen_revision(text: &str) -> Option<u64> {
-    let is_one = text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit());
+pub(super) fn revision_in(text: &str) -> Option<u64> {
+    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse()
         .ok()
-        .filter(|number| is_one && *number <= HIGHEST_REVISION)
+        .filter(|number| is_digits && *number <= HIGHEST_REVISION)
 }
 
 #[cfg(test)]
@@ -417,48 +274,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_is_older_if_its_era_or_version_is_lower_on_the_same_server() {
-        let at = |gate: &str, version| CouponVersion {
-            gate: gate.into(),
-            version,
-        };
-        let before = at("0a:0b 7 open", 5);
-        for (now, went_back) in [
-            (at("0a:0b 7 open", 5), false),
-            (at("0a:0b 7 closed", 6), false),
-            (at("0a:0b 7 open", 4), true),
-            (at("0a:0b 6 open", 9), true),
-            (at("0a:0b 8 open", 0), false),
-            (at("0a:0c 7 open", 0), false),
-            (at("", 0), false),
-        ] {
-            assert_eq!(now.went_back(&before), went_back, "{now:?}");
-        }
-    }
-
-    #[test]
     fn gate_is_open_only_on_its_server_in_its_era() {
-        let coupon = CouponId(1);
-        let life = |server: &str| Life(vec![(vec![(0, 16_383)], server.to_owned())]);
-        let gate = |text: &str| CouponGate {
-            text: text.into(),
-            revision: 0,
-        };
-        let whole = gate("0a:0b 7 open");
-        assert!(whole.is_open(&life("0a:0b"), coupon, 7));
-        assert!(!whole.is_open(&life("0a:0c"), coupon, 7));
-        assert!(!whole.is_open(&life("0a:0b"), coupon, 8));
-        assert_eq!(
-            whole.fence(&life("0a:0b"), coupon),
-            Some(Fence::new("0a:0b", 7))
-        );
-        assert_eq!(whole.fence(&life("0a:0c"), coupon), None);
+        let [server, other] = ["0a:0b", "0a:0c"].map(|id| ServerId(id.into()));
+        let gate = |text: &str| Gate(text.into());
+        let fence = Some(Fence::new("0a:0b", 7));
+        let open = gate("0a:0b 7 open");
+        assert!(open.is_open(Some(&server), 7));
+        assert!(!open.is_open(Some(&other), 7));
+        assert!(!open.is_open(None, 7));
+        assert!(!open.is_open(Some(&server), 8));
+        assert_eq!(open.fence(Some(&server)), fence);
+        assert_eq!(open.fence(Some(&other)), None);
         let closed = gate("0a:0b 7 closed");
-        assert!(!closed.is_open(&life("0a:0b"), coupon, 7));
-        assert_eq!(
-            closed.fence(&life("0a:0b"), coupon),
-            Some(Fence::new("0a:0b", 7))
-        );
+        assert!(!closed.is_open(Some(&server), 7));
+        assert!(closed.is_closed(Some(&server), 7));
+        assert_eq!(closed.fence(Some(&server)), fence);
         for garbage in [
             "",
             "0a:0b",
@@ -467,15 +297,8 @@ mod tests {
             "0a:0b +7 open",
             "0a:0b 7 open x",
         ] {
-            assert!(
-                !gate(garbage).is_open(&life("0a:0b"), coupon, 7),
-                "{garbage}"
-            );
-            assert_eq!(
-                gate(garbage).fence(&life("0a:0b"), coupon),
-                None,
-                "{garbage}"
-            );
+            assert!(!gate(garbage).is_open(Some(&server), 7), "{garbage}");
+            assert_eq!(gate(garbage).fence(Some(&server)), None, "{garbage}");
         }
     }
 }

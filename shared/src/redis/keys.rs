@@ -9,32 +9,34 @@
 //! | `…:free` | sorted set | returned slots; member and score are the slot |
 //! | `…:waiting` | sorted set | member user id, score arrival order |
 //! | `…:times` | hash | slot → time of admission in ms by Redis's clock |
-//! | `…:traces` | hash | `SLOT:TIME` of an admission → its `traceparent`; kept for a day |
 //! | `fc:{C}:claimants` | hash | user id → `D:slot` of any claim (`once_per` coupon) |
 //! | `fc:{C}:revoked` | hash | user id → id of the user's last revocation |
-//! | `fc:{C}:sizes` | hash | `claimants`, `revoked`: the numbers of fields these must have |
 //! | `fc:{C}:allowed` | set | user ids on the coupon's allow list |
 //! | `fc:{C}:allow_list` | string | `REVISION:PEOPLE`: revision and size of `allowed` |
 //! | `fc:{C}:gate` | string | `SERVER ERA open` or `… closed`: admission gate, fencing token |
 //! | `fc:{C}:revision` | string | highest revision of settings written here: fencing token |
-//! | `fc:{C}:version` | string | number of changes in the era; detects older states |
-//! | `fc:compared` | string | `SERVER` whose coupons a reconciler has compared |
-//! | `fc:compared:{T}` | string | the same on one server of a cluster; `T`: its first hash slot |
 //! | `fc:ended:{S}` | string | operator's session ended early; expires with it |
 //! | `fc:wake` | set | coupons with waiting users that an operator changed |
 //!
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
-//!   `once_per`, `waiting_list` and `allow` (empty: everybody; `list`; `group:NAME`).
+//!   `once_per`, `waiting_list`, `closed_early` (0/1) and `allow` (empty: everybody; `list`;
+//!   `group:NAME`).
+//! - `waiting`: arrival order counts from 1. Users whose promise is broken have scores below 1, in
+//!   the order of the promised slots, and are served first.
 //! - `times` lacks slots that were added manually or rebuilt.
 //! - Fields of `revoked` start with `D:` if `once_per` is `drop`. If the user may claim again, the
 //!   value is followed by `:` and the time in ms after which claims are valid.
+//! - `revoked` also has a field without a name while the coupon is open, so that the loss of the key
+//!   is noticed.
 //! - If `allow_list` is missing, it is unknown which users are allowed.
-//! - While a hash has fewer fields than its number in `sizes`, nobody new is admitted. If the
-//!   number is missing, a pass records it; until then a lost field is not noticed.
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
 //!   coupon is open only if its `gate` names the current values of both. The key is missing if
 //!   Redis was emptied.
 //! - The reconciler compares the coupons in `wake` at once.
+//! - The keys of a sealed drop expire an hour after sealing, and a coupon's keys with those of its
+//!   last drop.
+//! - Redis holds nothing promised that no other store has: the reconciler can always rebuild the keys
+//!   of a drop from MySQL. Only waiting lists, except their heads, are nowhere else.
 //!
 //! Invariant: count = |users| + |free|.
 
@@ -57,13 +59,10 @@ pub struct DropKeys {
     pub free: String,
     pub waiting: String,
     pub times: String,
-    pub traces: String,
     pub claimants: String,
     pub gate: String,
-    pub version: String,
     pub revision: String,
     pub revoked: String,
-    pub sizes: String,
     pub allowed: String,
     pub allow_list: String,
 }
@@ -80,19 +79,16 @@ impl DropKeys {
             free: of_drop("free"),
             waiting: of_drop("waiting"),
             times: of_drop("times"),
-            traces: of_drop("traces"),
             claimants: claimants(prefix, coupon),
             gate: gate(prefix, coupon),
-            version: version(prefix, coupon),
             revision: revision(prefix, coupon),
             revoked: revoked(prefix, coupon),
-            sizes: sizes(prefix, coupon),
             allowed: allowed(prefix, coupon),
             allow_list: allow_list(prefix, coupon),
         }
     }
 
-    /// The keys that belong to this drop alone, except `traces`, which has an expiry.
+    /// The keys that belong to this drop alone, in the order of all scripts.
     pub fn own(&self) -> [&str; 6] {
         [
             &self.meta,
@@ -104,39 +100,35 @@ impl DropKeys {
         ]
     }
 
-    /// The keys that admission requires, with Redis's names for their types.
-    pub fn types(&self) -> [(&str, &'static str); 9] {
+    /// The coupon's keys and the drop's, in the order of all scripts (`identity.lua`).
+    pub(super) fn of_scripts(&self) -> [&str; 12] {
         [
-            (&self.meta, "hash"),
-            (&self.count, "string"),
-            (&self.users, "zset"),
-            (&self.free, "zset"),
-            (&self.waiting, "zset"),
-            (&self.claimants, "hash"),
-            (&self.revoked, "hash"),
-            (&self.allowed, "set"),
-            (&self.allow_list, "string"),
+            &self.gate,
+            &self.revision,
+            &self.claimants,
+            &self.revoked,
+            &self.allowed,
+            &self.allow_list,
+            &self.meta,
+            &self.count,
+            &self.users,
+            &self.free,
+            &self.waiting,
+            &self.times,
         ]
     }
+}
 
-    /// The keys that are deleted with the coupon. The gate comes first, because a coupon without a
-    /// gate counts as lost even if other keys remain.
-    pub fn of_coupon(&self) -> [&str; 8] {
-        let Self {
-            gate,
-            version,
-            claimants,
-            revision,
-            revoked,
-            sizes,
-            allowed,
-            allow_list,
-            ..
-        } = self;
-        [
-            gate, version, sizes, claimants, revision, revoked, allowed, allow_list,
-        ]
-    }
+/// A coupon's keys, in the order of all scripts (`identity.lua`).
+pub(super) fn coupon_keys(prefix: &str, coupon: CouponId) -> [String; 6] {
+    [
+        gate(prefix, coupon),
+        revision(prefix, coupon),
+        claimants(prefix, coupon),
+        revoked(prefix, coupon),
+        allowed(prefix, coupon),
+        allow_list(prefix, coupon),
+    ]
 }
 
 /// The coupon's hash of all users who hold a slot in any drop.
@@ -147,11 +139,6 @@ pub fn claimants(prefix: &str, coupon: CouponId) -> String {
 /// The coupon's hash of revoked users.
 pub fn revoked(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:revoked")
-}
-
-/// The numbers of fields that the coupon's `claimants` and `revoked` must have.
-pub fn sizes(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:sizes")
 }
 
 /// The coupon's set of users on its allow list.
@@ -167,16 +154,6 @@ pub fn allow_list(prefix: &str, coupon: CouponId) -> String {
 /// The admission gate: the coupon's era, and whether it is open.
 pub fn gate(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:gate")
-}
-
-/// The number of changes of the coupon in its era.
-pub fn version(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:version")
-}
-
-/// The key that names the server whose coupons were compared.
-pub fn compared(prefix: &str) -> String {
-    format!("{prefix}:compared")
 }
 
 /// The key of an operator's session that was ended early.

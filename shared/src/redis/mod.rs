@@ -1,29 +1,27 @@
 //! Redis: key names ([`keys`]), admission ([`admission`]), the admission gate with its fencing
-//! tokens ([`gate`]), scripts for repairs ([`repair`]), reads (for passes [`reads`], of one user
-//! [`standing`], for the public [`stock`]), and checks that refuse a Redis that is not durable
-//! ([`safety`]).
+//! tokens ([`gate`]), settings ([`settings`]), the projection of MySQL's rows ([`project`]),
+//! revocations ([`revoking`]), reads (for passes [`reads`], of one user [`standing`], for the public
+//! [`stock`]), and checks that refuse a Redis that is not durable ([`safety`]).
 
 pub mod admission;
 pub mod allow_list;
-pub mod claimants;
 pub mod client;
 mod connection;
 mod ended_sessions;
 mod expiry;
 pub mod gate;
 pub mod keys;
-pub mod life;
 mod link;
+pub mod project;
 pub mod reads;
-pub mod repair;
 pub mod revoking;
 mod router;
 pub mod safety;
 pub mod server;
 pub(crate) mod servers;
+pub mod settings;
 pub mod standing;
 pub mod stock;
-mod traces;
 pub mod wake;
 mod why_not;
 pub mod wrong_key;
@@ -32,4 +30,3 @@ pub use client::{Redis, RedisDurability, RedisSettings};
 pub use connection::SharedConnection;
 pub use redis::{RedisError, Value};
 pub use servers::{RedisMode, SentinelSettings};
-pub use traces::AdmissionKey;

@@ -1,22 +1,44 @@
-//! Reads the data of drops that a pass compares.
+//! Reads of coupons and drops for passes and for the watch, in bulk. Content that Firstcome did not
+//! write (a key of another type, a score that is no slot) is part of the result: an error means that
+//! Redis could not be asked.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::future::join_all;
-use redis::RedisError;
+use futures_util::future::try_join_all;
+use redis::{FromRedisValue, Pipeline, RedisError, Value};
 
 use super::Redis;
-use super::keys::{DropKeys, DropMeta};
-use crate::domain::{OncePer, Slot, UserId};
+use super::allow_list::{self, SeenList};
+use super::gate::{Gate, number_in};
+use super::keys::{self, DropKeys, DropMeta};
+use crate::domain::{CouponId, Slot, UserId};
 
-/// Score in a waiting list of a user who was promised slot 0; `set_slots.lua` adds the slot.
-const FIRST_PROMISED: i64 = -(1 << 40);
-const LAST_PROMISED: i64 = FIRST_PROMISED + Slot::MAX as i64;
+/// Coupons or drops requested at the same time.
+pub(super) const AT_ONCE: usize = 200;
 
+/// Maximum number of users, and of free slots, per read. It exceeds the number of slots in a page,
+/// because manual edits can put any number of users on one slot or beyond the last one.
+const ON_PAGE_AT_MOST: usize = 200_000;
+
+/// A coupon's keys outside its drops.
 #[derive(Debug, Clone, Default)]
-pub struct DropNumbers {
+pub struct CouponState {
+    pub gate: Gate,
+    /// The highest revision whose settings were written; 0 if unknown.
+    pub revision: u64,
+    pub claimants: u64,
+    pub revoked: u64,
+    pub list: SeenList,
+    /// The names of keys of another type than Firstcome's, and `revoked` if it is lost.
+    pub unreadable: Vec<&'static str>,
+}
+
+/// A drop's numbers, with the gate of its coupon.
+#[derive(Debug, Clone, Default)]
+pub struct DropState {
+    pub gate: Gate,
+    /// The highest revision of the coupon; 0 if unknown.
+    pub revision: u64,
     /// The settings, or `None` if they are missing or invalid.
     pub meta: Option<DropMeta>,
     /// The counter, or `None` if the key is missing or not a number.
@@ -24,98 +46,186 @@ pub struct DropNumbers {
     pub users: u64,
     pub free: u64,
     pub waiting: u64,
-    /// Whether a pass put users whose promise is broken at the head of the waiting list.
-    pub has_promised_waiting: bool,
-    /// The highest slot that is held or free.
+    /// Of `waiting`: users at its head, whose promise is broken.
+    pub owed: u64,
+    pub times: u64,
+    /// The highest slot that is held or free; 0 if there is none.
     pub highest: i64,
+    /// Whether any key of the drop exists.
+    pub has_keys: bool,
+    /// The names of keys of another type than Firstcome's.
+    pub unreadable: Vec<&'static str>,
 }
 
-impl DropNumbers {
-    /// Whether the drop's keys are missing or unusable for admission.
-    pub fn are_lost(&self) -> bool {
-        self.meta.is_none()
-            || self.count.is_none()
-            || self.users == 0
-                && self
-                    .count
-                    .is_some_and(|count| count > i64::try_from(self.free).unwrap_or(i64::MAX))
+impl DropState {
+    /// Whether the keys are complete, and count = |users| + |free|.
+    pub fn adds_up(&self) -> bool {
+        let sum = i64::try_from(self.users + self.free).ok();
+        self.unreadable.is_empty()
+            && self.meta.is_some()
+            && self.count.is_some()
+            && self.count == sum
     }
 }
 
-/// A consistent view of a range of slots.
+/// A consistent view of some slots of a drop, with the gate of its coupon.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotPage {
+    pub gate: Gate,
+    /// The highest revision of the coupon; 0 if unknown.
+    pub revision: u64,
     /// The highest slot given, or `None` if the key is missing or not a number.
     pub count: Option<i64>,
-    /// Slot and user, in order of slot.
-    pub users: Vec<(i64, String)>,
+    /// In order of slot. Several users on one slot all appear.
+    pub users: Vec<SlotHolder>,
     pub free: Vec<i64>,
+    /// The number of users and free slots that are left out: the score is no slot, or the name is no
+    /// user id.
+    pub odd: u64,
     /// Set if these slots have more users or free slots than one read returns.
     pub is_cut: bool,
+    /// The names of keys of another type than Firstcome's.
+    pub unreadable: Vec<&'static str>,
 }
 
-/// Maximum number of users, and of free slots, per read. It exceeds the number of slots in a page,
-/// because manual edits can put any number of users on one slot or beyond the last one.
-const ON_PAGE_AT_MOST: usize = 200_000;
+/// A user on a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotHolder {
+    pub slot: i64,
+    pub user: UserId,
+    /// When the user was admitted, in Unix milliseconds by Redis's clock. `None` if unknown or not
+    /// asked for.
+    pub at_ms: Option<i64>,
+}
 
-type RawNumbers = (
-    HashMap<String, String>,
-    Option<String>,
-    u64,
-    u64,
-    u64,
-    u64,
-    Vec<(String, f64)>,
-    Vec<(String, f64)>,
-);
-
-/// Drops requested at the same time.
-pub(super) const DROPS_AT_ONCE: usize = 200;
-
-/// Replaces a score that cannot be a slot: it is not an integer, or too large to be exact.
-/// `set_slots.lua` uses the same value.
-const NO_SLOT: i64 = -1;
-
+/// Converts a score. Returns `None` for one that cannot be a slot: it is not an integer, or too
+/// large to be exact.
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // compared afterwards
-pub(super) fn slot_of(score: f64) -> i64 {
+pub(super) fn slot_in(score: f64) -> Option<i64> {
     let slot = score as i64;
-    if slot.unsigned_abs() < 1 << 52 && (slot as f64 - score).abs() == 0.0 {
-        slot
-    } else {
-        NO_SLOT
+    (slot.unsigned_abs() < 1 << 52 && (slot as f64 - score).abs() == 0.0).then_some(slot)
+}
+
+/// The replies of one transaction, in order. A key of another type than expected is noted, and its
+/// reply counts as missing.
+struct Replies {
+    values: std::vec::IntoIter<Value>,
+    unreadable: Vec<&'static str>,
+}
+
+impl Replies {
+    fn next<T: FromRedisValue + Default>(&mut self, name: &'static str) -> T {
+        let value = self.values.next().unwrap_or(Value::Nil);
+        if value == Value::Nil {
+            return T::default();
+        }
+        T::from_redis_value(value).unwrap_or_else(|_| {
+            if !self.unreadable.contains(&name) {
+                self.unreadable.push(name);
+            }
+            T::default()
+        })
+    }
+
+    fn gate_and_revision(&mut self) -> (Gate, u64) {
+        let [gate, revision]: [Option<Vec<u8>>; 2] = self.next("gate");
+        (
+            Gate(gate.unwrap_or_default()),
+            number_in(revision).unwrap_or(0),
+        )
+    }
+
+    /// A key that holds a number. Other text counts as missing.
+    fn number(&mut self, name: &'static str) -> Option<i64> {
+        let text: Vec<u8> = self.next(name);
+        str::from_utf8(&text).ok()?.parse().ok()
     }
 }
 
 impl Redis {
-    /// Reads the counters of many drops, in the same order. An unreadable drop does not affect the
-    /// others.
-    pub async fn drop_numbers(&self, drops: &[DropKeys]) -> Vec<Result<DropNumbers, RedisError>> {
-        let mut numbers = Vec::with_capacity(drops.len());
-        for some in drops.chunks(DROPS_AT_ONCE) {
-            numbers.extend(join_all(some.iter().map(|keys| self.numbers_of(keys))).await);
-        }
-        numbers
+    /// Runs commands about one coupon at once. A claim between two of them would look like a wrong
+    /// number.
+    ///
+    /// This is a transaction and not a script, because Lua would convert every name and slot to a
+    /// separate value and back, which costs Redis more than the read itself (docs/PERFORMANCE.md).
+    async fn read_at_once(&self, pipe: &mut Pipeline) -> Result<Replies, RedisError> {
+        let found: Vec<Value> = pipe
+            .atomic()
+            .ignore_errors()
+            .query_async(&mut self.connection())
+            .await?;
+        Ok(Replies {
+            values: found.into_iter(),
+            unreadable: Vec::new(),
+        })
     }
 
-    /// Uses one transaction, because a claim between two of these reads would look like a wrong
-    /// counter.
-    async fn numbers_of(&self, keys: &DropKeys) -> Result<DropNumbers, RedisError> {
+    /// Reads many coupons, in the same order.
+    pub async fn coupon_states(
+        &self,
+        coupons: &[CouponId],
+    ) -> Result<Vec<CouponState>, RedisError> {
+        let mut states = Vec::with_capacity(coupons.len());
+        for some in coupons.chunks(AT_ONCE) {
+            let read = some.iter().map(|coupon| self.coupon_state(*coupon));
+            states.extend(try_join_all(read).await?);
+        }
+        Ok(states)
+    }
+
+    async fn coupon_state(&self, coupon: CouponId) -> Result<CouponState, RedisError> {
+        let [gate, revision, claimants, revoked, allowed, allow_list] =
+            keys::coupon_keys(&self.prefix, coupon);
         let mut pipe = redis::pipe();
-        pipe.atomic()
-            .cmd("HGETALL")
-            .arg(&keys.meta)
-            .cmd("GET")
-            .arg(&keys.count);
-        pipe.cmd("ZCARD")
-            .arg(&keys.users)
-            .cmd("ZCARD")
-            .arg(&keys.free)
-            .cmd("ZCARD")
-            .arg(&keys.waiting);
-        pipe.cmd("ZCOUNT")
-            .arg(&keys.waiting)
-            .arg(FIRST_PROMISED)
-            .arg(LAST_PROMISED);
+        // Unlike GET, MGET treats a key of another type as missing.
+        pipe.cmd("MGET").arg(gate).arg(revision);
+        pipe.cmd("HLEN").arg(claimants).cmd("HLEN").arg(&revoked);
+        pipe.cmd("HEXISTS").arg(&revoked).arg("");
+        pipe.cmd("GET").arg(allow_list).cmd("SCARD").arg(allowed);
+        let mut replies = self.read_at_once(&mut pipe).await?;
+        let (gate, revision) = replies.gate_and_revision();
+        let claimants = replies.next("claimants");
+        let revoked: u64 = replies.next("revoked");
+        let has_mark: bool = replies.next("revoked");
+        if !has_mark && !replies.unreadable.contains(&"revoked") {
+            replies.unreadable.push("revoked");
+        }
+        let list: Option<String> = replies.next("allow_list");
+        Ok(CouponState {
+            gate,
+            revision,
+            claimants,
+            revoked: revoked - u64::from(has_mark),
+            list: SeenList {
+                list: list.as_deref().and_then(allow_list::parse),
+                people: replies.next("allowed"),
+            },
+            unreadable: replies.unreadable,
+        })
+    }
+
+    /// Reads the numbers of many drops, in the same order.
+    pub async fn drop_states(&self, drops: &[DropKeys]) -> Result<Vec<DropState>, RedisError> {
+        let mut states = Vec::with_capacity(drops.len());
+        for some in drops.chunks(AT_ONCE) {
+            let read = some.iter().map(|keys| self.drop_state(keys));
+            states.extend(try_join_all(read).await?);
+        }
+        Ok(states)
+    }
+
+    async fn drop_state(&self, keys: &DropKeys) -> Result<DropState, RedisError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("MGET").arg(&keys.gate).arg(&keys.revision);
+        pipe.cmd("HGETALL").arg(&keys.meta);
+        pipe.cmd("GET").arg(&keys.count);
+        for set in [&keys.users, &keys.free, &keys.waiting] {
+            pipe.cmd("ZCARD").arg(set);
+        }
+        // Users who join the waiting list get scores from 1 on (`claim.lua`), and owed users lower
+        // ones (`project.lua`).
+        pipe.cmd("ZCOUNT").arg(&keys.waiting).arg("-inf").arg(0);
+        pipe.cmd("HLEN").arg(&keys.times);
         for set in [&keys.users, &keys.free] {
             pipe.cmd("ZREVRANGE")
                 .arg(set)
@@ -123,271 +233,190 @@ impl Redis {
                 .arg(0)
                 .arg("WITHSCORES");
         }
-        Ok(read_numbers(
-            pipe.query_async(&mut self.connection()).await?,
-        ))
+        pipe.cmd("EXISTS").arg(&keys.own());
+        let mut replies = self.read_at_once(&mut pipe).await?;
+        let (gate, revision) = replies.gate_and_revision();
+        let meta: HashMap<String, String> = replies.next("meta");
+        let mut state = DropState {
+            gate,
+            revision,
+            meta: DropMeta::read(&meta),
+            count: replies.number("count"),
+            users: replies.next("users"),
+            free: replies.next("free"),
+            waiting: replies.next("waiting"),
+            owed: replies.next("waiting"),
+            times: replies.next("times"),
+            ..DropState::default()
+        };
+        for name in ["users", "free"] {
+            let top: Vec<(Vec<u8>, f64)> = replies.next(name);
+            let slot = top.first().and_then(|(_, score)| slot_in(*score));
+            state.highest = state.highest.max(slot.unwrap_or(0));
+        }
+        state.has_keys = replies.next::<u64>("meta") > 0;
+        state.unreadable = replies.unreadable;
+        Ok(state)
     }
 
-    /// Returns when a drop's keys were given the expiry `ttl`, by Redis's clock, or `None` if they
-    /// have no expiry.
-    pub async fn expire_since(
+    /// Reads the gate of each drop's coupon, and the highest slot given, in the same order. The
+    /// count is `None` if the key is missing or not a number.
+    pub async fn watched(
         &self,
-        keys: &DropKeys,
-        ttl: Duration,
-    ) -> Result<Option<DateTime<Utc>>, RedisError> {
-        let at: i64 = redis::cmd("PEXPIRETIME")
-            .arg(&keys.meta)
-            .query_async(&mut self.connection())
-            .await?;
-        let since = (at >= 0)
-            .then(|| DateTime::from_timestamp_millis(at))
-            .flatten();
-        Ok(since.and_then(|at| at.checked_sub_signed(TimeDelta::from_std(ttl).ok()?)))
-    }
-
-    /// Whether Redis has each of these drops, in the same order.
-    pub async fn are_loaded(&self, drops: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
-        if drops.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for keys in drops {
-            pipe.cmd("EXISTS").arg(&keys.meta);
-        }
-        pipe.query_async(&mut self.connection()).await
-    }
-
-    /// Whether Redis has any key of each of these coupons, in the same order.
-    pub async fn are_remembered(&self, coupons: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
-        if coupons.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for keys in coupons {
-            pipe.cmd("EXISTS")
-                .arg(&keys.gate)
-                .arg(&keys.claimants)
-                .arg(&keys.revoked)
-                .arg(&keys.revision);
-            pipe.arg(&keys.allowed).arg(&keys.allow_list);
-        }
-        let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
-        Ok(found.into_iter().map(|number| number > 0).collect())
-    }
-
-    /// Whether Redis has any user of these drops or their coupons.
-    pub async fn any_people(&self, drops: &[DropKeys]) -> Result<bool, RedisError> {
-        for some in drops.chunks(1_000) {
+        drops: &[DropKeys],
+    ) -> Result<Vec<(Gate, Option<i64>)>, RedisError> {
+        let mut watched = Vec::with_capacity(drops.len());
+        for some in drops.chunks(AT_ONCE) {
             let mut pipe = redis::pipe();
             for keys in some {
-                pipe.cmd("EXISTS")
-                    .arg(&keys.users)
-                    .arg(&keys.waiting)
-                    .arg(&keys.claimants)
-                    .arg(&keys.revoked);
+                pipe.cmd("MGET").arg(&keys.gate).arg(&keys.count);
             }
-            let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
-            if found.iter().any(|keys| *keys > 0) {
-                return Ok(true);
-            }
+            let found: Vec<[Option<Vec<u8>>; 2]> = pipe.query_async(&mut self.connection()).await?;
+            watched.extend(found.into_iter().map(|[gate, count]| {
+                let count = count.and_then(|text| str::from_utf8(&text).ok()?.parse().ok());
+                (Gate(gate.unwrap_or_default()), count)
+            }));
         }
-        Ok(false)
+        Ok(watched)
     }
 
-    /// Whether any user holds a slot of a drop or waits for one.
-    pub async fn has_people(&self, drop: &DropKeys) -> Result<bool, RedisError> {
-        let mut cmd = redis::cmd("EXISTS");
-        let found: u64 = cmd
-            .arg(&drop.users)
-            .arg(&drop.waiting)
-            .query_async(&mut self.connection())
-            .await?;
-        Ok(found > 0)
-    }
-
-    /// Reads the first entries of a drop's waiting list, in order, at most `limit`. Entries added
-    /// manually may not be valid text.
-    pub async fn first_waiting(
-        &self,
-        keys: &DropKeys,
-        limit: u64,
-    ) -> Result<Vec<UserId>, RedisError> {
-        let Some(last) = limit.checked_sub(1) else {
-            return Ok(Vec::new());
-        };
-        let mut cmd = redis::cmd("ZRANGE");
-        let names: Vec<Vec<u8>> = cmd
-            .arg(&keys.waiting)
-            .arg(0)
-            .arg(last)
-            .query_async(&mut self.connection())
-            .await?;
-        let text = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
-        Ok(names.iter().map(text).map(UserId::from_store).collect())
-    }
-
-    /// Reads the users whom passes put at the head of a drop's waiting list, with the slots that
-    /// they were promised: at most a thousand. Leaves out those whose slot is unknown.
-    pub async fn promised_waiting(
-        &self,
-        keys: &DropKeys,
-    ) -> Result<Vec<(UserId, i64)>, RedisError> {
-        let names: Vec<(Vec<u8>, f64)> = redis::cmd("ZRANGEBYSCORE")
-            .arg(&keys.waiting)
-            .arg(FIRST_PROMISED)
-            .arg(LAST_PROMISED)
-            .arg(&["WITHSCORES", "LIMIT", "0", "1000"])
-            .query_async(&mut self.connection())
-            .await?;
-        let promised = |(name, score): (Vec<u8>, f64)| {
-            let name = String::from_utf8_lossy(&name).into_owned();
-            (UserId::from_store(name), slot_of(score) - FIRST_PROMISED)
-        };
-        Ok(names.into_iter().map(promised).collect())
-    }
-
-    /// Reads a consistent view of the slots `from..=to`, or of all slots from `from` on if `to` is
-    /// `None`.
-    ///
-    /// This is a transaction and not a script, because Lua would convert every name and slot to a
-    /// separate value and back, which costs Redis more than the read itself (docs/PERFORMANCE.md).
-    pub async fn slot_page(
+    /// Reads the slots `from..=to`, or all slots from `from` on if `to` is `None`, without times.
+    pub async fn page(
         &self,
         keys: &DropKeys,
         from: i64,
         to: Option<i64>,
     ) -> Result<SlotPage, RedisError> {
-        type Seen = (Option<String>, Vec<(String, f64)>, Vec<String>);
         // Start just above the last slot of the previous page, so that a score between two slots
         // belongs to the next page.
-        let first = if from < 1 {
+        let first = if from <= 1 {
             "-inf".to_owned()
         } else {
             format!("({}", from - 1)
         };
-        let to = to.map_or("+inf".to_owned(), |t| t.to_string());
-        let mut pipe = redis::pipe();
-        pipe.atomic().cmd("GET").arg(&*keys.count);
-        let limit = |cmd: &mut redis::Pipeline| {
-            cmd.arg("LIMIT").arg(0).arg(ON_PAGE_AT_MOST);
-        };
-        limit(
-            pipe.cmd("ZRANGEBYSCORE")
-                .arg(&keys.users)
-                .arg(&first)
-                .arg(&to)
-                .arg("WITHSCORES"),
-        );
-        limit(
-            pipe.cmd("ZRANGEBYSCORE")
-                .arg(&keys.free)
-                .arg(&first)
-                .arg(&to),
-        );
-        let (count, users, free): Seen = pipe.query_async(&mut self.connection()).await?;
-        let mut users: Vec<_> = users
-            .into_iter()
-            .map(|(user, score)| (slot_of(score), user))
-            .collect();
-        users.sort_by_key(|(slot, _)| *slot);
-        Ok(SlotPage {
-            count: count.and_then(|text| text.parse().ok()),
-            is_cut: users.len().max(free.len()) >= ON_PAGE_AT_MOST,
-            users,
-            free: free
-                .into_iter()
-                .filter_map(|slot| slot.parse().ok())
-                .collect(),
-        })
+        let last = to.map_or("+inf".to_owned(), |to| to.to_string());
+        self.read_slots(keys, &[(first, last)], &[]).await
     }
 
-    /// Reads the slots of these users in a drop. Omits users without a slot.
-    pub async fn slots_of(
+    /// Reads single slots, with the times at which their users were admitted. A user and the time
+    /// are of one moment: a time from another read may belong to the slot's next user.
+    pub async fn slots(&self, keys: &DropKeys, slots: &[Slot]) -> Result<SlotPage, RedisError> {
+        let ranges: Vec<_> = slots
+            .iter()
+            .map(|slot| (slot.to_string(), slot.to_string()))
+            .collect();
+        self.read_slots(keys, &ranges, slots).await
+    }
+
+    async fn read_slots(
         &self,
         keys: &DropKeys,
-        people: &[UserId],
-    ) -> Result<HashMap<UserId, i64>, RedisError> {
-        if people.is_empty() {
-            return Ok(HashMap::new());
+        ranges: &[(String, String)],
+        timed: &[Slot],
+    ) -> Result<SlotPage, RedisError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("MGET").arg(&keys.gate).arg(&keys.revision);
+        pipe.cmd("GET").arg(&keys.count);
+        if !timed.is_empty() {
+            pipe.cmd("HMGET").arg(&keys.times).arg(timed);
         }
-        let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
-        let scores: Vec<Option<f64>> = redis::cmd("ZMSCORE")
-            .arg(&keys.users)
+        for (first, last) in ranges {
+            for set in [&keys.users, &keys.free] {
+                pipe.cmd("ZRANGEBYSCORE").arg(set).arg(first).arg(last);
+                pipe.arg("WITHSCORES")
+                    .arg("LIMIT")
+                    .arg(0)
+                    .arg(ON_PAGE_AT_MOST);
+            }
+        }
+        let mut replies = self.read_at_once(&mut pipe).await?;
+        let (gate, revision) = replies.gate_and_revision();
+        let mut page = SlotPage {
+            gate,
+            revision,
+            count: replies.number("count"),
+            ..SlotPage::default()
+        };
+        let mut times = HashMap::new();
+        if !timed.is_empty() {
+            let found: Vec<Option<Vec<u8>>> = replies.next("times");
+            for (slot, text) in timed.iter().zip(found) {
+                let at: Option<i64> =
+                    text.and_then(|text| str::from_utf8(&text).ok()?.parse().ok());
+                times.extend(at.map(|at| (i64::from(*slot), at)));
+            }
+        }
+        for _ in ranges {
+            let users: Vec<(Vec<u8>, f64)> = replies.next("users");
+            let free: Vec<(Vec<u8>, f64)> = replies.next("free");
+            page.is_cut |= users.len().max(free.len()) >= ON_PAGE_AT_MOST;
+            let known = page.users.len() + page.free.len();
+            let entries = known + users.len() + free.len();
+            page.users
+                .extend(users.into_iter().filter_map(|(name, score)| {
+                    let slot = slot_in(score).filter(|slot| *slot >= 1)?;
+                    let name = String::from_utf8(name).ok()?;
+                    let user = UserId::has_form(&name).then(|| UserId::from_store(name))?;
+                    let at_ms = times.get(&slot).copied();
+                    Some(SlotHolder { slot, user, at_ms })
+                }));
+            page.free
+                .extend(free.into_iter().filter_map(|(name, score)| {
+                    slot_in(score).filter(|slot| *slot >= 1 && name == slot.to_string().as_bytes())
+                }));
+            page.odd += (entries - page.users.len() - page.free.len()) as u64;
+        }
+        page.unreadable = replies.unreadable;
+        Ok(page)
+    }
+
+    /// Whether Redis has any key of each of these drops, in the same order.
+    pub async fn have_keys(&self, drops: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
+        if drops.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for keys in drops {
+            pipe.cmd("EXISTS").arg(&keys.own());
+        }
+        let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
+        Ok(found.into_iter().map(|number| number > 0).collect())
+    }
+
+    /// Returns those of these users, each with drop and slot, who are missing from the coupon's
+    /// claimants or are listed there with another drop or slot.
+    pub async fn different_claimants(
+        &self,
+        coupon: CouponId,
+        mut people: Vec<(String, i64, Slot)>,
+    ) -> Result<Vec<(String, i64, Slot)>, RedisError> {
+        if people.is_empty() {
+            return Ok(people);
+        }
+        let names: Vec<&str> = people.iter().map(|(user, ..)| user.as_str()).collect();
+        let listed: Vec<Option<String>> = redis::cmd("HMGET")
+            .arg(keys::claimants(&self.prefix, coupon))
             .arg(names)
             .query_async(&mut self.connection())
             .await?;
-        let found = people
-            .iter()
-            .zip(scores)
-            .filter_map(|(user, score)| Some((user.clone(), slot_of(score?))));
-        Ok(found.collect())
+        let mut listed = listed.into_iter();
+        people.retain(|(_, drop, slot)| {
+            listed.next().flatten().as_deref() != Some(&format!("{drop}:{slot}"))
+        });
+        Ok(people)
     }
 
-    /// Whether each of these users, who were promised a slot, neither holds a slot nor is at the
-    /// head of the waiting list. The results are in the order of the users.
-    pub async fn out_of_line(
-        &self,
-        keys: &DropKeys,
-        once_per: OncePer,
-        people: &[UserId],
-    ) -> Result<Vec<bool>, RedisError> {
-        type Replies = (Vec<Option<f64>>, Vec<Option<f64>>, Vec<Option<String>>);
-        if people.is_empty() {
+    /// Whether Redis has any key of each of these coupons, in the same order.
+    pub async fn are_remembered(&self, coupons: &[CouponId]) -> Result<Vec<bool>, RedisError> {
+        if coupons.is_empty() {
             return Ok(Vec::new());
         }
-        let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
         let mut pipe = redis::pipe();
-        pipe.cmd("ZMSCORE")
-            .arg(&keys.waiting)
-            .arg(&names)
-            .cmd("ZMSCORE")
-            .arg(&keys.users)
-            .arg(&names);
-        pipe.cmd("HMGET").arg(&keys.claimants).arg(&names);
-        let (places, slots, claims): Replies = pipe.query_async(&mut self.connection()).await?;
-        // Users who join the waiting list get scores from 1 on. Users at its head have lower
-        // scores.
-        let out = |((place, slot), claim): ((Option<f64>, Option<f64>), Option<String>)| {
-            let holds = slot.is_some() || once_per == OncePer::Coupon && claim.is_some();
-            !holds && place.is_none_or(|score| score >= 1.0)
-        };
-        Ok(places.into_iter().zip(slots).zip(claims).map(out).collect())
-    }
-
-    /// Reads when these slots were given, in Unix milliseconds, if known.
-    pub async fn admission_times(
-        &self,
-        keys: &DropKeys,
-        slots: &[i64],
-    ) -> Result<HashMap<i64, i64>, RedisError> {
-        if slots.is_empty() {
-            return Ok(HashMap::new());
+        for coupon in coupons {
+            pipe.cmd("EXISTS")
+                .arg(&keys::coupon_keys(&self.prefix, *coupon));
         }
-        let times: Vec<Option<String>> = redis::cmd("HMGET")
-            .arg(&keys.times)
-            .arg(slots)
-            .query_async(&mut self.connection())
-            .await?;
-        Ok(slots
-            .iter()
-            .zip(times)
-            .filter_map(|(slot, at)| Some((*slot, at?.parse().ok()?)))
-            .collect())
-    }
-}
-
-fn read_numbers(raw: RawNumbers) -> DropNumbers {
-    let (meta, count, users, free, waiting, promised, top_user, top_free) = raw;
-    let top = |set: Vec<(String, f64)>| set.first().map_or(0.0, |(_, score)| *score);
-    #[allow(clippy::cast_possible_truncation)] // scores are slots, far below 2^53
-    let highest = top(top_user).max(top(top_free)) as i64;
-    DropNumbers {
-        meta: DropMeta::read(&meta),
-        count: count.and_then(|text| text.parse().ok()),
-        users,
-        free,
-        waiting,
-        has_promised_waiting: promised > 0,
-        highest,
+        let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
+        Ok(found.into_iter().map(|number| number > 0).collect())
     }
 }

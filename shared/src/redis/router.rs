@@ -1,8 +1,8 @@
 //! Routes each command to the server that has its key, without retries.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -26,7 +26,6 @@ const KNOWN_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Shard {
     pub(super) server: Arc<ServerLink>,
     pub(super) hash_slots: Vec<HashSlots>,
-    tag: OnceLock<u32>,
 }
 
 impl Shard {
@@ -35,23 +34,8 @@ impl Shard {
     }
 
     fn of(server: Arc<ServerLink>, hash_slots: Vec<HashSlots>) -> Arc<Self> {
-        Arc::new(Self {
-            server,
-            hash_slots,
-            tag: OnceLock::new(),
-        })
+        Arc::new(Self { server, hash_slots })
     }
-
-    /// Returns a hash tag that maps to its first hash slot.
-    pub(super) fn tag(&self) -> u32 {
-        let first = self.hash_slots.first().map_or(0, |(first, _)| *first);
-        *self.tag.get_or_init(|| tag_in(first).unwrap_or(0))
-    }
-}
-
-/// Finds a hash tag for a hash slot. The first million numbers cover all hash slots.
-fn tag_in(slot: u16) -> Option<u32> {
-    (0..1_000_000).find(|tag| hash_slot(tag.to_string().as_bytes()) == slot)
 }
 
 /// Maps keys to servers.
@@ -348,18 +332,6 @@ fn key_of(cmd: &Cmd) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_hash_slot_has_a_tag() {
-        let found: std::collections::HashSet<u16> = (0..1_000_000_u32)
-            .map(|tag| hash_slot(tag.to_string().as_bytes()))
-            .collect();
-        assert_eq!(found.len(), usize::from(HASH_SLOTS));
-        assert_eq!(
-            tag_in(5_461).map(|tag| hash_slot(tag.to_string().as_bytes())),
-            Some(5_461)
-        );
-    }
 
     #[test]
     fn command_is_routed_by_its_first_key() {

@@ -102,15 +102,7 @@ impl Redis {
         slot: Slot,
         user: &UserId,
     ) -> Result<Option<HeldSlot>, RedisError> {
-        type Replies = (
-            Option<f64>,
-            bool,
-            Option<String>,
-            Option<Vec<u8>>,
-            u64,
-            u64,
-            Option<i64>,
-        );
+        type Replies = (Option<f64>, bool, Option<String>, Option<Vec<u8>>);
         let mut pipe = redis::pipe();
         pipe.atomic()
             .cmd("ZSCORE")
@@ -119,17 +111,9 @@ impl Redis {
         pipe.cmd("EXISTS").arg(&keys.users);
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.times).arg(slot);
-        for set in [&keys.users, &keys.free] {
-            pipe.cmd("ZCOUNT").arg(set).arg(slot).arg(slot);
-        }
-        pipe.cmd("GET").arg(&keys.count);
-        let (score, has_users, claimant, at, holders, free, count): Replies =
+        let (score, has_users, claimant, at): Replies =
             pipe.query_async(&mut self.connection()).await?;
-        // As in the script, no user gets a slot that was never given, is free, or has another user.
-        let is_in_users = score == Some(f64::from(slot))
-            && holders == 1
-            && free == 0
-            && count.is_some_and(|count| i64::from(slot) <= count);
+        let is_in_users = score == Some(f64::from(slot));
         let is_claimant = !has_users && claimant == Some(format!("{}:{slot}", keys.drop));
         // As in the script, a time that Firstcome did not write is unknown.
         let at = at.and_then(|at| str::from_utf8(&at).ok()?.parse().ok());
@@ -138,23 +122,6 @@ impl Redis {
             admitted_at_ms,
             is_in_users,
         }))
-    }
-
-    /// Reads when the holders of these slots were admitted, in Unix milliseconds by Redis's clock:
-    /// `None` if unknown.
-    pub async fn admitted_at(
-        &self,
-        keys: &DropKeys,
-        slots: &[Slot],
-    ) -> Result<Vec<Option<i64>>, RedisError> {
-        if slots.is_empty() {
-            return Ok(Vec::new());
-        }
-        redis::cmd("HMGET")
-            .arg(&keys.times)
-            .arg(slots)
-            .query_async(&mut self.connection())
-            .await
     }
 
     /// Whether this user holds a slot or waits in one of these drops of a coupon.

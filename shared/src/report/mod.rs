@@ -2,6 +2,7 @@
 //! only: it makes no decisions, and no program parses its texts.
 
 mod case;
+mod kinds;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize, Serializer};
@@ -11,7 +12,8 @@ use utoipa::ToSchema;
 
 use crate::domain::{CouponId, DropId};
 
-pub use case::{FindingCase, StoreOfDrop, UnsafePart};
+pub use case::{FindingCase, UnsafePart};
+pub use kinds::{Kind, KindFacts, Severity};
 
 /// What triggered a pass.
 #[derive(
@@ -71,52 +73,6 @@ pub enum Status {
     Failed,
 }
 
-/// The kind of a finding. docs/OPERATIONS.md has a section for each.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    IntoStaticStr,
-    EnumString,
-    VariantArray,
-    ToSchema,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum Kind {
-    /// A promise without a row.
-    Unissued,
-    /// An unresolved row of the dead-letter table.
-    FailedClaim,
-    /// A row whose user is unknown to Redis.
-    MissingAdmission,
-    /// The counter does not add up.
-    CountMismatch,
-    /// Two users on one slot, or one user on two slots.
-    SlotConflict,
-    /// More users admitted than the quantity allows.
-    OverAdmitted,
-    /// A revoked claim that Redis still holds, or whose revocation Redis does not know.
-    RevokedAdmission,
-    /// A revoked claim whose row still exists.
-    RevokedRow,
-    /// Free slots although users wait, or at closing.
-    Unfilled,
-    /// Redis lost a drop, or may have lost data.
-    RedisLost,
-    /// Something makes no progress or can't be reached.
-    Stalled,
-    /// A store's settings no longer protect promises, or the codes that users were shown.
-    UnsafeSetting,
-}
-
 /// The cause of a failed pass: the identity of its alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
@@ -149,30 +105,20 @@ pub enum FailureCause {
 pub enum ActionKind {
     /// Write the row.
     Issue,
-    /// Admit the user again, in a free slot.
-    Readmit,
-    /// Give the user another slot.
-    Move,
+    /// Close a failed claim: its user has a row, or the claim was given back or revoked.
+    Resolve,
+    /// List the promise as broken, and put the user first on the waiting list.
+    Owe,
+    /// Write the drop to Redis again from its rows.
+    Project,
     /// Give a free slot to the first on the waiting list.
     Promote,
-    /// Take back the second slot of a user.
-    Withdraw,
-    /// Complete a revocation, or close the failed claim of a revoked user.
+    /// Complete a revocation.
     Revoke,
-    /// Restore the user of a row in Redis.
-    PutBack,
-    /// Close a failed claim whose user already holds a row.
-    ResolveDuplicate,
-    /// Write the whole drop to Redis again.
-    Rebuild,
-    /// Set the drop's counter.
-    SetCount,
-    /// Write the settings to the store that lacks them.
-    WriteMeta,
-    /// Open the admission gate.
-    #[serde(rename = "grant_licence")]
-    #[strum(serialize = "grant_licence")]
-    OpenGate,
+    /// Write settings, allow list, claimants or revocations again.
+    WriteSettings,
+    /// Open the coupon.
+    Open,
     /// None: the finding is only reported.
     Report,
 }
@@ -241,10 +187,21 @@ impl Finding {
     /// Returns a hash of everything that stays the same while the finding persists. It excludes the
     /// detail, which may contain ages and lags.
     pub fn identity(&self) -> i64 {
-        let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
-        let what = (self.kind, &self.case, self.dead_letter);
-        let end = (self.action, self.result, self.needs_person);
-        let hash = Sha256::digest(format!("{place:?} {what:?} {end:?}"));
+        let number = |number: Option<i64>| number.map(|n| n.to_string()).unwrap_or_default();
+        let parts = [
+            number(self.coupon_id.map(|coupon| coupon.0)),
+            number(self.drop_id.map(|drop| drop.0)),
+            number(self.slot),
+            self.user_id.clone().unwrap_or_default(),
+            number(self.dead_letter),
+            self.kind.as_str().to_owned(),
+            self.case.identity().to_owned(),
+            self.action.as_str().to_owned(),
+            self.result.as_str().to_owned(),
+            self.needs_person.to_string(),
+        ];
+        // No part contains a line break.
+        let hash = Sha256::digest(parts.join("\n"));
         i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
     }
 
@@ -299,7 +256,7 @@ pub struct Numbers {
     pub rows: u64,
     /// Dead-letter table: unresolved.
     pub failed_claims: u64,
-    /// On the topic, not yet read by the consumer.
+    /// Users whose claim is not due yet: it may be on the topic.
     pub in_flight: u64,
     /// Redis: free slots, which were given back.
     #[serde(default)]
@@ -558,7 +515,7 @@ mod tests {
             ("slot", with(|it| it.slot = Some(4))),
             ("person", with(|it| it.user_id = None)),
             ("dead letter", with(|it| it.dead_letter = Some(7))),
-            ("case", with(|it| it.case = FindingCase::NoSlotLeft)),
+            ("case", with(|it| it.case = FindingCase::ConsumerStands)),
             ("result", with(|it| it.result = Outcome::Failed)),
         ] {
             assert_ne!(first.identity(), other, "{what}");
@@ -569,11 +526,10 @@ mod tests {
         );
     }
 
-    /// Other releases use these words in tables, metrics and JSON.
+    /// Programs use these words in tables, metrics and JSON.
     #[test]
     fn enum_words_match_in_json_and_tables_and_parse_back() {
-        let words = "issue readmit move promote withdraw put_back resolve_duplicate revoke rebuild set_count write_meta \
-                     grant_licence report";
+        let words = "issue resolve owe project promote revoke write_settings open report";
         for word in words.split(' ') {
             let action: ActionKind = word.parse().unwrap();
             assert_eq!(
@@ -581,8 +537,8 @@ mod tests {
                 (word, word.into())
             );
         }
-        let words = "unissued failed_claim missing_admission count_mismatch slot_conflict over_admitted revoked_admission revoked_row unfilled \
-                     redis_lost stalled";
+        let words = "unissued failed_claim missing_admission slot_conflict over_admitted count_mismatch settings_mismatch redis_lost unfilled \
+                     broken_promise stalled";
         for word in words.split(' ') {
             let kind: Kind = word.parse().unwrap();
             assert_eq!(

@@ -1,7 +1,6 @@
 //! Reads of the time at which a user was admitted to a slot.
 
 use firstcome_shared::domain::OncePer;
-use firstcome_shared::redis::repair::Done;
 
 use crate::command::Start;
 use crate::gate::ask;
@@ -39,26 +38,4 @@ async fn admission_times_of_successive_holders_stay_distinct() {
         ask::<()>(&server, &["DEL", &keys.users]).await;
         assert_eq!(at("c").await, Some(None), "the drop has left Redis");
     }
-}
-
-#[tokio::test]
-async fn counter_is_not_repaired_after_users_are_lost() {
-    let (server, world) = ScriptWorld::start(Start::new(10, OncePer::Drop, 0)).await;
-    for user in ["a", "b", "c", "d"] {
-        world.claim(user).await.unwrap();
-    }
-    let keys = &world.keys;
-    ask::<()>(&server, &["DEL", &keys.users]).await;
-    ask::<()>(&server, &["ZADD", &keys.users, "4", "d"]).await;
-    let repair = async |least| {
-        world
-            .redis
-            .repair_count(keys, &world.fence, least)
-            .await
-            .unwrap()
-    };
-    assert_eq!(repair(2).await, Done::Stale);
-    let free: u64 = ask(&server, &["ZCARD", &keys.free]).await;
-    assert_eq!(free, 0, "no slot of the lost users is free");
-    assert_eq!(repair(1).await, Done::Applied(3));
 }

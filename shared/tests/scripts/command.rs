@@ -29,105 +29,176 @@ pub(crate) enum ScriptCommand {
     Claim(Vec<PersonLetter>),
     /// Loads the drop with a revision. The next two commands have a revision too.
     Load(u64),
-    WriteMeta(u64, u32, bool),
+    WriteSettings(u64, u32, bool),
     Lower(u64, u32),
     /// A revocation with its id, and whether it has ended. It is not fenced.
     Revoke(PersonLetter, i64, bool),
-    Repair(ScriptRepair),
-    /// A repair in an era that has ended.
-    Stale(ScriptRepair),
+    /// Begins the next era, which closes the coupon.
+    Close,
+    Fenced(FencedCommand),
+    /// The same in an era of another coupon.
+    Stale(FencedCommand),
+    /// The same in the era before the last [`ScriptCommand::Close`].
+    Late(FencedCommand),
     Tamper(Tamper),
 }
 
 #[derive(Debug, Clone)]
-pub(crate) enum ScriptRepair {
-    /// Restores users, each with the slot that the caller read.
-    PutBack(Vec<(PersonLetter, Option<i64>, u32, bool)>),
-    Count,
-    /// Moves a user, with the quantity for which the move was planned.
-    Move(PersonLetter, Option<i64>, Option<u32>),
-    Withdraw(PersonLetter, Option<i64>, bool),
-    ToFront(Vec<(PersonLetter, i64)>),
+pub(crate) enum FencedCommand {
+    /// Begins to rebuild the drop from these rows.
+    Begin(Vec<Row>),
+    /// Writes one page of the rows of the last `Begin` of this era: of [`PAGE_SLOTS`] slots.
+    Page(u32),
+    ClearClaimants,
+    /// Makes the users of rows of another drop claimants.
+    Claimants(Vec<Row>),
+    /// Puts users at the head of the waiting list, each with the slot that was promised.
+    Owed(Vec<(PersonLetter, u32)>),
+    /// Writes the settings of a rebuilt drop, with a revision.
+    Settings(u64),
+    Open,
     Promote(u32),
 }
 
-/// Manual changes, and losses of data in Redis.
-#[derive(Debug, Clone)]
+pub(crate) const PAGE_SLOTS: u32 = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) slot: u32,
+    pub(crate) person: PersonLetter,
+    pub(crate) time: RowTime,
+}
+
+/// When the user of a row was admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowTime {
+    Unknown,
+    /// Before the end of every revocation.
+    Before,
+    /// After the end of every revocation.
+    After,
+}
+
+/// Losses of whole keys.
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Tamper {
-    DropMeta,
-    DropCount,
-    DropUsers,
-    DropFree,
-    DropWaiting,
-    SetCount(i64),
-    AddUser(PersonLetter, i64),
-    RemoveUser(PersonLetter),
-    AddFree(i64),
+    LoseMeta,
+    LoseCount,
+    LoseUsers,
+    LoseFree,
+    LoseWaiting,
+    LoseTimes,
+    LoseClaimants,
+    LoseRevoked,
+    /// The user gets a slot of another drop.
     ClaimedElsewhere(PersonLetter),
-    /// Deletes everything including the gate, and begins a new era.
+    /// Deletes everything including the gate, and begins and opens a new era.
     Empty,
-    LoseClaimant(PersonLetter),
-    LoseRevocation(PersonLetter),
-    DropSizes,
 }
 
 fn person() -> impl Strategy<Value = PersonLetter> {
     prop::char::range('a', 'h')
 }
 
-fn slot() -> impl Strategy<Value = i64> {
-    1..=7_i64
+/// Rows with one slot per user, and one user per slot.
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let time = prop_oneof![
+        Just(RowTime::Unknown),
+        Just(RowTime::Before),
+        Just(RowTime::After)
+    ];
+    let row =
+        (1..=7_u32, person(), time).prop_map(|(slot, person, time)| Row { slot, person, time });
+    prop::collection::vec(row, 0..6).prop_map(|mut rows| {
+        let mut seen = Vec::new();
+        rows.retain(|row| {
+            let is_new = !seen
+                .iter()
+                .any(|other: &Row| other.slot == row.slot || other.person == row.person);
+            seen.push(*row);
+            is_new
+        });
+        rows
+    })
 }
 
-fn repair() -> impl Strategy<Value = ScriptRepair> {
-    let seen = || prop::option::weighted(0.5, slot());
-    let holding = (person(), seen(), 1..=7_u32, any::<bool>());
+fn fenced() -> impl Strategy<Value = FencedCommand> {
     prop_oneof![
-        2 => prop::collection::vec(holding, 1..4).prop_map(ScriptRepair::PutBack),
-        3 => Just(ScriptRepair::Count),
-        2 => (person(), prop::option::weighted(0.7, slot()), prop::option::weighted(0.3, 1..=7_u32))
-            .prop_map(|(who, from, quantity)| ScriptRepair::Move(who, from, quantity)),
-        2 => (person(), prop::option::weighted(0.8, slot()), any::<bool>()).prop_map(|(who, from, front)| ScriptRepair::Withdraw(who, from, front)),
-        1 => prop::collection::vec((person(), slot()), 1..4).prop_map(ScriptRepair::ToFront),
-        3 => (1..4_u32).prop_map(ScriptRepair::Promote),
+        2 => rows().prop_map(FencedCommand::Begin),
+        6 => (0..3_u32).prop_map(FencedCommand::Page),
+        1 => Just(FencedCommand::ClearClaimants),
+        2 => rows().prop_filter("no row", |rows| !rows.is_empty()).prop_map(FencedCommand::Claimants),
+        2 => prop::collection::vec((person(), 1..=7_u32), 1..4).prop_map(FencedCommand::Owed),
+        3 => (1..=6_u64).prop_map(FencedCommand::Settings),
+        6 => Just(FencedCommand::Open),
+        3 => (1..4_u32).prop_map(FencedCommand::Promote),
     ]
 }
 
 fn tamper() -> impl Strategy<Value = Tamper> {
     prop_oneof![
-        Just(Tamper::DropMeta),
-        Just(Tamper::DropCount),
-        Just(Tamper::DropUsers),
-        Just(Tamper::DropFree),
-        Just(Tamper::DropWaiting),
-        (0..=7_i64).prop_map(Tamper::SetCount),
-        (person(), slot()).prop_map(|(who, slot)| Tamper::AddUser(who, slot)),
-        person().prop_map(Tamper::RemoveUser),
-        slot().prop_map(Tamper::AddFree),
+        Just(Tamper::LoseMeta),
+        Just(Tamper::LoseCount),
+        Just(Tamper::LoseUsers),
+        Just(Tamper::LoseFree),
+        Just(Tamper::LoseWaiting),
+        Just(Tamper::LoseTimes),
+        Just(Tamper::LoseClaimants),
+        Just(Tamper::LoseRevoked),
         person().prop_map(Tamper::ClaimedElsewhere),
-        person().prop_map(Tamper::LoseClaimant),
-        person().prop_map(Tamper::LoseRevocation),
-        Just(Tamper::DropSizes),
         Just(Tamper::Empty),
     ]
 }
 
-/// Generates a drop, and about thirty commands.
+fn command() -> impl Strategy<Value = ScriptCommand> {
+    let revision = || 1..=6_u64;
+    prop_oneof![
+        7 => person().prop_map(|who| ScriptCommand::Claim(vec![who])),
+        7 => prop::collection::vec(person(), 2..9).prop_map(ScriptCommand::Claim),
+        1 => revision().prop_map(ScriptCommand::Load),
+        1 => (revision(), 1..=7_u32, prop::bool::weighted(0.2))
+            .prop_map(|(r, q, paused)| ScriptCommand::WriteSettings(r, q, paused)),
+        1 => (revision(), 1..=7_u32).prop_map(|(r, q)| ScriptCommand::Lower(r, q)),
+        3 => (person(), 1..=4_i64, prop::bool::weighted(0.4))
+            .prop_map(|(who, id, ended)| ScriptCommand::Revoke(who, id, ended)),
+        1 => Just(ScriptCommand::Close),
+        4 => fenced().prop_map(ScriptCommand::Fenced),
+        1 => fenced().prop_map(ScriptCommand::Stale),
+        1 => fenced().prop_map(ScriptCommand::Late),
+        1 => tamper().prop_map(ScriptCommand::Tamper),
+    ]
+}
+
+/// A rebuild: closes the coupon, writes all pages in any order with other commands in between, and
+/// opens it.
+fn rebuild() -> impl Strategy<Value = Vec<ScriptCommand>> {
+    let pages = Just((0..3_u32).collect::<Vec<_>>()).prop_shuffle();
+    let between = prop::collection::vec(prop::option::weighted(0.4, command()), 4);
+    (rows(), pages, between).prop_map(|(rows, pages, between)| {
+        let mut between = between.into_iter();
+        let mut all = vec![ScriptCommand::Close];
+        let steps = [FencedCommand::Begin(rows)]
+            .into_iter()
+            .chain(pages.into_iter().map(FencedCommand::Page));
+        for step in steps {
+            all.push(ScriptCommand::Fenced(step));
+            all.extend(between.next().flatten());
+        }
+        all.push(ScriptCommand::Fenced(FencedCommand::Settings(6)));
+        all.push(ScriptCommand::Fenced(FencedCommand::Open));
+        all
+    })
+}
+
+/// Generates a drop, and some dozens of commands.
 pub(crate) fn commands() -> impl Strategy<Value = (Start, Vec<ScriptCommand>)> {
     let once_per = prop_oneof![Just(OncePer::Drop), Just(OncePer::Coupon)];
     let start = (1..=5_u32, once_per, 0..=3_u32)
         .prop_map(|(q, once_per, waiting)| Start::new(q, once_per, waiting));
-    let revision = || 1..=6_u64;
-    let command = prop_oneof![
-        7 => person().prop_map(|who| ScriptCommand::Claim(vec![who])),
-        7 => prop::collection::vec(person(), 2..9).prop_map(ScriptCommand::Claim),
-        1 => revision().prop_map(ScriptCommand::Load),
-        1 => (revision(), 1..=7_u32, prop::bool::weighted(0.2)).prop_map(|(r, q, paused)| ScriptCommand::WriteMeta(r, q, paused)),
-        1 => (revision(), 1..=7_u32).prop_map(|(r, q)| ScriptCommand::Lower(r, q)),
-        2 => (person(), 1..=4_i64, prop::bool::weighted(0.4)).prop_map(|(who, id, ended)| ScriptCommand::Revoke(who, id, ended)),
-        8 => repair().prop_map(ScriptCommand::Repair),
-        1 => repair().prop_map(ScriptCommand::Stale),
-        2 => tamper().prop_map(ScriptCommand::Tamper),
+    let some = prop_oneof![
+        12 => command().prop_map(|one| vec![one]),
+        1 => rebuild(),
     ];
-    (start, prop::collection::vec(command, 1..60))
+    let commands = prop::collection::vec(some, 1..50).prop_map(|all| all.concat());
+    (start, commands)
 }

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, OncePer};
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
-use firstcome_shared::redis::gate::Fence;
-use firstcome_shared::redis::repair::Done;
+use firstcome_shared::redis::gate::{Gate, Opened};
+use firstcome_shared::redis::project::{Fenced, Written};
 use firstcome_shared::redis::{Redis, RedisMode, SentinelSettings};
 use firstcome_stack::{ProxyFault, RedisCluster, RedisOptions, RedisSentinels, RedisServer};
 use redis::{Client, FromRedisValue};
 
 use crate::command::Start;
-use crate::world::{DROP, ScriptWorld, connect, connect_to, opened, server};
+use crate::world::{
+    DROP, ScriptWorld, begun, claim_on, connect, connect_to, gate_of, opened, server,
+};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -46,31 +48,31 @@ async fn says(server: &RedisServer, line: &str) {
 
 /// Whether admission is open after an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gate {
+enum After {
     Open,
-    /// Closed for all claims, and for repairs of the previous era.
+    /// Closed for all claims, and for rebuilds of the previous era.
     Closed,
     /// Closed for callers whose era of the coupon differs from Redis's.
     AnotherEra,
 }
 
-const CASES: [(Event, Gate); 16] = [
-    (Event::Nothing, Gate::Open),
-    (Event::ScriptFlush, Gate::Open),
-    (Event::FirstReplica, Gate::Open),
-    (Event::Set(None), Gate::Closed),
-    (Event::Set(Some("open")), Gate::Closed),
-    (Event::GateIsList, Gate::Closed),
-    (Event::LaterEra, Gate::AnotherEra),
-    (Event::OlderGateRestored, Gate::AnotherEra),
-    (Event::Restart, Gate::Closed),
-    (Event::FlushAll, Gate::Closed),
-    (Event::FlushDb, Gate::Closed),
-    (Event::AskReplica, Gate::Closed),
-    (Event::AskPromoted, Gate::Closed),
-    (Event::Demoted, Gate::Closed),
-    (Event::DemotedAndSynced, Gate::Closed),
-    (Event::DemotedAndPromoted, Gate::Closed),
+const CASES: [(Event, After); 16] = [
+    (Event::Nothing, After::Open),
+    (Event::ScriptFlush, After::Open),
+    (Event::FirstReplica, After::Open),
+    (Event::Set(None), After::Closed),
+    (Event::Set(Some("open")), After::Closed),
+    (Event::GateIsList, After::Closed),
+    (Event::LaterEra, After::AnotherEra),
+    (Event::OlderGateRestored, After::AnotherEra),
+    (Event::Restart, After::Closed),
+    (Event::FlushAll, After::Closed),
+    (Event::FlushDb, After::Closed),
+    (Event::AskReplica, After::Closed),
+    (Event::AskPromoted, After::Closed),
+    (Event::Demoted, After::Closed),
+    (Event::DemotedAndSynced, After::Closed),
+    (Event::DemotedAndPromoted, After::Closed),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -192,36 +194,89 @@ async fn gate_stays_open_only_after_events_that_lose_nothing() {
         let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
         let first = world.claim("a").await.unwrap();
         assert_eq!(first.admission, Admission::Accepted(1), "{event:?}");
-        let before = world.fence.clone();
         let (asked, _lives) = happens(event, &server, &mut world).await;
         if let Some(asked) = &asked {
             world.redis = connect(&asked.url());
         }
-        assert_gate(&format!("{event:?}"), &world, &before, expected).await;
+        assert_gate(&format!("{event:?}"), &world, expected).await;
     }
 }
 
-/// Checks the answers to claims, the state that the API reads, and that a repair and an opening of
-/// the era before the event change nothing.
-async fn assert_gate(event: &str, world: &ScriptWorld, before: &Fence, expected: Gate) {
+/// The same events while a reconciler rebuilds the drop.
+#[tokio::test]
+async fn rebuild_goes_on_only_after_events_that_lose_nothing() {
+    let start = Start::new(2, OncePer::Coupon, 0);
+    for (event, expected) in CASES {
+        let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+        let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+        begin_to_rebuild(&mut world).await;
+        let (asked, _lives) = happens(event, &server, &mut world).await;
+        if let Some(asked) = &asked {
+            world.redis = connect(&asked.url());
+        }
+        assert_rebuild(&format!("{event:?}"), &world, expected).await;
+    }
+}
+
+/// Checks the answers to claims, and the state that the API reads.
+async fn assert_gate(event: &str, world: &ScriptWorld, expected: After) {
     let found = match answered(world).await {
-        Ok(reply) if reply.admission == Admission::Already(DROP, 1) => Gate::Open,
-        Err(AdmissionError::Closed) => Gate::Closed,
-        Err(AdmissionError::AnotherEra) => Gate::AnotherEra,
+        Ok(reply) if reply.admission == Admission::Already(DROP, 1) => After::Open,
+        Err(AdmissionError::Closed) => After::Closed,
+        Err(AdmissionError::AnotherEra) => After::AnotherEra,
         other => panic!("{event}: {other:?}"),
     };
     assert_eq!(found, expected, "{event}");
     let user = "a".parse().unwrap();
     let standing = world.redis.standing(&world.keys, world.era, &user).await;
-    let is_open = expected == Gate::Open;
+    let is_open = expected == After::Open;
     let is_trusted = standing.is_ok_and(|standing| standing.trusted);
     assert_eq!(is_trusted, is_open, "{event}");
-    if expected == Gate::Closed {
-        let repaired = world.redis.repair_count(&world.keys, before, 0).await;
-        assert_eq!(repaired.unwrap(), Done::Stale, "{event}: a late repair");
-        let both = [(world.keys.coupon, before.clone())];
-        let opened = world.redis.open_coupons(&both).await;
-        assert!(!opened.unwrap(), "{event}: a late opening");
+}
+
+async fn begin_to_rebuild(world: &mut ScriptWorld) {
+    world.close().await;
+    let ScriptWorld {
+        redis, keys, fence, ..
+    } = &*world;
+    let begun = redis.project_begin(keys, fence, 1).await.unwrap();
+    assert_eq!(begun, Fenced::Done(()));
+}
+
+/// Checks that a late page, and a late opening, of an era in which data may have been lost change
+/// nothing.
+async fn assert_rebuild(event: &str, world: &ScriptWorld, expected: After) {
+    let closed = match answered(world).await {
+        Err(AdmissionError::Closed) => After::Closed,
+        Err(AdmissionError::AnotherEra) => After::AnotherEra,
+        other => panic!("{event}: {other:?}"),
+    };
+    // The gate in Redis still names the era of the rebuild.
+    if expected == After::AnotherEra {
+        assert_eq!(closed, After::AnotherEra, "{event}");
+        return;
+    }
+    let ScriptWorld {
+        redis,
+        keys,
+        fence,
+        coupon,
+        meta,
+        ..
+    } = world;
+    let row = [claim_on('a', 1)];
+    let page = redis.project_slots(keys, fence, OncePer::Coupon, 1..=1, &row);
+    let page = page.await.unwrap();
+    let written = redis.project_settings(keys, fence, 2, meta).await.unwrap();
+    let all = std::slice::from_ref(keys);
+    let opened = redis.open(*coupon, fence, all).await.unwrap();
+    if expected == After::Open {
+        assert_eq!((page, written), (Fenced::Done(0), Written::Yes), "{event}");
+        assert_eq!(opened, Opened::Yes, "{event}");
+        assert_gate(event, world, After::Open).await;
+    } else {
+        assert_eq!((page, written), (Fenced::Stale, Written::Stale), "{event}");
+        assert_eq!(opened, Opened::Stale, "{event}");
     }
 }
 
@@ -243,21 +298,21 @@ enum GroupEvent {
     SlotMoved,
 }
 
-const GROUP_CASES: [(GroupEvent, Gate); 11] = [
-    (GroupEvent::Single(Event::Nothing), Gate::Open),
-    (GroupEvent::Single(Event::ScriptFlush), Gate::Open),
-    (GroupEvent::Single(Event::Set(None)), Gate::Closed),
-    (GroupEvent::Single(Event::Set(Some("open"))), Gate::Closed),
-    (GroupEvent::Single(Event::LaterEra), Gate::AnotherEra),
+const GROUP_CASES: [(GroupEvent, After); 11] = [
+    (GroupEvent::Single(Event::Nothing), After::Open),
+    (GroupEvent::Single(Event::ScriptFlush), After::Open),
+    (GroupEvent::Single(Event::Set(None)), After::Closed),
+    (GroupEvent::Single(Event::Set(Some("open"))), After::Closed),
+    (GroupEvent::Single(Event::LaterEra), After::AnotherEra),
     (
         GroupEvent::Single(Event::OlderGateRestored),
-        Gate::AnotherEra,
+        After::AnotherEra,
     ),
-    (GroupEvent::Single(Event::FlushAll), Gate::Closed),
-    (GroupEvent::FailOver, Gate::Closed),
-    (GroupEvent::FailOverAndBack, Gate::Closed),
-    (GroupEvent::SlotMoved, Gate::Closed),
-    (GroupEvent::Single(Event::Restart), Gate::Closed),
+    (GroupEvent::Single(Event::FlushAll), After::Closed),
+    (GroupEvent::FailOver, After::Closed),
+    (GroupEvent::FailOverAndBack, After::Closed),
+    (GroupEvent::SlotMoved, After::Closed),
+    (GroupEvent::Single(Event::Restart), After::Closed),
 ];
 
 impl ServerGroup {
@@ -338,9 +393,19 @@ impl ServerGroup {
             let mut world = ScriptWorld::open_on(self.connect(), coupon, &start).await;
             let first = world.claim("a").await.unwrap();
             assert_eq!(first.admission, Admission::Accepted(1), "{event:?}");
-            let before = world.fence.clone();
             if self.happens(event, &mut world).await.unwrap() {
-                assert_gate(&format!("{event:?}"), &world, &before, expected).await;
+                assert_gate(&format!("{event:?}"), &world, expected).await;
+            }
+        }
+        let of_groups = GROUP_CASES
+            .into_iter()
+            .filter(|(event, _)| matches!(event, GroupEvent::FailOver | GroupEvent::SlotMoved));
+        for (coupon, (event, expected)) in (100..).zip(of_groups) {
+            self.wait_until_whole().await.unwrap();
+            let mut world = ScriptWorld::open_on(self.connect(), coupon, &start).await;
+            begin_to_rebuild(&mut world).await;
+            if self.happens(event, &mut world).await.unwrap() {
+                assert_rebuild(&format!("{event:?}"), &world, expected).await;
             }
         }
     }
@@ -359,18 +424,23 @@ async fn gate_in_a_cluster_stays_open_only_after_events_that_lose_nothing() {
 }
 
 #[tokio::test]
-async fn changed_gate_is_neither_closed_nor_given_an_era() {
+async fn changed_gate_gets_no_era_and_opens_only_in_its_own() {
     let server = server().await;
     let redis = connect(&server.url());
     let coupon = CouponId(1);
-    opened(&redis, coupon, 1).await;
-    let gate = redis.coupon_gates(&[coupon]).await.unwrap().remove(0);
-    let version = redis.coupon_versions(&[coupon]).await.unwrap().remove(0);
-    opened(&redis, coupon, 2).await;
-    let life = redis.gate().await.unwrap().life();
-    let begun = redis.begin_era(coupon, &life, 3, &gate).await.unwrap();
-    assert_eq!(begun, None);
-    assert!(!redis.close_coupon(coupon, &version).await.unwrap());
-    let gate = redis.coupon_gates(&[coupon]).await.unwrap().remove(0);
-    assert!(gate.is_open(&life, coupon, 2));
+    let first = opened(&redis, coupon, 1).await;
+    let seen = gate_of(&redis, coupon).await;
+    let servers = redis.servers().await.unwrap();
+    let this = servers.of(coupon);
+    let next = begun(&redis, coupon, 2).await;
+    for late in [&seen, &Gate::default()] {
+        let begun = redis.begin_era_on(coupon, this.unwrap(), late, 3).await;
+        assert_eq!(begun.unwrap(), None);
+    }
+    let open = async |fence| redis.open(coupon, fence, &[]).await.unwrap();
+    assert_eq!(open(&first).await, Opened::Stale);
+    assert!(gate_of(&redis, coupon).await.is_closed(this, 2));
+    assert_eq!(open(&next).await, Opened::Yes);
+    assert_eq!(open(&next).await, Opened::Yes, "it is open");
+    assert!(gate_of(&redis, coupon).await.is_open(this, 2));
 }

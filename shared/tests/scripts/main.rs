@@ -1,5 +1,5 @@
 //! Compares the scripts on a real Redis with a model of their contracts. For any sequence of
-//! claims, repairs, operators' changes and manual changes, every result and every key matches the
+//! claims, rebuilds, operators' changes and losses of keys, every result and every key matches the
 //! model, and the invariants hold.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,24 +8,24 @@ mod allowed;
 mod choice;
 mod command;
 mod gate;
+mod lost;
 mod model;
-mod odd;
+mod project;
 mod reads;
 mod world;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::admission::Admission;
-use firstcome_shared::redis::repair::{SeenSlot, SlotChange, Wanted, Withheld};
+use firstcome_shared::redis::settings::Withheld;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use command::{ScriptCommand, ScriptRepair, Start, Tamper, commands};
+use command::{ScriptCommand, Start, commands};
 use model::Model;
-use world::{ScriptWorld, change};
+use world::ScriptWorld;
 
 #[test]
 fn scripts_match_their_model() {
@@ -59,6 +59,7 @@ fn scripts_match_their_model() {
         "unverified",
         "stale",
         "together",
+        "rebuilt",
     ] {
         let times = seen.get(case).copied().unwrap_or(0);
         assert!(times > Config::default().cases / 4, "{case}: {times} times");
@@ -73,12 +74,12 @@ async fn play(
     seen: &mut Coverage,
 ) -> Result<(), TestCaseError> {
     let mut world = ScriptWorld::open(url, coupon, start).await;
-    let mut model = Model::new(start, world.era);
+    let mut model = Model::new(start);
     for (at, command) in commands.iter().enumerate() {
         let before = model.clone();
         let bytes_before = world.dump().await;
         let (answer, admissions) = world.apply(command).await;
-        let expected = model.apply(command, world.era);
+        let expected = model.apply(command);
         prop_assert_eq!(
             &answer,
             &expected,
@@ -95,7 +96,8 @@ async fn play(
             command,
             &before
         );
-        if answer == "Stale" || matches!(command, ScriptCommand::Stale(_)) {
+        let is_late = matches!(command, ScriptCommand::Stale(_) | ScriptCommand::Late(_));
+        if answer == "Stale" || is_late {
             prop_assert_eq!(
                 world.dump().await,
                 bytes_before,
@@ -103,13 +105,22 @@ async fn play(
                 command
             );
         }
+        let revoked = model.revoked_holders();
+        prop_assert!(
+            revoked.is_empty(),
+            "{:?} after {} {:?}",
+            revoked,
+            at,
+            command
+        );
+        *seen.entry("rebuilt").or_default() += u32::from(model.is_rebuilt(&before));
         if let ScriptCommand::Claim(people) = command {
             // Check each result against the state that the earlier ones of the same call have left.
             let mut now = before.clone();
             for (person, admission) in people.iter().zip(&admissions) {
                 admitted_rightly(&now, *admission)?;
                 *seen.entry(admission.word()).or_default() += 1;
-                now.apply(&ScriptCommand::Claim(vec![*person]), world.era);
+                now.apply(&ScriptCommand::Claim(vec![*person]));
             }
             *seen.entry("together").or_default() += u32::from(people.len() > 1);
         }
@@ -195,104 +206,6 @@ async fn ended_revocation_voids_only_earlier_admissions() {
         ahead,
         "the end covers the revoked claim"
     );
-}
-
-#[tokio::test]
-async fn counter_repair_takes_at_most_quantity_steps() {
-    let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Drop, 0)).await;
-    world.claims("a").await;
-    world
-        .apply(&ScriptCommand::Tamper(Tamper::AddUser(
-            'b',
-            1_000_000_000_000_000,
-        )))
-        .await;
-    let counted = tokio::time::timeout(
-        Duration::from_secs(20),
-        world.apply(&ScriptCommand::Repair(ScriptRepair::Count)),
-    )
-    .await;
-    assert_eq!(
-        counted.expect("the walk stops at the quantity").0,
-        "Changed",
-        "two users, one of them beyond the quantity"
-    );
-}
-
-#[tokio::test]
-async fn slot_taken_by_a_repair_is_reserved_until_the_counter_is_repaired() {
-    let (_server, mut world) = ScriptWorld::start(Start::new(2, OncePer::Drop, 0)).await;
-    world.claims("a").await;
-    // The user was admitted again to the same slot, so the admission differs from the one that was
-    // read.
-    world.given_at(1, 2_000).await;
-    let seen = |at_ms| SlotChange {
-        seen: Some(SeenSlot {
-            slot: 1,
-            at_ms: Some(at_ms),
-        }),
-        ..change('a', None, Wanted::Nothing)
-    };
-    let fence = world.fence.clone();
-    let said = world.set_slots(&fence, &[seen(1_000)], None).await;
-    assert_eq!(said, r#"Applied(["Changed"])"#);
-    let said = world.set_slots(&fence, &[seen(2_000)], None).await;
-    assert_eq!(said, r#"Applied(["Applied(None)"])"#);
-    assert_eq!(world.look().await.free, [].into(), "held, not free");
-    assert_eq!(world.claims("b").await, "[Unverified]");
-    world
-        .apply(&ScriptCommand::Repair(ScriptRepair::Count))
-        .await;
-    assert_eq!(world.claims("b").await, "[Accepted(1)]");
-}
-
-#[tokio::test]
-async fn slot_changes_are_checked_against_every_key_and_counted() {
-    let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Coupon, 5)).await;
-    let fence = world.fence.clone();
-    let on_slot = |person, slot, at_ms| {
-        let has_row = false;
-        let wanted = Wanted::Slot {
-            slot,
-            at_ms,
-            has_row,
-        };
-        [change(person, None, wanted)]
-    };
-    let elsewhere = ScriptCommand::Tamper(Tamper::ClaimedElsewhere('a'));
-    world.apply(&elsewhere).await;
-    let said = world.set_slots(&fence, &on_slot('a', 1, None), None).await;
-    assert_eq!(said, r#"Applied(["Changed"])"#, "another drop has the user");
-
-    world.claims("b").await;
-    let lost = ScriptCommand::Tamper(Tamper::RemoveUser('b'));
-    world.apply(&lost).await;
-    let before = world.version().await;
-    for person in ['a', 'b'] {
-        let off = [change(person, None, Wanted::Nothing)];
-        world.set_slots(&fence, &off, None).await;
-    }
-    let claimants = world.look().await.claimants;
-    assert_eq!(claimants, [("a".into(), "99:3".into())].into());
-    assert!(world.version().await > before);
-
-    world.revoke('c', 1, Some(1_000)).await;
-    let on_2 = on_slot('c', 2, Some(1_000));
-    let said = world.set_slots(&fence, &on_2, None).await;
-    assert_eq!(said, r#"Applied(["Revoked"])"#);
-    let on_2 = on_slot('c', 2, Some(1_001));
-    let said = world.set_slots(&fence, &on_2, None).await;
-    assert_eq!(said, r#"Applied(["Applied(Some(2))"])"#);
-
-    let held = ScriptCommand::Tamper(Tamper::AddFree(2));
-    world.apply(&held).await;
-    let to_front = [change('d', None, Wanted::Front(1))];
-    world.set_slots(&fence, &to_front, None).await;
-    assert_eq!(world.look().await.waiting, ["d"]);
-    let any = [change('d', None, Wanted::Any)];
-    let said = world.set_slots(&fence, &any, None).await;
-    assert_eq!(said, r#"Applied(["Applied(Some(3))"])"#, "2 is held");
-    assert_eq!(world.look().await.waiting, [""; 0]);
 }
 
 #[tokio::test]

@@ -2,35 +2,45 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use firstcome_shared::domain::{DropId, OncePer, UserId};
+use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::redis::admission::Admission;
-use firstcome_shared::redis::repair::{Done, Lowered};
+use firstcome_shared::redis::gate::Opened;
+use firstcome_shared::redis::project::Fenced;
+use firstcome_shared::redis::settings::{Loaded, Lowered, Written};
 
-use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
+use crate::command::{
+    FencedCommand, PAGE_SLOTS, PersonLetter, Row, RowTime, ScriptCommand, Start, Tamper,
+};
 use crate::world::{ENDED_AT_MS, Shown};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     start: Start,
+    is_open: bool,
+    /// The rows of the last `Begin` in this era.
+    plan: Option<Vec<Row>>,
+    /// Whether an era has ended.
+    has_ended: bool,
     /// Quantity and pause; `None` if the drop is not loaded.
     meta: Option<(i64, bool)>,
     count: Option<i64>,
     users: BTreeMap<PersonLetter, i64>,
     free: BTreeSet<i64>,
-    /// The waiting list in order. Users with a broken promise come first, with their former slot.
+    /// Slots with a known time of admission.
+    times: BTreeMap<i64, RowTime>,
+    /// The waiting list in order. Owed users come first, with the promised slot.
     waiting: Vec<(Option<i64>, PersonLetter)>,
     claimants: BTreeMap<PersonLetter, (i64, i64)>,
     /// Id of the last revocation, and whether it has ended.
     revoked: BTreeMap<PersonLetter, (i64, bool)>,
-    /// The recorded sizes of `claimants` and `revoked`.
-    expected_claimants: Option<i64>,
-    expected_revoked: Option<i64>,
-    era: u64,
+    /// Whether `revoked` has the field that shows its loss.
+    has_mark: bool,
     /// The highest revision written.
     revision: u64,
 }
 
 const DROP: i64 = 3;
+pub(crate) const OTHER_DROP: i64 = 99;
 
 fn words(answer: &impl std::fmt::Debug) -> String {
     format!("{answer:?}")
@@ -44,33 +54,26 @@ fn revocation(id: i64, ended: bool) -> String {
     }
 }
 
-/// Numbers below 0 are invalid, so the scripts no longer change them.
-fn count(size: &mut Option<i64>, change: i64) {
-    *size = size.map(|size| if size < 0 { size } else { size + change });
-}
-
-fn len<K, V>(map: &BTreeMap<K, V>) -> i64 {
-    i64::try_from(map.len()).unwrap()
-}
-
 fn narrow(slot: i64) -> u32 {
     u32::try_from(slot).unwrap()
 }
 
 impl Model {
-    pub(crate) fn new(start: &Start, era: u64) -> Self {
+    pub(crate) fn new(start: &Start) -> Self {
         Self {
             start: *start,
+            is_open: true,
+            plan: None,
+            has_ended: false,
             meta: Some((i64::from(start.quantity), false)),
             count: Some(0),
             users: BTreeMap::new(),
             free: BTreeSet::new(),
+            times: BTreeMap::new(),
             waiting: Vec::new(),
             claimants: BTreeMap::new(),
             revoked: BTreeMap::new(),
-            expected_claimants: Some(0),
-            expected_revoked: Some(0),
-            era,
+            has_mark: true,
             revision: 1,
         }
     }
@@ -81,11 +84,30 @@ impl Model {
 
     /// count = |users| + |free|
     pub(crate) fn adds_up(&self) -> bool {
-        self.count == Some(self.held_and_free())
+        let sum = self.users.len() + self.free.len();
+        self.count == Some(i64::try_from(sum).unwrap())
     }
 
     pub(crate) fn is_held(&self, slot: i64) -> bool {
         self.users.values().any(|held| *held == slot)
+    }
+
+    /// Whether a revocation voids all claims of the user, or the claim of this time.
+    fn is_void(&self, person: PersonLetter, time: RowTime) -> bool {
+        self.revoked
+            .get(&person)
+            .is_some_and(|(_, ended)| !ended || time != RowTime::After)
+    }
+
+    /// The holders whose claims are void, whatever their times.
+    pub(crate) fn revoked_holders(&self) -> Vec<PersonLetter> {
+        let holders = self.users.keys().copied();
+        holders.filter(|person| self.is_banned(*person)).collect()
+    }
+
+    /// Whether the coupon was opened after the drop was rebuilt.
+    pub(crate) fn is_rebuilt(&self, before: &Self) -> bool {
+        self.is_open && !before.is_open && before.plan.is_some()
     }
 
     pub(crate) fn left(&self) -> i64 {
@@ -96,15 +118,12 @@ impl Model {
         i64::try_from(self.waiting.len()).unwrap()
     }
 
-    fn held_and_free(&self) -> i64 {
-        i64::try_from(self.users.len() + self.free.len()).unwrap()
-    }
-
     fn once_per_coupon(&self) -> bool {
         self.start.once_per == OncePer::Coupon
     }
 
     pub(crate) fn shown(&self) -> Shown {
+        let claim = |(p, (d, s)): (&PersonLetter, &(i64, i64))| (p.to_string(), format!("{d}:{s}"));
         Shown {
             quantity_and_pause: self
                 .meta
@@ -116,74 +135,109 @@ impl Model {
                 .map(|(person, slot)| (*slot, person.to_string()))
                 .collect(),
             free: self.free.clone(),
+            times: self.times.clone(),
             waiting: self
                 .waiting
                 .iter()
                 .map(|(_, person)| person.to_string())
                 .collect(),
-            claimants: self
-                .claimants
-                .iter()
-                .map(|(p, (d, s))| (p.to_string(), format!("{d}:{s}")))
-                .collect(),
+            claimants: self.claimants.iter().map(claim).collect(),
             revoked: self
                 .revoked
                 .iter()
                 .map(|(p, (id, ended))| (self.field(*p), revocation(*id, *ended)))
+                .chain(self.has_mark.then(|| (String::new(), "0".to_owned())))
                 .collect(),
-            sizes: [self.expected_claimants, self.expected_revoked]
-                .map(|size| size.map(|size| size.to_string())),
         }
     }
 
-    pub(crate) fn apply(&mut self, command: &ScriptCommand, era: u64) -> String {
+    pub(crate) fn apply(&mut self, command: &ScriptCommand) -> String {
         match command {
-            // Process users in order, as if each had made a separate call.
-            ScriptCommand::Claim(people) => words(
-                &people
-                    .iter()
-                    .map(|person| self.claim(*person))
-                    .collect::<Vec<_>>(),
-            ),
+            ScriptCommand::Claim(_) if !self.is_open => "Closed".into(),
+            ScriptCommand::Claim(people) => self.claims(people),
             ScriptCommand::Load(revision) => words(&self.load(*revision)),
-            ScriptCommand::WriteMeta(revision, quantity, paused) => {
-                words(&self.write_meta(*revision, *quantity, *paused))
+            ScriptCommand::WriteSettings(revision, quantity, paused) => {
+                words(&self.write_settings(*revision, *quantity, *paused))
             }
             ScriptCommand::Lower(revision, quantity) => {
                 words(&self.lower(*revision, i64::from(*quantity)))
             }
-            ScriptCommand::Repair(ScriptRepair::PutBack(people)) => words(&Done::Applied(
-                people
-                    .iter()
-                    .map(|(person, seen, slot, has_row)| {
-                        self.put_back(*person, *seen, *slot, *has_row)
-                    })
-                    .collect::<Vec<_>>(),
-            )),
-            ScriptCommand::Repair(ScriptRepair::Count) => words(&self.repair_count()),
-            ScriptCommand::Repair(ScriptRepair::Move(person, from, quantity)) => {
-                let moved = self.move_person(*person, *from, quantity.map(i64::from));
-                words(&Done::Applied(vec![moved]))
-            }
-            ScriptCommand::Repair(ScriptRepair::Withdraw(person, from, front)) => {
-                let front = front.then_some(from.unwrap_or(1));
-                words(&Done::Applied(vec![self.leave(*person, *from, front)]))
-            }
-            ScriptCommand::Repair(ScriptRepair::ToFront(people)) => {
-                let front = |(person, slot): &(_, i64)| self.leave(*person, None, Some(*slot));
-                words(&Done::Applied(people.iter().map(front).collect::<Vec<_>>()))
-            }
-            ScriptCommand::Repair(ScriptRepair::Promote(limit)) => words(&self.promote(*limit)),
             ScriptCommand::Revoke(person, number, ended) => {
                 self.revoke(*person, *number, *ended).into()
             }
-            ScriptCommand::Stale(_) => "Stale".into(),
+            ScriptCommand::Close => {
+                self.is_open = false;
+                self.plan = None;
+                self.has_ended = true;
+                String::new()
+            }
+            ScriptCommand::Fenced(command) => self.apply_fenced(command),
+            ScriptCommand::Late(_) if !self.has_ended => String::new(),
+            ScriptCommand::Stale(command) | ScriptCommand::Late(command) => match command {
+                FencedCommand::Page(_) if self.plan.is_none() => String::new(),
+                _ => "Stale".into(),
+            },
             ScriptCommand::Tamper(tamper) => {
-                self.tamper(tamper);
-                self.era = era;
+                self.tamper(*tamper);
                 String::new()
             }
         }
+    }
+
+    fn apply_fenced(&mut self, command: &FencedCommand) -> String {
+        match command {
+            FencedCommand::Page(_) if self.plan.is_none() => return String::new(),
+            FencedCommand::Begin(_) | FencedCommand::Page(_) | FencedCommand::ClearClaimants
+                if self.is_open =>
+            {
+                return "Stale".into();
+            }
+            _ => {}
+        }
+        match command {
+            FencedCommand::Begin(rows) => {
+                let highest = rows.iter().map(|row| i64::from(row.slot)).max();
+                self.plan = Some(rows.clone());
+                self.meta = None;
+                self.count = Some(highest.unwrap_or(0));
+                self.users.clear();
+                self.free.clear();
+                self.times.clear();
+                words(&Fenced::Done(()))
+            }
+            FencedCommand::Page(page) => words(&Fenced::Done(self.write_page(*page))),
+            FencedCommand::ClearClaimants => {
+                self.claimants.clear();
+                words(&Fenced::Done(()))
+            }
+            FencedCommand::Claimants(rows) => {
+                for row in rows {
+                    // Only coupons that allow one claim in total have claimants and such revocations.
+                    if !self.once_per_coupon() || !self.is_void(row.person, row.time) {
+                        let claim = (OTHER_DROP, i64::from(row.slot));
+                        self.claimants.insert(row.person, claim);
+                    }
+                }
+                words(&Fenced::Done(()))
+            }
+            FencedCommand::Owed(owed) => {
+                for (person, slot) in owed {
+                    if !self.holds(*person) && !self.is_banned(*person) {
+                        self.bring_to_front(*person, i64::from(*slot));
+                    }
+                }
+                words(&Fenced::Done(()))
+            }
+            FencedCommand::Settings(revision) => words(&self.write_rebuilt(*revision)),
+            FencedCommand::Open => words(&self.open()),
+            FencedCommand::Promote(limit) => words(&self.promote(*limit)),
+        }
+    }
+
+    /// Processes users in order, as if each had made a separate call.
+    fn claims(&mut self, people: &[PersonLetter]) -> String {
+        let answers: Vec<Admission> = people.iter().map(|person| self.claim(*person)).collect();
+        words(&answers)
     }
 
     fn field(&self, person: PersonLetter) -> String {
@@ -198,51 +252,41 @@ impl Model {
         self.revoked.get(&person).is_some_and(|(_, ended)| !ended)
     }
 
-    /// Later states are kept. An ended revocation voids nothing here, because its time precedes all
-    /// claims.
+    /// Later states are kept.
     fn revoke(&mut self, person: PersonLetter, number: i64, ended: bool) -> &'static str {
         let known = self.revoked.get(&person).copied();
         let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));
         let (number, ended) = further.unwrap_or((number, ended));
-        let before = self.revoked.insert(person, (number, ended));
-        count(&mut self.expected_revoked, i64::from(before.is_none()));
-        let names_drop = self
-            .claimants
-            .get(&person)
-            .is_some_and(|(drop, _)| *drop == DROP);
-        if ended {
-            if names_drop && !self.users.contains_key(&person) && self.meta.is_some() {
-                self.forget_claimant(person);
+        self.revoked.insert(person, (number, ended));
+        let slot = self.users.get(&person).copied();
+        let is_before = |slot| self.times.get(&slot) == Some(&RowTime::Before);
+        let is_void = slot.is_some_and(|slot| !ended || is_before(slot));
+        let claim = self.claimants.get(&person);
+        let names_drop = claim.is_some_and(|(drop, _)| *drop == DROP);
+        if names_drop && (!ended || is_void || (slot.is_none() && self.count.is_some())) {
+            self.claimants.remove(&person);
+        }
+        if !ended {
+            self.waiting.retain(|(_, waits)| *waits != person);
+        }
+        if let Some(slot) = slot.filter(|_| is_void) {
+            self.users.remove(&person);
+            self.times.remove(&slot);
+            if self.count.is_some_and(|count| slot <= count) {
+                self.free.insert(slot);
             }
-            return "ended";
         }
-        self.waiting.retain(|(_, waits)| *waits != person);
-        if names_drop {
-            self.forget_claimant(person);
-        }
-        let Some(slot) = self.users.remove(&person) else {
-            return "open";
-        };
-        let last = self.quantity().unwrap_or(0).min(self.count.unwrap_or(0));
-        if !self.is_held(slot) && (1..=last).contains(&slot) {
-            self.free.insert(slot);
-        }
-        "open"
+        if ended { "ended" } else { "open" }
     }
 
     fn give(&mut self, person: PersonLetter, slot: i64) {
         self.free.remove(&slot);
         self.count = self.count.max(Some(slot));
         self.users.insert(person, slot);
+        self.times.insert(slot, RowTime::After);
         if self.once_per_coupon() {
-            let before = self.claimants.insert(person, (DROP, slot));
-            count(&mut self.expected_claimants, i64::from(before.is_none()));
+            self.claimants.insert(person, (DROP, slot));
         }
-    }
-
-    fn forget_claimant(&mut self, person: PersonLetter) {
-        let before = self.claimants.remove(&person);
-        count(&mut self.expected_claimants, -i64::from(before.is_some()));
     }
 
     fn claim(&mut self, person: PersonLetter) -> Admission {
@@ -253,11 +297,6 @@ impl Model {
             return Admission::Revoked;
         }
         if let Some(slot) = self.users.get(&person) {
-            let was_given = *slot >= 1 && Some(*slot) <= self.count && *slot <= quantity;
-            let holders = self.users.values().filter(|held| *held == slot);
-            if !was_given || holders.count() > 1 || self.free.contains(slot) {
-                return Admission::Unverified;
-            }
             return Admission::Already(DropId(DROP), narrow(*slot));
         }
         let elsewhere = self
@@ -274,25 +313,12 @@ impl Model {
         if paused {
             return Admission::Paused;
         }
-        if !self.adds_up() {
-            return Admission::Unverified;
-        }
-        let known = |size: Option<i64>| size.filter(|size| *size >= 0);
-        let further = known(self.expected_revoked).map_or(0, |size| len(&self.revoked) - size);
-        if further < 0 {
-            return Admission::Unverified;
-        }
-        let claimants = known(self.expected_claimants).unwrap_or(0) - further;
-        if self.once_per_coupon() && len(&self.claimants) < claimants.max(len(&self.users)) {
-            return Admission::Unverified;
-        }
-        if self.waiting.is_empty() && self.has_free_above_count() {
+        let lacks_claimants = self.once_per_coupon() && self.claimants.len() < self.users.len();
+        // Without its mark, `revoked` is lost.
+        if !self.adds_up() || lacks_claimants || !self.has_mark {
             return Admission::Unverified;
         }
         if let Some(slot) = self.next(quantity).filter(|_| self.waiting.is_empty()) {
-            if self.is_held(slot) {
-                return Admission::Unverified;
-            }
             self.give(person, slot);
             return Admission::Accepted(narrow(slot));
         }
@@ -309,43 +335,52 @@ impl Model {
         Admission::Waiting(u32::try_from(place).unwrap() + 1)
     }
 
-    /// Whether the lowest free slot is above the counter: such a slot was never given, so it cannot
-    /// have been returned.
-    fn has_free_above_count(&self) -> bool {
-        self.free
-            .first()
-            .is_some_and(|lowest| Some(*lowest) > self.count)
-    }
-
     /// Returns the lowest free slot, or the next new slot if there is none.
     fn next(&self, quantity: i64) -> Option<i64> {
         let next = self.count.unwrap_or(0) + 1;
         Some(self.free.first().copied().unwrap_or(next)).filter(|slot| *slot <= quantity)
     }
 
-    fn load(&mut self, revision: u64) -> Done<bool> {
-        if self.meta.is_some() {
-            return Done::Applied(false);
+    fn has_keys(&self) -> bool {
+        self.meta.is_some()
+            || self.count.is_some()
+            || !self.users.is_empty()
+            || !self.free.is_empty()
+            || !self.times.is_empty()
+            || !self.waiting.is_empty()
+    }
+
+    fn load(&mut self, revision: u64) -> Loaded {
+        if self.is_open && self.has_keys() {
+            return Loaded::Present;
         }
         if revision < self.revision {
-            return Done::Changed;
+            return Loaded::Outdated;
         }
         self.revision = revision;
         self.meta = Some((i64::from(self.start.quantity), false));
         self.count.get_or_insert(0);
-        Done::Applied(true)
+        Loaded::Yes
     }
 
-    fn write_meta(&mut self, revision: u64, quantity: u32, paused: bool) -> Done<()> {
+    fn write_rebuilt(&mut self, revision: u64) -> Written {
+        match self.load(revision) {
+            Loaded::Yes => Written::Yes,
+            Loaded::Outdated => Written::Outdated,
+            Loaded::Present | Loaded::Stale => Written::Stale,
+        }
+    }
+
+    fn write_settings(&mut self, revision: u64, quantity: u32, paused: bool) -> Written {
         if revision < self.revision {
-            return Done::Changed;
+            return Written::Outdated;
         }
         self.revision = revision;
         let Some(meta) = &mut self.meta else {
-            return Done::Stale;
+            return Written::Unloaded;
         };
         *meta = (i64::from(quantity), paused);
-        Done::Applied(())
+        Written::Yes
     }
 
     fn lower(&mut self, revision: u64, quantity: i64) -> Lowered {
@@ -355,6 +390,9 @@ impl Model {
         let (Some(meta), Some(count)) = (&mut self.meta, self.count) else {
             return Lowered::Unloaded;
         };
+        if !self.is_open {
+            return Lowered::Unverified;
+        }
         if quantity < count {
             return Lowered::GivenOut(narrow(count));
         }
@@ -363,112 +401,41 @@ impl Model {
         Lowered::Yes
     }
 
-    fn put_back(
-        &mut self,
-        person: PersonLetter,
-        seen: Option<i64>,
-        slot: u32,
-        has_row: bool,
-    ) -> String {
-        let slot = i64::from(slot);
-        let before = self.users.get(&person).copied();
-        if before.is_some() && before != seen && before != Some(slot) {
-            return "Changed".into();
-        }
-        // The test passes a time only for claims with a row.
-        let is_doubtful = self.revoked.contains_key(&person) && !has_row && before != Some(slot);
-        if self.is_banned(person) || is_doubtful {
-            return "Revoked".into();
-        }
-        let claim = self
-            .claimants
-            .get(&person)
-            .filter(|_| self.once_per_coupon());
-        if before == Some(slot) {
-            if !self.once_per_coupon() || claim == Some(&(DROP, slot)) {
-                return "Same".into();
-            }
-        } else if !has_row {
-            if self.is_held(slot) {
-                return "Taken".into();
-            }
-            if claim.is_some_and(|(drop, _)| *drop != DROP) {
-                return "Changed".into();
+    /// Returns the number of rows whose claim is void.
+    fn write_page(&mut self, page: u32) -> u32 {
+        let rows = self.plan.clone().unwrap_or_default();
+        let last = rows.iter().map(|row| row.slot).max().unwrap_or(0);
+        let first = page * PAGE_SLOTS + 1;
+        let slots = first..=(first + PAGE_SLOTS - 1).min(last);
+        self.users.retain(|_, slot| !slots.contains(&narrow(*slot)));
+        let mut void = 0;
+        for slot in slots {
+            let row = rows.iter().find(|row| row.slot == slot);
+            let is_void = row.is_some_and(|row| self.is_void(row.person, row.time));
+            void += u32::from(is_void);
+            let slot = i64::from(slot);
+            self.free.insert(slot);
+            if let Some(row) = row.filter(|_| !is_void) {
+                self.free.remove(&slot);
+                self.users.insert(row.person, slot);
+                if row.time != RowTime::Unknown {
+                    self.times.insert(slot, row.time);
+                }
+                if self.once_per_coupon() {
+                    self.claimants.insert(row.person, (DROP, slot));
+                }
             }
         }
-        // The previous slot stays reserved until the counter is repaired.
-        self.give(person, slot);
-        format!("Applied(Some({slot}))")
+        void
     }
 
-    fn repair_count(&mut self) -> Done<u64> {
-        let Some((quantity, _)) = self.meta else {
-            return Done::Stale;
-        };
-        let highest = self.users.values().copied().max().unwrap_or(0);
-        let free: BTreeSet<i64> = (1..=highest.min(quantity))
-            .filter(|slot| !self.is_held(*slot))
-            .collect();
-        let freed = free.difference(&self.free).count() as u64;
-        self.free = free;
-        self.count = Some(highest);
-        if self.adds_up() {
-            Done::Applied(freed)
-        } else {
-            Done::Changed
+    fn open(&mut self) -> Opened {
+        if !self.is_open && (self.meta.is_none() || !self.adds_up()) {
+            return Opened::NotWhole(DropId(DROP));
         }
-    }
-
-    fn move_person(
-        &mut self,
-        person: PersonLetter,
-        from: Option<i64>,
-        planned: Option<i64>,
-    ) -> String {
-        let (Some((quantity, _)), Some(count)) = (self.meta, self.count) else {
-            return "Changed".into();
-        };
-        let elsewhere =
-            from.is_none() && self.once_per_coupon() && self.claimants.contains_key(&person);
-        let other_quantity = planned.is_some_and(|planned| planned != quantity);
-        let moved = self.users.get(&person).copied() != from;
-        if moved || elsewhere || other_quantity || self.is_banned(person) {
-            return "Changed".into();
-        }
-        let mut slots = self.free.iter().copied().chain(count.max(0) + 1..=quantity);
-        let Some(slot) = slots.find(|slot| *slot <= quantity && !self.is_held(*slot)) else {
-            return "Full".into();
-        };
-        self.waiting.retain(|(_, waits)| *waits != person);
-        self.give(person, slot);
-        format!("Applied(Some({slot}))")
-    }
-
-    fn leave(&mut self, person: PersonLetter, from: Option<i64>, front: Option<i64>) -> String {
-        if self.users.get(&person).copied() != from {
-            let is_promised = from.is_none() && front.is_some();
-            return if is_promised { "Same" } else { "Changed" }.into();
-        }
-        let claim = self.claimants.get(&person).copied();
-        if let Some(slot) = from {
-            self.users.remove(&person);
-            if claim == Some((DROP, slot)) {
-                self.forget_claimant(person);
-            }
-        } else if front.is_some() {
-            if self.once_per_coupon() && claim.is_some() {
-                return "Same".into();
-            }
-            if self.is_banned(person) {
-                return "Revoked".into();
-            }
-        } else if claim.is_some_and(|(drop, _)| drop == DROP) {
-            self.forget_claimant(person);
-        }
-        if let Some(slot) = front {
-            self.bring_to_front(person, slot);
-        }
-        "Applied(None)".into()
+        self.has_mark |= !self.is_open;
+        self.is_open = true;
+        Opened::Yes
     }
 
     fn bring_to_front(&mut self, person: PersonLetter, promised: i64) {
@@ -487,9 +454,10 @@ impl Model {
             || (self.once_per_coupon() && self.claimants.contains_key(&person))
     }
 
-    fn promote(&mut self, limit: u32) -> Done<Vec<(UserId, u32)>> {
-        let Some((quantity, paused)) = self.meta.filter(|_| self.adds_up()) else {
-            return Done::Stale;
+    fn promote(&mut self, limit: u32) -> Fenced<Vec<(PersonLetter, u32)>> {
+        let is_ready = self.is_open && self.adds_up();
+        let Some((quantity, paused)) = self.meta.filter(|_| is_ready) else {
+            return Fenced::Stale;
         };
         let limit = if paused { 0 } else { limit };
         let mut promoted = Vec::new();
@@ -498,43 +466,40 @@ impl Model {
                 break;
             };
             if !self.holds(person) && !self.is_banned(person) {
-                // As in admission, a held slot is never given, regardless of the counter.
-                let next = self
-                    .next(quantity)
-                    .filter(|slot| !self.is_held(*slot) && !self.has_free_above_count());
-                let Some(slot) = next else { break };
+                let Some(slot) = self.next(quantity) else {
+                    break;
+                };
                 self.give(person, slot);
-                promoted.push((person.to_string().parse().unwrap(), narrow(slot)));
+                promoted.push((person, narrow(slot)));
             }
             self.waiting.remove(0);
         }
-        Done::Applied(promoted)
+        Fenced::Done(promoted)
     }
 
-    fn tamper(&mut self, tamper: &Tamper) {
+    fn tamper(&mut self, tamper: Tamper) {
         match tamper {
-            Tamper::DropMeta => self.meta = None,
-            Tamper::DropCount => self.count = None,
-            Tamper::DropUsers => self.users.clear(),
-            Tamper::DropFree => self.free.clear(),
-            Tamper::DropWaiting => self.waiting.clear(),
-            Tamper::SetCount(count) => self.count = Some(*count),
-            Tamper::AddUser(person, slot) => _ = self.users.insert(*person, *slot),
-            Tamper::RemoveUser(person) => _ = self.users.remove(person),
-            Tamper::AddFree(slot) => _ = self.free.insert(*slot),
-            Tamper::ClaimedElsewhere(person) => _ = self.claimants.insert(*person, (99, 3)),
-            Tamper::LoseClaimant(person) => _ = self.claimants.remove(person),
-            Tamper::LoseRevocation(person) => _ = self.revoked.remove(person),
-            Tamper::DropSizes => {
-                self.expected_claimants = None;
-                self.expected_revoked = None;
+            Tamper::LoseMeta => self.meta = None,
+            Tamper::LoseCount => self.count = None,
+            Tamper::LoseUsers => self.users.clear(),
+            Tamper::LoseFree => self.free.clear(),
+            Tamper::LoseWaiting => self.waiting.clear(),
+            Tamper::LoseTimes => self.times.clear(),
+            Tamper::LoseClaimants => self.claimants.clear(),
+            Tamper::LoseRevoked => {
+                self.revoked.clear();
+                self.has_mark = false;
+            }
+            Tamper::ClaimedElsewhere(person) => {
+                self.claimants.insert(person, (OTHER_DROP, 3));
             }
             Tamper::Empty => {
                 *self = Self {
                     meta: None,
                     count: None,
                     revision: 0,
-                    ..Self::new(&self.start, self.era)
+                    has_ended: true,
+                    ..Self::new(&self.start)
                 };
             }
         }

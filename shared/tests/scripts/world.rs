@@ -5,24 +5,26 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use chrono::DateTime;
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant,
 };
-use firstcome_shared::redis::gate::Fence;
+use firstcome_shared::redis::gate::{Fence, Gate, Opened};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::repair::{
-    CouponRead, Done, DropOfChanges, Promoted, SeenSlot, SlotChange, SlotSet, Wanted,
-};
+use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
+use firstcome_shared::redis::settings::{CouponRead, Loaded};
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use firstcome_stack::{RedisOptions, RedisServer};
 
-use crate::command::{PersonLetter, ScriptCommand, ScriptRepair, Start, Tamper};
+use crate::command::{
+    FencedCommand, PAGE_SLOTS, PersonLetter, Row, RowTime, ScriptCommand, Start, Tamper,
+};
+use crate::model::OTHER_DROP;
 
 pub(crate) const DROP: DropId = DropId(3);
 
-/// A time before every claim, including restored ones.
+/// A time before every claim, and after every [`RowTime::Before`].
 pub(crate) const ENDED_AT_MS: i64 = 3;
 
 /// The readable state of a drop, from Redis or from the model.
@@ -32,28 +34,23 @@ pub(crate) struct Shown {
     pub(crate) count: Option<String>,
     pub(crate) users: BTreeSet<(i64, String)>,
     pub(crate) free: BTreeSet<i64>,
+    pub(crate) times: BTreeMap<i64, RowTime>,
     pub(crate) waiting: Vec<String>,
     pub(crate) claimants: BTreeMap<String, String>,
     pub(crate) revoked: BTreeMap<String, String>,
-    pub(crate) sizes: [Option<String>; 2],
 }
 
 pub(crate) struct ScriptWorld {
     pub(crate) redis: Redis,
     pub(crate) keys: DropKeys,
-    coupon: CouponId,
+    pub(crate) coupon: CouponId,
     pub(crate) fence: Fence,
+    /// The fence of the era that ended last.
+    ended: Option<Fence>,
     pub(crate) era: u64,
-    meta: DropMeta,
-}
-
-/// Removes times, which the model cannot predict.
-fn map<T, R>(done: Done<T>, of: impl Fn(T) -> R) -> Done<R> {
-    match done {
-        Done::Applied(value) => Done::Applied(of(value)),
-        Done::Changed => Done::Changed,
-        Done::Stale => Done::Stale,
-    }
+    pub(crate) meta: DropMeta,
+    /// The rows of the last `Begin` in this era.
+    plan: Option<Vec<Row>>,
 }
 
 pub(crate) fn connect(url: &str) -> Redis {
@@ -72,27 +69,51 @@ pub(crate) fn connect_to(url: &str, mode: RedisMode) -> Redis {
     .unwrap()
 }
 
+pub(crate) async fn gate_of(redis: &Redis, coupon: CouponId) -> Gate {
+    let mut states = redis.coupon_states(&[coupon]).await.unwrap();
+    states.remove(0).gate
+}
+
+/// Begins an era of a coupon, which closes it.
+pub(crate) async fn begun(redis: &Redis, coupon: CouponId, era: u64) -> Fence {
+    let servers = redis.servers().await.unwrap();
+    let server = servers.of(coupon).expect("a master");
+    let seen = gate_of(redis, coupon).await;
+    let begun = redis.begin_era_on(coupon, server, &seen, era).await;
+    begun.unwrap().expect("nobody else begins one")
+}
+
 /// Begins an era of a coupon and opens it.
 pub(crate) async fn opened(redis: &Redis, coupon: CouponId, era: u64) -> Fence {
-    let life = redis.gate().await.unwrap().life();
-    let seen = redis.coupon_gates(&[coupon]).await.unwrap().remove(0);
-    let begun = redis.begin_era(coupon, &life, era, &seen).await.unwrap();
-    let fence = begun.expect("nobody else begins one");
-    let both = [(coupon, fence.clone())];
-    assert!(redis.open_coupons(&both).await.unwrap());
+    let fence = begun(redis, coupon, era).await;
+    let opened = redis.open(coupon, &fence, &[]).await.unwrap();
+    assert_eq!(opened, Opened::Yes);
     fence
 }
 
-fn user(person: PersonLetter) -> UserId {
+pub(crate) fn user(person: PersonLetter) -> UserId {
     person.to_string().parse().unwrap()
 }
 
-pub(crate) fn change(person: PersonLetter, seen: Option<i64>, wanted: Wanted) -> SlotChange {
-    SlotChange {
-        user: user(person),
-        seen: seen.map(|slot| SeenSlot { slot, at_ms: None }),
-        wanted,
+pub(crate) fn claim_on(person: PersonLetter, slot: Slot) -> ClaimOfSlot {
+    let time = RowTime::After;
+    claim_of(&Row { slot, person, time })
+}
+
+fn claim_of(row: &Row) -> ClaimOfSlot {
+    ClaimOfSlot {
+        slot: row.slot,
+        user: user(row.person),
+        at_ms: match row.time {
+            RowTime::Unknown => None,
+            RowTime::Before => Some(ENDED_AT_MS - 1),
+            RowTime::After => Some(ENDED_AT_MS + 1),
+        },
     }
+}
+
+fn words(answer: &impl Debug) -> String {
+    format!("{answer:?}")
 }
 
 /// Starts a Redis without a file, because durability is not tested here.
@@ -130,25 +151,37 @@ impl ScriptWorld {
             allow: None,
         };
         let keys = redis.keys(coupon, DROP);
-        let fence = opened(&redis, coupon, 1).await;
-        assert_eq!(
-            redis.load_drop(&keys, &fence, 1, &meta).await.unwrap(),
-            Done::Applied(true)
-        );
+        let fence = begun(&redis, coupon, 1).await;
+        let loaded = redis.load(&keys, &fence, 1, &meta).await.unwrap();
+        assert_eq!(loaded, Loaded::Yes);
+        let all = std::slice::from_ref(&keys);
+        let opened = redis.open(coupon, &fence, all).await.unwrap();
+        assert_eq!(opened, Opened::Yes);
         Self {
             redis,
             keys,
             coupon,
             fence,
+            ended: None,
             era: 1,
             meta,
+            plan: None,
         }
+    }
+
+    /// Begins the next era, which closes the coupon.
+    pub(crate) async fn close(&mut self) {
+        self.era += 1;
+        let next = begun(&self.redis, self.coupon, self.era).await;
+        self.ended = Some(std::mem::replace(&mut self.fence, next));
+        self.plan = None;
     }
 
     /// Begins the next era and opens it.
     pub(crate) async fn next_era(&mut self) {
-        self.era += 1;
-        self.fence = opened(&self.redis, self.coupon, self.era).await;
+        self.close().await;
+        let opened = self.redis.open(self.coupon, &self.fence, &[]).await;
+        assert_eq!(opened.unwrap(), Opened::Yes);
     }
 
     /// Claims for one user, and returns admission's result.
@@ -162,15 +195,11 @@ impl ScriptWorld {
         &self,
         candidates: Candidates<'_>,
         people: &str,
-    ) -> Vec<AdmissionReply> {
+    ) -> Result<Vec<AdmissionReply>, AdmissionError> {
         let users: Vec<UserId> = people.chars().map(user).collect();
         let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
-        let replies = self
-            .redis
-            .claim_all(candidates, self.era, &users)
-            .await
-            .unwrap();
-        replies.into_iter().map(Option::unwrap).collect()
+        let replies = self.redis.claim_all(candidates, self.era, &users).await?;
+        Ok(replies.into_iter().map(Option::unwrap).collect())
     }
 
     /// Claims for all users in one call, and returns the results in words.
@@ -183,34 +212,27 @@ impl ScriptWorld {
     pub(crate) async fn apply(&mut self, command: &ScriptCommand) -> (String, Vec<Admission>) {
         let redis = &self.redis;
         let keys = &self.keys;
-        let words = |answer: &dyn Debug| format!("{answer:?}");
         let answer = match command {
             ScriptCommand::Claim(people) => {
-                let users: Vec<UserId> = people.iter().map(|person| user(*person)).collect();
-                let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
-                let replies = redis
-                    .claim_all(keys.into(), self.era, &users)
-                    .await
-                    .unwrap();
-                let said: Vec<Admission> = replies
-                    .iter()
-                    .map(|reply| reply.as_ref().unwrap().admission)
-                    .collect();
+                let people: String = people.iter().collect();
+                let said = match self.claim_among(keys.into(), &people).await {
+                    Ok(replies) => replies.iter().map(|reply| reply.admission).collect(),
+                    Err(AdmissionError::Closed) => return ("Closed".into(), Vec::new()),
+                    Err(error) => panic!("{error}"),
+                };
                 return (words(&said), said);
             }
-            ScriptCommand::Load(revision) => words(
-                &redis
-                    .load_drop(keys, &self.fence, *revision, &self.meta)
-                    .await
-                    .unwrap(),
-            ),
-            ScriptCommand::WriteMeta(revision, quantity, paused) => {
+            ScriptCommand::Load(revision) => {
+                let loaded = redis.load(keys, &self.fence, *revision, &self.meta);
+                words(&loaded.await.unwrap())
+            }
+            ScriptCommand::WriteSettings(revision, quantity, paused) => {
                 let meta = DropMeta {
                     quantity: *quantity,
                     paused: *paused,
                     ..self.meta.clone()
                 };
-                words(&redis.write_meta(keys, *revision, &meta).await.unwrap())
+                words(&redis.write_settings(keys, *revision, &meta).await.unwrap())
             }
             ScriptCommand::Lower(revision, quantity) => {
                 let read = CouponRead {
@@ -220,22 +242,40 @@ impl ScriptWorld {
                 words(&redis.lower(keys, read, *quantity).await.unwrap())
             }
             ScriptCommand::Revoke(person, number, ended) => {
-                let until = self
-                    .revoke(*person, *number, ended.then_some(ENDED_AT_MS))
-                    .await;
+                let ended = ended.then_some(ENDED_AT_MS);
+                let until = self.revoke(*person, *number, ended).await;
                 if until == ENDED_AT_MS {
                     "ended".into()
                 } else {
                     "open".into()
                 }
             }
-            ScriptCommand::Repair(repair) => self.repair(repair, &self.fence).await,
-            ScriptCommand::Stale(repair) => {
-                let other = opened(redis, CouponId(1_000_000), 1_000_000).await;
-                self.repair(repair, &other).await
+            ScriptCommand::Close => {
+                self.close().await;
+                String::new()
             }
+            ScriptCommand::Fenced(command) => {
+                let fence = self.fence.clone();
+                if let FencedCommand::Begin(rows) = command {
+                    let answer = self.fenced(command, &fence).await;
+                    if answer != "Stale" {
+                        self.plan = Some(rows.clone());
+                    }
+                    answer
+                } else {
+                    self.fenced(command, &fence).await
+                }
+            }
+            ScriptCommand::Stale(command) => {
+                let other = opened(redis, CouponId(1_000_000), 1_000_000).await;
+                self.fenced(command, &other).await
+            }
+            ScriptCommand::Late(command) => match &self.ended {
+                Some(ended) => self.fenced(command, ended).await,
+                None => String::new(),
+            },
             ScriptCommand::Tamper(tamper) => {
-                self.tamper(tamper).await;
+                self.tamper(*tamper).await;
                 String::new()
             }
         };
@@ -260,115 +300,98 @@ impl ScriptWorld {
             .unwrap();
     }
 
-    async fn repair(&self, repair: &ScriptRepair, fence: &Fence) -> String {
+    async fn fenced(&self, command: &FencedCommand, fence: &Fence) -> String {
         let redis = &self.redis;
         let keys = &self.keys;
-        match repair {
-            ScriptRepair::PutBack(people) => {
-                let change = |(person, seen, slot, has_row): &(_, _, u32, bool)| {
-                    let at_ms = has_row.then_some(5);
-                    let wanted = Wanted::Slot {
-                        slot: *slot,
-                        at_ms,
-                        has_row: *has_row,
-                    };
-                    change(*person, *seen, wanted)
+        let once_per = self.meta.once_per;
+        match command {
+            FencedCommand::Begin(rows) => {
+                let highest = rows.iter().map(|row| row.slot).max().unwrap_or(0);
+                words(&redis.project_begin(keys, fence, highest).await.unwrap())
+            }
+            FencedCommand::Page(page) => {
+                let Some(rows) = &self.plan else {
+                    return String::new();
                 };
-                let changes: Vec<_> = people.iter().map(change).collect();
-                self.set_slots(fence, &changes, None).await
+                let last = rows.iter().map(|row| row.slot).max().unwrap_or(0);
+                let first = page * PAGE_SLOTS + 1;
+                let slots = first..=(first + PAGE_SLOTS - 1).min(last);
+                let rows = rows.iter().filter(|row| slots.contains(&row.slot));
+                let rows: Vec<ClaimOfSlot> = rows.map(claim_of).collect();
+                let written = redis.project_slots(keys, fence, once_per, slots, &rows);
+                words(&written.await.unwrap())
             }
-            ScriptRepair::Count => {
-                format!("{:?}", redis.repair_count(keys, fence, 0).await.unwrap())
+            FencedCommand::ClearClaimants => {
+                words(&redis.clear_claimants(self.coupon, fence).await.unwrap())
             }
-            ScriptRepair::Move(person, from, quantity) => {
-                let change = change(*person, *from, Wanted::Any);
-                self.set_slots(fence, &[change], *quantity).await
+            FencedCommand::Claimants(rows) => {
+                let rows: Vec<ClaimOfSlot> = rows.iter().map(claim_of).collect();
+                let drop = DropId(OTHER_DROP);
+                let written = redis.write_claimants(self.coupon, fence, drop, &rows).await;
+                words(&written.unwrap())
             }
-            ScriptRepair::Withdraw(person, from, front) => {
-                let front = front.then_some(from.unwrap_or(1)).map(Wanted::Front);
-                let change = change(*person, *from, front.unwrap_or(Wanted::Nothing));
-                self.set_slots(fence, &[change], None).await
-            }
-            ScriptRepair::ToFront(people) => {
-                let change =
-                    |(person, slot): &(_, i64)| change(*person, None, Wanted::Front(*slot));
-                let changes: Vec<_> = people.iter().map(change).collect();
-                self.set_slots(fence, &changes, None).await
-            }
-            ScriptRepair::Promote(limit) => {
-                let promoted = redis.promote(keys, fence, DROP, *limit).await.unwrap();
-                let slots = |all: Promoted| {
-                    all.people
-                        .into_iter()
-                        .map(|(who, given)| (who, given.slot))
-                        .collect::<Vec<_>>()
+            FencedCommand::Owed(owed) => {
+                let claim = |(person, slot): &(PersonLetter, Slot)| ClaimOfSlot {
+                    slot: *slot,
+                    user: user(*person),
+                    at_ms: None,
                 };
-                format!("{:?}", map(promoted, slots))
+                let owed: Vec<ClaimOfSlot> = owed.iter().map(claim).collect();
+                words(
+                    &redis
+                        .write_owed(keys, fence, once_per, &owed)
+                        .await
+                        .unwrap(),
+                )
+            }
+            FencedCommand::Settings(revision) => {
+                let written = redis.project_settings(keys, fence, *revision, &self.meta);
+                words(&written.await.unwrap())
+            }
+            FencedCommand::Open => {
+                let all = std::slice::from_ref(keys);
+                words(&redis.open(self.coupon, fence, all).await.unwrap())
+            }
+            FencedCommand::Promote(limit) => {
+                let promoted = redis.promote_waiting(keys, fence, *limit).await.unwrap();
+                match promoted {
+                    Fenced::Done(promotion) => {
+                        let given = promotion.given.iter();
+                        let given: Vec<_> = given
+                            .map(|one| (one.user.as_str().chars().next().unwrap(), one.slot))
+                            .collect();
+                        words(&Fenced::Done(given))
+                    }
+                    Fenced::Stale => "Stale".into(),
+                }
             }
         }
     }
 
-    pub(crate) async fn set_slots(
-        &self,
-        fence: &Fence,
-        changes: &[SlotChange],
-        quantity: Option<u32>,
-    ) -> String {
-        let of = DropOfChanges {
-            drop: DROP,
-            once_per: self.meta.once_per,
-            quantity,
-        };
-        let set = self.redis.set_slots(&self.keys, fence, of, changes);
-        let said = |one: SlotSet| match one {
-            SlotSet::Applied(given) => format!("Applied({:?})", given.map(|given| given.slot)),
-            other => format!("{other:?}"),
-        };
-        let all = map(set.await.unwrap(), |all| {
-            all.into_iter().map(said).collect::<Vec<_>>()
-        });
-        format!("{all:?}")
-    }
-
-    async fn tamper(&mut self, tamper: &Tamper) {
+    async fn tamper(&mut self, tamper: Tamper) {
         let k = &self.keys;
-        let mut cmd = match tamper {
-            Tamper::SetCount(_) => redis::cmd("SET"),
-            Tamper::AddUser(..) | Tamper::AddFree(_) => redis::cmd("ZADD"),
-            Tamper::RemoveUser(_) => redis::cmd("ZREM"),
-            Tamper::LoseClaimant(_) | Tamper::LoseRevocation(_) => redis::cmd("HDEL"),
-            Tamper::ClaimedElsewhere(_) => redis::cmd("HSET"),
-            _ => redis::cmd("DEL"),
-        };
+        let mut cmd = redis::cmd("DEL");
         match tamper {
-            Tamper::DropMeta => cmd.arg(&k.meta),
-            Tamper::DropCount => cmd.arg(&k.count),
-            Tamper::DropUsers => cmd.arg(&k.users),
-            Tamper::DropFree => cmd.arg(&k.free),
-            Tamper::DropWaiting => cmd.arg(&k.waiting),
-            Tamper::SetCount(count) => cmd.arg(&k.count).arg(count),
-            Tamper::AddUser(person, slot) => cmd.arg(&k.users).arg(slot).arg(person.to_string()),
-            Tamper::RemoveUser(person) => cmd.arg(&k.users).arg(person.to_string()),
-            Tamper::AddFree(slot) => cmd.arg(&k.free).arg(slot).arg(slot),
+            Tamper::LoseMeta => cmd.arg(&k.meta),
+            Tamper::LoseCount => cmd.arg(&k.count),
+            Tamper::LoseUsers => cmd.arg(&k.users),
+            Tamper::LoseFree => cmd.arg(&k.free),
+            Tamper::LoseWaiting => cmd.arg(&k.waiting),
+            Tamper::LoseTimes => cmd.arg(&k.times),
+            Tamper::LoseClaimants => cmd.arg(&k.claimants),
+            Tamper::LoseRevoked => cmd.arg(&k.revoked),
             Tamper::ClaimedElsewhere(person) => {
-                cmd.arg(&k.claimants).arg(person.to_string()).arg("99:3")
+                cmd = redis::cmd("HSET");
+                cmd.arg(&k.claimants)
+                    .arg(person.to_string())
+                    .arg(format!("{OTHER_DROP}:3"))
             }
-            Tamper::LoseClaimant(person) => cmd.arg(&k.claimants).arg(person.to_string()),
-            Tamper::LoseRevocation(person) => {
-                let field = match self.meta.once_per {
-                    OncePer::Coupon => person.to_string(),
-                    OncePer::Drop => format!("{DROP}:{person}"),
-                };
-                cmd.arg(&k.revoked).arg(field)
-            }
-            Tamper::DropSizes => cmd.arg(&k.sizes),
             Tamper::Empty => cmd
                 .arg(&k.own())
                 .arg(&k.claimants)
                 .arg(&k.gate)
                 .arg(&k.revision)
-                .arg(&k.revoked)
-                .arg(&k.sizes),
+                .arg(&k.revoked),
         };
         cmd.query_async::<()>(&mut self.redis.connection())
             .await
@@ -378,21 +401,14 @@ impl ScriptWorld {
         }
     }
 
-    pub(crate) async fn version(&self) -> u64 {
-        let mut cmd = redis::cmd("GET");
-        cmd.arg(&self.keys.version);
-        cmd.query_async(&mut self.redis.connection()).await.unwrap()
-    }
-
     /// Returns the raw value of every key of the drop and its coupon.
     pub(crate) async fn dump(&self) -> Vec<Option<Vec<u8>>> {
         let mut pipe = redis::pipe();
         for key in self.keys.own().into_iter().chain([
             &*self.keys.claimants,
             &self.keys.gate,
-            &self.keys.version,
+            &self.keys.revision,
             &self.keys.revoked,
-            &self.keys.sizes,
         ]) {
             pipe.cmd("DUMP").arg(key);
         }
@@ -407,54 +423,45 @@ impl ScriptWorld {
             Option<String>,
             Vec<(String, i64)>,
             BTreeSet<i64>,
+            BTreeMap<i64, i64>,
             Vec<String>,
             BTreeMap<String, String>,
             BTreeMap<String, String>,
-            [Option<String>; 2],
         );
         let k = &self.keys;
         let mut pipe = redis::pipe();
-        pipe.cmd("HMGET")
-            .arg(&k.meta)
-            .arg("quantity")
-            .arg("paused")
-            .cmd("GET")
-            .arg(&k.count);
+        pipe.cmd("HMGET").arg(&k.meta).arg("quantity").arg("paused");
+        pipe.cmd("GET").arg(&k.count);
         pipe.cmd("ZRANGE")
             .arg(&k.users)
             .arg(0)
             .arg(-1)
             .arg("WITHSCORES");
-        pipe.cmd("ZRANGE")
-            .arg(&k.free)
-            .arg(0)
-            .arg(-1)
-            .cmd("ZRANGE")
-            .arg(&k.waiting)
-            .arg(0)
-            .arg(-1);
-        pipe.cmd("HGETALL")
-            .arg(&k.claimants)
-            .cmd("HGETALL")
-            .arg(&k.revoked)
-            .cmd("HMGET")
-            .arg(&k.sizes)
-            .arg("claimants")
-            .arg("revoked");
-        let (meta, count, users, free, waiting, claimants, revoked, sizes): Found = pipe
+        pipe.cmd("ZRANGE").arg(&k.free).arg(0).arg(-1);
+        pipe.cmd("HGETALL").arg(&k.times);
+        pipe.cmd("ZRANGE").arg(&k.waiting).arg(0).arg(-1);
+        pipe.cmd("HGETALL").arg(&k.claimants);
+        pipe.cmd("HGETALL").arg(&k.revoked);
+        let (meta, count, users, free, times, waiting, claimants, revoked): Found = pipe
             .query_async(&mut self.redis.connection())
             .await
             .unwrap();
-        let users = users.into_iter().map(|(user, slot)| (slot, user)).collect();
+        let time = |(slot, at_ms)| {
+            if at_ms < ENDED_AT_MS {
+                (slot, RowTime::Before)
+            } else {
+                (slot, RowTime::After)
+            }
+        };
         Shown {
             quantity_and_pause: meta.0.zip(meta.1),
             count,
-            users,
+            users: users.into_iter().map(|(user, slot)| (slot, user)).collect(),
             free,
+            times: times.into_iter().map(time).collect(),
             waiting,
             claimants,
             revoked,
-            sizes,
         }
     }
 }

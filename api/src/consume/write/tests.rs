@@ -7,6 +7,7 @@ use diesel_async::SimpleAsyncConnection as _;
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::catalogue::NewCoupon;
+use firstcome_shared::mysql::issued::FencedInsert;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbSettings, migrations};
 use firstcome_shared::schedule::Schedule;
@@ -203,7 +204,9 @@ async fn single_claim_and_batch_with_a_repeat_name_their_limits() {
         claimed_at: None,
         trace: None,
     };
-    db.reissue(vec![claim], Vec::new(), "run").await.unwrap();
+    let by = IssuedBy::Reconciler;
+    let written = db.insert_fenced((coupon_id, 1), vec![claim], by, Vec::new(), "run");
+    assert_eq!(written.await.unwrap(), FencedInsert::Written);
 }
 
 /// Simulates a partition that moves while its old owner is still writing, so that data read earlier

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use parking_lot::Mutex;
@@ -157,11 +157,7 @@ async fn lost_in_mysql(
 ) -> HashSet<CouponId> {
     let missing = ids.iter().filter(|id| !found.contains_key(id));
     let missing: Vec<CouponId> = missing.copied().collect();
-    let keys: Vec<_> = missing
-        .iter()
-        .map(|id| redis.keys(*id, DropId(0)))
-        .collect();
-    match redis.are_remembered(&keys).await {
+    match redis.are_remembered(&missing).await {
         Ok(remembered) => {
             let lost = missing.into_iter().zip(remembered);
             lost.filter_map(|(id, is_lost)| is_lost.then_some(id))

@@ -280,16 +280,6 @@ impl MicroBatches {
             let holder = (claim, (pending, reply));
             holders.entry(drop_id).or_default().push(holder);
         }
-        // One call admits to one drop only.
-        if let Some(drop) = admitting {
-            let keys = candidates
-                .second
-                .filter(|keys| keys.drop == drop)
-                .unwrap_or(candidates.first);
-            let claims = holders.get(&drop).into_iter().flatten();
-            let claims = claims.map(|(claim, _)| claim);
-            traces::keep(self, keys, claims.filter(|claim| claim.is_new));
-        }
         let mut storing = None;
         for (drop, holders) in holders {
             let Some((_, (first, _))) = holders.first() else {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::bail;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::LOCATION;
@@ -17,7 +18,7 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::idempotency::{EarlierRequest, IdempotencyKey};
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::redis::gate::CouponGate;
+use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::schedule::Schedule;
 use serde::{Deserialize, Serialize};
@@ -209,25 +210,29 @@ async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>) -> Arc<Co
 /// Loads a new coupon's drops into Redis and opens it, unless a reconciler has begun another era.
 async fn load(services: &Services, coupon: &Coupon, drops: &[Drop]) -> anyhow::Result<()> {
     let redis = &services.redis;
-    let gate = redis.gate().await?;
+    let servers = redis.servers().await?;
+    let Some(server) = servers.of(coupon.id) else {
+        bail!("the server that holds the coupon is not a master");
+    };
     let begun = redis
-        .begin_era(coupon.id, &gate.life(), coupon.era, &CouponGate::default())
+        .begin_era_on(coupon.id, server, &Gate::default(), coupon.era)
         .await?;
     let Some(fence) = begun else {
         return Ok(());
     };
-    for drop in drops {
-        let keys = redis.keys(coupon.id, drop.id);
+    let keys: Vec<_> = drops
+        .iter()
+        .map(|drop| redis.keys(coupon.id, drop.id))
+        .collect();
+    for (drop, keys) in drops.iter().zip(&keys) {
         let meta = DropMeta::of(coupon, drop);
-        redis
-            .load_drop(&keys, &fence, coupon.revision, &meta)
-            .await?;
+        redis.load(keys, &fence, coupon.revision, &meta).await?;
     }
     // If this process was paused until now, a reconciler may have begun another era in which users
     // were admitted, and Redis may have been emptied since. Do not open the old era.
     let db = services.mysql.operators.of_primary();
-    if db.era(coupon.id).await? == Some(coupon.era) && gate.is_open() {
-        redis.open_coupons(&[(coupon.id, fence)]).await?;
+    if db.era(coupon.id).await? == Some(coupon.era) {
+        redis.open(coupon.id, &fence, &keys).await?;
     }
     Ok(())
 }

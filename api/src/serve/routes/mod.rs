@@ -27,7 +27,6 @@ use firstcome_shared::http::health;
 use firstcome_shared::http::openapi::with_problems;
 use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
-use firstcome_shared::redis::gate::{CLOSED, Openness};
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -35,6 +34,7 @@ use utoipa_axum::routes;
 
 use self::middleware::{RequestGuard, guarded};
 use crate::serve::auth::Identity;
+use crate::serve::openness::{CLOSED, Openness, openness};
 use crate::serve::page;
 use crate::serve::state::App;
 
@@ -93,11 +93,11 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
 /// Checks for `/readyz`: the process is ready if it would process a claim. Claims continue without
 /// MySQL or Kafka, so only Redis is checked.
 pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
-    let redis = app.redis.clone();
+    let services = App::clone(app);
     let gate = health::check(move || {
-        let redis = redis.clone();
+        let services = App::clone(&services);
         async move {
-            match redis.openness().await {
+            match openness(&services).await {
                 Ok(Openness::Closed) => Err(CLOSED.to_owned()),
                 Ok(_) => Ok(()),
                 Err(error) => Err(format!("Redis cannot be reached: {error}")),

@@ -97,7 +97,7 @@ pub async fn bare(args: BareArgs) -> Result<()> {
         signing: Signing::random(),
     };
     let keys = redis.keys(CouponId(args.coupon), DropId(args.drop));
-    let gates = redis.coupon_gates(&[keys.coupon]).await?;
+    let gates = redis.gates(&[keys.coupon]).await?;
     let route = BareRoute {
         redis,
         keys,

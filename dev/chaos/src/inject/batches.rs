@@ -29,11 +29,13 @@ const GARBLED: &str = "is garbled";
 const MIRRORED: usize = 20;
 
 /// Sends the batch, and waits until its effects are resolved or reported.
-pub(super) async fn send(system: &SystemUnderTest, batch: ForeignBatch, ms: u64) -> Result<Effect> {
-    let Some(coupon) = system.coupons().first() else {
-        return Ok(Effect::now(false, "no coupon"));
-    };
-    let mut found = PlacedGarbage::new(system, coupon).await;
+pub(super) async fn send(
+    system: &SystemUnderTest,
+    coupon: &MadeCoupon,
+    batch: ForeignBatch,
+    ms: u64,
+) -> Result<Effect> {
+    let mut found = PlacedGarbage::new(system).await;
     let places = if batch == ForeignBatch::Garbled {
         garbled(system).await?
     } else {

@@ -6,27 +6,28 @@ mod effect;
 mod garbage;
 mod hogs;
 mod mysql;
-mod pasted;
 mod pieces;
 mod redis;
 
 pub use effect::Effect;
-pub(crate) use garbage::{ODD_PEOPLE, remove_what_came_back};
+pub(crate) use garbage::remove_what_came_back;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use firstcome_stack::{Behaviour, ProxyFault};
+use firstcome_testkit::MadeCoupon;
 
-use crate::fault::{Fault, FaultyStore, WireFault};
+use crate::fault::{DropKey, Fault, FaultyStore, WireFault};
 use crate::operators;
 use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
 use crate::wait::{lasting, until};
 
-/// Injects the fault and undoes it.
+/// Injects the fault and undoes it. A fault of one coupon affects the one with this number.
 #[allow(clippy::too_many_lines, reason = "one arm per fault")]
-pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
+pub async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: usize) -> Result<Effect> {
+    let coupon = system.coupon(coupon);
     match fault {
         Fault::Kill { role, number, .. }
         | Fault::Freeze { role, number, .. }
@@ -82,16 +83,16 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
         Fault::RedisDiskFull { ms } => redis::disk_full(system, *ms).await,
         Fault::RedisMemory { ms } => redis::no_memory(system, *ms).await,
         Fault::MysqlReadOnly { ms } => mysql::read_only(system, *ms).await,
-        Fault::MysqlLocks { ms } => mysql::locks(system, *ms).await,
-        Fault::MysqlDeadlocks { ms } => mysql::deadlocks(system, *ms).await,
+        Fault::MysqlLocks { ms } => mysql::locks(system, coupon, *ms).await,
+        Fault::MysqlDeadlocks { ms } => mysql::deadlocks(system, coupon, *ms).await,
         Fault::MysqlTableHangs { ms } => {
             mysql::hang(system, "LOCK TABLES issued_coupons WRITE", *ms).await
         }
         Fault::MysqlWritesHang { ms } => {
             mysql::hang(system, "FLUSH TABLES WITH READ LOCK", *ms).await
         }
-        Fault::Garbage { junk, ms } => garbage::put(system, *junk, *ms).await,
-        Fault::Batch { batch, ms } => batches::send(system, *batch, *ms).await,
+        Fault::Garbage { garbage, ms } => garbage::put(system, coupon, *garbage, *ms).await,
+        Fault::Batch { batch, ms } => batches::send(system, coupon, *batch, *ms).await,
         Fault::MorePartitions { partitions } => {
             let _alone = system.single()?.alone(FaultyStore::Kafka).await;
             system.world.topic.grow(*partitions).await;
@@ -103,17 +104,21 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault) -> Result<Effect> {
             system.world.mail.set(Behaviour::Normal).await?;
             Ok(Effect::of(during, true, "every recipient was refused"))
         }
-        Fault::WrongType { key, ms } => garbage::wrong_type(system, *key, *ms).await,
-        Fault::KeyLost { key } => pieces::lose_key(system, *key).await,
-        Fault::MemberLost { key } => pieces::lose_member(system, *key).await,
-        Fault::RowLost => pieces::lose_row(system).await,
+        Fault::WrongType { key, ms } => garbage::wrong_type(system, coupon, *key, *ms).await,
+        Fault::KeyLost { key } => pieces::lose_keys(system, coupon, [*key]).await,
+        Fault::DropKeysLost => {
+            let of_drop = DropKey::ALL.into_iter().filter(|key| !key.is_of_coupon());
+            pieces::lose_keys(system, coupon, of_drop).await
+        }
         Fault::OldRows { age_ms } => pieces::restore_rows(system, *age_ms).await,
-        Fault::PositionsMoved { by } => pasted::move_positions(system, *by).await,
-        Fault::Pasted { command } => pasted::run(system, *command).await,
+        Fault::OldDatabase { age_ms } => pieces::old_database(system, *age_ms).await,
+        Fault::TableLost { table } => pieces::lose_table(system, *table).await,
+        Fault::PositionsMoved { by } => pieces::move_positions(system, *by).await,
+        Fault::TopicRecreated => pieces::recreate_topic(system).await,
         Fault::BlindConfirm => Ok(operators::confirm(system).await),
-        Fault::RestoredKeys { age_ms } => pieces::restore_keys(system, *age_ms).await,
+        Fault::RestoredKeys { age_ms } => pieces::restore_keys(system, coupon, *age_ms).await,
         Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
-        Fault::EveryCopyDeleted => delete_every_copy(system).await,
+        Fault::EveryCopyDeleted => delete_every_copy(system, coupon).await,
         Fault::RedisPrimary { number, frozen, ms } => {
             clusters::redis_primary(system, *number, *frozen, *ms).await
         }
@@ -186,10 +191,7 @@ async fn cold_start(system: &SystemUnderTest, store: FaultyStore, ms: u64) -> Re
 }
 
 /// Deletes a user's row and admission.
-async fn delete_every_copy(system: &SystemUnderTest) -> Result<Effect> {
-    let Some(coupon) = system.coupons().first() else {
-        return Ok(Effect::now(false, "no coupon"));
-    };
+async fn delete_every_copy(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Effect> {
     let sql = &system.world.sql;
     let redis = system.redis();
     let held = format!(

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use firstcome_testkit::{LOCK_WAITS, TABLE_LOCK_WAITS};
+use firstcome_testkit::{LOCK_WAITS, MadeCoupon, TABLE_LOCK_WAITS};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -24,12 +24,16 @@ pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effec
 }
 
 /// Locks the drop from another client.
-pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
+pub(super) async fn locks(
+    system: &SystemUnderTest,
+    coupon: &MadeCoupon,
+    ms: u64,
+) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_timeouts").await?;
     let mut other = other_client(system).await?;
     other.query_drop("BEGIN").await?;
-    other.query_drop(lock_drop(system)).await?;
+    other.query_drop(lock_drop(coupon)).await?;
     let during = lasting(ms + 1_500).await;
     let waits = number(system, LOCK_WAITS).await?;
     other.query_drop("ROLLBACK").await?;
@@ -47,7 +51,11 @@ pub(super) async fn locks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
 const BALLAST: &str = "INSERT INTO ballast WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i FROM n";
 
 /// Repeatedly takes the same locks from another client, in the opposite order.
-pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
+pub(super) async fn deadlocks(
+    system: &SystemUnderTest,
+    coupon: &MadeCoupon,
+    ms: u64,
+) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_deadlocks").await?;
     let begun = Instant::now();
@@ -59,7 +67,7 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
     // This client takes these locks in the opposite order.
     let rows = format!(
         "SELECT slot FROM issued_coupons WHERE drop_id = {} FOR UPDATE",
-        drop(system)
+        coupon.drop
     );
     while begun.elapsed() < Duration::from_millis(ms + 1_000) {
         other.query_drop("BEGIN").await?;
@@ -67,7 +75,7 @@ pub(super) async fn deadlocks(system: &SystemUnderTest, ms: u64) -> Result<Effec
             other.query_drop(BALLAST).await?;
             other.query_drop(&rows).await?;
             pause(60).await;
-            other.query_drop(lock_drop(system)).await
+            other.query_drop(lock_drop(coupon)).await
         };
         if let Err(error) = both.await
             && !matches!(error, mysql_async::Error::Server(_))
@@ -124,14 +132,10 @@ pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effec
     ))
 }
 
-fn drop(system: &SystemUnderTest) -> i64 {
-    system.coupons().first().map_or(0, |coupon| coupon.drop)
-}
-
-fn lock_drop(system: &SystemUnderTest) -> String {
+fn lock_drop(coupon: &MadeCoupon) -> String {
     format!(
         "SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE",
-        drop(system)
+        coupon.drop
     )
 }
 

@@ -1,98 +1,45 @@
-//! Deletes a single piece of data, or restores older keys of a coupon into the running Redis.
+//! Whole keys and tables are lost, older copies are restored, positions are moved, or the topic is
+//! created again. (Faults of single members and fields are out of scope: DESIGN, section 1.)
 
 use anyhow::Result;
-use firstcome_testkit::{MadeCoupon, PrefixedKeys};
+use firstcome_testkit::{MadeCoupon, OldCopy, PrefixedKeys};
 
 use super::effect::Effect;
 use super::redis::{forgotten, people};
-use crate::fault::{DropKey, FaultyStore};
+use crate::fault::{DropKey, FaultyStore, LostTable};
 use crate::system::{SystemUnderTest, number};
 use crate::wait::pause;
 
 /// Returns the key of a drop or its coupon.
 pub(super) fn key_of(redis: &PrefixedKeys, coupon: &MadeCoupon, key: DropKey) -> String {
-    match key {
-        DropKey::Claimants | DropKey::Revoked | DropKey::Sizes => {
-            redis.own(&format!("{{{}}}:{}", coupon.id, key.name()))
-        }
-        other => redis.of_drop(coupon.id, coupon.drop, other.name()),
+    if key.is_of_coupon() {
+        redis.own(&format!("{{{}}}:{}", coupon.id, key.name()))
+    } else {
+        redis.of_drop(coupon.id, coupon.drop, key.name())
     }
 }
 
-pub(super) async fn lose_key(system: &SystemUnderTest, key: DropKey) -> Result<Effect> {
+pub(super) async fn lose_keys(
+    system: &SystemUnderTest,
+    coupon: &MadeCoupon,
+    keys: impl IntoIterator<Item = DropKey>,
+) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let redis = system.redis();
-    let Some(coupon) = system.coupons().first() else {
-        return Ok(Effect::now(false, "no coupon"));
-    };
-    let name = key_of(&redis, coupon, key);
-    let deleted: u64 = redis.try_command(&["DEL", &name]).await?;
+    let keys = keys.into_iter().map(|key| key_of(&redis, coupon, key));
+    let words: Vec<String> = std::iter::once("DEL".to_owned()).chain(keys).collect();
+    let deleted: u64 = redis.try_command(&words).await?;
     Ok(Effect::now(deleted > 0, format!("{deleted} keys deleted")))
 }
 
-pub(super) async fn lose_member(system: &SystemUnderTest, key: DropKey) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
-    let redis = system.redis();
-    let Some(coupon) = system.coupons().first() else {
-        return Ok(Effect::now(false, "no coupon"));
-    };
-    let name = key_of(&redis, coupon, key);
-    let [pick, remove] = match key {
-        DropKey::Meta | DropKey::Times | DropKey::Claimants | DropKey::Revoked | DropKey::Sizes => {
-            ["HRANDFIELD", "HDEL"]
-        }
-        _ => ["ZRANDMEMBER", "ZREM"],
-    };
-    let member = match redis.try_command::<Option<Vec<u8>>>(&[pick, &name]).await {
-        // The key contains garbage.
-        Err(error) if error.code() == Some("WRONGTYPE") => None,
-        member => member?,
-    };
-    let Some(member) = member else {
-        return Ok(Effect::now(false, "the key has no member"));
-    };
-    let words: [&[u8]; 3] = [remove.as_bytes(), name.as_bytes(), &member];
-    let removed: u64 = redis.try_command(&words).await?;
-    Ok(Effect::now(removed > 0, String::from_utf8_lossy(&member)))
-}
-
-pub(super) async fn lose_row(system: &SystemUnderTest) -> Result<Effect> {
-    let Some(coupon) = system.coupons().first() else {
-        return Ok(Effect::now(false, "no coupon"));
-    };
-    let of = format!("FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-    let before = number(system, &format!("SELECT COUNT(*) {of}")).await;
-    // Another fault may affect MySQL at this moment.
-    let delete = format!("DELETE {of} ORDER BY slot DESC LIMIT 1");
-    let deleted = system.world.sql.rows(&delete).await;
-    let took = deleted.is_ok() && before.is_ok_and(|rows| rows > 0);
-    Ok(Effect::now(took, "the row with the highest slot"))
-}
-
-pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
-    let Some(coupon) = system.coupons().first() else {
-        return Ok(Effect::now(false, "no coupon"));
-    };
-    let of = format!("FROM issued_coupons WHERE drop_id = {}", coupon.drop);
-    // Another fault may affect MySQL at this moment.
-    let Ok(kept) = number(system, &format!("SELECT COALESCE(MAX(slot), 0) {of}")).await else {
-        return Ok(Effect::now(false, "MySQL did not answer"));
-    };
-    pause(age_ms).await;
-    let newer = format!("{of} AND slot > {kept}");
-    let lost = number(system, &format!("SELECT COUNT(*) {newer}")).await;
-    let deleted = system.world.sql.rows(&format!("DELETE {newer}")).await;
-    let took = deleted.is_ok() && lost.is_ok_and(|rows| rows > 0);
-    Ok(Effect::now(took, format!("the rows above slot {kept}")))
-}
-
 /// Copies keys with `DUMP` and restores them with `RESTORE` after `age_ms`.
-pub(super) async fn restore_keys(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
+pub(super) async fn restore_keys(
+    system: &SystemUnderTest,
+    coupon: &MadeCoupon,
+    age_ms: u64,
+) -> Result<Effect> {
     let _alone = system.single()?.alone(FaultyStore::Redis).await;
     let redis = system.redis();
-    let Some(coupon) = system.coupons().first() else {
-        return Ok(Effect::now(false, "no coupon"));
-    };
     let of_coupon = redis.own(&format!("{{{}}}:", coupon.id));
     let kept = redis.dump().await;
     pause(age_ms).await;
@@ -105,4 +52,67 @@ pub(super) async fn restore_keys(system: &SystemUnderTest, age_ms: u64) -> Resul
         }
     }
     Ok(forgotten(before, people(system).await?))
+}
+
+/// Deletes the rows that were inserted meanwhile.
+pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
+    let old = format!("old_rows_{:08x}", rand::random::<u32>());
+    let copy = format!("CREATE TABLE {old} SELECT drop_id, slot, user_id FROM issued_coupons");
+    // Another fault may affect MySQL at this moment.
+    if system.world.sql.rows(&copy).await.is_err() {
+        return Ok(Effect::now(false, "MySQL did not answer"));
+    }
+    pause(age_ms).await;
+    let newer = format!(
+        "FROM issued_coupons i LEFT JOIN {old} o USING (drop_id, slot, user_id) WHERE o.slot IS NULL"
+    );
+    let lost = number(system, &format!("SELECT COUNT(*) {newer}")).await;
+    let deleted = system.world.sql.rows(&format!("DELETE i {newer}")).await;
+    drop(system.world.sql.rows(&format!("DROP TABLE {old}")).await);
+    let lost = lost.unwrap_or_default();
+    Ok(Effect::now(
+        deleted.is_ok() && lost > 0,
+        format!("{lost} rows forgotten"),
+    ))
+}
+
+/// Kills MySQL and restarts it with an older copy of its data.
+pub(super) async fn old_database(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
+    let servers = system.single()?;
+    let _alone = servers.alone(FaultyStore::Mysql).await;
+    servers.mysql.freeze().await?;
+    let old = OldCopy::of_folder(servers.mysql.data_dir());
+    servers.mysql.thaw().await?;
+    let old = old?;
+    pause(age_ms).await;
+    servers.kill(FaultyStore::Mysql).await?;
+    old.put_back_into(servers.mysql.data_dir())?;
+    servers.start_again(FaultyStore::Mysql).await?;
+    Ok(Effect::now(true, "everything written since is forgotten"))
+}
+
+/// Deletes all rows of a table without checking references.
+pub(super) async fn lose_table(system: &SystemUnderTest, table: LostTable) -> Result<Effect> {
+    let delete = format!(
+        "SET FOREIGN_KEY_CHECKS = 0; DELETE FROM {}; SET FOREIGN_KEY_CHECKS = 1",
+        table.name()
+    );
+    // Another fault may affect MySQL at this moment.
+    let deleted = system.world.sql.rows(&delete).await;
+    Ok(Effect::now(deleted.is_ok(), "all its rows"))
+}
+
+pub(super) async fn move_positions(system: &SystemUnderTest, by: i64) -> Result<Effect> {
+    let moved = format!(
+        "UPDATE topic_positions SET next_offset = GREATEST(0, CAST(next_offset AS SIGNED) + {by})"
+    );
+    // Another fault may affect MySQL at this moment.
+    let changed = system.world.sql.rows(&moved).await;
+    Ok(Effect::now(changed.is_ok(), "of every partition"))
+}
+
+pub(super) async fn recreate_topic(system: &SystemUnderTest) -> Result<Effect> {
+    let _alone = system.single()?.alone(FaultyStore::Kafka).await;
+    system.world.topic.recreate().await;
+    Ok(Effect::now(true, "with the same settings"))
 }

@@ -2,11 +2,11 @@
 //! runs it against `make run`.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use firstcome_testkit::drift::{Drift, DriftStoreArgs, Injector};
+use firstcome_testkit::drift::{Drift, Injector};
+use firstcome_testkit::{PrefixedKeys, Sql};
 
 /// Injects drift into a running Firstcome, so that you can watch the reconciler find and repair it.
 ///
@@ -28,14 +28,15 @@ struct Cli {
     /// Drop; by default the newest with rows
     #[arg(long, env = "DROP", value_name = "ID")]
     drop: Option<i64>,
-    /// Number of users or messages to affect, or the error of a counter
+    /// Number of users to affect, or the error of a counter
     #[arg(long, env = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: u32,
-    /// Duration of `stalled` in seconds
-    #[arg(long, env = "SECONDS_STALLED", default_value_t = 90, value_name = "N")]
-    seconds: u64,
-    #[command(flatten)]
-    stores: DriftStoreArgs,
+    #[arg(long, env = "DATABASE_URL", value_name = "URL")]
+    database_url: String,
+    #[arg(long, env = "REDIS_URL", value_name = "URL")]
+    redis_url: String,
+    #[arg(long, env = "REDIS_KEY_PREFIX", default_value = "fc")]
+    redis_key_prefix: String,
 }
 
 #[tokio::main]
@@ -57,23 +58,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<()> {
-    let mut injector = Injector::new(&cli.stores, cli.coupon, cli.drop).await?;
-    if cli.coupon.is_none() && cli.drop.is_none() {
-        let (coupon, drop) = injector.target();
-        println!(
-            "selected coupon {coupon}, drop {drop} (the newest with rows, if any); COUPON=ID or DROP=ID selects another"
-        );
-    }
+    let sql = Sql::new(&cli.database_url);
+    let redis = PrefixedKeys::new(&cli.redis_url, &cli.redis_key_prefix);
+    let mut injector = Injector::new(sql, redis, cli.coupon, cli.drop).await?;
+    let (coupon, drop) = injector.target();
     let done = injector.make(cli.kind, cli.count).await?;
-    println!("{}: {}", done.kind.name(), done.summary);
-    if let Some(stall) = done.stall {
-        println!("active for {} s; Ctrl-C ends it earlier", cli.seconds);
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(cli.seconds)) => {}
-            signal = tokio::signal::ctrl_c() => signal?,
-        }
-        stall.end().await?;
-        println!("over");
+    println!("{} in coupon {coupon}, drop {drop}", done.kind.name());
+    for one in done.people.iter().take(20) {
+        println!("  {} on slot {}", one.user, one.slot);
     }
     Ok(())
 }

@@ -1,22 +1,13 @@
 //! Injects drift into one drop, and remembers which users are already affected.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context, Result, bail, ensure};
-use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
-use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::kafka::KafkaSettings;
-use firstcome_shared::mysql::schema::{drops, issued_coupons};
-use firstcome_shared::mysql::{Db, DbSettings};
-use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::keys::DropKeys;
-use redis::{Cmd, FromRedisValue};
+use anyhow::{Context as _, Result, ensure};
 
+use crate::check::try_rows;
 use crate::drift::kind::Drift;
-use crate::drift::stall::Stall;
-use crate::drift::store_args::DriftStoreArgs;
+use crate::mysql::Sql;
+use crate::redis::PrefixedKeys;
 
 /// An affected user and the slot in question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,261 +22,352 @@ pub struct Injected {
     pub kind: Drift,
     /// The affected users. Empty if the drift affects no particular user.
     pub people: Vec<AffectedPerson>,
-    /// A description for people.
-    pub summary: String,
-    /// The guard that maintains [`Drift::Stalled`].
-    pub stall: Option<Stall>,
 }
 
 pub struct Injector {
-    pub(crate) db: Db,
-    pub(crate) db_settings: DbSettings,
-    pub(crate) redis: Redis,
-    pub(crate) kafka: KafkaSettings,
-    pub(crate) coupon: Coupon,
-    pub(crate) drop: Drop,
-    pub(crate) keys: DropKeys,
-    used: HashSet<Slot>,
+    sql: Sql,
+    redis: PrefixedKeys,
+    coupon: i64,
+    drop: i64,
+    used: HashSet<i64>,
     made_up: u32,
 }
 
 impl Injector {
     /// Creates an injector for the given drop, or for the newest drop with rows (of the given
-    /// coupon), since most kinds of drift need users who hold a coupon. If no drop has rows, uses
-    /// the newest drop that has opened.
+    /// coupon), since most kinds of drift need users who hold a coupon.
     pub async fn new(
-        stores: &DriftStoreArgs,
+        sql: Sql,
+        redis: PrefixedKeys,
         coupon: Option<i64>,
         drop: Option<i64>,
     ) -> Result<Self> {
-        let db_settings = stores.mysql.settings();
-        let db = Db::new(&db_settings)?;
-        let redis = Redis::new(&stores.redis.settings(stores.mysql.store_timeout))?;
-        let (coupon, drop) = find(&db, coupon, drop).await?;
-        let keys = redis.keys(coupon.id, drop.id);
-        let kafka = stores.kafka.settings();
+        let is = |column: &str, value: Option<i64>| match value {
+            Some(value) => format!("{column} = {value}"),
+            None => "TRUE".to_owned(),
+        };
+        let chosen = format!(
+            "SELECT coupon_id, id FROM drops d WHERE {} AND {} ORDER BY
+             EXISTS (SELECT 1 FROM issued_coupons i WHERE i.drop_id = d.id) DESC, opens_at DESC, id DESC LIMIT 1",
+            is("coupon_id", coupon),
+            is("id", drop)
+        );
+        let found = sql.rows(&chosen).await?;
+        let found = found
+            .first()
+            .context("there is no such drop: create a coupon first")?;
         Ok(Self {
-            db,
-            db_settings,
+            coupon: found[0].parse()?,
+            drop: found[1].parse()?,
+            sql,
             redis,
-            kafka,
-            coupon,
-            drop,
-            keys,
             used: HashSet::new(),
             made_up: 0,
         })
     }
 
-    pub fn target(&self) -> (CouponId, DropId) {
-        (self.coupon.id, self.drop.id)
+    /// Returns the coupon and the drop.
+    pub fn target(&self) -> (i64, i64) {
+        (self.coupon, self.drop)
     }
 
-    pub(crate) async fn redis<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T> {
-        cmd.query_async(&mut self.redis.connection())
-            .await
-            .context("Redis refused")
+    /// Injects `n` of a kind: users, or the error of a counter. Some kinds ignore `n`.
+    pub async fn make(&mut self, kind: Drift, n: u32) -> Result<Injected> {
+        let people = match kind {
+            Drift::Unissued => {
+                let people = self.pick(n).await?;
+                self.delete_rows(&people).await?;
+                people
+            }
+            Drift::Unpublished => self.admit(n, self.count().await? + 1).await?,
+            Drift::FailedClaim => {
+                let people = self.pick(n).await?;
+                self.add_dead_letters(&people).await?;
+                self.delete_rows(&people).await?;
+                people
+            }
+            Drift::FailedDuplicate => {
+                let people = self.pick(n).await?;
+                self.add_dead_letters(&people).await?;
+                people
+            }
+            Drift::FailedSlotTaken => {
+                let people = self.strangers_on_held_slots(n).await?;
+                self.add_dead_letters(&people).await?;
+                people
+            }
+            Drift::FailedUnrepairable => {
+                let people = self.make_up(n, self.quantity().await? + 1_000);
+                self.add_dead_letters(&people).await?;
+                people
+            }
+            Drift::MissingAdmission => {
+                let people = self.pick(n).await?;
+                for one in &people {
+                    self.forget(one).await?;
+                }
+                people
+            }
+            Drift::SlotConflict => {
+                let people = self.strangers_on_held_slots(n).await?;
+                for one in &people {
+                    self.place(one).await?;
+                }
+                people
+            }
+            Drift::OverAdmitted => {
+                let quantity = self.quantity().await?;
+                ensure!(
+                    self.count().await? == quantity,
+                    "slots are left in drop {}",
+                    self.drop
+                );
+                self.admit(n, quantity + 1).await?
+            }
+            Drift::OverShrunk => self.shrink(n).await?,
+            Drift::CountLower => self.move_count(-i64::from(n)).await?,
+            Drift::CountHigher => self.move_count(i64::from(n)).await?,
+            Drift::Revoked => self.revoke(n).await?,
+            Drift::Unfilled => {
+                let gone = self.make_room(n).await?;
+                for (at, one) in self.make_up(n, 1).into_iter().enumerate() {
+                    self.run(&["ZADD", &self.key("waiting"), &at.to_string(), &one.user])
+                        .await?;
+                }
+                gone
+            }
+            Drift::UnfilledClosed => self.close(n).await?,
+            Drift::RedisLost => {
+                for name in ["meta", "count", "users", "free", "waiting", "times"] {
+                    self.run(&["DEL", &self.key(name)]).await?;
+                }
+                Vec::new()
+            }
+            Drift::RedisFlushed => {
+                self.run(&["FLUSHALL"]).await?;
+                Vec::new()
+            }
+            Drift::RedisGate => {
+                for name in self.redis.names().await {
+                    if name.ends_with(":gate") {
+                        self.run(&["DEL", &name]).await?;
+                    }
+                }
+                Vec::new()
+            }
+        };
+        Ok(Injected { kind, people })
     }
 
-    pub(crate) async fn count(&self) -> Result<i64> {
-        let count: Option<i64> = self.redis(redis::cmd("GET").arg(&self.keys.count)).await?;
-        count.with_context(|| {
-            format!(
-                "drop {} has no counter in Redis; nothing was admitted yet?",
-                self.drop.id
-            )
-        })
+    fn key(&self, name: &str) -> String {
+        self.redis.of_drop(self.coupon, self.drop, name)
     }
 
-    /// Fails unless `n` more slots can be given out.
-    pub(crate) async fn needs_room(&self, n: u32) -> Result<i64> {
-        let count = self.count().await?;
-        let room = i64::from(self.drop.quantity) - count;
-        ensure!(
-            room >= i64::from(n),
-            "this needs {n} slots that were never given out; drop {} has {room}",
-            self.drop.id
-        );
-        Ok(count)
+    async fn run(&self, words: &[&str]) -> Result<()> {
+        Ok(self.redis.try_command(words).await?)
     }
 
-    pub(crate) fn once_per_coupon(&self) -> bool {
-        self.coupon.once_per == OncePer::Coupon
+    async fn number(&self, column: &str) -> Result<i64> {
+        let sql = format!("SELECT {column} FROM drops WHERE id = {}", self.drop);
+        Ok(self.sql.rows(&sql).await?[0][0].parse()?)
     }
 
-    /// Picks `n` users, ordered and spread over the drop, whose rows and admissions agree and who
-    /// are not affected yet.
-    pub(crate) async fn pick(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
+    async fn quantity(&self) -> Result<i64> {
+        self.number("quantity").await
+    }
+
+    async fn count(&self) -> Result<i64> {
+        let count: Option<i64> = self.redis.try_command(&["GET", &self.key("count")]).await?;
+        count.context("the drop has no counter in Redis; nothing was admitted yet?")
+    }
+
+    /// Picks `n` users, spread over the drop, whose rows and admissions agree and who are not
+    /// affected yet.
+    async fn pick(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
         let whole = self.whole().await?;
         let wanted = n as usize;
         ensure!(
             whole.len() >= wanted && n > 0,
             "COUNT is {n}, but only {} users with a row are left in drop {}: let more users claim first, or use a smaller COUNT",
             whole.len(),
-            self.drop.id
+            self.drop
         );
         let step = whole.len() / wanted;
         let picked: Vec<_> = (0..wanted)
             .map(|i| whole[i * step + step / 2].clone())
             .collect();
-        self.used.extend(picked.iter().map(|(slot, _)| *slot));
+        self.used.extend(picked.iter().map(|one| one.slot));
         Ok(picked)
     }
 
-    /// Picks the `n` users with the highest slots.
-    pub(crate) async fn pick_last(&mut self, n: u32) -> Result<Vec<(Slot, UserId)>> {
-        let whole = self.whole().await?;
-        ensure!(
-            whole.len() > n as usize,
-            "drop {} has only {} users",
-            self.drop.id,
-            whole.len()
-        );
-        let picked = whole[whole.len() - n as usize..].to_vec();
-        self.used.extend(picked.iter().map(|(slot, _)| *slot));
-        Ok(picked)
-    }
-
-    async fn whole(&self) -> Result<Vec<(Slot, UserId)>> {
-        let id = self.drop.id.0;
-        let rows: Vec<(Slot, String)> = self
-            .db
-            .run("rows of a drop", async move |conn| {
-                issued_coupons::table
-                    .filter(issued_coupons::drop_id.eq(id))
-                    .order(issued_coupons::slot)
-                    .select((issued_coupons::slot, issued_coupons::user_id))
-                    .load(conn)
-                    .await
-            })
-            .await?;
-        let admitted: Vec<(String, f64)> = self
-            .redis(
-                redis::cmd("ZRANGE")
-                    .arg(&self.keys.users)
-                    .arg(0)
-                    .arg(-1)
-                    .arg("WITHSCORES"),
-            )
-            .await?;
-        let admitted: HashMap<String, f64> = admitted.into_iter().collect();
-        let agrees = |slot: &Slot, user: &str| {
-            admitted
-                .get(user)
-                .is_some_and(|at| (at - f64::from(*slot)).abs() < 0.5)
-        };
-        Ok(rows
+    async fn whole(&self) -> Result<Vec<AffectedPerson>> {
+        let rows = try_rows(&self.sql, self.drop).await?;
+        let words = ["ZRANGE", &self.key("users"), "0", "-1", "WITHSCORES"];
+        let admitted: Vec<(String, i64)> = self.redis.try_command(&words).await?;
+        let admitted: BTreeMap<i64, String> = admitted
             .into_iter()
-            .filter(|(slot, user)| agrees(slot, user) && !self.used.contains(slot))
-            .map(|(slot, user)| (slot, UserId::from_store(user)))
+            .map(|(user, slot)| (slot, user))
+            .collect();
+        let rows = rows.into_iter().map(|(slot, user)| AffectedPerson {
+            slot: slot.into(),
+            user,
+        });
+        Ok(rows
+            .filter(|one| admitted.get(&one.slot) == Some(&one.user))
+            .filter(|one| !self.used.contains(&one.slot))
             .collect())
     }
 
-    /// Generates `n` user IDs that have never claimed.
-    pub(crate) fn make_up(&mut self, n: u32) -> Vec<UserId> {
-        let first = self.made_up;
-        self.made_up += n;
+    /// Generates `n` users who have never claimed, on slots from `first` on.
+    fn make_up(&mut self, n: u32, first: i64) -> Vec<AffectedPerson> {
         let tag = rand::random::<u32>();
-        (first..first + n)
-            .map(|i| UserId::from_store(format!("drift-{tag:08x}-{i}")))
+        let names = self.made_up..self.made_up + n;
+        self.made_up += n;
+        let names = names.map(|i| format!("drift-{tag:08x}-{i}"));
+        let people = (first..).zip(names);
+        people
+            .map(|(slot, user)| AffectedPerson { slot, user })
             .collect()
     }
 
-    /// Picks `n` users, and generates a new user for the slot of each.
-    pub(crate) async fn new_people_on_held_slots(&mut self, n: u32) -> Result<Vec<(i64, UserId)>> {
-        let owners = self.pick(n).await?.into_iter();
-        let slots = owners.map(|(slot, _)| i64::from(slot));
-        Ok(slots.zip(self.make_up(n)).collect())
-    }
-
-    /// Describes the drift that was injected for these users.
-    pub(crate) fn injected(&self, kind: Drift, people: &[(i64, UserId)], what: &str) -> Injected {
-        let shown: Vec<String> = people
-            .iter()
-            .take(20)
-            .map(|(slot, user)| format!("{user} (slot {slot})"))
-            .collect();
-        let more = people.len().saturating_sub(shown.len());
-        let more = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
-        };
-        let names = if shown.is_empty() {
-            String::new()
-        } else {
-            format!(": {}{more}", shown.join(", "))
-        };
-        Injected {
-            kind,
-            people: people
-                .iter()
-                .map(|(slot, user)| AffectedPerson {
-                    slot: *slot,
-                    user: user.to_string(),
-                })
-                .collect(),
-            summary: format!(
-                "coupon {} drop {}: {what}{names}",
-                self.coupon.id, self.drop.id
-            ),
-            stall: None,
+    async fn strangers_on_held_slots(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+        let held = self.pick(n).await?;
+        let mut people = self.make_up(n, 1);
+        for (one, held) in people.iter_mut().zip(held) {
+            one.slot = held.slot;
         }
+        Ok(people)
     }
-}
 
-/// Converts slots to signed numbers, because drift may contain invalid slots.
-pub(crate) fn signed(people: &[(Slot, UserId)]) -> Vec<(i64, UserId)> {
-    people
-        .iter()
-        .map(|(slot, user)| (i64::from(*slot), user.clone()))
-        .collect()
-}
+    /// Puts a user on a slot in Redis.
+    async fn place(&self, one: &AffectedPerson) -> Result<()> {
+        let slot = one.slot.to_string();
+        self.run(&["ZADD", &self.key("users"), &slot, &one.user])
+            .await?;
+        let once = format!("SELECT once_per FROM coupons WHERE id = {}", self.coupon);
+        if self.sql.rows(&once).await?[0][0] == "coupon" {
+            let held = format!("{}:{slot}", self.drop);
+            let claimants = self.redis.claimants(self.coupon);
+            self.run(&["HSET", &claimants, &one.user, &held]).await?;
+        }
+        Ok(())
+    }
 
-async fn find(db: &Db, coupon: Option<i64>, drop: Option<i64>) -> Result<(Coupon, Drop)> {
-    let found: Option<(i64, i64)> = db
-        .run("find drop", async move |conn| {
-            let mut query = drops::table
-                .select((drops::id, drops::coupon_id))
-                .into_boxed();
-            if let Some(coupon) = coupon {
-                query = query.filter(drops::coupon_id.eq(coupon));
-            }
-            query = match drop {
-                Some(drop) => query.filter(drops::id.eq(drop)),
-                None => query
-                    .filter(drops::opens_at.le(chrono::Utc::now().naive_utc()))
-                    .filter(drops::sealed_at.is_null()),
-            };
-            let newest_first: Vec<(i64, i64)> = query
-                .order((drops::opens_at.desc(), drops::created_at.desc()))
-                .load(conn)
+    async fn forget(&self, one: &AffectedPerson) -> Result<()> {
+        self.run(&["ZREM", &self.key("users"), &one.user]).await?;
+        self.run(&["HDEL", &self.redis.claimants(self.coupon), &one.user])
+            .await
+    }
+
+    /// Admits new users on slots from `first` on, ten seconds ago, without telling any other store.
+    async fn admit(&mut self, n: u32, first: i64) -> Result<Vec<AffectedPerson>> {
+        let people = self.make_up(n, first);
+        let at = self.redis.now_ms().await - 10_000;
+        for one in &people {
+            self.place(one).await?;
+            let slot = one.slot.to_string();
+            self.run(&["HSET", &self.key("times"), &slot, &at.to_string()])
                 .await?;
-            for found in &newest_first {
-                let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq(found.0));
-                if rows
-                    .select(issued_coupons::slot)
-                    .first::<Slot>(conn)
-                    .await
-                    .optional()?
-                    .is_some()
-                {
-                    return Ok(Some(*found));
-                }
-            }
-            Ok(newest_first.into_iter().next())
-        })
-        .await?;
-    let Some((drop, coupon)) = found else {
-        bail!("no such drop has opened: create a coupon first")
-    };
-    let (coupon, drops) = db
-        .coupon(CouponId(coupon))
-        .await?
-        .context("the coupon is gone")?;
-    let drop = drops
-        .into_iter()
-        .find(|d| d.id.0 == drop)
-        .context("the drop is gone")?;
-    Ok((coupon, drop))
+            self.run(&["SET", &self.key("count"), &slot]).await?;
+        }
+        Ok(people)
+    }
+
+    async fn move_count(&self, by: i64) -> Result<Vec<AffectedPerson>> {
+        let count = self.count().await? + by;
+        self.run(&["SET", &self.key("count"), &count.to_string()])
+            .await?;
+        Ok(Vec::new())
+    }
+
+    /// Lowers the quantity below the slots of the last `n` users, whose rows are gone.
+    async fn shrink(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+        let mut people = self.whole().await?;
+        ensure!(people.len() > n as usize, "only {} users", people.len());
+        let people = people.split_off(people.len() - n as usize);
+        let quantity = people[0].slot - 1;
+        self.delete_rows(&people).await?;
+        let sql = format!(
+            "UPDATE drops SET quantity = {quantity} WHERE id = {}",
+            self.drop
+        );
+        self.sql.rows(&sql).await?;
+        self.run(&["HSET", &self.key("meta"), "quantity", &quantity.to_string()])
+            .await?;
+        Ok(people)
+    }
+
+    /// Ensures that `n` slots are left. If too few are, takes slots from users without a record, as
+    /// a support agent might.
+    async fn make_room(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+        let left = self.quantity().await? - self.count().await?;
+        let wanted = u32::try_from(i64::from(n) - left).unwrap_or(0);
+        if wanted == 0 {
+            return Ok(Vec::new());
+        }
+        let gone = self.pick(wanted).await?;
+        self.delete_rows(&gone).await?;
+        for one in &gone {
+            let slot = one.slot.to_string();
+            self.forget(one).await?;
+            self.run(&["HDEL", &self.key("times"), &slot]).await?;
+            self.run(&["ZADD", &self.key("free"), &slot, &slot]).await?;
+        }
+        Ok(gone)
+    }
+
+    /// Closes the drop with `n` free slots.
+    async fn close(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+        let gone = self.make_room(n).await?;
+        let closed = format!(
+            "UPDATE drops SET closes_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE id = {}",
+            self.drop
+        );
+        self.sql.rows(&closed).await?;
+        let at = self
+            .number("CAST(ROUND(UNIX_TIMESTAMP(closes_at) * 1000) AS SIGNED)")
+            .await?;
+        self.run(&["HSET", &self.key("meta"), "closes_at_ms", &at.to_string()])
+            .await?;
+        Ok(gone)
+    }
+
+    /// Moves rows to the revocations. Passes leave recent ones to the API.
+    async fn revoke(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+        let people = self.pick(n).await?;
+        for AffectedPerson { slot, user } in &people {
+            let sql = format!(
+                "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, revoked_at)
+                 VALUES ({}, {}, {}, {slot}, '{user}', 'drift', 'drift', UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE)",
+                rand::random_range(1..1_i64 << 50),
+                self.coupon,
+                self.drop
+            );
+            self.sql.rows(&sql).await?;
+        }
+        self.delete_rows(&people).await?;
+        Ok(people)
+    }
+
+    async fn add_dead_letters(&self, people: &[AffectedPerson]) -> Result<()> {
+        for AffectedPerson { slot, user } in people {
+            let sql = format!(
+                "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)
+                 VALUES ({}, {}, {slot}, '{user}', 'made by firstcome-drift')",
+                self.coupon, self.drop
+            );
+            self.sql.rows(&sql).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_rows(&self, people: &[AffectedPerson]) -> Result<()> {
+        let slots: Vec<String> = people.iter().map(|one| one.slot.to_string()).collect();
+        let sql = format!(
+            "DELETE FROM issued_coupons WHERE drop_id = {} AND slot IN ({})",
+            self.drop,
+            slots.join(", ")
+        );
+        self.sql.rows(&sql).await.map(drop)
+    }
 }

@@ -121,7 +121,7 @@ fn drop_keeps_its_alerts_when_its_repairs_are_held_back_or_fail() {
 fn reopening_the_gate_alone_sends_no_mail() {
     let mut duty = Duty::default();
     let gate = Finding {
-        action: ActionKind::OpenGate,
+        action: ActionKind::Open,
         kind: Kind::RedisLost,
         ..stalled("was closed")
     };
@@ -135,7 +135,7 @@ fn reopening_the_gate_alone_sends_no_mail() {
         ""
     );
     let rebuilt = Finding {
-        action: ActionKind::Rebuild,
+        action: ActionKind::Project,
         ..finding(Kind::RedisLost, 0, Outcome::Applied)
     };
     let both = Run {
@@ -236,7 +236,7 @@ fn drift_of_each_kind_drop_and_reason_has_its_own_alert() {
     );
     assert_eq!(duty.sees(4, &general(Status::Drift, vec![lag(6)])), "");
     let kafka = Finding {
-        case: FindingCase::Unreadable,
+        case: FindingCase::Plain,
         ..stalled("a batch cannot be read")
     };
     assert_eq!(
@@ -358,30 +358,22 @@ fn summary_of_a_single_finding_outside_drops_names_its_place() {
         duty.sees(0, &general(Status::Drift, vec![finding]));
         duty.only().summary.clone()
     };
-    let of_drop = |case, detail: &str| Finding {
+    let few = Finding {
         coupon_id: Some(CouponId(3)),
         drop_id: Some(DropId(7)),
         result: Outcome::Failed,
-        case,
-        ..Finding::general(Kind::Unissued, ActionKind::Report, detail)
+        ..Finding::general(Kind::CountMismatch, ActionKind::Report, "rows are missing")
     };
-    let torn = "drops of this coupon cannot be created";
-    assert_eq!(
-        summary(of_drop(FindingCase::Plain, torn)),
-        format!("drop 7 of coupon 3: {torn}")
-    );
+    assert_eq!(summary(few), "drop 7 of coupon 3: rows are missing");
     let list = Finding {
         coupon_id: Some(CouponId(3)),
-        case: FindingCase::AllowListDiffers,
-        ..Finding::general(Kind::CountMismatch, ActionKind::WriteMeta, "it is torn")
+        ..Finding::general(
+            Kind::SettingsMismatch,
+            ActionKind::WriteSettings,
+            "it is torn",
+        )
     };
     assert_eq!(summary(list), "coupon 3: it is torn");
-    let closed = "coupon 3 stays closed and answers 503: it is torn";
-    let gate = Finding {
-        coupon_id: Some(CouponId(3)),
-        ..Finding::general(Kind::RedisLost, ActionKind::OpenGate, closed)
-    };
-    assert_eq!(summary(gate), closed);
 }
 
 #[test]

@@ -10,8 +10,8 @@ use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
-use firstcome_shared::redis::gate::GateReading;
-use firstcome_shared::redis::reads::DropNumbers;
+use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::reads::DropState as DropNumbers;
 use tokio::time::timeout;
 
 use crate::record;
@@ -168,14 +168,12 @@ impl Reader {
         let total = shown.len();
         let at = Utc::now();
         let facts = Arc::clone(&self.facts);
-        let gate = timeout(PATIENCE, self.stores.redis.gate())
+        let live = timeout(PATIENCE, self.live(&shown))
             .await
             .ok()
             .and_then(Result::ok);
-        let (numbers, verified) = match &gate {
-            Some(gate) => self.live(gate, &shown).await,
-            None => (HashMap::new(), HashSet::new()),
-        };
+        let redis_answers = live.is_some();
+        let (numbers, verified) = live.unwrap_or_default();
         if self.mysql_answers {
             // If a count takes too long, show the previous result. The other reads show whether
             // MySQL answers.
@@ -186,6 +184,11 @@ impl Reader {
             }
         }
         self.settle(&shown, &numbers);
+        let gate_is_open = redis_answers.then(|| {
+            shown
+                .iter()
+                .all(|(coupon, _)| verified.contains(&coupon.id))
+        });
         let seen = |(coupon, drop): (Coupon, Drop)| SeenDrop {
             numbers: numbers.get(&drop.id).cloned(),
             counted: self.counted.get(&drop.id).copied(),
@@ -200,7 +203,7 @@ impl Reader {
         };
         Snapshot {
             at,
-            gate_is_open: gate.map(|gate| gate.is_open()),
+            gate_is_open,
             mysql_answers: self.mysql_answers,
             drops: shown.into_iter().map(seen).collect(),
             facts,
@@ -248,38 +251,22 @@ impl Reader {
     /// Reads the counts of these drops from Redis, and the verified coupons.
     async fn live(
         &self,
-        gate: &GateReading,
         shown: &[(Coupon, Drop)],
-    ) -> (HashMap<DropId, DropNumbers>, HashSet<CouponId>) {
+    ) -> Result<(HashMap<DropId, DropNumbers>, HashSet<CouponId>), RedisError> {
         let redis = &self.stores.redis;
         let keys: Vec<_> = shown
             .iter()
             .map(|(coupon, drop)| redis.keys(coupon.id, drop.id))
             .collect();
-        let mut eras: Vec<(CouponId, u64)> = shown
+        let servers = redis.servers().await?;
+        let states = redis.drop_states(&keys).await?;
+        let verified = shown
             .iter()
-            .map(|(coupon, _)| (coupon.id, coupon.era))
-            .collect();
-        eras.sort_unstable();
-        eras.dedup();
-        let coupons: Vec<CouponId> = eras.iter().map(|(coupon, _)| *coupon).collect();
-        let read = async { tokio::join!(redis.drop_numbers(&keys), redis.coupon_gates(&coupons)) };
-        let Ok((numbers, gates)) = timeout(PATIENCE, read).await else {
-            return (HashMap::new(), HashSet::new());
-        };
-        let numbers = shown
-            .iter()
-            .zip(numbers)
-            .filter_map(|((_, drop), numbers)| Some((drop.id, numbers.ok()?)));
-        let life = gate.life();
-        let verified = eras
-            .iter()
-            .zip(gates.unwrap_or_default())
-            .filter(|((coupon, era), gate)| gate.is_open(&life, *coupon, *era));
-        (
-            numbers.collect(),
-            verified.map(|((coupon, _), _)| *coupon).collect(),
-        )
+            .zip(&states)
+            .filter(|((coupon, _), state)| state.gate.is_open(servers.of(coupon.id), coupon.era));
+        let verified = verified.map(|((coupon, _), _)| coupon.id).collect();
+        let numbers = shown.iter().map(|(_, drop)| drop.id).zip(states);
+        Ok((numbers.collect(), verified))
     }
 
     /// Counts the dead letters periodically.
@@ -468,13 +455,11 @@ mod tests {
 
     fn adding(count: Option<i64>, [users, free, waiting, rows]: [u64; 4]) -> bool {
         let numbers = DropNumbers {
-            meta: None,
             count,
             users,
             free,
             waiting,
-            has_promised_waiting: false,
-            highest: 0,
+            ..DropNumbers::default()
         };
         adds_up(
             &numbers,

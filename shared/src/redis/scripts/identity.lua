@@ -1,4 +1,6 @@
--- Prepended to every script.
+-- Prepended to every script. All scripts have one order of KEYS: 1 gate 2 revision 3 claimants 4 revoked 5 allowed 6 allow_list,
+-- then meta, count, users, free, waiting, times of each drop.
+
 -- The identity of this server: one process from one promotion to the next. nil on a replica, whose data may be old.
 local function identity()
     local info = redis.call('INFO', 'server', 'replication')
@@ -6,52 +8,39 @@ local function identity()
     local run_id, promotion = string.match(info, '\nrun_id:(%x+)'), string.match(info, '\nmaster_replid2:(%x+)')
     return run_id and promotion and run_id .. ':' .. promotion
 end
--- Whether a coupon is still in the era `SERVER ERA` that the caller read, on that server.
-local function is_in_era(gate, fence)
-    local server, found = identity(), redis.pcall('GET', gate)
-    if not server or string.sub(fence, 1, #server + 1) ~= server .. ' ' then return false end
-    return found == fence .. ' open' or found == fence .. ' closed'
+-- Whether `SERVER ERA …` names this server.
+local function is_here(text)
+    local server = identity()
+    return server and string.sub(text, 1, #server + 1) == server .. ' '
 end
--- Counts a change of a coupon. A lower number shows the reconciler that an older state was restored into this Redis.
-local function count_change(version)
-    -- Delete a value that is not a number, which then looks like an older state.
-    if type(redis.pcall('INCR', version)) == 'table' then redis.call('DEL', version) end
+-- 'open' or 'closed' if the coupon is still in the era `SERVER ERA` that the caller read, on that server; else nil.
+local function gate_state(fence)
+    local gate = redis.pcall('GET', KEYS[1])
+    if not is_here(fence) then return nil end
+    return gate == fence .. ' open' and 'open' or gate == fence .. ' closed' and 'closed' or nil
 end
--- The highest revision that a script or program accepts. A higher one was written by hand: it would refuse all later writes.
-local HIGHEST_REVISION = 2 ^ 40
--- A revision in Redis. A value that Firstcome did not write counts as missing, whatever its type.
+-- A revision in Redis. A value that Firstcome did not write counts as missing (`HIGHEST_REVISION` in gate.rs): a higher one
+-- would refuse all later writes.
 local function revision_in(text)
-    local number = type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') and tonumber(text)
-    return number and number <= HIGHEST_REVISION and number or 0
+    local number = type(text) == 'string' and string.match(text, '^%d+$') and tonumber(text)
+    return number and number <= 2 ^ 40 and number or 0
 end
--- A whole number as programs write it; nil for anything else.
-local function number_in(text)
-    local is_number = type(text) == 'string' and #text <= 15 and (text == '0' or string.match(text, '^-?[1-9]%d*$'))
-    return is_number and tonumber(text) or nil
+local function now_ms()
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
 end
-local function count_in(text)
-    local number = number_in(text)
-    return number and number >= 0 and number or nil
-end
--- The fields of `meta`, in the order of `is_whole`.
-local META = {'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow', 'closed_early'}
--- Whether a drop has all its settings. Without one of them, users would be admitted who may not claim, may not claim now, or
--- have a coupon.
-local function is_whole(fields)
-    local function is_count(text) return (count_in(text) or 2 ^ 32) < 2 ^ 32 end
-    local function is_flag(text) return text == '0' or text == '1' end
-    local is_once = fields[5] == 'coupon' or fields[5] == 'drop'
-    return is_count(fields[1]) and number_in(fields[2]) and (fields[3] == '' or number_in(fields[3])) and is_flag(fields[4])
-        and is_once and is_count(fields[6]) and fields[7] and is_flag(fields[8])
-end
--- The numbers of fields that `claimants` and `revoked` must have; nil if unknown. With them, a lost field is noticed.
-local function expected_fields(sizes)
-    local found = redis.pcall('HMGET', sizes, 'claimants', 'revoked')
-    return count_in(found[1]), count_in(found[2])
-end
--- Records that the script added fields to one of these hashes (or removed them, if negative). A lost field remains lost.
-local function count_fields(sizes, name, change)
-    local claimants, revoked = expected_fields(sizes)
-    local is_known = name == 'claimants' and claimants or name == 'revoked' and revoked
-    if is_known and change ~= 0 then redis.call('HINCRBY', sizes, name, change) end
+-- The users' revocations: `ID` if all claims of the user are void, `ID:TIME` if claims admitted after that time are valid.
+-- Returns the times until which the users' claims are void, by their places in `users`: infinite if all are. Without a
+-- revocation the table has no entry.
+local function void_times(drop, per_coupon, users)
+    local times = {}
+    local size = redis.call('HLEN', KEYS[4])
+    -- One field is usually the mark that `gate.lua` sets.
+    if #users == 0 or size == 0 or size == 1 and redis.call('HEXISTS', KEYS[4], '') == 1 then return times end
+    local fields = {}
+    for i, user in ipairs(users) do fields[i] = per_coupon and user or drop .. ':' .. user end
+    for i, text in ipairs(redis.call('HMGET', KEYS[4], unpack(fields))) do
+        if text then times[i] = tonumber(string.match(text, '^%d+:(%d+)$') or '') or math.huge end
+    end
+    return times
 end

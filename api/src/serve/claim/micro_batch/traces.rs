@@ -1,12 +1,10 @@
-//! Traces of a call: a span for each sampled claim, and the trace context stored for repairs.
+//! Traces of a call: a span for each sampled claim.
 
 use firstcome_shared::domain::DropId;
-use firstcome_shared::redis::AdmissionKey;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
-use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::trace::{self, SpanEnd, SpanKind, TraceSpan, key};
 
-use super::{AdmittedClaim, MicroBatches, PendingClaim};
+use super::PendingClaim;
 
 /// Exports the spans of a call.
 pub(super) fn admissions(
@@ -60,32 +58,4 @@ pub(super) fn admissions(
         };
         span.export(SpanEnd::Fine);
     }
-}
-
-/// Stores the trace contexts of new admissions in the background, so that a repair can continue
-/// the trace of a claim whose message is lost.
-pub(super) fn keep<'c>(
-    batches: &MicroBatches,
-    keys: &DropKeys,
-    admitted: impl Iterator<Item = &'c AdmittedClaim>,
-) {
-    let sampled = admitted.filter_map(|claim| {
-        let trace = claim.trace.filter(|trace| trace.sampled)?;
-        let admission = AdmissionKey {
-            slot: claim.slot,
-            at_ms: claim.admitted_at_ms?,
-        };
-        Some((admission, trace))
-    });
-    let sampled: Vec<_> = sampled.collect();
-    if sampled.is_empty() {
-        return;
-    }
-    let redis = batches.redis.clone();
-    let keys = keys.clone();
-    batches.in_flight.spawn(async move {
-        if let Err(error) = redis.keep_traces(&keys, &sampled).await {
-            tracing::debug!(%error, traces = sampled.len(), "traces are not kept: a repair will not find them");
-        }
-    });
 }

@@ -10,7 +10,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::repair::{CouponRead, Lowered, Withheld};
+use firstcome_shared::redis::settings::{CouponRead, Lowered, Withheld};
 
 use super::body::WantedChange;
 use super::windows::{self, WindowPlan, is_not_closed};
@@ -206,7 +206,7 @@ impl<'a> ChangeAttempt<'a> {
             if let Err(error) = self
                 .services
                 .redis
-                .write_meta(keys, self.coupon.revision, &meta)
+                .write_settings(keys, self.coupon.revision, &meta)
                 .await
             {
                 tracing::warn!(%error, drop = %drop.id, "settings in Redis differ from MySQL; the reconciler corrects them");

@@ -27,7 +27,7 @@ use firstcome_shared::mysql::change::Revision;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::repair::Done;
+use firstcome_shared::redis::settings::Written;
 
 use self::attempt::ChangeAttempt;
 pub(crate) use self::body::ChangeBody;
@@ -290,14 +290,14 @@ async fn write_all(
         let keys = services.redis.keys(coupon.id, drop.id);
         match services
             .redis
-            .write_meta(&keys, coupon.revision, &DropMeta::of(coupon, drop))
+            .write_settings(&keys, coupon.revision, &DropMeta::of(coupon, drop))
             .await?
         {
-            Done::Applied(()) => {}
-            Done::Changed => return Ok(false),
+            Written::Yes => {}
+            Written::Outdated => return Ok(false),
             // A drop that is not loaded admits no user. When the reconciler loads it from MySQL,
             // the change is included.
-            Done::Stale => {
+            Written::Unloaded | Written::Stale => {
                 tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop");
             }
         }

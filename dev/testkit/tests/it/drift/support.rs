@@ -1,26 +1,23 @@
-//! Shared helpers of the drift tests: injected drift, a dump of all stores, expected findings, slow
-//! passes and mails.
+//! Shared helpers of the drift tests: injected drift, a dump of all stores, the findings of a run,
+//! and mails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use firstcome_reconciler::report::{DropReport, Kind, Outcome, Run, Status};
-use firstcome_stack::{FaultProxy, MysqlServer, ProxyFault};
-use firstcome_testkit::drift::{Drift, DriftStoreArgs, Injected, Injector};
+use firstcome_testkit::drift::{Drift, Injected, Injector};
 use firstcome_testkit::{
-    LIMIT, MadeCoupon, PromisedAnswer, ReconcilerClient, Running, World, assert_clean, assert_kept,
-    eventually, eventually_some, redis_holders, rows, shared, status_of,
+    LIMIT, MadeCoupon, PromisedAnswer, World, assert_kept, eventually, redis_holders, rows,
 };
 use mail_parser::MessageParser;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Longest wait for a mail.
 const MAILED: Duration = Duration::from_secs(20);
 
 /// Injects drift into a drop.
 pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
-    let stores = DriftStoreArgs::of(|name| world.find_setting(name)).unwrap();
-    Injector::new(&stores, Some(coupon.id), Some(coupon.drop))
+    let (sql, redis) = (world.sql.clone(), world.redis.clone());
+    Injector::new(sql, redis, Some(coupon.id), Some(coupon.drop))
         .await
         .unwrap()
 }
@@ -38,6 +35,80 @@ pub(crate) async fn lose_rows(world: &World, coupon: &MadeCoupon, slots: &str) {
     world.sql.query(&delete).await;
 }
 
+/// A finding of a run, as its JSON has it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Found {
+    pub(crate) kind: String,
+    pub(crate) user: Option<String>,
+    pub(crate) result: String,
+    pub(crate) detail: String,
+}
+
+/// Returns the findings about a coupon.
+pub(crate) fn found_in(run: &Value, coupon: &MadeCoupon) -> Vec<Found> {
+    let drops = run["drops"].as_array().into_iter().flatten();
+    let of_drops = drops.filter(|drop| drop["drop_id"] == coupon.drop);
+    let of_drops = of_drops.flat_map(|drop| drop["findings"].as_array().into_iter().flatten());
+    let others = run["findings"].as_array().into_iter().flatten();
+    let others = others.filter(|finding| finding["coupon_id"] == coupon.id);
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    of_drops
+        .chain(others)
+        .map(|finding| Found {
+            kind: text(&finding["kind"]).expect("a kind"),
+            user: text(&finding["user_id"]),
+            result: text(&finding["result"]).expect("a result"),
+            detail: text(&finding["detail"]).unwrap_or_default(),
+        })
+        .collect()
+}
+
+/// Runs a pass on the command line that must end with this exit code and status. Returns its JSON.
+pub(crate) async fn pass_ends(world: &World, args: &[&str], ends: (i32, &str)) -> Value {
+    let once = world.once_with(args, &[]).await;
+    let run = once.json();
+    let status = run["status"].as_str().unwrap_or_default();
+    assert_eq!((once.code, status), ends, "{run:#}\n{}", once.log);
+    run
+}
+
+pub(crate) const CLEAN: (i32, &str) = (0, "clean");
+pub(crate) const REPAIRED: (i32, &str) = (0, "repaired");
+pub(crate) const DRIFT: (i32, &str) = (1, "drift");
+pub(crate) const BRAKED: (i32, &str) = (1, "braked");
+
+/// Runs a pass that must examine the users and rows of this drop and find nothing.
+pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
+    clean_pass_of(world, &[coupon]).await;
+}
+
+/// Runs a pass that must examine the users and rows of these drops and find nothing.
+pub(crate) async fn clean_pass_of(world: &World, coupons: &[&MadeCoupon]) {
+    let run = pass_ends(world, &["--deep"], CLEAN).await;
+    let drops = run["drops"].as_array().expect("drops");
+    for coupon in coupons {
+        let of = |report: &&Value| report["drop_id"] == coupon.drop;
+        let report = drops.iter().find(of).expect("the drop was examined");
+        let examined = |what: &str| report["examined"][what].as_u64() > Some(0);
+        assert!(
+            report["exact"] == true && examined("users") && examined("rows"),
+            "{report:#}"
+        );
+    }
+}
+
+/// Runs a dry run that must find something and change nothing.
+pub(crate) async fn dry_run(world: &World) -> Value {
+    let before = everything(world).await;
+    let run = pass_ends(world, &["--dry-run"], DRIFT).await;
+    assert_eq!(
+        before,
+        everything(world).await,
+        "a dry run changed something"
+    );
+    run
+}
+
 /// All data of the product, except the records that passes write about themselves.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Everything {
@@ -49,12 +120,14 @@ pub(crate) struct Everything {
 /// Reads keys with their types, values and times to live, the rows of all tables, the group's
 /// offsets and the end offsets of the topic.
 pub(crate) async fn everything(world: &World) -> Everything {
-    const OF_PASSES: [&str; 8] = [
+    const OF_PASSES: [&str; 10] = [
         "reconcile_runs",
         "reconcile_findings",
         "held_back",
         "alerts",
         "mail_outbox",
+        "webhook_outbox",
+        "outbox",
         "reconciler_state",
         "processes",
         "ops_actions",
@@ -85,82 +158,6 @@ pub(crate) async fn everything(world: &World) -> Everything {
     }
 }
 
-/// A finding, identified by its subject.
-pub(crate) type FoundDrift = (Kind, Option<i64>, Option<String>);
-
-pub(crate) fn found(run: &Run) -> BTreeMap<FoundDrift, Outcome> {
-    run.all_findings()
-        .map(|f| ((f.kind, f.slot, f.user_id.clone()), f.result))
-        .collect()
-}
-
-/// Returns the expected findings of injected drift: each user by name, or the drop as a whole.
-pub(crate) fn expected(kind: Kind, done: &Injected) -> BTreeSet<FoundDrift> {
-    if done.people.is_empty() {
-        return [(kind, None, None)].into();
-    }
-    done.people
-        .iter()
-        .map(|hit| (kind, Some(hit.slot), Some(hit.user.clone())))
-        .collect()
-}
-
-/// Fails unless the run found exactly these findings.
-pub(crate) fn assert_found(run: &Run, expected: &BTreeSet<FoundDrift>) {
-    let found = found(run).into_keys().collect();
-    assert_eq!(expected, &found, "{run:#?}");
-}
-
-/// Returns the findings of a run in one drop.
-pub(crate) fn found_in(run: &Run, drop: i64) -> BTreeSet<FoundDrift> {
-    report(run, drop)
-        .findings
-        .iter()
-        .map(|f| (f.kind, f.slot, f.user_id.clone()))
-        .collect()
-}
-
-/// Runs a dry run on the command line that must find something and change nothing.
-pub(crate) async fn dry_run(world: &World) -> Run {
-    let before = everything(world).await;
-    let dry = world.once_with(&["--dry-run"], &[]).await;
-    let after = everything(world).await;
-    assert_eq!(before, after, "a dry run changed something");
-    assert_eq!(dry.code, 1, "{}", dry.log);
-    let run = dry.run();
-    assert!(
-        run.dry_run
-            && run
-                .all_findings()
-                .all(|f| matches!(f.result, Outcome::Planned | Outcome::Skipped)),
-        "{run:#?}"
-    );
-    run
-}
-
-/// Runs a dry run that must list exactly these findings.
-pub(crate) async fn dry_run_lists(world: &World, expected: &BTreeSet<FoundDrift>) -> Run {
-    let run = dry_run(world).await;
-    assert_found(&run, expected);
-    run
-}
-
-/// Runs a pass on the command line that must examine the users and rows of this drop and find
-/// nothing.
-pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
-    let once = world.once_with(&[], &[]).await;
-    assert_eq!(once.code, 0, "{}", once.log);
-    assert_clean(&once.run(), coupon);
-}
-
-/// Runs a pass on the command line that must end with this exit code and status.
-pub(crate) async fn pass_ends(world: &World, args: &[&str], ends: (i32, Status)) -> Run {
-    let once = world.once_with(args, &[]).await;
-    let run = once.run();
-    assert_eq!((once.code, run.status), ends, "{run:#?}\n{}", once.log);
-    run
-}
-
 /// Waits until no key with this prefix is left in Redis.
 pub(crate) async fn until_expired(world: &World, prefix: &str) {
     eventually("the keys expire", LIMIT, async || {
@@ -168,14 +165,6 @@ pub(crate) async fn until_expired(world: &World, prefix: &str) {
         !names.iter().any(|name| name.starts_with(prefix))
     })
     .await;
-}
-
-/// Returns the run's report about a drop.
-pub(crate) fn report(run: &Run, drop: i64) -> &DropReport {
-    run.drops
-        .iter()
-        .find(|report| report.drop_id.0 == drop)
-        .expect("the drop was examined")
 }
 
 /// Checks that Redis and MySQL agree on every user, the counts add up, nobody waits while a slot is
@@ -305,82 +294,4 @@ pub(crate) async fn explained(world: &World, coupon: &MadeCoupon, user: &str) ->
     let cli = world.start("firstcome-reconciler", &args, &[]);
     assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
     serde_json::from_str(&cli.all_stdout().await).unwrap()
-}
-
-/// Backdates the last pass of a schedule by two hours.
-pub(crate) async fn ran_two_hours_ago(world: &World, schedule: &str) {
-    let ago = "DATE_FORMAT(UTC_TIMESTAMP() - INTERVAL 2 HOUR, '%Y-%m-%dT%H:%i:%s+00:00')";
-    let statement =
-        format!("UPDATE reconciler_state SET value = {ago} WHERE name = 'last_run:{schedule}'");
-    world.sql.query(&statement).await;
-}
-
-/// Runs a pass that must have exactly these findings and repair them all.
-pub(crate) async fn pass_repairs(world: &World, expected: &BTreeSet<FoundDrift>) -> Run {
-    let run = pass_ends(world, &[], (0, Status::Repaired)).await;
-    assert_found(&run, expected);
-    assert!(
-        run.all_findings()
-            .all(|f| f.result == Outcome::Applied && !f.needs_person),
-        "{run:#?}"
-    );
-    run
-}
-
-/// A daemon whose connection to MySQL can be slowed or cut, and whose passes take many small steps.
-pub(crate) struct Hindered {
-    pub(crate) proxy: FaultProxy,
-    pub(crate) daemon: Running<ReconcilerClient>,
-}
-
-impl Hindered {
-    pub(crate) async fn start(world: &World, env: &[(&str, &str)]) -> Self {
-        let mysql = &shared().await.mysql;
-        let hindered = Self::over(world, mysql, mysql.proxy().await.unwrap(), env).await;
-        // Waits for the end of its first pass.
-        hindered.daemon.reconcile(&json!({})).await;
-        hindered
-    }
-
-    /// Starts the daemon with a different MySQL.
-    pub(crate) async fn over(
-        world: &World,
-        mysql: &MysqlServer,
-        proxy: FaultProxy,
-        env: &[(&str, &str)],
-    ) -> Self {
-        let url = mysql.database_url_via(&proxy, world.database());
-        let mut all = vec![
-            ("DATABASE_URL", url.as_str()),
-            ("FIRSTCOME_TEST_RECONCILE_PAGE_SLOTS", "10"),
-        ];
-        all.extend(env);
-        let daemon = world.daemon_with(&all).await;
-        Self { proxy, daemon }
-    }
-
-    /// Begins a pass that takes seconds, and waits until it is running. Returns its ID.
-    pub(crate) async fn begin_slow_pass(&self, world: &World) -> String {
-        self.proxy
-            .set(ProxyFault::Delay(Duration::from_millis(40)))
-            .await
-            .unwrap();
-        // The request is refused while a scheduled pass is running.
-        let reply = eventually_some("the pass is accepted", LIMIT, async || {
-            let reply = self.daemon.ask(&json!({"wait": false})).await;
-            if reply.status == 202 {
-                Ok(reply)
-            } else {
-                Err(reply.text)
-            }
-        })
-        .await;
-        let id = reply.body["run_id"].as_str().unwrap().to_owned();
-        assert_eq!(reply.location(), Some(format!("/v1/runs/{id}").as_str()));
-        eventually("the pass is running", LIMIT, async || {
-            status_of(world, &id).await.as_deref() == Some("running")
-        })
-        .await;
-        id
-    }
 }

@@ -26,7 +26,7 @@ async fn restart(server: &RedisServer) {
 }
 
 #[tokio::test]
-async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
+async fn a_coupon_with_a_key_of_the_wrong_type_is_rebuilt_and_closes_no_other() {
     let (server, stores) = own_redis().await;
     let fixture = Fixture::of(impatient(stores, "gate-own").await).await;
     let api = &fixture.api;
@@ -42,12 +42,32 @@ async fn a_coupon_that_cannot_be_verified_does_not_close_others() {
     restart(&server).await;
     let someone = people(6).split_off(5);
     until_promised(api, good.id, &someone[0]).await;
-    assert!(api.claim(odd.id, &someone[0]).await.is("unavailable"));
-    world.redis.command::<()>(&["DEL", &free]).await;
     until_promised(api, odd.id, &someone[0]).await;
     answers.extend(rush(&[api], good.id, &people(20), 20).await);
     all_issued(world, good.drop, 20).await;
     assert_exact(world, &good, 20, &answers).await;
+    assert_eq!(daemon.process.stop().await, 0);
+}
+
+/// Whatever closes a coupon, it is opened again without a schedule: here one that an API creates
+/// while the others are being rebuilt.
+#[tokio::test]
+async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_schedule() {
+    let (server, stores) = own_redis().await;
+    let world = impatient(stores, "gate-new").await;
+    world.set("RECONCILE_CRON", "0 0 0 1 1 *");
+    let fixture = Fixture::of(world).await;
+    let api = &fixture.api;
+    let (old, mut answers) = fixture.held("Old", 20, 5).await;
+    let daemon = fixture.world.daemon().await;
+    command(&server, &["FLUSHALL"]).await;
+    let new = api.open_coupon(20).await;
+    let someone = people(6).split_off(5);
+    until_promised(api, new.id, &someone[0]).await;
+    until_promised(api, old.id, &someone[0]).await;
+    answers.extend(rush(&[api], old.id, &people(20), 20).await);
+    all_issued(&fixture.world, old.drop, 20).await;
+    assert_exact(&fixture.world, &old, 20, &answers).await;
     assert_eq!(daemon.process.stop().await, 0);
 }
 
@@ -177,14 +197,13 @@ async fn demote(master: &RedisServer, to_replica_of: &RedisServer) {
     eventually("the master has the old data", HEALED, has_data).await;
 }
 
-/// Runs a pass, swaps Redis while the pass is suspended at this point, and fails if the pass writes
-/// to the new Redis. Returns the reason why the pass ended.
-async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce()) -> String {
-    let stall = format!("{point}:1:5000");
+/// Runs a pass, swaps Redis while the pass is suspended before it inserts rows, and fails if the
+/// pass writes to the new Redis.
+async fn swapped_in_mid_pass(world: &World, swap: impl AsyncFnOnce()) {
     let pass = world.start(
         "firstcome-reconciler",
         &["once"],
-        &[("FIRSTCOME_STALL_AT", &stall)],
+        &[("FIRSTCOME_STALL_AT", "repair_begun:1:5000")],
     );
     eventually("the pass has reached the point", HEALED, async || {
         pass.log().contains("stall point")
@@ -195,14 +214,12 @@ async fn swapped_in_mid_pass(world: &World, point: &str, swap: impl AsyncFnOnce(
     swap().await;
     let after_swap = world.redis.dump().await;
     pass.thaw();
-    assert_eq!(pass.ended(HEALED).await, 2, "{}", pass.log());
+    assert_ne!(pass.ended(HEALED).await, 0, "{}", pass.log());
     assert!(
         world.redis.dump().await == after_swap,
         "the pass wrote to Redis after the swap: {}",
         pass.log()
     );
-    let error = "SELECT error FROM reconcile_runs WHERE triggered_by = 'cli' AND status = 'failed'";
-    world.sql.query(error).await.concat().concat()
 }
 
 #[tokio::test]
@@ -213,11 +230,7 @@ async fn a_pass_does_not_repair_after_a_restart_of_redis() {
     let (coupon, answers) = fixture.held("Restarted", 20, 20).await;
     inject(world, &coupon, Drift::MissingAdmission, 3).await;
     // The restart loses no data, so Redis is still in the same era.
-    let why = swapped_in_mid_pass(world, "repair_begun", async || {
-        restart(&server).await;
-    })
-    .await;
-    assert!(why.contains("Redis"), "{why}");
+    swapped_in_mid_pass(world, async || restart(&server).await).await;
     world.pass().await;
     assert_exact(world, &coupon, 20, &answers).await;
 }
@@ -231,14 +244,13 @@ async fn a_pass_does_not_repair_after_its_redis_was_demoted_and_promoted() {
     let replica = left_behind(&master, world, &coupon, 10).await;
     answers.extend(rush(&[&fixture.api], coupon.id, &people(20)[10..], 10).await);
     all_issued(world, coupon.drop, 20).await;
-    // The first round repairs only MySQL; the next would find ten users missing from Redis.
+    // The row is inserted; then ten users are missing in the new Redis.
     lose_rows(world, &coupon, "= 1").await;
     let swap = async || {
         demote(&master, &replica).await;
         command(&master, &["REPLICAOF", "NO", "ONE"]).await;
     };
-    let why = swapped_in_mid_pass(world, "repair_done", swap).await;
-    assert!(why.contains("was replaced"), "{why}");
+    swapped_in_mid_pass(world, swap).await;
     world.pass().await;
     assert_exact(world, &coupon, 20, &answers).await;
 }

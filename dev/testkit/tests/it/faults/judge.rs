@@ -27,6 +27,7 @@ async fn a_healthy_run_passes_and_a_run_with_a_completely_deleted_promise_fails(
     // deletions.
     let deleted = |at_ms| Timed {
         at_ms,
+        coupon: 0,
         fault: Fault::EveryCopyDeleted,
     };
     let faults = [1_200, 1_550, 1_900].map(deleted).into();

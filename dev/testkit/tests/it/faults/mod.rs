@@ -2,6 +2,7 @@
 //! exact result.
 
 mod brokers;
+mod calm;
 mod clocks;
 mod clusters;
 mod cycles;

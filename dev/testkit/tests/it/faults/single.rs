@@ -8,7 +8,7 @@ use firstcome_chaos::expect::Expect::{
     self, AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable,
     Unqueued,
 };
-use firstcome_chaos::fault::{DropKey, Fault, FaultyStore, Junk, ProcessRole, WireFault};
+use firstcome_chaos::fault::{DropKey, Fault, FaultyStore, Garbage, ProcessRole, WireFault};
 use firstcome_chaos::run::ScheduleResult;
 use firstcome_chaos::schedule::{FaultSchedule, Timed};
 use firstcome_chaos::worker::CampaignWorker;
@@ -34,6 +34,7 @@ fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
             .into_iter()
             .map(|fault| Timed {
                 at_ms: AT_MS,
+                coupon: 0,
                 fault,
             })
             .collect(),
@@ -88,21 +89,13 @@ async fn survives(name: &str, schedule: &FaultSchedule) {
         ran.faults.iter().all(|hit| hit.took),
         "a fault had no effect; {kept}"
     );
-    // Manually added users may hold slots, and operators change the quantity.
-    let is_whole =
-        ran.kept == schedule.quantity as usize || schedule.operators > 0 || is_of_garbage(schedule);
+    // Operators change the quantity.
+    let is_whole = ran.kept == schedule.quantity as usize || schedule.operators > 0;
     assert!(
         ran.exact_after_ms.is_some() && is_whole && ran.kept == ran.promises && ran.reads > 0,
         "{kept}"
     );
     std::fs::remove_dir_all(folder(name)).unwrap();
-}
-
-fn is_of_garbage(schedule: &FaultSchedule) -> bool {
-    schedule
-        .faults
-        .iter()
-        .any(|timed| matches!(timed.fault, Fault::Garbage { .. } | Fault::WrongType { .. }))
 }
 
 macro_rules! faults {
@@ -140,8 +133,8 @@ fn silent(store: FaultyStore, process: bool) -> [Fault; 1] {
     }]
 }
 
-fn garbage(junk: Junk) -> [Fault; 1] {
-    [Fault::Garbage { junk, ms: MS }]
+fn garbage(garbage: Garbage) -> [Fault; 1] {
+    [Fault::Garbage { garbage, ms: MS }]
 }
 
 fn wrong_type(key: DropKey) -> [Fault; 1] {
@@ -240,17 +233,15 @@ faults! {
     an_unreachable_kafka_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Kafka, false), [Unqueued];
     replies_of_kafka_lost_after_execution_break_no_promise: wire(FaultyStore::Kafka, WireFault::DropReplies), [Unqueued];
 
-    // Garbage data: it is removed automatically, or reported and removed by an operator.
-    users_with_invalid_scores_break_no_other_promise: garbage(Junk::Scores), [];
-    invalid_user_ids_are_reported: garbage(Junk::Names), [];
-    invalid_free_slots_are_never_given: garbage(Junk::Free), [];
-    messages_that_are_not_claims_are_reported: garbage(Junk::Messages), [Queued];
-    dead_letters_that_cannot_become_rows_are_reported: garbage(Junk::DeadLetters), [Queued];
-    a_meta_key_of_another_type_is_reported: wrong_type(DropKey::Meta), [Refusals];
-    a_counter_of_another_type_is_reported: wrong_type(DropKey::Count), [Refusals];
-    a_users_key_of_another_type_is_reported: wrong_type(DropKey::Users), [Refusals];
-    a_free_key_of_another_type_is_reported: wrong_type(DropKey::Free), [Refusals];
-    a_waiting_list_of_another_type_is_reported: wrong_type(DropKey::Waiting), [Refusals];
+    // Garbage: keys are rebuilt; messages and dead letters are reported, and an operator ends them.
+    messages_that_are_not_claims_are_reported: garbage(Garbage::Messages), [Queued];
+    dead_letters_that_cannot_become_rows_are_reported: garbage(Garbage::DeadLetters), [Queued];
+    a_meta_key_of_another_type_is_rebuilt: wrong_type(DropKey::Meta), [Refusals];
+    a_counter_of_another_type_is_rebuilt: wrong_type(DropKey::Count), [Refusals];
+    a_users_key_of_another_type_is_rebuilt: wrong_type(DropKey::Users), [Refusals];
+    a_free_key_of_another_type_is_rebuilt: wrong_type(DropKey::Free), [Refusals];
+    a_waiting_list_of_another_type_is_rebuilt: wrong_type(DropKey::Waiting), [Refusals];
+    a_claimants_key_of_another_type_is_rebuilt: wrong_type(DropKey::Claimants), [Refusals];
 
     // Two faults at once: a promise is only made once a second store besides Redis has the claim.
     no_promise_is_made_while_kafka_and_mysql_are_down_and_a_retry_gets_its_slot:
@@ -267,20 +258,6 @@ async fn two_operators_who_keep_changing_a_coupon_break_no_promise() {
         ..schedule(vec![], vec![])
     };
     survives("operators", &people_who_ask).await;
-}
-
-#[tokio::test]
-async fn a_claimants_key_of_another_type_is_reported() {
-    let named = schedule(wrong_type(DropKey::Claimants).into(), vec![Refusals]);
-    survives(
-        "claimants",
-        &FaultSchedule {
-            quantity: 40,
-            people: 60,
-            ..named
-        },
-    )
-    .await;
 }
 
 /// Returns how often a consumer dies in the middle of a batch. A release uses `KILLS=40`.

@@ -2,6 +2,7 @@
 //! and traces, and also process shutdown and costs at large sizes.
 
 mod api_docs;
+mod asked;
 mod catalogue;
 mod changes;
 mod closing;
@@ -10,11 +11,13 @@ mod connections;
 mod console_routes;
 mod deployment;
 mod edges;
+mod explain;
 mod history;
 mod holders;
 mod logs;
 mod mass_repairs;
 mod members;
+mod missed;
 mod operators;
 mod page;
 mod page_acts;

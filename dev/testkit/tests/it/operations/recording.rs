@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use firstcome_reconciler::report::{Finding, Kind, Run, Status};
-use firstcome_reconciler::topic::TopicReader;
-use firstcome_shared::kafka::StoredPositions;
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_stack::ProxyFault;
-use firstcome_testkit::drift::{Drift, DriftStoreArgs};
+use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
     Fixture, HeldTransaction, LIMIT, ReconcilerClient, Running, World, WorldStores, eventually,
     open_world, status_of,
@@ -484,34 +482,5 @@ async fn an_unchanged_large_drop_is_only_counted_until_something_changes() {
             .examined
             .users,
         151
-    );
-}
-
-const MANY: u32 = 300_000;
-
-#[tokio::test]
-async fn a_tail_that_takes_longer_than_the_limit_is_read_to_its_end() {
-    let world = World::new("tail").await;
-    let claim = r#"{"v":2,"coupon_id":1,"drop_id":1,"claims":[{"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}]}"#;
-    world
-        .topic
-        .produce_many(std::iter::repeat_n(claim, MANY as usize))
-        .await;
-    let kafka = DriftStoreArgs::of(|name| world.find_setting(name))
-        .unwrap()
-        .kafka
-        .settings();
-    let began = std::time::Instant::now();
-    let reader = TopicReader::new(kafka.clone(), LIMIT).unwrap();
-    assert_eq!(
-        reader.read(StoredPositions::new()).await.unwrap().unread,
-        u64::from(MANY)
-    );
-    // The limit is far below the time for the whole tail, and far above the time for one message.
-    let reader =
-        TopicReader::new(kafka, (began.elapsed() / 2).max(Duration::from_millis(500))).unwrap();
-    assert_eq!(
-        reader.read(StoredPositions::new()).await.unwrap().unread,
-        u64::from(MANY)
     );
 }

@@ -33,7 +33,7 @@ async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     let is_told = async |advice: &str| {
         let found = told().await;
         assert!(
-            matches!(&found[..], [(Kind::UnsafeSetting, detail)] if detail.contains(advice)),
+            matches!(&found[..], [(Kind::Stalled, detail)] if detail.contains(advice)),
             "{advice}: {found:?}"
         );
     };
@@ -65,7 +65,7 @@ async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     world.topic.alter(&[compacted, limit]).await;
     // A broker may report the previous settings for a moment.
     eventually("the topic's setting is reported", HEALED, async || {
-        matches!(&told().await[..], [(Kind::UnsafeSetting, detail)] if detail.contains("--add-config cleanup.policy=delete"))
+        matches!(&told().await[..], [(Kind::Stalled, detail)] if detail.contains("--add-config cleanup.policy=delete"))
     })
     .await;
     world.topic.alter(&[limit]).await;

@@ -1,10 +1,9 @@
 //! Claims and repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
-use firstcome_reconciler::report::Kind;
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, all_issued, assert_clean, assert_exact, people, rush, tally};
 
-use crate::drift::kinds::{DriftCase, mend};
+use crate::drift::damage::{Case, repair};
 use crate::drift::support::{assert_settled, injector};
 use crate::tls::{servers, world};
 
@@ -30,21 +29,20 @@ async fn rush_is_exact(fixture: &Fixture) {
 }
 
 async fn repairs_work(fixture: &Fixture) {
-    let case = |drift, n, kind, held, end| DriftCase {
-        drift,
+    let case = |damage, n, kinds, held, end| Case {
+        damage,
         n,
-        kind,
+        kinds,
         held,
         end,
     };
-    // One kind of drift for each connection from the reconciler to a store.
+    // One kind of damage for each connection from the reconciler to a store.
     let cases = [
-        case(Drift::Unissued, 3, Kind::Unissued, 20, 20),
-        case(Drift::FailedSlotTaken, 2, Kind::FailedClaim, 12, 14),
-        case(Drift::MissingAdmission, 3, Kind::MissingAdmission, 20, 20),
-        case(Drift::RedisLost, 1, Kind::RedisLost, 20, 20),
+        case(Drift::Unissued, 3, &["unissued"][..], 20, 20),
+        case(Drift::FailedDuplicate, 2, &["failed_claim"], 12, 12),
+        case(Drift::RedisLost, 1, &["redis_lost"], 20, 20),
     ];
-    mend(fixture, &cases).await;
+    repair(fixture, &cases).await;
 }
 
 async fn the_gate_is_opened_again(fixture: &Fixture) {

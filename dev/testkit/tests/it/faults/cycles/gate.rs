@@ -1,4 +1,4 @@
-//! A pass that dies just before or just after it opens admission.
+//! A pass that dies after it has closed a coupon, and just before or just after it opens it.
 
 use firstcome_shared::crash::Point;
 use firstcome_testkit::drift::Drift;
@@ -34,7 +34,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
             point.name()
         );
     }
-    if point == Point::GateDue {
+    if point != Point::GateOpened {
         assert!(
             environment
                 .api

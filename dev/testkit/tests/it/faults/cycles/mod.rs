@@ -55,16 +55,14 @@ fn scenario(point: Point) -> Scenario {
         | Point::OffsetsCommitted => Scenario::Batch,
         Point::RunBegun
         | Point::RepairBegun
-        | Point::RepairDone
         | Point::PeopleRebuilt
         | Point::DropLoaded
-        | Point::PersonMoved
         | Point::PersonPromoted
         | Point::BrokenListed
         | Point::RowReissued
         | Point::RunDone
         | Point::RunRecorded => Scenario::Repair,
-        Point::GateDue | Point::GateOpened => Scenario::Gate,
+        Point::EraBegun | Point::GateDue | Point::GateOpened => Scenario::Gate,
         Point::MailDue | Point::MailSent => Scenario::Mail,
         Point::WebhookDue | Point::WebhookSent => Scenario::Webhook,
     }

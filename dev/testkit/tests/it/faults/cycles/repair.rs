@@ -10,23 +10,32 @@ use crate::drift::support::{assert_settled, injector};
 
 /// Kinds of drift whose repair reaches the crash point. If there are several, they alternate.
 fn drifts(point: Point) -> &'static [Drift] {
+    const PROJECTED: &[Drift] = &[
+        Drift::RedisLost,
+        Drift::MissingAdmission,
+        Drift::SlotConflict,
+        Drift::CountHigher,
+        Drift::CountLower,
+    ];
     match point {
-        Point::PeopleRebuilt | Point::DropLoaded => &[Drift::RedisLost],
-        Point::PersonMoved => &[Drift::SlotConflict, Drift::FailedSlotTaken],
+        Point::DropLoaded | Point::PeopleRebuilt => PROJECTED,
         Point::PersonPromoted => &[Drift::Unfilled],
-        Point::BrokenListed => &[Drift::SlotConflict, Drift::OverAdmitted],
+        Point::BrokenListed => &[
+            Drift::SlotConflict,
+            Drift::FailedSlotTaken,
+            Drift::OverAdmitted,
+        ],
         Point::RowReissued => &[Drift::FailedClaim],
         _ => &[
             Drift::Unissued,
             Drift::MissingAdmission,
-            Drift::SlotConflict,
             Drift::FailedClaim,
+            Drift::SlotConflict,
             Drift::CountHigher,
-            Drift::ConflictExchanged,
-            Drift::MissingMoved,
             Drift::RedisLost,
             Drift::Unfilled,
             Drift::FailedSlotTaken,
+            Drift::Unpublished,
         ],
     }
 }
@@ -73,7 +82,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     );
     assert_settled(world, &coupon, quantity, issued, &answers).await;
     let listed = format!(
-        "SELECT user_id FROM broken_promises WHERE drop_id = {}",
+        "SELECT user_id FROM broken_promises WHERE drop_id = {} AND mended_at IS NULL",
         coupon.drop
     );
     let mut listed = world.sql.query(&listed).await.concat();

@@ -1,0 +1,56 @@
+//! Whether claims are admitted, for `/readyz`, metrics and logs.
+
+use chrono::Utc;
+use firstcome_shared::coupon::Drop;
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::redis::RedisError;
+
+use super::state::Services;
+
+/// Why no claim is admitted.
+pub(crate) const CLOSED: &str = "admission is closed until the reconciler has verified Redis";
+
+/// The state of admission to the coupons with an open drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Openness {
+    Open,
+    /// Open for some coupons; the gates of others are closed, or their server does not respond.
+    InPart,
+    Closed,
+}
+
+/// Reads the gates of all coupons with an open drop. Without any, admission is open if every server
+/// that holds data answers as a master.
+///
+/// # Errors
+/// If no server responds.
+pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError> {
+    let now = Utc::now();
+    let is_open = |drop: &Drop| {
+        drop.sealed_at.is_none()
+            && drop.opens_at <= now
+            && drop.closes_at.is_none_or(|closes| now < closes)
+    };
+    let live = services.catalogue.live();
+    let with_open_drop = live
+        .values()
+        .filter(|entry| entry.drops.iter().any(is_open));
+    let coupons: Vec<CouponId> = with_open_drop.map(|entry| entry.coupon.id).collect();
+    let servers = services.redis.servers().await?;
+    if coupons.is_empty() && servers.are_complete() {
+        return Ok(Openness::Open);
+    }
+    let mut reachable = coupons.clone();
+    reachable.retain(|coupon| servers.of(*coupon).is_some());
+    let gates = services.redis.gates(&reachable).await?;
+    let open = reachable.iter().zip(gates).filter(|(coupon, gate)| {
+        // The era may be later than in this process's copy of the coupon, which a claim reads again.
+        let era = gate.era();
+        era.is_some_and(|era| gate.is_open(servers.of(**coupon), era))
+    });
+    Ok(match open.count() {
+        0 => Openness::Closed,
+        all if all == coupons.len() => Openness::Open,
+        _ => Openness::InPart,
+    })
+}

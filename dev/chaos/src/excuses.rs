@@ -1,0 +1,311 @@
+//! The deviations from an exact result that DESIGN allows, each with the faults after which it is
+//! allowed. The judge accepts nothing else.
+
+use std::collections::{BTreeSet, HashSet};
+
+use parking_lot::Mutex;
+
+use firstcome_testkit::histories::Violation;
+
+use crate::fault::{Fault, LostTable};
+use crate::schedule::FaultSchedule;
+
+/// A deviation that DESIGN allows.
+pub(crate) struct Excuse {
+    /// The rule of DESIGN.
+    pub(crate) reason: &'static str,
+    /// Whether the rule applies after this fault. `None` means that it always applies.
+    after: Option<fn(&Fault) -> bool>,
+    covers: Covers,
+}
+
+/// What an excuse covers.
+enum Covers {
+    /// A promise without its row, if `broken_promises` lists it.
+    ListedPromise,
+    /// A second claim of a user who already has a row, if its dead letter names the user.
+    SecondClaim,
+    /// A look-up that does not show a promised slot.
+    Denial,
+    /// A finding of the last pass.
+    Finding(fn(&LeftFinding, &Owed) -> bool),
+    /// An open dead letter.
+    OpenLetter(fn(&OpenLetter, &Owed) -> bool),
+    /// A violation in the history.
+    Violation(fn(&Violation) -> bool),
+}
+
+/// Drops and users in `broken_promises`.
+pub(crate) type Owed = HashSet<(i64, String)>;
+
+/// A finding of the last pass.
+#[derive(Debug, Clone)]
+pub(crate) struct LeftFinding {
+    pub(crate) kind: String,
+    pub(crate) drop: Option<i64>,
+    pub(crate) user: Option<String>,
+}
+
+/// A dead letter that is not resolved at the end.
+#[derive(Debug, Clone)]
+pub(crate) struct OpenLetter {
+    pub(crate) drop: Option<i64>,
+    pub(crate) user: Option<String>,
+}
+
+const EXCUSES: [Excuse; 7] = [
+    Excuse {
+        reason: "an older state restored into a running store may break promises, which are then listed by name",
+        after: Some(restores_older_state),
+        covers: Covers::ListedPromise,
+    },
+    Excuse {
+        reason: "an older state restored into a running Redis is believed for up to a second",
+        after: Some(restores_older_keys),
+        covers: Covers::Denial,
+    },
+    Excuse {
+        reason: "a user whom a restored Redis has forgotten and who claims again keeps the slot of the row",
+        after: Some(restores_older_keys),
+        covers: Covers::SecondClaim,
+    },
+    Excuse {
+        reason: "a promise that cannot be kept is reported by name as long as it is open",
+        after: None,
+        covers: Covers::Finding(|finding, owed| {
+            is_owed(owed, finding.drop, finding.user.as_deref())
+        }),
+    },
+    Excuse {
+        reason: "the dead letter of a promise that cannot be kept stays with its user's name",
+        after: None,
+        covers: Covers::OpenLetter(|letter, owed| {
+            is_owed(owed, letter.drop, letter.user.as_deref())
+        }),
+    },
+    Excuse {
+        reason: "moved positions are reported for an hour",
+        after: Some(moves_positions),
+        covers: Covers::Finding(|finding, _| finding.kind == "stalled" && finding.drop.is_none()),
+    },
+    Excuse {
+        reason: "a return that an older MySQL has forgotten stands again",
+        after: Some(|fault| matches!(fault, Fault::OldDatabase { .. })),
+        covers: Covers::Violation(|violation| {
+            matches!(
+                violation,
+                Violation::RevokedHeld { .. } | Violation::RevokedPromised { .. }
+            )
+        }),
+    },
+];
+
+fn is_owed(owed: &Owed, drop: Option<i64>, user: Option<&str>) -> bool {
+    drop.zip(user)
+        .is_some_and(|(drop, user)| owed.contains(&(drop, user.to_owned())))
+}
+
+fn restores_older_keys(fault: &Fault) -> bool {
+    matches!(fault, Fault::RestoredKeys { .. })
+}
+
+fn restores_older_state(fault: &Fault) -> bool {
+    restores_older_keys(fault) || matches!(fault, Fault::OldDatabase { .. })
+}
+
+fn moves_positions(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::PositionsMoved { .. }
+            | Fault::TopicRecreated
+            | Fault::OldDatabase { .. }
+            | Fault::TableLost {
+                table: LostTable::TopicPositions
+            }
+    )
+}
+
+/// The excuses that apply to one schedule.
+pub(crate) struct Excuses {
+    all: Vec<&'static Excuse>,
+    /// The rules of those that were needed.
+    used: Mutex<BTreeSet<&'static str>>,
+}
+
+impl Excuses {
+    pub(crate) fn of(schedule: &FaultSchedule) -> Self {
+        let applies = |excuse: &&Excuse| {
+            excuse
+                .after
+                .is_none_or(|after| schedule.faults.iter().any(|timed| after(&timed.fault)))
+        };
+        Self {
+            all: EXCUSES.iter().filter(applies).collect(),
+            used: Mutex::default(),
+        }
+    }
+
+    /// Returns the rules of the excuses that were needed.
+    pub(crate) fn used(&self) -> Vec<&'static str> {
+        self.used.lock().iter().copied().collect()
+    }
+
+    fn any(&self, covers: impl Fn(&Covers) -> bool) -> bool {
+        let found = self.all.iter().find(|excuse| covers(&excuse.covers));
+        if let Some(excuse) = found {
+            self.used.lock().insert(excuse.reason);
+        }
+        found.is_some()
+    }
+
+    /// Whether listed promises may be broken.
+    pub(crate) fn listed_promise(&self) -> bool {
+        self.any(|covers| matches!(covers, Covers::ListedPromise))
+    }
+
+    pub(crate) fn second_claim(&self) -> bool {
+        self.any(|covers| matches!(covers, Covers::SecondClaim))
+    }
+
+    pub(crate) fn denial(&self) -> bool {
+        self.any(|covers| matches!(covers, Covers::Denial))
+    }
+
+    pub(crate) fn finding(&self, finding: &LeftFinding, owed: &Owed) -> bool {
+        self.any(|covers| matches!(covers, Covers::Finding(fits) if fits(finding, owed)))
+    }
+
+    pub(crate) fn open_letter(&self, letter: &OpenLetter, owed: &Owed) -> bool {
+        self.any(|covers| matches!(covers, Covers::OpenLetter(fits) if fits(letter, owed)))
+    }
+
+    pub(crate) fn violation(&self, violation: &Violation) -> bool {
+        self.any(|covers| matches!(covers, Covers::Violation(fits) if fits(violation)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Timed;
+
+    fn after(faults: &[Fault]) -> Excuses {
+        let timed = |fault: &Fault| Timed {
+            at_ms: 0,
+            coupon: 0,
+            fault: fault.clone(),
+        };
+        Excuses::of(&FaultSchedule::of(
+            faults.iter().map(timed).collect(),
+            vec![],
+        ))
+    }
+
+    fn restored() -> Fault {
+        Fault::RestoredKeys { age_ms: 1 }
+    }
+
+    fn old_database() -> Fault {
+        Fault::OldDatabase { age_ms: 1 }
+    }
+
+    fn finding(kind: &str, drop: Option<i64>, user: Option<&str>) -> LeftFinding {
+        LeftFinding {
+            kind: kind.into(),
+            drop,
+            user: user.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn promises_may_be_broken_only_after_an_older_state_was_restored() {
+        assert!(after(&[restored()]).listed_promise());
+        assert!(after(&[Fault::Flush, old_database()]).listed_promise());
+        assert!(!after(&[Fault::Flush, Fault::OldCopy { age_ms: 1 }]).listed_promise());
+    }
+
+    #[test]
+    fn look_ups_may_deny_a_slot_only_after_keys_were_restored_into_a_running_redis() {
+        assert!(after(&[restored()]).denial());
+        assert!(!after(&[old_database(), Fault::Flush]).denial());
+    }
+
+    #[test]
+    fn second_claims_are_excused_only_after_keys_were_restored_into_a_running_redis() {
+        assert!(after(&[restored()]).second_claim());
+        assert!(!after(&[old_database(), Fault::Flush]).second_claim());
+    }
+
+    #[test]
+    fn a_last_pass_may_report_only_owed_users() {
+        let owed = Owed::from([(7, "u-1".to_owned())]);
+        let excuses = after(&[]);
+        assert!(excuses.finding(&finding("broken_promise", Some(7), Some("u-1")), &owed));
+        for other in [
+            finding("broken_promise", Some(8), Some("u-1")),
+            finding("broken_promise", Some(7), Some("u-2")),
+            finding("failed_claim", Some(7), None),
+            finding("redis_lost", None, None),
+        ] {
+            assert!(!excuses.finding(&other, &owed), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_open_dead_letter_must_be_of_an_owed_user() {
+        let owed = Owed::from([(7, "u-1".to_owned())]);
+        let letter = |drop, user: Option<&str>| OpenLetter {
+            drop,
+            user: user.map(str::to_owned),
+        };
+        let excuses = after(&[]);
+        assert!(excuses.open_letter(&letter(Some(7), Some("u-1")), &owed));
+        for other in [
+            letter(Some(7), Some("u-2")),
+            letter(Some(7), None),
+            letter(None, None),
+        ] {
+            assert!(!excuses.open_letter(&other, &owed), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_last_pass_may_report_positions_only_if_they_were_moved() {
+        let stalled = finding("stalled", None, None);
+        let lost = Fault::TableLost {
+            table: LostTable::TopicPositions,
+        };
+        for fault in [Fault::PositionsMoved { by: 3 }, Fault::TopicRecreated, lost] {
+            assert!(after(&[fault]).finding(&stalled, &Owed::new()));
+        }
+        assert!(!after(&[Fault::Flush]).finding(&stalled, &Owed::new()));
+        let of_a_drop = finding("stalled", Some(7), None);
+        assert!(!after(&[Fault::PositionsMoved { by: 3 }]).finding(&of_a_drop, &Owed::new()));
+    }
+
+    #[test]
+    fn a_revoked_user_may_hold_a_slot_only_after_mysql_went_back() {
+        let held = Violation::RevokedHeld {
+            drop: 1,
+            slot: 1,
+            person: "u-1".into(),
+            line: 1,
+        };
+        assert!(after(&[old_database()]).violation(&held));
+        assert!(!after(&[restored(), Fault::Flush]).violation(&held));
+        let lost = Violation::Lost {
+            drop: 1,
+            slot: 1,
+            person: "u-1".into(),
+        };
+        assert!(!after(&[old_database()]).violation(&lost));
+    }
+
+    #[test]
+    fn excuses_that_were_needed_are_named() {
+        let excuses = after(&[restored()]);
+        assert_eq!(excuses.used(), [""; 0]);
+        assert!(excuses.denial());
+        assert_eq!(excuses.used(), [EXCUSES[1].reason]);
+    }
+}

@@ -1,0 +1,487 @@
+//! One table: damage, the kind of finding that reports it, and the state after the repair. A dry
+//! run lists the damage and changes nothing, a pass repairs it, and the next pass finds nothing.
+
+use std::collections::BTreeMap;
+
+use firstcome_testkit::drift::{Drift, Injected};
+use firstcome_testkit::{
+    Answer, Fixture, LIMIT, MadeCoupon, PromisedAnswer, all_issued, assert_kept, coupon_body,
+    daily_body, eventually, eventually_some, people, rows, rush,
+};
+use serde_json::{Value, json};
+
+use crate::drift::support::{
+    DRIFT, REPAIRED, assert_settled, assert_whole, clean_pass, clean_pass_of, dry_run, found_in,
+    inject, mailed, pass_ends,
+};
+
+/// Damage to a drop with 20 slots, and what follows from it.
+pub(crate) struct Case {
+    pub(crate) damage: Drift,
+    pub(crate) n: u32,
+    /// The kinds that may report the damage. At least one of them does. Which one depends on the
+    /// difference that the pass sees first.
+    pub(crate) kinds: &'static [&'static str],
+    /// Number of users before the damage.
+    pub(crate) held: usize,
+    /// Number of users after the repair.
+    pub(crate) end: usize,
+}
+
+const QUANTITY: u32 = 20;
+
+const fn case(
+    damage: Drift,
+    n: u32,
+    kinds: &'static [&'static str],
+    held: usize,
+    end: usize,
+) -> Case {
+    Case {
+        damage,
+        n,
+        kinds,
+        held,
+        end,
+    }
+}
+
+/// The kinds that report users who lose a slot to a row, and their promotion to free slots.
+const OWED: &[&str] = &[
+    "failed_claim",
+    "slot_conflict",
+    "count_mismatch",
+    "broken_promise",
+    "unfilled",
+];
+
+#[rustfmt::skip]
+const REPAIRABLE: [Case; 17] = [
+    case(Drift::Unissued, 3, &["unissued"], 20, 20),
+    case(Drift::Unpublished, 2, &["unissued"], 12, 14),
+    case(Drift::FailedClaim, 3, &["failed_claim"], 20, 20),
+    case(Drift::FailedDuplicate, 2, &["failed_claim"], 20, 20),
+    case(Drift::FailedSlotTaken, 2, OWED, 12, 14),
+    case(Drift::MissingAdmission, 3, &["missing_admission", "count_mismatch"], 20, 20),
+    case(Drift::MissingAdmission, 3, &["missing_admission", "count_mismatch"], 12, 12),
+    case(Drift::SlotConflict, 2, OWED, 12, 14),
+    case(Drift::CountLower, 3, &["count_mismatch"], 20, 20),
+    case(Drift::CountLower, 3, &["count_mismatch"], 12, 12),
+    case(Drift::CountHigher, 3, &["count_mismatch"], 20, 20),
+    case(Drift::CountHigher, 3, &["count_mismatch"], 12, 12),
+    case(Drift::Revoked, 3, &["settings_mismatch"], 20, 17),
+    case(Drift::Revoked, 3, &["settings_mismatch"], 12, 9),
+    case(Drift::Unfilled, 2, &["unfilled"], 20, 20),
+    case(Drift::RedisLost, 1, &["redis_lost"], 20, 20),
+    case(Drift::RedisLost, 1, &["redis_lost"], 12, 12),
+];
+
+#[tokio::test]
+async fn every_kind_of_damage_is_found_and_repaired() {
+    let fixture = Fixture::new("d-damage").await;
+    repair(&fixture, &REPAIRABLE).await;
+}
+
+/// Does the damage of each case to a separate coupon, and checks its repair.
+pub(crate) async fn repair(fixture: &Fixture, cases: &[Case]) {
+    let world = &fixture.world;
+    let mut made = Vec::new();
+    for case in cases {
+        let name = format!("{} of {}", case.damage.name(), case.held);
+        let (coupon, answers) = fixture.held(&name, QUANTITY, case.held).await;
+        let codes = codes(fixture, &coupon).await;
+        let done = inject(world, &coupon, case.damage, case.n).await;
+        made.push((case, coupon, answers, codes, done));
+    }
+    let dry = dry_run(world).await;
+    let run = pass_ends(world, &[], REPAIRED).await;
+    for (case, coupon, answers, codes, done) in &made {
+        assert_found(&dry, coupon, case.kinds, &["planned", "skipped"]);
+        assert_found(&run, coupon, case.kinds, &["applied"]);
+        let gone = lost_by(done);
+        all_issued(world, coupon.drop, case.end).await;
+        assert_whole(world, coupon, QUANTITY, case.end).await;
+        assert_kept(world, coupon, answers, &gone).await;
+        let now = self::codes(fixture, coupon).await;
+        for (user, code) in codes
+            .iter()
+            .filter(|(user, _)| !gone.contains(&user.as_str()))
+        {
+            assert_eq!(now.get(user), Some(code), "the code of {user}");
+        }
+    }
+    let coupons: Vec<&MadeCoupon> = made.iter().map(|(_, coupon, ..)| coupon).collect();
+    clean_pass_of(world, &coupons).await;
+    mailed(world, &["repaired"]).await;
+    world.mail.clear();
+}
+
+/// Users who hold nothing after the repair, because the damage was a revocation.
+fn lost_by(done: &Injected) -> Vec<&str> {
+    let is_gone = matches!(done.kind, Drift::Revoked | Drift::Unfilled);
+    let people = done.people.iter().filter(|_| is_gone);
+    people.map(|hit| hit.user.as_str()).collect()
+}
+
+async fn codes(fixture: &Fixture, coupon: &MadeCoupon) -> BTreeMap<String, String> {
+    let codes = "SELECT user_id, code FROM issued_coupons WHERE drop_id";
+    let codes = format!("{codes} = {}", coupon.drop);
+    let codes = fixture.world.sql.query(&codes).await.into_iter();
+    codes.map(|row| (row[0].clone(), row[1].clone())).collect()
+}
+
+/// Fails unless the run has findings about this coupon, all of these kinds and with these results.
+fn assert_found(run: &Value, coupon: &MadeCoupon, kinds: &[&str], results: &[&str]) {
+    let found = found_in(run, coupon);
+    let fits = found.iter().all(|finding| {
+        kinds.contains(&finding.kind.as_str()) && results.contains(&finding.result.as_str())
+    });
+    assert!(!found.is_empty() && fits, "{kinds:?}: {found:#?}");
+}
+
+/// Damage that a pass cannot repair, because no slot is left or only an operator can decide.
+#[rustfmt::skip]
+const LISTED: [(Drift, &[&str]); 4] = [
+    (Drift::FailedSlotTaken, &["failed_claim", "broken_promise"]),
+    (Drift::SlotConflict, &["slot_conflict", "count_mismatch", "broken_promise"]),
+    (Drift::OverAdmitted, &["over_admitted", "broken_promise"]),
+    (Drift::OverShrunk, &["over_admitted", "count_mismatch", "settings_mismatch", "broken_promise"]),
+];
+
+/// The first of them get the slots that an operator adds.
+#[tokio::test]
+async fn users_without_a_slot_are_listed_by_name_and_first_in_line() {
+    let fixture = Fixture::new("d-owed").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    for (damage, kinds) in LISTED {
+        let (coupon, answers) = fixture.held(&damage.name(), QUANTITY, 20).await;
+        let done = inject(world, &coupon, damage, 2).await;
+        let quantity = if damage == Drift::OverShrunk { 18 } else { 20 };
+        let run = pass_ends(world, &[], DRIFT).await;
+        assert_found(&run, &coupon, kinds, &["applied", "failed", "skipped"]);
+        let mut owed: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
+        owed.sort_unstable();
+        assert_whole(world, &coupon, quantity, quantity as usize).await;
+        assert_kept(world, &coupon, &answers, &owed).await;
+        let listed = format!(
+            "SELECT user_id FROM broken_promises WHERE drop_id = {} AND mended_at IS NULL ORDER BY 1",
+            coupon.drop
+        );
+        assert_eq!(world.sql.query(&listed).await.concat(), owed);
+        for user in &owed {
+            assert_eq!(api.me(coupon.id, user).await["status"], "broken", "{user}");
+        }
+        mailed(world, &["action needed", &damage.name()]).await;
+        // It stays reported by name as long as it is open.
+        let again = pass_ends(world, &[], DRIFT).await;
+        let named = found_in(&again, &coupon);
+        assert!(
+            named.iter().all(|finding| finding.kind == "broken_promise"),
+            "{named:#?}"
+        );
+        api.change(coupon.id, &json!({"quantity": 22})).await;
+        pass_ends(world, &[], REPAIRED).await;
+        for user in &owed {
+            assert_eq!(api.me(coupon.id, user).await["status"], "issued", "{user}");
+        }
+        assert_whole(world, &coupon, 22, quantity as usize + 2).await;
+        mailed(world, &["repaired", &damage.name()]).await;
+        clean_pass(world, &coupon).await;
+        let open = "SELECT COUNT(*) FROM alerts WHERE status <> 'resolved'";
+        assert_eq!(world.sql.number(open).await, 0, "nothing is left to report");
+    }
+}
+
+#[tokio::test]
+async fn damage_that_only_an_operator_can_repair_is_reported_and_left_as_it_is() {
+    let fixture = Fixture::new("d-left").await;
+    let world = &fixture.world;
+    // A drop that closes below its quantity is sealed, which its pass says once.
+    for (damage, kind) in [(Drift::FailedUnrepairable, "failed_claim")] {
+        let (coupon, _) = fixture.held(&damage.name(), QUANTITY, 20).await;
+        inject(world, &coupon, damage, 2).await;
+        let before = rows(world, coupon.drop).await;
+        for _ in 0..2 {
+            let run = pass_ends(world, &[], DRIFT).await;
+            let found = found_in(&run, &coupon);
+            assert!(
+                found.iter().all(|finding| finding.kind == kind),
+                "{found:#?}"
+            );
+        }
+        assert_eq!(rows(world, coupon.drop).await, before);
+        mailed(world, &["action needed", &damage.name()]).await;
+        let end = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'";
+        world.sql.query(end).await;
+    }
+}
+
+// Whole keys, each lost alone or of another type.
+
+/// The keys of a drop and its coupon, and the kinds that may report their loss. Without kinds, the
+/// loss is harmless.
+#[rustfmt::skip]
+const KEYS: [(&str, &[&str]); 12] = [
+    ("users", &["missing_admission", "count_mismatch", "redis_lost"]),
+    ("free", &["count_mismatch", "redis_lost"]),
+    ("count", &["count_mismatch", "redis_lost"]),
+    ("meta", &["settings_mismatch", "count_mismatch", "redis_lost"]),
+    ("times", &[]),
+    ("waiting", &[]),
+    ("claimants", &["settings_mismatch", "missing_admission"]),
+    ("revoked", &["settings_mismatch", "redis_lost"]),
+    ("allowed", &["settings_mismatch"]),
+    ("allow_list", &["settings_mismatch"]),
+    ("revision", &["settings_mismatch"]),
+    ("gate", &["redis_lost"]),
+];
+/// The kinds that may report a key of another type.
+const TYPES: [&str; 4] = [
+    "count_mismatch",
+    "redis_lost",
+    "settings_mismatch",
+    "missing_admission",
+];
+const HOLDERS: [&str; 6] = ["u-1", "u-2", "u-3", "u-4", "u-5", "u-6"];
+const REVOKED: &str = "u-3";
+/// Winners of the day before.
+const EARLIER: [&str; 2] = ["w-1", "w-2"];
+/// Users who claim after the damage.
+const STRANGERS: [&str; 2] = ["s-1", "s-2"];
+
+struct DamagedKey {
+    key: &'static str,
+    kinds: &'static [&'static str],
+    coupon: MadeCoupon,
+    held: Vec<PromisedAnswer>,
+    earlier: &'static [&'static str],
+}
+
+async fn promised(fixture: &Fixture, coupon: i64, user: &str) -> Answer {
+    eventually_some("a claim is admitted", LIMIT, async || {
+        let answer = fixture.api.claim(coupon, user).await;
+        let is_promise = answer.promised().is_some();
+        is_promise
+            .then_some(answer.clone())
+            .ok_or(format!("{answer:?}"))
+    })
+    .await
+}
+
+/// Makes a coupon with an allow list, and with an earlier day if there are `earlier` winners.
+async fn made(fixture: &Fixture, earlier: &[&str]) -> MadeCoupon {
+    let mut body = if earlier.is_empty() {
+        coupon_body("Key", 8, 5)
+    } else {
+        daily_body(8, 2)
+    };
+    body["allow"] = json!("list");
+    let coupon = fixture.api.create_coupon(&body).await;
+    let all = [&HOLDERS[..], &EARLIER, &STRANGERS].concat();
+    let all: Vec<String> = all.into_iter().map(str::to_owned).collect();
+    let listed = fixture.api.try_list(coupon.id, &all, true).await.unwrap();
+    assert_eq!(listed.status, 200, "{listed:?}");
+    for user in earlier {
+        promised(fixture, coupon.id, user).await;
+    }
+    coupon
+}
+
+/// Fills a drop with holders, one of whom is revoked.
+async fn fill(fixture: &Fixture, coupon: &mut MadeCoupon) -> Vec<PromisedAnswer> {
+    let mut held = Vec::new();
+    for user in HOLDERS {
+        held.push((user.to_owned(), promised(fixture, coupon.id, user).await));
+    }
+    coupon.drop = held[0].1.promised().unwrap().0;
+    all_issued(&fixture.world, coupon.drop, HOLDERS.len()).await;
+    let fraud = json!({"reason": "fraud", "by": "Ann"});
+    fixture
+        .api
+        .revoke(coupon.id, REVOKED, &fraud)
+        .await
+        .unwrap();
+    held.retain(|(user, _)| user != REVOKED);
+    held
+}
+
+/// Creates a coupon for each key. `earlier` users won on a first day, which is sealed.
+async fn coupons(fixture: &Fixture, earlier: &'static [&'static str]) -> Vec<DamagedKey> {
+    let world = &fixture.world;
+    let mut coupons = Vec::new();
+    for _ in KEYS {
+        coupons.push(made(fixture, earlier).await);
+    }
+    if !earlier.is_empty() {
+        for coupon in &coupons {
+            all_issued(world, coupon.drop, earlier.len()).await;
+            fixture
+                .api
+                .change(coupon.id, &json!({"close_now": true}))
+                .await;
+        }
+        let sealed = "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL";
+        eventually("the first days are sealed", LIMIT, async || {
+            world.once_with(&[], &[]).await;
+            world.sql.number(sealed).await == i64::try_from(KEYS.len()).unwrap()
+        })
+        .await;
+        let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+        world.sql.query(open).await;
+        world.pass().await;
+    }
+    let mut damaged = Vec::new();
+    for (mut coupon, (key, kinds)) in coupons.into_iter().zip(KEYS) {
+        let held = fill(fixture, &mut coupon).await;
+        damaged.push(DamagedKey {
+            key,
+            kinds,
+            coupon,
+            held,
+            earlier,
+        });
+    }
+    damaged
+}
+
+fn name_of(fixture: &Fixture, damaged: &DamagedKey) -> String {
+    let MadeCoupon { id, drop, .. } = damaged.coupon;
+    match damaged.key {
+        "users" | "free" | "count" | "meta" | "times" | "waiting" => {
+            fixture.world.redis.of_drop(id, drop, damaged.key)
+        }
+        key => fixture.world.redis.own(&format!("{{{id}}}:{key}")),
+    }
+}
+
+/// Checks all answers before and after the repair: each user gets the true answer, or 503 while the
+/// coupon is closed. Returns the strangers' promises.
+async fn nobody_hears_a_false_yes(fixture: &Fixture, damaged: &DamagedKey) -> Vec<PromisedAnswer> {
+    let api = &fixture.api;
+    let (key, coupon) = (damaged.key, &damaged.coupon);
+    let is_closed = |answer: &Answer| matches!(answer, Answer::Problem(503, _));
+    let mut promises = Vec::new();
+    for user in STRANGERS {
+        let answer = api.claim(coupon.id, user).await;
+        let Some(promise) = answer.promised() else {
+            assert!(is_closed(&answer), "`{key}`: {user}: {answer:?}");
+            continue;
+        };
+        let is_taken = damaged
+            .held
+            .iter()
+            .any(|(_, held)| held.promised() == Some(promise));
+        assert!(
+            !is_taken && promise.0 == coupon.drop,
+            "`{key}`: {user}: {answer:?}"
+        );
+        promises.push((user.to_owned(), answer));
+    }
+    for (user, held) in &damaged.held {
+        let answer = api.claim(coupon.id, user).await;
+        let holds = answer.promised() == held.promised();
+        assert!(holds || is_closed(&answer), "`{key}`: {user}: {answer:?}");
+    }
+    for user in damaged.earlier {
+        let answer = api.claim(coupon.id, user).await;
+        let holds = matches!(answer, Answer::Already { drop, .. } if drop != coupon.drop);
+        assert!(holds || is_closed(&answer), "`{key}`: {user}: {answer:?}");
+    }
+    let answer = api.claim(coupon.id, REVOKED).await;
+    let is_refused = answer.is("revoked") || is_closed(&answer);
+    assert!(is_refused, "`{key}`: the revoked user: {answer:?}");
+    let answer = api.claim(coupon.id, "x-unlisted").await;
+    let is_refused = answer.is("not_allowed") || is_closed(&answer);
+    assert!(is_refused, "`{key}`: an unlisted user: {answer:?}");
+    promises
+}
+
+async fn all_heal(name: &str, earlier: &'static [&'static str], command: fn(&str) -> Vec<&str>) {
+    let fixture = Fixture::new(name).await;
+    let world = &fixture.world;
+    let all = coupons(&fixture, earlier).await;
+    let mut promises = Vec::new();
+    for damaged in &all {
+        let key = name_of(&fixture, damaged);
+        world.redis.command::<()>(&["DEL", &key]).await;
+        if !command(&key).is_empty() {
+            world.redis.command::<()>(&command(&key)).await;
+        }
+        let mut kept = nobody_hears_a_false_yes(&fixture, damaged).await;
+        kept.extend(damaged.held.iter().cloned());
+        all_issued(world, damaged.coupon.drop, kept.len()).await;
+        promises.push(kept);
+    }
+    let run = pass_ends(world, &[], REPAIRED).await;
+    for (damaged, kept) in all.iter().zip(promises) {
+        let found = found_in(&run, &damaged.coupon);
+        let kinds = if command("").is_empty() {
+            damaged.kinds
+        } else {
+            &TYPES
+        };
+        let fits = |kind: &String| kinds.contains(&kind.as_str());
+        assert!(
+            found
+                .iter()
+                .all(|finding| fits(&finding.kind) && finding.result == "applied"),
+            "`{}`: {found:#?}",
+            damaged.key
+        );
+        let is_found = !found.is_empty() || damaged.kinds.is_empty();
+        assert!(is_found, "`{}` was not found: {run:#}", damaged.key);
+        assert_settled(world, &damaged.coupon, 8, kept.len(), &kept).await;
+        let late = nobody_hears_a_false_yes(&fixture, damaged).await;
+        assert_eq!(
+            late.len(),
+            STRANGERS.len(),
+            "`{}` is open again",
+            damaged.key
+        );
+        all_issued(
+            world,
+            damaged.coupon.drop,
+            HOLDERS.len() - 1 + STRANGERS.len(),
+        )
+        .await;
+    }
+    let coupons: Vec<&MadeCoupon> = all.iter().map(|damaged| &damaged.coupon).collect();
+    clean_pass_of(world, &coupons).await;
+}
+
+#[tokio::test]
+async fn each_lost_key_of_a_one_off_coupon_is_repaired_without_a_false_promise() {
+    all_heal("d-keys", &[], |_| vec![]).await;
+}
+
+#[tokio::test]
+async fn each_lost_key_of_a_second_day_is_repaired_without_a_false_promise() {
+    all_heal("d-keys-days", &EARLIER, |_| vec![]).await;
+}
+
+#[tokio::test]
+async fn each_key_of_another_type_is_repaired_without_a_false_promise() {
+    // No key of the product is a list.
+    all_heal("d-types", &[], |key| vec!["LPUSH", key, "garbage"]).await;
+}
+
+/// The waiting list lives only in Redis, and survives the repair of its drop.
+#[tokio::test]
+async fn the_waiting_list_survives_a_repair_and_is_lost_with_redis() {
+    let fixture = Fixture::new("d-waiting").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let body = coupon_body("Line", 4, 5);
+    let (coupon, _) = fixture.held_of(&body, 4).await;
+    rush(&[&**api], coupon.id, &people(6)[4..], 1).await;
+    inject(world, &coupon, Drift::CountHigher, 3).await;
+    pass_ends(world, &[], REPAIRED).await;
+    let waiting = api.claim(coupon.id, &people(6)[5]).await;
+    assert!(matches!(waiting, Answer::Waiting { .. }), "{waiting:?}");
+    let key = world.redis.of_drop(coupon.id, coupon.drop, "waiting");
+    world.redis.command::<()>(&["DEL", &key]).await;
+    api.give_back(coupon.id, &people(1)[0]).await.unwrap();
+    let first = api.claim(coupon.id, "u-new").await;
+    assert_eq!(first.promised().map(|(drop, _)| drop), Some(coupon.drop));
+    all_issued(world, coupon.drop, 4).await;
+    clean_pass(world, &coupon).await;
+}

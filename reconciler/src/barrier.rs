@@ -1,0 +1,325 @@
+//! The barrier: MySQL has everything that the topic had at a moment.
+//!
+//! The consumer stores its positions in the transaction of its rows. If the stored positions have
+//! reached the end offsets, no unread message matters, so a pass never reads the topic. A closed
+//! coupon is judged only after the longest deadline that any API announced has passed since the
+//! answer of the command that closed it, and after the positions have reached the ends that were
+//! read then: every claim from before the closing has a row, a dead letter, or is only in Redis.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use diesel::sql_types::{BigInt, Integer, Text};
+use diesel_async::RunQueryDsl as _;
+use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::mysql::processes::Deadlines;
+use firstcome_shared::mysql::{Db, DbError};
+use parking_lot::Mutex;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use tokio::time::Instant;
+
+use crate::context::{Memory, PassContext, PassError, PassSettings};
+use crate::ledger::Found;
+use crate::report::{ActionKind, FindingCase, Kind, Outcome};
+use crate::stores::Stores;
+
+/// The offsets of each partition: the first one that the log has, and its end.
+pub type Logs = BTreeMap<i32, Range<i64>>;
+
+/// The stored positions by partition.
+pub type Positions = BTreeMap<i32, i64>;
+
+/// Maximum wait for one answer about the topic.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Margin in addition to the deadlines, for the inaccuracy of timers.
+const MARGIN: Duration = Duration::from_millis(250);
+
+/// Maximum wait for the consumer in one attempt. The next attempt begins with another era.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const POLL: Duration = Duration::from_millis(100);
+
+/// Reads the topic's offsets with one client, and never its messages.
+#[derive(Clone)]
+pub struct Topic {
+    pub settings: KafkaSettings,
+    /// `None` while a read uses it. A read that hangs keeps it, and the next one creates another.
+    client: Arc<Mutex<Option<BaseConsumer>>>,
+}
+
+impl Topic {
+    pub fn new(settings: KafkaSettings) -> Self {
+        let client = Arc::default();
+        Self { settings, client }
+    }
+
+    /// Reads the offsets of all partitions.
+    pub async fn logs(&self) -> anyhow::Result<Logs> {
+        let topic = self.clone();
+        let read = tokio::task::spawn_blocking(move || topic.read());
+        // librdkafka measures its limits by the host's clock, which may be set back.
+        match tokio::time::timeout(3 * ANSWER, read).await {
+            Ok(read) => read?,
+            Err(_) => Err(anyhow!("Kafka did not answer within {:?}", 3 * ANSWER)),
+        }
+    }
+
+    fn read(&self) -> anyhow::Result<Logs> {
+        let kept = self.client.lock().take();
+        let client = match kept {
+            Some(client) => client,
+            None => self.settings.reader().create()?,
+        };
+        let name = &self.settings.topic;
+        let offsets = || -> Result<Logs, KafkaError> {
+            let metadata = client.fetch_metadata(Some(name), ANSWER)?;
+            let partitions = metadata
+                .topics()
+                .iter()
+                .flat_map(rdkafka::metadata::MetadataTopic::partitions);
+            let log = |partition: i32| {
+                let (first, end) = client.fetch_watermarks(name, partition, ANSWER)?;
+                Ok((partition, first..end))
+            };
+            partitions.map(|partition| log(partition.id())).collect()
+        };
+        let logs = offsets().with_context(|| format!("the topic {name:?} cannot be read"))?;
+        anyhow::ensure!(!logs.is_empty(), "the topic {name:?} has no partition");
+        // Only a client that has just answered is used again.
+        self.client.lock().replace(client);
+        Ok(logs)
+    }
+}
+
+/// Whether the positions have reached the ends. They are read between the two reads of the ends:
+/// a position beyond the later end belongs to another log. A missing position counts as the first
+/// offset.
+pub fn is_reached(before: &Logs, positions: &Positions, after: &Logs) -> bool {
+    before.iter().all(|(partition, log)| {
+        let position = positions.get(partition).copied().unwrap_or(log.start);
+        let is_of_log = after.get(partition).is_some_and(|log| position <= log.end);
+        log.end <= position && is_of_log
+    })
+}
+
+/// Returns the partitions whose position is outside their log, with the offset at which reading
+/// begins: the topic was recreated, or the position was moved.
+pub fn outside(positions: &Positions, log: &Logs) -> Vec<(i32, i64, i64)> {
+    let at = |(partition, log): (&i32, &Range<i64>)| {
+        let position = *positions.get(partition)?;
+        (position < log.start || position > log.end).then_some((*partition, position, log.start))
+    };
+    log.iter().filter_map(at).collect()
+}
+
+/// How far the consumer has read.
+#[derive(Debug)]
+pub struct ReadState {
+    pub is_reached: bool,
+    pub logs: Logs,
+    pub positions: Positions,
+}
+
+/// Reads ends, positions, and ends again. A position outside its log is stored as the log's first
+/// offset.
+pub async fn read_state(stores: &Stores, may_write: bool) -> Result<ReadState, BarrierError> {
+    let topic = &stores.topic;
+    let before = topic.logs().await.map_err(BarrierError::Kafka)?;
+    let positions = positions(&stores.db, &topic.settings.topic).await?;
+    let after = topic.logs().await.map_err(BarrierError::Kafka)?;
+    for (partition, seen, first) in outside(&positions, &after) {
+        tracing::warn!(
+            partition,
+            position = seen,
+            first,
+            "the stored position is not one of the topic's"
+        );
+        if may_write {
+            begin_again(&stores.db, &topic.settings.topic, partition, seen, first).await?;
+        }
+    }
+    Ok(ReadState {
+        is_reached: is_reached(&before, &positions, &after)
+            && outside(&positions, &after).is_empty(),
+        logs: after,
+        positions,
+    })
+}
+
+/// Why the barrier is unknown.
+#[derive(Debug, thiserror::Error)]
+pub enum BarrierError {
+    #[error("the topic cannot be read: {0:#}")]
+    Kafka(anyhow::Error),
+    #[error(transparent)]
+    Mysql(#[from] DbError),
+}
+
+/// Returns the deadlines of the slowest API, of the last day, but never less than this process's
+/// own settings say.
+pub async fn deadlines(db: &Db, settings: &PassSettings) -> Result<Deadlines, DbError> {
+    let announced = db.longest_deadlines().await?;
+    Ok(Deadlines {
+        publish_ms: announced.publish_ms.max(settings.publish_deadline_ms),
+        in_flight_ms: announced.in_flight_ms.max(settings.in_flight_ms),
+    })
+}
+
+/// Waits until no claim from before the closing can be in flight, then until the consumer has read
+/// the topic. Returns why the coupons cannot be judged yet, if they cannot.
+pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Result<Option<String>, PassError> {
+    let in_flight = Duration::from_millis(u64::try_from(ctx.in_flight_ms).unwrap_or_default());
+    let left = (in_flight + MARGIN).saturating_sub(closed_at.elapsed());
+    if !left.is_zero() {
+        tracing::info!(wait = ?left, "waiting for claims that may be on their way");
+        ctx.sleep(left).await?;
+    }
+    let began = Instant::now();
+    let mut ends = None;
+    loop {
+        let now = match read_state(&ctx.stores, true).await {
+            Ok(now) => now,
+            Err(BarrierError::Mysql(error)) => return Err(error.into()),
+            Err(error @ BarrierError::Kafka(_)) => return Ok(Some(error.to_string())),
+        };
+        // The ends of the first read are enough: nobody is admitted since.
+        let first = ends.get_or_insert_with(|| now.logs.clone());
+        if now.is_reached || is_reached(first, &now.positions, &now.logs) {
+            return Ok(None);
+        }
+        if began.elapsed() > PATIENCE {
+            let unread = unread(&now);
+            return Ok(Some(format!(
+                "the consumer has {unread} messages to read first"
+            )));
+        }
+        ctx.sleep(POLL).await?;
+    }
+}
+
+fn unread(state: &ReadState) -> i64 {
+    let behind = |(partition, log): (&i32, &Range<i64>)| {
+        log.end - state.positions.get(partition).copied().unwrap_or(log.start)
+    };
+    state
+        .logs
+        .iter()
+        .map(behind)
+        .map(|number| number.max(0))
+        .sum()
+}
+
+/// Reports partitions whose position has not moved for too long although messages are unread.
+pub fn stalled(memory: &Memory, state: &ReadState, limit: Duration) -> Option<Found> {
+    let now = Instant::now();
+    let mut known = memory.positions.lock();
+    let before = std::mem::take(&mut *known);
+    let mut stuck = Vec::new();
+    let mut longest = Duration::ZERO;
+    for (partition, log) in &state.logs {
+        let position = state.positions.get(partition).copied().unwrap_or(log.start);
+        if position >= log.end {
+            continue;
+        }
+        let since = before.get(partition).filter(|(at, _)| *at == position);
+        let since = since.map_or(now, |(_, since)| *since);
+        known.insert(*partition, (position, since));
+        if now - since > limit {
+            stuck.push(partition.to_string());
+            longest = longest.max(now - since);
+        }
+    }
+    let detail = format!(
+        "{} messages wait on partition {} of the topic, and the consumer has not moved for {} s",
+        unread(state),
+        stuck.join(", "),
+        longest.as_secs()
+    );
+    let found = Found {
+        needs_person: true,
+        case: FindingCase::ConsumerStands,
+        ..Found::new(Kind::Stalled, ActionKind::Report, Outcome::Skipped, detail)
+    };
+    (!stuck.is_empty()).then_some(found)
+}
+
+#[derive(diesel::QueryableByName)]
+struct PositionRow {
+    #[diesel(sql_type = Integer)]
+    partition_id: i32,
+    #[diesel(sql_type = BigInt)]
+    next_offset: i64,
+}
+
+async fn positions(db: &Db, topic: &str) -> Result<Positions, DbError> {
+    let topic = topic.to_owned();
+    db.of_primary()
+        .run("read positions", async move |conn| {
+            let query = "SELECT partition_id, next_offset FROM topic_positions WHERE topic = ?";
+            let rows: Vec<PositionRow> = diesel::sql_query(query)
+                .bind::<Text, _>(&topic)
+                .load(conn)
+                .await?;
+            Ok(rows
+                .into_iter()
+                .map(|row| (row.partition_id, row.next_offset))
+                .collect())
+        })
+        .await
+}
+
+/// Stores the first offset in place of a position that is not one of the log's.
+async fn begin_again(
+    db: &Db,
+    topic: &str,
+    partition: i32,
+    seen: i64,
+    first: i64,
+) -> Result<(), DbError> {
+    let topic = topic.to_owned();
+    db.run("begin a partition again", async move |conn| {
+        let update = "UPDATE topic_positions SET next_offset = ? \
+             WHERE topic = ? AND partition_id = ? AND next_offset = ?";
+        diesel::sql_query(update)
+            .bind::<BigInt, _>(first)
+            .bind::<Text, _>(&topic)
+            .bind::<Integer, _>(partition)
+            .bind::<BigInt, _>(seen)
+            .execute(conn)
+            .await
+            .map(|_| ())
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn barrier_is_reached_only_by_positions_of_the_same_log() {
+        let logs = |end: i64| Logs::from([(0, 10..end), (1, 0..0)]);
+        for (position, before, after, expected) in [
+            (Some(20), 20, 20, true),
+            (Some(22), 20, 25, true),
+            (Some(19), 20, 20, false),
+            (None, 20, 20, false),
+            (None, 10, 10, true),
+            // The topic was recreated, and is shorter than what was read.
+            (Some(5_000), 20, 25, false),
+        ] {
+            let positions: Positions = position.map(|at| (0, at)).into_iter().collect();
+            let reached = is_reached(&logs(before), &positions, &logs(after));
+            assert_eq!(reached, expected, "{position:?} {before} {after}");
+        }
+        let positions = Positions::from([(0, 5_000), (1, 0)]);
+        assert_eq!(outside(&positions, &logs(20)), [(0, 5_000, 10)]);
+        let expired = Positions::from([(0, 3)]);
+        assert_eq!(outside(&expired, &logs(20)), [(0, 3, 10)]);
+    }
+}

@@ -1,0 +1,246 @@
+//! What the steps of a pass share: the stores, the settings, and the moment at which it began.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::StoreError;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::runs::Retention;
+use firstcome_shared::quoted::without_values;
+use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::gate::{Fence, Servers};
+use firstcome_shared::redis::wrong_key::is_about_data;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::pass::CleanDrop;
+use crate::report::{FailureCause, Trigger};
+use crate::stores::Stores;
+
+/// A request for a pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassRequest {
+    pub trigger: Trigger,
+    pub coupon: Option<CouponId>,
+    pub drop: Option<DropId>,
+    pub dry_run: bool,
+    /// Whether to skip nothing, and to look at sealed drops as well.
+    pub deep: bool,
+    /// Whether an operator confirms the plan that was shown, so that the repair limit does not
+    /// apply to it.
+    pub confirm: bool,
+    /// The operator who requested the pass through the API.
+    pub by: Option<Operator>,
+    /// Maximum wait for another pass to end.
+    pub patience: Duration,
+    /// The schedule that is due, if any.
+    pub due: Option<Due>,
+}
+
+/// A due run of a schedule. It is due in every process that has this schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// When the schedule's run last ended, as known to this process. If `None`, the pass runs even
+    /// if another process has already completed it.
+    pub last: Option<DateTime<Utc>>,
+    /// The schedules for which this run counts, by their keys in `reconciler_state`. The first is
+    /// the schedule that is due.
+    pub counts_for: &'static [&'static str],
+}
+
+impl PassRequest {
+    /// Creates a request for a pass over everything that is not sealed.
+    pub fn new(trigger: Trigger) -> Self {
+        Self {
+            trigger,
+            coupon: None,
+            drop: None,
+            dry_run: false,
+            deep: false,
+            confirm: false,
+            by: None,
+            patience: Duration::ZERO,
+            due: None,
+        }
+    }
+
+    /// Whether the pass compares every drop that is not sealed.
+    pub fn covers_everything(&self) -> bool {
+        self.coupon.is_none() && self.drop.is_none()
+    }
+
+    /// Whether a caller waits for the result. Such a pass also waits for admissions that are too
+    /// recent to judge.
+    pub fn is_awaited(&self) -> bool {
+        matches!(self.trigger, Trigger::Endpoint | Trigger::Cli)
+    }
+}
+
+/// Settings of repairs and retention.
+#[derive(Debug, Clone)]
+pub struct PassSettings {
+    /// Maximum time for an admission to reach the topic, if no API has announced a longer one.
+    pub publish_deadline_ms: i64,
+    /// The same for the second store that is tried after it.
+    pub in_flight_ms: i64,
+    /// Time after which a claim is issued although its message may be unread.
+    pub overdue_ms: i64,
+    pub repair_limit_percent: u32,
+    pub repair_limit_at_least: u64,
+    /// Retention of resolved dead letters.
+    pub failed_claims_kept: Duration,
+    /// Retention of user IDs in sealed drops. `None` keeps them forever.
+    pub people_kept: Option<Duration>,
+    /// Retention in the tables of passes and mails.
+    pub kept: Retention,
+    /// Time without progress after which a consumer with unread messages is reported.
+    pub stall_after: Duration,
+    /// Number of slots compared per page.
+    pub page_slots: u32,
+}
+
+/// State that passes of this process leave for later ones. Losing it costs time, but no promise.
+#[derive(Default)]
+pub struct Memory {
+    /// When this process first saw each coupon closed in its present era.
+    pub closed_since: Mutex<HashMap<CouponId, (Fence, Instant)>>,
+    /// Drops that were found clean, with the numbers that they had.
+    pub clean: Mutex<HashMap<DropId, CleanDrop>>,
+    /// The topic's positions, and since when each has been there.
+    pub positions: Mutex<HashMap<i32, (i64, Instant)>>,
+    pub progress: Progress,
+}
+
+/// The progress of a pass, for the terminal and the API.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub drops: AtomicU64,
+    pub drops_done: AtomicU64,
+    /// Number of users and rows compared.
+    pub compared: AtomicU64,
+    /// The last run that took the lock and was recorded as begun.
+    begun: watch::Sender<Option<String>>,
+}
+
+impl Progress {
+    /// Begins with a run that has the lock and is recorded.
+    pub fn begin(&self, run_id: &str) {
+        for number in [&self.drops, &self.drops_done, &self.compared] {
+            number.store(0, Relaxed);
+        }
+        self.begun.send_replace(Some(run_id.to_owned()));
+    }
+
+    /// Waits until this run has the lock and is recorded, so that the API can return it.
+    pub async fn until_begun(&self, run_id: &str) {
+        let mut begun = self.begun.subscribe();
+        let is_begun = |begun: &Option<String>| begun.as_deref() == Some(run_id);
+        if begun.wait_for(is_begun).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What the steps of a pass share.
+pub struct PassContext {
+    /// The stores. The connection to Redis ends when its server process ends, and rows are never
+    /// read from a read-only MySQL.
+    pub stores: Stores,
+    pub settings: Arc<PassSettings>,
+    pub memory: Arc<Memory>,
+    pub run_id: String,
+    pub dry_run: bool,
+    pub deep: bool,
+    pub confirm: bool,
+    pub is_awaited: bool,
+    /// The Redis servers when the pass began.
+    pub servers: Servers,
+    /// Redis's clock, read before the end offsets.
+    pub clock_ms: i64,
+    /// Whether MySQL had everything that the topic had after that clock.
+    pub is_read: bool,
+    /// The longest time that a claim takes to the topic, and to the second store after it.
+    pub publish_ms: i64,
+    pub in_flight_ms: i64,
+    pub stop: CancellationToken,
+}
+
+impl PassContext {
+    /// Returns an error if the process or the lock's holder was told to stop. Called between two
+    /// repairs, so that none is cut off.
+    pub fn must_go_on(&self) -> Result<(), PassError> {
+        if self.stop.is_cancelled() {
+            return Err(PassError::Stopped);
+        }
+        Ok(())
+    }
+
+    pub async fn sleep(&self, wait: Duration) -> Result<(), PassError> {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Ok(()),
+            () = self.stop.cancelled() => Err(PassError::Stopped),
+        }
+    }
+}
+
+/// Why a pass could not run or finish.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    #[error("another pass is running")]
+    Busy,
+    /// Another process has completed the due run.
+    #[error("another process has made it")]
+    Made,
+    /// The drop or coupon does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    #[error("Redis cannot be reached: {}", without_values(.0))]
+    Redis(#[from] RedisError),
+    #[error(transparent)]
+    Mysql(#[from] DbError),
+    #[error(
+        "the pass lost its lock: its connection to MySQL broke, and another pass may have begun"
+    )]
+    LockLost,
+    #[error("the process was told to stop")]
+    Stopped,
+    #[error("Redis was replaced while the pass was running: what it read is out of date")]
+    Replaced,
+}
+
+impl From<StoreError> for PassError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Db(error) => Self::Mysql(error),
+            StoreError::Redis(error) => Self::Redis(error),
+        }
+    }
+}
+
+impl PassError {
+    pub fn cause(&self) -> FailureCause {
+        match self {
+            Self::Redis(_) | Self::Replaced => FailureCause::Redis,
+            Self::Mysql(_) | Self::LockLost => FailureCause::Mysql,
+            Self::Busy | Self::Made | Self::NotFound(_) | Self::Stopped => FailureCause::Other,
+        }
+    }
+
+    /// Returns the store's sentence if the error concerns the data of one coupon, so that the
+    /// others can be processed. Otherwise, returns the error.
+    pub fn about_data(self) -> Result<String, Self> {
+        match &self {
+            Self::Mysql(error) if error.is_about_data() => Ok(error.to_string()),
+            Self::Redis(error) if is_about_data(error) => Ok(without_values(error)),
+            _ => Err(self),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Closes and opens coupons.
+//!
+//! A gate is `SERVER ERA open|closed`. Closing is a compare-and-set to a closed gate of the next
+//! era, on Redis alone: MySQL may hang, and the era in the gate is adopted there afterwards. The
+//! text of a gate therefore never repeats, every writer of the era before is stale at once, and a
+//! suspended reconciler that wakes up can neither write nor open. Only the urgent lane begins eras.
+
+use diesel::prelude::*;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::mysql::schema::coupons;
+use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::gate::{Fence, Gate, Servers};
+use firstcome_shared::redis::{Redis, RedisError};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::time::Instant;
+
+use crate::context::{Memory, PassContext, PassError};
+
+/// Eras above this were written by hand; later eras would soon exceed those that scripts parse.
+const HIGHEST_SEEN: u64 = 1_000_000_000_000;
+
+/// Coupons that begin an era at the same time.
+const AT_ONCE: usize = 8;
+
+/// Attempts to begin an era above MySQL's.
+const ATTEMPTS: usize = 5;
+
+/// A coupon that this pass has closed.
+#[derive(Debug, Clone)]
+pub(crate) struct Closed {
+    pub coupon: CouponId,
+    pub fence: Fence,
+    /// Nobody was admitted after this.
+    pub since: Instant,
+}
+
+/// Begins an era of each coupon whose gate is still the one that was read. Leaves out the others:
+/// another process works on them.
+pub(crate) async fn close(
+    ctx: &PassContext,
+    coupons: Vec<(CouponId, Gate, u64)>,
+) -> Result<Vec<Closed>, PassError> {
+    stream::iter(coupons)
+        .map(|(coupon, seen, era)| close_coupon(ctx, coupon, seen, era))
+        .buffer_unordered(AT_ONCE)
+        .try_filter_map(|closed| std::future::ready(Ok(closed)))
+        .try_collect()
+        .await
+}
+
+async fn close_coupon(
+    ctx: &PassContext,
+    coupon: CouponId,
+    mut seen: Gate,
+    mut era: u64,
+) -> Result<Option<Closed>, PassError> {
+    for _ in 0..ATTEMPTS {
+        let begun = close_in_redis(&ctx.stores.redis, &ctx.servers, coupon, &seen, era).await?;
+        let Some(fence) = begun else {
+            return Ok(None);
+        };
+        crash_point(Point::EraBegun);
+        let since = note_closed(&ctx.memory, coupon, &seen, &ctx.servers, &fence);
+        match adopt_era(&ctx.stores.db, coupon, fence.era()).await? {
+            None => return Ok(None),
+            Some(adopted) if adopted == fence.era() => {
+                return Ok(Some(Closed {
+                    coupon,
+                    fence,
+                    since,
+                }));
+            }
+            // MySQL has a later era: its fallback rows and other readers expect one above it.
+            Some(later) => era = later,
+        }
+        seen = Gate::closed(&fence);
+    }
+    Ok(None)
+}
+
+/// Closes a coupon without MySQL, unless its gate is not `seen` any more.
+pub(crate) async fn close_in_redis(
+    redis: &Redis,
+    servers: &Servers,
+    coupon: CouponId,
+    seen: &Gate,
+    era: u64,
+) -> Result<Option<Fence>, RedisError> {
+    let Some(server) = servers.of(coupon) else {
+        return Ok(None);
+    };
+    let seen_era = seen.era().filter(|era| *era <= HIGHEST_SEEN).unwrap_or(0);
+    redis
+        .begin_era_on(coupon, server, seen, seen_era.max(era) + 1)
+        .await
+}
+
+/// Records since when a coupon is closed. If this process had already seen it closed in the era
+/// before, that time counts: nobody was admitted in between.
+fn note_closed(
+    memory: &Memory,
+    coupon: CouponId,
+    seen: &Gate,
+    servers: &Servers,
+    fence: &Fence,
+) -> Instant {
+    let mut known = memory.closed_since.lock();
+    let server = servers.of(coupon);
+    let is_closed = seen.era().is_some_and(|era| seen.is_closed(server, era));
+    let before = seen.fence(server).filter(|_| is_closed);
+    let is_same = |(of, _): &(Fence, Instant)| Some(of) == before.as_ref();
+    let since = known.get(&coupon).filter(|known| is_same(known));
+    let since = since.map_or_else(Instant::now, |(_, since)| *since);
+    known.insert(coupon, (fence.clone(), since));
+    since
+}
+
+/// Raises a coupon's era in MySQL to this one. Returns MySQL's era afterwards, or `None` if the
+/// coupon does not exist. Waits for transactions that insert rows in the era before.
+async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
+    db.run("adopt era", async move |conn| {
+        conn.transaction(async |conn| {
+            let row = coupons::table.find(coupon.0);
+            let known: Option<u64> = row
+                .select(coupons::era)
+                .for_update()
+                .first(conn)
+                .await
+                .optional()?;
+            let Some(known) = known.filter(|known| *known < era) else {
+                return Ok(known);
+            };
+            tracing::debug!(coupon_id = coupon.0, known, era, "a coupon begins an era");
+            diesel::update(row)
+                .set(coupons::era.eq(era))
+                .execute(conn)
+                .await?;
+            Ok(Some(era))
+        })
+        .await
+    })
+    .await
+}

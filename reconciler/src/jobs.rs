@@ -1,0 +1,256 @@
+//! Jobs beside the passes: drops made ahead, settings that no longer protect promises, counts of
+//! sealed drops, and retention. None of them is a step of a pass; what they find is part of the next
+//! run.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::StoreError;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::drops;
+use firstcome_shared::kafka::{TopicError, check_topic};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::code_key::CodeKeyFault;
+use firstcome_shared::redis::safety::Unsafe;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::PassSettings;
+use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome, UnsafePart};
+use crate::run::Notes;
+use crate::seal::is_coupon_over;
+use crate::stores::Stores;
+
+/// Less than the time between two passes, so that two daemons report the same.
+const EVERY: Duration = Duration::from_secs(20);
+
+/// The costly ones: counts of sealed drops, and erasing.
+const DAILY: Duration = Duration::from_secs(86_400);
+
+/// Runs the jobs until `stop`.
+pub(crate) async fn run(
+    stores: Stores,
+    settings: PassSettings,
+    notes: Notes,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last_daily: Option<DateTime<Utc>> = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let now = Utc::now();
+        let is_daily =
+            last_daily.is_none_or(|at| (now - at).abs().to_std().unwrap_or(DAILY) >= DAILY);
+        all(&stores, &settings, &notes, is_daily).await;
+        last_daily = if is_daily { Some(now) } else { last_daily };
+    }
+}
+
+/// Runs each job once. A job that fails is repeated at its next time.
+pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes, is_daily: bool) {
+    log("drops ahead", make_ahead(stores).await);
+    match unsafe_settings(stores).await {
+        Ok(found) => notes.set("settings", found),
+        Err(error) => tracing::warn!(%error, "settings were not checked"),
+    }
+    log("retention", retention(stores, settings).await);
+    if is_daily {
+        match count_sealed(stores).await {
+            Ok(found) => notes.set("sealed", found),
+            Err(error) => tracing::warn!(%error, "sealed drops were not counted"),
+        }
+        log("erasing", erase(stores, settings).await);
+    }
+}
+
+fn log(job: &'static str, done: Result<(), StoreError>) {
+    if let Err(error) = done {
+        tracing::warn!(job, %error, "a job failed; it is repeated soon");
+    }
+}
+
+/// Creates the drops that schedules require.
+async fn make_ahead(stores: &Stores) -> Result<(), StoreError> {
+    for (coupon, own) in stores.db.catalogue().await? {
+        let made = drops::make_ahead(&stores.db, &stores.redis, &coupon, &own, Utc::now()).await;
+        match made {
+            Ok(0) => {}
+            Ok(made) => tracing::info!(coupon_id = coupon.id.0, made, "upcoming drops created"),
+            Err(error) => {
+                tracing::warn!(coupon_id = coupon.id.0, %error, "upcoming drops could not be created");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reports settings that start-up would reject and that have changed since.
+async fn unsafe_settings(stores: &Stores) -> Result<Vec<Finding>, StoreError> {
+    let mut found = Vec::new();
+    match stores.redis.check_settings().await {
+        Ok(()) => {}
+        Err(Unsafe::Unreachable(error)) => return Err(error.into()),
+        Err(Unsafe::Setting(detail)) => found.push(unsafe_part(UnsafePart::Redis, detail)),
+    }
+    match check_topic(&stores.topic.settings, Duration::from_secs(5)).await {
+        Ok(_) => {}
+        Err(TopicError::Unreachable { .. }) => {
+            tracing::debug!("the topic's settings were not read");
+        }
+        Err(error) => found.push(unsafe_part(UnsafePart::Topic, error.to_string())),
+    }
+    let fault = match stores.db.check_code_key().await? {
+        None => return Ok(found),
+        Some(CodeKeyFault::Lost) => "the table code_key is empty although there are coupons",
+        Some(CodeKeyFault::Replaced) => {
+            "the key in the table code_key was lost, and another was drawn in its place"
+        }
+        Some(CodeKeyFault::Other) => {
+            "the key in the table code_key does not make the codes of older coupons"
+        }
+    };
+    let detail = format!(
+        "{fault}: a row that is written again gets another code than its user was shown. Put the key back from a backup of \
+         MySQL, see \"The key of the codes\" in OPERATIONS.md"
+    );
+    found.push(unsafe_part(UnsafePart::CodeKey, detail));
+    Ok(found)
+}
+
+fn unsafe_part(part: UnsafePart, detail: String) -> Finding {
+    Finding {
+        case: FindingCase::Unsafe(part),
+        ..Finding::general(Kind::Stalled, ActionKind::Report, detail)
+    }
+}
+
+/// Sealed drops counted by one statement.
+const AT_ONCE: i64 = 500;
+
+/// Compares the rows of sealed drops with their number at sealing.
+async fn count_sealed(stores: &Stores) -> Result<Vec<Finding>, DbError> {
+    let mut found = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = stores.db.sealed_drops(after, None, None, AT_ONCE).await?;
+        let Some(last) = page.last() else {
+            return Ok(found);
+        };
+        after = last.id;
+        let ids = page.iter().map(|drop| DropId(drop.id)).collect();
+        let counts = stores.db.rows_by_drop(ids).await?;
+        for drop in page {
+            let rows = counts.get(&DropId(drop.id)).copied().unwrap_or(0);
+            let sealed = i64::from(drop.sealed_rows.unwrap_or(0));
+            if rows < sealed {
+                let detail = format!(
+                    "drop {} was sealed with {sealed} rows, now there are {rows}; Redis has forgotten it, so restore the rows \
+                     from a backup of MySQL",
+                    drop.id
+                );
+                found.push(Finding {
+                    coupon_id: Some(CouponId(drop.coupon_id)),
+                    drop_id: Some(DropId(drop.id)),
+                    result: Outcome::Failed,
+                    ..Finding::general(Kind::CountMismatch, ActionKind::Report, detail)
+                });
+            }
+        }
+    }
+}
+
+/// Deletes a bounded number of records past their retention.
+async fn retention(stores: &Stores, settings: &PassSettings) -> Result<(), StoreError> {
+    stores.db.delete_old(settings.kept).await?;
+    let deleted = stores
+        .db
+        .delete_resolved_dead_letters(settings.failed_claims_kept)
+        .await?;
+    if deleted > 0 {
+        tracing::info!(
+            deleted,
+            "dead letters that were resolved long ago are deleted"
+        );
+    }
+    Ok(())
+}
+
+/// Deletes allow lists and user ids that nobody needs any more.
+async fn erase(stores: &Stores, settings: &PassSettings) -> Result<(), StoreError> {
+    delete_old_allow_lists(stores).await?;
+    match settings.people_kept {
+        Some(kept) => erase_old_people(stores, kept).await,
+        None => Ok(()),
+    }
+}
+
+/// How long the allow list of a coupon that is over is kept.
+const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+async fn delete_old_allow_lists(stores: &Stores) -> Result<(), StoreError> {
+    for (coupon, mut revision) in stores.db.old_allow_lists(LISTS_KEPT).await? {
+        // A coupon with a schedule may get more drops.
+        if !is_coupon_over(&stores.db, coupon).await? {
+            continue;
+        }
+        while let Some((now, has_more)) = stores
+            .db
+            .delete_some_of_allow_list(coupon, revision)
+            .await?
+        {
+            revision = now;
+            if !has_more {
+                tracing::info!(
+                    coupon_id = coupon.0,
+                    "the allow list of a coupon that is over is deleted"
+                );
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Maximum number of drops that one run processes, and of users that it erases.
+const DROPS_AT_MOST: usize = 10_000;
+const USERS_AT_MOST: usize = 1_000_000;
+
+/// Replaces all users of drops sealed more than `kept` ago by pseudonyms, once neither admission nor
+/// Redis needs the ids. If a coupon allows one per user in total, its rows keep their users until
+/// the coupon is over, because they show who already has one.
+async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreError> {
+    let mut over = HashMap::new();
+    let mut after = DropId(0);
+    let (mut drops, mut users) = (0, 0);
+    while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
+        let page = stores
+            .db
+            .old_drops_with_people(kept, after, AT_ONCE)
+            .await?;
+        let Some(last) = page.last() else { break };
+        after = last.id();
+        for drop in page {
+            let is_over = match over.get(&drop.coupon()) {
+                Some(known) => *known,
+                None => is_coupon_over(&stores.db, drop.coupon()).await?,
+            };
+            over.insert(drop.coupon(), is_over);
+            let keys = stores.redis.keys(drop.coupon(), drop.id());
+            let has_keys = stores.redis.have_keys(&[keys]).await?.contains(&true);
+            if !has_keys && (is_over || drop.once_per_drop) {
+                drops += 1;
+                users += stores.db.erase_holders(drop.id()).await?
+                    + stores.db.erase_others(drop.id(), is_over).await?;
+            }
+        }
+    }
+    if users > 0 {
+        tracing::info!(drops, users, "users of drops that are long over are erased");
+    }
+    Ok(())
+}

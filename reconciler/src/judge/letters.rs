@@ -1,0 +1,121 @@
+//! Decides how dead letters end.
+
+use firstcome_shared::coupon::DropWindow;
+use firstcome_shared::domain::{Slot, UserId};
+
+use super::{Dirt, DueRow, Judgement, Page};
+use crate::report::Kind;
+
+/// An open dead letter of the drop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    pub id: i64,
+    pub slot: Option<i64>,
+    pub user: Option<UserId>,
+    pub at_ms: Option<i64>,
+    /// Why the claim cannot be of this drop, if only a message says that it is.
+    pub fault: Option<&'static str>,
+}
+
+impl Letter {
+    /// Returns why a claim that only a message supports cannot be of a drop with this window.
+    pub fn fault_of(
+        is_of_message: bool,
+        window: &DropWindow,
+        claimed_at: Option<chrono::DateTime<chrono::Utc>>,
+    ) -> Option<&'static str> {
+        let fault = is_of_message.then(|| window.fault(claimed_at)).flatten();
+        fault.map(firstcome_shared::coupon::ClaimFault::explanation)
+    }
+}
+
+/// How a dead letter ends, or why it stays open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LetterEnd {
+    /// The user has a row.
+    Duplicate,
+    /// The claim was given back or revoked.
+    Revoked,
+    /// Another user has the row of its slot: the user is owed a slot.
+    Owed { user: UserId, slot: i64 },
+    /// The user's claim on another slot in Redis becomes a row first.
+    Waits,
+    /// An operator has to decide.
+    Left(&'static str),
+}
+
+/// Ends the letters of a page. At an open gate, a letter becomes a row only if Redis has its user
+/// on its slot: a slot that looks vacant may be given to somebody else at this moment. At a closed
+/// gate it precedes users whom only Redis names.
+pub(super) fn judge_letters(page: &Page<'_>, judged: &mut Judgement) {
+    for letter in &page.mysql.letters {
+        if page.again.open_letters.contains(&letter.id) {
+            judge_letter(page, letter, judged);
+        }
+    }
+}
+
+fn judge_letter(page: &Page<'_>, letter: &Letter, judged: &mut Judgement) {
+    let mut end = |end| judged.letters.push((letter.id, end));
+    let Some(user) = &letter.user else {
+        return end(LetterEnd::Left("it names no user"));
+    };
+    if page.again.revocations.voids(user, letter.at_ms) {
+        return end(LetterEnd::Revoked);
+    }
+    if page
+        .again
+        .rows_of_users
+        .get(user)
+        .is_some_and(|rows| !rows.is_empty())
+    {
+        return end(LetterEnd::Duplicate);
+    }
+    let in_redis = page.of_users.get(user).copied();
+    if in_redis.is_some() && in_redis != letter.slot {
+        return end(LetterEnd::Waits);
+    }
+    if let (Some(fault), None) = (letter.fault, in_redis) {
+        return end(LetterEnd::Left(fault));
+    }
+    let number = letter.slot.and_then(|slot| Slot::try_from(slot).ok());
+    let Some(slot) = number.filter(|slot| (1..=page.again.quantity).contains(slot)) else {
+        return end(LetterEnd::Left("the drop has no such slot"));
+    };
+    if judged.rows.iter().any(|due| due.user == *user) {
+        return end(LetterEnd::Waits);
+    }
+    let is_given = judged.rows.iter().any(|due| due.slot == slot);
+    if page.rows_again.contains_key(&slot) || is_given {
+        return end(LetterEnd::Owed {
+            user: user.clone(),
+            slot: slot.into(),
+        });
+    }
+    let agrees = in_redis.is_some() && page.on_slots[&i64::from(slot)].as_slice() == [user];
+    if agrees || page.moment.is_closed {
+        // Redis's time is the admission's; a letter by hand has none.
+        let held = page
+            .again
+            .holders
+            .iter()
+            .find(|holder| holder.user == *user);
+        judged.rows.push(DueRow {
+            slot,
+            user: user.clone(),
+            at_ms: letter
+                .at_ms
+                .or_else(|| held.and_then(|holder| holder.at_ms)),
+            letter: Some(letter.id),
+        });
+    } else {
+        judged.dirt.push(Dirt {
+            kind: Kind::FailedClaim,
+            slot: Some(slot.into()),
+            user: Some(user.clone()),
+            takes: false,
+            owes: false,
+            detail: "a failed claim names a slot on which Redis does not have its user",
+        });
+    }
+}

@@ -1,0 +1,482 @@
+//! Decides what a page of slots needs. Pure: the reads are done before, the repairs afterwards.
+//!
+//! A page is read in this order: M, the rows and open dead letters in MySQL; R, one transaction in
+//! Redis; M', again in MySQL whatever concerns the slots and users that differ; R', those slots
+//! once more in Redis. Every healthy change follows a fixed order: an admission reaches Redis before
+//! its row, a return or revocation removes the row before the user leaves Redis, a raised quantity
+//! and a seal are in MySQL first. A row that M and M' both show was therefore never without its
+//! user while R was read, and a difference between them and R is drift. Nothing else is: no pause
+//! and no second look is needed, however long MySQL takes.
+
+mod letters;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
+use firstcome_shared::mysql::revoked::{Revocation, Revocations};
+
+use crate::report::Kind;
+pub use letters::{Letter, LetterEnd};
+
+/// A row of the drop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub slot: Slot,
+    pub user: UserId,
+    /// When the user was admitted, in Unix milliseconds. Tells two claims of one slot apart.
+    pub at_ms: i64,
+}
+
+/// A user whom Redis has on a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub slot: i64,
+    pub user: UserId,
+    /// When the slot was given, if known; only in R'.
+    pub at_ms: Option<i64>,
+}
+
+/// R: the slots `from..=to` in Redis, at one moment. The last page has no end.
+#[derive(Debug, Clone, Default)]
+pub struct RedisPage {
+    pub from: i64,
+    pub to: Option<i64>,
+    pub count: i64,
+    pub users: Vec<Holder>,
+    pub free: Vec<i64>,
+    /// Entries that are no slots or name no user.
+    pub odd: u64,
+}
+
+/// M: the page in MySQL.
+#[derive(Debug, Clone, Default)]
+pub struct MysqlPage {
+    /// In order of slot.
+    pub rows: Vec<Row>,
+    pub letters: Vec<Letter>,
+}
+
+/// The slots and users on which M and R differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Doubts {
+    pub slots: BTreeSet<Slot>,
+    pub users: BTreeSet<UserId>,
+}
+
+impl Doubts {
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.users.is_empty()
+    }
+}
+
+/// M' and R': what concerns the doubts, read again.
+#[derive(Debug, Clone, Default)]
+pub struct Recheck {
+    /// The drop's quantity.
+    pub quantity: Slot,
+    /// The rows on the slots.
+    pub rows: Vec<Row>,
+    /// The users' rows that rule out another one: in the drop, or in the coupon if one coupon is
+    /// allowed in total.
+    pub rows_of_users: HashMap<UserId, Vec<(DropId, Row)>>,
+    pub revocations: Revocations,
+    /// The dead letters among those of M that are still open, with their users.
+    pub open_letters: HashSet<i64>,
+    /// R': the users on the slots.
+    pub holders: Vec<Holder>,
+}
+
+/// What is known about the drop and the moment of the pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    pub drop: DropId,
+    pub once_per: OncePer,
+    /// Nobody is admitted, and every claim from before the closing is in MySQL or never will be.
+    pub is_closed: bool,
+    /// Redis's clock, read before the end offsets.
+    pub clock_ms: i64,
+    /// The consumer has read the topic up to the end offsets.
+    pub is_read: bool,
+    /// Time after which an admission is on the topic or never will be.
+    pub deadline_ms: i64,
+    /// Time after which a row is written even if its message may still be unread.
+    pub overdue_ms: i64,
+}
+
+impl Moment {
+    /// Whether a claim without a row gets it now. At a closed gate the age does not matter: a clock
+    /// that was set back leaves times in the future. A claim that waits too long gets its row
+    /// although its message is unread, but only at an open gate: after a loss, another user's
+    /// message may name the slot.
+    fn is_due(&self, admitted_at_ms: Option<i64>) -> bool {
+        let age = self.clock_ms.saturating_sub(admitted_at_ms.unwrap_or(0));
+        self.is_closed || (self.is_read && age > self.deadline_ms) || age > self.overdue_ms
+    }
+}
+
+/// A row to insert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueRow {
+    pub slot: Slot,
+    pub user: UserId,
+    pub at_ms: Option<i64>,
+    /// The dead letter that it resolves.
+    pub letter: Option<i64>,
+}
+
+/// A difference that only a projection repairs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirt {
+    pub kind: Kind,
+    pub slot: Option<i64>,
+    pub user: Option<UserId>,
+    /// The user would lose the slot that Redis shows.
+    pub takes: bool,
+    /// The user would have nothing then, and is owed another slot.
+    pub owes: bool,
+    pub detail: &'static str,
+}
+
+/// What a page needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judgement {
+    pub rows: Vec<DueRow>,
+    pub letters: Vec<(i64, LetterEnd)>,
+    /// Claims that a revocation voids and that Redis or a row still has.
+    pub revoked: Vec<(UserId, Revocation)>,
+    pub dirt: Vec<Dirt>,
+    /// Users without a row who are not due yet.
+    pub in_flight: u64,
+}
+
+/// The numbers of a drop in Redis, at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DropKeysSeen {
+    pub has_keys: bool,
+    /// Its settings are there, and whole.
+    pub has_settings: bool,
+    pub is_readable: bool,
+    /// `None` if the counter is missing.
+    pub count: Option<i64>,
+    pub users: u64,
+    pub free: u64,
+}
+
+/// What a drop needs as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WholeDrop {
+    /// Nothing was given out and Redis does not have it yet: it is loaded at an open gate, too.
+    NotLoaded,
+    Dirty(Dirt),
+    /// Its pages decide.
+    Whole,
+}
+
+/// Decides from a drop's numbers. `is_new` means that its window has not begun, and that it has no
+/// row and no dead letter.
+pub fn judge_whole(seen: &DropKeysSeen, is_new: bool) -> WholeDrop {
+    let dirt = |kind, detail| {
+        WholeDrop::Dirty(Dirt {
+            kind,
+            slot: None,
+            user: None,
+            takes: false,
+            owes: false,
+            detail,
+        })
+    };
+    let held = i64::try_from(seen.users + seen.free).unwrap_or(i64::MAX);
+    match seen.count {
+        _ if !seen.has_keys && is_new => WholeDrop::NotLoaded,
+        _ if !seen.has_keys => dirt(Kind::RedisLost, "Redis has lost the drop"),
+        _ if !seen.is_readable => dirt(Kind::CountMismatch, "a key in Redis cannot be read"),
+        _ if !seen.has_settings => dirt(Kind::RedisLost, "Redis has lost the drop's settings"),
+        None => dirt(Kind::RedisLost, "Redis has lost the drop's counter"),
+        Some(count) if seen.users == 0 && count > held => {
+            dirt(Kind::RedisLost, "Redis has lost the drop's users")
+        }
+        Some(count) if count != held => dirt(
+            Kind::CountMismatch,
+            "the counter is not the number of held and free slots",
+        ),
+        Some(_) => WholeDrop::Whole,
+    }
+}
+
+/// Whether each row has its user on its slot, and every other slot up to the counter is free. This
+/// is the usual case, so it allocates nothing.
+pub fn is_clean(mysql: &MysqlPage, redis: &RedisPage) -> bool {
+    let users = redis.users.iter().map(|holder| (holder.slot, &holder.user));
+    let rows = mysql
+        .rows
+        .iter()
+        .map(|row| (i64::from(row.slot), &row.user));
+    if redis.odd > 0 || !mysql.letters.is_empty() || !users.clone().eq(rows) {
+        return false;
+    }
+    let mut users = users.map(|(slot, _)| slot).peekable();
+    let mut free = redis.free.iter().copied().peekable();
+    let last = redis.to.unwrap_or(i64::MAX).min(redis.count);
+    for slot in redis.from.max(1)..=last {
+        let is_held = users.next_if_eq(&slot).is_some();
+        let is_free = free.next_if_eq(&slot).is_some();
+        if is_held == is_free {
+            return false;
+        }
+    }
+    users.next().is_none() && free.next().is_none()
+}
+
+/// Finds the slots and users on which a page differs.
+pub fn doubts(mysql: &MysqlPage, redis: &RedisPage) -> Doubts {
+    let mut doubts = Doubts::default();
+    let on_slots = users_by_slot(&redis.users);
+    let free: HashSet<i64> = redis.free.iter().copied().collect();
+    let rows: HashMap<i64, &Row> = mysql
+        .rows
+        .iter()
+        .map(|row| (row.slot.into(), row))
+        .collect();
+    for row in &mysql.rows {
+        let slot = i64::from(row.slot);
+        let is_held = on_slots
+            .get(&slot)
+            .is_some_and(|users| *users == [&row.user]);
+        if !is_held || free.contains(&slot) {
+            doubts.slots.insert(row.slot);
+            doubts.users.insert(row.user.clone());
+        }
+    }
+    for holder in &redis.users {
+        let row = rows.get(&holder.slot);
+        if row.is_none_or(|row| row.user != holder.user) {
+            doubts.users.insert(holder.user.clone());
+            doubts.slots.extend(Slot::try_from(holder.slot).ok());
+        }
+    }
+    for letter in &mysql.letters {
+        doubts.users.extend(letter.user.clone());
+        doubts
+            .slots
+            .extend(letter.slot.and_then(|slot| Slot::try_from(slot).ok()));
+    }
+    doubts
+}
+
+fn users_by_slot(holders: &[Holder]) -> BTreeMap<i64, Vec<&UserId>> {
+    let mut users: BTreeMap<i64, Vec<&UserId>> = BTreeMap::new();
+    for holder in holders {
+        users.entry(holder.slot).or_default().push(&holder.user);
+    }
+    users
+}
+
+/// Decides what a page needs.
+pub fn judge(moment: &Moment, mysql: &MysqlPage, redis: &RedisPage, again: &Recheck) -> Judgement {
+    let mut judged = Judgement::default();
+    let page = Page::new(moment, mysql, redis, again);
+    sums(redis, &mut judged);
+    for row in &mysql.rows {
+        judge_row(&page, row, &mut judged);
+    }
+    letters::judge_letters(&page, &mut judged);
+    for holder in &again.holders {
+        judge_holder(&page, holder, &mut judged);
+    }
+    judged
+}
+
+/// The page, indexed.
+struct Page<'p> {
+    moment: &'p Moment,
+    mysql: &'p MysqlPage,
+    again: &'p Recheck,
+    /// R by slot.
+    on_slots: BTreeMap<i64, Vec<&'p UserId>>,
+    /// R by user.
+    of_users: HashMap<&'p UserId, i64>,
+    /// M' by slot.
+    rows_again: HashMap<Slot, &'p Row>,
+}
+
+impl<'p> Page<'p> {
+    fn new(
+        moment: &'p Moment,
+        mysql: &'p MysqlPage,
+        redis: &'p RedisPage,
+        again: &'p Recheck,
+    ) -> Self {
+        Self {
+            moment,
+            mysql,
+            again,
+            on_slots: users_by_slot(&redis.users),
+            of_users: redis.users.iter().map(|it| (&it.user, it.slot)).collect(),
+            rows_again: again.rows.iter().map(|row| (row.slot, row)).collect(),
+        }
+    }
+
+    /// Whether M and M' show the same row: it was there the whole time.
+    fn is_lasting(&self, row: &Row) -> bool {
+        self.rows_again.get(&row.slot) == Some(&row)
+    }
+
+    fn is_without_row(&self, user: &UserId) -> bool {
+        self.again.rows_of_users.get(user).is_none_or(Vec::is_empty)
+    }
+
+    /// Returns the drop and row that rule out a row of this user on this slot.
+    fn other_row(&self, user: &UserId, slot: i64) -> Option<&'p (DropId, Row)> {
+        let rows = self.again.rows_of_users.get(user)?;
+        rows.iter()
+            .find(|(drop, row)| *drop != self.moment.drop || i64::from(row.slot) != slot)
+    }
+}
+
+/// Checks that the slots up to the counter are all held or free, and no others.
+fn sums(redis: &RedisPage, judged: &mut Judgement) {
+    let dirt = |slot, detail| Dirt {
+        kind: Kind::CountMismatch,
+        slot,
+        user: None,
+        takes: false,
+        owes: false,
+        detail,
+    };
+    if redis.odd > 0 {
+        let detail = "Redis has entries that are no slots or name no user";
+        judged.dirt.push(dirt(None, detail));
+    }
+    let held = redis.users.iter().map(|holder| holder.slot);
+    let known: BTreeSet<i64> = held.chain(redis.free.iter().copied()).collect();
+    let last = redis.to.unwrap_or(i64::MAX).min(redis.count);
+    let first = redis.from.max(1);
+    let wanted = usize::try_from(last - first + 1).unwrap_or(0);
+    let outside = known.iter().find(|slot| **slot < 1 || **slot > redis.count);
+    if let Some(slot) = outside {
+        judged
+            .dirt
+            .push(dirt(Some(*slot), "the slot is above the counter"));
+    } else if known.len() < wanted {
+        let gap = (first..=last).find(|slot| !known.contains(slot));
+        judged
+            .dirt
+            .push(dirt(gap, "the slot is neither held nor free"));
+    } else if known.len() < redis.users.len() + redis.free.len() {
+        let twice = redis
+            .free
+            .iter()
+            .find(|slot| redis.users.iter().any(|it| it.slot == **slot));
+        if let Some(slot) = twice {
+            judged
+                .dirt
+                .push(dirt(Some(*slot), "the slot is held and free"));
+        }
+    }
+}
+
+/// A row whose user Redis does not have on its slot.
+fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
+    let slot = i64::from(row.slot);
+    let users = page.on_slots.get(&slot).map_or(&[][..], Vec::as_slice);
+    if users == [&row.user] || !page.is_lasting(row) {
+        return;
+    }
+    if let Some(revocation) = page.again.revocations.voiding(&row.user, Some(row.at_ms)) {
+        judged.revoked.push((row.user.clone(), revocation.clone()));
+        return;
+    }
+    if !users.contains(&&row.user) {
+        // The user may be on another slot, which goes then.
+        let elsewhere = page.of_users.get(&row.user).copied();
+        judged.dirt.push(Dirt {
+            kind: if users.is_empty() {
+                Kind::MissingAdmission
+            } else {
+                Kind::SlotConflict
+            },
+            slot: Some(slot),
+            user: Some(row.user.clone()),
+            takes: elsewhere.is_some(),
+            owes: false,
+            detail: "the row's user is not on this slot in Redis",
+        });
+    }
+    for other in users.iter().filter(|user| **user != &row.user) {
+        judged.dirt.push(Dirt {
+            kind: Kind::SlotConflict,
+            slot: Some(slot),
+            user: Some((*other).clone()),
+            takes: true,
+            owes: page.is_without_row(other),
+            detail: "Redis has this user on a slot whose row is another's",
+        });
+    }
+}
+
+/// A user whom R and R' have on a slot for which the user has no row.
+fn judge_holder(page: &Page<'_>, holder: &Holder, judged: &mut Judgement) {
+    let Holder { slot, user, at_ms } = holder;
+    let number = Slot::try_from(*slot).ok();
+    let was_there = page.of_users.get(user) == Some(slot);
+    let row = number.and_then(|slot| page.rows_again.get(&slot));
+    if !was_there || row.is_some_and(|row| row.user == *user) {
+        return;
+    }
+    if let Some(revocation) = page.again.revocations.voiding(user, *at_ms) {
+        judged.revoked.push((user.clone(), revocation.clone()));
+        return;
+    }
+    let dirt = |kind, detail| Dirt {
+        kind,
+        slot: Some(*slot),
+        user: Some(user.clone()),
+        takes: true,
+        owes: page.is_without_row(user),
+        detail,
+    };
+    let Some(number) = number.filter(|slot| (1..=page.again.quantity).contains(slot)) else {
+        let detail = "the slot is above the quantity";
+        return judged.dirt.push(dirt(Kind::OverAdmitted, detail));
+    };
+    if let Some((drop, _)) = page.other_row(user, *slot) {
+        // In the same drop, the row's own slot lacks its user and is judged with its page.
+        if *drop != page.moment.drop {
+            let detail = "the user holds a row in another drop of this coupon";
+            judged.dirt.push(dirt(Kind::OverAdmitted, detail));
+        }
+        return;
+    }
+    let others = page.on_slots.get(slot).map_or(0, Vec::len);
+    if others > 1 {
+        let is_kept = row.is_none() && page.on_slots[slot].first() == Some(&user);
+        if row.is_none() && !is_kept {
+            judged.dirt.push(dirt(
+                Kind::SlotConflict,
+                "two users hold this slot in Redis",
+            ));
+            return;
+        }
+    }
+    // The row of another user was judged above, or has just come or gone.
+    if row.is_some()
+        || judged
+            .rows
+            .iter()
+            .any(|due| due.slot == number || due.user == *user)
+    {
+        return;
+    }
+    if page.moment.is_due(*at_ms) {
+        judged.rows.push(DueRow {
+            slot: number,
+            user: user.clone(),
+            at_ms: *at_ms,
+            letter: None,
+        });
+    } else {
+        judged.in_flight += 1;
+    }
+}

@@ -1,0 +1,2 @@
+mod healthy;
+mod table;

@@ -1,0 +1,48 @@
+//! The repair limit: how many users of a drop may lose the slot that Redis shows without an
+//! operator's confirmation. Rows are never limited. A confirmation applies to the plan that was
+//! shown, by the SHA-256 of its slots and users, and to nothing else.
+
+use firstcome_shared::coupon::Drop;
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::held_back::ShownRepairs;
+
+use crate::context::PassContext;
+use crate::pass::Takes;
+
+/// Returns why a projection must wait for an operator, or `None` if it may go on.
+pub(crate) async fn brake(
+    ctx: &PassContext,
+    drop: &Drop,
+    takes: &Takes,
+) -> Result<Option<String>, DbError> {
+    let db = &ctx.stores.db;
+    let percent = u64::from(ctx.settings.repair_limit_percent);
+    let limit = (u64::from(drop.quantity) * percent / 100).max(ctx.settings.repair_limit_at_least);
+    if takes.number <= limit {
+        if !ctx.dry_run && takes.number > 0 {
+            db.forget_held_back(drop.id).await?;
+        }
+        return Ok(None);
+    }
+    let now = ShownRepairs {
+        number: u32::try_from(takes.number).unwrap_or(u32::MAX),
+        fingerprint: Some(takes.fingerprint()),
+    };
+    let shown = db.shown_repairs(drop.id).await?;
+    let asks = ctx.confirm && !ctx.dry_run;
+    if asks && shown == Some(now) {
+        return Ok(None);
+    }
+    let is_seen = ctx.confirm || ctx.dry_run;
+    db.hold_back(drop.id, now, &ctx.run_id, is_seen).await?;
+    let number = takes.number;
+    Ok(Some(match shown.map(|shown| shown.number) {
+        _ if !asks => format!("{number} users would lose their slot, which needs a confirmation"),
+        Some(shown) => format!(
+            "not confirmed: {shown} users were shown before, now other {number} would lose their slot; confirm again"
+        ),
+        None => format!(
+            "not confirmed: no pass has shown before that {number} users would lose their slot; confirm again"
+        ),
+    }))
+}

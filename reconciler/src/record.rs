@@ -1,0 +1,308 @@
+//! Records passes in MySQL: one row per run, and one per finding for all consecutive passes that
+//! see it. A drop without findings and changes adds no rows, so the tables grow with events, not
+//! with passes and drops.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::processes::owner;
+use firstcome_shared::mysql::runs::{FindingRow, Findings, RunRow, to_json};
+use firstcome_shared::mysql::{Db, DbError};
+
+use crate::report::{
+    ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger,
+    Unlisted,
+};
+
+/// Records the beginning of a run, and the operator who requested it. The caller holds the pass
+/// lock.
+pub async fn begin(
+    db: &Db,
+    run: &Run,
+    confirmed: bool,
+    asked: Option<(Operator, OperatorAct)>,
+) -> Result<(), DbError> {
+    let asked = asked.map(|(by, mut act)| {
+        act.detail["run_id"] = run.run_id.clone().into();
+        (by, act)
+    });
+    db.begin_run(row(run, confirmed, None), asked).await
+}
+
+/// Records the end of a run with its findings. Works even if its beginning could not be recorded.
+///
+/// # Errors
+/// [`DbError`] if MySQL fails; then nothing is recorded.
+pub async fn finish(
+    db: &Db,
+    run: &Run,
+    confirmed: bool,
+    is_beside_passes: bool,
+) -> Result<(), DbError> {
+    let finished_at = run.finished_at.unwrap_or_else(Utc::now);
+    // Findings are stored in separate rows.
+    let bare = |d: &DropReport| DropReport {
+        findings: Vec::new(),
+        coupon_name: d.coupon_name.clone(),
+        ..*d
+    };
+    let drops: Vec<DropReport> = run
+        .drops
+        .iter()
+        .filter(|d| is_kept(d))
+        .take(REPORTS_AT_MOST)
+        .map(bare)
+        .collect();
+    let drops = Some(to_json(&drops)?);
+    let succeeded = run.ended_well().then(|| finished_at.to_rfc3339());
+    db.finish_run(
+        row(run, confirmed, drops),
+        findings(run, is_beside_passes),
+        succeeded,
+    )
+    .await
+}
+
+/// Maximum number of drop reports stored with a run. They take about 4 MB of JSON, far below
+/// `max_allowed_packet`. Findings have no such limit.
+const REPORTS_AT_MOST: usize = 10_000;
+
+/// Whether the drop has findings, has changed, or is in progress.
+fn is_kept(drop: &DropReport) -> bool {
+    !drop.findings.is_empty() || !drop.exact || drop.sealed || drop.before != drop.after
+}
+
+/// Selects the findings to record. A pass that compared everything continues the findings of the
+/// last such pass, even if it failed afterwards or could not read the topic. Repairs and findings
+/// in sealed drops belong to this run only, because the next pass does not see them.
+fn findings(run: &Run, is_beside_passes: bool) -> Findings {
+    let is_full = !is_beside_passes && !run.partial && !run.dry_run;
+    let mut findings = Findings {
+        own: Vec::new(),
+        left: is_full.then(Vec::new),
+    };
+    let of_drops = run
+        .drops
+        .iter()
+        .flat_map(|d| d.findings.iter().map(|f| (f, d.sealed)));
+    for (finding, sealed) in run.findings.iter().map(|f| (f, false)).chain(of_drops) {
+        let row = finding_row(&run.run_id, finding);
+        match &mut findings.left {
+            Some(left) if !sealed && finding.result != Outcome::Applied => {
+                left.push((finding.identity(), row));
+            }
+            _ => findings.own.push(row),
+        }
+    }
+    findings
+}
+
+/// Extends the end time of a recorded run. Returns `false` if there is no such run.
+pub async fn prolong(db: &Db, run_id: &str, until: DateTime<Utc>) -> Result<bool, DbError> {
+    db.prolong_run(run_id.to_owned(), until.naive_utc()).await
+}
+
+fn row(run: &Run, confirmed: bool, drops: Option<String>) -> RunRow {
+    let (drops_examined, examined) = run.examined();
+    let total = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let with = |outcome: Outcome| {
+        let found = run.all_findings().filter(|f| f.result == outcome);
+        let number = found.map(|finding| finding.case.number()).sum::<u64>();
+        u32::try_from(number).unwrap_or(u32::MAX)
+    };
+    RunRow {
+        id: run.run_id.clone(),
+        triggered_by: run.trigger.as_str().to_owned(),
+        dry_run: run.dry_run,
+        deep: run.deep,
+        confirmed,
+        status: run.status.as_str().to_owned(),
+        owner: owner(),
+        started_at: run.started_at.naive_utc(),
+        finished_at: run.finished_at.map(|at| at.naive_utc()),
+        drops_examined: u32::try_from(drops_examined).unwrap_or(u32::MAX),
+        users_examined: total(examined.users),
+        rows_examined: total(examined.rows),
+        failed_claims_examined: total(examined.failed_claims),
+        attempted: with(Outcome::Applied) + with(Outcome::Failed),
+        applied: with(Outcome::Applied),
+        skipped: with(Outcome::Skipped),
+        failed: with(Outcome::Failed),
+        error: run.error.clone(),
+        drops,
+        number: None,
+        drops_hash: None,
+        drops_run: None,
+        nothing_new: false,
+        asked_by: run.asked_by.clone(),
+    }
+}
+
+fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
+    FindingRow {
+        run_id: run_id.to_owned(),
+        coupon_id: finding.coupon_id.map(|c| c.0),
+        drop_id: finding.drop_id.map(|d| d.0),
+        kind: finding.kind.as_str().to_owned(),
+        slot: finding.slot,
+        // A name that was written into a store manually may be too long for the column. In that
+        // case, the slot identifies the finding.
+        user_id: finding
+            .user_id
+            .clone()
+            .filter(|name| name.is_ascii() && name.len() <= UserId::MAX_LEN),
+        action: finding.action.as_str().to_owned(),
+        result: finding.result.as_str().to_owned(),
+        detail: Some(finding.detail.clone()),
+        needs_person: finding.needs_person,
+        dead_letter: finding.dead_letter,
+        trace_id: finding.trace_id.clone(),
+    }
+}
+
+/// Stores a time across restarts.
+pub async fn remember(db: &Db, name: &'static str, at: DateTime<Utc>) -> Result<(), DbError> {
+    db.set_state(name, at.to_rfc3339()).await
+}
+
+/// Returns a time stored by [`remember`] or by a pass.
+pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>, DbError> {
+    let text = db.state(name).await?;
+    Ok(text
+        .and_then(|text| DateTime::parse_from_rfc3339(&text).ok())
+        .map(|at| at.with_timezone(&Utc)))
+}
+
+/// Returns a run with at most `limit` findings after the finding `after`, and the start of the next
+/// page.
+pub async fn read(
+    db: &Db,
+    id: String,
+    limit: u32,
+    after: i64,
+) -> Result<Option<(Run, Option<i64>)>, DbError> {
+    let Some((row, findings)) = db.run_with_findings(id, limit, after).await? else {
+        return Ok(None);
+    };
+    let next = (findings.len() == limit as usize)
+        .then(|| findings.last().map(|f| f.0))
+        .flatten();
+    Ok(Some((
+        assemble(row, findings.into_iter().map(|(_, finding)| finding)),
+        next,
+    )))
+}
+
+fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
+    // Parses an enum value. Replaces an unknown value, which another release wrote, with
+    // `otherwise`.
+    fn word<T: std::str::FromStr>(text: &str, otherwise: T) -> T {
+        text.parse().unwrap_or(otherwise)
+    }
+    let mut run = Run {
+        status: word(&row.status, Status::Failed),
+        drops: row
+            .drops
+            .as_deref()
+            .and_then(|json| serde_json::from_str(json).ok())
+            .unwrap_or_default(),
+        asked_by: row.asked_by,
+        dry_run: row.dry_run,
+        deep: row.deep,
+        finished_at: row.finished_at.map(|at| at.and_utc()),
+        error: row.error,
+        ..Run::begun(
+            &row.id,
+            word(&row.triggered_by, Trigger::Cron),
+            row.started_at.and_utc(),
+        )
+    };
+    let (drops, listed) = run.examined();
+    let less = |all: i64, listed: u64| u64::try_from(all).unwrap_or(0).saturating_sub(listed);
+    run.unlisted = Unlisted {
+        drops: u64::from(row.drops_examined).saturating_sub(drops),
+        examined: Examined {
+            users: less(row.users_examined, listed.users),
+            rows: less(row.rows_examined, listed.rows),
+            failed_claims: less(row.failed_claims_examined, listed.failed_claims),
+        },
+    };
+    let places: HashMap<_, _> = run
+        .drops
+        .iter()
+        .enumerate()
+        .map(|(at, report)| (report.drop_id, at))
+        .collect();
+    for row in findings {
+        let finding = Finding {
+            kind: word(&row.kind, Kind::Stalled),
+            coupon_id: row.coupon_id.map(CouponId),
+            drop_id: row.drop_id.map(DropId),
+            slot: row.slot,
+            user_id: row.user_id,
+            needs_person: row.needs_person,
+            action: word(&row.action, ActionKind::Report),
+            result: word(&row.result, Outcome::Skipped),
+            detail: row.detail.unwrap_or_default(),
+            dead_letter: row.dead_letter,
+            trace_id: row.trace_id,
+            case: FindingCase::Plain,
+        };
+        match finding.drop_id.and_then(|drop| places.get(&drop)) {
+            Some(at) => run.drops[*at].findings.push(finding),
+            None => run.findings.push(finding),
+        }
+    }
+    run
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::PassRequest;
+    use crate::run::blank;
+
+    #[test]
+    fn only_a_complete_pass_ends_earlier_findings() {
+        let begun = blank(&PassRequest::new(Trigger::Cron), "1");
+        assert!(begun.partial, "nothing is compared yet");
+        for (what, status, partial, is_beside_passes, expected) in [
+            ("a pass", Status::Drift, false, false, true),
+            (
+                "the topic could not be read",
+                Status::Failed,
+                false,
+                false,
+                true,
+            ),
+            (
+                "failed before it had compared all",
+                Status::Failed,
+                true,
+                false,
+                false,
+            ),
+            ("a pass over one coupon", Status::Drift, true, false, false),
+            ("a reopening", Status::Failed, false, true, false),
+        ] {
+            let run = Run {
+                status,
+                partial,
+                ..begun.clone()
+            };
+            let left = findings(&run, is_beside_passes).left;
+            assert_eq!(left.is_some(), expected, "{what}");
+        }
+        let failed = Run {
+            status: Status::Failed,
+            partial: false,
+            ..begun
+        };
+        assert!(
+            !failed.ended_well(),
+            "what is recorded in full is no success yet"
+        );
+    }
+}

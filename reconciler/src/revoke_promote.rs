@@ -1,0 +1,202 @@
+//! Completes revocations that an API began and did not finish, gives free slots to the waiting
+//! list, owed users first, and writes the rows of those who got one.
+
+use std::collections::HashSet;
+
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use firstcome_shared::coupon::Coupon;
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::revoked::Revocation;
+use firstcome_shared::mysql::schema::revoked_coupons;
+use firstcome_shared::redis::gate::Fence;
+use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
+
+use crate::context::{PassContext, PassError};
+use crate::judge::DueRow;
+use crate::ledger::{Found, Ledger};
+use crate::read::{CouponSeen, DropSeen};
+use crate::report::{ActionKind, Kind, Outcome};
+use crate::rows::{self, RowEnd};
+
+/// Carries out the steps of a revocation (docs/decisions/0013-revoking.md). Each is idempotent.
+pub(crate) async fn complete(
+    ctx: &PassContext,
+    coupon: &Coupon,
+    keys: &DropKeys,
+    revocation: &Revocation,
+) -> Result<(), PassError> {
+    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+    db.take_out_row(revocation.id, coupon.once_per).await?;
+    let until = redis.revoke(keys, coupon.once_per, revocation).await?;
+    if revocation.is_to_be_ended() {
+        let ended = db.end_revocation(revocation, until).await?;
+        redis.revoke(keys, coupon.once_per, &ended).await?;
+    }
+    Ok(())
+}
+
+/// Completes the coupon's revocations that have not ended although their users may claim again. The
+/// API that began one needs a moment.
+pub(crate) async fn finish_revocations(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    ledger: &mut Ledger,
+) -> Result<(), PassError> {
+    if seen.banned == 0 {
+        return Ok(());
+    }
+    for revocation in unended(ctx, seen.coupon.id).await? {
+        let result = if ctx.dry_run {
+            Outcome::Planned
+        } else {
+            Outcome::Applied
+        };
+        if !ctx.dry_run {
+            let keys = ctx
+                .stores
+                .redis
+                .keys(seen.coupon.id, DropId(revocation.drop_id));
+            complete(ctx, &seen.coupon, &keys, &revocation).await?;
+        }
+        let detail = "a claim was given back, and its API did not finish";
+        let found = Found::new(Kind::SettingsMismatch, ActionKind::Revoke, result, detail);
+        ledger.add(found.of(None, Some(UserId::from_store(revocation.user_id))));
+    }
+    Ok(())
+}
+
+async fn unended(ctx: &PassContext, coupon: CouponId) -> Result<Vec<Revocation>, DbError> {
+    let read = ctx.stores.db.run("unended revocations", async move |conn| {
+        let begun = diesel::dsl::sql::<diesel::sql_types::Bool>(
+            "revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND",
+        );
+        revoked_coupons::table
+            .filter(revoked_coupons::coupon_id.eq(coupon.0))
+            .filter(revoked_coupons::may_claim_again.and(revoked_coupons::again_from.is_null()))
+            .filter(begun)
+            .limit(1_000)
+            .select(Revocation::as_select())
+            .load(conn)
+            .await
+    });
+    read.await
+}
+
+/// Reads a drop's open broken promises, and closes those that are kept or void by now.
+pub(crate) async fn open_promises(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    drop: DropId,
+) -> Result<Vec<ClaimOfSlot>, PassError> {
+    let db = &ctx.stores.db;
+    let coupon = &seen.coupon;
+    let mut open = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = db.open_promises(drop, after).await?;
+        let Some((last, _)) = page.last() else {
+            return Ok(open);
+        };
+        after = last.to_string();
+        let users: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
+        let rows = db.rows_of_people(coupon.id, &users).await?;
+        let whole_coupon = coupon.once_per == OncePer::Coupon;
+        let rows = rows
+            .into_iter()
+            .filter(|row| whole_coupon || row.drop_id == drop.0);
+        let kept: HashSet<String> = rows.map(|row| row.user_id).collect();
+        let (kept, left): (Vec<_>, Vec<_>) = page
+            .into_iter()
+            .partition(|(user, _)| kept.contains(user.as_str()));
+        if !ctx.dry_run && !kept.is_empty() {
+            let kept: Vec<UserId> = kept.into_iter().map(|(user, _)| user).collect();
+            tracing::info!(
+                drop_id = drop.0,
+                users = kept.len(),
+                "broken promises are kept"
+            );
+            db.mend_broken_promises(drop, &kept).await?;
+        }
+        open.extend(left.into_iter().map(|(user, slot)| ClaimOfSlot {
+            slot: Slot::try_from(slot).unwrap_or(Slot::MAX),
+            user,
+            at_ms: None,
+        }));
+    }
+}
+
+/// Users promoted by one call.
+const AT_ONCE: u32 = 1_000;
+
+/// Gives the slots that are left to the first users of the waiting list, and writes their rows.
+/// Returns how many got one.
+pub(crate) async fn promote(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    drop: &DropSeen,
+    fence: &Fence,
+    ledger: &mut Ledger,
+) -> Result<u64, PassError> {
+    let mut promoted = 0;
+    if drop.has_broken_promises || drop.state.owed > 0 {
+        let owed = open_promises(ctx, seen, drop.drop.id).await?;
+        let write = ctx
+            .stores
+            .redis
+            .write_owed(&drop.keys, fence, seen.coupon.once_per, &owed);
+        if !owed.is_empty() && matches!(write.await?, Fenced::Stale) {
+            return Ok(0);
+        }
+    }
+    loop {
+        ctx.must_go_on()?;
+        let given = ctx
+            .stores
+            .redis
+            .promote_waiting(&drop.keys, fence, AT_ONCE)
+            .await?;
+        let Fenced::Done(promotion) = given else {
+            return Ok(promoted);
+        };
+        if promotion.given.is_empty() {
+            // Users who left the list without a slot made room for others.
+            if promotion.left_without == 0 {
+                return Ok(promoted);
+            }
+            continue;
+        }
+        crash_point(Point::PersonPromoted);
+        let due: Vec<DueRow> = promotion.given.into_iter().map(due_row).collect();
+        let ends = rows::insert_rows(ctx, &seen.coupon, drop.drop.id, fence.era(), &due).await?;
+        promoted += due.len() as u64;
+        for (due, end) in due.into_iter().zip(ends) {
+            let is_done = matches!(end, RowEnd::Inserted | RowEnd::AlreadyThere);
+            // Without a row, the next pass finds the claim unissued.
+            let result = if is_done {
+                Outcome::Applied
+            } else {
+                Outcome::Skipped
+            };
+            let found = Found::new(
+                Kind::Unfilled,
+                ActionKind::Promote,
+                result,
+                "a slot was left",
+            );
+            ledger.add(found.of(Some(due.slot.into()), Some(due.user)));
+        }
+    }
+}
+
+fn due_row(ClaimOfSlot { slot, user, at_ms }: ClaimOfSlot) -> DueRow {
+    DueRow {
+        slot,
+        user,
+        at_ms,
+        letter: None,
+    }
+}

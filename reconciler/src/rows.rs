@@ -1,0 +1,212 @@
+//! The first repair: every valid claim without a row becomes a row. Idempotent, never limited, and
+//! closes nothing. The schema refuses a taken slot, a second row and a slot above the quantity;
+//! whoever is refused for one of these is owed a slot, and nobody else.
+
+use chrono::DateTime;
+use diesel::sql_types::{BigInt, Nullable, Text};
+use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use firstcome_shared::coupon::Coupon;
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::{DropId, OncePer};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
+use firstcome_shared::mysql::issued::{FencedInsert, IssuedBy};
+
+use crate::context::{PassContext, PassError};
+use crate::judge::{DueRow, Holder, LetterEnd};
+
+/// What became of a due row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RowEnd {
+    Inserted,
+    /// Another process has inserted it.
+    AlreadyThere,
+    /// The slot is another user's, or above the quantity.
+    SlotTaken,
+    /// The user has another row.
+    HasRow,
+    /// The claim was given back or revoked meanwhile.
+    Void,
+    /// The coupon has begun a later era: another reconciler works on it.
+    Stale,
+    /// MySQL's reason.
+    Refused(String),
+}
+
+/// Rows inserted by one transaction.
+const AT_ONCE: usize = 500;
+
+/// Inserts rows, each with the dead letter that it resolves, in transactions that read the coupon's
+/// era and stop if it is above `era`. A refused batch is halved until the refused row is alone.
+pub(crate) async fn insert_rows(
+    ctx: &PassContext,
+    coupon: &Coupon,
+    drop: DropId,
+    era: u64,
+    due: &[DueRow],
+) -> Result<Vec<RowEnd>, PassError> {
+    let mut ends = Vec::with_capacity(due.len());
+    let mut todo: Vec<&[DueRow]> = due.chunks(AT_ONCE).rev().collect();
+    crash_point(Point::RepairBegun);
+    while let Some(some) = todo.pop() {
+        ctx.must_go_on()?;
+        let claims: Vec<Claim> = some.iter().map(|due| claim(coupon, drop, due)).collect();
+        let resolutions = some.iter().filter_map(issued).collect();
+        let by = IssuedBy::Reconciler;
+        let fence = (coupon.id, era);
+        let written = ctx
+            .stores
+            .db
+            .insert_fenced(fence, claims, by, resolutions, &ctx.run_id);
+        match (written.await, some) {
+            (Ok(FencedInsert::Written), _) => ends.extend(vec![RowEnd::Inserted; some.len()]),
+            (Ok(FencedInsert::Stale), _) => ends.extend(vec![RowEnd::Stale; some.len()]),
+            (Ok(FencedInsert::Void), [_]) => ends.push(RowEnd::Void),
+            (Err(error), [one]) if error.is_refusal() => {
+                ends.push(why_refused(ctx, coupon, drop, one, &error).await?);
+            }
+            (Ok(FencedInsert::Void), _) => halve(some, &mut todo),
+            (Err(error), _) if error.is_refusal() => halve(some, &mut todo),
+            (Err(error), _) => return Err(error.into()),
+        }
+    }
+    crash_point(Point::RowReissued);
+    Ok(ends)
+}
+
+fn halve<'d>(some: &'d [DueRow], todo: &mut Vec<&'d [DueRow]>) {
+    let (first, second) = some.split_at(some.len() / 2);
+    todo.extend([second, first]);
+}
+
+fn claim(coupon: &Coupon, drop: DropId, due: &DueRow) -> Claim {
+    Claim {
+        coupon_id: coupon.id,
+        drop_id: drop,
+        slot: due.slot,
+        user_id: due.user.clone(),
+        claimed_at: due.at_ms.and_then(DateTime::from_timestamp_millis),
+        trace: None,
+    }
+}
+
+fn issued(due: &DueRow) -> Option<Resolution> {
+    Some(Resolution {
+        id: due.letter?,
+        how: "issued",
+        detail: format!("issued in slot {}", due.slot),
+    })
+}
+
+async fn why_refused(
+    ctx: &PassContext,
+    coupon: &Coupon,
+    drop: DropId,
+    due: &DueRow,
+    error: &DbError,
+) -> Result<RowEnd, PassError> {
+    let db = &ctx.stores.db;
+    let on_slot = db.row_on_slot(drop, due.slot).await?;
+    if on_slot
+        .as_ref()
+        .is_some_and(|row| row.user_id == due.user.as_str())
+    {
+        return Ok(RowEnd::AlreadyThere);
+    }
+    let rows = db
+        .rows_of_people(coupon.id, std::slice::from_ref(&due.user))
+        .await?;
+    let whole_coupon = coupon.once_per == OncePer::Coupon;
+    if rows.iter().any(|row| whole_coupon || row.drop_id == drop.0) {
+        return Ok(RowEnd::HasRow);
+    }
+    let now = db.coupon(coupon.id).await?;
+    let own = now
+        .iter()
+        .flat_map(|(_, drops)| drops)
+        .find(|own| own.id == drop);
+    let is_above = own.is_some_and(|own| due.slot > own.quantity);
+    Ok(if on_slot.is_some() || is_above {
+        RowEnd::SlotTaken
+    } else {
+        RowEnd::Refused(error.why_refused().unwrap_or_else(|| error.to_string()))
+    })
+}
+
+/// Ends dead letters without a row: duplicates, revoked ones, and those whose users are owed a
+/// slot. An owed user is listed in the transaction that closes the letter.
+pub(crate) async fn end_letters(
+    ctx: &PassContext,
+    coupon: &Coupon,
+    drop: DropId,
+    ends: &[(i64, LetterEnd)],
+) -> Result<(), DbError> {
+    let mut resolutions = Vec::new();
+    let mut owed = Vec::new();
+    for (id, end) in ends {
+        let (how, detail) = match end {
+            LetterEnd::Duplicate => ("duplicate", "its user holds a row"),
+            LetterEnd::Revoked => ("revoked", "its claim was given back or revoked"),
+            LetterEnd::Owed { user, slot } => {
+                owed.push(Holder {
+                    slot: *slot,
+                    user: user.clone(),
+                    at_ms: None,
+                });
+                (
+                    "owed",
+                    "another user has its slot: its user is first in line for the next one",
+                )
+            }
+            LetterEnd::Waits | LetterEnd::Left(_) => continue,
+        };
+        let detail = detail.to_owned();
+        resolutions.push(Resolution {
+            id: *id,
+            how,
+            detail,
+        });
+    }
+    if resolutions.is_empty() {
+        return Ok(());
+    }
+    let reason = "failed_claim";
+    owe(ctx, coupon, drop, owed, reason, resolutions).await
+}
+
+/// Lists users who are owed a slot, before anything else forgets them. Safe to repeat.
+pub(crate) async fn owe(
+    ctx: &PassContext,
+    coupon: &Coupon,
+    drop: DropId,
+    owed: Vec<Holder>,
+    reason: &'static str,
+    resolutions: Vec<Resolution>,
+) -> Result<(), DbError> {
+    let (run_id, coupon) = (ctx.run_id.clone(), coupon.id);
+    let listed = ctx.stores.db.run("list owed users", async move |conn| {
+        conn.transaction(async |conn| {
+            for user in &owed {
+                diesel::sql_query(
+                    "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
+                     VALUES (?, ?, ?, ?, ?, ?) \
+                     ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)",
+                )
+                .bind::<BigInt, _>(drop.0)
+                .bind::<Text, _>(user.user.as_str())
+                .bind::<BigInt, _>(coupon.0)
+                .bind::<Nullable<BigInt>, _>(Some(user.slot))
+                .bind::<Text, _>(reason)
+                .bind::<Text, _>(&run_id)
+                .execute(conn)
+                .await?;
+            }
+            resolve(conn, &resolutions, &run_id).await
+        })
+        .await
+    });
+    listed.await?;
+    crash_point(Point::BrokenListed);
+    Ok(())
+}

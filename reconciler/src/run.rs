@@ -1,0 +1,525 @@
+//! The life of a run: its lane's lock, its record, and the order of its steps.
+//!
+//! Two lanes, each with a lock that one process in the whole system holds: *sweep* compares
+//! everything at open gates, *urgent* begins eras, projects and opens. A sweep wakes urgent for what
+//! it finds closed or dirty, and waits for it, so that a requested run ends exact. Without a daemon,
+//! `once` takes both locks in turn. Correctness does not depend on the locks: every repair is
+//! idempotent, checks its precondition, and is fenced by the coupon's era.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::processes::{PassLock, Work};
+use firstcome_shared::redis::gate::Gate;
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::barrier::{self, BarrierError};
+use crate::context::{Memory, PassContext, PassError, PassRequest, PassSettings};
+use crate::ledger::Ledger;
+use crate::read;
+use crate::record;
+use crate::report::{
+    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger,
+};
+use crate::stores::Stores;
+use crate::sweep::{self, CouponDone};
+use crate::{seal, urgent};
+
+/// Returns a new ID for a run. IDs sort by time.
+pub fn new_run_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// Coupons for the urgent lane, each with the gate at which it was found dirty, if it is open.
+pub type Wanted = HashMap<CouponId, Option<Gate>>;
+
+/// The results of the urgent lane. Coupons that another process works on are left out.
+pub type Reopened = Result<HashMap<CouponId, CouponDone>, PassError>;
+
+/// Work for the urgent lane of a daemon.
+pub struct UrgentJob {
+    pub wanted: Wanted,
+    /// The run that asks, and whether an operator confirmed its plan. `None` for the watch.
+    pub asked_by: Option<(String, bool)>,
+    pub answer: oneshot::Sender<Reopened>,
+}
+
+/// Where the urgent lane runs.
+#[derive(Clone)]
+pub enum UrgentLane {
+    /// In this call: the process runs no daemon.
+    Here,
+    Daemon(mpsc::Sender<UrgentJob>),
+}
+
+/// Runs passes.
+#[derive(Clone)]
+pub struct Reconciler {
+    pub stores: Stores,
+    pub memory: Arc<Memory>,
+    settings: Arc<PassSettings>,
+    lane: UrgentLane,
+    /// What jobs of the scheduler have found, for the next run.
+    pub notes: Notes,
+}
+
+/// Findings about no coupon, by the job that looks for them.
+#[derive(Clone, Default)]
+pub struct Notes(Arc<Mutex<BTreeMap<&'static str, Vec<Finding>>>>);
+
+impl Notes {
+    /// Replaces what a job has found.
+    pub fn set(&self, job: &'static str, findings: Vec<Finding>) {
+        self.0.lock().insert(job, findings);
+    }
+
+    fn all(&self) -> Vec<Finding> {
+        self.0.lock().values().flatten().cloned().collect()
+    }
+}
+
+/// Maximum wait of `once`, or of a lane's job, for the urgent lane of another process.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Margin in addition to the publishing deadline, before young claims are judged again.
+const MARGIN: Duration = Duration::from_millis(250);
+
+/// Rejects a request for a coupon or drop that does not exist, so that a typing error is not
+/// recorded as a failed pass. If MySQL is unavailable, accepts the request, and the pass reports
+/// the failure.
+pub async fn must_exist(stores: &Stores, request: &PassRequest) -> Result<(), PassError> {
+    let missing = match (request.coupon, request.drop) {
+        (None, None) => None,
+        (Some(coupon), drop) => match stores.db.coupon(coupon).await {
+            Ok(None) => Some(format!("there is no coupon {coupon}")),
+            Ok(Some((_, own))) => drop
+                .filter(|id| own.iter().all(|d| d.id != *id))
+                .map(|id| format!("coupon {coupon} has no drop {id}")),
+            Err(_) => None,
+        },
+        (None, Some(drop)) => matches!(stores.db.has_drop(drop).await, Ok(false))
+            .then(|| format!("there is no drop {drop}")),
+    };
+    missing.map_or(Ok(()), |what| Err(PassError::NotFound(what)))
+}
+
+impl Reconciler {
+    pub fn new(stores: Stores, settings: PassSettings, lane: UrgentLane) -> Self {
+        Self {
+            stores,
+            memory: Arc::default(),
+            settings: Arc::new(settings),
+            lane,
+            notes: Notes::default(),
+        }
+    }
+
+    /// Runs one sweep and records it. A failed pass also returns a [`Run`], with the status
+    /// `failed`.
+    pub async fn pass(
+        &self,
+        request: &PassRequest,
+        run_id: &str,
+        stop: &CancellationToken,
+    ) -> Result<Run, PassError> {
+        must_exist(&self.stores, request).await?;
+        let mut run = blank(request, run_id);
+        let db = &self.stores.db_settings;
+        let lock = match PassLock::take(db, Work::Pass, request.patience).await {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Err(PassError::Busy),
+            Err(error) => {
+                fail(&mut run, &error.into());
+                return Ok(run);
+            }
+        };
+        if self.was_made(request).await {
+            lock.release().await;
+            return Err(PassError::Made);
+        }
+        if let Err(error) = self.sweep(&lock, request, &mut run, stop).await {
+            fail(&mut run, &error);
+        }
+        self.finish(&mut run, request).await;
+        lock.release().await;
+        Ok(run)
+    }
+
+    /// Whether another process has completed the due run while this one waited for the lock.
+    async fn was_made(&self, request: &PassRequest) -> bool {
+        let Some(due) = &request.due else {
+            return false;
+        };
+        let ([own, ..], Some(last)) = (due.counts_for, due.last) else {
+            return false;
+        };
+        let made = record::recall(&self.stores.db, own).await.ok().flatten();
+        // A time in the future comes from a wrong clock.
+        made.is_some_and(|at| at > last && at <= Utc::now())
+    }
+
+    async fn sweep(
+        &self,
+        lock: &PassLock,
+        request: &PassRequest,
+        run: &mut Run,
+        stop: &CancellationToken,
+    ) -> Result<(), PassError> {
+        record::begin(&self.stores.db, run, request.confirm, asked(request)).await?;
+        self.memory.progress.begin(&run.run_id);
+        crash_point(Point::RunBegun);
+        let working = stop.child_token();
+        under_lock(lock, &working, self.steps(request, run, &working)).await
+    }
+
+    async fn steps(
+        &self,
+        request: &PassRequest,
+        run: &mut Run,
+        stop: &CancellationToken,
+    ) -> Result<(), PassError> {
+        let (ctx, findings, error) = self.context(request, &run.run_id, stop).await?;
+        run.findings.extend(findings);
+        run.error = error;
+        if request.covers_everything() {
+            run.findings.extend(self.notes.all());
+        }
+        let all = read::coupons(&ctx, self.catalogue(request).await?, request.drop).await?;
+        let mut done = self.reconcile(&ctx, all).await?;
+        let young: Vec<CouponId> = done
+            .iter()
+            .filter(|(_, it)| it.in_flight > 0)
+            .map(|(id, _)| *id)
+            .collect();
+        if ctx.is_awaited && !young.is_empty() {
+            // Somebody waits for the result: judge these again when they are old enough.
+            let deadline = Duration::from_millis(u64::try_from(ctx.publish_ms).unwrap_or_default());
+            ctx.sleep(deadline + MARGIN).await?;
+            let (ctx, ..) = self.context(request, &run.run_id, stop).await?;
+            let all = self.stores.db.coupons_by_id(young).await?;
+            let all = read::coupons(&ctx, all, request.drop).await?;
+            for (id, later) in self.reconcile(&ctx, all).await? {
+                done.entry(id).or_default().extend(later);
+            }
+        }
+        let mut ledger = Ledger::default();
+        seal::end_letters(&ctx, request.coupon, &mut ledger).await?;
+        run.unlisted.examined.failed_claims +=
+            seal::report_loose(&ctx, request.coupon, request.drop, &mut ledger).await?;
+        run.findings.extend(ledger.findings(None, None));
+        for (_, it) in done {
+            run.findings.extend(it.findings);
+            run.drops.extend(it.drops);
+        }
+        run.partial = !request.covers_everything();
+        Ok(())
+    }
+
+    async fn catalogue(
+        &self,
+        request: &PassRequest,
+    ) -> Result<Vec<(Coupon, Vec<Drop>)>, PassError> {
+        let db = self.stores.db.of_primary();
+        Ok(match request.coupon {
+            Some(coupon) => db.coupons_by_id(vec![coupon]).await?,
+            None => db.catalogue().await?,
+        })
+    }
+
+    /// Reconciles coupons at open gates, then those that are closed or dirty in the urgent lane, and
+    /// once more those that another process reopened meanwhile.
+    async fn reconcile(
+        &self,
+        ctx: &PassContext,
+        all: Vec<read::CouponSeen>,
+    ) -> Result<BTreeMap<CouponId, CouponDone>, PassError> {
+        let mut results: BTreeMap<CouponId, CouponDone> = BTreeMap::new();
+        let mut wanted = Wanted::new();
+        for (id, mut done) in sweep::coupons(ctx, all).await? {
+            wanted.extend(done.urgent.take().map(|gate| (id, Some(gate))));
+            results.insert(id, done);
+        }
+        if ctx.stores.redis.servers().await? != ctx.servers {
+            return Err(PassError::Replaced);
+        }
+        if wanted.is_empty() {
+            return Ok(results);
+        }
+        let asked: HashSet<CouponId> = wanted.keys().copied().collect();
+        let reopened = self.in_urgent_lane(ctx, wanted).await?;
+        let left: Vec<CouponId> = asked
+            .iter()
+            .filter(|id| !reopened.contains_key(id))
+            .copied()
+            .collect();
+        for (id, done) in reopened {
+            results.entry(id).or_default().extend(done);
+        }
+        if !left.is_empty() {
+            let all = self.stores.db.coupons_by_id(left).await?;
+            let all = read::coupons(ctx, all, None).await?;
+            for (id, mut done) in sweep::coupons(ctx, all).await? {
+                if done.urgent.take().is_some() {
+                    done.findings.push(in_other_hands(id));
+                }
+                results.entry(id).or_default().extend(done);
+            }
+        }
+        Ok(results)
+    }
+
+    async fn in_urgent_lane(&self, ctx: &PassContext, wanted: Wanted) -> Reopened {
+        let confirmed = (ctx.run_id.clone(), ctx.confirm);
+        match &self.lane {
+            UrgentLane::Here => self.urgent(wanted, Some(confirmed), &ctx.stop).await,
+            UrgentLane::Daemon(jobs) => {
+                let (answer, answered) = oneshot::channel();
+                let job = UrgentJob {
+                    wanted,
+                    asked_by: Some(confirmed),
+                    answer,
+                };
+                if jobs.send(job).await.is_err() {
+                    return Err(PassError::Stopped);
+                }
+                tokio::select! {
+                    answer = answered => answer.unwrap_or(Err(PassError::Stopped)),
+                    () = ctx.stop.cancelled() => Err(PassError::Stopped),
+                }
+            }
+        }
+    }
+
+    /// Reopens coupons under the lock of the urgent lane.
+    pub async fn urgent(
+        &self,
+        wanted: Wanted,
+        asked_by: Option<(String, bool)>,
+        stop: &CancellationToken,
+    ) -> Reopened {
+        let db = &self.stores.db_settings;
+        let Some(lock) = PassLock::take(db, Work::Reopening, PATIENCE).await? else {
+            return Ok(HashMap::new());
+        };
+        let (run_id, confirm) = asked_by.unwrap_or_else(|| (new_run_id(), false));
+        let request = PassRequest {
+            confirm,
+            ..PassRequest::new(Trigger::Startup)
+        };
+        let working = stop.child_token();
+        let work = async {
+            let (ctx, ..) = self.context(&request, &run_id, &working).await?;
+            urgent::reopen(&ctx, &wanted).await
+        };
+        let ended = under_lock(&lock, &working, work).await;
+        lock.release().await;
+        ended
+    }
+
+    /// Records a run of the urgent lane that the watch asked for.
+    pub async fn record_reopening(&self, run: &mut Run) {
+        if let Err(error) = record::finish(&self.stores.db, run, false, true).await {
+            tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+        }
+    }
+
+    /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions. Also
+    /// returns what they show about the consumer, and why the topic cannot be read, if it cannot.
+    async fn context(
+        &self,
+        request: &PassRequest,
+        run_id: &str,
+        stop: &CancellationToken,
+    ) -> Result<(PassContext, Vec<Finding>, Option<String>), PassError> {
+        let stores = self.stores.pinned().await?;
+        let servers = stores.redis.servers().await?;
+        let clock_ms = stores.redis.time_ms().await?;
+        let mut ledger = Ledger::default();
+        let mut error = None;
+        let mut findings = Vec::new();
+        let is_read = match barrier::read_state(&stores, !request.dry_run).await {
+            Ok(state) => {
+                let stalled = barrier::stalled(&self.memory, &state, self.settings.stall_after);
+                if let Some(found) = stalled {
+                    ledger.add(found);
+                }
+                state.is_reached
+            }
+            Err(BarrierError::Mysql(error)) => return Err(error.into()),
+            Err(why @ BarrierError::Kafka(_)) => {
+                findings.push(failure(FailureCause::Kafka, why.to_string()));
+                error = Some(why.to_string());
+                false
+            }
+        };
+        findings.extend(ledger.findings(None, None));
+        let deadlines = barrier::deadlines(&stores.db, &self.settings).await?;
+        let ctx = PassContext {
+            stores,
+            settings: self.settings.clone(),
+            memory: self.memory.clone(),
+            run_id: run_id.to_owned(),
+            dry_run: request.dry_run,
+            deep: request.deep,
+            confirm: request.confirm,
+            is_awaited: request.is_awaited(),
+            servers,
+            clock_ms,
+            is_read,
+            publish_ms: deadlines.publish_ms,
+            in_flight_ms: deadlines.in_flight_ms,
+            stop: stop.clone(),
+        };
+        Ok((ctx, findings, error))
+    }
+
+    async fn finish(&self, run: &mut Run, request: &PassRequest) {
+        run.finished_at = Some(Utc::now());
+        run.status = if run.error.is_some() {
+            Status::Failed
+        } else {
+            status(run)
+        };
+        crash_point(Point::RunDone);
+        if let Err(error) = record::finish(&self.stores.db, run, request.confirm, false).await {
+            tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+        }
+        crash_point(Point::RunRecorded);
+        // Before the lock is released, because another process checks it once it has the lock.
+        let made = request
+            .due
+            .as_ref()
+            .filter(|_| run.status != Status::Failed);
+        for name in made.into_iter().flat_map(|due| due.counts_for) {
+            if let Err(error) = record::remember(&self.stores.db, name, Utc::now()).await {
+                tracing::warn!(%error, name, "that it ran could not be noted");
+            }
+        }
+    }
+}
+
+/// Runs work that ends between two repairs when its token is cancelled, which this does if the lock
+/// is lost.
+async fn under_lock<T>(
+    lock: &PassLock,
+    working: &CancellationToken,
+    work: impl Future<Output = Result<T, PassError>>,
+) -> Result<T, PassError> {
+    let (cancel, lost) = (working.clone(), lock.lost().clone());
+    let watch = tokio::spawn(async move {
+        lost.cancelled().await;
+        cancel.cancel();
+    });
+    let ended = work.await;
+    watch.abort();
+    match ended {
+        Err(PassError::Stopped) if lock.lost().is_cancelled() => Err(PassError::LockLost),
+        other => other,
+    }
+}
+
+fn in_other_hands(coupon: CouponId) -> Finding {
+    let detail = "another process works on this coupon; the next pass looks again";
+    Finding {
+        coupon_id: Some(coupon),
+        needs_person: false,
+        ..Finding::general(Kind::RedisLost, ActionKind::Open, detail)
+    }
+}
+
+/// Creates the run of a pass that begins now.
+pub fn blank(request: &PassRequest, run_id: &str) -> Run {
+    Run {
+        asked_by: request.by.as_ref().and_then(|by| by.name.clone()),
+        dry_run: request.dry_run,
+        deep: request.deep,
+        partial: true,
+        ..Run::begun(run_id, request.trigger, Utc::now())
+    }
+}
+
+/// Creates the run of an attempt that cannot begin, because a store does not answer.
+pub fn cannot_begin(cause: FailureCause, reason: String) -> Run {
+    let mut run = blank(&PassRequest::new(Trigger::Startup), &new_run_id());
+    run.finished_at = Some(Utc::now());
+    run.status = Status::Failed;
+    run.findings.push(failure(cause, reason.clone()));
+    run.error = Some(reason);
+    run
+}
+
+/// Creates the run of the urgent lane from its results.
+pub fn reopening(run_id: &str, done: Vec<CouponDone>) -> Run {
+    let mut run = blank(&PassRequest::new(Trigger::Startup), run_id);
+    for it in done {
+        run.findings.extend(it.findings);
+        run.drops.extend(it.drops);
+    }
+    run.drops
+        .sort_by_key(|report| (report.coupon_id, report.drop_id));
+    run.finished_at = Some(Utc::now());
+    run.status = status(&run);
+    run
+}
+
+/// Adds an error to a run.
+pub fn fail(run: &mut Run, error: &PassError) {
+    run.findings.push(failure(error.cause(), error.to_string()));
+    run.error = Some(error.to_string());
+    run.status = Status::Failed;
+    run.finished_at = Some(Utc::now());
+    // The run that reopens the coupons reports the loss.
+    run.stopped = matches!(error, PassError::Stopped | PassError::Replaced);
+    run.partial = true;
+    tracing::error!(run_id = run.run_id, %error, "the pass failed");
+}
+
+fn failure(cause: FailureCause, error: String) -> Finding {
+    Finding {
+        case: FindingCase::RunFailed(cause),
+        ..Finding::general(Kind::Stalled, ActionKind::Report, error)
+    }
+}
+
+/// Returns the operator who requested the pass, and the action to record.
+fn asked(request: &PassRequest) -> Option<(Operator, OperatorAct)> {
+    let operator = request.by.clone()?;
+    let detail =
+        json!({"dry_run": request.dry_run, "deep": request.deep, "confirm": request.confirm});
+    let act = OperatorAct {
+        action: "reconcile",
+        coupon: request.coupon,
+        drop: request.drop,
+        detail,
+    };
+    Some((operator, act))
+}
+
+/// Returns the final status of a pass, based on its findings.
+pub fn status(run: &Run) -> Status {
+    let is_braked = |drop: &DropReport| {
+        !run.dry_run && drop.findings.iter().any(|it| it.result == Outcome::Planned)
+    };
+    if run.drops.iter().any(is_braked) {
+        return Status::Braked;
+    }
+    let is_left =
+        |it: &Finding| matches!(it.result, Outcome::Failed | Outcome::Planned) || it.needs_person;
+    let is_broken = run.drops.iter().any(|drop| drop.after.broken_promises > 0);
+    if is_broken || run.all_findings().any(is_left) {
+        Status::Drift
+    } else if run.all_findings().any(|it| it.result == Outcome::Applied) {
+        Status::Repaired
+    } else {
+        Status::Clean
+    }
+}

@@ -1,0 +1,376 @@
+//! Settings, allow list, revocations and claimants in Redis. MySQL has them first, at a revision
+//! that is their fence; what differs is written again, and never closes a coupon. A revision in
+//! Redis above MySQL's is one that MySQL has lost, and is adopted before anything is judged.
+
+use firstcome_shared::allow_list::{Followed, Which, follow};
+use firstcome_shared::coupon::{Allow, Coupon, Drop};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::recover;
+use firstcome_shared::redis::gate::Fence;
+use firstcome_shared::redis::keys::DropMeta;
+use firstcome_shared::redis::project::{ClaimOfSlot, Fenced, Loaded};
+
+use crate::context::{PassContext, PassError};
+use crate::ledger::{Found, Ledger};
+use crate::read::CouponSeen;
+use crate::report::{ActionKind, Kind, Outcome};
+
+fn found(result: Outcome, detail: impl Into<String>) -> Found {
+    let write = ActionKind::WriteSettings;
+    Found::new(Kind::SettingsMismatch, write, result, detail)
+}
+
+/// Reports keys of a coupon that are lost or have another type.
+pub(crate) fn lost_keys(names: &[&str], result: Outcome) -> Found {
+    let detail = format!("Redis has lost keys of this coupon: {}", names.join(", "));
+    Found::new(Kind::RedisLost, ActionKind::Project, result, detail)
+}
+
+/// Writes settings that MySQL has lost back to MySQL. A dry run uses them without writing.
+pub(crate) async fn adopt(
+    ctx: &PassContext,
+    seen: &mut CouponSeen,
+    ledger: &mut Ledger,
+) -> Result<(), PassError> {
+    if seen.state.revision <= seen.coupon.revision {
+        return Ok(());
+    }
+    let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
+    let lost = if ctx.dry_run {
+        recover::lost_settings(db, redis, id).await?
+    } else {
+        recover::recover(db, redis, id).await?
+    };
+    let result = if ctx.dry_run {
+        Outcome::Planned
+    } else {
+        Outcome::Applied
+    };
+    let (coupon, drops) = match lost {
+        Some(lost) => {
+            let detail = format!(
+                "MySQL has lost changes of this coupon up to revision {}, which Redis has, but for its name and the days of a \
+                 schedule: {}",
+                lost.coupon.revision, lost.changes
+            );
+            tracing::warn!(
+                coupon_id = id.0,
+                detail,
+                "MySQL has lost settings of a coupon"
+            );
+            ledger.add(found(result, detail));
+            (lost.coupon, lost.drops)
+        }
+        // An operator has just changed the coupon.
+        None => match db.coupon(id).await? {
+            Some(now) => now,
+            None => return Ok(()),
+        },
+    };
+    replace(seen, coupon, &drops);
+    Ok(())
+}
+
+fn replace(seen: &mut CouponSeen, coupon: Coupon, drops: &[Drop]) {
+    for own in &mut seen.drops {
+        if let Some(now) = drops.iter().find(|drop| drop.id == own.drop.id) {
+            own.drop.clone_from(now);
+        }
+    }
+    seen.coupon = coupon;
+}
+
+/// Loads drops that were made ahead, at an open gate. Nobody holds a slot of them.
+pub(crate) async fn load_new(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    fence: &Fence,
+    new: &[DropId],
+) -> Result<(), PassError> {
+    for own in seen.drops.iter().filter(|own| new.contains(&own.drop.id)) {
+        let meta = DropMeta::of(&seen.coupon, &own.drop);
+        let redis = &ctx.stores.redis;
+        let loaded = redis
+            .load(&own.keys, fence, seen.coupon.revision, &meta)
+            .await?;
+        if loaded == Loaded::Yes {
+            tracing::info!(
+                coupon_id = seen.coupon.id.0,
+                drop_id = own.drop.id.0,
+                "a new drop was loaded"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Writes to Redis whatever differs at an open gate.
+pub(crate) async fn write_again(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    ledger: &mut Ledger,
+) -> Result<(), PassError> {
+    if settings_differ(seen) {
+        settings(ctx, seen, ledger).await?;
+    }
+    if has_list(&seen.coupon) && !seen.state.list.is(seen.coupon.allow_list) {
+        allow_list(ctx, seen, ledger).await?;
+    }
+    if seen.state.revoked < seen.banned {
+        let missing = revocations(ctx, &seen.coupon).await?;
+        if missing > 0 {
+            ledger.add(found(
+                Outcome::Applied,
+                format!("{missing} revocations were not in Redis"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn settings_differ(seen: &CouponSeen) -> bool {
+    let differs = |meta: &DropMeta, drop: &Drop| *meta != DropMeta::of(&seen.coupon, drop);
+    let mut loaded = seen
+        .drops
+        .iter()
+        .filter_map(|own| Some((own.state.meta.as_ref()?, &own.drop)));
+    // Without its revision, Redis would accept an outdated write.
+    let is_lost = seen.state.revision == 0;
+    loaded.any(|(meta, drop)| is_lost || differs(meta, drop))
+}
+
+/// Writes the settings at a new revision. Reads both stores again first: an operator's change
+/// reaches MySQL before Redis, and would have to be repeated.
+async fn settings(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    ledger: &mut Ledger,
+) -> Result<(), PassError> {
+    let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
+    let Some((coupon, drops)) = db.coupon(id).await? else {
+        return Ok(());
+    };
+    let mut now = seen.clone();
+    now.state.revision = redis.revision(id).await?;
+    let keys: Vec<_> = now.drops.iter().map(|own| own.keys.clone()).collect();
+    for (own, state) in now.drops.iter_mut().zip(redis.drop_states(&keys).await?) {
+        own.state = state;
+    }
+    replace(&mut now, coupon, &drops);
+    if !settings_differ(&now) || now.state.revision > now.coupon.revision {
+        return Ok(());
+    }
+    let detail = "the settings in Redis differ";
+    if ctx.dry_run {
+        ledger.add(found(Outcome::Planned, detail));
+        return Ok(());
+    }
+    let Some((coupon, drops)) = db.take_revision(id, now.state.revision).await? else {
+        return Ok(());
+    };
+    for own in &now.drops {
+        if let Some(drop) = drops.iter().find(|drop| drop.id == own.drop.id) {
+            let meta = DropMeta::of(&coupon, drop);
+            redis
+                .write_settings(&own.keys, coupon.revision, &meta)
+                .await?;
+        }
+    }
+    ledger.add(found(Outcome::Applied, detail));
+    Ok(())
+}
+
+/// Whether Redis must have the coupon's list, even if the list is not in effect yet.
+pub(crate) fn has_list(coupon: &Coupon) -> bool {
+    coupon.allow == Some(Allow::List) || coupon.allow_list.revision > 0
+}
+
+/// Grace period for an API that has changed a list in MySQL and is about to update Redis.
+const UNDER_WAY_MS: i64 = 2_000;
+
+async fn allow_list(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    ledger: &mut Ledger,
+) -> Result<(), PassError> {
+    let id = seen.coupon.id;
+    let now = ctx.stores.db.allow_lists(vec![id]).await?;
+    let is_settled = now.first().is_some_and(|(_, list, age_ms)| {
+        age_ms.is_none_or(|age_ms| age_ms >= UNDER_WAY_MS) && !seen.state.list.is(*list)
+    });
+    if !is_settled {
+        return Ok(());
+    }
+    if ctx.dry_run {
+        ledger.add(found(Outcome::Planned, "the allow list in Redis differs"));
+    } else if let Some(why) = write_list(ctx, id, ledger).await? {
+        ledger.add(Found {
+            needs_person: true,
+            ..found(Outcome::Failed, why)
+        });
+    }
+    Ok(())
+}
+
+/// Writes a coupon's list. Returns why it could not be written.
+pub(crate) async fn write_list(
+    ctx: &PassContext,
+    id: CouponId,
+    ledger: &mut Ledger,
+) -> Result<Option<String>, PassError> {
+    let followed = follow(&ctx.stores.db, &ctx.stores.redis, id, Which::Different).await;
+    Ok(match followed {
+        Ok(Followed::Same | Followed::NoCoupon) => None,
+        Ok(Followed::Written(people)) => {
+            let detail = format!("the allow list in Redis differed; {people} users are on it");
+            ledger.add(found(Outcome::Applied, detail));
+            None
+        }
+        Ok(Followed::Changing) => Some("others keep changing the allow list".to_owned()),
+        Ok(Followed::Torn(torn)) => Some(torn.to_string()),
+        Err(error) => {
+            let why = PassError::from(error).about_data()?;
+            Some(format!("the allow list could not be written: {why}"))
+        }
+    })
+}
+
+/// Writes all revocations of a coupon, including those of sealed drops. Returns how many were new.
+pub(crate) async fn revocations(ctx: &PassContext, coupon: &Coupon) -> Result<u64, PassError> {
+    let mut after = 0;
+    let mut new = 0;
+    loop {
+        let page = ctx
+            .stores
+            .db
+            .revocations_after(coupon.id, None, after)
+            .await?;
+        let Some((last, _)) = page.last() else {
+            return Ok(new);
+        };
+        after = last.id;
+        let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
+        new += ctx
+            .stores
+            .redis
+            .write_revoked(coupon.id, coupon.once_per, &all)
+            .await?;
+    }
+}
+
+/// Rows read per statement.
+const ROWS_AT_ONCE: Slot = 5_000;
+
+/// Which claimants to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claimants {
+    All,
+    /// Those that are missing or have another slot.
+    Different,
+}
+
+/// Writes the claimants of a drop from its rows. Skips users whose claim is void: a row may have
+/// been read before its user gave it back. Returns how many were written, or `None` if the era has
+/// ended.
+pub(crate) async fn write_claimants(
+    ctx: &PassContext,
+    coupon: &Coupon,
+    fence: &Fence,
+    drop: &Drop,
+    which: Claimants,
+) -> Result<Option<u64>, PassError> {
+    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+    let mut written = 0;
+    let mut from = 1;
+    while from <= drop.quantity {
+        let to = from.saturating_add(ROWS_AT_ONCE - 1).min(drop.quantity);
+        let rows = db
+            .rows_in_era((coupon.id, fence.era()), drop.id, from..=to)
+            .await?;
+        let Some(rows) = rows else {
+            return Ok(None);
+        };
+        let mut rows: Vec<ClaimOfSlot> = rows
+            .into_iter()
+            .map(|(slot, user, at)| ClaimOfSlot {
+                slot,
+                user,
+                at_ms: Some(at.timestamp_millis()),
+            })
+            .collect();
+        if which == Claimants::Different {
+            let of_drop = rows
+                .iter()
+                .map(|row| (row.user.to_string(), drop.id.0, row.slot));
+            let differ = redis
+                .different_claimants(coupon.id, of_drop.collect())
+                .await?;
+            let differ: Vec<UserId> = differ
+                .into_iter()
+                .map(|(user, ..)| UserId::from_store(user))
+                .collect();
+            rows.retain(|row| differ.contains(&row.user));
+            // A row that is still there was not given back.
+            let now = db.rows_of_people(coupon.id, &differ).await?;
+            let is_there = |row: &ClaimOfSlot| {
+                now.iter().any(|it| {
+                    it.drop_id == drop.id.0
+                        && it.slot == row.slot
+                        && it.user_id == row.user.as_str()
+                })
+            };
+            rows.retain(is_there);
+        }
+        written += rows.len() as u64;
+        match redis
+            .write_claimants(coupon.id, fence, drop.id, &rows)
+            .await?
+        {
+            Fenced::Done(()) => {}
+            Fenced::Stale => return Ok(None),
+        }
+        from = to.saturating_add(1);
+    }
+    Ok(Some(written))
+}
+
+/// Writes missing claimants of an open coupon if Redis has fewer than there are rows. `rows` are
+/// those of the unsealed drops.
+pub(crate) async fn claimants(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    fence: &Fence,
+    rows: u64,
+    ledger: &mut Ledger,
+) -> Result<(), PassError> {
+    let (db, id) = (&ctx.stores.db, seen.coupon.id);
+    if seen.coupon.once_per != OncePer::Coupon || ctx.dry_run {
+        return Ok(());
+    }
+    let sealed = db
+        .sealed_rows_of(vec![id])
+        .await?
+        .get(&id)
+        .copied()
+        .unwrap_or(0);
+    let now = ctx.stores.redis.coupon_states(&[id]).await?;
+    if now.first().is_none_or(|now| now.claimants >= rows + sealed) {
+        return Ok(());
+    }
+    let mut written = 0;
+    for drop in db
+        .coupon(id)
+        .await?
+        .map(|(_, drops)| drops)
+        .unwrap_or_default()
+    {
+        let of_drop =
+            write_claimants(ctx, &seen.coupon, fence, &drop, Claimants::Different).await?;
+        written += of_drop.unwrap_or(0);
+    }
+    if written > 0 {
+        let detail = format!("{written} users with a row were not among the claimants in Redis");
+        ledger.add(found(Outcome::Applied, detail));
+    }
+    Ok(())
+}

@@ -1,0 +1,375 @@
+//! The sweep: compares every coupon, inserts rows, ends dead letters, writes settings again,
+//! promotes and seals, all at open gates. A coupon that is closed or dirty is left to the urgent
+//! lane ([`crate::urgent`]).
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use chrono::Utc;
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::redis::gate::Gate;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::time::Instant;
+
+use crate::context::{PassContext, PassError};
+use crate::ledger::{Found, Ledger};
+use crate::pass::{CleanDrop, CompareAt, Compared, compare, unworkable};
+use crate::read::{self, CouponSeen, DropSeen};
+use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome};
+use crate::{limit, revoke_promote, seal, settings};
+
+/// Coupons reconciled at the same time. A pass over thousands of small ones mostly waits for
+/// answers.
+const AT_ONCE: usize = 8;
+
+/// What a step found out about a coupon.
+#[derive(Debug, Default)]
+pub struct CouponDone {
+    pub drops: Vec<DropReport>,
+    pub findings: Vec<Finding>,
+    /// The coupon needs the urgent lane: its gate, as it was read.
+    pub urgent: Option<Gate>,
+    /// Claims that were too young to judge.
+    pub in_flight: u64,
+}
+
+impl CouponDone {
+    pub fn extend(&mut self, other: Self) {
+        self.findings.extend(other.findings);
+        self.in_flight += other.in_flight;
+        for report in other.drops {
+            match self
+                .drops
+                .iter_mut()
+                .find(|known| known.drop_id == report.drop_id)
+            {
+                Some(known) => merge(known, report),
+                None => self.drops.push(report),
+            }
+        }
+    }
+}
+
+/// Adds a later look at a drop to its report.
+pub(crate) fn merge(report: &mut DropReport, later: DropReport) {
+    report.exact = later.exact;
+    report.sealed |= later.sealed;
+    report.after = later.after;
+    report.findings.extend(later.findings);
+    report.examined.users = report.examined.users.max(later.examined.users);
+    report.examined.rows = report.examined.rows.max(later.examined.rows);
+}
+
+/// Reconciles coupons, several at once.
+pub(crate) async fn coupons(
+    ctx: &PassContext,
+    mut all: Vec<CouponSeen>,
+) -> Result<Vec<(CouponId, CouponDone)>, PassError> {
+    // Small ones first: a coupon with millions of claims must not delay the others.
+    all.sort_by_key(|seen| seen.drops.iter().map(|own| own.state.users).sum::<u64>());
+    ctx.memory.progress.drops.fetch_add(
+        all.iter().map(|seen| seen.drops.len() as u64).sum(),
+        Relaxed,
+    );
+    stream::iter(all)
+        .map(|seen| async move {
+            let (id, drops) = (seen.coupon.id, seen.drops.len() as u64);
+            let done = coupon(ctx, seen).await?;
+            ctx.memory.progress.drops_done.fetch_add(drops, Relaxed);
+            Ok((id, done))
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await
+}
+
+/// Reconciles one coupon. Bad data of it is reported, and stops no other.
+async fn coupon(ctx: &PassContext, seen: CouponSeen) -> Result<CouponDone, PassError> {
+    ctx.must_go_on()?;
+    let drops: Vec<DropSeen> = seen.drops.clone();
+    let coupon = seen.coupon.clone();
+    match open_coupon(ctx, seen).await {
+        Ok(done) => Ok(done),
+        Err(error) => {
+            let why = error.about_data()?;
+            tracing::error!(
+                coupon_id = coupon.id.0,
+                why,
+                "a coupon cannot be reconciled"
+            );
+            Ok(CouponDone {
+                drops: drops
+                    .iter()
+                    .map(|drop| unworkable(&coupon, drop, &why))
+                    .collect(),
+                ..CouponDone::default()
+            })
+        }
+    }
+}
+
+async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDone, PassError> {
+    let mut done = CouponDone::default();
+    let mut ledger = Ledger::default();
+    let id = seen.coupon.id;
+    settings::adopt(ctx, &mut seen, &mut ledger).await?;
+    let gate = seen.state.gate.clone();
+    let server = ctx.servers.of(id);
+    let is_open = gate.is_open(server, seen.coupon.era);
+    let at = CompareAt {
+        gate: gate.clone(),
+        era: seen.coupon.era,
+        is_closed: !is_open,
+    };
+    if !is_open && !ctx.dry_run {
+        done.urgent = Some(gate);
+        done.findings = ledger.findings(Some(id), None);
+        return Ok(done);
+    }
+    if !seen.state.unreadable.is_empty() {
+        // The urgent lane writes them again.
+        if ctx.dry_run {
+            let keys = &seen.state.unreadable;
+            ledger.add(settings::lost_keys(keys, Outcome::Planned));
+        } else {
+            done.urgent = Some(gate.clone());
+        }
+    }
+    if !ctx.dry_run {
+        revoke_promote::finish_revocations(ctx, &seen, &mut ledger).await?;
+        settings::write_again(ctx, &seen, &mut ledger).await?;
+    }
+    let mut rows = 0;
+    let mut new = Vec::new();
+    let mut unread = false;
+    for own in &seen.drops {
+        let (report, compared) = open_drop(ctx, &seen, own, &at).await?;
+        rows += compared.numbers.rows;
+        done.in_flight += compared.numbers.in_flight;
+        unread |= compared.is_unsettled;
+        if compared.is_new {
+            new.push(own.drop.id);
+        }
+        if compared.dirty.is_some()
+            && !report
+                .findings
+                .iter()
+                .any(|it| it.result == Outcome::Planned)
+        {
+            done.urgent = Some(gate.clone());
+        }
+        if !compared.is_gone {
+            done.drops.push(report);
+        }
+    }
+    if done.urgent.is_some() {
+        // The urgent lane compares again under the closed gate, and reports what it writes.
+        let reports = done.drops.iter_mut().map(|report| &mut report.findings);
+        reports.for_each(|findings| findings.retain(|it| it.action != ActionKind::Project));
+    }
+    if let Some(fence) = gate.fence(server).filter(|_| !ctx.dry_run) {
+        settings::load_new(ctx, &seen, &fence, &new).await?;
+        if done.urgent.is_none() && !unread {
+            settings::claimants(ctx, &seen, &fence, rows, &mut ledger).await?;
+        }
+    }
+    done.findings = ledger.findings(Some(id), None);
+    Ok(done)
+}
+
+/// Reconciles one drop at an open gate, and looks at it once more if anything was repaired.
+async fn open_drop(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    drop: &DropSeen,
+    at: &CompareAt,
+) -> Result<(DropReport, Compared), PassError> {
+    let began = Instant::now();
+    let may_write = !ctx.dry_run;
+    let mut first = if is_unchanged(ctx, drop).await? {
+        unchanged(drop)
+    } else {
+        compare(ctx, seen, drop, at, may_write).await?
+    };
+    crate::metrics::stage("compare", began.elapsed());
+    let mut repaired = first.repaired;
+    let server = ctx.servers.of(seen.coupon.id);
+    // With rows inserted and users owed.
+    let mut now = drop.clone();
+    if repaired > 0 && may_write {
+        now = again(ctx, seen, drop).await?;
+    }
+    if first.dirty.is_some() {
+        if let Some(why) = limit::brake(ctx, &drop.drop, &first.takes).await? {
+            first
+                .ledger
+                .settle(ActionKind::Project, Outcome::Failed, Outcome::Planned, &why);
+        }
+    } else if let Some(fence) = at
+        .gate
+        .fence(server)
+        .filter(|_| may_write && has_waiting(&now))
+    {
+        repaired += revoke_promote::promote(ctx, seen, &now, &fence, &mut first.ledger).await?;
+    }
+    if ctx.dry_run && first.dirty.is_none() && !seen.coupon.paused {
+        plan_promotion(&now, &mut first);
+    }
+    let owes = now.has_broken_promises || now.state.owed > 0;
+    let mut second = None;
+    if repaired > 0 && may_write {
+        now = again(ctx, seen, drop).await?;
+        second = Some(compare(ctx, seen, &now, at, false).await?);
+    }
+    let last = second.as_mut().unwrap_or(&mut first);
+    if owes {
+        let open = revoke_promote::open_promises(ctx, seen, drop.drop.id).await?;
+        last.numbers.broken_promises = open.len() as u64;
+    }
+    let mut sealing = Ledger::default();
+    let is_sealed = seal::seal(ctx, seen, drop, last, &mut sealing).await?;
+    remember(ctx, drop, &first, second.as_ref());
+    let compared = Compared {
+        numbers: second.as_ref().unwrap_or(&first).numbers,
+        dirty: first.dirty,
+        is_new: first.is_new,
+        is_gone: first.is_gone,
+        is_unsettled: first.is_unsettled,
+        ..Compared::default()
+    };
+    first.ledger.extend(sealing);
+    if let Some(after) = &second {
+        note_left(&mut first, after);
+    }
+    if owes {
+        broken(ctx, seen, drop, &mut first).await?;
+    }
+    let mut report = first.report(&seen.coupon, drop, second.as_ref());
+    report.sealed = is_sealed;
+    Ok((report, compared))
+}
+
+/// Reports, in a dry run, that slots are left for people who wait.
+fn plan_promotion(drop: &DropSeen, first: &mut Compared) {
+    let left = u64::from(drop.drop.quantity).saturating_sub(drop.state.users);
+    if left > 0 && drop.state.waiting > 0 && !drop.drop.closed_early {
+        let waiting = drop.state.waiting;
+        first.ledger.add(Found::new(
+            Kind::Unfilled,
+            ActionKind::Promote,
+            Outcome::Planned,
+            format!("{left} slots are left and {waiting} people wait"),
+        ));
+    }
+}
+
+fn has_waiting(drop: &DropSeen) -> bool {
+    drop.state.waiting > 0 || drop.has_broken_promises
+}
+
+/// Names everybody who is still owed a slot.
+async fn broken(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    drop: &DropSeen,
+    first: &mut Compared,
+) -> Result<(), PassError> {
+    for owed in revoke_promote::open_promises(ctx, seen, drop.drop.id).await? {
+        let detail = "promised, and no slot is left";
+        let found = Found::new(
+            Kind::BrokenPromise,
+            ActionKind::Report,
+            Outcome::Skipped,
+            detail,
+        );
+        first.ledger.add(Found {
+            needs_person: true,
+            ..found.of(Some(owed.slot.into()), Some(owed.user))
+        });
+    }
+    Ok(())
+}
+
+/// Adds what the second look still finds: the repair had no effect. Rows that have become due
+/// meanwhile belong to the next pass.
+fn note_left(first: &mut Compared, after: &Compared) {
+    if let Some((kind, detail)) = after.dirty.filter(|_| first.dirty.is_none()) {
+        first.ledger.add(Found::new(
+            kind,
+            ActionKind::Project,
+            Outcome::Failed,
+            detail,
+        ));
+        first.dirty = after.dirty;
+    }
+}
+
+/// Reads a drop's numbers again.
+async fn again(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    drop: &DropSeen,
+) -> Result<DropSeen, PassError> {
+    let one = vec![(seen.coupon.clone(), vec![drop.drop.clone()])];
+    let now = read::coupons(ctx, one, Some(drop.drop.id)).await?;
+    let own = now.into_iter().flat_map(|seen| seen.drops).next();
+    Ok(own.unwrap_or_else(|| drop.clone()))
+}
+
+/// Drops with at most this many slots are always read: that is cheaper than to count their rows.
+const ALWAYS_READ: i64 = 5_000;
+
+/// Whether a drop was found clean within the hour, and none of its numbers has changed since.
+async fn is_unchanged(ctx: &PassContext, drop: &DropSeen) -> Result<bool, PassError> {
+    if drop.is_empty() {
+        return Ok(true);
+    }
+    let count = drop.state.count.unwrap_or(0);
+    let known = ctx.memory.clean.lock().get(&drop.drop.id).cloned();
+    let Some(known) = known.filter(|_| !ctx.deep && !ctx.is_awaited && count > ALWAYS_READ) else {
+        return Ok(false);
+    };
+    let rows = ctx
+        .stores
+        .db
+        .count_rows(drop.drop.id, drop.highest_row.into())
+        .await?;
+    Ok(drop.letters == 0 && known.is_still(&CleanDrop::of(drop, rows, Instant::now())))
+}
+
+/// The result for a drop whose numbers say that nothing has changed.
+fn unchanged(drop: &DropSeen) -> Compared {
+    let state = &drop.state;
+    let mut compared = Compared::default();
+    compared.numbers.count = state.count.unwrap_or(0);
+    compared.numbers.users = state.users;
+    compared.numbers.rows = state.users;
+    compared.numbers.free = state.free;
+    compared.numbers.waiting = state.waiting;
+    compared.examined.users = state.users;
+    compared.examined.rows = state.users;
+    compared
+}
+
+fn remember(ctx: &PassContext, drop: &DropSeen, first: &Compared, second: Option<&Compared>) {
+    let mut clean = ctx.memory.clean.lock();
+    let is_clean =
+        second.is_none() && first.is_clean() && first.numbers.users == first.numbers.rows;
+    if !is_clean {
+        clean.remove(&drop.drop.id);
+    } else if first.numbers.count > ALWAYS_READ {
+        let now = CleanDrop::of(drop, first.numbers.rows, Instant::now());
+        let known = clean.entry(drop.drop.id).or_insert_with(|| now.clone());
+        // The hour begins when its pages were read.
+        if !known.is_still(&now) {
+            *known = now;
+        }
+    }
+}
+
+/// Whether any of these drops may have been open when the gate was found closed.
+pub(crate) fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
+    let now = clock_ms.max(Utc::now().timestamp_millis());
+    seen.drops
+        .iter()
+        .any(|own| own.drop.opens_at.timestamp_millis() <= now)
+}

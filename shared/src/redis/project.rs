@@ -1,0 +1,247 @@
+//! The projection: Redis := MySQL's rows, page by page, under the closed gate of one era
+//! (`scripts/project.lua`); and promotion from the waiting list. Everything is fenced, and safe to
+//! repeat.
+
+use std::ops::RangeInclusive;
+use std::sync::LazyLock;
+
+use redis::{FromRedisValue as _, RedisError, Value};
+
+use super::Redis;
+use super::client::Script;
+use super::gate::Fence;
+use super::keys::{self, DropKeys};
+pub use super::settings::{Loaded, Written};
+use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
+
+static PROJECT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/project.lua")));
+static PROMOTE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/promote.lua")));
+
+/// Maximum number of slots of a page, and of claims per call. A larger call would block Redis for
+/// too long, and Lua limits the arguments of a command.
+pub const PROJECTED_AT_ONCE: usize = 1_000;
+
+/// The outcome of a fenced change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Fenced<T> {
+    Done(T),
+    /// The coupon is in another era or state, or on another server; nothing was done.
+    Stale,
+}
+
+/// A claim of a user on a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimOfSlot {
+    pub slot: Slot,
+    pub user: UserId,
+    /// When the user was admitted, in Unix milliseconds by Redis's clock, if known.
+    pub at_ms: Option<i64>,
+}
+
+/// The outcome of promoting users from a waiting list.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Promotion {
+    /// The promoted users, in order.
+    pub given: Vec<ClaimOfSlot>,
+    /// Number of users who left the list without a slot: they already hold one, or are revoked.
+    pub left_without: u32,
+}
+
+/// Keys by their number in KEYS (`scripts/identity.lua`), with Redis's names for their types.
+static TYPES: [(usize, &str, &str); 10] = [
+    (3, "claimants", "hash"),
+    (4, "revoked", "hash"),
+    (5, "allowed", "set"),
+    (6, "allow_list", "string"),
+    (7, "meta", "hash"),
+    (8, "count", "string"),
+    (9, "users", "zset"),
+    (10, "free", "zset"),
+    (11, "waiting", "zset"),
+    (12, "times", "hash"),
+];
+
+impl Redis {
+    /// Deletes the coupon's claimants.
+    pub async fn clear_claimants(
+        &self,
+        coupon: CouponId,
+        fence: &Fence,
+    ) -> Result<Fenced<()>, RedisError> {
+        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys.each_ref().map(String::as_str);
+        self.clear(&keys, fence, None, &[3]).await
+    }
+
+    /// Begins to rebuild a drop: deletes its settings, users, free slots and times, and sets its
+    /// counter to the highest slot with a row. Its waiting list stays. Without settings, the coupon
+    /// cannot be opened before [`Self::project_settings`].
+    pub async fn project_begin(
+        &self,
+        keys: &DropKeys,
+        fence: &Fence,
+        count: Slot,
+    ) -> Result<Fenced<()>, RedisError> {
+        self.clear(&keys.of_scripts(), fence, Some(count), &[7, 8, 9, 10, 12])
+            .await
+    }
+
+    /// Deletes those keys of a drop and its coupon that have another type than Firstcome's. Returns
+    /// their names.
+    pub async fn unlink_unreadable(
+        &self,
+        keys: &DropKeys,
+        fence: &Fence,
+    ) -> Result<Fenced<Vec<&'static str>>, RedisError> {
+        let names = keys.of_scripts();
+        let mut pipe = redis::pipe();
+        for (at, ..) in TYPES {
+            pipe.cmd("TYPE").arg(names[at - 1]);
+        }
+        let found: Vec<String> = pipe.query_async(&mut self.connection()).await?;
+        let wrong = TYPES
+            .iter()
+            .zip(found)
+            .filter(|((.., of), found)| found != "none" && found != of);
+        let (numbers, wrong): (Vec<usize>, Vec<&'static str>) =
+            wrong.map(|((at, name, _), _)| (*at, *name)).unzip();
+        Ok(match self.clear(&names, fence, None, &numbers).await? {
+            Fenced::Done(()) => Fenced::Done(wrong),
+            Fenced::Stale => Fenced::Stale,
+        })
+    }
+
+    async fn clear(
+        &self,
+        keys: &[&str],
+        fence: &Fence,
+        count: Option<Slot>,
+        numbers: &[usize],
+    ) -> Result<Fenced<()>, RedisError> {
+        let mut args = arguments("clear", fence, DropId(0), OncePer::Drop);
+        args.push(count.map(|count| count.to_string()).unwrap_or_default());
+        args.extend(numbers.iter().map(ToString::to_string));
+        Ok(match self.run_project(keys, &args).await? {
+            Fenced::Done(_) => Fenced::Done(()),
+            Fenced::Stale => Fenced::Stale,
+        })
+    }
+
+    /// Writes the slots of one page, at most [`PROJECTED_AT_ONCE`], none above the counter: those of
+    /// `rows` with their users, and all others as free. A slot whose claim a revocation voids is
+    /// free. Returns the number of such claims.
+    pub async fn project_slots(
+        &self,
+        keys: &DropKeys,
+        fence: &Fence,
+        once_per: OncePer,
+        page: RangeInclusive<Slot>,
+        rows: &[ClaimOfSlot],
+    ) -> Result<Fenced<u32>, RedisError> {
+        let mut args = arguments("page", fence, keys.drop, once_per);
+        args.extend([page.start().to_string(), page.end().to_string()]);
+        args.extend(rows.iter().flat_map(triple));
+        self.run_project(&keys.of_scripts(), &args).await
+    }
+
+    /// Makes the users of a drop's rows claimants of a coupon that allows one claim in total, unless
+    /// a revocation voids the claim. The coupon may be open.
+    pub async fn write_claimants(
+        &self,
+        coupon: CouponId,
+        fence: &Fence,
+        drop: DropId,
+        rows: &[ClaimOfSlot],
+    ) -> Result<Fenced<()>, RedisError> {
+        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys.each_ref().map(String::as_str);
+        for some in rows.chunks(PROJECTED_AT_ONCE) {
+            let mut args = arguments("claimants", fence, drop, OncePer::Coupon);
+            args.extend(some.iter().flat_map(triple));
+            if self.run_project(&keys, &args).await? == Fenced::Stale {
+                return Ok(Fenced::Stale);
+            }
+        }
+        Ok(Fenced::Done(()))
+    }
+
+    /// Puts users whose promise is broken at the head of a drop's waiting list, in the order of the
+    /// promised slots, unless they hold a slot or are revoked. The coupon may be open.
+    pub async fn write_owed(
+        &self,
+        keys: &DropKeys,
+        fence: &Fence,
+        once_per: OncePer,
+        owed: &[ClaimOfSlot],
+    ) -> Result<Fenced<()>, RedisError> {
+        for some in owed.chunks(PROJECTED_AT_ONCE) {
+            let mut args = arguments("owed", fence, keys.drop, once_per);
+            args.extend(
+                some.iter()
+                    .flat_map(|one| [one.slot.to_string(), one.user.to_string()]),
+            );
+            if self.run_project(&keys.of_scripts(), &args).await? == Fenced::Stale {
+                return Ok(Fenced::Stale);
+            }
+        }
+        Ok(Fenced::Done(()))
+    }
+
+    async fn run_project(&self, keys: &[&str], args: &[String]) -> Result<Fenced<u32>, RedisError> {
+        let left_out: i64 = PROJECT.run(&mut self.connection(), keys, args).await?;
+        Ok(u32::try_from(left_out).map_or(Fenced::Stale, Fenced::Done))
+    }
+
+    /// Gives free slots, then new ones, to the first users on an open coupon's waiting list, at most
+    /// `limit`. Returns `Stale` also if the drop's numbers do not add up.
+    ///
+    /// # Errors
+    /// If Redis cannot be reached; some users may have been promoted.
+    pub async fn promote_waiting(
+        &self,
+        keys: &DropKeys,
+        fence: &Fence,
+        limit: u32,
+    ) -> Result<Fenced<Promotion>, RedisError> {
+        let args = [fence.to_string(), keys.drop.to_string(), limit.to_string()];
+        let reply: Vec<Value> = PROMOTE
+            .run(&mut self.connection(), &keys.of_scripts(), &args)
+            .await?;
+        let [now, left_without, given @ ..] = reply.as_slice() else {
+            return Ok(Fenced::Stale);
+        };
+        let now = i64::from_redis_value_ref(now)?;
+        let claim = |pair: &[Value]| {
+            let user: Vec<u8> = Vec::from_redis_value_ref(&pair[0])?;
+            Ok::<_, RedisError>(ClaimOfSlot {
+                slot: Slot::from_redis_value_ref(&pair[1])?,
+                // A name that was added manually may be no text.
+                user: UserId::from_store(String::from_utf8_lossy(&user).into_owned()),
+                at_ms: Some(now),
+            })
+        };
+        let given: Result<Vec<_>, _> = given.chunks_exact(2).map(claim).collect();
+        Ok(Fenced::Done(Promotion {
+            given: given?,
+            left_without: u32::from_redis_value_ref(left_without)?,
+        }))
+    }
+}
+
+/// The first arguments of the script.
+fn arguments(how: &str, fence: &Fence, drop: DropId, once_per: OncePer) -> Vec<String> {
+    vec![
+        how.to_owned(),
+        fence.to_string(),
+        drop.to_string(),
+        once_per.as_str().to_owned(),
+    ]
+}
+
+fn triple(claim: &ClaimOfSlot) -> [String; 3] {
+    let at = claim.at_ms.map(|at| at.to_string()).unwrap_or_default();
+    [claim.slot.to_string(), claim.user.to_string(), at]
+}
