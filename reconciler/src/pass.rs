@@ -216,6 +216,20 @@ async fn carry_out(
     for (id, end) in &judged.letters {
         note_letter(*id, end, done, compared);
     }
+    for (user, revocation) in &judged.revoked {
+        if at.is_closed || !revocation.is_young() {
+            if may_write {
+                revoke_promote::complete(ctx, coupon, &drop.keys, revocation).await?;
+                compared.repaired += 1;
+            }
+            let detail = "a claim that was given back or revoked is still in a store";
+            let found = Finding::new(Kind::SettingsMismatch, ActionKind::Revoke, done, detail);
+            compared.ledger.add(found.of(None, Some(user)));
+        } else {
+            // Its API is about to complete it.
+            compared.numbers.in_flight += 1;
+        }
+    }
     let due = &judged.rows;
     let ends = if may_write {
         rows::end_letters(ctx, coupon, drop.drop.id, &judged.letters).await?;
@@ -225,15 +239,6 @@ async fn carry_out(
     };
     for (due, end) in due.iter().zip(ends) {
         note_row(due, end, compared);
-    }
-    for (user, revocation) in &judged.revoked {
-        if may_write {
-            revoke_promote::complete(ctx, coupon, &drop.keys, revocation).await?;
-            compared.repaired += 1;
-        }
-        let detail = "a claim that was given back or revoked is still in a store";
-        let found = Finding::new(Kind::SettingsMismatch, ActionKind::Revoke, done, detail);
-        compared.ledger.add(found.of(None, Some(user)));
     }
     Ok(())
 }
@@ -289,25 +294,16 @@ fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
 }
 
 fn note_letter(id: i64, end: &LetterEnd, done: Outcome, compared: &mut Compared) {
-    let (action, result, detail) = match end {
-        LetterEnd::Duplicate => (ActionKind::Resolve, done, "its user already holds a row"),
-        LetterEnd::Revoked => (
-            ActionKind::Resolve,
-            done,
-            "its claim was given back or revoked",
-        ),
-        LetterEnd::Owed { .. } => (ActionKind::Owe, done, "another user has its slot"),
-        LetterEnd::Waits => (
-            ActionKind::Report,
-            Outcome::Skipped,
-            "the claim that Redis has comes first",
-        ),
-        LetterEnd::Left(why) => (ActionKind::Report, Outcome::Skipped, *why),
+    let (how, why) = end.says();
+    let (action, result) = match end {
+        LetterEnd::Owed { .. } => (ActionKind::Owe, done),
+        _ if how.is_some() => (ActionKind::Resolve, done),
+        _ => (ActionKind::Report, Outcome::Skipped),
     };
     if result == Outcome::Applied {
         compared.repaired += 1;
     }
-    let detail = format!("failed claim {id}: {detail}");
+    let detail = format!("failed claim {id}: {why}");
     let mut found = Finding::new(Kind::FailedClaim, action, result, detail);
     if let LetterEnd::Owed { user, slot } = end {
         found = found.of(Some(*slot), Some(user));

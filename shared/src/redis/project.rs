@@ -11,7 +11,7 @@ use super::Redis;
 use super::client::Script;
 use super::gate::Fence;
 use super::keys::{self, DropKeys};
-pub use super::settings::{Loaded, Written};
+pub use crate::domain::ClaimOfSlot;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static PROJECT: LazyLock<Script> =
@@ -30,15 +30,6 @@ pub enum Fenced<T> {
     Done(T),
     /// The coupon is in another era or state, or on another server; nothing was done.
     Stale,
-}
-
-/// A claim of a user on a slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimOfSlot {
-    pub slot: Slot,
-    pub user: UserId,
-    /// When the user was admitted, in Unix milliseconds by Redis's clock, if known.
-    pub at_ms: Option<i64>,
 }
 
 /// The outcome of promoting users from a waiting list.
@@ -112,6 +103,31 @@ impl Redis {
             Fenced::Done(()) => Fenced::Done(wrong),
             Fenced::Stale => Fenced::Stale,
         })
+    }
+
+    /// Removes fields of `revoked` that still have these values.
+    pub(super) async fn forget(
+        &self,
+        coupon: CouponId,
+        fence: &Fence,
+        pairs: Vec<(&[u8], &[u8])>,
+    ) -> Result<Fenced<()>, RedisError> {
+        let keys = keys::coupon_keys(&self.prefix, coupon);
+        for some in pairs.chunks(PROJECTED_AT_ONCE) {
+            let args = arguments("forget", fence, DropId(0), OncePer::Coupon);
+            let done: i64 = PROJECT
+                .run_with(&mut self.connection(), |cmd| {
+                    cmd.arg(keys.len()).arg(&keys).arg(&args);
+                    for (field, value) in some {
+                        cmd.arg(*field).arg(*value);
+                    }
+                })
+                .await?;
+            if done < 0 {
+                return Ok(Fenced::Stale);
+            }
+        }
+        Ok(Fenced::Done(()))
     }
 
     async fn clear(
