@@ -11,8 +11,8 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
 use firstcome_shared::kafka::{TopicError, check_topic};
-use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::code_key::CodeKeyFault;
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::tuning::Tuning;
 use parking_lot::Mutex;
@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{self, BarrierError, ReadState};
 use crate::context::PassSettings;
-use crate::report::{Finding, FindingCase, Kind, Outcome, UnsafePart};
+use crate::report::{
+    DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome, Run, UnsafePart,
+};
 use crate::seal::is_coupon_over;
 use crate::stores::Stores;
 
@@ -236,34 +238,63 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
 /// Sealed drops counted by one statement.
 const AT_ONCE: i64 = 500;
 
-/// Compares the rows of sealed drops with their number at sealing: a part of deep passes.
-pub(crate) async fn count_sealed(stores: &Stores) -> Result<Vec<Finding>, DbError> {
-    let mut found = Vec::new();
+/// Compares the rows of sealed drops with their number at sealing: a part of deep passes. A drop gets
+/// a report if rows are missing, or if it alone was asked for.
+pub(crate) async fn count_sealed(
+    db: &Db,
+    (coupon, drop): (Option<CouponId>, Option<DropId>),
+    run: &mut Run,
+) -> Result<(), DbError> {
     let mut after = 0;
     loop {
-        let page = stores.db.sealed_drops(after, AT_ONCE).await?;
+        let page = db.sealed_drops(after, coupon, drop, AT_ONCE).await?;
         let Some(last) = page.last() else {
-            return Ok(found);
+            return Ok(());
         };
         after = last.id;
         let ids = page.iter().map(|drop| DropId(drop.id)).collect();
-        let counts = stores.db.rows_by_drop(ids).await?;
-        for drop in page {
-            let rows = counts.get(&DropId(drop.id)).copied().unwrap_or(0);
-            let sealed = i64::from(drop.sealed_rows.unwrap_or(0));
-            if rows < sealed {
-                let detail = format!(
-                    "drop {} was sealed with {sealed} rows, now there are {rows}; Redis has forgotten it, so restore the rows \
-                     from a backup of MySQL",
-                    drop.id
-                );
-                found.push(Finding {
-                    coupon_id: Some(CouponId(drop.coupon_id)),
-                    drop_id: Some(DropId(drop.id)),
-                    result: Outcome::Failed,
-                    ..Finding::report(Kind::CountMismatch, detail)
-                });
+        let counts = db.rows_by_drop(ids).await?;
+        for sealed in page {
+            let id = DropId(sealed.id);
+            let rows = counts.get(&id).copied().unwrap_or(0);
+            let wanted = i64::from(sealed.sealed_rows.unwrap_or(0));
+            let examined = Examined {
+                rows: u64::try_from(rows).unwrap_or(0),
+                ..Examined::default()
+            };
+            if rows >= wanted && drop.is_none() {
+                run.unlisted.drops += 1;
+                run.unlisted.examined.rows += examined.rows;
+                continue;
             }
+            let coupon = CouponId(sealed.coupon_id);
+            let name = db.coupon(coupon).await?.map(|(coupon, _)| coupon.name);
+            let missing = (rows < wanted).then(|| Finding {
+                coupon_id: Some(coupon),
+                drop_id: Some(id),
+                result: Outcome::Failed,
+                ..Finding::report(
+                    Kind::CountMismatch,
+                    format!(
+                        "it was sealed with {wanted} rows, now there are {rows}; Redis has forgotten this drop, so restore \
+                         the rows from a backup of MySQL"
+                    ),
+                )
+            });
+            let numbers = Numbers {
+                rows: examined.rows,
+                ..Numbers::default()
+            };
+            run.drops.push(DropReport {
+                coupon_name: name.unwrap_or_default(),
+                exact: missing.is_none(),
+                sealed: true,
+                before: numbers,
+                after: numbers,
+                examined,
+                findings: missing.into_iter().collect(),
+                ..DropReport::begun(coupon, id, sealed.quantity)
+            });
         }
     }
 }

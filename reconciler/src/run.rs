@@ -177,8 +177,8 @@ impl Reconciler {
         run.findings.extend(unread);
         run.error = error;
         if request.deep {
-            let sealed = jobs::count_sealed(&self.stores).await?;
-            self.notes.set("sealed", sealed);
+            let which = (request.coupon, request.drop);
+            jobs::count_sealed(&self.stores.db, which, run).await?;
         }
         if request.covers_everything() {
             run.findings.extend(self.notes.all());

@@ -370,11 +370,13 @@ impl Judge<'_> {
         let is_past = |report: &DropReport| report.sealed || !has_failed && was_compared(report);
         match alert.drop_id {
             Some(drop) if self.memory.gone.contains(&drop) => true,
-            Some(drop) => self
-                .run
-                .drops
-                .iter()
-                .any(|report| report.drop_id == drop && is_past(report)),
+            Some(drop) => {
+                let of_drop = |report: &&DropReport| report.drop_id == drop;
+                let mut reports = self.run.drops.iter().filter(of_drop).peekable();
+                // A deep pass reports a sealed drop only if it lacks rows.
+                let is_counted = self.run.deep && !has_failed && !self.run.partial;
+                reports.peek().is_none() && is_counted || reports.any(is_past)
+            }
             None if has_failed || self.run.partial => false,
             None => {
                 alert.kind != About::Stalled.word()

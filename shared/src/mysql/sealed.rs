@@ -134,16 +134,28 @@ impl Db {
         .await
     }
 
-    /// Reads at most `limit` sealed drops with ids above `after`.
-    pub async fn sealed_drops(&self, after: i64, limit: i64) -> Result<Vec<SealedDrop>, DbError> {
+    /// Reads at most `limit` sealed drops with ids above `after`, optionally of one coupon or drop.
+    pub async fn sealed_drops(
+        &self,
+        after: i64,
+        coupon: Option<CouponId>,
+        drop: Option<DropId>,
+        limit: i64,
+    ) -> Result<Vec<SealedDrop>, DbError> {
         self.run("sealed drops", async move |conn| {
-            drops::table
+            let mut query = drops::table
                 .filter(drops::sealed_at.is_not_null().and(drops::id.gt(after)))
                 .order(drops::id)
                 .limit(limit)
                 .select(SealedDrop::as_select())
-                .load(conn)
-                .await
+                .into_boxed();
+            if let Some(coupon) = coupon {
+                query = query.filter(drops::coupon_id.eq(coupon.0));
+            }
+            if let Some(drop) = drop {
+                query = query.filter(drops::id.eq(drop.0));
+            }
+            query.load(conn).await
         })
         .await
     }

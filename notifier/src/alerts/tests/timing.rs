@@ -315,3 +315,19 @@ fn repairs_of_every_pass_are_batched_into_fewer_and_fewer_mails() {
         "repairs are mailed at once again after a quiet period"
     );
 }
+
+#[test]
+fn alert_of_a_sealed_drop_ends_with_a_deep_pass_that_does_not_report_it() {
+    let mut duty = Duty::default();
+    let mut deep = one_left();
+    deep.deep = true;
+    deep.drops[0].sealed = true;
+    assert_eq!(duty.sees(0, &deep), "failed_claim New");
+    deep.drops.clear();
+    let pass = Run {
+        deep: false,
+        ..deep.clone()
+    };
+    assert_eq!(duty.sees(1, &pass), "");
+    assert_eq!(duty.sees(2, &deep), "failed_claim resolved");
+}
