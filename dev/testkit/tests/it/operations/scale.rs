@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use firstcome_load::measure::memory_kb;
 use firstcome_reconciler::report::{Run, Status};
 use firstcome_testkit::scale::{measured, measured_each};
-use firstcome_testkit::{MadeCoupon, Process, World, coupon_body, eventually, open_world};
+use firstcome_testkit::{MadeCoupon, Process, World, coupon_body, eventually};
 
 use super::catalogue::fill;
 use super::sizes::insert;
@@ -181,24 +181,6 @@ async fn a_pass_over_a_large_drop_costs_little_more_than_a_scan() {
     .await;
     let most = memory.max(rebuilding);
     assert!(most < 100.0, "{memory} and {rebuilding} MB");
-}
-
-#[tokio::test]
-async fn unread_messages_do_not_increase_the_memory_of_a_pass() {
-    let what = "1,000,000 unread messages: memory of a pass over that of an empty one";
-    let more = measured(what, [100_000, 1_000_000], "≤ 50 MB", async |messages| {
-        let (world, api) = open_world("unread").await;
-        let (_, empty) = pass(&world, &[]).await;
-        let MadeCoupon { id, drop, .. } = api.open_coupon(messages).await;
-        let at = "2026-01-01T06:00:00.123Z";
-        let claim = |slot| format!(r#"{{"v":2,"coupon_id":{id},"drop_id":{drop},"claims":[{{"slot":{slot},"user_id":"person-{slot}@example.com","claimed_at":"{at}"}}]}}"#);
-        world.topic.produce_many((1..=messages).map(claim)).await;
-        let (run, peak) = pass(&world, &[]).await;
-        assert_eq!(run.drops[0].before.in_flight, u64::from(messages), "{run:#?}");
-        peak - empty
-    })
-    .await;
-    assert!(more <= 60.0, "{more} MB");
 }
 
 #[tokio::test]

@@ -57,11 +57,7 @@ async fn drift_appears_live_and_an_alert_is_acknowledged_by_keyboard() {
     assert_open_to_all(&browser, "ops-drift").await;
     drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
     daemon.reconcile(&json!({})).await;
-    until_title(
-        &browser,
-        "2 unrepaired failed claims: the drop has no such slot",
-    )
-    .await;
+    until_title(&browser, "2 unrepaired failed claims").await;
     assert_eq!(
         browser
             .run("return [window.same, document.activeElement.innerText]")

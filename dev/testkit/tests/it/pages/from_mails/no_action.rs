@@ -1,7 +1,7 @@
 //! Mails that require no action.
 
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, LIMIT, World};
+use firstcome_testkit::{Fixture, LIMIT, World, eventually};
 use serde_json::json;
 
 use super::super::support::until;
@@ -105,7 +105,12 @@ async fn a_mail_that_requires_no_action_links_to_its_subject() {
         .make(Drift::UnfilledClosed, 2)
         .await
         .unwrap();
-    daemon.reconcile(&json!({})).await;
+    let sealed = "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL";
+    eventually("the drop is sealed", LIMIT, async || {
+        daemon.reconcile(&json!({})).await;
+        f.world.sql.number(sealed).await == 1
+    })
+    .await;
     let mail = mailed(&f.world, &["closed below its quantity", "Spring coupon"]).await;
     phone.read("mail-closed-below", &mail).await;
     phone.tap(&mail, THIS_PASS).await;
