@@ -200,21 +200,27 @@ async fn rows_that_mysql_refuses_stay_as_they_are_and_the_finding_quotes_mysql()
     let fixture = Fixture::new("d-limits").await;
     let (api, world) = (&fixture.api, &fixture.world);
     let (coupon, answers) = fixture.held("Limits", 20, 12).await;
-    lose(world, "slot_limits").await;
+    let refuse = "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW \
+         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: refused by hand'";
+    world.sql.query(refuse).await;
     lose_rows(world, &coupon, "<= 3").await;
     let run = pass_ends(world, &[], DRIFT).await;
     let found = found_in(&run, &coupon);
-    let quotes = |detail: &str| detail.contains("slot_limits");
+    let quotes = |detail: &str| detail.contains("refused by hand");
     assert!(
         found.iter().any(|finding| quotes(&finding.detail)),
         "{found:#?}"
     );
     let owed = "SELECT COUNT(*) FROM broken_promises";
     assert_eq!(world.sql.number(owed).await, 0, "nobody is owed for that");
-    // A change of the quantity creates the limit again.
-    api.change(coupon.id, &json!({"quantity": 21})).await;
+    world.sql.query("DROP TRIGGER by_hand").await;
     pass_ends(world, &[], REPAIRED).await;
-    assert_settled(world, &coupon, 21, 12, &answers).await;
+    assert_settled(world, &coupon, 20, 12, &answers).await;
+    // No row can be inserted without the limits, which follow from the quantities.
+    lose(world, "slot_limits").await;
+    lose_rows(world, &coupon, "<= 3").await;
+    pass_ends(world, &[], REPAIRED).await;
+    assert_settled(world, &coupon, 20, 12, &answers).await;
 }
 
 /// A foreign transaction locks what every insert of a row of one drop reads.
