@@ -193,12 +193,7 @@ pub async fn compare(
             // One finding for the drop, not one for each row.
             judged.dirt.retain(|dirt| dirt.takes);
         }
-        let done = outcomes(may_write).0;
-        let letters: HashMap<i64, &Letter> =
-            page.mysql.letters.iter().map(|it| (it.id, it)).collect();
-        for (id, end) in &judged.letters {
-            note_letter(letters[id], end, done, &mut compared);
-        }
+        note_letters(&page.mysql.letters, &judged, may_write, &mut compared);
         carry_out(ctx, seen, drop, at, judged, may_write, &mut compared).await?;
     }
     Ok(compared)
@@ -295,6 +290,19 @@ fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
         }
     };
     compared.ledger.add(found);
+}
+
+/// Reports how letters end, or why they stay open.
+pub(crate) fn note_letters(
+    letters: &[Letter],
+    judged: &Judgement,
+    may_write: bool,
+    compared: &mut Compared,
+) {
+    let letters: HashMap<i64, &Letter> = letters.iter().map(|it| (it.id, it)).collect();
+    for (id, end) in &judged.letters {
+        note_letter(letters[id], end, outcomes(may_write).0, compared);
+    }
 }
 
 fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut Compared) {

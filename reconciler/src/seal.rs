@@ -17,7 +17,7 @@ use firstcome_shared::schedule::Schedule;
 use crate::context::{PassContext, PassError};
 use crate::judge::{self, Letter, LetterEnd, Moment, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
-use crate::pass::{CompareAt, Compared, carry_out};
+use crate::pass::{CompareAt, Compared, carry_out, note_letters};
 use crate::read::{self, CouponSeen, DropSeen, ReadPage};
 use crate::report::{Finding, Kind};
 
@@ -330,6 +330,7 @@ async fn judge_sealed(
         is_closed: true,
     };
     let mut compared = Compared::default();
+    note_letters(&page.mysql.letters, &judged, !ctx.dry_run, &mut compared);
     carry_out(ctx, seen, drop, &at, judged, !ctx.dry_run, &mut compared).await?;
     Ok(compared.ledger)
 }

@@ -5,7 +5,6 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use chrono::Utc;
-use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::gate::Gate;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -116,9 +115,6 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     let gate = seen.state.gate.clone();
     let server = ctx.servers.of(id);
     let is_open = gate::is_open(ctx, &mut seen).await?;
-    if gate == Gate::default() && is_new(&seen.coupon) {
-        return Ok(done);
-    }
     let at = CompareAt {
         gate: gate.clone(),
         era: seen.coupon.era,
@@ -179,12 +175,6 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     }
     done.findings = ledger.findings(Some(id), None);
     Ok(done)
-}
-
-/// Whether a coupon was made within the last seconds: its API is about to open it. Its id begins
-/// with the time.
-fn is_new(coupon: &Coupon) -> bool {
-    (Utc::now().timestamp() - (coupon.id.0 >> 20)).abs() < 2
 }
 
 /// Reconciles one drop at an open gate, and looks at it once more if anything was repaired.

@@ -198,7 +198,7 @@ async fn lost_drops_come_back_under_their_own_ids() {
 #[tokio::test]
 async fn rows_that_mysql_refuses_stay_as_they_are_and_the_finding_quotes_mysql() {
     let fixture = Fixture::new("d-limits").await;
-    let (api, world) = (&fixture.api, &fixture.world);
+    let world = &fixture.world;
     let (coupon, answers) = fixture.held("Limits", 20, 12).await;
     let refuse = "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW \
          SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: refused by hand'";
