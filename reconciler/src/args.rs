@@ -98,8 +98,8 @@ pub struct PolicyArgs {
     /// cannot be undone; otherwise they stay
     #[arg(long, env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub retention_days: Option<u32>,
-    /// Repair limit: how many users of a drop may lose their slot without a confirmation, in percent
-    /// of its quantity.
+    /// Repair limit: how many users of a drop may lose their slot without a confirmation, in
+    /// percent of its quantity.
     #[arg(skip = Tuning::RepairLimitPercent.or(20_u32))]
     pub repair_limit_percent: u32,
     /// Repair limit: minimum, regardless of the quantity of the drop.

@@ -164,7 +164,7 @@ pub struct PassContext {
 }
 
 impl PassContext {
-    /// Returns an error if the process or the lock's holder was told to stop. Called between two
+    /// Returns an error if the process or the lock's holder has to stop. Called between two
     /// repairs, so that none is cut off.
     pub fn must_go_on(&self) -> Result<(), PassError> {
         if self.stop.is_cancelled() {

@@ -28,8 +28,8 @@ const AT_ONCE: usize = 8;
 /// Attempts to begin an era above MySQL's.
 const ATTEMPTS: usize = 5;
 
-/// Whether a coupon is open. A higher era on this server is one that MySQL has lost, and is adopted:
-/// whoever reads the coupon from now on knows it.
+/// Whether a coupon is open. A higher era on this server is one that MySQL has lost, and is
+/// adopted: whoever reads the coupon from now on knows it.
 pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Result<bool, PassError> {
     let (id, server) = (seen.coupon.id, ctx.servers.of(seen.coupon.id));
     let era = seen.state.gate.era().unwrap_or(0);
@@ -108,7 +108,7 @@ async fn close_coupon(
     Ok(None)
 }
 
-/// Closes a coupon without MySQL, unless its gate is not `seen` any more.
+/// Closes a coupon without MySQL, if its gate is still `seen`.
 pub(crate) async fn close_in_redis(
     redis: &Redis,
     servers: &Servers,

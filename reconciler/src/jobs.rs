@@ -1,5 +1,6 @@
-//! Jobs beside the passes: drops made ahead, settings that no longer protect promises, the consumer's
-//! progress, and retention. None of them is a step of a pass; what they find is part of the next run.
+//! Jobs beside the passes: drops made ahead, settings that no longer protect promises, the
+//! consumer's progress, and retention. None of them is a step of a pass; what they find is part of
+//! the next run.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -238,8 +239,8 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
 /// Sealed drops counted by one statement.
 const AT_ONCE: i64 = 500;
 
-/// Compares the rows of sealed drops with their number at sealing: a part of deep passes. A drop gets
-/// a report if rows are missing, or if it alone was asked for.
+/// Compares the rows of sealed drops with their number at sealing: a part of deep passes. A drop
+/// gets a report if rows are missing, or if it alone was asked for.
 pub(crate) async fn count_sealed(
     db: &Db,
     (coupon, drop): (Option<CouponId>, Option<DropId>),
@@ -315,7 +316,7 @@ async fn retention(stores: &Stores, settings: &PassSettings) -> Result<(), Store
     Ok(())
 }
 
-/// Deletes allow lists and user ids that nobody needs any more.
+/// Deletes allow lists and user ids that nobody needs.
 async fn erase(stores: &Stores, settings: &PassSettings) -> Result<(), StoreError> {
     delete_old_allow_lists(stores).await?;
     match settings.people_kept {
@@ -355,9 +356,9 @@ async fn delete_old_allow_lists(stores: &Stores) -> Result<(), StoreError> {
 const DROPS_AT_MOST: usize = 10_000;
 const USERS_AT_MOST: usize = 1_000_000;
 
-/// Replaces all users of drops sealed more than `kept` ago by pseudonyms, once neither admission nor
-/// Redis needs the ids. If a coupon allows one per user in total, its rows keep their users until
-/// the coupon is over, because they show who already has one.
+/// Replaces all users of drops sealed more than `kept` ago by pseudonyms, once neither admission
+/// nor Redis needs the ids. If a coupon allows one per user in total, its rows keep their users
+/// until the coupon is over, because they show who already has one.
 async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreError> {
     let mut over = HashMap::new();
     let mut after = DropId(0);

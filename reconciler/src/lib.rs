@@ -3,8 +3,8 @@
 //!
 //! In order of a pass: `run` takes the lock, `read` reads, `judge` decides (pure), `rows` inserts,
 //! `gate` closes, `barrier` waits, `project` writes Redis from rows, `revoke_promote` gives free
-//! slots away, `seal` ends drops, `record` records, `notify` mails. `sweep` and `urgent` are the two
-//! lanes, `pass` is one drop.
+//! slots away, `seal` ends drops, `record` records, `notify` mails. `sweep` and `urgent` are the
+//! two lanes, `pass` is one drop.
 
 pub mod args;
 pub mod barrier;

@@ -1,4 +1,4 @@
-//! Runs the passes of a process one at a time, each in a task of its own.
+//! Runs the passes of a process one at a time, each in a separate task.
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
 //! The second repair: Redis := rows.
 //!
-//! A coupon's gate is closed, so nobody reads half a drop: no staging keys and no rename are needed.
-//! The order carries the argument. Rows come first ([`crate::pass::compare`]); users who lose their
-//! slot are listed in MySQL before the first key goes; then, fenced by the closed gate of this era:
-//! revocations, the counter, slots page by page (those of void users are free), claimants, owed users
-//! at the head of the waiting list, settings at a new revision. A crash anywhere leaves the gate
-//! closed and everything in MySQL, and the next era repeats it.
+//! A coupon's gate is closed, so nobody reads half a drop: no staging keys and no rename are
+//! needed. The order carries the argument. Rows come first ([`crate::pass::compare`]); users who
+//! lose their slot are listed in MySQL before the first key goes; then, fenced by the closed gate
+//! of this era: revocations, the counter, slots page by page (those of void users are free),
+//! claimants, owed users at the head of the waiting list, settings at a new revision. A crash
+//! anywhere leaves the gate closed and everything in MySQL, and the next era repeats it.
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};

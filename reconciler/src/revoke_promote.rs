@@ -81,7 +81,7 @@ async fn unended(ctx: &PassContext, coupon: CouponId) -> Result<Vec<Revocation>,
     read.await
 }
 
-/// Reads a drop's open broken promises, and closes those that are kept or void by now.
+/// Reads a drop's open broken promises, and closes those that were kept or became void.
 pub(crate) async fn open_promises(
     ctx: &PassContext,
     seen: &CouponSeen,

@@ -1,10 +1,10 @@
 //! The life of a run: its lane's lock, its record, and the order of its steps.
 //!
 //! Two lanes, each with a lock that one process in the whole system holds: *sweep* compares
-//! everything at open gates, *urgent* begins eras, projects and opens. A sweep wakes urgent for what
-//! it finds closed or dirty, and waits for it, so that a requested run ends exact. Without a daemon,
-//! `once` takes both locks in turn. Correctness does not depend on the locks: every repair is
-//! idempotent, checks its precondition, and is fenced by the coupon's era.
+//! everything at open gates, *urgent* begins eras, projects and opens. A sweep wakes urgent for
+//! what it finds closed or dirty, and waits for it, so that a requested run ends exact. Without a
+//! daemon, `once` takes both locks in turn. Correctness does not depend on the locks: every repair
+//! is idempotent, checks its precondition, and is fenced by the coupon's era.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -229,8 +229,8 @@ impl Reconciler {
         })
     }
 
-    /// Reconciles coupons at open gates, then those that are closed or dirty in the urgent lane, and
-    /// once more those that another process reopened meanwhile.
+    /// Reconciles coupons at open gates, then those that are closed or dirty in the urgent lane,
+    /// and once more those that another process reopened meanwhile.
     async fn reconcile(
         &self,
         ctx: &PassContext,

@@ -278,8 +278,8 @@ pub(crate) async fn project_revocations(
     fenced(redis.forget_revoked(coupon.id, fence, &forgotten).await?)
 }
 
-/// Writes all revocations of a coupon, including those of sealed drops. Returns how many were new to
-/// Redis, and the ids of all.
+/// Writes all revocations of a coupon, including those of sealed drops. Returns how many were new
+/// to Redis, and the ids of all.
 async fn write_revocations(
     ctx: &PassContext,
     coupon: &Coupon,

@@ -88,7 +88,7 @@ async fn all_closed(
     closed: HashMap<CouponId, Closed>,
     found_open: &HashMap<CouponId, bool>,
 ) -> Result<HashMap<CouponId, CouponDone>, PassError> {
-    // Read under the closed gates: nobody is admitted any more.
+    // Read under the closed gates: nobody is admitted now.
     let ids: Vec<CouponId> = closed.keys().copied().collect();
     let catalogue = ctx.stores.db.coupons_by_id(ids).await?;
     let mut all = read::coupons(ctx, catalogue, None).await?;

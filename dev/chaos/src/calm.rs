@@ -91,7 +91,7 @@ impl Gates {
 
     fn note(&self, coupon: i64, now: String) {
         let mut seen = self.seen.lock();
-        // The coupon is not watched any more.
+        // The coupon is no longer watched.
         let Some(before) = seen.get_mut(&coupon) else {
             return;
         };

@@ -549,7 +549,8 @@ mod tests {
     }
 
     /// 5 faults for each of 3 processes, 3, 5 and 2 for each of 3 servers, 8 of Redis, 6 of MySQL,
-    /// 3 of garbage, 4 batches, more partitions and refused mails, lost keys, all keys and 4 tables,
-    /// older keys, rows and databases, moved positions, a recreated topic and blind confirmations.
+    /// 3 of garbage, 4 batches, more partitions and refused mails, lost keys, all keys and 4
+    /// tables, older keys, rows and databases, moved positions, a recreated topic and blind
+    /// confirmations.
     const KINDS: usize = 5 * 3 + 10 * 3 + 8 + 6 + 3 + 4 + 2 + 6 + 3 + 3;
 }

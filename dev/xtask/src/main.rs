@@ -133,7 +133,7 @@ fn run(job: Job) -> Result<()> {
         Job::Demo => programs::become_program("firstcome-demo"),
         Job::Run => programs::become_program("firstcome-run"),
         Job::Test { args } => suite::test(&args),
-        Job::Lint { part } => lint::run(part),
+        Job::Lint { part } => lint::run(part.as_ref()),
         Job::Faults => suite::faults(),
         Job::Chaos => programs::chaos(),
         Job::Bench { args } => programs::bench(&args),

@@ -193,8 +193,9 @@ impl Daemon {
     }
 }
 
-/// Waits for the end of the first of these tasks, which run until they are told to stop. If one
-/// panics, the daemon ends and is started again: without its urgent lane, coupons would stay closed.
+/// Waits for the end of the first of these tasks, which run until the token is cancelled. If one
+/// panics, the daemon ends and is started again: without its urgent lane, coupons would stay
+/// closed.
 async fn first_ended(tasks: Vec<JoinHandle<()>>) -> anyhow::Result<()> {
     let (ended, ..) = select_all(tasks).await;
     ended.context("a task of the daemon failed")

@@ -202,7 +202,8 @@ impl Known {
                     wanted.insert(coupon.id, None);
                 }
             } else if is_other_server || *looks >= LOOKS {
-                // A coupon whose drop lost its counter is still open: it is closed if it still is so.
+                // A coupon whose drop lost its counter is still open: it is closed if it still is
+                // so.
                 wanted.insert(coupon.id, is_open.then_some(gate));
             }
         }

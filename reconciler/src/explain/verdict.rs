@@ -69,7 +69,7 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
         Evidence::Row | Evidence::Revocation | Evidence::EarlierRevocation if whole_coupon => true,
         _ => about.is_none() || one.drop.is_none() || one.drop == about,
     };
-    // Of several equal ones, the newest.
+    // The newest of several equal ones.
     let asked = || known.standings.iter().rev().filter(is_asked);
     let decides = |one: &&Standing| one.evidence != Evidence::EarlierWait || !known.is_blind;
     let Some(one) = asked().min_by_key(|one| one.evidence).filter(decides) else {

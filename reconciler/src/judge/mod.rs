@@ -2,11 +2,11 @@
 //!
 //! A page is read in this order: M, the rows and open dead letters in MySQL; R, one transaction in
 //! Redis; M', again in MySQL whatever concerns the slots and users that differ; R', those slots
-//! once more in Redis. Every healthy change follows a fixed order: an admission reaches Redis before
-//! its row, a return or revocation removes the row before the user leaves Redis, a raised quantity
-//! and a seal are in MySQL first. A row that M and M' both show was therefore never without its
-//! user while R was read, and a difference between them and R is drift. Nothing else is: no pause
-//! and no second look is needed, however long MySQL takes.
+//! once more in Redis. Every healthy change follows a fixed order: an admission reaches Redis
+//! before its row, a return or revocation removes the row before the user leaves Redis, a raised
+//! quantity and a seal are in MySQL first. A row that M and M' both show was therefore never
+//! without its user while R was read, and a difference between them and R is drift. Nothing else
+//! is: no pause and no second look is needed, however long MySQL takes.
 
 mod letters;
 #[cfg(test)]

@@ -214,8 +214,8 @@ impl Db {
     }
 
     /// Reads the unresolved dead letters that name no drop in which a pass could issue them, or a
-    /// sealed drop and no user, optionally of one coupon or drop. They are counted by reason, each with a few examples. If
-    /// there are only a few dead letters, the examples include all of them.
+    /// sealed drop and no user, optionally of one coupon or drop. They are counted by reason, each
+    /// with a few examples. If there are only a few dead letters, the examples include all of them.
     pub async fn loose_dead_letters(
         &self,
         coupon: Option<CouponId>,

@@ -2,10 +2,10 @@
 //! `SERVER ERA closed`.
 //!
 //! `SERVER` identifies a Redis server process between two promotions. `ERA` is a number from MySQL,
-//! above all earlier ones of the coupon: a new era begins whenever the coupon may have lost data and
-//! is about to be compared and rebuilt. The admission script compares the gate with the server it
-//! runs on and with the era that its caller read from MySQL, so that a gate from an earlier server
-//! or era admits no user. A missing or unreadable gate is closed.
+//! above all earlier ones of the coupon: a new era begins whenever the coupon may have lost data
+//! and is about to be compared and rebuilt. The admission script compares the gate with the server
+//! it runs on and with the era that its caller read from MySQL, so that a gate from an earlier
+//! server or era admits no user. A missing or unreadable gate is closed.
 //!
 //! [`Fence`] is `SERVER ERA`: the fencing token of all changes to a coupon except admission,
 //! settings and revocations. A writer reads it first; the scripts do nothing if it has changed

@@ -26,8 +26,8 @@
 //! - `times` lacks slots that were added manually or rebuilt.
 //! - Fields of `revoked` start with `D:` if `once_per` is `drop`. If the user may claim again, the
 //!   value is followed by `:` and the time in ms after which claims are valid.
-//! - `revoked` also has a field without a name while the coupon is open, so that the loss of the key
-//!   is noticed.
+//! - `revoked` also has a field without a name while the coupon is open, so that the loss of the
+//!   key is noticed.
 //! - If `allow_list` is missing, it is unknown which users are allowed.
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
 //!   coupon is open only if its `gate` names the current values of both. The key is missing if
@@ -35,8 +35,8 @@
 //! - The reconciler compares the coupons in `wake` at once.
 //! - The keys of a sealed drop expire an hour after sealing, and a coupon's keys with those of its
 //!   last drop.
-//! - Redis holds nothing promised that no other store has: the reconciler can always rebuild the keys
-//!   of a drop from MySQL. Only waiting lists, except their heads, are nowhere else.
+//! - Redis holds nothing promised that no other store has: the reconciler can always rebuild the
+//!   keys of a drop from MySQL. Only waiting lists, except their heads, are nowhere else.
 //!
 //! Invariant: count = |users| + |free|.
 

@@ -1,7 +1,7 @@
 //! Redis: key names ([`keys`]), admission ([`admission`]), the admission gate with its fencing
 //! tokens ([`gate`]), settings ([`settings`]), the projection of MySQL's rows ([`project`]),
-//! revocations ([`revoking`]), reads (for passes [`reads`], of one user [`standing`], for the public
-//! [`stock`]), and checks that refuse a Redis that is not durable ([`safety`]).
+//! revocations ([`revoking`]), reads (for passes [`reads`], of one user [`standing`], for the
+//! public [`stock`]), and checks that refuse a Redis that is not durable ([`safety`]).
 
 pub mod admission;
 pub mod allow_list;

@@ -146,8 +146,8 @@ impl Redis {
         })
     }
 
-    /// Writes the slots of one page, at most [`PROJECTED_AT_ONCE`], none above the counter: those of
-    /// `rows` with their users, and all others as free. A slot whose claim a revocation voids is
+    /// Writes the slots of one page, at most [`PROJECTED_AT_ONCE`], none above the counter: those
+    /// of `rows` with their users, and all others as free. A slot whose claim a revocation voids is
     /// free. Returns the number of such claims.
     pub async fn project_slots(
         &self,
@@ -163,8 +163,8 @@ impl Redis {
         self.run_project(&keys.of_scripts(), &args).await
     }
 
-    /// Makes the users of a drop's rows claimants of a coupon that allows one claim in total, unless
-    /// a revocation voids the claim. The coupon may be open.
+    /// Makes the users of a drop's rows claimants of a coupon that allows one claim in total,
+    /// unless a revocation voids the claim. The coupon may be open.
     pub async fn write_claimants(
         &self,
         coupon: CouponId,
@@ -211,8 +211,8 @@ impl Redis {
         Ok(u32::try_from(left_out).map_or(Fenced::Stale, Fenced::Done))
     }
 
-    /// Gives free slots, then new ones, to the first users on an open coupon's waiting list, at most
-    /// `limit`. Returns `Stale` also if the drop's numbers do not add up.
+    /// Gives free slots, then new ones, to the first users on an open coupon's waiting list, at
+    /// most `limit`. Returns `Stale` also if the drop's numbers do not add up.
     ///
     /// # Errors
     /// If Redis cannot be reached; some users may have been promoted.

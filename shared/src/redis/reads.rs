@@ -1,6 +1,6 @@
 //! Reads of coupons and drops for passes and for the watch, in bulk. Content that Firstcome did not
-//! write (a key of another type, a score that is no slot) is part of the result: an error means that
-//! Redis could not be asked.
+//! write (a key of another type, a score that is no slot) is part of the result: an error means
+//! that Redis could not be asked.
 
 use std::collections::HashMap;
 
@@ -80,8 +80,8 @@ pub struct SlotPage {
     /// In order of slot. Several users on one slot all appear.
     pub users: Vec<SlotHolder>,
     pub free: Vec<i64>,
-    /// The number of users and free slots that are left out: the score is no slot, or the name is no
-    /// user id.
+    /// The number of users and free slots that are left out: the score is no slot, or the name is
+    /// no user id.
     pub odd: u64,
     /// Set if these slots have more users or free slots than one read returns.
     pub is_cut: bool,

@@ -125,8 +125,8 @@ impl Redis {
         self.forget(coupon, fence, pairs.collect()).await
     }
 
-    /// Writes a coupon's revocations to Redis, except those of which Redis has a later state. Returns
-    /// how many were new.
+    /// Writes a coupon's revocations to Redis, except those of which Redis has a later state.
+    /// Returns how many were new.
     pub async fn write_revoked(
         &self,
         coupon: CouponId,

@@ -71,9 +71,9 @@ pub struct CouponRead {
 }
 
 impl Redis {
-    /// Writes all settings of a drop that was rebuilt or compared under the closed gate, or of a new
-    /// one, without any key, at an open gate. The caller must have read the fence before it read
-    /// that the drop has no rows: if Redis has lost data since, the drop may have users.
+    /// Writes all settings of a drop that was rebuilt or compared under the closed gate, or of a
+    /// new one, without any key, at an open gate. The caller must have read the fence before it
+    /// read that the drop has no rows: if Redis has lost data since, the drop may have users.
     pub async fn load(
         &self,
         keys: &DropKeys,

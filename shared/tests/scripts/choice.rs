@@ -188,7 +188,7 @@ async fn claim_with_unknown_time_is_not_a_retry() {
 }
 
 #[tokio::test]
-async fn between_windows_a_revoked_holder_is_not_told_the_old_slot() {
+async fn a_holder_revoked_between_windows_does_not_get_the_old_slot() {
     let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
     days.holds("a", 1, 90_000).await;
     let void = ["HSET", &days.world.keys.revoked, "3:a", "1"];

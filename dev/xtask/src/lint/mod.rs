@@ -4,11 +4,8 @@ mod comments;
 mod deny;
 mod features;
 mod independent;
-mod language;
 mod placement;
-mod positions;
 mod swallowed;
-mod types;
 mod unused;
 
 use anyhow::{Context as _, Result};
@@ -21,15 +18,8 @@ use crate::{deploy, helm};
 pub(crate) enum Part {
     /// All checks that compile nothing of the product
     Quick,
-    /// Formatting, comments, language and the location of tests, in seconds
+    /// Formatting, comments and the location of tests, in seconds
     Text,
-    /// One definition for each type name
-    Types,
-    /// Ratchet for language patterns; `record` lowers the allowed counts to the current ones
-    Language {
-        #[command(subcommand)]
-        part: Option<language::Part>,
-    },
     /// docker-compose.yml, deploy/kubernetes and the chart's schema
     Deploy,
     /// Licences, bans, sources and advisories of dependencies
@@ -38,7 +28,7 @@ pub(crate) enum Part {
     Features,
 }
 
-pub(crate) fn run(part: Option<Part>) -> Result<()> {
+pub(crate) fn run(part: Option<&Part>) -> Result<()> {
     match part {
         None => {
             quick()?;
@@ -46,8 +36,6 @@ pub(crate) fn run(part: Option<Part>) -> Result<()> {
         }
         Some(Part::Quick) => quick(),
         Some(Part::Text) => text(),
-        Some(Part::Types) => types::check(),
-        Some(Part::Language { part }) => language::run(part),
         Some(Part::Deploy) => deploy::check(),
         Some(Part::Deny) => deny::check(),
         Some(Part::Features) => features::check(),
@@ -64,12 +52,9 @@ fn text() -> Result<()> {
         run_command(&mut cargo(&["fmt", "--all", "--check"]))
     })?;
     step("comments within 100 columns", comments::check)?;
-    step("language", || language::run(None))?;
     step("no tests where none are built", placement::check)?;
     step("the checker of histories stands alone", independent::check)?;
     step("no swallowed answers in dev tools", swallowed::check)?;
-    step("values with names", positions::check)?;
-    step("type names", types::check)?;
     step("unused dependencies and empty files", unused::check)?;
     step("shell scripts", || {
         let mut scripts = files(&["*.sh", "*-entrypoint", ".ci/run"])?;

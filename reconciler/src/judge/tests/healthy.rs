@@ -136,7 +136,8 @@ struct World {
     gate: u64,
     redis: [RedisDrop; DROPS],
     claimants: BTreeMap<User, (usize, Slot)>,
-    /// By user and, if one per drop is allowed, drop: the revocation, with its end as Redis knows it.
+    /// By user and, if one per drop is allowed, drop: the revocation, with its end as Redis knows
+    /// it.
     bans: BTreeMap<(User, usize), (usize, Option<i64>)>,
     mysql: [MysqlDrop; DROPS],
     rows: BTreeMap<(usize, Slot), (User, i64)>,

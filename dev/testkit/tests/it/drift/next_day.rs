@@ -148,8 +148,8 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     pass_ends(world, &[], CLEAN).await;
 }
 
-/// Its keys have expired, so Redis has nothing to compare. A row that a letter gets afterwards counts
-/// as well: its user does not win again.
+/// Its keys have expired, so Redis has nothing to compare. A row that a letter gets afterwards
+/// counts as well: its user does not win again.
 #[tokio::test]
 async fn revocation_in_a_sealed_day_leaves_it_sealed_and_today_open() {
     let fixture = Fixture::new("d-sealed-revoked").await;

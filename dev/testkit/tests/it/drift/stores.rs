@@ -1,5 +1,5 @@
-//! Damage to a whole store: everything in Redis is lost, MySQL goes back or loses a table, the topic
-//! is created again, or positions are moved. Promises survive, and coupons open again.
+//! Damage to a whole store: everything in Redis is lost, MySQL goes back or loses a table, the
+//! topic is created again, or positions are moved. Promises survive, and coupons open again.
 
 use firstcome_stack::{MysqlOptions, MysqlServer, RedisOptions, RedisServer};
 use firstcome_testkit::drift::Drift;
