@@ -47,10 +47,6 @@ impl Notes {
 /// Less than the time between two passes, so that two daemons report the same.
 const EVERY_SECONDS: u64 = 20;
 
-/// Rounds between looks for coupons that have lost their only drop: a look costs an index lookup
-/// for each coupon that there ever was.
-const LOST_DROPS_EVERY: u32 = 30;
-
 /// The costly one: erasing.
 const DAILY: Duration = Duration::from_secs(86_400);
 
@@ -65,7 +61,6 @@ pub(crate) async fn run(
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_daily: Option<DateTime<Utc>> = None;
-    let mut round = 1_u32;
     let mut positions = Positions::default();
     loop {
         tokio::select! {
@@ -75,10 +70,6 @@ pub(crate) async fn run(
         let now = Utc::now();
         let is_daily =
             last_daily.is_none_or(|at| (now - at).abs().to_std().unwrap_or(DAILY) >= DAILY);
-        if round.is_multiple_of(LOST_DROPS_EVERY) {
-            log("lost drops", lost_drops(&stores).await);
-        }
-        round = round.wrapping_add(1);
         all(&stores, &settings, &notes, is_daily).await;
         match consumer(&stores, &mut positions, settings.stall_after).await {
             Ok(found) => notes.set("consumer", found),
@@ -98,10 +89,10 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes,
         Ok(found) => notes.set("settings", found),
         Err(error) => tracing::warn!(%error, "settings were not checked"),
     }
+    log("lost drops", lost_drops(stores).await);
     log("slot limits", restore_limits(stores).await);
     log("retention", retention(stores, settings).await);
     if is_daily {
-        log("lost drops", lost_drops(stores).await);
         log("erasing", erase(stores, settings).await);
     }
 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use firstcome_testkit::histories::Violation;
 
-use crate::fault::{Fault, LostTable};
+use crate::fault::Fault;
 use crate::schedule::FaultSchedule;
 
 /// A deviation that DESIGN allows.
@@ -32,7 +32,7 @@ enum Covers {
     /// An open dead letter.
     OpenLetter(fn(&OpenLetter, &Owed) -> bool),
     /// A violation in the history.
-    Violation(fn(&Violation) -> bool),
+    Violation(fn(&Violation, &Owed) -> bool),
 }
 
 /// Drops and users in `broken_promises`.
@@ -73,7 +73,7 @@ const EXCUSES: [Excuse; 7] = [
         reason: "a promise that cannot be kept is reported by name as long as it is open",
         after: None,
         covers: Covers::Finding(|finding, owed| {
-            is_owed(owed, finding.drop, finding.user.as_deref())
+            finding.kind != "redis_lost" && is_owed(owed, finding.drop, finding.user.as_deref())
         }),
     },
     Excuse {
@@ -84,18 +84,21 @@ const EXCUSES: [Excuse; 7] = [
         }),
     },
     Excuse {
-        reason: "moved positions are reported for an hour",
-        after: Some(moves_positions),
-        covers: Covers::Finding(|finding, _| finding.kind == "stalled" && finding.drop.is_none()),
-    },
-    Excuse {
         reason: "a return that an older MySQL has forgotten stands again",
         after: Some(|fault| matches!(fault, Fault::OldDatabase { .. })),
-        covers: Covers::Violation(|violation| {
+        covers: Covers::Violation(|violation, _| {
             matches!(
                 violation,
                 Violation::RevokedHeld { .. } | Violation::RevokedPromised { .. }
             )
+        }),
+    },
+    Excuse {
+        reason: "the slot's next user is listed if a return that an older MySQL has forgotten stands again",
+        after: Some(|fault| matches!(fault, Fault::OldDatabase { .. })),
+        covers: Covers::Violation(|violation, owed| {
+            matches!(violation, Violation::Vanished { drop, person, .. }
+                if is_owed(owed, i64::try_from(*drop).ok(), Some(person)))
         }),
     },
 ];
@@ -111,18 +114,6 @@ fn restores_older_keys(fault: &Fault) -> bool {
 
 fn restores_older_state(fault: &Fault) -> bool {
     restores_older_keys(fault) || matches!(fault, Fault::OldDatabase { .. })
-}
-
-fn moves_positions(fault: &Fault) -> bool {
-    matches!(
-        fault,
-        Fault::PositionsMoved { .. }
-            | Fault::TopicRecreated
-            | Fault::OldDatabase { .. }
-            | Fault::TableLost {
-                table: LostTable::TopicPositions
-            }
-    )
 }
 
 /// The excuses that apply to one schedule.
@@ -179,8 +170,8 @@ impl Excuses {
         self.any(|covers| matches!(covers, Covers::OpenLetter(fits) if fits(letter, owed)))
     }
 
-    pub(crate) fn violation(&self, violation: &Violation) -> bool {
-        self.any(|covers| matches!(covers, Covers::Violation(fits) if fits(violation)))
+    pub(crate) fn violation(&self, violation: &Violation, owed: &Owed) -> bool {
+        self.any(|covers| matches!(covers, Covers::Violation(fits) if fits(violation, owed)))
     }
 }
 
@@ -270,17 +261,17 @@ mod tests {
     }
 
     #[test]
-    fn a_last_pass_may_report_positions_only_if_they_were_moved() {
-        let stalled = finding("stalled", None, None);
-        let lost = Fault::TableLost {
-            table: LostTable::TopicPositions,
+    fn a_row_may_vanish_only_if_mysql_went_back_and_its_user_is_listed() {
+        let vanished = Violation::Vanished {
+            drop: 7,
+            slot: 1,
+            person: "u-1".into(),
+            line: 1,
         };
-        for fault in [Fault::PositionsMoved { by: 3 }, Fault::TopicRecreated, lost] {
-            assert!(after(&[fault]).finding(&stalled, &Owed::new()));
-        }
-        assert!(!after(&[Fault::Flush]).finding(&stalled, &Owed::new()));
-        let of_a_drop = finding("stalled", Some(7), None);
-        assert!(!after(&[Fault::PositionsMoved { by: 3 }]).finding(&of_a_drop, &Owed::new()));
+        let owed = Owed::from([(7, "u-1".to_owned())]);
+        assert!(after(&[old_database()]).violation(&vanished, &owed));
+        assert!(!after(&[old_database()]).violation(&vanished, &Owed::new()));
+        assert!(!after(&[restored()]).violation(&vanished, &owed));
     }
 
     #[test]
@@ -291,14 +282,14 @@ mod tests {
             person: "u-1".into(),
             line: 1,
         };
-        assert!(after(&[old_database()]).violation(&held));
-        assert!(!after(&[restored(), Fault::Flush]).violation(&held));
+        assert!(after(&[old_database()]).violation(&held, &Owed::new()));
+        assert!(!after(&[restored(), Fault::Flush]).violation(&held, &Owed::new()));
         let lost = Violation::Lost {
             drop: 1,
             slot: 1,
             person: "u-1".into(),
         };
-        assert!(!after(&[old_database()]).violation(&lost));
+        assert!(!after(&[old_database()]).violation(&lost, &Owed::new()));
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result
 }
 
 /// Returns the users in `broken_promises`.
-async fn owed(system: &SystemUnderTest) -> Result<Owed> {
+pub(crate) async fn owed(system: &SystemUnderTest) -> Result<Owed> {
     let rows = system
         .world
         .sql
