@@ -190,8 +190,12 @@ async fn lost_drops_come_back_under_their_own_ids() {
         })
         .await;
         assert_settled(world, &coupon, 20, 12, &answers).await;
-        let late = fixture.api.claim(coupon.id, "u-late").await;
-        assert_eq!(late.promised(), Some((coupon.drop, 13)));
+        // The API reads the catalogue every second.
+        eventually("the drop goes on", LIMIT, async || {
+            let late = fixture.api.claim(coupon.id, "u-late").await;
+            late.promised() == Some((coupon.drop, 13))
+        })
+        .await;
     }
 }
 
