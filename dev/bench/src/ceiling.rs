@@ -57,8 +57,8 @@ pub async fn insert_bare_rows(
     conn.query_drop("DROP TABLE IF EXISTS bare_rows").await?;
     conn.query_drop(
         "CREATE TABLE bare_rows (drop_id BIGINT NOT NULL, slot INT UNSIGNED NOT NULL, coupon_id BIGINT NOT NULL,
-         user_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-         code VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+         user_id VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+         code VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
          claimed_at DATETIME(3) NOT NULL, issued_at DATETIME(3) NOT NULL,
          issued_by VARCHAR(10) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, slot_limit INT UNSIGNED NOT NULL,
          person_scope BIGINT NOT NULL, PRIMARY KEY (drop_id, slot),
