@@ -59,12 +59,8 @@ pub(super) async fn wrong_type(
     let mut placed = PlacedGarbage::new(system).await;
     let redis = system.redis();
     let name = key_of(&redis, coupon, key);
-    // Some keys are strings.
-    let is_string = redis.try_command::<String>(&["TYPE", &name]).await;
-    let (command, kind) = match is_string.as_deref() {
-        Ok("string") => ("LPUSH", "list"),
-        _ => ("SET", "string"),
-    };
+    // No key is a list.
+    let (command, kind) = ("LPUSH", "list");
     for words in [&["DEL", &name][..], &[command, &name, GARBAGE]] {
         // The command may have run even if it failed.
         placed.put |= redis.try_command::<()>(words).await.is_ok();
@@ -193,7 +189,13 @@ impl<'a> PlacedGarbage<'a> {
             }
             // The message may not have been read yet.
             GarbagePlace::Garbled(_) if is_cut_off(self.system).await? => false,
-            GarbagePlace::DeadLetters(of) | GarbagePlace::Garbled(of) => {
+            // They may have vanished with an older copy of MySQL.
+            GarbagePlace::DeadLetters(of) => {
+                let open =
+                    format!("SELECT COUNT(*) - COUNT(resolved_at) FROM failed_claims WHERE {of}");
+                number(self.system, &open).await? > 0
+            }
+            GarbagePlace::Garbled(of) => {
                 let resolved = format!(
                     "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at) FROM failed_claims WHERE {of}"
                 );
