@@ -80,6 +80,7 @@ pub struct KindFacts {
 
 impl Kind {
     /// Returns everything that is said and decided about a kind.
+    #[allow(clippy::too_many_lines, reason = "one table")]
     pub const fn facts(self) -> KindFacts {
         match self {
             Self::Unissued => KindFacts {
@@ -129,7 +130,10 @@ impl Kind {
                 section: "over_admitted",
             },
             Self::CountMismatch => KindFacts {
-                noun: ["counter that does not add up", "counters that do not add up"],
+                noun: [
+                    "counter that does not add up",
+                    "counters that do not add up",
+                ],
                 severity: Severity::Warning,
                 closes: true,
                 limited: false,

@@ -86,27 +86,16 @@ fn mail_about_ten_thousand_findings_has_a_readable_length() {
 #[test]
 fn every_section_that_a_mail_names_exists() {
     let operations = include_str!("../../../../docs/OPERATIONS.md");
-    let kinds = [
-        "unissued",
-        "failed_claim",
-        "missing_admission",
-        "count_mismatch",
-        "slot_conflict",
-        "over_admitted",
-        "revoked_admission",
-        "revoked_row",
-        "unfilled",
-        "redis_lost",
-        "stalled",
+    let of_kinds = <Kind as strum::VariantArray>::VARIANTS.iter();
+    let of_kinds = of_kinds.map(|kind| kind.facts().section);
+    let others = [
         "run_failed",
         "braked",
-        "broken_promise",
         "run_missed",
         "mysql_unreachable",
         "alerts_not_recorded",
-        "unsafe_setting",
     ];
-    for word in kinds {
+    for word in of_kinds.chain(others) {
         assert!(
             operations.lines().any(|line| line == format!("### {word}")),
             "docs/OPERATIONS.md has no section {word}"

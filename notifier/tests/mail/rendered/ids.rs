@@ -103,10 +103,7 @@ fn user_ids_change_no_other_text_of_a_mail() {
     let customers = [4711, 4712, 4713, 4714].map(|n| format!("customer-{n}"));
     let plain = without_masks(&with_ids(&customers));
     assert!(plain.iter().any(|word| word == HIDDEN), "{plain:?}");
-    assert!(
-        plain.join(" ").contains("failed claim 12 (slot_taken)"),
-        "{plain:?}"
-    );
+    assert!(plain.join(" ").contains("failed claim 12"), "{plain:?}");
     let ids = ids();
     for some in ids.windows(4) {
         assert_eq!(without_masks(&with_ids(some)), plain, "{some:?}");
