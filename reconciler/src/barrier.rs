@@ -81,7 +81,7 @@ impl Topic {
             let partitions = metadata
                 .topics()
                 .iter()
-                .flat_map(|topic| topic.partitions());
+                .flat_map(rdkafka::metadata::MetadataTopic::partitions);
             let log = |partition: i32| {
                 let (first, end) = client.fetch_watermarks(name, partition, ANSWER)?;
                 Ok((partition, first..end))

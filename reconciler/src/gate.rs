@@ -29,7 +29,7 @@ const ATTEMPTS: usize = 5;
 
 /// A coupon that this pass has closed.
 #[derive(Debug, Clone)]
-pub struct Closed {
+pub(crate) struct Closed {
     pub coupon: CouponId,
     pub fence: Fence,
     /// Nobody was admitted after this.
@@ -38,7 +38,7 @@ pub struct Closed {
 
 /// Begins an era of each coupon whose gate is still the one that was read. Leaves out the others:
 /// another process works on them.
-pub async fn close(
+pub(crate) async fn close(
     ctx: &PassContext,
     coupons: Vec<(CouponId, Gate, u64)>,
 ) -> Result<Vec<Closed>, PassError> {
@@ -81,7 +81,7 @@ async fn close_coupon(
 }
 
 /// Closes a coupon without MySQL, unless its gate is not `seen` any more.
-pub async fn close_in_redis(
+pub(crate) async fn close_in_redis(
     redis: &Redis,
     servers: &Servers,
     coupon: CouponId,

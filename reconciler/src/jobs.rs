@@ -29,7 +29,12 @@ const EVERY: Duration = Duration::from_secs(20);
 const DAILY: Duration = Duration::from_secs(86_400);
 
 /// Runs the jobs until `stop`.
-pub async fn run(stores: Stores, settings: PassSettings, notes: Notes, stop: CancellationToken) {
+pub(crate) async fn run(
+    stores: Stores,
+    settings: PassSettings,
+    notes: Notes,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_daily: Option<DateTime<Utc>> = None;
@@ -47,7 +52,7 @@ pub async fn run(stores: Stores, settings: PassSettings, notes: Notes, stop: Can
 }
 
 /// Runs each job once. A job that fails is repeated at its next time.
-pub async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes, is_daily: bool) {
+pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes, is_daily: bool) {
     log("drops ahead", make_ahead(stores).await);
     match unsafe_settings(stores).await {
         Ok(found) => notes.set("settings", found),
@@ -95,7 +100,7 @@ async fn unsafe_settings(stores: &Stores) -> Result<Vec<Finding>, StoreError> {
     match check_topic(&stores.topic.settings, Duration::from_secs(5)).await {
         Ok(_) => {}
         Err(TopicError::Unreachable { .. }) => {
-            tracing::debug!("the topic's settings were not read")
+            tracing::debug!("the topic's settings were not read");
         }
         Err(error) => found.push(unsafe_part(UnsafePart::Topic, error.to_string())),
     }

@@ -40,6 +40,7 @@ impl Found {
         }
     }
 
+    #[must_use]
     pub fn of(mut self, slot: Option<i64>, user: Option<UserId>) -> Self {
         self.slot = slot;
         self.user = user;
@@ -75,6 +76,7 @@ impl Ledger {
     }
 
     /// Returns the findings without those of one action.
+    #[must_use]
     pub fn without(mut self, action: ActionKind) -> Self {
         self.named.retain(|found| found.action != action);
         self.more.retain(|(_, of, _), _| *of != action);

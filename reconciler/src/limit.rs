@@ -10,7 +10,7 @@ use crate::context::PassContext;
 use crate::pass::Takes;
 
 /// Returns why a projection must wait for an operator, or `None` if it may go on.
-pub async fn brake(
+pub(crate) async fn brake(
     ctx: &PassContext,
     drop: &Drop,
     takes: &Takes,

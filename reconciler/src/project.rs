@@ -26,7 +26,7 @@ const PAGE: Slot = 1_000;
 /// The outcome of a step that another era may end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Step {
+pub(crate) enum Step {
     Done,
     /// Another reconciler has begun a later era. It does the rest.
     Stale,
@@ -50,7 +50,7 @@ macro_rules! or_stale {
 }
 
 /// Writes these drops of a closed coupon to Redis from their rows.
-pub async fn drops(
+pub(crate) async fn drops(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,
@@ -107,7 +107,7 @@ async fn project_drop(
 }
 
 /// Writes what a coupon needs beside its drops before it opens. Returns why it must stay closed.
-pub async fn surroundings(
+pub(crate) async fn surroundings(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,
@@ -172,11 +172,17 @@ async fn claimants(
         if write(Claimants::Different).await? == Step::Stale {
             return Ok(Step::Stale);
         }
-        let rows = ctx.stores.db.rows_by_drop(drops.iter().map(|drop| drop.id).collect());
+        let rows = ctx
+            .stores
+            .db
+            .rows_by_drop(drops.iter().map(|drop| drop.id).collect());
         let rows = rows.await?.values().sum();
         let now = redis.coupon_states(&[coupon.id]).await?;
         // Nobody is admitted, so the numbers cannot be one step apart.
-        if now.first().is_some_and(|now| i64::try_from(now.claimants) == Ok(rows)) {
+        if now
+            .first()
+            .is_some_and(|now| i64::try_from(now.claimants) == Ok(rows))
+        {
             return Ok(Step::Done);
         }
     }
@@ -224,7 +230,7 @@ async fn settings_under_gate(
 }
 
 /// Opens a coupon once every unsealed drop adds up. Returns why it stays closed.
-pub async fn open(
+pub(crate) async fn open(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,

@@ -82,7 +82,7 @@ impl DropSeen {
 }
 
 /// Reads coupons with their unsealed drops. `drop` selects one drop.
-pub async fn coupons(
+pub(crate) async fn coupons(
     ctx: &PassContext,
     catalogue: Vec<(Coupon, Vec<Drop>)>,
     drop: Option<DropId>,
@@ -147,7 +147,7 @@ pub struct ReadPage {
 const AHEAD: usize = 2;
 
 /// Reads a drop page by page. The last page has no end.
-pub fn pages<'c>(
+pub(crate) fn pages<'c>(
     ctx: &'c PassContext,
     coupon: &'c Coupon,
     drop: &'c DropSeen,
@@ -218,7 +218,7 @@ impl From<SlotHolder> for Holder {
     }
 }
 
-pub fn letter(row: DeadLetterRow, drop: &Drop) -> Letter {
+pub(crate) fn letter(row: DeadLetterRow, drop: &Drop) -> Letter {
     let claimed_at = row.claimed_at.map(|at| at.and_utc());
     let fault = Letter::fault_of(row.is_of_message(), &drop.window(), claimed_at);
     Letter {
@@ -231,7 +231,7 @@ pub fn letter(row: DeadLetterRow, drop: &Drop) -> Letter {
 }
 
 /// M' and R', and whether the drop is still one to judge.
-pub struct ReadAgain {
+pub(crate) struct ReadAgain {
     pub recheck: Recheck,
     /// The drop's settings in MySQL, unless it was sealed or deleted meanwhile.
     pub is_unsealed: bool,
@@ -241,7 +241,7 @@ pub struct ReadAgain {
 const SLOTS_AT_ONCE: usize = 1_000;
 
 /// Reads again whatever concerns the doubts of a page.
-pub async fn again(
+pub(crate) async fn again(
     ctx: &PassContext,
     coupon: &Coupon,
     drop: &DropSeen,

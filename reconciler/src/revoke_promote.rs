@@ -23,7 +23,7 @@ use crate::report::{ActionKind, Kind, Outcome};
 use crate::rows::{self, RowEnd};
 
 /// Carries out the steps of a revocation (docs/decisions/0013-revoking.md). Each is idempotent.
-pub async fn complete(
+pub(crate) async fn complete(
     ctx: &PassContext,
     coupon: &Coupon,
     keys: &DropKeys,
@@ -41,7 +41,7 @@ pub async fn complete(
 
 /// Completes the coupon's revocations that have not ended although their users may claim again. The
 /// API that began one needs a moment.
-pub async fn finish_revocations(
+pub(crate) async fn finish_revocations(
     ctx: &PassContext,
     seen: &CouponSeen,
     ledger: &mut Ledger,
@@ -87,7 +87,7 @@ async fn unended(ctx: &PassContext, coupon: CouponId) -> Result<Vec<Revocation>,
 }
 
 /// Reads a drop's open broken promises, and closes those that are kept or void by now.
-pub async fn open_promises(
+pub(crate) async fn open_promises(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: DropId,
@@ -134,7 +134,7 @@ const AT_ONCE: u32 = 1_000;
 
 /// Gives the slots that are left to the first users of the waiting list, and writes their rows.
 /// Returns how many got one.
-pub async fn promote(
+pub(crate) async fn promote(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: &DropSeen,

@@ -8,17 +8,17 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, OncePer};
+use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{FencedInsert, IssuedBy};
-use firstcome_shared::mysql::DbError;
 
 use crate::context::{PassContext, PassError};
 use crate::judge::{DueRow, Holder, LetterEnd};
 
 /// What became of a due row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RowEnd {
+pub(crate) enum RowEnd {
     Inserted,
     /// Another process has inserted it.
     AlreadyThere,
@@ -39,7 +39,7 @@ const AT_ONCE: usize = 500;
 
 /// Inserts rows, each with the dead letter that it resolves, in transactions that read the coupon's
 /// era and stop if it is above `era`. A refused batch is halved until the refused row is alone.
-pub async fn insert_rows(
+pub(crate) async fn insert_rows(
     ctx: &PassContext,
     coupon: &Coupon,
     drop: DropId,
@@ -136,7 +136,7 @@ async fn why_refused(
 
 /// Ends dead letters without a row: duplicates, revoked ones, and those whose users are owed a
 /// slot. An owed user is listed in the transaction that closes the letter.
-pub async fn end_letters(
+pub(crate) async fn end_letters(
     ctx: &PassContext,
     coupon: &Coupon,
     drop: DropId,
@@ -176,7 +176,7 @@ pub async fn end_letters(
 }
 
 /// Lists users who are owed a slot, before anything else forgets them. Safe to repeat.
-pub async fn owe(
+pub(crate) async fn owe(
     ctx: &PassContext,
     coupon: &Coupon,
     drop: DropId,

@@ -195,9 +195,6 @@ impl Reconciler {
         }
         let all = read::coupons(&ctx, self.catalogue(request).await?, request.drop).await?;
         let mut done = self.reconcile(&ctx, all).await?;
-        if ctx.stores.redis.servers().await? != ctx.servers {
-            return Err(PassError::Replaced);
-        }
         let young: Vec<CouponId> = done
             .iter()
             .filter(|(_, it)| it.in_flight > 0)
@@ -250,6 +247,9 @@ impl Reconciler {
         for (id, mut done) in sweep::coupons(ctx, all).await? {
             wanted.extend(done.urgent.take().map(|gate| (id, Some(gate))));
             results.insert(id, done);
+        }
+        if ctx.stores.redis.servers().await? != ctx.servers {
+            return Err(PassError::Replaced);
         }
         if wanted.is_empty() {
             return Ok(results);
@@ -349,7 +349,9 @@ impl Reconciler {
         let is_read = match barrier::read_state(&stores, !request.dry_run).await {
             Ok(state) => {
                 let stalled = barrier::stalled(&self.memory, &state, self.settings.stall_after);
-                stalled.into_iter().for_each(|found| ledger.add(found));
+                if let Some(found) = stalled {
+                    ledger.add(found);
+                }
                 state.is_reached
             }
             Err(BarrierError::Mysql(error)) => return Err(error.into()),
@@ -456,9 +458,9 @@ pub fn cannot_begin(cause: FailureCause, reason: String) -> Run {
 }
 
 /// Creates the run of the urgent lane from its results.
-pub fn reopening(run_id: &str, done: HashMap<CouponId, CouponDone>) -> Run {
+pub fn reopening(run_id: &str, done: Vec<CouponDone>) -> Run {
     let mut run = blank(&PassRequest::new(Trigger::Startup), run_id);
-    for it in done.into_values() {
+    for it in done {
         run.findings.extend(it.findings);
         run.drops.extend(it.drops);
     }

@@ -29,7 +29,7 @@ fn is_over(ctx: &PassContext, drop: &DropSeen) -> bool {
 
 /// Seals a drop if it is over, exact, and has no open dead letter. Counts its rows and revocations
 /// once more under its lock. Users who are still owed a slot stay listed.
-pub async fn seal(
+pub(crate) async fn seal(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: &DropSeen,
@@ -44,6 +44,14 @@ pub async fn seal(
         return Ok(false);
     }
     let (id, closes_at, quantity) = (drop.drop.id, drop.drop.closes_at, drop.drop.quantity);
+    let left = u64::from(quantity).saturating_sub(numbers.rows);
+    if left > 0 && numbers.waiting > 0 && !drop.drop.closed_early {
+        // Promotion comes before sealing, but not in a paused coupon.
+        if seen.coupon.paused {
+            ledger.add(closed_while_paused(left, numbers.waiting));
+        }
+        return Ok(false);
+    }
     let revocations = db.count_revocations(vec![id]).await?;
     let revocations = revocations.get(&id).copied().unwrap_or(0);
     let rows = u32::try_from(numbers.rows).unwrap_or(u32::MAX);
@@ -65,9 +73,13 @@ pub async fn seal(
     if is_coupon_over(db, seen.coupon.id).await? {
         redis.expire_coupons(&[seen.coupon.id]).await?;
     }
-    if rows < quantity {
-        let left = quantity - rows;
-        let detail = format!("closed with {left} of {quantity} slots left, and nobody waits");
+    if left > 0 {
+        let detail = match numbers.waiting {
+            0 => format!("closed with {left} of {quantity} slots left, and nobody waits"),
+            waiting => format!(
+                "closed by an operator with {left} of {quantity} slots left; {waiting} people who waited get none"
+            ),
+        };
         ledger.add(Found::new(
             Kind::Unfilled,
             ActionKind::Report,
@@ -78,8 +90,18 @@ pub async fn seal(
     Ok(true)
 }
 
+fn closed_while_paused(left: u64, waiting: u64) -> Found {
+    let detail = format!(
+        "closed while paused, with {left} slots left and {waiting} people waiting: they get them once it is no longer paused"
+    );
+    Found {
+        needs_person: true,
+        ..Found::new(Kind::Unfilled, ActionKind::Report, Outcome::Skipped, detail)
+    }
+}
+
 /// Whether all drops of a coupon are sealed and its schedule has no more of them.
-pub async fn is_coupon_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
+pub(crate) async fn is_coupon_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
     let Some((coupon, drops)) = db.coupon(coupon).await? else {
         return Ok(false);
     };
@@ -94,7 +116,7 @@ pub async fn is_coupon_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> 
 const LETTERS_AT_MOST: i64 = 500;
 
 /// Ends dead letters of sealed drops: its user has a row, or gets it on a slot without one.
-pub async fn end_letters(
+pub(crate) async fn end_letters(
     ctx: &PassContext,
     coupon: Option<CouponId>,
     ledger: &mut Ledger,
@@ -231,7 +253,7 @@ async fn end_letter(
 }
 
 /// Reports dead letters that name no drop in which a pass could issue them, and nobody.
-pub async fn report_loose(
+pub(crate) async fn report_loose(
     ctx: &PassContext,
     coupon: Option<CouponId>,
     drop: Option<DropId>,

@@ -21,13 +21,13 @@ fn found(result: Outcome, detail: impl Into<String>) -> Found {
 }
 
 /// Reports keys of a coupon that are lost or have another type.
-pub fn lost_keys(names: &[&str], result: Outcome) -> Found {
+pub(crate) fn lost_keys(names: &[&str], result: Outcome) -> Found {
     let detail = format!("Redis has lost keys of this coupon: {}", names.join(", "));
     Found::new(Kind::RedisLost, ActionKind::Project, result, detail)
 }
 
 /// Writes settings that MySQL has lost back to MySQL. A dry run uses them without writing.
-pub async fn adopt(
+pub(crate) async fn adopt(
     ctx: &PassContext,
     seen: &mut CouponSeen,
     ledger: &mut Ledger,
@@ -67,11 +67,11 @@ pub async fn adopt(
             None => return Ok(()),
         },
     };
-    replace(seen, coupon, drops);
+    replace(seen, coupon, &drops);
     Ok(())
 }
 
-fn replace(seen: &mut CouponSeen, coupon: Coupon, drops: Vec<Drop>) {
+fn replace(seen: &mut CouponSeen, coupon: Coupon, drops: &[Drop]) {
     for own in &mut seen.drops {
         if let Some(now) = drops.iter().find(|drop| drop.id == own.drop.id) {
             own.drop.clone_from(now);
@@ -81,7 +81,7 @@ fn replace(seen: &mut CouponSeen, coupon: Coupon, drops: Vec<Drop>) {
 }
 
 /// Loads drops that were made ahead, at an open gate. Nobody holds a slot of them.
-pub async fn load_new(
+pub(crate) async fn load_new(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,
@@ -105,7 +105,7 @@ pub async fn load_new(
 }
 
 /// Writes to Redis whatever differs at an open gate.
-pub async fn write_again(
+pub(crate) async fn write_again(
     ctx: &PassContext,
     seen: &CouponSeen,
     ledger: &mut Ledger,
@@ -156,7 +156,7 @@ async fn settings(
     for (own, state) in now.drops.iter_mut().zip(redis.drop_states(&keys).await?) {
         own.state = state;
     }
-    replace(&mut now, coupon, drops);
+    replace(&mut now, coupon, &drops);
     if !settings_differ(&now) || now.state.revision > now.coupon.revision {
         return Ok(());
     }
@@ -181,7 +181,7 @@ async fn settings(
 }
 
 /// Whether Redis must have the coupon's list, even if the list is not in effect yet.
-pub fn has_list(coupon: &Coupon) -> bool {
+pub(crate) fn has_list(coupon: &Coupon) -> bool {
     coupon.allow == Some(Allow::List) || coupon.allow_list.revision > 0
 }
 
@@ -213,7 +213,7 @@ async fn allow_list(
 }
 
 /// Writes a coupon's list. Returns why it could not be written.
-pub async fn write_list(
+pub(crate) async fn write_list(
     ctx: &PassContext,
     id: CouponId,
     ledger: &mut Ledger,
@@ -236,7 +236,7 @@ pub async fn write_list(
 }
 
 /// Writes all revocations of a coupon, including those of sealed drops. Returns how many were new.
-pub async fn revocations(ctx: &PassContext, coupon: &Coupon) -> Result<u64, PassError> {
+pub(crate) async fn revocations(ctx: &PassContext, coupon: &Coupon) -> Result<u64, PassError> {
     let mut after = 0;
     let mut new = 0;
     loop {
@@ -263,7 +263,7 @@ const ROWS_AT_ONCE: Slot = 5_000;
 
 /// Which claimants to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claimants {
+pub(crate) enum Claimants {
     All,
     /// Those that are missing or have another slot.
     Different,
@@ -272,7 +272,7 @@ pub enum Claimants {
 /// Writes the claimants of a drop from its rows. Skips users whose claim is void: a row may have
 /// been read before its user gave it back. Returns how many were written, or `None` if the era has
 /// ended.
-pub async fn write_claimants(
+pub(crate) async fn write_claimants(
     ctx: &PassContext,
     coupon: &Coupon,
     fence: &Fence,
@@ -336,7 +336,7 @@ pub async fn write_claimants(
 
 /// Writes missing claimants of an open coupon if Redis has fewer than there are rows. `rows` are
 /// those of the unsealed drops.
-pub async fn claimants(
+pub(crate) async fn claimants(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,

@@ -50,7 +50,7 @@ impl CouponDone {
 }
 
 /// Adds a later look at a drop to its report.
-pub fn merge(report: &mut DropReport, later: DropReport) {
+pub(crate) fn merge(report: &mut DropReport, later: DropReport) {
     report.exact = later.exact;
     report.sealed |= later.sealed;
     report.after = later.after;
@@ -60,7 +60,7 @@ pub fn merge(report: &mut DropReport, later: DropReport) {
 }
 
 /// Reconciles coupons, several at once.
-pub async fn coupons(
+pub(crate) async fn coupons(
     ctx: &PassContext,
     mut all: Vec<CouponSeen>,
 ) -> Result<Vec<(CouponId, CouponDone)>, PassError> {
@@ -207,12 +207,14 @@ async fn open_drop(
         repaired += revoke_promote::promote(ctx, seen, drop, &fence, &mut first.ledger).await?;
     }
     let mut second = None;
+    let mut owes = drop.has_broken_promises || drop.state.owed > 0;
     if repaired > 0 && may_write {
         let now = again(ctx, seen, drop).await?;
+        owes |= now.has_broken_promises;
         second = Some(compare(ctx, seen, &now, at, false).await?);
     }
     let last = second.as_mut().unwrap_or(&mut first);
-    if drop.has_broken_promises || drop.state.owed > 0 {
+    if owes {
         let open = revoke_promote::open_promises(ctx, seen, drop.drop.id).await?;
         last.numbers.broken_promises = open.len() as u64;
     }
@@ -231,7 +233,9 @@ async fn open_drop(
     if let Some(after) = &second {
         note_left(&mut first, after);
     }
-    broken(ctx, seen, drop, &mut first).await?;
+    if owes {
+        broken(ctx, seen, drop, &mut first).await?;
+    }
     let mut report = first.report(&seen.coupon, drop, second.as_ref());
     report.sealed = is_sealed;
     Ok((report, compared))
@@ -248,9 +252,6 @@ async fn broken(
     drop: &DropSeen,
     first: &mut Compared,
 ) -> Result<(), PassError> {
-    if !drop.has_broken_promises {
-        return Ok(());
-    }
     for owed in revoke_promote::open_promises(ctx, seen, drop.drop.id).await? {
         let detail = "promised, and no slot is left";
         let found = Found::new(
@@ -345,7 +346,7 @@ fn remember(ctx: &PassContext, drop: &DropSeen, first: &Compared, second: Option
 }
 
 /// Whether any of these drops may have been open when the gate was found closed.
-pub fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
+pub(crate) fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
     let now = clock_ms.max(Utc::now().timestamp_millis());
     seen.drops
         .iter()

@@ -26,7 +26,7 @@ const AT_ONCE: usize = 8;
 
 /// Reopens coupons. Open ones are closed only if their gate is still the one at which they were
 /// found dirty. Returns the results by coupon; those that another process works on are left out.
-pub async fn reopen(
+pub(crate) async fn reopen(
     ctx: &PassContext,
     wanted: &HashMap<CouponId, Option<Gate>>,
 ) -> Result<HashMap<CouponId, CouponDone>, PassError> {
@@ -212,7 +212,10 @@ async fn reopen_coupon(
     let opened = match outcome {
         Ok(()) => {
             if was_open && !seen.state.unreadable.is_empty() {
-                ledger.add(settings::lost_keys(&seen.state.unreadable, Outcome::Applied));
+                ledger.add(settings::lost_keys(
+                    &seen.state.unreadable,
+                    Outcome::Applied,
+                ));
             }
             // What was wrong with an open coupon is in the reports of its drops.
             if has_begun && !was_open {
@@ -360,10 +363,10 @@ fn left_dirty(coupon: CouponId) -> Finding {
 }
 
 /// The pause of the watch after an attempt that left a coupon closed.
-pub const AFTER_FAILURE: Duration = Duration::from_secs(5);
+pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Whether a coupon is still closed after this result.
-pub fn is_left_closed(done: &CouponDone) -> bool {
+pub(crate) fn is_left_closed(done: &CouponDone) -> bool {
     let is_left = |it: &Finding| it.action == ActionKind::Open && it.result == Outcome::Failed;
     done.findings.iter().any(is_left)
 }

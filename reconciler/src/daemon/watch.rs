@@ -233,7 +233,7 @@ async fn close(
         // The next look repeats it.
         Ok(None) => {}
         Err(error) => {
-            tracing::error!(coupon_id = coupon.id.0, %error, "the coupon cannot be closed")
+            tracing::error!(coupon_id = coupon.id.0, %error, "the coupon cannot be closed");
         }
     }
 }
@@ -268,9 +268,9 @@ pub(super) async fn urgent_lane(
             continue;
         }
         let run = match done {
-            Ok(done) => run::reopening(&new_run_id(), done),
+            Ok(done) => run::reopening(&new_run_id(), done.into_values().collect()),
             Err(error) => {
-                let mut run = run::reopening(&new_run_id(), HashMap::new());
+                let mut run = run::reopening(&new_run_id(), Vec::new());
                 run::fail(&mut run, &error);
                 run
             }

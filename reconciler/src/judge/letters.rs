@@ -25,7 +25,7 @@ impl Letter {
         claimed_at: Option<chrono::DateTime<chrono::Utc>>,
     ) -> Option<&'static str> {
         let fault = is_of_message.then(|| window.fault(claimed_at)).flatten();
-        fault.map(|fault| fault.explanation())
+        fault.map(firstcome_shared::coupon::ClaimFault::explanation)
     }
 }
 

@@ -292,7 +292,6 @@ pub fn judge(moment: &Moment, mysql: &MysqlPage, redis: &RedisPage, again: &Rech
 struct Page<'p> {
     moment: &'p Moment,
     mysql: &'p MysqlPage,
-    redis: &'p RedisPage,
     again: &'p Recheck,
     /// R by slot.
     on_slots: BTreeMap<i64, Vec<&'p UserId>>,
@@ -312,7 +311,6 @@ impl<'p> Page<'p> {
         Self {
             moment,
             mysql,
-            redis,
             again,
             on_slots: users_by_slot(&redis.users),
             of_users: redis.users.iter().map(|it| (&it.user, it.slot)).collect(),

@@ -388,10 +388,16 @@ impl World {
             7..=9 => self.revoke(user, true),
             10 => self.revoke(user, self.dice.0.is_multiple_of(3)),
             11 => self.promote(drop),
-            12 | 17 | 18 if self.is_settled(drop) && self.mysql[drop].quantity < 9 => {
+            12 | 17 if self.is_settled(drop) && self.mysql[drop].quantity < 16 => {
                 self.mysql[drop].quantity += 1;
-                self.sagas
-                    .push(Saga::RaiseRedis(drop, self.mysql[drop].quantity));
+                let raised = self.mysql[drop].quantity;
+                if self.dice.below(2) == 0 {
+                    self.sagas.push(Saga::RaiseRedis(drop, raised));
+                } else {
+                    // Nothing else happens in between, and a claim follows.
+                    self.advance(Saga::RaiseRedis(drop, raised));
+                    self.claim(user);
+                }
             }
             13 if self.is_settled(drop) && self.redis[drop].is_loaded => {
                 let lowered = self.redis[drop].quantity.saturating_sub(1).max(1);
@@ -565,7 +571,7 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
                 2 => again.revocations = world.revocations_of(drop),
                 _ => {
                     (again.quantity, is_sealed) =
-                        (world.mysql[drop].quantity, world.mysql[drop].is_sealed)
+                        (world.mysql[drop].quantity, world.mysql[drop].is_sealed);
                 }
             }
             other_steps(world);
