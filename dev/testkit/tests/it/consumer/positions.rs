@@ -57,6 +57,9 @@ async fn survives_a_loss_of_redis(
 ) -> Run {
     let world = &fixture.world;
     world.redis.command::<()>(&["FLUSHALL"]).await;
+    // The coupon opens once its messages are rows.
+    let _consumer = world.consume().await;
+    all_issued(world, coupon.drop, UNREAD.end).await;
     let run = world.pass().await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     assert_eq!(
@@ -68,7 +71,6 @@ async fn survives_a_loss_of_redis(
     let accepted = later.iter().filter(|(_, answer)| answer.is_accepted());
     assert_eq!(accepted.count(), 40 - UNREAD.end);
     answers.extend(later);
-    let _consumer = world.consume().await;
     all_issued(world, coupon.drop, 40).await;
     assert_exact(world, coupon, 40, &answers).await;
     let found = any_pass(world).await;

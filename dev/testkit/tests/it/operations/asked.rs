@@ -239,6 +239,8 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_are_kept() {
     // Backdates all runs by two hours.
     let statement = "UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR";
     world.sql.query(statement).await;
+    // Each deletes what was old when it began, but for the last clean run.
+    let second = world.pass().await;
     let last = world.pass().await;
     let kept = |runs: Vec<Vec<String>>| {
         runs.into_iter()
@@ -251,7 +253,7 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_are_kept() {
         .await;
     assert_eq!(
         kept(clean),
-        [last.run_id.as_str()],
+        [second.run_id.as_str(), last.run_id.as_str()],
         "and not {}",
         young.run_id
     );

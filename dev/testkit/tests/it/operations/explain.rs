@@ -85,10 +85,6 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     );
     let at = format!("slot {slot}");
     assert_told(&told, &["redis:", "admitted", &at]);
-    assert_told(
-        &told,
-        &["kafka:", "partition", "offset", &at, "read by the consumer"],
-    );
     assert_told(&told, &["mysql:", "row", &at, "written by the consumer"]);
     assert_eq!(told["no_longer_known"], json!([]), "{told:#}");
 

@@ -113,10 +113,17 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
     let letter = format!("VALUES (801, {id}, {drop}, 412, 'c-lost-4711', 'slot_out_of_range')");
     sql.query(&format!("{INSERT} {letter}")).await;
     daemon.reconcile(&json!({})).await;
-    mailed(&f.world, &["action needed", "1 unrepaired failed claim"]).await;
+    mailed(
+        &f.world,
+        &[
+            "action needed",
+            "failed claim 801: the drop has no such slot",
+        ],
+    )
+    .await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let page = kim.text("/dead-letters/801").await;
-    let why = "Failed claim 801 (slot_out_of_range): the drop has no such slot, and Redis does not know its user";
+    let why = "Failed claim 801 (slot_out_of_range): the drop has no such slot";
     assert_has(&page, &["Why it stays:", why]);
     assert_lacks(&page, &["Correct dead letter", "c-lost-4711"]);
     let page = kim.submit("/dead-letters/801/reveal", &[]).await.text;
