@@ -401,11 +401,7 @@ pub struct Resolution {
 }
 
 /// Resolves many dead letters in one statement.
-pub async fn resolve(
-    conn: &mut Conn,
-    resolutions: &[Resolution],
-    run_id: &str,
-) -> QueryResult<()> {
+pub async fn resolve(conn: &mut Conn, resolutions: &[Resolution], run_id: &str) -> QueryResult<()> {
     if resolutions.is_empty() {
         return Ok(());
     }

@@ -379,17 +379,23 @@ impl Db {
         slots: RangeInclusive<Slot>,
     ) -> Result<Option<Vec<(Slot, UserId, DateTime<Utc>)>>, DbError> {
         let (low, high) = slots.into_inner();
-        self.of_primary().run("rows in an era", async move |conn| {
-            conn.transaction(async |conn| {
-                let now: u64 = coupons::table.find(coupon.0).select(coupons::era).for_share().first(conn).await?;
-                if now > era {
-                    return Ok(None);
-                }
-                rows_between(conn, drop, low, high).await.map(Some)
+        self.of_primary()
+            .run("rows in an era", async move |conn| {
+                conn.transaction(async |conn| {
+                    let now: u64 = coupons::table
+                        .find(coupon.0)
+                        .select(coupons::era)
+                        .for_share()
+                        .first(conn)
+                        .await?;
+                    if now > era {
+                        return Ok(None);
+                    }
+                    rows_between(conn, drop, low, high).await.map(Some)
+                })
+                .await
             })
             .await
-        })
-        .await
     }
 }
 
@@ -410,9 +416,17 @@ async fn rows_between(
     high: Slot,
 ) -> QueryResult<Vec<(Slot, UserId, DateTime<Utc>)>> {
     let rows: Vec<(Slot, String, NaiveDateTime)> = issued_coupons::table
-        .filter(issued_coupons::drop_id.eq(drop.0).and(issued_coupons::slot.between(low, high)))
+        .filter(
+            issued_coupons::drop_id
+                .eq(drop.0)
+                .and(issued_coupons::slot.between(low, high)),
+        )
         .order(issued_coupons::slot)
-        .select((issued_coupons::slot, issued_coupons::user_id, issued_coupons::claimed_at))
+        .select((
+            issued_coupons::slot,
+            issued_coupons::user_id,
+            issued_coupons::claimed_at,
+        ))
         .load(conn)
         .await?;
     Ok(rows

@@ -18,7 +18,8 @@ impl Redis {
     /// Lets the keys of sealed drops expire.
     pub async fn expire_sealed(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
         let keys: Vec<&str> = drops.iter().flat_map(DropKeys::own).collect();
-        self.for_each("EXPIRE", &keys, &[seconds(sealed_for())]).await
+        self.for_each("EXPIRE", &keys, &[seconds(sealed_for())])
+            .await
     }
 
     /// Lets the keys of coupons expire whose drops are all sealed. The gate's
@@ -30,7 +31,8 @@ impl Redis {
             .flat_map(|coupon| keys::coupon_keys(&self.prefix, *coupon))
             .collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        self.for_each("EXPIRE", &keys, &[seconds(sealed_for())]).await
+        self.for_each("EXPIRE", &keys, &[seconds(sealed_for())])
+            .await
     }
 
     /// Deletes the keys of sealed drops that an older Redis brought back.
