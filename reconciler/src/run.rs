@@ -200,7 +200,7 @@ impl Reconciler {
             .filter(|(_, it)| it.in_flight > 0)
             .map(|(id, _)| *id)
             .collect();
-        if ctx.is_awaited && !ctx.dry_run && !young.is_empty() {
+        if ctx.is_awaited && !young.is_empty() {
             // Somebody waits for the result: judge these again when they are old enough.
             let deadline = Duration::from_millis(u64::try_from(ctx.publish_ms).unwrap_or_default());
             ctx.sleep(deadline + MARGIN).await?;

@@ -193,6 +193,11 @@ async fn open_drop(
     crate::metrics::stage("compare", began.elapsed());
     let mut repaired = first.repaired;
     let server = ctx.servers.of(seen.coupon.id);
+    // With rows inserted and users owed.
+    let mut now = drop.clone();
+    if repaired > 0 && may_write {
+        now = again(ctx, seen, drop).await?;
+    }
     if first.dirty.is_some() {
         if let Some(why) = limit::brake(ctx, &drop.drop, &first.takes).await? {
             first
@@ -202,15 +207,17 @@ async fn open_drop(
     } else if let Some(fence) = at
         .gate
         .fence(server)
-        .filter(|_| may_write && has_waiting(drop))
+        .filter(|_| may_write && has_waiting(&now))
     {
-        repaired += revoke_promote::promote(ctx, seen, drop, &fence, &mut first.ledger).await?;
+        repaired += revoke_promote::promote(ctx, seen, &now, &fence, &mut first.ledger).await?;
     }
+    if ctx.dry_run && first.dirty.is_none() && !seen.coupon.paused {
+        plan_promotion(&now, &mut first);
+    }
+    let owes = now.has_broken_promises || now.state.owed > 0;
     let mut second = None;
-    let mut owes = drop.has_broken_promises || drop.state.owed > 0;
     if repaired > 0 && may_write {
-        let now = again(ctx, seen, drop).await?;
-        owes |= now.has_broken_promises;
+        now = again(ctx, seen, drop).await?;
         second = Some(compare(ctx, seen, &now, at, false).await?);
     }
     let last = second.as_mut().unwrap_or(&mut first);
@@ -239,6 +246,20 @@ async fn open_drop(
     let mut report = first.report(&seen.coupon, drop, second.as_ref());
     report.sealed = is_sealed;
     Ok((report, compared))
+}
+
+/// Reports, in a dry run, that slots are left for people who wait.
+fn plan_promotion(drop: &DropSeen, first: &mut Compared) {
+    let left = u64::from(drop.drop.quantity).saturating_sub(drop.state.users);
+    if left > 0 && drop.state.waiting > 0 && !drop.drop.closed_early {
+        let waiting = drop.state.waiting;
+        first.ledger.add(Found::new(
+            Kind::Unfilled,
+            ActionKind::Promote,
+            Outcome::Planned,
+            format!("{left} slots are left and {waiting} people wait"),
+        ));
+    }
 }
 
 fn has_waiting(drop: &DropSeen) -> bool {
