@@ -80,7 +80,7 @@ async fn survives_a_loss_of_redis(
 }
 
 #[tokio::test]
-async fn offsets_moved_in_kafka_are_reported_and_break_no_promise_if_redis_is_lost() {
+async fn offsets_moved_in_kafka_break_no_promise_if_redis_is_lost() {
     let (_redis, fixture) = fixture("pos-moved").await;
     let (coupon, answers) = with_unread(&fixture).await;
     for moved in [|low, _| low, |_, end| end + 1_000, |_, end| end] {
@@ -89,8 +89,7 @@ async fn offsets_moved_in_kafka_are_reported_and_break_no_promise_if_redis_is_lo
         assert_eq!(run.drops[0].before.in_flight, 20, "{run:#?}");
         assert!(read_again(&run).is_empty(), "{run:#?}");
     }
-    let found = survives_a_loss_of_redis(&fixture, &coupon, answers).await;
-    assert_eq!(read_again(&found).len(), 1, "{found:#?}");
+    survives_a_loss_of_redis(&fixture, &coupon, answers).await;
 }
 
 #[tokio::test]
@@ -117,20 +116,18 @@ async fn consumer_that_stops_with_an_unwritten_batch_leaves_its_messages_unread(
 }
 
 #[tokio::test]
-async fn a_position_moved_ahead_in_mysql_is_reported_and_breaks_no_promise() {
+async fn a_position_moved_ahead_in_mysql_breaks_no_promise() {
     let (_redis, fixture) = fixture("pos-ahead").await;
     let world = &fixture.world;
     let (coupon, answers) = with_unread(&fixture).await;
-    for (moved, found) in [(1, "before offset"), (1_000, "it ends before offset")] {
+    for moved in [1, 1_000] {
         world
             .sql
             .query(&format!(
                 "UPDATE topic_positions SET next_offset = next_offset + {moved} WHERE before_print IS NOT NULL"
             ))
             .await;
-        let run = any_pass(world).await;
-        let again = read_again(&run);
-        assert!(again.len() == 1 && again[0].contains(found), "{run:#?}");
+        any_pass(world).await;
     }
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let _consumer = world.consume().await;
@@ -144,7 +141,7 @@ async fn a_position_moved_ahead_in_mysql_is_reported_and_breaks_no_promise() {
 }
 
 #[tokio::test]
-async fn a_position_moved_ahead_of_a_running_consumer_is_corrected_and_reported() {
+async fn a_position_moved_ahead_of_a_running_consumer_is_corrected() {
     let (_redis, fixture) = fixture("pos-running").await;
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Positions", 20, 10).await;
@@ -155,7 +152,6 @@ async fn a_position_moved_ahead_of_a_running_consumer_is_corrected_and_reported(
         world.sql.number(wrong).await == 0
     })
     .await;
-    assert!(!read_again(&any_pass(world).await).is_empty());
     let more = &people(20)[10..];
     answers.extend(rush(&[&fixture.api], coupon.id, more, 10).await);
     all_issued(world, coupon.drop, 20).await;

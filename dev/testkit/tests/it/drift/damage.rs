@@ -232,7 +232,7 @@ const KEYS: [(&str, &[&str]); 12] = [
     ("revoked", &["settings_mismatch", "redis_lost"]),
     ("allowed", &["settings_mismatch"]),
     ("allow_list", &["settings_mismatch"]),
-    ("revision", &[]),
+    ("revision", &["settings_mismatch"]),
     ("gate", &["redis_lost"]),
 ];
 /// The kinds that may report a key of another type.

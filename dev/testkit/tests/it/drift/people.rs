@@ -63,8 +63,8 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
     world.sql.query(statement).await;
     // This revocation has ended: the user claimed again afterwards.
     let revocation = "INSERT INTO revoked_coupons \
-                      (drop_id, coupon_id, user_id, reason, revoked_by, may_claim_again, again_from) VALUES";
-    let statement = format!("{revocation} ({of_person}, 'u-3', TRUE, '2026-01-01')");
+                      (id, drop_id, coupon_id, user_id, reason, revoked_by, may_claim_again, again_from) VALUES";
+    let statement = format!("{revocation} (1, {of_person}, 'u-3', TRUE, '2026-01-01')");
     world.sql.query(&statement).await;
     let finding = "INSERT INTO reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result, content, trace_id) VALUES";
     let statement =
@@ -157,19 +157,18 @@ async fn users_of_old_drops_are_erased() {
     body["once_per"] = json!("drop");
     let daily = api.create_coupon(&body).await;
     let day = "UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
-    let columns = "coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
+    let columns =
+        "id, coupon_id, local_date, opens_at, closes_at, quantity, sealed_at, sealed_rows";
     let values = format!(
-        "{}, DATE({day}), {day}, {day} + INTERVAL 1 HOUR, 5, {day} + INTERVAL 2 HOUR, 1",
+        "1, {}, DATE({day}), {day}, {day} + INTERVAL 1 HOUR, 5, {day} + INTERVAL 2 HOUR, 1",
         daily.id
     );
     let statement = format!("INSERT INTO drops ({columns}) VALUES ({values})");
     world.sql.query(&statement).await;
-    let held = format!(
-        "SELECT MAX(id), 1, {0}, 'u-1', 'consumer' FROM drops WHERE coupon_id = {0}",
-        daily.id
-    );
-    let statement =
-        format!("INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by) {held}");
+    let held = "SELECT l.drop_id, 1, l.coupon_id, 'u-1', 'consumer', l.slot_limit, l.person_scope \
+                FROM slot_limits l WHERE l.drop_id = 1";
+    let columns = "drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope";
+    let statement = format!("INSERT INTO issued_coupons ({columns}) {held}");
     world.sql.query(&statement).await;
     assert!(api.claim(daily.id, "u-2").await.is_accepted());
     until_sealed(&fixture, &over).await;
