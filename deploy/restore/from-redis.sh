@@ -27,9 +27,10 @@ keys 'drop:*:meta' | while read -r key; do
 done
 
 # Each field is a user id (after `DROP:` if one per drop is allowed). The value is `ID`, or `ID:TIME` if the user may have
-# claimed again since.
+# claimed again since. The nameless field only marks that the key is complete.
 keys revoked | while read -r key; do
     redis HGETALL "$key" | while read -r field && read -r value; do
+        [[ -n $field ]] || continue
         over=${value#"${value%%:*}"}
         echo "INSERT INTO redis_revocations VALUES ($(number "${value%%:*}"), $(number "$(coupon_of "$key")"), $(text "$field"), $(number "${over#:}"));"
     done
