@@ -58,9 +58,9 @@ pub(super) fn coupons(coupons: &[Value]) -> String {
         return "there is no such coupon\n".to_owned();
     }
     let mut text = format!(
-        "{:>7}  {}  {:<9}  {:<20}  {:<16}\n",
+        "{:>16}  {}  {:<9}  {:<20}  {:<11}\n",
         "coupon",
-        pad("name", 20),
+        pad("name", 16),
         "state",
         "left",
         "opens (UTC)"
@@ -72,12 +72,14 @@ pub(super) fn coupons(coupons: &[Value]) -> String {
             &coupon["current_drop"]
         };
         let id = coupon["id"].to_string();
-        let name = pad(text_of(&coupon["name"]), 20);
+        let name = pad(text_of(&coupon["name"]), 16);
         let state = text_of(&drop["state"]);
+        // Ids have 16 digits, so that the year does not fit.
         let opens = minute(text_of(&drop["opens_at"]));
+        let opens = opens.get(5..).unwrap_or_default();
         let _ = writeln!(
             text,
-            "{id:>7}  {name}  {state:<9}  {:<20}  {opens:<16}",
+            "{id:>16}  {name}  {state:<9}  {:<20}  {opens:<11}",
             left(drop)
         );
     }
@@ -91,18 +93,13 @@ pub(super) fn winners(rows: &[Value], of: &mut Option<i64>) -> String {
         let drop = row["drop_id"].as_i64();
         if *of != drop {
             let name = format!("drop {}", row["drop_id"]);
-            let _ = writeln!(
-                text,
-                "{name}\n{:>9}  {:<20}  {:<16}  person",
-                "slot", "code", "issued (UTC)"
-            );
+            let _ = writeln!(text, "{name}\n{:>8}  {:<36}  person", "slot", "code");
             *of = drop;
         }
         let slot = row["slot"].to_string();
         let code = text_of(&row["code"]);
-        let issued = minute(text_of(&row["issued_at"]));
-        let user = fit(text_of(&row["user_id"]), 28);
-        let _ = writeln!(text, "{slot:>9}  {code:<20}  {issued:<16}  {user}");
+        let user = fit(text_of(&row["user_id"]), 32);
+        let _ = writeln!(text, "{slot:>8}  {code:<36}  {user}");
     }
     text
 }
@@ -161,15 +158,15 @@ mod tests {
     #[test]
     fn lines_have_at_most_80_columns() {
         let drop = json!({
-            "id": 9_999_999, "state": "sold_out", "remaining": 10_000_000, "quantity": 10_000_000,
+            "id": 9_007_199_254_740_991_i64, "state": "sold_out", "remaining": 10_000_000, "quantity": 10_000_000,
             "opens_at": "2026-12-01T06:00:00Z", "closes_at": "2026-12-01T09:00:00Z",
         });
         let one = json!({
-            "id": 9_999_999, "name": "겨울 쿠폰 ".repeat(30), "quantity": 10_000_000, "once_per": "coupon",
+            "id": 9_007_199_254_740_991_i64, "name": "겨울 쿠폰 ".repeat(30), "quantity": 10_000_000, "once_per": "coupon",
             "waiting_list": 1_000_000, "paused": true, "revision": 123_456, "current_drop": drop, "next_drop": drop,
         });
         let row = json!({
-            "drop_id": 9_999_999, "slot": 10_000_000, "user_id": "u".repeat(64), "code": "X".repeat(20),
+            "drop_id": 9_007_199_254_740_991_i64, "slot": 10_000_000, "user_id": "u".repeat(128), "code": "X".repeat(36),
             "issued_at": "2026-12-01T06:00:00.123Z",
         });
         let tables = [

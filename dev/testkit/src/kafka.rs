@@ -55,6 +55,7 @@ impl TestTopic {
     }
 
     /// Returns the same topic for a foreign producer, which has no key to sign messages with.
+    #[must_use]
     pub fn unsigned(&self) -> Self {
         Self {
             signing: None,

@@ -102,6 +102,10 @@ impl JwtArgs {
     }
 }
 
+#[expect(
+    clippy::ref_option,
+    reason = "every caller has a field of the settings"
+)]
 fn filled(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
 }
@@ -241,12 +245,13 @@ impl Verifier {
     }
 
     fn decode(&self, token: &str) -> Result<TokenData<Map<String, Value>>, TokenRefused> {
-        let decode = |key: &DecodingKey| decode(token, key, &self.rules).map_err(refused);
+        let decode =
+            |key: &DecodingKey| decode(token, key, &self.rules).map_err(|error| refused(&error));
         let set = match &self.keys {
             Keys::One(key) => return decode(key),
             Keys::Set(set) => set,
         };
-        let header = decode_header(token).map_err(refused)?;
+        let header = decode_header(token).map_err(|error| refused(&error))?;
         if !self.rules.algorithms.contains(&header.alg) {
             return Err(TokenProblem::Algorithm.because(format!("alg is {:?}", header.alg)));
         }
@@ -316,7 +321,7 @@ fn shown(claim: Option<&Value>) -> String {
     claim.map_or("missing".to_owned(), Value::to_string)
 }
 
-fn refused(error: Error) -> TokenRefused {
+fn refused(error: &Error) -> TokenRefused {
     let problem = match error.kind() {
         ErrorKind::ExpiredSignature => TokenProblem::Expired,
         ErrorKind::ImmatureSignature => TokenProblem::NotYetValid,

@@ -165,7 +165,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
                 match (contestant, &mut other) {
                     (Contestant::ThisBuild, _) => own.turn(people, connections).await?,
                     (Contestant::OtherBuild, Some(other)) => {
-                        other.turn(people, connections).await?
+                        other.turn(people, connections).await?;
                     }
                     (Contestant::OtherBuild, None) => {}
                     (Contestant::DesignJ, _) => {

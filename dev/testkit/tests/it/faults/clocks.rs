@@ -116,9 +116,7 @@ async fn an_api_whose_clock_is_ahead_shows_a_holder_the_last_drop_until_the_next
     world.sql.query(&statement).await;
     let columns =
         "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by, slot_limit, person_scope";
-    let row = format!(
-        "l.drop_id, 1, l.coupon_id, 'u-1', 'CODE', UTC_TIMESTAMP(3), 'consumer', l.slot_limit, l.person_scope"
-    );
+    let row = "l.drop_id, 1, l.coupon_id, 'u-1', 'CODE', UTC_TIMESTAMP(3), 'consumer', l.slot_limit, l.person_scope";
     let statement = format!(
         "INSERT INTO issued_coupons ({columns}) SELECT {row} FROM slot_limits l WHERE l.drop_id = {}",
         coupon.drop
