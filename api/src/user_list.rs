@@ -1,5 +1,5 @@
-//! Parses lists of users as people make them: one id a line, or a CSV with a column `user_id`, from an
-//! editor or a spreadsheet.
+//! Parses lists of users as people make them: one id a line, or a CSV with a column `user_id`, from
+//! an editor or a spreadsheet.
 
 use std::collections::HashSet;
 
@@ -94,8 +94,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
     Ok(UserList::new(ids))
 }
 
-/// Returns the number of the line on which a record begins. The record's own position is that before
-/// the blank lines that the reader skips.
+/// Returns the number of the line on which a record begins. The record's own position is that
+/// before the blank lines that the reader skips.
 fn line_of(record: &StringRecord, text: &str) -> usize {
     let start = record.position().map_or(0, csv::Position::byte);
     let start = usize::try_from(start).unwrap_or_default();

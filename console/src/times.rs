@@ -18,9 +18,13 @@ pub(super) fn minute(at: DateTime<Utc>, zone: Option<Tz>) -> String {
 
 /// Formats a time to the minute, for use next to a time that already shows the zone.
 pub(super) fn short(at: DateTime<Utc>, zone: Option<Tz>) -> String {
-    at.with_timezone(&zone.unwrap_or(Tz::utc()))
-        .format("%Y-%m-%d %H:%M %Z")
-        .to_string()
+    match zone.filter(|zone| *zone != Tz::utc()) {
+        Some(zone) => at
+            .with_timezone(&zone)
+            .format("%Y-%m-%d %H:%M %Z")
+            .to_string(),
+        None => at.format("%Y-%m-%d %H:%M UTC").to_string(),
+    }
 }
 
 /// Formats the period between two times.

@@ -46,8 +46,8 @@ pub enum Allow {
     Group(Group),
 }
 
-/// A group of users, by its name in tokens: 1–64 characters of `A–Z a–z 0–9 . _ - /`. A leading `/`,
-/// which Keycloak writes, is left out.
+/// A group of users, by its name in tokens: 1–64 characters of `A–Z a–z 0–9 . _ - /`. A leading
+/// `/`, which Keycloak writes, is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Group(String);
 

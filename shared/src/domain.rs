@@ -54,8 +54,8 @@ impl fmt::Display for DropId {
     }
 }
 
-/// A user, as named by the gateway or the token: 1–128 characters of `A–Z a–z 0–9 . _ @ + - | : = /`,
-/// but not `.` or `..`, which URL libraries remove from paths.
+/// A user, as named by the gateway or the token: 1–128 characters of `A–Z a–z 0–9 . _ @ + - | : =
+/// /`, but not `.` or `..`, which URL libraries remove from paths.
 ///
 /// `Debug` masks it, so that logs cannot reveal it by accident. `Display` shows it in full, for
 /// keys and rows.

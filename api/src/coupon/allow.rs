@@ -19,7 +19,8 @@ const AT_ONCE: usize = 5_000;
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct AllowWhat {
-    /// Add the users in this file to the list: one id a line, or a CSV with a column `user_id`; `-` is standard input
+    /// Add the users in this file to the list: one id a line, or a CSV with a column `user_id`; `-`
+    /// is standard input
     #[arg(long, value_name = "FILE")]
     add: Option<PathBuf>,
     /// Remove the users in this file from the list

@@ -10,7 +10,7 @@ pub(super) fn coupon(coupon: &Value) -> String {
     let mut text = format!(
         "coupon {}: {}\n",
         coupon["id"],
-        fit(text_of(&coupon["name"]), 60)
+        fit(text_of(&coupon["name"]), 50)
     );
     let paused = if coupon["paused"] == true {
         ", PAUSED"

@@ -13,8 +13,8 @@ async fn finished(world: &ServeWorld, many: u32) {
             "1000 + i, CONCAT('finished ', i), 3, 'coupon'",
         ),
         (
-            "drops (coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)",
-            "1000 + i, '2026-01-01', '2026-01-02', 3, '2026-01-03', 1",
+            "drops (id, coupon_id, opens_at, closes_at, quantity, sealed_at, sealed_rows)",
+            "1000 + i, 1000 + i, '2026-01-01', '2026-01-02', 3, '2026-01-03', 1",
         ),
     ] {
         world

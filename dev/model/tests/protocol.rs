@@ -3,7 +3,8 @@
 
 use firstcome_model::{Case, cases};
 
-/// Fewer states than the smallest world has, so that a world in which nothing can happen is noticed.
+/// Fewer states than the smallest world has, so that a world in which nothing can happen is
+/// noticed.
 const LEAST: usize = 500;
 
 fn explore(cases: impl Iterator<Item = Case>) {

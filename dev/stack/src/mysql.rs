@@ -19,8 +19,8 @@ pub const LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_
      JOIN performance_schema.data_locks l ON l.engine_lock_id = w.requesting_engine_lock_id \
      WHERE l.object_schema = DATABASE()";
 
-/// Counts the sessions in the connection's database that wait for a table lock. Like [`LOCK_WAITS`],
-/// it reads no text of statements.
+/// Counts the sessions in the connection's database that wait for a table lock. Like
+/// [`LOCK_WAITS`], it reads no text of statements.
 pub const TABLE_LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.threads \
      WHERE processlist_db = DATABASE() AND processlist_state LIKE 'Waiting for%lock'";
 

@@ -9,11 +9,10 @@ use crate::programs::{Profile, build_all_and_fetch};
 use crate::shell::{Failed, cargo, run, setting};
 
 /// The names of all property tests of the product.
-const PROPERTIES: [&str; 20] = [
+const PROPERTIES: [&str; 19] = [
     "codes_sort_by_drop_and_slot",
     "dead_letter_keeps_message_bytes_unchanged",
     "every_promise_is_kept_or_listed_as_broken",
-    "instants_match_an_independent_time_zone_library",
     "issued_rows_fit_the_schema_and_a_second_read_issues_nothing",
     "no_detail_contains_a_user_id",
     "no_message_is_lost_or_reordered",

@@ -34,9 +34,9 @@ impl Asset {
         }
     }
 
-    /// Returns the file with this name, and its cache policy. While programs are replaced, one process
-    /// may serve a page and another its files. A process that does not have the requested version
-    /// returns its own, uncacheable.
+    /// Returns the file with this name, and its cache policy. While programs are replaced, one
+    /// process may serve a page and another its files. A process that does not have the requested
+    /// version returns its own, uncacheable.
     fn named<'a>(all: &[&'a Self], file: &str) -> Option<(&'a Self, &'static str)> {
         let wanted = stem_and_extension(file)?;
         let asset = all

@@ -55,7 +55,7 @@ impl Signing {
         })
     }
 
-    /// Creates a key of its own, for clients that neither write nor read claims.
+    /// Creates a new key, for clients that neither write nor read claims.
     pub fn random() -> Self {
         Self {
             first: Hmac::new(&rand::random::<[u8; 64]>().into()),

@@ -1,6 +1,6 @@
 //! Derives codes from a claim and a key of the installation, so that a rewritten row gets the code
-//! that its user was shown. A code begins with drop and slot, which are the primary key of its row, so
-//! that no index on codes is needed (docs/decisions/0021-codes.md).
+//! that its user was shown. A code begins with drop and slot, which are the primary key of its row,
+//! so that no index on codes is needed (docs/decisions/0021-codes.md).
 
 use std::sync::Arc;
 
@@ -67,8 +67,8 @@ pub fn random_code(drop: DropId, slot: Slot) -> String {
     prefix(drop, slot) + &written(rand::rng().random())
 }
 
-/// Returns the last four groups of a string in the format of generated codes. Rows inserted manually
-/// have other codes.
+/// Returns the last four groups of a string in the format of generated codes. Rows inserted
+/// manually have other codes.
 pub(super) fn secret_part_of(code: &str) -> Option<&str> {
     let secret = code.get(code.len().checked_sub(SECRET_LEN)?..)?;
     let is_group = |group: &str| group.len() == 4 && are_digits(group);

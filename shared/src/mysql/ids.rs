@@ -1,7 +1,7 @@
-//! Ids that MySQL does not assign (docs/decisions/0026-mysql-gone-back.md). A restored MySQL, or one
-//! that failed over, would assign some ids twice, while Redis and the topic still hold claims of the
-//! coupons that had them. All ids are positive and below 2^53, which JSON and Lua represent exactly.
-//! They say nothing about order; drops are ordered by `opens_at`.
+//! Ids that MySQL does not assign (docs/decisions/0026-mysql-gone-back.md). A restored MySQL, or
+//! one that failed over, would assign some ids twice, while Redis and the topic still hold claims
+//! of the coupons that had them. All ids are positive and below 2^53, which JSON and Lua represent
+//! exactly. They say nothing about order; drops are ordered by `opens_at`.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use rand::RngExt as _;
@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::{CouponId, DropId};
 
 /// Draws the id of a coupon or revocation: seconds since 1970, followed by 20 random bits. The
-/// primary key refuses an id that is taken; then draw again. Reuse of an id that MySQL has lost needs
-/// the same second again, so a clock that was set back.
+/// primary key refuses an id that is taken; then draw again. Reuse of an id that MySQL has lost
+/// needs the same second again, so a clock that was set back.
 pub(super) fn draw_id(now: DateTime<Utc>) -> i64 {
     (now.timestamp() << 20) | i64::from(rand::rng().random::<u32>() >> 12)
 }

@@ -49,8 +49,8 @@ impl SlotLimits {
     }
 
     /// Returns the limit that the claim's row names: the lowest one that is not below its slot.
-    /// Otherwise returns one that makes MySQL refuse the row: the foreign key if the drop is unknown
-    /// or belongs to another coupon, a CHECK if the drop has no such slot.
+    /// Otherwise returns one that makes MySQL refuse the row: the foreign key if the drop is
+    /// unknown or belongs to another coupon, a CHECK if the drop has no such slot.
     pub(super) fn for_claim(&self, claim: &Claim) -> SlotLimit {
         let Some(limits) = self.0.get(&claim.drop_id.0) else {
             return SlotLimit {

@@ -1,5 +1,5 @@
-//! IANA time zones. The rules are the newer of the host's database and the one in this program, because
-//! countries change their clocks at a few weeks' notice.
+//! IANA time zones. The rules are the newer of the host's database and the one in this program,
+//! because countries change their clocks at a few weeks' notice.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -163,9 +163,9 @@ impl Tz {
         &self.0.name
     }
 
-    /// Returns the instant at which clocks in this zone show `local`. A time that occurs twice means
-    /// the first occurrence; a skipped time is moved forward by the length of the gap (02:30 becomes
-    /// 03:30), as in RFC 5545.
+    /// Returns the instant at which clocks in this zone show `local`. A time that occurs twice
+    /// means the first occurrence; a skipped time is moved forward by the length of the gap (02:30
+    /// becomes 03:30), as in RFC 5545.
     pub fn instant(self, local: NaiveDateTime) -> Option<DateTime<Utc>> {
         let instant = self.0.rules.to_ambiguous_timestamp(civil(local)?);
         let instant = instant.compatible().ok()?;

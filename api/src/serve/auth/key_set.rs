@@ -199,8 +199,8 @@ impl KeySet {
     }
 }
 
-/// Accepted lengths of the modulus of an RSA key: 2,048 to 4,096 bits. A shorter key is too weak, and
-/// the library does not support a longer one.
+/// Accepted lengths of the modulus of an RSA key: 2,048 to 4,096 bits. A shorter key is too weak,
+/// and the library does not support a longer one.
 const RSA_BYTES: RangeInclusive<usize> = 256..=512;
 
 /// Returns the keys that can verify this algorithm. A set also holds keys for other purposes and of

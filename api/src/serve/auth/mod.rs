@@ -148,7 +148,8 @@ impl Identity {
         if let (Some(name), Some(keys)) = (unknown_key(&found), self.key_set()) {
             keys.read_for(&name).await;
             found = self.person(headers);
-            // Do not refuse the token if the keys could not be read: it may be signed with a new one.
+            // Do not refuse the token if the keys could not be read: it may be signed with a new
+            // one.
             if unknown_key(&found).is_some() && keys.problem().is_some() {
                 return Err(Problem::unavailable(
                     "the keys that tokens are signed with can't be read right now; try again",

@@ -101,9 +101,9 @@ impl Durability {
     }
 
     /// Ensures that a second store holds claims of one drop. Those that have to be written share a
-    /// message. Returns the store of each claim, in order; `Kafka` if the claim was written earlier.
-    /// `None` means that neither store took the claim in time, so it must not be acknowledged. The
-    /// admission remains, and a retry finds it.
+    /// message. Returns the store of each claim, in order; `Kafka` if the claim was written
+    /// earlier. `None` means that neither store took the claim in time, so it must not be
+    /// acknowledged. The admission remains, and a retry finds it.
     ///
     /// Two processes may publish the same claim, as may one process after a restart. The consumer
     /// ignores the second message.
@@ -138,7 +138,8 @@ impl Durability {
                 None => unknown.push((at, claim.outgoing(coupon))),
                 Some(false) => match self.writes.begin(claim.id(&self.writes)) {
                     WriteTurn::Durable => stored[at] = Some(SecondStore::Kafka),
-                    // The call of another request returned first, and its task is writing the claim.
+                    // The call of another request returned first, and its task is writing the
+                    // claim.
                     WriteTurn::Joined(result) => joined.push((at, result)),
                     WriteTurn::Ours(turn) => {
                         ours.push((at, turn));

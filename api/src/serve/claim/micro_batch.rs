@@ -402,7 +402,7 @@ impl QueueId {
     }
 }
 
-/// This many claims are worth a call of their own: more would not make a claim cheaper.
+/// This many claims are worth a separate call: more would not make a claim cheaper.
 const ENOUGH: usize = 64;
 
 /// Maximum wait for the acknowledgement of the last message.

@@ -136,9 +136,9 @@ pub const ONE_EACH: &str = "one slot a user, one user a slot";
 pub const HELD: &str = "a store besides Redis holds every promise";
 /// A promise is broken only if MySQL forgot a return or got a row by hand.
 pub const UNBROKEN: &str = "no promise is broken without a reason";
-/// Only a loss of data or a hand in MySQL closes an open coupon; no traffic and no crash does.
+/// Only a loss of data or a manual change closes an open coupon; no traffic and no crash does.
 pub const NOT_CLOSED: &str = "no clean coupon is closed";
-/// Nobody is told again about a claim that was given back.
+/// No answer confirms a claim that was given back.
 pub const NOT_TOLD: &str = "a claim that was given back is not promised";
 /// Nobody is admitted after a pause was answered.
 pub const PAUSED: &str = "settings that were answered are in force";

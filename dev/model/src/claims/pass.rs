@@ -3,7 +3,8 @@
 //! ```text
 //! open gate:    read rows · read Redis · read rows again and judge · insert rows · promote
 //! dirty, or the gate is not (server, era) open:
-//!               close by compare-and-set in a new era · wait, barrier, read Redis · insert rows, store who is owed
+//! close by compare-and-set in a new era · wait, barrier, read Redis · insert rows, store who is
+//! owed
 //!               · unlink · lists · a page of each slot · settings · open
 //! ```
 //!
@@ -28,7 +29,7 @@ pub enum Reconciler {
     Closed(Closed, Stage),
 }
 
-/// What one `MULTI` reads in Redis.
+/// The result of one `MULTI` in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RedisView {
     users: [Option<Claim>; USERS],
@@ -52,7 +53,7 @@ pub struct Closed {
     gate: Gate,
     /// The primary to which this pass is connected.
     primary: u8,
-    /// Who is owed, if that is not stored yet.
+    /// The users who are owed, if that is not stored yet.
     owed: [Option<Claim>; USERS],
 }
 
@@ -314,8 +315,8 @@ fn promote(state: &mut State, gate: Gate, owed: [bool; USERS]) -> Reconciler {
     Reconciler::Idle
 }
 
-/// Whether Redis has exactly the rows. An admission that a revocation voids is none of them, even if
-/// the user has the slot again.
+/// Whether Redis has exactly the rows. An admission that a revocation voids is none of them, even
+/// if the user has the slot again.
 fn is_clean(protocol: &Protocol, mysql: &Mysql, users: [Option<Claim>; USERS]) -> bool {
     let has_row = |claim: &Claim| {
         let row = mysql.row_on(claim.slot);

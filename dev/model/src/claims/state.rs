@@ -10,7 +10,7 @@ pub enum Way {
     Publishing,
     /// The API writes the row itself.
     Fallback,
-    /// The user was told 503, but the transaction may still be committed.
+    /// The user got 503, but the transaction may still be committed.
     Late,
 }
 
@@ -30,7 +30,7 @@ pub struct Consumer {
     pub batch: Option<(u8, u8)>,
 }
 
-/// What was seen and must never be.
+/// Violations that were seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Seen {
     pub closed_clean: bool,
@@ -74,7 +74,7 @@ pub struct State {
     pub returned: [u8; USERS],
     /// Users who were owed a slot when the gate opened.
     pub owed_at_opening: [bool; USERS],
-    /// Whether a store lost data, or a hand changed it: open coupons may close.
+    /// Whether a store lost data, or somebody changed it manually: open coupons may close.
     pub damaged: bool,
     /// Whether the topic or MySQL lost data.
     pub lost: bool,
@@ -170,8 +170,8 @@ impl State {
         self.broken.extend(broken);
     }
 
-    /// Promises that were neither given back nor listed as broken. If a return is forgotten, its row
-    /// stands for later promises to the same user.
+    /// Promises that were neither given back nor listed as broken. If a return is forgotten, its
+    /// row stands for later promises to the same user.
     pub fn standing(&self) -> impl Iterator<Item = Claim> {
         let has_older = |claim: &Claim| {
             let row = self.mysql.row_of(claim.user);

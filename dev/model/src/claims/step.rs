@@ -25,7 +25,7 @@ pub enum Step {
     },
     /// The API's own row is committed.
     Store(usize),
-    /// The deadline of the API's own row passes, and the user is told 503.
+    /// The deadline of the API's own row passes, and the user gets 503.
     Expire(usize),
     ApiDies {
         at: usize,
@@ -59,7 +59,7 @@ pub fn possible(state: &State, steps: &mut Vec<Step>) {
     for (at, it) in state.in_flight.iter().enumerate() {
         match it.way {
             // A recreated log that becomes as long as the position before the consumer has looked
-            // cannot be told from the old one. Redis issues what was skipped then.
+            // cannot be distinguished from the old one. Redis issues what was skipped then.
             Way::Publishing if state.mysql.position == state.end() + 1 => {}
             Way::Publishing => {
                 steps.push(Step::Acknowledge(at));

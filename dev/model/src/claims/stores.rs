@@ -1,4 +1,4 @@
-//! What the stores hold, and what each script and each transaction does, in one atomic step.
+//! The data of the stores. Each script and each transaction is one atomic step.
 
 use super::{SLOTS, USERS};
 
@@ -11,7 +11,7 @@ pub type Slot = u8;
 pub struct Claim {
     pub user: User,
     pub slot: Slot,
-    /// The time of admission. Each user has a clock of their own, which no loss sets back.
+    /// The time of admission. Each user has a separate clock, which no loss sets back.
     pub at: u8,
 }
 
@@ -171,7 +171,7 @@ pub struct Mysql {
     pub limits_lost: bool,
 }
 
-/// What became of a row.
+/// The outcome of an insert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Insert {
     Done,

@@ -1,6 +1,6 @@
 //! The gate: one coupon with two drops, or two coupons with one drop each; Redis servers that are
-//! emptied, restarted, demoted and promoted; MySQL that goes back; and reconcilers whose urgent lane
-//! closes, rebuilds and opens coupons. Each may be suspended between any two steps.
+//! emptied, restarted, demoted and promoted; MySQL that goes back; and reconcilers whose urgent
+//! lane closes, rebuilds and opens coupons. Each may be suspended between any two steps.
 //!
 //! A claim may arrive at any time, at the master and at the server that was demoted last. Therefore
 //! no rule may depend on an API that notices a loss in time.
@@ -57,7 +57,7 @@ pub enum Omitted {
     EraCompared,
     /// The gate opens by compare-and-set.
     OpenCompared,
-    /// Each rebuild takes an era of its own.
+    /// Each rebuild takes a new era.
     EraOfItsOwn,
     /// A new era is above the gate's, not only above MySQL's. (F12)
     EraAboveGate,
@@ -77,7 +77,7 @@ pub enum Omitted {
     Bulkhead,
 }
 
-/// What the two drops are.
+/// The kinds of the two drops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drops {
     OfOneCoupon,
@@ -122,8 +122,8 @@ struct Gate {
     word: Word,
 }
 
-/// What a Redis server holds: the gates by coupon, and whether each drop's slot was given out (none
-/// if its keys do not exist).
+/// The data of a Redis server: the gates by coupon, and whether each drop's slot was given out
+/// (none if its keys do not exist).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Keys {
     gates: [Option<Gate>; DROPS],
@@ -134,7 +134,7 @@ struct Keys {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Deadline {
     Short,
-    /// Of an API that announced a longer deadline.
+    /// The deadline of an API that announced a longer one.
     Long,
 }
 

@@ -1,5 +1,5 @@
-//! The urgent lane: closes, begins eras, rebuilds and opens. Each step is atomic. Two of them run at
-//! once if one lost its lock while it was suspended.
+//! The urgent lane: closes, begins eras, rebuilds and opens. Each step is atomic. Two of them run
+//! at once if one lost its lock while it was suspended.
 
 use super::{
     DROPS, Deadline, Drops, FIRST_ERA, Fault, Gate, Omitted, Protocol, Server, State, Word,

@@ -1,5 +1,5 @@
-//! Tokens as providers make them (claims from their documentation and from public bug reports), signed
-//! by a test key.
+//! Tokens as providers make them (claims from their documentation and from public bug reports),
+//! signed by a test key.
 
 use std::sync::Arc;
 

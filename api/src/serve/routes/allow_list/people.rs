@@ -41,8 +41,8 @@ impl FromRequest<App> for PeopleBody {
     }
 }
 
-/// Parses a text, or a JSON array (no ID begins with `[`). A body declared as JSON must be an array.
-/// Otherwise, `null` would be read as an ID of four letters.
+/// Parses a text, or a JSON array (no ID begins with `[`). A body declared as JSON must be an
+/// array. Otherwise, `null` would be read as an ID of four letters.
 fn people(bytes: &[u8], is_json: bool) -> Result<UserList, String> {
     let bytes = without_mark(bytes);
     let list = if is_json || bytes.trim_ascii_start().starts_with(b"[") {

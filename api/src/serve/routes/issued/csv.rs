@@ -156,8 +156,9 @@ fn field(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether a spreadsheet shows and saves this id in another form: a number of more than 11 digits is
-/// rounded, leading zeros are lost, and `1E5`, `1-2` and `1:2` become a number, a date and a time.
+/// Whether a spreadsheet shows and saves this id in another form: a number of more than 11 digits
+/// is rounded, leading zeros are lost, and `1E5`, `1-2` and `1:2` become a number, a date and a
+/// time.
 fn would_change_as_number(text: &str) -> bool {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let is_kept = is_number && text.len() <= 11 && (text.len() == 1 || !text.starts_with('0'));

@@ -88,8 +88,8 @@ impl From<IssuedRow> for IssuedCoupon {
 /// `Accept` chooses JSON pages or one CSV (`text/csv`) of all rows. In a CSV, a `'` precedes fields
 /// that spreadsheets would change: formulas (they begin with `=`, `+`, `-` or `@`), numbers of more
 /// than 11 digits, leading zeros, `1E5`, dates. No user id begins with `'`, and an allow list takes
-/// the whole CSV. If a CSV cannot be completed, the connection breaks. While a drop runs, rows of lower
-/// slots may come later.
+/// the whole CSV. If a CSV cannot be completed, the connection breaks. While a drop runs, rows of
+/// lower slots may come later.
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/issued", tag = "operators",
     params(("id" = i64, Path, description = "Coupon ID", example = 7), IssuedQuery),
