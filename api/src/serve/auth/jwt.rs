@@ -333,7 +333,9 @@ fn refused(error: &Error) -> TokenRefused {
 }
 
 fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
-    let (secret, file, url) = (args.secret(), args.file(), filled(&args.jwt_jwks_url));
+    let secret = args.secret();
+    let file = args.file();
+    let url = filled(&args.jwt_jwks_url);
     let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
     let source = match (secret, file, url) {
         (Some(secret), None, None) if is_shared => {

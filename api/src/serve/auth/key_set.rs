@@ -212,7 +212,8 @@ fn usable(algorithm: Algorithm, text: &[u8]) -> Result<Vec<NamedKey>, String> {
     let set: Value = serde_json::from_slice(text).unwrap_or_default();
     let jwks = set["keys"].as_array();
     let jwks = jwks.ok_or("it is no JWK Set: {\"keys\": [ ... ]}")?;
-    let (mut keys, mut skipped) = (Vec::new(), Vec::new());
+    let mut keys = Vec::new();
+    let mut skipped = Vec::new();
     for jwk in jwks {
         let name = jwk["kid"].as_str().map(str::to_owned);
         match of_jwk(algorithm, jwk) {

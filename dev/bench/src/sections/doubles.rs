@@ -91,7 +91,8 @@ async fn turn(
             connections / 2,
         ))
     };
-    let (first, second) = (crowd(&apis[0])?, crowd(&apis[1])?);
+    let first = crowd(&apis[0])?;
+    let second = crowd(&apis[1])?;
     let (first, second) = tokio::try_join!(first.run(), second.run())?;
     for tally in [first, second] {
         let promised = tally.promises.len();

@@ -26,7 +26,8 @@ pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
 /// Redis equals the rows, every promise has its row or is listed, and every slot is issued, because
 /// there are more users than slots.
 fn is_exact(state: &State) -> bool {
-    let (redis, mysql) = (&state.redis, &state.mysql);
+    let redis = &state.redis;
+    let mysql = &state.mysql;
     let open = redis
         .gate
         .is_some_and(|gate| gate.open && gate.server == state.server);

@@ -190,7 +190,8 @@ fn close(state: &mut State) -> Reconciler {
 
 /// Whether no message is unread that matters: ends <= position <= ends.
 fn is_reached(protocol: &Protocol, state: &State) -> bool {
-    let (position, end) = (state.mysql.position, state.end());
+    let position = state.mysql.position;
+    let end = state.end();
     position == end || position > end && protocol.omits(Omitted::PositionInLog)
 }
 

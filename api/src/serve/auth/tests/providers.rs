@@ -12,8 +12,10 @@ use super::problem::TokenRefused;
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
 
+struct Issuer<'a>(&'a str);
+
 /// Settings of `JWT_ISSUER` and `JWT_AUDIENCE`.
-fn settings(issuer: &str, audience: &str) -> JwtArgs {
+fn settings(Issuer(issuer): Issuer<'_>, audience: &str) -> JwtArgs {
     JwtArgs {
         jwt_algorithm: Some(Algorithm::HS256),
         jwt_secret: Some(SECRET.into()),
@@ -54,7 +56,7 @@ fn keycloak_with_a_federated_user_group_paths_and_realm_roles() {
         "resource_access": {"my.app": {"roles": ["buyer"]}, "account": {"roles": ["view-profile"]}},
         "groups": ["/vip", "/Engineering/Backend"], "scope": "openid profile", "preferred_username": "first"
     });
-    let args = settings("https://id.example.com/realms/shop", "account");
+    let args = settings(Issuer("https://id.example.com/realms/shop"), "account");
     let groups = ["vip", "/vip", "Engineering/Backend", "Backend", "staff"];
     assert_eq!(
         accepts(&args, claims.clone(), id, groups),
@@ -88,7 +90,7 @@ fn cognito_access_token_has_no_audience() {
         "sub": user, "cognito:groups": ["vip"], "iss": issuer, "version": 2, "client_id": "6l0cl3nt1d",
         "token_use": "access", "scope": "aws.cognito.signin.user.admin", "username": user
     });
-    let args = settings(issuer, "6l0cl3nt1d");
+    let args = settings(Issuer(issuer), "6l0cl3nt1d");
     let refused = identify(&args, claims.clone()).err().unwrap();
     assert!(
         format!("{refused:?}").contains("client_id"),
@@ -112,7 +114,7 @@ fn auth0_with_two_audiences_and_a_namespaced_claim() {
     let args = JwtArgs {
         jwt_groups_claim: Some("https://example.com/roles".into()),
         ..settings(
-            "https://tenant.eu.auth0.com/",
+            Issuer("https://tenant.eu.auth0.com/"),
             "https://coupons.example.com",
         )
     };
@@ -129,7 +131,7 @@ fn firebase_with_a_custom_user_id_of_128_characters() {
         "iss": "https://securetoken.google.com/shop-1", "aud": "shop-1", "auth_time": 1_764_000_000, "sub": user,
         "user_id": user, "firebase": {"identities": {}, "sign_in_provider": "custom"}, "groups": "vip"
     });
-    let args = settings("https://securetoken.google.com/shop-1", "shop-1");
+    let args = settings(Issuer("https://securetoken.google.com/shop-1"), "shop-1");
     assert_eq!(accepts(&args, claims, &user, ["vip"]), [Some(true)]);
 }
 
@@ -142,7 +144,7 @@ fn entra_and_adfs_with_base64_subjects_and_groups_left_out() {
         "tid": "8c1f2a3b-0000-4000-8000-000000000000", "roles": ["vip"], "_claim_names": {"groups": "src1"},
         "_claim_sources": {"src1": {"endpoint": "https://graph.example.com/getMemberObjects"}}
     });
-    let args = settings(issuer, "api-client");
+    let args = settings(Issuer(issuer), "api-client");
     let unknown = accepts(&args, claims.clone(), user, ["vip"]);
     assert_eq!(unknown, [None], "more groups than Entra puts into a token");
     let args = JwtArgs {
@@ -161,7 +163,7 @@ fn kakao_id_token() {
         "iss": "https://kauth.kakao.com", "nickname": "김하나"
     });
     let args = settings(
-        "https://kauth.kakao.com",
+        Issuer("https://kauth.kakao.com"),
         "f0e1d2c3b4a5968778695a4b3c2d1e0f",
     );
     assert_eq!(accepts(&args, claims, "3141592653", ["vip"]), [Some(false)]);
@@ -176,7 +178,10 @@ fn clerk_session_token_has_only_the_authorized_party() {
     let args = JwtArgs {
         jwt_audience_claim: Some("azp".into()),
         jwt_groups_claim: Some("o.rol".into()),
-        ..settings("https://clerk.shop.example.com", "https://shop.example.com")
+        ..settings(
+            Issuer("https://clerk.shop.example.com"),
+            "https://shop.example.com",
+        )
     };
     let user = "user_2NNEqL2nrIRdJ194ndJqAHwEfxC";
     assert_eq!(accepts(&args, claims, user, ["vip"]), [Some(true)]);
@@ -184,7 +189,7 @@ fn clerk_session_token_has_only_the_authorized_party() {
 
 #[test]
 fn laravel_and_simple_jwt_with_numbered_users() {
-    let args = settings("https://shop.example.com/api/login", "coupons");
+    let args = settings(Issuer("https://shop.example.com/api/login"), "coupons");
     let laravel = json!({
         "iss": "https://shop.example.com/api/login", "aud": "coupons", "sub": 42, "jti": "Yh3b",
         "prv": "23bd5c8949f600adb39e701c400872db7a5976f7"
