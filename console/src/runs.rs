@@ -381,9 +381,9 @@ fn finding_line(
         person: finding.user_id.as_ref().map_or_else(dash, shown),
         what,
         detail: if revealed {
-            line(&finding.text(), LONGEST)
+            line(&finding.detail, LONGEST)
         } else {
-            detail(&finding.text(), people)
+            detail(&finding.detail, people)
         },
         is_left,
         story,
@@ -434,9 +434,8 @@ mod tests {
             drop_id: Some(DropId(7)),
             slot: Some(5),
             user_id: Some(user.to_owned()),
-            ..Finding::general(
+            ..Finding::report(
                 Kind::FailedClaim,
-                ActionKind::Report,
                 format!("{user} <script>alert(1)</script>"),
             )
         };

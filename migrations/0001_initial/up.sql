@@ -362,7 +362,7 @@ CREATE TABLE IF NOT EXISTS reconcile_runs (
 -- `content` is a hash of its content. Findings of other runs (`number` NULL) belong to their run
 -- alone, by run_id. No foreign key: deleting a run must not delete findings that later runs refer
 -- to, nor thousands of them in one statement.
---   dead_letter, trace_id       the failed claim that it concerns, and the trace of its claim
+--   dead_letter                 the failed claim that it concerns
 --   reconcile_findings_applied  the number of a drop's repairs since its last mail
 --   reconcile_findings_old      deleting unnumbered ones
 CREATE TABLE IF NOT EXISTS reconcile_findings (
@@ -377,7 +377,6 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
     result       VARCHAR(16)     NOT NULL,
     detail       TEXT            NULL,
     dead_letter  BIGINT          NULL,
-    trace_id     CHAR(32)        CHARACTER SET ascii COLLATE ascii_bin NULL,
     needs_person BOOLEAN         NOT NULL DEFAULT FALSE,
     created_at   DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     seen_from    BIGINT UNSIGNED NULL,

@@ -22,9 +22,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use tokio::time::Instant;
 
-use crate::context::{Memory, PassContext, PassError, PassSettings};
-use crate::ledger::Found;
-use crate::report::{ActionKind, FindingCase, Kind, Outcome};
+use crate::context::{PassContext, PassError, PassSettings};
 use crate::stores::Stores;
 
 /// The offsets of each partition: the first one that the log has, and its end.
@@ -202,7 +200,8 @@ pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Result<Option<String
     }
 }
 
-fn unread(state: &ReadState) -> i64 {
+/// Returns the number of unread messages.
+pub fn unread(state: &ReadState) -> i64 {
     let behind = |(partition, log): (&i32, &Range<i64>)| {
         log.end - state.positions.get(partition).copied().unwrap_or(log.start)
     };
@@ -212,40 +211,6 @@ fn unread(state: &ReadState) -> i64 {
         .map(behind)
         .map(|number| number.max(0))
         .sum()
-}
-
-/// Reports partitions whose position has not moved for too long although messages are unread.
-pub fn stalled(memory: &Memory, state: &ReadState, limit: Duration) -> Option<Found> {
-    let now = Instant::now();
-    let mut known = memory.positions.lock();
-    let before = std::mem::take(&mut *known);
-    let mut stuck = Vec::new();
-    let mut longest = Duration::ZERO;
-    for (partition, log) in &state.logs {
-        let position = state.positions.get(partition).copied().unwrap_or(log.start);
-        if position >= log.end {
-            continue;
-        }
-        let since = before.get(partition).filter(|(at, _)| *at == position);
-        let since = since.map_or(now, |(_, since)| *since);
-        known.insert(*partition, (position, since));
-        if now - since > limit {
-            stuck.push(partition.to_string());
-            longest = longest.max(now - since);
-        }
-    }
-    let detail = format!(
-        "{} messages wait on partition {} of the topic, and the consumer has not moved for {} s",
-        unread(state),
-        stuck.join(", "),
-        longest.as_secs()
-    );
-    let found = Found {
-        needs_person: true,
-        case: FindingCase::ConsumerStands,
-        ..Found::new(Kind::Stalled, ActionKind::Report, Outcome::Skipped, detail)
-    };
-    (!stuck.is_empty()).then_some(found)
 }
 
 #[derive(diesel::QueryableByName)]

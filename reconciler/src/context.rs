@@ -21,8 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::pass::CleanDrop;
-use crate::report::{FailureCause, Trigger};
+use crate::report::{FailureCause, Outcome, Trigger};
 use crate::stores::Stores;
 
 /// A request for a pass.
@@ -112,10 +111,6 @@ pub struct PassSettings {
 pub struct Memory {
     /// When this process first saw each coupon closed in its present era.
     pub closed_since: Mutex<HashMap<CouponId, (Fence, Instant)>>,
-    /// Drops that were found clean, with the numbers that they had.
-    pub clean: Mutex<HashMap<DropId, CleanDrop>>,
-    /// The topic's positions, and since when each has been there.
-    pub positions: Mutex<HashMap<i32, (i64, Instant)>>,
     pub progress: Progress,
 }
 
@@ -160,7 +155,6 @@ pub struct PassContext {
     pub dry_run: bool,
     pub deep: bool,
     pub confirm: bool,
-    pub is_awaited: bool,
     /// The Redis servers when the pass began.
     pub servers: Servers,
     /// Redis's clock, read before the end offsets.
@@ -181,6 +175,15 @@ impl PassContext {
             return Err(PassError::Stopped);
         }
         Ok(())
+    }
+
+    /// The outcome of a repair that this pass carries out, or that it only plans.
+    pub fn outcome(&self) -> Outcome {
+        if self.dry_run {
+            Outcome::Planned
+        } else {
+            Outcome::Applied
+        }
     }
 
     pub async fn sleep(&self, wait: Duration) -> Result<(), PassError> {

@@ -63,9 +63,16 @@ async fn close_coupon(
         };
         crash_point(Point::EraBegun);
         let since = note_closed(&ctx.memory, coupon, &seen, &ctx.servers, &fence);
-        match adopt_era(&ctx.stores.db, coupon, fence.era()).await? {
-            None => return Ok(None),
-            Some(adopted) if adopted == fence.era() => {
+        let adopted = adopt_era(&ctx.stores.db, coupon, fence.era()).await;
+        match adopted.map_err(PassError::from) {
+            // Its row is locked. It is closed, and the next attempt begins its next era.
+            Err(error) => {
+                let why = error.about_data()?;
+                tracing::warn!(coupon_id = coupon.0, why, "a coupon begins no era yet");
+                return Ok(None);
+            }
+            Ok(None) => return Ok(None),
+            Ok(Some(adopted)) if adopted == fence.era() => {
                 return Ok(Some(Closed {
                     coupon,
                     fence,
@@ -73,7 +80,7 @@ async fn close_coupon(
                 }));
             }
             // MySQL has a later era: its fallback rows and other readers expect one above it.
-            Some(later) => era = later,
+            Ok(Some(later)) => era = later,
         }
         seen = Gate::closed(&fence);
     }

@@ -1,8 +1,8 @@
-//! Jobs beside the passes: drops made ahead, settings that no longer protect promises, counts of
-//! sealed drops, and retention. None of them is a step of a pass; what they find is part of the next
-//! run.
+//! Jobs beside the passes: drops made ahead, settings that no longer protect promises, the consumer's
+//! progress, and retention. None of them is a step of a pass; what they find is part of the next run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,19 +13,37 @@ use firstcome_shared::kafka::{TopicError, check_topic};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::code_key::CodeKeyFault;
 use firstcome_shared::redis::safety::Unsafe;
-use tokio::time::MissedTickBehavior;
+use firstcome_shared::tuning::Tuning;
+use parking_lot::Mutex;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::barrier::{self, BarrierError, ReadState};
 use crate::context::PassSettings;
-use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome, UnsafePart};
-use crate::run::Notes;
+use crate::report::{Finding, FindingCase, Kind, Outcome, UnsafePart};
 use crate::seal::is_coupon_over;
 use crate::stores::Stores;
 
-/// Less than the time between two passes, so that two daemons report the same.
-const EVERY: Duration = Duration::from_secs(20);
+/// Findings about no coupon, by the job that looks for them.
+#[derive(Clone, Default)]
+pub struct Notes(Arc<Mutex<BTreeMap<&'static str, Vec<Finding>>>>);
 
-/// The costly ones: counts of sealed drops, and erasing.
+impl Notes {
+    /// Replaces what a job has found.
+    pub fn set(&self, job: &'static str, findings: Vec<Finding>) {
+        self.0.lock().insert(job, findings);
+    }
+
+    /// Returns the findings of all jobs.
+    pub fn all(&self) -> Vec<Finding> {
+        self.0.lock().values().flatten().cloned().collect()
+    }
+}
+
+/// Less than the time between two passes, so that two daemons report the same.
+const EVERY_SECONDS: u64 = 20;
+
+/// The costly one: erasing.
 const DAILY: Duration = Duration::from_secs(86_400);
 
 /// Runs the jobs until `stop`.
@@ -35,9 +53,11 @@ pub(crate) async fn run(
     notes: Notes,
     stop: CancellationToken,
 ) {
-    let mut ticks = tokio::time::interval(EVERY);
+    let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
+    let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_daily: Option<DateTime<Utc>> = None;
+    let mut positions = Positions::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -47,6 +67,10 @@ pub(crate) async fn run(
         let is_daily =
             last_daily.is_none_or(|at| (now - at).abs().to_std().unwrap_or(DAILY) >= DAILY);
         all(&stores, &settings, &notes, is_daily).await;
+        match consumer(&stores, &mut positions, settings.stall_after).await {
+            Ok(found) => notes.set("consumer", found),
+            Err(error) => tracing::warn!(%error, "the consumer's progress was not read"),
+        }
         last_daily = if is_daily { Some(now) } else { last_daily };
     }
 }
@@ -60,10 +84,6 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes,
     }
     log("retention", retention(stores, settings).await);
     if is_daily {
-        match count_sealed(stores).await {
-            Ok(found) => notes.set("sealed", found),
-            Err(error) => tracing::warn!(%error, "sealed drops were not counted"),
-        }
         log("erasing", erase(stores, settings).await);
     }
 }
@@ -125,15 +145,64 @@ async fn unsafe_settings(stores: &Stores) -> Result<Vec<Finding>, StoreError> {
 fn unsafe_part(part: UnsafePart, detail: String) -> Finding {
     Finding {
         case: FindingCase::Unsafe(part),
-        ..Finding::general(Kind::Stalled, ActionKind::Report, detail)
+        ..Finding::report(Kind::Stalled, detail)
     }
+}
+
+/// The position of each partition with unread messages, and since when it has been there.
+pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
+
+/// Reads how far the consumer is.
+async fn consumer(
+    stores: &Stores,
+    known: &mut Positions,
+    stall_after: Duration,
+) -> Result<Vec<Finding>, DbError> {
+    match barrier::read_state(stores, true).await {
+        Ok(state) => Ok(stalled(known, &state, stall_after).into_iter().collect()),
+        Err(BarrierError::Mysql(error)) => Err(error),
+        // The pass says so.
+        Err(BarrierError::Kafka(_)) => Ok(Vec::new()),
+    }
+}
+
+/// Reports partitions whose position has not moved for too long although messages are unread.
+fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<Finding> {
+    let now = Instant::now();
+    let before = std::mem::take(known);
+    let mut stuck = Vec::new();
+    let mut longest = Duration::ZERO;
+    for (partition, log) in &state.logs {
+        let position = state.positions.get(partition).copied().unwrap_or(log.start);
+        if position >= log.end {
+            continue;
+        }
+        let since = before.get(partition).filter(|(at, _)| *at == position);
+        let since = since.map_or(now, |(_, since)| *since);
+        known.insert(*partition, (position, since));
+        if now - since > limit {
+            stuck.push(partition.to_string());
+            longest = longest.max(now - since);
+        }
+    }
+    let detail = format!(
+        "{} messages wait on partition {} of the topic, and the consumer has not moved for {} s",
+        barrier::unread(state),
+        stuck.join(", "),
+        longest.as_secs()
+    );
+    let found = Finding {
+        case: FindingCase::ConsumerStands,
+        ..Finding::report(Kind::Stalled, detail)
+    };
+    (!stuck.is_empty()).then_some(found)
 }
 
 /// Sealed drops counted by one statement.
 const AT_ONCE: i64 = 500;
 
-/// Compares the rows of sealed drops with their number at sealing.
-async fn count_sealed(stores: &Stores) -> Result<Vec<Finding>, DbError> {
+/// Compares the rows of sealed drops with their number at sealing: a part of deep passes.
+pub(crate) async fn count_sealed(stores: &Stores) -> Result<Vec<Finding>, DbError> {
     let mut found = Vec::new();
     let mut after = 0;
     loop {
@@ -157,7 +226,7 @@ async fn count_sealed(stores: &Stores) -> Result<Vec<Finding>, DbError> {
                     coupon_id: Some(CouponId(drop.coupon_id)),
                     drop_id: Some(DropId(drop.id)),
                     result: Outcome::Failed,
-                    ..Finding::general(Kind::CountMismatch, ActionKind::Report, detail)
+                    ..Finding::report(Kind::CountMismatch, detail)
                 });
             }
         }

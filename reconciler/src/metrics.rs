@@ -211,10 +211,10 @@ pub(crate) fn stage(name: &'static str, took: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{ActionKind, DropReport, Finding};
+    use crate::report::{DropReport, Finding};
 
     fn run(partial: bool, drops: &[(i64, usize, bool, bool)], deep: bool) -> Run {
-        let finding = Finding::general(Kind::Unfilled, ActionKind::Report, String::new());
+        let finding = Finding::report(Kind::Unfilled, String::new());
         let report = |&(drop, left, exact, sealed): &(i64, usize, bool, bool)| DropReport {
             exact,
             sealed,

@@ -180,9 +180,9 @@ fn text_of(finding: &Finding, full_ids: bool) -> String {
         }
     };
     let text = if full_ids {
-        finding.text()
+        finding.detail.clone()
     } else {
-        line(&finding.text(), LONGEST)
+        line(&finding.detail, LONGEST)
     };
     let drop = finding
         .drop_id
@@ -306,11 +306,7 @@ mod tests {
             drop_id: Some(DropId(7)),
             slot: Some(1100),
             user_id: Some("customer-4711".to_owned()),
-            ..Finding::general(
-                Kind::FailedClaim,
-                ActionKind::Report,
-                "failed claim 3 (slot_taken)",
-            )
+            ..Finding::report(Kind::FailedClaim, "failed claim 3 (slot_taken)")
         };
         let masked = text_of(&left, false);
         assert_eq!(outcome(&left), "left for you");

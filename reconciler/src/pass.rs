@@ -3,21 +3,21 @@
 
 use std::ops::AddAssign;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::UserId;
-use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::gate::Gate;
 use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
 
 use crate::context::{PassContext, PassError};
 use crate::judge::{self, Dirt, DueRow, Holder, Judgement, LetterEnd, Moment, WholeDrop};
-use crate::ledger::{Found, Ledger};
+use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropSeen, ReadPage};
-use crate::report::{ActionKind, DropReport, Examined, FindingCase, Kind, Numbers, Outcome};
+use crate::report::{
+    ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome,
+};
+use crate::revoke_promote;
 use crate::rows::{self, RowEnd};
 
 /// The gate at which a drop is compared.
@@ -93,22 +93,21 @@ impl Compared {
                 });
             }
         }
-        let found = Found::new(dirt.kind, ActionKind::Project, result, dirt.detail);
-        self.ledger.add(found.of(dirt.slot, dirt.user.clone()));
+        let found = Finding::new(dirt.kind, ActionKind::Project, result, dirt.detail);
+        self.ledger.add(found.of(dirt.slot, dirt.user.as_ref()));
     }
 
     /// Returns the report of a drop. `after` is the second look, if there was one.
     pub fn report(self, coupon: &Coupon, drop: &DropSeen, after: Option<&Self>) -> DropReport {
         let last = after.unwrap_or(&self);
-        let left = after.is_some_and(|after| after.dirty.is_some() || after.refused > 0);
+        let numbers = last.numbers;
+        let is_unfilled = numbers.waiting > 0 && numbers.rows < u64::from(drop.drop.quantity);
         let exact = last.dirty.is_none()
             && last.refused == 0
-            && !left
             && !last.is_unsettled
-            && last.numbers.users == last.numbers.rows
-            && last.numbers.broken_promises == 0
-            && !(last.numbers.waiting > 0 && last.numbers.rows < u64::from(drop.drop.quantity));
-        let numbers = last.numbers;
+            && numbers.users == numbers.rows
+            && numbers.broken_promises == 0
+            && !is_unfilled;
         DropReport {
             coupon_name: coupon.name.clone(),
             exact,
@@ -145,18 +144,13 @@ pub async fn compare(
     let mut compared = Compared::default();
     compared.numbers.failed_claims = drop.letters;
     compared.numbers.waiting = drop.state.waiting;
-    let planned = if may_write {
-        Outcome::Failed
-    } else {
-        Outcome::Planned
-    };
     match judge::judge_whole(&drop.numbers(), drop.is_new(ctx.clock_ms)) {
         WholeDrop::NotLoaded => {
             compared.is_new = true;
             return Ok(compared);
         }
         // Its users, as far as Redis has them, become rows all the same.
-        WholeDrop::Dirty(dirt) => compared.dirty(&dirt, planned),
+        WholeDrop::Dirty(dirt) => compared.dirty(&dirt, outcomes(may_write).1),
         WholeDrop::Whole => {}
     }
     let is_lost = compared
@@ -180,9 +174,7 @@ pub async fn compare(
             .progress
             .compared
             .fetch_add(examined as u64, Relaxed);
-        if page.seen.gate != at.gate
-            || page.seen.revision > seen.coupon.revision.max(seen.state.revision)
-        {
+        if page.gate != at.gate || page.revision > seen.coupon.revision.max(seen.state.revision) {
             compared.is_unsettled = true;
             continue;
         }
@@ -216,234 +208,123 @@ async fn carry_out(
     compared: &mut Compared,
 ) -> Result<(), PassError> {
     let coupon = &seen.coupon;
-    let Judgement {
-        rows: due,
-        letters,
-        revoked,
-        dirt,
-        in_flight,
-    } = judged;
-    compared.numbers.in_flight += in_flight;
-    let planned = if may_write {
-        Outcome::Failed
+    compared.numbers.in_flight += judged.in_flight;
+    let (done, projected) = outcomes(may_write);
+    for dirt in &judged.dirt {
+        compared.dirty(dirt, projected);
+    }
+    for (id, end) in &judged.letters {
+        note_letter(*id, end, done, compared);
+    }
+    let due = &judged.rows;
+    let ends = if may_write {
+        rows::end_letters(ctx, coupon, drop.drop.id, &judged.letters).await?;
+        rows::insert_rows(ctx, coupon, drop.drop.id, at.era, due).await?
     } else {
-        Outcome::Planned
+        vec![RowEnd::Planned; due.len()]
     };
-    for dirt in &dirt {
-        compared.dirty(dirt, planned);
-    }
-    for (id, end) in &letters {
-        note_letter(*id, end, may_write, compared);
-    }
-    if !may_write {
-        for due in &due {
-            compared.ledger.add(of_row(due, Outcome::Planned, ""));
-        }
-        compared.repaired += due.len() as u64;
-        for (user, _) in revoked {
-            let found = Found::new(
-                Kind::SettingsMismatch,
-                ActionKind::Revoke,
-                Outcome::Planned,
-                REVOKED,
-            );
-            compared.ledger.add(found.of(None, Some(user)));
-        }
-        return Ok(());
-    }
-    rows::end_letters(ctx, coupon, drop.drop.id, &letters).await?;
-    let ends = rows::insert_rows(ctx, coupon, drop.drop.id, at.era, &due).await?;
     for (due, end) in due.iter().zip(ends) {
         note_row(due, end, compared);
     }
-    for (user, revocation) in revoked {
-        release(ctx, seen, drop, user, &revocation, compared).await?;
+    for (user, revocation) in &judged.revoked {
+        if may_write {
+            revoke_promote::complete(ctx, coupon, &drop.keys, revocation).await?;
+            compared.repaired += 1;
+        }
+        let detail = "a claim that was given back or revoked is still in a store";
+        let found = Finding::new(Kind::SettingsMismatch, ActionKind::Revoke, done, detail);
+        compared.ledger.add(found.of(None, Some(user)));
     }
     Ok(())
 }
 
-const REVOKED: &str = "a claim that was given back or revoked is still in a store";
-
-async fn release(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    drop: &DropSeen,
-    user: UserId,
-    revocation: &Revocation,
-    compared: &mut Compared,
-) -> Result<(), PassError> {
-    crate::revoke_promote::complete(ctx, &seen.coupon, &drop.keys, revocation).await?;
-    compared.repaired += 1;
-    let found = Found::new(
-        Kind::SettingsMismatch,
-        ActionKind::Revoke,
-        Outcome::Applied,
-        REVOKED,
-    );
-    compared.ledger.add(found.of(None, Some(user)));
-    Ok(())
-}
-
-fn of_row(due: &DueRow, result: Outcome, more: &str) -> Found {
-    let (kind, detail) = match due.letter {
-        None => (Kind::Unissued, "admitted, and no row came".to_owned()),
-        Some(id) => (Kind::FailedClaim, format!("failed claim {id}")),
-    };
-    let more = if more.is_empty() {
-        String::new()
+/// The outcome of what is done at once, and of a projection, which follows.
+fn outcomes(may_write: bool) -> (Outcome, Outcome) {
+    if may_write {
+        (Outcome::Applied, Outcome::Failed)
     } else {
-        format!(": {more}")
-    };
-    let found = Found::new(kind, ActionKind::Issue, result, format!("{detail}{more}"));
-    Found {
-        dead_letter: due.letter,
-        ..found.of(Some(due.slot.into()), Some(due.user.clone()))
+        (Outcome::Planned, Outcome::Planned)
     }
+}
+
+fn of_row(due: &DueRow, result: Outcome, more: &str) -> Finding {
+    let (kind, detail) = match due.letter {
+        None => (Kind::Unissued, format!("admitted, and no row came{more}")),
+        Some(id) => (Kind::FailedClaim, format!("failed claim {id}{more}")),
+    };
+    Finding {
+        dead_letter: due.letter,
+        ..Finding::new(kind, ActionKind::Issue, result, detail)
+    }
+    .of(Some(due.slot.into()), Some(&due.user))
 }
 
 fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
+    compared.repaired += 1;
     let found = match end {
-        RowEnd::Inserted | RowEnd::AlreadyThere => {
-            compared.repaired += 1;
-            of_row(due, Outcome::Applied, "")
-        }
+        RowEnd::Planned => of_row(due, Outcome::Planned, ""),
+        RowEnd::Inserted | RowEnd::AlreadyThere => of_row(due, Outcome::Applied, ""),
         // The next look finds the row of the other user, and what that means for this one.
         RowEnd::SlotTaken | RowEnd::HasRow | RowEnd::Void => {
-            compared.repaired += 1;
-            of_row(
-                due,
-                Outcome::Skipped,
-                "another row has come meanwhile, or the claim was given back",
-            )
+            let why = ": another row has come meanwhile, or the claim was given back";
+            of_row(due, Outcome::Skipped, why)
         }
         RowEnd::Stale => {
+            compared.repaired -= 1;
             compared.is_unsettled = true;
             return;
         }
         RowEnd::Refused(why) => {
+            compared.repaired -= 1;
             compared.refused += 1;
-            Found {
+            let why = format!(": MySQL refuses the row: {why}");
+            Finding {
                 needs_person: true,
                 case: FindingCase::RowRefused,
-                ..of_row(
-                    due,
-                    Outcome::Failed,
-                    &format!("MySQL refuses the row: {why}"),
-                )
+                ..of_row(due, Outcome::Failed, &why)
             }
         }
     };
     compared.ledger.add(found);
 }
 
-fn note_letter(id: i64, end: &LetterEnd, may_write: bool, compared: &mut Compared) {
-    let done = if may_write {
-        Outcome::Applied
-    } else {
-        Outcome::Planned
-    };
-    let (action, result, detail, who) = match end {
-        LetterEnd::Duplicate => (
-            ActionKind::Resolve,
-            done,
-            "its user already holds a row",
-            None,
-        ),
+fn note_letter(id: i64, end: &LetterEnd, done: Outcome, compared: &mut Compared) {
+    let (action, result, detail) = match end {
+        LetterEnd::Duplicate => (ActionKind::Resolve, done, "its user already holds a row"),
         LetterEnd::Revoked => (
             ActionKind::Resolve,
             done,
             "its claim was given back or revoked",
-            None,
         ),
-        LetterEnd::Owed { user, slot } => (
-            ActionKind::Owe,
-            done,
-            "another user has its slot",
-            Some((*slot, user.clone())),
-        ),
+        LetterEnd::Owed { .. } => (ActionKind::Owe, done, "another user has its slot"),
         LetterEnd::Waits => (
             ActionKind::Report,
             Outcome::Skipped,
             "the claim that Redis has comes first",
-            None,
         ),
-        LetterEnd::Left(why) => (ActionKind::Report, Outcome::Skipped, *why, None),
+        LetterEnd::Left(why) => (ActionKind::Report, Outcome::Skipped, *why),
     };
-    if done == Outcome::Applied && action != ActionKind::Report {
+    if result == Outcome::Applied {
         compared.repaired += 1;
     }
-    let found = Found::new(
-        Kind::FailedClaim,
-        action,
-        result,
-        format!("failed claim {id}: {detail}"),
-    );
-    let (slot, user) = who.unzip();
-    compared.ledger.add(Found {
-        dead_letter: Some(id),
-        needs_person: matches!(end, LetterEnd::Left(_)),
-        ..found.of(slot, user)
-    });
+    let detail = format!("failed claim {id}: {detail}");
+    let mut found = Finding::new(Kind::FailedClaim, action, result, detail);
+    if let LetterEnd::Owed { user, slot } = end {
+        found = found.of(Some(*slot), Some(user));
+    }
+    found.dead_letter = Some(id);
+    found.needs_person = matches!(end, LetterEnd::Left(_));
+    compared.ledger.add(found);
 }
 
 /// Reports a drop that cannot be compared because a store has unreadable data or refuses a write.
 pub fn unworkable(coupon: &Coupon, drop: &DropSeen, why: &str) -> DropReport {
     let detail = format!("this drop cannot be compared: {why}");
-    let found = Found {
-        needs_person: true,
-        ..Found::new(
-            Kind::CountMismatch,
-            ActionKind::Report,
-            Outcome::Failed,
-            detail,
-        )
-    };
     let mut compared = Compared::default();
-    compared.ledger.add(found);
+    compared.ledger.add(Finding {
+        result: Outcome::Failed,
+        ..Finding::report(Kind::CountMismatch, detail)
+    });
     compared.is_unsettled = true;
     compared.report(coupon, drop, None)
-}
-
-/// The numbers of a drop that was found clean.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CleanDrop {
-    numbers: (Gate, u64, i64, u64, u64, u64),
-    rows: u64,
-    letters: u64,
-    revocations: u64,
-    pub since: Instant,
-}
-
-/// A drop that nobody uses is read again after this time.
-const LOOKED_AT_FOR: Duration = Duration::from_secs(3_600);
-
-impl CleanDrop {
-    /// Describes a drop with this many rows.
-    pub fn of(drop: &DropSeen, rows: u64, since: Instant) -> Self {
-        let state = &drop.state;
-        let count = state.count.unwrap_or(-1);
-        Self {
-            numbers: (
-                state.gate.clone(),
-                state.revision,
-                count,
-                state.users,
-                state.free,
-                state.waiting,
-            ),
-            rows,
-            letters: drop.letters,
-            revocations: drop.revocations,
-            since,
-        }
-    }
-
-    /// Whether the drop is unchanged since it was found clean.
-    pub fn is_still(&self, now: &Self) -> bool {
-        let same_time = Self {
-            since: self.since,
-            ..now.clone()
-        };
-        *self == same_time && now.since - self.since < LOOKED_AT_FOR
-    }
 }

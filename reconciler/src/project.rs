@@ -12,11 +12,11 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, OncePer, Slot};
 use firstcome_shared::redis::gate::{Fence, Opened};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::project::{ClaimOfSlot, Fenced, Written};
+use firstcome_shared::redis::project::{Fenced, Written};
 
 use crate::context::{PassContext, PassError};
 use crate::ledger::Ledger;
-use crate::read::CouponSeen;
+use crate::read::{self, CouponSeen};
 use crate::revoke_promote;
 use crate::settings::{self, Claimants};
 
@@ -84,20 +84,10 @@ async fn project_drop(
     while from <= count {
         ctx.must_go_on()?;
         let to = from.saturating_add(PAGE - 1).min(count);
-        let rows = db
-            .rows_in_era((coupon.id, fence.era()), drop.id, from..=to)
-            .await?;
-        let Some(rows) = rows else {
+        let rows = read::rows_in_era(ctx, coupon.id, fence.era(), drop.id, from..=to);
+        let Some(rows) = rows.await? else {
             return Ok(Step::Stale);
         };
-        let rows: Vec<ClaimOfSlot> = rows
-            .into_iter()
-            .map(|(slot, user, at)| ClaimOfSlot {
-                slot,
-                user,
-                at_ms: Some(at.timestamp_millis()),
-            })
-            .collect();
         let page = redis.project_slots(keys, fence, coupon.once_per, from..=to, &rows);
         or_stale!(page.await?);
         from = to.saturating_add(1);

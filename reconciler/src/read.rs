@@ -2,6 +2,7 @@
 //! [`crate::judge`] requires.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -10,12 +11,14 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::on_slots;
 use firstcome_shared::mysql::revoked::Revocations;
+use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::reads::{CouponState, DropState, SlotHolder, SlotPage};
+use firstcome_shared::redis::project::ClaimOfSlot;
+use firstcome_shared::redis::reads::{CouponState, DropState};
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, PassError};
-use crate::judge::{Doubts, DropKeysSeen, Holder, Letter, MysqlPage, Recheck, RedisPage, Row};
+use crate::judge::{Doubts, DropKeysSeen, Letter, MysqlPage, Recheck, RedisPage, Row};
 
 /// A coupon with the drops to reconcile, as they were when the pass began.
 #[derive(Debug, Clone)]
@@ -136,11 +139,24 @@ pub(crate) async fn coupons(
     Ok(seen)
 }
 
+/// Reads a drop's numbers again, after rows were inserted or users promoted.
+pub(crate) async fn again_drop(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    own: &DropSeen,
+) -> Result<DropSeen, PassError> {
+    let one = vec![(seen.coupon.clone(), vec![own.drop.clone()])];
+    let now = coupons(ctx, one, Some(own.drop.id)).await?;
+    let now = now.into_iter().flat_map(|seen| seen.drops).next();
+    Ok(now.unwrap_or_else(|| own.clone()))
+}
+
 /// A page: M, then R.
 pub struct ReadPage {
     pub mysql: MysqlPage,
     pub redis: RedisPage,
-    pub seen: SlotPage,
+    pub gate: Gate,
+    pub revision: u64,
 }
 
 /// Pages requested in advance, while one is judged.
@@ -196,8 +212,8 @@ async fn read_page(
         from,
         to,
         count: seen.count.unwrap_or(0),
-        users: seen.users.iter().cloned().map(Holder::from).collect(),
-        free: seen.free.clone(),
+        users: seen.users,
+        free: seen.free,
         odd: seen.odd,
     };
     let letters = letters
@@ -208,14 +224,9 @@ async fn read_page(
     Ok(ReadPage {
         mysql: MysqlPage { rows, letters },
         redis,
-        seen,
+        gate: seen.gate,
+        revision: seen.revision,
     })
-}
-
-impl From<SlotHolder> for Holder {
-    fn from(SlotHolder { slot, user, at_ms }: SlotHolder) -> Self {
-        Self { slot, user, at_ms }
-    }
 }
 
 pub(crate) fn letter(row: DeadLetterRow, drop: &Drop) -> Letter {
@@ -285,7 +296,7 @@ pub(crate) async fn again(
     let mut holders = Vec::new();
     for some in slots.chunks(SLOTS_AT_ONCE) {
         let read = redis.slots(&drop.keys, some).await?;
-        holders.extend(read.users.into_iter().map(Holder::from));
+        holders.extend(read.users);
     }
     Ok(ReadAgain {
         recheck: Recheck {
@@ -314,4 +325,25 @@ async fn rows_on(ctx: &PassContext, drop: DropId, slots: Vec<Slot>) -> Result<Ve
         }));
     }
     Ok(rows)
+}
+
+/// Reads rows in a transaction that reads the coupon's era. Returns `None` if a later era has begun.
+pub(crate) async fn rows_in_era(
+    ctx: &PassContext,
+    coupon: CouponId,
+    era: u64,
+    drop: DropId,
+    slots: RangeInclusive<Slot>,
+) -> Result<Option<Vec<ClaimOfSlot>>, DbError> {
+    let rows = ctx
+        .stores
+        .db
+        .rows_in_era((coupon, era), drop, slots)
+        .await?;
+    let claim = |(slot, user, at): (Slot, UserId, DateTime<Utc>)| ClaimOfSlot {
+        slot,
+        user,
+        at_ms: Some(at.timestamp_millis()),
+    };
+    Ok(rows.map(|rows| rows.into_iter().map(claim).collect()))
 }

@@ -99,11 +99,6 @@ fn findings(run: &Run, is_beside_passes: bool) -> Findings {
     findings
 }
 
-/// Extends the end time of a recorded run. Returns `false` if there is no such run.
-pub async fn prolong(db: &Db, run_id: &str, until: DateTime<Utc>) -> Result<bool, DbError> {
-    db.prolong_run(run_id.to_owned(), until.naive_utc()).await
-}
-
 fn row(run: &Run, confirmed: bool, drops: Option<String>) -> RunRow {
     let (drops_examined, examined) = run.examined();
     let total = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -158,7 +153,6 @@ fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
         detail: Some(finding.detail.clone()),
         needs_person: finding.needs_person,
         dead_letter: finding.dead_letter,
-        trace_id: finding.trace_id.clone(),
     }
 }
 
@@ -247,7 +241,6 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
             result: word(&row.result, Outcome::Skipped),
             detail: row.detail.unwrap_or_default(),
             dead_letter: row.dead_letter,
-            trace_id: row.trace_id,
             case: FindingCase::Plain,
         };
         match finding.drop_id.and_then(|drop| places.get(&drop)) {

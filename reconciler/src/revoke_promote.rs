@@ -17,9 +17,9 @@ use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
 
 use crate::context::{PassContext, PassError};
 use crate::judge::DueRow;
-use crate::ledger::{Found, Ledger};
+use crate::ledger::Ledger;
 use crate::read::{CouponSeen, DropSeen};
-use crate::report::{ActionKind, Kind, Outcome};
+use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::rows::{self, RowEnd};
 
 /// Carries out the steps of a revocation (docs/decisions/0013-revoking.md). Each is idempotent.
@@ -50,21 +50,14 @@ pub(crate) async fn finish_revocations(
         return Ok(());
     }
     for revocation in unended(ctx, seen.coupon.id).await? {
-        let result = if ctx.dry_run {
-            Outcome::Planned
-        } else {
-            Outcome::Applied
-        };
-        if !ctx.dry_run {
-            let keys = ctx
-                .stores
-                .redis
-                .keys(seen.coupon.id, DropId(revocation.drop_id));
-            complete(ctx, &seen.coupon, &keys, &revocation).await?;
-        }
+        let drop = DropId(revocation.drop_id);
+        let keys = ctx.stores.redis.keys(seen.coupon.id, drop);
+        complete(ctx, &seen.coupon, &keys, &revocation).await?;
+        let (kind, action) = (Kind::SettingsMismatch, ActionKind::Revoke);
         let detail = "a claim was given back, and its API did not finish";
-        let found = Found::new(Kind::SettingsMismatch, ActionKind::Revoke, result, detail);
-        ledger.add(found.of(None, Some(UserId::from_store(revocation.user_id))));
+        let user = UserId::from_store(revocation.user_id);
+        let found = Finding::new(kind, action, Outcome::Applied, detail);
+        ledger.add(found.of(None, Some(&user)));
     }
     Ok(())
 }
@@ -181,13 +174,9 @@ pub(crate) async fn promote(
             } else {
                 Outcome::Skipped
             };
-            let found = Found::new(
-                Kind::Unfilled,
-                ActionKind::Promote,
-                result,
-                "a slot was left",
-            );
-            ledger.add(found.of(Some(due.slot.into()), Some(due.user)));
+            let (kind, action) = (Kind::Unfilled, ActionKind::Promote);
+            let found = Finding::new(kind, action, result, "a slot was left");
+            ledger.add(found.of(Some(due.slot.into()), Some(&due.user)));
         }
     }
 }

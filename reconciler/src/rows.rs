@@ -19,6 +19,8 @@ use crate::judge::{DueRow, Holder, LetterEnd};
 /// What became of a due row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RowEnd {
+    /// The pass does not write.
+    Planned,
     Inserted,
     /// Another process has inserted it.
     AlreadyThere,

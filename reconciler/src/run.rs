@@ -17,13 +17,13 @@ use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_shared::redis::gate::Gate;
-use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{self, BarrierError};
 use crate::context::{Memory, PassContext, PassError, PassRequest, PassSettings};
+use crate::jobs::{self, Notes};
 use crate::ledger::Ledger;
 use crate::read;
 use crate::record;
@@ -70,21 +70,6 @@ pub struct Reconciler {
     lane: UrgentLane,
     /// What jobs of the scheduler have found, for the next run.
     pub notes: Notes,
-}
-
-/// Findings about no coupon, by the job that looks for them.
-#[derive(Clone, Default)]
-pub struct Notes(Arc<Mutex<BTreeMap<&'static str, Vec<Finding>>>>);
-
-impl Notes {
-    /// Replaces what a job has found.
-    pub fn set(&self, job: &'static str, findings: Vec<Finding>) {
-        self.0.lock().insert(job, findings);
-    }
-
-    fn all(&self) -> Vec<Finding> {
-        self.0.lock().values().flatten().cloned().collect()
-    }
 }
 
 /// Maximum wait of `once`, or of a lane's job, for the urgent lane of another process.
@@ -187,9 +172,14 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<(), PassError> {
-        let (ctx, findings, error) = self.context(request, &run.run_id, stop).await?;
-        run.findings.extend(findings);
+        let (ctx, error) = self.context(request, &run.run_id, stop).await?;
+        let unread = error.clone().map(|why| failure(FailureCause::Kafka, why));
+        run.findings.extend(unread);
         run.error = error;
+        if request.deep {
+            let sealed = jobs::count_sealed(&self.stores).await?;
+            self.notes.set("sealed", sealed);
+        }
         if request.covers_everything() {
             run.findings.extend(self.notes.all());
         }
@@ -200,7 +190,7 @@ impl Reconciler {
             .filter(|(_, it)| it.in_flight > 0)
             .map(|(id, _)| *id)
             .collect();
-        if ctx.is_awaited && !young.is_empty() {
+        if request.is_awaited() && !young.is_empty() {
             // Somebody waits for the result: judge these again when they are old enough.
             let deadline = Duration::from_millis(u64::try_from(ctx.publish_ms).unwrap_or_default());
             ctx.sleep(deadline + MARGIN).await?;
@@ -333,35 +323,21 @@ impl Reconciler {
     }
 
     /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions. Also
-    /// returns what they show about the consumer, and why the topic cannot be read, if it cannot.
+    /// returns why the topic cannot be read, if it cannot.
     async fn context(
         &self,
         request: &PassRequest,
         run_id: &str,
         stop: &CancellationToken,
-    ) -> Result<(PassContext, Vec<Finding>, Option<String>), PassError> {
+    ) -> Result<(PassContext, Option<String>), PassError> {
         let stores = self.stores.pinned().await?;
         let servers = stores.redis.servers().await?;
         let clock_ms = stores.redis.time_ms().await?;
-        let mut ledger = Ledger::default();
-        let mut error = None;
-        let mut findings = Vec::new();
-        let is_read = match barrier::read_state(&stores, !request.dry_run).await {
-            Ok(state) => {
-                let stalled = barrier::stalled(&self.memory, &state, self.settings.stall_after);
-                if let Some(found) = stalled {
-                    ledger.add(found);
-                }
-                state.is_reached
-            }
+        let (is_read, error) = match barrier::read_state(&stores, !request.dry_run).await {
+            Ok(state) => (state.is_reached, None),
             Err(BarrierError::Mysql(error)) => return Err(error.into()),
-            Err(why @ BarrierError::Kafka(_)) => {
-                findings.push(failure(FailureCause::Kafka, why.to_string()));
-                error = Some(why.to_string());
-                false
-            }
+            Err(why @ BarrierError::Kafka(_)) => (false, Some(why.to_string())),
         };
-        findings.extend(ledger.findings(None, None));
         let deadlines = barrier::deadlines(&stores.db, &self.settings).await?;
         let ctx = PassContext {
             stores,
@@ -371,7 +347,6 @@ impl Reconciler {
             dry_run: request.dry_run,
             deep: request.deep,
             confirm: request.confirm,
-            is_awaited: request.is_awaited(),
             servers,
             clock_ms,
             is_read,
@@ -379,7 +354,7 @@ impl Reconciler {
             in_flight_ms: deadlines.in_flight_ms,
             stop: stop.clone(),
         };
-        Ok((ctx, findings, error))
+        Ok((ctx, error))
     }
 
     async fn finish(&self, run: &mut Run, request: &PassRequest) {
@@ -431,8 +406,7 @@ fn in_other_hands(coupon: CouponId) -> Finding {
     let detail = "another process works on this coupon; the next pass looks again";
     Finding {
         coupon_id: Some(coupon),
-        needs_person: false,
-        ..Finding::general(Kind::RedisLost, ActionKind::Open, detail)
+        ..Finding::new(Kind::RedisLost, ActionKind::Open, Outcome::Skipped, detail)
     }
 }
 
@@ -486,7 +460,7 @@ pub fn fail(run: &mut Run, error: &PassError) {
 fn failure(cause: FailureCause, error: String) -> Finding {
     Finding {
         case: FindingCase::RunFailed(cause),
-        ..Finding::general(Kind::Stalled, ActionKind::Report, error)
+        ..Finding::report(Kind::Stalled, error)
     }
 }
 

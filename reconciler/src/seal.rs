@@ -13,10 +13,10 @@ use firstcome_shared::schedule::Schedule;
 
 use crate::context::{PassContext, PassError};
 use crate::judge::DueRow;
-use crate::ledger::{Found, Ledger};
+use crate::ledger::Ledger;
 use crate::pass::Compared;
 use crate::read::{CouponSeen, DropSeen};
-use crate::report::{ActionKind, Kind, Outcome};
+use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::rows::{self, RowEnd};
 
 /// Whether the drop has been closed for longer than any claim takes, by Redis's clock and by this
@@ -80,24 +80,19 @@ pub(crate) async fn seal(
                 "closed by an operator with {left} of {quantity} slots left; {waiting} people who waited get none"
             ),
         };
-        ledger.add(Found::new(
-            Kind::Unfilled,
-            ActionKind::Report,
-            Outcome::Skipped,
-            detail,
-        ));
+        ledger.add(Finding {
+            needs_person: false,
+            ..Finding::report(Kind::Unfilled, detail)
+        });
     }
     Ok(true)
 }
 
-fn closed_while_paused(left: u64, waiting: u64) -> Found {
+fn closed_while_paused(left: u64, waiting: u64) -> Finding {
     let detail = format!(
         "closed while paused, with {left} slots left and {waiting} people waiting: they get them once it is no longer paused"
     );
-    Found {
-        needs_person: true,
-        ..Found::new(Kind::Unfilled, ActionKind::Report, Outcome::Skipped, detail)
-    }
+    Finding::report(Kind::Unfilled, detail)
 }
 
 /// Whether all drops of a coupon are sealed and its schedule has no more of them.
@@ -185,16 +180,12 @@ async fn end_letter(
     let claimed_at = letter.claimed_at.map(|at| at.and_utc());
     let slot = letter.slot.and_then(|slot| Slot::try_from(slot).ok());
     let slot = slot.filter(|slot| (1..=quantity).contains(slot));
-    let is_left = |detail: &str| Found {
-        needs_person: true,
-        dead_letter: Some(letter.id),
-        ..Found::new(
-            Kind::FailedClaim,
-            ActionKind::Report,
-            Outcome::Skipped,
-            format!("failed claim {} of a sealed drop: {detail}", letter.id),
-        )
-        .of(letter.slot, Some(user.clone()))
+    let is_left = |detail: &str| {
+        let detail = format!("failed claim {} of a sealed drop: {detail}", letter.id);
+        Finding {
+            dead_letter: Some(letter.id),
+            ..Finding::report(Kind::FailedClaim, detail).of(letter.slot, Some(&user))
+        }
     };
     let ends_as = if has_row {
         Some(("duplicate", "its user holds a row"))
@@ -233,21 +224,18 @@ async fn end_letter(
         at_ms,
         letter: Some(letter.id),
     };
-    let mut result = Outcome::Planned;
+    let mut result = ctx.outcome();
     if !ctx.dry_run {
         let ends = rows::insert_rows(ctx, &coupon, drop, coupon.era, &[due]).await?;
-        let is_done = matches!(ends[..], [RowEnd::Inserted | RowEnd::AlreadyThere]);
-        result = if is_done {
-            Outcome::Applied
-        } else {
-            Outcome::Failed
-        };
+        if !matches!(ends[..], [RowEnd::Inserted | RowEnd::AlreadyThere]) {
+            result = Outcome::Failed;
+        }
     }
     let detail = format!("failed claim {} of a sealed drop", letter.id);
-    let found = Found::new(Kind::FailedClaim, ActionKind::Issue, result, detail);
-    ledger.add(Found {
+    let found = Finding::new(Kind::FailedClaim, ActionKind::Issue, result, detail);
+    ledger.add(Finding {
         dead_letter: Some(letter.id),
-        ..found.of(Some(slot.into()), Some(user))
+        ..found.of(Some(slot.into()), Some(&user))
     });
     Ok(())
 }
@@ -280,15 +268,7 @@ pub(crate) async fn report_loose(
             loose.why,
             first.join(", ")
         );
-        ledger.add(Found {
-            needs_person: true,
-            ..Found::new(
-                Kind::FailedClaim,
-                ActionKind::Report,
-                Outcome::Skipped,
-                detail,
-            )
-        });
+        ledger.add(Finding::report(Kind::FailedClaim, detail));
     }
     Ok(number)
 }

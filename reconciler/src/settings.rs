@@ -2,28 +2,30 @@
 //! that is their fence; what differs is written again, and never closes a coupon. A revision in
 //! Redis above MySQL's is one that MySQL has lost, and is adopted before anything is judged.
 
+use std::collections::HashSet;
+
 use firstcome_shared::allow_list::{Followed, Which, follow};
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::recover;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
-use firstcome_shared::redis::project::{ClaimOfSlot, Fenced, Loaded};
+use firstcome_shared::redis::project::{Fenced, Loaded};
 
 use crate::context::{PassContext, PassError};
-use crate::ledger::{Found, Ledger};
-use crate::read::CouponSeen;
-use crate::report::{ActionKind, Kind, Outcome};
+use crate::ledger::Ledger;
+use crate::read::{self, CouponSeen};
+use crate::report::{ActionKind, Finding, Kind, Outcome};
 
-fn found(result: Outcome, detail: impl Into<String>) -> Found {
+fn found(result: Outcome, detail: impl Into<String>) -> Finding {
     let write = ActionKind::WriteSettings;
-    Found::new(Kind::SettingsMismatch, write, result, detail)
+    Finding::new(Kind::SettingsMismatch, write, result, detail)
 }
 
 /// Reports keys of a coupon that are lost or have another type.
-pub(crate) fn lost_keys(names: &[&str], result: Outcome) -> Found {
+pub(crate) fn lost_keys(names: &[&str], result: Outcome) -> Finding {
     let detail = format!("Redis has lost keys of this coupon: {}", names.join(", "));
-    Found::new(Kind::RedisLost, ActionKind::Project, result, detail)
+    Finding::new(Kind::RedisLost, ActionKind::Project, result, detail)
 }
 
 /// Writes settings that MySQL has lost back to MySQL. A dry run uses them without writing.
@@ -41,11 +43,6 @@ pub(crate) async fn adopt(
     } else {
         recover::recover(db, redis, id).await?
     };
-    let result = if ctx.dry_run {
-        Outcome::Planned
-    } else {
-        Outcome::Applied
-    };
     let (coupon, drops) = match lost {
         Some(lost) => {
             let detail = format!(
@@ -58,7 +55,7 @@ pub(crate) async fn adopt(
                 detail,
                 "MySQL has lost settings of a coupon"
             );
-            ledger.add(found(result, detail));
+            ledger.add(found(ctx.outcome(), detail));
             (lost.coupon, lost.drops)
         }
         // An operator has just changed the coupon.
@@ -204,7 +201,7 @@ async fn allow_list(
     if ctx.dry_run {
         ledger.add(found(Outcome::Planned, "the allow list in Redis differs"));
     } else if let Some(why) = write_list(ctx, id, ledger).await? {
-        ledger.add(Found {
+        ledger.add(Finding {
             needs_person: true,
             ..found(Outcome::Failed, why)
         });
@@ -284,42 +281,20 @@ pub(crate) async fn write_claimants(
     let mut from = 1;
     while from <= drop.quantity {
         let to = from.saturating_add(ROWS_AT_ONCE - 1).min(drop.quantity);
-        let rows = db
-            .rows_in_era((coupon.id, fence.era()), drop.id, from..=to)
-            .await?;
-        let Some(rows) = rows else {
+        let rows = read::rows_in_era(ctx, coupon.id, fence.era(), drop.id, from..=to);
+        let Some(mut rows) = rows.await? else {
             return Ok(None);
         };
-        let mut rows: Vec<ClaimOfSlot> = rows
-            .into_iter()
-            .map(|(slot, user, at)| ClaimOfSlot {
-                slot,
-                user,
-                at_ms: Some(at.timestamp_millis()),
-            })
-            .collect();
         if which == Claimants::Different {
-            let of_drop = rows
-                .iter()
-                .map(|row| (row.user.to_string(), drop.id.0, row.slot));
-            let differ = redis
-                .different_claimants(coupon.id, of_drop.collect())
-                .await?;
-            let differ: Vec<UserId> = differ
-                .into_iter()
-                .map(|(user, ..)| UserId::from_store(user))
-                .collect();
-            rows.retain(|row| differ.contains(&row.user));
+            rows = redis.different_claimants(coupon.id, drop.id, rows).await?;
             // A row that is still there was not given back.
-            let now = db.rows_of_people(coupon.id, &differ).await?;
-            let is_there = |row: &ClaimOfSlot| {
-                now.iter().any(|it| {
-                    it.drop_id == drop.id.0
-                        && it.slot == row.slot
-                        && it.user_id == row.user.as_str()
-                })
-            };
-            rows.retain(is_there);
+            let users: Vec<UserId> = rows.iter().map(|row| row.user.clone()).collect();
+            let now = db.rows_of_people(coupon.id, &users).await?;
+            let now: HashSet<_> = now
+                .into_iter()
+                .map(|row| (row.drop_id, row.slot, row.user_id))
+                .collect();
+            rows.retain(|row| now.contains(&(drop.id.0, row.slot, row.user.to_string())));
         }
         written += rows.len() as u64;
         match redis

@@ -11,8 +11,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use crate::context::{PassContext, PassError};
-use crate::ledger::{Found, Ledger};
-use crate::pass::{CleanDrop, CompareAt, Compared, compare, unworkable};
+use crate::ledger::Ledger;
+use crate::pass::{CompareAt, Compared, compare, unworkable};
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome};
 use crate::{limit, revoke_promote, seal, settings};
@@ -163,8 +163,11 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     }
     if done.urgent.is_some() {
         // The urgent lane compares again under the closed gate, and reports what it writes.
-        let reports = done.drops.iter_mut().map(|report| &mut report.findings);
-        reports.for_each(|findings| findings.retain(|it| it.action != ActionKind::Project));
+        let is_final =
+            |it: &Finding| it.action != ActionKind::Project && it.kind != Kind::BrokenPromise;
+        for report in &mut done.drops {
+            report.findings.retain(is_final);
+        }
     }
     if let Some(fence) = gate.fence(server).filter(|_| !ctx.dry_run) {
         settings::load_new(ctx, &seen, &fence, &new).await?;
@@ -185,8 +188,8 @@ async fn open_drop(
 ) -> Result<(DropReport, Compared), PassError> {
     let began = Instant::now();
     let may_write = !ctx.dry_run;
-    let mut first = if is_unchanged(ctx, drop).await? {
-        unchanged(drop)
+    let mut first = if drop.is_empty() && !ctx.deep {
+        Compared::default()
     } else {
         compare(ctx, seen, drop, at, may_write).await?
     };
@@ -196,13 +199,11 @@ async fn open_drop(
     // With rows inserted and users owed.
     let mut now = drop.clone();
     if repaired > 0 && may_write {
-        now = again(ctx, seen, drop).await?;
+        now = read::again_drop(ctx, seen, drop).await?;
     }
     if first.dirty.is_some() {
         if let Some(why) = limit::brake(ctx, &drop.drop, &first.takes).await? {
-            first
-                .ledger
-                .settle(ActionKind::Project, Outcome::Failed, Outcome::Planned, &why);
+            first.ledger.settle_projections(Outcome::Planned, &why);
         }
     } else if let Some(fence) = at
         .gate
@@ -217,7 +218,7 @@ async fn open_drop(
     let owes = now.has_broken_promises || now.state.owed > 0;
     let mut second = None;
     if repaired > 0 && may_write {
-        now = again(ctx, seen, drop).await?;
+        now = read::again_drop(ctx, seen, drop).await?;
         second = Some(compare(ctx, seen, &now, at, false).await?);
     }
     let last = second.as_mut().unwrap_or(&mut first);
@@ -227,7 +228,6 @@ async fn open_drop(
     }
     let mut sealing = Ledger::default();
     let is_sealed = seal::seal(ctx, seen, drop, last, &mut sealing).await?;
-    remember(ctx, drop, &first, second.as_ref());
     let compared = Compared {
         numbers: second.as_ref().unwrap_or(&first).numbers,
         dirty: first.dirty,
@@ -253,11 +253,13 @@ fn plan_promotion(drop: &DropSeen, first: &mut Compared) {
     let left = u64::from(drop.drop.quantity).saturating_sub(drop.state.users);
     if left > 0 && drop.state.waiting > 0 && !drop.drop.closed_early {
         let waiting = drop.state.waiting;
-        first.ledger.add(Found::new(
+        let detail = format!("{left} slots are left and {waiting} people wait");
+        let planned = Outcome::Planned;
+        first.ledger.add(Finding::new(
             Kind::Unfilled,
             ActionKind::Promote,
-            Outcome::Planned,
-            format!("{left} slots are left and {waiting} people wait"),
+            planned,
+            detail,
         ));
     }
 }
@@ -274,17 +276,10 @@ async fn broken(
     first: &mut Compared,
 ) -> Result<(), PassError> {
     for owed in revoke_promote::open_promises(ctx, seen, drop.drop.id).await? {
-        let detail = "promised, and no slot is left";
-        let found = Found::new(
-            Kind::BrokenPromise,
-            ActionKind::Report,
-            Outcome::Skipped,
-            detail,
-        );
-        first.ledger.add(Found {
-            needs_person: true,
-            ..found.of(Some(owed.slot.into()), Some(owed.user))
-        });
+        let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
+        first
+            .ledger
+            .add(found.of(Some(owed.slot.into()), Some(&owed.user)));
     }
     Ok(())
 }
@@ -293,76 +288,11 @@ async fn broken(
 /// meanwhile belong to the next pass.
 fn note_left(first: &mut Compared, after: &Compared) {
     if let Some((kind, detail)) = after.dirty.filter(|_| first.dirty.is_none()) {
-        first.ledger.add(Found::new(
-            kind,
-            ActionKind::Project,
-            Outcome::Failed,
-            detail,
-        ));
+        let failed = Outcome::Failed;
+        first
+            .ledger
+            .add(Finding::new(kind, ActionKind::Project, failed, detail));
         first.dirty = after.dirty;
-    }
-}
-
-/// Reads a drop's numbers again.
-async fn again(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    drop: &DropSeen,
-) -> Result<DropSeen, PassError> {
-    let one = vec![(seen.coupon.clone(), vec![drop.drop.clone()])];
-    let now = read::coupons(ctx, one, Some(drop.drop.id)).await?;
-    let own = now.into_iter().flat_map(|seen| seen.drops).next();
-    Ok(own.unwrap_or_else(|| drop.clone()))
-}
-
-/// Drops with at most this many slots are always read: that is cheaper than to count their rows.
-const ALWAYS_READ: i64 = 5_000;
-
-/// Whether a drop was found clean within the hour, and none of its numbers has changed since.
-async fn is_unchanged(ctx: &PassContext, drop: &DropSeen) -> Result<bool, PassError> {
-    if drop.is_empty() {
-        return Ok(true);
-    }
-    let count = drop.state.count.unwrap_or(0);
-    let known = ctx.memory.clean.lock().get(&drop.drop.id).cloned();
-    let Some(known) = known.filter(|_| !ctx.deep && !ctx.is_awaited && count > ALWAYS_READ) else {
-        return Ok(false);
-    };
-    let rows = ctx
-        .stores
-        .db
-        .count_rows(drop.drop.id, drop.highest_row.into())
-        .await?;
-    Ok(drop.letters == 0 && known.is_still(&CleanDrop::of(drop, rows, Instant::now())))
-}
-
-/// The result for a drop whose numbers say that nothing has changed.
-fn unchanged(drop: &DropSeen) -> Compared {
-    let state = &drop.state;
-    let mut compared = Compared::default();
-    compared.numbers.count = state.count.unwrap_or(0);
-    compared.numbers.users = state.users;
-    compared.numbers.rows = state.users;
-    compared.numbers.free = state.free;
-    compared.numbers.waiting = state.waiting;
-    compared.examined.users = state.users;
-    compared.examined.rows = state.users;
-    compared
-}
-
-fn remember(ctx: &PassContext, drop: &DropSeen, first: &Compared, second: Option<&Compared>) {
-    let mut clean = ctx.memory.clean.lock();
-    let is_clean =
-        second.is_none() && first.is_clean() && first.numbers.users == first.numbers.rows;
-    if !is_clean {
-        clean.remove(&drop.drop.id);
-    } else if first.numbers.count > ALWAYS_READ {
-        let now = CleanDrop::of(drop, first.numbers.rows, Instant::now());
-        let known = clean.entry(drop.drop.id).or_insert_with(|| now.clone());
-        // The hour begins when its pages were read.
-        if !known.is_still(&now) {
-            *known = now;
-        }
     }
 }
 

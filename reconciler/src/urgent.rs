@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use crate::context::{PassContext, PassError};
 use crate::gate::{self, Closed};
 use crate::judge::Holder;
-use crate::ledger::{Found, Ledger};
+use crate::ledger::Ledger;
 use crate::pass::{CompareAt, Compared, compare, unworkable};
 use crate::project::{self, Step};
 use crate::read::{self, CouponSeen, DropSeen};
@@ -111,14 +111,13 @@ fn is_open_now(seen: &CouponSeen) -> bool {
 fn stays_closed(coupon: CouponId, why: &str) -> CouponDone {
     let detail = format!("the coupon stays closed: {why}");
     tracing::warn!(coupon_id = coupon.0, why, "a coupon stays closed");
-    let found = Found {
+    let found = Finding {
+        coupon_id: Some(coupon),
         needs_person: true,
-        ..Found::new(Kind::RedisLost, ActionKind::Open, Outcome::Failed, detail)
+        ..Finding::new(Kind::RedisLost, ActionKind::Open, Outcome::Failed, detail)
     };
-    let mut ledger = Ledger::default();
-    ledger.add(found);
     CouponDone {
-        findings: ledger.findings(Some(coupon), None),
+        findings: vec![found],
         ..CouponDone::default()
     }
 }
@@ -178,7 +177,7 @@ async fn reopen_coupon(
         let mut compared = compare(ctx, &seen, own, &at, true).await?;
         if compared.repaired > 0 {
             // With these rows, the differences are others.
-            let again = read_again(ctx, &seen, own).await?;
+            let again = read::again_drop(ctx, &seen, own).await?;
             let second = compare(ctx, &seen, &again, &at, true).await?;
             compared = joined(compared, second);
         }
@@ -196,9 +195,7 @@ async fn reopen_coupon(
         }
         // A plan of an open coupon was held against the limit before the coupon was closed.
         if !was_open && let Some(why) = limit::brake(ctx, &own.drop, &compared.takes).await? {
-            compared
-                .ledger
-                .settle(ActionKind::Project, Outcome::Failed, Outcome::Planned, &why);
+            compared.ledger.settle_projections(Outcome::Planned, &why);
             why_closed = Some(why);
             continue;
         }
@@ -209,37 +206,27 @@ async fn reopen_coupon(
         None => write_and_open(ctx, &seen, fence, &dirty, &found, &mut ledger).await?,
     };
     let has_begun = sweep::has_begun(&seen, ctx.clock_ms);
-    let opened = match outcome {
-        Ok(()) => {
-            if was_open && !seen.state.unreadable.is_empty() {
-                ledger.add(settings::lost_keys(
-                    &seen.state.unreadable,
-                    Outcome::Applied,
-                ));
-            }
-            // What was wrong with an open coupon is in the reports of its drops.
-            if has_begun && !was_open {
-                let detail = "Redis was restarted, replaced or emptied; the coupon is verified and open again";
-                ledger.add(Found::new(
-                    Kind::RedisLost,
-                    ActionKind::Open,
-                    Outcome::Applied,
-                    detail,
-                ));
-            }
-            true
-        }
-        Err(why) => {
-            done.findings.extend(stays_closed(id, &why).findings);
-            false
-        }
-    };
+    let opened = outcome.is_ok();
+    if let Err(why) = outcome {
+        done.findings.extend(stays_closed(id, &why).findings);
+    } else if was_open && !seen.state.unreadable.is_empty() {
+        let keys = &seen.state.unreadable;
+        ledger.add(settings::lost_keys(keys, Outcome::Applied));
+    } else if has_begun && !was_open {
+        // What was wrong with an open coupon is in the reports of its drops.
+        let detail =
+            "Redis was restarted, replaced or emptied; the coupon is verified and open again";
+        let applied = Outcome::Applied;
+        ledger.add(Finding::new(
+            Kind::RedisLost,
+            ActionKind::Open,
+            applied,
+            detail,
+        ));
+    }
     for (own, mut compared) in found {
         if opened && dirty.contains(&own.drop.id) {
-            let action = ActionKind::Project;
-            compared
-                .ledger
-                .settle(action, Outcome::Failed, Outcome::Applied, "");
+            compared.ledger.settle_projections(Outcome::Applied, "");
         }
         if !compared.is_gone {
             done.drops.push(compared.report(&seen.coupon, &own, None));
@@ -290,13 +277,9 @@ async fn list_owed(
     rows::owe(ctx, coupon, drop.id, owed.to_vec(), "slot_lost", Vec::new()).await?;
     for user in owed {
         let detail = "promised a slot that belongs to another user";
-        let found = Found::new(
-            Kind::BrokenPromise,
-            ActionKind::Owe,
-            Outcome::Applied,
-            detail,
-        );
-        ledger.add(found.of(Some(user.slot), Some(user.user.clone())));
+        let applied = Outcome::Applied;
+        let found = Finding::new(Kind::BrokenPromise, ActionKind::Owe, applied, detail);
+        ledger.add(found.of(Some(user.slot), Some(&user.user)));
     }
     Ok(())
 }
@@ -325,20 +308,6 @@ fn joined(first: Compared, mut second: Compared) -> Compared {
     }
 }
 
-async fn read_again(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    own: &DropSeen,
-) -> Result<DropSeen, PassError> {
-    let one = vec![(seen.coupon.clone(), vec![own.drop.clone()])];
-    let now = read::coupons(ctx, one, Some(own.drop.id)).await?;
-    Ok(now
-        .into_iter()
-        .flat_map(|seen| seen.drops)
-        .next()
-        .unwrap_or_else(|| own.clone()))
-}
-
 /// Reconciles an opened coupon as a sweep does: promotes, seals, and reports what is left.
 async fn look_again(ctx: &PassContext, id: CouponId) -> Result<CouponDone, PassError> {
     let catalogue = ctx.stores.db.coupons_by_id(vec![id]).await?;
@@ -357,8 +326,13 @@ fn left_dirty(coupon: CouponId) -> Finding {
     let detail = "still differs after it was written again; the next pass tries again";
     Finding {
         coupon_id: Some(coupon),
-        result: Outcome::Failed,
-        ..Finding::general(Kind::RedisLost, ActionKind::Project, detail)
+        needs_person: true,
+        ..Finding::new(
+            Kind::RedisLost,
+            ActionKind::Project,
+            Outcome::Failed,
+            detail,
+        )
     }
 }
 

@@ -49,6 +49,7 @@ tunings! {
     DatabasePoolSize "DATABASE_POOL_SIZE" "Maximum connections of one process to MySQL.",
     DatabaseTimeoutMs "DATABASE_TIMEOUT_MS" "Maximum duration of a call to MySQL.",
     FailedClaimsKeptSeconds "FAILED_CLAIMS_KEPT_SECONDS" "Retention of resolved dead letters.",
+    JobsSeconds "JOBS_SECONDS" "Pause between the jobs beside the passes.",
     KeysRefreshSeconds "JWT_JWKS_REFRESH_SECONDS" "Pause between two reads of a JWK Set.",
     HeaderReadTimeoutMs "HEADER_READ_TIMEOUT_MS" "Maximum wait for the head of a request.",
     MailsKeptSeconds "MAILS_KEPT_SECONDS" "Retention of mails.",

@@ -89,7 +89,7 @@ async fn sealed_drop_takes_no_row_and_claim_outside_its_window_is_a_dead_letter(
     world.send(more).await;
     read_all(&world, 24).await;
 
-    let rows = "SELECT drop_id, COUNT(*) FROM issued_coupons GROUP BY drop_id ORDER BY drop_id";
+    let rows = "SELECT drop_id, COUNT(*) FROM issued_coupons GROUP BY drop_id ORDER BY COUNT(*)";
     assert_eq!(
         world.query(rows).await,
         [

@@ -363,7 +363,7 @@ fn failed_run(run: &Run) -> Finding {
     Finding {
         result: Outcome::Failed,
         case: FindingCase::RunFailed(run.cause().unwrap_or(FailureCause::Other)),
-        ..Finding::general(Kind::Stalled, ActionKind::Report, why)
+        ..Finding::report(Kind::Stalled, why)
     }
 }
 
@@ -373,11 +373,7 @@ fn as_finding(promise: &BrokenPromise) -> Finding {
         drop_id: Some(promise.drop_id),
         slot: promise.slot,
         user_id: Some(promise.user_id.clone()),
-        ..Finding::general(
-            Kind::BrokenPromise,
-            ActionKind::Report,
-            promise.reason.clone(),
-        )
+        ..Finding::report(Kind::BrokenPromise, promise.reason.clone())
     }
 }
 

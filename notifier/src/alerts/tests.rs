@@ -25,9 +25,12 @@ fn finding(kind: Kind, slot: i64, result: Outcome) -> Finding {
         drop_id: Some(DropId(7)),
         slot: Some(slot),
         user_id: Some(format!("u-{slot}")),
-        result,
-        needs_person: false,
-        ..Finding::general(kind, ActionKind::Issue, format!("admitted {slot} s ago"))
+        ..Finding::new(
+            kind,
+            ActionKind::Issue,
+            result,
+            format!("admitted {slot} s ago"),
+        )
     }
 }
 
@@ -40,7 +43,7 @@ fn left(kind: Kind, slot: i64) -> Finding {
 }
 
 fn stalled(detail: &str) -> Finding {
-    Finding::general(Kind::Stalled, ActionKind::Report, detail)
+    Finding::report(Kind::Stalled, detail)
 }
 
 fn run(status: Status, findings: Vec<Finding>) -> Run {

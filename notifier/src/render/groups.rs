@@ -20,9 +20,6 @@ const PEOPLE: usize = 5;
 /// Maximum number of coupons and drops named in one line.
 const PLACES: usize = 5;
 
-/// Maximum number of traces named in one line.
-const TRACES: usize = 3;
-
 /// Maximum number of ranges of slots named in one line.
 const STRETCHES: usize = 10;
 
@@ -260,7 +257,7 @@ fn line(label: Option<&str>, group: &ReasonGroup<'_>) -> String {
         .flatten()
         .collect::<Vec<_>>()
         .join(": ");
-    let whom = [places(group), slots(group), people(group), traces(group)]
+    let whom = [places(group), slots(group), people(group)]
         .into_iter()
         .flatten()
         .collect::<Vec<_>>()
@@ -327,21 +324,6 @@ fn people(group: &ReasonGroup<'_>) -> Option<String> {
     (1..=PEOPLE)
         .contains(&people.len())
         .then(|| people.join(", "))
-}
-
-/// Lists the traces of the findings that have one.
-fn traces(group: &ReasonGroup<'_>) -> Option<String> {
-    let traces: Vec<&str> = group
-        .iter()
-        .filter_map(|(_, (_, finding))| finding.trace_id.as_deref())
-        .collect();
-    let more = if traces.len() > TRACES { ", …" } else { "" };
-    (!traces.is_empty()).then(|| {
-        format!(
-            "trace {}{more}",
-            traces[..traces.len().min(TRACES)].join(", ")
-        )
-    })
 }
 
 /// Merges texts that differ only in numbers. Numbers that differ become ranges.
@@ -416,9 +398,7 @@ mod tests {
         Finding {
             slot: Some(slot),
             user_id: Some(user.to_owned()),
-            result: Outcome::Applied,
-            needs_person: false,
-            ..Finding::general(Kind::Unissued, ActionKind::Issue, detail)
+            ..Finding::new(Kind::Unissued, ActionKind::Issue, Outcome::Applied, detail)
         }
     }
 
@@ -442,21 +422,6 @@ mod tests {
             [
                 "4 × issued late: admitted 61–67 s ago, no row (slots 1–3, 7 · s•••11, s•••11, s•••11, s•••11)",
                 "issued late: no message (slot 9 · c•••-9)",
-            ]
-        );
-    }
-
-    #[test]
-    fn traces_are_listed_and_do_not_split_groups() {
-        let traced = |slot: i64| Finding {
-            trace_id: Some(format!("{}{slot}", "ab12".repeat(7) + "abc")),
-            ..finding("customer-1", slot, "no row")
-        };
-        assert_eq!(
-            grouped(&[traced(1), traced(2), finding("customer-1", 3, "no row")]),
-            [
-                "3 × issued late: no row (slots 1–3 · c•••-1, c•••-1, c•••-1 · trace ab12ab12ab12ab12ab12ab12ab12abc1, \
-                 ab12ab12ab12ab12ab12ab12ab12abc2)",
             ]
         );
     }

@@ -304,14 +304,14 @@ fn closing(pass: &PassMail<'_>) -> Section {
         .filter_map(id)
         .take(LINES)
         .collect();
-    let page = format!("/runs/{}", pass.run.kept_as());
+    let page = format!("/runs/{}", &pass.run.run_id);
     let mut blocks: Vec<Block> = pass
         .links
         .on_page("This pass, with its findings, in a browser", &page)
         .into_iter()
         .collect();
     if !pass.run.drops.is_empty() {
-        blocks.push(pass.links.run(pass.run.kept_as()));
+        blocks.push(pass.links.run(&pass.run.run_id));
     }
     blocks.extend((!all.is_empty()).then(|| pass.links.acknowledge(&all)));
     blocks.extend((!one_a_drop.is_empty()).then(|| pass.links.silence(&one_a_drop, pass.now)));
@@ -346,7 +346,7 @@ fn footer(run: &Run) -> Vec<String> {
     vec![
         format!(
             "Run {}, {trigger}, started {}{}.",
-            wording::line(run.kept_as(), 64),
+            wording::line(&run.run_id, 64),
             time(run.started_at),
             took.unwrap_or_default()
         ),

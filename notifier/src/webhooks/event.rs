@@ -117,7 +117,7 @@ pub(crate) fn of_pass(pass: &PassMail<'_>) -> Vec<WebhookEvent> {
     let more = (verdict.problems.len() + verdict.resolved.len()).saturating_sub(ALERTS);
     if more > 0 {
         let summary = format!("{more} more alerts are new or over: GET /v1/alerts has them");
-        let data = json!({"kind": "more", "status": "new", "alerts": more, "summary": summary, "run_id": pass.run.kept_as()});
+        let data = json!({"kind": "more", "status": "new", "alerts": more, "summary": summary, "run_id": &pass.run.run_id});
         events.push(WebhookEvent::new(
             EventKind::Drift,
             &format!("{}/more", pass.run.run_id),
@@ -156,7 +156,7 @@ fn problem(pass: &PassMail<'_>, notice: &Notice) -> WebhookEvent {
         "since": instant(notice.since),
         "findings": findings,
         "findings_total": number(&seen.findings),
-        "run_id": pass.run.kept_as(),
+        "run_id": &pass.run.run_id,
     })));
     let kind = if seen.about == About::BrokenPromise {
         EventKind::Broken
@@ -180,7 +180,7 @@ fn resolved(pass: &PassMail<'_>, alert: &Alert) -> WebhookEvent {
         "summary": alert.summary,
         "since": instant(alert.first_seen_at),
         "resolved_at": alert.resolved_at.map(instant),
-        "run_id": pass.run.kept_as(),
+        "run_id": &pass.run.run_id,
     })));
     WebhookEvent::new(
         EventKind::Resolved,
@@ -211,7 +211,7 @@ fn repaired(pass: &PassMail<'_>) -> Option<WebhookEvent> {
         "repairs_before": verdict.earlier.iter().map(|earlier| u64::from(earlier.repairs)).sum::<u64>(),
         "drops": drops.iter().take(FINDINGS).map(|drop| drop.0).collect::<Vec<_>>(),
         "drops_total": drops.len(),
-        "run_id": pass.run.kept_as(),
+        "run_id": &pass.run.run_id,
     })));
     Some(WebhookEvent::new(
         EventKind::Drift,

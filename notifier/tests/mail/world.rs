@@ -16,9 +16,7 @@ pub(crate) fn finding(kind: Kind, slot: i64, action: ActionKind, result: Outcome
     Finding {
         slot: Some(slot),
         user_id: Some(format!("customer-{slot:05}")),
-        result,
-        needs_person: false,
-        ..Finding::general(kind, action, String::new())
+        ..Finding::new(kind, action, result, "")
     }
 }
 
@@ -43,11 +41,7 @@ pub(crate) fn cased(case: FindingCase, finding: Finding) -> Finding {
 
 /// Returns a finding without a user and a slot.
 pub(crate) fn general(kind: Kind, action: ActionKind, result: Outcome, detail: &str) -> Finding {
-    Finding {
-        result,
-        needs_person: false,
-        ..Finding::general(kind, action, detail)
-    }
+    Finding::new(kind, action, result, detail)
 }
 
 pub(crate) fn drop_report(

@@ -25,8 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::gate::close_in_redis;
 use crate::notify::{Notifier, SeenGate};
 use crate::passes::ended;
-use crate::record;
-use crate::report::{Outcome, Run};
+use crate::report::{Finding, Outcome, Run};
 use crate::run::{self, Reconciler, UrgentJob, Wanted, new_run_id};
 use crate::stores::Stores;
 use crate::urgent::{AFTER_FAILURE, is_left_closed};
@@ -296,13 +295,10 @@ fn note(in_hand: &InHand, coupons: &[CouponId], done: &run::Reopened) {
     }
 }
 
-/// The last run of the urgent lane. While a store is away, it is tried every few seconds with the
-/// same result, which is one long run, so that the tables grow with events and not with attempts.
+/// What the last run of the urgent lane found. While a store is away, it is tried every few seconds
+/// with the same result, which is recorded and mailed once.
 #[derive(Default)]
-struct LastReopening {
-    content: Vec<i64>,
-    run_id: String,
-}
+struct LastReopening(Vec<i64>);
 
 impl LastReopening {
     async fn record(
@@ -312,30 +308,15 @@ impl LastReopening {
         notifier: &Notifier,
         started: Instant,
     ) {
-        let mut content: Vec<i64> = run
-            .all_findings()
-            .map(crate::report::Finding::identity)
-            .collect();
+        let mut content: Vec<i64> = run.all_findings().map(Finding::identity).collect();
         content.sort_unstable();
-        let has_done = run
-            .all_findings()
-            .any(|finding| finding.result == Outcome::Applied);
-        if content.is_empty() {
-            self.content.clear();
-            return;
-        }
-        if !has_done && content == self.content {
-            let db = &reconciler.stores.db;
-            let until = run.finished_at.unwrap_or_else(Utc::now);
-            if matches!(record::prolong(db, &self.run_id, until).await, Ok(true)) {
-                run.goes_on_as = Some(self.run_id.clone());
-            }
-        } else {
+        let has_done = run.all_findings().any(|it| it.result == Outcome::Applied);
+        let is_same = content == self.0 && !has_done;
+        self.0 = content;
+        if !self.0.is_empty() && !is_same {
             reconciler.record_reopening(&mut run).await;
-            self.content = content;
-            self.run_id.clone_from(&run.run_id);
+            ended(&run, started, notifier).await;
         }
-        ended(&run, started, notifier).await;
     }
 }
 

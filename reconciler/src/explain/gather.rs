@@ -380,7 +380,6 @@ mod tests {
             let user_id = None;
             let needs_person = true;
             let dead_letter = None;
-            let trace_id = None;
             let row = FindingRow {
                 run_id,
                 coupon_id,
@@ -393,7 +392,6 @@ mod tests {
                 detail,
                 needs_person,
                 dead_letter,
-                trace_id,
             };
             (row, at(minute))
         };

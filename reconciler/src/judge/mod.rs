@@ -17,6 +17,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 
+/// A user whom Redis has on a slot. The time of admission is known only in R'.
+pub use firstcome_shared::redis::reads::SlotHolder as Holder;
+
 use crate::report::Kind;
 pub use letters::{Letter, LetterEnd};
 
@@ -27,15 +30,6 @@ pub struct Row {
     pub user: UserId,
     /// When the user was admitted, in Unix milliseconds. Tells two claims of one slot apart.
     pub at_ms: i64,
-}
-
-/// A user whom Redis has on a slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    pub slot: i64,
-    pub user: UserId,
-    /// When the slot was given, if known; only in R'.
-    pub at_ms: Option<i64>,
 }
 
 /// R: the slots `from..=to` in Redis, at one moment. The last page has no end.

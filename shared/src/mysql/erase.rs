@@ -136,7 +136,7 @@ impl Db {
     ) -> Result<RowsByTable, DbError> {
         self.run_within(LONG, "erase a person in records", async move |conn| {
             // `content` is a hash of data that includes the id, so it could confirm a guessed id.
-            let texts = ", detail = 'erased', content = NULL, trace_id = NULL";
+            let texts = ", detail = 'erased', content = NULL";
             let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;
             if findings > 0 {
                 // Alerts also store the hash, although they contain no ids. A firing alert is

@@ -28,7 +28,6 @@ pub struct FindingRow {
     pub detail: Option<String>,
     pub needs_person: bool,
     pub dead_letter: Option<i64>,
-    pub trace_id: Option<String>,
 }
 
 #[derive(Insertable)]

@@ -155,20 +155,6 @@ impl Db {
         .await
     }
 
-    /// Extends the end time of a finished run. Returns whether the run exists.
-    pub async fn prolong_run(&self, run: String, until: NaiveDateTime) -> Result<bool, DbError> {
-        let prolonged = self.run("prolong run", async move |conn| {
-            let ended = reconcile_runs::table
-                .find(run)
-                .filter(reconcile_runs::finished_at.is_not_null());
-            diesel::update(ended)
-                .set(reconcile_runs::finished_at.eq(until))
-                .execute(conn)
-                .await
-        });
-        Ok(prolonged.await? > 0)
-    }
-
     async fn has_ended(&self, run: String) -> Result<bool, DbError> {
         let ended = self.run("find run", async move |conn| {
             let ended = reconcile_runs::table

@@ -189,7 +189,6 @@ diesel::table! {
         seen_to -> Nullable<Unsigned<BigInt>>,
         content -> Nullable<BigInt>,
         dead_letter -> Nullable<BigInt>,
-        trace_id -> Nullable<Text>,
     }
 }
 

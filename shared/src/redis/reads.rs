@@ -11,7 +11,8 @@ use super::Redis;
 use super::allow_list::{self, SeenList};
 use super::gate::{Gate, number_in};
 use super::keys::{self, DropKeys, DropMeta};
-use crate::domain::{CouponId, Slot, UserId};
+use super::project::ClaimOfSlot;
+use crate::domain::{CouponId, DropId, Slot, UserId};
 
 /// Coupons or drops requested at the same time.
 pub(super) const AT_ONCE: usize = 200;
@@ -383,27 +384,28 @@ impl Redis {
         Ok(found.into_iter().map(|number| number > 0).collect())
     }
 
-    /// Returns those of these users, each with drop and slot, who are missing from the coupon's
-    /// claimants or are listed there with another drop or slot.
+    /// Returns those of these claims of a drop whose users are missing from the coupon's claimants,
+    /// or are listed there with another drop or slot.
     pub async fn different_claimants(
         &self,
         coupon: CouponId,
-        mut people: Vec<(String, i64, Slot)>,
-    ) -> Result<Vec<(String, i64, Slot)>, RedisError> {
-        if people.is_empty() {
-            return Ok(people);
+        drop: DropId,
+        mut claims: Vec<ClaimOfSlot>,
+    ) -> Result<Vec<ClaimOfSlot>, RedisError> {
+        if claims.is_empty() {
+            return Ok(claims);
         }
-        let names: Vec<&str> = people.iter().map(|(user, ..)| user.as_str()).collect();
+        let users: Vec<&str> = claims.iter().map(|claim| claim.user.as_str()).collect();
         let listed: Vec<Option<String>> = redis::cmd("HMGET")
             .arg(keys::claimants(&self.prefix, coupon))
-            .arg(names)
+            .arg(users)
             .query_async(&mut self.connection())
             .await?;
         let mut listed = listed.into_iter();
-        people.retain(|(_, drop, slot)| {
-            listed.next().flatten().as_deref() != Some(&format!("{drop}:{slot}"))
+        claims.retain(|claim| {
+            listed.next().flatten().as_deref() != Some(&format!("{drop}:{}", claim.slot))
         });
-        Ok(people)
+        Ok(claims)
     }
 
     /// Whether Redis has any key of each of these coupons, in the same order.

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
-use crate::domain::{CouponId, DropId};
+use crate::domain::{CouponId, DropId, UserId};
 
 pub use case::{FindingCase, UnsafePart};
 pub use kinds::{Kind, KindFacts, Severity};
@@ -131,6 +131,8 @@ pub enum ActionKind {
     PartialEq,
     Eq,
     Hash,
+    PartialOrd,
+    Ord,
     Serialize,
     Deserialize,
     IntoStaticStr,
@@ -174,10 +176,6 @@ pub struct Finding {
     /// The failed claim that it concerns, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<i64>,
-    /// The trace of its claim, if there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "4bf92f3577b34da6a3ce929d0e0e4736")]
-    pub trace_id: Option<String>,
     /// Distinguishes the finding from others of its kind. Not stored.
     #[serde(skip)]
     pub case: FindingCase,
@@ -218,16 +216,8 @@ impl Finding {
         }
     }
 
-    /// Returns the detail with the trace.
-    pub fn text(&self) -> String {
-        match &self.trace_id {
-            Some(id) => format!("{}; trace {id}", self.detail),
-            None => self.detail.clone(),
-        }
-    }
-
-    /// Creates a finding that concerns no particular drop and needs an operator.
-    pub fn general(kind: Kind, action: ActionKind, detail: impl Into<String>) -> Self {
+    /// Creates a finding that concerns no particular drop, slot or user.
+    pub fn new(kind: Kind, action: ActionKind, result: Outcome, detail: impl Into<String>) -> Self {
         Self {
             kind,
             coupon_id: None,
@@ -235,13 +225,28 @@ impl Finding {
             slot: None,
             user_id: None,
             action,
-            result: Outcome::Skipped,
+            result,
             detail: detail.into(),
-            needs_person: true,
+            needs_person: false,
             dead_letter: None,
-            trace_id: None,
             case: FindingCase::Plain,
         }
+    }
+
+    /// Creates a finding that passes only report, and that an operator must resolve.
+    pub fn report(kind: Kind, detail: impl Into<String>) -> Self {
+        Self {
+            needs_person: true,
+            ..Self::new(kind, ActionKind::Report, Outcome::Skipped, detail)
+        }
+    }
+
+    /// Names the slot and the user.
+    #[must_use]
+    pub fn of(mut self, slot: Option<i64>, user: Option<&UserId>) -> Self {
+        self.slot = slot;
+        self.user_id = user.map(ToString::to_string);
+        self
     }
 }
 
@@ -375,10 +380,6 @@ pub struct Run {
     /// end. Not stored, because it matters only right after the pass.
     #[serde(skip)]
     pub partial: bool,
-    /// The earlier run with the same result, if this one has no separate row. Not stored, like
-    /// `partial`.
-    #[serde(skip)]
-    pub goes_on_as: Option<String>,
     /// The pass failed because the process was asked to stop. Not stored, like `partial`.
     #[serde(skip)]
     pub stopped: bool,
@@ -438,7 +439,6 @@ impl Run {
             dry_run: false,
             deep: false,
             partial: false,
-            goes_on_as: None,
             stopped: false,
             status: Status::Running,
             started_at,
@@ -464,11 +464,6 @@ impl Run {
     /// findings.
     pub fn cause(&self) -> Option<FailureCause> {
         self.findings.iter().rev().find_map(Finding::cause)
-    }
-
-    /// Returns the id under which the run is stored.
-    pub fn kept_as(&self) -> &str {
-        self.goes_on_as.as_ref().unwrap_or(&self.run_id)
     }
 
     /// Returns every finding of the run; those that concern no drop come first.
@@ -500,7 +495,7 @@ mod tests {
             slot: Some(3),
             user_id: Some("u-1".to_owned()),
             detail: "admitted 34 s ago, no row".to_owned(),
-            ..Finding::general(Kind::FailedClaim, ActionKind::Report, String::new())
+            ..Finding::report(Kind::FailedClaim, String::new())
         };
         let with = |change: fn(&mut Finding)| {
             let mut other = first.clone();

@@ -362,16 +362,13 @@ fn summary_of_a_single_finding_outside_drops_names_its_place() {
         coupon_id: Some(CouponId(3)),
         drop_id: Some(DropId(7)),
         result: Outcome::Failed,
-        ..Finding::general(Kind::CountMismatch, ActionKind::Report, "rows are missing")
+        ..Finding::report(Kind::CountMismatch, "rows are missing")
     };
     assert_eq!(summary(few), "drop 7 of coupon 3: rows are missing");
     let list = Finding {
         coupon_id: Some(CouponId(3)),
-        ..Finding::general(
-            Kind::SettingsMismatch,
-            ActionKind::WriteSettings,
-            "it is torn",
-        )
+        action: ActionKind::WriteSettings,
+        ..Finding::report(Kind::SettingsMismatch, "it is torn")
     };
     assert_eq!(summary(list), "coupon 3: it is torn");
 }

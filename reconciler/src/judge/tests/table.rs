@@ -384,3 +384,32 @@ fn doubts_name_both_sides_of_a_difference() {
     assert_eq!(found.slots, [2].into());
     assert_eq!(found.users, [name("b"), name("x")].into());
 }
+
+proptest::proptest! {
+    /// [`is_clean`] is a shortcut: whatever it accepts, the whole comparison accepts as well.
+    #[test]
+    fn shortcut_for_consistent_pages_agrees_with_full_comparison(
+        rows in proptest::collection::btree_map(1_u32..5, 0_usize..4, 0..4),
+        users in proptest::collection::btree_map(1_i64..5, 0_usize..4, 0..4),
+        is_same in proptest::bool::ANY,
+        free in proptest::collection::btree_set(1_i64..5, 0..3),
+        count in 0_i64..6,
+    ) {
+        let names = ["a", "b", "c", "d"];
+        let mut case = Case::clean();
+        let users = if is_same {
+            rows.iter().map(|(slot, user)| (i64::from(*slot), *user)).collect()
+        } else {
+            users
+        };
+        case.mysql.rows = rows.iter().map(|(slot, user)| row(*slot, names[*user])).collect();
+        case.redis.users = users.iter().map(|(slot, user)| holder(*slot, names[*user])).collect();
+        case.redis.free = free.into_iter().collect();
+        case.redis.count = count;
+        case.again.rows = case.mysql.rows.clone();
+        case.again.holders = case.redis.users.clone();
+        let judged = judge(&case.moment, &case.mysql, &case.redis, &case.again);
+        let differs = !doubts(&case.mysql, &case.redis).is_empty() || !judged.dirt.is_empty();
+        proptest::prop_assert!(!(is_clean(&case.mysql, &case.redis) && differs));
+    }
+}

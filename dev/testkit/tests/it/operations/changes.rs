@@ -225,7 +225,12 @@ async fn a_pause_during_a_rebuild_of_redis_stays_in_force() {
     eventually(
         "the daemon waits before it rebuilds Redis",
         LIMIT,
-        async || daemon.process.log().contains("may still be on its way"),
+        async || {
+            daemon
+                .process
+                .log()
+                .contains("claims that may be on their way")
+        },
     )
     .await;
     let paused: Value = api.patch(coupon.id, &json!({"paused": true})).await.body;

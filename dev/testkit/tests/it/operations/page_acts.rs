@@ -40,7 +40,7 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
     };
     let asked = ask(&pass, ["dry_run", "", ""]).await;
     assert_eq!(asked.status, 303);
-    ended(&asked.location, "would: put back into Redis").await;
+    ended(&asked.location, "would: write to Redis again").await;
     let asked = ask("/pass", ["pass", "", ""]).await;
     assert_eq!(asked.status, 303);
     ended(&asked.location, "held back").await;

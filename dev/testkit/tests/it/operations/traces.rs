@@ -1,14 +1,12 @@
-//! The traces that a collector receives: from a claim's answer to its row, and through a repair of
-//! a lost claim.
+//! The traces that a collector receives, from a claim's answer to its row or dead letter.
 
-use firstcome_reconciler::report::Outcome;
 use firstcome_stack::{OtlpReceiver, ReceivedSpan};
 use firstcome_testkit::{
     ApiClient, Http, HttpReply, LIMIT, MadeCoupon, Running, World, all_issued, eventually,
     given_out,
 };
 
-use crate::drift::support::{explained, mailed};
+use crate::drift::support::explained;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -225,109 +223,7 @@ async fn a_trace_follows_a_claim_from_its_answer_to_its_row() {
 }
 
 #[tokio::test]
-async fn a_trace_follows_a_lost_claim_from_its_answer_to_its_repair() {
-    let (world, collector, api) = traced("saved").await;
-    let coupon = api.open_coupon(5).await;
-    let (traceparent, trace) = new_trace(true);
-    let reply = claim(&api, "somebody-whole", &coupon, &traceparent).await;
-    assert_eq!(
-        header(&reply, "traceparent").split('-').nth(1),
-        Some(trace.as_str())
-    );
-    let other = claim(&api, "u-2", &coupon, &new_trace(false).0).await;
-    assert!(header(&other, "traceparent").ends_with("-00"));
-    // Simulates the loss of both messages: no consumer has read them, and none will.
-    world.skip_all().await;
-
-    let run = eventually_repaired(&world).await;
-    let repair = span(&collector, &trace, "repair unissued").await;
-    let request = span(&collector, &trace, "POST /v1/coupons/{id}/claims").await;
-    assert_eq!(
-        (&repair.parent, repair.service.as_str()),
-        (&request.id, "firstcome-reconciler")
-    );
-    assert_has(
-        &repair,
-        &[
-            ("firstcome.run_id", &run.run_id),
-            ("firstcome.outcome", "issue"),
-        ],
-    );
-    let pass = run.run_id.replace('-', "");
-    let [(linked, root)] = &repair.links[..] else {
-        panic!("{repair:#?}")
-    };
-    let root = collector
-        .span("the pass", LIMIT, |span| {
-            span.id == *root && span.name == "pass"
-        })
-        .await;
-    assert_eq!(
-        (linked, &root.trace, root.parent.as_str()),
-        (&pass, &pass, "")
-    );
-    assert_has(
-        &root,
-        &[
-            ("firstcome.run_id", &run.run_id),
-            ("firstcome.outcome", "repaired"),
-            ("firstcome.repairs", "2"),
-        ],
-    );
-    let both = span(&collector, &pass, "repair unissued").await;
-    assert_eq!(
-        (&both.parent, &both.links),
-        (&root.id, &vec![(trace.clone(), request.id.clone())])
-    );
-    assert_has(&both, &[("firstcome.repairs", "2")]);
-
-    let row = of_row(&world, &coupon, "somebody-whole").await;
-    assert_eq!(
-        row,
-        format!("00-{trace}-{}-01", request.id),
-        "the row has the trace"
-    );
-    assert_eq!(
-        of_row(&world, &coupon, "u-2").await,
-        "",
-        "only the message had an unsampled trace"
-    );
-    assert_eq!(
-        explained(&world, &coupon, "somebody-whole").await["trace_ids"],
-        serde_json::json!([trace])
-    );
-    let found = run
-        .all_findings()
-        .find(|finding| finding.user_id.as_deref() == Some("somebody-whole"))
-        .unwrap();
-    assert_eq!(found.trace_id.as_ref(), Some(&trace), "{found:?}");
-    let mail = mailed(&world, &["repaired"]).await;
-    assert!(
-        mail.text.contains(&format!("trace {trace}")) && mail.html.contains(&trace),
-        "{mail:?}"
-    );
-    assert!(!mail.text.contains("somebody-whole"), "{mail:?}");
-}
-
-/// Runs passes until one makes a repair, because an admission counts as lost only after its
-/// publishing deadline.
-async fn eventually_repaired(world: &World) -> firstcome_reconciler::report::Run {
-    firstcome_testkit::eventually_some("a pass repairs", LIMIT, async || {
-        let run = world.once_with(&[], &[]).await.run();
-        let is_repaired = run
-            .all_findings()
-            .any(|finding| finding.result == Outcome::Applied);
-        if is_repaired {
-            Ok(run)
-        } else {
-            Err(format!("{run:?}"))
-        }
-    })
-    .await
-}
-
-#[tokio::test]
-async fn the_trace_of_a_refused_claim_contains_its_dead_letter_and_its_repair() {
+async fn the_trace_of_a_refused_claim_contains_its_dead_letter() {
     let (world, collector, api) = traced("refused").await;
     let coupon = api.open_coupon(5).await;
     let (traceparent, trace) = new_trace(true);
@@ -360,28 +256,6 @@ async fn the_trace_of_a_refused_claim_contains_its_dead_letter_and_its_repair() 
         ],
     );
     assert!(process.failed, "{process:#?}");
-
-    let run = eventually_repaired(&world).await;
-    let of_it = run
-        .all_findings()
-        .filter(|finding| finding.trace_id.as_ref() == Some(&trace))
-        .count();
-    assert_eq!(
-        of_it, 2,
-        "another holds its slot, and its dead letter: {run:#?}"
-    );
-    for name in ["repair slot_conflict", "repair failed_claim"] {
-        let repair = span(&collector, &trace, name).await;
-        assert_eq!(
-            (&repair.parent, &repair.links[0].0),
-            (&send.id, &run.run_id.replace('-', ""))
-        );
-    }
-    assert!(of_row(&world, &coupon, "u-1").await.contains(&trace));
-    assert_eq!(
-        explained(&world, &coupon, "u-1").await["trace_ids"],
-        serde_json::json!([trace])
-    );
 }
 
 #[tokio::test]
@@ -422,16 +296,6 @@ async fn without_a_collector_traces_are_propagated_but_not_started() {
         explained(&world, &coupon, "u-1").await["trace_ids"],
         serde_json::json!([trace])
     );
-    let traces = world.redis.of_drop(coupon.id, coupon.drop, "traces");
-    assert_eq!(
-        world
-            .redis
-            .command::<Vec<String>>(&["HVALS", &traces])
-            .await,
-        [traceparent]
-    );
-    let left: i64 = world.redis.command(&["TTL", &traces]).await;
-    assert!((1..=86_400).contains(&left), "{left}");
     assert_eq!(collector.spans(), []);
 }
 

@@ -57,7 +57,7 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
     browser.key(ENTER).await;
     until_title_has(browser, "found, not changed").await;
     let repairs = browser
-        .run("return document.body.innerText.split('would: put back into Redis').length - 1")
+        .run("return document.body.innerText.split('would: write to Redis again').length - 1")
         .await;
     assert_eq!(repairs, json!(3));
     assert_open_to_all(browser, "ops-dry-run").await;
