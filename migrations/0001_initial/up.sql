@@ -6,7 +6,7 @@
 --   once_per               the scope in which one user may hold one: the whole coupon, or each drop
 --   revision               the fencing token of its settings: every writer to Redis first takes the next one here, and Redis refuses
 --                          one older than the last it has seen
---   era                    of its data in Redis: counted up whenever Redis may have lost something and is about to be rebuilt.
+--   era                    of its data in Redis: higher each time the coupon is closed, to be verified or written again.
 --                          Admission compares it with the coupon's `gate` in Redis
 --   allow_rule             NULL: everybody; `list`: users on the coupon's allow list; `group:NAME`: users whose token names it
 --                          (docs/decisions/0019-allow-list.md)
@@ -274,7 +274,7 @@ CREATE TABLE IF NOT EXISTS failed_claims (
     KEY failed_claims_person (coupon_id, user_id)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Promises that could not be kept, by user. `mended_at` is set when the user got a row after all.
+-- Promises whose slot belongs to somebody else, by user. `mended_at` is set when the user got a row after all.
 CREATE TABLE IF NOT EXISTS broken_promises (
     drop_id    BIGINT       NOT NULL,
     user_id    VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -290,7 +290,7 @@ CREATE TABLE IF NOT EXISTS broken_promises (
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- Where reading of each partition begins: the offset after the last message whose row or dead letter is in this database. A consumer moves it in
--- the transaction of the rows and starts here on every assignment; passes read unread messages from here. It is part of every backup, so a
+-- the transaction of the rows and starts here on every assignment; passes compare it with the topic's end. It is part of every backup, so a
 -- restored database reads again what it lost. before_print is a checksum of the message before next_offset: another message there means that
 -- the topic was recreated. fault* say why reading had to go back, when, and from what offset.
 CREATE TABLE IF NOT EXISTS topic_positions (
@@ -389,8 +389,8 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
     KEY reconcile_findings_applied (drop_id, result, created_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- The number of a drop's repairs that the repair limit held back, as last shown to a person, and a
--- hash of them: a confirmation covers these and no others.
+-- How many users of a drop would lose the slot that Redis shows, above the repair limit, as last
+-- shown to a person, and a hash of them: a confirmation covers these and no others.
 CREATE TABLE IF NOT EXISTS held_back (
     drop_id     BIGINT          NOT NULL PRIMARY KEY,
     repairs     INT UNSIGNED    NOT NULL,

@@ -278,7 +278,7 @@ pub struct OnceArgs {
     /// Examine sealed drops, too
     #[arg(long)]
     pub deep: bool,
-    /// Confirm repairs above the repair limit; needs --coupon or --drop
+    /// Confirm the plan above the repair limit that was shown; needs --coupon or --drop
     #[arg(long)]
     pub confirm: bool,
     /// Print the run as JSON

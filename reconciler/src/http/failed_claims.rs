@@ -244,7 +244,7 @@ pub(super) struct CorrectedClaim {
 
 /// Correct the claim that a failed claim stands for
 ///
-/// The next run over the drop issues it, in another slot if this one is taken.
+/// The next run over the drop issues it. If its slot is taken, its user is owed the next free one.
 #[utoipa::path(
     post, path = "/v1/failed-claims/{id}/correct", tag = "failed claims", operation_id = "correct_failed_claim",
     request_body = CorrectedClaim, security(("ops" = [])),

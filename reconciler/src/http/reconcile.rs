@@ -36,7 +36,7 @@ pub(super) struct Body {
     dry_run: bool,
     /// Include sealed drops.
     deep: bool,
-    /// Confirm repairs above the repair limit.
+    /// Confirm the plan above the repair limit that was shown. Needs a coupon or drop.
     confirm: bool,
     /// Wait for the end (default). If false, the run's path is returned at once.
     wait: bool,

@@ -49,7 +49,7 @@ struct ListedRun {
 /// Progress of a run in this process.
 #[derive(Debug, Serialize, ToSchema)]
 struct ProgressView {
-    /// Drops in this round.
+    /// Drops to compare.
     drops: u64,
     drops_done: u64,
     /// Users and rows compared.

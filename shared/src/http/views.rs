@@ -174,7 +174,7 @@ pub struct DropDetails {
     pub open_drops: u32,
     /// The largest quantity of the coupon and of its drops that are not sealed.
     pub largest_quantity: Slot,
-    /// Repairs that wait for a confirmation; null: none.
+    /// Users whose loss of a slot waits for a confirmation; null: none.
     pub held_back: Option<u32>,
     /// Broken promises of the drop, 1,000 at most.
     pub broken_promises: u64,
