@@ -169,9 +169,15 @@ pub async fn deadlines(db: &Db, settings: &PassSettings) -> Result<Deadlines, Db
 }
 
 /// Waits until no claim from before the closing can be in flight, then until the consumer has read
-/// the topic. Returns why the coupons cannot be judged yet, if they cannot.
-pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Result<Option<String>, PassError> {
-    let in_flight = Duration::from_millis(u64::try_from(ctx.in_flight_ms).unwrap_or_default());
+/// the topic.
+///
+/// # Errors
+/// [`PassError::StaysClosed`] if the coupons cannot be judged yet.
+pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Result<(), PassError> {
+    // Read after the coupons were closed: an API may just have announced a longer one.
+    let deadlines = deadlines(&ctx.stores.db, &ctx.settings).await?;
+    let in_flight =
+        Duration::from_millis(u64::try_from(deadlines.in_flight_ms).unwrap_or_default());
     let left = (in_flight + MARGIN).saturating_sub(closed_at.elapsed());
     if !left.is_zero() {
         tracing::info!(wait = ?left, "waiting for claims that may be on their way");
@@ -183,18 +189,18 @@ pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Result<Option<String
         let now = match read_state(&ctx.stores, true).await {
             Ok(now) => now,
             Err(BarrierError::Mysql(error)) => return Err(error.into()),
-            Err(error @ BarrierError::Kafka(_)) => return Ok(Some(error.to_string())),
+            Err(error @ BarrierError::Kafka(_)) => {
+                return Err(PassError::StaysClosed(error.to_string()));
+            }
         };
         // The ends of the first read are enough: nobody is admitted since.
         let first = ends.get_or_insert_with(|| now.logs.clone());
         if now.is_reached || is_reached(first, &now.positions, &now.logs) {
-            return Ok(None);
+            return Ok(());
         }
         if began.elapsed() > PATIENCE {
-            let unread = unread(&now);
-            return Ok(Some(format!(
-                "the consumer has {unread} messages to read first"
-            )));
+            let why = format!("the consumer has {} messages to read first", unread(&now));
+            return Err(PassError::StaysClosed(why));
         }
         ctx.sleep(POLL).await?;
     }

@@ -15,6 +15,7 @@ use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::gate::{Fence, Servers};
+use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::wrong_key::is_about_data;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -217,6 +218,12 @@ pub enum PassError {
     Stopped,
     #[error("Redis was replaced while the pass was running: what it read is out of date")]
     Replaced,
+    /// The coupon has begun a later era: another reconciler does the rest.
+    #[error("another process works on it")]
+    Stale,
+    /// Why this coupon cannot be opened yet.
+    #[error("{0}")]
+    StaysClosed(String),
 }
 
 impl From<StoreError> for PassError {
@@ -233,17 +240,26 @@ impl PassError {
         match self {
             Self::Redis(_) | Self::Replaced => FailureCause::Redis,
             Self::Mysql(_) | Self::LockLost => FailureCause::Mysql,
-            Self::Busy | Self::Made | Self::NotFound(_) | Self::Stopped => FailureCause::Other,
+            _ => FailureCause::Other,
         }
     }
 
-    /// Returns the store's sentence if the error concerns the data of one coupon, so that the
-    /// others can be processed. Otherwise, returns the error.
+    /// Returns the sentence if the error concerns one coupon, so that the others can be processed.
+    /// Otherwise, returns the error.
     pub fn about_data(self) -> Result<String, Self> {
         match &self {
             Self::Mysql(error) if error.is_about_data() => Ok(error.to_string()),
             Self::Redis(error) if is_about_data(error) => Ok(without_values(error)),
+            Self::Stale | Self::StaysClosed(_) => Ok(self.to_string()),
             _ => Err(self),
         }
+    }
+}
+
+/// Returns the result of a fenced change.
+pub fn fenced<T>(change: Fenced<T>) -> Result<T, PassError> {
+    match change {
+        Fenced::Done(result) => Ok(result),
+        Fenced::Stale => Err(PassError::Stale),
     }
 }

@@ -17,6 +17,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
 use crate::context::{Memory, PassContext, PassError};
+use crate::read::CouponSeen;
 
 /// Eras above this were written by hand; later eras would soon exceed those that scripts parse.
 const HIGHEST_SEEN: u64 = 1_000_000_000_000;
@@ -26,6 +27,26 @@ const AT_ONCE: usize = 8;
 
 /// Attempts to begin an era above MySQL's.
 const ATTEMPTS: usize = 5;
+
+/// Whether a coupon is open. A higher era on this server is one that MySQL has lost, and is adopted:
+/// whoever reads the coupon from now on knows it.
+pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Result<bool, PassError> {
+    let (id, server) = (seen.coupon.id, ctx.servers.of(seen.coupon.id));
+    let era = seen.state.gate.era().unwrap_or(0);
+    if era < seen.coupon.era || era > HIGHEST_SEEN || !seen.state.gate.is_open(server, era) {
+        return Ok(false);
+    }
+    if era > seen.coupon.era && !ctx.dry_run {
+        adopt_era(&ctx.stores.db, id, era).await?;
+        tracing::warn!(
+            coupon_id = id.0,
+            era,
+            "MySQL has lost an era that Redis has"
+        );
+    }
+    seen.coupon.era = era;
+    Ok(true)
+}
 
 /// A coupon that this pass has closed.
 #[derive(Debug, Clone)]
@@ -72,7 +93,7 @@ async fn close_coupon(
                 return Ok(None);
             }
             Ok(None) => return Ok(None),
-            Ok(Some(adopted)) if adopted == fence.era() => {
+            Ok(Some(before)) if before < fence.era() => {
                 return Ok(Some(Closed {
                     coupon,
                     fence,
@@ -124,9 +145,9 @@ fn note_closed(
     since
 }
 
-/// Raises a coupon's era in MySQL to this one. Returns MySQL's era afterwards, or `None` if the
-/// coupon does not exist. Waits for transactions that insert rows in the era before.
-async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
+/// Raises a coupon's era in MySQL to this one, unless it is not lower. Returns MySQL's era before,
+/// or `None` if the coupon does not exist. Waits for transactions that insert rows in that era.
+pub(crate) async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
     db.run("adopt era", async move |conn| {
         conn.transaction(async |conn| {
             let row = coupons::table.find(coupon.0);
@@ -136,15 +157,12 @@ async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, D
                 .first(conn)
                 .await
                 .optional()?;
-            let Some(known) = known.filter(|known| *known < era) else {
-                return Ok(known);
-            };
-            tracing::debug!(coupon_id = coupon.0, known, era, "a coupon begins an era");
-            diesel::update(row)
-                .set(coupons::era.eq(era))
-                .execute(conn)
-                .await?;
-            Ok(Some(era))
+            if known.is_some_and(|known| known < era) {
+                tracing::debug!(coupon_id = coupon.0, known, era, "a coupon begins an era");
+                let raise = diesel::update(row).set(coupons::era.eq(era));
+                raise.execute(conn).await?;
+            }
+            Ok(known)
         })
         .await
     })

@@ -216,6 +216,20 @@ async fn carry_out(
     for (id, end) in &judged.letters {
         note_letter(*id, end, done, compared);
     }
+    for (user, revocation) in &judged.revoked {
+        if at.is_closed || !revocation.is_young() {
+            if may_write {
+                revoke_promote::complete(ctx, coupon, &drop.keys, revocation).await?;
+                compared.repaired += 1;
+            }
+            let detail = "a claim that was given back or revoked is still in a store";
+            let found = Finding::new(Kind::SettingsMismatch, ActionKind::Revoke, done, detail);
+            compared.ledger.add(found.of(None, Some(user)));
+        } else {
+            // Its API is about to complete it.
+            compared.numbers.in_flight += 1;
+        }
+    }
     let due = &judged.rows;
     let ends = if may_write {
         rows::end_letters(ctx, coupon, drop.drop.id, &judged.letters).await?;
@@ -225,15 +239,6 @@ async fn carry_out(
     };
     for (due, end) in due.iter().zip(ends) {
         note_row(due, end, compared);
-    }
-    for (user, revocation) in &judged.revoked {
-        if may_write {
-            revoke_promote::complete(ctx, coupon, &drop.keys, revocation).await?;
-            compared.repaired += 1;
-        }
-        let detail = "a claim that was given back or revoked is still in a store";
-        let found = Finding::new(Kind::SettingsMismatch, ActionKind::Revoke, done, detail);
-        compared.ledger.add(found.of(None, Some(user)));
     }
     Ok(())
 }

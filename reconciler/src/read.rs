@@ -4,13 +4,16 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use diesel::{OptionalExtension as _, QueryDsl as _};
+use diesel_async::RunQueryDsl as _;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::on_slots;
 use firstcome_shared::mysql::revoked::Revocations;
+use firstcome_shared::mysql::schema::drops;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::project::ClaimOfSlot;
@@ -266,23 +269,25 @@ pub(crate) async fn again(
     let letters: Vec<i64> = page.mysql.letters.iter().map(|letter| letter.id).collect();
     let rows = rows_on(ctx, id, slots.clone()).await?;
     let of_users = db.rows_of_people(coupon.id, &users).await?;
+    let revocations = db.revocations_of_people(coupon.id, &users).await?;
+    let revocations = Revocations::new(revocations, coupon.once_per, id);
     let mut rows_of_users: HashMap<UserId, Vec<(DropId, Row)>> = HashMap::new();
     for row in of_users {
-        if coupon.once_per == OncePer::Coupon || row.drop_id == id.0 {
-            let user = UserId::from_store(row.user_id);
-            let at_ms = row.claimed_at.and_utc().timestamp_millis();
-            let row = (
-                DropId(row.drop_id),
-                Row {
-                    slot: row.slot,
-                    user: user.clone(),
-                    at_ms,
-                },
-            );
-            rows_of_users.entry(user).or_default().push(row);
+        let user = UserId::from_store(row.user_id);
+        let at_ms = row.claimed_at.and_utc().timestamp_millis();
+        let is_in_scope = coupon.once_per == OncePer::Coupon || row.drop_id == id.0;
+        // A void row is moved, and rules out nothing.
+        if is_in_scope && !revocations.voids(&user, Some(at_ms)) {
+            let slot = row.slot;
+            let own = Row {
+                slot,
+                user: user.clone(),
+                at_ms,
+            };
+            let rows = rows_of_users.entry(user).or_default();
+            rows.push((DropId(row.drop_id), own));
         }
     }
-    let revocations = db.revocations_of_people(coupon.id, &users).await?;
     let open_letters = if letters.is_empty() {
         HashSet::new()
     } else {
@@ -291,8 +296,9 @@ pub(crate) async fn again(
             .into_keys()
             .collect()
     };
-    let now = db.coupon(coupon.id).await?;
-    let own = now.and_then(|(_, drops)| drops.into_iter().find(|it| it.id == id));
+    let own = settings_of(ctx, id).await?;
+    // A dry run adopts a quantity that MySQL has lost, without writing it.
+    let adopted = if ctx.dry_run { drop.drop.quantity } else { 0 };
     let mut holders = Vec::new();
     for some in slots.chunks(SLOTS_AT_ONCE) {
         let read = redis.slots(&drop.keys, some).await?;
@@ -300,15 +306,28 @@ pub(crate) async fn again(
     }
     Ok(ReadAgain {
         recheck: Recheck {
-            quantity: own.as_ref().map_or(0, |drop| drop.quantity),
+            quantity: own.map_or(0, |(quantity, _)| quantity).max(adopted),
             rows,
             rows_of_users,
-            revocations: Revocations::new(revocations, coupon.once_per, id),
+            revocations,
             open_letters,
             holders,
         },
-        is_unsealed: own.is_some_and(|drop| drop.sealed_at.is_none()),
+        is_unsealed: own.is_some_and(|(_, sealed_at)| sealed_at.is_none()),
     })
+}
+
+/// Reads a drop's quantity, and when it was sealed.
+async fn settings_of(
+    ctx: &PassContext,
+    drop: DropId,
+) -> Result<Option<(Slot, Option<NaiveDateTime>)>, DbError> {
+    let read = ctx.stores.db.run("settings of a drop", async move |conn| {
+        let own = drops::table.find(drop.0);
+        let own = own.select((drops::quantity, drops::sealed_at));
+        own.first(conn).await.optional()
+    });
+    read.await
 }
 
 async fn rows_on(ctx: &PassContext, drop: DropId, slots: Vec<Slot>) -> Result<Vec<Row>, DbError> {
@@ -327,14 +346,14 @@ async fn rows_on(ctx: &PassContext, drop: DropId, slots: Vec<Slot>) -> Result<Ve
     Ok(rows)
 }
 
-/// Reads rows in a transaction that reads the coupon's era. Returns `None` if a later era has begun.
+/// Reads rows in a transaction that reads the coupon's era, unless a later one has begun.
 pub(crate) async fn rows_in_era(
     ctx: &PassContext,
     coupon: CouponId,
     era: u64,
     drop: DropId,
     slots: RangeInclusive<Slot>,
-) -> Result<Option<Vec<ClaimOfSlot>>, DbError> {
+) -> Result<Vec<ClaimOfSlot>, PassError> {
     let rows = ctx
         .stores
         .db
@@ -345,5 +364,6 @@ pub(crate) async fn rows_in_era(
         user,
         at_ms: Some(at.timestamp_millis()),
     };
-    Ok(rows.map(|rows| rows.into_iter().map(claim).collect()))
+    let rows = rows.ok_or(PassError::Stale)?;
+    Ok(rows.into_iter().map(claim).collect())
 }

@@ -39,6 +39,9 @@ pub(crate) enum RowEnd {
 /// Rows inserted by one transaction.
 const AT_ONCE: usize = 500;
 
+/// Transactions repeated after a deadlock.
+const DEADLOCKS: u32 = 5;
+
 /// Inserts rows, each with the dead letter that it resolves, in transactions that read the coupon's
 /// era and stop if it is above `era`. A refused batch is halved until the refused row is alone.
 pub(crate) async fn insert_rows(
@@ -50,6 +53,7 @@ pub(crate) async fn insert_rows(
 ) -> Result<Vec<RowEnd>, PassError> {
     let mut ends = Vec::with_capacity(due.len());
     let mut todo: Vec<&[DueRow]> = due.chunks(AT_ONCE).rev().collect();
+    let mut deadlocks = 0;
     crash_point(Point::RepairBegun);
     while let Some(some) = todo.pop() {
         ctx.must_go_on()?;
@@ -70,6 +74,11 @@ pub(crate) async fn insert_rows(
             }
             (Ok(FencedInsert::Void), _) => halve(some, &mut todo),
             (Err(error), _) if error.is_refusal() => halve(some, &mut todo),
+            // With a return of one of these users, for example.
+            (Err(error), _) if error.is_deadlock() && deadlocks < DEADLOCKS => {
+                deadlocks += 1;
+                todo.push(some);
+            }
             (Err(error), _) => return Err(error.into()),
         }
     }

@@ -10,9 +10,9 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::recover;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
-use firstcome_shared::redis::project::{Fenced, Loaded};
+use firstcome_shared::redis::settings::Loaded;
 
-use crate::context::{PassContext, PassError};
+use crate::context::{PassContext, PassError, fenced};
 use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
@@ -162,19 +162,41 @@ async fn settings(
         ledger.add(found(Outcome::Planned, detail));
         return Ok(());
     }
-    let Some((coupon, drops)) = db.take_revision(id, now.state.revision).await? else {
-        return Ok(());
+    if write_all(ctx, &now, now.state.revision, None).await? {
+        ledger.add(found(Outcome::Applied, detail));
+    }
+    Ok(())
+}
+
+/// Writes the settings of a coupon's unsealed drops at a new revision, unless it has changed since
+/// the revision `known`. `fence` is that of the closed gate. Returns whether all were written.
+pub(crate) async fn write_all(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    known: u64,
+    fence: Option<&Fence>,
+) -> Result<bool, PassError> {
+    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+    let Some((coupon, drops)) = db.take_revision(seen.coupon.id, known).await? else {
+        return Ok(false);
     };
-    for own in &now.drops {
-        if let Some(drop) = drops.iter().find(|drop| drop.id == own.drop.id) {
-            let meta = DropMeta::of(&coupon, drop);
-            redis
-                .write_settings(&own.keys, coupon.revision, &meta)
-                .await?;
+    for own in &seen.drops {
+        let mut unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
+        let Some(drop) = unsealed.find(|drop| drop.id == own.drop.id) else {
+            continue;
+        };
+        let (meta, revision) = (DropMeta::of(&coupon, drop), coupon.revision);
+        let Some(fence) = fence else {
+            redis.write_settings(&own.keys, revision, &meta).await?;
+            continue;
+        };
+        match redis.load(&own.keys, fence, revision, &meta).await? {
+            Loaded::Yes => {}
+            Loaded::Outdated => return Ok(false),
+            Loaded::Stale | Loaded::Present => return Err(PassError::Stale),
         }
     }
-    ledger.add(found(Outcome::Applied, detail));
-    Ok(())
+    Ok(true)
 }
 
 /// Whether Redis must have the coupon's list, even if the list is not in effect yet.
@@ -234,22 +256,47 @@ pub(crate) async fn write_list(
 
 /// Writes all revocations of a coupon, including those of sealed drops. Returns how many were new.
 pub(crate) async fn revocations(ctx: &PassContext, coupon: &Coupon) -> Result<u64, PassError> {
-    let mut after = 0;
-    let mut new = 0;
+    Ok(write_revocations(ctx, coupon).await?.0)
+}
+
+/// Writes all revocations of a closed coupon, and removes those that MySQL has forgotten: their
+/// claims stand again. Redis is read first, so that one that an API records meanwhile stays.
+pub(crate) async fn project_revocations(
+    ctx: &PassContext,
+    coupon: &Coupon,
+    fence: &Fence,
+) -> Result<(), PassError> {
+    let redis = &ctx.stores.redis;
+    let mut forgotten = redis.revoked(coupon.id).await?;
+    let (_, known) = write_revocations(ctx, coupon).await?;
+    forgotten.retain(|one| one.id.is_none_or(|id| !known.contains(&id)));
+    if !forgotten.is_empty() {
+        let (coupon_id, number) = (coupon.id.0, forgotten.len());
+        tracing::warn!(
+            coupon_id,
+            number,
+            "MySQL has forgotten revocations that Redis has"
+        );
+    }
+    fenced(redis.forget_revoked(coupon.id, fence, &forgotten).await?)
+}
+
+/// Returns how many were new to Redis, and the ids of all.
+async fn write_revocations(
+    ctx: &PassContext,
+    coupon: &Coupon,
+) -> Result<(u64, HashSet<i64>), PassError> {
+    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+    let (mut after, mut new, mut ids) = (0, 0, HashSet::new());
     loop {
-        let page = ctx
-            .stores
-            .db
-            .revocations_after(coupon.id, None, after)
-            .await?;
-        let Some((last, _)) = page.last() else {
-            return Ok(new);
+        let page = db.revocations_after(coupon.id, None, after).await?;
+        let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
+        let Some(last) = all.last() else {
+            return Ok((new, ids));
         };
         after = last.id;
-        let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
-        new += ctx
-            .stores
-            .redis
+        ids.extend(all.iter().map(|revocation| revocation.id));
+        new += redis
             .write_revoked(coupon.id, coupon.once_per, &all)
             .await?;
     }
@@ -267,24 +314,21 @@ pub(crate) enum Claimants {
 }
 
 /// Writes the claimants of a drop from its rows. Skips users whose claim is void: a row may have
-/// been read before its user gave it back. Returns how many were written, or `None` if the era has
-/// ended.
+/// been read before its user gave it back. Returns how many were written.
 pub(crate) async fn write_claimants(
     ctx: &PassContext,
     coupon: &Coupon,
     fence: &Fence,
     drop: &Drop,
     which: Claimants,
-) -> Result<Option<u64>, PassError> {
+) -> Result<u64, PassError> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
     let mut written = 0;
     let mut from = 1;
     while from <= drop.quantity {
         let to = from.saturating_add(ROWS_AT_ONCE - 1).min(drop.quantity);
-        let rows = read::rows_in_era(ctx, coupon.id, fence.era(), drop.id, from..=to);
-        let Some(mut rows) = rows.await? else {
-            return Ok(None);
-        };
+        let era = fence.era();
+        let mut rows = read::rows_in_era(ctx, coupon.id, era, drop.id, from..=to).await?;
         if which == Claimants::Different {
             rows = redis.different_claimants(coupon.id, drop.id, rows).await?;
             // A row that is still there was not given back.
@@ -297,16 +341,11 @@ pub(crate) async fn write_claimants(
             rows.retain(|row| now.contains(&(drop.id.0, row.slot, row.user.to_string())));
         }
         written += rows.len() as u64;
-        match redis
-            .write_claimants(coupon.id, fence, drop.id, &rows)
-            .await?
-        {
-            Fenced::Done(()) => {}
-            Fenced::Stale => return Ok(None),
-        }
+        let write = redis.write_claimants(coupon.id, fence, drop.id, &rows);
+        fenced(write.await?)?;
         from = to.saturating_add(1);
     }
-    Ok(Some(written))
+    Ok(written)
 }
 
 /// Writes missing claimants of an open coupon if Redis has fewer than there are rows. `rows` are
@@ -339,9 +378,8 @@ pub(crate) async fn claimants(
         .map(|(_, drops)| drops)
         .unwrap_or_default()
     {
-        let of_drop =
-            write_claimants(ctx, &seen.coupon, fence, &drop, Claimants::Different).await?;
-        written += of_drop.unwrap_or(0);
+        let write = write_claimants(ctx, &seen.coupon, fence, &drop, Claimants::Different);
+        written += write.await?;
     }
     if written > 0 {
         let detail = format!("{written} users with a row were not among the claimants in Redis");

@@ -5,6 +5,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use chrono::Utc;
+use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::gate::Gate;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -15,7 +16,7 @@ use crate::ledger::Ledger;
 use crate::pass::{CompareAt, Compared, compare, unworkable};
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome};
-use crate::{limit, revoke_promote, seal, settings};
+use crate::{gate, limit, revoke_promote, seal, settings};
 
 /// Coupons reconciled at the same time. A pass over thousands of small ones mostly waits for
 /// answers.
@@ -114,7 +115,10 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     settings::adopt(ctx, &mut seen, &mut ledger).await?;
     let gate = seen.state.gate.clone();
     let server = ctx.servers.of(id);
-    let is_open = gate.is_open(server, seen.coupon.era);
+    let is_open = gate::is_open(ctx, &mut seen).await?;
+    if gate == Gate::default() && is_new(&seen.coupon) {
+        return Ok(done);
+    }
     let at = CompareAt {
         gate: gate.clone(),
         era: seen.coupon.era,
@@ -179,6 +183,12 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     Ok(done)
 }
 
+/// Whether a coupon was made within the last seconds: its API is about to open it. Its id begins
+/// with the time.
+fn is_new(coupon: &Coupon) -> bool {
+    (Utc::now().timestamp() - (coupon.id.0 >> 20)).abs() < 2
+}
+
 /// Reconciles one drop at an open gate, and looks at it once more if anything was repaired.
 async fn open_drop(
     ctx: &PassContext,
@@ -228,6 +238,10 @@ async fn open_drop(
     }
     let mut sealing = Ledger::default();
     let is_sealed = seal::seal(ctx, seen, drop, last, &mut sealing).await?;
+    first.ledger.extend(sealing);
+    if let Some(after) = &second {
+        note_left(&mut first, after);
+    }
     let compared = Compared {
         numbers: second.as_ref().unwrap_or(&first).numbers,
         dirty: first.dirty,
@@ -236,10 +250,6 @@ async fn open_drop(
         is_unsettled: first.is_unsettled,
         ..Compared::default()
     };
-    first.ledger.extend(sealing);
-    if let Some(after) = &second {
-        note_left(&mut first, after);
-    }
     if owes {
         broken(ctx, seen, drop, &mut first).await?;
     }

@@ -10,12 +10,12 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::gate::{Fence, Gate};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::context::{PassContext, PassError};
+use crate::context::{PassContext, PassError, fenced};
 use crate::gate::{self, Closed};
 use crate::judge::Holder;
 use crate::ledger::Ledger;
 use crate::pass::{CompareAt, Compared, compare, unworkable};
-use crate::project::{self, Step};
+use crate::project;
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::sweep::{self, CouponDone};
@@ -23,6 +23,9 @@ use crate::{barrier, limit, rows, settings};
 
 /// Coupons reopened at the same time.
 const AT_ONCE: usize = 8;
+
+/// Comparisons of a drop, each after the rows of the one before.
+const LOOKS: usize = 5;
 
 /// Reopens coupons. Open ones are closed only if their gate is still the one at which they were
 /// found dirty. Returns the results by coupon; those that another process works on are left out.
@@ -33,78 +36,72 @@ pub(crate) async fn reopen(
     let db = &ctx.stores.db;
     let mut ids: Vec<CouponId> = wanted.keys().copied().collect();
     ids.sort_unstable();
-    let catalogue = db.coupons_by_id(ids).await?;
-    let all = read::coupons(ctx, catalogue, None).await?;
+    let mut all = read::coupons(ctx, db.coupons_by_id(ids).await?, None).await?;
+    let mut still_open = Vec::new();
     let mut found_open = HashMap::new();
     let mut to_close = Vec::new();
-    let mut still_open = Vec::new();
-    for seen in &all {
+    for mut seen in all.drain(..) {
         let id = seen.coupon.id;
-        let is_open = seen.state.gate.is_open(ctx.servers.of(id), seen.coupon.era);
-        let is_dirty = wanted
-            .get(&id)
-            .cloned()
-            .flatten()
-            .is_some_and(|gate| gate == seen.state.gate);
+        let is_open = gate::is_open(ctx, &mut seen).await?;
+        let is_dirty = wanted.get(&id) == Some(&Some(seen.state.gate.clone()));
         if is_open && !is_dirty {
-            still_open.push(seen.clone());
+            still_open.push(seen);
             continue;
         }
         found_open.insert(id, is_open);
-        to_close.push((id, seen.state.gate.clone(), seen.coupon.era));
+        to_close.push((id, seen.state.gate, seen.coupon.era));
+    }
+    let mut results = HashMap::new();
+    let closed = gate::close(ctx, to_close).await?;
+    if let Some(last) = closed.iter().map(|closed| closed.since).max() {
+        let coupons = closed.len();
+        tracing::warn!(coupons, "coupons are closed until they are verified");
+        let closed: HashMap<CouponId, Closed> =
+            closed.into_iter().map(|it| (it.coupon, it)).collect();
+        match barrier::wait(ctx, last).await {
+            Ok(()) => results = all_closed(ctx, closed, &found_open).await?,
+            Err(error) => {
+                let why = error.about_data()?;
+                let late = |id: &CouponId| (*id, stays_closed(*id, &why));
+                results = closed.keys().map(late).collect();
+            }
+        }
     }
     // Somebody has reopened these, or an operator's change asks for them.
-    let mut results: HashMap<CouponId, CouponDone> =
-        sweep::coupons(ctx, still_open).await?.into_iter().collect();
-    let closed = gate::close(ctx, to_close).await?;
-    let Some(last) = closed.iter().map(|closed| closed.since).max() else {
-        return Ok(results);
-    };
-    tracing::warn!(
-        coupons = closed.len(),
-        "coupons are closed until they are verified"
-    );
-    let not_yet = barrier::wait(ctx, last).await?;
-    let by_id: HashMap<CouponId, Closed> = closed.into_iter().map(|it| (it.coupon, it)).collect();
-    if let Some(why) = not_yet {
-        let late = |id: &CouponId| (*id, stays_closed(*id, &why));
-        results.extend(by_id.keys().map(late));
-        return Ok(results);
-    }
-    // Read again under the closed gates: nobody is admitted any more.
-    let ids: Vec<CouponId> = by_id.keys().copied().collect();
-    let mut all = read::coupons(ctx, db.coupons_by_id(ids).await?, None).await?;
+    results.extend(sweep::coupons(ctx, still_open).await?);
+    Ok(results)
+}
+
+/// Reopens coupons that were closed long enough ago.
+async fn all_closed(
+    ctx: &PassContext,
+    closed: HashMap<CouponId, Closed>,
+    found_open: &HashMap<CouponId, bool>,
+) -> Result<HashMap<CouponId, CouponDone>, PassError> {
+    // Read under the closed gates: nobody is admitted any more.
+    let ids: Vec<CouponId> = closed.keys().copied().collect();
+    let catalogue = ctx.stores.db.coupons_by_id(ids).await?;
+    let mut all = read::coupons(ctx, catalogue, None).await?;
     // Those that people may be trying now first, then small ones.
     all.sort_by_key(|seen| {
-        let users = seen
-            .drops
-            .iter()
-            .map(|own| own.state.users + u64::from(own.highest_row));
-        (!is_open_now(seen), users.sum::<u64>())
+        let is_open_now = seen.drops.iter().any(|own| own.drop.is_open_at(Utc::now()));
+        let size = |own: &DropSeen| own.state.users + u64::from(own.highest_row);
+        (!is_open_now, seen.drops.iter().map(size).sum::<u64>())
     });
-    let reopened: Vec<(CouponId, CouponDone)> = stream::iter(all)
+    stream::iter(all)
         .map(|seen| {
             let id = seen.coupon.id;
-            let closed = by_id.get(&id).cloned();
-            let was_open = found_open.get(&id).copied().unwrap_or(false);
+            let (closed, was_open) = (closed.get(&id), found_open.get(&id) == Some(&true));
             async move {
-                let Some(Closed { fence, .. }) = closed else {
-                    return Ok((id, CouponDone::default()));
-                };
-                coupon(ctx, seen, &fence, was_open)
-                    .await
-                    .map(|done| (id, done))
+                Ok(match closed {
+                    Some(closed) => (id, coupon(ctx, seen, &closed.fence, was_open).await?),
+                    None => (id, CouponDone::default()),
+                })
             }
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()
-        .await?;
-    results.extend(reopened);
-    Ok(results)
-}
-
-fn is_open_now(seen: &CouponSeen) -> bool {
-    seen.drops.iter().any(|own| own.drop.is_open_at(Utc::now()))
+        .await
 }
 
 /// Reports that a coupon stays closed. The next attempt follows within seconds.
@@ -130,18 +127,18 @@ async fn coupon(
     was_open: bool,
 ) -> Result<CouponDone, PassError> {
     let (coupon, drops) = (seen.coupon.clone(), seen.drops.clone());
-    match reopen_coupon(ctx, seen, fence, was_open).await {
-        Ok(done) => Ok(done),
-        Err(error) => {
-            let why = error.about_data()?;
-            let mut done = stays_closed(coupon.id, &why);
-            done.drops = drops
-                .iter()
-                .map(|drop| unworkable(&coupon, drop, &why))
-                .collect();
-            Ok(done)
-        }
+    let error = match reopen_coupon(ctx, seen, fence, was_open).await {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    let is_bad_data = !matches!(error, PassError::Stale | PassError::StaysClosed(_));
+    let why = error.about_data()?;
+    let mut done = stays_closed(coupon.id, &why);
+    if is_bad_data {
+        let report = |drop| unworkable(&coupon, drop, &why);
+        done.drops = drops.iter().map(report).collect();
     }
+    Ok(done)
 }
 
 async fn reopen_coupon(
@@ -153,76 +150,56 @@ async fn reopen_coupon(
     let mut done = CouponDone::default();
     let mut ledger = Ledger::default();
     let id = seen.coupon.id;
-    let redis = &ctx.stores.redis;
     settings::adopt(ctx, &mut seen, &mut ledger).await?;
     for (at, own) in seen.drops.iter().enumerate() {
         // Once for the keys of the coupon, and for each drop with a key of another type.
-        if at > 0 && own.state.unreadable.is_empty() {
-            continue;
-        }
-        let unlinked = redis.unlink_unreadable(&own.keys, fence).await?;
-        if Step::from(unlinked) == Step::Stale {
-            return Ok(stays_closed(id, "another process works on it"));
+        if at == 0 || !own.state.unreadable.is_empty() {
+            fenced(ctx.stores.redis.unlink_unreadable(&own.keys, fence).await?)?;
         }
     }
-    settings::revocations(ctx, &seen.coupon).await?;
-    let at = CompareAt {
-        gate: Gate::closed(fence),
-        era: fence.era(),
-        is_closed: true,
-    };
+    settings::project_revocations(ctx, &seen.coupon, fence).await?;
     // Rows first: whatever Redis still names and MySQL lacks becomes a row.
     let mut found: Vec<(DropSeen, Compared)> = Vec::new();
     for own in &seen.drops {
-        let mut compared = compare(ctx, &seen, own, &at, true).await?;
-        if compared.repaired > 0 {
-            // With these rows, the differences are others.
-            let again = read::again_drop(ctx, &seen, own).await?;
-            let second = compare(ctx, &seen, &again, &at, true).await?;
-            compared = joined(compared, second);
-        }
-        found.push((own.clone(), compared));
+        found.push((own.clone(), compare_closed(ctx, &seen, own, fence).await?));
     }
     let mut dirty = Vec::new();
     let mut why_closed = None;
     for (own, compared) in &mut found {
-        if compared.refused > 0 || compared.is_unsettled {
+        if compared.refused > 0 || compared.is_unsettled || compared.repaired > 0 {
             why_closed = Some(refusal(own, compared));
         }
-        let needs_keys = compared.is_new || !own.state.has_keys || own.state.meta.is_none();
-        if compared.dirty.is_none() && !needs_keys {
+        // Redis may have another time of a claim that was given back and made again: a late
+        // revocation would take it.
+        let has_returns = seen.banned > 0 || own.revocations > 0;
+        let has_all_keys = own.state.has_keys && own.state.meta.is_some() && !compared.is_new;
+        if compared.is_gone || compared.dirty.is_none() && has_all_keys && !has_returns {
             continue;
         }
-        // A plan of an open coupon was held against the limit before the coupon was closed.
-        if !was_open && let Some(why) = limit::brake(ctx, &own.drop, &compared.takes).await? {
-            compared.ledger.settle_projections(Outcome::Planned, &why);
-            why_closed = Some(why);
+        let Some(why) = limit::brake(ctx, &own.drop, &compared.takes).await? else {
+            dirty.push(own.drop.id);
             continue;
-        }
-        dirty.push(own.drop.id);
+        };
+        // Nothing moves. A coupon that was open opens again as it was.
+        compared.ledger.settle_projections(Outcome::Planned, &why);
+        why_closed = why_closed.or((!was_open).then_some(why));
     }
     let outcome = match why_closed {
-        Some(why) => Err(why),
-        None => write_and_open(ctx, &seen, fence, &dirty, &found, &mut ledger).await?,
+        Some(why) => Err(PassError::StaysClosed(why)),
+        None => write_and_open(ctx, &seen, fence, &dirty, &found, &mut ledger).await,
     };
-    let has_begun = sweep::has_begun(&seen, ctx.clock_ms);
     let opened = outcome.is_ok();
-    if let Err(why) = outcome {
-        done.findings.extend(stays_closed(id, &why).findings);
+    if let Err(error) = outcome {
+        done.extend(stays_closed(id, &error.about_data()?));
     } else if was_open && !seen.state.unreadable.is_empty() {
         let keys = &seen.state.unreadable;
         ledger.add(settings::lost_keys(keys, Outcome::Applied));
-    } else if has_begun && !was_open {
+    } else if sweep::has_begun(&seen, ctx.clock_ms) && !was_open {
         // What was wrong with an open coupon is in the reports of its drops.
+        let (kind, applied) = (Kind::RedisLost, Outcome::Applied);
         let detail =
             "Redis was restarted, replaced or emptied; the coupon is verified and open again";
-        let applied = Outcome::Applied;
-        ledger.add(Finding::new(
-            Kind::RedisLost,
-            ActionKind::Open,
-            applied,
-            detail,
-        ));
+        ledger.add(Finding::new(kind, ActionKind::Open, applied, detail));
     }
     for (own, mut compared) in found {
         if opened && dirty.contains(&own.drop.id) {
@@ -239,7 +216,40 @@ async fn reopen_coupon(
     Ok(done)
 }
 
-/// Writes what differs, and opens the coupon. Returns why it stays closed.
+/// Compares a drop under the closed gate until it needs no more rows.
+async fn compare_closed(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    own: &DropSeen,
+    fence: &Fence,
+) -> Result<Compared, PassError> {
+    let at = CompareAt {
+        gate: Gate::closed(fence),
+        era: fence.era(),
+        is_closed: true,
+    };
+    let mut compared = compare(ctx, seen, own, &at, true).await?;
+    for _ in 1..LOOKS {
+        if compared.repaired == 0 {
+            break;
+        }
+        // With these rows, the differences are others.
+        let again = read::again_drop(ctx, seen, own).await?;
+        let now = compare(ctx, seen, &again, &at, true).await?;
+        // The findings of both, but for what only a projection repairs; the numbers of the first.
+        let mut ledger = compared.ledger.without(ActionKind::Project);
+        ledger.extend(now.ledger);
+        compared = Compared {
+            ledger,
+            numbers: compared.numbers,
+            examined: compared.examined,
+            ..now
+        };
+    }
+    Ok(compared)
+}
+
+/// Writes what differs, and opens the coupon.
 async fn write_and_open(
     ctx: &PassContext,
     seen: &CouponSeen,
@@ -247,19 +257,12 @@ async fn write_and_open(
     dirty: &[DropId],
     found: &[(DropSeen, Compared)],
     ledger: &mut Ledger,
-) -> Result<Result<(), String>, PassError> {
-    let stale = || Ok(Err("another process works on it".to_owned()));
+) -> Result<(), PassError> {
     for (own, compared) in found.iter().filter(|(own, _)| dirty.contains(&own.drop.id)) {
         list_owed(ctx, &seen.coupon, &own.drop, &compared.owed, ledger).await?;
     }
-    if project::drops(ctx, seen, fence, dirty).await? == Step::Stale {
-        return stale();
-    }
-    match project::surroundings(ctx, seen, fence, dirty, ledger).await? {
-        Ok(Step::Done) => {}
-        Ok(Step::Stale) => return stale(),
-        Err(why) => return Ok(Err(why)),
-    }
+    project::drops(ctx, seen, fence, dirty).await?;
+    project::surroundings(ctx, seen, fence, dirty, ledger).await?;
     project::open(ctx, seen, fence).await
 }
 
@@ -290,21 +293,6 @@ fn refusal(own: &DropSeen, compared: &Compared) -> String {
         format!("MySQL refuses {} rows of drop {drop}", compared.refused)
     } else {
         format!("drop {drop} changed while it was read")
-    }
-}
-
-/// Joins two comparisons of a drop: the findings of both, the numbers of the first, and what is
-/// left of the second.
-fn joined(first: Compared, mut second: Compared) -> Compared {
-    // The second look repeats what only a projection repairs.
-    let numbers = first.numbers;
-    let mut ledger = first.ledger.without(ActionKind::Project);
-    ledger.extend(std::mem::take(&mut second.ledger));
-    Compared {
-        ledger,
-        numbers,
-        examined: first.examined,
-        ..second
     }
 }
 

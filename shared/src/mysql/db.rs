@@ -86,6 +86,11 @@ impl DbError {
         matches!(self, Self::Query { source, .. } if is_lock_wait(source))
     }
 
+    /// Whether MySQL ended the transaction because of a deadlock. It can be repeated at once.
+    pub fn is_deadlock(&self) -> bool {
+        matches!(self, Self::Query { source, .. } if is_deadlock(source))
+    }
+
     /// Whether the error concerns only the data of this call: other rows can still be read and
     /// written.
     pub fn is_about_data(&self) -> bool {
@@ -93,6 +98,7 @@ impl DbError {
         let unreadable = |e: &_| matches!(e, DeserializationError(_) | SerializationError(_));
         self.is_refusal()
             || self.is_lock_wait()
+            || self.is_deadlock()
             || matches!(self, Self::Query { source, .. } if unreadable(source))
     }
 }

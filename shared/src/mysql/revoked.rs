@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use diesel::dsl::{max, sql};
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text, Unsigned};
@@ -41,6 +41,12 @@ impl Revocation {
     /// Converts `again_from` to Unix milliseconds.
     pub fn again_from_ms(&self) -> Option<i64> {
         self.again_from.map(|at| at.and_utc().timestamp_millis())
+    }
+
+    /// Whether it was begun within the last second, by this host's clock.
+    pub fn is_young(&self) -> bool {
+        let age = Utc::now().naive_utc() - self.revoked_at;
+        age.abs() < TimeDelta::seconds(1)
     }
 
     /// Whether the revocation voids a claim of its user that was admitted at this time; `None` is

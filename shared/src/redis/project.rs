@@ -11,7 +11,6 @@ use super::Redis;
 use super::client::Script;
 use super::gate::Fence;
 use super::keys::{self, DropKeys};
-pub use super::settings::{Loaded, Written};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static PROJECT: LazyLock<Script> =
@@ -112,6 +111,31 @@ impl Redis {
             Fenced::Done(()) => Fenced::Done(wrong),
             Fenced::Stale => Fenced::Stale,
         })
+    }
+
+    /// Removes fields of `revoked` that still have these values.
+    pub(super) async fn forget(
+        &self,
+        coupon: CouponId,
+        fence: &Fence,
+        pairs: Vec<(&[u8], &[u8])>,
+    ) -> Result<Fenced<()>, RedisError> {
+        let keys = keys::coupon_keys(&self.prefix, coupon);
+        for some in pairs.chunks(PROJECTED_AT_ONCE) {
+            let args = arguments("forget", fence, DropId(0), OncePer::Coupon);
+            let done: i64 = PROJECT
+                .run_with(&mut self.connection(), |cmd| {
+                    cmd.arg(keys.len()).arg(&keys).arg(&args);
+                    for (field, value) in some {
+                        cmd.arg(*field).arg(*value);
+                    }
+                })
+                .await?;
+            if done < 0 {
+                return Ok(Fenced::Stale);
+            }
+        }
+        Ok(Fenced::Done(()))
     }
 
     async fn clear(

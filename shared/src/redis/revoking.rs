@@ -7,7 +7,9 @@ use redis::RedisError;
 
 use super::Redis;
 use super::client::Script;
+use super::gate::Fence;
 use super::keys::{self, DropKeys};
+use super::project::Fenced;
 use super::wrong_key::is_about_data;
 use crate::domain::{CouponId, DropId, OncePer};
 use crate::mysql::revoked::Revocation;
@@ -33,6 +35,23 @@ fn noted(once_per: OncePer, revocation: &Revocation) -> [String; 3] {
         revocation.id.to_string(),
         end.unwrap_or_default(),
     ]
+}
+
+/// A field of the coupon's hash, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevokedField {
+    field: Vec<u8>,
+    value: Vec<u8>,
+    /// The id of the revocation, or `None` if Firstcome did not write this value.
+    pub id: Option<i64>,
+}
+
+impl RevokedField {
+    fn new(field: Vec<u8>, value: Vec<u8>) -> Self {
+        let id = str::from_utf8(&value).ok();
+        let id = id.and_then(|text| text.split(':').next()?.parse().ok());
+        Self { field, value, id }
+    }
 }
 
 impl Redis {
@@ -70,6 +89,37 @@ impl Redis {
         };
         let id = text.and_then(|text| text.split(':').next()?.parse().ok());
         Ok(id.unwrap_or(0))
+    }
+
+    /// Reads a coupon's revocations in Redis.
+    pub async fn revoked(&self, coupon: CouponId) -> Result<Vec<RevokedField>, RedisError> {
+        let key = keys::revoked(&self.prefix, coupon);
+        let mut conn = self.connection();
+        let mut all = Vec::new();
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(&key).arg(cursor).arg("COUNT").arg(WRITTEN_AT_ONCE);
+            let (next, pairs): (u64, Vec<(Vec<u8>, Vec<u8>)>) = scan.query_async(&mut conn).await?;
+            // Without a name, it is the mark that the key is there.
+            let named = pairs.into_iter().filter(|(field, _)| !field.is_empty());
+            all.extend(named.map(|(field, value)| RevokedField::new(field, value)));
+            if next == 0 {
+                return Ok(all);
+            }
+            cursor = next;
+        }
+    }
+
+    /// Removes revocations of a closed coupon that still have the values that were read.
+    pub async fn forget_revoked(
+        &self,
+        coupon: CouponId,
+        fence: &Fence,
+        forgotten: &[RevokedField],
+    ) -> Result<Fenced<()>, RedisError> {
+        let pairs = forgotten.iter().map(|one| (&one.field[..], &one.value[..]));
+        self.forget(coupon, fence, pairs.collect()).await
     }
 
     /// Writes a coupon's revocations to Redis, except those of which Redis has a later state. Returns

@@ -34,8 +34,6 @@ pub enum Written {
     Outdated,
     /// The drop is not loaded; Redis keeps only the revision.
     Unloaded,
-    /// The coupon is open, in another era or on another server; nothing was changed.
-    Stale,
 }
 
 /// The outcome of [`Redis::lower`].
@@ -73,9 +71,9 @@ pub struct CouponRead {
 }
 
 impl Redis {
-    /// Loads a new drop for admission: one without any key if the gate is open. The caller must
-    /// have read the fence before it read that the drop has no rows: if Redis has lost data since,
-    /// the drop may have users.
+    /// Writes all settings of a drop that was rebuilt or compared under the closed gate, or of a new
+    /// one, without any key, at an open gate. The caller must have read the fence before it read
+    /// that the drop has no rows: if Redis has lost data since, the drop may have users.
     pub async fn load(
         &self,
         keys: &DropKeys,
@@ -89,22 +87,6 @@ impl Redis {
             "present" => Loaded::Present,
             "outdated" => Loaded::Outdated,
             _ => Loaded::Stale,
-        })
-    }
-
-    /// Writes the settings of a drop that was rebuilt or compared under the closed gate.
-    pub async fn project_settings(
-        &self,
-        keys: &DropKeys,
-        fence: &Fence,
-        revision: u64,
-        meta: &DropMeta,
-    ) -> Result<Written, RedisError> {
-        let word = self.write("load", keys, fence, revision, meta).await?;
-        Ok(match word.as_str() {
-            "loaded" => Written::Yes,
-            "outdated" => Written::Outdated,
-            _ => Written::Stale,
         })
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use firstcome_shared::domain::{CouponId, OncePer};
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
 use firstcome_shared::redis::gate::{Gate, Opened};
-use firstcome_shared::redis::project::{Fenced, Written};
+use firstcome_shared::redis::project::Fenced;
+use firstcome_shared::redis::settings::Loaded;
 use firstcome_shared::redis::{Redis, RedisMode, SentinelSettings};
 use firstcome_stack::{ProxyFault, RedisCluster, RedisOptions, RedisSentinels, RedisServer};
 use redis::{Client, FromRedisValue};
@@ -267,15 +268,15 @@ async fn assert_rebuild(event: &str, world: &ScriptWorld, expected: After) {
     let row = [claim_on('a', 1)];
     let page = redis.project_slots(keys, fence, OncePer::Coupon, 1..=1, &row);
     let page = page.await.unwrap();
-    let written = redis.project_settings(keys, fence, 2, meta).await.unwrap();
+    let written = redis.load(keys, fence, 2, meta).await.unwrap();
     let all = std::slice::from_ref(keys);
     let opened = redis.open(*coupon, fence, all).await.unwrap();
     if expected == After::Open {
-        assert_eq!((page, written), (Fenced::Done(0), Written::Yes), "{event}");
+        assert_eq!((page, written), (Fenced::Done(0), Loaded::Yes), "{event}");
         assert_eq!(opened, Opened::Yes, "{event}");
         assert_gate(event, world, After::Open).await;
     } else {
-        assert_eq!((page, written), (Fenced::Stale, Written::Stale), "{event}");
+        assert_eq!((page, written), (Fenced::Stale, Loaded::Stale), "{event}");
         assert_eq!(opened, Opened::Stale, "{event}");
     }
 }

@@ -5,7 +5,7 @@ use firstcome_shared::redis::Value;
 use firstcome_shared::redis::admission::AdmissionError;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::project::Fenced;
-use firstcome_shared::redis::settings::Written;
+use firstcome_shared::redis::settings::{Loaded, Written};
 
 use crate::command::{ScriptCommand, Start};
 use crate::gate::ask;
@@ -51,8 +51,8 @@ async fn key_of_the_wrong_type_admits_nobody_until_the_drop_is_rebuilt() {
         let rows = [claim_on('a', 1)];
         let page = redis.project_slots(&keys, fence, per_coupon, 1..=1, &rows);
         assert_eq!(page.await.unwrap(), Fenced::Done(0), "{key}");
-        let written = redis.project_settings(&keys, fence, 1, meta).await.unwrap();
-        assert_eq!(written, Written::Yes, "{key}");
+        let written = redis.load(&keys, fence, 1, meta).await.unwrap();
+        assert_eq!(written, Loaded::Yes, "{key}");
         let all = std::slice::from_ref(&keys);
         let opened = redis.open(*coupon, fence, all).await.unwrap();
         assert_eq!(opened, Opened::Yes, "{key}");

@@ -228,7 +228,7 @@ impl Model {
                 }
                 words(&Fenced::Done(()))
             }
-            FencedCommand::Settings(revision) => words(&self.write_rebuilt(*revision)),
+            FencedCommand::Settings(revision) => words(&self.load(*revision)),
             FencedCommand::Open => words(&self.open()),
             FencedCommand::Promote(limit) => words(&self.promote(*limit)),
         }
@@ -361,14 +361,6 @@ impl Model {
         self.meta = Some((i64::from(self.start.quantity), false));
         self.count.get_or_insert(0);
         Loaded::Yes
-    }
-
-    fn write_rebuilt(&mut self, revision: u64) -> Written {
-        match self.load(revision) {
-            Loaded::Yes => Written::Yes,
-            Loaded::Outdated => Written::Outdated,
-            Loaded::Present | Loaded::Stale => Written::Stale,
-        }
     }
 
     fn write_settings(&mut self, revision: u64, quantity: u32, paused: bool) -> Written {

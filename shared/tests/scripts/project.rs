@@ -35,8 +35,8 @@ async fn rebuilt_drop_has_its_rows_and_free_gaps() {
             assert_eq!(page.await.unwrap(), Fenced::Done(0));
         }
     }
-    let settings = redis.project_settings(keys, fence, 2, &world.meta).await;
-    assert_eq!(settings.unwrap(), Written::Yes);
+    let settings = redis.load(keys, fence, 2, &world.meta).await;
+    assert_eq!(settings.unwrap(), Loaded::Yes);
     let all = std::slice::from_ref(keys);
     let opened = redis.open(world.coupon, fence, all).await.unwrap();
     assert_eq!(opened, Opened::Yes);
@@ -76,6 +76,38 @@ async fn claim_that_was_revoked_during_a_rebuild_is_not_put_back() {
         assert!(shown.users.is_empty() && shown.claimants.is_empty());
         assert_eq!(shown.free, [1].into());
     }
+}
+
+/// A MySQL that was set back has forgotten a return: the row, and so the claim, stands again.
+#[tokio::test]
+async fn forgotten_revocations_are_removed_unless_they_have_changed() {
+    let (_server, mut world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
+    world.claims("ab").await;
+    world.revoke('a', 1, Some(i64::MAX >> 12)).await;
+    world.revoke('b', 2, None).await;
+    let read = world.redis.revoked(world.coupon).await.unwrap();
+    assert_eq!(read.iter().filter_map(|one| one.id).sum::<i64>(), 3);
+    let open = world
+        .redis
+        .forget_revoked(world.coupon, &world.fence, &read);
+    assert_eq!(open.await.unwrap(), Fenced::Stale, "the gate is open");
+    world.close().await;
+    // An operator revokes the claim of b for good at this moment, again.
+    world.revoke('b', 3, None).await;
+    let forgotten = world
+        .redis
+        .forget_revoked(world.coupon, &world.fence, &read);
+    assert_eq!(forgotten.await.unwrap(), Fenced::Done(()));
+    let ScriptWorld {
+        redis, keys, fence, ..
+    } = &world;
+    let begun = redis.project_begin(keys, fence, 2).await.unwrap();
+    assert_eq!(begun, Fenced::Done(()));
+    let rows = [claim_on('a', 1), claim_on('b', 2)];
+    let page = redis.project_slots(keys, fence, OncePer::Coupon, 1..=2, &rows);
+    assert_eq!(page.await.unwrap(), Fenced::Done(1), "that of b is void");
+    let users = world.look().await.users;
+    assert_eq!(users.len(), 1, "{users:?}");
 }
 
 /// A claim on the day before was revoked after its row was read, and the user claims again.
@@ -186,8 +218,8 @@ async fn settings_written_during_a_rebuild_are_not_undone() {
     };
     let pause = redis.write_settings(keys, 3, &paused).await.unwrap();
     assert_eq!(pause, Written::Unloaded);
-    let older = redis.project_settings(keys, fence, 2, meta).await.unwrap();
-    assert_eq!(older, Written::Outdated);
+    let older = redis.load(keys, fence, 2, meta).await.unwrap();
+    assert_eq!(older, Loaded::Outdated);
     let all = std::slice::from_ref(keys);
     let opened = redis.open(world.coupon, fence, all).await.unwrap();
     assert_eq!(opened, Opened::NotWhole(DROP), "it has no settings");

@@ -345,7 +345,7 @@ impl ScriptWorld {
                 )
             }
             FencedCommand::Settings(revision) => {
-                let written = redis.project_settings(keys, fence, *revision, &self.meta);
+                let written = redis.load(keys, fence, *revision, &self.meta);
                 words(&written.await.unwrap())
             }
             FencedCommand::Open => {

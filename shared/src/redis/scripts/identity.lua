@@ -16,8 +16,7 @@ end
 -- 'open' or 'closed' if the coupon is still in the era `SERVER ERA` that the caller read, on that server; else nil.
 local function gate_state(fence)
     local gate = redis.pcall('GET', KEYS[1])
-    if not is_here(fence) then return nil end
-    return gate == fence .. ' open' and 'open' or gate == fence .. ' closed' and 'closed' or nil
+    return is_here(fence) and (gate == fence .. ' open' and 'open' or gate == fence .. ' closed' and 'closed') or nil
 end
 -- A revision in Redis. A value that Firstcome did not write counts as missing (`HIGHEST_REVISION` in gate.rs): a higher one
 -- would refuse all later writes.

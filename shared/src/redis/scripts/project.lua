@@ -3,6 +3,7 @@
 -- KEYS  see identity.lua; one drop
 -- ARGV  1 operation (below)  2 era as `SERVER ERA`  3 drop id  4 once_per  5.. arguments of the operation
 --   clear      5 new value of count, or ''  6.. numbers of the KEYS to delete, whatever their types
+--   forget     pairs: field, value: removes these fields of `revoked`, unless they have changed. MySQL has no such revocation.
 --   page       5, 6 first and last slot; then triples: slot, user, time of admission in ms ('' if unknown): the rows of these
 --              slots, at most 1,000. A slot without a row is free, and so is the slot of a claim that a revocation voids: the row
 --              may have been read before the revocation. Repeating a page gives the same.
@@ -18,6 +19,11 @@ if not state or state == 'open' and how ~= 'claimants' and how ~= 'owed' then re
 if how == 'clear' then
     for i = 6, #ARGV do redis.call('UNLINK', KEYS[tonumber(ARGV[i])]) end
     if ARGV[5] ~= '' then redis.call('SET', KEYS[8], ARGV[5]) end
+    return 0
+elseif how == 'forget' then
+    for i = 5, #ARGV, 2 do
+        if redis.call('HGET', KEYS[4], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[4], ARGV[i]) end
+    end
     return 0
 end
 

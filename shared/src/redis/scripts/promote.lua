@@ -14,9 +14,8 @@ local now = now_ms()
 local reply = {now, 0}
 if meta[3] == '1' then return reply end
 while #reply < 2 + 2 * tonumber(ARGV[3]) and reply[2] < 1000 do
-    local first = redis.call('ZRANGE', KEYS[11], 0, 0, 'WITHSCORES')
-    local user = first[1]
-    if not user or (meta[4] == '1' and tonumber(first[2]) > 0) then break end
+    local user, place = unpack(redis.call('ZRANGE', KEYS[11], 0, 0, 'WITHSCORES'))
+    if not user or (meta[4] == '1' and tonumber(place) > 0) then break end
     local holds = redis.call('ZSCORE', KEYS[9], user) or (per_coupon and redis.call('HGET', KEYS[3], user))
     if holds or now <= (void_times(ARGV[2], per_coupon, {user})[1] or 0) then
         redis.call('ZREM', KEYS[11], user)

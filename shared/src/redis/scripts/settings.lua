@@ -26,23 +26,22 @@ if how == 'load' then
 end
 if revision < revision_in(redis.pcall('GET', KEYS[2])) then return answer('outdated') end
 if how == 'load' then
-    -- The coupon may have ended before, with an expiry on its keys.
-    for i = 1, 8 do redis.call('PERSIST', KEYS[i]) end
-    redis.call('SET', KEYS[2], ARGV[2])
     redis.call('SET', KEYS[8], 0, 'NX')
-    redis.call('HSET', KEYS[7], unpack(ARGV, 4))
-    return answer('loaded')
-elseif how == 'write' then
+elseif how == 'write' and (fields.err or redis.call('EXISTS', KEYS[7]) == 0) then
     redis.call('SET', KEYS[2], ARGV[2])
-    if fields.err or redis.call('EXISTS', KEYS[7]) == 0 then return answer('unloaded') end
+    return answer('unloaded')
+end
+if how == 'load' or how == 'write' then
+    redis.call('SET', KEYS[2], ARGV[2])
     redis.call('HSET', KEYS[7], unpack(ARGV, 4))
-    return answer('ok')
+    -- The coupon may have ended before, or the drop was deleted and made again, with an expiry on its keys.
+    for _, key in ipairs(KEYS) do redis.call('PERSIST', key) end
+    return answer(how == 'load' and 'loaded' or 'ok')
 end
 
 if not count or not quantity or not opens then return answer('unloaded') end
 if how == 'lower' then
-    local server = identity()
-    if not server or redis.pcall('GET', KEYS[1]) ~= server .. ' ' .. ARGV[3] .. ' open' then return answer('unverified') end
+    if gate_state((identity() or '') .. ' ' .. ARGV[3]) ~= 'open' then return answer('unverified') end
     if tonumber(ARGV[5]) < count then return answer('below_given_out') end
     redis.call('SET', KEYS[2], ARGV[2])
     if tonumber(ARGV[5]) < quantity then redis.call('HSET', KEYS[7], ARGV[4], ARGV[5]) end

@@ -297,7 +297,7 @@ async fn write_all(
             Written::Outdated => return Ok(false),
             // A drop that is not loaded admits no user. When the reconciler loads it from MySQL,
             // the change is included.
-            Written::Unloaded | Written::Stale => {
+            Written::Unloaded => {
                 tracing::warn!(drop = %drop.id, "a change waits for the reconciler to verify this drop");
             }
         }
