@@ -294,25 +294,16 @@ fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
 }
 
 fn note_letter(id: i64, end: &LetterEnd, done: Outcome, compared: &mut Compared) {
-    let (action, result, detail) = match end {
-        LetterEnd::Duplicate => (ActionKind::Resolve, done, "its user already holds a row"),
-        LetterEnd::Revoked => (
-            ActionKind::Resolve,
-            done,
-            "its claim was given back or revoked",
-        ),
-        LetterEnd::Owed { .. } => (ActionKind::Owe, done, "another user has its slot"),
-        LetterEnd::Waits => (
-            ActionKind::Report,
-            Outcome::Skipped,
-            "the claim that Redis has comes first",
-        ),
-        LetterEnd::Left(why) => (ActionKind::Report, Outcome::Skipped, *why),
+    let (how, why) = end.says();
+    let (action, result) = match end {
+        LetterEnd::Owed { .. } => (ActionKind::Owe, done),
+        _ if how.is_some() => (ActionKind::Resolve, done),
+        _ => (ActionKind::Report, Outcome::Skipped),
     };
     if result == Outcome::Applied {
         compared.repaired += 1;
     }
-    let detail = format!("failed claim {id}: {detail}");
+    let detail = format!("failed claim {id}: {why}");
     let mut found = Finding::new(Kind::FailedClaim, action, result, detail);
     if let LetterEnd::Owed { user, slot } = end {
         found = found.of(Some(*slot), Some(user));

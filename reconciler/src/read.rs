@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{NaiveDateTime, Utc};
 use diesel::{OptionalExtension as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -16,7 +16,6 @@ use firstcome_shared::mysql::revoked::Revocations;
 use firstcome_shared::mysql::schema::drops;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::project::ClaimOfSlot;
 use firstcome_shared::redis::reads::{CouponState, DropState};
 use futures_util::{Stream, StreamExt as _, stream};
 
@@ -194,11 +193,6 @@ async fn read_page(
     let slot = |slot: i64| Slot::try_from(slot).unwrap_or(Slot::MAX);
     let slots = slot(from)..=to.map_or(Slot::MAX, slot);
     let rows = db.rows_on_slots(drop.drop.id, slots).await?;
-    let row = |(slot, user, at): (Slot, UserId, DateTime<Utc>)| Row {
-        slot,
-        user,
-        at_ms: at.timestamp_millis(),
-    };
     let mut letters = Vec::new();
     if drop.letters > 0 {
         let slots = from..=to.unwrap_or(i64::MAX);
@@ -223,7 +217,6 @@ async fn read_page(
         .into_iter()
         .map(|row| letter(row, &drop.drop))
         .collect();
-    let rows = rows.into_iter().map(row).collect();
     Ok(ReadPage {
         mysql: MysqlPage { rows, letters },
         redis,
@@ -278,11 +271,10 @@ pub(crate) async fn again(
         let is_in_scope = coupon.once_per == OncePer::Coupon || row.drop_id == id.0;
         // A void row is moved, and rules out nothing.
         if is_in_scope && !revocations.voids(&user, Some(at_ms)) {
-            let slot = row.slot;
             let own = Row {
-                slot,
+                slot: row.slot,
                 user: user.clone(),
-                at_ms,
+                at_ms: Some(at_ms),
             };
             let rows = rows_of_users.entry(user).or_default();
             rows.push((DropId(row.drop_id), own));
@@ -340,7 +332,7 @@ async fn rows_on(ctx: &PassContext, drop: DropId, slots: Vec<Slot>) -> Result<Ve
         rows.extend(read.await?.into_iter().map(|row| Row {
             slot: row.slot,
             user: UserId::from_store(row.user_id),
-            at_ms: row.claimed_at.and_utc().timestamp_millis(),
+            at_ms: Some(row.claimed_at.and_utc().timestamp_millis()),
         }));
     }
     Ok(rows)
@@ -353,17 +345,7 @@ pub(crate) async fn rows_in_era(
     era: u64,
     drop: DropId,
     slots: RangeInclusive<Slot>,
-) -> Result<Vec<ClaimOfSlot>, PassError> {
-    let rows = ctx
-        .stores
-        .db
-        .rows_in_era((coupon, era), drop, slots)
-        .await?;
-    let claim = |(slot, user, at): (Slot, UserId, DateTime<Utc>)| ClaimOfSlot {
-        slot,
-        user,
-        at_ms: Some(at.timestamp_millis()),
-    };
-    let rows = rows.ok_or(PassError::Stale)?;
-    Ok(rows.into_iter().map(claim).collect())
+) -> Result<Vec<Row>, PassError> {
+    let read = ctx.stores.db.rows_in_era((coupon, era), drop, slots);
+    read.await?.ok_or(PassError::Stale)
 }

@@ -52,11 +52,13 @@ pub(crate) async fn finish_revocations(
     for revocation in unended(ctx, seen.coupon.id).await? {
         let drop = DropId(revocation.drop_id);
         let keys = ctx.stores.redis.keys(seen.coupon.id, drop);
-        complete(ctx, &seen.coupon, &keys, &revocation).await?;
+        if !ctx.dry_run {
+            complete(ctx, &seen.coupon, &keys, &revocation).await?;
+        }
         let (kind, action) = (Kind::SettingsMismatch, ActionKind::Revoke);
         let detail = "a claim was given back, and its API did not finish";
         let user = UserId::from_store(revocation.user_id);
-        let found = Finding::new(kind, action, Outcome::Applied, detail);
+        let found = Finding::new(kind, action, ctx.outcome(), detail);
         ledger.add(found.of(None, Some(&user)));
     }
     Ok(())

@@ -156,28 +156,16 @@ pub(crate) async fn end_letters(
     let mut resolutions = Vec::new();
     let mut owed = Vec::new();
     for (id, end) in ends {
-        let (how, detail) = match end {
-            LetterEnd::Duplicate => ("duplicate", "its user holds a row"),
-            LetterEnd::Revoked => ("revoked", "its claim was given back or revoked"),
-            LetterEnd::Owed { user, slot } => {
-                owed.push(Holder {
-                    slot: *slot,
-                    user: user.clone(),
-                    at_ms: None,
-                });
-                (
-                    "owed",
-                    "another user has its slot: its user is first in line for the next one",
-                )
-            }
-            LetterEnd::Waits | LetterEnd::Left(_) => continue,
+        let (Some(how), why) = end.says() else {
+            continue;
         };
-        let detail = detail.to_owned();
-        resolutions.push(Resolution {
-            id: *id,
-            how,
-            detail,
-        });
+        if let LetterEnd::Owed { user, slot } = end {
+            let (slot, user) = (*slot, user.clone());
+            let at_ms = None;
+            owed.push(Holder { slot, user, at_ms });
+        }
+        let (id, detail) = (*id, why.to_owned());
+        resolutions.push(Resolution { id, how, detail });
     }
     if resolutions.is_empty() {
         return Ok(());

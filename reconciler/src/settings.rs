@@ -114,12 +114,14 @@ pub(crate) async fn write_again(
         allow_list(ctx, seen, ledger).await?;
     }
     if seen.state.revoked < seen.banned {
-        let missing = revocations(ctx, &seen.coupon).await?;
+        let missing = if ctx.dry_run {
+            seen.banned - seen.state.revoked
+        } else {
+            write_revocations(ctx, &seen.coupon).await?.0
+        };
         if missing > 0 {
-            ledger.add(found(
-                Outcome::Applied,
-                format!("{missing} revocations were not in Redis"),
-            ));
+            let detail = format!("{missing} revocations were not in Redis");
+            ledger.add(found(ctx.outcome(), detail));
         }
     }
     Ok(())
@@ -254,11 +256,6 @@ pub(crate) async fn write_list(
     })
 }
 
-/// Writes all revocations of a coupon, including those of sealed drops. Returns how many were new.
-pub(crate) async fn revocations(ctx: &PassContext, coupon: &Coupon) -> Result<u64, PassError> {
-    Ok(write_revocations(ctx, coupon).await?.0)
-}
-
 /// Writes all revocations of a closed coupon, and removes those that MySQL has forgotten: their
 /// claims stand again. Redis is read first, so that one that an API records meanwhile stays.
 pub(crate) async fn project_revocations(
@@ -281,7 +278,8 @@ pub(crate) async fn project_revocations(
     fenced(redis.forget_revoked(coupon.id, fence, &forgotten).await?)
 }
 
-/// Returns how many were new to Redis, and the ids of all.
+/// Writes all revocations of a coupon, including those of sealed drops. Returns how many were new to
+/// Redis, and the ids of all.
 async fn write_revocations(
     ctx: &PassContext,
     coupon: &Coupon,

@@ -138,10 +138,8 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
             done.urgent = Some(gate.clone());
         }
     }
-    if !ctx.dry_run {
-        revoke_promote::finish_revocations(ctx, &seen, &mut ledger).await?;
-        settings::write_again(ctx, &seen, &mut ledger).await?;
-    }
+    revoke_promote::finish_revocations(ctx, &seen, &mut ledger).await?;
+    settings::write_again(ctx, &seen, &mut ledger).await?;
     let mut rows = 0;
     let mut new = Vec::new();
     let mut unread = false;

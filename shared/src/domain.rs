@@ -227,6 +227,15 @@ pub fn unfit_in_a_name(text: &str) -> Option<char> {
     text.chars().find(|c| is_unfit(*c))
 }
 
+/// A claim of a user on a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimOfSlot {
+    pub slot: Slot,
+    pub user: UserId,
+    /// When the user was admitted, in Unix milliseconds by Redis's clock, if known.
+    pub at_ms: Option<i64>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

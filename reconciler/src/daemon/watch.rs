@@ -40,6 +40,9 @@ const LISTED_EVERY: Duration = Duration::from_secs(1);
 /// it itself within moments.
 const LOOKS: u32 = 3;
 
+/// Looks for which a coupon must be open in an era above MySQL's: longer than the catalogue is old.
+const LOOKS_AHEAD: u32 = 8;
+
 type Catalogue = Arc<Vec<(Coupon, Vec<Drop>)>>;
 
 /// What the watch shares with the urgent lane.
@@ -170,11 +173,13 @@ impl Known {
             let is_open = gate
                 .era()
                 .is_some_and(|era| era >= coupon.era && gate.is_open(server, era));
+            // MySQL has lost this era, unless the catalogue is a second old.
+            let is_ahead = is_open && gate.era() > Some(coupon.era);
             let went_back = is_open && self.went_back(&own);
             let lacks = own
                 .iter()
                 .any(|(drop, (_, count))| count.is_none() && drop.is_open_at(Utc::now()));
-            if is_open && !went_back && !lacks {
+            if is_open && !went_back && !lacks && !is_ahead {
                 self.closed.remove(&coupon.id);
                 continue;
             }
@@ -185,6 +190,11 @@ impl Known {
             if went_back {
                 close(redis, &servers, coupon, &gate).await;
                 wanted.insert(coupon.id, None);
+            } else if is_ahead && !lacks {
+                if *looks > LOOKS_AHEAD {
+                    *looks = 0;
+                    wanted.insert(coupon.id, None);
+                }
             } else if is_other_server || *looks >= LOOKS {
                 // A coupon whose drop lost its counter is still open: it is closed if it still is so.
                 wanted.insert(coupon.id, is_open.then_some(gate));

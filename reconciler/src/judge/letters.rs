@@ -44,6 +44,22 @@ pub enum LetterEnd {
     Left(&'static str),
 }
 
+impl LetterEnd {
+    /// Returns the resolution that is stored, if it ends, and the reason.
+    pub fn says(&self) -> (Option<&'static str>, &'static str) {
+        match self {
+            Self::Duplicate => (Some("duplicate"), "its user holds a row"),
+            Self::Revoked => (Some("revoked"), "its claim was given back or revoked"),
+            Self::Owed { .. } => (
+                Some("owed"),
+                "another user has its slot; its user is first in line for the next one",
+            ),
+            Self::Waits => (None, "the claim that Redis has comes first"),
+            Self::Left(why) => (None, why),
+        }
+    }
+}
+
 /// Ends the letters of a page. At an open gate, a letter becomes a row only if Redis has its user
 /// on its slot: a slot that looks vacant may be given to somebody else at this moment. At a closed
 /// gate it precedes users whom only Redis names.

@@ -14,6 +14,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+/// A row of the drop. The time of admission tells two claims of one slot apart.
+pub use firstcome_shared::domain::ClaimOfSlot as Row;
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 
@@ -22,15 +24,6 @@ pub use firstcome_shared::redis::reads::SlotHolder as Holder;
 
 use crate::report::Kind;
 pub use letters::{Letter, LetterEnd};
-
-/// A row of the drop.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    pub slot: Slot,
-    pub user: UserId,
-    /// When the user was admitted, in Unix milliseconds. Tells two claims of one slot apart.
-    pub at_ms: i64,
-}
 
 /// R: the slots `from..=to` in Redis, at one moment. The last page has no end.
 #[derive(Debug, Clone, Default)]
@@ -378,7 +371,7 @@ fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
     if users == [&row.user] || !page.is_lasting(row) {
         return;
     }
-    if let Some(revocation) = page.again.revocations.voiding(&row.user, Some(row.at_ms)) {
+    if let Some(revocation) = page.again.revocations.voiding(&row.user, row.at_ms) {
         judged.revoked.push((row.user.clone(), revocation.clone()));
         return;
     }

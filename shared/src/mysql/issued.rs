@@ -18,7 +18,7 @@ use super::schema::{coupons, issued_coupons};
 use super::slot_limits::SlotLimits;
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::coupon::ClaimFault;
-use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::trace::TraceContext;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,7 +264,7 @@ impl Db {
         &self,
         drop: DropId,
         slots: RangeInclusive<Slot>,
-    ) -> Result<Vec<(Slot, UserId, DateTime<Utc>)>, DbError> {
+    ) -> Result<Vec<ClaimOfSlot>, DbError> {
         let (low, high) = slots.into_inner();
         self.run("rows on slots", async move |conn| {
             rows_between(conn, drop, low, high).await
@@ -377,7 +377,7 @@ impl Db {
         (coupon, era): (CouponId, u64),
         drop: DropId,
         slots: RangeInclusive<Slot>,
-    ) -> Result<Option<Vec<(Slot, UserId, DateTime<Utc>)>>, DbError> {
+    ) -> Result<Option<Vec<ClaimOfSlot>>, DbError> {
         let (low, high) = slots.into_inner();
         self.of_primary()
             .run("rows in an era", async move |conn| {
@@ -414,7 +414,7 @@ async fn rows_between(
     drop: DropId,
     low: Slot,
     high: Slot,
-) -> QueryResult<Vec<(Slot, UserId, DateTime<Utc>)>> {
+) -> QueryResult<Vec<ClaimOfSlot>> {
     let rows: Vec<(Slot, String, NaiveDateTime)> = issued_coupons::table
         .filter(
             issued_coupons::drop_id
@@ -431,7 +431,11 @@ async fn rows_between(
         .await?;
     Ok(rows
         .into_iter()
-        .map(|(slot, user, at)| (slot, UserId::from_store(user), at.and_utc()))
+        .map(|(slot, user, at)| ClaimOfSlot {
+            slot,
+            user: UserId::from_store(user),
+            at_ms: Some(at.and_utc().timestamp_millis()),
+        })
         .collect())
 }
 

@@ -11,6 +11,7 @@ use super::Redis;
 use super::client::Script;
 use super::gate::Fence;
 use super::keys::{self, DropKeys};
+pub use crate::domain::ClaimOfSlot;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
 static PROJECT: LazyLock<Script> =
@@ -29,15 +30,6 @@ pub enum Fenced<T> {
     Done(T),
     /// The coupon is in another era or state, or on another server; nothing was done.
     Stale,
-}
-
-/// A claim of a user on a slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimOfSlot {
-    pub slot: Slot,
-    pub user: UserId,
-    /// When the user was admitted, in Unix milliseconds by Redis's clock, if known.
-    pub at_ms: Option<i64>,
 }
 
 /// The outcome of promoting users from a waiting list.

@@ -460,7 +460,7 @@ impl World {
         own.map(|((_, slot), (user, at_ms))| Row {
             slot: *slot,
             user: name(*user),
-            at_ms: *at_ms,
+            at_ms: Some(*at_ms),
         })
         .collect()
     }
@@ -494,7 +494,7 @@ impl World {
                 let row = Row {
                     slot: *slot,
                     user: user.clone(),
-                    at_ms: *at_ms,
+                    at_ms: Some(*at_ms),
                 };
                 found.entry(user).or_default().push((drop_id(*of), row));
             }

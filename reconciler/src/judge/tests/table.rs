@@ -16,7 +16,7 @@ fn row(slot: Slot, user: &str) -> Row {
     Row {
         slot,
         user: name(user),
-        at_ms: 100,
+        at_ms: Some(100),
     }
 }
 
