@@ -54,9 +54,13 @@ pub(super) async fn record_pass(
                 .enqueue_of_drops(conn, &run, now)
                 .await?;
             // If the run is judged again after a timeout, its repairs would be mailed twice.
-            // Everything else is stored as mailed. Events need no check, because the outbox accepts
-            // each only once.
-            if !verdict.says_something() || outbox::has_run(conn, &run.run_id).await? {
+            // Everything else is stored as mailed: the run of a daemon that waits for a store is
+            // judged at each attempt, and mailed again after the cooldown. Events need no check,
+            // because the outbox accepts each only once.
+            let has_repairs = !(verdict.repaired.is_empty() && verdict.earlier.is_empty());
+            if !verdict.says_something()
+                || has_repairs && outbox::has_run(conn, &run.run_id).await?
+            {
                 return Ok(0);
             }
             let mail =

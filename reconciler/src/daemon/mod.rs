@@ -27,7 +27,7 @@ use crate::args::DaemonArgs;
 use crate::context::{Due, PassError, PassRequest};
 use crate::http::{Front, Pages};
 use crate::jobs;
-use crate::notify::{MissedRun, Notifier, SeenGate};
+use crate::notify::{MissedRun, Notifier};
 use crate::passes::{NotStarted, PassResult, Passes};
 use crate::report::{Status, Trigger};
 use crate::run::{Reconciler, UrgentLane};
@@ -66,7 +66,7 @@ pub async fn run(
     tracing::info!(%address, "starting");
     let tasks = TaskTracker::new();
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
-    let gate = watched::Sender::new(SeenGate::Open);
+    let gate = watched::Sender::new(None);
     tasks.spawn(watch::admission(
         gate.subscribe(),
         notifier.clone(),
@@ -99,7 +99,7 @@ struct Begun {
     metrics: PrometheusHandle,
     pages: Option<Pages>,
     /// What the watch sees of admission.
-    gate: watched::Sender<SeenGate>,
+    gate: watched::Sender<watch::SeenAdmission>,
 }
 
 /// Waits for the stores, then runs passes until stopped.

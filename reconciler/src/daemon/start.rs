@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::schedule::{CronSchedule, ScheduledJob};
 use crate::notify::Notifier;
 use crate::passes::mail;
-use crate::report::FailureCause;
+use crate::record;
+use crate::report::{FailureCause, Run};
 use crate::run::cannot_begin;
 use crate::stores::{self, Stores};
 
@@ -39,6 +40,7 @@ pub(super) async fn wait_for_stores(
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
     time_zone::warn_if_old();
     let mut said = String::new();
+    let mut failed: Option<Run> = None;
     let mut other = OtherDaemon::default();
     loop {
         let next = Instant::now() + ATTEMPT;
@@ -59,7 +61,16 @@ pub(super) async fn wait_for_stores(
         // reports the problem.
         let note = notifier.last_note().await.ok().flatten();
         if !other.works(note, Instant::now()) {
-            mail(notifier, &cannot_begin(cause, reason)).await;
+            // All attempts without this store are one run.
+            let run = failed
+                .take()
+                .filter(|run| run.cause() == Some(cause))
+                .unwrap_or_else(|| cannot_begin(cause, reason));
+            if let Err(error) = record::finish(&all.db, &run, false, true).await {
+                tracing::debug!(run_id = run.run_id, %error, "the run is not recorded yet");
+            }
+            mail(notifier, &run).await;
+            failed = Some(run);
         }
         // Pause before the next attempt, since a store may reject a connection at once (a MySQL
         // without a free connection, for example).

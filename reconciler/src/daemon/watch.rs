@@ -45,6 +45,10 @@ const LOOKS_AHEAD: u32 = 8;
 
 type Catalogue = Arc<Vec<(Coupon, Vec<Drop>)>>;
 
+/// What the watch sees of admission: nothing before its first look. A daemon that still waits for
+/// its stores must not count as one that sees open coupons.
+pub(super) type SeenAdmission = Option<SeenGate>;
+
 /// What the watch shares with the urgent lane.
 #[derive(Clone, Default)]
 pub(super) struct InHand(Arc<Mutex<HashMap<CouponId, Option<Instant>>>>);
@@ -65,10 +69,10 @@ pub(super) async fn watch(
     stores: Stores,
     jobs: mpsc::Sender<UrgentJob>,
     in_hand: InHand,
-    gate: watch::Sender<SeenGate>,
+    gate: watch::Sender<SeenAdmission>,
     stop: CancellationToken,
 ) {
-    let catalogue = watch::Sender::new(Catalogue::default());
+    let catalogue = watch::Sender::new(None);
     tokio::select! {
         () = stop.cancelled() => {}
         // Concurrently, because MySQL may hang while Redis loses data.
@@ -77,11 +81,11 @@ pub(super) async fn watch(
     }
 }
 
-async fn list(db: &Db, catalogue: &watch::Sender<Catalogue>) {
+async fn list(db: &Db, catalogue: &watch::Sender<Option<Catalogue>>) {
     loop {
         let read = async { db.coupons_by_id(db.open_coupons_now().await?).await };
         match read.await {
-            Ok(now) => drop(catalogue.send_replace(Arc::new(now))),
+            Ok(now) => drop(catalogue.send_replace(Some(Arc::new(now)))),
             Err(error) => tracing::debug!(%error, "the catalogue cannot be read"),
         }
         tokio::time::sleep(LISTED_EVERY).await;
@@ -90,27 +94,29 @@ async fn list(db: &Db, catalogue: &watch::Sender<Catalogue>) {
 
 async fn look(
     stores: &Stores,
-    catalogue: &watch::Sender<Catalogue>,
+    catalogue: &watch::Sender<Option<Catalogue>>,
     jobs: &mpsc::Sender<UrgentJob>,
     in_hand: &InHand,
-    gate: &watch::Sender<SeenGate>,
+    gate: &watch::Sender<SeenAdmission>,
 ) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = Known::default();
     loop {
         ticks.tick().await;
-        let coupons = catalogue.borrow().clone();
-        let looked = known.look(stores, &coupons).await;
-        let Ok((mut wanted, is_open)) = looked else {
-            gate.send_replace(SeenGate::Unreachable);
+        let Some(coupons) = catalogue.borrow().clone() else {
             continue;
         };
-        gate.send_replace(if is_open {
+        let looked = known.look(stores, &coupons).await;
+        let Ok((mut wanted, is_open)) = looked else {
+            gate.send_replace(Some(SeenGate::Unreachable));
+            continue;
+        };
+        gate.send_replace(Some(if is_open {
             SeenGate::Open
         } else {
             SeenGate::Closed
-        });
+        }));
         // Operators' changes that let users on a waiting list move up.
         let woken = stores.redis.take_woken().await.unwrap_or_default();
         wanted.extend(woken.into_iter().map(|coupon| (coupon, None)));
@@ -332,7 +338,7 @@ impl LastReopening {
 
 /// Reports to the notifier once a second whether admission is open, until `stop`.
 pub(super) async fn admission(
-    gate: watch::Receiver<SeenGate>,
+    gate: watch::Receiver<SeenAdmission>,
     notifier: Notifier,
     stop: CancellationToken,
 ) {
@@ -343,7 +349,9 @@ pub(super) async fn admission(
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let seen = *gate.borrow();
+        let Some(seen) = *gate.borrow() else {
+            continue;
+        };
         if let Err(error) = notifier.admission(seen, Utc::now()).await {
             tracing::debug!(
                 error = format!("{error:#}"),
