@@ -58,7 +58,7 @@ impl Ledger {
         }
     }
 
-    /// Returns the findings with their place.
+    /// Returns the findings with this place, if it is the place of all of them.
     pub fn findings(self, coupon: Option<CouponId>, drop: Option<DropId>) -> Vec<Finding> {
         let more = self.more.into_iter().map(|((kind, action, result), n)| {
             let detail = format!("{n} more like the ones listed");
@@ -69,7 +69,8 @@ impl Ledger {
         });
         let mut all: Vec<Finding> = self.named.into_iter().chain(more).collect();
         for found in &mut all {
-            (found.coupon_id, found.drop_id) = (coupon, drop);
+            found.coupon_id = coupon.or(found.coupon_id);
+            found.drop_id = drop.or(found.drop_id);
         }
         all
     }

@@ -1,6 +1,7 @@
 //! One drop: compares it page by page, inserts the rows that are due, ends dead letters, and counts
 //! what only a projection repairs.
 
+use std::collections::HashMap;
 use std::ops::AddAssign;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,7 +12,7 @@ use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassContext, PassError};
-use crate::judge::{self, Dirt, DueRow, Holder, Judgement, LetterEnd, Moment, WholeDrop};
+use crate::judge::{self, Dirt, DueRow, Holder, Judgement, Letter, LetterEnd, Moment, WholeDrop};
 use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropSeen, ReadPage};
 use crate::report::{
@@ -192,6 +193,12 @@ pub async fn compare(
             // One finding for the drop, not one for each row.
             judged.dirt.retain(|dirt| dirt.takes);
         }
+        let done = outcomes(may_write).0;
+        let letters: HashMap<i64, &Letter> =
+            page.mysql.letters.iter().map(|it| (it.id, it)).collect();
+        for (id, end) in &judged.letters {
+            note_letter(letters[id], end, done, &mut compared);
+        }
         carry_out(ctx, seen, drop, at, judged, may_write, &mut compared).await?;
     }
     Ok(compared)
@@ -212,9 +219,6 @@ async fn carry_out(
     let (done, projected) = outcomes(may_write);
     for dirt in &judged.dirt {
         compared.dirty(dirt, projected);
-    }
-    for (id, end) in &judged.letters {
-        note_letter(*id, end, done, compared);
     }
     for (user, revocation) in &judged.revoked {
         if at.is_closed || !revocation.is_young() {
@@ -293,7 +297,7 @@ fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
     compared.ledger.add(found);
 }
 
-fn note_letter(id: i64, end: &LetterEnd, done: Outcome, compared: &mut Compared) {
+fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut Compared) {
     let (how, why) = end.says();
     let (action, result) = match end {
         LetterEnd::Owed { .. } => (ActionKind::Owe, done),
@@ -303,14 +307,15 @@ fn note_letter(id: i64, end: &LetterEnd, done: Outcome, compared: &mut Compared)
     if result == Outcome::Applied {
         compared.repaired += 1;
     }
-    let detail = format!("failed claim {id}: {why}");
-    let mut found = Finding::new(Kind::FailedClaim, action, result, detail);
-    if let LetterEnd::Owed { user, slot } = end {
-        found = found.of(Some(*slot), Some(user));
-    }
-    found.dead_letter = Some(id);
-    found.needs_person = matches!(end, LetterEnd::Left(_));
-    compared.ledger.add(found);
+    let detail = format!("failed claim {}: {why}", letter.id);
+    let found = Finding {
+        dead_letter: Some(letter.id),
+        needs_person: matches!(end, LetterEnd::Left(_)),
+        ..Finding::new(Kind::FailedClaim, action, result, detail)
+    };
+    compared
+        .ledger
+        .add(found.of(letter.slot, letter.user.as_ref()));
 }
 
 /// Reports a drop that cannot be compared because a store has unreadable data or refuses a write.

@@ -231,7 +231,11 @@ pub(crate) fn letter(row: DeadLetterRow, drop: &Drop) -> Letter {
     Letter {
         id: row.id,
         slot: row.slot,
-        user: row.user_id.map(UserId::from_store),
+        // Nobody else can hold a slot in Redis.
+        user: row
+            .user_id
+            .filter(|user| UserId::has_form(user))
+            .map(UserId::from_store),
         at_ms: claimed_at.map(|at| at.timestamp_millis()),
         fault,
     }

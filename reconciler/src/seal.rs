@@ -183,6 +183,8 @@ async fn end_letter(
     let is_left = |detail: &str| {
         let detail = format!("failed claim {} of a sealed drop: {detail}", letter.id);
         Finding {
+            coupon_id: Some(coupon.id),
+            drop_id: Some(drop),
             dead_letter: Some(letter.id),
             ..Finding::report(Kind::FailedClaim, detail).of(letter.slot, Some(&user))
         }
@@ -204,6 +206,10 @@ async fn end_letter(
             db.resolve_dead_letters(vec![resolution], &ctx.run_id)
                 .await?;
         }
+        return Ok(());
+    }
+    if !UserId::has_form(user.as_str()) {
+        ledger.add(is_left("it names no user"));
         return Ok(());
     }
     let Some(slot) = slot else {
@@ -234,10 +240,23 @@ async fn end_letter(
     let detail = format!("failed claim {} of a sealed drop", letter.id);
     let found = Finding::new(Kind::FailedClaim, ActionKind::Issue, result, detail);
     ledger.add(Finding {
+        coupon_id: Some(coupon.id),
+        drop_id: Some(drop),
         dead_letter: Some(letter.id),
         ..found.of(Some(slot.into()), Some(&user))
     });
     Ok(())
+}
+
+fn loose_letter(letter: DeadLetterRow, why: &str) -> Finding {
+    let detail = format!("failed claim {} names {why}", letter.id);
+    let user = letter.user_id.map(UserId::from_store);
+    Finding {
+        coupon_id: letter.coupon_id.map(CouponId),
+        drop_id: letter.drop_id.map(DropId),
+        dead_letter: Some(letter.id),
+        ..Finding::report(Kind::FailedClaim, detail).of(letter.slot, user.as_ref())
+    }
 }
 
 /// Reports dead letters that name no drop in which a pass could issue them, and nobody.
@@ -254,6 +273,13 @@ pub(crate) async fn report_loose(
         if loose.why == "a drop that is sealed"
             && loose.examples.iter().all(|it| it.user_id.is_some())
         {
+            continue;
+        }
+        // Few are named one by one.
+        if loose.number <= loose.examples.len() as u64 {
+            for letter in loose.examples {
+                ledger.add(loose_letter(letter, &loose.why));
+            }
             continue;
         }
         let first: Vec<String> = loose
