@@ -107,6 +107,11 @@ impl PrefixedKeys {
         format!("{}:{{{coupon}}}:claimants", self.prefix)
     }
 
+    /// Returns the name of a coupon's gate.
+    pub fn gate(&self, coupon: i64) -> String {
+        format!("{}:{{{coupon}}}:gate", self.prefix)
+    }
+
     /// Returns the name of a key of the whole installation.
     pub fn own(&self, name: &str) -> String {
         format!("{}:{name}", self.prefix)

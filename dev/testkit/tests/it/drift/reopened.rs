@@ -86,7 +86,7 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
     let (redis, fixture, daemon) = with_a_daemon("d-closers").await;
     let world = &fixture.world;
     let (coupon, mut answers) = fixture.held("Closed", 60, 12).await;
-    let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
+    let gate = world.redis.gate(coupon.id);
     let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
     let closers = [
         "a lost gate",

@@ -106,7 +106,7 @@ async fn a_closed_coupon_beyond_the_limit_stays_closed_and_closes_no_other() {
         redis.command::<Vec<(String, u32)>>(&words).await
     };
     let before = shown().await;
-    let gate = redis.own(&format!("{{{}}}:gate", coupon.id));
+    let gate = redis.gate(coupon.id);
     redis.command::<()>(&["DEL", &gate]).await;
     pass_ends(world, &[], BRAKED).await;
     assert_eq!(shown().await, before, "nobody is moved");

@@ -93,7 +93,7 @@ async fn goes_back(name: &str, quantity: u32, by: By) {
     let begun = Instant::now();
     let late = &users[35..45];
     let (between, closed) = tokio::join!(rush(&[api], coupon.id, late, 10), async {
-        let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
+        let gate = world.redis.gate(coupon.id);
         eventually("the coupon is closed", HEALED, async || {
             let gate: Option<String> = world.redis.command(&["GET", &gate]).await;
             gate.is_none_or(|gate| gate.ends_with("closed"))

@@ -18,7 +18,7 @@ async fn the_reason_for_a_503_is_logged_with_a_request_id() {
     let (world, api) = open_world("why-503").await;
     let coupon = api.open_coupon(5).await;
     // Simulates a loss of Redis. No reconciler runs that could verify the coupon.
-    let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
+    let gate = world.redis.gate(coupon.id);
     world.redis.command::<i64>(&["DEL", &gate]).await;
     let request = api
         .claim_request(coupon.id, "u-whole-id")

@@ -4,18 +4,19 @@ use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, LIMIT, OPS_TOKEN, eventually_some, open_world};
 
 use super::visitor::{Visitor, assert_has, assert_lacks, field};
-use crate::drift::support::injector;
+use crate::drift::support::{assert_settled, injector};
 
 #[tokio::test]
 async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations() {
     let f = Fixture::new("ops-confirm").await;
     f.world.set("API_URL", "");
-    let (coupon, _) = f.held("Winter coupon", 20, 20).await;
+    let (coupon, answers) = f.held("Winter coupon", 30, 20).await;
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_PERCENT", "0");
     f.world.set("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "1");
     let daemon = f.world.daemon().await;
     let mut drift = injector(&f.world, &coupon).await;
-    drift.make(Drift::MissingAdmission, 3).await.unwrap();
+    // Three strangers on held slots. They would lose them.
+    drift.make(Drift::SlotConflict, 3).await.unwrap();
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let place = format!("/coupons/{}/drops/{}", coupon.id, coupon.drop);
     let pass = format!("{place}/pass");
@@ -61,6 +62,8 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
     assert_eq!(asked.status, 303);
     ended(&asked.location, "repaired").await;
     kim.until(&place, |page| !page.contains("Confirm ")).await;
+    // The strangers got free slots.
+    assert_settled(&f.world, &coupon, 30, 23, &answers).await;
     let acts = "SELECT operator, from_addr, detail->>'$.dry_run', detail->>'$.confirm', \
                 detail->>'$.run_id' IN (SELECT id FROM reconcile_runs) FROM ops_actions \
                 WHERE action = 'reconcile' AND operator IS NOT NULL ORDER BY id";

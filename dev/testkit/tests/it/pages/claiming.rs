@@ -291,10 +291,12 @@ async fn a_claim_survives_a_lost_network_and_a_new_process() {
 
 #[tokio::test]
 async fn a_reload_resumes_claiming() {
-    // Admission is closed, so every claim gets 503.
     let world = World::new("page-reload").await;
     let pages = serve_pages(&world).await;
     let coupon = pages.open_coupon(10).await;
+    // The API has opened the new coupon. Without its gate every claim gets 503 until a pass.
+    let gate = world.redis.gate(coupon.id);
+    assert_eq!(world.redis.command::<u32>(&["DEL", &gate]).await, 1);
     let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
     page.come_as("u-you").await;
     page.until(&["open"]).await;

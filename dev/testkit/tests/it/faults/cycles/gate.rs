@@ -17,7 +17,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     for round in 0..2 {
         // The crashed pass may have opened the gate, so the gate is deleted again.
         if round == 0 || point == Point::GateOpened {
-            let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
+            let gate = world.redis.gate(coupon.id);
             world.redis.command::<i64>(&["DEL", &gate]).await;
         }
         assert!(

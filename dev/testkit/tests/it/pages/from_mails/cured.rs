@@ -84,7 +84,7 @@ async fn a_wrong_setting_a_stopped_consumer_and_foreign_data_are_fixed_from_mail
     // After a loss of Redis, a foreign key keeps one coupon closed.
     let waiting = f.world.redis.of_drop(spring.id, spring.drop, "waiting");
     in_redis(&["SET", &waiting, "x"]).await;
-    let gate = f.world.redis.own(&format!("{{{}}}:gate", spring.id));
+    let gate = f.world.redis.gate(spring.id);
     in_redis(&["DEL", &gate, &f.world.redis.own("compared")]).await;
     let mail = mailed(
         &f.world,
