@@ -125,13 +125,8 @@ fn judge_letter(page: &Page<'_>, letter: &Letter, judged: &mut Judgement) {
             letter: Some(letter.id),
         });
     } else {
-        judged.dirt.push(Dirt {
-            kind: Kind::FailedClaim,
-            slot: Some(slot.into()),
-            user: Some(user.clone()),
-            takes: false,
-            owes: false,
-            detail: "a failed claim names a slot on which Redis does not have its user",
-        });
+        let detail = "a failed claim names a slot on which Redis does not have its user";
+        let dirt = Dirt::new(Kind::FailedClaim, Some(slot.into()), detail);
+        judged.dirt.push(dirt.of(user));
     }
 }

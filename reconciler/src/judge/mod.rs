@@ -126,6 +126,33 @@ pub struct Dirt {
     pub detail: &'static str,
 }
 
+impl Dirt {
+    pub(crate) fn new(kind: Kind, slot: Option<i64>, detail: &'static str) -> Self {
+        Self {
+            kind,
+            slot,
+            user: None,
+            takes: false,
+            owes: false,
+            detail,
+        }
+    }
+
+    fn of(self, user: &UserId) -> Self {
+        let user = Some(user.clone());
+        Self { user, ..self }
+    }
+
+    /// The user loses the slot, and is owed another one if the row that is left is not theirs.
+    fn takes(self, owes: bool) -> Self {
+        Self {
+            takes: true,
+            owes,
+            ..self
+        }
+    }
+}
+
 /// What a page needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judgement {
@@ -164,16 +191,7 @@ pub enum WholeDrop {
 /// Decides from a drop's numbers. `is_new` means that its window has not begun, and that it has no
 /// row and no dead letter.
 pub fn judge_whole(seen: &DropKeysSeen, is_new: bool) -> WholeDrop {
-    let dirt = |kind, detail| {
-        WholeDrop::Dirty(Dirt {
-            kind,
-            slot: None,
-            user: None,
-            takes: false,
-            owes: false,
-            detail,
-        })
-    };
+    let dirt = |kind, detail| WholeDrop::Dirty(Dirt::new(kind, None, detail));
     let held = i64::try_from(seen.users + seen.free).unwrap_or(i64::MAX);
     match seen.count {
         _ if !seen.has_keys && is_new => WholeDrop::NotLoaded,
@@ -324,17 +342,12 @@ impl<'p> Page<'p> {
 
 /// Checks that the slots up to the counter are all held or free, and no others.
 fn sums(redis: &RedisPage, judged: &mut Judgement) {
-    let dirt = |slot, detail| Dirt {
-        kind: Kind::CountMismatch,
-        slot,
-        user: None,
-        takes: false,
-        owes: false,
-        detail,
+    let mut dirty = |slot, detail| {
+        let dirt = Dirt::new(Kind::CountMismatch, slot, detail);
+        judged.dirt.push(dirt);
     };
     if redis.odd > 0 {
-        let detail = "Redis has entries that are no slots or name no user";
-        judged.dirt.push(dirt(None, detail));
+        dirty(None, "Redis has entries that are no slots or name no user");
     }
     let held = redis.users.iter().map(|holder| holder.slot);
     let known: BTreeSet<i64> = held.chain(redis.free.iter().copied()).collect();
@@ -343,23 +356,14 @@ fn sums(redis: &RedisPage, judged: &mut Judgement) {
     let wanted = usize::try_from(last - first + 1).unwrap_or(0);
     let outside = known.iter().find(|slot| **slot < 1 || **slot > redis.count);
     if let Some(slot) = outside {
-        judged
-            .dirt
-            .push(dirt(Some(*slot), "the slot is above the counter"));
+        dirty(Some(*slot), "the slot is above the counter");
     } else if known.len() < wanted {
         let gap = (first..=last).find(|slot| !known.contains(slot));
-        judged
-            .dirt
-            .push(dirt(gap, "the slot is neither held nor free"));
+        dirty(gap, "the slot is neither held nor free");
     } else if known.len() < redis.users.len() + redis.free.len() {
-        let twice = redis
-            .free
-            .iter()
-            .find(|slot| redis.users.iter().any(|it| it.slot == **slot));
-        if let Some(slot) = twice {
-            judged
-                .dirt
-                .push(dirt(Some(*slot), "the slot is held and free"));
+        let is_held = |slot: &&i64| redis.users.iter().any(|it| it.slot == **slot);
+        if let Some(slot) = redis.free.iter().find(is_held) {
+            dirty(Some(*slot), "the slot is held and free");
         }
     }
 }
@@ -377,29 +381,21 @@ fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
     }
     if !users.contains(&&row.user) {
         // The user may be on another slot, which goes then.
-        let elsewhere = page.of_users.get(&row.user).copied();
-        judged.dirt.push(Dirt {
-            kind: if users.is_empty() {
-                Kind::MissingAdmission
-            } else {
-                Kind::SlotConflict
-            },
-            slot: Some(slot),
-            user: Some(row.user.clone()),
-            takes: elsewhere.is_some(),
-            owes: false,
-            detail: "the row's user is not on this slot in Redis",
-        });
+        let is_elsewhere = page.of_users.contains_key(&row.user);
+        let kind = if users.is_empty() {
+            Kind::MissingAdmission
+        } else {
+            Kind::SlotConflict
+        };
+        let detail = "the row's user is not on this slot in Redis";
+        let dirt = Dirt::new(kind, Some(slot), detail).of(&row.user);
+        let dirt = if is_elsewhere { dirt.takes(false) } else { dirt };
+        judged.dirt.push(dirt);
     }
     for other in users.iter().filter(|user| **user != &row.user) {
-        judged.dirt.push(Dirt {
-            kind: Kind::SlotConflict,
-            slot: Some(slot),
-            user: Some((*other).clone()),
-            takes: true,
-            owes: page.is_without_row(other),
-            detail: "Redis has this user on a slot whose row is another's",
-        });
+        let detail = "Redis has this user on a slot whose row is another's";
+        let dirt = Dirt::new(Kind::SlotConflict, Some(slot), detail).of(other);
+        judged.dirt.push(dirt.takes(page.is_without_row(other)));
     }
 }
 
@@ -416,13 +412,9 @@ fn judge_holder(page: &Page<'_>, holder: &Holder, judged: &mut Judgement) {
         judged.revoked.push((user.clone(), revocation.clone()));
         return;
     }
-    let dirt = |kind, detail| Dirt {
-        kind,
-        slot: Some(*slot),
-        user: Some(user.clone()),
-        takes: true,
-        owes: page.is_without_row(user),
-        detail,
+    let dirt = |kind, detail| {
+        let dirt = Dirt::new(kind, Some(*slot), detail).of(user);
+        dirt.takes(page.is_without_row(user))
     };
     let Some(number) = number.filter(|slot| (1..=page.again.quantity).contains(slot)) else {
         let detail = "the slot is above the quantity";
@@ -436,24 +428,17 @@ fn judge_holder(page: &Page<'_>, holder: &Holder, judged: &mut Judgement) {
         }
         return;
     }
-    let others = page.on_slots.get(slot).map_or(0, Vec::len);
-    if others > 1 {
-        let is_kept = row.is_none() && page.on_slots[slot].first() == Some(&user);
-        if row.is_none() && !is_kept {
-            judged.dirt.push(dirt(
-                Kind::SlotConflict,
-                "two users hold this slot in Redis",
-            ));
-            return;
-        }
-    }
     // The row of another user was judged above, or has just come or gone.
-    if row.is_some()
-        || judged
-            .rows
-            .iter()
-            .any(|due| due.slot == number || due.user == *user)
-    {
+    if row.is_some() {
+        return;
+    }
+    // If several users hold the slot, the first keeps it.
+    if page.on_slots.get(slot).and_then(|users| users.first()) != Some(&user) {
+        let detail = "two users hold this slot in Redis";
+        return judged.dirt.push(dirt(Kind::SlotConflict, detail));
+    }
+    let is_judged = |due: &DueRow| due.slot == number || due.user == *user;
+    if judged.rows.iter().any(is_judged) {
         return;
     }
     if page.moment.is_due(*at_ms) {

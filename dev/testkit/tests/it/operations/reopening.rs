@@ -225,9 +225,10 @@ async fn opens(fixture: &Fixture, coupon: &MadeCoupon, user: &str) {
 #[tokio::test]
 async fn neither_a_hanging_change_nor_a_locked_drop_keeps_another_coupon_closed() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture =
-        Fixture::of(impatient(WorldStores::shared().await.with_redis(&server), "hangs").await)
-            .await;
+    let world = impatient(WorldStores::shared().await.with_redis(&server), "hangs").await;
+    // Longer than `innodb_lock_wait_timeout`, as in production.
+    world.set("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "5000");
+    let fixture = Fixture::of(world).await;
     let (changing, ones) = fixture.held("Changing", 10, 5).await;
     let (other, others) = fixture.held("Other", 20, 5).await;
     let world = &fixture.world;
