@@ -110,8 +110,6 @@ pub struct PassSettings {
 /// State that passes of this process leave for later ones. Losing it costs time, but no promise.
 #[derive(Default)]
 pub struct Memory {
-    /// When this process first saw each coupon closed in its present era.
-    pub closed_since: Mutex<HashMap<CouponId, (Fence, Instant)>>,
     pub progress: Progress,
 }
 

@@ -16,7 +16,7 @@ use firstcome_shared::redis::{Redis, RedisError};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
-use crate::context::{Memory, PassContext, PassError};
+use crate::context::{PassContext, PassError};
 use crate::read::CouponSeen;
 
 /// Eras above this were written by hand; later eras would soon exceed those that scripts parse.
@@ -83,7 +83,7 @@ async fn close_coupon(
             return Ok(None);
         };
         crash_point(Point::EraBegun);
-        let since = note_closed(&ctx.memory, coupon, &seen, &ctx.servers, &fence);
+        let since = Instant::now();
         let adopted = adopt_era(&ctx.stores.db, coupon, fence.era()).await;
         match adopted.map_err(PassError::from) {
             // Its row is locked. It is closed, and the next attempt begins its next era.
@@ -123,26 +123,6 @@ pub(crate) async fn close_in_redis(
     redis
         .begin_era_on(coupon, server, seen, seen_era.max(era) + 1)
         .await
-}
-
-/// Records since when a coupon is closed. If this process had already seen it closed in the era
-/// before, that time counts: nobody was admitted in between.
-fn note_closed(
-    memory: &Memory,
-    coupon: CouponId,
-    seen: &Gate,
-    servers: &Servers,
-    fence: &Fence,
-) -> Instant {
-    let mut known = memory.closed_since.lock();
-    let server = servers.of(coupon);
-    let is_closed = seen.era().is_some_and(|era| seen.is_closed(server, era));
-    let before = seen.fence(server).filter(|_| is_closed);
-    let is_same = |(of, _): &(Fence, Instant)| Some(of) == before.as_ref();
-    let since = known.get(&coupon).filter(|known| is_same(known));
-    let since = since.map_or_else(Instant::now, |(_, since)| *since);
-    known.insert(coupon, (fence.clone(), since));
-    since
 }
 
 /// Raises a coupon's era in MySQL to this one, unless it is not lower. Returns MySQL's era before,

@@ -160,6 +160,5 @@ pub(crate) async fn open(
         }
     }
     tracing::info!(coupon_id = id.0, "the coupon is verified and open");
-    ctx.memory.closed_since.lock().remove(&id);
     Ok(())
 }

@@ -67,8 +67,18 @@ pub(crate) async fn reopen(
             }
         }
     }
-    // Somebody has reopened these, or an operator's change asks for them.
-    results.extend(sweep::coupons(ctx, still_open).await?);
+    // As a sweep does: promote, seal, and report what is left. Also those that somebody else has
+    // reopened, or for which an operator's change asks.
+    let opened = results.iter().filter(|(_, done)| !is_left_closed(done));
+    let opened: Vec<CouponId> = opened.map(|(id, _)| *id).collect();
+    let catalogue = db.coupons_by_id(opened.clone()).await?;
+    still_open.extend(read::coupons(ctx, catalogue, None).await?);
+    for (id, mut again) in sweep::coupons(ctx, still_open).await? {
+        if opened.contains(&id) && again.urgent.take().is_some() {
+            again.findings.push(left_dirty(id));
+        }
+        results.entry(id).or_default().extend(again);
+    }
     Ok(results)
 }
 
@@ -210,9 +220,6 @@ async fn reopen_coupon(
         }
     }
     done.findings.extend(ledger.findings(Some(id), None));
-    if opened {
-        done.extend(look_again(ctx, id).await?);
-    }
     Ok(done)
 }
 
@@ -294,20 +301,6 @@ fn refusal(own: &DropSeen, compared: &Compared) -> String {
     } else {
         format!("drop {drop} changed while it was read")
     }
-}
-
-/// Reconciles an opened coupon as a sweep does: promotes, seals, and reports what is left.
-async fn look_again(ctx: &PassContext, id: CouponId) -> Result<CouponDone, PassError> {
-    let catalogue = ctx.stores.db.coupons_by_id(vec![id]).await?;
-    let all = read::coupons(ctx, catalogue, None).await?;
-    let mut done = CouponDone::default();
-    for (coupon, mut one) in sweep::coupons(ctx, all).await? {
-        if one.urgent.take().is_some() {
-            one.findings.push(left_dirty(coupon));
-        }
-        done.extend(one);
-    }
-    Ok(done)
 }
 
 fn left_dirty(coupon: CouponId) -> Finding {

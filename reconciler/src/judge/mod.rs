@@ -389,7 +389,11 @@ fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
         };
         let detail = "the row's user is not on this slot in Redis";
         let dirt = Dirt::new(kind, Some(slot), detail).of(&row.user);
-        let dirt = if is_elsewhere { dirt.takes(false) } else { dirt };
+        let dirt = if is_elsewhere {
+            dirt.takes(false)
+        } else {
+            dirt
+        };
         judged.dirt.push(dirt);
     }
     for other in users.iter().filter(|user| **user != &row.user) {
