@@ -82,6 +82,7 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes,
         Ok(found) => notes.set("settings", found),
         Err(error) => tracing::warn!(%error, "settings were not checked"),
     }
+    log("slot limits", restore_limits(stores).await);
     log("retention", retention(stores, settings).await);
     if is_daily {
         log("erasing", erase(stores, settings).await);
@@ -105,6 +106,18 @@ async fn make_ahead(stores: &Stores) -> Result<(), StoreError> {
                 tracing::warn!(coupon_id = coupon.id.0, %error, "upcoming drops could not be created");
             }
         }
+    }
+    Ok(())
+}
+
+/// Writes the table of slot limits again if it was lost.
+async fn restore_limits(stores: &Stores) -> Result<(), StoreError> {
+    let restored = stores.db.restore_slot_limits().await?;
+    if restored > 0 {
+        tracing::warn!(
+            restored,
+            "MySQL has lost slot limits; they are written again"
+        );
     }
     Ok(())
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use super::Conn;
 use super::claim::Claim;
 use super::schema::slot_limits;
+use super::{Conn, Db, DbError};
 use crate::domain::Slot;
 
 /// The slot limits of some drops, in ascending order.
@@ -63,5 +63,20 @@ impl SlotLimits {
             .filter(|_| claim.slot > 0)
             .copied()
             .unwrap_or_default()
+    }
+}
+
+impl Db {
+    /// Writes the limits of unsealed drops that have none: the table was lost or restored alone. No
+    /// row of them could be inserted. Returns how many.
+    pub async fn restore_slot_limits(&self) -> Result<usize, DbError> {
+        let query = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
+             SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d \
+             LEFT JOIN slot_limits l ON l.drop_id = d.id \
+             WHERE d.sealed_at IS NULL AND l.drop_id IS NULL";
+        let restore = self.run("restore slot limits", async move |conn| {
+            diesel::sql_query(query).execute(conn).await
+        });
+        restore.await
     }
 }

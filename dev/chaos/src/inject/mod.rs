@@ -95,8 +95,11 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: usize) -> R
         Fault::Batch { batch, ms } => batches::send(system, coupon, *batch, *ms).await,
         Fault::MorePartitions { partitions } => {
             let _alone = system.single()?.alone(FaultyStore::Kafka).await;
-            system.world.topic.grow(*partitions).await;
-            Ok(Effect::now(true, "the topic has grown"))
+            let has_grown = system.world.topic.offsets().await.len() < *partitions;
+            if has_grown {
+                system.world.topic.grow(*partitions).await;
+            }
+            Ok(Effect::now(has_grown, "partitions of the topic"))
         }
         Fault::MailsRefused { ms } => {
             system.world.mail.set(Behaviour::RefuseRecipients).await?;
