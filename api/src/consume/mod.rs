@@ -1,27 +1,27 @@
 //! `firstcome-api consume`: turns messages into rows, at least once and idempotently.
 //!
 //! ```text
-//! Kafka ─▶ source ─▶ decode ─▶ batch ─▶ write
-//!          poll      map       gather   one tx: rows, then positions
-//!                                        │ refused: classify ─▶ rows or dead letters, same tx
-//!                                        └ MySQL unavailable: retry the batch after a pause
+//! Kafka ─▶ group ─▶ message ─▶ batch ─▶ write
+//!          recv     decode     gather   one tx: rows, dead letters, then positions
+//!                                        │ refused: compared with the rows of its slots and users, same tx
+//!                                        │ locked: one tx per drop, then the positions
+//!                                        └ MySQL unavailable: retried after a pause, Kafka is the buffer
 //! ```
 //!
 //! The invariant: every message before a partition's position in MySQL has a row or a dead letter
 //! (`failed_claims`). Reading begins at the positions, and reading a message again changes nothing.
-//!
-//! One thread (`worker`) owns the Kafka consumer, whose calls block. MySQL runs on the async
-//! runtime.
 
 mod args;
-mod read;
-mod watch;
+mod batch;
+mod group;
+mod message;
+mod report;
+mod tend;
 mod worker;
 mod write;
 
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -33,14 +33,12 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{ProcessRow, announce, owner};
 use firstcome_shared::telemetry;
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use args::LISTEN_ADDR;
 pub use args::{ConsumeArgs, TuningArgs};
-use watch::report::{Health, describe_metrics};
-use worker::Setup;
+use report::{Health, describe_metrics};
+use worker::Worker;
 
 use crate::stores::{StoreWait, unless_stopped};
 
@@ -57,10 +55,10 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
         .await
         .with_context(|| format!("{address} could not be listened on"))?;
     let address = listener.local_addr()?;
-    let db = Db::new(&args.mysql.settings())?;
-    let wait = StoreWait::new(&args.start, &shutdown);
     let mysql = args.mysql.settings();
     let kafka = args.kafka.settings();
+    let db = Db::new(&mysql)?;
+    let wait = StoreWait::new(&args.start, &shutdown);
     let checked = tokio::try_join!(wait.tables(&mysql), wait.topic(&kafka));
     if unless_stopped(checked)?.is_none() {
         return Ok(());
@@ -70,25 +68,32 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
         role: "consume".into(),
         owner: owner(),
         redis_prefix: None,
-        topic: kafka.topic,
-        consumer_group: kafka.group,
+        topic: kafka.topic.clone(),
+        consumer_group: kafka.group.clone(),
         publish_deadline_ms: 0,
         fallback_deadline_ms: 0,
     };
     announce(db.clone(), process, shutdown.clone()).await;
 
-    let health = Health::new();
+    let health = Arc::new(Health::new(args.tuning.consume_stuck_seconds));
     let router: Router = routes_of_loop(health.alive(), health.ready(&db), prometheus)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method);
-    let worker = start_worker(&args, db, Arc::clone(&health), shutdown.clone())?;
+    let consuming = format!("consuming {} as {}", kafka.topic, kafka.group);
+    let joined = CancellationToken::new();
+    let has_joined = joined.clone().cancelled_owned();
+    let worker = Worker::subscribe(&args.tuning, kafka, db, health, shutdown.clone(), joined)?;
     say(&format!("listening on http://{address}"));
+    tokio::spawn(async move {
+        has_joined.await;
+        say(&consuming);
+    });
     let done = CancellationToken::new();
     let front = tokio::spawn(serve(listener, router, Limits::FOR_MACHINES, done.clone()));
     let ended = tokio::select! {
-        ended = worker => ended.context("the consumer's thread failed")?,
+        ended = tokio::spawn(worker.run()) => ended.context("the consumer's loop failed")?,
         () = overdue(&shutdown) => {
-            tracing::warn!(after = ?LONGEST_STOP, "the loop does not end, most likely because Kafka does not answer: stopping without it; messages that were not committed are read again");
+            tracing::warn!(after = ?LONGEST_STOP, "the loop does not end: stopping without it; messages without rows are read again");
             Ok(())
         }
     };
@@ -97,43 +102,10 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     ended
 }
 
-/// Returns if shutdown takes too long. librdkafka's commit has no time limit: if a broker does not
-/// answer, it retries forever and blocks the loop's thread.
+/// Returns if shutdown takes too long, as when a call of Kafka's client hangs.
 async fn overdue(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     tokio::time::sleep(LONGEST_STOP).await;
-}
-
-/// Starts the loop on a separate thread. The receiver gets the loop's result, or an error if the
-/// thread panics.
-fn start_worker(
-    args: &ConsumeArgs,
-    db: Db,
-    health: Arc<Health>,
-    stop: CancellationToken,
-) -> anyhow::Result<oneshot::Receiver<anyhow::Result<()>>> {
-    let setup = Setup {
-        db,
-        kafka: args.kafka.settings(),
-        limits: args.tuning.limits(),
-        max_rows_per_second: args.tuning.consume_max_rows_per_second,
-        liveness: args.liveness(),
-        health,
-        runtime: Handle::current(),
-        stop,
-    };
-    let topic = setup.kafka.topic.clone();
-    let group = setup.kafka.group.clone();
-    let first = Once::new();
-    let joined = move || first.call_once(|| say(&format!("consuming {topic} as {group}")));
-    let (result, ended) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("consume".into())
-        .spawn(move || {
-            // Sending fails only if the whole process is ending.
-            let _ = result.send(worker::run(setup, joined));
-        })?;
-    Ok(ended)
 }
 
 /// Prints one line on standard output. `println!` would panic if the reader has closed the pipe.

@@ -1,526 +1,387 @@
-//! The loop: gather and write, on one thread that owns the Kafka consumer. While MySQL writes a
-//! batch, the thread prefetches the next.
+//! The loop: gathers batches and writes them. It polls Kafka's client while it waits for MySQL, so
+//! that it stays in the group and already gathers the next batch.
 
+use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use firstcome_shared::kafka::{Beginning, KafkaSettings};
+use anyhow::Context as _;
+use firstcome_shared::kafka::{KafkaSettings, why_unreadable};
+use firstcome_shared::mysql::positions::ReadRange;
 use firstcome_shared::mysql::{Db, DbError};
-use tokio::runtime::Handle;
-use tokio::sync::watch;
+use metrics::counter;
+use rand::RngExt as _;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::read::batch::{BatchLimits, NextBatch};
-use super::read::group::{GroupContext, InFlightBatch, WriteOutcome};
-use super::read::record::Record;
-use super::read::source::Source;
-use super::watch::lag::LagWatch;
-use super::watch::report::{self, Health};
-use super::watch::traces;
-use super::watch::watchdog::{LivenessLimits, Watchdog};
-use super::write::pacing::{Backoff, Throttle};
-use super::write::repeats::RecentClaims;
-use super::write::{Batch, ROW_LOCKED, Written, write, write_by_drop};
+use super::args::TuningArgs;
+use super::batch::{NextBatch, RecentClaims};
+use super::group::{Arrived, Group};
+use super::message::Message;
+use super::report::{Health, RETRIES, count_batch};
+use super::tend::Tender;
+use super::write::{Batch, ROW_LOCKED, write, write_by_drop};
 
 /// Maximum sleep of the loop, so that it notices a shutdown soon.
 const IDLE: Duration = Duration::from_millis(100);
-/// Maximum wait without a poll. Polling while paused discards prefetched messages, so short waits
-/// do not poll.
-const MAX_UNPOLLED: Duration = Duration::from_millis(250);
-/// Poll interval of longer waits.
-const POLL_EVERY: Duration = Duration::from_millis(50);
-/// Maximum wait for a message while a batch is being written, which is also the maximum delay until
-/// the end of the write is noticed.
-const PREFETCH_POLL: Duration = Duration::from_millis(1);
-/// Time to finish the batch in flight after shutdown begins.
+/// How long a full batch waits for the one before it without polls. After that, a partition of which
+/// a message arrives leaves the batch, is paused, and begins again later.
+const UNPOLLED: Duration = Duration::from_secs(1);
+/// Time to finish the batch in flight after shutdown begins, and to leave the group after it.
 const LAST_BATCH: Duration = Duration::from_secs(5);
-/// Time to leave the group after the last batch.
 const LEAVE: Duration = Duration::from_secs(5);
-
-/// Interval of commits to Kafka, which only tools read.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// Pause after an error before positions are read again.
-const BEGIN_AGAIN: Duration = Duration::from_secs(1);
-/// Interval of comparing positions while no message arrives.
-const CHECK_POSITIONS: Duration = Duration::from_secs(5);
-
-/// After this many attempts that failed because of a lock, each taking two seconds, claims with
-/// locked rows are skipped.
+/// After this many attempts that failed because of a lock, each taking two seconds, drops are written
+/// one by one, and one that is still locked gets dead letters. MySQL ends a transaction whose client
+/// is frozen after ten seconds.
 const LOCK_WAITS: u32 = 3;
-/// After a lock, drops are written one by one for this long.
+/// After a lock, drops are written one by one for this long. Otherwise each batch would wait for it.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
+/// After a batch with a wrong checksum, librdkafka may skip messages. For this long after an error,
+/// only a message at the expected offset is accepted.
+const DOUBTED_FOR: Duration = Duration::from_secs(60);
 
-/// A batch with at least this many messages is large.
-const LARGE: usize = 64;
-/// Maximum growth of the wait, as a multiple of the setting.
-const MAX_WAIT_FACTOR: u32 = 25;
-
-/// The wait doubles after each large batch and falls back to the setting after a small one.
-fn next_wait(now: Duration, set: Duration, messages: usize) -> Duration {
-    if messages >= LARGE {
-        (now * 2).min(set * MAX_WAIT_FACTOR)
-    } else {
-        set
-    }
-}
-
-pub(crate) struct Setup {
-    pub(crate) db: Db,
-    pub(crate) kafka: KafkaSettings,
-    pub(crate) limits: BatchLimits,
-    pub(crate) max_rows_per_second: u32,
-    pub(crate) liveness: LivenessLimits,
-    pub(crate) health: Arc<Health>,
-    pub(crate) runtime: Handle,
-    pub(crate) stop: CancellationToken,
-}
-
-pub(crate) struct Worker {
-    setup: Setup,
-    source: Source,
-    throttle: Throttle,
-    backoff: Backoff,
+pub(super) struct Worker {
+    tender: Arc<Tender>,
+    stop: CancellationToken,
+    /// Cancelled when the time for the batch in flight is over.
+    give_up: CancellationToken,
+    next: NextBatch,
     recent: RecentClaims,
-    /// The batch that is prefetched while the previous one is written.
-    next_batch: NextBatch<Arc<Record>>,
-    /// Current maximum number of messages per transaction. Halved if MySQL takes too long.
-    size: usize,
-    /// Number of attempts at the current batch that failed because another client of MySQL had
-    /// locked rows.
+    /// How often partitions had begun when `recent` was last empty.
+    times_begun: u64,
+    /// Attempts at the current batch that failed because of a lock.
     lock_waits: u32,
-    /// When rows were last skipped because of a lock.
+    /// When a drop last got dead letters because of a lock.
     locked_at: Option<Instant>,
-    /// How long the first message of the next batch waits for others. It grows while batches are
-    /// large, because rows cost less in large transactions.
-    wait: Duration,
-    /// When to give up on the batch in flight. Set when shutdown begins.
-    deadline: Option<Instant>,
-    /// Earliest time at which partitions may begin.
-    begin_at: Instant,
-    /// When positions were last compared without a batch.
-    checked_at: Instant,
-}
-
-/// Reads and writes until it is stopped. Blocks its thread. `joined` is called at each
-/// assignment of partitions.
-pub(crate) fn run(setup: Setup, joined: impl Fn() + Send + Sync + 'static) -> anyhow::Result<()> {
-    let group = GroupContext::new(
-        setup.kafka.topic.clone(),
-        Arc::clone(&setup.health),
-        setup.runtime.clone(),
-        joined,
-    );
-    let source = Source::subscribe(&setup.kafka, setup.liveness, group)?;
-    let lag = LagWatch::start(
-        Arc::clone(source.consumer()),
-        setup.kafka.topic.clone(),
-        Arc::clone(&setup.health),
-    )?;
-    let watchdog = Watchdog::start(Arc::clone(&setup.health), setup.liveness)?;
-    let throttle = Throttle::new(setup.max_rows_per_second, Instant::now());
-    let BatchLimits {
-        max: size, wait, ..
-    } = setup.limits;
-    let next_batch = NextBatch::default();
-    let backoff = Backoff::default();
-    let mut worker = Worker {
-        setup,
-        source,
-        throttle,
-        backoff,
-        recent: RecentClaims::new(),
-        next_batch,
-        size,
-        lock_waits: 0,
-        locked_at: None,
-        wait,
-        deadline: None,
-        begin_at: Instant::now(),
-        checked_at: Instant::now(),
-    };
-    let ended = worker.run();
-    drop(watchdog);
-    worker.source.close(lag, LEAVE);
-    ended
+    /// When Kafka's client last reported a message that it cannot read.
+    doubted_at: Option<Instant>,
+    /// Since when the next batch is full while the current one is written.
+    full_since: Option<Instant>,
+    /// Attempts at the current batch that failed.
+    failures: u32,
 }
 
 impl Worker {
-    fn run(&mut self) -> anyhow::Result<()> {
-        let mut committed_at = Instant::now();
-        while !self.setup.stop.is_cancelled() {
-            self.setup.health.iterated();
-            self.begin_partitions()?;
-            let batch = self.gather()?;
-            self.wait = next_wait(self.wait, self.setup.limits.wait, batch.len());
-            // The position must not move over a batch that is not written.
-            if !batch.is_empty() && !self.write_out(batch)? {
-                break;
-            }
-            if committed_at.elapsed() > COMMIT_EVERY {
-                committed_at = Instant::now();
-                self.check_positions()?;
-                self.source.group().commit(self.source.consumer());
-            }
-        }
-        Ok(())
+    pub(super) fn subscribe(
+        tuning: &TuningArgs,
+        kafka: KafkaSettings,
+        db: Db,
+        health: Arc<Health>,
+        stop: CancellationToken,
+        joined: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let stuck = Duration::from_secs(tuning.consume_stuck_seconds);
+        let group = Group::new(Arc::clone(&health), joined);
+        let consumer: StreamConsumer<Group> = kafka
+            .group_consumer(stuck * 2)
+            .create_with_context(group)
+            .context("the Kafka consumer could not be made")?;
+        consumer
+            .subscribe(&[&kafka.topic])
+            .context("the topic could not be subscribed to")?;
+        Ok(Self {
+            tender: Arc::new(Tender {
+                consumer,
+                kafka,
+                db,
+                health,
+                stuck,
+            }),
+            stop,
+            give_up: CancellationToken::new(),
+            next: NextBatch::new(tuning.consume_batch_max),
+            recent: RecentClaims::new(),
+            times_begun: 0,
+            lock_waits: 0,
+            locked_at: None,
+            doubted_at: None,
+            full_since: None,
+            failures: 0,
+        })
     }
 
-    /// Starts newly assigned partitions at their positions. They are paused until then.
-    fn begin_partitions(&mut self) -> anyhow::Result<()> {
-        let partitions = self.source.group().not_begun();
-        if partitions.is_empty() || Instant::now() < self.begin_at {
-            return Ok(());
-        }
-        // Pause before a retry. The cause may be MySQL, Kafka, or the client, which refuses to seek
-        // while it still requests the committed offset.
-        self.begin_at = Instant::now() + POLL_EVERY;
-        let db = self.setup.db.clone();
-        let topic = self.setup.kafka.topic.clone();
-        let Some(stored) = self.of_mysql(async move { db.topic_positions(&topic).await })? else {
-            return Ok(());
-        };
-        let own = partitions.keys().copied();
-        let beginnings = match self.source.beginnings(own, &stored) {
-            Ok(beginnings) => beginnings,
-            Err(error) => {
-                let why = format!("Kafka does not tell what the topic has: {error}");
-                self.setup.health.kafka(Some(why));
-                self.begin_at = Instant::now() + BEGIN_AGAIN;
-                return Ok(());
-            }
-        };
-        let is_new = |(partition, beginning): &&(i32, Beginning)| {
-            beginning.fault.is_some() || !stored.contains_key(partition)
-        };
-        let new: Vec<_> = beginnings.iter().filter(is_new).copied().collect();
-        if !new.is_empty() {
-            let db = self.setup.db.clone();
-            let topic = self.setup.kafka.topic.clone();
-            if self
-                .of_mysql(async move { db.begin_reading(&topic, new).await })?
-                .is_none()
-            {
-                return Ok(());
-            }
-        }
-        for (partition, beginning) in &beginnings {
-            if let Some((fault, offset)) = beginning.fault {
-                let from = beginning.from;
-                let fault = fault.as_str();
-                tracing::error!(
-                    partition,
-                    from,
-                    offset,
-                    fault,
-                    "a partition is read again from an earlier offset"
-                );
-            }
-            self.source
-                .begin(*partition, partitions[partition], beginning)?;
-        }
-        Ok(())
-    }
-
-    /// Compares the positions with the offsets read so far, even while no message arrives: MySQL
-    /// may have been restored, and transaction markers have no rows.
-    fn check_positions(&mut self) -> anyhow::Result<()> {
-        let ranges = self.source.standing();
-        let is_due = ranges.iter().any(|range| !range.offsets.is_empty())
-            || self.checked_at.elapsed() > CHECK_POSITIONS;
-        if !is_due || ranges.is_empty() || self.next_batch.len() > 0 {
-            return Ok(());
-        }
-        self.checked_at = Instant::now();
-        let db = self.setup.db.clone();
-        let topic = self.setup.kafka.topic.clone();
-        let own = ranges.clone();
-        let gaps = self.of_mysql(async move { db.advance_positions(&topic, own).await })?;
-        if let Some(gaps) = gaps {
-            self.source.group().passed(&ranges);
-            self.fill_gaps(&gaps)?;
-        }
-        Ok(())
-    }
-
-    /// Reads partitions again from their positions.
-    fn fill_gaps(&mut self, partitions: &[i32]) -> anyhow::Result<()> {
-        for partition in partitions {
-            tracing::warn!(
-                partition,
-                "MySQL's position is not where this process has read to, as after a restore of MySQL or another process; the partition is read again from there"
-            );
-            self.source.begin_again(*partition)?;
-        }
-        Ok(())
-    }
-
-    /// Returns the result of a call to MySQL, or `None` after an error or if the shutdown deadline
-    /// passes first.
-    fn of_mysql<T>(
-        &mut self,
-        call: impl Future<Output = Result<T, DbError>>,
-    ) -> anyhow::Result<Option<T>> {
-        match self.wait_for(call)? {
-            None => Ok(None),
-            Some(Ok(value)) => {
-                self.setup.health.mysql(None);
-                Ok(Some(value))
-            }
-            Some(Err(error)) => {
-                if self.backoff.is_due_for_log(Instant::now()) {
-                    tracing::warn!(%error, "positions could not be read or moved; this is retried");
-                }
-                self.setup.health.mysql(Some(error.to_string()));
-                self.begin_at = Instant::now() + BEGIN_AGAIN;
-                Ok(None)
-            }
-        }
-    }
-
-    fn limits(&self) -> BatchLimits {
-        BatchLimits::new(
-            self.size.min(self.throttle.most()),
-            self.wait,
-            self.setup.limits.wait,
-        )
-    }
-
-    fn gather(&mut self) -> anyhow::Result<Vec<Arc<Record>>> {
-        self.source.resume()?;
-        let mut failed = None;
-        let prefetched = std::mem::take(&mut self.next_batch);
-        let limits = self.limits();
-        let batch = prefetched.gather(limits, IDLE, Instant::now, |longest| {
-            match self.source.next(longest) {
-                Ok(record) => record.map(Arc::new),
-                Err(error) => {
-                    failed = Some(error);
-                    None
-                }
-            }
+    /// Reads and writes until it is stopped, then leaves the group.
+    pub(super) async fn run(mut self) -> anyhow::Result<()> {
+        let (stop, give_up) = (self.stop.clone(), self.give_up.clone());
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            sleep(LAST_BATCH).await;
+            give_up.cancel();
         });
-        failed.map_or(Ok(batch), Err)
+        let done = CancellationToken::new();
+        let tending = Tender::start(Arc::clone(&self.tender), done.clone())?;
+        let ended = self.iterate().await;
+        done.cancel();
+        // Closing commits the last offsets and leaves the group. It hangs if Kafka does, so it runs
+        // on a thread that can be abandoned.
+        let (left, has_left) = oneshot::channel::<()>();
+        std::thread::spawn(move || {
+            if tending.join().is_err() {
+                tracing::error!("the thread that tends the partitions had failed");
+            }
+            drop(self.tender);
+            drop(left);
+        });
+        if timeout(LEAVE, has_left).await.is_err() {
+            tracing::warn!(after = ?LEAVE, "this consumer could not leave the group in time; Kafka reassigns its partitions after the session timeout");
+        }
+        ended
+    }
+
+    async fn iterate(&mut self) -> anyhow::Result<()> {
+        let mut goes_on = true;
+        // A position must not move over a batch that is not written.
+        while goes_on && !self.stop.is_cancelled() {
+            self.tender.health.iterated();
+            let batch = self.gather().await?;
+            goes_on = self.write_out(batch).await?;
+        }
+        Ok(())
+    }
+
+    fn group(&self) -> &Group {
+        self.tender.consumer.context()
+    }
+
+    /// Gathers a batch. Messages that have already arrived are taken even after its deadline.
+    /// Returns an empty batch if none arrives soon.
+    async fn gather(&mut self) -> anyhow::Result<Vec<Arc<Message>>> {
+        self.group().set_full(false);
+        self.full_since = None;
+        let tender = Arc::clone(&self.tender);
+        let idle = Instant::now() + IDLE;
+        while !self.next.is_full() {
+            let until = self.next.deadline().unwrap_or(idle);
+            match timeout_at(until, tender.consumer.recv()).await {
+                Ok(polled) => self.take(polled)?,
+                Err(_) => break,
+            }
+        }
+        Ok(self.next.take())
+    }
+
+    fn take(&mut self, polled: KafkaResult<BorrowedMessage<'_>>) -> anyhow::Result<()> {
+        let message = match polled {
+            Ok(message) => message,
+            Err(error) if why_unreadable(&error).is_some() => {
+                self.doubted_at = Some(Instant::now());
+                return Ok(());
+            }
+            Err(error) => return self.tolerate(error),
+        };
+        let partition = message.partition();
+        let is_doubted = self.doubted_at.is_some_and(|at| at.elapsed() < DOUBTED_FOR);
+        let arrived = if self.next.is_full() {
+            self.group().set_full(true);
+            self.next.remove(partition);
+            Arrived::Elsewhere
+        } else {
+            self.group()
+                .arrived(partition, message.offset(), is_doubted)
+        };
+        match arrived {
+            Arrived::After(from) => {
+                let message = Message::of(&message, from, &self.tender.kafka);
+                self.next.push(message, Instant::now());
+            }
+            Arrived::Elsewhere => self.tender.begin_again(partition)?,
+            Arrived::Ignored => {}
+        }
+        Ok(())
+    }
+
+    /// librdkafka recovers automatically from almost every error: unavailable brokers, missing
+    /// offsets, a group that continued without this process.
+    fn tolerate(&mut self, error: KafkaError) -> anyhow::Result<()> {
+        let kafka = &self.tender.kafka;
+        if let KafkaError::MessageConsumptionFatal(_) = error {
+            // The error itself contains no cause.
+            let (code, reason) = self.tender.consumer.client().fatal_error().unzip();
+            let why = code.and_then(|code| kafka.why_kept_out(code)).or(reason);
+            let why = format!(
+                "Kafka refuses this consumer for good: {}",
+                why.unwrap_or_default()
+            );
+            return Err(anyhow::Error::new(error).context(why));
+        }
+        let code = error.rdkafka_error_code();
+        if let Some(why) = code.and_then(|code| kafka.why_kept_out(code)) {
+            self.tender.health.group(Some(why));
+        }
+        tracing::debug!(%error, "Kafka reports a problem; polling on");
+        Ok(())
     }
 
     /// Writes a batch, and retries for as long as MySQL is unavailable, because Kafka is the
     /// buffer. Returns `false` if the shutdown deadline passes first.
-    fn write_out(&mut self, mut rest: Vec<Arc<Record>>) -> anyhow::Result<bool> {
+    async fn write_out(&mut self, mut batch: Vec<Arc<Message>>) -> anyhow::Result<bool> {
+        let mut size = batch.len();
         loop {
-            rest.retain(|record| self.source.group().owns(record));
-            if rest.is_empty() {
+            let assigned = self.group().assigned();
+            batch.retain(|message| assigned.contains(&message.source.partition));
+            size = size.min(batch.len());
+            if batch.is_empty() {
                 return Ok(true);
             }
-            if self.out_of_time() {
-                break;
-            }
-            let allowed = match self
-                .throttle
-                .allow(rest.len().min(self.size), Instant::now())
-            {
-                Ok(allowed) => allowed,
-                Err(pause) => {
-                    if self
-                        .wait_for(async move { tokio::time::sleep(pause).await })?
-                        .is_none()
-                    {
-                        break;
-                    }
+            let pause = match self.attempt(&batch[..size]).await? {
+                None => break,
+                Some(Ok(())) => {
+                    batch.drain(..size);
                     continue;
                 }
-            };
-            let part = rest[..allowed].to_vec();
-            let begun = Instant::now();
-            let Some(outcome) = self.attempt(part.clone())? else {
-                break;
-            };
-            match outcome.as_ref() {
-                Ok(written) => {
-                    let took = begun.elapsed();
-                    report::count_batch(&part, took.as_secs_f64(), written);
-                    traces::batch(&self.setup.kafka, &part, took, written);
-                    self.on_written(&part, written)?;
-                    rest.drain(..allowed);
-                }
-                Err(error) => {
-                    let pause = self.on_failed(error, part.len());
-                    if self
-                        .wait_for(async move { tokio::time::sleep(pause).await })?
-                        .is_none()
-                    {
-                        break;
+                Some(Err(error)) => {
+                    if matches!(error, DbError::TimedOut { .. }) {
+                        // A slow MySQL might never finish a large batch.
+                        size = (size / 2).max(1);
                     }
+                    self.on_failed(&error)
                 }
+            };
+            if self.attend(sleep(pause)).await?.is_none() {
+                break;
             }
         }
         tracing::warn!(
-            messages = rest.len(),
+            messages = batch.len(),
             "stopping with messages that could not be written; they are read again"
         );
         Ok(false)
     }
 
     /// Runs one transaction. Returns `None` if the shutdown deadline passes first.
-    fn attempt(
+    async fn attempt(
         &mut self,
-        batch: Vec<Arc<Record>>,
-    ) -> anyhow::Result<Option<Arc<Result<Written, DbError>>>> {
-        let (result, mut outcome) = watch::channel(None);
-        let db = self.setup.db.clone();
-        let group = self.source.group();
-        let records = self.recent.without_repeats(&batch, group.assignments());
-        let repeats = (batch.len() - records.len()) as u64;
-        let own = Batch {
-            ranges: group.ranges(&batch),
-            topic: self.setup.kafka.topic.clone(),
-            records,
-        };
-        let by_drop = self.meets_locks();
-        self.setup.runtime.spawn(async move {
-            let mut written = if by_drop {
-                write_by_drop(&db, own).await
-            } else {
-                write(&db, own).await
-            };
-            if let Ok(written) = &mut written {
-                written.again += repeats;
-            }
-            result.send_replace(Some(Arc::new(written)));
-        });
-        self.source.group().set_in_flight(Some(InFlightBatch {
-            batch,
-            outcome: outcome.clone(),
-        }));
-        let waited = self.prefetch(&outcome).and_then(|()| {
-            self.wait_for(async move {
-                let outcome = outcome.wait_for(Option::is_some).await;
-                outcome.ok().and_then(|outcome| outcome.clone())
-            })
-        });
-        self.source.group().set_in_flight(None);
-        let lost = || {
-            Arc::new(Err(DbError::Panicked {
-                what: "write a batch",
-            }))
-        };
-        Ok(waited?.map(|outcome| outcome.unwrap_or_else(lost)))
-    }
-
-    /// Reads messages of the next batch while one is written.
-    fn prefetch(&mut self, outcome: &WriteOutcome) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        let most = self.limits().max;
-        let is_writing = || outcome.borrow().is_none() && outcome.has_changed().is_ok();
-        while is_writing()
-            && self.next_batch.len() < most
-            && begun.elapsed() < MAX_UNPOLLED
-            && !self.source.group().is_paused()
-        {
-            if let Some(record) = self.source.next(PREFETCH_POLL)? {
-                self.next_batch.push(Arc::new(record), Instant::now());
-            }
+        part: &[Arc<Message>],
+    ) -> anyhow::Result<Option<Result<(), DbError>>> {
+        let times_begun = self.group().times_begun();
+        if std::mem::replace(&mut self.times_begun, times_begun) != times_begun {
+            self.recent.clear();
         }
-        Ok(())
-    }
-
-    /// Whether to write drops one by one: during a lock and for a while after it. Otherwise, while
-    /// a lock lasts, each locked claim would delay the claims of other drops by three attempts.
-    fn meets_locks(&self) -> bool {
-        self.lock_waits >= LOCK_WAITS || self.locked_at.is_some_and(|at| at.elapsed() < LOCKED_FOR)
-    }
-
-    fn on_written(&mut self, part: &[Arc<Record>], written: &Written) -> anyhow::Result<()> {
-        self.throttle.spend(part.len());
-        self.source.group().written(part);
-        if written.refused.is_empty() && written.revoked == 0 {
+        let records = self.recent.without_repeats(part);
+        let ranges = ranges(part);
+        let rows = Batch {
+            topic: self.tender.kafka.topic.clone(),
+            ranges: ranges.clone(),
+            records: records.clone(),
+        };
+        let db = self.tender.db.clone();
+        let by_drop = self.lock_waits >= LOCK_WAITS
+            || self.locked_at.is_some_and(|at| at.elapsed() < LOCKED_FOR);
+        let writing = async move {
+            if by_drop {
+                write_by_drop(&db, rows).await
+            } else {
+                write(&db, rows).await
+            }
+        };
+        let written = match self.attend(writing).await? {
+            None => return Ok(None),
+            Some(Err(error)) => return Ok(Some(Err(error))),
+            Some(Ok(written)) => written,
+        };
+        let claims: usize = part.iter().map(|message| message.claims.len()).sum();
+        count_batch(&records, claims, &written);
+        if written.refused.is_empty() && written.void == 0 {
             self.recent.committed(part);
         }
-        self.fill_gaps(&written.gaps)?;
-        self.setup.health.mysql(None);
-        self.lock_waits = 0;
         if written.refused.contains_key(ROW_LOCKED) {
             self.locked_at = Some(Instant::now());
         }
-        if self.backoff.end() {
-            tracing::info!(
-                rows = written.issued,
-                again = written.again,
-                "MySQL takes batches again"
-            );
+        self.failures = 0;
+        self.lock_waits = 0;
+        self.tender.health.mysql(None);
+        self.group().written(&ranges);
+        let mut offsets = TopicPartitionList::with_capacity(ranges.len());
+        for range in ranges {
+            let next = Offset::Offset(range.offsets.end);
+            offsets.add_partition_offset(&self.tender.kafka.topic, range.partition, next)?;
         }
-        for (reason, count) in &written.refused {
+        if let Err(error) = self.tender.consumer.store_offsets(&offsets) {
+            tracing::debug!(%error, "offsets of lost partitions are not committed");
+        }
+        for partition in written.elsewhere {
             tracing::warn!(
-                reason,
-                count,
-                "messages could not become rows and are kept in failed_claims"
+                partition,
+                "a partition is read again, because its position in MySQL is not where this process has read to"
             );
+            self.tender.begin_again(partition)?;
         }
-        self.size = (self.size * 2).min(self.setup.limits.max);
-        Ok(())
+        Ok(Some(Ok(())))
     }
 
-    /// Returns the pause before the next attempt.
-    fn on_failed(&mut self, error: &DbError, size: usize) -> Duration {
-        metrics::counter!(report::RETRIES).increment(1);
-        self.setup.health.mysql(Some(error.to_string()));
-        if self.backoff.is_due_for_log(Instant::now()) {
-            tracing::warn!(%error, messages = size, "a batch could not be written; it is tried again until it is");
-        }
+    /// Returns the pause before the next attempt: 50 ms to 2 s, with a jitter that spreads the
+    /// retries of consumers that failed at the same time.
+    fn on_failed(&mut self, error: &DbError) -> Duration {
+        counter!(RETRIES).increment(1);
+        self.tender.health.mysql(Some(error.to_string()));
         self.lock_waits += u32::from(error.is_lock_wait());
-        if matches!(error, DbError::TimedOut { .. }) {
-            // Halve the batch, because a slow MySQL might never finish a large one.
-            self.size = (size / 2).max(1);
-        }
-        self.backoff.next()
+        let whole = Duration::from_millis(50 << self.failures.min(6)).min(Duration::from_secs(2));
+        self.failures += 1;
+        whole.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 
-    /// Whether shutdown has begun and the time for the batch in flight is over.
-    fn out_of_time(&mut self) -> bool {
-        let now = Instant::now();
-        self.setup.stop.is_cancelled() && now > *self.deadline.get_or_insert(now + LAST_BATCH)
-    }
-
-    /// Waits for a future on the runtime, and stays in the group meanwhile. Returns `None` if the
-    /// shutdown deadline passes first.
-    fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
-        let mut future = std::pin::pin!(future);
-        let mut until_poll = MAX_UNPOLLED;
+    /// Waits for a future, gathers the next batch meanwhile, and stays in the group. Returns `None`
+    /// if the shutdown deadline passes first.
+    async fn attend<T>(&mut self, work: impl Future<Output = T>) -> anyhow::Result<Option<T>> {
+        let mut work = pin!(work);
+        let tender = Arc::clone(&self.tender);
+        let give_up = self.give_up.clone();
         loop {
-            let runtime = self.setup.runtime.clone();
-            let done =
-                runtime.block_on(async { tokio::time::timeout(until_poll, future.as_mut()).await });
-            if let Ok(value) = done {
-                return Ok(Some(value));
+            let polls = !self.next.is_full() || {
+                let since = *self.full_since.get_or_insert_with(Instant::now);
+                since.elapsed() > UNPOLLED
+            };
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(Some(done)),
+                () = give_up.cancelled() => return Ok(None),
+                polled = tender.consumer.recv(), if polls => self.take(polled)?,
+                () = sleep(IDLE) => tender.health.iterated(),
             }
-            self.setup.health.iterated();
-            if self.out_of_time() {
-                return Ok(None);
-            }
-            self.source.stay_in_group()?;
-            until_poll = POLL_EVERY;
         }
     }
+}
+
+/// Returns the ranges that these messages complete, in the order in which they were read. If a
+/// partition has begun again between them, the range begins there.
+fn ranges(messages: &[Arc<Message>]) -> Vec<ReadRange> {
+    let mut ranges: BTreeMap<i32, ReadRange> = BTreeMap::new();
+    for message in messages {
+        let partition = message.source.partition;
+        let offsets = message.offsets.clone();
+        match ranges.get_mut(&partition) {
+            Some(range) if range.offsets.end == offsets.start => range.offsets.end = offsets.end,
+            _ => {
+                ranges.insert(partition, ReadRange { partition, offsets });
+            }
+        }
+    }
+    ranges.into_values().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::consume::message::tests::message;
 
     #[test]
-    fn wait_grows_only_with_the_message_rate() {
-        let set = Duration::from_millis(10);
-        let waits = [63, 64, 500, 1_000, 1_000, 1_000, 1, 0]
-            .iter()
-            .scan(set, |wait, messages| {
-                *wait = next_wait(*wait, set, *messages);
-                Some(wait.as_millis())
-            });
-        assert_eq!(
-            waits.collect::<Vec<_>>(),
-            [10, 20, 40, 80, 160, 250, 10, 10]
-        );
-        assert_eq!(
-            next_wait(Duration::ZERO, Duration::ZERO, 1_000),
-            Duration::ZERO
-        );
+    fn ranges_cover_only_messages_that_were_read_one_after_the_other() {
+        let read = |partition, offsets: &[i64]| {
+            let message = |at: &i64| Arc::new(message(partition, *at, b""));
+            offsets.iter().map(message).collect::<Vec<_>>()
+        };
+        let range = |partition, offsets| ReadRange { partition, offsets };
+        let both = [read(0, &[5, 6]), read(1, &[0]), read(0, &[7])].concat();
+        assert_eq!(ranges(&both), [range(0, 5..8), range(1, 0..1)]);
+        let again = [read(0, &[50, 51]), read(0, &[100, 101])].concat();
+        assert_eq!(ranges(&again), [range(0, 100..102)]);
+        let before = [read(0, &[50, 51]), read(0, &[20])].concat();
+        assert_eq!(ranges(&before), [range(0, 20..21)]);
     }
 }

@@ -12,12 +12,12 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _
 use super::claim::Claim;
 use super::codes::CodeKey;
 use super::dead_letters::{Resolution, resolve};
-use super::inserted::{TakenOut, take_out};
+use super::inserted::take_out;
+pub use super::inserted::{TakenOut, TakenOutRows};
 use super::literal::push_text;
 use super::schema::{coupons, issued_coupons};
 use super::slot_limits::SlotLimits;
 use super::{Conn, Db, DbError, MOST_VALUES};
-use crate::coupon::ClaimFault;
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::trace::TraceContext;
 
@@ -53,18 +53,8 @@ pub struct IssuedRow {
     pub issued_by: String,
 }
 
-/// The result of inserting claims as rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InsertedRows {
-    /// Number of rows that now exist.
-    pub rows: usize,
-    /// Claims in messages that got no row because they are impossible in their drop. All other
-    /// claims without a row are void.
-    pub faults: Vec<(DropId, Slot, ClaimFault)>,
-}
-
 /// Inserts claims with one multi-row statement, atomically, then deletes the rows that must not
-/// stay. Must be called in a transaction.
+/// stay, and returns them. Must be called in a transaction.
 ///
 /// The statement is text, not prepared: for a thousand rows a prepared statement has eight thousand
 /// parameters, each of which MySQL describes in a separate packet before the values are sent,
@@ -74,19 +64,15 @@ pub async fn insert(
     claims: &[Claim],
     key: &CodeKey,
     by: IssuedBy,
-) -> QueryResult<InsertedRows> {
-    let mut inserted = InsertedRows::default();
+) -> QueryResult<TakenOutRows> {
     if claims.is_empty() {
-        return Ok(inserted);
+        return Ok(TakenOutRows::default());
     }
     let now = Utc::now();
     let limits = SlotLimits::read(conn, claims).await?;
     conn.batch_execute(&statement(claims, key, &limits, by, now))
         .await?;
-    let TakenOut { void, faults } = take_out(conn, claims, by).await?;
-    inserted.rows = claims.len() - void - faults.len();
-    inserted.faults = faults;
-    Ok(inserted)
+    take_out(conn, claims, by).await
 }
 
 /// Builds the statement. Its values are numbers, timestamps, and strings without characters that
@@ -352,8 +338,7 @@ impl Db {
                 if now.is_some_and(|now| now > era) {
                     return Ok(FencedInsert::Stale);
                 }
-                let inserted = insert(conn, &claims, &key, by).await?;
-                if inserted.rows < claims.len() {
+                if !insert(conn, &claims, &key, by).await?.is_empty() {
                     return Err(diesel::result::Error::RollbackTransaction);
                 }
                 resolve(conn, &resolutions, &run_id).await?;

@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use diesel_async::SimpleAsyncConnection as _;
-use firstcome_shared::domain::OncePer;
+use firstcome_shared::domain::{CouponId, OncePer, Slot};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::catalogue::NewCoupon;
-use firstcome_shared::mysql::issued::FencedInsert;
+use firstcome_shared::mysql::issued::{FencedInsert, insert, on_slots};
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::refusal;
 use firstcome_shared::mysql::{DbSettings, migrations};
 use firstcome_shared::schedule::Schedule;
 use firstcome_stack::{LOCK_WAITS, MysqlServer, StackOptions, eventually, mysql_rows};
 use tokio::sync::OnceCell;
 
 use super::*;
-use crate::consume::read::source::tests::record;
+use crate::consume::message::tests;
 
 /// Encodes a claim's message.
 fn message(
@@ -35,7 +36,13 @@ fn message(
     event.encode()
 }
 
-async fn written(db: &Db, batch: &[Arc<Record>]) -> Written {
+/// Builds the record of a message with one claim.
+fn record(partition: i32, offset: i64, event: &str) -> Record {
+    let message = Arc::new(tests::message(partition, offset, event.as_bytes()));
+    Record { message, part: 0 }
+}
+
+async fn written(db: &Db, batch: &[Record]) -> Written {
     let batch = || Batch {
         topic: "t".into(),
         ranges: Vec::new(),
@@ -109,8 +116,8 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
             trace: None,
         };
         db.run("insert", async move |conn| {
-            let inserted = insert(conn, &[claim], &key, IssuedBy::Consumer).await?;
-            Ok(inserted.rows)
+            let taken_out = insert(conn, &[claim], &key, IssuedBy::Consumer).await?;
+            Ok(taken_out.len())
         })
         .await
     };
@@ -124,7 +131,7 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
         "",
     ];
     for (slot, name) in (1..).zip(names) {
-        assert_eq!(insert_one(slot, name).await.unwrap(), 1, "{name:?}");
+        assert_eq!(insert_one(slot, name).await.unwrap(), 0, "{name:?}");
     }
     let slots: Vec<Slot> = (1..=7).collect();
     let mut rows = db
@@ -155,11 +162,11 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn single_claim_and_batch_with_a_repeat_name_their_limits() {
     let (mysql, db, coupon_id, drop_id) = shop("limits", 100).await;
-    let batch = |slots: &[Slot]| -> Vec<Arc<Record>> {
+    let batch = |slots: &[Slot]| -> Vec<Record> {
         let record = |slot: &Slot| {
             let user = format!("u-{slot}");
             let event = message(coupon_id, drop_id, *slot, &user, DateTime::UNIX_EPOCH);
-            Arc::new(record(0, i64::from(*slot), 0, &event))
+            record(0, i64::from(*slot), &event)
         };
         slots.iter().map(record).collect()
     };
@@ -218,7 +225,7 @@ async fn concurrent_writers_turn_each_claim_into_one_row_or_one_refusal() {
 
     // Each writer shares half of its slots with the previous one; some slots have other users, and
     // some users have other slots.
-    let batches: Vec<Vec<Arc<Record>>> = (0..6_u32)
+    let batches: Vec<Vec<Record>> = (0..6_u32)
         .map(|writer| {
             let claims = (1..=100_u32).map(|i| {
                 let slot = writer * 40 + i;
@@ -229,7 +236,7 @@ async fn concurrent_writers_turn_each_claim_into_one_row_or_one_refusal() {
                 };
                 let event = message(coupon_id, drop_id, slot, &format!("u-{user}"), claimed_at);
                 let partition = i32::try_from(writer).unwrap();
-                Arc::new(record(partition, i64::from(i), 0, &event))
+                record(partition, i64::from(i), &event)
             });
             claims.collect()
         })
@@ -244,10 +251,10 @@ async fn concurrent_writers_turn_each_claim_into_one_row_or_one_refusal() {
     let rows = count("issued_coupons").await;
     assert_eq!(results.iter().map(|w| w.issued).sum::<u64>(), rows);
     for record in batches.iter().flatten() {
-        let claim = record.claim.as_ref().unwrap();
+        let claim = record.message.claims[0].as_ref().unwrap();
         let slot = claim.slot;
         let user = &claim.user_id;
-        let at = &record.source;
+        let at = &record.message.source;
         let row = count(&format!(
             "issued_coupons WHERE slot = {slot} AND user_id = '{user}'"
         ))
@@ -286,7 +293,7 @@ async fn row_for_a_drop_being_sealed_waits_for_the_seal_and_is_refused() {
         .await
         .unwrap();
     let event = message(coupon_id, drop_id, 1, "u-1", Utc::now());
-    let batch = [Arc::new(record(0, 0, 0, &event))];
+    let batch = [record(0, 0, &event)];
     let writing = tokio::spawn(async move { written(&db, &batch).await });
     eventually("the row waits", Duration::from_secs(30), async || {
         mysql_rows(&url, LOCK_WAITS).await.unwrap() != [["0"]]
@@ -312,12 +319,7 @@ async fn row_for_a_drop_being_sealed_waits_for_the_seal_and_is_refused() {
 async fn drop_is_sealed_only_if_the_verified_row_count_is_current() {
     let (mysql, db, coupon_id, drop_id) = shop("counting", 5).await;
     let event = message(coupon_id, drop_id, 1, "u-1", Utc::now());
-    assert_eq!(
-        written(&db, &[Arc::new(record(0, 0, 0, &event))])
-            .await
-            .issued,
-        1
-    );
+    assert_eq!(written(&db, &[record(0, 0, &event)]).await.issued, 1);
     mysql
         .query("UPDATE counting.drops SET closes_at = '2199-01-01'")
         .await

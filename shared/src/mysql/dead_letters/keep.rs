@@ -1,12 +1,11 @@
 //! Writing dead letters: by the consumer, and by the API as a fallback.
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::UserId;
-use crate::event::ClaimEvent;
+use crate::event::{ClaimEvent, Fragments};
 use crate::mysql::Conn;
 use crate::mysql::erased::as_stored;
 use crate::mysql::schema::failed_claims;
@@ -28,16 +27,8 @@ pub struct MessageOrigin {
 /// A claim that the consumer could not turn into a row.
 #[derive(Debug, Clone)]
 pub struct FailedClaim {
-    /// The coupon, if it could be read.
-    pub coupon_id: Option<i64>,
-    /// The drop, if it could be read.
-    pub drop_id: Option<i64>,
-    /// The slot, even if invalid.
-    pub slot: Option<i64>,
-    /// The user, if the id is valid.
-    pub user_id: Option<UserId>,
-    /// When the user was admitted, if it could be read.
-    pub claimed_at: Option<DateTime<Utc>>,
+    /// The fields that could be read.
+    pub known: Fragments,
     /// The first bytes of the message, at most a few kilobytes.
     pub payload: Vec<u8>,
     /// The reason: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`,
@@ -79,11 +70,11 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
         }
         let row = |claim: &FailedClaim| {
             (
-                failed_claims::coupon_id.eq(claim.coupon_id),
-                failed_claims::drop_id.eq(claim.drop_id),
-                failed_claims::slot.eq(claim.slot),
-                failed_claims::user_id.eq(claim.user_id.as_ref().map(ToString::to_string)),
-                failed_claims::claimed_at.eq(claim.claimed_at.map(|at| at.naive_utc())),
+                failed_claims::coupon_id.eq(claim.known.coupon_id),
+                failed_claims::drop_id.eq(claim.known.drop_id),
+                failed_claims::slot.eq(claim.known.slot),
+                failed_claims::user_id.eq(claim.known.user_id.as_ref().map(ToString::to_string)),
+                failed_claims::claimed_at.eq(claim.known.claimed_at.map(|at| at.naive_utc())),
                 failed_claims::payload.eq(claim.payload.clone()),
                 failed_claims::reason.eq(claim.reason),
                 failed_claims::error.eq(claim.error.clone()),
@@ -121,11 +112,11 @@ async fn without_erased<'c>(
     conn: &mut Conn,
     failed: &'c [FailedClaim],
 ) -> QueryResult<Vec<&'c FailedClaim>> {
-    let named = || failed.iter().filter(|claim| claim.user_id.is_some());
+    let named = || failed.iter().filter(|claim| claim.known.user_id.is_some());
     if named().next().is_none() {
         return Ok(failed.iter().collect());
     }
-    let coupons: Vec<i64> = named().filter_map(|claim| claim.coupon_id).collect();
+    let coupons: Vec<i64> = named().filter_map(|claim| claim.known.coupon_id).collect();
     let of_coupon = failed_claims::coupon_id
         .eq_any(coupons)
         .or(failed_claims::coupon_id.is_null());
@@ -154,11 +145,11 @@ async fn without_erased<'c>(
         let remains = (
             Some(partition),
             Some(offset),
-            claim.drop_id,
-            claim.slot,
-            claim.claimed_at.map(as_stored),
+            claim.known.drop_id,
+            claim.known.slot,
+            claim.known.claimed_at.map(as_stored),
         );
-        claim.user_id.is_some() && erased.contains(&remains)
+        claim.known.user_id.is_some() && erased.contains(&remains)
     };
     Ok(failed.iter().filter(|claim| !is_erased(claim)).collect())
 }
