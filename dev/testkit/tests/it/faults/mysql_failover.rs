@@ -283,7 +283,7 @@ async fn settings_missing_on_the_replica_are_recovered_from_redis_first() {
     assert_eq!(
         [kinds(&dry), kinds(&run)],
         [expected.clone(), expected],
-        "{run:#?}"
+        "{dry:#?}\n{run:#?}"
     );
     let _consumer = world.consume().await;
     for (coupon, answers) in [(&raised, &answers), (&renamed, &also)] {
