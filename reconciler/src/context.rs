@@ -1,6 +1,5 @@
 //! What the steps of a pass share: the stores, the settings, and the moment at which it began.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,12 +13,10 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::gate::{Fence, Servers};
+use firstcome_shared::redis::gate::Servers;
 use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::wrong_key::is_about_data;
-use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::report::{FailureCause, Outcome, Trigger};
