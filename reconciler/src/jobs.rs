@@ -219,7 +219,7 @@ pub(crate) async fn count_sealed(stores: &Stores) -> Result<Vec<Finding>, DbErro
     let mut found = Vec::new();
     let mut after = 0;
     loop {
-        let page = stores.db.sealed_drops(after, None, None, AT_ONCE).await?;
+        let page = stores.db.sealed_drops(after, AT_ONCE).await?;
         let Some(last) = page.last() else {
             return Ok(found);
         };

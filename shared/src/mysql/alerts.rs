@@ -412,28 +412,6 @@ impl Db {
         })
         .await
     }
-
-    /// Finds the drops that have a broken promise, an alert that is firing, or an alert whose
-    /// resolution must still be mailed. The next pass that examines such a drop has something to
-    /// report.
-    pub async fn drops_of_open_alerts(&self) -> Result<HashSet<DropId>, DbError> {
-        self.run("drops of open alerts", async |conn| {
-            let mut found: HashSet<DropId> = open_or_seen(conn, &[])
-                .await?
-                .into_iter()
-                .filter_map(|alert| alert.drop_id)
-                .collect();
-            let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
-            let broken: Vec<i64> = broken
-                .select(broken_promises::drop_id)
-                .distinct()
-                .load(conn)
-                .await?;
-            found.extend(broken.into_iter().map(DropId));
-            Ok(found)
-        })
-        .await
-    }
 }
 
 /// Acknowledges an alert that is firing.

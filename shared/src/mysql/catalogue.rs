@@ -203,34 +203,6 @@ impl Db {
         .await
     }
 
-    /// Calls [`Db::take_revision`] for many coupons. Returns them in the format of
-    /// [`Db::catalogue`]. Skips coupons that another transaction is changing, because waiting would
-    /// delay the others, and coupons of which MySQL has lost revisions.
-    pub async fn take_revisions(
-        &self,
-        seen: Vec<(CouponId, u64)>,
-    ) -> Result<Vec<(Coupon, Vec<Drop>)>, DbError> {
-        self.run("take revisions", async move |conn| {
-            conn.transaction(async |conn| {
-                let wanted = coupons::table.filter(coupons::id.eq_any(seen.iter().map(|(coupon, _)| coupon.0)));
-                let free = wanted.select((coupons::id, coupons::revision)).for_update().skip_locked();
-                let free: HashMap<i64, u64> = free.load(conn).await?.into_iter().collect();
-                let is_behind = |coupon: CouponId, seen| free.get(&coupon.0).is_none_or(|revision| *revision < seen);
-                let taken: Vec<i64> =
-                    seen.iter().filter(|(coupon, seen)| !is_behind(*coupon, *seen)).map(|(coupon, _)| coupon.0).collect();
-                diesel::sql_query(format!(
-                    "UPDATE ({LISTED}) listed STRAIGHT_JOIN coupons c FORCE INDEX (PRIMARY) ON c.id = listed.id SET c.revision = c.revision + 1"
-                ))
-                .bind::<Text, _>(json(&taken)?)
-                .execute(conn)
-                .await?;
-                select_listed(conn, json(&taken)?).await
-            })
-            .await
-        })
-        .await
-    }
-
     /// Creates the missing drops that a coupon's schedule requires. Returns the coupon as read in
     /// that transaction, with the new drops. Concurrent calls are safe, because the schema permits
     /// one drop per local date.
@@ -276,6 +248,33 @@ impl Db {
                 Ok(Some((coupon, made)))
             })
             .await
+        })
+        .await
+    }
+
+    /// Reads the coupons with an unsealed drop that has opened, or opens within a minute.
+    pub async fn open_coupons_now(&self) -> Result<Vec<CouponId>, DbError> {
+        self.run("read open coupons", async |conn| {
+            let soon = sql::<Datetime>("UTC_TIMESTAMP(3) + INTERVAL 1 MINUTE");
+            let open = drops::table
+                .filter(drops::sealed_at.is_null().and(drops::opens_at.le(soon)))
+                .select(drops::coupon_id)
+                .distinct();
+            let open: Vec<i64> = open.load(conn).await?;
+            Ok(open.into_iter().map(CouponId).collect())
+        })
+        .await
+    }
+
+    /// Reads the era of a coupon from the primary.
+    pub async fn era(&self, coupon: CouponId) -> Result<Option<u64>, DbError> {
+        self.run("read era", async move |conn| {
+            coupons::table
+                .find(coupon.0)
+                .select(coupons::era)
+                .first(conn)
+                .await
+                .optional()
         })
         .await
     }

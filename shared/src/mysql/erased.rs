@@ -10,10 +10,10 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Datetime, Nullable};
 use diesel_async::RunQueryDsl;
 
+use super::Conn;
 use super::claim::Claim;
 use super::dead_letters::list;
 use super::erase::GONE;
-use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId, Slot};
 
 /// Prefix of every pseudonym.
@@ -123,20 +123,6 @@ impl ErasedClaims {
                 .is_some_and(|at| erased.contain(claim.drop_id, claim.slot, at))
         };
         Ok(claims.iter().copied().filter(is_one).collect())
-    }
-}
-
-impl Db {
-    /// Reads claims of erased users on a range of slots of one drop.
-    pub async fn erased_claims(
-        &self,
-        of: (CouponId, DropId),
-        slots: RangeInclusive<Slot>,
-    ) -> Result<ErasedClaims, DbError> {
-        self.run("claims of erased people", async move |conn| {
-            ErasedClaims::read(conn, &[of], slots).await
-        })
-        .await
     }
 }
 

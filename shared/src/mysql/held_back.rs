@@ -1,7 +1,5 @@
 //! The repairs of a drop that the repair limit held back. An operator confirms exactly these.
 
-use std::collections::HashSet;
-
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
@@ -62,17 +60,6 @@ impl Db {
                 .optional()
         })
         .await
-    }
-
-    /// Reads the drops with repairs that are held back.
-    pub async fn drops_held_back(&self) -> Result<HashSet<DropId>, DbError> {
-        let drops = self.run("drops held back", async |conn| {
-            held_back::table
-                .select(held_back::drop_id)
-                .load::<i64>(conn)
-                .await
-        });
-        Ok(drops.await?.into_iter().map(DropId).collect())
     }
 
     /// Deletes the record of a drop whose repairs no longer exceed the limit. Any confirmation

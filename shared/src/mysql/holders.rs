@@ -85,34 +85,6 @@ impl Db {
         })
         .await
     }
-
-    /// Reads users with a row of the coupon and an id above `after`, with drop and slot, in order
-    /// of id.
-    pub async fn holders_after(
-        &self,
-        coupon: CouponId,
-        after: String,
-        limit: i64,
-    ) -> Result<Vec<(String, i64, Slot)>, DbError> {
-        self.run("people of a coupon", async move |conn| {
-            issued_coupons::table
-                .filter(
-                    issued_coupons::coupon_id
-                        .eq(coupon.0)
-                        .and(issued_coupons::user_id.gt(after)),
-                )
-                .order(issued_coupons::user_id)
-                .limit(limit)
-                .select((
-                    issued_coupons::user_id,
-                    issued_coupons::drop_id,
-                    issued_coupons::slot,
-                ))
-                .load(conn)
-                .await
-        })
-        .await
-    }
 }
 
 /// Finds the first drop of the page.

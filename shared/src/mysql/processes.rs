@@ -182,8 +182,6 @@ pub enum Work {
     Pass,
     /// Reopening of the admission gate, concurrently with passes.
     Reopening,
-    /// A pass over one coupon after an operator's change, concurrently with other passes.
-    Change,
 }
 
 impl Work {
@@ -192,7 +190,6 @@ impl Work {
         match self {
             Self::Pass => "firstcome-pass:",
             Self::Reopening => "firstcome-reopening:",
-            Self::Change => "firstcome-change:",
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::issued::{IssuedRow, of_people};
 use super::ops_actions::{Operator, OperatorAct};
 use super::revoked::{self, Revocation};
-use super::schema::{broken_promises, drops};
+use super::schema::broken_promises;
 use super::{Db, DbError};
 use crate::domain::{CouponId, DropId, NamedDrop, UserId};
 
@@ -38,40 +38,6 @@ pub struct BrokenPromiseRow {
 }
 
 impl Db {
-    /// Records a broken promise. If it was already recorded and resolved, it is open again.
-    pub async fn list_broken_promise(
-        &self,
-        run_id: &str,
-        NamedDrop { coupon, drop }: NamedDrop,
-        user: &UserId,
-        slot: i64,
-        reason: &'static str,
-    ) -> Result<(), DbError> {
-        let user = user.as_str().to_owned();
-        let run_id = run_id.to_owned();
-        self.run("list broken promise", async move |conn| {
-            diesel::insert_into(broken_promises::table)
-                .values((
-                    broken_promises::drop_id.eq(drop.0),
-                    broken_promises::user_id.eq(user),
-                    broken_promises::coupon_id.eq(coupon.0),
-                    broken_promises::slot.eq(slot),
-                    broken_promises::reason.eq(reason),
-                    broken_promises::run_id.eq(run_id),
-                ))
-                .on_conflict(diesel::dsl::DuplicatedKeys)
-                .do_update()
-                .set((
-                    broken_promises::mended_at.eq(None::<NaiveDateTime>),
-                    broken_promises::slot.eq(slot),
-                ))
-                .execute(conn)
-                .await
-                .map(|_| ())
-        })
-        .await
-    }
-
     /// Marks these users' broken promises as resolved, because the users now have rows.
     pub async fn mend_broken_promises(
         &self,
@@ -176,54 +142,6 @@ impl Db {
                 .into_iter()
                 .map(|(user, slot)| (UserId::from_store(user), slot.unwrap_or(i64::MAX)))
                 .collect())
-        })
-        .await
-    }
-
-    /// Returns those of these users who have a promise of a drop in `broken_promises`, resolved or
-    /// not.
-    pub async fn people_with_promises(
-        &self,
-        drop: DropId,
-        people: &[UserId],
-    ) -> Result<HashSet<UserId>, DbError> {
-        let people: Vec<String> = people.iter().map(ToString::to_string).collect();
-        self.run("people with promises", async move |conn| {
-            let of_people = broken_promises::drop_id
-                .eq(drop.0)
-                .and(broken_promises::user_id.eq_any(people));
-            let found: Vec<String> = broken_promises::table
-                .filter(of_people)
-                .select(broken_promises::user_id)
-                .load(conn)
-                .await?;
-            Ok(found.into_iter().map(UserId::from_store).collect())
-        })
-        .await
-    }
-
-    /// Unseals the drops with unresolved broken promises. Returns their number.
-    pub async fn unseal_drops_of_broken_promises(&self) -> Result<usize, DbError> {
-        let broken: Vec<i64> = self
-            .drops_with_broken_promises()
-            .await?
-            .into_iter()
-            .map(|drop| drop.0)
-            .collect();
-        self.run("unseal drops", async move |conn| {
-            let mut unsealed = 0;
-            for some in broken.chunks(Self::PROMISES_AT_ONCE) {
-                unsealed += diesel::update(
-                    drops::table.filter(drops::id.eq_any(some).and(drops::sealed_at.is_not_null())),
-                )
-                .set((
-                    drops::sealed_at.eq(None::<NaiveDateTime>),
-                    drops::sealed_rows.eq(None::<u32>),
-                ))
-                .execute(conn)
-                .await?;
-            }
-            Ok(unsealed)
         })
         .await
     }

@@ -127,24 +127,13 @@ impl Db {
         &self,
         coupons: &[CouponId],
     ) -> Result<HashMap<CouponId, u64>, DbError> {
-        let which =
-            "r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%'";
-        self.count_people("count banned users", coupons, which)
-            .await
-    }
-
-    async fn count_people(
-        &self,
-        what: &'static str,
-        coupons: &[CouponId],
-        which: &'static str,
-    ) -> Result<HashMap<CouponId, u64>, DbError> {
         let ids = coupons.to_vec();
-        self.run_within(LONGEST_COUNT, what, async move |conn| {
+        self.run_within(LONGEST_COUNT, "count banned users", async move |conn| {
             let query = format!(
                 "SELECT r.coupon_id, CAST(COUNT(DISTINCT r.person_scope, r.user_id) AS UNSIGNED) AS number \
                  FROM ({LISTED}) w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
-                 WHERE {which} GROUP BY r.coupon_id"
+                 WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%' \
+                 GROUP BY r.coupon_id"
             );
             let found: Vec<BannedRow> = diesel::sql_query(query)
                 .bind::<Text, _>(json(&ids)?)
@@ -154,16 +143,6 @@ impl Db {
             Ok(found.into_iter().map(of).collect())
         })
         .await
-    }
-
-    /// Counts the fields that Redis may have for the revocations of these coupons: one per user, or
-    /// per user and drop. Reads every revocation of these coupons.
-    pub async fn count_revoked_people(
-        &self,
-        coupons: &[CouponId],
-    ) -> Result<HashMap<CouponId, u64>, DbError> {
-        self.count_people("count revoked users", coupons, "TRUE")
-            .await
     }
 
     /// Moves the row of a claim that the revocation voids into the revocation, if the row exists.
