@@ -15,6 +15,7 @@ use super::dead_letters::{Resolution, resolve};
 use super::inserted::{TakenOut, take_out};
 use super::literal::push_text;
 use super::schema::{coupons, issued_coupons};
+use super::sealed::rows_changed;
 use super::slot_limits::SlotLimits;
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::coupon::ClaimFault;
@@ -355,6 +356,10 @@ impl Db {
                 let inserted = insert(conn, &claims, &key, by).await?;
                 if inserted.rows < claims.len() {
                     return Err(diesel::result::Error::RollbackTransaction);
+                }
+                for of_drop in claims.chunk_by(|a, b| a.drop_id == b.drop_id) {
+                    let rows = i64::try_from(of_drop.len()).unwrap_or(i64::MAX);
+                    rows_changed(conn, of_drop[0].drop_id.0, rows).await?;
                 }
                 resolve(conn, &resolutions, &run_id).await?;
                 Ok(FencedInsert::Written)

@@ -14,7 +14,8 @@ use serde_json::json;
 use super::catalogue::LISTED;
 use super::ids::draw_id;
 use super::ops_actions::{Operator, OperatorAct};
-use super::schema::{drops, issued_coupons, revoked_coupons};
+use super::schema::{issued_coupons, revoked_coupons};
+use super::sealed::rows_changed;
 use super::{Conn, Db, DbError, json};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
@@ -156,7 +157,10 @@ impl Db {
                     .for_update();
                 let mut current: Revocation = current.first(conn).await?;
                 let scope = person_scope(once_per, current.drop_id);
-                move_row(conn, &mut current, scope).await
+                if move_row(conn, &mut current, scope).await? {
+                    rows_changed(conn, current.drop_id, -1).await?;
+                }
+                Ok(())
             })
             .await
         })
@@ -246,9 +250,11 @@ impl Db {
 async fn revoke_in(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
     let is_new = open_one(conn, new, false).await?.is_none();
     let mut revocation = insert(conn, new).await?;
-    move_row(conn, &mut revocation, new.scope()).await?;
+    let is_moved = move_row(conn, &mut revocation, new.scope()).await?;
     close_promises(conn, &revocation, new.scope()).await?;
-    unseal(conn, revocation.drop_id).await?;
+    if is_moved {
+        rows_changed(conn, revocation.drop_id, -1).await?;
+    }
     if let Some(operator) = new.operator.as_ref().filter(|_| is_new) {
         operator.did(conn, act(&revocation)).await?;
     }
@@ -310,22 +316,6 @@ async fn open_one(
         .find(|one| new.once_per == OncePer::Coupon || one.drop_id == new.drop.0))
 }
 
-/// Unseals the drop: it now lacks a row, and users may be waiting for the slot. Sealing locks the
-/// drop before it counts revocations, so it either counts this one or has already sealed the drop.
-async fn unseal(conn: &mut Conn, drop: i64) -> QueryResult<()> {
-    let locked = drops::table.find(drop).select(drops::sealed_at).for_share();
-    if locked.first::<Option<NaiveDateTime>>(conn).await?.is_some() {
-        diesel::update(drops::table.find(drop))
-            .set((
-                drops::sealed_at.eq(None::<NaiveDateTime>),
-                drops::sealed_rows.eq(None::<u32>),
-            ))
-            .execute(conn)
-            .await?;
-    }
-    Ok(())
-}
-
 fn act(revocation: &Revocation) -> OperatorAct {
     let Revocation {
         coupon_id,
@@ -347,8 +337,8 @@ fn act(revocation: &Revocation) -> OperatorAct {
     }
 }
 
-/// Moves the user's row into the revocation, if the revocation voids it.
-async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> QueryResult<()> {
+/// Moves the user's row into the revocation, if the revocation voids it. Returns whether it did.
+async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> QueryResult<bool> {
     type Row = (i64, Slot, String, NaiveDateTime, NaiveDateTime, String);
     let of_person = issued_coupons::coupon_id
         .eq(revocation.coupon_id)
@@ -370,7 +360,9 @@ async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> Q
     let void = rows
         .into_iter()
         .find(|row| (scope == 0 || row.0 == scope) && is_void(row));
-    let Some(row) = void else { return Ok(()) };
+    let Some(row) = void else {
+        return Ok(false);
+    };
     let (drop, slot, code, claimed_at, issued_at, issued_by) = row;
     diesel::update(revoked_coupons::table.find(revocation.id))
         .set((
@@ -388,7 +380,7 @@ async fn move_row(conn: &mut Conn, revocation: &mut Revocation, scope: i64) -> Q
     diesel::delete(issued_coupons::table.find((drop, slot)))
         .execute(conn)
         .await
-        .map(|_| ())
+        .map(|_| true)
 }
 
 /// Closes broken promises that the revocation voids.

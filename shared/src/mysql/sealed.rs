@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
 use super::schema::{drops, issued_coupons, revoked_coupons};
-use super::{Db, DbError, MOST_VALUES};
+use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId, Slot};
 
 #[derive(Debug, Clone, Queryable, Selectable)]
@@ -55,10 +56,10 @@ impl Db {
     /// its closing time or quantity since the caller read it, if its rows or revocations differ
     /// from those verified, or if it is already sealed.
     ///
-    /// A revocation locks its drop after inserting its row. Therefore, either it is committed
-    /// before this lock and gets counted, or it unseals the drop afterwards. A consumer locks a
-    /// closed drop after inserting rows. Therefore, either the rows are counted, or the consumer
-    /// finds the drop sealed.
+    /// Whoever moves or inserts a row locks the drop afterwards ([`rows_changed`]). Therefore, either
+    /// the change is committed before this lock and gets counted, or it changes the number of a
+    /// sealed drop. A consumer does so with a closed drop. Therefore, either its rows are counted,
+    /// or it finds the drop sealed.
     pub async fn seal_drop(
         &self,
         id: DropId,
@@ -93,12 +94,9 @@ impl Db {
                 if written.get_result::<i64>(conn).await? != i64::from(rows) {
                     return Ok(false);
                 }
-                // A drop that was unsealed in between may contain user ids again.
-                let named = drops::codes_erased_at.eq(None::<NaiveDateTime>);
                 let sealed = (
                     drops::sealed_at.eq(Utc::now().naive_utc()),
                     drops::sealed_rows.eq(rows),
-                    named,
                 );
                 diesel::update(drops::table.find(id.0))
                     .set(sealed)
@@ -171,4 +169,24 @@ impl Db {
         })
         .await
     }
+}
+
+/// Keeps the number of rows of a sealed drop right if a row comes or goes after the sealing, and
+/// makes the drop one that may name users again. Must be called in the transaction of the rows,
+/// after them. The lock on the drop lasts until its end, so sealing waits for it.
+pub(super) async fn rows_changed(conn: &mut Conn, drop: i64, by: i64) -> QueryResult<()> {
+    let locked = drops::table.find(drop).select(drops::sealed_at).for_share();
+    let sealed_at: Option<Option<NaiveDateTime>> = locked.first(conn).await.optional()?;
+    if sealed_at.flatten().is_none() {
+        return Ok(());
+    }
+    diesel::sql_query(
+        "UPDATE drops SET sealed_rows = GREATEST(CAST(sealed_rows AS SIGNED) + ?, 0), codes_erased_at = NULL \
+         WHERE id = ?",
+    )
+    .bind::<BigInt, _>(by)
+    .bind::<BigInt, _>(drop)
+    .execute(conn)
+    .await
+    .map(|_| ())
 }
