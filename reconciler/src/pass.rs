@@ -205,7 +205,7 @@ pub async fn compare(
 }
 
 /// Inserts the rows of a page, ends its letters, and completes its revocations.
-async fn carry_out(
+pub(crate) async fn carry_out(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: &DropSeen,

@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use crate::barrier::{self, BarrierError};
 use crate::context::{Memory, PassContext, PassError, PassRequest, PassSettings};
 use crate::jobs::{self, Notes};
-use crate::ledger::Ledger;
 use crate::read;
 use crate::record;
 use crate::report::{
@@ -207,15 +206,13 @@ impl Reconciler {
                 }
             }
         }
-        let mut ledger = Ledger::default();
-        seal::end_letters(&ctx, request.coupon, &mut ledger).await?;
-        run.unlisted.examined.failed_claims +=
-            seal::report_loose(&ctx, request.coupon, request.drop, &mut ledger).await?;
-        run.findings.extend(ledger.findings(None, None));
         for (_, it) in done {
             run.findings.extend(it.findings);
             run.drops.extend(it.drops);
         }
+        let (letters, found) = seal::judge_letters(&ctx, request.coupon, request.drop).await?;
+        run.unlisted.examined.failed_claims += letters;
+        run.findings.extend(found);
         run.partial = !request.covers_everything();
         Ok(())
     }

@@ -1,23 +1,25 @@
 //! Seals drops that are over and exact, and ends the dead letters of sealed drops by MySQL alone.
 //! Nothing unseals a drop.
 
+use std::collections::BTreeMap;
+
 use chrono::Utc;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::dead_letters::{DeadLetterRow, Resolution};
-use firstcome_shared::mysql::revoked::Revocations;
+use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::mysql::dead_letters::{DeadLetterRow, LooseDeadLetters};
 use firstcome_shared::mysql::schema::{drops, failed_claims};
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::gate::Gate;
+use firstcome_shared::redis::reads::{CouponState, DropState};
 use firstcome_shared::schedule::Schedule;
 
 use crate::context::{PassContext, PassError};
-use crate::judge::DueRow;
+use crate::judge::{self, Letter, LetterEnd, Moment, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
-use crate::pass::Compared;
-use crate::read::{CouponSeen, DropSeen};
-use crate::report::{ActionKind, Finding, Kind, Outcome};
-use crate::rows::{self, RowEnd};
+use crate::pass::{CompareAt, Compared, carry_out};
+use crate::read::{self, CouponSeen, DropSeen, ReadPage};
+use crate::report::{Finding, Kind};
 
 /// Whether the drop has been closed for longer than any claim takes, by Redis's clock and by this
 /// host's: if either is wrong, users may still be admitted.
@@ -107,194 +109,227 @@ pub(crate) async fn is_coupon_over(db: &Db, coupon: CouponId) -> Result<bool, Db
     Ok(!goes_on && drops.iter().all(|drop| drop.sealed_at.is_some()))
 }
 
-/// Letters of sealed drops that one pass ends.
-const LETTERS_AT_MOST: i64 = 500;
-
-/// Ends dead letters of sealed drops: its user has a row, or gets it on a slot without one.
-pub(crate) async fn end_letters(
+/// Judges the dead letters that belong to no drop of a pass: those of sealed drops, by MySQL alone,
+/// and those that name no drop or no user. Returns how many there are.
+pub(crate) async fn judge_letters(
     ctx: &PassContext,
     coupon: Option<CouponId>,
-    ledger: &mut Ledger,
-) -> Result<(), PassError> {
-    let letters = letters_of_sealed(&ctx.stores.db, coupon).await?;
-    for (letter, drop, quantity) in letters {
-        end_letter(ctx, letter, drop, quantity, ledger).await?;
+    drop: Option<DropId>,
+) -> Result<(u64, Vec<Finding>), PassError> {
+    let db = &ctx.stores.db;
+    let mut number = 0;
+    let mut of_drops: BTreeMap<OfDrop, Ledger> = BTreeMap::new();
+    let mut after = (i64::MIN, 0);
+    loop {
+        let page = letters_of_sealed(db, coupon, drop, after).await?;
+        let Some(((_, drop), letter)) = page.last() else {
+            break;
+        };
+        after = (drop.0, letter.id);
+        number += page.len() as u64;
+        for letters in page.chunk_by(|(a, _), (b, _)| a == b) {
+            let of_drop = letters[0].0;
+            if let Some((seen, own)) = sealed_drop(ctx, of_drop).await? {
+                let ledger = of_drops.entry(of_drop).or_default();
+                let letters = letters
+                    .iter()
+                    .map(|(_, row)| read::letter(row.clone(), &own.drop));
+                judge_each(ctx, &seen, &own, letters.collect(), ledger).await?;
+            }
+        }
     }
-    Ok(())
+    let of_drops = of_drops.into_iter();
+    let mut findings: Vec<Finding> = of_drops
+        .flat_map(|((coupon, drop), ledger)| ledger.findings(Some(coupon), Some(drop)))
+        .collect();
+    for loose in db.loose_dead_letters(coupon, drop).await? {
+        number += loose.number;
+        findings.extend(loose_letters(loose));
+    }
+    Ok((number, findings))
 }
 
+/// Names letters that no pass can judge, or only counts them if there are many.
+fn loose_letters(loose: LooseDeadLetters) -> Vec<Finding> {
+    let why = loose.why;
+    if loose.number > loose.examples.len() as u64 {
+        let first = loose.examples.iter().take(3).map(|it| it.id.to_string());
+        let first = first.collect::<Vec<_>>().join(", ");
+        let detail = format!("{} failed claims name {why}: {first}", loose.number);
+        return vec![Finding::report(Kind::FailedClaim, detail)];
+    }
+    let named = |letter: DeadLetterRow| {
+        let detail = format!("failed claim {} names {why}", letter.id);
+        let user = letter.user_id.map(UserId::from_store);
+        Finding {
+            coupon_id: letter.coupon_id.map(CouponId),
+            drop_id: letter.drop_id.map(DropId),
+            dead_letter: Some(letter.id),
+            ..Finding::report(Kind::FailedClaim, detail).of(letter.slot, user.as_ref())
+        }
+    };
+    loose.examples.into_iter().map(named).collect()
+}
+
+/// Letters of sealed drops that are read at once, and judged at once if they are of one drop.
+const LETTERS_AT_ONCE: i64 = 500;
+
+type OfDrop = (CouponId, DropId);
+
+/// Reads the next open letters of sealed drops that name a user, by drop and id.
 async fn letters_of_sealed(
     db: &Db,
     coupon: Option<CouponId>,
-) -> Result<Vec<(DeadLetterRow, (CouponId, DropId), Slot)>, DbError> {
+    drop: Option<DropId>,
+    (after, last): (i64, i64),
+) -> Result<Vec<(OfDrop, DeadLetterRow)>, DbError> {
     let read = db.run("dead letters of sealed drops", async move |conn| {
+        let is_own = failed_claims::coupon_id
+            .is_null()
+            .or(failed_claims::coupon_id.eq(drops::coupon_id.nullable()));
+        let is_next = drops::id
+            .gt(after)
+            .or(drops::id.eq(after).and(failed_claims::id.gt(last)));
         let mut query = failed_claims::table
             .inner_join(drops::table.on(failed_claims::drop_id.eq(drops::id.nullable())))
-            .filter(
-                failed_claims::resolved_at
-                    .is_null()
-                    .and(drops::sealed_at.is_not_null()),
-            )
+            .filter(failed_claims::resolved_at.is_null())
             .filter(failed_claims::user_id.is_not_null())
-            .filter(
-                failed_claims::coupon_id
-                    .is_null()
-                    .or(failed_claims::coupon_id.eq(drops::coupon_id.nullable())),
-            )
-            .limit(LETTERS_AT_MOST)
-            .select((
-                DeadLetterRow::as_select(),
-                (drops::coupon_id, drops::id),
-                drops::quantity,
-            ))
+            .filter(drops::sealed_at.is_not_null().and(is_own).and(is_next))
+            .order((drops::id, failed_claims::id))
+            .limit(LETTERS_AT_ONCE)
+            .select(((drops::coupon_id, drops::id), DeadLetterRow::as_select()))
             .into_boxed();
         if let Some(coupon) = coupon {
             query = query.filter(drops::coupon_id.eq(coupon.0));
         }
-        query.load::<(DeadLetterRow, (i64, i64), Slot)>(conn).await
+        if let Some(drop) = drop {
+            query = query.filter(drops::id.eq(drop.0));
+        }
+        query.load::<((i64, i64), DeadLetterRow)>(conn).await
     });
     let found = read.await?.into_iter();
-    Ok(found
-        .map(|(row, (coupon, drop), quantity)| (row, (CouponId(coupon), DropId(drop)), quantity))
-        .collect())
+    let of_drop = |((coupon, drop), row)| ((CouponId(coupon), DropId(drop)), row);
+    Ok(found.map(of_drop).collect())
 }
 
-async fn end_letter(
+/// Reads a sealed drop, of which Redis has nothing to say.
+async fn sealed_drop(
     ctx: &PassContext,
-    letter: DeadLetterRow,
-    (coupon, drop): (CouponId, DropId),
-    quantity: Slot,
+    (coupon, drop): OfDrop,
+) -> Result<Option<(CouponSeen, DropSeen)>, DbError> {
+    let Some((coupon, drops)) = ctx.stores.db.coupon(coupon).await? else {
+        return Ok(None);
+    };
+    let keys = ctx.stores.redis.keys(coupon.id, drop);
+    let own = drops.into_iter().find(|own| own.id == drop);
+    let own = own.map(|drop| DropSeen {
+        drop,
+        keys,
+        state: DropState::default(),
+        highest_row: 0,
+        letters: 0,
+        revocations: 0,
+        has_broken_promises: false,
+    });
+    let seen = CouponSeen {
+        coupon,
+        drops: Vec::new(),
+        state: CouponState::default(),
+        banned: 0,
+    };
+    Ok(own.map(|own| (seen, own)))
+}
+
+/// Failures of single letters after which the others of their drop wait for the next pass: each
+/// may take as long as a wait for a lock.
+const FAILURES: u32 = 5;
+
+/// Judges letters of a sealed drop: all at once, and if that fails, one by one.
+async fn judge_each(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    drop: &DropSeen,
+    letters: Vec<Letter>,
     ledger: &mut Ledger,
 ) -> Result<(), PassError> {
-    let db = &ctx.stores.db;
-    let Some((coupon, _)) = db.coupon(coupon).await? else {
-        return Ok(());
-    };
-    let user = UserId::from_store(letter.user_id.clone().unwrap_or_default());
-    let users = std::slice::from_ref(&user);
-    let rows = db.rows_of_people(coupon.id, users).await?;
-    let whole_coupon = coupon.once_per == OncePer::Coupon;
-    let has_row = rows.iter().any(|row| whole_coupon || row.drop_id == drop.0);
-    let revocations = db.revocations_of_people(coupon.id, users).await?;
-    let revocations = Revocations::new(revocations, coupon.once_per, drop);
-    let claimed_at = letter.claimed_at.map(|at| at.and_utc());
-    let slot = letter.slot.and_then(|slot| Slot::try_from(slot).ok());
-    let slot = slot.filter(|slot| (1..=quantity).contains(slot));
-    let is_left = |detail: &str| {
-        let detail = format!("failed claim {} of a sealed drop: {detail}", letter.id);
-        Finding {
-            coupon_id: Some(coupon.id),
-            drop_id: Some(drop),
-            dead_letter: Some(letter.id),
-            ..Finding::report(Kind::FailedClaim, detail).of(letter.slot, Some(&user))
+    match judge_sealed(ctx, seen, drop, letters.clone()).await {
+        Ok(found) => {
+            ledger.extend(found);
+            return Ok(());
         }
-    };
-    let ends_as = if has_row {
-        Some(("duplicate", "its user holds a row"))
-    } else if revocations.voids_at(&user, claimed_at) {
-        Some(("revoked", "its claim was given back or revoked"))
-    } else {
-        None
-    };
-    if let Some((how, detail)) = ends_as {
-        let resolution = Resolution {
-            id: letter.id,
-            how,
-            detail: detail.to_owned(),
+        Err(error) => {
+            let why = error.about_data()?;
+            tracing::warn!(
+                drop_id = drop.drop.id.0,
+                why,
+                "letters are judged one by one"
+            );
+        }
+    }
+    let mut failures = 0;
+    for letter in letters {
+        let id = letter.id;
+        let why = match judge_sealed(ctx, seen, drop, vec![letter]).await {
+            Ok(found) => {
+                ledger.extend(found);
+                continue;
+            }
+            Err(error) => error.about_data()?,
         };
-        if !ctx.dry_run {
-            db.resolve_dead_letters(vec![resolution], &ctx.run_id)
-                .await?;
-        }
-        return Ok(());
-    }
-    if !UserId::has_form(user.as_str()) {
-        ledger.add(is_left("it names no user"));
-        return Ok(());
-    }
-    let Some(slot) = slot else {
-        ledger.add(is_left("the drop has no such slot"));
-        return Ok(());
-    };
-    // Only a claim that an API or an operator wrote gets a row in a drop that was verified.
-    if letter.is_of_message() || db.row_on_slot(drop, slot).await?.is_some() {
-        ledger.add(is_left(
-            "another user has its slot, or only a message says so",
-        ));
-        return Ok(());
-    }
-    let at_ms = claimed_at.map(|at| at.timestamp_millis());
-    let due = DueRow {
-        slot,
-        user: user.clone(),
-        at_ms,
-        letter: Some(letter.id),
-    };
-    let mut result = ctx.outcome();
-    if !ctx.dry_run {
-        let ends = rows::insert_rows(ctx, &coupon, drop, coupon.era, &[due]).await?;
-        if !matches!(ends[..], [RowEnd::Inserted | RowEnd::AlreadyThere]) {
-            result = Outcome::Failed;
+        ledger.add(Finding {
+            dead_letter: Some(id),
+            ..Finding::report(Kind::FailedClaim, format!("failed claim {id}: {why}"))
+        });
+        failures += 1;
+        if failures == FAILURES {
+            break;
         }
     }
-    let detail = format!("failed claim {} of a sealed drop", letter.id);
-    let found = Finding::new(Kind::FailedClaim, ActionKind::Issue, result, detail);
-    ledger.add(Finding {
-        coupon_id: Some(coupon.id),
-        drop_id: Some(drop),
-        dead_letter: Some(letter.id),
-        ..found.of(Some(slot.into()), Some(&user))
-    });
     Ok(())
 }
 
-fn loose_letter(letter: DeadLetterRow, why: &str) -> Finding {
-    let detail = format!("failed claim {} names {why}", letter.id);
-    let user = letter.user_id.map(UserId::from_store);
-    Finding {
-        coupon_id: letter.coupon_id.map(CouponId),
-        drop_id: letter.drop_id.map(DropId),
-        dead_letter: Some(letter.id),
-        ..Finding::report(Kind::FailedClaim, detail).of(letter.slot, user.as_ref())
-    }
-}
-
-/// Reports dead letters that name no drop in which a pass could issue them, and nobody.
-pub(crate) async fn report_loose(
+/// Judges letters of a sealed drop like those of a closed one that Redis has lost, and carries out
+/// what follows. Only a claim that an API or an operator wrote gets a row in a drop that was
+/// verified, and nobody is promoted in it, so nobody is owed a slot.
+async fn judge_sealed(
     ctx: &PassContext,
-    coupon: Option<CouponId>,
-    drop: Option<DropId>,
-    ledger: &mut Ledger,
-) -> Result<u64, PassError> {
-    let mut number = 0;
-    for loose in ctx.stores.db.loose_dead_letters(coupon, drop).await? {
-        number += loose.number;
-        // Those with a user were judged one by one.
-        if loose.why == "a drop that is sealed"
-            && loose.examples.iter().all(|it| it.user_id.is_some())
-        {
-            continue;
+    seen: &CouponSeen,
+    drop: &DropSeen,
+    letters: Vec<Letter>,
+) -> Result<Ledger, PassError> {
+    ctx.must_go_on()?;
+    let page = ReadPage {
+        mysql: MysqlPage {
+            rows: Vec::new(),
+            letters,
+        },
+        redis: RedisPage::default(),
+        gate: Gate::default(),
+        revision: 0,
+    };
+    let doubts = judge::doubts(&page.mysql, &page.redis);
+    let again = read::again(ctx, &seen.coupon, drop, &page, &doubts).await?;
+    let moment = Moment {
+        drop: drop.drop.id,
+        once_per: seen.coupon.once_per,
+        is_closed: true,
+        clock_ms: ctx.clock_ms,
+        is_read: true,
+        deadline_ms: 0,
+        overdue_ms: 0,
+    };
+    let mut judged = judge::judge(&moment, &page.mysql, &page.redis, &again.recheck);
+    for (_, end) in &mut judged.letters {
+        if matches!(end, LetterEnd::Owed { .. }) {
+            *end = LetterEnd::Left("another user has its slot in a sealed drop");
         }
-        // Few are named one by one.
-        if loose.number <= loose.examples.len() as u64 {
-            for letter in loose.examples {
-                ledger.add(loose_letter(letter, &loose.why));
-            }
-            continue;
-        }
-        let first: Vec<String> = loose
-            .examples
-            .iter()
-            .map(|it| it.id.to_string())
-            .take(3)
-            .collect();
-        let detail = format!(
-            "{} failed claims name {}: {}",
-            loose.number,
-            loose.why,
-            first.join(", ")
-        );
-        ledger.add(Finding::report(Kind::FailedClaim, detail));
     }
-    Ok(number)
+    let at = CompareAt {
+        gate: Gate::default(),
+        era: seen.coupon.era,
+        is_closed: true,
+    };
+    let mut compared = Compared::default();
+    carry_out(ctx, seen, drop, &at, judged, !ctx.dry_run, &mut compared).await?;
+    Ok(compared.ledger)
 }

@@ -215,8 +215,8 @@ impl Db {
         .await
     }
 
-    /// Reads the unresolved dead letters that name no drop in which a pass could issue them,
-    /// optionally of one coupon or drop. They are counted by reason, each with a few examples. If
+    /// Reads the unresolved dead letters that name no drop in which a pass could issue them, or a
+    /// sealed drop and no user, optionally of one coupon or drop. They are counted by reason, each with a few examples. If
     /// there are only a few dead letters, the examples include all of them.
     pub async fn loose_dead_letters(
         &self,
@@ -234,6 +234,7 @@ impl Db {
                 let examples = diesel::sql_query(format!(
                     "SELECT {COLUMNS} FROM failed_claims e STRAIGHT_JOIN failed_claims f \
                      ON f.drop_id <=> e.drop_id AND f.coupon_id <=> e.coupon_id AND f.resolved_at IS NULL \
+                     AND (f.user_id IS NULL) = (e.user_id IS NULL) \
                      WHERE e.id IN ({}) LIMIT {EXAMPLES}",
                     first.join(",")
                 ));
@@ -357,12 +358,12 @@ const COLUMNS: &str = "f.id, f.coupon_id, f.drop_id, f.slot, f.user_id, f.claime
 const LOOSE: &str = "SELECT CASE WHEN g.drop_id IS NULL THEN 'no drop' \
          WHEN d.id IS NULL THEN 'a drop that does not exist' \
          WHEN g.coupon_id <> d.coupon_id THEN 'a drop of another coupon' \
-         ELSE 'a drop that is sealed' END AS why, \
+         ELSE 'a sealed drop and no user' END AS why, \
      CAST(SUM(g.number) AS SIGNED) AS number, GROUP_CONCAT(g.first_id ORDER BY g.first_id) AS first_ids \
-     FROM (SELECT drop_id, coupon_id, COUNT(*) AS number, MIN(id) AS first_id FROM failed_claims \
-           WHERE resolved_at IS NULL GROUP BY drop_id, coupon_id) g \
+     FROM (SELECT drop_id, coupon_id, user_id IS NULL AS is_nameless, COUNT(*) AS number, MIN(id) AS first_id \
+           FROM failed_claims WHERE resolved_at IS NULL GROUP BY drop_id, coupon_id, is_nameless) g \
      LEFT JOIN drops d ON d.id = g.drop_id \
-     WHERE (d.id IS NULL OR d.sealed_at IS NOT NULL OR g.coupon_id <> d.coupon_id)";
+     WHERE (d.id IS NULL OR g.coupon_id <> d.coupon_id OR d.sealed_at IS NOT NULL AND g.is_nameless)";
 
 #[derive(QueryableByName)]
 struct Counted {
@@ -385,7 +386,7 @@ struct LooseGroup {
 /// Dead letters that no pass can resolve.
 #[derive(Debug, Clone)]
 pub struct LooseDeadLetters {
-    /// Describes the drop that they name, for example `no drop` or `a drop that is sealed`.
+    /// Describes the drop that they name, for example `no drop` or `a sealed drop and no user`.
     pub why: String,
     pub number: u64,
     pub examples: Vec<DeadLetterRow>,

@@ -154,7 +154,7 @@ impl Durability {
         for (at, result) in joined {
             stored[at] = ended(result).await;
         }
-        // Do not write dead letters, which would unseal the drop: most likely the rows exist.
+        // Do not write dead letters: most likely the rows exist.
         let (places, unknown): (Vec<_>, Vec<_>) = unknown.into_iter().unzip();
         for (at, is_published) in places.into_iter().zip(self.publish(&unknown).await) {
             stored[at] = is_published.then_some(SecondStore::Kafka);

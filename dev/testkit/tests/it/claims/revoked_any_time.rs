@@ -87,8 +87,8 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
     .await;
 }
 
-/// Sealing counts the committed revocations, and a revocation unseals a sealed drop. Neither may
-/// run between the steps of the other.
+/// Sealing counts the rows, and a revocation takes one from that number afterwards. Neither may run
+/// between the steps of the other.
 #[tokio::test]
 async fn a_drop_is_not_sealed_while_a_claim_is_being_revoked() {
     let fixture = Fixture::new("revoke-seal").await;

@@ -4,11 +4,12 @@
 use chrono::{TimeDelta, Timelike as _, Utc};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, MadeCoupon, PromisedAnswer, assert_kept, eventually,
+    Answer, Fixture, HeldTransaction, LIMIT, MadeCoupon, PromisedAnswer, assert_kept, eventually,
+    rows,
 };
 use serde_json::{Value, json};
 
-use crate::drift::support::{CLEAN, DRIFT, REPAIRED, inject, pass_ends};
+use crate::drift::support::{CLEAN, DRIFT, Found, REPAIRED, found_in, inject, pass_ends};
 
 /// Creates a drop of 20 slots that are all given out, and that has just closed.
 pub(crate) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {
@@ -36,7 +37,7 @@ async fn state(fixture: &Fixture, coupon: &MadeCoupon) -> String {
         .unwrap_or_else(|| "closed".to_owned())
 }
 
-async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
+pub(super) async fn sealed(fixture: &Fixture, coupon: &MadeCoupon) -> bool {
     let sealed = format!(
         "SELECT COUNT(*) FROM drops WHERE id = {} AND sealed_at IS NOT NULL",
         coupon.drop
@@ -93,6 +94,59 @@ async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_noth
     assert_kept(world, &coupon, &answers, &[]).await;
     assert!(sealed(&fixture, &coupon).await, "nothing unseals a drop");
     answered(&fixture, &coupon, &answers).await;
+}
+
+/// A message that was read again is left to an operator. However many there are, none hides a
+/// letter that can become a row.
+#[tokio::test]
+async fn letters_that_stay_hide_no_letter_that_becomes_a_row() {
+    let fixture = Fixture::new("d-sealed-many").await;
+    let world = &fixture.world;
+    let (coupon, answers) = closed(&fixture, "Many").await;
+    until_sealed(&fixture, &coupon).await;
+    let (id, drop) = (coupon.id, coupon.drop);
+    let many = format!(
+        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, source_partition, source_offset) \
+         SELECT {id}, {drop}, 1, CONCAT('x-', n), 'sealed_drop', 0, 1000 + n FROM \
+         (WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 600) \
+         SELECT n FROM numbers) numbers"
+    );
+    world.sql.query(&many).await;
+    let columns = "(coupon_id, drop_id, slot, reason)";
+    let nameless = format!("INSERT INTO failed_claims {columns} VALUES ({id}, {drop}, 1, 'x')");
+    world.sql.query(&nameless).await;
+    inject(world, &coupon, Drift::FailedClaim, 1).await;
+    let run = pass_ends(world, &[], DRIFT).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
+    assert_eq!(world.sql.number(open).await, 601);
+    let found = found_in(&run, &coupon);
+    let is_nameless = |it: &&Found| it.detail.ends_with("names a sealed drop and no user");
+    assert_eq!(found.iter().filter(is_nameless).count(), 1);
+    assert_eq!(found.len(), 602);
+}
+
+#[tokio::test]
+async fn locked_letter_of_a_sealed_drop_stops_only_itself() {
+    let fixture = Fixture::new("d-sealed-lock").await;
+    let world = &fixture.world;
+    let (open, _) = fixture.held("Open", 5, 2).await;
+    let (coupon, answers) = closed(&fixture, "Locked").await;
+    until_sealed(&fixture, &coupon).await;
+    inject(world, &coupon, Drift::FailedClaim, 2).await;
+    let mut held = HeldTransaction::begin(&world.sql).await;
+    held.run("SELECT id FROM failed_claims ORDER BY id LIMIT 1 FOR UPDATE")
+        .await;
+    let run = pass_ends(world, &[], DRIFT).await;
+    assert_eq!(rows(world, coupon.drop).await.len(), 19, "{run:#}");
+    let drops = run["drops"].as_array().expect("drops");
+    assert!(
+        drops.iter().any(|report| report["drop_id"] == open.drop),
+        "{run:#}"
+    );
+    held.run("ROLLBACK").await;
+    pass_ends(world, &[], REPAIRED).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
 }
 
 /// Returns the body of a daily coupon whose only day closes in six seconds, around noon in its time
