@@ -394,7 +394,7 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
 CREATE TABLE IF NOT EXISTS held_back (
     drop_id     BIGINT          NOT NULL PRIMARY KEY,
     repairs     INT UNSIGNED    NOT NULL,
-    fingerprint BIGINT UNSIGNED NULL,
+    fingerprint BIGINT UNSIGNED NOT NULL,
     run_id      CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     planned_at  DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3))
 ) DEFAULT CHARACTER SET utf8mb4;

@@ -1,6 +1,7 @@
 //! The repair limit: how many users of a drop may lose the slot that Redis shows without an
 //! operator's confirmation. Rows are never limited. A confirmation applies to the plan that was
-//! shown, by the SHA-256 of its slots and users, and to nothing else.
+//! shown, by the SHA-256 of its slots and users, and to nothing else. The plan is forgotten by the
+//! run that finds the drop without it ([`crate::record::finish`]).
 
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::mysql::DbError;
@@ -18,15 +19,13 @@ pub(crate) async fn brake(
     let db = &ctx.stores.db;
     let percent = u64::from(ctx.settings.repair_limit_percent);
     let limit = (u64::from(drop.quantity) * percent / 100).max(ctx.settings.repair_limit_at_least);
-    if takes.number <= limit {
-        if !ctx.dry_run && takes.number > 0 {
-            db.forget_held_back(drop.id).await?;
-        }
+    let number = takes.number;
+    if number <= limit {
         return Ok(None);
     }
     let now = ShownRepairs {
-        number: u32::try_from(takes.number).unwrap_or(u32::MAX),
-        fingerprint: Some(takes.fingerprint()),
+        number: u32::try_from(number).unwrap_or(u32::MAX),
+        fingerprint: takes.fingerprint(),
     };
     let shown = db.shown_repairs(drop.id).await?;
     let asks = ctx.confirm && !ctx.dry_run;
@@ -35,7 +34,6 @@ pub(crate) async fn brake(
     }
     let is_seen = ctx.confirm || ctx.dry_run;
     db.hold_back(drop.id, now, &ctx.run_id, is_seen).await?;
-    let number = takes.number;
     Ok(Some(match shown.map(|shown| shown.number) {
         _ if !asks => format!("{number} users would lose their slot, which needs a confirmation"),
         Some(shown) => format!(

@@ -62,7 +62,19 @@ pub async fn finish(
         findings(run, is_beside_passes),
         succeeded,
     )
-    .await
+    .await?;
+    if run.dry_run {
+        return Ok(());
+    }
+    let without_plan = run.drops.iter().filter(|drop| !may_be_held_back(drop));
+    db.forget_held_back(without_plan.map(|drop| drop.drop_id).collect())
+        .await
+}
+
+/// Whether repairs of the drop may wait for a confirmation: something was planned or has failed.
+fn may_be_held_back(drop: &DropReport) -> bool {
+    let is_left = |found: &Finding| matches!(found.result, Outcome::Planned | Outcome::Failed);
+    drop.findings.iter().any(is_left)
 }
 
 /// Maximum number of drop reports stored with a run. They take about 4 MB of JSON, far below

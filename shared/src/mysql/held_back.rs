@@ -1,6 +1,9 @@
 //! The repairs of a drop that the repair limit held back. An operator confirms exactly these.
 
+use std::collections::HashSet;
+
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Integer, Text, Unsigned};
 use diesel_async::RunQueryDsl;
 
 use super::schema::held_back;
@@ -11,8 +14,8 @@ use crate::domain::DropId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable)]
 pub struct ShownRepairs {
     pub number: u32,
-    /// A hash of the repairs, or `None` if an earlier release recorded them.
-    pub fingerprint: Option<u64>,
+    /// A hash of the repairs.
+    pub fingerprint: u64,
 }
 
 impl Db {
@@ -26,22 +29,14 @@ impl Db {
         looked: bool,
     ) -> Result<(), DbError> {
         let run_id = run_id.to_owned();
+        let verb = if looked { "REPLACE" } else { "INSERT IGNORE" };
         self.run("note repairs held back", async move |conn| {
-            let row = (
-                held_back::drop_id.eq(drop.0),
-                held_back::repairs.eq(repairs.number),
-                held_back::fingerprint.eq(repairs.fingerprint),
-                held_back::run_id.eq(run_id),
-            );
-            if looked {
-                return diesel::replace_into(held_back::table)
-                    .values(row)
-                    .execute(conn)
-                    .await
-                    .map(|_| ());
-            }
-            diesel::insert_or_ignore_into(held_back::table)
-                .values(row)
+            let columns = "(drop_id, repairs, fingerprint, run_id) VALUES (?, ?, ?, ?)";
+            diesel::sql_query(format!("{verb} INTO held_back {columns}"))
+                .bind::<BigInt, _>(drop.0)
+                .bind::<Unsigned<Integer>, _>(repairs.number)
+                .bind::<Unsigned<BigInt>, _>(repairs.fingerprint)
+                .bind::<Text, _>(run_id)
                 .execute(conn)
                 .await
                 .map(|_| ())
@@ -62,11 +57,22 @@ impl Db {
         .await
     }
 
-    /// Deletes the record of a drop whose repairs no longer exceed the limit. Any confirmation
-    /// becomes void.
-    pub async fn forget_held_back(&self, drop: DropId) -> Result<(), DbError> {
+    /// Deletes the records of these drops, whose repairs are made or no longer needed. Any
+    /// confirmation becomes void.
+    pub async fn forget_held_back(&self, drops: HashSet<DropId>) -> Result<(), DbError> {
         self.run("forget repairs held back", async move |conn| {
-            diesel::delete(held_back::table.find(drop.0))
+            let held: Vec<i64> = held_back::table
+                .select(held_back::drop_id)
+                .load(conn)
+                .await?;
+            let over = held
+                .into_iter()
+                .filter(|drop| drops.contains(&DropId(*drop)));
+            let over: Vec<i64> = over.collect();
+            if over.is_empty() {
+                return Ok(());
+            }
+            diesel::delete(held_back::table.filter(held_back::drop_id.eq_any(over)))
                 .execute(conn)
                 .await
                 .map(|_| ())

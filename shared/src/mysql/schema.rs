@@ -209,7 +209,7 @@ diesel::table! {
     held_back (drop_id) {
         drop_id -> BigInt,
         repairs -> Unsigned<Integer>,
-        fingerprint -> Nullable<Unsigned<BigInt>>,
+        fingerprint -> Unsigned<BigInt>,
         run_id -> Text,
         planned_at -> Datetime,
     }
