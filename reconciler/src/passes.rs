@@ -1,10 +1,12 @@
-//! Runs the passes of a process one at a time, each started by a signal.
+//! Runs the passes of a process one at a time, each in a task of its own.
 
 use std::sync::Arc;
 
 use chrono::Utc;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::context::{Memory, PassError, PassRequest};
 use crate::metrics::DriftSeries;
@@ -14,15 +16,6 @@ use crate::run::{Reconciler, new_run_id};
 
 /// The outcome of a requested pass.
 pub type PassResult = Result<Run, PassError>;
-
-struct Job {
-    request: PassRequest,
-    run_id: String,
-    answer: oneshot::Sender<PassResult>,
-}
-
-/// The ID of the running pass.
-type Current = watch::Sender<Option<String>>;
 
 /// Why a pass was not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,35 +28,34 @@ pub enum NotStarted {
 
 #[derive(Clone)]
 pub struct Passes {
-    current: Current,
     pub memory: Arc<Memory>,
-    jobs: mpsc::Sender<Job>,
+    reconciler: Reconciler,
+    notifier: Notifier,
+    /// The ID of the running pass. Passes do not queue behind a long one.
+    current: watch::Sender<Option<String>>,
     drift: Arc<DriftSeries>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl Passes {
-    /// Creates a handle to start passes, and the loop that runs them.
-    pub fn new(reconciler: Reconciler, notifier: Notifier) -> (Self, PassLoop) {
-        let (sender, jobs) = mpsc::channel(1);
-        let current = Current::default();
-        let drift = Arc::<DriftSeries>::default();
-        let memory = Arc::clone(&reconciler.memory);
-        let passes = Self {
-            current: current.clone(),
-            memory,
-            jobs: sender,
-            drift: Arc::clone(&drift),
-        };
-        (
-            passes,
-            PassLoop {
-                reconciler,
-                notifier,
-                jobs,
-                current,
-                drift,
-            },
-        )
+    /// Starts passes among `tasks`. After `stop`, a pass in progress ends between two repairs, and
+    /// no other begins.
+    pub fn new(
+        reconciler: Reconciler,
+        notifier: Notifier,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            memory: Arc::clone(&reconciler.memory),
+            reconciler,
+            notifier,
+            current: watch::Sender::default(),
+            drift: Arc::default(),
+            tasks,
+            stop,
+        }
     }
 
     /// Starts a pass. Returns its ID and the receiver of its result.
@@ -71,34 +63,29 @@ impl Passes {
         &self,
         request: PassRequest,
     ) -> Result<(String, oneshot::Receiver<PassResult>), NotStarted> {
-        let run_id = new_run_id();
-        let mut running = None;
-        self.current.send_if_modified(|current| {
-            running.clone_from(current);
-            if current.is_none() {
-                *current = Some(run_id.clone());
-            }
-            running.is_none()
-        });
-        if let Some(running) = running {
-            return Err(NotStarted::Running(running));
-        }
-        let (answer, receiver) = oneshot::channel();
-        if self
-            .jobs
-            .try_send(Job {
-                request,
-                run_id: run_id.clone(),
-                answer,
-            })
-            .is_err()
-        {
-            // The loop has stopped.
-            self.current.send_replace(None);
+        if self.stop.is_cancelled() {
             return Err(NotStarted::Stopping);
         }
-        crate::metrics::pass_under_way(Some(Utc::now()));
+        let run_id = new_run_id();
+        let running = Running::begin(&self.current, &run_id).map_err(NotStarted::Running)?;
+        let (answer, receiver) = oneshot::channel();
+        let (passes, id) = (self.clone(), run_id.clone());
+        self.tasks.spawn(async move {
+            let result = passes.one(&request, &id).await;
+            drop(running);
+            if answer.send(result).is_err() {
+                tracing::trace!("nobody waits for this pass's answer");
+            }
+        });
         Ok((run_id, receiver))
+    }
+
+    async fn one(&self, request: &PassRequest, run_id: &str) -> PassResult {
+        let started = Instant::now();
+        let run = self.reconciler.pass(request, run_id, &self.stop).await?;
+        self.drift.after(&run);
+        ended(&run, started, &self.notifier).await;
+        Ok(run)
     }
 
     /// Waits until this pass of the same process is recorded as begun, or has ended without a
@@ -123,51 +110,35 @@ impl Passes {
     }
 }
 
-/// The serial loop that runs the passes of a process, each started by a signal. Passes do not queue
-/// behind a long one.
-pub struct PassLoop {
-    reconciler: Reconciler,
-    notifier: Notifier,
-    jobs: mpsc::Receiver<Job>,
-    current: Current,
-    drift: Arc<DriftSeries>,
+/// The right to run a pass in this process. It ends when dropped, also if the pass panics.
+struct Running(watch::Sender<Option<String>>);
+
+impl Running {
+    /// Takes the right, or returns the ID of the pass that has it.
+    fn begin(current: &watch::Sender<Option<String>>, run_id: &str) -> Result<Self, String> {
+        let mut running = None;
+        current.send_if_modified(|current| {
+            running.clone_from(current);
+            current.get_or_insert_with(|| run_id.to_owned());
+            running.is_none()
+        });
+        if let Some(running) = running {
+            return Err(running);
+        }
+        crate::metrics::pass_under_way(Some(Utc::now()));
+        Ok(Self(current.clone()))
+    }
 }
 
-impl PassLoop {
-    /// Runs until `stop`. A pass in progress ends between two repairs.
-    pub async fn run(mut self, stop: CancellationToken) {
-        loop {
-            let job = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                job = self.jobs.recv() => match job {
-                    Some(job) => job,
-                    None => return,
-                },
-            };
-            let answer = self.one(&job, &stop).await;
-            crate::metrics::pass_under_way(None);
-            self.current.send_replace(None);
-            if job.answer.send(answer).is_err() {
-                tracing::trace!("nobody waits for this pass's answer");
-            }
-        }
-    }
-
-    async fn one(&mut self, job: &Job, stop: &CancellationToken) -> PassResult {
-        let started = tokio::time::Instant::now();
-        let run = self
-            .reconciler
-            .pass(&job.request, &job.run_id, stop)
-            .await?;
-        self.drift.after(&run);
-        ended(&run, started, &self.notifier).await;
-        Ok(run)
+impl Drop for Running {
+    fn drop(&mut self) {
+        crate::metrics::pass_under_way(None);
+        self.0.send_replace(None);
     }
 }
 
 /// Records metrics, logs and mails a pass that ended in a daemon.
-pub(crate) async fn ended(run: &Run, started: tokio::time::Instant, notifier: &Notifier) {
+pub(crate) async fn ended(run: &Run, started: Instant, notifier: &Notifier) {
     crate::metrics::pass(run, started.elapsed());
     log(run);
     mail(notifier, run).await;

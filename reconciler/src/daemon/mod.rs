@@ -1,5 +1,5 @@
 //! `firstcome-reconciler daemon`: runs the schedules, the HTTP API, the watch over Redis and the
-//! mails, with one serial loop of passes.
+//! mails, and one pass at a time.
 
 pub mod schedule;
 mod start;
@@ -15,14 +15,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::http::starting;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::announce;
+use futures_util::future::select_all;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch as watched};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::schedule::{CronSchedule, Missed, RunAttempt, ScheduledJob};
+use self::schedule::{CronSchedule, RunAttempt, ScheduledJob};
 use crate::args::DaemonArgs;
 use crate::context::{Due, PassError, PassRequest};
 use crate::http::{Front, Pages};
@@ -30,7 +32,7 @@ use crate::jobs;
 use crate::notify::{MissedRun, Notifier};
 use crate::passes::{NotStarted, PassResult, Passes};
 use crate::report::{Status, Trigger};
-use crate::run::{Reconciler, UrgentLane};
+use crate::run::{Reconciler, UrgentJob, UrgentLane};
 use crate::stores::Stores;
 
 /// Maximum wait for a pass, a mail and open requests at shutdown.
@@ -64,26 +66,20 @@ pub async fn run(
     let notifier = notifier.of_managed_redis(stores.redis.is_managed());
     notifier.announce();
     tracing::info!(%address, "starting");
-    let tasks = TaskTracker::new();
-    tasks.spawn(notifier.clone().run_sender(stop.clone()));
-    let gate = watched::Sender::new(None);
-    tasks.spawn(watch::admission(
-        gate.subscribe(),
-        notifier.clone(),
-        stop.clone(),
-    ));
-    let begun = Begun {
+    let daemon = Daemon {
+        args,
         stores,
-        socket,
         notifier,
-        metrics,
-        pages,
-        gate,
+        tasks: TaskTracker::new(),
+        stop,
     };
-    let ended = started(&args, begun, &tasks, &stop).await;
-    stop.cancel();
-    tasks.close();
-    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+    let ended = Box::pin(daemon.run(socket, metrics, pages)).await;
+    daemon.stop.cancel();
+    daemon.tasks.close();
+    if tokio::time::timeout(GRACE, daemon.tasks.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!(
             "something was still under way after {GRACE:?} and is cut; the next pass mends what it left"
         );
@@ -91,95 +87,117 @@ pub async fn run(
     ended
 }
 
-/// The parts that are started before the stores are available.
-struct Begun {
+struct Daemon {
+    args: DaemonArgs,
     stores: Stores,
-    socket: std::net::TcpListener,
     notifier: Notifier,
-    metrics: PrometheusHandle,
-    pages: Option<Pages>,
-    /// What the watch sees of admission.
-    gate: watched::Sender<watch::SeenAdmission>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
-/// Waits for the stores, then runs passes until stopped.
-async fn started(
-    args: &DaemonArgs,
-    begun: Begun,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let Begun {
-        stores,
-        socket,
-        notifier,
-        metrics,
-        pages,
-        gate,
-    } = begun;
-    // Put the deep pass first, since it includes the normal one.
-    let crons = [
-        (ScheduledJob::Deep, args.schedules.deep_cron.as_str()),
-        (
-            ScheduledJob::Reconcile,
-            args.schedules.reconcile_cron.as_str(),
-        ),
-        (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
-    ];
-    let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
-    let token = args.http.token()?;
-    let settings = args.reconcile.settings();
-    let waiting = start::wait_for_stores(&stores, &notifier, &crons, tolerance, stop);
-    let waiting = starting::answer_during(vec![socket.try_clone()?], args.http.limits(), waiting);
-    let Some(schedules) = Box::pin(waiting).await?? else {
-        return Ok(());
-    };
-    announce(stores.db.clone(), stores.process(), stop.clone()).await;
-    let (sender, urgent_jobs) = mpsc::channel(URGENT_JOBS);
-    let lane = UrgentLane::Daemon(sender.clone());
-    let reconciler = Reconciler::new(stores.clone(), settings.clone(), lane);
-    let for_urgent = reconciler.clone();
-    let notes = reconciler.notes.clone();
-    let (passes, pass_loop) = Passes::new(reconciler, notifier.clone());
-    let listener = TcpListener::from_std(socket)?;
-    let address = listener.local_addr()?;
-    let front = Front {
-        stores: stores.clone(),
-        passes: passes.clone(),
-        notifier: notifier.clone(),
-        token,
-        api: api(args),
-        metrics,
-        stop: stop.clone(),
-    };
-    let router = crate::http::router(front, pages)?;
-    tasks.spawn(pass_loop.run(stop.clone()));
-    tasks.spawn(firstcome_shared::http::serve(
-        listener,
-        router,
-        args.http.limits(),
-        stop.clone(),
-    ));
-    let in_hand = watch::InHand::default();
-    tasks.spawn(watch::urgent_lane(
-        for_urgent,
-        notifier.clone(),
-        urgent_jobs,
-        in_hand.clone(),
-        stop.clone(),
-    ));
-    tasks.spawn(watch::watch(
-        stores.clone(),
-        sender,
-        in_hand,
-        gate,
-        stop.clone(),
-    ));
-    tasks.spawn(jobs::run(stores.clone(), settings, notes, stop.clone()));
-    println!("listening on http://{address}");
-    BySchedule::new(stores.db, passes, notifier, schedules)
-        .run(&crons, stop.clone())
-        .await
+impl Daemon {
+    /// Waits for the stores, then runs passes until stopped.
+    async fn run(
+        &self,
+        socket: std::net::TcpListener,
+        metrics: PrometheusHandle,
+        pages: Option<Pages>,
+    ) -> anyhow::Result<()> {
+        let (args, stores, stop) = (&self.args, &self.stores, &self.stop);
+        self.tasks
+            .spawn(self.notifier.clone().run_sender(stop.clone()));
+        // Put the deep pass first, since it includes the normal one.
+        let crons = [
+            (ScheduledJob::Deep, args.schedules.deep_cron.as_str()),
+            (
+                ScheduledJob::Reconcile,
+                args.schedules.reconcile_cron.as_str(),
+            ),
+            (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
+        ];
+        let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
+        let token = args.http.token()?;
+        let waiting = start::wait_for_stores(stores, &self.notifier, &crons, tolerance, stop);
+        let listening = vec![socket.try_clone()?];
+        let waiting = starting::answer_during(listening, args.http.limits(), waiting);
+        let Some(schedules) = Box::pin(waiting).await?? else {
+            return Ok(());
+        };
+        announce(stores.db.clone(), stores.process(), stop.clone()).await;
+        let (sender, urgent_jobs) = mpsc::channel(URGENT_JOBS);
+        let lane = UrgentLane::Daemon(sender.clone());
+        let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings(), lane);
+        let passes = Passes::new(
+            reconciler.clone(),
+            self.notifier.clone(),
+            self.tasks.clone(),
+            stop.clone(),
+        );
+        let listener = TcpListener::from_std(socket)?;
+        let address = listener.local_addr()?;
+        let front = Front {
+            stores: stores.clone(),
+            passes: passes.clone(),
+            notifier: self.notifier.clone(),
+            token,
+            api: api(args),
+            metrics,
+            stop: stop.clone(),
+        };
+        let router = crate::http::router(front, pages)?;
+        let limits = args.http.limits();
+        self.tasks.spawn(firstcome_shared::http::serve(
+            listener,
+            router,
+            limits,
+            stop.clone(),
+        ));
+        let tasks = self.beside_passes(reconciler, sender, urgent_jobs);
+        println!("listening on http://{address}");
+        let by_schedule =
+            BySchedule::new(stores.db.clone(), passes, self.notifier.clone(), schedules);
+        tokio::select! {
+            biased;
+            ended = by_schedule.run(&crons, stop.clone()) => ended,
+            ended = first_ended(tasks) => ended,
+        }
+    }
+
+    /// Starts the urgent lane, the watch that feeds it, and the jobs.
+    fn beside_passes(
+        &self,
+        reconciler: Reconciler,
+        sender: mpsc::Sender<UrgentJob>,
+        urgent_jobs: mpsc::Receiver<UrgentJob>,
+    ) -> Vec<JoinHandle<()>> {
+        let stop = || self.stop.clone();
+        let gate = watched::Sender::new(None);
+        let in_hand = watch::InHand::default();
+        let (seen, notifier) = (gate.subscribe(), self.notifier.clone());
+        let admission = watch::admission(seen, notifier.clone(), stop());
+        let jobs = jobs::run(
+            self.stores.clone(),
+            self.args.reconcile.settings(),
+            reconciler.notes.clone(),
+            stop(),
+        );
+        let lane = watch::urgent_lane(reconciler, notifier, urgent_jobs, in_hand.clone(), stop());
+        let watch = watch::watch(self.stores.clone(), sender, in_hand, gate, stop());
+        let tasks = &self.tasks;
+        vec![
+            tasks.spawn(admission),
+            tasks.spawn(jobs),
+            tasks.spawn(lane),
+            tasks.spawn(watch),
+        ]
+    }
+}
+
+/// Waits for the end of the first of these tasks, which run until they are told to stop. If one
+/// panics, the daemon ends and is started again: without its urgent lane, coupons would stay closed.
+async fn first_ended(tasks: Vec<JoinHandle<()>>) -> anyhow::Result<()> {
+    let (ended, ..) = select_all(tasks).await;
+    ended.context("a task of the daemon failed")
 }
 
 /// Returns `API_URL` and the file of additional certificate authorities, if they are set.
@@ -241,7 +259,10 @@ impl BySchedule {
             self.judge(Utc::now()).await;
             tokio::select! {
                 () = stop.cancelled() => break,
-                ended = pass_ended(&mut self.under_way) => self.note(ended).await,
+                (pass, result) = pass_ended(&mut self.under_way) => {
+                    self.under_way = None;
+                    self.note(pass, result).await;
+                }
                 () = wake.notified() => {}
                 _ = ticks.tick() => {}
             }
@@ -312,13 +333,11 @@ impl BySchedule {
         }
     }
 
+    /// Records the end of a pass. There is no result if the process is stopping or it panicked.
     async fn note(
         &mut self,
-        EndedPass {
-            event,
-            began,
-            result,
-        }: EndedPass,
+        (event, began): (ScheduledJob, DateTime<Utc>),
+        result: Option<PassResult>,
     ) {
         let now = Utc::now();
         let attempt = match result {
@@ -326,35 +345,23 @@ impl BySchedule {
                 RunAttempt::Failed(run.error.unwrap_or_default())
             }
             Some(Ok(_)) => RunAttempt::Ran,
-            Some(Err(PassError::Made)) => return self.recall_all(event, now).await,
+            // Another process has completed it, which the next look finds.
+            Some(Err(PassError::Made)) => return,
             Some(Err(PassError::Busy)) | None => RunAttempt::Busy,
             Some(Err(error)) => RunAttempt::Failed(error.to_string()),
         };
         if attempt == RunAttempt::Busy {
             self.note_holder(event).await;
         }
-        let counted: &[_] = if attempt == RunAttempt::Ran {
-            event.counts_for()
-        } else {
-            &[event.state_name()]
-        };
-        for schedule in self
-            .schedules
-            .iter_mut()
-            .filter(|schedule| counted.contains(&schedule.event.state_name()))
-        {
-            schedule.note(attempt.clone(), began, now);
-        }
-    }
-
-    /// Records that another process has completed the run.
-    async fn recall_all(&mut self, event: ScheduledJob, now: DateTime<Utc>) {
         for at in 0..self.schedules.len() {
-            if event
-                .counts_for()
-                .contains(&self.schedules[at].event.state_name())
-            {
-                self.recall(at, now).await;
+            let own = self.schedules[at].event;
+            let counts = event.counts_for().contains(&own.state_name());
+            if attempt == RunAttempt::Ran && counts {
+                // It may have ended late before anybody noticed: the process was suspended.
+                self.mail_missed(at, now).await;
+            }
+            if own == event || attempt == RunAttempt::Ran && counts {
+                self.schedules[at].note(attempt.clone(), began, now);
             }
         }
     }
@@ -389,25 +396,22 @@ impl BySchedule {
     }
 
     async fn mail_missed(&mut self, at: usize, now: DateTime<Utc>) {
-        if self.schedules[at].unmailed(now).is_none() {
-            return;
-        }
-        self.note_holder(self.schedules[at].event).await;
-        let schedule = &mut self.schedules[at];
-        let Some(Missed { due, because }) = schedule.unmailed(now) else {
+        let Some(due) = self.schedules[at].unmailed(now) else {
             return;
         };
+        self.note_holder(self.schedules[at].event).await;
+        let schedule = &mut self.schedules[at];
         let setting = schedule.event.setting();
         let missed = MissedRun {
             schedule: setting.to_owned(),
             expected_at: due,
             noticed_at: now,
-            because,
+            because: schedule.because.clone(),
         };
         match self.notifier.missed_run(missed.clone()).await {
             Ok(()) => {
                 tracing::warn!(schedule = setting, due = %due.to_rfc3339(), because = missed.because, "a scheduled run is late");
-                schedule.mailed(now);
+                schedule.is_mailed = true;
             }
             Err(error) => {
                 tracing::debug!(
@@ -433,29 +437,27 @@ impl BySchedule {
     }
 }
 
-/// The end of a pass.
-struct EndedPass {
-    event: ScheduledJob,
-    began: DateTime<Utc>,
-    /// The result, or `None` if the process is stopping.
-    result: Option<PassResult>,
+/// Waits for the end of the pass under way. Never completes if there is none.
+async fn pass_ended(
+    under_way: &mut Option<UnderWay>,
+) -> ((ScheduledJob, DateTime<Utc>), Option<PassResult>) {
+    match under_way {
+        Some(pass) => ((pass.event, pass.began), (&mut pass.answer).await.ok()),
+        None => std::future::pending().await,
+    }
 }
 
-/// Waits for the end of the pass in progress. Never completes if there is none.
-async fn pass_ended(under_way: &mut Option<UnderWay>) -> EndedPass {
-    let Some(UnderWay {
-        event,
-        began,
-        answer,
-    }) = under_way
-    else {
-        return std::future::pending().await;
-    };
-    let ended = EndedPass {
-        event: *event,
-        began: *began,
-        result: answer.await.ok(),
-    };
-    *under_way = None;
-    ended
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn daemon_ends_when_one_of_its_tasks_panics() {
+        let running = tokio::spawn(std::future::pending());
+        let told_to_stop = tokio::spawn(async {});
+        assert!(first_ended(vec![running, told_to_stop]).await.is_ok());
+        let running = tokio::spawn(std::future::pending());
+        let failing = tokio::spawn(async { panic!("a bug") });
+        assert!(first_ended(vec![running, failing]).await.is_err());
+    }
 }

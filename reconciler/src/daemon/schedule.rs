@@ -98,13 +98,6 @@ const AFTER_BUSY: TimeDelta = TimeDelta::seconds(5);
 /// Pause after a failed attempt, unless the next scheduled run comes sooner.
 const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);
 
-/// A run that did not happen in time, and the reason if known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missed {
-    pub due: DateTime<Utc>,
-    pub because: Option<String>,
-}
-
 /// A schedule with the state of its runs.
 #[derive(Debug, Clone)]
 pub struct CronSchedule {
@@ -120,9 +113,7 @@ pub struct CronSchedule {
     /// Why the due run has not happened yet.
     pub because: Option<String>,
     /// Whether the delay was mailed.
-    is_mailed: bool,
-    /// A run that ended too late and was not mailed while it was due.
-    ended_late: Option<Missed>,
+    pub is_mailed: bool,
 }
 
 impl CronSchedule {
@@ -143,7 +134,6 @@ impl CronSchedule {
             retry_at: None,
             because: None,
             is_mailed: false,
-            ended_late: None,
         })
     }
 
@@ -174,22 +164,9 @@ impl CronSchedule {
         (due + self.tolerance < now).then_some(due)
     }
 
-    /// Returns a missed run that has not been mailed yet.
-    pub fn unmailed(&self, now: DateTime<Utc>) -> Option<Missed> {
-        let is_due = || self.missed_since(now).filter(|_| !self.is_mailed);
-        self.ended_late.clone().or_else(|| {
-            is_due().map(|due| Missed {
-                due,
-                because: self.because.clone(),
-            })
-        })
-    }
-
-    /// Records that the run from [`Self::unmailed`] was mailed.
-    pub fn mailed(&mut self, now: DateTime<Utc>) {
-        if self.ended_late.take().is_none() {
-            self.is_mailed = self.missed_since(now).is_some();
-        }
+    /// Returns the time of a missed run that has not been mailed yet.
+    pub fn unmailed(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.missed_since(now).filter(|_| !self.is_mailed)
     }
 
     /// Corrects times that are in the future. Otherwise a clock that was set back would stop the
@@ -222,14 +199,10 @@ impl CronSchedule {
         self.is_mailed = false;
     }
 
-    /// Records the outcome of an attempt by this process. If the process was suspended during the
-    /// pass, the pass may have ended late before the delay was noticed.
+    /// Records the outcome of an attempt by this process.
     pub fn note(&mut self, attempt: RunAttempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         self.retry_at = match attempt {
-            RunAttempt::Ran => {
-                self.ended_late = self.unmailed(ended);
-                return self.ran(ended);
-            }
+            RunAttempt::Ran => return self.ran(ended),
             RunAttempt::Busy => Some(ended + AFTER_BUSY),
             RunAttempt::Failed(reason) => {
                 self.failed_from = Some(began);
@@ -361,29 +334,15 @@ mod tests {
     }
 
     #[test]
-    fn run_that_ends_too_late_is_mailed_once() {
+    fn late_run_is_mailed_once() {
         let mut schedule = deep();
         let due = at("2026-01-02T03:00:00Z");
-        let began = due;
         let ended = at("2026-01-02T03:06:00Z");
-        schedule.note(RunAttempt::Ran, began, ended);
-        assert_eq!(
-            schedule.unmailed(ended),
-            Some(Missed { due, because: None }),
-            "nobody checked while it was due"
-        );
-        schedule.mailed(ended);
+        assert_eq!(schedule.unmailed(ended), Some(due));
+        schedule.is_mailed = true;
         assert_eq!(schedule.unmailed(ended), None);
-        let mut schedule = deep();
-        assert!(schedule.unmailed(ended).is_some(), "while it is due");
-        schedule.mailed(ended);
-        assert_eq!(schedule.unmailed(ended), None, "once");
-        schedule.note(RunAttempt::Ran, began, ended);
-        assert_eq!(
-            schedule.unmailed(ended),
-            None,
-            "it was mailed before it ended"
-        );
+        schedule.note(RunAttempt::Ran, due, ended);
+        assert_eq!(schedule.unmailed(ended), None, "it has run");
         assert!(
             schedule.unmailed(at("2026-01-03T03:06:00Z")).is_some(),
             "the next one"
