@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::StoreError;
+use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
 use firstcome_shared::kafka::{TopicError, check_topic};
@@ -43,6 +44,10 @@ impl Notes {
 /// Less than the time between two passes, so that two daemons report the same.
 const EVERY_SECONDS: u64 = 20;
 
+/// Rounds between looks for coupons that have lost their only drop: a look costs an index lookup
+/// for each coupon that there ever was.
+const LOST_DROPS_EVERY: u32 = 30;
+
 /// The costly one: erasing.
 const DAILY: Duration = Duration::from_secs(86_400);
 
@@ -57,6 +62,7 @@ pub(crate) async fn run(
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_daily: Option<DateTime<Utc>> = None;
+    let mut round = 1_u32;
     let mut positions = Positions::default();
     loop {
         tokio::select! {
@@ -66,6 +72,10 @@ pub(crate) async fn run(
         let now = Utc::now();
         let is_daily =
             last_daily.is_none_or(|at| (now - at).abs().to_std().unwrap_or(DAILY) >= DAILY);
+        if round.is_multiple_of(LOST_DROPS_EVERY) {
+            log("lost drops", lost_drops(&stores).await);
+        }
+        round = round.wrapping_add(1);
         all(&stores, &settings, &notes, is_daily).await;
         match consumer(&stores, &mut positions, settings.stall_after).await {
             Ok(found) => notes.set("consumer", found),
@@ -77,7 +87,10 @@ pub(crate) async fn run(
 
 /// Runs each job once. A job that fails is repeated at its next time.
 pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes, is_daily: bool) {
-    log("drops ahead", make_ahead(stores).await);
+    log(
+        "drops ahead",
+        make_ahead(stores, stores.db.catalogue().await).await,
+    );
     match unsafe_settings(stores).await {
         Ok(found) => notes.set("settings", found),
         Err(error) => tracing::warn!(%error, "settings were not checked"),
@@ -85,6 +98,7 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes,
     log("slot limits", restore_limits(stores).await);
     log("retention", retention(stores, settings).await);
     if is_daily {
+        log("lost drops", lost_drops(stores).await);
         log("erasing", erase(stores, settings).await);
     }
 }
@@ -95,9 +109,17 @@ fn log(job: &'static str, done: Result<(), StoreError>) {
     }
 }
 
-/// Creates the drops that schedules require.
-async fn make_ahead(stores: &Stores) -> Result<(), StoreError> {
-    for (coupon, own) in stores.db.catalogue().await? {
+/// Creates the only drop of coupons that have lost it; the catalogue does not contain them.
+async fn lost_drops(stores: &Stores) -> Result<(), StoreError> {
+    make_ahead(stores, stores.db.coupons_without_drops().await).await
+}
+
+/// Creates the drops that the schedules of these coupons require.
+async fn make_ahead(
+    stores: &Stores,
+    coupons: Result<Vec<(Coupon, Vec<Drop>)>, DbError>,
+) -> Result<(), StoreError> {
+    for (coupon, own) in coupons? {
         let made = drops::make_ahead(&stores.db, &stores.redis, &coupon, &own, Utc::now()).await;
         match made {
             Ok(0) => {}

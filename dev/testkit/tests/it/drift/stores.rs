@@ -179,17 +179,20 @@ async fn lost_drops_come_back_under_their_own_ids() {
     let fixture = Fixture::new("d-drops").await;
     let world = &fixture.world;
     let body = firstcome_testkit::daily_body(20, 1);
-    let (coupon, answers) = fixture.held_of(&body, 12).await;
+    let daily = fixture.held_of(&body, 12).await;
+    let once = fixture.held("Once", 20, 12).await;
     lose(world, "drops").await;
-    let back = format!("SELECT COUNT(*) FROM drops WHERE id = {}", coupon.drop);
-    eventually("the drop is back", LIMIT, async || {
-        world.once_with(&[], &[]).await;
-        world.sql.number(&back).await == 1
-    })
-    .await;
-    assert_settled(world, &coupon, 20, 12, &answers).await;
-    let late = fixture.api.claim(coupon.id, "u-late").await;
-    assert_eq!(late.promised(), Some((coupon.drop, 13)));
+    for (coupon, answers) in [daily, once] {
+        let back = format!("SELECT COUNT(*) FROM drops WHERE id = {}", coupon.drop);
+        eventually("the drop is back", LIMIT, async || {
+            world.once_with(&["--deep"], &[]).await;
+            world.sql.number(&back).await == 1
+        })
+        .await;
+        assert_settled(world, &coupon, 20, 12, &answers).await;
+        let late = fixture.api.claim(coupon.id, "u-late").await;
+        assert_eq!(late.promised(), Some((coupon.drop, 13)));
+    }
 }
 
 #[tokio::test]
