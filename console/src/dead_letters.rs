@@ -1,20 +1,18 @@
 //! The screens of dead letters, where operators correct or discard them. IDs are masked and
 //! messages hidden until an operator reveals them, which is recorded.
 
-mod many;
 mod one;
 
 use std::collections::HashSet;
 
 use askama::Template;
 use axum::extract::Path;
+use axum::http::StatusCode;
 use axum::response::Response;
 use firstcome_notifier::wording::{LONGEST, capital, count, detail, line, person};
 use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage, ListedFailedClaim};
 use serde::Deserialize;
 
-pub(super) use self::many::discard_all;
-use self::many::{ForAll, ReasonChoice, choices, for_all};
 pub(super) use self::one::{correct, discard};
 use super::client::{HttpRefusal, encoded, query as query_string};
 use super::html::{JustDone, RefusedForm, Top, answer};
@@ -32,11 +30,7 @@ struct DeadLettersScreen<'a> {
     /// The drop of the filter.
     drop: Option<i64>,
     reason: Option<&'a str>,
-    reasons: &'a [ReasonChoice],
-    /// The action for all dead letters that match the filter.
-    for_all: Option<&'a ForAll>,
     next_page: Option<u32>,
-    refused: &'a RefusedForm,
 }
 
 #[derive(Template)]
@@ -117,22 +111,16 @@ pub(super) struct DeadLettersScreenQuery {
     drop: Option<i64>,
     reason: Option<String>,
     page: u32,
-    done: String,
 }
 
 pub(super) async fn list(
     page: Page,
     OrDefault(query): OrDefault<DeadLettersScreenQuery>,
 ) -> Response {
-    page.slowly(listed(&page, query, &RefusedForm::default()))
-        .await
+    page.slowly(listed(&page, query)).await
 }
 
-async fn listed(
-    page: &Page,
-    query: DeadLettersScreenQuery,
-    refused: &RefusedForm,
-) -> Result<Response, HttpRefusal> {
+async fn listed(page: &Page, query: DeadLettersScreenQuery) -> Result<Response, HttpRefusal> {
     let resolved = query.status == "resolved";
     let reason = query.reason.filter(|reason| !reason.is_empty());
     let drop = query.drop.map(|drop| drop.to_string()).unwrap_or_default();
@@ -144,38 +132,20 @@ async fn listed(
     ];
     let path = format!("/v1/failed-claims{}", query_string(&parameters));
     let found: FailedClaimPage = page.get(&path).await?;
-    let reasons = choices(&found, reason.as_deref());
-    let for_all = found.discardable.and_then(for_all);
     let letters: Vec<LetterLine> = found
         .failed_claims
         .iter()
         .map(|letter| letter_line(letter, false))
         .collect();
-    let done = if query.done == "discarded" {
-        "Discarded. They are among those dealt with."
-    } else {
-        ""
+    let screen = DeadLettersScreen {
+        top: Top::new("Dead letters", Some(&page.session), "dead-letters"),
+        letters: &letters,
+        resolved,
+        drop: query.drop,
+        reason: reason.as_deref(),
+        next_page: found.next_page,
     };
-    let top = Top {
-        done,
-        ..Top::new("Dead letters", Some(&page.session), "dead-letters")
-    };
-    let reason = reason.as_deref();
-    let drop = query.drop;
-    Ok(answer(
-        refused.status(),
-        &DeadLettersScreen {
-            top,
-            letters: &letters,
-            resolved,
-            drop,
-            reason,
-            reasons: &reasons,
-            for_all: for_all.as_ref(),
-            next_page: found.next_page,
-            refused,
-        },
-    ))
+    Ok(answer(StatusCode::OK, &screen))
 }
 
 fn letter_line(letter: &ListedFailedClaim, revealed: bool) -> LetterLine {

@@ -97,7 +97,6 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     let changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
         .route("/alerts/{id}/silence", post(alerts::silence))
-        .route("/dead-letters/discard", post(dead_letters::discard_all))
         .route("/dead-letters/{id}/correct", post(dead_letters::correct))
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route(
@@ -123,7 +122,6 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/coupons", get(coupons::list))
         .route("/coupons/new", get(new_coupon::form))
         .route("/coupons/{coupon}", get(coupon::read))
-        .route("/days", get(pace::by_day))
         .route("/people", get(people::form).post(people::search))
         // These routes change nothing and are recorded, so viewers may use them.
         .route("/runs/{id}/reveal", post(runs::reveal))

@@ -1,24 +1,10 @@
-//! The pace of a drop as a chart with a table and a summary, and how soon rows were inserted by
-//! day. Pure functions except for the handler of the days.
+//! The pace of a drop as a chart with a table and a summary. Pure functions.
 
-use askama::Template;
-use axum::http::StatusCode;
-use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::wording::grouped;
-use firstcome_shared::http::views::{Day, Days, DropOverview, SlotTimes};
+use firstcome_shared::http::views::{DropOverview, SlotTimes};
 
 use super::chart::{Chart, chart, length};
-use super::client::HttpRefusal;
-use super::html::{Top, answer};
-use super::state::Page;
-
-#[derive(Template)]
-#[template(path = "days.html")]
-struct DaysScreen<'a> {
-    top: Top<'a>,
-    days: &'a [DayLine],
-}
 
 /// Number of lines in the table next to the chart.
 const LINES: usize = 10;
@@ -122,40 +108,6 @@ fn share(part: u64, whole: u64) -> String {
         tenths % 10,
         grouped(whole)
     )
-}
-
-/// A day in the list.
-pub(super) struct DayLine {
-    pub(super) day: String,
-    pub(super) drops: String,
-    pub(super) share: String,
-    /// Whether the day is marked because too many rows were late.
-    pub(super) is_low: bool,
-}
-
-fn day_line(day: &Day) -> DayLine {
-    DayLine {
-        day: day.day.to_string(),
-        drops: grouped(day.drops),
-        share: share(day.within_a_second, day.examined),
-        is_low: day.within_a_second * 100 < day.examined * 95,
-    }
-}
-
-pub(super) async fn by_day(page: Page) -> Response {
-    page.slowly(days(&page)).await
-}
-
-async fn days(page: &Page) -> Result<Response, HttpRefusal> {
-    let days: Days = page.get("/v1/days").await?;
-    let days: Vec<DayLine> = days.days.iter().map(day_line).collect();
-    Ok(answer(
-        StatusCode::OK,
-        &DaysScreen {
-            top: Top::new("Days", Some(&page.session), "days"),
-            days: &days,
-        },
-    ))
 }
 
 #[cfg(test)]

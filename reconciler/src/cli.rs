@@ -39,29 +39,20 @@ async fn run(command: Command, pages: Option<Pages>) -> anyhow::Result<ExitCode>
     if matches!(command, Command::Daemon(_) | Command::Once(_)) {
         trace::start_as("firstcome-reconciler")?;
     }
+    let code = |all_went: bool| ExitCode::from(u8::from(!all_went));
     match command {
         Command::Daemon(args) => daemon::run(*args, pages, stop)
             .await
             .map(|()| ExitCode::SUCCESS),
         Command::Once(args) => Box::pin(once::run(*args, stop)).await,
-        Command::TestEmail(args) => {
-            let all_went = notify::test_email(&args, |line| println!("{line}")).await?;
-            Ok(if all_went {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(1)
-            })
-        }
-        Command::TestWebhook(args) => {
-            let all_took_it = notify::test_webhook(&args, |line| println!("{line}")).await?;
-            Ok(if all_took_it {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(1)
-            })
-        }
-        Command::Explain(args) => explain::run(*args, stop).await,
-        Command::Erase(args) => erase::run(*args, stop).await,
+        Command::TestEmail(args) => notify::test_email(&args, |line| println!("{line}"))
+            .await
+            .map(code),
+        Command::TestWebhook(args) => notify::test_webhook(&args, |line| println!("{line}"))
+            .await
+            .map(code),
+        Command::Explain(args) => explain::run(*args).await,
+        Command::Erase(args) => erase::run(*args).await,
         Command::Health(args) => {
             let runs = args.probe.ask(args.listen_addr).await;
             runs.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::msg)

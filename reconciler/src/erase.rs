@@ -1,44 +1,183 @@
-//! `firstcome-reconciler erase`: replaces a user's ID with a pseudonym.
+//! Erases a user: a pseudonym replaces their ID in every table. By the API, and by
+//! `firstcome-reconciler erase`.
 
 use std::process::ExitCode;
 
-use firstcome_shared::domain::UserId;
+use firstcome_shared::StoreError;
+use firstcome_shared::allow_list::{Followed, Which, follow};
+use firstcome_shared::coupon::Drop;
+use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::erase::RowsByTable;
 use firstcome_shared::mysql::ops_actions::Operator;
-use tokio_util::sync::CancellationToken;
+use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::allow_list::{ListFollowed, OnList};
+use firstcome_shared::redis::keys::DropKeys;
 
 use crate::args::EraseArgs;
-use crate::by_hand::{EraseError, Erased, erase};
+use crate::seal::is_coupon_over;
+use crate::stores::Stores;
 
-pub(crate) async fn run(args: EraseArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
+/// Runs the command. Exits with 1 if something still needs the user's ID.
+pub(crate) async fn run(args: EraseArgs) -> anyhow::Result<ExitCode> {
     let stores = args.stores.handles()?;
-    let user: UserId = args.user.parse()?;
     let by = Operator {
         name: Some(args.by),
         token: "cli".to_owned(),
         from: None,
     };
-    match erase(&stores, &user, by).await {
-        Ok(Erased {
-            pseudonym,
-            rows,
-            lists,
-        }) => {
-            for (table, rows) in rows.iter().filter(|(_, rows)| *rows > 0) {
+    match erase(&stores, &args.user.parse()?, by).await {
+        Ok(erased) => {
+            for (table, rows) in erased.rows.iter().filter(|(_, rows)| *rows > 0) {
                 println!("{table:<20} {rows}");
             }
-            if lists > 0 {
-                println!("taken off {lists} allow lists");
+            if erased.lists > 0 {
+                println!("taken off {} allow lists", erased.lists);
             }
-            println!("erased: this person is {pseudonym} from now on");
+            println!("erased: this person is {} from now on", erased.pseudonym);
             Ok(ExitCode::SUCCESS)
         }
         Err(EraseError::StillNeeded(reasons)) => {
-            eprintln!("nothing was erased");
-            for reason in reasons {
-                eprintln!("  {reason}");
-            }
+            eprintln!("nothing was erased\n  {}", reasons.join("\n  "));
             Ok(ExitCode::from(1))
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Why an erasure failed or is incomplete.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EraseError {
+    /// The reasons, each as a readable message.
+    #[error("nothing was erased: {}", .0.join("; "))]
+    StillNeeded(Vec<String>),
+    #[error(transparent)]
+    Database(#[from] DbError),
+    #[error("Redis cannot be asked: {0}")]
+    Redis(#[from] RedisError),
+    /// The user is erased from the other tables. Run the erasure again to complete it.
+    #[error("the person may still be on an allow list, erase them again: {0}")]
+    OnList(#[from] StoreError),
+}
+
+/// The result of an erasure.
+#[derive(Debug)]
+pub(crate) struct Erased {
+    /// Replaces the user ID in all tables.
+    pub(crate) pseudonym: String,
+    pub(crate) rows: RowsByTable,
+    /// Number of allow lists from which the user was removed.
+    pub(crate) lists: usize,
+}
+
+/// Replaces a user's ID by a pseudonym. Fails while one of their coupons is not over or Redis still
+/// has its keys, because a pass would report the renamed row as drift.
+pub(crate) async fn erase(
+    stores: &Stores,
+    user: &UserId,
+    by: Operator,
+) -> Result<Erased, EraseError> {
+    let db = &stores.db;
+    let coupons = db.coupons_of_person(user).await?;
+    let reasons = still_needed(stores, user, &coupons).await?;
+    if !reasons.is_empty() {
+        return Err(EraseError::StillNeeded(reasons));
+    }
+    let pseudonym = format!("erased-{:020x}", rand::random::<u128>() >> 48);
+    let name = pseudonym.clone();
+    let erased = db.erase(user.clone(), coupons, name.clone(), by.clone());
+    let Some(mut rows) = erased.await? else {
+        let why = "something about this user has changed in the meantime: try again";
+        return Err(EraseError::StillNeeded(vec![why.to_owned()]));
+    };
+    let lists = take_off_all(stores, user, &by).await?;
+    rows.extend(db.erase_records(user.clone(), name).await?);
+    Ok(Erased {
+        pseudonym,
+        rows,
+        lists,
+    })
+}
+
+/// Returns why the user's ID is still needed.
+async fn still_needed(
+    stores: &Stores,
+    user: &UserId,
+    coupons: &[CouponId],
+) -> Result<Vec<String>, EraseError> {
+    let Stores { db, redis, .. } = stores;
+    let mut reasons = Vec::new();
+    let open = db.open_of_person(user).await?;
+    if open > 0 {
+        reasons.push(format!(
+            "{open} dead letters or broken promises of theirs are open: resolve them first"
+        ));
+    }
+    for id in coupons {
+        let found = db.coupon(*id).await?;
+        let drops = found.map(|(_, drops)| drops).unwrap_or_default();
+        if !is_coupon_over(db, *id).await? {
+            reasons.push(format!(
+                "coupon {id} is not over: all its drops must be sealed"
+            ));
+        } else if redis
+            .have_keys(&keys(stores, &drops))
+            .await?
+            .contains(&true)
+        {
+            reasons.push(format!(
+                "Redis keeps the people of coupon {id} for an hour after its last drop was sealed"
+            ));
+        }
+    }
+    // The user may be on a waiting list, or just admitted.
+    for (coupon, drops) in db.catalogue().await? {
+        let id = coupon.id;
+        if !coupons.contains(&id) && redis.knows(&keys(stores, &drops), user).await? {
+            reasons.push(format!(
+                "they hold a slot or wait in coupon {id}, which is not over"
+            ));
+        }
+    }
+    Ok(reasons)
+}
+
+fn keys(stores: &Stores, drops: &[Drop]) -> Vec<DropKeys> {
+    let keys = |drop: &Drop| stores.redis.keys(drop.coupon_id, drop.id);
+    drops.iter().map(keys).collect()
+}
+
+/// Removes a user from all lists. Returns the number of lists that contained the user.
+async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<usize, StoreError> {
+    let Stores { db, redis, .. } = stores;
+    let mut lists = 0;
+    let people = [user.clone()];
+    for id in db.allow_lists_of_person(user).await? {
+        let seen = redis.highest_revision(id).await?;
+        let changed = db
+            .change_allow_list(id, seen, people.to_vec(), OnList::Remove, by.clone())
+            .await?;
+        let Some(changed) = changed.filter(|changed| changed.changed > 0) else {
+            continue;
+        };
+        lists += 1;
+        let followed = redis
+            .change_allow_list(id, changed.before, changed.now, OnList::Remove, &people)
+            .await?;
+        if followed != ListFollowed::Other {
+            continue;
+        }
+        // Do not rewrite the list of a coupon that is over: it is not used, and the list in Redis
+        // may differ. A torn list cannot be rewritten.
+        let is_over = is_coupon_over(db, id).await?;
+        if is_over
+            || matches!(
+                follow(db, redis, id, Which::Different).await?,
+                Followed::Torn(_)
+            )
+        {
+            redis.forget_allowed(id, user).await?;
+        }
+    }
+    Ok(lists)
 }

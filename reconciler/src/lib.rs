@@ -8,7 +8,6 @@
 
 pub mod args;
 pub mod barrier;
-mod by_hand;
 pub mod cli;
 pub mod context;
 pub mod daemon;
@@ -34,7 +33,6 @@ mod seal;
 mod settings;
 pub mod stores;
 mod sweep;
-mod terminal;
 mod urgent;
 
 pub use firstcome_notifier as notify;

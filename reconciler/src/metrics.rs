@@ -6,57 +6,57 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use parking_lot::Mutex;
 use strum::VariantArray as _;
 
-use crate::report::{Kind, Outcome, Run, Status, Trigger};
+use crate::report::{Finding, Kind, Outcome, Run, Status, Trigger};
 
-/// Describes all metrics, including those of mails. Counters of failures start at zero, so that an
-/// alert notices the first failure.
+/// The type of a metric.
+enum Type {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// All metrics, including those of mails, and their meaning.
+#[rustfmt::skip]
+const METRICS: [(Type, &str, &str); 14] = [
+    (Type::Counter, "firstcome_passes_total", "Passes that ended, by trigger and status"),
+    (Type::Counter, "firstcome_findings_total", "Drift that passes found, by kind"),
+    (Type::Counter, "firstcome_repairs_total", "Findings by kind and result: applied, planned, skipped, failed"),
+    (Type::Counter, "firstcome_mails_total", "Attempts to send a mail, by result: sent, retried, given_up"),
+    (Type::Counter, "firstcome_webhooks_total", "Attempts to post an event, by result: sent, retried, given_up"),
+    (Type::Counter, "firstcome_page_looks_total", "Reads of the stores for GET /v1/overview, which the operations page shows"),
+    (Type::Histogram, "firstcome_pass_seconds", "Length of passes"),
+    (Type::Histogram, "firstcome_pass_stage_seconds", "Length of the stages of passes, by stage"),
+    (Type::Gauge, PASS_STARTED, "When the pass that runs now began, in Unix time; 0 if none runs"),
+    (Type::Gauge, LAST_SUCCESS, "When a pass over everything of this process last ended well, in Unix time; 0 if none did"),
+    (Type::Gauge, "firstcome_mails_waiting", "Mails in the outbox that are not sent yet"),
+    (Type::Gauge, "firstcome_webhooks_waiting", "Events in the outbox that are not posted yet, all targets together"),
+    (Type::Gauge, "firstcome_alerts", "Problems that were mailed and are not over, by kind; a silenced one is not counted"),
+    (Type::Gauge, "firstcome_redis_managed", "1 if nothing checks that Redis is durable (REDIS_DURABILITY=managed)"),
+];
+
+const PASS_STARTED: &str = "firstcome_pass_start_timestamp_seconds";
+const LAST_SUCCESS: &str = "firstcome_pass_last_success_timestamp_seconds";
+
+/// Describes all metrics. Counters of failures start at zero, so that an alert notices the first
+/// failure.
 pub(crate) fn describe() {
-    for (name, meaning) in [
-        (
-            "firstcome_passes_total",
-            "Passes that ended, by trigger and status",
-        ),
-        (
-            "firstcome_findings_total",
-            "Drift that passes found, by kind",
-        ),
-        (
-            "firstcome_repairs_total",
-            "Findings by kind and result: applied, planned, skipped, failed",
-        ),
-        (
-            "firstcome_mails_total",
-            "Attempts to send a mail, by result: sent, retried, given_up",
-        ),
-        (
-            "firstcome_webhooks_total",
-            "Attempts to post an event, by result: sent, retried, given_up",
-        ),
-        (
-            "firstcome_page_looks_total",
-            "Reads of the stores for GET /v1/overview, which the operations page shows",
-        ),
-    ] {
-        describe_counter!(name, meaning);
+    for (kind, name, meaning) in METRICS {
+        match kind {
+            Type::Counter => describe_counter!(name, meaning),
+            Type::Gauge => describe_gauge!(name, meaning),
+            Type::Histogram => describe_histogram!(name, meaning),
+        }
     }
     for result in ["sent", "retried", "given_up"] {
         counter!("firstcome_mails_total", "result" => result).absolute(0);
         counter!("firstcome_webhooks_total", "result" => result).absolute(0);
     }
     for trigger in [Trigger::Cron, Trigger::Endpoint, Trigger::Startup] {
-        for status in [
-            Status::Clean,
-            Status::Repaired,
-            Status::Drift,
-            Status::Braked,
-            Status::Failed,
-        ] {
+        for status in Status::VARIANTS.iter().filter(|it| **it != Status::Running) {
             counter!("firstcome_passes_total", "trigger" => trigger.as_str(), "status" => status.as_str()).absolute(0);
         }
     }
@@ -66,43 +66,8 @@ pub(crate) fn describe() {
             counter!("firstcome_repairs_total", "kind" => kind.as_str(), "result" => result.as_str()).absolute(0);
         }
     }
-    describe_histogram!("firstcome_pass_seconds", Unit::Seconds, "Length of passes");
-    describe_histogram!(
-        "firstcome_pass_stage_seconds",
-        Unit::Seconds,
-        "Length of the stages of passes, by stage"
-    );
-    let begun = "When the pass that runs now began, in Unix time; 0 if none runs";
-    describe_gauge!(
-        "firstcome_pass_start_timestamp_seconds",
-        Unit::Seconds,
-        begun
-    );
-    gauge!("firstcome_pass_start_timestamp_seconds").set(0.0);
-    describe_gauge!(
-        "firstcome_mails_waiting",
-        "Mails in the outbox that are not sent yet"
-    );
-    describe_gauge!(
-        "firstcome_webhooks_waiting",
-        "Events in the outbox that are not posted yet, all targets together"
-    );
-    describe_gauge!(
-        "firstcome_alerts",
-        "Problems that were mailed and are not over, by kind; a silenced one is not counted"
-    );
-    let success =
-        "When a pass over everything of this process last ended well, in Unix time; 0 if none did";
-    describe_gauge!(
-        "firstcome_pass_last_success_timestamp_seconds",
-        Unit::Seconds,
-        success
-    );
-    gauge!("firstcome_pass_last_success_timestamp_seconds").set(0.0);
-    describe_gauge!(
-        "firstcome_redis_managed",
-        "1 if nothing checks that Redis is durable (REDIS_DURABILITY=managed)"
-    );
+    pass_under_way(None);
+    gauge!(LAST_SUCCESS).set(0.0);
 }
 
 pub(crate) fn pass(run: &Run, took: Duration) {
@@ -116,16 +81,14 @@ pub(crate) fn pass(run: &Run, took: Duration) {
     }
     if run.ended_well() {
         #[allow(clippy::cast_precision_loss)]
-        gauge!("firstcome_pass_last_success_timestamp_seconds")
-            .set(run.finished_at.unwrap_or(run.started_at).timestamp() as f64);
+        gauge!(LAST_SUCCESS).set(run.finished_at.unwrap_or(run.started_at).timestamp() as f64);
     }
 }
 
 /// Records that a pass began or ended.
 #[allow(clippy::cast_precision_loss)] // until the year 287,000
 pub(crate) fn pass_under_way(since: Option<DateTime<Utc>>) {
-    gauge!("firstcome_pass_start_timestamp_seconds")
-        .set(since.map_or(0.0, |at| at.timestamp_millis() as f64 / 1e3));
+    gauge!(PASS_STARTED).set(since.map_or(0.0, |at| at.timestamp_millis() as f64 / 1e3));
 }
 
 /// The drift that passes left in drops, exported as the series `firstcome_drift`. A gauge of the
@@ -154,23 +117,17 @@ impl DriftSeries {
             known.retain(|_, left| left.sealed && !run.deep);
         }
         for drop in &run.drops {
-            let findings = drop
-                .findings
-                .iter()
-                .filter(|f| f.result != Outcome::Applied)
-                .count();
+            let is_left = |it: &&Finding| it.result != Outcome::Applied;
+            let left = Left {
+                findings: drop.findings.iter().filter(is_left).count(),
+                sealed: drop.sealed,
+                seen_at: run.started_at,
+            };
             let place = (drop.coupon_id, drop.drop_id);
-            if findings == 0 || (drop.sealed && drop.exact) {
+            if left.findings == 0 || (drop.sealed && drop.exact) {
                 known.remove(&place);
             } else {
-                known.insert(
-                    place,
-                    Left {
-                        findings,
-                        sealed: drop.sealed,
-                        seen_at: run.started_at,
-                    },
-                );
+                known.insert(place, left);
             }
         }
     }
@@ -211,7 +168,7 @@ pub(crate) fn stage(name: &'static str, took: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{DropReport, Finding};
+    use crate::report::DropReport;
 
     fn run(partial: bool, drops: &[(i64, usize, bool, bool)], deep: bool) -> Run {
         let finding = Finding::report(Kind::Unfilled, String::new());

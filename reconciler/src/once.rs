@@ -16,9 +16,8 @@ use crate::jobs;
 use crate::notify::Notifier;
 use crate::notify::wording::{LONGEST, count, line, person, plainly, words};
 use crate::passes::mail;
-use crate::report::{ActionKind, DropReport, Finding, Numbers, Outcome, Run, Status, Trigger};
+use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use crate::run::{Reconciler, UrgentLane, new_run_id};
-use crate::terminal::{hanging, width};
 
 /// Maximum number of findings shown for one drop. `--json` and the API return all of them.
 const SHOWN: usize = 50;
@@ -103,37 +102,17 @@ async fn show_progress(memory: Arc<Memory>) {
 }
 
 fn print(run: &Run, full_ids: bool) {
-    let width = width();
     let is_news =
         |drop: &&DropReport| !drop.exact || !drop.findings.is_empty() || drop.before != drop.after;
     for drop in run.drops.iter().filter(is_news) {
-        let (drop, numbers) = lines_of(drop);
-        println!(
-            "{}\n{}",
-            hanging("", width, &drop),
-            hanging("    ", width, &numbers)
-        );
-    }
-    let unchanged =
-        run.drops.iter().filter(|drop| !is_news(drop)).count() as u64 + run.unlisted.drops;
-    if unchanged > 0 {
-        let drops = count(unchanged, "drop is", "drops are");
-        println!("{drops} exact, and nothing was found");
-    }
-    for finding in run.all_findings().take(SHOWN) {
-        let text = text_of(finding, full_ids);
-        println!(
-            "{}",
-            hanging(&format!("{:>12}  ", outcome(finding)), width, &text)
-        );
+        println!("{}", drop_line(drop));
     }
     let total = run.all_findings().count();
+    for finding in run.all_findings().take(SHOWN) {
+        println!("{}", finding_line(finding, full_ids));
+    }
     if total > SHOWN {
-        println!(
-            "{:>12}  … and {} more; `--json` shows all",
-            "",
-            total - SHOWN
-        );
+        println!("… and {} more; `--json` shows all", total - SHOWN);
     }
     let (drops, examined) = run.examined();
     println!(
@@ -142,130 +121,91 @@ fn print(run: &Run, full_ids: bool) {
         count(drops, "drop", "drops"),
         count(examined.users, "person", "people"),
         count(examined.rows, "row", "rows"),
-        count(total, "finding", "findings")
+        count(total as u64, "finding", "findings")
     );
     if let Some(error) = &run.error {
-        println!(
-            "{}",
-            hanging("failed: ", width, &plainly(run.cause(), error))
-        );
+        println!("failed: {}", plainly(run.cause(), error));
     }
-    let sections = sections(run);
-    if !sections.is_empty() {
-        let links: Vec<_> = sections
-            .iter()
-            .map(|section| format!("docs/OPERATIONS.md#{section}"))
-            .collect();
-        println!("{}", hanging("see ", width, &links.join(" ")));
+    for section in sections(run) {
+        println!("see docs/OPERATIONS.md#{section}");
     }
 }
 
-/// Describes the outcome of a finding.
-fn outcome(finding: &Finding) -> &'static str {
-    match finding.result {
-        Outcome::Applied | Outcome::Planned | Outcome::Failed => finding.result.as_str(),
-        Outcome::Skipped if finding.needs_person => "left for you",
-        Outcome::Skipped if finding.action == ActionKind::Report => "reported",
-        Outcome::Skipped => "not needed",
-    }
-}
-
-/// Describes a finding in a sentence.
-fn text_of(finding: &Finding, full_ids: bool) -> String {
-    let id = |user: &str| {
-        if full_ids {
-            user.to_owned()
-        } else {
-            person(user)
-        }
-    };
-    let text = if full_ids {
-        finding.detail.clone()
-    } else {
-        line(&finding.detail, LONGEST)
-    };
-    let drop = finding
-        .drop_id
-        .map(|drop| format!(", drop {drop}"))
-        .unwrap_or_default();
-    let slot = finding
-        .slot
-        .map(|slot| format!(", slot {slot}"))
-        .unwrap_or_default();
-    let user = finding
-        .user_id
-        .as_deref()
-        .map(|user| format!(", {}", id(user)))
-        .unwrap_or_default();
-    let repair = match (finding.action, finding.result) {
-        (ActionKind::Report, _) => String::new(),
-        (action, Outcome::Applied) => format!(" ({})", words(action).done),
-        (action, _) => format!(" (repair: {})", words(action).to_do),
-    };
-    format!(
-        "{}{drop}{slot}{user}: {text}{repair}",
-        finding.kind.as_str()
-    )
-}
-
-/// Returns the sections of docs/OPERATIONS.md that describe the required actions.
-fn sections(run: &Run) -> BTreeSet<&'static str> {
-    let left = run
-        .all_findings()
-        .filter(|finding| finding.needs_person || finding.result == Outcome::Failed);
-    let mut sections: BTreeSet<_> = left.map(|finding| finding.kind.as_str()).collect();
-    sections.extend((run.status == Status::Braked).then_some("braked"));
-    sections.extend((run.status == Status::Failed).then_some("run_failed"));
-    let is_broken = |drop: &DropReport| drop.after.broken_promises > 0;
-    sections.extend(run.drops.iter().any(is_broken).then_some("broken_promise"));
-    sections
-}
-
-/// Describes a drop in two lines: whether it is exact, and its numbers, before and after if they
-/// differ.
-fn lines_of(drop: &DropReport) -> (String, String) {
-    let after = &drop.after;
-    let numbers = |numbers: &Numbers| {
-        [
-            ("rows", numbers.rows.to_string()),
-            ("in Redis", numbers.users.to_string()),
-            ("count", numbers.count.to_string()),
-            ("failed claims", numbers.failed_claims.to_string()),
-            ("in flight", numbers.in_flight.to_string()),
-        ]
-    };
-    let numbers: Vec<String> = numbers(&drop.before)
-        .into_iter()
-        .zip(numbers(after))
-        .map(|((name, before), (_, after))| {
-            if before == after {
-                format!("{name} {after}")
-            } else {
-                format!("{name} {before} → {after}")
-            }
-        })
-        .collect();
+/// Describes a drop in one line, with its numbers, before and after the repairs if they differ.
+fn drop_line(drop: &DropReport) -> String {
+    let DropReport { before, after, .. } = drop;
     let exact = if drop.exact {
         drop.exactness()
     } else {
         "NOT exact".to_owned()
     };
-    let broken = match after.broken_promises {
-        0 => String::new(),
-        1 => ", 1 broken promise".to_owned(),
-        many => format!(", {many} broken promises"),
-    };
-    let drop = format!(
-        "{} · coupon {}, drop {}: {} of {} issued, {exact}{broken}",
+    let mut text = format!(
+        "{} · coupon {}, drop {}: {} of {} issued, {exact}",
         drop.coupon_name, drop.coupon_id, drop.drop_id, after.rows, drop.quantity
     );
-    (drop, numbers.join(" · "))
+    if after.broken_promises > 0 {
+        let broken = count(after.broken_promises, "broken promise", "broken promises");
+        text = format!("{text}, {broken}");
+    }
+    for (name, before, after) in [
+        ("rows", before.rows, after.rows),
+        ("in Redis", before.users, after.users),
+        ("failed claims", before.failed_claims, after.failed_claims),
+        ("in flight", before.in_flight, after.in_flight),
+    ] {
+        if before != after {
+            text = format!("{text} · {name} {before} → {after}");
+        }
+    }
+    text
+}
+
+/// Describes a finding and its outcome in one line.
+fn finding_line(finding: &Finding, full_ids: bool) -> String {
+    let outcome = match finding.result {
+        Outcome::Applied | Outcome::Planned | Outcome::Failed => finding.result.as_str(),
+        Outcome::Skipped if finding.needs_person => "left for you",
+        Outcome::Skipped if finding.action == ActionKind::Report => "reported",
+        Outcome::Skipped => "not needed",
+    };
+    let user = finding.user_id.as_ref();
+    let place = [
+        finding.drop_id.map(|drop| format!(", drop {drop}")),
+        finding.slot.map(|slot| format!(", slot {slot}")),
+        user.map(|id| format!(", {}", if full_ids { id.clone() } else { person(id) })),
+    ];
+    let place = place.map(Option::unwrap_or_default).concat();
+    let mut text = finding.detail.clone();
+    if !full_ids {
+        text = line(&text, LONGEST);
+    }
+    let repair = match (finding.action, finding.result) {
+        (ActionKind::Report, _) => String::new(),
+        (action, Outcome::Applied) => format!(" ({})", words(action).done),
+        (action, _) => format!(" (repair: {})", words(action).to_do),
+    };
+    let kind = finding.kind.as_str();
+    format!("{outcome:>12}  {kind}{place}: {text}{repair}")
+}
+
+/// Returns the sections of docs/OPERATIONS.md that describe the required actions.
+fn sections(run: &Run) -> BTreeSet<&'static str> {
+    let left = |it: &&Finding| it.needs_person || it.result == Outcome::Failed;
+    let kinds = run.all_findings().filter(left).map(|it| it.kind.as_str());
+    let is_broken = |drop: &DropReport| drop.after.broken_promises > 0;
+    let of_run = [
+        (run.status == Status::Braked, "braked"),
+        (run.status == Status::Failed, "run_failed"),
+        (run.drops.iter().any(is_broken), "broken_promise"),
+    ];
+    let of_run = of_run.into_iter().filter(|(applies, _)| *applies);
+    kinds.chain(of_run.map(|(_, section)| section)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Kind;
+    use crate::report::{Kind, Numbers};
 
     #[test]
     fn exact_drop_with_failed_claims_is_printed_as_exact_with_their_number() {
@@ -276,14 +216,13 @@ mod tests {
                 failed_claims,
                 ..Numbers::default()
             };
-            lines_of(&DropReport {
+            drop_line(&DropReport {
                 coupon_name: "Winter".to_owned(),
                 exact,
                 before: numbers,
                 after: numbers,
                 ..DropReport::begun(CouponId(1), DropId(7), 20)
             })
-            .0
         };
         assert_eq!(
             drop(true, 0),
@@ -308,14 +247,13 @@ mod tests {
             user_id: Some("customer-4711".to_owned()),
             ..Finding::report(Kind::FailedClaim, "failed claim 3 (slot_taken)")
         };
-        let masked = text_of(&left, false);
-        assert_eq!(outcome(&left), "left for you");
+        let masked = finding_line(&left, false);
         assert_eq!(
             masked,
-            "failed_claim, drop 7, slot 1100, c•••11: failed claim 3 (slot_taken)"
+            "left for you  failed_claim, drop 7, slot 1100, c•••11: failed claim 3 (slot_taken)"
         );
         for id in ["3", "slot", "claim", "7"] {
-            let number = text_of(
+            let number = finding_line(
                 &Finding {
                     user_id: Some(id.to_owned()),
                     ..left.clone()
@@ -331,8 +269,11 @@ mod tests {
             needs_person: false,
             ..left
         };
-        let full = text_of(&issued, true);
-        assert_eq!(outcome(&issued), "applied");
+        let full = finding_line(&issued, true);
+        assert!(
+            full.starts_with("     applied  failed_claim, drop 7"),
+            "{full}"
+        );
         assert!(
             full.contains("customer-4711: failed claim 3 (slot_taken) (issued late)"),
             "{full}"

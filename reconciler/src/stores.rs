@@ -45,73 +45,64 @@ pub async fn check(
     limit: Duration,
     stop: &CancellationToken,
 ) -> Result<(), (FailureCause, StartError)> {
-    check_mysql(stores, limit, stop)
-        .await
-        .map_err(|error| (FailureCause::Mysql, error))?;
-    check_redis(stores, limit, stop)
-        .await
-        .map_err(|error| (FailureCause::Redis, error))?;
-    check_kafka(stores, limit, stop)
-        .await
-        .map_err(|error| (FailureCause::Kafka, error))?;
-    check_others(stores, limit)
-        .await
-        .map_err(|error| (FailureCause::Mysql, error))
+    let of = |cause: FailureCause| move |error: StartError| (cause, error);
+    let mysql = check_mysql(stores, limit, stop).await;
+    mysql.map_err(of(FailureCause::Mysql))?;
+    let redis = &stores.redis;
+    let name = format!("Redis at {}", redis.host_and_port());
+    let is_away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
+    let safe = wait_for(&name, limit, stop, is_away, async || {
+        redis.check_at_start().await
+    })
+    .await;
+    safe.map_err(of(FailureCause::Redis))?;
+    let kafka = &stores.topic.settings;
+    let name = format!("Kafka at {}", kafka.brokers);
+    let is_away = |error: &TopicError| matches!(error, TopicError::Unreachable { .. });
+    let topic = async || check_topic(kafka, PATIENCE).await.map(|_| ());
+    let safe = wait_for(&name, limit, stop, is_away, topic).await;
+    safe.map_err(of(FailureCause::Kafka))?;
+    let others = check_others(stores, limit).await;
+    others.map_err(of(FailureCause::Mysql))
 }
 
-fn mysql_of(stores: &Stores) -> String {
-    format!("MySQL at {}", stores.db_settings.url.host_and_port())
-}
+/// Maximum wait for one answer of Kafka.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 async fn check_mysql(
     stores: &Stores,
     limit: Duration,
     stop: &CancellationToken,
 ) -> Result<(), StartError> {
-    let away = |error: &DbError| !matches!(error, DbError::Refused(_));
-    let mysql = mysql_of(stores);
-    wait_for(&mysql, limit, stop, away, async || stores.db.ping().await).await?;
-    migrations::check(&stores.db_settings)
-        .await
-        .map_err(|error| match error.downcast_ref() {
-            Some(error) if away(error) => StartError::Missing {
-                store: mysql,
-                waited: limit,
-                reason: error.to_string(),
-            },
-            _ => StartError::Refused(format!("{error:#}")),
-        })
+    let is_away = |error: &DbError| !matches!(error, DbError::Refused(_));
+    let name = mysql_of(stores);
+    wait_for(&name, limit, stop, is_away, async || stores.db.ping().await).await?;
+    let checked = migrations::check(&stores.db_settings).await;
+    checked.map_err(|error| match error.downcast_ref() {
+        Some(error) if is_away(error) => missing(stores, limit, error),
+        _ => StartError::Refused(format!("{error:#}")),
+    })
 }
 
-async fn check_redis(
-    stores: &Stores,
-    limit: Duration,
-    stop: &CancellationToken,
-) -> Result<(), StartError> {
-    wait_for(
-        &format!("Redis at {}", stores.redis.host_and_port()),
-        limit,
-        stop,
-        |e| matches!(e, Unsafe::Unreachable(_)),
-        async || stores.redis.check_at_start().await,
-    )
-    .await
+/// Checks that no running program uses the same data with different settings.
+async fn check_others(stores: &Stores, limit: Duration) -> Result<(), StartError> {
+    let own = stores.process();
+    let others = stores.db.processes().await;
+    let others = others.map_err(|error| missing(stores, limit, &error))?;
+    let wrong = others.iter().find_map(|other| own.disagreement(other));
+    wrong.map_or(Ok(()), |why| Err(StartError::Refused(why)))
 }
 
-async fn check_kafka(
-    stores: &Stores,
-    limit: Duration,
-    stop: &CancellationToken,
-) -> Result<(), StartError> {
-    let kafka = &stores.topic.settings;
-    wait_for(
-        &format!("Kafka at {}", kafka.brokers),
-        limit,
-        stop,
-        |e| matches!(e, TopicError::Unreachable { .. }),
-        async || check_topic(kafka, Duration::from_secs(5)).await.map(|_| ()),
-    )
-    .await
+fn mysql_of(stores: &Stores) -> String {
+    format!("MySQL at {}", stores.db_settings.url.host_and_port())
+}
+
+fn missing(stores: &Stores, waited: Duration, error: &DbError) -> StartError {
+    StartError::Missing {
+        store: mysql_of(stores),
+        waited,
+        reason: error.to_string(),
+    }
 }
 
 impl Stores {
@@ -128,19 +119,4 @@ impl Stores {
             fallback_deadline_ms: 0,
         }
     }
-}
-
-/// Checks that no running program uses the same data with different settings.
-async fn check_others(stores: &Stores, limit: Duration) -> Result<(), StartError> {
-    let own = stores.process();
-    let away = |error: DbError| StartError::Missing {
-        store: mysql_of(stores),
-        waited: limit,
-        reason: error.to_string(),
-    };
-    let others = stores.db.processes().await.map_err(away)?;
-    others
-        .iter()
-        .find_map(|other| own.disagreement(other))
-        .map_or(Ok(()), |it| Err(StartError::Refused(it)))
 }

@@ -1,47 +1,62 @@
 //! Gathers everything that the stores still have about a user.
 
-use std::collections::BTreeSet;
+use std::slice::from_ref;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::http::views::Happening;
-use firstcome_shared::mysql::dead_letters::DeadLetterRow;
-use firstcome_shared::mysql::issued::IssuedRow;
-use firstcome_shared::mysql::promises::BrokenPromiseRow;
+use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::dead_letters::{DeadLetterRow, UNPUBLISHED};
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::trace::TraceContext;
 
-use super::OnSlot;
+use super::verdict::{Evidence, Standing};
 use crate::report::Outcome;
 use crate::stores::Stores;
 
+/// The keys of a drop that was sealed longer ago have expired.
+const KEYS_KEPT: TimeDelta = TimeDelta::hours(2);
+
 /// The known facts about a user.
 #[derive(Debug, Default)]
-pub(super) struct PersonFacts {
+pub(super) struct UserFacts {
     pub(super) happenings: Vec<Happening>,
     pub(super) no_longer_known: Vec<String>,
-    pub(super) rows: Vec<IssuedRow>,
-    /// From Redis: drop and slot.
-    pub(super) admitted: Vec<(DropId, i64)>,
-    /// From Redis: drop and position on the waiting list.
-    pub(super) waiting: Vec<(DropId, i64)>,
-    pub(super) unresolved: Vec<DeadLetterRow>,
-    /// Broken promises that are not mended: drop and reason.
-    pub(super) broken: Vec<(DropId, String)>,
-    /// Revocations, oldest first.
-    pub(super) revoked: Vec<Revocation>,
-    /// Why the last repair for the user was not made, if it was not.
-    pub(super) not_repaired: Option<String>,
+    /// What each entry says about the present.
+    pub(super) standings: Vec<Standing>,
     /// Whether a store could not be read.
-    pub(super) blind: bool,
+    pub(super) is_blind: bool,
     /// Traces of the user's claims, without duplicates.
     pub(super) traces: Vec<String>,
 }
 
-impl PersonFacts {
+impl UserFacts {
+    fn tell(&mut self, at: Option<DateTime<Utc>>, source: &str, what: String) {
+        self.happenings.push(Happening {
+            at,
+            source: source.to_owned(),
+            what,
+        });
+    }
+
+    fn stand(
+        &mut self,
+        evidence: Evidence,
+        drop: Option<DropId>,
+        slot: Option<i64>,
+        sentence: String,
+    ) {
+        self.standings.push(Standing {
+            evidence,
+            drop,
+            slot,
+            sentence,
+        });
+    }
+
     /// Records a trace, and returns the part of a sentence that mentions it.
     fn trace(&mut self, trace: Option<TraceContext>) -> String {
         let Some(id) = trace.map(|trace| trace.trace_id.to_string()) else {
@@ -53,50 +68,6 @@ impl PersonFacts {
         }
         told
     }
-
-    fn tell(&mut self, at: Option<DateTime<Utc>>, source: &'static str, what: String) {
-        self.happenings.push(Happening {
-            at,
-            source: source.to_owned(),
-            what,
-        });
-    }
-}
-
-/// Returns every user who has a row, an admission in Redis or a dead letter for a slot of a drop.
-pub(super) async fn people_on(
-    stores: &Stores,
-    coupon: &Coupon,
-    drop: DropId,
-    slot: i64,
-) -> anyhow::Result<OnSlot> {
-    let mut people = BTreeSet::new();
-    if let Ok(slot) = slot.try_into() {
-        people.extend(
-            stores
-                .db
-                .row_on_slot(drop, slot)
-                .await?
-                .map(|row| UserId::from_store(row.user_id)),
-        );
-    }
-    people.extend(stores.db.people_of_dead_letters_on(drop, slot).await?);
-    let in_redis = stores
-        .redis
-        .page(&stores.redis.keys(coupon.id, drop), slot, Some(slot))
-        .await;
-    let not_asked = match in_redis {
-        Ok(page) => {
-            people.extend(page.users.into_iter().map(|holder| holder.user));
-            None
-        }
-        Err(error) => Some(error),
-    };
-    Ok(OnSlot {
-        drop,
-        people,
-        not_asked,
-    })
 }
 
 pub(super) async fn gather(
@@ -104,257 +75,224 @@ pub(super) async fn gather(
     coupon: &Coupon,
     drops: &[Drop],
     user: &UserId,
-) -> anyhow::Result<PersonFacts> {
-    let mut known = PersonFacts::default();
-    mysql(stores, coupon, user, &mut known).await?;
-    if let Err(error) = redis(stores, coupon, drops, user, &mut known).await {
-        known.blind = true;
-        known
-            .no_longer_known
-            .push(format!("Redis cannot be asked right now: {error}"));
+) -> Result<UserFacts, DbError> {
+    let mut known = UserFacts::default();
+    let not_repaired = in_mysql(stores, coupon, user, &mut known).await?;
+    let not_repaired = not_repaired.as_deref();
+    if let Err(error) = in_redis(stores, coupon, drops, user, not_repaired, &mut known).await {
+        known.is_blind = true;
+        let why = format!("Redis cannot be asked right now: {error}");
+        known.no_longer_known.push(why);
     }
     Ok(known)
 }
 
-async fn redis(
-    stores: &Stores,
-    coupon: &Coupon,
-    drops: &[Drop],
-    user: &UserId,
-    known: &mut PersonFacts,
-) -> Result<(), RedisError> {
-    for drop in drops {
-        let keys = stores.redis.keys(coupon.id, drop.id);
-        let standing = stores.redis.standing(&keys, coupon.era, user).await?;
-        if !standing.loaded && drop.sealed_at.is_some() {
-            known.no_longer_known.push(format!(
-                "Redis: the keys of drop {} have expired, since it is sealed",
-                drop.id
-            ));
-        } else if !standing.loaded && drop.opens_at <= Utc::now() {
-            known.blind = true;
-            known.no_longer_known.push(format!(
-                "Redis does not have drop {}; the reconciler rebuilds it",
-                drop.id
-            ));
-        }
-        if let Some(slot) = standing.slot {
-            let page = stores.redis.slots(&keys, &[slot]).await?;
-            let held = page.users.into_iter().find(|holder| holder.user == *user);
-            let at = held.and_then(|holder| DateTime::from_timestamp_millis(holder.at_ms?));
-            known.tell(
-                at,
-                "redis",
-                format!("admitted to drop {} in slot {slot}", drop.id),
-            );
-            known.admitted.push((drop.id, i64::from(slot)));
-        }
-        if let Some(place) = standing.position {
-            known.tell(
-                None,
-                "redis",
-                format!(
-                    "on the waiting list of drop {} at position {place}",
-                    drop.id
-                ),
-            );
-            known.waiting.push((drop.id, i64::from(place)));
-        }
-    }
-    Ok(())
-}
-
-async fn mysql(
+/// Reads the user's entries in MySQL. Returns why the last repair for them was not made.
+async fn in_mysql(
     stores: &Stores,
     coupon: &Coupon,
     user: &UserId,
-    known: &mut PersonFacts,
-) -> anyhow::Result<()> {
-    let people = std::slice::from_ref(user);
-    known.rows = stores.db.rows_of_people(coupon.id, people).await?;
-    for row in known.rows.clone() {
-        let trace = known.trace(
-            stores
-                .db
-                .trace_on_slot(DropId(row.drop_id), row.slot)
-                .await?,
-        );
-        let what = format!(
-            "row in drop {}, slot {}, written by the {}{trace}",
-            row.drop_id, row.slot, row.issued_by
-        );
-        known.tell(
-            Some(row.claimed_at.and_utc()),
-            "mysql",
-            format!(
-                "claimed slot {} of drop {} (as its row says)",
-                row.slot, row.drop_id
-            ),
-        );
-        known.tell(Some(row.issued_at.and_utc()), "mysql", what);
+    known: &mut UserFacts,
+) -> Result<Option<String>, DbError> {
+    let db = &stores.db;
+    for row in db.rows_of_people(coupon.id, from_ref(user)).await? {
+        let drop = DropId(row.drop_id);
+        let slot = row.slot;
+        let by = row.issued_by;
+        let trace = known.trace(db.trace_on_slot(drop, slot).await?);
+        let claimed = format!("claimed slot {slot} of drop {drop} (as its row says)");
+        let issued = format!("row in drop {drop}, slot {slot}, written by the {by}{trace}");
+        let holds =
+            format!("they hold slot {slot} of drop {drop}; the row was written by the {by}");
+        known.tell(Some(row.claimed_at.and_utc()), "mysql", claimed);
+        known.tell(Some(row.issued_at.and_utc()), "mysql", issued);
+        known.stand(Evidence::Row, Some(drop), Some(slot.into()), holds);
     }
-    known.revoked = stores.db.revocations_of_people(coupon.id, people).await?;
-    for one in known.revoked.clone() {
-        let slot = one
-            .slot
-            .map_or_else(|| "no slot".to_owned(), |slot| format!("slot {slot}"));
-        let what = format!(
-            "revoked: drop {}, {slot}, by {}: {}",
-            one.drop_id, one.revoked_by, one.reason
-        );
-        known.tell(Some(one.revoked_at.and_utc()), "mysql", what);
+    for one in db.revocations_of_people(coupon.id, from_ref(user)).await? {
+        revocation(&one, known);
     }
-    for row in stores.db.dead_letters_of_person(coupon.id, user).await? {
-        tell_dead_letter(&row, known);
-        if row.resolved_at.is_none() {
-            known.unresolved.push(row);
-        }
-    }
-    let findings = stores.db.findings_about(coupon.id, user).await?;
-    known.not_repaired = findings.last().and_then(|(last, _)| not_repaired(last));
-    for (at, what) in passes_together(findings) {
+    let findings = db.findings_about(coupon.id, user).await?;
+    let last = findings.last().map(|(last, _)| last);
+    let is_left = |it: &&FindingRow| it.result == Outcome::Failed.as_str() || it.needs_person;
+    let not_repaired = last.filter(is_left).and_then(|last| last.detail.clone());
+    for (at, what) in passes_together(&findings) {
         known.tell(Some(at), "reconciler", what);
     }
-    broken(stores, coupon, user, known).await
+    for row in db.dead_letters_of_person(coupon.id, user).await? {
+        dead_letter(&row, not_repaired.as_deref(), known);
+    }
+    for one in db.broken_promises_of(coupon.id, user).await? {
+        let drop = one.drop_id;
+        let reason = one.reason;
+        let what = format!(
+            "promise of drop {drop} broken: {reason} (pass {})",
+            one.run_id
+        );
+        known.tell(Some(one.created_at.and_utc()), "reconciler", what);
+        if let Some(at) = one.mended_at {
+            let what = format!("promise of drop {drop} mended");
+            known.tell(Some(at.and_utc()), "reconciler", what);
+        } else {
+            let sentence = format!(
+                "they were promised a coupon in drop {drop}, and the promise could not be kept: {reason}"
+            );
+            known.stand(Evidence::BrokenPromise, Some(DropId(drop)), None, sentence);
+        }
+    }
+    Ok(not_repaired)
 }
 
-/// Returns why the repair of a user's last finding was not made. This includes findings that need
-/// an operator.
-fn not_repaired(last: &FindingRow) -> Option<String> {
-    let is_left = last.result == Outcome::Failed.as_str() || last.needs_person;
-    last.detail.clone().filter(|_| is_left)
+fn revocation(one: &Revocation, known: &mut UserFacts) {
+    let Revocation {
+        drop_id: drop,
+        revoked_by: by,
+        reason,
+        ..
+    } = one;
+    let slot = one.slot.map(i64::from);
+    let place = slot.map_or_else(|| "no slot".to_owned(), |slot| format!("slot {slot}"));
+    let what = format!("revoked: drop {drop}, {place}, by {by}: {reason}");
+    known.tell(Some(one.revoked_at.and_utc()), "mysql", what);
+    let may = if one.may_claim_again {
+        "may"
+    } else {
+        "may not"
+    };
+    let sentence = format!(
+        "what they had of drop {drop} was revoked by {by} ({reason}); they {may} claim again"
+    );
+    let evidence = match one.again_from {
+        None => Evidence::Revocation,
+        Some(_) => Evidence::EarlierRevocation,
+    };
+    known.stand(evidence, Some(DropId(*drop)), slot, sentence);
 }
 
-fn tell_dead_letter(row: &DeadLetterRow, known: &mut PersonFacts) {
-    let place = match (row.source_partition, row.source_offset) {
+fn dead_letter(row: &DeadLetterRow, not_repaired: Option<&str>, known: &mut UserFacts) {
+    let DeadLetterRow { id, reason, .. } = row;
+    let origin = match (row.source_partition, row.source_offset) {
         (Some(partition), Some(offset)) => {
             format!("message at partition {partition}, offset {offset}")
         }
+        _ if reason == UNPUBLISHED => "written by the API, since Kafka did not take it".to_owned(),
         _ => "inserted manually".to_owned(),
     };
-    let why = row
-        .error
-        .as_deref()
-        .map(|error| format!(": {error}"))
-        .unwrap_or_default();
-    let trace = known.trace(
-        row.traceparent
-            .as_ref()
-            .and_then(|text| TraceContext::parse(text.as_bytes())),
-    );
-    known.tell(
-        Some(row.failed_at.and_utc()),
-        "backup",
-        format!(
-            "failed claim {} ({place}): {}{why}{trace}",
-            row.id, row.reason
-        ),
-    );
+    let error = row.error.as_ref().map(|error| format!(": {error}"));
+    let trace = row.traceparent.as_ref();
+    let trace = known.trace(trace.and_then(|text| TraceContext::parse(text.as_bytes())));
+    let error = error.unwrap_or_default();
+    let what = format!("failed claim {id} ({origin}): {reason}{error}{trace}");
+    known.tell(Some(row.failed_at.and_utc()), "backup", what);
     if let Some(at) = row.resolved_at {
         let how = row.resolution.as_deref().unwrap_or("resolved");
         let more = row.resolution_detail.as_deref().unwrap_or_default();
-        known.tell(
-            Some(at.and_utc()),
-            "backup",
-            format!("failed claim {} dealt with: {how}; {more}", row.id),
-        );
+        let what = format!("failed claim {id} dealt with: {how}; {more}");
+        known.tell(Some(at.and_utc()), "backup", what);
+        return;
     }
+    let outcome = match not_repaired {
+        None => "the next pass resolves it, or says why it cannot".to_owned(),
+        Some(why) => format!("the last pass could not resolve it: {why}"),
+    };
+    let sentence = format!(
+        "failed claim {id} ({reason}) is open: {outcome}; see docs/OPERATIONS.md#failed_claim"
+    );
+    let drop = row.drop_id.map(DropId);
+    known.stand(Evidence::DeadLetter, drop, row.slot, sentence);
 }
 
 /// Returns one sentence per finding, with the time of its first occurrence. Consecutive passes with
 /// the same finding share a sentence.
-fn passes_together(rows: Vec<(FindingRow, NaiveDateTime)>) -> Vec<(DateTime<Utc>, String)> {
-    struct Same {
-        what: String,
-        run: String,
-        first: DateTime<Utc>,
-        last: DateTime<Utc>,
-        passes: u32,
-    }
-    let mut sentences: Vec<Same> = Vec::new();
-    for (row, at) in rows {
-        let FindingRow {
-            run_id: run,
-            kind,
-            action,
-            result,
-            ..
-        } = row;
-        let place = row
-            .drop_id
-            .map(|d| format!(" in drop {d}"))
-            .unwrap_or_default();
-        let slot = row.slot.map(|s| format!(", slot {s}")).unwrap_or_default();
-        // If a finding is only reported, its result is not worth mentioning.
-        let done = if (action.as_str(), result.as_str()) == ("report", "skipped") {
-            String::new()
-        } else {
-            format!("{action} {result}: ")
+fn passes_together(rows: &[(FindingRow, NaiveDateTime)]) -> Vec<(DateTime<Utc>, String)> {
+    let same = rows.chunk_by(|(one, _), (next, _)| sentence(one) == sentence(next));
+    let told = |same: &[(FindingRow, NaiveDateTime)]| {
+        let (first, at) = same.first()?;
+        let last = same.last()?.1.format("%Y-%m-%d %H:%M:%S");
+        let passes = match same.len() {
+            1 => format!("pass {}", first.run_id),
+            passes => format!("{passes} passes until {last}, the first {}", first.run_id),
         };
-        let what = format!(
-            "{kind}{place}{slot}: {done}{}",
-            row.detail.unwrap_or_default()
-        );
-        let at = at.and_utc();
-        match sentences.last_mut().filter(|same| same.what == what) {
-            Some(same) => {
-                same.last = at;
-                same.passes += 1;
-            }
-            None => sentences.push(Same {
-                what,
-                run,
-                first: at,
-                last: at,
-                passes: 1,
-            }),
-        }
-    }
-    let sentence = |same: Same| match same.passes {
-        1 => (same.first, format!("{} (pass {})", same.what, same.run)),
-        passes => {
-            let last = same.last.format("%Y-%m-%d %H:%M:%S");
-            (
-                same.first,
-                format!(
-                    "{} ({passes} passes until {last}, the first {})",
-                    same.what, same.run
-                ),
-            )
-        }
+        Some((at.and_utc(), format!("{} ({passes})", sentence(first))))
     };
-    sentences.into_iter().map(sentence).collect()
+    same.filter_map(told).collect()
 }
 
-async fn broken(
+fn sentence(row: &FindingRow) -> String {
+    let FindingRow {
+        kind,
+        action,
+        result,
+        ..
+    } = row;
+    let drop = row.drop_id.map(|drop| format!(" in drop {drop}"));
+    let slot = row.slot.map(|slot| format!(", slot {slot}"));
+    let place = [drop, slot].map(Option::unwrap_or_default).concat();
+    let detail = row.detail.as_deref().unwrap_or_default();
+    // If a finding is only reported, its result is not worth mentioning.
+    if (action.as_str(), result.as_str()) == ("report", "skipped") {
+        return format!("{kind}{place}: {detail}");
+    }
+    format!("{kind}{place}: {action} {result}: {detail}")
+}
+
+/// Reads the user's slots and waiting positions in Redis, of the drops that it may still have.
+async fn in_redis(
     stores: &Stores,
     coupon: &Coupon,
+    drops: &[Drop],
     user: &UserId,
-    known: &mut PersonFacts,
-) -> anyhow::Result<()> {
-    for promise in stores.db.broken_promises_of(coupon.id, user).await? {
-        let BrokenPromiseRow {
-            drop_id: drop,
-            reason,
-            run_id: run,
-            created_at: at,
-            mended_at: mended,
-        } = promise;
-        known.tell(
-            Some(at.and_utc()),
-            "reconciler",
-            format!("promise of drop {drop} broken: {reason} (pass {run})"),
-        );
-        match mended {
-            Some(at) => {
-                known.tell(
-                    Some(at.and_utc()),
-                    "reconciler",
-                    format!("promise of drop {drop} mended"),
-                );
-            }
-            None => known.broken.push((DropId(drop), reason)),
+    not_repaired: Option<&str>,
+    known: &mut UserFacts,
+) -> Result<(), RedisError> {
+    let redis = &stores.redis;
+    let now = Utc::now();
+    let mut has_expired = false;
+    for drop in drops {
+        let id = drop.id;
+        if drop.sealed_at.is_some_and(|at| now - at > KEYS_KEPT) {
+            has_expired = true;
+            continue;
         }
+        let keys = redis.keys(coupon.id, id);
+        let standing = redis.standing(&keys, coupon.era, user).await?;
+        if !standing.loaded && drop.sealed_at.is_some() {
+            has_expired = true;
+        } else if !standing.loaded && drop.opens_at <= now {
+            known.is_blind = true;
+            let why = format!("Redis does not have drop {id}; the reconciler rebuilds it");
+            known.no_longer_known.push(why);
+        }
+        if let Some(slot) = standing.slot {
+            let page = redis.slots(&keys, &[slot]).await?;
+            let held = page.users.into_iter().find(|holder| holder.user == *user);
+            let at = held.and_then(|holder| DateTime::from_timestamp_millis(holder.at_ms?));
+            known.tell(at, "redis", format!("admitted to drop {id} in slot {slot}"));
+            let way = match not_repaired {
+                None => ": the consumer or the next pass of the reconciler writes it".to_owned(),
+                Some(why) => format!(
+                    ", and the last pass could not write it: {why}; see docs/OPERATIONS.md#unissued"
+                ),
+            };
+            let sentence = format!("they were given slot {slot} of drop {id}; no row yet{way}");
+            known.stand(Evidence::Admission, Some(id), Some(slot.into()), sentence);
+        }
+        if let Some(place) = standing.position {
+            let what = format!("on the waiting list of drop {id} at position {place}");
+            known.tell(None, "redis", what);
+            if drop.sealed_at.is_some() {
+                let sentence = format!(
+                    "they waited for drop {id} until it was sealed, at position {place}, and got none"
+                );
+                known.stand(Evidence::EarlierWait, Some(id), None, sentence);
+            } else {
+                let sentence = format!("they wait for drop {id} at position {place}");
+                known.stand(Evidence::Waiting, Some(id), None, sentence);
+            }
+        }
+    }
+    if has_expired {
+        let why = "Redis: the keys of sealed drops have expired: who waited for them is not known";
+        known.no_longer_known.push(why.to_owned());
     }
     Ok(())
 }
@@ -365,43 +303,32 @@ mod tests {
 
     #[test]
     fn consecutive_passes_with_the_same_finding_share_a_sentence() {
-        let at = |minute: u32| {
-            DateTime::from_timestamp(i64::from(minute) * 60, 0)
-                .unwrap()
-                .naive_utc()
-        };
+        let at = |minute: i64| DateTime::from_timestamp(minute * 60, 0).unwrap();
         let row = |run: &str, result: &str, minute| {
             let [run_id, kind, action, result] =
                 [run, "failed_claim", "report", result].map(str::to_owned);
-            let drop_id = Some(7);
-            let slot = Some(1_100);
-            let detail = Some("no such slot".to_owned());
-            let coupon_id = Some(1);
-            let user_id = None;
-            let needs_person = true;
-            let dead_letter = None;
             let row = FindingRow {
                 run_id,
-                coupon_id,
-                drop_id,
+                coupon_id: Some(1),
+                drop_id: Some(7),
                 kind,
-                slot,
-                user_id,
+                slot: Some(1_100),
+                user_id: None,
                 action,
                 result,
-                detail,
-                needs_person,
-                dead_letter,
+                detail: Some("no such slot".to_owned()),
+                needs_person: true,
+                dead_letter: None,
             };
-            (row, at(minute))
+            (row, at(minute).naive_utc())
         };
-        let rows = vec![
+        let rows = [
             row("a", "skipped", 1),
             row("b", "skipped", 2),
             row("c", "skipped", 3),
             row("d", "applied", 4),
         ];
-        let told = passes_together(rows);
+        let told = passes_together(&rows);
         let said: Vec<&str> = told.iter().map(|(_, what)| what.as_str()).collect();
         assert_eq!(
             said,
@@ -410,6 +337,41 @@ mod tests {
                 "failed_claim in drop 7, slot 1100: report applied: no such slot (pass d)",
             ]
         );
-        assert_eq!(told[0].0, at(1).and_utc());
+        assert_eq!(told[0].0, at(1));
+    }
+
+    #[test]
+    fn dead_letter_says_who_wrote_it_and_promises_nothing_after_a_failed_repair() {
+        let row = |reason: &str, offset: Option<i64>| DeadLetterRow {
+            id: 3,
+            coupon_id: Some(1),
+            drop_id: Some(7),
+            slot: Some(4),
+            user_id: Some("u-4".to_owned()),
+            claimed_at: None,
+            reason: reason.to_owned(),
+            error: None,
+            failed_at: NaiveDateTime::default(),
+            resolved_at: None,
+            resolution: None,
+            resolution_detail: None,
+            source_partition: offset.map(|_| 0),
+            source_offset: offset,
+            traceparent: None,
+        };
+        for (row, who) in [
+            (row(UNPUBLISHED, None), "written by the API"),
+            (row("by hand", None), "inserted manually"),
+            (row("undecodable", Some(9)), "partition 0, offset 9"),
+        ] {
+            for not_repaired in [None, Some("no limit of this drop")] {
+                let mut known = UserFacts::default();
+                dead_letter(&row, not_repaired, &mut known);
+                assert!(known.happenings[0].what.contains(who), "{known:?}");
+                let sentence = &known.standings[0].sentence;
+                let outcome = not_repaired.unwrap_or("the next pass resolves it");
+                assert!(sentence.contains(outcome), "{sentence}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Explains one user's history with a coupon, in chronological order, and the current state.
-//! Support uses it to answer "it said yes and I have nothing". Facts that are no longer known are
-//! listed, not guessed.
+//! Support uses it to answer "it said yes and I have nothing". It reads MySQL and Redis only. Facts
+//! that are no longer known are listed, not guessed.
 
 mod gather;
 mod verdict;
@@ -10,24 +10,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use chrono::Utc;
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::http::views::Story;
+use firstcome_shared::mysql::DbError;
 use firstcome_shared::redis::RedisError;
-use tokio_util::sync::CancellationToken;
 
+use self::verdict::{Question, Verdict};
 use crate::args::ExplainArgs;
 use crate::stores::Stores;
-use crate::terminal::{hanging, width};
-use verdict::Question;
-
-/// All users known on a slot.
-pub(crate) struct OnSlot {
-    pub(crate) drop: DropId,
-    pub(crate) people: BTreeSet<UserId>,
-    /// Why Redis could not be read.
-    pub(crate) not_asked: Option<RedisError>,
-}
 
 /// Returns a user's history with the state in one drop or in the whole coupon, or `None` if the
 /// coupon does not exist.
@@ -36,86 +27,117 @@ pub async fn explain(
     coupon: CouponId,
     drop: Option<DropId>,
     user: &UserId,
-) -> anyhow::Result<Option<Story>> {
+) -> Result<Option<Story>, DbError> {
     let Some((coupon, drops)) = stores.db.coupon(coupon).await? else {
         return Ok(None);
     };
-    let known = gather::gather(stores, &coupon, &drops, user).await?;
+    let mut known = gather::gather(stores, &coupon, &drops, user).await?;
     let question = Question {
         drop,
+        drops: drops.iter().map(|drop| drop.id).collect(),
         last: last_opened(&drops),
         whole_coupon: coupon.once_per == OncePer::Coupon,
     };
-    let (holds, conclusion, drop_id, slot) = verdict::verdict(&known, question);
-    let mut happenings = known.happenings;
-    happenings.sort_by_key(|h| (h.at.is_none(), h.at));
+    let Verdict {
+        holds,
+        conclusion,
+        drop,
+        slot,
+    } = verdict::verdict(&known, &question);
+    known.happenings.sort_by_key(|h| (h.at.is_none(), h.at));
     Ok(Some(Story {
         coupon_id: coupon.id,
         coupon_name: coupon.name,
         user_id: user.to_string(),
         holds,
         conclusion,
-        drop_id,
+        drop_id: drop,
         slot,
-        happenings,
+        happenings: known.happenings,
         no_longer_known: known.no_longer_known,
         trace_ids: known.traces,
     }))
 }
 
-/// Returns all users known on a slot of a drop; by default, of the last drop that has opened.
-/// Returns `None` if no drop has opened.
+/// All users known on a slot.
+#[derive(Default)]
+pub(crate) struct OnSlot {
+    pub(crate) users: BTreeSet<UserId>,
+    /// Why Redis could not be read.
+    not_asked: Option<RedisError>,
+}
+
+impl OnSlot {
+    /// Returns a sentence if nobody is known on the slot.
+    pub(crate) fn nobody(&self, drop: DropId, slot: i64) -> Option<String> {
+        let but = self.not_asked.as_ref();
+        let but = but.map_or("", |_| ", but Redis does not answer right now");
+        let nobody = || format!("nobody is known on slot {slot} of drop {drop}{but}");
+        self.users.is_empty().then(nobody)
+    }
+}
+
+/// Returns every user who has a row, an admission in Redis or a dead letter for a slot of a drop.
 pub(crate) async fn on_slot(
     stores: &Stores,
-    coupon: &Coupon,
-    drops: &[Drop],
-    drop: Option<DropId>,
+    coupon: CouponId,
+    drop: DropId,
     slot: i64,
-) -> anyhow::Result<Option<OnSlot>> {
-    let Some(drop) = drop.or_else(|| last_opened(drops)) else {
-        return Ok(None);
-    };
-    gather::people_on(stores, coupon, drop, slot)
-        .await
-        .map(Some)
+) -> Result<OnSlot, DbError> {
+    let Stores { db, redis, .. } = stores;
+    let mut found = OnSlot::default();
+    if let Ok(slot) = slot.try_into() {
+        let row = db.row_on_slot(drop, slot).await?;
+        let user = row.map(|row| UserId::from_store(row.user_id));
+        found.users.extend(user);
+    }
+    found
+        .users
+        .extend(db.people_of_dead_letters_on(drop, slot).await?);
+    let keys = redis.keys(coupon, drop);
+    match redis.page(&keys, slot, Some(slot)).await {
+        Ok(page) => (found.users).extend(page.users.into_iter().map(|holder| holder.user)),
+        Err(error) => found.not_asked = Some(error),
+    }
+    Ok(found)
+}
+
+/// Returns the drop that opened last; `drops` are in order of opening.
+pub(crate) fn last_opened(drops: &[Drop]) -> Option<DropId> {
+    let now = Utc::now();
+    let opened = drops.iter().rfind(|drop| drop.opens_at <= now);
+    opened.map(|drop| drop.id)
 }
 
 /// Runs `firstcome-reconciler explain`.
-pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let stores = args.stores.handles()?;
     let id = CouponId(args.coupon);
-    let drop = args.drop.map(DropId);
-    let Some((coupon, drops)) = stores.db.coupon(id).await? else {
+    let Some((_, drops)) = stores.db.coupon(id).await? else {
         bail!("there is no coupon {id}")
     };
-    anyhow::ensure!(
-        drop.is_none_or(|id| drops.iter().any(|d| d.id == id)),
-        "the coupon has no such drop"
-    );
-    let people = match (&args.user, args.slot) {
+    let drop = args.drop.map(DropId);
+    let has_drop = |id| drops.iter().any(|drop| drop.id == id);
+    anyhow::ensure!(drop.is_none_or(has_drop), "the coupon has no such drop");
+    let users = match (&args.user, args.slot) {
         (Some(user), _) => BTreeSet::from([user.parse().context("--user")?]),
         (None, Some(slot)) => {
-            let known = on_slot(&stores, &coupon, &drops, drop, slot).await?;
-            let OnSlot {
-                drop,
-                people,
-                not_asked,
-            } = known.context("no drop of the coupon has opened; name one by --drop")?;
-            if let Some(error) = not_asked {
+            let drop = drop.or_else(|| last_opened(&drops));
+            let drop = drop.context("no drop of the coupon has opened; name one by --drop")?;
+            let found = on_slot(&stores, id, drop, slot).await?;
+            if let Some(error) = &found.not_asked {
                 eprintln!("Redis cannot be asked right now: {error}");
             }
-            anyhow::ensure!(
-                !people.is_empty(),
-                "nobody is known on slot {slot} of drop {drop}"
-            );
-            people
+            if let Some(why) = found.nobody(drop, slot) {
+                bail!(why);
+            }
+            found.users
         }
         (None, None) => bail!("give --user or --slot"),
     };
-    for user in people {
-        let Some(story) = explain(&stores, id, drop, &user).await? else {
-            bail!("there is no coupon {id}")
-        };
+    for user in users {
+        let story = explain(&stores, id, drop, &user).await?;
+        let story = story.with_context(|| format!("there is no coupon {id}"))?;
         if args.json {
             println!("{}", serde_json::to_string_pretty(&story)?);
         } else {
@@ -125,46 +147,29 @@ pub async fn run(args: ExplainArgs, _stop: CancellationToken) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-fn last_opened(drops: &[Drop]) -> Option<DropId> {
-    let now = Utc::now();
-    drops
-        .iter()
-        .filter(|drop| drop.opens_at <= now)
-        .max_by_key(|drop| drop.opens_at)
-        .map(|drop| drop.id)
-}
-
 fn print(story: &Story) {
-    let width = width();
-    println!(
-        "{} and coupon {} ({})\n",
-        story.user_id, story.coupon_id, story.coupon_name
-    );
-    for happening in &story.happenings {
-        let at = happening.at.map_or_else(
-            || "time not known".to_owned(),
-            |at| at.format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
-        );
-        println!(
-            "{}",
-            hanging(
-                &format!("{at:<23}  {:<10}  ", happening.source),
-                width,
-                &happening.what
-            )
-        );
+    let Story {
+        user_id,
+        coupon_id,
+        coupon_name,
+        ..
+    } = story;
+    println!("{user_id} and coupon {coupon_id} ({coupon_name})\n");
+    for one in &story.happenings {
+        let at = one
+            .at
+            .map(|at| at.format("%Y-%m-%d %H:%M:%S%.3f").to_string());
+        let at = at.unwrap_or_else(|| "time not known".to_owned());
+        println!("{at:<23}  {:<10}  {}", one.source, one.what);
     }
     if story.happenings.is_empty() {
         println!("nothing is known");
     }
     for gone in &story.no_longer_known {
-        println!("\n{}", hanging("no longer known: ", width, gone));
+        println!("\nno longer known: {gone}");
     }
     if !story.trace_ids.is_empty() {
-        println!(
-            "\n{}",
-            hanging("trace: ", width, &story.trace_ids.join(", "))
-        );
+        println!("\ntrace: {}", story.trace_ids.join(", "));
     }
-    println!("\n{}", hanging("now: ", width, &story.conclusion));
+    println!("\nnow: {}", story.conclusion);
 }

@@ -3,7 +3,6 @@
 use axum::extract::State;
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
-use firstcome_shared::domain::canonical_number;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
@@ -11,7 +10,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::refusals::{unavailable, within};
+use super::refusals::{Answer, Refusal, number, within};
 use super::state::RouteState;
 use crate::notify::{self, AlertError, AlertPage, ListedAlert};
 
@@ -37,24 +36,17 @@ pub(super) struct AlertsQuery {
 pub(super) async fn list(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<AlertsQuery>,
-) -> Result<Json<AlertPage>, Problem> {
-    if let Some(other) = query
-        .status
-        .as_deref()
-        .filter(|s| !["firing", "resolved", "told"].contains(s))
-    {
-        return Err(invalid(format!(
-            "status is firing, resolved or told, not {other:?}"
-        )));
+) -> Answer<AlertPage> {
+    let limit = within("limit", query.limit, 100, 1..=500)?;
+    let status = query.status.as_deref();
+    if let Some(other) = status.filter(|s| !["firing", "resolved", "told"].contains(s)) {
+        let why = format!("status is firing, resolved or told, not {other:?}");
+        return Err(invalid(why).into());
     }
-    let page = notify::list(
-        &app.stores.db,
-        query.status,
-        query.before,
-        within("limit", query.limit, 100, 1..=500)?,
-    )
-    .await;
-    page.map(Json).map_err(unavailable)
+    let db = &app.stores.db;
+    Ok(Json(
+        notify::list(db, query.status, query.before, limit).await?,
+    ))
 }
 
 /// The operator who acknowledges it.
@@ -83,12 +75,12 @@ pub(super) async fn acknowledge(
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Acknowledge>,
-) -> Result<Json<ListedAlert>, Problem> {
-    let now = Utc::now();
-    notify::acknowledge(&app.stores.db, number(&id)?, &body.by, now, operator)
-        .await
-        .map(Json)
-        .map_err(refused)
+) -> Answer<ListedAlert> {
+    let db = &app.stores.db;
+    let id = number("alert", &id)?;
+    Ok(Json(
+        notify::acknowledge(db, id, &body.by, Utc::now(), operator).await?,
+    ))
 }
 
 /// The end of the silence, and the operator.
@@ -121,26 +113,23 @@ pub(super) async fn silence(
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Silence>,
-) -> Result<Json<ListedAlert>, Problem> {
+) -> Answer<ListedAlert> {
     let db = &app.stores.db;
-    let now = Utc::now();
-    notify::silence(db, number(&id)?, body.until, &body.by, now, operator)
-        .await
-        .map(Json)
-        .map_err(refused)
+    let id = number("alert", &id)?;
+    Ok(Json(
+        notify::silence(db, id, body.until, &body.by, Utc::now(), operator).await?,
+    ))
 }
 
-fn number(id: &str) -> Result<i64, Problem> {
-    canonical_number(id).ok_or_else(|| Problem::not_found(format!("there is no alert {id:?}")))
-}
-
-#[allow(clippy::needless_pass_by_value)] // map_err passes it by value
-fn refused(error: AlertError) -> Problem {
-    match error {
-        AlertError::NotFound(_) => Problem::not_found(error.to_string()),
-        AlertError::NotFiring(_) => Problem::new(Code::NotFiring, error.to_string()),
-        AlertError::NoDrop(_) => Problem::new(Code::NoDrop, error.to_string()),
-        AlertError::NoName | AlertError::TooLong => invalid(error.to_string()),
-        AlertError::Database(error) => unavailable(error),
+impl From<AlertError> for Refusal {
+    fn from(error: AlertError) -> Self {
+        let why = error.to_string();
+        match error {
+            AlertError::NotFound(_) => Problem::not_found(why).into(),
+            AlertError::NotFiring(_) => Problem::new(Code::NotFiring, why).into(),
+            AlertError::NoDrop(_) => Problem::new(Code::NoDrop, why).into(),
+            AlertError::NoName | AlertError::TooLong => invalid(why).into(),
+            AlertError::Database(error) => error.into(),
+        }
     }
 }

@@ -18,6 +18,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
+use axum::routing::get;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::MAX_BODY_BYTES;
 use firstcome_shared::http::health::{self, check};
@@ -27,12 +28,13 @@ use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::redis::Redis;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::overview::Looks;
+use self::overview::Reader;
 use self::state::RouteState;
 use crate::notify::Notifier;
 use crate::passes::Passes;
@@ -90,9 +92,7 @@ fn contract() -> OpenApiRouter<RouteState> {
         .routes(routes!(alerts::silence))
         .routes(routes!(coupons::drops))
         .routes(routes!(coupons::drop))
-        .routes(routes!(coupons::days))
         .routes(routes!(failed_claims::list))
-        .routes(routes!(failed_claims::discard_many))
         .routes(routes!(failed_claims::read))
         .routes(routes!(failed_claims::correct))
         .routes(routes!(failed_claims::discard))
@@ -135,80 +135,60 @@ pub(crate) struct Front {
 
 /// Creates the router: the routes, with the program's pages in front of them.
 pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Router> {
-    let Front {
-        stores,
-        passes,
-        notifier,
-        token,
-        api,
-        metrics,
-        stop,
-    } = front;
-    let db = stores.db.clone();
-    let redis = stores.redis.clone();
-    let drift = passes.drift();
-    let render = Arc::new(move || {
-        metrics.run_upkeep();
-        metrics.render() + &drift.render()
-    });
-    let notes = health::durability_of(&stores.redis)
-        .into_iter()
-        .chain([health::time_zone_rules()])
-        .collect();
+    let Stores { db, redis, .. } = front.stores.clone();
     // Use separate connections, so that many requests cannot take those of passes.
-    let for_requests = Db::new(&DbSettings {
-        pool_size: CONNECTIONS,
-        ..stores.db_settings.clone()
-    })?;
     let stores = Stores {
-        db: for_requests,
-        ..stores
+        db: Db::new(&DbSettings {
+            pool_size: CONNECTIONS,
+            ..front.stores.db_settings.clone()
+        })?,
+        ..front.stores
     };
+    let reader = || Arc::new(Mutex::new(Reader::new(stores.clone())));
+    let drift = front.passes.drift();
     let app = RouteState {
-        looks: Arc::new(Looks::new(&stores)),
+        overview: reader(),
+        one_drop: reader(),
         stores,
-        passes,
-        notifier,
+        passes: front.passes,
+        notifier: front.notifier,
     };
     let (ops, openapi) = contract().split_for_parts();
-    let openapi = with_problems(openapi).to_json().unwrap_or_default();
+    let openapi = with_problems(openapi).to_json()?;
+    let openapi = get(async move || ([(header::CONTENT_TYPE, "application/json")], openapi));
     let ops = ops
-        .route_layer(from_fn_with_state(token.clone(), require))
+        .route_layer(from_fn_with_state(front.token.clone(), require))
         .with_state(app);
     let pages = pages.map(|pages| {
         pages(Mount {
             routes: guarded(ops.clone()),
-            token,
+            token: front.token,
             redis: redis.clone(),
-            api,
-            stop,
+            api: front.api,
+            stop: front.stop,
         })
     });
-    let pages = pages.transpose()?.unwrap_or_default();
-    let checks = vec![
-        (
-            "mysql",
-            check(move || {
-                let db = db.clone();
-                async move { db.ping().await.map_err(|e| e.to_string()) }
-            }),
-        ),
-        (
-            "redis",
-            check(move || {
-                let redis = redis.clone();
-                async move { redis.ping().await.map_err(|e| e.to_string()) }
-            }),
-        ),
-    ];
+    let notes = health::durability_of(&redis)
+        .into_iter()
+        .chain([health::time_zone_rules()])
+        .collect();
+    let mysql = move || {
+        let db = db.clone();
+        async move { db.ping().await.map_err(|e| e.to_string()) }
+    };
+    let redis = move || {
+        let redis = redis.clone();
+        async move { redis.ping().await.map_err(|e| e.to_string()) }
+    };
+    let checks = vec![("mysql", check(mysql)), ("redis", check(redis))];
+    let metrics = front.metrics;
+    let render = Arc::new(move || {
+        metrics.run_upkeep();
+        metrics.render() + &drift.render()
+    });
     let routes = ops
-        .merge(pages)
-        .route(
-            "/openapi.json",
-            axum::routing::get(async move || {
-                ([(header::CONTENT_TYPE, "application/json")], openapi)
-            }),
-        )
+        .merge(pages.transpose()?.unwrap_or_default())
+        .route("/openapi.json", openapi)
         .merge(health::routes_with(checks, notes, render));
     Ok(guarded(routes))
 }
@@ -257,6 +237,6 @@ mod tests {
                 );
             }
         }
-        assert_eq!(ids.len(), 23);
+        assert_eq!(ids.len(), 21);
     }
 }

@@ -4,8 +4,7 @@
 use axum::extract::State;
 use axum::http::Uri;
 use axum::{Extension, Json};
-use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, NamedDrop, UserId, canonical_number};
+use firstcome_shared::domain::{CouponId, DropId, NamedDrop, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
@@ -16,10 +15,10 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::coupons::find;
-use super::refusals::unavailable;
+use super::refusals::{Answer, Refusal, no_such, number, user_id};
 use super::state::RouteState;
-use crate::by_hand::{self, EraseError};
-use crate::explain::{self, OnSlot};
+use crate::erase::{self, EraseError};
+use crate::explain;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -27,11 +26,6 @@ use crate::explain::{self, OnSlot};
 pub(super) struct InDrop {
     /// The state in this drop; default: the last one in which the user is known.
     drop_id: Option<i64>,
-}
-
-fn user_id(text: &str) -> Result<UserId, Problem> {
-    text.parse()
-        .map_err(|error| invalid(format!("user_id: {error}")))
 }
 
 /// Explain a user's history with a coupon, and the current state
@@ -52,26 +46,15 @@ pub(super) async fn explain(
     StrictPath((_id, user)): StrictPath<(String, String)>,
     uri: Uri,
     StrictQuery(query): StrictQuery<InDrop>,
-) -> Result<Json<Story>, Problem> {
+) -> Answer<Story> {
     let user = user_id(&user)?;
     // Parse the ID from the raw path, because axum decodes the segments and each coupon must have
     // only one path.
     let id = uri.path().split('/').nth(3).unwrap_or_default();
-    let no_such = || Problem::not_found(format!("there is no coupon {id:?}"));
-    let coupon = CouponId(canonical_number(id).ok_or_else(no_such)?);
-    match explain::explain(&app.stores, coupon, query.drop_id.map(DropId), &user).await {
-        Ok(Some(story)) => Ok(Json(story)),
-        Ok(None) => Err(no_such()),
-        Err(error) => Err(unanswered(&error)),
-    }
-}
-
-fn unanswered(error: &anyhow::Error) -> Problem {
-    tracing::warn!(
-        error = format!("{error:#}"),
-        "a user's story could not be collected"
-    );
-    Problem::unavailable("not all stores can be asked right now")
+    let coupon = CouponId(number("coupon", id)?);
+    let drop = query.drop_id.map(DropId);
+    let story = explain::explain(&app.stores, coupon, drop, &user).await?;
+    Ok(Json(story.ok_or_else(|| no_such("coupon", id))?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -111,52 +94,56 @@ pub(super) async fn search(
     State(app): State<RouteState>,
     Extension(operator): Extension<Operator>,
     StrictQuery(query): StrictQuery<PeopleQuery>,
-) -> Result<Json<FoundPeople>, Problem> {
+) -> Answer<FoundPeople> {
     let sought = match (&query.user_id, query.slot) {
         (Some(user), None) => Sought::User(user_id(user)?),
         (None, Some(slot)) => Sought::Slot(slot),
-        _ => return Err(invalid("send either user_id or slot")),
+        _ => return Err(invalid("send either user_id or slot").into()),
     };
+    let db = &app.stores.db;
     let coupon = query.coupon.as_deref().map(str::trim).unwrap_or_default();
     let coupons = in_question(&app, coupon, &sought).await?;
-    let [only] = coupons.as_slice() else {
-        return Ok(Json(FoundPeople {
-            coupons,
-            drop_id: None,
-            user_ids: Vec::new(),
-        }));
+    let mut found = FoundPeople {
+        coupons,
+        drop_id: query.drop_id.map(DropId),
+        user_ids: Vec::new(),
+    };
+    let [only] = found.coupons.as_slice() else {
+        found.drop_id = None;
+        return Ok(Json(found));
     };
     let (coupon, drops) = find(&app, &only.id.to_string()).await?;
-    let drop = query.drop_id.map(DropId);
-    if let Some(drop) = drop
+    if let Some(drop) = found.drop_id
         && drops.iter().all(|own| own.id != drop)
     {
-        return Err(Problem::not_found(format!("the coupon has no drop {drop}")));
+        return Err(Problem::not_found(format!("the coupon has no drop {drop}")).into());
     }
-    let (drop_id, user_ids) = match sought {
-        Sought::User(user) => (drop, vec![user.to_string()]),
+    match sought {
+        Sought::User(user) => found.user_ids.push(user.to_string()),
         Sought::Slot(slot) => {
-            let found = on_slot(&app, &coupon, &drops, drop, slot).await?;
+            let drop = found.drop_id.or_else(|| explain::last_opened(&drops));
+            let drop =
+                drop.ok_or_else(|| Problem::not_found("no drop of the coupon has opened"))?;
+            let on_slot = explain::on_slot(&app.stores, coupon.id, drop, slot).await?;
+            if let Some(why) = on_slot.nobody(drop, slot) {
+                return Err(Problem::not_found(why).into());
+            }
             if query.reveal.unwrap_or(false) {
                 let act = OperatorAct {
                     action: "reveal",
                     coupon: Some(coupon.id),
-                    drop: Some(found.drop),
+                    drop: Some(drop),
                     detail: json!({"slot": slot}),
                 };
                 // Record the access before showing anything.
-                let recorded = app.stores.db.record_act(operator, act).await;
-                recorded.map_err(unavailable)?;
+                db.record_act(operator, act).await?;
             }
-            let user_ids = found.people.iter().map(ToString::to_string).collect();
-            (Some(found.drop), user_ids)
+            found.drop_id = Some(drop);
+            let users = on_slot.users.iter();
+            found.user_ids = users.map(ToString::to_string).collect();
         }
-    };
-    Ok(Json(FoundPeople {
-        coupons,
-        drop_id,
-        user_ids,
-    }))
+    }
+    Ok(Json(found))
 }
 
 /// Returns the coupon with that ID, those whose names contain the text, or those in which the user
@@ -165,15 +152,15 @@ async fn in_question(
     app: &RouteState,
     coupon: &str,
     sought: &Sought,
-) -> Result<Vec<NamedCoupon>, Problem> {
+) -> Result<Vec<NamedCoupon>, Refusal> {
     let db = &app.stores.db;
     let named = async |ids: Vec<CouponId>| {
-        let found = db.coupons_by_id(ids).await.map_err(unavailable)?;
-        let named = found.into_iter().map(|(coupon, _)| NamedCoupon {
+        let found = db.coupons_by_id(ids).await?.into_iter();
+        let named = found.map(|(coupon, _)| NamedCoupon {
             id: coupon.id,
             name: coupon.name,
         });
-        Ok::<Vec<NamedCoupon>, Problem>(named.collect())
+        Ok::<Vec<NamedCoupon>, Refusal>(named.collect())
     };
     if let Ok(id) = coupon.parse() {
         let found = named(vec![CouponId(id)]).await?;
@@ -181,48 +168,23 @@ async fn in_question(
             return Ok(found);
         }
     }
-    let (ids, missing) = if !coupon.is_empty() {
-        let ids = db.coupons_named(coupon).await.map_err(unavailable)?;
-        (
-            ids,
-            format!("there is no coupon {coupon:?}, by number or by name"),
-        )
-    } else if let Sought::User(user) = sought {
-        let ids = db.coupons_of_person(user).await.map_err(unavailable)?;
-        let missing = "no coupon has a row, a revocation or a broken promise of this user; a claim that waits, or is \
-                       on its way, is found only with its coupon";
-        (ids, missing.to_owned())
-    } else {
-        return Err(invalid("coupon: name the coupon that the slot belongs to"));
+    let (ids, missing) = match sought {
+        _ if !coupon.is_empty() => {
+            let missing = format!("there is no coupon {coupon:?}, by number or by name");
+            (db.coupons_named(coupon).await?, missing)
+        }
+        Sought::User(user) => {
+            let missing = "no coupon has a row, a revocation or a broken promise of this user; a claim that waits, or is \
+                           on its way, is found only with its coupon";
+            (db.coupons_of_person(user).await?, missing.to_owned())
+        }
+        Sought::Slot(_) => {
+            return Err(invalid("coupon: name the coupon that the slot belongs to").into());
+        }
     };
     let found = named(ids).await?;
     if found.is_empty() {
-        Err(Problem::not_found(missing))
-    } else {
-        Ok(found)
-    }
-}
-
-/// Returns the users on a slot, or an error if there are none.
-async fn on_slot(
-    app: &RouteState,
-    coupon: &Coupon,
-    drops: &[Drop],
-    drop: Option<DropId>,
-    slot: i64,
-) -> Result<OnSlot, Problem> {
-    let found = explain::on_slot(&app.stores, coupon, drops, drop, slot).await;
-    let found = found.map_err(|error| unanswered(&error))?;
-    let found =
-        found.ok_or_else(|| Problem::not_found("no drop of the coupon has opened".to_owned()))?;
-    if found.people.is_empty() {
-        let drop = found.drop;
-        let but = found
-            .not_asked
-            .map_or("", |_| ", but Redis does not answer right now");
-        return Err(Problem::not_found(format!(
-            "nobody is known on slot {slot} of drop {drop}{but}"
-        )));
+        return Err(Problem::not_found(missing).into());
     }
     Ok(found)
 }
@@ -257,23 +219,20 @@ pub(super) async fn give_up(
     StrictPath((id, user)): StrictPath<(String, String)>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<PromiseGivenUp>,
-) -> Result<Json<GivenUp>, Problem> {
+) -> Answer<GivenUp> {
     let user = user_id(&user)?;
     let (coupon, _) = find(&app, &id).await?;
     let place = NamedDrop {
         coupon: coupon.id,
         drop: DropId(body.drop_id),
     };
-    let given_up = by_hand::give_up(&app.stores, place, &user, operator).await;
-    match given_up.map_err(unavailable)? {
-        0 => Err(Problem::new(
-            Code::NothingBroken,
-            "the user has no broken promise in that drop",
-        )),
-        promises => Ok(Json(GivenUp {
-            promises: promises as u64,
-        })),
+    let db = &app.stores.db;
+    let promises = db.give_up_promises(place, &user, operator).await? as u64;
+    if promises == 0 {
+        let why = "the user has no broken promise in that drop";
+        return Err(Problem::new(Code::NothingBroken, why).into());
     }
+    Ok(Json(GivenUp { promises }))
 }
 
 /// Erase a user: a pseudonym replaces the id in every table
@@ -292,28 +251,29 @@ pub(super) async fn erase(
     State(app): State<RouteState>,
     StrictPath(user): StrictPath<String>,
     Extension(operator): Extension<Operator>,
-) -> Result<Json<ErasedPerson>, Problem> {
+) -> Answer<ErasedPerson> {
     let user = user_id(&user)?;
-    match by_hand::erase(&app.stores, &user, operator).await {
-        Ok(erased) => Ok(Json(ErasedPerson {
-            pseudonym: erased.pseudonym,
-            rows: erased.rows.iter().map(|(_, rows)| *rows as u64).sum(),
-            allow_lists: erased.lists as u64,
-        })),
-        Err(refused @ EraseError::StillNeeded(_)) => {
-            Err(Problem::new(Code::StillNeeded, refused.to_string()))
-        }
-        Err(EraseError::Database(error)) => Err(unavailable(error)),
-        Err(EraseError::Redis(error)) => {
-            tracing::warn!(%error, "a user could not be erased");
-            Err(Problem::unavailable(
-                "nothing was erased: Redis does not answer right now",
-            ))
-        }
-        Err(EraseError::OnList(error)) => {
-            tracing::warn!(%error, "a user may still be on an allow list");
-            let why = "a store did not answer, and the user may still be on an allow list: erase them once more";
-            Err(Problem::unavailable(why))
-        }
+    let erased = erase::erase(&app.stores, &user, operator).await?;
+    Ok(Json(ErasedPerson {
+        pseudonym: erased.pseudonym,
+        rows: erased.rows.iter().map(|(_, rows)| *rows as u64).sum(),
+        allow_lists: erased.lists as u64,
+    }))
+}
+
+impl From<EraseError> for Refusal {
+    fn from(error: EraseError) -> Self {
+        let why = match error {
+            EraseError::StillNeeded(_) => {
+                return Problem::new(Code::StillNeeded, error.to_string()).into();
+            }
+            EraseError::Database(error) => return error.into(),
+            EraseError::Redis(_) => "nothing was erased: Redis does not answer right now",
+            EraseError::OnList(_) => {
+                "a store did not answer, and the user may still be on an allow list: erase them once more"
+            }
+        };
+        tracing::warn!(%error, "a user could not be erased");
+        Problem::unavailable(why).into()
     }
 }

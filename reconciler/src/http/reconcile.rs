@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::refusals::unavailable;
+use super::refusals::Refusal;
 use super::state::RouteState;
 use crate::context::{PassError, PassRequest};
 use crate::passes::{NotStarted, PassResult};
@@ -77,7 +77,7 @@ pub(super) async fn reconcile(
     State(app): State<RouteState>,
     Extension(operator): Extension<Operator>,
     RawBody(body): RawBody,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let body: Body = if body.is_empty() {
         Body::default()
     } else {
@@ -86,7 +86,7 @@ pub(super) async fn reconcile(
     if body.confirm && body.coupon_id.is_none() && body.drop_id.is_none() {
         let detail =
             "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
-        return Err(invalid(detail));
+        return Err(invalid(detail).into());
     }
     let request = PassRequest {
         coupon: body.coupon_id.map(CouponId),
@@ -104,7 +104,7 @@ pub(super) async fn reconcile(
 }
 
 /// The outcome of a requested pass.
-pub(super) enum AskedPass {
+enum AskedPass {
     /// The pass has the lock and is recorded, so its URL is valid.
     Begun(String),
     Ended(Box<Run>),
@@ -118,40 +118,31 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs a pass and waits until it ends, or until it has begun. If another pass is already running
 /// in any process, returns an error with the ID of that pass.
-pub(super) async fn run(
-    app: &RouteState,
-    request: PassRequest,
-    wait: bool,
-) -> Result<AskedPass, Problem> {
+async fn run(app: &RouteState, request: PassRequest, wait: bool) -> Result<AskedPass, Refusal> {
     // Check this before responding, so that a 202 never names a run that does not exist.
     if let Err(PassError::NotFound(what)) = runs::must_exist(&app.stores, &request).await {
-        return Err(Problem::not_found(what));
+        return Err(Problem::not_found(what).into());
     }
     let deadline = Instant::now() + UNRECORDED;
     loop {
         let running = match app.passes.start(request.clone()) {
             Ok((run_id, answer)) => match asked(app, run_id, answer, wait).await? {
                 Some(asked) => return Ok(asked),
-                None => app.stores.db.running_run().await.map_err(unavailable)?,
+                None => app.stores.db.running_run().await?,
             },
             Err(NotStarted::Running(run_id)) => {
                 app.passes.is_recorded(&run_id).await.then_some(run_id)
             }
-            Err(NotStarted::Stopping) => return Err(stopping()),
+            Err(NotStarted::Stopping) => return Err(stopping().into()),
         };
         if let Some(running) = running {
-            return Err(busy(&running));
+            return Err(busy(&running).into());
         }
         // Another process has only just taken or released the lock.
         if Instant::now() >= deadline {
-            let holder = app.stores.db.pass_holder().await.map_err(unavailable)?;
-            let holder = holder.map_or_else(
-                || "another process had the pass lock".to_owned(),
-                |it| it.to_string(),
-            );
-            return Err(Problem::unavailable(format!(
-                "the pass could not begin: {holder}"
-            )));
+            let holder = app.stores.db.pass_holder().await?.map(|it| it.to_string());
+            let another = || "another process had the pass lock".to_owned();
+            return Err(not_begun(holder.unwrap_or_else(another)).into());
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -167,25 +158,27 @@ async fn asked(
     let answer = tokio::select! {
         biased;
         () = app.passes.memory.progress.until_begun(&run_id), if !wait => return Ok(Some(AskedPass::Begun(run_id))),
-        answer = answer => answer,
+        answer = answer => answer.map_err(|_| stopping())?,
     };
     match answer {
-        Ok(Ok(run)) if wait => Ok(Some(AskedPass::Ended(Box::new(run)))),
-        Ok(Ok(Run {
-            error: Some(error), ..
-        })) => Err(Problem::unavailable(format!(
-            "the pass could not begin: {error}"
-        ))),
-        Ok(Ok(_)) => Ok(Some(AskedPass::Begun(run_id))),
-        Ok(Err(PassError::Busy | PassError::Made)) => Ok(None),
-        Ok(Err(PassError::NotFound(what))) => Err(Problem::not_found(what)),
-        Ok(Err(error)) => Err(Problem::unavailable(error.to_string())),
-        Err(_) => Err(stopping()),
+        Ok(run) if wait => Ok(Some(AskedPass::Ended(Box::new(run)))),
+        Ok(run) => match run.error {
+            Some(error) => Err(not_begun(error)),
+            None => Ok(Some(AskedPass::Begun(run_id))),
+        },
+        Err(PassError::Busy | PassError::Made) => Ok(None),
+        Err(PassError::NotFound(what)) => Err(Problem::not_found(what)),
+        Err(error) => Err(Problem::unavailable(error.to_string())),
     }
 }
 
 fn stopping() -> Problem {
     Problem::unavailable("the reconciler is stopping")
+}
+
+#[allow(clippy::needless_pass_by_value)] // as the callers have it
+fn not_begun(why: String) -> Problem {
+    Problem::unavailable(format!("the pass could not begin: {why}"))
 }
 
 fn accepted(run_id: String) -> Response {

@@ -1,9 +1,39 @@
-//! Error responses that several routes share.
+//! What all routes share: their error response, and the checks of what a client sent.
 
 use std::ops::RangeInclusive;
 
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use firstcome_shared::domain::{UserId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::invalid;
+use firstcome_shared::mysql::DbError;
+
+/// An error response. `?` creates it from whatever a route can fail with.
+#[derive(Debug)]
+pub(super) struct Refusal(Problem);
+
+/// The response of a route.
+pub(super) type Answer<T> = Result<Json<T>, Refusal>;
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        self.0.into_response()
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<DbError> for Refusal {
+    fn from(error: DbError) -> Self {
+        tracing::warn!(%error, "cannot answer a request");
+        Self(Problem::unavailable("MySQL cannot be asked right now"))
+    }
+}
 
 /// Checks a number of a query, such as the limit of a page.
 pub(super) fn within(
@@ -14,15 +44,22 @@ pub(super) fn within(
 ) -> Result<u32, Problem> {
     let number = number.unwrap_or(usual);
     if allowed.contains(&number) {
-        Ok(number)
-    } else {
-        let (least, most) = allowed.into_inner();
-        Err(invalid(format!("{name} must be from {least} to {most}")))
+        return Ok(number);
     }
+    let (least, most) = allowed.into_inner();
+    Err(invalid(format!("{name} must be from {least} to {most}")))
 }
 
-#[allow(clippy::needless_pass_by_value)] // map_err passes it by value
-pub(super) fn unavailable(error: firstcome_shared::mysql::DbError) -> Problem {
-    tracing::warn!(%error, "cannot answer a request");
-    Problem::unavailable("MySQL cannot be asked right now")
+/// Parses an id of a path, such as that of an `alert`.
+pub(super) fn number(what: &str, id: &str) -> Result<i64, Problem> {
+    canonical_number(id).ok_or_else(|| no_such(what, id))
+}
+
+pub(super) fn no_such(what: &str, id: &str) -> Problem {
+    Problem::not_found(format!("there is no {what} {id:?}"))
+}
+
+pub(super) fn user_id(text: &str) -> Result<UserId, Problem> {
+    text.parse()
+        .map_err(|error| invalid(format!("user_id: {error}")))
 }

@@ -1,6 +1,6 @@
 //! Routes for runs: `GET /v1/runs` lists them, `GET /v1/runs/{id}` returns one.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -13,9 +13,8 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::refusals::{unavailable, within};
+use super::refusals::{Answer, no_such, within};
 use super::state::RouteState;
-use crate::context::Progress;
 use crate::record;
 use crate::report::Run;
 
@@ -34,42 +33,7 @@ pub(super) struct RunsQuery {
 /// Runs, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Runs {
-    runs: Vec<ListedRun>,
-}
-
-/// A run without its findings.
-#[derive(Debug, Serialize, ToSchema)]
-struct ListedRun {
-    #[serde(flatten)]
-    run: RunSummary,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    progress: Option<ProgressView>,
-}
-
-/// Progress of a run in this process.
-#[derive(Debug, Serialize, ToSchema)]
-struct ProgressView {
-    /// Drops to compare.
-    drops: u64,
-    drops_done: u64,
-    /// Users and rows compared.
-    compared: u64,
-}
-
-fn progress(app: &RouteState, run_id: &str) -> Option<ProgressView> {
-    let Progress {
-        drops,
-        drops_done,
-        compared,
-        ..
-    } = &app.passes.memory.progress;
-    let [drops, drops_done, compared] =
-        [drops, drops_done, compared].map(|number| number.load(Ordering::Relaxed));
-    (app.passes.current().as_deref() == Some(run_id)).then_some(ProgressView {
-        drops,
-        drops_done,
-        compared,
-    })
+    runs: Vec<RunSummary>,
 }
 
 /// List runs, newest first, without their findings
@@ -82,24 +46,12 @@ fn progress(app: &RouteState, run_id: &str) -> Option<ProgressView> {
 pub(super) async fn list(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<RunsQuery>,
-) -> Result<Json<Runs>, Problem> {
+) -> Answer<Runs> {
     let limit = within("limit", query.limit, 20, 1..=200)?;
-    if query
-        .before
-        .as_deref()
-        .is_some_and(|id| run_id(id).is_none())
-    {
-        return Err(invalid("before must be the id of a run"));
+    if query.before.as_deref().is_some_and(|id| !is_run_id(id)) {
+        return Err(invalid("before must be the id of a run").into());
     }
-    let runs = app.stores.db.runs(limit, query.before).await;
-    let runs = runs.map_err(unavailable)?;
-    let runs = runs
-        .into_iter()
-        .map(|run| ListedRun {
-            progress: progress(&app, &run.run_id),
-            run,
-        })
-        .collect();
+    let runs = app.stores.db.runs(limit, query.before).await?;
     Ok(Json(Runs { runs }))
 }
 
@@ -124,8 +76,19 @@ pub(super) struct RunPage {
     /// `after` of the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_after: Option<i64>,
+    /// Null unless this process runs it now.
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<ProgressView>,
+}
+
+/// Progress of a run.
+#[derive(Debug, Serialize, ToSchema)]
+struct ProgressView {
+    /// Drops to compare.
+    drops: u64,
+    drops_done: u64,
+    /// Users and rows compared.
+    compared: u64,
 }
 
 /// Read one run with its findings, a page at a time
@@ -142,43 +105,46 @@ pub(super) async fn read(
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     StrictQuery(query): StrictQuery<RunQuery>,
-) -> Result<Json<RunPage>, Problem> {
+) -> Answer<RunPage> {
     let limit = within("limit", query.limit, 1_000, 1..=10_000)?;
-    let no_such = || Problem::not_found(format!("there is no run {id:?}"));
-    run_id(&id).ok_or_else(no_such)?;
-    let after = query.after.unwrap_or(0);
-    let read = record::read(&app.stores.db, id.clone(), limit, after)
-        .await
-        .map_err(unavailable)?;
-    match read {
-        Some((run, next_after)) => {
-            if query.reveal.unwrap_or(false) {
-                let findings = run.all_findings().count();
-                let act = OperatorAct {
-                    action: "reveal",
-                    detail: json!({"run_id": run.run_id, "after": after, "findings": findings}),
-                    ..OperatorAct::default()
-                };
-                // Record the access before showing anything.
-                let recorded = app.stores.db.record_act(operator, act).await;
-                recorded.map_err(unavailable)?;
-            }
-            Ok(Json(RunPage {
-                run,
-                next_after,
-                progress: progress(&app, &id),
-            }))
-        }
-        // The run has started, but is recorded only once it has the lock.
-        None if app.passes.current().as_deref() == Some(&id) => {
-            Err(Problem::unavailable("the run is just beginning"))
-        }
-        None => Err(no_such()),
+    if !is_run_id(&id) {
+        return Err(no_such("run", &id).into());
     }
+    let db = &app.stores.db;
+    let after = query.after.unwrap_or(0);
+    let is_under_way = app.passes.current().as_deref() == Some(&id);
+    let Some((run, next_after)) = record::read(db, id.clone(), limit, after).await? else {
+        // A run is recorded once it has the lock.
+        return Err(if is_under_way {
+            Problem::unavailable("the run is just beginning").into()
+        } else {
+            no_such("run", &id).into()
+        });
+    };
+    if query.reveal.unwrap_or(false) {
+        let findings = run.all_findings().count();
+        let act = OperatorAct {
+            action: "reveal",
+            detail: json!({"run_id": run.run_id, "after": after, "findings": findings}),
+            ..OperatorAct::default()
+        };
+        // Record the access before showing anything.
+        db.record_act(operator, act).await?;
+    }
+    let progress = &app.passes.memory.progress;
+    Ok(Json(RunPage {
+        run,
+        next_after,
+        progress: is_under_way.then(|| ProgressView {
+            drops: progress.drops.load(Relaxed),
+            drops_done: progress.drops_done.load(Relaxed),
+            compared: progress.compared.load(Relaxed),
+        }),
+    }))
 }
 
-/// Parses the ID of a run. Rejects other text, for which MySQL would report an error if its
+/// Whether the text has the form of a run's ID. For other text MySQL would report an error if its
 /// character set differs from the column's.
-fn run_id(text: &str) -> Option<Uuid> {
-    text.parse().ok()
+fn is_run_id(text: &str) -> bool {
+    text.parse::<Uuid>().is_ok()
 }

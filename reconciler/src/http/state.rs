@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::overview::Looks;
+use tokio::sync::Mutex;
+
+use super::overview::Reader;
 use crate::notify::Notifier;
 use crate::passes::Passes;
 use crate::stores::Stores;
@@ -13,5 +15,7 @@ pub(crate) struct RouteState {
     pub(crate) stores: Stores,
     pub(crate) passes: Passes,
     pub(crate) notifier: Notifier,
-    pub(crate) looks: Arc<Looks>,
+    pub(crate) overview: Arc<Mutex<Reader>>,
+    /// A separate reader, so that reading one drop does not delay the overview.
+    pub(crate) one_drop: Arc<Mutex<Reader>>,
 }

@@ -1,7 +1,7 @@
 //! Response types of the reconciler's routes that the console shows. The reconciler serializes
 //! them; the console and other programs parse them.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -193,24 +193,6 @@ pub struct SlotTimes {
     pub issued_at: Option<DateTime<Utc>>,
 }
 
-/// How soon rows were written, by day.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Days {
-    /// The last 14 days (UTC) on which rows were written, newest first.
-    pub days: Vec<Day>,
-}
-
-/// How soon the rows of one day were written, from a sample of each drop.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Day {
-    pub day: NaiveDate,
-    pub drops: u64,
-    /// Rows of the sample, and broken promises.
-    pub examined: u64,
-    /// Rows that were written within a second of their claim.
-    pub within_a_second: u64,
-}
-
 /// A claim that the consumer could not turn into a row, or that could not be published.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ListedFailedClaim {
@@ -243,28 +225,6 @@ pub struct FailedClaimPage {
     pub failed_claims: Vec<ListedFailedClaim>,
     /// The next `page`.
     pub next_page: Option<u32>,
-    /// The reasons of the first 100,000 failed claims that match the other filters, most frequent
-    /// first.
-    pub reasons: Vec<FailureReason>,
-    /// What `POST /v1/failed-claims/discard` would discard; null without a drop or reason filter,
-    /// and in lists of resolved claims.
-    pub discardable: Option<Discardable>,
-}
-
-/// A reason and how many failed claims have it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct FailureReason {
-    #[schema(example = "undecodable")]
-    pub reason: String,
-    pub failed_claims: u64,
-}
-
-/// Unresolved failed claims that match a filter, 10,000 at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Discardable {
-    pub failed_claims: u32,
-    /// Later ones have a higher id.
-    pub highest_id: i64,
 }
 
 /// One failed claim with its message.

@@ -19,14 +19,12 @@ use crate::domain::{CouponId, DropId, Slot, UserId};
 
 mod keep;
 mod look;
-mod many;
 
 pub use keep::{
     CORRECTED, FailedClaim, MessageOrigin, UNPUBLISHED, UNREADABLE, Unpublished, keep,
     keep_unpublished,
 };
 pub use look::{Correction, DeadLetterQuery, Payload};
-pub use many::{COUNTED, DISCARDED_AT_ONCE, Matching, ReasonCount};
 
 /// A row of the table, as the reconciler reads it.
 #[derive(Debug, Clone, Queryable, QueryableByName, Selectable)]

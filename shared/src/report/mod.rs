@@ -54,6 +54,7 @@ pub enum Trigger {
     Deserialize,
     IntoStaticStr,
     EnumString,
+    VariantArray,
     ToSchema,
 )]
 #[serde(rename_all = "lowercase")]

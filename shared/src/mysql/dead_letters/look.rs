@@ -20,10 +20,10 @@ use crate::mysql::{Conn, Db, DbError};
 const PAYLOAD: usize = 4_096;
 
 /// Limit of a query with a filter by reason, which reads every open dead letter.
-pub(super) const LONG_LOOK: Duration = Duration::from_secs(10);
+const LONG_LOOK: Duration = Duration::from_secs(10);
 
 /// Optimizer hint that makes MySQL abort longer queries.
-pub(super) const LIMITED: &str = "/*+ MAX_EXECUTION_TIME(10000) */";
+const LIMITED: &str = "/*+ MAX_EXECUTION_TIME(10000) */";
 
 /// The claim of a dead letter as corrected by an operator.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ pub struct DeadLetterQuery {
 
 impl DeadLetterQuery {
     /// Returns the SQL that selects these columns of matching dead letters.
-    pub(super) fn select(&self, columns: &str) -> String {
+    fn select(&self, columns: &str) -> String {
         let is_resolved = if self.resolved { "NOT NULL" } else { "NULL" };
         let mut sql = format!(
             "SELECT {columns} FROM failed_claims f FORCE INDEX (failed_claims_open) WHERE f.resolved_at IS {is_resolved}"
@@ -152,7 +152,15 @@ impl Db {
                 let Some(letter) = lock_open(conn, id).await? else {
                     return Ok(false);
                 };
-                discard_open(conn, &[id], &why).await?;
+                diesel::update(failed_claims::table.find(id))
+                    .set((
+                        failed_claims::resolved_at
+                            .eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")),
+                        failed_claims::resolution.eq("by_hand"),
+                        failed_claims::resolution_detail.eq(&why),
+                    ))
+                    .execute(conn)
+                    .await?;
                 let act = OperatorAct {
                     action: "discard_dead_letter",
                     coupon: letter.coupon_id.map(CouponId),
@@ -167,21 +175,6 @@ impl Db {
         })
         .await
     }
-}
-
-/// Discards the open dead letters among `ids`. Returns how many.
-pub(super) async fn discard_open(conn: &mut Conn, ids: &[i64], why: &str) -> QueryResult<usize> {
-    let open = failed_claims::id
-        .eq_any(ids)
-        .and(failed_claims::resolved_at.is_null());
-    diesel::update(failed_claims::table.filter(open))
-        .set((
-            failed_claims::resolved_at.eq(sql::<Nullable<Datetime>>("UTC_TIMESTAMP(3)")),
-            failed_claims::resolution.eq("by_hand"),
-            failed_claims::resolution_detail.eq(why),
-        ))
-        .execute(conn)
-        .await
 }
 
 /// Locks a dead letter. Returns `None` if it is not open.

@@ -31,9 +31,7 @@ async fn routes_refuse_wrong_queries_unknown_objects_and_missing_tokens() {
     let daemon = world.daemon().await;
     let http = daemon.http();
     let read = async |path: &str| ask(http, VIEW_TOKEN, Method::GET, path, &Value::Null).await;
-    for path in ["/v1/overview", "/v1/days"] {
-        assert_eq!(read(path).await.status, 200, "{path}");
-    }
+    assert_eq!(read("/v1/overview").await.status, 200);
     for (path, status) in [
         ("/v1/overview?page=0", 400),
         ("/v1/overview?size=9", 400),
@@ -71,15 +69,9 @@ async fn only_the_operators_token_can_correct_and_discard_failed_claims() {
         .await;
     let list = "/v1/failed-claims?reason=junk";
     let found = ask(http, VIEW_TOKEN, Method::GET, list, &Value::Null).await;
-    assert_eq!(
-        (
-            &found.body["failed_claims"][0]["id"],
-            &found.body["discardable"]
-        ),
-        (&json!(802), &json!({"failed_claims": 2, "highest_id": 803})),
-        "{}",
-        found.text
-    );
+    let listed = &found.body["failed_claims"];
+    let ids = (&listed[0]["id"], &listed[1]["id"], &listed[2]);
+    assert_eq!(ids, (&json!(802), &json!(803), &Value::Null), "{listed}");
     let one = "/v1/failed-claims/801?reveal=true";
     let one = ask(http, VIEW_TOKEN, Method::GET, one, &Value::Null).await;
     assert_eq!(
@@ -95,7 +87,6 @@ async fn only_the_operators_token_can_correct_and_discard_failed_claims() {
 
     let claim = json!({"coupon_id": id, "drop_id": drop, "slot": 9, "user_id": "u-lost"});
     let off = json!({"coupon_id": id, "drop_id": drop, "slot": 21, "user_id": "u-lost"});
-    let many = json!({"reason": "junk", "failed_claims": 1, "highest_id": 803, "why": "a script"});
     let why = json!({"why": "a script"});
     let post = async |token: &str, path: &str, body: &Value| {
         let reply = ask(http, token, Method::POST, path, body).await;
@@ -104,7 +95,6 @@ async fn only_the_operators_token_can_correct_and_discard_failed_claims() {
     for (path, body) in [
         ("/v1/failed-claims/801/correct", &claim),
         ("/v1/failed-claims/801/discard", &why),
-        ("/v1/failed-claims/discard", &many),
         ("/v1/people/u-lost/erase", &Value::Null),
         ("/v1/alerts/77/acknowledge", &json!({"by": "Lee"})),
         ("/v1/alerts/77/silence", &json!({"by": "Lee"})),
@@ -137,7 +127,7 @@ async fn only_the_operators_token_can_correct_and_discard_failed_claims() {
             "already_resolved",
         ),
         ("/v1/failed-claims/4711/discard", &why, 404, "not_found"),
-        ("/v1/failed-claims/discard", &many, 200, ""),
+        ("/v1/failed-claims/802/discard", &why, 200, ""),
         ("/v1/people/u-1/erase", &Value::Null, 409, "still_needed"),
     ] {
         let done = post(OPS_TOKEN, path, body).await;
@@ -150,7 +140,7 @@ async fn only_the_operators_token_can_correct_and_discard_failed_claims() {
     assert_eq!(
         f.world.sql.query(open).await,
         [["803"]],
-        "only the requested one of the two was discarded"
+        "only the requested ones were discarded"
     );
     let acts = "SELECT action, operator FROM ops_actions WHERE operator IS NOT NULL ORDER BY id";
     let acts = f.world.sql.query(acts).await;
@@ -161,7 +151,7 @@ async fn only_the_operators_token_can_correct_and_discard_failed_claims() {
             "reveal",
             "correct_dead_letter",
             "discard_dead_letter",
-            "discard_dead_letters"
+            "discard_dead_letter"
         ]
     );
 }

@@ -265,7 +265,6 @@ async fn every_change_by_a_viewer_is_refused() {
         "/alerts/1/silence",
         "/dead-letters/1/correct",
         "/dead-letters/1/discard",
-        "/dead-letters/discard",
         &format!("{drop}/change"),
         "/coupons/new",
         "/people/erase",

@@ -34,6 +34,8 @@ async fn dead_letters_are_filtered_revealed_and_discarded_and_each_act_is_record
     let first = kim.text("/dead-letters?reason=many").await;
     assert_eq!(first.matches(line).count(), 50, "{first}");
     assert_has(&first, &["/dead-letters?page=2&amp;reason=many"]);
+    let all = kim.text("/dead-letters").await;
+    assert_has(&all, &["href=\"/dead-letters?reason=by_hand_probe\""]);
     let second = kim.text("/dead-letters?page=2&reason=many").await;
     assert_eq!(second.matches(line).count(), 1, "{second}");
     let found = kim.text(&format!("/dead-letters?drop={drop}")).await;
@@ -170,94 +172,4 @@ async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it(
     let acts = "SELECT operator, drop_id, from_addr, detail LIKE '%412%' FROM ops_actions \
                 WHERE action = 'correct_dead_letter'";
     assert_eq!(sql.query(acts).await, [["Kim", own, "127.0.0.1", "1"]]);
-}
-
-#[tokio::test]
-async fn discarding_by_reason_excludes_dead_letters_that_arrived_later() {
-    let f = Fixture::new("hand-discard").await;
-    let sql = &f.world.sql;
-    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = f.world.daemon().await;
-    let insert = async |ids: std::ops::Range<u32>, reason: &str| {
-        let letters: Vec<String> = ids
-            .map(|id| format!("({id}, NULL, 999999, {id}, NULL, '{reason}')"))
-            .collect();
-        sql.query(&format!("{INSERT} VALUES {}", letters.join(",")))
-            .await;
-    };
-    insert(1_000..2_200, "many").await;
-    insert(2_200..2_203, "few & odd").await;
-    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
-    let all = kim.text("/dead-letters").await;
-    let choices = [
-        "<option value=\"many\">many (1,200)</option>",
-        ">few &#38; odd (3)</option>",
-    ];
-    assert_has(&all, &choices);
-    let button = "Discard all that match";
-    assert_lacks(&all, &[button]);
-    let of_many = "/dead-letters?reason=many";
-    assert_lacks(&lee.text(of_many).await, &[button]);
-    let shown = [
-        "<option value=\"many\" selected>",
-        "name=\"letters\" value=\"1200\"",
-        "name=\"highest\" value=\"2199\"",
-        ">Discard 1,200 dead letters</button>",
-    ];
-    assert_has(&kim.text(of_many).await, &shown);
-
-    // More dead letters arrive after Kim has looked, and a pass resolves one of the earlier ones.
-    insert(3_000..3_002, "many").await;
-    sql.query(
-        "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'x' WHERE id = 1000",
-    )
-    .await;
-    let discard = async |visitor: &Visitor, [reason, why, number]: [&str; 3]| {
-        let form = [
-            ("letters", "1200"),
-            ("highest", "2199"),
-            ("reason", reason),
-            ("drop", ""),
-            ("why", why),
-            ("number", number),
-        ];
-        visitor.submit("/dead-letters/discard", &form).await
-    };
-    let right = ["many", "a script", "1200"];
-    assert_eq!(discard(&lee, right).await.status, 403);
-    for (typed, says) in [
-        (["many", " ", "1200"], "Say why"),
-        (["many", "a script", "120"], "not the number"),
-        (["", "a script", "1200"], "Choose a reason"),
-    ] {
-        let refused = discard(&kim, typed).await;
-        assert_eq!(refused.status, 400, "{typed:?}");
-        assert_has(&refused.text, &[says]);
-        if !typed[0].is_empty() {
-            let number = format!("name=\"number\" value=\"{}\"", typed[2]);
-            assert_has(&refused.text, &[&number]);
-        }
-    }
-    let open = "SELECT reason, COUNT(*) FROM failed_claims WHERE resolved_at IS NULL GROUP BY reason ORDER BY reason";
-    let expected = [["few & odd", "3"], ["many", "1201"]];
-    assert_eq!(sql.query(open).await, expected);
-    let discarded = discard(&kim, ["many", "a script", "1,200"]).await;
-    assert_eq!(discarded.status, 303);
-    let expected = [["few & odd", "3"], ["many", "2"]];
-    assert_eq!(sql.query(open).await, expected);
-    let again = discard(&kim, right).await.status;
-    assert_eq!(again, 409, "a double click");
-    let acts = "SELECT operator, drop_id, from_addr, detail FROM ops_actions WHERE action = 'discard_dead_letters'";
-    let acts = sql.query(acts).await;
-    assert_eq!(acts.len(), 1, "{acts:?}");
-    assert_eq!(acts[0][..3], ["Kim", "NULL", "127.0.0.1"]);
-    let detail: serde_json::Value = serde_json::from_str(&acts[0][3]).unwrap();
-    let expected = json!({"dead_letters": 1199, "reason": "many", "highest": 2199});
-    assert_eq!(detail, expected);
-    let resolved = kim.text("/dead-letters?status=resolved").await;
-    assert_has(&resolved, &["by_hand: a script (Kim)"]);
-    // A filter by drop is enough to discard all the dead letters that it shows.
-    let page = kim.text("/dead-letters?drop=999999").await;
-    assert_has(&page, &[">Discard 5 dead letters</button>"]);
 }

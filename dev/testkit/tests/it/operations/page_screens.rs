@@ -169,11 +169,10 @@ async fn the_page_works_without_the_api_and_names_the_missing_setting() {
 }
 
 #[tokio::test]
-async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
+async fn the_latency_of_rows_is_shown_by_drop() {
     let f = Fixture::new("ops-pace").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 10).await;
-    // The promise is broken after the daemon's first passes. They would keep it.
     let daemon = f.world.daemon().await;
     let issued_after = "UPDATE issued_coupons SET issued_at = claimed_at + INTERVAL";
     sql.query(&format!("{issued_after} 300000 MICROSECOND"))
@@ -187,15 +186,6 @@ async fn the_latency_of_rows_is_shown_by_drop_and_by_day() {
         "data-label=\"Row after its claim\">7.0 s<",
     ];
     assert_has(&lee.text(&drop).await, &shown);
-    assert_has(&lee.text("/days").await, &["90.0 % of 10 sampled"]);
-    let insert = format!(
-        "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
-         VALUES ({}, 'u-late', {}, 20, 'by hand', 'none')",
-        coupon.drop, coupon.id
-    );
-    sql.query(&insert).await;
-    // A broken promise counts as a miss.
-    assert_has(&lee.text("/days").await, &["81.8 % of 11 sampled"]);
     // The chart also includes admissions without a row.
     sql.query("DELETE FROM issued_coupons WHERE slot = 2").await;
     let shown = [
