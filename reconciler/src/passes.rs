@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Memory, PassError, PassRequest};
-use crate::metrics::DriftSeries;
 use crate::notify::Notifier;
 use crate::report::Run;
 use crate::run::{Reconciler, new_run_id};
@@ -33,7 +32,6 @@ pub struct Passes {
     notifier: Notifier,
     /// The ID of the running pass. Passes do not queue behind a long one.
     current: watch::Sender<Option<String>>,
-    drift: Arc<DriftSeries>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -52,7 +50,6 @@ impl Passes {
             reconciler,
             notifier,
             current: watch::Sender::default(),
-            drift: Arc::default(),
             tasks,
             stop,
         }
@@ -83,7 +80,6 @@ impl Passes {
     async fn one(&self, request: &PassRequest, run_id: &str) -> PassResult {
         let started = Instant::now();
         let run = self.reconciler.pass(request, run_id, &self.stop).await?;
-        self.drift.after(&run);
         ended(&run, started, &self.notifier).await;
         Ok(run)
     }
@@ -97,11 +93,6 @@ impl Passes {
             () = self.memory.progress.until_begun(run_id) => true,
             () = async { drop(current.wait_for(|current| current.as_deref() != Some(run_id)).await) } => false,
         }
-    }
-
-    /// Returns the drift that the passes left.
-    pub(crate) fn drift(&self) -> Arc<DriftSeries> {
-        Arc::clone(&self.drift)
     }
 
     /// The ID of the running pass.

@@ -370,12 +370,9 @@ impl BySchedule {
     /// remaining drift.
     async fn recall(&mut self, at: usize, now: DateTime<Utc>) {
         let schedule = &mut self.schedules[at];
-        if let Some(ended) = schedule.recall(&self.db, now).await
-            && schedule.event != ScheduledJob::Digest
+        if schedule.recall(&self.db, now).await.is_some() && schedule.event != ScheduledJob::Digest
         {
-            self.passes
-                .drift()
-                .made_elsewhere(ended, schedule.event == ScheduledJob::Deep);
+            crate::metrics::drift(None, schedule.event == ScheduledJob::Deep);
         }
     }
 

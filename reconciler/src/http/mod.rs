@@ -145,7 +145,6 @@ pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Route
         ..front.stores
     };
     let reader = || Arc::new(Mutex::new(Reader::new(stores.clone())));
-    let drift = front.passes.drift();
     let app = RouteState {
         overview: reader(),
         one_drop: reader(),
@@ -184,7 +183,7 @@ pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Route
     let metrics = front.metrics;
     let render = Arc::new(move || {
         metrics.run_upkeep();
-        metrics.render() + &drift.render()
+        metrics.render()
     });
     let routes = ops
         .merge(pages.transpose()?.unwrap_or_default())

@@ -24,7 +24,7 @@ use crate::report::{Run, Trigger};
 use crate::run as runs;
 
 /// The scope and kind of the pass.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Body {
     /// Only this coupon.
@@ -39,20 +39,7 @@ pub(super) struct Body {
     /// Confirm the plan above the repair limit that was shown. Needs a coupon or drop.
     confirm: bool,
     /// Wait for the end (default). If false, the run's path is returned at once.
-    wait: bool,
-}
-
-impl Default for Body {
-    fn default() -> Self {
-        Self {
-            coupon_id: None,
-            drop_id: None,
-            dry_run: false,
-            deep: false,
-            confirm: false,
-            wait: true,
-        }
-    }
+    wait: Option<bool>,
 }
 
 /// A pass that was started.
@@ -97,17 +84,7 @@ pub(super) async fn reconcile(
         by: Some(operator),
         ..PassRequest::new(Trigger::Endpoint)
     };
-    match run(&app, request, body.wait).await? {
-        AskedPass::Ended(run) => Ok(Json(run).into_response()),
-        AskedPass::Begun(run_id) => Ok(accepted(run_id)),
-    }
-}
-
-/// The outcome of a requested pass.
-enum AskedPass {
-    /// The pass has the lock and is recorded, so its URL is valid.
-    Begun(String),
-    Ended(Box<Run>),
+    run(&app, request, body.wait.unwrap_or(true)).await
 }
 
 /// Maximum wait until a pass that has the lock is recorded, or until the lock is free again.
@@ -118,7 +95,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs a pass and waits until it ends, or until it has begun. If another pass is already running
 /// in any process, returns an error with the ID of that pass.
-async fn run(app: &RouteState, request: PassRequest, wait: bool) -> Result<AskedPass, Refusal> {
+async fn run(app: &RouteState, request: PassRequest, wait: bool) -> Result<Response, Refusal> {
     // Check this before responding, so that a 202 never names a run that does not exist.
     if let Err(PassError::NotFound(what)) = runs::must_exist(&app.stores, &request).await {
         return Err(Problem::not_found(what).into());
@@ -127,7 +104,7 @@ async fn run(app: &RouteState, request: PassRequest, wait: bool) -> Result<Asked
     loop {
         let running = match app.passes.start(request.clone()) {
             Ok((run_id, answer)) => match asked(app, run_id, answer, wait).await? {
-                Some(asked) => return Ok(asked),
+                Some(response) => return Ok(response),
                 None => app.stores.db.running_run().await?,
             },
             Err(NotStarted::Running(run_id)) => {
@@ -148,23 +125,23 @@ async fn run(app: &RouteState, request: PassRequest, wait: bool) -> Result<Asked
     }
 }
 
-/// Returns the outcome of a pass of this process, or `None` if another process has the lock.
+/// Returns the response for a pass of this process, or `None` if another process has the lock.
 async fn asked(
     app: &RouteState,
     run_id: String,
     answer: oneshot::Receiver<PassResult>,
     wait: bool,
-) -> Result<Option<AskedPass>, Problem> {
+) -> Result<Option<Response>, Problem> {
     let answer = tokio::select! {
         biased;
-        () = app.passes.memory.progress.until_begun(&run_id), if !wait => return Ok(Some(AskedPass::Begun(run_id))),
+        () = app.passes.memory.progress.until_begun(&run_id), if !wait => return Ok(Some(accepted(run_id))),
         answer = answer => answer.map_err(|_| stopping())?,
     };
     match answer {
-        Ok(run) if wait => Ok(Some(AskedPass::Ended(Box::new(run)))),
+        Ok(run) if wait => Ok(Some(Json(run).into_response())),
         Ok(run) => match run.error {
             Some(error) => Err(not_begun(error)),
-            None => Ok(Some(AskedPass::Begun(run_id))),
+            None => Ok(Some(accepted(run_id))),
         },
         Err(PassError::Busy | PassError::Made) => Ok(None),
         Err(PassError::NotFound(what)) => Err(Problem::not_found(what)),
@@ -181,6 +158,7 @@ fn not_begun(why: String) -> Problem {
     Problem::unavailable(format!("the pass could not begin: {why}"))
 }
 
+/// Responds that the pass has the lock and is recorded, so that its path is valid.
 fn accepted(run_id: String) -> Response {
     let location = format!("/v1/runs/{run_id}");
     (
