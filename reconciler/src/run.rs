@@ -130,7 +130,8 @@ impl Reconciler {
             lock.release().await;
             return Err(PassError::Made);
         }
-        if let Err(error) = self.sweep(&lock, request, &mut run, stop).await {
+        let swept = Box::pin(self.sweep(&lock, request, &mut run, stop)).await;
+        if let Err(error) = swept {
             fail(&mut run, &error);
         }
         self.finish(&mut run, request).await;

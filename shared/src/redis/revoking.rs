@@ -37,6 +37,9 @@ fn noted(once_per: OncePer, revocation: &Revocation) -> [String; 3] {
     ]
 }
 
+/// Fields of a hash, with their values.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A field of the coupon's hash, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevokedField {
@@ -100,7 +103,7 @@ impl Redis {
         loop {
             let mut scan = redis::cmd("HSCAN");
             scan.arg(&key).arg(cursor).arg("COUNT").arg(WRITTEN_AT_ONCE);
-            let (next, pairs): (u64, Vec<(Vec<u8>, Vec<u8>)>) = scan.query_async(&mut conn).await?;
+            let (next, pairs): (u64, Pairs) = scan.query_async(&mut conn).await?;
             // Without a name, it is the mark that the key is there.
             let named = pairs.into_iter().filter(|(field, _)| !field.is_empty());
             all.extend(named.map(|(field, value)| RevokedField::new(field, value)));
