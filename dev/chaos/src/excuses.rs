@@ -94,10 +94,12 @@ const EXCUSES: [Excuse; 7] = [
         }),
     },
     Excuse {
-        reason: "the slot's next user is listed if a return that an older MySQL has forgotten stands again",
+        reason: "a return that an older MySQL has forgotten stands again; the slot's next user is listed, if need be under an earlier slot of theirs",
         after: Some(|fault| matches!(fault, Fault::OldDatabase { .. })),
         covers: Covers::Violation(|violation, owed| {
             matches!(violation, Violation::Vanished { drop, person, .. }
+                | Violation::Lost { drop, person, .. }
+                | Violation::Denied { drop, person, .. }
                 if is_owed(owed, i64::try_from(*drop).ok(), Some(person)))
         }),
     },
@@ -272,6 +274,13 @@ mod tests {
         assert!(after(&[old_database()]).violation(&vanished, &owed));
         assert!(!after(&[old_database()]).violation(&vanished, &Owed::new()));
         assert!(!after(&[restored()]).violation(&vanished, &owed));
+        let lost = Violation::Lost {
+            drop: 7,
+            slot: 2,
+            person: "u-1".into(),
+        };
+        assert!(after(&[old_database()]).violation(&lost, &owed));
+        assert!(!after(&[Fault::Flush]).violation(&lost, &owed));
     }
 
     #[test]
