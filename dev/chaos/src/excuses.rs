@@ -84,12 +84,15 @@ const EXCUSES: [Excuse; 7] = [
         }),
     },
     Excuse {
-        reason: "a return that an older MySQL has forgotten stands again",
+        reason: "a return that an older MySQL has forgotten stands again, also of a user who claimed again",
         after: Some(|fault| matches!(fault, Fault::OldDatabase { .. })),
         covers: Covers::Violation(|violation, _| {
             matches!(
                 violation,
-                Violation::RevokedHeld { .. } | Violation::RevokedPromised { .. }
+                Violation::RevokedHeld { .. }
+                    | Violation::RevokedPromised { .. }
+                    | Violation::OtherSlot { .. }
+                    | Violation::Contradiction { .. }
             )
         }),
     },
