@@ -148,10 +148,6 @@ async fn without_redis_claims_and_uncertain_reads_get_503() {
         made.status, 201,
         "the coupon exists, and the reconciler loads it"
     );
-    assert!(
-        made.json["id"].as_i64().unwrap() > id + 1_000,
-        "the used IDs are unknown"
-    );
     assert_eq!(api.patch(id, json!({"quantity": 5})).await.status, 503);
     api.patch(id, json!({"quantity": 4, "name": "x"}))
         .await

@@ -32,6 +32,10 @@ pub(super) async fn locks(
     let _alone = system.single()?.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_timeouts").await?;
     let mut other = other_client(system).await?;
+    // A suspended consumer keeps its locks for as long as it is suspended.
+    other
+        .query_drop("SET SESSION innodb_lock_wait_timeout = 60")
+        .await?;
     other.query_drop("BEGIN").await?;
     other.query_drop(lock_drop(coupon)).await?;
     let during = lasting(ms + 1_500).await;
