@@ -17,8 +17,8 @@
 {{- if not (or $v.existingSecrets.apiAndReconciler (and (index $secrets.api "REDIS_URL") (index $secrets.api "OPS_TOKEN"))) }}
 {{- fail "set secrets.apiAndReconciler.REDIS_URL and .OPS_TOKEN (openssl rand -hex 32), or existingSecrets.apiAndReconciler to a Secret that has both" }}
 {{- end }}
-{{- if not (or $v.existingSecrets.everywhere (index $secrets.api "KAFKA_SIGNING_KEY")) }}
-{{- fail "set secrets.everywhere.KAFKA_SIGNING_KEY (openssl rand -hex 32): it signs the messages of claims" }}
+{{- if and (include "firstcome.makesKey" .) (not (lookup "v1" "Namespace" "" "default")) }}
+{{- fail "set secrets.everywhere.KAFKA_SIGNING_KEY (openssl rand -hex 32): it signs the messages of claims. Helm makes one only while it can read the cluster; without it, each rendering would have another" }}
 {{- end }}
 {{- $how := index $settings.api "USER_AUTH" }}
 {{- if not $how }}

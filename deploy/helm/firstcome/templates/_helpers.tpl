@@ -33,12 +33,21 @@ everywhere{{ if has .role (list "api" "reconciler") }},apiAndReconciler{{ end }}
 {{- toYaml $all }}
 {{- end }}
 
+{{/* Not empty if nobody gives the key that signs messages, so that the chart makes one. */}}
+{{- define "firstcome.makesKey" -}}
+{{- $given := include "firstcome.merged" (dict "of" .Values.secrets "groups" (list "everywhere")) | fromYaml }}
+{{- if not (or .Values.existingSecrets.everywhere (index $given "KAFKA_SIGNING_KEY")) }}yes{{ end }}
+{{- end }}
+
 {{/* The environment of a program's process. */}}
 {{- define "firstcome.env" -}}
 envFrom:
 {{- range include "firstcome.groups" . | splitList "," }}
   - configMapRef: {name: {{ $.root.Release.Name }}-{{ kebabcase . }}}
   - secretRef: {name: {{ index $.root.Values.existingSecrets . | default (printf "%s-%s" $.root.Release.Name (kebabcase .)) }}}
+{{- end }}
+{{- if include "firstcome.makesKey" .root }}
+  - secretRef: {name: {{ .root.Release.Name }}-signing-key}
 {{- end }}
 {{- end }}
 
