@@ -5,11 +5,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use firstcome_shared::StoreError;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::RedisError;
@@ -23,7 +22,7 @@ use crate::report::{FailureCause, Outcome, Trigger};
 use crate::stores::Stores;
 
 /// A request for a pass.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PassRequest {
     pub trigger: Trigger,
     pub coupon: Option<CouponId>,
@@ -34,22 +33,11 @@ pub struct PassRequest {
     /// Whether an operator confirms the plan that was shown, so that the repair limit does not
     /// apply to it.
     pub confirm: bool,
-    /// The operator who requested the pass through the API.
-    pub by: Option<Operator>,
+    /// The operator who requested the pass through the API, and what is recorded of that.
+    pub by: Option<(Operator, OperatorAct)>,
     /// Maximum wait for another pass to end.
     pub patience: Duration,
-    /// The schedule that is due, if any.
-    pub due: Option<Due>,
-}
-
-/// A due run of a schedule. It is due in every process that has this schedule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Due {
-    /// When the schedule's run last ended, as known to this process. If `None`, the pass runs even
-    /// if another process has already completed it.
-    pub last: Option<DateTime<Utc>>,
-    /// The schedules for which this run counts, by their keys in `reconciler_state`. The first is
-    /// the schedule that is due.
+    /// The schedules for which this run counts, by their keys in `reconciler_state`.
     pub counts_for: &'static [&'static str],
 }
 
@@ -65,7 +53,7 @@ impl PassRequest {
             confirm: false,
             by: None,
             patience: Duration::ZERO,
-            due: None,
+            counts_for: &[],
         }
     }
 
@@ -104,12 +92,6 @@ pub struct PassSettings {
     pub page_slots: u32,
 }
 
-/// State that passes of this process leave for later ones. Losing it costs time, but no promise.
-#[derive(Default)]
-pub struct Memory {
-    pub progress: Progress,
-}
-
 /// The progress of a pass, for the terminal and the API.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -117,8 +99,8 @@ pub struct Progress {
     pub drops_done: AtomicU64,
     /// Number of users and rows compared.
     pub compared: AtomicU64,
-    /// The last run that took the lock and was recorded as begun.
-    begun: watch::Sender<Option<String>>,
+    /// The pass that this daemon runs, and whether it has the lock and is recorded.
+    pub current: watch::Sender<Option<(String, bool)>>,
 }
 
 impl Progress {
@@ -127,16 +109,12 @@ impl Progress {
         for number in [&self.drops, &self.drops_done, &self.compared] {
             number.store(0, Relaxed);
         }
-        self.begun.send_replace(Some(run_id.to_owned()));
-    }
-
-    /// Waits until this run has the lock and is recorded, so that the API can return it.
-    pub async fn until_begun(&self, run_id: &str) {
-        let mut begun = self.begun.subscribe();
-        let is_begun = |begun: &Option<String>| begun.as_deref() == Some(run_id);
-        if begun.wait_for(is_begun).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        let own = |current: &&mut (String, bool)| current.0 == run_id;
+        self.current.send_modify(|current| {
+            if let Some(current) = current.as_mut().filter(own) {
+                current.1 = true;
+            }
+        });
     }
 }
 
@@ -146,7 +124,7 @@ pub struct PassContext {
     /// read from a read-only MySQL.
     pub stores: Stores,
     pub settings: Arc<PassSettings>,
-    pub memory: Arc<Memory>,
+    pub progress: Arc<Progress>,
     pub run_id: String,
     pub dry_run: bool,
     pub deep: bool,
@@ -195,9 +173,6 @@ impl PassContext {
 pub enum PassError {
     #[error("another pass is running")]
     Busy,
-    /// Another process has completed the due run.
-    #[error("another process has made it")]
-    Made,
     /// The drop or coupon does not exist.
     #[error("{0}")]
     NotFound(String),

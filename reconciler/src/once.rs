@@ -11,11 +11,11 @@ use firstcome_shared::tuning::Tuning;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
-use crate::context::{Memory, PassError, PassRequest};
+use crate::context::{PassError, PassRequest, Progress};
 use crate::jobs;
 use crate::notify::Notifier;
 use crate::notify::wording::{LONGEST, count, line, person, plainly, words};
-use crate::passes::mail;
+use crate::passes::{mail, must_exist};
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use crate::run::{Reconciler, UrgentLane, new_run_id};
 
@@ -61,7 +61,8 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         patience: Duration::from_secs(args.wait_seconds),
         ..PassRequest::new(Trigger::Cli)
     };
-    let watch = tokio::spawn(show_progress(reconciler.memory.clone()));
+    must_exist(&stores, &request).await?;
+    let watch = tokio::spawn(show_progress(reconciler.progress.clone()));
     let ended = reconciler.pass(&request, &new_run_id(), &stop).await;
     watch.abort();
     let run = match ended {
@@ -88,8 +89,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
 }
 
 /// Prints the progress of a long pass to standard error.
-async fn show_progress(memory: Arc<Memory>) {
-    let progress = &memory.progress;
+async fn show_progress(progress: Arc<Progress>) {
     let mut every = tokio::time::interval(Duration::from_secs(2));
     every.tick().await;
     loop {

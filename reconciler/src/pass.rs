@@ -98,9 +98,10 @@ impl Compared {
         self.ledger.add(found.of(dirt.slot, dirt.user.as_ref()));
     }
 
-    /// Returns the report of a drop. `after` is the second look, if there was one.
-    pub fn report(self, coupon: &Coupon, drop: &DropSeen, after: Option<&Self>) -> DropReport {
-        let last = after.unwrap_or(&self);
+    /// Takes the findings for the report of a drop. `after` is the second look, if there was one.
+    pub fn report(&mut self, coupon: &Coupon, drop: &DropSeen, after: Option<&Self>) -> DropReport {
+        let ledger = std::mem::take(&mut self.ledger);
+        let last = after.unwrap_or(self);
         let numbers = last.numbers;
         let is_unfilled = numbers.waiting > 0 && numbers.rows < u64::from(drop.drop.quantity);
         let exact = last.dirty.is_none()
@@ -115,7 +116,7 @@ impl Compared {
             before: self.numbers,
             after: numbers,
             examined: self.examined,
-            findings: self.ledger.findings(Some(coupon.id), Some(drop.drop.id)),
+            findings: ledger.findings(Some(coupon.id), Some(drop.drop.id)),
             ..DropReport::begun(coupon.id, drop.drop.id, drop.drop.quantity)
         }
     }
@@ -171,10 +172,7 @@ pub async fn compare(
         ctx.must_go_on()?;
         compared += &page;
         let examined = page.mysql.rows.len() + page.redis.users.len();
-        ctx.memory
-            .progress
-            .compared
-            .fetch_add(examined as u64, Relaxed);
+        ctx.progress.compared.fetch_add(examined as u64, Relaxed);
         if page.gate != at.gate || page.revision > seen.coupon.revision.max(seen.state.revision) {
             compared.is_unsettled = true;
             continue;
@@ -326,14 +324,18 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
         .add(found.of(letter.slot, letter.user.as_ref()));
 }
 
-/// Reports a drop that cannot be compared because a store has unreadable data or refuses a write.
-pub fn unworkable(coupon: &Coupon, drop: &DropSeen, why: &str) -> DropReport {
-    let detail = format!("this drop cannot be compared: {why}");
-    let mut compared = Compared::default();
-    compared.ledger.add(Finding {
-        result: Outcome::Failed,
-        ..Finding::report(Kind::CountMismatch, detail)
-    });
-    compared.is_unsettled = true;
-    compared.report(coupon, drop, None)
+/// Reports the drops of a coupon that cannot be compared because a store has unreadable data or
+/// refuses a write.
+pub fn unworkable(seen: &CouponSeen, why: &str) -> Vec<DropReport> {
+    let report = |drop: &DropSeen| {
+        let detail = format!("this drop cannot be compared: {why}");
+        let mut compared = Compared::default();
+        compared.ledger.add(Finding {
+            result: Outcome::Failed,
+            ..Finding::report(Kind::CountMismatch, detail)
+        });
+        compared.is_unsettled = true;
+        compared.report(&seen.coupon, drop, None)
+    };
+    seen.drops.iter().map(report).collect()
 }

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use chrono::Utc;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::context::{Memory, PassError, PassRequest};
+use crate::context::{PassError, PassRequest, Progress};
 use crate::notify::Notifier;
 use crate::report::Run;
 use crate::run::{Reconciler, new_run_id};
+use crate::stores::Stores;
 
 /// The outcome of a requested pass.
 pub type PassResult = Result<Run, PassError>;
@@ -27,11 +28,9 @@ pub enum NotStarted {
 
 #[derive(Clone)]
 pub struct Passes {
-    pub memory: Arc<Memory>,
+    pub progress: Arc<Progress>,
     reconciler: Reconciler,
     notifier: Notifier,
-    /// The ID of the running pass. Passes do not queue behind a long one.
-    current: watch::Sender<Option<String>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -46,10 +45,9 @@ impl Passes {
         stop: CancellationToken,
     ) -> Self {
         Self {
-            memory: Arc::clone(&reconciler.memory),
+            progress: Arc::clone(&reconciler.progress),
             reconciler,
             notifier,
-            current: watch::Sender::default(),
             tasks,
             stop,
         }
@@ -64,7 +62,7 @@ impl Passes {
             return Err(NotStarted::Stopping);
         }
         let run_id = new_run_id();
-        let running = Running::begin(&self.current, &run_id).map_err(NotStarted::Running)?;
+        let running = Running::begin(&self.progress, &run_id).map_err(NotStarted::Running)?;
         let (answer, receiver) = oneshot::channel();
         let (passes, id) = (self.clone(), run_id.clone());
         self.tasks.spawn(async move {
@@ -84,48 +82,70 @@ impl Passes {
         Ok(run)
     }
 
-    /// Waits until this pass of the same process is recorded as begun, or has ended without a
-    /// record because another process had the lock. Returns whether it is recorded.
+    /// Waits until this pass of the same process is recorded as begun, or has ended. Returns whether
+    /// it was seen recorded.
     pub async fn is_recorded(&self, run_id: &str) -> bool {
-        let mut current = self.current.subscribe();
-        tokio::select! {
-            biased;
-            () = self.memory.progress.until_begun(run_id) => true,
-            () = async { drop(current.wait_for(|current| current.as_deref() != Some(run_id)).await) } => false,
-        }
+        let mut current = self.progress.current.subscribe();
+        let seen = current.wait_for(|current| match current {
+            Some((id, is_recorded)) => *is_recorded || id != run_id,
+            None => true,
+        });
+        let seen = seen.await;
+        seen.is_ok_and(|current| current.as_ref().is_some_and(|(id, _)| id == run_id))
     }
 
     /// The ID of the running pass.
     pub fn current(&self) -> Option<String> {
-        self.current.borrow().clone()
+        let current = self.progress.current.borrow();
+        current.as_ref().map(|(id, _)| id.clone())
     }
 }
 
-/// The right to run a pass in this process. It ends when dropped, also if the pass panics.
-struct Running(watch::Sender<Option<String>>);
+/// The right to run a pass in this process: passes do not queue behind a long one. It ends when
+/// dropped, also if the pass panics.
+struct Running(Arc<Progress>);
 
 impl Running {
     /// Takes the right, or returns the ID of the pass that has it.
-    fn begin(current: &watch::Sender<Option<String>>, run_id: &str) -> Result<Self, String> {
+    fn begin(progress: &Arc<Progress>, run_id: &str) -> Result<Self, String> {
         let mut running = None;
-        current.send_if_modified(|current| {
-            running.clone_from(current);
-            current.get_or_insert_with(|| run_id.to_owned());
+        progress.current.send_if_modified(|current| {
+            running = current.as_ref().map(|(id, _)| id.clone());
+            current.get_or_insert_with(|| (run_id.to_owned(), false));
             running.is_none()
         });
         if let Some(running) = running {
             return Err(running);
         }
         crate::metrics::pass_under_way(Some(Utc::now()));
-        Ok(Self(current.clone()))
+        Ok(Self(progress.clone()))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         crate::metrics::pass_under_way(None);
-        self.0.send_replace(None);
+        self.0.current.send_replace(None);
     }
+}
+
+/// Rejects a request for a coupon or drop that does not exist, so that a typing error is not
+/// recorded as a failed pass. If MySQL is unavailable, accepts the request, and the pass reports
+/// the failure.
+pub async fn must_exist(stores: &Stores, request: &PassRequest) -> Result<(), PassError> {
+    let missing = match (request.coupon, request.drop) {
+        (None, None) => None,
+        (Some(coupon), drop) => match stores.db.coupon(coupon).await {
+            Ok(None) => Some(format!("there is no coupon {coupon}")),
+            Ok(Some((_, own))) => drop
+                .filter(|id| own.iter().all(|d| d.id != *id))
+                .map(|id| format!("coupon {coupon} has no drop {id}")),
+            Err(_) => None,
+        },
+        (None, Some(drop)) => matches!(stores.db.has_drop(drop).await, Ok(false))
+            .then(|| format!("there is no drop {drop}")),
+    };
+    missing.map_or(Ok(()), |what| Err(PassError::NotFound(what)))
 }
 
 /// Records metrics, logs and mails a pass that ended in a daemon.

@@ -9,7 +9,7 @@
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, OncePer, Slot};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::redis::gate::{Fence, Opened};
 use firstcome_shared::redis::keys::DropKeys;
 
@@ -17,7 +17,7 @@ use crate::context::{PassContext, PassError, fenced};
 use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::revoke_promote;
-use crate::settings::{self, Claimants};
+use crate::settings;
 
 /// Slots written by one script.
 const PAGE: Slot = 1_000;
@@ -71,7 +71,6 @@ pub(crate) async fn surroundings(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,
-    dirty: &[DropId],
     ledger: &mut Ledger,
 ) -> Result<(), PassError> {
     let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
@@ -83,7 +82,7 @@ pub(crate) async fn surroundings(
     sealed.retain(|_| have_keys.next().unwrap_or(false));
     redis.unlink_drops(&sealed).await?;
     if coupon.once_per == OncePer::Coupon {
-        claimants(ctx, &coupon, &all, fence, !dirty.is_empty()).await?;
+        claimants(ctx, id, &all, fence).await?;
     }
     for own in &seen.drops {
         let owed = revoke_promote::open_promises(ctx, seen, own.drop.id).await?;
@@ -107,37 +106,31 @@ pub(crate) async fn surroundings(
     Err(PassError::StaysClosed(why.to_owned()))
 }
 
-/// Writes the claimants of a closed coupon from the rows of all its drops. What an older Redis has
-/// beyond them goes.
+/// Rows read per statement.
+const ROWS_AT_ONCE: Slot = 5_000;
+
+/// Writes the claimants of a closed coupon from the rows of all its drops. Skips users whose claim
+/// is void: a row may have been read before its user gave it back.
 async fn claimants(
     ctx: &PassContext,
-    coupon: &Coupon,
+    coupon: CouponId,
     drops: &[Drop],
     fence: &Fence,
-    has_projected: bool,
 ) -> Result<(), PassError> {
     let redis = &ctx.stores.redis;
-    let write = async |which| {
-        for drop in drops {
-            settings::write_claimants(ctx, coupon, fence, drop, which).await?;
-        }
-        Ok::<_, PassError>(())
-    };
-    if !has_projected {
-        write(Claimants::Different).await?;
-        let ids = drops.iter().map(|drop| drop.id).collect();
-        let rows: i64 = ctx.stores.db.rows_by_drop(ids).await?.values().sum();
-        let now = redis.coupon_states(&[coupon.id]).await?;
-        // Nobody is admitted, so the numbers cannot be one step apart.
-        if now
-            .iter()
-            .any(|now| i64::try_from(now.claimants) == Ok(rows))
-        {
-            return Ok(());
+    fenced(redis.clear_claimants(coupon, fence).await?)?;
+    for drop in drops {
+        let mut from = 1;
+        while from <= drop.quantity {
+            ctx.must_go_on()?;
+            let to = from.saturating_add(ROWS_AT_ONCE - 1).min(drop.quantity);
+            let rows = read::rows_in_era(ctx, coupon, fence.era(), drop.id, from..=to).await?;
+            let write = redis.write_claimants(coupon, fence, drop.id, &rows);
+            fenced(write.await?)?;
+            from = to.saturating_add(1);
         }
     }
-    fenced(redis.clear_claimants(coupon.id, fence).await?)?;
-    write(Claimants::All).await
+    Ok(())
 }
 
 /// Opens a coupon once every unsealed drop adds up.

@@ -14,15 +14,13 @@ use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_shared::redis::gate::Gate;
-use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{self, BarrierError};
-use crate::context::{Memory, PassContext, PassError, PassRequest, PassSettings};
+use crate::context::{PassContext, PassError, PassRequest, PassSettings, Progress};
 use crate::jobs::{self, Notes};
 use crate::read;
 use crate::record;
@@ -64,7 +62,7 @@ pub enum UrgentLane {
 #[derive(Clone)]
 pub struct Reconciler {
     pub stores: Stores,
-    pub memory: Arc<Memory>,
+    pub progress: Arc<Progress>,
     settings: Arc<PassSettings>,
     lane: UrgentLane,
     /// What jobs of the scheduler have found, for the next run.
@@ -77,30 +75,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Margin in addition to the publishing deadline, before young claims are judged again.
 const MARGIN: Duration = Duration::from_millis(250);
 
-/// Rejects a request for a coupon or drop that does not exist, so that a typing error is not
-/// recorded as a failed pass. If MySQL is unavailable, accepts the request, and the pass reports
-/// the failure.
-pub async fn must_exist(stores: &Stores, request: &PassRequest) -> Result<(), PassError> {
-    let missing = match (request.coupon, request.drop) {
-        (None, None) => None,
-        (Some(coupon), drop) => match stores.db.coupon(coupon).await {
-            Ok(None) => Some(format!("there is no coupon {coupon}")),
-            Ok(Some((_, own))) => drop
-                .filter(|id| own.iter().all(|d| d.id != *id))
-                .map(|id| format!("coupon {coupon} has no drop {id}")),
-            Err(_) => None,
-        },
-        (None, Some(drop)) => matches!(stores.db.has_drop(drop).await, Ok(false))
-            .then(|| format!("there is no drop {drop}")),
-    };
-    missing.map_or(Ok(()), |what| Err(PassError::NotFound(what)))
-}
-
 impl Reconciler {
     pub fn new(stores: Stores, settings: PassSettings, lane: UrgentLane) -> Self {
         Self {
             stores,
-            memory: Arc::default(),
+            progress: Arc::default(),
             settings: Arc::new(settings),
             lane,
             notes: Notes::default(),
@@ -115,7 +94,6 @@ impl Reconciler {
         run_id: &str,
         stop: &CancellationToken,
     ) -> Result<Run, PassError> {
-        must_exist(&self.stores, request).await?;
         let mut run = blank(request, run_id);
         let db = &self.stores.db_settings;
         let lock = match PassLock::take(db, Work::Pass, request.patience).await {
@@ -126,10 +104,6 @@ impl Reconciler {
                 return Ok(run);
             }
         };
-        if self.was_made(request).await {
-            lock.release().await;
-            return Err(PassError::Made);
-        }
         let swept = Box::pin(self.sweep(&lock, request, &mut run, stop)).await;
         if let Err(error) = swept {
             fail(&mut run, &error);
@@ -139,19 +113,6 @@ impl Reconciler {
         Ok(run)
     }
 
-    /// Whether another process has completed the due run while this one waited for the lock.
-    async fn was_made(&self, request: &PassRequest) -> bool {
-        let Some(due) = &request.due else {
-            return false;
-        };
-        let ([own, ..], Some(last)) = (due.counts_for, due.last) else {
-            return false;
-        };
-        let made = record::recall(&self.stores.db, own).await.ok().flatten();
-        // A time in the future comes from a wrong clock.
-        made.is_some_and(|at| at > last && at <= Utc::now())
-    }
-
     async fn sweep(
         &self,
         lock: &PassLock,
@@ -159,11 +120,12 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<(), PassError> {
-        record::begin(&self.stores.db, run, request.confirm, asked(request)).await?;
-        self.memory.progress.begin(&run.run_id);
+        record::begin(&self.stores.db, run, request).await?;
+        self.progress.begin(&run.run_id);
         crash_point(Point::RunBegun);
         let working = stop.child_token();
-        under_lock(lock, &working, self.steps(request, run, &working)).await
+        let steps = Box::pin(self.steps(request, run, &working));
+        under_lock(lock, &working, steps).await
     }
 
     async fn steps(
@@ -263,7 +225,10 @@ impl Reconciler {
             let all = read::coupons(ctx, all, None).await?;
             for (id, mut done) in sweep::coupons(ctx, all).await? {
                 if done.urgent.take().is_some() {
-                    done.findings.push(in_other_hands(id));
+                    let why = "another process works on this coupon; the next pass looks again";
+                    let (action, skipped) = (ActionKind::Open, Outcome::Skipped);
+                    let found = urgent::of_coupon(id, action, skipped, why);
+                    done.findings.push(found);
                 }
                 results.entry(id).or_default().extend(done);
             }
@@ -346,7 +311,7 @@ impl Reconciler {
         let ctx = PassContext {
             stores,
             settings: self.settings.clone(),
-            memory: self.memory.clone(),
+            progress: self.progress.clone(),
             run_id: run_id.to_owned(),
             dry_run: request.dry_run,
             deep: request.deep,
@@ -373,12 +338,10 @@ impl Reconciler {
             tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
         }
         crash_point(Point::RunRecorded);
-        // Before the lock is released, because another process checks it once it has the lock.
-        let made = request
-            .due
-            .as_ref()
-            .filter(|_| run.status != Status::Failed);
-        for name in made.into_iter().flat_map(|due| due.counts_for) {
+        for name in request.counts_for {
+            if run.status == Status::Failed {
+                break;
+            }
             if let Err(error) = record::remember(&self.stores.db, name, Utc::now()).await {
                 tracing::warn!(%error, name, "that it ran could not be noted");
             }
@@ -406,18 +369,10 @@ async fn under_lock<T>(
     }
 }
 
-fn in_other_hands(coupon: CouponId) -> Finding {
-    let detail = "another process works on this coupon; the next pass looks again";
-    Finding {
-        coupon_id: Some(coupon),
-        ..Finding::new(Kind::RedisLost, ActionKind::Open, Outcome::Skipped, detail)
-    }
-}
-
 /// Creates the run of a pass that begins now.
 pub fn blank(request: &PassRequest, run_id: &str) -> Run {
     Run {
-        asked_by: request.by.as_ref().and_then(|by| by.name.clone()),
+        asked_by: request.by.as_ref().and_then(|(by, _)| by.name.clone()),
         dry_run: request.dry_run,
         deep: request.deep,
         partial: true,
@@ -466,20 +421,6 @@ fn failure(cause: FailureCause, error: String) -> Finding {
         case: FindingCase::RunFailed(cause),
         ..Finding::report(Kind::Stalled, error)
     }
-}
-
-/// Returns the operator who requested the pass, and the action to record.
-fn asked(request: &PassRequest) -> Option<(Operator, OperatorAct)> {
-    let operator = request.by.clone()?;
-    let detail =
-        json!({"dry_run": request.dry_run, "deep": request.deep, "confirm": request.confirm});
-    let act = OperatorAct {
-        action: "reconcile",
-        coupon: request.coupon,
-        drop: request.drop,
-        detail,
-    };
-    Some((operator, act))
 }
 
 /// Returns the final status of a pass, based on its findings.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use chrono::Utc;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::{DeadLetterRow, LooseDeadLetters};
 use firstcome_shared::mysql::schema::{drops, failed_claims};
 use firstcome_shared::mysql::{Db, DbError};
@@ -134,7 +134,15 @@ pub(crate) async fn judge_letters(
                 let letters = letters
                     .iter()
                     .map(|(_, row)| read::letter(row.clone(), &own.drop));
-                judge_each(ctx, &seen, &own, letters.collect(), ledger).await?;
+                match judge_sealed(ctx, &seen, &own, letters.collect()).await {
+                    Ok(found) => ledger.extend(found),
+                    // The letters of other drops do not wait for these.
+                    Err(error) => {
+                        let why = error.about_data()?;
+                        let detail = format!("failed claims of this drop cannot be judged: {why}");
+                        ledger.add(Finding::report(Kind::FailedClaim, detail));
+                    }
+                }
             }
         }
     }
@@ -144,31 +152,11 @@ pub(crate) async fn judge_letters(
         .collect();
     for loose in db.loose_dead_letters(coupon, drop).await? {
         number += loose.number;
-        findings.extend(loose_letters(loose));
+        let LooseDeadLetters { why, number, first } = loose;
+        let detail = format!("{number} failed claims name {why}, for example {first}");
+        findings.push(Finding::report(Kind::FailedClaim, detail));
     }
     Ok((number, findings))
-}
-
-/// Names letters that no pass can judge, or only counts them if there are many.
-fn loose_letters(loose: LooseDeadLetters) -> Vec<Finding> {
-    let why = loose.why;
-    if loose.number > loose.examples.len() as u64 {
-        let first = loose.examples.iter().take(3).map(|it| it.id.to_string());
-        let first = first.collect::<Vec<_>>().join(", ");
-        let detail = format!("{} failed claims name {why}: {first}", loose.number);
-        return vec![Finding::report(Kind::FailedClaim, detail)];
-    }
-    let named = |letter: DeadLetterRow| {
-        let detail = format!("failed claim {} names {why}", letter.id);
-        let user = letter.user_id.map(UserId::from_store);
-        Finding {
-            coupon_id: letter.coupon_id.map(CouponId),
-            drop_id: letter.drop_id.map(DropId),
-            dead_letter: Some(letter.id),
-            ..Finding::report(Kind::FailedClaim, detail).of(letter.slot, user.as_ref())
-        }
-    };
-    loose.examples.into_iter().map(named).collect()
 }
 
 /// Letters of sealed drops that are read at once, and judged at once if they are of one drop.
@@ -238,54 +226,6 @@ async fn sealed_drop(
         banned: 0,
     };
     Ok(own.map(|own| (seen, own)))
-}
-
-/// Failures of single letters after which the others of their drop wait for the next pass: each
-/// may take as long as a wait for a lock.
-const FAILURES: u32 = 5;
-
-/// Judges letters of a sealed drop: all at once, and if that fails, one by one.
-async fn judge_each(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    drop: &DropSeen,
-    letters: Vec<Letter>,
-    ledger: &mut Ledger,
-) -> Result<(), PassError> {
-    match judge_sealed(ctx, seen, drop, letters.clone()).await {
-        Ok(found) => {
-            ledger.extend(found);
-            return Ok(());
-        }
-        Err(error) => {
-            let why = error.about_data()?;
-            tracing::warn!(
-                drop_id = drop.drop.id.0,
-                why,
-                "letters are judged one by one"
-            );
-        }
-    }
-    let mut failures = 0;
-    for letter in letters {
-        let id = letter.id;
-        let why = match judge_sealed(ctx, seen, drop, vec![letter]).await {
-            Ok(found) => {
-                ledger.extend(found);
-                continue;
-            }
-            Err(error) => error.about_data()?,
-        };
-        ledger.add(Finding {
-            dead_letter: Some(id),
-            ..Finding::report(Kind::FailedClaim, format!("failed claim {id}: {why}"))
-        });
-        failures += 1;
-        if failures == FAILURES {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// Judges letters of a sealed drop like those of a closed one that Redis has lost, and carries out

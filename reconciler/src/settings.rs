@@ -1,12 +1,12 @@
-//! Settings, allow list, revocations and claimants in Redis. MySQL has them first, at a revision
-//! that is their fence; what differs is written again, and never closes a coupon. A revision in
-//! Redis above MySQL's is one that MySQL has lost, and is adopted before anything is judged.
+//! Settings, allow list and revocations in Redis. MySQL has them first, at a revision that is their
+//! fence; what differs is written again, and never closes a coupon. A revision in Redis above
+//! MySQL's is one that MySQL has lost, and is adopted before anything is judged.
 
 use std::collections::HashSet;
 
 use firstcome_shared::allow_list::{Followed, Which, follow};
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::recover;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
@@ -145,17 +145,10 @@ async fn settings(
     seen: &CouponSeen,
     ledger: &mut Ledger,
 ) -> Result<(), PassError> {
-    let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
-    let Some((coupon, drops)) = db.coupon(id).await? else {
+    let again = ctx.stores.db.coupons_by_id(vec![seen.coupon.id]).await?;
+    let Some(now) = read::coupons(ctx, again, None).await?.pop() else {
         return Ok(());
     };
-    let mut now = seen.clone();
-    now.state.revision = redis.revision(id).await?;
-    let keys: Vec<_> = now.drops.iter().map(|own| own.keys.clone()).collect();
-    for (own, state) in now.drops.iter_mut().zip(redis.drop_states(&keys).await?) {
-        own.state = state;
-    }
-    replace(&mut now, coupon, &drops);
     if !settings_differ(&now) || now.state.revision > now.coupon.revision {
         return Ok(());
     }
@@ -300,88 +293,30 @@ async fn write_revocations(
     }
 }
 
-/// Rows read per statement.
-const ROWS_AT_ONCE: Slot = 5_000;
-
-/// Which claimants to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Claimants {
-    All,
-    /// Those that are missing or have another slot.
-    Different,
-}
-
-/// Writes the claimants of a drop from its rows. Skips users whose claim is void: a row may have
-/// been read before its user gave it back. Returns how many were written.
-pub(crate) async fn write_claimants(
-    ctx: &PassContext,
-    coupon: &Coupon,
-    fence: &Fence,
-    drop: &Drop,
-    which: Claimants,
-) -> Result<u64, PassError> {
-    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
-    let mut written = 0;
-    let mut from = 1;
-    while from <= drop.quantity {
-        let to = from.saturating_add(ROWS_AT_ONCE - 1).min(drop.quantity);
-        let era = fence.era();
-        let mut rows = read::rows_in_era(ctx, coupon.id, era, drop.id, from..=to).await?;
-        if which == Claimants::Different {
-            rows = redis.different_claimants(coupon.id, drop.id, rows).await?;
-            // A row that is still there was not given back.
-            let users: Vec<UserId> = rows.iter().map(|row| row.user.clone()).collect();
-            let now = db.rows_of_people(coupon.id, &users).await?;
-            let now: HashSet<_> = now
-                .into_iter()
-                .map(|row| (row.drop_id, row.slot, row.user_id))
-                .collect();
-            rows.retain(|row| now.contains(&(drop.id.0, row.slot, row.user.to_string())));
-        }
-        written += rows.len() as u64;
-        let write = redis.write_claimants(coupon.id, fence, drop.id, &rows);
-        fenced(write.await?)?;
-        from = to.saturating_add(1);
-    }
-    Ok(written)
-}
-
-/// Writes missing claimants of an open coupon if Redis has fewer than there are rows. `rows` are
-/// those of the unsealed drops.
-pub(crate) async fn claimants(
+/// Whether Redis lacks claimants of a coupon that allows one claim in total: they are fewer than the
+/// users who hold a slot at that moment, and the rows of sealed drops, which only become fewer.
+pub(crate) async fn lacks_claimants(
     ctx: &PassContext,
     seen: &CouponSeen,
-    fence: &Fence,
-    rows: u64,
-    ledger: &mut Ledger,
-) -> Result<(), PassError> {
-    let (db, id) = (&ctx.stores.db, seen.coupon.id);
-    if seen.coupon.once_per != OncePer::Coupon || ctx.dry_run {
-        return Ok(());
+) -> Result<bool, PassError> {
+    if seen.coupon.once_per != OncePer::Coupon {
+        return Ok(false);
     }
-    let sealed = db
-        .sealed_rows_of(vec![id])
-        .await?
-        .get(&id)
-        .copied()
-        .unwrap_or(0);
-    let now = ctx.stores.redis.coupon_states(&[id]).await?;
-    if now.first().is_none_or(|now| now.claimants >= rows + sealed) {
-        return Ok(());
+    let (id, db) = (seen.coupon.id, &ctx.stores.db);
+    let drops: Vec<_> = seen.drops.iter().map(|own| own.keys.clone()).collect();
+    let mut sealed = db.sealed_rows_of(id).await?;
+    sealed.retain(|drop, _| drops.iter().all(|own| own.drop != *drop));
+    let (claimants, users) = ctx.stores.redis.claimants_and_users(id, &drops).await?;
+    if claimants >= users + sealed.values().sum::<u64>() {
+        return Ok(false);
     }
-    let mut written = 0;
-    for drop in db
-        .coupon(id)
-        .await?
-        .map(|(_, drops)| drops)
-        .unwrap_or_default()
-    {
-        let write = write_claimants(ctx, &seen.coupon, fence, &drop, Claimants::Different);
-        written += write.await?;
-    }
-    if written > 0 {
-        let detail = format!("{written} users with a row were not among the claimants in Redis");
-        ledger.add(found(Outcome::Applied, detail));
-    }
-    Ok(())
+    let rows = db.rows_by_drop(sealed.into_keys().collect()).await?;
+    let rows = u64::try_from(rows.values().sum::<i64>()).unwrap_or(0);
+    Ok(claimants < users + rows)
+}
+
+/// Reports claimants that are missing.
+pub(crate) fn lost_claimants(result: Outcome) -> Finding {
+    let detail = "users who hold a slot are not among the claimants in Redis";
+    Finding::new(Kind::SettingsMismatch, ActionKind::Project, result, detail)
 }

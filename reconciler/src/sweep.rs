@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use chrono::Utc;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::gate::Gate;
+use firstcome_shared::redis::project::ClaimOfSlot;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
@@ -66,7 +67,7 @@ pub(crate) async fn coupons(
 ) -> Result<Vec<(CouponId, CouponDone)>, PassError> {
     // Small ones first: a coupon with millions of claims must not delay the others.
     all.sort_by_key(|seen| seen.drops.iter().map(|own| own.state.users).sum::<u64>());
-    ctx.memory.progress.drops.fetch_add(
+    ctx.progress.drops.fetch_add(
         all.iter().map(|seen| seen.drops.len() as u64).sum(),
         Relaxed,
     );
@@ -74,7 +75,7 @@ pub(crate) async fn coupons(
         .map(|seen| async move {
             let (id, drops) = (seen.coupon.id, seen.drops.len() as u64);
             let done = coupon(ctx, seen).await?;
-            ctx.memory.progress.drops_done.fetch_add(drops, Relaxed);
+            ctx.progress.drops_done.fetch_add(drops, Relaxed);
             Ok((id, done))
         })
         .buffer_unordered(AT_ONCE)
@@ -85,26 +86,17 @@ pub(crate) async fn coupons(
 /// Reconciles one coupon. Bad data of it is reported, and stops no other.
 async fn coupon(ctx: &PassContext, seen: CouponSeen) -> Result<CouponDone, PassError> {
     ctx.must_go_on()?;
-    let drops: Vec<DropSeen> = seen.drops.clone();
-    let coupon = seen.coupon.clone();
-    match open_coupon(ctx, seen).await {
-        Ok(done) => Ok(done),
-        Err(error) => {
-            let why = error.about_data()?;
-            tracing::error!(
-                coupon_id = coupon.id.0,
-                why,
-                "a coupon cannot be reconciled"
-            );
-            Ok(CouponDone {
-                drops: drops
-                    .iter()
-                    .map(|drop| unworkable(&coupon, drop, &why))
-                    .collect(),
-                ..CouponDone::default()
-            })
-        }
-    }
+    let error = match open_coupon(ctx, seen.clone()).await {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    let why = error.about_data()?;
+    let coupon_id = seen.coupon.id.0;
+    tracing::error!(coupon_id, why, "a coupon cannot be reconciled");
+    Ok(CouponDone {
+        drops: unworkable(&seen, &why),
+        ..CouponDone::default()
+    })
 }
 
 async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDone, PassError> {
@@ -136,12 +128,10 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     }
     revoke_promote::finish_revocations(ctx, &seen, &mut ledger).await?;
     settings::write_again(ctx, &seen, &mut ledger).await?;
-    let mut rows = 0;
     let mut new = Vec::new();
     let mut unread = false;
     for own in &seen.drops {
         let (report, compared) = open_drop(ctx, &seen, own, &at).await?;
-        rows += compared.numbers.rows;
         done.in_flight += compared.numbers.in_flight;
         unread |= compared.is_unsettled;
         if compared.is_new {
@@ -169,8 +159,12 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     }
     if let Some(fence) = gate.fence(server).filter(|_| !ctx.dry_run) {
         settings::load_new(ctx, &seen, &fence, &new).await?;
-        if done.urgent.is_none() && !unread {
-            settings::claimants(ctx, &seen, &fence, rows, &mut ledger).await?;
+    }
+    if done.urgent.is_none() && !unread && settings::lacks_claimants(ctx, &seen).await? {
+        if ctx.dry_run {
+            ledger.add(settings::lost_claimants(Outcome::Planned));
+        } else {
+            done.urgent = Some(gate);
         }
     }
     done.findings = ledger.findings(Some(id), None);
@@ -213,37 +207,31 @@ async fn open_drop(
     if ctx.dry_run && first.dirty.is_none() && !seen.coupon.paused {
         plan_promotion(&now, &mut first);
     }
-    let owes = now.has_broken_promises || now.state.owed > 0;
+    let mut owed = Vec::new();
+    if now.has_broken_promises || now.state.owed > 0 {
+        owed = revoke_promote::open_promises(ctx, seen, drop.drop.id).await?;
+    }
     let mut second = None;
     if repaired > 0 && may_write {
         now = read::again_drop(ctx, seen, drop).await?;
         second = Some(compare(ctx, seen, &now, at, false).await?);
     }
-    let last = second.as_mut().unwrap_or(&mut first);
-    if owes {
-        let open = revoke_promote::open_promises(ctx, seen, drop.drop.id).await?;
-        last.numbers.broken_promises = open.len() as u64;
+    for ClaimOfSlot { slot, user, .. } in &owed {
+        let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
+        first.ledger.add(found.of(Some((*slot).into()), Some(user)));
     }
+    let last = second.as_mut().unwrap_or(&mut first);
+    last.numbers.broken_promises = owed.len() as u64;
     let mut sealing = Ledger::default();
     let is_sealed = seal::seal(ctx, seen, drop, last, &mut sealing).await?;
     first.ledger.extend(sealing);
     if let Some(after) = &second {
         note_left(&mut first, after);
     }
-    let compared = Compared {
-        numbers: second.as_ref().unwrap_or(&first).numbers,
-        dirty: first.dirty,
-        is_new: first.is_new,
-        is_gone: first.is_gone,
-        is_unsettled: first.is_unsettled,
-        ..Compared::default()
-    };
-    if owes {
-        broken(ctx, seen, drop, &mut first).await?;
-    }
     let mut report = first.report(&seen.coupon, drop, second.as_ref());
     report.sealed = is_sealed;
-    Ok((report, compared))
+    first.numbers.in_flight = report.after.in_flight;
+    Ok((report, first))
 }
 
 /// Reports, in a dry run, that slots are left for people who wait.
@@ -264,22 +252,6 @@ fn plan_promotion(drop: &DropSeen, first: &mut Compared) {
 
 fn has_waiting(drop: &DropSeen) -> bool {
     drop.state.waiting > 0 || drop.has_broken_promises
-}
-
-/// Names everybody who is still owed a slot.
-async fn broken(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    drop: &DropSeen,
-    first: &mut Compared,
-) -> Result<(), PassError> {
-    for owed in revoke_promote::open_promises(ctx, seen, drop.drop.id).await? {
-        let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
-        first
-            .ledger
-            .add(found.of(Some(owed.slot.into()), Some(&owed.user)));
-    }
-    Ok(())
 }
 
 /// Adds what the second look still finds: the repair had no effect. Rows that have become due

@@ -75,7 +75,9 @@ pub(crate) async fn reopen(
     still_open.extend(read::coupons(ctx, catalogue, None).await?);
     for (id, mut again) in sweep::coupons(ctx, still_open).await? {
         if opened.contains(&id) && again.urgent.take().is_some() {
-            again.findings.push(left_dirty(id));
+            let why = "still differs after it was written again; the next pass tries again";
+            let (action, failed) = (ActionKind::Project, Outcome::Failed);
+            again.findings.push(of_coupon(id, action, failed, why));
         }
         results.entry(id).or_default().extend(again);
     }
@@ -118,14 +120,23 @@ async fn all_closed(
 fn stays_closed(coupon: CouponId, why: &str) -> CouponDone {
     let detail = format!("the coupon stays closed: {why}");
     tracing::warn!(coupon_id = coupon.0, why, "a coupon stays closed");
-    let found = Finding {
-        coupon_id: Some(coupon),
-        needs_person: true,
-        ..Finding::new(Kind::RedisLost, ActionKind::Open, Outcome::Failed, detail)
-    };
     CouponDone {
-        findings: vec![found],
+        findings: vec![of_coupon(coupon, ActionKind::Open, Outcome::Failed, detail)],
         ..CouponDone::default()
+    }
+}
+
+/// Reports a coupon that another lane or pass has to open.
+pub(crate) fn of_coupon(
+    coupon: CouponId,
+    action: ActionKind,
+    result: Outcome,
+    detail: impl Into<String>,
+) -> Finding {
+    Finding {
+        coupon_id: Some(coupon),
+        needs_person: result == Outcome::Failed,
+        ..Finding::new(Kind::RedisLost, action, result, detail)
     }
 }
 
@@ -136,17 +147,15 @@ async fn coupon(
     fence: &Fence,
     was_open: bool,
 ) -> Result<CouponDone, PassError> {
-    let (coupon, drops) = (seen.coupon.clone(), seen.drops.clone());
-    let error = match reopen_coupon(ctx, seen, fence, was_open).await {
+    let error = match reopen_coupon(ctx, seen.clone(), fence, was_open).await {
         Ok(done) => return Ok(done),
         Err(error) => error,
     };
     let is_bad_data = !matches!(error, PassError::Stale | PassError::StaysClosed(_));
     let why = error.about_data()?;
-    let mut done = stays_closed(coupon.id, &why);
+    let mut done = stays_closed(seen.coupon.id, &why);
     if is_bad_data {
-        let report = |drop| unworkable(&coupon, drop, &why);
-        done.drops = drops.iter().map(report).collect();
+        done.drops = unworkable(&seen, &why);
     }
     Ok(done)
 }
@@ -168,6 +177,7 @@ async fn reopen_coupon(
         }
     }
     settings::project_revocations(ctx, &seen.coupon, fence).await?;
+    let lacks_claimants = was_open && settings::lacks_claimants(ctx, &seen).await?;
     // Rows first: whatever Redis still names and MySQL lacks becomes a row.
     let mut found: Vec<(DropSeen, Compared)> = Vec::new();
     for own in &seen.drops {
@@ -204,6 +214,8 @@ async fn reopen_coupon(
     } else if was_open && !seen.state.unreadable.is_empty() {
         let keys = &seen.state.unreadable;
         ledger.add(settings::lost_keys(keys, Outcome::Applied));
+    } else if lacks_claimants {
+        ledger.add(settings::lost_claimants(Outcome::Applied));
     } else if sweep::has_begun(&seen, ctx.clock_ms) && !was_open {
         // What was wrong with an open coupon is in the reports of its drops.
         let (kind, applied) = (Kind::RedisLost, Outcome::Applied);
@@ -269,7 +281,7 @@ async fn write_and_open(
         list_owed(ctx, &seen.coupon, &own.drop, &compared.owed, ledger).await?;
     }
     project::drops(ctx, seen, fence, dirty).await?;
-    project::surroundings(ctx, seen, fence, dirty, ledger).await?;
+    project::surroundings(ctx, seen, fence, ledger).await?;
     project::open(ctx, seen, fence).await
 }
 
@@ -300,20 +312,6 @@ fn refusal(own: &DropSeen, compared: &Compared) -> String {
         format!("MySQL refuses {} rows of drop {drop}", compared.refused)
     } else {
         format!("drop {drop} changed while it was read")
-    }
-}
-
-fn left_dirty(coupon: CouponId) -> Finding {
-    let detail = "still differs after it was written again; the next pass tries again";
-    Finding {
-        coupon_id: Some(coupon),
-        needs_person: true,
-        ..Finding::new(
-            Kind::RedisLost,
-            ActionKind::Project,
-            Outcome::Failed,
-            detail,
-        )
     }
 }
 

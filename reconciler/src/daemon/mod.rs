@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use self::schedule::{CronSchedule, RunAttempt, ScheduledJob};
 use crate::args::DaemonArgs;
-use crate::context::{Due, PassError, PassRequest};
+use crate::context::{PassError, PassRequest};
 use crate::http::{Front, Pages};
 use crate::jobs;
 use crate::notify::{MissedRun, Notifier};
@@ -292,24 +292,20 @@ impl BySchedule {
                 Some(due) if self.schedules[at].event == ScheduledJob::Digest => {
                     self.digest(at, due, now).await;
                 }
-                due if due.is_some() || is_first => self.begin(at, due.is_some(), now),
+                due if due.is_some() || is_first => self.begin(at, now),
                 _ => {}
             }
         }
     }
 
-    fn begin(&mut self, at: usize, is_due: bool, began: DateTime<Utc>) {
+    fn begin(&mut self, at: usize, began: DateTime<Utc>) {
         if self.under_way.is_some() {
             return;
         }
         let event = self.schedules[at].event;
-        let due = Due {
-            last: is_due.then_some(self.schedules[at].last),
-            counts_for: event.counts_for(),
-        };
         let request = PassRequest {
             deep: event == ScheduledJob::Deep,
-            due: Some(due),
+            counts_for: event.counts_for(),
             ..PassRequest::new(self.trigger)
         };
         match self.passes.start(request) {
@@ -346,8 +342,6 @@ impl BySchedule {
                 RunAttempt::Failed(run.error.unwrap_or_default())
             }
             Some(Ok(_)) => RunAttempt::Ran,
-            // Another process has completed it, which the next look finds.
-            Some(Err(PassError::Made)) => return,
             Some(Err(PassError::Busy)) | None => RunAttempt::Busy,
             Some(Err(error)) => RunAttempt::Failed(error.to_string()),
         };

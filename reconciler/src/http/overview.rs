@@ -23,8 +23,8 @@ use tokio::time::timeout;
 use utoipa::IntoParams;
 
 use super::refusals::Answer;
+use super::runs;
 use super::state::RouteState;
-use crate::record;
 use crate::report::Run;
 use crate::stores::Stores;
 
@@ -375,7 +375,7 @@ async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
         (Some(id), Some(run)) if run.run_id == id => Some(run.clone()),
         // Load the run without findings, by starting after the maximum ID. `GET /v1/runs/{id}`
         // returns them.
-        (Some(id), _) => record::read(db, id, 1, i64::MAX).await?.map(|(run, _)| run),
+        (Some(id), _) => runs::page(db, id, 1, i64::MAX).await?.map(|(run, _)| run),
         (None, _) => None,
     };
     Ok(Facts {

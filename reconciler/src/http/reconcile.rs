@@ -9,9 +9,10 @@ use axum::{Extension, Json};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::extract::{RawBody, invalid};
 use firstcome_shared::http::problem::Code;
-use firstcome_shared::http::{Problem, json};
-use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::http::{Problem, json as parse};
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -19,9 +20,8 @@ use utoipa::ToSchema;
 use super::refusals::Refusal;
 use super::state::RouteState;
 use crate::context::{PassError, PassRequest};
-use crate::passes::{NotStarted, PassResult};
+use crate::passes::{NotStarted, PassResult, must_exist};
 use crate::report::{Run, Trigger};
-use crate::run as runs;
 
 /// The scope and kind of the pass.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -68,20 +68,27 @@ pub(super) async fn reconcile(
     let body: Body = if body.is_empty() {
         Body::default()
     } else {
-        json::read(&body).map_err(invalid)?
+        parse::read(&body).map_err(invalid)?
     };
     if body.confirm && body.coupon_id.is_none() && body.drop_id.is_none() {
         let detail =
             "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
         return Err(invalid(detail).into());
     }
+    let (coupon, drop) = (body.coupon_id.map(CouponId), body.drop_id.map(DropId));
+    let act = OperatorAct {
+        action: "reconcile",
+        coupon,
+        drop,
+        detail: json!({"dry_run": body.dry_run, "deep": body.deep, "confirm": body.confirm}),
+    };
     let request = PassRequest {
-        coupon: body.coupon_id.map(CouponId),
-        drop: body.drop_id.map(DropId),
+        coupon,
+        drop,
         dry_run: body.dry_run,
         deep: body.deep,
         confirm: body.confirm,
-        by: Some(operator),
+        by: Some((operator, act)),
         ..PassRequest::new(Trigger::Endpoint)
     };
     run(&app, request, body.wait.unwrap_or(true)).await
@@ -97,7 +104,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// in any process, returns an error with the ID of that pass.
 async fn run(app: &RouteState, request: PassRequest, wait: bool) -> Result<Response, Refusal> {
     // Check this before responding, so that a 202 never names a run that does not exist.
-    if let Err(PassError::NotFound(what)) = runs::must_exist(&app.stores, &request).await {
+    if let Err(PassError::NotFound(what)) = must_exist(&app.stores, &request).await {
         return Err(Problem::not_found(what).into());
     }
     let deadline = Instant::now() + UNRECORDED;
@@ -132,19 +139,16 @@ async fn asked(
     answer: oneshot::Receiver<PassResult>,
     wait: bool,
 ) -> Result<Option<Response>, Problem> {
-    let answer = tokio::select! {
-        biased;
-        () = app.passes.memory.progress.until_begun(&run_id), if !wait => return Ok(Some(accepted(run_id))),
-        answer = answer => answer.map_err(|_| stopping())?,
-    };
-    match answer {
+    if !wait && app.passes.is_recorded(&run_id).await {
+        return Ok(Some(accepted(run_id)));
+    }
+    match answer.await.map_err(|_| stopping())? {
         Ok(run) if wait => Ok(Some(Json(run).into_response())),
         Ok(run) => match run.error {
             Some(error) => Err(not_begun(error)),
             None => Ok(Some(accepted(run_id))),
         },
-        Err(PassError::Busy | PassError::Made) => Ok(None),
-        Err(PassError::NotFound(what)) => Err(Problem::not_found(what)),
+        Err(PassError::Busy) => Ok(None),
         Err(error) => Err(Problem::unavailable(error.to_string())),
     }
 }

@@ -26,28 +26,17 @@ pub struct SealedDrop {
 const LONG: Duration = Duration::from_secs(120);
 
 impl Db {
-    /// Counts the rows in sealed drops of these coupons. Omits coupons without such rows.
-    pub async fn sealed_rows_of(
-        &self,
-        coupons: Vec<CouponId>,
-    ) -> Result<HashMap<CouponId, u64>, DbError> {
+    /// Returns a coupon's sealed drops that have rows, with the number of rows.
+    pub async fn sealed_rows_of(&self, coupon: CouponId) -> Result<HashMap<DropId, u64>, DbError> {
         self.run("rows of sealed drops", async move |conn| {
-            let ids: Vec<i64> = coupons.iter().map(|coupon| coupon.0).collect();
-            let mut rows = HashMap::new();
-            for some in ids.chunks(MOST_VALUES) {
-                let found: Vec<(i64, Option<u32>)> = drops::table
-                    .filter(drops::coupon_id.eq_any(some))
-                    .filter(drops::sealed_at.is_not_null())
-                    .select((drops::coupon_id, drops::sealed_rows))
-                    .load(conn)
-                    .await?;
-                for (coupon, sealed) in found {
-                    if let Some(sealed) = sealed.filter(|sealed| *sealed > 0) {
-                        *rows.entry(CouponId(coupon)).or_default() += u64::from(sealed);
-                    }
-                }
-            }
-            Ok(rows)
+            let sealed: Vec<(i64, Option<u32>)> = drops::table
+                .filter(drops::coupon_id.eq(coupon.0))
+                .filter(drops::sealed_at.is_not_null().and(drops::sealed_rows.gt(0)))
+                .select((drops::id, drops::sealed_rows))
+                .load(conn)
+                .await?;
+            let rows = |(drop, rows): (i64, Option<u32>)| (DropId(drop), rows.unwrap_or(0).into());
+            Ok(sealed.into_iter().map(rows).collect())
         })
         .await
     }

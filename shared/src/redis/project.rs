@@ -164,7 +164,7 @@ impl Redis {
     }
 
     /// Makes the users of a drop's rows claimants of a coupon that allows one claim in total,
-    /// unless a revocation voids the claim. The coupon may be open.
+    /// unless a revocation voids the claim.
     pub async fn write_claimants(
         &self,
         coupon: CouponId,

@@ -11,8 +11,7 @@ use super::Redis;
 use super::allow_list::{self, SeenList};
 use super::gate::{Gate, number_in};
 use super::keys::{self, DropKeys, DropMeta};
-use super::project::ClaimOfSlot;
-use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::domain::{CouponId, Slot, UserId};
 
 /// Coupons or drops requested at the same time.
 pub(super) const AT_ONCE: usize = 200;
@@ -384,28 +383,20 @@ impl Redis {
         Ok(found.into_iter().map(|number| number > 0).collect())
     }
 
-    /// Returns those of these claims of a drop whose users are missing from the coupon's claimants,
-    /// or are listed there with another drop or slot.
-    pub async fn different_claimants(
+    /// Counts a coupon's claimants, and the users of these drops, at one moment.
+    pub async fn claimants_and_users(
         &self,
         coupon: CouponId,
-        drop: DropId,
-        mut claims: Vec<ClaimOfSlot>,
-    ) -> Result<Vec<ClaimOfSlot>, RedisError> {
-        if claims.is_empty() {
-            return Ok(claims);
+        drops: &[DropKeys],
+    ) -> Result<(u64, u64), RedisError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("HLEN").arg(keys::claimants(&self.prefix, coupon));
+        for keys in drops {
+            pipe.cmd("ZCARD").arg(&keys.users);
         }
-        let users: Vec<&str> = claims.iter().map(|claim| claim.user.as_str()).collect();
-        let listed: Vec<Option<String>> = redis::cmd("HMGET")
-            .arg(keys::claimants(&self.prefix, coupon))
-            .arg(users)
-            .query_async(&mut self.connection())
-            .await?;
-        let mut listed = listed.into_iter();
-        claims.retain(|claim| {
-            listed.next().flatten().as_deref() != Some(&format!("{drop}:{}", claim.slot))
-        });
-        Ok(claims)
+        let numbers: Vec<u64> = pipe.atomic().query_async(&mut self.connection()).await?;
+        let (claimants, users) = numbers.split_first().unwrap_or((&0, &[]));
+        Ok((*claimants, users.iter().sum()))
     }
 
     /// Whether Redis has any key of each of these coupons, in the same order.

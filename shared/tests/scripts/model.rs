@@ -187,7 +187,10 @@ impl Model {
     fn apply_fenced(&mut self, command: &FencedCommand) -> String {
         match command {
             FencedCommand::Page(_) if self.plan.is_none() => return String::new(),
-            FencedCommand::Begin(_) | FencedCommand::Page(_) | FencedCommand::ClearClaimants
+            FencedCommand::Begin(_)
+            | FencedCommand::Page(_)
+            | FencedCommand::ClearClaimants
+            | FencedCommand::Claimants(_)
                 if self.is_open =>
             {
                 return "Stale".into();

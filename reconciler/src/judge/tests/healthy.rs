@@ -540,6 +540,7 @@ fn other_steps(world: &mut World) {
 /// what M showed.
 fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgement> {
     let clock_ms = world.now;
+    let is_sealed: [bool; DROPS] = std::array::from_fn(|drop| world.mysql[drop].is_sealed);
     let is_waited_for = |saga: &Saga| matches!(saga, Saga::Store(_, false));
     let is_read = !world.sagas.iter().any(is_waited_for);
     other_steps(world);
@@ -552,7 +553,11 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
     // R.
     let (gate, page, keys) = (world.gate, world.page_of(drop), world.redis[drop].clone());
     let claimants = world.claimants.len();
+    let users = sum(is_sealed, false, |drop| world.redis[drop].users.len());
     other_steps(world);
+    // What `settings::lacks_claimants` reads of a coupon that allows one claim in total.
+    let of_sealed = sum(is_sealed, true, |drop| world.rows_of(drop).len());
+    assert!(world.once_per == OncePer::Drop || claimants >= users + of_sealed);
     let mysql = MysqlPage {
         rows,
         letters: Vec::new(),
@@ -637,6 +642,12 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
         overdue_ms: OVERDUE_MS,
     };
     Some(judge(&moment, &mysql, &page, &again))
+}
+
+/// Adds a number of each drop that was sealed, or unsealed, when the pass began.
+fn sum(is_sealed: [bool; DROPS], of: bool, number: impl Fn(usize) -> usize) -> usize {
+    let drops = (0..DROPS).filter(|drop| is_sealed[*drop] == of);
+    drops.map(number).sum()
 }
 
 /// Records which transients of the table this page has met.

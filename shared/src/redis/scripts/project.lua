@@ -7,14 +7,14 @@
 --   page       5, 6 first and last slot; then triples: slot, user, time of admission in ms ('' if unknown): the rows of these
 --              slots, at most 1,000. A slot without a row is free, and so is the slot of a claim that a revocation voids: the row
 --              may have been read before the revocation. Repeating a page gives the same.
---   claimants  triples as above: makes these users claimants, unless a revocation voids the claim. Also at an open gate.
+--   claimants  triples as above: makes these users claimants, unless a revocation voids the claim.
 --   owed       pairs: promised slot, user: puts users at the head of the waiting list, in the order of the slots, unless they
 --              hold a slot or are revoked. Also at an open gate.
 -- Reply -1: another era, another server, or the gate is open; nothing was done. Else the number of users left out.
 -- The caller writes `revoked` first and count (clear) before the pages, so that `revoke.lua` can release a slot of an earlier page.
 local how, drop, per_coupon = ARGV[1], ARGV[3], ARGV[4] == 'coupon'
 local state, left_out = gate_state(ARGV[2]), 0
-if not state or state == 'open' and how ~= 'claimants' and how ~= 'owed' then return -1 end
+if not state or state == 'open' and how ~= 'owed' then return -1 end
 
 if how == 'clear' then
     for i = 6, #ARGV do redis.call('UNLINK', KEYS[tonumber(ARGV[i])]) end
