@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::checked::checked;
 use super::{path, secret};
-use crate::redis::servers::addresses;
+use crate::redis::deployment::addresses;
 use crate::redis::{RedisDurability, RedisMode, RedisSettings, SentinelSettings, keys};
 use crate::tls::{Paths, Store, StoreAddress, Tls};
 

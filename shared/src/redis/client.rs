@@ -1,18 +1,20 @@
 //! One installation's Redis, with the scripts and their hashes. Each script is in its own `.lua`
 //! file, which documents its KEYS, ARGV, replies and invariant.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use redis::aio::ConnectionLike;
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value, from_redis_value,
+};
 
 use super::connection::SharedConnection;
+use super::deployment::{Deployment, RedisMode};
+use super::gate::Servers;
 use super::keys::DropKeys;
-use super::router::Shard;
-use super::server::ServerFacts;
-use super::servers::{RedisMode, Seeds};
 use crate::domain::{CouponId, DropId};
 use crate::tls::{StoreAddress, Tls};
 
@@ -44,35 +46,88 @@ pub enum RedisDurability {
 #[derive(Clone)]
 pub struct Redis {
     pub(super) conn: SharedConnection,
-    pub(super) seeds: Arc<Seeds>,
+    pub(super) deployment: Arc<Deployment>,
     pub(super) tls: Option<Tls>,
     pub(super) durability: RedisDurability,
     pub(super) prefix: Arc<str>,
+    /// The only servers from which this handle reads coupons and drops.
+    pub(super) pinned: Option<Arc<Servers>>,
+}
+
+/// First and last hash slot of a range.
+pub(super) type HashSlots = (u16, u16);
+
+/// Hash slots of a cluster.
+pub(super) const HASH_SLOTS: u16 = 16_384;
+
+/// A server that holds data.
+pub(super) struct Master {
+    /// Host and port, for messages.
+    pub(super) address: String,
+    /// The id of the cluster's node. `None` if there is no cluster.
+    node: Option<String>,
+    /// In order.
+    pub(super) hash_slots: Vec<HashSlots>,
+    conn: SharedConnection,
+}
+
+impl Master {
+    /// Sends commands without keys to this server. The errors of single commands are among the
+    /// answers.
+    pub(super) async fn ask(&self, pipe: &mut Pipeline) -> Result<Vec<Value>, RedisError> {
+        pipe.ignore_errors();
+        if self.node.is_some() {
+            pipe.cmd("CLUSTER").arg("MYID");
+        }
+        let mut told: Vec<Value> = pipe.query_async(&mut self.conn.clone()).await?;
+        let Some(node) = &self.node else {
+            return Ok(told);
+        };
+        let who: String = from_redis_value(told.pop().unwrap_or(Value::Nil))?;
+        if who == *node {
+            return Ok(told);
+        }
+        // A cluster's connection sends to another node while this one is not connected.
+        self.leave();
+        let why = "a server of the cluster is not connected";
+        Err((ErrorKind::Io, why, self.address.clone()).into())
+    }
+
+    async fn ask_one<T: FromRedisValue>(&self, verb: &str) -> Result<T, RedisError> {
+        let mut told = self.ask(redis::pipe().cmd(verb)).await?;
+        Ok(from_redis_value(told.pop().unwrap_or(Value::Nil))?)
+    }
+
+    /// Replaces the connection: the address may lead to another server now, or another server may
+    /// be master.
+    pub(super) fn leave(&self) {
+        self.conn.leave();
+    }
 }
 
 impl Redis {
     /// Creates the handle. It connects on first use.
     pub fn new(settings: &RedisSettings) -> Result<Self, RedisError> {
         let tls = settings.url.tls().cloned();
-        let seeds = Seeds::new(
+        let deployment = Arc::new(Deployment::new(
             settings.url.url(),
             settings.mode.clone(),
             tls.clone(),
             settings.timeout,
-        )?;
-        let seeds = Arc::new(seeds);
+        )?);
         Ok(Self {
-            conn: SharedConnection::new(Arc::clone(&seeds), settings.timeout)?,
-            seeds,
+            conn: SharedConnection::new(Arc::clone(&deployment)),
+            deployment,
             tls,
             durability: settings.durability,
             prefix: settings.prefix.as_str().into(),
+            pinned: None,
         })
     }
 
     /// Returns the address, without user and password.
     pub fn host_and_port(&self) -> String {
-        self.seeds.hosts_and_ports()
+        self.deployment.hosts_and_ports()
     }
 
     /// Returns the shared connection, for commands with a key.
@@ -80,14 +135,45 @@ impl Redis {
         self.conn.clone()
     }
 
-    /// Returns a handle with dedicated connections to the current server processes. They never
-    /// reconnect. A pass uses this handle, so that its reads and writes reach the same server
-    /// process.
+    /// Returns a handle that reads coupons and drops only from the present server processes, and
+    /// fails if another one answers. A pass uses this handle: what it reads is of one process, and
+    /// the scripts that write check the process themselves.
     pub async fn pinned(&self) -> Result<Self, RedisError> {
         Ok(Self {
-            conn: self.conn.pinned().await?,
+            pinned: Some(Arc::new(self.servers().await?)),
             ..self.clone()
         })
+    }
+
+    /// Returns the servers that hold data.
+    pub(super) async fn masters(&self) -> Result<Vec<Master>, RedisError> {
+        if !self.deployment.is_cluster() {
+            return Ok(vec![Master {
+                address: self.host_and_port(),
+                node: None,
+                hash_slots: vec![(0, HASH_SLOTS - 1)],
+                conn: self.conn.clone(),
+            }]);
+        }
+        let asked = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
+        let told: Vec<Vec<Value>> = asked.query_async(&mut self.conn.clone()).await?;
+        let primaries = primaries_in(&told).ok_or((
+            ErrorKind::UnexpectedReturnType,
+            "the cluster's answer to CLUSTER SLOTS can't be read",
+        ))?;
+        let masters = primaries.into_iter().map(|(node, (address, hash_slots))| {
+            let conn = self.conn.of_slot(hash_slots[0].0);
+            let node = Some(node);
+            Master {
+                address,
+                node,
+                hash_slots,
+                conn,
+            }
+        });
+        let mut masters: Vec<Master> = masters.collect();
+        masters.sort_by(|a, b| a.hash_slots.cmp(&b.hash_slots));
+        Ok(masters)
     }
 
     pub fn keys(&self, coupon: CouponId, drop: DropId) -> DropKeys {
@@ -106,55 +192,63 @@ impl Redis {
     /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of the
     /// clocks that answer, so that nothing appears older than it is.
     pub async fn time_ms(&self) -> Result<i64, RedisError> {
-        let time = async |shard: &Arc<Shard>| {
-            let (seconds, micros): (i64, i64) = redis::cmd("TIME")
-                .query_async(&mut self.conn.to(shard))
-                .await?;
+        let time = async |master: Master| {
+            let (seconds, micros): (i64, i64) = master.ask_one("TIME").await?;
             Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
         };
-        let told = join_all(self.conn.shards().await?.iter().map(time)).await;
-        let earliest = told
-            .iter()
-            .filter_map(|told| told.as_ref().ok())
-            .min()
-            .copied();
-        let error = || told.into_iter().find_map(Result::err);
-        earliest.ok_or_else(|| {
-            error().unwrap_or_else(|| (ErrorKind::Io, "no Redis server is known").into())
-        })
-    }
-
-    /// Reads the facts that the server behind `conn` reports about itself.
-    pub(super) async fn facts(
-        &self,
-        conn: &mut impl ConnectionLike,
-    ) -> Result<ServerFacts, RedisError> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("INFO")
-            .arg("server")
-            .cmd("INFO")
-            .arg("replication");
-        Ok(ServerFacts::of(
-            &pipe.query_async::<[String; 2]>(conn).await?.concat(),
-        ))
+        let told = join_all(self.masters().await?.into_iter().map(time)).await;
+        let earliest = told.iter().filter_map(|told| told.as_ref().ok()).min();
+        if let Some(earliest) = earliest {
+            return Ok(*earliest);
+        }
+        let error = told.into_iter().find_map(Result::err);
+        Err(error.unwrap_or_else(|| (ErrorKind::Io, "no Redis server is known").into()))
     }
 
     /// Checks that each server of Redis answers.
     pub async fn ping(&self) -> Result<(), RedisError> {
-        let ping = async |shard| {
-            redis::cmd("PING")
-                .query_async::<()>(&mut self.conn.to(shard))
-                .await
-        };
-        try_join_all(self.conn.shards().await?.iter().map(ping))
-            .await
-            .map(|_| ())
+        let ping = async |master: Master| master.ask_one::<()>("PING").await;
+        try_join_all(self.masters().await?.into_iter().map(ping)).await?;
+        Ok(())
     }
+}
+
+/// The address and hash slots of each primary, by the id of its node.
+type Primaries = BTreeMap<String, (String, Vec<HashSlots>)>;
+
+/// Parses the answer to `CLUSTER SLOTS`: ranges, each with its primary, then replicas.
+fn primaries_in(told: &[Vec<Value>]) -> Option<Primaries> {
+    let text = |value: &Value| match value {
+        Value::BulkString(text) => String::from_utf8(text.clone()).ok(),
+        _ => None,
+    };
+    let mut primaries = Primaries::new();
+    for range in told {
+        let [
+            Value::Int(first),
+            Value::Int(last),
+            Value::Array(primary),
+            ..,
+        ] = range.as_slice()
+        else {
+            return None;
+        };
+        let [host, Value::Int(port), id, ..] = primary.as_slice() else {
+            return None;
+        };
+        let address = format!("{}:{port}", text(host).unwrap_or_default());
+        let hash_slots = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
+        let primary = primaries.entry(text(id)?);
+        let (_, ranges) = primary.or_insert_with(|| (address, Vec::new()));
+        ranges.push(hash_slots);
+        ranges.sort_unstable();
+    }
+    Some(primaries).filter(|primaries| !primaries.is_empty())
 }
 
 /// A script and its hash.
 pub(super) struct Script {
-    text: String,
+    pub(super) text: String,
     hash: String,
 }
 
@@ -201,4 +295,32 @@ impl Script {
 
 fn is_noscript(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_slots_are_parsed_by_primary() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let node = |host: Value, port, id| Value::Array(vec![host, Value::Int(port), text(id)]);
+        let range = |first, last, node| vec![Value::Int(first), Value::Int(last), node];
+        let told = [
+            range(5461, 16383, node(text("b"), 2, "id-b")),
+            range(0, 5000, node(Value::Nil, 1, "id-a")),
+            range(5002, 5460, node(text(""), 1, "id-a")),
+            range(5001, 5001, node(text("b"), 2, "id-b")),
+        ];
+        let expected = [
+            ("id-a".into(), (":1".into(), vec![(0, 5000), (5002, 5460)])),
+            (
+                "id-b".into(),
+                ("b:2".into(), vec![(5001, 5001), (5461, 16383)]),
+            ),
+        ];
+        assert_eq!(primaries_in(&told), Some(expected.into()));
+        assert_eq!(primaries_in(&[]), None);
+        assert_eq!(primaries_in(&[vec![Value::Int(1)]]), None);
+    }
 }

@@ -1,92 +1,248 @@
-//! Connections to the servers that hold the data. Each command is sent once, to the server that has
-//! its key; no command is retried automatically.
+//! The connection that all callers share. redis-rs finds the servers (one address, the master that
+//! Sentinels name, the primaries of a cluster); this type replaces redis-rs's connection when that
+//! alone leads on: redis-rs takes a time-out, `READONLY`, `NOREPLICAS` and `CLUSTERDOWN` for
+//! answers, and stays with a server that is frozen or cut off
+//! (docs/decisions/0024-redis-cluster.md). Nothing is sent twice: a command that timed out may have
+//! run, and the caller retries.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use futures_util::FutureExt as _;
-use redis::aio::ConnectionLike;
-use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
+use futures_util::future::try_join_all;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
 
-use super::router::{Router, Shard};
-use super::servers::Seeds;
+use super::deployment::Deployment;
 
-/// A connection that all callers share. It reconnects automatically, even if a host died without
-/// closing its connections or was demoted; redis-rs alone would treat timeouts and `READONLY` as
-/// replies and keep using the same server.
+/// Answers of a server that is no master, or is about to be replaced.
+const LEFT_AFTER: [&str; 5] = [
+    "READONLY",
+    "NOREPLICAS",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "LOADING",
+];
+
+/// Minimum age of a connection before it is replaced, so that a server that keeps refusing is not
+/// flooded with connections.
+const SETTLED: Duration = Duration::from_millis(500);
+
+/// Callers do not connect again for this long after an attempt that failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// redis-rs's connection.
+#[derive(Clone)]
+pub(super) enum Link {
+    /// To one server. It ends with the server's process.
+    One(MultiplexedConnection),
+    /// To the nodes of a cluster.
+    Cluster(ClusterConnection),
+}
+
+struct Current {
+    link: Link,
+    made_at: Instant,
+}
+
+/// A connection to the servers that hold the data, made on first use.
 #[derive(Clone)]
 pub struct SharedConnection {
-    router: Arc<Router>,
-    /// The only server to use. If `None`, each command goes to the server that has its key.
-    only: Option<Arc<Shard>>,
+    shared: Arc<Shared>,
+    /// In a cluster: all commands go to the primary of this hash slot. If `None`, each goes to the
+    /// primary of its key.
+    slot: Option<u16>,
+}
+
+struct Shared {
+    deployment: Arc<Deployment>,
+    current: ArcSwapOption<Current>,
+    /// The last attempt to connect that failed. Locked during an attempt.
+    failed: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
+    is_replacing: AtomicBool,
 }
 
 impl SharedConnection {
-    /// Connects on first use.
-    pub(super) fn new(seeds: Arc<Seeds>, timeout: Duration) -> Result<Self, RedisError> {
-        Ok(Self {
-            router: Arc::new(Router::new(seeds, timeout)?),
-            only: None,
-        })
-    }
-
-    /// Creates a copy with separate connections to the present server processes; it does not
-    /// reconnect.
-    pub(super) async fn pinned(&self) -> Result<Self, RedisError> {
-        let shards = self.shards().await?;
-        Ok(Self {
-            router: Arc::new(self.router.pinned(&shards).await?),
-            only: None,
-        })
-    }
-
-    /// Returns the servers that hold data. If they can change, the list is at most a second old.
-    pub(super) async fn shards(&self) -> Result<Arc<[Arc<Shard>]>, RedisError> {
-        match &self.only {
-            Some(only) => Ok([Arc::clone(only)].into()),
-            None => self.router.fresh().await,
-        }
-    }
-
-    /// Creates a connection to this server only.
-    pub(super) fn to(&self, shard: &Arc<Shard>) -> Self {
+    pub(super) fn new(deployment: Arc<Deployment>) -> Self {
+        let shared = Shared {
+            deployment,
+            current: ArcSwapOption::empty(),
+            failed: tokio::sync::Mutex::default(),
+            is_replacing: AtomicBool::new(false),
+        };
         Self {
-            router: Arc::clone(&self.router),
-            only: Some(Arc::clone(shard)),
+            shared: Arc::new(shared),
+            slot: None,
         }
     }
 
-    /// Returns the server that has a key.
-    pub(super) async fn shard_of(&self, key: &str) -> Result<Arc<Shard>, RedisError> {
-        match &self.only {
-            Some(only) => Ok(Arc::clone(only)),
-            None => self.router.shard_of(key.as_bytes()).await,
+    /// Returns a connection to the primary of this hash slot only.
+    pub(super) fn of_slot(&self, slot: u16) -> Self {
+        Self {
+            slot: Some(slot),
+            ..self.clone()
         }
     }
 
-    /// Starts a lookup of the primaries in the background.
-    pub(super) fn ask_soon(&self) {
-        self.router.ask_soon();
+    /// Replaces the connection.
+    pub(super) fn leave(&self) {
+        if let Some(used) = self.shared.current.load_full() {
+            self.shared.leave(&used);
+        }
     }
 
-    /// Disconnects from a server that is not a master: its address may now lead to another server,
-    /// or another server may be primary.
-    pub(super) fn leave(&self, shard: &Shard) {
-        shard.server.reconnect();
-        self.router.ask_soon();
+    async fn current(&self) -> Result<Arc<Current>, RedisError> {
+        if let Some(current) = self.shared.current.load_full() {
+            return Ok(current);
+        }
+        // A task of its own, so that a caller that gives up does not end the attempt.
+        let shared = Arc::clone(&self.shared);
+        let attempt = tokio::spawn(async move { shared.connect().await });
+        attempt.await.unwrap_or_else(|error| {
+            let why = "the attempt to connect ended";
+            Err((ErrorKind::Io, why, error.to_string()).into())
+        })
+    }
+
+    async fn send(&self, cmd: &Cmd) -> Result<Value, RedisError> {
+        let used = self.current().await?;
+        let result = match used.link.clone() {
+            Link::One(mut one) => one.send_packed_command(cmd).await,
+            Link::Cluster(mut cluster) => match self.slot {
+                Some(slot) => {
+                    let to = RoutingInfo::SingleNode(primary_of(slot));
+                    cluster.route_command(cmd.clone(), to).await
+                }
+                None => cluster.req_packed_command(cmd).await,
+            },
+        };
+        let answer = result.as_ref().map(std::slice::from_ref);
+        self.shared.heed(&used, answer);
+        result
+    }
+
+    async fn send_all(
+        &self,
+        pipeline: &Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> Result<Vec<Value>, RedisError> {
+        let used = self.current().await?;
+        let result = match used.link.clone() {
+            Link::One(mut one) => one.send_packed_commands(pipeline, offset, count).await,
+            Link::Cluster(mut cluster) => match self.slot {
+                Some(slot) => {
+                    let pipeline = pipeline.clone();
+                    cluster
+                        .route_pipeline(pipeline, offset, count, primary_of(slot))
+                        .await
+                }
+                None if pipeline.is_transaction() => {
+                    cluster.req_packed_commands(pipeline, offset, count).await
+                }
+                // Keys of several hash slots, which redis-rs refuses in one pipeline.
+                None => {
+                    let send = async |cmd| cluster.clone().req_packed_command(cmd).await;
+                    try_join_all(pipeline.cmd_iter().map(send)).await
+                }
+            },
+        };
+        self.shared.heed(&used, result.as_deref());
+        result
+    }
+}
+
+fn primary_of(slot: u16) -> SingleNodeRoutingInfo {
+    SingleNodeRoutingInfo::SpecificNode(Route::new(slot, SlotAddr::Master))
+}
+
+impl Shared {
+    /// Connects, unless another caller has done so in the meantime or has just failed.
+    async fn connect(&self) -> Result<Arc<Current>, RedisError> {
+        let asked_at = Instant::now();
+        let mut failed = self.failed.lock().await;
+        if let Some(current) = self.current.load_full() {
+            return Ok(current);
+        }
+        if let Some((at, error)) = &*failed
+            && *at + PAUSE > asked_at
+        {
+            return Err(error.clone());
+        }
+        match self.make().await {
+            Ok(made) => {
+                self.current.store(Some(Arc::clone(&made)));
+                Ok(made)
+            }
+            Err(error) => {
+                *failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(&self) -> Result<Arc<Current>, RedisError> {
+        let link = self.deployment.connect().await?;
+        let made_at = Instant::now();
+        Ok(Arc::new(Current { link, made_at }))
+    }
+
+    /// Reacts to the answer to a command. Errors without a code come from the client itself. A
+    /// cluster's connection repairs lost connections to its nodes.
+    fn heed(self: &Arc<Self>, used: &Arc<Current>, answer: Result<&[Value], &RedisError>) {
+        let is_left = |code: &str| LEFT_AFTER.contains(&code);
+        let must_leave = match answer {
+            Ok(replies) => replies
+                .iter()
+                .any(|it| matches!(it, Value::ServerError(error) if is_left(error.code()))),
+            Err(error) => match (error.code(), &used.link) {
+                (Some(code), _) => is_left(code),
+                (None, Link::One(_)) => error.is_timeout() || error.is_unrecoverable_error(),
+                (None, Link::Cluster(_)) => error.is_timeout(),
+            },
+        };
+        if must_leave {
+            self.leave(used);
+        }
+    }
+
+    fn leave(self: &Arc<Self>, used: &Arc<Current>) {
+        if used.made_at.elapsed() < SETTLED {
+            return;
+        }
+        match used.link {
+            Link::One(_) => {
+                let before = self.current.compare_and_swap(used, None);
+                if before.as_ref().is_some_and(|it| Arc::ptr_eq(it, used)) {
+                    tracing::warn!("the connection to Redis is replaced");
+                }
+            }
+            // The other nodes may be well: their commands go on until the new connection is ready.
+            Link::Cluster(_) if !self.is_replacing.swap(true, Ordering::AcqRel) => {
+                let (shared, used) = (Arc::clone(self), Arc::clone(used));
+                tokio::spawn(async move {
+                    match shared.make().await {
+                        Ok(fresh) => {
+                            shared.current.compare_and_swap(&used, Some(fresh));
+                            tracing::warn!("the connection to Redis was replaced");
+                        }
+                        Err(error) => tracing::warn!(%error, "cannot connect to Redis anew"),
+                    }
+                    shared.is_replacing.store(false, Ordering::Release);
+                });
+            }
+            Link::Cluster(_) => {}
+        }
     }
 }
 
 impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        async move {
-            let shard = match &self.only {
-                Some(only) => Arc::clone(only),
-                None => self.router.of_command(cmd).await?,
-            };
-            self.router.send(&shard, cmd).await
-        }
-        .boxed()
+        self.send(cmd).boxed()
     }
 
     fn req_packed_commands<'a>(
@@ -95,17 +251,10 @@ impl ConnectionLike for SharedConnection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let replies = offset..offset + count;
-        async move {
-            match &self.only {
-                Some(only) => self.router.send_all(only, pipeline, replies).await,
-                None => self.router.send_anywhere(pipeline, replies).await,
-            }
-        }
-        .boxed()
+        self.send_all(pipeline, offset, count).boxed()
     }
 
     fn get_db(&self) -> i64 {
-        self.router.database()
+        self.shared.deployment.database()
     }
 }

@@ -12,17 +12,16 @@
 //! since.
 
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use futures_util::future::join_all;
-use redis::RedisError;
+use redis::{RedisError, Value, from_redis_value};
 
 use super::Redis;
-use super::client::Script;
+use super::client::{HASH_SLOTS, HashSlots, Master, Script};
 use super::keys::{self, DropKeys};
 use super::reads::AT_ONCE;
-use super::router::Shard;
-use super::servers::{HashSlots, has_hash_slot, hash_slot};
+use super::server::ServerFacts;
 use crate::domain::{CouponId, DropId};
 
 static GATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/gate.lua")));
@@ -30,6 +29,13 @@ static GATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scrip
 /// The identity of a master between two promotions: `run_id:master_replid2`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServerId(String);
+
+impl ServerId {
+    /// Returns `None` for a server that is not a master.
+    pub(super) fn of(facts: &ServerFacts) -> Option<Self> {
+        facts.is_master.then(|| Self(facts.id()))
+    }
+}
 
 /// The servers that hold data, with their hash slots. A server that does not answer, or is not a
 /// master, has no identity.
@@ -42,12 +48,10 @@ impl Servers {
         if let [(_, only)] = self.0.as_slice() {
             return only.as_ref();
         }
-        // The coupon's id is the hash tag of all its keys.
-        let slot = hash_slot(coupon.to_string().as_bytes());
-        let found = self
-            .0
-            .iter()
-            .find(|(hash_slots, _)| has_hash_slot(hash_slots, slot));
+        let slot = hash_slot(coupon);
+        let has_it = |(first, last): &HashSlots| (*first..=*last).contains(&slot);
+        let mut servers = self.0.iter();
+        let found = servers.find(|(hash_slots, _)| hash_slots.iter().any(has_it));
         found.and_then(|(_, server)| server.as_ref())
     }
 
@@ -55,6 +59,11 @@ impl Servers {
     pub fn are_complete(&self) -> bool {
         self.0.iter().all(|(_, server)| server.is_some())
     }
+}
+
+/// Returns the hash slot of a coupon's keys, whose hash tag is the coupon's id.
+fn hash_slot(coupon: CouponId) -> u16 {
+    crc16::State::<crc16::XMODEM>::calculate(coupon.to_string().as_bytes()) % HASH_SLOTS
 }
 
 /// A coupon's era on one server. The default value names no era, and every script refuses it.
@@ -142,24 +151,23 @@ pub enum Opened {
 }
 
 impl Redis {
-    /// Identifies all servers. Replaces the connection to a server that is not a master, because
-    /// its address may lead to the new master.
+    /// Identifies all servers. Replaces the connection if a server is not a master, or refuses
+    /// writes because it is cut off from its replicas: Sentinels may have promoted another one.
     ///
     /// # Errors
     /// If no server answers.
     pub async fn servers(&self) -> Result<Servers, RedisError> {
-        let shards = self.conn.shards().await?;
-        let read = join_all(shards.iter().map(|shard| self.identify(shard))).await;
         let mut servers = Vec::new();
         let mut failed = None;
         let mut has_answer = false;
-        for (shard, read) in shards.iter().zip(read) {
+        let identify = async |master: Master| (self.identify(&master).await, master.hash_slots);
+        for (read, hash_slots) in join_all(self.masters().await?.into_iter().map(identify)).await {
             has_answer |= read.is_ok();
             let server = read.unwrap_or_else(|error| {
                 failed = Some(error);
                 None
             });
-            servers.push((shard.hash_slots.clone(), server));
+            servers.push((hash_slots, server));
         }
         match failed {
             Some(error) if !has_answer => Err(error),
@@ -167,12 +175,17 @@ impl Redis {
         }
     }
 
-    async fn identify(&self, shard: &Arc<Shard>) -> Result<Option<ServerId>, RedisError> {
-        let facts = self.facts(&mut self.conn.to(shard)).await?;
-        if !facts.is_master {
-            self.conn.leave(shard);
+    async fn identify(&self, master: &Master) -> Result<Option<ServerId>, RedisError> {
+        let mut told = master
+            .ask(redis::pipe().cmd("INFO").arg("server").arg("replication"))
+            .await?;
+        let info: String = from_redis_value(told.pop().unwrap_or(Value::Nil))?;
+        let facts = ServerFacts::of(&info);
+        let may_be_replaced = self.deployment.has_sentinels() && !facts.takes_writes;
+        if !facts.is_master || may_be_replaced {
+            master.leave();
         }
-        Ok(facts.is_master.then(|| ServerId(facts.id())))
+        Ok(ServerId::of(&facts))
     }
 
     /// Reads the gates of coupons, in the same order.
@@ -272,6 +285,14 @@ pub(super) fn revision_in(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hash_slot_of_a_coupon_matches_redis() {
+        // These are results of `CLUSTER KEYSLOT` in Redis 7.0.
+        for (coupon, slot) in [(123_456_789, 12_739), (7, 9_767)] {
+            assert_eq!(hash_slot(CouponId(coupon)), slot, "{coupon}");
+        }
+    }
 
     #[test]
     fn gate_is_open_only_on_its_server_in_its_era() {

@@ -5,12 +5,13 @@
 use std::collections::HashMap;
 
 use futures_util::future::try_join_all;
-use redis::{FromRedisValue, Pipeline, RedisError, Value};
+use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, Value};
 
 use super::Redis;
 use super::allow_list::{self, SeenList};
-use super::gate::{Gate, number_in};
+use super::gate::{Gate, ServerId, number_in};
 use super::keys::{self, DropKeys, DropMeta};
+use super::server::ServerFacts;
 use crate::domain::{CouponId, Slot, UserId};
 
 /// Coupons or drops requested at the same time.
@@ -148,12 +149,23 @@ impl Redis {
     ///
     /// This is a transaction and not a script, because Lua would convert every name and slot to a
     /// separate value and back, which costs Redis more than the read itself (docs/PERFORMANCE.md).
-    async fn read_at_once(&self, pipe: &mut Pipeline) -> Result<Replies, RedisError> {
-        let found: Vec<Value> = pipe
-            .atomic()
-            .ignore_errors()
-            .query_async(&mut self.connection())
-            .await?;
+    async fn read_at_once(
+        &self,
+        coupon: CouponId,
+        pipe: &mut Pipeline,
+    ) -> Result<Replies, RedisError> {
+        pipe.atomic().ignore_errors();
+        if self.pinned.is_some() {
+            pipe.cmd("INFO").arg("server").arg("replication");
+        }
+        let mut found: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
+        if let Some(pinned) = &self.pinned {
+            let info: String = redis::from_redis_value(found.pop().unwrap_or(Value::Nil))?;
+            let server = ServerId::of(&ServerFacts::of(&info));
+            if server.is_none() || server.as_ref() != pinned.of(coupon) {
+                return Err((ErrorKind::Io, "another server process answers now").into());
+            }
+        }
         Ok(Replies {
             values: found.into_iter(),
             unreadable: Vec::new(),
@@ -182,7 +194,7 @@ impl Redis {
         pipe.cmd("HLEN").arg(claimants).cmd("HLEN").arg(&revoked);
         pipe.cmd("HEXISTS").arg(&revoked).arg("");
         pipe.cmd("GET").arg(allow_list).cmd("SCARD").arg(allowed);
-        let mut replies = self.read_at_once(&mut pipe).await?;
+        let mut replies = self.read_at_once(coupon, &mut pipe).await?;
         let (gate, revision) = replies.gate_and_revision();
         let claimants = replies.next("claimants");
         let revoked: u64 = replies.next("revoked");
@@ -234,7 +246,7 @@ impl Redis {
                 .arg("WITHSCORES");
         }
         pipe.cmd("EXISTS").arg(&keys.own());
-        let mut replies = self.read_at_once(&mut pipe).await?;
+        let mut replies = self.read_at_once(keys.coupon, &mut pipe).await?;
         let (gate, revision) = replies.gate_and_revision();
         let meta: HashMap<String, String> = replies.next("meta");
         let mut state = DropState {
@@ -329,7 +341,7 @@ impl Redis {
                     .arg(ON_PAGE_AT_MOST);
             }
         }
-        let mut replies = self.read_at_once(&mut pipe).await?;
+        let mut replies = self.read_at_once(keys.coupon, &mut pipe).await?;
         let (gate, revision) = replies.gate_and_revision();
         let mut page = SlotPage {
             gate,
@@ -394,9 +406,10 @@ impl Redis {
         for keys in drops {
             pipe.cmd("ZCARD").arg(&keys.users);
         }
-        let numbers: Vec<u64> = pipe.atomic().query_async(&mut self.connection()).await?;
-        let (claimants, users) = numbers.split_first().unwrap_or((&0, &[]));
-        Ok((*claimants, users.iter().sum()))
+        let mut replies = self.read_at_once(coupon, &mut pipe).await?;
+        let claimants = replies.next("claimants");
+        let users = drops.iter().map(|_| replies.next::<u64>("users"));
+        Ok((claimants, users.sum()))
     }
 
     /// Whether Redis has any key of each of these coupons, in the same order.

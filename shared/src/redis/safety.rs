@@ -4,12 +4,11 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use redis::aio::ConnectionLike;
-use redis::{ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError, Value, from_redis_value};
 
-use super::client::Script;
+use super::Redis;
+use super::client::{Master, Script};
 use super::server::{ServerFacts, fields};
-use super::{Redis, SharedConnection};
 
 /// Oldest supported Redis: since 7.0, `INFO` accepts several sections, which the gate's scripts
 /// use.
@@ -30,13 +29,13 @@ impl Redis {
     /// that writes do not wait for, or a version that is too old. All facts but one come from
     /// `INFO`, because managed servers do not permit `CONFIG`.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
-        let shards = self.conn.shards().await?;
-        for shard in &*shards {
-            match self.check_settings_of(&mut self.conn.to(shard)).await {
-                Err(Unsafe::Setting(detail)) if shards.len() > 1 => {
+        let masters = self.masters().await?;
+        for master in &masters {
+            match self.check_settings_of(master).await {
+                Err(Unsafe::Setting(detail)) if masters.len() > 1 => {
                     return Err(Unsafe::Setting(format!(
                         "{detail} (the server at {})",
-                        shard.server.address
+                        master.address
                     )));
                 }
                 checked => checked?,
@@ -45,12 +44,16 @@ impl Redis {
         Ok(())
     }
 
-    async fn check_settings_of(&self, conn: &mut SharedConnection) -> Result<(), Unsafe> {
+    async fn check_settings_of(&self, master: &Master) -> Result<(), Unsafe> {
         let mut pipe = redis::pipe();
         for section in ["server", "persistence", "memory", "replication"] {
             pipe.cmd("INFO").arg(section);
         }
-        let text = pipe.query_async::<[String; 4]>(conn).await?.concat();
+        pipe.cmd("EVAL").arg(&IDENTITY.text).arg(0);
+        let mut told = master.ask(&mut pipe).await?;
+        let said = told.pop().unwrap_or(Value::Nil);
+        let text: Vec<String> = from_redis_value(Value::Array(told)).map_err(RedisError::from)?;
+        let text = text.concat();
         let info = fields(&text);
         let facts = ServerFacts::of(&text);
         if info.contains_key("dragonfly_version") {
@@ -60,17 +63,18 @@ impl Redis {
                     .into(),
             ));
         }
-        if !facts.is_master && self.seeds.may_change() {
-            self.conn.ask_soon();
+        let may_change = self.deployment.is_cluster() || self.deployment.has_sentinels();
+        if !facts.is_master && may_change {
+            master.leave();
             let why = (
                 ErrorKind::Io,
                 "the server that was reported as master is now a replica",
             );
             return Err(Unsafe::Unreachable(why.into()));
         }
-        fits(&info, self.seeds.is_cluster()).map_err(Unsafe::Setting)?;
+        fits(&info, self.deployment.is_cluster()).map_err(Unsafe::Setting)?;
         if facts.is_master {
-            scripts_know(&facts, conn).await?;
+            scripts_know(&facts, said).map_err(Unsafe::Setting)?;
         }
         verdict(&facts, &info, self.is_managed()).map_err(Unsafe::Setting)?;
         if self.is_managed() {
@@ -78,7 +82,7 @@ impl Redis {
         }
         let (replicas, needs_one) = replicas(&info);
         let lag = if replicas > 0 && needs_one {
-            longest_lag(conn).await?
+            longest_lag(master).await?
         } else {
             None
         };
@@ -101,16 +105,17 @@ fn fits(info: &HashMap<&str, &str>, is_cluster: bool) -> Result<(), String> {
     }
 }
 
-/// Checks that scripts can read the fields of `INFO` on which the gate relies.
-async fn scripts_know(facts: &ServerFacts, conn: &mut SharedConnection) -> Result<(), Unsafe> {
-    let said = match IDENTITY.run::<String>(conn, &[], &[]).await {
-        Err(error) if error.code().is_some() => error.to_string(),
-        said => said?,
+/// Checks that scripts can read the fields of `INFO` on which the gate relies. `said` is what a
+/// script has read.
+fn scripts_know(facts: &ServerFacts, said: Value) -> Result<(), String> {
+    let said = match said {
+        Value::ServerError(error) => RedisError::from(error).to_string(),
+        said => from_redis_value(said).unwrap_or_default(),
     };
     if said == facts.id() {
         return Ok(());
     }
-    Err(Unsafe::Setting(no_identity(&said)))
+    Err(no_identity(&said))
 }
 
 /// Explains why scripts do not learn which server they run on.
@@ -127,20 +132,14 @@ fn no_identity(said: &str) -> String {
 }
 
 /// Reads `min-replicas-max-lag` in seconds. Returns `None` if `CONFIG` is not permitted.
-async fn longest_lag(conn: &mut impl ConnectionLike) -> Result<Option<u32>, RedisError> {
+async fn longest_lag(master: &Master) -> Result<Option<u32>, RedisError> {
     let name = "min-replicas-max-lag";
-    let asked = redis::cmd("CONFIG")
-        .arg("GET")
-        .arg(name)
-        .query_async::<HashMap<String, u32>>(conn)
-        .await;
-    match asked {
-        Ok(config) => Ok(config.get(name).copied()),
-        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+    let mut told = master
+        .ask(redis::pipe().cmd("CONFIG").arg("GET").arg(name))
+        .await?;
+    let config: Result<HashMap<String, u32>, _> =
+        from_redis_value(told.pop().unwrap_or(Value::Nil));
+    Ok(config.ok().and_then(|config| config.get(name).copied()))
 }
 
 /// Maximum time in seconds during which a master may continue writing after it lost contact with
@@ -282,6 +281,7 @@ mod tests {
             promoted_from: "i".into(),
             version: version.into(),
             is_master,
+            takes_writes: true,
         };
         verdict(
             &facts,
@@ -298,6 +298,7 @@ mod tests {
                 promoted_from: "i".into(),
                 version: "7.1.0".into(),
                 is_master,
+                takes_writes: true,
             };
             verdict(&facts, &info.iter().copied().collect(), true)
         };

@@ -53,7 +53,6 @@ impl Redis {
             u64,
             String,
         );
-        let shard = self.conn.shard_of(&keys.meta).await?;
         let mut pipe = redis::pipe();
         // The numbers change together.
         pipe.atomic();
@@ -66,7 +65,7 @@ impl Redis {
         pipe.cmd("ZCARD").arg(&keys.users);
         pipe.cmd("ZCARD").arg(&keys.free);
         pipe.cmd("INFO").arg("server").arg("replication");
-        let replies: Replies = pipe.query_async(&mut self.conn.to(&shard)).await?;
+        let replies: Replies = pipe.query_async(&mut self.connection()).await?;
         let ((seconds, micros), gate, known, score, rank, claimant, count, users, free, info) =
             replies;
         let server = ServerFacts::of(&info);

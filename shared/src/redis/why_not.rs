@@ -2,8 +2,9 @@
 
 use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 
-use super::Redis;
+use super::deployment::SentinelSettings;
 use super::safety::Unsafe;
+use super::{Redis, RedisMode};
 use crate::tls::{HandshakeAnswer, Store, Tls, speaks_plain_redis};
 
 impl Redis {
@@ -25,6 +26,14 @@ impl Redis {
     }
 
     async fn why_not(&self, error: &RedisError) -> Option<String> {
+        if let RedisMode::Sentinel(settings) = &self.deployment.mode
+            && let Some(why) = self.why_no_sentinel(settings).await
+        {
+            return Some(format!("Redis can't be used: {why}"));
+        }
+        if error.to_string().contains("cluster support disabled") {
+            return Some("this Redis is no cluster: leave REDIS_MODE=cluster out".into());
+        }
         if error.kind() == ErrorKind::InvalidClientConfig {
             return Some(format!("Redis can't be used: {error}"));
         }
@@ -36,7 +45,7 @@ impl Redis {
         if error.code().is_some() {
             return None;
         }
-        let (host, port, encrypted) = match self.seeds.first() {
+        let (host, port, encrypted) = match self.deployment.addresses[0].addr() {
             ConnectionAddr::Tcp(host, port) => (host, *port, false),
             ConnectionAddr::TcpTls { host, port, .. } => (host, *port, true),
             _ => return None,
@@ -57,11 +66,46 @@ impl Redis {
         };
         Some(format!("Redis at {host}:{port} can't be used: {why}"))
     }
+
+    /// Asks the Sentinels for the master: redis-rs reports an unknown name and a master that is down
+    /// as the same error.
+    async fn why_no_sentinel(&self, settings: &SentinelSettings) -> Option<String> {
+        let name = &settings.master;
+        for info in &self.deployment.addresses {
+            let ask = async {
+                let client = self.deployment.sentinel(info, settings)?;
+                let mut conn = client.get_multiplexed_async_connection().await?;
+                let mut asked = redis::cmd("SENTINEL");
+                asked.arg("MASTER").arg(name);
+                asked.query_async::<redis::Value>(&mut conn).await
+            };
+            let Err(error) = ask.await else {
+                return None;
+            };
+            let detail = error.detail().unwrap_or_default();
+            if detail.contains("No such master") {
+                return Some(format!(
+                    "Sentinel watches no master of that name: REDIS_SENTINEL_MASTER is {name}, and `SENTINEL MASTERS` lists the names"
+                ));
+            }
+            if detail.contains("unknown command") {
+                return Some(
+                    "REDIS_URL leads to no Sentinel: name the Sentinels in it, by default on port 26379, or leave \
+                     REDIS_MODE=sentinel out"
+                        .into(),
+                );
+            }
+        }
+        None
+    }
 }
 
 /// Whether Redis denies access: wrong user or password, missing login, or insufficient permissions.
 fn does_not_let_in(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::AuthenticationFailed
+    // A cluster's client keeps only the text of the nodes' errors.
+    ["NOAUTH", "WRONGPASS", "AuthenticationFailed"]
+        .iter()
+        .any(|word| error.to_string().contains(word))
+        || error.kind() == ErrorKind::AuthenticationFailed
         || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
-        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
 }

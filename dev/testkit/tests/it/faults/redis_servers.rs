@@ -2,11 +2,14 @@
 //! slots that move, and addresses of the wrong kind.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use firstcome_stack::{RedisCluster, RedisOptions, RedisSentinels, RedisServer};
-use firstcome_testkit::{ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores, people, rush};
+use firstcome_testkit::{
+    ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores, eventually, people, rush,
+};
 
-use super::waves::{Waves, impatient, until_promised};
+use super::waves::{HEALED, Waves, impatient, until_promised};
 use crate::start_up::{PROCESSES, refuses};
 
 type Settings<'a> = &'a [(&'a str, &'a str)];
@@ -138,6 +141,50 @@ async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
                 let asking = people(1);
                 until_promised(&waves.api, waves.coupon.id, &asking[0]).await;
             }
+        })
+        .await;
+}
+
+/// A frozen primary keeps its connections. Only its own coupons wait for its successor; redis-rs
+/// delays the others while it tries to connect.
+#[tokio::test]
+async fn frozen_primary_is_left_for_its_successor_and_other_coupons_go_on() {
+    const LONGEST: Duration = Duration::from_secs(5);
+    let cluster = cluster().await;
+    let waves = Waves::begin(in_cluster(&cluster, "frozen").await).await;
+    let other = elsewhere(&cluster, &waves.world, &waves.api, &waves.coupon).await;
+    let asking = people(2);
+    until_promised(&waves.api, other.id, &asking[0]).await;
+    waves
+        .survives(async |waves| {
+            let name = key(&waves.world, &waves.coupon);
+            let frozen = cluster.primary_of(&name).await.unwrap();
+            frozen.freeze().await.unwrap();
+            // The successor accepts no writes before it has a replica (`min-replicas-to-write`).
+            let is_replaced = async || {
+                let now = cluster.primary_of(&name).await;
+                now.is_ok_and(|now| now.port() != frozen.port())
+            };
+            let api = &waves.api;
+            let own_claims = async {
+                loop {
+                    api.claim(waves.coupon.id, &asking[1]).await;
+                }
+            };
+            let other_claims = async {
+                loop {
+                    let claim = until_promised(api, other.id, &asking[0]);
+                    let answered = tokio::time::timeout(LONGEST, claim).await;
+                    answered.expect("another primary's coupon waits for the frozen one");
+                }
+            };
+            tokio::select! {
+                () = eventually("the frozen primary is replaced", HEALED, is_replaced) => {}
+                () = own_claims => {}
+                () = other_claims => {}
+            }
+            frozen.thaw().await.unwrap();
+            cluster.wait_until_whole().await.unwrap();
         })
         .await;
 }
