@@ -47,6 +47,19 @@ pub struct DropSeen {
 }
 
 impl DropSeen {
+    /// A drop of which nothing is known beside its settings.
+    pub fn bare(drop: Drop, keys: DropKeys) -> Self {
+        Self {
+            drop,
+            keys,
+            state: DropState::default(),
+            highest_row: 0,
+            letters: 0,
+            revocations: 0,
+            has_broken_promises: false,
+        }
+    }
+
     pub fn numbers(&self) -> DropKeysSeen {
         let state = &self.state;
         DropKeysSeen {
@@ -122,13 +135,12 @@ pub(crate) async fn coupons(
         let with_state = |drop: Drop| {
             let (keys, state) = drop_states.next()?;
             Some(DropSeen {
-                keys: keys.clone(),
                 state,
                 highest_row: highest.get(&drop.id).copied().unwrap_or(0),
                 letters: letters.get(&drop.id).copied().unwrap_or(0),
                 revocations: revocations.get(&drop.id).copied().unwrap_or(0),
                 has_broken_promises: broken.contains(&drop.id),
-                drop,
+                ..DropSeen::bare(drop, keys.clone())
             })
         };
         seen.push(CouponSeen {

@@ -15,9 +15,10 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::processes::{PassLock, Work};
+use firstcome_shared::mysql::{DbError, DbSettings};
 use firstcome_shared::redis::gate::Gate;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::barrier::{self, BarrierError};
 use crate::context::{PassContext, PassError, PassRequest, PassSettings, Progress};
@@ -96,39 +97,32 @@ impl Reconciler {
     ) -> Result<Run, PassError> {
         let mut run = blank(request, run_id);
         let db = &self.stores.db_settings;
-        let lock = match PassLock::take(db, Work::Pass, request.patience).await {
-            Ok(Some(lock)) => lock,
+        let lane = match Lane::take(db, Work::Pass, request.patience, stop).await {
+            Ok(Some(lane)) => lane,
             Ok(None) => return Err(PassError::Busy),
             Err(error) => {
                 fail(&mut run, &error.into());
                 return Ok(run);
             }
         };
-        let swept = Box::pin(self.sweep(&lock, request, &mut run, stop)).await;
-        if let Err(error) = swept {
+        let ended = match record::begin(&self.stores.db, &run, request).await {
+            Ok(()) => {
+                self.progress.begin(run_id);
+                crash_point(Point::RunBegun);
+                Box::pin(self.sweep(request, &mut run, &lane.working)).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = lane.checked(ended) {
             fail(&mut run, &error);
         }
         self.finish(&mut run, request).await;
-        lock.release().await;
+        lane.lock.release().await;
         Ok(run)
     }
 
+    /// Compares everything that the request asks for, and waits for the urgent lane.
     async fn sweep(
-        &self,
-        lock: &PassLock,
-        request: &PassRequest,
-        run: &mut Run,
-        stop: &CancellationToken,
-    ) -> Result<(), PassError> {
-        record::begin(&self.stores.db, run, request).await?;
-        self.progress.begin(&run.run_id);
-        crash_point(Point::RunBegun);
-        let working = stop.child_token();
-        let steps = Box::pin(self.steps(request, run, &working));
-        under_lock(lock, &working, steps).await
-    }
-
-    async fn steps(
         &self,
         request: &PassRequest,
         run: &mut Run,
@@ -266,7 +260,7 @@ impl Reconciler {
         stop: &CancellationToken,
     ) -> Reopened {
         let db = &self.stores.db_settings;
-        let Some(lock) = PassLock::take(db, Work::Reopening, PATIENCE).await? else {
+        let Some(lane) = Lane::take(db, Work::Reopening, PATIENCE, stop).await? else {
             return Ok(HashMap::new());
         };
         let (run_id, confirm) = asked_by.unwrap_or_else(|| (new_run_id(), false));
@@ -274,13 +268,12 @@ impl Reconciler {
             confirm,
             ..PassRequest::new(Trigger::Startup)
         };
-        let working = stop.child_token();
-        let work = async {
-            let (ctx, ..) = self.context(&request, &run_id, &working).await?;
-            urgent::reopen(&ctx, &wanted).await
+        let ended = match self.context(&request, &run_id, &lane.working).await {
+            Ok((ctx, ..)) => urgent::reopen(&ctx, &wanted).await,
+            Err(error) => Err(error),
         };
-        let ended = under_lock(&lock, &working, work).await;
-        lock.release().await;
+        let ended = lane.checked(ended);
+        lane.lock.release().await;
         ended
     }
 
@@ -349,23 +342,46 @@ impl Reconciler {
     }
 }
 
-/// Runs work that ends between two repairs when its token is cancelled, which this does if the lock
-/// is lost.
-async fn under_lock<T>(
-    lock: &PassLock,
-    working: &CancellationToken,
-    work: impl Future<Output = Result<T, PassError>>,
-) -> Result<T, PassError> {
-    let (cancel, lost) = (working.clone(), lock.lost().clone());
-    let watch = tokio::spawn(async move {
-        lost.cancelled().await;
-        cancel.cancel();
-    });
-    let ended = work.await;
-    watch.abort();
-    match ended {
-        Err(PassError::Stopped) if lock.lost().is_cancelled() => Err(PassError::LockLost),
-        other => other,
+/// The lock of a lane, and the token by which its work ends between two repairs: the process stops,
+/// or the lock is lost.
+struct Lane {
+    lock: PassLock,
+    working: CancellationToken,
+    /// Ends the token with the lane.
+    _end: DropGuard,
+}
+
+impl Lane {
+    async fn take(
+        db: &DbSettings,
+        work: Work,
+        patience: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, DbError> {
+        let lock = PassLock::take(db, work, patience).await?;
+        Ok(lock.map(|lock| {
+            let working = stop.child_token();
+            let (cancel, lost) = (working.clone(), lock.lost().clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = lost.cancelled() => cancel.cancel(),
+                    () = cancel.cancelled() => {}
+                }
+            });
+            Self {
+                _end: working.clone().drop_guard(),
+                lock,
+                working,
+            }
+        }))
+    }
+
+    /// Tells work that was stopped by the loss of the lock from work that the process stopped.
+    fn checked<T>(&self, ended: Result<T, PassError>) -> Result<T, PassError> {
+        match ended {
+            Err(PassError::Stopped) if self.lock.lost().is_cancelled() => Err(PassError::LockLost),
+            other => other,
+        }
     }
 }
 

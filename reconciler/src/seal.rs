@@ -11,7 +11,7 @@ use firstcome_shared::mysql::dead_letters::{DeadLetterRow, LooseDeadLetters};
 use firstcome_shared::mysql::schema::{drops, failed_claims};
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Gate;
-use firstcome_shared::redis::reads::{CouponState, DropState};
+use firstcome_shared::redis::reads::CouponState;
 use firstcome_shared::schedule::Schedule;
 
 use crate::context::{PassContext, PassError};
@@ -210,15 +210,7 @@ async fn sealed_drop(
     };
     let keys = ctx.stores.redis.keys(coupon.id, drop);
     let own = drops.into_iter().find(|own| own.id == drop);
-    let own = own.map(|drop| DropSeen {
-        drop,
-        keys,
-        state: DropState::default(),
-        highest_row: 0,
-        letters: 0,
-        revocations: 0,
-        has_broken_promises: false,
-    });
+    let own = own.map(|drop| DropSeen::bare(drop, keys));
     let seen = CouponSeen {
         coupon,
         drops: Vec::new(),

@@ -60,43 +60,37 @@ pub(crate) fn merge(report: &mut DropReport, later: DropReport) {
     report.examined.rows = report.examined.rows.max(later.examined.rows);
 }
 
-/// Reconciles coupons, several at once.
+/// Reconciles coupons, several at once. Bad data of one is reported, and stops no other.
 pub(crate) async fn coupons(
     ctx: &PassContext,
     mut all: Vec<CouponSeen>,
 ) -> Result<Vec<(CouponId, CouponDone)>, PassError> {
     // Small ones first: a coupon with millions of claims must not delay the others.
     all.sort_by_key(|seen| seen.drops.iter().map(|own| own.state.users).sum::<u64>());
-    ctx.progress.drops.fetch_add(
-        all.iter().map(|seen| seen.drops.len() as u64).sum(),
-        Relaxed,
-    );
+    let drops = |seen: &CouponSeen| seen.drops.len() as u64;
+    let number = all.iter().map(drops).sum();
+    ctx.progress.drops.fetch_add(number, Relaxed);
     stream::iter(all)
         .map(|seen| async move {
-            let (id, drops) = (seen.coupon.id, seen.drops.len() as u64);
-            let done = coupon(ctx, seen).await?;
-            ctx.progress.drops_done.fetch_add(drops, Relaxed);
+            ctx.must_go_on()?;
+            let id = seen.coupon.id;
+            let done = match open_coupon(ctx, seen.clone()).await {
+                Ok(done) => done,
+                Err(error) => {
+                    let (coupon_id, why) = (id.0, error.about_data()?);
+                    tracing::error!(coupon_id, why, "a coupon cannot be reconciled");
+                    CouponDone {
+                        drops: unworkable(&seen, &why),
+                        ..CouponDone::default()
+                    }
+                }
+            };
+            ctx.progress.drops_done.fetch_add(drops(&seen), Relaxed);
             Ok((id, done))
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await
-}
-
-/// Reconciles one coupon. Bad data of it is reported, and stops no other.
-async fn coupon(ctx: &PassContext, seen: CouponSeen) -> Result<CouponDone, PassError> {
-    ctx.must_go_on()?;
-    let error = match open_coupon(ctx, seen.clone()).await {
-        Ok(done) => return Ok(done),
-        Err(error) => error,
-    };
-    let why = error.about_data()?;
-    let coupon_id = seen.coupon.id.0;
-    tracing::error!(coupon_id, why, "a coupon cannot be reconciled");
-    Ok(CouponDone {
-        drops: unworkable(&seen, &why),
-        ..CouponDone::default()
-    })
 }
 
 async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDone, PassError> {

@@ -260,9 +260,10 @@ impl BySchedule {
             self.judge(Utc::now()).await;
             tokio::select! {
                 () = stop.cancelled() => break,
-                (pass, result) = pass_ended(&mut self.under_way) => {
-                    self.under_way = None;
-                    self.note(pass, result).await;
+                result = pass_ended(&mut self.under_way) => {
+                    if let Some(pass) = self.under_way.take() {
+                        self.note(pass.event, pass.began, result).await;
+                    }
                 }
                 () = wake.notified() => {}
                 _ = ticks.tick() => {}
@@ -333,7 +334,8 @@ impl BySchedule {
     /// Records the end of a pass. There is no result if the process is stopping or it panicked.
     async fn note(
         &mut self,
-        (event, began): (ScheduledJob, DateTime<Utc>),
+        event: ScheduledJob,
+        began: DateTime<Utc>,
         result: Option<PassResult>,
     ) {
         let now = Utc::now();
@@ -430,11 +432,9 @@ impl BySchedule {
 }
 
 /// Waits for the end of the pass under way. Never completes if there is none.
-async fn pass_ended(
-    under_way: &mut Option<UnderWay>,
-) -> ((ScheduledJob, DateTime<Utc>), Option<PassResult>) {
+async fn pass_ended(under_way: &mut Option<UnderWay>) -> Option<PassResult> {
     match under_way {
-        Some(pass) => ((pass.event, pass.began), (&mut pass.answer).await.ok()),
+        Some(pass) => (&mut pass.answer).await.ok(),
         None => std::future::pending().await,
     }
 }

@@ -15,7 +15,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::gate::{Gate, Servers};
+use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -194,8 +194,15 @@ impl Known {
             *looks += 1;
             let is_other_server = gate.era().is_some() && gate.fence(server).is_none();
             if went_back {
-                close(redis, &servers, coupon, &gate).await;
-                wanted.insert(coupon.id, None);
+                let id = coupon.id;
+                // If it fails, the next look repeats it.
+                let closed = close_in_redis(redis, &servers, id, &gate, coupon.era).await;
+                tracing::error!(
+                    coupon_id = id.0,
+                    ?closed,
+                    "Redis has an older state: the coupon is closed"
+                );
+                wanted.insert(id, None);
             } else if is_ahead && !lacks {
                 if *looks > LOOKS_AHEAD {
                     *looks = 0;
@@ -231,27 +238,6 @@ impl Known {
 
 fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
     drops.iter().filter(|drop| drop.sealed_at.is_none())
-}
-
-async fn close(
-    redis: &firstcome_shared::redis::Redis,
-    servers: &Servers,
-    coupon: &Coupon,
-    gate: &Gate,
-) {
-    match close_in_redis(redis, servers, coupon.id, gate, coupon.era).await {
-        Ok(Some(_)) => {
-            tracing::error!(
-                coupon_id = coupon.id.0,
-                "Redis has an older state: the coupon is closed"
-            );
-        }
-        // The next look repeats it.
-        Ok(None) => {}
-        Err(error) => {
-            tracing::error!(coupon_id = coupon.id.0, %error, "the coupon cannot be closed");
-        }
-    }
 }
 
 /// Runs the jobs of the urgent lane one after the other, until `stop`.
