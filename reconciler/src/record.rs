@@ -21,11 +21,18 @@ pub async fn begin(db: &Db, run: &Run, request: &PassRequest) -> Result<(), DbEr
     db.begin_run(row(run, request.confirm, None), asked).await
 }
 
+/// Records the end of a run with its findings, or logs why that failed.
+pub async fn finish(db: &Db, run: &Run, confirmed: bool, is_beside_passes: bool) {
+    if let Err(error) = finished(db, run, confirmed, is_beside_passes).await {
+        tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+    }
+}
+
 /// Records the end of a run with its findings. Works even if its beginning could not be recorded.
 ///
 /// # Errors
 /// [`DbError`] if MySQL fails; then nothing is recorded.
-pub async fn finish(
+pub async fn finished(
     db: &Db,
     run: &Run,
     confirmed: bool,

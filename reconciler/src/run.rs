@@ -277,13 +277,6 @@ impl Reconciler {
         ended
     }
 
-    /// Records a run of the urgent lane that the watch asked for.
-    pub async fn record_reopening(&self, run: &mut Run) {
-        if let Err(error) = record::finish(&self.stores.db, run, false, true).await {
-            tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
-        }
-    }
-
     /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions. Also
     /// returns why the topic cannot be read, if it cannot.
     async fn context(
@@ -327,9 +320,7 @@ impl Reconciler {
             status(run)
         };
         crash_point(Point::RunDone);
-        if let Err(error) = record::finish(&self.stores.db, run, request.confirm, false).await {
-            tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
-        }
+        record::finish(&self.stores.db, run, request.confirm, false).await;
         crash_point(Point::RunRecorded);
         for name in request.counts_for {
             if run.status == Status::Failed {

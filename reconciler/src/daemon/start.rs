@@ -66,7 +66,7 @@ pub(super) async fn wait_for_stores(
                 .take()
                 .filter(|run| run.cause() == Some(cause))
                 .unwrap_or_else(|| cannot_begin(cause, reason));
-            if let Err(error) = record::finish(&all.db, &run, false, true).await {
+            if let Err(error) = record::finished(&all.db, &run, false, true).await {
                 tracing::debug!(run_id = run.run_id, %error, "the run is not recorded yet");
             }
             mail(notifier, &run).await;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::gate::close_in_redis;
 use crate::notify::{Notifier, SeenGate};
 use crate::passes::ended;
+use crate::record;
 use crate::report::{Finding, Outcome, Run};
 use crate::run::{self, Reconciler, UrgentJob, Wanted, new_run_id};
 use crate::stores::Stores;
@@ -307,7 +308,7 @@ impl LastReopening {
     async fn record(
         &mut self,
         reconciler: &Reconciler,
-        mut run: Run,
+        run: Run,
         notifier: &Notifier,
         started: Instant,
     ) {
@@ -317,7 +318,7 @@ impl LastReopening {
         let is_same = content == self.0 && !has_done;
         self.0 = content;
         if !self.0.is_empty() && !is_same {
-            reconciler.record_reopening(&mut run).await;
+            record::finish(&reconciler.stores.db, &run, false, true).await;
             ended(&run, started, notifier).await;
         }
     }
