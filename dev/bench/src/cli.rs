@@ -116,6 +116,10 @@ pub struct BenchSize {
     pub missing: u32,
     /// Number of sealed drops, compared with ten open ones.
     pub sealed: u32,
+    /// Number of small coupons.
+    pub small: u32,
+    /// Number of claims of a drop that Redis has lost.
+    pub rebuilt: u32,
     pub memory_claims: u32,
     pub starts: u32,
     /// Duration of the open loop in seconds.
@@ -154,6 +158,8 @@ impl BenchSize {
             passes: [10_000, 100_000, 1_000_000],
             missing: 100_000,
             sealed: 1_000,
+            small: 2_000,
+            rebuilt: 3_000_000,
             memory_claims: 1_000_000,
             starts: 10,
             open_seconds: 30,
@@ -169,6 +175,8 @@ impl BenchSize {
                 passes: [1_000, 10_000, 50_000],
                 missing: 5_000,
                 sealed: 100,
+                small: 50,
+                rebuilt: 10_000,
                 memory_claims: 20_000,
                 starts: 3,
                 open_seconds: 5,

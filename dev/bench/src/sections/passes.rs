@@ -43,6 +43,7 @@ pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>
     measurements.push(scattered(&installation, *coupons.last().context("no coupon")?).await?);
     measurements.push(repairing(&installation, missing, size).await?);
     measurements.extend(beside_sealed(bench, size).await?);
+    measurements.extend(lost(bench, size).await?);
     Ok(measurements)
 }
 
@@ -188,11 +189,102 @@ async fn repairing(
         .with("peak MB", pass.memory_mb))
 }
 
+/// Claims of each small coupon.
+const FEW: u32 = 20;
+
+/// Measures passes over many small coupons: clean, and after their gates were lost; and over one
+/// large drop that Redis has lost. A closed coupon waits for claims that may be on their way first.
+async fn lost(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
+    step(format!("passes over {} small coupons", size.small));
+    let installation = bench.install("lost").await?;
+    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+    let large = installation.coupon(&api, size.rebuilt).await?;
+    let mut small = Vec::new();
+    for _ in 0..size.small {
+        small.push(installation.coupon(&api, FEW).await?);
+    }
+    api.stop().await?;
+    reconciler.stop().await?;
+    for coupon in &small {
+        admit_straight(&installation, *coupon, FEW).await?;
+        insert_rows(&installation, *coupon, 1..=FEW).await?;
+    }
+    let mut passes = Vec::new();
+    for _ in 0..TURNS {
+        let pass = all(&installation).await?;
+        ensure!(pass.run["status"] == "clean", "not clean: {}", pass.run);
+        passes.push(pass.seconds * 1e3);
+    }
+    let mut redis = installation.redis().await?;
+    let prefix = installation.setting("REDIS_KEY_PREFIX").to_owned();
+    let gates: Vec<String> = small
+        .iter()
+        .map(|it| format!("{prefix}:{{{}}}:gate", it.id))
+        .collect();
+    let _: i64 = redis::cmd("DEL")
+        .arg(&gates)
+        .query_async(&mut redis)
+        .await?;
+    let opened = all(&installation).await?;
+    ensure!(
+        opened.run["status"] == "repaired",
+        "not repaired: {}",
+        opened.run
+    );
+    step(format!("rebuilding a drop of {} claims", size.rebuilt));
+    insert_rows(&installation, large, 1..=size.rebuilt).await?;
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg(format!("{prefix}:{{{}}}:*", large.id))
+        .query_async(&mut redis)
+        .await?;
+    let _: i64 = redis::cmd("UNLINK")
+        .arg(&keys)
+        .query_async(&mut redis)
+        .await?;
+    let rebuilt = once(&installation, large).await?;
+    ensure!(
+        rebuilt.run["status"] == "repaired",
+        "not repaired: {}",
+        rebuilt.run
+    );
+    let number = size.small;
+    Ok(vec![
+        Measurement::of(
+            PART,
+            format!("clean pass over {number} small coupons"),
+            median(passes),
+            "ms",
+        ),
+        Measurement::of(
+            PART,
+            format!("reopening {number} small coupons"),
+            opened.seconds,
+            "s",
+        )
+        .with("peak MB", opened.memory_mb),
+        Measurement::of(
+            PART,
+            format!("rebuilding a drop of {} claims", size.rebuilt),
+            rebuilt.seconds,
+            "s",
+        )
+        .with("peak MB", rebuilt.memory_mb),
+    ])
+}
+
 /// Runs one pass over one coupon in a separate process.
 async fn once(installation: &Installation, coupon: InstallationCoupon) -> Result<MeasuredPass> {
-    let id = coupon.id.to_string();
-    let mut command =
-        installation.command("firstcome-reconciler", &["once", "--json", "--coupon", &id]);
+    pass(installation, &["--coupon", &coupon.id.to_string()]).await
+}
+
+/// Runs one pass over everything in a separate process.
+async fn all(installation: &Installation) -> Result<MeasuredPass> {
+    pass(installation, &[]).await
+}
+
+async fn pass(installation: &Installation, of: &[&str]) -> Result<MeasuredPass> {
+    let words = [&["once", "--json"], of].concat();
+    let mut command = installation.command("firstcome-reconciler", &words);
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
