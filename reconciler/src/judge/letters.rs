@@ -3,7 +3,7 @@
 use firstcome_shared::coupon::DropWindow;
 use firstcome_shared::domain::{Slot, UserId};
 
-use super::{Dirt, DueRow, Judgement, Page};
+use super::{Dirt, DueRow, Given, Judgement, Page};
 use crate::report::Kind;
 
 /// An open dead letter of the drop.
@@ -63,15 +63,15 @@ impl LetterEnd {
 /// Ends the letters of a page. At an open gate, a letter becomes a row only if Redis has its user
 /// on its slot: a slot that looks vacant may be given to somebody else at this moment. At a closed
 /// gate it precedes users whom only Redis names.
-pub(super) fn judge_letters(page: &Page<'_>, judged: &mut Judgement) {
+pub(super) fn judge_letters(page: &Page<'_>, given: &mut Given, judged: &mut Judgement) {
     for letter in &page.mysql.letters {
         if page.again.open_letters.contains(&letter.id) {
-            judge_letter(page, letter, judged);
+            judge_letter(page, letter, given, judged);
         }
     }
 }
 
-fn judge_letter(page: &Page<'_>, letter: &Letter, judged: &mut Judgement) {
+fn judge_letter(page: &Page<'_>, letter: &Letter, given: &mut Given, judged: &mut Judgement) {
     let mut end = |end| judged.letters.push((letter.id, end));
     let Some(user) = &letter.user else {
         return end(LetterEnd::Left("it names no user"));
@@ -98,11 +98,10 @@ fn judge_letter(page: &Page<'_>, letter: &Letter, judged: &mut Judgement) {
     let Some(slot) = number.filter(|slot| (1..=page.again.quantity).contains(slot)) else {
         return end(LetterEnd::Left("the drop has no such slot"));
     };
-    if judged.rows.iter().any(|due| due.user == *user) {
+    if given.users.contains(user) {
         return end(LetterEnd::Waits);
     }
-    let is_given = judged.rows.iter().any(|due| due.slot == slot);
-    if page.rows_again.contains_key(&slot) || is_given {
+    if page.rows_again.contains_key(&slot) || given.slots.contains(&slot) {
         return end(LetterEnd::Owed {
             user: user.clone(),
             slot: slot.into(),
@@ -111,19 +110,14 @@ fn judge_letter(page: &Page<'_>, letter: &Letter, judged: &mut Judgement) {
     let agrees = in_redis.is_some() && page.on_slots[&i64::from(slot)].as_slice() == [user];
     if agrees || page.moment.is_closed {
         // Redis's time is the admission's; a letter by hand has none.
-        let held = page
-            .again
-            .holders
-            .iter()
-            .find(|holder| holder.user == *user);
-        judged.rows.push(DueRow {
+        let held = page.held_again.get(user);
+        let due = DueRow {
             slot,
             user: user.clone(),
-            at_ms: letter
-                .at_ms
-                .or_else(|| held.and_then(|holder| holder.at_ms)),
+            at_ms: letter.at_ms.or_else(|| held.and_then(|it| it.at_ms)),
             letter: Some(letter.id),
-        });
+        };
+        given.give(due, judged);
     } else {
         let detail = "a failed claim names a slot on which Redis does not have its user";
         let dirt = Dirt::new(Kind::FailedClaim, Some(slot.into()), detail);

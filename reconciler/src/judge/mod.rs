@@ -286,9 +286,10 @@ pub fn judge(moment: &Moment, mysql: &MysqlPage, redis: &RedisPage, again: &Rech
     for row in &mysql.rows {
         judge_row(&page, row, &mut judged);
     }
-    letters::judge_letters(&page, &mut judged);
+    let mut given = Given::default();
+    letters::judge_letters(&page, &mut given, &mut judged);
     for holder in &again.holders {
-        judge_holder(&page, holder, &mut judged);
+        judge_holder(&page, holder, &mut given, &mut judged);
     }
     judged
 }
@@ -304,6 +305,27 @@ struct Page<'p> {
     of_users: HashMap<&'p UserId, i64>,
     /// M' by slot.
     rows_again: HashMap<Slot, &'p Row>,
+    /// R' by user.
+    held_again: HashMap<&'p UserId, &'p Holder>,
+}
+
+/// The slots and users that get a row.
+#[derive(Default)]
+struct Given {
+    slots: HashSet<Slot>,
+    users: HashSet<UserId>,
+}
+
+impl Given {
+    fn has(&self, slot: Slot, user: &UserId) -> bool {
+        self.slots.contains(&slot) || self.users.contains(user)
+    }
+
+    fn give(&mut self, due: DueRow, judged: &mut Judgement) {
+        self.slots.insert(due.slot);
+        self.users.insert(due.user.clone());
+        judged.rows.push(due);
+    }
 }
 
 impl<'p> Page<'p> {
@@ -320,6 +342,7 @@ impl<'p> Page<'p> {
             on_slots: users_by_slot(&redis.users),
             of_users: redis.users.iter().map(|it| (&it.user, it.slot)).collect(),
             rows_again: again.rows.iter().map(|row| (row.slot, row)).collect(),
+            held_again: again.holders.iter().map(|it| (&it.user, it)).collect(),
         }
     }
 
@@ -404,7 +427,7 @@ fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
 }
 
 /// A user whom R and R' have on a slot for which the user has no row.
-fn judge_holder(page: &Page<'_>, holder: &Holder, judged: &mut Judgement) {
+fn judge_holder(page: &Page<'_>, holder: &Holder, given: &mut Given, judged: &mut Judgement) {
     let Holder { slot, user, at_ms } = holder;
     let number = Slot::try_from(*slot).ok();
     let was_there = page.of_users.get(user) == Some(slot);
@@ -441,17 +464,17 @@ fn judge_holder(page: &Page<'_>, holder: &Holder, judged: &mut Judgement) {
         let detail = "two users hold this slot in Redis";
         return judged.dirt.push(dirt(Kind::SlotConflict, detail));
     }
-    let is_judged = |due: &DueRow| due.slot == number || due.user == *user;
-    if judged.rows.iter().any(is_judged) {
+    if given.has(number, user) {
         return;
     }
     if page.moment.is_due(*at_ms) {
-        judged.rows.push(DueRow {
+        let due = DueRow {
             slot: number,
             user: user.clone(),
             at_ms: *at_ms,
             letter: None,
-        });
+        };
+        given.give(due, judged);
     } else {
         judged.in_flight += 1;
     }
