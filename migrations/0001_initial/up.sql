@@ -159,15 +159,16 @@ CREATE TABLE IF NOT EXISTS issued_coupons (
         REFERENCES slot_limits (drop_id, slot_limit, coupon_id, person_scope)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- A new drop's limit. A row of drops that was lost and is created again finds its limits; one above
--- the quantity goes, unless rows refer to it: then the foreign key refuses the drop.
+-- A new drop's limit. A row of drops that was lost and is created again finds its limits, and rows
+-- that refer to a higher one get the new one.
 CREATE TRIGGER IF NOT EXISTS drops_after_insert AFTER INSERT ON drops FOR EACH ROW
 BEGIN
-    IF EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit > NEW.quantity) THEN
-        DELETE FROM slot_limits WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
-    END IF;
     IF NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit = NEW.quantity) THEN
         INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) VALUES (NEW.id, NEW.quantity, NEW.coupon_id, 0);
+    END IF;
+    IF EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit > NEW.quantity) THEN
+        UPDATE issued_coupons SET slot_limit = NEW.quantity WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
+        DELETE FROM slot_limits WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
     END IF;
 END;
 

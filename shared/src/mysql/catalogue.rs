@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
-use super::schema::{coupons, drops};
+use super::schema::{coupons, drops, issued_coupons};
 use super::{Conn, Db, DbError, Refusal, json, refusal};
 use crate::coupon::{Allow, AllowList, Coupon, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
@@ -551,6 +551,15 @@ async fn insert_drop(
 ) -> QueryResult<bool> {
     let is_daily = matches!(schedule, Schedule::Daily { .. });
     let id = drop_id(coupon, is_daily.then_some(drop.local_date), attempt).0;
+    // Rows of a drop that was lost may be above a quantity that was lowered since.
+    let of_drop = issued_coupons::drop_id.eq(id);
+    let of_drop = of_drop.and(issued_coupons::coupon_id.eq(coupon.0));
+    let highest = issued_coupons::table.filter(of_drop);
+    let highest: Option<Slot> = highest
+        .select(diesel::dsl::max(issued_coupons::slot))
+        .first(conn)
+        .await?;
+    let quantity = quantity.max(highest.unwrap_or(0));
     let inserted = diesel::insert_into(drops::table)
         .values((
             drops::id.eq(id),

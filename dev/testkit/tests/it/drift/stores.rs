@@ -181,7 +181,10 @@ async fn lost_drops_come_back_under_their_own_ids() {
     let body = firstcome_testkit::daily_body(20, 1);
     let daily = fixture.held_of(&body, 12).await;
     let once = fixture.held("Once", 20, 12).await;
+    let (lowered, kept) = fixture.held("Lowered", 20, 12).await;
     lose(world, "drops").await;
+    let lower = format!("UPDATE coupons SET quantity = 9 WHERE id = {}", lowered.id);
+    world.sql.query(&lower).await;
     for (coupon, answers) in [daily, once] {
         let back = format!("SELECT COUNT(*) FROM drops WHERE id = {}", coupon.drop);
         eventually("the drop is back", LIMIT, async || {
@@ -197,6 +200,9 @@ async fn lost_drops_come_back_under_their_own_ids() {
         })
         .await;
     }
+    // Rows above a quantity that was lowered meanwhile stay.
+    world.once_with(&["--deep"], &[]).await;
+    assert_settled(world, &lowered, 12, 12, &kept).await;
 }
 
 #[tokio::test]
