@@ -131,6 +131,7 @@ END;
 
 -- Issued coupons. The schema itself refuses surplus rows, whoever writes them:
 --   slot outside 1..quantity            CHECK, and the foreign key to slot_limits
+--   what is no user id                  CHECK: no other store could have it
 --   a second row for a slot             primary key
 --   a second row for a user             issued_coupons_one_each; person_scope is 0 (once a coupon) or the drop's id, by the foreign key
 --   a drop of another coupon            foreign key
@@ -154,6 +155,7 @@ CREATE TABLE IF NOT EXISTS issued_coupons (
     UNIQUE KEY issued_coupons_one_each (coupon_id, user_id, person_scope),
     KEY issued_coupons_limit (drop_id, slot_limit, coupon_id, person_scope),
     CONSTRAINT issued_coupons_slot CHECK (slot BETWEEN 1 AND slot_limit),
+    CONSTRAINT issued_coupons_user CHECK (REGEXP_LIKE(user_id, '^[A-Za-z0-9._@+|:=/-]+\\z') AND user_id NOT IN ('.', '..')),
     CONSTRAINT issued_coupons_issued_by CHECK (issued_by IN ('consumer', 'reconciler')),
     CONSTRAINT issued_coupons_limit FOREIGN KEY (drop_id, slot_limit, coupon_id, person_scope)
         REFERENCES slot_limits (drop_id, slot_limit, coupon_id, person_scope)

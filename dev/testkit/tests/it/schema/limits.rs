@@ -162,6 +162,9 @@ async fn slot_limits_and_the_limits_of_rows_follow_the_quantity_up_and_down() {
 #[tokio::test]
 async fn a_second_row_for_a_slot_or_for_a_user_in_the_coupons_scope_is_refused() {
     let world = world("person").await;
+    for user in ["odd person", "", ".", "..", "a\\n"] {
+        refuses(&world, CHECK, &row(1, 1, 1, user)).await;
+    }
     world.sql.query(&row(1, 1, 1, "u-1")).await;
     refuses(&world, DUPLICATE, &row(1, 1, 1, "u-2")).await;
     refuses(&world, DUPLICATE, &row(1, 1, 1, "u-1")).await;
