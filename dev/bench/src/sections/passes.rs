@@ -213,7 +213,11 @@ async fn lost(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let mut passes = Vec::new();
     for _ in 0..TURNS {
         let pass = all(&installation).await?;
-        ensure!(pass.run["status"] == "clean", "not clean: {}", pass.run["findings"]);
+        ensure!(
+            pass.run["status"] == "clean",
+            "not clean: {}",
+            pass.run["findings"]
+        );
         passes.push(pass.seconds * 1e3);
     }
     let mut redis = installation.redis().await?;
@@ -229,9 +233,12 @@ async fn lost(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let opened = all(&installation).await?;
     ensure!(
         opened.run["status"] == "repaired",
-        "not repaired: {}", opened.run["findings"]);
+        "not repaired: {}",
+        opened.run["findings"]
+    );
     step(format!("rebuilding a drop of {} claims", size.rebuilt));
     insert_rows(&installation, large, 1..=size.rebuilt).await?;
+    accept_codes(&installation).await?;
     let keys: Vec<String> = redis::cmd("KEYS")
         .arg(format!("{prefix}:{{{}}}:*", large.id))
         .query_async(&mut redis)
@@ -243,7 +250,9 @@ async fn lost(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     let rebuilt = once(&installation, large).await?;
     ensure!(
         rebuilt.run["status"] == "repaired",
-        "not repaired: {}", rebuilt.run["findings"]);
+        "not repaired: {}",
+        rebuilt.run["findings"]
+    );
     let number = size.small;
     Ok(vec![
         Measurement::of(
