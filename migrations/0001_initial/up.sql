@@ -13,6 +13,7 @@
 --   allow_list_revision    the coupon's revision at the last change of its list, 0 before the first: which list Redis must have
 --   allow_list_people      how many are on it
 --   allow_list_changed_at  when that was
+--   idempotency_key        of the request that created it, with the hash of its body: a repeated request gets this coupon
 --   daily_until            the last local date of a daily schedule, '9999-12-31' without one, NULL for any other: such a coupon may
 --                          need drops although none is unsealed
 CREATE TABLE IF NOT EXISTS coupons (
@@ -29,6 +30,8 @@ CREATE TABLE IF NOT EXISTS coupons (
     allow_list_revision   BIGINT UNSIGNED NOT NULL DEFAULT 0,
     allow_list_people     INT UNSIGNED    NOT NULL DEFAULT 0,
     allow_list_changed_at DATETIME(3)     NULL,
+    idempotency_key       VARCHAR(255)    CHARACTER SET ascii COLLATE ascii_bin NULL UNIQUE,
+    body_hash             BINARY(32)      NULL,
     created_at            DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     daily_until           VARCHAR(10)     AS (IF(schedule->>'$.type' = 'daily',
         IF(JSON_TYPE(schedule->'$.last_day') = 'STRING', LEFT(schedule->>'$.last_day', 10), '9999-12-31'), NULL)) VIRTUAL,
@@ -51,16 +54,6 @@ CREATE TABLE IF NOT EXISTS coupon_allow_list (
     user_id   VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     PRIMARY KEY (coupon_id, user_id),
     CONSTRAINT coupon_allow_list_of_coupon FOREIGN KEY (coupon_id) REFERENCES coupons (id)
-) DEFAULT CHARACTER SET utf8mb4;
-
--- Coupons created with an `Idempotency-Key`: the coupon that a repeated request gets. Rows older
--- than a week are deleted.
-CREATE TABLE IF NOT EXISTS idempotency_keys (
-    idempotency_key VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
-    body_hash       BINARY(32)  NOT NULL,
-    coupon_id       BIGINT      NOT NULL,
-    created_at      DATETIME(3) NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
-    KEY idempotency_keys_age (created_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- One opening of a coupon. A coupon has at most one drop per day, however many processes create

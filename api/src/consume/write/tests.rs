@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use diesel_async::SimpleAsyncConnection as _;
+use firstcome_shared::coupon::CouponSettings;
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::issued::FencedInsert;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbSettings, migrations};
@@ -76,17 +76,19 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
     };
     let name = "Winter".into();
     let once_per = OncePer::Coupon;
-    let new = NewCoupon {
+    let new = CouponSettings {
         name,
         quantity,
         once_per,
         waiting_list: 0,
-        schedule,
+        schedule: Some(schedule),
+        paused: false,
         allow: None,
     };
     let (coupon, drops) = db
-        .create_coupon(new, Utc::now(), Operator::default())
+        .create_coupon(new, None, Utc::now(), Operator::default())
         .await
+        .unwrap()
         .unwrap();
     (mysql, db, coupon.id, drops[0].id)
 }
