@@ -149,7 +149,7 @@ CREATE TABLE IF NOT EXISTS issued_coupons (
     KEY issued_coupons_limit (drop_id, slot_limit, coupon_id, person_scope),
     CONSTRAINT issued_coupons_slot CHECK (slot BETWEEN 1 AND slot_limit),
     CONSTRAINT issued_coupons_user CHECK (REGEXP_LIKE(user_id, '^[A-Za-z0-9._@+|:=/-]+\\z') AND user_id NOT IN ('.', '..')),
-    CONSTRAINT issued_coupons_issued_by CHECK (issued_by IN ('consumer', 'reconciler')),
+    CONSTRAINT issued_coupons_issued_by CHECK (issued_by IN ('consumer', 'api', 'reconciler')),
     CONSTRAINT issued_coupons_limit FOREIGN KEY (drop_id, slot_limit, coupon_id, person_scope)
         REFERENCES slot_limits (drop_id, slot_limit, coupon_id, person_scope)
 ) DEFAULT CHARACTER SET utf8mb4;
@@ -286,17 +286,12 @@ CREATE TABLE IF NOT EXISTS broken_promises (
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- Where reading of each partition begins: the offset after the last message whose row or dead letter is in this database. A consumer moves it in
--- the transaction of the rows and starts here on every assignment; passes compare it with the topic's end. It is part of every backup, so a
--- restored database reads again what it lost. before_print is a checksum of the message before next_offset: another message there means that
--- the topic was recreated. fault* say why reading had to go back, when, and from what offset.
+-- the transaction of the rows and starts here on every assignment; passes compare it with the ends of the topic. It is part of every backup, so a
+-- restored database reads again what it lost.
 CREATE TABLE IF NOT EXISTS topic_positions (
     topic        VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     partition_id INT          NOT NULL,
     next_offset  BIGINT       NOT NULL,
-    before_print BIGINT       NULL,
-    fault        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NULL,
-    fault_at     DATETIME(3)  NULL,
-    fault_offset BIGINT       NULL,
     PRIMARY KEY (topic, partition_id)
 ) DEFAULT CHARACTER SET utf8mb4;
 

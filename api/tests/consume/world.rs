@@ -272,7 +272,7 @@ impl ConsumeWorld {
 
     /// Moves the positions to the beginning. Requires that no consumer runs.
     pub(crate) async fn read_again(&self) {
-        self.query("UPDATE topic_positions SET next_offset = 0, before_print = NULL")
+        self.query("UPDATE topic_positions SET next_offset = 0")
             .await;
     }
 

@@ -123,7 +123,7 @@ pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
         let problem = kafka.claims.durability().publisher().problem();
         async move {
             problem.map_or(Ok(()), |why| {
-                Err(format!("claims go to the dead-letter table: {why}"))
+                Err(format!("claims go to MySQL, without Kafka: {why}"))
             })
         }
     });
