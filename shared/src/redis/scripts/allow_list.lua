@@ -23,10 +23,8 @@ if how == 'replace' then
     if revision > new then return 'outdated' end
     if redis.call('SCARD', KEYS[7]) ~= people then return 'incomplete' end
     redis.call('UNLINK', KEYS[5])
-    if people > 0 then
-        redis.call('RENAME', KEYS[7], KEYS[5])
-        redis.call('PERSIST', KEYS[5])
-    end
+    if people > 0 then redis.call('RENAME', KEYS[7], KEYS[5]) end
+    redis.call('PERSIST', KEYS[5])
     redis.call('SET', KEYS[6], ARGV[2] .. ':' .. ARGV[3])
     return 'ok'
 end
@@ -37,14 +35,12 @@ if now ~= size or revision ~= tonumber(ARGV[4]) then return 'other' end
 -- Lua limits the number of arguments per call.
 local listed = 0
 for i = 5, #ARGV, 1000 do
-    for _, is_listed in ipairs(redis.call('SMISMEMBER', KEYS[5], unpack(ARGV, i, math.min(i + 999, #ARGV)))) do
-        listed = listed + is_listed
-    end
+    local page = redis.call('SMISMEMBER', KEYS[5], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+    for _, is_listed in ipairs(page) do listed = listed + is_listed end
 end
 local change = how == 'add' and #ARGV - 4 - listed or -listed
 if now + change ~= people then return 'other' end
-for i = 5, #ARGV, 1000 do
-    redis.call(how == 'add' and 'SADD' or 'SREM', KEYS[5], unpack(ARGV, i, math.min(i + 999, #ARGV)))
-end
+local word = how == 'add' and 'SADD' or 'SREM'
+for i = 5, #ARGV, 1000 do redis.call(word, KEYS[5], unpack(ARGV, i, math.min(i + 999, #ARGV))) end
 redis.call('SET', KEYS[6], ARGV[2] .. ':' .. ARGV[3], 'KEEPTTL')
 return 'ok'

@@ -31,8 +31,7 @@ while #reply < 2 + 2 * tonumber(ARGV[3]) and reply[2] < 1000 do
         redis.call('SET', KEYS[8], count)
         redis.call('ZADD', KEYS[9], slot, user)
         if per_coupon then redis.call('HSET', KEYS[3], user, ARGV[2] .. ':' .. slot) end
-        reply[#reply + 1] = user
-        reply[#reply + 1] = slot
+        reply[#reply + 1], reply[#reply + 2] = user, slot
     end
 end
 return reply

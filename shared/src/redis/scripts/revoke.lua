@@ -22,9 +22,7 @@ if drop == '' then
     local news = 0
     -- A pass deletes a key of another type under the closed gate, and writes all revocations again.
     if type(redis.pcall('HLEN', KEYS[4])) == 'table' then return {0, 0} end
-    for i = 3, #ARGV, 3 do
-        news = news + select(2, note(ARGV[i], ARGV[i + 1], ARGV[i + 2]))
-    end
+    for i = 3, #ARGV, 3 do news = news + select(2, note(ARGV[i], ARGV[i + 1], ARGV[i + 2])) end
     return {news, 0}
 end
 

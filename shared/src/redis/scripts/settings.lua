@@ -30,8 +30,7 @@ if how == 'lower' then
     for drop = 1, drops do
         local meta, count = KEYS[6 * drop + 1], tonumber(redis.pcall('GET', KEYS[6 * drop + 2]))
         -- Values of another type count as missing.
-        local fields = redis.pcall('HMGET', meta, 'quantity')
-        if not count or not tonumber(fields[1]) then return answer('unloaded') end
+        if not count or not tonumber(redis.pcall('HMGET', meta, 'quantity')[1]) then return answer('unloaded') end
         highest = math.max(highest, count)
     end
     if gate_state((identity() or '') .. ' ' .. ARGV[3]) ~= 'open' then return answer('unverified') end
@@ -39,9 +38,7 @@ if how == 'lower' then
     redis.call('SET', KEYS[2], ARGV[2])
     for drop = 1, drops do
         local meta = KEYS[6 * drop + 1]
-        if tonumber(ARGV[4]) < tonumber(redis.call('HGET', meta, 'quantity')) then
-            redis.call('HSET', meta, 'quantity', ARGV[4])
-        end
+        if tonumber(ARGV[4]) < tonumber(redis.call('HGET', meta, 'quantity')) then redis.call('HSET', meta, 'quantity', ARGV[4]) end
     end
     return answer('lowered')
 end
@@ -49,17 +46,15 @@ end
 redis.call('SET', KEYS[2], ARGV[2])
 if how == 'load' then redis.call('SET', KEYS[8], 0, 'NX') end
 local word = how == 'load' and 'loaded' or 'ok'
--- The coupon may have ended before, or the drop was deleted and made again, with an expiry on its keys.
-local function persist(first, last)
-    for i = first, last do redis.call('PERSIST', KEYS[i]) end
-end
 for drop = 1, drops do
     local meta = 6 * drop + 1
     -- A pass rebuilds a drop with a key of another type, which a write must not prevent.
     if how == 'load' or redis.call('TYPE', KEYS[meta]).ok == 'hash' then
         redis.call('HSET', KEYS[meta], unpack(ARGV, 4 + words * (drop - 1), 3 + words * drop))
-        persist(1, 6)
-        persist(meta, meta + 5)
+        -- The coupon may have ended before, or the drop was deleted and made again, with an expiry on its keys.
+        for _, first in ipairs({1, meta}) do
+            for i = first, first + 5 do redis.call('PERSIST', KEYS[i]) end
+        end
     else
         word = 'unloaded'
     end
