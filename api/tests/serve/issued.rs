@@ -161,7 +161,7 @@ async fn refuses_invalid_and_unauthorized_requests_for_holders() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     let (_, foreign) = api.make(open(5)).await;
-    world.issue(id, DropId(drop), 1, "=HYPERLINK(1)").await;
+    world.issue(id, DropId(drop), 1, "=1+2|cmd").await;
     let path = format!("/v1/coupons/{id}/issued");
     for (query, expected) in [
         ("?limit=0", (400, "invalid")),
@@ -191,14 +191,14 @@ async fn refuses_invalid_and_unauthorized_requests_for_holders() {
     assert_eq!(api.get(&path).await.code(), (401, "unauthorized"));
     assert_eq!(
         ask(&api, &path, "*/*").await.json["issued"][0]["user_id"],
-        "=HYPERLINK(1)"
+        "=1+2|cmd"
     );
     let csv = ask(&api, &path, "text/csv").await;
     assert!(
         csv.json
             .as_str()
             .unwrap()
-            .contains(&format!("{drop},1,\"'=HYPERLINK(1)\",CODE-1,")),
+            .contains(&format!("{drop},1,\"'=1+2|cmd\",CODE-1,")),
         "{csv:?}"
     );
 }
