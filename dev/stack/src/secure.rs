@@ -108,7 +108,7 @@ impl SecureServers {
         )
     }
 
-    /// Returns the address with `SASL_SSL`, for SCRAM and PLAIN.
+    /// Returns the address with `SASL_SSL`, for SCRAM, PLAIN and OAUTHBEARER.
     pub fn kafka_by_login(&self) -> String {
         self.kafka_at(1)
     }
@@ -248,6 +248,10 @@ async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultP
     let module = "org.apache.kafka.common.security";
     let scram = format!("{module}.scram.ScramLoginModule required;");
     let plain = format!("{module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";");
+    // Kafka's own check for tests: it believes each token that has not expired.
+    let token = format!(
+        "{module}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"kafka\";"
+    );
     let protocols =
         "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECOND:SASL_SSL,THIRD:SSL,FOURTH:SASL_SSL"
             .to_owned();
@@ -259,7 +263,7 @@ async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultP
         ("ssl.truststore.location", file("ca.pem")),
         (
             "listener.name.second.sasl.enabled.mechanisms",
-            "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN".to_owned(),
+            "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN,OAUTHBEARER".to_owned(),
         ),
         (
             "listener.name.second.scram-sha-256.sasl.jaas.config",
@@ -267,6 +271,7 @@ async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultP
         ),
         ("listener.name.second.scram-sha-512.sasl.jaas.config", scram),
         ("listener.name.second.plain.sasl.jaas.config", plain.clone()),
+        ("listener.name.second.oauthbearer.sasl.jaas.config", token),
         ("listener.name.third.ssl.client.auth", "required".to_owned()),
         ("listener.name.fourth.ssl.keystore.type", "PEM".to_owned()),
         (

@@ -68,20 +68,15 @@ impl Tls {
     /// Explains that the server refuses this process's certificate, or requires one.
     fn not_believed(&self, alert: &str) -> String {
         let prefix = self.store.prefix();
-        let kafka = if self.store == Store::Kafka {
-            ", and KAFKA_SECURITY_PROTOCOL"
-        } else {
-            ""
-        };
         if matches!(self.store, Store::Jwks | Store::Api | Store::Webhook) {
             format!("it asks this process for a certificate ({alert}), and it has none")
         } else if self.has_identity() {
             format!(
-                "it does not take the certificate of this process ({alert}): see {prefix}_CERT_FILE{kafka}"
+                "it does not take the certificate of this process ({alert}): see {prefix}_CERT_FILE"
             )
         } else {
             format!(
-                "it asks this process for a certificate ({alert}): set {prefix}_CERT_FILE and {prefix}_KEY_FILE{kafka}"
+                "it asks this process for a certificate ({alert}): set {prefix}_CERT_FILE and {prefix}_KEY_FILE"
             )
         }
     }

@@ -1,7 +1,5 @@
 //! TLS to the stores and other servers: trusted authorities, this process's certificate, and
-//! explanations of failed handshakes. Redis and MySQL use this implementation. librdkafka uses
-//! OpenSSL; its settings are examined here only to explain failed connections
-//! (docs/decisions/0020-tls.md).
+//! explanations of failed handshakes. librdkafka uses OpenSSL instead (docs/decisions/0020-tls.md).
 
 mod fault;
 mod files;
@@ -26,7 +24,6 @@ pub(crate) use probe::{HandshakeAnswer, speaks_plain_redis};
 pub enum Store {
     Redis,
     Mysql,
-    Kafka,
     /// The issuer of tokens, for the keys that verify them.
     Jwks,
     /// The API, for operators' programs.
@@ -41,7 +38,6 @@ impl Store {
         match self {
             Self::Redis => "REDIS",
             Self::Mysql => "DATABASE",
-            Self::Kafka => "KAFKA",
             Self::Jwks => "JWT_JWKS",
             Self::Api => "API",
             Self::Webhook => "WEBHOOK",
@@ -53,7 +49,6 @@ impl Store {
         match self {
             Self::Redis => "REDIS_CA_FILE",
             Self::Mysql => "DATABASE_CA_FILE",
-            Self::Kafka => "KAFKA_CA_FILE",
             Self::Jwks | Self::Api | Self::Webhook => "SSL_CERT_FILE",
         }
     }
@@ -69,7 +64,6 @@ impl Store {
         match self {
             Self::Redis => "REDIS_URL",
             Self::Mysql => "DATABASE_URL",
-            Self::Kafka => "KAFKA_BROKERS",
             Self::Jwks => "JWT_JWKS_URL",
             Self::Api => "API_URL",
             Self::Webhook => "WEBHOOK_URLS",

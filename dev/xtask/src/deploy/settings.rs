@@ -44,10 +44,7 @@ impl Settings {
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.all.contains(name)
-            || name.starts_with("KAFKA_CONFIG_")
-            || name.starts_with("OTEL_")
-            || name == "SSL_CERT_FILE"
+        self.all.contains(name) || name.starts_with("OTEL_") || name == "SSL_CERT_FILE"
     }
 }
 
