@@ -25,7 +25,7 @@ use crate::tls::{Paths, Store, Tls, cause};
 /// Maximum number of bytes read from the head of a response.
 const HEAD: usize = 16 * 1024;
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Origin {
     host: String,
     port: u16,

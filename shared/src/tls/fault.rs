@@ -5,7 +5,7 @@ use std::io;
 
 use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
 
-use super::{Store, Tls};
+use super::Tls;
 
 /// Finds the TLS error in the chain of a client's error.
 pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
@@ -68,7 +68,7 @@ impl Tls {
     /// Explains that the server refuses this process's certificate, or requires one.
     fn not_believed(&self, alert: &str) -> String {
         let prefix = self.store.prefix();
-        if matches!(self.store, Store::Jwks | Store::Api | Store::Webhook) {
+        if self.store.trusts_public() {
             format!("it asks this process for a certificate ({alert}), and it has none")
         } else if self.has_identity() {
             format!(

@@ -30,6 +30,8 @@ pub enum Store {
     Api,
     /// A receiver of webhooks.
     Webhook,
+    /// The collector of traces.
+    Collector,
 }
 
 impl Store {
@@ -41,6 +43,7 @@ impl Store {
             Self::Jwks => "JWT_JWKS",
             Self::Api => "API",
             Self::Webhook => "WEBHOOK",
+            Self::Collector => "OTEL_EXPORTER_OTLP",
         }
     }
 
@@ -49,14 +52,17 @@ impl Store {
         match self {
             Self::Redis => "REDIS_CA_FILE",
             Self::Mysql => "DATABASE_CA_FILE",
-            Self::Jwks | Self::Api | Self::Webhook => "SSL_CERT_FILE",
+            Self::Jwks | Self::Api | Self::Webhook | Self::Collector => "SSL_CERT_FILE",
         }
     }
 
     /// Whether public authorities are trusted in addition to that file. A store's certificate comes
     /// from one known authority; the other servers may use any.
     fn trusts_public(self) -> bool {
-        matches!(self, Self::Jwks | Self::Api | Self::Webhook)
+        matches!(
+            self,
+            Self::Jwks | Self::Api | Self::Webhook | Self::Collector
+        )
     }
 
     /// Returns the setting for its address.
@@ -67,6 +73,7 @@ impl Store {
             Self::Jwks => "JWT_JWKS_URL",
             Self::Api => "API_URL",
             Self::Webhook => "WEBHOOK_URLS",
+            Self::Collector => "OTEL_EXPORTER_OTLP_ENDPOINT",
         }
     }
 }
