@@ -141,8 +141,8 @@ pub(super) mod tests {
         let expired = https_server(&files, "expired").await;
         for (port, ca, says) in [
             (good, "foreign-ca.pem", "SSL_CERT_FILE"),
-            (good, "", "name its own by SSL_CERT_FILE"),
-            (expired, "ca.pem", "has expired"),
+            (good, "", "UnknownIssuer"),
+            (expired, "ca.pem", "certificate expired"),
         ] {
             let error = get(port, ca).await.unwrap_err();
             assert!(

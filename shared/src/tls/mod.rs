@@ -3,7 +3,6 @@
 
 mod fault;
 mod files;
-mod probe;
 mod provider;
 
 use std::path::PathBuf;
@@ -17,7 +16,6 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use self::files::{Certificates, PrivateKey};
 
 pub(crate) use fault::cause;
-pub(crate) use probe::{HandshakeAnswer, speaks_plain_redis};
 
 /// Servers reached over TLS, which determine the names of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,15 +151,6 @@ impl Tls {
         };
         tls.client_config()?;
         Ok(tls)
-    }
-
-    /// Trusts the public authorities, and has no client certificate.
-    pub(crate) fn public(store: Store) -> Self {
-        Self {
-            store,
-            ca: None,
-            identity: None,
-        }
     }
 
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
