@@ -61,20 +61,15 @@ impl SecureServers {
         let file = |name| self.certificates.path(name);
         [
             ("REDIS_URL", self.redis_url(PASSWORD)),
-            ("REDIS_CA_FILE", file("ca.pem")),
-            ("REDIS_CERT_FILE", file("client.pem")),
-            ("REDIS_KEY_FILE", file("client.key")),
             ("DATABASE_URL", self.mysql_url(PASSWORD)),
-            ("DATABASE_TLS", "required".to_owned()),
-            ("DATABASE_CA_FILE", file("ca.pem")),
-            ("DATABASE_CERT_FILE", file("client.pem")),
-            ("DATABASE_KEY_FILE", file("client.key")),
+            ("SSL_CERT_FILE", file("ca.pem")),
+            ("TLS_CERT_FILE", file("client.pem")),
+            ("TLS_KEY_FILE", file("client.key")),
             ("KAFKA_BROKERS", self.kafka_by_login()),
             ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL".to_owned()),
             ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512".to_owned()),
             ("KAFKA_SASL_USERNAME", USER.to_owned()),
             ("KAFKA_SASL_PASSWORD", PASSWORD.to_owned()),
-            ("KAFKA_CA_FILE", file("ca.pem")),
         ]
         .into()
     }
@@ -97,13 +92,14 @@ impl SecureServers {
 
     /// Returns the URL of MySQL with this password for the user, without a database.
     pub fn mysql_url(&self, password: &str) -> String {
-        format!("mysql://{USER}:{password}@127.0.0.1:{}/", self.mysql.port())
+        let port = self.mysql.port();
+        format!("mysql://{USER}:{password}@127.0.0.1:{port}/?require_ssl=true")
     }
 
     /// Returns the URL of MySQL with an expired certificate, without a database.
     pub fn expired_mysql_url(&self) -> String {
         format!(
-            "mysql://{USER}:{PASSWORD}@127.0.0.1:{}/",
+            "mysql://{USER}:{PASSWORD}@127.0.0.1:{}/?require_ssl=true",
             self.expired_mysql.number()
         )
     }

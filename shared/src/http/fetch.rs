@@ -161,7 +161,7 @@ pub(super) mod tests {
             (fine.to_string().as_str(), fine.path.as_str()),
             ("127.0.0.1:8443", "/keys?a=b")
         );
-        let fine = source("https://[::1]", Some("")).ok().unwrap();
+        let fine = source("https://[::1]", None).ok().unwrap();
         assert_eq!(
             (
                 fine.to_string().as_str(),

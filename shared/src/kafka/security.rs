@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -10,6 +11,7 @@ use rdkafka::types::RDKafkaConfRes;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::KafkaSettings;
+use crate::tls::TlsFiles;
 
 /// A setting that is one property.
 pub(crate) struct GivenProperty {
@@ -31,7 +33,11 @@ impl fmt::Debug for Security {
 
 impl Security {
     /// `others` has lines of `name=value`, or parts separated by semicolons.
-    pub(crate) fn new(given: Vec<GivenProperty>, others: &SecretString) -> Result<Self, String> {
+    pub(crate) fn new(
+        given: Vec<GivenProperty>,
+        files: &TlsFiles,
+        others: &SecretString,
+    ) -> Result<Self, String> {
         let protocol = given.iter().find(|it| it.property == "security.protocol");
         let protocol = protocol.map_or("plaintext", |it| it.value.expose_secret());
         let protocol = protocol.to_ascii_lowercase();
@@ -44,23 +50,41 @@ impl Security {
         // searches the usual locations.
         properties.insert("https.ca.location".to_owned(), "probe".into());
         if is_encrypted {
-            properties.insert("ssl.ca.location".to_owned(), "probe".into());
+            let probe = Path::new("probe");
+            let files = [
+                (
+                    "ssl.ca.location",
+                    Some(files.authorities.as_deref().unwrap_or(probe)),
+                ),
+                ("ssl.certificate.location", files.cert.as_deref()),
+                ("ssl.key.location", files.key.as_deref()),
+            ];
+            for (property, file) in files {
+                if let Some(file) = file {
+                    let file = file.display().to_string();
+                    properties.insert(property.to_owned(), file.into());
+                }
+            }
         }
+        // An operator would believe that connections are secure.
+        let fits = |setting: &str, property: &str| {
+            let is_unused = property.starts_with("ssl.") && !is_encrypted
+                || property.starts_with("sasl.") && !logs_in;
+            if is_unused {
+                return Err(format!(
+                    "{setting} sets `{property}`, but KAFKA_SECURITY_PROTOCOL is {protocol}: set it to SSL, SASL_SSL or \
+                     SASL_PLAINTEXT, or leave it out"
+                ));
+            }
+            Ok(())
+        };
         for GivenProperty {
             setting,
             property,
             value,
         } in given
         {
-            // An operator would believe that connections are secure.
-            if property.starts_with("ssl.") && !is_encrypted
-                || property.starts_with("sasl.") && !logs_in
-            {
-                return Err(format!(
-                    "{setting} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}: set it to SSL, SASL_SSL or SASL_PLAINTEXT, or \
-                     leave {setting} out"
-                ));
-            }
+            fits(setting, property)?;
             is_accepted(setting, property, &value)?;
             properties.insert(property.to_owned(), value);
         }
@@ -74,6 +98,7 @@ impl Security {
             };
             let (name, value) = (name.trim(), SecretString::from(value.trim()));
             may_be_set(name)?;
+            fits("KAFKA_PROPERTIES", name)?;
             is_accepted("KAFKA_PROPERTIES", name, &value)?;
             // librdkafka refuses both.
             if name == "https.ca.pem" {
@@ -111,7 +136,7 @@ impl Security {
 const OF_MEMBERS: [&str; 2] = ["group.instance.id", "session.timeout.ms"];
 
 /// Properties that have a separate setting.
-const HAVE_A_SETTING: [(&str, &str); 10] = [
+const HAVE_A_SETTING: [(&str, &str); 7] = [
     ("bootstrap.servers", "KAFKA_BROKERS"),
     ("group.id", "KAFKA_GROUP"),
     ("delivery.timeout.ms", "PUBLISH_DEADLINE_MS"),
@@ -119,9 +144,6 @@ const HAVE_A_SETTING: [(&str, &str); 10] = [
     ("sasl.mechanisms", "KAFKA_SASL_MECHANISM"),
     ("sasl.username", "KAFKA_SASL_USERNAME"),
     ("sasl.password", "KAFKA_SASL_PASSWORD"),
-    ("ssl.ca.location", "KAFKA_CA_FILE"),
-    ("ssl.certificate.location", "KAFKA_CERT_FILE"),
-    ("ssl.key.location", "KAFKA_KEY_FILE"),
 ];
 
 /// librdkafka's second names of properties that Firstcome sets.
@@ -188,7 +210,8 @@ mod tests {
     use super::*;
 
     fn with(others: &str) -> Result<Security, String> {
-        Security::new(Vec::new(), &others.into())
+        let ssl = given(&[(PROTOCOL.0, PROTOCOL.1, "ssl")]);
+        Security::new(ssl, &TlsFiles::default(), &others.into())
     }
 
     fn given(settings: &[(&'static str, &'static str, &str)]) -> Vec<GivenProperty> {
@@ -227,7 +250,7 @@ mod tests {
             with(others).unwrap().apply(&mut config);
             config
         };
-        let config = apply("sasl.oauthbearer.method=oidc");
+        let config = apply("");
         assert_eq!(config.get("https.ca.location"), Some("probe"));
         let config = apply("https.ca.location=/etc/ca.pem");
         assert_eq!(config.get("https.ca.location"), Some("/etc/ca.pem"));
@@ -251,7 +274,6 @@ mod tests {
             "linger.ms",
             "security.protocol",
             "sasl.password",
-            "ssl.ca.location",
             "enable.ssl.certificate.verification",
             "ssl.endpoint.identification.algorithm",
             "transactional.id",
@@ -292,12 +314,8 @@ mod tests {
     fn login_and_certificates_without_their_protocol_are_refused() {
         for (settings, said) in [
             (
-                vec![("KAFKA_CA_FILE", "ssl.ca.location", "x")],
-                "KAFKA_CA_FILE is set, but",
-            ),
-            (
                 vec![(PASSWORD.0, PASSWORD.1, "hunter2")],
-                "KAFKA_SASL_PASSWORD is set, but",
+                "KAFKA_SASL_PASSWORD sets `sasl.password`, but",
             ),
             (
                 vec![(PROTOCOL.0, PROTOCOL.1, "sasl_ssl")],
@@ -308,11 +326,15 @@ mod tests {
                 "KAFKA_SECURITY_PROTOCOL: the Kafka client does not take",
             ),
         ] {
-            let refused = Security::new(given(&settings), &"".into()).unwrap_err();
+            let files = TlsFiles::default();
+            let refused = Security::new(given(&settings), &files, &"".into()).unwrap_err();
             assert!(
                 refused.contains(said) && !refused.contains("hunter2"),
                 "{refused}"
             );
         }
+        let others = "ssl.ca.location=x".into();
+        let refused = Security::new(Vec::new(), &TlsFiles::default(), &others).unwrap_err();
+        assert!(refused.contains("sets `ssl.ca.location`, but"), "{refused}");
     }
 }

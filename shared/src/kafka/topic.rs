@@ -69,7 +69,7 @@ fn ask(settings: &KafkaSettings, limit: Duration) -> Result<TopicState, TopicErr
     let client = settings.reader().create_with_context(Failures::default());
     let client: BaseConsumer<Failures> = client.map_err(|error| {
         TopicError::Setting(format!(
-            "the Kafka client can't be set up: {error}; see KAFKA_PROPERTIES and the files that KAFKA_…_FILE name"
+            "the Kafka client can't be set up: {error}; see KAFKA_PROPERTIES, SSL_CERT_FILE and TLS_CERT_FILE"
         ))
     })?;
     let answer = client.fetch_metadata(Some(&settings.topic), limit);

@@ -54,8 +54,8 @@ impl BrokerFailure {
         }
         if reason.contains("certificate") {
             return Some(Self::Refused(format!(
-                "Kafka's certificate, or that of this process, is not accepted: {reason}; see KAFKA_CA_FILE, the names in \
-                 KAFKA_BROKERS, and KAFKA_CERT_FILE"
+                "Kafka's certificate, or that of this process, is not accepted: {reason}; see SSL_CERT_FILE, the names in \
+                 KAFKA_BROKERS, and TLS_CERT_FILE"
             )));
         }
         ["SSL", "security.protocol", "message size"]
@@ -90,7 +90,7 @@ mod tests {
         let tls = RDKafkaErrorCode::SSL;
         let refused = of(tls, "ssl://a:1/bootstrap: certificate verify failed");
         assert!(
-            matches!(&refused, Some(BrokerFailure::Refused(it)) if it.contains("KAFKA_CA_FILE"))
+            matches!(&refused, Some(BrokerFailure::Refused(it)) if it.contains("SSL_CERT_FILE"))
         );
         let login = RDKafkaErrorCode::Authentication;
         let refused = of(

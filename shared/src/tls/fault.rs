@@ -23,11 +23,7 @@ pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::
 impl Tls {
     /// Adds the settings to rustls's reason why one side does not trust the other.
     pub(crate) fn sentence(&self, reason: impl std::fmt::Display) -> String {
-        let [address, authorities] = [self.store.address(), self.store.authorities()];
-        if self.store.trusts_public() {
-            return format!("TLS fails: {reason}; see {address} and {authorities}");
-        }
-        let prefix = self.store.prefix();
-        format!("TLS fails: {reason}; see {address}, {authorities} and {prefix}_CERT_FILE")
+        let address = self.store.address();
+        format!("TLS fails: {reason}; see {address}, SSL_CERT_FILE and TLS_CERT_FILE")
     }
 }

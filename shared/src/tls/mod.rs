@@ -33,34 +33,10 @@ pub enum Store {
 }
 
 impl Store {
-    /// Returns the prefix of the names of its TLS settings.
-    pub(crate) fn prefix(self) -> &'static str {
-        match self {
-            Self::Redis => "REDIS",
-            Self::Mysql => "DATABASE",
-            Self::Jwks => "JWT_JWKS",
-            Self::Api => "API",
-            Self::Webhook => "WEBHOOK",
-            Self::Collector => "OTEL_EXPORTER_OTLP",
-        }
-    }
-
-    /// Returns the setting for the file of its certificate authorities.
-    pub(crate) fn authorities(self) -> &'static str {
-        match self {
-            Self::Redis => "REDIS_CA_FILE",
-            Self::Mysql => "DATABASE_CA_FILE",
-            Self::Jwks | Self::Api | Self::Webhook | Self::Collector => "SSL_CERT_FILE",
-        }
-    }
-
-    /// Whether public authorities are trusted in addition to that file. A store's certificate comes
-    /// from one known authority; the other servers may use any.
+    /// Whether public authorities are trusted in addition to those of `SSL_CERT_FILE`. A store's
+    /// certificate comes from a known authority; the other servers may use any.
     fn trusts_public(self) -> bool {
-        matches!(
-            self,
-            Self::Jwks | Self::Api | Self::Webhook | Self::Collector
-        )
+        !matches!(self, Self::Redis | Self::Mysql)
     }
 
     /// Returns the setting for its address.
@@ -76,36 +52,15 @@ impl Store {
     }
 }
 
-/// TLS files of one store; all are optional.
+/// Files for TLS; all are optional.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Paths {
-    pub(crate) ca: Option<PathBuf>,
+pub(crate) struct TlsFiles {
+    /// `SSL_CERT_FILE`.
+    pub(crate) authorities: Option<PathBuf>,
+    /// `TLS_CERT_FILE`.
     pub(crate) cert: Option<PathBuf>,
+    /// `TLS_KEY_FILE`.
     pub(crate) key: Option<PathBuf>,
-}
-
-impl Paths {
-    /// Creates the paths. A variable that is set but empty, as in docker-compose, counts as not
-    /// set.
-    pub(crate) fn new(ca: Option<PathBuf>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Self {
-        let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
-        Self {
-            ca: given(ca),
-            cert: given(cert),
-            key: given(key),
-        }
-    }
-
-    /// Returns the suffix of the first setting that is given.
-    pub(crate) fn first(&self) -> Option<&'static str> {
-        [
-            (&self.ca, "CA_FILE"),
-            (&self.cert, "CERT_FILE"),
-            (&self.key, "KEY_FILE"),
-        ]
-        .into_iter()
-        .find_map(|(path, name)| path.as_ref().map(|_| name))
-    }
 }
 
 /// The trusted authorities and this process's certificate, which are read once, at start-up.
@@ -120,30 +75,18 @@ pub struct Tls {
 
 impl Tls {
     /// Reads the files. Errors name the setting to change.
-    pub(crate) fn new(store: Store, paths: &Paths) -> Result<Self, String> {
-        let prefix = store.prefix();
-        let ca = paths
-            .ca
-            .as_deref()
-            .map(|path| Certificates::read(store.authorities(), path))
-            .transpose()?;
-        let identity = match (&paths.cert, &paths.key) {
+    pub(crate) fn new(store: Store, files: &TlsFiles) -> Result<Self, String> {
+        let ca = files.authorities.as_deref();
+        let ca = ca.map(|path| Certificates::read("SSL_CERT_FILE", path));
+        let identity = match (&files.cert, &files.key) {
             (Some(cert), Some(key)) => Some((
-                Certificates::read(&format!("{prefix}_CERT_FILE"), cert)?,
-                PrivateKey::read(&format!("{prefix}_KEY_FILE"), key)?,
+                Certificates::read("TLS_CERT_FILE", cert)?,
+                PrivateKey::read("TLS_KEY_FILE", key)?,
             )),
             (None, None) => None,
-            (Some(_), None) => {
-                return Err(format!(
-                    "{prefix}_CERT_FILE is set without {prefix}_KEY_FILE: give both, or neither"
-                ));
-            }
-            (None, Some(_)) => {
-                return Err(format!(
-                    "{prefix}_KEY_FILE is set without {prefix}_CERT_FILE: give both, or neither"
-                ));
-            }
+            _ => return Err("TLS_CERT_FILE and TLS_KEY_FILE: give both, or neither".into()),
         };
+        let ca = ca.transpose()?;
         let tls = Self {
             store,
             ca,
@@ -154,16 +97,12 @@ impl Tls {
     }
 
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
-        let prefix = self.store.prefix();
         let mut roots = RootCertStore::empty();
         if let Some(ca) = &self.ca {
             for certificate in ca.der() {
                 roots.add(certificate).map_err(|error| {
-                    format!(
-                        "{} {} holds no authority's certificate: {error}",
-                        self.store.authorities(),
-                        ca.path().display()
-                    )
+                    let path = ca.path().display();
+                    format!("SSL_CERT_FILE {path} holds no authority's certificate: {error}")
                 })?;
             }
         }
@@ -177,7 +116,7 @@ impl Tls {
         let config = match &self.identity {
             None => config.with_no_client_auth(),
             Some((cert, key)) => config.with_client_auth_cert(cert.der(), key.der()).map_err(|error| {
-                format!("{prefix}_KEY_FILE is no key to {prefix}_CERT_FILE, or of a kind that can't be used: {error}")
+                format!("TLS_KEY_FILE is no key to TLS_CERT_FILE, or of a kind that can't be used: {error}")
             })?,
         };
         Ok(Arc::new(config))
@@ -287,10 +226,11 @@ mod tests {
         let tls = |cert: &str, key: &str| {
             let cert = Some(files.path(cert).into());
             let key = Some(files.path(key).into());
+            let authorities = None;
             Tls::new(
                 Store::Redis,
-                &Paths {
-                    ca: None,
+                &TlsFiles {
+                    authorities,
                     cert,
                     key,
                 },
@@ -305,7 +245,7 @@ mod tests {
             (
                 "client.pem",
                 "foreign.key",
-                "REDIS_KEY_FILE is no key to REDIS_CERT_FILE",
+                "TLS_KEY_FILE is no key to TLS_CERT_FILE",
             ),
             ("client.key", "client.key", "holds no certificate"),
             ("client.pem", "client.pem", "holds no private key"),

@@ -77,7 +77,6 @@ async fn the_gate_is_opened_again(fixture: &Fixture) {
 async fn every_kafka_login_method_works() {
     let world = world("tls-kafka").await;
     let servers = servers().await;
-    let file = |name| servers.certificates.path(name);
     let login = servers.kafka_by_login();
     let certificate = servers.kafka_by_certificate();
     for mechanism in ["SCRAM-SHA-256", "scram-sha-512", "PLAIN"] {
@@ -88,16 +87,12 @@ async fn every_kafka_login_method_works() {
         let once = world.once_with(&[], &env).await;
         assert_eq!(once.code, 0, "{mechanism}: {}", once.log);
     }
-    let cert = file("client.pem");
-    let key = file("client.key");
     let env = [
         ("KAFKA_BROKERS", certificate.as_str()),
         ("KAFKA_SECURITY_PROTOCOL", "SSL"),
         ("KAFKA_SASL_MECHANISM", ""),
         ("KAFKA_SASL_USERNAME", ""),
         ("KAFKA_SASL_PASSWORD", ""),
-        ("KAFKA_CERT_FILE", cert.as_str()),
-        ("KAFKA_KEY_FILE", key.as_str()),
     ];
     let once = world.once_with(&[], &env).await;
     assert_eq!(once.code, 0, "{}", once.log);

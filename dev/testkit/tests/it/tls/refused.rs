@@ -1,6 +1,6 @@
 //! A process refuses each wrong setting with a specific message, and no message contains a secret.
 
-use firstcome_stack::{PASSWORD, USER};
+use firstcome_stack::{PASSWORD, USER, with_database};
 use firstcome_testkit::{Process, World, shared};
 
 use crate::start_up::{PROCESSES, refuses};
@@ -44,12 +44,6 @@ fn unset(names: &[&'static str]) -> Vec<(&'static str, String)> {
     names.iter().map(|name| (*name, String::new())).collect()
 }
 
-const FILES_OF_REDIS: [&str; 3] = ["REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE"];
-const FILES_OF_MYSQL: [&str; 3] = [
-    "DATABASE_CA_FILE",
-    "DATABASE_CERT_FILE",
-    "DATABASE_KEY_FILE",
-];
 const LOGIN_TO_KAFKA: [&str; 3] = [
     "KAFKA_SASL_MECHANISM",
     "KAFKA_SASL_USERNAME",
@@ -57,51 +51,58 @@ const LOGIN_TO_KAFKA: [&str; 3] = [
 ];
 
 #[tokio::test]
+async fn unknown_authorities_and_identities_are_refused_with_the_setting() {
+    let world = world("tls-files").await;
+    let servers = servers().await;
+    let file = |name: &str| servers.certificates.path(name);
+    let identity = |name: &str| {
+        vec![
+            ("TLS_CERT_FILE", file(&format!("{name}.pem"))),
+            ("TLS_KEY_FILE", file(&format!("{name}.key"))),
+        ]
+    };
+    let foreign = vec![("SSL_CERT_FILE", file("foreign-ca.pem"))];
+    let cases: [RefusedCase; 4] = [
+        (foreign, &["SSL_CERT_FILE"]),
+        (unset(&["SSL_CERT_FILE"]), &["SSL_CERT_FILE"]),
+        (
+            identity("foreign"),
+            &["received fatal alert", "TLS_CERT_FILE"],
+        ),
+        (
+            unset(&["TLS_CERT_FILE", "TLS_KEY_FILE"]),
+            &["TLS_CERT_FILE"],
+        ),
+    ];
+    are_refused(&world, &PROCESSES[..1], &cases).await;
+    are_refused(&world, &PROCESSES[2..], &cases).await;
+}
+
+#[tokio::test]
 async fn a_redis_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     let world = world("tls-redis").await;
     let servers = servers().await;
-    let file = |name| servers.certificates.path(name);
     let good = servers.redis_url(PASSWORD);
     let plain_port = shared().await.redis.url().replace("redis://", "rediss://");
-    let mut in_plain_text = unset(&FILES_OF_REDIS);
-    in_plain_text.push(("REDIS_URL", good.replace("rediss://", "redis://")));
-    let cases: [RefusedCase; 9] = [
+    let at = |url: String| vec![("REDIS_URL", url)];
+    let cases: [RefusedCase; 5] = [
         (
-            vec![("REDIS_CA_FILE", file("foreign-ca.pem"))],
-            &["Redis at", "UnknownIssuer", "REDIS_CA_FILE"],
-        ),
-        (
-            vec![("REDIS_CA_FILE", String::new())],
-            &["UnknownIssuer", "REDIS_CA_FILE"],
-        ),
-        (
-            vec![("REDIS_URL", good.replace("127.0.0.1", "localhost"))],
+            at(good.replace("127.0.0.1", "localhost")),
             &["not valid for name", "localhost", "REDIS_URL"],
         ),
         (
-            vec![("REDIS_URL", servers.expired_redis_url())],
+            at(servers.expired_redis_url()),
             &["Redis at", "certificate expired"],
         ),
         (
-            vec![("REDIS_URL", servers.redis_url("hunter2"))],
+            at(servers.redis_url("hunter2")),
             &["Redis does not let this process in", "REDIS_URL"],
         ),
-        (in_plain_text, &["begins with rediss:// for TLS"]),
         (
-            vec![("REDIS_URL", plain_port)],
-            &["Redis cannot be reached", "REDIS_URL"],
+            at(good.replace("rediss://", "redis://")),
+            &["begins with rediss:// for TLS"],
         ),
-        (
-            unset(&["REDIS_CERT_FILE", "REDIS_KEY_FILE"]),
-            &["received fatal alert", "REDIS_CERT_FILE"],
-        ),
-        (
-            vec![
-                ("REDIS_CERT_FILE", file("foreign.pem")),
-                ("REDIS_KEY_FILE", file("foreign.key")),
-            ],
-            &["received fatal alert", "REDIS_CERT_FILE"],
-        ),
+        (at(plain_port), &["Redis cannot be reached", "REDIS_URL"]),
     ];
     are_refused(&world, &TWO, &cases).await;
 }
@@ -110,27 +111,12 @@ async fn a_redis_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
 async fn a_mysql_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     let world = world("tls-mysql").await;
     let servers = servers().await;
-    let file = |name| servers.certificates.path(name);
-    let at = |url: String| vec![("DATABASE_URL", format!("{url}{}", world.database()))];
+    let at = |url: String| vec![("DATABASE_URL", with_database(&url, world.database()))];
     let good = servers.mysql_url(PASSWORD);
-    let mut in_plain_text = unset(&FILES_OF_MYSQL);
-    in_plain_text.push(("DATABASE_TLS", "off".to_owned()));
-    let unknown: RefusedCase = (
-        vec![("DATABASE_CA_FILE", file("foreign-ca.pem"))],
-        &[
-            "MySQL does not let this process in",
-            "UnknownIssuer",
-            "DATABASE_CA_FILE",
-        ],
-    );
-    let cases: [RefusedCase; 8] = [
+    let cases: [RefusedCase; 5] = [
         (
-            vec![("DATABASE_URL", format!("{good}nodb"))],
+            vec![("DATABASE_URL", with_database(&good, "nodb"))],
             &["no database nodb", "CREATE DATABASE `nodb`", "DATABASE_URL"],
-        ),
-        (
-            vec![("DATABASE_CA_FILE", String::new())],
-            &["UnknownIssuer", "DATABASE_CA_FILE"],
         ),
         (
             at(good.replace("127.0.0.1", "localhost")),
@@ -148,20 +134,11 @@ async fn a_mysql_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
                 "DATABASE_URL",
             ],
         ),
-        (in_plain_text, &["MySQL does not let this process in"]),
         (
-            unset(&["DATABASE_CERT_FILE", "DATABASE_KEY_FILE"]),
-            &["Access denied", "DATABASE_CERT_FILE"],
-        ),
-        (
-            vec![
-                ("DATABASE_CERT_FILE", file("foreign.pem")),
-                ("DATABASE_KEY_FILE", file("foreign.key")),
-            ],
-            &["received fatal alert", "DATABASE_CERT_FILE"],
+            at(good.replace("?require_ssl=true", "")),
+            &["MySQL does not let this process in"],
         ),
     ];
-    are_refused(&world, &PROCESSES, &[unknown]).await;
     are_refused(&world, &TWO, &cases).await;
 }
 
@@ -172,20 +149,28 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     let file = |name| servers.certificates.path(name);
     let good = servers.kafka_by_login();
     let mut in_plain_text = unset(&LOGIN_TO_KAFKA);
-    in_plain_text.extend([
-        ("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT".to_owned()),
-        ("KAFKA_CA_FILE", String::new()),
-    ]);
-    let mut no_certificate = unset(&LOGIN_TO_KAFKA);
-    no_certificate.extend([
+    in_plain_text.push(("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT".to_owned()));
+    let mut foreign_identity = unset(&LOGIN_TO_KAFKA);
+    foreign_identity.extend([
         ("KAFKA_SECURITY_PROTOCOL", "SSL".to_owned()),
         ("KAFKA_BROKERS", servers.kafka_by_certificate()),
+        (
+            "KAFKA_PROPERTIES",
+            format!(
+                "ssl.certificate.location={}; ssl.key.location={}",
+                file("foreign.pem"),
+                file("foreign.key")
+            ),
+        ),
     ]);
     let plain =
         |more: (&'static str, String)| vec![("KAFKA_SASL_MECHANISM", "PLAIN".to_owned()), more];
     let unknown: RefusedCase = (
-        vec![("KAFKA_CA_FILE", file("foreign-ca.pem"))],
-        &["certificate verify failed", "KAFKA_CA_FILE"],
+        vec![(
+            "KAFKA_PROPERTIES",
+            format!("ssl.ca.location={}", file("foreign-ca.pem")),
+        )],
+        &["certificate verify failed", "SSL_CERT_FILE"],
     );
     let wrong_user = vec![("KAFKA_SASL_USERNAME", format!("not-{USER}"))];
     let cases: [RefusedCase; 6] = [
@@ -195,7 +180,7 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
         ),
         (
             plain(("KAFKA_BROKERS", servers.expired_kafka())),
-            &["certificate verify failed", "KAFKA_CA_FILE"],
+            &["certificate verify failed", "SSL_CERT_FILE"],
         ),
         (
             vec![("KAFKA_SASL_PASSWORD", "hunter2".to_owned())],
@@ -209,7 +194,7 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
             plain(("KAFKA_SASL_PASSWORD", "hunter2".to_owned())),
             &["Kafka does not let this process in"],
         ),
-        (no_certificate, &["certificate", "KAFKA_CERT_FILE"]),
+        (foreign_identity, &["certificate", "TLS_CERT_FILE"]),
     ];
     are_refused(&world, &PROCESSES, &[unknown]).await;
     are_refused(&world, &TWO, &cases).await;
@@ -245,7 +230,7 @@ async fn one_broker_with_a_wrong_identity_is_tolerated_and_all_are_refused() {
     let other_name = good.replace("127.0.0.1", "localhost");
     let all: RefusedCase = (
         vec![("KAFKA_BROKERS", format!("{expired},{other_name}"))],
-        &["certificate verify failed", "KAFKA_CA_FILE"],
+        &["certificate verify failed", "SSL_CERT_FILE"],
     );
     are_refused(&world, &TWO, &[all]).await;
     // A pass waits for the unreachable broker, which may be healthy, before it exits.
