@@ -39,11 +39,12 @@ if [ "$(printf '%s\n' "$need_rust" "${rust%%-*}" | sort -V | head -n 1)" != "$ne
     fail "Rust $rust is too old: $need_rust or newer is needed (rustup update stable)"
 fi
 
-# A C compiler, make and OpenSSL's headers: librdkafka, zlib, zstd and ring are built from source. A release builds OpenSSL too, with perl.
+# A C compiler, make, cmake and OpenSSL's headers: librdkafka, libcurl, zlib, zstd and ring are built from source. A release builds OpenSSL too, with perl.
 packages=()
 have cc || packages+=(gcc libc6-dev)
 have c++ || packages+=(g++)
 have make || packages+=(make)
+have cmake || packages+=(cmake)
 perl -MIPC::Cmd -MFile::Compare -MTime::Piece -e 1 2>/dev/null || packages+=(perl)
 have pkg-config || packages+=(pkg-config)
 { have pkg-config && pkg-config --exists openssl; } || packages+=(libssl-dev)

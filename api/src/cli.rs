@@ -111,10 +111,7 @@ impl Cli {
                 trace::start_as("firstcome-api")?;
                 serve::run(*args, shutdown).await?;
             }
-            Command::Consume(args) => {
-                trace::start_as("firstcome-consumer")?;
-                consume::run(*args, shutdown).await?;
-            }
+            Command::Consume(args) => consume::run(*args, shutdown).await?,
             Command::Migrate(args) => migrate::run(*args, shutdown).await?,
             Command::Coupon(args) => return Ok(coupon::run(*args).await),
             Command::Health(args) => args.ask().await?,

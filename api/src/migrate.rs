@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, StartError};
 use firstcome_shared::kafka::{self, KafkaSettings, TopicError};
-use firstcome_shared::mysql::migrations;
+use firstcome_shared::mysql::{DbSettings, migrations};
 use tokio_util::sync::CancellationToken;
 
 use crate::stores::{StoreWait, unless_stopped};
@@ -33,14 +33,21 @@ const KAFKA_LIMIT: Duration = Duration::from_secs(10);
 
 /// Creates missing tables and the topic, and prints a line for each to standard output.
 pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    Ok(unless_stopped(make_all(&args, &shutdown).await).map(|_| ())?)
+    let mysql = args.mysql.settings()?;
+    let kafka = args.kafka.settings(&args.mysql.tls)?;
+    let made = make_all(&args, &mysql, &kafka, &shutdown).await;
+    Ok(unless_stopped(made).map(|_| ())?)
 }
 
-async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<(), StartError> {
+async fn make_all(
+    args: &MigrateArgs,
+    mysql: &DbSettings,
+    kafka: &KafkaSettings,
+    shutdown: &CancellationToken,
+) -> Result<(), StartError> {
     let wait = StoreWait::new(&args.start, shutdown);
-    let mysql = args.mysql.settings();
     match wait
-        .mysql(&mysql, async || Ok(migrations::migrate(&mysql).await?))
+        .mysql(mysql, async || Ok(migrations::migrate(mysql).await?))
         .await?
         .as_slice()
     {
@@ -48,13 +55,12 @@ async fn make_all(args: &MigrateArgs, shutdown: &CancellationToken) -> Result<()
         done => println!("tables: ran {}", done.join(", ")),
     }
 
-    let kafka = args.kafka.settings();
     let ask = async || {
         let made =
-            kafka::ensure_topic(&kafka, args.partitions, KAFKA_LIMIT, args.replication).await?;
-        Ok((made, partitions(&kafka).await?))
+            kafka::ensure_topic(kafka, args.partitions, KAFKA_LIMIT, args.replication).await?;
+        Ok((made, partitions(kafka).await?))
     };
-    let (made, partitions) = wait.kafka(&kafka, ask).await?;
+    let (made, partitions) = wait.kafka(kafka, ask).await?;
     let what = if made { "made" } else { "there already" };
     println!("topic {}: {what}, {partitions} partitions", kafka.topic);
     Ok(())

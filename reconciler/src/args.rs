@@ -135,12 +135,14 @@ impl PolicyArgs {
 impl StoreArgs {
     /// Creates handles to all stores without connecting.
     pub fn handles(&self) -> anyhow::Result<Stores> {
-        let db_settings = self.mysql.settings();
+        let db_settings = self.mysql.settings()?;
+        let timeout = self.mysql.store_timeout();
+        let redis = self.redis.settings(timeout, &self.mysql.tls)?;
         Ok(Stores {
             db: Db::new(&db_settings)?,
             db_settings,
-            redis: Redis::new(&self.redis.settings(self.mysql.store_timeout))?,
-            topic: Topic::new(self.kafka.settings()),
+            redis: Redis::new(&redis)?,
+            topic: Topic::new(self.kafka.settings(&self.mysql.tls)?),
         })
     }
 }

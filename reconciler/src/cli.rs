@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::CommandFactory as _;
 use firstcome_shared::config::parse;
-use firstcome_shared::{shutdown, trace};
+use firstcome_shared::shutdown;
 use tokio::runtime::Runtime;
 
 use crate::args::{Cli, Command};
@@ -24,7 +24,6 @@ pub fn main(pages: Option<Pages>) -> ExitCode {
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
             let done = runtime.block_on(run(cli.command, pages));
-            trace::stop();
             runtime.shutdown_timeout(THREADS_END_WITHIN);
             done
         });
@@ -36,9 +35,6 @@ pub fn main(pages: Option<Pages>) -> ExitCode {
 
 async fn run(command: Command, pages: Option<Pages>) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
-    if matches!(command, Command::Daemon(_) | Command::Once(_)) {
-        trace::start_as("firstcome-reconciler")?;
-    }
     let code = |all_went: bool| ExitCode::from(u8::from(!all_went));
     match command {
         Command::Daemon(args) => daemon::run(*args, pages, stop)

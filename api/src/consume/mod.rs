@@ -49,8 +49,8 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let listener = TcpListener::bind(args.listen_addr).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", args.listen_addr))?;
     let address = listener.local_addr()?;
-    let mysql = args.mysql.settings();
-    let kafka = args.kafka.settings();
+    let mysql = args.mysql.settings()?;
+    let kafka = args.kafka.settings(&args.mysql.tls)?;
     let db = Db::new(&mysql)?;
     let wait = StoreWait::new(&args.start, &shutdown);
     let checked = tokio::try_join!(wait.tables(&mysql), wait.topic(&kafka));

@@ -91,7 +91,7 @@ impl ApiServer {
         // A claim waits for an earlier call to Redis and for its own call, each for at most twice
         // the timeout, then for Kafka and the fallback.
         let drain = args.publish.longest_in_flight()
-            + 4 * args.mysql.store_timeout
+            + 4 * args.mysql.store_timeout()
             + Duration::from_secs(1);
         let limits = Limits {
             drain,

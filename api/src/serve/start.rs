@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::http::seats::Seats;
+use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::processes::{ProcessRow, announce};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::time_zone;
@@ -40,14 +41,16 @@ pub(super) async fn services(
         tracing::warn!("{warning}");
     }
     let mysql = Bulkheads::new(
-        &args.mysql.settings(),
+        &args.mysql.settings()?,
         Duration::from_millis(args.http.question_timeout_ms),
     )?;
-    let redis = Redis::new(&args.redis.settings(args.mysql.store_timeout))
-        .context("REDIS_URL can't be used")?;
+    let redis = args
+        .redis
+        .settings(args.mysql.store_timeout(), &args.mysql.tls)?;
+    let redis = Redis::new(&redis).context("REDIS_URL can't be used")?;
     let wait = StoreWait::new(&args.start, shutdown);
-    let settings = args.mysql.settings();
-    let kafka = args.kafka.settings();
+    let settings = args.mysql.settings()?;
+    let kafka = args.kafka.settings(&args.mysql.tls)?;
     let checked = tokio::try_join!(
         wait.tables(&settings),
         wait.redis_settings(&redis),
@@ -59,7 +62,12 @@ pub(super) async fn services(
     };
     tracing::info!(partitions, "the stores that answer have safe settings");
 
-    announce(mysql.operators.clone(), process(args), shutdown.clone()).await;
+    announce(
+        mysql.operators.clone(),
+        process(args, &kafka),
+        shutdown.clone(),
+    )
+    .await;
 
     // Wait again for a store that became unavailable after its check.
     let read = tokio::try_join!(
@@ -90,7 +98,7 @@ pub(super) async fn services(
         Arc::clone(&catalogue),
         durability,
         &in_flight,
-        args.mysql.store_timeout,
+        args.mysql.store_timeout(),
     );
     Ok(Some(Services {
         identity,
@@ -108,12 +116,12 @@ pub(super) async fn services(
     }))
 }
 
-fn process(args: &ServeArgs) -> ProcessRow {
+fn process(args: &ServeArgs, kafka: &KafkaSettings) -> ProcessRow {
     let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     ProcessRow {
         redis_prefix: Some(args.redis.redis_key_prefix.clone()),
         publish_deadline_ms: millis(args.publish.deadline()),
         fallback_deadline_ms: millis(args.publish.backup_deadline()),
-        ..ProcessRow::new("serve", &args.kafka.settings())
+        ..ProcessRow::new("serve", kafka)
     }
 }

@@ -54,11 +54,12 @@ async fn accepts_the_first_token_signed_by_a_rotated_key() {
     let [old, new] = ["old", "new"].map(IssuerKey::new);
     let file = tempfile::NamedTempFile::new().unwrap();
     let publish = |keys: &[&IssuerKey]| std::fs::write(file.path(), set_of(keys)).unwrap();
-    let jwt = of_issuer(&world).with("jwt-jwks-file", file.path().display());
+    let url = format!("file://{}", file.path().display());
+    let jwt = of_issuer(&world).with("jwt-jwks-url", url);
     publish(&[]);
     let refused = format!("{:#}", jwt.try_api().await.map(|_| ()).unwrap_err());
     assert!(
-        refused.contains("JWT_JWKS_FILE") && refused.contains("no key that can be used for ES256"),
+        refused.contains("JWT_JWKS_URL") && refused.contains("no key that can be used for ES256"),
         "{refused}"
     );
 

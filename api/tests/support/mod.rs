@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use firstcome_api::migrate::{self, MigrateArgs};
-use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs};
-use firstcome_shared::kafka::{Security, Signing};
 use firstcome_shared::tuning::{self, Tuning};
 use firstcome_stack::{MysqlServer, Stack, StackOptions, Tables, eventually};
 use tokio::sync::OnceCell;
@@ -55,26 +53,15 @@ pub(crate) async fn migrate(
 ) {
     static TABLES: Tables = Tables::new();
     let url = database_url.clone();
-    let args = MigrateArgs {
-        mysql: MysqlArgs {
-            database_url: database_url.into(),
-            database_pool_size: 2,
-            database_timeout: Duration::from_secs(20),
-            store_timeout: Duration::from_secs(5),
-        },
-        kafka: KafkaArgs {
-            kafka_brokers,
-            kafka_topic: topic.to_owned(),
-            kafka_group: "unused".into(),
-            kafka_security: Security::default(),
-            kafka_signing: Signing::random(),
-        },
-        partitions,
-        replication: 1,
-        start: StartArgs {
-            startup_wait_seconds: 30,
-        },
-    };
+    let args: MigrateArgs = parse([
+        format!("--database-url={database_url}"),
+        "--store-timeout-ms=5000".to_owned(),
+        format!("--kafka-brokers={kafka_brokers}"),
+        format!("--kafka-topic={topic}"),
+        format!("--kafka-signing-key={}", "k".repeat(32)),
+        format!("--partitions={partitions}"),
+    ])
+    .unwrap();
     TABLES
         .migrated(&url, async || {
             migrate::run(args, CancellationToken::new()).await.unwrap();

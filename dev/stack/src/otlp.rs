@@ -35,8 +35,6 @@ pub struct ReceivedSpan {
     /// The kind: 1 internal, 2 server, 3 client, 4 producer, 5 consumer.
     pub kind: i32,
     pub attributes: BTreeMap<String, String>,
-    /// The trace and span ID of each link.
-    pub links: Vec<(String, String)>,
     pub failed: bool,
     pub began_ns: u64,
     pub ended_ns: u64,
@@ -181,11 +179,6 @@ fn received(service: &str, span: Span, schema: &str) -> ReceivedSpan {
         name: span.name,
         kind: span.kind,
         attributes: attributes(span.attributes),
-        links: span
-            .links
-            .iter()
-            .map(|link| (hex(&link.trace_id), hex(&link.span_id)))
-            .collect(),
         failed: span
             .status
             .is_some_and(|status| status.code == StatusCode::Error as i32),

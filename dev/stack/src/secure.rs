@@ -61,20 +61,15 @@ impl SecureServers {
         let file = |name| self.certificates.path(name);
         [
             ("REDIS_URL", self.redis_url(PASSWORD)),
-            ("REDIS_CA_FILE", file("ca.pem")),
-            ("REDIS_CERT_FILE", file("client.pem")),
-            ("REDIS_KEY_FILE", file("client.key")),
             ("DATABASE_URL", self.mysql_url(PASSWORD)),
-            ("DATABASE_TLS", "required".to_owned()),
-            ("DATABASE_CA_FILE", file("ca.pem")),
-            ("DATABASE_CERT_FILE", file("client.pem")),
-            ("DATABASE_KEY_FILE", file("client.key")),
+            ("SSL_CERT_FILE", file("ca.pem")),
+            ("TLS_CERT_FILE", file("client.pem")),
+            ("TLS_KEY_FILE", file("client.key")),
             ("KAFKA_BROKERS", self.kafka_by_login()),
             ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL".to_owned()),
             ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512".to_owned()),
             ("KAFKA_SASL_USERNAME", USER.to_owned()),
             ("KAFKA_SASL_PASSWORD", PASSWORD.to_owned()),
-            ("KAFKA_CA_FILE", file("ca.pem")),
         ]
         .into()
     }
@@ -97,18 +92,19 @@ impl SecureServers {
 
     /// Returns the URL of MySQL with this password for the user, without a database.
     pub fn mysql_url(&self, password: &str) -> String {
-        format!("mysql://{USER}:{password}@127.0.0.1:{}/", self.mysql.port())
+        let port = self.mysql.port();
+        format!("mysql://{USER}:{password}@127.0.0.1:{port}/?require_ssl=true")
     }
 
     /// Returns the URL of MySQL with an expired certificate, without a database.
     pub fn expired_mysql_url(&self) -> String {
         format!(
-            "mysql://{USER}:{PASSWORD}@127.0.0.1:{}/",
+            "mysql://{USER}:{PASSWORD}@127.0.0.1:{}/?require_ssl=true",
             self.expired_mysql.number()
         )
     }
 
-    /// Returns the address with `SASL_SSL`, for SCRAM and PLAIN.
+    /// Returns the address with `SASL_SSL`, for SCRAM, PLAIN and OAUTHBEARER.
     pub fn kafka_by_login(&self) -> String {
         self.kafka_at(1)
     }
@@ -248,6 +244,10 @@ async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultP
     let module = "org.apache.kafka.common.security";
     let scram = format!("{module}.scram.ScramLoginModule required;");
     let plain = format!("{module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";");
+    // Kafka's own check for tests: it believes each token that has not expired.
+    let token = format!(
+        "{module}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"kafka\";"
+    );
     let protocols =
         "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECOND:SASL_SSL,THIRD:SSL,FOURTH:SASL_SSL"
             .to_owned();
@@ -259,7 +259,7 @@ async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultP
         ("ssl.truststore.location", file("ca.pem")),
         (
             "listener.name.second.sasl.enabled.mechanisms",
-            "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN".to_owned(),
+            "SCRAM-SHA-256,SCRAM-SHA-512,PLAIN,OAUTHBEARER".to_owned(),
         ),
         (
             "listener.name.second.scram-sha-256.sasl.jaas.config",
@@ -267,6 +267,7 @@ async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultP
         ),
         ("listener.name.second.scram-sha-512.sasl.jaas.config", scram),
         ("listener.name.second.plain.sasl.jaas.config", plain.clone()),
+        ("listener.name.second.oauthbearer.sasl.jaas.config", token),
         ("listener.name.third.ssl.client.auth", "required".to_owned()),
         ("listener.name.fourth.ssl.keystore.type", "PEM".to_owned()),
         (

@@ -1,20 +1,15 @@
 //! The connection to Kafka.
 
-use std::path::PathBuf;
-
 use clap::Args;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
-use super::checked::checked;
-use super::{path, secret};
-use crate::kafka::{
-    ClientSetting, KafkaSettings, Mechanism, Security, SecurityProtocol, SecuritySettings, Signing,
-};
-use crate::tls::Paths;
+use super::{TlsArgs, secret};
+use crate::kafka::{GivenProperty, KafkaSettings, Security, Signing};
 
+/// The connection to Kafka.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Kafka")]
-struct KafkaGiven {
+pub struct KafkaArgs {
     /// Kafka brokers as `host:port`, several separated by commas
     #[arg(long, env = "KAFKA_BROKERS", value_parser = brokers)]
     kafka_brokers: String,
@@ -24,98 +19,78 @@ struct KafkaGiven {
     /// Consumer group that writes rows
     #[arg(long, env = "KAFKA_GROUP", default_value = "firstcome-issuer")]
     kafka_group: String,
-    /// How connections are encrypted, and whether this process logs in
-    #[arg(
-        long,
-        env = "KAFKA_SECURITY_PROTOCOL",
-        value_enum,
-        ignore_case = true,
-        default_value_t
-    )]
-    kafka_security_protocol: SecurityProtocol,
-    /// How this process logs in to Kafka
-    #[arg(long, env = "KAFKA_SASL_MECHANISM", value_enum, ignore_case = true)]
-    kafka_sasl_mechanism: Option<Mechanism>,
+    /// How connections are encrypted, and whether this process logs in: PLAINTEXT (default), SSL,
+    /// SASL_SSL or SASL_PLAINTEXT
+    #[arg(long, env = "KAFKA_SECURITY_PROTOCOL", value_name = "PROTOCOL")]
+    kafka_security_protocol: Option<String>,
+    /// How this process logs in to Kafka: SCRAM-SHA-512, SCRAM-SHA-256, PLAIN or OAUTHBEARER
+    #[arg(long, env = "KAFKA_SASL_MECHANISM", value_name = "MECHANISM")]
+    kafka_sasl_mechanism: Option<String>,
     /// User to log in to Kafka as
     #[arg(long, env = "KAFKA_SASL_USERNAME")]
     kafka_sasl_username: Option<String>,
     /// Password of KAFKA_SASL_USERNAME
-    #[arg(long, env = "KAFKA_SASL_PASSWORD", hide_env_values = true, value_parser = secret(any))]
+    #[arg(long, env = "KAFKA_SASL_PASSWORD", hide_env_values = true, value_parser = secret(|_| Ok(())))]
     kafka_sasl_password: Option<SecretString>,
-    /// PEM file of the certificate authorities to trust for Kafka instead of the machine's
-    #[arg(long, env = "KAFKA_CA_FILE", value_name = "FILE", value_parser = path)]
-    kafka_ca_file: Option<PathBuf>,
-    /// PEM file of this process's client certificate for Kafka
-    #[arg(long, env = "KAFKA_CERT_FILE", value_name = "FILE", value_parser = path)]
-    kafka_cert_file: Option<PathBuf>,
-    /// PEM file of the private key of KAFKA_CERT_FILE
-    #[arg(long, env = "KAFKA_KEY_FILE", value_name = "FILE", value_parser = path)]
-    kafka_key_file: Option<PathBuf>,
+    /// Any other properties of librdkafka, as `name=value`, several separated by semicolons or
+    /// lines
+    #[arg(long, env = "KAFKA_PROPERTIES", hide_env_values = true, default_value = "", hide_default_value = true, value_parser = secret(|_| Ok(())))]
+    kafka_properties: SecretString,
     /// Secret that signs messages of claims, so that other writers to the topic cannot take a slot.
     /// Required: 32 characters or more, the same in all programs; two separated by a comma while it
     /// is replaced (the first one signs, both are accepted)
-    #[arg(long, env = "KAFKA_SIGNING_KEY", hide_env_values = true, value_parser = secret(any))]
+    #[arg(long, env = "KAFKA_SIGNING_KEY", hide_env_values = true, value_parser = secret(|_| Ok(())))]
     kafka_signing_key: Option<SecretString>,
-    /// Any other setting of the Kafka client (librdkafka); may be repeated. As a variable
-    /// `KAFKA_CONFIG_…`, in capitals and with underscores for dots: KAFKA_CONFIG_CLIENT_ID=…
-    #[arg(long, value_name = "NAME=VALUE", value_parser = secret(name_and_value))]
-    kafka_config: Vec<SecretString>,
-}
-
-/// The connection to Kafka.
-#[derive(Debug, Clone)]
-pub struct KafkaArgs {
-    pub kafka_brokers: String,
-    pub kafka_topic: String,
-    pub kafka_group: String,
-    pub kafka_security: Security,
-    pub kafka_signing: Signing,
-}
-
-checked!(KafkaGiven => KafkaArgs);
-
-impl TryFrom<KafkaGiven> for KafkaArgs {
-    type Error = String;
-
-    fn try_from(given: KafkaGiven) -> Result<Self, String> {
-        let flags = given.kafka_config.iter().filter_map(ClientSetting::of_flag);
-        let security = SecuritySettings {
-            protocol: given.kafka_security_protocol,
-            mechanism: given.kafka_sasl_mechanism,
-            username: given.kafka_sasl_username.filter(|name| !name.is_empty()),
-            password: given
-                .kafka_sasl_password
-                .filter(|password| !is_empty(password)),
-            paths: Paths::new(
-                given.kafka_ca_file,
-                given.kafka_cert_file,
-                given.kafka_key_file,
-            ),
-            others: ClientSetting::of_environment(std::env::vars_os())
-                .chain(flags)
-                .collect(),
-        };
-        let key = given.kafka_signing_key.filter(|key| !is_empty(key));
-        Ok(Self {
-            kafka_brokers: given.kafka_brokers,
-            kafka_topic: given.kafka_topic,
-            kafka_group: given.kafka_group,
-            kafka_security: Security::new(security)?,
-            kafka_signing: Signing::new(key.as_ref())?,
-        })
-    }
 }
 
 impl KafkaArgs {
     /// Returns the settings for the clients.
-    pub fn settings(&self) -> KafkaSettings {
-        KafkaSettings {
+    pub fn settings(&self, tls: &TlsArgs) -> anyhow::Result<KafkaSettings> {
+        let key = self.kafka_signing_key.as_ref();
+        let key = key.filter(|key| !key.expose_secret().is_empty());
+        Ok(KafkaSettings {
             brokers: self.kafka_brokers.clone(),
             topic: self.kafka_topic.clone(),
             group: self.kafka_group.clone(),
-            security: self.kafka_security.clone(),
-            signing: self.kafka_signing.clone(),
-        }
+            security: self.security(tls).map_err(anyhow::Error::msg)?,
+            signing: Signing::new(key).map_err(anyhow::Error::msg)?,
+        })
+    }
+
+    fn security(&self, tls: &TlsArgs) -> Result<Security, String> {
+        let text = |text: &Option<String>| text.clone().map(SecretString::from);
+        let protocol = self.kafka_security_protocol.as_ref();
+        let protocol = protocol.map(|name| name.to_lowercase());
+        let mechanism = self.kafka_sasl_mechanism.as_ref();
+        let mechanism = mechanism.map(|name| name.to_uppercase());
+        let given = [
+            (
+                "KAFKA_SECURITY_PROTOCOL",
+                "security.protocol",
+                text(&protocol),
+            ),
+            ("KAFKA_SASL_MECHANISM", "sasl.mechanisms", text(&mechanism)),
+            (
+                "KAFKA_SASL_USERNAME",
+                "sasl.username",
+                text(&self.kafka_sasl_username),
+            ),
+            (
+                "KAFKA_SASL_PASSWORD",
+                "sasl.password",
+                self.kafka_sasl_password.clone(),
+            ),
+        ];
+        // A variable that is set but empty, as in docker-compose, counts as not set.
+        let given = given.into_iter().filter_map(|(setting, property, value)| {
+            let value = value.filter(|value| !value.expose_secret().is_empty())?;
+            Some(GivenProperty {
+                setting,
+                property,
+                value,
+            })
+        });
+        Security::new(given.collect(), &tls.files(), &self.kafka_properties)
     }
 }
 
@@ -134,23 +109,6 @@ fn brokers(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("give host:port, several by commas".into())
-    }
-}
-
-fn is_empty(secret: &SecretString) -> bool {
-    use secrecy::ExposeSecret as _;
-    secret.expose_secret().is_empty()
-}
-
-#[allow(clippy::unnecessary_wraps)] // matches `SecretCheck`
-fn any(_: &str) -> Result<(), String> {
-    Ok(())
-}
-
-fn name_and_value(text: &str) -> Result<(), String> {
-    match text.split_once('=') {
-        Some((name, _)) if !name.is_empty() => Ok(()),
-        _ => Err("give name=value, as in client.id=firstcome".into()),
     }
 }
 

@@ -1,7 +1,6 @@
 //! Settings that every process shares, one struct per concern. Each is a flag and an environment
 //! variable; `--help` shows both with the default. Secrets are never printed.
 
-mod checked;
 mod kafka;
 mod logs;
 mod mysql;
@@ -9,6 +8,7 @@ mod parse;
 mod redis;
 mod secret;
 mod start;
+mod tls;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -26,6 +26,7 @@ pub use mysql::MysqlArgs;
 pub use parse::parse;
 pub use secret::{SecretParser, secret};
 pub use start::{StartError, wait_for};
+pub use tls::TlsArgs;
 
 /// How long an admission may take to reach Kafka. API and reconciler must have the same value.
 #[derive(Debug, Clone, Args)]
@@ -154,31 +155,35 @@ mod tests {
     }
 
     #[test]
-    fn tls_files_are_refused_if_tls_is_off_or_a_pair_is_incomplete() {
+    fn tls_files_are_read_if_a_connection_is_encrypted() {
+        let refused = |more: &str| {
+            let given =
+                "--database-url mysql://r:hunter2@h/d?require_ssl=true --redis-url redis://h";
+            let said = parse(&format!("{given} {more}")).unwrap().mysql.settings();
+            format!("{:#}", said.unwrap_err())
+        };
         for (more, expected) in [
-            ("--redis-ca-file x.pem", "write rediss:// in REDIS_URL"),
+            ("--tls-cert-file x.pem", "give both, or neither"),
             (
-                "--database-ca-file x.pem",
-                "DATABASE_TLS is off: set it to required",
+                "--tls-cert-file no/such.pem --tls-key-file x",
+                "TLS_CERT_FILE no/such.pem can't be read",
             ),
             (
-                "--database-tls required --database-cert-file x.pem",
-                "DATABASE_CERT_FILE is set without DATABASE_KEY_FILE",
-            ),
-            (
-                "--database-tls required --database-ca-file no/such.pem",
-                "DATABASE_CA_FILE no/such.pem can't be read",
-            ),
-            (
-                "--database-tls required --database-ca-file Cargo.toml",
-                "DATABASE_CA_FILE Cargo.toml holds no certificate",
+                "--tls-cert-file Cargo.toml --tls-key-file x",
+                "TLS_CERT_FILE Cargo.toml holds no certificate",
             ),
         ] {
-            let given = "--database-url mysql://r:hunter2@h/d --redis-url redis://:hunter2@h";
-            let said = refused(&format!("{given} {more}"));
-            assert!(said.contains(expected), "{said}");
+            let said = refused(more);
+            assert!(
+                said.contains(expected) && !said.contains("hunter2"),
+                "{said}"
+            );
         }
-        let empty = "--database-url mysql://r@h/d --redis-url redis://h --redis-ca-file=";
-        assert!(parse(empty).is_ok(), "set and empty counts as not set");
+        let empty =
+            "--database-url mysql://r@h/d?require_ssl=true --redis-url redis://h --tls-cert-file=";
+        assert!(
+            parse(empty).unwrap().mysql.settings().is_ok(),
+            "set and empty counts as not set"
+        );
     }
 }

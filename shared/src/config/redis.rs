@@ -1,20 +1,19 @@
 //! The connection to Redis.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::checked::checked;
-use super::{path, secret};
+use super::{TlsArgs, secret};
 use crate::redis::deployment::addresses;
 use crate::redis::{RedisDurability, RedisMode, RedisSettings, SentinelSettings, keys};
-use crate::tls::{Paths, Store, StoreAddress, Tls};
+use crate::tls::{Store, StoreAddress, Tls};
 
+/// The connection to Redis.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
-struct RedisGiven {
+pub struct RedisArgs {
     /// Address of Redis, as `redis://[[user]:password@]host:port[/database]`; several nodes are
     /// separated by commas; `rediss://` is encrypted
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_parser = secret(redis_url))]
@@ -25,27 +24,15 @@ struct RedisGiven {
     /// Name under which Sentinels watch the master
     #[arg(long, env = "REDIS_SENTINEL_MASTER", value_name = "NAME")]
     redis_sentinel_master: Option<String>,
-    /// User for the Sentinels; REDIS_URL holds the user for the master
-    #[arg(long, env = "REDIS_SENTINEL_USERNAME", value_name = "USER")]
-    redis_sentinel_username: Option<String>,
     /// Password for the Sentinels; REDIS_URL holds the password for the master
     #[arg(long, env = "REDIS_SENTINEL_PASSWORD", hide_env_values = true, value_parser = secret(|_| Ok(())))]
     redis_sentinel_password: Option<SecretString>,
     /// Prefix of every key; change it only if several installations share one Redis
     #[arg(long, env = "REDIS_KEY_PREFIX", default_value = keys::DEFAULT_PREFIX, value_parser = key_prefix)]
-    redis_key_prefix: String,
+    pub redis_key_prefix: String,
     /// Whether this process checks that Redis is durable, or the operator guarantees it
     #[arg(long, env = "REDIS_DURABILITY", value_enum, default_value_t)]
     redis_durability: RedisDurability,
-    /// PEM file of the certificate authorities to trust for Redis instead of the public ones
-    #[arg(long, env = "REDIS_CA_FILE", value_name = "FILE", value_parser = path)]
-    redis_ca_file: Option<PathBuf>,
-    /// PEM file of this process's client certificate for Redis
-    #[arg(long, env = "REDIS_CERT_FILE", value_name = "FILE", value_parser = path)]
-    redis_cert_file: Option<PathBuf>,
-    /// PEM file of the private key of REDIS_CERT_FILE
-    #[arg(long, env = "REDIS_KEY_FILE", value_name = "FILE", value_parser = path)]
-    redis_key_file: Option<PathBuf>,
 }
 
 /// Kinds of Redis deployment.
@@ -60,65 +47,28 @@ enum ModeName {
     Cluster,
 }
 
-/// The connection to Redis.
-#[derive(Debug, Clone)]
-pub struct RedisArgs {
-    pub redis_url: StoreAddress,
-    pub redis_mode: RedisMode,
-    pub redis_key_prefix: String,
-    pub redis_durability: RedisDurability,
-}
-
-checked!(RedisGiven => RedisArgs);
-
-impl TryFrom<RedisGiven> for RedisArgs {
-    type Error = String;
-
-    fn try_from(given: RedisGiven) -> Result<Self, String> {
-        let redis_mode = mode(&given)?;
-        let paths = Paths::new(
-            given.redis_ca_file,
-            given.redis_cert_file,
-            given.redis_key_file,
-        );
-        let tls = match (is_encrypted(given.redis_url.expose_secret()), paths.first()) {
-            (true, _) => Some(Tls::new(Store::Redis, &paths)?),
-            (false, None) => None,
-            (false, Some(name)) => {
-                return Err(format!(
-                    "REDIS_{name} is set, but connections are not encrypted: write rediss:// in REDIS_URL, or leave the file out"
-                ));
-            }
-        };
-        Ok(Self {
-            redis_mode,
-            redis_url: StoreAddress::new(given.redis_url, tls),
-            redis_key_prefix: given.redis_key_prefix,
-            redis_durability: given.redis_durability,
+impl RedisArgs {
+    /// Returns the settings for the client. `timeout` is the maximum wait for one response.
+    pub fn settings(&self, timeout: Duration, tls: &TlsArgs) -> anyhow::Result<RedisSettings> {
+        let is_encrypted = is_encrypted(self.redis_url.expose_secret());
+        let tls = is_encrypted.then(|| Tls::new(Store::Redis, &tls.files()));
+        let tls = tls.transpose().map_err(anyhow::Error::msg)?;
+        Ok(RedisSettings {
+            url: StoreAddress::new(self.redis_url.clone(), tls),
+            prefix: self.redis_key_prefix.clone(),
+            timeout,
+            mode: mode(self).map_err(anyhow::Error::msg)?,
+            durability: self.redis_durability,
         })
     }
 }
 
-impl RedisArgs {
-    /// Returns the settings for the client. `timeout` is the maximum wait for one response.
-    pub fn settings(&self, timeout: Duration) -> RedisSettings {
-        RedisSettings {
-            url: self.redis_url.clone(),
-            prefix: self.redis_key_prefix.clone(),
-            timeout,
-            mode: self.redis_mode.clone(),
-            durability: self.redis_durability,
-        }
-    }
-}
-
-fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
+fn mode(given: &RedisArgs) -> Result<RedisMode, String> {
     // clap has already validated the addresses.
     let nodes = addresses(given.redis_url.expose_secret())?;
     let mode = given.redis_mode;
     let of_sentinel = [
         ("MASTER", given.redis_sentinel_master.is_some()),
-        ("USERNAME", given.redis_sentinel_username.is_some()),
         ("PASSWORD", given.redis_sentinel_password.is_some()),
     ];
     if let Some((name, _)) = of_sentinel
@@ -139,7 +89,6 @@ fn mode(given: &RedisGiven) -> Result<RedisMode, String> {
                 .redis_sentinel_master
                 .clone()
                 .ok_or("REDIS_SENTINEL_MASTER is missing: the name under which the Sentinels watch the master")?,
-            username: given.redis_sentinel_username.clone(),
             password: given.redis_sentinel_password.clone(),
         })),
         ModeName::Cluster if nodes[0].redis_settings().db() != 0 => {

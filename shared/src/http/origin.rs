@@ -20,12 +20,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::tls::{Paths, Store, Tls, cause};
+use crate::tls::{Store, Tls, TlsFiles, cause};
 
 /// Maximum number of bytes read from the head of a response.
 const HEAD: usize = 16 * 1024;
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Origin {
     host: String,
     port: u16,
@@ -103,8 +103,11 @@ impl Origin {
         }
         let (tls, default_port) = match uri.scheme_str() {
             Some("https") => {
-                let paths = Paths::new(authorities, None, None);
-                (Some(Tls::new(store, &paths)?), 443)
+                let files = TlsFiles {
+                    authorities,
+                    ..TlsFiles::default()
+                };
+                (Some(Tls::new(store, &files)?), 443)
             }
             Some("http") => (None, 80),
             _ => return Err(wrong()),

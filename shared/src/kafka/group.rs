@@ -49,7 +49,7 @@ impl KafkaSettings {
         match (code, self.security.of_member("group.instance.id")) {
             (RDKafkaErrorCode::FencedInstanceId, Some(id)) => Some(format!(
                 "another process has joined the group {group:?} as {id:?} and has this one's partitions: give each \
-                 consumer a different KAFKA_CONFIG_GROUP_INSTANCE_ID"
+                 consumer a different group.instance.id in KAFKA_PROPERTIES"
             )),
             // librdkafka cannot offer both protocols, so a group changes from one to the other
             // only while it is empty.

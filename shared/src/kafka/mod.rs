@@ -16,8 +16,8 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 
 pub use error::TopicError;
-pub(crate) use security::{ClientSetting, SecuritySettings};
-pub use security::{Mechanism, Security, SecurityProtocol};
+pub(crate) use security::GivenProperty;
+pub use security::Security;
 pub use signing::{FORGED, SIGNATURE, Signing};
 pub use topic::{check_topic, ensure_topic};
 pub use trace::trace_of;
@@ -54,15 +54,13 @@ pub struct KafkaSettings {
 }
 
 impl KafkaSettings {
-    /// Lists the addresses in `KAFKA_BROKERS`.
-    fn addresses(&self) -> impl Iterator<Item = &str> {
-        self.brokers.split(',').map(str::trim)
-    }
-
     fn base(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)
+            // These are librdkafka's defaults. What is set here cannot be overridden.
+            .set("enable.ssl.certificate.verification", "true")
+            .set("ssl.endpoint.identification.algorithm", "https")
             .set("socket.keepalive.enable", "true")
             // Give up on an unresponsive broker after this time. The default is a minute.
             .set("socket.timeout.ms", "3000")

@@ -1,6 +1,5 @@
 //! The topic of claims: `migrate` creates it, start-up checks it.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
@@ -10,22 +9,18 @@ use rdkafka::admin::{
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::error::TopicError;
 use super::safety::{BATCH_SETTING, IN_SYNC, what_expands, what_loses};
-use super::why_not::{Failures, NoMetadata};
+use super::why_not::Failures;
 use super::{KafkaSettings, LARGEST_BATCH};
-
-/// The first wait for a response. Each later wait is twice as long. Between waits, checks whether
-/// brokers have refused, which the call itself reports only at its deadline.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// Interval at which to check whether a broker has applied a new setting.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Maximum number of events processed between two waits.
+/// Maximum number of events processed after a call.
 const EVENTS: usize = 50;
 
 /// Checks that the topic's settings cannot lose acknowledged messages. Returns its number of
@@ -45,7 +40,7 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
                 settings.topic
             )));
         }
-        Ok(Err(no_answer)) => return Err(settings.why_not(no_answer).await),
+        Ok(Err(error)) => return Err(error),
         Err(_) => return Err(settings.unreachable(KafkaError::Canceled.to_string())),
     };
     match settings.config_of_topic(limit).await? {
@@ -70,65 +65,39 @@ enum TopicState {
     Hidden,
 }
 
-fn ask(settings: &KafkaSettings, limit: Duration) -> Result<TopicState, NoMetadata> {
-    let client = settings.reader().create_with_context(Failures::default())?;
-    let answer = ask_by(&client, settings, limit);
+fn ask(settings: &KafkaSettings, limit: Duration) -> Result<TopicState, TopicError> {
+    let client = settings.reader().create_with_context(Failures::default());
+    let client: BaseConsumer<Failures> = client.map_err(|error| {
+        TopicError::Setting(format!(
+            "the Kafka client can't be set up: {error}; see KAFKA_PROPERTIES, SSL_CERT_FILE and TLS_CERT_FILE"
+        ))
+    })?;
+    let answer = client.fetch_metadata(Some(&settings.topic), limit);
+    for _ in 0..EVENTS {
+        drop(client.poll(Duration::ZERO));
+    }
+    let state = answer
+        .map(|metadata| TopicState::of(&settings.topic, &metadata))
+        .map_err(|error| settings.why_not(&error, client.context()));
     // Drop the client in the background, because that takes a tenth of a second.
     tokio::task::spawn_blocking(move || drop(client));
-    answer
+    state
 }
 
-fn ask_by(
-    client: &BaseConsumer<Failures>,
-    settings: &KafkaSettings,
-    limit: Duration,
-) -> Result<TopicState, NoMetadata> {
-    // The broker that refuses may be the only misconfigured one, so others may still answer.
-    let brokers: BTreeSet<&str> = settings.addresses().collect();
-    let until = Instant::now() + limit;
-    let mut wait = FIRST_WAIT;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let error = match client.fetch_metadata(Some(&settings.topic), wait.min(left)) {
-            Ok(metadata) => {
-                let topic = metadata
-                    .topics()
-                    .iter()
-                    .find(|topic| topic.name() == settings.topic);
-                let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
-                let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
-                return Ok(
-                    match partitions
-                        .iter()
-                        .map(|partition| partition.replicas().len())
-                        .min()
-                    {
-                        None if topic.is_some_and(|topic| topic.error() == Some(hidden)) => {
-                            TopicState::Hidden
-                        }
-                        None => TopicState::Missing,
-                        Some(replicas) => TopicState::Has {
-                            partitions: partitions.len(),
-                            replicas,
-                        },
-                    },
-                );
-            }
-            Err(error) => error,
-        };
-        for _ in 0..EVENTS {
-            drop(client.poll(Duration::ZERO));
+impl TopicState {
+    fn of(name: &str, metadata: &Metadata) -> Self {
+        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+        let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
+        let replicas = partitions.iter().map(|one| one.replicas().len());
+        match replicas.min() {
+            None if topic.is_some_and(|topic| topic.error() == Some(hidden)) => Self::Hidden,
+            None => Self::Missing,
+            Some(replicas) => Self::Has {
+                partitions: partitions.len(),
+                replicas,
+            },
         }
-        let (failure, refusing) = client.context().so_far(&brokers);
-        let everywhere = refusing >= brokers.len();
-        if everywhere || Instant::now() >= until {
-            return Err(NoMetadata {
-                error,
-                failure,
-                everywhere,
-            });
-        }
-        wait *= 2;
     }
 }
 

@@ -1,7 +1,5 @@
-//! Finds out which setting makes connections to brokers fail. librdkafka reports causes in events,
-//! and certificate problems without details.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Remembers why connections to brokers fail. librdkafka reports causes in events; its calls report
+//! only that they took too long.
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -10,190 +8,75 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::KafkaSettings;
 use super::error::TopicError;
-use crate::tls::{HandshakeAnswer, Store, Tls};
 
-/// For each broker, the first connection failure that a setting may have caused.
+/// The first failure that a setting may have caused.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<BTreeMap<String, BrokerFailure>>);
+pub(super) struct Failures(Mutex<Option<BrokerFailure>>);
 
-/// The result if no broker returned metadata of the topic.
-#[derive(Debug)]
-pub(super) struct NoMetadata {
-    /// The error of the call.
-    pub(super) error: KafkaError,
-    pub(super) failure: Option<BrokerFailure>,
-    /// Whether every broker failed in this way. If not, a broker that is only temporarily
-    /// unavailable may still respond.
-    pub(super) everywhere: bool,
-}
-
-impl From<KafkaError> for NoMetadata {
-    fn from(error: KafkaError) -> Self {
-        Self {
-            error,
-            failure: None,
-            everywhere: true,
-        }
-    }
-}
-
-/// A failure with librdkafka's message.
-#[derive(Debug, Clone)]
-pub(super) enum BrokerFailure {
-    /// A broker refused the login.
-    Login(String),
-    /// Only one side uses TLS, or one side does not trust the certificate of the other.
-    Tls(String),
-}
-
-impl Failures {
-    /// Returns one of the failures, and the number of these brokers that have failed.
-    pub(super) fn so_far(&self, brokers: &BTreeSet<&str>) -> (Option<BrokerFailure>, usize) {
-        let failures = self.0.lock();
-        let refusing = brokers
-            .iter()
-            .filter(|broker| failures.contains_key(**broker))
-            .count();
-        (failures.values().next().cloned(), refusing)
-    }
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum BrokerFailure {
+    /// Only another setting helps.
+    Refused(String),
+    /// A stopping broker breaks handshakes off, too, so that it may answer later.
+    MayAnswer(String),
 }
 
 impl ClientContext for Failures {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka");
         if let Some(failure) = BrokerFailure::of(error.rdkafka_error_code(), reason) {
-            self.0
-                .lock()
-                .entry(address(reason).to_owned())
-                .or_insert(failure);
+            self.0.lock().get_or_insert(failure);
         }
     }
 }
 
 impl ConsumerContext for Failures {}
 
-/// Extracts the broker's address. librdkafka's message starts with `protocol://host:port/node: `,
-/// or with another name of the broker.
-fn address(reason: &str) -> &str {
-    let broker = reason.split_once(": ").map_or("", |(broker, _)| broker);
-    let broker = broker
-        .split_once("://")
-        .map_or(broker, |(_, address)| address);
-    broker
-        .split_once('/')
-        .map_or(broker, |(address, _)| address)
-}
-
 impl BrokerFailure {
     fn of(code: Option<RDKafkaErrorCode>, reason: &str) -> Option<Self> {
-        let is_login = matches!(
-            code,
-            Some(
-                RDKafkaErrorCode::Authentication
-                    | RDKafkaErrorCode::SaslAuthenticationFailed
-                    | RDKafkaErrorCode::UnsupportedSASLMechanism
-            )
-        );
+        use RDKafkaErrorCode::{
+            Authentication, SaslAuthenticationFailed, UnsupportedSASLMechanism,
+        };
         // librdkafka also reports a refused login if a broker stopped during the login.
-        let is_gone = reason.contains("mechanisms: (n/a)");
-        if is_gone {
-            None
-        } else if is_login {
-            Some(Self::Login(reason.to_owned()))
-        } else if reason.contains("SSL")
-            || reason.contains("security.protocol")
-            || reason.contains("message size")
-        {
-            Some(Self::Tls(reason.to_owned()))
-        } else {
-            None
+        if reason.contains("mechanisms: (n/a)") {
+            return None;
         }
+        let logins = [
+            Authentication,
+            SaslAuthenticationFailed,
+            UnsupportedSASLMechanism,
+        ];
+        if code.is_some_and(|code| logins.contains(&code)) {
+            return Some(Self::Refused(format!(
+                "Kafka does not let this process in: {reason}; see KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and \
+                 KAFKA_SASL_PASSWORD"
+            )));
+        }
+        if reason.contains("certificate") {
+            return Some(Self::Refused(format!(
+                "Kafka's certificate, or that of this process, is not accepted: {reason}; see SSL_CERT_FILE, the names in \
+                 KAFKA_BROKERS, and TLS_CERT_FILE"
+            )));
+        }
+        ["SSL", "security.protocol", "message size"]
+            .iter()
+            .any(|word| reason.contains(word))
+            .then(|| Self::MayAnswer(format!("{reason}; see KAFKA_SECURITY_PROTOCOL")))
     }
 }
 
 impl KafkaSettings {
-    pub(super) async fn why_not(
-        &self,
-        NoMetadata {
-            error,
-            failure,
-            everywhere,
-        }: NoMetadata,
-    ) -> TopicError {
-        if let KafkaError::ClientCreation(reason) = error {
-            return TopicError::Setting(format!(
-                "the Kafka client can't be set up: {reason}; see KAFKA_CONFIG_…"
-            ));
+    /// Explains why no broker has answered. Other brokers than the one that refused may be down
+    /// only now, but then this process starts again.
+    pub(super) fn why_not(&self, error: &KafkaError, failures: &Failures) -> TopicError {
+        match failures.0.lock().take() {
+            Some(BrokerFailure::Refused(sentence)) => TopicError::Setting(sentence),
+            Some(BrokerFailure::MayAnswer(reason)) => self.unreachable(reason),
+            // A port that speaks TLS closes plain-text connections without a reason.
+            None => self.unreachable(format!(
+                "{error}; see KAFKA_BROKERS and KAFKA_SECURITY_PROTOCOL"
+            )),
         }
-        if let Some(BrokerFailure::Login(reason)) = &failure {
-            let sentence = format!(
-                "Kafka does not let this process in: {reason}; see KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
-            );
-            return self.refused(sentence, everywhere);
-        }
-        // A TLS port closes plain-text connections, and librdkafka only reports that no broker
-        // answers.
-        if (failure.is_some() || self.security.tls().is_none())
-            && let Some((sentence, everywhere)) = self.ask_each().await
-        {
-            return self.refused(sentence, everywhere);
-        }
-        match failure {
-            Some(BrokerFailure::Tls(reason)) if reason.contains("certificate verify failed") => {
-                self.refused(format!("Kafka: {reason}; see KAFKA_CA_FILE"), everywhere)
-            }
-            // A stopping broker also interrupts handshakes, so keep retrying.
-            Some(BrokerFailure::Tls(reason)) if reason.contains("PLAINTEXT broker") => self.unreachable(
-                "it breaks the TLS handshake off, as a port for plain text does: see KAFKA_SECURITY_PROTOCOL".into(),
-            ),
-            Some(BrokerFailure::Tls(reason)) => self.unreachable(reason),
-            _ => self.unreachable(error.to_string()),
-        }
-    }
-
-    /// If only some brokers are misconfigured, waits for the others.
-    fn refused(&self, sentence: String, everywhere: bool) -> TopicError {
-        if everywhere {
-            TopicError::Setting(sentence)
-        } else {
-            self.unreachable(sentence)
-        }
-    }
-
-    /// Tries a handshake with each broker. Returns what to change according to the first failure,
-    /// and whether all failed.
-    async fn ask_each(&self) -> Option<(String, bool)> {
-        let encrypted = self.security.tls();
-        let tls = encrypted
-            .cloned()
-            .unwrap_or_else(|| Tls::public(Store::Kafka));
-        let mut sentence = None;
-        let mut everywhere = true;
-        for broker in self.addresses() {
-            let Some((host, Ok(port))) = broker
-                .rsplit_once(':')
-                .map(|(host, port)| (host, port.parse()))
-            else {
-                continue;
-            };
-            let host = host.trim_matches(['[', ']']);
-            let why = match (encrypted, tls.probe(host, port).await) {
-                (Some(_), HandshakeAnswer::Fault(why)) => why,
-                (Some(_), HandshakeAnswer::PlainText) => {
-                    "it answers in plain text: give the port on which it speaks TLS, or see KAFKA_SECURITY_PROTOCOL"
-                        .into()
-                }
-                (None, HandshakeAnswer::Fine | HandshakeAnswer::Fault(_)) => {
-                    "it speaks TLS: set KAFKA_SECURITY_PROTOCOL to SSL or SASL_SSL".to_owned()
-                }
-                _ => {
-                    everywhere = false;
-                    continue;
-                }
-            };
-            sentence.get_or_insert(format!("Kafka at {host}:{port} can't be used: {why}"));
-        }
-        Some((sentence?, everywhere))
     }
 }
 
@@ -202,30 +85,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_counted_by_broker() {
-        let failures = Failures::default();
-        let refuse = |broker: &str, reason: &str| {
-            let error = KafkaError::Global(RDKafkaErrorCode::SSL);
-            failures.error(
-                error,
-                &format!("ssl://{broker}/bootstrap: SSL handshake failed: {reason}"),
-            );
-        };
-        let brokers = BTreeSet::from(["a:9092", "b:9092"]);
-        let so_far = || failures.so_far(&brokers);
-        assert!(matches!(so_far(), (None, 0)));
-        refuse("a:9092", "certificate verify failed");
-        refuse("a:9092", "certificate verify failed again");
-        refuse("GroupCoordinator", "certificate verify failed");
+    fn failures_that_a_setting_causes_name_it() {
+        let of = |code, reason| BrokerFailure::of(Some(code), reason);
+        let tls = RDKafkaErrorCode::SSL;
+        let refused = of(tls, "ssl://a:1/bootstrap: certificate verify failed");
         assert!(
-            matches!(so_far(), (Some(BrokerFailure::Tls(reason)), 1) if !reason.contains("again"))
+            matches!(&refused, Some(BrokerFailure::Refused(it)) if it.contains("SSL_CERT_FILE"))
         );
-        refuse("b:9092", "certificate verify failed");
-        assert_eq!(so_far().1, 2);
-        failures.error(
-            KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure),
-            "c:9092/2: Connection refused",
+        let login = RDKafkaErrorCode::Authentication;
+        let refused = of(
+            login,
+            "sasl_ssl://a:1/bootstrap: SASL authentication failed",
         );
-        assert_eq!(so_far().1, 2, "one that is down has not refused");
+        assert!(
+            matches!(&refused, Some(BrokerFailure::Refused(it)) if it.contains("KAFKA_SASL_PASSWORD"))
+        );
+        assert_eq!(of(login, "broker's supported mechanisms: (n/a)"), None);
+        let broken_off = of(tls, "SSL handshake failed: unexpected message");
+        assert!(matches!(broken_off, Some(BrokerFailure::MayAnswer(_))));
+        let down = RDKafkaErrorCode::BrokerTransportFailure;
+        assert_eq!(of(down, "c:9092/2: Connection refused"), None);
     }
 }

@@ -156,10 +156,10 @@ fn why_not(
     }
     match error {
         mysql_async::Error::Server(error) if error.code == WANTS_TLS => ConnectionError::InvalidConnectionUrl(format!(
-            "it takes encrypted connections only ({error}): set DATABASE_TLS=required"
+            "it takes encrypted connections only ({error}): add ?require_ssl=true to DATABASE_URL"
         )),
         mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => ConnectionError::InvalidConnectionUrl(
-            "it does not speak TLS: give it a certificate, or set DATABASE_TLS=off on a private network".to_owned(),
+            "it does not speak TLS: give it a certificate, or leave require_ssl out of DATABASE_URL on a private network".to_owned(),
         ),
         mysql_async::Error::Server(error) if error.code == UNKNOWN_DATABASE => {
             let name = database.unwrap_or_default();
@@ -169,7 +169,7 @@ fn why_not(
         }
         mysql_async::Error::Server(error) if DOES_NOT_LET_IN.contains(&error.code) => {
             let may_need_certificate = tls.is_some_and(|tls| !tls.has_identity());
-            let certificate = if may_need_certificate { "; a user may also need DATABASE_CERT_FILE" } else { "" };
+            let certificate = if may_need_certificate { "; a user may also need TLS_CERT_FILE" } else { "" };
             ConnectionError::InvalidConnectionUrl(format!("{error}; see DATABASE_URL{certificate}"))
         }
         // MySQL asks unknown users for a password with any of its plugins.

@@ -466,7 +466,7 @@ mod tests {
         ];
         assert_eq!(&parts[5..], rest);
         let traced = Claim {
-            trace: Some(TraceContext::root()),
+            trace: TraceContext::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
             ..claims[0].clone()
         };
         let trace = format!(",'{}')", traced.trace.unwrap());

@@ -33,8 +33,7 @@ pub enum RedisMode {
 pub struct SentinelSettings {
     /// The name under which Sentinels watch the master.
     pub master: String,
-    /// Login for the Sentinels; the address contains the login for the master.
-    pub username: Option<String>,
+    /// Of the Sentinels; the address contains the login for the master.
     pub password: Option<secrecy::SecretString>,
 }
 
@@ -145,9 +144,6 @@ impl Deployment {
         if let Some(password) = login.password() {
             builder = builder.set_client_to_redis_password(password);
         }
-        if let Some(user) = &settings.username {
-            builder = builder.set_client_to_sentinel_username(user);
-        }
         if let Some(password) = &settings.password {
             builder = builder.set_client_to_sentinel_password(password.expose_secret());
         }
@@ -171,9 +167,6 @@ impl Deployment {
         settings: &SentinelSettings,
     ) -> Result<Client, RedisError> {
         let mut login = RedisConnectionInfo::default();
-        if let Some(user) = &settings.username {
-            login = login.set_username(user);
-        }
         if let Some(password) = &settings.password {
             login = login.set_password(password.expose_secret());
         }

@@ -18,7 +18,7 @@ static IDENTITY: LazyLock<Script> = LazyLock::new(|| Script::new("return identit
 
 #[derive(Debug, thiserror::Error)]
 pub enum Unsafe {
-    #[error("Redis cannot be reached: {0}")]
+    #[error("Redis cannot be reached: {0}; see REDIS_URL, which begins with rediss:// for TLS")]
     Unreachable(#[from] RedisError),
     #[error("{0}")]
     Setting(String),

@@ -1,11 +1,17 @@
 //! Finds out which setting prevents Redis from answering at start-up.
 
-use redis::{ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::deployment::SentinelSettings;
 use super::safety::Unsafe;
 use super::{Redis, RedisMode};
-use crate::tls::{HandshakeAnswer, Store, Tls, speaks_plain_redis};
+
+/// What rustls says if one side does not trust the other, or the server does not speak TLS.
+const TLS_ERRORS: [&str; 3] = [
+    "invalid peer certificate",
+    "received fatal alert",
+    "received corrupt message",
+];
 
 impl Redis {
     /// Calls [`Redis::check_settings`] at start-up. If retrying cannot help, the error names a
@@ -45,30 +51,19 @@ impl Redis {
         if error.code().is_some() {
             return None;
         }
-        let (host, port, encrypted) = match self.deployment.addresses[0].addr() {
-            ConnectionAddr::Tcp(host, port) => (host, *port, false),
-            ConnectionAddr::TcpTls { host, port, .. } => (host, *port, true),
-            _ => return None,
-        };
-        let tls = self
-            .tls
-            .clone()
-            .unwrap_or_else(|| Tls::public(Store::Redis));
-        let why = match (encrypted, tls.probe(host, port).await) {
-            (true, HandshakeAnswer::Fault(why)) => why,
-            (true, HandshakeAnswer::PlainText | HandshakeAnswer::Silent) if speaks_plain_redis(host, port).await => {
-                "it answers in plain text: write redis:// in REDIS_URL, or the port on which it speaks TLS".to_owned()
-            }
-            (false, HandshakeAnswer::Fine | HandshakeAnswer::Fault(_)) => {
-                "it speaks TLS: write rediss:// in REDIS_URL".to_owned()
-            }
-            _ => return None,
-        };
-        Some(format!("Redis at {host}:{port} can't be used: {why}"))
+        // redis-rs keeps only the text of rustls's errors.
+        let text = error.to_string();
+        let is_tls = TLS_ERRORS.iter().any(|word| text.contains(word));
+        let tls = self.tls.as_ref().filter(|_| is_tls)?;
+        let at = self.host_and_port();
+        Some(format!(
+            "Redis at {at} can't be used: {}",
+            tls.sentence(text)
+        ))
     }
 
-    /// Asks the Sentinels for the master: redis-rs reports an unknown name and a master that is down
-    /// as the same error.
+    /// Asks the Sentinels for the master: redis-rs reports an unknown name and a master that is
+    /// down as the same error.
     async fn why_no_sentinel(&self, settings: &SentinelSettings) -> Option<String> {
         let name = &settings.master;
         for info in &self.deployment.addresses {

@@ -1,11 +1,8 @@
 //! TLS to the stores and other servers: trusted authorities, this process's certificate, and
-//! explanations of failed handshakes. Redis and MySQL use this implementation. librdkafka uses
-//! OpenSSL; its settings are examined here only to explain failed connections
-//! (docs/decisions/0020-tls.md).
+//! explanations of failed handshakes. librdkafka uses OpenSSL instead (docs/decisions/0020-tls.md).
 
 mod fault;
 mod files;
-mod probe;
 mod provider;
 
 use std::path::PathBuf;
@@ -19,49 +16,27 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use self::files::{Certificates, PrivateKey};
 
 pub(crate) use fault::cause;
-pub(crate) use probe::{HandshakeAnswer, speaks_plain_redis};
 
 /// Servers reached over TLS, which determine the names of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Redis,
     Mysql,
-    Kafka,
     /// The issuer of tokens, for the keys that verify them.
     Jwks,
     /// The API, for operators' programs.
     Api,
     /// A receiver of webhooks.
     Webhook,
+    /// The collector of traces.
+    Collector,
 }
 
 impl Store {
-    /// Returns the prefix of the names of its TLS settings.
-    pub(crate) fn prefix(self) -> &'static str {
-        match self {
-            Self::Redis => "REDIS",
-            Self::Mysql => "DATABASE",
-            Self::Kafka => "KAFKA",
-            Self::Jwks => "JWT_JWKS",
-            Self::Api => "API",
-            Self::Webhook => "WEBHOOK",
-        }
-    }
-
-    /// Returns the setting for the file of its certificate authorities.
-    pub(crate) fn authorities(self) -> &'static str {
-        match self {
-            Self::Redis => "REDIS_CA_FILE",
-            Self::Mysql => "DATABASE_CA_FILE",
-            Self::Kafka => "KAFKA_CA_FILE",
-            Self::Jwks | Self::Api | Self::Webhook => "SSL_CERT_FILE",
-        }
-    }
-
-    /// Whether public authorities are trusted in addition to that file. A store's certificate comes
-    /// from one known authority; the other servers may use any.
+    /// Whether public authorities are trusted in addition to those of `SSL_CERT_FILE`. A store's
+    /// certificate comes from a known authority; the other servers may use any.
     fn trusts_public(self) -> bool {
-        matches!(self, Self::Jwks | Self::Api | Self::Webhook)
+        !matches!(self, Self::Redis | Self::Mysql)
     }
 
     /// Returns the setting for its address.
@@ -69,44 +44,23 @@ impl Store {
         match self {
             Self::Redis => "REDIS_URL",
             Self::Mysql => "DATABASE_URL",
-            Self::Kafka => "KAFKA_BROKERS",
             Self::Jwks => "JWT_JWKS_URL",
             Self::Api => "API_URL",
             Self::Webhook => "WEBHOOK_URLS",
+            Self::Collector => "OTEL_EXPORTER_OTLP_ENDPOINT",
         }
     }
 }
 
-/// TLS files of one store; all are optional.
+/// Files for TLS; all are optional.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Paths {
-    pub(crate) ca: Option<PathBuf>,
+pub(crate) struct TlsFiles {
+    /// `SSL_CERT_FILE`.
+    pub(crate) authorities: Option<PathBuf>,
+    /// `TLS_CERT_FILE`.
     pub(crate) cert: Option<PathBuf>,
+    /// `TLS_KEY_FILE`.
     pub(crate) key: Option<PathBuf>,
-}
-
-impl Paths {
-    /// Creates the paths. A variable that is set but empty, as in docker-compose, counts as not
-    /// set.
-    pub(crate) fn new(ca: Option<PathBuf>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Self {
-        let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
-        Self {
-            ca: given(ca),
-            cert: given(cert),
-            key: given(key),
-        }
-    }
-
-    /// Returns the suffix of the first setting that is given.
-    pub(crate) fn first(&self) -> Option<&'static str> {
-        [
-            (&self.ca, "CA_FILE"),
-            (&self.cert, "CERT_FILE"),
-            (&self.key, "KEY_FILE"),
-        ]
-        .into_iter()
-        .find_map(|(path, name)| path.as_ref().map(|_| name))
-    }
 }
 
 /// The trusted authorities and this process's certificate, which are read once, at start-up.
@@ -121,30 +75,18 @@ pub struct Tls {
 
 impl Tls {
     /// Reads the files. Errors name the setting to change.
-    pub(crate) fn new(store: Store, paths: &Paths) -> Result<Self, String> {
-        let prefix = store.prefix();
-        let ca = paths
-            .ca
-            .as_deref()
-            .map(|path| Certificates::read(store.authorities(), path))
-            .transpose()?;
-        let identity = match (&paths.cert, &paths.key) {
+    pub(crate) fn new(store: Store, files: &TlsFiles) -> Result<Self, String> {
+        let ca = files.authorities.as_deref();
+        let ca = ca.map(|path| Certificates::read("SSL_CERT_FILE", path));
+        let identity = match (&files.cert, &files.key) {
             (Some(cert), Some(key)) => Some((
-                Certificates::read(&format!("{prefix}_CERT_FILE"), cert)?,
-                PrivateKey::read(&format!("{prefix}_KEY_FILE"), key)?,
+                Certificates::read("TLS_CERT_FILE", cert)?,
+                PrivateKey::read("TLS_KEY_FILE", key)?,
             )),
             (None, None) => None,
-            (Some(_), None) => {
-                return Err(format!(
-                    "{prefix}_CERT_FILE is set without {prefix}_KEY_FILE: give both, or neither"
-                ));
-            }
-            (None, Some(_)) => {
-                return Err(format!(
-                    "{prefix}_KEY_FILE is set without {prefix}_CERT_FILE: give both, or neither"
-                ));
-            }
+            _ => return Err("TLS_CERT_FILE and TLS_KEY_FILE: give both, or neither".into()),
         };
+        let ca = ca.transpose()?;
         let tls = Self {
             store,
             ca,
@@ -154,26 +96,13 @@ impl Tls {
         Ok(tls)
     }
 
-    /// Trusts the public authorities, and has no client certificate.
-    pub(crate) fn public(store: Store) -> Self {
-        Self {
-            store,
-            ca: None,
-            identity: None,
-        }
-    }
-
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
-        let prefix = self.store.prefix();
         let mut roots = RootCertStore::empty();
         if let Some(ca) = &self.ca {
             for certificate in ca.der() {
                 roots.add(certificate).map_err(|error| {
-                    format!(
-                        "{} {} holds no authority's certificate: {error}",
-                        self.store.authorities(),
-                        ca.path().display()
-                    )
+                    let path = ca.path().display();
+                    format!("SSL_CERT_FILE {path} holds no authority's certificate: {error}")
                 })?;
             }
         }
@@ -187,7 +116,7 @@ impl Tls {
         let config = match &self.identity {
             None => config.with_no_client_auth(),
             Some((cert, key)) => config.with_client_auth_cert(cert.der(), key.der()).map_err(|error| {
-                format!("{prefix}_KEY_FILE is no key to {prefix}_CERT_FILE, or of a kind that can't be used: {error}")
+                format!("TLS_KEY_FILE is no key to TLS_CERT_FILE, or of a kind that can't be used: {error}")
             })?,
         };
         Ok(Arc::new(config))
@@ -297,10 +226,11 @@ mod tests {
         let tls = |cert: &str, key: &str| {
             let cert = Some(files.path(cert).into());
             let key = Some(files.path(key).into());
+            let authorities = None;
             Tls::new(
                 Store::Redis,
-                &Paths {
-                    ca: None,
+                &TlsFiles {
+                    authorities,
                     cert,
                     key,
                 },
@@ -315,7 +245,7 @@ mod tests {
             (
                 "client.pem",
                 "foreign.key",
-                "REDIS_KEY_FILE is no key to REDIS_CERT_FILE",
+                "TLS_KEY_FILE is no key to TLS_CERT_FILE",
             ),
             ("client.key", "client.key", "holds no certificate"),
             ("client.pem", "client.pem", "holds no private key"),

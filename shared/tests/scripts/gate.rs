@@ -323,7 +323,6 @@ impl ServerGroup {
                 let [_, _, (_, master)] = group.env();
                 let settings = SentinelSettings {
                     master,
-                    username: None,
                     password: None,
                 };
                 connect_to(&group.urls(), RedisMode::Sentinel(settings))

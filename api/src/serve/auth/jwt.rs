@@ -1,14 +1,12 @@
 //! Signed tokens (RFC 7519). A setting fixes the algorithm, which is never taken from the token.
 //! Issuer, audience, `exp` and the user are required.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use firstcome_shared::config::path;
 use firstcome_shared::coupon::Group;
 use firstcome_shared::domain::UserId;
 use firstcome_shared::tuning::Tuning;
@@ -32,12 +30,9 @@ pub struct JwtArgs {
     /// Shared secret of at least 32 bytes, for HS256 (48 for HS384, 64 for HS512)
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<SecretString>,
-    /// File with the issuer's public keys, read again every five minutes: a JWK Set, or one public
-    /// key as PEM
-    #[arg(long, env = "JWT_JWKS_FILE", value_parser = path)]
-    pub jwt_jwks_file: Option<PathBuf>,
-    /// Address of the issuer's public keys as a JWK Set, read every five minutes: `https://…`, or
-    /// `http://…` within a private network. SSL_CERT_FILE names further certificate authorities
+    /// Address of the issuer's public keys as a JWK Set, read every five minutes: `https://…`,
+    /// `http://…` within a private network, or `file:///path` (also one public key as PEM).
+    /// SSL_CERT_FILE names further certificate authorities
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
     /// Interval between two reads of a JWK Set. A token that names an unknown key causes an
@@ -78,7 +73,6 @@ impl JwtArgs {
         let settings = [
             ("JWT_ALGORITHM", self.jwt_algorithm.is_some()),
             ("JWT_SECRET", self.secret().is_some()),
-            ("JWT_JWKS_FILE", self.file().is_some()),
             ("JWT_JWKS_URL", is_set(&self.jwt_jwks_url)),
             ("JWT_ISSUER", is_set(&self.jwt_issuer)),
             ("JWT_AUDIENCE", is_set(&self.jwt_audience)),
@@ -93,12 +87,6 @@ impl JwtArgs {
     fn secret(&self) -> Option<&str> {
         let secret = self.jwt_secret.as_ref()?.expose_secret();
         (!secret.is_empty()).then_some(secret)
-    }
-
-    fn file(&self) -> Option<&PathBuf> {
-        self.jwt_jwks_file
-            .as_ref()
-            .filter(|path| !path.as_os_str().is_empty())
     }
 }
 
@@ -334,20 +322,18 @@ fn refused(error: &Error) -> TokenRefused {
 
 fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
     let secret = args.secret();
-    let file = args.file();
     let url = filled(&args.jwt_jwks_url);
     let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
-    let source = match (secret, file, url) {
-        (Some(secret), None, None) if is_shared => {
+    let source = match (secret, url) {
+        (Some(secret), None) if is_shared => {
             return shared_secret(algorithm, secret).map(Keys::One);
         }
-        (None, Some(path), None) if !is_shared => KeySource::File(path.clone()),
-        (None, None, Some(url)) if !is_shared => KeySource::url(url)?,
+        (None, Some(url)) if !is_shared => KeySource::new(url)?,
         _ => {
             let needed = if is_shared {
                 "JWT_SECRET"
             } else {
-                "JWT_JWKS_URL or JWT_JWKS_FILE"
+                "JWT_JWKS_URL"
             };
             return Err(format!(
                 "JWT_ALGORITHM={algorithm:?} needs {needed}, and no other key"

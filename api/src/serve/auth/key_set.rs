@@ -49,7 +49,11 @@ pub(super) enum KeySource {
 }
 
 impl KeySource {
-    pub(super) fn url(url: &str) -> Result<Self, String> {
+    /// `url` may be `file:///path`.
+    pub(super) fn new(url: &str) -> Result<Self, String> {
+        if let Some(path) = url.strip_prefix("file://") {
+            return Ok(Self::File(path.into()));
+        }
         let source = HttpSource::new(Store::Jwks, url, ssl_cert_file())?;
         if !source.is_encrypted() {
             tracing::warn!(
@@ -60,7 +64,7 @@ impl KeySource {
             |name: &&'static str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         if let Some(name) = ["HTTPS_PROXY", "https_proxy"].into_iter().find(is_set) {
             tracing::warn!(
-                "{name} is set, but JWT_JWKS_URL is read without a proxy; if that fails, use JWT_JWKS_FILE"
+                "{name} is set, but JWT_JWKS_URL is read without a proxy; if that fails, use a file:// URL"
             );
         }
         Ok(Self::Url(source))
@@ -73,7 +77,7 @@ type NamedKey = (Option<String>, Arc<DecodingKey>);
 impl fmt::Display for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            KeySource::File(path) => write!(f, "JWT_JWKS_FILE {}", path.display()),
+            KeySource::File(path) => write!(f, "JWT_JWKS_URL at file://{}", path.display()),
             KeySource::Url(source) => write!(f, "JWT_JWKS_URL at {source}"),
         }
     }

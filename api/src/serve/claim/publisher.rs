@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, check_topic};
-use firstcome_shared::trace::{self, SpanEnd, SpanKind, TRACEPARENT, TraceContext, TraceSpan, key};
+use firstcome_shared::trace::{SpanKind, TRACEPARENT, TraceContext, TraceSpan, key};
 use futures_util::future::join_all;
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
@@ -203,37 +203,32 @@ impl Publisher {
         };
         // A message with several claims contains no sampled claim.
         let trace = if let [one] = claims { one.trace } else { None };
-        let Some(trace) = trace.filter(|trace| trace.sampled && trace::is_on()) else {
-            return self.send_with(&message, trace).await.map(drop);
-        };
         // The message carries the span of its sending, which ends with Kafka's acknowledgement.
-        let begun = Instant::now();
-        let own = trace.child();
-        let sent = self.send_with(&message, Some(own)).await;
         let topic = &self.kafka.topic;
-        if let Some(span) = TraceSpan::ended_now(
-            own,
-            format!("send {topic}"),
-            SpanKind::Producer,
-            begun.elapsed(),
-        ) {
+        let start = |trace| {
+            let name = format!("send {topic}");
+            TraceSpan::start(trace, name, SpanKind::Producer, Duration::ZERO)
+        };
+        let span = trace.and_then(start);
+        let own = span.as_ref().map(TraceSpan::context).or(trace);
+        let sent = self.send_with(&message, own).await;
+        if let Some(span) = span {
             let span = span
-                .below(trace.span_id)
                 .with(key::MESSAGING_SYSTEM, "kafka")
                 .with(key::MESSAGING_OPERATION_NAME, "send")
                 .with(key::MESSAGING_OPERATION_TYPE, "send")
                 .with(key::MESSAGING_DESTINATION_NAME, topic.clone())
                 .with(key::MESSAGING_KAFKA_MESSAGE_KEY, message.key);
-            match &sent {
+            let span = match &sent {
                 Ok(sent) => span
                     .with(
                         key::MESSAGING_DESTINATION_PARTITION_ID,
                         sent.partition.to_string(),
                     )
-                    .with(key::MESSAGING_KAFKA_OFFSET, sent.offset)
-                    .export(SpanEnd::Fine),
-                Err(_) => span.export(SpanEnd::Failed("not_acknowledged")),
-            }
+                    .with(key::MESSAGING_KAFKA_OFFSET, sent.offset),
+                Err(_) => span.failed("not_acknowledged"),
+            };
+            span.end();
         }
         sent.map(drop)
     }
@@ -380,6 +375,11 @@ mod tests {
         }
     }
 
+    fn traced() -> TraceContext {
+        let text = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        TraceContext::parse(text).unwrap()
+    }
+
     #[tokio::test]
     async fn renewed_producer_sends_messages() {
         let publisher = publisher("127.0.0.1:1");
@@ -390,20 +390,15 @@ mod tests {
         publisher.renew().unwrap();
         assert_eq!(publisher.publish(&[claim(1, None)]).await, [true]);
         publisher.renew().unwrap();
-        let claims = [
-            claim(3, None),
-            claim(2, Some(TraceContext::root())),
-            claim(4, None),
-        ];
+        let claims = [claim(3, None), claim(2, Some(traced())), claim(4, None)];
         assert_eq!(publisher.publish(&claims).await, [true; 3]);
         assert_eq!(publisher.flush(Duration::from_secs(5)).await, 0);
     }
 
     #[test]
     fn claims_share_a_message_unless_they_are_traced_or_too_many() {
-        let traced = || Some(TraceContext::root());
         let claims: Vec<Outgoing> = (1..=300)
-            .map(|slot| claim(slot, if slot == 140 { traced() } else { None }))
+            .map(|slot| claim(slot, (slot == 140).then(traced)))
             .collect();
         let sizes: Vec<usize> = messages_of(&claims).iter().map(|some| some.len()).collect();
         assert_eq!(sizes, [128, 11, 1, 128, 32]);

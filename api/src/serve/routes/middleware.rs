@@ -72,7 +72,7 @@ impl RequestGuard {
         let status = response.status();
         let took = begun.elapsed();
         self.record(route, status, took);
-        trace.end(route, status, took, response.headers_mut());
+        trace.end(route, status, response.headers_mut());
         response
     }
 

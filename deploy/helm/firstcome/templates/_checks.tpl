@@ -37,7 +37,7 @@
 {{- end }}
 {{- end }}
 {{- $keys := false }}
-{{- range list "JWT_JWKS_URL" "JWT_JWKS_FILE" "JWT_SECRET" }}
+{{- range list "JWT_JWKS_URL" "JWT_SECRET" }}
 {{- $keys = or $keys (index $settings.api .) (index $secrets.api .) }}
 {{- end }}
 {{- if not $keys }}

@@ -54,7 +54,7 @@ envFrom:
 {{/* Common parts of every pod. */}}
 {{- define "firstcome.pod" -}}
 automountServiceAccountToken: false
-# A service called kafka-config, say, would set KAFKA_CONFIG_PORT.
+# A service called otel, say, would set OTEL_PORT.
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true

@@ -29,7 +29,12 @@ pub(crate) fn port(command: &str) -> Option<&'static str> {
 }
 
 /// The only secrets that consumers and migrations get.
-const FEW: [&str; 3] = ["DATABASE_URL", "KAFKA_SASL_PASSWORD", "KAFKA_SIGNING_KEY"];
+const FEW: [&str; 4] = [
+    "DATABASE_URL",
+    "KAFKA_PROPERTIES",
+    "KAFKA_SASL_PASSWORD",
+    "KAFKA_SIGNING_KEY",
+];
 
 impl Process<'_> {
     pub(crate) fn check(&self, programs: &Programs) -> Problems {

@@ -18,17 +18,15 @@ pub(crate) struct Settings {
 impl Settings {
     /// Parses the settings in the command's modules, and in the shared structures that they name.
     fn parse(own: &str, shared: &str) -> Result<Self> {
-        let structure = Regex::new(r"\bstruct (\w+?)(?:Args|Given)\b")?;
+        let structure = Regex::new(r"\bstruct (\w+?)Args\b")?;
         let mut text = own.to_owned();
-        let begins: Vec<_> = structure.captures_iter(shared).collect();
-        for (at, begin) in begins.iter().enumerate() {
+        for begin in structure.captures_iter(shared) {
             let from = begin.get(0).map_or(0, |found| found.start());
-            let next = begins.get(at + 1).and_then(|next| next.get(0));
-            let until = next.map_or(shared.len(), |next| next.start());
-            // Every command writes logs.
+            let body = shared[from..].split("\n}").next().unwrap_or_default();
+            // Every command writes logs. A structure may be part of another one.
             let name = &begin[1];
-            if name == "Log" || own.contains(&format!("{name}Args")) {
-                text += &shared[from..until];
+            if name == "Log" || text.contains(&format!("{name}Args")) {
+                text += body;
             }
         }
         let variable = Regex::new(r#"\benv = "([A-Z0-9_]+)"([^\]]*)\]"#)?;
@@ -44,10 +42,7 @@ impl Settings {
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.all.contains(name)
-            || name.starts_with("KAFKA_CONFIG_")
-            || name.starts_with("OTEL_")
-            || name == "SSL_CERT_FILE"
+        self.all.contains(name) || name.starts_with("OTEL_") || name == "SSL_CERT_FILE"
     }
 }
 
@@ -118,10 +113,20 @@ mod tests {
     use super::*;
 
     const SHARED: &str = r#"
-        pub(crate) struct RedisArgs { #[arg(long, env = "REDIS_URL", hide_env_values = true)] url: String }
-        pub(crate) struct KafkaArgs { #[arg(long, env = "KAFKA_BROKERS")] brokers: String }
-        pub(crate) struct LogArgs { #[arg(long, env = "LOG_FORMAT")] format: String }
-    "#;
+pub(crate) struct RedisArgs {
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    tls: TlsArgs,
+}
+pub(crate) struct KafkaArgs {
+    #[arg(long, env = "KAFKA_BROKERS")]
+}
+pub(crate) struct LogArgs {
+    #[arg(long, env = "LOG_FORMAT")]
+}
+pub(crate) struct TlsArgs {
+    #[arg(long, env = "TLS_CERT_FILE")]
+}
+"#;
 
     #[test]
     fn a_command_has_the_shared_settings_that_it_names() {
@@ -129,7 +134,16 @@ mod tests {
             r#"struct Args { redis: RedisArgs, #[arg(long, env = "LISTEN_ADDR")] listen: String }"#;
         let settings = Settings::parse(own, SHARED).unwrap();
         let all: Vec<_> = settings.all.iter().map(String::as_str).collect();
-        assert_eq!(all, ["LISTEN_ADDR", "LOG_FORMAT", "REDIS_URL", "RUST_LOG"]);
+        assert_eq!(
+            all,
+            [
+                "LISTEN_ADDR",
+                "LOG_FORMAT",
+                "REDIS_URL",
+                "RUST_LOG",
+                "TLS_CERT_FILE"
+            ]
+        );
         assert_eq!(settings.secret, BTreeSet::from(["REDIS_URL".to_owned()]));
         assert!(settings.has("OTEL_SERVICE_NAME") && !settings.has("KAFKA_BROKERS"));
     }

@@ -180,13 +180,13 @@ fn reports_wrong_settings_in_one_sentence_that_omits_the_secret() {
             hmac(|it| it.jwt_secret = Some(String::new().into())),
             "needs JWT_SECRET",
         ),
-        (rs256.clone(), "needs JWT_JWKS_URL or JWT_JWKS_FILE"),
+        (rs256.clone(), "needs JWT_JWKS_URL"),
         (
             hmac(|it| it.jwt_algorithm = Some(Algorithm::RS256)),
-            "needs JWT_JWKS_URL or JWT_JWKS_FILE, and no other",
+            "needs JWT_JWKS_URL, and no other",
         ),
         (
-            hmac(|it| it.jwt_jwks_file = Some("keys.json".into())),
+            hmac(|it| it.jwt_jwks_url = Some("file:///keys.json".into())),
             "needs JWT_SECRET, and no other",
         ),
         (

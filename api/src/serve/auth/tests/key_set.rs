@@ -119,7 +119,7 @@ async fn rotates_the_keys_of_a_file_at_run_time() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let write = |keys: &[&IssuerKey]| std::fs::write(file.path(), set_of(keys)).unwrap();
     let tokens = verifier(JwtArgs {
-        jwt_jwks_file: Some(file.path().to_owned()),
+        jwt_jwks_url: Some(format!("file://{}", file.path().display())),
         ..meant()
     });
     let keys = tokens.key_set().unwrap();
@@ -336,7 +336,7 @@ async fn public_key_is_never_an_hmac_secret() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), key.pair.public_key_pem()).unwrap();
     let tokens = verifier(JwtArgs {
-        jwt_jwks_file: Some(file.path().to_owned()),
+        jwt_jwks_url: Some(format!("file://{}", file.path().display())),
         ..meant()
     });
     tokens.key_set().unwrap().read().await.unwrap();

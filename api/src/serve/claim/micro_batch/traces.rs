@@ -2,7 +2,7 @@
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
-use firstcome_shared::trace::{self, SpanEnd, SpanKind, TraceSpan, key};
+use firstcome_shared::trace::{SpanKind, TraceSpan, key};
 
 use super::PendingClaim;
 
@@ -12,20 +12,13 @@ pub(super) fn admissions(
     batch: &[PendingClaim],
     called: &Result<Vec<Option<AdmissionReply>>, AdmissionError>,
 ) {
-    if !trace::is_on() {
-        return;
-    }
     for (at, pending) in batch.iter().enumerate() {
-        let Some(trace) = pending.trace.filter(|trace| trace.sampled) else {
-            continue;
-        };
         let took = pending.arrived.elapsed();
-        let Some(span) = TraceSpan::ended_now(trace.child(), "admission", SpanKind::Client, took)
-        else {
+        let start = |trace| TraceSpan::start(trace, "admission", SpanKind::Client, took);
+        let Some(span) = pending.trace.and_then(start) else {
             continue;
         };
         let span = span
-            .below(trace.span_id)
             .with(key::DB_SYSTEM_NAME, "redis")
             .with(key::DB_OPERATION_NAME, "EVALSHA")
             .with(key::DB_QUERY_SUMMARY, "admission")
@@ -38,24 +31,17 @@ pub(super) fn admissions(
         let reply = called
             .as_ref()
             .map(|replies| replies.get(at).and_then(Option::as_ref));
-        let admission = match reply {
-            Ok(Some(reply)) => reply.admission,
-            Ok(None) => {
-                span.export(SpanEnd::Failed(AdmissionError::Unexpected.word()));
-                continue;
+        let span = match reply {
+            Ok(Some(reply)) => match reply.admission {
+                Admission::Accepted(slot) | Admission::Already(_, slot) => {
+                    span.with(key::SLOT, i64::from(slot))
+                }
+                _ => span,
             }
-            Err(error) => {
-                span.export(SpanEnd::Failed(error.word()));
-                continue;
-            }
+            .with(key::OUTCOME, reply.admission.word()),
+            Ok(None) => span.failed(AdmissionError::Unexpected.word()),
+            Err(error) => span.failed(error.word()),
         };
-        let span = span.with(key::OUTCOME, admission.word());
-        let span = match admission {
-            Admission::Accepted(slot) | Admission::Already(_, slot) => {
-                span.with(key::SLOT, i64::from(slot))
-            }
-            _ => span,
-        };
-        span.export(SpanEnd::Fine);
+        span.end();
     }
 }

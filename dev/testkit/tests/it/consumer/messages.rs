@@ -10,7 +10,7 @@ use firstcome_testkit::{
 #[tokio::test]
 async fn a_frozen_consumer_is_replaced_and_its_late_writes_are_harmless() {
     let (world, api) = open_world("frozen").await;
-    world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "2000");
+    world.set("KAFKA_PROPERTIES", "session.timeout.ms=2000");
     let coupon = api.open_coupon(200).await;
     let mut answers = rush(&[&api], coupon.id, &people(100), 100).await;
     // The consumer is frozen in the middle of a transaction: MySQL has executed its statements,

@@ -1,6 +1,6 @@
 //! A process refuses each wrong setting with a specific message, and no message contains a secret.
 
-use firstcome_stack::{PASSWORD, USER};
+use firstcome_stack::{PASSWORD, USER, with_database};
 use firstcome_testkit::{Process, World, shared};
 
 use crate::start_up::{PROCESSES, refuses};
@@ -44,12 +44,6 @@ fn unset(names: &[&'static str]) -> Vec<(&'static str, String)> {
     names.iter().map(|name| (*name, String::new())).collect()
 }
 
-const FILES_OF_REDIS: [&str; 3] = ["REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE"];
-const FILES_OF_MYSQL: [&str; 3] = [
-    "DATABASE_CA_FILE",
-    "DATABASE_CERT_FILE",
-    "DATABASE_KEY_FILE",
-];
 const LOGIN_TO_KAFKA: [&str; 3] = [
     "KAFKA_SASL_MECHANISM",
     "KAFKA_SASL_USERNAME",
@@ -57,51 +51,58 @@ const LOGIN_TO_KAFKA: [&str; 3] = [
 ];
 
 #[tokio::test]
+async fn unknown_authorities_and_identities_are_refused_with_the_setting() {
+    let world = world("tls-files").await;
+    let servers = servers().await;
+    let file = |name: &str| servers.certificates.path(name);
+    let identity = |name: &str| {
+        vec![
+            ("TLS_CERT_FILE", file(&format!("{name}.pem"))),
+            ("TLS_KEY_FILE", file(&format!("{name}.key"))),
+        ]
+    };
+    let foreign = vec![("SSL_CERT_FILE", file("foreign-ca.pem"))];
+    let cases: [RefusedCase; 4] = [
+        (foreign, &["SSL_CERT_FILE"]),
+        (unset(&["SSL_CERT_FILE"]), &["SSL_CERT_FILE"]),
+        (
+            identity("foreign"),
+            &["received fatal alert", "TLS_CERT_FILE"],
+        ),
+        (
+            unset(&["TLS_CERT_FILE", "TLS_KEY_FILE"]),
+            &["TLS_CERT_FILE"],
+        ),
+    ];
+    are_refused(&world, &PROCESSES[..1], &cases).await;
+    are_refused(&world, &PROCESSES[2..], &cases).await;
+}
+
+#[tokio::test]
 async fn a_redis_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     let world = world("tls-redis").await;
     let servers = servers().await;
-    let file = |name| servers.certificates.path(name);
     let good = servers.redis_url(PASSWORD);
     let plain_port = shared().await.redis.url().replace("redis://", "rediss://");
-    let mut in_plain_text = unset(&FILES_OF_REDIS);
-    in_plain_text.push(("REDIS_URL", good.replace("rediss://", "redis://")));
-    let cases: [RefusedCase; 9] = [
+    let at = |url: String| vec![("REDIS_URL", url)];
+    let cases: [RefusedCase; 5] = [
         (
-            vec![("REDIS_CA_FILE", file("foreign-ca.pem"))],
-            &["Redis at", "unknown authority", "in REDIS_CA_FILE"],
+            at(good.replace("127.0.0.1", "localhost")),
+            &["not valid for name", "localhost", "REDIS_URL"],
         ),
         (
-            vec![("REDIS_CA_FILE", String::new())],
-            &["unknown authority", "name its own by REDIS_CA_FILE"],
+            at(servers.expired_redis_url()),
+            &["Redis at", "certificate expired"],
         ),
         (
-            vec![("REDIS_URL", good.replace("127.0.0.1", "localhost"))],
-            &["another name", "localhost", "REDIS_URL"],
-        ),
-        (
-            vec![("REDIS_URL", servers.expired_redis_url())],
-            &["Redis at", "has expired"],
-        ),
-        (
-            vec![("REDIS_URL", servers.redis_url("hunter2"))],
+            at(servers.redis_url("hunter2")),
             &["Redis does not let this process in", "REDIS_URL"],
         ),
-        (in_plain_text, &["it speaks TLS", "rediss:// in REDIS_URL"]),
         (
-            vec![("REDIS_URL", plain_port)],
-            &["answers in plain text", "redis:// in REDIS_URL"],
+            at(good.replace("rediss://", "redis://")),
+            &["begins with rediss:// for TLS"],
         ),
-        (
-            unset(&["REDIS_CERT_FILE", "REDIS_KEY_FILE"]),
-            &["asks this process for a certificate", "REDIS_CERT_FILE"],
-        ),
-        (
-            vec![
-                ("REDIS_CERT_FILE", file("foreign.pem")),
-                ("REDIS_KEY_FILE", file("foreign.key")),
-            ],
-            &["does not take the certificate", "REDIS_CERT_FILE"],
-        ),
+        (at(plain_port), &["Redis cannot be reached", "REDIS_URL"]),
     ];
     are_refused(&world, &TWO, &cases).await;
 }
@@ -110,35 +111,20 @@ async fn a_redis_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
 async fn a_mysql_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     let world = world("tls-mysql").await;
     let servers = servers().await;
-    let file = |name| servers.certificates.path(name);
-    let at = |url: String| vec![("DATABASE_URL", format!("{url}{}", world.database()))];
+    let at = |url: String| vec![("DATABASE_URL", with_database(&url, world.database()))];
     let good = servers.mysql_url(PASSWORD);
-    let mut in_plain_text = unset(&FILES_OF_MYSQL);
-    in_plain_text.push(("DATABASE_TLS", "off".to_owned()));
-    let unknown: RefusedCase = (
-        vec![("DATABASE_CA_FILE", file("foreign-ca.pem"))],
-        &[
-            "MySQL does not let this process in",
-            "unknown authority",
-            "DATABASE_CA_FILE",
-        ],
-    );
-    let cases: [RefusedCase; 8] = [
+    let cases: [RefusedCase; 5] = [
         (
-            vec![("DATABASE_URL", format!("{good}nodb"))],
+            vec![("DATABASE_URL", with_database(&good, "nodb"))],
             &["no database nodb", "CREATE DATABASE `nodb`", "DATABASE_URL"],
         ),
         (
-            vec![("DATABASE_CA_FILE", String::new())],
-            &["unknown authority", "name its own by DATABASE_CA_FILE"],
-        ),
-        (
             at(good.replace("127.0.0.1", "localhost")),
-            &["another name", "localhost", "DATABASE_URL"],
+            &["not valid for name", "localhost", "DATABASE_URL"],
         ),
         (
             at(servers.expired_mysql_url()),
-            &["MySQL does not let this process in", "has expired"],
+            &["MySQL does not let this process in", "certificate expired"],
         ),
         (
             at(servers.mysql_url("hunter2")),
@@ -148,20 +134,11 @@ async fn a_mysql_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
                 "DATABASE_URL",
             ],
         ),
-        (in_plain_text, &["MySQL does not let this process in"]),
         (
-            unset(&["DATABASE_CERT_FILE", "DATABASE_KEY_FILE"]),
-            &["Access denied", "DATABASE_CERT_FILE"],
-        ),
-        (
-            vec![
-                ("DATABASE_CERT_FILE", file("foreign.pem")),
-                ("DATABASE_KEY_FILE", file("foreign.key")),
-            ],
-            &["does not take the certificate", "DATABASE_CERT_FILE"],
+            at(good.replace("?require_ssl=true", "")),
+            &["MySQL does not let this process in"],
         ),
     ];
-    are_refused(&world, &PROCESSES, &[unknown]).await;
     are_refused(&world, &TWO, &cases).await;
 }
 
@@ -172,30 +149,38 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     let file = |name| servers.certificates.path(name);
     let good = servers.kafka_by_login();
     let mut in_plain_text = unset(&LOGIN_TO_KAFKA);
-    in_plain_text.extend([
-        ("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT".to_owned()),
-        ("KAFKA_CA_FILE", String::new()),
-    ]);
-    let mut no_certificate = unset(&LOGIN_TO_KAFKA);
-    no_certificate.extend([
+    in_plain_text.push(("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT".to_owned()));
+    let mut foreign_identity = unset(&LOGIN_TO_KAFKA);
+    foreign_identity.extend([
         ("KAFKA_SECURITY_PROTOCOL", "SSL".to_owned()),
         ("KAFKA_BROKERS", servers.kafka_by_certificate()),
+        (
+            "KAFKA_PROPERTIES",
+            format!(
+                "ssl.certificate.location={}; ssl.key.location={}",
+                file("foreign.pem"),
+                file("foreign.key")
+            ),
+        ),
     ]);
     let plain =
         |more: (&'static str, String)| vec![("KAFKA_SASL_MECHANISM", "PLAIN".to_owned()), more];
     let unknown: RefusedCase = (
-        vec![("KAFKA_CA_FILE", file("foreign-ca.pem"))],
-        &["Kafka at", "unknown authority", "KAFKA_CA_FILE"],
+        vec![(
+            "KAFKA_PROPERTIES",
+            format!("ssl.ca.location={}", file("foreign-ca.pem")),
+        )],
+        &["certificate verify failed", "SSL_CERT_FILE"],
     );
     let wrong_user = vec![("KAFKA_SASL_USERNAME", format!("not-{USER}"))];
-    let cases: [RefusedCase; 7] = [
+    let cases: [RefusedCase; 6] = [
         (
             vec![("KAFKA_BROKERS", good.replace("127.0.0.1", "localhost"))],
-            &["another name", "KAFKA_BROKERS"],
+            &["certificate verify failed", "KAFKA_BROKERS"],
         ),
         (
             plain(("KAFKA_BROKERS", servers.expired_kafka())),
-            &["Kafka at", "has expired"],
+            &["certificate verify failed", "SSL_CERT_FILE"],
         ),
         (
             vec![("KAFKA_SASL_PASSWORD", "hunter2".to_owned())],
@@ -209,11 +194,7 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
             plain(("KAFKA_SASL_PASSWORD", "hunter2".to_owned())),
             &["Kafka does not let this process in"],
         ),
-        (in_plain_text, &["it speaks TLS", "KAFKA_SECURITY_PROTOCOL"]),
-        (
-            no_certificate,
-            &["asks this process for a certificate", "KAFKA_CERT_FILE"],
-        ),
+        (foreign_identity, &["certificate", "TLS_CERT_FILE"]),
     ];
     are_refused(&world, &PROCESSES, &[unknown]).await;
     are_refused(&world, &TWO, &cases).await;
@@ -221,9 +202,10 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     // breaks off handshakes.
     let plain_port: RefusedCase = (
         vec![("KAFKA_BROKERS", servers.door_to_kafka())],
-        &["breaks the TLS handshake off"],
+        &["SSL handshake failed", "KAFKA_SECURITY_PROTOCOL"],
     );
-    are_refused(&world, &TWO[1..], &[plain_port]).await;
+    let in_plain_text: RefusedCase = (in_plain_text, &["KAFKA_SECURITY_PROTOCOL"]);
+    are_refused(&world, &TWO[1..], &[plain_port, in_plain_text]).await;
 }
 
 #[tokio::test]
@@ -246,27 +228,20 @@ async fn one_broker_with_a_wrong_identity_is_tolerated_and_all_are_refused() {
         }
     }
     let other_name = good.replace("127.0.0.1", "localhost");
-    let wrong_password = vec![
-        ("KAFKA_BROKERS", format!("{good},{other_name}")),
-        ("KAFKA_SASL_PASSWORD", "hunter2".to_owned()),
-    ];
-    let all: [RefusedCase; 2] = [
-        (
-            vec![("KAFKA_BROKERS", format!("{expired},{other_name}"))],
-            &["Kafka at", "can't be used"],
-        ),
-        (
-            wrong_password,
-            &["Kafka does not let this process in", "KAFKA_SASL_PASSWORD"],
-        ),
-    ];
-    are_refused(&world, &TWO, &all).await;
+    let all: RefusedCase = (
+        vec![("KAFKA_BROKERS", format!("{expired},{other_name}"))],
+        &["certificate verify failed", "SSL_CERT_FILE"],
+    );
+    are_refused(&world, &TWO, &[all]).await;
     // A pass waits for the unreachable broker, which may be healthy, before it exits.
     let away = format!("{expired},127.0.0.1:1");
     are_refused(
         &world,
         &TWO[1..],
-        &[(vec![("KAFKA_BROKERS", away)], &["has expired"])],
+        &[(
+            vec![("KAFKA_BROKERS", away)],
+            &["certificate verify failed"],
+        )],
     )
     .await;
 }

@@ -58,7 +58,7 @@ async fn no_planted_secret_appears_in_a_log_a_response_a_mail_or_a_table() {
             "RUST_LOG",
             "trace,librdkafka=trace,rdkafka::client=trace,tokio_cron_scheduler=trace",
         ),
-        ("KAFKA_CONFIG_DEBUG", "all"),
+        ("KAFKA_PROPERTIES", "debug=all"),
         ("OPS_VIEW_TOKEN", VIEW_TOKEN),
         ("WEBHOOK_SECRET", WEBHOOK_SECRET),
         ("WEBHOOK_URLS", "http://127.0.0.1:1/hook"),

@@ -47,7 +47,7 @@ impl Environment {
         // Passes wait for this time before they judge recent claims. The claims here are few.
         world.set("PUBLISH_DEADLINE_MS", "500");
         world.set("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500");
-        world.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "1000");
+        world.set("KAFKA_PROPERTIES", "session.timeout.ms=1000");
         world.set(
             "RUST_LOG",
             "warn,firstcome_api=info,firstcome_reconciler=info",

@@ -1,0 +1,345 @@
+//! Traces: the path of one claim through all processes, by OpenTelemetry's SDK
+//! (docs/decisions/0028-traces.md).
+//!
+//! A [`TraceContext`] accompanies a claim from the request through Kafka's header to its row or
+//! dead letter, even if nothing is exported. Spans are made only for sampled traces, so that other
+//! traces cost nothing.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, anyhow};
+use async_trait::async_trait;
+use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Bytes;
+use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::trace::{
+    Span as _, SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+    Tracer as _, TracerProvider as _,
+};
+use opentelemetry::{Context, InstrumentationScope, KeyValue, Value};
+use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span};
+use tokio::runtime::Handle;
+
+use crate::config::ssl_cert_file;
+use crate::http::origin::{HttpStep, Origin};
+use crate::http::request_id;
+use crate::tls::Store;
+
+/// The kind of a span.
+pub use opentelemetry::trace::SpanKind;
+
+/// The header of requests, responses and messages.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// Default share of traced requests among those without a `traceparent`. OpenTelemetry's default
+/// is all: each traced claim is a separate message.
+const RATIO: f64 = 0.01;
+
+/// Maximum duration of one export, and maximum wait for unsent spans when the process ends.
+const EXPORT_LIMIT: Duration = Duration::from_secs(5);
+const LAST_EXPORT: Duration = Duration::from_secs(2);
+
+/// Names of attributes: OpenTelemetry's, and Firstcome's own.
+pub mod key {
+    pub use opentelemetry_semantic_conventions::attribute::{
+        DB_OPERATION_BATCH_SIZE, DB_OPERATION_NAME, DB_QUERY_SUMMARY, DB_SYSTEM_NAME, ERROR_TYPE,
+        HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, MESSAGING_DESTINATION_NAME,
+        MESSAGING_DESTINATION_PARTITION_ID, MESSAGING_KAFKA_MESSAGE_KEY, MESSAGING_KAFKA_OFFSET,
+        MESSAGING_OPERATION_NAME, MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, URL_SCHEME,
+    };
+
+    pub const COUPON: &str = "firstcome.coupon_id";
+    pub const DROP: &str = "firstcome.drop_id";
+    pub const SLOT: &str = "firstcome.slot";
+    /// The outcome, as one word.
+    pub const OUTCOME: &str = "firstcome.outcome";
+    /// The id in the response's `x-request-id`.
+    pub const REQUEST: &str = "firstcome.request_id";
+}
+
+/// A span of a trace; the next span becomes its child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceContext {
+    pub trace_id: TraceId,
+    pub span_id: SpanId,
+    /// Whether its spans are exported.
+    pub sampled: bool,
+}
+
+impl TraceContext {
+    /// Parses a `traceparent`.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let text = str::from_utf8(text).ok()?.to_owned();
+        let carrier = HashMap::from([(TRACEPARENT.to_owned(), text)]);
+        let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
+        let parsed = context.span().span_context().clone();
+        parsed.is_valid().then(|| Self::from(&parsed))
+    }
+
+    /// Returns the context for OpenTelemetry, as a parent.
+    fn as_parent(self) -> Context {
+        let flags = TraceFlags::default().with_sampled(self.sampled);
+        Context::new().with_remote_span_context(SpanContext::new(
+            self.trace_id,
+            self.span_id,
+            flags,
+            true,
+            TraceState::NONE,
+        ))
+    }
+}
+
+impl From<&SpanContext> for TraceContext {
+    fn from(span: &SpanContext) -> Self {
+        Self {
+            trace_id: span.trace_id(),
+            span_id: span.span_id(),
+            sampled: span.is_sampled(),
+        }
+    }
+}
+
+/// Writes the `traceparent`.
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags = u8::from(self.sampled);
+        write!(f, "00-{}-{}-{flags:02x}", self.trace_id, self.span_id)
+    }
+}
+
+/// The process's exporter. As for metrics, there is one per process.
+static EXPORT: OnceLock<(SdkTracerProvider, SdkTracer)> = OnceLock::new();
+
+/// Exports spans if OpenTelemetry's variables name a collector. The SDK reads the variables;
+/// `process` is the name of the service unless `OTEL_SERVICE_NAME` is set. Must be called in a
+/// runtime, which then sends the spans. Further calls in a process (tests) have no effect.
+pub fn start_as(process: &'static str) -> anyhow::Result<()> {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let address = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+    let Some(address) = address.or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT")) else {
+        return Ok(());
+    };
+    let shape = "http://host:4318 or https://host:4318";
+    let collector = Origin::new(&address, Store::Collector, shape, ssl_cert_file());
+    let (collector, _) = collector.map_err(|why| anyhow!(why))?;
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_http_client(OtlpSender {
+            collector,
+            runtime: Handle::current(),
+        })
+        .with_protocol(Protocol::HttpBinary)
+        .build()
+        .context("OTEL_EXPORTER_OTLP_ENDPOINT can't be used")?;
+    let mut resource = Resource::builder()
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    if set("OTEL_SERVICE_NAME").is_none() {
+        resource = resource.with_service_name(process);
+    }
+    let mut provider = SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource.build());
+    if set("OTEL_TRACES_SAMPLER").is_none() {
+        let ratio = set("OTEL_TRACES_SAMPLER_ARG").map_or(Ok(RATIO), |text| text.parse());
+        let ratio = ratio.context("OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1")?;
+        let ratio = Sampler::TraceIdRatioBased(ratio);
+        provider = provider.with_sampler(Sampler::ParentBased(Box::new(ratio)));
+    }
+    let provider = provider.build();
+    let scope = InstrumentationScope::builder("firstcome")
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .with_schema_url(opentelemetry_semantic_conventions::SCHEMA_URL);
+    let tracer = provider.tracer_with_scope(scope.build());
+    if EXPORT.set((provider, tracer)).is_ok() {
+        tracing::info!(to = address, "exporting traces");
+    }
+    Ok(())
+}
+
+/// Sends the remaining spans. Blocks, and requires the runtime of `start_as` to be running.
+pub fn stop() {
+    if let Some((provider, _)) = EXPORT.get()
+        && let Err(error) = provider.shutdown_with_timeout(LAST_EXPORT)
+    {
+        tracing::warn!(%error, "cannot export the last spans");
+    }
+}
+
+/// Sends spans in the runtime while the exporter's thread waits.
+#[derive(Debug)]
+struct OtlpSender {
+    collector: Origin,
+    runtime: Handle,
+}
+
+#[async_trait]
+impl HttpClient for OtlpSender {
+    async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let path = request.uri().path_and_query().map(ToString::to_string);
+        *request.uri_mut() = path.unwrap_or_default().parse()?;
+        let collector = self.collector.clone();
+        // The exporter's thread has no runtime, which the timer needs.
+        let sent = self.runtime.spawn(async move {
+            let exchange = async {
+                let sent = collector.send(request, &mut HttpStep::Connect).await?;
+                let (head, body) = sent.into_parts();
+                Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+            };
+            tokio::time::timeout(EXPORT_LIMIT, exchange).await?
+        });
+        sent.await?
+    }
+}
+
+/// A span, which ends when it is dropped.
+pub struct TraceSpan(Span);
+
+impl TraceSpan {
+    /// Starts a span below `parent`; the work began this long ago. Returns `None` if the trace is
+    /// not exported.
+    pub fn start(
+        parent: TraceContext,
+        name: impl Into<Cow<'static, str>>,
+        kind: SpanKind,
+        ago: Duration,
+    ) -> Option<Self> {
+        let (_, tracer) = EXPORT.get().filter(|_| parent.sampled)?;
+        let now = SystemTime::now();
+        let builder = tracer
+            .span_builder(name)
+            .with_kind(kind)
+            .with_start_time(now.checked_sub(ago).unwrap_or(now));
+        let span = tracer.build_with_context(builder, &parent.as_parent());
+        span.is_recording().then_some(Self(span))
+    }
+
+    pub fn context(&self) -> TraceContext {
+        self.0.span_context().into()
+    }
+
+    #[must_use]
+    pub fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
+        self.0.set_attribute(KeyValue::new(key, value));
+        self
+    }
+
+    pub fn end(mut self) {
+        self.0.end();
+    }
+
+    /// Notes that the work failed with an error of this type: a word, or a status.
+    #[must_use]
+    pub fn failed(mut self, error: impl Into<Value>) -> Self {
+        self.0.set_status(Status::error(""));
+        self.with(key::ERROR_TYPE, error)
+    }
+}
+
+tokio::task_local! {
+    static CURRENT: Option<TraceContext>;
+}
+
+/// Returns the trace of the request that the current task handles.
+pub fn current() -> Option<TraceContext> {
+    CURRENT.try_with(|context| *context).ok().flatten()
+}
+
+/// The method of a request, and the pattern of its path.
+#[derive(Debug, Clone, Copy)]
+pub struct Route<'a> {
+    pub method: &'static str,
+    pub path: &'a str,
+}
+
+/// A request's part in a trace: continued from its header or started by the sampler, and returned
+/// in the response's header.
+pub struct RequestTrace {
+    span: Option<TraceSpan>,
+    context: Option<TraceContext>,
+}
+
+impl RequestTrace {
+    pub fn of(headers: &HeaderMap) -> Self {
+        let parent = headers
+            .get(TRACEPARENT)
+            .and_then(|text| TraceContext::parse(text.as_bytes()));
+        let Some((_, tracer)) = EXPORT.get() else {
+            let span = None;
+            return Self {
+                span,
+                context: parent,
+            };
+        };
+        let builder = tracer.span_builder("request").with_kind(SpanKind::Server);
+        let above = parent.map_or_else(Context::new, TraceContext::as_parent);
+        let span = tracer.build_with_context(builder, &above);
+        let span = span.is_recording().then_some(TraceSpan(span));
+        let unsampled = parent.map(|parent| TraceContext {
+            sampled: false,
+            ..parent
+        });
+        let context = span.as_ref().map(TraceSpan::context).or(unsampled);
+        Self { span, context }
+    }
+
+    /// Runs `work` with this trace as [`current`].
+    pub fn within<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        CURRENT.scope(self.context, work)
+    }
+
+    /// Ends the request's span, and sets the response's header. `route` contains the pattern of
+    /// the path.
+    pub fn end(self, route: Route<'_>, status: StatusCode, headers: &mut HeaderMap) {
+        let Some(context) = self.context else { return };
+        if let Ok(value) = HeaderValue::try_from(context.to_string()) {
+            headers.insert(TRACEPARENT, value);
+        }
+        let Some(mut span) = self.span else { return };
+        let Route { method, path } = route;
+        span.0.update_name(format!("{method} {path}"));
+        let mut span = span
+            .with(key::HTTP_REQUEST_METHOD, method)
+            .with(key::HTTP_ROUTE, path.to_owned())
+            .with(key::URL_SCHEME, "http")
+            .with(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()));
+        if let Some(id) = request_id::current() {
+            span = span.with(key::REQUEST, id.as_str().to_owned());
+        }
+        if status.is_server_error() {
+            span.failed(status.as_str().to_owned()).end();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traceparent_round_trips_and_an_invalid_one_is_ignored() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for text in [good.to_owned(), good.replace("-01", "-00")] {
+            let parsed = TraceContext::parse(text.as_bytes()).unwrap();
+            assert_eq!(parsed.sampled, text == good);
+            assert_eq!(parsed.to_string(), text);
+        }
+        for bad in [
+            "",
+            "00",
+            &good[..53],
+            &good.replace("00f067aa0ba902b7", &"0".repeat(16)),
+        ] {
+            assert_eq!(TraceContext::parse(bad.as_bytes()), None, "{bad:?}");
+        }
+        assert_eq!(TraceContext::parse(&[0xff]), None);
+    }
+}
