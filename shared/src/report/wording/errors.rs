@@ -1,7 +1,7 @@
 //! Translates errors of store clients into plain words for the operator. The log has the original
 //! errors.
 
-use crate::report::FailureCause;
+use super::super::FailureCause;
 
 /// The meaning of a client's error, identified by a part of its text, because clients have no error
 /// codes for these cases.
@@ -13,6 +13,9 @@ const MEANINGS: [(&[&str], &str); 5] = [
             "did not answer",
             "no connection within",
             "deadline has elapsed",
+            "BrokerTransportFailure",
+            "AllBrokersDown",
+            "OperationTimedOut",
         ],
         "does not answer",
     ),
@@ -43,19 +46,26 @@ const MEANINGS: [(&[&str], &str); 5] = [
 /// Describes an error of a pass in plain words. Leaves errors unchanged that do not concern an
 /// unavailable store.
 pub fn plainly(cause: Option<FailureCause>, error: &str) -> String {
+    let plain = cause.and_then(|cause| unavailable(cause, error));
+    plain.unwrap_or_else(|| error.to_owned())
+}
+
+/// Says in plain words that a store is unavailable, if the error means that.
+pub fn unavailable(cause: FailureCause, error: &str) -> Option<String> {
     let store = match cause {
-        Some(FailureCause::Mysql) => "MySQL",
-        Some(FailureCause::Redis) => "Redis",
-        Some(FailureCause::Kafka) => "Kafka",
-        Some(FailureCause::Other) | None => return error.to_owned(),
+        FailureCause::Mysql => "MySQL",
+        FailureCause::Redis => "Redis",
+        FailureCause::Kafka => "Kafka",
+        FailureCause::Other => return None,
     };
-    let meaning = MEANINGS
-        .iter()
-        .find(|(words, _)| words.iter().any(|word| error.contains(word)));
-    meaning.map_or_else(
-        || error.to_owned(),
-        |(_, meaning)| format!("{store} {meaning}"),
-    )
+    let means = |(words, _): &&(&[&str], _)| words.iter().any(|word| error.contains(word));
+    let known = MEANINGS.iter().find(means).map(|(_, meaning)| *meaning);
+    let meaning = known.or_else(|| {
+        error
+            .contains("cannot be reached")
+            .then_some("cannot be reached")
+    });
+    meaning.map(|meaning| format!("{store} {meaning}"))
 }
 
 #[cfg(test)]
@@ -83,7 +93,7 @@ mod tests {
             ),
             (
                 Kafka,
-                "the topic cannot be read, so what is on its way is not known: Meta data fetch error: timed out",
+                "the topic cannot be read: Meta data fetch error: BrokerTransportFailure (Local: Broker transport failure)",
                 "Kafka does not answer",
             ),
             (Other, "it timed out", "it timed out"),

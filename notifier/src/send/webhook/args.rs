@@ -12,20 +12,24 @@ use firstcome_shared::tuning::Tuning;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::Receivers;
-use super::post::PostTarget;
+use super::Webhook;
+use super::event::Format;
 use super::sign::SigningSecret;
 
-/// Maximum number of addresses. Each has its own task and connection.
+/// Maximum number of addresses.
 const ADDRESSES: usize = 16;
+
+/// How a secret is made.
+const MAKE: &str = "make one with `echo whsec_$(openssl rand -base64 32)`";
 
 /// The targets of events.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Webhooks")]
 pub struct WebhookArgs {
     /// Addresses that get every event, several separated by commas, signed as standardwebhooks.com
-    /// specifies: `https://…`, or `http://…` within a private network. SSL_CERT_FILE names further
-    /// certificate authorities
+    /// specifies: `https://…`, or `http://…` within a private network. Addresses of Slack, Teams,
+    /// Discord and Google Chat get a text instead. SSL_CERT_FILE names further certificate
+    /// authorities
     #[arg(long, env = "WEBHOOK_URLS", hide_env_values = true, value_parser = secret(webhook_urls))]
     pub webhook_urls: Option<SecretString>,
     /// Secret that signs events: `whsec_` and 24 to 64 random bytes in base64; two separated by a
@@ -43,31 +47,24 @@ pub struct WebhookArgs {
 // An empty variable counts as unset, because docker-compose passes unset variables as empty.
 impl WebhookArgs {
     /// Checks constraints that clap can't express, and reads the file of certificate authorities.
-    pub(crate) fn receivers(&self) -> anyhow::Result<Receivers> {
+    pub(crate) fn webhooks(&self) -> anyhow::Result<Vec<Webhook>> {
         let urls = list(self.webhook_urls.as_ref());
+        let urls: Result<BTreeSet<Url>, _> = urls.into_iter().map(Url::parse).collect();
+        let urls = urls.context("WEBHOOK_URLS holds no address")?;
         let secrets = list(self.webhook_secret.as_ref());
-        if !urls.is_empty() && secrets.is_empty() {
+        let is_signed = |url: &Url| Format::of(url) == Format::Signed;
+        if secrets.is_empty() && urls.iter().any(is_signed) {
             bail!(
-                "WEBHOOK_URLS is set but WEBHOOK_SECRET is not: make one with `echo whsec_$(openssl rand -base64 32)`, and \
-                 give it to the receivers too"
+                "WEBHOOK_URLS is set but WEBHOOK_SECRET is not: {MAKE}, and give it to the receivers too"
             );
         }
-        let urls: BTreeSet<Url> = urls
-            .into_iter()
-            .map(Url::parse)
-            .collect::<Result<_, _>>()
-            .context("WEBHOOK_URLS holds no address")?;
-        let targets: anyhow::Result<Vec<PostTarget>> = urls
-            .iter()
-            .map(|url| PostTarget::new(url, self.authorities.clone()))
-            .collect();
         let secrets: Result<Vec<SigningSecret>, String> =
             secrets.into_iter().map(SigningSecret::parse).collect();
-        Ok(Receivers {
-            targets: targets?,
-            secrets: Arc::new(secrets.map_err(anyhow::Error::msg)?),
-            limit: Duration::from_millis(self.webhook_timeout_ms),
-        })
+        let secrets = Arc::new(secrets.map_err(anyhow::Error::msg)?);
+        let limit = Duration::from_millis(self.webhook_timeout_ms);
+        urls.iter()
+            .map(|url| Webhook::new(url, self.authorities.clone(), secrets.clone(), limit))
+            .collect()
     }
 }
 
@@ -83,39 +80,37 @@ impl Default for WebhookArgs {
 }
 
 fn list(setting: Option<&SecretString>) -> Vec<&str> {
-    let parts = setting.map(|text| parts(text.expose_secret()));
-    parts.unwrap_or_default()
+    setting
+        .map(|text| parts(text.expose_secret()))
+        .unwrap_or_default()
 }
 
 fn parts(text: &str) -> Vec<&str> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .collect()
+    let parts = text.split(',').map(str::trim);
+    parts.filter(|part| !part.is_empty()).collect()
 }
 
 fn webhook_urls(text: &str) -> Result<(), String> {
-    urls(text).map_err(|why| format!("{why}; give https://host/path, several separated by commas"))
-}
-
-fn urls(text: &str) -> Result<(), String> {
     let all = parts(text);
+    let shape = "give https://host/path, several separated by commas";
     if all.len() > ADDRESSES {
         return Err(format!(
-            "there are {} addresses, and {ADDRESSES} are allowed",
+            "there are {} addresses, and {ADDRESSES} are allowed; {shape}",
             all.len()
         ));
     }
     for (at, one) in all.into_iter().enumerate() {
-        let wrong = format!(
-            "address {} does not begin with https:// or http://, or has no host, or has a #",
-            at + 1
-        );
-        let url = Url::parse(one).map_err(|_| wrong.clone())?;
-        let is_web = matches!(url.scheme(), "http" | "https")
-            && url.host_str().is_some_and(|host| !host.is_empty());
-        if !is_web || url.fragment().is_some() {
-            return Err(wrong);
+        let url = Url::parse(one).ok().filter(|url| {
+            let is_web = matches!(url.scheme(), "http" | "https");
+            is_web
+                && url.host_str().is_some_and(|host| !host.is_empty())
+                && url.fragment().is_none()
+        });
+        if url.is_none() {
+            return Err(format!(
+                "address {} does not begin with https:// or http://, or has no host, or has a #; {shape}",
+                at + 1
+            ));
         }
     }
     Ok(())
@@ -126,10 +121,10 @@ fn webhook_secrets(text: &str) -> Result<(), String> {
     if all.len() > 2 {
         return Err("give one secret, or two by a comma while you replace one".into());
     }
-    let make = "make one with `echo whsec_$(openssl rand -base64 32)`";
+    let parse = |one| SigningSecret::parse(one).map(drop);
     all.into_iter()
-        .try_for_each(|one| SigningSecret::parse(one).map(drop))
-        .map_err(|why| format!("{why}; {make}"))
+        .try_for_each(parse)
+        .map_err(|why| format!("{why}; {MAKE}"))
 }
 
 #[cfg(test)]
@@ -146,11 +141,11 @@ mod tests {
         webhooks: WebhookArgs,
     }
 
-    fn receivers(args: &[&str]) -> Result<Receivers, String> {
+    fn webhooks(args: &[&str]) -> Result<Vec<Webhook>, String> {
         let args = Cli::try_parse_from(std::iter::once(&"test").chain(args))
             .map_err(|e| e.to_string())?
             .webhooks;
-        args.receivers().map_err(|e| format!("{e:#}"))
+        args.webhooks().map_err(|e| format!("{e:#}"))
     }
 
     #[test]
@@ -172,7 +167,7 @@ mod tests {
             (format!("--webhook-secret {three}"), "two by a comma"),
         ] {
             let given: Vec<&str> = given.split(' ').collect();
-            let error = receivers(&given).err().unwrap();
+            let error = webhooks(&given).err().unwrap();
             assert!(error.contains(says), "{given:?}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
@@ -180,20 +175,23 @@ mod tests {
 
     #[test]
     fn empty_webhook_settings_count_as_unset_and_repeated_addresses_as_one() {
-        let none = receivers(&["--webhook-urls=", "--webhook-secret="]).unwrap();
-        assert!(none.targets.is_empty());
+        let none = webhooks(&["--webhook-urls=", "--webhook-secret="]).unwrap();
+        assert!(none.is_empty());
         let twice =
             "https://u:hunter2@h:8443/x, http://[::1]/y?token=hunter2,https://u:hunter2@h:8443/x";
-        let both = receivers(&["--webhook-urls", twice, "--webhook-secret", SECRET]);
-        let shown = format!("{:?}", both.unwrap());
+        let both = webhooks(&["--webhook-urls", twice, "--webhook-secret", SECRET]);
+        let names: Vec<String> = both.unwrap().into_iter().map(|it| it.name).collect();
         assert!(
-            shown.contains("[http:[::1]#") || shown.contains("[[::1]#"),
-            "{shown}"
+            names.len() == 2 && names[0].starts_with("[::1]#"),
+            "{names:?}"
         );
-        assert_eq!(shown.matches("h:8443#").count(), 1, "{shown}");
-        assert!(
-            !shown.contains("hunter2") && !shown.contains("token"),
-            "{shown}"
-        );
+        assert!(names[1].starts_with("h:8443#"), "{names:?}");
+        assert!(!format!("{names:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn addresses_of_chats_need_no_secret() {
+        let slack = ["--webhook-urls", "https://hooks.slack.com/services/T/B/x"];
+        assert_eq!(webhooks(&slack).unwrap().len(), 1);
     }
 }

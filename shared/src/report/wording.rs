@@ -8,11 +8,10 @@ mod errors;
 
 use std::collections::{BTreeMap, HashSet};
 
-use firstcome_shared::domain::{HIDDEN, UserId, is_invisible};
+use super::{ActionKind, Finding};
+use crate::domain::{HIDDEN, UserId, is_invisible};
 
-use crate::report::{ActionKind, Finding, Kind};
-
-pub use errors::plainly;
+pub use errors::{plainly, unavailable};
 
 /// Returns a number with its noun.
 pub fn count(n: impl TryInto<u64>, one: &str, many: &str) -> String {
@@ -40,14 +39,8 @@ pub fn capital(text: &str) -> String {
     })
 }
 
-/// Returns a number of findings with the noun of their kind.
-pub(super) fn things(kind: Kind, n: usize) -> String {
-    let [one, many] = kind.facts().noun;
-    count(n, one, many)
-}
-
 /// Summarizes repairs, for example "3 issued late, 1 put back".
-pub(super) fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
+pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut counts: BTreeMap<(u8, ActionKind), u64> = BTreeMap::new();
     for finding in findings {
         *counts
@@ -193,7 +186,7 @@ fn is_unmistakable(id: &str) -> bool {
 const BETWEEN: [char; 3] = ['|', ':', '='];
 
 /// Replaces every run of digits by a `#`.
-pub(super) fn without_numbers(text: &str) -> String {
+pub fn without_numbers(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if !c.is_ascii_digit() {
