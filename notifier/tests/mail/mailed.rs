@@ -205,7 +205,7 @@ async fn frequent_repairs_are_mailed_together_and_completely() {
         one.clone(),
         one,
         format!(
-            "{place} (1 issued late; 1 promise without a row in earlier passes since 06:02 UTC)"
+            "{place} · 1 issued late; 1 promise without a row in earlier passes since 06:02 UTC"
         ),
         format!("{place} · 1 issued late; {three} 06:03 UTC"),
         format!("{place} · {three} 06:05 UTC"),
@@ -293,8 +293,10 @@ async fn digest_is_retried_if_enqueueing_fails_and_is_mailed_once_a_day() {
     let (first, second) = tokio::join!(one.daily_digest(now, now), two.daily_digest(now, now));
     first.unwrap();
     second.unwrap();
+    one.flush(SOON).await.unwrap();
     let tomorrow = desk.clock.turn(TimeDelta::days(1));
     one.daily_digest(tomorrow, tomorrow).await.unwrap();
+    one.flush(SOON).await.unwrap();
     // The last digest is dated a month ahead, by a clock that has been corrected since.
     desk.run("UPDATE reconciler_state SET value = '2027-01-01T00:00:00+00:00' WHERE name = 'last_run:digest'").await;
     let later = desk.clock.turn(TimeDelta::days(1));
@@ -465,7 +467,7 @@ async fn one_outage_has_one_mail_and_one_notice_which_tells_the_repairs_made_mea
         desk.subjects(A),
         [
             "[firstcome] action needed: Kafka does not answer, for 40 s",
-            "[firstcome] resolved: outage of Kafka · Winter coupon · 100 of 100 issued · repaired: 5 promises without a row in earlier passes…",
+            "[firstcome] resolved: outage of Kafka · Winter coupon · 100 of 100 issued · repaired: 5 promises without a row in earlier passes since 06:00 UTC",
         ]
     );
     let mails = desk.sink.mails();

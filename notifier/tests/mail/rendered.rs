@@ -466,7 +466,7 @@ fn renders_outages() {
         (
             "admission_closed",
             AlertKind::AdmissionClosed,
-            "claims get 503 until Redis is verified",
+            "admission is closed",
             waits,
         ),
         (

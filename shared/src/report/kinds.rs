@@ -249,10 +249,10 @@ impl AlertKind {
                     "repair that waits for a confirmation",
                     "repairs that wait for a confirmation",
                 ],
-                users: "Nothing was changed in Redis. A closed coupon stays closed and answers 503; an open one goes on, and \
-                        may give slots to users who then lose them.",
+                users: "Nothing was changed in Redis. A closed coupon answers 503; an open one goes on, and may give slots to \
+                        users who then lose them.",
                 to_do: "If you don't know the cause, pause the coupon and wait for somebody who does. If you know it, and MySQL \
-                        is complete (Redis was restored from an old copy, say), list the repairs and confirm them.",
+                        is complete, list the repairs and confirm them.",
                 remedy: Remedy::Confirm,
                 ..WARNING
             },

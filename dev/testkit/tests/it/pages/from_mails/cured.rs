@@ -86,7 +86,7 @@ async fn a_wrong_setting_and_a_stopped_consumer_are_fixed_from_mails() {
     in_redis(&["DEL", &f.world.redis.gate(spring.id)]).await;
     let closed = mailed_within(
         &f.world,
-        &["action needed", "claims get 503 until Redis is verified"],
+        &["action needed", "admission is closed"],
         2 * LIMIT,
     )
     .await;
