@@ -419,11 +419,19 @@ mod tests {
         }
     }
 
-    /// Nobody can silence what users must not wait for.
+    /// Nobody can silence what users must not wait for, and Prometheus pages for it.
     #[test]
-    fn losses_and_broken_promises_are_critical() {
+    fn losses_and_broken_promises_are_critical_also_for_prometheus() {
         for kind in [Kind::RedisLost, Kind::BrokenPromise, Kind::Unissued] {
             assert_eq!(kind.facts().severity, Severity::Critical);
+        }
+        let rules = include_str!("../../../deploy/prometheus/rules.yml");
+        let critical = AlertKind::all().map(AlertKind::facts);
+        let critical = critical.filter(|facts| facts.severity == Severity::Critical);
+        let critical: Vec<&str> = critical.map(|facts| facts.word).collect();
+        for operator in ["=~", "!~"] {
+            let kinds = format!("{{kind{operator}\"{}\"}}", critical.join("|"));
+            assert!(rules.contains(&kinds), "{kinds}");
         }
     }
 }

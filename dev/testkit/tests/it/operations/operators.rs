@@ -9,7 +9,7 @@ use super::visitor::{Login, Visitor};
 pub(super) async fn firing_alert(world: &World, coupon: &MadeCoupon) {
     let alert = format!(
         "INSERT INTO alerts (id, name, kind, coupon_id, drop_id, status, summary, size, content, first_seen_at, \
-         last_seen_at) VALUES (77, REPEAT('a', 64), 'unfilled', {}, {}, 'firing', 'x', REPEAT('b', 64), \
+         last_seen_at) VALUES (77, REPEAT('a', 64), 'unfilled', {}, {}, 'firing', 'x', 1, 0, \
          UTC_TIMESTAMP(3), UTC_TIMESTAMP(3))",
         coupon.id, coupon.drop
     );
