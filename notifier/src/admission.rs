@@ -9,10 +9,13 @@ use crate::clock::elapsed;
 use crate::report::{AlertKind, Run};
 use crate::{Notifier, record};
 
+/// How long admission must be closed before that is told. A restart of Redis closes it for seconds.
+const PATIENCE: TimeDelta = TimeDelta::seconds(30);
+
 /// How often a process looks whether another mail is due while the outage lasts.
 const ASK_EVERY: TimeDelta = TimeDelta::seconds(60);
 
-/// How often a process notes that it sees admission open. Must be well below the patience.
+/// How often a process notes that it sees admission open. Must be well below [`PATIENCE`].
 const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
 
 /// Key in `reconciler_state` of the last time at which a process noted that it sees admission open.
@@ -82,7 +85,7 @@ impl Notifier {
         };
         let asks = fires != Some(true) || asked_at.is_none_or(|at| elapsed(at, now) >= ASK_EVERY);
         let outage = match since {
-            Some(since) if asks && elapsed(since, now) >= self.settings.policy.patience => {
+            Some(since) if asks && elapsed(since, now) >= PATIENCE => {
                 let (kind, summary) = if gate == SeenGate::Unreachable {
                     (AlertKind::RedisUnreachable, "Redis does not answer")
                 } else {

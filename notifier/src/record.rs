@@ -221,7 +221,11 @@ impl<'a> Post<'a> {
             problems, resolved, ..
         } = &verdict;
         let has_news = !(problems.is_empty() && resolved.is_empty());
-        let repairs = self.due_repairs(&verdict, memory, has_news).await?;
+        // Only a pass knows the drops.
+        let repairs = match run {
+            Some(_) => self.due_repairs(&verdict, memory, has_news).await?,
+            None => Vec::new(),
+        };
         if !has_news && repairs.is_empty() {
             return Ok(());
         }

@@ -193,7 +193,7 @@ fn of_findings((kind, coupon_id, drop_id, part): Key, mut findings: Vec<Finding>
         name: name(kind, coupon_id, drop_id, part),
         coupon_id,
         drop_id,
-        summary: summary(kind, &findings),
+        summary: summary(kind, drop_id, &findings),
         size: number(&findings),
         content: content.fold(0, i64::wrapping_add),
         findings,
@@ -219,13 +219,15 @@ fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &
 }
 
 /// Summarizes a problem in one line.
-fn summary(kind: AlertKind, findings: &[Finding]) -> String {
+fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> String {
     match (kind, findings) {
         // A single finding without a user is already the best summary.
         (AlertKind::Left(kind), [one]) if one.is_whole() && kind != Kind::BrokenPromise => {
-            said(one)
+            said(one, drop)
         }
-        (AlertKind::UnsafeSetting | AlertKind::Left(Kind::Stalled), [first, ..]) => said(first),
+        (AlertKind::UnsafeSetting | AlertKind::Left(Kind::Stalled), [first, ..]) => {
+            said(first, drop)
+        }
         _ => {
             let [one, many] = kind.facts().noun;
             let things = wording::count(number(findings), one, many);
@@ -239,12 +241,12 @@ fn summary(kind: AlertKind, findings: &[Finding]) -> String {
     }
 }
 
-/// The detail of a finding, with its coupon if no drop's report has it.
-fn said(finding: &Finding) -> String {
-    let place = match (finding.drop_id, finding.coupon_id) {
-        (Some(drop), Some(coupon)) => format!("drop {drop} of coupon {coupon}: "),
-        (None, Some(coupon)) => format!("coupon {coupon}: "),
-        (_, None) => String::new(),
+/// The detail of a finding, with its coupon unless the alert has its drop.
+fn said(finding: &Finding, of_drop: Option<DropId>) -> String {
+    let place = match (of_drop, finding.drop_id, finding.coupon_id) {
+        (None, Some(drop), Some(coupon)) => format!("drop {drop} of coupon {coupon}: "),
+        (None, None, Some(coupon)) => format!("coupon {coupon}: "),
+        _ => String::new(),
     };
     wording::line(&format!("{place}{}", finding.detail), wording::LONGEST)
 }

@@ -432,6 +432,13 @@ fn summary_names_the_place_of_a_finding_outside_drops_and_no_user() {
     };
     let few = general(Status::Drift, vec![few]);
     assert_eq!(summary(few), "drop 7 of coupon 3: rows are missing");
+    let of_drop = Finding {
+        slot: None,
+        user_id: None,
+        ..left(Kind::CountMismatch, 0)
+    };
+    let of_drop = run(Status::Drift, vec![of_drop]);
+    assert_eq!(summary(of_drop), "0 s ago", "the mail names the drop");
     let mut one = one_left();
     one.drops[0].findings[0].user_id = Some("customer-4711".to_owned());
     assert_eq!(summary(one), "1 unrepaired failed claim");

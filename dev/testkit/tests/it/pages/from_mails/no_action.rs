@@ -67,7 +67,7 @@ async fn a_mail_that_requires_no_action_links_to_its_subject() {
         (
             "mail-repaired",
             Drift::Unissued,
-            "20 of 20 issued (2 issued late)",
+            "20 of 20 issued · 2 issued late",
         ),
         (
             "mail-redis-lost",
