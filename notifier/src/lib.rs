@@ -27,7 +27,7 @@ use firstcome_shared::mysql::{Db, DbError, digest, refusal};
 pub use firstcome_shared::report::wording;
 use firstcome_shared::report::{self, AlertKind, Finding, Kind, Run};
 use parking_lot::Mutex;
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,8 @@ pub const LAST_DIGEST: &str = "last_run:digest";
 
 /// Maximum number of runs that wait to be recorded.
 const UNRECORDED: usize = 20;
+
+type UnrecordedRuns = VecDeque<(Run, DateTime<Utc>)>;
 
 /// A run that did not happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +93,7 @@ pub struct Notifier {
     outage: Arc<MysqlOutage>,
     /// Runs that repaired or sealed something but could not be recorded, oldest first. The findings
     /// of other runs come again with the next pass.
-    unrecorded: Arc<Mutex<VecDeque<(Run, DateTime<Utc>)>>>,
+    unrecorded: Arc<Mutex<UnrecordedRuns>>,
     admission: Arc<AdmissionWatch>,
     redis_is_managed: bool,
 }
@@ -126,7 +128,7 @@ impl Notifier {
             },
             hooks: webhooks.iter().map(name).collect(),
         };
-        let server = args.smtp_url.as_ref().map(|url| url.expose_secret());
+        let server = args.smtp_url.as_ref().map(ExposeSecret::expose_secret);
         let identity = format!("{server:?} {:?} {:?}", settings.recipients, settings.links);
         Ok(Self {
             sender: Sender::new(db.clone(), clock, args.mailer()?, webhooks),

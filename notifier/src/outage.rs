@@ -121,7 +121,7 @@ impl Lasting {
             problem.findings = vec![Finding::report(Kind::Stalled, why)];
             problem
         };
-        problem.name = "mysql".to_owned();
+        "mysql".clone_into(&mut problem.name);
         Notice {
             problem,
             reason: NoticeReason::New,

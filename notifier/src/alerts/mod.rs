@@ -121,13 +121,11 @@ pub fn problems(run: &Run, broken: &[BrokenPromise]) -> Vec<Problem> {
 fn failed(run: &Run) -> Problem {
     let error = run.error.as_deref().unwrap_or("the log has the reason");
     let cause = run.cause().unwrap_or(FailureCause::Other);
-    match wording::unavailable(cause, error) {
-        Some(summary) => Problem::outage(cause.alert(), summary),
-        None => {
-            let why = wording::line(error, wording::LONGEST);
-            Problem::outage(AlertKind::RunFailed, format!("passes fail: {why}"))
-        }
+    if let Some(summary) = wording::unavailable(cause, error) {
+        return Problem::outage(cause.alert(), summary);
     }
+    let why = wording::line(error, wording::LONGEST);
+    Problem::outage(AlertKind::RunFailed, format!("passes fail: {why}"))
 }
 
 /// Counts the repairs by drop and kind. Opening a coupon is no repair: the alert about Redis tells

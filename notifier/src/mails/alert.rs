@@ -218,7 +218,7 @@ impl<'a> PassSummary<'a> {
                 let what = line(&first.problem.summary, longest);
                 [Some(what), more, lasts].into_iter().flatten().collect()
             }
-            ([], [one]) => line(&self.was(one), 80),
+            ([], [one]) => line(&was(one), 80),
             ([], [_, ..]) => count(resolved.len() as u64, "problem", "problems"),
             ([], []) if self.is_lost => "Redis lost data".to_owned(),
             ([], []) => String::new(),
@@ -316,19 +316,10 @@ impl<'a> PassSummary<'a> {
         }
     }
 
-    /// What an alert was about: an outage is named by its store.
-    fn was(&self, alert: &Alert) -> String {
-        let kind = AlertKind::from_word(&alert.kind).filter(|kind| kind.is_outage());
-        kind.map_or_else(
-            || alert.summary.clone(),
-            |kind| kind.facts().noun[0].to_owned(),
-        )
-    }
-
     /// What was wrong and for how long, and what became of the users.
     fn over(&self, alert: &Alert) -> String {
         let lasted = duration(alert.resolved_at.unwrap_or(self.mail.now) - alert.first_seen_at);
-        let was = line(&self.was(alert), LONGEST);
+        let what = line(&was(alert), LONGEST);
         let fate = alert.drop_id.and_then(|drop| self.mail.fates.get(&drop));
         let fate = fate.filter(|_| alert.kind == Kind::BrokenPromise.as_str());
         let fate = fate.map(|fate| {
@@ -345,7 +336,7 @@ impl<'a> PassSummary<'a> {
                 format!(" {kept}.")
             }
         });
-        format!("Over after {lasted}: {was}.{}", fate.unwrap_or_default())
+        format!("Over after {lasted}: {what}.{}", fate.unwrap_or_default())
     }
 
     /// Describes the state of the drop, if the mail concerns exactly one.
@@ -530,6 +521,15 @@ impl<'a> PassSummary<'a> {
         blocks.extend(self.held_back.iter().take(LINES).filter_map(line));
         blocks.extend(self.mail.links.runs());
     }
+}
+
+/// What an alert was about: an outage is named by its store.
+fn was(alert: &Alert) -> String {
+    let kind = AlertKind::from_word(&alert.kind).filter(|kind| kind.is_outage());
+    kind.map_or_else(
+        || alert.summary.clone(),
+        |kind| kind.facts().noun[0].to_owned(),
+    )
 }
 
 /// Returns the drops in the mail, those with problems first.

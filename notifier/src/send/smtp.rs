@@ -201,7 +201,7 @@ impl SendError {
             step,
             code: cause
                 .as_ref()
-                .and_then(|it| it.status())
+                .and_then(lettre::transport::smtp::Error::status)
                 .map(|code| code.to_string()),
             is_permanent: cause.is_some_and(|it| it.is_permanent()),
             reason,

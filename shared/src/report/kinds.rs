@@ -308,7 +308,6 @@ impl AlertKind {
                 users: "More people were told yes than there are slots.",
                 to_do: "Raise the quantity before the drop closes: the next pass gives each of them a coupon.",
                 remedy: Remedy::Raise,
-                ..WARNING
             },
             Self::Left(Kind::CountMismatch) => KindFacts {
                 word: "count_mismatch",

@@ -63,13 +63,13 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    fn new(kind: &'static str, at: DateTime<Utc>, data: Value, text: String) -> Self {
+    fn new(kind: &'static str, at: DateTime<Utc>, data: Value, text: &str) -> Self {
         Self {
             id: format!("evt_{}", Uuid::now_v7().simple()),
             kind,
             at,
             data,
-            text: line(&text, 2 * LONGEST),
+            text: line(text, 2 * LONGEST),
         }
     }
 
@@ -97,7 +97,7 @@ impl Event {
     /// Creates the event of `test-webhook`.
     pub(super) fn test(at: DateTime<Utc>) -> Self {
         let summary = "Webhooks of the Firstcome reconciler arrive here.";
-        Self::new("test", at, json!({"summary": summary}), summary.to_owned())
+        Self::new("test", at, json!({"summary": summary}), summary)
     }
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn of_mail(mail: &AlertMail<'_>, written: &Rendered) -> Vec<Event> {
         });
         let link = run.and_then(|run| mail.links.page(&format!("/runs/{run}")));
         let text = text("repaired", &written.summary, "", link);
-        Event::new("alert.repaired", mail.now, data, text)
+        Event::new("alert.repaired", mail.now, data, &text)
     });
     problems.chain(resolved).chain(repaired).collect()
 }
@@ -170,7 +170,7 @@ pub(crate) fn of_problem(
         "since": instant(notice.since),
     });
     let text = text("action needed", &summary, facts.users, link);
-    Event::new("alert.firing", now, data, text)
+    Event::new("alert.firing", now, data, &text)
 }
 
 /// The event of a problem that is over.
@@ -187,7 +187,7 @@ pub(crate) fn of_resolved(
     });
     let link = id.and_then(|id| links.page(&Links::alert(id)));
     let text = text("resolved", &alert.summary, "", link);
-    Event::new("alert.resolved", now, data, text)
+    Event::new("alert.resolved", now, data, &text)
 }
 
 /// The event that stands for so many more.
@@ -195,7 +195,7 @@ pub(crate) fn of_more(more: usize, links: &Links, now: DateTime<Utc>) -> Event {
     let summary = format!("{more} more alerts are new or over");
     let data = json!({"kind": "more", "status": "new", "alerts": more, "summary": summary});
     let text = text("action needed", &summary, "", links.page("/alerts"));
-    Event::new("alert.firing", now, data, text)
+    Event::new("alert.firing", now, data, &text)
 }
 
 /// The event of a drop that was verified exact after it closed.
@@ -213,7 +213,7 @@ pub(crate) fn of_sealed(report: &DropReport, now: DateTime<Utc>) -> Event {
     Event {
         // A drop is sealed once, however often its run is recorded.
         id: format!("evt_drop_sealed_{}", report.drop_id),
-        ..Event::new("drop.sealed", now, data, text)
+        ..Event::new("drop.sealed", now, data, &text)
     }
 }
 
