@@ -7,6 +7,7 @@ pub mod consume;
 pub mod coupon;
 pub mod migrate;
 mod percent;
+mod rows;
 pub mod serve;
 mod stores;
 mod user_list;

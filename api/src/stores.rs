@@ -54,7 +54,7 @@ impl<'a> StoreWait<'a> {
         match checked {
             Ok(partitions) => Ok(Some(partitions)),
             Err(error @ TopicError::Unreachable { .. }) => {
-                tracing::warn!(%error, "starting without Kafka: claims go to the dead-letter table until it answers");
+                tracing::warn!(%error, "starting without Kafka: claims go to MySQL until it answers");
                 Ok(None)
             }
             Err(error) => Err(StartError::Refused(error.to_string())),

@@ -13,6 +13,7 @@
 --   allow_list_revision    the coupon's revision at the last change of its list, 0 before the first: which list Redis must have
 --   allow_list_people      how many are on it
 --   allow_list_changed_at  when that was
+--   idempotency_key        of the request that created it, with the hash of its body: a repeated request gets this coupon
 --   daily_until            the last local date of a daily schedule, '9999-12-31' without one, NULL for any other: such a coupon may
 --                          need drops although none is unsealed
 CREATE TABLE IF NOT EXISTS coupons (
@@ -29,6 +30,8 @@ CREATE TABLE IF NOT EXISTS coupons (
     allow_list_revision   BIGINT UNSIGNED NOT NULL DEFAULT 0,
     allow_list_people     INT UNSIGNED    NOT NULL DEFAULT 0,
     allow_list_changed_at DATETIME(3)     NULL,
+    idempotency_key       VARCHAR(255)    CHARACTER SET ascii COLLATE ascii_bin NULL UNIQUE,
+    body_hash             BINARY(32)      NULL,
     created_at            DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     daily_until           VARCHAR(10)     AS (IF(schedule->>'$.type' = 'daily',
         IF(JSON_TYPE(schedule->'$.last_day') = 'STRING', LEFT(schedule->>'$.last_day', 10), '9999-12-31'), NULL)) VIRTUAL,
@@ -51,16 +54,6 @@ CREATE TABLE IF NOT EXISTS coupon_allow_list (
     user_id   VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     PRIMARY KEY (coupon_id, user_id),
     CONSTRAINT coupon_allow_list_of_coupon FOREIGN KEY (coupon_id) REFERENCES coupons (id)
-) DEFAULT CHARACTER SET utf8mb4;
-
--- Coupons created with an `Idempotency-Key`: the coupon that a repeated request gets. Rows older
--- than a week are deleted.
-CREATE TABLE IF NOT EXISTS idempotency_keys (
-    idempotency_key VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
-    body_hash       BINARY(32)  NOT NULL,
-    coupon_id       BIGINT      NOT NULL,
-    created_at      DATETIME(3) NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
-    KEY idempotency_keys_age (created_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- One opening of a coupon. A coupon has at most one drop per day, however many processes create
@@ -156,7 +149,7 @@ CREATE TABLE IF NOT EXISTS issued_coupons (
     KEY issued_coupons_limit (drop_id, slot_limit, coupon_id, person_scope),
     CONSTRAINT issued_coupons_slot CHECK (slot BETWEEN 1 AND slot_limit),
     CONSTRAINT issued_coupons_user CHECK (REGEXP_LIKE(user_id, '^[A-Za-z0-9._@+|:=/-]+\\z') AND user_id NOT IN ('.', '..')),
-    CONSTRAINT issued_coupons_issued_by CHECK (issued_by IN ('consumer', 'reconciler')),
+    CONSTRAINT issued_coupons_issued_by CHECK (issued_by IN ('consumer', 'api', 'reconciler')),
     CONSTRAINT issued_coupons_limit FOREIGN KEY (drop_id, slot_limit, coupon_id, person_scope)
         REFERENCES slot_limits (drop_id, slot_limit, coupon_id, person_scope)
 ) DEFAULT CHARACTER SET utf8mb4;
@@ -293,17 +286,12 @@ CREATE TABLE IF NOT EXISTS broken_promises (
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- Where reading of each partition begins: the offset after the last message whose row or dead letter is in this database. A consumer moves it in
--- the transaction of the rows and starts here on every assignment; passes compare it with the topic's end. It is part of every backup, so a
--- restored database reads again what it lost. before_print is a checksum of the message before next_offset: another message there means that
--- the topic was recreated. fault* say why reading had to go back, when, and from what offset.
+-- the transaction of the rows and starts here on every assignment; passes compare it with the ends of the topic. It is part of every backup, so a
+-- restored database reads again what it lost.
 CREATE TABLE IF NOT EXISTS topic_positions (
     topic        VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     partition_id INT          NOT NULL,
     next_offset  BIGINT       NOT NULL,
-    before_print BIGINT       NULL,
-    fault        VARCHAR(16)  CHARACTER SET ascii COLLATE ascii_bin NULL,
-    fault_at     DATETIME(3)  NULL,
-    fault_offset BIGINT       NULL,
     PRIMARY KEY (topic, partition_id)
 ) DEFAULT CHARACTER SET utf8mb4;
 

@@ -12,9 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use diesel::sql_types::{BigInt, Integer, Text};
-use diesel_async::RunQueryDsl as _;
 use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::mysql::positions::Positions;
 use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::mysql::{Db, DbError};
 use parking_lot::Mutex;
@@ -27,9 +26,6 @@ use crate::stores::Stores;
 
 /// The offsets of each partition: the first one that the log has, and its end.
 pub type Logs = BTreeMap<i32, Range<i64>>;
-
-/// The stored positions by partition.
-pub type Positions = BTreeMap<i32, i64>;
 
 /// Maximum wait for one answer about the topic.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -127,8 +123,9 @@ pub struct ReadState {
 /// offset.
 pub async fn read_state(stores: &Stores, may_write: bool) -> Result<ReadState, BarrierError> {
     let topic = &stores.topic;
+    let name = &topic.settings.topic;
     let before = topic.logs().await.map_err(BarrierError::Kafka)?;
-    let positions = positions(&stores.db, &topic.settings.topic).await?;
+    let positions = stores.db.of_primary().topic_positions(name).await?;
     let after = topic.logs().await.map_err(BarrierError::Kafka)?;
     for (partition, seen, first) in outside(&positions, &after) {
         tracing::warn!(
@@ -138,7 +135,11 @@ pub async fn read_state(stores: &Stores, may_write: bool) -> Result<ReadState, B
             "the stored position is not one of the topic's"
         );
         if may_write {
-            begin_again(&stores.db, &topic.settings.topic, partition, seen, first).await?;
+            let seen = Some(seen);
+            stores
+                .db
+                .begin_at_first(name, partition, seen, first)
+                .await?;
         }
     }
     Ok(ReadState {
@@ -217,55 +218,6 @@ pub fn unread(state: &ReadState) -> i64 {
         .map(behind)
         .map(|number| number.max(0))
         .sum()
-}
-
-#[derive(diesel::QueryableByName)]
-struct PositionRow {
-    #[diesel(sql_type = Integer)]
-    partition_id: i32,
-    #[diesel(sql_type = BigInt)]
-    next_offset: i64,
-}
-
-async fn positions(db: &Db, topic: &str) -> Result<Positions, DbError> {
-    let topic = topic.to_owned();
-    db.of_primary()
-        .run("read positions", async move |conn| {
-            let query = "SELECT partition_id, next_offset FROM topic_positions WHERE topic = ?";
-            let rows: Vec<PositionRow> = diesel::sql_query(query)
-                .bind::<Text, _>(&topic)
-                .load(conn)
-                .await?;
-            Ok(rows
-                .into_iter()
-                .map(|row| (row.partition_id, row.next_offset))
-                .collect())
-        })
-        .await
-}
-
-/// Stores the first offset in place of a position that is not one of the log's.
-async fn begin_again(
-    db: &Db,
-    topic: &str,
-    partition: i32,
-    seen: i64,
-    first: i64,
-) -> Result<(), DbError> {
-    let topic = topic.to_owned();
-    db.run("begin a partition again", async move |conn| {
-        let update = "UPDATE topic_positions SET next_offset = ? \
-             WHERE topic = ? AND partition_id = ? AND next_offset = ?";
-        diesel::sql_query(update)
-            .bind::<BigInt, _>(first)
-            .bind::<Text, _>(&topic)
-            .bind::<Integer, _>(partition)
-            .bind::<BigInt, _>(seen)
-            .execute(conn)
-            .await
-            .map(|_| ())
-    })
-    .await
 }
 
 #[cfg(test)]

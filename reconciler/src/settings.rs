@@ -10,7 +10,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::recover;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
-use firstcome_shared::redis::settings::Loaded;
+use firstcome_shared::redis::settings::{Loaded, Written};
 
 use crate::context::{PassContext, PassError, fenced};
 use crate::ledger::Ledger;
@@ -172,20 +172,22 @@ pub(crate) async fn write_all(
     fence: Option<&Fence>,
 ) -> Result<bool, PassError> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
-    let Some((coupon, drops)) = db.take_revision(seen.coupon.id, known).await? else {
+    let Some((coupon, drops)) = db.take_revision(seen.coupon.id, known, None).await? else {
         return Ok(false);
     };
-    for own in &seen.drops {
+    let revision = coupon.revision;
+    let all = seen.drops.iter().filter_map(|own| {
         let mut unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
-        let Some(drop) = unsealed.find(|drop| drop.id == own.drop.id) else {
-            continue;
-        };
-        let (meta, revision) = (DropMeta::of(&coupon, drop), coupon.revision);
-        let Some(fence) = fence else {
-            redis.write_settings(&own.keys, revision, &meta).await?;
-            continue;
-        };
-        match redis.load(&own.keys, fence, revision, &meta).await? {
+        let drop = unsealed.find(|drop| drop.id == own.drop.id)?;
+        Some((&own.keys, DropMeta::of(&coupon, drop)))
+    });
+    let all: Vec<_> = all.collect();
+    let Some(fence) = fence else {
+        let written = redis.write_settings(revision, &all).await?;
+        return Ok(written != Written::Outdated);
+    };
+    for (keys, meta) in &all {
+        match redis.load(keys, fence, revision, meta).await? {
             Loaded::Yes => {}
             Loaded::Outdated => return Ok(false),
             Loaded::Stale | Loaded::Present => return Err(PassError::Stale),

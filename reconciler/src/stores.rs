@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use firstcome_shared::config::{StartError, wait_for};
 use firstcome_shared::kafka::{TopicError, check_topic};
-use firstcome_shared::mysql::processes::{ProcessRow, owner};
+use firstcome_shared::mysql::processes::ProcessRow;
 use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::redis::{Redis, RedisError};
@@ -108,15 +108,9 @@ fn missing(stores: &Stores, waited: Duration, error: &DbError) -> StartError {
 impl Stores {
     /// Returns this process's entry in the registry of processes.
     pub(crate) fn process(&self) -> ProcessRow {
-        let kafka = &self.topic.settings;
         ProcessRow {
-            role: "the reconciler".into(),
-            owner: owner(),
             redis_prefix: Some(self.redis.prefix().to_owned()),
-            topic: kafka.topic.clone(),
-            consumer_group: kafka.group.clone(),
-            publish_deadline_ms: 0,
-            fallback_deadline_ms: 0,
+            ..ProcessRow::new("the reconciler", &self.topic.settings)
         }
     }
 }

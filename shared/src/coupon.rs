@@ -1,39 +1,126 @@
 //! Coupons and drops: the types that all processes share.
 
+mod patch;
+
 use std::fmt;
+use std::ops::{Deref, RangeInclusive};
 use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::{CouponId, DropId, OncePer, Slot};
+use crate::domain::{CouponId, DropId, OncePer, Slot, unfit_in_a_name};
 use crate::schedule::Schedule;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Coupon {
-    pub id: CouponId,
+pub use self::patch::CouponPatch;
+
+// The body of `POST /v1/coupons` and the row in MySQL. `CouponPatch` changes it.
+/// The settings of a coupon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewCouponBody)]
+pub struct CouponSettings {
+    /// At least one character.
+    #[schema(example = "Winter coupon", max_length = 200)]
     pub name: String,
-    /// Quantity of future drops.
+    /// Quantity of each drop.
+    #[schema(value_type = u32, example = 100, minimum = 1, maximum = 10_000_000)]
     pub quantity: Slot,
     /// Scope in which a user may hold one coupon.
     pub once_per: OncePer,
     /// Places on the waiting list of a sold-out drop.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 1_000_000)]
     pub waiting_list: u32,
     /// No claim is admitted while this is set.
+    #[serde(default)]
     pub paused: bool,
+    // `None` for a coupon whose drops are created manually.
+    #[schema(value_type = Schedule)]
+    pub schedule: Option<Schedule>,
+    /// Who may claim: null is everybody, `list` users on its allow list, `group:NAME` users whose
+    /// token names that group.
+    #[schema(value_type = Option<String>, example = "list", max_length = 70)]
+    pub allow: Option<Allow>,
+}
+
+const MAX_QUANTITY: Slot = 10_000_000;
+const MAX_WAITING: u32 = 1_000_000;
+
+/// Maximum length of a name, in characters.
+const MAX_NAME_CHARS: usize = 200;
+
+impl CouponSettings {
+    /// Checks a new coupon, and trims its name.
+    ///
+    /// # Errors
+    /// The message names the field.
+    pub fn checked_new(mut self, now: DateTime<Utc>) -> Result<Self, String> {
+        self.name = line("name", MAX_NAME_CHARS, &self.name)?;
+        check_numbers(self.quantity, self.waiting_list)?;
+        let schedule = self.schedule.as_ref().ok_or("schedule is missing")?;
+        schedule
+            .check_new(now)
+            .map_err(|error| format!("schedule: {error}"))?;
+        Ok(self)
+    }
+}
+
+fn check_numbers(quantity: Slot, waiting_list: u32) -> Result<(), String> {
+    in_range("quantity", quantity, 1..=MAX_QUANTITY)?;
+    in_range("waiting_list", waiting_list, 0..=MAX_WAITING)
+}
+
+fn in_range(field: &str, number: u32, allowed: RangeInclusive<u32>) -> Result<(), String> {
+    if allowed.contains(&number) {
+        return Ok(());
+    }
+    let (least, most) = allowed.into_inner();
+    Err(format!(
+        "{field} must be a whole number from {least} to {most}, not {number}"
+    ))
+}
+
+/// Trims and checks a line of text.
+///
+/// # Errors
+/// The message names the field.
+pub fn line(field: &str, most: usize, text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > most {
+        return Err(format!("{field} must have 1 to {most} characters"));
+    }
+    if let Some(unfit) = unfit_in_a_name(text) {
+        return Err(format!(
+            "{field} must not hold control or invisible characters: it holds U+{:04X}",
+            u32::from(unfit)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// A coupon. Its settings are read as if they were its own fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coupon {
+    pub id: CouponId,
+    pub settings: CouponSettings,
     /// Number of changes. This is the fencing token for writing the settings to Redis
     /// (`fc:{C}:revision`).
     pub revision: u64,
     /// Incremented before data of this coupon is rebuilt, because Redis may have lost some of it.
     /// Starts at 0. Redis has its copy in `fc:{C}:gate`.
     pub era: u64,
-    /// Opening times, or `None` for a coupon whose drops are created manually.
-    pub schedule: Option<Schedule>,
-    /// Who may claim. `None` means everybody.
-    pub allow: Option<Allow>,
     /// The allow list. It may exist before the coupon is restricted to it.
     pub allow_list: AllowList,
+}
+
+impl Deref for Coupon {
+    type Target = CouponSettings;
+
+    fn deref(&self) -> &CouponSettings {
+        &self.settings
+    }
 }
 
 /// A restriction of claims. In JSON, Redis and MySQL: `list`, or `group:NAME`.
@@ -236,6 +323,11 @@ impl Drop {
         }
     }
 
+    /// Whether it may still give out slots at `now`.
+    pub fn is_not_closed(&self, now: DateTime<Utc>) -> bool {
+        self.sealed_at.is_none() && self.closes_at.is_none_or(|closes| closes > now)
+    }
+
     /// Whether the window contains `now`.
     pub fn is_open_at(&self, now: DateTime<Utc>) -> bool {
         self.opens_at <= now && self.closes_at.is_none_or(|closes| now < closes)
@@ -244,8 +336,6 @@ impl Drop {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::RangeInclusive;
-
     use super::*;
 
     fn at(minute: i64) -> DateTime<Utc> {
@@ -263,6 +353,35 @@ mod tests {
             quantity: 1,
             closed_early: false,
             sealed_at: None,
+        }
+    }
+
+    #[test]
+    fn trims_names_and_refuses_control_and_invisible_characters() {
+        let name = |text: &str| line("name", MAX_NAME_CHARS, text);
+        assert_eq!(
+            name("  Winter coupon · 겨울 ").unwrap(),
+            "Winter coupon · 겨울"
+        );
+        assert_eq!(name(&"ü".repeat(200)).unwrap().chars().count(), 200);
+        for good in ["❤\u{fe0f} Valentine", "👩\u{200d}👧 family", "عيد مبارك"] {
+            assert_eq!(name(good).unwrap(), good);
+        }
+        for bad in [
+            "",
+            "   ",
+            &"x".repeat(201),
+            "a\nb",
+            "a\r\nBcc: x",
+            "a\u{0}",
+            "\u{1b}[31m",
+        ] {
+            assert!(name(bad).unwrap_err().starts_with("name "), "{bad:?}");
+        }
+        for invisible in
+            "\u{202e}\u{200b}\u{200f}\u{61c}\u{ad}\u{e0041}\u{3164}\u{2800}\u{feff}".chars()
+        {
+            assert!(name(&format!("a{invisible}b")).is_err(), "{invisible:?}");
         }
     }
 

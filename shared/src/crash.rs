@@ -3,7 +3,7 @@
 //!
 //! `FIRSTCOME_CRASH_AT=rows_committed` kills the process when it first reaches that point,
 //! `rows_committed:3` the third time. The process first prints a line to stderr (`crash point
-//! rows_committed`). `FIRSTCOME_STALL_AT=offsets_committed:1:8000` instead blocks the thread at
+//! rows_committed`). `FIRSTCOME_STALL_AT=rows_committed:1:8000` instead blocks the thread at
 //! that point for that number of milliseconds, or forever if the last number is missing. Release
 //! builds contain no crash points, unless the feature `crash-points` is on.
 
@@ -43,7 +43,6 @@ points! {
     RowsInserted "rows_inserted" "Consumer: rows are inserted, the transaction is open.",
     BackupInserted "backup_inserted" "Consumer: dead letters are written too, the transaction is open.",
     RowsCommitted "rows_committed" "Consumer: rows and positions are committed in MySQL.",
-    OffsetsCommitted "offsets_committed" "Consumer: offsets are committed to Kafka, too.",
     RunBegun "run_begun" "Reconciler: the run is recorded, nothing is read.",
     EraBegun "era_begun" "Reconciler: the coupon is closed in a new era; nothing is read yet.",
     RepairBegun "repair_begun" "Reconciler: before rows are inserted.",

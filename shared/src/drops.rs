@@ -1,4 +1,4 @@
-//! Creates daily drops days ahead. Every API process and the reconciler do this, so that one
+//! Creates daily drops two days ahead. Every API process and the reconciler do this, so that one
 //! stopped process never prevents a drop from opening. The schema allows one drop per local date,
 //! so concurrent attempts create no duplicates.
 
@@ -9,7 +9,7 @@ use crate::coupon::{Coupon, Drop};
 use crate::mysql::Db;
 use crate::redis::Redis;
 use crate::redis::keys::DropMeta;
-use crate::schedule::Schedule;
+use crate::schedule::{PlannedDrop, Schedule};
 
 /// Creates the drops that a coupon's schedule requires and that are missing from `drops`, loads
 /// them into Redis, and returns how many it created. `drops` must contain every drop whose window
@@ -67,4 +67,31 @@ pub async fn make_ahead(
         }
     }
     Ok(made.len())
+}
+
+/// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
+/// unknown. A coupon without any drop has lost one. `drops` may lack sealed ones before the last one
+/// that has opened.
+pub fn is_one_lost(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> bool {
+    if drops.is_empty() {
+        return true;
+    }
+    let Some(schedule @ Schedule::Daily { time_zone, .. }) = &coupon.schedule else {
+        return false;
+    };
+    let opened = drops.iter().map(|drop| drop.opens_at);
+    let last_opened = opened.filter(|at| *at <= now).max();
+    let is_missing = |planned: PlannedDrop| {
+        planned.opens_at <= now
+            && planned.closes_at.is_none_or(|at| now < at)
+            && last_opened.is_none_or(|last| last < planned.opens_at)
+            && drops
+                .iter()
+                .all(|drop| drop.local_date != Some(planned.local_date))
+    };
+    // A window may reach into the next day.
+    let today = now.with_timezone(time_zone).date_naive();
+    let days = today.pred_opt().into_iter().chain([today]);
+    !drops.iter().any(|drop| drop.is_open_at(now))
+        && days.filter_map(|day| schedule.drop_on(day)).any(is_missing)
 }

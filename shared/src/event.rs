@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,11 +13,15 @@ use crate::schedule::instants::is_leap_second;
 /// The version of the format.
 const VERSION: u64 = 2;
 
+/// Accepted years of claims, within the range of MySQL's `DATETIME`. A year outside that range
+/// could not be stored in the dead-letter table either, and would block the partition.
+const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
+
 /// Number of consecutive slots that share a partition.
 const PARTITION_BLOCK: u32 = 64;
 
 /// An admission to store as a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClaimEvent {
     pub coupon_id: CouponId,
     pub drop_id: DropId,
@@ -73,6 +77,18 @@ pub struct Fragments {
     pub user_id: Option<UserId>,
     /// The time of the claim, if readable.
     pub claimed_at: Option<DateTime<Utc>>,
+}
+
+impl From<&ClaimEvent> for Fragments {
+    fn from(event: &ClaimEvent) -> Self {
+        Self {
+            coupon_id: Some(event.coupon_id.0),
+            drop_id: Some(event.drop_id.0),
+            slot: Some(i64::from(event.slot)),
+            user_id: Some(event.user_id.clone()),
+            claimed_at: Some(event.claimed_at),
+        }
+    }
 }
 
 /// Why a message is not a claim.
@@ -191,8 +207,8 @@ impl ClaimWire<'_> {
             .parse()
             .map_err(|error| ("undecodable", format!("user_id: {error}")))?;
         let claimed_at = match DateTime::parse_from_rfc3339(&self.claimed_at) {
-            Ok(at) if !is_leap_second(&at.with_timezone(&Utc)) => at.with_timezone(&Utc),
-            Ok(_) => return Err(("undecodable", "claimed_at: a leap second".to_owned())),
+            Ok(at) if can_be_stored(&at.with_timezone(&Utc)) => at.with_timezone(&Utc),
+            Ok(_) => return Err(("undecodable", NOT_STORED.to_owned())),
             Err(error) => return Err(("undecodable", format!("claimed_at: {error}"))),
         };
         let slot = Slot::try_from(self.slot).ok().filter(|slot| *slot >= 1);
@@ -274,7 +290,13 @@ fn read_of(message: &Value) -> Fragments {
 
 fn instant(text: &str) -> Option<DateTime<Utc>> {
     let at = DateTime::parse_from_rfc3339(text).ok()?.with_timezone(&Utc);
-    Some(at).filter(|at| !is_leap_second(at))
+    Some(at).filter(can_be_stored)
+}
+
+const NOT_STORED: &str = "claimed_at: a leap second, or outside the years 1970 to 9998";
+
+fn can_be_stored(at: &DateTime<Utc>) -> bool {
+    !is_leap_second(at) && YEARS.contains(&at.year())
 }
 
 #[cfg(test)]

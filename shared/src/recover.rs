@@ -54,7 +54,7 @@ pub async fn lost_settings(
     let (coupon, drops) = by_redis(&before.0, &before.1, &known);
     let coupon = Coupon { revision, ..coupon };
     let after = (coupon, drops);
-    let changes = difference(Some(&before), Some(&after)).to_string();
+    let changes = difference(&before, &after).to_string();
     Ok(Some(LostSettings {
         coupon: after.0,
         drops: after.1,
@@ -84,6 +84,7 @@ fn by_redis(
     known: &HashMap<DropId, DropMeta>,
 ) -> (Coupon, Vec<Drop>) {
     let mut coupon = before.clone();
+    let settings = &mut coupon.settings;
     let mut drops = drops.to_vec();
     for drop in &mut drops {
         let Some(meta) = known.get(&drop.id) else {
@@ -93,12 +94,12 @@ fn by_redis(
         let closes_at = instant(meta.closes_at_ms);
         let window = (opens_at.unwrap_or(drop.opens_at), closes_at);
         if before.quantity == drop.quantity {
-            coupon.quantity = meta.quantity;
+            settings.quantity = meta.quantity;
         }
         if (drop.opens_at, drop.closes_at) != window
-            && let Some(Schedule::Once { .. }) = coupon.schedule
+            && let Some(Schedule::Once { .. }) = settings.schedule
         {
-            coupon.schedule = Some(Schedule::Once {
+            settings.schedule = Some(Schedule::Once {
                 opens_at: window.0,
                 closes_at,
             });
@@ -106,12 +107,11 @@ fn by_redis(
         (drop.opens_at, drop.closes_at) = window;
         drop.quantity = meta.quantity;
         drop.closed_early = meta.closed_early;
-        coupon.waiting_list = meta.waiting_list;
-        coupon.allow.clone_from(&meta.allow);
+        settings.waiting_list = meta.waiting_list;
+        settings.allow.clone_from(&meta.allow);
     }
-    // A drop that is about to be moved is withheld, and looks paused although the coupon is not.
     if !known.is_empty() {
-        coupon.paused = known.values().all(|meta| meta.paused);
+        settings.paused = known.values().all(|meta| meta.paused);
     }
     (coupon, drops)
 }
@@ -123,21 +123,23 @@ fn instant(ms: Option<i64>) -> Option<DateTime<Utc>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coupon::{Allow, AllowList};
+    use crate::coupon::{Allow, AllowList, CouponSettings};
     use crate::domain::OncePer;
 
     fn coupon_of(quantity: u32, schedule: Option<Schedule>) -> Coupon {
         Coupon {
             id: CouponId(1),
-            name: "Winter".into(),
-            quantity,
-            once_per: OncePer::Drop,
-            waiting_list: 0,
-            paused: false,
+            settings: CouponSettings {
+                name: "Winter".into(),
+                quantity,
+                once_per: OncePer::Drop,
+                waiting_list: 0,
+                paused: false,
+                schedule,
+                allow: None,
+            },
             revision: 1,
             era: 0,
-            schedule,
-            allow: None,
             allow_list: AllowList::default(),
         }
     }

@@ -40,7 +40,7 @@ tunings! {
     AlertCooldownSeconds "ALERT_COOLDOWN_SECONDS" "Pause before a lasting problem is mailed again.",
     AlertPatienceSeconds "ALERT_PATIENCE_SECONDS" "Time for which passes must fail before a mail is sent.",
     AlertsKeptSeconds "ALERTS_KEPT_SECONDS" "Retention of ended alerts.",
-    BackupDeadlineMs "BACKUP_DEADLINE_MS" "Deadline of the dead-letter table for one claim.",
+    BackupDeadlineMs "BACKUP_DEADLINE_MS" "Deadline of MySQL for one claim that Kafka has not acknowledged.",
     CatalogueRefreshMs "CATALOGUE_REFRESH_MS" "Pause between two reads of the catalogue.",
     CleanRunsKeptSeconds "CLEAN_RUNS_KEPT_SECONDS" "Retention of runs that found nothing.",
     ConsumeBatchMax "CONSUME_BATCH_MAX" "Maximum claims in one transaction.",

@@ -1,14 +1,13 @@
 //! Settings of `consume`.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use clap::{Args, value_parser};
+use clap::Args;
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, listen_address};
 use firstcome_shared::tuning::Tuning;
 
-use super::read::batch::BatchLimits;
-use super::watch::watchdog::LivenessLimits;
+/// The default `LISTEN_ADDR` of `consume`.
+pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8082";
 
 #[derive(Debug, Clone, Args)]
 pub struct ConsumeArgs {
@@ -18,53 +17,15 @@ pub struct ConsumeArgs {
     pub kafka: KafkaArgs,
     #[command(flatten)]
     pub start: StartArgs,
-    #[command(flatten)]
-    pub tuning: TuningArgs,
-}
-
-/// The default `LISTEN_ADDR` of `consume`.
-pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8082";
-
-/// Maximum time that the first claim of a batch waits for others.
-const BATCH_WAIT: Duration = Duration::from_millis(10);
-
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "HTTP")]
-pub struct TuningArgs {
     /// Address for `/healthz`, `/readyz` and `/metrics`; port 0 takes a free one
-    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
+    #[arg(help_heading = "HTTP", long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
     pub listen_addr: SocketAddr,
-    /// Maximum number of claims in one transaction. A claim binds eight values, and a prepared
-    /// statement of MySQL takes at most 65,535.
-    #[arg(skip = Tuning::ConsumeBatchMax.or(1_000_u16))]
-    pub consume_batch_max: u16,
-    /// Maximum rows that this process writes per second, if other programs need the database; 0: no
-    /// limit
-    #[arg(long, env = "CONSUME_MAX_ROWS_PER_SECOND", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000), help_heading = "Share of MySQL")]
-    pub consume_max_rows_per_second: u32,
-    /// Time without progress after which this process is stuck: then it is not ready; after twice
-    /// the time its partitions go to others, and after three times it exits with code 1, so that
-    /// its supervisor restarts it. Time while a store is unavailable does not count.
+    /// Number of claims at which a batch is full. The last message may exceed it.
+    #[arg(skip = Tuning::ConsumeBatchMax.or(1_000_usize))]
+    pub batch_max: usize,
+    /// Time without progress after which the loop is not alive, and a partition is checked for
+    /// messages that cannot be read. After twice the time, the group reassigns the partitions of a
+    /// loop that stands still.
     #[arg(skip = Tuning::ConsumeStuckSeconds.or(30_u64))]
-    pub consume_stuck_seconds: u64,
-}
-
-/// Time without heartbeats after which the group reassigns a dead consumer's partitions.
-const SESSION: Duration = Duration::from_secs(6);
-
-impl ConsumeArgs {
-    pub(super) fn liveness(&self) -> LivenessLimits {
-        let session = self.kafka.kafka_security.of_member("session.timeout.ms");
-        let session = session.and_then(|millis| millis.parse().ok());
-        LivenessLimits {
-            session: session.map_or(SESSION, Duration::from_millis),
-            stuck: Duration::from_secs(self.tuning.consume_stuck_seconds),
-        }
-    }
-}
-
-impl TuningArgs {
-    pub(super) fn limits(&self) -> BatchLimits {
-        BatchLimits::new(usize::from(self.consume_batch_max), BATCH_WAIT, BATCH_WAIT)
-    }
+    pub stuck_seconds: u64,
 }

@@ -3,20 +3,17 @@
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Local, Utc};
+use firstcome_shared::coupon::CouponSettings;
 use firstcome_shared::http::json;
 use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule};
 use serde_json::{Value, json};
 
-use crate::serve::NewCouponBody;
-
 /// Lists the next ten openings of a coupon that does not exist yet. Refuses the same input that the
 /// API refuses.
 pub(super) fn preview(body: &Value, now: DateTime<Utc>, json: bool) -> Result<String, String> {
-    let body: NewCouponBody = json::read(body.to_string().as_bytes())?;
-    let planned = body
-        .check(now, None)
-        .map_err(|problem| problem.detail().to_owned())?
-        .schedule;
+    let body: CouponSettings = json::read(body.to_string().as_bytes())?;
+    let checked = body.checked_new(now)?;
+    let planned = checked.schedule.ok_or("schedule is missing")?;
     let openings = match &planned {
         Schedule::Once { .. } => planned.preview(now, &Local),
         Schedule::Daily { time_zone, .. } => planned.preview(now, time_zone),

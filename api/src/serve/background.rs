@@ -42,9 +42,6 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
         loop {
             ticks.tick().await;
             make_drops(&drops).await;
-            if let Err(error) = drops.mysql.catalogue.delete_old_idempotency_keys().await {
-                tracing::debug!(%error, "could not delete old idempotency keys");
-            }
         }
     });
     tasks.spawn(async move { watch_redis(&redis).await });

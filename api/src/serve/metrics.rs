@@ -23,7 +23,7 @@ pub(super) fn describe() {
         ),
         (
             "firstcome_claims_backed_up_total",
-            "Admissions kept in the fallback table instead of the topic",
+            "Coupons that the API issued itself, because Kafka did not acknowledge the claims",
         ),
         (
             "firstcome_claims_not_held_total",

@@ -21,7 +21,6 @@ pub(crate) use args::LISTEN_ADDR;
 pub use args::{CouponPage, HttpArgs, ServeArgs};
 pub use auth::jwt::JwtArgs;
 pub use auth::{IdentityArgs, UserAuth};
-pub(crate) use routes::create::NewCouponBody;
 pub use server::ApiServer;
 
 /// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are

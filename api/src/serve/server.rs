@@ -186,7 +186,7 @@ async fn finish(app: &App, limit: Duration) {
     if unsent > 0 {
         tracing::warn!(
             unsent,
-            "Kafka did not acknowledge all messages; the dead-letter table holds the acknowledged claims"
+            "Kafka did not acknowledge all messages; MySQL holds the acknowledged claims"
         );
     }
     tracing::info!("stopped");

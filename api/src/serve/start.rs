@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::http::seats::Seats;
-use firstcome_shared::mysql::processes::{ProcessRow, announce, owner};
+use firstcome_shared::mysql::processes::{ProcessRow, announce};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::time_zone;
 use tokio_util::sync::CancellationToken;
@@ -76,7 +76,7 @@ pub(super) async fn services(
     };
     let catalogue = Arc::new(catalogue);
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions)?;
-    let fallback = Fallback::new(mysql.fallback.clone(), args.publish.backup_deadline());
+    let fallback = Fallback::new(&mysql.fallback, args.publish.backup_deadline());
     let durability = Durability::new(
         publisher,
         fallback,
@@ -110,14 +110,10 @@ pub(super) async fn services(
 
 fn process(args: &ServeArgs) -> ProcessRow {
     let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-    let kafka = args.kafka.settings();
     ProcessRow {
-        role: "serve".into(),
-        owner: owner(),
         redis_prefix: Some(args.redis.redis_key_prefix.clone()),
-        topic: kafka.topic,
-        consumer_group: kafka.group,
         publish_deadline_ms: millis(args.publish.deadline()),
         fallback_deadline_ms: millis(args.publish.backup_deadline()),
+        ..ProcessRow::new("serve", &args.kafka.settings())
     }
 }

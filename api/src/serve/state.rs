@@ -1,5 +1,6 @@
 //! The state that the requests of one process share.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::seats::Seats;
 use firstcome_shared::redis::Redis;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::args::CouponPage;
@@ -53,19 +54,19 @@ impl Services {
     }
 }
 
-/// Striped locks that serialize the changes of a coupon within this process. Revisions order the
-/// changes of several processes.
-pub(crate) struct ChangeLocks([Mutex<()>; 256]);
-
-impl Default for ChangeLocks {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| Mutex::default()))
-    }
-}
+/// A lock for each coupon that is being changed. While a row of a coupon is locked in MySQL, its
+/// changes hold one connection, and leave the others to changes of other coupons. Revisions order
+/// the changes of several processes.
+#[derive(Default)]
+pub(crate) struct ChangeLocks(parking_lot::Mutex<HashMap<CouponId, Arc<Mutex<()>>>>);
 
 impl ChangeLocks {
-    pub(crate) async fn lock(&self, coupon: CouponId) -> MutexGuard<'_, ()> {
-        let at = usize::try_from(coupon.0.rem_euclid(256)).unwrap_or_default();
-        self.0[at].lock().await
+    pub(crate) async fn lock(&self, coupon: CouponId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.lock();
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(coupon).or_default())
+        };
+        lock.lock_owned().await
     }
 }

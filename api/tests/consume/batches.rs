@@ -80,7 +80,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
             world.read_up_to().await == 1
         })
         .await;
-    // A transaction has at most two claims, so a message needs several.
+    // Each message fills a batch.
     let consumer = world.consumer(&["--consume-batch-max=2"]);
     send(&world, &[good, mixed].map(|one| signed(&world, one))).await;
     until("all messages are read", async || {
@@ -109,27 +109,6 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
         kept[0][0].contains("other") && !kept[0][0].contains("u-7"),
         "{kept:?}"
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn consumer_stopped_within_a_message_skips_no_claim() {
-    let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
-    // One claim per second, so that the consumer stops inside the message.
-    let slow = world.consumer(&["--consume-max-rows-per-second=1"]);
-    send(&world, &[signed(&world, batch(drop, 1..=100))]).await;
-    until("some claims are written", async || world.rows().await > 0).await;
-    slow.stop().await;
-    let written = world.rows().await;
-    assert!(
-        written < 100 && world.read_up_to().await == 0,
-        "{written} rows"
-    );
-    world
-        .consume_until("all messages are read", async || {
-            world.read_up_to().await == 1
-        })
-        .await;
-    world.assert_exact(100).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

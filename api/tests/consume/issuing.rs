@@ -80,34 +80,6 @@ async fn consumers_without_a_partition_do_not_affect_issuing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_per_second_stay_within_the_limit_in_every_second() {
-    const RATE: usize = 200;
-    let (world, drop) = ConsumeWorld::with_coupon(700, OncePer::Coupon).await;
-    world.claim(drop, 1..=700).await;
-    let consumer = world.consumer(&[&format!("--consume-max-rows-per-second={RATE}")]);
-    world.until_rows(700).await;
-    consumer.stop().await;
-    let millis = "SELECT CAST(UNIX_TIMESTAMP(issued_at) * 1000 AS SIGNED) FROM issued_coupons ORDER BY issued_at";
-    let issued: Vec<i64> = world
-        .query(millis)
-        .await
-        .iter()
-        .map(|row| row[0].parse().unwrap())
-        .collect();
-    // The limit allows the rows of one second, of a full bucket (a tenth of that) at its beginning,
-    // and of a batch that was allowed before it.
-    let most = RATE + 2 * (RATE / 10);
-    for (early, late) in issued.iter().zip(&issued[most..]) {
-        assert!(
-            late - early >= 1_000,
-            "{} rows within {} ms",
-            most + 1,
-            late - early
-        );
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn consumer_waiting_for_a_store_can_be_stopped() {
     let world = ConsumeWorld::new().await;
     let consumer = world.consumer(&["--kafka-brokers=127.0.0.1:1", "--startup-wait-seconds=3600"]);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_api::consume;
+use firstcome_shared::coupon::CouponSettings;
 use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
-use firstcome_shared::mysql::catalogue::NewCoupon;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::schedule::Schedule;
@@ -103,18 +103,20 @@ impl ConsumeWorld {
             opens_at: Utc::now() - TimeDelta::hours(1),
             closes_at: None,
         };
-        let new = NewCoupon {
+        let new = CouponSettings {
             name: "Winter".into(),
             quantity,
             once_per,
             waiting_list: 0,
-            schedule,
+            schedule: Some(schedule),
+            paused: false,
             allow: None,
         };
         let (coupon, drops) = self
             .db
-            .create_coupon(new, Utc::now(), Operator::default())
+            .create_coupon(new, None, Utc::now(), Operator::default())
             .await
+            .unwrap()
             .unwrap();
         NamedDrop {
             coupon: coupon.id,
@@ -270,7 +272,7 @@ impl ConsumeWorld {
 
     /// Moves the positions to the beginning. Requires that no consumer runs.
     pub(crate) async fn read_again(&self) {
-        self.query("UPDATE topic_positions SET next_offset = 0, before_print = NULL")
+        self.query("UPDATE topic_positions SET next_offset = 0")
             .await;
     }
 

@@ -2,9 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Timelike as _, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::redis::settings::Withheld;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -197,96 +196,81 @@ async fn refuses_conflicting_changes_with_advice() {
 }
 
 #[tokio::test]
-async fn new_schedule_moves_unopened_drops_and_keeps_claimed_ones() {
+async fn new_times_apply_to_drops_that_are_not_made_yet() {
+    let (world, api) = ServeWorld::with_api().await;
+    let id = daily(&api, "UTC", "00:00"..="23:00").await;
+    let made = assert_agree(&world, id).await;
+    assert_eq!(made.len(), 3, "today and two days ahead: {made:?}");
+    let changed = api
+        .patch(id, json!({"opens": "06:30", "closes": "07:45"}))
+        .await;
+    changed.has_status(200);
+    assert_eq!(changed.json["schedule"]["opens"], "06:30");
+    assert_eq!(assert_agree(&world, id).await, made);
+}
+
+#[tokio::test]
+async fn earlier_last_day_removes_drops_that_nobody_holds() {
     let (world, api) = ServeWorld::with_api().await;
     let id = daily(&api, "UTC", "00:00"..="00:00").await;
     let made = assert_agree(&world, id).await;
-    assert_eq!(made.len(), 4, "{made:?}");
-    let [today, tomorrow, claimed, last] =
-        std::array::from_fn(|at| made[at][0].parse::<i64>().unwrap());
+    let [today, tomorrow, last] = std::array::from_fn(|at| made[at][0].parse::<i64>().unwrap());
     assert_eq!(api.claim(id, "u-1").await.json["drop_id"], today);
-    world.issue(id, DropId(claimed), 1, "u-by-hand").await;
+    let day = |days| (Utc::now() + TimeDelta::days(days)).date_naive();
 
-    api.patch(id, json!({"opens": "06:30", "closes": "07:45"}))
-        .await
-        .has_status(200);
-    let moved = assert_agree(&world, id).await;
-    let window = |row: &[String; 5]| {
-        let [opens, closes] =
-            [2, 3].map(|at: usize| row[at].parse::<i64>().unwrap().rem_euclid(86_400_000) / 60_000);
-        (row[0].parse::<i64>().unwrap(), opens, closes)
-    };
-    let expected = [
-        (today, 0, 0),
-        (tomorrow, 390, 465),
-        (claimed, 0, 0),
-        (last, 390, 465),
-    ];
-    assert_eq!(
-        moved.iter().map(window).collect::<Vec<_>>(),
-        expected,
-        "opened and claimed drops stay"
-    );
-
-    // A drop that was changed manually keeps its window while its day is in the schedule.
-    world
-        .sql(&format!(
-            "UPDATE {{db}}.drops SET opens_at = opens_at + INTERVAL 1 MINUTE WHERE id = {last}"
-        ))
-        .await;
-    assert_eq!(api.patch(id, json!({"closes": "08:00"})).await.status, 200);
-    let kept = assert_agree(&world, id).await;
-    assert_eq!(
-        kept.iter().map(window).collect::<Vec<_>>()[1..],
-        [(tomorrow, 390, 480), (claimed, 0, 0), (last, 391, 465)]
-    );
-
-    let ends = (Utc::now() + TimeDelta::days(1)).date_naive();
-    let ended = api.patch(id, json!({"last_day": ends})).await;
-    assert_eq!(ended.json["schedule"]["last_day"], ends.to_string());
+    let ended = api.patch(id, json!({"last_day": day(1)})).await;
+    assert_eq!(ended.json["schedule"]["last_day"], day(1).to_string());
     let left: Vec<i64> = assert_agree(&world, id)
         .await
         .iter()
         .map(|row| row[0].parse().unwrap())
         .collect();
-    assert_eq!(left, [today, tomorrow, claimed]);
+    assert_eq!(left, [today, tomorrow]);
     let expiry: i64 = world
         .ask_redis(&["PTTL", &world.keys(id, DropId(last)).meta])
         .await;
     assert!((1..=60_000).contains(&expiry), "{expiry}");
 
-    assert_eq!(api.patch(id, json!({"last_day": null})).await.status, 200);
-    let again = assert_agree(&world, id).await;
-    assert!(again.len() >= 8, "{again:?}");
-    assert_eq!(
-        world.sql("SELECT COUNT(*) FROM {db}.issued_coupons").await[0][0],
-        "1"
-    );
+    api.patch(id, json!({"last_day": null}))
+        .await
+        .has_status(200);
+    assert_eq!(assert_agree(&world, id).await, made, "with its own id");
+    // A row that was inserted manually.
+    world.issue(id, DropId(last), 1, "u-by-hand").await;
+    let refused = api.patch(id, json!({"last_day": day(1)})).await;
+    assert_eq!(refused.code(), (422, "not_possible"));
+    refused.says("has coupons already");
+    assert_eq!(assert_agree(&world, id).await, made);
     assert_eq!(api.claim(id, "u-2").await.json["drop_id"], today);
 }
 
+/// Such a drop is created again by the reconciler, and its quantity must not fall below what is
+/// given out.
 #[tokio::test]
-async fn removes_a_drop_whose_new_window_is_over() {
+async fn refuses_new_quantities_and_windows_while_a_drop_is_lost() {
     let (world, api) = ServeWorld::with_api().await;
-    let now = Utc::now();
-    let at = |minutes: i64| {
-        (now + TimeDelta::minutes(minutes))
-            .format("%H:%M")
-            .to_string()
-    };
-    let id = daily(&api, "UTC", at(60).as_str()..=at(120).as_str()).await;
-    let before = drops(&world, id).await;
-    api.patch(id, json!({"opens": at(-120), "closes": at(-60)}))
-        .await
-        .has_status(200);
-    let after = assert_agree(&world, id).await;
-    // Near midnight, no drop may be removed, because the first one is tomorrow's.
-    assert!(
-        after.len() + 1 >= before.len()
-            && after
-                .iter()
-                .all(|row| row[3].parse::<i64>().unwrap() > now.timestamp_millis())
-    );
+    let (once, _) = api.make(open(5)).await;
+    let daily = daily(&api, "UTC", "00:00"..="00:00").await;
+    for id in [once, daily] {
+        assert_eq!(api.claim(id, "u-1").await.status, 202);
+        let lose = format!(
+            "DELETE /*+ SET_VAR(foreign_key_checks=OFF) */ FROM {{db}}.drops \
+             WHERE coupon_id = {id} AND opens_at <= UTC_TIMESTAMP(3)"
+        );
+        world.sql(&lose).await;
+        for body in [
+            json!({"quantity": 3}),
+            json!({"quantity": 9}),
+            json!({"close_now": true}),
+        ] {
+            let refused = api.patch(id, body.clone()).await;
+            assert_eq!(refused.code(), (503, "unavailable"), "{id} {body}");
+            refused.says("lost a drop");
+        }
+        let quantity = format!("SELECT quantity, revision FROM {{db}}.coupons WHERE id = {id}");
+        assert_eq!(world.sql(&quantity).await, [["5", "1"]]);
+        api.patch(id, json!({"paused": true})).await.has_status(200);
+    }
 }
 
 #[tokio::test]
@@ -351,79 +335,30 @@ async fn close_now_keeps_tomorrows_drop() {
     );
 }
 
-/// A time zone in which the local time is between 12:00 and 13:00.
-fn zone_at_noon() -> String {
-    format!("Etc/GMT{:+}", i64::from(Utc::now().hour()) - 12)
-}
-
 #[tokio::test]
-async fn refuses_windows_that_leave_the_coupon_without_any_drop() {
+async fn refuses_times_that_overlap_a_drop_that_is_made() {
     let (world, api) = ServeWorld::with_api().await;
-    let id = daily(&api, &zone_at_noon(), "15:00"..="18:00").await;
-    let only_today = json!({"last_day": Utc::now().date_naive()});
-    assert_eq!(api.patch(id, only_today).await.status, 200);
-    let before = assert_agree(&world, id).await;
-    let refused = api
-        .patch(id, json!({"opens": "10:00", "closes": "11:00"}))
-        .await;
-    assert_eq!(refused.code(), (422, "not_possible"));
-    assert_eq!(assert_agree(&world, id).await, before);
-}
-
-#[tokio::test]
-async fn refuses_windows_that_overlap_a_drop_that_is_not_moved() {
-    let (world, api) = ServeWorld::with_api().await;
-    let zone = zone_at_noon();
-    let today = Utc::now().date_naive();
-    let id = daily(&api, &zone, "11:00"..="11:00").await;
-    let last = daily(&api, &zone, "11:00"..="11:00").await;
-    api.patch(last, json!({"last_day": today}))
-        .await
-        .has_status(200);
+    let id = daily(&api, "UTC", "11:00"..="11:00").await;
     let all = async || {
         let revisions = world
             .sql("SELECT id, revision, paused FROM {db}.coupons")
             .await;
-        (
-            assert_agree(&world, id).await,
-            assert_agree(&world, last).await,
-            revisions,
-        )
+        (assert_agree(&world, id).await, revisions)
     };
     let before = all().await;
-    for (coupon, body) in [
-        (id, json!({"opens": "10:00"})),
-        (
-            id,
-            json!({"opens": "10:00", "closes": "10:00", "paused": true}),
-        ),
-        // The drop of the following day does not exist yet.
-        (
-            last,
-            json!({"opens": "10:00", "last_day": today + TimeDelta::days(1)}),
-        ),
+    for body in [
+        json!({"opens": "10:00"}),
+        json!({"opens": "10:00", "closes": "10:00", "paused": true}),
+        json!({"opens": "10:00", "quantity": 3}),
     ] {
-        let refused = api.patch(coupon, body.clone()).await;
+        let refused = api.patch(id, body.clone()).await;
         assert_eq!(refused.code(), (422, "not_possible"), "{body}");
-        refused.says("send close_now too");
+        refused.says("give a later time");
     }
     assert_eq!(all().await, before);
-
     api.patch(id, json!({"opens": "11:00:01", "closes": "10:00"}))
         .await
         .has_status(200);
-    api.patch(id, json!({"opens": "10:00", "close_now": true}))
-        .await
-        .has_status(200);
-    let windows: Vec<[i64; 2]> = assert_agree(&world, id)
-        .await
-        .iter()
-        .map(|row| [&row[2], &row[3]].map(|at| at.parse().unwrap()))
-        .collect();
-    assert!(
-        windows.len() > 1 && windows.windows(2).all(|w| w[0][1] <= w[1][0]),
-        "{windows:?}"
-    );
 }
 
 #[tokio::test]
@@ -547,49 +482,4 @@ async fn returns_304_if_the_settings_have_not_changed() {
     assert_eq!((other.status, &other.json["paused"]), (200, &json!(true)));
     // A browser's cached copy would show an old `remaining`.
     assert_eq!(other.headers["cache-control"], "no-store");
-}
-
-#[tokio::test]
-async fn withholds_only_unopened_drops_without_claims() {
-    let (world, api) = ServeWorld::with_api().await;
-    let (later, drop) = api.make(coupon(5, 10..=20)).await;
-    let keys = world.keys(later, DropId(drop));
-    let withhold = async |revision| world.redis.withhold(&keys, revision).await.unwrap();
-    assert_eq!(withhold(9).await, Withheld::Yes);
-    assert_eq!(
-        world
-            .ask_redis::<String>(&["HGET", &keys.meta, "paused"])
-            .await,
-        "1"
-    );
-    assert_eq!(
-        (withhold(8).await, withhold(9).await),
-        (Withheld::Outdated, Withheld::Yes)
-    );
-    world
-        .ask_redis::<()>(&["ZADD", &keys.waiting, "1", "u-1"])
-        .await;
-    let (now, now_drop) = api.make(open(5)).await;
-    let opened = world.keys(now, DropId(now_drop));
-    let before = world.dump().await;
-    assert_eq!(withhold(10).await, Withheld::InUse);
-    assert_eq!(
-        world.redis.withhold(&opened, 10).await.unwrap(),
-        Withheld::InUse
-    );
-    assert_eq!(
-        world
-            .ask_redis::<String>(&["HGET", &opened.meta, "paused"])
-            .await,
-        "0"
-    );
-    for (name, content) in before {
-        assert_eq!(
-            world.ask_redis::<Vec<u8>>(&["DUMP", &name]).await,
-            content,
-            "{name}"
-        );
-    }
-    world.ask_redis::<()>(&["DEL", &keys.meta]).await;
-    assert_eq!(withhold(10).await, Withheld::Unloaded);
 }

@@ -238,7 +238,7 @@ async fn starts_without_kafka_and_publishes_once_kafka_is_available() {
     let ready = api.get("/readyz").await;
     let note = ready.json["notes"]["kafka"].as_str().unwrap();
     assert!(
-        ready.status == 200 && note.contains("dead-letter"),
+        ready.status == 200 && note.contains("go to MySQL"),
         "{ready:?}"
     );
 

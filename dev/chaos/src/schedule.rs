@@ -424,12 +424,7 @@ fn points(role: ProcessRole) -> &'static [&'static str] {
             "revocation_written",
             "revocation_released",
         ],
-        ProcessRole::Consumer => &[
-            "rows_begun",
-            "rows_inserted",
-            "rows_committed",
-            "offsets_committed",
-        ],
+        ProcessRole::Consumer => &["rows_begun", "rows_inserted", "rows_committed"],
         ProcessRole::Reconciler => &[
             "run_begun",
             "era_begun",

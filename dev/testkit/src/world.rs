@@ -245,7 +245,7 @@ impl World {
             let topic = self.topic.name();
             self.sql
                 .query(&format!(
-                    "REPLACE INTO topic_positions (topic, partition_id, next_offset, before_print) VALUES ('{topic}', {partition}, {end}, 0)"
+                    "REPLACE INTO topic_positions (topic, partition_id, next_offset) VALUES ('{topic}', {partition}, {end})"
                 ))
                 .await;
         }

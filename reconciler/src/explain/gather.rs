@@ -7,7 +7,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::http::views::Happening;
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::dead_letters::{DeadLetterRow, UNPUBLISHED};
+use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::redis::RedisError;
@@ -174,7 +174,6 @@ fn dead_letter(row: &DeadLetterRow, not_repaired: Option<&str>, known: &mut User
         (Some(partition), Some(offset)) => {
             format!("message at partition {partition}, offset {offset}")
         }
-        _ if reason == UNPUBLISHED => "written by the API, since Kafka did not take it".to_owned(),
         _ => "inserted manually".to_owned(),
     };
     let error = row.error.as_ref().map(|error| format!(": {error}"));
@@ -360,7 +359,6 @@ mod tests {
             traceparent: None,
         };
         for (row, who) in [
-            (row(UNPUBLISHED, None), "written by the API"),
             (row("by hand", None), "inserted manually"),
             (row("undecodable", Some(9)), "partition 0, offset 9"),
         ] {

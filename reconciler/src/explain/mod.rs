@@ -47,7 +47,7 @@ pub async fn explain(
     known.happenings.sort_by_key(|h| (h.at.is_none(), h.at));
     Ok(Some(Story {
         coupon_id: coupon.id,
-        coupon_name: coupon.name,
+        coupon_name: coupon.settings.name,
         user_id: user.to_string(),
         holds,
         conclusion,

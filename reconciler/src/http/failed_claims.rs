@@ -157,7 +157,7 @@ async fn details(
     let message = payload.beginning;
     Ok(FailedClaimDetails {
         claim: listed(row),
-        coupon_name: coupon.map(|(coupon, _)| coupon.name),
+        coupon_name: coupon.map(|(coupon, _)| coupon.settings.name),
         drop_exists,
         left: left.map(|(why, at)| LeftReason {
             why,

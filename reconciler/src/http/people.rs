@@ -158,7 +158,7 @@ async fn in_question(
         let found = db.coupons_by_id(ids).await?.into_iter();
         let named = found.map(|(coupon, _)| NamedCoupon {
             id: coupon.id,
-            name: coupon.name,
+            name: coupon.settings.name,
         });
         Ok::<Vec<NamedCoupon>, Refusal>(named.collect())
     };

@@ -31,13 +31,13 @@ pub use start::{StartError, wait_for};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Publishing")]
 pub struct PublishArgs {
-    /// Maximum wait for Kafka's acknowledgement of a claim, in milliseconds. After it the claim
-    /// goes to the dead-letter table, the response says `"queued": false`, and the reconciler
-    /// issues it. Give the API and the reconciler the same value
+    /// Maximum wait for Kafka's acknowledgement of a claim, in milliseconds. After it the API
+    /// writes the coupon to MySQL itself, and the response says `"queued": false`. Give the API
+    /// and the reconciler the same value
     #[arg(long, env = "PUBLISH_DEADLINE_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub publish_deadline_ms: u64,
-    /// Maximum wait for the dead-letter table to store a claim that Kafka has not acknowledged. If
-    /// it is exceeded, the response is 503.
+    /// Maximum wait for MySQL to store a claim that Kafka has not acknowledged. If it is exceeded,
+    /// the response is 503.
     #[arg(skip = Tuning::BackupDeadlineMs.or(1_000_u64))]
     pub backup_deadline_ms: u64,
 }

@@ -2,7 +2,7 @@
 //! claims.
 
 mod error;
-mod position;
+mod group;
 mod safety;
 mod security;
 mod signing;
@@ -16,15 +16,12 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 
 pub use error::TopicError;
-pub use position::{Beginning, MessagePrint, PositionFault, StoredPosition, StoredPositions};
 pub(crate) use security::{ClientSetting, SecuritySettings};
 pub use security::{Mechanism, Security, SecurityProtocol};
 pub use signing::{FORGED, SIGNATURE, Signing};
 pub use topic::{check_topic, ensure_topic};
 pub use trace::trace_of;
-pub use unreadable::{
-    LookResult, UnreadableAt, UnreadableCause, UnreadableRange, look, unreadable_range,
-};
+pub use unreadable::{Probed, probe, why_unreadable};
 
 /// Interval in milliseconds between checks whether to prefetch more messages. With the default of
 /// one second, a busy consumer processed its messages in a quarter of that time and then had to
@@ -110,26 +107,6 @@ impl KafkaSettings {
         config
     }
 
-    /// Configures a consumer of the group. A new group starts at the first message, whereas
-    /// librdkafka's default skips existing messages. If a consumer dies, others take over its
-    /// partitions within ten seconds.
-    pub fn group_consumer(&self) -> ClientConfig {
-        let mut config = self.fetching();
-        config
-            .set("session.timeout.ms", "6000")
-            .set("heartbeat.interval.ms", "1500")
-            .set("max.poll.interval.ms", "60000")
-            // The wait ends as soon as a message arrives. An idle consumer polls ten times a
-            // second.
-            .set("fetch.wait.max.ms", "100")
-            .set("fetch.error.backoff.ms", "50")
-            .set("queued.min.messages", "5000")
-            .set("queued.max.messages.kbytes", "16384")
-            // When a consumer joins or leaves, only the partitions that move are paused.
-            .set("partition.assignment.strategy", "cooperative-sticky");
-        config
-    }
-
     /// Configures a reader outside the group: it can read the group's offsets and all messages. It
     /// never causes a rebalance if it assigns partitions itself and does not subscribe.
     pub fn reader(&self) -> ClientConfig {
@@ -142,8 +119,8 @@ impl KafkaSettings {
         config
     }
 
-    /// Settings of all consumers: offsets are committed and stored only explicitly, and fetched
-    /// data fits into memory.
+    /// Settings of all consumers: offsets are stored only explicitly, because by default messages
+    /// count as read before their rows are written, and fetched data fits into memory.
     fn fetching(&self) -> ClientConfig {
         let largest = LARGEST_BATCH.to_string();
         let mut config = self.base();
@@ -182,7 +159,7 @@ impl KafkaSettings {
         };
         [
             own.producer(Duration::ZERO),
-            own.group_consumer(),
+            own.group_consumer(Duration::ZERO),
             own.reader(),
         ]
         .iter()

@@ -10,12 +10,13 @@ use diesel::query_builder::{BoxedSqlQuery, SqlQuery};
 use diesel::sql_types::{Datetime, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{coupons, drops, issued_coupons};
 use super::{Conn, Db, DbError, Refusal, json, refusal};
-use crate::coupon::{Allow, AllowList, Coupon, Drop, DropWindow};
+use crate::coupon::{Allow, AllowList, Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
 
@@ -23,38 +24,61 @@ use crate::schedule::{PlannedDrop, Schedule};
 #[diesel(table_name = coupons)]
 struct CouponRow {
     id: i64,
+    #[diesel(embed)]
+    settings: SettingsRow,
+    revision: u64,
+    era: u64,
+    allow_list_revision: u64,
+    allow_list_people: u32,
+}
+
+/// The columns of [`CouponSettings`].
+#[derive(Queryable, QueryableByName, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = coupons, treat_none_as_null = true)]
+pub(super) struct SettingsRow {
     name: String,
     quantity: u32,
     once_per: String,
     waiting_list: u32,
     paused: bool,
     schedule: Option<String>,
-    revision: u64,
-    era: u64,
     allow_rule: Option<String>,
-    allow_list_revision: u64,
-    allow_list_people: u32,
+}
+
+impl SettingsRow {
+    pub(super) fn new(settings: &CouponSettings) -> QueryResult<Self> {
+        Ok(Self {
+            name: settings.name.clone(),
+            quantity: settings.quantity,
+            once_per: settings.once_per.as_str().to_owned(),
+            waiting_list: settings.waiting_list,
+            paused: settings.paused,
+            schedule: settings.schedule.as_ref().map(json).transpose()?,
+            allow_rule: settings.allow.as_ref().map(ToString::to_string),
+        })
+    }
 }
 
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
+        let settings = row.settings;
+        let schedule = settings.schedule.as_deref();
+        let rule = settings.allow_rule.as_deref();
         // The schema permits only these two words. A manually written schedule that cannot be
         // parsed creates no drops. An unreadable restriction admits only users on the list.
         Self {
             id: CouponId(row.id),
-            name: row.name,
-            quantity: row.quantity,
-            once_per: row.once_per.parse().unwrap_or(OncePer::Coupon),
-            waiting_list: row.waiting_list,
-            paused: row.paused,
+            settings: CouponSettings {
+                name: settings.name,
+                quantity: settings.quantity,
+                once_per: settings.once_per.parse().unwrap_or(OncePer::Coupon),
+                waiting_list: settings.waiting_list,
+                paused: settings.paused,
+                schedule: schedule.and_then(|json| serde_json::from_str(json).ok()),
+                allow: rule.map(|rule| rule.parse().unwrap_or(Allow::List)),
+            },
             revision: row.revision,
             era: row.era,
-            schedule: row
-                .schedule
-                .and_then(|json| serde_json::from_str(&json).ok()),
-            allow: row
-                .allow_rule
-                .map(|rule| rule.parse().unwrap_or(Allow::List)),
             allow_list: AllowList {
                 revision: row.allow_list_revision,
                 people: row.allow_list_people,
@@ -91,38 +115,62 @@ impl From<DropRow> for Drop {
     }
 }
 
-/// A coupon to create. The caller has checked every field.
+/// An `Idempotency-Key` with the hash of its request's body.
 #[derive(Debug, Clone)]
-pub struct NewCoupon {
-    pub name: String,
-    pub quantity: Slot,
-    /// The scope in which a user may hold one coupon.
-    pub once_per: OncePer,
-    pub waiting_list: u32,
-    pub schedule: Schedule,
-    /// Who may claim. `None` means everybody.
-    pub allow: Option<Allow>,
+pub struct IdempotencyKey {
+    idempotency_key: String,
+    body_hash: Vec<u8>,
+}
+
+impl IdempotencyKey {
+    pub fn new(key: String, body: &[u8]) -> Self {
+        Self {
+            idempotency_key: key,
+            body_hash: Sha256::digest(body).to_vec(),
+        }
+    }
+}
+
+/// The effect of an earlier request with the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlierRequest {
+    /// The request had the same body and created this coupon.
+    Made(CouponId),
+    OtherBody,
 }
 
 /// Maximum number of coupons found by a name.
 const NAMED: i64 = 50;
 
 impl Db {
-    /// Creates a coupon and the drops that its schedule requires from `now` on, in one transaction.
+    /// Creates a coupon and the drops that its schedule requires from `now` on, in one transaction,
+    /// unless an earlier request with this key created one.
     ///
     /// # Errors
-    /// [`DbError`]; nothing was created.
+    /// [`DbError`]. After a time-out, the coupon may have been created.
     pub async fn create_coupon(
         &self,
-        new: NewCoupon,
+        new: CouponSettings,
+        key: Option<IdempotencyKey>,
         now: DateTime<Utc>,
         by: Operator,
-    ) -> Result<(Coupon, Vec<Drop>), DbError> {
-        let create = async move |conn: &mut Conn| {
-            conn.transaction(async |conn| insert_coupon(conn, &new, now, &by).await)
+    ) -> Result<Result<(Coupon, Vec<Drop>), EarlierRequest>, DbError> {
+        self.run("create coupon", async move |conn| {
+            conn.transaction(async |conn| insert_coupon(conn, &new, key.as_ref(), now, &by).await)
                 .await
-        };
-        self.run("create coupon", create).await
+        })
+        .await
+    }
+
+    /// Reads the effect of an earlier request with this key. Returns `None` if there was none.
+    pub async fn earlier_request(
+        &self,
+        key: IdempotencyKey,
+    ) -> Result<Option<EarlierRequest>, DbError> {
+        self.run("find an idempotency key", async move |conn| {
+            earlier(conn, &key).await
+        })
+        .await
     }
 
     /// Reads one coupon with its drops in order of opening. Returns `None` if it does not exist.
@@ -470,57 +518,65 @@ pub async fn rules_of_drops(
 }
 
 /// Inserts a coupon and its first drops; must be called in a transaction.
-pub(super) async fn insert_coupon(
+async fn insert_coupon(
     conn: &mut Conn,
-    new: &NewCoupon,
+    new: &CouponSettings,
+    key: Option<&IdempotencyKey>,
     now: DateTime<Utc>,
     by: &Operator,
-) -> QueryResult<(Coupon, Vec<Drop>)> {
-    let id = insert_coupon_row(conn, new).await?;
-    let planned = new.schedule.drops_from(now);
-    insert_drops(conn, CouponId(id), new.quantity, &new.schedule, &planned).await?;
-    let coupon = coupon_row(conn, id)
-        .await?
-        .ok_or(diesel::result::Error::NotFound)?;
-    let detail = json!({
-        "name": new.name, "quantity": new.quantity, "once_per": new.once_per, "waiting_list": new.waiting_list,
-        "schedule": new.schedule, "allow": new.allow,
-    });
-    by.did(
-        conn,
-        OperatorAct {
-            action: "create_coupon",
-            coupon: Some(coupon.id),
-            detail,
-            ..OperatorAct::default()
-        },
-    )
-    .await?;
-    Ok((coupon, drops_of(conn, id).await?))
-}
-
-/// Inserts the row of a coupon under an id that is free, and returns the id.
-async fn insert_coupon_row(conn: &mut Conn, new: &NewCoupon) -> QueryResult<i64> {
-    let schedule = json(&new.schedule)?;
-    loop {
+) -> QueryResult<Result<(Coupon, Vec<Drop>), EarlierRequest>> {
+    let id = loop {
         let id = draw_id(Utc::now());
+        // A concurrent request with the same key waits here until this one commits.
         let inserted = diesel::insert_into(coupons::table)
             .values((
                 coupons::id.eq(id),
-                coupons::name.eq(&new.name),
-                coupons::quantity.eq(new.quantity),
-                coupons::once_per.eq(new.once_per.as_str()),
-                coupons::waiting_list.eq(new.waiting_list),
-                coupons::schedule.eq(&schedule),
-                coupons::allow_rule.eq(new.allow.as_ref().map(ToString::to_string)),
+                SettingsRow::new(new)?,
+                key.map(|key| coupons::idempotency_key.eq(&key.idempotency_key)),
+                key.map(|key| coupons::body_hash.eq(&key.body_hash)),
             ))
             .execute(conn)
             .await;
         match inserted {
-            Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {}
-            other => return other.map(|_| id),
+            Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
+                if let Some(key) = key
+                    && let Some(earlier) = earlier(conn, key).await?
+                {
+                    return Ok(Err(earlier));
+                }
+            }
+            other => break other.map(|_| id)?,
         }
+    };
+    if let Some(schedule) = &new.schedule {
+        let planned = schedule.drops_from(now);
+        insert_drops(conn, CouponId(id), new.quantity, schedule, &planned).await?;
     }
+    let act = OperatorAct {
+        action: "create_coupon",
+        coupon: Some(CouponId(id)),
+        detail: json!(new),
+        ..OperatorAct::default()
+    };
+    by.did(conn, act).await?;
+    let made = coupon_with_drops(conn, CouponId(id)).await?;
+    Ok(Ok(made.ok_or(diesel::result::Error::NotFound)?))
+}
+
+async fn earlier(conn: &mut Conn, key: &IdempotencyKey) -> QueryResult<Option<EarlierRequest>> {
+    let found: Option<(Option<Vec<u8>>, i64)> = coupons::table
+        .filter(coupons::idempotency_key.eq(&key.idempotency_key))
+        .select((coupons::body_hash, coupons::id))
+        .first(conn)
+        .await
+        .optional()?;
+    Ok(found.map(|(hash, id)| {
+        if hash.as_ref() == Some(&key.body_hash) {
+            EarlierRequest::Made(CouponId(id))
+        } else {
+            EarlierRequest::OtherBody
+        }
+    }))
 }
 
 /// Inserts the drops that do not exist yet.

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::event::ClaimEvent;
 use crate::trace::TraceContext;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,4 +16,17 @@ pub struct Claim {
     pub claimed_at: Option<DateTime<Utc>>,
     /// The span of the claim, if it has a trace.
     pub trace: Option<TraceContext>,
+}
+
+impl From<&ClaimEvent> for Claim {
+    fn from(event: &ClaimEvent) -> Self {
+        Self {
+            coupon_id: event.coupon_id,
+            drop_id: event.drop_id,
+            slot: event.slot,
+            user_id: event.user_id.clone(),
+            claimed_at: Some(event.claimed_at),
+            trace: None,
+        }
+    }
 }

@@ -20,10 +20,7 @@ use crate::domain::{CouponId, DropId, Slot, UserId};
 mod keep;
 mod look;
 
-pub use keep::{
-    CORRECTED, FailedClaim, MessageOrigin, UNPUBLISHED, UNREADABLE, Unpublished, keep,
-    keep_unpublished,
-};
+pub use keep::{CORRECTED, FailedClaim, MessageOrigin, UNREADABLE, keep};
 pub use look::{Correction, DeadLetterQuery, Payload};
 
 /// A row of the table, as the reconciler reads it.

@@ -1,7 +1,7 @@
 //! Checks claims right after their rows were inserted, in the same transaction, and deletes rows
 //! that must not stay. Nearly every batch needs only one statement.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use chrono::NaiveDateTime;
@@ -19,13 +19,17 @@ use super::void::void_among;
 use crate::coupon::{ClaimFault, DropWindow};
 use crate::domain::{DropId, Slot};
 
-/// Claims whose rows were deleted after insertion.
-#[derive(Debug, Default)]
-pub(super) struct TakenOut {
-    /// Number of void claims.
-    pub(super) void: usize,
-    pub(super) faults: Vec<(DropId, Slot, ClaimFault)>,
+/// Why a row was deleted right after its insertion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakenOut {
+    /// A revocation or an erasure voids the claim.
+    Void,
+    /// The claim of a message is impossible in its drop.
+    Fault(ClaimFault),
 }
+
+/// The claims whose rows were deleted, by drop and slot.
+pub type TakenOutRows = HashMap<(DropId, Slot), TakenOut>;
 
 /// A drop of the claims. A row without a drop id means that a coupon has revocations or dead
 /// letters of erased users.
@@ -59,34 +63,35 @@ impl Seen {
 /// Batches lock a drop from this many seconds before it closes, by MySQL's clock.
 const LOCKED_BEFORE: u32 = 60;
 
-/// Deletes the rows of void claims, and of claims that come from messages but are impossible in
+/// Deletes the rows of void claims, and of claims that no pass has judged and that are impossible in
 /// their drop.
 pub(super) async fn take_out(
     conn: &mut Conn,
     claims: &[Claim],
     by: IssuedBy,
-) -> QueryResult<TakenOut> {
+) -> QueryResult<TakenOutRows> {
     let mut seen = look(conn, claims, by).await?;
     seal_is_final(conn, &mut seen).await?;
-    let mut taken = TakenOut::default();
-    let mut unfit: HashSet<(DropId, Slot)> = HashSet::new();
+    let mut taken = TakenOutRows::default();
     if seen.iter().any(|one| one.drop_id.is_none()) {
         let void = void_among(conn, &claims.iter().collect::<Vec<_>>()).await?;
-        taken.void = void.len();
-        unfit.extend(void.into_iter().map(|claim| (claim.drop_id, claim.slot)));
+        let void = void
+            .into_iter()
+            .map(|claim| ((claim.drop_id, claim.slot), TakenOut::Void));
+        taken.extend(void);
     }
     let windows: HashMap<DropId, DropWindow> = seen.iter().filter_map(Seen::window).collect();
     for claim in claims {
         let fault = windows
             .get(&claim.drop_id)
             .and_then(|window| window.fault(claim.claimed_at));
-        if let Some(fault) = fault
-            && unfit.insert((claim.drop_id, claim.slot))
-        {
-            taken.faults.push((claim.drop_id, claim.slot, fault));
+        if let Some(fault) = fault {
+            taken
+                .entry((claim.drop_id, claim.slot))
+                .or_insert(TakenOut::Fault(fault));
         }
     }
-    delete(conn, &unfit).await?;
+    delete(conn, &taken).await?;
     Ok(taken)
 }
 
@@ -108,7 +113,7 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Ve
          UNION ALL (SELECT NULL, NULL, NULL, NULL, 0 FROM failed_claims \
          WHERE coupon_id IN ({coupons}) AND {ERASED_LETTER} LIMIT 1)"
     );
-    if by == IssuedBy::Consumer {
+    if by != IssuedBy::Reconciler {
         let drops = distinct(&mut claims.iter().map(|claim| claim.drop_id.0));
         // Writing to a `String` does not fail.
         let _ = write!(
@@ -147,12 +152,12 @@ async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
     Ok(())
 }
 
-async fn delete(conn: &mut Conn, rows: &HashSet<(DropId, Slot)>) -> QueryResult<()> {
+async fn delete(conn: &mut Conn, rows: &TakenOutRows) -> QueryResult<()> {
     if rows.is_empty() {
         return Ok(());
     }
     let keys: Vec<String> = rows
-        .iter()
+        .keys()
         .map(|(drop, slot)| format!("({drop},{slot})"))
         .collect();
     conn.batch_execute(&format!(

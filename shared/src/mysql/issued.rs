@@ -12,19 +12,21 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _
 use super::claim::Claim;
 use super::codes::CodeKey;
 use super::dead_letters::{Resolution, resolve};
-use super::inserted::{TakenOut, take_out};
+use super::inserted::take_out;
+pub use super::inserted::{TakenOut, TakenOutRows};
 use super::literal::push_text;
 use super::schema::{coupons, issued_coupons};
 use super::sealed::rows_changed;
 use super::slot_limits::SlotLimits;
 use super::{Conn, Db, DbError, MOST_VALUES};
-use crate::coupon::ClaimFault;
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::trace::TraceContext;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IssuedBy {
     Consumer,
+    /// The API, while Kafka does not acknowledge claims.
+    Api,
     Reconciler,
 }
 
@@ -32,6 +34,7 @@ impl IssuedBy {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Consumer => "consumer",
+            Self::Api => "api",
             Self::Reconciler => "reconciler",
         }
     }
@@ -50,22 +53,12 @@ pub struct IssuedRow {
     pub claimed_at: NaiveDateTime,
     /// When the row was written (UTC).
     pub issued_at: NaiveDateTime,
-    /// `consumer` or `reconciler`.
+    /// `consumer`, `api` or `reconciler`.
     pub issued_by: String,
 }
 
-/// The result of inserting claims as rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InsertedRows {
-    /// Number of rows that now exist.
-    pub rows: usize,
-    /// Claims in messages that got no row because they are impossible in their drop. All other
-    /// claims without a row are void.
-    pub faults: Vec<(DropId, Slot, ClaimFault)>,
-}
-
 /// Inserts claims with one multi-row statement, atomically, then deletes the rows that must not
-/// stay. Must be called in a transaction.
+/// stay, and returns them. Must be called in a transaction.
 ///
 /// The statement is text, not prepared: for a thousand rows a prepared statement has eight thousand
 /// parameters, each of which MySQL describes in a separate packet before the values are sent,
@@ -75,19 +68,15 @@ pub async fn insert(
     claims: &[Claim],
     key: &CodeKey,
     by: IssuedBy,
-) -> QueryResult<InsertedRows> {
-    let mut inserted = InsertedRows::default();
+) -> QueryResult<TakenOutRows> {
     if claims.is_empty() {
-        return Ok(inserted);
+        return Ok(TakenOutRows::default());
     }
     let now = Utc::now();
     let limits = SlotLimits::read(conn, claims).await?;
     conn.batch_execute(&statement(claims, key, &limits, by, now))
         .await?;
-    let TakenOut { void, faults } = take_out(conn, claims, by).await?;
-    inserted.rows = claims.len() - void - faults.len();
-    inserted.faults = faults;
-    Ok(inserted)
+    take_out(conn, claims, by).await
 }
 
 /// Builds the statement. Its values are numbers, timestamps, and strings without characters that
@@ -343,18 +332,10 @@ impl Db {
         let db = self.of_primary();
         let written = db.run("issue rows", async move |conn| {
             conn.transaction(async |conn| {
-                let now: Option<u64> = coupons::table
-                    .find(coupon.0)
-                    .select(coupons::era)
-                    .for_share()
-                    .first(conn)
-                    .await
-                    .optional()?;
-                if now.is_some_and(|now| now > era) {
+                if has_later_era(conn, coupon, era).await? {
                     return Ok(FencedInsert::Stale);
                 }
-                let inserted = insert(conn, &claims, &key, by).await?;
-                if inserted.rows < claims.len() {
+                if !insert(conn, &claims, &key, by).await?.is_empty() {
                     return Err(diesel::result::Error::RollbackTransaction);
                 }
                 for of_drop in claims.chunk_by(|a, b| a.drop_id == b.drop_id) {
@@ -387,13 +368,7 @@ impl Db {
         self.of_primary()
             .run("rows in an era", async move |conn| {
                 conn.transaction(async |conn| {
-                    let now: u64 = coupons::table
-                        .find(coupon.0)
-                        .select(coupons::era)
-                        .for_share()
-                        .first(conn)
-                        .await?;
-                    if now > era {
+                    if has_later_era(conn, coupon, era).await? {
                         return Ok(None);
                     }
                     rows_between(conn, drop, low, high).await.map(Some)
@@ -402,6 +377,15 @@ impl Db {
             })
             .await
     }
+}
+
+/// Whether the coupon has begun an era above this one. Holds the era's lock until the end of the
+/// transaction, so that a new era, and whatever is read in it, waits for its rows. Only a primary's
+/// answer counts ([`Db::of_primary`]).
+pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> QueryResult<bool> {
+    let now = coupons::table.find(coupon.0).select(coupons::era);
+    let now: Option<u64> = now.for_share().first(conn).await.optional()?;
+    Ok(now.is_some_and(|now| now > era))
 }
 
 /// The outcome of [`Db::insert_fenced`].

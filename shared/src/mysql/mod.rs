@@ -17,7 +17,6 @@ pub mod erased;
 mod findings;
 pub mod held_back;
 pub mod holders;
-pub mod idempotency;
 mod ids;
 mod inserted;
 pub mod issued;

@@ -16,6 +16,8 @@ use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use tokio_util::sync::CancellationToken;
 
+use crate::kafka::KafkaSettings;
+
 /// Interval at which a process renews its row.
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -61,6 +63,19 @@ pub fn owner() -> String {
 }
 
 impl ProcessRow {
+    /// Describes this process, as one that neither uses Redis nor answers claims.
+    pub fn new(role: &str, kafka: &KafkaSettings) -> Self {
+        Self {
+            role: role.into(),
+            owner: owner(),
+            redis_prefix: None,
+            topic: kafka.topic.clone(),
+            consumer_group: kafka.group.clone(),
+            publish_deadline_ms: 0,
+            fallback_deadline_ms: 0,
+        }
+    }
+
     /// Describes the settings that prevent this process and `other` from sharing data. Returns
     /// `None` if they agree.
     pub fn disagreement(&self, other: &Self) -> Option<String> {

@@ -42,8 +42,12 @@ pub fn refusal(error: &Error) -> Option<Refusal> {
     match kind {
         DatabaseErrorKind::UniqueViolation => Some(Refusal::Duplicate),
         DatabaseErrorKind::ForeignKeyViolation => Some(Refusal::UnknownDrop),
-        DatabaseErrorKind::CheckViolation => Some(Refusal::SlotOutOfRange),
-        DatabaseErrorKind::NotNullViolation => Some(Refusal::BadData),
+        DatabaseErrorKind::CheckViolation if info.message().contains("issued_coupons_slot") => {
+            Some(Refusal::SlotOutOfRange)
+        }
+        DatabaseErrorKind::CheckViolation | DatabaseErrorKind::NotNullViolation => {
+            Some(Refusal::BadData)
+        }
         _ => {
             let text = info.message();
             if text.starts_with("Out of range value for column 'slot'") {

@@ -17,6 +17,8 @@ diesel::table! {
         allow_list_revision -> Unsigned<BigInt>,
         allow_list_people -> Unsigned<Integer>,
         allow_list_changed_at -> Nullable<Datetime>,
+        idempotency_key -> Nullable<Text>,
+        body_hash -> Nullable<Binary>,
     }
 }
 
@@ -50,15 +52,6 @@ diesel::table! {
         silenced_until -> Nullable<Datetime>,
         silenced_by -> Nullable<Text>,
         codes_erased_at -> Nullable<Datetime>,
-    }
-}
-
-diesel::table! {
-    idempotency_keys (idempotency_key) {
-        idempotency_key -> Text,
-        body_hash -> Binary,
-        coupon_id -> BigInt,
-        created_at -> Datetime,
     }
 }
 

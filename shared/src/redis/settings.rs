@@ -32,7 +32,7 @@ pub enum Written {
     Yes,
     /// Redis has a newer revision of the coupon; nothing was changed.
     Outdated,
-    /// The drop is not loaded; Redis keeps only the revision.
+    /// A drop is not loaded. Redis keeps only the revision, and the settings of the other drops.
     Unloaded,
 }
 
@@ -48,18 +48,6 @@ pub enum Lowered {
     Unloaded,
     /// Redis may have forgotten given slots, and the coupon has not been verified since.
     Unverified,
-}
-
-/// The outcome of [`Redis::withhold`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Withheld {
-    /// The drop cannot open until its settings are written again.
-    Yes,
-    /// The drop has opened, or a user holds a slot or is waiting; nothing was changed.
-    InUse,
-    /// Redis has a newer revision of the coupon; nothing was changed.
-    Outdated,
-    Unloaded,
 }
 
 /// A coupon's era and revision as read by the caller. If Redis has different ones, changes are
@@ -81,7 +69,10 @@ impl Redis {
         revision: u64,
         meta: &DropMeta,
     ) -> Result<Loaded, RedisError> {
-        let word = self.write("load", keys, fence, revision, meta).await?;
+        let fence = fence.to_string();
+        let (word, _) = self
+            .run_settings("load", &[keys], revision, fence, meta.fields())
+            .await?;
         Ok(match word.as_str() {
             "loaded" => Loaded::Yes,
             "present" => Loaded::Present,
@@ -90,64 +81,35 @@ impl Redis {
         })
     }
 
-    /// Overwrites a loaded drop's `meta` with the settings of one revision of its coupon.
+    /// Overwrites the `meta` of loaded drops with the settings of one revision of their coupon.
     pub async fn write_settings(
         &self,
-        keys: &DropKeys,
         revision: u64,
-        meta: &DropMeta,
+        drops: &[(&DropKeys, DropMeta)],
     ) -> Result<Written, RedisError> {
-        let word = self
-            .write("write", keys, &Fence::default(), revision, meta)
-            .await?;
-        Ok(match word.as_str() {
+        let fields = drops.iter().flat_map(|(_, meta)| meta.fields()).collect();
+        let drops: Vec<&DropKeys> = drops.iter().map(|(keys, _)| *keys).collect();
+        let word = self.run_settings("write", &drops, revision, String::new(), fields);
+        Ok(match word.await?.0.as_str() {
             "ok" => Written::Yes,
             "outdated" => Written::Outdated,
             _ => Written::Unloaded,
         })
     }
 
-    async fn write(
-        &self,
-        how: &str,
-        keys: &DropKeys,
-        fence: &Fence,
-        revision: u64,
-        meta: &DropMeta,
-    ) -> Result<String, RedisError> {
-        let mut args = vec![revision.to_string(), fence.to_string()];
-        args.extend(meta.fields());
-        Ok(self.run_settings(how, keys, args).await?.0)
-    }
-
-    async fn run_settings(
-        &self,
-        how: &str,
-        keys: &DropKeys,
-        mut args: Vec<String>,
-    ) -> Result<(String, Slot), RedisError> {
-        args.insert(0, how.to_owned());
-        let (word, count): (String, i64) = SETTINGS
-            .run(&mut self.connection(), &keys.of_scripts(), &args)
-            .await?;
-        Ok((word, Slot::try_from(count).unwrap_or_default()))
-    }
-
-    /// Lowers the quantity of a loaded and verified drop in Redis before MySQL, so that no slot
-    /// above it is given from then on.
+    /// Lowers the quantity of loaded and verified drops in Redis before MySQL, all or none, so that
+    /// no slot above it is given from then on.
     pub async fn lower(
         &self,
-        keys: &DropKeys,
+        drops: &[&DropKeys],
         read: CouponRead,
         quantity: Slot,
     ) -> Result<Lowered, RedisError> {
-        let args = vec![
-            read.revision.to_string(),
-            read.era.to_string(),
-            "quantity".to_owned(),
-            quantity.to_string(),
-        ];
-        let (word, count) = self.run_settings("lower", keys, args).await?;
+        let (revision, era) = (read.revision, read.era.to_string());
+        let args = vec![quantity.to_string(); drops.len()];
+        let (word, count) = self
+            .run_settings("lower", drops, revision, era, args)
+            .await?;
         Ok(match word.as_str() {
             "lowered" => Lowered::Yes,
             "below_given_out" => Lowered::GivenOut(count),
@@ -157,15 +119,23 @@ impl Redis {
         })
     }
 
-    /// Prevents a drop without users from opening, before MySQL changes the drop.
-    pub async fn withhold(&self, keys: &DropKeys, revision: u64) -> Result<Withheld, RedisError> {
-        let args = vec![revision.to_string(), String::new()];
-        let (word, _) = self.run_settings("withhold", keys, args).await?;
-        Ok(match word.as_str() {
-            "withheld" => Withheld::Yes,
-            "in_use" => Withheld::InUse,
-            "outdated" => Withheld::Outdated,
-            _ => Withheld::Unloaded,
-        })
+    /// Runs the script on drops of one coupon; `args` has the same number of words for each.
+    async fn run_settings(
+        &self,
+        how: &str,
+        drops: &[&DropKeys],
+        revision: u64,
+        fence: String,
+        args: Vec<String>,
+    ) -> Result<(String, Slot), RedisError> {
+        let Some((first, rest)) = drops.split_first() else {
+            return Ok(("ok".to_owned(), 0));
+        };
+        let mut keys = first.of_scripts().to_vec();
+        keys.extend(rest.iter().flat_map(|drop| drop.own()));
+        let args = [vec![how.to_owned(), revision.to_string(), fence], args].concat();
+        let (word, count): (String, i64) =
+            SETTINGS.run(&mut self.connection(), &keys, &args).await?;
+        Ok((word, Slot::try_from(count).unwrap_or_default()))
     }
 }

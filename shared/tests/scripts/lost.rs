@@ -163,7 +163,10 @@ async fn settings_and_revocations_are_written_beside_keys_of_another_type() {
     ] {
         ask::<i64>(&server, &["DEL", key]).await;
         ask::<i64>(&server, &["LPUSH", key, "x"]).await;
-        let written = redis.write_settings(keys, revision, meta).await.unwrap();
+        let written = redis
+            .write_settings(revision, &[(keys, meta.clone())])
+            .await
+            .unwrap();
         assert_eq!(written, expected, "{key}");
     }
     ask::<i64>(&server, &["DEL", &keys.revoked]).await;

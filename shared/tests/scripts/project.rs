@@ -2,9 +2,9 @@
 
 use firstcome_shared::domain::{DropId, OncePer, UserId};
 use firstcome_shared::redis::gate::Opened;
-use firstcome_shared::redis::keys::DropMeta;
+use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
-use firstcome_shared::redis::settings::{Loaded, Written};
+use firstcome_shared::redis::settings::{CouponRead, Loaded, Lowered, Written};
 
 use crate::command::Start;
 use crate::gate::ask;
@@ -215,11 +215,46 @@ async fn settings_written_during_a_rebuild_are_not_undone() {
         paused: true,
         ..meta.clone()
     };
-    let pause = redis.write_settings(keys, 3, &paused).await.unwrap();
+    let pause = redis.write_settings(3, &[(keys, paused)]).await.unwrap();
     assert_eq!(pause, Written::Unloaded);
     let older = redis.load(keys, fence, 2, meta).await.unwrap();
     assert_eq!(older, Loaded::Outdated);
     let all = std::slice::from_ref(keys);
     let opened = redis.open(world.coupon, fence, all).await.unwrap();
     assert_eq!(opened, Opened::NotWhole(DROP), "it has no settings");
+}
+
+#[tokio::test]
+async fn settings_of_several_drops_are_lowered_all_or_none() {
+    let (server, world) = ScriptWorld::start(Start::new(5, OncePer::Drop, 0)).await;
+    let (redis, keys) = (&world.redis, &world.keys);
+    let next = redis.keys(world.coupon, DropId(4));
+    let lower = async |quantity| {
+        let read = CouponRead {
+            era: 1,
+            revision: 2,
+        };
+        redis.lower(&[&next, keys], read, quantity).await.unwrap()
+    };
+    assert_eq!(lower(3).await, Lowered::Unloaded);
+    let loaded = redis.load(&next, &world.fence, 1, &world.meta).await;
+    assert_eq!(loaded.unwrap(), Loaded::Yes);
+    for user in ["a", "b"] {
+        world.claim(user).await.unwrap();
+    }
+    let quantities = async || {
+        let of =
+            async |keys: &DropKeys| ask::<u32>(&server, &["HGET", &keys.meta, "quantity"]).await;
+        [of(&next).await, of(keys).await]
+    };
+    assert_eq!(lower(1).await, Lowered::GivenOut(2));
+    assert_eq!(quantities().await, [5; 2]);
+    assert_eq!(lower(3).await, Lowered::Yes);
+    assert_eq!(quantities().await, [3; 2]);
+    let both = [(&next, world.meta.clone()), (keys, world.meta.clone())];
+    let written = redis.write_settings(1, &both).await.unwrap();
+    assert_eq!(written, Written::Outdated);
+    let written = redis.write_settings(2, &both).await.unwrap();
+    assert_eq!(written, Written::Yes);
+    assert_eq!(quantities().await, [5; 2]);
 }

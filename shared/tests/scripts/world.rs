@@ -232,14 +232,19 @@ impl ScriptWorld {
                     paused: *paused,
                     ..self.meta.clone()
                 };
-                words(&redis.write_settings(keys, *revision, &meta).await.unwrap())
+                words(
+                    &redis
+                        .write_settings(*revision, &[(keys, meta)])
+                        .await
+                        .unwrap(),
+                )
             }
             ScriptCommand::Lower(revision, quantity) => {
                 let read = CouponRead {
                     era: self.era,
                     revision: *revision,
                 };
-                words(&redis.lower(keys, read, *quantity).await.unwrap())
+                words(&redis.lower(&[keys], read, *quantity).await.unwrap())
             }
             ScriptCommand::Revoke(person, number, ended) => {
                 let ended = ended.then_some(ENDED_AT_MS);

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, OncePer};
+use firstcome_shared::drops;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::Candidates;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::schedule::{PlannedDrop, Schedule};
+use firstcome_shared::schedule::PlannedDrop;
 
 #[derive(Debug)]
 pub(crate) struct CouponWithDrops {
@@ -116,31 +117,9 @@ impl CouponWithDrops {
     }
 
     /// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
-    /// unknown. A coupon without any drop has lost one.
+    /// unknown.
     pub(crate) fn lacks_a_drop(&self, now: DateTime<Utc>) -> bool {
-        if self.drops.is_empty() {
-            return true;
-        }
-        let Some(schedule @ Schedule::Daily { time_zone, .. }) = &self.coupon.schedule else {
-            return false;
-        };
-        // Sealed drops before the last one that has opened are not listed.
-        let opened = self.drops.iter().map(|drop| drop.opens_at);
-        let last_opened = opened.filter(|at| *at <= now).max();
-        let is_missing = |planned: PlannedDrop| {
-            planned.opens_at <= now
-                && planned.closes_at.is_none_or(|at| now < at)
-                && last_opened.is_none_or(|last| last < planned.opens_at)
-                && self
-                    .drops
-                    .iter()
-                    .all(|drop| drop.local_date != Some(planned.local_date))
-        };
-        // A window may reach into the next day.
-        let today = now.with_timezone(time_zone).date_naive();
-        let days = today.pred_opt().into_iter().chain([today]);
-        !self.drops.iter().any(|drop| drop.is_open_at(now))
-            && days.filter_map(|day| schedule.drop_on(day)).any(is_missing)
+        drops::is_one_lost(&self.coupon, &self.drops, now)
     }
 
     /// Whether the schedule plans no drop that is open at `now` or opens later.
@@ -211,7 +190,7 @@ pub(super) async fn with_drops(
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use firstcome_shared::coupon::AllowList;
+    use firstcome_shared::coupon::{AllowList, CouponSettings};
     use firstcome_shared::domain::CouponId;
     use firstcome_shared::redis::{RedisDurability, RedisMode, RedisSettings};
 
@@ -242,15 +221,17 @@ pub(crate) mod tests {
         });
         let coupon = Coupon {
             id: CouponId(1),
-            name: "Winter".into(),
-            quantity: 10,
-            once_per: OncePer::Coupon,
-            waiting_list: 0,
-            paused: false,
+            settings: CouponSettings {
+                name: "Winter".into(),
+                quantity: 10,
+                once_per: OncePer::Coupon,
+                waiting_list: 0,
+                paused: false,
+                schedule: None,
+                allow: None,
+            },
             revision: 1,
             era: 0,
-            schedule: None,
-            allow: None,
             allow_list: AllowList::default(),
         };
         CouponWithDrops::new(
@@ -300,7 +281,7 @@ pub(crate) mod tests {
             [5, 15, 25, 1_440, 1_455, 1_465].map(|minute| listed.lacks_a_drop(at(minute)))
         };
         assert_eq!(lacks(&listed), [false; 6], "it opens once");
-        listed.coupon.schedule = Some(daily("00:10", "00:20"));
+        listed.coupon.settings.schedule = Some(daily("00:10", "00:20"));
         for (drop, day) in listed.drops.iter_mut().zip([1, 3]) {
             drop.local_date = chrono::NaiveDate::from_ymd_opt(1970, 1, day);
         }
@@ -310,19 +291,19 @@ pub(crate) mod tests {
             "on 2 January"
         );
         // The window of 2 January reaches into the next day.
-        listed.coupon.schedule = Some(daily("23:50", "00:05"));
+        listed.coupon.settings.schedule = Some(daily("23:50", "00:05"));
         assert!(listed.lacks_a_drop(at(2 * 1_440 + 3)));
         let mut empty = coupon(&[]);
         assert_eq!(lacks(&empty), [true; 6], "no drop at all");
         assert!(!empty.is_over(at(0)), "it has no schedule");
         let mut over = serde_json::to_value(daily("00:10", "00:20")).unwrap();
         over["last_day"] = "1970-01-01".into();
-        empty.coupon.schedule = Some(serde_json::from_value(over).unwrap());
+        empty.coupon.settings.schedule = Some(serde_json::from_value(over).unwrap());
         let over = [5, 15, 25, 1_440].map(|minute| empty.is_over(at(minute)));
         assert_eq!(over, [false, false, true, true], "its only day passes");
         // A window over midnight was set after that day's drop had been sealed.
         let mut moved = coupon(&[(1_450, 1_460)]);
-        moved.coupon.schedule = Some(daily("23:50", "12:00"));
+        moved.coupon.settings.schedule = Some(daily("23:50", "12:00"));
         moved.drops[0].local_date = chrono::NaiveDate::from_ymd_opt(1970, 1, 2);
         assert!(!moved.lacks_a_drop(at(1_470)));
     }
@@ -363,9 +344,9 @@ pub(crate) mod tests {
                 candidates.second.is_some()
             })
         };
-        of_two.coupon.once_per = OncePer::Drop;
+        of_two.coupon.settings.once_per = OncePer::Drop;
         assert_eq!(second(&of_two), [true, true, false, false, true]);
-        of_two.coupon.once_per = OncePer::Coupon;
+        of_two.coupon.settings.once_per = OncePer::Coupon;
         assert_eq!(
             second(&of_two),
             [false; 5],

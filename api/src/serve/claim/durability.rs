@@ -1,6 +1,6 @@
 //! Durability: a slot is acknowledged only once a second store in addition to Redis holds the claim
 //! (docs/decisions/0008-second-store.md). The second store is Kafka or, if Kafka does not
-//! acknowledge in time, the fallback table. Concurrent retries of one claim share one write
+//! acknowledge in time, MySQL. Concurrent retries of one claim share one write
 //! ([`Singleflight`]).
 
 use std::time::Duration;
@@ -9,6 +9,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::trace::TraceContext;
 use futures_util::future::join_all;
 use metrics::counter;
@@ -24,7 +25,7 @@ use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 pub(crate) enum SecondStore {
     /// Kafka acknowledged the message.
     Kafka,
-    /// `failed_claims` has a row.
+    /// MySQL has the row.
     Fallback,
 }
 
@@ -50,6 +51,8 @@ pub(super) struct AdmittedClaim {
     /// Whether the drop's `users` contain the user. Otherwise, only the coupon's claimants do.
     pub(super) is_in_users: bool,
     pub(super) now_ms: i64,
+    /// The era of the gate at which Redis named the slot, or an earlier one.
+    pub(super) era: u64,
     /// The span of its request, if it has a trace.
     pub(super) trace: Option<TraceContext>,
 }
@@ -73,6 +76,7 @@ impl AdmittedClaim {
                 user_id: self.user.clone(),
                 claimed_at: instant(admitted_at_ms.unwrap_or(self.now_ms)),
             },
+            era: self.era,
             trace: self.trace,
         }
     }
@@ -154,7 +158,7 @@ impl Durability {
         for (at, result) in joined {
             stored[at] = ended(result).await;
         }
-        // Do not write dead letters: most likely the rows exist.
+        // Do not write rows: most likely they exist.
         let (places, unknown): (Vec<_>, Vec<_>) = unknown.into_iter().unzip();
         for (at, is_published) in places.into_iter().zip(self.publish(&unknown).await) {
             stored[at] = is_published.then_some(SecondStore::Kafka);
@@ -195,20 +199,26 @@ impl Durability {
             if is_published {
                 Some(SecondStore::Kafka)
             } else {
-                self.keep(claim).await
+                self.write_row(claim).await
             }
         };
         join_all(claims.iter().zip(published).map(one)).await
     }
 
-    async fn keep(&self, Outgoing { claim, trace }: &Outgoing) -> Option<SecondStore> {
-        let kept = self.fallback.keep(claim, *trace).await;
+    async fn write_row(&self, outgoing: &Outgoing) -> Option<SecondStore> {
+        let event = &outgoing.claim;
+        let trace = outgoing.trace;
+        let claim = Claim {
+            trace,
+            ..Claim::from(event)
+        };
+        let has_row = self.fallback.write(claim, outgoing.era).await;
         crash_point(Point::ClaimKept);
-        if !kept {
+        if !has_row {
             counter!("firstcome_claims_not_held_total").increment(1);
-            tracing::debug!(drop = %claim.drop_id, slot = claim.slot, "only Redis holds an admission, which is not acknowledged");
+            tracing::debug!(drop = %event.drop_id, slot = event.slot, "only Redis holds an admission, which is not acknowledged");
         }
-        kept.then_some(SecondStore::Fallback)
+        has_row.then_some(SecondStore::Fallback)
     }
 
     /// Drops the durability records of all other drops.
@@ -235,6 +245,7 @@ mod tests {
                 admitted_at_ms: Some(admitted_at_ms),
                 is_in_users: true,
                 now_ms: 7,
+                era: 1,
                 trace: None,
             };
             assert_eq!(claim.outgoing(&coupon).claim.claimed_at, instant(sent_ms));

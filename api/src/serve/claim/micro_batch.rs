@@ -186,11 +186,15 @@ impl MicroBatches {
         if batch.is_empty() {
             return None;
         }
-        let called = self.call(candidates, &batch).await;
+        // The claims of one call may have copies of the coupon from several eras. Use the newest.
+        let eras = batch.iter().map(|pending| pending.coupon.coupon.era);
+        let era = eras.max().unwrap_or(0);
+        let called = self.call(candidates, era, &batch).await;
         traces::admissions(candidates.first.drop, &batch, &called);
         match called {
             Ok(replies) => {
-                let stored = self.deliver(candidates, asked_at, batch.into_iter().zip(replies));
+                let replies = batch.into_iter().zip(replies);
+                let stored = self.deliver(candidates, era, asked_at, replies);
                 // Let requests that wait on their sockets join the next call.
                 tokio::task::yield_now().await;
                 stored
@@ -210,14 +214,12 @@ impl MicroBatches {
     async fn call(
         &self,
         candidates: Candidates<'_>,
+        era: u64,
         batch: &[PendingClaim],
     ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
         let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
         let begun = Instant::now();
         crash_point(Point::ClaimAsked);
-        // The claims of one call may have copies of the coupon from several eras. Use the newest.
-        let eras = batch.iter().map(|pending| pending.coupon.coupon.era);
-        let era = eras.max().unwrap_or(0);
         let replies = self.redis.claim_all(candidates, era, &people).await;
         self.call_seconds.record(begun.elapsed().as_secs_f64());
         #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
@@ -241,6 +243,7 @@ impl MicroBatches {
     fn deliver(
         self: &Arc<Self>,
         candidates: Candidates<'_>,
+        era: u64,
         asked_at: Instant,
         replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
     ) -> Option<JoinHandle<()>> {
@@ -275,6 +278,7 @@ impl MicroBatches {
                 admitted_at_ms: reply.admitted_at_ms,
                 is_in_users: true,
                 now_ms: reply.now_ms,
+                era,
                 trace: pending.trace,
             };
             let holder = (claim, (pending, reply));

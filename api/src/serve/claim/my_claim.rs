@@ -222,6 +222,7 @@ impl ClaimService {
             admitted_at_ms: held.admitted_at_ms,
             is_in_users: held.is_in_users,
             now_ms,
+            era: coupon.coupon.era,
             trace: trace::current(),
         };
         match self.durability.ensure(coupon, &[claim]).await[..] {

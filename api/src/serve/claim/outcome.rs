@@ -19,8 +19,8 @@ pub(crate) enum ClaimAnswer {
     Accepted {
         drop_id: DropId,
         slot: Slot,
-        /// True: the message is on the topic. False: the dead-letter table has the claim, and the
-        /// coupon comes a little later.
+        /// True: the message is on the topic, and the coupon comes a moment later. False: Kafka did
+        /// not take it, so the API has issued the coupon itself.
         queued: bool,
     },
     /// The slot that the user already holds.

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 /// A claim to be written to a second store.
 pub(super) struct Outgoing {
     pub(super) claim: ClaimEvent,
+    /// The era of the gate at which Redis named the slot.
+    pub(super) era: u64,
     /// The span of its request, if it has a trace.
     pub(super) trace: Option<TraceContext>,
 }
@@ -130,7 +132,7 @@ impl Publisher {
     }
 
     /// Returns why Kafka did not accept the last claim, or `None` if it did. While there is a
-    /// problem, claims use the dead-letter table.
+    /// problem, claims become rows of MySQL.
     pub(crate) fn problem(&self) -> Option<String> {
         self.problem.read().clone()
     }
@@ -371,7 +373,11 @@ mod tests {
             user_id: "u-1".parse().unwrap(),
             claimed_at: DateTime::UNIX_EPOCH,
         };
-        Outgoing { claim, trace }
+        Outgoing {
+            claim,
+            era: 1,
+            trace,
+        }
     }
 
     #[tokio::test]

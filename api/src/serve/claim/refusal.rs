@@ -44,9 +44,7 @@ impl ClaimRefusal {
                 "the coupon's group changed twice during the claim".into()
             }
             Self::NotAnswered(error) => error.to_string(),
-            Self::NotDurable => {
-                "neither Kafka nor the dead-letter table took the claim in time".into()
-            }
+            Self::NotDurable => "neither Kafka nor MySQL took the claim in time".into(),
             Self::SealedUnknown => "MySQL did not answer about a claim on a sealed drop".into(),
             Self::Work(WorkError::TooMany) => "too many claims are in progress".into(),
             Self::HalfRevoked | Self::StandingUnknown => {

@@ -118,7 +118,7 @@ mod tests {
 
     fn page(name: &str, language: Language) -> String {
         let mut one = with_drops(&[(10, 20)]);
-        one.coupon.name = name.into();
+        one.coupon.settings.name = name.into();
         coupon(&one, at(0), language, true).unwrap()
     }
 

@@ -8,85 +8,41 @@ use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::{Allow, Coupon, Drop};
-use firstcome_shared::domain::OncePer;
+use firstcome_shared::coupon::{Allow, Coupon, CouponSettings, Drop};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::headers::{GivenTwice, only_value};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::catalogue::NewCoupon;
-use firstcome_shared::mysql::idempotency::{EarlierRequest, IdempotencyKey};
+use firstcome_shared::mysql::catalogue::{EarlierRequest, IdempotencyKey};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropMeta;
-use firstcome_shared::schedule::Schedule;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::extract::{JsonBody, invalid};
 use super::refusals::mysql_unavailable;
-use super::validate;
 use super::view::{CouponView, show_one};
 use crate::serve::auth::Identity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewCouponBody {
-    /// At least one character.
-    #[schema(example = "Winter coupon", max_length = 200)]
-    name: String,
-    /// Quantity of each drop.
-    #[schema(example = 100, minimum = 1, maximum = 10_000_000)]
-    quantity: i64,
-    once_per: OncePer,
-    /// Places on the waiting list of a sold-out drop.
-    #[serde(default)]
-    #[schema(minimum = 0, maximum = 1_000_000)]
-    waiting_list: i64,
-    schedule: Schedule,
-    /// Who may claim: null is everybody, `list` users on its allow list, `group:NAME` users whose
-    /// token names that group.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "list", max_length = 70)]
-    allow: Option<String>,
-}
-
-impl NewCouponBody {
-    /// Validates the body, for `POST` and for the command line's preview, which has no `identity`.
-    pub(crate) fn check(
-        self,
-        now: DateTime<Utc>,
-        identity: Option<&Identity>,
-    ) -> Result<NewCoupon, Problem> {
-        let new = NewCoupon {
-            name: validate::name(&self.name)?,
-            quantity: validate::quantity(self.quantity)?,
-            once_per: self.once_per,
-            waiting_list: validate::waiting_list(self.waiting_list)?,
-            schedule: self.schedule,
-            allow: self
-                .allow
-                .as_deref()
-                .map(|allow| validate::allow(allow, identity))
-                .transpose()?,
-        };
-        new.schedule
-            .check_new(now)
-            .map_err(|error| invalid(format!("schedule: {error}")))?;
-        Ok(new)
+/// Refuses groups if a gateway identifies users, because the gateway names no groups, so no user
+/// would be admitted.
+pub(super) fn check_audience(identity: &Identity, allow: Option<&Allow>) -> Result<(), Problem> {
+    if matches!(allow, Some(Allow::Group(_))) && !identity.wants_token() {
+        return Err(invalid(
+            "allow: a coupon of a group needs USER_AUTH=jwt; with USER_AUTH=trusted-header nobody's groups are known",
+        ));
     }
+    Ok(())
 }
 
 /// Create a coupon
 ///
 /// The coupon and its first drops exist once this returns. If Redis is unavailable, claims get 503
-/// until the reconciler has written the drops to it. With an `Idempotency-Key`, which is remembered
-/// for a week, repeat the request until it succeeds: one coupon is created.
+/// until the reconciler has written the drops to it. With an `Idempotency-Key`, repeat the
+/// request until it succeeds: one coupon is created.
 #[utoipa::path(
-    post, path = "/v1/coupons", tag = "operators", request_body = NewCouponBody,
+    post, path = "/v1/coupons", tag = "operators", request_body = CouponSettings,
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters"),
     ),
@@ -101,7 +57,7 @@ pub(crate) async fn create(
     State(app): State<App>,
     Extension(by): Extension<Operator>,
     headers: HeaderMap,
-    JsonBody(body): JsonBody<NewCouponBody>,
+    JsonBody(body): JsonBody<CouponSettings>,
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers, &body)?;
     let services = Arc::clone(&app);
@@ -121,7 +77,7 @@ pub(crate) async fn create(
 /// irrelevant.
 fn idempotency_key(
     headers: &HeaderMap,
-    body: &NewCouponBody,
+    body: &CouponSettings,
 ) -> Result<Option<IdempotencyKey>, Problem> {
     let bad =
         || invalid("Idempotency-Key must be one value of 1 to 255 printable ASCII characters");
@@ -139,36 +95,28 @@ fn idempotency_key(
 
 async fn make_once(
     services: &Services,
-    body: NewCouponBody,
+    body: CouponSettings,
     key: Option<IdempotencyKey>,
     by: Operator,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let db = &services.mysql.operators;
-    let now = services.now().await;
-    let Some(key) = key else {
-        let new = body.check(now, Some(&services.identity))?;
-        return match db.create_coupon(new, now, by).await {
-            Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
-            Err(error) => Err(mysql_unavailable(
-                &error,
-                "look at the list of coupons before you try again",
-            )),
-        };
+    let doubt = if key.is_some() {
+        "repeat the request with the same Idempotency-Key"
+    } else {
+        "look at the list of coupons before you try again"
     };
-    let away = |error: DbError| {
-        mysql_unavailable(&error, "repeat the request with the same Idempotency-Key")
-    };
+    let away = |error: DbError| mysql_unavailable(&error, doubt);
     // Look for an earlier request before validating, because the window may be over at the time of
     // a retry.
-    if let Some(earlier) = db.earlier_request(key.clone()).await.map_err(away)? {
+    if let Some(key) = key.clone()
+        && let Some(earlier) = db.earlier_request(key).await.map_err(away)?
+    {
         return repeated(services, earlier).await;
     }
-    let new = body.check(now, Some(&services.identity))?;
-    match db
-        .create_coupon_once(key, new, now, by)
-        .await
-        .map_err(away)?
-    {
+    let now = services.now().await;
+    let new = body.checked_new(now).map_err(invalid)?;
+    check_audience(&services.identity, new.allow.as_ref())?;
+    match db.create_coupon(new, key, now, by).await.map_err(away)? {
         Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
         Err(earlier) => repeated(services, earlier).await,
     }

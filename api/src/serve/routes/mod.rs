@@ -4,16 +4,14 @@ pub(crate) mod allow_list;
 mod change;
 pub(crate) mod claim;
 mod coupons;
-pub(super) mod create;
+mod create;
 pub(super) mod etag;
 pub(super) mod extract;
 mod issued;
 pub(crate) mod middleware;
 mod openapi;
-mod recover;
 mod refusals;
 mod revoke;
-mod validate;
 pub(super) mod view;
 
 use std::sync::Arc;
@@ -125,7 +123,7 @@ pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
         let problem = kafka.claims.durability().publisher().problem();
         async move {
             problem.map_or(Ok(()), |why| {
-                Err(format!("claims go to the dead-letter table: {why}"))
+                Err(format!("claims go to MySQL, without Kafka: {why}"))
             })
         }
     });

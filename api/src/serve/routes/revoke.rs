@@ -2,14 +2,14 @@
 
 use axum::extract::State;
 use axum::{Extension, Json};
+use firstcome_shared::coupon::line;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{CouponPath, JsonBody, Person, PersonPath, StrictQuery};
-use super::validate;
+use super::extract::{CouponPath, JsonBody, Person, PersonPath, StrictQuery, invalid};
 use super::view::{NotKept, not_kept};
 use crate::serve::auth::Requester;
 use crate::serve::claim::revoke::{Order, Revoked};
@@ -95,8 +95,8 @@ pub(crate) async fn revoke(
 ) -> Result<Json<Revoked>, Problem> {
     let order = Order {
         drop: body.drop_id.map(DropId),
-        reason: validate::text("reason", MAX_REASON_CHARS, &body.reason)?,
-        by: validate::text("by", MAX_BY_CHARS, &body.by)?,
+        reason: line("reason", MAX_REASON_CHARS, &body.reason).map_err(invalid)?,
+        by: line("by", MAX_BY_CHARS, &body.by).map_err(invalid)?,
         may_claim_again: body.may_claim_again,
         operator: Some(operator),
     };

@@ -1,12 +1,11 @@
-//! Writing dead letters: by the consumer, and by the API as a fallback.
+//! Writing dead letters.
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::UserId;
-use crate::event::ClaimEvent;
+use crate::event::Fragments;
 use crate::mysql::Conn;
 use crate::mysql::erased::as_stored;
 use crate::mysql::schema::failed_claims;
@@ -14,30 +13,22 @@ use crate::trace::TraceContext;
 
 /// The origin of a message. Its hash ensures that a message read twice gets one row, and
 /// distinguishes it from a message at the same offset of a recreated topic.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default, Clone)]
 pub struct MessageOrigin {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
     /// The message's own time, in milliseconds, if it has one.
     pub timestamp_ms: Option<i64>,
-    /// The index of the claim in a message with several.
-    pub part: Option<usize>,
+    /// The index of the claim in its message.
+    pub part: usize,
 }
 
 /// A claim that the consumer could not turn into a row.
 #[derive(Debug, Clone)]
 pub struct FailedClaim {
-    /// The coupon, if it could be read.
-    pub coupon_id: Option<i64>,
-    /// The drop, if it could be read.
-    pub drop_id: Option<i64>,
-    /// The slot, even if invalid.
-    pub slot: Option<i64>,
-    /// The user, if the id is valid.
-    pub user_id: Option<UserId>,
-    /// When the user was admitted, if it could be read.
-    pub claimed_at: Option<DateTime<Utc>>,
+    /// The fields that could be read.
+    pub known: Fragments,
     /// The first bytes of the message, at most a few kilobytes.
     pub payload: Vec<u8>,
     /// The reason: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`,
@@ -59,9 +50,7 @@ impl FailedClaim {
         hash.update(self.source.offset.to_be_bytes());
         hash.update(self.source.timestamp_ms.unwrap_or(-1).to_be_bytes());
         hash.update(&self.payload);
-        if let Some(part) = self.source.part {
-            hash.update(part.to_be_bytes());
-        }
+        hash.update(self.source.part.to_be_bytes());
         hash.finalize().to_vec()
     }
 }
@@ -79,11 +68,11 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
         }
         let row = |claim: &FailedClaim| {
             (
-                failed_claims::coupon_id.eq(claim.coupon_id),
-                failed_claims::drop_id.eq(claim.drop_id),
-                failed_claims::slot.eq(claim.slot),
-                failed_claims::user_id.eq(claim.user_id.as_ref().map(ToString::to_string)),
-                failed_claims::claimed_at.eq(claim.claimed_at.map(|at| at.naive_utc())),
+                failed_claims::coupon_id.eq(claim.known.coupon_id),
+                failed_claims::drop_id.eq(claim.known.drop_id),
+                failed_claims::slot.eq(claim.known.slot),
+                failed_claims::user_id.eq(claim.known.user_id.as_ref().map(ToString::to_string)),
+                failed_claims::claimed_at.eq(claim.known.claimed_at.map(|at| at.naive_utc())),
                 failed_claims::payload.eq(claim.payload.clone()),
                 failed_claims::reason.eq(claim.reason),
                 failed_claims::error.eq(claim.error.clone()),
@@ -121,11 +110,11 @@ async fn without_erased<'c>(
     conn: &mut Conn,
     failed: &'c [FailedClaim],
 ) -> QueryResult<Vec<&'c FailedClaim>> {
-    let named = || failed.iter().filter(|claim| claim.user_id.is_some());
+    let named = || failed.iter().filter(|claim| claim.known.user_id.is_some());
     if named().next().is_none() {
         return Ok(failed.iter().collect());
     }
-    let coupons: Vec<i64> = named().filter_map(|claim| claim.coupon_id).collect();
+    let coupons: Vec<i64> = named().filter_map(|claim| claim.known.coupon_id).collect();
     let of_coupon = failed_claims::coupon_id
         .eq_any(coupons)
         .or(failed_claims::coupon_id.is_null());
@@ -154,62 +143,14 @@ async fn without_erased<'c>(
         let remains = (
             Some(partition),
             Some(offset),
-            claim.drop_id,
-            claim.slot,
-            claim.claimed_at.map(as_stored),
+            claim.known.drop_id,
+            claim.known.slot,
+            claim.known.claimed_at.map(as_stored),
         );
-        claim.user_id.is_some() && erased.contains(&remains)
+        claim.known.user_id.is_some() && erased.contains(&remains)
     };
     Ok(failed.iter().filter(|claim| !is_erased(claim)).collect())
 }
 
 /// The reason of a claim that an operator has corrected and confirmed.
 pub const CORRECTED: &str = "corrected";
-
-/// The reason of an admission that Kafka did not acknowledge in time.
-pub const UNPUBLISHED: &str = "unpublished";
-
-/// An admission that Kafka has not acknowledged.
-#[derive(Debug, Clone)]
-pub struct Unpublished {
-    pub claim: ClaimEvent,
-    /// The span of its request, if it has a trace.
-    pub trace: Option<TraceContext>,
-}
-
-/// Stores admissions that Kafka has not acknowledged, in one statement. If one is already stored,
-/// increments its attempts.
-///
-/// # Errors
-/// An error of the connection; then nothing was stored.
-pub async fn keep_unpublished(conn: &mut Conn, claims: &[Unpublished]) -> QueryResult<()> {
-    let rows = claims.iter().map(|Unpublished { claim, trace }| {
-        let payload = claim.encode().into_bytes();
-        let source_hash = Sha256::new()
-            .chain_update(UNPUBLISHED)
-            .chain_update([0])
-            .chain_update(&payload)
-            .finalize();
-        (
-            failed_claims::coupon_id.eq(claim.coupon_id.0),
-            failed_claims::drop_id.eq(claim.drop_id.0),
-            failed_claims::slot.eq(i64::from(claim.slot)),
-            failed_claims::user_id.eq(claim.user_id.as_str()),
-            failed_claims::claimed_at.eq(claim.claimed_at.naive_utc()),
-            failed_claims::payload.eq(payload),
-            failed_claims::reason.eq(UNPUBLISHED),
-            failed_claims::error.eq("Kafka had not acknowledged it when the answer was due"),
-            failed_claims::source_hash.eq(source_hash.to_vec()),
-            failed_claims::traceparent.eq(trace.map(|trace| trace.to_string())),
-        )
-    });
-    let rows: Vec<_> = rows.collect();
-    diesel::insert_into(failed_claims::table)
-        .values(rows)
-        .on_conflict(diesel::dsl::DuplicatedKeys)
-        .do_update()
-        .set(failed_claims::attempts.eq(failed_claims::attempts + 1))
-        .execute(conn)
-        .await
-        .map(|_| ())
-}

@@ -26,8 +26,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::people::{MAX_PEOPLE, PeopleBody};
+use super::change::recover_lost;
 use super::extract::{CouponPath, MAX_LIST_BYTES, PersonPath, StrictQuery, invalid};
-use super::recover::recover_lost;
 use super::refusals::{mysql_unavailable, no_such_coupon};
 use super::view::{NotKept, not_kept};
 use crate::percent::encoded;
@@ -393,7 +393,7 @@ pub(crate) async fn read(
         .filter(|_| has_more)
         .map(|last| next_page(id, last, limit));
     Ok(not_kept(AllowListPage {
-        allow: coupon.allow,
+        allow: coupon.settings.allow,
         people: coupon.allow_list.people,
         revision: coupon.allow_list.revision,
         ids,

@@ -64,7 +64,7 @@ struct IssuedCoupon {
     claimed_at: DateTime<Utc>,
     /// When the row was written.
     issued_at: DateTime<Utc>,
-    /// `consumer` or `reconciler`.
+    /// `consumer`, `api` (Kafka did not take the claim) or `reconciler`.
     #[schema(example = "consumer")]
     issued_by: String,
 }

@@ -31,11 +31,7 @@ pub async fn consume(args: &DesignArgs) -> Result<()> {
     tokio::spawn(front::listen(Router::new()));
     let settings = args.kafka();
     // Offsets are committed after the row, so messages of a killed consumer are read again.
-    let consumer: StreamConsumer = settings
-        .group_consumer()
-        .set("enable.auto.commit", "true")
-        .set("auto.commit.interval.ms", "1000")
-        .create()?;
+    let consumer: StreamConsumer = settings.group_consumer(Duration::from_secs(60)).create()?;
     consumer.subscribe(&[&settings.topic])?;
     let rows = DesignRows::new(args, 4)?;
     let mut ready = false;

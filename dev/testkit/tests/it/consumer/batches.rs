@@ -18,6 +18,9 @@ use crate::start_up::refuses;
 /// Shorter than the reconciler's wait, so rows that appear within this time come from the consumer.
 const SECONDS: Duration = Duration::from_secs(20);
 
+/// A partition is probed after three seconds without a message.
+const SOON_SILENT: [(&str, &str); 1] = [("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")];
+
 /// Encodes claims in which user `u-N` claims slot N.
 fn claims(coupon: &MadeCoupon, slots: impl Iterator<Item = u32>) -> Vec<Vec<u8>> {
     let claim = |slot| {
@@ -61,6 +64,15 @@ async fn batches_of_every_codec_become_rows() {
     assert_eq!(consumer.process.stop().await, 0);
 }
 
+/// Returns the unreadable ranges, by partition.
+async fn unreadable(world: &World, number: usize) -> Vec<Vec<String>> {
+    eventually("unreadable messages are left out", HEALED, async || {
+        letters(world).await.len() == number
+    })
+    .await;
+    letters(world).await
+}
+
 /// Kafka's client stays stuck at the batch of partition 1. In partitions 0 and 2 it resumes at the
 /// first message after the bad one.
 #[tokio::test]
@@ -92,28 +104,28 @@ async fn an_unreadable_batch_delays_only_its_partition_and_becomes_a_dead_letter
             )
             .unwrap();
     }
-    let consumer = world
-        .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
-        .await;
+    let consumer = world.consume_with(&SOON_SILENT).await;
     eventually("earlier messages are issued", LIMIT, async || {
         rows(&world, coupon.drop).await.len() >= 9
     })
     .await;
     assert_eq!(letters(&world).await.len(), 0, "{}", consumer.process.log());
-    all_issued(&world, coupon.drop, 15).await;
-    let kept = letters(&world).await;
     let places = [
-        ("0", "3", "3 to 5 of partition 0"),
-        ("1", "3", "3 to 42 of partition 1"),
-        ("2", "3", "3 to 5 of"),
+        ("0", "3", "offsets 3 to 8 of partition 0", "checksum"),
+        ("1", "3", "offsets 3 to 45 of partition 1", "decompressed"),
+        ("2", "3", "offsets 3 to 5 of partition 2", "checksum"),
     ];
-    for ((partition, offset, named), row) in places.iter().zip(&kept) {
+    let kept = unreadable(&world, 3).await;
+    for ((partition, offset, named, cause), row) in places.iter().zip(&kept) {
         assert_eq!(row[..3], ["unreadable", partition, offset]);
-        assert!(row[3].contains(named), "{row:?}");
+        assert!(row[3].contains(named) && row[3].contains(cause), "{row:?}");
     }
-    assert_eq!(kept.len(), 3, "{kept:?}");
-    batch(2, 22).await;
+    // Reading continues behind them.
+    for (partition, from) in [(0, 22), (1, 25), (2, 28)] {
+        batch(partition, from).await;
+    }
     all_issued(&world, coupon.drop, 18).await;
+    assert_eq!(letters(&world).await.len(), 3);
     assert_eq!(consumer.process.stop().await, 0);
 }
 
@@ -122,28 +134,31 @@ async fn an_unreadable_batch_delays_only_its_partition_and_becomes_a_dead_letter
 #[tokio::test]
 async fn a_malformed_record_delays_only_its_partition_and_becomes_a_dead_letter() {
     let (world, api) = open_world("malformed").await;
-    let coupon = api.open_coupon(12).await;
-    for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10)] {
+    let coupon = api.open_coupon(15).await;
+    let batch = async |partition, from| {
         world
             .topic
             .produce_batch(partition, "none", &claims(&coupon, from..from + 3))
-            .await;
+            .await
+    };
+    for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10)] {
+        batch(partition, from).await;
     }
     shared()
         .await
         .kafka
         .malform(&world.setting("KAFKA_TOPIC"), 0, b"\"u-5\"")
         .unwrap();
-    let consumer = world
-        .consume_with(&[("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")])
-        .await;
-    all_issued(&world, coupon.drop, 11).await;
-    let kept = letters(&world).await;
+    let consumer = world.consume_with(&SOON_SILENT).await;
+    let kept = unreadable(&world, 1).await;
     assert_eq!(kept[0][..3], ["unreadable", "0", "4"]);
     assert!(
-        kept.len() == 1 && kept[0][3].contains("malformed"),
+        kept[0][3].contains("offsets 4 to 8") && kept[0][3].contains("malformed"),
         "{kept:?}"
     );
+    batch(0, 13).await;
+    all_issued(&world, coupon.drop, 10).await;
+    assert_eq!(letters(&world).await.len(), 1);
     assert_eq!(consumer.process.stop().await, 0);
 }
 
@@ -183,7 +198,7 @@ async fn reopens_without_a_lost_promise(
     let daemon = world
         .daemon_with(&[("RECONCILE_CRON", "* * * * * *")])
         .await;
-    let consumer = world.consume().await;
+    let consumer = world.consume_with(&SOON_SILENT).await;
     eventually("admission is open again", HEALED, async || {
         api.claim(coupon.id, "late").await.promised().is_some()
     })

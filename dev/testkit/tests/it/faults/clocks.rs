@@ -2,10 +2,8 @@
 //! whose clock is ahead expires nothing early. (`single` changes clocks during a rush.)
 
 use firstcome_testkit::{
-    ApiClient, Clocks, Http, LIMIT, Running, World, WorldStores, coupon_body, daily_body,
-    eventually,
+    ApiClient, Clocks, Running, World, WorldStores, daily_body, eventually,
 };
-use reqwest::Method;
 use serde_json::json;
 
 use super::waves::{HEALED, Waves, impatient};
@@ -55,37 +53,6 @@ async fn api_at(world: &World, clocks: &Clocks, seconds: i64) -> Running<ApiClie
     world
         .serve_with(&env.each_ref().map(|(name, value)| (*name, value.as_str())))
         .await
-}
-
-#[tokio::test]
-async fn an_api_whose_clock_is_a_week_ahead_keeps_idempotency_keys() {
-    let world = World::new("clock-keys").await;
-    let clocks = Clocks::new().unwrap();
-    let api = world.serve().await;
-    let body = coupon_body("once", 5, 0);
-    let make = async || {
-        let request = api
-            .http()
-            .ops(Method::POST, "/v1/coupons")
-            .header("idempotency-key", "k-1");
-        Http::send(request.json(&body)).await.body["id"]
-            .as_i64()
-            .unwrap()
-    };
-    let made = make().await;
-    let old = "INSERT INTO idempotency_keys VALUES ('old', REPEAT('x', 32), 1, UTC_TIMESTAMP(3) - INTERVAL 30 DAY)";
-    world.sql.query(old).await;
-    let _ahead = api_at(&world, &clocks, 8 * 86_400).await;
-    let left = "SELECT COUNT(*) FROM idempotency_keys WHERE idempotency_key = 'old'";
-    eventually("the API has deleted the old key", LIMIT, async || {
-        world.sql.number(left).await == 0
-    })
-    .await;
-    assert_eq!(
-        make().await,
-        made,
-        "the repeated request creates no second coupon"
-    );
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ fn clock(role: ProcessRole, seconds: i64) -> [Fault; 1] {
 
 /// Expects that the fault affected the consumer.
 fn retried() -> Expect {
-    Logged("could not be written".into())
+    Logged("this is tried again until it works".into())
 }
 
 const HOURS: i64 = 7_200;
@@ -221,7 +221,7 @@ faults! {
     a_mysql_with_hanging_writes_delays_rows_and_fails_no_claim:
         [Fault::MysqlWritesHang { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
 
-    // Kafka: the dead-letter table stores the claims that Kafka does not acknowledge.
+    // Kafka: the API writes the rows of claims that Kafka does not acknowledge.
     a_kafka_killed_during_a_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
     a_frozen_kafka_that_delivers_late_gives_no_user_a_second_row:
         [Fault::FreezeServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];

@@ -48,11 +48,9 @@ fn scenario(point: Point) -> Scenario {
         Point::ClaimKept => Scenario::Kept,
         Point::RevocationWritten | Point::RevocationReleased => Scenario::Revoke,
         Point::ListWritten | Point::ListFollowed => Scenario::List,
-        Point::RowsBegun
-        | Point::RowsInserted
-        | Point::BackupInserted
-        | Point::RowsCommitted
-        | Point::OffsetsCommitted => Scenario::Batch,
+        Point::RowsBegun | Point::RowsInserted | Point::BackupInserted | Point::RowsCommitted => {
+            Scenario::Batch
+        }
         Point::RunBegun
         | Point::RepairBegun
         | Point::PeopleRebuilt

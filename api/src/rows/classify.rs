@@ -10,17 +10,22 @@ use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::erased::{as_stored, is_pseudonym};
 use firstcome_shared::mysql::issued::IssuedRow;
 
+/// What becomes of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ClaimVerdict {
-    Issue,
-    /// The message was read before, and its row exists.
-    AlreadyIssued,
-    /// The claim becomes a dead letter.
-    Refused {
-        reason: &'static str,
-        /// An explanation without user ids.
-        error: String,
-    },
+pub(crate) enum Outcome {
+    Issued,
+    /// The claim was read before, and its row exists.
+    Again,
+    /// A revocation or an erasure voids the claim: it gets neither a row nor a dead letter.
+    Void,
+    /// The claim becomes a dead letter, with a reason and an explanation without user ids.
+    Refused(&'static str, String),
+}
+
+impl Outcome {
+    pub(crate) fn has_row(&self) -> bool {
+        matches!(self, Self::Issued | Self::Again)
+    }
 }
 
 /// Classifies claims in order: if two exclude each other, the first is issued.
@@ -28,7 +33,7 @@ pub(super) fn classify(
     claims: &[&Claim],
     rows: &[IssuedRow],
     rules: &HashMap<DropId, DropRules>,
-) -> Vec<ClaimVerdict> {
+) -> Vec<Outcome> {
     let mut holders = Holders::default();
     for row in rows {
         let holder = Holder {
@@ -83,11 +88,11 @@ impl<'a> Holders<'a> {
         }
     }
 
-    fn judge(&mut self, claim: &'a Claim, rules: &HashMap<DropId, DropRules>) -> ClaimVerdict {
+    fn judge(&mut self, claim: &'a Claim, rules: &HashMap<DropId, DropRules>) -> Outcome {
         let drop = claim.drop_id;
         let slot = claim.slot;
         let user = claim.user_id.as_str();
-        let refused = |reason, error: String| ClaimVerdict::Refused { reason, error };
+        let refused = |reason, error: String| Outcome::Refused(reason, error);
         let Some(rule) = rules.get(&drop) else {
             return refused("unknown_drop", format!("there is no drop {drop}"));
         };
@@ -111,7 +116,7 @@ impl<'a> Holders<'a> {
             .contains_key(&(claim.coupon_id, user, Some(drop)));
         // In a sealed drop, a row on another slot also fulfils the promise.
         if holder.is_some_and(|holder| holder.has(claim)) || rule.window.is_sealed && in_drop {
-            return ClaimVerdict::AlreadyIssued;
+            return Outcome::Again;
         }
         // Check this before `slot_taken`: a user who already has a coupon has lost nothing.
         let scope = (rule.once_per == OncePer::Drop).then_some(drop);
@@ -139,7 +144,7 @@ impl<'a> Holders<'a> {
                 claimed_at: claim.claimed_at.map(as_stored),
             },
         );
-        ClaimVerdict::Issue
+        Outcome::Issued
     }
 }
 
@@ -206,9 +211,10 @@ mod tests {
     fn words(claims: &[Claim], rows: &[IssuedRow]) -> Vec<&'static str> {
         let claims: Vec<&Claim> = claims.iter().collect();
         let word = |verdict| match verdict {
-            ClaimVerdict::Issue => "issue",
-            ClaimVerdict::AlreadyIssued => "again",
-            ClaimVerdict::Refused { reason, .. } => reason,
+            Outcome::Issued => "issue",
+            Outcome::Again => "again",
+            Outcome::Void => "void",
+            Outcome::Refused(reason, _) => reason,
         };
         classify(&claims, rows, &rules())
             .into_iter()
@@ -314,7 +320,7 @@ mod tests {
     fn explanations_contain_no_user_ids() {
         let ann = claim(1, "ann", 10, 3);
         let rows = [row(1, "ann", 10, 1), row(1, "bob", 10, 3)];
-        let [ClaimVerdict::Refused { error, .. }] = &classify(&[&ann], &rows, &rules())[..] else {
+        let [Outcome::Refused(_, error)] = &classify(&[&ann], &rows, &rules())[..] else {
             panic!("not refused")
         };
         assert_eq!(error, "this user holds slot 1 of drop 10");
@@ -338,7 +344,7 @@ mod tests {
             for part in [earlier, later] {
                 let part: Vec<&Claim> = part.iter().collect();
                 let verdicts = classify(&part, &rows, &rules);
-                for (claim, _) in part.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == ClaimVerdict::Issue) {
+                for (claim, _) in part.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Outcome::Issued) {
                     rows.push(row(claim.coupon_id.0, claim.user_id.as_str(), claim.drop_id.0, claim.slot));
                 }
             }
@@ -352,7 +358,7 @@ mod tests {
                 prop_assert!(people.insert((row.coupon_id, row.user_id.clone(), scope)));
             }
             let all: Vec<&Claim> = claims.iter().collect();
-            prop_assert!(!classify(&all, &rows, &rules).contains(&ClaimVerdict::Issue));
+            prop_assert!(!classify(&all, &rows, &rules).contains(&Outcome::Issued));
         }
     }
 }

@@ -1,0 +1,199 @@
+//! The consumer group: which partitions are assigned to this process, and how far each was read.
+//! Kafka's callbacks change the assignment while the loop waits for a message.
+//!
+//! The callback assigns partitions paused, at an explicit offset: for one without an offset, Kafka's
+//! client looks up the committed offset, which would overtake a seek. `tend` then reads the position
+//! in MySQL, seeks to it and resumes; while MySQL is away, the partition stays paused.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use firstcome_shared::mysql::positions::ReadRanges;
+use metrics::counter;
+use parking_lot::Mutex;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use super::report::REBALANCES;
+
+/// How far a partition was read.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// The offset after the last message that was read. `None` while the partition is paused to
+    /// begin again at its position in MySQL; its messages are ignored.
+    next: Option<i64>,
+    /// The offset after the last message that has a row or a dead letter, once that is known.
+    pub(super) done: Option<i64>,
+}
+
+impl Reading {
+    pub(super) fn begins(self) -> bool {
+        self.next.is_none()
+    }
+
+    /// Returns how far the partition was read if none of its messages waits to be written.
+    pub(super) fn stands(self) -> Option<i64> {
+        self.next.filter(|_| self.next == self.done)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Group {
+    /// The assigned partitions.
+    partitions: Mutex<BTreeMap<i32, Reading>>,
+    /// Whether the group has accepted this process since this was last asked.
+    pub(super) has_joined: AtomicBool,
+    /// Whether a partition has begun since this was last asked.
+    pub(super) has_begun: AtomicBool,
+}
+
+impl Group {
+    pub(super) fn partitions(&self) -> BTreeMap<i32, Reading> {
+        self.partitions.lock().clone()
+    }
+
+    /// Changes how far a partition was read, unless the group has taken it away.
+    fn change<T>(&self, partition: i32, change: impl FnOnce(&mut Reading) -> T) -> Option<T> {
+        self.partitions.lock().get_mut(&partition).map(change)
+    }
+
+    /// Begins to read a partition at an offset.
+    pub(super) fn begin(&self, partition: i32, offset: i64) {
+        self.has_begun.store(true, Ordering::Relaxed);
+        let (next, done) = (Some(offset), Some(offset));
+        self.change(partition, |reading| *reading = Reading { next, done });
+    }
+
+    /// Makes a partition begin again.
+    pub(super) fn begin_again(&self, partition: i32) {
+        tracing::warn!(partition, "it is read again from its position in MySQL");
+        self.change(partition, |reading| reading.next = None);
+    }
+
+    pub(super) fn begin_all_again(&self) {
+        for reading in self.partitions.lock().values_mut() {
+            reading.next = None;
+        }
+    }
+
+    /// Places a message, and returns the offset up to which its partition was read before. Returns
+    /// `None` if the message is to be ignored: its partition is not being read, or begins again
+    /// because Kafka's client has jumped. A message may be above the offset that is expected next,
+    /// because transaction markers have offsets, too; but not if the client may have skipped
+    /// messages after an error.
+    pub(super) fn arrived(
+        &self,
+        partition: i32,
+        offset: i64,
+        may_have_skipped: bool,
+    ) -> Option<i64> {
+        self.change(partition, |reading| {
+            let next = reading.next?;
+            let has_jumped = offset < next || offset > next && may_have_skipped;
+            reading.next = (!has_jumped).then_some(offset + 1);
+            reading.next.map(|_| next)
+        })?
+    }
+
+    /// Records that the messages of these ranges have rows or dead letters. A partition that has
+    /// begun again in the meantime reads them again.
+    pub(super) fn written(&self, ranges: &ReadRanges) {
+        for (partition, offsets) in ranges {
+            self.change(*partition, |reading| {
+                if reading.done == Some(offsets.start) && reading.next >= Some(offsets.end) {
+                    reading.done = Some(offsets.end);
+                }
+            });
+        }
+    }
+}
+
+impl ConsumerContext for Group {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        event: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        let ids = list.elements();
+        let ids: Vec<i32> = ids.iter().map(TopicPartitionListElem::partition).collect();
+        let is_assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        tracing::info!(partitions = ?ids, is_assigned, "the group moves partitions");
+        let mut change = || {
+            if !is_assigned {
+                self.partitions.lock().retain(|id, _| !ids.contains(id));
+                return consumer.incremental_unassign(list);
+            }
+            counter!(REBALANCES).increment(1);
+            let begin = ids.iter().map(|id| (*id, Reading::default()));
+            self.partitions.lock().extend(begin);
+            self.has_joined.store(true, Ordering::Relaxed);
+            list.set_all_offsets(Offset::Offset(0))?;
+            consumer.incremental_assign(list)?;
+            consumer.pause(list)
+        };
+        if let Err(error) = change() {
+            tracing::error!(%error, is_assigned, "a rebalance failed");
+        }
+    }
+}
+
+impl ClientContext for Group {
+    fn error(&self, error: KafkaError, reason: &str) {
+        // `recv` returns the same error, and the loop logs it once.
+        tracing::debug!(%error, reason, "librdkafka reports an error");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Creates a group with partition 0.
+    fn group() -> Group {
+        let group = Group::default();
+        group.partitions.lock().insert(0, Reading::default());
+        group
+    }
+
+    fn range(offsets: std::ops::Range<i64>) -> ReadRanges {
+        [(0, offsets)].into()
+    }
+
+    #[test]
+    fn range_begins_where_the_last_one_ended_also_over_offsets_without_messages() {
+        let group = group();
+        assert_eq!(group.arrived(0, 5, false), None, "the position is unknown");
+        group.begin(0, 5);
+        assert_eq!(group.arrived(1, 0, false), None, "not assigned");
+        assert_eq!(group.arrived(0, 5, false), Some(5));
+        let markers = group.arrived(0, 8, false);
+        assert_eq!(markers, Some(6), "transaction markers");
+        assert_eq!(group.arrived(0, 9, true), Some(9));
+        for (offset, may_have_skipped) in [(12, true), (3, false)] {
+            assert_eq!(group.arrived(0, offset, may_have_skipped), None);
+            assert!(group.partitions()[&0].begins(), "it begins again");
+            group.begin(0, 10);
+        }
+    }
+
+    #[test]
+    fn late_write_of_an_earlier_assignment_changes_nothing() {
+        let group = group();
+        let stands = || group.partitions()[&0].stands();
+        group.begin(0, 5);
+        group.arrived(0, 5, false);
+        assert_eq!(stands(), None, "a message waits to be written");
+        group.begin_again(0);
+        group.begin(0, 3);
+        group.written(&range(5..6));
+        group.written(&range(3..4));
+        assert_eq!(stands(), Some(3));
+        group.arrived(0, 3, false);
+        group.written(&range(3..4));
+        assert_eq!(stands(), Some(4));
+    }
+}

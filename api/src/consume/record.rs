@@ -1,0 +1,111 @@
+//! A claim of a message, decoded, and its dead letter.
+
+use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
+use firstcome_shared::kafka::{KafkaSettings, trace_of};
+use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
+use firstcome_shared::trace::TraceContext;
+use rdkafka::message::{BorrowedMessage, Message as _};
+
+/// Maximum length of a stored error, in characters. The JSON parser may quote the whole message.
+const LONGEST_ERROR: usize = 500;
+
+/// Maximum size of a message in a dead letter, in bytes.
+const KEPT_BYTES: usize = 4_096;
+
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) source: MessageOrigin,
+    /// The claim, or the error of one that is not readable.
+    pub(super) claim: Result<ClaimEvent, Undecodable>,
+    /// The first bytes of the message if the claim is not readable. A batch of messages may
+    /// decompress to more than fits in memory.
+    payload: Vec<u8>,
+    trace: Option<TraceContext>,
+}
+
+impl Record {
+    /// Decodes the claims of a message, or returns a single error if that is not readable.
+    pub(super) fn decode(message: &BorrowedMessage<'_>, kafka: &KafkaSettings) -> Vec<Self> {
+        let source = MessageOrigin {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis(),
+            part: 0,
+        };
+        let payload = message.payload().unwrap_or_default();
+        let trace = message.headers().and_then(trace_of);
+        Self::from_claims(&source, payload, kafka.claims_of(message), trace)
+    }
+
+    fn from_claims(
+        source: &MessageOrigin,
+        payload: &[u8],
+        claims: Vec<Result<ClaimEvent, Undecodable>>,
+        trace: Option<TraceContext>,
+    ) -> Vec<Self> {
+        let record = |(part, claim): (usize, Result<_, _>)| {
+            let kept = if claim.is_ok() { 0 } else { KEPT_BYTES };
+            Self {
+                source: MessageOrigin {
+                    part,
+                    ..source.clone()
+                },
+                claim,
+                payload: payload[..payload.len().min(kept)].to_vec(),
+                trace,
+            }
+        };
+        claims.into_iter().enumerate().map(record).collect()
+    }
+
+    /// Stands for messages that no client can read. Its dead letter names them.
+    pub(super) fn unreadable(source: &MessageOrigin, end: i64, why: &str) -> Vec<Self> {
+        let error = format!(
+            "offsets {} to {} of partition {} cannot be read, or come after one that cannot: {why}; passes issue \
+             the promises in them from Redis",
+            source.offset,
+            end - 1,
+            source.partition
+        );
+        let claim = Undecodable {
+            reason: UNREADABLE,
+            error,
+            fragments: Fragments::default(),
+        };
+        Self::from_claims(source, &[], vec![Err(claim)], None)
+    }
+
+    /// Returns the claim, unless it is unreadable.
+    pub(super) fn claim(&self) -> Option<Claim> {
+        let claim = Claim::from(self.claim.as_ref().ok()?);
+        let trace = self.trace;
+        Some(Claim { trace, ..claim })
+    }
+
+    /// Builds the dead letter. Of a message with several claims it shows only this one, if that is
+    /// readable.
+    pub(super) fn letter(&self, reason: &'static str, error: &str) -> FailedClaim {
+        let (known, payload) = match &self.claim {
+            Ok(event) => (event.into(), event.encode().into_bytes()),
+            // Without its time, a claim cannot be checked against the drop's window. Its dead
+            // letter then names no user, so that no pass issues it.
+            Err(bad) if bad.fragments.claimed_at.is_none() => {
+                (Fragments::default(), self.payload.clone())
+            }
+            Err(bad) => (bad.fragments.clone(), self.payload.clone()),
+        };
+        FailedClaim {
+            known,
+            payload,
+            reason,
+            error: error.chars().take(LONGEST_ERROR).collect(),
+            source: self.source.clone(),
+            trace: self.trace,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

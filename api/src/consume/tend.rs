@@ -1,0 +1,220 @@
+//! Tends the assigned partitions beside the loop: measures them, begins to read them at their
+//! positions in MySQL, and looks for messages that cannot be read.
+
+use std::collections::BTreeMap;
+use std::iter::once;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use firstcome_shared::kafka::{KafkaSettings, Probed, probe};
+use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::dead_letters::MessageOrigin;
+use metrics::{counter, gauge};
+use parking_lot::Mutex;
+use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaResult;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::task::{block_in_place, spawn_blocking};
+use tokio::time::Instant;
+
+use super::batch::Batch;
+use super::group::{Group, Reading};
+use super::record::Record;
+use super::report::{GROUP, Health, KAFKA, LAG, MYSQL, RETRIES};
+
+/// Interval of looking for partitions to begin.
+const TICK: Duration = Duration::from_millis(50);
+/// Interval of looking at all partitions, in ticks: a second.
+const LOOK: u64 = 20;
+/// Maximum wait for one answer of Kafka.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Where partitions stand with unread messages, and since when they have not moved.
+type Silences = BTreeMap<i32, (Option<i64>, Instant)>;
+
+pub(super) struct Tender {
+    pub(super) consumer: StreamConsumer<Group>,
+    pub(super) kafka: KafkaSettings,
+    pub(super) db: Db,
+    pub(super) health: Arc<Health>,
+    /// A partition whose messages do not arrive for this long is probed.
+    pub(super) stuck: Duration,
+    /// Ranges without readable messages, and what stands for those. The loop writes them.
+    pub(super) passed: Mutex<Batch>,
+}
+
+impl Tender {
+    /// Runs until it is aborted.
+    pub(super) async fn tend(self: Arc<Self>) {
+        let mut silences = Silences::new();
+        for tick in 0_u64.. {
+            tokio::time::sleep(TICK).await;
+            let is_due = tick % LOOK == 0;
+            let mut readings = self.group().partitions().into_values();
+            if is_due || readings.any(Reading::begins) {
+                let looked = self.look(is_due, &mut silences).await;
+                let trouble = looked.err().map(|error| error.to_string());
+                self.health.set(KAFKA, trouble);
+            }
+        }
+    }
+
+    pub(super) fn group(&self) -> &Group {
+        self.consumer.context()
+    }
+
+    fn list(&self, offsets: impl Iterator<Item = (i32, i64)>) -> KafkaResult<TopicPartitionList> {
+        let topic = &self.kafka.topic;
+        let at = |(partition, offset)| ((topic.clone(), partition), Offset::Offset(offset));
+        TopicPartitionList::from_topic_map(&offsets.map(at).collect())
+    }
+
+    /// Commits how far messages are written, for tools.
+    pub(super) fn commit(&self, mode: CommitMode) -> KafkaResult<()> {
+        let readings = self.group().partitions().into_iter();
+        let written = readings.filter_map(|(id, reading)| Some((id, reading.done?)));
+        let written = self.list(written)?;
+        if written.count() > 0 {
+            self.consumer.commit(&written, mode)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the partitions: begins them at their positions in MySQL, and compares those with
+    /// what was read, even while no message arrives: MySQL may have been restored, or a position
+    /// moved by hand.
+    async fn look(self: &Arc<Self>, is_due: bool, silences: &mut Silences) -> KafkaResult<()> {
+        let before = self.group().partitions();
+        if is_due {
+            self.commit(CommitMode::Async)?;
+            // Query the group's coordinator, too: librdkafka waits a minute for the response to a
+            // join request, but gives up on an unreachable host as soon as another request times
+            // out.
+            let any = before.keys().next().copied().unwrap_or_default();
+            let list = self.list(once((any, 0)))?;
+            block_in_place(|| self.consumer.committed_offsets(list, ANSWER))?;
+        }
+        if self.group().has_joined.swap(false, Ordering::Relaxed) {
+            self.health.set(GROUP, None);
+        }
+        let topic = &self.kafka.topic;
+        let positions = self.db.topic_positions(topic).await;
+        match &positions {
+            // That positions can be read does not mean that batches can be written.
+            Ok(_) if before.values().any(|it| it.stands().is_none()) => {}
+            Ok(_) => self.health.set(MYSQL, None),
+            Err(error) => {
+                counter!(RETRIES).increment(1);
+                let why = format!("positions could not be read: {error}");
+                self.health.set(MYSQL, Some(why));
+                tokio::time::sleep(TICK * 10).await;
+            }
+        }
+        let mut lag = 0;
+        let mut looked = Ok(());
+        for (partition, reading) in before {
+            let watermarks = || self.consumer.fetch_watermarks(topic, partition, ANSWER);
+            let (first, end) = match block_in_place(watermarks) {
+                Ok(both) => both,
+                // The leaders of other partitions may answer.
+                Err(error) => {
+                    looked = Err(error);
+                    continue;
+                }
+            };
+            lag += reading.done.map_or(0, |done| (end - done).max(0));
+            let is_unchanged = self.group().partitions().get(&partition) == Some(&reading);
+            let Ok(positions) = &positions else { continue };
+            let position = positions.get(&partition).copied();
+            match reading.stands() {
+                _ if !is_unchanged => {}
+                _ if reading.begins() => {
+                    // The client also refuses to seek while it still starts to fetch.
+                    if let Err(error) = self.begin(partition, position, first..=end).await {
+                        tracing::debug!(%error, partition, "a partition does not begin yet");
+                    }
+                }
+                Some(read) if position != Some(read) => self.group().begin_again(partition),
+                stands => {
+                    let silent = stands.filter(|offset| *offset < end);
+                    self.listen(partition, silent, silences);
+                }
+            }
+        }
+        gauge!(LAG).set(u32::try_from(lag).unwrap_or(u32::MAX));
+        looked
+    }
+
+    /// Begins a partition at its position, or at the first message if the log does not contain that.
+    async fn begin(
+        &self,
+        partition: i32,
+        position: Option<i64>,
+        log: RangeInclusive<i64>,
+    ) -> anyhow::Result<()> {
+        let topic = &self.kafka.topic;
+        let first = *log.start();
+        let inside = position.filter(|position| log.contains(position));
+        if inside.is_none() {
+            tracing::warn!(partition, position, ?log, "position outside the log");
+            let first = self.db.begin_at_first(topic, partition, position, first);
+            first.await?;
+        }
+        let offset = inside.unwrap_or(first);
+        let at = Offset::Offset(offset);
+        let list = self.list(once((partition, offset)))?;
+        // No message may arrive between the seek and `begin`, where it would be ignored.
+        self.consumer.pause(&list)?;
+        block_in_place(|| self.consumer.seek(topic, partition, at, ANSWER))?;
+        self.group().begin(partition, offset);
+        self.consumer.resume(&list)?;
+        Ok(())
+    }
+
+    /// Probes a partition that has been silent for too long: unread messages follow the offset at
+    /// which it stands, and do not arrive.
+    fn listen(self: &Arc<Self>, partition: i32, silent: Option<i64>, silences: &mut Silences) {
+        let now = Instant::now();
+        let (was, since) = silences.entry(partition).or_insert((silent, now));
+        if *was != silent {
+            (*was, *since) = (silent, now);
+        } else if let Some(offset) = silent
+            && since.elapsed() > self.stuck
+        {
+            *since = now;
+            let tender = Arc::clone(self);
+            spawn_blocking(move || tender.investigate(partition, offset));
+        }
+    }
+
+    /// Lets a fresh client probe a partition whose messages do not arrive. If they cannot be read,
+    /// reading continues behind them; if they can, the consumer's client is wedged.
+    fn investigate(&self, partition: i32, offset: i64) {
+        let probed = probe(&self.kafka, partition, offset);
+        tracing::warn!(partition, offset, ?probed, "no message arrives");
+        let reading = self.group().partitions().get(&partition).copied();
+        if !reading.is_some_and(|it| it.begins() || it.stands() == Some(offset)) {
+            return;
+        }
+        let (end, records) = match probed {
+            Ok(Probed::Readable) => (offset, Vec::new()),
+            Ok(Probed::Empty(end)) => (end, Vec::new()),
+            Ok(Probed::Unreadable(why, end)) => {
+                let topic = self.kafka.topic.clone();
+                let source = MessageOrigin {
+                    topic,
+                    partition,
+                    offset,
+                    ..MessageOrigin::default()
+                };
+                (end, Record::unreadable(&source, end, why))
+            }
+            Ok(Probed::Unknown) | Err(_) => return,
+        };
+        let read = (partition, offset..end);
+        self.passed.lock().push(read, records, Instant::now());
+        self.group().begin_again(partition);
+    }
+}

@@ -1,0 +1,107 @@
+//! Writes claims in one transaction: rows, and dead letters for claims that can't become rows.
+
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel_async::AsyncConnection as _;
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::codes::CodeKey;
+use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
+use firstcome_shared::mysql::issued::IssuedBy;
+use firstcome_shared::mysql::positions::advance;
+use firstcome_shared::mysql::{Conn, Db, DbError};
+
+use super::batch::Batch;
+use super::record::Record;
+use crate::rows::{Outcome, write_rows};
+
+/// The reason of a dead letter whose drop is locked.
+pub(super) const ROW_LOCKED: &str = "row_locked";
+
+/// What became of each claim, and the partitions to read again from their positions.
+pub(super) type Written = Result<(Vec<Outcome>, Vec<i32>), DbError>;
+
+/// Writes claims, and advances the positions past their messages. After `Ok`, each claim has a row
+/// or a dead letter. After an error, either nothing was written, or everything was written and
+/// MySQL's response was lost. Writing them again is correct in both cases.
+pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
+    crash_point(Point::RowsBegun);
+    let key = db.code_key().await?;
+    let topic = topic.to_owned();
+    let writing = async move |conn: &mut Conn| {
+        conn.transaction(async |conn| {
+            let outcomes = insert(conn, &batch.records, &key).await?;
+            // Last, so that no position passes a claim without a row.
+            let elsewhere = advance(conn, &topic, &batch.ranges).await?;
+            Ok((outcomes, elsewhere))
+        })
+        .await
+    };
+    let written = db.run("write a batch", writing).await?;
+    crash_point(Point::RowsCommitted);
+    Ok(written)
+}
+
+/// Like [`write`], but with a separate transaction for each drop, followed by the positions. A drop
+/// whose rows another client of MySQL has locked does not delay other drops: its claims become dead
+/// letters, and the reconciler issues them once it can. The claims are sorted by drop.
+pub(super) async fn write_by_drop(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
+    let mut outcomes = Vec::new();
+    let mut failed = None;
+    for records in batch.records.chunk_by(|a, b| drop_id(a) == drop_id(b)) {
+        let rows = Batch {
+            records: records.to_vec(),
+            ..Batch::default()
+        };
+        match write(db, topic, Arc::new(rows)).await {
+            Ok((written, _)) => outcomes.extend(written),
+            Err(error) if error.is_lock_wait() => {
+                let locked = vec![Outcome::Refused(ROW_LOCKED, error.to_string()); records.len()];
+                let kept = letters(records, &locked);
+                let keep = async move |conn: &mut Conn| dead_letters::keep(conn, &kept).await;
+                db.run("keep what is locked", keep).await?;
+                outcomes.extend(locked);
+            }
+            // Continue with the other drops first. The whole batch is written again later.
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    failed.map_or(Ok(()), Err)?;
+    let elsewhere = db.advance_positions(topic, batch.ranges.clone()).await?;
+    Ok((outcomes, elsewhere))
+}
+
+pub(super) fn drop_id(record: &Record) -> Option<DropId> {
+    record.claim.as_ref().ok().map(|claim| claim.drop_id)
+}
+
+async fn insert(conn: &mut Conn, records: &[Record], key: &CodeKey) -> QueryResult<Vec<Outcome>> {
+    let claims: Vec<_> = records.iter().filter_map(Record::claim).collect();
+    let written = write_rows(conn, &claims, key, IssuedBy::Consumer).await?;
+    crash_point(Point::RowsInserted);
+    let mut written = written.into_iter();
+    let outcome = |record: &Record| match &record.claim {
+        Ok(_) => written.next().unwrap_or(Outcome::Void),
+        Err(bad) => Outcome::Refused(bad.reason, bad.error.clone()),
+    };
+    let outcomes: Vec<Outcome> = records.iter().map(outcome).collect();
+    let letters = letters(records, &outcomes);
+    if !letters.is_empty() {
+        dead_letters::keep(conn, &letters).await?;
+        crash_point(Point::BackupInserted);
+    }
+    Ok(outcomes)
+}
+
+/// Builds the dead letters of claims that were refused.
+fn letters(records: &[Record], outcomes: &[Outcome]) -> Vec<FailedClaim> {
+    let letter = |(record, outcome): (&Record, &Outcome)| match outcome {
+        Outcome::Refused(reason, error) => Some(record.letter(reason, error)),
+        Outcome::Issued | Outcome::Again | Outcome::Void => None,
+    };
+    records.iter().zip(outcomes).filter_map(letter).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Writes claims as rows: for the consumer, and for the API while Kafka is unavailable.
+
+mod classify;
+
+use std::collections::BTreeMap;
+
+use diesel::QueryResult;
+use firstcome_shared::domain::{CouponId, DropId, Slot};
+use firstcome_shared::mysql::catalogue::rules_of_drops;
+use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::mysql::codes::CodeKey;
+use firstcome_shared::mysql::issued::{IssuedBy, TakenOut, insert, of_people, on_slots};
+use firstcome_shared::mysql::void::void_among;
+use firstcome_shared::mysql::{Conn, Refusal, refusal};
+use firstcome_shared::quoted::without_values;
+
+pub(crate) use self::classify::Outcome;
+use self::classify::classify;
+
+/// Inserts claims as rows, in the caller's transaction, and returns what became of each. In the
+/// common case, one statement inserts all. If MySQL refuses it, which leaves the transaction
+/// unchanged, the claims are compared with the rows of the same slots and users.
+pub(crate) async fn write_rows(
+    conn: &mut Conn,
+    claims: &[Claim],
+    key: &CodeKey,
+    by: IssuedBy,
+) -> QueryResult<Vec<Outcome>> {
+    match insert_all(conn, claims.to_vec(), key, by).await {
+        Err(error) if refusal(&error).is_some() => {}
+        written => return written,
+    }
+    let mut outcomes = judged(conn, claims).await?;
+    let is_accepted = |at: &usize| outcomes[*at] == Outcome::Issued;
+    let accepted: Vec<usize> = (0..outcomes.len()).filter(is_accepted).collect();
+    let all = accepted.iter().map(|at| claims[*at].clone()).collect();
+    match insert_all(conn, all, key, by).await {
+        Ok(written) => {
+            for (at, outcome) in accepted.into_iter().zip(written) {
+                outcomes[at] = outcome;
+            }
+        }
+        // Another process has written in the meantime, or MySQL refuses the data of a claim.
+        Err(error) if refusal(&error).is_some() => {
+            for at in accepted {
+                outcomes[at] = write_one(conn, &claims[at], key, by).await?;
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(outcomes)
+}
+
+async fn write_one(
+    conn: &mut Conn,
+    claim: &Claim,
+    key: &CodeKey,
+    by: IssuedBy,
+) -> QueryResult<Outcome> {
+    let one = std::slice::from_ref(claim);
+    let error = match insert_all(conn, one.to_vec(), key, by).await {
+        Err(error) => error,
+        Ok(written) => return Ok(written.into_iter().next().unwrap_or(Outcome::Void)),
+    };
+    let reason = match refusal(&error) {
+        None => return Err(error),
+        Some(Refusal::UnknownDrop) => "unknown_drop",
+        Some(Refusal::SlotOutOfRange) => "slot_out_of_range",
+        Some(Refusal::Duplicate | Refusal::BadData) => "bad_data",
+    };
+    // Usually a row that another process has just written explains the refusal.
+    let judged = judged(conn, one).await?.into_iter().next();
+    let unexplained = || Outcome::Refused(reason, without_values(&error));
+    Ok(judged
+        .filter(|outcome| *outcome != Outcome::Issued)
+        .unwrap_or_else(unexplained))
+}
+
+/// Inserts all claims with one statement, in the order of the primary key, so that two processes
+/// that write the same rows wait for each other instead of deadlocking.
+async fn insert_all(
+    conn: &mut Conn,
+    claims: Vec<Claim>,
+    key: &CodeKey,
+    by: IssuedBy,
+) -> QueryResult<Vec<Outcome>> {
+    let places: Vec<(DropId, Slot)> = claims.iter().map(|it| (it.drop_id, it.slot)).collect();
+    let mut sorted = claims;
+    sorted.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
+    let taken_out = insert(conn, &sorted, key, by).await?;
+    let outcome = |place| match taken_out.get(place) {
+        None => Outcome::Issued,
+        Some(TakenOut::Void) => Outcome::Void,
+        Some(TakenOut::Fault(fault)) => {
+            Outcome::Refused(fault.reason(), fault.explanation().to_owned())
+        }
+    };
+    Ok(places.iter().map(outcome).collect())
+}
+
+/// Compares claims with revocations, with the rows of the same slots and users, and with the rules
+/// of their drops. `Issued` means that a claim may become a row.
+async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<Outcome>> {
+    let void = void_among(conn, &claims.iter().collect::<Vec<_>>()).await?;
+    let is_void = |claim: &Claim| void.iter().any(|one| std::ptr::eq(*one, claim));
+    let valid: Vec<&Claim> = claims.iter().filter(|claim| !is_void(claim)).collect();
+    let mut slots: BTreeMap<DropId, Vec<Slot>> = BTreeMap::new();
+    let mut people: BTreeMap<CouponId, Vec<&str>> = BTreeMap::new();
+    for claim in &valid {
+        slots.entry(claim.drop_id).or_default().push(claim.slot);
+        people
+            .entry(claim.coupon_id)
+            .or_default()
+            .push(claim.user_id.as_str());
+    }
+    let mut rows = Vec::new();
+    for (drop, slots) in &slots {
+        rows.extend(on_slots(conn, *drop, slots).await?);
+    }
+    for (coupon, people) in &people {
+        rows.extend(of_people(conn, *coupon, people).await?);
+    }
+    let drops: Vec<DropId> = slots.into_keys().collect();
+    let rules = rules_of_drops(conn, &drops).await?;
+    let mut verdicts = classify(&valid, &rows, &rules).into_iter();
+    let outcome = |claim| {
+        let verdict = if is_void(claim) {
+            None
+        } else {
+            verdicts.next()
+        };
+        verdict.unwrap_or(Outcome::Void)
+    };
+    Ok(claims.iter().map(outcome).collect())
+}

@@ -1,0 +1,413 @@
+//! Changes of a coupon: a pure function of the coupon, its drops and the time.
+
+#![allow(clippy::option_option)] // a field that is missing, null, or a value
+
+use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound as _, TimeDelta, Utc};
+use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
+
+use super::{Allow, Coupon, Drop, MAX_NAME_CHARS, line};
+use crate::domain::Slot;
+use crate::schedule::{Schedule, instants, wall_clock};
+
+/// A change. Missing fields stay as they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ChangeBody)]
+pub struct CouponPatch {
+    #[schema(example = "Winter coupon", max_length = 200)]
+    pub name: Option<String>,
+    /// Quantity of each drop that is not closed, and of later ones.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 10_000_000)]
+    pub quantity: Option<Slot>,
+    /// Stops or resumes admission.
+    pub paused: Option<bool>,
+    /// Places on the waiting list of a sold-out drop. Users who wait keep theirs.
+    #[schema(minimum = 0, maximum = 1_000_000)]
+    pub waiting_list: Option<u32>,
+    /// When a coupon that opens once closes; null: never.
+    #[serde(default, deserialize_with = "instant_or_null")]
+    #[schema(value_type = Option<DateTime<Utc>>)]
+    pub closes_at: Option<Option<DateTime<Utc>>>,
+    /// Local opening time of a daily coupon, for drops that are not made yet. Drops are made two
+    /// days ahead.
+    #[serde(default, deserialize_with = "time_of_day")]
+    #[schema(value_type = Option<String>, example = "15:00")]
+    pub opens: Option<NaiveTime>,
+    /// Local closing time of a daily coupon, for drops that are not made yet.
+    #[serde(default, deserialize_with = "time_of_day")]
+    #[schema(value_type = Option<String>, example = "18:00")]
+    pub closes: Option<NaiveTime>,
+    /// Last local date of a daily coupon; null: none. Drops after it that open in more than a
+    /// minute are removed.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<NaiveDate>)]
+    pub last_day: Option<Option<NaiveDate>>,
+    /// True closes the open drop immediately and permanently; its waiting list gets nothing more.
+    /// Later drops of a daily coupon stay.
+    pub close_now: Option<bool>,
+    /// Who may claim, as in `NewCouponBody`. Users who hold a coupon or wait keep it.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<String>, example = "list", max_length = 70)]
+    pub allow: Option<Option<Allow>>,
+}
+
+/// Distinguishes `null` from a missing field.
+fn or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(d).map(Some)
+}
+
+fn instant_or_null<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<Option<DateTime<Utc>>>, D::Error> {
+    instants::or_none(d).map(Some)
+}
+
+fn time_of_day<'de, D: Deserializer<'de>>(d: D) -> Result<Option<NaiveTime>, D::Error> {
+    #[derive(Deserialize)]
+    struct WallClock(#[serde(with = "wall_clock")] NaiveTime);
+    Ok(Option::<WallClock>::deserialize(d)?.map(|time| time.0))
+}
+
+/// Drops that open sooner are not removed. A change is in both stores within this time, so that
+/// nobody is admitted to a removed drop.
+const REMOVED_BEFORE_OPENING: TimeDelta = TimeDelta::minutes(1);
+
+impl CouponPatch {
+    /// Checks the fields one by one, and trims the name.
+    ///
+    /// # Errors
+    /// The message names the field.
+    pub fn checked(mut self) -> Result<Self, String> {
+        self.close_now = self.close_now.filter(|close| *close);
+        if self == Self::default() {
+            let fields = "name, quantity, paused, waiting_list, allow, closes_at, opens, closes, last_day, close_now (true)";
+            return Err(format!("give at least one of {fields}"));
+        }
+        if let Some(name) = &self.name {
+            self.name = Some(line("name", MAX_NAME_CHARS, name)?);
+        }
+        super::check_numbers(self.quantity.unwrap_or(1), self.waiting_list.unwrap_or(0))?;
+        Ok(self)
+    }
+
+    /// Whether it changes more than the name, which Redis does not store.
+    pub fn concerns_redis(&self) -> bool {
+        let rest = Self {
+            name: None,
+            ..self.clone()
+        };
+        rest != Self::default()
+    }
+
+    /// Whether it changes the quantity or the window of a drop.
+    pub fn concerns_drops(&self) -> bool {
+        let rest = Self {
+            name: None,
+            paused: None,
+            waiting_list: None,
+            allow: None,
+            ..self.clone()
+        };
+        rest != Self::default()
+    }
+
+    /// Changes a coupon and its drops. `drops` has all of them; removed ones are left out
+    /// afterwards.
+    ///
+    /// # Errors
+    /// Why the change is not possible, and what to do instead.
+    pub fn apply(
+        &self,
+        coupon: &mut Coupon,
+        drops: &mut Vec<Drop>,
+        now: DateTime<Utc>,
+    ) -> Result<(), String> {
+        let settings = &mut coupon.settings;
+        settings.name = self.name.clone().unwrap_or(settings.name.clone());
+        settings.paused = self.paused.unwrap_or(settings.paused);
+        settings.waiting_list = self.waiting_list.unwrap_or(settings.waiting_list);
+        settings.allow = self.allow.clone().unwrap_or(settings.allow.clone());
+        if let Some(quantity) = self.quantity {
+            settings.quantity = quantity;
+            for drop in drops.iter_mut().filter(|drop| drop.is_not_closed(now)) {
+                drop.quantity = quantity;
+            }
+        }
+        if self.close_now.is_some() && self.closes_at.is_some() {
+            return Err("close_now closes at once; give it or closes_at, not both".into());
+        }
+        if let Some(closes_at) = self.closes_at {
+            close_at(&mut settings.schedule, drops, closes_at, now)?;
+        }
+        if self.close_now.is_some() {
+            close_now(&mut settings.schedule, drops, now)?;
+        }
+        if self.opens.is_some() || self.closes.is_some() || self.last_day.is_some() {
+            self.change_days(&mut settings.schedule, drops, now)?;
+        }
+        Ok(())
+    }
+
+    fn change_days(
+        &self,
+        schedule: &mut Option<Schedule>,
+        drops: &mut Vec<Drop>,
+        now: DateTime<Utc>,
+    ) -> Result<(), String> {
+        let Some(new @ Schedule::Daily { .. }) = schedule else {
+            return Err("opens, closes and last_day apply to daily coupons; coupons that open once have closes_at".into());
+        };
+        if let Schedule::Daily {
+            opens,
+            closes,
+            last_day,
+            ..
+        } = new
+        {
+            *opens = self.opens.unwrap_or(*opens);
+            *closes = self.closes.unwrap_or(*closes);
+            *last_day = self.last_day.unwrap_or(*last_day);
+        }
+        new.check().map_err(|error| error.to_string())?;
+        if let Some(Some(last)) = self.last_day {
+            drops.retain(|drop| {
+                let is_later = drop.local_date.is_some_and(|day| day > last);
+                !is_later || drop.opens_at <= now + REMOVED_BEFORE_OPENING
+            });
+        }
+        check_no_overlap(new, drops, now)
+    }
+}
+
+/// Refuses new times by which the first drop that is not made yet would open before the last one
+/// closes: admission would use only the later one, and users who retry a claim on the earlier one
+/// would get a second coupon.
+fn check_no_overlap(new: &Schedule, drops: &[Drop], now: DateTime<Utc>) -> Result<(), String> {
+    let Some(last) = drops.iter().rfind(|drop| drop.is_not_closed(now)) else {
+        return Ok(());
+    };
+    let mut planned = new.drops_from(last.opens_at);
+    planned.retain(|one| {
+        drops
+            .iter()
+            .all(|drop| drop.local_date != Some(one.local_date))
+    });
+    let is_during = |opens_at| last.closes_at.is_none_or(|closes| opens_at < closes);
+    match planned.iter().find(|one| is_during(one.opens_at)) {
+        None => Ok(()),
+        Some(next) => Err(format!(
+            "the drop that opens at {} is made already and stays open until {}, but the next one would open at {}: \
+             give a later time",
+            last.opens_at.to_rfc3339(),
+            last.closes_at
+                .map_or("further notice".to_owned(), |at| at.to_rfc3339()),
+            next.opens_at.to_rfc3339()
+        )),
+    }
+}
+
+fn close_at(
+    schedule: &mut Option<Schedule>,
+    drops: &mut [Drop],
+    wanted: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<(), String> {
+    let Some(new @ Schedule::Once { .. }) = schedule else {
+        return Err(
+            "closes_at applies to coupons that open once; daily coupons have closes and last_day"
+                .into(),
+        );
+    };
+    if let Schedule::Once { closes_at, .. } = new {
+        *closes_at = wanted;
+    }
+    new.check().map_err(|error| error.to_string())?;
+    let closes_at = wanted.map(|at| at.trunc_subsecs(3));
+    if closes_at.is_some_and(|at| at <= now) {
+        return Err("closes_at is in the past; to close at once, send close_now".into());
+    }
+    let mut is_over = true;
+    for drop in drops.iter_mut().filter(|drop| drop.is_not_closed(now)) {
+        if closes_at.is_some_and(|at| at <= drop.opens_at) {
+            return Err("closes_at must be later than its opening".into());
+        }
+        is_over = false;
+        drop.closes_at = closes_at;
+        drop.closed_early = false;
+    }
+    if is_over {
+        return Err("the coupon is closed and does not open again; create a new coupon".into());
+    }
+    Ok(())
+}
+
+fn close_now(
+    schedule: &mut Option<Schedule>,
+    drops: &mut [Drop],
+    now: DateTime<Utc>,
+) -> Result<(), String> {
+    let is_open = |drop: &Drop| drop.sealed_at.is_none() && drop.is_open_at(now);
+    if !drops.iter().any(is_open) {
+        let last = drops.iter().rfind(|drop| drop.opens_at <= now);
+        let next = drops.iter().find(|drop| drop.opens_at > now);
+        return match (last, next) {
+            // This is a repeated request.
+            (Some(last), _) if last.closed_early => Ok(()),
+            (_, Some(next)) => Err(format!(
+                "no drop is open, and the next opens at {}; to prevent that, pause the coupon, or send an earlier last_day",
+                next.opens_at.to_rfc3339()
+            )),
+            (..) => Err("no drop is open, and none will open; there is nothing to close".into()),
+        };
+    }
+    for drop in drops.iter_mut().filter(|drop| is_open(drop)) {
+        // The schema refuses an empty window.
+        let at = now.max(drop.opens_at + TimeDelta::milliseconds(1));
+        drop.closes_at = Some(at);
+        drop.closed_early = true;
+        if let Some(Schedule::Once { closes_at, .. }) = schedule {
+            *closes_at = Some(at);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::coupon::{AllowList, CouponSettings};
+    use crate::domain::{CouponId, DropId};
+
+    fn at(text: &str) -> DateTime<Utc> {
+        format!("2026-12-{text}:00Z").parse().unwrap()
+    }
+
+    /// A daily coupon from 11:00 to the given time, with drops on the days 1 to 3.
+    fn daily(closes: &str) -> (Coupon, Vec<Drop>) {
+        let settings = json!({
+            "name": "Winter", "quantity": 5, "once_per": "drop",
+            "schedule": {"type": "daily", "time_zone": "UTC", "opens": "11:00", "closes": closes, "first_day": "2026-12-01"},
+        });
+        let settings: CouponSettings = serde_json::from_value(settings).unwrap();
+        let planned = settings
+            .schedule
+            .as_ref()
+            .unwrap()
+            .drops_from(at("01T11:00"));
+        let drop = |(id, planned): (i64, &crate::schedule::PlannedDrop)| Drop {
+            id: DropId(id),
+            coupon_id: CouponId(1),
+            local_date: Some(planned.local_date),
+            opens_at: planned.opens_at,
+            closes_at: planned.closes_at,
+            quantity: 5,
+            closed_early: false,
+            sealed_at: None,
+        };
+        let drops = (1..).zip(&planned).map(drop).collect();
+        let coupon = Coupon {
+            id: CouponId(1),
+            settings,
+            revision: 1,
+            era: 0,
+            allow_list: AllowList::default(),
+        };
+        (coupon, drops)
+    }
+
+    fn change(
+        (coupon, drops): &mut (Coupon, Vec<Drop>),
+        now: &str,
+        patch: Value,
+    ) -> Result<(), String> {
+        let patch: CouponPatch = serde_json::from_value(patch).unwrap();
+        patch.checked()?.apply(coupon, drops, at(now))
+    }
+
+    fn ids(drops: &[Drop]) -> Vec<i64> {
+        drops.iter().map(|drop| drop.id.0).collect()
+    }
+
+    #[test]
+    fn new_times_leave_drops_that_are_made() {
+        let mut all = daily("12:00");
+        let before = all.1.clone();
+        assert_eq!(before.len(), 3, "today and two days ahead");
+        change(
+            &mut all,
+            "01T12:00",
+            json!({"opens": "06:30", "closes": "07:45"}),
+        )
+        .unwrap();
+        assert_eq!(all.1, before);
+        let next = all.0.schedule.as_ref().unwrap();
+        let next = next.drop_on(NaiveDate::from_ymd_opt(2026, 12, 4).unwrap());
+        assert_eq!(next.unwrap().opens_at, at("04T06:30"));
+        assert_eq!(all.0.name, "Winter");
+    }
+
+    #[test]
+    fn new_times_must_not_overlap_the_last_drop_that_is_made() {
+        let mut all = daily("11:00");
+        for patch in [
+            json!({"opens": "10:00"}),
+            json!({"opens": "10:00", "paused": true}),
+        ] {
+            let refused = change(&mut all.clone(), "01T12:00", patch).unwrap_err();
+            assert!(
+                refused.contains("until 2026-12-04T11:00:00+00:00"),
+                "{refused}"
+            );
+        }
+        change(&mut all, "01T12:00", json!({"closes": "10:00"})).unwrap();
+        change(&mut all, "01T12:00", json!({"opens": "11:01"})).unwrap();
+    }
+
+    #[test]
+    fn earlier_last_day_removes_drops_that_do_not_open_soon() {
+        let mut all = daily("12:00");
+        change(&mut all, "01T12:00", json!({"last_day": "2026-12-02"})).unwrap();
+        assert_eq!(ids(&all.1), [1, 2]);
+        change(&mut all, "02T10:59", json!({"last_day": "2026-12-01"})).unwrap();
+        assert_eq!(ids(&all.1), [1, 2], "it opens within a minute");
+        change(&mut all, "02T10:58", json!({"last_day": "2026-12-01"})).unwrap();
+        assert_eq!(ids(&all.1), [1]);
+        change(&mut all, "02T10:58", json!({"last_day": null})).unwrap();
+    }
+
+    #[test]
+    fn quantity_applies_to_drops_that_are_not_closed() {
+        let mut all = daily("12:00");
+        change(&mut all, "02T12:00", json!({"quantity": 7})).unwrap();
+        let quantities: Vec<_> = all.1.iter().map(|drop| drop.quantity).collect();
+        assert_eq!((quantities, all.0.quantity), (vec![5, 5, 7], 7));
+    }
+
+    #[test]
+    fn empty_change_and_numbers_out_of_bounds_are_refused() {
+        for (patch, says) in [
+            (json!({}), "at least one"),
+            (json!({"close_now": false}), "at least one"),
+            (json!({"quantity": 0}), "quantity must be"),
+            (json!({"quantity": 10_000_001}), "quantity must be"),
+            (json!({"waiting_list": 1_000_001}), "waiting_list must be"),
+            (json!({"name": " "}), "name must have"),
+        ] {
+            let refused = change(&mut daily("12:00"), "01T12:00", patch.clone()).unwrap_err();
+            assert!(refused.contains(says), "{patch}: {refused}");
+        }
+        for (patch, expected) in [
+            (json!({"name": "x"}), [false, false]),
+            (json!({"paused": true}), [true, false]),
+            (json!({"quantity": 7}), [true, true]),
+        ] {
+            let patch: CouponPatch = serde_json::from_value(patch).unwrap();
+            assert_eq!([patch.concerns_redis(), patch.concerns_drops()], expected);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Settings of the group's consumers.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::KafkaSettings;
+
+/// Time without heartbeats after which the group reassigns a consumer's partitions.
+const SESSION: Duration = Duration::from_secs(6);
+
+impl KafkaSettings {
+    /// Configures a consumer of the group. A new group starts at the first message, whereas
+    /// librdkafka's default skips existing messages. If a consumer dies, others take over its
+    /// partitions within ten seconds; if its loop stands still, after `longest_pause`.
+    ///
+    /// Only tools read the offsets that the consumer commits: reading begins at the positions in
+    /// MySQL.
+    pub fn group_consumer(&self, longest_pause: Duration) -> ClientConfig {
+        let mut config = self.fetching();
+        let session = self.security.of_member("session.timeout.ms");
+        let session = session.and_then(|ms| ms.parse().ok());
+        let session = session.map_or(SESSION, Duration::from_millis);
+        if let Some(id) = self.security.of_member("group.instance.id") {
+            config.set("group.instance.id", id);
+        }
+        let ms = |time: Duration| time.as_millis().to_string();
+        config
+            .set("session.timeout.ms", ms(session))
+            .set("heartbeat.interval.ms", ms(session / 4))
+            // librdkafka sends heartbeats even if the loop stands still. Must not be below the
+            // session timeout.
+            .set("max.poll.interval.ms", ms(longest_pause.max(session)))
+            // The wait ends as soon as a message arrives. An idle consumer polls ten times a
+            // second.
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.error.backoff.ms", "50")
+            .set("queued.min.messages", "5000")
+            .set("queued.max.messages.kbytes", "16384")
+            // When a consumer joins or leaves, only the partitions that move are paused.
+            .set("partition.assignment.strategy", "cooperative-sticky");
+        config
+    }
+
+    /// Returns the setting that makes the group refuse a consumer, if there is one.
+    pub fn why_kept_out(&self, code: RDKafkaErrorCode) -> Option<String> {
+        let group = &self.group;
+        match (code, self.security.of_member("group.instance.id")) {
+            (RDKafkaErrorCode::FencedInstanceId, Some(id)) => Some(format!(
+                "another process has joined the group {group:?} as {id:?} and has this one's partitions: give each \
+                 consumer a different KAFKA_CONFIG_GROUP_INSTANCE_ID"
+            )),
+            // librdkafka cannot offer both protocols, so a group changes from one to the other
+            // only while it is empty.
+            (RDKafkaErrorCode::InconsistentGroupProtocol, _) => Some(format!(
+                "the group {group:?} has other consumers that rebalance eagerly: this one waits until they have \
+                 stopped. Only Firstcome's consumers may use this group"
+            )),
+            _ => None,
+        }
+    }
+}
