@@ -8,11 +8,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::AlertPage;
-use firstcome_notifier::alerts::About;
-use firstcome_notifier::render::what_to_do;
 use firstcome_notifier::wording::{LONGEST, capital, line};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::{AlertState, ListedAlert};
+use firstcome_shared::report::{AlertKind, Severity};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -26,7 +25,7 @@ use super::times::instant;
 struct AlertsScreen<'a> {
     top: Top<'a>,
     alerts: &'a [AlertLine],
-    /// `firing`, `resolved` or `told`.
+    /// `firing`, `resolved`, or `one` for a single alert.
     status: &'a str,
     next_before: Option<i64>,
 }
@@ -71,9 +70,7 @@ pub(super) async fn list(
     page: Page,
     OrDefault(query): OrDefault<AlertsScreenQuery>,
 ) -> Result<Response, HttpRefusal> {
-    let status = query
-        .status
-        .filter(|word| ["resolved", "told"].contains(&word.as_str()));
+    let status = query.status.filter(|word| word == "resolved");
     let status = status.unwrap_or_else(|| "firing".to_owned());
     let before = query.before.map(|id| id.to_string()).unwrap_or_default();
     let parameters = [
@@ -107,12 +104,32 @@ pub(super) async fn list(
     ))
 }
 
+/// Shows one alert, also when it is silenced or over: mails link to it.
+pub(super) async fn one(page: Page, Path(id): Path<i64>) -> Result<Response, HttpRefusal> {
+    let before = id.saturating_add(1).to_string();
+    let path = query_string(&[("before", &before), ("limit", "1")]);
+    let listed: AlertPage = page.get(&format!("/v1/alerts{path}")).await?;
+    let alerts = listed.alerts.iter().filter(|alert| alert.id == id);
+    let alerts: Vec<AlertLine> = alerts.map(|it| alert_line(it, Utc::now())).collect();
+    Ok(answer(
+        StatusCode::OK,
+        &AlertsScreen {
+            top: Top::new("Alert", Some(&page.session), "alerts"),
+            alerts: &alerts,
+            status: "one",
+            next_before: None,
+        },
+    ))
+}
+
 /// Returns the message about the action just completed, if it still applies.
 fn done_text(done: &str, listed: &ListedAlert, now: DateTime<Utc>) -> String {
     let is_silent = listed.silenced_until.is_some_and(|until| until > now);
     match (done, listed.alert.acknowledged_by.as_deref()) {
         ("acknowledged", Some(by)) => format!("Acknowledged by {}.", line(by, LONGEST)),
-        ("silenced", _) if is_silent => "Silenced: no mails on this drop until then.".to_owned(),
+        ("silenced", _) if is_silent => {
+            "Silenced: no mails on this drop until then, except about critical problems.".to_owned()
+        }
         ("heard", _) if !is_silent => "Mails about this drop are sent again.".to_owned(),
         _ => String::new(),
     }
@@ -133,6 +150,8 @@ fn alert_line(listed: &ListedAlert, now: DateTime<Utc>) -> AlertLine {
             .drop_id
             .map_or(name.clone(), |drop| format!("{name} · drop {drop}"))
     });
+    let kind = AlertKind::from_word(&alert.kind);
+    let is_critical = kind.is_some_and(|kind| kind.facts().severity == Severity::Critical);
     let fires = alert.state == AlertState::Firing;
     let ended = alert
         .resolved_at
@@ -147,9 +166,7 @@ fn alert_line(listed: &ListedAlert, now: DateTime<Utc>) -> AlertLine {
             .coupon_id
             .zip(alert.drop_id)
             .map(|(coupon, drop)| format!("/coupons/{coupon}/drops/{drop}")),
-        todo: About::of_word(&alert.kind)
-            .filter(|_| fires)
-            .map(what_to_do),
+        todo: kind.filter(|_| fires).map(|kind| kind.facts().to_do),
         when: format!("Since {}{ended}", instant(alert.first_seen_at)),
         taken: alert.acknowledged_at.map(|at| {
             format!(
@@ -170,7 +187,8 @@ fn alert_line(listed: &ListedAlert, now: DateTime<Utc>) -> AlertLine {
             }),
         done: String::new(),
         fires,
-        drop: alert.drop_id,
+        // A silence hides no critical problem.
+        drop: alert.drop_id.filter(|_| !is_critical),
     }
 }
 

@@ -2,13 +2,12 @@
 //! functions.
 
 use chrono::{DateTime, Utc};
-use firstcome_notifier::alerts::About;
-use firstcome_notifier::render::what_to_do;
 use firstcome_notifier::wording::{LONGEST, capital, count, grouped, line};
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::views::{AdmissionState, DropOverview, LastRun, Overview};
 use firstcome_shared::mysql::alerts::ListedAlert;
+use firstcome_shared::report::{AlertKind, Kind};
 
 use super::times::{clock, instant, short, window};
 
@@ -265,18 +264,18 @@ fn place(name: &str, drop: DropId) -> String {
 
 fn alarm(listed: &ListedAlert, seen: &Overview) -> BoardProblem {
     let alert = &listed.alert;
-    let about = About::of_word(&alert.kind);
+    let kind = AlertKind::from_word(&alert.kind);
     let drop = seen
         .drops
         .iter()
         .find(|one| Some(one.drop_id) == alert.drop_id);
     let todo = match drop
         .and_then(room)
-        .filter(|_| about == Some(About::BrokenPromise))
+        .filter(|_| kind == Some(AlertKind::Left(Kind::BrokenPromise)))
     {
         Some(room) => format!("{room}: the next pass gives them to these people."),
-        None => about
-            .map_or("Look at the last runs.", what_to_do)
+        None => kind
+            .map_or("Look at the last runs.", |kind| kind.facts().to_do)
             .to_owned(),
     };
     let taken = alert

@@ -114,6 +114,7 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/", get(overview))
         .route("/live", get(live_events))
         .route("/alerts", get(alerts::list))
+        .route("/alerts/{id}", get(alerts::one))
         .route("/runs", get(runs::list))
         .route("/runs/{id}", get(runs::read))
         .route("/coupons/{coupon}/drops/{drop}", get(drops::read))

@@ -398,84 +398,69 @@ CREATE TABLE IF NOT EXISTS reconciler_state (
     updated_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3))
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Alerts mailed to the people on duty, one row per drift (fingerprint), across restarts.
--- unmailed_repairs are those that exceeded the rate of mails and wait for the next one.
+-- Alerts mailed to the people on duty, one row per problem, across restarts.
+--   name           the problem: its kind, and its coupon, drop or cause
+--   size, content  the number of cases that the last mail named, and a checksum of them: more or others are mailed again
 CREATE TABLE IF NOT EXISTS alerts (
-    id               BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    fingerprint      CHAR(64)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    kind             VARCHAR(24)  NOT NULL,
-    coupon_id        BIGINT       NULL,
-    drop_id          BIGINT       NULL,
-    status           VARCHAR(16)  NOT NULL,
-    summary          TEXT         NOT NULL,
-    content_hash     CHAR(64)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    first_seen_at    DATETIME(3)  NOT NULL,
-    last_seen_at     DATETIME(3)  NOT NULL,
-    last_mailed_at   DATETIME(3)  NULL,
-    mails            INT UNSIGNED NOT NULL DEFAULT 0,
-    unmailed_repairs INT UNSIGNED NOT NULL DEFAULT 0,
-    thread_id        VARCHAR(200) NULL,
-    resolved_at      DATETIME(3)  NULL,
-    acknowledged_at  DATETIME(3)  NULL,
-    acknowledged_by  VARCHAR(100) NULL,
-    UNIQUE KEY alerts_fingerprint (fingerprint),
+    id              BIGINT          NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    name            VARCHAR(100)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    kind            VARCHAR(24)     NOT NULL,
+    coupon_id       BIGINT          NULL,
+    drop_id         BIGINT          NULL,
+    status          VARCHAR(16)     NOT NULL,
+    summary         TEXT            NOT NULL,
+    size            BIGINT UNSIGNED NOT NULL,
+    content         BIGINT          NOT NULL,
+    first_seen_at   DATETIME(3)     NOT NULL,
+    last_seen_at    DATETIME(3)     NOT NULL,
+    last_mailed_at  DATETIME(3)     NULL,
+    mails           INT UNSIGNED    NOT NULL DEFAULT 0,
+    resolved_at     DATETIME(3)     NULL,
+    acknowledged_at DATETIME(3)     NULL,
+    acknowledged_by VARCHAR(100)    NULL,
+    UNIQUE KEY alerts_name (name),
     KEY alerts_status (status, last_seen_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Mails to send, one row per recipient, so that one refused address never repeats another's mail.
-CREATE TABLE IF NOT EXISTS mail_outbox (
-    id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    created_at      DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
-    kind            VARCHAR(24)  NOT NULL,
-    run_id          CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NULL,
-    recipient       VARCHAR(320) NOT NULL,
-    subject         VARCHAR(500) NOT NULL,
-    message_id      VARCHAR(200) NOT NULL,
-    thread_refs     TEXT         NULL,
-    body_text       MEDIUMTEXT   NOT NULL,
-    body_html       MEDIUMTEXT   NOT NULL,
-    attempts        INT UNSIGNED NOT NULL DEFAULT 0,
-    next_attempt_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
-    leased_until    DATETIME(3)  NULL,
-    sent_at         DATETIME(3)  NULL,
-    given_up_at     DATETIME(3)  NULL,
-    last_error      TEXT         NULL,
-    KEY mail_outbox_due (sent_at, given_up_at, next_attempt_at)
+-- What each pass repaired in a drop (0: in none), until it is mailed, and for the daily digest.
+CREATE TABLE IF NOT EXISTS repairs (
+    run_id      CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    drop_id     BIGINT       NOT NULL,
+    kind        VARCHAR(24)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    number      INT UNSIGNED NOT NULL,
+    repaired_at DATETIME(3)  NOT NULL,
+    mailed_at   DATETIME(3)  NULL,
+    PRIMARY KEY (run_id, drop_id, kind),
+    KEY repairs_mailed (mailed_at, repaired_at),
+    KEY repairs_by_time (repaired_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Webhooks (docs/decisions/0017-webhooks.md): events to post, one row per event and target.
---   event_id  the header webhook-id: the same for all targets and all attempts
---   target    host and fingerprint of the address, which may contain a secret
---   body      the signed bytes
-CREATE TABLE IF NOT EXISTS webhook_outbox (
+-- Mails and webhook events to send (docs/decisions/0017-webhooks.md): one row per mail and recipient, or event and address, so that
+-- one that is refused never repeats another's.
+--   channel  mail or webhook
+--   batch    the rows of one mail or event; an event's header webhook-id
+--   target   the recipient, or host and fingerprint of an address, which may contain a secret
+--   thread   Message-IDs that a mail refers to
+--   body     plain text, or the signed bytes of an event
+CREATE TABLE IF NOT EXISTS outbox (
     id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     created_at      DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
-    event_id        VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    channel         VARCHAR(8)   CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     kind            VARCHAR(24)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    target          VARCHAR(300) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    batch           VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    target          VARCHAR(320) NOT NULL,
+    subject         VARCHAR(500) NOT NULL,
+    thread          TEXT         NULL,
     body            MEDIUMTEXT   NOT NULL,
+    html            MEDIUMTEXT   NULL,
     attempts        INT UNSIGNED NOT NULL DEFAULT 0,
     next_attempt_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     leased_until    DATETIME(3)  NULL,
     sent_at         DATETIME(3)  NULL,
     given_up_at     DATETIME(3)  NULL,
     last_error      TEXT         NULL,
-    UNIQUE KEY webhook_outbox_once (event_id, target),
-    KEY webhook_outbox_due (sent_at, given_up_at, next_attempt_at)
-) DEFAULT CHARACTER SET utf8mb4;
-
--- The last event data about each drop. No foreign key, and no column of drops: each insert into
--- issued_coupons locks a row that refers to drops.
---   run_id             the run that saw it: numbers of an older run are ignored
---   sold_out_quantity  the quantity that was reported as sold out, or 0
-CREATE TABLE IF NOT EXISTS webhook_drops (
-    drop_id           BIGINT       NOT NULL PRIMARY KEY,
-    run_id            CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    issued            BIGINT       NOT NULL DEFAULT 0,
-    highest_slot      BIGINT       NOT NULL DEFAULT 0,
-    sold_out_quantity INT UNSIGNED NOT NULL DEFAULT 0,
-    updated_at        DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
-    KEY webhook_drops_by_time (updated_at)
+    UNIQUE KEY outbox_once (batch, target),
+    KEY outbox_due (sent_at, given_up_at, next_attempt_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- The log of operators' actions, each row written in the transaction of its action.

@@ -11,8 +11,9 @@ use lettre::message::Mailbox;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::render::Links;
-use super::smtp::{SmtpAddress, SmtpServer};
+use super::mails::Links;
+use super::send::mail::Mailer;
+use super::send::smtp::{SmtpAddress, SmtpServer};
 
 /// Maximum length of a mail address in the outbox, in bytes.
 const LONGEST_ADDRESS: usize = 320;
@@ -21,13 +22,13 @@ const LONGEST_ADDRESS: usize = 320;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Mail")]
 pub struct NotifyArgs {
-    /// Mail server, as `smtp://user:password@host:port?tls=required` (STARTTLS) or `smtps://…` (TLS
-    /// from the first byte). Without it, mails stay in the outbox. SSL_CERT_FILE names further
-    /// certificate authorities
+    /// Mail server, as `smtp://user:password@host:port/NAME?tls=required` (STARTTLS) or `smtps://…`
+    /// (TLS from the first byte); NAME is this host's name for EHLO and may be left out. Without
+    /// it, mails stay in the outbox. SSL_CERT_FILE names further certificate authorities
     #[arg(long, env = "SMTP_URL", hide_env_values = true, value_parser = secret(smtp_url))]
     pub smtp_url: Option<SecretString>,
-    /// Maximum time to deliver one mail up to its content. After that, the server may take ten
-    /// minutes to accept the content.
+    /// Maximum time to connect and to log in. After that, the server may take ten minutes to accept
+    /// a mail.
     #[arg(skip = Tuning::SmtpTimeoutMs.or(15_000_u64))]
     pub smtp_timeout_ms: u64,
     /// File of additional certificate authorities.
@@ -39,11 +40,11 @@ pub struct NotifyArgs {
     /// Recipients of mails, several separated by commas
     #[arg(long, env = "ALERT_TO", value_parser = mailbox_list)]
     pub alert_to: Option<String>,
-    /// Pause before a persistent problem is mailed again.
+    /// Pause before a persistent problem is mailed again, the first time.
     #[arg(skip = Tuning::AlertCooldownSeconds.or(14_400_u64))]
     pub alert_cooldown_seconds: u64,
-    /// How long passes may fail before that is mailed, because stores restart.
-    #[arg(skip = Tuning::AlertPatienceSeconds.or(60_u64))]
+    /// How long an outage must last before it is mailed, because stores restart.
+    #[arg(skip = Tuning::AlertPatienceSeconds.or(30_u64))]
     pub alert_patience_seconds: u64,
     /// Address at which operators reach this reconciler; mails link to it and show it in commands
     #[arg(long, env = "PUBLIC_URL", value_parser = web_url)]
@@ -57,14 +58,6 @@ pub struct NotifyArgs {
     /// `firstcome-api coupon`
     #[arg(long, env = "API_URL", help_heading = "HTTP")]
     pub api_url: Option<String>,
-}
-
-/// The settings for sending mails. Either all of them are set or none.
-#[derive(Debug, Clone)]
-pub struct Sending {
-    pub server: SmtpServer,
-    /// Time limit to deliver one mail up to its content.
-    pub limit: Duration,
 }
 
 // An empty variable counts as unset, because docker-compose passes unset variables as empty.
@@ -81,12 +74,12 @@ impl NotifyArgs {
         if has_server && to.is_empty() {
             bail!("SMTP_URL is set but ALERT_TO is not: say who gets mails, several by commas");
         }
-        self.sending().map(drop)
+        self.mailer().map(drop)
     }
 
-    /// Returns the settings for sending, or `None` without a mail server.
-    pub fn sending(&self) -> anyhow::Result<Option<Sending>> {
-        let Some(url) = self.url() else {
+    /// Returns what sends mails, or `None` without a mail server.
+    pub(crate) fn mailer(&self) -> anyhow::Result<Option<Mailer>> {
+        let Some((url, from)) = self.url().zip(self.from()) else {
             return Ok(None);
         };
         let authorities = match &self.authorities {
@@ -94,9 +87,10 @@ impl NotifyArgs {
                 .with_context(|| format!("SSL_CERT_FILE {} can't be read", path.display()))?,
             None => Vec::new(),
         };
-        let server = SmtpServer::new(url, &authorities).map_err(anyhow::Error::msg)?;
-        Ok(Some(Sending {
-            server,
+        let server = SmtpServer::new(url, &authorities, from.email.domain());
+        Ok(Some(Mailer {
+            server: server.map_err(anyhow::Error::msg)?,
+            from,
             limit: Duration::from_millis(self.smtp_timeout_ms),
         }))
     }
@@ -254,7 +248,7 @@ mod tests {
         ];
         let args = args(&empty).unwrap();
         assert!(
-            args.sending().unwrap().is_none()
+            args.mailer().unwrap().is_none()
                 && args.from().is_none()
                 && args.recipients().is_empty()
         );
@@ -278,6 +272,6 @@ mod tests {
                 .split(' ')
                 .collect();
         let args = args(&all).unwrap();
-        assert!(!format!("{args:?} {:?}", args.sending().unwrap()).contains("hunter2"));
+        assert!(!format!("{args:?} {:?}", args.mailer().unwrap()).contains("hunter2"));
     }
 }

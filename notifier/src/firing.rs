@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_shared::mysql::Db;
-use firstcome_shared::report::Kind;
+use firstcome_shared::report::AlertKind;
 use metrics::gauge;
-use strum::VariantArray as _;
 use tokio_util::sync::CancellationToken;
 
 /// Interval of updates. Prometheus scrapes about as often.
@@ -18,9 +17,8 @@ const PAUSE: Duration = Duration::from_secs(15);
 /// stay.
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
     // Start every kind at 0, since a rule can only compare a series that exists.
-    let mut shown: BTreeMap<String, i64> = Kind::VARIANTS
-        .iter()
-        .map(|kind| (<&str>::from(kind).to_owned(), 0))
+    let mut shown: BTreeMap<String, i64> = AlertKind::all()
+        .map(|kind| (kind.facts().word.to_owned(), 0))
         .collect();
     loop {
         match db.firing_by_kind().await {

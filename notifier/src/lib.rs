@@ -1,73 +1,99 @@
-//! Alerts and mails about runs of the reconciler: deduplicated alerts, transactional outboxes, and
-//! senders.
+//! Alerts and mails about runs of the reconciler: deduplicated alerts, a transactional outbox, and
+//! its sender.
 //!
 //! The input is a [`Run`], the output is mails and webhooks. [`alerts`] decides what to mail (a
-//! pure function), [`render`] renders the mail, `record` writes alerts and outbox in one
-//! transaction, and a separate task sends the outbox. `webhooks` does the same for programs. A pass
-//! only waits for MySQL, never for a mail server or a receiver.
+//! pure function), [`mails`] writes the mail, `record` stores alerts and outbox in one transaction,
+//! and a separate task sends the outbox. A pass only waits for MySQL, never for a mail server or a
+//! receiver.
 
 mod admission;
 pub mod alerts;
 mod args;
 mod clock;
 mod firing;
+pub mod mails;
 mod operators;
 mod outage;
 mod record;
-mod relay;
-pub mod render;
 mod send;
 mod settings;
-mod smtp;
-mod test_email;
-mod webhooks;
-pub mod wording;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::{Db, DbError, digest, refusal};
-use futures_util::future::{join_all, try_join_all};
-use tokio::sync::Notify;
+pub use firstcome_shared::report::wording;
+use firstcome_shared::report::{self, AlertKind, Finding, Kind, Run};
+use parking_lot::Mutex;
+use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use alerts::MailPolicy;
+use admission::AdmissionWatch;
+use alerts::{MailPolicy, Notice, NoticeReason, Problem, is_repair};
 use clock::elapsed;
-use firstcome_shared::report::{self, Run};
-use outage::{AdmissionWatch, OutageNotifier, UnsentRuns};
-use record::StandaloneMail;
-use relay::Outbox;
-use send::{MailsUnderWay, Sender};
-use settings::MailSettings;
-use webhooks::{EventKind, Receivers, Relay};
+use mails::{AlertMail, Links};
+use outage::MysqlOutage;
+use send::Sender;
+use settings::{HookName, MailSettings};
 
 pub use admission::SeenGate;
-pub use args::{NotifyArgs, Sending};
+pub use args::NotifyArgs;
 pub use clock::{Clock, SystemClock};
 pub use firstcome_shared::mysql::alerts::ListedAlert;
 pub use operators::{AlertError, AlertPage, acknowledge, alert, list, silence};
-pub use render::{DailyDigest, MissedRun};
-pub use smtp::{Encryption, SendError, SmtpAddress, SmtpServer, SmtpStep};
-pub use test_email::test_email;
-pub use webhooks::{WebhookArgs, test_webhook};
+pub use send::test_email::test_email;
+pub use send::webhook::{WebhookArgs, test_webhook};
 
 /// Key in `reconciler_state` of the time when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
+
+/// Maximum number of runs that wait to be recorded.
+const UNRECORDED: usize = 20;
+
+type UnrecordedRuns = VecDeque<(Run, DateTime<Utc>)>;
+
+/// A run that did not happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissedRun {
+    /// The name of the schedule's setting, such as `RECONCILE_CRON`.
+    pub schedule: String,
+    /// When the first missed run was due.
+    pub expected_at: DateTime<Utc>,
+    /// When the miss was noticed.
+    pub noticed_at: DateTime<Utc>,
+    /// Why the run did not happen, for example because another pass was running.
+    pub because: Option<String>,
+}
+
+impl MissedRun {
+    pub fn notice(&self) -> Notice {
+        let schedule = wording::line(&self.schedule, 80);
+        let summary = format!("a run of {schedule} is late");
+        let mut problem = Problem::outage(AlertKind::RunMissed, summary);
+        let because = self.because.as_ref();
+        let because = because.map(|because| Finding::report(Kind::Stalled, because.clone()));
+        problem.findings.extend(because);
+        Notice {
+            problem,
+            reason: NoticeReason::New,
+            since: self.expected_at,
+        }
+    }
+}
 
 /// The notifier of a process. Cheap to clone.
 #[derive(Clone)]
 pub struct Notifier {
     db: Db,
     settings: Arc<MailSettings>,
-    sender: Option<Sender>,
-    /// One relay for each webhook target.
-    relays: Arc<Vec<Relay>>,
-    receivers: Arc<Receivers>,
-    wake: Arc<Notify>,
-    outage: Arc<OutageNotifier>,
-    unsent: Arc<UnsentRuns>,
+    sender: Sender,
+    outage: Arc<MysqlOutage>,
+    /// Runs that repaired or sealed something but could not be recorded, oldest first. The findings
+    /// of other runs come again with the next pass.
+    unrecorded: Arc<Mutex<UnrecordedRuns>>,
     admission: Arc<AdmissionWatch>,
     redis_is_managed: bool,
 }
@@ -86,43 +112,30 @@ impl Notifier {
         clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Self> {
         args.check()?;
-        let wake = Arc::new(Notify::new());
-        let sending = args.sending()?;
-        let receivers = webhooks.receivers()?;
-        let recipients: Vec<String> = args.recipients().iter().map(ToString::to_string).collect();
+        let webhooks = webhooks.webhooks()?;
+        let name = |webhook: &send::webhook::Webhook| HookName {
+            name: webhook.name.clone(),
+            format: webhook.format,
+        };
+        let domain = args.from().map(|from| from.email.domain().to_owned());
         let settings = MailSettings {
-            recipients,
-            domain: args.from().map_or_else(
-                || "localhost".to_owned(),
-                |from| from.email.domain().to_owned(),
-            ),
+            recipients: args.recipients().iter().map(ToString::to_string).collect(),
+            domain: domain.unwrap_or_else(|| "localhost".to_owned()),
             links: args.links(),
             policy: MailPolicy {
                 cooldown: seconds(args.alert_cooldown_seconds),
                 patience: seconds(args.alert_patience_seconds),
             },
-            subscriptions: receivers.subscriptions(),
+            hooks: webhooks.iter().map(name).collect(),
         };
-        let settings = Arc::new(settings);
-        let relays = Arc::new(receivers.relays(&db, &settings, &clock));
-        let sender = sending.zip(args.from()).map(|(sending, from)| Sender {
-            db: db.clone(),
-            sending,
-            from,
-            clock,
-            wake: wake.clone(),
-            has_given_up_old: Arc::default(),
-            under_way: MailsUnderWay::default(),
-        });
+        let server = args.smtp_url.as_ref().map(ExposeSecret::expose_secret);
+        let identity = format!("{server:?} {:?} {:?}", settings.recipients, settings.links);
         Ok(Self {
+            sender: Sender::new(db.clone(), clock, args.mailer()?, webhooks),
             db,
-            settings,
-            sender,
-            relays,
-            receivers: Arc::new(receivers),
-            wake,
-            outage: Arc::default(),
-            unsent: Arc::default(),
+            settings: Arc::new(settings),
+            outage: Arc::new(MysqlOutage::new(&identity)),
+            unrecorded: Arc::default(),
             admission: Arc::default(),
             redis_is_managed: false,
         })
@@ -138,21 +151,41 @@ impl Notifier {
         }
     }
 
-    /// Logs how mails, events and alerts are sent.
+    /// Logs how mails and events are sent.
     pub fn announce(&self) {
-        self.receivers.announce();
-        let sending = self.sender.as_ref().map(|sender| &sender.sending);
-        announce(sending, self.settings.recipients.len());
-        if sending.is_some_and(|sending| !render::is_local(&sending.server.address.host)) {
-            for render::DeadLink {
-                setting,
-                address,
-                of,
-            } in self.settings.links.dead()
-            {
+        let targets = &self.sender.webhooks;
+        if !targets.is_empty() {
+            tracing::info!(?targets, "webhooks will be posted");
+        }
+        let recipients = self.settings.recipients.len();
+        let Some(mailer) = &self.sender.mailer else {
+            tracing::warn!(
+                "SMTP_URL is not set: mails stay in the outbox (table outbox) until it is"
+            );
+            if recipients == 0 {
+                tracing::warn!("ALERT_TO is not set: alerts are kept, but no mail is written");
+            }
+            return;
+        };
+        let address = &mailer.server.address;
+        let encryption = address.encryption;
+        tracing::info!(
+            server = address.host,
+            port = address.port,
+            encryption,
+            recipients,
+            "mails will be sent"
+        );
+        if address.shows_password {
+            tracing::warn!(
+                "the password in SMTP_URL can be read on the way: use ?tls=required or smtps://"
+            );
+        }
+        if !mails::is_local(&address.host) {
+            for (setting, address) in self.settings.links.dead() {
                 tracing::warn!(
-                    "mails lead to {address}, which is the machine of whoever reads them: set {setting} to the address \
-                     by which people reach {of}"
+                    "mails lead to {address}, which is the machine of whoever reads them: set {setting} to the address by \
+                     which people reach it"
                 );
             }
         }
@@ -169,44 +202,42 @@ impl Notifier {
         if let Err(error) = self.record(run, now).await {
             let is_away = self.db.ping().await.is_err();
             self.cannot_record(is_away, &error.to_string(), now);
-            self.unsent.keep(run, now);
-            return Err(error);
+            let is_sealed = run.drops.iter().any(|drop| drop.sealed);
+            let has_news = run.all_findings().any(is_repair) || is_sealed;
+            let mut runs = self.unrecorded.lock();
+            if runs.len() < UNRECORDED && !run.dry_run && has_news {
+                runs.push_back((run.clone(), now));
+            }
+            return Err(error.into());
         }
         self.can_record(now).await?;
         self.wake();
         Ok(())
     }
 
-    /// Records the run, after earlier runs whose repairs could not be recorded while MySQL was
-    /// unavailable.
-    async fn record(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
-        while let Some((earlier, at)) = self.unsent.take() {
-            match record::record_pass(&self.db, earlier.clone(), self.settings.clone(), None, at)
-                .await
-            {
-                Ok(_) => {}
+    /// Records the run, after earlier runs whose repairs could not be recorded.
+    async fn record(&self, run: &Run, now: DateTime<Utc>) -> Result<(), DbError> {
+        let record = |run: Run, closed_for, at| {
+            record::record_pass(&self.db, run, self.settings.clone(), closed_for, at)
+        };
+        loop {
+            let Some((earlier, at)) = self.unrecorded.lock().pop_front() else {
+                break;
+            };
+            match record(earlier.clone(), None, at).await {
+                Ok(()) => {}
                 Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
                     tracing::error!(run_id = earlier.run_id, %source, "the alerts of an earlier run can't be recorded");
                 }
-                // A failure here must not delay this pass. If MySQL is unavailable, recording this
-                // pass fails as well.
+                // This pass tells whether MySQL is unavailable.
                 Err(error) => {
                     tracing::debug!(run_id = earlier.run_id, %error, "the alerts of an earlier run can't be recorded yet");
-                    self.unsent.put_back(earlier, at);
+                    self.unrecorded.lock().push_front((earlier, at));
                     break;
                 }
             }
         }
-        let closed_for = self.admission.closed_for(run);
-        record::record_pass(
-            &self.db,
-            run.clone(),
-            self.settings.clone(),
-            closed_for,
-            now,
-        )
-        .await?;
-        Ok(())
+        record(run.clone(), self.admission.closed_for(run), now).await
     }
 
     /// Mails that a scheduled run is or was late, once for each time at which a run was due. If the
@@ -215,146 +246,81 @@ impl Notifier {
         let now = missed.noticed_at.trunc_subsecs(3);
         let name = format!("missed:{}", missed.schedule);
         let due = missed.expected_at.to_rfc3339();
-        self.mail_once(now, &name, move |fact, settings| {
-            let (mailed_due, mailed_at) = fact
-                .and_then(|fact| fact.split_once(' '))
-                .unwrap_or_default();
+        let settings = self.settings.clone();
+        let mail_once = move |fact: Option<&str>| {
+            let (mailed_due, mailed_at) =
+                fact.and_then(|it| it.split_once(' ')).unwrap_or_default();
             let is_recent = DateTime::parse_from_rfc3339(mailed_at)
                 .is_ok_and(|at| elapsed(at.to_utc(), now) < settings.policy.cooldown);
             if mailed_due == due || missed.because.is_some() && is_recent {
                 return Ok(None);
             }
-            let mail = StandaloneMail {
-                mail: render::missed(&missed, &settings.links)?,
-                fact: format!("{due} {}", now.to_rfc3339()),
-                event: None,
+            let notice = missed.notice();
+            let mail = AlertMail {
+                problems: std::slice::from_ref(&notice),
+                ..AlertMail::empty(&settings.links, now)
             };
-            let since = missed.expected_at;
-            Ok(Some(mail.with_event(
-                EventKind::Drift,
-                "run_missed",
-                since,
-                now,
-            )))
-        })
-        .await
+            let event = send::webhook::of_problem(&notice, None, None, &settings.links, now);
+            let fact = format!("{due} {}", now.to_rfc3339());
+            Ok(Some((mail.render()?, fact, Some(event))))
+        };
+        record::enqueue_once(&self.db, self.settings.clone(), now, name, mail_once).await?;
+        self.wake();
+        Ok(())
     }
 
     /// Mails the digest of the 24 hours before `now`, which was due at `due`, unless another
     /// process has already mailed it.
     pub async fn daily_digest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
-        let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
-        let day = DailyDigest {
-            redis_is_managed: self.redis_is_managed,
-            ..day
-        };
-        self.mail_once(now, LAST_DIGEST, move |fact, settings| {
+        let mut day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
+        day.redis_is_managed = self.redis_is_managed;
+        let settings = self.settings.clone();
+        let mail_once = move |fact: Option<&str>| {
             let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
             // A time more than a day ahead was written by a clock that has been set back since.
             if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
                 return Ok(None);
             }
-            Ok(Some(StandaloneMail {
-                mail: render::daily(&day, &settings.links)?,
-                fact: now.to_rfc3339(),
-                event: None,
-            }))
-        })
-        .await
-    }
-
-    /// Enqueues a mail as [`record::enqueue_once`] does.
-    async fn mail_once(
-        &self,
-        now: DateTime<Utc>,
-        name: &str,
-        decide: impl Fn(Option<&str>, &MailSettings) -> anyhow::Result<Option<StandaloneMail>>
-        + Send
-        + Sync
-        + 'static,
-    ) -> anyhow::Result<()> {
-        let settings = Arc::clone(&self.settings);
-        record::enqueue_once(&self.db, settings, now, name.to_owned(), decide).await?;
+            let mail = mails::daily(&day, &settings.links)?;
+            Ok(Some((mail, now.to_rfc3339(), None)))
+        };
+        let name = LAST_DIGEST.to_owned();
+        record::enqueue_once(&self.db, self.settings.clone(), now, name, mail_once).await?;
         self.wake();
         Ok(())
     }
 
-    /// Makes the senders read their outboxes now.
+    /// Makes the sender read the outbox now.
     pub fn wake(&self) {
-        self.wake.notify_one();
-        self.relays.iter().for_each(|relay| relay.wake.notify_one());
+        self.sender.wake.notify_one();
     }
 
     /// Returns the addresses for links.
-    pub fn links(&self) -> &render::Links {
+    pub fn links(&self) -> &Links {
         &self.settings.links
     }
 
-    /// Sends the outboxes until `shutdown`, then finishes deliveries in progress within five
-    /// seconds. Also updates the gauge of firing alerts. Without `SMTP_URL`, mails remain in the
-    /// outbox.
+    /// Sends the outbox until `shutdown`, then finishes deliveries in progress within five seconds.
+    /// Also updates the gauge of firing alerts. Without `SMTP_URL`, mails remain in the outbox.
     pub async fn run_sender(self, shutdown: CancellationToken) {
-        let mails = async {
-            match &self.sender {
-                Some(sender) => relay::run(sender, &sender.wake, &shutdown).await,
-                None => shutdown.cancelled().await,
-            }
-        };
-        let webhooks = join_all(
-            self.relays
-                .iter()
-                .map(|one| relay::run(one, &one.wake, &shutdown)),
+        tokio::join!(
+            self.sender.run(&shutdown),
+            firing::watch(&self.db, &shutdown)
         );
-        tokio::join!(mails, webhooks, firing::watch(&self.db, &shutdown));
     }
 
-    /// Sends everything that is due, for at most `limit`. The rest stays in the outboxes. Used by a
+    /// Sends everything that is due, for at most `limit`. The rest stays in the outbox. Used by a
     /// process that ends after its pass.
     pub async fn flush(&self, limit: Duration) -> anyhow::Result<()> {
-        let mails = async {
-            let Some(sender) = &self.sender else {
-                return Ok(());
-            };
-            all_rounds(sender).await
-        };
-        let webhooks = try_join_all(self.relays.iter().map(all_rounds));
-        // Mails and webhooks have separate deadlines, so that failing deliveries of one do not
-        // delay the other.
-        let sent = tokio::join!(timeout(limit, mails), timeout(limit, webhooks));
-        if sent.0.is_err() || sent.1.is_err() {
-            tracing::warn!(
-                ?limit,
-                "mails or webhooks are left in the outbox; a daemon, or the next run, sends them"
-            );
+        if let Ok(sent) = timeout(limit, self.sender.flush()).await {
+            return Ok(sent?);
         }
-        sent.1.unwrap_or_else(|_| Ok(Vec::new()))?;
-        Ok(sent.0.unwrap_or(Ok(()))?)
-    }
-}
-
-async fn all_rounds(outbox: &impl Outbox) -> Result<(), DbError> {
-    while outbox.round().await? > 0 {}
-    outbox.settle().await;
-    Ok(())
-}
-
-fn announce(sending: Option<&Sending>, recipients: usize) {
-    let Some(sending) = sending else {
         tracing::warn!(
-            "SMTP_URL is not set: mails stay in the outbox (table mail_outbox) until it is"
+            ?limit,
+            "mails or webhooks are left in the outbox; a daemon, or the next run, sends them"
         );
-        if recipients == 0 {
-            tracing::warn!("ALERT_TO is not set: alerts are kept, but no mail is written");
-        }
-        return;
-    };
-    let address = &sending.server.address;
-    tracing::info!(server = address.host, port = address.port, encryption = %address.encryption, recipients, "mails will be sent");
-    if sending.server.shows_password() {
-        tracing::warn!(
-            "the password in SMTP_URL can be read on the way: use ?tls=required or smtps://"
-        );
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::alerts::AlertState;
+use crate::report::{AlertKind, Severity};
 use crate::wording;
 
 /// Maximum length of an operator's name, in characters.
@@ -32,9 +33,9 @@ pub enum AlertError {
     /// The alert is not firing.
     #[error("alert {0} no longer fires, so there is nothing to acknowledge")]
     NotFiring(i64),
-    /// The alert concerns no drop, but silences apply to drops.
-    #[error("alert {0} concerns no drop; silence is kept per drop, so acknowledge it instead")]
-    NoDrop(i64),
+    /// Silences apply to drops, and hide no critical problem.
+    #[error("alert {0} concerns no drop, or is too important; acknowledge it instead")]
+    NoSilence(i64),
     /// `by` is empty or unreadable.
     #[error("`by` must say who you are, in 1 to 100 characters")]
     NoName,
@@ -46,7 +47,7 @@ pub enum AlertError {
     Database(#[from] DbError),
 }
 
-/// Lists alerts with this status (`firing`, `resolved`, `told`), newest first: at most `limit`,
+/// Lists alerts with this status (`firing`, `resolved`), newest first: at most `limit`,
 /// with an ID below `before`.
 pub async fn list(
     db: &Db,
@@ -88,8 +89,8 @@ pub async fn acknowledge(
     }
 }
 
-/// Silences mails about the alert's drop until the given time. A time in the past ends the silence.
-/// Alerts are still recorded. Returns the updated alert.
+/// Silences mails about the alert's drop until the given time, except those about critical problems.
+/// A time in the past ends the silence. Alerts are still recorded. Returns the updated alert.
 pub async fn silence(
     db: &Db,
     id: i64,
@@ -102,11 +103,11 @@ pub async fn silence(
     if until > now + TimeDelta::days(30) {
         return Err(AlertError::TooLong);
     }
-    let drop_id = alert(db, id)
-        .await?
-        .alert
-        .drop_id
-        .ok_or(AlertError::NoDrop(id))?;
+    let silenced = alert(db, id).await?.alert;
+    let is_critical = AlertKind::from_word(&silenced.kind)
+        .is_some_and(|kind| kind.facts().severity == Severity::Critical);
+    let drop_id = silenced.drop_id.filter(|_| !is_critical);
+    let drop_id = drop_id.ok_or(AlertError::NoSilence(id))?;
     alerts::silence(db, drop_id, until, by, operator).await?;
     alert(db, id).await
 }

@@ -1,9 +1,10 @@
-//! The settings of mails after parsing.
+//! Settings of mails and webhooks, after parsing.
 
 use crate::alerts::MailPolicy;
-use crate::render::Links;
-use crate::webhooks::Subscriptions;
+use crate::mails::Links;
+use crate::send::webhook::Format;
 
+/// What is written into the outbox, and for whom.
 #[derive(Debug, Clone)]
 pub(crate) struct MailSettings {
     /// The recipients in the format of a header.
@@ -12,5 +13,12 @@ pub(crate) struct MailSettings {
     pub(crate) domain: String,
     pub(crate) links: Links,
     pub(crate) policy: MailPolicy,
-    pub(crate) subscriptions: Subscriptions,
+    pub(crate) hooks: Vec<HookName>,
+}
+
+/// A webhook's address, without its secrets.
+#[derive(Debug, Clone)]
+pub(crate) struct HookName {
+    pub(crate) name: String,
+    pub(crate) format: Format,
 }

@@ -60,22 +60,21 @@ fn overview(drops: Vec<DropOverview>) -> Overview {
 
 fn alert(summary: &str, by: Option<&str>) -> ListedAlert {
     let alert = Alert {
-        fingerprint: String::new(),
+        name: String::new(),
         kind: "braked".to_owned(),
         coupon_id: Some(CouponId(3)),
         drop_id: Some(DropId(7)),
         state: AlertState::Firing,
         summary: summary.to_owned(),
-        content_hash: String::new(),
+        size: 0,
+        content: 0,
         first_seen_at: at(15),
         last_seen_at: at(19),
         last_mailed_at: None,
         mails: 0,
-        thread: String::new(),
         resolved_at: None,
         acknowledged_at: by.map(|_| at(16)),
         acknowledged_by: by.map(str::to_owned),
-        unmailed_repairs: 0,
     };
     ListedAlert {
         id: 77,
@@ -392,13 +391,13 @@ fn broken_promises_await_the_next_pass_if_slots_are_free() {
         let mut one = seen(100, 100);
         change(&mut one);
         let mut listed = alert("3 broken promises", None);
-        listed.alert.kind = About::BrokenPromise.word().to_owned();
+        listed.alert.kind = Kind::BrokenPromise.as_str().to_owned();
         board(&with_alerts(one, vec![listed]))
             .problems
             .remove(0)
             .todo
     };
-    let advice = what_to_do(About::BrokenPromise);
+    let advice = Kind::BrokenPromise.facts().to_do;
     assert_eq!(todo(|_| {}), advice);
     assert_eq!(
         todo(|one| one.quantity = 103),

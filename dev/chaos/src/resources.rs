@@ -11,11 +11,12 @@ use crate::fault::ProcessRole;
 use crate::system::{SystemUnderTest, number};
 
 /// Tables that grow with passes or failures. (`issued_coupons` grows with issued coupons.)
-const TABLES: [&str; 5] = [
+const TABLES: [&str; 6] = [
     "reconcile_runs",
     "reconcile_findings",
     "alerts",
-    "mail_outbox",
+    "repairs",
+    "outbox",
     "failed_claims",
 ];
 

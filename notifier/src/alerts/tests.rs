@@ -1,19 +1,8 @@
-//! Tests alerts over histories of passes: the content of mails (`content`) and how often they are
-//! sent (`timing`).
-
-mod content;
-mod timing;
-
-use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::{CouponId, DropId};
+//! Tests alerts over histories of passes: which mails are sent, and how often.
 
 use super::*;
-use crate::report::{
-    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
-    Trigger, UnsafePart,
-};
-
-const COOLDOWN: TimeDelta = TimeDelta::hours(4);
+use crate::report::{DropReport, Trigger, UnsafePart};
+use chrono::TimeDelta;
 
 fn at(minutes: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_796_104_800 + minutes * 60, 0).unwrap()
@@ -25,12 +14,7 @@ fn finding(kind: Kind, slot: i64, result: Outcome) -> Finding {
         drop_id: Some(DropId(7)),
         slot: Some(slot),
         user_id: Some(format!("u-{slot}")),
-        ..Finding::new(
-            kind,
-            ActionKind::Issue,
-            result,
-            format!("admitted {slot} s ago"),
-        )
+        ..Finding::new(kind, ActionKind::Issue, result, format!("{slot} s ago"))
     }
 }
 
@@ -69,10 +53,11 @@ fn general(status: Status, findings: Vec<Finding>) -> Run {
 }
 
 fn failed(cause: FailureCause, error: &str) -> Run {
+    let case = FindingCase::RunFailed(cause);
     Run {
         error: Some(error.to_owned()),
         findings: vec![Finding {
-            case: FindingCase::RunFailed(cause),
+            case,
             ..stalled(error)
         }],
         drops: Vec::new(),
@@ -80,47 +65,51 @@ fn failed(cause: FailureCause, error: &str) -> Run {
     }
 }
 
-/// The alerts as earlier passes stored them, and the number of passes.
+fn clean() -> Run {
+    run(Status::Clean, Vec::new())
+}
+
+/// Returns a pass that left failed claims of these slots.
+fn left_on(slots: impl IntoIterator<Item = i64>) -> Run {
+    let left = |slot| left(Kind::FailedClaim, slot);
+    run(Status::Drift, slots.into_iter().map(left).collect())
+}
+
+fn one_left() -> Run {
+    left_on([3])
+}
+
+fn redis_is_away() -> Run {
+    failed(
+        FailureCause::Redis,
+        "Redis cannot be reached: Connection refused",
+    )
+}
+
+/// The alerts as earlier passes stored them.
 #[derive(Default)]
 struct Duty {
     memory: AlertMemory,
     patience: TimeDelta,
-    runs: u32,
 }
 
 impl Duty {
     /// Judges a run and returns a summary of the mails.
     fn sees(&mut self, minutes: i64, run: &Run) -> String {
         let policy = MailPolicy {
-            cooldown: COOLDOWN,
+            cooldown: TimeDelta::hours(4),
             patience: self.patience,
         };
-        self.runs += 1;
-        let run = Run {
-            run_id: format!("run {}", self.runs),
-            ..run.clone()
-        };
-        let verdict = judge(&run, &self.memory, policy, at(minutes));
+        let verdict = judge(run, &self.memory, policy, at(minutes));
         for alert in &verdict.alerts {
-            self.memory
-                .alerts
-                .insert(alert.fingerprint.clone(), alert.clone());
+            self.memory.alerts.insert(alert.name.clone(), alert.clone());
         }
-        let told = verdict.problems.iter().chain(&verdict.information);
-        let told = told.map(|told| format!("{} {:?}", told.observation.about.word(), told.reason));
+        let problems = verdict.problems.iter();
+        let problems =
+            problems.map(|it| format!("{} {:?}", it.problem.kind.facts().word, it.reason));
         let resolved = verdict.resolved.iter();
-        let resolved = resolved.map(|alert| format!("{} resolved", alert.kind));
-        let repaired = verdict.repaired.iter();
-        let repaired = repaired.map(|drop| format!("repaired {:?}", drop.map(|d| d.0)));
-        let earlier = verdict.earlier.iter();
-        let earlier = earlier.map(|earlier| format!("{} earlier", earlier.repairs));
-        let said: Vec<String> = told
-            .chain(resolved)
-            .chain(repaired)
-            .chain(earlier)
-            .collect();
-        assert_eq!(verdict.says_something(), !said.is_empty());
-        said.join(", ")
+        let resolved = resolved.map(|alert| format!("{} over", alert.kind));
+        problems.chain(resolved).collect::<Vec<_>>().join(", ")
     }
 
     fn silence(&mut self, until_minutes: i64) {
@@ -132,7 +121,6 @@ impl Duty {
     fn acknowledge(&mut self, minutes: i64) {
         for alert in self.memory.alerts.values_mut() {
             alert.acknowledged_at = Some(at(minutes));
-            alert.acknowledged_by = Some("kim".to_owned());
         }
     }
 
@@ -142,23 +130,455 @@ impl Duty {
     }
 }
 
-fn clean() -> Run {
-    run(Status::Clean, Vec::new())
+#[test]
+fn clean_passes_repairs_and_dry_runs_raise_no_alert() {
+    let mut duty = Duty::default();
+    let found = vec![left(Kind::FailedClaim, 1)];
+    let dry = Run {
+        dry_run: true,
+        ..run(Status::Drift, found.clone())
+    };
+    let repaired = finding(Kind::Unissued, 3, Outcome::Applied);
+    let not_needed = finding(Kind::Unissued, 3, Outcome::Skipped);
+    for run in [
+        clean(),
+        dry,
+        run(Status::Running, found),
+        run(Status::Repaired, vec![repaired]),
+        run(Status::Clean, vec![not_needed]),
+    ] {
+        assert_eq!(duty.sees(0, &run), "");
+    }
+    assert!(duty.memory.alerts.is_empty());
 }
 
-fn one_left() -> Run {
-    left_on([3])
+#[test]
+fn repairs_are_counted_by_drop_and_kind_without_the_reopening_of_a_coupon() {
+    let opened = Finding {
+        action: ActionKind::Open,
+        ..Finding::new(
+            Kind::RedisLost,
+            ActionKind::Open,
+            Outcome::Applied,
+            "was closed",
+        )
+    };
+    let more = Finding {
+        slot: None,
+        user_id: None,
+        case: FindingCase::MoreLeft(20_000),
+        ..finding(Kind::Unissued, 0, Outcome::Applied)
+    };
+    let listed = finding(Kind::Unissued, 3, Outcome::Applied);
+    let all = Run {
+        findings: vec![opened],
+        ..run(Status::Repaired, vec![listed, more])
+    };
+    let counted = [((Some(DropId(7)), Kind::Unissued), 20_001)];
+    assert_eq!(repairs(&all, &[]), BTreeMap::from(counted));
 }
 
-/// Returns a pass that left failed claims of these slots.
-fn left_on(slots: impl IntoIterator<Item = i64>) -> Run {
-    let left = |slot| left(Kind::FailedClaim, slot);
-    run(Status::Drift, slots.into_iter().map(left).collect())
+#[test]
+fn problem_is_mailed_once_then_after_4_hours_doubling_and_when_over() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
+    let repeats: Vec<i64> = (1..4_000)
+        .filter(|minute| duty.sees(*minute, &one_left()) == "failed_claim Repeat")
+        .collect();
+    assert_eq!(repeats, [240, 480, 960, 1_920, 3_840]);
+    assert_eq!(duty.sees(4_000, &clean()), "failed_claim over");
+    assert_eq!(duty.sees(4_001, &clean()), "");
+    assert_eq!(duty.only().state, AlertState::Resolved);
 }
 
-fn repaired(kind: Kind, slot: i64) -> Run {
-    run(
-        Status::Repaired,
-        vec![finding(kind, slot, Outcome::Applied)],
-    )
+#[test]
+fn pass_ends_only_alerts_of_what_it_examined() {
+    let mut duty = Duty::default();
+    duty.sees(0, &one_left());
+    let elsewhere = Run {
+        drops: Vec::new(),
+        ..clean()
+    };
+    assert_eq!(duty.sees(1, &elsewhere), "");
+    assert_eq!(duty.sees(2, &redis_is_away()), "redis_unreachable New");
+    let partial = Run {
+        partial: true,
+        ..elsewhere
+    };
+    assert_eq!(duty.sees(3, &partial), "");
+    assert_eq!(
+        duty.sees(4, &clean()),
+        "redis_unreachable over, failed_claim over"
+    );
+}
+
+#[test]
+fn drop_keeps_its_alerts_when_its_repairs_are_held_back_or_fail() {
+    let whole = Finding {
+        slot: None,
+        user_id: None,
+        ..finding(Kind::CountMismatch, 0, Outcome::Failed)
+    };
+    let held = finding(Kind::SlotConflict, 9, Outcome::Planned);
+    for (not_compared, says) in [
+        (run(Status::Braked, vec![held]), "braked New"),
+        (run(Status::Drift, vec![whole]), "count_mismatch New"),
+    ] {
+        let mut duty = Duty::default();
+        assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
+        assert_eq!(duty.sees(1, &not_compared), says);
+        assert!(duty.sees(2, &clean()).contains("failed_claim over"));
+    }
+}
+
+#[test]
+fn alert_of_a_claim_for_an_unknown_drop_ends_when_the_claim_is_gone() {
+    let mut duty = Duty::default();
+    let loose = Finding {
+        drop_id: Some(DropId(99)),
+        ..left(Kind::FailedClaim, 3)
+    };
+    assert_eq!(
+        duty.sees(0, &general(Status::Drift, vec![loose])),
+        "failed_claim New"
+    );
+    assert_eq!(duty.sees(1, &clean()), "failed_claim over");
+}
+
+#[test]
+fn outage_is_named_by_its_store_and_mailed_once_whatever_the_error_says() {
+    let mut duty = Duty::default();
+    let kafka = "the topic cannot be read: Meta data fetch error: BrokerTransportFailure";
+    for (minute, run, says) in [
+        (
+            0,
+            failed(FailureCause::Kafka, kafka),
+            "kafka_unreachable New",
+        ),
+        (
+            1,
+            failed(FailureCause::Kafka, "Kafka cannot be reached: timed out"),
+            "",
+        ),
+        (2, redis_is_away(), "redis_unreachable New"),
+        (3, failed(FailureCause::Kafka, kafka), ""),
+        (
+            4,
+            failed(FailureCause::Mysql, "MySQL: write rows: Table is full"),
+            "run_failed New",
+        ),
+        (5, redis_is_away(), ""),
+        (
+            6,
+            clean(),
+            "redis_unreachable over, kafka_unreachable over, run_failed over",
+        ),
+    ] {
+        assert_eq!(duty.sees(minute, &run), says, "{minute}");
+    }
+    let stopped = Run {
+        stopped: true,
+        ..failed(FailureCause::Other, "the process was told to stop")
+    };
+    assert_eq!(duty.sees(7, &stopped), "");
+}
+
+#[test]
+fn outage_of_redis_goes_on_while_coupons_stay_closed_and_they_have_no_mail_of_their_own() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &redis_is_away()), "redis_unreachable New");
+    let closed = Finding {
+        coupon_id: Some(CouponId(1)),
+        action: ActionKind::Open,
+        result: Outcome::Failed,
+        ..Finding::report(Kind::RedisLost, "the coupon stays closed")
+    };
+    let closed = general(Status::Drift, vec![closed]);
+    for minute in 1..60 {
+        assert_eq!(duty.sees(minute, &closed), "");
+    }
+    assert_eq!(duty.sees(60, &clean()), "redis_unreachable over");
+    assert_eq!(
+        duty.sees(61, &closed),
+        "redis_lost New",
+        "without an outage"
+    );
+}
+
+#[test]
+fn restart_of_a_store_is_not_mailed_but_repeated_failures_are() {
+    let mut duty = Duty {
+        patience: TimeDelta::minutes(2),
+        ..Duty::default()
+    };
+    for (minute, run, says) in [
+        (0, redis_is_away(), ""),
+        (1, clean(), ""),
+        (30, redis_is_away(), ""),
+        (31, redis_is_away(), ""),
+        (32, redis_is_away(), "redis_unreachable New"),
+        (33, clean(), "redis_unreachable over"),
+        // Every other pass fails.
+        (1_000, redis_is_away(), ""),
+        (1_001, clean(), ""),
+        (1_002, redis_is_away(), "redis_unreachable New"),
+        (1_003, clean(), "redis_unreachable over"),
+        // Problems of users are mailed at once.
+        (2_000, one_left(), "failed_claim New"),
+    ] {
+        assert_eq!(duty.sees(minute, &run), says, "{minute}");
+    }
+}
+
+#[test]
+fn more_or_other_cases_are_mailed_at_once_and_age_order_or_fewer_are_not() {
+    let mut duty = Duty::default();
+    let mut older = one_left();
+    older.drops[0].findings[0].detail = "99 s ago".to_owned();
+    for (minute, run, says) in [
+        (0, one_left(), "failed_claim New"),
+        (1, older, ""),
+        (2, left_on([9, 3]), "failed_claim Changed"),
+        (3, left_on([3, 9]), ""),
+        (4, left_on([9]), ""),
+        (200, left_on([12]), "failed_claim Changed"),
+    ] {
+        assert_eq!(duty.sees(minute, &run), says, "{minute}");
+    }
+}
+
+#[test]
+fn problem_of_each_kind_drop_and_reason_has_its_own_alert() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
+    let both = vec![
+        left(Kind::FailedClaim, 3),
+        finding(Kind::SlotConflict, 3, Outcome::Failed),
+    ];
+    assert_eq!(duty.sees(1, &run(Status::Drift, both)), "slot_conflict New");
+    let mut elsewhere = one_left();
+    elsewhere.drops[0].drop_id = DropId(8);
+    assert_eq!(duty.sees(2, &elsewhere), "failed_claim New");
+    let case = |case, detail: &str| Finding {
+        case,
+        ..stalled(detail)
+    };
+    let stands = |detail| case(FindingCase::ConsumerStands, detail);
+    let redis = |detail| case(FindingCase::Unsafe(UnsafePart::Redis), detail);
+    let says = "unsafe_setting New, stalled New, failed_claim over, slot_conflict over";
+    let lag = general(Status::Drift, vec![stands("lag 5"), redis("evicts")]);
+    assert_eq!(duty.sees(3, &lag), says);
+    let lag = general(
+        Status::Drift,
+        vec![stands("lag 6"), redis("verdrängt"), stalled("a batch")],
+    );
+    assert_eq!(duty.sees(4, &lag), "stalled New", "of the batch");
+}
+
+#[test]
+fn held_back_repairs_are_one_alert_per_drop_mailed_again_when_doubled() {
+    let mut duty = Duty::default();
+    let held = |n: i64| {
+        let planned = |slot| finding(Kind::MissingAdmission, slot, Outcome::Planned);
+        run(Status::Braked, (1..=n).map(planned).collect())
+    };
+    assert_eq!(duty.sees(0, &held(70)), "braked New");
+    assert_eq!(duty.sees(1, &held(71)), "");
+    assert_eq!(duty.sees(2, &held(140)), "braked Changed");
+    assert_eq!(
+        duty.only().summary,
+        "140 repairs that wait for a confirmation"
+    );
+    assert_eq!(duty.sees(3, &clean()), "braked over");
+}
+
+#[test]
+fn broken_promises_keep_firing_until_they_are_resolved() {
+    let mut duty = Duty::default();
+    let promise = |user: &str| BrokenPromise {
+        coupon_id: CouponId(1),
+        drop_id: DropId(7),
+        user_id: user.to_owned(),
+        slot: Some(101),
+        reason: "no slot was left".to_owned(),
+    };
+    duty.memory.broken = vec![promise("u-101")];
+    let moved = run(
+        Status::Drift,
+        vec![finding(Kind::OverAdmitted, 101, Outcome::Applied)],
+    );
+    assert!(repairs(&moved, &duty.memory.broken).is_empty());
+    assert_eq!(duty.sees(0, &moved), "broken_promise New");
+    assert_eq!(duty.sees(1, &clean()), "", "the promise is still broken");
+    duty.memory.broken.push(promise("u-102"));
+    assert_eq!(duty.sees(2, &clean()), "broken_promise Changed");
+    assert_eq!(duty.sees(300, &clean()), "broken_promise Repeat");
+    duty.memory.broken.clear();
+    assert_eq!(duty.sees(301, &clean()), "broken_promise over");
+}
+
+#[test]
+fn summary_names_the_place_of_a_finding_outside_drops_and_no_user() {
+    let summary = |run: Run| {
+        let mut duty = Duty::default();
+        duty.sees(0, &run);
+        duty.only().summary.clone()
+    };
+    let few = Finding {
+        coupon_id: Some(CouponId(3)),
+        drop_id: Some(DropId(7)),
+        result: Outcome::Failed,
+        ..Finding::report(Kind::CountMismatch, "rows are missing")
+    };
+    let few = general(Status::Drift, vec![few]);
+    assert_eq!(summary(few), "drop 7 of coupon 3: rows are missing");
+    let of_drop = Finding {
+        slot: None,
+        user_id: None,
+        ..left(Kind::CountMismatch, 0)
+    };
+    let of_drop = run(Status::Drift, vec![of_drop]);
+    assert_eq!(summary(of_drop), "0 s ago", "the mail names the drop");
+    let mut one = one_left();
+    one.drops[0].findings[0].user_id = Some("customer-4711".to_owned());
+    assert_eq!(summary(one), "1 unrepaired failed claim");
+}
+
+#[test]
+fn acknowledged_alert_is_not_mailed_until_it_changes_or_ends() {
+    let mut duty = Duty::default();
+    duty.sees(0, &one_left());
+    duty.acknowledge(5);
+    assert_eq!(duty.sees(600, &one_left()), "");
+    assert_eq!(duty.sees(601, &left_on([3, 4])), "failed_claim Changed");
+    assert_eq!(
+        duty.only().acknowledged_at,
+        None,
+        "others were acknowledged"
+    );
+    duty.acknowledge(602);
+    assert_eq!(duty.sees(2_000, &left_on([3, 4])), "");
+    assert_eq!(duty.sees(2_001, &clean()), "failed_claim over");
+}
+
+#[test]
+fn clock_that_is_set_back_silences_no_alert() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(7_200, &one_left()), "failed_claim New");
+    assert_eq!(duty.sees(0, &left_on([3, 4])), "failed_claim Changed");
+    assert_eq!(duty.sees(1, &left_on([3, 4])), "", "mailed once");
+    assert_eq!(duty.sees(2, &clean()), "failed_claim over");
+}
+
+#[test]
+fn silence_delays_mails_about_its_drop_only() {
+    let mut duty = Duty::default();
+    duty.silence(60);
+    assert_eq!(duty.sees(0, &one_left()), "");
+    assert_eq!(duty.only().state, AlertState::Firing);
+    let both = Run {
+        findings: vec![stalled("Kafka is slow")],
+        ..one_left()
+    };
+    assert_eq!(duty.sees(2, &both), "stalled New");
+    assert_eq!(duty.sees(60, &both), "failed_claim New");
+    duty.silence(900);
+    assert_eq!(
+        duty.sees(61, &clean()),
+        "stalled over, failed_claim over",
+        "the end is no problem"
+    );
+}
+
+#[test]
+fn silence_hides_no_loss_of_redis_and_no_broken_promise() {
+    for kind in [
+        Kind::RedisLost,
+        Kind::BrokenPromise,
+        Kind::Unissued,
+        Kind::OverAdmitted,
+    ] {
+        let mut duty = Duty::default();
+        duty.silence(60);
+        let lost = run(
+            Status::Drift,
+            vec![left(kind, 3), left(Kind::FailedClaim, 4)],
+        );
+        assert_eq!(duty.sees(0, &lost), format!("{} New", kind.as_str()));
+        assert_eq!(duty.sees(1, &lost), "", "mailed once");
+    }
+}
+
+#[test]
+fn alert_of_a_deleted_drop_ends_even_if_the_pass_fails() {
+    for after in [clean(), redis_is_away()] {
+        let mut duty = Duty::default();
+        duty.sees(0, &one_left());
+        let after = Run {
+            drops: Vec::new(),
+            ..after
+        };
+        assert!(!duty.sees(1, &after).contains("failed_claim"));
+        duty.memory.gone.insert(DropId(7));
+        assert!(duty.sees(2, &after).contains("failed_claim over"));
+    }
+}
+
+#[test]
+fn stall_ends_only_when_no_pass_has_seen_it_for_a_while() {
+    let mut duty = Duty {
+        patience: TimeDelta::minutes(1),
+        ..Duty::default()
+    };
+    let stands = general(Status::Drift, vec![stalled("the consumer has not moved")]);
+    assert_eq!(duty.sees(0, &stands), "stalled New");
+    assert_eq!(
+        duty.sees(1, &clean()),
+        "",
+        "a process that has just begun to watch"
+    );
+    assert_eq!(duty.sees(2, &stands), "");
+    assert_eq!(duty.sees(4, &clean()), "stalled over");
+}
+
+#[test]
+fn flapping_alert_is_not_mailed_by_every_pass() {
+    let mut duty = Duty::default();
+    let mut mails = 0;
+    for minute in 0..240 {
+        let run = if minute % 2 == 0 { one_left() } else { clean() };
+        mails += usize::from(!duty.sees(minute, &run).is_empty());
+    }
+    assert!((4..=20).contains(&mails), "{mails}");
+    assert_eq!(duty.sees(239 + 480, &one_left()), "failed_claim New");
+    assert_eq!(duty.sees(239 + 481, &clean()), "failed_claim over");
+}
+
+#[test]
+fn alert_that_grows_in_every_pass_is_mailed_rarely() {
+    let mut duty = Duty::default();
+    let growing = |n| left_on(1..=n);
+    let mails = (0..240).filter(|minute| !duty.sees(*minute, &growing(minute + 1)).is_empty());
+    let mails = mails.count();
+    assert!((5..=15).contains(&mails), "{mails}");
+    assert!(
+        duty.only().size >= 120,
+        "the last mail named at least half of them"
+    );
+}
+
+#[test]
+fn alert_of_a_sealed_drop_ends_with_a_deep_pass_that_does_not_report_it() {
+    let mut duty = Duty::default();
+    let mut deep = one_left();
+    deep.deep = true;
+    deep.drops[0].sealed = true;
+    assert_eq!(duty.sees(0, &deep), "failed_claim New");
+    deep.drops.clear();
+    let pass = Run {
+        deep: false,
+        ..deep.clone()
+    };
+    assert_eq!(duty.sees(1, &pass), "");
+    assert_eq!(duty.sees(2, &deep), "failed_claim over");
 }

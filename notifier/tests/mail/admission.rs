@@ -4,11 +4,12 @@
 use chrono::TimeDelta;
 use firstcome_notifier::SeenGate::{self, Closed, Open, Unreachable};
 use firstcome_notifier::{Clock as _, Notifier};
-use firstcome_shared::report::{ActionKind, Kind, Outcome};
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 
 use crate::desk::{A, Desk, SOON, text};
 use crate::mailed::repaired;
-use crate::world::general;
+use crate::world::{general, run};
 
 #[tokio::test]
 async fn closed_and_reopened_admission_is_mailed_by_one_process_only() {
@@ -28,8 +29,8 @@ async fn closed_and_reopened_admission_is_mailed_by_one_process_only() {
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: admission has been closed for 30 s",
-            "[firstcome] resolved: Admission is open again, after 44 s",
+            "[firstcome] action needed: admission is closed, for 30 s",
+            "[firstcome] resolved: closure of admission",
         ]
     );
 }
@@ -60,19 +61,20 @@ async fn repair_mail_says_how_long_admission_was_closed() {
     let from = desk.clock.now();
     let to = desk.clock.turn(TimeDelta::seconds(7));
     notifier.admission(Closed, from).await.unwrap();
-    let mut run = repaired("r1");
-    run.findings = vec![general(
+    let lost = general(
         Kind::RedisLost,
-        ActionKind::Open,
+        ActionKind::Project,
         Outcome::Applied,
-        "it was closed before",
-    )];
+        "lost",
+    );
+    let mut run = repaired("r1");
+    run.drops[0].findings = vec![lost];
     run.started_at = from + TimeDelta::seconds(2);
     run.finished_at = Some(to);
     notifier.after_pass(&run, to).await.unwrap();
     notifier.flush(SOON).await.unwrap();
     let text = text(&desk.sink.mails()[0]);
-    assert!(text.contains("claims got 503, for 7 s"), "{text}");
+    assert!(text.contains("Claims got 503 for 7 s."), "{text}");
 }
 
 /// Reports the gate as each daemon sees it, once a second.
@@ -101,13 +103,13 @@ async fn daemon_sends_no_mail_if_others_can_still_reach_redis() {
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: Redis has not been reached for 30 s",
-            "[firstcome] resolved: Redis can be reached, and admission is open, after 31 s",
+            "[firstcome] action needed: Redis does not answer, for 30 s",
+            "[firstcome] resolved: outage of Redis",
         ]
     );
     let text = text(&desk.sink.mails()[0]);
     assert!(
-        text.contains("If the APIs cannot reach it either, claims get 503."),
+        text.contains("Claims get 503 if the APIs cannot reach it either."),
         "{text}"
     );
 }
@@ -121,7 +123,7 @@ async fn sole_daemon_mails_within_half_a_minute_that_redis_is_unreachable() {
     daemon.flush(SOON).await.unwrap();
     assert_eq!(
         desk.subjects(A),
-        ["[firstcome] action needed: Redis has not been reached for 30 s"]
+        ["[firstcome] action needed: Redis does not answer, for 30 s"]
     );
 }
 
@@ -138,9 +140,56 @@ async fn alert_of_a_disconnected_daemon_ends_when_another_sees_admission_open() 
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: Redis has not been reached for 30 s",
-            "[firstcome] resolved: Redis can be reached, and admission is open, after 31 s",
-            "[firstcome] action needed: Redis has not been reached for 30 s",
+            "[firstcome] action needed: Redis does not answer, for 30 s",
+            "[firstcome] resolved: outage of Redis",
+            "[firstcome] action needed: Redis does not answer, for 30 s",
         ]
     );
+}
+
+/// One outage of Redis, from its end to the verification of the coupons, has one mail, which says
+/// why it lasts.
+#[tokio::test]
+async fn coupons_that_stay_closed_are_told_in_the_mail_about_admission() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    seen(&desk, 1, &[(&daemon, Open)]).await;
+    let closed = Finding {
+        coupon_id: Some(CouponId(1)),
+        needs_person: true,
+        ..general(
+            Kind::RedisLost,
+            ActionKind::Open,
+            Outcome::Failed,
+            "the coupon stays closed: the consumer has 5000 messages to read first",
+        )
+    };
+    let tries = Run {
+        findings: vec![closed],
+        partial: true,
+        ..run("r1", Status::Drift, Vec::new())
+    };
+    for n in 0..30 {
+        seen(&desk, 5, &[(&daemon, Closed)]).await;
+        let run_id = format!("r{n}");
+        desk.after_pass(
+            &daemon,
+            &Run {
+                run_id,
+                ..tries.clone()
+            },
+        )
+        .await;
+    }
+    seen(&desk, 1, &[(&daemon, Open)]).await;
+    daemon.flush(SOON).await.unwrap();
+    assert_eq!(
+        desk.subjects(A),
+        [
+            "[firstcome] action needed: admission is closed, for 30 s",
+            "[firstcome] resolved: closure of admission",
+        ]
+    );
+    let text = text(&desk.sink.mails()[0]);
+    assert!(text.contains("the consumer has 5000 messages"), "{text}");
 }

@@ -194,7 +194,7 @@ pub(crate) fn args(smtp_url: Option<&str>, recipients: &str) -> NotifyArgs {
         alert_from: Some("Firstcome <firstcome@example.com>".to_owned()),
         alert_to: Some(recipients.to_owned()),
         alert_cooldown_seconds: 4 * 3_600,
-        alert_patience_seconds: 60,
+        alert_patience_seconds: 30,
         public_url: None,
         api_public_url: None,
         api_url: None,

@@ -2,10 +2,12 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::{Clock as _, MissedRun};
-use firstcome_shared::report::{ActionKind, Kind, Run, Status};
+use firstcome_shared::report::{
+    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+};
 
 use crate::desk::{A, B, Desk, SOON, args, parsed, text};
-use crate::world::{applied, drop_report, left, run};
+use crate::world::{applied, cased, drop_report, general, left, run};
 
 pub(crate) fn repaired(id: &str) -> Run {
     let findings = vec![applied(
@@ -52,7 +54,7 @@ async fn repair_is_mailed_once_to_each_recipient_and_clean_pass_is_not() {
         ..drift("r3", &[3])
     })
     .await;
-    let subject = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late)";
+    let subject = "[firstcome] repaired: Winter coupon · 100 of 100 issued · 1 issued late";
     assert_eq!(
         (desk.subjects(A), desk.subjects(B)),
         (vec![subject.to_owned()], vec![subject.to_owned()])
@@ -79,10 +81,7 @@ async fn repair_is_mailed_once_to_each_recipient_and_clean_pass_is_not() {
         "a repair does not start a thread"
     );
     assert!(mails[0].raw.is_ascii());
-    let [row] = &desk
-        .query("SELECT body_text, body_html FROM mail_outbox LIMIT 1")
-        .await[..]
-    else {
+    let [row] = &desk.query("SELECT body, html FROM outbox LIMIT 1").await[..] else {
         panic!()
     };
     assert_eq!(mail.body_text(0).unwrap().replace("\r\n", "\n"), row[0]);
@@ -197,18 +196,28 @@ async fn frequent_repairs_are_mailed_together_and_completely() {
         desk.pass(&if n < 12 { repaired(&id) } else { clean(&id) })
             .await;
     }
-    let one = "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late";
+    let place = "[firstcome] repaired: Winter coupon · 100 of 100 issued";
+    let one = format!("{place} · 1 issued late");
+    let three = "3 promises without a row in earlier passes since";
     let subjects = desk.subjects(A);
     let expected = [
-        format!("{one})"),
-        format!("{one})"),
-        format!("{one})"),
-        format!("{one}; 1 repair in earlier passes since 06:01 UTC)"),
-        format!("{one}; 3 repairs in earlier passes since 06:02 UTC)"),
-        "[firstcome] repaired: Winter coupon · 100 of 100 issued (3 repairs in earlier passes since 06:04 UTC)"
-            .to_owned(),
+        one.clone(),
+        one.clone(),
+        one,
+        format!(
+            "{place} · 1 issued late; 1 promise without a row in earlier passes since 06:02 UTC"
+        ),
+        format!("{place} · 1 issued late; {three} 06:03 UTC"),
+        format!("{place} · {three} 06:05 UTC"),
     ];
     assert_eq!(subjects, expected);
+    let text = text(&desk.sink.mails()[4]);
+    for held in [
+        "06:03:00 UTC: 1 promise without a row",
+        "06:04:00 UTC: 1 promise without a row",
+    ] {
+        assert!(text.contains(held), "{held}: {text}");
+    }
     assert_eq!(
         desk.query("SELECT COUNT(*) FROM alerts WHERE status = 'firing'")
             .await,
@@ -276,16 +285,18 @@ async fn pass_delayed_by_another_pass_is_mailed_once_per_cooldown() {
 async fn digest_is_retried_if_enqueueing_fails_and_is_mailed_once_a_day() {
     let desk = Desk::new(A).await;
     let now = desk.clock.now();
-    desk.run("RENAME TABLE mail_outbox TO away").await;
+    desk.run("RENAME TABLE outbox TO away").await;
     desk.notifier().daily_digest(now, now).await.unwrap_err();
-    desk.run("RENAME TABLE away TO mail_outbox").await;
+    desk.run("RENAME TABLE away TO outbox").await;
     let one = desk.notifier();
     let two = desk.notifier();
     let (first, second) = tokio::join!(one.daily_digest(now, now), two.daily_digest(now, now));
     first.unwrap();
     second.unwrap();
+    one.flush(SOON).await.unwrap();
     let tomorrow = desk.clock.turn(TimeDelta::days(1));
     one.daily_digest(tomorrow, tomorrow).await.unwrap();
+    one.flush(SOON).await.unwrap();
     // The last digest is dated a month ahead, by a clock that has been corrected since.
     desk.run("UPDATE reconciler_state SET value = '2027-01-01T00:00:00+00:00' WHERE name = 'last_run:digest'").await;
     let later = desk.clock.turn(TimeDelta::days(1));
@@ -307,7 +318,8 @@ async fn missed_runs_and_the_daily_digest_are_mailed() {
     )
     .await;
     desk.run(
-        "INSERT INTO reconcile_findings (run_id, kind, action, result) VALUES ('r1', 'unissued', 'issue', 'applied')",
+        "INSERT INTO repairs (run_id, drop_id, kind, number, repaired_at, mailed_at) \
+         VALUES ('r1', 7, 'unissued', 3, '2026-12-01 04:00:01', '2026-12-01 04:00:01')",
     )
     .await;
     desk.pass(&drift("r2", &[3])).await;
@@ -325,18 +337,17 @@ async fn missed_runs_and_the_daily_digest_are_mailed() {
     assert_eq!(
         desk.subjects(A)[1..],
         [
-            "[firstcome] run missed: DEEP_CRON, 3 h late",
+            "[firstcome] action needed: a run of DEEP_CRON is late, for 3 h",
             "[firstcome] daily digest: 1 problem open · 1 run · 1 drop exact",
         ]
     );
     let mails = desk.sink.mails();
     let text = text(&mails[2]);
     for line in [
-        "- Winter coupon (drop 7): 1 unrepaired failed claim, for 0 s (alert 1)",
-        "repaired      1",
+        "- Winter coupon, drop 7: 1 unrepaired failed claim, for 0 s (alert 1)",
+        "Runs: 1 repaired",
         "- Winter coupon (coupon 1, drop 7): 100 of 100 issued, verified and sealed",
-        "unissued       1          1",
-        "Examined, all runs together: 100 people in Redis",
+        "Repaired: 3 unissued",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
@@ -349,7 +360,7 @@ async fn without_a_mail_server_mails_wait_in_the_outbox() {
     desk.after_pass(&silent, &repaired("r1")).await;
     silent.flush(SOON).await.unwrap();
     assert_eq!(
-        desk.query("SELECT COUNT(*), COUNT(sent_at) FROM mail_outbox")
+        desk.query("SELECT COUNT(*), COUNT(sent_at) FROM outbox")
             .await,
         [["1", "0"]]
     );
@@ -377,7 +388,130 @@ async fn mail_server_configured_late_gets_recent_mails_and_digest_says_so() {
     notifier.flush(SOON).await.unwrap();
     let text = text(&desk.sink.mails()[1]);
     assert!(
-        text.contains("Never sent: 1 mails from before SMTP_URL was set"),
+        text.contains("Never sent: 1 from before SMTP_URL"),
+        "{text}"
+    );
+}
+
+/// The pass that reopens a coupon is told to the people on duty although they silenced its drop, and
+/// the totals of a mail count every drop.
+#[tokio::test]
+async fn silence_hides_no_loss_of_redis_and_totals_stay_true() {
+    let desk = Desk::new(A).await;
+    desk.winter_coupon().await;
+    desk.run("UPDATE drops SET silenced_until = '2026-12-30' WHERE id = 7")
+        .await;
+    let late = applied(Kind::Unissued, 37, ActionKind::Issue, "no row");
+    let of = |coupon, name, drop, finding| drop_report(coupon, name, drop, vec![finding]);
+    let winter = |finding| of(1, "Winter coupon", 7, finding);
+    desk.pass(&run("r1", Status::Repaired, vec![winter(late.clone())]))
+        .await;
+    assert!(
+        desk.subjects(A).is_empty(),
+        "a silenced repair: {:?}",
+        desk.subjects(A)
+    );
+    let spring = of(2, "Spring coupon", 8, late);
+    let spring = run("r2", Status::Repaired, vec![winter_again(), spring]);
+    desk.pass(&spring).await;
+    let lost = general(
+        Kind::RedisLost,
+        ActionKind::Project,
+        Outcome::Applied,
+        "lost",
+    );
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.pass(&run("r3", Status::Repaired, vec![winter(lost)]))
+        .await;
+    let subjects = desk.subjects(A);
+    assert_eq!(
+        subjects,
+        [
+            "[firstcome] repaired: 2 drops of 2 coupons · 2 issued late; 1 promise without a row in earlier passes since 06:00 UTC",
+            "[firstcome] repaired: Redis lost data · Winter coupon · 100 of 100 issued · written to Redis again",
+        ]
+    );
+}
+
+fn winter_again() -> firstcome_shared::report::DropReport {
+    let late = applied(Kind::Unissued, 38, ActionKind::Issue, "no row");
+    drop_report(1, "Winter coupon", 7, vec![late])
+}
+
+fn kafka_is_away(id: &str, findings: Vec<Finding>) -> Run {
+    let error = "the topic cannot be read: Meta data fetch error: BrokerTransportFailure";
+    let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
+    Run {
+        error: Some(error.to_owned()),
+        findings: vec![cased(FindingCase::RunFailed(FailureCause::Kafka), of_run)],
+        ..run(
+            id,
+            Status::Failed,
+            vec![drop_report(1, "Winter coupon", 7, findings)],
+        )
+    }
+}
+
+#[tokio::test]
+async fn one_outage_has_one_mail_and_one_notice_which_tells_the_repairs_made_meanwhile() {
+    let desk = Desk::new(A).await;
+    let late = |slot| vec![applied(Kind::Unissued, slot, ActionKind::Issue, "no row")];
+    for n in 0..5 {
+        desk.pass(&kafka_is_away(&format!("r{n}"), late(n + 1)))
+            .await;
+        desk.clock.turn(TimeDelta::seconds(20));
+    }
+    desk.pass(&clean("r9")).await;
+    desk.pass(&clean("r10")).await;
+    assert_eq!(
+        desk.subjects(A),
+        [
+            "[firstcome] action needed: Kafka does not answer, for 40 s",
+            "[firstcome] resolved: outage of Kafka · Winter coupon · 100 of 100 issued · repaired: 5 promises without a row in earlier passes since 06:00 UTC",
+        ]
+    );
+    let mails = desk.sink.mails();
+    let thread = |at: usize| parsed(&mails[at]).references().as_text().map(str::to_owned);
+    assert!(thread(0).is_some() && thread(0) == thread(1), "one thread");
+    let begun = text(&mails[0]);
+    assert!(
+        begun.contains("Claims go on, each about 2 s slower"),
+        "{begun}"
+    );
+    assert!(!begun.contains("BrokerTransportFailure"), "{begun}");
+    let over = text(&mails[1]);
+    assert!(
+        over.contains("Over after 100 s: outage of Kafka.")
+            && over.contains("5 promises without a row"),
+        "{over}"
+    );
+}
+
+#[tokio::test]
+async fn notice_about_broken_promises_says_what_became_of_them() {
+    let desk = Desk::new(A).await;
+    desk.winter_coupon().await;
+    for n in 101..=103 {
+        desk.run(&format!(
+            "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
+             VALUES (7, 'customer-00{n}', 1, {n}, 'no slot was free', 'r1')"
+        ))
+        .await;
+    }
+    desk.pass(&clean("r1")).await;
+    desk.run(
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by, slot_limit, person_scope) \
+         SELECT 7, n, 1, CONCAT('customer-00', 100 + n), CONCAT('c', n), UTC_TIMESTAMP(3), 'reconciler', l.slot_limit, l.person_scope \
+         FROM (SELECT 1 AS n UNION SELECT 2) n JOIN slot_limits l ON l.drop_id = 7",
+    )
+    .await;
+    desk.run("UPDATE broken_promises SET mended_at = '2026-12-01 06:00:30'")
+        .await;
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.pass(&clean("r2")).await;
+    let text = text(&desk.sink.mails()[1]);
+    assert!(
+        text.contains("2 users have a coupon now, 1 was told that there is none."),
         "{text}"
     );
 }

@@ -3,16 +3,19 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::{AlertError, Clock as _, ListedAlert, acknowledge, alert, list, silence};
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::report::Run;
+use firstcome_shared::report::{ActionKind, FailureCause, FindingCase, Kind, Outcome, Run, Status};
 
 use crate::desk::{A, Desk};
 use crate::mailed::{clean, drift};
-use crate::world::{at, run};
+use crate::world::{at, cased, general, run};
 
 fn failed(id: &str) -> Run {
+    let error = "Kafka cannot be reached";
+    let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
     Run {
-        error: Some("Kafka cannot be reached".to_owned()),
-        ..run(id, firstcome_shared::report::Status::Failed, Vec::new())
+        error: Some(error.to_owned()),
+        findings: vec![cased(FindingCase::RunFailed(FailureCause::Kafka), of_run)],
+        ..run(id, Status::Failed, Vec::new())
     }
 }
 
@@ -40,14 +43,14 @@ async fn alerts_are_listed_by_page_and_status() {
     let rest = list(&desk.db, None, all.next_before, 1).await.unwrap();
     assert_eq!(
         (rest.alerts[0].alert.kind.as_str(), rest.next_before),
-        ("run_failed", None)
+        ("kafka_unreachable", None)
     );
     let json = serde_json::to_value(&rest.alerts[0]).unwrap();
     assert_eq!(
         (
             json["status"].as_str(),
-            json.get("fingerprint"),
-            json.get("thread")
+            json.get("name"),
+            json.get("content")
         ),
         (Some("resolved"), None, None)
     );
@@ -127,8 +130,16 @@ async fn invalid_alert_actions_are_rejected_with_a_reason() {
     ));
     assert!(matches!(
         silences(&desk, 1, now).await,
-        Err(AlertError::NoDrop(1))
+        Err(AlertError::NoSilence(1))
     ));
+    desk.winter_coupon().await;
+    desk.run("UPDATE alerts SET kind = 'broken_promise', drop_id = 7")
+        .await;
+    let critical = silences(&desk, 1, now).await;
+    assert!(
+        matches!(critical, Err(AlertError::NoSilence(1))),
+        "it is not offered"
+    );
     let far = silences(&desk, 1, now + TimeDelta::days(31)).await;
     assert!(matches!(far, Err(AlertError::TooLong)));
 }

@@ -6,12 +6,10 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
 use firstcome_shared::mysql::{Db, DbSettings};
-use firstcome_shared::report::{ActionKind, Kind, Outcome, Status};
-use firstcome_stack::{Behaviour, FaultProxy, ProxyFault, eventually};
+use firstcome_stack::{FaultProxy, ProxyFault, eventually};
 
-use crate::desk::{A, B, Desk, SOON, mysql, text};
-use crate::mailed::{clean, drift, repaired};
-use crate::world::{drop_report, general, run};
+use crate::desk::{A, Desk, SOON, mysql, parsed};
+use crate::mailed::{clean, repaired};
 
 /// A test environment with its MySQL behind a proxy.
 struct FarMysql {
@@ -61,15 +59,16 @@ async fn mysql_is_reported_unavailable_only_if_it_is() {
         .unwrap();
     notifier.flush(SOON).await.unwrap();
     let subjects = desk.subjects(A);
-    assert!(
-        subjects[0].starts_with(
-            "[firstcome] action needed: alerts cannot be recorded (MySQL: record alerts"
-        )
-    );
     assert_eq!(
-        subjects[1..],
-        ["[firstcome] resolved: Alerts can be recorded again, after 3 min"]
+        subjects,
+        [
+            "[firstcome] action needed: MySQL answers, but alerts cannot be recorded, for 1 min",
+            "[firstcome] resolved: refusal of alerts",
+        ]
     );
+    let mails = desk.sink.mails();
+    let thread = |at: usize| parsed(&mails[at]).references().as_text().map(str::to_owned);
+    assert!(thread(0).is_some() && thread(0) == thread(1), "one thread");
 }
 
 #[tokio::test]
@@ -98,7 +97,7 @@ async fn outage_of_mysql_and_its_end_are_mailed() {
     desk.until_there_are(1).await;
     let subject = &desk.subjects(A)[0];
     assert!(
-        subject.starts_with("[firstcome] action needed: MySQL cannot be used"),
+        subject.starts_with("[firstcome] action needed: MySQL "),
         "{subject}"
     );
 
@@ -109,60 +108,11 @@ async fn outage_of_mysql_and_its_end_are_mailed() {
     assert_eq!(
         desk.subjects(A)[1..],
         [
-            "[firstcome] repaired: Winter coupon · 100 of 100 issued (1 issued late)",
-            "[firstcome] resolved: MySQL can be used again, after 8 min",
+            "[firstcome] repaired: Winter coupon · 100 of 100 issued · 1 issued late",
+            "[firstcome] resolved: outage of MySQL",
         ],
         "repairs during the outage are mailed as well"
     );
-}
-
-#[tokio::test]
-async fn recipients_get_one_outage_mail_if_the_server_first_rejects_all() {
-    let desk = Desk::new(&format!("{A},{B}")).await;
-    let mysql = FarMysql::of(&desk).await;
-    let notifier = desk.notifier_with(&mysql.db, &desk.args);
-    desk.after_pass(&notifier, &clean("r0")).await;
-    mysql.proxy.set(ProxyFault::Cut).await.unwrap();
-    let fails = async || {
-        // A hundred of these steps stay within the cooldown.
-        let now = desk.clock.turn(TimeDelta::seconds(20));
-        notifier.after_pass(&clean("r1"), now).await.unwrap_err();
-    };
-    desk.sink.set(Behaviour::RefuseRecipients).await.unwrap();
-    fails().await;
-    desk.clock.turn(TimeDelta::minutes(1));
-    for _ in 0..3 {
-        fails().await;
-    }
-    desk.sink.set(Behaviour::Normal).await.unwrap();
-    eventually("each has the mail", SOON, async || {
-        fails().await;
-        desk.sink.mails().len() >= 2
-    })
-    .await;
-    for _ in 0..3 {
-        fails().await;
-    }
-    mysql.comes_back().await;
-    notifier
-        .after_pass(&clean("r2"), desk.clock.turn(TimeDelta::minutes(1)))
-        .await
-        .unwrap();
-    notifier.flush(SOON).await.unwrap();
-    for to in [A, B] {
-        let subjects = desk.subjects(to);
-        let [gone, back] = &subjects[..] else {
-            panic!("{to}: {subjects:?}")
-        };
-        assert!(
-            gone.starts_with("[firstcome] action needed: MySQL cannot be used"),
-            "{gone}"
-        );
-        assert!(
-            back.starts_with("[firstcome] resolved: MySQL can be used again"),
-            "{back}"
-        );
-    }
 }
 
 #[tokio::test]
@@ -175,13 +125,13 @@ async fn end_of_an_outage_is_mailed_if_the_first_attempt_to_enqueue_it_fails() {
         notifier.after_pass(&clean("r1"), now).await.unwrap_err();
     }
     desk.until_there_are(1).await;
-    desk.run("RENAME TABLE away TO alerts, mail_outbox TO away")
+    desk.run("RENAME TABLE away TO alerts, outbox TO away")
         .await;
     notifier
         .after_pass(&clean("r2"), desk.clock.turn(TimeDelta::minutes(1)))
         .await
         .unwrap_err();
-    desk.run("RENAME TABLE away TO mail_outbox").await;
+    desk.run("RENAME TABLE away TO outbox").await;
     for n in 3..5 {
         let now = desk.clock.turn(TimeDelta::minutes(1));
         notifier
@@ -192,46 +142,6 @@ async fn end_of_an_outage_is_mailed_if_the_first_attempt_to_enqueue_it_fails() {
     notifier.flush(SOON).await.unwrap();
     assert_eq!(
         desk.subjects(A)[1..],
-        ["[firstcome] resolved: Alerts can be recorded again, after 4 min"]
+        ["[firstcome] resolved: refusal of alerts"]
     );
-}
-
-#[tokio::test]
-async fn findings_of_a_sealed_drop_are_mailed_when_alerts_can_be_recorded() {
-    let desk = Desk::new(A).await;
-    let notifier = desk.notifier();
-    desk.after_pass(&notifier, &drift("r1", &[3])).await;
-    desk.run("RENAME TABLE alerts TO away").await;
-    let unfilled = general(
-        Kind::Unfilled,
-        ActionKind::Report,
-        Outcome::Skipped,
-        "closed with 5 of 100 slots left",
-    );
-    let mut sealed = drop_report(1, "Winter coupon", 7, vec![unfilled]);
-    sealed.sealed = true;
-    let now = desk.clock.turn(TimeDelta::seconds(20));
-    notifier
-        .after_pass(&run("r2", Status::Clean, vec![sealed]), now)
-        .await
-        .unwrap_err();
-    desk.run("RENAME TABLE away TO alerts").await;
-    notifier
-        .after_pass(
-            &run("r3", Status::Clean, Vec::new()),
-            desk.clock.turn(TimeDelta::seconds(20)),
-        )
-        .await
-        .unwrap();
-    notifier.flush(SOON).await.unwrap();
-    assert_eq!(
-        desk.subjects(A)[1..],
-        ["[firstcome] resolved: 1 unrepaired failed claim · Winter coupon · 100 of 100 issued"]
-    );
-    let text = text(&desk.sink.mails()[1]);
-    assert!(text.contains("closed with 5 of 100 slots left"), "{text}");
-    let alerts = desk
-        .query("SELECT kind, status FROM alerts ORDER BY kind")
-        .await;
-    assert_eq!(alerts, [["failed_claim", "resolved"], ["unfilled", "told"]]);
 }

@@ -5,16 +5,17 @@ mod ids;
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::alerts::{AlertMemory, AlertVerdict, BrokenPromise, MailPolicy, judge};
-use firstcome_notifier::render::{
-    self, DailyDigest, DigestDrop, Links, MissedRun, OpenAlert, PassMail, Rendered, daily,
-    database_gone, missed,
+use firstcome_notifier::MissedRun;
+use firstcome_notifier::alerts::{
+    self, AlertMemory, BrokenPromise, MailPolicy, Notice, NoticeReason, Problem, Verdict, judge,
 };
+use firstcome_notifier::mails::{AlertMail, Links, Rendered, daily};
 use firstcome_notifier::wording;
 use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
-use firstcome_shared::mysql::digest::LostMails;
+use firstcome_shared::mysql::alerts::RepairsRow;
+use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop, LostMessages, OpenAlert};
 use firstcome_shared::report::{
-    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+    ActionKind, AlertKind, DropReport, Finding, FindingCase, Kind, Outcome, Run, Status, UnsafePart,
 };
 
 use crate::world::{self, applied, at, cased, drop_report, finding, general, left};
@@ -41,7 +42,20 @@ const POLICY: MailPolicy = MailPolicy {
     patience: TimeDelta::zero(),
 };
 
-/// Judges the runs in order, and renders the mail of the last.
+/// Returns what a run repaired, as the table has it.
+fn repairs(now: DateTime<Utc>, run: &Run, broken: &[BrokenPromise]) -> Vec<RepairsRow> {
+    let row = |((drop, kind), n): ((Option<DropId>, Kind), u64)| RepairsRow {
+        run_id: run.run_id.clone(),
+        drop_id: drop.map_or(0, |drop| drop.0),
+        kind: kind.as_str().to_owned(),
+        number: u32::try_from(n).unwrap(),
+        repaired_at: now.naive_utc(),
+    };
+    alerts::repairs(run, broken).into_iter().map(row).collect()
+}
+
+/// Judges the runs in order, and renders the mail of the last. What they repaired is not mailed
+/// yet.
 fn mail(
     runs: &[(DateTime<Utc>, &Run)],
     broken: &[BrokenPromise],
@@ -51,31 +65,39 @@ fn mail(
         broken: broken.to_vec(),
         ..AlertMemory::default()
     };
-    let mut last = AlertVerdict::default();
+    let mut last = Verdict::default();
     for (now, run) in runs {
         last = judge(run, &memory, POLICY, *now);
-        memory.alerts.extend(
-            last.alerts
-                .iter()
-                .map(|alert| (alert.fingerprint.clone(), alert.clone())),
-        );
+        let stored = last.alerts.iter();
+        memory
+            .alerts
+            .extend(stored.map(|alert| (alert.name.clone(), alert.clone())));
     }
     let (now, run) = runs.last()?;
-    let notice = last
+    let names = last
         .problems
         .iter()
-        .map(|notice| notice.observation.fingerprint.clone());
-    let ids: HashMap<String, i64> = notice.zip(41..).collect();
-    let closed_for = Some(TimeDelta::seconds(4));
-    let pass = PassMail {
-        run,
-        verdict: &last,
+        .map(|notice| notice.problem.name.clone());
+    let ids: HashMap<String, i64> = names.zip(41..).collect();
+    let unmailed = runs
+        .iter()
+        .flat_map(|(now, run)| repairs(*now, run, broken));
+    let unmailed: Vec<RepairsRow> = unmailed.collect();
+    let fates = HashMap::from([(DropId(7), [2, 1])]);
+    let pass = AlertMail {
+        run: Some(run),
+        problems: &last.problems,
+        resolved: &last.resolved,
+        repairs: &unmailed,
+        broken,
         ids: &ids,
+        fates: &fates,
         links,
-        closed_for,
+        closed_for: Some(TimeDelta::seconds(4)),
         now: *now,
     };
-    last.says_something().then(|| render::pass(&pass).unwrap())
+    let has_news = !(last.problems.is_empty() && last.resolved.is_empty() && unmailed.is_empty());
+    has_news.then(|| pass.render().unwrap())
 }
 
 fn keep(name: &str, mail: &Rendered) {
@@ -90,7 +112,8 @@ fn keep(name: &str, mail: &Rendered) {
     // Only the mail with all kinds may be long.
     let first = read_first(&mail.text);
     assert!(
-        first <= WORDS_IN_20_SECONDS || ["many_drops", "numeric_ids"].contains(&name),
+        first <= WORDS_IN_20_SECONDS
+            || ["many_drops", "numeric_ids", "redis_flushed"].contains(&name),
         "{name}: {first} words"
     );
     let text = format!(
@@ -100,7 +123,7 @@ fn keep(name: &str, mail: &Rendered) {
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
         insta::assert_snapshot!(format!("{name}.txt"), text);
         // These mails contain every kind of block and every colour.
-        if ["action_needed", "closed_below_quantity", "daily_with_problems"].contains(&name) {
+        if ["action_needed", "outage_of_kafka", "daily_with_problems"].contains(&name) {
             insta::assert_snapshot!(format!("{name}.html"), mail.html);
         }
     });
@@ -234,25 +257,34 @@ fn renders_a_repair() {
     let mail = mail(&[(at(1), &repaired())], &[], &linked()).unwrap();
     assert_eq!(
         mail.subject,
-        "[firstcome] repaired: Winter coupon · 100 of 100 issued (3 issued late)"
+        "[firstcome] repaired: Winter coupon · 100 of 100 issued · 3 issued late"
     );
     keep("repaired", &mail);
 }
 
 #[test]
-fn renders_repeated_repairs() {
-    let runs: Vec<Run> = (0..12)
-        .map(|n| Run {
-            run_id: format!("0193a1f2-{n}"),
-            ..repaired()
-        })
-        .collect();
-    let when = (0..11).map(at).chain([at(600)]);
-    let runs: Vec<_> = when.zip(&runs).collect();
-    keep(
-        "repaired_again_and_again",
-        &mail(&runs, &[], &linked()).unwrap(),
-    );
+fn held_back_repairs_are_listed_by_kind_number_and_pass() {
+    let swapped = [4, 7, 9, 12].map(|slot| {
+        let detail = "another user holds this slot";
+        applied(Kind::SlotConflict, slot, ActionKind::Project, detail)
+    });
+    let swapped = vec![drop_report(1, WINTER, 7, swapped.to_vec())];
+    let swapped = run("b1", Status::Repaired, swapped);
+    let runs = [
+        (at(-250), &swapped),
+        (at(-225), &repaired()),
+        (at(1), &clean()),
+    ];
+    let mail = mail(&runs, &[], &linked()).unwrap();
+    keep("repaired_held_back", &mail);
+    for part in [
+        "4 slot conflicts, 2 failed claims, 1 promise without a row in earlier passes since 05:55 UTC.",
+        "05:55:50 UTC: 4 slot conflicts: https://reconciler.example.com/runs/0193a1f2-7c00-7d31-8000-0000000000b1",
+        "05:56:15 UTC: 2 failed claims, 1 promise without a row",
+    ] {
+        let text = mail.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[test]
@@ -344,26 +376,165 @@ fn renders_broken_promises() {
 }
 
 #[test]
-fn renders_failed_runs_and_stalls() {
-    let error = "MySQL cannot be reached: Input/output error: Connection refused (os error 111)";
-    let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
-    let failed = Run {
-        error: Some(error.to_owned()),
-        findings: vec![cased(FindingCase::RunFailed(FailureCause::Mysql), of_run)],
-        ..run("a6", Status::Failed, Vec::new())
+fn notice_about_broken_promises_says_what_became_of_them() {
+    let broken = [BrokenPromise {
+        coupon_id: CouponId(1),
+        drop_id: DropId(7),
+        user_id: "customer-00101".to_owned(),
+        slot: Some(101),
+        reason: "no slot was left".to_owned(),
+    }];
+    let mut memory = AlertMemory {
+        broken: broken.to_vec(),
+        ..AlertMemory::default()
     };
-    keep_pass("run_failed", &failed);
+    for alert in judge(&clean(), &memory, POLICY, at(1)).alerts {
+        memory.alerts.insert(alert.name.clone(), alert);
+    }
+    memory.broken.clear();
+    let verdict = judge(&clean(), &memory, POLICY, at(600));
+    let (clean, links) = (clean(), linked());
+    let fates = HashMap::from([(DropId(7), [2, 1])]);
+    let mail = AlertMail {
+        run: Some(&clean),
+        resolved: &verdict.resolved,
+        fates: &fates,
+        ..AlertMail::empty(&links, at(600))
+    };
+    let mail = mail.render().unwrap();
+    keep("broken_promises_over", &mail);
+    assert!(
+        mail.text.contains("2 users have a coupon now, 1 was told"),
+        "{}",
+        mail.text
+    );
+}
+
+#[test]
+fn renders_a_stall() {
     let detail = "4120 messages wait on the topic and the consumer has not moved for 95 s";
     let stalled = Run {
-        findings: vec![general(
-            Kind::Stalled,
-            ActionKind::Report,
-            Outcome::Skipped,
-            detail,
-        )],
+        findings: vec![Finding::report(Kind::Stalled, detail)],
         ..clean()
     };
     keep_pass("stalled", &stalled);
+}
+
+fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Notice {
+    let mut problem = Problem::outage(kind, summary);
+    let why = why.iter().map(|why| Finding::report(Kind::Stalled, *why));
+    problem.findings = why.collect();
+    Notice {
+        problem,
+        reason: NoticeReason::New,
+        since: at(0),
+    }
+}
+
+/// The mail about each outage names the store, what users notice and what to do.
+#[test]
+fn renders_outages() {
+    let links = linked();
+    let ids = HashMap::from([
+        ("kafka_unreachable".to_owned(), 41),
+        ("admission".to_owned(), 42),
+    ]);
+    let told = |name, notice: &Notice, now| {
+        let mail = AlertMail {
+            problems: std::slice::from_ref(notice),
+            ids: &ids,
+            ..AlertMail::empty(&links, now)
+        };
+        keep(name, &mail.render().unwrap());
+    };
+    let kafka = outage(AlertKind::KafkaUnreachable, "Kafka does not answer", &[]);
+    told("outage_of_kafka", &kafka, at(31));
+    let lasts = Notice {
+        reason: NoticeReason::Repeat,
+        ..kafka
+    };
+    told("outage_of_kafka_lasts", &lasts, at(14_500));
+    let waits = "coupon 1: the coupon stays closed: the consumer has 5000 messages to read first";
+    let table = "passes fail: MySQL: write rows: Table is full";
+    for (name, kind, summary, why) in [
+        (
+            "outage_of_redis",
+            AlertKind::RedisUnreachable,
+            "Redis refuses connections",
+            "",
+        ),
+        (
+            "admission_closed",
+            AlertKind::AdmissionClosed,
+            "admission is closed",
+            waits,
+        ),
+        (
+            "outage_of_mysql",
+            AlertKind::MysqlUnreachable,
+            "MySQL refuses connections",
+            "",
+        ),
+        (
+            "alerts_not_recorded",
+            AlertKind::AlertsNotRecorded,
+            "MySQL answers, but alerts cannot be recorded",
+            "MySQL: record alerts: Lock wait timeout",
+        ),
+        ("run_failed", AlertKind::RunFailed, table, ""),
+    ] {
+        let why = [why]
+            .into_iter()
+            .filter(|why| !why.is_empty())
+            .collect::<Vec<_>>();
+        told(name, &outage(kind, summary, &why), at(31));
+    }
+}
+
+#[test]
+fn renders_the_end_of_an_outage_with_what_passes_repaired_meanwhile() {
+    let late = Kind::Unissued.as_str().to_owned();
+    let rows = [RepairsRow {
+        run_id: "r1".to_owned(),
+        drop_id: 7,
+        kind: late,
+        number: 12,
+        repaired_at: at(100).naive_utc(),
+    }];
+    let mut memory = AlertMemory::default();
+    let error = "the topic cannot be read: BrokerTransportFailure";
+    let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
+    let case = FindingCase::RunFailed(firstcome_shared::report::FailureCause::Kafka);
+    let failed = Run {
+        error: Some(error.to_owned()),
+        findings: vec![cased(case, of_run)],
+        ..run("b2", Status::Failed, Vec::new())
+    };
+    for alert in judge(&failed, &memory, POLICY, at(1)).alerts {
+        memory.alerts.insert(alert.name.clone(), alert);
+    }
+    let (clean, links) = (clean(), linked());
+    let over = judge(&clean, &memory, POLICY, at(720));
+    let mail = AlertMail {
+        run: Some(&clean),
+        resolved: &over.resolved,
+        repairs: &rows,
+        ..AlertMail::empty(&links, at(720))
+    };
+    keep("outage_of_kafka_over", &mail.render().unwrap());
+}
+
+#[test]
+fn no_mail_about_an_outage_speaks_the_language_of_a_client_library() {
+    use firstcome_shared::report::FailureCause;
+    for error in [
+        "the topic cannot be read, so what is on its way is not known: Kafka did not tell what the topic has: Meta data fetch \
+         error: BrokerTransportFailure (Local: Broker transport failure)",
+        "Kafka cannot be reached: Meta data fetch error: OperationTimedOut (Local: Timed out)",
+    ] {
+        let said = wording::unavailable(FailureCause::Kafka, error);
+        assert_eq!(said.as_deref(), Some("Kafka does not answer"));
+    }
 }
 
 #[test]
@@ -384,7 +555,9 @@ fn renders_problems_without_a_drop() {
         }
     };
     let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
-    keep_pass("unsafe_setting", &of_none(Kind::Stalled, evicts, None));
+    let mut evicting = of_none(Kind::Stalled, evicts, None);
+    evicting.findings[0].case = FindingCase::Unsafe(UnsafePart::Redis);
+    keep_pass("unsafe_setting", &evicting);
     let closed = "coupon 1 stays closed and answers 503: in drop 7, slot 9, another user holds this slot (and 2 more)";
     let two = left(
         Kind::SlotConflict,
@@ -506,13 +679,7 @@ fn mail_about_many_problems_is_truncated_and_says_where_the_rest_is() {
         "{}",
         mail.text
     );
-    for rest in [
-        "and 252 more",
-        "and 26 more",
-        "/v1/alerts?status=firing",
-        "30 more drops are in the run",
-        "for id in 41 42",
-    ] {
+    for rest in ["and 252 more", "and 26 more", "/v1/alerts?status=firing"] {
         assert!(mail.text.contains(rest), "{rest}\n{}", mail.text);
     }
 }
@@ -544,38 +711,23 @@ fn commands_can_be_pasted() {
 }
 
 #[test]
-fn renders_a_drop_that_closed_below_its_quantity() {
-    let detail = "closed with 10 of 100 slots left, and nobody waits";
-    let mut drop = drop_report(
-        1,
-        WINTER,
-        7,
-        vec![general(
-            Kind::Unfilled,
-            ActionKind::Report,
-            Outcome::Skipped,
-            detail,
-        )],
-    );
-    for numbers in [&mut drop.before, &mut drop.after] {
-        numbers.count = 90;
-        numbers.users = 90;
-        numbers.rows = 90;
-    }
-    let run = run("a8", Status::Clean, vec![drop]);
-    keep_pass("closed_below_quantity", &run);
-}
-
-#[test]
-fn renders_a_missed_run_and_an_outage_of_mysql() {
-    let schedule = "RECONCILE_CRON".to_owned();
+fn renders_a_missed_run() {
     let run = MissedRun {
-        schedule,
+        schedule: "RECONCILE_CRON".to_owned(),
         expected_at: at(0),
         noticed_at: at(7_500),
         because: None,
     };
-    keep("run_missed", &missed(&run, &linked()).unwrap());
+    let links = linked();
+    let told = |name, run: &MissedRun| {
+        let notice = run.notice();
+        let mail = AlertMail {
+            problems: std::slice::from_ref(&notice),
+            ..AlertMail::empty(&links, run.noticed_at)
+        };
+        keep(name, &mail.render().unwrap());
+    };
+    told("run_missed", &run);
     let because =
         "a pass has been running since 2026-12-01 05:58:00 UTC (run 0193a1f2 of process db-1:4711)";
     let run = MissedRun {
@@ -583,41 +735,7 @@ fn renders_a_missed_run_and_an_outage_of_mysql() {
         noticed_at: at(400),
         ..run
     };
-    keep(
-        "run_missed_because_of_a_pass",
-        &missed(&run, &linked()).unwrap(),
-    );
-    keep(
-        "admission_closed",
-        &render::admission_closed(true, at(0), at(31), &linked()).unwrap(),
-    );
-    keep(
-        "redis_unreachable",
-        &render::admission_closed(false, at(0), at(31), &linked()).unwrap(),
-    );
-    keep(
-        "alerts_not_recorded",
-        &render::cannot_record("MySQL: record alerts: Lock wait timeout", at(90), &linked())
-            .unwrap(),
-    );
-    keep(
-        "mysql_gone",
-        &database_gone(
-            "MySQL cannot be reached: Connection refused",
-            at(90),
-            &linked(),
-        )
-        .unwrap(),
-    );
-    keep(
-        "mysql_back",
-        &render::can_record(true, at(0), at(720), &linked()).unwrap(),
-    );
-    keep(
-        "webhooks_off",
-        &render::webhooks_off("https://shop.example.com#1f2e", at(0)).unwrap(),
-    );
-    keep("test", &render::test(at(0), "[10.0.0.7]").unwrap());
+    told("run_missed_because_of_a_pass", &run);
 }
 
 fn quiet_day() -> DailyDigest {
@@ -629,10 +747,7 @@ fn quiet_day() -> DailyDigest {
         broken: 0,
         runs: vec![("clean".to_owned(), 2_874), ("repaired".to_owned(), 6)],
         last_success_at: Some(at(-12)),
-        findings: vec![
-            ("failed_claim".to_owned(), 4, 4),
-            ("unissued".to_owned(), 19, 19),
-        ],
+        repairs: vec![("failed_claim".to_owned(), 4), ("unissued".to_owned(), 19)],
         sealed: vec![DigestDrop {
             coupon_id: CouponId(1),
             coupon_name: WINTER.to_owned(),
@@ -641,9 +756,8 @@ fn quiet_day() -> DailyDigest {
             rows: 100,
         }],
         sealed_total: 1,
-        examined: [287_400, 287_381, 4],
-        mails: [7, 0, 0, 0],
-        lost_mails: Vec::new(),
+        messages: [7, 0, 0],
+        lost: Vec::new(),
         redis_is_managed: false,
     }
 }
@@ -659,30 +773,30 @@ fn renders_the_daily_digest() {
         since: at(-30_000),
         acknowledged_by: Some("Kim".to_owned()),
     };
-    let lost = |recipient: &str, given_up, sent| LostMails {
-        recipient: recipient.to_owned(),
+    let lost = |target: &str, given_up, sent| LostMessages {
+        target: target.to_owned(),
         given_up,
         sent,
     };
-    let lost_mails = vec![
+    let lost = vec![
         lost("Duty <duty@example.com>", 2, 0),
         lost("kim@example.org", 1, 6),
+        lost("shop.example.com#1f2e3d4c", 3, 0),
     ];
     let day = DailyDigest {
         open: vec![open],
         open_total: 1,
         broken: 2,
-        lost_mails,
+        lost,
         ..quiet_day()
     };
     keep("daily_with_problems", &daily(&day, &linked()).unwrap());
     let none = DailyDigest {
         runs: Vec::new(),
         last_success_at: None,
-        findings: Vec::new(),
+        repairs: Vec::new(),
         sealed: Vec::new(),
         sealed_total: 0,
-        examined: [0; 3],
         ..quiet_day()
     };
     keep("daily_without_a_run", &daily(&none, &linked()).unwrap());

@@ -22,9 +22,7 @@ async fn test_email_reports_each_step_and_each_recipient() {
     for line in [
         "server      127.0.0.1, port",
         "encryption  none",
-        "ok     reach",
-        "ok     connect",
-        "to b@example.org",
+        "ok     to b@example.org",
     ] {
         assert!(said.contains(line), "{line}\n{said}");
     }
@@ -33,7 +31,7 @@ async fn test_email_reports_each_step_and_each_recipient() {
         .unwrap();
     let (ok, said) = tried(&args).await;
     assert!(
-        !ok && said.contains("FAILED name the recipient") && said.contains("check ALERT_TO"),
+        !ok && said.contains("FAILED to a@example.org") && said.contains("check ALERT_TO"),
         "{said}"
     );
     assert_eq!(sink.mails().len(), 3, "the other recipient gets the mail");
@@ -47,14 +45,14 @@ async fn usual_mail_errors_are_explained() {
     sink.set(Behaviour::SilentAfterAccept).await.unwrap();
     let (ok, said) = tried(&args).await;
     assert!(
-        !ok && said.contains("FAILED connect: no answer within 500ms")
-            && said.contains("465 wants smtps"),
+        !ok && said.contains("connect and log in: no answer within 500ms")
+            && said.contains("465 smtps"),
         "{said}"
     );
     sink.set(Behaviour::Down).await.unwrap();
     let (ok, said) = tried(&args).await;
     assert!(
-        !ok && said.contains("FAILED reach") && said.contains("nobody listens there"),
+        !ok && said.contains("connect and log in: ") && said.contains("check host, port"),
         "{said}"
     );
     sink.set(Behaviour::Normal).await.unwrap();
@@ -69,7 +67,7 @@ async fn usual_mail_errors_are_explained() {
     args.smtp_url = Some(format!("smtp://ops:hunter2@127.0.0.1:{}", sink.port()).into());
     let (ok, said) = tried(&args).await;
     assert!(
-        !ok && said.contains("FAILED log in") && said.contains("can be read on the way"),
+        !ok && said.contains("connect and log in: ") && said.contains("can be read on the way"),
         "{said}"
     );
     assert!(!said.contains("hunter2"), "{said}");
@@ -83,7 +81,7 @@ async fn usual_mail_errors_are_explained() {
     args.smtp_url = Some(starttls.url().into());
     let (ok, said) = tried(&args).await;
     assert!(
-        !ok && said.contains("FAILED STARTTLS") && said.contains("SSL_CERT_FILE"),
+        !ok && said.contains("connect and log in: ") && said.contains("SSL_CERT_FILE"),
         "{said}"
     );
 }

@@ -18,8 +18,8 @@ use crate::notify::{self, AlertError, AlertPage, ListedAlert};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AlertsQuery {
-    /// `firing`, `resolved` or `told`.
-    #[param(pattern = "^(firing|resolved|told)$", example = "firing")]
+    /// `firing` or `resolved`.
+    #[param(pattern = "^(firing|resolved)$", example = "firing")]
     status: Option<String>,
     /// Only alerts with a lower ID.
     before: Option<i64>,
@@ -39,8 +39,8 @@ pub(super) async fn list(
 ) -> Answer<AlertPage> {
     let limit = within("limit", query.limit, 100, 1..=500)?;
     let status = query.status.as_deref();
-    if let Some(other) = status.filter(|s| !["firing", "resolved", "told"].contains(s)) {
-        let why = format!("status is firing, resolved or told, not {other:?}");
+    if let Some(other) = status.filter(|s| !["firing", "resolved"].contains(s)) {
+        let why = format!("status is firing or resolved, not {other:?}");
         return Err(invalid(why).into());
     }
     let db = &app.stores.db;
@@ -98,14 +98,15 @@ pub(super) struct Silence {
 
 /// Silence mails about an alert's drop until a given time
 ///
-/// Alerts are still recorded. Broken promises and losses of Redis data are still mailed.
+/// Alerts are still recorded. Critical problems, such as broken promises and losses of Redis data,
+/// are still mailed.
 #[utoipa::path(
     post, path = "/v1/alerts/{id}/silence", tag = "alerts", request_body = Silence, security(("ops" = [])),
     params(("id" = i64, Path, description = "The alert")),
     responses(
         (status = 200, description = "The alert", body = ListedAlert),
         (status = 404, description = "`not_found`"),
-        (status = 409, description = "`no_drop`: the alert does not concern a drop"),
+        (status = 409, description = "`no_silence`: the alert does not concern a drop, or is critical"),
     )
 )]
 pub(super) async fn silence(
@@ -127,7 +128,7 @@ impl From<AlertError> for Refusal {
         match error {
             AlertError::NotFound(_) => Problem::not_found(why).into(),
             AlertError::NotFiring(_) => Problem::new(Code::NotFiring, why).into(),
-            AlertError::NoDrop(_) => Problem::new(Code::NoDrop, why).into(),
+            AlertError::NoSilence(_) => Problem::new(Code::NoSilence, why).into(),
             AlertError::NoName | AlertError::TooLong => invalid(why).into(),
             AlertError::Database(error) => error.into(),
         }

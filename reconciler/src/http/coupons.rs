@@ -15,12 +15,12 @@ use firstcome_shared::http::views::{
 };
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::pace::{SlotPace, sampled};
+use firstcome_shared::report::AlertKind;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::refusals::{Answer, Refusal, no_such, number, within};
 use super::state::RouteState;
-use crate::notify::alerts::About;
 
 /// Drops per page.
 const DROPS: usize = 50;
@@ -158,7 +158,8 @@ async fn details(
     let overview = app.one_drop.lock().await.one(coupon, drop.clone()).await;
     // An alert says whether repairs of the drop wait for an operator.
     let mut alerts = overview.alerts.iter().map(|one| &one.alert);
-    let is_braked = alerts.any(|it| it.drop_id == Some(drop.id) && it.kind == About::Braked.word());
+    let is_braked =
+        alerts.any(|it| it.drop_id == Some(drop.id) && it.kind == AlertKind::Braked.facts().word);
     let shown = if is_braked {
         db.shown_repairs(drop.id).await?
     } else {

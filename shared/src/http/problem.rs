@@ -37,7 +37,7 @@ pub enum Code {
     /// The alert is over.
     NotFiring,
     /// The alert concerns no drop.
-    NoDrop,
+    NoSilence,
     /// The failed claim is resolved.
     AlreadyResolved,
     /// The user has no broken promise there.
@@ -71,7 +71,7 @@ impl Code {
             | Self::BelowGivenOut
             | Self::PassRunning
             | Self::NotFiring
-            | Self::NoDrop
+            | Self::NoSilence
             | Self::AlreadyResolved
             | Self::NothingBroken
             | Self::StillNeeded => StatusCode::CONFLICT,

@@ -1,10 +1,12 @@
-//! The table `alerts`: reported problems, one row per drift, kept across restarts.
+//! The table `alerts`: reported problems, one row per problem, kept across restarts; and `repairs`,
+//! what passes repaired, until it is mailed.
 
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::dsl::count_star;
 use diesel::prelude::*;
+use diesel::sql_types::Text;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -13,7 +15,7 @@ use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::set_state;
-use super::schema::{alerts, broken_promises, coupons, drops, issued_coupons, slot_limits};
+use super::schema::{alerts, broken_promises, coupons, drops, issued_coupons, repairs};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
@@ -24,14 +26,10 @@ use crate::domain::{CouponId, DropId};
 #[strum(serialize_all = "lowercase")]
 #[serde(rename_all = "lowercase")]
 pub enum AlertState {
-    /// The last pass that examined it saw the drift.
+    /// The last pass that examined it saw the problem.
     Firing,
-    /// A pass saw that the drift is gone.
+    /// A pass saw that the problem is gone.
     Resolved,
-    /// Information that is mailed only once.
-    #[strum(serialize = "told")]
-    #[serde(rename = "told")]
-    Information,
 }
 
 impl AlertState {
@@ -44,9 +42,9 @@ impl AlertState {
 /// An alert. User ids in it are masked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Alert {
-    /// The identity of the drift: hexadecimal SHA-256.
+    /// The identity of the problem: its kind, and its coupon, drop or cause.
     #[serde(skip)]
-    pub fingerprint: String,
+    pub name: String,
     /// Its kind: a section of docs/OPERATIONS.md.
     #[schema(example = "unissued")]
     pub kind: String,
@@ -57,9 +55,12 @@ pub struct Alert {
     /// One human-readable line.
     #[schema(example = "3 people hold a slot and have no row")]
     pub summary: String,
-    /// A hash of the last mail's content.
+    /// The number of cases that its last mail named.
     #[serde(skip)]
-    pub content_hash: String,
+    pub size: u64,
+    /// A checksum of these cases.
+    #[serde(skip)]
+    pub content: i64,
     /// Since when it has been firing.
     pub first_seen_at: DateTime<Utc>,
     /// When a pass last saw it.
@@ -68,18 +69,12 @@ pub struct Alert {
     pub last_mailed_at: Option<DateTime<Utc>>,
     /// Number of mails since it was last quiet for a whole cooldown.
     pub mails: u32,
-    /// The id that its mails refer to, so that they form one thread.
-    #[serde(skip)]
-    pub thread: String,
     /// When a pass saw that it was over.
     pub resolved_at: Option<DateTime<Utc>>,
     /// When it was acknowledged.
     pub acknowledged_at: Option<DateTime<Utc>>,
     #[schema(example = "Kim")]
     pub acknowledged_by: Option<String>,
-    /// Number of repairs that wait for the next mail.
-    #[serde(skip)]
-    pub unmailed_repairs: u32,
 }
 
 impl Alert {
@@ -87,14 +82,6 @@ impl Alert {
     pub fn was_mailed(&self) -> bool {
         self.last_mailed_at
             .is_some_and(|at| at >= self.first_seen_at)
-    }
-
-    /// Whether a mail has reported the alert but no mail has reported its resolution, because mails
-    /// were silenced. [`open_or_seen`] implements the same rule in SQL.
-    pub fn owes_notice(&self) -> bool {
-        self.state == AlertState::Resolved
-            && self.was_mailed()
-            && self.last_mailed_at < self.resolved_at
     }
 }
 
@@ -126,28 +113,24 @@ pub struct ListedAlert {
     pub silenced_by: Option<String>,
 }
 
-/// The kind of a row that counts a drop's repairs and their mails. Rows of this kind never fire.
-pub const REPAIRED: &str = "repaired";
-
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = alerts, treat_none_as_null = true)]
 pub(super) struct AlertRow {
-    fingerprint: String,
+    name: String,
     kind: String,
     coupon_id: Option<i64>,
     drop_id: Option<i64>,
     status: String,
     summary: String,
-    content_hash: String,
+    size: u64,
+    content: i64,
     first_seen_at: NaiveDateTime,
     last_seen_at: NaiveDateTime,
     last_mailed_at: Option<NaiveDateTime>,
     mails: u32,
-    thread_id: Option<String>,
     resolved_at: Option<NaiveDateTime>,
     acknowledged_at: Option<NaiveDateTime>,
     acknowledged_by: Option<String>,
-    unmailed_repairs: u32,
 }
 
 impl From<AlertRow> for Alert {
@@ -155,21 +138,20 @@ impl From<AlertRow> for Alert {
         let utc = |at: Option<NaiveDateTime>| at.map(|at| at.and_utc());
         Self {
             state: row.status.parse().unwrap_or(AlertState::Resolved),
-            fingerprint: row.fingerprint,
+            name: row.name,
             kind: row.kind,
             coupon_id: row.coupon_id.map(CouponId),
             drop_id: row.drop_id.map(DropId),
             summary: row.summary,
-            content_hash: row.content_hash,
+            size: row.size,
+            content: row.content,
             first_seen_at: row.first_seen_at.and_utc(),
             last_seen_at: row.last_seen_at.and_utc(),
             last_mailed_at: utc(row.last_mailed_at),
             mails: row.mails,
-            thread: row.thread_id.unwrap_or_default(),
             resolved_at: utc(row.resolved_at),
             acknowledged_at: utc(row.acknowledged_at),
             acknowledged_by: row.acknowledged_by,
-            unmailed_repairs: row.unmailed_repairs,
         }
     }
 }
@@ -178,22 +160,21 @@ impl From<&Alert> for AlertRow {
     fn from(alert: &Alert) -> Self {
         let naive = |at: Option<DateTime<Utc>>| at.map(|at| at.naive_utc());
         Self {
-            fingerprint: alert.fingerprint.clone(),
+            name: alert.name.clone(),
             kind: alert.kind.clone(),
             coupon_id: alert.coupon_id.map(|id| id.0),
             drop_id: alert.drop_id.map(|id| id.0),
             status: alert.state.as_str().to_owned(),
             summary: alert.summary.clone(),
-            content_hash: alert.content_hash.clone(),
+            size: alert.size,
+            content: alert.content,
             first_seen_at: alert.first_seen_at.naive_utc(),
             last_seen_at: alert.last_seen_at.naive_utc(),
             last_mailed_at: naive(alert.last_mailed_at),
             mails: alert.mails,
-            thread_id: Some(alert.thread.clone()),
             resolved_at: naive(alert.resolved_at),
             acknowledged_at: naive(alert.acknowledged_at),
             acknowledged_by: alert.acknowledged_by.clone(),
-            unmailed_repairs: alert.unmailed_repairs,
         }
     }
 }
@@ -205,7 +186,7 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
     set_state(conn, "notify", "").await
 }
 
-/// Inserts an alert, or replaces the one with the same fingerprint.
+/// Inserts an alert, or replaces the one with the same name.
 pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
     let row = AlertRow::from(alert);
     diesel::insert_into(alerts::table)
@@ -218,43 +199,31 @@ pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
         .map(|_| ())
 }
 
-/// Reads the alerts that are firing, whose resolution must still be mailed, or that have one of
-/// these fingerprints.
-pub async fn open_or_seen(conn: &mut Conn, fingerprints: &[String]) -> QueryResult<Vec<Alert>> {
-    let owes_notice = alerts::status
-        .eq(AlertState::Resolved.as_str())
-        .and(alerts::last_mailed_at.lt(alerts::resolved_at))
-        .and(alerts::last_mailed_at.ge(alerts::first_seen_at.nullable()));
-    let is_open = alerts::status
-        .eq(AlertState::Firing.as_str())
-        .or(owes_notice);
+/// Reads the alerts that are firing or that have one of these names, by name.
+pub async fn firing_or_named(
+    conn: &mut Conn,
+    names: &[String],
+) -> QueryResult<HashMap<String, Alert>> {
     let rows = alerts::table.select(AlertRow::as_select());
-    let mut found: HashMap<String, Alert> = HashMap::new();
-    let mut keep = |some: Vec<AlertRow>| {
-        found.extend(
-            some.into_iter()
-                .map(Alert::from)
-                .map(|alert| (alert.fingerprint.clone(), alert)),
-        );
-    };
-    keep(rows.filter(is_open).load(conn).await?);
-    for some in fingerprints.chunks(MOST_VALUES) {
-        keep(
-            rows.filter(alerts::fingerprint.eq_any(some))
-                .load(conn)
-                .await?,
-        );
+    let firing = alerts::status.eq(AlertState::Firing.as_str());
+    let mut found: Vec<AlertRow> = rows.filter(firing).load(conn).await?;
+    for some in names.chunks(MOST_VALUES) {
+        found.extend(rows.filter(alerts::name.eq_any(some)).load(conn).await?);
     }
-    Ok(found.into_values().collect())
+    let named = |row| {
+        let alert = Alert::from(row);
+        (alert.name.clone(), alert)
+    };
+    Ok(found.into_iter().map(named).collect())
 }
 
-/// Reads the ids of alerts by fingerprint.
-pub async fn ids(conn: &mut Conn, fingerprints: &[&str]) -> QueryResult<HashMap<String, i64>> {
+/// Reads the ids of alerts by name.
+pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String, i64>> {
     let mut found = HashMap::new();
-    for some in fingerprints.chunks(MOST_VALUES) {
+    for some in names.chunks(MOST_VALUES) {
         let query = alerts::table
-            .filter(alerts::fingerprint.eq_any(some))
-            .select((alerts::fingerprint, alerts::id));
+            .filter(alerts::name.eq_any(some))
+            .select((alerts::name, alerts::id));
         found.extend(query.load::<(String, i64)>(conn).await?);
     }
     Ok(found)
@@ -279,29 +248,95 @@ pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId
     Ok(found)
 }
 
-/// Finds which of these drops were deleted, alone or with their coupon, so that no pass examines
-/// them again. A drop that other tables still name is lost, not deleted.
+/// Finds which of these drops do not exist any more, so that no pass examines them again.
 pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
     let mut gone: HashSet<DropId> = of.iter().copied().map(DropId).collect();
     for some in of.chunks(MOST_VALUES) {
-        let there = drops::table.inner_join(coupons::table.on(coupons::id.eq(drops::coupon_id)));
-        let there: Vec<i64> = there
-            .filter(drops::id.eq_any(some))
-            .select(drops::id)
-            .load(conn)
-            .await?;
+        let there = drops::table.filter(drops::id.eq_any(some));
+        let there: Vec<i64> = there.select(drops::id).load(conn).await?;
         gone.retain(|drop| !there.contains(&drop.0));
     }
-    let absent: Vec<i64> = gone.iter().map(|drop| drop.0).collect();
-    for some in absent.chunks(MOST_VALUES) {
-        let limits = slot_limits::table.filter(slot_limits::drop_id.eq_any(some));
-        let limits: Vec<i64> = limits.select(slot_limits::drop_id).load(conn).await?;
-        let rows = issued_coupons::table.filter(issued_coupons::drop_id.eq_any(some));
-        let rows = rows.select(issued_coupons::drop_id).distinct();
-        let rows: Vec<i64> = rows.load(conn).await?;
-        gone.retain(|drop| !limits.contains(&drop.0) && !rows.contains(&drop.0));
-    }
     Ok(gone)
+}
+
+/// Counts the users whose broken promises in a drop ended since this time: those who have a row of
+/// the coupon, and the others, whom an operator has told.
+pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
+    let ended = broken_promises::drop_id
+        .eq(drop.0)
+        .and(broken_promises::mended_at.ge(since.naive_utc()));
+    let ended = broken_promises::table.filter(ended);
+    let all: i64 = ended.count().get_result(conn).await?;
+    let of_user = issued_coupons::coupon_id
+        .eq(broken_promises::coupon_id)
+        .and(issued_coupons::user_id.eq(broken_promises::user_id));
+    let has_row = diesel::dsl::exists(issued_coupons::table.filter(of_user));
+    let kept: i64 = ended.filter(has_row).count().get_result(conn).await?;
+    Ok([kept, all - kept])
+}
+
+/// What a pass repaired of one kind in one drop.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = repairs)]
+pub struct RepairsRow {
+    pub run_id: String,
+    /// 0 if no drop is concerned.
+    pub drop_id: i64,
+    pub kind: String,
+    pub number: u32,
+    pub repaired_at: NaiveDateTime,
+}
+
+/// Stores repairs. A run that was stored before keeps its rows.
+pub async fn keep_repairs(conn: &mut Conn, mut rows: Vec<RepairsRow>) -> QueryResult<()> {
+    while !rows.is_empty() {
+        let rest = rows.split_off(rows.len().min(1_000));
+        diesel::insert_into(repairs::table)
+            .values(std::mem::replace(&mut rows, rest))
+            .on_conflict(diesel::dsl::DuplicatedKeys)
+            .do_update()
+            .set(repairs::run_id.eq(diesel::dsl::sql::<Text>("repairs.run_id")))
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Repairs that are not mailed yet, and the times of the last mails about repairs, newest first.
+pub async fn unmailed_repairs(
+    conn: &mut Conn,
+    since: DateTime<Utc>,
+) -> QueryResult<(Vec<RepairsRow>, Vec<DateTime<Utc>>)> {
+    let unmailed = repairs::table
+        .filter(repairs::mailed_at.is_null())
+        .order((repairs::repaired_at, repairs::run_id, repairs::kind))
+        .select(RepairsRow::as_select());
+    let unmailed = unmailed.load(conn).await?;
+    let mails: Vec<Option<NaiveDateTime>> = repairs::table
+        .filter(repairs::mailed_at.ge(since.naive_utc()))
+        .select(repairs::mailed_at)
+        .distinct()
+        .order(repairs::mailed_at.desc())
+        .load(conn)
+        .await?;
+    let mails = mails.into_iter().flatten().map(|at| at.and_utc());
+    Ok((unmailed, mails.collect()))
+}
+
+/// Marks repairs as mailed, if these were.
+pub async fn repairs_are_mailed(
+    conn: &mut Conn,
+    mailed: &[RepairsRow],
+    now: DateTime<Utc>,
+) -> QueryResult<()> {
+    if mailed.is_empty() {
+        return Ok(());
+    }
+    diesel::update(repairs::table.filter(repairs::mailed_at.is_null()))
+        .set(repairs::mailed_at.eq(now.naive_utc()))
+        .execute(conn)
+        .await
+        .map(|_| ())
 }
 
 /// Reads the unresolved broken promises of these drops.
@@ -404,7 +439,7 @@ impl Db {
             let is_mailed = alerts::last_mailed_at.ge(alerts::first_seen_at.nullable());
             alerts::table
                 .filter(alerts::status.eq(AlertState::Firing.as_str()))
-                .filter(is_mailed.and(alerts::kind.ne(REPAIRED)))
+                .filter(is_mailed)
                 .group_by(alerts::kind)
                 .select((alerts::kind, count_star()))
                 .load(conn)

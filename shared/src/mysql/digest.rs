@@ -1,23 +1,22 @@
-//! Reads the data of the daily digest for a period from all tables of the reconciler.
+//! Reads the data of the daily digest for a period.
 
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use diesel::dsl::{count_star, max};
+use diesel::dsl::{count_star, max, sql};
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use diesel_async::RunQueryDsl;
 
-use super::outbox::{UNTRIED, count_waiting};
-use super::schema::{
-    alerts, broken_promises, coupons, drops, mail_outbox, reconcile_findings, reconcile_runs,
-};
+use super::outbox::UNTRIED;
+use super::schema::{alerts, broken_promises, coupons, drops, outbox, reconcile_runs, repairs};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
 
 /// Maximum number of lines per list. The mail shows only the number of the others.
 const LINES: i64 = 20;
 
-/// Time limit of each query. With a pass every second, a day has about 86,000 rows.
+/// Time limit of all queries. With a pass every second, a day has about 86,000 rows.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// An alert that is open at the end of the period.
@@ -48,13 +47,13 @@ pub struct DigestDrop {
     pub rows: u32,
 }
 
-/// An address for which mails were given up.
+/// A target for which messages were given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LostMails {
-    /// The address as written in a header.
-    pub recipient: String,
+pub struct LostMessages {
+    /// A mail address as written in a header, or the name of a webhook's address.
+    pub target: String,
     pub given_up: u64,
-    /// Mails to the same address that a server accepted.
+    /// Messages that the target accepted.
     pub sent: u64,
 }
 
@@ -74,18 +73,15 @@ pub struct DailyDigest {
     pub runs: Vec<(String, u64)>,
     /// When the last clean or repaired run ended.
     pub last_success_at: Option<DateTime<Utc>>,
-    /// Findings by kind: total and repaired.
-    pub findings: Vec<(String, u64, u64)>,
+    /// Repairs by kind.
+    pub repairs: Vec<(String, u64)>,
     /// The first drops that were verified exact.
     pub sealed: Vec<DigestDrop>,
     pub sealed_total: u64,
-    /// Users, rows and failed claims that runs examined.
-    pub examined: [u64; 3],
-    /// Mails sent, mails waiting, mails given up, and mails given up because no mail server was
-    /// configured for days.
-    pub mails: [u64; 4],
-    /// Mails given up by address, except those given up for lack of a mail server.
-    pub lost_mails: Vec<LostMails>,
+    /// Messages sent, waiting, and given up because nothing was set that sends them.
+    pub messages: [u64; 3],
+    /// Other messages given up, by target.
+    pub lost: Vec<LostMessages>,
     /// The operator asserts that Redis is durable (`REDIS_DURABILITY=managed`), and nothing checks
     /// it.
     pub redis_is_managed: bool,
@@ -96,33 +92,54 @@ pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Dail
     db.run_within(LIMIT, "gather the day", async move |conn| {
         let since = from.naive_utc();
         let until = to.naive_utc();
-        let (runs, examined) = runs(conn, since, until).await?;
-        let (sealed, sealed_total) = sealed(conn, since, until).await?;
-        let (open, open_total) = open(conn).await?;
-        let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
-        let broken: i64 = broken.count().get_result(conn).await?;
-        let good = reconcile_runs::status
-            .eq_any(["clean", "repaired"])
+        let started = reconcile_runs::started_at
+            .ge(since)
+            .and(reconcile_runs::started_at.lt(until));
+        let ended = reconcile_runs::finished_at
+            .is_not_null()
             .and(reconcile_runs::dry_run.eq(false));
+        let runs: Vec<(String, i64)> = reconcile_runs::table
+            .filter(started.and(ended))
+            .group_by(reconcile_runs::status)
+            .order(reconcile_runs::status)
+            .select((reconcile_runs::status, count_star()))
+            .load(conn)
+            .await?;
+        let good = reconcile_runs::status.eq_any(["clean", "repaired"]);
         let last: Option<NaiveDateTime> = reconcile_runs::table
-            .filter(good)
+            .filter(good.and(reconcile_runs::dry_run.eq(false)))
             .select(max(reconcile_runs::finished_at))
             .first(conn)
             .await?;
+        let repaired = repairs::repaired_at
+            .ge(since)
+            .and(repairs::repaired_at.lt(until));
+        let repaired: Vec<(String, i64)> = repairs::table
+            .filter(repaired)
+            .group_by(repairs::kind)
+            .order(repairs::kind)
+            .select((repairs::kind, sql::<BigInt>("CAST(SUM(number) AS SIGNED)")))
+            .load(conn)
+            .await?;
+        let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
+        let broken: i64 = broken.count().get_result(conn).await?;
+        let (open, open_total) = open(conn).await?;
+        let (sealed, sealed_total) = sealed(conn, since, until).await?;
+        let (messages, lost) = messages(conn, since, until).await?;
+        let counted = |(word, n): (String, i64)| (word, unsigned(n));
         Ok(DailyDigest {
             from,
             to,
             open,
             open_total,
             broken: unsigned(broken),
-            runs,
+            runs: runs.into_iter().map(counted).collect(),
             last_success_at: last.map(|at| at.and_utc()),
-            findings: findings(conn, since, until).await?,
+            repairs: repaired.into_iter().map(counted).collect(),
             sealed,
             sealed_total,
-            examined,
-            mails: mails(conn, since, until).await?,
-            lost_mails: lost_mails(conn, since, until).await?,
+            messages,
+            lost,
             redis_is_managed: false,
         })
     })
@@ -133,93 +150,14 @@ fn unsigned(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
 
-async fn runs(
-    conn: &mut Conn,
-    since: NaiveDateTime,
-    until: NaiveDateTime,
-) -> QueryResult<(Vec<(String, u64)>, [u64; 3])> {
-    let ended = reconcile_runs::started_at
-        .ge(since)
-        .and(reconcile_runs::started_at.lt(until));
-    let ended = ended
-        .and(reconcile_runs::finished_at.is_not_null())
-        .and(reconcile_runs::dry_run.eq(false));
-    let by_status: Vec<(String, i64)> = reconcile_runs::table
-        .filter(ended)
-        .group_by(reconcile_runs::status)
-        .order(reconcile_runs::status)
-        .select((reconcile_runs::status, count_star()))
-        .load(conn)
-        .await?;
-    let all: Vec<(i64, i64, i64)> = reconcile_runs::table
-        .filter(ended)
-        .select((
-            reconcile_runs::users_examined,
-            reconcile_runs::rows_examined,
-            reconcile_runs::failed_claims_examined,
-        ))
-        .load(conn)
-        .await?;
-    let examined = all.iter().fold([0; 3], |[users, rows, failed], run| {
-        [
-            users + unsigned(run.0),
-            rows + unsigned(run.1),
-            failed + unsigned(run.2),
-        ]
-    });
-    Ok((
-        by_status
-            .into_iter()
-            .map(|(status, n)| (status, unsigned(n)))
-            .collect(),
-        examined,
-    ))
-}
-
-async fn findings(
-    conn: &mut Conn,
-    since: NaiveDateTime,
-    until: NaiveDateTime,
-) -> QueryResult<Vec<(String, u64, u64)>> {
-    let real = reconcile_runs::started_at
-        .ge(since)
-        .and(reconcile_runs::started_at.lt(until));
-    let rows: Vec<(String, String, i64)> = reconcile_findings::table
-        .inner_join(reconcile_runs::table.on(reconcile_runs::id.eq(reconcile_findings::run_id)))
-        .filter(real.and(reconcile_runs::dry_run.eq(false)))
-        .group_by((reconcile_findings::kind, reconcile_findings::result))
-        .order(reconcile_findings::kind)
-        .select((
-            reconcile_findings::kind,
-            reconcile_findings::result,
-            count_star(),
-        ))
-        .load(conn)
-        .await?;
-    let mut kinds: Vec<(String, u64, u64)> = Vec::new();
-    for (kind, result, n) in rows {
-        if kinds.last().is_none_or(|last| last.0 != kind) {
-            kinds.push((kind, 0, 0));
-        }
-        if let Some(last) = kinds.last_mut() {
-            last.1 += unsigned(n);
-            last.2 += if result == "applied" { unsigned(n) } else { 0 };
-        }
-    }
-    Ok(kinds)
-}
-
 async fn sealed(
     conn: &mut Conn,
     since: NaiveDateTime,
     until: NaiveDateTime,
 ) -> QueryResult<(Vec<DigestDrop>, u64)> {
     let in_time = || drops::sealed_at.ge(since).and(drops::sealed_at.lt(until));
-    let total: i64 = drops::table
-        .filter(in_time())
-        .count()
-        .get_result(conn)
-        .await?;
+    let total = drops::table.filter(in_time()).count();
+    let total: i64 = total.get_result(conn).await?;
     let rows: Vec<(i64, String, i64, u32, Option<u32>)> = drops::table
         .inner_join(coupons::table.on(coupons::id.eq(drops::coupon_id)))
         .filter(in_time())
@@ -255,11 +193,8 @@ type OpenRow = (
 );
 
 async fn open(conn: &mut Conn) -> QueryResult<(Vec<OpenAlert>, u64)> {
-    let total: i64 = alerts::table
-        .filter(alerts::status.eq("firing"))
-        .count()
-        .get_result(conn)
-        .await?;
+    let total = alerts::table.filter(alerts::status.eq("firing")).count();
+    let total: i64 = total.get_result(conn).await?;
     let rows: Vec<OpenRow> = alerts::table
         .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
         .filter(alerts::status.eq("firing"))
@@ -286,63 +221,47 @@ async fn open(conn: &mut Conn) -> QueryResult<(Vec<OpenAlert>, u64)> {
     Ok((rows.into_iter().map(alert).collect(), unsigned(total)))
 }
 
-async fn mails(
+/// Counts the messages sent, waiting and never tried, and those given up by target.
+async fn messages(
     conn: &mut Conn,
     since: NaiveDateTime,
     until: NaiveDateTime,
-) -> QueryResult<[u64; 4]> {
-    let sent = mail_outbox::table.filter(
-        mail_outbox::sent_at
-            .ge(since)
-            .and(mail_outbox::sent_at.lt(until)),
-    );
-    let sent: i64 = sent.count().get_result(conn).await?;
-    let waiting = count_waiting(conn).await?;
-    let given_up = mail_outbox::table.filter(
-        mail_outbox::given_up_at
-            .ge(since)
-            .and(mail_outbox::given_up_at.lt(until)),
-    );
-    let untried: i64 = given_up
-        .filter(mail_outbox::last_error.eq(UNTRIED))
+) -> QueryResult<([u64; 3], Vec<LostMessages>)> {
+    let sent = || outbox::sent_at.ge(since).and(outbox::sent_at.lt(until));
+    let given_up = outbox::given_up_at
+        .ge(since)
+        .and(outbox::given_up_at.lt(until));
+    let given_up = || outbox::table.filter(outbox::sent_at.is_null().and(given_up));
+    let all_sent: i64 = outbox::table
+        .filter(sent())
         .count()
         .get_result(conn)
         .await?;
-    let given_up: i64 = given_up.count().get_result(conn).await?;
-    Ok([sent, waiting, given_up, untried].map(unsigned))
-}
-
-async fn lost_mails(
-    conn: &mut Conn,
-    since: NaiveDateTime,
-    until: NaiveDateTime,
-) -> QueryResult<Vec<LostMails>> {
-    let given_up = mail_outbox::given_up_at
-        .ge(since)
-        .and(mail_outbox::given_up_at.lt(until));
-    let was_tried = mail_outbox::last_error
-        .is_null()
-        .or(mail_outbox::last_error.ne(UNTRIED));
-    let lost: Vec<(String, i64)> = mail_outbox::table
-        .filter(mail_outbox::sent_at.is_null().and(given_up).and(was_tried))
-        .group_by(mail_outbox::recipient)
-        .order(mail_outbox::recipient)
+    let open = outbox::sent_at.is_null().and(outbox::given_up_at.is_null());
+    let waiting: i64 = outbox::table.filter(open).count().get_result(conn).await?;
+    let untried = given_up().filter(outbox::last_error.eq(UNTRIED)).count();
+    let untried: i64 = untried.get_result(conn).await?;
+    let lost: Vec<(String, i64)> = given_up()
+        .filter(
+            outbox::last_error
+                .is_null()
+                .or(outbox::last_error.ne(UNTRIED)),
+        )
+        .group_by(outbox::target)
+        .order(outbox::target)
         .limit(LINES)
-        .select((mail_outbox::recipient, count_star()))
+        .select((outbox::target, count_star()))
         .load(conn)
         .await?;
     let mut all = Vec::with_capacity(lost.len());
-    for (recipient, given_up) in lost {
-        let sent = mail_outbox::sent_at
-            .ge(since)
-            .and(mail_outbox::sent_at.lt(until));
-        let sent = mail_outbox::table.filter(sent.and(mail_outbox::recipient.eq(&recipient)));
+    for (target, given_up) in lost {
+        let sent = outbox::table.filter(sent().and(outbox::target.eq(&target)));
         let sent: i64 = sent.count().get_result(conn).await?;
-        all.push(LostMails {
+        all.push(LostMessages {
+            target,
             given_up: unsigned(given_up),
             sent: unsigned(sent),
-            recipient,
         });
     }
-    Ok(all)
+    Ok(([all_sent, waiting, untried].map(unsigned), all))
 }

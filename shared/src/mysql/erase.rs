@@ -141,7 +141,7 @@ impl Db {
             if findings > 0 {
                 // Alerts also store the hash, although they contain no ids. A firing alert is
                 // mailed once more because of this.
-                diesel::sql_query("UPDATE alerts SET content_hash = ''")
+                diesel::sql_query("UPDATE alerts SET content = 0")
                     .execute(conn)
                     .await?;
             }

@@ -37,7 +37,6 @@ pub mod schema;
 pub mod sealed;
 mod slot_limits;
 pub mod void;
-pub mod webhooks;
 
 /// Maximum number of values in a list of one statement. MySQL refuses more than 65,535 (error
 /// 1390), and lists of drops or users are unbounded.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use chrono::{NaiveDateTime, TimeDelta, Utc};
+use chrono::{NaiveDateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
@@ -340,9 +340,6 @@ pub struct Retention {
     pub mended_promises: Duration,
 }
 
-/// Longer than the time for which a sender retries an event.
-const ORPHANED_AFTER: TimeDelta = TimeDelta::days(4);
-
 /// Rows deleted per statement. The number is small, so that locks stay short, but still allows
 /// deleting millions of rows within a day.
 const AT_ONCE: u32 = 1_000;
@@ -361,31 +358,16 @@ const BY_AGE: &[(&str, Time)] = &[
         "alerts WHERE status = 'resolved' AND last_seen_at < {before} ORDER BY last_seen_at",
         |kept| kept.alerts,
     ),
+    ("outbox WHERE sent_at < {before} ORDER BY sent_at", |kept| {
+        kept.mails
+    }),
     (
-        "alerts WHERE status = 'told' AND last_seen_at < {before} ORDER BY last_seen_at",
-        |kept| kept.alerts,
-    ),
-    (
-        "mail_outbox WHERE sent_at < {before} ORDER BY sent_at",
+        "outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at",
         |kept| kept.mails,
     ),
     (
-        "mail_outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at",
+        "repairs WHERE repaired_at < {before} ORDER BY repaired_at",
         |kept| kept.mails,
-    ),
-    (
-        "webhook_outbox WHERE sent_at < {before} ORDER BY sent_at",
-        |kept| kept.mails,
-    ),
-    (
-        "webhook_outbox WHERE sent_at IS NULL AND given_up_at < {before} ORDER BY given_up_at",
-        |kept| kept.mails,
-    ),
-    // Events about an unsealed drop may still follow.
-    (
-        "webhook_drops WHERE updated_at < {before} AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.id = webhook_drops.drop_id \
-         AND d.sealed_at IS NULL) ORDER BY updated_at",
-        |kept| kept.runs,
     ),
     // If this row is deleted, the next pass reports the held-back repairs again.
     (
@@ -408,7 +390,6 @@ impl Db {
         self.delete_old_runs(kept.clean_runs, true).await?;
         self.delete_old_runs(kept.runs, false).await?;
         self.delete_old_findings().await?;
-        super::webhooks::give_up_orphans(self, Utc::now() - ORPHANED_AFTER, Utc::now()).await?;
         for (what, time) in BY_AGE {
             let Some(before) = before(time(&kept)) else {
                 continue;

@@ -211,71 +211,53 @@ diesel::table! {
 diesel::table! {
     alerts (id) {
         id -> BigInt,
-        fingerprint -> Text,
+        name -> Text,
         kind -> Text,
         coupon_id -> Nullable<BigInt>,
         drop_id -> Nullable<BigInt>,
         status -> Text,
         summary -> Text,
-        content_hash -> Text,
+        size -> Unsigned<BigInt>,
+        content -> BigInt,
         first_seen_at -> Datetime,
         last_seen_at -> Datetime,
         last_mailed_at -> Nullable<Datetime>,
         mails -> Unsigned<Integer>,
-        thread_id -> Nullable<Text>,
         resolved_at -> Nullable<Datetime>,
         acknowledged_at -> Nullable<Datetime>,
         acknowledged_by -> Nullable<Text>,
-        unmailed_repairs -> Unsigned<Integer>,
     }
 }
 
 diesel::table! {
-    mail_outbox (id) {
-        id -> BigInt,
-        created_at -> Datetime,
-        kind -> Text,
-        run_id -> Nullable<Text>,
-        recipient -> Text,
-        subject -> Text,
-        message_id -> Text,
-        thread_refs -> Nullable<Text>,
-        body_text -> Text,
-        body_html -> Text,
-        attempts -> Unsigned<Integer>,
-        next_attempt_at -> Datetime,
-        leased_until -> Nullable<Datetime>,
-        sent_at -> Nullable<Datetime>,
-        given_up_at -> Nullable<Datetime>,
-        last_error -> Nullable<Text>,
-    }
-}
-
-diesel::table! {
-    webhook_outbox (id) {
-        id -> BigInt,
-        created_at -> Datetime,
-        event_id -> Text,
-        kind -> Text,
-        target -> Text,
-        body -> Text,
-        attempts -> Unsigned<Integer>,
-        next_attempt_at -> Datetime,
-        leased_until -> Nullable<Datetime>,
-        sent_at -> Nullable<Datetime>,
-        given_up_at -> Nullable<Datetime>,
-        last_error -> Nullable<Text>,
-    }
-}
-
-diesel::table! {
-    webhook_drops (drop_id) {
-        drop_id -> BigInt,
+    repairs (run_id, drop_id, kind) {
         run_id -> Text,
-        issued -> BigInt,
-        highest_slot -> BigInt,
-        sold_out_quantity -> Unsigned<Integer>,
-        updated_at -> Datetime,
+        drop_id -> BigInt,
+        kind -> Text,
+        number -> Unsigned<Integer>,
+        repaired_at -> Datetime,
+        mailed_at -> Nullable<Datetime>,
+    }
+}
+
+diesel::table! {
+    outbox (id) {
+        id -> BigInt,
+        created_at -> Datetime,
+        channel -> Text,
+        kind -> Text,
+        batch -> Text,
+        target -> Text,
+        subject -> Text,
+        thread -> Nullable<Text>,
+        body -> Text,
+        html -> Nullable<Text>,
+        attempts -> Unsigned<Integer>,
+        next_attempt_at -> Datetime,
+        leased_until -> Nullable<Datetime>,
+        sent_at -> Nullable<Datetime>,
+        given_up_at -> Nullable<Datetime>,
+        last_error -> Nullable<Text>,
     }
 }
 
@@ -296,6 +278,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     reconcile_findings,
     broken_promises,
     alerts,
-    mail_outbox,
+    outbox,
+    repairs,
     reconciler_state,
 );

@@ -1,12 +1,13 @@
-//! The kinds of findings, in one table. Mails, the operations page, metrics and the command line
-//! take every word about a kind from it.
+//! The kinds of findings and of alerts, in one table. Mails, the operations page and the command
+//! line take every word about a kind from it; docs/OPERATIONS.md has a section for each.
 
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
-/// The kind of a finding: the name of the first difference that was seen. docs/OPERATIONS.md has a
-/// section for each.
+use super::FailureCause;
+
+/// The kind of a finding: the name of the first difference that was seen.
 #[derive(
     Debug,
     Clone,
@@ -50,19 +51,61 @@ pub enum Kind {
     Stalled,
 }
 
+/// The kind of an alert: what one mail is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AlertKind {
+    /// Redis does not answer.
+    RedisUnreachable,
+    /// Redis answers, but coupons stay closed.
+    AdmissionClosed,
+    MysqlUnreachable,
+    KafkaUnreachable,
+    /// MySQL answers, but refuses what the reconciler records.
+    AlertsNotRecorded,
+    /// Passes fail for a reason that is not an unreachable store.
+    RunFailed,
+    /// A scheduled run is late.
+    RunMissed,
+    /// The repairs exceed the repair limit.
+    Braked,
+    /// A store's settings allow promises or codes to be lost.
+    UnsafeSetting,
+    /// Findings of this kind that no pass repairs.
+    Left(Kind),
+}
+
 /// How urgent a kind is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Users lack what they were promised, or nobody can claim.
+    /// Users lack what they were promised, or nobody can claim. A silence does not hide it.
     Critical,
     Warning,
     Information,
 }
 
+/// What an operator does: the link and the command of a mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Look at the first screen.
+    Look,
+    /// Look at the last runs.
+    LookAtRuns,
+    /// Run a pass.
+    Pass,
+    /// Confirm the repairs that are held back, or pause the coupon.
+    Confirm,
+    /// Raise the quantity by the number of users concerned.
+    Raise,
+    /// Correct or discard dead letters.
+    DeadLetters,
+}
+
 /// What a kind means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KindFacts {
-    /// One finding, and many.
+    /// The word in tables, in the API, and as the heading of a section of docs/OPERATIONS.md.
+    pub word: &'static str,
+    /// One, and many.
     pub noun: [&'static str; 2],
     pub severity: Severity,
     /// Whether an unrepaired finding keeps its coupon closed.
@@ -70,141 +113,324 @@ pub struct KindFacts {
     /// Whether its repair may take the slot that Redis shows from a user, and therefore counts for
     /// the repair limit.
     pub limited: bool,
-    /// The effect on users if it is left.
-    pub meaning: &'static str,
-    /// What an operator does about it.
+    /// What users notice.
+    pub users: &'static str,
+    /// What happens by itself, or what an operator does.
     pub to_do: &'static str,
-    /// The section of docs/OPERATIONS.md.
-    pub section: &'static str,
+    pub remedy: Remedy,
 }
 
-impl Kind {
+/// The facts of a kind that is only a warning, closes nothing and takes no slots.
+const WARNING: KindFacts = KindFacts {
+    word: "",
+    noun: ["", ""],
+    severity: Severity::Warning,
+    closes: false,
+    limited: false,
+    users: "",
+    to_do: "",
+    remedy: Remedy::Pass,
+};
+
+/// What to do about a drop that differs from its rows.
+const WRITTEN_AGAIN: &str =
+    "The next pass writes the drop to Redis again from its rows. If this stays, see the reason.";
+
+impl AlertKind {
+    /// All kinds but those of findings.
+    pub const OWN: [Self; 9] = [
+        Self::RedisUnreachable,
+        Self::AdmissionClosed,
+        Self::MysqlUnreachable,
+        Self::KafkaUnreachable,
+        Self::AlertsNotRecorded,
+        Self::RunFailed,
+        Self::RunMissed,
+        Self::Braked,
+        Self::UnsafeSetting,
+    ];
+
+    pub fn all() -> impl Iterator<Item = Self> {
+        let left = Kind::VARIANTS.iter().copied().map(Self::Left);
+        Self::OWN.into_iter().chain(left)
+    }
+
+    /// The inverse of [`KindFacts::word`].
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::all().find(|kind| kind.facts().word == word)
+    }
+
+    /// Whether the alert is about the installation and not about what a pass found in it: its mail
+    /// is that of an outage.
+    pub fn is_outage(self) -> bool {
+        match self {
+            Self::RedisUnreachable
+            | Self::AdmissionClosed
+            | Self::MysqlUnreachable
+            | Self::KafkaUnreachable
+            | Self::AlertsNotRecorded
+            | Self::RunFailed
+            | Self::RunMissed => true,
+            Self::Braked | Self::UnsafeSetting | Self::Left(_) => false,
+        }
+    }
+
     /// Returns everything that is said and decided about a kind.
     #[allow(clippy::too_many_lines, reason = "one table")]
     pub const fn facts(self) -> KindFacts {
         match self {
-            Self::Unissued => KindFacts {
+            Self::RedisUnreachable => KindFacts {
+                word: "redis_unreachable",
+                noun: ["outage of Redis", "outages of Redis"],
+                severity: Severity::Critical,
+                users: "Claims get 503 if the APIs cannot reach it either. Nobody loses a coupon.",
+                to_do: "Bring Redis back, or the connection to it. Each coupon opens by itself once it is verified.",
+                remedy: Remedy::Look,
+                ..WARNING
+            },
+            Self::AdmissionClosed => KindFacts {
+                word: "admission_closed",
+                noun: ["closure of admission", "closures of admission"],
+                severity: Severity::Critical,
+                closes: true,
+                users: "Claims to closed coupons get 503. Nobody loses a coupon.",
+                to_do: "Each coupon opens by itself once it is verified. If it stays closed, remove the reason.",
+                remedy: Remedy::Look,
+                ..WARNING
+            },
+            Self::MysqlUnreachable => KindFacts {
+                word: "mysql_unreachable",
+                noun: ["outage of MySQL", "outages of MySQL"],
+                severity: Severity::Critical,
+                users: "Claims go on as long as Kafka takes them; codes come later. No promise is lost.",
+                to_do: "Bring MySQL back. Everything then continues by itself.",
+                remedy: Remedy::Look,
+                ..WARNING
+            },
+            Self::KafkaUnreachable => KindFacts {
+                word: "kafka_unreachable",
+                noun: ["outage of Kafka", "outages of Kafka"],
+                users: "Claims go on, each about 2 s slower; codes come later. No promise is lost.",
+                to_do: "Bring Kafka back. Meanwhile passes issue what waits longer than a minute.",
+                remedy: Remedy::Look,
+                ..WARNING
+            },
+            Self::AlertsNotRecorded => KindFacts {
+                word: "alerts_not_recorded",
+                noun: ["refusal of alerts", "refusals of alerts"],
+                severity: Severity::Critical,
+                users: "Users notice nothing, but no mail comes about other problems.",
+                to_do: "Find what blocks MySQL: a long transaction, a full disk, a missing privilege. Until then look at the \
+                        last runs every hour.",
+                remedy: Remedy::LookAtRuns,
+                ..WARNING
+            },
+            Self::RunFailed => KindFacts {
+                word: "run_failed",
+                noun: ["failure of passes", "failures of passes"],
+                severity: Severity::Critical,
+                users: "No promise is lost, but nothing is compared, and codes may come late.",
+                to_do: "Remove the reason. The next pass examines everything again.",
+                remedy: Remedy::LookAtRuns,
+                ..WARNING
+            },
+            Self::RunMissed => KindFacts {
+                word: "run_missed",
+                noun: ["late run", "late runs"],
+                users: "No promise is lost, but meanwhile nothing was compared.",
+                to_do: "It runs as soon as it can. Find out why it was late: the reconciler was stopped, its host slept, or \
+                        another pass blocks it. A pass that runs for half an hour hangs: end its process.",
+                remedy: Remedy::LookAtRuns,
+                ..WARNING
+            },
+            Self::Braked => KindFacts {
+                word: "braked",
+                noun: [
+                    "repair that waits for a confirmation",
+                    "repairs that wait for a confirmation",
+                ],
+                users: "Nothing was changed in Redis. A closed coupon answers 503; an open one goes on, and may give slots to \
+                        users who then lose them.",
+                to_do: "If you don't know the cause, pause the coupon and wait for somebody who does. If you know it, and MySQL \
+                        is complete, list the repairs and confirm them.",
+                remedy: Remedy::Confirm,
+                ..WARNING
+            },
+            Self::UnsafeSetting => KindFacts {
+                word: "unsafe_setting",
+                noun: ["unsafe setting", "unsafe settings"],
+                users: "Users notice nothing yet: a fault of this store could lose promises or codes.",
+                to_do: "Change the setting as the sentence says, in the running server and in its file.",
+                ..WARNING
+            },
+            Self::Left(Kind::Unissued) => KindFacts {
+                word: "unissued",
                 noun: ["promise without a row", "promises without a row"],
                 severity: Severity::Critical,
                 closes: true,
-                limited: false,
-                meaning: "People were promised a coupon and have none yet.",
-                to_do: "See the reason of each: the finding quotes MySQL. Correct what MySQL refuses; the next pass tries again.",
-                section: "unissued",
+                users: "Their users were promised a coupon and have no code yet.",
+                to_do: "The reason quotes MySQL. Correct what it refuses; the next pass tries again.",
+                ..WARNING
             },
-            Self::FailedClaim => KindFacts {
+            Self::Left(Kind::FailedClaim) => KindFacts {
+                word: "failed_claim",
                 noun: ["failed claim", "failed claims"],
-                severity: Severity::Warning,
-                closes: false,
-                limited: false,
-                meaning: "People may have been promised a coupon and have none.",
-                to_do: "See the reason of each. Correct the claim on its page, and the next pass issues it. Discard a claim only if \
-                        nobody was promised anything.",
-                section: "failed_claim",
+                users: "Their users may have been promised a coupon and have none.",
+                to_do: "See the reason of each and correct it; the next pass issues it. Discard a claim only if its user's story \
+                        (People) shows no promise.",
+                remedy: Remedy::DeadLetters,
+                ..WARNING
             },
-            Self::MissingAdmission => KindFacts {
+            Self::Left(Kind::MissingAdmission) => KindFacts {
+                word: "missing_admission",
                 noun: ["row without an admission", "rows without an admission"],
-                severity: Severity::Warning,
                 closes: true,
                 limited: true,
-                meaning: "Their slots may be given to others, who then have to wait.",
-                to_do: "The next pass writes the drop to Redis again from its rows. If it keeps failing, see the reason.",
-                section: "missing_admission",
+                users: "They keep their coupons, but their slots may be given to others, who then have to wait.",
+                to_do: WRITTEN_AGAIN,
+                ..WARNING
             },
-            Self::SlotConflict => KindFacts {
+            Self::Left(Kind::SlotConflict) => KindFacts {
+                word: "slot_conflict",
                 noun: ["slot conflict", "slot conflicts"],
-                severity: Severity::Warning,
                 closes: true,
                 limited: true,
-                meaning: "The user with the row keeps the slot; the other one is first in line for the next.",
-                to_do: "The next pass writes the drop to Redis again from its rows. If it keeps failing, see the reason.",
-                section: "slot_conflict",
+                users: "The user with the row keeps the slot; the other one is first in line for the next.",
+                to_do: WRITTEN_AGAIN,
+                ..WARNING
             },
-            Self::OverAdmitted => KindFacts {
+            Self::Left(Kind::OverAdmitted) => KindFacts {
+                word: "over_admitted",
                 noun: ["admission too many", "admissions too many"],
                 severity: Severity::Critical,
                 closes: true,
                 limited: true,
-                meaning: "More people were told yes than there are slots.",
+                users: "More people were told yes than there are slots.",
                 to_do: "Raise the quantity before the drop closes: the next pass gives each of them a coupon.",
-                section: "over_admitted",
+                remedy: Remedy::Raise,
             },
-            Self::CountMismatch => KindFacts {
+            Self::Left(Kind::CountMismatch) => KindFacts {
+                word: "count_mismatch",
                 noun: [
                     "counter that does not add up",
                     "counters that do not add up",
                 ],
-                severity: Severity::Warning,
                 closes: true,
-                limited: false,
-                meaning: "Claims to the drop get 503 until it is written again.",
-                to_do: "The next pass writes the drop to Redis again from its rows. If it keeps failing, see the reason.",
-                section: "count_mismatch",
+                users: "Claims to the drop get 503 until it is written again.",
+                to_do: WRITTEN_AGAIN,
+                ..WARNING
             },
-            Self::SettingsMismatch => KindFacts {
+            Self::Left(Kind::SettingsMismatch) => KindFacts {
+                word: "settings_mismatch",
                 noun: ["difference in settings", "differences in settings"],
-                severity: Severity::Warning,
-                closes: false,
-                limited: false,
-                meaning: "Redis follows older settings, or an older list.",
-                to_do: "The next pass writes them again. If it keeps failing, see the reason.",
-                section: "settings_mismatch",
+                users: "Redis follows older settings, or an older list.",
+                to_do: "The next pass writes them again. If this stays, see the reason.",
+                ..WARNING
             },
-            Self::RedisLost => KindFacts {
+            Self::Left(Kind::RedisLost) => KindFacts {
+                word: "redis_lost",
                 noun: ["loss of data in Redis", "losses of data in Redis"],
                 severity: Severity::Critical,
                 closes: true,
-                limited: false,
-                meaning: "Claims to closed coupons get 503; nobody loses a coupon.",
-                to_do: "See what else is wrong with this coupon, and correct it. The next attempt, within seconds, opens what it can \
-                        verify.",
-                section: "redis_lost",
+                users: "Claims to the closed coupon get 503. Nobody loses a coupon.",
+                to_do: "Remove the reason. The next attempt, within seconds, opens what it can verify.",
+                ..WARNING
             },
-            Self::Unfilled => KindFacts {
+            Self::Left(Kind::Unfilled) => KindFacts {
+                word: "unfilled",
                 noun: ["slot to fill", "slots to fill"],
                 severity: Severity::Information,
-                closes: false,
-                limited: false,
-                meaning: "People wait although slots are left.",
-                to_do: "Nothing needs to be done: the next pass promotes them.",
-                section: "unfilled",
+                users: "People wait although slots are left.",
+                to_do: "The next pass promotes them. If the drop has closed, decide whether they get the slots.",
+                ..WARNING
             },
-            Self::BrokenPromise => KindFacts {
+            Self::Left(Kind::BrokenPromise) => KindFacts {
+                word: "broken_promise",
                 noun: ["broken promise", "broken promises"],
                 severity: Severity::Critical,
-                closes: false,
-                limited: false,
-                meaning: "They are first on its waiting list.",
-                to_do: "Raise the quantity before the drop closes: the next pass gives each of them a coupon. (For a daily coupon, \
-                        this raises every drop that is not closed.) If you can't, tell each of them, and note it in their story on \
-                        the operations page; the last one ends this alert.",
-                section: "broken_promise",
+                users: "Their users were promised a coupon and have none; they are first on the waiting list.",
+                to_do: "Raise the quantity before the drop closes (every drop of a daily coupon that is not closed): the next \
+                        pass gives each of them a coupon. Or tell each of them, and note it in their story; the last one \
+                        ends this alert.",
+                remedy: Remedy::Raise,
+                ..WARNING
             },
-            Self::Stalled => KindFacts {
+            Self::Left(Kind::Stalled) => KindFacts {
+                word: "stalled",
                 noun: ["stall", "stalls"],
-                severity: Severity::Warning,
-                closes: false,
-                limited: false,
-                meaning: "No promise is lost: passes issue what waits too long, so people get their codes late.",
-                to_do: "Check that the consumers run, and that Kafka and MySQL can be reached. A mail says when it moves again.",
-                section: "stalled",
+                users: "Codes come late. No promise is lost: passes issue what waits longer than a minute.",
+                to_do: "Check that consumers run, and that they reach Kafka and MySQL.",
+                ..WARNING
             },
+        }
+    }
+}
+
+impl Kind {
+    /// Returns everything that is said and decided about a kind.
+    pub const fn facts(self) -> KindFacts {
+        AlertKind::Left(self).facts()
+    }
+}
+
+impl FailureCause {
+    /// The alert about passes that fail for this cause.
+    pub const fn alert(self) -> AlertKind {
+        match self {
+            Self::Mysql => AlertKind::MysqlUnreachable,
+            Self::Redis => AlertKind::RedisUnreachable,
+            Self::Kafka => AlertKind::KafkaUnreachable,
+            Self::Other => AlertKind::RunFailed,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
-    fn every_kind_has_a_section_and_words() {
+    fn every_kind_has_words_of_its_own_and_a_section_in_operations() {
+        let operations = include_str!("../../../docs/OPERATIONS.md");
+        let mut words = HashSet::new();
+        for kind in AlertKind::all() {
+            let facts = kind.facts();
+            let heading = format!("### {}", facts.word);
+            assert!(operations.lines().any(|line| line == heading), "{heading}");
+            assert!(words.insert(facts.word) && facts.noun[0] != facts.noun[1]);
+            assert!(
+                facts.users.ends_with('.') && facts.to_do.ends_with('.'),
+                "{kind:?}"
+            );
+            assert_eq!(AlertKind::from_word(facts.word), Some(kind));
+        }
+    }
+
+    #[test]
+    fn kinds_of_findings_have_their_own_words() {
         for kind in Kind::VARIANTS {
             let facts = kind.facts();
-            assert_eq!(facts.section, kind.as_str());
-            assert!(facts.noun[0] != facts.noun[1] && facts.to_do.ends_with('.'));
+            assert_eq!(facts.word, kind.as_str());
             // Only what takes a slot counts for the limit, and that never stays open.
             assert!(!facts.limited || facts.closes, "{kind:?}");
+        }
+    }
+
+    /// Nobody can silence what users must not wait for, and Prometheus pages for it.
+    #[test]
+    fn losses_and_broken_promises_are_critical_also_for_prometheus() {
+        for kind in [Kind::RedisLost, Kind::BrokenPromise, Kind::Unissued] {
+            assert_eq!(kind.facts().severity, Severity::Critical);
+        }
+        let rules = include_str!("../../../deploy/prometheus/rules.yml");
+        let critical = AlertKind::all().map(AlertKind::facts);
+        let critical = critical.filter(|facts| facts.severity == Severity::Critical);
+        let critical: Vec<&str> = critical.map(|facts| facts.word).collect();
+        for operator in ["=~", "!~"] {
+            let kinds = format!("{{kind{operator}\"{}\"}}", critical.join("|"));
+            assert!(rules.contains(&kinds), "{kinds}");
         }
     }
 }

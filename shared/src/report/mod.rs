@@ -3,6 +3,7 @@
 
 mod case;
 mod kinds;
+pub mod wording;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize, Serializer};
@@ -13,7 +14,7 @@ use utoipa::ToSchema;
 use crate::domain::{CouponId, DropId, UserId};
 
 pub use case::{FindingCase, UnsafePart};
-pub use kinds::{Kind, KindFacts, Severity};
+pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 
 /// What triggered a pass.
 #[derive(

@@ -43,7 +43,7 @@ fn long_name_leaves_room_for_the_problem_in_the_subject() {
     run.drops[0].coupon_name = "한정판 ".repeat(50);
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
     assert!(
-        mail.subject.contains("100 of 100 issued (3 issued late)"),
+        mail.subject.contains("100 of 100 issued · 3 issued late"),
         "{}",
         mail.subject
     );
@@ -68,37 +68,15 @@ fn mail_about_ten_thousand_findings_has_a_readable_length() {
     );
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
     assert!(
-        mail.subject.contains("(10,000 issued late)"),
+        mail.subject.contains("· 10,000 issued late"),
         "{}",
         mail.subject
     );
     assert!(
         mail.text
-            .contains("10,000 × issued late: no row and no message (slots 1–10000)"),
+            .contains("10,000 × issued late: no row and no message (slot 1, 2, 3, 4, 5, …)"),
         "{}",
         mail.text
     );
     assert!(mail.text.lines().count() < 60 && mail.html.len() < 20_000);
-}
-
-/// On GitHub, the anchor of a heading is its text in lower case with dashes for spaces. Mails name
-/// a section by its heading.
-#[test]
-fn every_section_that_a_mail_names_exists() {
-    let operations = include_str!("../../../../docs/OPERATIONS.md");
-    let of_kinds = <Kind as strum::VariantArray>::VARIANTS.iter();
-    let of_kinds = of_kinds.map(|kind| kind.facts().section);
-    let others = [
-        "run_failed",
-        "braked",
-        "run_missed",
-        "mysql_unreachable",
-        "alerts_not_recorded",
-    ];
-    for word in of_kinds.chain(others) {
-        assert!(
-            operations.lines().any(|line| line == format!("### {word}")),
-            "docs/OPERATIONS.md has no section {word}"
-        );
-    }
 }

@@ -120,13 +120,12 @@ pub(crate) struct Everything {
 /// Reads keys with their types, values and times to live, the rows of all tables, the group's
 /// offsets and the end offsets of the topic.
 pub(crate) async fn everything(world: &World) -> Everything {
-    const OF_PASSES: [&str; 10] = [
+    const OF_PASSES: [&str; 9] = [
         "reconcile_runs",
         "reconcile_findings",
         "held_back",
         "alerts",
-        "mail_outbox",
-        "webhook_outbox",
+        "repairs",
         "outbox",
         "reconciler_state",
         "processes",

@@ -114,7 +114,7 @@ async fn two_daemons_send_one_digest_and_run_one_scheduled_deep_pass() {
     for daemon in &daemons {
         assert_eq!(daemon.process.stop().await, 0);
     }
-    let statement = "SELECT COUNT(*) FROM mail_outbox WHERE kind = 'digest'";
+    let statement = "SELECT COUNT(*) FROM outbox WHERE kind = 'digest'";
     assert_eq!(world.sql.number(statement).await, 1);
     assert_eq!(world.sql.number(deep).await, 1);
 }

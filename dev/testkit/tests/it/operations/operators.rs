@@ -8,8 +8,8 @@ use super::visitor::{Login, Visitor};
 /// Creates alert 77 of the coupon's drop.
 pub(super) async fn firing_alert(world: &World, coupon: &MadeCoupon) {
     let alert = format!(
-        "INSERT INTO alerts (id, fingerprint, kind, coupon_id, drop_id, status, summary, content_hash, first_seen_at, \
-         last_seen_at) VALUES (77, REPEAT('a', 64), 'unfilled', {}, {}, 'firing', 'x', REPEAT('b', 64), \
+        "INSERT INTO alerts (id, name, kind, coupon_id, drop_id, status, summary, size, content, first_seen_at, \
+         last_seen_at) VALUES (77, REPEAT('a', 64), 'unfilled', {}, {}, 'firing', 'x', 1, 0, \
          UTC_TIMESTAMP(3), UTC_TIMESTAMP(3))",
         coupon.id, coupon.drop
     );

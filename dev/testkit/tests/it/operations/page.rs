@@ -167,7 +167,7 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     // The drift is injected after the daemon's first passes. They would repair it.
     let daemon = f.world.daemon().await;
     let mut drift = injector(&f.world, &coupon).await;
-    let done = drift.make(Drift::OverShrunk, 2).await.unwrap();
+    let done = drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
     let run = daemon.reconcile(&json!({})).await.run_id;
     let firing = "SELECT id FROM alerts WHERE status = 'firing'";
     let alert = f.world.sql.number(firing).await;

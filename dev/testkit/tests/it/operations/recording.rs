@@ -209,14 +209,14 @@ async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_are_kept()
         .make(Drift::FailedUnrepairable, 1)
         .await
         .unwrap();
-    let alert = "INSERT INTO alerts (drop_id, fingerprint, kind, status, summary, content_hash, first_seen_at, last_seen_at, resolved_at) VALUES";
-    for (at, state) in ["resolved", "told", "firing"].iter().enumerate() {
-        world.sql.query(&format!("{alert} (999, 'old-{at}', 'k', '{state}', '', '', '2020-01-01', '2020-01-01', IF('{state}' = 'resolved', '2020-01-01', NULL))")).await;
+    let alert = "INSERT INTO alerts (drop_id, name, kind, status, summary, size, content, first_seen_at, last_seen_at, resolved_at) VALUES";
+    for (at, state) in ["resolved", "firing"].iter().enumerate() {
+        world.sql.query(&format!("{alert} (999, 'old-{at}', 'k', '{state}', '', 1, 0, '2020-01-01', '2020-01-01', IF('{state}' = 'resolved', '2020-01-01', NULL))")).await;
     }
-    let mail = "INSERT INTO mail_outbox (kind, recipient, subject, message_id, body_text, body_html, attempts, created_at, next_attempt_at, sent_at, given_up_at)";
+    let mail = "INSERT INTO outbox (channel, kind, batch, target, subject, body, attempts, created_at, next_attempt_at, sent_at, given_up_at)";
     let of = |sent: &str, given_up: &str| {
         format!(
-            "SELECT 'old', 'a@b', '', '', '', '', 1, '2020-01-01', UTC_TIMESTAMP(3) + INTERVAL 1 HOUR, {sent}, {given_up}"
+            "SELECT 'mail', 'old', UUID(), 'a@b', '', '', 1, '2020-01-01', UTC_TIMESTAMP(3) + INTERVAL 1 HOUR, {sent}, {given_up}"
         )
     };
     for (sent, given_up) in [
@@ -241,11 +241,11 @@ async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_are_kept()
     let one = async |sql: &str| world.sql.number(sql).await;
     let alerts = world
         .sql
-        .query("SELECT fingerprint, status FROM alerts WHERE fingerprint LIKE 'old%'")
+        .query("SELECT name, status FROM alerts WHERE name LIKE 'old%'")
         .await;
     assert_eq!(
         alerts,
-        [["old-2", "resolved"]],
+        [["old-1", "resolved"]],
         "its drop is gone, so it ends now and its retention starts"
     );
     assert_eq!(
@@ -260,8 +260,7 @@ async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_are_kept()
         one("SELECT COUNT(*) FROM reconcile_findings WHERE run_id = 'older'").await,
         0
     );
-    let left =
-        "SELECT COUNT(sent_at), COUNT(given_up_at), COUNT(*) FROM mail_outbox WHERE kind = 'old'";
+    let left = "SELECT COUNT(sent_at), COUNT(given_up_at), COUNT(*) FROM outbox WHERE kind = 'old'";
     assert_eq!(
         world.sql.query(left).await,
         [["1000", "1000", "4000"]],
@@ -269,7 +268,7 @@ async fn old_rows_are_deleted_in_batches_after_any_pass_and_open_ones_are_kept()
     );
     assert_eq!(world.once_with(&["--dry-run"], &[]).await.code, 1);
     assert_eq!(
-        one("SELECT COUNT(*) FROM mail_outbox WHERE kind = 'old'").await,
+        one("SELECT COUNT(*) FROM outbox WHERE kind = 'old'").await,
         4_000,
         "a dry run deletes nothing"
     );
@@ -313,23 +312,23 @@ const OVER: [(&str, &str, &str, &str, &str); 8] = [
     (
         "FIRSTCOME_TEST_ALERTS_KEPT_SECONDS",
         "alerts",
-        "fingerprint",
-        "kind, status, summary, content_hash, first_seen_at, last_seen_at, resolved_at",
-        "'k', 'resolved', '', '', ago, ago, ago",
+        "name",
+        "kind, status, summary, size, content, first_seen_at, last_seen_at, resolved_at",
+        "'k', 'resolved', '', 1, 0, ago, ago, ago",
     ),
     (
         "FIRSTCOME_TEST_MAILS_KEPT_SECONDS",
-        "mail_outbox",
+        "outbox",
         "kind",
-        "recipient, subject, message_id, body_text, body_html, created_at, sent_at",
-        "'a@b', '', '', '', '', ago, ago",
+        "channel, batch, target, subject, body, created_at, sent_at",
+        "'mail', UUID(), 'a@b', '', '', ago, ago",
     ),
     (
         "FIRSTCOME_TEST_MAILS_KEPT_SECONDS",
-        "webhook_outbox",
-        "event_id",
-        "kind, target, body, created_at, sent_at",
-        "'k', 't', '', ago, ago",
+        "repairs",
+        "run_id",
+        "drop_id, kind, number, repaired_at",
+        "7, 'k', 1, ago",
     ),
     (
         "FIRSTCOME_TEST_MENDED_PROMISES_KEPT_SECONDS",

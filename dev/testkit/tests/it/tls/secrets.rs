@@ -228,8 +228,7 @@ async fn nothing_has_one(world: &World, answers: &str, secrets: &[&str]) {
         "reconcile_runs",
         "reconcile_findings",
         "alerts",
-        "mail_outbox",
-        "webhook_outbox",
+        "outbox",
         "ops_actions",
         "processes",
     ] {

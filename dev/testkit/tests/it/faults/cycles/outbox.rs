@@ -28,7 +28,7 @@ pub(super) async fn mail(environment: &Environment, point: Point) -> SeenCycle {
             .map(|mail| id(&mail.raw))
             .collect()
     };
-    cycle(environment, point, "mail_outbox", ids).await
+    cycle(environment, point, "mail", ids).await
 }
 
 pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycle {
@@ -54,19 +54,20 @@ pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycl
             .filter(|id| Some(id) == first.as_ref())
             .collect()
     };
-    cycle(environment, point, "webhook_outbox", ids).await
+    cycle(environment, point, "webhook", ids).await
 }
 
 /// Runs one cycle. `ids` returns the IDs under which the messages of this cycle were sent.
 async fn cycle(
     environment: &Environment,
     point: Point,
-    outbox: &str,
+    channel: &str,
     ids: impl Fn() -> Vec<String>,
 ) -> SeenCycle {
     let world = &environment.world;
-    let open =
-        format!("SELECT COUNT(*) FROM {outbox} WHERE sent_at IS NULL AND given_up_at IS NULL");
+    let open = format!(
+        "SELECT COUNT(*) FROM outbox WHERE channel = '{channel}' AND sent_at IS NULL AND given_up_at IS NULL"
+    );
     let coupon = environment.api.open_coupon(4).await;
     let answers = rush(&[&environment.api], coupon.id, &people(4), 4).await;
     all_issued(world, coupon.drop, 4).await;
@@ -82,9 +83,8 @@ async fn cycle(
             "the message is still to be sent"
         );
         // The dead sender's lease lasts one minute longer than sending may take.
-        let statement =
-            format!("UPDATE {outbox} SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL");
-        world.sql.query(&statement).await;
+        let statement = "UPDATE outbox SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL";
+        world.sql.query(statement).await;
     }
     environment.mend().await;
     eventually("all messages are sent", LIMIT, async || {

@@ -86,10 +86,15 @@ async fn a_wrong_setting_and_a_stopped_consumer_are_fixed_from_mails() {
     in_redis(&["DEL", &f.world.redis.gate(spring.id)]).await;
     let closed = mailed_within(
         &f.world,
-        &["action needed", "the coupon stays closed: the consumer has"],
+        &["action needed", "admission is closed"],
         2 * LIMIT,
     )
     .await;
+    assert!(
+        closed.text.contains("the coupon stays closed"),
+        "{}",
+        closed.text
+    );
     assert!(!f.api.claim(spring.id, "u-late").await.is_accepted());
 
     let _consumer = f.world.consume().await;

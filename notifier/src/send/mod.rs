@@ -1,0 +1,348 @@
+//! Transactional outbox relay: a task that delivers each message at least once, with exponential
+//! backoff. A server or a receiver that is down, slow or silent delays only its own messages.
+
+pub(crate) mod mail;
+pub(crate) mod smtp;
+pub(crate) mod test_email;
+pub(crate) mod webhook;
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::mysql::outbox::{Channel, DeliveryOutcome, Leased, Served};
+use firstcome_shared::mysql::{Db, DbError, outbox};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use rand::RngExt as _;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::mail::Mailer;
+use self::webhook::Webhook;
+use crate::clock::Clock;
+
+/// Interval of polling the outbox for messages of other processes and for retries.
+const POLL: Duration = Duration::from_secs(5);
+
+/// How long a round waits for its deliveries. The next rounds deliver to the other targets.
+const ROUND: Duration = Duration::from_secs(2);
+
+/// Grace period for deliveries in progress at shutdown.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Length of a lease, and the interval of its renewal during a delivery. Leases are short, so that
+/// the message of a sender that died is soon retried.
+const LEASE: TimeDelta = TimeDelta::seconds(75);
+const RENEW: Duration = Duration::from_secs(3);
+
+/// Maximum time to record an outcome. A delivery that is not recorded is repeated.
+const RECORDING: Duration = Duration::from_secs(60);
+
+/// First and longest pause between attempts for a message, in seconds.
+const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
+
+/// Delivers the outbox. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Sender {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    pub(crate) mailer: Option<Mailer>,
+    pub(crate) webhooks: Arc<Vec<Webhook>>,
+    pub(crate) wake: Arc<Notify>,
+    /// Targets with a delivery in progress. Each gets one message at a time.
+    busy: Arc<Mutex<HashSet<String>>>,
+    tasks: TaskTracker,
+}
+
+impl Sender {
+    pub(crate) fn new(
+        db: Db,
+        clock: Arc<dyn Clock>,
+        mailer: Option<Mailer>,
+        webhooks: Vec<Webhook>,
+    ) -> Self {
+        let tasks = TaskTracker::new();
+        // A tracker only reports that it is empty once it is closed.
+        tasks.close();
+        Self {
+            db,
+            clock,
+            mailer,
+            webhooks: Arc::new(webhooks),
+            wake: Arc::default(),
+            busy: Arc::default(),
+            tasks,
+        }
+    }
+
+    /// Delivers until `shutdown`, then finishes the deliveries in progress within a few seconds.
+    pub(crate) async fn run(&self, shutdown: &CancellationToken) {
+        let mut is_failing = false;
+        while !shutdown.is_cancelled() {
+            let tried = self.round().await;
+            if let Err(error) = &tried
+                && !is_failing
+            {
+                tracing::warn!(%error, "the outbox can't be read; mails and webhooks wait");
+            }
+            is_failing = tried.is_err();
+            if matches!(tried, Ok(1..)) {
+                continue;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+        if timeout(GRACE, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                "mails or webhooks were still being handed over at shutdown; they are tried again after their lease"
+            );
+        }
+    }
+
+    /// Attempts everything that is due.
+    pub(crate) async fn flush(&self) -> Result<(), DbError> {
+        loop {
+            while self.round().await? > 0 {}
+            if self.tasks.is_empty() {
+                return Ok(());
+            }
+            // Their targets may have more messages.
+            self.tasks.wait().await;
+        }
+    }
+
+    /// Starts the delivery of one due message of each target that is not busy, and waits a moment
+    /// for them. Returns how many were attempted.
+    async fn round(&self) -> Result<usize, DbError> {
+        let now = self.clock.now();
+        let given_up = outbox::give_up_untried(&self.db, now).await?;
+        if given_up > 0 {
+            tracing::warn!(
+                given_up,
+                "messages were given up: nothing was set that sends them"
+            );
+        }
+        let served = Served {
+            mails: self.mailer.is_some(),
+            webhooks: self.webhooks.iter().map(|it| it.name.clone()).collect(),
+            busy: self.busy.lock().iter().cloned().collect(),
+        };
+        let leased = outbox::lease(&self.db, served, now, now + LEASE).await?;
+        let tried = leased.len();
+        let sends = leased.into_iter().map(|message| {
+            let sender = self.clone();
+            self.busy.lock().insert(message.target.clone());
+            self.tasks.spawn(async move {
+                sender.send(&message).await;
+                sender.busy.lock().remove(&message.target);
+                sender.wake.notify_one();
+            })
+        });
+        drop(timeout(ROUND, join_all(sends.collect::<Vec<_>>())).await);
+        self.show_waiting().await;
+        Ok(tried)
+    }
+
+    async fn show_waiting(&self) {
+        let Ok(waiting) = outbox::waiting(&self.db).await else {
+            return;
+        };
+        let of = |channel: Channel| {
+            let mut waiting = waiting.iter();
+            waiting
+                .find(|(name, _)| name == channel.word())
+                .map_or(0, |(_, n)| *n)
+        };
+        #[allow(clippy::cast_precision_loss)] // a gauge is a float; no outbox has 2^52 rows
+        {
+            metrics::gauge!("firstcome_mails_waiting").set(of(Channel::Mail) as f64);
+            metrics::gauge!("firstcome_webhooks_waiting").set(of(Channel::Webhook) as f64);
+        }
+    }
+
+    fn webhook(&self, name: &str) -> Option<&Webhook> {
+        self.webhooks.iter().find(|webhook| webhook.name == name)
+    }
+
+    async fn send(&self, message: &Leased) {
+        let is_mail = message.channel == Channel::Mail.word();
+        crash_point(if is_mail {
+            Point::MailDue
+        } else {
+            Point::WebhookDue
+        });
+        let delivered = tokio::select! {
+            delivered = self.deliver(message) => delivered,
+            never = self.renew_lease(message.id) => match never {},
+        };
+        crash_point(if is_mail {
+            Point::MailSent
+        } else {
+            Point::WebhookSent
+        });
+        let now = self.clock.now();
+        let outcome = match delivered {
+            Ok(()) => DeliveryOutcome::Sent,
+            Err(failure) => self.outcome(message, failure, now).await,
+        };
+        log(message, &outcome);
+        self.record(message.id, outcome, now).await;
+    }
+
+    async fn deliver(&self, message: &Leased) -> Result<(), Failure> {
+        if let Some(webhook) = self.webhook(&message.target) {
+            let now = self.clock.now();
+            let posted = webhook.post(&message.batch, &message.body, now).await;
+            posted.map_err(|error| Failure {
+                is_final: error.is_final(webhook.format),
+                retry_after: error.retry_after(),
+                reason: error.to_string(),
+            })
+        } else if let Some(mailer) = &self.mailer {
+            mailer.send(message).await.map_err(|error| Failure {
+                is_final: error.is_final(),
+                retry_after: None,
+                reason: error.to_string(),
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Decides when to try again. If another recipient has the mail, a rejection concerns only this
+    /// address. If a server rejects a mail for every recipient, the cause is probably temporary (a
+    /// relay rule, a policy), so the mail is retried.
+    async fn outcome(
+        &self,
+        message: &Leased,
+        failure: Failure,
+        now: DateTime<Utc>,
+    ) -> DeliveryOutcome {
+        let is_mail = message.channel == Channel::Mail.word();
+        let is_final = failure.is_final
+            && (!is_mail
+                || outbox::was_taken(&self.db, message.batch.clone())
+                    .await
+                    .unwrap_or(false));
+        if is_final || outbox::is_old(message.created_at.and_utc(), now) {
+            return DeliveryOutcome::GivenUp(failure.reason);
+        }
+        let longest = TimeDelta::seconds(BACKOFF_SECONDS.1);
+        let asked = failure.retry_after.map_or(TimeDelta::zero(), |asked| {
+            TimeDelta::from_std(asked).unwrap_or(longest)
+        });
+        let pause = backoff(message.attempts).max(asked.min(longest));
+        DeliveryOutcome::Retry(now + pause, failure.reason)
+    }
+
+    async fn renew_lease(&self, id: i64) -> Infallible {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            if let Err(error) = outbox::renew(&self.db, id, self.clock.now() + LEASE).await {
+                tracing::debug!(%error, id, "the lease of a message could not be renewed");
+            }
+        }
+    }
+
+    /// Records the outcome of a delivery. Retries for as long as the lease lasts.
+    async fn record(&self, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) {
+        let record = async {
+            while let Err(error) = outbox::record_outcome(&self.db, id, outcome.clone(), now).await
+            {
+                tracing::debug!(%error, id, "the outcome of a delivery can't be recorded yet");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        if timeout(RECORDING, record).await.is_err() {
+            tracing::error!(
+                id,
+                ?outcome,
+                "the outcome of a delivery could not be recorded; it may come twice"
+            );
+        }
+    }
+}
+
+/// Why a delivery failed.
+struct Failure {
+    /// Whether the target rejected the message permanently.
+    is_final: bool,
+    /// The pause that the target requested.
+    retry_after: Option<Duration>,
+    reason: String,
+}
+
+fn log(message: &Leased, outcome: &DeliveryOutcome) {
+    let Leased {
+        id,
+        channel,
+        kind,
+        target,
+        subject,
+        ..
+    } = message;
+    let attempt = message.attempts + 1;
+    let result = match outcome {
+        DeliveryOutcome::Sent => {
+            tracing::info!(id, channel, kind, attempt, target, subject, "sent");
+            "sent"
+        }
+        DeliveryOutcome::Retry(at, error) => {
+            tracing::warn!(id, channel, kind, attempt, target, error, next_attempt_at = %at, "not sent yet");
+            "retried"
+        }
+        DeliveryOutcome::GivenUp(error) => {
+            tracing::error!(
+                id, channel, kind, attempt, target, error, subject, "given up"
+            );
+            "given_up"
+        }
+    };
+    let name = if channel == Channel::Mail.word() {
+        "firstcome_mails_total"
+    } else {
+        "firstcome_webhooks_total"
+    };
+    metrics::counter!(name, "result" => result).increment(1);
+}
+
+/// Returns the pause before the next attempt. It doubles each time and varies by a fifth, so that
+/// deliveries that failed together are not retried together.
+fn backoff(attempts: u32) -> TimeDelta {
+    let (first, longest) = BACKOFF_SECONDS;
+    let seconds = (first << attempts.min(16)).min(longest);
+    TimeDelta::milliseconds(seconds * rand::rng().random_range(800..=1_200))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_delay_doubles_up_to_one_hour() {
+        for (attempts, seconds) in [
+            (0, 30),
+            (1, 60),
+            (2, 120),
+            (6, 1_920),
+            (7, 3_600),
+            (8, 3_600),
+            (500, 3_600),
+        ] {
+            for _ in 0..50 {
+                let pause = backoff(attempts).num_milliseconds();
+                let range = seconds * 800..=seconds * 1_200;
+                assert!(range.contains(&pause), "{attempts}: {pause}");
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The wording of mails and lists: a noun for each kind and a label for each action. Also reduces
+//! foreign text (names of coupons, errors of stores, payloads) to one harmless line.
+//!
+//! User IDs are masked when they are inserted ([`person`]), not by searching the finished text,
+//! since an ID may equal a number or a word of the text. The detail of a finding contains no IDs.
+
+mod errors;
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{ActionKind, Finding};
+use crate::domain::{HIDDEN, UserId, is_invisible};
+
+pub use errors::{plainly, unavailable};
+
+/// Returns a number with its noun.
+pub fn count(n: impl TryInto<u64>, one: &str, many: &str) -> String {
+    let n = n.try_into().unwrap_or(u64::MAX);
+    format!("{} {}", grouped(n), if n == 1 { one } else { many })
+}
+
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Capitalizes the first letter.
+pub fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
+}
+
+/// Summarizes repairs, for example "3 issued late, 1 put back".
+pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
+    let mut counts: BTreeMap<(u8, ActionKind), u64> = BTreeMap::new();
+    for finding in findings {
+        *counts
+            .entry((words(finding.action).rank, finding.action))
+            .or_default() += finding.case.number();
+    }
+    let phrase = |((_, action), n): ((u8, ActionKind), u64)| match action {
+        // These findings concern a whole coupon or drop, so they have no number.
+        ActionKind::WriteSettings | ActionKind::Open | ActionKind::Project => {
+            words(action).done.to_owned()
+        }
+        _ => format!("{} {}", grouped(n), words(action).done),
+    };
+    let phrases: Vec<String> = counts
+        .iter()
+        .map(|(action, n)| phrase((*action, *n)))
+        .collect();
+    if phrases.len() <= 3 {
+        return phrases.join(", ");
+    }
+    let others: u64 = counts.values().skip(3).sum();
+    format!(
+        "{}, {}",
+        phrases[..3].join(", "),
+        count(others, "other repair", "other repairs")
+    )
+}
+
+/// The names of an action.
+#[derive(Debug, Clone, Copy)]
+pub struct ActionWords {
+    /// The order in lists: actions that concern users come first.
+    rank: u8,
+    /// The label of a completed action.
+    pub done: &'static str,
+    /// The label of an action that was held back or failed.
+    pub to_do: &'static str,
+}
+
+pub fn words(action: ActionKind) -> ActionWords {
+    let (rank, done, to_do) = match action {
+        ActionKind::Issue => (0, "issued late", "write the row"),
+        ActionKind::Owe => (1, "listed as owed", "list as owed"),
+        ActionKind::Promote => (
+            2,
+            "promoted from the waiting list",
+            "promote from the waiting list",
+        ),
+        ActionKind::Revoke => (3, "revoked", "finish the revocation"),
+        ActionKind::Resolve => (4, "failed claims closed", "close the failed claim"),
+        ActionKind::Project => (5, "written to Redis again", "write to Redis again"),
+        ActionKind::WriteSettings => (6, "settings written again", "write the settings again"),
+        ActionKind::Open => (7, "admission reopened", "reopen admission"),
+        ActionKind::Report => (8, "repaired", "repair"),
+    };
+    ActionWords { rank, done, to_do }
+}
+
+/// Default maximum length of a quoted text, in characters.
+pub const LONGEST: usize = 300;
+
+/// Reduces text to one line of at most `longest` characters, with single spaces and without
+/// control, direction and invisible characters. The line is cut between words, unless that would
+/// lose much of it.
+pub fn line(text: &str, longest: usize) -> String {
+    let visible = text
+        .chars()
+        .filter(|c| !is_invisible(*c))
+        .map(|c| if c.is_control() { ' ' } else { c });
+    let visible: String = visible.collect();
+    let single: String = visible.split_whitespace().collect::<Vec<_>>().join(" ");
+    if single.chars().count() <= longest {
+        return single;
+    }
+    let kept: String = single.chars().take(longest.saturating_sub(1)).collect();
+    let goes_on = single[kept.len()..].starts_with(|c: char| c != ' ');
+    let whole_words = kept
+        .rfind(' ')
+        .filter(|at| goes_on && *at * 3 > kept.len() * 2);
+    let kept = whole_words.map_or(kept.as_str(), |at| &kept[..at]);
+    format!("{}…", kept.trim_end_matches([' ', ',', ';', ':', '·', '(']))
+}
+
+/// Masks a user ID for mails.
+pub fn person(id: &str) -> String {
+    id.parse::<UserId>()
+        .map_or_else(|_| HIDDEN.to_owned(), |user| user.masked())
+}
+
+/// Like [`line()`], but for text from the database that may contain user IDs: dead letters and
+/// findings. Masks the IDs of these users and all e-mail addresses. Keeps IDs
+/// that could be a number or a word of the text. Such IDs do not come from errors of stores,
+/// because quoted IDs are removed when these errors are recorded.
+#[allow(clippy::implicit_hasher)] // all callers use the default hasher
+pub fn detail(text: &str, people: &HashSet<&str>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(is_id_char) {
+        out.push_str(&rest[..start]);
+        let end = rest[start..]
+            .find(|c| !is_id_char(c))
+            .map_or(rest.len(), |len| start + len);
+        out.push_str(&masked_word(&rest[start..end], people));
+        rest = &rest[end..];
+    }
+    out.push_str(rest);
+    line(&out, LONGEST)
+}
+
+/// Whether the character may occur in user IDs.
+fn is_id_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-' | '|' | ':' | '=')
+}
+
+fn masked_word(word: &str, people: &HashSet<&str>) -> String {
+    // At the end of a sentence, an ID is followed by a full stop.
+    let bare = word.trim_end_matches('.');
+    let hide = |word: &str| word.contains('@') || is_unmistakable(word) && people.contains(word);
+    if hide(word) {
+        person(word)
+    } else if hide(bare) {
+        format!("{}{}", person(bare), &word[bare.len()..])
+    } else if let Some((before, after)) = word.split_once(BETWEEN) {
+        let sign = &word[before.len()..word.len() - after.len()];
+        format!(
+            "{}{sign}{}",
+            masked_word(before, people),
+            masked_word(after, people)
+        )
+    } else {
+        word.to_owned()
+    }
+}
+
+/// Whether an ID is neither a number nor a possible word of a sentence.
+fn is_unmistakable(id: &str) -> bool {
+    id.len() > 3
+        && !id.bytes().all(|c| c.is_ascii_digit())
+        && !id.bytes().all(|c| c.is_ascii_lowercase() || c == b'_')
+}
+
+/// Characters of IDs that may also separate an ID from other text.
+const BETWEEN: [char; 3] = ['|', ':', '='];
+
+/// Replaces every run of digits by a `#`.
+pub fn without_numbers(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if !c.is_ascii_digit() {
+            out.push(c);
+        } else if !out.ends_with('#') {
+            out.push('#');
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_is_reduced_to_one_visible_line() {
+        for (text, expected) in [
+            ("Winter coupon", "Winter coupon"),
+            ("a\r\nBcc: x@example.com", "a Bcc: x@example.com"),
+            ("a\u{2028}b\u{0085}c\u{000b}d", "a b c d"),
+            ("evil\u{202e}gpj.exe", "evilgpj.exe"),
+            ("a\u{200b}\u{2066}\u{e0041}\u{feff}b", "ab"),
+            ("  many   spaces\t", "many spaces"),
+            ("쿠폰 🎁", "쿠폰 🎁"),
+            ("\0\u{1b}[31m", "[31m"),
+        ] {
+            assert_eq!(line(text, 60), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn long_name_is_cut_visibly() {
+        assert_eq!(line(&"x".repeat(61), 60), format!("{}…", "x".repeat(59)));
+        assert_eq!(line(&"가".repeat(60), 60).chars().count(), 60);
+        assert_eq!(
+            line("4,120 messages wait, the oldest for 95 s", 24),
+            "4,120 messages wait…"
+        );
+        assert_eq!(line("4,120 messages wait", 19), "4,120 messages wait");
+        assert_eq!(line("messages wait, and more", 16), "messages wait…");
+        assert_eq!(line("a verylongwordthatgoeson", 12), "a verylongw…");
+    }
+
+    #[test]
+    fn ids_in_stored_texts_are_masked_unless_they_could_be_words() {
+        let people = HashSet::from(["customer-4711", "u-37", "1", "slot", "a"]);
+        let masked = |text| detail(text, &people);
+        assert_eq!(
+            masked("slot 3 is held by customer-4711."),
+            "slot 3 is held by c•••11."
+        );
+        assert_eq!(masked("u-37 and u-33"), "u•••7 and u-33");
+        assert_eq!(
+            masked("payload of bob@example.com, twice"),
+            "payload of •••@e•••, twice"
+        );
+        assert_eq!(masked("user=u-37: not u-37|4"), "user=u•••7: not u•••7|4");
+        assert_eq!(
+            masked("a failed claim 1 on slot 1"),
+            "a failed claim 1 on slot 1"
+        );
+        assert_eq!(person("not an id"), "•••");
+    }
+}

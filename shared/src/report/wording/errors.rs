@@ -1,0 +1,109 @@
+//! Translates errors of store clients into plain words for the operator. The log has the original
+//! errors.
+
+use super::super::FailureCause;
+
+/// The meaning of a client's error, identified by a part of its text, because clients have no error
+/// codes for these cases.
+const MEANINGS: [(&[&str], &str); 5] = [
+    (&["Connection refused"], "refuses connections"),
+    (
+        &[
+            "timed out",
+            "did not answer",
+            "no connection within",
+            "deadline has elapsed",
+            "BrokerTransportFailure",
+            "AllBrokersDown",
+            "OperationTimedOut",
+        ],
+        "does not answer",
+    ),
+    (
+        &[
+            "failed to lookup",
+            "Name or service not known",
+            "Temporary failure in name",
+        ],
+        "is at a host name that is not known",
+    ),
+    (
+        &[
+            "Connection reset",
+            "Broken pipe",
+            "terminated",
+            "unexpected end of file",
+            "closed",
+        ],
+        "has closed the connection",
+    ),
+    (
+        &["No route to host", "Network is unreachable"],
+        "is not reachable by the network",
+    ),
+];
+
+/// Describes an error of a pass in plain words. Leaves errors unchanged that do not concern an
+/// unavailable store.
+pub fn plainly(cause: Option<FailureCause>, error: &str) -> String {
+    let plain = cause.and_then(|cause| unavailable(cause, error));
+    plain.unwrap_or_else(|| error.to_owned())
+}
+
+/// Says in plain words that a store is unavailable, if the error means that.
+pub fn unavailable(cause: FailureCause, error: &str) -> Option<String> {
+    let store = match cause {
+        FailureCause::Mysql => "MySQL",
+        FailureCause::Redis => "Redis",
+        FailureCause::Kafka => "Kafka",
+        FailureCause::Other => return None,
+    };
+    let means = |(words, _): &&(&[&str], _)| words.iter().any(|word| error.contains(word));
+    let known = MEANINGS.iter().find(means).map(|(_, meaning)| *meaning);
+    let meaning = known.or_else(|| {
+        error
+            .contains("cannot be reached")
+            .then_some("cannot be reached")
+    });
+    meaning.map(|meaning| format!("{store} {meaning}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unavailable_store_is_named_with_its_role() {
+        use FailureCause::{Kafka, Mysql, Other, Redis};
+        for (cause, error, plain) in [
+            (
+                Mysql,
+                "MySQL cannot be reached: Input/output error: Connection refused (os error 111)",
+                "MySQL refuses connections",
+            ),
+            (
+                Mysql,
+                "MySQL did not answer list alerts within 5s",
+                "MySQL does not answer",
+            ),
+            (
+                Redis,
+                "Redis cannot be reached: Connection reset by peer (os error 104)",
+                "Redis has closed the connection",
+            ),
+            (
+                Kafka,
+                "the topic cannot be read: Meta data fetch error: BrokerTransportFailure (Local: Broker transport failure)",
+                "Kafka does not answer",
+            ),
+            (Other, "it timed out", "it timed out"),
+            (
+                Mysql,
+                "MySQL: write rows: Table is full",
+                "MySQL: write rows: Table is full",
+            ),
+        ] {
+            assert_eq!(plainly(Some(cause), error), plain);
+        }
+    }
+}
