@@ -119,6 +119,11 @@ pub(crate) async fn close_in_redis(
     let Some(server) = servers.of(coupon) else {
         return Ok(None);
     };
+    // The scripts read no higher one.
+    if era > HIGHEST_SEEN {
+        tracing::error!(coupon_id = coupon.0, era, "the era in MySQL is garbage");
+        return Ok(None);
+    }
     let seen_era = seen.era().filter(|era| *era <= HIGHEST_SEEN).unwrap_or(0);
     redis
         .begin_era_on(coupon, server, seen, seen_era.max(era) + 1)

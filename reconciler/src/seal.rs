@@ -20,6 +20,7 @@ use crate::ledger::Ledger;
 use crate::pass::{CompareAt, Compared, carry_out, note_letters};
 use crate::read::{self, CouponSeen, DropSeen, ReadPage};
 use crate::report::{Finding, Kind};
+use crate::revoke_promote;
 
 /// Whether the drop has been closed for longer than any claim takes, by Redis's clock and by this
 /// host's: if either is wrong, users may still be admitted.
@@ -131,9 +132,12 @@ pub(crate) async fn judge_letters(
             let of_drop = letters[0].0;
             if let Some((seen, own)) = sealed_drop(ctx, of_drop).await? {
                 let ledger = of_drops.entry(of_drop).or_default();
+                // A message of a sealed drop is judged by its time, like one of a closed drop.
+                let mut closed = own.drop.clone();
+                closed.sealed_at = None;
                 let letters = letters
                     .iter()
-                    .map(|(_, row)| read::letter(row.clone(), &own.drop));
+                    .map(|(_, row)| read::letter(row.clone(), &closed));
                 match judge_sealed(ctx, &seen, &own, letters.collect()).await {
                     Ok(found) => ledger.extend(found),
                     // The letters of other drops do not wait for these.
@@ -144,6 +148,16 @@ pub(crate) async fn judge_letters(
                     }
                 }
             }
+        }
+    }
+    for of_drop in sealed_that_owe(db, coupon, drop).await? {
+        let Some((seen, _)) = sealed_drop(ctx, of_drop).await? else {
+            continue;
+        };
+        let ledger = of_drops.entry(of_drop).or_default();
+        for owed in revoke_promote::open_promises(ctx, &seen, of_drop.1).await? {
+            let found = Finding::report(Kind::BrokenPromise, "promised, and its drop is sealed");
+            ledger.add(found.of(Some(owed.slot.into()), Some(&owed.user)));
         }
     }
     let of_drops = of_drops.into_iter();
@@ -198,6 +212,28 @@ async fn letters_of_sealed(
     let found = read.await?.into_iter();
     let of_drop = |((coupon, drop), row)| ((CouponId(coupon), DropId(drop)), row);
     Ok(found.map(of_drop).collect())
+}
+
+/// Reads the sealed drops with users who are still owed a slot.
+async fn sealed_that_owe(
+    db: &Db,
+    coupon: Option<CouponId>,
+    drop: Option<DropId>,
+) -> Result<Vec<OfDrop>, DbError> {
+    let owing = db.drops_with_broken_promises().await?;
+    let sealed = db.run("sealed drops that owe", async move |conn| {
+        let ids = owing.into_iter().map(|drop| drop.0);
+        let sealed = drops::table.filter(drops::id.eq_any(ids));
+        let sealed = sealed.filter(drops::sealed_at.is_not_null());
+        let of_drop = sealed.select((drops::coupon_id, drops::id));
+        of_drop.load::<(i64, i64)>(conn).await
+    });
+    let sealed = sealed.await?.into_iter();
+    let sealed = sealed.map(|(coupon, drop)| (CouponId(coupon), DropId(drop)));
+    let is_wanted = |(of, id): &OfDrop| {
+        coupon.is_none_or(|coupon| coupon == *of) && drop.is_none_or(|drop| drop == *id)
+    };
+    Ok(sealed.filter(is_wanted).collect())
 }
 
 /// Reads a sealed drop, of which Redis has nothing to say.

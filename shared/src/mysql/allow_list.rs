@@ -272,7 +272,7 @@ impl Db {
                     u32::try_from(count(conn, id).await?).unwrap_or(u32::MAX)
                 };
                 // Keep the time of the last change, so that an interrupted deletion is continued.
-                let revision = revision + 1;
+                let revision = revision.saturating_add(1);
                 let set = diesel::update(coupons::table.find(id.0)).set((
                     coupons::revision.eq(revision),
                     coupons::allow_list_revision.eq(revision),

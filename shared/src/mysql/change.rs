@@ -55,7 +55,7 @@ impl Db {
                     return Ok(None);
                 }
                 diesel::update(coupons::table.find(id.0))
-                    .set(coupons::revision.eq(found + 1))
+                    .set(coupons::revision.eq(found.saturating_add(1)))
                     .execute(conn)
                     .await?;
                 coupon_with_drops(conn, id).await
@@ -104,7 +104,7 @@ impl Db {
                 if let Err(why) = patch.apply(&mut coupon, &mut own, now) {
                     return Ok(CouponChanged::NotPossible(why));
                 }
-                coupon.revision = revision + 1;
+                coupon.revision = revision.saturating_add(1);
                 write(conn, &before.1, &coupon, &own).await?;
                 let mut removed: Vec<DropId> = before.1.iter().map(|drop| drop.id).collect();
                 removed.retain(|id| own.iter().all(|drop| drop.id != *id));
