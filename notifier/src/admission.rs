@@ -105,8 +105,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// Returns when a process last noted that it sees admission open. A working daemon does it every
-    /// few seconds, independently of its passes.
+    /// Returns when a process last noted that it sees admission open. A working daemon does it
+    /// every few seconds, independently of its passes.
     pub async fn last_note(&self) -> Result<Option<String>, DbError> {
         self.db.state(SEEN_OPEN).await
     }
@@ -125,8 +125,8 @@ impl Notifier {
     }
 
     /// Checks whether another process still notes that admission is open. Then this process has
-    /// only lost its own connection to Redis, and its patience starts again. The clocks of two hosts
-    /// may differ, so only a change of the note counts.
+    /// only lost its own connection to Redis, and its patience starts again. The clocks of two
+    /// hosts may differ, so only a change of the note counts.
     async fn look_elsewhere(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let note = self.db.state(SEEN_OPEN).await?.unwrap_or_default();
         let mut seen = self.admission.0.lock();

@@ -89,8 +89,9 @@ pub async fn acknowledge(
     }
 }
 
-/// Silences mails about the alert's drop until the given time, except those about critical problems.
-/// A time in the past ends the silence. Alerts are still recorded. Returns the updated alert.
+/// Silences mails about the alert's drop until the given time, except those about critical
+/// problems. A time in the past ends the silence. Alerts are still recorded. Returns the updated
+/// alert.
 pub async fn silence(
     db: &Db,
     id: i64,

@@ -1,6 +1,6 @@
-//! Mails past the outbox, which is in MySQL: while MySQL is away or refuses what a pass records, one
-//! direct attempt per target and hour. A file keeps the state, so that a daemon that is restarted
-//! again and again neither stays silent nor repeats itself.
+//! Mails past the outbox, which is in MySQL: while MySQL is away or refuses what a pass records,
+//! one direct attempt per target and hour. A file keeps the state, so that a daemon that is
+//! restarted again and again neither stays silent nor repeats itself.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -82,8 +82,8 @@ impl Passes {
         Ok(run)
     }
 
-    /// Waits until this pass of the same process is recorded as begun, or has ended. Returns whether
-    /// it was seen recorded.
+    /// Waits until this pass of the same process is recorded as begun, or has ended. Returns
+    /// whether it was seen recorded.
     pub async fn is_recorded(&self, run_id: &str) -> bool {
         let mut current = self.progress.current.subscribe();
         let seen = current.wait_for(|current| match current {

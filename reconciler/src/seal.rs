@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use chrono::Utc;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::dead_letters::{DeadLetterRow, LooseDeadLetters};
 use firstcome_shared::mysql::schema::{drops, failed_claims};
 use firstcome_shared::mysql::{Db, DbError};
@@ -166,11 +166,31 @@ pub(crate) async fn judge_letters(
         .collect();
     for loose in db.loose_dead_letters(coupon, drop).await? {
         number += loose.number;
-        let LooseDeadLetters { why, number, first } = loose;
-        let detail = format!("{number} failed claims name {why}, for example {first}");
-        findings.push(Finding::report(Kind::FailedClaim, detail));
+        findings.extend(loose_letters(loose));
     }
     Ok((number, findings))
+}
+
+/// Names letters that no pass can judge, or only counts them if there are many.
+fn loose_letters(loose: LooseDeadLetters) -> Vec<Finding> {
+    let why = loose.why;
+    if loose.number > loose.examples.len() as u64 {
+        let first = loose.examples.iter().take(3).map(|it| it.id.to_string());
+        let (number, first) = (loose.number, first.collect::<Vec<_>>().join(", "));
+        let detail = format!("{number} failed claims name {why}, for example {first}");
+        return vec![Finding::report(Kind::FailedClaim, detail)];
+    }
+    let named = |letter: DeadLetterRow| {
+        let detail = format!("failed claim {} names {why}", letter.id);
+        let user = letter.user_id.map(UserId::from_store);
+        Finding {
+            coupon_id: letter.coupon_id.map(CouponId),
+            drop_id: letter.drop_id.map(DropId),
+            dead_letter: Some(letter.id),
+            ..Finding::report(Kind::FailedClaim, detail).of(letter.slot, user.as_ref())
+        }
+    };
+    loose.examples.into_iter().map(named).collect()
 }
 
 /// Letters of sealed drops that are read at once, and judged at once if they are of one drop.

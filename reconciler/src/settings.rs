@@ -295,8 +295,8 @@ async fn write_revocations(
     }
 }
 
-/// Whether Redis lacks claimants of a coupon that allows one claim in total: they are fewer than the
-/// users who hold a slot at that moment, and the rows of sealed drops, which only become fewer.
+/// Whether Redis lacks claimants of a coupon that allows one claim in total: they are fewer than
+/// the users who hold a slot at that moment, and the rows of sealed drops, which only become fewer.
 pub(crate) async fn lacks_claimants(
     ctx: &PassContext,
     seen: &CouponSeen,

@@ -70,8 +70,8 @@ pub async fn make_ahead(
 }
 
 /// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
-/// unknown. A coupon without any drop has lost one. `drops` may lack sealed ones before the last one
-/// that has opened.
+/// unknown. A coupon without any drop has lost one. `drops` may lack sealed ones before the last
+/// one that has opened.
 pub fn is_one_lost(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> bool {
     if drops.is_empty() {
         return true;

@@ -79,8 +79,8 @@ pub enum BadSchedule {
     DaysOver,
 }
 
-/// How far ahead daily drops are created, so that no single stopped process prevents an opening. New
-/// times of a daily coupon are for later drops.
+/// How far ahead daily drops are created, so that no single stopped process prevents an opening.
+/// New times of a daily coupon are for later drops.
 pub const DAYS_AHEAD: i64 = 2;
 
 impl Schedule {

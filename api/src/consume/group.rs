@@ -1,9 +1,9 @@
 //! The consumer group: which partitions are assigned to this process, and how far each was read.
 //! Kafka's callbacks change the assignment while the loop waits for a message.
 //!
-//! The callback assigns partitions paused, at an explicit offset: for one without an offset, Kafka's
-//! client looks up the committed offset, which would overtake a seek. `tend` then reads the position
-//! in MySQL, seeks to it and resumes; while MySQL is away, the partition stays paused.
+//! The callback assigns partitions paused, at an explicit offset: for one without an offset,
+//! Kafka's client looks up the committed offset, which would overtake a seek. `tend` then reads the
+//! position in MySQL, seeks to it and resumes; while MySQL is away, the partition stays paused.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

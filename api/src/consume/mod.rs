@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! Kafka ─▶ group ─▶ record ──▶ batch ─▶ write
-//!          recv     decode     gather   one tx: rows, dead letters, then positions
-//!                                        │ refused: compared with the rows of its slots and users, same tx
-//!                                        │ locked: one tx per drop, then the positions
-//!                                        └ MySQL unavailable: read again after a pause, Kafka is the buffer
+//!           recv     decode     gather   one tx: rows, dead letters, then positions
+//!                                         │ refused: compared with the rows of its slots and users, same tx
+//!                                         │ locked: one tx per drop, then the positions
+//!                                         └ MySQL unavailable: read again after a pause, Kafka is the buffer
 //! ```
 //!
 //! The invariant: every message before a partition's position in MySQL has a row or a dead letter

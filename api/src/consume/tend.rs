@@ -147,7 +147,8 @@ impl Tender {
         looked
     }
 
-    /// Begins a partition at its position, or at the first message if the log does not contain that.
+    /// Begins a partition at its position, or at the first message if the log does not contain
+    /// that.
     async fn begin(
         &self,
         partition: i32,

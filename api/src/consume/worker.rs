@@ -39,7 +39,8 @@ const LEAVE: Duration = Duration::from_secs(5);
 /// are written one by one, and one that is still locked gets dead letters. MySQL ends a transaction
 /// whose client is frozen after ten seconds.
 const LOCK_WAITS: u32 = 3;
-/// After a lock, drops are written one by one for this long. Otherwise each batch would wait for it.
+/// After a lock, drops are written one by one for this long. Otherwise each batch would wait for
+/// it.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 /// After a batch with a wrong checksum, librdkafka may skip messages. For this long after an error,
 /// only a message at the expected offset is accepted.
@@ -242,8 +243,8 @@ impl Worker {
         }
     }
 
-    /// Makes all partitions begin again, and pauses for 25 ms to 1.6 s, with a jitter that spreads the
-    /// retries of consumers that failed at the same time.
+    /// Makes all partitions begin again, and pauses for 25 ms to 1.6 s, with a jitter that spreads
+    /// the retries of consumers that failed at the same time.
     async fn read_again(&mut self, error: &DbError) {
         counter!(RETRIES).increment(1);
         let why = format!("a batch could not be written: {error}");

@@ -226,8 +226,8 @@ fn is_due(
 }
 
 /// The pause after so many mails. It prevents a problem that comes and goes, or changes with every
-/// pass, from causing a mail each time: three are sent at once, then the pause doubles from a minute
-/// up to the cooldown.
+/// pass, from causing a mail each time: three are sent at once, then the pause doubles from a
+/// minute up to the cooldown.
 pub fn pause(mails: u32, policy: MailPolicy) -> TimeDelta {
     match mails {
         0..=2 => TimeDelta::zero(),

@@ -1,5 +1,6 @@
-//! The document model of mails: what happened, then blocks of paragraphs, lists, links and commands.
-//! One template renders it as HTML and one as plain text, so that both have the same content.
+//! The document model of mails: what happened, then blocks of paragraphs, lists, links and
+//! commands. One template renders it as HTML and one as plain text, so that both have the same
+//! content.
 
 use askama::Template;
 use chrono::{DateTime, Utc};

@@ -393,8 +393,8 @@ async fn mail_server_configured_late_gets_recent_mails_and_digest_says_so() {
     );
 }
 
-/// The pass that reopens a coupon is told to the people on duty although they silenced its drop, and
-/// the totals of a mail count every drop.
+/// The pass that reopens a coupon is told to the people on duty although they silenced its drop,
+/// and the totals of a mail count every drop.
 #[tokio::test]
 async fn silence_hides_no_loss_of_redis_and_totals_stay_true() {
     let desk = Desk::new(A).await;
@@ -481,7 +481,7 @@ async fn one_outage_has_one_mail_and_one_notice_which_tells_the_repairs_made_mea
     assert!(!begun.contains("BrokerTransportFailure"), "{begun}");
     let over = text(&mails[1]);
     assert!(
-        over.contains("Over after 100 s: outage of Kafka.")
+        over.contains("Over after 1 min: outage of Kafka.")
             && over.contains("5 promises without a row"),
         "{over}"
     );

@@ -332,6 +332,7 @@ async fn event_is_given_up_if_its_receiver_is_gone_for_a_day_or_for_good() {
     receiver.set(CannedReply::Status(410));
     desk.pass(&repaired("r1")).await;
     assert_eq!(desk.query(OPEN).await, [["0"]], "410 Gone: at once");
+    desk.clock.turn(TimeDelta::seconds(1));
     let now = desk.clock.now();
     desk.notifier().daily_digest(now, now).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();

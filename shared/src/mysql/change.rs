@@ -21,7 +21,8 @@ pub enum CouponChanged {
     Another(u64),
     /// Why the change is not possible, for the operator; nothing was changed.
     NotPossible(String),
-    /// MySQL has lost the drop that should be open, so its holders are unknown; nothing was changed.
+    /// MySQL has lost the drop that should be open, so its holders are unknown; nothing was
+    /// changed.
     LostDrop,
     NoCoupon,
 }
@@ -36,8 +37,8 @@ pub struct ChangedCoupon {
 
 impl Db {
     /// Takes the coupon's next revision, unless Redis has `seen` a later one or the coupon has
-    /// another one than `only`, and returns the coupon and its drops at that revision. A revision is
-    /// a fencing token: its owner may write the coupon's settings to Redis until another process
+    /// another one than `only`, and returns the coupon and its drops at that revision. A revision
+    /// is a fencing token: its owner may write the coupon's settings to Redis until another process
     /// takes a later revision. If MySQL's is below `seen`, MySQL has lost revisions
     /// (docs/decisions/0026-mysql-gone-back.md).
     pub async fn take_revision(

@@ -211,7 +211,8 @@ impl Db {
     }
 
     /// Reads the unresolved dead letters that name no drop in which a pass could issue them, or a
-    /// sealed drop and no user, optionally of one coupon or drop. They are counted by reason.
+    /// sealed drop and no user, optionally of one coupon or drop. They are counted by reason, each
+    /// with a few examples. If there are only a few dead letters, the examples include all of them.
     pub async fn loose_dead_letters(
         &self,
         coupon: Option<CouponId>,
@@ -225,7 +226,21 @@ impl Db {
             let groups: Vec<LooseGroup> = diesel::sql_query(format!("{LOOSE}{which} GROUP BY why"))
                 .load(conn)
                 .await?;
-            Ok(groups.into_iter().map(Into::into).collect())
+            let mut loose = Vec::with_capacity(groups.len());
+            for group in groups {
+                let first: Vec<&str> = group.first_ids.split(',').take(EXAMPLES).collect();
+                let examples = diesel::sql_query(format!(
+                    "SELECT {COLUMNS} FROM failed_claims e STRAIGHT_JOIN failed_claims f \
+                     ON f.drop_id <=> e.drop_id AND f.coupon_id <=> e.coupon_id AND f.resolved_at IS NULL \
+                     AND (f.user_id IS NULL) = (e.user_id IS NULL) \
+                     WHERE e.id IN ({}) LIMIT {EXAMPLES}",
+                    first.join(",")
+                ));
+                let examples = examples.load(conn).await?;
+                let number = u64::try_from(group.number).unwrap_or(0);
+                loose.push(LooseDeadLetters { why: group.why, number, examples });
+            }
+            Ok(loose)
         })
         .await
     }
@@ -329,7 +344,7 @@ const LOOSE: &str = "SELECT CASE WHEN g.drop_id IS NULL THEN 'no drop' \
          WHEN d.id IS NULL THEN 'a drop that does not exist' \
          WHEN g.coupon_id <> d.coupon_id THEN 'a drop of another coupon' \
          ELSE 'a sealed drop and no user' END AS why, \
-     CAST(SUM(g.number) AS SIGNED) AS number, MIN(g.first_id) AS first_id \
+     CAST(SUM(g.number) AS SIGNED) AS number, GROUP_CONCAT(g.first_id ORDER BY g.first_id) AS first_ids \
      FROM (SELECT drop_id, coupon_id, user_id IS NULL AS is_nameless, COUNT(*) AS number, MIN(id) AS first_id \
            FROM failed_claims WHERE resolved_at IS NULL GROUP BY drop_id, coupon_id, is_nameless) g \
      LEFT JOIN drops d ON d.id = g.drop_id \
@@ -349,8 +364,8 @@ struct LooseGroup {
     why: String,
     #[diesel(sql_type = BigInt)]
     number: i64,
-    #[diesel(sql_type = BigInt)]
-    first_id: i64,
+    #[diesel(sql_type = Text)]
+    first_ids: String,
 }
 
 /// Dead letters that no pass can resolve.
@@ -359,18 +374,7 @@ pub struct LooseDeadLetters {
     /// Describes the drop that they name, for example `no drop` or `a sealed drop and no user`.
     pub why: String,
     pub number: u64,
-    /// The id of one of them.
-    pub first: i64,
-}
-
-impl From<LooseGroup> for LooseDeadLetters {
-    fn from(group: LooseGroup) -> Self {
-        Self {
-            why: group.why,
-            number: u64::try_from(group.number).unwrap_or(0),
-            first: group.first_id,
-        }
-    }
+    pub examples: Vec<DeadLetterRow>,
 }
 
 /// The resolution of a dead letter.

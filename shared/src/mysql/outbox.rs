@@ -283,8 +283,8 @@ async fn not_mailed(conn: &mut Conn, given_up: &[i64], now: DateTime<Utc>) -> Qu
 pub const UNTRIED: &str = "nothing was set for a day that sends it";
 
 /// Gives up on a limited number of messages that are a day old and whose next attempt was due an
-/// hour ago: no process serves them. Otherwise, when `SMTP_URL` is set after months, old mails would
-/// look as if their events had just happened. Returns how many.
+/// hour ago: no process serves them. Otherwise, when `SMTP_URL` is set after months, old mails
+/// would look as if their events had just happened. Returns how many.
 pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> Result<usize, DbError> {
     db.run("give up old messages", async move |conn| {
         let old = outbox::created_at

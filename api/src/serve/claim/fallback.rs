@@ -40,8 +40,8 @@ impl Fallback {
         Self { queue, deadline }
     }
 
-    /// Writes the row of a claim that was admitted in this era. Returns whether it is known to exist
-    /// within the deadline.
+    /// Writes the row of a claim that was admitted in this era. Returns whether it is known to
+    /// exist within the deadline.
     pub(super) async fn write(&self, claim: Claim, era: u64) -> bool {
         let (written, answer) = oneshot::channel();
         let waiting = Waiting {

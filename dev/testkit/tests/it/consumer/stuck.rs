@@ -89,7 +89,8 @@ async fn a_consumer_whose_mysql_is_silent_keeps_running_and_resumes() {
             proxy.set(ProxyFault::BlackHole).await.unwrap();
             waves.wave().await;
             is_not_ready(&waves.consumer, "mysql").await;
-            // An attempt takes 1.5 s, so a loop that stands still would not be alive long before the sixth.
+            // An attempt takes 1.5 s, so a loop that stands still would not be alive long before
+            // the sixth.
             eventually("the consumer has retried six times", HEALED, async || {
                 waves
                     .consumer

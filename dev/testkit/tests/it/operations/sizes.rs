@@ -107,7 +107,8 @@ async fn beside_garbage(letters: u32) -> (Run, f64) {
 async fn dead_letters_are_reissued_in_batches() {
     let what = "100,000 dead letters reissued ÷ straight inserts";
     let ratio = measured(what, [5_000, 100_000], "≥ 0.5", reissued_by_straight).await;
-    // A statement for each letter gives 0.01. The limit allows for a busy machine and a debug build.
+    // A statement for each letter gives 0.01. The limit allows for a busy machine and a debug
+    // build.
     assert!(ratio > 0.03, "{ratio}");
 }
 

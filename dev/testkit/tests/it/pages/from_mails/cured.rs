@@ -91,7 +91,7 @@ async fn a_wrong_setting_and_a_stopped_consumer_are_fixed_from_mails() {
     )
     .await;
     assert!(
-        closed.text.contains("the coupon stays closed"),
+        closed.text.contains("opens by itself once it is verified"),
         "{}",
         closed.text
     );
