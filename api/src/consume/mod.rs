@@ -3,9 +3,9 @@
 //! ```text
 //! Kafka ─▶ group ─▶ record ──▶ batch ─▶ write
 //!           recv     decode     gather   one tx: rows, dead letters, then positions
-//!                                         │ refused: compared with the rows of its slots and users, same tx
+//!                                         │ refused: compared with rows of its slots and users
 //!                                         │ locked: one tx per drop, then the positions
-//!                                         └ MySQL unavailable: read again after a pause, Kafka is the buffer
+//!                                         └ MySQL unavailable: read again, Kafka is the buffer
 //! ```
 //!
 //! The invariant: every message before a partition's position in MySQL has a row or a dead letter
