@@ -1,9 +1,14 @@
 //! The alert about Redis: unreachable for every daemon, or coupons that stay closed. The watch sees
 //! it earlier than a pass, and ends it when every coupon is open again.
 
+use std::time::Duration;
+
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::DbError;
 use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::elapsed;
 use crate::report::{AlertKind, Run};
@@ -62,6 +67,31 @@ impl AdmissionWatch {
 }
 
 impl Notifier {
+    /// Handles the state of admission once a second, until `stop`. `None`: nobody has looked yet.
+    pub async fn watch_admission(
+        self,
+        gate: watch::Receiver<Option<SeenGate>>,
+        stop: CancellationToken,
+    ) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let Some(seen) = *gate.borrow() else {
+                continue;
+            };
+            if let Err(error) = self.admission(seen, Utc::now()).await {
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "the mail about admission is not in the outbox yet"
+                );
+            }
+        }
+    }
+
     /// Handles the state of admission. Must be called once a second. Mails if it has been closed,
     /// or unreachable for every daemon, for half a minute, and when it is open again.
     pub async fn admission(&self, gate: SeenGate, now: DateTime<Utc>) -> anyhow::Result<()> {

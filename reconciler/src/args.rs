@@ -18,7 +18,6 @@ use firstcome_shared::tuning::Tuning;
 use secrecy::SecretString;
 
 use crate::barrier::Topic;
-use crate::context::PassSettings;
 use crate::notify::{NotifyArgs, WebhookArgs};
 use crate::stores::Stores;
 
@@ -145,6 +144,29 @@ impl StoreArgs {
             topic: Topic::new(self.kafka.settings(&self.mysql.tls)?),
         })
     }
+}
+
+/// Settings of repairs and retention.
+#[derive(Debug, Clone)]
+pub struct PassSettings {
+    /// Maximum time for an admission to reach the topic, if no API has announced a longer one.
+    pub publish_deadline_ms: i64,
+    /// The same for the second store that is tried after it.
+    pub in_flight_ms: i64,
+    /// Time after which a claim is issued although its message may be unread.
+    pub overdue_ms: i64,
+    pub repair_limit_percent: u32,
+    pub repair_limit_at_least: u64,
+    /// Retention of resolved dead letters.
+    pub failed_claims_kept: Duration,
+    /// Retention of user IDs in sealed drops. `None` keeps them forever.
+    pub people_kept: Option<Duration>,
+    /// Retention in the tables of passes and mails.
+    pub kept: Retention,
+    /// Time without progress after which a consumer with unread messages is reported.
+    pub stall_after: Duration,
+    /// Number of slots compared per page.
+    pub page_slots: u32,
 }
 
 impl ReconcileArgs {

@@ -21,7 +21,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use tokio::time::Instant;
 
-use crate::context::{PassContext, PassError, PassSettings};
+use crate::args::PassSettings;
+use crate::context::{PassContext, PassError};
 use crate::stores::Stores;
 
 /// The offsets of each partition: the first one that the log has, and its end.

@@ -1,23 +1,21 @@
 //! What the steps of a pass share: the stores, the settings, and the moment at which it began.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use firstcome_shared::StoreError;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
-use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::gate::Servers;
 use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::wrong_key::is_about_data;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::args::PassSettings;
+use crate::passes::Progress;
 use crate::report::{FailureCause, Outcome, Trigger};
 use crate::stores::Stores;
 
@@ -60,61 +58,6 @@ impl PassRequest {
     /// Whether the pass compares every drop that is not sealed.
     pub fn covers_everything(&self) -> bool {
         self.coupon.is_none() && self.drop.is_none()
-    }
-
-    /// Whether a caller waits for the result. Such a pass also waits for admissions that are too
-    /// recent to judge.
-    pub fn is_awaited(&self) -> bool {
-        matches!(self.trigger, Trigger::Endpoint | Trigger::Cli)
-    }
-}
-
-/// Settings of repairs and retention.
-#[derive(Debug, Clone)]
-pub struct PassSettings {
-    /// Maximum time for an admission to reach the topic, if no API has announced a longer one.
-    pub publish_deadline_ms: i64,
-    /// The same for the second store that is tried after it.
-    pub in_flight_ms: i64,
-    /// Time after which a claim is issued although its message may be unread.
-    pub overdue_ms: i64,
-    pub repair_limit_percent: u32,
-    pub repair_limit_at_least: u64,
-    /// Retention of resolved dead letters.
-    pub failed_claims_kept: Duration,
-    /// Retention of user IDs in sealed drops. `None` keeps them forever.
-    pub people_kept: Option<Duration>,
-    /// Retention in the tables of passes and mails.
-    pub kept: Retention,
-    /// Time without progress after which a consumer with unread messages is reported.
-    pub stall_after: Duration,
-    /// Number of slots compared per page.
-    pub page_slots: u32,
-}
-
-/// The progress of a pass, for the terminal and the API.
-#[derive(Debug, Default)]
-pub struct Progress {
-    pub drops: AtomicU64,
-    pub drops_done: AtomicU64,
-    /// Number of users and rows compared.
-    pub compared: AtomicU64,
-    /// The pass that this daemon runs, and whether it has the lock and is recorded.
-    pub current: watch::Sender<Option<(String, bool)>>,
-}
-
-impl Progress {
-    /// Begins with a run that has the lock and is recorded.
-    pub fn begin(&self, run_id: &str) {
-        for number in [&self.drops, &self.drops_done, &self.compared] {
-            number.store(0, Relaxed);
-        }
-        let own = |current: &&mut (String, bool)| current.0 == run_id;
-        self.current.send_modify(|current| {
-            if let Some(current) = current.as_mut().filter(own) {
-                current.1 = true;
-            }
-        });
     }
 }
 

@@ -20,8 +20,8 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::args::PassSettings;
 use crate::barrier::{self, BarrierError, ReadState};
-use crate::context::PassSettings;
 use crate::report::{
     DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome, Run, UnsafePart,
 };

@@ -11,11 +11,11 @@ use firstcome_shared::tuning::Tuning;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
-use crate::context::{PassError, PassRequest, Progress};
+use crate::context::{PassError, PassRequest};
 use crate::jobs;
 use crate::notify::Notifier;
 use crate::notify::wording::{LONGEST, count, line, person, plainly, words};
-use crate::passes::{mail, must_exist};
+use crate::passes::{Progress, mail, must_exist};
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use crate::run::{Reconciler, UrgentLane, new_run_id};
 

@@ -1,18 +1,46 @@
 //! Runs the passes of a process one at a time, each in a separate task.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use chrono::Utc;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::context::{PassError, PassRequest, Progress};
+use crate::context::{PassError, PassRequest};
 use crate::notify::Notifier;
 use crate::report::Run;
 use crate::run::{Reconciler, new_run_id};
 use crate::stores::Stores;
+
+/// The progress of a pass, for the terminal and the API.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub drops: AtomicU64,
+    pub drops_done: AtomicU64,
+    /// Number of users and rows compared.
+    pub compared: AtomicU64,
+    /// The pass that this daemon runs, and whether it has the lock and is recorded.
+    pub current: watch::Sender<Option<(String, bool)>>,
+}
+
+impl Progress {
+    /// Begins with a run that has the lock and is recorded.
+    pub fn begin(&self, run_id: &str) {
+        for number in [&self.drops, &self.drops_done, &self.compared] {
+            number.store(0, Relaxed);
+        }
+        let own = |current: &&mut (String, bool)| current.0 == run_id;
+        self.current.send_modify(|current| {
+            if let Some(current) = current.as_mut().filter(own) {
+                current.1 = true;
+            }
+        });
+    }
+}
 
 /// The outcome of a requested pass.
 pub type PassResult = Result<Run, PassError>;

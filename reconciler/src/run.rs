@@ -20,13 +20,15 @@ use firstcome_shared::redis::gate::Gate;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::args::PassSettings;
 use crate::barrier::{self, BarrierError};
-use crate::context::{PassContext, PassError, PassRequest, PassSettings, Progress};
+use crate::context::{PassContext, PassError, PassRequest};
 use crate::jobs::{self, Notes};
+use crate::passes::Progress;
 use crate::read;
 use crate::record;
 use crate::report::{
-    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger,
+    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger,
 };
 use crate::stores::Stores;
 use crate::sweep::{self, CouponDone};
@@ -146,7 +148,8 @@ impl Reconciler {
             .filter(|(_, it)| it.in_flight > 0)
             .map(|(id, _)| *id)
             .collect();
-        if request.is_awaited() && !young.is_empty() {
+        let is_awaited = matches!(request.trigger, Trigger::Endpoint | Trigger::Cli);
+        if is_awaited && !young.is_empty() {
             // Somebody waits for the result: judge these again when they are old enough.
             let deadline = Duration::from_millis(u64::try_from(ctx.publish_ms).unwrap_or_default());
             ctx.sleep(deadline + MARGIN).await?;
@@ -317,7 +320,7 @@ impl Reconciler {
         run.status = if run.error.is_some() {
             Status::Failed
         } else {
-            status(run)
+            run.final_status()
         };
         crash_point(Point::RunDone);
         record::finish(&self.stores.db, run, request.confirm, false).await;
@@ -407,7 +410,7 @@ pub fn reopening(run_id: &str, done: Vec<CouponDone>) -> Run {
     run.drops
         .sort_by_key(|report| (report.coupon_id, report.drop_id));
     run.finished_at = Some(Utc::now());
-    run.status = status(&run);
+    run.status = run.final_status();
     run
 }
 
@@ -427,25 +430,5 @@ fn failure(cause: FailureCause, error: String) -> Finding {
     Finding {
         case: FindingCase::RunFailed(cause),
         ..Finding::report(Kind::Stalled, error)
-    }
-}
-
-/// Returns the final status of a pass, based on its findings.
-pub fn status(run: &Run) -> Status {
-    let is_braked = |drop: &DropReport| {
-        !run.dry_run && drop.findings.iter().any(|it| it.result == Outcome::Planned)
-    };
-    if run.drops.iter().any(is_braked) {
-        return Status::Braked;
-    }
-    let is_left =
-        |it: &Finding| matches!(it.result, Outcome::Failed | Outcome::Planned) || it.needs_person;
-    let is_broken = run.drops.iter().any(|drop| drop.after.broken_promises > 0);
-    if is_broken || run.all_findings().any(is_left) {
-        Status::Drift
-    } else if run.all_findings().any(|it| it.result == Outcome::Applied) {
-        Status::Repaired
-    } else {
-        Status::Clean
     }
 }

@@ -51,7 +51,11 @@ pub(crate) async fn seal(
     if left > 0 && numbers.waiting > 0 && !drop.drop.closed_early {
         // Promotion comes before sealing, but not in a paused coupon.
         if seen.coupon.paused {
-            ledger.add(closed_while_paused(left, numbers.waiting));
+            let waiting = numbers.waiting;
+            let detail = format!(
+                "closed while paused, with {left} slots left and {waiting} people waiting: they get them once it is no longer paused"
+            );
+            ledger.add(Finding::report(Kind::Unfilled, detail));
         }
         return Ok(false);
     }
@@ -89,13 +93,6 @@ pub(crate) async fn seal(
         });
     }
     Ok(true)
-}
-
-fn closed_while_paused(left: u64, waiting: u64) -> Finding {
-    let detail = format!(
-        "closed while paused, with {left} slots left and {waiting} people waiting: they get them once it is no longer paused"
-    );
-    Finding::report(Kind::Unfilled, detail)
 }
 
 /// Whether all drops of a coupon are sealed and its schedule has no more of them.

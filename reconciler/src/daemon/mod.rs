@@ -174,7 +174,7 @@ impl Daemon {
         let gate = watched::Sender::new(None);
         let in_hand = watch::InHand::default();
         let (seen, notifier) = (gate.subscribe(), self.notifier.clone());
-        let admission = watch::admission(seen, notifier.clone(), stop());
+        let admission = notifier.clone().watch_admission(seen, stop());
         let jobs = jobs::run(
             self.stores.clone(),
             self.args.reconcile.settings(),

@@ -323,28 +323,3 @@ impl LastReopening {
         }
     }
 }
-
-/// Reports to the notifier once a second whether admission is open, until `stop`.
-pub(super) async fn admission(
-    gate: watch::Receiver<SeenAdmission>,
-    notifier: Notifier,
-    stop: CancellationToken,
-) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let Some(seen) = *gate.borrow() else {
-            continue;
-        };
-        if let Err(error) = notifier.admission(seen, Utc::now()).await {
-            tracing::debug!(
-                error = format!("{error:#}"),
-                "the mail about admission is not in the outbox yet"
-            );
-        }
-    }
-}

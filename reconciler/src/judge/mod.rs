@@ -52,12 +52,6 @@ pub struct Doubts {
     pub users: BTreeSet<UserId>,
 }
 
-impl Doubts {
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.users.is_empty()
-    }
-}
-
 /// M' and R': what concerns the doubts, read again.
 #[derive(Debug, Clone, Default)]
 pub struct Recheck {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::catalogue::{SettingsRow, coupon_with_drops};
 use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{coupons, drops};
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbError, Refusal, refusal};
 use crate::coupon::{Coupon, CouponPatch, Drop};
 use crate::domain::{CouponId, DropId};
 use crate::drops::is_one_lost;
@@ -34,6 +34,9 @@ pub struct ChangedCoupon {
     pub drops: Vec<Drop>,
     pub removed: Vec<DropId>,
 }
+
+/// Attempts of a change while rows of its drops are being written.
+const ATTEMPTS: u32 = 5;
 
 impl Db {
     /// Takes the coupon's next revision, unless Redis has `seen` a later one or the coupon has
@@ -82,54 +85,68 @@ impl Db {
         by: Operator,
     ) -> Result<CouponChanged, DbError> {
         self.run("change coupon", async move |conn| {
-            conn.transaction(async |conn| {
-                let Some(revision) = locked(conn, id).await? else {
-                    return Ok(CouponChanged::NoCoupon);
-                };
-                if only.is_some_and(|only| only != revision) {
-                    return Ok(CouponChanged::Another(revision));
+            let mut attempts = 0;
+            loop {
+                let changed = conn
+                    .transaction(async |conn| {
+                        let Some(revision) = locked(conn, id).await? else {
+                            return Ok(CouponChanged::NoCoupon);
+                        };
+                        if only.is_some_and(|only| only != revision) {
+                            return Ok(CouponChanged::Another(revision));
+                        }
+                        // A reconciler seals drops without the lock of their coupon.
+                        let unsealed = drops::table
+                            .filter(drops::coupon_id.eq(id.0).and(drops::sealed_at.is_null()))
+                            .select(drops::id)
+                            .for_update();
+                        unsealed.load::<i64>(conn).await?;
+                        let Some(before) = coupon_with_drops(conn, id).await? else {
+                            return Ok(CouponChanged::NoCoupon);
+                        };
+                        let (mut coupon, mut own) = before.clone();
+                        if patch.concerns_drops() && is_one_lost(&coupon, &own, now) {
+                            return Ok(CouponChanged::LostDrop);
+                        }
+                        if let Err(why) = patch.apply(&mut coupon, &mut own, now) {
+                            return Ok(CouponChanged::NotPossible(why));
+                        }
+                        coupon.revision = revision.saturating_add(1);
+                        write(conn, &before.1, &coupon, &own).await?;
+                        let mut removed: Vec<DropId> =
+                            before.1.iter().map(|drop| drop.id).collect();
+                        removed.retain(|id| own.iter().all(|drop| drop.id != *id));
+                        for id in &removed {
+                            diesel::delete(drops::table.find(id.0))
+                                .execute(conn)
+                                .await?;
+                        }
+                        let after = (coupon, own);
+                        let act = OperatorAct {
+                            action: "change_coupon",
+                            coupon: Some(id),
+                            detail: difference(&before, &after),
+                            ..OperatorAct::default()
+                        };
+                        by.did(conn, act).await?;
+                        let (coupon, drops) = after;
+                        Ok(CouponChanged::Yes(ChangedCoupon {
+                            coupon,
+                            drops,
+                            removed,
+                        }))
+                    })
+                    .await;
+                attempts += 1;
+                match changed {
+                    // A row that was being written refers to a limit that the change removes.
+                    Err(error)
+                        if patch.last_day.is_none()
+                            && refusal(&error) == Some(Refusal::UnknownDrop)
+                            && attempts < ATTEMPTS => {}
+                    changed => return changed,
                 }
-                // A reconciler seals drops without the lock of their coupon.
-                let unsealed = drops::table
-                    .filter(drops::coupon_id.eq(id.0).and(drops::sealed_at.is_null()))
-                    .select(drops::id)
-                    .for_update();
-                unsealed.load::<i64>(conn).await?;
-                let Some(before) = coupon_with_drops(conn, id).await? else {
-                    return Ok(CouponChanged::NoCoupon);
-                };
-                let (mut coupon, mut own) = before.clone();
-                if patch.concerns_drops() && is_one_lost(&coupon, &own, now) {
-                    return Ok(CouponChanged::LostDrop);
-                }
-                if let Err(why) = patch.apply(&mut coupon, &mut own, now) {
-                    return Ok(CouponChanged::NotPossible(why));
-                }
-                coupon.revision = revision.saturating_add(1);
-                write(conn, &before.1, &coupon, &own).await?;
-                let mut removed: Vec<DropId> = before.1.iter().map(|drop| drop.id).collect();
-                removed.retain(|id| own.iter().all(|drop| drop.id != *id));
-                for id in &removed {
-                    diesel::delete(drops::table.find(id.0))
-                        .execute(conn)
-                        .await?;
-                }
-                let after = (coupon, own);
-                let act = OperatorAct {
-                    action: "change_coupon",
-                    coupon: Some(id),
-                    detail: difference(&before, &after),
-                    ..OperatorAct::default()
-                };
-                by.did(conn, act).await?;
-                let (coupon, drops) = after;
-                Ok(CouponChanged::Yes(ChangedCoupon {
-                    coupon,
-                    drops,
-                    removed,
-                }))
-            })
-            .await
+            }
         })
         .await
     }

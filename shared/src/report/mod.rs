@@ -452,6 +452,27 @@ impl Run {
         }
     }
 
+    /// Returns the status of a run that has ended, based on its findings.
+    pub fn final_status(&self) -> Status {
+        let is_braked = |drop: &DropReport| {
+            !self.dry_run && drop.findings.iter().any(|it| it.result == Outcome::Planned)
+        };
+        if self.drops.iter().any(is_braked) {
+            return Status::Braked;
+        }
+        let is_left = |it: &Finding| {
+            matches!(it.result, Outcome::Failed | Outcome::Planned) || it.needs_person
+        };
+        let is_broken = self.drops.iter().any(|drop| drop.after.broken_promises > 0);
+        if is_broken || self.all_findings().any(is_left) {
+            Status::Drift
+        } else if self.all_findings().any(|it| it.result == Outcome::Applied) {
+            Status::Repaired
+        } else {
+            Status::Clean
+        }
+    }
+
     /// Whether the run examined everything and no repair failed. Findings that wait for an operator
     /// do not count as failures, because they have been mailed: this shows whether passes work.
     pub fn ended_well(&self) -> bool {

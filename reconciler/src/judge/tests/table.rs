@@ -140,7 +140,7 @@ fn revoked(user: &str, again_from_ms: Option<i64>) -> Revocations {
 fn clean_page_needs_nothing_and_is_recognized_at_once() {
     let case = Case::clean();
     assert!(is_clean(&case.mysql, &case.redis));
-    assert!(doubts(&case.mysql, &case.redis).is_empty());
+    assert_eq!(doubts(&case.mysql, &case.redis), Doubts::default());
     assert_eq!(case.judge(|_| {}), Judgement::default());
     for change in [
         (|it: &mut Case| it.redis.count = 5) as fn(&mut Case),
@@ -409,7 +409,7 @@ proptest::proptest! {
         case.again.rows = case.mysql.rows.clone();
         case.again.holders = case.redis.users.clone();
         let judged = judge(&case.moment, &case.mysql, &case.redis, &case.again);
-        let differs = !doubts(&case.mysql, &case.redis).is_empty() || !judged.dirt.is_empty();
+        let differs = doubts(&case.mysql, &case.redis) != Doubts::default() || !judged.dirt.is_empty();
         proptest::prop_assert!(!(is_clean(&case.mysql, &case.redis) && differs));
     }
 }

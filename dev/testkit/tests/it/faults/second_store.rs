@@ -180,11 +180,18 @@ async fn deleted_on_the_way(people: &[&str]) {
         tokio::join!(pass, claims)
     };
     let (answer, (once, next)) = tokio::join!(slow.claim(coupon.id, "u-6"), passed);
-    assert_eq!(answer.promised(), Some((coupon.drop, 6)), "{answer:?}");
+    // If the pass closes the coupon first, the claim is not of this era any more: no promise.
+    let kept = answer.promised();
+    assert!(
+        kept.is_none_or(|kept| kept == (coupon.drop, 6)),
+        "{answer:?}"
+    );
     assert_eq!(once.code, 0, "{}", once.log);
-    answers.push(("u-6".into(), answer));
+    if kept.is_some() {
+        answers.push(("u-6".into(), answer));
+    }
     if let Some((_, slot)) = next.promised() {
-        assert_ne!(slot, 6, "{}", once.log);
+        assert!(kept.is_none() || slot != 6, "{}", once.log);
         answers.push(("u-7".into(), next));
     }
     mended(world).await;
