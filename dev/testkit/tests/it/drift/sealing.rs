@@ -96,8 +96,27 @@ async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_noth
     answered(&fixture, &coupon, &answers).await;
 }
 
-/// A message that was read again is left to an operator. However many there are, none hides a
-/// letter that can become a row.
+/// The messages of a sealed drop that has lost its rows are read again.
+#[tokio::test]
+async fn lost_rows_of_a_sealed_drop_come_back_from_the_topic() {
+    let fixture = Fixture::new("d-sealed-rows").await;
+    let world = &fixture.world;
+    let (coupon, answers) = closed(&fixture, "Rows").await;
+    until_sealed(&fixture, &coupon).await;
+    for lost in ["issued_coupons", "topic_positions"] {
+        world.sql.query(&format!("DELETE FROM {lost}")).await;
+    }
+    eventually("the rows are back", LIMIT, async || {
+        world.once_with(&[], &[]).await;
+        rows(world, coupon.drop).await.len() == 20
+    })
+    .await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    pass_ends(world, &["--deep"], CLEAN).await;
+}
+
+/// A message whose slot has the row of another user is left to an operator. However many there are,
+/// none hides a letter that can become a row.
 #[tokio::test]
 async fn letters_that_stay_hide_no_letter_that_becomes_a_row() {
     let fixture = Fixture::new("d-sealed-many").await;
