@@ -1,11 +1,9 @@
 //! Background tasks: refresh the catalogue and the keys of tokens, create daily drops ahead, watch
 //! Redis and the producer. If a task ends, which is a bug, the process stops.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firstcome_shared::domain::DropId;
 use firstcome_shared::drops::make_ahead;
 use metrics::{counter, gauge};
 use tokio::task::JoinSet;
@@ -106,7 +104,6 @@ async fn watch_redis(services: &Services) -> &'static str {
             .set(f64::from(u8::from(matches!(openness, Ok(Openness::Open)))));
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_hand").set(services.in_flight.in_flight() as f64);
-        forget_sealed(services);
         let state = openness.as_ref().ok().copied();
         if last != Some(state) {
             match &openness {
@@ -120,20 +117,4 @@ async fn watch_redis(services: &Services) -> &'static str {
             last = Some(state);
         }
     }
-}
-
-/// Drops the durability records of sealed drops: each of their promises already has a row.
-fn forget_sealed(services: &Services) {
-    let live = services.catalogue.live();
-    let unsealed = live
-        .values()
-        .flat_map(|entry| &entry.drops)
-        .filter(|drop| drop.sealed_at.is_none());
-    let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
-    // A drop with a higher id was created after the last refresh.
-    let newest = unsealed.iter().max().copied();
-    services
-        .claims
-        .durability()
-        .keep_only(|drop| unsealed.contains(&drop) || Some(drop) > newest);
 }
