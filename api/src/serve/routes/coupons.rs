@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, LINK};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use serde::Deserialize;
-use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use super::etag;
@@ -84,7 +83,6 @@ const MAX_LOOKED_AT: usize = 1_000;
 )]
 pub(crate) async fn list(
     State(app): State<App>,
-    method: Method,
     StrictQuery(asked): StrictQuery<Listing>,
 ) -> Result<Response, Problem> {
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
@@ -103,9 +101,6 @@ pub(crate) async fn list(
             make_page(&app, &asked, limit)
         })
         .await?;
-    if key.is_long() && method == Method::GET {
-        app.listed.sends(page.body.len(), Instant::now());
-    }
     let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let headers: HeaderMap = page
         .next
