@@ -1,5 +1,5 @@
 //! Background tasks: refresh the catalogue and the keys of tokens, create daily drops ahead, watch
-//! Redis and the producer. If a task ends, which is a bug, the process stops.
+//! Redis and the topic. If a task ends, which is a bug, the process stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Starts all tasks. Dropping the set ends them.
 pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
-    let [coupons, lookups, drops, redis, producer, topic] =
-        std::array::from_fn(|_| Arc::clone(app));
+    let [coupons, lookups, drops, redis, topic] = std::array::from_fn(|_| Arc::clone(app));
     tasks.spawn(async move {
         coupons.catalogue.keep_fresh(refresh).await;
         "the reading of coupons"
@@ -46,19 +45,6 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     if let Some(keys) = app.identity.key_set().map(Arc::clone) {
         tasks.spawn(async move { keys.keep_fresh().await });
     }
-    tasks.spawn(async move {
-        let mut ticks = every(WATCH_EVERY);
-        loop {
-            ticks.tick().await;
-            match producer.claims.durability().publisher().renew_if_failed() {
-                Ok(false) => {}
-                Ok(true) => counter!("firstcome_producer_renewals_total").increment(1),
-                Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "claims are not queued");
-                }
-            }
-        }
-    });
     tasks
 }
 
