@@ -40,7 +40,7 @@ pub(crate) struct ClaimService {
 
 /// Maximum number of reads in flight. While MySQL does not answer, each read waits for its timeout
 /// (0.4 s).
-const MAX_QUESTIONS: usize = 512;
+const MAX_QUESTIONS: u32 = 512;
 
 impl ClaimService {
     /// Claims that wait longer than `redis_timeout` are refused.
