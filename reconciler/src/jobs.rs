@@ -260,7 +260,10 @@ pub(crate) async fn count_sealed(
                 continue;
             }
             let coupon = CouponId(sealed.coupon_id);
-            let name = db.coupon(coupon).await?.map(|(coupon, _)| coupon.settings.name);
+            let name = db
+                .coupon(coupon)
+                .await?
+                .map(|(coupon, _)| coupon.settings.name);
             let missing = (rows < wanted).then(|| Finding {
                 coupon_id: Some(coupon),
                 drop_id: Some(id),

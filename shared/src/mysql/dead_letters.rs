@@ -305,19 +305,6 @@ impl Db {
         })
         .await
     }
-
-    /// Marks dead letters as resolved by a run. Earlier resolutions are kept.
-    pub async fn resolve_dead_letters(
-        &self,
-        resolutions: Vec<Resolution>,
-        run_id: &str,
-    ) -> Result<(), DbError> {
-        let run_id = run_id.to_owned();
-        self.run("resolve dead letters", async move |conn| {
-            resolve(conn, &resolutions, &run_id).await
-        })
-        .await
-    }
 }
 
 /// Maximum duration of counting all unresolved dead letters from the index.

@@ -458,9 +458,4 @@ impl Revocations {
             .iter()
             .find(|one| one.voids(admitted_at_ms))
     }
-
-    /// Like [`Revocations::voids`], with a timestamp.
-    pub fn voids_at(&self, user: &UserId, admitted_at: Option<DateTime<Utc>>) -> bool {
-        self.voids(user, admitted_at.map(|at| at.timestamp_millis()))
-    }
 }

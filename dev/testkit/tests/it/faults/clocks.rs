@@ -1,9 +1,7 @@
 //! If the reconciler's clock steps by two hours in either direction, its schedules continue. An API
 //! whose clock is ahead expires nothing early. (`single` changes clocks during a rush.)
 
-use firstcome_testkit::{
-    ApiClient, Clocks, Running, World, WorldStores, daily_body, eventually,
-};
+use firstcome_testkit::{ApiClient, Clocks, Running, World, WorldStores, daily_body, eventually};
 use serde_json::json;
 
 use super::waves::{HEALED, Waves, impatient};
