@@ -86,6 +86,8 @@ const EXCUSES: [Excuse; 7] = [
     Excuse {
         reason: "a return that an older MySQL has forgotten stands again, also of a user who claimed again",
         after: Some(|fault| matches!(fault, Fault::OldDatabase { .. })),
+        // A user who claimed again moves back to the slot of the revived row, and the later slot
+        // goes to another user. Whoever ends without a row is still `Lost`.
         covers: Covers::Violation(|violation, _| {
             matches!(
                 violation,
@@ -93,6 +95,7 @@ const EXCUSES: [Excuse; 7] = [
                     | Violation::RevokedPromised { .. }
                     | Violation::OtherSlot { .. }
                     | Violation::Contradiction { .. }
+                    | Violation::PromisedTwice { .. }
             )
         }),
     },
@@ -302,6 +305,18 @@ mod tests {
             person: "u-1".into(),
         };
         assert!(!after(&[old_database()]).violation(&lost, &Owed::new()));
+    }
+
+    #[test]
+    fn a_slot_may_be_promised_twice_only_after_mysql_went_back() {
+        let twice = Violation::PromisedTwice {
+            drop: 1,
+            slot: 40,
+            one: "u-1".into(),
+            other: "u-2".into(),
+        };
+        assert!(after(&[old_database()]).violation(&twice, &Owed::new()));
+        assert!(!after(&[restored(), Fault::Flush]).violation(&twice, &Owed::new()));
     }
 
     #[test]
