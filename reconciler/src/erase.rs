@@ -4,14 +4,15 @@
 use std::process::ExitCode;
 
 use firstcome_shared::StoreError;
-use firstcome_shared::allow_list::{Followed, Which, follow};
+use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::allow_list::ListChange;
 use firstcome_shared::mysql::erase::RowsByTable;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::allow_list::{ListFollowed, OnList};
+use firstcome_shared::redis::allow_list::ListFollowed;
 use firstcome_shared::redis::keys::DropKeys;
 
 use crate::args::EraseArgs;
@@ -151,18 +152,18 @@ fn keys(stores: &Stores, drops: &[Drop]) -> Vec<DropKeys> {
 async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<usize, StoreError> {
     let Stores { db, redis, .. } = stores;
     let mut lists = 0;
-    let people = [user.clone()];
+    let change = ListChange::Remove(vec![user.clone()]);
     for id in db.allow_lists_of_person(user).await? {
         let seen = redis.highest_revision(id).await?;
         let changed = db
-            .change_allow_list(id, seen, people.to_vec(), OnList::Remove, by.clone())
+            .change_allow_list(id, seen, change.clone(), by.clone())
             .await?;
         let Some(changed) = changed.filter(|changed| changed.changed > 0) else {
             continue;
         };
         lists += 1;
         let followed = redis
-            .change_allow_list(id, changed.before, changed.now, OnList::Remove, &people)
+            .change_allow_list(id, changed.before, changed.now, &change)
             .await?;
         if followed != ListFollowed::Other {
             continue;
@@ -170,12 +171,7 @@ async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<u
         // Do not rewrite the list of a coupon that is over: it is not used, and the list in Redis
         // may differ. A torn list cannot be rewritten.
         let is_over = is_coupon_over(db, id).await?;
-        if is_over
-            || matches!(
-                follow(db, redis, id, Which::Different).await?,
-                Followed::Torn(_)
-            )
-        {
+        if is_over || matches!(follow(db, redis, id).await?, Followed::Torn(_)) {
             redis.forget_allowed(id, user).await?;
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use firstcome_shared::allow_list::{Followed, Which, follow};
+use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::recover;
@@ -234,7 +234,7 @@ pub(crate) async fn write_list(
     id: CouponId,
     ledger: &mut Ledger,
 ) -> Result<Option<String>, PassError> {
-    let followed = follow(&ctx.stores.db, &ctx.stores.redis, id, Which::Different).await;
+    let followed = follow(&ctx.stores.db, &ctx.stores.redis, id).await;
     Ok(match followed {
         Ok(Followed::Same | Followed::NoCoupon) => None,
         Ok(Followed::Written(people)) => {

@@ -6,12 +6,12 @@ use std::fmt;
 
 use crate::StoreError;
 use crate::coupon::AllowList;
-use crate::domain::{CouponId, UserId};
+use crate::domain::CouponId;
 use crate::mysql::Db;
 use crate::redis::Redis;
 use crate::redis::allow_list::{Gathering, ListReplaced};
 
-/// Users read per statement, and compared per command.
+/// Users read per statement.
 const PAGE: i64 = 5_000;
 
 /// Maximum number of attempts to write a list while others change it.
@@ -56,34 +56,20 @@ impl fmt::Display for TornList {
     }
 }
 
-/// The lists to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    /// Only lists whose revision or size differs.
-    Different,
-    /// Also lists of the same revision and size, because their users differ.
-    Any,
-}
-
-/// Writes a coupon's list to Redis if it differs. The list is gathered page by page under a
+/// Writes a coupon's list to Redis if its revision or size differs. The list is gathered page by page under a
 /// temporary key, which then replaces the old list in one step, so that Redis never has an
 /// incomplete list. All pages must belong to one revision: if MySQL has another revision at the
 /// end, gathering begins again.
 ///
 /// # Errors
 /// [`StoreError`]; Redis still has the old list.
-pub async fn follow(
-    db: &Db,
-    redis: &Redis,
-    id: CouponId,
-    which: Which,
-) -> Result<Followed, StoreError> {
+pub async fn follow(db: &Db, redis: &Redis, id: CouponId) -> Result<Followed, StoreError> {
     for _ in 0..ATTEMPTS {
         let seen = redis.allow_lists(&[id]).await?.pop().unwrap_or_default();
         let Some(mut list) = db.allow_list(id).await? else {
             return Ok(Followed::NoCoupon);
         };
-        if which == Which::Different && seen.is(list) {
+        if seen.is(list) {
             return Ok(Followed::Same);
         }
         // Redis refuses a list with a lower revision than its own, which MySQL's list can have
@@ -136,7 +122,8 @@ async fn gather(
         if db.allow_list(id).await? != Some(list) {
             return Ok(Gathered::Changed);
         }
-        let Some(last) = page.last().filter(|_| is_full(&page)) else {
+        let is_full = i64::try_from(page.len()) == Ok(PAGE);
+        let Some(last) = page.last().filter(|_| is_full) else {
             break;
         };
         after = last.to_string();
@@ -148,58 +135,4 @@ async fn gather(
         ListReplaced::Yes => Gathered::Written,
         _ => Gathered::Changed,
     })
-}
-
-/// Whether more may follow after this page.
-fn is_full(page: &[UserId]) -> bool {
-    i64::try_from(page.len()) == Ok(PAGE)
-}
-
-/// The difference between the users on a list in Redis and in MySQL.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Difference {
-    /// On the list, but not in Redis.
-    pub missing: u64,
-    /// In Redis, but not on the list.
-    pub surplus: u64,
-    pub torn: Option<TornList>,
-}
-
-/// Compares a list user by user, page by page. Returns `None` if the list changed in the meantime,
-/// because the result would be meaningless. If Redis has every user on the list and the same number
-/// of users, it has no others.
-pub async fn difference(
-    db: &Db,
-    redis: &Redis,
-    id: CouponId,
-) -> Result<Option<Difference>, StoreError> {
-    let before = redis.allow_lists(&[id]).await?;
-    let list = db.allow_list(id).await?;
-    let mut after = String::new();
-    let mut missing = 0_u64;
-    let mut people = 0_u64;
-    loop {
-        let page = db.allowed_after(id, after, PAGE).await?;
-        people += page.len() as u64;
-        missing += redis
-            .are_allowed(id, &page)
-            .await?
-            .into_iter()
-            .filter(|is_there| !is_there)
-            .count() as u64;
-        let Some(last) = page.last().filter(|_| is_full(&page)) else {
-            break;
-        };
-        after = last.to_string();
-    }
-    let seen = redis.allow_lists(&[id]).await?;
-    if seen != before || db.allow_list(id).await? != list {
-        return Ok(None);
-    }
-    let in_redis = seen.first().and_then(|seen| seen.people).unwrap_or(0);
-    Ok(Some(Difference {
-        missing,
-        surplus: in_redis.saturating_sub(people - missing),
-        torn: list.and_then(|list| TornList::of(people, list)),
-    }))
 }

@@ -1,11 +1,9 @@
 //! Background tasks: refresh the catalogue and the keys of tokens, create daily drops ahead, watch
-//! Redis and the producer. If a task ends, which is a bug, the process stops.
+//! Redis and the topic. If a task ends, which is a bug, the process stops.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firstcome_shared::domain::DropId;
 use firstcome_shared::drops::make_ahead;
 use metrics::{counter, gauge};
 use tokio::task::JoinSet;
@@ -23,8 +21,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Starts all tasks. Dropping the set ends them.
 pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
-    let [coupons, lookups, drops, redis, producer, topic] =
-        std::array::from_fn(|_| Arc::clone(app));
+    let [coupons, lookups, drops, redis, topic] = std::array::from_fn(|_| Arc::clone(app));
     tasks.spawn(async move {
         coupons.catalogue.keep_fresh(refresh).await;
         "the reading of coupons"
@@ -48,19 +45,6 @@ pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     if let Some(keys) = app.identity.key_set().map(Arc::clone) {
         tasks.spawn(async move { keys.keep_fresh().await });
     }
-    tasks.spawn(async move {
-        let mut ticks = every(WATCH_EVERY);
-        loop {
-            ticks.tick().await;
-            match producer.claims.durability().publisher().renew_if_failed() {
-                Ok(false) => {}
-                Ok(true) => counter!("firstcome_producer_renewals_total").increment(1),
-                Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "claims are not queued");
-                }
-            }
-        }
-    });
     tasks
 }
 
@@ -106,7 +90,6 @@ async fn watch_redis(services: &Services) -> &'static str {
             .set(f64::from(u8::from(matches!(openness, Ok(Openness::Open)))));
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_hand").set(services.in_flight.in_flight() as f64);
-        forget_sealed(services);
         let state = openness.as_ref().ok().copied();
         if last != Some(state) {
             match &openness {
@@ -120,20 +103,4 @@ async fn watch_redis(services: &Services) -> &'static str {
             last = Some(state);
         }
     }
-}
-
-/// Drops the durability records of sealed drops: each of their promises already has a row.
-fn forget_sealed(services: &Services) {
-    let live = services.catalogue.live();
-    let unsealed = live
-        .values()
-        .flat_map(|entry| &entry.drops)
-        .filter(|drop| drop.sealed_at.is_none());
-    let unsealed: HashSet<DropId> = unsealed.map(|drop| drop.id).collect();
-    // A drop with a higher id was created after the last refresh.
-    let newest = unsealed.iter().max().copied();
-    services
-        .claims
-        .durability()
-        .keep_only(|drop| unsealed.contains(&drop) || Some(drop) > newest);
 }

@@ -30,10 +30,6 @@ pub(super) fn describe() {
             "Admissions answered 503: neither Kafka nor MySQL took them in time",
         ),
         (
-            "firstcome_producer_renewals_total",
-            "Times the Kafka producer was replaced after a fatal error",
-        ),
-        (
             "firstcome_drop_making_failures_total",
             "Times daily drops could not be created ahead",
         ),

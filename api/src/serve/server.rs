@@ -14,7 +14,6 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
-use super::routes::claim::FastPath;
 use super::routes::middleware::RequestGuard;
 use super::routes::{for_machines, notes, readiness, router};
 use super::state::App;
@@ -25,7 +24,7 @@ pub struct ApiServer {
     app: App,
     listener: TcpListener,
     address: SocketAddr,
-    routes: FastPath,
+    routes: Router,
     /// The listener and the routes of METRICS_ADDR.
     apart: Option<(TcpListener, Router)>,
     limits: Limits,
@@ -69,9 +68,7 @@ impl ApiServer {
         let app = Arc::new(app);
         let listener = TcpListener::from_std(socket)?;
         let address = listener.local_addr()?;
-        let guard = Arc::new(RequestGuard::new(Duration::from_millis(
-            args.http.request_timeout_ms,
-        )));
+        let timeout = Duration::from_millis(args.http.request_timeout_ms);
         let mut for_everybody = for_machines(token.clone(), &app.identity, prometheus);
         let mut apart = None;
         if let Some(own) = own {
@@ -85,8 +82,8 @@ impl ApiServer {
                     .fallback(no_such_route),
             ));
         }
-        let routes = router(&app, token, for_everybody, Arc::clone(&guard));
-        let routes = FastPath::new(&app, routes, guard);
+        let guard = Arc::new(RequestGuard::new(timeout));
+        let routes = router(&app, token, for_everybody, guard);
         let refresh = Duration::from_millis(args.catalogue_refresh_ms);
         // A claim waits for an earlier call to Redis and for its own call, each for at most twice
         // the timeout, then for Kafka and the fallback.
@@ -132,13 +129,7 @@ impl ApiServer {
                 close.clone(),
             ));
         }
-        let routes = self.routes;
-        let serving = http::serve_by(
-            self.listener,
-            move |peer| routes.of(peer),
-            self.limits,
-            close.clone(),
-        );
+        let serving = http::serve(self.listener, self.routes, self.limits, close.clone());
         tokio::pin!(serving);
         let broken = tokio::select! {
             () = &mut serving => None,

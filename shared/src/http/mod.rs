@@ -28,4 +28,4 @@ pub mod views;
 pub(crate) mod wrong_tokens;
 
 pub use problem::Problem;
-pub use server::{Limits, serve, serve_by};
+pub use server::{Limits, serve};

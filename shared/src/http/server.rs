@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Request, Response};
-use axum::{BoxError, Router};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -72,28 +73,6 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let routes = TowerToHyperService::new(router);
-    let with_peer = move |peer| {
-        let routes = routes.clone();
-        service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            routes.call(request)
-        })
-    };
-    serve_by(listener, with_peer, limits, shutdown).await;
-}
-
-/// Like [`serve`], for services that handle some requests before the router, with one service per
-/// connection.
-pub async fn serve_by<S, B>(
-    listener: TcpListener,
-    service_for: impl Fn(SocketAddr) -> S,
-    limits: Limits,
-    shutdown: CancellationToken,
-) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
-    S::Future: Send,
-    B: Body<Data: Send, Error: Into<BoxError>> + Send + Unpin + 'static,
-{
     metrics::describe_counter!(
         HUNG_UP_ON,
         "Connections closed because no whole request head came, or nothing of an answer was read, in time"
@@ -132,10 +111,9 @@ pub async fn serve_by<S, B>(
             stream,
             activity: Arc::clone(&activity),
         };
-        let service = service_for(peer);
+        let routes = routes.clone();
         let pool = Arc::clone(&pool);
-        let service =
-            service_fn(move |request| answered(&service, peer, &pool, &activity, request));
+        let service = service_fn(move |request| answered(&routes, peer, &pool, &activity, request));
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             tokio::select! {
@@ -160,20 +138,18 @@ pub async fn serve_by<S, B>(
 }
 
 /// Wraps every request: sets its id, logs it, and decides whether its connection stays open.
-fn answered<S, B>(
-    service: &S,
+fn answered(
+    routes: &TowerToHyperService<Router>,
     peer: SocketAddr,
     pool: &Arc<ConnectionPool>,
     activity: &Arc<Activity>,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<WorkingBody<B>>, Infallible>> + use<S, B>
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-{
+    mut request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<WorkingBody<Body>>, Infallible>> + use<> {
     let working = activity.begin();
     let id = RequestId::of(request.headers());
     let access = access::begin(&request, peer);
-    let work = service.call(request);
+    request.extensions_mut().insert(Peer(peer));
+    let work = routes.call(request);
     let pool = Arc::clone(pool);
     id.clone().within(async move {
         let mut response = work.await?;

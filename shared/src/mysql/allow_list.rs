@@ -7,7 +7,7 @@ use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text, Unsigned};
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::db::IdRow;
 use super::ops_actions::{Operator, OperatorAct};
@@ -16,13 +16,21 @@ use super::schema::{coupon_allow_list, coupons};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
-use crate::redis::allow_list::OnList;
 
 /// Time limit for a statement over a list of a million users.
 const LONG: Duration = Duration::from_secs(60);
 
 /// Users deleted in one transaction.
 const DELETED_AT_ONCE: i64 = 10_000;
+
+/// A change of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListChange {
+    Add(Vec<UserId>),
+    Remove(Vec<UserId>),
+    /// Removes all users.
+    Empty,
+}
 
 /// The result of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,77 +49,47 @@ pub type ListWithAge = (CouponId, AllowList, Option<i64>);
 const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(6)) DIV 1000";
 
 impl Db {
-    /// Adds users to a coupon's list or removes them, in one transaction. The coupon gets a new
-    /// revision that is also above `seen`. Returns `None` if the coupon does not exist, and an
-    /// unchanged list if all users already are in the wanted state. Pass at most a few thousand
-    /// users per call.
+    /// Changes a coupon's list in one transaction. The coupon gets a new revision that is also above
+    /// `seen`. Returns `None` if the coupon does not exist, and an unchanged list if it already is as
+    /// wanted. Pass at most a few thousand users per call.
     pub async fn change_allow_list(
         &self,
         id: CouponId,
         seen: u64,
-        people: Vec<UserId>,
-        how: OnList,
+        change: ListChange,
         by: Operator,
     ) -> Result<Option<ListChanged>, DbError> {
-        self.run("change an allow list", async move |conn| {
+        let is_long = change == ListChange::Empty;
+        let what = "change an allow list";
+        let change = async move |conn: &mut Conn| {
             conn.transaction(async |conn| {
                 let Some(list) = locked(conn, id).await? else {
                     return Ok(None);
                 };
-                let changed = match how {
-                    OnList::Add => insert(conn, id, &people).await?,
-                    OnList::Remove => remove(conn, id, &people).await?,
+                let changed = match &change {
+                    ListChange::Add(users) => insert(conn, id, users).await?,
+                    ListChange::Remove(users) => remove(conn, id, users).await?,
+                    ListChange::Empty => delete_all(conn, id).await?,
                 };
                 let changed = u32::try_from(changed).unwrap_or(u32::MAX);
-                if changed == 0 {
-                    return Ok(Some(ListChanged {
-                        before: list.revision,
-                        now: list,
-                        changed,
-                    }));
-                }
-                let (word, people) = match how {
-                    OnList::Add => ("added", list.people.saturating_add(changed)),
-                    OnList::Remove => ("removed", list.people.saturating_sub(changed)),
+                let (word, people) = match change {
+                    ListChange::Add(_) => ("added", list.people.saturating_add(changed)),
+                    ListChange::Remove(_) => ("removed", list.people.saturating_sub(changed)),
+                    ListChange::Empty => ("removed", 0),
                 };
-                let now = set_list(conn, id, seen, people).await?;
-                record(conn, id, json!({ word: changed, "people": people }), &by).await?;
-                Ok(Some(ListChanged {
-                    before: list.revision,
-                    now,
-                    changed,
-                }))
-            })
-            .await
-        })
-        .await
-    }
-
-    /// Removes all users from a coupon's list in one transaction, as one change of the whole list.
-    pub async fn empty_allow_list(
-        &self,
-        id: CouponId,
-        seen: u64,
-        by: Operator,
-    ) -> Result<Option<ListChanged>, DbError> {
-        self.run_within(LONG, "empty an allow list", async move |conn| {
-            conn.transaction(async |conn| {
-                let Some(list) = locked(conn, id).await? else {
-                    return Ok(None);
-                };
-                let all = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
-                let changed =
-                    u32::try_from(diesel::delete(all).execute(conn).await?).unwrap_or(u32::MAX);
                 // Rows may have been removed manually without updating the count.
-                if changed == 0 && list.people == 0 {
-                    return Ok(Some(ListChanged {
-                        before: list.revision,
-                        now: list,
-                        changed,
-                    }));
-                }
-                let now = set_list(conn, id, seen, 0).await?;
-                record(conn, id, json!({"removed": changed, "people": 0}), &by).await?;
+                let now = if changed == 0 && people == list.people {
+                    list
+                } else {
+                    let act = OperatorAct {
+                        action: "allow_list",
+                        coupon: Some(id),
+                        detail: json!({ word: changed, "people": people }),
+                        ..OperatorAct::default()
+                    };
+                    by.did(conn, act).await?;
+                    set_list(conn, id, seen, people).await?
+                };
                 Ok(Some(ListChanged {
                     before: list.revision,
                     now,
@@ -119,8 +97,12 @@ impl Db {
                 }))
             })
             .await
-        })
-        .await
+        };
+        if is_long {
+            self.run_within(LONG, what, change).await
+        } else {
+            self.run(what, change).await
+        }
     }
 
     /// Gives a coupon's list a new revision, also above `seen`.
@@ -324,19 +306,6 @@ async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> Quer
     Ok(AllowList { revision, people })
 }
 
-async fn record(conn: &mut Conn, id: CouponId, detail: Value, by: &Operator) -> QueryResult<()> {
-    by.did(
-        conn,
-        OperatorAct {
-            action: "allow_list",
-            coupon: Some(id),
-            detail,
-            ..OperatorAct::default()
-        },
-    )
-    .await
-}
-
 /// Inserts users. The caller holds the lock on the coupon's row, so these users cannot be added
 /// concurrently.
 async fn insert(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult<usize> {
@@ -376,6 +345,11 @@ async fn remove(conn: &mut Conn, id: CouponId, people: &[UserId]) -> QueryResult
         removed += diesel::delete(these).execute(conn).await?;
     }
     Ok(removed)
+}
+
+async fn delete_all(conn: &mut Conn, id: CouponId) -> QueryResult<usize> {
+    let all = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(id.0));
+    diesel::delete(all).execute(conn).await
 }
 
 async fn count(conn: &mut Conn, id: CouponId) -> QueryResult<i64> {

@@ -3,10 +3,8 @@
 use std::collections::HashMap;
 
 use diesel::prelude::*;
-use diesel::sql_types::BigInt;
 use diesel_async::RunQueryDsl;
 
-use super::db::IdRow;
 use super::issued::IssuedRow;
 use super::schema::{drops, issued_coupons};
 use super::{Conn, Db, DbError, MOST_VALUES};
@@ -29,9 +27,6 @@ pub struct HoldersPage {
     pub has_more: bool,
 }
 
-/// Maximum number of drops that contribute to one page.
-const DROPS_AT_ONCE: usize = 100;
-
 impl Db {
     /// Reads a page of at most `limit` rows. Returns `None` if the drop does not belong to the
     /// coupon.
@@ -41,29 +36,29 @@ impl Db {
         limit: usize,
     ) -> Result<Option<HoldersPage>, DbError> {
         self.run("page of holders", async move |conn| {
-            let Some(mut drop) = first_drop(conn, which).await? else {
+            let mut own: Vec<i64> = drops::table
+                .filter(drops::coupon_id.eq(which.coupon.0))
+                .order((drops::opens_at, drops::id))
+                .select(drops::id)
+                .load(conn)
+                .await?;
+            own.retain(|id| which.drop.is_none_or(|drop| drop.0 == *id));
+            if own.is_empty() && which.drop.is_some() {
                 return Ok(None);
-            };
-            let mut page = HoldersPage::default();
-            let mut after = which.after.1;
-            for _ in 0..DROPS_AT_ONCE {
-                let wanted = i64::try_from(limit + 1 - page.rows.len()).unwrap_or(i64::MAX);
-                page.rows
-                    .extend(rows_after(conn, which.coupon, drop, after, wanted).await?);
-                page.has_more = page.rows.len() > limit;
-                if page.has_more || which.drop.is_some() {
+            }
+            let (DropId(first), mut after) = which.after;
+            let mut rows = Vec::new();
+            for drop in own.into_iter().skip_while(|id| first != 0 && first != *id) {
+                let wanted = i64::try_from(limit + 1 - rows.len()).unwrap_or(i64::MAX);
+                rows.extend(rows_after(conn, which.coupon, drop, after, wanted).await?);
+                if rows.len() > limit {
                     break;
                 }
-                let Some(next) = next_drop(conn, which.coupon, drop).await? else {
-                    page.has_more = false;
-                    break;
-                };
-                drop = next;
                 after = 0;
-                page.has_more = true;
             }
-            page.rows.truncate(limit);
-            Ok(Some(page))
+            let has_more = rows.len() > limit;
+            rows.truncate(limit);
+            Ok(Some(HoldersPage { rows, has_more }))
         })
         .await
     }
@@ -87,23 +82,6 @@ impl Db {
     }
 }
 
-/// Finds the first drop of the page.
-async fn first_drop(conn: &mut Conn, which: HolderRange) -> QueryResult<Option<i64>> {
-    let own = drops::table
-        .filter(drops::coupon_id.eq(which.coupon.0))
-        .order((drops::opens_at, drops::id))
-        .select(drops::id);
-    match (which.drop, which.after.0) {
-        (Some(drop), _) => own
-            .filter(drops::id.eq(drop.0))
-            .first(conn)
-            .await
-            .optional(),
-        (None, DropId(0)) => Ok(Some(own.first(conn).await.optional()?.unwrap_or_default())),
-        (None, after) => Ok(Some(after.0)),
-    }
-}
-
 async fn rows_after(
     conn: &mut Conn,
     coupon: CouponId,
@@ -123,18 +101,4 @@ async fn rows_after(
         .select(IssuedRow::as_select())
         .load(conn)
         .await
-}
-
-/// Finds the next drop that has a row.
-async fn next_drop(conn: &mut Conn, coupon: CouponId, after: i64) -> QueryResult<Option<i64>> {
-    let found: Option<IdRow> = diesel::sql_query(
-        "SELECT d.id FROM drops a JOIN drops d ON d.coupon_id = ? AND (d.opens_at, d.id) > (a.opens_at, a.id) \
-         WHERE a.id = ? AND EXISTS (SELECT 1 FROM issued_coupons i WHERE i.drop_id = d.id) ORDER BY d.opens_at, d.id LIMIT 1",
-    )
-    .bind::<BigInt, _>(coupon.0)
-    .bind::<BigInt, _>(after)
-    .get_result(conn)
-    .await
-    .optional()?;
-    Ok(found.map(|found| found.id))
 }

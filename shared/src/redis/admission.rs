@@ -111,7 +111,7 @@ impl AdmissionError {
     /// Returns the label for metrics and traces.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Closed | Self::AnotherEra => "no_licence",
+            Self::Closed | Self::AnotherEra => "gate_closed",
             Self::Unanswered => "redis_slow",
             Self::Redis(_) => "redis_error",
             Self::Unexpected => "unexpected",

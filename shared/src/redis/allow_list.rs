@@ -11,6 +11,7 @@ use super::gate::revision_in;
 use super::keys;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
+use crate::mysql::allow_list::ListChange;
 
 static ALLOW_LIST: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/allow_list.lua")));
@@ -20,12 +21,6 @@ const GATHERED_FOR: u64 = 600;
 
 /// Ids added per command. A larger command would delay all other commands.
 const ADDED_AT_ONCE: usize = 1_000;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnList {
-    Add,
-    Remove,
-}
 
 /// The state of a coupon's allow list in Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,23 +70,27 @@ pub struct Gathering {
 }
 
 impl Redis {
-    /// Applies one change to a coupon's list, if Redis has the revision before it.
+    /// Applies one change to a coupon's list, if Redis has the revision before it. An emptied list
+    /// is written as a whole, whatever Redis has.
     pub async fn change_allow_list(
         &self,
         coupon: CouponId,
         before: u64,
         now: AllowList,
-        how: OnList,
-        people: &[UserId],
+        change: &ListChange,
     ) -> Result<ListFollowed, RedisError> {
-        let word = if how == OnList::Add { "add" } else { "remove" };
+        let (word, users) = match change {
+            ListChange::Add(users) => ("add", users),
+            ListChange::Remove(users) => ("remove", users),
+            ListChange::Empty => return Ok(ListFollowed::Other),
+        };
         let mut args = vec![
             word.to_owned(),
             now.revision.to_string(),
             now.people.to_string(),
             before.to_string(),
         ];
-        args.extend(people.iter().map(ToString::to_string));
+        args.extend(users.iter().map(ToString::to_string));
         let keys = keys::coupon_keys(&self.prefix, coupon);
         let keys = keys.each_ref().map(String::as_str);
         let reply: String = ALLOW_LIST.run(&mut self.connection(), &keys, &args).await?;
@@ -192,23 +191,6 @@ impl Redis {
             .iter()
             .map(|state| state.revision.max(state.list.revision()));
         Ok(highest.max().unwrap_or(0))
-    }
-
-    /// Whether each of these users is on a coupon's list, in the same order.
-    pub async fn are_allowed(
-        &self,
-        coupon: CouponId,
-        people: &[UserId],
-    ) -> Result<Vec<bool>, RedisError> {
-        if people.is_empty() {
-            return Ok(Vec::new());
-        }
-        let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
-        let mut cmd = redis::cmd("SMISMEMBER");
-        cmd.arg(keys::allowed(&self.prefix, coupon))
-            .arg(names)
-            .query_async(&mut self.connection())
-            .await
     }
 
     /// Whether a user is on the coupon's list, or `None` if Redis does not have the complete list.

@@ -39,7 +39,7 @@ pub enum Written {
 /// The outcome of [`Redis::lower`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lowered {
-    /// The quantity is now no larger than requested.
+    /// The drops have this quantity.
     Yes,
     /// This many slots are already given; nothing was changed.
     GivenOut(Slot),
@@ -74,7 +74,7 @@ impl Redis {
             .run_settings("load", &[keys], revision, fence, meta.fields())
             .await?;
         Ok(match word.as_str() {
-            "loaded" => Loaded::Yes,
+            "ok" => Loaded::Yes,
             "present" => Loaded::Present,
             "outdated" => Loaded::Outdated,
             _ => Loaded::Stale,
@@ -97,8 +97,8 @@ impl Redis {
         })
     }
 
-    /// Lowers the quantity of loaded and verified drops in Redis before MySQL, all or none, so that
-    /// no slot above it is given from then on.
+    /// Lowers the quantity of loaded and verified drops, of which MySQL has a larger one, in Redis
+    /// first, all or none, so that no slot above it is given from then on.
     pub async fn lower(
         &self,
         drops: &[&DropKeys],
@@ -106,12 +106,12 @@ impl Redis {
         quantity: Slot,
     ) -> Result<Lowered, RedisError> {
         let (revision, era) = (read.revision, read.era.to_string());
-        let args = vec![quantity.to_string(); drops.len()];
+        let args = vec![["quantity".to_owned(), quantity.to_string()]; drops.len()].concat();
         let (word, count) = self
             .run_settings("lower", drops, revision, era, args)
             .await?;
         Ok(match word.as_str() {
-            "lowered" => Lowered::Yes,
+            "ok" => Lowered::Yes,
             "below_given_out" => Lowered::GivenOut(count),
             "outdated" => Lowered::Outdated,
             "unverified" => Lowered::Unverified,

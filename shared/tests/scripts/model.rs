@@ -393,7 +393,7 @@ impl Model {
             return Lowered::GivenOut(narrow(count));
         }
         self.revision = revision;
-        meta.0 = meta.0.min(quantity);
+        meta.0 = quantity;
         Lowered::Yes
     }
 

@@ -5,7 +5,6 @@
 pub(crate) mod coupon_with_drops;
 pub(crate) mod listed;
 mod lookup;
-mod pages;
 pub(crate) mod remaining;
 
 use std::collections::BTreeMap;
@@ -20,37 +19,31 @@ use firstcome_shared::mysql::runs::LAST_SUCCESS_AT;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use metrics::gauge;
-use tokio::sync::{Notify, watch};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::coupon_with_drops::{CouponWithDrops, with_drops};
 pub(crate) use self::lookup::LookupError;
 use self::lookup::{Lookup, TIMEOUT};
-use self::pages::PageCache;
 
 pub(crate) type LiveCoupons = BTreeMap<CouponId, Arc<CouponWithDrops>>;
-
-/// Minimum pause between two refreshes.
-const PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Catalogue {
     db: Db,
     redis: Redis,
     /// Lock-free, because each claim reads it.
     live: ArcSwap<LiveCoupons>,
-    /// Version of `live`: counts refreshes.
+    /// Version of `live`: counts its changes.
     version: AtomicU64,
+    /// Held while coupons are read and stored, so that an older state never replaces a newer one.
+    /// The coupon that was read again last, and when that began.
+    turn: tokio::sync::Mutex<Option<(CouponId, Instant)>>,
     lookup: Lookup,
-    pages: PageCache,
-    last: watch::Sender<Refresh>,
-    tickets: AtomicU64,
-    wanted: Notify,
+    last: Mutex<Refresh>,
 }
 
 struct Refresh {
     reconciled_at: Option<DateTime<Utc>>,
-    /// The last ticket that was taken before this refresh began.
-    served: u64,
     outcome: RefreshOutcome,
 }
 
@@ -65,20 +58,18 @@ enum RefreshOutcome {
 impl Catalogue {
     pub(crate) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
         let (live, reconciled_at) = read(&db, &redis, &LiveCoupons::new()).await?;
+        let last = Refresh {
+            reconciled_at,
+            outcome: RefreshOutcome::Fresh,
+        };
         Ok(Self {
             db,
             redis,
             live: ArcSwap::from_pointee(live),
             version: AtomicU64::new(0),
+            turn: tokio::sync::Mutex::default(),
             lookup: Lookup::new(),
-            pages: PageCache::new(),
-            last: watch::Sender::new(Refresh {
-                reconciled_at,
-                served: 0,
-                outcome: RefreshOutcome::Fresh,
-            }),
-            tickets: AtomicU64::new(0),
-            wanted: Notify::new(),
+            last: last.into(),
         })
     }
 
@@ -86,20 +77,19 @@ impl Catalogue {
         self.live.load_full()
     }
 
-    /// Changes with each refresh. Read it before [`Self::live`]; otherwise old data could get the
-    /// new version.
+    /// Changes with [`Self::live`]. Read it first; otherwise old data could get the new version.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::SeqCst)
     }
 
     /// Whether MySQL answered the last refresh.
     pub(crate) fn mysql_up(&self) -> bool {
-        self.last.borrow().outcome != RefreshOutcome::Away
+        self.last.lock().outcome != RefreshOutcome::Away
     }
 
     /// Whether MySQL was not read-only at the last refresh. A read-only server may have old rows.
     pub(crate) fn is_of_primary(&self) -> bool {
-        self.last.borrow().outcome != RefreshOutcome::ReadOnly
+        self.last.lock().outcome != RefreshOutcome::ReadOnly
     }
 
     /// Looks the coupon up in MySQL if it is not live.
@@ -113,39 +103,52 @@ impl Catalogue {
         self.lookup.find(id, self.mysql_up()).await
     }
 
-    /// Reads a coupon that this process has just written.
+    /// Reads a coupon that this process has just written, or that has a new era. Concurrent calls
+    /// share a query that begins after them. A finished coupon counts as live until the next refresh.
     pub(crate) async fn reread(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
-        self.lookup.forget(id);
-        self.pages.forget();
-        self.refreshed().await?;
-        self.find(id).await
+        let asked = Instant::now();
+        let read = async {
+            let mut turn = self.turn.lock().await;
+            if turn.is_some_and(|(last, begun)| last == id && begun > asked) {
+                return Ok(self.live.load().get(&id).cloned());
+            }
+            let begun = Instant::now();
+            self.lookup.forget(id);
+            let found = self.db.of_primary().coupons_by_id(vec![id]).await?;
+            let found = with_drops(&self.db, &self.redis, found).await?.pop();
+            if let Some(coupon) = &found {
+                let mut live = LiveCoupons::clone(&self.live.load());
+                live.insert(id, Arc::clone(coupon));
+                self.store(live);
+            }
+            *turn = Some((id, begun));
+            Ok::<_, DbError>(found)
+        };
+        match tokio::time::timeout(TIMEOUT, read).await {
+            Ok(Ok(Some(coupon))) => Ok(coupon),
+            Ok(Ok(None)) => Err(LookupError::NoSuchCoupon(id)),
+            _ => Err(LookupError::Unavailable),
+        }
     }
 
-    /// Returns the first `limit` coupons after an ID, in order, including finished ones.
+    /// Reads the first `limit` coupons after an ID, in order, including finished ones.
     pub(crate) async fn page(
         &self,
         after: CouponId,
         limit: usize,
     ) -> Result<Vec<Arc<CouponWithDrops>>, LookupError> {
-        let page = self.pages.of(&self.db, &self.redis, after, limit).await?;
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let read = async {
+            let page = self.db.coupons_after(after, most).await?;
+            with_drops(&self.db, &self.redis, page).await
+        };
+        let page = read.await.map_err(|error| {
+            tracing::debug!(%error, "a page of coupons could not be read");
+            LookupError::Unavailable
+        })?;
         let live = self.live();
-        Ok(page
-            .iter()
-            .map(|one| Arc::clone(live.get(&one.coupon.id).unwrap_or(one)))
-            .collect())
-    }
-
-    /// Waits for a refresh that begins after this call.
-    async fn refreshed(&self) -> Result<(), LookupError> {
-        let ticket = self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
-        self.wanted.notify_one();
-        let mut refreshes = self.last.subscribe();
-        let served =
-            tokio::time::timeout(TIMEOUT, refreshes.wait_for(|last| last.served >= ticket)).await;
-        match served {
-            Ok(Ok(last)) if last.outcome == RefreshOutcome::Fresh => Ok(()),
-            _ => Err(LookupError::Unavailable),
-        }
+        let newest = |one: Arc<CouponWithDrops>| live.get(&one.coupon.id).cloned().unwrap_or(one);
+        Ok(page.into_iter().map(newest).collect())
     }
 
     /// Answers lookups. Never ends.
@@ -153,69 +156,59 @@ impl Catalogue {
         self.lookup.run(&self.db, &self.redis).await;
     }
 
-    /// Refreshes every `every`, and sooner if a request needs it. Never ends.
+    /// Refreshes at this interval. Never ends.
     pub(crate) async fn keep_fresh(&self, every: Duration) {
         loop {
-            let ended = Instant::now();
-            tokio::select! {
-                () = tokio::time::sleep_until(ended + every) => {}
-                () = self.wanted.notified() => tokio::time::sleep_until(ended + PAUSE).await,
-            }
+            tokio::time::sleep(every).await;
             self.refresh().await;
+            self.report();
         }
     }
 
     async fn refresh(&self) {
-        let served = self.tickets.load(Ordering::SeqCst);
+        let _turn = self.turn.lock().await;
         let before = self.live();
-        let had = self.last.borrow().outcome;
         let begun = Instant::now();
         // A demoted primary lacks the newest coupons and changes.
-        match read(&self.db.of_primary(), &self.redis, &before).await {
+        let read = read(&self.db.of_primary(), &self.redis, &before).await;
+        let mut last = self.last.lock();
+        match read {
             Ok((live, reconciled_at)) => {
-                if had != RefreshOutcome::Fresh {
+                if last.outcome != RefreshOutcome::Fresh {
                     tracing::info!("MySQL answers again: coupons are up to date");
                 }
                 gauge!("firstcome_catalogue_coupons")
                     .set(u32::try_from(live.len()).unwrap_or(u32::MAX));
                 gauge!("firstcome_catalogue_refresh_seconds").set(begun.elapsed());
-                // A coupon that is no longer live counts as changed.
-                before
-                    .keys()
-                    .filter(|id| !live.contains_key(id))
-                    .for_each(|id| self.lookup.forget(*id));
-                // Store before sending `last`: requests that wait for this refresh read `live`
-                // next.
-                self.live.store(Arc::new(live));
-                self.version.fetch_add(1, Ordering::SeqCst);
                 gauge!("firstcome_catalogue_read_timestamp_seconds").set(unix_seconds(Utc::now()));
-                self.last.send_replace(Refresh {
+                // A coupon that is no longer live counts as changed.
+                let gone = before.keys().filter(|id| !live.contains_key(id));
+                gone.for_each(|id| self.lookup.forget(*id));
+                self.store(live);
+                *last = Refresh {
                     reconciled_at,
-                    served,
                     outcome: RefreshOutcome::Fresh,
-                });
+                };
             }
             Err(error) => {
-                if had == RefreshOutcome::Fresh {
+                if last.outcome == RefreshOutcome::Fresh {
                     tracing::warn!(%error, "coupons could not be read again; the copy in memory stays in use");
                 }
-                let is_read_only = matches!(error, DbError::ReadOnly { .. });
-                let outcome = if is_read_only {
-                    RefreshOutcome::ReadOnly
-                } else {
-                    RefreshOutcome::Away
+                last.outcome = match error {
+                    DbError::ReadOnly { .. } => RefreshOutcome::ReadOnly,
+                    _ => RefreshOutcome::Away,
                 };
-                self.last.send_modify(|last| {
-                    last.served = served;
-                    last.outcome = outcome;
-                });
             }
         }
-        self.report();
+    }
+
+    fn store(&self, live: LiveCoupons) {
+        self.live.store(Arc::new(live));
+        self.version.fetch_add(1, Ordering::SeqCst);
     }
 
     fn report(&self) {
-        let last = self.last.borrow();
+        let last = self.last.lock();
         gauge!("firstcome_mysql_up").set(f64::from(u8::from(last.outcome != RefreshOutcome::Away)));
         gauge!("firstcome_pass_last_success_timestamp_seconds")
             .set(last.reconciled_at.map_or(0.0, unix_seconds));

@@ -16,7 +16,7 @@ use metrics::Counter;
 use super::durability::{Durability, SecondStore};
 use super::in_flight::InFlightLimit;
 use super::micro_batch::{ClaimReply, MicroBatches};
-use super::outcome::{ClaimAnswer, ClaimOutcome};
+use super::outcome::{ClaimAnswer, counter, label};
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
 use crate::serve::bulkheads::Bulkheads;
@@ -40,7 +40,7 @@ pub(crate) struct ClaimService {
 
 /// Maximum number of reads in flight. While MySQL does not answer, each read waits for its timeout
 /// (0.4 s).
-const MAX_QUESTIONS: usize = 512;
+const MAX_QUESTIONS: u32 = 512;
 
 impl ClaimService {
     /// Claims that wait longer than `redis_timeout` are refused.
@@ -67,7 +67,7 @@ impl ClaimService {
             catalogue,
             durability,
             batches: Arc::new(batches),
-            sold_out: ClaimOutcome::SoldOut.counter(),
+            sold_out: counter("sold_out"),
             refused: LineLimit::default(),
         }
     }
@@ -101,10 +101,10 @@ impl ClaimService {
         match &answer {
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => self.sold_out.increment(1),
             other => {
-                let outcome = ClaimOutcome::of(other);
-                outcome.counter().increment(1);
+                let outcome = label(other);
+                counter(outcome).increment(1);
                 if let Err(refusal) = other {
-                    self.warn(id, outcome.into(), refusal);
+                    self.warn(id, outcome, refusal);
                 }
             }
         }

@@ -3,20 +3,21 @@
 //! acknowledge in time, MySQL. Concurrent retries of one claim share one write
 //! ([`Singleflight`]).
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::mysql::issued::{self, IssuedRow};
+use firstcome_shared::mysql::{Conn, Db};
 use firstcome_shared::trace::TraceContext;
 use futures_util::future::join_all;
 use metrics::counter;
 use tokio::time::Instant;
 
 use super::fallback::Fallback;
-use super::issued::IssuedClaims;
 use super::publisher::{Outgoing, Publisher};
 use super::singleflight::{AdmissionId, Singleflight, WriteTurn, ended};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
@@ -31,7 +32,7 @@ pub(crate) enum SecondStore {
 
 pub(crate) struct Durability {
     writes: Singleflight,
-    issued: IssuedClaims,
+    questions: Db,
     publisher: Publisher,
     fallback: Fallback,
     longest_in_flight: Duration,
@@ -92,8 +93,8 @@ impl Durability {
         longest_in_flight: Duration,
     ) -> Self {
         Self {
-            writes: Singleflight::default(),
-            issued: IssuedClaims::new(questions),
+            writes: Singleflight::new(),
+            questions,
             publisher,
             fallback,
             longest_in_flight,
@@ -117,43 +118,49 @@ impl Durability {
         claims: &[AdmittedClaim],
     ) -> Vec<Option<SecondStore>> {
         let drop = claims.first().and_then(|claim| coupon.drop(claim.drop_id));
-        let quantity = drop.map_or(0, |drop| drop.quantity);
         let is_unsealed = drop.is_some_and(|drop| drop.sealed_at.is_none());
-        let rows = claims.iter().map(async |claim| {
-            // A retry in a sealed drop has a row, unless a wrong clock opened the drop again and
-            // the claim was admitted after sealing. In that case, `users` also contains it.
-            if claim.is_new || is_unsealed && claim.is_in_users {
-                Some(false)
-            } else {
-                self.issued.has_row(&claim.outgoing(coupon).claim).await
-            }
-        });
+        let ids: Vec<AdmissionId> = claims.iter().map(|claim| claim.id(&self.writes)).collect();
+        // A retry in a sealed drop has a row, unless a wrong clock opened the drop again and the
+        // claim was admitted after sealing. In that case, `users` also contains it.
+        let may_have_row = |at: &usize| {
+            let is_unissued = claims[*at].is_new || is_unsealed && claims[*at].is_in_users;
+            !is_unissued && !self.writes.is_stored(ids[*at])
+        };
+        let unsure: Vec<usize> = (0..claims.len()).filter(may_have_row).collect();
+        let rows = self.rows(unsure.iter().map(|at| &claims[*at])).await;
         let mut stored = vec![None; claims.len()];
         let mut ours = Vec::new();
         let mut outgoing = Vec::new();
         let mut joined = Vec::new();
         let mut unknown = Vec::new();
-        for (at, (claim, has_row)) in claims.iter().zip(join_all(rows).await).enumerate() {
-            match has_row {
-                Some(true) => stored[at] = Some(SecondStore::Kafka),
-                // Only the claimants name the user, and MySQL does not confirm it.
-                Some(false) if !claim.is_in_users => {}
-                None if is_unsealed => {}
-                None => unknown.push((at, claim.outgoing(coupon))),
-                Some(false) => match self.writes.begin(claim.id(&self.writes)) {
-                    WriteTurn::Durable => stored[at] = Some(SecondStore::Kafka),
-                    // The call of another request returned first, and its task is writing the
-                    // claim.
-                    WriteTurn::Joined(result) => joined.push((at, result)),
-                    WriteTurn::Ours(turn) => {
-                        ours.push((at, turn));
-                        outgoing.push(claim.outgoing(coupon));
+        for (at, claim) in claims.iter().enumerate() {
+            if unsure.contains(&at) {
+                match &rows {
+                    Some(rows) if rows.get(&claim.slot) == Some(&claim.user) => {
+                        self.writes.remember(ids[at]);
                     }
-                },
+                    Some(_) if claim.is_in_users => {}
+                    None if !is_unsealed => {
+                        unknown.push((at, claim.outgoing(coupon)));
+                        continue;
+                    }
+                    // Only the claimants name the user, and MySQL does not confirm it.
+                    Some(_) | None => continue,
+                }
+            }
+            match self.writes.begin(ids[at]) {
+                WriteTurn::Stored => stored[at] = Some(SecondStore::Kafka),
+                // The call of another request returned first, and its task is writing the claim.
+                WriteTurn::Joined(result) => joined.push((at, result)),
+                WriteTurn::Ours(turn) => {
+                    ours.push((at, turn));
+                    outgoing.push(claim.outgoing(coupon));
+                }
             }
         }
         for ((at, turn), result) in ours.into_iter().zip(self.write(&outgoing).await) {
-            stored[at] = turn.end(result, quantity);
+            self.writes.end(ids[at], &turn, result);
+            stored[at] = result;
         }
         for (at, result) in joined {
             stored[at] = ended(result).await;
@@ -221,9 +228,27 @@ impl Durability {
         has_row.then_some(SecondStore::Fallback)
     }
 
-    /// Drops the durability records of all other drops.
-    pub(crate) fn keep_only(&self, wanted: impl Fn(DropId) -> bool) {
-        self.writes.keep_only(wanted);
+    /// Reads who has the slots of these claims of one drop. Returns `None` if MySQL does not answer.
+    async fn rows<'c>(
+        &self,
+        claims: impl Iterator<Item = &'c AdmittedClaim>,
+    ) -> Option<HashMap<Slot, UserId>> {
+        let (drops, slots): (Vec<DropId>, Vec<Slot>) =
+            claims.map(|claim| (claim.drop_id, claim.slot)).unzip();
+        let Some(drop) = drops.first().copied() else {
+            return Some(HashMap::new());
+        };
+        let find = async move |conn: &mut Conn| issued::on_slots(conn, drop, &slots).await;
+        match self.questions.run("find rows of claims", find).await {
+            Ok(rows) => {
+                let holder = |row: IssuedRow| (row.slot, UserId::from_store(row.user_id));
+                Some(rows.into_iter().map(holder).collect())
+            }
+            Err(error) => {
+                tracing::debug!(%error, "could not look up whether claims have rows");
+                None
+            }
+        }
     }
 }
 

@@ -3,16 +3,16 @@
 //! in separate tasks: it continues if the client hangs up, and shutdown waits for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, counter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 pub(crate) struct InFlightLimit {
     limit: usize,
-    in_flight: Arc<AtomicUsize>,
+    places: Arc<Semaphore>,
     shed: Counter,
     tasks: TaskTracker,
 }
@@ -27,36 +27,36 @@ pub(crate) enum WorkError {
 impl InFlightLimit {
     /// Creates the limit on claims.
     pub(crate) fn new(limit: u32) -> Self {
-        Self {
-            limit: usize::try_from(limit).unwrap_or(usize::MAX),
-            in_flight: Arc::default(),
-            shed: counter!("firstcome_claims_shed_total"),
-            tasks: TaskTracker::new(),
-        }
+        let shed = counter!("firstcome_claims_shed_total");
+        Self::with(limit, shed, TaskTracker::new())
     }
 
     /// Creates the limit on reads. [`Self::finish`] waits for both kinds of work.
-    pub(crate) fn for_questions(&self, limit: usize) -> Self {
+    pub(crate) fn for_questions(&self, limit: u32) -> Self {
+        let shed = counter!("firstcome_questions_shed_total");
+        Self::with(limit, shed, self.tasks.clone())
+    }
+
+    fn with(limit: u32, shed: Counter, tasks: TaskTracker) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             limit,
-            in_flight: Arc::default(),
-            shed: counter!("firstcome_questions_shed_total"),
-            tasks: self.tasks.clone(),
+            places: Arc::new(Semaphore::new(limit)),
+            shed,
+            tasks,
         }
     }
 
-    pub(super) fn enter(&self) -> Result<InFlightPermit, WorkError> {
-        // Count before checking. Otherwise, two claims could take the last place.
-        let place = InFlightPermit(Arc::clone(&self.in_flight));
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) < self.limit {
-            return Ok(place);
-        }
-        self.shed.increment(1);
-        Err(WorkError::TooMany)
+    pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, WorkError> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        place.map_err(|_| {
+            self.shed.increment(1);
+            WorkError::TooMany
+        })
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.limit - self.places.available_permits()
     }
 
     /// Starts `work` immediately, within the limit, and runs it to its end even if the caller is
@@ -110,15 +110,6 @@ impl InFlightLimit {
             Ok(()) => 0,
             Err(_) => self.tasks.len(),
         }
-    }
-}
-
-/// A place in the in-flight limit, released when dropped.
-pub(super) struct InFlightPermit(Arc<AtomicUsize>);
-
-impl Drop for InFlightPermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -27,12 +27,12 @@ use firstcome_shared::trace::{self, TraceContext};
 use futures_util::future::join_all;
 use metrics::{Histogram, histogram};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::durability::{AdmittedClaim, Durability, SecondStore};
-use super::in_flight::{InFlightLimit, InFlightPermit, WorkError};
+use super::in_flight::{InFlightLimit, WorkError};
 use super::refusal::ClaimRefusal;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};
@@ -60,7 +60,7 @@ struct PendingClaim {
     trace: Option<TraceContext>,
     reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
     /// Released when the reply is sent.
-    _place: InFlightPermit,
+    _place: OwnedSemaphorePermit,
 }
 
 pub(super) struct ClaimReply {

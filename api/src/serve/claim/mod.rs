@@ -6,7 +6,6 @@ pub(crate) mod admit;
 pub(crate) mod durability;
 pub(crate) mod fallback;
 pub(crate) mod in_flight;
-mod issued;
 mod micro_batch;
 pub(crate) mod my_claim;
 pub(crate) mod outcome;

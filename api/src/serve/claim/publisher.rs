@@ -11,7 +11,6 @@ use firstcome_shared::trace::{SpanKind, TRACEPARENT, TraceContext, TraceSpan, ke
 use futures_util::future::join_all;
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
-use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Header;
 use rdkafka::producer::future_producer::Delivery;
@@ -29,8 +28,7 @@ pub(super) struct Outgoing {
 
 pub(crate) struct Publisher {
     kafka: KafkaSettings,
-    settings: ClientConfig,
-    producer: RwLock<FutureProducer>,
+    producer: FutureProducer,
     /// Number of partitions, or 0 if unknown. In that case the partition is chosen by the hash of
     /// the key.
     partitions: AtomicU32,
@@ -53,12 +51,10 @@ impl Publisher {
         deadline: Duration,
         partitions: Option<usize>,
     ) -> anyhow::Result<Self> {
-        let settings = kafka.producer(deadline);
-        let producer = RwLock::new(
-            settings
-                .create()
-                .context("the Kafka producer could not be created")?,
-        );
+        let producer = kafka
+            .producer(deadline)
+            .create()
+            .context("the Kafka producer could not be created")?;
         let problem = RwLock::new(
             partitions
                 .is_none()
@@ -66,7 +62,6 @@ impl Publisher {
         );
         let publisher = Self {
             kafka,
-            settings,
             producer,
             partitions: AtomicU32::new(0),
             deadline,
@@ -87,7 +82,7 @@ impl Publisher {
         self.find_topic().await;
         loop {
             tokio::time::sleep(COUNT_EVERY).await;
-            let producer = self.producer();
+            let producer = self.producer.clone();
             let topic = self.kafka.topic.clone();
             let asked = tokio::task::spawn_blocking(move || {
                 let metadata = producer
@@ -143,32 +138,6 @@ impl Publisher {
         }
         gauge!("firstcome_kafka_up").set(f64::from(u8::from(problem.is_none())));
         *self.problem.write() = problem;
-    }
-
-    fn producer(&self) -> FutureProducer {
-        self.producer.read().clone()
-    }
-
-    /// Replaces a producer with a fatal error: an idempotent producer refuses all messages once it
-    /// cannot exclude a gap or a duplicate. Both are harmless here.
-    pub(crate) fn renew_if_failed(&self) -> anyhow::Result<bool> {
-        let Some((code, reason)) = self.producer().client().fatal_error() else {
-            return Ok(false);
-        };
-        tracing::error!(%code, reason, "the Kafka producer failed permanently and is replaced");
-        self.renew()?;
-        Ok(true)
-    }
-
-    fn renew(&self) -> anyhow::Result<()> {
-        let fresh = self
-            .settings
-            .create()
-            .context("the Kafka producer could not be created again")?;
-        let old = std::mem::replace(&mut *self.producer.write(), fresh);
-        // Dropping a producer blocks until its thread has ended.
-        tokio::task::spawn_blocking(move || drop(old));
-        Ok(())
     }
 
     /// Publishes admissions of one drop and waits for Kafka's acknowledgements. Returns `false` for
@@ -265,13 +234,13 @@ impl Publisher {
         };
         // A full queue of librdkafka means that Kafka is unavailable. Do not wait: the fallback
         // takes the claims.
-        let sent = match self.producer().send_result(FutureRecord {
+        let sent = match self.producer.send_result(FutureRecord {
             partition,
             ..record
         }) {
             // The topic was recreated with fewer partitions.
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), record)) => {
-                self.producer().send_result(FutureRecord {
+                self.producer.send_result(FutureRecord {
                     partition: None,
                     ..record
                 })
@@ -290,7 +259,7 @@ impl Publisher {
 
     /// Waits, for at most `limit`, until every message is acknowledged. Returns how many are not.
     pub(crate) async fn flush(&self, limit: Duration) -> i32 {
-        let producer = self.producer();
+        let producer = self.producer.clone();
         let flushed = tokio::task::spawn_blocking(move || {
             if let Err(error) = producer.flush(limit) {
                 tracing::warn!(%error, "Kafka has not acknowledged some admissions; the reconciler issues those that are lost");
@@ -346,18 +315,20 @@ mod tests {
 
     use super::*;
 
-    fn publisher(brokers: &str) -> Publisher {
+    /// Creates a publisher to librdkafka's mock broker.
+    fn publisher() -> Publisher {
         let kafka = KafkaSettings {
-            brokers: brokers.into(),
+            brokers: "127.0.0.1:1".to_owned(),
             topic: "coupon-claims".to_owned(),
             group: "g".to_owned(),
             security: Security::default(),
             signing: Signing::random(),
         };
-        let mut made = Publisher::new(kafka, Duration::from_secs(5), None).unwrap();
-        // Renewed producers use librdkafka's mock broker.
-        made.settings.set("test.mock.num.brokers", "1");
-        made
+        let deadline = Duration::from_secs(5);
+        let mut settings = kafka.producer(deadline);
+        let producer = settings.set("test.mock.num.brokers", "1").create().unwrap();
+        let made = Publisher::new(kafka, deadline, None).unwrap();
+        Publisher { producer, ..made }
     }
 
     fn claim(slot: u32, trace: Option<TraceContext>) -> Outgoing {
@@ -381,15 +352,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn renewed_producer_sends_messages() {
-        let publisher = publisher("127.0.0.1:1");
-        assert!(
-            !publisher.renew_if_failed().unwrap(),
-            "an unreachable broker is not a fatal error"
-        );
-        publisher.renew().unwrap();
-        assert_eq!(publisher.publish(&[claim(1, None)]).await, [true]);
-        publisher.renew().unwrap();
+    async fn claims_are_published_in_order_and_flushed() {
+        let publisher = publisher();
         let claims = [claim(3, None), claim(2, Some(traced())), claim(4, None)];
         assert_eq!(publisher.publish(&claims).await, [true; 3]);
         assert_eq!(publisher.flush(Duration::from_secs(5)).await, 0);

@@ -30,6 +30,22 @@ pub(crate) enum ClaimRefusal {
 }
 
 impl ClaimRefusal {
+    /// Returns the label `outcome` of `firstcome_claims_total`.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Refused(admission) => admission.word(),
+            Self::NotAnswered(error) => error.word(),
+            Self::NotDurable => "not_held",
+            Self::SealedUnknown => "mysql_error",
+            Self::Work(WorkError::TooMany) => "shed",
+            Self::Work(WorkError::Panicked)
+            | Self::Coupon(_)
+            | Self::NothingHeld
+            | Self::HalfRevoked
+            | Self::StandingUnknown => "unexpected",
+        }
+    }
+
     /// Returns, for the log, why a claim gets 503, or `None` if it gets another response.
     pub(super) fn why_unavailable(&self) -> Option<String> {
         Some(match self {

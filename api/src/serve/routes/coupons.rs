@@ -5,22 +5,19 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, LINK};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use serde::Deserialize;
-use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use super::etag;
 use super::extract::{CouponPath, StrictQuery, invalid};
 use super::view::{CouponView, show, show_one};
-use crate::serve::catalogue::LookupError;
-use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
-use crate::serve::catalogue::listed::{DEFAULT_LIMIT, ListedPage, PageKey};
-use crate::serve::state::{App, Services};
+use crate::serve::catalogue::listed::{ListedPage, PageKey};
+use crate::serve::state::App;
 
 /// Read one coupon
 #[utoipa::path(
@@ -62,10 +59,8 @@ pub(crate) struct Listing {
     after: Option<i64>,
 }
 
+const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
-
-/// Coupons per round trip to Redis while a page is filled.
-const PART: usize = 250;
 
 /// Maximum number of coupons examined for one page filtered by state.
 const MAX_LOOKED_AT: usize = 1_000;
@@ -84,61 +79,58 @@ const MAX_LOOKED_AT: usize = 1_000;
 )]
 pub(crate) async fn list(
     State(app): State<App>,
-    method: Method,
     StrictQuery(asked): StrictQuery<Listing>,
 ) -> Result<Response, Problem> {
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(invalid(format!("limit must be between 1 and {MAX_LIMIT}")));
     }
-    let after = asked.after.map_or(0, |after| after.max(0));
     let key = PageKey {
         state: asked.state,
         limit,
-        after,
+        after: asked.after.unwrap_or(0).max(0),
     };
+    let make = make_page(&app, key);
     let page = app
         .listed
-        .of(key, app.catalogue.version(), || {
-            make_page(&app, &asked, limit)
-        })
+        .get_or_make(key, app.catalogue.version(), make)
         .await?;
-    if key.is_long() && method == Method::GET {
-        app.listed.sends(page.body.len(), Instant::now());
-    }
     let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let headers: HeaderMap = page
-        .next
-        .map(|link| (LINK, link))
-        .into_iter()
-        .chain([json])
-        .collect();
+    let link = page.next.map(|link| (LINK, link));
+    let headers: HeaderMap = link.into_iter().chain([json]).collect();
     Ok((headers, page.body).into_response())
 }
 
-async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPage, Problem> {
-    let (candidates, more) = candidates(app, asked, limit).await?;
-    let mut page = Vec::new();
-    let mut looked_at = 0;
-    for part in candidates.chunks(PART) {
-        looked_at += part.len();
-        let views = show(app, &part.iter().map(Arc::as_ref).collect::<Vec<_>>()).await;
-        page.extend(
-            views
-                .into_iter()
-                .filter(|view| asked.state.is_none() || view.state() == asked.state),
-        );
-        if page.len() > limit {
-            break;
+async fn make_page(app: &App, key: PageKey) -> Result<ListedPage, Problem> {
+    let after = CouponId(key.after);
+    let (found, most) = match key.state {
+        None => (
+            app.catalogue.page(after, key.limit + 1).await?,
+            key.limit + 1,
+        ),
+        Some(DropState::Sealed) => (
+            app.catalogue.page(after, MAX_LOOKED_AT).await?,
+            MAX_LOOKED_AT,
+        ),
+        // All other states are of live coupons, which are in memory.
+        Some(_) => {
+            let live = app.catalogue.live();
+            let behind = live.range((Bound::Excluded(after), Bound::Unbounded));
+            let some = behind
+                .take(MAX_LOOKED_AT)
+                .map(|(_, coupon)| Arc::clone(coupon));
+            (some.collect(), MAX_LOOKED_AT)
         }
-    }
-    let last = if page.len() > limit {
-        page.truncate(limit);
+    };
+    let mut page = show(app, &found.iter().map(Arc::as_ref).collect::<Vec<_>>()).await;
+    page.retain(|view| key.state.is_none() || view.state() == key.state);
+    let last = if page.len() > key.limit {
+        page.truncate(key.limit);
         page.last().map(CouponView::id)
     } else {
-        candidates
-            .get(looked_at.wrapping_sub(1))
-            .filter(|_| more)
+        found
+            .last()
+            .filter(|_| found.len() == most)
             .map(|last| last.coupon.id)
     };
     let body = serde_json::to_vec(&page).map_err(|error| {
@@ -147,48 +139,23 @@ async fn make_page(app: &App, asked: &Listing, limit: usize) -> Result<ListedPag
     })?;
     Ok(ListedPage {
         body: body.into(),
-        next: last.and_then(|last| next_page(asked, limit, last)),
+        next: last.and_then(|last| next_page(key, last)),
     })
 }
 
-/// Returns the coupons to examine for one page, and whether more may follow. All states except
-/// `sealed` select live coupons, which are in memory.
-async fn candidates(
-    services: &Services,
-    asked: &Listing,
-    limit: usize,
-) -> Result<(Vec<Arc<CouponWithDrops>>, bool), LookupError> {
-    let after = CouponId(asked.after.unwrap_or(0));
-    let most = if asked.state.is_some() {
-        MAX_LOOKED_AT
-    } else {
-        limit + 1
-    };
-    let found = match asked.state {
-        None | Some(DropState::Sealed) => services.catalogue.page(after, most).await?,
-        Some(_) => {
-            let live = services.catalogue.live();
-            let behind = live.range((Bound::Excluded(after), Bound::Unbounded));
-            behind
-                .take(most)
-                .map(|(_, coupon)| Arc::clone(coupon))
-                .collect()
-        }
-    };
-    let more = found.len() == most;
-    Ok((found, more))
-}
-
-fn next_page(asked: &Listing, limit: usize, after: CouponId) -> Option<HeaderValue> {
-    let state = asked.state.and_then(|state| {
+fn next_page(key: PageKey, after: CouponId) -> Option<HeaderValue> {
+    let name = |state| {
         serde_json::to_value(state)
             .ok()?
             .as_str()
-            .map(|s| format!("&state={s}"))
-    });
+            .map(str::to_owned)
+    };
+    let state = key
+        .state
+        .and_then(name)
+        .map(|state| format!("&state={state}"));
+    let limit = key.limit;
     let state = state.unwrap_or_default();
-    HeaderValue::from_str(&format!(
-        "</v1/coupons?limit={limit}&after={after}{state}>; rel=\"next\""
-    ))
-    .ok()
+    let link = format!("</v1/coupons?limit={limit}&after={after}{state}>; rel=\"next\"");
+    HeaderValue::from_str(&link).ok()
 }

@@ -6,11 +6,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::IntoResponse as _;
+use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
 use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::trace::{RequestTrace, Route};
@@ -43,14 +42,13 @@ impl RequestGuard {
 
     /// Handles one request with `work`; responds 503 after the deadline, 500 after a panic. The
     /// path in `route` is a pattern, because otherwise each id in a path would create a metric
-    /// series. `wrap` converts the body of a problem to the body type of `work`.
-    pub(crate) async fn answer<B>(
+    /// series.
+    async fn answer(
         &self,
         route: Route<'_>,
         trace: RequestTrace,
-        wrap: fn(Body) -> B,
-        work: impl Future<Output = Response<B>>,
-    ) -> Response<B> {
+        work: impl Future<Output = Response>,
+    ) -> Response {
         let begun = Instant::now();
         let work = AssertUnwindSafe(trace.within(work)).catch_unwind();
         let mut response = match tokio::time::timeout_at(begun + self.timeout, work).await {
@@ -58,15 +56,13 @@ impl RequestGuard {
             Ok(Err(_)) => {
                 // The panic's message is already on standard error.
                 tracing::error!("a request panicked");
-                Problem::internal().into_response().map(wrap)
+                Problem::internal().into_response()
             }
             Err(_) => {
                 if let Some(left_out) = self.late.allow(route.method, std::time::Instant::now()) {
                     tracing::warn!(path = route.path, limit = ?self.timeout, left_out, "a request was answered 503: no answer in time");
                 }
-                Problem::unavailable("this took too long; try again")
-                    .into_response()
-                    .map(wrap)
+                Problem::unavailable("this took too long; try again").into_response()
             }
         };
         let status = response.status();
@@ -111,7 +107,7 @@ pub(crate) async fn guarded(
     State(guard): State<Arc<RequestGuard>>,
     request: Request,
     next: Next,
-) -> axum::response::Response {
+) -> Response {
     let method = match *request.method() {
         Method::GET => "GET",
         Method::POST => "POST",
@@ -135,9 +131,7 @@ pub(crate) async fn guarded(
             next.run(request).await
         }
     };
-    guard
-        .answer(Route { method, path }, trace, |body| body, work)
-        .await
+    guard.answer(Route { method, path }, trace, work).await
 }
 
 fn declares_more(headers: &HeaderMap, most: usize) -> bool {

@@ -79,11 +79,7 @@ pub(super) async fn is_cut_off(system: &SystemUnderTest) -> Result<bool> {
 
 fn places_of(first: i64, count: usize) -> Vec<GarbagePlace> {
     let offsets = (first..).take(count);
-    let place = |offset| {
-        GarbagePlace::DeadLetters(format!(
-            "source_partition = {PARTITION} AND source_offset = {offset}"
-        ))
-    };
+    let place = |offset| GarbagePlace::message(PARTITION, offset);
     offsets.map(place).collect()
 }
 

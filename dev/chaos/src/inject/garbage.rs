@@ -121,9 +121,7 @@ impl<'a> PlacedGarbage<'a> {
         let mut places = Vec::new();
         for message in messages {
             let (partition, offset) = self.system.world.topic.produce(None, "odd", &message).await;
-            places.push(GarbagePlace::DeadLetters(format!(
-                "source_partition = {partition} AND source_offset = {offset}"
-            )));
+            places.push(GarbagePlace::message(partition, offset));
             self.put = true;
         }
         places
@@ -179,6 +177,11 @@ impl<'a> PlacedGarbage<'a> {
         ))
     }
 
+    async fn open_letters(&self, of: &str) -> Result<u64> {
+        let open = format!("SELECT COUNT(*) - COUNT(resolved_at) FROM failed_claims WHERE {of}");
+        number(self.system, &open).await
+    }
+
     async fn is_there(&self, place: &GarbagePlace) -> Result<bool> {
         let redis = self.system.redis();
         Ok(match place {
@@ -190,10 +193,18 @@ impl<'a> PlacedGarbage<'a> {
             // The message may not have been read yet.
             GarbagePlace::Garbled(_) if is_cut_off(self.system).await? => false,
             // They may have vanished with an older copy of MySQL.
-            GarbagePlace::DeadLetters(of) => {
-                let open =
-                    format!("SELECT COUNT(*) - COUNT(resolved_at) FROM failed_claims WHERE {of}");
-                number(self.system, &open).await? > 0
+            GarbagePlace::DeadLetters(of) => self.open_letters(of).await? > 0,
+            GarbagePlace::Message {
+                letter,
+                partition,
+                offset,
+            } => {
+                let unread = format!(
+                    "SELECT COUNT(*) = 0 FROM topic_positions
+                     WHERE partition_id = {partition} AND next_offset > {offset}"
+                );
+                // In this order, because a letter and the position behind it are written together.
+                number(self.system, &unread).await? > 0 || self.open_letters(letter).await? > 0
             }
             GarbagePlace::Garbled(of) => {
                 let resolved = format!(
@@ -213,16 +224,18 @@ impl<'a> PlacedGarbage<'a> {
             self.finding
         );
         let named = match place {
-            GarbagePlace::DeadLetters(of) | GarbagePlace::Garbled(of) => format!(
+            // A drop that cannot be read is reported.
+            GarbagePlace::Type { drop, .. } => {
+                format!("{findings} drop_id = {drop} AND result = 'failed' AND {after}")
+            }
+            GarbagePlace::DeadLetters(of)
+            | GarbagePlace::Garbled(of)
+            | GarbagePlace::Message { letter: of, .. } => format!(
                 "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at IS NOT NULL OR EXISTS (SELECT 1
                  FROM reconcile_findings f WHERE f.kind = 'failed_claim' AND f.needs_person
                  AND (f.dead_letter = c.id OR f.detail REGEXP '^[0-9]+ failed claims name ')) OR NULL)
                  FROM failed_claims c WHERE {of}"
             ),
-            // A drop that cannot be read is reported.
-            GarbagePlace::Type { drop, .. } => {
-                format!("{findings} drop_id = {drop} AND result = 'failed' AND {after}")
-            }
         };
         Ok(number(self.system, &named).await? > 0)
     }
@@ -231,7 +244,9 @@ impl<'a> PlacedGarbage<'a> {
         let redis = self.system.redis();
         match place {
             GarbagePlace::Type { name, .. } => redis.try_command(&["DEL", name]).await?,
-            GarbagePlace::DeadLetters(of) | GarbagePlace::Garbled(of) => {
+            GarbagePlace::DeadLetters(of)
+            | GarbagePlace::Garbled(of)
+            | GarbagePlace::Message { letter: of, .. } => {
                 let discard = format!(
                     "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'
                      WHERE {of} AND resolved_at IS NULL"
@@ -245,9 +260,9 @@ impl<'a> PlacedGarbage<'a> {
     fn describe(place: &GarbagePlace) -> String {
         match place {
             GarbagePlace::Type { name, .. } => format!("a key of another type, {name}"),
-            GarbagePlace::DeadLetters(of) | GarbagePlace::Garbled(of) => {
-                format!("dead letters, {of}")
-            }
+            GarbagePlace::DeadLetters(of)
+            | GarbagePlace::Garbled(of)
+            | GarbagePlace::Message { letter: of, .. } => format!("dead letters, {of}"),
         }
     }
 }

@@ -2,19 +2,21 @@
 -- than the highest seen changes nothing, so that a delayed write cannot undo a later one. The token is stored per coupon and not
 -- in `meta`, so that it also prevents an old writer from loading a drop that was not yet loaded when a newer writer ran.
 -- KEYS  see identity.lua; load: one drop
--- ARGV  1 operation (below)  2 revision  3 era (load: `SERVER ERA`; lower: the number in MySQL)  4.. for each drop the field, value
---       pairs of meta (load, write) or the quantity (lower)
+-- ARGV  1 operation (below)  2 revision  3 era (load: `SERVER ERA`; lower: the number in MySQL)  4.. for each drop the same
+--       number of field, value pairs of meta (lower: one, the quantity)
 --   load      writes all settings of a drop. Under a closed gate: of a drop that was rebuilt or compared in this era. Under an
---             open gate: of a new drop, which has no key yet, or only those that a deleted one left.  loaded | present | stale | outdated
+--             open gate: of a new drop, which has no key yet, or only those that a deleted one left.  ok | present | stale | outdated
 --   write     overwrites the fields of loaded drops.  ok | unloaded (one of them is not) | outdated
 --   lower     lowers the quantities ahead of MySQL, never below the slots already given, and only while the coupon is open: if it
---             is closed, Redis may have lost given slots.  lowered | unloaded | unverified | below_given_out | outdated
--- Reply {word, count}: the highest slot given. `loaded`, `ok` and `lowered` change all drops; `unloaded` of `write` the loaded
--- ones and the revision; any other nothing.
+--             is closed, Redis may have lost given slots.  ok | unloaded | unverified | below_given_out | outdated
+-- Reply {word, count}: the highest slot given. `ok` changes all drops; `unloaded` of `write` the loaded ones and the revision;
+-- any other nothing.
 local how, revision = ARGV[1], tonumber(ARGV[2])
 local drops, highest = (#KEYS - 6) / 6, 0
 local words = (#ARGV - 3) / drops
 local function answer(word) return {word, highest} end
+-- A pass rebuilds a drop with a key of another type, which a write must not prevent.
+local function is_loaded(drop) return redis.call('TYPE', KEYS[6 * drop + 1]).ok == 'hash' end
 
 if how == 'load' then
     local state = gate_state(ARGV[3])
@@ -25,38 +27,26 @@ if how == 'load' then
     if state == 'open' and not is_left and redis.call('EXISTS', unpack(KEYS, 7)) > 0 then return answer('present') end
 end
 if revision < revision_in(redis.pcall('GET', KEYS[2])) then return answer('outdated') end
-
 if how == 'lower' then
     for drop = 1, drops do
-        local meta, count = KEYS[6 * drop + 1], tonumber(redis.pcall('GET', KEYS[6 * drop + 2]))
-        -- Values of another type count as missing.
-        if not count or not tonumber(redis.pcall('HMGET', meta, 'quantity')[1]) then return answer('unloaded') end
+        local count = tonumber(redis.pcall('GET', KEYS[6 * drop + 2]))
+        if not count or not is_loaded(drop) then return answer('unloaded') end
         highest = math.max(highest, count)
     end
     if gate_state((identity() or '') .. ' ' .. ARGV[3]) ~= 'open' then return answer('unverified') end
-    if tonumber(ARGV[4]) < highest then return answer('below_given_out') end
-    redis.call('SET', KEYS[2], ARGV[2])
-    for drop = 1, drops do
-        local meta = KEYS[6 * drop + 1]
-        if tonumber(ARGV[4]) < tonumber(redis.call('HGET', meta, 'quantity')) then redis.call('HSET', meta, 'quantity', ARGV[4]) end
-    end
-    return answer('lowered')
+    if tonumber(ARGV[5]) < highest then return answer('below_given_out') end
 end
 
 redis.call('SET', KEYS[2], ARGV[2])
 if how == 'load' then redis.call('SET', KEYS[8], 0, 'NX') end
-local word = how == 'load' and 'loaded' or 'ok'
+local word = 'ok'
 for drop = 1, drops do
-    local meta = 6 * drop + 1
-    -- A pass rebuilds a drop with a key of another type, which a write must not prevent.
-    if how == 'load' or redis.call('TYPE', KEYS[meta]).ok == 'hash' then
-        redis.call('HSET', KEYS[meta], unpack(ARGV, 4 + words * (drop - 1), 3 + words * drop))
-        -- The coupon may have ended before, or the drop was deleted and made again, with an expiry on its keys.
-        for _, first in ipairs({1, meta}) do
-            for i = first, first + 5 do redis.call('PERSIST', KEYS[i]) end
-        end
+    if how == 'load' or is_loaded(drop) then
+        redis.call('HSET', KEYS[6 * drop + 1], unpack(ARGV, 4 + words * (drop - 1), 3 + words * drop))
     else
         word = 'unloaded'
     end
 end
+-- The coupon may have ended before, or the drop was deleted and made again, with an expiry on its keys.
+for _, key in ipairs(KEYS) do redis.call('PERSIST', key) end
 return answer(word)

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::{Extension, Json};
-use firstcome_shared::allow_list::{Followed, Which, follow};
+use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::Allow;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::Problem;
-use firstcome_shared::mysql::allow_list::ListChanged;
+use firstcome_shared::mysql::allow_list::{ListChange, ListChanged};
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::redis::allow_list::{ListFollowed, OnList};
+use firstcome_shared::redis::allow_list::ListFollowed;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
@@ -32,7 +32,6 @@ use super::refusals::{mysql_unavailable, no_such_coupon};
 use super::view::{NotKept, not_kept};
 use crate::percent::encoded;
 use crate::serve::state::{App, Services};
-use crate::user_list::UserList;
 
 /// Prefix of the routes with a large body.
 pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
@@ -89,6 +88,16 @@ impl PartialSchema for ListedPeople {
 
 impl ToSchema for ListedPeople {}
 
+impl AllowListChanged {
+    fn with(self, lines: usize, repeated: usize) -> Self {
+        Self {
+            lines: Some(lines),
+            repeated: Some(repeated),
+            ..self
+        }
+    }
+}
+
 impl From<ListChanged> for AllowListChanged {
     fn from(ListChanged { now, changed, .. }: ListChanged) -> Self {
         Self {
@@ -121,7 +130,10 @@ pub(crate) async fn add(
     Extension(by): Extension<Operator>,
     PeopleBody(list): PeopleBody,
 ) -> Result<Json<AllowListChanged>, Problem> {
-    change(app, id, list, OnList::Add, by).await
+    let lines = list.lines;
+    let repeated = lines - list.users.len();
+    let changed = change(app, id, ListChange::Add(list.users), by).await?;
+    Ok(Json(changed.with(lines, repeated)))
 }
 
 /// Remove users from a coupon's allow list
@@ -143,7 +155,10 @@ pub(crate) async fn remove(
     Extension(by): Extension<Operator>,
     PeopleBody(list): PeopleBody,
 ) -> Result<Json<AllowListChanged>, Problem> {
-    change(app, id, list, OnList::Remove, by).await
+    let lines = list.lines;
+    let repeated = lines - list.users.len();
+    let changed = change(app, id, ListChange::Remove(list.users), by).await?;
+    Ok(Json(changed.with(lines, repeated)))
 }
 
 /// Remove all users from a coupon's allow list
@@ -164,132 +179,70 @@ pub(crate) async fn empty(
     CouponPath(id): CouponPath,
     Extension(by): Extension<Operator>,
 ) -> Result<Json<AllowListChanged>, Problem> {
-    let services = Arc::clone(&app);
-    let changed = app
-        .in_flight
-        .run_unlimited(async move { apply_empty(&services, id, by).await })
-        .await??;
-    Ok(Json(changed.into()))
+    change(app, id, ListChange::Empty, by).await.map(Json)
 }
 
 async fn change(
     app: App,
     id: CouponId,
-    UserList { users, lines }: UserList,
-    how: OnList,
+    change: ListChange,
     by: Operator,
-) -> Result<Json<AllowListChanged>, Problem> {
+) -> Result<AllowListChanged, Problem> {
     let services = Arc::clone(&app);
-    let repeated = lines - users.len();
     let changed = app
         .in_flight
-        .run_unlimited(async move { apply(&services, id, users, how, by).await })
-        .await??;
-    Ok(Json(AllowListChanged {
-        lines: Some(lines),
-        repeated: Some(repeated),
-        ..changed.into()
-    }))
+        .run_unlimited(async move { apply(&services, id, change, by).await });
+    Ok(changed.await??.into())
 }
 
 async fn apply(
     services: &Services,
     id: CouponId,
-    people: Vec<UserId>,
-    how: OnList,
+    change: ListChange,
     by: Operator,
 ) -> Result<ListChanged, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
-    let seen = seen_revision(services, id).await;
-    let changed = services
-        .mysql
-        .operators
-        .change_allow_list(id, seen, people.clone(), how, by)
-        .await;
+    let seen = services.redis.highest_revision(id).await;
+    let seen = seen.unwrap_or_else(|error| {
+        tracing::warn!(%error, coupon_id = id.0, "Redis is unavailable while an allow list is changed");
+        0
+    });
+    let db = &services.mysql.operators;
+    let again = "repeat the request: only then is it certain whether the change took effect";
+    let changed = db.change_allow_list(id, seen, change.clone(), by).await;
     let changed = changed
-        .map_err(|error| mysql_unavailable(&error, AGAIN))?
+        .map_err(|error| mysql_unavailable(&error, again))?
         .ok_or_else(|| no_such_coupon(id))?;
-    tracing::info!(coupon = %id, ?how, changed = changed.changed, people = changed.now.people, "an allow list was changed");
+    tracing::info!(coupon_id = id.0, ?changed, "an allow list was changed");
     crash_point(Point::ListWritten);
-    let reached = reach_redis(services, id, changed, how, &people).await;
+    let reached = reach_redis(services, id, changed, &change).await;
     crash_point(Point::ListFollowed);
     if reached {
-        Ok(changed)
-    } else {
-        Err(half_done())
+        return Ok(changed);
     }
-}
-
-async fn apply_empty(
-    services: &Services,
-    id: CouponId,
-    by: Operator,
-) -> Result<ListChanged, Problem> {
-    let _one_at_a_time = services.change_locks.lock(id).await;
-    recover_lost(services, id).await?;
-    let seen = seen_revision(services, id).await;
-    let changed = services
-        .mysql
-        .operators
-        .empty_allow_list(id, seen, by)
-        .await;
-    let changed = changed
-        .map_err(|error| mysql_unavailable(&error, AGAIN))?
-        .ok_or_else(|| no_such_coupon(id))?;
-    tracing::info!(coupon = %id, changed = changed.changed, "an allow list was emptied");
-    // Write the whole list: it is empty, and the write does not depend on the previous change.
-    if write(services, id).await {
-        Ok(changed)
-    } else {
-        Err(half_done())
-    }
-}
-
-async fn seen_revision(services: &Services, id: CouponId) -> u64 {
-    services
-        .redis
-        .highest_revision(id)
-        .await
-        .unwrap_or_else(|error| {
-            tracing::warn!(%error, coupon = %id, "Redis is unavailable while an allow list is changed");
-            0
-        })
-}
-
-const AGAIN: &str = "repeat the request: only then is it certain whether the change took effect";
-
-fn half_done() -> Problem {
-    Problem::unavailable(
+    Err(Problem::unavailable(
         "MySQL has the change; admission follows with the next pass, or when you repeat the request",
-    )
+    ))
 }
 
 async fn reach_redis(
     services: &Services,
     id: CouponId,
-    ListChanged {
-        before,
-        now,
-        changed,
-    }: ListChanged,
-    how: OnList,
-    people: &[UserId],
+    changed: ListChanged,
+    change: &ListChange,
 ) -> bool {
-    for attempt in 0..ATTEMPTS {
-        // MySQL already had the change. Redis may lack it, so compare the whole list.
-        if changed == 0 {
-            break;
-        }
-        match services
+    // If MySQL already had the change, Redis may lack it, so compare the whole list.
+    let is_chained = changed.changed > 0 && *change != ListChange::Empty;
+    for attempt in 0..if is_chained { ATTEMPTS } else { 0 } {
+        let made = services
             .redis
-            .change_allow_list(id, before, now, how, people)
-            .await
-        {
+            .change_allow_list(id, changed.before, changed.now, change);
+        match made.await {
             Ok(ListFollowed::Yes) => return true,
             Ok(ListFollowed::Other) => tokio::time::sleep(PAUSE * attempt).await,
             Err(error) => {
-                tracing::warn!(%error, coupon = %id, "could not write an allow list to Redis; the reconciler will");
+                tracing::warn!(%error, coupon_id = id.0, "could not write an allow list to Redis; the reconciler will");
                 return false;
             }
         }
@@ -300,25 +253,18 @@ async fn reach_redis(
 /// Writes the whole list to Redis if Redis has another revision. Returns `false` if the reconciler
 /// has to write it.
 pub(super) async fn write(services: &Services, id: CouponId) -> bool {
-    match follow(
-        &services.mysql.operators,
-        &services.redis,
-        id,
-        Which::Different,
-    )
-    .await
-    {
-        Ok(Followed::Same | Followed::Written(_)) => true,
-        Ok(Followed::Changing | Followed::NoCoupon) => false,
-        Ok(Followed::Torn(torn)) => {
-            tracing::warn!(coupon = %id, %torn, "could not write an allow list to Redis");
-            false
-        }
-        Err(error) => {
-            tracing::warn!(%error, coupon = %id, "could not write an allow list to Redis; the reconciler will");
-            false
-        }
-    }
+    let why = match follow(&services.mysql.operators, &services.redis, id).await {
+        Ok(Followed::Same | Followed::Written(_)) => return true,
+        Ok(Followed::Changing | Followed::NoCoupon) => return false,
+        Ok(Followed::Torn(torn)) => torn.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(
+        why,
+        coupon_id = id.0,
+        "could not write an allow list to Redis; the reconciler will"
+    );
+    false
 }
 
 /// Selects a page of the list.

@@ -1,20 +1,20 @@
 //! `GET /v1/coupons/{id}/issued`: the issued coupons. The codes are valuable, so caches and logs
 //! must not store them.
 
-mod accept;
 mod csv;
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::http::header::{CACHE_CONTROL, LINK, VARY};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, LINK, VARY};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::Allowed;
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
 use firstcome_shared::mysql::issued::IssuedRow;
 use serde::{Deserialize, Serialize};
@@ -120,7 +120,7 @@ pub(crate) async fn issued(
             "after_drop_id is for all drops; with drop_id give after_slot alone",
         ));
     }
-    let wants_csv = accept::wants_csv(&headers)?;
+    let wants_csv = wants_csv(&headers)?;
     app.catalogue.find(id).await?;
     let drop = asked.drop_id.or(asked.after_drop_id).unwrap_or_default();
     let after = (DropId(drop), asked.after_slot.unwrap_or_default());
@@ -148,6 +148,22 @@ pub(crate) async fn issued(
     Ok(([(CACHE_CONTROL, "no-store"), (VARY, "Accept")], answer).into_response())
 }
 
+/// Whether the client accepts CSV by name. Without a preference, it gets JSON.
+fn wants_csv(headers: &HeaderMap) -> Result<bool, Problem> {
+    let values = headers.get_all(ACCEPT).iter();
+    let ranges: Vec<&str> = values.filter_map(|value| value.to_str().ok()).collect();
+    let ranges = ranges.join(",").to_ascii_lowercase();
+    let has = |kinds: &[&str]| kinds.iter().any(|kind| ranges.contains(kind));
+    if has(&["text/csv", "text/*"]) {
+        return Ok(true);
+    }
+    if ranges.trim().is_empty() || has(&["application/json", "application/*", "*/*"]) {
+        return Ok(false);
+    }
+    let detail = "the response is application/json or text/csv; accept one of them";
+    Err(Problem::new(Code::NotAcceptable, detail))
+}
+
 async fn page(
     services: &Services,
     which: HolderRange,
@@ -169,4 +185,28 @@ fn next(asked: &IssuedQuery, coupon: CouponId, limit: usize, page: &HoldersPage)
         "/v1/coupons/{coupon}/issued?{drop}={}&after_slot={}&limit={limit}",
         last.drop_id, last.slot
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_that_names_csv_gets_csv() {
+        for (accept, expected) in [
+            (None, Some(false)),
+            (Some(""), Some(false)),
+            (Some("*/*"), Some(false)),
+            (Some("application/json"), Some(false)),
+            (Some("text/csv"), Some(true)),
+            (Some("TEXT/CSV; charset=utf-8"), Some(true)),
+            (Some("text/*"), Some(true)),
+            (Some("text/csv, */*;q=0.1"), Some(true)),
+            (Some("image/png"), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.extend(accept.map(|accept| (ACCEPT, accept.parse().unwrap())));
+            assert_eq!(wants_csv(&headers).ok(), expected, "{accept:?}");
+        }
+    }
 }

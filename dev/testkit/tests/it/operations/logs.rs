@@ -29,7 +29,7 @@ async fn the_reason_for_a_503_is_logged_with_a_request_id() {
         "WARN",
         "a claim was answered 503",
         "admission is closed until the reconciler has verified Redis",
-        "no_licence",
+        "gate_closed",
         "left_out=0",
         "request_id=asked-0",
     ];
