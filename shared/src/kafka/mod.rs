@@ -75,13 +75,15 @@ impl KafkaSettings {
         config
     }
 
-    /// Configures a producer that loses no message: acknowledged by all replicas. A repeated message
-    /// is harmless, and an idempotent producer would refuse all messages after a fatal error. It
-    /// gives up on a message that is not acknowledged within
-    /// `deadline` (librdkafka's default is five minutes), and the reconciler issues the claim.
+    /// Configures a producer that loses no message: acknowledged by all replicas. It gives up on a
+    /// message that is not acknowledged within `deadline` (librdkafka's default is five minutes),
+    /// and the reconciler issues the claim.
     pub fn producer(&self, deadline: Duration) -> ClientConfig {
         let mut config = self.base();
         config
+            // A repeated message is harmless, and an idempotent producer would refuse all messages
+            // after a fatal error.
+            .set("enable.idempotence", "false")
             // Without reports of successful writes, no claim would be acknowledged.
             .set("delivery.report.only.error", "false")
             .set("acks", "all")
