@@ -95,6 +95,7 @@ pub(super) async fn drops(
     Ok(Json(CouponDrops {
         drops: shown.iter().map(listed).collect(),
         next_page: (drops.len() > skipped.saturating_add(DROPS)).then_some(page + 1),
+        history: app.stores.db.acts_on(coupon.id).await?,
         coupon: settings(&app, &coupon, &drops),
     }))
 }
