@@ -271,8 +271,8 @@ pub(crate) async fn count_sealed(
                 ..Finding::report(
                     Kind::CountMismatch,
                     format!(
-                        "it was sealed with {wanted} rows, now there are {rows}; Redis has forgotten this drop, so restore \
-                         the rows from a backup of MySQL"
+                        "it was sealed with {wanted} rows, now there are {rows}: insert the rows again from a backup of \
+                         MySQL, or have the topic read again"
                     ),
                 )
             });

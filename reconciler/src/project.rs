@@ -7,11 +7,14 @@
 //! claimants, owed users at the head of the waiting list, settings at a new revision. A crash
 //! anywhere leaves the gate closed and everything in MySQL, and the next era repeats it.
 
+use std::ops::RangeInclusive;
+
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
+use firstcome_shared::domain::{ClaimOfSlot, CouponId, DropId, OncePer, Slot};
 use firstcome_shared::redis::gate::{Fence, Opened};
 use firstcome_shared::redis::keys::DropKeys;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, fenced};
 use crate::ledger::Ledger;
@@ -21,6 +24,12 @@ use crate::settings;
 
 /// Slots written by one script.
 const PAGE: Slot = 1_000;
+
+/// Rows read per statement.
+const ROWS_AT_ONCE: Slot = 5_000;
+
+/// Statements that read rows while the rows of an earlier one are written.
+const AHEAD: usize = 2;
 
 /// Writes these drops of a closed coupon to Redis from their rows.
 pub(crate) async fn drops(
@@ -53,14 +62,16 @@ async fn project_drop(
     let count = highest.get(&drop).copied().unwrap_or(0);
     fenced(redis.project_begin(keys, fence, count).await?)?;
     crash_point(Point::DropLoaded);
-    let mut from = 1;
-    while from <= count {
-        ctx.must_go_on()?;
-        let to = from.saturating_add(PAGE - 1).min(count);
-        let rows = read::rows_in_era(ctx, coupon.id, fence.era(), drop, from..=to).await?;
-        let page = redis.project_slots(keys, fence, coupon.once_per, from..=to, &rows);
-        fenced(page.await?)?;
-        from = to.saturating_add(1);
+    let mut read = std::pin::pin!(rows_of(ctx, coupon.id, fence, drop, count));
+    while let Some((slots, rows)) = read.try_next().await? {
+        let mut rows = rows.as_slice();
+        for from in slots.clone().step_by(PAGE as usize) {
+            let to = from.saturating_add(PAGE - 1).min(*slots.end());
+            let (page, others) = rows.split_at(rows.partition_point(|row| row.slot <= to));
+            let write = redis.project_slots(keys, fence, coupon.once_per, from..=to, page);
+            fenced(write.await?)?;
+            rows = others;
+        }
     }
     crash_point(Point::PeopleRebuilt);
     Ok(())
@@ -106,9 +117,6 @@ pub(crate) async fn surroundings(
     Err(PassError::StaysClosed(why.to_owned()))
 }
 
-/// Rows read per statement.
-const ROWS_AT_ONCE: Slot = 5_000;
-
 /// Writes the claimants of a closed coupon from the rows of all its drops. Skips users whose claim
 /// is void: a row may have been read before its user gave it back.
 async fn claimants(
@@ -120,17 +128,32 @@ async fn claimants(
     let redis = &ctx.stores.redis;
     fenced(redis.clear_claimants(coupon, fence).await?)?;
     for drop in drops {
-        let mut from = 1;
-        while from <= drop.quantity {
-            ctx.must_go_on()?;
-            let to = from.saturating_add(ROWS_AT_ONCE - 1).min(drop.quantity);
-            let rows = read::rows_in_era(ctx, coupon, fence.era(), drop.id, from..=to).await?;
+        let mut read = std::pin::pin!(rows_of(ctx, coupon, fence, drop.id, drop.quantity));
+        while let Some((_, rows)) = read.try_next().await? {
             let write = redis.write_claimants(coupon, fence, drop.id, &rows);
             fenced(write.await?)?;
-            from = to.saturating_add(1);
         }
     }
     Ok(())
+}
+
+/// Reads the rows of a drop's slots up to this one, in order, in the era of the fence.
+fn rows_of<'c>(
+    ctx: &'c PassContext,
+    coupon: CouponId,
+    fence: &'c Fence,
+    drop: DropId,
+    highest: Slot,
+) -> impl Stream<Item = Result<(RangeInclusive<Slot>, Vec<ClaimOfSlot>), PassError>> + 'c {
+    let ranges = (1..=highest).step_by(ROWS_AT_ONCE as usize);
+    stream::iter(ranges)
+        .map(move |from| async move {
+            ctx.must_go_on()?;
+            let slots = from..=from.saturating_add(ROWS_AT_ONCE - 1).min(highest);
+            let rows = read::rows_in_era(ctx, coupon, fence.era(), drop, slots.clone());
+            Ok((slots, rows.await?))
+        })
+        .buffered(AHEAD)
 }
 
 /// Opens a coupon once every unsealed drop adds up.

@@ -7,15 +7,15 @@ use parking_lot::Mutex;
 
 use firstcome_testkit::histories::Violation;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, ForeignBatch};
 use crate::schedule::FaultSchedule;
 
 /// A deviation that DESIGN allows.
 pub(crate) struct Excuse {
     /// The rule of DESIGN.
     pub(crate) reason: &'static str,
-    /// Whether the rule applies after this fault. `None` means that it always applies.
-    after: Option<fn(&Fault) -> bool>,
+    /// The rule applies if each of these has occurred.
+    after: &'static [fn(&Fault) -> bool],
     covers: Covers,
 }
 
@@ -53,39 +53,39 @@ pub(crate) struct OpenLetter {
     pub(crate) user: Option<String>,
 }
 
-const EXCUSES: [Excuse; 7] = [
+const EXCUSES: [Excuse; 9] = [
     Excuse {
         reason: "an older state restored into a running store may break promises, which are then listed by name",
-        after: Some(restores_older_state),
+        after: &[restores_older_state],
         covers: Covers::ListedPromise,
     },
     Excuse {
         reason: "an older state restored into a running Redis is believed for up to a second",
-        after: Some(restores_older_keys),
+        after: &[restores_older_keys],
         covers: Covers::Denial,
     },
     Excuse {
         reason: "a user whom a restored Redis has forgotten and who claims again keeps the slot of the row",
-        after: Some(restores_older_keys),
+        after: &[restores_older_keys],
         covers: Covers::SecondClaim,
     },
     Excuse {
         reason: "a promise that cannot be kept is reported by name as long as it is open",
-        after: None,
+        after: &[],
         covers: Covers::Finding(|finding, owed| {
             finding.kind != "redis_lost" && is_owed(owed, finding.drop, finding.user.as_deref())
         }),
     },
     Excuse {
         reason: "the dead letter of a promise that cannot be kept stays with its user's name",
-        after: None,
+        after: &[],
         covers: Covers::OpenLetter(|letter, owed| {
             is_owed(owed, letter.drop, letter.user.as_deref())
         }),
     },
     Excuse {
         reason: "a return that an older MySQL has forgotten stands again, also of a user who claimed again",
-        after: Some(|fault| matches!(fault, Fault::OldDatabase { .. })),
+        after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
         // A user who claimed again moves back to the slot of the revived row, and the later slot
         // goes to another user. Whoever ends without a row is still `Lost`.
         covers: Covers::Violation(|violation, _| {
@@ -101,7 +101,7 @@ const EXCUSES: [Excuse; 7] = [
     },
     Excuse {
         reason: "a return that an older MySQL has forgotten stands again; the slot's next user is listed, if need be under an earlier slot of theirs",
-        after: Some(|fault| matches!(fault, Fault::OldDatabase { .. })),
+        after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
         covers: Covers::Violation(|violation, owed| {
             matches!(violation, Violation::Vanished { drop, person, .. }
                 | Violation::Lost { drop, person, .. }
@@ -109,7 +109,46 @@ const EXCUSES: [Excuse; 7] = [
                 if is_owed(owed, i64::try_from(*drop).ok(), Some(person)))
         }),
     },
+    Excuse {
+        reason: "claims behind an unreadable batch are lost if Redis has lost them, too; their offsets are listed",
+        after: &[is_batch_unreadable, is_redis_lost],
+        covers: Covers::Violation(|violation, _| {
+            matches!(
+                violation,
+                Violation::Lost { .. }
+                    | Violation::PromisedTwice { .. }
+                    | Violation::Denied { .. }
+                    | Violation::OtherSlot { .. }
+                    | Violation::Contradiction { .. }
+            )
+        }),
+    },
+    Excuse {
+        reason: "a user whose claim was behind an unreadable batch and is lost in Redis, too, has no slot",
+        after: &[is_batch_unreadable, is_redis_lost],
+        covers: Covers::Denial,
+    },
 ];
+
+fn is_batch_unreadable(fault: &Fault) -> bool {
+    let batch = ForeignBatch::Garbled;
+    matches!(fault, Fault::Batch { batch: it, .. } if *it == batch)
+}
+
+fn is_redis_lost(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::TruncatedAof { .. }
+            | Fault::Flush
+            | Fault::OldCopy { .. }
+            | Fault::StaleReplica { .. }
+            | Fault::Demotion { .. }
+            | Fault::DropKeysLost
+            | Fault::KeyLost { .. }
+            | Fault::RestoredKeys { .. }
+            | Fault::WrongType { .. }
+    )
+}
 
 fn is_owed(owed: &Owed, drop: Option<i64>, user: Option<&str>) -> bool {
     drop.zip(user)
@@ -133,11 +172,8 @@ pub(crate) struct Excuses {
 
 impl Excuses {
     pub(crate) fn of(schedule: &FaultSchedule) -> Self {
-        let applies = |excuse: &&Excuse| {
-            excuse
-                .after
-                .is_none_or(|after| schedule.faults.iter().any(|timed| after(&timed.fault)))
-        };
+        let has = |after: &fn(&Fault) -> bool| schedule.faults.iter().any(|it| after(&it.fault));
+        let applies = |excuse: &&Excuse| excuse.after.iter().all(has);
         Self {
             all: EXCUSES.iter().filter(applies).collect(),
             used: Mutex::default(),
@@ -317,6 +353,23 @@ mod tests {
         };
         assert!(after(&[old_database()]).violation(&twice, &Owed::new()));
         assert!(!after(&[restored(), Fault::Flush]).violation(&twice, &Owed::new()));
+    }
+
+    #[test]
+    fn claims_behind_an_unreadable_batch_may_be_lost_only_if_redis_lost_them_too() {
+        let lost = Violation::Lost {
+            drop: 1,
+            slot: 40,
+            person: "u-1".into(),
+        };
+        let batch = |batch| Fault::Batch { batch, ms: 1 };
+        let garbled = batch(ForeignBatch::Garbled);
+        let may_lose = |faults: &[Fault]| after(faults).violation(&lost, &Owed::new());
+        assert!(may_lose(&[garbled.clone(), Fault::Flush]));
+        assert!(after(&[garbled.clone(), Fault::Flush]).denial());
+        assert!(!may_lose(std::slice::from_ref(&garbled)));
+        assert!(!may_lose(&[Fault::Flush]));
+        assert!(!may_lose(&[batch(ForeignBatch::Mirrored), Fault::Flush]));
     }
 
     #[test]

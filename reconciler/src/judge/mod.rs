@@ -37,6 +37,12 @@ pub struct RedisPage {
     pub odd: u64,
 }
 
+impl RedisPage {
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.free.is_empty() && self.odd == 0
+    }
+}
+
 /// M: the page in MySQL.
 #[derive(Debug, Clone, Default)]
 pub struct MysqlPage {

@@ -33,6 +33,8 @@ async fn rebuilt_drop_has_its_rows_and_free_gaps() {
         for _repeated in 0..2 {
             let page = redis.project_slots(keys, fence, OncePer::Coupon, first..=last, &rows);
             assert_eq!(page.await.unwrap(), Fenced::Done(0));
+            let claimants = redis.write_claimants(world.coupon, fence, keys.drop, &rows);
+            assert_eq!(claimants.await.unwrap(), Fenced::Done(()));
         }
     }
     let settings = redis.load(keys, fence, 2, &world.meta).await;

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use chrono::DateTime;
-use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant,
@@ -324,7 +324,13 @@ impl ScriptWorld {
                 let rows = rows.iter().filter(|row| slots.contains(&row.slot));
                 let rows: Vec<ClaimOfSlot> = rows.map(claim_of).collect();
                 let written = redis.project_slots(keys, fence, once_per, slots, &rows);
-                words(&written.await.unwrap())
+                let written = written.await.unwrap();
+                if once_per == OncePer::Coupon && !rows.is_empty() {
+                    let claimants = redis.write_claimants(self.coupon, fence, keys.drop, &rows);
+                    let is_stale = claimants.await.unwrap() == Fenced::Stale;
+                    assert_eq!(is_stale, written == Fenced::Stale);
+                }
+                words(&written)
             }
             FencedCommand::ClearClaimants => {
                 words(&redis.clear_claimants(self.coupon, fence).await.unwrap())

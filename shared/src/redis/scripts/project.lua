@@ -62,8 +62,9 @@ for i, user in ipairs(names) do
         end
     end
 end
-if per_coupon and #claims > 0 then redis.call('HSET', KEYS[3], unpack(claims)) end
-if how == 'page' then
+if how == 'claimants' and #claims > 0 then
+    redis.call('HSET', KEYS[3], unpack(claims))
+elseif how == 'page' then
     for slot = tonumber(ARGV[5]), tonumber(ARGV[6]) do
         if not held[slot] then
             free[#free + 1] = slot
