@@ -8,6 +8,27 @@ const parts = (root) => [...root.querySelectorAll("[data-part]")];
 const leaves = (root) => [...root.querySelectorAll("[data-live]")];
 const names = (elements) => elements.map((one) => one.dataset.live).join(" ");
 
+const UTC = /(\d{4}-\d\d-\d\d) (\d\d:\d\d(?::\d\d)?) UTC/;
+
+/** Shows times in the browser's time zone, and in UTC on hover. Windows keep the coupon's own zone. */
+function localise(root) {
+  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  const found = [];
+  while (walker.nextNode()) if (UTC.test(walker.currentNode.data)) found.push(walker.currentNode);
+  for (const text of found) {
+    const [utc, day, clock] = UTC.exec(text.data);
+    const at = new Date(`${day}T${clock}Z`);
+    if (!at.getTimezoneOffset()) continue;
+    const time = document.createElement("time");
+    time.title = utc;
+    // Sweden writes dates as 2026-12-01 15:00:00.
+    time.textContent = at.toLocaleString("sv-SE").slice(0, day.length + 1 + clock.length);
+    const rest = text.splitText(text.data.indexOf(utc));
+    rest.data = rest.data.slice(utc.length);
+    rest.before(time);
+  }
+}
+
 /** Replaces only elements that differ: the selection, the focus and a screen reader's position stay. */
 function merge(mine, fresh) {
   if (mine.className !== fresh.className) mine.className = fresh.className;
@@ -26,6 +47,7 @@ function show(html) {
   const fresh = document.createElement("template");
   // Safe: this server wrote it and escapes every text in it.
   fresh.innerHTML = html;
+  localise(fresh.content);
   const focused = document.activeElement?.id;
   const now = parts(fresh.content);
   parts(board).forEach((mine, at) => merge(mine, now[at]));
@@ -67,6 +89,8 @@ async function listen() {
   isBusy = false;
   timer = setTimeout(listen, EVERY_MS);
 }
+
+localise(document.body);
 
 if (status?.dataset.source) {
   document.addEventListener("visibilitychange", listen);

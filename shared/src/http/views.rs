@@ -186,10 +186,6 @@ pub struct DropDetails {
     pub coupon: CouponSettings,
     /// The response of `GET /v1/overview`, limited to this drop.
     pub overview: Overview,
-    /// Drops of the coupon that are not closed. A new quantity applies to all of them.
-    pub open_drops: u32,
-    /// The largest quantity of the coupon and of its drops that are not sealed.
-    pub largest_quantity: Slot,
     /// Users whose loss of a slot waits for a confirmation; null: none.
     pub held_back: Option<u32>,
     /// Broken promises of the drop, 1,000 at most.
