@@ -13,7 +13,7 @@ use super::chart::{Chart, chart};
 use super::client::{HttpRefusal, encoded};
 use super::coupon::only_for;
 use super::overview::{Board, drop_board};
-use super::page::{Fields, Page, Screen, Top, answer};
+use super::page::{Fields, Page, Screen, Top, answer, notice};
 use super::text::Text;
 
 #[derive(Template)]
@@ -108,6 +108,8 @@ struct BegunPass {
 
 async fn started(page: &Page, mut body: Value) -> Screen {
     body["wait"] = false.into();
-    let begun: BegunPass = page.post("/v1/reconcile", &body).await?;
-    Ok(Redirect::to(&format!("/runs/{}", begun.run_id)).into_response())
+    match page.post::<BegunPass>("/v1/reconcile", &body).await {
+        Ok(begun) => Ok(Redirect::to(&format!("/runs/{}", begun.run_id)).into_response()),
+        Err(why) => Ok(notice("No pass was begun", why.status, &why.sentence())),
+    }
 }

@@ -22,7 +22,9 @@ function localise(root) {
     const time = document.createElement("time");
     time.title = utc;
     // Sweden writes dates as 2026-12-01 15:00:00.
-    time.textContent = at.toLocaleString("sv-SE").slice(0, day.length + 1 + clock.length);
+    const there = at.toLocaleString("sv-SE").slice(0, day.length + 1 + clock.length);
+    const zone = at.toLocaleTimeString("en", { timeZoneName: "short" }).split(" ").pop();
+    time.textContent = `${there} ${zone}`;
     const rest = text.splitText(text.data.indexOf(utc));
     rest.data = rest.data.slice(utc.length);
     rest.before(time);

@@ -336,7 +336,7 @@ async fn missed_runs_and_the_daily_digest_are_mailed() {
         desk.subjects(A)[1..],
         [
             "[firstcome] action needed: a run of DEEP_CRON is late, for 3 h",
-            "[firstcome] daily digest: 2 problems open · 1 run · 1 drop exact",
+            "[firstcome] daily digest: 1 problem open · 1 run · 1 drop exact",
         ]
     );
     let mails = desk.sink.mails();

@@ -19,6 +19,8 @@ use crate::notify::wording::line;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AlertsQuery {
+    /// Only alerts with this status.
+    #[param(example = "firing")]
     status: Option<AlertState>,
     /// Only alerts with a lower ID.
     before: Option<i64>,

@@ -164,6 +164,9 @@ async fn raising_the_quantity_from_the_mails_link_resolves_broken_promises() {
     mailed(&f.world, &["resolved", "Winter coupon"]).await;
     assert_whole(&f.world, &coupon, 20, 20).await;
     assert_kept(&f.world, &coupon, &answers, &[]).await;
+    let base = daemon.http().base();
+    let drop = format!("{base}/coupons/{}/drops/{}", coupon.id, coupon.drop);
+    browser.visit(&drop).await;
     phone.pass(&["nothing found"]).await;
 }
 
