@@ -91,7 +91,7 @@ async fn an_operator_repairs_a_drop_and_opens_every_screen_at_a_desk_and_on_a_ph
         ("ops-coupon", &coupon_page, "people get it at"),
         ("ops-letter", "/dead-letters/701", "Discard dead letter 701"),
         ("ops-new", new, "Fri 2130-12-01 15:00 +09:00"),
-        ("ops-drop-again", &drop, "Pause coupon"),
+        ("ops-drop-again", &drop, "Pause, raise or change it"),
     ] {
         browser.visit(&format!("{base}{path}")).await;
         until_text(&browser, shown).await;
