@@ -344,7 +344,7 @@ mod tests {
         let comparison = serde_json::json!({
             "size": {"requests": 2_000, "quantity": 100, "connections": 64, "killed": 300}, "cores": 2,
             "nothing": {"tally": tally, "spread": [19_000.0, 20_500.0]},
-            "runs": [run("a", 114, None), run("h", 100, Some(0))],
+            "runs": [run("d", 114, None), run("h", 100, Some(0))],
         });
         serde_json::from_value(comparison).unwrap()
     }
@@ -369,7 +369,7 @@ mod tests {
         let table = table(&comparison);
         assert!(
             table.contains(
-                "| a count rows, then insert | 20,000 (18,500–21,000) | 1.50 · 12 | – | **114** | 0 | – · – |"
+                "| d SELECT … FOR UPDATE on the stock row | 20,000 (18,500–21,000) | 1.50 · 12 | – | **114** | 0 | – · – |"
             ),
             "{table}"
         );
