@@ -97,12 +97,11 @@ impl Data {
             {
                 problems.push(format!("deploy/kubernetes: {key} is in the {kind} {name}"));
             }
-            for key in ["OPS_TOKEN", "TRUSTED_HEADER_SECRET"] {
-                if keys.get(key).is_some_and(|value| value.len() >= 32) {
-                    problems.push(format!(
-                        "deploy/kubernetes: start-up would accept the {key} that is published here"
-                    ));
-                }
+            if keys.get("OPS_TOKEN").is_some_and(|value| value.len() >= 32) {
+                problems.push(
+                    "deploy/kubernetes: start-up would accept the OPS_TOKEN that is published here"
+                        .to_owned(),
+                );
             }
         }
         problems
@@ -161,24 +160,11 @@ impl Pod<'_> {
     }
 
     fn container(&self, process: &Process<'_>, container: &Value) -> Result<Problems> {
-        let Process {
-            place,
-            command,
-            environment,
-            ..
-        } = process;
+        let Process { place, command, .. } = process;
         let mut problems = Problems::new();
         let listens = container["ports"][0]["containerPort"].to_string();
         if let Some(port) = port(command).filter(|port| *port != listens) {
             problems.push(format!("{place}: it listens on {port}"));
-        }
-        let trusts = environment
-            .get("USER_AUTH")
-            .is_some_and(|auth| auth == "trusted-header");
-        if *command == "serve" && trusts && !environment.contains_key("TRUSTED_HEADER_SECRET") {
-            problems.push(format!(
-                "{place}: without TRUSTED_HEADER_SECRET every pod can claim for any user"
-            ));
         }
         problems.extend(self.shutdown(process, container));
         if !Regex::new(":[0-9.]+$|@sha256:")?.is_match(text(&container["image"])) {
