@@ -14,12 +14,14 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
 use super::figures::median;
 use crate::Bench;
-use crate::baselines::routes::PARTITIONS;
 use crate::ceiling::{insert_rows_by, person};
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "consumer";
+
+/// Partitions of the topic, as created by `migrate`.
+const PARTITIONS: u32 = 12;
 
 /// Number of turns of the consumer and of plain inserts. They alternate, so that background load
 /// affects both.

@@ -2,14 +2,13 @@
 //! published the claim.
 
 use anyhow::{Result, ensure};
-use firstcome_load::launch::{ANY_PORT, Installation, Service};
+use firstcome_load::launch::{ANY_PORT, Installation, InstallationCoupon, Service, until};
 use firstcome_load::measure::server_cpu;
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use tokio::time::Instant;
 
 use super::figures::{Ratios, median, spread};
-use super::scaling::until_open;
 use crate::Bench;
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
@@ -129,4 +128,37 @@ impl Turns {
             Measurement::of(PART, what, median(self.mysql_us.clone()), "µs"),
         ]
     }
+}
+
+/// Waits until every API shows every coupon as open.
+async fn until_open(
+    installation: &Installation,
+    apis: &[Service],
+    coupons: &[InstallationCoupon],
+) -> Result<()> {
+    for api in apis {
+        until("every API shows every coupon as open", async || {
+            knows(installation, api, coupons).await
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn knows(
+    installation: &Installation,
+    api: &Service,
+    coupons: &[InstallationCoupon],
+) -> Result<bool> {
+    installation.until_ready(api).await?;
+    for coupon in coupons {
+        let shown = installation
+            .ops(api)?
+            .get(&format!("/v1/coupons/{}", coupon.id))
+            .await?;
+        if shown["current_drop"]["state"] != "open" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
