@@ -104,7 +104,8 @@ impl Catalogue {
     }
 
     /// Reads a coupon that this process has just written, or that has a new era. Concurrent calls
-    /// share a query that begins after them. A finished coupon counts as live until the next refresh.
+    /// share a query that begins after them. A finished coupon counts as live until the next
+    /// refresh.
     pub(crate) async fn reread(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
         let asked = Instant::now();
         let read = async {

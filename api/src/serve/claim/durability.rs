@@ -228,7 +228,8 @@ impl Durability {
         has_row.then_some(SecondStore::Fallback)
     }
 
-    /// Reads who has the slots of these claims of one drop. Returns `None` if MySQL does not answer.
+    /// Reads who has the slots of these claims of one drop. Returns `None` if MySQL does not
+    /// answer.
     async fn rows<'c>(
         &self,
         claims: impl Iterator<Item = &'c AdmittedClaim>,

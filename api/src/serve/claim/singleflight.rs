@@ -1,5 +1,5 @@
-//! Singleflight: concurrent retries of a claim share one write to a second store, and a claim that is
-//! known to be stored is not written again.
+//! Singleflight: concurrent retries of a claim share one write to a second store, and a claim that
+//! is known to be stored is not written again.
 //!
 //! A claim is known by its slot, user and time of admission. If a repair gives the slot to another
 //! user, or to the same user a second time, the claim differs and is written again. What is known

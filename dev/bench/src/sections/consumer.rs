@@ -18,10 +18,9 @@ use crate::ceiling::{insert_rows_by, person};
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
-const PART: &str = "consumer";
-
 /// Partitions of the topic, as created by `migrate`.
 const PARTITIONS: u32 = 12;
+const PART: &str = "consumer";
 
 /// Number of turns of the consumer and of plain inserts. They alternate, so that background load
 /// affects both.

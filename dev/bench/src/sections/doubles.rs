@@ -2,7 +2,7 @@
 //! published the claim.
 
 use anyhow::{Result, ensure};
-use firstcome_load::launch::{ANY_PORT, Installation, InstallationCoupon, Service, until};
+use firstcome_load::launch::{ANY_PORT, Installation, Service, until};
 use firstcome_load::measure::server_cpu;
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
@@ -79,7 +79,15 @@ async fn turn(
         installation.api_at("api-1", ANY_PORT).await?,
     ];
     let coupon = installation.coupon(&apis[0], people).await?;
-    until_open(installation, &apis, &[coupon]).await?;
+    for api in &apis {
+        until("every API shows the coupon as open", async || {
+            installation.until_ready(api).await?;
+            let path = format!("/v1/coupons/{}", coupon.id);
+            let shown = installation.ops(api)?.get(&path).await?;
+            Ok(shown["current_drop"]["state"] == "open")
+        })
+        .await?;
+    }
     // Both crowds consist of the same users in the same order.
     let crowd = |api: &Service| {
         let address = api.address()?;
@@ -128,37 +136,4 @@ impl Turns {
             Measurement::of(PART, what, median(self.mysql_us.clone()), "µs"),
         ]
     }
-}
-
-/// Waits until every API shows every coupon as open.
-async fn until_open(
-    installation: &Installation,
-    apis: &[Service],
-    coupons: &[InstallationCoupon],
-) -> Result<()> {
-    for api in apis {
-        until("every API shows every coupon as open", async || {
-            knows(installation, api, coupons).await
-        })
-        .await?;
-    }
-    Ok(())
-}
-
-async fn knows(
-    installation: &Installation,
-    api: &Service,
-    coupons: &[InstallationCoupon],
-) -> Result<bool> {
-    installation.until_ready(api).await?;
-    for coupon in coupons {
-        let shown = installation
-            .ops(api)?
-            .get(&format!("/v1/coupons/{}", coupon.id))
-            .await?;
-        if shown["current_drop"]["state"] != "open" {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

@@ -1,5 +1,5 @@
-//! Designs that keep everything in MySQL. Each is implemented as well as its kind allows, behind the
-//! same HTTP front as Firstcome and on the same server.
+//! Designs that keep everything in MySQL. Each is implemented as well as its kind allows, behind
+//! the same HTTP front as Firstcome and on the same server.
 
 mod counter_row;
 mod front;
