@@ -1,4 +1,4 @@
-# Eight words. Settings go behind the word and reach the programs through the environment: make demo PEOPLE=50000
+# Settings go behind the word and reach the programs through the environment: make demo PEOPLE=50000
 # Everything else is a job of `cargo xtask help`. dev/setup.sh installs Rust and a C compiler if they are missing.
 
 xtask := @dev/setup.sh && exec cargo xtask
