@@ -93,9 +93,6 @@ async fn no_orphans(system: &SystemUnderTest) -> Result<()> {
         number(system, days).await? == 0,
         "a day was given out twice"
     );
-    if system.single().is_err() {
-        return Ok(());
-    }
     let redis = system.redis();
     let keys: Vec<String> = redis.try_command(&["KEYS", &redis.own("*:users")]).await?;
     for key in keys {

@@ -2,7 +2,7 @@
 //! nothing.
 //!
 //! - [`designs`]: the usual designs, behind the same HTTP front as Firstcome.
-//! - [`comparison`]: the same rush on each of them and on Firstcome, as a table and a picture.
+//! - [`comparison`]: the same rush on each of them and on Firstcome, as a table.
 //! - [`routes`]: a route that does nothing.
 
 pub mod comparison;

@@ -1,10 +1,9 @@
-//! `firstcome-baselines`: the processes of the designs and routes, and the chart of a comparison.
+//! `firstcome-baselines`: the processes of the designs and routes.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use firstcome_bench::baselines::comparison::{self, Picture};
 use firstcome_bench::baselines::designs::{self, DesignArgs};
 use firstcome_bench::baselines::routes;
 use firstcome_load::ended;
@@ -17,8 +16,6 @@ enum Command {
     Serve(DesignArgs),
     /// A route that does nothing and answers `sold_out`
     Nothing,
-    /// Update the README's chart and table from a report of the bench
-    Picture(Picture),
 }
 
 #[tokio::main]
@@ -33,6 +30,5 @@ async fn run(command: Command) -> Result<()> {
     match command {
         Command::Serve(args) => designs::serve(&args).await,
         Command::Nothing => routes::nothing().await,
-        Command::Picture(picture) => comparison::draw(&picture),
     }
 }

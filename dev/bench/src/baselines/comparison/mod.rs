@@ -1,7 +1,7 @@
 //! Runs the same rush against every design and Firstcome, each freshly started on the same servers.
 
-mod picture;
 mod processes;
+mod table;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,6 @@ use firstcome_load::workload::Workload;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-pub use self::picture::{Picture, draw};
 pub(crate) use self::processes::Processes;
 use self::processes::program;
 use crate::baselines::designs::Design;
