@@ -1,9 +1,10 @@
-//! Draws a chart with two lines that show slots over the time since the opening. The labels of both
-//! axes are evenly spaced, so that the style sheet can place them: the page has no inline styles.
+//! The pace of a drop: a chart with two lines that show slots over the time since the opening, and a
+//! sentence that says the same. The labels of both axes are evenly spaced, so that the style sheet
+//! can place them: the page has no inline styles.
 
-use chrono::TimeDelta;
-
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::wording::grouped;
+use firstcome_shared::http::views::{DropOverview, SlotTimes};
 
 /// Width and height of the drawing, in its own units.
 const SIZE: f64 = 1_000.0;
@@ -11,38 +12,26 @@ const SIZE: f64 = 1_000.0;
 /// Number of divisions of the time axis.
 const PARTS: i64 = 4;
 
-/// Readable lengths of a division, in milliseconds.
-const STEPS: [i64; 24] = [
+/// Readable lengths of a division in milliseconds; beyond the largest, whole days.
+const STEPS: [i64; 10] = [
     100,
-    200,
     500,
     1_000,
-    2_000,
     5_000,
-    10_000,
     15_000,
-    30_000,
     MINUTE,
-    2 * MINUTE,
     5 * MINUTE,
-    10 * MINUTE,
     15 * MINUTE,
-    30 * MINUTE,
     HOUR,
-    2 * HOUR,
-    3 * HOUR,
     6 * HOUR,
-    12 * HOUR,
-    DAY,
-    2 * DAY,
-    5 * DAY,
-    10 * DAY,
 ];
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 
 pub(super) struct Chart {
+    /// The origin of the time axis.
+    pub(super) since: &'static str,
     /// Points of an SVG polyline.
     pub(super) admitted: String,
     pub(super) issued: String,
@@ -52,59 +41,82 @@ pub(super) struct Chart {
     pub(super) times: Vec<String>,
     /// Labels of the slot axis, from top to bottom.
     pub(super) slots: Vec<String>,
+    /// When half of the slots were given, the latest row, and the share of rows within a second.
+    pub(super) summary: String,
 }
 
-/// Draws the chart. Both lists are sorted times since the opening. `sampled` is the number of the
-/// drop's slots in the sample.
-pub(super) fn chart(
-    admitted: &[TimeDelta],
-    issued: &[TimeDelta],
-    quantity: u32,
-    sampled: usize,
-) -> Chart {
-    let longest = admitted
-        .last()
-        .max(issued.last())
-        .copied()
-        .unwrap_or_default()
-        .num_milliseconds();
-    let fits = |step: &i64| step * PARTS >= longest;
-    // Beyond the largest step, use whole days.
-    let step = STEPS
-        .into_iter()
-        .find(fits)
-        .unwrap_or((longest / PARTS / DAY + 1) * DAY);
-    let end = TimeDelta::milliseconds(step * PARTS);
-    let parts = parts(quantity);
-    // Each user in the sample represents several users.
-    #[expect(clippy::cast_precision_loss, reason = "a sample of a hundred")]
-    let up = |number: usize| SIZE - number as f64 / sampled.max(number) as f64 * SIZE;
-    let point = |(at, since): (usize, &TimeDelta)| {
-        format!(
-            "{:.1},{:.1}",
-            since.as_seconds_f64() / end.as_seconds_f64() * SIZE,
-            up(at + 1)
-        )
+/// Draws a sample of a drop's slots, or `None` if it is empty.
+pub(super) fn chart(sample: &[SlotTimes], drop: &DropOverview, sampled: u32) -> Option<Chart> {
+    let first = sample.iter().map(|one| one.claimed_at).min()?;
+    let end = sample
+        .iter()
+        .map(|one| one.issued_at.unwrap_or(one.claimed_at));
+    // If the first admissions are long after the opening, start the axis at the first one.
+    // Otherwise the chart would be a single line at its edge.
+    let (begin, since) = if first - drop.opens_at > end.max()? - first {
+        (first, "the first admission")
+    } else {
+        (drop.opens_at, "the opening")
     };
-    let points = |all: &[TimeDelta]| {
-        all.iter()
-            .enumerate()
-            .map(point)
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
+    let after = |at: DateTime<Utc>| (at - begin).max(TimeDelta::zero());
+    let mut admitted: Vec<TimeDelta> = sample.iter().map(|one| after(one.claimed_at)).collect();
+    let issued = sample.iter().filter_map(|one| one.issued_at);
+    let mut issued: Vec<TimeDelta> = issued.map(after).collect();
+    admitted.sort_unstable();
+    issued.sort_unstable();
+    let longest = admitted.last().max(issued.last())?.num_milliseconds();
+    let step = STEPS.into_iter().find(|step| step * PARTS >= longest);
+    let step = step.unwrap_or((longest / PARTS / DAY + 1) * DAY);
+    let parts = parts(drop.quantity);
+    let line = |times: &[TimeDelta]| line(times, step * PARTS, sampled as usize);
     let across = (1..PARTS).map(|part| format!("M{} 0V1000", part * 1_000 / PARTS));
     let upwards = (1..parts).map(|part| format!("M0 {}H1000", part * 1_000 / parts));
-    Chart {
-        admitted: points(admitted),
-        issued: points(issued),
+    let slot = |part| grouped(u64::from(drop.quantity) * part / parts);
+    Some(Chart {
+        since,
+        admitted: line(&admitted),
+        issued: line(&issued),
         grid: across.chain(upwards).collect(),
         times: (0..=PARTS).map(|part| label(step * part)).collect(),
-        slots: (0..=parts)
-            .rev()
-            .map(|part| grouped(u64::from(quantity) * part / parts))
-            .collect(),
+        slots: (0..=parts).rev().map(slot).collect(),
+        summary: summary(sample, &admitted, since)?,
+    })
+}
+
+/// Draws one line. Each user in the sample represents several users.
+fn line(times: &[TimeDelta], end_ms: i64, sampled: usize) -> String {
+    let mut points = String::new();
+    #[expect(clippy::cast_precision_loss, reason = "a sample of a hundred")]
+    for (at, time) in times.iter().enumerate() {
+        let x = time.num_milliseconds() as f64 / end_ms as f64 * SIZE;
+        let y = SIZE - (at + 1) as f64 / sampled.max(times.len()) as f64 * SIZE;
+        points = format!("{points}{x:.1},{y:.1} ");
     }
+    points.trim_end().to_owned()
+}
+
+fn summary(sample: &[SlotTimes], admitted: &[TimeDelta], since: &str) -> Option<String> {
+    let took = |one: &SlotTimes| Some((one.issued_at? - one.claimed_at).max(TimeDelta::zero()));
+    let half = length(*admitted.get(admitted.len().saturating_sub(1) / 2)?);
+    let last = length(*admitted.last()?);
+    let mut text =
+        format!("Half of them were admitted within {half} of {since}, the last after {last}.");
+    let slowest = sample.iter().max_by_key(|one| took(one))?;
+    if let Some(took) = took(slowest) {
+        let (took, slot) = (length(took), grouped(slowest.slot.into()));
+        text = format!("{text} The slowest row came {took} after its claim, in slot {slot}.");
+    }
+    let in_time = sample.iter().filter_map(took);
+    let in_time = in_time
+        .filter(|took| *took <= TimeDelta::seconds(1))
+        .count();
+    // It never rounds up to 100 %.
+    let tenths = in_time * 1_000 / sample.len();
+    let (whole, tenth, all) = (tenths / 10, tenths % 10, sample.len());
+    text = format!(
+        "{text} Admissions that had their row within a second: {whole}.{tenth} % of {all} sampled."
+    );
+    Some(text)
 }
 
 /// Returns the number of divisions of the slot axis, so that labels are whole numbers or nearly so.
@@ -117,19 +129,19 @@ fn parts(quantity: u32) -> u64 {
 }
 
 fn label(ms: i64) -> String {
-    let whole = |unit: i64| ms % unit == 0;
-    match ms {
-        0 => "0".to_owned(),
-        _ if whole(DAY) => format!("{} d", ms / DAY),
-        _ if whole(HOUR) => format!("{} h", ms / HOUR),
-        _ if whole(MINUTE) => format!("{} min", ms / MINUTE),
-        _ if whole(1_000) => format!("{} s", ms / 1_000),
-        _ => length(TimeDelta::milliseconds(ms)),
+    for (unit, name) in [(DAY, "d"), (HOUR, "h"), (MINUTE, "min"), (1_000, "s")] {
+        if ms > 0 && ms % unit == 0 {
+            return format!("{} {name}", ms / unit);
+        }
     }
+    if ms == 0 {
+        return "0".to_owned();
+    }
+    length(TimeDelta::milliseconds(ms))
 }
 
 /// Formats a duration in its largest unit.
-pub(super) fn length(time: TimeDelta) -> String {
+fn length(time: TimeDelta) -> String {
     match time.num_minutes() {
         ..2 => format!("{:.1} s", time.as_seconds_f64()),
         minutes @ 2..120 => format!("{minutes} min"),
@@ -140,35 +152,67 @@ pub(super) fn length(time: TimeDelta) -> String {
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::coupon::DropState;
+    use firstcome_shared::domain::{CouponId, DropId};
+
     use super::*;
 
+    fn at(ms: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::milliseconds(ms)
+    }
+
+    fn of_drop(quantity: u32) -> DropOverview {
+        DropOverview {
+            coupon_id: CouponId(1),
+            coupon_name: "Winter".to_owned(),
+            time_zone: None,
+            drop_id: DropId(7),
+            opens_at: at(0),
+            closes_at: None,
+            quantity,
+            state: DropState::Open,
+            verified: true,
+            redis: None,
+            rows: None,
+            failed_claims: None,
+            stuck: false,
+            last_run: String::new(),
+        }
+    }
+
+    fn slot(slot: u32, claimed: i64, issued: Option<i64>) -> SlotTimes {
+        SlotTimes {
+            slot,
+            claimed_at: at(claimed),
+            issued_at: issued.map(at),
+        }
+    }
+
     #[test]
-    fn axes_end_at_round_numbers_and_cover_all_points() {
-        let drawn = |ms: i64, quantity: u32| {
-            let at = [TimeDelta::milliseconds(ms)];
-            let one = chart(&at, &at, quantity, 1);
-            let x: f64 = one.issued.split(',').next().unwrap().parse().unwrap();
-            assert!(x <= SIZE, "{ms}: {x}");
-            (one.times.join(", "), one.slots.join(", "))
-        };
-        for (ms, times) in [
-            (0, "0, 0.1 s, 0.2 s, 0.3 s, 0.4 s"),
-            (401, "0, 0.2 s, 0.4 s, 0.6 s, 0.8 s"),
-            (4_600, "0, 2 s, 4 s, 6 s, 8 s"),
-            (60_000, "0, 15 s, 30 s, 45 s, 1 min"),
-            (90 * MINUTE, "0, 30 min, 1 h, 90 min, 2 h"),
-            (DAY, "0, 6 h, 12 h, 18 h, 1 d"),
-            (41 * DAY, "0, 11 d, 22 d, 33 d, 44 d"),
-        ] {
-            assert_eq!(drawn(ms, 100).0, times);
-        }
-        for (quantity, slots) in [
-            (1, "1, 0"),
-            (6, "6, 3, 0"),
-            (20, "20, 15, 10, 5, 0"),
-            (1_001, "1,001, 750, 500, 250, 0"),
-        ] {
-            assert_eq!(drawn(0, quantity).1, slots);
-        }
+    fn lines_labels_and_sentence_say_the_same() {
+        let sample = [
+            slot(1, 200, Some(400)),
+            slot(2, 800, Some(3_900)),
+            slot(3, 1_000, None),
+        ];
+        let chart = chart(&sample, &of_drop(4), 4).unwrap();
+        assert_eq!(chart.admitted, "50.0,750.0 200.0,500.0 250.0,250.0");
+        assert_eq!(chart.issued, "100.0,750.0 975.0,500.0");
+        assert_eq!(chart.times, ["0", "1 s", "2 s", "3 s", "4 s"]);
+        assert_eq!(chart.slots, ["4", "3", "2", "1", "0"]);
+        assert_eq!(
+            chart.summary,
+            "Half of them were admitted within 0.8 s of the opening, the last after 1.0 s. \
+             The slowest row came 3.1 s after its claim, in slot 2. \
+             Admissions that had their row within a second: 33.3 % of 3 sampled."
+        );
+    }
+
+    #[test]
+    fn late_admissions_begin_the_axis_and_an_empty_sample_has_no_chart() {
+        assert!(chart(&[], &of_drop(4), 4).is_none());
+        let late = chart(&[slot(1, 3_600_000, None)], &of_drop(3), 3).unwrap();
+        assert_eq!(late.since, "the first admission");
+        assert_eq!(late.slots, ["3", "0"]);
     }
 }

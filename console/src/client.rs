@@ -9,11 +9,10 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, Request, StatusCode};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
 use firstcome_notifier::wording::{LONGEST, capital, line};
 use firstcome_shared::http::api_client::CouponApiClient;
 use firstcome_shared::http::ops::Peer;
-use http_body_util::{BodyExt as _, Collected, Limited};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -30,41 +29,27 @@ const BODY: usize = 32 * 1024 * 1024;
 pub(crate) struct Credentials {
     pub(crate) authorization: HeaderValue,
     /// The name that `ops_actions` records.
-    pub(crate) name: Option<String>,
+    pub(crate) name: String,
     /// The address of the browser.
     pub(crate) peer: Option<Peer>,
     pub(crate) forwarded_for: Vec<HeaderValue>,
 }
 
 impl Credentials {
-    /// Returns credentials of the program itself, with this token.
-    pub(crate) fn program(authorization: HeaderValue) -> Self {
-        Self {
-            authorization,
-            name: None,
-            peer: None,
-            forwarded_for: Vec::new(),
-        }
-    }
-
     fn request(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Request<Bytes>> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(AUTHORIZATION, &self.authorization);
-        if let Some(name) = &self.name {
-            request = request.header("x-operator", HeaderValue::from_bytes(name.as_bytes())?);
-        }
+            .header(AUTHORIZATION, &self.authorization)
+            .header("x-operator", HeaderValue::from_bytes(self.name.as_bytes())?);
         for value in &self.forwarded_for {
             request = request.header("x-forwarded-for", value);
         }
-        let body = if body.is_null() {
-            Bytes::new()
-        } else {
-            request = request.header(CONTENT_TYPE, "application/json");
-            Bytes::from(body.to_string())
-        };
-        Ok(request.body(body)?)
+        if body.is_null() {
+            return Ok(request.body(Bytes::new())?);
+        }
+        let request = request.header(CONTENT_TYPE, "application/json");
+        Ok(request.body(Bytes::from(body.to_string()))?)
     }
 }
 
@@ -78,10 +63,13 @@ pub(crate) struct HttpRefusal {
 
 impl HttpRefusal {
     pub(crate) fn new(status: StatusCode, why: impl Into<String>) -> Self {
-        Self {
-            status,
-            why: why.into(),
-        }
+        let why = why.into();
+        Self { status, why }
+    }
+
+    /// Rejects what was typed.
+    pub(crate) fn typed(why: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, format!("{why} Nothing was done"))
     }
 
     /// Returns the reason with a capital letter and a full stop.
@@ -98,13 +86,12 @@ pub(crate) fn encoded(text: &str) -> String {
 /// Builds a query string of these parameters, without empty ones.
 pub(crate) fn query(parameters: &[(&str, &str)]) -> String {
     let given = parameters.iter().filter(|(_, value)| !value.is_empty());
-    let pairs: Vec<String> = given
-        .map(|(name, value)| format!("{name}={}", encoded(value)))
-        .collect();
+    let pairs = given.map(|(name, value)| format!("{name}={}", encoded(value)));
+    let pairs = pairs.collect::<Vec<_>>().join("&");
     if pairs.is_empty() {
-        String::new()
+        pairs
     } else {
-        format!("?{}", pairs.join("&"))
+        format!("?{pairs}")
     }
 }
 
@@ -123,9 +110,8 @@ impl Backends {
         reconciler: Router,
         api: Option<(String, Option<PathBuf>)>,
     ) -> anyhow::Result<Self> {
-        let api = api
-            .map(|(url, ca)| CouponApiClient::new(&url, ca).map_err(anyhow::Error::msg))
-            .transpose()?;
+        let client = |(url, ca): (String, _)| CouponApiClient::new(&url, ca);
+        let api = api.map(client).transpose().map_err(anyhow::Error::msg)?;
         Ok(Self { reconciler, api })
     }
 
@@ -138,8 +124,8 @@ impl Backends {
         caller: &Credentials,
         path: &str,
     ) -> Result<T, HttpRefusal> {
-        self.ask_reconciler(caller, Method::GET, path, &Value::Null)
-            .await
+        let request = caller.request(Method::GET, path, &Value::Null);
+        self.ask_reconciler(caller, request).await
     }
 
     pub(crate) async fn post<T: DeserializeOwned>(
@@ -148,36 +134,29 @@ impl Backends {
         path: &str,
         body: &Value,
     ) -> Result<T, HttpRefusal> {
-        self.ask_reconciler(caller, Method::POST, path, body).await
+        let request = caller.request(Method::POST, path, body);
+        self.ask_reconciler(caller, request).await
     }
 
     async fn ask_reconciler<T: DeserializeOwned>(
         &self,
         caller: &Credentials,
-        method: Method,
-        path: &str,
-        body: &Value,
+        request: anyhow::Result<Request<Bytes>>,
     ) -> Result<T, HttpRefusal> {
         let exchange = async {
-            let mut request = caller.request(method, path, body)?.map(Body::from);
+            let mut request = request?.map(Body::from);
             // Set the peer, as the server does for a connection.
             if let Some(peer) = caller.peer {
                 request.extensions_mut().insert(peer);
             }
-            let answer = self.reconciler.clone().oneshot(request).await?;
-            let status = answer.status();
-            let body = to_bytes(answer.into_body(), BODY).await?;
-            anyhow::Ok((status, body))
+            anyhow::Ok(self.reconciler.clone().oneshot(request).await?)
         };
-        let (status, body) = exchange.await.map_err(|error| unreadable(&error))?;
-        if !status.is_success() {
-            return Err(HttpRefusal::new(status, detail(&body)));
-        }
-        serde_json::from_slice(&body).map_err(|error| unreadable(&error.into()))
+        let answer = exchange.await.map_err(|error| unreadable(&error))?;
+        read("The reconciler", answer).await
     }
 
     /// Sends a request to the API.
-    pub(crate) async fn ask_api<T: DeserializeOwned + Default>(
+    pub(crate) async fn ask_api<T: DeserializeOwned>(
         &self,
         caller: &Credentials,
         method: Method,
@@ -185,52 +164,44 @@ impl Backends {
         body: &Value,
         header: Option<(&'static str, String)>,
     ) -> Result<T, HttpRefusal> {
-        let api = self
-            .api
-            .as_ref()
-            .ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
+        let answer = self.send_to_api(caller, method, path, body, header).await?;
+        read("The API", answer).await
+    }
+
+    /// Sends a request to the API, and returns when the head of the response has arrived.
+    pub(crate) async fn send_to_api(
+        &self,
+        caller: &Credentials,
+        method: Method,
+        path: &str,
+        body: &Value,
+        header: Option<(&'static str, String)>,
+    ) -> Result<Response<Body>, HttpRefusal> {
+        let api = self.api.as_ref();
+        let api = api.ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
         let exchange = async {
             let mut request = caller.request(method, path, body)?;
+            let headers = request.headers_mut();
             // Forward the browser's address as a proxy does. The API uses it depending on
             // OPS_TRUSTED_PROXIES.
             if let Some(Peer(browser)) = caller.peer {
                 let address = HeaderValue::from_str(&browser.ip().to_string())?;
-                request.headers_mut().append("x-forwarded-for", address);
+                headers.append("x-forwarded-for", address);
             }
             if let Some((name, value)) = header {
-                request
-                    .headers_mut()
-                    .insert(name, HeaderValue::from_str(&value)?);
+                headers.insert(name, HeaderValue::from_str(&value)?);
             }
-            let answer = api.send(request).await?;
-            let status = answer.status();
-            // The action is already complete, even if the rest of the response does not arrive.
-            let body = Limited::new(answer.into_body(), BODY).collect().await;
-            anyhow::Ok((status, body.map(Collected::to_bytes).unwrap_or_default()))
+            anyhow::Ok(api.send(request).await?.map(Body::new))
         };
-        let answer = tokio::time::timeout(PATIENCE, exchange)
-            .await
-            .context("no answer in time")
-            .flatten();
-        let (status, body) = answer.map_err(|error| {
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "the API did not answer the operations page"
-            );
+        let answer = tokio::time::timeout(PATIENCE, exchange);
+        let answer = answer.await.context("no answer in time").flatten();
+        answer.map_err(|error| {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "the API did not answer the operations page");
             let why =
                 "The API did not answer. It may have done it, or not: look, and if not, ask again";
             HttpRefusal::new(StatusCode::BAD_GATEWAY, why)
-        })?;
-        if status.is_success() {
-            return Ok(serde_json::from_slice(&body).unwrap_or_default());
-        }
-        let why = if status == StatusCode::UNAUTHORIZED {
-            "The API does not accept the token of this session: log in with the token that it has"
-                .to_owned()
-        } else {
-            format!("The API refused: {}", detail(&body))
-        };
-        Err(HttpRefusal::new(status, why))
+        })
     }
 }
 
@@ -238,21 +209,36 @@ impl Backends {
 pub(crate) const NO_API: &str =
     "This reconciler does not know the API's address: set API_URL, or use firstcome-api coupon";
 
-fn detail(body: &[u8]) -> String {
-    let problem: Option<Value> = serde_json::from_slice(body).ok();
-    let detail = problem
-        .as_ref()
-        .and_then(|problem| problem["detail"].as_str())
-        .unwrap_or("it does not say why");
-    line(detail, LONGEST).trim_end_matches('.').to_owned()
+/// Reads an answer. One that cannot be read is an error: what was done is not known.
+async fn read<T: DeserializeOwned>(
+    service: &str,
+    answer: Response<Body>,
+) -> Result<T, HttpRefusal> {
+    let status = answer.status();
+    let body = to_bytes(answer.into_body(), BODY).await;
+    let body = body.map_err(|error| unreadable(&error.into()))?;
+    if status.is_success() {
+        let body = if body.is_empty() { b"null" } else { &body[..] };
+        return serde_json::from_slice(body).map_err(|error| unreadable(&error.into()));
+    }
+    let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let detail = problem["detail"].as_str().unwrap_or("it does not say why");
+    let detail = line(detail, LONGEST);
+    let why = match (service, status) {
+        ("The API", StatusCode::UNAUTHORIZED) => {
+            "The API does not accept the token of this session: log in with the token that it has"
+                .to_owned()
+        }
+        ("The API", _) => format!("The API refused: {detail}"),
+        _ => detail,
+    };
+    Err(HttpRefusal::new(status, why))
 }
 
 fn unreadable(error: &anyhow::Error) -> HttpRefusal {
-    tracing::error!(
-        error = format!("{error:#}"),
-        "an answer of the reconciler could not be read"
-    );
-    let why = "The reconciler gave an answer that this page cannot read; its log says more";
+    let error = format!("{error:#}");
+    tracing::error!(error, "an answer of a service could not be read");
+    let why = "The service gave an answer that this page cannot read; its log says more";
     HttpRefusal::new(StatusCode::BAD_GATEWAY, why)
 }
 

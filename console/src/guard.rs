@@ -16,9 +16,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 
-use super::html::notice;
+use super::page::{ScreenState, notice};
 use super::session::Session;
-use super::state::ScreenState;
 
 /// Maximum size of a form, in bytes.
 const FORM_AT_MOST: usize = 16 * 1024;

@@ -3,20 +3,18 @@
 //! from creating two coupons.
 
 use askama::Template;
-use axum::Form;
-use axum::extract::rejection::FormRejection;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
-use chrono::{NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use firstcome_notifier::wording::grouped;
 use firstcome_shared::coupon::Allow;
 use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule, Tz, time_zone, wall_clock};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::html::{Top, answer};
-use super::state::{OrDefault, Page};
-use firstcome_notifier::wording::{LONGEST, grouped, line};
+use super::page::{OrDefault, Page, Screen, Top, answer, not_understood};
+use super::text::Text;
 
 #[derive(Template)]
 #[template(path = "new_coupon.html")]
@@ -38,148 +36,133 @@ struct NewCouponScreen<'a> {
 #[derive(Debug, Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Typed {
-    pub(super) name: String,
-    pub(super) quantity: String,
+    name: String,
+    quantity: String,
     /// `drop` if each user may have one per day of a daily coupon; otherwise one in total.
-    pub(super) once_per: String,
-    pub(super) waiting_list: String,
+    once_per: String,
+    waiting_list: String,
     /// The restriction of users. If empty, all users may claim.
-    pub(super) allow: String,
+    allow: String,
     /// `daily`, or any other value for a single drop.
-    pub(super) repeats: String,
-    pub(super) time_zone: String,
-    pub(super) first_day: String,
-    pub(super) last_day: String,
-    pub(super) opens: String,
-    pub(super) closes: String,
+    repeats: String,
+    time_zone: String,
+    first_day: String,
+    last_day: String,
+    opens: String,
+    closes: String,
     key: String,
 }
 
 /// The coupon that the form would create.
-pub(super) struct Preview {
-    pub(super) openings: Vec<Opening>,
-    pub(super) quantity: String,
-    pub(super) is_daily: bool,
-    pub(super) key: String,
+struct Preview {
+    openings: Vec<Opening>,
+    quantity: String,
+    is_daily: bool,
+    key: String,
 }
 
 /// Builds the request to the API, and the openings that it would create.
 fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let number = |what: &str, text: &str| {
-        text.trim().parse::<u32>().map_err(|_| {
-            format!(
-                "{what} must be a whole number, not {:?}",
-                line(text, LONGEST)
-            )
-        })
+        let number = text.trim().parse::<u32>();
+        number.map_err(|_| format!("{what} must be a whole number, not {:?}", text.text()))
     };
     let quantity = number("The quantity", &typed.quantity)?;
     let waiting = number("The waiting list", &typed.waiting_list)?;
-    let wrong = |why: String| format!("The schedule can't be read: {why}");
-    let (schedule, zone) = if typed.repeats == "daily" {
-        daily(typed)
-    } else {
-        once(typed)
-    }
-    .map_err(wrong)?;
-    let openings = schedule
-        .preview(Utc::now(), &zone)
-        .map_err(|error| wrong(error.to_string()))?;
-    let once_per = match (typed.repeats.as_str(), typed.once_per.as_str()) {
-        ("daily", per @ ("drop" | "coupon")) => per,
-        ("daily", _) => {
-            return Err(
-                "Say whether each person gets one each day, or one of all days together".to_owned(),
-            );
+    let is_daily = typed.repeats == "daily";
+    let zone: Tz = typed.time_zone.text().parse()?;
+    let schedule = schedule(typed, is_daily, zone)?;
+    let openings = schedule.preview(Utc::now(), &zone);
+    let openings = openings.map_err(|error| labelled(&error.to_string()))?;
+    let once_per = match (is_daily, typed.once_per.as_str()) {
+        (false, _) => "coupon",
+        (true, per @ ("drop" | "coupon")) => per,
+        (true, _) => {
+            let why = "Say whether each person gets one each day, or one of all days together";
+            return Err(why.to_owned());
         }
-        _ => "coupon",
     };
-    let allow = Some(typed.allow.trim()).filter(|allow| !allow.is_empty());
-    let allow: Option<Allow> = allow
-        .map(str::parse)
-        .transpose()
-        .map_err(|why: String| format!("The restriction can't be read: {why}"))?;
     let mut body = json!({
         "name": typed.name.trim(), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
         "schedule": schedule,
     });
-    if let Some(allow) = allow {
-        body["allow"] = json!(allow);
+    if !typed.allow.trim().is_empty() {
+        let allow = typed.allow.trim().parse::<Allow>();
+        let wrong = |_| "“Only for” is empty, list, or group:NAME".to_owned();
+        body["allow"] = json!(allow.map_err(wrong)?);
     }
     Ok((body, openings))
 }
 
-fn daily(typed: &Typed) -> Result<(Schedule, Tz), String> {
-    let mut daily = json!({
-        "type": "daily", "time_zone": typed.time_zone.trim(), "opens": typed.opens.trim(), "closes": typed.closes.trim(),
-        "first_day": typed.first_day.trim(),
-    });
-    if typed.closes.trim().is_empty() {
-        return Err("what repeats needs a time at which it closes".to_owned());
+/// Names the fields of a message as the form labels them.
+fn labelled(why: &str) -> String {
+    let mut why = why.to_owned();
+    for (field, label) in [
+        ("opens_at", "“Opens at”"),
+        ("closes_at", "“Closes at”"),
+        ("first_day", "“First day”"),
+        ("last_day", "“Last day”"),
+    ] {
+        why = why.replace(field, label);
     }
-    if !typed.last_day.trim().is_empty() {
-        daily["last_day"] = typed.last_day.trim().into();
-    }
-    Ok((
-        serde_json::from_value(daily).map_err(|error| error.to_string())?,
-        zone(typed)?,
-    ))
+    why
 }
 
-/// Builds the schedule of a single drop. Without a closing time it stays open. With a closing time
-/// but without a last day it closes within a day.
-fn once(typed: &Typed) -> Result<(Schedule, Tz), String> {
-    let zone = zone(typed)?;
+/// Builds the schedule. Without a closing time, a single drop stays open. With a closing time but
+/// without a last day it closes within a day.
+fn schedule(typed: &Typed, is_daily: bool, zone: Tz) -> Result<Schedule, String> {
     let day = |text: &str| {
-        text.trim()
-            .parse::<NaiveDate>()
-            .map_err(|_| format!("{:?} is not a day such as 2026-12-01", line(text, LONGEST)))
-    };
-    let at = |day: NaiveDate, time: NaiveTime| {
-        zone.instant(day.and_time(time))
-            .ok_or_else(|| format!("{day} {time} is no time there"))
+        let day = text.trim().parse::<NaiveDate>();
+        day.map_err(|_| format!("{:?} is not a day such as 2026-12-01", text.text()))
     };
     let first = day(&typed.first_day)?;
+    let last = match typed.last_day.trim() {
+        "" => None,
+        last => Some(day(last)?),
+    };
     let opens = wall_clock::read(typed.opens.trim())?;
-    let closes_at = match (typed.last_day.trim(), typed.closes.trim()) {
-        ("", "") => None,
-        (_, "") => return Err("on its last day it needs a time at which it closes".to_owned()),
-        (last, closes) => {
-            let closes = wall_clock::read(closes)?;
+    let closes = match typed.closes.trim() {
+        "" => None,
+        closes => Some(wall_clock::read(closes)?),
+    };
+    if is_daily {
+        let closes = closes.ok_or("What repeats needs a time at which it closes")?;
+        return Ok(Schedule::Daily {
+            time_zone: zone,
+            opens,
+            closes,
+            first_day: first,
+            last_day: last,
+        });
+    }
+    let at = |day: NaiveDate, time: NaiveTime| -> Result<DateTime<Utc>, String> {
+        let at = zone.instant(day.and_time(time));
+        at.ok_or_else(|| format!("{day} {time} is no time there"))
+    };
+    let closes_at = match (last, closes) {
+        (None, None) => None,
+        (Some(_), None) => return Err("On its last day it needs a time at which it closes".into()),
+        (last, Some(closes)) => {
             let next = if closes > opens {
                 Some(first)
             } else {
                 first.succ_opt()
             };
-            let last = if last.is_empty() {
-                next.ok_or("its first day is too late")?
-            } else {
-                day(last)?
-            };
+            let last = last.or(next).ok_or("The first day is too late")?;
             Some(at(last, closes)?)
         }
     };
-    Ok((
-        Schedule::Once {
-            opens_at: at(first, opens)?,
-            closes_at,
-        },
-        zone,
-    ))
-}
-
-fn zone(typed: &Typed) -> Result<Tz, String> {
-    line(&typed.time_zone, LONGEST).parse()
+    Ok(Schedule::Once {
+        opens_at: at(first, opens)?,
+        closes_at,
+    })
 }
 
 /// Shows the form, with a preview if there is input.
-pub(super) async fn form(page: Page, OrDefault(typed): OrDefault<Typed>) -> Response {
+pub(super) async fn form(page: Page, OrDefault(mut typed): OrDefault<Typed>) -> Response {
     if typed.name.is_empty() && typed.quantity.is_empty() {
-        let typed = Typed {
-            waiting_list: "0".to_owned(),
-            time_zone: "UTC".to_owned(),
-            ..typed
-        };
+        "0".clone_into(&mut typed.waiting_list);
+        "UTC".clone_into(&mut typed.time_zone);
         return shown(&page, StatusCode::OK, &typed, "", None);
     }
     match plan(&typed) {
@@ -192,10 +175,9 @@ pub(super) async fn form(page: Page, OrDefault(typed): OrDefault<Typed>) -> Resp
 }
 
 fn preview(body: &Value, openings: Vec<Opening>, key: String) -> Preview {
-    let quantity = grouped(body["quantity"].as_u64().unwrap_or_default());
     Preview {
         openings,
-        quantity,
+        quantity: grouped(body["quantity"].as_u64().unwrap_or_default()),
         is_daily: body["schedule"]["type"] == "daily",
         key,
     }
@@ -208,49 +190,43 @@ fn shown(
     wrong: &str,
     preview: Option<&Preview>,
 ) -> Response {
-    answer(
-        status,
-        &NewCouponScreen {
-            top: Top::new("New coupon", Some(&page.session), "new"),
-            typed,
-            wrong,
-            preview,
-            at_once: AT_ONCE,
-            has_api: page.has_api(),
-            zones: time_zone::names().collect(),
-            is_blank: typed.name.is_empty() && typed.quantity.is_empty(),
-        },
-    )
+    let screen = NewCouponScreen {
+        top: page.top("New coupon", "new"),
+        typed,
+        wrong,
+        preview,
+        at_once: AT_ONCE,
+        has_api: page.has_api(),
+        zones: time_zone::names().collect(),
+        is_blank: typed.name.is_empty() && typed.quantity.is_empty(),
+    };
+    answer(status, &screen)
 }
 
 /// Creates the coupon through the API.
-pub(super) async fn make(page: Page, form: Result<Form<Typed>, FormRejection>) -> Response {
-    let Ok(Form(typed)) = form else {
-        let wrong = "The form is not of this page. Nothing was made.";
-        return shown(
-            &page,
-            StatusCode::BAD_REQUEST,
-            &Typed::default(),
-            wrong,
-            None,
-        );
+pub(super) async fn make(
+    page: Page,
+    form: Result<axum::Form<Typed>, axum::extract::rejection::FormRejection>,
+) -> Screen {
+    let Ok(axum::Form(typed)) = form else {
+        return Ok(not_understood());
     };
-    if !page.has_api() {
-        return shown(&page, StatusCode::NOT_FOUND, &typed, "", None);
-    }
     let (body, openings) = match plan(&typed) {
         Ok(planned) => planned,
-        Err(wrong) => return shown(&page, StatusCode::BAD_REQUEST, &typed, &wrong, None),
+        Err(wrong) => return Ok(shown(&page, StatusCode::BAD_REQUEST, &typed, &wrong, None)),
     };
     let key = ("idempotency-key", typed.key.clone());
     let made = page.api::<Value>(Method::POST, "/v1/coupons", &body, Some(key));
     match made.await {
-        Ok(made) => Redirect::to(&format!("/coupons/{}?done=made", made["id"])).into_response(),
+        Ok(made) => {
+            let to = format!("/coupons/{}?done=made", made["id"]);
+            Ok(Redirect::to(&to).into_response())
+        }
+        // The form keeps what was typed.
         Err(refusal) => {
             let again = preview(&body, openings, typed.key.clone());
-            let status = refusal.status;
             let why = refusal.sentence();
-            shown(&page, status, &typed, &why, Some(&again))
+            Ok(shown(&page, refusal.status, &typed, &why, Some(&again)))
         }
     }
 }
@@ -330,7 +306,7 @@ mod tests {
         }
         for (closes, last, word) in [
             ("", "2130-12-24", "needs a time"),
-            ("14:00", "2130-12-01", "later than opens_at"),
+            ("14:00", "2130-12-01", "later than “Opens at”"),
             ("18:00", "tomorrow", "not a day"),
         ] {
             let said = once(closes, last).err().unwrap();
@@ -342,13 +318,13 @@ mod tests {
     fn invalid_input_is_reported() {
         for (changed, word) in [
             (&[("quantity", "many")][..], "quantity"),
-            (&[("allow", "vip")], "The restriction"),
-            (&[("time_zone", "Mars")], "schedule"),
+            (&[("allow", "vip")], "Only for"),
+            (&[("time_zone", "Mars")], "Mars"),
             (&[("time_zone", "Asia/Seul")], "did you mean Asia/Seoul?"),
             (&[("once_per", "")], "each person"),
             (&[("closes", "")], "at which it closes"),
-            (&[("opens", "3 pm")], "schedule"),
-            (&[("last_day", "2130-11-01")], "last_day"),
+            (&[("opens", "3 pm")], "time of day"),
+            (&[("last_day", "2130-11-01")], "Last day"),
             (
                 &[("first_day", "2020-01-01"), ("last_day", "2020-01-02")],
                 "never open",

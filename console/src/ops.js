@@ -8,6 +8,29 @@ const parts = (root) => [...root.querySelectorAll("[data-part]")];
 const leaves = (root) => [...root.querySelectorAll("[data-live]")];
 const names = (elements) => elements.map((one) => one.dataset.live).join(" ");
 
+const UTC = /(\d{4}-\d\d-\d\d) (\d\d:\d\d(?::\d\d)?) UTC/;
+
+/** Shows times in the browser's time zone, and in UTC on hover. Windows keep the coupon's own zone. */
+function localise(root) {
+  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  const found = [];
+  while (walker.nextNode()) if (UTC.test(walker.currentNode.data)) found.push(walker.currentNode);
+  for (const text of found) {
+    const [utc, day, clock] = UTC.exec(text.data);
+    const at = new Date(`${day}T${clock}Z`);
+    if (!at.getTimezoneOffset()) continue;
+    const time = document.createElement("time");
+    time.title = utc;
+    // Sweden writes dates as 2026-12-01 15:00:00.
+    const there = at.toLocaleString("sv-SE").slice(0, day.length + 1 + clock.length);
+    const zone = at.toLocaleTimeString("en", { timeZoneName: "short" }).split(" ").pop();
+    time.textContent = `${there} ${zone}`;
+    const rest = text.splitText(text.data.indexOf(utc));
+    rest.data = rest.data.slice(utc.length);
+    rest.before(time);
+  }
+}
+
 /** Replaces only elements that differ: the selection, the focus and a screen reader's position stay. */
 function merge(mine, fresh) {
   if (mine.className !== fresh.className) mine.className = fresh.className;
@@ -26,6 +49,7 @@ function show(html) {
   const fresh = document.createElement("template");
   // Safe: this server wrote it and escapes every text in it.
   fresh.innerHTML = html;
+  localise(fresh.content);
   const focused = document.activeElement?.id;
   const now = parts(fresh.content);
   parts(board).forEach((mine, at) => merge(mine, now[at]));
@@ -35,54 +59,44 @@ function show(html) {
   document.title = now[0].dataset.tab;
 }
 
-let source = null;
-let silence = 0;
+// The server answers within seconds while a store does not answer. A connection that goes silent
+// raises no error.
+const SILENT_MS = 8_000;
+const EVERY_MS = 1_000;
 
-// The server sends a message every second, or some seconds later while a store does not answer. A
-// connection that goes silent raises no error.
-const SILENT_MS = 15_000;
+let last = "";
+let timer = 0;
+let isBusy = false;
 
-function leave() {
-  clearTimeout(silence);
-  source?.close();
-  source = null;
-  say("away");
-}
-
-function hear() {
-  clearTimeout(silence);
-  silence = setTimeout(() => { leave(); listen(); }, SILENT_MS);
-}
-
-function listen() {
-  source = new EventSource(status.dataset.source);
-  hear();
-  source.addEventListener("message", ({ data }) => {
-    const { at, html } = JSON.parse(data);
-    if (html !== null) show(html);
+/** Asks for the live part, and again a second later. Nobody looks at a hidden page. */
+async function listen() {
+  clearTimeout(timer);
+  if (document.hidden || isBusy) return;
+  isBusy = true;
+  try {
+    const signal = AbortSignal.timeout(SILENT_MS);
+    const answer = await fetch(status.dataset.source, { redirect: "manual", signal });
+    if (answer.type === "opaqueredirect") {
+      say("ended");
+      return;
+    }
+    const { at, html } = await answer.json();
+    if (html !== last) show(html);
+    last = html;
     document.querySelector("#clock").textContent = at;
     say("live");
-    hear();
-  });
-  source.addEventListener("error", ({ target }) => {
-    const hasEnded = target.readyState === EventSource.CLOSED;
-    if (hasEnded) clearTimeout(silence);
-    say(hasEnded ? "ended" : "away");
-  });
+  } catch {
+    say("away");
+  }
+  isBusy = false;
+  timer = setTimeout(listen, EVERY_MS);
 }
 
-function follow() {
-  if (document.hidden) {
-    // Nobody looks at a hidden page: the server need not query its stores.
-    leave();
-  } else if (!source) {
-    listen();
-  }
-}
+localise(document.body);
 
 if (status?.dataset.source) {
-  document.addEventListener("visibilitychange", follow);
-  follow();
+  document.addEventListener("visibilitychange", listen);
+  listen();
 }
 
 // A browser that follows a link from another site (a webmail, say) sends no `SameSite=Strict` cookie. A
@@ -100,6 +114,10 @@ for (const place of document.querySelectorAll("[data-number]")) {
   const [field, without] = [document.getElementById(place.dataset.number), place.textContent];
   field.addEventListener("input", () => { place.textContent = field.value.trim() || without; });
 }
+
+// A preview of what was typed before is misleading.
+const preview = document.querySelector("[data-preview]");
+document.querySelector("form.fields")?.addEventListener("input", () => preview?.remove());
 
 // The times of a new coupon default to the browser's time zone.
 const zone = document.querySelector("[data-browser-zone]");

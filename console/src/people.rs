@@ -1,20 +1,20 @@
-//! The screen of one user's history with a coupon, found by user ID or slot. The coupon is selected
-//! by ID or name. Without a coupon, the search finds all coupons in which the user is known.
+//! The screen of one user's history with a coupon, found by user ID or slot, and what can be done
+//! about it. The coupon is selected by ID or name. Without a coupon, the search finds all coupons in
+//! which the user is known.
 
 use askama::Template;
-use axum::Form;
-use axum::extract::rejection::FormRejection;
-use axum::http::StatusCode;
-use axum::response::Response;
-use firstcome_notifier::wording::{LONGEST, capital, line};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse as _, Redirect};
+use firstcome_notifier::wording::{capital, count};
 use firstcome_shared::domain::{BadUserId, UserId};
-use firstcome_shared::http::views::{FoundPeople, Holds, NamedCoupon, Story};
-use serde::Deserialize;
+use firstcome_shared::http::views::{
+    ErasedPerson, FoundPeople, GivenUp, Holds, NamedCoupon, Story,
+};
+use serde_json::{Value, json};
 
 use super::client::{HttpRefusal, encoded, query as query_string};
-use super::html::{JustDone, RefusedForm, Top, answer};
-use super::state::{OrDefault, Page};
-use super::times::instant;
+use super::page::{Fields, JustDone, OrDefault, Page, Screen, Top, answer, notice};
+use super::text::Text;
 
 #[derive(Template)]
 #[template(path = "people.html")]
@@ -28,15 +28,40 @@ struct PeopleScreen<'a> {
     several: &'a [String],
     /// Coupons to choose from.
     coupons: &'a [NamedCoupon],
-    story: Option<&'a StoryView>,
+    story: Option<&'a Story>,
     /// Whether the API's address is known.
     has_api: bool,
-    refused: &'a RefusedForm,
+}
+
+#[allow(clippy::unused_self, reason = "a template calls methods")]
+impl PeopleScreen<'_> {
+    /// The slot or waiting position to revoke. Empty if there is none.
+    fn holds(&self, story: &Story) -> String {
+        match (story.slot, story.drop_id) {
+            (Some(slot), Some(drop)) => format!("slot {slot} of drop {drop}"),
+            (None, Some(drop)) => format!("the place in drop {drop}"),
+            _ => String::new(),
+        }
+    }
+
+    fn is_broken(&self, story: &Story) -> bool {
+        story.holds == Holds::Broken && story.drop_id.is_some()
+    }
+
+    fn conclusion(&self, story: &Story) -> String {
+        capital(&story.conclusion)
+    }
+
+    fn drop(&self, story: &Story) -> String {
+        story
+            .drop_id
+            .map(|drop| drop.to_string())
+            .unwrap_or_default()
+    }
 }
 
 /// A search. Buttons that lead to a user's history also submit a search.
-#[derive(Deserialize, Default)]
-#[serde(default)]
+#[derive(Default)]
 pub(super) struct Search {
     /// The ID or the name of a coupon. If empty, every coupon.
     pub(super) coupon: String,
@@ -48,112 +73,66 @@ pub(super) struct Search {
 
 /// The result of a search.
 enum Found {
-    Story(Story),
+    Story(Box<Story>),
     /// More than one user is on the slot.
     Several(Vec<String>),
     /// More than one coupon matches.
     Coupons(Vec<NamedCoupon>),
 }
 
-/// A user's history as the screen shows it.
-pub(super) struct StoryView {
-    pub(super) coupon: String,
-    pub(super) name: String,
-    pub(super) conclusion: String,
-    /// The slot or waiting position to revoke, as the button shows it. Empty if there is none.
-    pub(super) holds: String,
-    /// Whether a promise to the user in the drop is broken.
-    pub(super) broken: bool,
-    pub(super) drop: String,
-    /// Time, source and description of each event.
-    pub(super) happenings: Vec<(String, String, String)>,
-    pub(super) no_longer_known: Vec<String>,
-    pub(super) traces: Vec<String>,
-}
-
-pub(super) const REVOKED: &str = "/people?done=revoked";
-pub(super) const GIVEN_UP: &str = "/people?done=given-up";
-
-/// Shows the form. Searches use POST, because IDs must not appear in logs and browser histories.
-pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> Response {
-    let done = match query.done.as_str() {
-        "revoked" => "Revoked. Search for them again to see it.",
-        "given-up" => "Noted. Search for them again to see it.",
-        _ => "",
-    };
-    let asked = Search::default();
-    let none = RefusedForm::default();
-    let mut screen = screen(&page, &asked, &none);
-    screen.top.done = done;
-    answer(StatusCode::OK, &screen)
-}
-
-pub(super) async fn search(page: Page, form: Result<Form<Search>, FormRejection>) -> Response {
-    let asked = form.map(|Form(search)| search).unwrap_or_default();
-    refused(&page, asked, RefusedForm::default()).await
-}
-
-/// Returns the result of a search, with a rejected form.
-pub(super) async fn refused(page: &Page, mut asked: Search, form: RefusedForm) -> Response {
-    for field in [&mut asked.coupon, &mut asked.drop, &mut asked.person] {
-        *field = field.trim().to_owned();
-    }
-    let made = async {
-        let found = look(page, &mut asked).await;
-        let (story, people, choices, why);
-        let mut screen = screen(page, &asked, &form);
-        let mut status = form.status();
-        match found {
-            Ok(Found::Story(found)) => {
-                story = view(found);
-                screen.story = Some(&story);
-                screen.wrong = form.unless_shown(&[
-                    ("revoke", screen.has_api && !story.holds.is_empty()),
-                    ("give-up", story.broken),
-                    ("erase", true),
-                ]);
-            }
-            _ if status != StatusCode::OK => screen.wrong = form.unless_shown(&[]),
-            Ok(Found::Several(found)) => {
-                people = found;
-                screen.several = &people;
-            }
-            Ok(Found::Coupons(found)) => {
-                choices = found;
-                screen.coupons = &choices;
-            }
-            Err(refusal) => {
-                status = refusal.status;
-                why = refusal.sentence();
-                screen.wrong = &why;
-            }
-        }
-        answer(status, &screen)
-    };
-    page.slowly(made).await
-}
-
-/// Returns a screen without a history.
-fn screen<'a>(page: &'a Page, asked: &'a Search, refused: &'a RefusedForm) -> PeopleScreen<'a> {
+fn screen<'a>(page: &'a Page, asked: &'a Search) -> PeopleScreen<'a> {
     PeopleScreen {
-        top: Top::new("One person", Some(&page.session), "people"),
+        top: page.top("One person", "people"),
         asked,
         wrong: "",
         several: &[],
         coupons: &[],
         story: None,
         has_api: page.has_api(),
-        refused,
     }
+}
+
+/// Shows the form. Searches use POST, because IDs must not appear in logs and browser histories.
+pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> Screen {
+    let asked = Search::default();
+    let mut screen = screen(&page, &asked);
+    screen.top.done = match query.done.as_str() {
+        "revoked" => "Revoked. Search for them again to see it.",
+        "given-up" => "Noted. Search for them again to see it.",
+        _ => "",
+    };
+    Ok(answer(StatusCode::OK, &screen))
+}
+
+pub(super) async fn search(page: Page, form: Fields) -> Screen {
+    let mut asked = Search {
+        coupon: form.get("coupon").to_owned(),
+        drop: form.get("drop").to_owned(),
+        person: form.get("person").to_owned(),
+    };
+    let found = look(&page, &mut asked).await;
+    let mut screen = screen(&page, &asked);
+    let (mut status, why) = (
+        StatusCode::OK,
+        found.as_ref().err().map(HttpRefusal::sentence),
+    );
+    match &found {
+        Ok(Found::Story(story)) => screen.story = Some(story),
+        Ok(Found::Several(people)) => screen.several = people,
+        Ok(Found::Coupons(coupons)) => screen.coupons = coupons,
+        Err(refusal) => {
+            status = refusal.status;
+            screen.wrong = why.as_deref().unwrap_or_default();
+        }
+    }
+    Ok(answer(status, &screen))
 }
 
 /// Runs a search, and fills in the coupon, user and drop that were found.
 async fn look(page: &Page, asked: &mut Search) -> Result<Found, HttpRefusal> {
     if !asked.drop.is_empty() && asked.drop.parse::<i64>().is_err() {
-        let why = format!(
-            "the coupon has no drop {:?}: give its number, or none",
-            asked.drop
-        );
+        let drop = &asked.drop;
+        let why = format!("the coupon has no drop {drop:?}: give its number, or none");
         return Err(HttpRefusal::new(StatusCode::NOT_FOUND, why));
     }
     let slot = slot(&asked.person);
@@ -176,20 +155,19 @@ async fn look(page: &Page, asked: &mut Search) -> Result<Found, HttpRefusal> {
     if let Some(drop) = found.drop_id {
         asked.drop = drop.to_string();
     }
-    match found.user_ids.pop() {
-        Some(person) if found.user_ids.is_empty() => asked.person = person,
-        last => {
-            found.user_ids.extend(last);
-            return Ok(Found::Several(found.user_ids));
-        }
+    if let [_, _, ..] = found.user_ids.as_slice() {
+        return Ok(Found::Several(found.user_ids));
     }
+    asked.person = found.user_ids.pop().unwrap_or_default();
     let path = format!(
         "/v1/coupons/{}/people/{}{}",
         asked.coupon,
         encoded(&asked.person),
         query_string(&[("drop_id", &asked.drop)])
     );
-    page.get(&path).await.map(Found::Story)
+    page.get(&path)
+        .await
+        .map(|story| Found::Story(Box::new(story)))
 }
 
 /// Parses a slot in a search. User IDs never contain a space.
@@ -199,33 +177,65 @@ fn slot(text: &str) -> Option<String> {
     word.eq_ignore_ascii_case("slot").then(|| slot.to_string())
 }
 
-fn holds(story: &Story) -> String {
-    match (story.slot, story.drop_id) {
-        (Some(slot), Some(drop)) => format!("slot {slot} of drop {drop}"),
-        (None, Some(drop)) => format!("the place in drop {drop}"),
-        _ => String::new(),
-    }
+/// Returns the path of a user in a coupon, and the drop, as a form names them.
+fn place(form: &Fields) -> Result<(String, Option<i64>), HttpRefusal> {
+    let wrong = || HttpRefusal::typed("The form is not of this page.");
+    let coupon: i64 = form.number("coupon").ok_or_else(wrong)?;
+    let person: UserId = form.number("person").ok_or_else(wrong)?;
+    let path = format!("/v1/coupons/{coupon}/people/{}", encoded(person.as_str()));
+    Ok((path, form.number("drop")))
 }
 
-fn view(story: Story) -> StoryView {
-    let at = |at: Option<_>| at.map_or_else(|| "not known".to_owned(), instant);
-    let name = line(&story.coupon_name, LONGEST);
-    StoryView {
-        coupon: format!("{name} (coupon {})", story.coupon_id),
-        name,
-        conclusion: capital(&story.conclusion),
-        holds: holds(&story),
-        broken: story.holds == Holds::Broken && story.drop_id.is_some(),
-        drop: story
-            .drop_id
-            .map(|drop| drop.to_string())
-            .unwrap_or_default(),
-        happenings: story
-            .happenings
-            .into_iter()
-            .map(|one| (at(one.at), one.source, line(&one.what, LONGEST)))
-            .collect(),
-        no_longer_known: story.no_longer_known,
-        traces: story.trace_ids,
+/// Revokes a user's coupon.
+pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
+    let (path, drop) = place(&form)?;
+    let (person, reason) = (form.get("person"), form.get("reason"));
+    if reason.is_empty() {
+        return Err(HttpRefusal::typed("Say why it is revoked."));
     }
+    let again = !form.get("may_claim_again").is_empty();
+    if !form.is_sure() {
+        let may = if again { "may" } else { "may not" };
+        let coupon = form.get("coupon");
+        let what = format!(
+            "{person} loses what they have of coupon {coupon}, and {may} claim again; it goes to the next. It can't be undone."
+        );
+        return Ok(page.ask(&form, &what, "Revoke it from 1 person"));
+    }
+    let mut body = json!({"reason": reason, "by": page.session.name(), "may_claim_again": again});
+    if let Some(drop) = drop {
+        body["drop_id"] = drop.into();
+    }
+    let path = format!("{path}/revoke");
+    page.api::<Value>(Method::POST, &path, &body, None).await?;
+    Ok(Redirect::to("/people?done=revoked").into_response())
+}
+
+/// Gives up a promise that cannot be kept, after the user was informed.
+pub(super) async fn give_up(page: Page, form: Fields) -> Screen {
+    let (path, drop) = place(&form)?;
+    if !form.is_sure() {
+        let person = form.get("person");
+        let what = format!("{person} was told that they get no coupon. No pass gives them one.");
+        return Ok(page.ask(&form, &what, "Record it"));
+    }
+    let path = format!("{path}/give-up");
+    page.post::<GivenUp>(&path, &json!({"drop_id": drop}))
+        .await?;
+    Ok(Redirect::to("/people?done=given-up").into_response())
+}
+
+/// Erases a user.
+pub(super) async fn erase(page: Page, form: Fields) -> Screen {
+    let person = form.get("person");
+    if !form.is_sure() {
+        let what =
+            format!("A pseudonym takes the place of {person} in every table. It can't be undone.");
+        return Ok(page.ask(&form, &what, "Erase 1 person from all coupons"));
+    }
+    let path = format!("/v1/people/{}/erase", encoded(person));
+    let erased: ErasedPerson = page.post(&path, &Value::Null).await?;
+    let rows = count(erased.rows, "row", "rows");
+    let why = format!("{rows} name {} from now on.", erased.pseudonym);
+    Ok(notice("Erased", StatusCode::OK, &why))
 }

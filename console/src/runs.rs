@@ -6,24 +6,22 @@ use std::collections::HashSet;
 use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
-use axum::response::Response;
-use firstcome_notifier::wording::{LONGEST, count, detail, grouped, line, person, words};
+use firstcome_notifier::wording::{count, detail, grouped, person, words};
 use firstcome_shared::http::views::{Overview, RunSummary};
 use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
 use serde::Deserialize;
 
-use super::client::{HttpRefusal, encoded, query as query_string};
-use super::html::{Top, answer};
-use super::people::Search;
-use super::state::{OrDefault, Page};
-use super::times::instant;
+use super::client::{encoded, query as query_string};
+use super::overview::place;
+use super::page::{OrDefault, Page, Screen, Top, answer};
+use super::text::Text;
 
 #[derive(Template)]
 #[template(path = "runs.html")]
 struct RunsScreen<'a> {
     top: Top<'a>,
-    /// Runs, newest first. Consecutive passes without findings form one group.
-    groups: Vec<&'a [RunLine]>,
+    /// Runs, newest first.
+    runs: &'a [RunSummary],
     /// The scope of a new pass.
     over: &'a str,
     /// The oldest run shown, if there may be older ones.
@@ -34,76 +32,34 @@ struct RunsScreen<'a> {
 #[template(path = "run.html")]
 struct RunScreen<'a> {
     top: Top<'a>,
-    run: &'a RunView,
+    run: &'a Run,
+    findings: &'a [Placed<'a>],
+    /// The users of the findings, whose IDs are masked in texts.
+    people: HashSet<&'a str>,
+    revealed: bool,
+    /// The finding after which this page begins.
+    after: i64,
+    next_after: Option<i64>,
+}
+
+/// A finding, and the report of its drop.
+struct Placed<'a> {
+    drop: Option<&'a DropReport>,
+    finding: &'a Finding,
 }
 
 /// Number of runs per page.
 const RUNS: usize = 50;
 
 /// Number of findings per page.
-const FINDINGS: usize = 100;
+const FINDINGS: &str = "100";
 
 /// Maximum number of drops listed for one run.
 const DROPS: usize = 200;
 
-/// A run in the list.
-pub(super) struct RunLine {
-    pub(super) id: String,
-    pub(super) at: String,
-    pub(super) how: String,
-    pub(super) result: &'static str,
-    /// A CSS class.
-    pub(super) tone: &'static str,
-    pub(super) examined: String,
-    /// The number of findings that are repaired, left and failed.
-    pub(super) numbers: [String; 3],
-}
-
-/// One run with a page of its findings.
-pub(super) struct RunView {
-    pub(super) id: String,
-    pub(super) at: String,
-    pub(super) took: Option<String>,
-    pub(super) how: String,
-    pub(super) result: &'static str,
-    pub(super) tone: &'static str,
-    pub(super) running: bool,
-    pub(super) error: Option<String>,
-    pub(super) examined: String,
-    pub(super) drops: Vec<RunDropLine>,
-    /// Number of drops with changes that are not listed.
-    pub(super) more_drops: usize,
-    pub(super) findings: Vec<FindingLine>,
-    pub(super) revealed: bool,
-    /// The finding after which this page begins.
-    pub(super) after: i64,
-    pub(super) next_after: Option<i64>,
-}
-
-pub(super) struct RunDropLine {
-    pub(super) place: String,
-    pub(super) promised: String,
-    /// Label, count before, and count after the pass.
-    pub(super) numbers: [(&'static str, String, String); 3],
-    pub(super) exact: bool,
-    pub(super) afterwards: String,
-}
-
-pub(super) struct FindingLine {
-    pub(super) kind: &'static str,
-    pub(super) place: String,
-    pub(super) slot: String,
-    pub(super) person: String,
-    pub(super) what: String,
-    pub(super) detail: String,
-    pub(super) is_left: bool,
-    /// The search for the user's history, once revealed.
-    pub(super) story: Option<Search>,
-}
-
 #[derive(Deserialize, Default)]
 #[serde(default)]
-pub(super) struct RunsScreenQuery {
+pub(super) struct RunsQuery {
     before: String,
 }
 
@@ -113,73 +69,42 @@ struct ListedRuns {
     runs: Vec<RunSummary>,
 }
 
-/// A run with a page of its findings.
-#[derive(Deserialize)]
-struct PassPage {
-    #[serde(flatten)]
-    run: Run,
-    next_after: Option<i64>,
-}
-
-pub(super) async fn list(
-    page: Page,
-    OrDefault(query): OrDefault<RunsScreenQuery>,
-) -> Result<Response, HttpRefusal> {
+pub(super) async fn list(page: Page, OrDefault(query): OrDefault<RunsQuery>) -> Screen {
     let limit = RUNS.to_string();
-    let path = format!(
-        "/v1/runs{}",
-        query_string(&[("limit", limit.as_str()), ("before", &query.before)])
-    );
-    let runs: ListedRuns = page.get(&path).await?;
-    let runs: Vec<RunLine> = runs.runs.into_iter().map(run_line).collect();
-    let next_before = runs
-        .last()
-        .filter(|_| runs.len() == RUNS)
-        .map(|run| run.id.as_str());
+    let parameters = [("limit", limit.as_str()), ("before", &query.before)];
+    let path = format!("/v1/runs{}", query_string(&parameters));
+    let ListedRuns { runs } = page.get(&path).await?;
     let overview = page.get::<Overview>("/v1/overview").await;
     let over = match overview.ok().and_then(|seen| seen.live_drops) {
         Some(1) => "the 1 live drop".to_owned(),
         Some(drops) => format!("all {} live drops", grouped(drops)),
         None => "everything".to_owned(),
     };
-    Ok(answer(
-        StatusCode::OK,
-        &RunsScreen {
-            top: Top::new("Passes", Some(&page.session), "runs"),
-            groups: groups(&runs),
-            over: &over,
-            next_before,
-        },
-    ))
+    let last = runs.last().filter(|_| runs.len() == RUNS);
+    let screen = RunsScreen {
+        top: page.top("Passes", "runs"),
+        runs: &runs,
+        over: &over,
+        next_before: last.map(|run| run.run_id.as_str()),
+    };
+    Ok(answer(StatusCode::OK, &screen))
 }
 
-/// Groups consecutive passes without findings, since there are hundreds of them in a night.
-fn groups(runs: &[RunLine]) -> Vec<&[RunLine]> {
-    let is_quiet = |run: &RunLine| run.tone == "quiet";
-    runs.chunk_by(|one, next| is_quiet(one) && is_quiet(next) && one.how == next.how)
-        .collect()
-}
+#[allow(clippy::unused_self, reason = "a template calls methods")]
+impl RunsScreen<'_> {
+    fn result(&self, run: &RunSummary) -> (&'static str, &'static str) {
+        result(run.status.parse().unwrap_or(Status::Failed), run.dry_run)
+    }
 
-fn run_line(run: RunSummary) -> RunLine {
-    let status = run.status.parse().unwrap_or(Status::Failed);
-    let (result, tone) = result(status, run.dry_run);
-    let unsigned = |n: i64| grouped(u64::try_from(n).unwrap_or(0));
-    RunLine {
-        at: instant(run.started_at),
-        how: how(
-            &run.trigger,
-            run.asked_by.as_deref(),
-            [run.dry_run, run.deep, run.confirmed],
-        ),
-        result,
-        tone,
-        examined: examined(
-            &unsigned(run.users_examined),
-            u64::from(run.drops_examined),
-            &unsigned(run.rows_examined),
-        ),
-        numbers: [run.applied, run.skipped, run.failed].map(|n| grouped(u64::from(n))),
-        id: run.run_id,
+    fn how(&self, run: &RunSummary) -> String {
+        let flags = [run.dry_run, run.deep, run.confirmed];
+        how(&run.trigger, run.asked_by.as_deref(), flags)
+    }
+
+    fn examined(&self, run: &RunSummary) -> String {
+        let [users, rows] = [run.users_examined, run.rows_examined];
+        let [users, rows] = [users, rows].map(|n| u64::try_from(n).unwrap_or(0));
+        examined(users, rows, run.drops_examined.into())
     }
 }
 
@@ -196,287 +121,181 @@ fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
     }
 }
 
-fn examined(people: &str, drops: u64, rows: &str) -> String {
+fn examined(people: u64, rows: u64, drops: u64) -> String {
     let drops = count(drops, "drop", "drops");
-    format!("{people} people, {rows} rows, {drops}")
+    format!(
+        "{} people, {} rows, {drops}",
+        grouped(people),
+        grouped(rows)
+    )
 }
 
 fn how(trigger: &str, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool; 3]) -> String {
-    let by = match (trigger, asked_by) {
-        (_, Some(name)) => format!("asked for by {}", line(name, LONGEST)),
+    let mut text = match (trigger, asked_by) {
+        (_, Some(name)) => format!("asked for by {}", name.text()),
         ("cron", None) => "by schedule".to_owned(),
         ("endpoint", None) => "asked for".to_owned(),
         ("cli", None) => "command line".to_owned(),
         ("startup", None) => "by itself".to_owned(),
         (other, None) => other.to_owned(),
     };
-    let more = [
+    for (is, word) in [
         (dry_run, ", dry run"),
         (deep, ", deep"),
         (confirmed, ", confirmed"),
-    ];
-    more.into_iter()
-        .filter(|(is, _)| *is)
-        .fold(by, |text, (_, word)| text + word)
+    ] {
+        text += if is { word } else { "" };
+    }
+    text
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-pub(super) struct RunScreenQuery {
+pub(super) struct RunQuery {
     after: i64,
 }
 
 pub(super) async fn read(
     page: Page,
     Path(id): Path<String>,
-    OrDefault(query): OrDefault<RunScreenQuery>,
-) -> Result<Response, HttpRefusal> {
+    OrDefault(query): OrDefault<RunQuery>,
+) -> Screen {
     shown(&page, &id, query.after, false).await
 }
 
 pub(super) async fn reveal(
     page: Page,
     Path(id): Path<String>,
-    OrDefault(query): OrDefault<RunScreenQuery>,
-) -> Result<Response, HttpRefusal> {
+    OrDefault(query): OrDefault<RunQuery>,
+) -> Screen {
     shown(&page, &id, query.after, true).await
 }
 
-async fn shown(page: &Page, id: &str, after: i64, reveal: bool) -> Result<Response, HttpRefusal> {
-    let limit = FINDINGS.to_string();
-    let after_text = after.to_string();
-    let parameters = [
-        ("limit", limit.as_str()),
-        ("after", &after_text),
-        ("reveal", if reveal { "true" } else { "" }),
-    ];
-    let path = format!("/v1/runs/{}{}", encoded(id), query_string(&parameters));
-    let PassPage { run, next_after } = page.get(&path).await?;
-    let view = view(&run, after, next_after, reveal);
-    Ok(answer(
-        StatusCode::OK,
-        &RunScreen {
-            top: Top::new("One pass", Some(&page.session), "runs"),
-            run: &view,
-        },
-    ))
+/// A run with a page of its findings.
+#[derive(Deserialize)]
+struct RunPage {
+    #[serde(flatten)]
+    run: Run,
+    next_after: Option<i64>,
 }
 
-fn view(run: &Run, after: i64, next_after: Option<i64>, revealed: bool) -> RunView {
-    let people: HashSet<&str> = run
-        .all_findings()
-        .filter_map(|finding| finding.user_id.as_deref())
-        .collect();
-    let of_drops = run.drops.iter().flat_map(|drop| {
-        drop.findings
-            .iter()
-            .map(move |finding| (Some(drop), finding))
-    });
-    let placed = run
-        .findings
-        .iter()
-        .map(|finding| (None, finding))
-        .chain(of_drops);
-    let findings = placed
-        .map(|(drop, finding)| finding_line(drop, finding, &people, revealed))
-        .collect();
-    let (result, tone) = result(run.status, run.dry_run);
-    let (drops, seen) = run.examined();
-    RunView {
-        id: run.run_id.clone(),
-        at: instant(run.started_at),
-        took: run
-            .finished_at
-            .map(|at| format!("{:.1} s", (at - run.started_at).as_seconds_f64())),
-        how: how(
-            run.trigger.as_str(),
-            run.asked_by.as_deref(),
-            [run.dry_run, run.deep, false],
-        ),
-        result,
-        tone,
-        running: run.status == Status::Running,
-        error: run.error.as_deref().map(|error| detail(error, &people)),
-        examined: examined(&grouped(seen.users), drops, &grouped(seen.rows)),
-        drops: run.drops.iter().take(DROPS).map(drop_line).collect(),
-        more_drops: run.drops.len().saturating_sub(DROPS),
-        findings,
+async fn shown(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
+    let (from, reveal) = (after.to_string(), if revealed { "true" } else { "" });
+    let parameters = [("limit", FINDINGS), ("after", &from), ("reveal", reveal)];
+    let path = format!("/v1/runs/{}{}", encoded(id), query_string(&parameters));
+    let RunPage { run, next_after } = page.get(&path).await?;
+    let placed = |drop, finding| Placed { drop, finding };
+    let mut findings: Vec<Placed<'_>> = run.findings.iter().map(|it| placed(None, it)).collect();
+    for drop in &run.drops {
+        findings.extend(drop.findings.iter().map(|it| placed(Some(drop), it)));
+    }
+    let people = run.all_findings().filter_map(|it| it.user_id.as_deref());
+    let screen = RunScreen {
+        top: page.top("One pass", "runs"),
+        people: people.collect(),
+        findings: &findings,
+        run: &run,
         revealed,
         after,
         next_after,
+    };
+    Ok(answer(StatusCode::OK, &screen))
+}
+
+#[allow(clippy::unused_self, reason = "a template calls methods")]
+impl RunScreen<'_> {
+    fn result(&self) -> (&'static str, &'static str) {
+        result(self.run.status, self.run.dry_run)
     }
-}
 
-fn place(drop: &DropReport) -> String {
-    format!(
-        "{} · drop {}",
-        line(&drop.coupon_name, LONGEST),
-        drop.drop_id
-    )
-}
-
-fn drop_line(drop: &DropReport) -> RunDropLine {
-    let before = &drop.before;
-    let after = &drop.after;
-    let numbers = [
-        ("Promised", before.users, after.users),
-        ("Rows", before.rows, after.rows),
-        ("Dead letters", before.failed_claims, after.failed_claims),
-    ];
-    RunDropLine {
-        place: place(drop),
-        promised: grouped(u64::from(drop.quantity)),
-        numbers: numbers.map(|(what, before, after)| (what, grouped(before), grouped(after))),
-        exact: drop.exact,
-        afterwards: drop.exactness(),
+    fn how(&self) -> String {
+        let flags = [self.run.dry_run, self.run.deep, false];
+        let asked_by = self.run.asked_by.as_deref();
+        how(self.run.trigger.as_str(), asked_by, flags)
     }
-}
 
-fn finding_line(
-    drop: Option<&DropReport>,
-    finding: &Finding,
-    people: &HashSet<&str>,
-    revealed: bool,
-) -> FindingLine {
-    let dash = || "–".to_owned();
-    let shown = |id: &String| {
-        if revealed {
-            line(id, LONGEST)
+    fn took(&self) -> Option<String> {
+        let took = self.run.finished_at? - self.run.started_at;
+        Some(format!("{:.1} s", took.as_seconds_f64()))
+    }
+
+    fn is_running(&self) -> bool {
+        self.run.status == Status::Running
+    }
+
+    fn examined(&self) -> String {
+        let (drops, seen) = self.run.examined();
+        examined(seen.users, seen.rows, drops)
+    }
+
+    fn drops(&self) -> impl Iterator<Item = &DropReport> {
+        self.run.drops.iter().take(DROPS)
+    }
+
+    /// Number of drops with changes that are not listed.
+    fn more_drops(&self) -> usize {
+        self.run.drops.len().saturating_sub(DROPS)
+    }
+
+    /// Label, count before, and count after the pass.
+    fn numbers(&self, drop: &DropReport) -> [(&'static str, u64, u64); 3] {
+        let (before, after) = (&drop.before, &drop.after);
+        let letters = [before.failed_claims, after.failed_claims];
+        [
+            ("Promised", before.users, after.users),
+            ("Rows", before.rows, after.rows),
+            ("Dead letters", letters[0], letters[1]),
+        ]
+    }
+
+    fn drop_place(&self, drop: &DropReport) -> String {
+        place(&drop.coupon_name, drop.drop_id)
+    }
+
+    fn place(&self, placed: &Placed<'_>) -> String {
+        let bare = placed.finding.drop_id.map(|drop| format!("drop {drop}"));
+        let named = placed.drop.map(|drop| self.drop_place(drop));
+        named.or(bare).text()
+    }
+
+    fn person(&self, finding: &Finding) -> String {
+        let shown = |id: &String| {
+            if self.revealed { id.text() } else { person(id) }
+        };
+        finding.user_id.as_ref().map(shown).text()
+    }
+
+    /// The coupon, the drop and the user of the history, once revealed.
+    fn story(&self, Placed { drop, finding }: &Placed<'_>) -> Option<[String; 3]> {
+        let coupon = drop.map(|drop| drop.coupon_id).or(finding.coupon_id);
+        let coupon = coupon.filter(|_| self.revealed)?.to_string();
+        let drop = drop.map(|drop| drop.drop_id.to_string());
+        Some([coupon, drop.unwrap_or_default(), finding.user_id.clone()?])
+    }
+
+    fn detail(&self, text: &str) -> String {
+        if self.revealed {
+            text.text()
         } else {
-            person(id)
+            detail(text, &self.people)
         }
-    };
-    let of_no_report = || {
-        finding
-            .drop_id
-            .map_or_else(dash, |drop| format!("drop {drop}"))
-    };
-    let words = words(finding.action);
-    let coupon = drop
-        .map(|drop| drop.coupon_id)
-        .or(finding.coupon_id)
-        .filter(|_| revealed);
-    let story = coupon
-        .zip(finding.user_id.as_ref())
-        .map(|(coupon, person)| Search {
-            coupon: coupon.to_string(),
-            drop: drop
-                .map(|drop| drop.drop_id.to_string())
-                .unwrap_or_default(),
-            person: person.clone(),
-        });
-    let is_left = finding.needs_person || finding.result == Outcome::Failed;
-    let what = match finding.result {
-        Outcome::Applied | Outcome::Skipped if finding.needs_person => "needs a person".to_owned(),
-        Outcome::Applied => words.done.to_owned(),
-        Outcome::Planned => format!("would: {}", words.to_do),
-        Outcome::Failed => format!("failed: {}", words.to_do),
-        Outcome::Skipped if finding.action == ActionKind::Report => "only told".to_owned(),
-        Outcome::Skipped => "had changed meanwhile".to_owned(),
-    };
-    FindingLine {
-        kind: finding.kind.as_str(),
-        place: drop.map_or_else(of_no_report, place),
-        slot: finding.slot.map_or_else(dash, |slot| slot.to_string()),
-        person: finding.user_id.as_ref().map_or_else(dash, shown),
-        what,
-        detail: if revealed {
-            line(&finding.detail, LONGEST)
-        } else {
-            detail(&finding.detail, people)
-        },
-        is_left,
-        story,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use firstcome_shared::domain::{CouponId, DropId};
-
-    use super::*;
-    use firstcome_shared::report::{Kind, Trigger};
-
-    #[test]
-    fn consecutive_passes_without_findings_form_one_group() {
-        let run = |tone, how: &str| RunLine {
-            id: String::new(),
-            at: String::new(),
-            how: how.to_owned(),
-            result: "",
-            tone,
-            examined: String::new(),
-            numbers: [const { String::new() }; 3],
-        };
-        let runs = [
-            run("quiet", "by schedule"),
-            run("quiet", "by schedule"),
-            run("quiet", "asked for by Kim"),
-            run("bad", "by schedule"),
-            run("bad", "by schedule"),
-            run("quiet", "by schedule"),
-        ];
-        assert_eq!(
-            groups(&runs)
-                .iter()
-                .map(|group| group.len())
-                .collect::<Vec<_>>(),
-            [2, 1, 1, 1, 1]
-        );
-        assert!(groups(&[]).is_empty());
     }
 
-    #[test]
-    fn user_ids_are_masked_until_revealed_and_texts_are_escaped() {
-        let user = "customer-4711@example.com";
-        let finding = Finding {
-            coupon_id: Some(CouponId(3)),
-            drop_id: Some(DropId(7)),
-            slot: Some(5),
-            user_id: Some(user.to_owned()),
-            ..Finding::report(
-                Kind::FailedClaim,
-                format!("{user} <script>alert(1)</script>"),
-            )
-        };
-        let drop = DropReport {
-            coupon_name: "\" onload='x' <b>".to_owned(),
-            findings: vec![finding],
-            ..DropReport::begun(CouponId(3), DropId(7), 9)
-        };
-        let run = Run {
-            asked_by: Some("<b>Kim</b>".to_owned()),
-            status: Status::Drift,
-            drops: vec![drop],
-            ..Run::begun("1", Trigger::Endpoint, chrono::DateTime::UNIX_EPOCH)
-        };
-        let html = |revealed| {
-            let view = view(&run, 0, None, revealed);
-            askama::Template::render(&RunScreen {
-                top: Top::new("One pass", None, "runs"),
-                run: &view,
-            })
-            .unwrap()
-        };
-        let masked = html(false);
-        let revealed = html(true);
-        assert!(
-            !masked.contains("4711") && masked.contains("c•••11@e•••"),
-            "{masked}"
-        );
-        assert!(revealed.matches(user).count() == 3, "{revealed}");
-        assert!(revealed.contains(&format!(
-            "name=\"drop\" value=\"7\"><input type=\"hidden\" name=\"person\" value=\"{user}\""
-        )));
-        assert!(!masked.contains("action=\"/people\""), "{masked}");
-        assert!(
-            revealed.contains("asked for by &#60;b&#62;Kim"),
-            "{revealed}"
-        );
-        for page in [&masked, &revealed] {
-            for raw in ["<script>alert", "<b>", "' <", "onload='", "style="] {
-                assert!(!page.contains(raw), "{raw}: {page}");
+    fn is_left(&self, finding: &Finding) -> bool {
+        finding.needs_person || finding.result == Outcome::Failed
+    }
+
+    fn what(&self, finding: &Finding) -> String {
+        let words = words(finding.action);
+        match finding.result {
+            Outcome::Applied | Outcome::Skipped if finding.needs_person => {
+                "needs a person".to_owned()
             }
+            Outcome::Applied => words.done.to_owned(),
+            Outcome::Planned => format!("would: {}", words.to_do),
+            Outcome::Failed => format!("failed: {}", words.to_do),
+            Outcome::Skipped if finding.action == ActionKind::Report => "only told".to_owned(),
+            Outcome::Skipped => "had changed meanwhile".to_owned(),
         }
     }
 }

@@ -48,7 +48,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn name(&self) -> &str {
-        self.caller.name.as_deref().unwrap_or_default()
+        &self.caller.name
     }
 
     pub(super) fn may_change(&self) -> bool {
@@ -82,8 +82,10 @@ impl Session {
             ends: DateTime::from_timestamp(ends.parse().ok()?, 0)?,
             allowed: signer.allowed,
             caller: Credentials {
-                name: Some(name),
-                ..Credentials::program(signer.authorization)
+                authorization: signer.authorization,
+                name,
+                peer: None,
+                forwarded_for: Vec::new(),
             },
         })
     }

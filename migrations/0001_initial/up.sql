@@ -76,8 +76,6 @@ CREATE TABLE IF NOT EXISTS drops (
     sealed_at       DATETIME(3)  NULL,
     sealed_rows     INT UNSIGNED NULL,
     codes_erased_at DATETIME(3)  NULL,
-    silenced_until  DATETIME(3)  NULL,
-    silenced_by     VARCHAR(100) NULL,
     UNIQUE KEY drops_one_a_day (coupon_id, local_date),
     UNIQUE KEY drops_with_coupon (id, coupon_id),
     KEY drops_unsealed (sealed_at, opens_at),

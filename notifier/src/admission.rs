@@ -10,9 +10,11 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::Notifier;
+use crate::alerts::{ADMISSION, Problem};
 use crate::clock::elapsed;
+use crate::record::{Seen, record_seen};
 use crate::report::{AlertKind, Run};
-use crate::{Notifier, record};
 
 /// How long admission must be closed before that is told. A restart of Redis closes it for seconds.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
@@ -37,10 +39,10 @@ pub enum SeenGate {
 
 /// What this process has seen.
 #[derive(Debug, Default)]
-pub(crate) struct AdmissionWatch(Mutex<Seen>);
+pub(crate) struct AdmissionWatch(Mutex<SeenAdmission>);
 
-#[derive(Debug, Default)]
-struct Seen {
+#[derive(Debug, Clone, Default)]
+struct SeenAdmission {
     /// Since when admission is not open.
     closed_since: Option<DateTime<Utc>>,
     /// The last period in which it was not.
@@ -52,6 +54,10 @@ struct Seen {
     noted_at: Option<DateTime<Utc>>,
     /// The last note of any process, if this one has lost Redis.
     note_of_others: Option<String>,
+}
+
+fn is_due(last: Option<DateTime<Utc>>, every: TimeDelta, now: DateTime<Utc>) -> bool {
+    last.is_none_or(|at| elapsed(at, now) >= every)
 }
 
 impl AdmissionWatch {
@@ -80,14 +86,12 @@ impl Notifier {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let Some(seen) = *gate.borrow() else {
-                continue;
-            };
-            if let Err(error) = self.admission(seen, Utc::now()).await {
-                tracing::debug!(
-                    error = format!("{error:#}"),
-                    "the mail about admission is not in the outbox yet"
-                );
+            let gate = *gate.borrow();
+            if let Some(gate) = gate
+                && let Err(error) = self.admission(gate, Utc::now()).await
+            {
+                let error = format!("{error:#}");
+                tracing::debug!(error, "the mail about admission is not in the outbox yet");
             }
         }
     }
@@ -97,41 +101,29 @@ impl Notifier {
     pub async fn admission(&self, gate: SeenGate, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         match gate {
-            SeenGate::Open => {
-                {
-                    let mut seen = self.admission.0.lock();
-                    if let Some(since) = seen.closed_since.take() {
-                        seen.before = Some((since, now));
-                    }
-                }
-                self.note_open(now).await?;
-            }
+            SeenGate::Open => self.note_open(now).await?,
             SeenGate::Closed => drop(self.admission.0.lock().closed_since.get_or_insert(now)),
             SeenGate::Unreachable => self.look_elsewhere(now).await?,
         }
-        let (since, fires, asked_at) = {
-            let seen = self.admission.0.lock();
-            (seen.closed_since, seen.fires, seen.asked_at)
-        };
-        let asks = fires != Some(true) || asked_at.is_none_or(|at| elapsed(at, now) >= ASK_EVERY);
-        let outage = match since {
+        let seen = self.admission.0.lock().clone();
+        let asks = seen.fires != Some(true) || is_due(seen.asked_at, ASK_EVERY, now);
+        let news = match seen.closed_since {
             Some(since) if asks && elapsed(since, now) >= PATIENCE => {
                 let (kind, summary) = if gate == SeenGate::Unreachable {
                     (AlertKind::RedisUnreachable, "Redis does not answer")
                 } else {
                     (AlertKind::AdmissionClosed, "admission is closed")
                 };
-                Some((kind, summary, since))
+                Seen::Outage(Problem::outage(kind, summary), since)
             }
-            None if fires != Some(false) => None,
+            None if seen.fires != Some(false) => Seen::Over(ADMISSION),
             _ => return Ok(()),
         };
-        let settings = self.settings.clone();
-        record::record_admission(&self.db, outage, settings, now).await?;
+        record_seen(&self.db, news, self.settings.clone(), now).await?;
         self.wake();
-        let mut seen = self.admission.0.lock();
-        seen.fires = Some(since.is_some());
-        seen.asked_at = Some(now);
+        let mut now_seen = self.admission.0.lock();
+        now_seen.fires = Some(seen.closed_since.is_some());
+        now_seen.asked_at = Some(now);
         Ok(())
     }
 
@@ -143,8 +135,14 @@ impl Notifier {
 
     /// Notes for processes without a connection to Redis that this one sees admission open.
     async fn note_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let noted = self.admission.0.lock().noted_at;
-        if noted.is_none_or(|at| elapsed(at, now) >= NOTE_EVERY) {
+        let noted_at = {
+            let mut seen = self.admission.0.lock();
+            if let Some(since) = seen.closed_since.take() {
+                seen.before = Some((since, now));
+            }
+            seen.noted_at
+        };
+        if is_due(noted_at, NOTE_EVERY, now) {
             self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
             let mut seen = self.admission.0.lock();
             // Do not mistake this process's own note for that of another process.
@@ -160,16 +158,12 @@ impl Notifier {
     async fn look_elsewhere(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let note = self.db.state(SEEN_OPEN).await?.unwrap_or_default();
         let mut seen = self.admission.0.lock();
-        if seen
-            .note_of_others
-            .as_ref()
-            .is_some_and(|before| *before != note)
-        {
+        let before = seen.note_of_others.replace(note.clone());
+        if before.is_some_and(|before| before != note) {
             seen.closed_since = Some(now);
             seen.fires = None;
         }
         seen.closed_since.get_or_insert(now);
-        seen.note_of_others = Some(note);
         Ok(())
     }
 }

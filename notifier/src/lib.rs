@@ -12,7 +12,6 @@ mod args;
 mod clock;
 mod firing;
 pub mod mails;
-mod operators;
 mod outage;
 mod record;
 mod send;
@@ -32,20 +31,18 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use admission::AdmissionWatch;
-use alerts::{MailPolicy, Notice, NoticeReason, Problem, is_repair};
-use clock::elapsed;
-use mails::{AlertMail, Links};
+use alerts::{MailPolicy, Problem, is_repair};
+use mails::Links;
 use outage::MysqlOutage;
+use record::{Seen, record_seen};
 use send::Sender;
-use settings::{HookName, MailSettings};
+use settings::MailSettings;
 
 pub use admission::SeenGate;
 pub use args::NotifyArgs;
 pub use clock::{Clock, SystemClock};
-pub use firstcome_shared::mysql::alerts::ListedAlert;
-pub use operators::{AlertError, AlertPage, acknowledge, alert, list, silence};
-pub use send::test_email::test_email;
-pub use send::webhook::{WebhookArgs, test_webhook};
+pub use send::try_out::{test_email, test_webhook};
+pub use send::webhook::WebhookArgs;
 
 /// Key in `reconciler_state` of the time when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
@@ -53,7 +50,7 @@ pub const LAST_DIGEST: &str = "last_run:digest";
 /// Maximum number of runs that wait to be recorded.
 const UNRECORDED: usize = 20;
 
-type UnrecordedRuns = VecDeque<(Run, DateTime<Utc>)>;
+type Unrecorded = VecDeque<(Run, DateTime<Utc>)>;
 
 /// A run that did not happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,18 +66,16 @@ pub struct MissedRun {
 }
 
 impl MissedRun {
-    pub fn notice(&self) -> Notice {
+    /// The problem that the next run ends.
+    pub fn problem(&self) -> Problem {
         let schedule = wording::line(&self.schedule, 80);
-        let summary = format!("a run of {schedule} is late");
-        let mut problem = Problem::outage(AlertKind::RunMissed, summary);
+        let mut problem =
+            Problem::outage(AlertKind::RunMissed, format!("a run of {schedule} is late"));
+        problem.name = format!("{}.{schedule}", problem.name);
         let because = self.because.as_ref();
         let because = because.map(|because| Finding::report(Kind::Stalled, because.clone()));
         problem.findings.extend(because);
-        Notice {
-            problem,
-            reason: NoticeReason::New,
-            since: self.expected_at,
-        }
+        problem
     }
 }
 
@@ -93,7 +88,7 @@ pub struct Notifier {
     outage: Arc<MysqlOutage>,
     /// Runs that repaired or sealed something but could not be recorded, oldest first. The findings
     /// of other runs come again with the next pass.
-    unrecorded: Arc<Mutex<UnrecordedRuns>>,
+    unrecorded: Arc<Mutex<Unrecorded>>,
     admission: Arc<AdmissionWatch>,
     redis_is_managed: bool,
 }
@@ -113,10 +108,7 @@ impl Notifier {
     ) -> anyhow::Result<Self> {
         args.check()?;
         let webhooks = webhooks.webhooks()?;
-        let name = |webhook: &send::webhook::Webhook| HookName {
-            name: webhook.name.clone(),
-            format: webhook.format,
-        };
+        let hooks = webhooks.iter().map(|it| (it.name.clone(), it.format));
         let domain = args.from().map(|from| from.email.domain().to_owned());
         let settings = MailSettings {
             recipients: args.recipients().iter().map(ToString::to_string).collect(),
@@ -126,7 +118,7 @@ impl Notifier {
                 cooldown: seconds(args.alert_cooldown_seconds),
                 patience: seconds(args.alert_patience_seconds),
             },
-            hooks: webhooks.iter().map(name).collect(),
+            hooks: hooks.collect(),
         };
         let server = args.smtp_url.as_ref().map(ExposeSecret::expose_secret);
         let identity = format!("{server:?} {:?} {:?}", settings.recipients, settings.links);
@@ -160,28 +152,20 @@ impl Notifier {
         let recipients = self.settings.recipients.len();
         let Some(mailer) = &self.sender.mailer else {
             tracing::warn!(
-                "SMTP_URL is not set: mails stay in the outbox (table outbox) until it is"
+                recipients,
+                "SMTP_URL is not set: mails stay in the outbox (table outbox) until it is; without ALERT_TO none is written"
             );
-            if recipients == 0 {
-                tracing::warn!("ALERT_TO is not set: alerts are kept, but no mail is written");
-            }
             return;
         };
-        let address = &mailer.server.address;
-        let encryption = address.encryption;
-        tracing::info!(
-            server = address.host,
-            port = address.port,
-            encryption,
-            recipients,
-            "mails will be sent"
-        );
-        if address.shows_password {
+        let server = &mailer.server;
+        let (host, port, encryption) = (&server.host, server.port, server.encryption);
+        tracing::info!(host, port, encryption, recipients, "mails will be sent");
+        if server.shows_password {
             tracing::warn!(
                 "the password in SMTP_URL can be read on the way: use ?tls=required or smtps://"
             );
         }
-        if !mails::is_local(&address.host) {
+        if !mails::is_local(host) {
             for (setting, address) in self.settings.links.dead() {
                 tracing::warn!(
                     "mails lead to {address}, which is the machine of whoever reads them: set {setting} to the address by \
@@ -240,31 +224,11 @@ impl Notifier {
         record(run.clone(), self.admission.closed_for(run), now).await
     }
 
-    /// Mails that a scheduled run is or was late, once for each time at which a run was due. If the
-    /// reason is a pass that is still running, mails it at most once per cooldown.
+    /// Records that a scheduled run is late. The next run ends it.
     pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
         let now = missed.noticed_at.trunc_subsecs(3);
-        let name = format!("missed:{}", missed.schedule);
-        let due = missed.expected_at.to_rfc3339();
-        let settings = self.settings.clone();
-        let mail_once = move |fact: Option<&str>| {
-            let (mailed_due, mailed_at) =
-                fact.and_then(|it| it.split_once(' ')).unwrap_or_default();
-            let is_recent = DateTime::parse_from_rfc3339(mailed_at)
-                .is_ok_and(|at| elapsed(at.to_utc(), now) < settings.policy.cooldown);
-            if mailed_due == due || missed.because.is_some() && is_recent {
-                return Ok(None);
-            }
-            let notice = missed.notice();
-            let mail = AlertMail {
-                problems: std::slice::from_ref(&notice),
-                ..AlertMail::empty(&settings.links, now)
-            };
-            let event = send::webhook::of_problem(&notice, None, None, &settings.links, now);
-            let fact = format!("{due} {}", now.to_rfc3339());
-            Ok(Some((mail.render()?, fact, Some(event))))
-        };
-        record::enqueue_once(&self.db, self.settings.clone(), now, name, mail_once).await?;
+        let seen = Seen::Outage(missed.problem(), missed.expected_at);
+        record_seen(&self.db, seen, self.settings.clone(), now).await?;
         self.wake();
         Ok(())
     }
@@ -276,17 +240,17 @@ impl Notifier {
         let mut day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
         day.redis_is_managed = self.redis_is_managed;
         let settings = self.settings.clone();
-        let mail_once = move |fact: Option<&str>| {
+        let decide = move |fact: Option<&str>| {
             let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
             // A time more than a day ahead was written by a clock that has been set back since.
             if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
                 return Ok(None);
             }
             let mail = mails::daily(&day, &settings.links)?;
-            Ok(Some((mail, now.to_rfc3339(), None)))
+            Ok(Some((mail, now.to_rfc3339())))
         };
-        let name = LAST_DIGEST.to_owned();
-        record::enqueue_once(&self.db, self.settings.clone(), now, name, mail_once).await?;
+        let settings = self.settings.clone();
+        record::enqueue_once(&self.db, settings, now, LAST_DIGEST, decide).await?;
         self.wake();
         Ok(())
     }

@@ -6,18 +6,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::alerts::{Alert, AlertState, Notice, NoticeReason, Problem, begun};
 use crate::clock::elapsed;
-use crate::mails::{AlertMail, Rendered};
+use crate::mails::AlertMail;
+use crate::record::{Seen, record_seen, thread};
 use crate::report::{AlertKind, FailureCause, Finding, Kind};
-use crate::send::mail::Envelope;
-use crate::send::webhook::{self, Event};
-use crate::{Notifier, record, wording};
+use crate::send::event;
+use crate::{Notifier, wording};
 
 /// The pause between two attempts to reach one target.
 const PAUSE: TimeDelta = TimeDelta::hours(1);
@@ -52,35 +51,19 @@ impl MysqlOutage {
         }
     }
 
-    /// Records a failure. Returns the outage and the targets to tell now.
-    fn failed(
-        &self,
-        is_away: bool,
-        now: DateTime<Utc>,
-        patience: TimeDelta,
-        targets: &[String],
-    ) -> (Lasting, Vec<String>) {
-        let mut state = self.state.lock();
-        let mut lasting = state.take().or_else(|| self.read(now)).unwrap_or(Lasting {
+    /// Records a failure. Returns the outage.
+    fn failed(&self, is_away: bool, now: DateTime<Utc>) -> Lasting {
+        let begun = || Lasting {
             since: now,
             seen_at: now,
             was_away: false,
             attempts: BTreeMap::new(),
-        });
+        };
+        let known = self.state.lock().clone().or_else(|| self.read(now));
+        let mut lasting = known.unwrap_or_else(begun);
         lasting.seen_at = now;
         lasting.was_away |= is_away;
-        let is_late = elapsed(lasting.since, now) >= patience;
-        let is_due = |target: &&String| {
-            let last = lasting.attempts.get(*target);
-            is_late && last.is_none_or(|at| elapsed(*at, now) >= PAUSE)
-        };
-        let due: Vec<String> = targets.iter().filter(is_due).cloned().collect();
         lasting
-            .attempts
-            .extend(due.iter().map(|target| (target.clone(), now)));
-        self.write(&lasting);
-        *state = Some(lasting.clone());
-        (lasting, due)
     }
 
     /// Records a success. Returns the outage that ends with it, if anybody was told.
@@ -98,21 +81,33 @@ impl MysqlOutage {
         Some(lasting).filter(|it| elapsed(it.seen_at, now) < STALE)
     }
 
-    /// Without the file, the state lasts as long as the process.
-    fn write(&self, lasting: &Lasting) {
-        let text = serde_json::to_vec(lasting).unwrap_or_default();
+    /// Keeps the outage; without the file as long as the process lasts.
+    fn keep(&self, lasting: Lasting) {
+        let text = serde_json::to_vec(&lasting).unwrap_or_default();
         if let Err(error) = std::fs::write(&self.file, text) {
             tracing::debug!(%error, "the state of the outage is not written");
         }
+        *self.state.lock() = Some(lasting);
     }
 }
 
 impl Lasting {
+    /// Whether to tell a target now. Notes that as an attempt.
+    fn is_due(&mut self, target: &str, patience: TimeDelta, now: DateTime<Utc>) -> bool {
+        let last = self.attempts.get(target);
+        let is_due = elapsed(self.since, now) >= patience
+            && last.is_none_or(|at| elapsed(*at, now) >= PAUSE);
+        if is_due {
+            self.attempts.insert(target.to_owned(), now);
+        }
+        is_due
+    }
+
     /// Returns the problem as everybody is told.
-    fn notice(&self, error: &str) -> Notice {
-        let away = wording::unavailable(FailureCause::Mysql, error);
-        let away = away.unwrap_or_else(|| "MySQL cannot be used".to_owned());
+    fn problem(&self, error: &str) -> Problem {
         let mut problem = if self.was_away {
+            let away = wording::unavailable(FailureCause::Mysql, error);
+            let away = away.unwrap_or_else(|| "MySQL cannot be used".to_owned());
             Problem::outage(AlertKind::MysqlUnreachable, away)
         } else {
             let unrecorded = "MySQL answers, but alerts cannot be recorded";
@@ -122,99 +117,46 @@ impl Lasting {
             problem
         };
         "mysql".clone_into(&mut problem.name);
-        Notice {
-            problem,
-            reason: NoticeReason::New,
-            since: self.since,
-        }
-    }
-
-    /// Returns the end of the outage, as of an alert.
-    fn ended_at(&self, now: DateTime<Utc>) -> Alert {
-        Alert {
-            state: AlertState::Resolved,
-            resolved_at: Some(now),
-            ..begun(&self.notice("").problem, self.since)
-        }
+        problem
     }
 }
 
 impl Notifier {
     /// Tells everybody that MySQL is unavailable, or refuses what a pass records.
     pub(crate) fn cannot_record(&self, is_away: bool, error: &str, now: DateTime<Utc>) {
-        let recipients = self
-            .sender
-            .mailer
-            .as_ref()
-            .map(|_| &self.settings.recipients);
-        let mut targets = recipients.cloned().unwrap_or_default();
-        targets.extend(self.sender.webhooks.iter().map(|it| it.name.clone()));
+        let mut outage = self.outage.failed(is_away, now);
         let patience = self.settings.policy.patience;
-        let (outage, due) = self.outage.failed(is_away, now, patience, &targets);
-        if due.is_empty() {
-            return;
-        }
-        let notice = outage.notice(error);
+        let notice = Notice {
+            problem: outage.problem(error),
+            reason: NoticeReason::New,
+            since: outage.since,
+        };
         let mail = AlertMail {
             problems: std::slice::from_ref(&notice),
             ..AlertMail::empty(&self.settings.links, now)
         };
-        let mail = match mail.render() {
-            Ok(mail) => mail,
+        let written = match mail.render() {
+            Ok(written) => written,
             Err(error) => return tracing::error!(%error, "the mail about MySQL is not written"),
         };
-        let event = webhook::of_problem(&notice, None, None, &self.settings.links, now);
-        let thread = record::thread(&notice.problem.name, outage.since, &self.settings.domain);
-        let notifier = self.clone();
-        tokio::spawn(async move {
-            let tell = |target| notifier.tell_directly(target, &mail, &event, &thread, now);
-            join_all(due.into_iter().map(tell)).await;
-        });
-    }
-
-    async fn tell_directly(
-        &self,
-        target: String,
-        mail: &Rendered,
-        event: &Event,
-        thread: &str,
-        now: DateTime<Utc>,
-    ) {
-        let mut webhooks = self.sender.webhooks.iter();
-        let told = if let Some(webhook) = webhooks.find(|it| it.name == target) {
-            let posted = webhook
-                .post(&event.id, &event.body(webhook.format), now)
-                .await;
-            posted.map_err(|error| error.to_string())
-        } else if let Some(mailer) = &self.sender.mailer {
-            let id = format!(
-                "{:.16x}.{}",
-                Sha256::digest(&target),
-                now.timestamp_millis()
-            );
-            let envelope = Envelope {
-                to: &target,
-                subject: &mail.subject,
-                id: &id,
-                thread: Some(thread),
-                date: now,
-                text: &mail.text,
-                html: &mail.html,
-            };
-            mailer
-                .deliver(&envelope)
-                .await
-                .map_err(|error| error.to_string())
-        } else {
-            Ok(())
-        };
-        if let Err(error) = told {
-            tracing::error!(
-                error,
-                target,
-                "nobody is told there that MySQL cannot be used"
-            );
+        let thread = thread(&notice.problem.name, outage.since, &self.settings.domain);
+        let mut messages = self.settings.posts(&event::of_mail(&mail), now);
+        if self.sender.mailer.is_some() {
+            messages.extend(self.settings.mails(&written, &[thread], now));
         }
+        for message in messages {
+            if !outage.is_due(&message.target, patience, now) {
+                continue;
+            }
+            let sender = self.sender.clone();
+            tokio::spawn(async move {
+                let target = &message.target;
+                if let Err(error) = sender.deliver(&message).await {
+                    tracing::error!(%error, target, "nobody is told there that MySQL cannot be used");
+                }
+            });
+        }
+        self.outage.keep(outage);
     }
 
     /// Tells everybody that MySQL can be used again, if anybody was told that it cannot.
@@ -222,13 +164,17 @@ impl Notifier {
         let Some(outage) = self.outage.ended(now) else {
             return Ok(());
         };
-        let ended = outage.ended_at(now);
-        let enqueued = record::enqueue_end(&self.db, ended, self.settings.clone(), now).await;
-        if enqueued.is_err() {
-            self.outage.write(&outage);
-            *self.outage.state.lock() = Some(outage);
+        let ended = Alert {
+            state: AlertState::Resolved,
+            resolved_at: Some(now),
+            ..begun(&outage.problem(""), outage.since)
+        };
+        let seen = Seen::OverUnrecorded(ended);
+        let recorded = record_seen(&self.db, seen, self.settings.clone(), now).await;
+        if recorded.is_err() {
+            self.outage.keep(outage);
         }
-        Ok(enqueued?)
+        Ok(recorded?)
     }
 }
 
@@ -241,9 +187,12 @@ mod tests {
     }
 
     fn told(outage: &MysqlOutage, seconds: i64) -> usize {
-        let targets = ["a".to_owned(), "b".to_owned()];
-        let patience = TimeDelta::seconds(30);
-        outage.failed(true, at(seconds), patience, &targets).1.len()
+        let now = at(seconds);
+        let mut lasting = outage.failed(true, now);
+        let mut is_due = |target: &&str| lasting.is_due(target, TimeDelta::seconds(30), now);
+        let told = ["a", "b"].iter().filter(|it| is_due(it)).count();
+        outage.keep(lasting);
+        told
     }
 
     fn outage(test: &str) -> impl Fn() -> MysqlOutage {

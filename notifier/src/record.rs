@@ -1,5 +1,5 @@
-//! Records the alerts of a pass, and the mail and the events about the changes, in one transaction,
-//! so that a restart neither repeats nor loses a mail.
+//! Records alerts, and the mail and the events about the changes, in one transaction, so that a
+//! restart neither repeats nor loses a mail.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,9 +10,7 @@ use diesel::result::{Error, QueryResult};
 use diesel_async::AsyncConnection as _;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::RepairsRow;
-use firstcome_shared::mysql::outbox::{Channel, NewMessage};
 use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox, runs};
-use uuid::Uuid;
 
 use crate::alerts::{
     self as judging, ADMISSION, Alert, AlertMemory, AlertState, MailPolicy, Problem, Verdict,
@@ -20,13 +18,13 @@ use crate::alerts::{
 use crate::clock::elapsed;
 use crate::mails::{AlertMail, Rendered};
 use crate::report::{AlertKind, Finding, Kind, Run, Status};
-use crate::send::webhook::{self, Event};
+use crate::send::event::{self, Event};
 use crate::settings::MailSettings;
 
-/// Maximum duration of recording a pass.
+/// Maximum duration of recording.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Maximum number of alerts of a pass that get an event of their own. One more counts the rest.
+/// Maximum number of alerts of a pass that get an event.
 const EVENTS: usize = 100;
 
 /// Maximum number of threads that one mail refers to.
@@ -46,12 +44,16 @@ pub(crate) async fn record_pass(
             alerts::lock(conn).await?;
             let memory = remember(conn, &run).await?;
             let verdict = judging::judge(&run, &memory, settings.policy, now);
-            let mut post = Post::new(conn, &settings, now);
+            let mut post = Post {
+                conn,
+                settings: &settings,
+                now,
+            };
             if !run.dry_run && run.status != Status::Running {
                 post.keep_repairs(&run, &memory).await?;
                 let sealed = run.drops.iter().filter(|drop| drop.sealed);
-                let sealed = sealed.map(|drop| webhook::of_sealed(drop, now));
-                post.events(&sealed.collect::<Vec<_>>()).await?;
+                let sealed: Vec<Event> = sealed.map(|it| event::of_sealed(it, now)).collect();
+                post.events(&sealed).await?;
             }
             post.tell(verdict, &memory, Some(&run), closed_for).await
         })
@@ -60,37 +62,66 @@ pub(crate) async fn record_pass(
     .await
 }
 
-/// Records that admission has been closed since this time, or with `None` that it is open.
-pub(crate) async fn record_admission(
+/// What is seen outside a pass.
+#[derive(Debug, Clone)]
+pub(crate) enum Seen {
+    /// An outage, and when it began. The caller has waited for its patience.
+    Outage(Problem, DateTime<Utc>),
+    /// The outage with this name is over, if there was one.
+    Over(&'static str),
+    /// An outage is over that could not be recorded.
+    OverUnrecorded(Alert),
+}
+
+/// Records what was seen outside a pass.
+pub(crate) async fn record_seen(
     db: &Db,
-    outage: Option<(AlertKind, &'static str, DateTime<Utc>)>,
+    seen: Seen,
     settings: Arc<MailSettings>,
     now: DateTime<Utc>,
 ) -> Result<(), DbError> {
-    db.run("record an outage", async move |conn| {
+    db.run_within(LIMIT, "record an outage", async move |conn| {
         conn.transaction(async |conn| {
             alerts::lock(conn).await?;
+            let name = match &seen {
+                Seen::Outage(problem, _) => problem.name.clone(),
+                Seen::Over(name) => (*name).to_owned(),
+                Seen::OverUnrecorded(alert) => alert.name.clone(),
+            };
             let memory = AlertMemory {
-                alerts: alerts::firing_or_named(conn, &[ADMISSION.to_owned()]).await?,
+                alerts: alerts::firing_or_named(conn, std::slice::from_ref(&name)).await?,
                 ..AlertMemory::default()
             };
             let mut verdict = Verdict::default();
-            if let Some((kind, summary, since)) = outage {
-                let mut problem = Problem::outage(kind, summary);
-                problem.findings = why_closed(&memory);
-                // The caller has waited for the patience.
-                let policy = MailPolicy {
-                    patience: TimeDelta::zero(),
-                    ..settings.policy
-                };
-                judging::observe(problem, &memory, policy, now, &mut verdict);
-                let stored = verdict.alerts.iter_mut().map(|it| &mut it.first_seen_at);
-                let told = verdict.problems.iter_mut().map(|it| &mut it.since);
-                stored.chain(told).for_each(|at| *at = since.min(*at));
-            } else if let Some(alert) = memory.alerts.get(ADMISSION) {
-                judging::end(alert, now, &mut verdict);
+            match seen.clone() {
+                Seen::Outage(mut problem, since) => {
+                    if name == ADMISSION {
+                        problem.findings = why_closed(&memory);
+                    }
+                    let policy = MailPolicy {
+                        patience: TimeDelta::zero(),
+                        ..settings.policy
+                    };
+                    judging::observe(problem, &memory, policy, now, &mut verdict);
+                    for alert in &mut verdict.alerts {
+                        alert.first_seen_at = since.min(alert.first_seen_at);
+                    }
+                    for notice in &mut verdict.problems {
+                        notice.since = since.min(notice.since);
+                    }
+                }
+                Seen::Over(_) => {
+                    if let Some(alert) = memory.alerts.get(&name) {
+                        judging::end(alert, now, &mut verdict);
+                    }
+                }
+                Seen::OverUnrecorded(alert) => verdict.resolved.push(alert),
             }
-            let mut post = Post::new(conn, &settings, now);
+            let mut post = Post {
+                conn,
+                settings: &settings,
+                now,
+            };
             post.tell(verdict, &memory, None, None).await
         })
         .await
@@ -98,56 +129,25 @@ pub(crate) async fn record_admission(
     .await
 }
 
-/// Enqueues the mail and the event about the end of an outage that is in no table.
-pub(crate) async fn enqueue_end(
-    db: &Db,
-    ended: Alert,
-    settings: Arc<MailSettings>,
-    now: DateTime<Utc>,
-) -> Result<(), DbError> {
-    db.run("enqueue mail", async move |conn| {
-        conn.transaction(async |conn| {
-            let mail = AlertMail {
-                resolved: std::slice::from_ref(&ended),
-                ..AlertMail::empty(&settings.links, now)
-            };
-            let mail = mail.render().map_err(unwritten)?;
-            let thread = thread(&ended.name, ended.first_seen_at, &settings.domain);
-            let event = webhook::of_resolved(&ended, None, &settings.links, now);
-            let mut post = Post::new(conn, &settings, now);
-            post.events(&[event]).await?;
-            post.mail(&mail, &[thread]).await
-        })
-        .await
-    })
-    .await
-}
-
 /// Enqueues the mail that `decide` derives from the fact `name` in `reconciler_state`, and stores
-/// the new fact in the same transaction. If several processes notice the same thing, only one of
-/// them mails it.
+/// the new fact in the same transaction. If several processes decide at once, only one of them
+/// mails.
 pub(crate) async fn enqueue_once(
     db: &Db,
     settings: Arc<MailSettings>,
     now: DateTime<Utc>,
-    name: String,
-    decide: impl Fn(Option<&str>) -> anyhow::Result<Option<(Rendered, String, Option<Event>)>>
-    + Send
-    + Sync
-    + 'static,
+    name: &'static str,
+    decide: impl Fn(Option<&str>) -> anyhow::Result<Option<(Rendered, String)>> + Send + Sync + 'static,
 ) -> Result<(), DbError> {
     db.run("enqueue mail", async move |conn| {
         conn.transaction(async |conn| {
             alerts::lock(conn).await?;
-            let fact = runs::state(conn, &name).await?;
-            let decided = decide(fact.as_deref()).map_err(unwritten)?;
-            let Some((mail, fact, event)) = decided else {
+            let fact = runs::state(conn, name).await?;
+            let Some((mail, fact)) = decide(fact.as_deref()).map_err(unwritten)? else {
                 return Ok(());
             };
-            let mut post = Post::new(conn, &settings, now);
-            post.events(event.as_slice()).await?;
-            post.mail(&mail, &[]).await?;
-            runs::set_state(conn, &name, &fact).await
+            outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
+            runs::set_state(conn, name, &fact).await
         })
         .await
     })
@@ -162,18 +162,15 @@ fn unwritten(error: anyhow::Error) -> Error {
 async fn remember(conn: &mut Conn, run: &Run) -> QueryResult<AlertMemory> {
     let examined: Vec<i64> = run.drops.iter().map(|drop| drop.drop_id.0).collect();
     let broken = alerts::broken_promises(conn, &examined).await?;
-    let seen = judging::problems(run, &broken)
-        .into_iter()
-        .map(|it| it.name);
-    let names: Vec<String> = seen.chain([ADMISSION.to_owned()]).collect();
+    let seen = judging::problems(run, &broken);
+    let mut names: Vec<String> = seen.into_iter().map(|it| it.name).collect();
+    names.push(ADMISSION.to_owned());
     let known = alerts::firing_or_named(conn, &names).await?;
     let drops = known.values().filter_map(|alert| Some(alert.drop_id?.0));
-    let of_alerts: Vec<i64> = drops.collect();
-    let concerned: Vec<i64> = of_alerts.iter().copied().chain(examined).collect();
+    let drops: Vec<i64> = drops.collect();
     Ok(AlertMemory {
         broken,
-        silenced_until: alerts::silences(conn, &concerned).await?,
-        gone: alerts::gone(conn, &of_alerts).await?,
+        gone: alerts::gone(conn, &drops).await?,
         alerts: known,
     })
 }
@@ -185,15 +182,7 @@ struct Post<'a> {
     now: DateTime<Utc>,
 }
 
-impl<'a> Post<'a> {
-    fn new(conn: &'a mut Conn, settings: &'a MailSettings, now: DateTime<Utc>) -> Self {
-        Self {
-            conn,
-            settings,
-            now,
-        }
-    }
-
+impl Post<'_> {
     async fn keep_repairs(&mut self, run: &Run, memory: &AlertMemory) -> QueryResult<()> {
         let rows = judging::repairs(run, &memory.broken);
         let rows = rows.into_iter().map(|((drop, kind), number)| RepairsRow {
@@ -204,6 +193,10 @@ impl<'a> Post<'a> {
             repaired_at: self.now.naive_utc(),
         });
         alerts::keep_repairs(self.conn, rows.collect()).await
+    }
+
+    async fn events(&mut self, events: &[Event]) -> QueryResult<()> {
+        outbox::enqueue(self.conn, self.settings.posts(events, self.now)).await
     }
 
     /// Stores the alerts, and enqueues the mail and the events about them.
@@ -217,9 +210,7 @@ impl<'a> Post<'a> {
         for alert in &verdict.alerts {
             alerts::keep(self.conn, alert).await?;
         }
-        let Verdict {
-            problems, resolved, ..
-        } = &verdict;
+        let (problems, resolved) = (&verdict.problems, &verdict.resolved);
         let has_news = !(problems.is_empty() && resolved.is_empty());
         // Only a pass knows the drops.
         let repairs = match run {
@@ -229,38 +220,35 @@ impl<'a> Post<'a> {
         if !has_news && repairs.is_empty() {
             return Ok(());
         }
-        let names = problems.iter().map(|it| it.problem.name.as_str());
-        let names: Vec<&str> = names
-            .chain(resolved.iter().map(|it| it.name.as_str()))
-            .collect();
-        let ids = alerts::ids(self.conn, &names).await?;
-        let links = &self.settings.links;
+        let mut names: Vec<&str> = problems.iter().map(|it| it.problem.name.as_str()).collect();
+        names.extend(resolved.iter().map(|it| it.name.as_str()));
         let mail = AlertMail {
             run,
             problems,
             resolved,
             repairs: &repairs,
             broken: &memory.broken,
-            ids: &ids,
+            ids: &alerts::ids(self.conn, &names).await?,
             fates: &self.fates(resolved).await?,
             closed_for,
-            ..AlertMail::empty(links, self.now)
+            ..AlertMail::empty(&self.settings.links, self.now)
         };
         let threads = threads(&mail, memory, &self.settings.domain);
         let written = mail.render().map_err(unwritten)?;
-        let mut events = webhook::of_mail(&mail, &written);
+        let messages = self.settings.mails(&written, &threads, self.now);
+        outbox::enqueue(self.conn, messages).await?;
+        let mut events = event::of_mail(&mail);
         if events.len() > EVENTS {
-            let more = events.split_off(EVENTS).len();
-            events.push(webhook::of_more(more, links, self.now));
+            tracing::warn!(alerts = events.len(), "only {EVENTS} alerts get an event");
+            events.truncate(EVENTS);
         }
-        self.mail(&written, &threads).await?;
         self.events(&events).await?;
         alerts::repairs_are_mailed(self.conn, &repairs, self.now).await
     }
 
     /// Returns the repairs to mail now: all that are not mailed yet, or none. They wait while an
-    /// outage lasts, which makes repairs necessary and is mailed itself, if mails about them come
-    /// too often, and if all are silenced.
+    /// outage lasts, which makes repairs necessary and is mailed itself, and if mails about them
+    /// come too often.
     async fn due_repairs(
         &mut self,
         verdict: &Verdict,
@@ -271,31 +259,25 @@ impl<'a> Post<'a> {
         let since = self.now - policy.cooldown;
         let (rows, mails) = alerts::unmailed_repairs(self.conn, since).await?;
         let mut all: HashMap<&str, &Alert> = HashMap::new();
-        all.extend(memory.alerts.values().map(|it| (it.name.as_str(), it)));
-        all.extend(verdict.alerts.iter().map(|it| (it.name.as_str(), it)));
+        for alert in memory.alerts.values().chain(&verdict.alerts) {
+            all.insert(&alert.name, alert);
+        }
         let is_outage = |it: &&Alert| {
-            let kind = AlertKind::from_word(&it.kind).filter(|kind| kind.is_outage());
-            it.state == AlertState::Firing && kind.is_some()
+            let kind = AlertKind::from_word(&it.kind);
+            it.state == AlertState::Firing && kind.is_some_and(AlertKind::is_outage)
         };
-        let is_old = rows
-            .first()
-            .is_some_and(|row| row.repaired_at.and_utc() < since);
-        if all.into_values().any(|it| is_outage(&it)) && !is_old {
+        let oldest = rows.first().map(|row| row.repaired_at.and_utc());
+        if all.values().any(is_outage) && oldest.is_none_or(|oldest| oldest >= since) {
             return Ok(Vec::new());
         }
         let pause = judging::pause(u32::try_from(mails.len()).unwrap_or(u32::MAX), policy);
-        let is_too_soon = mails
-            .first()
-            .is_some_and(|at| elapsed(*at, self.now) < pause);
-        let drops: Vec<i64> = rows.iter().map(|row| row.drop_id).collect();
-        let silenced = alerts::silences(self.conn, &drops).await?;
-        let is_heard = |row: &RepairsRow| {
-            let until = silenced.get(&DropId(row.drop_id));
-            let is_silent = until.is_some_and(|until| *until > self.now);
-            row.kind == Kind::RedisLost.as_str() || !is_silent
-        };
-        let is_due = !is_too_soon && rows.iter().any(is_heard);
-        Ok(if has_news || is_due { rows } else { Vec::new() })
+        let last = mails.first();
+        let is_too_soon = last.is_some_and(|at| elapsed(*at, self.now) < pause);
+        Ok(if has_news || !is_too_soon {
+            rows
+        } else {
+            Vec::new()
+        })
     }
 
     /// What became of the users behind broken promises that are over, by drop.
@@ -309,45 +291,6 @@ impl<'a> Post<'a> {
             }
         }
         Ok(fates)
-    }
-
-    /// Enqueues a mail to each recipient.
-    async fn mail(&mut self, mail: &Rendered, threads: &[String]) -> QueryResult<()> {
-        let batch = Uuid::now_v7().to_string();
-        let threads = threads.join(" ");
-        let messages = self.settings.recipients.iter().map(|recipient| NewMessage {
-            created_at: self.now.naive_utc(),
-            next_attempt_at: self.now.naive_utc(),
-            channel: Channel::Mail.word(),
-            kind: mail.kind,
-            batch: &batch,
-            target: recipient,
-            subject: &mail.subject,
-            thread: Some(threads.as_str()).filter(|threads| !threads.is_empty()),
-            body: mail.text.clone(),
-            html: Some(&mail.html),
-        });
-        outbox::enqueue(self.conn, messages.collect()).await
-    }
-
-    /// Enqueues events to each webhook.
-    async fn events(&mut self, events: &[Event]) -> QueryResult<()> {
-        let (hooks, now) = (&self.settings.hooks, self.now);
-        let messages = events.iter().flat_map(|event| {
-            hooks.iter().map(move |hook| NewMessage {
-                created_at: now.naive_utc(),
-                next_attempt_at: now.naive_utc(),
-                channel: Channel::Webhook.word(),
-                kind: event.kind,
-                batch: &event.id,
-                target: &hook.name,
-                subject: "",
-                thread: None,
-                body: event.body(hook.format),
-                html: None,
-            })
-        });
-        outbox::enqueue(self.conn, messages.collect()).await
     }
 }
 
@@ -367,22 +310,19 @@ pub(crate) fn thread(name: &str, since: DateTime<Utc>, domain: &str) -> String {
 }
 
 fn threads(mail: &AlertMail<'_>, memory: &AlertMemory, domain: &str) -> Vec<String> {
-    let problems = mail.problems.iter();
-    let problems = problems.map(|it| thread(&it.problem.name, it.since, domain));
     let of_alert = |it: &Alert| thread(&it.name, it.first_seen_at, domain);
-    let resolved = mail.resolved.iter().map(of_alert);
+    let problems = mail.problems.iter();
+    let mut threads: Vec<String> = problems
+        .map(|it| thread(&it.problem.name, it.since, domain))
+        .collect();
+    threads.extend(mail.resolved.iter().map(of_alert));
     // What Redis lost is told in the thread of its outage.
     let lost = Kind::RedisLost.as_str();
-    let is_lost = mail.repairs.iter().any(|row| row.kind == lost);
-    let outage = memory
-        .alerts
-        .get(ADMISSION)
-        .filter(|it| is_lost && it.was_mailed());
-    let outage = outage.filter(|it| elapsed(it.last_seen_at, mail.now) < TimeDelta::hours(1));
-    let outage = outage.map(of_alert);
-    problems
-        .chain(resolved)
-        .chain(outage)
-        .take(THREADS)
-        .collect()
+    if mail.repairs.iter().any(|row| row.kind == lost) {
+        let outage = memory.alerts.get(ADMISSION).filter(|it| it.was_mailed());
+        let is_recent = |it: &&Alert| elapsed(it.last_seen_at, mail.now) < TimeDelta::hours(1);
+        threads.extend(outage.filter(is_recent).map(of_alert));
+    }
+    threads.truncate(THREADS);
+    threads
 }

@@ -1,8 +1,12 @@
-//! Settings of mails and webhooks, after parsing.
+//! Settings of mails and webhooks, after parsing, and the messages that follow from them.
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::mysql::outbox::{Channel, Outgoing};
+use uuid::Uuid;
 
 use crate::alerts::MailPolicy;
-use crate::mails::Links;
-use crate::send::webhook::Format;
+use crate::mails::{Links, Rendered};
+use crate::send::event::{Event, Format};
 
 /// What is written into the outbox, and for whom.
 #[derive(Debug, Clone)]
@@ -13,12 +17,66 @@ pub(crate) struct MailSettings {
     pub(crate) domain: String,
     pub(crate) links: Links,
     pub(crate) policy: MailPolicy,
-    pub(crate) hooks: Vec<HookName>,
+    /// The names of the webhooks' addresses, without their secrets.
+    pub(crate) hooks: Vec<(String, Format)>,
 }
 
-/// A webhook's address, without its secrets.
-#[derive(Debug, Clone)]
-pub(crate) struct HookName {
-    pub(crate) name: String,
-    pub(crate) format: Format,
+impl MailSettings {
+    /// Returns a mail to each recipient. It is a reply to the mails with these IDs.
+    pub(crate) fn mails(
+        &self,
+        mail: &Rendered,
+        threads: &[String],
+        now: DateTime<Utc>,
+    ) -> Vec<Outgoing> {
+        let thread = Some(threads.join(" ")).filter(|threads| !threads.is_empty());
+        let mut to_all = Vec::new();
+        let batch = Uuid::now_v7().to_string();
+        for recipient in &self.recipients {
+            to_all.push(Outgoing {
+                batch: batch.clone(),
+                thread: thread.clone(),
+                ..mail_to(recipient, mail, now)
+            });
+        }
+        to_all
+    }
+
+    /// Returns each event to each webhook.
+    pub(crate) fn posts(&self, events: &[Event], now: DateTime<Utc>) -> Vec<Outgoing> {
+        let mut to_all = Vec::new();
+        for event in events {
+            for (hook, format) in &self.hooks {
+                to_all.push(Outgoing {
+                    created_at: now.naive_utc(),
+                    next_attempt_at: now.naive_utc(),
+                    channel: Channel::Webhook.word().to_owned(),
+                    kind: event.kind.to_owned(),
+                    batch: event.id.clone(),
+                    target: hook.clone(),
+                    subject: String::new(),
+                    thread: None,
+                    body: event.body(*format),
+                    html: None,
+                });
+            }
+        }
+        to_all
+    }
+}
+
+/// Returns a mail that starts no thread.
+pub(crate) fn mail_to(recipient: &str, mail: &Rendered, now: DateTime<Utc>) -> Outgoing {
+    Outgoing {
+        created_at: now.naive_utc(),
+        next_attempt_at: now.naive_utc(),
+        channel: Channel::Mail.word().to_owned(),
+        kind: mail.kind.to_owned(),
+        batch: Uuid::now_v7().to_string(),
+        target: recipient.to_owned(),
+        subject: mail.subject.clone(),
+        thread: None,
+        body: mail.text.clone(),
+        html: Some(mail.html.clone()),
+    }
 }

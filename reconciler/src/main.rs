@@ -35,7 +35,6 @@ mod console {
             api: mount.api,
             token: mount.token,
             log_outs: Arc::new(InRedis(mount.redis)),
-            stop: mount.stop,
         })
     }
 

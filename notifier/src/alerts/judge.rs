@@ -6,7 +6,9 @@ use firstcome_shared::domain::DropId;
 
 use super::{ADMISSION, Alert, AlertMemory, AlertState, Problem, problems};
 use crate::clock::elapsed;
-use crate::report::{ActionKind, AlertKind, DropReport, Kind, Outcome, Run, Severity, Status};
+use crate::report::{
+    ActionKind, AlertKind, DropReport, Finding, Kind, Outcome, Run, Severity, Status,
+};
 
 /// Up to this number of cases, one more is mailed. Beyond it, a problem that is not critical is
 /// mailed when its cases have doubled.
@@ -103,7 +105,7 @@ pub(crate) fn observe(
     verdict.alerts.push(alert);
 }
 
-/// Ends a firing alert. Its mail also comes during a silence, which hides only problems.
+/// Ends a firing alert.
 pub(crate) fn end(alert: &Alert, now: DateTime<Utc>, verdict: &mut Verdict) {
     if alert.state != AlertState::Firing {
         return;
@@ -149,29 +151,31 @@ fn observed(
     policy: MailPolicy,
     now: DateTime<Utc>,
 ) -> Alert {
-    let now_seen = begun(problem, now);
-    let Some(known) = known else { return now_seen };
-    let ended = known.resolved_at.map(|at| elapsed(at, now));
-    if known.state == AlertState::Firing {
-        return Alert {
+    let seen = begun(problem, now);
+    match known {
+        None => seen,
+        Some(known) if known.state == AlertState::Firing => Alert {
             // Avoid a time in the future. Otherwise, the alert would look as if it had not been
             // mailed since it began.
             first_seen_at: known.first_seen_at.min(now),
-            kind: now_seen.kind,
-            summary: now_seen.summary,
+            kind: seen.kind,
+            summary: seen.summary,
             last_seen_at: now,
             ..known.clone()
-        };
-    }
-    let returns_within = |limit| ended.is_some_and(|ago| ago < limit);
-    // If it ended recently, its mails still count. A short one that was not mailed goes on.
-    let counts = returns_within(policy.cooldown);
-    let goes_on = !known.was_mailed() && returns_within(policy.patience);
-    Alert {
-        last_mailed_at: known.last_mailed_at.filter(|_| counts),
-        mails: if counts { known.mails } else { 0 },
-        first_seen_at: if goes_on { known.first_seen_at } else { now },
-        ..now_seen
+        },
+        Some(known) => {
+            let ended = known.resolved_at.map(|at| elapsed(at, now));
+            let ended_within = |limit| ended.is_some_and(|ago| ago < limit);
+            // If it ended recently, its mails still count. A short one that was not mailed goes on.
+            let counts = ended_within(policy.cooldown);
+            let goes_on = !known.was_mailed() && ended_within(policy.patience);
+            Alert {
+                last_mailed_at: known.last_mailed_at.filter(|_| counts),
+                mails: if counts { known.mails } else { 0 },
+                first_seen_at: if goes_on { known.first_seen_at } else { now },
+                ..seen
+            }
+        }
     }
 }
 
@@ -182,18 +186,14 @@ fn reason(
     policy: MailPolicy,
     now: DateTime<Utc>,
 ) -> Option<NoticeReason> {
-    let is_critical = problem.kind.facts().severity == Severity::Critical;
-    let until = problem
-        .drop_id
-        .and_then(|drop| memory.silenced_until.get(&drop));
-    let is_silenced = !is_critical && until.is_some_and(|until| *until > now);
     let since_mail = alert.last_mailed_at.map(|at| elapsed(at, now));
-    if is_silenced || since_mail.is_some_and(|since| since < pause(alert.mails, policy)) {
+    if since_mail.is_some_and(|since| since < pause(alert.mails, policy)) {
         return None;
     }
     let Some(mailed_at) = alert.last_mailed_at.filter(|_| alert.was_mailed()) else {
         return is_due(alert, problem, memory, policy, now).then_some(NoticeReason::New);
     };
+    let is_critical = problem.kind.facts().severity == Severity::Critical;
     let has_grown = is_critical || problem.size <= FEW || problem.size >= 2 * alert.size;
     if problem.content != alert.content && problem.size >= alert.size && has_grown {
         return Some(NoticeReason::Changed);
@@ -245,14 +245,14 @@ fn is_over(
     policy: MailPolicy,
     now: DateTime<Utc>,
 ) -> bool {
-    let has_failed = run.status == Status::Failed;
+    let is_complete = run.status != Status::Failed && !run.partial;
     if let Some(drop) = alert.drop_id {
-        return memory.gone.contains(&drop) || is_drop_over(drop, run, has_failed);
-    }
-    if has_failed || run.partial {
-        return false;
+        return memory.gone.contains(&drop) || is_drop_over(drop, run);
     }
     match AlertKind::from_word(&alert.kind) {
+        _ if !is_complete => false,
+        // Only a deep pass stands for a missed one.
+        Some(AlertKind::RunMissed) => !alert.name.ends_with("DEEP_CRON") || run.deep,
         // The watch ends it too, as soon as it sees every coupon open.
         Some(AlertKind::RedisUnreachable | AlertKind::AdmissionClosed) => {
             let mut findings = run.findings.iter();
@@ -266,19 +266,18 @@ fn is_over(
     }
 }
 
-fn is_drop_over(drop: DropId, run: &Run, has_failed: bool) -> bool {
-    let mut reports = run.drops.iter().filter(|it| it.drop_id == drop).peekable();
-    // A deep pass reports a sealed drop only if it lacks rows.
-    let is_counted = run.deep && !has_failed && !run.partial;
-    let is_past = |report: &DropReport| report.sealed || !has_failed && was_compared(report);
-    reports.peek().is_none() && is_counted || reports.any(is_past)
-}
-
-/// Whether the drop was compared: its repairs were not held back by the limit, and it did not fail
-/// as a whole.
-fn was_compared(report: &DropReport) -> bool {
-    let blocks = |it: &crate::report::Finding| {
+/// Whether a pass has compared the drop: the limit held no repair back, and it did not fail as a
+/// whole.
+fn is_drop_over(drop: DropId, run: &Run) -> bool {
+    let has_failed = run.status == Status::Failed;
+    let blocks = |it: &Finding| {
         it.result == Outcome::Planned || it.result == Outcome::Failed && it.is_whole()
     };
-    !report.findings.iter().any(blocks)
+    let was_compared = |report: &DropReport| !has_failed && !report.findings.iter().any(blocks);
+    let mut reports = run.drops.iter().filter(|it| it.drop_id == drop).peekable();
+    // A deep pass reports a sealed drop only if it lacks rows.
+    if reports.peek().is_none() {
+        return run.deep && !has_failed && !run.partial;
+    }
+    reports.any(|report| report.sealed || was_compared(report))
 }

@@ -3,7 +3,7 @@
 //! An alert stands for one problem that was *not repaired*: everything of one kind in one drop, or
 //! an outage. Its name identifies the problem and stays the same while users join it or are
 //! repaired, so that one acknowledgement covers it. Size and content are those of the last *mail*,
-//! not of the last pass: a change while mails were silenced is mailed when the silence ends.
+//! not of the last pass: a change that comes too soon after a mail is mailed after the pause.
 
 mod judge;
 #[cfg(test)]
@@ -11,7 +11,6 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 pub use firstcome_shared::mysql::alerts::{Alert, AlertState, BrokenPromise};
 
@@ -31,8 +30,6 @@ pub const ADMISSION: &str = "admission";
 pub struct AlertMemory {
     /// Alerts by name: those that fire, and those that this pass sees.
     pub alerts: HashMap<String, Alert>,
-    /// When the silence of a drop's mails ends or ended.
-    pub silenced_until: HashMap<DropId, DateTime<Utc>>,
     /// Broken promises of the drops that this pass examined.
     pub broken: Vec<BrokenPromise>,
     /// Drops of these alerts that are deleted.
@@ -128,22 +125,26 @@ fn failed(run: &Run) -> Problem {
     Problem::outage(AlertKind::RunFailed, format!("passes fail: {why}"))
 }
 
-/// Counts the repairs by drop and kind. Opening a coupon is no repair: the alert about Redis tells
-/// it.
+/// Counts the repairs by drop and kind.
 pub fn repairs(run: &Run, broken: &[BrokenPromise]) -> BTreeMap<(Option<DropId>, Kind), u64> {
-    let broken = users(broken);
     let mut counts = BTreeMap::new();
-    for (_, drop, finding) in placed(run) {
-        if is_mailed_repair(finding) && !is_broken(finding, drop, &broken) {
-            *counts.entry((drop, finding.kind)).or_default() += finding.case.number();
-        }
+    for (drop, finding) in mailed_repairs(run, broken) {
+        *counts.entry((drop, finding.kind)).or_default() += finding.case.number();
     }
     counts
 }
 
-/// Whether the finding is a repair that a mail names.
-pub(crate) fn is_mailed_repair(finding: &Finding) -> bool {
-    is_repair(finding) && finding.action != ActionKind::Open
+/// Returns the repairs that a mail names, with their drops. Opening a coupon is none: the alert
+/// about Redis tells it.
+pub(crate) fn mailed_repairs<'a>(
+    run: &'a Run,
+    broken: &'a [BrokenPromise],
+) -> impl Iterator<Item = (Option<DropId>, &'a Finding)> {
+    let broken = users(broken);
+    placed(run)
+        .filter(|(.., it)| is_repair(it) && it.action != ActionKind::Open)
+        .filter(move |(_, drop, it)| !is_broken(it, *drop, &broken))
+        .map(|(_, drop, finding)| (drop, finding))
 }
 
 /// Whether the finding was repaired and no part of it needs an operator.
@@ -205,48 +206,41 @@ fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &
     ) {
         return ADMISSION.to_owned();
     }
-    let of_drop = coupon.zip(drop);
-    let of_drop = of_drop.map(|(coupon, drop)| format!("{coupon}.{drop}"));
-    let parts = [
-        Some(kind.facts().word.to_owned()),
-        of_drop,
-        Some(part.to_owned()),
-    ];
-    let parts = parts.into_iter().flatten().filter(|part| !part.is_empty());
-    parts.collect::<Vec<_>>().join(".")
+    let mut name = kind.facts().word.to_owned();
+    if let Some((coupon, drop)) = coupon.zip(drop) {
+        name = format!("{name}.{coupon}.{drop}");
+    }
+    if part.is_empty() {
+        name
+    } else {
+        format!("{name}.{part}")
+    }
 }
 
 /// Summarizes a problem in one line.
 fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> String {
+    let [one, many] = kind.facts().noun;
+    let things = wording::count(number(findings), one, many);
     match (kind, findings) {
-        // A single finding without a user is already the best summary.
-        (AlertKind::Left(kind), [one]) if one.is_whole() && kind != Kind::BrokenPromise => {
-            said(one, drop)
-        }
+        (AlertKind::Left(Kind::BrokenPromise) | AlertKind::Braked, _) => things,
         (AlertKind::UnsafeSetting | AlertKind::Left(Kind::Stalled), [first, ..]) => {
             said(first, drop)
         }
-        _ => {
-            let [one, many] = kind.facts().noun;
-            let things = wording::count(number(findings), one, many);
-            match kind {
-                AlertKind::Left(kind) if kind != Kind::BrokenPromise => {
-                    things.replacen(' ', " unrepaired ", 1)
-                }
-                _ => things,
-            }
-        }
+        // A single finding without a user is already the best summary.
+        (AlertKind::Left(_), [one]) if one.is_whole() => said(one, drop),
+        (AlertKind::Left(_), _) => things.replacen(' ', " unrepaired ", 1),
+        _ => things,
     }
 }
 
 /// The detail of a finding, with its coupon unless the alert has its drop.
 fn said(finding: &Finding, of_drop: Option<DropId>) -> String {
-    let place = match (of_drop, finding.drop_id, finding.coupon_id) {
-        (None, Some(drop), Some(coupon)) => format!("drop {drop} of coupon {coupon}: "),
-        (None, None, Some(coupon)) => format!("coupon {coupon}: "),
-        _ => String::new(),
-    };
-    wording::line(&format!("{place}{}", finding.detail), wording::LONGEST)
+    let mut text = finding.detail.clone();
+    if let (None, Some(coupon)) = (of_drop, finding.coupon_id) {
+        let drop = finding.drop_id.map(|drop| format!("drop {drop} of "));
+        text = format!("{}coupon {coupon}: {text}", drop.unwrap_or_default());
+    }
+    wording::line(&text, wording::LONGEST)
 }
 
 /// Returns the number of cases that these findings stand for.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::report::{DropReport, Trigger, UnsafePart};
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 fn at(minutes: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_796_104_800 + minutes * 60, 0).unwrap()
@@ -110,12 +110,6 @@ impl Duty {
         let resolved = verdict.resolved.iter();
         let resolved = resolved.map(|alert| format!("{} over", alert.kind));
         problems.chain(resolved).collect::<Vec<_>>().join(", ")
-    }
-
-    fn silence(&mut self, until_minutes: i64) {
-        self.memory
-            .silenced_until
-            .insert(DropId(7), at(until_minutes));
     }
 
     fn acknowledge(&mut self, minutes: i64) {
@@ -468,45 +462,6 @@ fn clock_that_is_set_back_silences_no_alert() {
     assert_eq!(duty.sees(0, &left_on([3, 4])), "failed_claim Changed");
     assert_eq!(duty.sees(1, &left_on([3, 4])), "", "mailed once");
     assert_eq!(duty.sees(2, &clean()), "failed_claim over");
-}
-
-#[test]
-fn silence_delays_mails_about_its_drop_only() {
-    let mut duty = Duty::default();
-    duty.silence(60);
-    assert_eq!(duty.sees(0, &one_left()), "");
-    assert_eq!(duty.only().state, AlertState::Firing);
-    let both = Run {
-        findings: vec![stalled("Kafka is slow")],
-        ..one_left()
-    };
-    assert_eq!(duty.sees(2, &both), "stalled New");
-    assert_eq!(duty.sees(60, &both), "failed_claim New");
-    duty.silence(900);
-    assert_eq!(
-        duty.sees(61, &clean()),
-        "stalled over, failed_claim over",
-        "the end is no problem"
-    );
-}
-
-#[test]
-fn silence_hides_no_loss_of_redis_and_no_broken_promise() {
-    for kind in [
-        Kind::RedisLost,
-        Kind::BrokenPromise,
-        Kind::Unissued,
-        Kind::OverAdmitted,
-    ] {
-        let mut duty = Duty::default();
-        duty.silence(60);
-        let lost = run(
-            Status::Drift,
-            vec![left(kind, 3), left(Kind::FailedClaim, 4)],
-        );
-        assert_eq!(duty.sees(0, &lost), format!("{} New", kind.as_str()));
-        assert_eq!(duty.sees(1, &lost), "", "mailed once");
-    }
 }
 
 #[test]

@@ -12,9 +12,9 @@ use firstcome_shared::mysql::alerts::RepairsRow;
 use super::findings::{Placed, reasons};
 use super::letter::{Block, Letter, Rendered, time};
 use super::links::{Links, once, section};
-use super::{by_kind, duration};
-use crate::alerts::{Alert, BrokenPromise, Notice, NoticeReason, Problem, is_mailed_repair};
-use crate::report::{AlertKind, DropReport, Finding, Kind, Remedy, Run, Severity, Status};
+use super::{bounded, by_kind, duration};
+use crate::alerts::{Alert, BrokenPromise, Notice, NoticeReason, Problem, mailed_repairs};
+use crate::report::{AlertKind, DropReport, Kind, Remedy, Run, Status};
 use crate::wording::{self, LONGEST, count, grouped, line};
 
 /// Maximum number of problems that are told in full.
@@ -87,22 +87,19 @@ impl NamedDrop<'_> {
     fn place(&self) -> Block {
         let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
         let (coupon, issued) = (coupon.unwrap_or_default(), self.issued());
-        Block::Paragraph(format!(
-            "{} ({coupon}drop {}): {issued}",
-            self.name, self.id
-        ))
+        let Self { name, id, .. } = self;
+        Block::Paragraph(format!("{name} ({coupon}drop {id}): {issued}"))
     }
 
     /// Such as "100 of 100 issued".
     fn issued(&self) -> String {
-        let Some(report) = self.report else {
-            return format!("drop {}", self.id);
-        };
-        if report.unconfirmed {
-            "not compared again".to_owned()
-        } else {
-            let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
-            format!("{rows} of {quantity} issued")
+        match self.report {
+            None => format!("drop {}", self.id),
+            Some(report) if report.unconfirmed => "not compared again".to_owned(),
+            Some(report) => {
+                let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
+                format!("{rows} of {quantity} issued")
+            }
         }
     }
 }
@@ -115,7 +112,7 @@ struct PassSummary<'a> {
     /// What this pass repaired.
     repaired: Vec<Placed<'a>>,
     /// What this pass repaired, and what earlier ones did, in a few words each.
-    done: Vec<String>,
+    done: String,
     /// Repairs of earlier passes, by run.
     held_back: Vec<&'a [RepairsRow]>,
     /// Whether Redis lost data.
@@ -124,40 +121,27 @@ struct PassSummary<'a> {
 
 impl<'a> PassSummary<'a> {
     fn of(mail: &'a AlertMail<'a>) -> Self {
-        let run = mail.run.map_or("", |run| run.run_id.as_str());
-        let is_own = |rows: &&[RepairsRow]| rows.iter().all(|row| row.run_id == run);
+        let id = mail.run.map_or("", |run| run.run_id.as_str());
         let by_run = mail.repairs.chunk_by(|a, b| a.run_id == b.run_id);
-        let (own, held_back): (Vec<_>, Vec<_>) = by_run.partition(is_own);
-        let repaired = if own.is_empty() {
-            Vec::new()
-        } else {
-            repaired(mail)
-        };
-        let now = wording::done(repaired.iter().map(|(_, finding)| *finding));
-        let earlier = held_back
-            .first()
-            .and_then(|rows| rows.first())
-            .map(|first| {
-                let kinds = by_kind(held_back.iter().copied().flatten()).join(", ");
-                format!(
-                    "{kinds} in earlier passes since {}",
-                    first.repaired_at.format("%H:%M UTC")
-                )
-            });
+        let (own, held_back): (Vec<_>, Vec<_>) = by_run.partition(|rows| rows[0].run_id == id);
+        let run = mail.run.filter(|_| !own.is_empty());
+        let repaired = run.map(|run| mailed_repairs(run, mail.broken).collect());
+        let repaired: Vec<Placed<'_>> = repaired.unwrap_or_default();
+        let mut done = vec![wording::done(repaired.iter().map(|(_, finding)| *finding))];
+        if let [[first, ..], ..] = held_back.as_slice() {
+            let kinds = by_kind(held_back.iter().copied().flatten());
+            let since = first.repaired_at.format("%H:%M UTC");
+            done.push(format!("{kinds} in earlier passes since {since}"));
+        }
+        done.retain(|done| !done.is_empty());
+        let lost = Kind::RedisLost.as_str();
         Self {
             mail,
             drops: drops(mail),
             repaired,
-            done: [now]
-                .into_iter()
-                .chain(earlier)
-                .filter(|done| !done.is_empty())
-                .collect(),
+            done: done.join("; "),
             held_back,
-            is_lost: mail
-                .repairs
-                .iter()
-                .any(|row| row.kind == Kind::RedisLost.as_str()),
+            is_lost: mail.repairs.iter().any(|row| row.kind == lost),
         }
     }
 
@@ -167,7 +151,6 @@ impl<'a> PassSummary<'a> {
 
     fn letter(&self) -> Letter {
         let mail = self.mail;
-        let (title, lead) = self.lead();
         let mut blocks = Vec::new();
         for notice in mail.problems.iter().take(PROBLEMS) {
             self.problem(notice, &mut blocks);
@@ -176,28 +159,24 @@ impl<'a> PassSummary<'a> {
         self.repairs(&mut blocks);
         if let Some(run) = mail.run {
             blocks.push(Block::Title("The pass".to_owned()));
-            let id = &run.run_id;
-            let path = format!("/runs/{id}");
-            blocks.extend(mail.links.shown(
-                "This pass, with its findings",
-                &path,
-                &format!("runs/{id}"),
-            ));
+            let runs = format!("runs/{}", run.run_id);
+            let (what, path) = ("This pass, with its findings", format!("/{runs}"));
+            blocks.extend(mail.links.shown(what, &path, &runs));
         } else if mail.problems.is_empty() {
             blocks.extend(mail.links.firing());
         }
-        let kind = match (mail.problems, mail.resolved) {
-            ([_, ..], _) => ["action", "action needed"],
-            ([], [_, ..]) => ["resolved"; 2],
-            ([], []) => ["repaired"; 2],
-        };
+        let mut lead = self.lead();
         Letter {
-            kind,
+            kind: match (mail.problems, mail.resolved) {
+                ([_, ..], _) => ["action", "action needed"],
+                ([], [_, ..]) => ["resolved"; 2],
+                ([], []) => ["repaired"; 2],
+            },
             is_bad: !mail.problems.is_empty(),
             subject: self.subject(),
             at: mail.now,
-            title,
-            lead,
+            title: lead.remove(0),
+            lead: lead.join(" "),
             blocks,
             footer: mail.run.map_or_else(Vec::new, footer),
         }
@@ -210,13 +189,15 @@ impl<'a> PassSummary<'a> {
         let place = self.place();
         let what = match (problems, resolved) {
             ([first, rest @ ..], _) => {
-                let longest = if place.is_some() { NAME } else { 2 * NAME };
-                let is_aged = first.reason == NoticeReason::Repeat;
-                let is_aged = is_aged || first.problem.kind.is_outage();
-                let lasts = is_aged.then(|| format!(", for {}", self.age(first)));
-                let more = (!rest.is_empty()).then(|| format!(", {} more", rest.len()));
-                let what = line(&first.problem.summary, longest);
-                [Some(what), more, lasts].into_iter().flatten().collect()
+                let longest = if place.is_empty() { 2 * NAME } else { NAME };
+                let mut what = line(&first.problem.summary, longest);
+                if !rest.is_empty() {
+                    what = format!("{what}, {} more", rest.len());
+                }
+                if first.reason == NoticeReason::Repeat || first.problem.kind.is_outage() {
+                    what = format!("{what}, for {}", self.age(first));
+                }
+                what
             }
             ([], [one]) => line(&was(one), 80),
             ([], [_, ..]) => count(resolved.len() as u64, "problem", "problems"),
@@ -224,63 +205,64 @@ impl<'a> PassSummary<'a> {
             ([], []) => String::new(),
         };
         let is_repair = problems.is_empty() && resolved.is_empty();
-        let done = match self.done.join("; ") {
-            done if is_repair || done.is_empty() => done,
-            done => format!("repaired: {done}"),
+        let repaired = if is_repair || self.done.is_empty() {
+            self.done.clone()
+        } else {
+            format!("repaired: {}", self.done)
         };
-        let parts = [what, place.unwrap_or_default(), done];
-        let parts = parts.into_iter().filter(|part| !part.is_empty());
-        parts.collect::<Vec<_>>().join(" · ")
+        let mut parts = vec![what, place, repaired];
+        parts.retain(|part| !part.is_empty());
+        parts.join(" · ")
     }
 
     /// Names a single drop with its counts, or says how many drops there are.
-    fn place(&self) -> Option<String> {
+    fn place(&self) -> String {
         match self.drops.as_slice() {
-            [] => None,
-            [one] => Some(format!("{} · {}", line(&one.name, NAME), one.issued())),
+            [] => String::new(),
+            [one] => format!("{} · {}", line(&one.name, NAME), one.issued()),
             many => {
                 let names: BTreeSet<&str> = many.iter().map(|drop| drop.name.as_str()).collect();
                 let coupons = match names.first() {
                     Some(one) if names.len() == 1 => line(one, NAME),
                     _ => count(names.len() as u64, "coupon", "coupons"),
                 };
-                Some(format!("{} drops of {coupons}", many.len()))
+                format!("{} drops of {coupons}", many.len())
             }
         }
     }
 
     /// What happened and for how many, and what users notice of it.
-    fn lead(&self) -> (String, String) {
+    fn lead(&self) -> Vec<String> {
         let mail = self.mail;
         let mut parts = Vec::new();
         if let [first, rest @ ..] = mail.problems {
             parts.push(self.title(first));
             parts.push(first.problem.kind.facts().users.to_owned());
-            let more = count(rest.len() as u64, "more problem is", "more problems are");
-            parts.extend((!rest.is_empty()).then(|| format!("{more} below.")));
+            if !rest.is_empty() {
+                let more = count(rest.len() as u64, "more problem is", "more problems are");
+                parts.push(format!("{more} below."));
+            }
         }
         match mail.resolved {
             many @ [_, _, ..] => parts.push(format!("{} earlier problems are over.", many.len())),
             few => parts.extend(few.iter().map(|alert| self.over(alert))),
         }
         if self.is_lost {
-            parts.push("Redis lost data, and was written again from the rows.".to_owned());
-            parts.push(
-                "Waiting lists are lost: people who waited must claim again; the coupon page tells those who open it \
-                 again in the same browser."
-                    .to_owned(),
-            );
+            let lost = "Redis lost data, and was written again from the rows.";
+            let waiting = "Waiting lists are lost: people who waited must claim again; the coupon page tells those who open it \
+                           again in the same browser.";
+            parts.extend([lost, waiting].map(str::to_owned));
             let closed = mail.closed_for.map(duration);
             parts.extend(closed.map(|closed| format!("Claims got 503 for {closed}.")));
         }
-        let done = self.done.join("; ");
-        parts.extend((!done.is_empty()).then(|| format!("Repaired by itself: {done}.")));
+        if !self.done.is_empty() {
+            parts.push(format!("Repaired by itself: {}.", self.done));
+        }
         if mail.problems.is_empty() {
             parts.extend(self.state());
             parts.push(self.what_is_left().to_owned());
         }
-        let title = parts.remove(0);
-        (title, parts.join(" "))
+        parts
     }
 
     fn age(&self, notice: &Notice) -> String {
@@ -319,24 +301,20 @@ impl<'a> PassSummary<'a> {
     /// What was wrong and for how long, and what became of the users.
     fn over(&self, alert: &Alert) -> String {
         let lasted = duration(alert.resolved_at.unwrap_or(self.mail.now) - alert.first_seen_at);
-        let what = line(&was(alert), LONGEST);
+        let mut text = format!("Over after {lasted}: {}.", line(&was(alert), LONGEST));
         let fate = alert.drop_id.and_then(|drop| self.mail.fates.get(&drop));
-        let fate = fate.filter(|_| alert.kind == Kind::BrokenPromise.as_str());
-        let fate = fate.map(|fate| {
-            let [kept, told] = fate.map(|n| u64::try_from(n).unwrap_or(0));
-            let kept = count(kept, "user has a coupon now", "users have a coupon now");
-            let was = count(
-                told,
-                "was told that there is none",
-                "were told that there is none",
-            );
-            if told > 0 {
-                format!(" {kept}, {was}.")
-            } else {
-                format!(" {kept}.")
+        if let Some([kept, told]) = fate
+            && alert.kind == Kind::BrokenPromise.as_str()
+        {
+            let kept = count(*kept, "user has a coupon now", "users have a coupon now");
+            text = format!("{text} {kept}");
+            if *told > 0 {
+                let was = ["was", "were"].map(|was| format!("{was} told that there is none"));
+                text = format!("{text}, {}", count(*told, &was[0], &was[1]));
             }
-        });
-        format!("Over after {lasted}: {what}.{}", fate.unwrap_or_default())
+            text += ".";
+        }
+        text
     }
 
     /// Describes the state of the drop, if the mail concerns exactly one.
@@ -359,11 +337,8 @@ impl<'a> PassSummary<'a> {
     fn what_is_left(&self) -> &'static str {
         let is_compared = |report: &DropReport| report.exact && !report.unconfirmed;
         let mut reports = self.drops.iter().filter_map(|drop| drop.report);
-        if self
-            .mail
-            .run
-            .is_some_and(|run| run.status == Status::Failed)
-        {
+        let has_failed = |run: &Run| run.status == Status::Failed;
+        if self.mail.run.is_some_and(has_failed) {
             "The pass stopped early. The next one continues, and a mail says if anything is left."
         } else if !reports.all(is_compared) {
             "The next pass compares again, and a mail says if something is left."
@@ -388,15 +363,11 @@ impl<'a> PassSummary<'a> {
         }
         blocks.extend(drop.map(NamedDrop::place));
         blocks.push(Block::Todo(facts.to_do.to_owned()));
-        self.remedy(problem, drop.and_then(|drop| drop.report), blocks);
+        blocks.extend(self.remedy(problem, drop.and_then(|drop| drop.report)));
         if let Some(alert) = self.mail.ids.get(&problem.name) {
-            let is_critical = facts.severity == Severity::Critical;
-            let label = match problem.drop_id {
-                Some(_) if !is_critical => "Acknowledge it, or silence its mails",
-                _ => "Acknowledge it",
-            };
-            blocks.extend(self.mail.links.on_page(label, &Links::alert(*alert)));
-            blocks.push(self.mail.links.acknowledge(*alert));
+            let links = self.mail.links;
+            blocks.extend(links.on_page("Acknowledge it", &Links::alert(*alert)));
+            blocks.push(links.acknowledge(*alert));
         }
         if !is_one_sentence(problem) && !problem.findings.is_empty() {
             let findings = problem.findings.iter();
@@ -407,20 +378,18 @@ impl<'a> PassSummary<'a> {
         blocks.push(section(facts.word));
     }
 
-    /// Adds the links and the commands of one problem. Links come first, because phones cannot run
-    /// commands, except if the page lacks the action.
-    fn remedy(&self, problem: &Problem, report: Option<&DropReport>, blocks: &mut Vec<Block>) {
+    /// Returns the links and the commands of one problem. Links come first, because phones cannot
+    /// run commands.
+    fn remedy(&self, problem: &Problem, report: Option<&DropReport>) -> Vec<Block> {
         let links = self.mail.links;
         let coupon = problem.coupon_id;
-        let of_drop = coupon
-            .zip(problem.drop_id)
-            .map(|(coupon, drop)| Links::drop(coupon, drop));
+        let of_drop = coupon.zip(problem.drop_id);
+        let of_drop = of_drop.map(|(coupon, drop)| Links::drop(coupon, drop));
         let page = |label: &str| match &of_drop {
             Some(path) => links.on_page(label, path),
             None => links.on_page("Run a pass over all live drops", "/runs"),
         };
-        let has_forms = links.page_changes_coupons;
-        let first = blocks.len();
+        let mut blocks = Vec::new();
         match problem.kind.facts().remedy {
             Remedy::Look => {
                 blocks.extend(links.on_page("Closed coupons and unavailable stores", "/"));
@@ -439,38 +408,29 @@ impl<'a> PassSummary<'a> {
                 blocks.push(once("Once they are corrected", coupon, ""));
             }
             Remedy::Confirm => {
-                let label = "Pause the coupon, or see and confirm the repairs";
-                blocks.extend(page(if has_forms {
-                    label
-                } else {
-                    "See and confirm the repairs"
-                }));
-                if let Some(coupon) = coupon.filter(|_| !has_forms) {
-                    let what = "Pause the coupon: nobody can claim until it is resumed";
-                    blocks.insert(first, links.change(what, coupon, "{\"paused\":true}"));
-                }
+                blocks.extend(page("Pause the coupon, or see and confirm the repairs"));
+                let what = "Pause the coupon: nobody can claim until it is resumed";
+                let pause = coupon.map(|coupon| links.change(what, coupon, "{\"paused\":true}"));
+                blocks.extend(pause);
                 blocks.push(once("List the repairs", coupon, " --dry-run"));
                 blocks.push(once("Confirm them", coupon, " --confirm"));
             }
             Remedy::Raise => {
-                let form = of_drop.as_ref().filter(|_| has_forms);
-                let form = form.and_then(|path| {
-                    links.on_page("Raise the quantity", &format!("{path}#quantity"))
-                });
-                blocks.extend(form.or_else(|| page("This drop")));
+                let form = coupon.map(|coupon| format!("/coupons/{coupon}#quantity"));
+                blocks.extend(form.and_then(|path| links.on_page("Raise the quantity", &path)));
                 let run = self.mail.run.map(|run| format!("/runs/{}", run.run_id));
                 blocks.extend(run.and_then(|run| links.on_page("Who they are", &run)));
                 if let Some(report) = report.filter(|report| !report.sealed) {
                     let from = u64::from(report.quantity);
                     let to = from + problem.size;
                     let what = format!("Give each of them a slot (quantity {from} → {to})");
-                    let raise =
-                        links.change(&what, report.coupon_id, &format!("{{\"quantity\":{to}}}"));
-                    blocks.insert(if has_forms { blocks.len() } else { first }, raise);
+                    let body = format!("{{\"quantity\":{to}}}");
+                    blocks.push(links.change(&what, report.coupon_id, &body));
                     blocks.push(once("Then", coupon, ""));
                 }
             }
         }
+        blocks
     }
 
     /// Tells the problems without their own part, and what is over if it is more than one thing.
@@ -479,18 +439,17 @@ impl<'a> PassSummary<'a> {
         let more: Vec<String> = more.map(|notice| self.title(notice)).collect();
         if !more.is_empty() {
             blocks.push(Block::Title("Also".to_owned()));
-            blocks.push(Block::List(bounded(more)));
+            blocks.push(bounded(more, LINES));
             blocks.extend(self.mail.links.firing());
         }
         if let many @ [_, _, ..] = self.mail.resolved {
             let over = |alert: &Alert| {
-                let name = self
-                    .drop(alert.drop_id)
-                    .map(|drop| format!("{}: ", drop.name));
+                let name = self.drop(alert.drop_id).map(|drop| &drop.name);
+                let name = name.map(|name| format!("{name}: "));
                 format!("{}{}", name.unwrap_or_default(), self.over(alert))
             };
             blocks.push(Block::Title("Over".to_owned()));
-            blocks.push(Block::List(bounded(many.iter().map(over).collect())));
+            blocks.push(bounded(many.iter().map(over).collect(), LINES));
         }
     }
 
@@ -502,91 +461,57 @@ impl<'a> PassSummary<'a> {
         if !self.repaired.is_empty() {
             blocks.push(Block::List(reasons(&self.repaired, true)));
         }
-        if self.held_back.is_empty() {
-            return;
+        for rows in self.held_back.iter().take(LINES) {
+            let at = rows[0].repaired_at.format("%H:%M:%S UTC");
+            let label = format!("{at}: {}", by_kind(rows.iter()));
+            let url = self.mail.links.page(&format!("/runs/{}", rows[0].run_id));
+            blocks.push(match url {
+                Some(url) => Block::Link { label, url },
+                None => Block::Paragraph(label),
+            });
         }
-        let line = |rows: &&[RepairsRow]| {
-            let first = rows.first()?;
-            let kinds = by_kind(rows.iter()).join(", ");
-            let line = format!("{}: {kinds}", first.repaired_at.format("%H:%M:%S UTC"));
-            let path = format!("/runs/{}", first.run_id);
-            let plain = Block::Paragraph(line.clone());
-            let link = self
-                .mail
-                .links
-                .page(&path)
-                .map(|url| Block::Link { label: line, url });
-            Some(link.unwrap_or(plain))
-        };
-        blocks.extend(self.held_back.iter().take(LINES).filter_map(line));
-        blocks.extend(self.mail.links.runs());
+        if !self.held_back.is_empty() {
+            blocks.extend(self.mail.links.runs());
+        }
     }
 }
 
 /// What an alert was about: an outage is named by its store.
 fn was(alert: &Alert) -> String {
-    let kind = AlertKind::from_word(&alert.kind).filter(|kind| kind.is_outage());
-    kind.map_or_else(
-        || alert.summary.clone(),
-        |kind| kind.facts().noun[0].to_owned(),
-    )
+    match AlertKind::from_word(&alert.kind) {
+        Some(kind) if kind.is_outage() => kind.facts().noun[0].to_owned(),
+        _ => alert.summary.clone(),
+    }
 }
 
 /// Returns the drops in the mail, those with problems first.
 fn drops<'a>(mail: &AlertMail<'a>) -> Vec<NamedDrop<'a>> {
-    let problems = mail
-        .problems
-        .iter()
-        .map(|it| (it.problem.coupon_id, it.problem.drop_id));
+    let problems = mail.problems.iter().map(|it| &it.problem);
+    let problems = problems.map(|it| (it.coupon_id, it.drop_id));
+    let repaired = mail.repairs.iter().map(|row| DropId(row.drop_id));
+    let repaired = repaired.map(|drop| (None, Some(drop).filter(|id| id.0 != 0)));
     let resolved = mail.resolved.iter().map(|it| (it.coupon_id, it.drop_id));
-    let repaired = mail
-        .repairs
-        .iter()
-        .map(|row| (None, Some(DropId(row.drop_id))));
+    let mut drops = Vec::new();
     let mut seen = HashSet::new();
-    let named = |(coupon, id): (Option<CouponId>, Option<DropId>)| {
-        let id = id.filter(|id| id.0 != 0 && seen.insert(*id))?;
+    for (coupon, drop) in problems.chain(repaired).chain(resolved) {
+        let Some(id) = drop.filter(|id| seen.insert(*id)) else {
+            continue;
+        };
         let mut reports = mail.run.map_or(&[][..], |run| &run.drops).iter();
         let report = reports.find(|report| report.drop_id == id);
         let coupon = report.map(|report| report.coupon_id).or(coupon);
-        let name = report
-            .map(|report| line(&report.coupon_name, 100))
-            .filter(|it| !it.is_empty());
-        let of_coupon =
-            || coupon.map_or_else(|| "a coupon".to_owned(), |id| format!("coupon {id}"));
-        Some(NamedDrop {
+        let name = report.map(|report| line(&report.coupon_name, 100));
+        let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| {
+            coupon.map_or_else(|| "a coupon".to_owned(), |id| format!("coupon {id}"))
+        });
+        drops.push(NamedDrop {
             id,
             coupon,
-            name: name.unwrap_or_else(of_coupon),
+            name,
             report,
-        })
-    };
-    problems
-        .chain(repaired)
-        .chain(resolved)
-        .filter_map(named)
-        .collect()
-}
-
-/// Returns the repairs of this pass, with their drops.
-fn repaired<'a>(mail: &AlertMail<'a>) -> Vec<Placed<'a>> {
-    let Some(run) = mail.run else {
-        return Vec::new();
-    };
-    let of_drops = run.drops.iter().flat_map(|drop| {
-        drop.findings
-            .iter()
-            .map(move |finding| (Some(drop.drop_id), finding))
-    });
-    let is_broken = |drop: Option<DropId>, finding: &Finding| {
-        let user = finding.user_id.as_deref();
-        let mut broken = mail.broken.iter();
-        broken.any(|it| Some(it.drop_id) == drop && Some(it.user_id.as_str()) == user)
-    };
-    let loose = run.findings.iter().map(|finding| (None, finding));
-    let all = loose.chain(of_drops);
-    all.filter(|(drop, it)| is_mailed_repair(it) && !is_broken(*drop, it))
-        .collect()
+        });
+    }
+    drops
 }
 
 /// Whether the problem is a single finding without a user, so that its text needs no addition.
@@ -599,27 +524,16 @@ fn is_one_sentence(problem: &Problem) -> bool {
     is_whole && !is_listed && !problem.kind.is_outage()
 }
 
-fn bounded(mut lines: Vec<String>) -> Vec<String> {
-    let more = lines.len().saturating_sub(LINES);
-    lines.truncate(LINES);
-    lines.extend((more > 0).then(|| format!("and {} more", grouped(more as u64))));
-    lines
-}
-
 fn footer(run: &Run) -> Vec<String> {
     let (drops, examined) = run.examined();
     let [users, rows] = [examined.users, examined.rows].map(grouped);
     let drops = count(drops, "drop", "drops");
-    let asked = run
-        .asked_by
-        .as_ref()
-        .map(|name| format!(", asked for by {}", line(name, 100)));
-    let asked = asked.unwrap_or_default();
-    let began = time(run.started_at);
-    let id = line(&run.run_id, 64);
-    let trigger = run.trigger.as_str();
+    let by = run.asked_by.as_ref().map(|name| line(name, 100));
+    let by = by.map(|name| format!(", asked for by {name}"));
+    let (by, began) = (by.unwrap_or_default(), time(run.started_at));
+    let (id, trigger) = (line(&run.run_id, 64), run.trigger.as_str());
     vec![
-        format!("Run {id} ({trigger}{asked}), started {began}."),
+        format!("Run {id} ({trigger}{by}), started {began}."),
         format!("Examined {drops}: {users} people in Redis, {rows} rows."),
     ]
 }

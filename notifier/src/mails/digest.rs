@@ -13,19 +13,22 @@ use crate::wording::{self, capital, count, grouped, line};
 pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let total: u64 = day.runs.iter().map(|(_, n)| n).sum();
     let without = day.lost.iter().filter(|lost| lost.sent == 0).count() as u64;
-    let number = |n: u64, one, many| (n > 0).then(|| count(n, one, many));
-    let parts = [
-        (total == 0).then(|| "no pass has ended".to_owned()),
-        number(without, "address gets nothing", "addresses get nothing"),
-        number(day.broken, "promise is broken", "promises are broken"),
-        number(day.open_total, "problem open", "problems open"),
-    ];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    let mut parts = Vec::new();
+    if total == 0 {
+        parts.push("no pass has ended".to_owned());
+    }
+    for (n, one, many) in [
+        (without, "address gets nothing", "addresses get nothing"),
+        (day.broken, "promise is broken", "promises are broken"),
+        (day.open_total, "problem open", "problems open"),
+    ] {
+        parts.extend((n > 0).then(|| count(n, one, many)));
+    }
     let is_bad = !parts.is_empty() || !day.lost.is_empty();
-    let state = match parts.join(", ") {
-        none if none.is_empty() => "nothing is open".to_owned(),
-        some => some,
-    };
+    if parts.is_empty() {
+        parts.push("nothing is open".to_owned());
+    }
+    let state = parts.join(", ");
     let runs = count(total, "run", "runs");
     let exact = count(day.sealed_total, "drop exact", "drops exact");
     let mut blocks = vec![Block::Title("Problems".to_owned())];
@@ -34,11 +37,8 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     blocks.push(Block::List(runs_and_repairs(day)));
     blocks.push(Block::Title("Finished drops".to_owned()));
     let sealed = day.sealed.iter().map(finished).collect();
-    blocks.push(list_or(
-        "No drop was finished in this time.",
-        sealed,
-        day.sealed_total,
-    ));
+    let none = "No drop was finished in this time.";
+    blocks.push(list_or(none, sealed, day.sealed_total));
     Letter {
         kind: ["digest", "daily digest"],
         is_bad,
@@ -101,25 +101,26 @@ fn lost(lost: &LostMessages) -> String {
         0 => "that address gets nothing".to_owned(),
         sent => count(sent, "other arrived", "others arrived"),
     };
-    format!(
-        "{target}: {} refused or given up; {rest}",
-        grouped(lost.given_up)
-    )
+    let given_up = grouped(lost.given_up);
+    format!("{target}: {given_up} refused or given up; {rest}")
 }
 
 fn open(alert: &OpenAlert, day: &DailyDigest) -> String {
-    let name = alert
-        .coupon_name
-        .as_ref()
-        .map(|name| format!("{}, ", line(name, 60)));
-    let name = name.unwrap_or_default();
-    let place = alert.drop_id.map(|drop| format!("{name}drop {drop}: "));
-    let taken = alert.acknowledged_by.as_ref();
-    let taken = taken.map(|by| format!(", taken on by {}", line(by, 60)));
-    let summary = line(&alert.summary, wording::LONGEST);
+    let mut text = String::new();
+    if let Some(drop) = alert.drop_id {
+        let name = alert.coupon_name.as_ref().map(|name| line(name, 60));
+        let name = name.map(|name| format!("{name}, ")).unwrap_or_default();
+        text = format!("{text}{name}drop {drop}: ");
+    }
     let lasts = duration(day.to - alert.since);
-    let (place, taken) = (place.unwrap_or_default(), taken.unwrap_or_default());
-    format!("{place}{summary}, for {lasts}{taken} (alert {})", alert.id)
+    text = format!(
+        "{text}{}, for {lasts}",
+        line(&alert.summary, wording::LONGEST)
+    );
+    if let Some(by) = &alert.acknowledged_by {
+        text = format!("{text}, taken on by {}", line(by, 60));
+    }
+    format!("{text} (alert {})", alert.id)
 }
 
 fn finished(drop: &DigestDrop) -> String {
@@ -130,25 +131,26 @@ fn finished(drop: &DigestDrop) -> String {
 }
 
 fn runs_and_repairs(day: &DailyDigest) -> Vec<String> {
-    let listed = |all: &[(String, u64)]| {
+    let listed = |all: &[(String, u64)], none: &str| {
         let parts = all
             .iter()
             .map(|(word, n)| format!("{} {word}", grouped(*n)));
-        Some(parts.collect::<Vec<_>>().join(", ")).filter(|parts| !parts.is_empty())
+        let parts = parts.collect::<Vec<_>>().join(", ");
+        if parts.is_empty() {
+            none.to_owned()
+        } else {
+            parts
+        }
     };
-    let none = "none ended, so nothing was verified".to_owned();
-    let last = day.last_success_at.map_or_else(
-        || "no run has ever ended clean or repaired".to_owned(),
-        |at| format!("{}, {} before this mail", time(at), duration(day.to - at)),
-    );
+    let runs = listed(&day.runs, "none ended, so nothing was verified");
+    let ago = |at| format!("{}, {} before this mail", time(at), duration(day.to - at));
+    let last = day.last_success_at.map(ago);
+    let last = last.unwrap_or_else(|| "no run has ever ended clean or repaired".to_owned());
     let [sent, waiting, untried] = day.messages.map(grouped);
     let mut lines = vec![
-        format!("Runs: {}", listed(&day.runs).unwrap_or(none)),
+        format!("Runs: {runs}"),
         format!("The last that ended clean or repaired: {last}"),
-        format!(
-            "Repaired: {}",
-            listed(&day.repairs).unwrap_or_else(|| "nothing".to_owned())
-        ),
+        format!("Repaired: {}", listed(&day.repairs, "nothing")),
         format!("Mails and webhooks: {sent} sent, {waiting} waiting"),
     ];
     if day.messages[2] > 0 {

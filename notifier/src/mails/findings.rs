@@ -20,75 +20,78 @@ pub(super) type Placed<'a> = (Option<DropId>, &'a Finding);
 /// One line for each label and reason, the largest group first. Reasons that differ only in numbers
 /// share a line, which quotes the first.
 pub(super) fn reasons(findings: &[Placed<'_>], is_repaired: bool) -> Vec<String> {
-    let mut groups: Vec<(String, Vec<Placed<'_>>)> = Vec::new();
+    let mut groups: Vec<(String, String, Vec<Placed<'_>>)> = Vec::new();
     for placed in findings {
         let text = text(placed.1, is_repaired);
         let key = wording::without_numbers(&text);
-        match groups
-            .iter_mut()
-            .find(|(first, _)| wording::without_numbers(first) == key)
-        {
-            Some((_, group)) => group.push(*placed),
-            None => groups.push((text, vec![*placed])),
+        match groups.iter_mut().find(|(known, ..)| *known == key) {
+            Some((.., group)) => group.push(*placed),
+            None => groups.push((key, text, vec![*placed])),
         }
     }
-    groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
-    let shown = groups
-        .iter()
-        .take(LINES)
-        .map(|(text, group)| line(text, group));
-    let rest = groups.iter().skip(LINES).flat_map(|(_, group)| group);
+    groups.sort_by_key(|(.., group)| std::cmp::Reverse(group.len()));
+    let rest = groups.iter().skip(LINES).flat_map(|(.., group)| group);
     let rest = number(rest.map(|(_, finding)| *finding));
-    let more = format!("and {} more: the run has them", grouped(rest));
-    shown.chain((rest > 0).then_some(more)).collect()
+    let shown = groups.iter().take(LINES);
+    let mut lines: Vec<String> = shown.map(|(_, text, group)| line(text, group)).collect();
+    if rest > 0 {
+        lines.push(format!("and {} more: the run has them", grouped(rest)));
+    }
+    lines
 }
 
 fn text(finding: &Finding, is_repaired: bool) -> String {
     let words = wording::words(finding.action);
+    let detail = wording::line(&finding.detail, LONGEST);
     let label = match finding.action {
         _ if is_repaired => words.done.to_owned(),
-        ActionKind::Report => String::new(),
+        ActionKind::Report => return detail,
         _ => format!("{}, {}", finding.kind.as_str(), words.to_do),
     };
-    let detail = wording::line(&finding.detail, LONGEST);
-    let parts = [label, detail].into_iter().filter(|part| !part.is_empty());
-    parts.collect::<Vec<_>>().join(": ")
+    let separator = if detail.is_empty() { "" } else { ": " };
+    format!("{label}{separator}{detail}")
 }
 
+/// Names the number, and the first drops, coupons, slots and users.
 fn line(text: &str, group: &[Placed<'_>]) -> String {
+    let drops: BTreeSet<Option<DropId>> = group.iter().map(|(drop, _)| *drop).collect();
+    let mut whom = Vec::new();
+    if drops.len() > 1 {
+        whom.push(format!("{} drops", drops.len()));
+    }
+    let found = || group.iter().map(|(_, finding)| *finding);
+    // A drop's report names its own place.
+    if drops.contains(&None) {
+        let coupons = found().filter_map(|it| it.coupon_id);
+        whom.extend(list(coupons.map(|it| format!("coupon {it}"))));
+    }
+    if drops.len() == 1 {
+        let slots = list(found().filter_map(|it| it.slot).map(|it| it.to_string()));
+        whom.extend(slots.map(|slots| format!("slot {slots}")));
+    }
+    if group.len() <= NAMED {
+        whom.extend(list(
+            found()
+                .filter_map(|it| it.user_id.as_deref())
+                .map(wording::person),
+        ));
+    }
     let many = match group.len() {
         1 => String::new(),
         many => format!("{} × ", grouped(many as u64)),
     };
-    let drops: BTreeSet<Option<DropId>> = group.iter().map(|(drop, _)| *drop).collect();
-    let found = || group.iter().map(|(_, finding)| *finding);
-    let places = found().filter_map(|it| {
-        // A drop's report names its own place.
-        let coupon = it.coupon_id.filter(|_| drops.contains(&None))?;
-        Some(format!("coupon {coupon}"))
-    });
-    let slots = found().filter_map(|it| it.slot.filter(|_| drops.len() == 1));
-    let users = found().filter_map(|it| it.user_id.as_deref().map(wording::person));
-    let across = (drops.len() > 1).then(|| format!("{} drops", drops.len()));
-    let whom = [
-        across,
-        list("", places.collect()),
-        list("slot ", slots.map(|slot| slot.to_string()).collect()),
-        list("", users.collect::<Vec<_>>()).filter(|_| group.len() <= NAMED),
-    ];
-    let whom: Vec<String> = whom.into_iter().flatten().collect();
-    if whom.is_empty() {
-        format!("{many}{text}")
-    } else {
-        format!("{many}{text} ({})", whom.join(" · "))
-    }
+    let whom = Some(whom.join(" · ")).filter(|whom| !whom.is_empty());
+    let whom = whom.map(|whom| format!(" ({whom})")).unwrap_or_default();
+    format!("{many}{text}{whom}")
 }
 
 /// Names the first of these.
-fn list(label: &str, all: Vec<String>) -> Option<String> {
+fn list(all: impl Iterator<Item = String>) -> Option<String> {
+    let all: Vec<String> = all.take(NAMED + 1).collect();
     let more = if all.len() > NAMED { ", …" } else { "" };
-    let named: Vec<String> = all.into_iter().take(NAMED).collect();
-    (!named.is_empty()).then(|| format!("{label}{}{more}", named.join(", ")))
+    let named = all.iter().take(NAMED).map(String::as_str);
+    let named = named.collect::<Vec<_>>().join(", ");
+    (!named.is_empty()).then(|| format!("{named}{more}"))
 }
 
 #[cfg(test)]

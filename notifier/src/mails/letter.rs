@@ -27,8 +27,6 @@ pub struct Rendered {
     pub kind: &'static str,
     /// The subject, as one line without control characters.
     pub subject: String,
-    /// The subject without its prefix, which is meant for filters.
-    pub(crate) summary: String,
     pub text: String,
     /// Self-contained HTML.
     pub html: String,
@@ -100,7 +98,6 @@ impl Letter {
         };
         Ok(Rendered {
             kind,
-            summary: wording::line(&self.subject, SUBJECT),
             html: html.render()?,
             text: Text { letter: self }.render()?,
             subject,
@@ -136,11 +133,6 @@ impl Block {
     }
 
     fn as_text(&self) -> String {
-        let ruled = |text: &str, rule: &str| {
-            let text = wrap(text, "", "");
-            let width = text.lines().last().unwrap_or_default().chars().count();
-            format!("{text}\n{}", rule.repeat(width))
-        };
         match self {
             Self::Title(text) => format!("\n{}", ruled(text, "=")),
             Self::Heading(text) => ruled(text, "-"),
@@ -160,25 +152,31 @@ impl Block {
     }
 }
 
+fn ruled(text: &str, rule: &str) -> String {
+    let text = wrap(text, "", "");
+    let width = text.lines().last().unwrap_or_default().chars().count();
+    format!("{text}\n{}", rule.repeat(width))
+}
+
 /// Wraps a line at spaces, with these indents of the first line and of the others. Words that are
 /// too long stay whole.
 fn wrap(text: &str, first: &str, rest: &str) -> String {
-    let mut lines = Vec::new();
-    let mut line = String::from(first);
-    let mut is_empty = true;
-    for word in text.split(' ') {
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            lines.push(std::mem::replace(&mut line, rest.to_owned()));
-            is_empty = true;
+    let mut out = first.to_owned();
+    let mut width = first.chars().count();
+    for (at, word) in text.split(' ').enumerate() {
+        let length = word.chars().count();
+        if at > 0 && width + 1 + length > WIDTH {
+            out += "\n";
+            out += rest;
+            width = rest.chars().count();
+        } else if at > 0 {
+            out.push(' ');
+            width += 1;
         }
-        if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        is_empty = false;
+        out += word;
+        width += length;
     }
-    lines.push(line);
-    lines.join("\n")
+    out
 }
 
 /// Formats a time as in all mails.

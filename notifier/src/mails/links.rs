@@ -16,8 +16,6 @@ pub struct Links {
     pub public: Option<String>,
     /// The API's public address.
     pub api: Option<String>,
-    /// Whether the operations page has the forms that change coupons, which need the API's address.
-    pub page_changes_coupons: bool,
 }
 
 impl Links {
@@ -56,7 +54,7 @@ impl Links {
         self.page(path).map(|url| Block::Link { label, url })
     }
 
-    /// Returns the path of an alert, which stays valid when it is silenced or over.
+    /// Returns the path of an alert, which stays valid when it is over.
     pub(crate) fn alert(id: i64) -> String {
         format!("/alerts/{id}#alert-{id}")
     }
@@ -141,7 +139,6 @@ mod tests {
             let links = Links {
                 public: public.map(str::to_owned),
                 api: Some(api.to_owned()),
-                page_changes_coupons: true,
             };
             links.dead().map(|(setting, _)| setting).collect::<Vec<_>>()
         };

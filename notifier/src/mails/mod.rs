@@ -31,8 +31,8 @@ pub(crate) fn duration(time: TimeDelta) -> String {
     }
 }
 
-/// Describes repairs by kind, most first, as "4 slot conflicts".
-pub(crate) fn by_kind<'a>(repairs: impl IntoIterator<Item = &'a RepairsRow>) -> Vec<String> {
+/// Describes repairs by kind, most first, as "4 slot conflicts, 1 promise without a row".
+pub(crate) fn by_kind<'a>(repairs: impl IntoIterator<Item = &'a RepairsRow>) -> String {
     let mut counts: Vec<(&str, u64)> = Vec::new();
     for row in repairs {
         match counts.iter_mut().find(|(kind, _)| *kind == row.kind) {
@@ -46,7 +46,17 @@ pub(crate) fn by_kind<'a>(repairs: impl IntoIterator<Item = &'a RepairsRow>) -> 
         let [one, many] = kind.map_or(["repair", "repairs"], |it| it.facts().noun);
         wording::count(n, one, many)
     };
-    counts.into_iter().map(name).collect()
+    counts.into_iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// Lists the first lines, and says how many more there are.
+fn bounded(mut lines: Vec<String>, most: usize) -> Block {
+    let more = lines.len().saturating_sub(most);
+    lines.truncate(most);
+    if more > 0 {
+        lines.push(format!("and {} more", wording::grouped(more as u64)));
+    }
+    Block::List(lines)
 }
 
 /// Writes the mail of `test-email`.

@@ -1,38 +1,89 @@
-//! Mails as the mail server gets them.
+//! The mail server: lettre's transport, mails as the server gets them, and what its errors usually
+//! mean.
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use firstcome_shared::mysql::outbox::Leased;
-use lettre::Message;
+use firstcome_shared::mysql::outbox::Outgoing;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
+use lettre::transport::smtp::{AsyncSmtpTransport, Error as SmtpError};
+use lettre::{AsyncTransport as _, Message, Tokio1Executor};
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
+use url::Url;
 
-use super::smtp::{SendError, SmtpServer};
+/// How `SMTP_URL` is written.
+const SHAPE: &str = "SMTP_URL must look like smtp://user:password@host:587?tls=required or smtps://user:password@host";
 
-/// Sends mails.
-#[derive(Debug, Clone)]
+/// How special characters are written in it.
+const ENCODED: &str = "; in its user and password write / as %2F, @ as %40, : as %3A, # as %23, ? as %3F and % as %25";
+
+type Transport = AsyncSmtpTransport<Tokio1Executor>;
+
+/// A mail server with its login.
+#[derive(Clone)]
 pub(crate) struct Mailer {
-    pub(crate) server: SmtpServer,
     pub(crate) from: Mailbox,
-    /// Time limit to connect and to log in.
+    pub(crate) server: SmtpServer,
+    /// Time limit of one mail, from connecting to the server's confirmation.
     pub(crate) limit: Duration,
+    transport: Transport,
 }
 
-/// A mail to one recipient.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Envelope<'a> {
-    /// As in a header.
-    pub(crate) to: &'a str,
-    pub(crate) subject: &'a str,
-    /// Without angle brackets and domain. The same for all attempts, because a server may have
-    /// accepted the mail without confirming it.
-    pub(crate) id: &'a str,
-    /// Message IDs without angle brackets, separated by spaces. The mail is a reply to the first.
-    pub(crate) thread: Option<&'a str>,
-    pub(crate) date: DateTime<Utc>,
-    pub(crate) text: &'a str,
-    pub(crate) html: &'a str,
+/// The parts of an `SMTP_URL` that may be shown.
+#[derive(Debug, Clone)]
+pub(crate) struct SmtpServer {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) encryption: &'static str,
+    pub(crate) user: Option<String>,
+    /// Whether the password is sent without encryption.
+    pub(crate) shows_password: bool,
+    has_hello: bool,
+}
+
+impl SmtpServer {
+    /// Checks a URL beyond what lettre checks.
+    ///
+    /// # Errors
+    /// A description of the fault, never with the URL.
+    pub(crate) fn parse(url: &SecretString) -> Result<Self, String> {
+        let text = url.expose_secret();
+        let wrong = || {
+            let encoded = if text.contains('@') { ENCODED } else { "" };
+            format!("{SHAPE}{encoded}")
+        };
+        Transport::from_url(text).map_err(|_| wrong())?;
+        let url = Url::parse(text).map_err(|_| wrong())?;
+        let host = url.host_str().filter(|host| !host.is_empty());
+        // A / in the password ends the host: what follows it would become the name in EHLO.
+        if url.username().is_empty() && text.contains('@') {
+            return Err(wrong());
+        }
+        if !url.username().is_empty() && url.password().is_none() {
+            return Err("SMTP_URL names a user but no password: write user:password@".into());
+        }
+        let (encryption, port) = match (url.scheme(), url.query()) {
+            ("smtps", _) => ("TLS from the first byte", 465),
+            (_, None) => ("none", 25),
+            (_, Some("tls=required")) => ("STARTTLS, required", 587),
+            (_, Some("tls=opportunistic")) => ("STARTTLS if offered", 587),
+            _ => return Err("SMTP_URL: tls is `required` or `opportunistic`".into()),
+        };
+        let user = percent_encoding::percent_decode_str(url.username()).decode_utf8_lossy();
+        Ok(Self {
+            host: host.ok_or_else(wrong)?.to_owned(),
+            port: url.port().unwrap_or(port),
+            encryption,
+            user: url.password().map(|_| user.into_owned()),
+            shows_password: url.password().is_some()
+                && matches!(encryption, "none" | "STARTTLS if offered"),
+            has_hello: !url.path().trim_matches('/').is_empty(),
+        })
+    }
 }
 
 /// Why a mail was not sent.
@@ -41,79 +92,180 @@ pub(crate) enum MailError {
     /// The mail cannot be written for this recipient.
     #[error("it cannot be written: {0}")]
     Unwritable(String),
-    #[error(transparent)]
-    Send(#[from] SendError),
-}
-
-impl MailError {
-    pub(crate) fn is_final(&self) -> bool {
-        match self {
-            Self::Unwritable(_) => true,
-            Self::Send(error) => error.is_final(),
-        }
-    }
+    /// The server may still have the mail.
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    #[error("{}", one_line(.0))]
+    Refused(#[from] SmtpError),
 }
 
 impl Mailer {
-    /// Sends a leased mail.
-    pub(crate) async fn send(&self, mail: &Leased) -> Result<(), MailError> {
-        let envelope = Envelope {
-            to: &mail.target,
-            subject: &mail.subject,
-            id: &format!("{}.{}", mail.batch, mail.id),
-            thread: mail.thread.as_deref(),
-            date: mail.created_at.and_utc(),
-            text: &mail.body,
-            html: mail.html.as_deref().unwrap_or_default(),
-        };
-        self.deliver(&envelope).await
+    /// Creates a client from `SMTP_URL`, and certificate authorities in PEM, which may be empty.
+    ///
+    /// # Errors
+    /// A description of the fault, never with the password.
+    pub(crate) fn new(
+        url: &SecretString,
+        authorities: &[u8],
+        from: Mailbox,
+        limit: Duration,
+    ) -> Result<Self, String> {
+        let server = SmtpServer::parse(url)?;
+        let transport = Transport::from_url(url.expose_secret());
+        let mut transport = transport.map_err(|_| format!("{SHAPE}{ENCODED}"))?;
+        if !authorities.is_empty() && server.encryption != "none" {
+            transport = transport.tls(trusting(authorities, &server)?);
+        }
+        // Servers refuse a name without a dot, as containers have.
+        if !server.has_hello && !ClientId::default().to_string().contains('.') {
+            let domain = from.email.domain().to_owned();
+            transport = transport.hello_name(ClientId::Domain(domain));
+        }
+        Ok(Self {
+            from,
+            server,
+            limit,
+            transport: transport.timeout(Some(limit)).build(),
+        })
     }
 
-    /// Connects first: a server that does not answer soon is not worth the wait of ten minutes that
-    /// a mail's content may take.
-    pub(crate) async fn deliver(&self, envelope: &Envelope<'_>) -> Result<(), MailError> {
-        let message = envelope.message(&self.from);
-        let message = message.map_err(|error| MailError::Unwritable(format!("{error:#}")))?;
-        self.server.log_in(self.limit).await?;
-        Ok(self.server.hand_over(message).await?)
+    /// Delivers a mail over a connection of its own.
+    pub(crate) async fn send(&self, mail: &Outgoing) -> Result<(), MailError> {
+        let written = message(mail, &self.from);
+        let written = written.map_err(|error| MailError::Unwritable(format!("{error:#}")))?;
+        match timeout(self.limit, self.transport.send(written)).await {
+            Ok(answer) => Ok(answer.map(drop)?),
+            Err(_) => Err(MailError::Silent(self.limit)),
+        }
     }
 }
 
-impl Envelope<'_> {
-    fn message(&self, from: &Mailbox) -> anyhow::Result<Message> {
-        let domain = from.email.domain();
-        let mut builder = Message::builder()
-            .from(from.clone())
-            .to(self.to.parse()?)
-            .subject(self.subject)
-            .message_id(Some(bracketed(&format!("{}@{domain}", self.id))))
-            .date(self.date.into())
-            // RFC 2919: lets recipients file all mails of one installation.
-            .raw_header(raw("List-Id", format!("Firstcome <firstcome.{domain}>")))
-            // RFC 3834: suppresses out-of-office replies. Exchange obeys only the other header.
-            .raw_header(raw("Auto-Submitted", "auto-generated".to_owned()))
-            .raw_header(raw("X-Auto-Response-Suppress", "All".to_owned()));
-        if let Some(thread) = self.thread.filter(|thread| !thread.is_empty()) {
-            let ids: Vec<String> = thread.split_whitespace().map(bracketed).collect();
-            builder = builder
-                .in_reply_to(ids.first().cloned().unwrap_or_default())
-                .references(ids.join(" "));
-        }
-        let [text, html] = [self.text, self.html].map(str::to_owned);
-        Ok(builder.multipart(MultiPart::alternative_plain_html(text, html))?)
+/// The encryption of a server whose certificate one of these authorities signs.
+fn trusting(authorities: &[u8], server: &SmtpServer) -> Result<Tls, String> {
+    let wrong = || "SSL_CERT_FILE holds no certificate in PEM".to_owned();
+    if !String::from_utf8_lossy(authorities).contains("-----BEGIN CERTIFICATE-----") {
+        return Err(wrong());
     }
+    let certificate = Certificate::from_pem(authorities).map_err(|_| wrong())?;
+    let tls = TlsParameters::builder(server.host.clone()).add_root_certificate(certificate);
+    let host = &server.host;
+    let failed = |error| format!("SMTP_URL: TLS can't be set up for {host}: {error}");
+    let tls = tls.build().map_err(failed)?;
+    Ok(match server.encryption {
+        "TLS from the first byte" => Tls::Wrapper(tls),
+        "STARTTLS, required" => Tls::Required(tls),
+        _ => Tls::Opportunistic(tls),
+    })
+}
+
+impl MailError {
+    /// The reply code of the server, if it has replied.
+    fn code(&self) -> Option<String> {
+        match self {
+            Self::Refused(error) => error.status().map(|code| code.to_string()),
+            Self::Unwritable(_) | Self::Silent(_) => None,
+        }
+    }
+
+    /// Whether this mail can never be sent to this recipient, according to the reply. A refused
+    /// login concerns every mail, and is repaired.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Unwritable(_) => true,
+            Self::Silent(_) => false,
+            Self::Refused(error) => {
+                let is_login =
+                    matches!(self.code().as_deref(), Some("530" | "534" | "535" | "538"));
+                error.is_permanent() && !is_login
+            }
+        }
+    }
+
+    /// Returns the usual reason, and what to do.
+    pub(crate) fn advice(&self) -> &'static str {
+        let text = self.to_string();
+        if matches!(self, Self::Unwritable(_)) {
+            return "check ALERT_FROM and ALERT_TO";
+        }
+        if text.contains("No compatible authentication mechanism") {
+            return "the server offers no login with a password here: it wants TLS first (?tls=required), or only XOAUTH2: then \
+                    create an app password, or use its SMTP relay";
+        }
+        match self.code().as_deref() {
+            Some("534" | "535" | "538") => {
+                "the server refuses the user or the password; special characters in SMTP_URL are percent-encoded, and some \
+                 providers want an app password"
+            }
+            Some("530" | "550" | "553" | "554") => {
+                "the server does not take mail for this address or from ALERT_FROM: check ALERT_TO, whether it relays for this \
+                 host, and whether it wants a login, TLS first (?tls=required) or an address of its own domain"
+            }
+            Some(_) => "the server's log says why (size, spam, policy)",
+            None if text.to_lowercase().contains("certificate") => {
+                "its certificate is not trusted, or names another host (a private authority: SSL_CERT_FILE)"
+            }
+            None => {
+                "check host, port and DNS, and whether a firewall is between: 587 wants smtp://…?tls=required, 465 smtps://, \
+                 25 between servers smtp://"
+            }
+        }
+    }
+}
+
+/// An error with its causes.
+fn one_line(error: &SmtpError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let more = error.to_string();
+        if more.contains(&text) {
+            text = more;
+        } else if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Writes a mail. Its ID is the same for all attempts, because a server may have accepted it without
+/// confirming it.
+fn message(mail: &Outgoing, from: &Mailbox) -> anyhow::Result<Message> {
+    let domain = from.email.domain();
+    let recipient = Sha256::digest(&mail.target);
+    let id = format!("<{}.{recipient:.8x}@{domain}>", mail.batch);
+    let mut builder = Message::builder()
+        .from(from.clone())
+        .to(mail.target.parse()?)
+        .subject(mail.subject.as_str())
+        .message_id(Some(id))
+        .date(mail.created_at.and_utc().into())
+        // RFC 2919: lets recipients file all mails of one installation.
+        .raw_header(raw("List-Id", format!("Firstcome <firstcome.{domain}>")))
+        // RFC 3834: suppresses out-of-office replies. Exchange obeys only the other header.
+        .raw_header(raw("Auto-Submitted", "auto-generated".to_owned()))
+        .raw_header(raw("X-Auto-Response-Suppress", "All".to_owned()));
+    let thread = mail.thread.as_deref().unwrap_or_default();
+    let ids: Vec<String> = thread
+        .split_whitespace()
+        .map(|id| format!("<{id}>"))
+        .collect();
+    if let Some(first) = ids.first() {
+        builder = builder.in_reply_to(first.clone()).references(ids.join(" "));
+    }
+    let html = mail.html.clone().unwrap_or_default();
+    let both = MultiPart::alternative_plain_html(mail.body.clone(), html);
+    Ok(builder.multipart(both)?)
 }
 
 fn raw(name: &'static str, value: String) -> HeaderValue {
     HeaderValue::new(HeaderName::new_from_ascii_str(name), value)
 }
 
-fn bracketed(id: &str) -> String {
-    format!("<{id}>")
-}
-
 #[cfg(test)]
 mod tests {
+    use chrono::NaiveDateTime;
+
     use super::*;
 
     /// This must hold even if a caller did not reduce the subject to one line.
@@ -126,16 +278,19 @@ mod tests {
             "가\r\nBcc: x@example.com",
         ] {
             let text = "one\n.\ntwo · 쿠폰\n";
-            let envelope = Envelope {
-                to: "a@example.org",
-                subject,
-                id: "1.2",
+            let mail = Outgoing {
+                created_at: NaiveDateTime::default(),
+                next_attempt_at: NaiveDateTime::default(),
+                channel: "mail".to_owned(),
+                kind: "test".to_owned(),
+                batch: "1".to_owned(),
+                target: "a@example.org".to_owned(),
+                subject: subject.to_owned(),
                 thread: None,
-                date: DateTime::UNIX_EPOCH,
-                text,
-                html: "<p>one</p>",
+                body: text.to_owned(),
+                html: Some("<p>one</p>".to_owned()),
             };
-            let raw = envelope.message(&from).unwrap().formatted();
+            let raw = message(&mail, &from).unwrap().formatted();
             let raw = String::from_utf8(raw).unwrap();
             let mail = mail_parser::MessageParser::default().parse(&raw).unwrap();
             assert!(
@@ -143,6 +298,64 @@ mod tests {
                 "{raw}"
             );
             assert_eq!(mail.body_text(0).unwrap().replace("\r\n", "\n"), text);
+        }
+    }
+
+    fn parse(url: &str) -> Result<SmtpServer, String> {
+        SmtpServer::parse(&url.to_owned().into())
+    }
+
+    #[test]
+    fn file_without_a_certificate_is_rejected() {
+        let from: Mailbox = "f@example.com".parse().unwrap();
+        let server = |pem: &[u8]| {
+            let url = "smtps://h".to_owned().into();
+            Mailer::new(&url, pem, from.clone(), Duration::from_secs(1))
+        };
+        assert!(server(b"").is_ok());
+        assert!(server(b"nothing").err().unwrap().contains("SSL_CERT_FILE"));
+    }
+
+    #[test]
+    fn port_and_login_follow_the_url() {
+        for (url, port, user) in [
+            ("smtp://mail.example.com", 25, None),
+            ("smtp://mail.example.com:2525", 2525, None),
+            (
+                "smtp://u%40x.org:p%23w@h?tls=required",
+                587,
+                Some("u@x.org"),
+            ),
+            ("smtps://u:p%2Fw@h/client.example.com", 465, Some("u")),
+        ] {
+            let server = parse(url).unwrap();
+            assert_eq!((server.port, server.user.as_deref()), (port, user), "{url}");
+            let lettres = format!("{:?}", Transport::from_url(url).unwrap());
+            assert!(lettres.contains(&format!("port: {port}")), "{lettres}");
+        }
+    }
+
+    #[test]
+    fn wrong_smtp_url_is_refused_with_how_to_write_it() {
+        for wrong in [
+            "mail.example.com",
+            "http://h",
+            "smtp://h?tls=no",
+            "smtp://u@h",
+            "smtp://",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        for slash in [
+            "smtp://u:hunter2/x@h",
+            "smtps://u:25/hunter2@h",
+            "smtp://u:hunter2#x@h",
+        ] {
+            let error = parse(slash).unwrap_err();
+            assert!(
+                error.contains("%2F") && !error.contains("hunter2"),
+                "{error}"
+            );
         }
     }
 }

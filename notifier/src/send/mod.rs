@@ -1,19 +1,18 @@
 //! Transactional outbox relay: a task that delivers each message at least once, with exponential
 //! backoff. A server or a receiver that is down, slow or silent delays only its own messages.
 
+pub(crate) mod event;
 pub(crate) mod mail;
-pub(crate) mod smtp;
-pub(crate) mod test_email;
+pub(crate) mod try_out;
 pub(crate) mod webhook;
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::mysql::outbox::{Channel, DeliveryOutcome, Leased, Served};
+use firstcome_shared::mysql::outbox::{Channel, DeliveryOutcome, Leased, Outgoing, Served};
 use firstcome_shared::mysql::{Db, DbError, outbox};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -36,10 +35,9 @@ const ROUND: Duration = Duration::from_secs(2);
 /// Grace period for deliveries in progress at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Length of a lease, and the interval of its renewal during a delivery. Leases are short, so that
-/// the message of a sender that died is soon retried.
-const LEASE: TimeDelta = TimeDelta::seconds(75);
-const RENEW: Duration = Duration::from_secs(3);
+/// Length of a lease, longer than a delivery and its record. The message of a sender that died is
+/// retried when it expires.
+const LEASE: TimeDelta = TimeDelta::minutes(4);
 
 /// Maximum time to record an outcome. A delivery that is not recorded is repeated.
 const RECORDING: Duration = Duration::from_secs(60);
@@ -140,10 +138,10 @@ impl Sender {
         let tried = leased.len();
         let sends = leased.into_iter().map(|message| {
             let sender = self.clone();
-            self.busy.lock().insert(message.target.clone());
+            self.busy.lock().insert(message.message.target.clone());
             self.tasks.spawn(async move {
                 sender.send(&message).await;
-                sender.busy.lock().remove(&message.target);
+                sender.busy.lock().remove(&message.message.target);
                 sender.wake.notify_one();
             })
         });
@@ -156,50 +154,40 @@ impl Sender {
         let Ok(waiting) = outbox::waiting(&self.db).await else {
             return;
         };
-        let of = |channel: Channel| {
+        for (channel, gauge) in [
+            (Channel::Mail, "firstcome_mails_waiting"),
+            (Channel::Webhook, "firstcome_webhooks_waiting"),
+        ] {
             let mut waiting = waiting.iter();
-            waiting
-                .find(|(name, _)| name == channel.word())
-                .map_or(0, |(_, n)| *n)
-        };
-        #[allow(clippy::cast_precision_loss)] // a gauge is a float; no outbox has 2^52 rows
-        {
-            metrics::gauge!("firstcome_mails_waiting").set(of(Channel::Mail) as f64);
-            metrics::gauge!("firstcome_webhooks_waiting").set(of(Channel::Webhook) as f64);
+            let found = waiting.find(|(name, _)| name == channel.word());
+            #[allow(clippy::cast_precision_loss)] // a gauge is a float; no outbox has 2^52 rows
+            metrics::gauge!(gauge).set(found.map_or(0.0, |(_, n)| *n as f64));
         }
     }
 
-    fn webhook(&self, name: &str) -> Option<&Webhook> {
-        self.webhooks.iter().find(|webhook| webhook.name == name)
-    }
-
-    async fn send(&self, message: &Leased) {
-        let is_mail = message.channel == Channel::Mail.word();
-        crash_point(if is_mail {
-            Point::MailDue
+    async fn send(&self, leased: &Leased) {
+        let message = &leased.message;
+        let [due, sent] = if message.is_mail() {
+            [Point::MailDue, Point::MailSent]
         } else {
-            Point::WebhookDue
-        });
-        let delivered = tokio::select! {
-            delivered = self.deliver(message) => delivered,
-            never = self.renew_lease(message.id) => match never {},
+            [Point::WebhookDue, Point::WebhookSent]
         };
-        crash_point(if is_mail {
-            Point::MailSent
-        } else {
-            Point::WebhookSent
-        });
+        crash_point(due);
+        let delivered = self.deliver(message).await;
+        crash_point(sent);
         let now = self.clock.now();
         let outcome = match delivered {
             Ok(()) => DeliveryOutcome::Sent,
-            Err(failure) => self.outcome(message, failure, now).await,
+            Err(failure) => self.outcome(leased, failure, now).await,
         };
-        log(message, &outcome);
-        self.record(message.id, outcome, now).await;
+        log(leased, &outcome);
+        self.record(leased.id, outcome, now).await;
     }
 
-    async fn deliver(&self, message: &Leased) -> Result<(), Failure> {
-        if let Some(webhook) = self.webhook(&message.target) {
+    /// Makes one attempt.
+    pub(crate) async fn deliver(&self, message: &Outgoing) -> Result<(), Failure> {
+        let mut webhooks = self.webhooks.iter();
+        if let Some(webhook) = webhooks.find(|it| it.name == message.target) {
             let now = self.clock.now();
             let posted = webhook.post(&message.batch, &message.body, now).await;
             posted.map_err(|error| Failure {
@@ -223,34 +211,24 @@ impl Sender {
     /// relay rule, a policy), so the mail is retried.
     async fn outcome(
         &self,
-        message: &Leased,
+        leased: &Leased,
         failure: Failure,
         now: DateTime<Utc>,
     ) -> DeliveryOutcome {
-        let is_mail = message.channel == Channel::Mail.word();
-        let is_final = failure.is_final
-            && (!is_mail
-                || outbox::was_taken(&self.db, message.batch.clone())
-                    .await
-                    .unwrap_or(false));
+        let message = &leased.message;
+        let mut is_final = failure.is_final;
+        if is_final && message.is_mail() {
+            let taken = outbox::was_taken(&self.db, message.batch.clone()).await;
+            is_final = taken.unwrap_or(false);
+        }
         if is_final || outbox::is_old(message.created_at.and_utc(), now) {
             return DeliveryOutcome::GivenUp(failure.reason);
         }
-        let longest = TimeDelta::seconds(BACKOFF_SECONDS.1);
-        let asked = failure.retry_after.map_or(TimeDelta::zero(), |asked| {
-            TimeDelta::from_std(asked).unwrap_or(longest)
-        });
-        let pause = backoff(message.attempts).max(asked.min(longest));
+        let longest = Duration::from_secs(BACKOFF_SECONDS.1.unsigned_abs());
+        let asked = failure.retry_after.unwrap_or_default().min(longest);
+        let asked = TimeDelta::from_std(asked).unwrap_or_default();
+        let pause = backoff(leased.attempts).max(asked);
         DeliveryOutcome::Retry(now + pause, failure.reason)
-    }
-
-    async fn renew_lease(&self, id: i64) -> Infallible {
-        loop {
-            tokio::time::sleep(RENEW).await;
-            if let Err(error) = outbox::renew(&self.db, id, self.clock.now() + LEASE).await {
-                tracing::debug!(%error, id, "the lease of a message could not be renewed");
-            }
-        }
     }
 
     /// Records the outcome of a delivery. Retries for as long as the lease lasts.
@@ -273,7 +251,9 @@ impl Sender {
 }
 
 /// Why a delivery failed.
-struct Failure {
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct Failure {
     /// Whether the target rejected the message permanently.
     is_final: bool,
     /// The pause that the target requested.
@@ -281,33 +261,25 @@ struct Failure {
     reason: String,
 }
 
-fn log(message: &Leased, outcome: &DeliveryOutcome) {
-    let Leased {
-        id,
-        channel,
-        kind,
-        target,
-        subject,
-        ..
-    } = message;
-    let attempt = message.attempts + 1;
+fn log(leased: &Leased, outcome: &DeliveryOutcome) {
+    let (id, message) = (leased.id, &leased.message);
+    let (kind, target) = (&message.kind, &message.target);
+    let attempt = leased.attempts + 1;
     let result = match outcome {
         DeliveryOutcome::Sent => {
-            tracing::info!(id, channel, kind, attempt, target, subject, "sent");
+            tracing::info!(id, kind, attempt, target, subject = message.subject, "sent");
             "sent"
         }
         DeliveryOutcome::Retry(at, error) => {
-            tracing::warn!(id, channel, kind, attempt, target, error, next_attempt_at = %at, "not sent yet");
+            tracing::warn!(id, kind, attempt, target, error, next_attempt_at = %at, "not sent yet");
             "retried"
         }
         DeliveryOutcome::GivenUp(error) => {
-            tracing::error!(
-                id, channel, kind, attempt, target, error, subject, "given up"
-            );
+            tracing::error!(id, kind, attempt, target, error, "given up");
             "given_up"
         }
     };
-    let name = if channel == Channel::Mail.word() {
+    let name = if message.is_mail() {
         "firstcome_mails_total"
     } else {
         "firstcome_webhooks_total"

@@ -163,11 +163,9 @@ async fn resolved_alert_of_a_deleted_drop_is_mailed_once() {
 }
 
 #[tokio::test]
-async fn broken_promise_fires_until_resolved_and_ignores_silences() {
+async fn broken_promise_fires_until_resolved() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
-    desk.run("UPDATE drops SET silenced_until = '2026-12-30' WHERE id = 7")
-        .await;
     desk.run(
         "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
          VALUES (7, 'customer-00101', 1, 101, 'no slot was free', 'r1')",
@@ -264,7 +262,7 @@ fn missed(
 }
 
 #[tokio::test]
-async fn pass_delayed_by_another_pass_is_mailed_once_per_cooldown() {
+async fn pass_delayed_by_another_pass_is_mailed_again_after_doubling_pauses() {
     let desk = Desk::new(A).await;
     for _ in 0..30 {
         let now = desk.clock.turn(TimeDelta::minutes(30));
@@ -278,7 +276,7 @@ async fn pass_delayed_by_another_pass_is_mailed_once_per_cooldown() {
             .unwrap();
     }
     desk.notifier().flush(SOON).await.unwrap();
-    assert_eq!(desk.subjects(A).len(), 4, "in fifteen hours");
+    assert_eq!(desk.subjects(A).len(), 3, "in fifteen hours");
 }
 
 #[tokio::test]
@@ -393,49 +391,51 @@ async fn mail_server_configured_late_gets_recent_mails_and_digest_says_so() {
     );
 }
 
-/// The pass that reopens a coupon is told to the people on duty although they silenced its drop,
-/// and the totals of a mail count every drop.
+/// A drop that is rebuilt is told, and the totals of a mail count every drop.
 #[tokio::test]
-async fn silence_hides_no_loss_of_redis_and_totals_stay_true() {
+async fn mail_about_repairs_of_several_passes_counts_every_drop() {
     let desk = Desk::new(A).await;
-    desk.winter_coupon().await;
-    desk.run("UPDATE drops SET silenced_until = '2026-12-30' WHERE id = 7")
-        .await;
     let late = applied(Kind::Unissued, 37, ActionKind::Issue, "no row");
     let of = |coupon, name, drop, finding| drop_report(coupon, name, drop, vec![finding]);
-    let winter = |finding| of(1, "Winter coupon", 7, finding);
-    desk.pass(&run("r1", Status::Repaired, vec![winter(late.clone())]))
-        .await;
-    assert!(
-        desk.subjects(A).is_empty(),
-        "a silenced repair: {:?}",
-        desk.subjects(A)
-    );
-    let spring = of(2, "Spring coupon", 8, late);
-    let spring = run("r2", Status::Repaired, vec![winter_again(), spring]);
-    desk.pass(&spring).await;
-    let lost = general(
-        Kind::RedisLost,
-        ActionKind::Project,
-        Outcome::Applied,
-        "lost",
-    );
+    let both = vec![
+        of(1, "Winter coupon", 7, late.clone()),
+        of(2, "Spring coupon", 8, late),
+    ];
+    desk.pass(&run("r1", Status::Repaired, both)).await;
+    let (project, done) = (ActionKind::Project, Outcome::Applied);
+    let lost = general(Kind::RedisLost, project, done, "lost");
     desk.clock.turn(TimeDelta::minutes(1));
-    desk.pass(&run("r3", Status::Repaired, vec![winter(lost)]))
-        .await;
-    let subjects = desk.subjects(A);
+    let lost = vec![of(1, "Winter coupon", 7, lost)];
+    desk.pass(&run("r2", Status::Repaired, lost)).await;
     assert_eq!(
-        subjects,
+        desk.subjects(A),
         [
-            "[firstcome] repaired: 2 drops of 2 coupons · 2 issued late; 1 promise without a row in earlier passes since 06:00 UTC",
+            "[firstcome] repaired: 2 drops of 2 coupons · 2 issued late",
             "[firstcome] repaired: Redis lost data · Winter coupon · 100 of 100 issued · written to Redis again",
         ]
     );
 }
 
-fn winter_again() -> firstcome_shared::report::DropReport {
-    let late = applied(Kind::Unissued, 38, ActionKind::Issue, "no row");
-    drop_report(1, "Winter coupon", 7, vec![late])
+/// The next run ends the alert about a late one, a deep one only a deep one.
+#[tokio::test]
+async fn notice_about_a_late_run_is_followed_by_one_when_it_is_over() {
+    let desk = Desk::new(A).await;
+    let now = desk.clock.now();
+    for schedule in ["RECONCILE_CRON", "DEEP_CRON"] {
+        let late = MissedRun {
+            schedule: schedule.to_owned(),
+            ..missed(now - TimeDelta::hours(3), now, None)
+        };
+        desk.notifier().missed_run(late).await.unwrap();
+    }
+    desk.pass(&clean("r1")).await;
+    assert_eq!(desk.subjects(A)[2..], ["[firstcome] resolved: late run"]);
+    let deep = Run {
+        deep: true,
+        ..clean("r2")
+    };
+    desk.pass(&deep).await;
+    assert_eq!(desk.subjects(A).len(), 4);
 }
 
 fn kafka_is_away(id: &str, findings: Vec<Finding>) -> Run {

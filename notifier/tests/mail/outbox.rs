@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
 use firstcome_shared::domain::DropId;
-use firstcome_stack::{Behaviour, SinkEncryption, eventually};
+use firstcome_stack::{Behaviour, SinkEncryption};
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{A, B, Desk, SOON, id, text};
@@ -96,10 +96,7 @@ async fn rejected_recipient_is_given_up_and_the_other_gets_one_mail() {
         .query("SELECT target, given_up_at IS NULL, last_error FROM outbox ORDER BY id")
         .await;
     assert_eq!(rows[0][..2], [A, "0"]);
-    assert!(
-        rows[0][2].contains("hand over the mail") && rows[0][2].contains("nobody of that name"),
-        "{rows:?}"
-    );
+    assert!(rows[0][2].contains("nobody of that name"), "{rows:?}");
     assert_eq!(rows[1], [B, "1", "NULL"]);
     let now = desk.clock.turn(TimeDelta::hours(23));
     desk.sink.set(Behaviour::Normal).await.unwrap();
@@ -180,9 +177,7 @@ async fn mail_to_a_rejected_recipient_is_given_up_once_another_has_it() {
 
 #[tokio::test]
 async fn slow_mail_server_gets_one_copy_and_does_not_delay_other_mails() {
-    let mut desk = Desk::new(A).await;
-    // This limit applies to all steps except the content.
-    desk.args.smtp_timeout_ms = 300;
+    let desk = Desk::new(A).await;
     desk.sink
         .set(Behaviour::SlowAfterData(Duration::from_secs(6)))
         .await
@@ -193,14 +188,7 @@ async fn slow_mail_server_gets_one_copy_and_does_not_delay_other_mails() {
     let slow = tokio::spawn(async move { first.flush(SOON).await });
     desk.until_there_are(1).await;
     desk.sink.set(Behaviour::Normal).await.unwrap();
-    // The lease is renewed while the mail is being delivered.
-    desk.clock.turn(TimeDelta::seconds(30));
-    let renewed = "SELECT COUNT(*) FROM outbox WHERE leased_until > '2026-12-01 06:01:10'";
-    eventually("the lease is renewed", SOON, async || {
-        desk.query(renewed).await == [["1"]]
-    })
-    .await;
-    let now = desk.clock.turn(TimeDelta::seconds(40));
+    let now = desk.clock.turn(TimeDelta::seconds(70));
     second.after_pass(&drift("r2", &[3, 4]), now).await.unwrap();
     second.flush(Duration::from_secs(2)).await.unwrap();
     assert_eq!(
@@ -229,7 +217,7 @@ async fn silent_mail_server_does_not_delay_passes_and_gets_the_mail_later() {
     desk.pass(&repaired("r1")).await;
     assert!(begun.elapsed() < PASS);
     let rows = desk.query("SELECT attempts, last_error FROM outbox").await;
-    assert_eq!(rows, [["1", "connect and log in: no answer within 300ms"]]);
+    assert_eq!(rows, [["1", "no answer within 300ms"]]);
     desk.sink.set(Behaviour::Normal).await.unwrap();
     desk.notifier().flush(SOON).await.unwrap();
     assert!(
@@ -311,11 +299,11 @@ async fn two_senders_at_once_send_each_mail_once() {
 async fn mail_of_a_dead_sender_is_sent_when_its_lease_expires() {
     let desk = Desk::new(A).await;
     desk.after_pass(&desk.notifier(), &repaired("r1")).await;
-    desk.run("UPDATE outbox SET leased_until = '2026-12-01 06:01:15'")
+    desk.run("UPDATE outbox SET leased_until = '2026-12-01 06:04:00'")
         .await;
     desk.notifier().flush(SOON).await.unwrap();
     assert!(desk.sink.mails().is_empty());
-    desk.clock.turn(TimeDelta::seconds(75));
+    desk.clock.turn(TimeDelta::minutes(4));
     desk.notifier().flush(SOON).await.unwrap();
     assert_eq!(desk.sink.mails().len(), 1);
 }

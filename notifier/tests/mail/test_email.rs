@@ -45,16 +45,12 @@ async fn usual_mail_errors_are_explained() {
     sink.set(Behaviour::SilentAfterAccept).await.unwrap();
     let (ok, said) = tried(&args).await;
     assert!(
-        !ok && said.contains("connect and log in: no answer within 500ms")
-            && said.contains("465 smtps"),
+        !ok && said.contains("no answer within 500ms") && said.contains("465 smtps"),
         "{said}"
     );
     sink.set(Behaviour::Down).await.unwrap();
     let (ok, said) = tried(&args).await;
-    assert!(
-        !ok && said.contains("connect and log in: ") && said.contains("check host, port"),
-        "{said}"
-    );
+    assert!(!ok && said.contains("check host, port"), "{said}");
     sink.set(Behaviour::Normal).await.unwrap();
 
     args.smtp_url = Some(format!("smtps://ops:hunter2@127.0.0.1:{}", sink.port()).into());
@@ -66,10 +62,7 @@ async fn usual_mail_errors_are_explained() {
     assert!(!said.contains("hunter2"), "{said}");
     args.smtp_url = Some(format!("smtp://ops:hunter2@127.0.0.1:{}", sink.port()).into());
     let (ok, said) = tried(&args).await;
-    assert!(
-        !ok && said.contains("connect and log in: ") && said.contains("can be read on the way"),
-        "{said}"
-    );
+    assert!(!ok && said.contains("can be read on the way"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
 
     let starttls = MailSink::start(MailOptions {
@@ -80,10 +73,7 @@ async fn usual_mail_errors_are_explained() {
     .unwrap();
     args.smtp_url = Some(starttls.url().into());
     let (ok, said) = tried(&args).await;
-    assert!(
-        !ok && said.contains("connect and log in: ") && said.contains("SSL_CERT_FILE"),
-        "{said}"
-    );
+    assert!(!ok && said.contains("SSL_CERT_FILE"), "{said}");
 }
 
 #[tokio::test]

@@ -142,7 +142,6 @@ impl Daemon {
             token,
             api: api(args),
             metrics,
-            stop: stop.clone(),
         };
         let router = crate::http::router(front, pages)?;
         let limits = args.http.limits();

@@ -1,26 +1,27 @@
-//! Alerts: list, acknowledge, silence.
+//! Alerts: list, acknowledge.
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
+use firstcome_shared::mysql::alerts::{self, AlertPage, AlertState, ListedAlert};
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::refusals::{Answer, Refusal, number, within};
+use super::refusals::{Answer, no_such, number, within};
 use super::state::RouteState;
-use crate::notify::{self, AlertError, AlertPage, ListedAlert};
+use crate::notify::wording::line;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AlertsQuery {
-    /// `firing` or `resolved`.
-    #[param(pattern = "^(firing|resolved)$", example = "firing")]
-    status: Option<String>,
+    /// Only alerts with this status.
+    #[param(example = "firing")]
+    status: Option<AlertState>,
     /// Only alerts with a lower ID.
     before: Option<i64>,
     /// Page size.
@@ -38,15 +39,9 @@ pub(super) async fn list(
     StrictQuery(query): StrictQuery<AlertsQuery>,
 ) -> Answer<AlertPage> {
     let limit = within("limit", query.limit, 100, 1..=500)?;
-    let status = query.status.as_deref();
-    if let Some(other) = status.filter(|s| !["firing", "resolved"].contains(s)) {
-        let why = format!("status is firing or resolved, not {other:?}");
-        return Err(invalid(why).into());
-    }
     let db = &app.stores.db;
-    Ok(Json(
-        notify::list(db, query.status, query.before, limit).await?,
-    ))
+    let listed = alerts::list(db, query.status, query.before, limit).await?;
+    Ok(Json(listed))
 }
 
 /// The operator who acknowledges it.
@@ -72,65 +67,20 @@ pub(super) struct Acknowledge {
 )]
 pub(super) async fn acknowledge(
     State(app): State<RouteState>,
-    StrictPath(id): StrictPath<String>,
+    StrictPath(text): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Acknowledge>,
 ) -> Answer<ListedAlert> {
-    let db = &app.stores.db;
-    let id = number("alert", &id)?;
-    Ok(Json(
-        notify::acknowledge(db, id, &body.by, Utc::now(), operator).await?,
-    ))
-}
-
-/// The end of the silence, and the operator.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Silence {
-    /// At most 30 days ahead. A time in the past ends the silence.
-    #[schema(example = "2026-12-01T14:00:00Z")]
-    #[serde(deserialize_with = "firstcome_shared::schedule::instants::one")]
-    until: DateTime<Utc>,
-    /// Your name, 1 to 100 characters.
-    #[schema(example = "Kim")]
-    by: String,
-}
-
-/// Silence mails about an alert's drop until a given time
-///
-/// Alerts are still recorded. Critical problems, such as broken promises and losses of Redis data,
-/// are still mailed.
-#[utoipa::path(
-    post, path = "/v1/alerts/{id}/silence", tag = "alerts", request_body = Silence, security(("ops" = [])),
-    params(("id" = i64, Path, description = "The alert")),
-    responses(
-        (status = 200, description = "The alert", body = ListedAlert),
-        (status = 404, description = "`not_found`"),
-        (status = 409, description = "`no_silence`: the alert does not concern a drop, or is critical"),
-    )
-)]
-pub(super) async fn silence(
-    State(app): State<RouteState>,
-    StrictPath(id): StrictPath<String>,
-    Extension(operator): Extension<Operator>,
-    JsonBody(body): JsonBody<Silence>,
-) -> Answer<ListedAlert> {
-    let db = &app.stores.db;
-    let id = number("alert", &id)?;
-    Ok(Json(
-        notify::silence(db, id, body.until, &body.by, Utc::now(), operator).await?,
-    ))
-}
-
-impl From<AlertError> for Refusal {
-    fn from(error: AlertError) -> Self {
-        let why = error.to_string();
-        match error {
-            AlertError::NotFound(_) => Problem::not_found(why).into(),
-            AlertError::NotFiring(_) => Problem::new(Code::NotFiring, why).into(),
-            AlertError::NoSilence(_) => Problem::new(Code::NoSilence, why).into(),
-            AlertError::NoName | AlertError::TooLong => invalid(why).into(),
-            AlertError::Database(error) => error.into(),
-        }
+    let id = number("alert", &text)?;
+    let by = line(&body.by, 100);
+    if by.is_empty() {
+        return Err(invalid("`by` must say who you are, in 1 to 100 characters").into());
     }
+    let found = alerts::acknowledge(&app.stores.db, id, by, Utc::now(), operator).await?;
+    let alert = found.ok_or_else(|| no_such("alert", &text))?;
+    if alert.alert.state == AlertState::Firing {
+        return Ok(Json(alert));
+    }
+    let why = format!("alert {id} no longer fires, so there is nothing to acknowledge");
+    Err(Problem::new(Code::NotFiring, why).into())
 }

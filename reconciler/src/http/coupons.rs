@@ -95,6 +95,7 @@ pub(super) async fn drops(
     Ok(Json(CouponDrops {
         drops: shown.iter().map(listed).collect(),
         next_page: (drops.len() > skipped.saturating_add(DROPS)).then_some(page + 1),
+        history: app.stores.db.acts_on(coupon.id).await?,
         coupon: settings(&app, &coupon, &drops),
     }))
 }
@@ -144,16 +145,8 @@ async fn details(
     drops: &[Drop],
 ) -> Result<DropDetails, DbError> {
     let db = &app.stores.db;
-    let now = Utc::now();
     let slots = with_admissions(app, drop, db.pace(drop.id).await?).await;
     let broken_promises = db.open_promises(drop.id, String::new()).await?.len() as u64;
-    let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
-    let largest = unsealed
-        .clone()
-        .map(|drop| drop.quantity)
-        .max()
-        .unwrap_or(0);
-    let open = unsealed.filter(|drop| drop.closes_at.is_none_or(|closes| now < closes));
     let settings = settings(app, &coupon, drops);
     let overview = app.one_drop.lock().await.one(coupon, drop.clone()).await;
     // An alert says whether repairs of the drop wait for an operator.
@@ -166,8 +159,6 @@ async fn details(
         None
     };
     Ok(DropDetails {
-        open_drops: u32::try_from(open.count()).unwrap_or(u32::MAX),
-        largest_quantity: largest.max(settings.quantity),
         coupon: settings,
         overview,
         held_back: shown.map(|shown| shown.number),

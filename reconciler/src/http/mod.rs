@@ -27,7 +27,6 @@ use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::redis::Redis;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -87,7 +86,6 @@ fn contract() -> OpenApiRouter<RouteState> {
         .routes(routes!(runs::read))
         .routes(routes!(alerts::list))
         .routes(routes!(alerts::acknowledge))
-        .routes(routes!(alerts::silence))
         .routes(routes!(coupons::drops))
         .routes(routes!(coupons::drop))
         .routes(routes!(failed_claims::list))
@@ -113,8 +111,6 @@ pub struct Mount {
     pub redis: Redis,
     /// `API_URL` and a file of additional certificate authorities, if they are set.
     pub api: Option<(String, Option<PathBuf>)>,
-    /// Cancelled when the process stops.
-    pub stop: CancellationToken,
 }
 
 /// Creates the pages. The program provides this function; the library has no pages.
@@ -128,7 +124,6 @@ pub(crate) struct Front {
     pub(crate) token: OpsToken,
     pub(crate) api: Option<(String, Option<PathBuf>)>,
     pub(crate) metrics: PrometheusHandle,
-    pub(crate) stop: CancellationToken,
 }
 
 /// Creates the router: the routes, with the program's pages in front of them.
@@ -162,7 +157,6 @@ pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Route
             token: front.token,
             redis: redis.clone(),
             api: front.api,
-            stop: front.stop,
         })
     });
     let notes = health::durability_of(&redis)
@@ -233,6 +227,6 @@ mod tests {
                 );
             }
         }
-        assert_eq!(ids.len(), 21);
+        assert_eq!(ids.len(), 20);
     }
 }

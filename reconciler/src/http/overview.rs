@@ -32,7 +32,7 @@ use crate::stores::Stores;
 const DROPS: usize = 50;
 
 /// Maximum number of alerts.
-const ALERTS: i64 = 50;
+const ALERTS: u32 = 50;
 
 /// A page is reused for requests that arrive within this time after its reading began. The console
 /// polls once a second.
@@ -362,8 +362,9 @@ async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, 
 async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
     let db = &stores.db;
     let read_at = Some(Utc::now());
-    let firing = Some(AlertState::Firing.as_str().to_owned());
-    let alerts = alerts::list(db, firing, None, ALERTS).await?;
+    let alerts = alerts::list(db, Some(AlertState::Firing), None, ALERTS)
+        .await?
+        .alerts;
     let mut coupons = db.catalogue().await?;
     let live: HashSet<CouponId> = coupons.iter().map(|(coupon, _)| coupon.id).collect();
     let named = alerts.iter().filter_map(|alert| alert.alert.coupon_id);

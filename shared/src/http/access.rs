@@ -61,7 +61,6 @@ const PARTS: [&str; 36] = [
     "reconcile",
     "runs",
     "alerts",
-    "silence",
     "acknowledge",
     "drops",
     "c",
@@ -79,6 +78,7 @@ const PARTS: [&str; 36] = [
     "reveal",
     "discard",
     "correct",
+    "winners.csv",
     "erase",
 ];
 

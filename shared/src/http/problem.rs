@@ -36,8 +36,6 @@ pub enum Code {
     PassRunning,
     /// The alert is over.
     NotFiring,
-    /// The alert concerns no drop.
-    NoSilence,
     /// The failed claim is resolved.
     AlreadyResolved,
     /// The user has no broken promise there.
@@ -71,7 +69,6 @@ impl Code {
             | Self::BelowGivenOut
             | Self::PassRunning
             | Self::NotFiring
-            | Self::NoSilence
             | Self::AlreadyResolved
             | Self::NothingBroken
             | Self::StillNeeded => StatusCode::CONFLICT,

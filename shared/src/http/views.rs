@@ -148,6 +148,22 @@ pub struct CouponDrops {
     pub drops: Vec<ListedDrop>,
     /// `page` of older drops.
     pub next_page: Option<u32>,
+    /// What operators did to the coupon, newest first, 20 at most.
+    pub history: Vec<RecordedAct>,
+}
+
+/// What an operator did.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RecordedAct {
+    pub at: DateTime<Utc>,
+    /// Null if the operator sent no name.
+    #[schema(example = "Kim")]
+    pub by: Option<String>,
+    #[schema(example = "change_coupon")]
+    pub action: String,
+    /// JSON.
+    #[schema(example = "{\"quantity\":200}")]
+    pub detail: String,
 }
 
 /// A drop in the list of its coupon.
@@ -170,10 +186,6 @@ pub struct DropDetails {
     pub coupon: CouponSettings,
     /// The response of `GET /v1/overview`, limited to this drop.
     pub overview: Overview,
-    /// Drops of the coupon that are not closed. A new quantity applies to all of them.
-    pub open_drops: u32,
-    /// The largest quantity of the coupon and of its drops that are not sealed.
-    pub largest_quantity: Slot,
     /// Users whose loss of a slot waits for a confirmation; null: none.
     pub held_back: Option<u32>,
     /// Broken promises of the drop, 1,000 at most.

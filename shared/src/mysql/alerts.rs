@@ -107,10 +107,14 @@ pub struct ListedAlert {
     /// The name of its coupon; null if it has none.
     #[schema(example = "Winter coupon")]
     pub coupon_name: Option<String>,
-    /// When the silence for mails about this drop ends or ended; null if there never was one.
-    pub silenced_until: Option<DateTime<Utc>>,
-    #[schema(example = "Kim")]
-    pub silenced_by: Option<String>,
+}
+
+/// Alerts, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AlertPage {
+    pub alerts: Vec<ListedAlert>,
+    /// `before` of the next page.
+    pub next_before: Option<i64>,
 }
 
 #[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
@@ -225,25 +229,6 @@ pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String,
             .filter(alerts::name.eq_any(some))
             .select((alerts::name, alerts::id));
         found.extend(query.load::<(String, i64)>(conn).await?);
-    }
-    Ok(found)
-}
-
-/// Reads when the mail silence of each drop ends or ended.
-pub async fn silences(conn: &mut Conn, of: &[i64]) -> QueryResult<HashMap<DropId, DateTime<Utc>>> {
-    let mut found = HashMap::new();
-    for some in of.chunks(MOST_VALUES) {
-        let silenced = drops::id
-            .eq_any(some)
-            .and(drops::silenced_until.is_not_null());
-        let query = drops::table
-            .filter(silenced)
-            .select((drops::id, drops::silenced_until));
-        let rows: Vec<(i64, Option<NaiveDateTime>)> = query.load(conn).await?;
-        found.extend(
-            rows.into_iter()
-                .filter_map(|(id, at)| Some((DropId(id), at?.and_utc()))),
-        );
     }
     Ok(found)
 }
@@ -373,67 +358,50 @@ pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<Bro
     Ok(rows.into_iter().map(promise).collect())
 }
 
-#[derive(Queryable)]
-struct ListedRow {
-    id: i64,
-    alert: AlertRow,
-    silenced_until: Option<NaiveDateTime>,
-    silenced_by: Option<String>,
-    coupon_name: Option<String>,
-}
-
-impl From<ListedRow> for ListedAlert {
-    fn from(row: ListedRow) -> Self {
-        Self {
-            id: row.id,
-            alert: row.alert.into(),
-            coupon_name: row.coupon_name,
-            silenced_until: row.silenced_until.map(|at| at.and_utc()),
-            silenced_by: row.silenced_by,
-        }
-    }
-}
-
 /// Lists alerts, newest first: at most `limit`, with an id below `before`, in the given state.
 pub async fn list(
     db: &Db,
-    state: Option<String>,
+    state: Option<AlertState>,
     before: Option<i64>,
-    limit: i64,
-) -> Result<Vec<ListedAlert>, DbError> {
+    limit: u32,
+) -> Result<AlertPage, DbError> {
     db.run("list alerts", async move |conn| {
         let mut query = alerts::table
-            .left_join(drops::table.on(drops::id.nullable().eq(alerts::drop_id)))
             .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
-            .select((
-                alerts::id,
-                AlertRow::as_select(),
-                drops::silenced_until.nullable(),
-                drops::silenced_by.nullable(),
-                coupons::name.nullable(),
-            ))
+            .select((alerts::id, AlertRow::as_select(), coupons::name.nullable()))
             .order(alerts::id.desc())
-            .limit(limit)
+            .limit(i64::from(limit) + 1)
             .into_boxed();
         if let Some(state) = state {
-            query = query.filter(alerts::status.eq(state));
+            query = query.filter(alerts::status.eq(state.as_str()));
         }
         if let Some(before) = before {
             query = query.filter(alerts::id.lt(before));
         }
-        let rows: Vec<ListedRow> = query.load(conn).await?;
-        Ok(rows.into_iter().map(ListedAlert::from).collect())
+        let mut rows: Vec<(i64, AlertRow, Option<String>)> = query.load(conn).await?;
+        let has_more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let next_before = rows.last().filter(|_| has_more).map(|(id, ..)| *id);
+        let listed = |(id, alert, coupon_name): (i64, AlertRow, Option<String>)| ListedAlert {
+            id,
+            alert: alert.into(),
+            coupon_name,
+        };
+        Ok(AlertPage {
+            alerts: rows.into_iter().map(listed).collect(),
+            next_before,
+        })
     })
     .await
 }
 
 pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
     let newest = list(db, None, id.checked_add(1), 1).await?;
-    Ok(newest.into_iter().find(|alert| alert.id == id))
+    Ok(newest.alerts.into_iter().find(|alert| alert.id == id))
 }
 
 impl Db {
-    /// Counts firing alerts by kind. Only mailed alerts count, so silenced ones are excluded.
+    /// Counts firing alerts by kind. Only mailed alerts count.
     pub async fn firing_by_kind(&self) -> Result<Vec<(String, i64)>, DbError> {
         self.run("count firing alerts", async |conn| {
             let is_mailed = alerts::last_mailed_at.ge(alerts::first_seen_at.nullable());
@@ -449,77 +417,38 @@ impl Db {
     }
 }
 
-/// Acknowledges an alert that is firing.
+/// Acknowledges an alert that is firing, so that it is not mailed again until it changes or is over.
+/// Returns the alert afterwards.
 pub async fn acknowledge(
     db: &Db,
     id: i64,
     by: String,
     now: DateTime<Utc>,
     operator: Operator,
-) -> Result<(), DbError> {
+) -> Result<Option<ListedAlert>, DbError> {
     db.run("acknowledge an alert", async move |conn| {
         conn.transaction(async |conn| {
-            let firing = alerts::id
-                .eq(id)
-                .and(alerts::status.eq(AlertState::Firing.as_str()));
-            let changed = diesel::update(alerts::table.filter(firing))
+            let is_firing = alerts::status.eq(AlertState::Firing.as_str());
+            let firing = alerts::table.filter(alerts::id.eq(id).and(is_firing));
+            let changed = diesel::update(firing)
                 .set((
                     alerts::acknowledged_at.eq(now.naive_utc()),
                     alerts::acknowledged_by.eq(&by),
                 ))
                 .execute(conn)
                 .await?;
-            if changed > 0 {
-                let detail = json!({"alert_id": id, "by": by});
-                operator
-                    .did(
-                        conn,
-                        OperatorAct {
-                            action: "acknowledge",
-                            detail,
-                            ..OperatorAct::default()
-                        },
-                    )
-                    .await?;
+            if changed == 0 {
+                return Ok(());
             }
-            Ok(())
+            let act = OperatorAct {
+                action: "acknowledge",
+                detail: json!({"alert_id": id, "by": by}),
+                ..OperatorAct::default()
+            };
+            operator.did(conn, act).await
         })
         .await
     })
-    .await
-}
-
-/// Silences the mails of a drop until the given time.
-pub async fn silence(
-    db: &Db,
-    drop: DropId,
-    until: DateTime<Utc>,
-    by: String,
-    operator: Operator,
-) -> Result<(), DbError> {
-    db.run("silence a drop", async move |conn| {
-        conn.transaction(async |conn| {
-            diesel::update(drops::table.filter(drops::id.eq(drop.0)))
-                .set((
-                    drops::silenced_until.eq(until.naive_utc()),
-                    drops::silenced_by.eq(&by),
-                ))
-                .execute(conn)
-                .await?;
-            let detail = json!({"until": until, "by": by});
-            operator
-                .did(
-                    conn,
-                    OperatorAct {
-                        action: "silence",
-                        drop: Some(drop),
-                        detail,
-                        ..OperatorAct::default()
-                    },
-                )
-                .await
-        })
-        .await
-    })
-    .await
+    .await?;
+    find(db, id).await
 }

@@ -12,6 +12,7 @@ use super::outbox::UNTRIED;
 use super::schema::{alerts, broken_promises, coupons, drops, outbox, reconcile_runs, repairs};
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
+use crate::report::AlertKind;
 
 /// Maximum number of lines per list. The mail shows only the number of the others.
 const LINES: i64 = 20;
@@ -193,11 +194,14 @@ type OpenRow = (
 );
 
 async fn open(conn: &mut Conn) -> QueryResult<(Vec<OpenAlert>, u64)> {
-    let total = alerts::table.filter(alerts::status.eq("firing")).count();
+    // The digest itself says whether passes run, and it may be late itself.
+    let late = AlertKind::RunMissed.facts().word;
+    let is_open = || alerts::status.eq("firing").and(alerts::kind.ne(late));
+    let total = alerts::table.filter(is_open()).count();
     let total: i64 = total.get_result(conn).await?;
     let rows: Vec<OpenRow> = alerts::table
         .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
-        .filter(alerts::status.eq("firing"))
+        .filter(is_open())
         .order(alerts::first_seen_at)
         .limit(LINES)
         .select((

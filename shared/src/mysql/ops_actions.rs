@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use chrono::NaiveDateTime;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::Value;
@@ -10,6 +11,7 @@ use serde_json::Value;
 use super::schema::ops_actions;
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
+use crate::http::views::RecordedAct;
 
 /// The operator of a request, as identified by the request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,6 +53,32 @@ impl Operator {
 }
 
 impl Db {
+    /// Reads the last actions on a coupon, newest first.
+    pub async fn acts_on(&self, coupon: CouponId) -> Result<Vec<RecordedAct>, DbError> {
+        type Row = (NaiveDateTime, Option<String>, String, String);
+        let rows = self.run("acts on a coupon", async move |conn| {
+            ops_actions::table
+                .filter(ops_actions::coupon_id.eq(coupon.0))
+                .order((ops_actions::at.desc(), ops_actions::id.desc()))
+                .limit(20)
+                .select((
+                    ops_actions::at,
+                    ops_actions::operator,
+                    ops_actions::action,
+                    ops_actions::detail,
+                ))
+                .load::<Row>(conn)
+                .await
+        });
+        let act = |(at, by, action, detail): Row| RecordedAct {
+            at: at.and_utc(),
+            by,
+            action,
+            detail,
+        };
+        Ok(rows.await?.into_iter().map(act).collect())
+    }
+
     /// Records an action that changes nothing else.
     pub async fn record_act(&self, by: Operator, act: OperatorAct) -> Result<(), DbError> {
         self.run("record an act", async move |conn| by.did(conn, act).await)

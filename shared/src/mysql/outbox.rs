@@ -38,28 +38,33 @@ impl Channel {
     }
 }
 
-/// A message to one target, before it is in the outbox.
-#[derive(Debug, Clone, Insertable)]
+/// A message to one target.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = outbox)]
-pub struct NewMessage<'a> {
-    /// The current time.
+pub struct Outgoing {
     pub created_at: NaiveDateTime,
     /// Time of the first attempt.
     pub next_attempt_at: NaiveDateTime,
-    pub channel: &'static str,
+    pub channel: String,
     /// The kind of mail or event, as one word.
-    pub kind: &'a str,
+    pub kind: String,
     /// The same for all targets of one mail or event.
-    pub batch: &'a str,
+    pub batch: String,
     /// A recipient as written in a header, or the name of a webhook's address.
-    pub target: &'a str,
+    pub target: String,
     /// The subject of a mail, on one line.
-    pub subject: &'a str,
+    pub subject: String,
     /// Message-IDs of the mails that it replies to, separated by spaces.
-    pub thread: Option<&'a str>,
+    pub thread: Option<String>,
     /// Plain text, or the JSON exactly as it is signed.
     pub body: String,
-    pub html: Option<&'a str>,
+    pub html: Option<String>,
+}
+
+impl Outgoing {
+    pub fn is_mail(&self) -> bool {
+        self.channel == Channel::Mail.word()
+    }
 }
 
 /// A message leased to this sender until the lease expires.
@@ -67,16 +72,9 @@ pub struct NewMessage<'a> {
 #[diesel(table_name = outbox)]
 pub struct Leased {
     pub id: i64,
-    pub created_at: NaiveDateTime,
-    pub channel: String,
-    pub kind: String,
-    pub batch: String,
-    pub target: String,
-    pub subject: String,
-    pub thread: Option<String>,
-    pub body: String,
-    pub html: Option<String>,
     pub attempts: u32,
+    #[diesel(embed)]
+    pub message: Outgoing,
 }
 
 /// The outcome of an attempt to deliver a message.
@@ -91,7 +89,7 @@ pub enum DeliveryOutcome {
 }
 
 /// Adds messages to the outbox. One that is already there for its target stays unchanged.
-pub async fn enqueue(conn: &mut Conn, mut messages: Vec<NewMessage<'_>>) -> QueryResult<()> {
+pub async fn enqueue(conn: &mut Conn, mut messages: Vec<Outgoing>) -> QueryResult<()> {
     while !messages.is_empty() {
         let rest = messages.split_off(messages.len().min(AT_ONCE));
         diesel::insert_into(outbox::table)
@@ -176,19 +174,6 @@ pub async fn lease(
                 .await
         })
         .await
-    })
-    .await
-}
-
-/// Renews the lease of a message that is still being sent.
-pub async fn renew(db: &Db, id: i64, until: DateTime<Utc>) -> Result<(), DbError> {
-    db.run("renew a lease", async move |conn| {
-        let open = outbox::sent_at.is_null().and(outbox::given_up_at.is_null());
-        diesel::update(outbox::table.filter(outbox::id.eq(id).and(open)))
-            .set(outbox::leased_until.eq(until.naive_utc()))
-            .execute(conn)
-            .await
-            .map(|_| ())
     })
     .await
 }

@@ -49,8 +49,6 @@ diesel::table! {
         sealed_at -> Nullable<Datetime>,
         sealed_rows -> Nullable<Unsigned<Integer>>,
         closed_early -> Bool,
-        silenced_until -> Nullable<Datetime>,
-        silenced_by -> Nullable<Text>,
         codes_erased_at -> Nullable<Datetime>,
     }
 }

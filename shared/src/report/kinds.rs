@@ -77,7 +77,7 @@ pub enum AlertKind {
 /// How urgent a kind is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Users lack what they were promised, or nobody can claim. A silence does not hide it.
+    /// Users lack what they were promised, or nobody can claim. Each change is mailed.
     Critical,
     Warning,
     Information,
@@ -418,7 +418,7 @@ mod tests {
         }
     }
 
-    /// Nobody can silence what users must not wait for, and Prometheus pages for it.
+    /// Prometheus pages for what users must not wait for.
     #[test]
     fn losses_and_broken_promises_are_critical_also_for_prometheus() {
         for kind in [Kind::RedisLost, Kind::BrokenPromise, Kind::Unissued] {

@@ -7,7 +7,7 @@ fn one(status: Status, findings: Vec<Finding>) -> Run {
 }
 
 fn of_one(run: &Run) -> Rendered {
-    mail(&[(at(1), run)], &[], &without_forms()).unwrap()
+    mail(&[(at(1), run)], &[], &linked()).unwrap()
 }
 
 fn flat(mail: &Rendered) -> String {
@@ -118,24 +118,11 @@ fn subjects_are_never_cut_within_a_word() {
 /// On a screen of 390 pixels, the backslash at the end of a line would wrap to the next line.
 #[test]
 fn html_commands_have_no_line_continuations() {
-    let mail = mail(&[(at(1), &failed_claims())], &[], &without_forms()).unwrap();
+    let mail = mail(&[(at(1), &failed_claims())], &[], &linked()).unwrap();
     assert!(
         mail.html.contains("/v1/alerts/41/acknowledge")
             && !mail.html.lines().any(|line| line.ends_with('\\'))
     );
-}
-
-#[test]
-fn silence_is_offered_for_warnings_only() {
-    let label = "silence its mails";
-    let text = |kind| {
-        let one = one(Status::Drift, vec![left(kind, 3, "why")]);
-        of_one(&one).text
-    };
-    assert!(text(Kind::FailedClaim).contains(label));
-    for kind in [Kind::RedisLost, Kind::BrokenPromise, Kind::Unissued] {
-        assert!(!text(kind).contains(label), "{kind:?}");
-    }
 }
 
 #[test]

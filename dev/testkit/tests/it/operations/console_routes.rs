@@ -97,7 +97,6 @@ async fn only_the_operators_token_can_correct_and_discard_failed_claims() {
         ("/v1/failed-claims/801/discard", &why),
         ("/v1/people/u-lost/erase", &Value::Null),
         ("/v1/alerts/77/acknowledge", &json!({"by": "Lee"})),
-        ("/v1/alerts/77/silence", &json!({"by": "Lee"})),
         ("/v1/reconcile", &json!({})),
     ] {
         let refused = post(VIEW_TOKEN, path, body).await;

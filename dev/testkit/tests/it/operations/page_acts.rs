@@ -7,7 +7,7 @@ use super::visitor::{Visitor, assert_has, assert_lacks, field};
 use crate::drift::support::{assert_settled, injector};
 
 #[tokio::test]
-async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations() {
+async fn the_page_runs_passes_and_asks_before_held_back_repairs_are_confirmed() {
     let f = Fixture::new("ops-confirm").await;
     f.world.set("API_URL", "");
     let (coupon, answers) = f.held("Winter coupon", 30, 20).await;
@@ -21,11 +21,11 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
     let place = format!("/coupons/{}/drops/{}", coupon.id, coupon.drop);
     let pass = format!("{place}/pass");
     // Waits for a running pass first.
-    let ask = async |path: &str, [how, name, held]: [&str; 3]| {
-        let form = [("how", how), ("name", name), ("held", held)];
+    let ask = async |path: &str, [how, held, sure]: [&str; 3]| {
+        let form = [("how", how), ("held", held), ("sure", sure)];
         eventually_some("no other pass runs", LIMIT, async || {
             let reply = kim.submit(path, &form).await;
-            if reply.status == 409 {
+            if reply.status == 409 && reply.text.contains("is running") {
                 Err(reply.text)
             } else {
                 Ok(reply)
@@ -46,19 +46,24 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
     assert_eq!(asked.status, 303);
     ended(&asked.location, "held back").await;
     // The alert is written after the pass has ended.
-    let page = kim
-        .until(&place, |page| page.contains("Confirm 3 repairs of drop"))
+    kim.until(&place, |page| page.contains("Confirm 3 repairs of drop"))
         .await;
-    assert_has(&page, &["set <code>API_URL</code> for the reconciler"]);
-    assert_lacks(&page, &["/change"]);
-    for [how, name] in [["confirm", "Winter"], ["everything", "Winter coupon"]] {
-        assert_eq!(ask(&pass, [how, name, "3"]).await.status, 400, "{how}");
-    }
+    let of_coupon = kim.text(&format!("/coupons/{}", coupon.id)).await;
+    let hint = "set <code>API_URL</code> for the reconciler";
+    assert_has(&of_coupon, &[hint]);
+    assert_lacks(&of_coupon, &["/change"]);
+    assert_eq!(ask(&pass, ["everything", "3", "1"]).await.status, 400);
     // The form shows a number of repairs that is out of date.
-    let form = [("how", "confirm"), ("name", "Winter coupon"), ("held", "2")];
-    let refused = kim.submit(&pass, &form).await.text;
-    assert_has(&refused, &["number of held-back repairs has changed"]);
-    let asked = ask(&pass, ["confirm", " Winter coupon ", "3"]).await;
+    let refused = ask(&pass, ["confirm", "2", "1"]).await;
+    assert_eq!(refused.status, 409);
+    assert_has(&refused.text, &["number of held-back repairs has changed"]);
+    let question = ask(&pass, ["confirm", "3", ""]).await;
+    assert_eq!(question.status, 200);
+    assert_has(
+        &question.text,
+        &["Are you sure?", "3 repairs of Winter coupon"],
+    );
+    let asked = ask(&pass, ["confirm", "3", "1"]).await;
     assert_eq!(asked.status, 303);
     ended(&asked.location, "repaired").await;
     kim.until(&place, |page| !page.contains("Confirm ")).await;
@@ -77,7 +82,7 @@ async fn the_page_runs_passes_and_asks_for_the_coupon_name_before_confirmations(
 }
 
 #[tokio::test]
-async fn the_page_pauses_resumes_raises_and_revokes_once_the_coupon_name_is_typed() {
+async fn the_page_changes_coupons_and_revokes_after_one_question_and_shows_who_did_it() {
     let f = Fixture::new("ops-changes").await;
     let sql = &f.world.sql;
     let (coupon, _) = f.held("Winter coupon", 20, 3).await;
@@ -86,23 +91,18 @@ async fn the_page_pauses_resumes_raises_and_revokes_once_the_coupon_name_is_type
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let id = coupon.id.to_string();
     let drop = coupon.drop.to_string();
-    let place = format!("/coupons/{id}/drops/{drop}");
-    let change = async |how: &str, [quantity, again, name]: [&str; 3]| {
-        let form = [
-            ("how", how),
-            ("quantity", quantity),
-            ("again", again),
-            ("name", name),
-        ];
+    let place = format!("/coupons/{id}");
+    let change = async |how: &str, field: [&str; 2], sure: &str| {
+        let form = [("how", how), (field[0], field[1]), ("sure", sure)];
         kim.submit(&format!("{place}/change"), &form).await
     };
-    let revoke = async |person: &str, name: &str| {
+    let revoke = async |person: &str, reason: &str, sure: &str| {
         let form = [
             ("coupon", id.as_str()),
             ("drop", &drop),
             ("person", person),
-            ("reason", "bought by a script"),
-            ("name", name),
+            ("reason", reason),
+            ("sure", sure),
         ];
         kim.submit("/people/revoke", &form).await
     };
@@ -110,54 +110,56 @@ async fn the_page_pauses_resumes_raises_and_revokes_once_the_coupon_name_is_type
         let form = [("coupon", id.as_str()), ("person", "u-2")];
         kim.submit("/people", &form).await.text
     };
-    // A wrong coupon name is refused.
-    for how in ["pause", "raise", "resume"] {
-        let refused = change(how, ["30", "30", "Winter"]).await;
+    let none = ["quantity", ""];
+    // Without an answer to the question, nothing changes.
+    for (how, field, says) in [
+        ("pause", none, "Nobody can claim Winter coupon"),
+        ("quantity", ["quantity", "30"], "20 → 30"),
+        ("name", ["name", "Spring"], "is called Spring"),
+        ("close", none, "can&#39;t be undone"),
+    ] {
+        let question = change(how, field, "").await;
+        assert_eq!(question.status, 200, "{how}");
+        assert_has(&question.text, &["Are you sure?", says]);
+    }
+    assert_eq!(revoke("u-2", "bought by a script", "").await.status, 200);
+    assert_eq!(revoke("u-2", " ", "1").await.status, 400);
+    for (how, field) in [("quantity", ["quantity", "many"]), ("all", none)] {
+        let refused = change(how, field, "1").await;
         assert_eq!(refused.status, 400, "{how}");
+        assert_has(&refused.text, &["Nothing was done.", "<a href=\"/runs\""]);
     }
-    // The page also refuses a repeated quantity that differs, and a quantity that is not higher.
-    for [quantity, again] in [["30", "300"], ["20", "20"], ["19", "19"], ["30", ""]] {
-        let refused = change("raise", [quantity, again, "Winter coupon"]).await;
-        assert_eq!(refused.status, 400, "{quantity} {again}");
-        // The screen shows the form again, with the typed values.
-        let shown = [
-            "Type the same number twice, 21 at least.",
-            &format!("name=\"quantity\" value=\"{quantity}\""),
-            "<a href=\"/runs\"",
-            "name=\"name\" value=\"Winter coupon\"",
-        ];
-        assert_has(&refused.text, &shown);
-    }
-    let refused = revoke("u-2", "Winter").await;
-    assert_eq!(refused.status, 400);
-    let shown = [
-        "not the coupon&#39;s name",
-        "What happened, oldest first",
-        "value=\"bought by a script\"",
-    ];
-    assert_has(&refused.text, &shown);
-    let state = "SELECT paused, quantity, (SELECT COUNT(*) FROM issued_coupons) FROM coupons";
-    assert_eq!(sql.query(state).await, [["0", "20", "3"]]);
+    let state = "SELECT name, paused, quantity, waiting_list, (SELECT COUNT(*) FROM issued_coupons) FROM coupons";
+    assert_eq!(
+        sql.query(state).await,
+        [["Winter coupon", "0", "20", "0", "3"]]
+    );
 
     let done = async |what: &str| kim.text(&format!("{place}?done={what}")).await;
-    let paused = change("pause", ["", "", "Winter coupon"]).await;
-    assert_eq!(paused.status, 303);
+    assert_eq!(change("pause", none, "1").await.status, 303);
     let page = done("paused").await;
     assert_has(&page, &["Resume coupon", "Paused. Nobody can claim"]);
-    assert_lacks(&page, &["API_URL"]);
+    assert_lacks(&page, &["API_URL</code> for"]);
     // The parameter in the URL alone does not make the page report a resumed coupon.
     assert_lacks(&done("resumed").await, &["Resumed."]);
-    let resumed = change("resume", ["", "", "Winter coupon"]).await;
-    assert_eq!(resumed.status, 303);
-    let raised = change("raise", ["30", "30", "Winter coupon"]).await;
-    assert_eq!(raised.status, 303);
-    assert_has(&done("raised").await, &["Raised to 30.<"]);
+    for (how, field) in [
+        ("resume", none),
+        ("quantity", ["quantity", "30"]),
+        ("name", ["name", "Spring coupon"]),
+        ("waiting_list", ["waiting_list", "5"]),
+    ] {
+        assert_eq!(change(how, field, "1").await.status, 303, "{how}");
+    }
+    // The API refuses less than was given out, and says so.
+    let refused = change("quantity", ["quantity", "2"], "1").await;
+    assert_eq!(refused.status, 409);
+    assert_has(&refused.text, &["The API refused: "]);
     let slot = "SELECT slot FROM issued_coupons WHERE user_id = 'u-2'";
     let slot = sql.number(slot).await;
     let button = format!(">Revoke slot {slot} of drop {drop} from 1 person</button>");
     assert_has(&story().await, &[&button]);
     // The form redirects, so that a reload does not revoke again. The URL contains no user ID.
-    let revoked = revoke("u-2", "Winter coupon").await;
+    let revoked = revoke("u-2", "bought by a script", "1").await;
     assert_eq!(revoked.status, 303);
     assert_eq!(revoked.location, "/people?done=revoked");
     let page = kim.text("/people?done=revoked").await;
@@ -165,18 +167,37 @@ async fn the_page_pauses_resumes_raises_and_revokes_once_the_coupon_name_is_type
     assert_lacks(&page, &["u-2"]);
     assert_lacks(&kim.text("/people?done=%3Cb%3E").await, &["%3Cb"]);
     assert_has(&story().await, &["revoked"]);
-    assert_eq!(sql.query(state).await, [["0", "30", "2"]]);
-    // The page shows the API's own error message.
-    let refused = revoke("u-99", "Winter coupon").await;
+    assert_eq!(
+        sql.query(state).await,
+        [["Spring coupon", "0", "30", "5", "2"]]
+    );
+    let refused = revoke("u-99", "bought by a script", "1").await;
     assert_eq!(refused.status, 404);
     assert_has(&refused.text, &["The API refused: "]);
 
+    let holders = kim.text(&format!("{place}/winners.csv")).await;
+    assert_eq!(
+        holders.lines().count(),
+        3,
+        "a head and two holders: {holders}"
+    );
     // The API records the operator by the name and the token of the session.
-    let acts = "SELECT action, operator, LENGTH(token) FROM ops_actions WHERE operator = 'Kim' ORDER BY id";
+    let acts = "SELECT action, operator, LENGTH(token) FROM ops_actions WHERE operator = 'Kim' \
+                AND action IN ('change_coupon', 'revoke') ORDER BY id";
     let change = ["change_coupon", "Kim", "8"];
     let revoke = ["revoke", "Kim", "8"];
-    let expected = [change, change, change, revoke];
+    let expected = [change, change, change, change, change, revoke];
     assert_eq!(sql.query(acts).await, expected);
+    let page = kim.text(&place).await;
+    assert_has(&page, &["What operators did", "data-label=\"Who\">Kim<"]);
+    assert_eq!(change_closes(&kim, &place).await, 303);
+    let closed = "SELECT closes_at <= UTC_TIMESTAMP(3) FROM drops";
+    assert_eq!(sql.query(closed).await, [["1"]]);
+}
+
+async fn change_closes(kim: &Visitor, place: &str) -> u16 {
+    let form = [("how", "close"), ("sure", "1")];
+    kim.submit(&format!("{place}/change"), &form).await.status
 }
 
 #[tokio::test]
@@ -232,7 +253,7 @@ async fn the_form_creates_a_coupon_once_after_showing_its_openings() {
     assert_eq!((first.status, second.status), (303, 303));
     assert_eq!(first.location, second.location, "a double click");
     let made = [
-        "Made. People get it at the address below.",
+        "Made.",
         "daily from 15:00 to 18:00, time of Asia/Seoul, from 2130-12-01 on, without an end",
         "2130-12-01 15:00 to 18:00 Asia/Seoul (06:00 to 09:00 UTC)",
         "<dd>one each day</dd>",

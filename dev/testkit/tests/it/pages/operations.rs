@@ -88,7 +88,7 @@ async fn an_operator_repairs_a_drop_and_opens_every_screen_at_a_desk_and_on_a_ph
             "Only with the reason",
         ),
         ("ops-coupons", "/coupons", "Winter coupon"),
-        ("ops-coupon", &coupon_page, "send them this address"),
+        ("ops-coupon", &coupon_page, "people get it at"),
         ("ops-letter", "/dead-letters/701", "Discard dead letter 701"),
         ("ops-new", new, "Fri 2130-12-01 15:00 +09:00"),
         ("ops-drop-again", &drop, "Pause coupon"),

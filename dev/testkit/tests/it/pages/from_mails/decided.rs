@@ -32,7 +32,7 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
         &mail,
         "Pause the coupon, or see and confirm the repairs, in a browser",
     );
-    let alert_link = link(&mail, "Acknowledge it, or silence its mails, in a browser");
+    let alert_link = link(&mail, "Acknowledge it, in a browser");
 
     let phone = Phone::of_duty(&f.world).await;
     phone.read("mail-held-back", &mail).await;
@@ -84,9 +84,10 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
 
     browser.visit(drop_link).await;
     until_there(browser, "button[value=confirm]").await;
-    browser.click("#name").await;
-    browser.keys(name).await;
     browser.click("button[value=confirm]").await;
+    until_there(browser, "button[name=sure]").await;
+    assert_open_to_all(browser, "ops-sure").await;
+    browser.click("button[name=sure]").await;
     until_title_has(browser, "repaired").await;
     until(
         browser,
@@ -142,39 +143,30 @@ async fn raising_the_quantity_from_the_mails_link_resolves_broken_promises() {
     phone.read("mail-broken-promises", &mail).await;
     phone.tap(&mail, "Raise the quantity, in a browser").await;
     let browser = &phone.browser;
-    let summary = "details:has(button[value=raise]) > summary";
-    // The link opens the form.
-    until(
-        browser,
-        &format!("document.querySelector('{summary}').parentNode.open"),
-    )
-    .await;
-    let button = "return document.querySelector('button[value=raise]').innerText";
-    assert_eq!(
-        browser.run(button).await,
-        json!(format!(
-            "Raise the quantity of coupon {} to the number above",
-            coupon.id
-        ))
-    );
+    until_there(browser, "#quantity").await;
     fill(browser, "#quantity", "20").await;
-    fill(browser, "#again", "20").await;
-    fill(browser, "#raise-name", "Winter coupon").await;
+    let button = "return document.querySelector('button[value=quantity]').innerText";
     assert_eq!(
         browser.run(button).await,
-        json!(format!("Raise the quantity of coupon {} to 20", coupon.id))
+        json!("Change the quantity to 20")
     );
+    assert_open_to_all(browser, "ops-coupon-changes").await;
+    browser.click("button[value=quantity]").await;
+    until_there(browser, "button[name=sure]").await;
     assert_open_to_all(browser, "ops-raise").await;
-    browser.click("button[value=raise]").await;
+    browser.click("button[name=sure]").await;
     until(
         browser,
-        "document.querySelector('td[data-label=Quantity]').innerText === '20'",
+        "document.querySelector('td[data-label=Quantity]')?.innerText === '20'",
     )
     .await;
     // The change automatically requests a pass.
     mailed(&f.world, &["resolved", "Winter coupon"]).await;
     assert_whole(&f.world, &coupon, 20, 20).await;
     assert_kept(&f.world, &coupon, &answers, &[]).await;
+    let base = daemon.http().base();
+    let drop = format!("{base}/coupons/{}/drops/{}", coupon.id, coupon.drop);
+    browser.visit(&drop).await;
     phone.pass(&["nothing found"]).await;
 }
 
@@ -212,9 +204,10 @@ async fn a_dead_letter_is_corrected_and_issued_from_the_link_in_the_mail() {
         json!(done.people[0].user)
     );
     fill(browser, "#of-slot", "20").await;
-    fill(browser, "#of-name", "Winter coupon").await;
     assert_open_to_all(browser, "ops-correct").await;
     browser.click("form[action$=correct] button").await;
+    until_there(browser, "button[name=sure]").await;
+    browser.click("button[name=sure]").await;
     until_text(browser, "slot 20,").await;
     browser
         .visit(link(&mail, "Run a pass over this drop, in a browser"))

@@ -117,8 +117,9 @@ async fn problems_of_the_reconciler_are_fixed_from_its_mails() {
     phone.browser.click("tbody a[href^='/dead-letters/']").await;
     until_there(&phone.browser, "#why").await;
     fill(&phone.browser, "#why", "nobody was promised it").await;
-    fill(&phone.browser, "#name", "Winter coupon").await;
     phone.browser.click("form[action$=discard] button").await;
+    until_there(&phone.browser, "button[name=sure]").await;
+    phone.browser.click("button[name=sure]").await;
     phone.shows("Dealt with").await;
     phone.tap_again("mail-run-hangs", &missed, LAST_RUNS).await;
     phone.pass(&["nothing found"]).await;

@@ -1,5 +1,5 @@
-//! Webhook events: what is mailed about alerts and repairs, and drops that are finished. They
-//! contain no user IDs.
+//! Webhook events: what is mailed about alerts, and drops that are finished. They contain no user
+//! IDs.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::alerts::{Alert, Notice, NoticeReason};
-use crate::mails::{AlertMail, Links, Rendered};
+use crate::mails::{AlertMail, Links};
 use crate::report::DropReport;
 use crate::wording::{LONGEST, grouped, line};
 
@@ -22,30 +22,24 @@ pub(crate) enum Format {
     Teams,
 }
 
+/// The hosts that want a text, each with its subdomains.
+const CHATS: [(&str, Format); 8] = [
+    ("hooks.slack.com", Format::Text),
+    ("hooks.slack-gov.com", Format::Text),
+    ("chat.googleapis.com", Format::Text),
+    ("discord.com", Format::Discord),
+    ("discordapp.com", Format::Discord),
+    ("webhook.office.com", Format::Teams),
+    ("logic.azure.com", Format::Teams),
+    ("api.powerplatform.com", Format::Teams),
+];
+
 impl Format {
     pub(crate) fn of(url: &Url) -> Self {
-        let host = url.host_str().unwrap_or_default();
-        let is_in = |domains: &[&str]| {
-            let mut domains = domains.iter();
-            domains.any(|it| host == *it || host.ends_with(&format!(".{it}")))
-        };
-        if is_in(&[
-            "hooks.slack.com",
-            "hooks.slack-gov.com",
-            "chat.googleapis.com",
-        ]) {
-            Self::Text
-        } else if is_in(&["discord.com", "discordapp.com"]) {
-            Self::Discord
-        } else if is_in(&[
-            "webhook.office.com",
-            "logic.azure.com",
-            "api.powerplatform.com",
-        ]) {
-            Self::Teams
-        } else {
-            Self::Signed
-        }
+        let host = format!(".{}", url.host_str().unwrap_or_default());
+        let mut chats = CHATS.into_iter();
+        let chat = chats.find(|(chat, _)| host.ends_with(&format!(".{chat}")));
+        chat.map_or(Self::Signed, |(_, format)| format)
     }
 }
 
@@ -75,11 +69,11 @@ impl Event {
 
     /// Returns the body that is posted.
     pub(crate) fn body(&self, format: Format) -> String {
-        let text = &self.text;
-        match format {
-            Format::Signed => {
-                json!({"type": self.kind, "timestamp": instant(self.at), "data": self.data})
-            }
+        let Self {
+            kind, text, data, ..
+        } = self;
+        let body = match format {
+            Format::Signed => json!({"type": kind, "timestamp": instant(self.at), "data": data}),
             Format::Text => json!({"text": text}),
             // Nobody is notified by a name in the text.
             Format::Discord => json!({"content": text, "allowed_mentions": {"parse": []}}),
@@ -90,8 +84,8 @@ impl Event {
                     "body": [{"type": "TextBlock", "text": text, "wrap": true}],
                 },
             }]}),
-        }
-        .to_string()
+        };
+        body.to_string()
     }
 
     /// Creates the event of `test-webhook`.
@@ -105,114 +99,73 @@ fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-fn text(label: &str, summary: &str, more: &str, link: Option<String>) -> String {
-    let link = link.unwrap_or_default();
-    format!("[firstcome] {label}: {summary}. {more} {link}")
+/// The events about the alerts of a mail.
+pub(crate) fn of_mail(mail: &AlertMail<'_>) -> Vec<Event> {
+    let problems = mail.problems.iter().map(|it| of_problem(it, mail));
+    let resolved = mail.resolved.iter().map(|it| of_resolved(it, mail));
+    problems.chain(resolved).collect()
 }
 
-/// The events about everything that a mail says.
-pub(crate) fn of_mail(mail: &AlertMail<'_>, written: &Rendered) -> Vec<Event> {
-    let id = |name: &String| mail.ids.get(name).copied();
-    let drops = mail.run.map_or(&[][..], |run| &run.drops);
-    let report = |drop| drops.iter().find(|report| Some(report.drop_id) == drop);
-    let problems = mail.problems.iter().map(|notice| {
-        let problem = &notice.problem;
-        of_problem(
-            notice,
-            id(&problem.name),
-            report(problem.drop_id),
-            mail.links,
-            mail.now,
-        )
-    });
-    let resolved = mail.resolved.iter();
-    let resolved = resolved.map(|alert| of_resolved(alert, id(&alert.name), mail.links, mail.now));
-    let number: u64 = mail.repairs.iter().map(|row| u64::from(row.number)).sum();
-    let repaired = (number > 0).then(|| {
-        let run = mail.run.map(|run| run.run_id.as_str());
-        let data = json!({
-            "kind": "repaired", "status": "repaired", "summary": written.summary, "repairs": number,
-            "run_id": run,
-        });
-        let link = run.and_then(|run| mail.links.page(&format!("/runs/{run}")));
-        let text = text("repaired", &written.summary, "", link);
-        Event::new("alert.repaired", mail.now, data, &text)
-    });
-    problems.chain(resolved).chain(repaired).collect()
+/// The path of the alert in the operations page, if both are known.
+fn link(name: &str, mail: &AlertMail<'_>) -> String {
+    let page = |id: &i64| mail.links.page(&Links::alert(*id));
+    mail.ids.get(name).and_then(page).unwrap_or_default()
 }
 
-/// The event of a problem.
-pub(crate) fn of_problem(
-    notice: &Notice,
-    alert: Option<i64>,
-    report: Option<&DropReport>,
-    links: &Links,
-    now: DateTime<Utc>,
-) -> Event {
+fn of_problem(notice: &Notice, mail: &AlertMail<'_>) -> Event {
     let problem = &notice.problem;
     let facts = problem.kind.facts();
+    let mut reports = mail.run.map_or(&[][..], |run| &run.drops).iter();
+    let report = reports.find(|report| Some(report.drop_id) == problem.drop_id);
+    let coupon = report.map(|report| line(&report.coupon_name, 100));
+    let place = coupon.as_ref().map(|name| format!(" · {name}"));
     let status = match notice.reason {
         NoticeReason::New => "new",
         NoticeReason::Changed => "changed",
         NoticeReason::Repeat => "repeated",
     };
-    let coupon = report.map(|report| line(&report.coupon_name, 100));
-    let place = coupon.as_ref().map(|name| format!(" · {name}"));
-    let summary = format!("{}{}", problem.summary, place.unwrap_or_default());
-    let link = alert.and_then(|id| links.page(&Links::alert(id)));
     let data = json!({
-        "alert_id": alert, "kind": facts.word, "status": status, "summary": problem.summary,
+        "alert_id": mail.ids.get(&problem.name), "kind": facts.word, "status": status, "summary": problem.summary,
         "users_notice": facts.users, "what_to_do": facts.to_do, "cases": problem.size,
-        "coupon_id": problem.coupon_id.map(|id| id.0), "coupon": coupon,
-        "drop_id": problem.drop_id.map(|id| id.0),
+        "coupon_id": problem.coupon_id, "coupon": coupon, "drop_id": problem.drop_id,
         "quantity": report.map(|report| report.quantity),
         "issued": report.filter(|report| !report.unconfirmed).map(|report| report.after.rows),
         "since": instant(notice.since),
     });
-    let text = text("action needed", &summary, facts.users, link);
-    Event::new("alert.firing", now, data, &text)
+    let text = format!(
+        "[firstcome] action needed: {}{}. {} {}",
+        problem.summary,
+        place.unwrap_or_default(),
+        facts.users,
+        link(&problem.name, mail)
+    );
+    Event::new("alert.firing", mail.now, data, &text)
 }
 
-/// The event of a problem that is over.
-pub(crate) fn of_resolved(
-    alert: &Alert,
-    id: Option<i64>,
-    links: &Links,
-    now: DateTime<Utc>,
-) -> Event {
+fn of_resolved(alert: &Alert, mail: &AlertMail<'_>) -> Event {
     let data = json!({
-        "alert_id": id, "kind": alert.kind, "status": "resolved", "summary": alert.summary,
-        "coupon_id": alert.coupon_id.map(|id| id.0), "drop_id": alert.drop_id.map(|id| id.0),
+        "alert_id": mail.ids.get(&alert.name), "kind": alert.kind, "status": "resolved", "summary": alert.summary,
+        "coupon_id": alert.coupon_id, "drop_id": alert.drop_id,
         "since": instant(alert.first_seen_at), "resolved_at": alert.resolved_at.map(instant),
     });
-    let link = id.and_then(|id| links.page(&Links::alert(id)));
-    let text = text("resolved", &alert.summary, "", link);
-    Event::new("alert.resolved", now, data, &text)
-}
-
-/// The event that stands for so many more.
-pub(crate) fn of_more(more: usize, links: &Links, now: DateTime<Utc>) -> Event {
-    let summary = format!("{more} more alerts are new or over");
-    let data = json!({"kind": "more", "status": "new", "alerts": more, "summary": summary});
-    let text = text("action needed", &summary, "", links.page("/alerts"));
-    Event::new("alert.firing", now, data, &text)
+    let link = link(&alert.name, mail);
+    let text = format!("[firstcome] resolved: {}. {link}", alert.summary);
+    Event::new("alert.resolved", mail.now, data, &text)
 }
 
 /// The event of a drop that was verified exact after it closed.
 pub(crate) fn of_sealed(report: &DropReport, now: DateTime<Utc>) -> Event {
     let coupon = line(&report.coupon_name, 100);
     let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
-    let text = format!(
-        "{coupon} (drop {}) is finished: {rows} of {quantity} issued.",
-        report.drop_id
-    );
+    let drop = report.drop_id;
+    let text = format!("{coupon} (drop {drop}) is finished: {rows} of {quantity} issued.");
     let data = json!({
-        "coupon_id": report.coupon_id.0, "coupon": coupon, "drop_id": report.drop_id.0,
+        "coupon_id": report.coupon_id, "coupon": coupon, "drop_id": drop,
         "quantity": report.quantity, "issued": report.after.rows,
     });
     Event {
         // A drop is sealed once, however often its run is recorded.
-        id: format!("evt_drop_sealed_{}", report.drop_id),
+        id: format!("evt_drop_sealed_{drop}"),
         ..Event::new("drop.sealed", now, data, &text)
     }
 }

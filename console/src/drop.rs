@@ -1,0 +1,115 @@
+//! The screen of a drop: its counts, its problems, its pace, and buttons for passes.
+
+use askama::Template;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect};
+use firstcome_shared::coupon::DropState;
+use firstcome_shared::http::views::DropDetails;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::chart::{Chart, chart};
+use super::client::{HttpRefusal, encoded};
+use super::coupon::only_for;
+use super::overview::{Board, drop_board};
+use super::page::{Fields, Page, Screen, Top, answer, notice};
+use super::text::Text;
+
+#[derive(Template)]
+#[template(path = "drop.html")]
+struct DropScreen<'a> {
+    top: Top<'a>,
+    found: &'a DropDetails,
+    name: &'a str,
+    drop: i64,
+    only_for: String,
+    board: &'a Board,
+    /// `None` while there are no rows.
+    chart: Option<Chart>,
+}
+
+/// Reads the drop of a path.
+async fn find(page: &Page, (coupon, drop): &(String, String)) -> Result<DropDetails, HttpRefusal> {
+    let path = format!("/v1/coupons/{}/drops/{}", encoded(coupon), encoded(drop));
+    page.get(&path).await
+}
+
+pub(super) async fn read(page: Page, Path(place): Path<(String, String)>) -> Screen {
+    let found = find(&page, &place).await?;
+    let Some(drop) = found.overview.drops.first() else {
+        return Err(HttpRefusal::new(
+            StatusCode::NOT_FOUND,
+            "there is no such drop",
+        ));
+    };
+    let name = found.coupon.name.text();
+    let board = drop_board(&found.overview);
+    let screen = DropScreen {
+        top: page.top(&name, ""),
+        name: &name,
+        drop: drop.drop_id.0,
+        only_for: only_for(&found.coupon),
+        board: &board,
+        chart: chart(&found.slots, drop, found.sampled),
+        found: &found,
+    };
+    Ok(answer(StatusCode::OK, &screen))
+}
+
+/// Starts a pass over one drop.
+pub(super) async fn pass(page: Page, Path(place): Path<(String, String)>, form: Fields) -> Screen {
+    let found = find(&page, &place).await?;
+    let drop = found.overview.drops.first();
+    let mut body = json!({
+        "coupon_id": found.coupon.id,
+        "drop_id": drop.map(|drop| drop.drop_id),
+        // Only a deep pass examines a sealed drop.
+        "deep": drop.is_some_and(|drop| drop.state == DropState::Sealed),
+    });
+    match form.get("how") {
+        "pass" => {}
+        "dry_run" => body["dry_run"] = true.into(),
+        "confirm" => {
+            // Confirm exactly the repairs that the operator has seen.
+            if found.held_back != form.number("held") {
+                let why = "The number of held-back repairs has changed. Nothing was done: look at the drop again";
+                return Err(HttpRefusal::new(StatusCode::CONFLICT, why));
+            }
+            if !form.is_sure() {
+                let (held, name) = (found.held_back.text(), found.coupon.name.text());
+                let what = format!(
+                    "{held} repairs of {name}: their users lose the slot that Redis shows."
+                );
+                return Ok(page.ask(&form, &what, "Confirm them"));
+            }
+            body["confirm"] = true.into();
+        }
+        _ => return Err(HttpRefusal::typed("The form is not of this page.")),
+    }
+    started(&page, body).await
+}
+
+/// Starts a pass over everything.
+pub(super) async fn pass_over_all(page: Page, form: Fields) -> Screen {
+    let dry_run = match form.get("how") {
+        "pass" => false,
+        "dry_run" => true,
+        _ => return Err(HttpRefusal::typed("The form is not of this page.")),
+    };
+    started(&page, json!({"dry_run": dry_run})).await
+}
+
+/// A pass that has begun.
+#[derive(Deserialize)]
+struct BegunPass {
+    run_id: String,
+}
+
+async fn started(page: &Page, mut body: Value) -> Screen {
+    body["wait"] = false.into();
+    match page.post::<BegunPass>("/v1/reconcile", &body).await {
+        Ok(begun) => Ok(Redirect::to(&format!("/runs/{}", begun.run_id)).into_response()),
+        Err(why) => Ok(notice("No pass was begun", why.status, &why.sentence())),
+    }
+}

@@ -1,0 +1,432 @@
+//! The first screen, and the head of a drop's: whether the installation works and, if not, what to
+//! do.
+
+use askama::Template;
+use axum::Json;
+use axum::http::StatusCode;
+use firstcome_notifier::wording::{capital, count, grouped};
+use firstcome_shared::coupon::DropState;
+use firstcome_shared::domain::DropId;
+use firstcome_shared::http::views::{AdmissionState, DropOverview, LastRun, Overview};
+use firstcome_shared::mysql::alerts::ListedAlert;
+use firstcome_shared::report::{AlertKind, Kind};
+use serde::{Deserialize, Serialize};
+
+use super::client::HttpRefusal;
+use super::page::{OrDefault, Page, Screen, Top, answer};
+use super::text::{Text, clock, short, window};
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct OverviewScreen<'a> {
+    top: Top<'a>,
+    board: &'a Board,
+}
+
+/// The part of the first screen that is live.
+#[derive(Template)]
+#[template(path = "board.html")]
+struct Fragment<'a> {
+    board: &'a Board,
+}
+
+/// The content of the first screen.
+pub(super) struct Board {
+    pub(super) at: String,
+    /// A CSS class.
+    pub(super) tone: &'static str,
+    pub(super) title: String,
+    pub(super) lead: String,
+    /// Problems, most urgent first.
+    pub(super) problems: Vec<BoardProblem>,
+    pub(super) drops: Vec<BoardLine>,
+    /// The caption of the list of drops.
+    pub(super) caption: &'static str,
+    /// Number of problems that do not concern the drops on this page.
+    pub(super) elsewhere: usize,
+    /// The page, counted from 1.
+    pub(super) page: usize,
+    pub(super) pages: usize,
+}
+
+/// One problem.
+#[derive(Debug)]
+pub(super) struct BoardProblem {
+    pub(super) what: String,
+    /// The coupon and the drop concerned.
+    pub(super) place: Option<String>,
+    pub(super) todo: String,
+    /// When the problem began, and who has acknowledged it.
+    pub(super) more: Option<String>,
+    pub(super) alert: Option<i64>,
+    drop: Concerned,
+}
+
+/// The drops that a problem concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Concerned {
+    /// If a store is unavailable, all drops are concerned.
+    All,
+    One(DropId),
+    /// No known drop.
+    None,
+}
+
+/// One drop.
+pub(super) struct BoardLine {
+    pub(super) drop: DropOverview,
+    /// Whether users can claim, or why not.
+    pub(super) admission: String,
+    /// Whether users should be able to claim but cannot.
+    pub(super) is_shut: bool,
+    /// Why the drop is marked red.
+    pub(super) wrong: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct Paging {
+    /// The page, counted from 1.
+    page: usize,
+}
+
+pub(super) async fn read(page: Page, OrDefault(paging): OrDefault<Paging>) -> Screen {
+    let number = paging.page.clamp(1, 100_000);
+    let seen: Overview = page.get(&format!("/v1/overview?page={number}")).await?;
+    let board = board(&seen);
+    let tab = board.tab();
+    let screen = OverviewScreen {
+        top: page.top(&tab, "overview"),
+        board: &board,
+    };
+    Ok(answer(StatusCode::OK, &screen))
+}
+
+/// The live part of the first screen, which browsers ask for every second. The time of day is
+/// separate, because the rest changes less often.
+#[derive(Serialize)]
+pub(super) struct LivePart {
+    at: String,
+    html: String,
+}
+
+pub(super) async fn live(page: Page) -> Result<Json<LivePart>, HttpRefusal> {
+    let seen: Overview = page.get("/v1/overview").await?;
+    let board = board(&seen);
+    let html = (Fragment { board: &board }).render();
+    let html = html.map_err(|error| {
+        tracing::error!(%error, "the operations page cannot be written");
+        HttpRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the page has an error")
+    })?;
+    Ok(Json(LivePart { at: board.at, html }))
+}
+
+pub(super) fn board(seen: &Overview) -> Board {
+    let problems = problems(seen);
+    let hours = |run: &LastRun| (seen.at - run.finished_at).num_hours();
+    let (tone, title) = match (problems.as_slice(), seen.last_run.as_ref().map(hours)) {
+        ([one], _) => ("bad", one.what.clone()),
+        ([_, _, ..], _) => ("bad", format!("{} things are wrong", problems.len())),
+        ([], Some(STALE_HOURS..)) => ("plain", stale(seen)),
+        ([], Some(_)) => ("good", "Everything is as promised".to_owned()),
+        ([], None) => ("plain", "Nothing was compared yet".to_owned()),
+    };
+    Board {
+        at: clock(seen.at),
+        tone,
+        title,
+        lead: compared(seen.last_run.as_ref()),
+        problems,
+        drops: seen.drops.iter().map(|one| board_line(one, seen)).collect(),
+        caption: "Coupons that are live, or need somebody",
+        elsewhere: 0,
+        page: seen.page,
+        pages: seen.pages,
+    }
+}
+
+/// Builds the head of one drop's screen: its state and its own problems. Problems of other drops are
+/// only counted.
+pub(super) fn drop_board(seen: &Overview) -> Board {
+    let Some(one) = seen.drops.first() else {
+        return board(seen);
+    };
+    let id = one.drop_id;
+    let concerns_it =
+        |problem: &BoardProblem| [Concerned::All, Concerned::One(id)].contains(&problem.drop);
+    let (mut problems, elsewhere): (Vec<_>, Vec<_>) =
+        problems(seen).into_iter().partition(concerns_it);
+    for problem in &mut problems {
+        problem.place = None;
+    }
+    let line = board_line(one, seen);
+    let (tone, what) = match problems.as_slice() {
+        [] if seen.last_run.is_none() => ("plain", line.admission.clone()),
+        [] => ("good", line.admission.clone()),
+        [one] => ("bad", one.what.clone()),
+        several => ("bad", format!("{} things are wrong", several.len())),
+    };
+    Board {
+        tone,
+        title: format!("{}: {what}", place(&one.coupon_name, id)),
+        lead: capital(&format!("{}. Last pass: {}.", line.when(), one.last_run)),
+        problems,
+        elsewhere: elsewhere.len(),
+        drops: vec![line],
+        caption: "Its figures",
+        ..board(seen)
+    }
+}
+
+impl Board {
+    /// Returns the title of the tab, with the number of problems, so that it is visible from other
+    /// tabs.
+    pub(super) fn tab(&self) -> String {
+        match self.problems.len() {
+            0 => "Firstcome".to_owned(),
+            n => format!("({n}) Firstcome"),
+        }
+    }
+}
+
+/// Age from which the result of a pass counts as outdated, regardless of the schedule.
+const STALE_HOURS: i64 = 2;
+
+fn stale(seen: &Overview) -> String {
+    let since = seen.last_run.as_ref().map(|run| seen.at - run.finished_at);
+    let hours = since.unwrap_or_default().num_hours();
+    format!("Nothing was compared for {hours} hours")
+}
+
+/// Describes the extent of the last pass, on which the verdict is based.
+fn compared(last: Option<&LastRun>) -> String {
+    let Some(run) = last else {
+        return "No pass over everything has ended yet. The first one comes by its schedule."
+            .to_owned();
+    };
+    let (at, drops) = (run.finished_at.text(), count(run.drops, "drop", "drops"));
+    let [people, rows] = [run.users, run.rows].map(grouped);
+    format!(
+        "The last pass over everything ended at {at}. It compared {people} people with {rows} rows in {drops}."
+    )
+}
+
+fn problem(what: impl Into<String>, todo: impl Into<String>) -> BoardProblem {
+    BoardProblem {
+        what: what.into(),
+        place: None,
+        todo: todo.into(),
+        more: None,
+        alert: None,
+        drop: Concerned::All,
+    }
+}
+
+fn problems(seen: &Overview) -> Vec<BoardProblem> {
+    let mut found = Vec::new();
+    match seen.admission {
+        AdmissionState::Unknown => found.push(problem(
+            "Redis does not answer: nobody can claim",
+            "Bring Redis back. Admission reopens automatically once Redis's data is verified.",
+        )),
+        AdmissionState::Closed => found.push(problem(
+            "Admission is closed: claims get 503",
+            "Redis was restarted, or lost data. Its data is being verified, and admission opens automatically, within \
+             seconds. If this stays, look at the alerts and at the reconciler's log.",
+        )),
+        AdmissionState::Open => {}
+    }
+    if !seen.mysql_answers {
+        let of = seen.mysql_read_at.map(clock);
+        let of = of.map(|at| format!(" What is shown of it is of {at}."));
+        let todo = "Nothing is lost: claims wait in Kafka. Bring MySQL back.";
+        let todo = format!("{todo}{}", of.unwrap_or_default());
+        found.push(problem("MySQL does not answer: rows come late", todo));
+    }
+    // Put alerts that no operator has acknowledged first.
+    let mut alerts: Vec<&ListedAlert> = seen.alerts.iter().collect();
+    alerts.sort_by_key(|one| one.alert.acknowledged_at.is_some());
+    found.extend(alerts.into_iter().map(|one| alarm(one, seen)));
+    for one in &seen.drops {
+        if alert_of(one, seen).is_none()
+            && let Some((what, todo)) = wrong_of(one, seen)
+        {
+            found.push(BoardProblem {
+                place: Some(place(&one.coupon_name, one.drop_id)),
+                drop: Concerned::One(one.drop_id),
+                ..problem(what, todo)
+            });
+        }
+    }
+    found
+}
+
+fn alert_of<'a>(one: &DropOverview, seen: &'a Overview) -> Option<&'a ListedAlert> {
+    let mut alerts = seen.alerts.iter();
+    alerts.find(|alert| alert.alert.drop_id == Some(one.drop_id))
+}
+
+pub(super) fn place(name: &str, drop: DropId) -> String {
+    format!("{} · drop {drop}", name.text())
+}
+
+fn alarm(listed: &ListedAlert, seen: &Overview) -> BoardProblem {
+    let alert = &listed.alert;
+    let kind = AlertKind::from_word(&alert.kind);
+    let mut drops = seen.drops.iter();
+    let drop = drops.find(|one| Some(one.drop_id) == alert.drop_id);
+    let is_broken = kind == Some(AlertKind::Left(Kind::BrokenPromise));
+    let todo = match drop.and_then(room).filter(|_| is_broken) {
+        Some(room) => format!("{room}: the next pass gives them to these people."),
+        None => kind
+            .map_or("Look at the last runs.", |kind| kind.facts().to_do)
+            .to_owned(),
+    };
+    let by = alert.acknowledged_by.as_ref();
+    let by = by.map(|by| format!(", taken on by {}", by.text()));
+    let name = listed.coupon_name.as_deref().zip(alert.drop_id);
+    BoardProblem {
+        place: name.map(|(name, drop)| place(name, drop)),
+        more: Some(format!(
+            "Since {}{}",
+            alert.first_seen_at.text(),
+            by.unwrap_or_default()
+        )),
+        alert: Some(listed.id),
+        drop: alert.drop_id.map_or(Concerned::None, Concerned::One),
+        ..problem(capital(&alert.summary.text()), todo)
+    }
+}
+
+/// Describes the free slots of a drop that has not ended. After the quantity is raised, alerts
+/// about broken promises remain until the next pass has assigned these slots.
+fn room(one: &DropOverview) -> Option<String> {
+    let is_over = matches!(one.state, DropState::Closed | DropState::Sealed);
+    let held = one.redis.filter(|_| !is_over)?.users;
+    let room = u64::from(one.quantity).saturating_sub(held);
+    (room > 0).then(|| count(room, "slot is free now", "slots are free now"))
+}
+
+/// Returns a problem that is only visible in the drop's counts, and what to do.
+fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
+    if is_shut(one) && seen.admission == AdmissionState::Open {
+        let what = "Admission to this coupon is closed: claims get 503";
+        let todo = "It opens automatically once a pass has verified it. If this stays, look at the last runs.";
+        return Some((what.to_owned(), todo.to_owned()));
+    }
+    let (numbers, counted) = one.redis.zip(one.rows)?;
+    if !one.stuck {
+        return None;
+    }
+    let (users, rows) = (counted.users, counted.rows);
+    let (what, next, more) = if users > rows {
+        let [one, many] = ["person was", "people were"]
+            .map(|people| format!("{people} promised a coupon and have no row yet"));
+        let one = one.replace("have", "has");
+        let more = " If the number grows, see whether the consumers run.";
+        (
+            count(users - rows, &one, &many),
+            "writes what is missing",
+            more,
+        )
+    } else if rows > users {
+        let (one, many) = ("row has nobody in Redis", "rows have nobody in Redis");
+        (count(rows - users, one, many), "puts their people back", "")
+    } else if numbers.free > 0 && numbers.waiting > 0 {
+        let slots = count(numbers.free, "slot is free", "slots are free");
+        let what = format!("{slots} although people wait");
+        (what, "gives them to the first in line", "")
+    } else {
+        let count = numbers.count.map(|count| count.to_string());
+        let count = count.unwrap_or_else(|| "missing".to_owned());
+        let [held, free] = [numbers.users, numbers.free].map(grouped);
+        let what = format!("The counter is {count}; {held} slots are held and {free} are free");
+        (what, "sets it right", "")
+    };
+    let todo = format!("The next pass {next}. If it does not, look at what it found.{more}");
+    Some((what, todo))
+}
+
+/// Whether the drop should be open, but its coupon is not verified.
+fn is_shut(one: &DropOverview) -> bool {
+    matches!(one.state, DropState::Open | DropState::SoldOut) && !one.verified
+}
+
+/// Says whether users can claim, and whether they should be able to but cannot.
+fn admission(one: &DropOverview, seen: &Overview) -> (String, bool) {
+    let text = match (one.state, seen.admission) {
+        (DropState::Scheduled, _) => {
+            return (
+                format!("opens {}", short(one.opens_at, one.time_zone)),
+                false,
+            );
+        }
+        (DropState::Paused, _) => "paused by an operator",
+        (DropState::Closed, _) => "ended",
+        (DropState::Sealed, _) => "ended, sealed",
+        (_, AdmissionState::Unknown) => return ("Redis does not answer".to_owned(), true),
+        (_, AdmissionState::Closed) => return ("closed: Redis is being verified".to_owned(), true),
+        _ if is_shut(one) => return ("closed until it is verified".to_owned(), true),
+        (DropState::SoldOut, _) => "open, sold out",
+        (DropState::Open, _) => "open",
+    };
+    (text.to_owned(), false)
+}
+
+fn board_line(drop: &DropOverview, seen: &Overview) -> BoardLine {
+    let (admission, is_shut) = admission(drop, seen);
+    let by_alert = alert_of(drop, seen).map(|alert| alert.alert.summary.text());
+    BoardLine {
+        drop: drop.clone(),
+        admission,
+        is_shut,
+        wrong: by_alert.or_else(|| Some(wrong_of(drop, seen)?.0)),
+    }
+}
+
+impl BoardLine {
+    pub(super) fn when(&self) -> String {
+        let drop = &self.drop;
+        window(drop.opens_at, drop.closes_at, drop.time_zone)
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.drop.state == DropState::Sealed
+    }
+
+    pub(super) fn rows(&self) -> Option<u64> {
+        self.drop.rows.map(|counted| counted.rows)
+    }
+
+    /// Slots given out. Those of a sealed drop are its rows, since its keys expire.
+    pub(super) fn given(&self) -> Option<u64> {
+        let held = self.drop.redis.filter(|_| !self.is_sealed());
+        held.map(|keys| keys.users).or(self.rows())
+    }
+
+    fn without_row(&self) -> Option<u64> {
+        let counted = self.drop.rows.filter(|_| !self.is_sealed());
+        let counted = counted.filter(|_| self.drop.redis.is_some());
+        counted.map(|counted| counted.users.saturating_sub(counted.rows))
+    }
+
+    /// Claims without a row yet. Those of a drop that is stuck are missing.
+    pub(super) fn in_flight(&self) -> Option<u64> {
+        let none = self.is_sealed().then_some(0);
+        let without = self.without_row();
+        without
+            .map(|n| if self.drop.stuck { 0 } else { n })
+            .or(none)
+    }
+
+    pub(super) fn missing(&self) -> Option<u64> {
+        self.without_row().filter(|n| self.drop.stuck && *n > 0)
+    }
+
+    pub(super) fn waiting(&self) -> Option<u64> {
+        self.drop.redis.map(|keys| keys.waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,300 @@
+//! What all screens share: their frame, their state, what their handlers read from a request, and
+//! the question before a change.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use askama::Template;
+use axum::Extension;
+use axum::extract::rejection::ExtensionRejection;
+use axum::extract::{Form, FromRequest, FromRequestParts, Query, Request};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use chrono::Utc;
+use firstcome_shared::http::Problem;
+use firstcome_shared::http::ops::OpsToken;
+use futures_util::future::BoxFuture;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::assets::{ICON, SCRIPT, STYLE};
+use super::client::{Backends, HttpRefusal};
+use super::session::Session;
+
+/// Maximum wait for the list of log-outs. It is short, because the page matters most while a store
+/// is unavailable.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The list of log-outs. Session cookies are signed, so only this list can end a session early.
+pub trait LogOuts: Send + Sync {
+    fn was_ended<'a>(&'a self, session: &'a str) -> BoxFuture<'a, anyhow::Result<bool>>;
+
+    /// Ends a session, and stores that for the given time.
+    fn end<'a>(
+        &'a self,
+        session: &'a str,
+        remembered: Duration,
+    ) -> BoxFuture<'a, anyhow::Result<()>>;
+}
+
+/// The shared state. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ScreenState {
+    pub(crate) services: Arc<Backends>,
+    pub(crate) token: OpsToken,
+    pub(crate) log_outs: Arc<dyn LogOuts>,
+}
+
+impl ScreenState {
+    /// Returns the session of a request. While the list of log-outs is unavailable, ended sessions
+    /// are still accepted.
+    pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
+        let session = Session::of(headers, &self.token, Utc::now())?;
+        let was_ended = timeout(PATIENCE, self.log_outs.was_ended(&session.id)).await;
+        (!matches!(was_ended, Ok(Ok(true)))).then_some(session)
+    }
+}
+
+/// The frame of every screen.
+pub(crate) struct Top<'a> {
+    pub(crate) title: &'a str,
+    /// The current screen in the menu.
+    pub(crate) here: &'static str,
+    pub(crate) session: Option<&'a Session>,
+    /// The action just completed.
+    pub(crate) done: &'a str,
+    pub(crate) script: &'static str,
+    pub(crate) style: &'static str,
+    pub(crate) icon: &'static str,
+}
+
+impl<'a> Top<'a> {
+    pub(crate) fn new(title: &'a str, session: Option<&'a Session>, here: &'static str) -> Self {
+        Self {
+            title,
+            here,
+            session,
+            done: "",
+            script: &SCRIPT.name,
+            style: &STYLE.name,
+            icon: &ICON.name,
+        }
+    }
+
+    pub(crate) fn csrf(&self) -> &str {
+        self.session.map_or("", |session| &session.csrf)
+    }
+
+    pub(crate) fn may_change(&self) -> bool {
+        self.session.is_some_and(Session::may_change)
+    }
+}
+
+/// Returns a screen as a response that is never cached.
+pub(crate) fn answer(status: StatusCode, screen: &impl Template) -> Response {
+    let html = [(CONTENT_TYPE, "text/html; charset=utf-8")];
+    match screen.render() {
+        Ok(text) => (status, html, [(CACHE_CONTROL, "no-store")], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the operations page cannot be written");
+            Problem::internal().into_response()
+        }
+    }
+}
+
+/// A screen with only a sentence. [`with_menu`] writes it.
+#[derive(Debug, Clone)]
+struct Notice {
+    title: String,
+    why: String,
+}
+
+#[derive(Template)]
+#[template(path = "notice.html")]
+struct NoticeScreen<'a> {
+    top: Top<'a>,
+    why: &'a str,
+}
+
+/// Returns a screen with only a sentence.
+pub(crate) fn notice(title: &str, status: StatusCode, why: &str) -> Response {
+    let mut response = status.into_response();
+    response.extensions_mut().insert(Notice {
+        title: title.to_owned(),
+        why: why.to_owned(),
+    });
+    response
+}
+
+/// Middleware that writes notices, with the menu if the request has a session.
+pub(crate) async fn with_menu(request: Request, next: Next) -> Response {
+    let session = request.extensions().get::<Arc<Session>>().cloned();
+    let mut response = next.run(request).await;
+    let Some(Notice { title, why }) = response.extensions_mut().remove::<Notice>() else {
+        return response;
+    };
+    let top = Top::new(&title, session.as_deref(), "");
+    let written = answer(response.status(), &NoticeScreen { top, why: &why });
+    let (mut parts, _) = response.into_parts();
+    let (head, body) = written.into_parts();
+    parts.headers.extend(head.headers);
+    Response::from_parts(parts, body)
+}
+
+/// Returns the response to a form that this page does not have.
+pub(crate) fn not_understood() -> Response {
+    let why = "The form is not of this page. Nothing was done.";
+    notice("Not understood", StatusCode::BAD_REQUEST, why)
+}
+
+/// The screen for what a service did not return or do.
+impl IntoResponse for HttpRefusal {
+    fn into_response(self) -> Response {
+        let title = match self.status {
+            StatusCode::NOT_FOUND => "Not found",
+            status if status.is_client_error() => "Not done",
+            _ => "Not available",
+        };
+        notice(title, self.status, &self.sentence())
+    }
+}
+
+/// The result of a handler.
+pub(crate) type Screen = Result<Response, HttpRefusal>;
+
+/// The shared state, for a logged-in operator.
+pub(crate) struct Page {
+    pub(crate) state: ScreenState,
+    pub(crate) session: Arc<Session>,
+}
+
+impl FromRequestParts<ScreenState> for Page {
+    type Rejection = ExtensionRejection;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &ScreenState,
+    ) -> Result<Self, ExtensionRejection> {
+        let session = Extension::<Arc<Session>>::from_request_parts(parts, state).await?;
+        Ok(Self {
+            state: state.clone(),
+            session: session.0,
+        })
+    }
+}
+
+#[derive(Template)]
+#[template(path = "confirm.html")]
+struct ConfirmScreen<'a> {
+    top: Top<'a>,
+    what: &'a str,
+    button: &'a str,
+    fields: &'a [(String, String)],
+}
+
+impl Page {
+    pub(crate) fn top<'a>(&'a self, title: &'a str, here: &'static str) -> Top<'a> {
+        Top::new(title, Some(&self.session), here)
+    }
+
+    pub(crate) fn has_api(&self) -> bool {
+        self.state.services.has_api()
+    }
+
+    /// Reads from the reconciler.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpRefusal> {
+        self.state.services.get(&self.session.caller, path).await
+    }
+
+    /// Changes something through the reconciler.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, HttpRefusal> {
+        let services = &self.state.services;
+        services.post(&self.session.caller, path, body).await
+    }
+
+    /// Sends a request to the API.
+    pub(crate) async fn api<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        header: Option<(&'static str, String)>,
+    ) -> Result<T, HttpRefusal> {
+        let (services, caller) = (&self.state.services, &self.session.caller);
+        services.ask_api(caller, method, path, body, header).await
+    }
+
+    /// Asks on a screen of its own whether to make a change. Its button sends the same form again,
+    /// with the field `sure`.
+    pub(crate) fn ask(&self, form: &Fields, what: &str, button: &str) -> Response {
+        let screen = ConfirmScreen {
+            top: self.top("Are you sure?", ""),
+            what,
+            button,
+            fields: &form.0,
+        };
+        answer(StatusCode::OK, &screen)
+    }
+}
+
+/// The query of a request, or the default if the query is invalid.
+pub(crate) struct OrDefault<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default> FromRequestParts<ScreenState> for OrDefault<T> {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &ScreenState,
+    ) -> Result<Self, Infallible> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        Ok(Self(query.map(|Query(query)| query).unwrap_or_default()))
+    }
+}
+
+/// A word for the action just completed. It is in the address, so that a reload does not repeat the
+/// action.
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct JustDone {
+    pub(crate) done: String,
+}
+
+/// The fields of a form.
+pub(crate) struct Fields(Vec<(String, String)>);
+
+impl FromRequest<ScreenState> for Fields {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &ScreenState) -> Result<Self, Response> {
+        let form = Form::<Vec<(String, String)>>::from_request(request, state).await;
+        form.map(|Form(fields)| Self(fields))
+            .map_err(|_| not_understood())
+    }
+}
+
+impl Fields {
+    /// Returns what was typed into a field.
+    pub(crate) fn get(&self, name: &str) -> &str {
+        let field = self.0.iter().find(|(field, _)| field == name);
+        field.map_or("", |(_, value)| value.trim())
+    }
+
+    pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
+        self.get(name).parse().ok()
+    }
+
+    /// Whether the operator has answered [`Page::ask`].
+    pub(crate) fn is_sure(&self) -> bool {
+        !self.get("sure").is_empty()
+    }
+}

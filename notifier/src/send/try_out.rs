@@ -1,0 +1,122 @@
+//! The commands `test-email` and `test-webhook`: they send at once, bypassing the outbox, and report
+//! each result with the usual cause of a failure.
+
+use anyhow::bail;
+use chrono::Utc;
+use firstcome_shared::http::origin::HttpStep;
+
+use super::event::Event;
+use super::mail::Mailer;
+use super::webhook::{PostError, WebhookArgs};
+use crate::args::NotifyArgs;
+use crate::mails;
+use crate::settings::mail_to;
+
+/// Sends a test mail to each address of `ALERT_TO`. Returns whether the server accepted all.
+pub async fn test_email(
+    args: &NotifyArgs,
+    mut say: impl FnMut(&str) + Send,
+) -> anyhow::Result<bool> {
+    args.check()?;
+    let Some(mailer) = args.mailer()? else {
+        bail!("SMTP_URL is not set, so there is no mail server to try; mails stay in the outbox");
+    };
+    let recipients: Vec<String> = args.recipients().iter().map(ToString::to_string).collect();
+    say(&settings(&mailer, &recipients));
+    let now = Utc::now();
+    let mail = mails::test(now)?;
+    let mut all_taken = true;
+    for to in &recipients {
+        let one = mail_to(to, &mail, now);
+        let said = match mailer.send(&one).await {
+            Ok(()) => format!(
+                "ok     to {to}\n       the server took it; if it does not arrive, look at the server's log and the spam folder"
+            ),
+            Err(error) => {
+                all_taken = false;
+                format!("FAILED to {to}: {error}\n       -> {}", error.advice())
+            }
+        };
+        say(&said);
+    }
+    Ok(all_taken)
+}
+
+fn settings(
+    Mailer {
+        server,
+        from,
+        limit,
+        ..
+    }: &Mailer,
+    recipients: &[String],
+) -> String {
+    let user = server.user.as_ref();
+    let login = user.map(|user| format!("as {user} (password not shown)"));
+    let login = login.unwrap_or_else(|| "none".to_owned());
+    let warning = if server.shows_password {
+        "\nwarning     the password can be read on the way: use ?tls=required or smtps://"
+    } else {
+        ""
+    };
+    format!(
+        "server      {}, port {}\nencryption  {}\nlogin       {login}\nfrom        {from}\nto          {}\n\
+         time limit  {limit:?}{warning}",
+        server.host,
+        server.port,
+        server.encryption,
+        recipients.join(", "),
+    )
+}
+
+/// Posts an event to all targets and reports each result as a line. Returns whether all targets
+/// accepted it.
+pub async fn test_webhook(
+    args: &WebhookArgs,
+    mut say: impl FnMut(&str) + Send,
+) -> anyhow::Result<bool> {
+    let webhooks = args.webhooks()?;
+    if webhooks.is_empty() {
+        bail!("WEBHOOK_URLS is not set, so there is no address to post to");
+    }
+    let now = Utc::now();
+    let mut all_took_it = true;
+    for webhook in webhooks {
+        let event = Event::test(now);
+        let name = &webhook.name;
+        let body = event.body(webhook.format);
+        let said = match webhook.post(&event.id, &body, now).await {
+            Ok(()) => format!("ok     webhook {name}"),
+            Err(error) => {
+                all_took_it = false;
+                let advice = advice(&error);
+                format!("FAILED webhook {name}: {error}\n       -> {advice}")
+            }
+        };
+        say(&said);
+    }
+    Ok(all_took_it)
+}
+
+fn advice(error: &PostError) -> &'static str {
+    match error {
+        PostError::Refused { status, .. } => match status.as_u16() {
+            300..=399 => "redirects are not followed: set the address that it leads to",
+            400 | 401 | 403 => "it may want another WEBHOOK_SECRET",
+            404 | 405 => "check the path of the address",
+            410 => "it wants no more webhooks: remove it from WEBHOOK_URLS",
+            429 => "it is asked too often",
+            _ => "its log says why",
+        },
+        PostError::NoAnswer { step, .. } => match step {
+            HttpStep::Connect => "check host and port, and whether a firewall is between",
+            HttpStep::Tls => {
+                "its certificate is not trusted or names another host (a private authority: SSL_CERT_FILE), or it speaks no TLS \
+                 there: then http://"
+            }
+            HttpStep::Answer => {
+                "somebody listens but does not answer as an HTTP server, or not in time"
+            }
+        },
+    }
+}

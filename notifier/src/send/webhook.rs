@@ -1,0 +1,385 @@
+//! Webhooks: events for programs and chats, in addition to the mails for operators
+//! (docs/decisions/0017-webhooks.md). Signed according to the Standard Webhooks specification.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use clap::Args;
+use firstcome_shared::config::{secret, ssl_cert_file};
+use firstcome_shared::http::origin::{HttpStep, Origin};
+use firstcome_shared::tls::Store;
+use firstcome_shared::tuning::Tuning;
+use hmac::{Hmac, Mac as _};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use hyper::{Request, StatusCode};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
+use url::Url;
+
+use super::event::Format;
+use crate::wording;
+
+/// Maximum number of addresses.
+const ADDRESSES: usize = 16;
+
+/// Permitted length of a signing key, in bytes.
+const KEY: std::ops::RangeInclusive<usize> = 24..=64;
+
+/// How an address is written.
+const SHAPE: &str = "give https://host/path, several separated by commas";
+
+/// How a secret is made.
+const MAKE: &str = "make one with `echo whsec_$(openssl rand -base64 32)`";
+
+/// The targets of events.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Webhooks")]
+pub struct WebhookArgs {
+    /// Addresses that get every event, several separated by commas, signed as standardwebhooks.com
+    /// specifies: `https://…`, or `http://…` within a private network. Addresses of Slack, Teams,
+    /// Discord and Google Chat get a text instead. SSL_CERT_FILE names further certificate
+    /// authorities
+    #[arg(long, env = "WEBHOOK_URLS", hide_env_values = true, value_parser = secret(|text| urls(text).map(drop)))]
+    pub webhook_urls: Option<SecretString>,
+    /// Secret that signs events: `whsec_` and 24 to 64 random bytes in base64; two separated by a
+    /// comma while you replace one, and both sign
+    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true, value_parser = secret(|text| keys(text).map(drop)))]
+    pub webhook_secret: Option<SecretString>,
+    /// Maximum time for one event.
+    #[arg(skip = Tuning::WebhookTimeoutMs.or(15_000_u64))]
+    pub webhook_timeout_ms: u64,
+    /// File of additional certificate authorities.
+    #[arg(skip = ssl_cert_file())]
+    pub authorities: Option<PathBuf>,
+}
+
+impl Default for WebhookArgs {
+    fn default() -> Self {
+        Self {
+            webhook_urls: None,
+            webhook_secret: None,
+            webhook_timeout_ms: 15_000,
+            authorities: None,
+        }
+    }
+}
+
+impl WebhookArgs {
+    /// Checks constraints that clap can't express, and reads the file of certificate authorities.
+    pub(crate) fn webhooks(&self) -> anyhow::Result<Vec<Webhook>> {
+        // An empty variable counts as unset, because docker-compose passes unset variables as empty.
+        let text = |secret: &Option<SecretString>| {
+            let text = secret.as_ref().map(|it| it.expose_secret().to_owned());
+            text.unwrap_or_default()
+        };
+        let urls = urls(&text(&self.webhook_urls)).map_err(anyhow::Error::msg)?;
+        let keys = keys(&text(&self.webhook_secret)).map_err(anyhow::Error::msg)?;
+        if keys.is_empty() && urls.iter().any(|url| Format::of(url) == Format::Signed) {
+            bail!(
+                "WEBHOOK_URLS is set but WEBHOOK_SECRET is not: {MAKE}, and give it to the receivers too"
+            );
+        }
+        let keys = Arc::new(keys);
+        let limit = Duration::from_millis(self.webhook_timeout_ms);
+        let webhook = |url: &Url| {
+            let shape = "https://host/path";
+            let authorities = self.authorities.clone();
+            let origin = Origin::new(url.as_str(), Store::Webhook, shape, authorities);
+            let (origin, path) = origin.map_err(anyhow::Error::msg)?;
+            let fingerprint = format!("{:x}", Sha256::digest(url.as_str()));
+            Ok(Webhook {
+                name: format!("{origin}#{fingerprint:.8}"),
+                format: Format::of(url),
+                origin,
+                path: path.into(),
+                keys: keys.clone(),
+                limit,
+            })
+        };
+        urls.iter().map(webhook).collect()
+    }
+}
+
+fn parts(text: &str) -> Vec<&str> {
+    let parts = text.split(',').map(str::trim);
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+fn urls(text: &str) -> Result<BTreeSet<Url>, String> {
+    let all = parts(text);
+    if all.len() > ADDRESSES {
+        let given = all.len();
+        return Err(format!(
+            "there are {given} addresses, and {ADDRESSES} are allowed; {SHAPE}"
+        ));
+    }
+    let is_fit = |url: &Url| {
+        let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+        let is_plain = url.fragment().is_none() && url.username().is_empty();
+        matches!(url.scheme(), "http" | "https") && has_host && is_plain
+    };
+    let parse = |(at, text): (usize, &&str)| {
+        let wrong = || {
+            format!(
+                "address {} does not begin with https:// or http://, or has no host, or has a user or a #; {SHAPE}",
+                at + 1
+            )
+        };
+        Url::parse(text).ok().filter(is_fit).ok_or_else(wrong)
+    };
+    all.iter().enumerate().map(parse).collect()
+}
+
+fn keys(text: &str) -> Result<Vec<SigningKey>, String> {
+    let all = parts(text);
+    if all.len() > 2 {
+        return Err("give one secret, or two by a comma while you replace one".into());
+    }
+    let keys: Result<Vec<_>, _> = all.into_iter().map(SigningKey::parse).collect();
+    keys.map_err(|why| format!("{why}; {MAKE}"))
+}
+
+/// A key that is shared with the receiver.
+#[derive(Debug)]
+struct SigningKey(SecretSlice<u8>);
+
+impl SigningKey {
+    /// Parses `whsec_…`. The error never contains the secret.
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let encoded = text.strip_prefix("whsec_");
+        let encoded = encoded.ok_or("it must begin with whsec_")?;
+        let key = STANDARD.decode(encoded);
+        let key = key.map_err(|_| "what follows whsec_ must be base64")?;
+        if KEY.contains(&key.len()) {
+            Ok(Self(key.into()))
+        } else {
+            Err("it must hold 24 to 64 bytes")
+        }
+    }
+
+    /// Signs `ID.TIMESTAMP.BODY`. The ID must not contain a full stop, which would make the signed
+    /// text ambiguous.
+    fn sign(&self, id: &str, timestamp: i64, body: &str) -> Option<String> {
+        // HMAC accepts keys of any length, so this does not fail.
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).ok()?;
+        mac.update(format!("{id}.{timestamp}.{body}").as_bytes());
+        let signature = STANDARD.encode(mac.finalize().into_bytes());
+        Some(format!("v1,{signature}"))
+    }
+}
+
+/// Returns the header `webhook-signature`.
+fn signatures(keys: &[SigningKey], id: &str, timestamp: i64, body: &str) -> String {
+    let signed = keys.iter().filter_map(|key| key.sign(id, timestamp, body));
+    signed.collect::<Vec<_>>().join(" ")
+}
+
+/// A receiver of events.
+#[derive(Clone)]
+pub(crate) struct Webhook {
+    /// Host and fingerprint, for logs and tables. The full address may contain a secret.
+    pub(crate) name: String,
+    pub(crate) format: Format,
+    origin: Origin,
+    path: SecretString,
+    keys: Arc<Vec<SigningKey>>,
+    /// Time limit of one request, including the DNS lookup.
+    limit: Duration,
+}
+
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Why a receiver did not accept an event.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PostError {
+    #[error("answered {status}")]
+    Refused {
+        status: StatusCode,
+        retry_after: Option<Duration>,
+    },
+    /// At [`HttpStep::Answer`], the receiver may have the event.
+    #[error("{step}: {reason}")]
+    NoAnswer { step: HttpStep, reason: String },
+}
+
+impl PostError {
+    /// Whether another attempt cannot help: the receiver is gone, or a chat refuses the text.
+    pub(crate) fn is_final(&self, format: Format) -> bool {
+        let Self::Refused { status, .. } = self else {
+            return false;
+        };
+        let is_busy = *status == StatusCode::TOO_MANY_REQUESTS;
+        *status == StatusCode::GONE
+            || format != Format::Signed && status.is_client_error() && !is_busy
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            Self::NoAnswer { .. } => None,
+        }
+    }
+}
+
+impl Webhook {
+    /// Posts an event. Redirects are not followed.
+    pub(crate) async fn post(
+        &self,
+        id: &str,
+        body: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), PostError> {
+        let mut step = HttpStep::Connect;
+        let reason = match timeout(self.limit, self.exchange(id, body, now, &mut step)).await {
+            Ok(Ok((status, _))) if status.is_success() => return Ok(()),
+            Ok(Ok((status, retry_after))) => {
+                return Err(PostError::Refused {
+                    status,
+                    retry_after,
+                });
+            }
+            Ok(Err(error)) => wording::line(&format!("{error:#}"), wording::LONGEST),
+            Err(_) => format!("no answer within {:?}", self.limit),
+        };
+        Err(PostError::NoAnswer { step, reason })
+    }
+
+    async fn exchange(
+        &self,
+        id: &str,
+        body: &str,
+        now: DateTime<Utc>,
+        step: &mut HttpStep,
+    ) -> anyhow::Result<(StatusCode, Option<Duration>)> {
+        let agent = concat!("firstcome-reconciler/", env!("CARGO_PKG_VERSION"));
+        let mut request = Request::post(self.path.expose_secret())
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, agent);
+        if self.format == Format::Signed {
+            // Sign the time of this attempt, because receivers reject old events as replays.
+            let timestamp = now.timestamp();
+            let signature = signatures(&self.keys, id, timestamp, body);
+            request = request
+                .header("webhook-id", id)
+                .header("webhook-timestamp", timestamp)
+                .header("webhook-signature", signature);
+        }
+        let request = request.body(Bytes::from(body.to_owned()));
+        let request = request.context("the request cannot be written")?;
+        let answer = self.origin.send(request, step).await?;
+        let asked = answer.headers().get(RETRY_AFTER);
+        let asked = asked.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        Ok((answer.status(), asked.map(Duration::from_secs)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        webhooks: WebhookArgs,
+    }
+
+    fn webhooks(args: &[&str]) -> Result<Vec<Webhook>, String> {
+        let args = Cli::try_parse_from(std::iter::once(&"test").chain(args))
+            .map_err(|e| e.to_string())?
+            .webhooks;
+        args.webhooks().map_err(|e| format!("{e:#}"))
+    }
+
+    #[test]
+    fn invalid_webhook_settings_are_rejected_without_showing_secrets() {
+        let with_secret = |url: &str| format!("--webhook-urls {url} --webhook-secret {SECRET}");
+        let many = ["https://hunter2.example.com/a"; ADDRESSES + 1].join(",");
+        let three = [SECRET; 3].join(",");
+        for (given, says) in [
+            (
+                "--webhook-urls https://h/hunter2".to_owned(),
+                "openssl rand",
+            ),
+            (with_secret("h/hunter2"), "https://host/path"),
+            (with_secret("ftp://h/hunter2"), "https://host/path"),
+            (with_secret("https://h/#hunter2"), "address 1"),
+            (with_secret("https://u:hunter2@h/"), "has a user"),
+            (with_secret(&many), "16 are allowed"),
+            ("--webhook-secret hunter2".to_owned(), "whsec_"),
+            ("--webhook-secret whsec_aHVudGVyMg==".to_owned(), "24 to 64"),
+            (format!("--webhook-secret {three}"), "two by a comma"),
+        ] {
+            let given: Vec<&str> = given.split(' ').collect();
+            let error = webhooks(&given).err().unwrap();
+            assert!(error.contains(says), "{given:?}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn empty_webhook_settings_count_as_unset_and_repeated_addresses_as_one() {
+        let none = webhooks(&["--webhook-urls=", "--webhook-secret="]).unwrap();
+        assert!(none.is_empty());
+        let twice =
+            "https://h:8443/x?hunter2, http://[::1]/y?token=hunter2,https://h:8443/x?hunter2";
+        let both = webhooks(&["--webhook-urls", twice, "--webhook-secret", SECRET]);
+        let names: Vec<String> = both.unwrap().into_iter().map(|it| it.name).collect();
+        assert!(
+            names.len() == 2 && names[0].starts_with("[::1]#"),
+            "{names:?}"
+        );
+        assert!(names[1].starts_with("h:8443#"), "{names:?}");
+        assert!(!format!("{names:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn addresses_of_chats_need_no_secret() {
+        let slack = ["--webhook-urls", "https://hooks.slack.com/services/T/B/x"];
+        assert_eq!(webhooks(&slack).unwrap().len(), 1);
+    }
+
+    /// Uses the example from the specification's own libraries.
+    #[test]
+    fn signature_equals_that_of_the_reference_libraries() {
+        let secret = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let signed = signatures(
+            &[secret],
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            r#"{"test": 2432232314}"#,
+        );
+        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn malformed_secret_is_rejected_without_showing_it() {
+        for (text, says) in [
+            ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_"),
+            ("whsec_not base64", "base64"),
+            ("whsec_MfKQ9r8GKYqrTwjU", "24 to 64"),
+        ] {
+            let error = SigningKey::parse(text).unwrap_err();
+            assert!(
+                error.contains(says) && !error.contains("MfKQ"),
+                "{text}: {error}"
+            );
+        }
+    }
+}
