@@ -1,4 +1,4 @@
-# Eight words. Settings go behind the word and reach the programs through the environment: make demo PEOPLE=50000
+# Settings go behind the word and reach the programs through the environment: make demo PEOPLE=50000
 # Everything else is a job of `cargo xtask help`. dev/setup.sh installs Rust and a C compiler if they are missing.
 
 xtask := @dev/setup.sh && exec cargo xtask
@@ -11,6 +11,6 @@ run: ; $(xtask) run ## The whole system until Ctrl-C, with commands to try (PROF
 test: ; $(xtask) test $(ARGS) ## The tests of every change, on real servers
 lint: ; $(xtask) lint ## Formatting, clippy, documentation, language, licences, deployment files
 faults: ; $(xtask) faults ## The other tests, of a release: single faults of every process and server, a browser, many rows
-chaos: ; $(xtask) chaos ## Seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock CLUSTER=1; REPLAY=seed or file)
+chaos: ; $(xtask) chaos ## Seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock; REPLAY=seed or file)
 bench: ; $(xtask) bench $(ARGS) ## Firstcome beside other designs (REQUESTS=100000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)
 release: ; $(xtask) release ## Build the release files: Debian package, bills of materials, licences, provenance, checksums (IMAGE=1: an image too)

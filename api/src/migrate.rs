@@ -9,7 +9,7 @@ use firstcome_shared::kafka::{self, KafkaSettings, TopicError};
 use firstcome_shared::mysql::{DbSettings, migrations};
 use tokio_util::sync::CancellationToken;
 
-use crate::stores::{StoreWait, unless_stopped};
+use crate::stores::{StoreWait, of_kafka, of_mysql, unless_stopped};
 
 #[derive(Debug, Clone, Args)]
 pub struct MigrateArgs {
@@ -46,11 +46,8 @@ async fn make_all(
     shutdown: &CancellationToken,
 ) -> Result<(), StartError> {
     let wait = StoreWait::new(&args.start, shutdown);
-    match wait
-        .mysql(mysql, async || Ok(migrations::migrate(mysql).await?))
-        .await?
-        .as_slice()
-    {
+    let migrate = async || migrations::migrate(mysql).await;
+    match wait.until(&of_mysql(mysql), migrate).await?.as_slice() {
         [] => println!("tables: nothing to do"),
         done => println!("tables: ran {}", done.join(", ")),
     }
@@ -60,7 +57,7 @@ async fn make_all(
             kafka::ensure_topic(kafka, args.partitions, KAFKA_LIMIT, args.replication).await?;
         Ok((made, partitions(kafka).await?))
     };
-    let (made, partitions) = wait.kafka(kafka, ask).await?;
+    let (made, partitions) = wait.until(&of_kafka(kafka), ask).await?;
     let what = if made { "made" } else { "there already" };
     println!("topic {}: {what}, {partitions} partitions", kafka.topic);
     Ok(())

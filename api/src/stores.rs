@@ -7,11 +7,11 @@ use firstcome_shared::config::{StartArgs, StartError, wait_for};
 use firstcome_shared::http::fetch::FetchError;
 use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
 use firstcome_shared::mysql::{DbError, DbSettings, migrations};
+use firstcome_shared::redis::copy::CatalogueCopy;
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::redis::{Redis, RedisError};
+use futures_util::TryFutureExt as _;
 use tokio_util::sync::CancellationToken;
-
-use crate::serve::auth::Identity;
 
 /// Maximum wait for one response of Kafka.
 const KAFKA_LIMIT: Duration = Duration::from_secs(5);
@@ -29,16 +29,50 @@ impl<'a> StoreWait<'a> {
         }
     }
 
+    /// Retries a call while its store does not answer. `store` is the store's name and address.
+    pub(crate) async fn until<T, Fut: Future<Output = anyhow::Result<T>>>(
+        &self,
+        store: &str,
+        mut ask: impl FnMut() -> Fut,
+    ) -> Result<T, StartError> {
+        let away = |error: &OneLine| is_away(&error.0);
+        let ask = || ask().map_err(OneLine);
+        wait_for(store, self.limit, self.shutdown, away, ask).await
+    }
+
     /// Waits for MySQL and checks the tables.
     pub(crate) async fn tables(&self, mysql: &DbSettings) -> Result<(), StartError> {
-        self.mysql(mysql, async || Ok(migrations::check(mysql).await?))
+        self.until(&of_mysql(mysql), async || migrations::check(mysql).await)
             .await
+    }
+
+    /// Waits for MySQL and checks the tables. While MySQL does not answer, returns the copy of the
+    /// coupons in Redis, if there is one.
+    pub(crate) async fn tables_or_copy(
+        &self,
+        mysql: &DbSettings,
+        redis: &Redis,
+    ) -> Result<Option<CatalogueCopy>, StartError> {
+        let check = async || {
+            let Err(error) = migrations::check(mysql).await else {
+                return Ok(None);
+            };
+            // Redis is checked at the same time.
+            match redis.catalogue_copy().await {
+                Ok(Some(copy)) if is_away(&error) => {
+                    tracing::warn!(error = %OneLine(error), "starting without MySQL: coupons are those of the copy in Redis until it answers");
+                    Ok(Some(copy))
+                }
+                _ => Err(error),
+            }
+        };
+        self.until(&of_mysql(mysql), check).await
     }
 
     /// Waits for Kafka and checks the topic. Returns its number of partitions.
     pub(crate) async fn topic(&self, kafka: &KafkaSettings) -> Result<usize, StartError> {
-        self.kafka(kafka, async || check_topic(kafka, KAFKA_LIMIT).await)
-            .await
+        let check = async || Ok(check_topic(kafka, KAFKA_LIMIT).await?);
+        self.until(&of_kafka(kafka), check).await
     }
 
     /// Checks the topic if Kafka answers. Returns `None` if Kafka is unavailable, because claims
@@ -48,7 +82,7 @@ impl<'a> StoreWait<'a> {
         kafka: &KafkaSettings,
     ) -> Result<Option<usize>, StartError> {
         let checked = tokio::select! {
-            () = self.shutdown.cancelled() => return Err(StartError::Stopped(format!("Kafka at {}", kafka.brokers))),
+            () = self.shutdown.cancelled() => return Err(StartError::Stopped(of_kafka(kafka))),
             checked = check_topic(kafka, KAFKA_LIMIT) => checked,
         };
         match checked {
@@ -60,69 +94,14 @@ impl<'a> StoreWait<'a> {
             Err(error) => Err(StartError::Refused(error.to_string())),
         }
     }
+}
 
-    /// Waits for Redis and checks for settings that could lose a promise.
-    pub(crate) async fn redis_settings(&self, redis: &Redis) -> Result<(), StartError> {
-        let away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
-        let at = format!("Redis at {}", redis.host_and_port());
-        wait_for(&at, self.limit, self.shutdown, away, async || {
-            redis.check_at_start().await
-        })
-        .await
-    }
+pub(crate) fn of_mysql(mysql: &DbSettings) -> String {
+    format!("MySQL at {}", mysql.url.host_and_port())
+}
 
-    /// Retries a call to Redis until it answers.
-    pub(crate) async fn redis<T, Fut: Future<Output = Result<T, RedisError>>>(
-        &self,
-        redis: &Redis,
-        ask: impl FnMut() -> Fut,
-    ) -> Result<T, StartError> {
-        let at = format!("Redis at {}", redis.host_and_port());
-        wait_for(&at, self.limit, self.shutdown, |_| true, ask).await
-    }
-
-    /// Waits for the keys that verify tokens.
-    pub(crate) async fn keys(&self, identity: &Identity) -> Result<(), StartError> {
-        let Some(keys) = identity.key_set() else {
-            return Ok(());
-        };
-        let away = |error: &FetchError| matches!(error, FetchError::Away(_));
-        let read = wait_for(
-            &keys.to_string(),
-            self.limit,
-            self.shutdown,
-            away,
-            async || keys.read().await,
-        )
-        .await;
-        read.map_err(|error| match error {
-            StartError::Refused(why) => StartError::Refused(format!("{keys}: {why}")),
-            other => other,
-        })
-    }
-
-    /// Retries a call to MySQL until it answers.
-    pub(crate) async fn mysql<T, Fut: Future<Output = Result<T, OneLine>>>(
-        &self,
-        mysql: &DbSettings,
-        ask: impl FnMut() -> Fut,
-    ) -> Result<T, StartError> {
-        let at = format!("MySQL at {}", mysql.url.host_and_port());
-        let away =
-            |error: &OneLine| matches!(error.0.downcast_ref(), Some(DbError::Unreachable(_)));
-        wait_for(&at, self.limit, self.shutdown, away, ask).await
-    }
-
-    /// Retries a call to Kafka until it answers.
-    pub(crate) async fn kafka<T, Fut: Future<Output = Result<T, TopicError>>>(
-        &self,
-        kafka: &KafkaSettings,
-        ask: impl FnMut() -> Fut,
-    ) -> Result<T, StartError> {
-        let at = format!("Kafka at {}", kafka.brokers);
-        let away = |error: &TopicError| matches!(error, TopicError::Unreachable { .. });
-        wait_for(&at, self.limit, self.shutdown, away, ask).await
-    }
+pub(crate) fn of_kafka(kafka: &KafkaSettings) -> String {
+    format!("Kafka at {}", kafka.brokers)
 }
 
 /// Converts the result of a wait. Returns `None` if `shutdown` came first.
@@ -136,15 +115,17 @@ pub(crate) fn unless_stopped<T>(waited: Result<T, StartError>) -> Result<Option<
     }
 }
 
-/// An error with its chain, on one line.
-#[derive(Debug)]
-pub(crate) struct OneLine(anyhow::Error);
-
-impl From<anyhow::Error> for OneLine {
-    fn from(error: anyhow::Error) -> Self {
-        Self(error)
-    }
+/// Whether a store did not answer, so that asking again may help.
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(DbError::Unreachable(_)))
+        || matches!(error.downcast_ref(), Some(TopicError::Unreachable { .. }))
+        || matches!(error.downcast_ref(), Some(Unsafe::Unreachable(_)))
+        || matches!(error.downcast_ref(), Some(FetchError::Away(_)))
+        || error.is::<RedisError>()
 }
+
+/// An error with its chain, on one line.
+struct OneLine(anyhow::Error);
 
 impl std::fmt::Display for OneLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -253,17 +253,11 @@ pub struct DaemonHttpArgs {
 
 /// Maximum number of connections from operators and their browsers.
 const CONNECTIONS: usize = 500;
-const CONNECTIONS_OF_ADDRESS: usize = 250;
 
 impl DaemonHttpArgs {
-    /// Returns the connection limits. There is no limit per address behind trusted proxies, where
-    /// all connections come from the proxies' addresses.
     pub fn limits(&self) -> Limits {
-        let connections_of_address =
-            (self.ops_trusted_proxies == 0).then_some(CONNECTIONS_OF_ADDRESS);
         Limits {
             connections: CONNECTIONS,
-            connections_of_address,
             ..Limits::DEFAULT
         }
     }

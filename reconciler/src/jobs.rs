@@ -81,10 +81,12 @@ pub(crate) async fn run(
 
 /// Runs each job once. A job that fails is repeated at its next time.
 pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes, is_daily: bool) {
-    log(
-        "drops ahead",
-        make_ahead(stores, stores.db.catalogue().await).await,
-    );
+    let coupons = stores.db.catalogue().await;
+    if let Ok(coupons) = &coupons {
+        let copied = stores.redis.write_catalogue_copy(coupons).await;
+        log("catalogue copy", copied.map_err(StoreError::from));
+    }
+    log("drops ahead", make_ahead(stores, coupons).await);
     match unsafe_settings(stores).await {
         Ok(found) => notes.set("settings", found),
         Err(error) => tracing::warn!(%error, "settings were not checked"),

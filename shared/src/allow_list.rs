@@ -56,10 +56,10 @@ impl fmt::Display for TornList {
     }
 }
 
-/// Writes a coupon's list to Redis if its revision or size differs. The list is gathered page by page under a
-/// temporary key, which then replaces the old list in one step, so that Redis never has an
-/// incomplete list. All pages must belong to one revision: if MySQL has another revision at the
-/// end, gathering begins again.
+/// Writes a coupon's list to Redis if its revision or size differs. The list is gathered page by
+/// page under a temporary key, which then replaces the old list in one step, so that Redis never
+/// has an incomplete list. All pages must belong to one revision: if MySQL has another revision at
+/// the end, gathering begins again.
 ///
 /// # Errors
 /// [`StoreError`]; Redis still has the old list.

@@ -101,7 +101,7 @@ pub fn line(field: &str, most: usize, text: &str) -> Result<String, String> {
 }
 
 /// A coupon. Its settings are read as if they were its own fields.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coupon {
     pub id: CouponId,
     pub settings: CouponSettings,
@@ -139,7 +139,7 @@ pub enum Allow {
 pub struct Group(String);
 
 /// Identifies the state of an allow list: it changes with every change of the list.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllowList {
     /// The coupon's revision when the list was last changed, or 0 if there never was a list.
     pub revision: u64,
@@ -202,7 +202,7 @@ impl From<Allow> for String {
 }
 
 /// One opening of a coupon.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drop {
     pub id: DropId,
     pub coupon_id: CouponId,

@@ -1,6 +1,6 @@
-//! Creates daily drops two days ahead. Every API process and the reconciler do this, so that one
-//! stopped process never prevents a drop from opening. The schema allows one drop per local date,
-//! so concurrent attempts create no duplicates.
+//! Creates daily drops two days ahead: the reconciler every few seconds, the API when a coupon is
+//! created or changed. The schema allows one drop per local date, so concurrent attempts create no
+//! duplicates.
 
 use chrono::{DateTime, Utc};
 

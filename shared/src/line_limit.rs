@@ -5,16 +5,28 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-const A_LINE_EACH: Duration = Duration::from_secs(1);
-
-/// Allows one line per second for each reason.
-#[derive(Debug, Default)]
+/// Allows one line per interval for each reason; the default is a second.
+#[derive(Debug)]
 pub struct LineLimit {
+    every: Duration,
     /// Time of the last line, and the number of lines suppressed since.
     by_reason: Mutex<HashMap<&'static str, (Instant, u64)>>,
 }
 
+impl Default for LineLimit {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(1))
+    }
+}
+
 impl LineLimit {
+    pub fn new(every: Duration) -> Self {
+        Self {
+            every,
+            by_reason: Mutex::default(),
+        }
+    }
+
     /// Returns the number of lines suppressed since the previous one, or `None` if this line must
     /// also be suppressed.
     pub fn allow(&self, reason: &'static str, now: Instant) -> Option<u64> {
@@ -23,7 +35,7 @@ impl LineLimit {
             by_reason.insert(reason, (now, 0));
             return Some(0);
         };
-        if now.saturating_duration_since(*last) < A_LINE_EACH {
+        if now.saturating_duration_since(*last) < self.every {
             *left_out += 1;
             return None;
         }

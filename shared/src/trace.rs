@@ -51,17 +51,11 @@ const LAST_EXPORT: Duration = Duration::from_secs(2);
 /// Names of attributes: OpenTelemetry's, and Firstcome's own.
 pub mod key {
     pub use opentelemetry_semantic_conventions::attribute::{
-        DB_OPERATION_BATCH_SIZE, DB_OPERATION_NAME, DB_QUERY_SUMMARY, DB_SYSTEM_NAME, ERROR_TYPE,
-        HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, MESSAGING_DESTINATION_NAME,
-        MESSAGING_DESTINATION_PARTITION_ID, MESSAGING_KAFKA_MESSAGE_KEY, MESSAGING_KAFKA_OFFSET,
+        ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE,
+        MESSAGING_DESTINATION_NAME, MESSAGING_KAFKA_MESSAGE_KEY, MESSAGING_KAFKA_OFFSET,
         MESSAGING_OPERATION_NAME, MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, URL_SCHEME,
     };
 
-    pub const COUPON: &str = "firstcome.coupon_id";
-    pub const DROP: &str = "firstcome.drop_id";
-    pub const SLOT: &str = "firstcome.slot";
-    /// The outcome, as one word.
-    pub const OUTCOME: &str = "firstcome.outcome";
     /// The id in the response's `x-request-id`.
     pub const REQUEST: &str = "firstcome.request_id";
 }
@@ -291,9 +285,16 @@ impl RequestTrace {
         Self { span, context }
     }
 
-    /// Runs `work` with this trace as [`current`].
+    /// Runs `work` with this trace as [`current`]. Most requests have none, and no need of a scope.
     pub fn within<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
-        CURRENT.scope(self.context, work)
+        let context = self.context;
+        async move {
+            if context.is_some() {
+                CURRENT.scope(context, work).await
+            } else {
+                work.await
+            }
+        }
     }
 
     /// Ends the request's span, and sets the response's header. `route` contains the pattern of

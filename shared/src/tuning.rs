@@ -55,7 +55,6 @@ tunings! {
     MailsKeptSeconds "MAILS_KEPT_SECONDS" "Retention of mails.",
     MaxClaimsInHand "MAX_CLAIMS_IN_HAND" "Maximum concurrent claims of one API.",
     MaxConnections "MAX_CONNECTIONS" "Maximum concurrent connections of one API.",
-    MaxConnectionsPerAddress "MAX_CONNECTIONS_PER_ADDRESS" "Maximum connections of one address; 0 means no limit.",
     MendedPromisesKeptSeconds "MENDED_PROMISES_KEPT_SECONDS" "Retention of mended promises.",
     MissedAfterSeconds "MISSED_AFTER_SECONDS" "Delay after which a scheduled run counts as missed.",
     PeopleKeptSeconds "PEOPLE_KEPT_SECONDS" "Retention of user ids in rows.",

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, CommandFailure};
-use super::output::print;
+use super::shown;
 use crate::percent::encoded;
 use crate::user_list::{self, UserList};
 
@@ -40,80 +40,54 @@ pub(super) struct AllowWhat {
     pub(super) only: Option<String>,
 }
 
+/// Returns the output.
 pub(super) async fn run(
     client: &Client,
     json: bool,
     coupon: &str,
     what: &AllowWhat,
-) -> Result<(), CommandFailure> {
+) -> Result<String, CommandFailure> {
     let list = format!("{coupon}/allow-list");
-    match what {
-        AllowWhat {
-            add: Some(file), ..
-        } => send(client, "add", file, &list, json).await,
-        AllowWhat {
-            remove: Some(file), ..
-        } => send(client, "remove", file, &list, json).await,
-        AllowWhat { empty: true, .. } => {
-            let done = client
-                .ops(Method::DELETE, &list, &Value::Null, None)
-                .await?;
-            print(&if json {
-                format!("{done}\n")
-            } else {
-                format!("{} removed; nobody is on the list\n", done["changed"])
-            })
-        }
-        AllowWhat {
-            find: Some(user), ..
-        } => {
-            let path = format!("{list}/people/{}", encoded(user));
-            let (found, _) = client.get_ops(&path).await?;
-            let words = if found["on_list"] == true {
-                "is"
-            } else {
-                "is not"
-            };
-            print(&if json {
-                format!("{found}\n")
-            } else {
-                format!("{user} {words} on the list\n")
-            })
-        }
-        _ => show(client, json, &list).await,
+    let sent = match (&what.add, &what.remove) {
+        (Some(file), _) => Some(("add", file)),
+        (_, Some(file)) => Some(("remove", file)),
+        (None, None) => None,
+    };
+    if let Some((verb, file)) = sent {
+        return send(client, &format!("{list}/{verb}"), file).await;
     }
+    if what.empty {
+        let emptied = client.send(Method::DELETE, &list, &Value::Null).await?;
+        return Ok(shown(&emptied));
+    }
+    if let Some(user) = &what.find {
+        let path = format!("{list}/people/{}", encoded(user));
+        return Ok(shown(&client.get(&path).await?));
+    }
+    let pages = client.pages(format!("{list}?limit=10000")).await?;
+    if json {
+        let lines: Vec<String> = pages.iter().map(Value::to_string).collect();
+        return Ok(lines.join("\n") + "\n");
+    }
+    let ids = pages.iter().filter_map(|page| page["ids"].as_array());
+    let ids = ids.flatten().filter_map(Value::as_str);
+    Ok(ids.flat_map(|id| [id, "\n"]).collect())
 }
 
 /// Sends a file part by part. If a part is refused, the parts before it stay in effect. Sending the
 /// file again is safe.
-async fn send(
-    client: &Client,
-    verb: &str,
-    file: &Path,
-    list: &str,
-    json: bool,
-) -> Result<(), CommandFailure> {
+async fn send(client: &Client, path: &str, file: &Path) -> Result<String, CommandFailure> {
     let UserList { users, lines } = read(file).map_err(CommandFailure::NotAsked)?;
-    let path = format!("{list}/{verb}");
     let mut changed = 0;
     let mut last = Value::Null;
     for part in users.chunks(AT_ONCE) {
-        last = client.ops(Method::POST, &path, &json!(part), None).await?;
+        last = client.send(Method::POST, path, &json!(part)).await?;
         changed += last["changed"].as_u64().unwrap_or_default();
     }
-    let repeated = lines - users.len();
-    if json {
-        let done = json!({
-            "changed": changed, "people": last["people"], "revision": last["revision"],
-            "lines": lines, "repeated": repeated
-        });
-        return print(&format!("{done}\n"));
-    }
-    let done = if verb == "add" { "added" } else { "removed" };
-    print(&format!(
-        "{changed} {done} of {lines} ids ({repeated} repeated); {} people are on the list\n",
-        last["people"]
-    ))
+    Ok(shown(&json!({
+        "changed": changed, "people": last["people"], "revision": last["revision"],
+        "lines": lines, "repeated": lines - users.len(),
+    })))
 }
 
 fn read(file: &Path) -> Result<UserList, String> {
@@ -130,32 +104,4 @@ fn read(file: &Path) -> Result<UserList, String> {
         return Err(format!("{name} has no id"));
     }
     Ok(list)
-}
-
-async fn show(client: &Client, json: bool, list: &str) -> Result<(), CommandFailure> {
-    let mut next = Some(format!("{list}?limit=10000"));
-    let mut is_first = true;
-    while let Some(path) = next {
-        let (page, _) = client.get_ops(&path).await?;
-        next = page["next"].as_str().map(str::to_owned);
-        if json {
-            print(&format!("{page}\n"))?;
-            continue;
-        }
-        if is_first {
-            let whom = page["allow"].as_str().unwrap_or("everybody");
-            eprintln!("for: {whom}; {} people are on the list", page["people"]);
-            is_first = false;
-        }
-        let ids = page["ids"]
-            .as_array()
-            .map_or(&[] as &[Value], Vec::as_slice);
-        let lines: String = ids
-            .iter()
-            .filter_map(Value::as_str)
-            .flat_map(|id| [id, "\n"])
-            .collect();
-        print(&lines)?;
-    }
-    Ok(())
 }

@@ -2,22 +2,18 @@
 
 mod allow;
 mod client;
-mod edit;
-mod openings;
-mod output;
-mod table;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use axum::http::Method;
-use chrono::{NaiveDate, Utc};
+use axum::http::header::IF_MATCH;
+use chrono::NaiveDate;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use self::allow::AllowWhat;
 use self::client::{ApiArgs, Client, CommandFailure};
-use self::edit::EditArgs;
-use self::output::print;
 use crate::percent::encoded;
 
 #[derive(Debug, Clone, Args)]
@@ -39,7 +35,7 @@ enum CouponCommand {
         #[arg(long)]
         state: Option<String>,
     },
-    /// Show a coupon with its next ten openings
+    /// Show a coupon
     Show(Id),
     /// Stop admission for now
     Pause(Id),
@@ -52,13 +48,6 @@ enum CouponCommand {
         /// Quantity of each drop from now on
         quantity: u32,
     },
-    /// Change its name, its waiting list, or when it closes and opens
-    Edit {
-        #[command(flatten)]
-        id: Id,
-        #[command(flatten)]
-        what: EditArgs,
-    },
     /// Close the open drop immediately and permanently
     Close {
         #[command(flatten)]
@@ -67,21 +56,15 @@ enum CouponCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// List the holders
-    Winners {
-        #[command(flatten)]
-        id: Id,
-        /// Only holders in this drop
-        #[arg(long, value_name = "ID")]
-        drop: Option<i64>,
-        /// Print the API's CSV
-        #[arg(long)]
-        csv: bool,
-    },
     /// Revoke a user's coupon; its slot goes to the next user on the waiting list
     Revoke(RevokeArgs),
     /// Show or change a coupon's allow list
-    Allow(AllowArgs),
+    Allow {
+        #[command(flatten)]
+        id: Id,
+        #[command(flatten)]
+        what: AllowWhat,
+    },
 }
 
 #[derive(Debug, Clone, Args)]
@@ -105,14 +88,6 @@ struct RevokeArgs {
     may_claim_again: bool,
 }
 
-#[derive(Debug, Clone, Args)]
-struct AllowArgs {
-    #[command(flatten)]
-    id: Id,
-    #[command(flatten)]
-    what: AllowWhat,
-}
-
 #[derive(Debug, Clone, Copy, Args)]
 struct Id {
     /// Coupon ID
@@ -133,9 +108,7 @@ Opens once (without --closes-at it stays open):
 
 Opens daily (without --last-day it continues; --once-per drop: one per person and day):
   firstcome-api coupon create --name Winter --quantity 500 --once-per drop \\
-    --time-zone Asia/Seoul --opens 15:00 --closes 18:00 --first-day 2026-12-01
-
-With --preview the command shows the next ten openings and creates nothing.";
+    --time-zone Asia/Seoul --opens 15:00 --closes 18:00 --first-day 2026-12-01";
 
 #[derive(Debug, Clone, Args)]
 struct CreateArgs {
@@ -158,9 +131,6 @@ struct CreateArgs {
     /// A repeated command with the same key creates no second coupon
     #[arg(long)]
     idempotency_key: Option<String>,
-    /// Only show the next ten openings, without creating the coupon or calling the API
-    #[arg(long)]
-    preview: bool,
     /// Time at which the coupon opens once, such as 2026-12-01T15:00:00+09:00
     #[arg(
         long,
@@ -190,11 +160,7 @@ struct CreateArgs {
 
 impl CreateArgs {
     fn body(&self) -> Value {
-        let kind = if self.time_zone.is_some() {
-            "daily"
-        } else {
-            "once"
-        };
+        let kind = self.time_zone.as_ref().map_or("once", |_| "daily");
         let fields = [
             ("type", Some(kind.to_owned())),
             ("opens_at", self.opens_at.clone()),
@@ -212,14 +178,10 @@ impl CreateArgs {
             OncePerArg::Coupon => "coupon",
             OncePerArg::Drop => "drop",
         };
-        let mut body = json!({
+        json!({
             "name": self.name, "quantity": self.quantity, "once_per": once_per, "waiting_list": self.waiting_list,
-            "schedule": schedule,
-        });
-        if let Some(allow) = &self.allow {
-            body["allow"] = json!(allow);
-        }
-        body
+            "allow": self.allow, "schedule": schedule,
+        })
     }
 }
 
@@ -229,66 +191,80 @@ pub async fn run(args: CouponArgs) -> ExitCode {
         Ok(client) => act(&client, &args).await,
         Err(failure) => Err(failure),
     };
-    match done {
-        Ok(()) | Err(CommandFailure::OutputClosed) => ExitCode::SUCCESS,
-        Err(CommandFailure::Refused(why)) => fail(1, &why),
-        Err(CommandFailure::NotAsked(why)) => fail(2, &why),
-    }
-}
-
-fn fail(code: u8, why: &str) -> ExitCode {
+    let (code, why) = match done {
+        Ok(text) => {
+            // Most likely, the reader of the pipe, such as `head`, has closed it.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(CommandFailure::Refused(why)) => (1, why),
+        Err(CommandFailure::NotAsked(why)) => (2, why),
+    };
     eprintln!("firstcome-api: {why}");
     ExitCode::from(code)
 }
 
-async fn act(client: &Client, args: &CouponArgs) -> Result<(), CommandFailure> {
-    let json = args.api.json;
-    let change = async |id: Id, body: Value| {
-        let coupon = client.ops(Method::PATCH, &path(id), &body, None).await?;
-        show(json, &coupon, false)
+/// Returns the output of a command.
+async fn act(client: &Client, args: &CouponArgs) -> Result<String, CommandFailure> {
+    let patch = async |id: &Id, body: Value| {
+        let changed = client.send(Method::PATCH, &path(*id), &body).await?;
+        Ok(shown(&changed))
     };
+    let json = args.api.json;
     match &args.command {
-        CouponCommand::Create(create) if create.preview => {
-            let preview = openings::preview(&create.body(), Utc::now(), json);
-            print(&preview.map_err(CommandFailure::Refused)?)
-        }
         CouponCommand::Create(create) => {
             let key = create.idempotency_key.as_deref();
-            let coupon = client
-                .ops(Method::POST, "/v1/coupons", &create.body(), key)
+            let header = key.map(|key| ("idempotency-key", key));
+            let made = client
+                .send_with(Method::POST, "/v1/coupons", &create.body(), header)
                 .await?;
-            show(json, &coupon, true)
+            Ok(shown(&made))
         }
-        CouponCommand::List { state } => list(client, json, state.as_deref()).await,
-        CouponCommand::Show(id) => show(json, &client.get(&path(*id)).await?.0, true),
-        CouponCommand::Pause(id) => change(*id, json!({"paused": true})).await,
-        CouponCommand::Resume(id) => change(*id, json!({"paused": false})).await,
-        CouponCommand::Raise { id, quantity } => raise(client, json, *id, *quantity).await,
-        CouponCommand::Edit { id, what } => change(*id, what.body()).await,
-        CouponCommand::Close { id, yes } => edit::close(client, json, *id, *yes).await,
-        CouponCommand::Winners { id, drop, csv } => winners(client, json, *id, *drop, *csv).await,
+        CouponCommand::List { state } => {
+            let state = state.as_deref().map(encoded);
+            let state = state.map(|state| format!("&state={state}"));
+            let first = format!("/v1/coupons?limit=1000{}", state.unwrap_or_default());
+            let pages = client.pages(first).await?;
+            let all: Vec<Value> = pages
+                .into_iter()
+                .filter_map(|page| page.as_array().cloned())
+                .flatten()
+                .collect();
+            if json {
+                return Ok(format!("{}\n", Value::Array(all)));
+            }
+            Ok(all.iter().map(line).collect())
+        }
+        CouponCommand::Show(id) => Ok(shown(&client.get(&path(*id)).await?)),
+        CouponCommand::Pause(id) => patch(id, json!({"paused": true})).await,
+        CouponCommand::Resume(id) => patch(id, json!({"paused": false})).await,
+        CouponCommand::Raise { id, quantity } => raise(client, *id, *quantity).await,
+        CouponCommand::Close { id, yes } => close(client, *id, *yes).await,
         CouponCommand::Revoke(revoke) => {
             let by = revoke.by.as_ref().or(args.api.operator.as_ref());
             let why =
                 || CommandFailure::NotAsked("say who decided it: give --by, or --operator".into());
-            self::revoke(client, json, revoke, by.ok_or_else(why)?).await
+            let body = json!({
+                "reason": revoke.reason, "by": by.ok_or_else(why)?, "drop_id": revoke.drop,
+                "may_claim_again": revoke.may_claim_again,
+            });
+            let path = format!(
+                "{}/people/{}/revoke",
+                path(revoke.id),
+                encoded(&revoke.user)
+            );
+            Ok(shown(&client.send(Method::POST, &path, &body).await?))
         }
-        CouponCommand::Allow(AllowArgs {
+        CouponCommand::Allow {
             id,
             what: AllowWhat {
                 only: Some(whom), ..
             },
-        }) => {
-            let allow = if whom == "everybody" {
-                Value::Null
-            } else {
-                json!(whom)
-            };
-            change(*id, json!({ "allow": allow })).await
+        } => {
+            let allow = (whom != "everybody").then_some(whom);
+            patch(id, json!({ "allow": allow })).await
         }
-        CouponCommand::Allow(AllowArgs { id, what }) => {
-            allow::run(client, json, &path(*id), what).await
-        }
+        CouponCommand::Allow { id, what } => allow::run(client, json, &path(*id), what).await,
     }
 }
 
@@ -296,21 +272,36 @@ fn path(id: Id) -> String {
     format!("/v1/coupons/{}", id.id)
 }
 
-fn show(json: bool, coupon: &Value, with_openings: bool) -> Result<(), CommandFailure> {
-    if json {
-        return print(&format!("{coupon}\n"));
-    }
-    let openings = if with_openings {
-        openings::next_ten(&coupon["schedule"], Utc::now())
-    } else {
-        String::new()
+fn shown(answer: &Value) -> String {
+    format!("{answer:#}\n")
+}
+
+/// Formats a coupon of the list as one line; the name, which may be long, is last.
+fn line(coupon: &Value) -> String {
+    let drop = match &coupon["current_drop"] {
+        Value::Null => &coupon["next_drop"],
+        current => current,
     };
-    print(&(table::coupon(coupon) + &openings))
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let left = match &drop["remaining"] {
+        Value::Null => "?".to_owned(),
+        remaining => remaining.to_string(),
+    };
+    format!(
+        "{:>16}  {:<9}  {:>8} of {:<8}  {:<20}  {}\n",
+        coupon["id"].to_string(),
+        text(&drop["state"]),
+        left,
+        drop["quantity"].to_string(),
+        text(&drop["opens_at"]),
+        text(&coupon["name"])
+    )
 }
 
 /// Refuses a lower quantity, because slots that were given are promised.
-async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(), CommandFailure> {
-    let (coupon, _) = client.get(&path(id)).await?;
+async fn raise(client: &Client, id: Id, quantity: u32) -> Result<String, CommandFailure> {
+    let path = path(id);
+    let coupon = client.get(&path).await?;
     let now = coupon["quantity"].as_u64().unwrap_or_default();
     if u64::from(quantity) < now {
         return Err(CommandFailure::Refused(format!(
@@ -318,104 +309,30 @@ async fn raise(client: &Client, json: bool, id: Id, quantity: u32) -> Result<(),
         )));
     }
     // Send the revision, so that the change fails if another operator has changed the coupon since.
-    let revision = coupon["revision"].as_u64();
-    let changed = client
-        .change_if(&path(id), &json!({"quantity": quantity}), revision)
-        .await?;
-    show(json, &changed, false)
+    let revision = format!("\"{}\"", coupon["revision"]);
+    let header = Some((IF_MATCH.as_str(), revision.as_str()));
+    let body = json!({ "quantity": quantity });
+    let changed = client.send_with(Method::PATCH, &path, &body, header);
+    Ok(shown(&changed.await?))
 }
 
-async fn list(client: &Client, json: bool, state: Option<&str>) -> Result<(), CommandFailure> {
-    let state = state
-        .map(|state| format!("&state={}", encoded(state)))
-        .unwrap_or_default();
-    let mut next = Some(format!("/v1/coupons?limit=1000{state}"));
-    let mut all = Vec::new();
-    while let Some(path) = next {
-        let (page, link) = client.get(&path).await?;
-        all.extend(page.as_array().cloned().unwrap_or_default());
-        next = link;
+/// Closes the open drop, which cannot be undone. Without `yes`, only describes it.
+async fn close(client: &Client, id: Id, yes: bool) -> Result<String, CommandFailure> {
+    if yes {
+        let body = json!({"close_now": true});
+        return Ok(shown(&client.send(Method::PATCH, &path(id), &body).await?));
     }
-    print(&if json {
-        format!("{}\n", Value::Array(all))
+    let coupon = client.get(&path(id)).await?;
+    let drop = &coupon["current_drop"];
+    let is_open = matches!(drop["state"].as_str(), Some("open" | "sold_out" | "paused"));
+    Err(CommandFailure::Refused(if is_open {
+        format!(
+            "this would close drop {} of coupon {} ({} left) for good, and its waiting list ends: repeat it with --yes",
+            drop["id"], coupon["name"], drop["remaining"]
+        )
     } else {
-        table::coupons(&all)
-    })
-}
-
-/// Prints page by page, because there may be a million holders.
-async fn winners(
-    client: &Client,
-    json: bool,
-    id: Id,
-    drop: Option<i64>,
-    csv: bool,
-) -> Result<(), CommandFailure> {
-    let drop = drop
-        .map(|drop| format!("drop_id={drop}&"))
-        .unwrap_or_default();
-    let mut next = Some(format!("{}/issued?{drop}limit=2000", path(id)));
-    if csv {
-        let path = format!("{}/issued?{}", path(id), drop.trim_end_matches('&'));
-        return client.copy_csv(&path, print).await;
-    }
-    let mut of = None;
-    while let Some(path) = next {
-        let (page, link) = client.get_ops(&path).await?;
-        let rows = page["issued"]
-            .as_array()
-            .map_or(&[] as &[Value], Vec::as_slice);
-        let lines = || {
-            rows.iter()
-                .flat_map(|row| [row.to_string(), "\n".to_owned()])
-                .collect()
-        };
-        let text = if json {
-            lines()
-        } else {
-            table::winners(rows, &mut of)
-        };
-        print(&text)?;
-        next = link;
-    }
-    if of.is_none() && !json {
-        print("nobody holds one yet\n")
-    } else {
-        Ok(())
-    }
-}
-
-async fn revoke(
-    client: &Client,
-    json: bool,
-    args: &RevokeArgs,
-    by: &str,
-) -> Result<(), CommandFailure> {
-    let RevokeArgs {
-        id,
-        user,
-        reason,
-        drop,
-        may_claim_again,
-        ..
-    } = args;
-    let mut body = json!({"reason": reason, "by": by, "may_claim_again": may_claim_again});
-    if let Some(drop) = drop {
-        body["drop_id"] = json!(drop);
-    }
-    let path = format!("{}/people/{}/revoke", path(*id), encoded(user));
-    let revoked = client.ops(Method::POST, &path, &body, None).await?;
-    if json {
-        return print(&format!("{revoked}\n"));
-    }
-    let place = match revoked["slot"].as_u64() {
-        Some(slot) => format!(
-            "slot {slot} of drop {}, which goes to the next",
-            revoked["drop_id"]
-        ),
-        None => format!("a place of drop {}", revoked["drop_id"]),
-    };
-    print(&format!("revoked: {place}\n"))
+        "no drop is open, so there is nothing to close; `coupon pause` keeps the next one from admitting anybody".into()
+    }))
 }
 
 #[cfg(test)]

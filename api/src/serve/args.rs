@@ -11,7 +11,7 @@ use firstcome_shared::http::Limits;
 use firstcome_shared::tuning::Tuning;
 use secrecy::SecretString;
 
-use super::auth::{IdentityArgs, UserAuth};
+use super::auth::IdentityArgs;
 
 /// Whether coupons have public pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -66,14 +66,9 @@ pub struct HttpArgs {
     /// LISTEN_ADDR serves them to everybody)
     #[arg(long, env = "METRICS_ADDR", value_parser = listen_address)]
     pub metrics_addr: Option<SocketAddr>,
-    /// Maximum number of concurrent connections. If all are open, a new one replaces the one that
-    /// has been idle longest, or waits until a request ends.
+    /// Maximum number of concurrent connections. Further ones wait.
     #[arg(skip = Tuning::MaxConnections.or(10_000_u32))]
     pub max_connections: u32,
-    /// Maximum number of connections of one address (for IPv6, of one /64 network). `None` means
-    /// half of all connections.
-    #[arg(skip = Tuning::MaxConnectionsPerAddress.of_test::<u32>())]
-    pub max_connections_per_address: Option<u32>,
     /// Maximum time to receive the head of a request, including the idle time between two requests
     /// on one connection.
     #[arg(skip = Tuning::HeaderReadTimeoutMs.or(10_000_u64))]
@@ -94,25 +89,11 @@ pub struct HttpArgs {
     pub coupon_page: CouponPage,
 }
 
-/// Minimum limit of connections per address. An untrusted proxy or a company's NAT needs no more
-/// connections to one process, because proxies keep at most a few hundred per server by default.
-const ADDRESS_AT_LEAST: u32 = 2_048;
-
 impl ServeArgs {
     pub(crate) fn limits(&self) -> Limits {
-        let http = &self.http;
-        let is_behind_proxies =
-            self.identity.user_auth == UserAuth::TrustedHeader || http.ops_trusted_proxies > 0;
-        let share = if is_behind_proxies {
-            0
-        } else {
-            (http.max_connections / 2).max(ADDRESS_AT_LEAST)
-        };
-        let of_address = http.max_connections_per_address.unwrap_or(share);
         Limits {
-            connections: usize::try_from(http.max_connections).unwrap_or(usize::MAX),
-            connections_of_address: usize::try_from(of_address).ok().filter(|most| *most > 0),
-            header_read: Duration::from_millis(http.header_read_timeout_ms),
+            connections: self.http.max_connections as usize,
+            header_read: Duration::from_millis(self.http.header_read_timeout_ms),
             ..Limits::DEFAULT
         }
     }

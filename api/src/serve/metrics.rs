@@ -29,10 +29,6 @@ pub(super) fn describe() {
             "firstcome_claims_not_held_total",
             "Admissions answered 503: neither Kafka nor MySQL took them in time",
         ),
-        (
-            "firstcome_drop_making_failures_total",
-            "Times daily drops could not be created ahead",
-        ),
     ] {
         describe_counter!(name, meaning);
         counter!(name).absolute(0);

@@ -11,6 +11,7 @@ use firstcome_shared::http::problem::no_such_route;
 use firstcome_shared::http::{self, Limits, health, starting};
 use firstcome_shared::telemetry;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
@@ -121,6 +122,11 @@ impl ApiServer {
             app.stopping.cancel();
             closing.cancel();
         });
+        let closing = close.clone();
+        let begun = tokio::spawn(async move {
+            closing.cancelled().await;
+            Instant::now()
+        });
         if let Some((listener, routes)) = self.apart {
             tokio::spawn(http::serve(
                 listener,
@@ -140,7 +146,9 @@ impl ApiServer {
                 Some(what.unwrap_or("every background task"))
             }
         };
-        finish(&self.app, self.drain).await;
+        // Requests, claims in flight and messages share one deadline.
+        let ends_at = begun.await? + self.drain;
+        finish(&self.app, ends_at).await;
         match broken {
             None => Ok(()),
             Some(what) => anyhow::bail!("{what} ended; start this process again"),
@@ -165,15 +173,16 @@ fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 
 /// Waits for claims in flight, whose clients may have disconnected, then for the messages of the
 /// producer.
-async fn finish(app: &App, limit: Duration) {
-    let left = app.in_flight.finish(limit).await;
+async fn finish(app: &App, ends_at: Instant) {
+    let rest = || ends_at.saturating_duration_since(Instant::now());
+    let left = app.in_flight.finish(rest()).await;
     if left > 0 {
         tracing::warn!(
             left,
             "claims were still in flight at shutdown; the reconciler finishes those that were admitted"
         );
     }
-    let unsent = app.claims.durability().publisher().flush(limit).await;
+    let unsent = app.claims.second_store().publisher().flush(rest()).await;
     if unsent > 0 {
         tracing::warn!(
             unsent,

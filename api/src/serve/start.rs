@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use firstcome_shared::config::StartError;
 use firstcome_shared::http::seats::Seats;
 use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::processes::{ProcessRow, announce};
@@ -18,12 +19,12 @@ use super::catalogue::Catalogue;
 use super::catalogue::listed::ListedPages;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
-use super::claim::durability::Durability;
 use super::claim::fallback::Fallback;
 use super::claim::in_flight::InFlightLimit;
-use super::claim::publisher::Publisher;
+use super::claim::kafka::Publisher;
+use super::claim::second_store::SecondStore;
 use super::state::{ChangeLocks, Services};
-use crate::stores::{StoreWait, unless_stopped};
+use crate::stores::{StoreWait, of_mysql, unless_stopped};
 
 /// Maximum number of concurrent CSVs of holders, for operators and for viewers. A CSV takes as long
 /// as its client needs to read it.
@@ -40,24 +41,23 @@ pub(super) async fn services(
     if let Some(warning) = identity.warning(args.http.listen_addr) {
         tracing::warn!("{warning}");
     }
-    let mysql = Bulkheads::new(
-        &args.mysql.settings()?,
-        Duration::from_millis(args.http.question_timeout_ms),
-    )?;
+    let settings = args.mysql.settings()?;
+    let question_timeout = Duration::from_millis(args.http.question_timeout_ms);
+    let mysql = Bulkheads::new(&settings, question_timeout)?;
     let redis = args
         .redis
         .settings(args.mysql.store_timeout(), &args.mysql.tls)?;
     let redis = Redis::new(&redis).context("REDIS_URL can't be used")?;
-    let wait = StoreWait::new(&args.start, shutdown);
-    let settings = args.mysql.settings()?;
     let kafka = args.kafka.settings(&args.mysql.tls)?;
+    let wait = StoreWait::new(&args.start, shutdown);
+    let of_redis = format!("Redis at {}", redis.host_and_port());
     let checked = tokio::try_join!(
-        wait.tables(&settings),
-        wait.redis_settings(&redis),
+        wait.tables_or_copy(&settings, &redis),
+        wait.until(&of_redis, async || Ok(redis.check_at_start().await?)),
         wait.topic_or_away(&kafka),
-        wait.keys(&identity)
+        keys(&wait, &identity)
     );
-    let Some(((), (), partitions, ())) = unless_stopped(checked)? else {
+    let Some((copy, (), partitions, ())) = unless_stopped(checked)? else {
         return Ok(None);
     };
     tracing::info!(partitions, "the stores that answer have safe settings");
@@ -69,15 +69,15 @@ pub(super) async fn services(
     )
     .await;
 
+    let load = async || {
+        let db = mysql.catalogue.clone();
+        Ok(Catalogue::load(db, redis.clone(), copy.clone()).await?)
+    };
     // Wait again for a store that became unavailable after its check.
+    let of_mysql = of_mysql(&settings);
     let read = tokio::try_join!(
-        wait.redis(&redis, async || redis.ping().await),
-        wait.mysql(&settings, async || Ok(Catalogue::load(
-            mysql.catalogue.clone(),
-            redis.clone()
-        )
-        .await
-        .map_err(anyhow::Error::from)?))
+        wait.until(&of_redis, async || Ok(redis.ping().await?)),
+        wait.until(&of_mysql, load)
     );
     let Some(((), catalogue)) = unless_stopped(read)? else {
         return Ok(None);
@@ -85,7 +85,8 @@ pub(super) async fn services(
     let catalogue = Arc::new(catalogue);
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions)?;
     let fallback = Fallback::new(&mysql.fallback, args.publish.backup_deadline());
-    let durability = Durability::new(
+    let second_store = SecondStore::new(
+        redis.clone(),
         publisher,
         fallback,
         mysql.questions.clone(),
@@ -96,7 +97,7 @@ pub(super) async fn services(
         &mysql,
         redis.clone(),
         Arc::clone(&catalogue),
-        durability,
+        second_store,
         &in_flight,
         args.mysql.store_timeout(),
     );
@@ -114,6 +115,19 @@ pub(super) async fn services(
         coupon_page: args.http.coupon_page,
         stopping: CancellationToken::new(),
     }))
+}
+
+/// Waits for the keys that verify tokens.
+async fn keys(wait: &StoreWait<'_>, identity: &Identity) -> Result<(), StartError> {
+    let Some(keys) = identity.key_set() else {
+        return Ok(());
+    };
+    let read = async || Ok(keys.read().await?);
+    let read = wait.until(&keys.to_string(), read).await;
+    read.map_err(|error| match error {
+        StartError::Refused(why) => StartError::Refused(format!("{keys}: {why}")),
+        other => other,
+    })
 }
 
 fn process(args: &ServeArgs, kafka: &KafkaSettings) -> ProcessRow {

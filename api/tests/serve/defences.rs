@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use firstcome_shared::domain::DropId;
-use firstcome_stack::{HogKind, Hogs, ProxyFault};
+use firstcome_stack::ProxyFault;
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -122,22 +121,6 @@ async fn limits_the_size_of_heads_and_bodies() {
     assert_eq!(&timeout(LIMIT, sending).await.unwrap(), b"HTTP/1.1 413");
 }
 
-/// `probe_is_served_when_idle_connections_fill_the_pool`, a test of the shared server, covers the
-/// other ways to hold a connection.
-#[tokio::test(flavor = "multi_thread")]
-async fn new_connection_replaces_an_idle_one_at_the_limit() {
-    let world = ServeWorld::new().await;
-    let api = world.with("max-connections", 10).api().await;
-    let (id, _) = api.make(open(1)).await;
-    let address = api.base.trim_start_matches("http://").parse().unwrap();
-    let hogs = Hogs::start(address, HogKind::Silent, "/healthz", 20);
-    hogs.have_opened(20).await;
-    for probe in ["/healthz", "/readyz"] {
-        assert_eq!(hogs.failed_probes(probe).await, [""; 0], "{probe}");
-    }
-    assert_eq!(api.claim(id, "u-1").await.status, 202);
-}
-
 #[tokio::test]
 async fn requests_for_missing_coupons_share_few_statements() {
     let world = ServeWorld::new().await;
@@ -173,42 +156,6 @@ async fn coupon_created_at_one_process_is_visible_at_another_immediately() {
 }
 
 #[tokio::test]
-async fn creates_and_loads_missing_daily_drops_at_start() {
-    let world = ServeWorld::new().await;
-    let schedule = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": "2026-01-01"});
-    let api = world.api().await;
-    let (id, _) = api.make(with(open(5), "schedule", schedule)).await;
-    api.stop().await;
-    let count = async || {
-        world.sql("SELECT COUNT(*) FROM {db}.drops").await[0][0]
-            .parse::<i64>()
-            .unwrap()
-    };
-    let made_first = count().await;
-    assert!(made_first >= 2, "{made_first}");
-    world
-        .sql("DELETE FROM {db}.drops ORDER BY opens_at DESC LIMIT 1")
-        .await;
-
-    let apis = [world.api().await, world.api().await];
-    until("the drops are created again", async || {
-        count().await == made_first
-    })
-    .await;
-    let newest: i64 = world
-        .sql("SELECT id FROM {db}.drops ORDER BY opens_at DESC LIMIT 1")
-        .await[0][0]
-        .parse()
-        .unwrap();
-    let meta = world.keys(id, DropId(newest)).meta;
-    until("the last drop is loaded", async || {
-        world.ask_redis(&["EXISTS", &meta]).await
-    })
-    .await;
-    drop(apis);
-}
-
-#[tokio::test]
 async fn metrics_have_route_and_outcome() {
     let world = ServeWorld::new().await;
     let api = world.with("catalogue-refresh-ms", 50).api().await;
@@ -229,41 +176,6 @@ async fn metrics_have_route_and_outcome() {
         age.is_finite() && age > Duration::from_secs(60).as_secs_f64()
     })
     .await;
-}
-
-#[tokio::test]
-async fn new_connection_replaces_an_idle_one_of_its_address_at_the_limit() {
-    let world = ServeWorld::new().await;
-    let api = world.with("max-connections-per-address", 2).api().await;
-    let ask = async |stream: &mut TcpStream| {
-        stream
-            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-            .await
-            .ok()?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"{\"status\":\"ok\"}") {
-            answer.push(stream.read_u8().await.ok()?);
-        }
-        Some(answer.starts_with(b"HTTP/1.1 200"))
-    };
-    let mut first = connect(&api).await;
-    let mut second = connect(&api).await;
-    assert_eq!(
-        (ask(&mut first).await, ask(&mut second).await),
-        (Some(true), Some(true))
-    );
-    let mut third = connect(&api).await;
-    assert_eq!(
-        timeout(LIMIT, ask(&mut third)).await.unwrap(),
-        Some(true),
-        "an idle connection makes room"
-    );
-    let first = ask(&mut first).await;
-    let second = ask(&mut second).await;
-    assert!(
-        first.is_some() != second.is_some(),
-        "exactly one of the two is closed: {first:?} {second:?}"
-    );
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Authentication: the gateway's secret, and keys of an issuer that rotate.
+//! Authentication: keys of an issuer that rotate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,39 +14,6 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::world::{AUDIENCE, ISSUER, ServeWorld, claims, open, until};
-
-#[tokio::test]
-async fn refuses_user_header_without_the_gateway_secret() {
-    let world = ServeWorld::new().await;
-    let old = "a".repeat(40);
-    let new = "b".repeat(40);
-    let api = world
-        .with("trusted-header-secret", format!("{old},{new}"))
-        .api()
-        .await;
-    let (id, _) = api.make(open(5)).await;
-    let path = format!("/v1/coupons/{id}/claims");
-    let before = world.dump().await;
-    let ask = async |user: &str, secrets: &[&str]| {
-        let headers = secrets
-            .iter()
-            .map(|secret| ("x-gateway-secret", *secret))
-            .chain([("x-user-id", user)]);
-        api.ask(Method::POST, &path, &headers.collect::<Vec<_>>(), "")
-            .await
-    };
-    for wrong in [&[][..], &[""], &[&old[1..]], &[&old, &old]] {
-        assert_eq!(
-            ask("u-1", wrong).await.code(),
-            (401, "unauthorized"),
-            "{wrong:?}"
-        );
-    }
-    assert_eq!(world.dump().await, before);
-    assert_eq!(ask("u-1", &[&old]).await.code(), (202, "accepted"));
-    assert_eq!(ask("u-2", &[&new]).await.code(), (202, "accepted"));
-    api.mine(id, "u-1").await.is(401, "unauthorized"); // lookups need the secret too
-}
 
 #[tokio::test]
 async fn accepts_the_first_token_signed_by_a_rotated_key() {

@@ -287,3 +287,42 @@ async fn shutdown_during_a_rush_publishes_all_admissions() {
     assert!(yes <= users);
     assert_eq!(world.published().await.len(), users);
 }
+
+#[tokio::test]
+async fn api_that_starts_without_mysql_serves_claims_from_the_copy_in_redis() {
+    let world = ServeWorld::new().await;
+    let (proxied, mysql) = behind_mysql(&world).await;
+    let first = world.api().await;
+    let (id, drop) = first.make(open(5)).await;
+    let (over, _) = world.make_over(&first, 5).await;
+    first.stop().await;
+    // As the reconciler writes it.
+    let coupons = world.db().catalogue().await.unwrap();
+    world.redis.write_catalogue_copy(&coupons).await.unwrap();
+    mysql.set(ProxyFault::Cut).await.unwrap();
+
+    let api = proxied.with("catalogue-refresh-ms", 50).api().await;
+    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
+    assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
+    assert_eq!(api.mine(id, "u-1").await.json["status"], "accepted");
+    let ready = api.get("/readyz").await;
+    assert_eq!(ready.status, 200);
+    assert!(
+        ready.json.to_string().contains("copy in Redis"),
+        "{ready:?}"
+    );
+    // Neither a missing coupon nor an end rests on the copy alone.
+    assert_eq!(api.claim(4_711, "u-1").await.code(), (503, "unavailable"));
+    assert_eq!(api.claim(over, "u-1").await.code(), (503, "unavailable"));
+
+    mysql.set(ProxyFault::Pass).await.unwrap();
+    until("coupons are read from MySQL", async || {
+        api.claim(over, "u-1").await.code() == (410, "closed")
+    })
+    .await;
+    assert_eq!(api.claim(4_711, "u-1").await.status, 404);
+    assert_eq!(
+        api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"],
+        drop
+    );
+}

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_api::serve::ApiServer;
+use firstcome_shared::config::MysqlArgs;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
@@ -170,6 +172,13 @@ impl ServeWorld {
             client: Client::new(),
             running: RunningProgram { stop, task },
         })
+    }
+
+    /// Connects to the database as the services do.
+    pub(crate) fn db(&self) -> Db {
+        let url = format!("--database-url={}", self.settings["database-url"]);
+        let args: MysqlArgs = parse([url]).unwrap();
+        Db::new(&args.settings().unwrap()).unwrap()
     }
 
     pub(crate) async fn sql(&self, statement: &str) -> Vec<Vec<String>> {

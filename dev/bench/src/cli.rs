@@ -27,16 +27,8 @@ pub enum Part {
     Designs,
     /// The HTTP server, the script and MySQL alone, compared with sold-out claims
     Ceilings,
-    /// The designs that keep everything in MySQL, while MySQL is stalled, killed or shared
-    Mysql,
-    /// Claims that all win
-    Claims,
     /// CPU per winner and process, alternating with design j and, with --against, another build
     Winners,
-    /// Two minutes in which every claim wins, and claims during passes over the closed drop
-    Sustained,
-    /// Memory of the API under many connections
-    Memory,
     /// Time from the last admission to exact rows, repeatedly
     Exact,
     /// Rows per second of the consumer
@@ -46,19 +38,6 @@ pub enum Part {
     Doubles,
     /// Passes of the reconciler: clean, repairing, and with many sealed drops
     Passes,
-    /// Time from process start to ready
-    Start,
-    /// Claims while slow clients hold sockets
-    Slow,
-    /// Claims while thousands of users have the coupon's page open
-    Viewers,
-    /// 1, 2 and 4 APIs and consumers, one coupon and eight, one Redis and a cluster
-    Scaling,
-    /// Claims while clients request lists of coupons nonstop
-    Anonymous,
-    /// Claims with and without exported traces, alternating; with --against, also with another
-    /// build
-    Traces,
 }
 
 impl Part {
@@ -77,7 +56,7 @@ pub struct BenchOptions {
     /// Run for about a minute to check that everything works; the figures mean little
     #[arg(long)]
     pub quick: bool,
-    /// Requests of the rush on every design; in `mysql`, half of them win
+    /// Requests of the rush on every design
     #[arg(long, env = "REQUESTS")]
     pub requests: Option<u32>,
     /// Coupons in the rush
@@ -104,8 +83,6 @@ pub struct BenchSize {
     pub many_requests: u32,
     /// Number of claims that all win, and of rows of the consumer.
     pub winners: u32,
-    /// Number of winners in one drop that takes about two minutes.
-    pub sustained: u32,
     /// Number of coupons in the rushes in which a process is killed.
     pub killed: u32,
     /// Number of rushes after which the time from the last admission to exact rows is measured.
@@ -120,8 +97,6 @@ pub struct BenchSize {
     pub small: u32,
     /// Number of claims of a drop that Redis has lost.
     pub rebuilt: u32,
-    pub memory_claims: u32,
-    pub starts: u32,
     /// Duration of the open loop in seconds.
     pub open_seconds: u32,
 }
@@ -152,7 +127,6 @@ impl BenchSize {
             connections: 64,
             many_requests: 100_000,
             winners: 200_000,
-            sustained: 3_000_000,
             killed: 2_000,
             rushes: 200,
             passes: [10_000, 100_000, 1_000_000],
@@ -160,8 +134,6 @@ impl BenchSize {
             sealed: 1_000,
             small: 2_000,
             rebuilt: 3_000_000,
-            memory_claims: 1_000_000,
-            starts: 10,
             open_seconds: 30,
         };
         if quick {
@@ -169,7 +141,6 @@ impl BenchSize {
                 requests: 3_000,
                 many_requests: 10_000,
                 winners: 5_000,
-                sustained: 10_000,
                 killed: 300,
                 rushes: 5,
                 passes: [1_000, 10_000, 50_000],
@@ -177,8 +148,6 @@ impl BenchSize {
                 sealed: 100,
                 small: 50,
                 rebuilt: 10_000,
-                memory_claims: 20_000,
-                starts: 3,
                 open_seconds: 5,
                 ..whole
             }

@@ -59,18 +59,4 @@ impl Bench {
             )
             .await
     }
-
-    /// Sets Redis's `appendfsync`. `always` waits for the disk at every write, `everysec` flushes
-    /// once a second.
-    pub async fn fsync(&self, policy: &str) -> Result<()> {
-        let mut conn = redis::Client::open(self.servers.stack.redis.url())?
-            .get_multiplexed_async_connection()
-            .await?;
-        Ok(redis::cmd("CONFIG")
-            .arg("SET")
-            .arg("appendfsync")
-            .arg(policy)
-            .query_async(&mut conn)
-            .await?)
-    }
 }

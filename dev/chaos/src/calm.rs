@@ -18,8 +18,8 @@ use crate::excuses::Excuses;
 use crate::operators::Operators;
 use crate::run::{announce, record_end_of};
 use crate::schedule::FaultSchedule;
+use crate::servers::ProxiedServers;
 use crate::system::SystemUnderTest;
-use crate::tested::TestedServers;
 use crate::wait::pause;
 
 /// Coupons in each round. The first one has an allow list.
@@ -116,7 +116,7 @@ impl Gates {
 /// Fails if the harness fails.
 pub async fn calm(lasts: Duration, out: &Path) -> Result<SeenCalm> {
     std::fs::create_dir_all(out)?;
-    let servers = Arc::new(TestedServers::start(false).await?);
+    let servers = Arc::new(ProxiedServers::start().await?);
     let schedule = FaultSchedule {
         quantity: 60,
         people: 110,

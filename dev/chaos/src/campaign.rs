@@ -18,8 +18,6 @@ use crate::worker::CampaignWorker;
 pub struct Campaign {
     pub first: u64,
     pub seeds: u64,
-    /// Runs the schedules on clusters instead of one server per store.
-    pub clusters: bool,
     /// Selects only schedules with a fault whose name contains this text.
     pub fault: Option<String>,
     pub workers: usize,
@@ -48,11 +46,7 @@ impl Campaign {
             if seed >= self.first + self.seeds {
                 return Ok(());
             }
-            let schedule = if self.clusters {
-                FaultSchedule::draw_on_clusters(seed)
-            } else {
-                FaultSchedule::draw(seed)
-            };
+            let schedule = FaultSchedule::draw(seed);
             let wanted = |name: &str| self.fault.as_ref().is_none_or(|part| name.contains(part));
             if !schedule
                 .faults
@@ -61,10 +55,7 @@ impl Campaign {
             {
                 continue;
             }
-            let folder = self.out.join(format!(
-                "{}seed-{seed}",
-                if self.clusters { "cluster-" } else { "" }
-            ));
+            let folder = self.out.join(format!("seed-{seed}"));
             let ran = worker.run(&schedule, &folder).await;
             let done = {
                 let mut report = report.lock();

@@ -27,6 +27,8 @@ enum Covers {
     SecondClaim,
     /// A look-up that does not show a promised slot.
     Denial,
+    /// A user on an allow list without a slot, although slots are left.
+    NoSlot,
     /// A finding of the last pass.
     Finding(fn(&LeftFinding, &Owed) -> bool),
     /// An open dead letter.
@@ -53,7 +55,7 @@ pub(crate) struct OpenLetter {
     pub(crate) user: Option<String>,
 }
 
-const EXCUSES: [Excuse; 9] = [
+const EXCUSES: [Excuse; 10] = [
     Excuse {
         reason: "an older state restored into a running store may break promises, which are then listed by name",
         after: &[restores_older_state],
@@ -108,6 +110,11 @@ const EXCUSES: [Excuse; 9] = [
                 | Violation::Denied { drop, person, .. }
                 if is_owed(owed, i64::try_from(*drop).ok(), Some(person)))
         }),
+    },
+    Excuse {
+        reason: "a user who returned a slot has none, although an older MySQL has forgotten claim and return",
+        after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
+        covers: Covers::NoSlot,
     },
     Excuse {
         reason: "claims behind an unreadable batch are lost if Redis has lost them, too; their offsets are listed",
@@ -206,6 +213,10 @@ impl Excuses {
         self.any(|covers| matches!(covers, Covers::Denial))
     }
 
+    pub(crate) fn no_slot(&self) -> bool {
+        self.any(|covers| matches!(covers, Covers::NoSlot))
+    }
+
     pub(crate) fn finding(&self, finding: &LeftFinding, owed: &Owed) -> bool {
         self.any(|covers| matches!(covers, Covers::Finding(fits) if fits(finding, owed)))
     }
@@ -263,6 +274,12 @@ mod tests {
     fn look_ups_may_deny_a_slot_only_after_keys_were_restored_into_a_running_redis() {
         assert!(after(&[restored()]).denial());
         assert!(!after(&[old_database(), Fault::Flush]).denial());
+    }
+
+    #[test]
+    fn listed_users_may_lack_a_slot_only_after_mysql_went_back() {
+        assert!(after(&[old_database()]).no_slot());
+        assert!(!after(&[restored(), Fault::Flush]).no_slot());
     }
 
     #[test]

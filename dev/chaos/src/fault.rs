@@ -372,25 +372,6 @@ pub enum Fault {
     /// A row and its admission are deleted in every store. Never drawn from a seed, because no
     /// design can keep that promise. It proves that the checker notices a lost promise.
     EveryCopyDeleted,
-    /// On clusters: kills the primary of a coupon, or suspends it if `frozen`. It returns after
-    /// `ms`, as a replica if its own replica has taken over. (Coupons are numbered from 0.)
-    RedisPrimary {
-        number: usize,
-        frozen: bool,
-        ms: u64,
-    },
-    /// On clusters: kills a broker, or suspends it if `frozen`. It returns after `ms`.
-    Broker {
-        id: i32,
-        frozen: bool,
-        ms: u64,
-    },
-    /// On clusters: kills MySQL's primary, or cuts it off if `frozen`. After `ms` its replica takes
-    /// over behind the same address, and the old primary returns as the replica.
-    MysqlFailOver {
-        frozen: bool,
-        ms: u64,
-    },
 }
 
 impl Fault {
@@ -512,15 +493,8 @@ impl Fault {
             Self::MysqlDeadlocks { .. } => "mysql deadlocks".into(),
             Self::MysqlDiskFull { .. } => "mysql disk full".into(),
             Self::EveryCopyDeleted => "every copy deleted".into(),
-            Self::RedisPrimary { frozen, .. } => format!("{} redis primary", broken_off(*frozen)),
-            Self::Broker { frozen, .. } => format!("{} broker", broken_off(*frozen)),
-            Self::MysqlFailOver { frozen, .. } => format!("{} mysql primary", broken_off(*frozen)),
         }
     }
-}
-
-fn broken_off(frozen: bool) -> &'static str {
-    if frozen { "freeze" } else { "kill" }
 }
 
 impl fmt::Display for Fault {
@@ -563,8 +537,6 @@ impl fmt::Display for Fault {
             | Self::TopicRecreated
             | Self::BlindConfirm => Ok(()),
             Self::PositionsMoved { by } => write!(out, " by {by}"),
-            Self::RedisPrimary { number, ms, .. } => write!(out, " of coupon {number} for {ms} ms"),
-            Self::Broker { id, ms, .. } => write!(out, " {id} for {ms} ms"),
             Self::ColdStart { ms, .. }
             | Self::KillServer { ms, .. }
             | Self::FreezeServer { ms, .. }
@@ -578,8 +550,7 @@ impl fmt::Display for Fault {
             | Self::MysqlReadOnly { ms }
             | Self::MysqlLocks { ms }
             | Self::MysqlDeadlocks { ms }
-            | Self::MysqlDiskFull { ms }
-            | Self::MysqlFailOver { ms, .. } => write!(out, " for {ms} ms"),
+            | Self::MysqlDiskFull { ms } => write!(out, " for {ms} ms"),
         }
     }
 }

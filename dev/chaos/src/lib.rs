@@ -2,9 +2,8 @@
 //!
 //! - [`schedule`]: the crowd, its coupons, the time of each [`fault`], and expectations besides
 //!   exactness ([`expect`]). Each seed gives one schedule.
-//! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`clusters`]: several servers per
-//!   store; [`tested`]: one of these two; [`supervisor`]: restarts our processes when they end;
-//!   [`system`]: the system under test, which combines these.
+//! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`supervisor`]: restarts our
+//!   processes when they end; [`system`]: the system under test, which combines these.
 //! - [`inject()`]: injects a fault and reports whether it had an effect.
 //! - [`clients`]: users who claim until they get an answer; a history records all of it.
 //! - [`operators`]: two operators who keep changing coupons.
@@ -14,13 +13,10 @@
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
 //!   a failure needs; [`report`]: a summary.
 //! - [`calm`]: traffic without faults, in which no coupon may close.
-//! - [`soak`]: half an hour of traffic and faults on one system, and the [`resources`] it uses.
 
 pub mod calm;
 pub mod campaign;
 pub mod clients;
-mod cluster_schedule;
-pub mod clusters;
 pub mod evidence;
 mod excuses;
 pub mod expect;
@@ -30,15 +26,12 @@ pub mod operators;
 mod place;
 mod replica;
 pub mod report;
-pub mod resources;
 pub mod run;
 pub mod schedule;
 pub mod servers;
 pub mod shrink;
-pub mod soak;
 pub mod supervisor;
 pub mod system;
-pub mod tested;
 pub mod verify;
 mod wait;
 pub mod worker;

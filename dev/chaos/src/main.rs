@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand};
 use firstcome_chaos::campaign::Campaign;
 use firstcome_chaos::schedule::FaultSchedule;
@@ -17,10 +16,6 @@ use firstcome_chaos::worker::CampaignWorker;
 struct Args {
     #[command(subcommand)]
     verb: Verb,
-    /// Use clusters: a Redis Cluster, three brokers, and MySQL with a replica that takes over.
-    /// Faults break single servers of them, and our processes. (About 2.5 GB per worker.)
-    #[arg(long, env = "CLUSTER", global = true, value_parser = FalseyValueParser::new())]
-    cluster: bool,
 }
 
 #[derive(Subcommand)]
@@ -51,15 +46,6 @@ enum Verb {
         #[arg(long, default_value = "target/chaos/replay")]
         out: PathBuf,
     },
-    /// Runs traffic and faults on one system for a long time. Its use of resources must not grow.
-    Soak {
-        /// Duration in minutes.
-        #[arg(long, env = "MINUTES", default_value_t = 30)]
-        minutes: u64,
-        /// Folder for the histories of failures and the resource figures.
-        #[arg(long, default_value = "target/chaos/soak")]
-        out: PathBuf,
-    },
     /// Runs traffic without faults, with a pass every second. No coupon may close.
     Calm {
         /// Duration in minutes.
@@ -78,8 +64,7 @@ enum Verb {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let Args { verb, cluster } = Args::parse();
-    let good = match verb {
+    let good = match Args::parse().verb {
         Verb::Run {
             seeds,
             first,
@@ -90,7 +75,6 @@ async fn main() -> Result<ExitCode> {
             let campaign = Campaign {
                 first,
                 seeds,
-                clusters: cluster,
                 fault,
                 workers,
                 out: out.clone(),
@@ -108,17 +92,14 @@ async fn main() -> Result<ExitCode> {
             );
             report.passed()
         }
-        Verb::Replay { what, out } => replay(&what, cluster, &out).await?,
-        Verb::Soak { .. } if cluster => anyhow::bail!("the soak uses one server per store"),
-        Verb::Soak { minutes, out } => firstcome_chaos::soak::soak(minutes, &out).await?,
-        Verb::Calm { .. } if cluster => anyhow::bail!("the calm uses one server per store"),
+        Verb::Replay { what, out } => replay(&what, &out).await?,
         Verb::Calm { minutes, out } => {
             let seen = firstcome_chaos::calm::calm(Duration::from_secs(minutes * 60), &out).await?;
             println!("{seen}");
             seen.is_good()
         }
         Verb::Show { seed } => {
-            println!("{}", drawn(seed, cluster));
+            println!("{}", FaultSchedule::draw(seed));
             true
         }
     };
@@ -129,17 +110,9 @@ async fn main() -> Result<ExitCode> {
     })
 }
 
-fn drawn(seed: u64, clusters: bool) -> FaultSchedule {
-    if clusters {
-        FaultSchedule::draw_on_clusters(seed)
-    } else {
-        FaultSchedule::draw(seed)
-    }
-}
-
-async fn replay(what: &str, cluster: bool, out: &std::path::Path) -> Result<bool> {
+async fn replay(what: &str, out: &std::path::Path) -> Result<bool> {
     let schedule = if let Ok(seed) = what.parse() {
-        drawn(seed, cluster)
+        FaultSchedule::draw(seed)
     } else {
         let text =
             std::fs::read(what).with_context(|| format!("{what} is neither a seed nor a file"))?;

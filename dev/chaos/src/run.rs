@@ -18,8 +18,8 @@ use crate::excuses::Excuses;
 use crate::inject::{Effect, inject, remove_what_came_back};
 use crate::operators::{self, Operators};
 use crate::schedule::{FaultSchedule, Timed};
+use crate::servers::ProxiedServers;
 use crate::system::SystemUnderTest;
-use crate::tested::TestedServers;
 use crate::verify;
 use crate::wait::pause;
 
@@ -61,7 +61,7 @@ pub struct ScheduleResult {
 ///
 /// Fails if the machine or a server fails. Such a run proves nothing about the product.
 pub async fn run(
-    servers: &Arc<TestedServers>,
+    servers: &Arc<ProxiedServers>,
     schedule: &FaultSchedule,
     folder: &Path,
 ) -> Result<ScheduleResult> {

@@ -57,9 +57,6 @@ pub struct FaultSchedule {
     /// Whether an operator keeps adding users to that list and removing others.
     #[serde(default)]
     pub relisted: bool,
-    /// Whether each store has several servers.
-    #[serde(default)]
-    pub clusters: bool,
     /// Number of processes of each kind. There are two daemons, unless a fault targets the daemon.
     pub processes: usize,
     /// Number of operators who keep changing the coupons.
@@ -151,7 +148,6 @@ impl FaultSchedule {
             },
             listed,
             relisted,
-            clusters: false,
             processes: EACH,
             operators: if rng.random_bool(0.5) { 2 } else { 0 },
             pollers: *[0, 4, 30].choose(&mut rng).unwrap_or(&0),
@@ -176,7 +172,6 @@ impl FaultSchedule {
             revoke_percent: 0,
             listed: 0,
             relisted: false,
-            clusters: false,
             processes: 1,
             operators: 0,
             pollers: 0,
@@ -483,9 +478,6 @@ impl fmt::Display for FaultSchedule {
         }
         if *pollers > 0 {
             write!(out, ", {pollers} poll")?;
-        }
-        if self.clusters {
-            out.write_str(", on clusters")?;
         }
         for timed in &self.faults {
             write!(out, "\n  {:>5} ms  {}", timed.at_ms, timed.fault)?;

@@ -11,7 +11,7 @@ use firstcome_stack::{
     FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisOptions,
     RedisServer,
 };
-use firstcome_testkit::{Clocks, PrefixedKeys, ProcessClock};
+use firstcome_testkit::{Clocks, PrefixedKeys, ProcessClock, StoreUrls, World, WorldStores};
 use tokio::sync::Mutex;
 
 use crate::fault::FaultyStore;
@@ -68,6 +68,28 @@ impl ProxiedServers {
             kafka_proxy: kafka.1,
             busy: Default::default(),
         })
+    }
+
+    /// Creates a world whose connections bypass the faults. The connections of its processes do
+    /// not.
+    pub(crate) async fn world(&self, name: &str) -> World {
+        let stores = WorldStores::at(StoreUrls {
+            redis: self.redis().url(),
+            mysql: self.mysql.url(),
+            kafka: self.kafka.bootstrap(),
+        });
+        let world = World::on(stores, name).await;
+        world.set("REDIS_URL", &self.redis_url());
+        world.set("DATABASE_URL", &self.database_url(world.database()));
+        world
+    }
+
+    /// Resets every proxy.
+    pub(crate) async fn heal(&self) -> Result<()> {
+        for store in FaultyStore::ALL {
+            self.proxy(store).set(ProxyFault::Pass).await?;
+        }
+        Ok(())
     }
 
     /// Starts a replica of the master behind this port.

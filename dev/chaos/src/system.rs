@@ -12,21 +12,19 @@ use firstcome_testkit::histories::Recorder;
 use firstcome_testkit::{ApiClient, MadeCoupon, PrefixedKeys, World};
 use serde_json::json;
 
-use crate::clusters::ClusteredServers;
 use crate::fault::Fault;
 use crate::place::GarbagePlace;
 use crate::replica::{Replica, follow};
 use crate::schedule::{FaultSchedule, Timed};
 use crate::servers::ProxiedServers;
 use crate::supervisor::Supervisor;
-use crate::tested::TestedServers;
 use crate::wait::{pause, until};
 
 const READY: Duration = Duration::from_secs(40);
 
 /// The system that a schedule breaks.
 pub struct SystemUnderTest {
-    pub servers: Arc<TestedServers>,
+    pub servers: Arc<ProxiedServers>,
     pub supervisor: Supervisor,
     /// Database, keys, topic, mails and logs. Its own connections bypass the proxies.
     pub world: World,
@@ -55,7 +53,7 @@ impl SystemUnderTest {
     /// Starts the system and creates the coupons. [`SystemUnderTest::supervise`] keeps it running.
     /// If that fails, keeps the logs of its processes in the folder.
     pub async fn start(
-        servers: Arc<TestedServers>,
+        servers: Arc<ProxiedServers>,
         schedule: &FaultSchedule,
         logs: &Path,
     ) -> Result<Self> {
@@ -95,11 +93,9 @@ impl SystemUnderTest {
             )
         };
         if schedule.faults.iter().any(needs_replica) {
-            *system.replica.lock().await = Some(follow(system.single()?).await?);
+            *system.replica.lock().await = Some(follow(&system.servers).await?);
         }
-        if let Ok(servers) = system.single() {
-            system.written_before = std::fs::metadata(servers.append_only_file()?)?.len();
-        }
+        system.written_before = std::fs::metadata(system.servers.append_only_file()?)?.len();
         Ok(system)
     }
 
@@ -208,17 +204,8 @@ impl SystemUnderTest {
 
     /// Returns the keys in the current Redis master.
     pub fn redis(&self) -> PrefixedKeys {
-        self.servers.redis(&self.world.setting("REDIS_KEY_PREFIX"))
-    }
-
-    /// Returns the servers, for a fault of single servers.
-    pub(crate) fn single(&self) -> Result<&ProxiedServers> {
-        self.servers.single()
-    }
-
-    /// Returns the servers, for a fault of clusters.
-    pub(crate) fn clusters(&self) -> Result<&ClusteredServers> {
-        self.servers.clusters()
+        let prefix = self.world.setting("REDIS_KEY_PREFIX");
+        PrefixedKeys::new(&self.servers.redis().url(), &prefix)
     }
 
     /// Resets every proxy.

@@ -23,7 +23,7 @@ pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result
         .await?;
         if has_list(coupon) {
             same_list(system, coupon).await?;
-            if is_short_of_people(system, coupon, quantity).await? {
+            if is_short_of_people(system, coupon, quantity, excuses).await? {
                 continue;
             }
         }
@@ -93,9 +93,6 @@ async fn no_orphans(system: &SystemUnderTest) -> Result<()> {
         number(system, days).await? == 0,
         "a day was given out twice"
     );
-    if system.single().is_err() {
-        return Ok(());
-    }
     let redis = system.redis();
     let keys: Vec<String> = redis.try_command(&["KEYS", &redis.own("*:users")]).await?;
     for key in keys {
@@ -149,6 +146,7 @@ async fn is_short_of_people(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
     quantity: u64,
+    excuses: &Excuses,
 ) -> Result<bool> {
     let redis = system.redis();
     let MadeCoupon { id, drop, .. } = coupon;
@@ -168,7 +166,7 @@ async fn is_short_of_people(
         .try_command(&["ZCARD", &redis.of_drop(*id, *drop, "waiting")])
         .await?;
     ensure!(
-        without == 0 && waiting == 0,
+        (without == 0 || excuses.no_slot()) && waiting == 0,
         "{given} of {quantity} slots are given, while {without} users on the allow list have none and {waiting} wait"
     );
     Ok(true)

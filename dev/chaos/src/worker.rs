@@ -5,12 +5,12 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use futures_util::FutureExt as _;
 
 use crate::run::{ScheduleResult, run};
 use crate::schedule::FaultSchedule;
-use crate::tested::TestedServers;
+use crate::servers::ProxiedServers;
 
 /// Number of schedules after which a worker starts new servers, because topics and logs accumulate.
 const FRESH_AFTER: u32 = 40;
@@ -18,7 +18,7 @@ const FRESH_AFTER: u32 = 40;
 /// The servers of a worker, which are replaced from time to time.
 #[derive(Default)]
 pub struct CampaignWorker {
-    servers: Option<Arc<TestedServers>>,
+    servers: Option<Arc<ProxiedServers>>,
     used: u32,
 }
 
@@ -30,17 +30,12 @@ impl CampaignWorker {
     /// Fails if the harness fails. That is a failure of the schedule: it may hide one of the
     /// product, for example a program that does not start.
     pub async fn run(&mut self, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
-        let fit = |servers: &Arc<TestedServers>| servers.are_clusters() == schedule.clusters;
-        let servers = if let Some(servers) = self
-            .servers
-            .take()
-            .filter(fit)
-            .filter(|_| self.used < FRESH_AFTER)
+        let servers = if let Some(servers) = self.servers.take().filter(|_| self.used < FRESH_AFTER)
         {
             servers
         } else {
             self.used = 0;
-            Arc::new(TestedServers::start(schedule.clusters).await?)
+            Arc::new(ProxiedServers::start().await?)
         };
         self.used += 1;
         if folder.exists() {
@@ -51,7 +46,10 @@ impl CampaignWorker {
             .catch_unwind()
             .await;
         let ran = ran.map_err(|panic| anyhow!("{}", said(panic.as_ref())))??;
-        servers.restore().await?;
+        servers
+            .restore()
+            .await
+            .context("the servers are unusable")?;
         self.servers = Some(servers);
         Ok(ran)
     }

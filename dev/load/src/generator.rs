@@ -51,7 +51,7 @@ impl CrowdPlan {
             coupon_id,
             crowd,
             connections,
-            identity: CrowdIdentity::TrustedHeader(None),
+            identity: CrowdIdentity::TrustedHeader,
             rate: None,
             patience: Duration::ZERO,
             warm_up: false,
@@ -168,13 +168,10 @@ impl CrowdWorker {
     }
 
     async fn ask(&mut self, identity: (&str, &str)) -> CrowdAnswer {
-        let proof = self.plan.identity.proof();
-        let both = [identity, proof.unwrap_or_default()];
-        let headers = &both[..=usize::from(proof.is_some())];
         let call = Call {
             method: "POST",
             path: &self.path,
-            headers,
+            headers: &[identity],
             body: b"",
         };
         let connection = match &mut self.connection {

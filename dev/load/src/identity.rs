@@ -43,10 +43,6 @@ pub struct CrowdIdentityArgs {
     /// File with the private key for signing tokens with the other algorithms, in PEM format
     #[arg(long, env = "JWT_PRIVATE_KEY_FILE")]
     pub jwt_private_key_file: Option<PathBuf>,
-    /// Gateway secret, sent as `X-Gateway-Secret`; if the value has two, separated by a comma, the
-    /// first is sent
-    #[arg(long, env = "TRUSTED_HEADER_SECRET", hide_env_values = true)]
-    pub trusted_header_secret: Option<SecretString>,
     /// Issuer in the tokens (`iss`)
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
@@ -57,8 +53,8 @@ pub struct CrowdIdentityArgs {
 
 #[derive(Clone)]
 pub enum CrowdIdentity {
-    /// The `X-User-Id` header, and the gateway's secret if there is one.
-    TrustedHeader(Option<SecretString>),
+    /// The `X-User-Id` header.
+    TrustedHeader,
     /// The `Authorization` header. Tokens are signed in advance, so that signing is not part of the
     /// measurement.
     Bearer(Vec<String>),
@@ -68,7 +64,7 @@ impl fmt::Debug for CrowdIdentity {
     /// Omits the tokens.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TrustedHeader(_) => f.write_str("TrustedHeader"),
+            Self::TrustedHeader => f.write_str("TrustedHeader"),
             Self::Bearer(tokens) => write!(f, "Bearer({} tokens)", tokens.len()),
         }
     }
@@ -91,16 +87,7 @@ impl CrowdIdentity {
     /// Fails if a setting is missing or a file cannot be read. The message contains no secret.
     pub fn new(args: &CrowdIdentityArgs, crowd: &Crowd) -> Result<Self> {
         match (args.user_auth, &args.tokens) {
-            (CrowdAuth::TrustedHeader, None) => {
-                let secret = args
-                    .trusted_header_secret
-                    .as_ref()
-                    .map(|secret| secret.expose_secret().split(','));
-                let first = secret
-                    .and_then(|mut parts| parts.next())
-                    .filter(|first| !first.is_empty());
-                Ok(Self::TrustedHeader(first.map(SecretString::from)))
-            }
+            (CrowdAuth::TrustedHeader, None) => Ok(Self::TrustedHeader),
             (CrowdAuth::TrustedHeader, Some(_)) => bail!("--tokens is for --user-auth jwt"),
             (CrowdAuth::Jwt, Some(path)) => {
                 let text = fs::read_to_string(path)
@@ -131,21 +118,11 @@ impl CrowdIdentity {
     /// Returns the header that identifies a user.
     pub fn header(&self, crowd: &Crowd, person: u32) -> (&'static str, String) {
         match self {
-            Self::TrustedHeader(_) => ("x-user-id", crowd.user_id(person)),
+            Self::TrustedHeader => ("x-user-id", crowd.user_id(person)),
             Self::Bearer(tokens) => (
                 "authorization",
                 tokens.get(person as usize).cloned().unwrap_or_default(),
             ),
-        }
-    }
-
-    /// Returns the header with which a gateway authenticates itself.
-    pub fn proof(&self) -> Option<(&'static str, &str)> {
-        match self {
-            Self::TrustedHeader(secret) => secret
-                .as_ref()
-                .map(|secret| ("x-gateway-secret", secret.expose_secret())),
-            Self::Bearer(_) => None,
         }
     }
 }

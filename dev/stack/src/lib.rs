@@ -69,7 +69,7 @@ pub use prometheus::{PrometheusOptions, PrometheusServer};
 pub use proxy::{FaultProxy, ProxyCounters, ProxyFault};
 pub use redis_cluster::RedisCluster;
 pub use redis_sentinels::RedisSentinels;
-pub use secure::{PASSWORD, SecureServers, USER};
+pub use secure::{PASSWORD, SecureServers, USER, kafka_login};
 pub use sentinel::{SentinelOptions, SentinelServer};
 pub use server::Server;
 pub use stack::{Stack, StackOptions};

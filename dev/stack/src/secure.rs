@@ -35,6 +35,11 @@ pub struct SecureServers {
     kafka_ways: [FaultProxy; 4],
 }
 
+/// Returns the value of `KAFKA_PROPERTIES` for a login over TLS.
+pub fn kafka_login(mechanism: &str, user: &str) -> String {
+    format!("security.protocol=SASL_SSL; sasl.mechanism={mechanism}; sasl.username={user}")
+}
+
 impl SecureServers {
     pub async fn start() -> Result<Self> {
         let certificates = tokio::task::spawn_blocking(CertificateFolder::make).await??;
@@ -66,9 +71,7 @@ impl SecureServers {
             ("TLS_CERT_FILE", file("client.pem")),
             ("TLS_KEY_FILE", file("client.key")),
             ("KAFKA_BROKERS", self.kafka_by_login()),
-            ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL".to_owned()),
-            ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512".to_owned()),
-            ("KAFKA_SASL_USERNAME", USER.to_owned()),
+            ("KAFKA_PROPERTIES", kafka_login("SCRAM-SHA-512", USER)),
             ("KAFKA_SASL_PASSWORD", PASSWORD.to_owned()),
         ]
         .into()

@@ -92,34 +92,6 @@ impl TestTopic {
         .await
     }
 
-    /// Sends many messages without keys.
-    pub async fn produce_many(&self, payloads: impl Iterator<Item: AsRef<[u8]>>) {
-        let producer: FutureProducer = self
-            .config()
-            .set("linger.ms", "20")
-            .set("batch.size", "60000")
-            .set("queue.buffering.max.messages", "0")
-            .create()
-            .unwrap();
-        let send = |payload: &[u8]| {
-            let record = FutureRecord::<str, [u8]>::to(&self.name)
-                .payload(payload)
-                .headers(self.headers(payload));
-            producer
-                .send_result(record)
-                .map_err(|(error, _)| error)
-                .unwrap()
-        };
-        let sent = payloads.map(|payload| send(payload.as_ref()));
-        for delivered in sent.collect::<Vec<_>>() {
-            delivered
-                .await
-                .unwrap()
-                .map_err(|(error, _)| error)
-                .unwrap();
-        }
-    }
-
     /// Sends one batch as a foreign producer would, regardless of its decompressed size. Returns
     /// the first offset. `codec` is the name of a Kafka codec.
     pub async fn produce_batch(&self, partition: i32, codec: &str, payloads: &[Vec<u8>]) -> i64 {

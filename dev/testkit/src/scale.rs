@@ -1,12 +1,11 @@
-//! Measurements at two sizes: small in every `make test`, and at full size in `cargo xtask scale`,
-//! which collects the lines printed here in a table.
+//! Measurements at two sizes: small in every `make test`, and at full size with `SCALE=full`.
 
-/// Whether this runs in `cargo xtask scale`.
+/// Whether this runs with `SCALE=full`.
 pub fn is_full() -> bool {
     std::env::var("SCALE").is_ok_and(|size| size == "full")
 }
 
-/// Measures `what` on a small installation and, in `cargo xtask scale`, at full size, and prints
+/// Measures `what` on a small installation and, with `SCALE=full`, at full size, and prints
 /// the line `scale: what | at full size | small | target`. Returns the value of the larger
 /// installation. A target has the format `≤ 20 ms`: a sign, a number, and optionally a unit.
 pub async fn measured(

@@ -239,19 +239,6 @@ impl World {
         }
     }
 
-    /// Marks all messages on the topic as read. Requires that no consumer is running.
-    pub async fn skip_all(&self) {
-        for (partition, (_, end)) in self.topic.offsets().await.into_iter().enumerate() {
-            let topic = self.topic.name();
-            self.sql
-                .query(&format!(
-                    "REPLACE INTO topic_positions (topic, partition_id, next_offset) VALUES ('{topic}', {partition}, {end})"
-                ))
-                .await;
-        }
-        self.topic.commit_from(|_, end| end).await;
-    }
-
     pub fn database(&self) -> &str {
         &self.database
     }
@@ -265,11 +252,6 @@ impl World {
     /// Returns the value of a setting, which must be set.
     pub fn setting(&self, name: &str) -> String {
         self.env.lock()[name].clone()
-    }
-
-    /// Returns the value of a setting, if it is set.
-    pub fn find_setting(&self, name: &str) -> Option<String> {
-        self.env.lock().get(name).cloned()
     }
 
     /// Returns all settings by name.

@@ -183,12 +183,8 @@ struct Chart {
 }
 
 /// Values that must be refused, with a word of the reason.
-const REFUSED: [(&str, &str); 26] = [
-    ("every pod", "secrets.api.TRUSTED_HEADER_SECRET="),
-    (
-        "TRUSTED_HEADER_SECRET",
-        "secrets.api.TRUSTED_HEADER_SECRET=short",
-    ),
+const REFUSED: [(&str, &str); 24] = [
+    ("every pod", "networkPolicy.enabled=false"),
     (
         "openssl rand -hex 32",
         "secrets.apiAndReconciler.OPS_TOKEN=",
@@ -213,16 +209,12 @@ const REFUSED: [(&str, &str); 26] = [
     ),
     ("SMTP_URL", "secrets.everywhere.SMTP_URL=smtp://mail"),
     (
-        "clear secrets.api.TRUSTED_HEADER_SECRET",
-        "settings.api.USER_AUTH=jwt",
-    ),
-    (
         "JWT_ISSUER",
-        "settings.api.USER_AUTH=jwt,secrets.api.TRUSTED_HEADER_SECRET=,settings.api.JWT_ALGORITHM=RS256",
+        "settings.api.USER_AUTH=jwt,settings.api.JWT_ALGORITHM=RS256",
     ),
     (
         "JWT_JWKS_URL",
-        "settings.api.USER_AUTH=jwt,secrets.api.TRUSTED_HEADER_SECRET=,settings.api.JWT_ALGORITHM=RS256,\
+        "settings.api.USER_AUTH=jwt,settings.api.JWT_ALGORITHM=RS256,\
          settings.api.JWT_ISSUER=i,settings.api.JWT_AUDIENCE=a",
     ),
     (

@@ -3,17 +3,14 @@
 
 mod attack;
 mod deploy;
-mod fuzz;
 mod helm;
 mod lint;
 mod pictures;
 mod programs;
 mod release;
 mod running;
-mod scale;
 mod shell;
 mod suite;
-mod valkey;
 
 use std::env;
 use std::process::ExitCode;
@@ -49,7 +46,7 @@ enum Job {
     },
     /// Run the tests of a release: single faults, a browser, many rows
     Faults,
-    /// Run seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock CLUSTER=1;
+    /// Run seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock;
     /// REPLAY=seed or file)
     Chaos,
     /// Compare Firstcome with other designs and its own limits (REQUESTS=100000 QUANTITY=100
@@ -74,28 +71,14 @@ enum Job {
     Drift,
     /// Open MySQL's client in a running `make run` (SQL="SELECT …" runs only that)
     Mysql,
-    /// Run mixed traffic and faults; memory, sockets, statements and tables must stay flat
-    /// (MINUTES=30)
-    Soak,
     /// Kill processes at every crash point, repeatedly, on real servers (CYCLES=100: half an hour)
     Crashes,
-    /// Measure at full size, with targets (WHAT=test names PROFILE=dev ROWS=50000000)
-    Scale,
-    /// Run the property tests of all inputs with fresh random inputs (MINUTES=10 CASES=5000)
-    Fuzz,
     /// Run schemathesis against both services, with all its checks (CASES=50 per operation, SEED=1,
     /// ONLY=set)
     Attack {
         #[command(subcommand)]
         part: Option<attack::Part>,
     },
-    /// Run the tests on Valkey instead of Redis
-    ValkeyTest {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
-    /// Test docker-compose.yml on a real engine: a rush, kills, down and up again
-    ComposeTest,
     /// Check the Helm chart with helm and the Kubernetes API schemas
     Helm {
         #[command(subcommand)]
@@ -103,8 +86,6 @@ enum Job {
     },
     /// Write the names of the programs' settings into the chart's schema
     SettingNames,
-    /// Update README's chart and table from the last `make bench`
-    Picture,
     /// Capture screenshots of all states of the pages and mails in a real browser, then those in
     /// the docs
     Pictures,
@@ -142,16 +123,10 @@ fn run(job: Job) -> Result<()> {
         Job::Rush { args } => running::rush(&args),
         Job::Drift => running::drift(),
         Job::Mysql => running::mysql(),
-        Job::Soak => programs::soak(),
         Job::Crashes => suite::crashes(),
-        Job::Scale => scale::run(),
-        Job::Fuzz => fuzz::run_for_minutes(),
         Job::Attack { part } => attack::attack(part),
-        Job::ValkeyTest { args } => valkey::test(&args),
-        Job::ComposeTest => programs::compose_test(),
         Job::Helm { part } => helm::run(part),
         Job::SettingNames => deploy::write_names(),
-        Job::Picture => programs::picture(),
         Job::Pictures => pictures::make(),
         Job::ApiDocs => suite::api_docs(),
     }

@@ -1,6 +1,6 @@
 //! Builds the programs, and runs tasks that consist of one program.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -8,16 +8,16 @@ use anyhow::{Context, Result};
 use crate::shell::{cargo, command, exec, run, setting};
 
 /// The programs of a running system. All tasks build the same selection, because other features
-/// would build dependencies twice (`cargo xtask lint features`).
-pub(crate) const SYSTEM: [&str; 5] = [
+/// would build dependencies twice.
+const SYSTEM: [&str; 5] = [
     "firstcome-api",
     "firstcome-reconciler",
     "firstcome-load",
     "firstcome-testkit",
     "firstcome-stack",
 ];
-pub(crate) const BENCH: [&str; 1] = ["firstcome-bench"];
-pub(crate) const CHAOS: [&str; 1] = ["firstcome-chaos"];
+const BENCH: [&str; 1] = ["firstcome-bench"];
+const CHAOS: [&str; 1] = ["firstcome-chaos"];
 
 /// The profile from `PROFILE`, and the folder into which cargo builds its programs.
 pub(crate) struct Profile {
@@ -112,15 +112,11 @@ pub(crate) fn become_program(name: &str) -> Result<()> {
     exec(&mut profile.program(name))
 }
 
-fn chaos_program() -> Result<Command> {
+pub(crate) fn chaos() -> Result<()> {
     let profile = Profile::or("dev");
     build(&profile, &[&SYSTEM, &CHAOS])?;
     fetch(&profile)?;
-    Ok(profile.program("firstcome-chaos"))
-}
-
-pub(crate) fn chaos() -> Result<()> {
-    let mut chaos = chaos_program()?;
+    let mut chaos = profile.program("firstcome-chaos");
     match setting("REPLAY") {
         Some(schedule) => chaos.args(["replay", &schedule]),
         None => chaos.arg("run"),
@@ -128,32 +124,8 @@ pub(crate) fn chaos() -> Result<()> {
     exec(&mut chaos)
 }
 
-pub(crate) fn soak() -> Result<()> {
-    exec(chaos_program()?.arg("soak"))
-}
-
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     let profile = Profile::new("release".to_owned());
     build(&profile, &[&SYSTEM, &BENCH])?;
     exec(profile.program("firstcome-bench").arg("all").args(args))
-}
-
-pub(crate) fn picture() -> Result<()> {
-    exec(
-        Profile::new("release".to_owned())
-            .program("firstcome-baselines")
-            .arg("picture"),
-    )
-}
-
-pub(crate) fn compose_test() -> Result<()> {
-    let mut build = command("dev/auditable.sh");
-    build.arg("--release");
-    for package in SYSTEM {
-        build.args(["-p", package]);
-    }
-    run(&mut build)?;
-    let profile = Profile::new("release".to_owned());
-    fetch(&profile)?;
-    exec(command(Path::new("dev/compose-test/run.sh")).arg(profile.folder))
 }

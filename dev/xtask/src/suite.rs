@@ -18,7 +18,7 @@ const SYSTEM: &str = "it";
 /// Tests of the whole system that run before a release and not for every change, because each costs
 /// several times as much as other tests. For every change, schedules with several faults replace
 /// those with single faults, and the services' own tests check the data that the pages get.
-const BEFORE_A_RELEASE: [&str; 47] = [
+const BEFORE_A_RELEASE: [&str; 38] = [
     // Single faults, on separate servers that are killed, silent or full.
     "faults::single",
     "faults::brokers",
@@ -50,18 +50,9 @@ const BEFORE_A_RELEASE: [&str; 47] = [
     "a_claim_survives_a_lost_network",
     "a_confirmed_return_frees_the_slot",
     "the_page_returns_the_coupon_of_the_drop",
-    "polling_for_the_code_slows_down",
     // Many rows, users or processes.
     "claims::acknowledged",
     "consumer::flood",
-    "operations::catalogue",
-    "operations::connections",
-    "operations::history",
-    "operations::holders",
-    "operations::mass_repairs",
-    "operations::members",
-    "operations::scale",
-    "operations::sizes",
     "each_lost_key_of_a_second_day",
     "a_coupon_reopens_after_a_loss_during_all",
     "manifests_roll_out",
@@ -72,12 +63,6 @@ const BEFORE_A_RELEASE: [&str; 47] = [
     "passes_that_cannot_read_the_topic",
     "redis_restart_while",
 ];
-
-/// Further tests that run only before a release: the demo under single faults, and the tests of the
-/// servers, because a failure of these makes every other test fail.
-const DEMO_UNDER_FAULTS: &str = "demo::whole::";
-const DEMO: &str = "load";
-const SERVERS: &str = "servers";
 
 /// The tests of the model. Its largest worlds also run only before a release.
 const MODEL: &str = "protocol";
@@ -106,20 +91,12 @@ pub(crate) fn faults() -> Result<()> {
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;
     let begun = Instant::now();
     let system = [&["--test", SYSTEM, "--"][..], &BEFORE_A_RELEASE].concat();
-    let demo = ["--test", DEMO, "--", DEMO_UNDER_FAULTS];
     let mut runs = Vec::new();
     let model = ["--test", MODEL, "--", "--ignored"];
-    for args in [&system[..], &["--test", SERVERS], &demo, &model] {
+    for args in [&system[..], &model] {
         runs.push(Run::shown(cargo_test(&Threads::system(), args))?);
     }
     sum_up(runs, begun)
-}
-
-/// Runs the tests at full size, with these arguments of `cargo test`.
-pub(crate) fn log_of_full_size(args: &[&str]) -> Result<Run> {
-    let mut tests = cargo_test(&Threads::system(), args);
-    tests.env("SCALE", "full");
-    Run::shown(tests)
 }
 
 pub(crate) fn attacks(schemathesis: &Path) -> Result<()> {
@@ -158,13 +135,9 @@ fn every_change(profile: &Profile) -> Result<Vec<Run>> {
     // `--bins` is not used, because it also builds and links the programs with `test = false`.
     // `--doc` is not used, because no crate has a tested example.
     let mut others = vec!["--lib", "--bin", "xtask"];
-    for name in programs
-        .iter()
-        .filter(|name| ![SYSTEM, SERVERS].contains(&name.as_str()))
-    {
+    for name in programs.iter().filter(|name| *name != SYSTEM) {
         others.extend(["--test", name]);
     }
-    others.extend(["--", "--skip", DEMO_UNDER_FAULTS]);
     let schedules = schedules(profile)?;
     thread::scope(|scope| {
         let others = scope.spawn(|| Run::kept(cargo_test(&Threads::processors(), &others)));
@@ -256,7 +229,7 @@ fn test_programs() -> Result<Vec<String>> {
 }
 
 /// Returns all targets that `cargo metadata` lists.
-pub(crate) fn targets(metadata: &Value) -> impl Iterator<Item = &Value> {
+fn targets(metadata: &Value) -> impl Iterator<Item = &Value> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
     packages.flat_map(|package| package["targets"].as_array().into_iter().flatten())
 }
@@ -289,10 +262,10 @@ fn first_number(text: &str, word: &str) -> Option<u64> {
 }
 
 /// The output of a command on both streams, and its error.
-pub(crate) struct Run {
-    pub(crate) log: String,
+struct Run {
+    log: String,
     /// The error of a command that failed.
-    pub(crate) failed: Option<anyhow::Error>,
+    failed: Option<anyhow::Error>,
 }
 
 impl Run {
@@ -383,11 +356,6 @@ impl Summary {
              in {programs} programs and {seconds} s{failures}{nothing}"
         )
     }
-}
-
-/// Returns the number of passed tests in the log of test programs.
-pub(crate) fn passed(log: &str) -> u64 {
-    Summary::of(log).passed
 }
 
 /// Returns the number before this word.

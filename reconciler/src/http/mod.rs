@@ -15,12 +15,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::extract::MAX_BODY_BYTES;
 use firstcome_shared::http::health::{self, check};
 use firstcome_shared::http::openapi::{self, with_problems};
 use firstcome_shared::http::ops::{OpsToken, require};
@@ -191,7 +189,6 @@ fn guarded(routes: Router) -> Router {
     routes
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn_with_state(deadline::DEADLINE, deadline::guarded))
 }
 

@@ -3,9 +3,7 @@
 //! reconciler's response types that the console shows.
 
 pub(crate) mod access;
-mod activity;
 pub mod api_client;
-mod connections;
 pub mod extract;
 pub mod fetch;
 pub mod headers;

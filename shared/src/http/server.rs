@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -17,27 +17,28 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use super::access;
-use super::activity::{Activity, Watched, WorkingBody};
-use super::connections::ConnectionPool;
 use super::ops::Peer;
 use super::request_id::RequestId;
 
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 
+/// Maximum age of a connection. The next response closes an older one, so that clients spread over
+/// new processes.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Added at random to [`LONGEST`], so that connections that began together do not end together.
+const JITTER_SECONDS: u64 = 120;
+
 /// Limits on clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Maximum number of concurrent connections. A new one replaces the connection that has been
-    /// idle longest. While all connections have requests in progress, the new one waits in the
-    /// operating system's queue.
+    /// Maximum number of concurrent connections. Further ones wait in the operating system's queue.
     pub connections: usize,
-    /// Maximum number of concurrent connections per address (per /64 network with IPv6). A new one
-    /// replaces an idle one of the same address. If there is none, the new one is closed.
-    pub connections_of_address: Option<usize>,
     /// Time limit for sending a request's head, for the time between two requests on a connection,
     /// and for reading a part of a response.
     pub header_read: Duration,
@@ -50,7 +51,6 @@ pub struct Limits {
 impl Limits {
     pub const DEFAULT: Self = Self {
         connections: 10_000,
-        connections_of_address: None,
         header_read: Duration::from_secs(10),
         header_bytes: 16 * 1024,
         drain: Duration::from_secs(10),
@@ -58,8 +58,7 @@ impl Limits {
 
     /// Limits for a listener that only supervisors and scrapers use.
     pub const FOR_MACHINES: Self = Self {
-        connections: 100,
-        connections_of_address: Some(50),
+        connections: 500,
         drain: Duration::from_secs(1),
         ..Self::DEFAULT
     };
@@ -84,20 +83,18 @@ pub async fn serve(
         .header_read_timeout(limits.header_read)
         .writev(true)
         .max_buf_size(limits.header_bytes.max(8 * 1024));
-    let pool = Arc::new(ConnectionPool::new(&limits));
+    let places = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     loop {
-        // Accept first, then close another connection if the pool is full: only an accepted
-        // connection may displace another.
-        let admitted = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
-            admitted = async {
-                let (stream, peer) = accept(&listener).await?;
-                Some((stream, peer, pool.admit(peer).await?))
-            } => admitted,
+            accepted = async {
+                let place = Arc::clone(&places).acquire_owned().await.ok()?;
+                Some((accept(&listener).await?, place))
+            } => accepted,
         };
-        let Some((stream, peer, open)) = admitted else {
+        let Some(((stream, peer), place)) = accepted else {
             continue;
         };
         // While a client does not read, hyper does not read its next request, so none of hyper's
@@ -106,26 +103,19 @@ pub async fn serve(
         stream
             .as_mut()
             .set_write_timeout_pinned(Some(limits.header_read));
-        let activity = Arc::clone(&open.activity);
-        let stream = Watched {
-            stream,
-            activity: Arc::clone(&activity),
-        };
+        let jitter = Duration::from_secs(rand::random_range(0..=JITTER_SECONDS));
+        let ends_at = Instant::now() + LONGEST + jitter;
         let routes = routes.clone();
-        let pool = Arc::clone(&pool);
-        let service = service_fn(move |request| answered(&routes, peer, &pool, &activity, request));
+        let service = service_fn(move |request| answered(&routes, peer, ends_at, request));
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                ended = connection => if let Err(error) = ended {
-                    if error.is_timeout() || is_write_timeout(&error) {
-                        metrics::counter!(HUNG_UP_ON).increment(1);
-                    }
-                    tracing::debug!(%error, "a connection ended early");
-                },
-                () = open.activity.closed() => tracing::debug!(%peer, "an idle connection made room for another"),
+            if let Err(error) = connection.await {
+                if error.is_timeout() || is_write_timeout(&error) {
+                    metrics::counter!(HUNG_UP_ON).increment(1);
+                }
+                tracing::debug!(%error, "a connection ended early");
             }
+            drop(place);
         });
     }
     drop(listener);
@@ -141,20 +131,17 @@ pub async fn serve(
 fn answered(
     routes: &TowerToHyperService<Router>,
     peer: SocketAddr,
-    pool: &Arc<ConnectionPool>,
-    activity: &Arc<Activity>,
+    ends_at: Instant,
     mut request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<WorkingBody<Body>>, Infallible>> + use<> {
-    let working = activity.begin();
+) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let id = RequestId::of(request.headers());
     let access = access::begin(&request, peer);
     request.extensions_mut().insert(Peer(peer));
     let work = routes.call(request);
-    let pool = Arc::clone(pool);
     id.clone().within(async move {
         let mut response = work.await?;
         id.write(response.headers_mut());
-        if pool.is_last_answer(&working.0) {
+        if ends_at <= Instant::now() {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -162,10 +149,7 @@ fn answered(
         if let Some(access) = access {
             access.end(response.status());
         }
-        Ok(response.map(|body| WorkingBody {
-            body,
-            _working: working,
-        }))
+        Ok(response)
     })
 }
 

@@ -16,7 +16,6 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 
 pub use error::TopicError;
-pub(crate) use security::GivenProperty;
 pub use security::Security;
 pub use signing::{FORGED, SIGNATURE, Signing};
 pub use topic::{check_topic, ensure_topic};

@@ -13,13 +13,6 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::KafkaSettings;
 use crate::tls::TlsFiles;
 
-/// A setting that is one property.
-pub(crate) struct GivenProperty {
-    pub(crate) setting: &'static str,
-    pub(crate) property: &'static str,
-    pub(crate) value: SecretString,
-}
-
 /// Validated librdkafka properties. The default is plain text.
 #[derive(Clone, Default)]
 pub struct Security(BTreeMap<String, SecretString>);
@@ -32,84 +25,74 @@ impl fmt::Debug for Security {
 }
 
 impl Security {
-    /// `others` has lines of `name=value`, or parts separated by semicolons.
+    /// `given` has lines of `name=value`, or parts separated by semicolons.
     pub(crate) fn new(
-        given: Vec<GivenProperty>,
+        given: &SecretString,
+        password: Option<&SecretString>,
         files: &TlsFiles,
-        others: &SecretString,
     ) -> Result<Self, String> {
-        let protocol = given.iter().find(|it| it.property == "security.protocol");
-        let protocol = protocol.map_or("plaintext", |it| it.value.expose_secret());
-        let protocol = protocol.to_ascii_lowercase();
-        let [is_encrypted, logs_in] = ["ssl", "sasl"].map(|part| {
-            let mut parts = protocol.split('_');
-            parts.any(|it| it == part)
-        });
         let mut properties = BTreeMap::new();
-        // OpenSSL and libcurl are built without a default directory of authorities; `probe`
-        // searches the usual locations.
-        properties.insert("https.ca.location".to_owned(), "probe".into());
-        if is_encrypted {
-            let probe = Path::new("probe");
-            let files = [
-                (
-                    "ssl.ca.location",
-                    Some(files.authorities.as_deref().unwrap_or(probe)),
-                ),
-                ("ssl.certificate.location", files.cert.as_deref()),
-                ("ssl.key.location", files.key.as_deref()),
-            ];
-            for (property, file) in files {
-                if let Some(file) = file {
-                    let file = file.display().to_string();
-                    properties.insert(property.to_owned(), file.into());
-                }
-            }
+        let lines = given.expose_secret().split([';', '\n']).map(str::trim);
+        for line in lines.filter(|line| !line.is_empty()) {
+            let (name, value) = line.split_once('=').ok_or(
+                "KAFKA_PROPERTIES must be name=value, several separated by semicolons or lines",
+            )?;
+            let name = may_be_set(name.trim())?;
+            let value = match name {
+                "security.protocol" => value.trim().to_lowercase(),
+                "sasl.mechanisms" => value.trim().to_uppercase(),
+                _ => value.trim().to_owned(),
+            };
+            properties.insert(name.to_owned(), SecretString::from(value));
         }
-        // An operator would believe that connections are secure.
-        let fits = |setting: &str, property: &str| {
-            let is_unused = property.starts_with("ssl.") && !is_encrypted
-                || property.starts_with("sasl.") && !logs_in;
-            if is_unused {
+        if let Some(password) = password {
+            properties.insert("sasl.password".to_owned(), password.clone());
+        }
+        let protocol = properties.get("security.protocol");
+        let protocol = protocol
+            .map_or("plaintext", |it| it.expose_secret())
+            .to_owned();
+        let [is_encrypted, logs_in] =
+            ["ssl", "sasl"].map(|part| protocol.split('_').any(|it| it == part));
+        for (name, value) in &properties {
+            let setting = if name == "sasl.password" {
+                "KAFKA_SASL_PASSWORD"
+            } else {
+                "KAFKA_PROPERTIES"
+            };
+            // An operator would believe that connections are secure.
+            if name.starts_with("ssl.") && !is_encrypted || name.starts_with("sasl.") && !logs_in {
                 return Err(format!(
-                    "{setting} sets `{property}`, but KAFKA_SECURITY_PROTOCOL is {protocol}: set it to SSL, SASL_SSL or \
-                     SASL_PLAINTEXT, or leave it out"
+                    "{setting} sets `{name}`, but security.protocol in KAFKA_PROPERTIES is {protocol}: set it to SSL, \
+                     SASL_SSL or SASL_PLAINTEXT, or leave it out"
                 ));
             }
-            Ok(())
-        };
-        for GivenProperty {
-            setting,
-            property,
-            value,
-        } in given
-        {
-            fits(setting, property)?;
-            is_accepted(setting, property, &value)?;
-            properties.insert(property.to_owned(), value);
-        }
-        let others = others.expose_secret().split([';', '\n']).map(str::trim);
-        for other in others.filter(|text| !text.is_empty()) {
-            let Some((name, value)) = other.split_once('=') else {
-                return Err(
-                    "KAFKA_PROPERTIES must be name=value, several separated by semicolons or lines"
-                        .into(),
-                );
-            };
-            let (name, value) = (name.trim(), SecretString::from(value.trim()));
-            may_be_set(name)?;
-            fits("KAFKA_PROPERTIES", name)?;
-            is_accepted("KAFKA_PROPERTIES", name, &value)?;
-            // librdkafka refuses both.
-            if name == "https.ca.pem" {
-                properties.remove("https.ca.location");
-            }
-            properties.insert(name.to_owned(), value);
+            is_accepted(setting, name, value)?;
         }
         if logs_in && !properties.contains_key("sasl.mechanisms") {
             return Err(format!(
-                "KAFKA_SECURITY_PROTOCOL is {protocol}, which needs KAFKA_SASL_MECHANISM too"
+                "KAFKA_PROPERTIES sets security.protocol to {protocol}, which needs sasl.mechanism too"
             ));
+        }
+        // OpenSSL and libcurl are built without a default directory of authorities; `probe`
+        // searches the usual locations.
+        let probe = Path::new("probe");
+        let authorities = files.authorities.as_deref().unwrap_or(probe);
+        // librdkafka refuses both.
+        let for_provider = (!properties.contains_key("https.ca.pem")).then_some(probe);
+        let ours = [
+            ("https.ca.location", for_provider),
+            ("ssl.ca.location", Some(authorities)),
+            ("ssl.certificate.location", files.cert.as_deref()),
+            ("ssl.key.location", files.key.as_deref()),
+        ];
+        for (name, file) in ours {
+            if let Some(file) = file
+                && (is_encrypted || name.starts_with("https."))
+            {
+                let ours = || file.display().to_string().into();
+                properties.entry(name.to_owned()).or_insert_with(ours);
+            }
         }
         Ok(Self(properties))
     }
@@ -136,13 +119,10 @@ impl Security {
 const OF_MEMBERS: [&str; 2] = ["group.instance.id", "session.timeout.ms"];
 
 /// Properties that have a separate setting.
-const HAVE_A_SETTING: [(&str, &str); 7] = [
+const HAVE_A_SETTING: [(&str, &str); 4] = [
     ("bootstrap.servers", "KAFKA_BROKERS"),
     ("group.id", "KAFKA_GROUP"),
     ("delivery.timeout.ms", "PUBLISH_DEADLINE_MS"),
-    ("security.protocol", "KAFKA_SECURITY_PROTOCOL"),
-    ("sasl.mechanisms", "KAFKA_SASL_MECHANISM"),
-    ("sasl.username", "KAFKA_SASL_USERNAME"),
     ("sasl.password", "KAFKA_SASL_PASSWORD"),
 ];
 
@@ -166,7 +146,8 @@ const LEFT_OUT: [&str; 3] = [
     "transactional.id",
 ];
 
-fn may_be_set(name: &str) -> Result<(), String> {
+/// Returns the first name of a property that an operator may set.
+fn may_be_set(name: &str) -> Result<&str, String> {
     let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
     let property = alias.map_or(name, |(_, property)| *property);
     if let Some((_, setting)) = HAVE_A_SETTING.iter().find(|(it, _)| *it == property) {
@@ -180,7 +161,7 @@ fn may_be_set(name: &str) -> Result<(), String> {
             "KAFKA_PROPERTIES can't set `{name}`: what Firstcome promises rests on its own value"
         ));
     }
-    Ok(())
+    Ok(property)
 }
 
 /// Asks librdkafka whether it has the property and takes the value. The value may be a secret, and
@@ -209,24 +190,14 @@ fn is_accepted(setting: &str, property: &str, value: &SecretString) -> Result<()
 mod tests {
     use super::*;
 
+    fn read(properties: &str, password: Option<&str>) -> Result<Security, String> {
+        let password = password.map(SecretString::from);
+        Security::new(&properties.into(), password.as_ref(), &TlsFiles::default())
+    }
+
     fn with(others: &str) -> Result<Security, String> {
-        let ssl = given(&[(PROTOCOL.0, PROTOCOL.1, "ssl")]);
-        Security::new(ssl, &TlsFiles::default(), &others.into())
+        read(&format!("security.protocol=SSL; {others}"), None)
     }
-
-    fn given(settings: &[(&'static str, &'static str, &str)]) -> Vec<GivenProperty> {
-        let given = settings
-            .iter()
-            .map(|(setting, property, value)| GivenProperty {
-                setting,
-                property,
-                value: (*value).into(),
-            });
-        given.collect()
-    }
-
-    const PROTOCOL: (&str, &str) = ("KAFKA_SECURITY_PROTOCOL", "security.protocol");
-    const PASSWORD: (&str, &str) = ("KAFKA_SASL_PASSWORD", "sasl.password");
 
     #[test]
     fn properties_reach_the_client_under_librdkafka_names() {
@@ -272,7 +243,6 @@ mod tests {
             "metadata.broker.list",
             "partition.assignment.strategy",
             "linger.ms",
-            "security.protocol",
             "sasl.password",
             "enable.ssl.certificate.verification",
             "ssl.endpoint.identification.algorithm",
@@ -312,29 +282,40 @@ mod tests {
 
     #[test]
     fn login_and_certificates_without_their_protocol_are_refused() {
-        for (settings, said) in [
+        for (properties, password, said) in [
             (
-                vec![(PASSWORD.0, PASSWORD.1, "hunter2")],
+                "",
+                Some("hunter2"),
                 "KAFKA_SASL_PASSWORD sets `sasl.password`, but",
             ),
+            ("ssl.ca.location=x", None, "sets `ssl.ca.location`, but"),
             (
-                vec![(PROTOCOL.0, PROTOCOL.1, "sasl_ssl")],
-                "needs KAFKA_SASL_MECHANISM too",
+                "security.protocol=sasl_ssl",
+                None,
+                "needs sasl.mechanism too",
             ),
             (
-                vec![(PROTOCOL.0, PROTOCOL.1, "TLS")],
-                "KAFKA_SECURITY_PROTOCOL: the Kafka client does not take",
+                "security.protocol=TLS",
+                None,
+                "KAFKA_PROPERTIES: the Kafka client does not take",
             ),
         ] {
-            let files = TlsFiles::default();
-            let refused = Security::new(given(&settings), &files, &"".into()).unwrap_err();
+            let refused = read(properties, password).unwrap_err();
             assert!(
                 refused.contains(said) && !refused.contains("hunter2"),
                 "{refused}"
             );
         }
-        let others = "ssl.ca.location=x".into();
-        let refused = Security::new(Vec::new(), &TlsFiles::default(), &others).unwrap_err();
-        assert!(refused.contains("sets `ssl.ca.location`, but"), "{refused}");
+        let login = "security.protocol=SASL_PLAINTEXT; sasl.mechanism=plain; sasl.username=u";
+        let mut config = ClientConfig::new();
+        read(login, Some("p")).unwrap().apply(&mut config);
+        for (name, value) in [
+            ("security.protocol", "sasl_plaintext"),
+            ("sasl.mechanisms", "PLAIN"),
+            ("sasl.username", "u"),
+            ("sasl.password", "p"),
+        ] {
+            assert_eq!(config.get(name), Some(value));
+        }
     }
 }

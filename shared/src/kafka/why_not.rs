@@ -48,8 +48,8 @@ impl BrokerFailure {
         ];
         if code.is_some_and(|code| logins.contains(&code)) {
             return Some(Self::Refused(format!(
-                "Kafka does not let this process in: {reason}; see KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and \
-                 KAFKA_SASL_PASSWORD"
+                "Kafka does not let this process in: {reason}; see sasl.mechanism and sasl.username in \
+                 KAFKA_PROPERTIES, and KAFKA_SASL_PASSWORD"
             )));
         }
         if reason.contains("certificate") {
@@ -61,7 +61,11 @@ impl BrokerFailure {
         ["SSL", "security.protocol", "message size"]
             .iter()
             .any(|word| reason.contains(word))
-            .then(|| Self::MayAnswer(format!("{reason}; see KAFKA_SECURITY_PROTOCOL")))
+            .then(|| {
+                Self::MayAnswer(format!(
+                    "{reason}; see security.protocol in KAFKA_PROPERTIES"
+                ))
+            })
     }
 }
 
@@ -74,7 +78,7 @@ impl KafkaSettings {
             Some(BrokerFailure::MayAnswer(reason)) => self.unreachable(reason),
             // A port that speaks TLS closes plain-text connections without a reason.
             None => self.unreachable(format!(
-                "{error}; see KAFKA_BROKERS and KAFKA_SECURITY_PROTOCOL"
+                "{error}; see KAFKA_BROKERS, and security.protocol in KAFKA_PROPERTIES"
             )),
         }
     }

@@ -49,9 +49,9 @@ pub type ListWithAge = (CouponId, AllowList, Option<i64>);
 const AGE_MS: &str = "TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(6)) DIV 1000";
 
 impl Db {
-    /// Changes a coupon's list in one transaction. The coupon gets a new revision that is also above
-    /// `seen`. Returns `None` if the coupon does not exist, and an unchanged list if it already is as
-    /// wanted. Pass at most a few thousand users per call.
+    /// Changes a coupon's list in one transaction. The coupon gets a new revision that is also
+    /// above `seen`. Returns `None` if the coupon does not exist, and an unchanged list if it
+    /// already is as wanted. Pass at most a few thousand users per call.
     pub async fn change_allow_list(
         &self,
         id: CouponId,

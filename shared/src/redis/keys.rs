@@ -17,6 +17,7 @@
 //! | `fc:{C}:revision` | string | highest revision of settings written here: fencing token |
 //! | `fc:ended:{S}` | string | operator's session ended early; expires with it |
 //! | `fc:wake` | set | coupons with waiting users that an operator changed |
+//! | `fc:catalogue` | string | copy of the live coupons, for an API that starts without MySQL |
 //!
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
 //!   `once_per`, `waiting_list`, `closed_early` (0/1) and `allow` (empty: everybody; `list`;
@@ -164,6 +165,11 @@ pub fn ended_session(prefix: &str, session: &str) -> String {
 /// The key for coupons that the reconciler must compare immediately.
 pub fn wake(prefix: &str) -> String {
     format!("{prefix}:wake")
+}
+
+/// The copy of the live coupons.
+pub fn catalogue(prefix: &str) -> String {
+    format!("{prefix}:catalogue")
 }
 
 /// The coupon's highest revision that was written to Redis.

@@ -1,12 +1,14 @@
 //! Redis: key names ([`keys`]), admission ([`admission`]), the admission gate with its fencing
 //! tokens ([`gate`]), settings ([`settings`]), the projection of MySQL's rows ([`project`]),
 //! revocations ([`revoking`]), reads (for passes [`reads`], of one user [`standing`], for the
-//! public [`stock`]), and checks that refuse a Redis that is not durable ([`safety`]).
+//! public [`stock`]), a copy of the coupons ([`copy`]), and checks that refuse a Redis that is not
+//! durable ([`safety`]).
 
 pub mod admission;
 pub mod allow_list;
 pub mod client;
 mod connection;
+pub mod copy;
 pub(crate) mod deployment;
 mod ended_sessions;
 mod expiry;

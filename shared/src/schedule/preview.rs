@@ -42,18 +42,6 @@ impl Schedule {
         let all = begun.chain(self.openings(now, SHOWN)).take(SHOWN);
         Ok(all.map(|drop| in_words(drop, now, zone)).collect())
     }
-
-    /// Lists the future openings of an existing coupon.
-    pub fn to_come<Z: TimeZone<Offset: Display>>(
-        &self,
-        now: DateTime<Utc>,
-        zone: &Z,
-    ) -> Vec<Opening> {
-        self.openings(now, SHOWN)
-            .into_iter()
-            .map(|drop| in_words(drop, now, zone))
-            .collect()
-    }
 }
 
 fn in_words<Z: TimeZone<Offset: Display>>(

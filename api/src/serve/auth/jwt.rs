@@ -2,7 +2,6 @@
 //! Issuer, audience, `exp` and the user are required.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -106,8 +105,6 @@ pub(crate) struct Verifier {
     audience_claim: String,
     user_claim: String,
     groups_claim: String,
-    groups_seen: AtomicBool,
-    tokens_without_groups: AtomicU64,
 }
 
 enum Keys {
@@ -121,7 +118,7 @@ pub(crate) enum Groups {
     /// A gateway names no groups, and Entra leaves long lists out of its tokens.
     Unknown,
     /// The claim with the groups; null if the token has none.
-    Named(Arc<Verifier>, Value),
+    Named(Value),
 }
 
 impl Verifier {
@@ -156,8 +153,6 @@ impl Verifier {
             audience_claim: claim(&args.jwt_audience_claim, "aud"),
             user_claim: claim(&args.jwt_user_claim, "sub"),
             groups_claim: claim(&args.jwt_groups_claim, "groups"),
-            groups_seen: AtomicBool::default(),
-            tokens_without_groups: AtomicU64::default(),
         })
     }
 
@@ -182,10 +177,7 @@ impl Verifier {
     }
 
     /// Returns the user of a token, and the user's groups.
-    pub(super) fn identify(
-        self: &Arc<Self>,
-        token: &str,
-    ) -> Result<(UserId, Groups), TokenRefused> {
+    pub(super) fn identify(&self, token: &str) -> Result<(UserId, Groups), TokenRefused> {
         let TokenData { header, claims } = self.decode(token)?;
         // RFC 7515: a token with `crit` must be refused by a service that does not understand its
         // extensions.
@@ -204,9 +196,9 @@ impl Verifier {
         };
         let user = user.map_err(|error| TokenProblem::BadUserId.because(error.to_string()))?;
         let groups = match find(&claims, &self.groups_claim) {
-            Some(groups) => Groups::Named(Arc::clone(self), groups.clone()),
+            Some(groups) => Groups::Named(groups.clone()),
             None if left_out(&claims, &self.groups_claim) => Groups::Unknown,
-            None => Groups::Named(Arc::clone(self), Value::Null),
+            None => Groups::Named(Value::Null),
         };
         Ok((user, groups))
     }
@@ -249,33 +241,15 @@ impl Verifier {
             (None, None) => Err(TokenProblem::NoKeyId.because("the set has several keys")),
         }
     }
-
-    /// Warns after the first, 10th, 100th, … token without the claim, until one has it: the name of
-    /// the claim may be wrong.
-    fn count_groups(&self, has_claim: bool) {
-        if has_claim {
-            self.groups_seen.store(true, Ordering::Relaxed);
-        } else if !self.groups_seen.load(Ordering::Relaxed) {
-            let tokens = 1 + self.tokens_without_groups.fetch_add(1, Ordering::Relaxed);
-            if tokens == 10_u64.pow(tokens.ilog10()) {
-                tracing::warn!(
-                    tokens,
-                    "no token that was checked for a group so far has the claim {} (JWT_GROUPS_CLAIM)",
-                    self.groups_claim
-                );
-            }
-        }
-    }
 }
 
 impl Groups {
     /// Whether the user is in this group, or `None` if unknown. Keycloak writes a group as a path
     /// (`/vip`).
     pub(crate) fn have(&self, group: &Group) -> Option<bool> {
-        let Self::Named(verifier, groups) = self else {
+        let Self::Named(groups) = self else {
             return None;
         };
-        verifier.count_groups(!groups.is_null());
         Some(
             strings(Some(groups))
                 .any(|name| name.strip_prefix('/').unwrap_or(name) == group.as_str()),

@@ -1,7 +1,6 @@
 //! Authentication of users: by a header that a gateway sets, or by a signed token. Never by the
 //! body or the path.
 
-pub(crate) mod gateway;
 pub(crate) mod jwt;
 pub(crate) mod key_set;
 pub(crate) mod problem;
@@ -14,20 +13,20 @@ use axum::http::HeaderMap;
 use clap::{Args, ValueEnum};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::headers::{GivenTwice, only_value};
 use firstcome_shared::http::ops::bearer;
 use firstcome_shared::http::problem::Code;
-use secrecy::{ExposeSecret as _, SecretString};
+use firstcome_shared::line_limit::LineLimit;
 
-use self::gateway::Gateway;
 pub(crate) use self::jwt::Groups;
 use self::jwt::{JwtArgs, Verifier};
 use self::key_set::KeySet;
-use self::problem::{RefusalLog, TokenProblem, TokenRefused};
+use self::problem::{LOG_EVERY, TokenProblem, TokenRefused};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum UserAuth {
     /// `X-User-Id` is trusted: only behind a gateway that sets it and drops the one that clients
-    /// send
+    /// send, and that alone can reach this address
     TrustedHeader,
     /// `Authorization: Bearer` with a JWT; the user is its `sub`, or JWT_USER_CLAIM
     Jwt,
@@ -41,21 +40,17 @@ pub struct IdentityArgs {
     /// --help)
     #[arg(long, env = "USER_AUTH", value_enum)]
     pub user_auth: UserAuth,
-    /// Secret that the gateway sends as `X-Gateway-Secret`, for USER_AUTH=trusted-header: without
-    /// it, any client that reaches this address can claim as any user. At least 32 printable ASCII
-    /// characters; two separated by a comma while you replace it
-    #[arg(long, env = "TRUSTED_HEADER_SECRET", hide_env_values = true)]
-    pub trusted_header_secret: Option<SecretString>,
     #[command(flatten)]
     pub jwt: JwtArgs,
 }
 
 /// Identifies the user of a request.
 pub(crate) enum Identity {
-    TrustedHeader(Gateway),
+    TrustedHeader,
     Jwt {
-        verifier: Arc<Verifier>,
-        refusals: RefusalLog,
+        verifier: Box<Verifier>,
+        /// Lines of the log about refused tokens.
+        lines: LineLimit,
     },
 }
 
@@ -80,21 +75,14 @@ impl From<Problem> for Unidentified {
 
 impl Identity {
     pub(crate) fn new(args: &IdentityArgs) -> Result<Self, String> {
-        let secret = args.trusted_header_secret.as_ref();
-        let secret = secret.filter(|secret| !secret.expose_secret().is_empty());
-        match args.user_auth {
-            UserAuth::TrustedHeader => match args.jwt.any_setting() {
-                Some(name) => Err(format!(
-                    "{name} is set but USER_AUTH=trusted-header ignores it: choose one"
-                )),
-                None => Gateway::new(secret).map(Self::TrustedHeader),
-            },
-            UserAuth::Jwt if secret.is_some() => {
-                Err("TRUSTED_HEADER_SECRET is set but USER_AUTH=jwt ignores it: choose one".into())
-            }
-            UserAuth::Jwt => Ok(Self::Jwt {
-                verifier: Arc::new(Verifier::new(&args.jwt)?),
-                refusals: RefusalLog::default(),
+        match (args.user_auth, args.jwt.any_setting()) {
+            (UserAuth::TrustedHeader, Some(name)) => Err(format!(
+                "{name} is set but USER_AUTH=trusted-header ignores it: choose one"
+            )),
+            (UserAuth::TrustedHeader, None) => Ok(Self::TrustedHeader),
+            (UserAuth::Jwt, _) => Ok(Self::Jwt {
+                verifier: Verifier::new(&args.jwt)?.into(),
+                lines: LineLimit::new(LOG_EVERY),
             }),
         }
     }
@@ -102,9 +90,10 @@ impl Identity {
     /// Returns what an operator should know about the settings, if the API listens on this address.
     pub(crate) fn warning(&self, listen_addr: SocketAddr) -> Option<String> {
         match self {
-            Self::TrustedHeader(gateway) => (!gateway.has_secret() && !listen_addr.ip().is_loopback()).then(|| {
-                "TRUSTED_HEADER_SECRET is not set: clients that reach this process without the gateway can claim as any user".to_owned()
-            }),
+            Self::TrustedHeader if listen_addr.ip().is_loopback() => None,
+            Self::TrustedHeader => Some(
+                "USER_AUTH=trusted-header: clients that reach this address without the gateway can claim as any user".to_owned(),
+            ),
             Self::Jwt { verifier, .. } => verifier.warning(),
         }
     }
@@ -117,7 +106,7 @@ impl Identity {
     /// Returns the key set, if keys are read repeatedly while this process runs.
     pub(crate) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match self {
-            Self::TrustedHeader(_) => None,
+            Self::TrustedHeader => None,
             Self::Jwt { verifier, .. } => verifier.key_set(),
         }
     }
@@ -125,7 +114,7 @@ impl Identity {
     /// Identifies the user with the keys that are already known.
     pub(crate) fn person(&self, headers: &HeaderMap) -> Result<Requester, Unidentified> {
         let (user, groups) = match self {
-            Self::TrustedHeader(gateway) => (gateway.person(headers)?, Groups::Unknown),
+            Self::TrustedHeader => (named_by_gateway(headers)?, Groups::Unknown),
             Self::Jwt { verifier, .. } => {
                 let missing = || TokenProblem::Missing.because("no bearer token");
                 let token = bearer(headers)?.ok_or_else(missing);
@@ -159,8 +148,8 @@ impl Identity {
         found.map_err(|nobody| match nobody {
             Unidentified::Refused(problem) => problem,
             Unidentified::Token(token) => {
-                if let Self::Jwt { refusals, .. } = self {
-                    refusals.record(&token);
+                if let Self::Jwt { lines, .. } = self {
+                    problem::record(&token, lines);
                 }
                 token.into()
             }
@@ -168,8 +157,43 @@ impl Identity {
     }
 }
 
+/// Returns the user named by the gateway. A header that is given twice is refused: one value could
+/// come from the gateway and the other from the client.
+fn named_by_gateway(headers: &HeaderMap) -> Result<UserId, Problem> {
+    let bad = |why: String| Problem::new(Code::BadUserId, why);
+    let user = only_value(headers, "x-user-id")
+        .map_err(|GivenTwice| bad("X-User-Id is given more than once".into()))?
+        .ok_or_else(|| unauthorized("the user is missing: send X-User-Id"))?;
+    String::from_utf8_lossy(user.as_bytes())
+        .parse()
+        .map_err(|error| bad(format!("{error}")))
+}
+
 fn unauthorized(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(Code::Unauthorized, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn accepts_exactly_one_user_header() {
+        let ask = |users: &[&'static str]| {
+            let of = |user: &&'static str| ("x-user-id", HeaderValue::from_static(user));
+            let mut headers = HeaderMap::new();
+            for (name, value) in users.iter().map(of) {
+                headers.append(name, value);
+            }
+            let named = named_by_gateway(&headers);
+            named.map(String::from).map_err(|problem| problem.code())
+        };
+        assert_eq!(ask(&["u-37"]), Ok("u-37".into()));
+        assert_eq!(ask(&[]), Err("unauthorized"));
+        assert_eq!(ask(&["u-1", "u-2"]), Err("bad_user_id"));
+    }
 }
 
 #[cfg(test)]

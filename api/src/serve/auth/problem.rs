@@ -1,19 +1,17 @@
 //! Why tokens are refused: the answer to the user, a metric by reason, and a line in the log.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
+use firstcome_shared::line_limit::LineLimit;
 use metrics::{counter, describe_counter};
-use parking_lot::Mutex;
 use strum::IntoStaticStr;
-use tokio::time::Instant;
 
 use super::unauthorized;
 
 /// Interval between two lines in the log about tokens that are refused for one reason.
-const LOG_EVERY: Duration = Duration::from_secs(60);
+pub(super) const LOG_EVERY: Duration = Duration::from_secs(60);
 
 const REFUSED: &str = "firstcome_tokens_refused_total";
 
@@ -84,17 +82,6 @@ impl TokenProblem {
     }
 }
 
-/// Counts refused tokens by reason, and logs them at most once a minute for each.
-#[derive(Default)]
-pub(crate) struct RefusalLog(Mutex<HashMap<TokenProblem, Refusals>>);
-
-#[derive(Default)]
-struct Refusals {
-    /// Since the last line in the log.
-    tokens: u64,
-    logged_at: Option<Instant>,
-}
-
 /// Describes the metric.
 pub(crate) fn describe() {
     describe_counter!(
@@ -103,23 +90,13 @@ pub(crate) fn describe() {
     );
 }
 
-impl RefusalLog {
-    pub(super) fn record(&self, refused: &TokenRefused) {
-        let reason: &'static str = refused.problem.into();
-        counter!(REFUSED, "reason" => reason).increment(1);
-        let mut reasons = self.0.lock();
-        let refusals = reasons.entry(refused.problem).or_default();
-        refusals.tokens += 1;
-        if refusals
-            .logged_at
-            .is_none_or(|at| at.elapsed() >= LOG_EVERY)
-        {
-            let why: String = refused.why.chars().take(SHOWN).collect();
-            tracing::warn!(reason, tokens = refusals.tokens, ?why, "tokens are refused");
-            *refusals = Refusals {
-                tokens: 0,
-                logged_at: Some(Instant::now()),
-            };
-        }
+/// Counts a refused token by reason, and logs it within the limit.
+pub(super) fn record(refused: &TokenRefused, lines: &LineLimit) {
+    let reason: &'static str = refused.problem.into();
+    counter!(REFUSED, "reason" => reason).increment(1);
+    if let Some(left_out) = lines.allow(reason, Instant::now()) {
+        let tokens = left_out + 1;
+        let why: String = refused.why.chars().take(SHOWN).collect();
+        tracing::warn!(reason, tokens, ?why, "tokens are refused");
     }
 }

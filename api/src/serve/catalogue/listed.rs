@@ -1,4 +1,4 @@
-//! Caches the last pages of the list of coupons, the most expensive response that needs no
+//! Caches the last page of the list of coupons, the most expensive response that needs no
 //! authentication. One page is made at a time, and requests wait for it for a limited time.
 
 use std::time::Duration;
@@ -7,20 +7,15 @@ use axum::body::Bytes;
 use axum::http::HeaderValue;
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::http::Problem;
-use parking_lot::Mutex;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::bounded_cache::BoundedCache;
-
 const FRESH_FOR: Duration = Duration::from_millis(300);
-
-/// Pages kept in memory; at most twice as many.
-const KEPT: usize = 8;
 
 /// Maximum wait for the pages of other requests.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PageKey {
     pub(crate) state: Option<DropState>,
     pub(crate) limit: usize,
@@ -34,63 +29,32 @@ pub(crate) struct ListedPage {
     pub(crate) next: Option<HeaderValue>,
 }
 
-struct Kept {
-    made: Instant,
-    /// Version of the catalogue that the page was made from.
-    version: u64,
-    page: ListedPage,
-}
-
-pub(crate) struct ListedPages {
-    kept: Mutex<BoundedCache<PageKey, Kept>>,
-    turn: tokio::sync::Mutex<()>,
-}
-
-impl Default for ListedPages {
-    fn default() -> Self {
-        Self {
-            kept: BoundedCache::new(KEPT).into(),
-            turn: tokio::sync::Mutex::default(),
-        }
-    }
-}
+/// The last page, the version of the catalogue that it was made from, and when it was made.
+#[derive(Default)]
+pub(crate) struct ListedPages(Mutex<Option<(PageKey, u64, Instant, ListedPage)>>);
 
 impl ListedPages {
-    /// Returns the page. Calls `make` if there is no recent page for this version of the catalogue.
+    /// Returns the page. Calls `make` if the last page is another one or old.
     pub(crate) async fn get_or_make(
         &self,
         key: PageKey,
         version: u64,
         make: impl Future<Output = Result<ListedPage, Problem>>,
     ) -> Result<ListedPage, Problem> {
-        if let Some(page) = self.fresh(&key, version) {
-            return Ok(page);
-        }
-        let Ok(_turn) = timeout(LONGEST_WAIT, self.turn.lock()).await else {
+        let Ok(mut last) = timeout(LONGEST_WAIT, self.0.lock()).await else {
             return Err(Problem::unavailable(
                 "too many lists of coupons are requested right now; try again",
             ));
         };
-        // Another request may have made this page in the meantime.
-        if let Some(page) = self.fresh(&key, version) {
-            return Ok(page);
+        if let Some((of, from, made, page)) = &*last
+            && (*of, *from) == (key, version)
+            && made.elapsed() < FRESH_FOR
+        {
+            return Ok(page.clone());
         }
         let page = make.await?;
-        let kept = Kept {
-            made: Instant::now(),
-            version,
-            page: page.clone(),
-        };
-        self.kept.lock().insert(key, kept);
+        *last = Some((key, version, Instant::now(), page.clone()));
         Ok(page)
-    }
-
-    fn fresh(&self, key: &PageKey, version: u64) -> Option<ListedPage> {
-        let mut kept = self.kept.lock();
-        let found = kept
-            .get(key)
-            .filter(|kept| kept.version == version && kept.made.elapsed() < FRESH_FOR)?;
-        Some(found.page.clone())
     }
 }
 
@@ -120,24 +84,19 @@ mod tests {
     async fn caches_a_page_while_it_is_fresh_and_the_catalogue_is_unchanged() {
         let pages = ListedPages::default();
         let now = Instant::now();
-        let keep = |made| {
+        let keep = async |made| {
             let page = ListedPage {
                 body: "kept".into(),
                 next: None,
             };
-            let version = 1;
-            let kept = Kept {
-                made,
-                version,
-                page,
-            };
-            pages.kept.lock().insert(after(0), kept);
+            *pages.0.lock().await = Some((after(0), 1, made, page));
         };
-        keep(now + Duration::from_secs(60));
+        keep(now + Duration::from_secs(60)).await;
         assert_eq!(ask(&pages, after(0), 1, "made").await, "kept");
         assert_eq!(ask(&pages, after(7), 1, "another").await, "another");
+        keep(now + Duration::from_secs(60)).await;
         assert_eq!(ask(&pages, after(0), 2, "newer").await, "newer");
-        keep(now);
+        keep(now).await;
         tokio::time::sleep_until(now + FRESH_FOR).await;
         assert_eq!(ask(&pages, after(0), 1, "later").await, "later");
     }
@@ -145,7 +104,7 @@ mod tests {
     #[tokio::test]
     async fn one_page_is_made_at_a_time_and_waiting_is_limited() {
         let pages = ListedPages::default();
-        let turn = pages.turn.lock().await;
+        let turn = pages.0.lock().await;
         let never = async { panic!("made beside another page") };
         assert!(pages.get_or_make(after(1), 1, never).await.is_err());
         drop(turn);

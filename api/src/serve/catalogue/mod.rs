@@ -14,10 +14,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::runs::LAST_SUCCESS_AT;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::copy::CatalogueCopy;
 use metrics::gauge;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -53,14 +55,32 @@ enum RefreshOutcome {
     /// MySQL is read-only, so its rows may be old. The copy in memory stays in use.
     ReadOnly,
     Away,
+    /// MySQL has not answered since this process started.
+    Copied,
 }
 
 impl Catalogue {
-    pub(crate) async fn load(db: Db, redis: Redis) -> Result<Self, DbError> {
-        let (live, reconciled_at) = read(&db, &redis, &LiveCoupons::new()).await?;
+    /// Reads the live coupons from MySQL or, if it is given, takes the copy.
+    pub(crate) async fn load(
+        db: Db,
+        redis: Redis,
+        copy: Option<CatalogueCopy>,
+    ) -> Result<Self, DbError> {
+        let (live, reconciled_at, outcome) = if let Some(copy) = copy {
+            let one = |(coupon, drops): (Coupon, Vec<Drop>)| {
+                let id = coupon.id;
+                let entry = CouponWithDrops::new(&redis, coupon, drops, |_| None);
+                (id, Arc::new(entry))
+            };
+            let live = copy.into_iter().map(one).collect();
+            (live, None, RefreshOutcome::Copied)
+        } else {
+            let (live, reconciled_at) = read(&db, &redis, &LiveCoupons::new()).await?;
+            (live, reconciled_at, RefreshOutcome::Fresh)
+        };
         let last = Refresh {
             reconciled_at,
-            outcome: RefreshOutcome::Fresh,
+            outcome,
         };
         Ok(Self {
             db,
@@ -84,7 +104,26 @@ impl Catalogue {
 
     /// Whether MySQL answered the last refresh.
     pub(crate) fn mysql_up(&self) -> bool {
-        self.last.lock().outcome != RefreshOutcome::Away
+        matches!(
+            self.last.lock().outcome,
+            RefreshOutcome::Fresh | RefreshOutcome::ReadOnly
+        )
+    }
+
+    /// Whether the coupons are a copy from Redis, which may lack the newest drops.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.last.lock().outcome == RefreshOutcome::Copied
+    }
+
+    /// Describes the state of the coupons, if MySQL does not answer.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        match self.last.lock().outcome {
+            RefreshOutcome::Fresh | RefreshOutcome::ReadOnly => None,
+            RefreshOutcome::Away => Some("coupons are those last read from MySQL"),
+            RefreshOutcome::Copied => Some(
+                "this process started without MySQL: coupons are those of the copy in Redis, and claims go on",
+            ),
+        }
     }
 
     /// Whether MySQL was not read-only at the last refresh. A read-only server may have old rows.
@@ -104,7 +143,8 @@ impl Catalogue {
     }
 
     /// Reads a coupon that this process has just written, or that has a new era. Concurrent calls
-    /// share a query that begins after them. A finished coupon counts as live until the next refresh.
+    /// share a query that begins after them. A finished coupon counts as live until the next
+    /// refresh.
     pub(crate) async fn reread(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
         let asked = Instant::now();
         let read = async {
@@ -194,8 +234,9 @@ impl Catalogue {
                 if last.outcome == RefreshOutcome::Fresh {
                     tracing::warn!(%error, "coupons could not be read again; the copy in memory stays in use");
                 }
-                last.outcome = match error {
-                    DbError::ReadOnly { .. } => RefreshOutcome::ReadOnly,
+                last.outcome = match (error, last.outcome) {
+                    (_, RefreshOutcome::Copied) => RefreshOutcome::Copied,
+                    (DbError::ReadOnly { .. }, _) => RefreshOutcome::ReadOnly,
                     _ => RefreshOutcome::Away,
                 };
             }
@@ -208,8 +249,12 @@ impl Catalogue {
     }
 
     fn report(&self) {
+        let is_up = self.mysql_up();
+        gauge!("firstcome_mysql_up").set(f64::from(u8::from(is_up)));
         let last = self.last.lock();
-        gauge!("firstcome_mysql_up").set(f64::from(u8::from(last.outcome != RefreshOutcome::Away)));
+        if last.outcome == RefreshOutcome::Copied {
+            return;
+        }
         gauge!("firstcome_pass_last_success_timestamp_seconds")
             .set(last.reconciled_at.map_or(0.0, unix_seconds));
         // Infinite until the first pass, so that an alert on the age also detects a reconciler that

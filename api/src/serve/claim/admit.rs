@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use metrics::Counter;
 
-use super::durability::{Durability, SecondStore};
+use super::batcher::{Batcher, ClaimReply};
 use super::in_flight::InFlightLimit;
-use super::micro_batch::{ClaimReply, MicroBatches};
-use super::outcome::{ClaimAnswer, counter, label};
-use super::refusal::ClaimRefusal;
+use super::outcome::{ClaimAnswer, ClaimRefusal, counter};
+use super::second_store::{SecondStore, Store};
 use crate::serve::auth::Requester;
 use crate::serve::bulkheads::Bulkheads;
 use crate::serve::catalogue::Catalogue;
@@ -31,8 +31,8 @@ pub(crate) struct ClaimService {
     pub(super) question_limit: InFlightLimit,
     pub(super) redis: Redis,
     pub(super) catalogue: Arc<Catalogue>,
-    pub(super) durability: Arc<Durability>,
-    batches: Arc<MicroBatches>,
+    pub(super) second_store: Arc<SecondStore>,
+    batcher: Arc<Batcher>,
     /// Cached because most claims of a crowd increment it.
     sold_out: Counter,
     refused: LineLimit,
@@ -48,14 +48,14 @@ impl ClaimService {
         mysql: &Bulkheads,
         redis: Redis,
         catalogue: Arc<Catalogue>,
-        durability: Durability,
+        second_store: SecondStore,
         in_flight: &Arc<InFlightLimit>,
         redis_timeout: Duration,
     ) -> Self {
-        let durability = Arc::new(durability);
-        let batches = MicroBatches::new(
+        let second_store = Arc::new(second_store);
+        let batcher = Batcher::new(
             redis.clone(),
-            Arc::clone(&durability),
+            Arc::clone(&second_store),
             Arc::clone(in_flight),
             redis_timeout,
         );
@@ -65,15 +65,15 @@ impl ClaimService {
             question_limit: in_flight.for_questions(MAX_QUESTIONS),
             redis,
             catalogue,
-            durability,
-            batches: Arc::new(batches),
+            second_store,
+            batcher: Arc::new(batcher),
             sold_out: counter("sold_out"),
             refused: LineLimit::default(),
         }
     }
 
-    pub(crate) fn durability(&self) -> &Durability {
-        &self.durability
+    pub(crate) fn second_store(&self) -> &SecondStore {
+        &self.second_store
     }
 
     /// Processes one claim to its end. Once Redis is called, the claim continues even if its caller
@@ -99,13 +99,11 @@ impl ClaimService {
             answer = self.ask(&now, &requester).await;
         }
         match &answer {
+            Ok(claim) => counter(claim.label()).increment(1),
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => self.sold_out.increment(1),
-            other => {
-                let outcome = label(other);
-                counter(outcome).increment(1);
-                if let Err(refusal) = other {
-                    self.warn(id, outcome, refusal);
-                }
+            Err(refusal) => {
+                counter(refusal.label()).increment(1);
+                self.warn(id, refusal.label(), refusal);
             }
         }
         answer
@@ -113,11 +111,15 @@ impl ClaimService {
 
     /// Logs why claims are answered with 503.
     fn warn(&self, coupon: CouponId, reason: &'static str, refusal: &ClaimRefusal) {
-        let Some(why) = refusal.why_unavailable() else {
+        if refusal.code() != Code::Unavailable {
             return;
-        };
+        }
         if let Some(left_out) = self.refused.allow(reason, Instant::now()) {
-            tracing::warn!(reason, %coupon, why, left_out, "a claim was answered 503");
+            let why = match refusal {
+                ClaimRefusal::NotAnswered(error) => error.to_string().into(),
+                other => other.detail(),
+            };
+            tracing::warn!(reason, %coupon, %why, left_out, "a claim was answered 503");
         }
     }
 
@@ -128,53 +130,36 @@ impl ClaimService {
     ) -> Result<ClaimAnswer, ClaimRefusal> {
         let now = Utc::now();
         let Some(mut candidates) = coupon.candidates(now) else {
-            return Err(if coupon.is_over(now) {
+            return Err(if coupon.is_over(now) && !self.catalogue.is_copy() {
                 ClaimRefusal::Refused(Admission::Closed(0))
             } else {
                 ClaimRefusal::StandingUnknown
             });
         };
-        let mut reply = self.batches.ask(coupon, candidates, requester).await;
+        let mut reply = self.batcher.ask(coupon, candidates, requester).await;
         // No candidate is open by Redis's clock, so the call admitted no user. This host's clock
         // may differ: choose the candidates again by Redis's clock.
-        if let Ok(ClaimReply {
-            open_drop: None,
-            now_ms,
-            ..
-        }) = reply
-            && let Some(by_redis) = coupon.candidates(instant(now_ms))
+        if let Ok((replied, _)) = &reply
+            && replied.open_drop.is_none()
+            && let Some(by_redis) = coupon.candidates(instant(replied.now_ms))
             && !by_redis.are(&candidates)
         {
             candidates = by_redis;
-            reply = self.batches.ask(coupon, candidates, requester).await;
+            reply = self.batcher.ask(coupon, candidates, requester).await;
         }
-        let asked_in_mysql = match &reply {
-            // After a loss of Redis data, sealed drops are neither verified nor opened, so ask
-            // MySQL.
-            Err(ClaimRefusal::NotAnswered(error))
-                if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
+        if let Some(sealed) = sealed_drop(&reply, candidates) {
+            let user = requester.user.clone();
+            return self.ask_mysql(coupon, candidates, sealed, user).await;
+        }
+        match answer(reply?) {
+            Err(ClaimRefusal::Refused(
+                refused @ (Admission::NotOpen(_) | Admission::Closed(_)),
+            )) if coupon.lacks_a_drop(Utc::now())
+                || self.catalogue.is_copy() && matches!(refused, Admission::Closed(_)) =>
             {
-                Some(candidates.first)
+                Err(ClaimRefusal::StandingUnknown)
             }
-            Ok(ClaimReply {
-                admission: Admission::Unloaded(drop),
-                ..
-            }) => candidates.all().find(|one| one.drop.id == *drop),
-            _ => None,
-        };
-        match asked_in_mysql.filter(|one| one.drop.sealed_at.is_some()) {
-            Some(sealed) => {
-                let user = requester.user.clone();
-                self.ask_mysql(coupon, candidates, sealed.drop, user).await
-            }
-            None => match answer(&reply?) {
-                Err(ClaimRefusal::Refused(Admission::NotOpen(_) | Admission::Closed(_)))
-                    if coupon.lacks_a_drop(Utc::now()) =>
-                {
-                    Err(ClaimRefusal::StandingUnknown)
-                }
-                answered => answered,
-            },
+            answered => answered,
         }
     }
 
@@ -218,17 +203,38 @@ impl ClaimService {
     }
 }
 
+/// Returns the sealed drop that MySQL alone knows: after a loss of Redis data, sealed drops are
+/// neither verified nor opened.
+fn sealed_drop<'a>(
+    reply: &Result<ClaimReply, ClaimRefusal>,
+    candidates: DropCandidates<'a>,
+) -> Option<&'a Drop> {
+    let asked = match reply {
+        Err(ClaimRefusal::NotAnswered(error))
+            if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
+        {
+            candidates.first
+        }
+        Ok((reply, _)) => match reply.admission {
+            Admission::Unloaded(drop) => candidates.all().find(|one| one.drop.id == drop)?,
+            _ => return None,
+        },
+        Err(_) => return None,
+    };
+    Some(asked.drop).filter(|drop| drop.sealed_at.is_some())
+}
+
 fn is_of_another_era(answer: &Result<ClaimAnswer, ClaimRefusal>) -> bool {
     matches!(answer, Err(ClaimRefusal::NotAnswered(error)) if matches!(**error, AdmissionError::AnotherEra))
 }
 
 /// Acknowledges a slot only if a second store holds the claim.
-fn answer(reply: &ClaimReply) -> Result<ClaimAnswer, ClaimRefusal> {
-    match (reply.admission, reply.stored, reply.open_drop) {
+fn answer((reply, stored): ClaimReply) -> Result<ClaimAnswer, ClaimRefusal> {
+    match (reply.admission, stored, reply.open_drop) {
         (Admission::Accepted(slot), Some(store), Some(drop_id)) => Ok(ClaimAnswer::Accepted {
             drop_id,
             slot,
-            queued: store == SecondStore::Kafka,
+            queued: store == Store::Kafka,
         }),
         (Admission::Already(drop_id, slot), Some(_), _) => {
             Ok(ClaimAnswer::AlreadyClaimed { drop_id, slot })

@@ -10,18 +10,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use super::outcome::ClaimRefusal;
+
 pub(crate) struct InFlightLimit {
-    limit: usize,
+    limit: u32,
     places: Arc<Semaphore>,
     shed: Counter,
     tasks: TaskTracker,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WorkError {
-    /// The limit is reached, and the work was not started.
-    TooMany,
-    Panicked,
 }
 
 impl InFlightLimit {
@@ -38,64 +33,50 @@ impl InFlightLimit {
     }
 
     fn with(limit: u32, shed: Counter, tasks: TaskTracker) -> Self {
-        let limit = usize::try_from(limit).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             limit,
-            places: Arc::new(Semaphore::new(limit)),
+            places: Arc::new(Semaphore::new(limit as usize)),
             shed,
             tasks,
         }
     }
 
-    pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, WorkError> {
+    pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, ClaimRefusal> {
         let place = Arc::clone(&self.places).try_acquire_owned();
         place.map_err(|_| {
             self.shed.increment(1);
-            WorkError::TooMany
+            ClaimRefusal::TooMany
         })
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.limit - self.places.available_permits()
+        self.limit as usize - self.places.available_permits()
     }
 
-    /// Starts `work` immediately, within the limit, and runs it to its end even if the caller is
-    /// dropped.
-    pub(super) fn run<T, W>(
+    /// Starts `work` within the limit, and runs it to its end even if the caller is dropped.
+    pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: W,
-    ) -> impl Future<Output = Result<T, WorkError>> + Send + use<T, W>
-    where
-        T: Send + 'static,
-        W: Future<Output = T> + Send + 'static,
-    {
-        let begun = self.enter().map(|place| {
-            self.run_unlimited(async move {
-                let done = work.await;
-                drop(place);
-                done
-            })
-        });
-        async move { begun?.await }
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, ClaimRefusal> {
+        let place = self.enter()?;
+        self.run_unlimited(async move {
+            let done = work.await;
+            drop(place);
+            done
+        })
+        .await
     }
 
     /// Like [`InFlightLimit::run`], without the limit, for operators: their requests must succeed
     /// while claims are shed.
-    pub(crate) fn run_unlimited<T, W>(
+    pub(crate) async fn run_unlimited<T: Send + 'static>(
         &self,
-        work: W,
-    ) -> impl Future<Output = Result<T, WorkError>> + Send + use<T, W>
-    where
-        T: Send + 'static,
-        W: Future<Output = T> + Send + 'static,
-    {
-        let task = self.tasks.spawn(work);
-        async move {
-            task.await.map_err(|error| {
-                tracing::error!(%error, "a task ended before its work was done");
-                WorkError::Panicked
-            })
-        }
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, ClaimRefusal> {
+        self.tasks.spawn(work).await.map_err(|error| {
+            tracing::error!(%error, "a task ended before its work was done");
+            ClaimRefusal::Panicked
+        })
     }
 
     /// Runs `work` in the background; shutdown waits for it.
@@ -115,8 +96,10 @@ impl InFlightLimit {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use futures_util::FutureExt as _;
     use tokio::sync::oneshot;
+
+    use super::*;
 
     #[tokio::test]
     async fn refuses_work_above_the_limit_and_finishes_work_of_a_dropped_caller() {
@@ -134,14 +117,15 @@ mod tests {
             inner.run(work).await
         });
         has_begun.await.unwrap();
-        assert_eq!(limit.run(async {}).await, Err(WorkError::TooMany));
+        let refused = limit.run(async {}).await;
+        assert!(matches!(refused, Err(ClaimRefusal::TooMany)));
 
         caller.abort();
         assert!(caller.await.unwrap_err().is_cancelled());
         go.send(()).unwrap();
         finished.await.unwrap();
         assert_eq!(limit.finish(Duration::from_secs(5)).await, 0);
-        assert_eq!(limit.run(async { 7 }).await, Ok(7));
+        assert_eq!(limit.run(async { 7 }).await.unwrap(), 7);
     }
 
     #[tokio::test]
@@ -149,24 +133,22 @@ mod tests {
         let claims = InFlightLimit::new(1);
         let questions = claims.for_questions(1);
         let (go, gate) = oneshot::channel::<()>();
-        let asked = questions.run(async move { gate.await.unwrap() });
-        assert_eq!(questions.run(async {}).await, Err(WorkError::TooMany));
-        assert_eq!(claims.run(async { 7 }).await, Ok(7));
+        let mut asked = Box::pin(questions.run(async move { gate.await.unwrap() }));
+        assert!((&mut asked).now_or_never().is_none());
+        let refused = questions.run(async {}).await;
+        assert!(matches!(refused, Err(ClaimRefusal::TooMany)));
+        assert_eq!(claims.run(async { 7 }).await.unwrap(), 7);
         assert_eq!(claims.finish(Duration::ZERO).await, 1);
         go.send(()).unwrap();
-        assert_eq!(
-            (asked.await, claims.finish(Duration::from_secs(5)).await),
-            (Ok(()), 0)
-        );
+        asked.await.unwrap();
+        assert_eq!(claims.finish(Duration::from_secs(5)).await, 0);
     }
 
     #[tokio::test]
     async fn panicked_work_releases_its_place() {
         let limit = InFlightLimit::new(1);
-        assert_eq!(
-            limit.run(async { panic!("on purpose") }).await,
-            Err::<(), _>(WorkError::Panicked)
-        );
-        assert_eq!(limit.run(async {}).await, Ok(()));
+        let panicked = limit.run(async { panic!("on purpose") }).await;
+        assert!(matches!(panicked, Err::<(), _>(ClaimRefusal::Panicked)));
+        limit.run(async {}).await.unwrap();
     }
 }

@@ -1,11 +1,22 @@
-//! Outcomes of claims: the response to the user, and the label of the metric.
+//! Outcomes of claims: the response to the user, the label of the metric, and the sentence for both
+//! the response and the log.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use chrono::SecondsFormat;
 use firstcome_shared::domain::{DropId, Slot};
+use firstcome_shared::http::Problem;
+use firstcome_shared::http::problem::Code;
+use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use metrics::{Counter, describe_counter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::refusal::ClaimRefusal;
+use crate::serve::catalogue::LookupError;
+use crate::serve::catalogue::coupon_with_drops::instant;
 
 /// A claim that got a slot or a position in the waiting list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,14 +40,28 @@ pub(crate) enum ClaimAnswer {
     },
 }
 
-impl ClaimAnswer {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Accepted { .. } => "accepted",
-            Self::AlreadyClaimed { .. } => "already_claimed",
-            Self::Waiting { .. } => "waiting",
-        }
-    }
+/// Why a claim, a read of its status, or a revocation was refused.
+#[derive(Debug)]
+pub(crate) enum ClaimRefusal {
+    Coupon(LookupError),
+    /// Admission gave neither a slot nor a position in the waiting list.
+    Refused(Admission),
+    /// Redis did not answer. The claim may have been admitted.
+    NotAnswered(Arc<AdmissionError>),
+    /// Redis holds the claim, but no second store does yet.
+    NotDurable,
+    /// MySQL, which alone knows the holders of a sealed drop, did not answer.
+    SealedUnknown,
+    /// There is nothing to give back or revoke.
+    NothingHeld,
+    /// MySQL has the revocation, but Redis may not have freed the slot yet.
+    HalfRevoked,
+    /// The stores that answered cannot determine the status of the claim. For example, a coupon
+    /// without any drop: each coupon is created with one, so MySQL has lost it.
+    StandingUnknown,
+    /// The limit of work in progress is reached, and the work was not started.
+    TooMany,
+    Panicked,
 }
 
 /// The values of the label `outcome`.
@@ -61,14 +86,6 @@ const LABELS: [&str; 18] = [
     "unexpected",
 ];
 
-/// Returns the label `outcome` of a processed claim.
-pub(super) fn label(answer: &Result<ClaimAnswer, ClaimRefusal>) -> &'static str {
-    match answer {
-        Ok(answer) => answer.label(),
-        Err(refusal) => refusal.label(),
-    }
-}
-
 pub(super) fn counter(outcome: &'static str) -> Counter {
     metrics::counter!("firstcome_claims_total", "outcome" => outcome)
 }
@@ -78,5 +95,186 @@ pub(in crate::serve) fn describe() {
     describe_counter!("firstcome_claims_total", "Claims processed, by outcome");
     for outcome in LABELS {
         counter(outcome).absolute(0);
+    }
+}
+
+impl ClaimAnswer {
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::AlreadyClaimed { .. } => "already_claimed",
+            Self::Waiting { .. } => "waiting",
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::AlreadyClaimed { .. } => StatusCode::OK,
+            Self::Accepted { .. } | Self::Waiting { .. } => StatusCode::ACCEPTED,
+        }
+    }
+}
+
+impl IntoResponse for ClaimAnswer {
+    fn into_response(self) -> Response {
+        (self.status(), axum::Json(self)).into_response()
+    }
+}
+
+impl ClaimRefusal {
+    /// Returns the label `outcome` of `firstcome_claims_total`.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Refused(admission) => admission.word(),
+            Self::NotAnswered(error) => error.word(),
+            Self::NotDurable => "not_held",
+            Self::SealedUnknown => "mysql_error",
+            Self::TooMany => "shed",
+            Self::Coupon(_)
+            | Self::NothingHeld
+            | Self::HalfRevoked
+            | Self::StandingUnknown
+            | Self::Panicked => "unexpected",
+        }
+    }
+
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::Coupon(LookupError::NoSuchCoupon(_)) | Self::NothingHeld => Code::NotFound,
+            Self::Refused(Admission::SoldOut) => Code::SoldOut,
+            Self::Refused(Admission::Paused) => Code::Paused,
+            Self::Refused(Admission::Revoked) => Code::Revoked,
+            Self::Refused(Admission::NotAllowed) => Code::NotAllowed,
+            Self::Refused(Admission::NotOpen(_)) => Code::NotOpen,
+            Self::Refused(Admission::Closed(_)) => Code::Closed,
+            Self::Panicked => Code::Internal,
+            Self::Refused(_)
+            | Self::Coupon(LookupError::Unavailable)
+            | Self::NotAnswered(_)
+            | Self::NotDurable
+            | Self::SealedUnknown
+            | Self::HalfRevoked
+            | Self::StandingUnknown
+            | Self::TooMany => Code::Unavailable,
+        }
+    }
+
+    /// Returns the sentence for the user, and for the log if the response is 503.
+    pub(super) fn detail(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Coupon(LookupError::NoSuchCoupon(id)) => {
+                return format!("there is no coupon {id}").into();
+            }
+            Self::Coupon(LookupError::Unavailable) => {
+                "it is unknown right now whether the coupon exists; try again"
+            }
+            Self::Refused(admission) => match admission {
+                Admission::SoldOut => "all are given out",
+                Admission::Paused => "this coupon is paused; try again later",
+                Admission::Revoked => {
+                    "your coupon was given back or revoked, and you cannot get another"
+                }
+                Admission::NotAllowed => {
+                    "this coupon is for certain people, and you are not among them"
+                }
+                Admission::NotOpen(_) => "this coupon is not open yet",
+                Admission::Closed(_) => "this coupon is closed",
+                // The group changed twice during the claim, or the drop is not in Redis or does not
+                // add up. The others are no refusals.
+                Admission::ForGroup
+                | Admission::Unloaded(_)
+                | Admission::Unverified
+                | Admission::Accepted(_)
+                | Admission::Already(..)
+                | Admission::Waiting(_) => "this coupon is being checked; try again",
+            },
+            Self::NotAnswered(error) => match **error {
+                AdmissionError::Closed | AdmissionError::AnotherEra => {
+                    "admission is closed for a check; try again"
+                }
+                AdmissionError::Unanswered => {
+                    "too many claims wait for Redis; try again in a moment"
+                }
+                AdmissionError::Redis(_) => {
+                    "whether this claim went through is not known yet; try again"
+                }
+                AdmissionError::Unexpected => "this claim could not be processed; try again",
+            },
+            Self::NotDurable => {
+                "a slot is reserved for you, but cannot be confirmed right now; try again"
+            }
+            Self::SealedUnknown => {
+                "this coupon is closed, and it is unknown right now whether you hold one; try again"
+            }
+            Self::NothingHeld => "there is no claim of this user to give back or revoke",
+            Self::HalfRevoked => {
+                "the claim is revoked, but its slot may not be free yet; repeat the request to be certain"
+            }
+            Self::StandingUnknown => "the status of this claim is unknown right now; try again",
+            Self::TooMany => "too many claims at once; try again in a moment",
+            Self::Panicked => "something went wrong here; the log has the reason",
+        })
+    }
+}
+
+impl From<LookupError> for ClaimRefusal {
+    fn from(error: LookupError) -> Self {
+        Self::Coupon(error)
+    }
+}
+
+impl From<ClaimRefusal> for Problem {
+    fn from(refusal: ClaimRefusal) -> Self {
+        let time = |ms| instant(ms).to_rfc3339_opts(SecondsFormat::Millis, true);
+        let problem = match refusal.code() {
+            Code::Unavailable => Self::unavailable(refusal.detail()),
+            code => Self::new(code, refusal.detail()),
+        };
+        match refusal {
+            ClaimRefusal::Refused(Admission::NotOpen(at)) => problem.with("opens_at", time(at)),
+            ClaimRefusal::Refused(Admission::Closed(at)) if at > 0 => {
+                problem.with("closed_at", time(at))
+            }
+            _ => problem,
+        }
+    }
+}
+
+impl From<LookupError> for Problem {
+    fn from(error: LookupError) -> Self {
+        ClaimRefusal::Coupon(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_admission_map_to_status_and_code() {
+        for (admission, status, code) in [
+            (Admission::SoldOut, 409, "sold_out"),
+            (Admission::Paused, 409, "paused"),
+            (Admission::Revoked, 409, "revoked"),
+            (Admission::NotAllowed, 403, "not_allowed"),
+            (Admission::ForGroup, 503, "unavailable"),
+            (Admission::NotOpen(0), 409, "not_open"),
+            (Admission::Closed(0), 410, "closed"),
+            (Admission::Unloaded(DropId(1)), 503, "unavailable"),
+            (Admission::Unverified, 503, "unavailable"),
+        ] {
+            let problem = Problem::from(ClaimRefusal::Refused(admission));
+            assert_eq!(problem.code(), code);
+            let response = problem.into_response();
+            assert_eq!(response.status(), status, "{code}");
+            assert_eq!(
+                response.headers().contains_key("retry-after"),
+                status == 503,
+                "{code}"
+            );
+        }
+        let later = ClaimRefusal::Refused(Admission::NotOpen(1_764_568_800_000));
+        let later = serde_json::to_value(Problem::from(later)).unwrap();
+        assert_eq!(later["opens_at"], "2025-12-01T06:00:00.000Z");
     }
 }

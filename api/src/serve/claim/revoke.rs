@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use chrono::Utc;
+use firstcome_shared::StoreError;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
@@ -17,10 +18,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::admit::ClaimService;
-use super::my_claim::drop_to_show;
-use super::refusal::ClaimRefusal;
+use super::outcome::ClaimRefusal;
+use super::status::drop_to_show;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 
+/// Maximum number of attempts to write, because MySQL may choose the transaction to end a deadlock
+/// with a consumer.
 const ATTEMPTS: usize = 3;
 
 /// A claim that was given back or revoked.
@@ -77,25 +80,12 @@ impl ClaimService {
         user: UserId,
         order: Order,
     ) -> Result<Revoked, ClaimRefusal> {
-        let record = db.person(coupon.coupon.id, &user).await.map_err(unknown)?;
-        let shown = if let Some(id) = order.drop {
-            match drop_named(db, coupon, id).await? {
-                Some(named) => named,
-                None => return Err(self.without_drop(coupon, id, &user, &record).await),
-            }
-        } else {
-            // By Redis's clock the next drop may already be open.
-            let now_ms = self.redis.time_ms().await.map_err(unknown)?;
-            let shown = drop_to_show(coupon, instant(now_ms));
-            shown.ok_or(ClaimRefusal::StandingUnknown)?.drop.clone()
-        };
-        let keys = self.redis.keys(coupon.coupon.id, shown.id);
-        let standing = self
-            .redis
-            .standing(&keys, coupon.coupon.era, &user)
-            .await
-            .map_err(unknown)?;
-        let once_per = coupon.coupon.once_per;
+        let (coupon_id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
+        let record = db.person(coupon_id, &user).await.map_err(unknown)?;
+        let shown = self.drop_of(db, coupon, order.drop).await?;
+        let keys = self.redis.keys(coupon_id, shown.id);
+        let standing = self.redis.standing(&keys, coupon.coupon.era, &user);
+        let standing = standing.await.map_err(unknown)?;
         let held = match held(once_per, &shown, &record, &standing) {
             Err(ClaimRefusal::NothingHeld)
                 if order.drop.is_none() && coupon.lacks_a_drop(Utc::now()) =>
@@ -112,51 +102,62 @@ impl ClaimService {
             Held::Claim(drop, slot) => (drop, slot),
             Held::Revoked(earlier) => return self.finish(db, coupon, earlier.clone()).await,
         };
-        let Order {
-            reason,
-            by,
-            may_claim_again,
-            operator,
-            ..
-        } = order;
         let known = self
             .redis
-            .last_revocation(&keys, drop, once_per, user.as_str())
-            .await;
-        let coupon_id = coupon.coupon.id;
-        let after = known.map_err(unknown)?;
+            .last_revocation(&keys, drop, once_per, user.as_str());
         let new = NewRevocation {
             coupon: coupon_id,
             drop,
             slot,
+            after: known.await.map_err(unknown)?,
             user,
-            reason,
-            by,
-            may_claim_again,
+            reason: order.reason,
+            by: order.by,
+            may_claim_again: order.may_claim_again,
             once_per,
-            operator,
-            after,
+            operator: order.operator,
         };
-        let revocation = write(db, new).await?;
+        let mut attempt = 1;
+        let revocation = loop {
+            match db.revoke(new.clone()).await {
+                Err(DbError::Query { .. }) if attempt < ATTEMPTS => attempt += 1,
+                written => break written.map_err(unknown)?,
+            }
+        };
         crash_point(Point::RevocationWritten);
         self.finish(db, coupon, revocation).await
     }
 
-    /// Returns the refusal if MySQL does not have the named drop, which it may have lost.
-    async fn without_drop(
+    /// Returns the named drop or, without one, the drop to show by Redis's clock, by which the next
+    /// may already be open.
+    async fn drop_of(
         &self,
+        db: &Db,
         coupon: &CouponWithDrops,
-        drop: DropId,
-        user: &UserId,
-        record: &PersonRecord,
-    ) -> ClaimRefusal {
-        let keys = self.redis.keys(coupon.coupon.id, drop);
-        let standing = self.redis.standing(&keys, coupon.coupon.era, user).await;
-        let has_row = record.rows.iter().any(|row| row.drop_id == drop.0);
-        match standing {
-            Ok(standing) if !standing.loaded && !has_row => ClaimRefusal::NothingHeld,
-            _ => ClaimRefusal::StandingUnknown,
+        named: Option<DropId>,
+    ) -> Result<Drop, ClaimRefusal> {
+        let Some(id) = named else {
+            let now_ms = self.redis.time_ms().await.map_err(unknown)?;
+            let shown = drop_to_show(coupon, instant(now_ms));
+            return Ok(shown.ok_or(ClaimRefusal::StandingUnknown)?.drop.clone());
+        };
+        if let Some(drop) = coupon.drop(id) {
+            return Ok(drop.clone());
         }
+        // The catalogue holds only the last of the sealed drops.
+        let all = db.coupon(coupon.coupon.id).await.map_err(unknown)?;
+        let mut drops = all.into_iter().flat_map(|(_, drops)| drops);
+        if let Some(drop) = drops.find(|drop| drop.id == id) {
+            return Ok(drop);
+        }
+        // MySQL may have lost it.
+        let keys = self.redis.keys(coupon.coupon.id, id);
+        let given_out = self.redis.given_out(&[&keys]).await.map_err(unknown)?;
+        Err(if given_out.iter().any(Option::is_some) {
+            ClaimRefusal::StandingUnknown
+        } else {
+            ClaimRefusal::NothingHeld
+        })
     }
 
     /// Runs the steps that follow once MySQL has the revocation. All are idempotent.
@@ -166,31 +167,23 @@ impl ClaimService {
         coupon: &CouponWithDrops,
         revocation: Revocation,
     ) -> Result<Revoked, ClaimRefusal> {
-        let half = |why: &dyn std::fmt::Display| {
-            tracing::warn!(%why, coupon = %coupon.coupon.id, "a revocation is not in Redis yet; a pass finishes it");
-            ClaimRefusal::HalfRevoked
-        };
+        let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
         let drop = DropId(revocation.drop_id);
-        let keys = self.redis.keys(coupon.coupon.id, drop);
-        let once_per = coupon.coupon.once_per;
-        let released = self.redis.revoke(&keys, once_per, &revocation).await;
-        let until = released.map_err(|error| half(&error))?;
-        crash_point(Point::RevocationReleased);
-        if revocation.is_to_be_ended() {
-            let ended = db
-                .end_revocation(&revocation, until)
-                .await
-                .map_err(|error| half(&error))?;
-            self.redis
-                .revoke(&keys, once_per, &ended)
-                .await
-                .map_err(|error| half(&error))?;
-        }
-        if let Err(error) = self
-            .redis
-            .wake_if_anyone_waits(coupon.coupon.id, &[keys])
-            .await
-        {
+        let keys = self.redis.keys(id, drop);
+        let released = async {
+            let until = self.redis.revoke(&keys, once_per, &revocation).await?;
+            crash_point(Point::RevocationReleased);
+            if revocation.is_to_be_ended() {
+                let ended = db.end_revocation(&revocation, until).await?;
+                self.redis.revoke(&keys, once_per, &ended).await?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        released.await.map_err(|error| {
+            tracing::warn!(%error, coupon = %id, "a revocation is not in Redis yet; a pass finishes it");
+            ClaimRefusal::HalfRevoked
+        })?;
+        if let Err(error) = self.redis.wake_if_anyone_waits(id, &[keys]).await {
             tracing::debug!(%error, "could not wake the reconciler; the next scheduled pass promotes waiting users");
         }
         Ok(Revoked {
@@ -199,31 +192,6 @@ impl ClaimService {
             slot: revocation.slot,
         })
     }
-}
-
-/// Returns a drop of the coupon, from MySQL if it is not in the catalogue, which holds only the
-/// last of the sealed drops.
-async fn drop_named(
-    db: &Db,
-    coupon: &CouponWithDrops,
-    id: DropId,
-) -> Result<Option<Drop>, ClaimRefusal> {
-    if let Some(drop) = coupon.drop(id) {
-        return Ok(Some(drop.clone()));
-    }
-    let all = db.coupon(coupon.coupon.id).await.map_err(unknown)?;
-    Ok(all.and_then(|(_, drops)| drops.into_iter().find(|drop| drop.id == id)))
-}
-
-/// Retries if MySQL chose this transaction to end a deadlock with a consumer.
-async fn write(db: &Db, new: NewRevocation) -> Result<Revocation, ClaimRefusal> {
-    for _ in 1..ATTEMPTS {
-        match db.revoke(new.clone()).await {
-            Err(DbError::Query { .. }) => {}
-            other => return other.map_err(unknown),
-        }
-    }
-    db.revoke(new).await.map_err(unknown)
 }
 
 #[allow(clippy::needless_pass_by_value)] // `map_err` passes it by value

@@ -29,8 +29,7 @@ use firstcome_shared::redis::settings::{CouponRead, Lowered, Written};
 use tokio::time::timeout;
 
 use super::create::check_audience;
-use super::extract::{CouponPath, JsonBody, invalid};
-use super::refusals::{mysql_unavailable, no_such_coupon};
+use super::extract::{CouponPath, JsonBody, invalid, mysql_unavailable, no_such_coupon};
 use super::view::{CouponView, show_one};
 use super::{allow_list, etag};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
@@ -88,7 +87,8 @@ enum Changed {
 /// coupon between its two steps.
 const ATTEMPTS: usize = 5;
 
-/// Applies the change, if the coupon has the revision `only` or if `only` is `None`.
+/// Applies the change, if the coupon has the revision `only` or if `only` is `None`. If it lowers a
+/// quantity in Redis and then fails, Redis is stricter than MySQL until the next pass.
 async fn apply(
     services: &Services,
     id: CouponId,
@@ -98,49 +98,22 @@ async fn apply(
 ) -> Result<Changed, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
-    let mut lowered = false;
-    let made = commit(services, id, &patch, only, by, &mut lowered).await;
-    if !matches!(made, Ok(Committed::Yes(_))) && lowered {
-        // Redis is stricter than MySQL now.
-        write_again(services, id).await;
-    }
-    match made? {
-        Committed::Yes(changed) => {
-            let revision = changed.coupon.revision;
-            tracing::info!(coupon_id = id.0, ?patch, revision, "a coupon was changed");
-            let shown = finish(services, &patch, changed).await?;
-            Ok(Changed::Yes(shown))
-        }
-        Committed::Another(revision) => Ok(Changed::Another(revision)),
-    }
-}
-
-enum Committed {
-    Yes(ChangedCoupon),
-    Another(u64),
-}
-
-/// Changes MySQL. Sets `lowered` if Redis has a lower quantity.
-async fn commit(
-    services: &Services,
-    id: CouponId,
-    patch: &CouponPatch,
-    only: Option<u64>,
-    by: Operator,
-    lowered: &mut bool,
-) -> Result<Committed, Problem> {
     let db = &services.mysql.operators;
     for _ in 0..ATTEMPTS {
         let now = services.now().await;
         let expected = match patch.quantity {
-            Some(new) => Some(lower(services, id, patch, new, now, only, lowered).await?),
+            Some(new) => Some(lower(services, id, &patch, new, now, only).await?),
             None => only,
         };
         let changed = db.change_coupon(id, expected, patch.clone(), now, by.clone());
         match changed.await.map_err(|error| not_changed(&error))? {
-            CouponChanged::Yes(changed) => return Ok(Committed::Yes(changed)),
+            CouponChanged::Yes(changed) => {
+                let revision = changed.coupon.revision;
+                tracing::info!(coupon_id = id.0, ?patch, revision, "a coupon was changed");
+                return Ok(Changed::Yes(finish(services, &patch, changed).await?));
+            }
             CouponChanged::Another(_) if only.is_none() => {}
-            CouponChanged::Another(revision) => return Ok(Committed::Another(revision)),
+            CouponChanged::Another(revision) => return Ok(Changed::Another(revision)),
             CouponChanged::NotPossible(why) => return Err(Problem::new(Code::NotPossible, why)),
             CouponChanged::LostDrop => return Err(lost_drop()),
             CouponChanged::NoCoupon => return Err(no_such_coupon(id)),
@@ -197,7 +170,6 @@ async fn lower(
     quantity: Slot,
     now: DateTime<Utc>,
     only: Option<u64>,
-    lowered: &mut bool,
 ) -> Result<u64, Problem> {
     let (db, redis) = (&services.mysql.operators, &services.redis);
     let nothing = |error: DbError| mysql_unavailable(&error, "nothing was changed");
@@ -239,8 +211,6 @@ async fn lower(
         era,
         revision: taken.revision,
     };
-    // A call without an answer may have lowered it.
-    *lowered = true;
     let answer = redis.lower(&larger, read, quantity).await;
     match answer.map_err(|error| redis_away(&error))? {
         Lowered::Yes => Ok(taken.revision),
@@ -276,7 +246,7 @@ async fn finish(
     // If the coupon becomes restricted to a list, write the list to Redis before admission needs
     // it.
     let has_list = patch.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
-    if patch.concerns_redis() && !(has_list && follow(services, &coupon, &drops).await) {
+    if patch.concerns_redis() && !(has_list && write(services, &coupon, &drops).await) {
         let detail = "MySQL has the change; admission follows within a minute, or when you repeat the request";
         return Err(Problem::unavailable(detail));
     }
@@ -298,55 +268,10 @@ async fn finish(
     Ok(seen.unwrap_or_else(|_| Arc::new(CouponWithDrops::new(redis, coupon, drops, |_| None))))
 }
 
-/// Writes MySQL's settings to Redis. Returns `false` if the reconciler has to write them.
-///
-/// A write is refused if another operator has taken a later revision, perhaps without changing
-/// anything. This does not prove that Redis has this change, so everything is written again.
-async fn follow(services: &Services, coupon: &Coupon, drops: &[Drop]) -> bool {
-    match write(services, coupon, drops).await {
-        Ok(true) => true,
-        Ok(false) => write_again(services, coupon.id).await,
-        Err(error) => {
-            tracing::warn!(%error, coupon_id = coupon.id.0, "could not write a change to Redis; the reconciler will");
-            false
-        }
-    }
-}
-
-/// Writes MySQL's settings at a new revision. Returns `false` if the reconciler has to write them.
-async fn write_again(services: &Services, id: CouponId) -> bool {
-    let again = async || -> Result<bool, StoreError> {
-        let seen = services.redis.revision(id).await?;
-        let taken = services
-            .mysql
-            .operators
-            .take_revision(id, seen, None)
-            .await?;
-        match taken {
-            Some((coupon, drops)) => Ok(write(services, &coupon, &drops).await?),
-            None => Ok(false),
-        }
-    };
-    for _ in 0..ATTEMPTS {
-        match again().await {
-            Ok(true) => return true,
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(%error, coupon_id = id.0, "could not write settings to Redis; the reconciler will");
-                return false;
-            }
-        }
-    }
-    tracing::warn!(
-        coupon_id = id.0,
-        "this coupon was changed repeatedly; the reconciler updates Redis"
-    );
-    false
-}
-
-/// Writes the settings of the drops that are not sealed to Redis. Returns `false` if Redis has seen
-/// a later revision.
-async fn write(services: &Services, coupon: &Coupon, drops: &[Drop]) -> Result<bool, RedisError> {
+/// Writes the settings of the drops that are not sealed to Redis. Returns `false` if the reconciler
+/// has to write them: also if another operator has taken a later revision, perhaps without changing
+/// anything, so that Redis may not have this change.
+async fn write(services: &Services, coupon: &Coupon, drops: &[Drop]) -> bool {
     let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
     let keys = |drop: &Drop| services.redis.keys(coupon.id, drop.id);
     let keys: Vec<(DropKeys, &Drop)> = unsealed.map(|drop| (keys(drop), drop)).collect();
@@ -354,16 +279,20 @@ async fn write(services: &Services, coupon: &Coupon, drops: &[Drop]) -> Result<b
         .iter()
         .map(|(keys, drop)| (keys, DropMeta::of(coupon, drop)))
         .collect();
-    let written = services.redis.write_settings(coupon.revision, &all).await?;
-    // A drop that is not loaded admits no user. When the reconciler loads it from MySQL, the change
-    // is included.
-    if written == Written::Unloaded {
-        tracing::warn!(
-            coupon_id = coupon.id.0,
-            "a change waits for the reconciler to verify a drop"
-        );
+    let written = services.redis.write_settings(coupon.revision, &all).await;
+    match &written {
+        // A drop that is not loaded admits no user. When the reconciler loads it from MySQL, the
+        // change is included.
+        Ok(Written::Yes | Written::Unloaded) => true,
+        Ok(Written::Outdated) | Err(_) => {
+            tracing::warn!(
+                coupon_id = coupon.id.0,
+                ?written,
+                "a change is not in Redis yet"
+            );
+            false
+        }
     }
-    Ok(written != Written::Outdated)
 }
 
 fn not_changed(error: &DbError) -> Problem {
@@ -378,7 +307,7 @@ fn not_changed(error: &DbError) -> Problem {
         ),
         Some(_) => {
             tracing::warn!(%error, "a quantity was not lowered");
-            let why = "rows above that quantity are issued already; nothing was changed";
+            let why = "rows above that quantity are issued already; MySQL was not changed, and Redis follows within a minute";
             Problem::new(Code::BelowGivenOut, why)
         }
         None => mysql_unavailable(

@@ -1,15 +1,12 @@
 //! The routes of a claim: `POST /v1/coupons/{id}/claims` and `GET /v1/coupons/{id}/claims/me`.
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
 
 use super::extract::{CouponPath, Person};
 use super::view::{NotKept, not_kept};
 use crate::serve::claim::ClaimAnswer;
-use crate::serve::claim::my_claim::MyClaim;
+use crate::serve::claim::status::MyClaim;
 use crate::serve::state::App;
 
 /// Claim a coupon
@@ -34,13 +31,8 @@ pub(crate) async fn claim(
     State(app): State<App>,
     Person(requester): Person,
     CouponPath(id): CouponPath,
-) -> Result<Response, Problem> {
-    let answer = app.claims.admit(id, requester).await?;
-    let status = match answer {
-        ClaimAnswer::AlreadyClaimed { .. } => StatusCode::OK,
-        ClaimAnswer::Accepted { .. } | ClaimAnswer::Waiting { .. } => StatusCode::ACCEPTED,
-    };
-    Ok((status, Json(answer)).into_response())
+) -> Result<ClaimAnswer, Problem> {
+    Ok(app.claims.admit(id, requester).await?)
 }
 
 /// Read your claim

@@ -18,8 +18,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropMeta;
 
-use super::extract::{JsonBody, invalid};
-use super::refusals::mysql_unavailable;
+use super::extract::{JsonBody, invalid, mysql_unavailable};
 use super::view::{CouponView, show_one};
 use crate::serve::auth::Identity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;

@@ -5,9 +5,8 @@ use axum::extract::{FromRequestParts, MatchedPath, Path};
 use axum::http::request::Parts;
 use firstcome_shared::domain::{CouponId, UserId, canonical_number};
 use firstcome_shared::http::Problem;
-pub(crate) use firstcome_shared::http::extract::{
-    JsonBody, MAX_BODY_BYTES, StrictQuery, invalid, too_large,
-};
+pub(crate) use firstcome_shared::http::extract::{JsonBody, StrictQuery, body, invalid};
+use firstcome_shared::mysql::DbError;
 
 use crate::serve::auth::Requester;
 use crate::serve::state::App;
@@ -75,4 +74,14 @@ impl FromRequestParts<App> for Person {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         app.identity.find_person(&parts.headers).await.map(Self)
     }
+}
+
+pub(crate) fn no_such_coupon(id: CouponId) -> Problem {
+    Problem::not_found(format!("there is no coupon {id}"))
+}
+
+/// Builds a 503 for an operator's request. `doubt` describes what may have happened, or what to do.
+pub(crate) fn mysql_unavailable(error: &DbError, doubt: &str) -> Problem {
+    tracing::warn!(%error, "an operator's request could not be processed");
+    Problem::unavailable(format!("MySQL did not answer; {doubt}"))
 }

@@ -1,6 +1,6 @@
 //! The routes, and the router that combines them.
 
-pub(crate) mod allow_list;
+mod allow_list;
 mod change;
 pub(crate) mod claim;
 mod coupons;
@@ -10,14 +10,12 @@ pub(super) mod extract;
 mod issued;
 pub(crate) mod middleware;
 mod openapi;
-mod refusals;
 mod revoke;
 pub(super) mod view;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
@@ -26,11 +24,12 @@ use firstcome_shared::http::openapi::with_problems;
 use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tower::layer::layer_fn;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::middleware::{RequestGuard, guarded};
+use self::middleware::{Guarded, RequestGuard};
 use crate::serve::auth::Identity;
 use crate::serve::openness::{CLOSED, Openness, openness};
 use crate::serve::page;
@@ -46,8 +45,9 @@ pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<Reques
         .merge(more)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(DefaultBodyLimit::max(extract::MAX_BODY_BYTES))
-        .layer(from_fn_with_state(guard, guarded))
+        .layer(layer_fn(move |inner| {
+            Guarded::new(Arc::clone(&guard), inner)
+        }))
 }
 
 /// Builds the expensive routes for machines. If METRICS_ADDR is set, they are served only there.
@@ -120,7 +120,7 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
 pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let [kafka, mysql] = std::array::from_fn(|_| App::clone(app));
     let kafka = health::check(move || {
-        let problem = kafka.claims.durability().publisher().problem();
+        let problem = kafka.claims.second_store().publisher().problem();
         async move {
             problem.map_or(Ok(()), |why| {
                 Err(format!("claims go to MySQL, without Kafka: {why}"))
@@ -128,14 +128,8 @@ pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
         }
     });
     let mysql = health::check(move || {
-        let up = mysql.catalogue.mysql_up();
-        async move {
-            if up {
-                Ok(())
-            } else {
-                Err("coupons are those last read from MySQL".to_owned())
-            }
-        }
+        let problem = mysql.catalogue.problem();
+        std::future::ready(problem.map_or(Ok(()), |why| Err(why.to_owned())))
     });
     let keys = app.identity.key_set().map(|keys| {
         let keys = Arc::clone(keys);

@@ -40,7 +40,7 @@ impl Modify for SecuritySchemes {
     }
 }
 
-/// Adapts the document for tokens: removes the gateway's headers, which are ignored in this case.
+/// Adapts the document for tokens: removes the gateway's header, which is ignored in this case.
 pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
     for item in document.paths.paths.values_mut() {
         let operations = [
@@ -49,13 +49,10 @@ pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
             &mut item.patch,
             &mut item.delete,
         ];
-        for parameters in operations
-            .into_iter()
-            .flatten()
-            .filter_map(|operation| operation.parameters.as_mut())
-        {
-            parameters
-                .retain(|one| !["X-User-Id", "X-Gateway-Secret"].contains(&one.name.as_str()));
+        for operation in operations.into_iter().flatten() {
+            if let Some(parameters) = &mut operation.parameters {
+                parameters.retain(|one| one.name != "X-User-Id");
+            }
         }
     }
     document

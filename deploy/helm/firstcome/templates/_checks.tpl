@@ -24,11 +24,8 @@
 {{- if not $how }}
 {{- fail "set settings.api.USER_AUTH to trusted-header or jwt" }}
 {{- end }}
-{{- if and (eq $how "trusted-header") (not (or $v.existingSecrets.api (index $secrets.api "TRUSTED_HEADER_SECRET"))) }}
-{{- fail "set secrets.api.TRUSTED_HEADER_SECRET (openssl rand -hex 32; the gateway sends it as X-Gateway-Secret), or existingSecrets.api to a Secret that has it: without it every pod that reaches the API could claim for anybody" }}
-{{- end }}
-{{- if and (eq $how "jwt") (not $v.existingSecrets.api) (index $secrets.api "TRUSTED_HEADER_SECRET") }}
-{{- fail "clear secrets.api.TRUSTED_HEADER_SECRET: it is the gateway's, and settings.api.USER_AUTH is jwt; with both the API does not start" }}
+{{- if and (eq $how "trusted-header") (not $v.networkPolicy.enabled) }}
+{{- fail "set networkPolicy.enabled, or settings.api.USER_AUTH to jwt: without it every pod that reaches the API could claim for anybody" }}
 {{- end }}
 {{- if and (eq $how "jwt") (not $v.existingSecrets.api) }}
 {{- range list "JWT_ALGORITHM" "JWT_ISSUER" "JWT_AUDIENCE" }}

@@ -1,9 +1,9 @@
-//! Baselines to compare Firstcome with: other designs of first-come coupons, and the least that a
-//! route can do.
+//! Baselines to compare Firstcome with: other designs of first-come coupons, and a route that does
+//! nothing.
 //!
 //! - [`designs`]: the usual designs, behind the same HTTP front as Firstcome.
-//! - [`comparison`]: the same rush on each of them and on Firstcome, as a table and a picture.
-//! - [`routes`]: a route that does nothing, and one that does only the necessary work.
+//! - [`comparison`]: the same rush on each of them and on Firstcome, as a table.
+//! - [`routes`]: a route that does nothing.
 
 pub mod comparison;
 pub mod designs;

@@ -1,12 +1,11 @@
-//! `firstcome-baselines`: the processes of the designs and routes, and the chart of a comparison.
+//! `firstcome-baselines`: the processes of the designs and routes.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use firstcome_bench::baselines::comparison::{self, Picture};
 use firstcome_bench::baselines::designs::{self, DesignArgs};
-use firstcome_bench::baselines::routes::{self, BareArgs};
+use firstcome_bench::baselines::routes;
 use firstcome_load::ended;
 
 /// Other designs of first-come coupons. `firstcome-bench designs` starts and compares them.
@@ -15,14 +14,8 @@ use firstcome_load::ended;
 enum Command {
     /// The API of a design
     Serve(DesignArgs),
-    /// The consumer of a design
-    Consume(DesignArgs),
     /// A route that does nothing and answers `sold_out`
     Nothing,
-    /// A route that runs the admission script once and produces once
-    Bare(BareArgs),
-    /// Update the README's chart and table from a report of the bench
-    Picture(Picture),
 }
 
 #[tokio::main]
@@ -36,9 +29,6 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<()> {
     match command {
         Command::Serve(args) => designs::serve(&args).await,
-        Command::Consume(args) => designs::consume(&args).await,
         Command::Nothing => routes::nothing().await,
-        Command::Bare(args) => routes::bare(args).await,
-        Command::Picture(picture) => comparison::draw(&picture),
     }
 }

@@ -1,4 +1,4 @@
-//! Firstcome compared with the best of the other designs.
+//! Firstcome compared with the other designs.
 
 use crate::baselines::comparison::{DesignRun, Nothing};
 use crate::baselines::{Comparison, Design};
@@ -18,31 +18,14 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
         return Vec::new();
     };
     let mut measurements = Vec::new();
-    let shown = FigureTarget::Shown;
-    for (what, designs, target) in [
-        (
-            "whole rush ÷ best of c, d, e",
-            &[Design::C, Design::D, Design::E][..],
-            FigureTarget::AtLeast(10.0),
-        ),
-        ("whole rush ÷ best of c, d", &[Design::C, Design::D], shown),
-        (
-            "whole rush ÷ best of c, d that look before they lock",
-            &[Design::CLook, Design::DLook],
-            shown,
-        ),
-        (
-            "whole rush ÷ e with its counter first, which answers `sold_out` to holders",
-            &[Design::EFirst],
-            shown,
-        ),
+    for (other, target) in [
+        (Design::D, FigureTarget::AtLeast(10.0)),
+        (Design::I, FigureTarget::Shown),
+        (Design::J, FigureTarget::Shown),
     ] {
-        let best = designs
-            .iter()
-            .filter_map(|design| rate(*design))
-            .fold(0.0, f64::max);
-        if best > 0.0 {
-            measurements.push(beside(what, own, best, nothing).target(target));
+        if let Some(rate) = rate(other) {
+            let what = format!("whole rush ÷ {}", other.word());
+            measurements.push(beside(&what, own, rate, nothing).target(target));
         }
     }
     #[allow(clippy::cast_precision_loss, reason = "counts")]
@@ -69,11 +52,11 @@ pub fn measurements(comparison: &Comparison) -> Vec<Measurement> {
     measurements
 }
 
-/// Compares Firstcome with the best of these designs, and with a route that does nothing, which
+/// Compares Firstcome with another design, and with a route that does nothing, which
 /// shows the limit of the HTTP server.
-fn beside(what: &str, own: &DesignRun, best: f64, nothing: Option<&Nothing>) -> Measurement {
+fn beside(what: &str, own: &DesignRun, other: f64, nothing: Option<&Nothing>) -> Measurement {
     let rate = own.tally.per_second;
-    let measurement = Measurement::ratio(PART, what, ("Firstcome/s", rate), ("best/s", best));
+    let measurement = Measurement::ratio(PART, what, ("Firstcome/s", rate), ("other/s", other));
     let Some(Nothing { tally, spread }) = nothing else {
         return measurement;
     };
@@ -86,9 +69,9 @@ fn beside(what: &str, own: &DesignRun, best: f64, nothing: Option<&Nothing>) -> 
             rate / tally.per_second * 100.0
         )
     };
-    let most = tally.per_second / best;
+    let most = tally.per_second / other;
     measurement.note(format!(
-        "the HTTP server on these cores: a route that does nothing is {most:.1} times the best; {beside}"
+        "the HTTP server on these cores: a route that does nothing is {most:.1} times the other; {beside}"
     ))
 }
 

@@ -14,11 +14,12 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
 use super::figures::median;
 use crate::Bench;
-use crate::baselines::routes::PARTITIONS;
 use crate::ceiling::{insert_rows_by, person};
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
 
+/// Partitions of the topic, as created by `migrate`.
+const PARTITIONS: u32 = 12;
 const PART: &str = "consumer";
 
 /// Number of turns of the consumer and of plain inserts. They alternate, so that background load

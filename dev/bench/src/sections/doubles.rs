@@ -2,14 +2,13 @@
 //! published the claim.
 
 use anyhow::{Result, ensure};
-use firstcome_load::launch::{ANY_PORT, Installation, Service};
+use firstcome_load::launch::{ANY_PORT, Installation, Service, until};
 use firstcome_load::measure::server_cpu;
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 use tokio::time::Instant;
 
 use super::figures::{Ratios, median, spread};
-use super::scaling::until_open;
 use crate::Bench;
 use crate::cli::BenchSize;
 use crate::report::{FigureTarget, Measurement};
@@ -80,7 +79,15 @@ async fn turn(
         installation.api_at("api-1", ANY_PORT).await?,
     ];
     let coupon = installation.coupon(&apis[0], people).await?;
-    until_open(installation, &apis, &[coupon]).await?;
+    for api in &apis {
+        until("every API shows the coupon as open", async || {
+            installation.until_ready(api).await?;
+            let path = format!("/v1/coupons/{}", coupon.id);
+            let shown = installation.ops(api)?.get(&path).await?;
+            Ok(shown["current_drop"]["state"] == "open")
+        })
+        .await?;
+    }
     // Both crowds consist of the same users in the same order.
     let crowd = |api: &Service| {
         let address = api.address()?;

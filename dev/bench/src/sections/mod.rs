@@ -1,24 +1,13 @@
 //! The measurements, one module per part.
 
-pub mod anonymous;
 pub mod ceilings;
-pub mod claims;
 pub mod comparison;
 pub mod consumer;
 pub mod doubles;
 pub mod exact;
 mod figures;
-pub mod memory;
-pub mod mysql;
 pub mod passes;
-pub mod scaling;
-pub mod slow;
-pub mod start;
-pub mod sustained;
-pub mod traces;
-pub mod viewers;
 pub mod winners;
-mod winning;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,21 +76,11 @@ impl BenchStep {
             // These parts consist of separate steps.
             Self::Part(Part::All | Part::Designs) => return Ok(()),
             Self::Part(Part::Ceilings) => ceilings::measure(bench, size).await?,
-            Self::Part(Part::Claims) => claims::measure(bench, size).await?,
             Self::Part(Part::Winners) => winners::measure(bench, size).await?,
-            Self::Part(Part::Sustained) => sustained::measure(bench, size).await?,
-            Self::Part(Part::Mysql) => mysql::measure(bench, size).await?,
-            Self::Part(Part::Memory) => memory::measure(bench, size).await?,
             Self::Part(Part::Exact) => exact::measure(bench, size).await?,
             Self::Part(Part::Consumer) => consumer::measure(bench, size).await?,
             Self::Part(Part::Doubles) => doubles::measure(bench, size).await?,
             Self::Part(Part::Passes) => passes::measure(bench, size).await?,
-            Self::Part(Part::Start) => start::measure(bench, size).await?,
-            Self::Part(Part::Slow) => slow::measure(bench, size).await?,
-            Self::Part(Part::Viewers) => viewers::measure(bench, size).await?,
-            Self::Part(Part::Scaling) => scaling::measure(bench, size).await?,
-            Self::Part(Part::Anonymous) => anonymous::measure(bench, size).await?,
-            Self::Part(Part::Traces) => traces::measure(bench, size).await?,
         };
         report.measurements.extend(measurements);
         Ok(())

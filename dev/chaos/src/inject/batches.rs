@@ -52,7 +52,7 @@ pub(super) async fn send(
         if messages.is_empty() {
             return Ok(Effect::now(false, "no row yet"));
         }
-        let _alone = system.single()?.alone(FaultyStore::Kafka).await;
+        let _alone = system.servers.alone(FaultyStore::Kafka).await;
         let first = system
             .world
             .topic
@@ -69,7 +69,7 @@ pub(super) async fn send(
 /// Whether the broker has removed the garbled batch. After a crash it checks its log, and cuts off
 /// the first batch with a wrong checksum and all batches behind it.
 pub(super) async fn is_cut_off(system: &SystemUnderTest) -> Result<bool> {
-    let servers = system.single()?;
+    let servers = &system.servers;
     let _alone = servers.alone(FaultyStore::Kafka).await;
     servers
         .kafka
@@ -117,7 +117,7 @@ fn claim(coupon: &MadeCoupon, user: &str, slot: impl std::fmt::Display, at: &str
 
 /// Sends a batch while no consumer runs, and flips one of its bits on the broker's disk.
 async fn garbled(system: &SystemUnderTest) -> Result<Vec<GarbagePlace>> {
-    let servers = system.single()?;
+    let servers = &system.servers;
     let _alone = servers.alone(FaultyStore::Kafka).await;
     let consumers: Vec<_> = system
         .supervisor

@@ -14,7 +14,7 @@ use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
-/// Connections of each kind; together they exceed the smallest limit of a process.
+/// Connections of each kind; together they stay below the smallest limit of a process.
 const HOGS: usize = 75;
 
 /// Longer than Kubernetes' default of one second, because test machines are slower.

@@ -1,7 +1,6 @@
 //! Injects a fault, undoes it after its duration, and reports whether it had an effect.
 
 mod batches;
-mod clusters;
 mod effect;
 mod garbage;
 mod hogs;
@@ -59,17 +58,17 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: usize) -> R
         }
         Fault::ColdStart { store, ms } => cold_start(system, *store, *ms).await,
         Fault::KillServer { store, ms } => {
-            let _alone = system.single()?.alone(*store).await;
-            system.single()?.kill(*store).await?;
+            let _alone = system.servers.alone(*store).await;
+            system.servers.kill(*store).await?;
             let during = lasting(*ms).await;
-            system.single()?.start_again(*store).await?;
+            system.servers.start_again(*store).await?;
             Ok(Effect::of(during, true, "killed and restarted"))
         }
         Fault::FreezeServer { store, ms } => {
-            let _alone = system.single()?.alone(*store).await;
-            system.single()?.hold(*store, true).await?;
+            let _alone = system.servers.alone(*store).await;
+            system.servers.hold(*store, true).await?;
             let during = lasting(*ms).await;
-            system.single()?.hold(*store, false).await?;
+            system.servers.hold(*store, false).await?;
             Ok(Effect::of(during, true, "suspended"))
         }
         Fault::Wire { store, wire, ms } => disturb(system, *store, *wire, *ms).await,
@@ -94,7 +93,7 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: usize) -> R
         Fault::Garbage { garbage, ms } => garbage::put(system, coupon, *garbage, *ms).await,
         Fault::Batch { batch, ms } => batches::send(system, coupon, *batch, *ms).await,
         Fault::MorePartitions { partitions } => {
-            let _alone = system.single()?.alone(FaultyStore::Kafka).await;
+            let _alone = system.servers.alone(FaultyStore::Kafka).await;
             let has_grown = system.world.topic.offsets().await.len() < *partitions;
             if has_grown {
                 system.world.topic.grow(*partitions).await;
@@ -122,13 +121,6 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: usize) -> R
         Fault::RestoredKeys { age_ms } => pieces::restore_keys(system, coupon, *age_ms).await,
         Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
         Fault::EveryCopyDeleted => delete_every_copy(system, coupon).await,
-        Fault::RedisPrimary { number, frozen, ms } => {
-            clusters::redis_primary(system, *number, *frozen, *ms).await
-        }
-        Fault::Broker { id, frozen, ms } => clusters::broker(system, *id, *frozen, *ms).await,
-        Fault::MysqlFailOver { frozen, ms } => {
-            clusters::mysql_fail_over(system, *frozen, *ms).await
-        }
     }
 }
 
@@ -173,19 +165,19 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
 }
 
 async fn cold_start(system: &SystemUnderTest, store: FaultyStore, ms: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(store).await;
+    let _alone = system.servers.alone(store).await;
     let mut busy = Vec::new();
     for process in system.supervisor.all() {
         busy.push(process.busy.lock().await);
     }
-    system.single()?.proxy(store).set(ProxyFault::Cut).await?;
+    system.servers.proxy(store).set(ProxyFault::Cut).await?;
     let mut killed = 0;
     for process in system.supervisor.all() {
         killed += u32::from(process.kill().await);
         process.come_back(None);
     }
     let during = lasting(ms).await;
-    system.single()?.proxy(store).set(ProxyFault::Pass).await?;
+    system.servers.proxy(store).set(ProxyFault::Pass).await?;
     Ok(Effect::of(
         during,
         killed > 0,
@@ -224,8 +216,8 @@ async fn disturb(
     wire: WireFault,
     ms: u64,
 ) -> Result<Effect> {
-    let _alone = system.single()?.alone(store).await;
-    let proxy = system.single()?.proxy(store);
+    let _alone = system.servers.alone(store).await;
+    let proxy = system.servers.proxy(store);
     let before = proxy.counters();
     proxy
         .set(match wire {
@@ -265,17 +257,17 @@ async fn silence(
     process: bool,
     ms: u64,
 ) -> Result<Effect> {
-    let _alone = system.single()?.alone(store).await;
-    let proxy = system.single()?.proxy(store);
+    let _alone = system.servers.alone(store).await;
+    let proxy = system.servers.proxy(store);
     let open = proxy.counters().open;
     proxy.set(ProxyFault::BlackHole).await?;
     proxy.strand_now();
     if process {
-        system.single()?.kill(store).await?;
+        system.servers.kill(store).await?;
     }
     let during = lasting(ms).await;
     if process {
-        system.single()?.start_again(store).await?;
+        system.servers.start_again(store).await?;
     }
     proxy.set(ProxyFault::Pass).await?;
     Ok(Effect::of(

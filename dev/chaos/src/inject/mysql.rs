@@ -14,8 +14,8 @@ use crate::system::{SystemUnderTest, number};
 use crate::wait::{lasting, pause, until};
 
 pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Mysql).await;
-    let mysql = &system.single()?.mysql;
+    let _alone = system.servers.alone(FaultyStore::Mysql).await;
+    let mysql = &system.servers.mysql;
     mysql.query("SET GLOBAL super_read_only = ON").await?;
     let during = lasting(ms).await;
     mysql.query("SET GLOBAL super_read_only = OFF").await?;
@@ -29,7 +29,7 @@ pub(super) async fn locks(
     coupon: &MadeCoupon,
     ms: u64,
 ) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Mysql).await;
+    let _alone = system.servers.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_timeouts").await?;
     let mut other = other_client(system).await?;
     // A suspended consumer keeps its locks for as long as it is suspended.
@@ -60,7 +60,7 @@ pub(super) async fn deadlocks(
     coupon: &MadeCoupon,
     ms: u64,
 ) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Mysql).await;
+    let _alone = system.servers.alone(FaultyStore::Mysql).await;
     let before = counter(system, "lock_deadlocks").await?;
     let begun = Instant::now();
     let mut other = other_client(system).await?;
@@ -97,7 +97,7 @@ pub(super) async fn deadlocks(
 
 /// Takes this lock from another client, which blocks statements.
 pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Mysql).await;
+    let _alone = system.servers.alone(FaultyStore::Mysql).await;
     let mut other = other_client(system).await?;
     other.query_drop(lock).await?;
     let during = lasting(ms).await;
@@ -114,17 +114,17 @@ pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Resul
 
 /// Prevents MySQL's files from growing. MySQL exits when it cannot write its log, and is restarted.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Mysql).await;
+    let _alone = system.servers.alone(FaultyStore::Mysql).await;
     let pid = system
-        .single()?
+        .servers
         .pid(FaultyStore::Mysql)
         .context("MySQL does not run")?;
     let begun = Instant::now();
     files_up_to(pid, Some(1))?;
     let ended = until(Duration::from_millis(ms + 2_000), || has_ended(pid)).await;
     let during = begun..Instant::now();
-    system.single()?.kill(FaultyStore::Mysql).await?;
-    system.single()?.start_again(FaultyStore::Mysql).await?;
+    system.servers.kill(FaultyStore::Mysql).await?;
+    system.servers.start_again(FaultyStore::Mysql).await?;
     Ok(Effect::of(
         during,
         true,

@@ -24,7 +24,7 @@ pub(super) async fn lose_keys(
     coupon: &MadeCoupon,
     keys: impl IntoIterator<Item = DropKey>,
 ) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let redis = system.redis();
     let keys = keys.into_iter().map(|key| key_of(&redis, coupon, key));
     let words: Vec<String> = std::iter::once("DEL".to_owned()).chain(keys).collect();
@@ -38,7 +38,7 @@ pub(super) async fn restore_keys(
     coupon: &MadeCoupon,
     age_ms: u64,
 ) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let redis = system.redis();
     let of_coupon = redis.own(&format!("{{{}}}:", coupon.id));
     let kept = redis.dump().await;
@@ -78,7 +78,7 @@ pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Resul
 
 /// Kills MySQL and restarts it with an older copy of its data.
 pub(super) async fn old_database(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
-    let servers = system.single()?;
+    let servers = &system.servers;
     let _alone = servers.alone(FaultyStore::Mysql).await;
     servers.mysql.freeze().await?;
     let old = OldCopy::of_folder(servers.mysql.data_dir());
@@ -112,7 +112,7 @@ pub(super) async fn move_positions(system: &SystemUnderTest, by: i64) -> Result<
 }
 
 pub(super) async fn recreate_topic(system: &SystemUnderTest) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Kafka).await;
+    let _alone = system.servers.alone(FaultyStore::Kafka).await;
     system.world.topic.recreate().await;
     Ok(Effect::now(true, "with the same settings"))
 }

@@ -41,22 +41,22 @@ pub(super) fn forgotten(before: u64, after: u64) -> Effect {
 
 /// Kills Redis and restarts it without the last part of its append-only file.
 pub(super) async fn truncate(system: &SystemUnderTest, percent: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let before = people(system).await?;
-    system.single()?.kill(FaultyStore::Redis).await?;
+    system.servers.kill(FaultyStore::Redis).await?;
     let file = std::fs::File::options()
         .write(true)
-        .open(system.single()?.append_only_file()?)?;
+        .open(system.servers.append_only_file()?)?;
     let length = file.metadata()?.len();
     let written = length.saturating_sub(system.written_before());
     file.set_len(length - written * percent / 100)?;
-    system.single()?.start_again(FaultyStore::Redis).await?;
+    system.servers.start_again(FaultyStore::Redis).await?;
     Ok(forgotten(before, people(system).await?))
 }
 
 /// Flushes Redis without a restart.
 pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let before = people(system).await?;
     system.redis().try_command::<()>(&["FLUSHALL"]).await?;
     Ok(forgotten(before, 0))
@@ -64,13 +64,13 @@ pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
 
 /// Kills Redis and restarts it with an older copy of its data.
 pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
-    let old = OldCopy::of(&system.single()?.redis())?;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
+    let old = OldCopy::of(&system.servers.redis())?;
     pause(age_ms).await;
     let before = people(system).await?;
-    system.single()?.kill(FaultyStore::Redis).await?;
-    old.put_back(&system.single()?.redis())?;
-    system.single()?.start_again(FaultyStore::Redis).await?;
+    system.servers.kill(FaultyStore::Redis).await?;
+    old.put_back(&system.servers.redis())?;
+    system.servers.start_again(FaultyStore::Redis).await?;
     Ok(forgotten(before, people(system).await?))
 }
 
@@ -80,7 +80,7 @@ async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServe
     let Replica { server, link } = if let Some(ready) = ready {
         ready
     } else {
-        follow(system.single()?).await?
+        follow(&system.servers).await?
     };
     link.set(ProxyFault::Cut).await?;
     PrefixedKeys::new(&server.url(), "")
@@ -92,20 +92,20 @@ async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServe
 
 /// Promotes a replica that no longer follows the master.
 pub(super) async fn stale_replica(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let server = left_behind(system, lag_ms).await?;
-    let master = system.single()?.redis();
+    let master = system.servers.redis();
     let before = people(system).await?;
-    system.single()?.promote(Arc::new(server)).await?;
+    system.servers.promote(Arc::new(server)).await?;
     master.kill().await?;
     Ok(forgotten(before, people(system).await?))
 }
 
 /// Makes the master take over a replica's older data, and promotes it again in the same process.
 pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let older = left_behind(system, lag_ms).await?;
-    let master = system.single()?.redis();
+    let master = system.servers.redis();
     let before = people(system).await?;
     let begun = Instant::now();
     let command = PrefixedKeys::new(&master.url(), "");
@@ -125,14 +125,14 @@ pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effe
 
 /// Shifts Redis's clock by `seconds`. It decides when windows open and close.
 pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let redis = system.redis();
     let time = async || anyhow::Ok(redis.try_command::<(i64, i64)>(&["TIME"]).await?.0);
     let before = time().await?;
-    system.single()?.redis_clock.set(seconds)?;
+    system.servers.redis_clock.set(seconds)?;
     let stepped = time().await? - before;
     let during = lasting(ms).await;
-    system.single()?.redis_clock.set(0)?;
+    system.servers.redis_clock.set(0)?;
     Ok(Effect::of(
         during,
         (stepped - seconds).abs() < 5,
@@ -143,17 +143,17 @@ pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Re
 /// Prevents Redis's files from growing. With `appendfsync always` Redis exits, because it cannot
 /// acknowledge a write that is not on disk.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let pid = system
-        .single()?
+        .servers
         .pid(FaultyStore::Redis)
         .context("Redis does not run")?;
-    let length = std::fs::metadata(system.single()?.append_only_file()?)?.len();
+    let length = std::fs::metadata(system.servers.append_only_file()?)?.len();
     files_up_to(pid, Some(length + 100))?;
     let begun = Instant::now();
     let ended = until(Duration::from_millis(ms + 2_000), || has_ended(pid)).await;
-    system.single()?.kill(FaultyStore::Redis).await?;
-    system.single()?.start_again(FaultyStore::Redis).await?;
+    system.servers.kill(FaultyStore::Redis).await?;
+    system.servers.start_again(FaultyStore::Redis).await?;
     Ok(Effect::of(
         begun..begun,
         ended,
@@ -167,7 +167,7 @@ pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effec
 
 /// Leaves no memory for Redis, so that it refuses new keys.
 pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.single()?.alone(FaultyStore::Redis).await;
+    let _alone = system.servers.alone(FaultyStore::Redis).await;
     let redis = system.redis();
     let before = refused(&redis).await?;
     redis

@@ -150,13 +150,6 @@ impl Installation {
             .await
     }
 
-    /// Starts an API with coupon pages that accepts `X-User-Id`.
-    pub async fn api_with_pages(&self) -> Result<Service> {
-        let mut command = self.command("firstcome-api", &["serve"]);
-        command.envs([("LISTEN_ADDR", ANY_PORT), ("COUPON_PAGE", "on")]);
-        self.servers.spawn("api", &mut command, "").await
-    }
-
     /// Starts an API with coupon pages, for users whose tokens are signed with this secret (HS256).
     pub async fn pages_at(&self, address: &str, secret: &str) -> Result<Service> {
         let mut command = self.command("firstcome-api", &["serve"]);

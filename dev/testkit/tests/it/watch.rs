@@ -78,29 +78,6 @@ fn promtool(args: &[&str], input: &str) {
     assert!(output.status.success(), "promtool {args:?}: {said}");
 }
 
-/// Grafana queries a few hundred points in time, whatever the time range. Events between two of
-/// them, such as a three-second rush in a week, are only visible in an expression over that
-/// interval.
-#[test]
-fn no_graph_misses_events_between_two_of_its_points() {
-    let dashboard: Value = serde_json::from_str(&read("grafana/firstcome.json")).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap();
-    let graphs = panels.iter().filter(|panel| panel["type"] == "timeseries");
-    let exprs: Vec<_> = graphs
-        .flat_map(|panel| panel["targets"].as_array().unwrap())
-        .map(|target| target["expr"].as_str().unwrap())
-        .collect();
-    assert!(exprs.len() > 20, "{exprs:?}");
-    for expr in exprs {
-        assert!(
-            ["[$__rate_interval", "[1h]"]
-                .iter()
-                .any(|range| expr.contains(range)),
-            "{expr}"
-        );
-    }
-}
-
 #[tokio::test]
 async fn alerting_rules_pass_their_tests_and_have_runbooks() {
     firstcome_stack::setup().await.unwrap();

@@ -7,9 +7,11 @@ use anyhow::{Context, Result};
 use serde_yaml_ng::Value;
 
 use super::Problems;
-use super::process::LISTEN;
 use super::settings::{Programs, Settings};
 use crate::shell::read;
+
+/// The address that a command listens on, which several commands cannot share.
+const LISTEN: &str = "LISTEN_ADDR";
 
 const SCHEMA: &str = "deploy/helm/firstcome/values.schema.json";
 

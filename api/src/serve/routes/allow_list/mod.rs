@@ -8,7 +8,7 @@ mod people;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::{Extension, Json};
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::Allow;
@@ -27,21 +27,18 @@ use utoipa_axum::routes;
 
 use self::people::{MAX_PEOPLE, PeopleBody};
 use super::change::recover_lost;
-use super::extract::{CouponPath, MAX_LIST_BYTES, PersonPath, StrictQuery, invalid};
-use super::refusals::{mysql_unavailable, no_such_coupon};
+use super::extract::{
+    CouponPath, PersonPath, StrictQuery, invalid, mysql_unavailable, no_such_coupon,
+};
 use super::view::{NotKept, not_kept};
 use crate::percent::encoded;
 use crate::serve::state::{App, Services};
 
-/// Prefix of the routes with a large body.
-pub(crate) const PATH: &str = "/v1/coupons/{id}/allow-list/";
-
 const DEFAULT_LIMIT: usize = 1_000;
 
-/// Maximum number of attempts at a change while Redis lacks the previous one, which another process
-/// may be about to write.
+/// Maximum number of attempts at a change while Redis lacks the previous one.
 const ATTEMPTS: u32 = 4;
-/// Pause between these attempts.
+/// Pause before the second attempt.
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -50,7 +47,6 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(find))
         .routes(routes!(add))
         .routes(routes!(remove))
-        .layer(DefaultBodyLimit::max(MAX_LIST_BYTES))
 }
 
 /// Result of a change to an allow list.
@@ -130,10 +126,9 @@ pub(crate) async fn add(
     Extension(by): Extension<Operator>,
     PeopleBody(list): PeopleBody,
 ) -> Result<Json<AllowListChanged>, Problem> {
-    let lines = list.lines;
-    let repeated = lines - list.users.len();
+    let repeated = list.lines - list.users.len();
     let changed = change(app, id, ListChange::Add(list.users), by).await?;
-    Ok(Json(changed.with(lines, repeated)))
+    Ok(Json(changed.with(list.lines, repeated)))
 }
 
 /// Remove users from a coupon's allow list
@@ -155,10 +150,9 @@ pub(crate) async fn remove(
     Extension(by): Extension<Operator>,
     PeopleBody(list): PeopleBody,
 ) -> Result<Json<AllowListChanged>, Problem> {
-    let lines = list.lines;
-    let repeated = lines - list.users.len();
+    let repeated = list.lines - list.users.len();
     let changed = change(app, id, ListChange::Remove(list.users), by).await?;
-    Ok(Json(changed.with(lines, repeated)))
+    Ok(Json(changed.with(list.lines, repeated)))
 }
 
 /// Remove all users from a coupon's allow list
@@ -216,7 +210,20 @@ async fn apply(
         .ok_or_else(|| no_such_coupon(id))?;
     tracing::info!(coupon_id = id.0, ?changed, "an allow list was changed");
     crash_point(Point::ListWritten);
-    let reached = reach_redis(services, id, changed, &change).await;
+    // If MySQL already had the change, Redis may lack it, so compare the whole list.
+    let is_chained = changed.changed > 0 && change != ListChange::Empty;
+    let mut reached = false;
+    for attempt in 0..if is_chained { ATTEMPTS } else { 0 } {
+        // Another process may be about to write the previous change.
+        tokio::time::sleep(PAUSE * attempt).await;
+        let redis = &services.redis;
+        let made = redis.change_allow_list(id, changed.before, changed.now, &change);
+        reached = matches!(made.await, Ok(ListFollowed::Yes));
+        if reached {
+            break;
+        }
+    }
+    let reached = reached || write(services, id).await;
     crash_point(Point::ListFollowed);
     if reached {
         return Ok(changed);
@@ -224,30 +231,6 @@ async fn apply(
     Err(Problem::unavailable(
         "MySQL has the change; admission follows with the next pass, or when you repeat the request",
     ))
-}
-
-async fn reach_redis(
-    services: &Services,
-    id: CouponId,
-    changed: ListChanged,
-    change: &ListChange,
-) -> bool {
-    // If MySQL already had the change, Redis may lack it, so compare the whole list.
-    let is_chained = changed.changed > 0 && *change != ListChange::Empty;
-    for attempt in 0..if is_chained { ATTEMPTS } else { 0 } {
-        let made = services
-            .redis
-            .change_allow_list(id, changed.before, changed.now, change);
-        match made.await {
-            Ok(ListFollowed::Yes) => return true,
-            Ok(ListFollowed::Other) => tokio::time::sleep(PAUSE * attempt).await,
-            Err(error) => {
-                tracing::warn!(%error, coupon_id = id.0, "could not write an allow list to Redis; the reconciler will");
-                return false;
-            }
-        }
-    }
-    write(services, id).await
 }
 
 /// Writes the whole list to Redis if Redis has another revision. Returns `false` if the reconciler

@@ -1,13 +1,12 @@
 //! Lists of user ids in request bodies.
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::json::without_mark;
 
-use crate::serve::routes::extract::{MAX_LIST_BYTES, invalid, too_large};
+use crate::serve::routes::extract::{MAX_LIST_BYTES, body, invalid};
 use crate::serve::state::App;
 use crate::user_list::{self, UserList};
 
@@ -20,7 +19,7 @@ pub(crate) struct PeopleBody(pub(super) UserList);
 impl FromRequest<App> for PeopleBody {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
         let media_type = request
             .headers()
             .get(header::CONTENT_TYPE)
@@ -31,12 +30,7 @@ impl FromRequest<App> for PeopleBody {
                 .to_ascii_lowercase()
                 .starts_with("application/json")
         });
-        let bytes = Bytes::from_request(request, app)
-            .await
-            .map_err(|rejection| match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => too_large(MAX_LIST_BYTES),
-                _ => invalid("the body could not be read"),
-            })?;
+        let bytes = body(request, MAX_LIST_BYTES).await?;
         people(&bytes, is_json).map(Self).map_err(invalid)
     }
 }

@@ -2,7 +2,6 @@
 //! received the previous one, and no MySQL connection is held in between.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,15 @@ use tokio::time::Instant;
 use super::page;
 use crate::serve::state::{App, Services};
 
-const HEADER: &str = "drop_id,slot,user_id,code,claimed_at,issued_at,issued_by\r\n";
+const HEADING: [&str; 7] = [
+    "drop_id",
+    "slot",
+    "user_id",
+    "code",
+    "claimed_at",
+    "issued_at",
+    "issued_by",
+];
 
 /// Rows per page, about 200 kB.
 const PAGE: usize = 2_000;
@@ -99,10 +106,15 @@ impl Export {
             Some(last) => self.which.after = (DropId(last.drop_id), last.slot),
             None => self.left = 0,
         }
-        let mut text = String::with_capacity(page.rows.len() * 110);
-        text.push_str(if is_first { HEADER } else { "" });
-        page.rows.iter().for_each(|row| line(&mut text, row));
         self.given_at = Instant::now();
+        let mut csv = csv::WriterBuilder::new()
+            .terminator(csv::Terminator::CRLF)
+            .from_writer(Vec::new());
+        let heading = is_first.then(|| HEADING.map(str::to_owned));
+        for record in heading.into_iter().chain(page.rows.iter().map(record)) {
+            csv.write_record(record).map_err(|_| "a row has no CSV")?;
+        }
+        let text = csv.into_inner().map_err(|_| "a page has no CSV")?;
         Ok(Some(text.into()))
     }
 }
@@ -121,36 +133,24 @@ async fn read(
     }
 }
 
-fn line(text: &mut String, row: &IssuedRow) {
+fn record(row: &IssuedRow) -> [String; 7] {
     let time = |at: NaiveDateTime| at.and_utc().to_rfc3339_opts(SecondsFormat::Millis, true);
-    let user = user(&row.user_id);
-    let code = field(&row.code);
-    let claimed = time(row.claimed_at);
-    let issued = time(row.issued_at);
-    // Writing to a string can't fail.
-    let _ = write!(
-        text,
-        "{},{},{user},{code},{claimed},{issued},{}\r\n",
-        row.drop_id, row.slot, row.issued_by
-    );
+    [
+        row.drop_id.to_string(),
+        row.slot.to_string(),
+        guarded(&row.user_id).into_owned(),
+        row.code.clone(),
+        time(row.claimed_at),
+        time(row.issued_at),
+        row.issued_by.clone(),
+    ]
 }
 
-/// Writes a user id. A `'` precedes what spreadsheets would take for a number, and so change.
-fn user(id: &str) -> Cow<'_, str> {
-    if would_change_as_number(id) {
-        Cow::Owned(format!("'{id}"))
-    } else {
-        field(id)
-    }
-}
-
-/// Escapes a field. Spreadsheets read a field that begins with one of these characters as a
-/// formula, even if it is quoted, so a `'` precedes it.
-fn field(text: &str) -> Cow<'_, str> {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        Cow::Owned(format!("\"'{}\"", text.replace('"', "\"\"")))
-    } else if text.contains(['"', ',', '\r', '\n']) {
-        Cow::Owned(format!("\"{}\"", text.replace('"', "\"\"")))
+/// Puts a `'` before what spreadsheets would take for a formula, even if it is quoted, or for a
+/// number, and so change.
+fn guarded(text: &str) -> Cow<'_, str> {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) || would_change_as_number(text) {
+        Cow::Owned(format!("'{text}"))
     } else {
         Cow::Borrowed(text)
     }
@@ -178,11 +178,11 @@ mod tests {
         for (text, written) in [
             ("u-37", "u-37"),
             ("a=b@c", "a=b@c"),
-            ("=1+1", "\"'=1+1\""),
-            ("+49", "\"'+49\""),
-            ("-2", "\"'-2\""),
-            ("@SUM(A1)", "\"'@SUM(A1)\""),
-            ("=\"x\"", "\"'=\"\"x\"\"\""),
+            ("=1+1", "'=1+1"),
+            ("+49", "'+49"),
+            ("-2", "'-2"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("=\"x\"", "'=\"x\""),
             ("107693000000000000001", "'107693000000000000001"),
             ("00123", "'00123"),
             ("1e5", "'1e5"),
@@ -193,9 +193,8 @@ mod tests {
                 "0a1b2c3d-1111-4222-8333-444455556666",
                 "0a1b2c3d-1111-4222-8333-444455556666",
             ),
-            ("a,b\r\n\"c\"", "\"a,b\r\n\"\"c\"\"\""),
         ] {
-            assert_eq!(user(text), written);
+            assert_eq!(guarded(text), written);
         }
     }
 }

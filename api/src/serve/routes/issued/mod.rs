@@ -20,8 +20,7 @@ use firstcome_shared::mysql::issued::IssuedRow;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{CouponPath, StrictQuery, invalid};
-use super::refusals::mysql_unavailable;
+use super::extract::{CouponPath, StrictQuery, invalid, mysql_unavailable};
 use crate::serve::state::{App, Services};
 
 #[derive(Debug, Deserialize, IntoParams)]

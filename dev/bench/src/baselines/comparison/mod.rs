@@ -1,9 +1,7 @@
 //! Runs the same rush against every design and Firstcome, each freshly started on the same servers.
 
-mod picture;
-pub mod pressure;
 mod processes;
-pub mod shop;
+mod table;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +16,6 @@ use firstcome_load::workload::Workload;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-pub use self::picture::{Picture, draw};
 pub(crate) use self::processes::Processes;
 use self::processes::program;
 use crate::baselines::designs::Design;
@@ -113,7 +110,7 @@ pub async fn run(servers: &Arc<Servers>, design: Design, size: &RushSize) -> Res
     let spread = (runs.len() > 1).then(|| Spread::of(runs.iter().map(|run| run.tally.per_second)));
     let mut done = middle(runs, |run| run.tally.per_second).context("no run")?;
     done.spread = spread;
-    if design.has_consumer() {
+    if design == Design::H {
         done.lost_by_consumer_kill =
             Some(lost_when_killed(servers, design, size, Victim::Consumer).await?);
     }
@@ -206,7 +203,7 @@ async fn lost_when_killed(
         Victim::Consumer => {
             let killed = running.consumer.take().context("no consumer")?;
             killed.kill().await?;
-            running.consumer = Some(running.new_consumer(design).await?);
+            running.consumer = Some(running.new_consumer().await?);
         }
         Victim::Mysql => {
             servers.stack.mysql.kill().await?;

@@ -2,10 +2,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use firstcome_load::launch::{Installation, Servers, Service};
 use firstcome_load::terminal::step;
-use firstcome_shared::kafka::{KafkaSettings, Security, Signing, ensure_topic};
 use firstcome_stack::{built_program, mysql_connection};
 use mysql_async::prelude::Queryable as _;
 use tokio::process::Command;
@@ -22,8 +21,6 @@ const STILL: Duration = Duration::from_secs(12);
 pub(crate) struct Processes {
     servers: Arc<Servers>,
     installation: Option<Installation>,
-    /// Arguments for the programs of the design.
-    place: Vec<String>,
     pub(crate) api: Service,
     pub(super) consumer: Option<Service>,
     reconciler: Option<Service>,
@@ -46,7 +43,6 @@ async fn firstcome(servers: &Arc<Servers>, quantity: u32) -> Result<Processes> {
             coupon.drop
         ),
         installation: Some(installation),
-        place: Vec::new(),
         api,
         consumer: Some(consumer),
         reconciler: Some(reconciler),
@@ -57,36 +53,14 @@ async fn firstcome(servers: &Arc<Servers>, quantity: u32) -> Result<Processes> {
 async fn other(servers: &Arc<Servers>, design: Design, quantity: u32) -> Result<Processes> {
     let stack = &servers.stack;
     prepare(&stack.mysql, design, quantity).await?;
-    let mut redis = redis::Client::open(stack.redis.url())?
-        .get_multiplexed_async_connection()
-        .await?;
-    let keys = ["count", "users", "lock"].map(|name| design.key(name));
-    redis::cmd("DEL")
-        .arg(&keys)
-        .query_async::<()>(&mut redis)
-        .await?;
-    let topic = format!("bench-{}-{:08x}", design.word(), rand::random::<u32>());
     let place: Vec<String> = [
         ("--design", design.word().to_owned()),
         ("--database", stack.mysql.database_url("bench")),
-        ("--redis", stack.redis.url()),
-        ("--brokers", stack.kafka.bootstrap()),
-        ("--topic", topic.clone()),
         ("--quantity", quantity.to_string()),
     ]
     .into_iter()
     .flat_map(|(name, value)| [name.to_owned(), value])
     .collect();
-    if design.has_consumer() {
-        let settings = KafkaSettings {
-            brokers: stack.kafka.bootstrap(),
-            group: topic.clone(),
-            topic,
-            security: Security::default(),
-            signing: Signing::random(),
-        };
-        ensure_topic(&settings, 12, Duration::from_secs(20), 1).await?;
-    }
     let api = servers
         .spawn(
             &format!("design-{}", design.word()),
@@ -94,20 +68,15 @@ async fn other(servers: &Arc<Servers>, design: Design, quantity: u32) -> Result<
             "",
         )
         .await?;
-    let mut processes = Processes {
+    Ok(Processes {
         servers: servers.clone(),
         installation: None,
         rows_of: format!("bench.{}", design.table()),
-        place,
         api,
         consumer: None,
         reconciler: None,
         coupon: 1,
-    };
-    if design.has_consumer() {
-        processes.consumer = Some(processes.new_consumer(design).await?);
-    }
-    Ok(processes)
+    })
 }
 
 pub(super) fn program(command: &str, place: &[String]) -> Result<Command> {
@@ -129,18 +98,10 @@ impl Processes {
         }
     }
 
-    pub(super) async fn new_consumer(&self, design: Design) -> Result<Service> {
-        if let Some(installation) = &self.installation {
-            return installation.consumer().await;
-        }
-        let mut command = program("consume", &self.place)?;
-        self.servers
-            .spawn(
-                &format!("consumer-{}", design.word()),
-                &mut command,
-                "consuming ",
-            )
-            .await
+    /// Starts another consumer of Firstcome.
+    pub(super) async fn new_consumer(&self) -> Result<Service> {
+        let installation = self.installation.as_ref().context("no consumer")?;
+        installation.consumer().await
     }
 
     pub(super) async fn count(&self, conn: &mut mysql_async::Conn) -> Result<u64> {

@@ -216,13 +216,9 @@ mod tests {
     async fn rush<S: UnitStore>(mysql: &MysqlServer, design: Design, store: fn(&DesignArgs) -> S) {
         prepare(mysql, design, QUANTITY).await.unwrap();
         let database = mysql.database_url("bench");
-        let nowhere = String::new;
         let args = DesignArgs {
             design,
             database,
-            redis: nowhere(),
-            brokers: nowhere(),
-            topic: nowhere(),
             quantity: QUANTITY,
         };
         let one = Arc::new(MysqlBatches::start(&args, store(&args)).await.unwrap());

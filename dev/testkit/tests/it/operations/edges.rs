@@ -73,18 +73,15 @@ async fn both_services_validate_bodies_queries_paths_and_names_alike() {
             ("[null,null]", invalid("the body must be a JSON object")),
             ("\t", invalid("the body must be a JSON object")),
             (" \n", invalid("the body must be a JSON object")),
-            (
-                "{\"quantitiy\": 1}",
-                invalid("there is no field quantitiy, there are"),
-            ),
+            ("{\"quantitiy\": 1}", invalid("unknown field `quantitiy`")),
             (&too_long, TOO_LARGE),
         ] {
             let request = http.ops(Method::POST, post).body(body.to_owned());
             assert_refused(request, refusal).await;
         }
         for (query, refusal) in [
-            ("?limit=many", invalid("limit must be a whole number")),
-            ("?most=3", invalid("there is no field most, there ")),
+            ("?limit=many", invalid("limit: invalid digit")),
+            ("?most=3", invalid("unknown field `most`")),
             ("/%FF", missing("")),
             ("/%F0%9F%98%80", missing("there is no")),
         ] {
@@ -125,7 +122,7 @@ async fn both_services_validate_bodies_queries_paths_and_names_alike() {
     }
     for (person, says) in [
         ("u%201", "user_id: a user id has"),
-        ("u-1?drop=1", "there is no field drop"),
+        ("u-1?drop=1", "unknown field `drop`"),
     ] {
         let path = format!("/v1/coupons/{id}/people/{person}");
         assert_refused(ops(Method::GET, &path), invalid(says)).await;

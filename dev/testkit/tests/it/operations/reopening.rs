@@ -8,16 +8,26 @@ use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::scale::{is_full, measured};
 use firstcome_testkit::{
-    Fixture, HeldTransaction, MadeCoupon, WorldStores, all_issued, assert_exact, coupon_body,
-    eventually,
+    Fixture, HeldTransaction, MadeCoupon, World, WorldStores, all_issued, assert_exact,
+    coupon_body, eventually,
 };
 use serde_json::json;
 
 use super::promotion::{raise, with_a_line};
-use super::sizes::insert;
 use crate::faults::waves::{HEALED, impatient, stalled_pass};
 
 const DEAD_LETTERS: &str = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)";
+
+/// Runs `INSERT … SELECT … FROM n`, where `n` contains the numbers 1 to `most`.
+async fn insert(world: &World, most: u32, insert: &str, select: &str) {
+    world
+        .sql
+        .query(&format!(
+            "{insert} WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {most})
+             SELECT /*+ SET_VAR(cte_max_recursion_depth = 100000) */ {select} FROM n"
+        ))
+        .await;
+}
 
 /// The kind of loss.
 #[derive(Clone, Copy, PartialEq)]

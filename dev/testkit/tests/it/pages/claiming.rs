@@ -10,7 +10,7 @@ use firstcome_testkit::{
 };
 use parking_lot::Mutex;
 
-use super::support::{BrowserPage, TIMERS, serve_pages};
+use super::support::{BrowserPage, serve_pages};
 
 const SLOTS: u32 = 300;
 
@@ -192,51 +192,6 @@ const LABELS: &str = "window.labels = []; new MutationObserver(() => {
 /// From the next load on, makes the first look-up of the user's claim fail.
 const NOT_BESIDE: &str = "{ const ask = window.fetch; let lost = 0; window.fetch = (url, options) =>
     String(url).endsWith('/me') && !lost++ ? Promise.reject(new TypeError('lost')) : ask(url, options); }";
-
-#[tokio::test]
-async fn polling_for_the_code_slows_down_to_the_servers_interval() {
-    // No consumer runs, so no rows are written.
-    let (world, _api) = firstcome_testkit::open_world("page-soon").await;
-    let pages = serve_pages(&world).await;
-    let coupon = pages.open_coupon(10).await;
-    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
-    page.browser.prepare(TIMERS).await;
-    page.come_as("u-you").await;
-    page.until(&["open"]).await;
-    page.browser
-        .run("window.waits.length = 0; document.querySelector('#main').click()")
-        .await;
-    page.until(&["accepted"]).await;
-    // Excludes the timers that this test uses for waiting, and the timer of the coupon's state.
-    let looks = async || {
-        let waits = page
-            .browser
-            .run("return window.waits.filter((ms) => ms >= 100 && ms < 10000)")
-            .await;
-        waits
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|ms| ms.as_f64().unwrap())
-            .collect::<Vec<_>>()
-    };
-    firstcome_testkit::eventually(
-        "the page polls repeatedly",
-        firstcome_testkit::LIMIT,
-        async || looks().await.len() >= 5,
-    )
-    .await;
-    for (wait, told) in looks()
-        .await
-        .into_iter()
-        .zip([200.0, 400.0, 800.0, 1_500.0, 2_250.0])
-    {
-        assert!((told..=told * 1.4).contains(&wait), "{wait} ms, not {told}");
-    }
-    assert_eq!(page.view().await, "accepted");
-    let _consumer = world.consume().await;
-    page.until(&["issued"]).await;
-}
 
 #[tokio::test]
 async fn a_claim_survives_a_lost_network_and_a_new_process() {

@@ -174,12 +174,6 @@ pub(super) async fn picture(browser: &Browser, name: &str) {
     }
 }
 
-/// Records the requested delays of timers, so that a busy machine that fires them late makes no
-/// difference.
-pub(super) const TIMERS: &str = "window.waits = [];
-    { const real = window.setTimeout; window.setTimeout = (then, ms, ...more) => {
-        window.waits.push(ms); return real(then, ms, ...more); }; }";
-
 /// Returns the window of a browser at a desk.
 pub(super) fn desk() -> Look {
     Look {

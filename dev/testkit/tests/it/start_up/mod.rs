@@ -260,20 +260,6 @@ async fn start_up_waits_for_a_store_that_is_starting() {
 }
 
 #[tokio::test]
-async fn the_allocator_takes_no_huge_pages() {
-    let world = World::new("allocator").await;
-    for (command, ready) in [("serve", "listening on "), ("consume", "consuming ")] {
-        let api = world.start("firstcome-api", &[command], &[]);
-        api.line(ready).await;
-        let status = std::fs::read_to_string(format!("/proc/{}/status", api.pid())).unwrap();
-        assert!(
-            status.lines().any(|line| line == "THP_enabled:\t0"),
-            "{command}: {status}"
-        );
-    }
-}
-
-#[tokio::test]
 async fn a_missing_topic_is_refused_with_the_command_to_run() {
     let world = World::new("no-topic").await;
     for (program, args) in PROCESSES {

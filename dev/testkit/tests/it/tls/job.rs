@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use firstcome_stack::{PASSWORD, USER};
+use firstcome_stack::{PASSWORD, USER, kafka_login};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, all_issued, assert_clean, assert_exact, people, rush, tally};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -80,18 +80,17 @@ async fn every_kafka_login_method_works() {
     let login = servers.kafka_by_login();
     let certificate = servers.kafka_by_certificate();
     for mechanism in ["SCRAM-SHA-256", "scram-sha-512", "PLAIN"] {
+        let properties = kafka_login(mechanism, USER);
         let env = [
             ("KAFKA_BROKERS", login.as_str()),
-            ("KAFKA_SASL_MECHANISM", mechanism),
+            ("KAFKA_PROPERTIES", properties.as_str()),
         ];
         let once = world.once_with(&[], &env).await;
         assert_eq!(once.code, 0, "{mechanism}: {}", once.log);
     }
     let env = [
         ("KAFKA_BROKERS", certificate.as_str()),
-        ("KAFKA_SECURITY_PROTOCOL", "SSL"),
-        ("KAFKA_SASL_MECHANISM", ""),
-        ("KAFKA_SASL_USERNAME", ""),
+        ("KAFKA_PROPERTIES", "security.protocol=SSL"),
         ("KAFKA_SASL_PASSWORD", ""),
     ];
     let once = world.once_with(&[], &env).await;
@@ -103,12 +102,10 @@ async fn kafka_accepts_the_token_of_an_identity_provider() {
     let world = world("tls-token").await;
     let provider = start_identity_provider().await;
     let properties = format!(
-        "sasl.oauthbearer.method=oidc; sasl.oauthbearer.client.id={USER}; \
+        "security.protocol=SASL_SSL; sasl.mechanism=OAUTHBEARER; sasl.oauthbearer.method=oidc; sasl.oauthbearer.client.id={USER}; \
          sasl.oauthbearer.client.secret={PASSWORD}; sasl.oauthbearer.token.endpoint.url={provider}"
     );
     for (name, value) in [
-        ("KAFKA_SASL_MECHANISM", "OAUTHBEARER"),
-        ("KAFKA_SASL_USERNAME", ""),
         ("KAFKA_SASL_PASSWORD", ""),
         ("KAFKA_PROPERTIES", &properties),
     ] {

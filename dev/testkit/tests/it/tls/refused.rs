@@ -1,6 +1,6 @@
 //! A process refuses each wrong setting with a specific message, and no message contains a secret.
 
-use firstcome_stack::{PASSWORD, USER, with_database};
+use firstcome_stack::{PASSWORD, USER, kafka_login, with_database};
 use firstcome_testkit::{Process, World, shared};
 
 use crate::start_up::{PROCESSES, refuses};
@@ -44,11 +44,13 @@ fn unset(names: &[&'static str]) -> Vec<(&'static str, String)> {
     names.iter().map(|name| (*name, String::new())).collect()
 }
 
-const LOGIN_TO_KAFKA: [&str; 3] = [
-    "KAFKA_SASL_MECHANISM",
-    "KAFKA_SASL_USERNAME",
-    "KAFKA_SASL_PASSWORD",
-];
+/// A setting of Kafka that replaces the login.
+fn no_login(properties: String) -> Vec<(&'static str, String)> {
+    vec![
+        ("KAFKA_SASL_PASSWORD", String::new()),
+        ("KAFKA_PROPERTIES", properties),
+    ]
+}
 
 #[tokio::test]
 async fn unknown_authorities_and_identities_are_refused_with_the_setting() {
@@ -148,31 +150,27 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     let servers = servers().await;
     let file = |name| servers.certificates.path(name);
     let good = servers.kafka_by_login();
-    let mut in_plain_text = unset(&LOGIN_TO_KAFKA);
-    in_plain_text.push(("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT".to_owned()));
-    let mut foreign_identity = unset(&LOGIN_TO_KAFKA);
-    foreign_identity.extend([
-        ("KAFKA_SECURITY_PROTOCOL", "SSL".to_owned()),
-        ("KAFKA_BROKERS", servers.kafka_by_certificate()),
-        (
-            "KAFKA_PROPERTIES",
-            format!(
-                "ssl.certificate.location={}; ssl.key.location={}",
-                file("foreign.pem"),
-                file("foreign.key")
-            ),
-        ),
-    ]);
-    let plain =
-        |more: (&'static str, String)| vec![("KAFKA_SASL_MECHANISM", "PLAIN".to_owned()), more];
+    let in_plain_text = no_login("security.protocol=PLAINTEXT".to_owned());
+    let mut foreign_identity = no_login(format!(
+        "security.protocol=SSL; ssl.certificate.location={}; ssl.key.location={}",
+        file("foreign.pem"),
+        file("foreign.key")
+    ));
+    foreign_identity.push(("KAFKA_BROKERS", servers.kafka_by_certificate()));
+    let login = |mechanism, user: &str| ("KAFKA_PROPERTIES", kafka_login(mechanism, user));
+    let plain = |more: (&'static str, String)| vec![login("PLAIN", USER), more];
     let unknown: RefusedCase = (
         vec![(
             "KAFKA_PROPERTIES",
-            format!("ssl.ca.location={}", file("foreign-ca.pem")),
+            format!(
+                "{}; ssl.ca.location={}",
+                kafka_login("SCRAM-SHA-512", USER),
+                file("foreign-ca.pem")
+            ),
         )],
         &["certificate verify failed", "SSL_CERT_FILE"],
     );
-    let wrong_user = vec![("KAFKA_SASL_USERNAME", format!("not-{USER}"))];
+    let wrong_user = vec![login("SCRAM-SHA-512", &format!("not-{USER}"))];
     let cases: [RefusedCase; 6] = [
         (
             vec![("KAFKA_BROKERS", good.replace("127.0.0.1", "localhost"))],
@@ -188,7 +186,7 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
         ),
         (
             wrong_user,
-            &["Kafka does not let this process in", "KAFKA_SASL_USERNAME"],
+            &["Kafka does not let this process in", "sasl.username"],
         ),
         (
             plain(("KAFKA_SASL_PASSWORD", "hunter2".to_owned())),
@@ -202,9 +200,9 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
     // breaks off handshakes.
     let plain_port: RefusedCase = (
         vec![("KAFKA_BROKERS", servers.door_to_kafka())],
-        &["SSL handshake failed", "KAFKA_SECURITY_PROTOCOL"],
+        &["SSL handshake failed", "security.protocol"],
     );
-    let in_plain_text: RefusedCase = (in_plain_text, &["KAFKA_SECURITY_PROTOCOL"]);
+    let in_plain_text: RefusedCase = (in_plain_text, &["security.protocol"]);
     are_refused(&world, &TWO[1..], &[plain_port, in_plain_text]).await;
 }
 
@@ -212,7 +210,7 @@ async fn a_kafka_with_a_wrong_identity_or_login_is_refused_with_the_reason() {
 async fn one_broker_with_a_wrong_identity_is_tolerated_and_all_are_refused() {
     let world = world("tls-one-of-two").await;
     let servers = servers().await;
-    world.set("KAFKA_SASL_MECHANISM", "PLAIN");
+    world.set("KAFKA_PROPERTIES", &kafka_login("PLAIN", USER));
     let expired = servers.expired_kafka();
     let good = servers.kafka_by_login();
     for brokers in [format!("{expired},{good}"), format!("{good},{expired}")] {

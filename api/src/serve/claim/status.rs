@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::admit::ClaimService;
-use super::durability::AdmittedClaim;
-use super::refusal::ClaimRefusal;
+use super::outcome::ClaimRefusal;
+use super::second_store::{Admitted, Call};
 use crate::serve::auth::{Groups, Requester};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, instant};
 
@@ -65,13 +65,18 @@ impl MyClaim {
         allowed: None,
     };
 
-    fn revoked(revocation: &Revocation) -> Self {
+    fn of(status: ClaimStatus, drop: DropId, slot: Option<Slot>) -> Self {
         Self {
-            status: ClaimStatus::Revoked,
-            drop_id: Some(DropId(revocation.drop_id)),
-            slot: revocation.slot,
+            status,
+            drop_id: Some(drop),
+            slot,
             ..Self::NONE
         }
+    }
+
+    fn revoked(revocation: &Revocation) -> Self {
+        let drop = DropId(revocation.drop_id);
+        Self::of(ClaimStatus::Revoked, drop, revocation.slot)
     }
 }
 
@@ -115,65 +120,53 @@ impl ClaimService {
             }
             claim.allowed = self.may_claim(&coupon.coupon, &user, &groups).await;
         }
-        if let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) =
+        if let (ClaimStatus::Accepted, Some(drop), Some(slot)) =
             (claim.status, claim.drop_id, claim.slot)
         {
-            self.ensure_durable(coupon, drop_id, slot, user, now_ms)
-                .await?;
+            // The status `accepted` acknowledges the claim, as the response to a claim does.
+            let call = Call {
+                coupon: coupon.coupon.id,
+                era: coupon.coupon.era,
+                asked_at: Instant::now(),
+                now_ms,
+            };
+            let admitted = Admitted::new(call, drop, slot, user, trace::current());
+            let stored = self.second_store.ensure(coupon, vec![admitted]).await;
+            stored
+                .into_iter()
+                .next()
+                .flatten()
+                .ok_or(ClaimRefusal::NotDurable)?;
         }
         Ok(claim)
     }
 
-    /// Returns the drop to show, and the user's status in it according to Redis.
+    /// Returns the drop to show by Redis's clock, and the user's status in it according to Redis.
     async fn standing_shown<'a>(
         &self,
         coupon: &'a CouponWithDrops,
         user: &UserId,
     ) -> (Option<DropWithKeys<'a>>, Result<Standing, RedisError>) {
-        let now = Utc::now();
+        let is_sealed = |one: DropWithKeys<'_>| one.drop.sealed_at.is_some();
+        let now = match self.redis.time_ms().await {
+            Ok(now_ms) => instant(now_ms),
+            Err(_) if coupon.all().all(is_sealed) => Utc::now(),
+            Err(error) => return (drop_to_show(coupon, Utc::now()), Err(error)),
+        };
         let shown = drop_to_show(coupon, now);
-        let standing = self.standing_in(coupon, shown, user, now).await;
-        // If the clocks differ, another drop may be open by Redis's clock, and the user may have a
-        // slot in it.
-        let Ok(found) = &standing else {
-            return (shown, standing);
+        let standing = match shown.filter(|one| !is_sealed(*one)) {
+            Some(one) => self.redis.standing(one.keys, coupon.coupon.era, user).await,
+            // The keys of sealed drops expire in Redis, so that their absence proves nothing.
+            None => Ok(Standing {
+                now_ms: now.timestamp_millis(),
+                loaded: true,
+                trusted: true,
+                slot: None,
+                position: None,
+                claimant: None,
+            }),
         };
-        let now = instant(found.now_ms);
-        let by_redis = drop_to_show(coupon, now);
-        if by_redis.map(|one| one.drop.id) == shown.map(|one| one.drop.id) {
-            return (shown, standing);
-        }
-        (
-            by_redis,
-            self.standing_in(coupon, by_redis, user, now).await,
-        )
-    }
-
-    async fn standing_in(
-        &self,
-        coupon: &CouponWithDrops,
-        shown: Option<DropWithKeys<'_>>,
-        user: &UserId,
-        now: DateTime<Utc>,
-    ) -> Result<Standing, RedisError> {
-        if let Some(one) = shown.filter(|one| one.drop.sealed_at.is_none()) {
-            return self.redis.standing(one.keys, coupon.coupon.era, user).await;
-        }
-        // The keys of sealed drops expire in Redis, so that their absence proves nothing. Read only
-        // the time, and only if another drop may have opened.
-        let asked_ms = if coupon.next(now).is_some() {
-            self.redis.time_ms().await.ok()
-        } else {
-            None
-        };
-        Ok(Standing {
-            now_ms: asked_ms.unwrap_or(now.timestamp_millis()),
-            loaded: true,
-            trusted: true,
-            slot: None,
-            position: None,
-            claimant: None,
-        })
+        (shown, standing)
     }
 
     /// Whether the coupon's restriction admits the user. `None` if there is no restriction or the
@@ -189,45 +182,6 @@ impl ClaimService {
                     tracing::debug!(%error, "could not look up a user on an allow list");
                     None
                 }),
-        }
-    }
-
-    /// Ensures that a second store holds the claim before the status `accepted` acknowledges it.
-    async fn ensure_durable(
-        &self,
-        coupon: &CouponWithDrops,
-        drop_id: DropId,
-        slot: Slot,
-        user: UserId,
-        now_ms: i64,
-    ) -> Result<(), ClaimRefusal> {
-        let asked_at = Instant::now();
-        let keys = self.redis.keys(coupon.coupon.id, drop_id);
-        let held = self
-            .redis
-            .held_slot(&keys, slot, &user)
-            .await
-            .map_err(|error| {
-                tracing::debug!(%error, "could not look up the time of an admission");
-                ClaimRefusal::StandingUnknown
-            })?;
-        // The claim was revoked or moved since the lookup, or only the claimants contain it.
-        let held = held.ok_or(ClaimRefusal::StandingUnknown)?;
-        let claim = AdmittedClaim {
-            asked_at,
-            drop_id,
-            slot,
-            user,
-            is_new: false,
-            admitted_at_ms: held.admitted_at_ms,
-            is_in_users: held.is_in_users,
-            now_ms,
-            era: coupon.coupon.era,
-            trace: trace::current(),
-        };
-        match self.durability.ensure(coupon, &[claim]).await[..] {
-            [Some(_)] => Ok(()),
-            _ => Err(ClaimRefusal::NotDurable),
         }
     }
 }
@@ -258,24 +212,20 @@ fn judge(
     standing: Option<Standing>,
 ) -> Option<MyClaim> {
     let counts = |id: DropId| once_per == OncePer::Coupon || Some(id) == drop;
-    if let Some(row) = record
-        .iter()
-        .flat_map(|r| &r.rows)
-        .find(|row| counts(DropId(row.drop_id)))
-    {
+    let knows_mysql = record.is_some();
+    let PersonRecord {
+        rows,
+        revoked,
+        broken,
+    } = record.unwrap_or_default();
+    if let Some(row) = rows.into_iter().find(|row| counts(DropId(row.drop_id))) {
         return Some(MyClaim {
-            status: ClaimStatus::Issued,
-            drop_id: Some(DropId(row.drop_id)),
-            slot: Some(row.slot),
-            code: Some(row.code.clone()),
-            ..MyClaim::NONE
+            code: Some(row.code),
+            ..MyClaim::of(ClaimStatus::Issued, DropId(row.drop_id), Some(row.slot))
         });
     }
-    let revoked = record
-        .iter()
-        .flat_map(|r| &r.revoked)
-        .rev()
-        .find(|one| counts(DropId(one.drop_id)));
+    let mut revoked = revoked.iter().rev();
+    let revoked = revoked.find(|one| counts(DropId(one.drop_id)));
     // Check this before Redis, which may not have applied the revocation yet.
     if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
         return Some(MyClaim::revoked(open));
@@ -288,31 +238,17 @@ fn judge(
     if standing.slot.is_none() && claimant.is_some_and(is_of_this) {
         return None;
     }
-    if let Some((drop_id, slot)) = drop.zip(standing.slot).or(claimant) {
+    if let Some((drop, slot)) = drop.zip(standing.slot).or(claimant) {
         // While the gate is closed, Redis may have lost some of its promises.
-        if !standing.trusted {
-            return None;
-        }
-        return Some(MyClaim {
-            status: ClaimStatus::Accepted,
-            drop_id: Some(drop_id),
-            slot: Some(slot),
-            ..MyClaim::NONE
-        });
+        let accepted = MyClaim::of(ClaimStatus::Accepted, drop, Some(slot));
+        return standing.trusted.then_some(accepted);
     }
     // Check `broken` before `waiting`: a broken promise puts the user on the waiting list.
-    if let Some((drop_id, slot)) = record
-        .iter()
-        .flat_map(|r| &r.broken)
-        .rev()
-        .find(|(id, _)| counts(*id))
-    {
+    if let Some((drop, slot)) = broken.into_iter().rev().find(|(id, _)| counts(*id)) {
+        let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
         return Some(MyClaim {
-            status: ClaimStatus::Broken,
-            drop_id: Some(*drop_id),
-            slot: slot.and_then(|slot| Slot::try_from(slot).ok()),
             position: standing.position,
-            ..MyClaim::NONE
+            ..MyClaim::of(ClaimStatus::Broken, drop, slot)
         });
     }
     if standing.position.is_some() {
@@ -323,11 +259,10 @@ fn judge(
             ..MyClaim::NONE
         });
     }
-    if let Some(revoked) = revoked {
-        return Some(MyClaim::revoked(revoked));
+    match revoked {
+        Some(revoked) => Some(MyClaim::revoked(revoked)),
+        None => (knows_mysql && standing.trusted).then_some(MyClaim::NONE),
     }
-    record?;
-    standing.trusted.then_some(MyClaim::NONE)
 }
 
 #[cfg(test)]

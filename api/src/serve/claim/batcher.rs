@@ -9,8 +9,6 @@
 //! claim arrived, so answers are linearizable: after one process has acknowledged a claim, the next
 //! claim at any process sees it (docs/decisions/0010-micro-batches.md).
 
-mod traces;
-
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -24,23 +22,22 @@ use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant, MAX_BATCH,
 };
 use firstcome_shared::trace::{self, TraceContext};
-use futures_util::future::join_all;
 use metrics::{Histogram, histogram};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::durability::{AdmittedClaim, Durability, SecondStore};
-use super::in_flight::{InFlightLimit, WorkError};
-use super::refusal::ClaimRefusal;
+use super::in_flight::InFlightLimit;
+use super::outcome::ClaimRefusal;
+use super::second_store::{Admitted, Call, SecondStore, Store};
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};
 
 /// Sends claims to Redis, and stores those that got a slot in a second store.
-pub(super) struct MicroBatches {
+pub(super) struct Batcher {
     redis: Redis,
-    durability: Arc<Durability>,
+    second_store: Arc<SecondStore>,
     in_flight: Arc<InFlightLimit>,
     /// Maximum wait for the next call.
     max_wait: Duration,
@@ -49,11 +46,15 @@ pub(super) struct MicroBatches {
     batch_size: Histogram,
 }
 
+/// The script's reply to one claim. If the claim got a slot, also the second store that holds it;
+/// `None` if no second store took it in time.
+pub(super) type ClaimReply = (AdmissionReply, Option<Store>);
+
 /// A claim that waits for its call and then for the second store, even after its client hung up.
 struct PendingClaim {
     coupon: Arc<CouponWithDrops>,
     user: UserId,
-    /// The coupon's group according to the catalogue, and whether the user is in it.
+    /// The coupon's group as far as it is known, and whether the user is in it.
     group: Option<(Group, bool)>,
     arrived: Instant,
     /// The span of its request, if it has a trace.
@@ -63,28 +64,19 @@ struct PendingClaim {
     _place: OwnedSemaphorePermit,
 }
 
-pub(super) struct ClaimReply {
-    pub(super) admission: Admission,
-    pub(super) now_ms: i64,
-    /// The candidate that was open at that time.
-    pub(super) open_drop: Option<DropId>,
-    /// If the claim got a slot, the second store that holds it. `None` if no second store took it
-    /// in time.
-    pub(super) stored: Option<SecondStore>,
-    /// The coupon's group according to Redis.
-    group: Option<Group>,
-}
+/// Claims that got slots in one drop, and their requests.
+type Holders = (Vec<Admitted>, Vec<(PendingClaim, AdmissionReply)>);
 
-impl MicroBatches {
+impl Batcher {
     pub(super) fn new(
         redis: Redis,
-        durability: Arc<Durability>,
+        second_store: Arc<SecondStore>,
         in_flight: Arc<InFlightLimit>,
         max_wait: Duration,
     ) -> Self {
         Self {
             redis,
-            durability,
+            second_store,
             in_flight,
             max_wait,
             queues: Queues::default(),
@@ -102,21 +94,21 @@ impl MicroBatches {
     ) -> Result<ClaimReply, ClaimRefusal> {
         let known = match &coupon.coupon.allow {
             Some(Allow::Group(group)) => Some(group.clone()),
-            _ => None,
+            Some(Allow::List) | None => None,
         };
-        let reply = self.ask_once(coupon, candidates, requester, known).await?;
-        match reply.group {
+        let reply = self.join(coupon, candidates, requester, known).await?;
+        match &reply.0.group {
             // An operator has just changed the restriction, and the catalogue does not have the
             // change yet.
             Some(group) => {
-                self.ask_once(coupon, candidates, requester, Some(group))
-                    .await
+                let group = Some(group.clone());
+                self.join(coupon, candidates, requester, group).await
             }
             None => Ok(reply),
         }
     }
 
-    async fn ask_once(
+    async fn join(
         self: &Arc<Self>,
         coupon: &Arc<CouponWithDrops>,
         candidates: DropCandidates<'_>,
@@ -125,29 +117,23 @@ impl MicroBatches {
     ) -> Result<ClaimReply, ClaimRefusal> {
         let place = self.in_flight.enter()?;
         let (reply, replied) = oneshot::channel();
-        let coupon = Arc::clone(coupon);
-        let user = requester.user.clone();
         // If a user's groups are unknown, never answer `not_allowed`.
         let group = group.and_then(|group| {
-            requester
-                .groups
-                .have(&group)
-                .map(|is_member| (group, is_member))
+            let is_member = requester.groups.have(&group)?;
+            Some((group, is_member))
         });
-        let arrived = Instant::now();
-        let trace = trace::current();
         let pending = PendingClaim {
-            coupon,
-            user,
+            coupon: Arc::clone(coupon),
+            user: requester.user.clone(),
             group,
-            arrived,
-            trace,
+            arrived: Instant::now(),
+            trace: trace::current(),
             reply,
             _place: place,
         };
         let queue = QueueId::of(candidates.keys());
         if self.queues.join(queue, pending) {
-            let batches = Arc::clone(self);
+            let batcher = Arc::clone(self);
             let first = candidates.first.keys.clone();
             let second = candidates.second.map(|one| one.keys.clone());
             self.in_flight.spawn(async move {
@@ -155,25 +141,20 @@ impl MicroBatches {
                     first: &first,
                     second: second.as_ref(),
                 };
-                batches.call_until_queue_is_empty(candidates).await;
+                let caller = batcher.queues.caller(QueueId::of(candidates));
+                make_calls(caller, |batch| batcher.call(candidates, batch)).await;
             });
         }
         let Ok(reply) = replied.await else {
             tracing::error!(drop = %queue.first, "a claim was dropped before it was answered");
-            return Err(WorkError::Panicked.into());
+            return Err(ClaimRefusal::Panicked);
         };
         reply.map_err(ClaimRefusal::NotAnswered)
     }
 
-    async fn call_until_queue_is_empty(self: Arc<Self>, candidates: Candidates<'_>) {
-        let caller = self.queues.caller(QueueId::of(candidates));
-        let this = &self;
-        make_calls(caller, |batch| this.call_and_deliver(candidates, batch)).await;
-    }
-
     /// Makes one call. If it admitted users, returns the task that stores the admissions and
     /// answers.
-    async fn call_and_deliver(
+    async fn call(
         self: &Arc<Self>,
         candidates: Candidates<'_>,
         mut batch: Vec<PendingClaim>,
@@ -182,118 +163,97 @@ impl MicroBatches {
         let late = batch.extract_if(.., |pending| {
             asked_at.duration_since(pending.arrived) > self.max_wait
         });
-        refuse(late.collect(), &Arc::new(AdmissionError::Unanswered));
-        if batch.is_empty() {
-            return None;
-        }
+        refuse(late.collect(), AdmissionError::Unanswered);
+        let coupon = batch.first()?.coupon.coupon.id;
         // The claims of one call may have copies of the coupon from several eras. Use the newest.
         let eras = batch.iter().map(|pending| pending.coupon.coupon.era);
         let era = eras.max().unwrap_or(0);
-        let called = self.call(candidates, era, &batch).await;
-        traces::admissions(candidates.first.drop, &batch, &called);
+        let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
+        crash_point(Point::ClaimAsked);
+        let called = self.redis.claim_all(candidates, era, &people).await;
+        self.call_seconds.record(asked_at.elapsed().as_secs_f64());
+        #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
+        self.batch_size.record(people.len() as f64);
         match called {
             Ok(replies) => {
+                let call = Call {
+                    coupon,
+                    era,
+                    asked_at,
+                    now_ms: 0,
+                };
                 let replies = batch.into_iter().zip(replies);
-                let stored = self.deliver(candidates, era, asked_at, replies);
+                let storing = self.deliver(candidates.first.drop, call, replies);
                 // Let requests that wait on their sockets join the next call.
                 tokio::task::yield_now().await;
-                stored
+                storing
             }
             Err(error) => {
+                tracing::debug!(%error, claims = batch.len(), "claims were not answered");
                 // Redis did not answer, so refuse the queued claims as well instead of letting
                 // each of them wait for another timeout.
                 if matches!(error, AdmissionError::Redis(_)) {
                     batch.extend(self.queues.take_all(QueueId::of(candidates)));
                 }
-                refuse(batch, &Arc::new(error));
+                refuse(batch, error);
                 None
             }
         }
     }
 
-    async fn call(
-        &self,
-        candidates: Candidates<'_>,
-        era: u64,
-        batch: &[PendingClaim],
-    ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
-        let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
-        let begun = Instant::now();
-        crash_point(Point::ClaimAsked);
-        let replies = self.redis.claim_all(candidates, era, &people).await;
-        self.call_seconds.record(begun.elapsed().as_secs_f64());
-        #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
-        self.batch_size.record(people.len() as f64);
-        match &replies {
-            Err(AdmissionError::Redis(cause)) => {
-                tracing::debug!(%cause, claims = people.len(), "claims were not answered");
-            }
-            Err(AdmissionError::Unexpected) => {
-                let drop = candidates.first.drop;
-                tracing::error!(%drop, "the reply of the admission script could not be parsed");
-            }
-            Ok(_) | Err(_) => {}
-        }
-        replies
-    }
-
-    /// Replies immediately to claims without a slot. Claims with a slot are made durable first,
-    /// even if their clients hung up: those of one drop together, whether new or retries. If users
-    /// were admitted, returns the task that does this for their drop.
+    /// Replies immediately to claims without a slot. Claims with a slot are stored first, even if
+    /// their clients hung up: those of one drop together, whether new or retries. If users were
+    /// admitted, returns the task that does this for their drop.
     fn deliver(
         self: &Arc<Self>,
-        candidates: Candidates<'_>,
-        era: u64,
-        asked_at: Instant,
+        asked: DropId,
+        call: Call,
         replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
     ) -> Option<JoinHandle<()>> {
-        let mut holders: HashMap<DropId, Vec<Holder>> = HashMap::new();
+        let mut holders: HashMap<DropId, Holders> = HashMap::new();
         let mut admitting = None;
         for (pending, reply) in replies {
             // A damaged entry of one user in Redis must not affect the claims of other users.
             let Some(reply) = reply else {
-                let drop = candidates.first.drop;
-                tracing::error!(%drop, "the admission script's reply to one claim could not be parsed");
-                refuse(vec![pending], &Arc::new(AdmissionError::Unexpected));
+                tracing::error!(drop = %asked, "the admission script's reply to one claim could not be parsed");
+                refuse(vec![pending], AdmissionError::Unexpected);
                 continue;
             };
-            let (drop_id, slot, is_new) = match (reply.admission, reply.open_drop) {
+            let (drop, slot, is_new) = match (reply.admission, reply.open_drop) {
                 (Admission::Accepted(slot), Some(drop)) => {
                     crash_point(Point::ClaimAdmitted);
                     admitting = Some(drop);
                     (drop, slot, true)
                 }
-                (Admission::Already(held_in, slot), _) => (held_in, slot, false),
+                (Admission::Already(drop, slot), _) => (drop, slot, false),
                 _ => {
                     pending.answer(reply, None);
                     continue;
                 }
             };
-            let claim = AdmittedClaim {
-                asked_at,
-                drop_id,
-                slot,
-                user: pending.user.clone(),
-                is_new,
-                admitted_at_ms: reply.admitted_at_ms,
-                is_in_users: true,
-                now_ms: reply.now_ms,
-                era,
-                trace: pending.trace,
+            let now_ms = reply.now_ms;
+            let call = Call { now_ms, ..call };
+            let user = pending.user.clone();
+            let claim = Admitted::new(call, drop, slot, user, pending.trace);
+            // The script returns a time of admission for users that it admitted or found in
+            // `users`. Otherwise it has read only the coupon's claimants.
+            let is_found =
+                reply.admitted_at_ms.is_some() || pending.coupon.coupon.once_per == OncePer::Drop;
+            let claim = if is_found {
+                claim.found_at(reply.admitted_at_ms, is_new)
+            } else {
+                claim
             };
-            let holder = (claim, (pending, reply));
-            holders.entry(drop_id).or_default().push(holder);
+            let (claims, requests) = holders.entry(drop).or_default();
+            claims.push(claim);
+            requests.push((pending, reply));
         }
         let mut storing = None;
-        for (drop, holders) in holders {
-            let Some((_, (first, _))) = holders.first() else {
-                continue;
-            };
-            let coupon = Arc::clone(&first.coupon);
+        for (drop, (claims, requests)) in holders {
             let this = Arc::clone(self);
             let task = self
                 .in_flight
-                .spawn(async move { this.store(coupon, holders).await });
+                .spawn(async move { this.store(claims, requests).await });
             if admitting == Some(drop) {
                 storing = Some(task);
             }
@@ -301,92 +261,38 @@ impl MicroBatches {
         storing
     }
 
-    /// Makes claims of one drop durable and answers them.
-    async fn store(&self, coupon: Arc<CouponWithDrops>, holders: Vec<Holder>) {
-        let confirmed = holders
-            .into_iter()
-            .map(async |(claim, request)| (self.confirmed(&coupon, claim).await, request));
-        let mut claims = Vec::new();
-        let mut requests = Vec::new();
-        for (claim, (pending, reply)) in join_all(confirmed).await {
-            match claim {
-                Some(claim) => {
-                    claims.push(claim);
-                    requests.push((pending, reply));
-                }
-                None => pending.answer(reply, None),
-            }
-        }
-        let stored = self.durability.ensure(&coupon, &claims).await;
+    /// Stores claims of one drop and answers them.
+    async fn store(&self, claims: Vec<Admitted>, requests: Vec<(PendingClaim, AdmissionReply)>) {
+        let Some((first, _)) = requests.first() else {
+            return;
+        };
+        let coupon = Arc::clone(&first.coupon);
+        let stored = self.second_store.ensure(&coupon, claims).await;
         for ((pending, reply), stored) in requests.into_iter().zip(stored) {
             pending.answer(reply, stored);
         }
     }
 }
 
-/// A claim that has a slot, and its request.
-type Holder = (AdmittedClaim, (PendingClaim, AdmissionReply));
-
-impl MicroBatches {
-    /// Confirms a slot in another drop. The script has read only the coupon's claimants, one of
-    /// whom may be wrong. Returns `None` if Redis does not confirm the slot.
-    async fn confirmed(
-        &self,
-        coupon: &CouponWithDrops,
-        claim: AdmittedClaim,
-    ) -> Option<AdmittedClaim> {
-        // The script returns a time of admission for users that it admitted or found in `users`.
-        if coupon.coupon.once_per == OncePer::Drop || claim.admitted_at_ms.is_some() {
-            return Some(claim);
-        }
-        let keys = self.redis.keys(coupon.coupon.id, claim.drop_id);
-        match self.redis.held_slot(&keys, claim.slot, &claim.user).await {
-            Ok(held) => held.map(|held| AdmittedClaim {
-                admitted_at_ms: held.admitted_at_ms,
-                is_in_users: held.is_in_users,
-                ..claim
-            }),
-            Err(error) => {
-                tracing::debug!(%error, "could not look up a slot in another drop");
-                None
-            }
-        }
-    }
-}
-
 impl PendingClaim {
-    fn answer(self, reply: AdmissionReply, stored: Option<SecondStore>) {
+    fn answer(self, reply: AdmissionReply, stored: Option<Store>) {
         // Sending fails if the client hung up. Its retry gets the same answer.
-        let AdmissionReply {
-            admission,
-            now_ms,
-            open_drop,
-            group,
-            ..
-        } = reply;
-        let _ = self.reply.send(Ok(ClaimReply {
-            admission,
-            now_ms,
-            open_drop,
-            stored,
-            group,
-        }));
+        let _ = self.reply.send(Ok((reply, stored)));
     }
 
     fn claimant(&self) -> Claimant<'_> {
+        let group = self.group.as_ref();
         Claimant {
             user: &self.user,
-            group: self
-                .group
-                .as_ref()
-                .map(|(group, is_member)| (group, *is_member)),
+            group: group.map(|(group, is_member)| (group, *is_member)),
         }
     }
 }
 
-fn refuse(claims: Vec<PendingClaim>, error: &Arc<AdmissionError>) {
+fn refuse(claims: Vec<PendingClaim>, error: AdmissionError) {
+    let error = Arc::new(error);
     for pending in claims {
-        let _ = pending.reply.send(Err(Arc::clone(error)));
+        let _ = pending.reply.send(Err(Arc::clone(&error)));
     }
 }
 

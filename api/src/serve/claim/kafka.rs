@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, check_topic};
-use firstcome_shared::trace::{SpanKind, TRACEPARENT, TraceContext, TraceSpan, key};
+use firstcome_shared::trace::{SpanKind, TRACEPARENT, TraceSpan, key};
 use futures_util::future::join_all;
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
@@ -17,14 +17,7 @@ use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::time::Instant;
 
-/// A claim to be written to a second store.
-pub(super) struct Outgoing {
-    pub(super) claim: ClaimEvent,
-    /// The era of the gate at which Redis named the slot.
-    pub(super) era: u64,
-    /// The span of its request, if it has a trace.
-    pub(super) trace: Option<TraceContext>,
-}
+use super::second_store::Admitted;
 
 pub(crate) struct Publisher {
     kafka: KafkaSettings,
@@ -37,12 +30,8 @@ pub(crate) struct Publisher {
     problem: RwLock<Option<String>>,
 }
 
-/// Interval of requests for the topic, and maximum wait for each, if Kafka is unavailable at
-/// start-up.
-const FIND_EVERY: Duration = Duration::from_secs(2);
-
-/// Interval of requests for the topic's partitions, and maximum wait for each.
-const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// Interval of requests for the topic, and maximum wait for each.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 
 impl Publisher {
     /// Creates the producer, which connects later. `partitions` is `None` if Kafka is unavailable.
@@ -76,43 +65,20 @@ impl Publisher {
             .store(u32::try_from(partitions).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Requests the topic until Kafka has answered once. Then periodically requests its number of
-    /// partitions, which may grow.
+    /// Requests the topic periodically: checks it if Kafka was unavailable until now, and then
+    /// reads its number of partitions, which may grow. Never ends.
     pub(crate) async fn watch_topic(&self) {
-        self.find_topic().await;
         loop {
-            tokio::time::sleep(COUNT_EVERY).await;
-            let producer = self.producer.clone();
-            let topic = self.kafka.topic.clone();
-            let asked = tokio::task::spawn_blocking(move || {
-                let metadata = producer
-                    .client()
-                    .fetch_metadata(Some(&topic), COUNT_EVERY)
-                    .ok()?;
-                Some(
-                    metadata
-                        .topics()
-                        .iter()
-                        .find(|one| one.name() == topic)?
-                        .partitions()
-                        .len(),
-                )
-            });
-            // Failures are not logged here, because each claim reports that Kafka is unavailable.
-            if let Some(partitions) = asked
-                .await
-                .ok()
-                .flatten()
-                .filter(|partitions| *partitions > 0)
-            {
-                self.set_partitions(partitions);
+            let is_known = self.partitions.load(Ordering::Relaxed) > 0;
+            if is_known {
+                tokio::time::sleep(ASK_EVERY).await;
+                // Each claim reports that Kafka is unavailable.
+                if let Some(partitions) = self.count_partitions().await {
+                    self.set_partitions(partitions);
+                }
+                continue;
             }
-        }
-    }
-
-    async fn find_topic(&self) {
-        while self.partitions.load(Ordering::Relaxed) == 0 {
-            match check_topic(&self.kafka, FIND_EVERY).await {
+            match check_topic(&self.kafka, ASK_EVERY).await {
                 Ok(partitions) => {
                     self.set_partitions(partitions);
                     self.note(None);
@@ -120,10 +86,22 @@ impl Publisher {
                 }
                 Err(error) => {
                     self.note(Some(error.to_string()));
-                    tokio::time::sleep(FIND_EVERY).await;
+                    tokio::time::sleep(ASK_EVERY).await;
                 }
             }
         }
+    }
+
+    async fn count_partitions(&self) -> Option<usize> {
+        let producer = self.producer.clone();
+        let topic = self.kafka.topic.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let metadata = producer.client().fetch_metadata(Some(&topic), ASK_EVERY);
+            let metadata = metadata.ok()?;
+            let topic = metadata.topics().iter().find(|one| one.name() == topic)?;
+            Some(topic.partitions().len()).filter(|partitions| *partitions > 0)
+        });
+        asked.await.ok().flatten()
     }
 
     /// Returns why Kafka did not accept the last claim, or `None` if it did. While there is a
@@ -143,17 +121,13 @@ impl Publisher {
     /// Publishes admissions of one drop and waits for Kafka's acknowledgements. Returns `false` for
     /// a claim whose message was not acknowledged before the deadline; the message may still reach
     /// the topic.
-    pub(super) async fn publish(&self, claims: &[Outgoing]) -> Vec<bool> {
-        let messages = messages_of(claims);
-        let sent = join_all(messages.iter().map(|message| self.publish_one(message))).await;
-        messages
-            .iter()
-            .zip(sent)
-            .flat_map(|(message, sent)| message.iter().map(move |_| sent))
-            .collect()
+    pub(super) async fn publish(&self, claims: &[&Admitted]) -> Vec<bool> {
+        let one =
+            async |message: &[&Admitted]| vec![self.publish_one(message).await; message.len()];
+        join_all(messages_of(claims).map(one)).await.concat()
     }
 
-    async fn publish_one(&self, claims: &[Outgoing]) -> bool {
+    async fn publish_one(&self, claims: &[&Admitted]) -> bool {
         let begun = Instant::now();
         let problem = self.send(claims).await.err();
         histogram!("firstcome_publish_seconds").record(begun.elapsed().as_secs_f64());
@@ -166,78 +140,61 @@ impl Publisher {
         queued
     }
 
-    async fn send(&self, claims: &[Outgoing]) -> Result<(), String> {
-        let Some(message) = EncodedMessage::new(claims) else {
-            return Ok(());
-        };
+    async fn send(&self, claims: &[&Admitted]) -> Result<(), String> {
         // A message with several claims contains no sampled claim.
         let trace = if let [one] = claims { one.trace } else { None };
-        // The message carries the span of its sending, which ends with Kafka's acknowledgement.
+        let claims: Vec<&ClaimEvent> = claims.iter().map(|one| &one.claim).collect();
+        let Some(first) = claims.iter().min_by_key(|claim| claim.slot) else {
+            return Ok(());
+        };
+        let key = first.key();
+        let payload = ClaimEvent::encode_batch(&claims);
         let topic = &self.kafka.topic;
+        // The message carries the span of its sending, which ends with Kafka's acknowledgement.
         let start = |trace| {
             let name = format!("send {topic}");
             TraceSpan::start(trace, name, SpanKind::Producer, Duration::ZERO)
         };
         let span = trace.and_then(start);
-        let own = span.as_ref().map(TraceSpan::context).or(trace);
-        let sent = self.send_with(&message, own).await;
-        if let Some(span) = span {
-            let span = span
-                .with(key::MESSAGING_SYSTEM, "kafka")
-                .with(key::MESSAGING_OPERATION_NAME, "send")
-                .with(key::MESSAGING_OPERATION_TYPE, "send")
-                .with(key::MESSAGING_DESTINATION_NAME, topic.clone())
-                .with(key::MESSAGING_KAFKA_MESSAGE_KEY, message.key);
-            let span = match &sent {
-                Ok(sent) => span
-                    .with(
-                        key::MESSAGING_DESTINATION_PARTITION_ID,
-                        sent.partition.to_string(),
-                    )
-                    .with(key::MESSAGING_KAFKA_OFFSET, sent.offset),
-                Err(_) => span.failed("not_acknowledged"),
-            };
-            span.end();
-        }
-        sent.map(drop)
-    }
-
-    async fn send_with(
-        &self,
-        message: &EncodedMessage<'_>,
-        trace: Option<TraceContext>,
-    ) -> Result<Delivery, String> {
-        let EncodedMessage {
-            first,
-            key,
-            payload,
-        } = message;
-        let record = FutureRecord::to(&self.kafka.topic)
-            .key(key)
-            .payload(payload);
-        let mut headers = self
-            .kafka
-            .signing
-            .headers(&self.kafka.topic, payload.as_bytes());
+        let trace = span.as_ref().map(TraceSpan::context).or(trace);
+        let mut headers = self.kafka.signing.headers(topic, payload.as_bytes());
         if let Some(trace) = trace {
             headers = headers.insert(Header {
                 key: TRACEPARENT,
                 value: Some(&trace.to_string()),
             });
         }
-        let record = record.headers(headers);
+        // Without a known number, the partition is chosen by the hash of the key.
         let partitions = self.partitions.load(Ordering::Relaxed);
-        let partition = if partitions > 0 {
-            i32::try_from(first.partition(partitions)).ok()
-        } else {
-            None
+        let partition = (partitions > 0).then(|| first.partition(partitions));
+        let record = FutureRecord {
+            partition: partition.and_then(|partition| i32::try_from(partition).ok()),
+            ..FutureRecord::to(topic)
+                .key(&key)
+                .payload(&payload)
+                .headers(headers)
         };
+        let sent = self.deliver(record).await;
+        if let Some(span) = span {
+            let span = span
+                .with(key::MESSAGING_SYSTEM, "kafka")
+                .with(key::MESSAGING_OPERATION_NAME, "send")
+                .with(key::MESSAGING_OPERATION_TYPE, "send")
+                .with(key::MESSAGING_DESTINATION_NAME, topic.clone())
+                .with(key::MESSAGING_KAFKA_MESSAGE_KEY, key);
+            match &sent {
+                Ok(sent) => span.with(key::MESSAGING_KAFKA_OFFSET, sent.offset),
+                Err(_) => span.failed("not_acknowledged"),
+            }
+            .end();
+        }
+        sent.map(drop)
+    }
+
+    async fn deliver(&self, record: FutureRecord<'_, String, String>) -> Result<Delivery, String> {
         // A full queue of librdkafka means that Kafka is unavailable. Do not wait: the fallback
         // takes the claims.
-        let sent = match self.producer.send_result(FutureRecord {
-            partition,
-            ..record
-        }) {
+        let sent = match self.producer.send_result(record) {
             // The topic was recreated with fewer partitions.
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), record)) => {
                 self.producer.send_result(FutureRecord {
@@ -270,50 +227,25 @@ impl Publisher {
     }
 }
 
-/// Maximum number of claims per message. With the longest user ids, they need about 18 KB, well
-/// below the producer's limit.
-const CLAIMS_A_MESSAGE: usize = 128;
-
 /// Groups claims into messages: all together, except claims with a sampled trace, because a message
-/// has one trace context.
-fn messages_of(claims: &[Outgoing]) -> Vec<&[Outgoing]> {
-    let is_traced = |claim: &Outgoing| claim.trace.is_some_and(|trace| trace.sampled);
-    let together = |a: &Outgoing, b: &Outgoing| !is_traced(a) && !is_traced(b);
-    claims
-        .chunk_by(together)
-        .flat_map(|some| some.chunks(CLAIMS_A_MESSAGE))
-        .collect()
-}
-
-struct EncodedMessage<'c> {
-    /// The claim with the lowest slot, which determines the partition.
-    first: &'c ClaimEvent,
-    key: String,
-    payload: String,
-}
-
-impl<'c> EncodedMessage<'c> {
-    fn new(claims: &'c [Outgoing]) -> Option<Self> {
-        let first = claims
-            .iter()
-            .map(|one| &one.claim)
-            .min_by_key(|claim| claim.slot)?;
-        let all: Vec<&ClaimEvent> = claims.iter().map(|one| &one.claim).collect();
-        Some(Self {
-            first,
-            key: first.key(),
-            payload: ClaimEvent::encode_batch(&all),
-        })
-    }
+/// has one trace context. A call has at most [`MAX_BATCH`] claims; with the longest user ids, they
+/// need about 26 KB, well below the producer's limit.
+///
+/// [`MAX_BATCH`]: firstcome_shared::redis::admission::MAX_BATCH
+fn messages_of<'a>(claims: &'a [&'a Admitted]) -> impl Iterator<Item = &'a [&'a Admitted]> {
+    let is_traced = |claim: &Admitted| claim.trace.is_some_and(|trace| trace.sampled);
+    claims.chunk_by(move |a, b| !is_traced(a) && !is_traced(b))
 }
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use firstcome_shared::domain::{CouponId, DropId};
     use firstcome_shared::kafka::{Security, Signing};
+    use firstcome_shared::redis::admission::MAX_BATCH;
+    use firstcome_shared::trace::TraceContext;
 
     use super::*;
+    use crate::serve::claim::second_store::Call;
 
     /// Creates a publisher to librdkafka's mock broker.
     fn publisher() -> Publisher {
@@ -331,19 +263,14 @@ mod tests {
         Publisher { producer, ..made }
     }
 
-    fn claim(slot: u32, trace: Option<TraceContext>) -> Outgoing {
-        let claim = ClaimEvent {
-            coupon_id: CouponId(1),
-            drop_id: DropId(1),
-            slot,
-            user_id: "u-1".parse().unwrap(),
-            claimed_at: DateTime::UNIX_EPOCH,
-        };
-        Outgoing {
-            claim,
+    fn claim(slot: u32, user: &str, trace: Option<TraceContext>) -> Admitted {
+        let call = Call {
+            coupon: CouponId(i64::MAX),
             era: 1,
-            trace,
-        }
+            asked_at: Instant::now(),
+            now_ms: 0,
+        };
+        Admitted::new(call, DropId(1), slot, user.parse().unwrap(), trace)
     }
 
     fn traced() -> TraceContext {
@@ -354,33 +281,35 @@ mod tests {
     #[tokio::test]
     async fn claims_are_published_in_order_and_flushed() {
         let publisher = publisher();
-        let claims = [claim(3, None), claim(2, Some(traced())), claim(4, None)];
+        let claims = [
+            claim(3, "u-1", None),
+            claim(2, "u-2", Some(traced())),
+            claim(4, "u-3", None),
+        ];
+        let claims = claims.each_ref();
         assert_eq!(publisher.publish(&claims).await, [true; 3]);
         assert_eq!(publisher.flush(Duration::from_secs(5)).await, 0);
     }
 
     #[test]
-    fn claims_share_a_message_unless_they_are_traced_or_too_many() {
-        let claims: Vec<Outgoing> = (1..=300)
-            .map(|slot| claim(slot, (slot == 140).then(traced)))
+    fn claims_share_a_message_unless_they_are_traced() {
+        let claims: Vec<Admitted> = (1..=30)
+            .map(|slot| claim(slot, "u-1", (slot == 14).then(traced)))
             .collect();
-        let sizes: Vec<usize> = messages_of(&claims).iter().map(|some| some.len()).collect();
-        assert_eq!(sizes, [128, 11, 1, 128, 32]);
-        assert!(messages_of(&[]).is_empty());
+        let claims: Vec<&Admitted> = claims.iter().collect();
+        let sizes: Vec<usize> = messages_of(&claims).map(<[_]>::len).collect();
+        assert_eq!(sizes, [13, 1, 16]);
+        assert_eq!(messages_of(&[]).count(), 0);
     }
 
     #[test]
     fn largest_message_fits_the_producer_limit() {
-        let longest: Vec<Outgoing> = (0..u32::try_from(CLAIMS_A_MESSAGE).unwrap())
-            .map(|n| {
-                let mut one = claim(u32::MAX - n, None);
-                one.claim.user_id = "u".repeat(64).parse().unwrap();
-                one.claim.coupon_id = CouponId(i64::MAX);
-                one
-            })
+        let user = "u".repeat(128);
+        let longest: Vec<Admitted> = (0..u32::try_from(MAX_BATCH).unwrap())
+            .map(|n| claim(u32::MAX - n, &user, None))
             .collect();
-        let message = EncodedMessage::new(&longest).unwrap();
-        assert_eq!(message.first.slot, u32::MAX - 127);
-        assert!(message.payload.len() < 30_000, "{}", message.payload.len());
+        let events: Vec<&ClaimEvent> = longest.iter().map(|one| &one.claim).collect();
+        let payload = ClaimEvent::encode_batch(&events);
+        assert!(payload.len() < 40_000, "{}", payload.len());
     }
 }

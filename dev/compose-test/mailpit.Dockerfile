@@ -1,3 +1,0 @@
-FROM firstcome-debian
-COPY mailpit /usr/local/bin/
-CMD ["mailpit"]

@@ -1,3 +1,0 @@
-FROM firstcome-debian
-WORKDIR /data
-CMD ["redis-server", "--protected-mode", "no"]

@@ -1,4 +1,0 @@
-//! Tests of the demo's parts against real servers.
-
-mod compose;
-mod whole;

@@ -1,0 +1,45 @@
+//! A copy of the live coupons, which the reconciler keeps, so that an API that starts while MySQL
+//! is unavailable serves claims. Nothing else reads it, and no refusal may rest on it alone.
+
+use redis::RedisError;
+
+use super::{Redis, keys};
+use crate::coupon::{Coupon, Drop};
+
+/// Coupons with their drops in order of opening.
+pub type CatalogueCopy = Vec<(Coupon, Vec<Drop>)>;
+
+impl Redis {
+    pub async fn write_catalogue_copy(
+        &self,
+        coupons: &[(Coupon, Vec<Drop>)],
+    ) -> Result<(), RedisError> {
+        let json = serde_json::to_string(coupons).map_err(|error| {
+            let what = "the catalogue could not be serialized";
+            RedisError::from((redis::ErrorKind::Client, what, error.to_string()))
+        })?;
+        redis::cmd("SET")
+            .arg(keys::catalogue(&self.prefix))
+            .arg(json)
+            .query_async(&mut self.connection())
+            .await
+    }
+
+    /// Reads the copy, with the eras of the gates: an era may have begun since it was written.
+    /// Returns `None` if there is no copy, or if another version wrote it.
+    pub async fn catalogue_copy(&self) -> Result<Option<CatalogueCopy>, RedisError> {
+        let json: Option<String> = redis::cmd("GET")
+            .arg(keys::catalogue(&self.prefix))
+            .query_async(&mut self.connection())
+            .await?;
+        let copy = json.and_then(|json| serde_json::from_str(&json).ok());
+        let Some(mut copy): Option<CatalogueCopy> = copy else {
+            return Ok(None);
+        };
+        let ids: Vec<_> = copy.iter().map(|(coupon, _)| coupon.id).collect();
+        for ((coupon, _), gate) in copy.iter_mut().zip(self.gates(&ids).await?) {
+            coupon.era = coupon.era.max(gate.era().unwrap_or(0));
+        }
+        Ok(Some(copy))
+    }
+}
