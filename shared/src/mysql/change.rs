@@ -36,7 +36,7 @@ pub struct ChangedCoupon {
 }
 
 /// Attempts of a change while rows of its drops are being written.
-const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 20;
 
 impl Db {
     /// Takes the coupon's next revision, unless Redis has `seen` a later one or the coupon has

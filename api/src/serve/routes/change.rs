@@ -106,7 +106,7 @@ async fn apply(
             None => only,
         };
         let changed = db.change_coupon(id, expected, patch.clone(), now, by.clone());
-        match changed.await.map_err(|error| not_changed(&error))? {
+        match changed.await.map_err(|error| not_changed(&error, &patch))? {
             CouponChanged::Yes(changed) => {
                 let revision = changed.coupon.revision;
                 tracing::info!(coupon_id = id.0, ?patch, revision, "a coupon was changed");
@@ -295,12 +295,15 @@ async fn write(services: &Services, coupon: &Coupon, drops: &[Drop]) -> bool {
     }
 }
 
-fn not_changed(error: &DbError) -> Problem {
+fn not_changed(error: &DbError, patch: &CouponPatch) -> Problem {
     let refused = match error {
         DbError::Query { source, .. } => refusal(source),
         _ => None,
     };
     match refused {
+        Some(Refusal::UnknownDrop) if patch.last_day.is_none() => Problem::unavailable(
+            "rows of this coupon are being written; nothing was changed, try again",
+        ),
         Some(Refusal::UnknownDrop) => Problem::new(
             Code::NotPossible,
             "a drop after last_day has coupons already; nothing was changed",
