@@ -31,13 +31,18 @@ const ROWS_AT_ONCE: Slot = 5_000;
 /// Statements that read rows while the rows of an earlier one are written.
 const AHEAD: usize = 2;
 
-/// Writes these drops of a closed coupon to Redis from their rows.
+/// Writes these drops of a closed coupon to Redis from their rows, and forgets the claimants of all
+/// others until [`surroundings`] writes them.
 pub(crate) async fn drops(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,
     dirty: &[DropId],
 ) -> Result<(), PassError> {
+    if seen.coupon.once_per == OncePer::Coupon {
+        let clear = ctx.stores.redis.clear_claimants(seen.coupon.id, fence);
+        fenced(clear.await?)?;
+    }
     for own in seen.drops.iter().filter(|own| dirty.contains(&own.drop.id)) {
         tracing::warn!(
             coupon_id = seen.coupon.id.0,
@@ -70,6 +75,10 @@ async fn project_drop(
             let (page, others) = rows.split_at(rows.partition_point(|row| row.slot <= to));
             let write = redis.project_slots(keys, fence, coupon.once_per, from..=to, page);
             fenced(write.await?)?;
+            if coupon.once_per == OncePer::Coupon {
+                let write = redis.write_claimants(coupon.id, fence, drop, page);
+                fenced(write.await?)?;
+            }
             rows = others;
         }
     }
@@ -82,6 +91,7 @@ pub(crate) async fn surroundings(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,
+    dirty: &[DropId],
     ledger: &mut Ledger,
 ) -> Result<(), PassError> {
     let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
@@ -93,7 +103,8 @@ pub(crate) async fn surroundings(
     sealed.retain(|_| have_keys.next().unwrap_or(false));
     redis.unlink_drops(&sealed).await?;
     if coupon.once_per == OncePer::Coupon {
-        claimants(ctx, id, &all, fence).await?;
+        let others = all.iter().filter(|drop| !dirty.contains(&drop.id));
+        claimants(ctx, id, others, fence).await?;
     }
     for own in &seen.drops {
         let owed = revoke_promote::open_promises(ctx, seen, own.drop.id).await?;
@@ -117,16 +128,15 @@ pub(crate) async fn surroundings(
     Err(PassError::StaysClosed(why.to_owned()))
 }
 
-/// Writes the claimants of a closed coupon from the rows of all its drops. Skips users whose claim
-/// is void: a row may have been read before its user gave it back.
-async fn claimants(
+/// Writes the claimants of a closed coupon from the rows of these drops. Skips users whose claim is
+/// void: a row may have been read before its user gave it back.
+async fn claimants<'d>(
     ctx: &PassContext,
     coupon: CouponId,
-    drops: &[Drop],
+    drops: impl Iterator<Item = &'d Drop>,
     fence: &Fence,
 ) -> Result<(), PassError> {
     let redis = &ctx.stores.redis;
-    fenced(redis.clear_claimants(coupon, fence).await?)?;
     for drop in drops {
         let mut read = std::pin::pin!(rows_of(ctx, coupon, fence, drop.id, drop.quantity));
         while let Some((_, rows)) = read.try_next().await? {

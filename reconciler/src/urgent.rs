@@ -281,7 +281,7 @@ async fn write_and_open(
         list_owed(ctx, &seen.coupon, &own.drop, &compared.owed, ledger).await?;
     }
     project::drops(ctx, seen, fence, dirty).await?;
-    project::surroundings(ctx, seen, fence, ledger).await?;
+    project::surroundings(ctx, seen, fence, dirty, ledger).await?;
     project::open(ctx, seen, fence).await
 }
 
