@@ -83,6 +83,8 @@ impl KafkaSettings {
             // A repeated message is harmless, and an idempotent producer would refuse all messages
             // after a fatal error.
             .set("enable.idempotence", "false")
+            // The first winners of a drop should not wait for connections.
+            .set("enable.sparse.connections", "false")
             // Without reports of successful writes, no claim would be acknowledged.
             .set("delivery.report.only.error", "false")
             .set("acks", "all")
