@@ -129,7 +129,9 @@ impl KafkaSettings {
             .set("group.id", &self.group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "earliest")
+            // Positions stand in MySQL. At an offset outside the log a partition stands still until
+            // the consumer begins it there again.
+            .set("auto.offset.reset", "error")
             // Otherwise, an unfinished transaction of another program would hide later messages and
             // the end of the topic. After a loss of Redis data, their slots would be given to other
             // users.
