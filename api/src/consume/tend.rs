@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::batch::Batch;
 use super::group::{Group, Reading};
 use super::record::Record;
-use super::report::{GROUP, Health, KAFKA, LAG, MYSQL, RETRIES};
+use super::report::{GROUP, Health, KAFKA, MYSQL};
 
 /// Interval of looking for partitions to begin.
 const TICK: Duration = Duration::from_millis(50);
@@ -106,7 +106,7 @@ impl Tender {
             Ok(_) if before.values().any(|it| it.stands().is_none()) => {}
             Ok(_) => self.health.set(MYSQL, None),
             Err(error) => {
-                counter!(RETRIES).increment(1);
+                counter!("firstcome_consumer_retries_total").increment(1);
                 let why = format!("positions could not be read: {error}");
                 self.health.set(MYSQL, Some(why));
                 tokio::time::sleep(TICK * 10).await;
@@ -144,7 +144,7 @@ impl Tender {
                 }
             }
         }
-        gauge!(LAG).set(u32::try_from(lag).unwrap_or(u32::MAX));
+        gauge!("firstcome_consumer_lag").set(u32::try_from(lag).unwrap_or(u32::MAX));
         looked
     }
 

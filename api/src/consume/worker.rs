@@ -2,6 +2,7 @@
 //! again from the positions in MySQL: Kafka is the buffer.
 
 use std::collections::HashSet;
+use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,6 +12,7 @@ use anyhow::Context as _;
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, why_unreadable};
 use firstcome_shared::mysql::{Db, DbError};
+use lru::LruCache;
 use metrics::counter;
 use parking_lot::Mutex;
 use rand::RngExt as _;
@@ -25,10 +27,9 @@ use super::args::ConsumeArgs;
 use super::batch::Batch;
 use super::group::Group;
 use super::record::Record;
-use super::report::{GROUP, Health, MYSQL, RETRIES, count_batch};
+use super::report::{GROUP, Health, MYSQL, count_batch};
 use super::tend::Tender;
 use super::write::{ROW_LOCKED, drop_id, write, write_by_drop};
-use crate::bounded_cache::BoundedCache;
 use crate::rows::Outcome;
 
 /// Maximum sleep of the loop, so that it notices a shutdown soon.
@@ -46,8 +47,8 @@ const LOCKED_FOR: Duration = Duration::from_secs(60);
 /// only a message at the expected offset is accepted.
 const DOUBTED_FOR: Duration = Duration::from_secs(60);
 
-/// Number of claims in each of the two generations of the memory of written claims.
-const REMEMBERED: usize = 20_000;
+/// Number of written claims that are remembered.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(30_000);
 
 pub(super) struct Worker {
     tender: Arc<Tender>,
@@ -55,7 +56,7 @@ pub(super) struct Worker {
     /// Claims that this process has written. Claims are repeated when a user clicks at two
     /// APIs, and one repeat makes MySQL refuse the statement of its whole batch. A user who returns
     /// a coupon and gets the same slot again has another time of admission.
-    recent: BoundedCache<ClaimEvent, ()>,
+    recent: LruCache<ClaimEvent, ()>,
     /// Attempts that failed in a row.
     failures: u32,
     /// When a batch last failed repeatedly, or a drop got dead letters, because of a lock.
@@ -94,7 +95,7 @@ impl Worker {
         Ok(Self {
             tender: Arc::new(tender),
             batch_max: args.batch_max,
-            recent: BoundedCache::new(REMEMBERED),
+            recent: LruCache::new(REMEMBERED),
             failures: 0,
             locked_at: None,
             doubted_at: None,
@@ -229,7 +230,7 @@ impl Worker {
         };
         count_batch(&batch.records, claims, &outcomes);
         for claim in in_batch {
-            self.recent.insert(claim, ());
+            self.recent.put(claim, ());
         }
         let is_locked = |outcome| matches!(outcome, &Outcome::Refused(ROW_LOCKED, _));
         if outcomes.iter().any(is_locked) {
@@ -246,7 +247,7 @@ impl Worker {
     /// Makes all partitions begin again, and pauses for 25 ms to 1.6 s, with a jitter that spreads
     /// the retries of consumers that failed at the same time.
     async fn read_again(&mut self, error: &DbError) {
-        counter!(RETRIES).increment(1);
+        counter!("firstcome_consumer_retries_total").increment(1);
         let why = format!("a batch could not be written: {error}");
         self.tender.health.set(MYSQL, Some(why));
         let whole = Duration::from_millis(50 << self.failures.min(5));

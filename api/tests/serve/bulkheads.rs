@@ -55,7 +55,7 @@ fn poll(api: &InProcessApi, id: i64) -> impl Fn(usize) -> RequestBuilder {
 const IN_HAND: usize = 5;
 
 #[tokio::test]
-async fn claims_succeed_during_polls_and_late_claims_while_mysql_hangs() {
+async fn claims_succeed_during_late_claims_while_mysql_hangs() {
     let world = ServeWorld::new().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let own = proxied
@@ -110,15 +110,6 @@ async fn claims_succeed_during_polls_and_late_claims_while_mysql_hangs() {
         .await;
     }
     drop_all(claims).await;
-
-    // More polls than places: those without a place are refused immediately, the others wait.
-    let polls = crowd(700, poll(&api, id)).await;
-    for number in 0..20 {
-        let answer = api.claim(id, &format!("a-{number}")).await;
-        assert_eq!(answer.code(), (202, "accepted"), "during polls: {answer:?}");
-    }
-    drop_all(polls).await;
-    assert!(api.metric("firstcome_questions_shed_total").await > 0.0);
 }
 
 async fn drop_all(mut crowd: JoinSet<()>) {
@@ -148,7 +139,6 @@ async fn polls_of_a_slow_mysql_delay_neither_fallback_nor_operators() {
         .await
         .unwrap();
 
-    // More polls than may be in flight.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..10 {
         let claimed = api.claim(id, &format!("u-{number}")).await;

@@ -16,42 +16,6 @@ use serde_json::{Value, json};
 use crate::world::{AUDIENCE, ISSUER, ServeWorld, claims, open, until};
 
 #[tokio::test]
-async fn accepts_the_first_token_signed_by_a_rotated_key() {
-    let world = ServeWorld::new().await;
-    let [old, new] = ["old", "new"].map(IssuerKey::new);
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let publish = |keys: &[&IssuerKey]| std::fs::write(file.path(), set_of(keys)).unwrap();
-    let url = format!("file://{}", file.path().display());
-    let jwt = of_issuer(&world).with("jwt-jwks-url", url);
-    publish(&[]);
-    let refused = format!("{:#}", jwt.try_api().await.map(|_| ()).unwrap_err());
-    assert!(
-        refused.contains("JWT_JWKS_URL") && refused.contains("no key that can be used for ES256"),
-        "{refused}"
-    );
-
-    publish(&[&old]);
-    let api = jwt.api().await;
-    let (id, _) = api.make(open(9)).await;
-    let path = format!("/v1/coupons/{id}/claims");
-    let ask = async |token: String| {
-        api.ask(Method::POST, &path, &[("authorization", &token)], "")
-            .await
-    };
-    assert_eq!(ask(old.bearer("u-1")).await.code(), (202, "accepted"));
-    publish(&[&old, &new]);
-    assert_eq!(ask(new.bearer("u-2")).await.code(), (202, "accepted"));
-    ask(old.bearer("u-1")).await.is(200, "already_claimed");
-    ask(IssuerKey::new("foreign").bearer("u-3"))
-        .await
-        .is(401, "unauthorized");
-    ask(IssuerKey::new("new").bearer("u-3"))
-        .await
-        .is(401, "unauthorized"); // a foreign key with that name
-    assert_eq!(api.get("/readyz").await.json["notes"]["jwt_keys"], "ok");
-}
-
-#[tokio::test]
 async fn start_up_waits_for_keys_and_known_keys_survive_an_outage() {
     let world = ServeWorld::new().await;
     let [key, new] = ["key", "new"].map(IssuerKey::new);

@@ -190,26 +190,6 @@ async fn move_in_redis(world: &ServeWorld, id: i64, drop: DropId, window: [i64; 
     world.ask_redis::<()>(&set).await;
 }
 
-/// According to the catalogue the first drop has just closed; according to Redis it is open.
-#[tokio::test]
-async fn claim_goes_to_the_drop_that_is_open_in_redis() {
-    let (world, api) = ServeWorld::with_api().await;
-    let (id, first, second) = two_days(&world, &api, "drop").await;
-    move_window(&world, id, DropId(second), [-2_000, HOUR]).await;
-    move_window(&world, id, DropId(first), [-HOUR, -2_000]).await;
-    until("it knows the windows", async || {
-        api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"] == second
-    })
-    .await;
-    move_in_redis(&world, id, DropId(first), [-HOUR, HOUR]).await;
-    move_in_redis(&world, id, DropId(second), [HOUR, 2 * HOUR]).await;
-    assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
-    let held: u64 = world
-        .ask_redis(&["ZCARD", &world.keys(id, DropId(second)).users])
-        .await;
-    assert_eq!(held, 0);
-}
-
 #[tokio::test]
 async fn windows_in_redis_take_precedence_over_the_catalogue() {
     let (world, api) = ServeWorld::with_api().await;
