@@ -3,6 +3,7 @@
 //! A removed key is refused after the next read.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +30,9 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 /// Maximum time until the next attempt after a failed one.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Minimum length of the modulus of an RSA key: 2,048 bits.
-const RSA_BYTES: usize = 256;
+/// Accepted lengths of the modulus of an RSA key: 2,048 to 4,096 bits. A shorter key is too weak,
+/// and the library does not support a longer one.
+const RSA_BYTES: RangeInclusive<usize> = 256..=512;
 
 pub(crate) struct KeySet {
     source: KeySource,
@@ -230,9 +232,9 @@ fn verifying_key(algorithm: Algorithm, jwk: &Value) -> Result<DecodingKey, &'sta
     let key = Jwk::deserialize(jwk).map_err(|_| "is of an unknown kind")?;
     let key = DecodingKey::from_jwk(&key).map_err(|_| "is malformed")?;
     if let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind()
-        && n.len() < RSA_BYTES
+        && !RSA_BYTES.contains(&n.len())
     {
-        return Err("has fewer than 2,048 bits");
+        return Err("does not have 2,048 to 4,096 bits");
     }
     // Verifying once detects keys of another kind or curve, and malformed ones.
     match jsonwebtoken::crypto::verify("", b"", &key, algorithm) {
