@@ -73,7 +73,7 @@ pub(super) async fn services(
     let second_store = SecondStore::new(publisher, &mysql.fallback, args.publish.clone());
     let in_flight = Arc::new(InFlightLimit::new(args.http.max_claims_in_hand));
     let claims = ClaimService::new(
-        &mysql,
+        mysql.clone(),
         redis.clone(),
         Arc::clone(&catalogue),
         second_store,

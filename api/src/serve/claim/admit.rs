@@ -9,7 +9,6 @@ use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::line_limit::LineLimit;
-use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use metrics::{Counter, Histogram, histogram};
@@ -24,10 +23,8 @@ use crate::serve::catalogue::Catalogue;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
 
 pub(crate) struct ClaimService {
-    /// Connections for reads of the status of claims. Claims on open drops do not depend on MySQL.
-    pub(super) questions: Db,
-    /// Connections for revocations by operators.
-    pub(super) operators: Db,
+    /// Claims on open drops do not depend on it.
+    pub(super) mysql: Bulkheads,
     pub(super) in_flight: Arc<InFlightLimit>,
     pub(super) redis: Redis,
     pub(super) catalogue: Arc<Catalogue>,
@@ -45,7 +42,7 @@ pub(crate) struct ClaimService {
 impl ClaimService {
     /// Claims that wait longer than `redis_timeout` are refused.
     pub(crate) fn new(
-        mysql: &Bulkheads,
+        mysql: Bulkheads,
         redis: Redis,
         catalogue: Arc<Catalogue>,
         second_store: SecondStore,
@@ -53,8 +50,7 @@ impl ClaimService {
         redis_timeout: Duration,
     ) -> Self {
         Self {
-            questions: mysql.questions.clone(),
-            operators: mysql.operators.clone(),
+            mysql,
             in_flight,
             redis,
             catalogue,
@@ -192,18 +188,18 @@ fn sealed_drop<'a>(
     candidates: DropCandidates<'a>,
 ) -> Option<&'a Drop> {
     let asked = match reply {
-        Err(ClaimRefusal::NotAnswered(error))
-            if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
-        {
-            candidates.first
-        }
         Ok((reply, _)) => match reply.admission {
-            Admission::Unloaded(drop) => candidates.all().find(|one| one.drop.id == drop)?,
+            Admission::Unloaded(drop) => drop,
+            _ => return None,
+        },
+        Err(ClaimRefusal::NotAnswered(error)) => match **error {
+            AdmissionError::Closed | AdmissionError::AnotherEra => candidates.first.drop.id,
             _ => return None,
         },
         Err(_) => return None,
     };
-    Some(asked.drop).filter(|drop| drop.sealed_at.is_some())
+    let mut all = candidates.all().map(|one| one.drop);
+    all.find(|drop| drop.id == asked && drop.sealed_at.is_some())
 }
 
 /// Whether this process's copy of the coupon may be older than Redis's.

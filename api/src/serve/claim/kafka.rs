@@ -11,20 +11,24 @@ use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
 use rdkafka::message::Header;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::second_store::Admitted;
 
 pub(crate) struct Publisher {
     kafka: KafkaSettings,
-    producer: FutureProducer,
+    producer: RwLock<FutureProducer>,
     deadline: Duration,
     /// Why Kafka did not accept the last claim.
     problem: RwLock<Option<String>>,
 }
 
-/// Interval of requests for the topic while there is a problem, and maximum wait for each.
+/// Interval of requests for the topic, and maximum wait for each.
 const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// After this many requests without an answer, the producer is made anew.
+const FAILURES: u32 = 3;
 
 impl Publisher {
     /// Creates the producer, which connects later. `is_up` tells whether Kafka answers.
@@ -33,9 +37,12 @@ impl Publisher {
         deadline: Duration,
         is_up: bool,
     ) -> anyhow::Result<Self> {
-        let producer = kafka.producer(deadline).create();
+        let producer: FutureProducer = kafka
+            .producer(deadline)
+            .create()
+            .context("the Kafka producer could not be created")?;
         let publisher = Self {
-            producer: producer.context("the Kafka producer could not be created")?,
+            producer: producer.into(),
             kafka,
             deadline,
             problem: RwLock::default(),
@@ -47,15 +54,45 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Checks the topic while there is a problem, because it may be over before the next claim.
-    /// Never ends.
+    /// Asks for the topic periodically. Makes the producer anew if no broker answers it for a while,
+    /// and checks the topic while there is a problem, because that may be over before the next
+    /// claim. Never ends.
     pub(crate) async fn watch_topic(&self) {
+        let mut failures = 0;
         loop {
             sleep(ASK_EVERY).await;
+            failures += 1;
+            if self.answers().await {
+                failures = 0;
+            } else if failures % FAILURES == 0 {
+                self.renew();
+            }
             if self.problem().is_some() {
                 let checked = check_topic(&self.kafka, ASK_EVERY).await;
                 self.note(checked.err().map(|error| error.to_string()));
             }
+        }
+    }
+
+    async fn answers(&self) -> bool {
+        let producer = self.producer.read().clone();
+        let topic = self.kafka.topic.clone();
+        let ask = move || producer.client().fetch_metadata(Some(&topic), ASK_EVERY);
+        matches!(spawn_blocking(ask).await, Ok(Ok(_)))
+    }
+
+    /// librdkafka 2.12 forgets all brokers for good, also the configured ones, if a broker that has
+    /// just started answers with an empty list of brokers. While Kafka is down, a new client does no
+    /// harm.
+    fn renew(&self) {
+        match self.kafka.producer(self.deadline).create() {
+            Ok(producer) => {
+                tracing::warn!("no broker answers: the Kafka producer is made anew");
+                let old = std::mem::replace(&mut *self.producer.write(), producer);
+                // Dropping it may block. Its claims become rows.
+                spawn_blocking(move || drop(old));
+            }
+            Err(error) => tracing::error!(%error, "the Kafka producer could not be made anew"),
         }
     }
 
@@ -100,7 +137,7 @@ impl Publisher {
         let acknowledged = async {
             // A full queue of librdkafka means that Kafka is unavailable. Do not wait: the claims
             // become rows.
-            let sent = self.producer.send_result(record.headers(headers));
+            let sent = self.producer.read().send_result(record.headers(headers));
             let delivery = sent.map_err(|(error, _)| error.to_string())?;
             crash_point(Point::ClaimSent);
             match timeout(self.deadline, delivery).await {
@@ -123,12 +160,12 @@ impl Publisher {
 
     /// Waits, for at most `limit`, until every message is acknowledged. Returns how many are not.
     pub(crate) async fn flush(&self, limit: Duration) -> i32 {
-        let producer = self.producer.clone();
+        let producer = self.producer.read().clone();
         let flush = move || {
             // It returns an error if messages are left.
             let _ = producer.flush(limit);
             producer.in_flight_count()
         };
-        tokio::task::spawn_blocking(flush).await.unwrap_or(-1)
+        spawn_blocking(flush).await.unwrap_or(-1)
     }
 }

@@ -58,8 +58,8 @@ impl ClaimService {
         let coupon = self.catalogue.find(id).await?;
         let claims = Arc::clone(self);
         let db = match &order.operator {
-            Some(_) => self.operators.clone(),
-            None => self.questions.clone(),
+            Some(_) => self.mysql.operators.clone(),
+            None => self.mysql.questions.clone(),
         };
         let revoking = async move { claims.revoke_in(&db, &coupon, user, order).await };
         self.in_flight.run_unlimited(revoking).await?

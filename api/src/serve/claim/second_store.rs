@@ -13,7 +13,6 @@ use firstcome_shared::config::PublishArgs;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::issued::{IssuedBy, has_later_era};
 use firstcome_shared::mysql::{Conn, Db, DbError};
@@ -42,7 +41,6 @@ pub(crate) struct SecondStore {
     /// Claims that a second store holds. What is known stays valid when Redis loses data.
     stored: Mutex<LruCache<AdmissionId, Store>>,
     hashing: RandomState,
-    failures: LineLimit,
 }
 
 /// Number of claims in `stored`. A claim that was forgotten is written again.
@@ -82,7 +80,6 @@ impl SecondStore {
             deadlines,
             stored: LruCache::new(REMEMBERED).into(),
             hashing: RandomState::new(),
-            failures: LineLimit::default(),
         }
     }
 
@@ -152,12 +149,10 @@ impl SecondStore {
         let limit = self.deadlines.backup_deadline();
         let written = write_to_mysql(&self.mysql, claims, limit).await;
         crash_point(Point::ClaimKept);
-        if let Err(error) = &written
-            && let Some(left_out) = self.failures.allow("mysql", std::time::Instant::now())
-        {
-            tracing::warn!(%error, claims = claims.len(), left_out, "rows of claims that Kafka has not acknowledged could not be written");
-        }
-        let have_rows = written.unwrap_or_else(|_| vec![false; claims.len()]);
+        let have_rows = written.unwrap_or_else(|error| {
+            tracing::debug!(%error, "rows of claims that Kafka has not acknowledged are not written");
+            vec![false; claims.len()]
+        });
         let rows = have_rows.iter().filter(|has_row| **has_row).count();
         counter!("firstcome_claims_backed_up_total").increment(rows as u64);
         let store = |has_row: bool| has_row.then_some(Store::Mysql);

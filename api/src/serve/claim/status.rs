@@ -79,7 +79,7 @@ impl ClaimService {
         let coupon = self.catalogue.find(id).await?;
         let Requester { user, groups } = requester;
         let (record, (shown, standing)) = tokio::join!(
-            self.questions.person(id, &user),
+            self.mysql.questions.person(id, &user),
             self.standing_shown(&coupon, &user)
         );
         let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
@@ -125,7 +125,7 @@ impl ClaimService {
         sealed: &Drop,
         user: &UserId,
     ) -> Result<MyClaim, ClaimRefusal> {
-        let record = self.questions.person(coupon.coupon.id, user).await;
+        let record = self.mysql.questions.person(coupon.coupon.id, user).await;
         self.settle(coupon, Some(sealed), record, Ok(NOT_IN_REDIS))
     }
 
