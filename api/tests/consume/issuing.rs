@@ -39,20 +39,6 @@ async fn messages_read_again_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumers_that_join_and_leave_share_the_work() {
-    let (world, drop) = ConsumeWorld::with_coupon(3_000, OncePer::Coupon).await;
-    let slowly = ["--consume-batch-max=20"];
-    let first = world.consumer(&slowly);
-    world.claim(drop, 1..=1_000).await;
-    let second = world.consumer(&slowly);
-    world.claim(drop, 1_001..=2_000).await;
-    first.stop().await;
-    let third = world.consumer(&slowly);
-    world.claim(drop, 2_001..=3_000).await;
-    world.ends_exact(3_000, [second, third]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn consumer_waiting_for_a_store_can_be_stopped() {
     let world = ConsumeWorld::new().await;
     let consumer = world.consumer(&["--kafka-brokers=127.0.0.1:1", "--startup-wait-seconds=3600"]);

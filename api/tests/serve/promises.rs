@@ -205,32 +205,6 @@ async fn concurrent_retries_publish_few_times_with_the_admission_time() {
 }
 
 #[tokio::test]
-async fn retries_and_new_claims_of_a_call_share_a_message() {
-    let world = ServeWorld::new().await;
-    let first = world.api().await;
-    let other = world.with("max-claims-in-hand", 2_000).api().await;
-    let (id, _) = first.make(open(100)).await;
-    crowd(&first, id, 50).await;
-    let before = world.messages().await;
-    // Users with odd numbers have slots.
-    let answers = join_all((0..100).map(async |number| {
-        let user = if number % 2 == 1 {
-            1 + number / 2
-        } else {
-            51 + number / 2
-        };
-        other.claim(id, &format!("u-{user}")).await.status
-    }));
-    let expected: Vec<u16> = (0..100)
-        .map(|n| if n % 2 == 1 { 200 } else { 202 })
-        .collect();
-    assert_eq!(answers.await, expected);
-    let after = world.messages().await;
-    // Alone, each of the 50 retries would be a message.
-    assert!(after - before < 25, "{before} {after}");
-}
-
-#[tokio::test]
 async fn retry_makes_a_claim_of_an_earlier_drop_durable() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _, other) = two_days(&world, &api, "coupon").await;

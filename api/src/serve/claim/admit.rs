@@ -73,7 +73,7 @@ impl ClaimService {
     ) -> Result<ClaimAnswer, ClaimRefusal> {
         let answer = self.answer(id, &requester).await;
         match &answer {
-            Ok(claim) => counter(claim.label()).increment(1),
+            Ok(claim) => counter(claim.into()).increment(1),
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => self.sold_out.increment(1),
             Err(refusal) => {
                 counter(refusal.label()).increment(1);

@@ -73,11 +73,11 @@ impl ClaimService {
             reply,
             _place: place,
         };
-        let queue = QueueId::of(candidates.keys());
+        let keys = candidates.keys();
+        let queue: QueueId = (keys.first.drop, keys.second.map(|keys| keys.drop));
         if self.queues.join(queue, pending) {
             let this = Arc::clone(self);
-            let first = candidates.first.keys.clone();
-            let second = candidates.second.map(|one| one.keys.clone());
+            let (first, second) = (keys.first.clone(), keys.second.cloned());
             self.in_flight.spawn(async move {
                 let candidates = Candidates {
                     first: &first,
@@ -88,7 +88,7 @@ impl ClaimService {
             });
         }
         let Ok(reply) = replied.await else {
-            tracing::error!(drop = %queue.first, "a claim was dropped before it was answered");
+            tracing::error!(drop = %queue.0, "a claim was dropped before it was answered");
             return Err(ClaimRefusal::Panicked);
         };
         reply.map_err(ClaimRefusal::NotAnswered)
@@ -237,20 +237,7 @@ fn refuse(claims: Vec<PendingClaim>, error: AdmissionError) {
 }
 
 /// Identifies the claims that may share calls: those with the same candidates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct QueueId {
-    first: DropId,
-    second: Option<DropId>,
-}
-
-impl QueueId {
-    fn of(candidates: Candidates<'_>) -> Self {
-        Self {
-            first: candidates.first.drop,
-            second: candidates.second.map(|keys| keys.drop),
-        }
-    }
-}
+type QueueId = (DropId, Option<DropId>);
 
 /// This many claims are worth a separate call: more would not make a claim cheaper.
 const ENOUGH: usize = 64;
@@ -391,10 +378,7 @@ mod tests {
 
     use super::*;
 
-    const QUEUE: QueueId = QueueId {
-        first: DropId(1),
-        second: None,
-    };
+    const QUEUE: QueueId = (DropId(1), None);
 
     #[test]
     fn claims_that_arrive_during_a_call_share_the_next_call_in_order() {
@@ -405,13 +389,7 @@ mod tests {
         assert!(!queues.join(QUEUE, 2));
         assert!(!queues.join(QUEUE, 3));
         assert!(
-            queues.join(
-                QueueId {
-                    second: Some(DropId(2)),
-                    ..QUEUE
-                },
-                9
-            ),
+            queues.join((DropId(1), Some(DropId(2))), 9),
             "other candidates have separate calls"
         );
         assert_eq!(caller.next(), Some(vec![2, 3]));

@@ -13,14 +13,16 @@ use firstcome_shared::http::problem::Code;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use metrics::Counter;
 use serde::Serialize;
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
 use crate::serve::catalogue::LookupError;
 use crate::serve::catalogue::coupon_with_drops::instant;
 
 /// A claim that got a slot or a position in the waiting list.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, IntoStaticStr, ToSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 #[schema(as = Claim)]
 pub(crate) enum ClaimAnswer {
     /// A new slot.
@@ -71,16 +73,6 @@ pub(super) fn counter(outcome: &'static str) -> Counter {
 pub(in crate::serve) fn start_counters() {
     for outcome in LABELS.split_whitespace() {
         counter(outcome).absolute(0);
-    }
-}
-
-impl ClaimAnswer {
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            Self::Accepted { .. } => "accepted",
-            Self::AlreadyClaimed { .. } => "already_claimed",
-            Self::Waiting { .. } => "waiting",
-        }
     }
 }
 

@@ -186,14 +186,13 @@ impl ClaimService {
     async fn may_claim(&self, coupon: &Coupon, user: &UserId, groups: &Groups) -> Option<bool> {
         match coupon.allow.as_ref()? {
             Allow::Group(group) => groups.have(group),
-            Allow::List => self
-                .redis
-                .is_allowed(coupon.id, user)
-                .await
-                .unwrap_or_else(|error| {
+            Allow::List => match self.redis.is_allowed(coupon.id, user).await {
+                Ok(is_allowed) => is_allowed,
+                Err(error) => {
                     tracing::debug!(%error, "could not look up a user on an allow list");
                     None
-                }),
+                }
+            },
         }
     }
 }
