@@ -118,15 +118,10 @@ pub(super) fn count_batch(records: &[Record], claims: usize, outcomes: &[Outcome
         let passed = (now - claim.claimed_at).to_std().unwrap_or_default();
         delay.record(passed.as_secs_f64());
     }
-    let mut refused = 0;
     for outcome in outcomes {
         if let Outcome::Refused(reason, _) = outcome {
             counter!("firstcome_consumer_refused_total", "reason" => *reason).increment(1);
-            refused += 1;
         }
-    }
-    if refused > 0 {
-        tracing::warn!(refused, "dead letters of claims that cannot become rows");
     }
 }
 

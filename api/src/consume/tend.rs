@@ -90,8 +90,7 @@ impl Tender {
     /// Commits how far messages are written, for tools.
     pub(super) fn commit(&self, mode: CommitMode) -> KafkaResult<()> {
         let readings = self.group().partitions().into_iter();
-        let written = readings.filter_map(|(id, reading)| Some((id, reading.done?)));
-        let written = self.list(written)?;
+        let written = self.list(readings.filter_map(|(id, it)| Some((id, it.done?))))?;
         if written.count() > 0 {
             self.consumer.commit(&written, mode)?;
         }
