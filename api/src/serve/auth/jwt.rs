@@ -80,19 +80,18 @@ impl JwtArgs {
         let secret = secret.filter(|secret| !secret.is_empty());
         let url = filled(self.jwt_jwks_url.as_ref());
         let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
-        match (secret, url) {
-            (Some(secret), None) if is_shared => shared_secret(algorithm, secret),
+        let needed = match (secret, url) {
+            (Some(secret), None) if is_shared => return shared_secret(algorithm, secret),
             (None, Some(url)) if !is_shared => {
                 let refresh = Duration::from_secs(self.jwt_jwks_refresh_seconds.into());
-                KeySet::new(url, algorithm, refresh).map(|set| Keys::Set(set.into()))
+                return KeySet::new(url, algorithm, refresh).map(|set| Keys::Set(set.into()));
             }
-            _ if is_shared => Err(format!(
-                "JWT_ALGORITHM={algorithm:?} needs JWT_SECRET, and no other key"
-            )),
-            _ => Err(format!(
-                "JWT_ALGORITHM={algorithm:?} needs JWT_JWKS_URL, and no other key"
-            )),
-        }
+            _ if is_shared => "JWT_SECRET",
+            _ => "JWT_JWKS_URL",
+        };
+        Err(format!(
+            "JWT_ALGORITHM={algorithm:?} needs {needed}, and no other key"
+        ))
     }
 }
 

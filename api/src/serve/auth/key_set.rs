@@ -75,7 +75,8 @@ impl KeySet {
         })
     }
 
-    /// Finds the key of a token. Reads the set again if the token names an unknown key.
+    /// Finds the key of a token. If the token names an unknown key, reads the set again, at most
+    /// once per [`ASKED_EVERY`], and to the end even if the request is cancelled.
     pub(super) async fn find(
         self: &Arc<Self>,
         name: Option<&str>,
@@ -83,16 +84,28 @@ impl KeySet {
         if let Some(key) = self.known(name) {
             return Ok(key);
         }
-        let no_name = || TokenProblem::NoKeyId.because("the set has several keys");
-        let name = name.ok_or_else(no_name)?;
-        self.read_for(name).await;
-        self.known(Some(name)).ok_or_else(|| {
-            // If the keys could not be read, the token may be signed with a new one.
-            match self.problem() {
-                Some(_) => TokenProblem::KeysAway.because(name),
-                None => TokenProblem::UnknownKey.because(name),
+        let Some(name) = name.map(str::to_owned) else {
+            return Err(TokenProblem::NoKeyId.because("the set has several keys"));
+        };
+        let set = Arc::clone(self);
+        let found = tokio::spawn(async move {
+            let mut last = set.reading.lock().await;
+            // Another read may have found the key while this one waited for the lock.
+            let is_known = set.known(Some(&name)).is_some();
+            if !is_known && last.is_none_or(|last| last.elapsed() >= ASKED_EVERY) {
+                *last = Some(Instant::now());
+                // `read_now` logs and stores the failure.
+                let _ = set.read_now().await;
             }
-        })
+            // If the keys could not be read, the token may be signed with a new one.
+            let why = match set.problem() {
+                Some(_) => TokenProblem::KeysAway,
+                None => TokenProblem::UnknownKey,
+            };
+            set.known(Some(&name)).ok_or_else(|| why.because(name))
+        });
+        let panicked = |error| Err(TokenProblem::KeysAway.because(format!("{error}")));
+        found.await.unwrap_or_else(panicked)
     }
 
     /// A token that names no key requires a set of one key (OpenID Connect Core, 10.1). A set of
@@ -111,26 +124,6 @@ impl KeySet {
     pub(crate) async fn read(&self) -> Result<(), FetchError> {
         let _one_at_a_time = self.reading.lock().await;
         self.read_now().await
-    }
-
-    /// Reads the keys again for a token that names an unknown one, at most once per
-    /// [`ASKED_EVERY`]. The read completes even if the caller is cancelled.
-    async fn read_for(self: &Arc<Self>, name: &str) {
-        let set = Arc::clone(self);
-        let name = name.to_owned();
-        let work = tokio::spawn(async move {
-            let mut last = set.reading.lock().await;
-            // Another read may have found the key while this one waited for the lock.
-            let is_known = set.known(Some(&name)).is_some();
-            if !is_known && last.is_none_or(|last| last.elapsed() >= ASKED_EVERY) {
-                *last = Some(Instant::now());
-                // `read_now` logs and stores the failure.
-                let _ = set.read_now().await;
-            }
-        });
-        if let Err(error) = work.await {
-            tracing::error!(%error, "the keys of tokens could not be read");
-        }
     }
 
     /// Reads the keys periodically. Never ends.
@@ -180,10 +173,9 @@ fn source(url: &str) -> Result<KeySource, String> {
         return Ok(KeySource::File(path.into()));
     }
     let source = HttpSource::new(Store::Jwks, url, ssl_cert_file())?;
-    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if let Some(name) = ["HTTPS_PROXY", "https_proxy"].into_iter().find(is_set) {
+    if std::env::var_os("HTTPS_PROXY").is_some() {
         tracing::warn!(
-            "{name} is set, but JWT_JWKS_URL is read without a proxy; if that fails, use a file:// URL"
+            "JWT_JWKS_URL is read without HTTPS_PROXY; if that fails, use a file:// URL"
         );
     }
     Ok(KeySource::Url(source))
