@@ -6,18 +6,19 @@
 //! requests that it answers, so that a 404 is never out of date.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
+use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::coupon_with_drops::{CouponWithDrops, with_drops};
-use crate::bounded_cache::BoundedCache;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookupError {
@@ -38,13 +39,13 @@ const QUEUE: usize = 4_096;
 
 const FRESH_FOR: Duration = Duration::from_secs(10);
 
-/// Coupons kept in memory; at most twice as many.
-const KEPT: usize = 500;
+/// Coupons kept in memory.
+const KEPT: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1_000);
 
 pub(super) struct Lookup {
     requests: mpsc::Sender<LookupRequest>,
     pending: tokio::sync::Mutex<mpsc::Receiver<LookupRequest>>,
-    found: Mutex<BoundedCache<CouponId, (Instant, Arc<CouponWithDrops>)>>,
+    found: Mutex<LruCache<CouponId, (Instant, Arc<CouponWithDrops>)>>,
 }
 
 struct LookupRequest {
@@ -58,7 +59,7 @@ impl Lookup {
         Self {
             requests,
             pending: pending.into(),
-            found: BoundedCache::new(KEPT).into(),
+            found: LruCache::new(KEPT).into(),
         }
     }
 
@@ -82,7 +83,7 @@ impl Lookup {
 
     /// Forgets the answer for this coupon, so that the next request looks it up.
     pub(super) fn forget(&self, id: CouponId) {
-        self.found.lock().remove(&id);
+        self.found.lock().pop(&id);
     }
 
     async fn ask(&self, id: CouponId) -> Result<Arc<CouponWithDrops>, LookupError> {
@@ -127,7 +128,7 @@ impl Lookup {
                 _ => HashSet::new(),
             };
             for (id, coupon) in found.iter().flatten() {
-                self.found.lock().insert(*id, (begun, Arc::clone(coupon)));
+                self.found.lock().put(*id, (begun, Arc::clone(coupon)));
             }
             for request in requests.drain(..) {
                 let answer = match &found {

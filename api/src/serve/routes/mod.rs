@@ -120,7 +120,7 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
 pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
     let [kafka, mysql] = std::array::from_fn(|_| App::clone(app));
     let kafka = health::check(move || {
-        let problem = kafka.claims.second_store().publisher().problem();
+        let problem = kafka.claims.second_store.publisher.problem();
         async move {
             problem.map_or(Ok(()), |why| {
                 Err(format!("claims go to MySQL, without Kafka: {why}"))
