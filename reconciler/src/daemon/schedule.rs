@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::tuning::Tuning;
 use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler};
 
@@ -118,17 +119,12 @@ pub struct CronSchedule {
 
 impl CronSchedule {
     /// Creates a schedule whose run last ended at `last`.
-    pub fn new(
-        event: ScheduledJob,
-        text: &str,
-        last: DateTime<Utc>,
-        tolerance: TimeDelta,
-    ) -> anyhow::Result<Self> {
+    pub fn new(event: ScheduledJob, text: &str, last: DateTime<Utc>) -> anyhow::Result<Self> {
         let cron = parse(text).with_context(|| format!("{} cannot be read", event.setting()))?;
         Ok(Self {
             event,
             cron,
-            tolerance,
+            tolerance: TimeDelta::seconds(Tuning::MissedAfterSeconds.or(300)),
             last,
             failed_from: None,
             retry_at: None,
@@ -176,18 +172,13 @@ impl CronSchedule {
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Returns the end time of the run if another process completed it. Ignores times in the
-    /// future, which come from a wrong clock.
-    pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        match record::recall(db, self.event.state_name()).await {
-            Ok(made) => made
-                .filter(|at| *at <= now && *at > self.last)
-                .inspect(|at| self.ran(*at)),
-            Err(error) => {
-                tracing::debug!(%error, schedule = self.event.setting(), "the time of the last run cannot be read");
-                None
-            }
-        }
+    /// Whether another process has completed the run. Ignores times in the future, which come from
+    /// a wrong clock.
+    pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> bool {
+        let made = record::recall(db, self.event.state_name()).await;
+        let made = made.ok().flatten();
+        let made = made.filter(|at| *at <= now && *at > self.last);
+        made.inspect(|at| self.ran(*at)).is_some()
     }
 
     /// Records the end of a run.
@@ -243,7 +234,7 @@ mod tests {
     }
 
     fn schedule(text: &str, event: ScheduledJob, last: &str) -> CronSchedule {
-        CronSchedule::new(event, text, at(last), TimeDelta::minutes(5)).unwrap()
+        CronSchedule::new(event, text, at(last)).unwrap()
     }
 
     fn deep() -> CronSchedule {
