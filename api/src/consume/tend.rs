@@ -131,12 +131,13 @@ impl Tender {
             match reading.stands() {
                 _ if !is_unchanged => {}
                 _ if reading.begins() => {
-                    // The client also refuses to seek while it still starts to fetch.
                     if let Err(error) = self.begin(partition, position, first..=end).await {
                         tracing::debug!(%error, partition, "a partition does not begin yet");
                     }
                 }
-                Some(read) if position != Some(read) => self.group().begin_again(partition),
+                Some(read) if position != Some(read) || !(first..=end).contains(&read) => {
+                    self.group().begin_again(partition);
+                }
                 stands => {
                     let silent = stands.filter(|offset| *offset < end);
                     self.listen(partition, silent, silences);
@@ -164,14 +165,9 @@ impl Tender {
             first.await?;
         }
         let offset = inside.unwrap_or(first);
-        let at = Offset::Offset(offset);
         let list = self.list(once((partition, offset)))?;
-        // No message may arrive between the seek and `begin`, where it would be ignored.
-        self.consumer.pause(&list)?;
-        block_in_place(|| self.consumer.seek(topic, partition, at, ANSWER))?;
-        self.group().begin(partition, offset);
-        self.consumer.resume(&list)?;
-        Ok(())
+        let begin = || self.group().begin(partition, offset, &self.consumer, &list);
+        Ok(block_in_place(begin)?)
     }
 
     /// Probes a partition that has been silent for too long: unread messages follow the offset at
