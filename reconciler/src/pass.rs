@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::UserId;
-use firstcome_shared::redis::gate::Gate;
 use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 
@@ -18,17 +17,6 @@ use crate::report::{
 };
 use crate::revoke_promote;
 use crate::rows::{self, RowEnd};
-
-/// The gate at which a drop is compared.
-#[derive(Debug, Clone)]
-pub struct CompareAt {
-    /// Pages with another gate are of another server or era, and prove nothing.
-    pub gate: Gate,
-    /// The era of the rows.
-    pub era: u64,
-    /// Closed, and every claim from before the closing has arrived.
-    pub is_closed: bool,
-}
 
 /// Whose slots a projection would take, as one number and one hash: what an operator confirms.
 #[derive(Debug, Clone, Default)]
@@ -133,7 +121,6 @@ pub async fn compare(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: &DropSeen,
-    at: &CompareAt,
     may_write: bool,
 ) -> Result<Compared, PassError> {
     let mut compared = Compared::default();
@@ -148,25 +135,17 @@ pub async fn compare(
         WholeDrop::Dirty(dirt) => compared.dirty(&dirt, outcomes(may_write).1),
         WholeDrop::Whole => {}
     }
-    let is_lost = compared
-        .dirty
-        .is_some_and(|(kind, _)| kind == Kind::RedisLost);
+    let is_lost = matches!(compared.dirty, Some((Kind::RedisLost, _)));
     // A row may be of a claim that was given back.
     let has_returns = seen.banned > 0 || drop.revocations > 0;
-    let moment = Moment {
-        drop: drop.drop.id,
-        once_per: seen.coupon.once_per,
-        is_closed: at.is_closed,
-        clock_ms: ctx.clock_ms,
-        is_read: ctx.is_read,
-        deadline_ms: ctx.publish_ms,
-        overdue_ms: ctx.settings.overdue_ms,
-    };
+    let moment = moment(ctx, seen, drop);
     let mut pages = std::pin::pin!(read::pages(ctx, &seen.coupon, drop));
     while let Some(page) = pages.try_next().await? {
         ctx.must_go_on()?;
         compared.count(&page);
-        if page.gate != at.gate || page.revision > seen.coupon.revision.max(seen.state.revision) {
+        // Another server or era proves nothing.
+        let revision = seen.coupon.revision.max(seen.state.revision);
+        if page.gate != seen.state.gate || page.revision > revision {
             compared.is_unsettled = true;
             continue;
         }
@@ -184,33 +163,31 @@ pub async fn compare(
             judged.dirt.retain(|dirt| dirt.takes);
         }
         let letters = &page.mysql.letters;
-        carry_out(
-            ctx,
-            seen,
-            drop,
-            at,
-            letters,
-            judged,
-            may_write,
-            &mut compared,
-        )
-        .await?;
+        carry_out(ctx, seen, drop, letters, &judged, may_write, &mut compared).await?;
     }
     Ok(compared)
 }
 
+/// Returns what is known about a drop and the moment of the pass.
+pub(crate) fn moment(ctx: &PassContext, seen: &CouponSeen, drop: &DropSeen) -> Moment {
+    Moment {
+        drop: drop.drop.id,
+        once_per: seen.coupon.once_per,
+        is_closed: seen.is_closed,
+        clock_ms: ctx.clock_ms,
+        is_read: ctx.is_read,
+        deadline_ms: ctx.publish_ms,
+        overdue_ms: ctx.settings.overdue_ms,
+    }
+}
+
 /// Inserts the rows of a page, ends its letters, and completes its revocations.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the context, the place, what was judged, the result"
-)]
 pub(crate) async fn carry_out(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: &DropSeen,
-    at: &CompareAt,
     letters: &[Letter],
-    judged: Judgement,
+    judged: &Judgement,
     may_write: bool,
     compared: &mut Compared,
 ) -> Result<(), PassError> {
@@ -225,7 +202,7 @@ pub(crate) async fn carry_out(
         compared.dirty(dirt, projected);
     }
     for (user, revocation) in &judged.revoked {
-        if !at.is_closed && revocation.is_young() {
+        if !seen.is_closed && revocation.is_young() {
             // Its API is about to complete it.
             compared.numbers.in_flight += 1;
             continue;
@@ -240,7 +217,7 @@ pub(crate) async fn carry_out(
     }
     let ends = if may_write {
         rows::end_letters(ctx, coupon, drop.drop.id, &judged.letters).await?;
-        rows::insert_rows(ctx, coupon, drop.drop.id, at.era, &judged.rows).await?
+        rows::insert_rows(ctx, coupon, drop.drop.id, coupon.era, &judged.rows).await?
     } else {
         vec![RowEnd::Planned; judged.rows.len()]
     };

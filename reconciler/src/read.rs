@@ -26,6 +26,8 @@ pub struct CouponSeen {
     pub state: CouponState,
     /// Revocations of the coupon that Redis must have.
     pub banned: u64,
+    /// Nobody is admitted, and every claim from before the closing has arrived.
+    pub is_closed: bool,
 }
 
 /// A drop, as it was when the pass began.
@@ -135,6 +137,7 @@ pub(crate) async fn coupons(
             drops: drops.into_iter().filter_map(with_state).collect(),
             coupon,
             state,
+            is_closed: false,
         });
     }
     Ok(seen)

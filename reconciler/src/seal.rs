@@ -15,9 +15,9 @@ use firstcome_shared::redis::reads::CouponState;
 use firstcome_shared::schedule::Schedule;
 
 use crate::context::{PassContext, PassError};
-use crate::judge::{self, LetterEnd, Moment, MysqlPage, RedisPage};
+use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
-use crate::pass::{CompareAt, Compared, carry_out};
+use crate::pass::{Compared, carry_out, moment};
 use crate::read::{self, CouponSeen, DropSeen, ReadPage};
 use crate::report::{Finding, FindingCase, Kind};
 use crate::revoke_promote;
@@ -258,6 +258,7 @@ async fn sealed_drop(
         drops: Vec::new(),
         state: CouponState::default(),
         banned: 0,
+        is_closed: true,
     };
     Ok(own.map(|own| (seen, own)))
 }
@@ -291,35 +292,21 @@ async fn judge_sealed(
     let Some(again) = read::again(ctx, &seen.coupon, &drop, &page, true).await? else {
         return Ok(Ledger::default());
     };
-    let moment = Moment {
-        drop: drop.drop.id,
-        once_per: seen.coupon.once_per,
-        is_closed: true,
-        clock_ms: ctx.clock_ms,
-        is_read: true,
-        deadline_ms: 0,
-        overdue_ms: 0,
-    };
+    let moment = moment(ctx, &seen, &drop);
     let mut judged = judge::judge(&moment, &page.mysql, &page.redis, &again);
     for (_, end) in &mut judged.letters {
         if matches!(end, LetterEnd::Owed { .. }) {
             *end = LetterEnd::Left("another user has its slot in a sealed drop");
         }
     }
-    let at = CompareAt {
-        gate: Gate::default(),
-        era: seen.coupon.era,
-        is_closed: true,
-    };
     let mut compared = Compared::default();
     let (letters, may_write) = (&page.mysql.letters, !ctx.dry_run);
     carry_out(
         ctx,
         &seen,
         &drop,
-        &at,
         letters,
-        judged,
+        &judged,
         may_write,
         &mut compared,
     )

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::context::{PassContext, PassError};
 use crate::ledger::Ledger;
-use crate::pass::{CompareAt, Compared, compare, unworkable};
+use crate::pass::{Compared, compare, unworkable};
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome};
 use crate::{gate, limit, revoke_promote, seal, settings};
@@ -96,13 +96,8 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     settings::adopt(ctx, &mut seen, &mut ledger).await?;
     let gate = seen.state.gate.clone();
     let server = ctx.servers.of(id);
-    let is_open = gate::is_open(ctx, &mut seen).await?;
-    let at = CompareAt {
-        gate: gate.clone(),
-        era: seen.coupon.era,
-        is_closed: !is_open,
-    };
-    if !is_open && !ctx.dry_run {
+    seen.is_closed = !gate::is_open(ctx, &mut seen).await?;
+    if seen.is_closed && !ctx.dry_run {
         done.urgent = Some(gate);
         done.findings = ledger.findings(Some(id), None);
         return Ok(done);
@@ -121,7 +116,7 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     let mut new = Vec::new();
     let mut unread = false;
     for own in &seen.drops {
-        let (report, compared) = open_drop(ctx, &seen, own, &at).await?;
+        let (report, compared) = open_drop(ctx, &seen, own).await?;
         done.in_flight += compared.numbers.in_flight;
         unread |= compared.is_unsettled;
         if compared.is_new {
@@ -162,14 +157,13 @@ async fn open_drop(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: &DropSeen,
-    at: &CompareAt,
 ) -> Result<(DropReport, Compared), PassError> {
     let began = Instant::now();
     let may_write = !ctx.dry_run;
     let mut first = if drop.is_empty() && !ctx.deep {
         Compared::default()
     } else {
-        compare(ctx, seen, drop, at, may_write).await?
+        compare(ctx, seen, drop, may_write).await?
     };
     crate::metrics::stage("compare", began.elapsed());
     let mut repaired = first.repaired;
@@ -183,7 +177,7 @@ async fn open_drop(
         if let Some(why) = limit::brake(ctx, &drop.drop, &first.takes).await? {
             first.ledger.settle_projections(Outcome::Planned, &why);
         }
-    } else if let Some(fence) = at.gate.fence(server).filter(|_| may_write) {
+    } else if let Some(fence) = seen.state.gate.fence(server).filter(|_| may_write) {
         repaired += revoke_promote::promote(ctx, seen, &now, &fence, &mut first.ledger).await?;
     }
     if ctx.dry_run && first.dirty.is_none() && !seen.coupon.paused {
@@ -196,7 +190,7 @@ async fn open_drop(
     let mut second = None;
     if repaired > 0 && may_write {
         now = read::again_drop(ctx, seen, drop).await?;
-        second = Some(compare(ctx, seen, &now, at, false).await?);
+        second = Some(compare(ctx, seen, &now, false).await?);
     }
     for ClaimOfSlot { slot, user, .. } in &owed {
         let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");

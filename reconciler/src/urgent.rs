@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use crate::context::{PassContext, PassError, fenced};
 use crate::gate::{self, Closed};
 use crate::ledger::Ledger;
-use crate::pass::{CompareAt, Compared, compare, unworkable};
+use crate::pass::{Compared, compare, unworkable};
 use crate::project;
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
@@ -169,6 +169,8 @@ async fn reopen_coupon(
     let mut ledger = Ledger::default();
     let id = seen.coupon.id;
     settings::adopt(ctx, &mut seen, &mut ledger).await?;
+    (seen.state.gate, seen.coupon.era) = (Gate::closed(fence), fence.era());
+    seen.is_closed = true;
     for (at, own) in seen.drops.iter().enumerate() {
         // Once for the keys of the coupon, and for each drop with a key of another type.
         if at == 0 || !own.state.unreadable.is_empty() {
@@ -180,7 +182,7 @@ async fn reopen_coupon(
     // Rows first: whatever Redis still names and MySQL lacks becomes a row.
     let mut found: Vec<(DropSeen, Compared)> = Vec::new();
     for own in &seen.drops {
-        found.push((own.clone(), compare_closed(ctx, &seen, own, fence).await?));
+        found.push((own.clone(), compare_closed(ctx, &seen, own).await?));
     }
     let mut dirty = Vec::new();
     let mut why_closed = None;
@@ -258,21 +260,15 @@ async fn compare_closed(
     ctx: &PassContext,
     seen: &CouponSeen,
     own: &DropSeen,
-    fence: &Fence,
 ) -> Result<Compared, PassError> {
-    let at = CompareAt {
-        gate: Gate::closed(fence),
-        era: fence.era(),
-        is_closed: true,
-    };
-    let mut compared = compare(ctx, seen, own, &at, true).await?;
+    let mut compared = compare(ctx, seen, own, true).await?;
     for _ in 1..LOOKS {
         if compared.repaired == 0 {
             break;
         }
         // With these rows, the differences are others.
         let again = read::again_drop(ctx, seen, own).await?;
-        let now = compare(ctx, seen, &again, &at, true).await?;
+        let now = compare(ctx, seen, &again, true).await?;
         // The findings of both, but for what only a projection repairs; the numbers of the first.
         let mut ledger = compared.ledger.without(ActionKind::Project);
         ledger.extend(now.ledger);
