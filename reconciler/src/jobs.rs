@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -58,27 +58,27 @@ pub(crate) async fn run(
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last_daily: Option<DateTime<Utc>> = None;
+    let mut daily = tokio::time::interval(DAILY);
     let mut positions = Positions::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            _ = daily.tick() => {
+                erase(&stores, &settings).await;
+                continue;
+            }
             _ = ticks.tick() => {}
         }
-        let now = Utc::now();
-        let is_daily =
-            last_daily.is_none_or(|at| (now - at).abs().to_std().unwrap_or(DAILY) >= DAILY);
-        all(&stores, &settings, &notes, is_daily).await;
+        all(&stores, &settings, &notes).await;
         match consumer(&stores, &mut positions, settings.stall_after).await {
             Ok(found) => notes.set("consumer", found),
             Err(error) => tracing::warn!(%error, "the consumer's progress was not read"),
         }
-        last_daily = if is_daily { Some(now) } else { last_daily };
     }
 }
 
 /// Runs each job once. A job that fails is repeated at its next time.
-pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes, is_daily: bool) {
+pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes) {
     let coupons = stores.db.catalogue().await;
     if let Ok(coupons) = &coupons {
         let copied = stores.redis.write_catalogue_copy(coupons).await;
@@ -94,9 +94,6 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes,
     log("lost drops", make_ahead(stores, lost).await);
     log("slot limits", restore_limits(stores).await);
     log("retention", retention(stores, settings).await);
-    if is_daily {
-        log("erasing", erase(stores, settings).await);
-    }
 }
 
 fn log(job: &'static str, done: Result<(), StoreError>) {
@@ -293,11 +290,10 @@ async fn retention(stores: &Stores, settings: &PassSettings) -> Result<(), Store
 }
 
 /// Deletes allow lists and user ids that nobody needs.
-async fn erase(stores: &Stores, settings: &PassSettings) -> Result<(), StoreError> {
-    delete_old_allow_lists(stores).await?;
-    match settings.people_kept {
-        Some(kept) => erase_old_people(stores, kept).await,
-        None => Ok(()),
+pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
+    log("allow lists", delete_old_allow_lists(stores).await);
+    if let Some(kept) = settings.people_kept {
+        log("erasing", erase_old_people(stores, kept).await);
     }
 }
 

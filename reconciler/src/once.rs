@@ -48,7 +48,10 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     let settings = args.reconcile.settings();
     let reconciler = Reconciler::new(stores.clone(), settings.clone());
     if !args.dry_run {
-        jobs::all(&stores, &settings, &reconciler.notes, args.deep).await;
+        jobs::all(&stores, &settings, &reconciler.notes).await;
+        if args.deep {
+            jobs::erase(&stores, &settings).await;
+        }
     }
     let request = PassRequest {
         coupon: args.coupon.map(CouponId),

@@ -268,16 +268,12 @@ async fn compare_closed(
         }
         // With these rows, the differences are others.
         let again = read::again_drop(ctx, seen, own).await?;
-        let now = compare(ctx, seen, &again, true).await?;
+        let mut now = compare(ctx, seen, &again, true).await?;
         // The findings of both, but for what only a projection repairs; the numbers of the first.
         let mut ledger = compared.ledger.without(ActionKind::Project);
         ledger.extend(now.ledger);
-        compared = Compared {
-            ledger,
-            numbers: compared.numbers,
-            examined: compared.examined,
-            ..now
-        };
+        (now.ledger, now.numbers, now.examined) = (ledger, compared.numbers, compared.examined);
+        compared = now;
     }
     Ok(compared)
 }

@@ -8,7 +8,6 @@ mod verdict;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::http::views::Story;
 use firstcome_shared::mysql::DbError;
@@ -18,16 +17,14 @@ use crate::args::ExplainArgs;
 use crate::stores::Stores;
 
 /// Returns a user's history with the state in one drop or in the whole coupon, or `None` if the
-/// coupon or drop does not exist.
+/// coupon does not exist.
 pub async fn explain(
     stores: &Stores,
     coupon: CouponId,
     drop: Option<DropId>,
     user: &UserId,
 ) -> Result<Option<Story>, DbError> {
-    let found = stores.db.coupon(coupon).await?;
-    let has_drop = |drops: &[Drop]| drop.is_none_or(|id| drops.iter().any(|it| it.id == id));
-    let Some((coupon, drops)) = found.filter(|(_, drops)| has_drop(drops)) else {
+    let Some((coupon, drops)) = stores.db.coupon(coupon).await? else {
         return Ok(None);
     };
     let mut known = gather::gather(stores, &coupon, &drops, user).await?;
@@ -63,8 +60,7 @@ pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let (id, user) = (CouponId(args.coupon), args.user.parse().context("--user")?);
     let drop = args.drop.map(DropId);
     let story = explain(&stores, id, drop, &user).await?;
-    let story =
-        story.with_context(|| format!("there is no coupon {id}, or it has no such drop"))?;
+    let story = story.with_context(|| format!("there is no coupon {id}"))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&story)?);
     } else {
