@@ -194,59 +194,47 @@ mod tests {
 
     #[test]
     fn exact_drop_with_failed_claims_is_printed_as_exact_with_their_number() {
-        let drop = |exact, failed_claims| {
+        let printed = |exact, failed_claims| {
+            let mut drop = DropReport::begun(CouponId(1), DropId(7), 20);
             let numbers = Numbers {
                 users: 18,
                 rows: 18,
                 failed_claims,
                 ..Numbers::default()
             };
-            drop_line(&DropReport {
-                coupon_name: "Winter".to_owned(),
-                exact,
-                before: numbers,
-                after: numbers,
-                ..DropReport::begun(CouponId(1), DropId(7), 20)
-            })
+            (drop.exact, drop.coupon_name) = (exact, "Winter".to_owned());
+            (drop.before, drop.after) = (numbers, numbers);
+            drop_line(&drop)
         };
-        assert_eq!(
-            drop(true, 0),
-            "Winter · coupon 1, drop 7: 18 of 20 issued, exact"
-        );
-        assert!(
-            drop(true, 2)
-                .ends_with("exact for everybody whom Redis knows; 2 failed claims are left")
-        );
-        assert_eq!(
-            drop(false, 2),
-            "Winter · coupon 1, drop 7: 18 of 20 issued, NOT exact"
-        );
+        let begins = "Winter · coupon 1, drop 7: 18 of 20 issued";
+        assert_eq!(printed(true, 0), format!("{begins}, exact"));
+        let left = "exact for everybody whom Redis knows; 2 failed claims are left";
+        assert_eq!(printed(true, 2), format!("{begins}, {left}"));
+        assert_eq!(printed(false, 2), format!("{begins}, NOT exact"));
     }
 
     #[test]
     fn finding_says_what_to_do_without_table_names_or_reason_codes() {
+        let user = |id: &str| Some(id.to_owned());
         let left = Finding {
-            coupon_id: Some(CouponId(1)),
             drop_id: Some(DropId(7)),
             slot: Some(1100),
-            user_id: Some("customer-4711".to_owned()),
+            user_id: user("customer-4711"),
             ..Finding::report(Kind::FailedClaim, "failed claim 3 (slot_taken)")
         };
         let masked = finding_line(&left, false);
-        assert_eq!(
-            masked,
-            "left for you  failed_claim, drop 7, slot 1100, c•••11: failed claim 3 (slot_taken)"
-        );
+        let text = "failed claim 3 (slot_taken)";
+        let expected = format!("left for you  failed_claim, drop 7, slot 1100, c•••11: {text}");
+        assert_eq!(masked, expected);
+        // Only the id itself is masked.
         for id in ["3", "slot", "claim", "7"] {
-            let number = finding_line(
-                &Finding {
-                    user_id: Some(id.to_owned()),
-                    ..left.clone()
-                },
-                false,
-            );
-            let masked = masked.replace("c•••11", &person(id));
-            assert_eq!(number, masked, "{id}");
+            let user_id = user(id);
+            let other = Finding {
+                user_id,
+                ..left.clone()
+            };
+            let expected = masked.replace("c•••11", &person(id));
+            assert_eq!(finding_line(&other, false), expected, "{id}");
         }
         let issued = Finding {
             action: ActionKind::Issue,
@@ -259,9 +247,7 @@ mod tests {
             full.starts_with("     applied  failed_claim, drop 7"),
             "{full}"
         );
-        assert!(
-            full.contains("customer-4711: failed claim 3 (slot_taken) (issued late)"),
-            "{full}"
-        );
+        let ends = format!("customer-4711: {text} (issued late)");
+        assert!(full.ends_with(&ends), "{full}");
     }
 }

@@ -241,6 +241,10 @@ mod tests {
         schedule("0 0 3 * * *", ScheduledJob::Deep, "2026-01-01T03:00:05Z")
     }
 
+    fn frequent(last: &str) -> CronSchedule {
+        schedule("*/10 * * * * *", ScheduledJob::Reconcile, last)
+    }
+
     #[test]
     fn only_six_field_schedules_with_a_future_run_are_accepted() {
         assert!(six_fields("*/30 * * * * *").is_ok());
@@ -250,54 +254,49 @@ mod tests {
     }
 
     #[test]
-    fn run_is_missed_when_it_is_later_than_tolerated() {
-        let missed = |now| deep().missed_since(at(now));
-        assert_eq!(missed("2026-01-01T23:00:00Z"), None);
-        assert_eq!(missed("2026-01-02T03:04:00Z"), None);
-        assert_eq!(
-            missed("2026-01-02T03:06:00Z"),
-            Some(at("2026-01-02T03:00:00Z"))
-        );
-        assert_eq!(
-            missed("2026-01-09T00:00:00Z"),
-            Some(at("2026-01-02T03:00:00Z")),
-            "since the first one"
-        );
+    fn run_is_missed_when_it_is_later_than_tolerated_and_mailed_once() {
+        let due = Some(at("2026-01-02T03:00:00Z"));
+        let mut schedule = deep();
+        for (now, expected) in [
+            ("2026-01-01T23:00:00Z", None),
+            ("2026-01-02T03:04:00Z", None),
+            ("2026-01-02T03:06:00Z", due),
+            ("2026-01-09T00:00:00Z", due),
+        ] {
+            assert_eq!(schedule.missed_since(at(now)), expected, "{now}");
+        }
+        let ended = at("2026-01-02T03:06:00Z");
+        assert_eq!(schedule.unmailed(ended), due);
+        schedule.is_mailed = true;
+        assert_eq!(schedule.unmailed(ended), None);
+        schedule.note(RunAttempt::Ran, ended, ended);
+        assert_eq!(schedule.unmailed(ended), None, "it has run");
+        let next = schedule.unmailed(at("2026-01-03T03:06:00Z"));
+        assert!(next.is_some(), "the next one");
     }
 
     /// The daily deep pass is due at 03:00 while an operator's pass holds the lock.
     #[test]
     fn run_that_could_not_start_or_failed_stays_due() {
         let mut schedule = deep();
-        let due = Some(at("2026-01-02T03:00:00Z"));
         let first = at("2026-01-02T03:00:00Z");
-        assert_eq!(
-            (
-                schedule.due_since(at("2026-01-02T02:59:59Z")),
-                schedule.due_since(first)
-            ),
-            (None, due)
-        );
+        let due = Some(first);
+        let second = TimeDelta::seconds(1);
+        assert_eq!(schedule.due_since(first - second), None);
         for n in 0..100 {
-            let tried = first + TimeDelta::seconds(5 * n);
+            let tried = first + second * (5 * n);
             assert_eq!(schedule.due_since(tried), due, "attempt {n}");
             schedule.note(RunAttempt::Busy, tried, tried);
-            assert_eq!(
-                schedule.due_since(tried + TimeDelta::seconds(4)),
-                None,
-                "not at once again"
-            );
+            let at_once = schedule.due_since(tried + second * 4);
+            assert_eq!(at_once, None, "not at once again");
         }
-        assert_eq!(schedule.missed_since(at("2026-01-02T03:08:20Z")), due);
         let tried = at("2026-01-02T03:10:00Z");
+        assert_eq!(schedule.missed_since(tried), due);
         schedule.note(RunAttempt::Failed("MySQL is away".into()), tried, tried);
-        assert_eq!(schedule.due_since(tried + TimeDelta::seconds(29)), None);
-        assert_eq!(schedule.due_since(tried + TimeDelta::seconds(30)), due);
-        assert_eq!(
-            schedule.missed_since(tried),
-            due,
-            "no other mail says that it is lost"
-        );
+        assert_eq!(schedule.due_since(tried + second * 29), None);
+        assert_eq!(schedule.due_since(tried + second * 30), due);
+        let missed = schedule.missed_since(tried);
+        assert_eq!(missed, due, "no other mail says that it is lost");
         schedule.note(RunAttempt::Ran, tried, at("2026-01-02T03:20:00Z"));
         assert_eq!(schedule.due_since(at("2026-01-03T02:59:59Z")), None);
         assert_eq!(schedule.missed_since(at("2026-01-02T23:00:00Z")), None);
@@ -305,56 +304,24 @@ mod tests {
 
     #[test]
     fn frequent_pass_is_late_if_it_hangs_but_not_if_it_fails() {
-        let mut schedule = schedule(
-            "*/10 * * * * *",
-            ScheduledJob::Reconcile,
-            "2026-01-01T03:00:00Z",
-        );
+        let mut schedule = frequent("2026-01-01T03:00:00Z");
         let tried = at("2026-01-01T04:00:00Z");
         schedule.note(RunAttempt::Failed("Redis is away".into()), tried, tried);
         assert_eq!(schedule.missed_since(tried + TimeDelta::minutes(1)), None);
-        assert!(
-            schedule
-                .missed_since(tried + TimeDelta::minutes(6))
-                .is_some()
-        );
-        assert!(
-            schedule.due_since(tried + TimeDelta::seconds(10)).is_some(),
-            "its own next time is sooner"
-        );
-    }
-
-    #[test]
-    fn late_run_is_mailed_once() {
-        let mut schedule = deep();
-        let due = at("2026-01-02T03:00:00Z");
-        let ended = at("2026-01-02T03:06:00Z");
-        assert_eq!(schedule.unmailed(ended), Some(due));
-        schedule.is_mailed = true;
-        assert_eq!(schedule.unmailed(ended), None);
-        schedule.note(RunAttempt::Ran, due, ended);
-        assert_eq!(schedule.unmailed(ended), None, "it has run");
-        assert!(
-            schedule.unmailed(at("2026-01-03T03:06:00Z")).is_some(),
-            "the next one"
-        );
+        let hangs = schedule.missed_since(tried + TimeDelta::minutes(6));
+        assert!(hangs.is_some());
+        let next = schedule.due_since(tried + TimeDelta::seconds(10));
+        assert!(next.is_some(), "its own next time is sooner");
     }
 
     #[test]
     fn clock_that_is_set_back_does_not_stop_schedules() {
-        let mut schedule = schedule(
-            "*/30 * * * * *",
-            ScheduledJob::Reconcile,
-            "2026-01-01T05:00:00Z",
-        );
-        schedule.note(
-            RunAttempt::Busy,
-            at("2026-01-01T05:00:00Z"),
-            at("2026-01-01T05:00:00Z"),
-        );
+        let mut schedule = frequent("2026-01-01T05:00:00Z");
+        let ahead = at("2026-01-01T05:00:00Z");
+        schedule.note(RunAttempt::Busy, ahead, ahead);
         let now = at("2026-01-01T03:00:00Z");
         schedule.note_clock(now);
-        assert_eq!(schedule.due_since(now + TimeDelta::seconds(29)), None);
-        assert!(schedule.due_since(now + TimeDelta::seconds(30)).is_some());
+        assert_eq!(schedule.due_since(now + TimeDelta::seconds(9)), None);
+        assert!(schedule.due_since(now + TimeDelta::seconds(10)).is_some());
     }
 }
