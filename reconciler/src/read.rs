@@ -156,7 +156,7 @@ pub(crate) async fn again_drop(
 }
 
 /// A page: M, then R.
-pub struct ReadPage {
+pub(crate) struct ReadPage {
     pub mysql: MysqlPage,
     pub redis: RedisPage,
     pub gate: Gate,
@@ -217,7 +217,7 @@ async fn read_page(
     };
     let letters = letters
         .into_iter()
-        .map(|row| letter(row, &drop.drop))
+        .map(|row| letter(&row, &drop.drop))
         .collect();
     Ok(ReadPage {
         mysql: MysqlPage { rows, letters },
@@ -227,7 +227,7 @@ async fn read_page(
     })
 }
 
-pub(crate) fn letter(row: DeadLetterRow, drop: &Drop) -> Letter {
+pub(crate) fn letter(row: &DeadLetterRow, drop: &Drop) -> Letter {
     let claimed_at = row.claimed_at.map(|at| at.and_utc());
     // Nobody else can hold a slot in Redis.
     let user = row.user_id.as_ref().filter(|user| UserId::has_form(user));

@@ -277,9 +277,7 @@ async fn judge_sealed(
     // A message of a sealed drop is judged by its time, like one of a closed drop.
     let mut closed = drop.drop.clone();
     closed.sealed_at = None;
-    let letters = letters
-        .iter()
-        .map(|(_, row)| read::letter(row.clone(), &closed));
+    let letters = letters.iter().map(|(_, row)| read::letter(row, &closed));
     let page = ReadPage {
         mysql: MysqlPage {
             rows: Vec::new(),
