@@ -195,12 +195,12 @@ mod tests {
             };
             content(&run, "[]")
         };
-        let left = found(Outcome::Skipped, "for 3 s");
+        let left = [found(Outcome::Skipped, "for 3 s")];
         assert_eq!(run("1", false, &[]), run("2", false, &[]));
-        let later = found(Outcome::Skipped, "for 33 s");
-        assert_eq!(run("1", false, &[left.clone()]), run("2", false, &[later]));
-        assert_ne!(run("1", false, &[left.clone()]), run("2", false, &[]));
-        let repaired = [left, found(Outcome::Applied, "")];
+        let later = [found(Outcome::Skipped, "for 33 s")];
+        assert_eq!(run("1", false, &left), run("2", false, &later));
+        assert_ne!(run("1", false, &left), run("2", false, &[]));
+        let repaired = [found(Outcome::Applied, "")];
         assert_ne!(run("1", false, &repaired), run("2", false, &repaired));
         assert_eq!(run("1", true, &[]), None);
         assert!(blank(&PassRequest::new(Trigger::Cron), "1").partial);
