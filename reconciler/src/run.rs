@@ -1,10 +1,10 @@
 //! The life of a run: its lane's lock, its record, and the order of its steps.
 //!
 //! Two lanes, each with a lock that one process in the whole system holds: *sweep* compares
-//! everything at open gates, *urgent* begins eras, projects and opens. A sweep wakes urgent for
-//! what it finds closed or dirty: it takes both locks in turn, so that a requested run ends exact.
-//! Correctness does not depend on the locks: every repair
-//! is idempotent, checks its precondition, and is fenced by the coupon's era.
+//! everything at open gates, *urgent* begins eras, projects and opens. A sweep takes the lock of the
+//! urgent lane, too, for what it finds closed or dirty, so that a requested run ends exact.
+//! Correctness does not depend on the locks: every repair is idempotent, checks its precondition,
+//! and is fenced by the coupon's era.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -283,7 +283,10 @@ impl Lane {
         patience: Duration,
         stop: &CancellationToken,
     ) -> Result<Option<Self>, DbError> {
-        let lock = PassLock::take(db, work, patience).await?;
+        let lock = tokio::select! {
+            lock = PassLock::take(db, work, patience) => lock?,
+            () = stop.cancelled() => None,
+        };
         Ok(lock.map(|lock| {
             let working = stop.child_token();
             let (cancel, lost) = (working.clone(), lock.lost().clone());
