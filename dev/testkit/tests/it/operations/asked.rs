@@ -39,11 +39,6 @@ async fn a_pass_requested_without_waiting_can_be_read_later_and_blocks_others() 
         "{running:?}"
     );
     assert_eq!(running.body["finished_at"], Value::Null);
-    eventually("the progress of the pass is shown", LIMIT, async || {
-        get().await.body["progress"]["compared"].as_u64() > Some(0)
-    })
-    .await;
-    assert_eq!(get().await.body["progress"]["drops"], 1);
     let began = "firstcome_pass_start_timestamp_seconds";
     let began = slow.daemon.http().metric(began, &[]).await;
     assert!(began > Some(1e9), "{began:?}");
@@ -251,21 +246,20 @@ async fn clean_runs_are_deleted_after_their_retention_and_others_are_kept() {
         .await;
     assert_eq!(
         kept(clean),
-        [second.run_id.as_str(), last.run_id.as_str()],
-        "and not {}",
-        young.run_id
+        [young.run_id, second.run_id.clone(), last.run_id.clone()],
+        "the first one, and the young ones"
     );
     let statement = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'repaired'";
     assert_eq!(world.sql.number(statement).await, 1);
     let statement = "SELECT COUNT(*) FROM reconcile_findings";
     assert_eq!(world.sql.number(statement).await, 2);
-    // The last clean run is kept, even if all later passes fail.
+    // The first and the last clean run are kept, even if all later passes fail.
     let statement = "UPDATE reconcile_runs SET started_at = started_at - INTERVAL 2 HOUR";
     world.sql.query(statement).await;
     inject(world, &coupon, Drift::FailedUnrepairable, 1).await;
     assert_eq!(world.once_with(&[], &[]).await.code, 1);
     let statement = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run";
-    assert_eq!(world.sql.number(statement).await, 1);
+    assert_eq!(world.sql.number(statement).await, 2);
 }
 
 /// A daemon whose connection to MySQL can be slowed, and whose passes take many small steps.
