@@ -166,9 +166,11 @@ fn overdue_row_counts_as_missing_and_not_as_in_flight() {
     );
 }
 
+type Change = fn(&mut Overview);
+
 #[test]
 fn unavailable_stores_and_closed_gates_are_shown_by_their_effect_on_users() {
-    let changes: [(fn(&mut Overview), &str); 4] = [
+    let changes: [(Change, &str); 4] = [
         (
             |s| s.admission = AdmissionState::Unknown,
             "Redis does not answer: nobody can claim | Redis does not answer | true",
