@@ -58,7 +58,10 @@ pub(crate) fn clock(at: DateTime<Utc>) -> String {
 
 /// Formats a time to the minute in this zone.
 pub(crate) fn short(at: DateTime<Utc>, zone: Option<Tz>) -> String {
-    let at = at.with_timezone(&zone.unwrap_or_else(Tz::utc));
+    let Some(zone) = zone.filter(|zone| *zone != Tz::utc()) else {
+        return at.format("%Y-%m-%d %H:%M UTC").to_string();
+    };
+    let at = at.with_timezone(&zone);
     at.format("%Y-%m-%d %H:%M %Z").to_string()
 }
 

@@ -107,10 +107,6 @@ async fn outage_of_mysql_and_its_end_are_mailed() {
     notifier.flush(SOON).await.unwrap();
     assert_eq!(
         desk.subjects(A)[1..],
-        [
-            "[firstcome] repaired: Winter coupon · 100 of 100 issued · 1 issued late",
-            "[firstcome] resolved: outage of MySQL",
-        ],
-        "repairs during the outage are mailed as well"
+        ["[firstcome] resolved: outage of MySQL"]
     );
 }

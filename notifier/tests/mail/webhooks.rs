@@ -312,7 +312,6 @@ async fn test_webhook_explains_failures() {
     for (reply, says) in [
         (401, "another WEBHOOK_SECRET"),
         (302, "redirects are not followed"),
-        (410, "no more webhooks"),
     ] {
         receiver.set(CannedReply::Status(reply));
         let (ok, said) = tried(&args).await;
