@@ -60,7 +60,6 @@ pub async fn run(
         .public_url
         .get_or_insert_with(|| format!("http://{}", reachable(address)));
     let notifier = Notifier::new(stores.db.clone(), &notify, &args.webhooks)?;
-    let notifier = notifier.of_managed_redis(stores.redis.is_managed());
     notifier.announce();
     tracing::info!(%address, "starting");
     let daemon = Daemon {

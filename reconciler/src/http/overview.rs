@@ -194,6 +194,7 @@ impl Reader {
                 closes_at: drop.closes_at,
                 quantity: drop.quantity,
                 state: drop.state(at, coupon.paused, drop.quantity.saturating_sub(held)),
+                paused: coupon.paused,
                 verified: verified.unwrap_or(false),
                 redis,
                 rows,
