@@ -25,6 +25,7 @@ use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::recover::{LostSettings, recover};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::settings::{CouponRead, Lowered, Written};
+use tokio::time::timeout;
 
 use super::create::check_audience;
 use super::extract::{CouponPath, JsonBody, invalid, no_such_coupon};
@@ -115,30 +116,33 @@ async fn apply(
     Err(unchanged("other operators are changing this coupon"))
 }
 
+/// Maximum wait for Redis when looking for settings that MySQL has lost. A change of a name must
+/// succeed without Redis.
+const ASKED_FOR: Duration = Duration::from_secs(1);
+
 /// Recovers settings that MySQL has lost from Redis (docs/decisions/0026-mysql-gone-back.md). Call
 /// it before a change, which must neither reuse a revision that MySQL has lost nor undo lost
 /// settings. Returns the highest revision in Redis, or 0 if it does not answer.
 pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<u64, Problem> {
     let (db, redis) = (&services.mysql.operators, &services.redis);
-    let recovered = async {
-        let highest = redis.highest_revision(id).await?;
-        Ok((highest, recover(db, redis, id).await?))
+    let unknown = "could not check in Redis whether MySQL has lost settings";
+    let asked = timeout(ASKED_FOR, redis.highest_revision(id)).await;
+    let Ok(Ok(highest)) = asked else {
+        tracing::warn!(?asked, coupon_id = id.0, "{unknown}");
+        return Ok(0);
     };
-    match recovered.await {
-        Ok((highest, lost)) => {
-            if let Some(LostSettings { changes, .. }) = lost {
-                let what = "MySQL had lost settings, which Redis has";
-                tracing::warn!(coupon_id = id.0, changes, "{what}");
-            }
-            Ok(highest)
+    match recover(db, redis, id).await {
+        Ok(None) => {}
+        Ok(Some(LostSettings { changes, .. })) => {
+            let what = "MySQL had lost settings, which Redis has";
+            tracing::warn!(coupon_id = id.0, changes, "{what}");
         }
-        Err(StoreError::Db(error)) => Err(error.into()),
+        Err(StoreError::Db(error)) => return Err(error.into()),
         Err(StoreError::Redis(error)) => {
-            let what = "could not check in Redis whether MySQL has lost settings";
-            tracing::warn!(%error, coupon_id = id.0, "{what}");
-            Ok(0)
+            tracing::warn!(%error, coupon_id = id.0, "{unknown}");
         }
     }
+    Ok(highest)
 }
 
 /// Lowers the quantity in Redis, which then gives out no slot above it. MySQL has the revision

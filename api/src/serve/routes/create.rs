@@ -91,15 +91,14 @@ async fn make_once(
     by: Operator,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let db = &services.mysql.operators;
-    let has_key = key.is_some();
+    let doubt = if key.is_some() {
+        "repeat the request with the same Idempotency-Key"
+    } else {
+        "look at the list of coupons before you try again"
+    };
     let away = |error: DbError| {
-        let problem = Problem::from(error);
-        if has_key {
-            return problem;
-        }
-        Problem::unavailable(
-            "MySQL did not answer; look at the list of coupons before you try again",
-        )
+        tracing::warn!(%error, "a coupon could not be created");
+        Problem::unavailable(format!("MySQL did not answer; {doubt}"))
     };
     // Look for an earlier request before validating, because the window may be over at the time of
     // a retry.
