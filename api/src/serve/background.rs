@@ -21,7 +21,6 @@ pub(crate) async fn run(app: App, refresh: Duration) {
     };
     tokio::join!(
         app.catalogue.keep_fresh(refresh),
-        app.catalogue.answer_lookups(),
         app.claims.second_store.publisher.watch_topic(),
         watch_redis(&app),
         keys,
