@@ -1,18 +1,16 @@
 //! Sends one GET with a deadline, including the DNS lookup, and limits the body.
 
-use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use http_body_util::{BodyExt as _, Collected, LengthLimitError, Limited};
 use hyper::header::{ACCEPT, USER_AGENT};
 use hyper::{Request, StatusCode};
 use tokio::time::timeout;
 
 pub use super::origin::FetchError;
-use super::origin::{HttpStep, Origin};
+use super::origin::Origin;
 use crate::tls::Store;
 
 /// Maximum duration of the whole request.
@@ -59,26 +57,15 @@ impl HttpSource {
             .header(USER_AGENT, concat!("firstcome/", env!("CARGO_PKG_VERSION")))
             .body(Bytes::new())
             .map_err(FetchError::away)?;
-        let response = self.origin.send(request, &mut HttpStep::Connect).await?;
+        let response = self.origin.exchange(request, BODY).await?;
         let status = response.status();
-        if status != StatusCode::OK {
-            let said = format!("it answered {status}");
-            let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-            return Err(if may_pass {
-                FetchError::Away(said)
-            } else {
-                FetchError::Refused(said)
-            });
+        let said = format!("it answered {status}");
+        match status {
+            StatusCode::OK => Ok(response.into_body()),
+            StatusCode::TOO_MANY_REQUESTS => Err(FetchError::Away(said)),
+            _ if status.is_server_error() => Err(FetchError::Away(said)),
+            _ => Err(FetchError::Refused(said)),
         }
-        let body = Limited::new(response.into_body(), BODY).collect().await;
-        let why = |error: Box<dyn Error + Send + Sync>| {
-            if error.is::<LengthLimitError>() {
-                FetchError::Refused(format!("it answered more than {BODY} bytes"))
-            } else {
-                FetchError::away(error)
-            }
-        };
-        body.map(Collected::to_bytes).map_err(why)
     }
 }
 

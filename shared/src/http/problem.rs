@@ -47,7 +47,7 @@ pub enum Code {
     TooLarge,
     IdempotencyKeyUsed,
     NotPossible,
-    /// Too many requests of one user or address, or too many wrong tokens.
+    /// Too many requests of one user or address.
     TooManyRequests,
     Internal,
     Unavailable,

@@ -8,15 +8,16 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use redis::aio::ConnectionLike;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value, from_redis_value,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, ToRedisArgs, Value,
+    from_redis_value,
 };
 
 use super::connection::SharedConnection;
-use super::deployment::{Deployment, RedisMode};
+use super::deployment::{Deployment, RedisMode, addresses};
 use super::gate::Servers;
 use super::keys::DropKeys;
 use crate::domain::{CouponId, DropId};
-use crate::tls::{StoreAddress, Tls};
+use crate::tls::StoreAddress;
 
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
@@ -47,7 +48,6 @@ pub enum RedisDurability {
 pub struct Redis {
     pub(super) conn: SharedConnection,
     pub(super) deployment: Arc<Deployment>,
-    pub(super) tls: Option<Tls>,
     pub(super) durability: RedisDurability,
     pub(super) prefix: Arc<str>,
     /// The only servers from which this handle reads coupons and drops.
@@ -108,17 +108,19 @@ impl Master {
 impl Redis {
     /// Creates the handle. It connects on first use.
     pub fn new(settings: &RedisSettings) -> Result<Self, RedisError> {
-        let tls = settings.url.tls().cloned();
-        let deployment = Arc::new(Deployment::new(
-            settings.url.url(),
-            settings.mode.clone(),
-            tls.clone(),
-            settings.timeout,
-        )?);
+        let addresses = addresses(settings.url.url()).map_err(|why| {
+            let what = "REDIS_URL can't be used";
+            RedisError::from((ErrorKind::InvalidClientConfig, what, why))
+        })?;
+        let deployment = Arc::new(Deployment {
+            addresses,
+            mode: settings.mode,
+            tls: settings.url.tls().cloned(),
+            timeout: settings.timeout,
+        });
         Ok(Self {
             conn: SharedConnection::new(Arc::clone(&deployment)),
             deployment,
-            tls,
             durability: settings.durability,
             prefix: settings.prefix.as_str().into(),
             pinned: None,
@@ -264,8 +266,8 @@ impl Script {
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         conn: &mut impl ConnectionLike,
-        keys: &[&str],
-        args: &[String],
+        keys: &[impl ToRedisArgs],
+        args: &[impl ToRedisArgs],
     ) -> Result<T, RedisError> {
         self.run_with(conn, |cmd| {
             cmd.arg(keys.len()).arg(keys).arg(args);

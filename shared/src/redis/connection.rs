@@ -1,5 +1,5 @@
-//! The connection that all callers share. redis-rs finds the servers (one address, the master that
-//! Sentinels name, the primaries of a cluster); this type replaces redis-rs's connection when that
+//! The connection that all callers share. redis-rs finds the servers (one address, or the primaries
+//! of a cluster); this type replaces redis-rs's connection when that
 //! alone leads on: redis-rs takes a time-out, `READONLY`, `NOREPLICAS` and `CLUSTERDOWN` for
 //! answers, and stays with a server that is frozen or cut off
 //! (docs/decisions/0024-redis-cluster.md). Nothing is sent twice: a command that timed out may have
@@ -255,6 +255,6 @@ impl ConnectionLike for SharedConnection {
     }
 
     fn get_db(&self) -> i64 {
-        self.shared.deployment.database()
+        self.shared.deployment.addresses[0].redis_settings().db()
     }
 }

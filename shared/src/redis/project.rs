@@ -5,12 +5,13 @@
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
-use redis::{FromRedisValue as _, RedisError, Value};
+use redis::{FromRedisValue as _, RedisError, ToRedisArgs, Value};
 
 use super::Redis;
 use super::client::Script;
 use super::gate::Fence;
 use super::keys::{self, DropKeys};
+use super::revoking::RevokedField;
 pub use crate::domain::ClaimOfSlot;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
@@ -30,6 +31,15 @@ pub enum Fenced<T> {
     Done(T),
     /// The coupon is in another era or state, or on another server; nothing was done.
     Stale,
+}
+
+impl<T> Fenced<T> {
+    fn map<R>(self, done: impl FnOnce(T) -> R) -> Fenced<R> {
+        match self {
+            Self::Done(value) => Fenced::Done(done(value)),
+            Self::Stale => Fenced::Stale,
+        }
+    }
 }
 
 /// The outcome of promoting users from a waiting list.
@@ -63,7 +73,6 @@ impl Redis {
         fence: &Fence,
     ) -> Result<Fenced<()>, RedisError> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
-        let keys = keys.each_ref().map(String::as_str);
         self.clear(&keys, fence, None, &[3]).await
     }
 
@@ -99,10 +108,8 @@ impl Redis {
             .filter(|((.., of), found)| found != "none" && found != of);
         let (numbers, wrong): (Vec<usize>, Vec<&'static str>) =
             wrong.map(|((at, name, _), _)| (*at, *name)).unzip();
-        Ok(match self.clear(&names, fence, None, &numbers).await? {
-            Fenced::Done(()) => Fenced::Done(wrong),
-            Fenced::Stale => Fenced::Stale,
-        })
+        let cleared = self.clear(&names, fence, None, &numbers).await?;
+        Ok(cleared.map(|()| wrong))
     }
 
     /// Removes fields of `revoked` that still have these values.
@@ -110,29 +117,17 @@ impl Redis {
         &self,
         coupon: CouponId,
         fence: &Fence,
-        pairs: Vec<(&[u8], &[u8])>,
+        fields: &[RevokedField],
     ) -> Result<Fenced<()>, RedisError> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
-        for some in pairs.chunks(PROJECTED_AT_ONCE) {
-            let args = arguments("forget", fence, DropId(0), OncePer::Coupon);
-            let done: i64 = PROJECT
-                .run_with(&mut self.connection(), |cmd| {
-                    cmd.arg(keys.len()).arg(&keys).arg(&args);
-                    for (field, value) in some {
-                        cmd.arg(*field).arg(*value);
-                    }
-                })
-                .await?;
-            if done < 0 {
-                return Ok(Fenced::Stale);
-            }
-        }
-        Ok(Fenced::Done(()))
+        let first = arguments("forget", fence, DropId(0), OncePer::Coupon);
+        let words = |one: &RevokedField| [one.field.clone(), one.value.clone()];
+        self.run_parts(&keys, first, fields, words).await
     }
 
     async fn clear(
         &self,
-        keys: &[&str],
+        keys: &[impl ToRedisArgs],
         fence: &Fence,
         count: Option<Slot>,
         numbers: &[usize],
@@ -140,10 +135,7 @@ impl Redis {
         let mut args = arguments("clear", fence, DropId(0), OncePer::Drop);
         args.push(count.map(|count| count.to_string()).unwrap_or_default());
         args.extend(numbers.iter().map(ToString::to_string));
-        Ok(match self.run_project(keys, &args).await? {
-            Fenced::Done(_) => Fenced::Done(()),
-            Fenced::Stale => Fenced::Stale,
-        })
+        Ok(self.run_project(keys, &args).await?.map(|_| ()))
     }
 
     /// Writes the slots of one page, at most [`PROJECTED_AT_ONCE`], none above the counter: those
@@ -173,15 +165,9 @@ impl Redis {
         rows: &[ClaimOfSlot],
     ) -> Result<Fenced<()>, RedisError> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
-        let keys = keys.each_ref().map(String::as_str);
-        for some in rows.chunks(PROJECTED_AT_ONCE) {
-            let mut args = arguments("claimants", fence, drop, OncePer::Coupon);
-            args.extend(some.iter().flat_map(triple));
-            if self.run_project(&keys, &args).await? == Fenced::Stale {
-                return Ok(Fenced::Stale);
-            }
-        }
-        Ok(Fenced::Done(()))
+        let first = arguments("claimants", fence, drop, OncePer::Coupon);
+        let words = |claim: &ClaimOfSlot| triple(claim).map(String::into_bytes);
+        self.run_parts(&keys, first, rows, words).await
     }
 
     /// Puts users whose promise is broken at the head of a drop's waiting list, in the order of the
@@ -193,20 +179,36 @@ impl Redis {
         once_per: OncePer,
         owed: &[ClaimOfSlot],
     ) -> Result<Fenced<()>, RedisError> {
-        for some in owed.chunks(PROJECTED_AT_ONCE) {
-            let mut args = arguments("owed", fence, keys.drop, once_per);
-            args.extend(
-                some.iter()
-                    .flat_map(|one| [one.slot.to_string(), one.user.to_string()]),
-            );
-            if self.run_project(&keys.of_scripts(), &args).await? == Fenced::Stale {
+        let first = arguments("owed", fence, keys.drop, once_per);
+        let words = |one: &ClaimOfSlot| {
+            [one.slot.to_string(), one.user.to_string()].map(String::into_bytes)
+        };
+        self.run_parts(&keys.of_scripts(), first, owed, words).await
+    }
+
+    /// Runs an operation for [`PROJECTED_AT_ONCE`] items at a time, each with its words.
+    async fn run_parts<T, const N: usize>(
+        &self,
+        keys: &[impl ToRedisArgs],
+        first: Vec<String>,
+        items: &[T],
+        words: impl Fn(&T) -> [Vec<u8>; N],
+    ) -> Result<Fenced<()>, RedisError> {
+        for some in items.chunks(PROJECTED_AT_ONCE) {
+            let first = first.iter().map(|word| word.clone().into_bytes());
+            let args: Vec<Vec<u8>> = first.chain(some.iter().flat_map(&words)).collect();
+            if self.run_project(keys, &args).await? == Fenced::Stale {
                 return Ok(Fenced::Stale);
             }
         }
         Ok(Fenced::Done(()))
     }
 
-    async fn run_project(&self, keys: &[&str], args: &[String]) -> Result<Fenced<u32>, RedisError> {
+    async fn run_project(
+        &self,
+        keys: &[impl ToRedisArgs],
+        args: &[impl ToRedisArgs],
+    ) -> Result<Fenced<u32>, RedisError> {
         let left_out: i64 = PROJECT.run(&mut self.connection(), keys, args).await?;
         Ok(u32::try_from(left_out).map_or(Fenced::Stale, Fenced::Done))
     }
@@ -249,11 +251,12 @@ impl Redis {
 
 /// The first arguments of the script.
 fn arguments(how: &str, fence: &Fence, drop: DropId, once_per: OncePer) -> Vec<String> {
+    let once_per = once_per.as_str().to_owned();
     vec![
         how.to_owned(),
         fence.to_string(),
         drop.to_string(),
-        once_per.as_str().to_owned(),
+        once_per,
     ]
 }
 

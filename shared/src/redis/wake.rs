@@ -17,14 +17,11 @@ impl Redis {
         coupon: CouponId,
         drops: &[DropKeys],
     ) -> Result<(), RedisError> {
-        if drops.is_empty() {
-            return Ok(());
-        }
-        let mut pipe = redis::pipe();
-        for keys in drops {
-            pipe.cmd("ZCARD").arg(&keys.waiting);
-        }
-        let waiting: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
+        let waiting: Vec<u64> = self
+            .pipe_each(drops, |pipe, keys| {
+                pipe.cmd("ZCARD").arg(&keys.waiting);
+            })
+            .await?;
         if waiting.iter().all(|people| *people == 0) {
             return Ok(());
         }

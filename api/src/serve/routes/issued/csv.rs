@@ -11,7 +11,6 @@ use axum::response::{IntoResponse as _, Response};
 use chrono::{NaiveDateTime, SecondsFormat};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::ops::Allowed;
 use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
 use firstcome_shared::mysql::issued::IssuedRow;
 use futures_util::stream;
@@ -41,9 +40,8 @@ pub(super) async fn answer(
     app: App,
     which: HolderRange,
     limit: Option<usize>,
-    allowed: Allowed,
 ) -> Result<Response, Problem> {
-    let permit = Arc::clone(app.exports.of(allowed)).try_acquire_owned();
+    let permit = Arc::clone(&app.exports).try_acquire_owned();
     let permit = permit.map_err(|_| {
         Problem::unavailable("too many of these lists are being sent; try again later")
     })?;

@@ -13,7 +13,6 @@ use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::ops::Allowed;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
 use firstcome_shared::mysql::issued::IssuedRow;
@@ -105,7 +104,6 @@ impl From<IssuedRow> for IssuedCoupon {
 )]
 pub(crate) async fn issued(
     State(app): State<App>,
-    Extension(allowed): Extension<Allowed>,
     CouponPath(id): CouponPath,
     StrictQuery(asked): StrictQuery<IssuedQuery>,
     headers: HeaderMap,
@@ -129,7 +127,7 @@ pub(crate) async fn issued(
         after,
     };
     let answer = if wants_csv {
-        csv::answer(Arc::clone(&app), which, asked.limit, allowed).await?
+        csv::answer(Arc::clone(&app), which, asked.limit).await?
     } else {
         let page = page(&app, which, limit).await?;
         let next = next(&asked, id, limit, &page);
