@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use redis::{ConnectionAddr, ConnectionInfo};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{TlsArgs, secret};
@@ -32,10 +33,10 @@ pub struct RedisArgs {
 impl RedisArgs {
     /// Returns the settings for the client. `timeout` is the maximum wait for one response.
     pub fn settings(&self, timeout: Duration, tls: &TlsArgs) -> anyhow::Result<RedisSettings> {
-        let url = self.redis_url.expose_secret();
-        validate(self.redis_mode, url).map_err(anyhow::Error::msg)?;
-        let is_encrypted = is_encrypted(url);
-        let tls = is_encrypted.then(|| Tls::new(Store::Redis, &tls.files()));
+        let nodes = addresses(self.redis_url.expose_secret());
+        let nodes = nodes.map_err(anyhow::Error::msg)?;
+        validate(self.redis_mode, &nodes).map_err(anyhow::Error::msg)?;
+        let tls = is_encrypted(&nodes[0]).then(|| Tls::new(Store::Redis, &tls.files()));
         let tls = tls.transpose().map_err(anyhow::Error::msg)?;
         Ok(RedisSettings {
             url: StoreAddress::new(self.redis_url.clone(), tls),
@@ -48,8 +49,7 @@ impl RedisArgs {
 }
 
 /// Checks that the addresses fit the mode; clap has checked their form.
-fn validate(mode: RedisMode, url: &str) -> Result<(), String> {
-    let nodes = addresses(url)?;
+fn validate(mode: RedisMode, nodes: &[ConnectionInfo]) -> Result<(), String> {
     match mode {
         RedisMode::Single if nodes.len() > 1 => {
             Err("REDIS_URL names several nodes: set REDIS_MODE=cluster (Redis Sentinel is not supported)".into())
@@ -61,10 +61,8 @@ fn validate(mode: RedisMode, url: &str) -> Result<(), String> {
     }
 }
 
-fn is_encrypted(url: &str) -> bool {
-    // The client also ignores leading spaces and case.
-    let url = url.trim_start().to_ascii_lowercase();
-    url.starts_with("rediss://") || url.starts_with("valkeys://")
+fn is_encrypted(node: &ConnectionInfo) -> bool {
+    matches!(node.addr(), ConnectionAddr::TcpTls { .. })
 }
 
 fn redis_url(text: &str) -> Result<(), String> {
@@ -72,11 +70,9 @@ fn redis_url(text: &str) -> Result<(), String> {
         return Err("leave #insecure out: whose certificate it is, is always verified".into());
     }
     let nodes = addresses(text)?;
-    let is_encrypted =
-        |info: &redis::ConnectionInfo| matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. });
     if nodes
         .iter()
-        .any(|info| is_encrypted(info) != is_encrypted(&nodes[0]))
+        .any(|node| is_encrypted(node) != is_encrypted(&nodes[0]))
     {
         return Err("all nodes must be redis://, or all rediss://".into());
     }

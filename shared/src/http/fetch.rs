@@ -70,7 +70,7 @@ impl HttpSource {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::sync::Arc;
 
     use firstcome_stack::CertificateFolder;
@@ -85,7 +85,7 @@ pub(super) mod tests {
     use super::*;
 
     /// Starts a server with this certificate that responds with `{}`. Returns its port.
-    pub(in crate::http) async fn https_server(files: &CertificateFolder, name: &str) -> u16 {
+    async fn https_server(files: &CertificateFolder, name: &str) -> u16 {
         let certificate =
             CertificateDer::from_pem_file(files.path(&format!("{name}.pem"))).unwrap();
         let key = PrivateKeyDer::from_pem_file(files.path(&format!("{name}.key"))).unwrap();
@@ -135,55 +135,6 @@ pub(super) mod tests {
             assert!(
                 matches!(&error, FetchError::Refused(why) if why.contains(says)),
                 "{says}: {error}"
-            );
-        }
-    }
-
-    #[test]
-    fn error_about_an_invalid_address_names_the_setting() {
-        let source =
-            |url: &str, ca: Option<&str>| HttpSource::new(Store::Jwks, url, ca.map(PathBuf::from));
-        let fine = source("http://127.0.0.1:8443/keys?a=b", None).ok().unwrap();
-        assert_eq!(
-            (fine.to_string().as_str(), fine.path.as_str()),
-            ("127.0.0.1:8443", "/keys?a=b")
-        );
-        let fine = source("https://[::1]", None).ok().unwrap();
-        assert_eq!(
-            (
-                fine.to_string().as_str(),
-                fine.path.as_str(),
-                fine.is_encrypted()
-            ),
-            ("[::1]", "/", true)
-        );
-        for (url, ca, says) in [
-            ("", None, "JWT_JWKS_URL must look like"),
-            (
-                "issuer.example.com/keys",
-                None,
-                "JWT_JWKS_URL must look like",
-            ),
-            (
-                "ftp://issuer.example.com/keys",
-                None,
-                "JWT_JWKS_URL must look like",
-            ),
-            (
-                "https://user:hunter2@issuer.example.com/keys",
-                None,
-                "without user and password",
-            ),
-            (
-                "https://issuer.example.com/keys",
-                Some("no/such.pem"),
-                "SSL_CERT_FILE no/such.pem can't be read",
-            ),
-        ] {
-            let refused = source(url, ca).err().unwrap_or_default();
-            assert!(
-                refused.contains(says) && !refused.contains("hunter2"),
-                "{url}: {refused}"
             );
         }
     }

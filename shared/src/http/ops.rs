@@ -92,9 +92,7 @@ pub(crate) fn describe() {
 /// The tokens that operators' routes require.
 #[derive(Clone)]
 pub struct OpsToken {
-    all: Tokens,
-    /// Read-only tokens.
-    view: Tokens,
+    tokens: Vec<(SecretString, Allowed)>,
     /// Number of trusted proxies in front, needed to find the client's address.
     proxies: u8,
     /// Limits the log lines about wrong tokens.
@@ -119,29 +117,26 @@ impl OpsToken {
         reason = "a secret is given away, not lent"
     )]
     pub fn new(token: SecretString) -> Result<Self, String> {
-        let all = Tokens::read("OPS_TOKEN", &token)?;
+        let tokens = Tokens::read("OPS_TOKEN", &token)?;
+        let tokens = tokens.iter().map(|token| (token.clone(), Allowed::All));
         Ok(Self {
-            all,
-            view: Tokens::default(),
+            tokens: tokens.collect(),
             proxies: 0,
             lines: Arc::default(),
         })
     }
 
     /// Adds read-only tokens.
-    pub fn with_view(self, token: Option<&SecretString>) -> Result<Self, String> {
+    pub fn with_view(mut self, token: Option<&SecretString>) -> Result<Self, String> {
         let Some(token) = token else { return Ok(self) };
-        let view = Tokens::read("OPS_VIEW_TOKEN", token)?;
-        if view
-            .0
-            .iter()
-            .any(|token| self.all.has(token.expose_secret().as_bytes()))
-        {
-            return Err(
-                "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads".into(),
-            );
+        for token in Tokens::read("OPS_VIEW_TOKEN", token)?.iter() {
+            if self.allows(token.expose_secret()) == Some(Allowed::All) {
+                let why = "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads";
+                return Err(why.into());
+            }
+            self.tokens.push((token.clone(), Allowed::View));
         }
-        Ok(Self { view, ..self })
+        Ok(self)
     }
 
     /// Sets the number of trusted proxies.
@@ -156,16 +151,15 @@ impl OpsToken {
         proxies::client(peer, request.headers(), self.proxies)
     }
 
+    /// Compares all tokens, so that the response time does not reveal which one was close.
     fn allows(&self, given: &str) -> Option<Allowed> {
-        let all = self.all.has(given.as_bytes());
-        let view = self.view.has(given.as_bytes());
-        if all {
-            Some(Allowed::All)
-        } else if view {
-            Some(Allowed::View)
-        } else {
-            None
+        let mut allowed = None;
+        for (token, of) in &self.tokens {
+            if bool::from(token.expose_secret().as_bytes().ct_eq(given.as_bytes())) {
+                allowed = Some(*of);
+            }
         }
+        allowed
     }
 
     /// Returns the signer for a session that starts with this token, or `None` if the token is
@@ -176,17 +170,8 @@ impl OpsToken {
 
     /// Returns the signers of all valid tokens.
     pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
-        let of = |tokens: &Tokens, allowed| {
-            tokens
-                .0
-                .iter()
-                .map(move |token| (token.clone(), allowed))
-                .collect::<Vec<_>>()
-        };
-        let all = of(&self.all, Allowed::All)
-            .into_iter()
-            .chain(of(&self.view, Allowed::View));
-        all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), allowed))
+        let tokens = self.tokens.iter();
+        tokens.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), *allowed))
     }
 
     /// Returns the permission of a token sent from this address. A wrong token is counted, and

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::MatchedPath;
-use axum::http::header::CONNECTION;
-use axum::http::{HeaderValue, Request, Response};
+use axum::http::{Request, Response};
 use axum::middleware::{Next, from_fn};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
@@ -30,13 +29,6 @@ use super::request_id::RequestId;
 const ACCESS: &str = "firstcome::access";
 
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
-
-/// Maximum age of a connection. The next response closes an older one, so that clients spread over
-/// new processes.
-const LONGEST: Duration = Duration::from_secs(600);
-
-/// Added at random to [`LONGEST`], so that connections that began together do not end together.
-const JITTER_SECONDS: u64 = 120;
 
 /// Limits on clients.
 #[derive(Debug, Clone, Copy)]
@@ -113,10 +105,8 @@ pub async fn serve(
         stream
             .as_mut()
             .set_write_timeout_pinned(Some(limits.header_read));
-        let jitter = Duration::from_secs(rand::random_range(0..=JITTER_SECONDS));
-        let ends_at = Instant::now() + LONGEST + jitter;
         let routes = routes.clone();
-        let service = service_fn(move |request| answered(&routes, peer, ends_at, request));
+        let service = service_fn(move |request| answered(&routes, peer, request));
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -153,11 +143,10 @@ async fn log_access(request: axum::extract::Request, next: Next) -> axum::respon
     response
 }
 
-/// Wraps every request: sets its id, and decides whether its connection stays open.
+/// Sets the id of every request, and its peer.
 fn answered(
     routes: &TowerToHyperService<Router>,
     peer: SocketAddr,
-    ends_at: Instant,
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let id = RequestId::of(request.headers());
@@ -166,11 +155,6 @@ fn answered(
     id.clone().within(async move {
         let mut response = work.await?;
         id.write(response.headers_mut());
-        if ends_at <= Instant::now() {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         Ok(response)
     })
 }

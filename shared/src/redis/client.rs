@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use redis::aio::ConnectionLike;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, ToRedisArgs, Value,
-    from_redis_value,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind,
+    ToRedisArgs, Value, from_redis_value,
 };
 
 use super::connection::SharedConnection;
@@ -74,7 +74,7 @@ pub(super) struct Master {
 impl Master {
     /// Sends commands without keys to this server. The errors of single commands are among the
     /// answers.
-    pub(super) async fn ask(&self, pipe: &mut Pipeline) -> Result<Vec<Value>, RedisError> {
+    pub(super) async fn ask(&self, pipe: &mut Pipeline) -> RedisResult<Vec<Value>> {
         pipe.ignore_errors();
         if self.node.is_some() {
             pipe.cmd("CLUSTER").arg("MYID");
@@ -93,7 +93,7 @@ impl Master {
         Err((ErrorKind::Io, why, self.address.clone()).into())
     }
 
-    async fn ask_one<T: FromRedisValue>(&self, verb: &str) -> Result<T, RedisError> {
+    async fn ask_one<T: FromRedisValue>(&self, verb: &str) -> RedisResult<T> {
         let mut told = self.ask(redis::pipe().cmd(verb)).await?;
         Ok(from_redis_value(told.pop().unwrap_or(Value::Nil))?)
     }
@@ -107,7 +107,7 @@ impl Master {
 
 impl Redis {
     /// Creates the handle. It connects on first use.
-    pub fn new(settings: &RedisSettings) -> Result<Self, RedisError> {
+    pub fn new(settings: &RedisSettings) -> RedisResult<Self> {
         let addresses = addresses(settings.url.url()).map_err(|why| {
             let what = "REDIS_URL can't be used";
             RedisError::from((ErrorKind::InvalidClientConfig, what, why))
@@ -140,7 +140,7 @@ impl Redis {
     /// Returns a handle that reads coupons and drops only from the present server processes, and
     /// fails if another one answers. A pass uses this handle: what it reads is of one process, and
     /// the scripts that write check the process themselves.
-    pub async fn pinned(&self) -> Result<Self, RedisError> {
+    pub async fn pinned(&self) -> RedisResult<Self> {
         Ok(Self {
             pinned: Some(Arc::new(self.servers().await?)),
             ..self.clone()
@@ -148,7 +148,7 @@ impl Redis {
     }
 
     /// Returns the servers that hold data.
-    pub(super) async fn masters(&self) -> Result<Vec<Master>, RedisError> {
+    pub(super) async fn masters(&self) -> RedisResult<Vec<Master>> {
         if !self.deployment.is_cluster() {
             return Ok(vec![Master {
                 address: self.host_and_port(),
@@ -193,7 +193,7 @@ impl Redis {
 
     /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of the
     /// clocks that answer, so that nothing appears older than it is.
-    pub async fn time_ms(&self) -> Result<i64, RedisError> {
+    pub async fn time_ms(&self) -> RedisResult<i64> {
         let time = async |master: Master| {
             let (seconds, micros): (i64, i64) = master.ask_one("TIME").await?;
             Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
@@ -208,7 +208,7 @@ impl Redis {
     }
 
     /// Checks that each server of Redis answers.
-    pub async fn ping(&self) -> Result<(), RedisError> {
+    pub async fn ping(&self) -> RedisResult<()> {
         let ping = async |master: Master| master.ask_one::<()>("PING").await;
         try_join_all(self.masters().await?.into_iter().map(ping)).await?;
         Ok(())
@@ -268,7 +268,7 @@ impl Script {
         conn: &mut impl ConnectionLike,
         keys: &[impl ToRedisArgs],
         args: &[impl ToRedisArgs],
-    ) -> Result<T, RedisError> {
+    ) -> RedisResult<T> {
         self.run_with(conn, |cmd| {
             cmd.arg(keys.len()).arg(keys).arg(args);
         })
@@ -280,7 +280,7 @@ impl Script {
         &self,
         conn: &mut impl ConnectionLike,
         add: impl Fn(&mut Cmd),
-    ) -> Result<T, RedisError> {
+    ) -> RedisResult<T> {
         let command = |verb: &str, script: &str| {
             let mut cmd = redis::cmd(verb);
             add(cmd.arg(script));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::cluster::ClusterClientBuilder;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, RedisError};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, RedisResult};
 
 use super::connection::Link;
 use crate::tls::Tls;
@@ -47,7 +47,7 @@ impl Deployment {
         self.mode == RedisMode::Cluster
     }
 
-    pub(super) async fn connect(&self) -> Result<Link, RedisError> {
+    pub(super) async fn connect(&self) -> RedisResult<Link> {
         let certificates = self.tls.as_ref().map(Tls::for_redis);
         if self.is_cluster() {
             let mut builder = ClusterClientBuilder::new(self.addresses.clone())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{Pipeline, RedisError};
+use redis::{Pipeline, RedisResult};
 
 use super::Redis;
 use super::keys::{self, DropKeys};
@@ -16,7 +16,7 @@ fn sealed_for() -> Duration {
 
 impl Redis {
     /// Lets the keys of sealed drops expire.
-    pub async fn expire_sealed(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
+    pub async fn expire_sealed(&self, drops: &[DropKeys]) -> RedisResult<()> {
         self.expire(drops.iter().flat_map(DropKeys::own), sealed_for())
             .await
     }
@@ -24,20 +24,20 @@ impl Redis {
     /// Lets the keys of coupons expire whose drops are all sealed. The gate's key expires first,
     /// because a coupon without a gate counts as lost even if other keys remain. Loading a drop
     /// later removes the expiry.
-    pub async fn expire_coupons(&self, coupons: &[CouponId]) -> Result<(), RedisError> {
+    pub async fn expire_coupons(&self, coupons: &[CouponId]) -> RedisResult<()> {
         let keys = |coupon: &CouponId| keys::coupon_keys(&self.prefix, *coupon);
         self.expire(coupons.iter().flat_map(keys), sealed_for())
             .await
     }
 
     /// Deletes the keys of sealed drops that an older Redis brought back.
-    pub async fn unlink_drops(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
+    pub async fn unlink_drops(&self, drops: &[DropKeys]) -> RedisResult<()> {
         self.expire(drops.iter().flat_map(DropKeys::own), Duration::ZERO)
             .await
     }
 
     /// Sets the expiry of a drop's own keys.
-    pub async fn expire_drop(&self, keys: &DropKeys, after: Duration) -> Result<(), RedisError> {
+    pub async fn expire_drop(&self, keys: &DropKeys, after: Duration) -> RedisResult<()> {
         self.expire(keys.own(), after).await
     }
 
@@ -46,7 +46,7 @@ impl Redis {
         &self,
         keys: impl IntoIterator<Item = impl ToString>,
         after: Duration,
-    ) -> Result<(), RedisError> {
+    ) -> RedisResult<()> {
         let keys: Vec<String> = keys.into_iter().map(|key| key.to_string()).collect();
         let add = |pipe: &mut Pipeline, key: &String| {
             pipe.cmd("EXPIRE").arg(key).arg(after.as_secs());

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use futures_util::future::join_all;
-use redis::{Pipeline, RedisError, Value, from_redis_value};
+use redis::{Pipeline, RedisResult, Value, from_redis_value};
 
 use super::Redis;
 use super::client::{HASH_SLOTS, HashSlots, Master, Script};
@@ -154,7 +154,7 @@ impl Redis {
     ///
     /// # Errors
     /// If no server answers.
-    pub async fn servers(&self) -> Result<Servers, RedisError> {
+    pub async fn servers(&self) -> RedisResult<Servers> {
         let identify = async |master: Master| (self.identify(&master).await, master.hash_slots);
         let told = join_all(self.masters().await?.into_iter().map(identify)).await;
         if let Some((Err(error), _)) = told.first()
@@ -166,7 +166,7 @@ impl Redis {
         Ok(Servers(told.into_iter().map(server).collect()))
     }
 
-    async fn identify(&self, master: &Master) -> Result<Option<ServerId>, RedisError> {
+    async fn identify(&self, master: &Master) -> RedisResult<Option<ServerId>> {
         let mut told = master
             .ask(redis::pipe().cmd("INFO").arg("server").arg("replication"))
             .await?;
@@ -179,7 +179,7 @@ impl Redis {
     }
 
     /// Reads the gates of coupons, in the same order.
-    pub async fn gates(&self, coupons: &[CouponId]) -> Result<Vec<Gate>, RedisError> {
+    pub async fn gates(&self, coupons: &[CouponId]) -> RedisResult<Vec<Gate>> {
         // Unlike GET, MGET treats a key of another type as missing.
         let read = |pipe: &mut Pipeline, coupon: &CouponId| {
             pipe.cmd("MGET").arg(keys::gate(&self.prefix, *coupon));
@@ -197,7 +197,7 @@ impl Redis {
         ServerId(server): &ServerId,
         seen: &Gate,
         era: u64,
-    ) -> Result<Option<Fence>, RedisError> {
+    ) -> RedisResult<Option<Fence>> {
         let fence = Fence::new(server, era);
         let args = [seen.0.clone(), format!("{fence} closed").into_bytes()];
         let keys = keys::coupon_keys(&self.prefix, coupon);
@@ -212,7 +212,7 @@ impl Redis {
         coupon: CouponId,
         fence: &Fence,
         drops: &[DropKeys],
-    ) -> Result<Opened, RedisError> {
+    ) -> RedisResult<Opened> {
         let coupon = keys::coupon_keys(&self.prefix, coupon);
         let mut names: Vec<&str> = coupon.iter().map(String::as_str).collect();
         names.extend(drops.iter().flat_map(DropKeys::own));
@@ -228,7 +228,7 @@ impl Redis {
 
     /// Reads the coupon's highest revision whose settings were written to Redis. Returns 0 if
     /// unknown.
-    pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
+    pub async fn revision(&self, coupon: CouponId) -> RedisResult<u64> {
         let mut read = redis::cmd("MGET");
         // As above.
         read.arg(keys::revision(&self.prefix, coupon));

@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
-use redis::{FromRedisValue as _, RedisError, ToRedisArgs, Value};
+use redis::{FromRedisValue as _, RedisError, RedisResult, ToRedisArgs, Value};
 
 use super::Redis;
 use super::client::Script;
@@ -71,7 +71,7 @@ impl Redis {
         &self,
         coupon: CouponId,
         fence: &Fence,
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
         self.clear(&keys, fence, None, &[3]).await
     }
@@ -84,7 +84,7 @@ impl Redis {
         keys: &DropKeys,
         fence: &Fence,
         count: Slot,
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         self.clear(&keys.of_scripts(), fence, Some(count), &[7, 8, 9, 10, 12])
             .await
     }
@@ -95,7 +95,7 @@ impl Redis {
         &self,
         keys: &DropKeys,
         fence: &Fence,
-    ) -> Result<Fenced<Vec<&'static str>>, RedisError> {
+    ) -> RedisResult<Fenced<Vec<&'static str>>> {
         let names = keys.of_scripts();
         let mut pipe = redis::pipe();
         for (at, ..) in TYPES {
@@ -118,7 +118,7 @@ impl Redis {
         coupon: CouponId,
         fence: &Fence,
         fields: &[RevokedField],
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
         let first = arguments("forget", fence, DropId(0), OncePer::Coupon);
         let words = |one: &RevokedField| [one.field.clone(), one.value.clone()];
@@ -131,7 +131,7 @@ impl Redis {
         fence: &Fence,
         count: Option<Slot>,
         numbers: &[usize],
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         let mut args = arguments("clear", fence, DropId(0), OncePer::Drop);
         args.push(count.map(|count| count.to_string()).unwrap_or_default());
         args.extend(numbers.iter().map(ToString::to_string));
@@ -148,7 +148,7 @@ impl Redis {
         once_per: OncePer,
         page: RangeInclusive<Slot>,
         rows: &[ClaimOfSlot],
-    ) -> Result<Fenced<u32>, RedisError> {
+    ) -> RedisResult<Fenced<u32>> {
         let mut args = arguments("page", fence, keys.drop, once_per);
         args.extend([page.start().to_string(), page.end().to_string()]);
         args.extend(rows.iter().flat_map(triple));
@@ -163,7 +163,7 @@ impl Redis {
         fence: &Fence,
         drop: DropId,
         rows: &[ClaimOfSlot],
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
         let first = arguments("claimants", fence, drop, OncePer::Coupon);
         let words = |claim: &ClaimOfSlot| triple(claim).map(String::into_bytes);
@@ -178,7 +178,7 @@ impl Redis {
         fence: &Fence,
         once_per: OncePer,
         owed: &[ClaimOfSlot],
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         let first = arguments("owed", fence, keys.drop, once_per);
         let words = |one: &ClaimOfSlot| {
             [one.slot.to_string(), one.user.to_string()].map(String::into_bytes)
@@ -193,7 +193,7 @@ impl Redis {
         first: Vec<String>,
         items: &[T],
         words: impl Fn(&T) -> [Vec<u8>; N],
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         for some in items.chunks(PROJECTED_AT_ONCE) {
             let first = first.iter().map(|word| word.clone().into_bytes());
             let args: Vec<Vec<u8>> = first.chain(some.iter().flat_map(&words)).collect();
@@ -208,7 +208,7 @@ impl Redis {
         &self,
         keys: &[impl ToRedisArgs],
         args: &[impl ToRedisArgs],
-    ) -> Result<Fenced<u32>, RedisError> {
+    ) -> RedisResult<Fenced<u32>> {
         let left_out: i64 = PROJECT.run(&mut self.connection(), keys, args).await?;
         Ok(u32::try_from(left_out).map_or(Fenced::Stale, Fenced::Done))
     }
@@ -223,7 +223,7 @@ impl Redis {
         keys: &DropKeys,
         fence: &Fence,
         limit: u32,
-    ) -> Result<Fenced<Promotion>, RedisError> {
+    ) -> RedisResult<Fenced<Promotion>> {
         let args = [fence.to_string(), keys.drop.to_string(), limit.to_string()];
         let reply: Vec<Value> = PROMOTE
             .run(&mut self.connection(), &keys.of_scripts(), &args)

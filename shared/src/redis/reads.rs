@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use futures_util::future::try_join_all;
-use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, Value};
+use redis::{ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
 
 use super::Redis;
 use super::allow_list::{self, SeenList};
@@ -140,11 +140,7 @@ impl Redis {
     ///
     /// This is a transaction and not a script, because Lua would convert every name and slot to a
     /// separate value and back, which costs Redis more than the read itself (docs/PERFORMANCE.md).
-    async fn read_at_once(
-        &self,
-        coupon: CouponId,
-        pipe: &mut Pipeline,
-    ) -> Result<Replies, RedisError> {
+    async fn read_at_once(&self, coupon: CouponId, pipe: &mut Pipeline) -> RedisResult<Replies> {
         pipe.atomic().ignore_errors();
         if self.pinned.is_some() {
             pipe.cmd("INFO").arg("server").arg("replication");
@@ -164,14 +160,11 @@ impl Redis {
     }
 
     /// Reads many coupons, in the same order.
-    pub async fn coupon_states(
-        &self,
-        coupons: &[CouponId],
-    ) -> Result<Vec<CouponState>, RedisError> {
+    pub async fn coupon_states(&self, coupons: &[CouponId]) -> RedisResult<Vec<CouponState>> {
         in_parts(coupons, |coupon| self.coupon_state(*coupon)).await
     }
 
-    async fn coupon_state(&self, coupon: CouponId) -> Result<CouponState, RedisError> {
+    async fn coupon_state(&self, coupon: CouponId) -> RedisResult<CouponState> {
         let [gate, revision, claimants, revoked, allowed, allow_list] =
             keys::coupon_keys(&self.prefix, coupon);
         let mut pipe = redis::pipe();
@@ -204,11 +197,11 @@ impl Redis {
     }
 
     /// Reads the numbers of many drops, in the same order.
-    pub async fn drop_states(&self, drops: &[DropKeys]) -> Result<Vec<DropState>, RedisError> {
+    pub async fn drop_states(&self, drops: &[DropKeys]) -> RedisResult<Vec<DropState>> {
         in_parts(drops, |keys| self.drop_state(keys)).await
     }
 
-    async fn drop_state(&self, keys: &DropKeys) -> Result<DropState, RedisError> {
+    async fn drop_state(&self, keys: &DropKeys) -> RedisResult<DropState> {
         let mut pipe = redis::pipe();
         pipe.cmd("MGET").arg(&keys.gate).arg(&keys.revision);
         pipe.cmd("HGETALL").arg(&keys.meta);
@@ -252,10 +245,7 @@ impl Redis {
 
     /// Reads the gate of each drop's coupon, and the highest slot given, in the same order. The
     /// count is `None` if the key is missing or not a number.
-    pub async fn watched(
-        &self,
-        drops: &[DropKeys],
-    ) -> Result<Vec<(Gate, Option<i64>)>, RedisError> {
+    pub async fn watched(&self, drops: &[DropKeys]) -> RedisResult<Vec<(Gate, Option<i64>)>> {
         let read = |pipe: &mut Pipeline, keys: &DropKeys| {
             pipe.cmd("MGET").arg(&keys.gate).arg(&keys.count);
         };
@@ -267,12 +257,7 @@ impl Redis {
     }
 
     /// Reads the slots `from..=to`, or all slots from `from` on if `to` is `None`, without times.
-    pub async fn page(
-        &self,
-        keys: &DropKeys,
-        from: i64,
-        to: Option<i64>,
-    ) -> Result<SlotPage, RedisError> {
+    pub async fn page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> RedisResult<SlotPage> {
         // Start just above the last slot of the previous page, so that a score between two slots
         // belongs to the next page.
         let first = if from <= 1 {
@@ -286,7 +271,7 @@ impl Redis {
 
     /// Reads single slots, with the times at which their users were admitted. A user and the time
     /// are of one moment: a time from another read may belong to the slot's next user.
-    pub async fn slots(&self, keys: &DropKeys, slots: &[Slot]) -> Result<SlotPage, RedisError> {
+    pub async fn slots(&self, keys: &DropKeys, slots: &[Slot]) -> RedisResult<SlotPage> {
         let ranges = slots
             .iter()
             .map(|slot| (slot.to_string(), slot.to_string()));
@@ -299,7 +284,7 @@ impl Redis {
         keys: &DropKeys,
         ranges: &[(String, String)],
         timed: &[Slot],
-    ) -> Result<SlotPage, RedisError> {
+    ) -> RedisResult<SlotPage> {
         let mut pipe = redis::pipe();
         pipe.cmd("MGET").arg(&keys.gate).arg(&keys.revision);
         pipe.cmd("GET").arg(&keys.count);
@@ -352,7 +337,7 @@ impl Redis {
     }
 
     /// Whether Redis has any key of each of these drops, in the same order.
-    pub async fn have_keys(&self, drops: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
+    pub async fn have_keys(&self, drops: &[DropKeys]) -> RedisResult<Vec<bool>> {
         let found: Vec<u64> = self
             .pipe_each(drops, |pipe, keys| {
                 pipe.cmd("EXISTS").arg(&keys.own());
@@ -366,7 +351,7 @@ impl Redis {
         &self,
         coupon: CouponId,
         drops: &[DropKeys],
-    ) -> Result<(u64, u64), RedisError> {
+    ) -> RedisResult<(u64, u64)> {
         let mut pipe = redis::pipe();
         pipe.cmd("HLEN").arg(keys::claimants(&self.prefix, coupon));
         for keys in drops {
@@ -379,7 +364,7 @@ impl Redis {
     }
 
     /// Whether Redis has any key of each of these coupons, in the same order.
-    pub async fn are_remembered(&self, coupons: &[CouponId]) -> Result<Vec<bool>, RedisError> {
+    pub async fn are_remembered(&self, coupons: &[CouponId]) -> RedisResult<Vec<bool>> {
         let found: Vec<u64> = self
             .pipe_each(coupons, |pipe, coupon| {
                 let keys = keys::coupon_keys(&self.prefix, *coupon);
@@ -395,7 +380,7 @@ impl Redis {
         &self,
         items: &[T],
         add: impl Fn(&mut Pipeline, &T),
-    ) -> Result<Vec<R>, RedisError> {
+    ) -> RedisResult<Vec<R>> {
         let mut replies = Vec::with_capacity(items.len());
         for some in items.chunks(AT_ONCE) {
             let mut pipe = redis::pipe();
@@ -410,12 +395,9 @@ impl Redis {
 }
 
 /// Runs one read for each item, [`AT_ONCE`] at the same time. Returns the results in order.
-async fn in_parts<'a, T, R, F>(
-    items: &'a [T],
-    read: impl Fn(&'a T) -> F,
-) -> Result<Vec<R>, RedisError>
+async fn in_parts<'a, T, R, F>(items: &'a [T], read: impl Fn(&'a T) -> F) -> RedisResult<Vec<R>>
 where
-    F: Future<Output = Result<R, RedisError>>,
+    F: Future<Output = RedisResult<R>>,
 {
     let mut all = Vec::with_capacity(items.len());
     for some in items.chunks(AT_ONCE) {

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use redis::RedisError;
+use redis::RedisResult;
 
 use super::Redis;
 use super::client::Script;
@@ -69,7 +69,7 @@ impl Redis {
         keys: &DropKeys,
         once_per: OncePer,
         revocation: &Revocation,
-    ) -> Result<i64, RedisError> {
+    ) -> RedisResult<i64> {
         let [field, id, end] = noted(once_per, revocation);
         let drop = revocation.drop_id.to_string();
         let args = [drop, revocation.user_id.clone(), field, id, end];
@@ -86,7 +86,7 @@ impl Redis {
         drop: DropId,
         once_per: OncePer,
         user: &str,
-    ) -> Result<i64, RedisError> {
+    ) -> RedisResult<i64> {
         let mut asked = redis::cmd("HGET");
         asked.arg(&keys.revoked).arg(field(once_per, drop, user));
         let text: Option<Vec<u8>> = asked.query_async(&mut self.connection()).await?;
@@ -94,7 +94,7 @@ impl Redis {
     }
 
     /// Reads a coupon's revocations in Redis.
-    pub async fn revoked(&self, coupon: CouponId) -> Result<Vec<RevokedField>, RedisError> {
+    pub async fn revoked(&self, coupon: CouponId) -> RedisResult<Vec<RevokedField>> {
         let key = keys::revoked(&self.prefix, coupon);
         let mut conn = self.connection();
         let mut all = Vec::new();
@@ -119,7 +119,7 @@ impl Redis {
         coupon: CouponId,
         fence: &Fence,
         forgotten: &[RevokedField],
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         self.forget(coupon, fence, forgotten).await
     }
 
@@ -130,7 +130,7 @@ impl Redis {
         coupon: CouponId,
         once_per: OncePer,
         all: &[Revocation],
-    ) -> Result<u64, RedisError> {
+    ) -> RedisResult<u64> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
         let mut news = 0;
         for some in all.chunks(WRITTEN_AT_ONCE) {

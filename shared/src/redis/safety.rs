@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use redis::{ErrorKind, RedisError, Value, from_redis_value};
+use redis::{ErrorKind, RedisError, RedisResult, Value, from_redis_value};
 
 use super::Redis;
 use super::client::{Master, Script};
@@ -43,7 +43,7 @@ impl Redis {
     }
 
     /// Returns what is unsafe about one server.
-    async fn check_server(&self, master: &Master) -> Result<Result<(), String>, RedisError> {
+    async fn check_server(&self, master: &Master) -> RedisResult<Result<(), String>> {
         let mut pipe = redis::pipe();
         for section in ["server", "persistence", "memory", "replication"] {
             pipe.cmd("INFO").arg(section);
@@ -122,7 +122,7 @@ fn no_identity(said: &str) -> String {
 }
 
 /// Reads `min-replicas-max-lag` in seconds. Returns `None` if `CONFIG` is not permitted.
-async fn longest_lag(master: &Master) -> Result<Option<u32>, RedisError> {
+async fn longest_lag(master: &Master) -> RedisResult<Option<u32>> {
     let name = "min-replicas-max-lag";
     let mut pipe = redis::pipe();
     pipe.cmd("CONFIG").arg("GET").arg(name);

@@ -1,6 +1,6 @@
 //! Reads one user's status in a drop, and when the user was admitted.
 
-use redis::RedisError;
+use redis::RedisResult;
 
 use super::Redis;
 use super::gate::{Gate, ServerId};
@@ -42,7 +42,7 @@ impl Redis {
         keys: &DropKeys,
         era: u64,
         user: &UserId,
-    ) -> Result<Standing, RedisError> {
+    ) -> RedisResult<Standing> {
         type Time = (i64, i64);
         type Text = Option<String>;
         type Replies = (
@@ -100,7 +100,7 @@ impl Redis {
         keys: &DropKeys,
         slot: Slot,
         user: &UserId,
-    ) -> Result<Option<HeldSlot>, RedisError> {
+    ) -> RedisResult<Option<HeldSlot>> {
         type Replies = (Option<f64>, bool, Option<String>, Option<Vec<u8>>);
         let mut pipe = redis::pipe();
         pipe.atomic()
@@ -123,7 +123,7 @@ impl Redis {
     }
 
     /// Whether this user holds a slot or waits in one of these drops of a coupon.
-    pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> Result<bool, RedisError> {
+    pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> RedisResult<bool> {
         let found: Vec<Option<String>> = self
             .pipe_each(drops, |pipe, keys| {
                 for set in [&keys.users, &keys.waiting] {

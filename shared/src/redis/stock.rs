@@ -1,6 +1,6 @@
 //! The stock of drops, as stored in Redis.
 
-use redis::{FromRedisValue as _, Pipeline, RedisError, Value};
+use redis::{FromRedisValue as _, Pipeline, RedisResult, Value};
 
 use super::Redis;
 use super::keys::DropKeys;
@@ -44,7 +44,7 @@ impl Stock {
 impl Redis {
     /// Reads the stock of each drop, in the same order. Returns `None` for a drop that is not
     /// loaded.
-    pub async fn stock(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Stock>>, RedisError> {
+    pub async fn stock(&self, drops: &[&DropKeys]) -> RedisResult<Vec<Option<Stock>>> {
         let read = |pipe: &mut Pipeline, keys: &&DropKeys| {
             pipe.cmd("HMGET").arg(&keys.meta);
             pipe.arg("quantity").arg("paused").arg("waiting_list");
@@ -73,7 +73,7 @@ impl Redis {
 
     /// Reads the highest slot given in each drop, in the same order. Returns `None` for a drop that
     /// is not loaded.
-    pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
+    pub async fn given_out(&self, drops: &[&DropKeys]) -> RedisResult<Vec<Option<Slot>>> {
         let counts: Vec<Option<String>> = self
             .pipe_each(drops, |pipe, keys| {
                 pipe.cmd("GET").arg(&keys.count);

@@ -1,7 +1,7 @@
 //! A hint from the API to the reconciler to compare a coupon at once. Losing it only costs time,
 //! because the next scheduled pass compares everything.
 
-use redis::{RedisError, Value, from_redis_value};
+use redis::{RedisResult, Value, from_redis_value};
 
 use super::Redis;
 use super::keys::{self, DropKeys};
@@ -16,7 +16,7 @@ impl Redis {
         &self,
         coupon: CouponId,
         drops: &[DropKeys],
-    ) -> Result<(), RedisError> {
+    ) -> RedisResult<()> {
         let waiting: Vec<u64> = self
             .pipe_each(drops, |pipe, keys| {
                 pipe.cmd("ZCARD").arg(&keys.waiting);
@@ -33,7 +33,7 @@ impl Redis {
     }
 
     /// Takes coupons for which a pass was requested.
-    pub async fn take_woken(&self) -> Result<Vec<CouponId>, RedisError> {
+    pub async fn take_woken(&self) -> RedisResult<Vec<CouponId>> {
         let mut cmd = redis::cmd("SPOP");
         let members: Vec<Value> = cmd
             .arg(keys::wake(&self.prefix))
