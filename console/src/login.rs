@@ -2,8 +2,8 @@
 
 use askama::Template;
 use axum::extract::{FromRequest as _, Request, State};
-use axum::http::header::{RETRY_AFTER, SET_COOKIE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::header::SET_COOKIE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
 use chrono::Utc;
 use firstcome_shared::http::ops::operator_name;

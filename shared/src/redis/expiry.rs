@@ -41,7 +41,7 @@ impl Redis {
         self.expire(keys.own(), after).await
     }
 
-    /// An expiry of zero deletes the key.
+    /// An expiry of zero deletes the keys, in the background: a drop may be large.
     async fn expire(
         &self,
         keys: impl IntoIterator<Item = impl ToString>,
@@ -49,7 +49,11 @@ impl Redis {
     ) -> RedisResult<()> {
         let keys: Vec<String> = keys.into_iter().map(|key| key.to_string()).collect();
         let add = |pipe: &mut Pipeline, key: &String| {
-            pipe.cmd("EXPIRE").arg(key).arg(after.as_secs());
+            if after.is_zero() {
+                pipe.cmd("UNLINK").arg(key);
+            } else {
+                pipe.cmd("EXPIRE").arg(key).arg(after.as_secs());
+            }
         };
         self.pipe_each::<_, i64>(&keys, add).await.map(drop)
     }

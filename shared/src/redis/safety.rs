@@ -61,8 +61,8 @@ impl Redis {
             return Err((ErrorKind::Io, why).into());
         }
         let checked = fits(&info, self.deployment.is_cluster())
-            .and_then(|()| verdict(&facts, &info, self.is_managed()))
-            .and_then(|()| scripts_know(&facts, of_script));
+            .and_then(|()| scripts_know(&facts, of_script))
+            .and_then(|()| verdict(&facts, &info, self.is_managed()));
         let (replicas, needs_one) = replicas(&info);
         if checked.is_err() || self.is_managed() {
             return Ok(checked);
@@ -101,7 +101,8 @@ fn scripts_know(facts: &ServerFacts, said: Value) -> Result<(), String> {
         Value::ServerError(error) => RedisError::from(error).to_string(),
         said => from_redis_value(said).unwrap_or_default(),
     };
-    if said == facts.id() {
+    // `verdict` refuses a replica.
+    if said == facts.id() || !facts.is_master {
         Ok(())
     } else {
         Err(no_identity(&said))

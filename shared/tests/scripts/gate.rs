@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, OncePer};
+use firstcome_shared::redis::RedisMode;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
 use firstcome_shared::redis::gate::{Gate, Opened};
 use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::settings::Loaded;
-use firstcome_shared::redis::{Redis, RedisMode};
 use firstcome_stack::{ProxyFault, RedisCluster, RedisOptions, RedisServer};
 use redis::{Client, FromRedisValue};
 

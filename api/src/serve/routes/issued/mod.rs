@@ -5,11 +5,11 @@ mod csv;
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, LINK, VARY};
 use axum::response::{IntoResponse as _, Response};
-use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
