@@ -132,10 +132,8 @@ async fn log_access(request: axum::extract::Request, next: Next) -> axum::respon
     let begun = Instant::now();
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
-    let peer = request
-        .extensions()
-        .get::<Peer>()
-        .map(|peer| peer.0.to_string());
+    let peer = request.extensions().get::<Peer>();
+    let peer = peer.map(|peer| tracing::field::display(peer.0));
     let response = next.run(request).await;
     let path = path.as_ref().map_or("other", MatchedPath::as_str);
     let status = response.status().as_u16();

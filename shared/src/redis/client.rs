@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use redis::aio::ConnectionLike;
 use redis::{
     Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind,
@@ -191,20 +191,16 @@ impl Redis {
         &self.prefix
     }
 
-    /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of the
-    /// clocks that answer, so that nothing appears older than it is.
+    /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of
+    /// their clocks, so that nothing appears older than it is.
     pub async fn time_ms(&self) -> RedisResult<i64> {
         let time = async |master: Master| {
             let (seconds, micros): (i64, i64) = master.ask_one("TIME").await?;
             Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
         };
-        let told = join_all(self.masters().await?.into_iter().map(time)).await;
-        let earliest = told.iter().filter_map(|told| told.as_ref().ok()).min();
-        if let Some(earliest) = earliest {
-            return Ok(*earliest);
-        }
-        let error = told.into_iter().find_map(Result::err);
-        Err(error.unwrap_or_else(|| (ErrorKind::Io, "no Redis server is known").into()))
+        let told = try_join_all(self.masters().await?.into_iter().map(time)).await?;
+        let earliest = told.into_iter().min();
+        earliest.ok_or_else(|| (ErrorKind::Io, "no Redis server is known").into())
     }
 
     /// Checks that each server of Redis answers.

@@ -182,7 +182,8 @@ impl Redis {
     pub async fn gates(&self, coupons: &[CouponId]) -> RedisResult<Vec<Gate>> {
         // Unlike GET, MGET treats a key of another type as missing.
         let read = |pipe: &mut Pipeline, coupon: &CouponId| {
-            pipe.cmd("MGET").arg(keys::gate(&self.prefix, *coupon));
+            let [gate, ..] = keys::coupon_keys(&self.prefix, *coupon);
+            pipe.cmd("MGET").arg(gate);
         };
         let found: Vec<[Option<Vec<u8>>; 1]> = self.pipe_each(coupons, read).await?;
         let gate = |[text]: [Option<Vec<u8>>; 1]| Gate(text.unwrap_or_default());
@@ -231,7 +232,8 @@ impl Redis {
     pub async fn revision(&self, coupon: CouponId) -> RedisResult<u64> {
         let mut read = redis::cmd("MGET");
         // As above.
-        read.arg(keys::revision(&self.prefix, coupon));
+        let [_, revision, ..] = keys::coupon_keys(&self.prefix, coupon);
+        read.arg(revision);
         let [text]: [Option<Vec<u8>>; 1] = read.query_async(&mut self.connection()).await?;
         Ok(number_in(text).unwrap_or(0))
     }

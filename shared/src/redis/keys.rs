@@ -128,16 +128,6 @@ pub(super) fn coupon_keys(prefix: &str, coupon: CouponId) -> [String; 6] {
     NAMES.map(|name| format!("{prefix}:{{{coupon}}}:{name}"))
 }
 
-/// The coupon's hash of all users who hold a slot in any drop.
-pub fn claimants(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:claimants")
-}
-
-/// The coupon's hash of revoked users.
-pub fn revoked(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:revoked")
-}
-
 /// The coupon's set of users on its allow list.
 pub fn allowed(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:allowed")
@@ -146,11 +136,6 @@ pub fn allowed(prefix: &str, coupon: CouponId) -> String {
 /// The revision and size of that allow list.
 pub fn allow_list(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:allow_list")
-}
-
-/// The admission gate: the coupon's era, and whether it is open.
-pub fn gate(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:gate")
 }
 
 /// The key of an operator's session that was ended early.
@@ -166,11 +151,6 @@ pub fn wake(prefix: &str) -> String {
 /// The copy of the live coupons.
 pub fn catalogue(prefix: &str) -> String {
     format!("{prefix}:catalogue")
-}
-
-/// The coupon's highest revision that was written to Redis.
-pub fn revision(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:revision")
 }
 
 /// The fields of a drop's `meta`.

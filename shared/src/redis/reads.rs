@@ -353,7 +353,8 @@ impl Redis {
         drops: &[DropKeys],
     ) -> RedisResult<(u64, u64)> {
         let mut pipe = redis::pipe();
-        pipe.cmd("HLEN").arg(keys::claimants(&self.prefix, coupon));
+        let [_, _, claimants, ..] = keys::coupon_keys(&self.prefix, coupon);
+        pipe.cmd("HLEN").arg(claimants);
         for keys in drops {
             pipe.cmd("ZCARD").arg(&keys.users);
         }

@@ -95,7 +95,7 @@ impl Redis {
 
     /// Reads a coupon's revocations in Redis.
     pub async fn revoked(&self, coupon: CouponId) -> RedisResult<Vec<RevokedField>> {
-        let key = keys::revoked(&self.prefix, coupon);
+        let [_, _, _, key, ..] = keys::coupon_keys(&self.prefix, coupon);
         let mut conn = self.connection();
         let mut all = Vec::new();
         let mut cursor = 0_u64;
