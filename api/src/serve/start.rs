@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::config::StartError;
-use firstcome_shared::http::seats::Seats;
 use firstcome_shared::mysql::processes::{ProcessRow, announce};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::time_zone;
+use tokio::sync::Semaphore;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 

@@ -1,10 +1,10 @@
-//! Redis as a cluster and with Sentinels (docs/decisions/0024-redis-cluster.md): failovers, hash
+//! Redis as a cluster (docs/decisions/0024-redis-cluster.md): failovers, hash
 //! slots that move, and addresses of the wrong kind.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstcome_stack::{RedisCluster, RedisOptions, RedisSentinels, RedisServer};
+use firstcome_stack::{RedisCluster, RedisOptions, RedisServer};
 use firstcome_testkit::{
     ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores, eventually, people, rush,
 };
@@ -25,17 +25,6 @@ async fn in_cluster(cluster: &RedisCluster, name: &str) -> World {
         .await
         .with_redis_servers(&cluster.urls(), &cluster.env());
     impatient(stores, name).await
-}
-
-async fn with_sentinels(group: &RedisSentinels, name: &str) -> World {
-    let urls: Vec<String> = group.nodes().iter().map(RedisServer::url).collect();
-    impatient(
-        WorldStores::shared()
-            .await
-            .with_redis_servers(&urls.join(","), &group.env()),
-        name,
-    )
-    .await
 }
 
 /// Returns a key of a coupon.
@@ -190,85 +179,26 @@ async fn frozen_primary_is_left_for_its_successor_and_other_coupons_go_on() {
 }
 
 #[tokio::test]
-async fn processes_leave_a_dead_or_frozen_master_for_the_promoted_one() {
-    let group = RedisSentinels::start()
-        .await
-        .unwrap_or_else(|e| panic!("{e:#}"));
-    let waves = Waves::begin(with_sentinels(&group, "sentinel").await).await;
-    waves
-        .survives(async |waves| {
-            let killed = group.current_master().await.unwrap();
-            waves
-                .next_while(10, async |_| {
-                    killed.kill().await.unwrap();
-                })
-                .await;
-            let frozen = group.master_after(killed).await.unwrap();
-            killed.start_again().await.unwrap();
-            group.wait_until_whole().await.unwrap();
-            let asking = people(1);
-            until_promised(&waves.api, waves.coupon.id, &asking[0]).await;
-            waves
-                .next_while(10, async |_| {
-                    frozen.freeze().await.unwrap();
-                    group.master_after(frozen).await.unwrap();
-                })
-                .await;
-            frozen.thaw().await.unwrap();
-            group.wait_until_whole().await.unwrap();
-        })
-        .await;
-}
-
-#[tokio::test]
 async fn addresses_of_the_wrong_kind_are_refused_with_the_name_of_the_setting() {
-    let (cluster, group) = tokio::join!(cluster(), RedisSentinels::start());
-    let group = group.unwrap_or_else(|error| panic!("{error:#}"));
+    let cluster = cluster().await;
     let alone = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::new("redis-kind").await;
     let node = cluster.nodes()[0].url();
-    let sentinel = group.urls();
-    let one_sentinel = sentinel.split(',').next().unwrap();
     let single = alone.url();
     let nodes = cluster.urls();
-    let cases: [(Settings<'_>, &[&str]); 8] = [
+    let cases: [(Settings<'_>, &[&str]); 3] = [
         (
             &[("REDIS_URL", &node)],
             &["node of a cluster", "REDIS_MODE=cluster"],
-        ),
-        (
-            &[("REDIS_URL", one_sentinel)],
-            &["leads to a Sentinel", "REDIS_SENTINEL_MASTER"],
         ),
         (
             &[("REDIS_URL", &single), ("REDIS_MODE", "cluster")],
             &["no cluster", "REDIS_MODE=cluster"],
         ),
         (
-            &[
-                ("REDIS_URL", &sentinel),
-                ("REDIS_MODE", "sentinel"),
-                ("REDIS_SENTINEL_MASTER", "other"),
-            ],
-            &["no master of that name", "other"],
+            &[("REDIS_URL", &nodes)],
+            &["several nodes", "REDIS_MODE=cluster"],
         ),
-        (
-            &[
-                ("REDIS_URL", &single),
-                ("REDIS_MODE", "sentinel"),
-                ("REDIS_SENTINEL_MASTER", "firstcome"),
-            ],
-            &["leads to no Sentinel", "REDIS_MODE=sentinel"],
-        ),
-        (
-            &[("REDIS_MODE", "sentinel")],
-            &["REDIS_SENTINEL_MASTER is missing"],
-        ),
-        (
-            &[("REDIS_SENTINEL_MASTER", "firstcome")],
-            &["REDIS_MODE is not sentinel"],
-        ),
-        (&[("REDIS_URL", &nodes)], &["several nodes", "REDIS_MODE"]),
     ];
     for (settings, words) in cases {
         for (program, args) in PROCESSES

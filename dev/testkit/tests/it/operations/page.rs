@@ -4,8 +4,7 @@
 use firstcome_stack::ProxyFault;
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
-    Fixture, Http, LIMIT, OPS_TOKEN, ReconcilerClient, Running, eventually, eventually_some,
-    open_world, shared,
+    Fixture, Http, LIMIT, OPS_TOKEN, ReconcilerClient, Running, eventually, open_world, shared,
 };
 use reqwest::header::ORIGIN;
 use reqwest::{Method, Response};
@@ -91,19 +90,6 @@ async fn a_valid_token_logs_in_and_visitors_without_one_see_nothing() {
         "the session has ended, whatever the browser keeps"
     );
 
-    let what = "many wrong tokens are answered 429";
-    let refused = eventually_some(what, LIMIT, async || {
-        let answer = stranger.log_in("Kim", "wrong", "/").await;
-        if answer.status() == 429 {
-            Ok(answer)
-        } else {
-            Err(answer.status())
-        }
-    })
-    .await;
-    assert!(!header(&refused, "retry-after").is_empty());
-    let status = stranger.log_in("Kim", OPS_TOKEN, "/").await.status();
-    assert_eq!(status, 303, "behind a proxy, all have one address");
     let runs = Http::send(daemon.http().ops(Method::GET, "/v1/runs")).await;
     assert_eq!(runs.status, 200);
 }
