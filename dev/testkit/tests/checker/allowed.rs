@@ -131,39 +131,6 @@ fn users_off_the_list_during_every_request_get_no_promise() {
 }
 
 #[test]
-fn an_unanswered_or_waiting_request_may_get_a_slot_after_its_user_left_the_list() {
-    let silent = invoked(20, "y");
-    assert_eq!(
-        with_row("y", [std::slice::from_ref(&silent)]),
-        [held("y")],
-        "never on the list"
-    );
-    assert_eq!(
-        with_row("y", [&[silent], &changed(9, "y", true)]),
-        [],
-        "the request may be executed late"
-    );
-    let removed = changed(9, "c", false);
-    let still_theirs = asks(21, "c", already(3));
-    assert_eq!(
-        with_row("c", [&[invoked(20, "c")], &removed, &still_theirs]),
-        [],
-        "it was admitted before"
-    );
-    let waited = asks(19, "c", waiting(1));
-    assert_eq!(
-        with_row("c", [&waited, &removed, &still_theirs]),
-        [],
-        "promoted: waiting users keep their place"
-    );
-    assert_eq!(
-        with_row("c", [&waited, &removed, &asks(20, "c", accepted(3))]),
-        [given("c")],
-        "given by this very request"
-    );
-}
-
-#[test]
 fn both_answers_are_valid_if_the_list_changes_during_the_request() {
     for ends_first in [true, false] {
         for (person, on) in [("b", true), ("c", false)] {
@@ -253,38 +220,6 @@ fn removal_from_the_list_revokes_nothing() {
         found(events),
         [],
         "they might claim again, if they were on the list"
-    );
-}
-
-#[test]
-fn only_users_on_the_list_count_as_users_who_asked() {
-    let few = |asked| Violation::TooFew {
-        drop: DROP,
-        rows: 2,
-        quantity: 3,
-        asked,
-    };
-    let sold_out = asks(20, "c", RecordedAnswer::SoldOut);
-    let removed = changed(9, "c", false);
-    let no = refused(21, "c");
-    let added_again = changed(10, "c", true);
-    let sold_out_again = asks(22, "c", RecordedAnswer::SoldOut);
-    assert_eq!(with([&sold_out]), [few(3)]);
-    assert_eq!(with([&refused(20, "y"), &refused(21, "z")]), []);
-    assert_eq!(
-        with([&sold_out, &removed]),
-        [few(3)],
-        "there was no later answer"
-    );
-    assert_eq!(with([&sold_out, &removed, &no]), []);
-    assert_eq!(
-        with([&sold_out, &removed, &no, &added_again, &sold_out_again]),
-        [few(3)]
-    );
-    assert_eq!(
-        with([&asks(20, "c", waiting(1)), &removed]),
-        [few(3)],
-        "waiting users keep their place"
     );
 }
 

@@ -9,8 +9,8 @@ use firstcome_testkit::{
 };
 use serde_json::{Value, json};
 
-use crate::drift::sealing::{one_day, sealed, until_sealed};
-use crate::drift::support::{CLEAN, REPAIRED, pass_ends, until_expired};
+use crate::drift::sealing::{one_day, until_sealed};
+use crate::drift::support::{CLEAN, pass_ends};
 
 fn two_days() -> Value {
     let mut body = one_day();
@@ -145,130 +145,5 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
     assert!(revoked.is("not_open"), "{revoked:?}");
     let statement = "SELECT COUNT(*) FROM issued_coupons";
     assert_eq!(world.sql.number(statement).await, 2);
-    pass_ends(world, &[], CLEAN).await;
-}
-
-/// Its keys have expired, so Redis has nothing to compare. A row that a letter gets afterwards
-/// counts as well: its user does not win again.
-#[tokio::test]
-async fn revocation_in_a_sealed_day_leaves_it_sealed_and_today_open() {
-    let fixture = Fixture::new("d-sealed-revoked").await;
-    let (api, world) = (&fixture.api, &fixture.world);
-    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let (coupon, answers) = fixture.held_of(&two_days(), 3).await;
-    until_sealed(&fixture, &coupon).await;
-    until_expired(world, &world.redis.of_drop(coupon.id, coupon.drop, "")).await;
-    open_next_day(world).await;
-    world.pass().await;
-    let (today, _) = eventually_some("today is open", LIMIT, async || {
-        let claimed = api.claim(coupon.id, "w-today").await;
-        claimed.promised().ok_or("not yet")
-    })
-    .await;
-    all_issued(world, today, 1).await;
-    let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
-    let before: String = world.redis.command(&["GET", &gate]).await;
-    let (user, answer) = &answers[0];
-    let order = json!({"reason": "fraud", "by": "Ann", "drop_id": coupon.drop});
-    let slot = answer.promised().map(|(_, slot)| slot);
-    assert_eq!(
-        api.revoke(coupon.id, user, &order).await,
-        Ok((coupon.drop, slot))
-    );
-    let total = format!("SELECT sealed_rows FROM drops WHERE id = {}", coupon.drop);
-    assert_eq!(world.sql.number(&total).await, 2);
-    pass_ends(world, &["--deep"], CLEAN).await;
-    let after: String = world.redis.command(&["GET", &gate]).await;
-    assert_eq!(before, after, "nothing closed the coupon");
-    assert!(sealed(&fixture, &coupon).await, "nothing unseals a drop");
-
-    let values = format!(
-        "{}, {}, {}, 'w-late', 'by hand'",
-        coupon.id,
-        coupon.drop,
-        slot.unwrap()
-    );
-    let columns = "coupon_id, drop_id, slot, user_id, reason";
-    let letter = format!("INSERT INTO failed_claims ({columns}) VALUES ({values})");
-    world.sql.query(&letter).await;
-    // The second pass writes the user among the claimants.
-    pass_ends(world, &[], REPAIRED).await;
-    assert_eq!(world.sql.number(&total).await, 3);
-    pass_ends(world, &[], REPAIRED).await;
-    pass_ends(world, &["--deep"], CLEAN).await;
-    let late = api.claim(coupon.id, "w-late").await;
-    assert_eq!(late.promised(), Some((coupon.drop, slot.unwrap())));
-}
-
-/// This restart loses nothing, so the list of claimants is complete.
-#[tokio::test]
-async fn a_revoked_user_who_won_again_cannot_win_the_next_day_after_a_restart() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(
-        WorldStores::shared().await.with_redis(&redis),
-        "d-won-again",
-    )
-    .await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    let mut body = two_days();
-    body["schedule"]["closes"] = json!("23:59");
-    let (coupon, answers) = fixture.held_of(&body, 2).await;
-    let ann = answers[0].0.as_str();
-    let order = json!({"reason": "by mistake", "by": "Bob", "may_claim_again": true});
-    api.revoke(coupon.id, ann, &order).await.unwrap();
-    let (drop, slot) = api.claim(coupon.id, ann).await.promised().unwrap();
-    all_issued(world, coupon.drop, 2).await;
-    api.change(coupon.id, &json!({"close_now": true})).await;
-    until_sealed(&fixture, &coupon).await;
-    open_next_day(world).await;
-    redis.kill().await.unwrap();
-    reopened(&fixture, &redis, &coupon).await;
-    assert_eq!(
-        api.claim(coupon.id, ann).await,
-        Answer::Already { drop, slot }
-    );
-}
-
-/// A user left the waiting list of one day, and the API died before it updated Redis. Then the user
-/// claimed on the next day.
-#[tokio::test]
-async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
-    let fixture = Fixture::new("d-void-elsewhere").await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    let (coupon, _) = fixture.held_of(&two_days(), 1).await;
-    let first = world.sql.number("SELECT MIN(id) FROM drops").await;
-    until_sealed(&fixture, &coupon).await;
-    open_next_day(world).await;
-    world.pass().await;
-    let (drop, slot) = eventually_some(
-        "the API knows that the next day is open",
-        LIMIT,
-        async || {
-            api.claim(coupon.id, "w-gone")
-                .await
-                .promised()
-                .ok_or("not yet")
-        },
-    )
-    .await;
-    all_issued(world, drop, 1).await;
-    let statement = "DELETE FROM issued_coupons WHERE user_id = 'w-gone'";
-    world.sql.query(statement).await;
-    let values = format!(
-        "77, {}, {first}, 'w-gone', 'given back', 'w-gone', 0",
-        coupon.id
-    );
-    let columns = "id, coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again";
-    let statement = format!("INSERT INTO revoked_coupons ({columns}) VALUES ({values})");
-    world.sql.query(&statement).await;
-    pass_ends(world, &[], REPAIRED).await;
-    assert!(api.claim(coupon.id, "w-gone").await.is("revoked"));
-    assert_eq!(
-        api.claim(coupon.id, "w-next").await.promised(),
-        Some((drop, slot))
-    );
-    all_issued(world, drop, 1).await;
     pass_ends(world, &[], CLEAN).await;
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use firstcome_reconciler::report::Run;
 use firstcome_testkit::drift::{Drift, Injected, Injector};
 use firstcome_testkit::{
     LIMIT, MadeCoupon, PromisedAnswer, World, assert_kept, eventually, redis_holders, rows,
@@ -70,6 +71,11 @@ pub(crate) async fn pass_ends(world: &World, args: &[&str], ends: (i32, &str)) -
     let status = run["status"].as_str().unwrap_or_default();
     assert_eq!((once.code, status), ends, "{run:#}\n{}", once.log);
     run
+}
+
+/// Runs a pass that may have findings.
+pub(crate) async fn any_pass(world: &World) -> Run {
+    world.once_with(&[], &[]).await.run()
 }
 
 pub(crate) const CLEAN: (i32, &str) = (0, "clean");
@@ -253,14 +259,9 @@ fn read(mail: &firstcome_stack::Mail) -> ReadMail {
 
 /// Waits for the mail whose subject contains all of these words.
 pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
-    mailed_within(world, words, MAILED).await
-}
-
-/// Like [`mailed`], with a different time limit.
-pub(crate) async fn mailed_within(world: &World, words: &[&str], limit: Duration) -> ReadMail {
     let fits =
         |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
-    match world.mail.wait_for(fits, limit).await {
+    match world.mail.wait_for(fits, MAILED).await {
         Ok(mail) => read(&mail),
         Err(error) => panic!("{words:?}: {error}; subjects: {:#?}", subjects(world)),
     }

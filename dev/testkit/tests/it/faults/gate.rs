@@ -25,30 +25,6 @@ async fn restart(server: &RedisServer) {
     server.start_again().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_coupon_with_a_key_of_the_wrong_type_is_rebuilt_and_closes_no_other() {
-    let (server, stores) = own_redis().await;
-    let fixture = Fixture::of(impatient(stores, "gate-own").await).await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    let (odd, _) = fixture.held("Odd", 20, 5).await;
-    let (good, mut answers) = fixture.held("Good", 20, 5).await;
-    let free = world.redis.of_drop(odd.id, odd.drop, "free");
-    world
-        .redis
-        .command::<()>(&["SET", &free, "not a sorted set"])
-        .await;
-    let daemon = world.daemon().await;
-    restart(&server).await;
-    let someone = people(6).split_off(5);
-    until_promised(api, good.id, &someone[0]).await;
-    until_promised(api, odd.id, &someone[0]).await;
-    answers.extend(rush(&[api], good.id, &people(20), 20).await);
-    all_issued(world, good.drop, 20).await;
-    assert_exact(world, &good, 20, &answers).await;
-    assert_eq!(daemon.process.stop().await, 0);
-}
-
 /// Whatever closes a coupon, it is opened again without a schedule: here one that an API creates
 /// while the others are being rebuilt.
 #[tokio::test]
@@ -124,6 +100,7 @@ async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
 /// The previous Redis admitted users to the drop. By the clock of the new one, the drop is not open
 /// yet.
 #[tokio::test]
+#[ignore = "release"]
 async fn daemons_wait_after_a_loss_even_if_the_new_redis_has_a_slow_clock() {
     let clocks = Clocks::new().unwrap();
     let clock = clocks.clock("redis").unwrap();
@@ -236,6 +213,7 @@ async fn a_pass_does_not_repair_after_a_restart_of_redis() {
 }
 
 #[tokio::test]
+#[ignore = "release"]
 async fn a_pass_does_not_repair_after_its_redis_was_demoted_and_promoted() {
     let (master, stores) = own_redis().await;
     let fixture = Fixture::of(World::on(stores, "gate-round").await).await;

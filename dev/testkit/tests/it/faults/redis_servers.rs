@@ -4,15 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstcome_stack::{RedisCluster, RedisOptions, RedisSentinels, RedisServer};
+use firstcome_stack::{RedisCluster, RedisServer};
 use firstcome_testkit::{
     ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores, eventually, people, rush,
 };
 
 use super::waves::{HEALED, Waves, impatient, until_promised};
-use crate::start_up::{PROCESSES, refuses};
-
-type Settings<'a> = &'a [(&'a str, &'a str)];
 
 async fn cluster() -> RedisCluster {
     RedisCluster::start()
@@ -25,17 +22,6 @@ async fn in_cluster(cluster: &RedisCluster, name: &str) -> World {
         .await
         .with_redis_servers(&cluster.urls(), &cluster.env());
     impatient(stores, name).await
-}
-
-async fn with_sentinels(group: &RedisSentinels, name: &str) -> World {
-    let urls: Vec<String> = group.nodes().iter().map(RedisServer::url).collect();
-    impatient(
-        WorldStores::shared()
-            .await
-            .with_redis_servers(&urls.join(","), &group.env()),
-        name,
-    )
-    .await
 }
 
 /// Returns a key of a coupon.
@@ -78,6 +64,7 @@ async fn info(server: &RedisServer, section: &str) -> String {
 
 /// A promoted replica lacks the scripts, so its coupons stay closed.
 #[tokio::test]
+#[ignore = "release"]
 async fn scripts_are_on_primaries_only_and_a_flushed_one_closes_only_its_coupons() {
     let cluster = cluster().await;
     let waves = Waves::begin(in_cluster(&cluster, "emptied").await).await;
@@ -118,6 +105,7 @@ async fn scripts_are_on_primaries_only_and_a_flushed_one_closes_only_its_coupons
 }
 
 #[tokio::test]
+#[ignore = "release"]
 async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
     let cluster = cluster().await;
     let world = in_cluster(&cluster, "slots").await;
@@ -148,6 +136,7 @@ async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
 /// A frozen primary keeps its connections. Only its own coupons wait for its successor; redis-rs
 /// delays the others while it tries to connect.
 #[tokio::test]
+#[ignore = "release"]
 async fn frozen_primary_is_left_for_its_successor_and_other_coupons_go_on() {
     const LONGEST: Duration = Duration::from_secs(5);
     let cluster = cluster().await;
@@ -187,95 +176,4 @@ async fn frozen_primary_is_left_for_its_successor_and_other_coupons_go_on() {
             cluster.wait_until_whole().await.unwrap();
         })
         .await;
-}
-
-#[tokio::test]
-async fn processes_leave_a_dead_or_frozen_master_for_the_promoted_one() {
-    let group = RedisSentinels::start()
-        .await
-        .unwrap_or_else(|e| panic!("{e:#}"));
-    let waves = Waves::begin(with_sentinels(&group, "sentinel").await).await;
-    waves
-        .survives(async |waves| {
-            let killed = group.current_master().await.unwrap();
-            waves
-                .next_while(10, async |_| {
-                    killed.kill().await.unwrap();
-                })
-                .await;
-            let frozen = group.master_after(killed).await.unwrap();
-            killed.start_again().await.unwrap();
-            group.wait_until_whole().await.unwrap();
-            let asking = people(1);
-            until_promised(&waves.api, waves.coupon.id, &asking[0]).await;
-            waves
-                .next_while(10, async |_| {
-                    frozen.freeze().await.unwrap();
-                    group.master_after(frozen).await.unwrap();
-                })
-                .await;
-            frozen.thaw().await.unwrap();
-            group.wait_until_whole().await.unwrap();
-        })
-        .await;
-}
-
-#[tokio::test]
-async fn addresses_of_the_wrong_kind_are_refused_with_the_name_of_the_setting() {
-    let (cluster, group) = tokio::join!(cluster(), RedisSentinels::start());
-    let group = group.unwrap_or_else(|error| panic!("{error:#}"));
-    let alone = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::new("redis-kind").await;
-    let node = cluster.nodes()[0].url();
-    let sentinel = group.urls();
-    let one_sentinel = sentinel.split(',').next().unwrap();
-    let single = alone.url();
-    let nodes = cluster.urls();
-    let cases: [(Settings<'_>, &[&str]); 8] = [
-        (
-            &[("REDIS_URL", &node)],
-            &["node of a cluster", "REDIS_MODE=cluster"],
-        ),
-        (
-            &[("REDIS_URL", one_sentinel)],
-            &["leads to a Sentinel", "REDIS_SENTINEL_MASTER"],
-        ),
-        (
-            &[("REDIS_URL", &single), ("REDIS_MODE", "cluster")],
-            &["no cluster", "REDIS_MODE=cluster"],
-        ),
-        (
-            &[
-                ("REDIS_URL", &sentinel),
-                ("REDIS_MODE", "sentinel"),
-                ("REDIS_SENTINEL_MASTER", "other"),
-            ],
-            &["no master of that name", "other"],
-        ),
-        (
-            &[
-                ("REDIS_URL", &single),
-                ("REDIS_MODE", "sentinel"),
-                ("REDIS_SENTINEL_MASTER", "firstcome"),
-            ],
-            &["leads to no Sentinel", "REDIS_MODE=sentinel"],
-        ),
-        (
-            &[("REDIS_MODE", "sentinel")],
-            &["REDIS_SENTINEL_MASTER is missing"],
-        ),
-        (
-            &[("REDIS_SENTINEL_MASTER", "firstcome")],
-            &["REDIS_MODE is not sentinel"],
-        ),
-        (&[("REDIS_URL", &nodes)], &["several nodes", "REDIS_MODE"]),
-    ];
-    for (settings, words) in cases {
-        for (program, args) in PROCESSES
-            .into_iter()
-            .filter(|(_, args)| *args != ["consume"])
-        {
-            refuses(&world.start(program, args, settings), words).await;
-        }
-    }
 }

@@ -246,21 +246,13 @@ pub(crate) async fn stalled_pass(world: &World) -> Process {
         &["once"],
         &[("FIRSTCOME_STALL_AT", "run_begun")],
     );
+    let running =
+        "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'";
     eventually("the pass has begun", HEALED, async || {
-        passes_by_hand(world).await == 1
+        world.sql.number(running).await == 1
     })
     .await;
     pass
-}
-
-/// Counts the running passes that were started on the command line.
-pub(crate) async fn passes_by_hand(world: &World) -> i64 {
-    world
-        .sql
-        .number(
-            "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'",
-        )
-        .await
 }
 
 static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();

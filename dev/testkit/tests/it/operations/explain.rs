@@ -2,12 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running};
+use firstcome_testkit::{Fixture, Http, MadeCoupon, ReconcilerClient, Running};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::sealing::{closed, until_sealed};
-use crate::drift::support::{explained, inject, until_expired};
+use crate::drift::support::{explained, inject};
 
 /// Returns the user's history from the endpoint. Fails unless the command line shows the same.
 async fn story(
@@ -124,95 +123,4 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     }
     let without_token = daemon.http().get(&path(coupon.id, "u-1")).await;
     assert_eq!(without_token.status, 401);
-}
-
-#[tokio::test]
-async fn explain_reports_data_that_is_no_longer_known() {
-    let fixture = Fixture::new("d-story-3").await;
-    let world = &fixture.world;
-    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let daemon = world.daemon().await;
-    let (coupon, _) = closed(&fixture, "Gone").await;
-    until_sealed(&fixture, &coupon).await;
-    let own = world.redis.of_drop(coupon.id, coupon.drop, "");
-    until_expired(world, &own).await;
-    let told = story(&fixture, &daemon, &coupon, "u-1").await;
-    assert_eq!(told["holds"], "issued", "{told:#}");
-    assert!(
-        told["no_longer_known"].to_string().contains("expired"),
-        "{told:#}"
-    );
-    let told = story(&fixture, &daemon, &coupon, "u-nobody").await;
-    assert!(
-        told["no_longer_known"].to_string().contains("expired"),
-        "{told:#}"
-    );
-    assert_eq!(
-        told["holds"], "none",
-        "rows are authoritative for a sealed drop: {told:#}"
-    );
-}
-
-#[tokio::test]
-async fn the_command_line_explains_every_user_found_on_a_slot() {
-    let fixture = Fixture::new("d-story-slot").await;
-    let world = &fixture.world;
-    let (coupon, _) = fixture.held("Slot", 20, 3).await;
-    let on_slot = format!(
-        "SELECT user_id FROM issued_coupons WHERE drop_id = {} AND slot = 2",
-        coupon.drop
-    );
-    let holder = world.sql.query(&on_slot).await[0][0].clone();
-    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
-    world
-        .redis
-        .command::<i64>(&["ZADD", &users, "2", "u-in-redis"])
-        .await;
-    let dead_letter = format!(
-        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES ({}, {}, 2, 'u-dead-letter', 'by hand')",
-        coupon.id, coupon.drop
-    );
-    world.sql.query(&dead_letter).await;
-    let ask = async |more: &[&str]| {
-        let id = coupon.id.to_string();
-        let args: Vec<&str> = ["explain", "--coupon", &id]
-            .iter()
-            .chain(more)
-            .copied()
-            .collect();
-        let cli = world.start("firstcome-reconciler", &args, &[]);
-        (cli.ended(LIMIT).await, cli.all_stdout().await, cli.log())
-    };
-    let drop = coupon.drop.to_string();
-    for more in [
-        &["--slot", "2", "--json"][..],
-        &["--slot", "2", "--json", "--drop", &drop],
-    ] {
-        let (code, told, log) = ask(more).await;
-        let stories: Vec<Value> = serde_json::Deserializer::from_str(&told)
-            .into_iter()
-            .map(Result::unwrap)
-            .collect();
-        let told: Vec<_> = stories
-            .iter()
-            .map(|s| (s["user_id"].as_str().unwrap(), s["holds"].as_str().unwrap()))
-            .collect();
-        let mut expected = [
-            ("u-dead-letter", "failed"),
-            ("u-in-redis", "accepted"),
-            (holder.as_str(), "issued"),
-        ];
-        expected.sort_unstable();
-        assert_eq!((code, told), (0, expected.to_vec()), "{log}");
-    }
-    let (code, told, _) = ask(&["--slot", "2"]).await;
-    assert!(code == 0 && told.matches("\nnow: ").count() == 3, "{told}");
-    for (more, why) in [
-        (&["--slot", "9"][..], "nobody is known on slot 9"),
-        (&["--slot", "2", "--drop", "424242"], "no such drop"),
-        (&["--slot", "2", "--user", "u-1"], "cannot be used with"),
-    ] {
-        let (code, _, log) = ask(more).await;
-        assert!(code == 2 && log.contains(why), "{code}: {log}");
-    }
 }

@@ -151,21 +151,17 @@ async fn no_planted_secret_appears_in_a_log_a_response_a_mail_or_a_table() {
 /// Runs each process with a wrong password for each store, and with settings that it refuses.
 async fn by_wrong_settings(world: &World) {
     let servers = servers().await;
-    let wrong: [(&str, String); 8] = [
-        ("REDIS_URL", servers.redis_url(WRONG)),
-        (
-            "DATABASE_URL",
-            world.setting("DATABASE_URL").replace(PASSWORD, WRONG),
-        ),
-        ("KAFKA_SASL_PASSWORD", WRONG.to_owned()),
-        ("OPS_TOKEN", WRONG.to_owned()),
-        ("OPS_VIEW_TOKEN", OPS_TOKEN.to_owned()),
-        ("JWT_SECRET", WRONG.to_owned()),
-        ("WEBHOOK_SECRET", WRONG.to_owned()),
-        (
-            "SMTP_URL",
-            format!("smtp://postman:{WRONG}@127.0.0.1:no-port"),
-        ),
+    let database = world.setting("DATABASE_URL").replace(PASSWORD, WRONG);
+    let smtp = format!("smtp://postman:{WRONG}@127.0.0.1:no-port");
+    let wrong: [(&str, &str); 8] = [
+        ("REDIS_URL", &servers.redis_url(WRONG)),
+        ("DATABASE_URL", &database),
+        ("KAFKA_SASL_PASSWORD", WRONG),
+        ("OPS_TOKEN", WRONG),
+        ("OPS_VIEW_TOKEN", OPS_TOKEN),
+        ("JWT_SECRET", WRONG),
+        ("WEBHOOK_SECRET", WRONG),
+        ("SMTP_URL", &smtp),
     ];
     let programs = [
         ("firstcome-api", "serve"),
@@ -173,9 +169,9 @@ async fn by_wrong_settings(world: &World) {
         ("firstcome-api", "migrate"),
         ("firstcome-reconciler", "once"),
     ];
-    for (name, value) in &wrong {
+    for (name, value) in wrong {
         let env = [
-            (*name, value.as_str()),
+            (name, value),
             ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "1"),
             ("STORE_TIMEOUT_MS", "1000"),
         ];
