@@ -36,10 +36,6 @@ pub async fn try_rows(sql: &Sql, drop: i64) -> Result<BTreeMap<u32, String>> {
 }
 
 /// Returns the slot and user of each admission of a drop.
-pub async fn redis_holders(world: &World, coupon: &MadeCoupon) -> BTreeMap<u32, String> {
-    try_holders(&world.redis, coupon).await.unwrap()
-}
-
 async fn try_holders(redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeMap<u32, String>> {
     let key = redis.of_drop(coupon.id, coupon.drop, "users");
     let pairs: Vec<(String, u32)> = redis

@@ -36,8 +36,7 @@ mod world;
 pub use answer::Answer;
 pub use browser::{Browser, Look};
 pub use check::{
-    PromisedAnswer, agreed, all_issued, assert_exact, assert_kept, exact, holders, redis_holders,
-    rows, try_rows,
+    PromisedAnswer, agreed, all_issued, assert_exact, assert_kept, exact, holders, rows, try_rows,
 };
 pub use clock::{Clocks, ProcessClock};
 pub use firstcome_stack::{LOCK_WAITS, TABLE_LOCK_WAITS, eventually, eventually_some};

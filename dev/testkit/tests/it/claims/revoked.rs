@@ -19,14 +19,8 @@ async fn message(fixture: &Fixture, coupon: &MadeCoupon, user: &str, slot: u32, 
     let MadeCoupon { id, drop, .. } = coupon;
     let claim = json!({"slot": slot, "user_id": user, "claimed_at": claimed_at});
     let payload = json!({"v": 2, "coupon_id": id, "drop_id": drop, "claims": [claim]});
-    world
-        .topic
-        .produce(
-            None,
-            &format!("{id}:{slot}"),
-            payload.to_string().as_bytes(),
-        )
-        .await;
+    let (key, payload) = (format!("{id}:{slot}"), payload.to_string());
+    world.topic.produce(None, &key, payload.as_bytes()).await;
     eventually("the consumer has read it", LIMIT, async || {
         world.topic.lag().await == 0
     })

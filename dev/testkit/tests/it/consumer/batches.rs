@@ -8,7 +8,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
 
 use firstcome_testkit::{
-    LIMIT, MadeCoupon, World, all_issued, eventually, open_world, people, rows, rush, shared,
+    LIMIT, MadeCoupon, World, eventually, open_world, people, rows, rush, shared,
 };
 
 use crate::faults::waves::HEALED;
@@ -83,7 +83,10 @@ async fn an_unreadable_batch_delays_only_its_partition_and_becomes_a_dead_letter
     let causes = [("0", "checksum"), ("1", "decompressed"), ("2", "malformed")];
     for ((partition, cause), row) in causes.iter().zip(letters(&world).await) {
         assert_eq!(row[..2], ["unreadable", partition]);
-        assert!(row[3].contains("offsets ") && row[3].contains(cause), "{row:?}");
+        assert!(
+            row[3].contains("offsets ") && row[3].contains(cause),
+            "{row:?}"
+        );
     }
     // Reading continues behind them.
     let before = rows(&world, coupon.drop).await.len();

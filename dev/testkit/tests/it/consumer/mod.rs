@@ -1,6 +1,5 @@
 //! The consumer: its group, messages that cannot become rows, and a loop that is stuck.
 
 mod batches;
-mod members;
 pub(crate) mod messages;
 mod stuck;

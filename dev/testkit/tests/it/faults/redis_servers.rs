@@ -1,13 +1,10 @@
 //! Redis as a cluster and with Sentinels (docs/decisions/0024-redis-cluster.md): failovers, hash
 //! slots that move, and addresses of the wrong kind.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstcome_stack::{RedisCluster, RedisServer};
-use firstcome_testkit::{
-    ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores, eventually, people, rush,
-};
+use firstcome_stack::RedisCluster;
+use firstcome_testkit::{ApiClient, MadeCoupon, World, WorldStores, eventually, people};
 
 use super::waves::{HEALED, Waves, impatient, until_promised};
 
@@ -54,54 +51,6 @@ async fn elsewhere(
         }
     }
     panic!("all coupons are on one primary");
-}
-
-async fn info(server: &RedisServer, section: &str) -> String {
-    PrefixedKeys::new(&server.url(), "")
-        .command(&["INFO", section])
-        .await
-}
-
-/// A promoted replica lacks the scripts, so its coupons stay closed.
-#[tokio::test]
-#[ignore = "release"]
-async fn scripts_are_on_primaries_only_and_a_flushed_one_closes_only_its_coupons() {
-    let cluster = cluster().await;
-    let waves = Waves::begin(in_cluster(&cluster, "emptied").await).await;
-    let other = elsewhere(&cluster, &waves.world, &waves.api, &waves.coupon).await;
-    let before = rush(&[&waves.api], other.id, &people(10), 10).await;
-    assert!(
-        before.iter().all(|(_, answer)| answer.promised().is_some()),
-        "{before:?}"
-    );
-    waves
-        .survives(async |waves| {
-            let mut with_scripts = BTreeSet::new();
-            for node in cluster.nodes() {
-                if !info(node, "memory")
-                    .await
-                    .contains("number_of_cached_scripts:0\r\n")
-                {
-                    with_scripts.insert(info(node, "replication").await.contains("role:master"));
-                }
-            }
-            assert_eq!(
-                with_scripts,
-                BTreeSet::from([true]),
-                "replicas have no scripts"
-            );
-            let emptied = cluster
-                .primary_of(&key(&waves.world, &waves.coupon))
-                .await
-                .unwrap();
-            PrefixedKeys::new(&emptied.url(), "")
-                .command::<()>(&["FLUSHALL"])
-                .await;
-            let late = &people(11)[10..];
-            let answers = rush(&[&waves.api], other.id, late, 1).await;
-            assert!(answers[0].1.promised().is_some(), "{answers:?}");
-        })
-        .await;
 }
 
 #[tokio::test]

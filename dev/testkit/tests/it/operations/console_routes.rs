@@ -19,8 +19,10 @@ async fn routes_refuse_wrong_requests_and_changes_of_viewers_and_record_operator
         "(801, {id}, {drop}, 412, 'u-lost', 'as sent', 'slot_out_of_range'), \
          (802, NULL, {drop}, 7, NULL, NULL, 'junk'), (803, NULL, {drop}, 8, NULL, NULL, 'junk')"
     );
-    sql.query(&format!("INSERT INTO failed_claims {columns} VALUES {rows}"))
-        .await;
+    sql.query(&format!(
+        "INSERT INTO failed_claims {columns} VALUES {rows}"
+    ))
+    .await;
     let ask = async |token: &str, method: Method, path: &str, body: &Value| -> HttpReply {
         let request = daemon.http().request(method, path).bearer_auth(token);
         Http::send(request.header("x-operator", "Kim").json(body)).await
@@ -47,9 +49,11 @@ async fn routes_refuse_wrong_requests_and_changes_of_viewers_and_record_operator
         assert_eq!(stranger, 401, "{path}: without a token");
     }
 
-    let claim = |slot: u32| json!({"coupon_id": id, "drop_id": drop, "slot": slot, "user_id": "u-lost"});
+    let claim =
+        |slot: u32| json!({"coupon_id": id, "drop_id": drop, "slot": slot, "user_id": "u-lost"});
     let why = |why: &str| json!({"why": why});
-    let [correct, discard] = ["correct", "discard"].map(|act| format!("/v1/failed-claims/801/{act}"));
+    let [correct, discard] =
+        ["correct", "discard"].map(|act| format!("/v1/failed-claims/801/{act}"));
     let give_up = format!("/v1/coupons/{id}/people/u-1/give-up");
     #[rustfmt::skip]
     let changes: [(&str, &str, Value, u16, &str); 16] = [
@@ -80,5 +84,8 @@ async fn routes_refuse_wrong_requests_and_changes_of_viewers_and_record_operator
     let acts = "SELECT action FROM ops_actions WHERE operator = 'Kim' ORDER BY id";
     let acts = sql.query(acts).await.concat();
     let discarded = "discard_dead_letter";
-    assert_eq!(acts, ["reveal", "correct_dead_letter", discarded, discarded]);
+    assert_eq!(
+        acts,
+        ["reveal", "correct_dead_letter", discarded, discarded]
+    );
 }

@@ -2,7 +2,6 @@
 //! and traces, and also process shutdown and costs at large sizes.
 
 mod asked;
-mod changes;
 mod command_line;
 mod console_routes;
 mod deployment;

@@ -2,10 +2,7 @@
 //! `pages/operations.rs` tests it in a browser.
 
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{
-    Fixture, Http, MadeCoupon, OPS_TOKEN, assert_nothing_found, open_world,
-    rows,
-};
+use firstcome_testkit::{Fixture, MadeCoupon, OPS_TOKEN, assert_nothing_found, open_world, rows};
 use reqwest::header::ORIGIN;
 use reqwest::{Method, Response};
 use serde_json::json;
@@ -33,17 +30,27 @@ async fn a_valid_token_logs_in_and_visitors_without_one_see_nothing() {
         for answer in [stranger.get(path).await, bearer.send().await.unwrap()] {
             assert_strict(&answer, path);
             let page = FormReply::of(answer).await;
-            assert!(page.status == 303 && page.location.starts_with("/login"), "{path}");
+            assert!(
+                page.status == 303 && page.location.starts_with("/login"),
+                "{path}"
+            );
             assert_lacks(&page.text, &["Winter"]);
         }
     }
-    let refusals = [("Kim", "wrong", 401), ("Kim", "", 401), (" ", OPS_TOKEN, 400)];
+    let refusals = [
+        ("Kim", "wrong", 401),
+        ("Kim", "", 401),
+        (" ", OPS_TOKEN, 400),
+    ];
     for (name, token, status) in refusals {
         let refused = stranger.log_in(name, token, "/").await;
         let found = (refused.status().as_u16(), header(&refused, "set-cookie"));
         assert_eq!(found, (status, ""), "{name:?} {token:?}");
     }
-    for (next, path) in [("/runs?before=1", "/runs?before=1"), ("//evil.example", "/")] {
+    for (next, path) in [
+        ("/runs?before=1", "/runs?before=1"),
+        ("//evil.example", "/"),
+    ] {
         let answer = stranger.log_in("Kim", OPS_TOKEN, next).await;
         assert_eq!(header(&answer, "location"), path);
     }
@@ -65,7 +72,10 @@ async fn a_valid_token_logs_in_and_visitors_without_one_see_nothing() {
     assert_eq!(api_status, 401, "the cookie is only valid for the page");
     assert_eq!(kim.submit("/logout", &[]).await.status, 303);
     let status = kim.get("/").await.status();
-    assert_eq!(status, 303, "the session has ended, whatever the browser keeps");
+    assert_eq!(
+        status, 303,
+        "the session has ended, whatever the browser keeps"
+    );
 }
 
 #[tokio::test]
@@ -80,7 +90,10 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     let alert = "SELECT id FROM alerts WHERE status = 'firing'";
     let alert = f.world.sql.number(alert).await;
     let acknowledge = format!("/alerts/{alert}/acknowledge");
-    let (read, reveal) = (format!("/runs/{run}"), format!("/runs/{run}/reveal?after=0"));
+    let (read, reveal) = (
+        format!("/runs/{run}"),
+        format!("/runs/{run}/reveal?after=0"),
+    );
     let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let (of_lee, of_kim) = (lee.csrf().await, kim.csrf().await);
@@ -101,7 +114,11 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
                 WHERE action IN ('acknowledge', 'reveal') ORDER BY id";
     assert_eq!(f.world.sql.query(acts).await, Vec::<Vec<String>>::new());
     let page = lee.text("/alerts").await;
-    assert_eq!(page.matches("</button>").count(), 1, "viewers can only log out: {page}");
+    assert_eq!(
+        page.matches("</button>").count(),
+        1,
+        "viewers can only log out: {page}"
+    );
 
     assert_eq!(kim.post(&acknowledge, &kim.base, &of_kim).await, 303);
     assert_has(&kim.text("/alerts").await, &["Taken on by Kim at "]);
