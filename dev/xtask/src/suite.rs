@@ -105,13 +105,11 @@ fn kept(command: &mut Command) -> Result<(String, Result<()>)> {
 /// `FIRST` and `SEEDS` in the environment select them.
 fn schedules(profile: &Profile) -> Result<Command> {
     let seeds = setting("SEEDS").unwrap_or_else(|| SEEDS.to_owned());
-    let first = match setting("FIRST") {
-        Some(first) => first,
-        None => {
-            let commit = output(command("git").args(["rev-parse", "HEAD"]))?;
-            first_seed(&commit).context("set FIRST to choose the fault schedules")?
-        }
+    let of_commit = || {
+        let commit = output(command("git").args(["rev-parse", "HEAD"]))?;
+        first_seed(&commit).context("set FIRST to choose the fault schedules")
     };
+    let first = setting("FIRST").map_or_else(of_commit, Ok)?;
     println!("[test] fault schedules; to run them alone: make chaos FIRST={first} SEEDS={seeds}");
     let mut chaos = profile.program("firstcome-chaos");
     chaos.arg("run");

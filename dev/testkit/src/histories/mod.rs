@@ -22,4 +22,4 @@ pub use event::{
 pub use history::{History, Unreadable};
 pub use recorder::{Pending, Recorder};
 pub use verdict::{Figures, Judgement, Verdict};
-pub use violation::Violation;
+pub use violation::{Rule, Violation};

@@ -1,6 +1,8 @@
 //! Takes a good history of a coupon with an allow list, and spoils it in one way at a time.
 
-use firstcome_testkit::histories::{History, RecordedAnswer, RecordedEvent, Verdict, Violation};
+use firstcome_testkit::histories::{
+    History, RecordedAnswer, RecordedEvent, Rule, Verdict, Violation,
+};
 
 use super::events::{
     DROP, accepted, already, asks, broken, drop_of, ends_with, failed, found, good, insert,
@@ -63,48 +65,23 @@ fn with<const N: usize>(more: [&[RecordedEvent]; N]) -> Vec<Violation> {
     found(events)
 }
 
-/// Returns the violations, without their lines, if these events happen before the end and the user
+/// Returns the rules that are broken, by whom, if these events happen before the end and the user
 /// has slot 3.
-fn with_row<const N: usize>(person: &str, more: [&[RecordedEvent]; N]) -> Vec<Violation> {
+fn with_row<const N: usize>(person: &str, more: [&[RecordedEvent]; N]) -> Vec<(Rule, String)> {
     let mut events = listed();
     insert(&mut events, more.concat());
     last(&mut events).push(row(3, person));
-    without_lines(found(events))
-}
-
-fn without_lines(mut found: Vec<Violation>) -> Vec<Violation> {
-    for violation in &mut found {
-        if let Violation::GivenUnlisted { line, .. } | Violation::HeldUnlisted { line, .. } =
-            violation
-        {
-            *line = 0;
-        }
-    }
-    found
-}
-
-fn given(person: &str) -> Violation {
-    Violation::GivenUnlisted {
-        coupon: 1,
-        person: person.into(),
-        line: 0,
-    }
-}
-
-fn held(person: &str) -> Violation {
-    Violation::HeldUnlisted {
-        drop: DROP,
-        slot: 3,
-        person: person.into(),
-        line: 0,
-    }
+    let found = found(events).into_iter();
+    found.map(|one| (one.rule, one.person)).collect()
 }
 
 #[test]
 fn users_off_the_list_during_every_request_get_no_promise() {
     assert_eq!(judged(listed()), Verdict::Pass);
     let gets = |person: &str| asks(20, person, accepted(3));
-    let both = |person: &str| [given(person), held(person)];
+    let both = |person: &str| {
+        [Rule::GivenUnlisted, Rule::HeldUnlisted].map(|rule| (rule, person.to_owned()))
+    };
     assert_eq!(with_row("b", [&gets("b")]), both("b"), "removed");
     assert_eq!(with_row("y", [&gets("y")]), both("y"), "never on the list");
     let not_added = changes(9, "b", true, failed(9));
@@ -127,7 +104,10 @@ fn users_off_the_list_during_every_request_get_no_promise() {
         "the change may take effect late"
     );
     let waits = with([&asks(20, "b", waiting(1))]);
-    assert!(without_lines(waits).contains(&given("b")));
+    assert!(
+        waits.iter().any(|one| one.rule == Rule::GivenUnlisted),
+        "{waits:?}"
+    );
 }
 
 #[test]
@@ -161,7 +141,13 @@ fn users_on_the_list_during_the_whole_request_are_not_refused() {
         with([&changed(9, "b", true), &refused(20, "b")]),
     ] {
         assert!(
-            matches!(found[..], [Violation::TurnedAway { coupon: 1, .. }]),
+            matches!(
+                found[..],
+                [Violation {
+                    rule: Rule::TurnedAway,
+                    ..
+                }]
+            ),
             "{found:?}"
         );
     }
@@ -182,11 +168,7 @@ fn users_on_the_list_during_the_whole_request_are_not_refused() {
 fn removal_from_the_list_revokes_nothing() {
     let mut events = listed();
     last(&mut events).remove(0);
-    let lost = Violation::Lost {
-        drop: DROP,
-        slot: 1,
-        person: "a".into(),
-    };
+    let lost = Violation::new(Rule::Lost, DROP, 1, "a");
     assert!(found(events).contains(&lost));
     for other in [
         RecordedAnswer::NotAllowed,
@@ -195,7 +177,14 @@ fn removal_from_the_list_revokes_nothing() {
     ] {
         let found = with([&asks(20, "a", other.clone())]);
         assert!(
-            matches!(found[..], [Violation::Denied { slot: 1, .. }]),
+            matches!(
+                found[..],
+                [Violation {
+                    rule: Rule::Denied,
+                    slot: 1,
+                    ..
+                }]
+            ),
             "{other:?}: {found:?}"
         );
     }
@@ -229,7 +218,13 @@ fn a_coupon_without_an_allow_list_refuses_nobody() {
     insert(&mut events, refused(200, "u-stranger"));
     let found = found(events);
     assert!(
-        matches!(found[..], [Violation::TurnedAway { coupon: 1, .. }]),
+        matches!(
+            found[..],
+            [Violation {
+                rule: Rule::TurnedAway,
+                ..
+            }]
+        ),
         "{found:?}"
     );
 }

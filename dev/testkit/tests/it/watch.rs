@@ -31,7 +31,7 @@ fn dashboard() -> Vec<String> {
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels
         .iter()
-        .flat_map(|panel| panel["targets"].as_array())
+        .filter_map(|panel| panel["targets"].as_array())
         .flatten();
     targets
         .map(|target| target["expr"].as_str().unwrap().to_owned())
@@ -153,11 +153,8 @@ async fn every_metric_of_rules_and_dashboard_exists_and_passes_are_counted() {
     let rules = read("prometheus/rules.yml");
     let all = format!("{rules}\n{}", dashboard().join("\n"));
     for name in names(&all) {
-        let family = ["_bucket", "_sum", "_count"].iter();
-        let family = family
-            .filter_map(|end| name.strip_suffix(end))
-            .next()
-            .unwrap_or(name);
+        let mut ends = ["_bucket", "_sum", "_count"].iter();
+        let family = ends.find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         let is_recorded = rules.contains(&format!("record: {name}\n"));
         assert!(
             is_recorded || scraped.contains(family),

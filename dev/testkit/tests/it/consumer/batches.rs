@@ -41,15 +41,6 @@ async fn letters(world: &World) -> Vec<Vec<String>> {
     world.sql.query(kept).await
 }
 
-/// Returns the unreadable ranges, by partition.
-async fn unreadable(world: &World, number: usize) -> Vec<Vec<String>> {
-    eventually("unreadable messages are left out", HEALED, async || {
-        letters(world).await.len() == number
-    })
-    .await;
-    letters(world).await
-}
-
 /// Partition 0 has a batch with a wrong checksum, partition 1 one that decompresses to 36 MB, and
 /// partition 2 a malformed record, for which Kafka's client reports no error.
 #[tokio::test]

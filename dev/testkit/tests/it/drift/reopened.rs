@@ -3,30 +3,10 @@
 use std::time::Duration;
 
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{
-    Fixture, MadeCoupon, Running, World, WorldStores, all_issued, eventually_some,
-};
+use firstcome_testkit::{Fixture, MadeCoupon, World, WorldStores, all_issued, eventually_some};
 
 /// Time limit for the reopening. A scheduled pass is months away.
 const REOPENED: Duration = Duration::from_secs(20);
-
-/// A fixture on a separate Redis, and a daemon.
-async fn with_a_daemon(
-    name: &str,
-) -> (
-    RedisServer,
-    Fixture,
-    Running<firstcome_testkit::ReconcilerClient>,
-) {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = WorldStores::shared().await.with_redis(&redis);
-    let world = World::on(stores, name).await;
-    world.set("PUBLISH_DEADLINE_MS", "500");
-    world.set("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500");
-    let fixture = Fixture::of(world).await;
-    let daemon = fixture.world.daemon().await;
-    (redis, fixture, daemon)
-}
 
 /// Waits until the coupon admits this user.
 async fn admits(fixture: &Fixture, coupon: &MadeCoupon, user: &str, after: &str) {
@@ -43,8 +23,14 @@ async fn admits(fixture: &Fixture, coupon: &MadeCoupon, user: &str, after: &str)
 
 #[tokio::test]
 async fn a_coupon_reopens_without_cron_whatever_closed_it() {
-    let (redis, fixture, daemon) = with_a_daemon("d-closers").await;
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&redis);
+    let world = World::on(stores, "d-closers").await;
+    world.set("PUBLISH_DEADLINE_MS", "500");
+    world.set("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500");
+    let fixture = Fixture::of(world).await;
     let world = &fixture.world;
+    let daemon = world.daemon().await;
     let (coupon, mut answers) = fixture.held("Closed", 60, 12).await;
     let gate = world.redis.gate(coupon.id);
     let count = world.redis.of_drop(coupon.id, coupon.drop, "count");

@@ -1,5 +1,4 @@
-//! Redis as a cluster and with Sentinels (docs/decisions/0024-redis-cluster.md): failovers, hash
-//! slots that move, and addresses of the wrong kind.
+//! Redis as a cluster (docs/decisions/0024-redis-cluster.md): failovers and hash slots that move.
 
 use std::time::Duration;
 
@@ -33,20 +32,14 @@ async fn elsewhere(
     api: &ApiClient,
     coupon: &MadeCoupon,
 ) -> MadeCoupon {
-    let own = cluster
-        .primary_of(&key(world, coupon))
-        .await
-        .unwrap()
-        .port();
+    let port = async |coupon: &MadeCoupon| {
+        let primary = cluster.primary_of(&key(world, coupon)).await;
+        primary.unwrap().port()
+    };
+    let own = port(coupon).await;
     for _ in 0..50 {
         let other = api.open_coupon(40).await;
-        if cluster
-            .primary_of(&key(world, &other))
-            .await
-            .unwrap()
-            .port()
-            != own
-        {
+        if port(&other).await != own {
             return other;
         }
     }

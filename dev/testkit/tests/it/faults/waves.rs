@@ -210,33 +210,21 @@ pub(crate) async fn kafka_behind_proxy() -> (
     &'static FaultProxy,
     MutexGuard<'static, ()>,
 ) {
-    let (kafka, [proxy, ..], turn) = kafka_behind_proxies().await;
-    (kafka, proxy, turn)
-}
-
-/// Returns the same Kafka behind an additional proxy, for other clients.
-pub(crate) async fn kafka_behind_proxies() -> (
-    &'static KafkaServer,
-    &'static [FaultProxy; 2],
-    MutexGuard<'static, ()>,
-) {
     let turn = KAFKA_TURN.lock().await;
     let start = async || {
         KafkaServer::start_behind_proxies(KafkaOptions::default())
             .await
             .unwrap()
     };
-    let (kafka, proxies) = KAFKA.get_or_init(start).await;
+    let (kafka, [proxy, _]) = KAFKA.get_or_init(start).await;
     // A failed test may have left it dead or frozen.
     if kafka.pid().is_none() {
         kafka.start_again().await.unwrap();
     } else {
         kafka.thaw().await.unwrap();
     }
-    for proxy in proxies {
-        proxy.set(ProxyFault::Pass).await.unwrap();
-    }
-    (kafka, proxies, turn)
+    proxy.set(ProxyFault::Pass).await.unwrap();
+    (kafka, proxy, turn)
 }
 
 /// Starts a pass that holds its lock and is stalled.

@@ -71,7 +71,7 @@ async fn all_work(f: &Fixture, daemon: &ReconcilerClient, coupon: &MadeCoupon, r
             "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
             coupon.drop
         );
-        sql.number(&all).await == holders(&f.world, &coupon).await
+        sql.number(&all).await == holders(&f.world, coupon).await
     })
     .await;
 }
