@@ -4,8 +4,8 @@
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{MysqlPair, Replication};
 use firstcome_testkit::{
-    Fixture, MadeCoupon, OperatorsShell, WorldStores, all_issued, assert_kept,
-    assert_nothing_found, commands_of, coupon_body, eventually, eventually_some, rows, tally,
+    Fixture, OperatorsShell, WorldStores, all_issued, assert_kept, assert_nothing_found,
+    commands_of, coupon_body, eventually, eventually_some, rows, tally,
 };
 use serde_json::json;
 
@@ -123,53 +123,28 @@ async fn processes_leave_a_read_only_old_primary_and_never_trust_it() {
         .await;
 }
 
-/// Creates a world on a pair with asynchronous replication. Passes run only on request.
-async fn asynchronous(name: &str) -> (MysqlPair, Fixture) {
-    let pair = MysqlPair::start(Replication::Asynchronous).await.unwrap();
-    let world = impatient(stores(&pair).await, name).await;
-    let fixture = Fixture::of(world).await;
-    (pair, fixture)
-}
-
-/// Waits until the API has left the old primary and uses the new one.
-async fn api_has_left(fixture: &Fixture, coupon: &MadeCoupon) {
-    let renamed = async || {
-        fixture
-            .api
-            .patch(coupon.id, &json!({"name": "renamed"}))
-            .await
-            .status
-            == 200
-    };
-    eventually("the API has left the old primary", HEALED, renamed).await;
-}
-
+/// With asynchronous replication, a failover loses what the replica has not got.
 #[tokio::test]
 #[ignore = "release"]
 async fn a_coupon_missing_on_the_replica_leaves_dead_letters_and_no_holders_of_others() {
-    let (pair, fixture) = asynchronous("lost-coupon").await;
-    let world = &fixture.world;
-    let api = &fixture.api;
-    let (known, _) = fixture.held("Known", 5, 5).await;
+    let pair = MysqlPair::start(Replication::Asynchronous).await.unwrap();
+    let world = impatient(stores(&pair).await, "lost-coupon").await;
+    let fixture = Fixture::of(world).await;
+    let (api, world) = (&fixture.api, &fixture.world);
     pair.stop_replication().await.unwrap();
     let (lost, answers) = fixture.held("Lost", 10, 7).await;
     let gave_back = answers[6].0.clone();
     api.give_back(lost.id, &gave_back).await.unwrap();
     fail_over(&pair).await;
-    api_has_left(&fixture, &known).await;
-    let daily = json!({
-        "name": "Daily", "quantity": 3, "once_per": "drop", "waiting_list": 0,
-        "schedule": {"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "23:59", "first_day": "2026-01-01"},
-    });
-    for body in [coupon_body("Other", 3, 0), daily] {
-        let other = api.create_coupon(&body).await;
-        // Holders of the lost coupon do not count as holders of this one.
-        for (user, _) in &answers[..3] {
-            assert!(api.claim(other.id, user).await.is_accepted());
-        }
-        assert!(api.claim(other.id, "late").await.is("sold_out"));
-        all_issued(world, other.drop, 3).await;
+    let body = coupon_body("Other", 3, 0);
+    let made = "the API has left the old primary";
+    let other = eventually_some(made, HEALED, async || api.try_create_coupon(&body).await).await;
+    // Holders of the lost coupon do not count as holders of this one.
+    for (user, _) in &answers[..3] {
+        until_promised(api, other.id, user).await;
     }
+    assert!(api.claim(other.id, "late").await.is("sold_out"));
+    all_issued(world, other.drop, 3).await;
     assert!(rows(world, lost.drop).await.is_empty());
     // The consumer reads the messages of the lost coupon again, and stores a dead letter for each
     // user.
