@@ -9,7 +9,6 @@ use firstcome_shared::mysql::processes::{ProcessRow, announce};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::time_zone;
 use tokio::sync::Semaphore;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
