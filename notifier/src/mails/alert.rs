@@ -91,7 +91,6 @@ impl NamedDrop<'_> {
     fn issued(&self) -> String {
         match self.report {
             None => format!("drop {}", self.id),
-            Some(report) if report.unconfirmed => "not compared again".to_owned(),
             Some(report) => {
                 let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
                 format!("{rows} of {quantity} issued")
@@ -177,7 +176,7 @@ impl<'a> PassSummary<'a> {
             done.push(format!("{kinds} in earlier passes since {since}"));
         }
         let lost = Kind::RedisLost.as_str();
-        let is_compared = |report: &DropReport| report.exact && !report.unconfirmed;
+        let is_compared = |report: &DropReport| report.exact;
         let mut summary = Self {
             mail,
             drops,

@@ -84,11 +84,7 @@ pub(super) async fn search(
 ) -> Answer<FoundPeople> {
     let user = query.user_id.as_deref().map(user_id).transpose()?;
     let coupons = in_question(&app.stores.db, query.coupon.as_deref(), user.as_ref()).await?;
-    Ok(Json(FoundPeople {
-        coupons,
-        drop_id: None,
-        user_ids: user.into_iter().map(|user| user.to_string()).collect(),
-    }))
+    Ok(Json(FoundPeople { coupons }))
 }
 
 /// Returns the coupon with that ID, those whose names contain the text, or those in which the user
