@@ -5,18 +5,16 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use chrono::{NaiveDateTime, Utc};
-use diesel::{OptionalExtension as _, QueryDsl as _};
-use diesel_async::RunQueryDsl as _;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::on_slots;
 use firstcome_shared::mysql::revoked::Revocations;
-use firstcome_shared::mysql::schema::drops;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, DropState};
+use firstcome_shared::sql;
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, PassError};
@@ -299,10 +297,7 @@ pub(crate) async fn again(
     let open_letters = if letters.is_empty() {
         HashSet::new()
     } else {
-        db.users_of_open_dead_letters(letters)
-            .await?
-            .into_keys()
-            .collect()
+        db.open_dead_letters(letters).await?
     };
     let own = settings_of(ctx, id).await?;
     // A dry run adopts a quantity that MySQL has lost, without writing it.
@@ -330,12 +325,8 @@ async fn settings_of(
     ctx: &PassContext,
     drop: DropId,
 ) -> Result<Option<(Slot, Option<NaiveDateTime>)>, DbError> {
-    let read = ctx.stores.db.run("settings of a drop", async move |conn| {
-        let own = drops::table.find(drop.0);
-        let own = own.select((drops::quantity, drops::sealed_at));
-        own.first(conn).await.optional()
-    });
-    read.await
+    let own = sql!("SELECT quantity, sealed_at FROM drops WHERE id = ?", drop);
+    ctx.stores.db.first("settings of a drop", own).await
 }
 
 async fn rows_on(ctx: &PassContext, drop: DropId, slots: Vec<Slot>) -> Result<Vec<Row>, DbError> {

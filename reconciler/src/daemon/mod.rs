@@ -374,10 +374,9 @@ impl BySchedule {
 
     /// Records the holder of the pass lock for the log and, if this persists, for the mail.
     async fn note_holder(&mut self, event: ScheduledJob) {
-        let because = match self.db.pass_holder().await {
-            Ok(Some(holder)) => holder.to_string(),
-            // The lock was just released, or MySQL is unavailable. The next attempt shows which.
-            Ok(None) | Err(_) => return,
+        // Otherwise the lock was just released, or MySQL is unavailable. The next attempt shows which.
+        let Ok(Some(because)) = self.db.pass_holder().await else {
+            return;
         };
         let Some(schedule) = self.schedules.iter_mut().find(|s| s.event == event) else {
             return;

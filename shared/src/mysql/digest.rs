@@ -90,61 +90,62 @@ pub struct DailyDigest {
 
 /// Reads the digest of a period.
 pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<DailyDigest, DbError> {
-    db.run_within(LIMIT, "gather the day", async move |conn| {
-        let since = from.naive_utc();
-        let until = to.naive_utc();
-        let started = reconcile_runs::started_at
-            .ge(since)
-            .and(reconcile_runs::started_at.lt(until));
-        let ended = reconcile_runs::finished_at
-            .is_not_null()
-            .and(reconcile_runs::dry_run.eq(false));
-        let runs: Vec<(String, i64)> = reconcile_runs::table
-            .filter(started.and(ended))
-            .group_by(reconcile_runs::status)
-            .order(reconcile_runs::status)
-            .select((reconcile_runs::status, count_star()))
-            .load(conn)
-            .await?;
-        let good = reconcile_runs::status.eq_any(["clean", "repaired"]);
-        let last: Option<NaiveDateTime> = reconcile_runs::table
-            .filter(good.and(reconcile_runs::dry_run.eq(false)))
-            .select(max(reconcile_runs::finished_at))
-            .first(conn)
-            .await?;
-        let repaired = repairs::repaired_at
-            .ge(since)
-            .and(repairs::repaired_at.lt(until));
-        let repaired: Vec<(String, i64)> = repairs::table
-            .filter(repaired)
-            .group_by(repairs::kind)
-            .order(repairs::kind)
-            .select((repairs::kind, sql::<BigInt>("CAST(SUM(number) AS SIGNED)")))
-            .load(conn)
-            .await?;
-        let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
-        let broken: i64 = broken.count().get_result(conn).await?;
-        let (open, open_total) = open(conn).await?;
-        let (sealed, sealed_total) = sealed(conn, since, until).await?;
-        let (messages, lost) = messages(conn, since, until).await?;
-        let counted = |(word, n): (String, i64)| (word, unsigned(n));
-        Ok(DailyDigest {
-            from,
-            to,
-            open,
-            open_total,
-            broken: unsigned(broken),
-            runs: runs.into_iter().map(counted).collect(),
-            last_success_at: last.map(|at| at.and_utc()),
-            repairs: repaired.into_iter().map(counted).collect(),
-            sealed,
-            sealed_total,
-            messages,
-            lost,
-            redis_is_managed: false,
+    db.within(LIMIT)
+        .run("gather the day", async move |conn| {
+            let since = from.naive_utc();
+            let until = to.naive_utc();
+            let started = reconcile_runs::started_at
+                .ge(since)
+                .and(reconcile_runs::started_at.lt(until));
+            let ended = reconcile_runs::finished_at
+                .is_not_null()
+                .and(reconcile_runs::dry_run.eq(false));
+            let runs: Vec<(String, i64)> = reconcile_runs::table
+                .filter(started.and(ended))
+                .group_by(reconcile_runs::status)
+                .order(reconcile_runs::status)
+                .select((reconcile_runs::status, count_star()))
+                .load(conn)
+                .await?;
+            let good = reconcile_runs::status.eq_any(["clean", "repaired"]);
+            let last: Option<NaiveDateTime> = reconcile_runs::table
+                .filter(good.and(reconcile_runs::dry_run.eq(false)))
+                .select(max(reconcile_runs::finished_at))
+                .first(conn)
+                .await?;
+            let repaired = repairs::repaired_at
+                .ge(since)
+                .and(repairs::repaired_at.lt(until));
+            let repaired: Vec<(String, i64)> = repairs::table
+                .filter(repaired)
+                .group_by(repairs::kind)
+                .order(repairs::kind)
+                .select((repairs::kind, sql::<BigInt>("CAST(SUM(number) AS SIGNED)")))
+                .load(conn)
+                .await?;
+            let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
+            let broken: i64 = broken.count().get_result(conn).await?;
+            let (open, open_total) = open(conn).await?;
+            let (sealed, sealed_total) = sealed(conn, since, until).await?;
+            let (messages, lost) = messages(conn, since, until).await?;
+            let counted = |(word, n): (String, i64)| (word, unsigned(n));
+            Ok(DailyDigest {
+                from,
+                to,
+                open,
+                open_total,
+                broken: unsigned(broken),
+                runs: runs.into_iter().map(counted).collect(),
+                last_success_at: last.map(|at| at.and_utc()),
+                repairs: repaired.into_iter().map(counted).collect(),
+                sealed,
+                sealed_total,
+                messages,
+                lost,
+                redis_is_managed: false,
+            })
         })
-    })
-    .await
+        .await
 }
 
 fn unsigned(n: i64) -> u64 {
