@@ -231,22 +231,18 @@ impl Db {
         Ok(parent.and_then(|text| TraceContext::parse(text.as_bytes())))
     }
 
-    /// Reads the rows of these users in a coupon, for a thousand users per query.
+    /// Reads the rows of these users in a coupon.
     pub async fn rows_of_people(
         &self,
         coupon: CouponId,
         people: &[UserId],
     ) -> Result<Vec<IssuedRow>, DbError> {
-        let mut found = Vec::new();
-        for chunk in people.chunks(1_000) {
-            let chunk = chunk.to_vec();
-            let rows = self.run("rows of people", async move |conn| {
-                let names: Vec<&str> = chunk.iter().map(UserId::as_str).collect();
-                of_people(conn, coupon, &names).await
-            });
-            found.extend(rows.await?);
-        }
-        Ok(found)
+        let people = people.to_vec();
+        self.run("rows of people", async move |conn| {
+            let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
+            of_people(conn, coupon, &names).await
+        })
+        .await
     }
 
     /// Inserts claims as rows and resolves their dead letters, atomically, unless the coupon has

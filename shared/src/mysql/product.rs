@@ -45,29 +45,26 @@ pub(super) async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     }
 }
 
+/// Products that name themselves in their version, and what they lack.
+const PRODUCTS: [(&str, &str); 4] = [
+    (
+        "MariaDB",
+        "its triggers, CHECK constraints and `read_only` differ from MySQL's",
+    ),
+    ("TiDB", "it runs no triggers"),
+    ("Vitess", NO_TRIGGERS),
+    ("PlanetScale", NO_TRIGGERS),
+];
+
+const NO_TRIGGERS: &str = "it has no triggers, and no GET_LOCK of the whole database";
+
 /// Returns why a server with these variables is not supported.
 fn unsupported(variables: &HashMap<&str, &str>) -> Option<String> {
     let value = |name| variables.get(name).copied().unwrap_or_default();
-    let version = value("version");
-    let is = |name: &str| {
-        [version, value("version_comment")]
-            .iter()
-            .any(|text| text.contains(name))
-    };
-    if is("MariaDB") {
-        return Some(format!(
-            "MariaDB ({version}) is not supported: its triggers, CHECK constraints and `read_only` differ from MySQL's"
-        ));
-    }
-    if is("TiDB") {
-        return Some(format!(
-            "TiDB ({version}) is not supported: it runs no triggers"
-        ));
-    }
-    if is("Vitess") || is("PlanetScale") {
-        return Some(format!(
-            "Vitess or PlanetScale ({version}) is not supported: it has no triggers, and no GET_LOCK of the whole database"
-        ));
+    let (version, comment) = (value("version"), value("version_comment"));
+    let is = |name: &str| version.contains(name) || comment.contains(name);
+    if let Some((name, lacks)) = PRODUCTS.iter().find(|(name, _)| is(name)) {
+        return Some(format!("{name} ({version}) is not supported: {lacks}"));
     }
     if variables.contains_key("pxc_strict_mode") || value("wsrep_on") == "ON" {
         let mode = value("pxc_strict_mode");

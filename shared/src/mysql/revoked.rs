@@ -13,7 +13,7 @@ use super::ids::draw_id;
 use super::ops_actions::{Operator, OperatorAct};
 use super::sealed::rows_changed;
 use super::sql::row;
-use super::{Conn, Db, DbError, list};
+use super::{Conn, Db, DbError, USERS, json};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use crate::sql;
 
@@ -163,15 +163,12 @@ impl Db {
         coupon: CouponId,
         people: &[UserId],
     ) -> Result<Vec<Revocation>, DbError> {
-        let mut found = Vec::new();
-        for some in people.chunks(1_000) {
-            let some = some.to_vec();
-            let of_some = self.run("revocations of people", async move |conn| {
-                of_people(conn, coupon, &some).await
-            });
-            found.extend(of_some.await?);
-        }
-        Ok(found)
+        let people = people.to_vec();
+        let what = "revocations of people";
+        self.run(what, async move |conn| {
+            of_people(conn, coupon, &people).await
+        })
+        .await
     }
 
     /// Revocations read per statement.
@@ -298,12 +295,13 @@ pub(super) async fn of_people(
     people: &[UserId],
 ) -> QueryResult<Vec<Revocation>> {
     // MySQL refuses to compare its ASCII column with other characters, and no revocation has them.
-    let names = people.iter().filter(|user| user.as_str().is_ascii());
+    let people = people.iter().filter(|user| user.as_str().is_ascii());
+    let people = json(&people.collect::<Vec<_>>())?;
     let query = format!(
-        "SELECT {} FROM revoked_coupons WHERE coupon_id = ? AND user_id IN (?) ORDER BY id",
-        Revocation::columns("")
+        "SELECT {} FROM {USERS} STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id ORDER BY r.id",
+        Revocation::columns("r.")
     );
-    sql!(query, coupon, list(names)).all(conn).await
+    sql!(query, people, coupon).all(conn).await
 }
 
 /// The revocations in one coupon by user, which determine the void claims.
