@@ -283,8 +283,8 @@ pub(super) fn listed(ids: &[CouponId]) -> QueryResult<Sql> {
 
 /// Reads coupons with their unsealed drops and the last opened one; `which` selects the coupons'
 /// ids. A drop that has opened within a minute does not count as the last one, because a claim may
-/// be a retry of a claim in the drop before. Opening is judged by MySQL's clock: if this host's were
-/// ahead, the last drop would be missed until the next one opens.
+/// be a retry of a claim in the drop before. Opening is judged by MySQL's clock: if this host's
+/// were ahead, the last drop would be missed until the next one opens.
 async fn select_coupons(conn: &mut Conn, which: Sql) -> QueryResult<Vec<WithDrops>> {
     // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
     // coupons.

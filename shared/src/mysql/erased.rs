@@ -1,5 +1,5 @@
-//! Pseudonyms of erased users. A message that is read again after an erasure still contains the user
-//! id; its slot and time show that it belongs to an erased row.
+//! Pseudonyms of erased users. A message that is read again after an erasure still contains the
+//! user id; its slot and time show that it belongs to an erased row.
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 

@@ -48,8 +48,8 @@ pub use db::{AsyncFunc, Db, DbError, DbSettings};
 pub use refusal::{Refusal, refusal};
 pub use sql::{Columns, Sql, Value, list};
 
-/// Lists users as a table `j`; takes them as a JSON array. Unlike a long list, it neither needs many
-/// parameters nor makes MySQL estimate their rows.
+/// Lists users as a table `j`; takes them as a JSON array. Unlike a long list, it needs few
+/// parameters, and MySQL does not estimate their rows.
 const USERS: &str = "JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j";
 
 /// Serializes a value as JSON, for a column or as the list parameter of a query (`JSON_TABLE`).
