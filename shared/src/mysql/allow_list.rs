@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use diesel::QueryResult;
-use serde_json::json;
+use diesel::result::Error::RollbackTransaction;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::before;
@@ -12,11 +12,11 @@ use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 use crate::sql;
 
-/// Time limit for a statement over a list of a million users.
-const LONG: Duration = Duration::from_secs(60);
+/// Maximum number of users on a list. The whole list is read, and written to Redis, at once.
+pub const MAX_LISTED: u32 = 200_000;
 
-/// Users deleted in one transaction.
-const DELETED_AT_ONCE: u32 = 10_000;
+/// Time limit for a statement over a whole list.
+const LONG: Duration = Duration::from_secs(60);
 
 /// A change of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,13 +29,16 @@ pub enum ListChange {
 
 /// The result of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListChanged {
-    /// The revision of the list before the change.
-    pub before: u64,
-    /// The list after the change, or the same list if nothing changed.
-    pub now: AllowList,
-    /// How many people were added or removed.
-    pub changed: u32,
+pub enum ListChanged {
+    Yes {
+        /// The list after the change, or the same list if nothing changed.
+        now: AllowList,
+        /// How many users were added or removed.
+        changed: u32,
+    },
+    /// The list would have more than [`MAX_LISTED`] users; nothing was changed.
+    TooLong,
+    NoCoupon,
 }
 
 /// A coupon's list and how long ago it changed, in milliseconds by MySQL's clock.
@@ -43,72 +46,36 @@ pub type ListWithAge = (CouponId, AllowList, Option<i64>);
 
 impl Db {
     /// Changes a coupon's list in one transaction. The coupon gets a new revision that is also
-    /// above `seen`. Returns `None` if the coupon does not exist, and an unchanged list if it
-    /// already is as wanted. Pass at most a few thousand users per call.
+    /// above `seen`, unless the list already is as wanted.
     pub async fn change_allow_list(
         &self,
         id: CouponId,
         seen: u64,
         change: ListChange,
         by: Operator,
-    ) -> Result<Option<ListChanged>, DbError> {
-        let db = if change == ListChange::Empty {
-            self.within(LONG)
-        } else {
-            self.clone()
-        };
-        db.transaction("change an allow list", async move |conn| {
-            let Some(list) = locked(conn, id).await? else {
-                return Ok(None);
-            };
-            let changed = apply(conn, id, &change).await?;
-            let (word, people) = match change {
-                ListChange::Add(_) => ("added", list.people.saturating_add(changed)),
-                ListChange::Remove(_) => ("removed", list.people.saturating_sub(changed)),
-                ListChange::Empty => ("removed", 0),
-            };
-            // Rows may have been removed manually without updating the count.
-            let now = if changed == 0 && people == list.people {
-                list
-            } else {
-                let act = OperatorAct {
-                    action: "allow_list",
-                    coupon: Some(id),
-                    detail: json!({ word: changed, "people": people }),
-                    ..OperatorAct::default()
-                };
-                by.did(conn, act).await?;
-                set_list(conn, id, seen, people).await?
-            };
-            let before = list.revision;
-            Ok(Some(ListChanged {
-                before,
-                now,
-                changed,
-            }))
-        })
-        .await
+    ) -> Result<ListChanged, DbError> {
+        let db = self.within(LONG);
+        let done = db.transaction("change an allow list", async move |conn| {
+            change_list(conn, id, seen, &change, &by).await
+        });
+        match done.await {
+            Err(DbError::Query {
+                source: RollbackTransaction,
+                ..
+            }) => Ok(ListChanged::TooLong),
+            done => done,
+        }
     }
 
     /// Gives a coupon's list a new revision, also above `seen`.
-    pub async fn renew_allow_list(
-        &self,
-        id: CouponId,
-        seen: u64,
-    ) -> Result<Option<AllowList>, DbError> {
+    pub async fn renew_allow_list(&self, id: CouponId, seen: u64) -> Result<(), DbError> {
         self.transaction("renew an allow list", async move |conn| {
-            let Some(list) = locked(conn, id).await? else {
-                return Ok(None);
-            };
-            set_list(conn, id, seen, list.people).await.map(Some)
+            if let Some(list) = locked(conn, id).await? {
+                set_list(conn, id, seen, list.people).await?;
+            }
+            Ok(())
         })
         .await
-    }
-
-    /// Reads the revision and size of a coupon's list.
-    pub async fn allow_list(&self, id: CouponId) -> Result<Option<AllowList>, DbError> {
-        let lists = self.allow_lists(vec![id]).await?;
-        Ok(lists.into_iter().next().map(|(_, list, _)| list))
     }
 
     /// Reads the revisions and sizes of these coupons' lists.
@@ -123,6 +90,26 @@ impl Db {
         Ok(found.into_iter().map(list).collect())
     }
 
+    /// Reads a coupon's list with its users, both of one moment. Returns `None` if the coupon does
+    /// not exist.
+    pub async fn listed_users(
+        &self,
+        id: CouponId,
+    ) -> Result<Option<(AllowList, Vec<UserId>)>, DbError> {
+        let query = "SELECT c.allow_list_revision, c.allow_list_people, l.user_id \
+                     FROM coupons c LEFT JOIN coupon_allow_list l ON l.coupon_id = c.id WHERE c.id = ?";
+        let db = self.within(LONG);
+        let rows: Vec<(u64, u32, Option<String>)> =
+            db.all("read an allow list", sql!(query, id)).await?;
+        let list = rows.first().map(|(revision, people, _)| AllowList {
+            revision: *revision,
+            people: *people,
+        });
+        let users = rows.into_iter().filter_map(|(_, _, user)| user);
+        let users = users.map(UserId::from_store).collect();
+        Ok(list.map(|list| (list, users)))
+    }
+
     /// Reads users on a coupon's list with ids above `after`, in order of id.
     pub async fn allowed_after(
         &self,
@@ -130,17 +117,17 @@ impl Db {
         after: String,
         limit: i64,
     ) -> Result<Vec<UserId>, DbError> {
-        let page = "SELECT user_id FROM coupon_allow_list WHERE coupon_id = ? AND user_id > ? ORDER BY user_id LIMIT ?";
+        let page = "SELECT user_id FROM coupon_allow_list \
+                    WHERE coupon_id = ? AND user_id > ? ORDER BY user_id LIMIT ?";
         let page = sql!(page, id, after, limit);
-        let names: Vec<String> = self.all("people of an allow list", page).await?;
+        let names: Vec<String> = self.all("page of an allow list", page).await?;
         Ok(names.into_iter().map(UserId::from_store).collect())
     }
 
     /// Whether a user is on a coupon's list.
     pub async fn is_allowed(&self, id: CouponId, user: &UserId) -> Result<bool, DbError> {
         let query = "SELECT coupon_id FROM coupon_allow_list WHERE coupon_id = ? AND user_id = ?";
-        let query = sql!(query, id, user);
-        let found = self.first::<i64>("find a person on an allow list", query);
+        let found = self.first::<i64>("find a user on an allow list", sql!(query, id, user));
         Ok(found.await?.is_some())
     }
 
@@ -150,55 +137,75 @@ impl Db {
         let query = "SELECT l.coupon_id FROM coupons c STRAIGHT_JOIN coupon_allow_list l \
                      ON l.coupon_id = c.id AND l.user_id = ? WHERE c.allow_list_revision > 0 ORDER BY l.coupon_id";
         let db = self.within(LONG);
-        let found: Vec<i64> = db.all("allow lists of a person", sql!(query, user)).await?;
+        let found: Vec<i64> = db.all("allow lists of a user", sql!(query, user)).await?;
         Ok(found.into_iter().map(CouponId).collect())
     }
 
     /// Finds some coupons whose list has not changed for `kept` and whose drops were all sealed at
-    /// least that long ago, each with its revision. An operator who adds days to such a coupon must
-    /// upload the list again first.
-    pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<(CouponId, u64)>, DbError> {
+    /// least that long ago. An operator who adds days to such a coupon must upload the list again
+    /// first.
+    pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<CouponId>, DbError> {
         let Some(before) = before(kept) else {
             return Ok(Vec::new());
         };
         let old = format!(
-            "SELECT c.id, c.revision FROM coupons c WHERE c.allow_list_people > 0 \
+            "SELECT c.id FROM coupons c WHERE c.allow_list_people > 0 \
              AND COALESCE(c.allow_list_changed_at <= {before}, TRUE) \
              AND EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id) \
              AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id AND COALESCE(d.sealed_at > {before}, TRUE)) \
              ORDER BY c.id LIMIT 100"
         );
         let db = self.within(LONG);
-        let found: Vec<(i64, u64)> = db.all("old allow lists", sql!(old)).await?;
-        Ok(found
-            .into_iter()
-            .map(|(id, revision)| (CouponId(id), revision))
-            .collect())
+        let found: Vec<i64> = db.all("old allow lists", sql!(old)).await?;
+        Ok(found.into_iter().map(CouponId).collect())
     }
 
-    /// Deletes part of a coupon's list if the coupon has this revision. Returns the new revision,
-    /// and whether more is left, or `None` if the coupon was changed.
-    pub async fn delete_some_of_allow_list(
-        &self,
-        id: CouponId,
-        revision: u64,
-    ) -> Result<Option<(u64, bool)>, DbError> {
-        self.transaction("delete an allow list", async move |conn| {
-            let lock = "SELECT allow_list_people FROM coupons WHERE id = ? AND revision = ? FOR UPDATE";
-            let people: Option<u32> = sql!(lock, id, revision).first(conn).await?;
-            let Some(people) = people else { return Ok(None) };
-            let delete = "DELETE FROM coupon_allow_list WHERE coupon_id = ? LIMIT ?";
-            let deleted = sql!(delete, id, DELETED_AT_ONCE).run(conn).await?;
-            let has_more = deleted == DELETED_AT_ONCE as usize;
-            let left = if has_more { people.saturating_sub(DELETED_AT_ONCE).max(1) } else { 0 };
-            // Keep the time of the last change, so that an interrupted deletion is continued.
-            let revision = revision.saturating_add(1);
-            let set = "UPDATE coupons SET revision = ?, allow_list_revision = ?, allow_list_people = ? WHERE id = ?";
-            sql!(set, revision, revision, left, id).run(conn).await?;
-            Ok(Some((revision, has_more)))
+    /// Deletes the list of a coupon that is over.
+    pub async fn delete_allow_list(&self, id: CouponId) -> Result<(), DbError> {
+        let db = self.within(LONG);
+        db.transaction("delete an allow list", async move |conn| {
+            if locked(conn, id).await?.is_some() {
+                apply(conn, id, &ListChange::Empty).await?;
+                set_list(conn, id, 0, 0).await?;
+            }
+            Ok(())
         })
         .await
     }
+}
+
+async fn change_list(
+    conn: &mut Conn,
+    id: CouponId,
+    seen: u64,
+    change: &ListChange,
+    by: &Operator,
+) -> QueryResult<ListChanged> {
+    let Some(list) = locked(conn, id).await? else {
+        return Ok(ListChanged::NoCoupon);
+    };
+    let changed = apply(conn, id, change).await?;
+    let (word, people) = match change {
+        ListChange::Add(_) => ("added", list.people.saturating_add(changed)),
+        ListChange::Remove(_) => ("removed", list.people.saturating_sub(changed)),
+        ListChange::Empty => ("removed", 0),
+    };
+    if people > MAX_LISTED {
+        return Err(RollbackTransaction);
+    }
+    // Rows may have been removed manually without updating the count.
+    if changed == 0 && people == list.people {
+        return Ok(ListChanged::Yes { now: list, changed });
+    }
+    let act = OperatorAct {
+        action: "allow_list",
+        coupon: Some(id),
+        detail: serde_json::json!({ word: changed, "people": people }),
+        ..OperatorAct::default()
+    };
+    by.did(conn, act).await?;
+    let now = set_list(conn, id, seen, people).await?;
+    Ok(ListChanged::Yes { now, changed })
 }
 
 /// Locks a coupon's list until the transaction ends.

@@ -103,12 +103,13 @@ impl Db {
     ) -> Result<RowsByTable, DbError> {
         let db = self.within(LONG);
         db.run("erase a person in records", async move |conn| {
-            // `content` is a hash of data that includes the id, so it could confirm a guessed id.
-            let rename = "UPDATE reconcile_findings SET user_id = ?, detail = 'erased', content = NULL WHERE user_id = ?";
+            let rename = "UPDATE reconcile_findings SET user_id = ?, detail = 'erased' WHERE user_id = ?";
             let findings = sql!(rename, &pseudonym, &user).run(conn).await?;
             if findings > 0 {
-                // Alerts also store the hash, although they contain no ids. A firing alert is
-                // mailed once more because of this.
+                // Runs and alerts have a hash of data that includes the id, so it could confirm a
+                // guessed id. A firing alert is mailed once more because of this.
+                let runs = sql!("UPDATE reconcile_runs SET content = 0 WHERE content IS NOT NULL");
+                runs.run(conn).await?;
                 sql!("UPDATE alerts SET content = 0").run(conn).await?;
             }
             // JSON_SEARCH treats `_` and `%` as wildcards.
