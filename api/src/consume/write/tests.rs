@@ -134,7 +134,7 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
         (6, "\u{1}\n", false),
         (7, "", false),
         (8, "josé", false),
-        (9, &long, false),
+        (9, &*long, false),
         (101, "u-2", false),
     ] {
         let key = key.clone();
