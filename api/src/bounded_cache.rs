@@ -36,11 +36,6 @@ impl<K: Eq + Hash + Clone, V> BoundedCache<K, V> {
         self.young.insert(key, value);
     }
 
-    pub(crate) fn remove(&mut self, key: &K) {
-        self.young.remove(key);
-        self.old.remove(key);
-    }
-
     pub(crate) fn clear(&mut self) {
         self.young.clear();
         self.old.clear();
@@ -65,8 +60,6 @@ mod tests {
         }
         assert!((991..1_000).all(|key| cache.get(&key).is_some()));
         assert_eq!(cache.get(&500), None);
-        cache.remove(&7);
-        assert_eq!(cache.get(&7), None);
         cache.clear();
         assert_eq!(cache.get(&999), None);
     }

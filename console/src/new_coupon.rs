@@ -72,8 +72,8 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
     let is_daily = typed.repeats == "daily";
     let zone: Tz = typed.time_zone.text().parse()?;
     let schedule = schedule(typed, is_daily, zone)?;
-    let openings = schedule.preview(Utc::now(), &zone);
-    let openings = openings.map_err(|error| labelled(&error.to_string()))?;
+    let openings = schedule.preview(Utc::now(), zone);
+    let openings = openings.map_err(labelled)?;
     let once_per = match (is_daily, typed.once_per.as_str()) {
         (false, _) => "coupon",
         (true, per @ ("drop" | "coupon")) => per,

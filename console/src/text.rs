@@ -60,7 +60,7 @@ pub(crate) fn clock(at: DateTime<Utc>) -> String {
 pub(crate) fn short(at: DateTime<Utc>, zone: Option<Tz>) -> String {
     match zone.filter(|zone| *zone != Tz::utc()) {
         Some(zone) => {
-            let at = at.with_timezone(&zone);
+            let at = zone.local(at);
             at.format("%Y-%m-%d %H:%M %Z").to_string()
         }
         None => at.format("%Y-%m-%d %H:%M UTC").to_string(),
@@ -79,7 +79,7 @@ pub(crate) fn window(
     let Some(zone) = zone.filter(|zone| *zone != Tz::utc()) else {
         return format!("{from}{} UTC", local(utc, None));
     };
-    let there = [Some(opens), closes].map(|at| at.map(|at| at.with_timezone(&zone).naive_local()));
+    let there = [Some(opens), closes].map(|at| at.map(|at| zone.local(at).naive_local()));
     let (there_text, utc) = (local(there, None), local(utc, there[0]));
     format!("{from}{there_text} {} ({utc} UTC)", zone.name())
 }

@@ -8,11 +8,10 @@ use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::allow_list::ListChange;
+use firstcome_shared::mysql::allow_list::{ListChange, ListChanged};
 use firstcome_shared::mysql::erase::RowsByTable;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::allow_list::ListFollowed;
 use firstcome_shared::redis::keys::DropKeys;
 
 use crate::args::EraseArgs;
@@ -158,16 +157,10 @@ async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<u
         let changed = db
             .change_allow_list(id, seen, change.clone(), by.clone())
             .await?;
-        let Some(changed) = changed.filter(|changed| changed.changed > 0) else {
-            continue;
-        };
-        lists += 1;
-        let followed = redis
-            .change_allow_list(id, changed.before, changed.now, &change)
-            .await?;
-        if followed != ListFollowed::Other {
+        if !matches!(changed, ListChanged::Yes { changed: 1.., .. }) {
             continue;
         }
+        lists += 1;
         // Do not rewrite the list of a coupon that is over: it is not used, and the list in Redis
         // may differ. A torn list cannot be rewritten.
         let is_over = is_coupon_over(db, id).await?;

@@ -325,24 +325,14 @@ async fn erase(stores: &Stores, settings: &PassSettings) -> Result<(), StoreErro
 const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 async fn delete_old_allow_lists(stores: &Stores) -> Result<(), StoreError> {
-    for (coupon, mut revision) in stores.db.old_allow_lists(LISTS_KEPT).await? {
+    for coupon in stores.db.old_allow_lists(LISTS_KEPT).await? {
         // A coupon with a schedule may get more drops.
-        if !is_coupon_over(&stores.db, coupon).await? {
-            continue;
-        }
-        while let Some((now, has_more)) = stores
-            .db
-            .delete_some_of_allow_list(coupon, revision)
-            .await?
-        {
-            revision = now;
-            if !has_more {
-                tracing::info!(
-                    coupon_id = coupon.0,
-                    "the allow list of a coupon that is over is deleted"
-                );
-                break;
-            }
+        if is_coupon_over(&stores.db, coupon).await? {
+            stores.db.delete_allow_list(coupon).await?;
+            tracing::info!(
+                coupon_id = coupon.0,
+                "the allow list of a coupon that is over is deleted"
+            );
         }
     }
     Ok(())

@@ -242,7 +242,7 @@ pub(crate) async fn write_list(
             ledger.add(found(Outcome::Applied, detail));
             None
         }
-        Ok(Followed::Changing) => Some("others keep changing the allow list".to_owned()),
+        Ok(Followed::Interrupted) => Some("Redis lost the allow list meanwhile".to_owned()),
         Ok(Followed::Torn(torn)) => Some(torn.to_string()),
         Err(error) => {
             let why = PassError::from(error).about_data()?;

@@ -16,14 +16,10 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Starts all tasks. Dropping the set ends them.
 pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
     let mut tasks = JoinSet::new();
-    let [coupons, lookups, redis, topic] = std::array::from_fn(|_| Arc::clone(app));
+    let [coupons, redis, topic] = std::array::from_fn(|_| Arc::clone(app));
     tasks.spawn(async move {
         coupons.catalogue.keep_fresh(refresh).await;
         "the reading of coupons"
-    });
-    tasks.spawn(async move {
-        lookups.catalogue.answer_lookups().await;
-        "the lookup of coupons"
     });
     tasks.spawn(async move {
         topic.claims.second_store().publisher().watch_topic().await;

@@ -5,31 +5,30 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::config::StartError;
-use firstcome_shared::http::seats::Seats;
 use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::processes::{ProcessRow, announce};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::time_zone;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
 use super::auth::Identity;
 use super::bulkheads::Bulkheads;
 use super::catalogue::Catalogue;
-use super::catalogue::listed::ListedPages;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
 use super::claim::fallback::Fallback;
 use super::claim::in_flight::InFlightLimit;
 use super::claim::kafka::Publisher;
 use super::claim::second_store::SecondStore;
+use super::routes::ListedPages;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, of_mysql, unless_stopped};
 
-/// Maximum number of concurrent CSVs of holders, for operators and for viewers. A CSV takes as long
-/// as its client needs to read it.
+/// Maximum number of concurrent CSVs of holders. A CSV takes as long as its client needs to read
+/// it.
 const EXPORTS: usize = 4;
-const EXPORTS_TO_VIEWERS: usize = 2;
 
 /// Builds the shared state. Returns `None` if `shutdown` came while waiting for a store.
 pub(super) async fn services(
@@ -108,7 +107,7 @@ pub(super) async fn services(
         remaining: RemainingCache::default(),
         listed: ListedPages::default(),
         change_locks: ChangeLocks::default(),
-        exports: Seats::new(EXPORTS, EXPORTS_TO_VIEWERS),
+        exports: Arc::new(Semaphore::new(EXPORTS)),
         in_flight,
         mysql,
         redis,
