@@ -106,6 +106,10 @@ async fn still_needed(
     coupons: &[CouponId],
 ) -> Result<Vec<String>, EraseError> {
     let Stores { db, redis, .. } = stores;
+    let keys = |drops: &[Drop]| -> Vec<DropKeys> {
+        let keys = drops.iter().map(|it| redis.keys(it.coupon_id, it.id));
+        keys.collect()
+    };
     let mut reasons = Vec::new();
     let open = db.open_of_person(user).await?;
     if open > 0 {
@@ -115,16 +119,11 @@ async fn still_needed(
     }
     for id in coupons {
         let found = db.coupon(*id).await?;
-        let drops = found.map(|(_, drops)| drops).unwrap_or_default();
+        let keys = found.map(|(_, drops)| keys(&drops)).unwrap_or_default();
         if !is_coupon_over(db, *id).await? {
-            reasons.push(format!(
-                "coupon {id} is not over: all its drops must be sealed"
-            ));
-        } else if redis
-            .have_keys(&keys(stores, &drops))
-            .await?
-            .contains(&true)
-        {
+            let why = format!("coupon {id} is not over: all its drops must be sealed");
+            reasons.push(why);
+        } else if redis.have_keys(&keys).await?.contains(&true) {
             reasons.push(format!(
                 "Redis keeps the people of coupon {id} for an hour after its last drop was sealed"
             ));
@@ -133,18 +132,12 @@ async fn still_needed(
     // The user may be on a waiting list, or just admitted.
     for (coupon, drops) in db.catalogue().await? {
         let id = coupon.id;
-        if !coupons.contains(&id) && redis.knows(&keys(stores, &drops), user).await? {
-            reasons.push(format!(
-                "they hold a slot or wait in coupon {id}, which is not over"
-            ));
+        if !coupons.contains(&id) && redis.knows(&keys(&drops), user).await? {
+            let why = format!("they hold a slot or wait in coupon {id}, which is not over");
+            reasons.push(why);
         }
     }
     Ok(reasons)
-}
-
-fn keys(stores: &Stores, drops: &[Drop]) -> Vec<DropKeys> {
-    let keys = |drop: &Drop| stores.redis.keys(drop.coupon_id, drop.id);
-    drops.iter().map(keys).collect()
 }
 
 /// Removes a user from all lists. Returns the number of lists that contained the user.

@@ -12,12 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::CouponPage;
 use super::auth::Identity;
-use super::bulkheads::Bulkheads;
+use super::bulkheads::{Bulkheads, InFlightLimit};
 use super::catalogue::Catalogue;
 use super::catalogue::coupon_with_drops::instant;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
-use super::claim::in_flight::InFlightLimit;
 use super::routes::ListedPages;
 
 pub(crate) struct Services {

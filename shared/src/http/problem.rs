@@ -50,7 +50,7 @@ pub enum Code {
     TooLarge,
     IdempotencyKeyUsed,
     NotPossible,
-    /// Too many requests of one user or address, or too many wrong tokens.
+    /// Too many requests of one user or address.
     TooManyRequests,
     Internal,
     Unavailable,

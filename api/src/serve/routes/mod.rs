@@ -106,7 +106,7 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, HealthCheck)> {
 /// Checks of the stores without which claims continue; `/readyz` reports them as notes.
 pub(crate) fn notes(app: &App) -> Vec<(&'static str, HealthCheck)> {
     let kafka = note(app, |app| {
-        let problem = app.claims.second_store().publisher().problem();
+        let problem = app.claims.second_store.publisher.problem();
         problem.map(|why| format!("claims go to MySQL, without Kafka: {why}"))
     });
     let mysql = note(app, |app| app.catalogue.problem().map(str::to_owned));
