@@ -19,7 +19,6 @@ use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
 use super::claim::kafka::Publisher;
 use super::claim::second_store::SecondStore;
-use super::routes::ListedPages;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
@@ -82,7 +81,6 @@ pub(super) async fn services(
         claims: Arc::new(claims),
         catalogue,
         remaining: RemainingCache::default(),
-        listed: ListedPages::default(),
         change_locks: ChangeLocks::default(),
         exports: Arc::new(Semaphore::new(EXPORTS)),
         in_flight,
