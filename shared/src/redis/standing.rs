@@ -31,8 +31,6 @@ pub struct Standing {
 pub struct HeldSlot {
     /// In Unix milliseconds by Redis's clock, or `None` if unknown.
     pub admitted_at_ms: Option<i64>,
-    /// Whether the drop's `users` contain the user. If `false`, only the coupon's claimants do.
-    pub is_in_users: bool,
 }
 
 impl Redis {
@@ -116,10 +114,7 @@ impl Redis {
         let is_claimant = !has_users && claimant == Some(format!("{}:{slot}", keys.drop));
         // As in the script, a time that Firstcome did not write is unknown.
         let admitted_at_ms = at.and_then(number_of).filter(|_| is_in_users);
-        Ok((is_in_users || is_claimant).then_some(HeldSlot {
-            admitted_at_ms,
-            is_in_users,
-        }))
+        Ok((is_in_users || is_claimant).then_some(HeldSlot { admitted_at_ms }))
     }
 
     /// Whether this user holds a slot or waits in one of these drops of a coupon.
