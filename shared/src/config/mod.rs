@@ -104,6 +104,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, clap::Parser)]
+    #[allow(dead_code)] // only parsing is tested
     struct Both {
         #[command(flatten)]
         mysql: MysqlArgs,
