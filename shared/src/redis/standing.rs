@@ -101,13 +101,10 @@ impl Redis {
     ) -> RedisResult<Option<HeldSlot>> {
         type Replies = (Option<f64>, bool, Option<String>, Option<Vec<u8>>);
         let mut pipe = redis::pipe();
-        pipe.atomic()
-            .cmd("ZSCORE")
-            .arg(&keys.users)
-            .arg(user.as_str());
-        pipe.cmd("EXISTS").arg(&keys.users);
-        pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        pipe.cmd("HGET").arg(&keys.times).arg(slot);
+        pipe.atomic().zscore(&keys.users, user.as_str());
+        pipe.exists(&keys.users);
+        pipe.hget(&keys.claimants, user.as_str());
+        pipe.hget(&keys.times, slot);
         let (score, has_users, claimant, at): Replies =
             pipe.query_async(&mut self.connection()).await?;
         let is_in_users = score == Some(f64::from(slot));
