@@ -23,21 +23,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    coupon_allow_list (coupon_id, user_id) {
-        coupon_id -> BigInt,
-        user_id -> Text,
-    }
-}
-
-diesel::table! {
-    code_key (id) {
-        id -> TinyInt,
-        secret -> Binary,
-        since -> Datetime,
-    }
-}
-
-diesel::table! {
     drops (id) {
         id -> BigInt,
         coupon_id -> BigInt,
@@ -68,20 +53,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    ops_actions (id) {
-        id -> BigInt,
-        at -> Datetime,
-        operator -> Nullable<Text>,
-        token -> Text,
-        from_addr -> Nullable<Text>,
-        action -> Text,
-        coupon_id -> Nullable<BigInt>,
-        drop_id -> Nullable<BigInt>,
-        detail -> Text,
-    }
-}
-
-diesel::table! {
     revoked_coupons (id) {
         id -> BigInt,
         coupon_id -> BigInt,
@@ -97,15 +68,6 @@ diesel::table! {
         may_claim_again -> Bool,
         revoked_at -> Datetime,
         again_from -> Nullable<Datetime>,
-    }
-}
-
-diesel::table! {
-    slot_limits (drop_id, slot_limit) {
-        drop_id -> BigInt,
-        slot_limit -> Unsigned<Integer>,
-        coupon_id -> BigInt,
-        person_scope -> BigInt,
     }
 }
 
@@ -154,10 +116,8 @@ diesel::table! {
         failed -> Unsigned<Integer>,
         error -> Nullable<Text>,
         drops -> Nullable<Text>,
-        number -> Nullable<Unsigned<BigInt>>,
-        drops_hash -> Nullable<BigInt>,
-        drops_run -> Nullable<Text>,
-        nothing_new -> Bool,
+        content -> Nullable<BigInt>,
+        same_as -> Nullable<Text>,
         asked_by -> Nullable<Text>,
     }
 }
@@ -176,9 +136,6 @@ diesel::table! {
         detail -> Nullable<Text>,
         needs_person -> Bool,
         created_at -> Datetime,
-        seen_from -> Nullable<Unsigned<BigInt>>,
-        seen_to -> Nullable<Unsigned<BigInt>>,
-        content -> Nullable<BigInt>,
         dead_letter -> Nullable<BigInt>,
     }
 }

@@ -7,7 +7,7 @@ use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
-use firstcome_notifier::wording::{capital, count, detail, line, person};
+use firstcome_notifier::wording::{capital, detail, line, person};
 use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage, ListedFailedClaim};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use super::text::Text;
 
 #[derive(Template)]
 #[template(path = "dead_letters.html")]
-struct LettersScreen<'a> {
+struct DeadLettersScreen<'a> {
     top: Top<'a>,
     letters: &'a [ListedFailedClaim],
     /// Show resolved dead letters instead of open ones.
@@ -31,7 +31,7 @@ struct LettersScreen<'a> {
 
 #[derive(Template)]
 #[template(path = "dead_letter.html")]
-struct LetterScreen<'a> {
+struct DeadLetterScreen<'a> {
     top: Top<'a>,
     letter: &'a ListedFailedClaim,
     found: &'a FailedClaimDetails,
@@ -46,14 +46,14 @@ const MESSAGE: usize = 2_000;
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-pub(super) struct LettersQuery {
+pub(super) struct DeadLettersQuery {
     status: String,
     drop: Option<i64>,
     reason: Option<String>,
     page: u32,
 }
 
-pub(super) async fn list(page: Page, OrDefault(query): OrDefault<LettersQuery>) -> Screen {
+pub(super) async fn list(page: Page, OrDefault(query): OrDefault<DeadLettersQuery>) -> Screen {
     let resolved = query.status == "resolved";
     let reason = query.reason.filter(|reason| !reason.is_empty());
     let drop = query.drop.map(|drop| drop.to_string()).unwrap_or_default();
@@ -65,7 +65,7 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<LettersQuery>) 
     ];
     let path = format!("/v1/failed-claims{}", query_string(&parameters));
     let found: FailedClaimPage = page.get(&path).await?;
-    let screen = LettersScreen {
+    let screen = DeadLettersScreen {
         top: page.top("Dead letters", "dead-letters"),
         letters: &found.failed_claims,
         resolved,
@@ -107,31 +107,7 @@ fn masked(letter: &ListedFailedClaim, text: &str, revealed: bool) -> String {
     detail(text, &people)
 }
 
-impl LetterScreen<'_> {
-    fn place(&self) -> String {
-        place(self.letter)
-    }
-
-    fn whom(&self) -> String {
-        whom(self.letter, self.revealed)
-    }
-
-    fn what(&self) -> String {
-        what(self.letter, self.revealed)
-    }
-
-    fn claimed(&self) -> String {
-        let at = self.letter.claimed_at.map(|at| at.text());
-        at.unwrap_or_else(|| "not known".to_owned())
-    }
-
-    fn source(&self) -> String {
-        match self.letter.partition.zip(self.letter.offset) {
-            None => "not from the topic".to_owned(),
-            Some((partition, offset)) => format!("partition {partition}, offset {offset}"),
-        }
-    }
-
+impl DeadLetterScreen<'_> {
     /// Why the last pass could not resolve it, and when that was.
     fn left(&self) -> Option<(String, String)> {
         let left = self.found.left.as_ref()?;
@@ -142,26 +118,6 @@ impl LetterScreen<'_> {
     fn message(&self) -> Option<String> {
         let message = self.found.message.as_ref().filter(|_| self.revealed)?;
         Some(line(message, MESSAGE))
-    }
-
-    fn length(&self) -> String {
-        count(self.found.message_bytes, "byte", "bytes")
-    }
-
-    /// The path of the page where a pass over its drop can be started.
-    fn drop_page(&self) -> Option<String> {
-        let (coupon, drop) = (self.letter.coupon_id?, self.letter.drop_id?);
-        let path = format!("/coupons/{coupon}/drops/{drop}");
-        self.found.drop_exists.then_some(path)
-    }
-
-    /// The coupon, the drop and the user of the history, if they are known and revealed.
-    fn story(&self) -> Option<[String; 3]> {
-        self.found.coupon_name.as_ref().filter(|_| self.revealed)?;
-        let drop = self.letter.drop_id.filter(|_| self.found.drop_exists);
-        let drop = drop.map(|drop| drop.to_string()).unwrap_or_default();
-        let coupon = self.letter.coupon_id?.to_string();
-        Some([coupon, drop, self.letter.user_id.clone()?])
     }
 }
 
@@ -187,7 +143,7 @@ async fn shown(page: &Page, id: &str, revealed: bool, done: &str) -> Screen {
         ("discarded", true) => "Discarded. No pass looks at it again.",
         _ => "",
     };
-    let screen = LetterScreen {
+    let screen = DeadLetterScreen {
         top: Top {
             done,
             ..page.top("One dead letter", "dead-letters")

@@ -34,7 +34,7 @@ pub struct Rendered {
 
 /// A mail before it is rendered. Its texts are single, clean lines.
 #[derive(Debug)]
-pub(super) struct Letter {
+pub(super) struct Document {
     /// As in the outbox, and as the prefix of the subject.
     pub(super) kind: [&'static str; 2],
     /// Whether the mail is about something bad, shown as the colour at its top.
@@ -56,8 +56,6 @@ pub(super) struct Letter {
 pub(super) enum Block {
     /// The title of a section.
     Title(String),
-    /// A line that introduces the next block.
-    Heading(String),
     Paragraph(String),
     /// What happens by itself, or the instruction for the operator.
     Todo(String),
@@ -73,33 +71,33 @@ pub(super) enum Block {
 }
 
 #[derive(Template)]
-#[template(path = "letter.html")]
+#[template(path = "document.html")]
 struct Html<'a> {
     subject: &'a str,
-    letter: &'a Letter,
+    document: &'a Document,
     colour: &'static str,
 }
 
 #[derive(Template)]
-#[template(path = "letter.txt")]
+#[template(path = "document.txt")]
 struct Text<'a> {
-    letter: &'a Letter,
+    document: &'a Document,
 }
 
-impl Letter {
+impl Document {
     pub(super) fn render(&self) -> anyhow::Result<Rendered> {
         let [kind, prefix] = self.kind;
         let subject = format!("[firstcome] {prefix}: {}", self.subject);
         let subject = wording::line(&subject, SUBJECT);
         let html = Html {
             subject: &subject,
-            letter: self,
+            document: self,
             colour: if self.is_bad { "#c62828" } else { "#2e7d32" },
         };
         Ok(Rendered {
             kind,
             html: html.render()?,
-            text: Text { letter: self }.render()?,
+            text: Text { document: self }.render()?,
             subject,
         })
     }
@@ -134,8 +132,7 @@ impl Block {
 
     fn as_text(&self) -> String {
         match self {
-            Self::Title(text) => format!("\n{}", ruled(text, "=")),
-            Self::Heading(text) => ruled(text, "-"),
+            Self::Title(text) => format!("\n== {} ==", wrap(text, "", "   ")),
             Self::Paragraph(text) => wrap(text, "", ""),
             Self::Todo(text) => wrap(text, "To do: ", "       "),
             Self::List(items) => {
@@ -150,12 +147,6 @@ impl Block {
             Self::Link { label, url } => format!("{label}: {url}"),
         }
     }
-}
-
-fn ruled(text: &str, rule: &str) -> String {
-    let text = wrap(text, "", "");
-    let width = text.lines().last().unwrap_or_default().chars().count();
-    format!("{text}\n{}", rule.repeat(width))
 }
 
 /// Wraps a line at spaces, with these indents of the first line and of the others. Words that are
