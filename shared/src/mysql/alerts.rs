@@ -310,12 +310,8 @@ pub async fn list(
          WHERE COALESCE(a.status = ?, TRUE) AND COALESCE(a.id < ?, TRUE) ORDER BY a.id DESC LIMIT ?",
         AlertRow::columns("a.")
     );
-    let page = sql!(
-        page,
-        state.map(AlertState::as_str),
-        before,
-        u64::from(limit) + 1
-    );
+    let (state, most) = (state.map(AlertState::as_str), u64::from(limit) + 1);
+    let page = sql!(page, state, before, most);
     let mut rows: Vec<(i64, AlertRow, Option<String>)> = db.all("list alerts", page).await?;
     let has_more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
