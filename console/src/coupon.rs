@@ -208,10 +208,10 @@ async fn share_code(page: &Page, coupon: &CouponSettings) -> Option<String> {
 fn act(recorded: &RecordedAct) -> String {
     let detail: Value = serde_json::from_str(&recorded.detail).unwrap_or_default();
     let fields = detail.as_object().into_iter().flatten();
+    let fields = fields.filter(|(_, value)| !value.is_null());
     let fields = fields.map(|(field, value)| {
-        let value = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
+        let value = value.to_string().replace(['{', '}', '"'], "");
+        let value = value.replace("from:", "").replace(",to:", " → ");
         format!("{}: {value}", field.replace('_', " "))
     });
     let fields: Vec<String> = fields.collect();
