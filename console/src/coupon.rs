@@ -31,7 +31,6 @@ struct CouponsScreen<'a> {
     top: Top<'a>,
     coupons: &'a [ApiCoupon],
     has_api: bool,
-    is_first: bool,
     /// The last coupon shown, if there are more.
     next_after: Option<CouponId>,
 }
@@ -114,7 +113,6 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<CouponsQuery>) 
         top: page.top("Coupons", "coupons"),
         coupons: &found,
         has_api: page.has_api(),
-        is_first: after == 0,
         next_after: found.last().filter(|_| has_more).map(|last| last.id),
     };
     Ok(answer(StatusCode::OK, &screen))
