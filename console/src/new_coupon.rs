@@ -61,8 +61,8 @@ fn plan(typed: &Fields) -> Result<Preview, String> {
     let is_daily = typed.get("repeats") == "daily";
     let zone: Tz = typed.get("time_zone").text().parse()?;
     let schedule = schedule(typed, is_daily, zone)?;
-    let openings = schedule.preview(Utc::now(), &zone);
-    let openings = openings.map_err(|error| labelled(&error.to_string()))?;
+    let openings = schedule.preview(Utc::now(), zone);
+    let openings = openings.map_err(labelled)?;
     let once_per = match (is_daily, typed.get("once_per")) {
         (false, _) => "coupon",
         (true, per @ ("drop" | "coupon")) => per,

@@ -61,7 +61,7 @@ pub(crate) fn short(at: DateTime<Utc>, zone: Option<Tz>) -> String {
     let Some(zone) = zone.filter(|zone| *zone != Tz::utc()) else {
         return at.format("%Y-%m-%d %H:%M UTC").to_string();
     };
-    let at = at.with_timezone(&zone);
+    let at = zone.local(at);
     at.format("%Y-%m-%d %H:%M %Z").to_string()
 }
 
@@ -72,9 +72,9 @@ pub(crate) fn window(
     zone: Option<Tz>,
 ) -> String {
     let zone = zone.unwrap_or_else(Tz::utc);
-    let there = opens.with_timezone(&zone);
+    let there = zone.local(opens);
     let (begin, name) = (there.format("%Y-%m-%d %H:%M"), zone.name());
-    let Some(closes) = closes.map(|at| at.with_timezone(&zone)) else {
+    let Some(closes) = closes.map(|at| zone.local(at)) else {
         return format!("from {begin} {name}");
     };
     let is_same_day = there.date_naive() == closes.date_naive();
