@@ -194,10 +194,7 @@ async fn share_code(page: &Page, coupon: &CouponSettings) -> Option<String> {
     let asked = timeout(PATIENCE, asked).await;
     let is_on = matches!(asked, Ok(Ok(answer)) if answer.status().is_success());
     let code = QrCode::new(&coupon.page).ok().filter(|_| is_on)?;
-    let drawn = code
-        .render::<svg::Color<'_>>()
-        .min_dimensions(160, 160)
-        .build();
+    let drawn = code.render::<svg::Color<'_>>().build();
     let (_, drawing) = drawn.split_once("?>")?;
     Some(drawing.to_owned())
 }
