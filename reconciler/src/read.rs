@@ -12,7 +12,6 @@ use firstcome_shared::mysql::revoked::Revocations;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, DropState};
-use firstcome_shared::sql;
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, PassError};
