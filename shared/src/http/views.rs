@@ -276,14 +276,8 @@ pub struct Discarded {
 
 /// Result of a search.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct FoundPeople {
-    /// If there are several, search again with the ID of one.
+pub struct FoundCoupons {
     pub coupons: Vec<NamedCoupon>,
-    /// The drop of the slot.
-    pub drop_id: Option<DropId>,
-    /// In full; empty if there are several coupons.
-    #[schema(example = json!(["u-37"]))]
-    pub user_ids: Vec<String>,
 }
 
 /// A coupon by ID and name.

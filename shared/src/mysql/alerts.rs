@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::set_state;
 use super::sql::{row, values};
-use super::{Conn, Db, DbError, Sql, list as values_of};
+use super::{Conn, Db, DbError, MOST_VALUES, Sql, list as values_of};
 use crate::domain::{CouponId, DropId};
 use crate::sql;
 
@@ -115,6 +115,9 @@ pub struct AlertPage {
     pub next_before: Option<i64>,
 }
 
+/// Id, name of the coupon, and the alert.
+type ListedRow = (i64, Option<String>, AlertRow);
+
 row! {
     pub struct AlertRow {
         pub name: String,
@@ -167,7 +170,7 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
 
 /// Inserts an alert, or replaces the one with the same name.
 pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
-    let values = values![
+    let row = values![
         &alert.name,
         &alert.kind,
         alert.coupon_id,
@@ -185,15 +188,11 @@ pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
         alert.acknowledged_by.clone(),
     ];
     let columns = AlertRow::columns("");
-    let set = columns
-        .split(", ")
-        .map(|column| format!("{column} = new.{column}"));
-    let set = format!(
-        " AS new ON DUPLICATE KEY UPDATE {}",
-        set.collect::<Vec<_>>().join(", ")
-    );
-    let insert = Sql::insert(&format!("alerts ({columns})"), vec![values]);
-    insert.and(sql!(set)).run(conn).await.map(|_| ())
+    let set = columns.split(", ").map(|it| format!("{it} = new.{it}"));
+    let set = set.collect::<Vec<_>>().join(", ");
+    let insert = Sql::insert(&format!("alerts ({columns})"), vec![row]);
+    let replace = sql!(format!(" AS new ON DUPLICATE KEY UPDATE {set}"));
+    insert.and(replace).run(conn).await.map(|_| ())
 }
 
 /// Reads the alerts that are firing or that have one of these names, by name.
@@ -201,30 +200,33 @@ pub async fn firing_or_named(
     conn: &mut Conn,
     names: &[String],
 ) -> QueryResult<HashMap<String, Alert>> {
-    let columns = AlertRow::columns("");
-    let query = format!("SELECT {columns} FROM alerts WHERE status = 'firing' OR name IN (?)");
-    let found: Vec<AlertRow> = sql!(query, values_of(names)).all(conn).await?;
-    let named = |row| {
-        let alert = Alert::from(row);
-        (alert.name.clone(), alert)
-    };
+    let select = format!("SELECT {} FROM alerts", AlertRow::columns(""));
+    let firing = sql!(format!("{select} WHERE status = 'firing'"));
+    let mut found: Vec<AlertRow> = firing.all(conn).await?;
+    for some in names.chunks(MOST_VALUES) {
+        let named = sql!(format!("{select} WHERE name IN (?)"), values_of(some));
+        found.extend(named.all(conn).await?);
+    }
+    let named = |row: AlertRow| (row.name.clone(), row.into());
     Ok(found.into_iter().map(named).collect())
 }
 
 /// Reads the ids of alerts by name.
 pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String, i64>> {
-    let query = "SELECT name, id FROM alerts WHERE name IN (?)";
-    let names = values_of(names.iter().copied());
-    let found: Vec<(String, i64)> = sql!(query, names).all(conn).await?;
-    Ok(found.into_iter().collect())
+    let mut found = HashMap::new();
+    for some in names.chunks(MOST_VALUES) {
+        let some = values_of(some.iter().copied());
+        let query = sql!("SELECT name, id FROM alerts WHERE name IN (?)", some);
+        found.extend(query.all::<(String, i64)>(conn).await?);
+    }
+    Ok(found)
 }
 
 /// Counts the users whose broken promises in a drop ended since this time: those who have a row of
 /// the coupon, and the others, whom an operator has told.
 pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
-    let query = "SELECT COUNT(*), COUNT(i.slot) FROM broken_promises p LEFT JOIN LATERAL (SELECT slot \
-                 FROM issued_coupons WHERE coupon_id = p.coupon_id AND user_id = p.user_id LIMIT 1) i ON TRUE \
-                 WHERE p.drop_id = ? AND p.mended_at >= ?";
+    let query = "SELECT COUNT(*), CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i WHERE i.coupon_id = b.coupon_id \
+                 AND i.user_id = b.user_id)), 0) AS SIGNED) FROM broken_promises b WHERE b.drop_id = ? AND b.mended_at >= ?";
     let (all, kept): (i64, i64) = sql!(query, drop, since).one(conn).await?;
     Ok([kept, all - kept])
 }
@@ -244,11 +246,14 @@ row! {
 
 /// Stores repairs. A run that was stored before keeps its rows.
 pub async fn keep_repairs(conn: &mut Conn, rows: Vec<RepairsRow>) -> QueryResult<()> {
-    let into = format!("repairs ({})", RepairsRow::columns(""));
     for some in rows.chunks(1_000) {
-        let rows = some.iter().cloned().map(RepairsRow::values).collect();
-        let stays = sql!(" ON DUPLICATE KEY UPDATE run_id = repairs.run_id");
-        Sql::insert(&into, rows).and(stays).run(conn).await?;
+        let into = format!("repairs ({})", RepairsRow::columns(""));
+        let insert = Sql::insert(
+            &into,
+            some.iter().cloned().map(RepairsRow::values).collect(),
+        );
+        let unchanged = sql!(" ON DUPLICATE KEY UPDATE run_id = repairs.run_id");
+        insert.and(unchanged).run(conn).await?;
     }
     Ok(())
 }
@@ -264,9 +269,10 @@ pub async fn unmailed_repairs(
     );
     let unmailed = sql!(unmailed).all(conn).await?;
     let mails =
-        "SELECT DISTINCT mailed_at FROM repairs WHERE mailed_at >= ? ORDER BY mailed_at DESC";
-    let mails: Vec<NaiveDateTime> = sql!(mails, since).all(conn).await?;
-    Ok((unmailed, mails.into_iter().map(|at| at.and_utc()).collect()))
+        "SELECT DISTINCT mailed_at, 0 FROM repairs WHERE mailed_at >= ? ORDER BY mailed_at DESC";
+    let mails: Vec<(NaiveDateTime, i64)> = sql!(mails, since).all(conn).await?;
+    let mails = mails.into_iter().map(|(at, _)| at.and_utc());
+    Ok((unmailed, mails.collect()))
 }
 
 /// Marks repairs as mailed, if these were.
@@ -282,20 +288,27 @@ pub async fn repairs_are_mailed(
     Ok(())
 }
 
+/// Coupon, drop, user, slot, and the reason.
+type ListedPromise = (i64, i64, String, Option<i64>, String);
+
 /// Reads the unresolved broken promises of these drops.
 pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {
-    type Row = (i64, i64, String, Option<i64>, String);
-    let open = "SELECT coupon_id, drop_id, user_id, slot, reason FROM broken_promises \
-                WHERE drop_id IN (?) AND mended_at IS NULL ORDER BY drop_id, user_id";
-    let rows: Vec<Row> = sql!(open, values_of(of.iter().copied())).all(conn).await?;
-    let promise = |(coupon, drop, user_id, slot, reason): Row| BrokenPromise {
-        coupon_id: CouponId(coupon),
-        drop_id: DropId(drop),
-        user_id,
-        slot,
-        reason,
-    };
-    Ok(rows.into_iter().map(promise).collect())
+    let mut found = Vec::new();
+    let query = "SELECT coupon_id, drop_id, user_id, slot, reason FROM broken_promises \
+                 WHERE drop_id IN (?) AND mended_at IS NULL ORDER BY drop_id, user_id";
+    for some in of.chunks(MOST_VALUES) {
+        let query = sql!(query, values_of(some.iter().copied()));
+        let rows: Vec<ListedPromise> = query.all(conn).await?;
+        let promise = |(coupon, drop, user_id, slot, reason): ListedPromise| BrokenPromise {
+            coupon_id: CouponId(coupon),
+            drop_id: DropId(drop),
+            user_id,
+            slot,
+            reason,
+        };
+        found.extend(rows.into_iter().map(promise));
+    }
+    Ok(found)
 }
 
 /// Lists alerts, newest first: at most `limit`, with an id below `before`, in the given state.
@@ -305,21 +318,26 @@ pub async fn list(
     before: Option<i64>,
     limit: u32,
 ) -> Result<AlertPage, DbError> {
-    let page = format!(
-        "SELECT a.id, {}, c.name FROM alerts a LEFT JOIN coupons c ON c.id = a.coupon_id \
-         WHERE COALESCE(a.status = ?, TRUE) AND COALESCE(a.id < ?, TRUE) ORDER BY a.id DESC LIMIT ?",
-        AlertRow::columns("a.")
+    let columns = AlertRow::columns("a.");
+    let query = format!(
+        "SELECT a.id, c.name, {columns} FROM alerts a LEFT JOIN coupons c ON c.id = a.coupon_id \
+         WHERE a.status LIKE ? AND a.id < ? ORDER BY a.id DESC LIMIT ?"
     );
-    let (state, most) = (state.map(AlertState::as_str), u64::from(limit) + 1);
-    let page = sql!(page, state, before, most);
-    let mut rows: Vec<(i64, AlertRow, Option<String>)> = db.all("list alerts", page).await?;
+    let state = state.map_or("%", AlertState::as_str);
+    let query = sql!(
+        query,
+        state,
+        before.unwrap_or(i64::MAX),
+        i64::from(limit) + 1
+    );
+    let mut rows: Vec<ListedRow> = db.all("list alerts", query).await?;
     let has_more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
-    let next_before = rows.last().filter(|_| has_more).map(|(id, ..)| *id);
-    let listed = |(id, alert, coupon_name): (i64, AlertRow, Option<String>)| ListedAlert {
-        id,
-        alert: alert.into(),
-        coupon_name,
+    let next_before = rows.last().filter(|_| has_more).map(|row| row.0);
+    let listed = |row: ListedRow| ListedAlert {
+        id: row.0,
+        coupon_name: row.1,
+        alert: row.2.into(),
     };
     Ok(AlertPage {
         alerts: rows.into_iter().map(listed).collect(),
@@ -335,14 +353,14 @@ pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
 impl Db {
     /// Counts firing alerts by kind. Only mailed alerts count.
     pub async fn firing_by_kind(&self) -> Result<Vec<(String, i64)>, DbError> {
-        let firing = "SELECT kind, COUNT(*) FROM alerts \
-                      WHERE status = 'firing' AND last_mailed_at >= first_seen_at GROUP BY kind";
+        let firing = "SELECT kind, COUNT(*) FROM alerts WHERE status = 'firing' AND last_mailed_at >= first_seen_at \
+                      GROUP BY kind";
         self.all("count firing alerts", sql!(firing)).await
     }
 }
 
-/// Acknowledges an alert that is firing, so that it is not mailed again until it changes or is
-/// over. Returns the alert afterwards.
+/// Acknowledges an alert that is firing, so that it is not mailed again until it changes or is over.
+/// Returns the alert afterwards.
 pub async fn acknowledge(
     db: &Db,
     id: i64,
@@ -351,8 +369,8 @@ pub async fn acknowledge(
     operator: Operator,
 ) -> Result<Option<ListedAlert>, DbError> {
     db.transaction("acknowledge an alert", async move |conn| {
-        let acknowledge = "UPDATE alerts SET acknowledged_at = ?, acknowledged_by = ? WHERE id = ? AND status = 'firing'";
-        if sql!(acknowledge, now, &by, id).run(conn).await? == 0 {
+        let set = "UPDATE alerts SET acknowledged_at = ?, acknowledged_by = ? WHERE id = ? AND status = 'firing'";
+        if sql!(set, now, &by, id).run(conn).await? == 0 {
             return Ok(());
         }
         let act = OperatorAct {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Db, DbError, MOST_VALUES, list};
+use super::{Db, DbError, list};
 use crate::domain::DropId;
 use crate::sql;
 
@@ -25,10 +25,9 @@ impl Db {
         looked: bool,
     ) -> Result<(), DbError> {
         let verb = if looked { "REPLACE" } else { "INSERT IGNORE" };
-        let note = format!(
-            "{verb} INTO held_back (drop_id, repairs, fingerprint, run_id) VALUES (?, ?, ?, ?)"
-        );
-        let note = sql!(note, drop, repairs.number, repairs.fingerprint, run_id);
+        let into = "INTO held_back (drop_id, repairs, fingerprint, run_id) VALUES (?, ?, ?, ?)";
+        let (number, fingerprint) = (repairs.number, repairs.fingerprint);
+        let note = sql!(format!("{verb} {into}"), drop, number, fingerprint, run_id);
         self.execute("note repairs held back", note)
             .await
             .map(|_| ())
@@ -47,12 +46,9 @@ impl Db {
     /// Deletes the records of these drops, whose repairs are made or no longer needed. Any
     /// confirmation becomes void.
     pub async fn forget_held_back(&self, drops: HashSet<DropId>) -> Result<(), DbError> {
-        let over: Vec<DropId> = drops.into_iter().collect();
-        for some in over.chunks(MOST_VALUES) {
-            let forget = "DELETE FROM held_back WHERE drop_id IN (?)";
-            let forget = sql!(forget, list(some.iter().copied()));
-            self.execute("forget repairs held back", forget).await?;
-        }
-        Ok(())
+        let forget = sql!("DELETE FROM held_back WHERE drop_id IN (?)", list(drops));
+        self.execute("forget repairs held back", forget)
+            .await
+            .map(|_| ())
     }
 }

@@ -87,11 +87,12 @@ pub enum DeliveryOutcome {
 
 /// Adds messages to the outbox. One that is already there for its target stays unchanged.
 pub async fn enqueue(conn: &mut Conn, messages: Vec<Outgoing>) -> QueryResult<()> {
-    let into = format!("outbox ({})", Outgoing::columns(""));
     for some in messages.chunks(AT_ONCE) {
-        let rows = some.iter().cloned().map(Outgoing::values).collect();
-        let stays = sql!(" ON DUPLICATE KEY UPDATE batch = outbox.batch");
-        Sql::insert(&into, rows).and(stays).run(conn).await?;
+        let into = format!("outbox ({})", Outgoing::columns(""));
+        let rows = some.iter().cloned().map(Outgoing::values);
+        let unchanged = sql!(" ON DUPLICATE KEY UPDATE batch = outbox.batch");
+        let insert = Sql::insert(&into, rows.collect()).and(unchanged);
+        insert.run(conn).await?;
     }
     Ok(())
 }
@@ -117,30 +118,28 @@ pub async fn lease(
 ) -> Result<Vec<Leased>, DbError> {
     db.transaction("lease messages", async move |conn| {
         // No attempt or lease is scheduled that far ahead. If there is one, the clock has been set
-        // back since.
+        // back since. Rows that another sender has locked are skipped.
         let never = now + TimeDelta::minutes(75);
-        // Skip rows that another sender has locked instead of waiting.
+        let columns = Outgoing::columns("");
         let due = format!(
-            "SELECT id, attempts, {} FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL \
+            "SELECT id, attempts, {columns} FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL \
              AND (next_attempt_at <= ? OR next_attempt_at > ? OR attempts = 0) \
              AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
-             AND (channel = ? OR target IN (?)) AND target NOT IN ('', ?) ORDER BY id LIMIT ? FOR UPDATE SKIP LOCKED",
-            Outgoing::columns("")
+             AND (channel = ? OR target IN (?)) AND target NOT IN (?) ORDER BY id LIMIT ? FOR UPDATE SKIP LOCKED"
         );
         let mails = if served.mails { Channel::Mail.word() } else { "" };
-        let webhooks = list(&served.webhooks);
-        // A list that is empty matches nothing, also behind NOT.
-        let busy = list(served.busy.iter().map(String::as_str).chain([""]));
-        let due = sql!(due, now, never, now, never, mails, webhooks, busy, ROUND);
-        let due: Vec<(i64, u32, Outgoing)> = due.all(conn).await?;
-        let leased = |(id, attempts, message)| Leased { id, attempts, message };
-        let mut due: Vec<Leased> = due.into_iter().map(leased).collect();
+        // An empty list would exclude every target.
+        let busy = served.busy.iter().map(String::as_str).chain([""]);
+        let (hooks, busy) = (list(&served.webhooks), list(busy));
+        let due = sql!(due, now, never, now, never, mails, hooks, busy, ROUND);
+        let mut due: Vec<(i64, u32, Outgoing)> = due.all(conn).await?;
         let mut targets = HashSet::new();
-        due.retain(|it| targets.insert(it.message.target.clone()));
-        let lease = "UPDATE outbox SET leased_until = ? WHERE id IN (?)";
-        let lease = sql!(lease, until, list(due.iter().map(|it| it.id)));
+        due.retain(|(.., message)| targets.insert(message.target.clone()));
+        let ids = list(due.iter().map(|(id, ..)| *id));
+        let lease = sql!("UPDATE outbox SET leased_until = ? WHERE id IN (?)", until, ids);
         lease.run(conn).await?;
-        Ok(due)
+        let leased = |(id, attempts, message)| Leased { id, attempts, message };
+        Ok(due.into_iter().map(leased).collect())
     })
     .await
 }
@@ -152,30 +151,35 @@ pub async fn record_outcome(
     outcome: DeliveryOutcome,
     now: DateTime<Utc>,
 ) -> Result<(), DbError> {
-    let at = Some(now);
     let (sent, given_up, next, error) = match outcome {
-        DeliveryOutcome::Sent => (at, None, None, None),
+        DeliveryOutcome::Sent => (Some(now), None, None, None),
         DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
-        DeliveryOutcome::GivenUp(error) => (None, at, None, Some(error)),
+        DeliveryOutcome::GivenUp(error) => (None, Some(now), None, Some(error)),
     };
-    let record = "UPDATE outbox SET attempts = attempts + 1, leased_until = NULL, sent_at = ?, given_up_at = ?, \
-                  last_error = ?, next_attempt_at = COALESCE(?, next_attempt_at) WHERE id = ? AND sent_at IS NULL";
-    let record = sql!(record, sent, given_up, error, next, id);
-    db.execute("record a delivery", record).await.map(|_| ())
+    let set = "UPDATE outbox SET attempts = attempts + 1, leased_until = NULL, sent_at = ?, given_up_at = ?, last_error = ?, \
+               next_attempt_at = COALESCE(?, next_attempt_at) WHERE id = ? AND sent_at IS NULL";
+    let set = sql!(set, sent, given_up, error, next, id);
+    db.execute("record a delivery", set).await.map(|_| ())
 }
 
-/// Gives up on a limited number of messages that are a day old and whose next attempt was due an
-/// hour ago: no process serves them. Otherwise, when `SMTP_URL` is set after months, old mails
-/// would look as if their events had just happened. Returns how many.
+/// Gives up on messages that are a day old and whose next attempt was due an hour ago: no process
+/// serves them. Otherwise, when `SMTP_URL` is set after months, old mails would look as if their
+/// events had just happened. Returns how many.
 pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> Result<usize, DbError> {
-    // A read takes no locks, so the sender of another process is not delayed.
-    let old = "SELECT id FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL \
-               AND created_at < ? AND next_attempt_at < ? LIMIT 1000";
-    let old = sql!(old, now - GIVE_UP, now - TimeDelta::hours(1));
-    let ids: Vec<i64> = db.all("read old messages", old).await?;
-    let give_up = "UPDATE outbox SET given_up_at = ?, last_error = 'nothing was set for a day that sends it' WHERE id IN (?)";
-    db.execute("give up old messages", sql!(give_up, now, list(ids)))
-        .await
+    db.run("give up old messages", async move |conn| {
+        // A read takes no locks, so the sender of another process is not delayed.
+        let old = "SELECT id, attempts FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
+                   AND next_attempt_at < ? LIMIT 1000";
+        let old = sql!(old, now - GIVE_UP, now - TimeDelta::hours(1));
+        let old: Vec<(i64, u32)> = old.all(conn).await?;
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let ids = list(old.iter().map(|(id, _)| *id));
+        let set = "UPDATE outbox SET given_up_at = ?, last_error = 'nothing was set for a day that sends it' WHERE id IN (?)";
+        sql!(set, now, ids).run(conn).await
+    })
+    .await
 }
 
 /// Whether a message of this age is given up when an attempt fails.
@@ -185,7 +189,6 @@ pub fn is_old(created_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
 
 /// Counts unsent messages by channel.
 pub async fn waiting(db: &Db) -> Result<Vec<(String, i64)>, DbError> {
-    let waiting = "SELECT channel, COUNT(*) FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL GROUP BY channel";
-    db.all("count what waits in the outbox", sql!(waiting))
-        .await
+    let open = "SELECT channel, COUNT(*) FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL GROUP BY channel";
+    db.all("count what waits in the outbox", sql!(open)).await
 }
