@@ -9,7 +9,6 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{FencedInsert, IssuedBy};
-use firstcome_shared::mysql::{DbError, Refusal};
 use firstcome_shared::sql;
 
 use crate::context::{PassContext, PassError};
@@ -150,13 +149,13 @@ pub(crate) async fn owe(
     resolutions: Vec<Resolution>,
 ) -> Result<(), DbError> {
     let (run_id, coupon) = (ctx.run_id.clone(), coupon.id);
-    let listed = ctx.stores.db.transaction("list owed users", async move |conn| {
-        for Holder { slot, user, .. } in &owed {
-            let list = "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
-                        VALUES (?, ?, ?, ?, ?, ?) \
-                        ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)";
-            let list = sql!(list, drop, user, coupon, *slot, reason, &run_id);
-            list.run(conn).await?;
+    let db = &ctx.stores.db;
+    let listed = db.transaction("list owed users", async move |conn| {
+        for Holder { user, slot, .. } in &owed {
+            let owe = "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
+                       VALUES (?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)";
+            let owe = sql!(owe, drop, user, coupon, *slot, reason, &run_id);
+            owe.run(conn).await?;
         }
         resolve(conn, &resolutions, &run_id).await
     });

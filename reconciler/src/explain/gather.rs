@@ -94,12 +94,16 @@ pub(super) async fn gather(
 
 /// Reads when the coupon was last opened again after a loss of Redis.
 async fn last_loss(db: &Db, coupon: CouponId) -> Result<Option<DateTime<Utc>>, DbError> {
-    let opened = "SELECT created_at FROM reconcile_findings WHERE coupon_id = ? AND kind = ? AND action = ? \
-                  AND result = ? ORDER BY id DESC LIMIT 1";
-    let (kind, action) = (Kind::RedisLost.as_str(), ActionKind::Open.as_str());
-    let opened = sql!(opened, coupon, kind, action, Outcome::Applied.as_str());
-    let at: Option<NaiveDateTime> = db.first("last loss of Redis", opened).await?;
-    Ok(at.map(|at| at.and_utc()))
+    let last = sql!(
+        "SELECT created_at FROM reconcile_findings \
+         WHERE coupon_id = ? AND kind = ? AND action = ? AND result = ? ORDER BY id DESC LIMIT 1",
+        coupon,
+        Kind::RedisLost.as_str(),
+        ActionKind::Open.as_str(),
+        Outcome::Applied.as_str(),
+    );
+    let found: Option<NaiveDateTime> = db.first("last loss of Redis", last).await?;
+    Ok(found.map(|at| at.and_utc()))
 }
 
 /// Reads the user's entries in MySQL. Returns why the last repair for them was not made.

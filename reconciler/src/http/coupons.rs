@@ -175,8 +175,8 @@ async fn details(
 /// Counts the open broken promises of a drop.
 async fn broken_promises(db: &Db, drop: DropId) -> Result<u64, DbError> {
     let open = "SELECT COUNT(*) FROM broken_promises WHERE drop_id = ? AND mended_at IS NULL";
-    let count: Option<i64> = db.first("count broken promises", sql!(open, drop)).await?;
-    Ok(count.unwrap_or(0).unsigned_abs())
+    let open = db.first("count broken promises", sql!(open, drop)).await?;
+    Ok(open.unwrap_or(0))
 }
 
 /// Adds the slots of the sample that have no row yet, if Redis has them.

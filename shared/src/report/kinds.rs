@@ -263,7 +263,7 @@ impl AlertKind {
                 noun: ["failed claim", "failed claims"],
                 users: "Their users may have been promised a coupon and have none.",
                 to_do: "See the reason of each and correct it; the next pass issues it. Discard a claim only if its user's story \
-                        (People) shows no promise.",
+                        (Search) shows no promise.",
                 remedy: Remedy::DeadLetters,
                 ..WARNING
             },

@@ -97,6 +97,7 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
     migrations::migrate(&settings).await.unwrap();
     let db = Db::new(&settings).unwrap();
     let schedule = Schedule::Once {
+        time_zone: None,
         opens_at: Utc::now(),
         closes_at: None,
     };

@@ -186,8 +186,8 @@ async fn write_to_mysql(
                 let outcomes = write_rows(conn, &claims, &key, IssuedBy::Api).await?;
                 Ok(outcomes.iter().map(Outcome::has_row).collect())
             };
-            let db = db.within(limit.saturating_sub(begun.elapsed()));
-            let written = db.transaction("write claims that are not published", writing);
+            let left = db.within(limit.saturating_sub(begun.elapsed()));
+            let written = left.transaction("write claims that are not published", writing);
             match written.await {
                 // Two processes that write the same claims can deadlock.
                 Err(error) if error.is_deadlock() && begun.elapsed() < limit => {}

@@ -84,7 +84,7 @@ async fn an_operator_repairs_a_drop_and_opens_every_screen_at_a_desk_and_on_a_ph
             "Only with the reason",
         ),
         ("ops-coupons", "/coupons", "Winter coupon"),
-        ("ops-coupon", &coupon_page, "Waiting list"),
+        ("ops-coupon", &coupon_page, "The coupon page is off"),
         ("ops-letter", "/dead-letters/701", "Discard dead letter 701"),
         ("ops-new", new, "The next openings"),
         ("ops-drop-again", &drop, "Pause, raise or change it"),
