@@ -20,10 +20,10 @@ use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigg
 use crate::run::{Reconciler, UrgentLane, new_run_id};
 
 /// Maximum number of findings shown for one drop. `--json` and the API return all of them.
-const SHOWN: usize = 50;
+pub(crate) const SHOWN: usize = 50;
 
 /// Maximum wait for the mail server. Unsent mails stay in the outbox.
-const MAIL_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const MAIL_LIMIT: Duration = Duration::from_secs(20);
 
 /// Maximum wait for a store, in seconds. Short, because an operator waits at the terminal.
 const STARTUP_WAIT: u64 = 5;
@@ -161,7 +161,7 @@ fn drop_line(drop: &DropReport) -> String {
 }
 
 /// Describes a finding and its outcome in one line.
-fn finding_line(finding: &Finding, full_ids: bool) -> String {
+pub(crate) fn finding_line(finding: &Finding, full_ids: bool) -> String {
     let outcome = match finding.result {
         Outcome::Applied | Outcome::Planned | Outcome::Failed => finding.result.as_str(),
         Outcome::Skipped if finding.needs_person => "left for you",

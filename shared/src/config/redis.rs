@@ -48,6 +48,25 @@ enum ModeName {
 }
 
 impl RedisArgs {
+    /// Returns the settings for a Redis that is not ours, at an address that is not `REDIS_URL`.
+    pub fn at(
+        url: SecretString,
+        is_cluster: bool,
+        tls: &TlsArgs,
+        timeout_ms: u64,
+    ) -> anyhow::Result<RedisSettings> {
+        redis_url(url.expose_secret()).map_err(anyhow::Error::msg)?;
+        let args = Self {
+            redis_url: url,
+            redis_mode: if is_cluster { ModeName::Cluster } else { ModeName::Single },
+            redis_sentinel_master: None,
+            redis_sentinel_password: None,
+            redis_key_prefix: keys::DEFAULT_PREFIX.to_owned(),
+            redis_durability: RedisDurability::Managed,
+        };
+        args.settings(Duration::from_millis(timeout_ms), tls)
+    }
+
     /// Returns the settings for the client. `timeout` is the maximum wait for one response.
     pub fn settings(&self, timeout: Duration, tls: &TlsArgs) -> anyhow::Result<RedisSettings> {
         let is_encrypted = is_encrypted(self.redis_url.expose_secret());

@@ -1,0 +1,99 @@
+//! The program itself: killed at each step of a repair, and with a million users.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use firstcome_reconciler::report::Status;
+
+use crate::world::{TABLES_OF_ALL, World, pass, users};
+
+const FILE: &str = r#"
+max_rows_per_second = 1000000
+[[campaign]]
+name = "Winter"
+mode = "repair"
+quantity = 150
+in_flight = "20ms"
+repair_limit = 1000
+users = { key = "@users", type = "set" }
+count = { key = "@count", means = "tickets" }
+rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
+failed = { table = "failed_event", user = "user_id", done = "delete" }
+"#;
+
+fn program(world: &World, campaigns: &str) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_firstcome-reconciler"));
+    program.args(["attach", "--once"]).arg(world.file(campaigns));
+    program.env("DATABASE_URL", &world.ours).stdout(Stdio::piped()).stderr(Stdio::piped());
+    program
+}
+
+#[tokio::test]
+async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
+    for point in [
+        "run_begun", "repair_begun", "repair_begun:2", "rows_inserted", "rows_inserted:2", "row_reissued",
+        "row_reissued:3", "people_rebuilt", "run_done", "run_recorded",
+    ] {
+        let world = World::new(TABLES_OF_ALL).await;
+        world.sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)").await;
+        world.members("@users", users(0..120)).await;
+        world.rows(7, users(110..130)).await;
+        world.failed(7, users(0..5).chain(users(112..115))).await;
+        let () = world.redis("SET @count 999").await;
+        let mut killed = program(&world, FILE);
+        let killed = killed.env("FIRSTCOME_CRASH_AT", point).output().unwrap();
+        let said = String::from_utf8_lossy(&killed.stderr).into_owned();
+        assert!(said.contains("crash point"), "{point}: {said}");
+        let attached = world.attached(FILE);
+        let run = pass(&attached).await;
+        assert!(matches!(run.status, Status::Repaired | Status::Clean), "{point}: {run:?}");
+        assert_eq!(pass(&attached).await.status, Status::Clean, "{point}");
+        let rows = world.sql("SELECT COUNT(*), COUNT(DISTINCT user_id) FROM coupon").await;
+        assert_eq!(rows[0], ["130", "130"], "{point}");
+        assert_eq!(world.number("SELECT COUNT(*) FROM failed_event").await, 0, "{point}");
+        let [members, count] = [world.redis::<i64>("SCARD @users").await, world.redis("GET @count").await];
+        assert_eq!([members, count], [130, 130], "{point}");
+    }
+}
+
+#[tokio::test]
+async fn one_pass_needs_no_database_of_ours_and_prints_what_it_saw() {
+    let world = World::new(TABLES_OF_ALL).await;
+    world.members("@users", users(0..3)).await;
+    world.rows(7, users(0..2)).await;
+    let () = world.redis("SET @count 3").await;
+    let observing = FILE.replace("mode = \"repair\"\n", "");
+    let done = program(&world, &observing).env_remove("DATABASE_URL").output().unwrap();
+    let printed = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{printed} {:?}", String::from_utf8_lossy(&done.stderr));
+    assert!(printed.contains("Winter: 2 of 150 issued, NOT exact"), "{printed}");
+    assert!(printed.contains("left for you  unissued") && printed.contains("u•••-2"), "{printed}");
+    let refused = program(&world, FILE).env_remove("DATABASE_URL").output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && said.contains("needs DATABASE_URL"), "{said}");
+    let misfit = program(&world, &observing.replace("user_id", "user")).output().unwrap();
+    let said = String::from_utf8_lossy(&misfit.stderr).into_owned();
+    assert!(misfit.status.code() == Some(2) && said.contains("the nearest is \"user_id\""), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "release"] // a minute
+async fn a_million_users_fit_in_64_mb() {
+    let world = World::new(TABLES_OF_ALL).await;
+    world.sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)").await;
+    world.members("@users", users(0..1_000_000)).await;
+    world.rows(7, users(0..1_000_000)).await;
+    let () = world.redis("SET @count 1000000").await;
+    let mut pass = program(&world, &FILE.replace("150", "1000000")).spawn().unwrap();
+    let mut peak_kb = 0;
+    while pass.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pass.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kb = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        peak_kb = peak_kb.max(kb.unwrap_or_default());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(pass.wait().unwrap().success());
+    println!("peak {peak_kb} kB");
+    assert!((1..64_000).contains(&peak_kb), "{peak_kb} kB");
+}

@@ -1,0 +1,200 @@
+//! A coupon system of somebody else: its tables, its keys, and the file that describes them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use firstcome_reconciler::attach::config::AttachFile;
+use firstcome_reconciler::attach::{Attached, Ours};
+use firstcome_reconciler::context::PassRequest;
+use firstcome_reconciler::report::{DropReport, Kind, Outcome, Run, Trigger};
+use firstcome_reconciler::run::new_run_id;
+use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
+use firstcome_shared::mysql::{Db, migrations};
+use firstcome_stack::{MysqlOptions, MysqlServer, RedisOptions, RedisServer, StackOptions, Tables, mysql_rows};
+use redis::aio::MultiplexedConnection;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+static SERVERS: OnceCell<(MysqlServer, RedisServer)> = OnceCell::const_new();
+static TABLES: Tables = Tables::new();
+static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+/// The tables of most tests. `stock` and the unique key are added by those that need them.
+pub const TABLES_OF_ALL: &str = "CREATE TABLE coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, \
+     user_id VARCHAR(64) NOT NULL, created_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6), KEY (event_id, user_id));\
+     CREATE TABLE failed_event (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, user_id VARCHAR(64) NOT NULL);\
+     CREATE TABLE stock (id INT PRIMARY KEY, total INT NOT NULL, remaining INT NOT NULL)";
+
+pub struct World {
+    pub database: String,
+    pub redis_url: String,
+    pub ours: String,
+    pub redis: MultiplexedConnection,
+    /// Begins the names of its keys.
+    pub prefix: String,
+}
+
+async fn servers() -> &'static (MysqlServer, RedisServer) {
+    let start = async || {
+        let mysql = MysqlOptions { ..StackOptions::without_fsync().mysql };
+        let redis = RedisOptions { appendonly: false, ..RedisOptions::default() };
+        tokio::try_join!(MysqlServer::start(mysql), RedisServer::start(redis)).unwrap()
+    };
+    SERVERS.get_or_init(start).await
+}
+
+impl World {
+    /// Creates a world with these tables, statements separated by `;`.
+    pub async fn new(tables: &str) -> Self {
+        let (mysql, redis) = servers().await;
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+        let [theirs, ours] = ["shop", "ours"].map(|name| format!("{name}_{number}"));
+        for name in [&theirs, &ours] {
+            mysql.query(&format!("CREATE DATABASE {name}")).await.unwrap();
+        }
+        let ours = mysql.database_url(&ours);
+        let migrate = async || {
+            let settings = MysqlArgs::at(ours.clone().into(), &TlsArgs::default(), 5_000).unwrap();
+            migrations::migrate(&settings).await.unwrap();
+        };
+        TABLES.made(&ours, migrate).await.unwrap();
+        let client = redis::Client::open(redis.url()).unwrap();
+        let world = Self {
+            database: mysql.database_url(&theirs),
+            redis_url: redis.url(),
+            ours,
+            redis: client.get_multiplexed_async_connection().await.unwrap(),
+            prefix: format!("w{number}:"),
+        };
+        for statement in tables.split(';').filter(|it| !it.trim().is_empty()) {
+            world.sql(statement).await;
+        }
+        world
+    }
+
+    pub async fn sql(&self, sql: &str) -> Vec<Vec<String>> {
+        let rows = mysql_rows(&self.database, sql).await;
+        rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    pub async fn number(&self, sql: &str) -> i64 {
+        self.sql(sql).await[0][0].parse().unwrap()
+    }
+
+    /// Runs a Redis command; `@` is the prefix of the world's keys.
+    pub async fn redis<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        let mut words = command.split(' ').map(|word| word.replace('@', &self.prefix));
+        let mut asked = redis::cmd(&words.next().unwrap());
+        words.for_each(|word| {
+            asked.arg(word);
+        });
+        asked.query_async(&mut self.redis.clone()).await.unwrap()
+    }
+
+    /// Inserts rows of an event for these users.
+    pub async fn rows(&self, event: u32, users: impl IntoIterator<Item = String>) {
+        self.insert("coupon", event, users).await;
+    }
+
+    pub async fn failed(&self, event: u32, users: impl IntoIterator<Item = String>) {
+        self.insert("failed_event", event, users).await;
+    }
+
+    async fn insert(&self, table: &str, event: u32, users: impl IntoIterator<Item = String>) {
+        let values: Vec<String> = users.into_iter().map(|user| format!("({event}, '{user}')")).collect();
+        for some in values.chunks(5_000) {
+            let values = some.join(", ");
+            self.sql(&format!("INSERT INTO {table} (event_id, user_id) VALUES {values}")).await;
+        }
+    }
+
+    pub async fn members(&self, key: &str, users: impl IntoIterator<Item = String>) {
+        let users: Vec<String> = users.into_iter().collect();
+        for some in users.chunks(5_000) {
+            let key = key.replace('@', &self.prefix);
+            let mut added = redis::cmd("SADD");
+            let () = added.arg(key).arg(some).query_async(&mut self.redis.clone()).await.unwrap();
+        }
+    }
+
+    /// The file, with its addresses; `@` is the prefix of the world's keys.
+    pub fn text(&self, campaigns: &str) -> String {
+        let campaigns = campaigns.replace('@', &self.prefix);
+        format!("database = {:?}\nredis = {:?}\n{campaigns}", self.database, self.redis_url)
+    }
+
+    pub fn file(&self, campaigns: &str) -> PathBuf {
+        let name = format!("attach-{}-{}.toml", std::process::id(), self.prefix.trim_end_matches(':'));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, self.text(campaigns)).unwrap();
+        path
+    }
+
+    pub fn attached(&self, campaigns: &str) -> Attached {
+        let file = AttachFile::parse(&self.text(campaigns)).unwrap();
+        let tls = TlsArgs::default();
+        let settings = MysqlArgs::at(self.ours.clone().into(), &tls, 5_000).unwrap();
+        Attached {
+            theirs: MysqlArgs::at(file.database.clone().into(), &tls, 5_000).unwrap(),
+            redis: firstcome_shared::redis::Redis::new(
+                &RedisArgs::at(file.redis.clone().into(), false, &tls, 5_000).unwrap(),
+            )
+            .unwrap(),
+            file: Arc::new(file),
+            ours: Some(Ours { db: Db::new(&settings).unwrap(), settings }),
+            progress: Arc::default(),
+        }
+    }
+
+    /// The state of all that is theirs, for a comparison.
+    pub async fn state(&self) -> (BTreeMap<String, Vec<Vec<String>>>, Vec<Vec<u8>>) {
+        let mut tables = BTreeMap::new();
+        for table in self.sql("SHOW TABLES").await {
+            let rows = self.sql(&format!("SELECT * FROM {} ORDER BY 1", table[0])).await;
+            tables.insert(table[0].clone(), rows);
+        }
+        let mut keys: Vec<String> = self.redis("KEYS @*").await;
+        keys.sort();
+        let mut values = Vec::new();
+        for key in keys {
+            values.push(self.redis(&format!("DUMP {key}")).await);
+        }
+        (tables, values)
+    }
+}
+
+/// Runs one pass.
+pub async fn pass(attached: &Attached) -> Run {
+    pass_with(attached, PassRequest::new(Trigger::Cli)).await
+}
+
+pub async fn pass_with(attached: &Attached, request: PassRequest) -> Run {
+    let patience = std::time::Duration::from_secs(60);
+    let request = PassRequest { patience, ..request };
+    let stop = CancellationToken::new();
+    attached.pass(&request, &new_run_id(), &stop).await.unwrap()
+}
+
+/// A request that confirms what is held back of the first campaign.
+pub fn confirmed(attached: &Attached) -> PassRequest {
+    PassRequest {
+        coupon: Some(attached.file.campaigns[0].coupon_id()),
+        confirm: true,
+        ..PassRequest::new(Trigger::Cli)
+    }
+}
+
+/// Counts the findings of a report by kind and outcome.
+pub fn found(report: &DropReport) -> BTreeMap<(Kind, Outcome), usize> {
+    let mut found = BTreeMap::new();
+    for finding in &report.findings {
+        *found.entry((finding.kind, finding.result)).or_default() += 1;
+    }
+    found
+}
+
+pub fn users(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
+    range.map(|n| format!("user-{n}"))
+}
