@@ -1,15 +1,12 @@
-//! Checks a campaign's mapping against `information_schema` and the types of its keys, at start and
-//! before each pass: a mapping that does not fit is refused with the nearest name, before anything
-//! is compared.
+//! Checks a campaign's mapping against `information_schema` and the types of its keys, before each
+//! pass: a mapping that does not fit is refused with the nearest name, before anything is compared.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use mysql_async::{Row, Value};
+use mysql_async::Value;
 
 use super::AttachError;
-use super::config::{Campaign, Done, Duplicates, Mode, Scalar, Target};
+use super::config::{Done, Duplicates, Mode, Target};
 use super::keys::Keys;
-use super::sql::Sql;
+use super::sql::{Sql, text};
 
 /// What a pass must know about the tables of a campaign.
 #[derive(Debug, Clone)]
@@ -18,8 +15,6 @@ pub struct Shape {
     pub failed: Option<TableShape>,
     /// Whether `rows.order` is a date or time, which a score counts in milliseconds.
     pub order_is_time: bool,
-    /// No second row of a user can be written.
-    pub is_unique: bool,
     /// Sentences for the operator.
     pub warnings: Vec<String>,
 }
@@ -30,7 +25,7 @@ pub struct TableShape {
     /// The columns of the primary key.
     pub key: Vec<String>,
     /// Users are numbers, and are compared as numbers.
-    pub user_is_integer: bool,
+    user_is_integer: bool,
 }
 
 impl TableShape {
@@ -47,233 +42,172 @@ impl TableShape {
     }
 }
 
-#[derive(Debug, Clone)]
-struct Column {
-    name: String,
-    kind: String,
-    /// An inserted row needs a value.
-    is_needed: bool,
-}
-
 const INTEGERS: [&str; 5] = ["tinyint", "smallint", "mediumint", "int", "bigint"];
 const TEXTS: [&str; 2] = ["char", "varchar"];
 const TIMES: [&str; 3] = ["datetime", "timestamp", "date"];
-
-/// The keys of an index by its name.
-type Indexes = BTreeMap<String, (bool, Vec<String>)>;
-
-struct Table<'a> {
-    /// The field of the file that names it.
-    field: &'a str,
-    name: &'a str,
-    columns: Vec<Column>,
-    indexes: Indexes,
-}
 
 /// Checks one target.
 ///
 /// # Errors
 /// [`AttachError::Misfit`] with what to write, or that a store does not answer.
-pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Result<Shape, AttachError> {
+pub async fn check(
+    target: &Target<'_>,
+    sql: &mut Sql,
+    keys: &mut Keys,
+) -> Result<Shape, AttachError> {
     let campaign = target.campaign;
     let rows = Table::read(sql, "rows", &campaign.rows.table).await?;
-    rows.of_campaign(campaign)?;
-    let is_unique = rows.has_unique_user(campaign);
-    let mut warnings = Vec::new();
-    if !is_unique {
-        warnings.extend(rows.without_unique_key(campaign)?);
-    }
-    if !campaign.rows.of.is_empty() && !rows.is_indexed(&campaign.rows.of) {
-        let columns: Vec<&str> = campaign.rows.of.keys().map(String::as_str).collect();
-        warnings.push(format!(
-            "no index of {} begins with {}: each pass reads the whole table",
-            rows.name,
-            columns.join(" or ")
-        ));
-    }
-    let order = campaign.rows.order.as_deref();
-    let order = order.map(|name| rows.column("order", name)).transpose()?;
+    rows.all(campaign.rows.of.keys().chain(campaign.rows.insert.keys()))?;
+    let order = campaign.rows.order.as_ref().map(|name| rows.kind(name));
     let failed = match &campaign.failed {
         None => None,
         Some(failed) => {
             let table = Table::read(sql, "failed", &failed.table).await?;
-            table.all("where", failed.of.keys())?;
-            if let Done::Column(done) = &failed.done {
-                table.column("done.column", &done.column)?;
+            table.all(failed.of.keys())?;
+            if let Done::Column { column, .. } = &failed.done {
+                table.kind(column)?;
             }
             Some(table.shape(&failed.user)?)
         }
     };
     if let Some(stock) = &campaign.stock {
         let table = Table::read(sql, "stock", &stock.table).await?;
-        table.all("where", stock.of.keys())?;
-        if let Some(left) = &stock.left {
-            table.column("left", left)?;
-        }
+        table.all(stock.of.keys())?;
     }
-    warnings.extend(keys.check(target).await?);
+    let mut warnings = keys.check(target).await?;
+    let shape = rows.shape(&campaign.rows.user)?;
+    warnings.extend(rows.without_unique_key(target)?);
     Ok(Shape {
-        rows: rows.shape(&campaign.rows.user)?,
+        rows: shape,
         failed,
-        order_is_time: order.is_some_and(|it| TIMES.contains(&it.kind.as_str())),
-        is_unique,
+        order_is_time: order.transpose()?.is_some_and(|kind| TIMES.contains(&kind)),
         warnings,
     })
 }
 
+/// A table, its columns with their types, and its unique keys by name, in lower case.
+struct Table<'a> {
+    /// The field of the file that names it.
+    field: &'a str,
+    name: &'a str,
+    columns: Vec<(String, String)>,
+    unique: Vec<(String, String)>,
+}
+
 impl<'a> Table<'a> {
     async fn read(sql: &mut Sql, field: &'a str, name: &'a str) -> Result<Self, AttachError> {
-        let of_table = "TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?";
-        let values = || vec![Value::Bytes(name.into())];
-        let query = format!(
-            "SELECT COLUMN_NAME, DATA_TYPE, CAST(IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL \
-             AND EXTRA NOT LIKE '%auto_increment%' AND EXTRA NOT LIKE '%GENERATED%' AS SIGNED) \
-             FROM information_schema.COLUMNS WHERE {of_table} ORDER BY ORDINAL_POSITION"
-        );
-        let columns = sql.rows(&query, values()).await?;
-        let columns: Vec<Column> = columns.iter().map(column).collect();
+        let columns = "SELECT COLUMN_NAME, DATA_TYPE FROM information_schema.COLUMNS \
+            WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION";
+        let columns = pairs(sql, columns, name).await?;
         if columns.is_empty() {
-            let query = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()";
-            let names = sql.rows(query, Vec::new()).await?;
-            let names: Vec<String> = names.iter().map(|row| text(row, 0)).collect();
-            let near = nearest(name, names.iter().map(String::as_str));
+            let tables = "SELECT TABLE_NAME, '' FROM information_schema.TABLES \
+                WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> ?";
+            let near = nearest(name, &pairs(sql, tables, name).await?);
             let why = format!("{field}.table: this database has no table {name:?}{near}");
             return Err(AttachError::Misfit(why));
         }
-        let query = format!(
-            "SELECT INDEX_NAME, COLUMN_NAME, CAST(NON_UNIQUE AS SIGNED) FROM information_schema.STATISTICS \
-             WHERE {of_table} AND COLUMN_NAME IS NOT NULL ORDER BY INDEX_NAME, SEQ_IN_INDEX"
-        );
-        let mut indexes = Indexes::new();
-        for row in sql.rows(&query, values()).await? {
-            let (is_unique, columns) = indexes.entry(text(&row, 0)).or_default();
-            *is_unique = number(&row, 2) == 0;
-            columns.push(text(&row, 1).to_lowercase());
-        }
+        let unique = "SELECT INDEX_NAME, COLUMN_NAME FROM information_schema.STATISTICS \
+            WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND NON_UNIQUE = 0 \
+            ORDER BY INDEX_NAME, SEQ_IN_INDEX";
         Ok(Self {
             field,
             name,
             columns,
-            indexes,
+            unique: pairs(sql, unique, name).await?,
         })
     }
 
-    fn column(&self, field: &str, name: &str) -> Result<&Column, AttachError> {
+    /// Returns the type of a column.
+    fn kind(&self, name: &str) -> Result<&str, AttachError> {
         let mut columns = self.columns.iter();
-        columns.find(|column| column.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
-            let near = nearest(name, self.columns.iter().map(|column| column.name.as_str()));
-            let (of, table) = (self.field, self.name);
-            AttachError::Misfit(format!("{of}.{field}: table {table} has no column {name:?}{near}"))
+        let found = columns.find(|(column, _)| column.eq_ignore_ascii_case(name));
+        let kind = found.map(|(_, kind)| kind.as_str());
+        kind.ok_or_else(|| {
+            let (of, table, near) = (self.field, self.name, nearest(name, &self.columns));
+            AttachError::Misfit(format!("{of}: table {table} has no column {name:?}{near}"))
         })
     }
 
-    fn all<'n>(&self, field: &str, names: impl Iterator<Item = &'n String>) -> Result<(), AttachError> {
-        for name in names {
-            self.column(field, name)?;
-        }
-        Ok(())
+    fn all<'n>(&self, mut names: impl Iterator<Item = &'n String>) -> Result<(), AttachError> {
+        names.try_for_each(|name| self.kind(name).map(|_| ()))
     }
 
     fn shape(&self, user: &str) -> Result<TableShape, AttachError> {
         let (of, table) = (self.field, self.name);
-        let key = self.indexes.get("PRIMARY").map(|(_, columns)| columns.clone());
-        let no_key = || {
-            AttachError::Misfit(format!(
-                "{of}.table: {table} has no primary key, by which its rows are read page by page: add one"
-            ))
-        };
-        let column = self.column("user", user)?;
-        let kind = column.kind.as_str();
+        let key = self.unique.iter().filter(|(index, _)| index == "primary");
+        let key: Vec<String> = key.map(|(_, column)| column.clone()).collect();
+        let kind = self.kind(user)?;
         let user_is_integer = INTEGERS.contains(&kind);
-        if !user_is_integer && !TEXTS.contains(&kind) {
-            let why = format!("{of}.user: column {user:?} of {table} is {kind}; name one of text or whole numbers");
-            return Err(AttachError::Misfit(why));
-        }
-        Ok(TableShape {
-            key: key.ok_or_else(no_key)?,
-            user_is_integer,
-        })
+        let why = if key.is_empty() {
+            format!(
+                "{of}.table: {table} has no primary key, by which its rows are read in pages: add one"
+            )
+        } else if !user_is_integer && !TEXTS.contains(&kind) {
+            format!(
+                "{of}.user: column {user:?} of {table} is {kind}; name one of text or whole numbers"
+            )
+        } else {
+            return Ok(TableShape {
+                key,
+                user_is_integer,
+            });
+        };
+        Err(AttachError::Misfit(why))
     }
 
-    /// Checks the columns of `rows`; for repairs, also that an inserted row has all it needs.
-    fn of_campaign(&self, campaign: &Campaign) -> Result<(), AttachError> {
-        let rows = &campaign.rows;
-        self.all("where", rows.of.keys())?;
-        self.all("insert", rows.insert.keys())?;
-        if campaign.mode == Mode::Observe {
-            return Ok(());
+    /// Whether no unique key refuses a user's second row: one of the user, and of columns whose
+    /// values are the same in all rows of the campaign. Then a repair needs to know what does.
+    fn without_unique_key(&self, target: &Target<'_>) -> Result<Option<String>, AttachError> {
+        let rows = &target.campaign.rows;
+        let columns: Vec<&String> = rows.of.keys().chain([&rows.user]).collect();
+        let is_fixed = |name: &String| columns.iter().any(|it| it.eq_ignore_ascii_case(name));
+        let has_user = |name: &String| rows.user.eq_ignore_ascii_case(name);
+        let mut indexes = self.unique.chunk_by(|a, b| a.0 == b.0);
+        let is_unique = indexes.any(|index| {
+            index.iter().all(|it| is_fixed(&it.1)) && index.iter().any(|it| has_user(&it.1))
+        });
+        if is_unique {
+            return Ok(None);
         }
-        let given: BTreeSet<String> = rows.of.keys().chain(rows.insert.keys()).chain([&rows.user])
-            .map(|name| name.to_lowercase())
-            .collect();
-        let mut columns = self.columns.iter();
-        match columns.find(|it| it.is_needed && !given.contains(&it.name.to_lowercase())) {
-            None => Ok(()),
-            Some(column) => Err(AttachError::Misfit(format!(
-                "rows.insert: column {:?} of {} has no default, so a row needs a value: add it to insert ({{now}} is the time, {{uuid}} a new UUID)",
-                column.name, self.name
+        let (table, names) = (
+            self.name,
+            columns
+                .iter()
+                .map(|it| it.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        );
+        let lacks = format!("{table} has no unique key on ({names})");
+        match (target.campaign.mode, rows.duplicates) {
+            (_, Some(Duplicates::Locked)) => Ok(None),
+            (Mode::Observe, _) | (_, Some(Duplicates::Reported)) => Ok(Some(format!(
+                "{lacks}: nothing refuses a user's second row, also of a message that comes late"
             ))),
-        }
-    }
-
-    /// Whether a unique key refuses a user's second row: the user, and columns whose values are the
-    /// same in all rows of the campaign.
-    fn has_unique_user(&self, campaign: &Campaign) -> bool {
-        let user = campaign.rows.user.to_lowercase();
-        let fixed: Vec<String> = campaign.rows.of.keys().map(|name| name.to_lowercase()).collect();
-        self.indexes.values().any(|(is_unique, columns)| {
-            *is_unique
-                && columns.contains(&user)
-                && columns.iter().all(|column| *column == user || fixed.contains(column))
-        })
-    }
-
-    /// Without such a key, a repair needs to know how a second row is prevented.
-    fn without_unique_key(&self, campaign: &Campaign) -> Result<Option<String>, AttachError> {
-        let rows = &campaign.rows;
-        let columns: Vec<&str> = rows.of.keys().chain([&rows.user]).map(String::as_str).collect();
-        let (table, columns) = (self.name, columns.join(", "));
-        let lacks = format!("{table} has no unique key on ({columns})");
-        match (campaign.mode, rows.duplicates) {
-            (Mode::Observe, _) => Ok(Some(format!("{lacks}: nothing refuses a user's second row"))),
-            (Mode::Repair, Some(Duplicates::Reported)) => Ok(Some(format!(
-                "{lacks}: a late message may write a second row for a user who was repaired; it is reported then"
-            ))),
-            (Mode::Repair, Some(Duplicates::Locked)) => Ok(None),
             (Mode::Repair, None) => Err(AttachError::Misfit(format!(
-                "{lacks}: add one (ALTER TABLE {table} ADD UNIQUE KEY ({columns})), or write how a second row is prevented: \
-                 rows.duplicates = \"locked\" (your writers lock the row of stock first) or \"reported\" (it is not)"
+                "{lacks}: add one (ALTER TABLE {table} ADD UNIQUE KEY ({names})), or write what prevents a second row: \
+                 duplicates = \"locked\" (your writers lock the row of stock first) or \"reported\" (nothing)"
             ))),
         }
     }
-
-    fn is_indexed(&self, of: &BTreeMap<String, Scalar>) -> bool {
-        let fixed: Vec<String> = of.keys().map(|name| name.to_lowercase()).collect();
-        let mut indexes = self.indexes.values();
-        indexes.any(|(_, columns)| columns.first().is_some_and(|first| fixed.contains(first)))
-    }
 }
 
-fn column(row: &Row) -> Column {
-    Column {
-        name: text(row, 0),
-        kind: text(row, 1).to_lowercase(),
-        is_needed: number(row, 2) == 1,
-    }
-}
-
-pub fn text(row: &Row, at: usize) -> String {
-    let text = row.get_opt::<Option<Vec<u8>>, _>(at).and_then(Result::ok).flatten();
-    String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
-}
-
-pub fn number(row: &Row, at: usize) -> i64 {
-    row.get_opt::<Option<i64>, _>(at).and_then(Result::ok).flatten().unwrap_or_default()
+/// Reads two columns about a table, in lower case.
+async fn pairs(
+    sql: &mut Sql,
+    query: &str,
+    table: &str,
+) -> Result<Vec<(String, String)>, AttachError> {
+    let rows = sql.rows(query, vec![Value::Bytes(table.into())]).await?;
+    let pair = |row: &mysql_async::Row| (text(row, 0).to_lowercase(), text(row, 1).to_lowercase());
+    Ok(rows.iter().map(pair).collect())
 }
 
 /// Names what was probably meant.
-fn nearest<'n>(name: &str, all: impl Iterator<Item = &'n str>) -> String {
-    let distance = |other: &&str| strsim::damerau_levenshtein(&name.to_lowercase(), &other.to_lowercase());
-    let nearest = all.min_by_key(distance);
-    nearest.map(|near| format!("; the nearest is {near:?}")).unwrap_or_default()
+fn nearest(name: &str, all: &[(String, String)]) -> String {
+    let name = name.to_lowercase();
+    let distance = |other: &&(String, String)| strsim::damerau_levenshtein(&name, &other.0);
+    let nearest = all.iter().min_by_key(distance);
+    nearest
+        .map(|(near, _)| format!("; the nearest is {near:?}"))
+        .unwrap_or_default()
 }

@@ -2,14 +2,15 @@
 //! serde with unknown fields refused; every error names the campaign, the field, and what to write.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::schedule::Tz;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 
@@ -30,10 +31,6 @@ pub struct AttachFile {
     pub campaigns: Vec<Campaign>,
 }
 
-fn rows_per_second() -> u32 {
-    20_000
-}
-
 /// One coupon of theirs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,16 +38,15 @@ pub struct Campaign {
     pub name: String,
     #[serde(default)]
     pub mode: Mode,
-    pub quantity: Option<u64>,
+    pub quantity: Option<u32>,
     /// A SELECT of one number, for a quantity that they keep in a table.
     pub quantity_sql: Option<String>,
     /// Required with `{date}`: the zone in which their days begin.
     pub time_zone: Option<Tz>,
-    /// Nobody can claim after this time, so no counter is reset then.
-    #[serde(default, deserialize_with = "time")]
+    /// Nobody can claim after this time, so no counter is lowered then.
     pub ends: Option<DateTime<Utc>>,
     /// A difference younger than this may be a claim on its way.
-    #[serde(default = "in_flight", deserialize_with = "duration")]
+    #[serde(default = "in_flight", deserialize_with = "seconds")]
     pub in_flight: Duration,
     /// Repairs of one pass that need no confirmation.
     pub repair_limit: Option<u64>,
@@ -58,6 +54,7 @@ pub struct Campaign {
     pub count: Option<CountKey>,
     pub rows: RowsTable,
     pub failed: Option<FailedTable>,
+    /// Their stock row, which repairs lock.
     pub stock: Option<StockRow>,
 }
 
@@ -79,8 +76,6 @@ pub struct UsersKey {
     pub kind: KeyType,
     #[serde(default)]
     pub means: UsersMean,
-    /// The value of a hash field that a repair writes.
-    pub value: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -120,21 +115,24 @@ pub enum CountMeans {
     Issued,
 }
 
+/// Columns with a value each.
+pub type Columns = BTreeMap<String, Scalar>;
+
 /// The table with a row for each coupon that was issued.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowsTable {
     pub table: String,
     pub user: String,
-    /// Columns and values that select the rows of this campaign.
+    /// Selects the rows of this campaign.
     #[serde(default, rename = "where")]
-    pub of: BTreeMap<String, Scalar>,
+    pub of: Columns,
     /// Further columns of a row that a repair inserts.
     #[serde(default)]
-    pub insert: BTreeMap<String, Scalar>,
+    pub insert: Columns,
     /// The column that tells which rows came last.
     pub order: Option<String>,
-    /// Needed in mode repair if no unique key of the table refuses a user's second row.
+    /// Needed for repairs if no unique key of the table refuses a user's second row.
     pub duplicates: Option<Duplicates>,
 }
 
@@ -155,42 +153,34 @@ pub struct FailedTable {
     pub table: String,
     pub user: String,
     #[serde(default, rename = "where")]
-    pub of: BTreeMap<String, Scalar>,
+    pub of: Columns,
     pub done: Done,
 }
 
-/// What marks a failed event as processed.
+/// What marks a failed event as processed: `"delete"`, or a column that has another value, or none,
+/// while the event is open.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "write done = \"delete\", or done = { column = \"resolved\", value = 1 }"
+)]
 pub enum Done {
-    /// `"delete"`: its row is deleted.
-    Word(DoneWord),
-    Column(DoneColumn),
+    Word(Delete),
+    Column { column: String, value: Scalar },
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum DoneWord {
+pub enum Delete {
     Delete,
 }
 
-/// The column that tells it; an event is open while it has another value or none.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DoneColumn {
-    pub column: String,
-    pub value: Scalar,
-}
-
-/// Their stock row: repairs lock it, and lower what is left.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StockRow {
     pub table: String,
     #[serde(rename = "where")]
-    pub of: BTreeMap<String, Scalar>,
-    /// The column with the number of coupons left.
-    pub left: Option<String>,
+    pub of: Columns,
 }
 
 /// A value of a column. In texts `{date}` is the day of the drop; as an inserted value, `{now}` is
@@ -200,8 +190,11 @@ pub struct StockRow {
 pub enum Scalar {
     Flag(bool),
     Number(i64),
-    Decimal(f64),
     Text(String),
+}
+
+fn rows_per_second() -> u32 {
+    20_000
 }
 
 fn in_flight() -> Duration {
@@ -211,146 +204,124 @@ fn in_flight() -> Duration {
 /// A pass waits this long between its looks, and a schedule counts as missed after five minutes.
 const LONGEST_IN_FLIGHT: Duration = Duration::from_secs(240);
 
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
-    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let parsed = number.parse().ok().and_then(|n| match &text[number.len()..] {
-        "ms" => Some(Duration::from_millis(n)),
-        "s" => Some(Duration::from_secs(n)),
-        "m" => Some(Duration::from_secs(n.checked_mul(60)?)),
-        _ => None,
-    });
-    let fits = |time: &Duration| (Duration::from_millis(1)..=LONGEST_IN_FLIGHT).contains(time);
-    parsed.filter(fits).ok_or_else(|| {
-        serde::de::Error::custom(format!("{text:?} is no time from 1ms to 240s: write \"60s\""))
-    })
-}
-
-fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-    let text = toml::value::Datetime::deserialize(from)?.to_string();
-    let parsed = DateTime::parse_from_rfc3339(&text).map_err(|_| {
-        let why = "it needs a time and an offset: write ends = 2026-12-31T18:00:00+09:00";
-        serde::de::Error::custom(why)
-    })?;
-    Ok(Some(parsed.to_utc()))
+    let number = text
+        .strip_suffix('s')
+        .and_then(|number| number.parse().ok());
+    let time = number.and_then(|number| Duration::try_from_secs_f64(number).ok());
+    let time = time.filter(|time| *time <= LONGEST_IN_FLIGHT);
+    time.ok_or_else(|| D::Error::custom(format!("{text:?}: write seconds up to \"240s\"")))
 }
 
 impl AttachFile {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let name = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("{name} can't be read"))?;
-        Self::parse(&text).with_context(|| name.to_string())
+        let text = std::fs::read_to_string(path);
+        let parsed = text
+            .map_err(anyhow::Error::from)
+            .and_then(|text| Self::parse(&text));
+        parsed.with_context(|| path.display().to_string())
     }
 
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let mut file: Self = toml::from_str(text).map_err(|error| {
-            let told = error.to_string();
-            // serde cannot tell which form of `done` was meant.
-            let hint = told.contains("untagged enum Done").then_some(
-                "\nfailed.done: write \"delete\", or { column = \"resolved\", value = 1 }",
-            );
-            anyhow::anyhow!("{}{}", told.trim_end(), hint.unwrap_or_default())
-        })?;
-        file.database = from_environment(&file.database, "database")?;
-        file.redis = from_environment(&file.redis, "redis")?;
-        ensure!(file.max_rows_per_second > 0, "max_rows_per_second: write at least 1");
+        let file = toml::from_str(text);
+        let mut file: Self = file.map_err(|error| anyhow::anyhow!("{error}"))?;
+        for (field, address) in [("database", &mut file.database), ("redis", &mut file.redis)] {
+            if let Some(name) = address.strip_prefix('$') {
+                let value = std::env::var(name);
+                *address = value.with_context(|| format!("{field}: ${name} is not set"))?;
+            }
+        }
+        ensure!(
+            file.max_rows_per_second > 0,
+            "max_rows_per_second: write at least 1"
+        );
+        ensure!(!file.campaigns.is_empty(), "it has no [[campaign]]");
         let mut names = BTreeSet::new();
         for campaign in &file.campaigns {
             let name = &campaign.name;
-            ensure!(names.insert(name), "two campaigns have the name {name:?}: rename one");
-            campaign.check().with_context(|| format!("campaign {name:?}"))?;
+            ensure!(
+                names.insert(name),
+                "two campaigns are named {name:?}: rename one"
+            );
+            campaign
+                .check()
+                .with_context(|| format!("campaign {name:?}"))?;
         }
-        ensure!(!names.is_empty(), "it has no [[campaign]]");
         Ok(file)
     }
-}
-
-fn from_environment(text: &str, field: &str) -> anyhow::Result<String> {
-    let Some(name) = text.strip_prefix('$') else {
-        return Ok(text.to_owned());
-    };
-    env::var(name).with_context(|| format!("{field} = \"${name}\": this variable is not set"))
 }
 
 impl Campaign {
     fn check(&self) -> anyhow::Result<()> {
         ensure!(
-            (1..=100).contains(&self.name.chars().count()),
-            "name: write 1 to 100 characters"
-        );
-        match (&self.quantity, &self.quantity_sql) {
-            (Some(_), None) => {}
-            (None, Some(sql)) => is_one_select(sql)?,
-            (Some(_), Some(_)) => bail!("quantity and quantity_sql: leave one out"),
-            (None, None) => bail!(
-                "quantity is missing: write quantity = 100, or quantity_sql = \"SELECT total FROM event WHERE id = 7\""
-            ),
-        }
-        ensure!(
-            self.quantity.is_none_or(|n| u32::try_from(n).is_ok()),
-            "quantity: write at most {}",
-            u32::MAX
+            !self.name.is_empty() && self.name.len() <= 100,
+            "name: write 1 to 100 bytes"
         );
         ensure!(
-            self.users.is_some() || self.count.is_some(),
-            "users or count is missing: write users = {{ key = \"…\", type = \"set\" }}, count = {{ key = \"…\", means = \"tickets\" }}, or both"
+            self.quantity.is_some() != self.quantity_sql.is_some(),
+            "quantity: write quantity = 100, or quantity_sql = \"SELECT total FROM event WHERE id = 7\""
         );
-        if let Some(users) = &self.users {
-            let is_hash = users.kind == KeyType::Hash;
-            ensure!(is_hash || users.value.is_none(), "users.value: leave it out: only a hash has values");
-        }
-        self.check_dates()?;
-        self.check_repairs()
-    }
-
-    /// A key of a day is compared with the rows of that day only.
-    fn check_dates(&self) -> anyhow::Result<()> {
-        let users = self.users.as_ref().map(|users| ("users.key", &users.key));
-        let count = self.count.as_ref().map(|count| ("count.key", &count.key));
-        let keys: Vec<_> = users.into_iter().chain(count).collect();
-        let dated = keys.iter().filter(|(_, key)| key.contains("{date")).count();
-        if dated == 0 && !has_date(&self.rows.of) {
-            return Ok(());
-        }
-        ensure!(dated == keys.len(), "{{date}} must stand in users.key and in count.key, or in neither");
-        ensure!(self.time_zone.is_some(), "time_zone is missing: write time_zone = \"Asia/Seoul\"");
+        let sql = self.quantity_sql.as_deref().unwrap_or("SELECT");
+        let is_select = sql
+            .get(..6)
+            .is_some_and(|word| word.eq_ignore_ascii_case("select"));
         ensure!(
-            has_date(&self.rows.of),
-            "rows.where names no day, so the rows of all days would be compared with the key of one: add {{ day = \"{{date}}\" }}"
+            is_select && !sql.contains(';'),
+            "quantity_sql: write one SELECT of one number"
         );
-        ensure!(self.ends.is_none(), "ends: leave it out: a drop of a day ends with its day");
-        let example = NaiveDate::default();
-        for (field, key) in keys {
-            let filled = fill(key, Some(example));
-            ensure!(!filled.contains('{') || !filled.contains("date"), "{field} {key:?}: write {{date}} or {{date:%Y%m%d}}");
-        }
-        Ok(())
-    }
-
-    fn check_repairs(&self) -> anyhow::Result<()> {
+        let keys = [
+            self.users.as_ref().map(|users| &users.key),
+            self.count.as_ref().map(|count| &count.key),
+        ];
+        let keys: Vec<&String> = keys.into_iter().flatten().collect();
+        ensure!(
+            !keys.is_empty(),
+            "users: write users = {{ key = \"…\", type = \"set\" }}, or a count, or both"
+        );
         let rows = &self.rows;
-        if let Some((column, _)) = rows.of.iter().find(|(column, _)| rows.insert.contains_key(*column)) {
-            ensure!(
-                rows.of.get(column) == rows.insert.get(column),
-                "rows.insert.{column} differs from rows.where.{column}: an inserted row would not be found again; leave it out"
-            );
-        }
-        ensure!(!rows.insert.contains_key(&rows.user), "rows.insert.{}: leave it out: it is the user", rows.user);
-        if self.mode == Mode::Observe {
-            return Ok(());
-        }
+        let is_daily = self.is_daily();
         ensure!(
-            rows.duplicates != Some(Duplicates::Locked) || self.stock.is_some(),
-            "rows.duplicates = \"locked\" needs the row that their writers lock: write stock = {{ table = \"…\", where = {{ id = 7 }} }}"
+            keys.iter().all(|key| key.contains("{date") == is_daily),
+            "{{date}} must stand in every key and in rows.where, or nowhere: a key of one day is compared with the rows of that day"
         );
-        if self.users.as_ref().is_some_and(|users| users.kind == KeyType::SortedSet) {
-            ensure!(
-                rows.order.is_some(),
-                "rows.order is missing: a sorted set needs a score for each member that a repair adds; name a column with a time or a number"
-            );
-        }
+        ensure!(
+            !is_daily || self.time_zone.is_some(),
+            "time_zone: write \"Asia/Seoul\""
+        );
+        ensure!(
+            !is_daily || self.ends.is_none(),
+            "ends: leave it out: a day ends by itself"
+        );
+        let twice = rows
+            .insert
+            .keys()
+            .find(|it| rows.of.contains_key(*it) || **it == rows.user);
+        ensure!(
+            twice.is_none(),
+            "rows.insert: leave {twice:?} out: where and user say it"
+        );
+        let is_repairing = self.mode == Mode::Repair;
+        ensure!(
+            !is_repairing || rows.duplicates != Some(Duplicates::Locked) || self.stock.is_some(),
+            "duplicates = \"locked\" needs the row that their writers lock: write stock = {{ table = \"…\", where = {{ id = 7 }} }}"
+        );
+        let is_sorted = self
+            .users
+            .as_ref()
+            .is_some_and(|it| it.kind == KeyType::SortedSet);
+        ensure!(
+            !is_repairing || !is_sorted || rows.order.is_some(),
+            "rows.order: name a column: a member of a sorted set gets its time or number as score"
+        );
         Ok(())
+    }
+
+    /// Whether it has a drop a day.
+    fn is_daily(&self) -> bool {
+        let mut values = self.rows.of.values();
+        values.any(|value| matches!(value, Scalar::Text(text) if text.contains("{date")))
     }
 
     /// Returns its id in our tables: negative, so that it is no coupon of our own.
@@ -361,25 +332,18 @@ impl Campaign {
     /// Returns what a pass at this time compares: the campaign, or its drops of today and
     /// yesterday, whose last claims may have been on their way at midnight.
     pub fn drops(&self, now: DateTime<Utc>) -> Vec<Target<'_>> {
-        let Some(zone) = self.time_zone.filter(|_| has_date(&self.rows.of)) else {
-            let is_over = self.ends.is_some_and(|ends| now >= ends);
-            return vec![Target { campaign: self, date: None, is_over }];
+        let target = |date, is_over| Target {
+            campaign: self,
+            date,
+            is_over,
+        };
+        let Some(zone) = self.time_zone.filter(|_| self.is_daily()) else {
+            return vec![target(None, self.ends.is_some_and(|ends| now >= ends))];
         };
         let today = now.with_timezone(&zone).date_naive();
-        let day = |date, is_over| Target { campaign: self, date: Some(date), is_over };
         let yesterday = today - TimeDelta::days(1);
-        vec![day(yesterday, true), day(today, false)]
+        vec![target(Some(yesterday), true), target(Some(today), false)]
     }
-}
-
-fn is_one_select(sql: &str) -> anyhow::Result<()> {
-    let begins = sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("select"));
-    ensure!(begins && !sql.contains(';'), "quantity_sql: write one SELECT of one number, without a semicolon");
-    Ok(())
-}
-
-fn has_date(of: &BTreeMap<String, Scalar>) -> bool {
-    of.values().any(|value| matches!(value, Scalar::Text(text) if text.contains("{date")))
 }
 
 /// What is compared and repaired at once: a campaign, or its drop of one day.
@@ -393,40 +357,43 @@ pub struct Target<'a> {
 
 impl Target<'_> {
     pub fn drop_id(&self) -> DropId {
-        let date = self.date.map(|date| format!("\n{date}")).unwrap_or_default();
-        DropId(negative_id(&format!("{}{date}", self.campaign.name)))
-    }
-
-    /// Returns the name of a key, or the text of a column.
-    pub fn fill(&self, text: &str) -> String {
-        fill(text, self.date)
+        DropId(negative_id(&format!(
+            "{}\n{:?}",
+            self.campaign.name, self.date
+        )))
     }
 
     pub fn name(&self) -> String {
-        let date = self.date.map(|date| format!(" ({date})"));
-        format!("{}{}", self.campaign.name, date.unwrap_or_default())
+        let date = self
+            .date
+            .map(|date| format!(" ({date})"))
+            .unwrap_or_default();
+        format!("{}{date}", self.campaign.name)
     }
-}
 
-/// Replaces `{date}` and `{date:FORMAT}`. An unknown format stays as it is.
-fn fill(text: &str, date: Option<NaiveDate>) -> String {
-    let (Some(date), Some(from)) = (date, text.find("{date")) else {
-        return text.to_owned();
-    };
-    let Some(to) = text[from..].find('}').map(|at| from + at) else {
-        return text.to_owned();
-    };
-    let format = text[from + 5..to].strip_prefix(':').unwrap_or("%Y-%m-%d");
-    let mut day = String::new();
-    if std::fmt::Write::write_fmt(&mut day, format_args!("{}", date.format(format))).is_err() {
-        return text.to_owned();
+    /// Replaces `{date}` and `{date:%Y%m%d}` in the name of a key or the text of a column. A format
+    /// that is none stays as it is.
+    pub fn fill(&self, text: &str) -> String {
+        let day = self.date.zip(text.split_once("{date"));
+        let Some((date, (before, Some((format, after))))) =
+            day.map(|(date, (before, rest))| (date, (before, rest.split_once('}'))))
+        else {
+            return text.to_owned();
+        };
+        let format = format.strip_prefix(':').unwrap_or("%Y-%m-%d");
+        let mut filled = before.to_owned();
+        match write!(filled, "{}{after}", date.format(format)) {
+            Ok(()) => filled,
+            Err(std::fmt::Error) => text.to_owned(),
+        }
     }
-    format!("{}{day}{}", &text[..from], fill(&text[to + 1..], Some(date)))
 }
 
 /// The first 52 bits of a hash, negative: exact in JSON, and the id of no coupon or drop of ours.
 fn negative_id(name: &str) -> i64 {
     let hash = Sha256::digest(format!("attach\n{name}"));
-    let bits = hash[..8].iter().fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte));
+    let bits = hash[..8]
+        .iter()
+        .fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte));
     -(bits >> 12).cast_signed() - 1
 }

@@ -1,17 +1,15 @@
-//! Decides what two looks at a target mean, and what repairs it. Pure: three inputs (users, rows,
-//! failed events, each with its numbers), one list of differences, each with its repair or none.
+//! Decides what two looks at a target mean, and what repairs it. Pure: users, rows and failed
+//! events with their numbers in, one list of differences out, each with its repair or none.
 //!
-//! The rules:
 //! - A row is only inserted for a user whom their system promised one, and while rows are fewer
 //!   than the quantity. Nothing here takes a row, a member or a coupon from anybody.
-//! - While the numbers move, the campaign is being sold: then only users and failed events that
-//!   both looks saw are repaired, never a counter.
-//! - A repair that lets further users claim (a counter is lowered) needs a confirmation, unless the
-//!   users' key names everybody who was promised one: otherwise messages that wait on a topic would
-//!   be promises that nothing here can see.
+//! - While the numbers move, the campaign is being sold: then users and failed events that both
+//!   looks saw are repaired, but never a counter.
+//! - A repair that lets further users claim (the counter is lowered) needs a confirmation, unless
+//!   the users' key names everybody who was promised one: otherwise messages that wait on a topic
+//!   would be promises that nothing here can see.
 
-use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use mysql_async::Value;
 
@@ -19,21 +17,12 @@ use super::config::{CountMeans, UsersMean};
 use super::read::Numbers;
 use crate::report::{ActionKind, Kind};
 
-/// A member of the users' key without a row.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Member {
-    pub user: String,
-    /// In a sorted set.
-    pub score: Option<f64>,
-}
-
 /// An open row of their table of failed events.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FailedEvent {
     pub key: Vec<Value>,
     pub user: String,
-    /// Rows of its user.
-    pub rows: u64,
+    pub has_row: bool,
     /// Whether the users' key has its user; `None` if there is no such key.
     pub is_member: Option<bool>,
 }
@@ -52,11 +41,12 @@ pub struct Facts {
     pub means: Option<UsersMean>,
     pub count_means: Option<CountMeans>,
     pub failed: Vec<FailedEvent>,
-    pub unissued: Vec<Member>,
-    /// Users with a row who are not in the users' key.
+    /// Members without a row, with their scores in a sorted set.
+    pub unissued: Vec<(String, Option<f64>)>,
+    /// Users with a row who are no members.
     pub missing: Vec<String>,
     /// Users with several rows.
-    pub twice: Vec<(String, u64)>,
+    pub twice: Vec<String>,
     /// Users of the last rows beyond the quantity.
     pub surplus: Vec<String>,
     /// Users of the first look who had a row at the second.
@@ -68,14 +58,16 @@ pub struct Facts {
 /// A change in their stores.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Repair {
-    /// Insert a row, and close these failed events with it.
-    Insert { user: String, events: Vec<Vec<Value>> },
+    /// Insert a row, and close the failed event with it, if there is one.
+    Insert(String, Option<Vec<Value>>),
     /// Close a failed event.
-    Close { event: Vec<Value> },
+    Close(Vec<Value>),
     /// Add a member.
-    Add { user: String },
-    SetCount { from: Option<i64>, to: i64 },
-    SetLeft { from: i64, to: i64 },
+    Add(String),
+    SetCount {
+        from: Option<i64>,
+        to: i64,
+    },
 }
 
 /// A difference, with its repair if there is one.
@@ -87,34 +79,17 @@ pub struct Judged {
     pub repair: Option<Repair>,
     /// The repair lets further users claim, though promises may be on their way.
     pub needs_confirmation: bool,
-    /// The next pass decides it: the campaign is being sold.
+    /// A later pass decides it.
     pub waits: bool,
 }
 
 impl Judged {
-    fn new(kind: Kind, user: Option<&str>, detail: impl Into<String>) -> Self {
-        Self {
-            kind,
-            user: user.map(str::to_owned),
-            detail: detail.into(),
-            repair: None,
-            needs_confirmation: false,
-            waits: false,
-        }
-    }
-
-    fn by(self, repair: Repair) -> Self {
-        Self { repair: Some(repair), ..self }
-    }
-
     pub fn action(&self) -> ActionKind {
         match self.repair {
             None => ActionKind::Report,
-            Some(Repair::Insert { .. }) => ActionKind::Issue,
-            Some(Repair::Close { .. }) => ActionKind::Resolve,
-            Some(Repair::Add { .. } | Repair::SetCount { .. } | Repair::SetLeft { .. }) => {
-                ActionKind::Project
-            }
+            Some(Repair::Insert(..)) => ActionKind::Issue,
+            Some(Repair::Close(_)) => ActionKind::Resolve,
+            Some(Repair::Add(_) | Repair::SetCount { .. }) => ActionKind::Project,
         }
     }
 }
@@ -124,203 +99,198 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     let mut judge = Judge {
         facts,
         room: facts.quantity.saturating_sub(facts.numbers.rows),
-        inserted: 0,
         found: Vec::new(),
     };
-    let given = judge.failed_events();
-    judge.unissued(&given);
-    judge.redis();
-    judge.rows();
+    let concerned = judge.failed_events();
+    judge.unissued(&concerned);
+    judge.users_and_rows();
     // With users that are only counted, nobody knows how many coupons are given out.
-    if !facts.is_selling && facts.more == 0 {
-        judge.counter();
-        judge.stock();
-    }
     if facts.more > 0 {
-        let detail = format!("{} more differences are counted, not named; the next pass goes on", facts.more);
-        judge.found.push(Judged::new(Kind::Unissued, None, detail));
+        let detail = format!("{} more differences are only counted", facts.more);
+        judge.found(Kind::Unissued, None, detail, None);
+    } else if !facts.is_selling {
+        judge.counter();
     }
     judge.found
-}
-
-/// Whether the counter contradicts what was given out, by its meaning.
-pub fn is_off(means: CountMeans, count: Option<i64>, taken: u64, quantity: u64) -> bool {
-    let count = u64::try_from(count.unwrap_or_default()).unwrap_or_default();
-    match means {
-        CountMeans::Tickets => count < taken || count >= quantity && taken < quantity,
-        CountMeans::Issued => count != taken,
-    }
 }
 
 struct Judge<'a> {
     facts: &'a Facts,
     /// Rows that may still be inserted.
     room: u64,
-    inserted: u64,
     found: Vec<Judged>,
 }
 
-const BEING_SOLD: &str = "it is being sold, so this waits until it rests";
-
 impl<'a> Judge<'a> {
-    /// Members who were promised a coupon, if a key names them.
-    fn admitted(&self) -> Option<u64> {
-        let size = self.facts.numbers.size?;
-        (self.facts.means == Some(UsersMean::Admitted)).then_some(size)
+    fn found(
+        &mut self,
+        kind: Kind,
+        user: Option<&str>,
+        detail: impl Into<String>,
+        repair: Option<Repair>,
+    ) {
+        self.found.push(Judged {
+            kind,
+            user: user.map(str::to_owned),
+            detail: detail.into(),
+            repair,
+            needs_confirmation: false,
+            waits: false,
+        });
     }
 
-    /// Whether a row for one user can take no coupon from another: the campaign rests, or everybody
-    /// who was promised one gets one.
-    fn may_issue(&self) -> bool {
-        let fits = self.admitted().is_none_or(|size| size <= self.facts.quantity);
-        !self.facts.is_selling || fits && self.facts.numbers.left.is_none()
+    fn waits(&mut self, kind: Kind, user: &str, detail: String) {
+        self.found(kind, Some(user), detail, None);
+        if let Some(found) = self.found.last_mut() {
+            found.waits = true;
+        }
+    }
+
+    /// Members who were promised a coupon, if a key names them.
+    fn admitted(&self) -> Option<u64> {
+        let size = self.facts.numbers.size;
+        size.filter(|_| self.facts.means == Some(UsersMean::Admitted))
     }
 
     /// Inserts a row if there is room; otherwise says what happens.
-    fn insert(&mut self, kind: Kind, user: &str, detail: &str, events: Vec<Vec<Value>>) {
-        let found = Judged::new(kind, Some(user), detail);
-        if !self.may_issue() {
-            let waits = Judged { waits: true, detail: format!("{detail}; {BEING_SOLD}"), ..found };
-            return self.found.push(waits);
-        }
-        if self.room > 0 {
+    fn insert(&mut self, kind: Kind, user: &str, why: &str, event: Option<Vec<Value>>) {
+        let facts = self.facts;
+        // While it is sold, a row must not take the coupon of somebody who is on the way.
+        if facts.is_selling && self.admitted() > Some(facts.quantity) {
+            self.waits(
+                kind,
+                user,
+                format!("{why}; more were told yes than there are coupons"),
+            );
+        } else if self.room > 0 {
             self.room -= 1;
-            self.inserted += 1;
-            let user = user.to_owned();
-            return self.found.push(found.by(Repair::Insert { user, events }));
+            let insert = Repair::Insert(user.to_owned(), event);
+            self.found(kind, Some(user), why, Some(insert));
+        } else {
+            let is_admitted = kind == Kind::Unissued;
+            let kind = if is_admitted {
+                Kind::OverAdmitted
+            } else {
+                kind
+            };
+            let detail = format!("{why}, and all {} are given out", facts.quantity);
+            self.found(kind, Some(user), detail, None);
         }
-        let quantity = self.facts.quantity;
-        let is_admitted = kind == Kind::Unissued;
-        let kind = if is_admitted { Kind::OverAdmitted } else { kind };
-        let detail = format!("{detail}, and all {quantity} are given out");
-        self.found.push(Judged { kind, detail, ..found });
     }
 
     /// Judges failed events in their order. Returns the users whom they concern.
-    fn failed_events(&mut self) -> HashMap<&'a str, Vec<Vec<Value>>> {
-        let mut by_user: HashMap<&str, Vec<Vec<Value>>> = HashMap::new();
-        let mut users: Vec<&FailedEvent> = Vec::new();
+    fn failed_events(&mut self) -> HashSet<&'a str> {
+        let kind = Kind::FailedClaim;
+        let mut concerned = HashSet::new();
         for event in &self.facts.failed {
-            let events = by_user.entry(&event.user).or_default();
-            if events.is_empty() {
-                users.push(event);
-            }
-            events.push(event.key.clone());
-        }
-        for event in users {
-            let events = by_user[event.user.as_str()].clone();
             let user = event.user.as_str();
-            if event.rows > 0 {
-                for event in events {
-                    let found = Judged::new(Kind::FailedClaim, Some(user), "its user has a row: a duplicate");
-                    self.found.push(found.by(Repair::Close { event }));
-                }
+            let is_first = concerned.insert(user);
+            if event.has_row {
+                let close = Some(Repair::Close(event.key.clone()));
+                self.found(kind, Some(user), "its user has a row: a duplicate", close);
             } else if event.is_member == Some(false) {
-                let why = "its user is not in Redis, so nothing tells that they were promised one";
-                self.found.push(Judged::new(Kind::FailedClaim, Some(user), why));
+                let why = "its user is not in Redis: nothing tells that they were promised one";
+                self.found(kind, Some(user), why, None);
+            } else if !is_first {
+                self.waits(
+                    kind,
+                    user,
+                    "another event of its user is repaired first".to_owned(),
+                );
             } else {
-                self.insert(Kind::FailedClaim, user, "it failed and nobody processed it", events);
+                let why = "it failed, and nobody processed it";
+                self.insert(kind, user, why, Some(event.key.clone()));
             }
         }
-        by_user
+        concerned
     }
 
-    fn unissued(&mut self, given: &HashMap<&str, Vec<Vec<Value>>>) {
-        let mut members: Vec<&Member> = self.facts.unissued.iter().collect();
-        members.retain(|member| !given.contains_key(member.user.as_str()));
-        let score = |member: &Member| member.score.unwrap_or_default();
-        members.sort_by(|a, b| {
-            let by_score = score(a).partial_cmp(&score(b)).unwrap_or(Ordering::Equal);
-            by_score.then_with(|| a.user.cmp(&b.user))
+    /// Judges members without a row, in the order of a sorted set, otherwise by name.
+    fn unissued(&mut self, concerned: &HashSet<&str>) {
+        let unissued = self.facts.unissued.iter();
+        let mut unissued: Vec<_> = unissued
+            .filter(|(user, _)| !concerned.contains(user.as_str()))
+            .collect();
+        let score = |score: Option<f64>| score.unwrap_or_default();
+        unissued.sort_by(|a, b| {
+            score(a.1)
+                .total_cmp(&score(b.1))
+                .then_with(|| a.0.cmp(&b.0))
         });
-        for member in members {
-            self.insert(Kind::Unissued, &member.user, "it is in Redis, and no row came", Vec::new());
+        for (user, _) in unissued {
+            self.insert(
+                Kind::Unissued,
+                user,
+                "it is in Redis, and no row came",
+                None,
+            );
         }
     }
 
-    fn redis(&mut self) {
-        for user in &self.facts.missing {
-            let found = Judged::new(Kind::MissingAdmission, Some(user), "it has a row, and is not in Redis");
-            self.found.push(found.by(Repair::Add { user: user.clone() }));
+    /// Rows are never deleted, so what only a deletion could repair is named.
+    fn users_and_rows(&mut self) {
+        let (facts, quantity) = (self.facts, self.facts.quantity);
+        for user in &facts.missing {
+            let add = Some(Repair::Add(user.clone()));
+            let detail = "it has a row, and is not in Redis";
+            self.found(Kind::MissingAdmission, Some(user), detail, add);
         }
-    }
-
-    /// What no repair may touch: rows are never deleted.
-    fn rows(&mut self) {
-        for (user, rows) in &self.facts.twice {
-            let detail = format!("it has {rows} rows");
-            self.found.push(Judged::new(Kind::DuplicateRow, Some(user), detail));
+        for user in &facts.twice {
+            self.found(Kind::DuplicateRow, Some(user), "it has several rows", None);
         }
-        let (rows, quantity) = (self.facts.numbers.rows, self.facts.quantity);
-        for user in &self.facts.surplus {
-            let detail = format!("its row is one of the last {} of {rows}; the quantity is {quantity}", rows - quantity);
-            self.found.push(Judged::new(Kind::OverIssued, Some(user), detail));
+        let surplus = facts.numbers.rows.saturating_sub(quantity);
+        for user in &facts.surplus {
+            let detail = format!("its row is one of the last {surplus}, beyond the quantity");
+            self.found(Kind::OverIssued, Some(user), detail, None);
         }
-        let named = self.facts.surplus.len() as u64;
-        if let Some(more) = rows.saturating_sub(quantity).checked_sub(named).filter(|more| *more > 0) {
-            let detail = format!("{more} more rows are beyond the quantity");
-            self.found.push(Judged::new(Kind::OverIssued, None, detail));
+        let unnamed = surplus.saturating_sub(facts.surplus.len() as u64);
+        if unnamed > 0 {
+            let detail = format!("{unnamed} more rows are beyond the quantity");
+            self.found(Kind::OverIssued, None, detail, None);
         }
-    }
-
-    /// Coupons that are given out, or will be by the repairs of this pass.
-    fn taken(&self) -> u64 {
-        let members = self.admitted().map(|size| size + self.facts.missing.len() as u64);
-        (self.facts.numbers.rows + self.inserted).max(members.unwrap_or_default())
     }
 
     fn counter(&mut self) {
-        let facts = self.facts;
-        let (Some(means), quantity, taken) = (facts.count_means, facts.quantity, self.taken()) else {
-            return;
+        let (facts, quantity) = (self.facts, self.facts.quantity);
+        // What is given out, or will be by the repairs of this pass.
+        let rows = quantity.saturating_sub(self.room).max(facts.numbers.rows);
+        let members = self
+            .admitted()
+            .map(|size| size + facts.missing.len() as u64);
+        let taken = rows.max(members.unwrap_or_default()).cast_signed();
+        let (quantity, from) = (quantity.cast_signed(), facts.numbers.count);
+        let count = from.unwrap_or_default();
+        let is_unfilled = count >= quantity && taken < quantity;
+        let is_off = match facts.count_means {
+            None => false,
+            Some(CountMeans::Tickets) => count < taken || is_unfilled,
+            Some(CountMeans::Issued) => count != taken,
         };
-        let count = facts.numbers.count;
         // Keys expire after the end.
-        if !is_off(means, count, taken, quantity) || facts.is_over && count.is_none() {
+        if !is_off || facts.is_over && from.is_none() {
             return;
         }
-        let says = count.map_or("is missing".to_owned(), |count| format!("says {count}"));
-        let is_lowered = count.is_some_and(|count| count > taken.cast_signed());
-        let is_unfilled = is_lowered && taken < quantity && count >= Some(quantity.cast_signed());
-        let found = if is_unfilled {
-            let left = quantity - taken;
-            let detail = format!("{left} of {quantity} are left, but the counter {says}: nobody can claim them");
-            Judged::new(Kind::Unfilled, None, detail)
+        let kind = if is_unfilled {
+            Kind::Unfilled
         } else {
-            let detail = format!("the counter {says}, and {taken} are given out");
-            Judged::new(Kind::CountMismatch, None, detail)
+            Kind::CountMismatch
         };
-        if is_lowered && facts.is_over {
-            let detail = format!("{}; it is over", found.detail);
-            return self.found.push(Judged { detail, ..found });
+        let mut detail = format!("the counter says {count}, and {taken} are given out");
+        if is_unfilled {
+            detail = format!(
+                "{detail}: nobody can claim the {} that are left",
+                quantity - taken
+            );
         }
-        let repair = Repair::SetCount { from: count, to: taken.cast_signed() };
-        self.opening(found.by(repair), is_lowered);
-    }
-
-    fn stock(&mut self) {
-        let Some(left) = self.facts.numbers.left else {
-            return;
-        };
-        let rows = self.facts.numbers.rows + self.inserted;
-        let expected = self.facts.quantity.cast_signed() - rows.cast_signed();
-        let expected = expected.max(0);
-        if left == expected {
-            return;
-        }
-        let detail = format!("the stock row says {left} left, and {expected} are: {rows} rows of {}", self.facts.quantity);
-        let found = Judged::new(Kind::CountMismatch, None, detail);
-        let repair = Repair::SetLeft { from: left, to: expected };
-        self.opening(found.by(repair), expected > left);
-    }
-
-    /// A repair that may let further users claim.
-    fn opening(&mut self, found: Judged, opens: bool) {
+        let opens = count > taken;
         let needs_confirmation = opens && self.admitted().is_none();
-        let mut detail = found.detail.clone();
         if needs_confirmation {
-            detail = format!("{detail}; confirm only if no message waits on your topic: it may be a promise that is on its way");
+            detail += "; confirm only if no message waits on your topic, since it may be a promise";
         }
-        self.found.push(Judged { detail, needs_confirmation, ..found });
+        let repair = (!(opens && facts.is_over)).then_some(Repair::SetCount { from, to: taken });
+        self.found(kind, None, detail, repair);
+        if let Some(found) = self.found.last_mut() {
+            found.needs_confirmation = needs_confirmation;
+        }
     }
 }

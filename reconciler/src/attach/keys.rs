@@ -2,13 +2,13 @@
 
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::{Redis, SharedConnection};
-use redis::{Cmd, FromRedisValue, Pipeline, RedisError};
+use redis::{Cmd, FromRedisValue};
 
 use super::AttachError;
 use super::config::{KeyType, Target, UsersKey};
 
-/// Members that one call of SCAN looks at, and users that one call asks for.
-pub const PAGE: usize = 500;
+/// Members that one call of SCAN looks at.
+const PAGE: &str = "500";
 
 /// Sets a counter only if nobody has changed it. ARGV: its value as read ("" if it was missing),
 /// the new one. Returns 1 if it was set.
@@ -21,48 +21,46 @@ pub struct Keys {
     conn: SharedConnection,
 }
 
-fn away(error: &RedisError) -> AttachError {
-    AttachError::Redis(without_values(error))
+impl KeyType {
+    /// Returns its name in TYPE, and the commands that count and list its members.
+    fn words(self) -> [&'static str; 3] {
+        match self {
+            Self::Set => ["set", "SCARD", "SSCAN"],
+            Self::SortedSet => ["zset", "ZCARD", "ZSCAN"],
+            Self::Hash => ["hash", "HLEN", "HSCAN"],
+        }
+    }
 }
 
 impl Keys {
     pub fn new(redis: &Redis) -> Self {
-        Self {
-            conn: redis.connection(),
-        }
+        let conn = redis.connection();
+        Self { conn }
     }
 
-    async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, AttachError> {
-        command.query_async(&mut self.conn).await.map_err(|error| away(&error))
-    }
-
-    async fn ask_all<T: FromRedisValue>(&mut self, pipe: &Pipeline) -> Result<T, AttachError> {
-        pipe.query_async(&mut self.conn).await.map_err(|error| away(&error))
+    async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Result<T, AttachError> {
+        let mut command = Cmd::new();
+        command.arg(words);
+        let answer = command.query_async(&mut self.conn).await;
+        answer.map_err(|error| AttachError::Redis(without_values(error)))
     }
 
     /// Checks the types of a target's keys. A key that does not exist yet is only mentioned.
     pub async fn check(&mut self, target: &Target<'_>) -> Result<Vec<String>, AttachError> {
         let campaign = target.campaign;
-        let mut wanted = Vec::new();
-        if let Some(users) = &campaign.users {
-            let word = match users.kind {
-                KeyType::Set => "set",
-                KeyType::SortedSet => "zset",
-                KeyType::Hash => "hash",
-            };
-            wanted.push(("users", target.fill(&users.key), word));
-        }
-        if let Some(count) = &campaign.count {
-            wanted.push(("count", target.fill(&count.key), "string"));
-        }
+        let users = campaign.users.as_ref();
+        let users = users.map(|users| ("users", &users.key, users.kind.words()[0]));
+        let count = campaign.count.as_ref();
+        let count = count.map(|count| ("count", &count.key, "string"));
         let mut missing = Vec::new();
-        for (field, key, word) in wanted {
-            let kind: String = self.ask(redis::cmd("TYPE").arg(&key)).await?;
-            match kind.as_str() {
-                "none" => missing.push(format!("{field}.key: Redis has no key {key:?} now")),
-                kind if kind == word => {}
-                "zset" => return Err(misfit(field, &key, "sorted set")),
-                other => return Err(misfit(field, &key, other)),
+        for (field, key, wanted) in users.into_iter().chain(count) {
+            let key = target.fill(key);
+            let kind: String = self.ask(&["TYPE", &key]).await?;
+            if kind == "none" {
+                missing.push(format!("{field}.key: Redis has no key {key:?} now"));
+            } else if kind != wanted {
+                let why = format!("{field}.key: {key:?} in Redis is a {kind}, not a {wanted}");
+                return Err(AttachError::Misfit(why.replace("zset", "sorted set")));
             }
         }
         Ok(missing)
@@ -70,22 +68,14 @@ impl Keys {
 
     /// Returns the number of members, and 0 if the key does not exist.
     pub async fn size(&mut self, users: &UsersKey, key: &str) -> Result<u64, AttachError> {
-        let verb = match users.kind {
-            KeyType::Set => "SCARD",
-            KeyType::SortedSet => "ZCARD",
-            KeyType::Hash => "HLEN",
-        };
-        self.ask(redis::cmd(verb).arg(key)).await
+        self.ask(&[users.kind.words()[1], key]).await
     }
 
     /// Returns the counter; `None` if the key does not exist.
     pub async fn count(&mut self, key: &str) -> Result<Option<i64>, AttachError> {
-        let text: Option<String> = self.ask(redis::cmd("GET").arg(key)).await?;
-        let Some(text) = text else { return Ok(None) };
-        let number = text.parse().map_err(|_| {
-            AttachError::Misfit(format!("count.key: {key:?} does not hold a whole number"))
-        })?;
-        Ok(Some(number))
+        let text: Option<String> = self.ask(&["GET", key]).await?;
+        let number = text.map(|text| text.parse()).transpose();
+        number.map_err(|_| AttachError::Misfit(format!("count.key: {key:?} holds no whole number")))
     }
 
     /// Passes every member to `each`, some of them twice, with its score in a sorted set.
@@ -95,56 +85,28 @@ impl Keys {
         key: &str,
         mut each: impl FnMut(Vec<u8>, Option<f64>),
     ) -> Result<(), AttachError> {
-        let verb = match users.kind {
-            KeyType::Set => "SSCAN",
-            KeyType::SortedSet => "ZSCAN",
-            KeyType::Hash => "HSCAN",
-        };
-        let mut cursor = 0_u64;
+        let mut cursor = "0".to_owned();
         loop {
-            let command = redis::cmd(verb).arg(key).arg(cursor).arg("COUNT").arg(PAGE).to_owned();
-            let (next, page): (u64, Vec<Vec<u8>>) = self.ask(&command).await?;
+            let asked = [users.kind.words()[2], key, &cursor, "COUNT", PAGE];
+            let (next, page): (String, Vec<Vec<u8>>) = self.ask(&asked).await?;
             let mut page = page.into_iter();
             while let Some(member) = page.next() {
-                let value = if users.kind == KeyType::Set { None } else { page.next() };
+                let value = if users.kind == KeyType::Set {
+                    None
+                } else {
+                    page.next()
+                };
                 let score = value.filter(|_| users.kind == KeyType::SortedSet);
-                let score = score.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
-                each(member, score);
+                each(
+                    member,
+                    score.and_then(|text| String::from_utf8(text).ok()?.parse().ok()),
+                );
             }
-            if next == 0 {
+            if next == "0" {
                 return Ok(());
             }
             cursor = next;
         }
-    }
-
-    /// Returns which of these users are members.
-    pub async fn are_members<'u>(
-        &mut self,
-        users: &UsersKey,
-        key: &str,
-        asked: impl ExactSizeIterator<Item = &'u str>,
-    ) -> Result<Vec<bool>, AttachError> {
-        let verb = match users.kind {
-            KeyType::Set => "SISMEMBER",
-            KeyType::SortedSet => "ZSCORE",
-            KeyType::Hash => "HEXISTS",
-        };
-        let mut all = Vec::with_capacity(asked.len());
-        let mut asked = asked.peekable();
-        while asked.peek().is_some() {
-            let mut pipe = redis::pipe();
-            for user in asked.by_ref().take(PAGE) {
-                pipe.cmd(verb).arg(key).arg(user);
-            }
-            if users.kind == KeyType::SortedSet {
-                let scores: Vec<Option<String>> = self.ask_all(&pipe).await?;
-                all.extend(scores.iter().map(Option::is_some));
-            } else {
-                all.extend(self.ask_all::<Vec<bool>>(&pipe).await?);
-            }
-        }
-        Ok(all)
     }
 
     /// Adds a user, and changes nothing if they are there.
@@ -153,36 +115,25 @@ impl Keys {
         users: &UsersKey,
         key: &str,
         user: &str,
-        score: Option<f64>,
+        score: f64,
     ) -> Result<(), AttachError> {
-        let command = match users.kind {
-            KeyType::Set => redis::cmd("SADD").arg(key).arg(user).to_owned(),
-            KeyType::SortedSet => {
-                let score = score.unwrap_or_default();
-                redis::cmd("ZADD").arg(key).arg("NX").arg(score).arg(user).to_owned()
-            }
-            KeyType::Hash => {
-                let value = users.value.as_deref().unwrap_or("1");
-                redis::cmd("HSETNX").arg(key).arg(user).arg(value).to_owned()
-            }
-        };
-        self.ask(&command).await
+        let score = score.to_string();
+        match users.kind {
+            KeyType::Set => self.ask(&["SADD", key, user]).await,
+            KeyType::SortedSet => self.ask(&["ZADD", key, "NX", &score, user]).await,
+            KeyType::Hash => self.ask(&["HSETNX", key, user, "1"]).await,
+        }
     }
 
     /// Sets the counter if it still has the value that was read. Returns whether it did.
-    pub async fn set_count(&mut self, key: &str, from: Option<i64>, to: i64) -> Result<bool, AttachError> {
+    pub async fn set_count(
+        &mut self,
+        key: &str,
+        from: Option<i64>,
+        to: i64,
+    ) -> Result<bool, AttachError> {
         let from = from.map(|from| from.to_string()).unwrap_or_default();
-        let command = redis::cmd("EVAL").arg(SET_COUNT).arg(1).arg(key).arg(from).arg(to).to_owned();
-        self.ask(&command).await
+        self.ask(&["EVAL", SET_COUNT, "1", key, &from, &to.to_string()])
+            .await
     }
-}
-
-fn misfit(field: &str, key: &str, kind: &str) -> AttachError {
-    let known = ["set", "sorted set", "hash"].contains(&kind) && field == "users";
-    let advice = if known {
-        format!("write type = \"{kind}\"")
-    } else {
-        "name another key".to_owned()
-    };
-    AttachError::Misfit(format!("{field}.key: {key:?} in Redis is a {kind}: {advice}"))
 }

@@ -84,8 +84,15 @@ impl Attached {
         let theirs = MysqlArgs::at(file.database.clone().into(), tls, timeout);
         let redis = RedisArgs::at(file.redis.clone().into(), file.redis_cluster, tls, timeout);
         let ours = args.database_url.clone();
-        let ours = ours.map(|url| MysqlArgs::at(url, tls, timeout)).transpose()?;
-        let ours = ours.map(|settings| anyhow::Ok(Ours { db: Db::new(&settings)?, settings }));
+        let ours = ours
+            .map(|url| MysqlArgs::at(url, tls, timeout))
+            .transpose()?;
+        let ours = ours.map(|settings| {
+            anyhow::Ok(Ours {
+                db: Db::new(&settings)?,
+                settings,
+            })
+        });
         let repairs = |file: &AttachFile| file.campaigns.iter().any(|it| it.mode == Mode::Repair);
         anyhow::ensure!(
             ours.is_some() || !repairs(&file),
@@ -102,6 +109,10 @@ impl Attached {
 }
 
 /// Runs the daemon, or one pass.
-pub async fn run(args: AttachArgs, _pages: Option<Pages>, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    args: AttachArgs,
+    _pages: Option<Pages>,
+    stop: CancellationToken,
+) -> anyhow::Result<ExitCode> {
     once::run(args, stop).await
 }

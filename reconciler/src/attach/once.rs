@@ -23,11 +23,15 @@ use crate::run::new_run_id;
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let attached = Attached::new(&args)?;
     if let Some(ours) = &attached.ours {
-        migrations::check(&ours.settings).await.context("DATABASE_URL")?;
+        migrations::check(&ours.settings)
+            .await
+            .context("DATABASE_URL")?;
     }
     let coupon = args.campaign.as_ref().map(|name| {
         let found = attached.file.campaigns.iter().find(|it| it.name == *name);
-        found.map(|it| it.coupon_id()).with_context(|| format!("the file has no campaign {name:?}"))
+        found
+            .map(|it| it.coupon_id())
+            .with_context(|| format!("the file has no campaign {name:?}"))
     });
     let coupon = coupon.transpose()?;
     ensure!(
@@ -41,7 +45,10 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         Err(error) => tracing::debug!(%error, "the file is not checked"),
     }
     let longest = attached.file.campaigns.iter().map(|it| it.in_flight).max();
-    eprintln!("reading; if something differs, the second look follows within {:?}", longest.unwrap_or_default());
+    eprintln!(
+        "reading; if something differs, the second look follows within {:?}",
+        longest.unwrap_or_default()
+    );
     let request = PassRequest {
         coupon,
         dry_run: args.dry_run,
@@ -51,7 +58,9 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     };
     let run = match attached.pass(&request, &new_run_id(), &stop).await {
         Ok(run) => run,
-        Err(error @ PassError::Busy) => bail!("{error}, perhaps of a daemon: ask again when it has ended"),
+        Err(error @ PassError::Busy) => {
+            bail!("{error}, perhaps of a daemon: ask again when it has ended")
+        }
         Err(error) => return Err(error.into()),
     };
     if let Some(ours) = &attached.ours {
@@ -84,7 +93,12 @@ fn print(run: &Run, full_ids: bool) {
         for finding in drop.findings.iter().take(SHOWN) {
             println!("{}", finding_line(finding, full_ids));
         }
-        if let Some(more) = drop.findings.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        if let Some(more) = drop
+            .findings
+            .len()
+            .checked_sub(SHOWN)
+            .filter(|more| *more > 0)
+        {
             println!("… and {more} more; `--json` shows all");
         }
     }
@@ -111,11 +125,20 @@ fn drop_line(drop: &DropReport) -> String {
         (false, Some(over @ 1..)) => format!("OVERSOLD by {}", grouped(over)),
         (false, _) => "NOT exact".to_owned(),
     };
-    let mut text = format!("{}: {} of {} issued, {exact}", line(&drop.coupon_name, 100), grouped(rows), grouped(quantity));
+    let mut text = format!(
+        "{}: {} of {} issued, {exact}",
+        line(&drop.coupon_name, 100),
+        grouped(rows),
+        grouped(quantity)
+    );
     for (name, before, after) in [
         ("rows", drop.before.rows, drop.after.rows),
         ("in Redis", drop.before.users, drop.after.users),
-        ("failed events", drop.before.failed_claims, drop.after.failed_claims),
+        (
+            "failed events",
+            drop.before.failed_claims,
+            drop.after.failed_claims,
+        ),
     ] {
         if before != after {
             text = format!("{text} · {name} {before} → {after}");

@@ -13,16 +13,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::{Shape, check};
 use super::config::{Mode, Target};
-use super::judge::{Facts, Judged, Repair, judge};
+use super::judge::{Facts, Judged, judge};
 use super::keys::Keys;
-use super::read::{FirstLook, Numbers, Reader};
-use super::repair::{self, Outcome as Repaired};
+use super::read::{Look, Numbers, Reader};
+use super::repair;
 use super::sql::Sql;
 use super::{AttachError, Attached, Ours};
 use crate::context::{PassError, PassRequest};
 use crate::passes::PassResult;
 use crate::record;
-use crate::report::{self, DropReport, Examined, Finding, Kind, Outcome, Run, Status};
+use crate::report::{self, DropReport, Examined, Finding, Kind, Outcome, Run};
 use crate::run::{blank, fail};
 
 /// A pass repairs a fifth of the quantity without a confirmation, and at least fifty.
@@ -39,7 +39,9 @@ impl Attached {
     ) -> PassResult {
         let mut run = blank(request, run_id);
         let Some(ours) = &self.ours else {
-            Pass::new(self, request, run_id, stop.clone()).run(&mut run).await;
+            Pass::new(self, request, run_id, stop.clone())
+                .run(&mut run)
+                .await;
             return Ok(run);
         };
         let lock = match PassLock::take(&ours.settings, Work::Pass, request.patience).await {
@@ -65,7 +67,9 @@ impl Attached {
                     () = cancel.cancelled() => {}
                 }
             });
-            Pass::new(self, request, run_id, working).run(&mut run).await;
+            Pass::new(self, request, run_id, working)
+                .run(&mut run)
+                .await;
             drop(end);
             if lock.lost().is_cancelled() {
                 fail(&mut run, &PassError::LockLost);
@@ -93,7 +97,9 @@ impl Attached {
                 let name = target.name();
                 let checked = check(&target, &mut sql, &mut keys).await;
                 let shape = checked.map_err(|error| match error {
-                    AttachError::Misfit(why) => AttachError::Misfit(format!("campaign {name:?}: {why}")),
+                    AttachError::Misfit(why) => {
+                        AttachError::Misfit(format!("campaign {name:?}: {why}"))
+                    }
                     other => other,
                 })?;
                 told.extend(shape.warnings.iter().map(|it| format!("{name}: {it}")));
@@ -107,7 +113,7 @@ impl Attached {
 struct Suspect<'a> {
     target: Target<'a>,
     shape: Shape,
-    first: FirstLook,
+    first: Look,
 }
 
 struct Pass<'a> {
@@ -126,7 +132,13 @@ impl<'a> Pass<'a> {
         stop: CancellationToken,
     ) -> Self {
         let keys = Keys::new(&attached.redis);
-        Self { attached, request, run_id, stop, keys }
+        Self {
+            attached,
+            request,
+            run_id,
+            stop,
+            keys,
+        }
     }
 
     /// Compares and repairs everything that the request asks for.
@@ -134,11 +146,12 @@ impl<'a> Pass<'a> {
         let compared = self.both_looks(run).await;
         run.finished_at = Some(Utc::now());
         run.partial = compared.is_err() || self.request.coupon.is_some();
-        if let Err(AttachError::Stopped) = compared {
-            return fail(run, &PassError::Stopped);
-        }
-        if let Err(error) = compared {
-            run.findings.push(Finding::report(Kind::Stalled, error.to_string()));
+        match compared {
+            Ok(()) => {}
+            Err(AttachError::Stopped) => return fail(run, &PassError::Stopped),
+            Err(error) => run
+                .findings
+                .push(Finding::report(Kind::Stalled, error.to_string())),
         }
         run.status = run.final_status();
     }
@@ -146,19 +159,21 @@ impl<'a> Pass<'a> {
     async fn both_looks(&mut self, run: &mut Run) -> Result<(), AttachError> {
         let mut sql = self.connect().await?;
         let mut suspects = Vec::new();
-        let now = Utc::now();
-        let file = &self.attached.file;
         let is_asked = |id| self.request.coupon.is_none_or(|asked| asked == id);
-        for campaign in file.campaigns.iter().filter(|it| is_asked(it.coupon_id())) {
-            for target in campaign.drops(now) {
+        let campaigns = self.attached.file.campaigns.iter();
+        for campaign in campaigns.filter(|it| is_asked(it.coupon_id())) {
+            for target in campaign.drops(Utc::now()) {
                 if self.stop.is_cancelled() {
                     return Err(AttachError::Stopped);
                 }
                 match first_look(target, &mut sql, &mut self.keys.clone()).await {
-                    Ok(suspect) if suspect.first.differs(&target) => suspects.push(suspect),
-                    Ok(Suspect { first, .. }) => {
-                        let numbers = [first.numbers; 2];
-                        run.drops.push(report_of(&target, first.quantity, numbers));
+                    Ok(it) if !judge(&it.first.and(it.first.clone(), &target)).is_empty() => {
+                        suspects.push(it);
+                    }
+                    Ok(it) => {
+                        let numbers = [it.first.numbers; 2];
+                        run.drops
+                            .push(report_of(&target, it.first.quantity, numbers));
                     }
                     Err(error) => left_out(run, &target, error)?,
                 }
@@ -174,45 +189,70 @@ impl<'a> Pass<'a> {
             }
             // Their MySQL may have closed a connection that waited.
             let mut sql = self.connect().await?;
-            let target = suspect.target;
-            match self.settle(suspect, &mut sql).await {
+            match self.settle(&suspect, &mut sql).await {
                 Ok(report) => run.drops.push(report),
-                Err(error) => left_out(run, &target, error)?,
+                Err(error) => left_out(run, &suspect.target, error)?,
             }
         }
         Ok(())
     }
 
     async fn connect(&self) -> Result<Sql, AttachError> {
-        Sql::connect(&self.attached.theirs, self.attached.file.max_rows_per_second).await
+        Sql::connect(
+            &self.attached.theirs,
+            self.attached.file.max_rows_per_second,
+        )
+        .await
     }
 
     /// Looks again at a target that differs, and repairs it.
-    async fn settle(&mut self, suspect: Suspect<'_>, sql: &mut Sql) -> Result<DropReport, AttachError> {
-        let Suspect { target, shape, first } = suspect;
-        let mut reader = Reader {
+    async fn settle(
+        &mut self,
+        suspect: &Suspect<'_>,
+        sql: &mut Sql,
+    ) -> Result<DropReport, AttachError> {
+        let Suspect {
             target,
-            shape: &shape,
+            shape,
+            first,
+        } = suspect;
+        let keys = &mut self.keys.clone();
+        let mut reader = Reader {
+            target: *target,
+            shape,
             sql,
-            keys: &mut self.keys.clone(),
+            keys,
         };
-        let facts = reader.second(first).await?;
+        let second = reader.look().await?;
+        let facts = first.and(second, target);
         let judged = judge(&facts);
-        let mut results: Vec<RepairResult> = judged.iter().map(RepairResult::unrepaired).collect();
-        if let Some(ours) = self.attached.ours.as_ref().filter(|_| target.campaign.mode == Mode::Repair) {
-            let planned = judged.iter().enumerate().filter(|(_, it)| it.repair.is_some());
+        let mut findings: Vec<Finding> = judged.iter().map(|it| finding(it, target)).collect();
+        let ours = self.attached.ours.as_ref();
+        if let Some(ours) = ours.filter(|_| target.campaign.mode == Mode::Repair) {
+            let planned = judged
+                .iter()
+                .enumerate()
+                .filter(|(_, it)| it.repair.is_some());
             let planned: Vec<(usize, &Judged)> = planned.collect();
             for (at, _) in &planned {
-                results[*at] = RepairResult::new(Outcome::Planned, String::new());
+                findings[*at].needs_person = false;
+                findings[*at].result = Outcome::Planned;
             }
-            let now = self.allowed(ours, &target, facts.quantity, planned, &mut results).await?;
-            for (at, repaired) in repair::apply(&mut reader, &now, &self.stop).await? {
-                results[at] = repaired.into();
+            let now = self
+                .allowed(ours, &facts, target, planned, &mut findings)
+                .await?;
+            for (at, (result, why)) in repair::apply(&mut reader, &now, &self.stop).await? {
+                findings[at].result = result;
+                add_reason(&mut findings[at], &why);
             }
         }
-        let is_changed = results.iter().any(|it| it.outcome == Outcome::Applied);
-        let after = if is_changed { reader.numbers(None).await? } else { facts.numbers };
-        Ok(told(&target, &facts, &judged, results, after))
+        let is_changed = findings.iter().any(|it| it.result == Outcome::Applied);
+        let after = if is_changed {
+            reader.numbers().await?
+        } else {
+            facts.numbers
+        };
+        Ok(told(target, &facts, findings, after))
     }
 
     /// Returns the repairs that may be made now. The others wait for an operator, who confirms
@@ -220,32 +260,39 @@ impl<'a> Pass<'a> {
     async fn allowed<'j>(
         &self,
         ours: &Ours,
+        facts: &Facts,
         target: &Target<'_>,
-        quantity: u64,
-        planned: Vec<(usize, &'j Judged)>,
-        results: &mut [RepairResult],
+        mut planned: Vec<(usize, &'j Judged)>,
+        findings: &mut [Finding],
     ) -> Result<Vec<(usize, &'j Judged)>, AttachError> {
-        let limit = target.campaign.repair_limit;
-        let limit = limit.unwrap_or((quantity / LIMIT_PART).max(LIMIT_AT_LEAST));
-        let number = planned.len() as u64;
-        let held = |it: &Judged| number > limit || it.needs_confirmation;
-        let confirm = self.request.confirm;
-        let may_write = |all: Vec<(usize, &'j Judged)>| if self.request.dry_run { Vec::new() } else { all };
-        if !planned.iter().any(|(_, it)| held(it)) {
-            return Ok(may_write(planned));
+        let (number, limit) = (planned.len() as u64, target.campaign.repair_limit);
+        let limit = limit.unwrap_or((facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST));
+        let is_held = |it: &Judged| number > limit || it.needs_confirmation;
+        let PassRequest {
+            confirm, dry_run, ..
+        } = *self.request;
+        let held: Vec<(usize, &Judged)> = planned
+            .iter()
+            .copied()
+            .filter(|(_, it)| is_held(it))
+            .collect();
+        if !held.is_empty() {
+            let now = shown(&held);
+            let before = ours.db.shown_repairs(target.drop_id()).await?;
+            if !confirm || dry_run || before != Some(now) {
+                let is_seen = confirm || dry_run;
+                ours.db
+                    .hold_back(target.drop_id(), now, self.run_id, is_seen)
+                    .await?;
+                planned.retain(|(_, it)| !is_held(it));
+                if number > limit {
+                    let why = format!("{number} repairs at once are more than {limit}");
+                    held.iter()
+                        .for_each(|(at, _)| add_reason(&mut findings[*at], &why));
+                }
+            }
         }
-        let now = shown(planned.iter().filter(|(_, it)| held(it)).map(|(_, it)| *it));
-        let before = ours.db.shown_repairs(target.drop_id()).await?;
-        if confirm && !self.request.dry_run && before == Some(now) {
-            return Ok(planned);
-        }
-        let is_seen = confirm || self.request.dry_run;
-        ours.db.hold_back(target.drop_id(), now, self.run_id, is_seen).await?;
-        for (at, _) in planned.iter().filter(|(_, it)| held(it)) {
-            let many = (number > limit).then(|| format!("{number} repairs at once are more than {limit}"));
-            results[*at].why = many.unwrap_or_default();
-        }
-        Ok(may_write(planned.into_iter().filter(|(_, it)| !held(it)).collect()))
+        Ok(if dry_run { Vec::new() } else { planned })
     }
 }
 
@@ -255,8 +302,19 @@ async fn first_look<'a>(
     keys: &mut Keys,
 ) -> Result<Suspect<'a>, AttachError> {
     let shape = check(&target, sql, keys).await?;
-    let first = Reader { target, shape: &shape, sql, keys }.first().await?;
-    Ok(Suspect { target, shape, first })
+    let first = Reader {
+        target,
+        shape: &shape,
+        sql,
+        keys,
+    }
+    .look()
+    .await?;
+    Ok(Suspect {
+        target,
+        shape,
+        first,
+    })
 }
 
 /// Reports a campaign that could not be compared, so that the others can. Returns the error if a
@@ -274,85 +332,49 @@ fn left_out(run: &mut Run, target: &Target<'_>, error: AttachError) -> Result<()
 }
 
 /// The number of repairs, and a hash of them in any order.
-fn shown<'j>(repairs: impl Iterator<Item = &'j Judged>) -> ShownRepairs {
-    let mut number = 0;
-    let mut fingerprint = 0_u64;
-    for it in repairs {
-        number += 1;
+fn shown(repairs: &[(usize, &Judged)]) -> ShownRepairs {
+    let hash = |(_, it): &(usize, &Judged)| {
         let hash = Sha256::digest(format!("{:?}", it.repair));
-        let bits = hash[..8].iter().fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte));
-        fingerprint = fingerprint.wrapping_add(bits);
-    }
-    ShownRepairs { number, fingerprint }
-}
-
-/// What became of a difference.
-struct RepairResult {
-    outcome: Outcome,
-    why: String,
-    needs_person: bool,
-}
-
-impl RepairResult {
-    fn new(outcome: Outcome, why: String) -> Self {
-        Self { outcome, why, needs_person: false }
-    }
-
-    /// A difference that no repair has been tried for: a person repairs it, or time does.
-    fn unrepaired(judged: &Judged) -> Self {
-        Self {
-            needs_person: !judged.waits,
-            ..Self::new(Outcome::Skipped, String::new())
-        }
+        hash[..8]
+            .iter()
+            .fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte))
+    };
+    ShownRepairs {
+        number: u32::try_from(repairs.len()).unwrap_or(u32::MAX),
+        fingerprint: repairs.iter().map(hash).fold(0, u64::wrapping_add),
     }
 }
 
-impl From<Repaired> for RepairResult {
-    fn from(repaired: Repaired) -> Self {
-        match repaired {
-            Repaired::Applied => Self::new(Outcome::Applied, String::new()),
-            Repaired::Skipped(why) => Self::new(Outcome::Skipped, why.to_owned()),
-            Repaired::Failed(why) => Self::new(Outcome::Failed, why),
-        }
+/// A difference that is not repaired: a person does it, or time does.
+fn finding(judged: &Judged, target: &Target<'_>) -> Finding {
+    let user = judged.user.clone().map(UserId::from_store);
+    let action = judged.action();
+    let found = Finding::new(judged.kind, action, Outcome::Skipped, judged.detail.clone());
+    Finding {
+        coupon_id: Some(target.campaign.coupon_id()),
+        drop_id: Some(target.drop_id()),
+        needs_person: !judged.waits,
+        ..found.of(None, user.as_ref())
+    }
+}
+
+fn add_reason(finding: &mut Finding, why: &str) {
+    if !why.is_empty() {
+        finding.detail = format!("{}; {why}", finding.detail);
     }
 }
 
 /// Reports a target with its differences.
-fn told(
-    target: &Target<'_>,
-    facts: &Facts,
-    judged: &[Judged],
-    results: Vec<RepairResult>,
-    after: Numbers,
-) -> DropReport {
+fn told(target: &Target<'_>, facts: &Facts, findings: Vec<Finding>, after: Numbers) -> DropReport {
     let mut report = report_of(target, facts.quantity, [facts.numbers, after]);
+    let is_closed = |it: &&Finding| it.kind == Kind::FailedClaim && it.result == Outcome::Applied;
+    let closed = findings.iter().filter(is_closed).count() as u64;
     report.before.in_flight = facts.in_flight;
     report.before.failed_claims = facts.failed.len() as u64;
-    report.after.failed_claims = report.before.failed_claims;
-    for (it, result) in judged.iter().zip(results) {
-        let closed = match &it.repair {
-            Some(Repair::Insert { events, .. }) => events.len() as u64,
-            Some(Repair::Close { .. }) => 1,
-            _ => 0,
-        };
-        if result.outcome == Outcome::Applied {
-            report.after.failed_claims -= closed.min(report.after.failed_claims);
-        } else if result.needs_person || result.outcome != Outcome::Skipped {
-            report.exact = false;
-        }
-        let why = if result.why.is_empty() { String::new() } else { format!("; {}", result.why) };
-        let user = it.user.clone().map(UserId::from_store);
-        let finding = Finding::new(it.kind, it.action(), result.outcome, format!("{}{why}", it.detail));
-        report.findings.push(Finding {
-            coupon_id: Some(report.coupon_id),
-            drop_id: Some(report.drop_id),
-            needs_person: result.needs_person,
-            ..finding.of(None, user.as_ref())
-        });
-    }
-    report.exact &= !judged.iter().any(|it| it.waits);
+    report.after.failed_claims = report.before.failed_claims.saturating_sub(closed);
     report.examined.failed_claims = report.before.failed_claims;
-    report
+    report.exact &= findings.iter().all(|it| it.result == Outcome::Applied);
+    DropReport { findings, ..report }
 }
 
 fn report_of(target: &Target<'_>, quantity: u64, [before, after]: [Numbers; 2]) -> DropReport {

@@ -1,7 +1,6 @@
 //! Their MySQL: one connection, a time limit for each statement, and a limit of rows a second.
 //! Identifiers are quoted here and nowhere else; values are always parameters.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_shared::mysql::{Db, DbSettings};
@@ -10,11 +9,12 @@ use mysql_async::{Conn, Error, Params, Row, Value};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::AttachError;
-use super::config::{Scalar, Target};
+use super::config::{Columns, Scalar, Target};
 
 /// `STRICT_ALL_TABLES`: a user's name that is too long is refused, never cut.
 /// READ COMMITTED: after a lock is taken, a count sees what others committed before.
-const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION innodb_lock_wait_timeout = 2";
+const SESSION: &str =
+    "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION innodb_lock_wait_timeout = 2";
 const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
 /// Time limit of a statement, as a multiple of that of our own MySQL: their tables are not ours.
@@ -76,7 +76,10 @@ impl Sql {
                 })
             }
             Ok(Err(error)) => Err(AttachError::Mysql(error.to_string())),
-            Err(_) => Err(AttachError::Mysql(format!("no answer within {:?}", self.limit))),
+            Err(_) => Err(AttachError::Mysql(format!(
+                "no answer within {:?}",
+                self.limit
+            ))),
         }
     }
 
@@ -94,12 +97,19 @@ impl Sql {
     }
 
     /// Returns the one number that a statement selects; `None` without a row or if it is NULL.
-    pub async fn number(&mut self, sql: &str, values: Vec<Value>) -> Result<Option<i64>, AttachError> {
+    pub async fn number(
+        &mut self,
+        sql: &str,
+        values: Vec<Value>,
+    ) -> Result<Option<i64>, AttachError> {
         let rows = self.rows(sql, values).await?;
         let Some(row) = rows.into_iter().next() else {
             return Ok(None);
         };
-        Ok(row.get_opt::<Option<i64>, _>(0).and_then(Result::ok).flatten())
+        Ok(row
+            .get_opt::<Option<i64>, _>(0)
+            .and_then(Result::ok)
+            .flatten())
     }
 
     /// Waits until these rows fit into the limit.
@@ -111,6 +121,15 @@ impl Sql {
             sleep_until(self.paid_at).await;
         }
     }
+}
+
+/// Returns a column as text, and NULL as no text.
+pub fn text(row: &Row, at: usize) -> String {
+    let text = row
+        .get_opt::<Option<Vec<u8>>, _>(at)
+        .and_then(Result::ok)
+        .flatten();
+    String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
 }
 
 pub fn quoted(name: &str) -> String {
@@ -126,7 +145,7 @@ pub struct Condition {
 
 impl Condition {
     /// The rows of a target.
-    pub fn of(columns: &BTreeMap<String, Scalar>, target: &Target<'_>) -> Self {
+    pub fn of(columns: &Columns, target: &Target<'_>) -> Self {
         let parts = columns.keys().map(|name| format!("{} = ?", quoted(name)));
         let parts: Vec<String> = std::iter::once("TRUE".to_owned()).chain(parts).collect();
         Self {
@@ -161,7 +180,6 @@ pub fn bound(value: &Scalar, target: &Target<'_>) -> Value {
     match value {
         Scalar::Flag(flag) => Value::Int(i64::from(*flag)),
         Scalar::Number(number) => Value::Int(*number),
-        Scalar::Decimal(number) => Value::Double(*number),
         Scalar::Text(text) => Value::Bytes(target.fill(text).into_bytes()),
     }
 }

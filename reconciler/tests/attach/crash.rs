@@ -23,19 +23,34 @@ failed = { table = "failed_event", user = "user_id", done = "delete" }
 
 fn program(world: &World, campaigns: &str) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_firstcome-reconciler"));
-    program.args(["attach", "--once"]).arg(world.file(campaigns));
-    program.env("DATABASE_URL", &world.ours).stdout(Stdio::piped()).stderr(Stdio::piped());
+    program
+        .args(["attach", "--once"])
+        .arg(world.file(campaigns));
+    program
+        .env("DATABASE_URL", &world.ours)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     program
 }
 
 #[tokio::test]
 async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
     for point in [
-        "run_begun", "repair_begun", "repair_begun:2", "rows_inserted", "rows_inserted:2", "row_reissued",
-        "row_reissued:3", "people_rebuilt", "run_done", "run_recorded",
+        "run_begun",
+        "repair_begun",
+        "repair_begun:2",
+        "rows_inserted",
+        "rows_inserted:2",
+        "row_reissued",
+        "row_reissued:3",
+        "people_rebuilt",
+        "run_done",
+        "run_recorded",
     ] {
         let world = World::new(TABLES_OF_ALL).await;
-        world.sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)").await;
+        world
+            .sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)")
+            .await;
         world.members("@users", users(0..120)).await;
         world.rows(7, users(110..130)).await;
         world.failed(7, users(0..5).chain(users(112..115))).await;
@@ -46,12 +61,24 @@ async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
         assert!(said.contains("crash point"), "{point}: {said}");
         let attached = world.attached(FILE);
         let run = pass(&attached).await;
-        assert!(matches!(run.status, Status::Repaired | Status::Clean), "{point}: {run:?}");
+        assert!(
+            matches!(run.status, Status::Repaired | Status::Clean),
+            "{point}: {run:?}"
+        );
         assert_eq!(pass(&attached).await.status, Status::Clean, "{point}");
-        let rows = world.sql("SELECT COUNT(*), COUNT(DISTINCT user_id) FROM coupon").await;
+        let rows = world
+            .sql("SELECT COUNT(*), COUNT(DISTINCT user_id) FROM coupon")
+            .await;
         assert_eq!(rows[0], ["130", "130"], "{point}");
-        assert_eq!(world.number("SELECT COUNT(*) FROM failed_event").await, 0, "{point}");
-        let [members, count] = [world.redis::<i64>("SCARD @users").await, world.redis("GET @count").await];
+        assert_eq!(
+            world.number("SELECT COUNT(*) FROM failed_event").await,
+            0,
+            "{point}"
+        );
+        let [members, count] = [
+            world.redis::<i64>("SCARD @users").await,
+            world.redis("GET @count").await,
+        ];
         assert_eq!([members, count], [130, 130], "{point}");
     }
 }
@@ -63,31 +90,61 @@ async fn one_pass_needs_no_database_of_ours_and_prints_what_it_saw() {
     world.rows(7, users(0..2)).await;
     let () = world.redis("SET @count 3").await;
     let observing = FILE.replace("mode = \"repair\"\n", "");
-    let done = program(&world, &observing).env_remove("DATABASE_URL").output().unwrap();
+    let done = program(&world, &observing)
+        .env_remove("DATABASE_URL")
+        .output()
+        .unwrap();
     let printed = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert_eq!(done.status.code(), Some(1), "{printed} {:?}", String::from_utf8_lossy(&done.stderr));
-    assert!(printed.contains("Winter: 2 of 150 issued, NOT exact"), "{printed}");
-    assert!(printed.contains("left for you  unissued") && printed.contains("u•••-2"), "{printed}");
-    let refused = program(&world, FILE).env_remove("DATABASE_URL").output().unwrap();
+    assert_eq!(
+        done.status.code(),
+        Some(1),
+        "{printed} {:?}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    assert!(
+        printed.contains("Winter: 2 of 150 issued, NOT exact"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("left for you  unissued") && printed.contains("u•••-2"),
+        "{printed}"
+    );
+    let refused = program(&world, FILE)
+        .env_remove("DATABASE_URL")
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(2) && said.contains("needs DATABASE_URL"), "{said}");
-    let misfit = program(&world, &observing.replace("user_id", "user")).output().unwrap();
+    assert!(
+        refused.status.code() == Some(2) && said.contains("needs DATABASE_URL"),
+        "{said}"
+    );
+    let misfit = program(&world, &observing.replace("user_id", "user"))
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&misfit.stderr).into_owned();
-    assert!(misfit.status.code() == Some(2) && said.contains("the nearest is \"user_id\""), "{said}");
+    assert!(
+        misfit.status.code() == Some(2) && said.contains("the nearest is \"user_id\""),
+        "{said}"
+    );
 }
 
 #[tokio::test]
 #[ignore = "release"] // a minute
 async fn a_million_users_fit_in_64_mb() {
     let world = World::new(TABLES_OF_ALL).await;
-    world.sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)").await;
+    world
+        .sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)")
+        .await;
     world.members("@users", users(0..1_000_000)).await;
     world.rows(7, users(0..1_000_000)).await;
     let () = world.redis("SET @count 1000000").await;
-    let mut pass = program(&world, &FILE.replace("150", "1000000")).spawn().unwrap();
+    let mut pass = program(&world, &FILE.replace("150", "1000000"))
+        .spawn()
+        .unwrap();
     let mut peak_kb = 0;
     while pass.try_wait().unwrap().is_none() {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", pass.id())).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", pass.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kb = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         peak_kb = peak_kb.max(kb.unwrap_or_default());

@@ -20,14 +20,26 @@ struct Size {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_differences_are_found_and_none_is_invented_while_a_crowd_claims() {
-    crowd(Size { users: 3_000, planted: 400, crowd: Duration::from_secs(4), claims_per_second: 200 }).await;
+    crowd(Size {
+        users: 3_000,
+        planted: 400,
+        crowd: Duration::from_secs(4),
+        claims_per_second: 200,
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "release"] // half an hour
 async fn ten_thousand_differences_among_a_hundred_thousand_users() {
     let half_an_hour = Duration::from_secs(1_800);
-    crowd(Size { users: 100_000, planted: 10_000, crowd: half_an_hour, claims_per_second: 100 }).await;
+    crowd(Size {
+        users: 100_000,
+        planted: 10_000,
+        crowd: half_an_hour,
+        claims_per_second: 100,
+    })
+    .await;
 }
 
 const FILE: &str = r#"
@@ -45,18 +57,34 @@ failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, d
 
 async fn crowd(size: Size) {
     let world = World::new(TABLES_OF_ALL).await;
-    world.sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)").await;
+    world
+        .sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)")
+        .await;
     plant(&world, &size).await;
     let stop = CancellationToken::new();
-    let claims = tokio::spawn(claim(world.database.clone(), world.redis.clone(), world.prefix.clone(), size.claims_per_second, stop.clone()));
+    let claims = tokio::spawn(claim(
+        world.database.clone(),
+        world.redis.clone(),
+        world.prefix.clone(),
+        size.claims_per_second,
+        stop.clone(),
+    ));
     let attached = world.attached(FILE);
     let began = Instant::now();
     let mut passes = 0;
     while began.elapsed() < size.crowd || passes == 0 {
         let run = pass(&attached).await;
-        let found: BTreeSet<(Kind, String)> = run.drops[0].findings.iter().map(|it| (it.kind, it.user_id.clone().unwrap_or_default())).collect();
+        let found: BTreeSet<(Kind, String)> = run.drops[0]
+            .findings
+            .iter()
+            .map(|it| (it.kind, it.user_id.clone().unwrap_or_default()))
+            .collect();
         assert_eq!(found.len(), run.drops[0].findings.len());
-        let invented: Vec<_> = found.iter().filter(|(_, user)| !user.starts_with("planted-")).take(3).collect();
+        let invented: Vec<_> = found
+            .iter()
+            .filter(|(_, user)| !user.starts_with("planted-"))
+            .take(3)
+            .collect();
         assert!(invented.is_empty(), "{invented:?}");
         assert_eq!(found.len(), size.planted as usize);
         passes += 1;
@@ -73,17 +101,25 @@ async fn crowd(size: Size) {
     let expected = i64::from(size.users) + claimed;
     assert_eq!(world.number("SELECT COUNT(*) FROM coupon").await, expected);
     assert_eq!(world.redis::<i64>("SCARD @users").await, expected);
-    println!("{passes} passes, {} differences each, {claimed} claims meanwhile", size.planted);
+    println!(
+        "{passes} passes, {} differences each, {claimed} claims meanwhile",
+        size.planted
+    );
 }
 
 /// A quarter each: no row, no member, failed, and failed although it has a row.
 async fn plant(world: &World, size: &Size) {
     let part = size.planted / 4;
-    let planted = |quarter: u32| (quarter * part..(quarter + 1) * part).map(|n| format!("planted-{n}"));
+    let planted =
+        |quarter: u32| (quarter * part..(quarter + 1) * part).map(|n| format!("planted-{n}"));
     let others = || users(size.planted..size.users);
     let unissued = || planted(0).chain(planted(2));
-    world.members("@users", others().chain(unissued()).chain(planted(3))).await;
-    world.rows(7, others().chain(planted(1)).chain(planted(3))).await;
+    world
+        .members("@users", others().chain(unissued()).chain(planted(3)))
+        .await;
+    world
+        .rows(7, others().chain(planted(1)).chain(planted(3)))
+        .await;
     world.failed(7, planted(2).chain(planted(3))).await;
     let () = world.redis(&format!("SET @count {}", size.users)).await;
 }
@@ -104,8 +140,17 @@ async fn claim(
     while !stop.is_cancelled() {
         every.tick().await;
         let user = format!("crowd-{claimed}");
-        let () = redis::cmd("INCR").arg(format!("{prefix}count")).query_async(&mut redis).await.unwrap();
-        let () = redis::cmd("SADD").arg(format!("{prefix}users")).arg(&user).query_async(&mut redis).await.unwrap();
+        let () = redis::cmd("INCR")
+            .arg(format!("{prefix}count"))
+            .query_async(&mut redis)
+            .await
+            .unwrap();
+        let () = redis::cmd("SADD")
+            .arg(format!("{prefix}users"))
+            .arg(&user)
+            .query_async(&mut redis)
+            .await
+            .unwrap();
         claimed += 1;
         let (pool, lag) = (pool.clone(), rand::rng().random_range(0..900));
         consumers.spawn(async move {

@@ -12,7 +12,9 @@ use firstcome_reconciler::report::{DropReport, Kind, Outcome, Run, Trigger};
 use firstcome_reconciler::run::new_run_id;
 use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, migrations};
-use firstcome_stack::{MysqlOptions, MysqlServer, RedisOptions, RedisServer, StackOptions, Tables, mysql_rows};
+use firstcome_stack::{
+    MysqlOptions, MysqlServer, RedisOptions, RedisServer, StackOptions, Tables, mysql_rows,
+};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -38,8 +40,13 @@ pub struct World {
 
 async fn servers() -> &'static (MysqlServer, RedisServer) {
     let start = async || {
-        let mysql = MysqlOptions { ..StackOptions::without_fsync().mysql };
-        let redis = RedisOptions { appendonly: false, ..RedisOptions::default() };
+        let mysql = MysqlOptions {
+            ..StackOptions::without_fsync().mysql
+        };
+        let redis = RedisOptions {
+            appendonly: false,
+            ..RedisOptions::default()
+        };
         tokio::try_join!(MysqlServer::start(mysql), RedisServer::start(redis)).unwrap()
     };
     SERVERS.get_or_init(start).await
@@ -52,7 +59,10 @@ impl World {
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let [theirs, ours] = ["shop", "ours"].map(|name| format!("{name}_{number}"));
         for name in [&theirs, &ours] {
-            mysql.query(&format!("CREATE DATABASE {name}")).await.unwrap();
+            mysql
+                .query(&format!("CREATE DATABASE {name}"))
+                .await
+                .unwrap();
         }
         let ours = mysql.database_url(&ours);
         let migrate = async || {
@@ -85,7 +95,9 @@ impl World {
 
     /// Runs a Redis command; `@` is the prefix of the world's keys.
     pub async fn redis<T: redis::FromRedisValue>(&self, command: &str) -> T {
-        let mut words = command.split(' ').map(|word| word.replace('@', &self.prefix));
+        let mut words = command
+            .split(' ')
+            .map(|word| word.replace('@', &self.prefix));
         let mut asked = redis::cmd(&words.next().unwrap());
         words.for_each(|word| {
             asked.arg(word);
@@ -103,10 +115,16 @@ impl World {
     }
 
     async fn insert(&self, table: &str, event: u32, users: impl IntoIterator<Item = String>) {
-        let values: Vec<String> = users.into_iter().map(|user| format!("({event}, '{user}')")).collect();
+        let values: Vec<String> = users
+            .into_iter()
+            .map(|user| format!("({event}, '{user}')"))
+            .collect();
         for some in values.chunks(5_000) {
             let values = some.join(", ");
-            self.sql(&format!("INSERT INTO {table} (event_id, user_id) VALUES {values}")).await;
+            self.sql(&format!(
+                "INSERT INTO {table} (event_id, user_id) VALUES {values}"
+            ))
+            .await;
         }
     }
 
@@ -115,18 +133,30 @@ impl World {
         for some in users.chunks(5_000) {
             let key = key.replace('@', &self.prefix);
             let mut added = redis::cmd("SADD");
-            let () = added.arg(key).arg(some).query_async(&mut self.redis.clone()).await.unwrap();
+            let () = added
+                .arg(key)
+                .arg(some)
+                .query_async(&mut self.redis.clone())
+                .await
+                .unwrap();
         }
     }
 
     /// The file, with its addresses; `@` is the prefix of the world's keys.
     pub fn text(&self, campaigns: &str) -> String {
         let campaigns = campaigns.replace('@', &self.prefix);
-        format!("database = {:?}\nredis = {:?}\n{campaigns}", self.database, self.redis_url)
+        format!(
+            "database = {:?}\nredis = {:?}\n{campaigns}",
+            self.database, self.redis_url
+        )
     }
 
     pub fn file(&self, campaigns: &str) -> PathBuf {
-        let name = format!("attach-{}-{}.toml", std::process::id(), self.prefix.trim_end_matches(':'));
+        let name = format!(
+            "attach-{}-{}.toml",
+            std::process::id(),
+            self.prefix.trim_end_matches(':')
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, self.text(campaigns)).unwrap();
         path
@@ -143,7 +173,10 @@ impl World {
             )
             .unwrap(),
             file: Arc::new(file),
-            ours: Some(Ours { db: Db::new(&settings).unwrap(), settings }),
+            ours: Some(Ours {
+                db: Db::new(&settings).unwrap(),
+                settings,
+            }),
             progress: Arc::default(),
         }
     }
@@ -152,7 +185,9 @@ impl World {
     pub async fn state(&self) -> (BTreeMap<String, Vec<Vec<String>>>, Vec<Vec<u8>>) {
         let mut tables = BTreeMap::new();
         for table in self.sql("SHOW TABLES").await {
-            let rows = self.sql(&format!("SELECT * FROM {} ORDER BY 1", table[0])).await;
+            let rows = self
+                .sql(&format!("SELECT * FROM {} ORDER BY 1", table[0]))
+                .await;
             tables.insert(table[0].clone(), rows);
         }
         let mut keys: Vec<String> = self.redis("KEYS @*").await;
@@ -172,7 +207,10 @@ pub async fn pass(attached: &Attached) -> Run {
 
 pub async fn pass_with(attached: &Attached, request: PassRequest) -> Run {
     let patience = std::time::Duration::from_secs(60);
-    let request = PassRequest { patience, ..request };
+    let request = PassRequest {
+        patience,
+        ..request
+    };
     let stop = CancellationToken::new();
     attached.pass(&request, &new_run_id(), &stop).await.unwrap()
 }
