@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable as _;
 use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{TABLES_OF_ALL, World, pass, users};
+use crate::world::{World, pass, users};
 
 struct Size {
     users: u32,
@@ -47,7 +47,7 @@ max_rows_per_second = 1000000
 [[campaign]]
 name = "Crowd"
 quantity = 4000000
-in_flight = "1500ms"
+in_flight = "1.5s"
 repair_limit = 1000000
 users = { key = "@users", type = "set" }
 count = { key = "@count", means = "tickets" }
@@ -56,10 +56,7 @@ failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, d
 "#;
 
 async fn crowd(size: Size) {
-    let world = World::new(TABLES_OF_ALL).await;
-    world
-        .sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)")
-        .await;
+    let world = World::new().await;
     plant(&world, &size).await;
     let stop = CancellationToken::new();
     let claims = tokio::spawn(claim(

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use firstcome_reconciler::attach::config::AttachFile;
 use firstcome_reconciler::attach::{Attached, Ours};
 use firstcome_reconciler::context::PassRequest;
-use firstcome_reconciler::report::{DropReport, Kind, Outcome, Run, Trigger};
+use firstcome_reconciler::report::{DropReport, Run, Trigger};
 use firstcome_reconciler::run::new_run_id;
 use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, migrations};
@@ -23,19 +23,21 @@ static SERVERS: OnceCell<(MysqlServer, RedisServer)> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
 static WORLDS: AtomicU32 = AtomicU32::new(0);
 
-/// The tables of most tests. `stock` and the unique key are added by those that need them.
-pub const TABLES_OF_ALL: &str = "CREATE TABLE coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, \
-     user_id VARCHAR(64) NOT NULL, created_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6), KEY (event_id, user_id));\
-     CREATE TABLE failed_event (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, user_id VARCHAR(64) NOT NULL);\
-     CREATE TABLE stock (id INT PRIMARY KEY, total INT NOT NULL, remaining INT NOT NULL)";
+/// The tables of all tests; most add a unique key.
+const TABLES_OF_ALL: [&str; 3] = [
+    "CREATE TABLE coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, user_id VARCHAR(64) NOT NULL, \
+     created_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6), KEY (event_id, user_id))",
+    "CREATE TABLE failed_event (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, user_id VARCHAR(64) NOT NULL)",
+    "CREATE TABLE stock (id INT PRIMARY KEY, total INT NOT NULL)",
+];
 
-pub struct World {
-    pub database: String,
-    pub redis_url: String,
-    pub ours: String,
-    pub redis: MultiplexedConnection,
+pub(crate) struct World {
+    pub(crate) database: String,
+    pub(crate) redis_url: String,
+    pub(crate) ours: String,
+    pub(crate) redis: MultiplexedConnection,
     /// Begins the names of its keys.
-    pub prefix: String,
+    pub(crate) prefix: String,
 }
 
 async fn servers() -> &'static (MysqlServer, RedisServer) {
@@ -53,8 +55,16 @@ async fn servers() -> &'static (MysqlServer, RedisServer) {
 }
 
 impl World {
-    /// Creates a world with these tables, statements separated by `;`.
-    pub async fn new(tables: &str) -> Self {
+    /// Creates a world whose unique key refuses a user's second row.
+    pub(crate) async fn new() -> Self {
+        let world = Self::without_key().await;
+        world
+            .sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)")
+            .await;
+        world
+    }
+
+    pub(crate) async fn without_key() -> Self {
         let (mysql, redis) = servers().await;
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let [theirs, ours] = ["shop", "ours"].map(|name| format!("{name}_{number}"));
@@ -78,23 +88,38 @@ impl World {
             redis: client.get_multiplexed_async_connection().await.unwrap(),
             prefix: format!("w{number}:"),
         };
-        for statement in tables.split(';').filter(|it| !it.trim().is_empty()) {
-            world.sql(statement).await;
+        for table in TABLES_OF_ALL {
+            world.sql(table).await;
         }
         world
     }
 
-    pub async fn sql(&self, sql: &str) -> Vec<Vec<String>> {
+    pub(crate) async fn sql(&self, sql: &str) -> Vec<Vec<String>> {
         let rows = mysql_rows(&self.database, sql).await;
         rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    pub async fn number(&self, sql: &str) -> i64 {
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
         self.sql(sql).await[0][0].parse().unwrap()
     }
 
+    /// Rows of event 7, open failed events, members and counter.
+    pub(crate) async fn numbers(&self) -> [i64; 4] {
+        let rows = self
+            .number("SELECT COUNT(*) FROM coupon WHERE event_id = 7")
+            .await;
+        let failed = self.number("SELECT COUNT(*) FROM failed_event").await;
+        let count: Option<i64> = self.redis("GET @count").await;
+        [
+            rows,
+            failed,
+            self.redis("SCARD @users").await,
+            count.unwrap_or(-1),
+        ]
+    }
+
     /// Runs a Redis command; `@` is the prefix of the world's keys.
-    pub async fn redis<T: redis::FromRedisValue>(&self, command: &str) -> T {
+    pub(crate) async fn redis<T: redis::FromRedisValue>(&self, command: &str) -> T {
         let mut words = command
             .split(' ')
             .map(|word| word.replace('@', &self.prefix));
@@ -106,11 +131,11 @@ impl World {
     }
 
     /// Inserts rows of an event for these users.
-    pub async fn rows(&self, event: u32, users: impl IntoIterator<Item = String>) {
+    pub(crate) async fn rows(&self, event: u32, users: impl IntoIterator<Item = String>) {
         self.insert("coupon", event, users).await;
     }
 
-    pub async fn failed(&self, event: u32, users: impl IntoIterator<Item = String>) {
+    pub(crate) async fn failed(&self, event: u32, users: impl IntoIterator<Item = String>) {
         self.insert("failed_event", event, users).await;
     }
 
@@ -128,7 +153,7 @@ impl World {
         }
     }
 
-    pub async fn members(&self, key: &str, users: impl IntoIterator<Item = String>) {
+    pub(crate) async fn members(&self, key: &str, users: impl IntoIterator<Item = String>) {
         let users: Vec<String> = users.into_iter().collect();
         for some in users.chunks(5_000) {
             let key = key.replace('@', &self.prefix);
@@ -143,7 +168,7 @@ impl World {
     }
 
     /// The file, with its addresses; `@` is the prefix of the world's keys.
-    pub fn text(&self, campaigns: &str) -> String {
+    pub(crate) fn text(&self, campaigns: &str) -> String {
         let campaigns = campaigns.replace('@', &self.prefix);
         format!(
             "database = {:?}\nredis = {:?}\n{campaigns}",
@@ -151,7 +176,7 @@ impl World {
         )
     }
 
-    pub fn file(&self, campaigns: &str) -> PathBuf {
+    pub(crate) fn file(&self, campaigns: &str) -> PathBuf {
         let name = format!(
             "attach-{}-{}.toml",
             std::process::id(),
@@ -162,7 +187,7 @@ impl World {
         path
     }
 
-    pub fn attached(&self, campaigns: &str) -> Attached {
+    pub(crate) fn attached(&self, campaigns: &str) -> Attached {
         let file = AttachFile::parse(&self.text(campaigns)).unwrap();
         let tls = TlsArgs::default();
         let settings = MysqlArgs::at(self.ours.clone().into(), &tls, 5_000).unwrap();
@@ -182,7 +207,7 @@ impl World {
     }
 
     /// The state of all that is theirs, for a comparison.
-    pub async fn state(&self) -> (BTreeMap<String, Vec<Vec<String>>>, Vec<Vec<u8>>) {
+    pub(crate) async fn state(&self) -> (BTreeMap<String, Vec<Vec<String>>>, Vec<Vec<u8>>) {
         let mut tables = BTreeMap::new();
         for table in self.sql("SHOW TABLES").await {
             let rows = self
@@ -201,11 +226,11 @@ impl World {
 }
 
 /// Runs one pass.
-pub async fn pass(attached: &Attached) -> Run {
+pub(crate) async fn pass(attached: &Attached) -> Run {
     pass_with(attached, PassRequest::new(Trigger::Cli)).await
 }
 
-pub async fn pass_with(attached: &Attached, request: PassRequest) -> Run {
+pub(crate) async fn pass_with(attached: &Attached, request: PassRequest) -> Run {
     let patience = std::time::Duration::from_secs(60);
     let request = PassRequest {
         patience,
@@ -216,7 +241,7 @@ pub async fn pass_with(attached: &Attached, request: PassRequest) -> Run {
 }
 
 /// A request that confirms what is held back of the first campaign.
-pub fn confirmed(attached: &Attached) -> PassRequest {
+pub(crate) fn confirmed(attached: &Attached) -> PassRequest {
     PassRequest {
         coupon: Some(attached.file.campaigns[0].coupon_id()),
         confirm: true,
@@ -224,15 +249,20 @@ pub fn confirmed(attached: &Attached) -> PassRequest {
     }
 }
 
-/// Counts the findings of a report by kind and outcome.
-pub fn found(report: &DropReport) -> BTreeMap<(Kind, Outcome), usize> {
-    let mut found = BTreeMap::new();
-    for finding in &report.findings {
-        *found.entry((finding.kind, finding.result)).or_default() += 1;
+/// Counts the findings of a report, such as "2 unissued applied".
+pub(crate) fn found(report: &DropReport) -> Vec<String> {
+    let mut found: BTreeMap<String, u32> = BTreeMap::new();
+    for it in &report.findings {
+        *found
+            .entry(format!("{} {}", it.kind.as_str(), it.result.as_str()))
+            .or_default() += 1;
     }
     found
+        .iter()
+        .map(|(what, n)| format!("{n} {what}"))
+        .collect()
 }
 
-pub fn users(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
+pub(crate) fn users(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
     range.map(|n| format!("user-{n}"))
 }

@@ -1,0 +1,76 @@
+//! The daemon of `attach`: the schedules, mails and routes of the reconciler, around the passes of a
+//! file.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use chrono::TimeDelta;
+use firstcome_shared::config::wait_for;
+use firstcome_shared::mysql::{DbError, migrations};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{AttachError, Attached};
+use crate::args::AttachArgs;
+use crate::daemon::schedule::ScheduledJob;
+use crate::daemon::{BySchedule, GRACE, reachable, start};
+use crate::http;
+use crate::notify::Notifier;
+use crate::passes::{Passes, Worker};
+
+/// Maximum wait for our MySQL. Then the process ends, and is started again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs until stopped.
+pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<()> {
+    let attached = Attached::new(&args)?;
+    let ours = attached.ours.clone().context("DATABASE_URL is not set")?;
+    let settings = args.http()?;
+    let metrics = firstcome_shared::telemetry::init_metrics()?;
+    crate::metrics::describe();
+    let listener = TcpListener::bind(settings.listen_addr).await;
+    let listener =
+        listener.with_context(|| format!("cannot listen on {}", settings.listen_addr))?;
+    let address = listener.local_addr()?;
+    let mut notify = args.notify.clone();
+    let url = notify.public_url.take();
+    notify.public_url = url.or_else(|| Some(format!("http://{}", reachable(address))));
+    let notifier = Notifier::new(ours.db.clone(), &notify, &args.webhooks)?;
+    let notifier = notifier.of_attached(args.file.display().to_string());
+    notifier.announce();
+    let name = format!("MySQL at {}", ours.settings.url.host_and_port());
+    let is_away = |error: &DbError| !matches!(error, DbError::Refused(_));
+    wait_for(&name, PATIENCE, &stop, is_away, async || ours.db.ping().await).await?;
+    migrations::check(&ours.settings).await.context("DATABASE_URL")?;
+    let has_coupons = !ours.db.catalogue().await?.is_empty();
+    ensure!(!has_coupons, "DATABASE_URL: Firstcome's own coupons are there; use another database");
+    match attached.check().await {
+        Ok(told) => told.iter().for_each(|it| tracing::warn!("{it}")),
+        Err(error @ AttachError::Misfit(_)) => return Err(error.into()),
+        // Each pass tries again and reports it.
+        Err(error) => tracing::warn!(%error, "the file is not checked yet"),
+    }
+    let crons = [
+        (ScheduledJob::Reconcile, args.schedules.reconcile_cron.as_str()),
+        (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
+    ];
+    let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
+    let schedules = start::schedules(&ours.db, &crons, tolerance).await??;
+    let tasks = TaskTracker::new();
+    tasks.spawn(notifier.clone().run_sender(stop.clone()));
+    let worker = Worker::Attached(attached);
+    let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
+    let router = http::attached(&ours.db, &passes, &notifier, settings.token()?, metrics)?;
+    let limits = settings.limits();
+    tasks.spawn(firstcome_shared::http::serve(listener, router, limits, stop.clone()));
+    println!("listening on http://{address}");
+    let by_schedule = BySchedule::new(ours.db, passes, notifier, schedules);
+    let ended = by_schedule.run(&crons, stop.clone()).await;
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+        tracing::warn!("something was still under way after {GRACE:?} and is cut");
+    }
+    ended
+}
