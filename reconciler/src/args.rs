@@ -346,7 +346,12 @@ pub struct AttachArgs {
     pub full_ids: bool,
     /// Database of its own for runs, alerts and mails, as in `daemon`; --once without it records
     /// nothing
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, required_unless_present = "once")]
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        required_unless_present = "once"
+    )]
     pub database_url: Option<SecretString>,
     #[command(flatten)]
     pub tls: TlsArgs,

@@ -34,11 +34,13 @@ event_id = 7 } } => event_id = 7 }, insert = { event_id = 8 } } => leave Some("e
 "mysql://app@db/shop" => "$NO_SUCH_VARIABLE" => $NO_SUCH_VARIABLE is not set
 "#;
 
+/// Returns the parts of each line. In what replaces, `; ` begins a new line.
 fn cases(text: &str) -> impl Iterator<Item = [String; 3]> {
     let lines = text.lines().filter(|line| !line.is_empty());
     lines.map(|line| {
-        let mut parts = line.splitn(3, " => ").map(|part| part.replace("; ", "\n"));
-        std::array::from_fn(|_| parts.next().unwrap())
+        let mut parts = line.splitn(3, " => ");
+        let [from, to, said] = std::array::from_fn(|_| parts.next().unwrap());
+        [from.to_owned(), to.replace("; ", "\n"), said.to_owned()]
     })
 }
 

@@ -58,7 +58,7 @@ async fn observing_reports_everything_and_writes_nothing_with_a_login_that_only_
     let name = format!("reader_{}", world.prefix.trim_end_matches(':'));
     world.sql(&format!("CREATE USER {name}")).await;
     world.sql(&format!("GRANT SELECT ON *.* TO {name}")).await;
-    let rights = format!("ACL SETUSER {name} on nopass ~* +@read +ping +client|setinfo");
+    let rights = format!("ACL SETUSER {name} on nopass ~* +type +get +scard +sscan +ping +client");
     let () = world.redis(&rights).await;
     let mut attached = world.attached(SET);
     attached.theirs = mysql_at(&world.database.replace("root@", &format!("{name}@")));

@@ -40,7 +40,11 @@ const MYSQL_FACTOR: u64 = 4;
 
 impl MysqlArgs {
     /// Returns the settings for an address that is not `DATABASE_URL`.
-    pub fn at(url: SecretString, tls: &TlsArgs, store_timeout_ms: u64) -> anyhow::Result<DbSettings> {
+    pub fn at(
+        url: SecretString,
+        tls: &TlsArgs,
+        store_timeout_ms: u64,
+    ) -> anyhow::Result<DbSettings> {
         mysql_url(url.expose_secret()).map_err(anyhow::Error::msg)?;
         let args = Self {
             database_url: url,

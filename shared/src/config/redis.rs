@@ -58,7 +58,11 @@ impl RedisArgs {
         redis_url(url.expose_secret()).map_err(anyhow::Error::msg)?;
         let args = Self {
             redis_url: url,
-            redis_mode: if is_cluster { ModeName::Cluster } else { ModeName::Single },
+            redis_mode: if is_cluster {
+                ModeName::Cluster
+            } else {
+                ModeName::Single
+            },
             redis_sentinel_master: None,
             redis_sentinel_password: None,
             redis_key_prefix: keys::DEFAULT_PREFIX.to_owned(),

@@ -20,10 +20,9 @@ impl AlertKind {
                 "They have their coupons, and could claim a second one.",
                 AGAIN,
             ),
-            Self::Left(Kind::CountMismatch) => (
-                "The counter may tell people yes or no wrongly.",
-                AGAIN,
-            ),
+            Self::Left(Kind::CountMismatch) => {
+                ("The counter may tell people yes or no wrongly.", AGAIN)
+            }
             Self::Left(Kind::Unfilled) => (
                 "People are told that nothing is left, although coupons are.",
                 AGAIN,
