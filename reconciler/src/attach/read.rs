@@ -1,5 +1,5 @@
-//! Looks at a target: all users, rows and failed events, and its numbers. Users are kept as 64-bit
-//! keyed hashes with two bits each, so that a million fit in 64 MB; those that differ are named. A
+//! Looks at a target: all users, rows and failed events, and its numbers. Users are kept as
+//! keyed hashes of 8 bytes, so that a million fit in 64 MB; those that differ are named. A
 //! pass looks twice, with the time between that a claim may be on its way: what both looks saw is a
 //! fact for [`judge`](super::judge).
 
@@ -60,27 +60,34 @@ pub struct Reader<'a> {
     pub keys: &'a mut Keys,
 }
 
-/// Users by hash. The key is random for each look, so nobody can choose names that collide, and a
-/// difference that a collision hides is seen by the next look.
+/// Users by 56 bits of a hash, so that an entry takes 8 bytes. The key is random for each look:
+/// nobody can choose names that collide, and what a collision hides, the next look sees.
 #[derive(Default)]
 struct Seen {
     state: RandomState,
-    flags: HashMap<u64, u8>,
+    flags: HashMap<[u8; 7], u8>,
 }
 
 const MEMBER: u8 = 1;
 const ROW: u8 = 2;
 
 impl Seen {
+    fn hash(&self, user: &[u8]) -> [u8; 7] {
+        let [hash @ .., _] = self.state.hash_one(user).to_le_bytes();
+        hash
+    }
+
     /// Returns what was noted about a user.
     fn flags(&self, user: &[u8]) -> u8 {
-        let hash = self.state.hash_one(user);
-        self.flags.get(&hash).copied().unwrap_or_default()
+        self.flags
+            .get(&self.hash(user))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Notes something about a user, and returns what was noted before.
     fn note(&mut self, user: &[u8], flag: u8) -> u8 {
-        let flags = self.flags.entry(self.state.hash_one(user)).or_default();
+        let flags = self.flags.entry(self.hash(user)).or_default();
         let before = *flags;
         *flags |= flag;
         before
