@@ -2,8 +2,10 @@
 //! Kafka's callbacks change the assignment while the loop waits for a message.
 //!
 //! The callback assigns partitions paused, at an explicit offset: for one without an offset,
-//! Kafka's client looks up the committed offset, which would overtake a seek. `tend` then reads the
-//! position in MySQL, seeks to it and resumes; while MySQL is away, the partition stays paused.
+//! Kafka's client looks up the committed offset. `tend` then reads the position in MySQL and assigns
+//! the partition there; while MySQL is away, the partition stays paused. It does not seek: after a
+//! batch with a wrong checksum librdkafka 2.12 asks for an offset far outside the log, and a seek
+//! does not end that.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use firstcome_shared::mysql::positions::ReadRanges;
 use metrics::counter;
 use parking_lot::Mutex;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
@@ -32,6 +34,10 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn begins(self) -> bool {
         self.next.is_none()
+    }
+
+    fn begin(&mut self, offset: i64) {
+        (self.next, self.done) = (Some(offset), Some(offset));
     }
 
     /// Returns how far the partition was read if none of its messages waits to be written.
@@ -60,11 +66,28 @@ impl Group {
         self.partitions.lock().get_mut(&partition).map(change)
     }
 
-    /// Begins to read a partition at an offset.
-    pub(super) fn begin(&self, partition: i32, offset: i64) {
+    /// Begins to read a partition at an offset, unless the group has taken it away: assigns it
+    /// anew. The lock keeps a rebalance from moving it meanwhile. Blocks for a moment.
+    pub(super) fn begin(
+        &self,
+        partition: i32,
+        offset: i64,
+        consumer: &impl Consumer<Self>,
+        list: &TopicPartitionList,
+    ) -> KafkaResult<()> {
+        let mut partitions = self.partitions.lock();
+        let Some(reading) = partitions.get_mut(&partition) else {
+            return Ok(());
+        };
+        if let Err(error) = consumer.incremental_unassign(list) {
+            // An earlier attempt has unassigned it. If not, assigning it fails, too.
+            tracing::debug!(%error, partition, "not assigned");
+        }
+        consumer.incremental_assign(list)?;
+        consumer.resume(list)?;
+        reading.begin(offset);
         self.has_begun.store(true, Ordering::Relaxed);
-        let (next, done) = (Some(offset), Some(offset));
-        self.change(partition, |reading| *reading = Reading { next, done });
+        Ok(())
     }
 
     /// Makes a partition begin again.
@@ -159,6 +182,10 @@ mod tests {
         group
     }
 
+    fn begin(group: &Group, offset: i64) {
+        group.change(0, |reading| reading.begin(offset));
+    }
+
     fn range(offsets: std::ops::Range<i64>) -> ReadRanges {
         [(0, offsets)].into()
     }
@@ -167,7 +194,7 @@ mod tests {
     fn range_begins_where_the_last_one_ended_also_over_offsets_without_messages() {
         let group = group();
         assert_eq!(group.arrived(0, 5, false), None, "the position is unknown");
-        group.begin(0, 5);
+        begin(&group, 5);
         assert_eq!(group.arrived(1, 0, false), None, "not assigned");
         assert_eq!(group.arrived(0, 5, false), Some(5));
         let markers = group.arrived(0, 8, false);
@@ -176,7 +203,7 @@ mod tests {
         for (offset, may_have_skipped) in [(12, true), (3, false)] {
             assert_eq!(group.arrived(0, offset, may_have_skipped), None);
             assert!(group.partitions()[&0].begins(), "it begins again");
-            group.begin(0, 10);
+            begin(&group, 10);
         }
     }
 
@@ -184,11 +211,11 @@ mod tests {
     fn late_write_of_an_earlier_assignment_changes_nothing() {
         let group = group();
         let stands = || group.partitions()[&0].stands();
-        group.begin(0, 5);
+        begin(&group, 5);
         group.arrived(0, 5, false);
         assert_eq!(stands(), None, "a message waits to be written");
         group.begin_again(0);
-        group.begin(0, 3);
+        begin(&group, 3);
         group.written(&range(5..6));
         group.written(&range(3..4));
         assert_eq!(stands(), Some(3));

@@ -66,10 +66,16 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method);
     println!("listening on http://{address}");
-    let worker = Worker::subscribe(&args, kafka, db, health)?;
+    println!("consuming {} as {}", kafka.topic, kafka.group);
     let done = CancellationToken::new();
     let front = tokio::spawn(serve(listener, router, Limits::FOR_MACHINES, done.clone()));
-    let ended = worker.run(shutdown).await;
+    let mut ended = Ok(());
+    while ended.is_ok() && !shutdown.is_cancelled() {
+        ended = match Worker::subscribe(&args, kafka.clone(), db.clone(), Arc::clone(&health)) {
+            Ok(worker) => worker.run(&shutdown).await,
+            Err(error) => Err(error),
+        };
+    }
     done.cancel();
     front.await?;
     ended

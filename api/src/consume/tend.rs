@@ -18,6 +18,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::group::{Group, Reading};
@@ -30,6 +31,9 @@ const TICK: Duration = Duration::from_millis(50);
 const LOOK: u64 = 20;
 /// Maximum wait for one answer of Kafka.
 const ANSWER: Duration = Duration::from_secs(2);
+/// A client to which no broker answers for this long is replaced. librdkafka 2.12 forgets all brokers
+/// for good, also its bootstrap servers, if a broker that has just come back names none.
+const FORGOTTEN: Duration = Duration::from_secs(15);
 
 /// Where partitions stand with unread messages, and since when they have not moved.
 type Silences = BTreeMap<i32, (Option<i64>, Instant)>;
@@ -46,19 +50,31 @@ pub(super) struct Tender {
 }
 
 impl Tender {
-    /// Runs until it is aborted.
-    pub(super) async fn tend(self: Arc<Self>) {
+    /// Runs until it is aborted, or cancels `client` and returns if the client must be replaced.
+    pub(super) async fn tend(self: Arc<Self>, client: CancellationToken) {
         let mut silences = Silences::new();
+        let mut answered = Instant::now();
         for tick in 0_u64.. {
             tokio::time::sleep(TICK).await;
             let is_due = tick % LOOK == 0;
             let mut readings = self.group().partitions().into_values();
             if is_due || readings.any(Reading::begins) {
                 let looked = self.look(is_due, &mut silences).await;
+                if looked.is_ok() || self.any_broker_answers() {
+                    answered = Instant::now();
+                } else if answered.elapsed() > FORGOTTEN {
+                    tracing::warn!("no broker answers this client of Kafka; it is made anew");
+                    return client.cancel();
+                }
                 let trouble = looked.err().map(|error| error.to_string());
                 self.health.set(KAFKA, trouble);
             }
         }
+    }
+
+    fn any_broker_answers(&self) -> bool {
+        let topic = Some(&*self.kafka.topic);
+        block_in_place(|| self.consumer.fetch_metadata(topic, ANSWER)).is_ok()
     }
 
     pub(super) fn group(&self) -> &Group {
@@ -131,12 +147,13 @@ impl Tender {
             match reading.stands() {
                 _ if !is_unchanged => {}
                 _ if reading.begins() => {
-                    // The client also refuses to seek while it still starts to fetch.
                     if let Err(error) = self.begin(partition, position, first..=end).await {
                         tracing::debug!(%error, partition, "a partition does not begin yet");
                     }
                 }
-                Some(read) if position != Some(read) => self.group().begin_again(partition),
+                Some(read) if position != Some(read) || !(first..=end).contains(&read) => {
+                    self.group().begin_again(partition);
+                }
                 stands => {
                     let silent = stands.filter(|offset| *offset < end);
                     self.listen(partition, silent, silences);
@@ -164,14 +181,9 @@ impl Tender {
             first.await?;
         }
         let offset = inside.unwrap_or(first);
-        let at = Offset::Offset(offset);
         let list = self.list(once((partition, offset)))?;
-        // No message may arrive between the seek and `begin`, where it would be ignored.
-        self.consumer.pause(&list)?;
-        block_in_place(|| self.consumer.seek(topic, partition, at, ANSWER))?;
-        self.group().begin(partition, offset);
-        self.consumer.resume(&list)?;
-        Ok(())
+        let begin = || self.group().begin(partition, offset, &self.consumer, &list);
+        Ok(block_in_place(begin)?)
     }
 
     /// Probes a partition that has been silent for too long: unread messages follow the offset at

@@ -76,7 +76,6 @@ impl Worker {
         db: Db,
         health: Arc<Health>,
     ) -> anyhow::Result<Self> {
-        println!("consuming {} as {}", kafka.topic, kafka.group);
         let stuck = Duration::from_secs(args.stuck_seconds);
         let consumer: StreamConsumer<Group> = kafka
             .group_consumer(stuck * 2)
@@ -101,10 +100,11 @@ impl Worker {
         })
     }
 
-    /// Reads and writes until it is stopped, then leaves the group.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let tending = tokio::spawn(Arc::clone(&self.tender).tend());
-        let ended = self.iterate(stop).await;
+    /// Reads and writes until it is stopped or its client must be replaced, then leaves the group.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let client = stop.child_token();
+        let tending = tokio::spawn(Arc::clone(&self.tender).tend(client.clone()));
+        let ended = self.iterate(&client).await;
         tending.abort();
         // It returns the error that it was aborted.
         let _ = tending.await;
@@ -121,7 +121,7 @@ impl Worker {
         ended
     }
 
-    async fn iterate(&mut self, stop: CancellationToken) -> anyhow::Result<()> {
+    async fn iterate(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
         while !stop.is_cancelled() {
             let batch = self.gather().await?;
             if !batch.ranges.is_empty() {

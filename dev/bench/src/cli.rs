@@ -29,13 +29,6 @@ pub enum Part {
     Ceilings,
     /// CPU per winner and process, alternating with design j and, with --against, another build
     Winners,
-    /// Time from the last admission to exact rows, repeatedly
-    Exact,
-    /// Rows per second of the consumer
-    Consumer,
-    /// Rows per second of the consumer if everybody clicked at two APIs at once; with --against,
-    /// alternating with another build
-    Doubles,
     /// Passes of the reconciler: clean, repairing, and with many sealed drops
     Passes,
 }
@@ -81,12 +74,10 @@ pub struct BenchSize {
     pub connections: usize,
     /// Number of requests in sold-out and do-nothing runs, and of calls of the script.
     pub many_requests: u32,
-    /// Number of claims that all win, and of rows of the consumer.
+    /// Number of claims that all win, and of claims in a backlog.
     pub winners: u32,
     /// Number of coupons in the rushes in which a process is killed.
     pub killed: u32,
-    /// Number of rushes after which the time from the last admission to exact rows is measured.
-    pub rushes: u32,
     /// Drop sizes for clean passes.
     pub passes: [u32; 3],
     /// Number of rows to repair.
@@ -128,7 +119,6 @@ impl BenchSize {
             many_requests: 100_000,
             winners: 200_000,
             killed: 2_000,
-            rushes: 200,
             passes: [10_000, 100_000, 1_000_000],
             missing: 100_000,
             sealed: 1_000,
@@ -142,7 +132,6 @@ impl BenchSize {
                 many_requests: 10_000,
                 winners: 5_000,
                 killed: 300,
-                rushes: 5,
                 passes: [1_000, 10_000, 50_000],
                 missing: 5_000,
                 sealed: 100,

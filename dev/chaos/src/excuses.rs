@@ -55,7 +55,7 @@ pub(crate) struct OpenLetter {
     pub(crate) user: Option<String>,
 }
 
-const EXCUSES: [Excuse; 10] = [
+const EXCUSES: [Excuse; 11] = [
     Excuse {
         reason: "an older state restored into a running store may break promises, which are then listed by name",
         after: &[restores_older_state],
@@ -134,6 +134,18 @@ const EXCUSES: [Excuse; 10] = [
         reason: "a user whose claim was behind an unreadable batch and is lost in Redis, too, has no slot",
         after: &[is_batch_unreadable, is_redis_lost],
         covers: Covers::Denial,
+    },
+    Excuse {
+        reason: "an older allow list restored into a running Redis is believed until the coupon is closed or looked at",
+        after: &[restores_older_keys],
+        covers: Covers::Violation(|violation, _| {
+            matches!(
+                violation,
+                Violation::TurnedAway { .. }
+                    | Violation::GivenUnlisted { .. }
+                    | Violation::HeldUnlisted { .. }
+            )
+        }),
     },
 ];
 
@@ -387,6 +399,18 @@ mod tests {
         assert!(!may_lose(std::slice::from_ref(&garbled)));
         assert!(!may_lose(&[Fault::Flush]));
         assert!(!may_lose(&[batch(ForeignBatch::Mirrored), Fault::Flush]));
+    }
+
+    #[test]
+    fn an_older_allow_list_is_believed_only_after_keys_were_restored_into_a_running_redis() {
+        let turned_away = Violation::TurnedAway {
+            coupon: 1,
+            person: "u-1".into(),
+            line: 1,
+        };
+        let may = |fault| after(&[fault]).violation(&turned_away, &Owed::new());
+        assert!(may(restored()));
+        assert!(!may(old_database()) && !may(Fault::Flush));
     }
 
     #[test]

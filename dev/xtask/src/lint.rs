@@ -1,35 +1,33 @@
 //! Checks that do not run the product, cheapest first.
 
-mod deny;
-
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use regex_lite::Regex;
 
-use crate::shell::{Failed, cargo, command, files, run as run_command};
+use crate::shell::{
+    Failed, cargo, cargo_tool, command, files, output, read, run as run_command, setting,
+};
 use crate::{deploy, helm};
+
+const CARGO_DENY: &str = "0.20.2";
+
+/// The folder name that cargo-deny derives from the database's URL.
+const ADVISORIES: &str = "advisory-db-3157b0e258782691";
 
 #[derive(Subcommand)]
 pub(crate) enum Part {
     /// All checks that compile nothing of the product
     Quick,
-    /// The names of settings in the chart's schema, and docker-compose.yml
-    Deploy,
-    /// Licences, bans, sources and advisories of dependencies
-    Deny,
 }
 
 pub(crate) fn run(part: Option<&Part>) -> Result<()> {
+    quick()?;
     match part {
-        None => {
-            quick()?;
-            compiled()
-        }
-        Some(Part::Quick) => quick(),
-        Some(Part::Deploy) => deploy::check(),
-        Some(Part::Deny) => deny::check(),
+        None => compiled(),
+        Some(Part::Quick) => Ok(()),
     }
 }
 
@@ -51,7 +49,7 @@ fn quick() -> Result<()> {
             .try_for_each(|script| run_command(command("bash").arg("-n").arg(script)))
     })?;
     step("docker-compose.yml, the chart's schema", deploy::check)?;
-    step("dependencies: licences, bans, sources", deny::check)
+    step("dependencies: licences, bans, sources", deny)
 }
 
 fn compiled() -> Result<()> {
@@ -76,7 +74,7 @@ fn neutral() -> Result<()> {
     let mut found = Vec::new();
     for path in files(&["."])? {
         // Pictures are no text.
-        let Ok(text) = std::fs::read_to_string(&path) else {
+        let Ok(text) = fs::read_to_string(&path) else {
             continue;
         };
         let text = text.replace("registry+https://github.com/rust-lang/crates.io-index", "");
@@ -89,4 +87,64 @@ fn neutral() -> Result<()> {
         return Ok(());
     }
     Err(Failed::check(found.join(", ")))
+}
+
+/// Runs cargo-deny with deny.toml. Advisories are checked if this machine has RustSec's
+/// advisory-db, in ADVISORY_DB or in the folder of `cargo deny fetch`: no package registry has it.
+fn deny() -> Result<()> {
+    let program = cargo_tool("cargo-deny", CARGO_DENY)?;
+    let mut rules = command(&program);
+    rules.args(["--log-level", "error", "--locked", "check"]);
+    run_command(rules.args(["licenses", "bans", "sources"]))?;
+    let database = setting("ADVISORY_DB").map(PathBuf::from).or_else(|| {
+        let home = setting("CARGO_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(Path::new(&setting("HOME")?).join(".cargo")));
+        Some(home?.join("advisory-dbs").join(ADVISORIES))
+    });
+    let Some(database) = database.filter(|folder| folder.exists()) else {
+        eprintln!(
+            "[lint] known vulnerabilities in dependencies: UNCHECKED, since there is no advisory \
+             database here (ADVISORY_DB names a clone of advisory-db)"
+        );
+        return Ok(());
+    };
+    // cargo-deny wants a clone of its own under this name.
+    let folder = tempfile::tempdir()?;
+    let clone = folder.path().join(ADVISORIES);
+    let git = |args: &[&str]| {
+        let mut git = command("git");
+        git.arg("-C").arg(&clone).args(args);
+        git
+    };
+    run_command(
+        command("git")
+            .args(["clone", "-q"])
+            .arg(database)
+            .arg(&clone),
+    )?;
+    run_command(&mut git(&["fetch", "-q"]))?;
+    let config = folder.path().join("deny.toml");
+    fs::write(&config, with_advisories(&read("deny.toml")?, folder.path()))?;
+    let mut advisories = command(&program);
+    advisories.args(["--offline", "--log-level", "error", "--locked", "--config"]);
+    run_command(advisories.arg(&config).args(["check", "advisories"]))?;
+    let newest = output(&mut git(&["log", "-1", "--format=%cs"]))?;
+    eprintln!(
+        "[lint] no unknown vulnerability in dependencies, by the advisories of {}",
+        newest.trim()
+    );
+    Ok(())
+}
+
+/// Returns deny.toml with the database's folder. Lines that begin with `# advisories: ` apply only
+/// here, because `cargo deny check licenses bans sources` refuses them without a database.
+fn with_advisories(rules: &str, folder: &Path) -> String {
+    let own = rules
+        .lines()
+        .filter_map(|line| line.strip_prefix("# advisories: "));
+    format!(
+        "{rules}\n[advisories]\ndb-path = \"{}\"\nmaximum-db-staleness = \"P3650D\"\n{}\n",
+        folder.display(),
+        own.collect::<Vec<_>>().join("\n")
+    )
 }

@@ -56,7 +56,7 @@ enum Job {
         args: Vec<String>,
     },
     /// Build the release files in target/release-VERSION: Debian package, bills of materials,
-    /// licences, provenance, checksums (IMAGE=1: an image too)
+    /// licences, checksums (IMAGE=1: an image too)
     Release,
     /// Build the programs and fetch the servers that tests need
     Setup,

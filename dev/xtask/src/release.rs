@@ -1,82 +1,70 @@
 //! The files of a release, in target/release-VERSION: a Debian package, bills of materials,
-//! licences of dependencies, provenance and checksums; with IMAGE=1 also an image.
+//! licences of dependencies and checksums; with IMAGE=1 also an image. Who built it is attested
+//! where it is built: .github/workflows/release.yml.
 
-mod debian;
-mod licences;
-mod provenance;
-mod source;
-
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use sha2::{Digest as _, Sha256};
+use serde_json::Value;
 
-use self::provenance::Build;
-use self::source::Source;
 use crate::programs::{Profile, target};
-use crate::shell::{Failed, cache, command, output, root, run, setting};
+use crate::shell::{Failed, cache, cargo, cargo_tool, command, output, root, run, setting};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PROGRAMS: [&str; 2] = ["firstcome-api", "firstcome-reconciler"];
-const LICENCES: &str = "LICENCES-OF-DEPENDENCIES";
-const PROVENANCE: &str = "provenance.intoto.json";
-const SUMS: &str = "SHA256SUMS";
+const CARGO_DEB: &str = "3.8.0";
 
 pub(crate) fn make() -> Result<()> {
-    let source = Source::read()?;
-    if let Some(refusal) = source.refusal(VERSION) {
-        return Err(Failed::check(refusal));
-    }
-    let with_image = setting("IMAGE").is_some_and(|choice| choice != "0");
-    if with_image {
-        output(command("docker").args(["buildx", "version"]))
-            .context("IMAGE=1 needs docker with buildx; without IMAGE the image is left out")?;
+    let changed = output(command("git").args(["status", "--porcelain"]))?;
+    if !changed.is_empty() {
+        return Err(Failed::check(format!(
+            "a release is built from a commit; commit or remove these changes first:\n{changed}"
+        )));
     }
     let built = Profile::new("release".to_owned()).folder;
-    build_programs(&built)?;
-
+    build_programs()?;
     let published = target().join(format!("release-{VERSION}"));
     if published.exists() {
         fs::remove_dir_all(&published)?;
     }
     fs::create_dir_all(&published)?;
     for program in PROGRAMS {
-        let bill = published.join(format!("{program}.cdx.json"));
-        bill_of_materials(&built.join(program), &bill)?;
+        bill_of_materials(
+            &built.join(program),
+            &published.join(format!("{program}.cdx.json")),
+        )?;
     }
-    fs::write(published.join(LICENCES), licences::collect()?)?;
-    debian::pack(&built, &published, &source)?;
-    if with_image {
+    // The package contains this file: `package.metadata.deb` in api/Cargo.toml.
+    let licences = target().join("LICENCES-OF-DEPENDENCIES");
+    fs::write(&licences, licences_of_dependencies()?)?;
+    fs::copy(&licences, published.join("LICENCES-OF-DEPENDENCIES"))?;
+    package(&published)?;
+    if setting("IMAGE").is_some_and(|choice| choice != "0") {
         run(&mut image(&published))?;
     } else {
-        eprintln!("{}", image_left_out(&published));
+        eprintln!("[release] the image is left out: IMAGE=1 makes it");
     }
-
-    let artefacts = digests(&published)?;
-    let statement = provenance::statement(&artefacts, &source, &Build::read()?);
-    let statement = serde_json::to_string_pretty(&statement)? + "\n";
-    fs::write(published.join(PROVENANCE), statement)?;
-    fs::write(published.join(SUMS), sums(&digests(&published)?)?)?;
+    let mut sums = command("sh");
+    sums.args(["-c", "sha256sum * > ../SHA256SUMS && mv ../SHA256SUMS ."]);
+    run(sums.current_dir(&published))?;
     println!("{}", published.display());
     Ok(())
 }
 
-/// A file of the release.
-struct Artefact {
-    name: String,
-    sha256: String,
-}
-
 /// Builds the programs so that they contain no folder names of this machine.
-fn build_programs(built: &Path) -> Result<()> {
-    let repository = root();
-    let sources = cargo_home()?;
-    let folders = [(sources.as_path(), "/cargo"), (&repository, "/firstcome")];
+fn build_programs() -> Result<()> {
+    let home = setting("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| setting("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let sources = home.context("neither CARGO_HOME nor HOME is set")?;
+    let folders = [(sources, "/cargo"), (root(), "/firstcome")];
     let mapped = |option: &str| {
-        let options = folders.map(|(folder, name)| format!("{option}={}={name}", folder.display()));
-        options.join(" ")
+        let options = folders
+            .iter()
+            .map(|(folder, name)| format!("{option}={}={name}", folder.display()));
+        options.collect::<Vec<_>>().join(" ")
     };
     let mut build = command("dev/auditable.sh");
     build
@@ -89,32 +77,7 @@ fn build_programs(built: &Path) -> Result<()> {
     for program in PROGRAMS {
         build.args(["-p", program]);
     }
-    run(&mut build)?;
-    for program in PROGRAMS {
-        let bytes = fs::read(built.join(program))?;
-        for (folder, _) in folders {
-            if names_folder(&bytes, folder) {
-                eprintln!(
-                    "[release] {program} contains names of files in {}",
-                    folder.display()
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-fn cargo_home() -> Result<std::path::PathBuf> {
-    setting("CARGO_HOME")
-        .map(std::path::PathBuf::from)
-        .or_else(|| setting("HOME").map(|home| Path::new(&home).join(".cargo")))
-        .context("neither CARGO_HOME nor HOME is set")
-}
-
-fn names_folder(program: &[u8], folder: &Path) -> bool {
-    let name = folder.join("");
-    let name = name.as_os_str().as_encoded_bytes();
-    program.windows(name.len()).any(|bytes| bytes == name)
+    run(&mut build)
 }
 
 /// Lists the crates in a program, as CycloneDX.
@@ -122,6 +85,17 @@ fn bill_of_materials(program: &Path, into: &Path) -> Result<()> {
     let tool = cache()?.join("auditable-1/bin/auditable2cdx");
     let file = File::create(into)?;
     run(command(tool).arg(program).stdout(file)).context("no bill of materials")
+}
+
+/// Packs what api/Cargo.toml lists. Times in the package are those of the commit.
+fn package(published: &Path) -> Result<()> {
+    let committed = output(command("git").args(["log", "-1", "--format=%ct"]))?;
+    let deb = cargo_tool("cargo-deb", CARGO_DEB)?;
+    let mut pack = command(deb);
+    pack.args(["--no-build", "--locked", "-p", "firstcome-api", "--output"]);
+    pack.arg(published)
+        .env("SOURCE_DATE_EPOCH", committed.trim());
+    run(&mut pack)
 }
 
 /// Builds the image. Its archive has attestations only if buildx's builder is a container (`docker
@@ -136,77 +110,50 @@ fn image(published: &Path) -> std::process::Command {
     docker
 }
 
-fn image_left_out(published: &Path) -> String {
-    let docker = image(published);
-    let mut text = "[release] the image was left out. IMAGE=1 makes it, with:\n  docker".to_owned();
-    for word in docker.get_args() {
-        text.push(' ');
-        text.push_str(&word.to_string_lossy());
+/// Collects the licence of each crate in the programs, with its text if the crate contains it.
+fn licences_of_dependencies() -> Result<String> {
+    // Build dependencies are included, because openssl-src has the sources of a library that is
+    // linked.
+    let mut tree = cargo(&["tree", "--locked", "--edges", "normal,build"]);
+    tree.args(["--prefix", "none", "--format", "{p}"]);
+    for program in PROGRAMS {
+        tree.args(["-p", program]);
     }
-    text
+    let tree = output(&mut tree)?;
+    let used: BTreeSet<_> = tree.lines().filter_map(name_and_version).collect();
+    let mut metadata = cargo(&["metadata", "--locked", "--format-version", "1"]);
+    let metadata: Value = serde_json::from_str(&output(&mut metadata)?)?;
+    let mut text = String::new();
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let of = |field: &str| package[field].as_str().unwrap_or_default();
+        if package["source"].is_null() || !used.contains(&(of("name"), of("version"))) {
+            continue;
+        }
+        let title = format!("{} {}: {}", of("name"), of("version"), of("license"));
+        writeln!(text, "{:=<80}\n{title}\n", "")?;
+        let manifest = Path::new(of("manifest_path"));
+        // Sources of C libraries are one or two folders deeper.
+        let mut find = command("find");
+        find.arg(manifest.parent().context("a crate without a folder")?);
+        find.args([
+            "-maxdepth",
+            "3",
+            "-type",
+            "f",
+            "-regextype",
+            "posix-extended",
+        ]);
+        find.args(["-iregex", r".*/(licen[cs]e|copying|notice|unlicense)[^/]*"]);
+        find.args(["-not", "-regex", r".*\.(rs|c|h)"]);
+        for file in output(&mut find)?.lines().collect::<BTreeSet<_>>() {
+            writeln!(text, "{}", String::from_utf8_lossy(&fs::read(file)?))?;
+        }
+    }
+    Ok(text)
 }
 
-/// Returns the files of a folder, sorted by name.
-fn digests(folder: &Path) -> Result<Vec<Artefact>> {
-    let mut artefacts = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        artefacts.push(Artefact {
-            name: entry.file_name().to_string_lossy().into_owned(),
-            sha256: sha256(&fs::read(entry.path())?)?,
-        });
-    }
-    artefacts.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(artefacts)
-}
-
-fn sha256(bytes: &[u8]) -> Result<String> {
-    let mut hex = String::new();
-    for byte in Sha256::digest(bytes) {
-        write!(hex, "{byte:02x}")?;
-    }
-    Ok(hex)
-}
-
-/// Returns checksums in the format of `sha256sum --check`.
-fn sums(artefacts: &[Artefact]) -> Result<String> {
-    let mut sums = String::new();
-    for Artefact { name, sha256 } in artefacts {
-        writeln!(sums, "{sha256}  {name}")?;
-    }
-    Ok(sums)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn writes_checksums_of_all_files_like_sha256sum() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("b"), "").unwrap();
-        fs::write(folder.path().join("a"), "abc").unwrap();
-        let sums = sums(&digests(folder.path()).unwrap()).unwrap();
-        assert_eq!(
-            sums,
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  a\n\
-             e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  b\n"
-        );
-    }
-
-    #[test]
-    fn release_without_an_image_prints_the_command_for_it() {
-        let text = image_left_out(Path::new("out"));
-        assert!(text.contains("the image was left out"), "{text}");
-        let command = "docker buildx build --sbom=true --provenance=mode=max ";
-        assert!(text.contains(command), "{text}");
-        assert!(text.ends_with("--file dev/Dockerfile ."), "{text}");
-    }
-
-    #[test]
-    fn detects_the_build_folder_in_a_program() {
-        let program = b"\x7fELF\0/build/here/src/lib.rs\0";
-        assert!(names_folder(program, Path::new("/build/here")));
-        assert!(!names_folder(program, Path::new("/build/her")));
-    }
+/// Returns name and version in a line of `cargo tree`.
+fn name_and_version(line: &str) -> Option<(&str, &str)> {
+    let mut words = line.split_whitespace();
+    Some((words.next()?, words.next()?.strip_prefix('v')?))
 }

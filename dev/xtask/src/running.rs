@@ -64,16 +64,3 @@ pub(crate) fn drift() -> Result<()> {
 pub(crate) fn mysql() -> Result<()> {
     exec(Running::find()?.program("firstcome-stack")?.arg("mysql"))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parses_the_file_of_make_run_like_a_shell() {
-        let read =
-            parse("API_URL='http://127.0.0.1:80'\nPROGRAMS='target/debug'\nPATH='/a b':$PATH\n");
-        assert_eq!(read["API_URL"], "http://127.0.0.1:80");
-        assert_eq!(read["PROGRAMS"], "target/debug");
-    }
-}

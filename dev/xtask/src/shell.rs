@@ -148,6 +148,25 @@ pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
     Ok(env::join_paths(folders)?)
 }
 
+/// Returns a program of crates.io, which is built once into the cache folder. It is not optimised,
+/// because it is fast enough.
+pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+    let root = cache()?.join(format!("{name}-{version}"));
+    let program = root.join("bin").join(name);
+    if program.exists() {
+        return Ok(program);
+    }
+    eprintln!("[xtask] building {name} {version} into {}", root.display());
+    let build = tempfile::tempdir()?;
+    let mut install = cargo(&["install", "--quiet", "--locked", "--debug", "--no-track"]);
+    install.args(["--config", "profile.dev.debug=false", "--version", version]);
+    install.args([name, "--root"]).arg(&root);
+    // The workspace's own crates are compiled by clippy in the check, and this one is not.
+    install.env_remove("RUSTC_WORKSPACE_WRAPPER");
+    run(install.env("CARGO_TARGET_DIR", build.path()))?;
+    Ok(program)
+}
+
 /// Installs Debian packages, which requires root.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     const QUIET: [&str; 3] = ["-qq", "-o", "DPkg::Lock::Timeout=300"];

@@ -61,6 +61,11 @@ impl KafkaSettings {
             .set("enable.ssl.certificate.verification", "true")
             .set("ssl.endpoint.identification.algorithm", "https")
             .set("socket.keepalive.enable", "true")
+            // The first winners of a drop should not wait for connections.
+            .set("enable.sparse.connections", "false")
+            // A cluster that has just started may name no broker yet. librdkafka forgets its brokers
+            // then, and would connect to none of them for five minutes.
+            .set("metadata.recovery.rebootstrap.trigger.ms", "3000")
             // Give up on an unresponsive broker after this time. The default is a minute.
             .set("socket.timeout.ms", "3000")
             .set("socket.connection.setup.timeout.ms", "3000")
@@ -83,8 +88,6 @@ impl KafkaSettings {
             // A repeated message is harmless, and an idempotent producer would refuse all messages
             // after a fatal error.
             .set("enable.idempotence", "false")
-            // The first winners of a drop should not wait for connections.
-            .set("enable.sparse.connections", "false")
             // Without reports of successful writes, no claim would be acknowledged.
             .set("delivery.report.only.error", "false")
             .set("acks", "all")
@@ -129,7 +132,9 @@ impl KafkaSettings {
             .set("group.id", &self.group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "earliest")
+            // Positions stand in MySQL. At an offset outside the log a partition stands still until
+            // the consumer begins it there again.
+            .set("auto.offset.reset", "error")
             // Otherwise, an unfinished transaction of another program would hide later messages and
             // the end of the topic. After a loss of Redis data, their slots would be given to other
             // users.

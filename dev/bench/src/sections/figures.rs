@@ -45,10 +45,3 @@ pub(super) fn spread(values: &[f64]) -> (f64, f64) {
             (least.min(*value), most.max(*value))
         })
 }
-
-/// Returns a percentile, or the largest value if there are too few.
-pub(super) fn percentile(percent: usize, mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let at = (values.len() * percent).div_ceil(100).saturating_sub(1);
-    values.get(at).copied().unwrap_or(0.0)
-}

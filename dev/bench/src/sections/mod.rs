@@ -1,10 +1,8 @@
 //! The measurements, one module per part.
 
+mod backlog;
 pub mod ceilings;
 pub mod comparison;
-pub mod consumer;
-pub mod doubles;
-pub mod exact;
 mod figures;
 pub mod passes;
 pub mod winners;
@@ -77,9 +75,6 @@ impl BenchStep {
             Self::Part(Part::All | Part::Designs) => return Ok(()),
             Self::Part(Part::Ceilings) => ceilings::measure(bench, size).await?,
             Self::Part(Part::Winners) => winners::measure(bench, size).await?,
-            Self::Part(Part::Exact) => exact::measure(bench, size).await?,
-            Self::Part(Part::Consumer) => consumer::measure(bench, size).await?,
-            Self::Part(Part::Doubles) => doubles::measure(bench, size).await?,
             Self::Part(Part::Passes) => passes::measure(bench, size).await?,
         };
         report.measurements.extend(measurements);

@@ -9,7 +9,7 @@ use firstcome_load::measure::{cpu_seconds, server_cpu};
 use firstcome_load::terminal::step;
 use firstcome_load::workload::Workload;
 
-use super::consumer;
+use super::backlog;
 use super::figures::{Ratios, median, spread};
 use crate::Bench;
 use crate::baselines::Design;
@@ -271,8 +271,8 @@ async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
             let coupon = installation.coupon(&api, size.winners).await?;
             api.stop().await?;
             reconciler.stop().await?;
-            consumer::publish(installation, coupon).await?;
-            rates.push(consumer::consume(installation, coupon).await?);
+            backlog::publish(installation, coupon).await?;
+            rates.push(backlog::consume(installation, coupon).await?);
         }
     }
     let ratios = Ratios::of(&own_rates, &other_rates);

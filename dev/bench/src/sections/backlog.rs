@@ -1,90 +1,20 @@
-//! Rows per second of the consumer, compared with multi-row inserts directly into the same table.
+//! A backlog on the topic, and the time in which the consumer turns it into rows.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context as _, Error, Result, ensure};
 use firstcome_load::launch::{Installation, InstallationCoupon, until};
-use firstcome_load::terminal::step;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use mysql_async::prelude::Queryable as _;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
-use super::figures::median;
-use crate::Bench;
-use crate::ceiling::{insert_rows_by, person};
-use crate::cli::BenchSize;
-use crate::report::{FigureTarget, Measurement};
+use crate::ceiling::person;
 
 /// Partitions of the topic, as created by `migrate`.
 const PARTITIONS: u32 = 12;
-const PART: &str = "consumer";
-
-/// Number of turns of the consumer and of plain inserts. They alternate, so that background load
-/// affects both.
-const TURNS: usize = 3;
-/// Statement sizes to try. Plain inserts are measured with the fastest one.
-const SIZES: [u32; 4] = [500, 1_000, 2_000, 5_000];
-
-pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
-    let installation = bench.install("consumer").await?;
-    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
-    let mut coupons = Vec::new();
-    for _ in 0..=2 * TURNS {
-        coupons.push(installation.coupon(&api, size.winners).await?);
-    }
-    api.stop().await?;
-    reconciler.stop().await?;
-    let rows = best_size(&installation, coupons.pop().context("no coupon")?).await?;
-    let mut straight = Vec::new();
-    let mut consumer = Vec::new();
-    for (turn, pair) in coupons.chunks_exact(2).enumerate() {
-        step(format!(
-            "{} rows inserted straight and by the consumer, turn {} of {TURNS}",
-            size.winners,
-            turn + 1
-        ));
-        publish(&installation, pair[1]).await?;
-        let seconds = insert_rows_by(&installation, pair[0], 1..=size.winners, rows)
-            .await?
-            .as_secs_f64();
-        straight.push(f64::from(size.winners) / seconds);
-        consumer.push(consume(&installation, pair[1]).await?);
-    }
-    let what = "consumer rows ÷ straight multi-row inserts";
-    Ok(vec![
-        Measurement::of(
-            PART,
-            "drain of a backlog",
-            median(consumer.clone()),
-            "rows/s",
-        ),
-        Measurement::ratio(
-            PART,
-            what,
-            ("consumer/s", median(consumer)),
-            ("straight/s", median(straight)),
-        )
-        .target(FigureTarget::AtLeast(0.7))
-        .with("rows", size.winners.into())
-        .with("rows per straight statement", rows.into()),
-    ])
-}
-
-/// Returns the statement size with which plain inserts are fastest on this machine.
-async fn best_size(installation: &Installation, coupon: InstallationCoupon) -> Result<u32> {
-    let share = coupon.quantity / u32::try_from(SIZES.len())?;
-    let mut best = (Duration::MAX, SIZES[0]);
-    let mut from = 1;
-    for rows in SIZES {
-        let took = insert_rows_by(installation, coupon, from..=from + share - 1, rows).await?;
-        best = best.min((took, rows));
-        from += share;
-    }
-    Ok(best.1)
-}
 
 /// The number of claims that a busy API puts into one message.
 const CLAIMS_A_MESSAGE: usize = 64;
