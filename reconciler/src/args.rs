@@ -358,6 +358,11 @@ pub struct AttachArgs {
     /// Maximum wait for one reply of Redis, in milliseconds; MySQL gets more
     #[arg(long, env = "STORE_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=60_000), help_heading = "Stores")]
     pub store_timeout_ms: u64,
+    /// Address of the daemon's health and metrics
+    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address, help_heading = "HTTP")]
+    pub listen_addr: SocketAddr,
+    #[command(flatten)]
+    pub schedules: ScheduleArgs,
     #[command(flatten)]
     pub notify: NotifyArgs,
     #[command(flatten)]

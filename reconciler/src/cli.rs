@@ -41,7 +41,7 @@ async fn run(command: Command, pages: Option<Pages>) -> anyhow::Result<ExitCode>
             .await
             .map(|()| ExitCode::SUCCESS),
         Command::Once(args) => Box::pin(once::run(*args, stop)).await,
-        Command::Attach(args) => Box::pin(attach::run(*args, pages, stop)).await,
+        Command::Attach(args) => Box::pin(attach::run(*args, stop)).await,
         Command::TestEmail(args) => notify::test_email(&args, |line| println!("{line}"))
             .await
             .map(code),

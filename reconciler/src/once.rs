@@ -20,10 +20,10 @@ use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigg
 use crate::run::{Reconciler, UrgentLane, new_run_id};
 
 /// Maximum number of findings shown for one drop. `--json` and the API return all of them.
-pub(crate) const SHOWN: usize = 50;
+const SHOWN: usize = 50;
 
 /// Maximum wait for the mail server. Unsent mails stay in the outbox.
-pub(crate) const MAIL_LIMIT: Duration = Duration::from_secs(20);
+const MAIL_LIMIT: Duration = Duration::from_secs(20);
 
 /// Maximum wait for a store, in seconds. Short, because an operator waits at the terminal.
 const STARTUP_WAIT: u64 = 5;
@@ -72,14 +72,26 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         }
         Err(error) => return Err(error.into()),
     };
-    mail(&notifier, &run).await;
-    if let Err(error) = notifier.flush(MAIL_LIMIT).await {
-        tracing::warn!(error = format!("{error:#}"), "mails are left in the outbox");
+    tell(Some(&notifier), &run, args.json, args.full_ids).await
+}
+
+/// Mails a run, prints it, and returns the exit code.
+pub(crate) async fn tell(
+    notifier: Option<&Notifier>,
+    run: &Run,
+    json: bool,
+    full_ids: bool,
+) -> anyhow::Result<ExitCode> {
+    if let Some(notifier) = notifier {
+        mail(notifier, run).await;
+        if let Err(error) = notifier.flush(MAIL_LIMIT).await {
+            tracing::warn!(error = format!("{error:#}"), "mails are left in the outbox");
+        }
     }
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&run)?);
+    if json {
+        println!("{}", serde_json::to_string_pretty(run)?);
     } else {
-        print(&run, args.full_ids);
+        print(run, full_ids);
     }
     Ok(ExitCode::from(match run.status {
         Status::Clean | Status::Repaired => 0,
@@ -161,7 +173,7 @@ fn drop_line(drop: &DropReport) -> String {
 }
 
 /// Describes a finding and its outcome in one line.
-pub(crate) fn finding_line(finding: &Finding, full_ids: bool) -> String {
+fn finding_line(finding: &Finding, full_ids: bool) -> String {
     let outcome = match finding.result {
         Outcome::Applied | Outcome::Planned | Outcome::Failed => finding.result.as_str(),
         Outcome::Skipped if finding.needs_person => "left for you",

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::attach::Attached;
 use crate::context::{PassError, PassRequest};
 use crate::notify::Notifier;
 use crate::report::Run;
@@ -54,10 +55,19 @@ pub enum NotStarted {
     Stopping,
 }
 
+/// What makes the passes.
+#[derive(Clone)]
+pub enum Worker {
+    /// The reconciler of our own coupons.
+    Own(Reconciler),
+    /// That of a coupon system of somebody else.
+    Attached(Attached),
+}
+
 #[derive(Clone)]
 pub struct Passes {
     pub progress: Arc<Progress>,
-    reconciler: Reconciler,
+    worker: Worker,
     notifier: Notifier,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -67,14 +77,17 @@ impl Passes {
     /// Starts passes among `tasks`. After `stop`, a pass in progress ends between two repairs, and
     /// no other begins.
     pub fn new(
-        reconciler: Reconciler,
+        worker: Worker,
         notifier: Notifier,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
         Self {
-            progress: Arc::clone(&reconciler.progress),
-            reconciler,
+            progress: Arc::clone(match &worker {
+                Worker::Own(reconciler) => &reconciler.progress,
+                Worker::Attached(attached) => &attached.progress,
+            }),
+            worker,
             notifier,
             tasks,
             stop,
@@ -105,7 +118,10 @@ impl Passes {
 
     async fn one(&self, request: &PassRequest, run_id: &str) -> PassResult {
         let started = Instant::now();
-        let run = self.reconciler.pass(request, run_id, &self.stop).await?;
+        let run = match &self.worker {
+            Worker::Own(reconciler) => reconciler.pass(request, run_id, &self.stop).await?,
+            Worker::Attached(attached) => attached.pass(request, run_id, &self.stop).await?,
+        };
         ended(&run, started, &self.notifier).await;
         Ok(run)
     }

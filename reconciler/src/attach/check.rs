@@ -3,10 +3,10 @@
 
 use mysql_async::Value;
 
-use super::AttachError;
 use super::config::{Done, Duplicates, Mode, Target};
 use super::keys::Keys;
 use super::sql::{Sql, text};
+use super::{Answer, AttachError};
 
 /// What a pass must know about the tables of a campaign.
 #[derive(Debug, Clone)]
@@ -15,8 +15,8 @@ pub struct Shape {
     pub failed: Option<TableShape>,
     /// Whether `rows.order` is a date or time, which a score counts in milliseconds.
     pub order_is_time: bool,
-    /// Sentences for the operator.
-    pub warnings: Vec<String>,
+    /// A sentence for the operator.
+    pub warning: Option<String>,
 }
 
 /// A table that is read by pages of its primary key.
@@ -50,11 +50,7 @@ const TIMES: [&str; 3] = ["datetime", "timestamp", "date"];
 ///
 /// # Errors
 /// [`AttachError::Misfit`] with what to write, or that a store does not answer.
-pub async fn check(
-    target: &Target<'_>,
-    sql: &mut Sql,
-    keys: &mut Keys,
-) -> Result<Shape, AttachError> {
+pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answer<Shape> {
     let campaign = target.campaign;
     let rows = Table::read(sql, "rows", &campaign.rows.table).await?;
     rows.all(campaign.rows.of.keys().chain(campaign.rows.insert.keys()))?;
@@ -74,14 +70,12 @@ pub async fn check(
         let table = Table::read(sql, "stock", &stock.table).await?;
         table.all(stock.of.keys())?;
     }
-    let mut warnings = keys.check(target).await?;
-    let shape = rows.shape(&campaign.rows.user)?;
-    warnings.extend(rows.without_unique_key(target)?);
+    keys.check(target).await?;
     Ok(Shape {
-        rows: shape,
+        rows: rows.shape(&campaign.rows.user)?,
         failed,
         order_is_time: order.transpose()?.is_some_and(|kind| TIMES.contains(&kind)),
-        warnings,
+        warning: rows.without_unique_key(target)?,
     })
 }
 
@@ -95,7 +89,7 @@ struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    async fn read(sql: &mut Sql, field: &'a str, name: &'a str) -> Result<Self, AttachError> {
+    async fn read(sql: &mut Sql, field: &'a str, name: &'a str) -> Answer<Self> {
         let columns = "SELECT COLUMN_NAME, DATA_TYPE FROM information_schema.COLUMNS \
             WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION";
         let columns = pairs(sql, columns, name).await?;
@@ -118,7 +112,7 @@ impl<'a> Table<'a> {
     }
 
     /// Returns the type of a column.
-    fn kind(&self, name: &str) -> Result<&str, AttachError> {
+    fn kind(&self, name: &str) -> Answer<&str> {
         let mut columns = self.columns.iter();
         let found = columns.find(|(column, _)| column.eq_ignore_ascii_case(name));
         let kind = found.map(|(_, kind)| kind.as_str());
@@ -128,11 +122,11 @@ impl<'a> Table<'a> {
         })
     }
 
-    fn all<'n>(&self, mut names: impl Iterator<Item = &'n String>) -> Result<(), AttachError> {
+    fn all<'n>(&self, mut names: impl Iterator<Item = &'n String>) -> Answer<()> {
         names.try_for_each(|name| self.kind(name).map(|_| ()))
     }
 
-    fn shape(&self, user: &str) -> Result<TableShape, AttachError> {
+    fn shape(&self, user: &str) -> Answer<TableShape> {
         let (of, table) = (self.field, self.name);
         let key = self.unique.iter().filter(|(index, _)| index == "primary");
         let key: Vec<String> = key.map(|(_, column)| column.clone()).collect();
@@ -157,7 +151,7 @@ impl<'a> Table<'a> {
 
     /// Whether no unique key refuses a user's second row: one of the user, and of columns whose
     /// values are the same in all rows of the campaign. Then a repair needs to know what does.
-    fn without_unique_key(&self, target: &Target<'_>) -> Result<Option<String>, AttachError> {
+    fn without_unique_key(&self, target: &Target<'_>) -> Answer<Option<String>> {
         let rows = &target.campaign.rows;
         let columns: Vec<&String> = rows.of.keys().chain([&rows.user]).collect();
         let is_fixed = |name: &String| columns.iter().any(|it| it.eq_ignore_ascii_case(name));
@@ -192,11 +186,7 @@ impl<'a> Table<'a> {
 }
 
 /// Reads two columns about a table, in lower case.
-async fn pairs(
-    sql: &mut Sql,
-    query: &str,
-    table: &str,
-) -> Result<Vec<(String, String)>, AttachError> {
+async fn pairs(sql: &mut Sql, query: &str, table: &str) -> Answer<Vec<(String, String)>> {
     let rows = sql.rows(query, vec![Value::Bytes(table.into())]).await?;
     let pair = |row: &mysql_async::Row| (text(row, 0).to_lowercase(), text(row, 1).to_lowercase());
     Ok(rows.iter().map(pair).collect())

@@ -1,11 +1,13 @@
-//! The daemon of `attach`: the schedules, mails and routes of the reconciler, around the passes of a
-//! file.
+//! The daemon of `attach`: the schedules, lock, record, alerts and mails of the reconciler, around
+//! the passes of a file.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use chrono::TimeDelta;
 use firstcome_shared::config::wait_for;
+use firstcome_shared::http::{Limits, health, serve};
 use firstcome_shared::mysql::{DbError, migrations};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -14,8 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::{AttachError, Attached};
 use crate::args::AttachArgs;
 use crate::daemon::schedule::ScheduledJob;
-use crate::daemon::{BySchedule, GRACE, reachable, start};
-use crate::http;
+use crate::daemon::{BySchedule, GRACE, start};
 use crate::notify::Notifier;
 use crate::passes::{Passes, Worker};
 
@@ -26,25 +27,25 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let attached = Attached::new(&args)?;
     let ours = attached.ours.clone().context("DATABASE_URL is not set")?;
-    let settings = args.http()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
-    let listener = TcpListener::bind(settings.listen_addr).await;
-    let listener =
-        listener.with_context(|| format!("cannot listen on {}", settings.listen_addr))?;
-    let address = listener.local_addr()?;
-    let mut notify = args.notify.clone();
-    let url = notify.public_url.take();
-    notify.public_url = url.or_else(|| Some(format!("http://{}", reachable(address))));
-    let notifier = Notifier::new(ours.db.clone(), &notify, &args.webhooks)?;
-    let notifier = notifier.of_attached(args.file.display().to_string());
+    let listener = TcpListener::bind(args.listen_addr).await;
+    let listener = listener.with_context(|| format!("cannot listen on {}", args.listen_addr))?;
+    let notifier = Notifier::new(ours.db.clone(), &args.notify, &args.webhooks)?;
     notifier.announce();
-    let name = format!("MySQL at {}", ours.settings.url.host_and_port());
     let is_away = |error: &DbError| !matches!(error, DbError::Refused(_));
-    wait_for(&name, PATIENCE, &stop, is_away, async || ours.db.ping().await).await?;
-    migrations::check(&ours.settings).await.context("DATABASE_URL")?;
+    wait_for("MySQL", PATIENCE, &stop, is_away, async || {
+        ours.db.ping().await
+    })
+    .await?;
+    migrations::check(&ours.settings)
+        .await
+        .context("DATABASE_URL")?;
     let has_coupons = !ours.db.catalogue().await?.is_empty();
-    ensure!(!has_coupons, "DATABASE_URL: Firstcome's own coupons are there; use another database");
+    ensure!(
+        !has_coupons,
+        "DATABASE_URL: Firstcome's own coupons are there; use another database"
+    );
     match attached.check().await {
         Ok(told) => told.iter().for_each(|it| tracing::warn!("{it}")),
         Err(error @ AttachError::Misfit(_)) => return Err(error.into()),
@@ -52,19 +53,28 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         Err(error) => tracing::warn!(%error, "the file is not checked yet"),
     }
     let crons = [
-        (ScheduledJob::Reconcile, args.schedules.reconcile_cron.as_str()),
+        (
+            ScheduledJob::Reconcile,
+            args.schedules.reconcile_cron.as_str(),
+        ),
         (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
     ];
     let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
     let schedules = start::schedules(&ours.db, &crons, tolerance).await??;
     let tasks = TaskTracker::new();
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
+    let db = ours.db.clone();
+    let mysql = move || {
+        let db = db.clone();
+        async move { db.ping().await.map_err(|error| error.to_string()) }
+    };
+    let checks = vec![("mysql", health::check(mysql))];
+    let render = Arc::new(move || metrics.render());
+    let routes = health::routes_with(checks, Vec::new(), render);
+    println!("listening on http://{}", listener.local_addr()?);
+    tasks.spawn(serve(listener, routes, Limits::DEFAULT, stop.clone()));
     let worker = Worker::Attached(attached);
     let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
-    let router = http::attached(&ours.db, &passes, &notifier, settings.token()?, metrics)?;
-    let limits = settings.limits();
-    tasks.spawn(firstcome_shared::http::serve(listener, router, limits, stop.clone()));
-    println!("listening on http://{address}");
     let by_schedule = BySchedule::new(ours.db, passes, notifier, schedules);
     let ended = by_schedule.run(&crons, stop.clone()).await;
     stop.cancel();

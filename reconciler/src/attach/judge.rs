@@ -14,8 +14,8 @@ use std::collections::HashSet;
 use mysql_async::Value;
 
 use super::config::{CountMeans, UsersMean};
-use super::read::Numbers;
-use crate::report::{ActionKind, Kind};
+use super::read::{NAMED, Numbers};
+use crate::report::{ActionKind, Finding, Kind, Outcome};
 
 /// An open row of their table of failed events.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,8 +41,8 @@ pub struct Facts {
     pub means: Option<UsersMean>,
     pub count_means: Option<CountMeans>,
     pub failed: Vec<FailedEvent>,
-    /// Members without a row, with their scores in a sorted set.
-    pub unissued: Vec<(String, Option<f64>)>,
+    /// Members without a row, in the order of a sorted set, otherwise by name.
+    pub unissued: Vec<String>,
     /// Users with a row who are no members.
     pub missing: Vec<String>,
     /// Users with several rows.
@@ -51,8 +51,6 @@ pub struct Facts {
     pub surplus: Vec<String>,
     /// Users of the first look who had a row at the second.
     pub in_flight: u64,
-    /// Differences that were counted, not named.
-    pub more: u64,
 }
 
 /// A change in their stores.
@@ -64,51 +62,71 @@ pub enum Repair {
     Close(Vec<Value>),
     /// Add a member.
     Add(String),
+    /// Set the counter. `opens`: further users can claim then, though promises that no key names
+    /// may be on their way, so that an operator confirms it.
     SetCount {
         from: Option<i64>,
         to: i64,
+        opens: bool,
     },
 }
 
-/// A difference, with its repair if there is one.
+/// A difference, with its repair if there is one. If no repair is tried, a person makes it, or
+/// time does.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
-    pub kind: Kind,
-    pub user: Option<String>,
-    pub detail: String,
+    pub finding: Finding,
     pub repair: Option<Repair>,
-    /// The repair lets further users claim, though promises may be on their way.
-    pub needs_confirmation: bool,
-    /// A later pass decides it.
-    pub waits: bool,
-}
-
-impl Judged {
-    pub fn action(&self) -> ActionKind {
-        match self.repair {
-            None => ActionKind::Report,
-            Some(Repair::Insert(..)) => ActionKind::Issue,
-            Some(Repair::Close(_)) => ActionKind::Resolve,
-            Some(Repair::Add(_) | Repair::SetCount { .. }) => ActionKind::Project,
-        }
-    }
 }
 
 /// Judges a target.
 pub fn judge(facts: &Facts) -> Vec<Judged> {
+    let room = facts.quantity.saturating_sub(facts.numbers.rows);
     let mut judge = Judge {
         facts,
-        room: facts.quantity.saturating_sub(facts.numbers.rows),
+        room,
         found: Vec::new(),
     };
-    let concerned = judge.failed_events();
-    judge.unissued(&concerned);
-    judge.users_and_rows();
-    // With users that are only counted, nobody knows how many coupons are given out.
-    if facts.more > 0 {
-        let detail = format!("{} more differences are only counted", facts.more);
-        judge.found(Kind::Unissued, None, detail, None);
-    } else if !facts.is_selling {
+    let mut concerned = HashSet::new();
+    for event in &facts.failed {
+        judge.failed_event(event, concerned.insert(&event.user));
+    }
+    for user in facts
+        .unissued
+        .iter()
+        .filter(|user| !concerned.contains(user))
+    {
+        judge.insert(
+            Kind::Unissued,
+            user,
+            "it is in Redis, and no row came",
+            None,
+        );
+    }
+    for user in &facts.missing {
+        let add = Some(Repair::Add(user.clone()));
+        judge.found(
+            Kind::MissingAdmission,
+            user,
+            "it has a row, and is not in Redis",
+            add,
+        );
+    }
+    // Rows are never deleted, so what only a deletion could repair is named.
+    for user in &facts.twice {
+        judge.found(Kind::DuplicateRow, user, "it has several rows", None);
+    }
+    for user in &facts.surplus {
+        judge.found(
+            Kind::OverIssued,
+            user,
+            "its row is one of the last, beyond the quantity",
+            None,
+        );
+    }
+    // Among users who are not all named, nobody knows how many coupons are given out.
+    let is_cut = facts.unissued.len().max(facts.missing.len()) >= NAMED;
+    if !facts.is_selling && !is_cut {
         judge.counter();
     }
     judge.found
@@ -121,29 +139,27 @@ struct Judge<'a> {
     found: Vec<Judged>,
 }
 
-impl<'a> Judge<'a> {
-    fn found(
-        &mut self,
-        kind: Kind,
-        user: Option<&str>,
-        detail: impl Into<String>,
-        repair: Option<Repair>,
-    ) {
-        self.found.push(Judged {
-            kind,
-            user: user.map(str::to_owned),
-            detail: detail.into(),
-            repair,
-            needs_confirmation: false,
-            waits: false,
-        });
+impl Judge<'_> {
+    fn found(&mut self, kind: Kind, user: &str, why: &str, repair: Option<Repair>) {
+        let action = match &repair {
+            None => ActionKind::Report,
+            Some(Repair::Insert(..)) => ActionKind::Issue,
+            Some(Repair::Close(_)) => ActionKind::Resolve,
+            Some(Repair::Add(_) | Repair::SetCount { .. }) => ActionKind::Project,
+        };
+        let mut finding = Finding::new(kind, action, Outcome::Skipped, why);
+        finding.needs_person = true;
+        finding.user_id = Some(user.to_owned()).filter(|user| !user.is_empty());
+        self.found.push(Judged { finding, repair });
     }
 
-    fn waits(&mut self, kind: Kind, user: &str, detail: String) {
-        self.found(kind, Some(user), detail, None);
-        if let Some(found) = self.found.last_mut() {
-            found.waits = true;
-        }
+    /// Leaves a difference to a later pass.
+    fn waits(&mut self, kind: Kind, user: &str, why: &str) {
+        self.found(kind, user, why, None);
+        self.found
+            .last_mut()
+            .into_iter()
+            .for_each(|it| it.finding.needs_person = false);
     }
 
     /// Members who were promised a coupon, if a key names them.
@@ -154,18 +170,17 @@ impl<'a> Judge<'a> {
 
     /// Inserts a row if there is room; otherwise says what happens.
     fn insert(&mut self, kind: Kind, user: &str, why: &str, event: Option<Vec<Value>>) {
-        let facts = self.facts;
         // While it is sold, a row must not take the coupon of somebody who is on the way.
-        if facts.is_selling && self.admitted() > Some(facts.quantity) {
+        if self.facts.is_selling && self.admitted() > Some(self.facts.quantity) {
             self.waits(
                 kind,
                 user,
-                format!("{why}; more were told yes than there are coupons"),
+                "more were told yes than there are coupons; it is being sold",
             );
         } else if self.room > 0 {
             self.room -= 1;
             let insert = Repair::Insert(user.to_owned(), event);
-            self.found(kind, Some(user), why, Some(insert));
+            self.found(kind, user, why, Some(insert));
         } else {
             let is_admitted = kind == Kind::Unissued;
             let kind = if is_admitted {
@@ -173,80 +188,23 @@ impl<'a> Judge<'a> {
             } else {
                 kind
             };
-            let detail = format!("{why}, and all {} are given out", facts.quantity);
-            self.found(kind, Some(user), detail, None);
+            self.found(kind, user, &format!("{why}, and all are given out"), None);
         }
     }
 
-    /// Judges failed events in their order. Returns the users whom they concern.
-    fn failed_events(&mut self) -> HashSet<&'a str> {
-        let kind = Kind::FailedClaim;
-        let mut concerned = HashSet::new();
-        for event in &self.facts.failed {
-            let user = event.user.as_str();
-            let is_first = concerned.insert(user);
-            if event.has_row {
-                let close = Some(Repair::Close(event.key.clone()));
-                self.found(kind, Some(user), "its user has a row: a duplicate", close);
-            } else if event.is_member == Some(false) {
-                let why = "its user is not in Redis: nothing tells that they were promised one";
-                self.found(kind, Some(user), why, None);
-            } else if !is_first {
-                self.waits(
-                    kind,
-                    user,
-                    "another event of its user is repaired first".to_owned(),
-                );
-            } else {
-                let why = "it failed, and nobody processed it";
-                self.insert(kind, user, why, Some(event.key.clone()));
-            }
-        }
-        concerned
-    }
-
-    /// Judges members without a row, in the order of a sorted set, otherwise by name.
-    fn unissued(&mut self, concerned: &HashSet<&str>) {
-        let unissued = self.facts.unissued.iter();
-        let mut unissued: Vec<_> = unissued
-            .filter(|(user, _)| !concerned.contains(user.as_str()))
-            .collect();
-        let score = |score: Option<f64>| score.unwrap_or_default();
-        unissued.sort_by(|a, b| {
-            score(a.1)
-                .total_cmp(&score(b.1))
-                .then_with(|| a.0.cmp(&b.0))
-        });
-        for (user, _) in unissued {
-            self.insert(
-                Kind::Unissued,
-                user,
-                "it is in Redis, and no row came",
-                None,
-            );
-        }
-    }
-
-    /// Rows are never deleted, so what only a deletion could repair is named.
-    fn users_and_rows(&mut self) {
-        let (facts, quantity) = (self.facts, self.facts.quantity);
-        for user in &facts.missing {
-            let add = Some(Repair::Add(user.clone()));
-            let detail = "it has a row, and is not in Redis";
-            self.found(Kind::MissingAdmission, Some(user), detail, add);
-        }
-        for user in &facts.twice {
-            self.found(Kind::DuplicateRow, Some(user), "it has several rows", None);
-        }
-        let surplus = facts.numbers.rows.saturating_sub(quantity);
-        for user in &facts.surplus {
-            let detail = format!("its row is one of the last {surplus}, beyond the quantity");
-            self.found(Kind::OverIssued, Some(user), detail, None);
-        }
-        let unnamed = surplus.saturating_sub(facts.surplus.len() as u64);
-        if unnamed > 0 {
-            let detail = format!("{unnamed} more rows are beyond the quantity");
-            self.found(Kind::OverIssued, None, detail, None);
+    fn failed_event(&mut self, event: &FailedEvent, is_first: bool) {
+        let (kind, user) = (Kind::FailedClaim, event.user.as_str());
+        if event.has_row {
+            let close = Some(Repair::Close(event.key.clone()));
+            self.found(kind, user, "its user has a row: a duplicate", close);
+        } else if event.is_member == Some(false) {
+            let why = "its user is not in Redis: nothing tells that they were promised one";
+            self.found(kind, user, why, None);
+        } else if is_first {
+            let why = "it failed, and nobody processed it";
+            self.insert(kind, user, why, Some(event.key.clone()));
+        } else {
+            self.waits(kind, user, "another event of its user comes first");
         }
     }
 
@@ -254,10 +212,9 @@ impl<'a> Judge<'a> {
         let (facts, quantity) = (self.facts, self.facts.quantity);
         // What is given out, or will be by the repairs of this pass.
         let rows = quantity.saturating_sub(self.room).max(facts.numbers.rows);
-        let members = self
-            .admitted()
-            .map(|size| size + facts.missing.len() as u64);
-        let taken = rows.max(members.unwrap_or_default()).cast_signed();
+        let missing = facts.missing.len() as u64;
+        let members = self.admitted().map_or(0, |size| size + missing);
+        let taken = rows.max(members).cast_signed();
         let (quantity, from) = (quantity.cast_signed(), facts.numbers.count);
         let count = from.unwrap_or_default();
         let is_unfilled = count >= quantity && taken < quantity;
@@ -266,7 +223,7 @@ impl<'a> Judge<'a> {
             Some(CountMeans::Tickets) => count < taken || is_unfilled,
             Some(CountMeans::Issued) => count != taken,
         };
-        // Keys expire after the end.
+        // Keys expire after the end, and nothing is opened again.
         if !is_off || facts.is_over && from.is_none() {
             return;
         }
@@ -275,22 +232,17 @@ impl<'a> Judge<'a> {
         } else {
             Kind::CountMismatch
         };
-        let mut detail = format!("the counter says {count}, and {taken} are given out");
-        if is_unfilled {
-            detail = format!(
-                "{detail}: nobody can claim the {} that are left",
-                quantity - taken
-            );
+        let mut why = format!("the counter says {count}, and {taken} are given out");
+        let opens = count > taken && self.admitted().is_none();
+        if opens {
+            why += "; confirm only if no message waits on your topic, since it may be a promise";
         }
-        let opens = count > taken;
-        let needs_confirmation = opens && self.admitted().is_none();
-        if needs_confirmation {
-            detail += "; confirm only if no message waits on your topic, since it may be a promise";
-        }
-        let repair = (!(opens && facts.is_over)).then_some(Repair::SetCount { from, to: taken });
-        self.found(kind, None, detail, repair);
-        if let Some(found) = self.found.last_mut() {
-            found.needs_confirmation = needs_confirmation;
-        }
+        let is_reopened = count > taken && facts.is_over;
+        let repair = (!is_reopened).then_some(Repair::SetCount {
+            from,
+            to: taken,
+            opens,
+        });
+        self.found(kind, "", &why, repair);
     }
 }

@@ -4,8 +4,8 @@ use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::{Redis, SharedConnection};
 use redis::{Cmd, FromRedisValue};
 
-use super::AttachError;
 use super::config::{KeyType, Target, UsersKey};
+use super::{Answer, AttachError};
 
 /// Members that one call of SCAN looks at.
 const PAGE: &str = "500";
@@ -38,41 +38,38 @@ impl Keys {
         Self { conn }
     }
 
-    async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Result<T, AttachError> {
+    async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Answer<T> {
         let mut command = Cmd::new();
         command.arg(words);
         let answer = command.query_async(&mut self.conn).await;
         answer.map_err(|error| AttachError::Redis(without_values(error)))
     }
 
-    /// Checks the types of a target's keys. A key that does not exist yet is only mentioned.
-    pub async fn check(&mut self, target: &Target<'_>) -> Result<Vec<String>, AttachError> {
-        let campaign = target.campaign;
-        let users = campaign.users.as_ref();
-        let users = users.map(|users| ("users", &users.key, users.kind.words()[0]));
-        let count = campaign.count.as_ref();
-        let count = count.map(|count| ("count", &count.key, "string"));
-        let mut missing = Vec::new();
-        for (field, key, wanted) in users.into_iter().chain(count) {
+    /// Checks the types of a target's keys, which need not exist yet.
+    pub async fn check(&mut self, target: &Target<'_>) -> Answer<()> {
+        let (users, count) = (&target.campaign.users, &target.campaign.count);
+        let users = users
+            .as_ref()
+            .map(|users| (&users.key, users.kind.words()[0]));
+        let count = count.as_ref().map(|count| (&count.key, "string"));
+        for (key, wanted) in users.into_iter().chain(count) {
             let key = target.fill(key);
             let kind: String = self.ask(&["TYPE", &key]).await?;
-            if kind == "none" {
-                missing.push(format!("{field}.key: Redis has no key {key:?} now"));
-            } else if kind != wanted {
-                let why = format!("{field}.key: {key:?} in Redis is a {kind}, not a {wanted}");
+            if kind != wanted && kind != "none" {
+                let why = format!("key {key:?} in Redis is a {kind}, not a {wanted}");
                 return Err(AttachError::Misfit(why.replace("zset", "sorted set")));
             }
         }
-        Ok(missing)
+        Ok(())
     }
 
     /// Returns the number of members, and 0 if the key does not exist.
-    pub async fn size(&mut self, users: &UsersKey, key: &str) -> Result<u64, AttachError> {
+    pub async fn size(&mut self, users: &UsersKey, key: &str) -> Answer<u64> {
         self.ask(&[users.kind.words()[1], key]).await
     }
 
     /// Returns the counter; `None` if the key does not exist.
-    pub async fn count(&mut self, key: &str) -> Result<Option<i64>, AttachError> {
+    pub async fn count(&mut self, key: &str) -> Answer<Option<i64>> {
         let text: Option<String> = self.ask(&["GET", key]).await?;
         let number = text.map(|text| text.parse()).transpose();
         number.map_err(|_| AttachError::Misfit(format!("count.key: {key:?} holds no whole number")))
@@ -84,7 +81,7 @@ impl Keys {
         users: &UsersKey,
         key: &str,
         mut each: impl FnMut(Vec<u8>, Option<f64>),
-    ) -> Result<(), AttachError> {
+    ) -> Answer<()> {
         let mut cursor = "0".to_owned();
         loop {
             let asked = [users.kind.words()[2], key, &cursor, "COUNT", PAGE];
@@ -110,13 +107,7 @@ impl Keys {
     }
 
     /// Adds a user, and changes nothing if they are there.
-    pub async fn add(
-        &mut self,
-        users: &UsersKey,
-        key: &str,
-        user: &str,
-        score: f64,
-    ) -> Result<(), AttachError> {
+    pub async fn add(&mut self, users: &UsersKey, key: &str, user: &str, score: f64) -> Answer<()> {
         let score = score.to_string();
         match users.kind {
             KeyType::Set => self.ask(&["SADD", key, user]).await,
@@ -126,12 +117,7 @@ impl Keys {
     }
 
     /// Sets the counter if it still has the value that was read. Returns whether it did.
-    pub async fn set_count(
-        &mut self,
-        key: &str,
-        from: Option<i64>,
-        to: i64,
-    ) -> Result<bool, AttachError> {
+    pub async fn set_count(&mut self, key: &str, from: Option<i64>, to: i64) -> Answer<bool> {
         let from = from.map(|from| from.to_string()).unwrap_or_default();
         self.ask(&["EVAL", SET_COUNT, "1", key, &from, &to.to_string()])
             .await

@@ -9,6 +9,7 @@
 
 pub mod check;
 pub mod config;
+mod daemon;
 pub mod judge;
 pub mod keys;
 mod once;
@@ -27,7 +28,6 @@ use firstcome_shared::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::AttachArgs;
-use crate::http::Pages;
 use crate::passes::Progress;
 use config::{AttachFile, Mode};
 
@@ -50,7 +50,18 @@ pub enum AttachError {
     Stopped,
 }
 
+/// The result of a question to their stores.
+pub type Answer<T> = Result<T, AttachError>;
+
 impl AttachError {
+    /// Names the campaign that it concerns.
+    fn of(self, campaign: &str) -> Self {
+        match self {
+            Self::Misfit(why) => Self::Misfit(format!("campaign {campaign:?}: {why}")),
+            other => other,
+        }
+    }
+
     /// Whether a store is away, so that no other campaign can be compared either.
     fn is_away(&self) -> bool {
         match self {
@@ -109,10 +120,9 @@ impl Attached {
 }
 
 /// Runs the daemon, or one pass.
-pub async fn run(
-    args: AttachArgs,
-    _pages: Option<Pages>,
-    stop: CancellationToken,
-) -> anyhow::Result<ExitCode> {
-    once::run(args, stop).await
+pub async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    if args.once {
+        return once::run(args, stop).await;
+    }
+    daemon::run(args, stop).await.map(|()| ExitCode::SUCCESS)
 }

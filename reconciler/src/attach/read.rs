@@ -9,21 +9,18 @@ use std::hash::{BuildHasher as _, RandomState};
 use mysql_async::{Row, Value};
 use tokio::time::Instant;
 
-use super::AttachError;
 use super::check::Shape;
 use super::config::{Done, FailedTable, Target, UsersKey, UsersMean};
 use super::judge::{Facts, FailedEvent};
 use super::keys::Keys;
 use super::sql::{Condition, Sql, bound, quoted, text};
+use super::{Answer, AttachError};
 
 /// Rows read per page.
 const ROWS: usize = 2_000;
 
-/// Users of one kind that a pass names and repairs. The next pass goes on.
-const NAMED: usize = 100_000;
-
-/// Rows beyond the quantity that are named.
-const SURPLUS: u64 = 1_000;
+/// The most users of one kind that a pass names and repairs. The next pass goes on.
+pub const NAMED: usize = 100_000;
 
 /// The numbers of a target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,8 +45,6 @@ pub struct Look {
     failed: Vec<FailedEvent>,
     /// Users of the last rows beyond the quantity.
     surplus: Vec<String>,
-    /// Differences beyond [`NAMED`].
-    more: u64,
 }
 
 /// Reads and repairs one target.
@@ -99,7 +94,7 @@ type Users<'a> = Option<(&'a UsersKey, String, u64)>;
 
 impl<'a> Reader<'a> {
     /// Returns the users' key, unless the target is over and the key has expired.
-    async fn users(&mut self) -> Result<Users<'a>, AttachError> {
+    async fn users(&mut self) -> Answer<Users<'a>> {
         let Some(users) = &self.target.campaign.users else {
             return Ok(None);
         };
@@ -113,7 +108,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the quantity.
-    pub async fn quantity(&mut self) -> Result<u64, AttachError> {
+    pub async fn quantity(&mut self) -> Answer<u64> {
         let campaign = self.target.campaign;
         let Some(sql) = &campaign.quantity_sql else {
             return Ok(campaign.quantity.unwrap_or_default().into());
@@ -125,7 +120,7 @@ impl<'a> Reader<'a> {
         number.map(u64::from).ok_or_else(no_number)
     }
 
-    pub async fn count_rows(&mut self) -> Result<u64, AttachError> {
+    pub async fn count_rows(&mut self) -> Answer<u64> {
         let of = self.of_rows();
         let table = quoted(&self.target.campaign.rows.table);
         let sql = format!("SELECT COUNT(*) FROM {table} WHERE {}", of.sql);
@@ -135,7 +130,7 @@ impl<'a> Reader<'a> {
 
     /// Reads the numbers, the users first: a system that counts before it adds a user then never
     /// shows more users than its counter.
-    pub async fn numbers(&mut self) -> Result<Numbers, AttachError> {
+    pub async fn numbers(&mut self) -> Answer<Numbers> {
         let size = self.users().await?.map(|(.., size)| size);
         let count = match &self.target.campaign.count {
             Some(count) => self.keys.count(&self.target.fill(&count.key)).await?,
@@ -146,7 +141,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Looks at everything.
-    pub async fn look(&mut self) -> Result<Look, AttachError> {
+    pub async fn look(&mut self) -> Answer<Look> {
         let mut look = Look {
             began: Instant::now(),
             quantity: self.quantity().await?,
@@ -156,7 +151,6 @@ impl<'a> Reader<'a> {
             twice: BTreeSet::new(),
             failed: self.failed().await?,
             surplus: Vec::new(),
-            more: 0,
         };
         let users = self.users().await?;
         let mut seen = Seen::default();
@@ -178,18 +172,13 @@ impl<'a> Reader<'a> {
         {
             self.name_unissued(users, &key, &seen, &mut look).await?;
         }
-        let surplus = look.numbers.rows.saturating_sub(look.quantity).min(SURPLUS);
+        let surplus = look.numbers.rows.saturating_sub(look.quantity);
         look.surplus = self.last_rows(surplus).await?;
         Ok(look)
     }
 
     /// Reads all rows, and names users without a member and users with two rows.
-    async fn rows(
-        &mut self,
-        has_users: bool,
-        seen: &mut Seen,
-        look: &mut Look,
-    ) -> Result<(), AttachError> {
+    async fn rows(&mut self, has_users: bool, seen: &mut Seen, look: &mut Look) -> Answer<()> {
         let rows = &self.target.campaign.rows;
         let key = &self.shape.rows.key;
         let mut last = Vec::new();
@@ -209,8 +198,6 @@ impl<'a> Reader<'a> {
                 };
                 if names.len() < NAMED {
                     names.insert(user);
-                } else {
-                    look.more += 1;
                 }
             }
             if is_last {
@@ -226,7 +213,7 @@ impl<'a> Reader<'a> {
         user: &str,
         key: &[String],
         of: Condition,
-    ) -> Result<Vec<(Vec<Value>, String)>, AttachError> {
+    ) -> Answer<Vec<(Vec<Value>, String)>> {
         let key = key
             .iter()
             .map(|name| quoted(name))
@@ -251,25 +238,21 @@ impl<'a> Reader<'a> {
         key: &str,
         seen: &Seen,
         look: &mut Look,
-    ) -> Result<(), AttachError> {
-        let (named, more) = (&mut look.unissued, &mut look.more);
+    ) -> Answer<()> {
+        let (named, mut is_text) = (&mut look.unissued, true);
         let each = |member: Vec<u8>, score: Option<f64>| {
-            if seen.flags(&member) & ROW != 0 {
-                return;
-            }
-            match String::from_utf8(member) {
-                Ok(user) if named.len() < NAMED || named.contains_key(&user) => {
-                    named.insert(user, score);
-                }
-                // What is no text cannot be named, but is not hidden either.
-                _ => *more += 1,
+            if seen.flags(&member) & ROW == 0 && named.len() < NAMED {
+                let user = String::from_utf8(member);
+                is_text &= user.map(|user| named.insert(user, score)).is_ok();
             }
         };
-        self.keys.scan(users, key, each).await
+        self.keys.scan(users, key, each).await?;
+        let why = || AttachError::Misfit(format!("a member of key {key:?} is no text"));
+        if is_text { Ok(()) } else { Err(why()) }
     }
 
     /// Reads the open failed events, oldest key first.
-    async fn failed(&mut self) -> Result<Vec<FailedEvent>, AttachError> {
+    async fn failed(&mut self) -> Answer<Vec<FailedEvent>> {
         let (Some(failed), Some(shape)) = (&self.target.campaign.failed, &self.shape.failed) else {
             return Ok(Vec::new());
         };
@@ -298,7 +281,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Names the users of the last rows.
-    async fn last_rows(&mut self, number: u64) -> Result<Vec<String>, AttachError> {
+    async fn last_rows(&mut self, number: u64) -> Answer<Vec<String>> {
         if number == 0 {
             return Ok(Vec::new());
         }
@@ -342,6 +325,9 @@ impl Look {
         second.failed.retain(|it| known.contains(&event(it)));
         let in_flight = self.unissued.len().saturating_sub(second.unissued.len());
         let means = campaign.users.as_ref().map(|users| users.means);
+        let mut unissued: Vec<_> = second.unissued.into_iter().collect();
+        // Stable: without scores, by name.
+        unissued.sort_by(|a, b| a.1.unwrap_or_default().total_cmp(&b.1.unwrap_or_default()));
         Facts {
             quantity: second.quantity,
             numbers: second.numbers,
@@ -350,7 +336,7 @@ impl Look {
             means: means.filter(|_| second.numbers.size.is_some()),
             count_means: campaign.count.as_ref().map(|count| count.means),
             failed: second.failed,
-            unissued: second.unissued.into_iter().collect(),
+            unissued: unissued.into_iter().map(|(user, _)| user).collect(),
             missing: second
                 .missing
                 .intersection(&self.missing)
@@ -359,7 +345,6 @@ impl Look {
             twice: second.twice.intersection(&self.twice).cloned().collect(),
             surplus: second.surplus,
             in_flight: in_flight as u64,
-            more: second.more,
         }
     }
 }

@@ -9,11 +9,11 @@ use firstcome_shared::quoted::without_values;
 use mysql_async::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::AttachError;
 use super::config::{Done, Scalar};
 use super::judge::{Judged, Repair};
 use super::read::{Reader, open};
 use super::sql::{Condition, bound, quoted, text};
+use super::{Answer, AttachError};
 use crate::report::Outcome;
 
 /// Rows of one transaction: few, because their writers may wait for its lock.
@@ -42,26 +42,35 @@ fn refused(why: &str) -> Repaired {
     )
 }
 
-/// Applies the repairs of these differences, and returns what became of each, by its place. Ends
-/// early between two repairs if the process has to stop.
+impl Judged {
+    pub(super) fn became(&mut self, (outcome, why): Repaired) {
+        self.finding.result = outcome;
+        if !why.is_empty() {
+            self.finding.detail = format!("{}; {why}", self.finding.detail);
+        }
+    }
+}
+
+/// Applies these repairs, and notes what became of each. Ends early between two repairs if the
+/// process has to stop.
 pub async fn apply(
     reader: &mut Reader<'_>,
-    judged: &[(usize, &Judged)],
+    judged: Vec<&mut Judged>,
     stop: &CancellationToken,
-) -> Result<Vec<(usize, Repaired)>, AttachError> {
-    let mut done = Vec::new();
-    let (rows, others): (Vec<_>, Vec<_>) = judged
-        .iter()
-        .partition(|(_, it)| matches!(it.repair, Some(Repair::Insert(..))));
-    for rows in rows.chunks(ROWS) {
+) -> Answer<()> {
+    let is_insert = |it: &&mut Judged| matches!(it.repair, Some(Repair::Insert(..)));
+    let (mut rows, others): (Vec<_>, Vec<_>) = judged.into_iter().partition(is_insert);
+    for rows in rows.chunks_mut(ROWS) {
         must_go_on(stop)?;
         crash_point(Point::RepairBegun);
         let repaired = insert(reader, rows).await?;
-        done.extend(rows.iter().map(|(at, _)| *at).zip(repaired));
+        rows.iter_mut()
+            .zip(repaired)
+            .for_each(|(it, repaired)| it.became(repaired));
         crash_point(Point::RowReissued);
     }
-    let is_as_planned = done.iter().all(|(_, it)| it.0 == Outcome::Applied);
-    for (at, it) in others {
+    let is_as_planned = rows.iter().all(|it| it.finding.result == Outcome::Applied);
+    for it in others {
         must_go_on(stop)?;
         let repaired = match &it.repair {
             None | Some(Repair::Insert(..)) => continue,
@@ -71,17 +80,17 @@ pub async fn apply(
             Some(Repair::SetCount { .. }) if !is_as_planned => {
                 skipped("not all rows were inserted; the next pass counts again")
             }
-            Some(Repair::SetCount { from, to }) => {
+            Some(Repair::SetCount { from, to, .. }) => {
                 crash_point(Point::PeopleRebuilt);
                 set_count(reader, *from, *to).await?
             }
         };
-        done.push((at, repaired));
+        it.became(repaired);
     }
-    Ok(done)
+    Ok(())
 }
 
-fn must_go_on(stop: &CancellationToken) -> Result<(), AttachError> {
+fn must_go_on(stop: &CancellationToken) -> Answer<()> {
     if stop.is_cancelled() {
         Err(AttachError::Stopped)
     } else {
@@ -90,10 +99,7 @@ fn must_go_on(stop: &CancellationToken) -> Result<(), AttachError> {
 }
 
 /// Inserts rows in one transaction under the lock.
-async fn insert(
-    reader: &mut Reader<'_>,
-    rows: &[(usize, &Judged)],
-) -> Result<Vec<Repaired>, AttachError> {
+async fn insert(reader: &mut Reader<'_>, rows: &[&mut Judged]) -> Answer<Vec<Repaired>> {
     let lock = Value::from(format!("firstcome-attach:{}", reader.target.drop_id()));
     let take = "SELECT CAST(GET_LOCK(?, 5) AS SIGNED)";
     if reader.sql.number(take, vec![lock.clone()]).await? != Some(1) {
@@ -121,10 +127,7 @@ async fn insert(
 }
 
 /// Inserts rows while the transaction holds the lock.
-async fn locked(
-    reader: &mut Reader<'_>,
-    rows: &[(usize, &Judged)],
-) -> Result<Vec<Repaired>, AttachError> {
+async fn locked(reader: &mut Reader<'_>, rows: &[&mut Judged]) -> Answer<Vec<Repaired>> {
     if let Some(stock) = &reader.target.campaign.stock {
         let of = Condition::of(&stock.of, &reader.target);
         let sql = format!(
@@ -141,7 +144,7 @@ async fn locked(
     let quantity = reader.quantity().await?;
     let mut room = quantity.saturating_sub(reader.count_rows().await?);
     let mut all = Vec::new();
-    for (_, it) in rows {
+    for it in rows {
         let Some(Repair::Insert(user, event)) = &it.repair else {
             continue;
         };
@@ -160,11 +163,7 @@ async fn locked(
     Ok(all)
 }
 
-async fn insert_row(
-    reader: &mut Reader<'_>,
-    user: Value,
-    room: &mut u64,
-) -> Result<Repaired, AttachError> {
+async fn insert_row(reader: &mut Reader<'_>, user: Value, room: &mut u64) -> Answer<Repaired> {
     let target = reader.target;
     let rows = &target.campaign.rows;
     let (table, column) = (quoted(&rows.table), quoted(&rows.user));
@@ -204,7 +203,7 @@ async fn insert_row(
 }
 
 /// Marks a failed event as processed, and returns whether it was open.
-async fn close(reader: &mut Reader<'_>, event: &[Value]) -> Result<bool, AttachError> {
+async fn close(reader: &mut Reader<'_>, event: &[Value]) -> Answer<bool> {
     let (Some(failed), Some(shape)) = (&reader.target.campaign.failed, &reader.shape.failed) else {
         return Ok(false);
     };
@@ -226,7 +225,7 @@ async fn close(reader: &mut Reader<'_>, event: &[Value]) -> Result<bool, AttachE
     Ok(reader.sql.change(&sql, values).await? > 0)
 }
 
-async fn close_alone(reader: &mut Reader<'_>, event: &[Value]) -> Result<Repaired, AttachError> {
+async fn close_alone(reader: &mut Reader<'_>, event: &[Value]) -> Answer<Repaired> {
     match close(reader, event).await {
         Ok(true) => Ok(applied()),
         Ok(false) => Ok(skipped("it was processed meanwhile")),
@@ -236,7 +235,7 @@ async fn close_alone(reader: &mut Reader<'_>, event: &[Value]) -> Result<Repaire
 }
 
 /// Adds a user who still has a row, with the score of the row's order.
-async fn add(reader: &mut Reader<'_>, user: &str) -> Result<Repaired, AttachError> {
+async fn add(reader: &mut Reader<'_>, user: &str) -> Answer<Repaired> {
     let target = reader.target;
     let rows = &target.campaign.rows;
     let (Some(users), Some(value)) = (&target.campaign.users, reader.shape.rows.user(user)) else {
@@ -267,11 +266,7 @@ async fn add(reader: &mut Reader<'_>, user: &str) -> Result<Repaired, AttachErro
     Ok(applied())
 }
 
-async fn set_count(
-    reader: &mut Reader<'_>,
-    from: Option<i64>,
-    to: i64,
-) -> Result<Repaired, AttachError> {
+async fn set_count(reader: &mut Reader<'_>, from: Option<i64>, to: i64) -> Answer<Repaired> {
     let count = reader.target.campaign.count.as_ref();
     let key = count
         .map(|count| reader.target.fill(&count.key))

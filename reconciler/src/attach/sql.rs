@@ -8,8 +8,8 @@ use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Error, Params, Row, Value};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::AttachError;
 use super::config::{Columns, Scalar, Target};
+use super::{Answer, AttachError};
 
 /// `STRICT_ALL_TABLES`: a user's name that is too long is refused, never cut.
 /// READ COMMITTED: after a lock is taken, a count sees what others committed before.
@@ -31,7 +31,7 @@ pub struct Sql {
 }
 
 impl Sql {
-    pub async fn connect(settings: &DbSettings, rows_per_second: u32) -> Result<Self, AttachError> {
+    pub async fn connect(settings: &DbSettings, rows_per_second: u32) -> Answer<Self> {
         let conn = Db::plain(settings).await;
         let conn = conn.map_err(|error| AttachError::Mysql(error.to_string()))?;
         let mut sql = Self {
@@ -47,11 +47,7 @@ impl Sql {
 
     /// Runs a statement, prepared if there are values, and returns its rows and how many it
     /// changed. Only a prepared statement returns numbers as numbers.
-    async fn run(
-        &mut self,
-        sql: &str,
-        values: Option<Vec<Value>>,
-    ) -> Result<(Vec<Row>, u64), AttachError> {
+    async fn run(&mut self, sql: &str, values: Option<Vec<Value>>) -> Answer<(Vec<Row>, u64)> {
         let lost = || AttachError::Mysql("the connection broke".to_owned());
         let mut conn = self.conn.take().ok_or_else(lost)?;
         let asked = async {
@@ -83,25 +79,21 @@ impl Sql {
         }
     }
 
-    pub async fn rows(&mut self, sql: &str, values: Vec<Value>) -> Result<Vec<Row>, AttachError> {
+    pub async fn rows(&mut self, sql: &str, values: Vec<Value>) -> Answer<Vec<Row>> {
         Ok(self.run(sql, Some(values)).await?.0)
     }
 
     /// Returns how many rows were changed.
-    pub async fn change(&mut self, sql: &str, values: Vec<Value>) -> Result<u64, AttachError> {
+    pub async fn change(&mut self, sql: &str, values: Vec<Value>) -> Answer<u64> {
         Ok(self.run(sql, Some(values)).await?.1)
     }
 
-    pub async fn command(&mut self, sql: &str) -> Result<(), AttachError> {
+    pub async fn command(&mut self, sql: &str) -> Answer<()> {
         self.run(sql, None).await.map(drop)
     }
 
     /// Returns the one number that a statement selects; `None` without a row or if it is NULL.
-    pub async fn number(
-        &mut self,
-        sql: &str,
-        values: Vec<Value>,
-    ) -> Result<Option<i64>, AttachError> {
+    pub async fn number(&mut self, sql: &str, values: Vec<Value>) -> Answer<Option<i64>> {
         let rows = self.rows(sql, values).await?;
         let Some(row) = rows.into_iter().next() else {
             return Ok(None);

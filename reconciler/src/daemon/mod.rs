@@ -2,7 +2,7 @@
 //! mails, and one pass at a time.
 
 pub mod schedule;
-mod start;
+pub(crate) mod start;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,13 +30,13 @@ use crate::context::{PassError, PassRequest};
 use crate::http::{Front, Pages};
 use crate::jobs;
 use crate::notify::{MissedRun, Notifier};
-use crate::passes::{NotStarted, PassResult, Passes};
+use crate::passes::{NotStarted, PassResult, Passes, Worker};
 use crate::report::{Status, Trigger};
 use crate::run::{Reconciler, UrgentJob, UrgentLane};
 use crate::stores::Stores;
 
 /// Maximum wait for a pass, a mail and open requests at shutdown.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 /// Jobs of the urgent lane that wait: one of a sweep, and some of the watch.
 const URGENT_JOBS: usize = 4;
@@ -128,7 +128,7 @@ impl Daemon {
         let lane = UrgentLane::Daemon(sender.clone());
         let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings(), lane);
         let passes = Passes::new(
-            reconciler.clone(),
+            Worker::Own(reconciler.clone()),
             self.notifier.clone(),
             self.tasks.clone(),
             stop.clone(),
@@ -216,7 +216,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 /// Runs passes and digests when they are due, retries each until it succeeds, and reports late runs
 /// by mail.
-struct BySchedule {
+pub(crate) struct BySchedule {
     db: Db,
     passes: Passes,
     notifier: Notifier,
@@ -235,7 +235,12 @@ struct UnderWay {
 }
 
 impl BySchedule {
-    fn new(db: Db, passes: Passes, notifier: Notifier, schedules: Vec<CronSchedule>) -> Self {
+    pub(crate) fn new(
+        db: Db,
+        passes: Passes,
+        notifier: Notifier,
+        schedules: Vec<CronSchedule>,
+    ) -> Self {
         Self {
             db,
             passes,
@@ -246,7 +251,7 @@ impl BySchedule {
         }
     }
 
-    async fn run(
+    pub(crate) async fn run(
         mut self,
         crons: &[(ScheduledJob, &str)],
         stop: CancellationToken,

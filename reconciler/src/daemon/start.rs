@@ -81,7 +81,8 @@ pub(super) async fn wait_for_stores(
     }
 }
 
-async fn schedules(
+/// Loads the schedules.
+pub(crate) async fn schedules(
     db: &Db,
     crons: &[(ScheduledJob, &str)],
     tolerance: TimeDelta,

@@ -76,7 +76,7 @@ async fn one_pass_needs_no_database_of_ours_and_prints_what_it_saw() {
         String::from_utf8_lossy(&done.stderr)
     );
     assert!(
-        printed.contains("Winter: 2 of 150 issued, NOT exact"),
+        printed.contains(": 2 of 150 issued, NOT exact"),
         "{printed}"
     );
     assert!(

@@ -230,7 +230,7 @@ async fn more_repairs_than_the_limit_wait_for_a_confirmation_of_exactly_these() 
     let attached = world.attached(&repairing().replace("quantity", "repair_limit = 8\nquantity"));
     let run = pass(&attached).await;
     let told = &run.drops[0].findings[0].detail;
-    assert!(run.status == Status::Braked && told.contains("9 repairs at once are more than 8"));
+    assert!(run.status == Status::Braked && told.contains("9 repairs, and the limit is 8"));
     world.members("@users", users(20..21)).await;
     let () = world.redis("SET @count 10").await;
     let run = pass_with(&attached, confirmed(&attached)).await;

@@ -1,114 +1,134 @@
 //! Five coupon systems as published write-ups describe them, each with the keys, the tables and the
 //! fault of its kind. A crowd breaks each in its own way; then the attached reconciler observes,
-//! mails, repairs, and what is left is exactly 100, or is named.
+//! mails, and repairs, until there are exactly 100, or those beyond are named.
 
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use firstcome_stack::{
     MailOptions, MailSink, MysqlServer, RedisServer, StackOptions, built_program,
 };
+use mysql_async::Pool;
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Pool, TxOpts};
 use redis::aio::MultiplexedConnection;
 use tokio::task::JoinSet;
 
 use crate::terminal::step;
 
-/// Coupons of each system, and users of its crowd.
 const QUANTITY: i64 = 100;
 const PEOPLE: u32 = 1_000;
 
 /// Concurrent claims.
 const CROWD: usize = 64;
 
-#[derive(Clone, Copy)]
-enum Api {
-    Applied,
-    CheckThenAdd,
-    CountOnly,
-    SortedSet,
-    StockAndHistory,
-}
-
+/// A system: what its API and its consumer do for one claim, and the file that describes it. In
+/// commands, `U` is the user and `N` the ticket.
 struct System {
     name: &'static str,
-    api: Api,
-    /// What breaks in the rush.
     fault: &'static str,
+    /// If this answers 100 or more, the claim ends.
+    check: &'static str,
+    /// If this answers 0, the user was there already, and the claim ends.
+    join: &'static str,
+    /// If this answers more than 100, the claim ends.
+    ticket: &'static str,
+    admit: &'static str,
+    /// Tickets whose message is lost.
+    lost: Range<i64>,
+    /// Tickets whose row is refused, and the event that is kept instead.
+    failed: &'static [i64],
+    event: &'static str,
+    row: &'static str,
     tables: &'static [&'static str],
-    /// The table with a row for each coupon.
-    rows: &'static str,
     campaign: &'static str,
 }
 
-const COUPON: &str =
-    "CREATE TABLE coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) NOT NULL)";
+/// A system that does nothing.
+const NONE: System = System {
+    name: "",
+    fault: "",
+    check: "",
+    join: "",
+    ticket: "",
+    admit: "",
+    lost: 0..0,
+    failed: &[],
+    event: "",
+    row: "INSERT INTO coupon (user_id) VALUES (?)",
+    tables: &["CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40))"],
+    campaign: "",
+};
+
+const EVENTS: &str = "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40), done INT DEFAULT 0)";
 
 const SYSTEMS: [System; 5] = [
     System {
         name: "SADD, INCR, a topic and a table of failed events",
-        api: Api::Applied,
         fault: "three inserts fail, two messages are lost, and the counter runs to 1,000",
-        tables: &[
-            COUPON,
-            "CREATE TABLE failed_event (id BIGINT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) NOT NULL)",
-        ],
-        rows: "coupon",
-        campaign: r#"users = { key = "applied_user", type = "set", means = "applied" }
-count = { key = "coupon_count", means = "tickets" }
-rows = { table = "coupon", user = "user_id", duplicates = "reported" }
-failed = { table = "failed_event", user = "user_id", done = "delete" }"#,
+        join: "SADD applied_user U",
+        ticket: "INCR coupon_count",
+        lost: 40..42,
+        failed: &[20, 50, 70],
+        event: "INSERT INTO failed (user_id) VALUES (?)",
+        tables: &[NONE.tables[0], EVENTS],
+        campaign: "users = { key = 'applied_user', type = 'set', means = 'applied' }
+            count = { key = 'coupon_count', means = 'tickets' }
+            rows = { table = 'coupon', user = 'user_id', duplicates = 'reported' }
+            failed = { table = 'failed', user = 'user_id', done = 'delete' }",
+        ..NONE
     },
     System {
         name: "SCARD, then SADD",
-        api: Api::CheckThenAdd,
-        fault: "two readers see 99, and both are added",
-        tables: &[
-            "CREATE TABLE event_coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id INT, user_id VARCHAR(40), UNIQUE KEY (event_id, user_id))",
-        ],
-        rows: "event_coupon",
-        campaign: r#"users = { key = "event:users", type = "set" }
-rows = { table = "event_coupon", user = "user_id", where = { event_id = 7 }, order = "id" }"#,
+        fault: "readers who see 99 at once are all added",
+        check: "SCARD event:users",
+        join: "SADD event:users U",
+        campaign: "users = { key = 'event:users', type = 'set' }
+            rows = { table = 'coupon', user = 'user_id', order = 'id', duplicates = 'reported' }",
+        ..NONE
     },
     System {
         name: "only INCR, a producer and a consumer",
-        api: Api::CountOnly,
         fault: "five messages are lost, and nothing names their users",
-        tables: &[COUPON],
-        rows: "coupon",
-        campaign: r#"count = { key = "coupon_count", means = "tickets" }
-rows = { table = "coupon", user = "user_id", duplicates = "reported" }"#,
+        ticket: "INCR coupon_count",
+        lost: 60..65,
+        campaign: "count = { key = 'coupon_count', means = 'tickets' }
+            rows = { table = 'coupon', user = 'user_id', duplicates = 'reported' }",
+        ..NONE
     },
     System {
         name: "a sorted set, and workers that insert",
-        api: Api::SortedSet,
         fault: "a worker dies with eight users, who stay in the set without a row",
-        tables: &[
-            "CREATE TABLE issued (id BIGINT AUTO_INCREMENT PRIMARY KEY, coupon_id INT, user_id VARCHAR(40), issued_at DATETIME(3) DEFAULT CURRENT_TIMESTAMP(3), UNIQUE KEY (coupon_id, user_id))",
-        ],
-        rows: "issued",
-        campaign: r#"users = { key = "coupon:users", type = "sorted set" }
-rows = { table = "issued", user = "user_id", where = { coupon_id = 7 }, order = "issued_at" }"#,
+        ticket: "INCR order",
+        admit: "ZADD coupon:users N U",
+        lost: 41..49,
+        campaign: "users = { key = 'coupon:users', type = 'sorted set' }
+            rows = { table = 'coupon', user = 'user_id', order = 'id', duplicates = 'reported' }",
+        ..NONE
     },
     System {
         name: "a stock row, a history, and batches over a list",
-        api: Api::StockAndHistory,
-        fault: "a batch of eight is consumed and lost; three issues fail, two of them twice",
+        fault: "a batch of eight is consumed and lost, and three issues fail",
+        ticket: "INCR coupon:count",
+        admit: "HSET coupon:issued U 1",
+        lost: 31..39,
+        failed: &[50, 60, 70],
+        event: "INSERT INTO failed (user_id) VALUES (?)",
+        row: "INSERT INTO coupon (user_id, stock_id) SELECT ?, id FROM stock WHERE id = 7 FOR UPDATE",
         tables: &[
-            "CREATE TABLE stock (coupon_id INT PRIMARY KEY, total INT NOT NULL)",
+            "CREATE TABLE stock (id INT PRIMARY KEY, total INT)",
             "INSERT INTO stock VALUES (7, 100)",
-            "CREATE TABLE history (id BIGINT AUTO_INCREMENT PRIMARY KEY, coupon_id INT, user_id VARCHAR(40))",
-            "CREATE TABLE failed_issue (id BIGINT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40), resolved INT NOT NULL DEFAULT 0)",
+            "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40), stock_id INT)",
+            EVENTS,
         ],
-        rows: "history",
-        campaign: r#"users = { key = "coupon:issued", type = "hash" }
-count = { key = "coupon:count", means = "tickets" }
-rows = { table = "history", user = "user_id", where = { coupon_id = 7 }, duplicates = "locked" }
-failed = { table = "failed_issue", user = "user_id", done = { column = "resolved", value = 1 } }
-stock = { table = "stock", where = { coupon_id = 7 } }"#,
+        campaign: "users = { key = 'coupon:issued', type = 'hash' }
+            count = { key = 'coupon:count', means = 'tickets' }
+            rows = { table = 'coupon', user = 'user_id', where = { stock_id = 7 }, duplicates = 'locked' }
+            failed = { table = 'failed', user = 'user_id', done = { column = 'done', value = 1 } }
+            stock = { table = 'stock', where = { id = 7 } }",
+        ..NONE
     },
 ];
 
@@ -120,105 +140,55 @@ struct Shop {
 }
 
 impl Shop {
-    async fn redis<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> Result<T> {
-        let mut command = redis::Cmd::new();
-        Ok(command.arg(words).query_async(&mut self.redis).await?)
-    }
-
-    async fn sql(&self, sql: &str, user: &str) -> Result<()> {
-        let mut conn = self.pool.get_conn().await?;
-        Ok(conn.exec_drop(sql, (user,)).await?)
-    }
-
-    /// What their API and their consumer do for one claim.
-    async fn claim(mut self, api: Api, user: String) -> Result<()> {
-        let user = user.as_str();
-        let insert = "INSERT INTO coupon (user_id) VALUES (?)";
-        match api {
-            Api::Applied => {
-                let is_new: bool = self.redis(&["SADD", "applied_user", user]).await?;
-                match self.redis::<i64>(&["INCR", "coupon_count"]).await? {
-                    _ if !is_new => Ok(()),
-                    101.. | 40 | 80 => Ok(()),
-                    20 | 50 | 70 => {
-                        self.sql("INSERT INTO failed_event (user_id) VALUES (?)", user)
-                            .await
-                    }
-                    _ => self.sql(insert, user).await,
-                }
-            }
-            Api::CheckThenAdd => {
-                let size: i64 = self.redis(&["SCARD", "event:users"]).await?;
-                // Long enough for others to read the same.
-                let _: String = self.redis(&["PING"]).await?;
-                if size >= QUANTITY || !self.redis::<bool>(&["SADD", "event:users", user]).await? {
-                    return Ok(());
-                }
-                let insert = "INSERT INTO event_coupon (event_id, user_id) VALUES (7, ?)";
-                self.sql(insert, user).await
-            }
-            Api::CountOnly => match self.redis::<i64>(&["INCR", "coupon_count"]).await? {
-                101.. | 15 | 30 | 45 | 60 | 75 => Ok(()),
-                _ => self.sql(insert, user).await,
-            },
-            Api::SortedSet => {
-                let order: i64 = self.redis(&["INCR", "order"]).await?;
-                if order > QUANTITY {
-                    return Ok(());
-                }
-                let () = self
-                    .redis(&["ZADD", "coupon:users", &order.to_string(), user])
-                    .await?;
-                if (41..=48).contains(&order) {
-                    return Ok(());
-                }
-                self.sql(
-                    "INSERT INTO issued (coupon_id, user_id) VALUES (7, ?)",
-                    user,
-                )
-                .await
-            }
-            Api::StockAndHistory => self.issue(user).await,
+    /// Runs a command, if there is one.
+    async fn redis(&mut self, command: &str, user: &str, ticket: i64) -> Result<Option<i64>> {
+        if command.is_empty() {
+            return Ok(None);
         }
+        let ticket = ticket.to_string();
+        let words = command.split(' ').map(|word| match word {
+            "U" => user,
+            "N" => &ticket,
+            word => word,
+        });
+        let mut asked = redis::Cmd::new();
+        asked.arg(words.collect::<Vec<_>>());
+        Ok(Some(asked.query_async(&mut self.redis).await?))
     }
 
-    async fn issue(mut self, user: &str) -> Result<()> {
-        let ticket: i64 = self.redis(&["INCR", "coupon:count"]).await?;
+    async fn claim(mut self, system: &System, user: String) -> Result<()> {
+        let user = user.as_str();
+        let size = self.redis(system.check, user, 0).await?;
+        if size >= Some(QUANTITY) || self.redis(system.join, user, 0).await? == Some(0) {
+            return Ok(());
+        }
+        let ticket = self
+            .redis(system.ticket, user, 0)
+            .await?
+            .unwrap_or_default();
         if ticket > QUANTITY {
             return Ok(());
         }
-        let () = self.redis(&["HSET", "coupon:issued", user, "1"]).await?;
-        match ticket {
-            31..=38 => return Ok(()),
-            50 | 60 | 70 => {
-                self.sql("INSERT INTO failed_issue (user_id) VALUES (?)", user)
-                    .await?
-            }
-            _ => {}
+        self.redis(system.admit, user, ticket).await?;
+        if system.lost.contains(&ticket) {
+            return Ok(());
         }
-        if [50, 60].contains(&ticket) {
-            return self
-                .sql("INSERT INTO failed_issue (user_id) VALUES (?)", user)
-                .await;
-        }
-        let mut conn = self.pool.get_conn().await?;
-        let mut issue = conn.start_transaction(TxOpts::default()).await?;
-        issue
-            .query_drop("SELECT total FROM stock WHERE coupon_id = 7 FOR UPDATE")
-            .await?;
-        let insert = "INSERT INTO history (coupon_id, user_id) VALUES (7, ?)";
-        issue.exec_drop(insert, (user,)).await?;
-        Ok(issue.commit().await?)
+        let sql = if system.failed.contains(&ticket) {
+            system.event
+        } else {
+            system.row
+        };
+        Ok(self.pool.get_conn().await?.exec_drop(sql, (user,)).await?)
     }
 
     /// Lets users claim concurrently.
-    async fn rush(&self, api: Api, users: std::ops::Range<u32>) -> Result<()> {
+    async fn rush(&self, system: &'static System, users: Range<u32>) -> Result<()> {
         let mut claims = JoinSet::new();
         for user in users {
             if claims.len() >= CROWD {
                 claims.join_next().await.context("no claim")???;
             }
-            claims.spawn(self.clone().claim(api, format!("user-{user:04}")));
+            claims.spawn(self.clone().claim(system, format!("user-{user:04}")));
         }
         while let Some(claimed) = claims.join_next().await {
             claimed??;
@@ -227,7 +197,6 @@ impl Shop {
     }
 }
 
-/// The servers of all systems, and the programs' settings.
 struct Servers {
     mysql: MysqlServer,
     redis: RedisServer,
@@ -236,6 +205,7 @@ struct Servers {
 
 /// Runs the five systems.
 pub async fn run() -> Result<()> {
+    static ALL: [System; 5] = SYSTEMS;
     step("starting MySQL, Redis and a mail server");
     let (mysql, redis, mail) = tokio::try_join!(
         MysqlServer::start(StackOptions::without_fsync().mysql),
@@ -243,34 +213,31 @@ pub async fn run() -> Result<()> {
         MailSink::start(MailOptions::default()),
     )?;
     let servers = Servers { mysql, redis, mail };
-    for (number, system) in SYSTEMS.iter().enumerate() {
-        servers.show(number, system).await?;
-    }
-    Ok(())
-}
-
-impl Servers {
-    async fn show(&self, number: usize, system: &System) -> Result<()> {
+    for (number, system) in ALL.iter().enumerate() {
         println!(
             "\n== {}. {}\n   fault: {}",
             number + 1,
             system.name,
             system.fault
         );
+        servers.show(number, system).await?;
+    }
+    Ok(())
+}
+
+impl Servers {
+    async fn show(&self, number: usize, system: &'static System) -> Result<()> {
         let [theirs, ours] = ["shop", "firstcome"].map(|name| format!("{name}_{number}"));
         for name in [&theirs, &ours] {
             self.mysql.query(&format!("CREATE DATABASE {name}")).await?;
         }
-        let (database, ours) = (
-            self.mysql.database_url(&theirs),
-            self.mysql.database_url(&ours),
-        );
-        let redis = format!("{}/{number}", self.redis.url());
+        let [database, ours] = [&theirs, &ours].map(|name| self.mysql.database_url(name));
+        let address = format!("{}/{number}", self.redis.url());
+        let redis = redis::Client::open(address.as_str())?;
+        let redis = redis.get_multiplexed_async_connection().await?;
         let shop = Shop {
             pool: Pool::from_url(database.as_str())?,
-            redis: redis::Client::open(redis.as_str())?
-                .get_multiplexed_async_connection()
-                .await?,
+            redis,
         };
         for table in system.tables {
             shop.pool.get_conn().await?.query_drop(*table).await?;
@@ -281,29 +248,27 @@ impl Servers {
             "{}",
             String::from_utf8_lossy(&migrated.stderr)
         );
-        shop.rush(system.api, 0..PEOPLE).await?;
+        shop.rush(system, 0..PEOPLE).await?;
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("shop.toml");
+        let campaign = system.campaign;
         let write = |mode: &str| {
-            let head = format!(
-                "database = {database:?}\nredis = {redis:?}\n[[campaign]]\nname = \"demo\""
-            );
-            let text = format!(
-                "{head}\nquantity = {QUANTITY}\nmode = \"{mode}\"\nin_flight = \"1s\"\n{}\n",
-                system.campaign
-            );
-            std::fs::write(&file, text)
+            let stores = format!("database = '{database}'\nredis = '{address}'\n");
+            let text =
+                format!("name = 'demo'\nquantity = {QUANTITY}\nmode = '{mode}'\nin_flight = '1s'");
+            std::fs::write(&file, format!("{stores}[[campaign]]\n{text}\n{campaign}\n"))
         };
         write("observe")?;
         self.pass("observe", &file, &[], &ours)?;
-        let limit = Duration::from_secs(10);
-        let mail = self.mail.wait_for(|_| true, limit).await?.text();
+        let mail = self
+            .mail
+            .wait_for(|_| true, Duration::from_secs(10))
+            .await?
+            .text();
         let subject = mail.lines().find(|line| line.starts_with("Subject:"));
         println!("   mail: {}", subject.unwrap_or_default());
-        self.mail.clear();
         write("repair")?;
-        let code = self.pass("repair", &file, &[], &ours)?;
-        if code == Some(1) {
+        if self.pass("repair", &file, &[], &ours)? == Some(1) {
             self.pass(
                 "confirm",
                 &file,
@@ -311,18 +276,21 @@ impl Servers {
                 &ours,
             )?;
         }
-        // What a repair left to claim, others claim.
-        shop.rush(system.api, PEOPLE..PEOPLE + 50).await?;
+        // Others claim what a repair has left to claim.
+        shop.rush(system, PEOPLE..PEOPLE + 50).await?;
         self.pass("look again", &file, &[], &ours)?;
-        let sql = format!("SELECT COUNT(*) FROM {theirs}.{}", system.rows);
-        let rows: i64 = self.mysql.query(&sql).await?[0][0].parse()?;
-        match rows - QUANTITY {
+        self.mail.clear();
+        shop.pool.disconnect().await?;
+        let rows = self
+            .mysql
+            .query(&format!("SELECT COUNT(*) FROM {theirs}.coupon"))
+            .await?;
+        match rows[0][0].parse::<i64>()? - QUANTITY {
             0 => println!("   exactly {QUANTITY}"),
             over @ 1.. => println!("   oversold by {over}, each named above"),
-            less => anyhow::bail!("{} are missing and not named", -less),
+            less => bail!("{} are missing and not named", -less),
         }
-        self.mail.clear();
-        Ok(shop.pool.disconnect().await?)
+        Ok(())
     }
 
     /// Runs a pass, prints what it prints, and returns its exit code.
@@ -334,9 +302,9 @@ impl Servers {
         for line in String::from_utf8_lossy(&done.stdout).lines() {
             println!("      {line}");
         }
-        let failed = String::from_utf8_lossy(&done.stderr);
-        ensure!(done.status.code() != Some(2), "{failed}");
-        Ok(done.status.code())
+        let code = done.status.code();
+        ensure!(code != Some(2), "{}", String::from_utf8_lossy(&done.stderr));
+        Ok(code)
     }
 
     fn program(&self, name: &str, args: &[&str], ours: &str) -> Result<Output> {
