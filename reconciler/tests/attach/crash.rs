@@ -64,42 +64,22 @@ async fn one_pass_needs_no_database_of_ours_and_prints_what_it_saw() {
     world.rows(7, users(0..2)).await;
     let () = world.redis("SET @count 3").await;
     let observing = FILE.replace("mode = \"repair\"\n", "");
-    let done = program(&world, &observing)
-        .env_remove("DATABASE_URL")
-        .output()
-        .unwrap();
-    let printed = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert_eq!(
-        done.status.code(),
-        Some(1),
-        "{printed} {:?}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    assert!(
-        printed.contains(": 2 of 150 issued, NOT exact"),
-        "{printed}"
-    );
-    assert!(
-        printed.contains("left for you  unissued") && printed.contains("u•••-2"),
-        "{printed}"
-    );
-    let refused = program(&world, FILE)
-        .env_remove("DATABASE_URL")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(
-        refused.status.code() == Some(2) && said.contains("needs DATABASE_URL"),
-        "{said}"
-    );
-    let misfit = program(&world, &observing.replace("user_id", "user"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&misfit.stderr).into_owned();
-    assert!(
-        misfit.status.code() == Some(2) && said.contains("the nearest is \"user_id\""),
-        "{said}"
-    );
+    let misfit = observing.replace("user_id", "user");
+    for (file, code, said) in [
+        (observing.as_str(), 1, ": 2 of 150 issued, NOT exact"),
+        (&observing, 1, "left for you  unissued"),
+        (FILE, 2, "needs DATABASE_URL"),
+        (&misfit, 2, "the nearest is \"user_id\""),
+    ] {
+        let mut program = program(&world, file);
+        let done = program.env_remove("DATABASE_URL").output().unwrap();
+        let printed = [done.stdout, done.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed);
+        assert!(
+            done.status.code() == Some(code) && printed.contains(said),
+            "{said}: {printed}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use firstcome_reconciler::context::PassRequest;
 use firstcome_reconciler::report::{DropReport, Run, Trigger};
 use firstcome_reconciler::run::new_run_id;
 use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
-use firstcome_shared::mysql::{Db, migrations};
+use firstcome_shared::mysql::{Db, DbSettings, migrations};
+use firstcome_shared::redis::Redis;
 use firstcome_stack::{
     MysqlOptions, MysqlServer, RedisOptions, RedisServer, StackOptions, Tables, mysql_rows,
 };
@@ -76,8 +77,7 @@ impl World {
         }
         let ours = mysql.database_url(&ours);
         let migrate = async || {
-            let settings = MysqlArgs::at(ours.clone().into(), &TlsArgs::default(), 5_000).unwrap();
-            migrations::migrate(&settings).await.unwrap();
+            migrations::migrate(&mysql_at(&ours)).await.unwrap();
         };
         TABLES.made(&ours, migrate).await.unwrap();
         let client = redis::Client::open(redis.url()).unwrap();
@@ -189,40 +189,44 @@ impl World {
 
     pub(crate) fn attached(&self, campaigns: &str) -> Attached {
         let file = AttachFile::parse(&self.text(campaigns)).unwrap();
-        let tls = TlsArgs::default();
-        let settings = MysqlArgs::at(self.ours.clone().into(), &tls, 5_000).unwrap();
+        let settings = mysql_at(&self.ours);
+        let ours = Ours {
+            db: Db::new(&settings).unwrap(),
+            settings,
+        };
         Attached {
-            theirs: MysqlArgs::at(file.database.clone().into(), &tls, 5_000).unwrap(),
-            redis: firstcome_shared::redis::Redis::new(
-                &RedisArgs::at(file.redis.clone().into(), false, &tls, 5_000).unwrap(),
-            )
-            .unwrap(),
+            theirs: mysql_at(&file.database),
+            redis: redis_at(&file.redis),
             file: Arc::new(file),
-            ours: Some(Ours {
-                db: Db::new(&settings).unwrap(),
-                settings,
-            }),
+            ours: Some(ours),
             progress: Arc::default(),
         }
     }
 
     /// The state of all that is theirs, for a comparison.
-    pub(crate) async fn state(&self) -> (BTreeMap<String, Vec<Vec<String>>>, Vec<Vec<u8>>) {
-        let mut tables = BTreeMap::new();
-        for table in self.sql("SHOW TABLES").await {
-            let rows = self
-                .sql(&format!("SELECT * FROM {} ORDER BY 1", table[0]))
-                .await;
-            tables.insert(table[0].clone(), rows);
+    pub(crate) async fn state(&self) -> String {
+        let mut state = Vec::new();
+        for table in ["coupon", "failed_event", "stock"] {
+            state.push(format!(
+                "{:?}",
+                self.sql(&format!("SELECT * FROM {table}")).await
+            ));
         }
-        let mut keys: Vec<String> = self.redis("KEYS @*").await;
-        keys.sort();
-        let mut values = Vec::new();
-        for key in keys {
-            values.push(self.redis(&format!("DUMP {key}")).await);
+        for key in ["@users", "@count"] {
+            let dump: Option<Vec<u8>> = self.redis(&format!("DUMP {key}")).await;
+            state.push(format!("{dump:?}"));
         }
-        (tables, values)
+        state.concat()
     }
+}
+
+pub(crate) fn mysql_at(url: &str) -> DbSettings {
+    MysqlArgs::at(url.to_owned().into(), &TlsArgs::default(), 5_000).unwrap()
+}
+
+pub(crate) fn redis_at(url: &str) -> Redis {
+    let settings = RedisArgs::at(url.to_owned().into(), false, &TlsArgs::default(), 5_000);
+    Redis::new(&settings.unwrap()).unwrap()
 }
 
 /// Runs one pass.
