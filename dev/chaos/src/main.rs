@@ -28,6 +28,9 @@ enum Verb {
         /// The first seed.
         #[arg(long, env = "FIRST", default_value_t = 1)]
         first: u64,
+        /// Run the schedules that once failed, too, before the others.
+        #[arg(long)]
+        regressions: bool,
         /// Only schedules with a fault whose name contains this (`clock`, `redis wire`).
         #[arg(long, env = "FAULT")]
         fault: Option<String>,
@@ -68,6 +71,7 @@ async fn main() -> Result<ExitCode> {
         Verb::Run {
             seeds,
             first,
+            regressions,
             fault,
             workers,
             out,
@@ -75,6 +79,7 @@ async fn main() -> Result<ExitCode> {
             let campaign = Campaign {
                 first,
                 seeds,
+                regressions,
                 fault,
                 workers,
                 out: out.clone(),
