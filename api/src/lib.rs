@@ -1,10 +1,10 @@
 //! The API of Firstcome: [`serve`] admits users, [`consume`] turns admissions into rows,
 //! [`migrate`] creates tables and topic, [`coupon`] is the command line for operators.
 
-mod bounded_cache;
 pub mod cli;
 pub mod consume;
 pub mod coupon;
+mod metrics;
 pub mod migrate;
 mod percent;
 mod rows;

@@ -108,10 +108,8 @@ async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<Outcome>> 
     let mut people: BTreeMap<CouponId, Vec<&str>> = BTreeMap::new();
     for claim in &valid {
         slots.entry(claim.drop_id).or_default().push(claim.slot);
-        people
-            .entry(claim.coupon_id)
-            .or_default()
-            .push(claim.user_id.as_str());
+        let people = people.entry(claim.coupon_id).or_default();
+        people.push(claim.user_id.as_str());
     }
     let mut rows = Vec::new();
     for (drop, slots) in &slots {
@@ -124,12 +122,8 @@ async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<Outcome>> 
     let rules = rules_of_drops(conn, &drops).await?;
     let mut verdicts = classify(&valid, &rows, &rules).into_iter();
     let outcome = |claim| {
-        let verdict = if is_void(claim) {
-            None
-        } else {
-            verdicts.next()
-        };
-        verdict.unwrap_or(Outcome::Void)
+        let verdict = (!is_void(claim)).then(|| verdicts.next());
+        verdict.flatten().unwrap_or(Outcome::Void)
     };
     Ok(claims.iter().map(outcome).collect())
 }

@@ -81,11 +81,7 @@ impl<'a> StoreWait<'a> {
         &self,
         kafka: &KafkaSettings,
     ) -> Result<Option<usize>, StartError> {
-        let checked = tokio::select! {
-            () = self.shutdown.cancelled() => return Err(StartError::Stopped(of_kafka(kafka))),
-            checked = check_topic(kafka, KAFKA_LIMIT) => checked,
-        };
-        match checked {
+        match check_topic(kafka, KAFKA_LIMIT).await {
             Ok(partitions) => Ok(Some(partitions)),
             Err(error @ TopicError::Unreachable { .. }) => {
                 tracing::warn!(%error, "starting without Kafka: claims go to MySQL until it answers");

@@ -1,5 +1,5 @@
 //! Parses lists of users as people make them: one id a line, or a CSV with a column `user_id`, from
-//! an editor or a spreadsheet.
+//! an editor or a spreadsheet; or a JSON array.
 
 use std::collections::HashSet;
 
@@ -17,21 +17,110 @@ pub(crate) struct UserList {
 
 impl UserList {
     /// Leaves out repetitions.
-    pub(crate) fn new(ids: Vec<UserId>) -> Self {
+    fn new(ids: Vec<UserId>) -> Self {
         let lines = ids.len();
         let mut seen = HashSet::with_capacity(lines);
-        let users = ids.into_iter().filter(|id| seen.insert(id.clone()));
-        Self {
-            users: users.collect(),
-            lines,
-        }
+        let mut users = ids;
+        users.retain(|id| seen.insert(id.clone()));
+        Self { users, lines }
     }
 }
 
-/// Name of the column with the ids, without case and signs, as in the CSV of issued coupons.
-const HEADING: &str = "userid";
+/// Parses a JSON array.
+///
+/// # Errors
+/// Returns a message that repeats no id.
+pub(crate) fn parse_json(bytes: &[u8]) -> Result<UserList, String> {
+    // Leave out the parser's message, which repeats values of the body.
+    let ids: Vec<String> = serde_json::from_slice(bytes).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        format!("the body is not a JSON array of strings: line {line}, column {column}")
+    })?;
+    let parse = |(at, id): (usize, String)| {
+        let id = id.parse::<UserId>();
+        id.map_err(|error| format!("id {}: {error}", at + 1))
+    };
+    let ids: Result<Vec<_>, _> = ids.into_iter().enumerate().map(parse).collect();
+    Ok(UserList::new(ids?))
+}
 
-/// Other words that are a heading in the first line, not a user.
+/// Parses a text. Blank lines and spaces around an id are left out.
+///
+/// # Errors
+/// Returns a message that names the line but repeats no id.
+pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
+    let is_utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+    if is_utf16 || bytes.get(..2).is_some_and(|start| start.contains(&0)) {
+        return Err("the text is UTF-16 (\"Unicode\" in some editors); save it as UTF-8".into());
+    }
+    // With one kind of line end, also after the last line, the reader's position tells the line.
+    let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
+    let text = text.replace('\r', "\n") + "\n";
+    let text = text.trim_start_matches('\u{feff}');
+    let first = text.trim_start().lines().next().unwrap_or_default().trim();
+    let mut delimiters = [b'\t', b';'].into_iter();
+    let delimiter = delimiters.find(|sign| first.as_bytes().contains(sign));
+    let mut reader = ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(Trim::All)
+        .delimiter(delimiter.unwrap_or(b','))
+        .from_reader(text.as_bytes());
+    let mut record = StringRecord::new();
+    let mut columns = None;
+    let mut ids = Vec::new();
+    while matches!(reader.read_record(&mut record), Ok(true)) {
+        if record.iter().all(str::is_empty) {
+            continue;
+        }
+        let line = reader.position().line() - 1;
+        let id = read_id(&record, &mut columns).map_err(|why| format!("line {line}: {why}"))?;
+        ids.extend(id);
+    }
+    Ok(UserList::new(ids))
+}
+
+/// The columns of a text, by its first line.
+#[derive(Clone, Copy)]
+struct Columns {
+    count: usize,
+    /// Which one has the ids.
+    of_ids: usize,
+}
+
+/// Returns the id of a record, or `None` if it is the heading.
+fn read_id(record: &StringRecord, columns: &mut Option<Columns>) -> Result<Option<UserId>, String> {
+    let count = record.len();
+    let known = if let Some(known) = *columns {
+        known
+    } else {
+        let heading = heading(record)?;
+        let of_ids = heading.unwrap_or_default();
+        let first = *columns.insert(Columns { count, of_ids });
+        if heading.is_some() {
+            return Ok(None);
+        }
+        first
+    };
+    if count != known.count {
+        return Err(format!(
+            "it has {count} columns, and the first line has {}",
+            known.count
+        ));
+    }
+    // A `'` before an id makes spreadsheets keep it as it is.
+    let field = &record[known.of_ids];
+    let id = field.strip_prefix('\'').unwrap_or(field);
+    if is_rounded(id) {
+        return Err("Excel has damaged this id: it is a rounded number such as 1.07693E+20; \
+                    use the list from before it was opened there, or format the column as text first"
+            .into());
+    }
+    id.parse().map(Some).map_err(|error| format!("{error}"))
+}
+
+/// Words that are a heading in the first line, not a user. `user_id` names the column with the ids,
+/// as in the CSV of issued coupons.
 const HEADINGS: [&str; 8] = [
     "user",
     "id",
@@ -43,77 +132,16 @@ const HEADINGS: [&str; 8] = [
     "customerid",
 ];
 
-/// Parses a text. Blank lines and spaces around an id are left out.
-///
-/// # Errors
-/// Returns a message that names the line but repeats no id.
-pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
-    let is_utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
-    if is_utf16 || bytes.get(..2).is_some_and(|start| start.contains(&0)) {
-        return Err("the text is UTF-16 (\"Unicode\" in some editors); save it as UTF-8".into());
-    }
-    let text = String::from_utf8_lossy(bytes);
-    let text = text.trim_start_matches('\u{feff}');
-    let first = text.trim().lines().next().unwrap_or_default().trim();
-    let delimiter = [b'\t', b';']
-        .into_iter()
-        .find(|sign| first.as_bytes().contains(sign));
-    let mut reader = ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .trim(Trim::All)
-        .delimiter(delimiter.unwrap_or(b','))
-        .from_reader(text.as_bytes());
-    let mut ids = Vec::new();
-    let mut place = None;
-    for record in reader.records() {
-        let record = record.map_err(|error| format!("the text cannot be read: {error}"))?;
-        if record.iter().all(str::is_empty) {
-            continue;
-        }
-        let at_line = |why| format!("line {}: {why}", line_of(&record, text));
-        let (column, columns) = if let Some(place) = place {
-            place
-        } else {
-            let heading = heading(&record).map_err(at_line)?;
-            let first = (heading.unwrap_or_default(), record.len());
-            place = Some(first);
-            if heading.is_some() {
-                continue;
-            }
-            first
-        };
-        if record.len() != columns {
-            let count = record.len();
-            return Err(at_line(format!(
-                "it has {count} columns, and the first line has {columns}"
-            )));
-        }
-        ids.push(id(&record[column]).map_err(at_line)?);
-    }
-    Ok(UserList::new(ids))
-}
-
-/// Returns the number of the line on which a record begins. The record's own position is that
-/// before the blank lines that the reader skips.
-fn line_of(record: &StringRecord, text: &str) -> usize {
-    let start = record.position().map_or(0, csv::Position::byte);
-    let start = usize::try_from(start).unwrap_or_default();
-    let (before, after) = text.split_at_checked(start).unwrap_or((text, ""));
-    let blank = &after[..after.len() - after.trim_start().len()];
-    1 + before.matches('\n').count() + blank.matches('\n').count()
-}
-
 /// Returns the column of the ids if the first line is a heading, or `None` if it is an id.
 fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
     let word = |field: &str| field.replace([' ', '_', '-'], "").to_ascii_lowercase();
-    if let Some(column) = first.iter().position(|field| word(field) == HEADING) {
+    if let Some(column) = first.iter().position(|field| word(field) == "userid") {
         return Ok(Some(column));
     }
-    if first.len() > 1 {
+    let count = first.len();
+    if count > 1 {
         return Err(format!(
-            "it has {} columns: give one id a line, or name the column with the ids user_id in the first line",
-            first.len()
+            "it has {count} columns: give one id a line, or name the column with the ids user_id in the first line"
         ));
     }
     if HEADINGS.contains(&&*word(&first[0])) {
@@ -122,27 +150,12 @@ fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
     Ok(None)
 }
 
-/// Parses one id. A `'` before it makes spreadsheets keep it as it is.
-fn id(field: &str) -> Result<UserId, String> {
-    let id = field.strip_prefix('\'').unwrap_or(field);
-    if is_rounded(id) {
-        return Err("Excel has damaged this id: it is a rounded number such as 1.07693E+20; \
-                    use the list from before it was opened there, or format the column as text first"
-            .into());
-    }
-    id.parse().map_err(|error| format!("{error}"))
-}
-
 /// Whether a spreadsheet shows a long number like this.
 fn is_rounded(id: &str) -> bool {
-    let is_number = |text: &str| {
-        !text.is_empty()
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_digit() || byte == b'.' || byte == b',')
-    };
-    id.split_once("E+")
-        .is_some_and(|(number, exponent)| is_number(number) && is_number(exponent))
+    let is_of_number = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b',');
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(is_of_number);
+    let parts = id.split_once("E+");
+    parts.is_some_and(|(number, exponent)| is_number(number) && is_number(exponent))
 }
 
 #[cfg(test)]
@@ -193,9 +206,23 @@ mod tests {
     }
 
     #[test]
-    fn counts_repeated_ids() {
+    fn reads_a_json_array_and_counts_repeated_ids() {
+        let list = parse_json(b" [\"a\",\"b\",\"a\"]\n").unwrap();
+        assert_eq!((list.lines, list.users.len()), (3, 2));
         let list = parse("u-1\n".repeat(10_000).as_bytes()).unwrap();
         assert_eq!((list.lines, list.users.len()), (10_000, 1));
+        for (body, says) in [
+            ("[\"a\", \"b c\"]", "id 2: "),
+            (
+                "[\"a\", 7]",
+                "not a JSON array of strings: line 1, column 7",
+            ),
+            ("null", "not a JSON array"),
+            ("", "not a JSON array"),
+        ] {
+            let refused = parse_json(body.as_bytes()).unwrap_err();
+            assert!(refused.contains(says), "{body:?}: {refused}");
+        }
     }
 
     #[test]

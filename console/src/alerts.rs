@@ -4,7 +4,6 @@ use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
-use firstcome_notifier::wording::capital;
 use firstcome_shared::mysql::alerts::{AlertPage, AlertState, ListedAlert};
 use firstcome_shared::report::AlertKind;
 use serde::Deserialize;
@@ -36,10 +35,6 @@ impl AlertsScreen<'_> {
         self.done == Some(one.id)
     }
 
-    fn what(&self, one: &ListedAlert) -> String {
-        capital(&one.alert.summary.text())
-    }
-
     fn place(&self, one: &ListedAlert) -> Option<String> {
         let coupon = one.alert.coupon_id?;
         let name = one.coupon_name.as_ref().map(Text::text);
@@ -51,16 +46,6 @@ impl AlertsScreen<'_> {
     fn todo(&self, one: &ListedAlert) -> Option<&'static str> {
         let kind = AlertKind::from_word(&one.alert.kind).filter(|_| self.fires(one));
         kind.map(|kind| kind.facts().to_do)
-    }
-
-    /// When it began, and when it ended.
-    fn when(&self, one: &ListedAlert) -> String {
-        let ended = one
-            .alert
-            .resolved_at
-            .map(|at| format!(", resolved {}", at.text()));
-        let since = one.alert.first_seen_at.text();
-        format!("Since {since}{}", ended.unwrap_or_default())
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Chart {
     pub(super) times: Vec<String>,
     /// Labels of the slot axis, from top to bottom.
     pub(super) slots: Vec<String>,
-    /// When half of the slots were given, the latest row, and the share of rows within a second.
+    /// When half of the slots were given, and the slowest row.
     pub(super) summary: String,
 }
 
@@ -106,16 +106,6 @@ fn summary(sample: &[SlotTimes], admitted: &[TimeDelta], since: &str) -> Option<
         let (took, slot) = (length(took), grouped(slowest.slot.into()));
         text = format!("{text} The slowest row came {took} after its claim, in slot {slot}.");
     }
-    let in_time = sample.iter().filter_map(took);
-    let in_time = in_time
-        .filter(|took| *took <= TimeDelta::seconds(1))
-        .count();
-    // It never rounds up to 100 %.
-    let tenths = in_time * 1_000 / sample.len();
-    let (whole, tenth, all) = (tenths / 10, tenths % 10, sample.len());
-    text = format!(
-        "{text} Admissions that had their row within a second: {whole}.{tenth} % of {all} sampled."
-    );
     Some(text)
 }
 
@@ -171,6 +161,7 @@ mod tests {
             closes_at: None,
             quantity,
             state: DropState::Open,
+            paused: false,
             verified: true,
             redis: None,
             rows: None,
@@ -203,8 +194,7 @@ mod tests {
         assert_eq!(
             chart.summary,
             "Half of them were admitted within 0.8 s of the opening, the last after 1.0 s. \
-             The slowest row came 3.1 s after its claim, in slot 2. \
-             Admissions that had their row within a second: 33.3 % of 3 sampled."
+             The slowest row came 3.1 s after its claim, in slot 2."
         );
     }
 

@@ -119,32 +119,16 @@ impl Backends {
         self.api.is_some()
     }
 
-    pub(crate) async fn get<T: DeserializeOwned>(
+    /// Calls a route of the reconciler.
+    pub(crate) async fn ask_reconciler<T: DeserializeOwned>(
         &self,
         caller: &Credentials,
-        path: &str,
-    ) -> Result<T, HttpRefusal> {
-        let request = caller.request(Method::GET, path, &Value::Null);
-        self.ask_reconciler(caller, request).await
-    }
-
-    pub(crate) async fn post<T: DeserializeOwned>(
-        &self,
-        caller: &Credentials,
+        method: Method,
         path: &str,
         body: &Value,
     ) -> Result<T, HttpRefusal> {
-        let request = caller.request(Method::POST, path, body);
-        self.ask_reconciler(caller, request).await
-    }
-
-    async fn ask_reconciler<T: DeserializeOwned>(
-        &self,
-        caller: &Credentials,
-        request: anyhow::Result<Request<Bytes>>,
-    ) -> Result<T, HttpRefusal> {
         let exchange = async {
-            let mut request = request?.map(Body::from);
+            let mut request = caller.request(method, path, body)?.map(Body::from);
             // Set the peer, as the server does for a connection.
             if let Some(peer) = caller.peer {
                 request.extensions_mut().insert(peer);

@@ -1,20 +1,25 @@
 //! Coupons: the list of all, as the API has it, and one coupon with its drops, what operators did,
 //! and the changes that they can make.
 
+use std::time::Duration;
+
 use askama::Template;
 use axum::extract::Path;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect};
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
-use firstcome_notifier::wording::{capital, count, grouped};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use firstcome_notifier::wording::capital;
 use firstcome_shared::coupon::{Allow, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
-use firstcome_shared::http::views::{CouponDrops, CouponSettings, ListedDrop};
+use firstcome_shared::http::views::{CouponDrops, CouponSettings, ListedDrop, RecordedAct};
 use firstcome_shared::mysql::alerts::AlertPage;
 use firstcome_shared::schedule::{Schedule, Tz};
+use qrcode::QrCode;
+use qrcode::render::svg;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::client::{HttpRefusal, encoded};
 use super::page::{Fields, OrDefault, Page, Screen, Top, answer};
@@ -38,10 +43,17 @@ struct CouponScreen<'a> {
     found: &'a CouponDrops,
     /// What is wrong with it, by alert.
     alerts: Vec<(i64, String)>,
-    /// The coupon's properties, by label.
-    facts: Vec<(&'static str, String)>,
+    zone: Option<Tz>,
+    is_daily: bool,
+    /// Whether its only drop opens later, so that it can be cancelled.
+    is_to_come: bool,
+    /// A QR code of the coupon page's address as SVG, if that page is on.
+    qr: Option<String>,
     has_api: bool,
 }
+
+/// Maximum wait for the coupon page, which is only looked for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Number of coupons per page.
 const COUPONS: usize = 50;
@@ -70,10 +82,6 @@ impl ApiCoupon {
         let current = self.current_drop.as_ref();
         let is_sealed = |drop: &ApiDrop| drop.state == DropState::Sealed;
         self.next_drop.is_none() && current.is_none_or(is_sealed)
-    }
-
-    fn state(&self) -> &'static str {
-        coupon_state(self.is_over(), self.paused)
     }
 
     fn drops(&self) -> impl Iterator<Item = &ApiDrop> {
@@ -112,23 +120,6 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<CouponsQuery>) 
     Ok(answer(StatusCode::OK, &screen))
 }
 
-impl ApiDrop {
-    fn state(&self) -> &'static str {
-        drop_state(self.state)
-    }
-}
-
-#[allow(clippy::unused_self, reason = "a template calls methods")]
-impl CouponScreen<'_> {
-    fn when(&self, drop: &ListedDrop) -> String {
-        window(drop.opens_at, drop.closes_at, zone_of(&self.found.coupon))
-    }
-
-    fn state(&self, drop: &ListedDrop) -> &'static str {
-        drop_state(drop.state)
-    }
-}
-
 /// Describes the state of a coupon.
 fn coupon_state(is_over: bool, is_paused: bool) -> &'static str {
     match (is_over, is_paused) {
@@ -164,118 +155,90 @@ pub(super) async fn read(
     let number = query.page.clamp(1, 100_000);
     let path = format!("/v1/coupons/{}/drops?page={number}", encoded(&id));
     let found: CouponDrops = page.get(&path).await?;
+    let coupon = &found.coupon;
     let firing = "/v1/alerts?status=firing&limit=500";
     let mut alerts = page.get::<AlertPage>(firing).await?.alerts;
-    alerts.retain(|it| it.alert.coupon_id == Some(found.coupon.id));
-    let name = found.coupon.name.text();
-    let done = match (query.done.as_str(), found.coupon.paused) {
+    alerts.retain(|it| it.alert.coupon_id == Some(coupon.id));
+    let alerts = alerts.iter();
+    let alerts = alerts.map(|it| (it.id, capital(&it.alert.summary.text())));
+    let name = coupon.name.text();
+    let done = match (query.done.as_str(), coupon.paused) {
         ("made", _) => "Made.",
         ("paused", true) => "Paused. Nobody can claim until it is resumed.",
         ("resumed", false) => "Resumed. People can claim again.",
         ("changed", _) => "Changed.",
         _ => "",
     };
-    let alert = |id, summary: &str| (id, capital(&summary.text()));
+    let is_daily = matches!(coupon.schedule, Some(Schedule::Daily { .. }));
+    let is_to_come = |drop: &ListedDrop| drop.state == DropState::Scheduled;
     let screen = CouponScreen {
         top: Top {
             done,
             ..page.top(&name, "coupons")
         },
-        alerts: alerts
-            .iter()
-            .map(|it| alert(it.id, &it.alert.summary))
-            .collect(),
-        facts: facts(&found.coupon),
+        alerts: alerts.collect(),
+        zone: coupon.schedule.as_ref().and_then(Schedule::time_zone),
+        is_daily,
+        is_to_come: !is_daily && found.drops.iter().all(is_to_come),
+        qr: share_code(&page, coupon).await,
         found: &found,
         has_api: page.has_api(),
     };
     Ok(answer(StatusCode::OK, &screen))
 }
 
-/// Returns the time zone in which times of this coupon are shown.
-fn zone_of(coupon: &CouponSettings) -> Option<Tz> {
-    coupon.schedule.as_ref().and_then(Schedule::time_zone)
+/// Draws the address of the coupon page, if the API serves that page.
+async fn share_code(page: &Page, coupon: &CouponSettings) -> Option<String> {
+    let (services, caller) = (&page.state.services, &page.session.caller);
+    let path = format!("/c/{}", coupon.id);
+    let asked = services.send_to_api(caller, Method::GET, &path, &Value::Null, None);
+    // Without the API, or without the page, no address is shown.
+    let asked = timeout(PATIENCE, asked).await;
+    let is_on = matches!(asked, Ok(Ok(answer)) if answer.status().is_success());
+    let code = QrCode::new(&coupon.page).ok().filter(|_| is_on)?;
+    let drawn = code
+        .render::<svg::Color<'_>>()
+        .min_dimensions(160, 160)
+        .build();
+    let (_, drawing) = drawn.split_once("?>")?;
+    Some(drawing.to_owned())
 }
 
-fn facts(coupon: &CouponSettings) -> Vec<(&'static str, String)> {
-    let is_daily = zone_of(coupon).is_some();
-    let waiting = match coupon.waiting_list {
-        0 => "none".to_owned(),
-        n => count(n, "place", "places"),
-    };
-    let quantity = if is_daily {
-        "Quantity a day"
-    } else {
-        "Quantity"
-    };
-    let mut facts = vec![
-        ("State", coupon_state(coupon.over, coupon.paused).to_owned()),
-        (quantity, coupon.quantity.text()),
-        ("Opens", schedule(coupon)),
-    ];
-    if is_daily {
-        let each = match coupon.once_per {
-            OncePer::Drop => "one each day",
-            OncePer::Coupon => "one of all days together",
-        };
-        facts.push(("Each person gets", each.to_owned()));
-    }
-    facts.push(("For", only_for(coupon)));
-    facts.push(("Waiting list", waiting));
-    facts
+/// Describes what an operator did: the fields of the change, without JSON's punctuation.
+fn act(recorded: &RecordedAct) -> String {
+    let detail: Value = serde_json::from_str(&recorded.detail).unwrap_or_default();
+    let fields = detail.as_object().into_iter().flatten();
+    let fields = fields.map(|(field, value)| {
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        format!("{}: {value}", field.replace('_', " "))
+    });
+    let fields: Vec<String> = fields.collect();
+    format!(
+        "{} {}",
+        recorded.action.replace('_', " "),
+        fields.join(", ")
+    )
+    .text()
 }
 
-/// Describes who may claim a coupon.
-pub(super) fn only_for(coupon: &CouponSettings) -> String {
-    let people = grouped(coupon.allow_list_users.into());
-    match &coupon.allow {
-        None if coupon.allow_list_users == 0 => "everybody".to_owned(),
-        None => format!("everybody; its allow list of {people} does not count"),
-        Some(Allow::List) => format!("people on its allow list, which has {people}"),
-        Some(Allow::Group(group)) => format!("people of the group {}", group.as_str()),
-    }
-}
-
-fn schedule(coupon: &CouponSettings) -> String {
-    match &coupon.schedule {
-        None => "no schedule: its drops were created manually".to_owned(),
-        Some(Schedule::Once {
-            opens_at,
-            closes_at,
-        }) => format!("once, {}", window(*opens_at, *closes_at, None)),
-        Some(Schedule::Daily {
-            time_zone,
-            opens,
-            closes,
-            first_day,
-            last_day,
-        }) => {
-            let [opens, closes] = [opens, closes].map(|at| at.format("%H:%M"));
-            let until = last_day.map(|last| format!("to {last}"));
-            let until = until.unwrap_or_else(|| "on, without an end".to_owned());
-            let zone = time_zone.name();
-            format!("daily from {opens} to {closes}, time of {zone}, from {first_day} {until}")
-        }
-    }
-}
-
-/// What a form changes: the request to the API, and how the operator is asked about it.
+/// What a form changes: the request to the API, and the question before it, if the change takes
+/// something from users.
 struct Change {
     body: Value,
-    what: String,
-    button: &'static str,
+    question: Option<(String, &'static str)>,
     done: &'static str,
 }
 
-/// Changes a coupon, after the operator has confirmed it.
+/// Changes a coupon.
 pub(super) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
-    let found: CouponDrops = page
-        .get(&format!("/v1/coupons/{}/drops", encoded(&id)))
-        .await?;
+    let path = format!("/v1/coupons/{}/drops", encoded(&id));
+    let found: CouponDrops = page.get(&path).await?;
     let coupon = &found.coupon;
     let change = planned(&form, coupon)?;
-    if !form.is_sure() {
-        return Ok(page.ask(&form, &change.what, change.button));
+    if let Some((question, button)) = change.question.filter(|_| !form.is_sure()) {
+        return Ok(page.ask(&form, &question, button));
     }
     // The API refuses the change if somebody else was faster. An emergency stop is never refused.
     let revision = form.get("revision");
@@ -289,83 +252,75 @@ pub(super) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> 
 
 fn planned(form: &Fields, coupon: &CouponSettings) -> Result<Change, HttpRefusal> {
     let name = coupon.name.text();
-    let change = |body: Value, what: String, button| Change {
-        body,
-        what,
-        button,
-        done: "changed",
+    let number = |field: &str, what: &str| {
+        let wrong = || HttpRefusal::typed(&format!("{what} must be a whole number."));
+        form.number::<u32>(field).ok_or_else(wrong)
     };
-    let date = |text: &str| text.parse::<NaiveDate>().ok();
-    Ok(match form.get("how") {
-        "pause" => Change {
-            done: "paused",
-            ..change(
-                json!({"paused": true}),
-                format!("Nobody can claim {name} until it is resumed. Those who hold one keep it."),
-                "Pause it",
-            )
-        },
-        "resume" => Change {
-            done: "resumed",
-            ..change(
-                json!({"paused": false}),
-                format!("People can claim {name} again."),
-                "Resume it",
-            )
-        },
+    let (mut question, mut done) = (None, "changed");
+    let body = match form.get("how") {
+        "pause" => {
+            let what =
+                format!("Nobody can claim {name} until it is resumed. Those who hold one keep it.");
+            (question, done) = (Some((what, "Pause it")), "paused");
+            json!({"paused": true})
+        }
+        "resume" => {
+            done = "resumed";
+            json!({"paused": false})
+        }
         "quantity" => {
-            let wrong = || HttpRefusal::typed("The quantity must be a whole number.");
-            let quantity: u32 = form.number("quantity").ok_or_else(wrong)?;
+            let quantity = number("quantity", "The quantity")?;
             let [from, to] = [coupon.quantity, quantity].map(|n| n.text());
             let what = format!(
                 "{name}: {from} → {to}, for all its drops that are not closed and for later ones."
             );
-            change(json!({"quantity": quantity}), what, "Change the quantity")
+            question = Some((what, "Change the quantity"));
+            json!({"quantity": quantity})
         }
-        "name" => {
-            let new = form.get("name");
-            let what = format!("{name} is called {} from now on.", new.text());
-            change(json!({"name": new}), what, "Rename it")
-        }
-        "waiting_list" => {
-            let wrong = || HttpRefusal::typed("The waiting list must be a whole number.");
-            let places: u32 = form.number("waiting_list").ok_or_else(wrong)?;
-            let places_text = count(places, "person", "people");
-            let what = format!("{places_text} may wait once {name} is sold out.");
-            change(json!({"waiting_list": places}), what, "Change it")
-        }
+        "name" => json!({"name": form.get("name")}),
+        "waiting_list" => json!({"waiting_list": number("waiting_list", "The waiting list")?}),
         "dates" => {
-            let mut body = json!({});
-            for field in ["opens", "closes"] {
+            let mut body = json!({"last_day": null});
+            for field in ["opens", "closes", "last_day"] {
                 if !form.get(field).is_empty() {
                     body[field] = form.get(field).into();
                 }
             }
-            body["last_day"] = json!(date(form.get("last_day")));
-            let last = date(form.get("last_day")).map(|last| format!("its last day is {last}"));
-            let last = last.unwrap_or_else(|| "it has no last day".to_owned());
-            let what = format!(
-                "{name} opens at {} and closes at {} (its own time) on days that are not made yet, and {last}.",
-                form.get("opens"),
-                form.get("closes")
-            );
-            change(body, what, "Change the dates")
+            body
         }
-        "closes_at" => {
-            let at = NaiveDateTime::parse_from_str(form.get("closes_at"), "%Y-%m-%dT%H:%M");
-            let at = at.ok().map(|at| at.and_utc());
-            let when = at.map_or_else(|| "never".to_owned(), |at| format!("at {}", at.text()));
-            let what = format!("{name} closes {when}.");
-            change(json!({"closes_at": at}), what, "Change the end")
-        }
+        "closes_at" => json!({"closes_at": closing(form, coupon)?}),
         "close" => {
             let what = format!(
                 "The open drop of {name} closes now. Its waiting list gets nothing more. It can't be undone."
             );
-            change(json!({"close_now": true}), what, "Close it now")
+            question = Some((what, "Close it now"));
+            json!({"close_now": true})
+        }
+        "cancel" => {
+            let what = format!("{name} never opens. Nobody has claimed it. It can't be undone.");
+            question = Some((what, "Cancel it"));
+            json!({"close_now": true})
         }
         _ => return Err(HttpRefusal::typed("The form is not of this page.")),
+    };
+    Ok(Change {
+        body,
+        question,
+        done,
     })
+}
+
+/// Returns when a coupon that opens once closes, as typed in its own zone.
+fn closing(form: &Fields, coupon: &CouponSettings) -> Result<Option<DateTime<Utc>>, HttpRefusal> {
+    let text = form.get("closes_at");
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
+    let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M").ok();
+    let at = at.and_then(|at| zone.unwrap_or_else(Tz::utc).instant(at));
+    let wrong = || HttpRefusal::typed("“Closes at” is no time there.");
+    at.map(Some).ok_or_else(wrong)
 }
 
 /// Passes the API's list of holders through, as a file.

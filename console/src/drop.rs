@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::chart::{Chart, chart};
 use super::client::{HttpRefusal, encoded};
-use super::coupon::only_for;
 use super::overview::{Board, drop_board};
 use super::page::{Fields, Page, Screen, Top, answer, notice};
 use super::text::Text;
@@ -23,7 +22,6 @@ struct DropScreen<'a> {
     found: &'a DropDetails,
     name: &'a str,
     drop: i64,
-    only_for: String,
     board: &'a Board,
     /// `None` while there are no rows.
     chart: Option<Chart>,
@@ -49,7 +47,6 @@ pub(super) async fn read(page: Page, Path(place): Path<(String, String)>) -> Scr
         top: page.top(&name, ""),
         name: &name,
         drop: drop.drop_id.0,
-        only_for: only_for(&found.coupon),
         board: &board,
         chart: chart(&found.slots, drop, found.sampled),
         found: &found,
@@ -92,11 +89,7 @@ pub(super) async fn pass(page: Page, Path(place): Path<(String, String)>, form: 
 
 /// Starts a pass over everything.
 pub(super) async fn pass_over_all(page: Page, form: Fields) -> Screen {
-    let dry_run = match form.get("how") {
-        "pass" => false,
-        "dry_run" => true,
-        _ => return Err(HttpRefusal::typed("The form is not of this page.")),
-    };
+    let dry_run = form.get("how") == "dry_run";
     started(&page, json!({"dry_run": dry_run})).await
 }
 

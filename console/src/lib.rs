@@ -7,9 +7,9 @@ mod assets;
 mod chart;
 mod client;
 mod coupon;
+mod dead_letters;
 mod drop;
 mod guard;
-mod letters;
 mod login;
 mod new_coupon;
 mod overview;
@@ -64,8 +64,8 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     };
     let changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
-        .route("/dead-letters/{id}/correct", post(letters::correct))
-        .route("/dead-letters/{id}/discard", post(letters::discard))
+        .route("/dead-letters/{id}/correct", post(dead_letters::correct))
+        .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/coupons/{coupon}/change", post(coupon::change))
         .route("/coupons/new", post(new_coupon::make))
         .route("/people/erase", post(people::erase))
@@ -82,8 +82,8 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/runs", get(runs::list))
         .route("/runs/{id}", get(runs::read))
         .route("/coupons/{coupon}/drops/{drop}", get(drop::read))
-        .route("/dead-letters", get(letters::list))
-        .route("/dead-letters/{id}", get(letters::read))
+        .route("/dead-letters", get(dead_letters::list))
+        .route("/dead-letters/{id}", get(dead_letters::read))
         .route("/coupons", get(coupon::list))
         .route("/coupons/new", get(new_coupon::form))
         .route("/coupons/{coupon}", get(coupon::read))
@@ -91,7 +91,7 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/people", get(people::form).post(people::search))
         // These routes change nothing and are recorded, so viewers may use them.
         .route("/runs/{id}/reveal", post(runs::reveal))
-        .route("/dead-letters/{id}/reveal", post(letters::reveal))
+        .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
         .route("/logout", post(login::log_out))
         .merge(changes)
         .route_layer(from_fn(with_menu))

@@ -2,8 +2,8 @@
 
 use askama::Template;
 use axum::extract::{FromRequest as _, Request, State};
-use axum::http::header::{RETRY_AFTER, SET_COOKIE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::header::SET_COOKIE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
 use chrono::Utc;
 use firstcome_shared::http::ops::operator_name;
@@ -62,20 +62,9 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
         let why = "Say who you are, in 1 to 100 letters: what you do is recorded under this name.";
         return refused(StatusCode::BAD_REQUEST, why);
     };
-    let signer = match page.token.log_in(form.get("token"), from) {
-        Ok(signer) => signer,
-        Err(wrong) => {
-            let Some(wait) = wrong.retry_after else {
-                let why = "This token is not right. It is the OPS_TOKEN, or the OPS_VIEW_TOKEN.";
-                return refused(StatusCode::UNAUTHORIZED, why);
-            };
-            let why =
-                "Too many wrong tokens come from your address. The right one is still accepted.";
-            let mut response = refused(StatusCode::TOO_MANY_REQUESTS, why);
-            let wait = HeaderValue::from(wait.as_secs() + 1);
-            response.headers_mut().insert(RETRY_AFTER, wait);
-            return response;
-        }
+    let Some(signer) = page.token.log_in(form.get("token"), from) else {
+        let why = "This token is not right. It is the OPS_TOKEN, or the OPS_VIEW_TOKEN.";
+        return refused(StatusCode::UNAUTHORIZED, why);
     };
     let session = begin(&signer, &name, Utc::now());
     let cookie = AppendHeaders([(SET_COOKIE, cookie(&session, is_https))]);

@@ -9,18 +9,17 @@ use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use firstcome_notifier::wording::grouped;
 use firstcome_shared::coupon::Allow;
 use firstcome_shared::schedule::{AT_ONCE, Opening, Schedule, Tz, time_zone, wall_clock};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::page::{OrDefault, Page, Screen, Top, answer, not_understood};
+use super::page::{Fields, OrDefault, Page, Screen, Top, answer};
 use super::text::Text;
 
 #[derive(Template)]
 #[template(path = "new_coupon.html")]
 struct NewCouponScreen<'a> {
     top: Top<'a>,
-    typed: &'a Typed,
+    typed: &'a Fields,
     /// Why the input is invalid.
     wrong: &'a str,
     preview: Option<&'a Preview>,
@@ -32,49 +31,39 @@ struct NewCouponScreen<'a> {
     is_blank: bool,
 }
 
-/// The input of the form.
-#[derive(Debug, Deserialize, Default)]
-#[serde(default)]
-pub(super) struct Typed {
-    name: String,
-    quantity: String,
-    /// `drop` if each user may have one per day of a daily coupon; otherwise one in total.
-    once_per: String,
-    waiting_list: String,
-    /// The restriction of users. If empty, all users may claim.
-    allow: String,
-    /// `daily`, or any other value for a single drop.
-    repeats: String,
-    time_zone: String,
-    first_day: String,
-    last_day: String,
-    opens: String,
-    closes: String,
+/// The coupon that the form would create.
+struct Preview {
+    /// The request to the API.
+    body: Value,
+    openings: Vec<Opening>,
     key: String,
 }
 
-/// The coupon that the form would create.
-struct Preview {
-    openings: Vec<Opening>,
-    quantity: String,
-    is_daily: bool,
-    key: String,
+impl Preview {
+    fn is_daily(&self) -> bool {
+        self.body["schedule"]["type"] == "daily"
+    }
+
+    fn quantity(&self) -> String {
+        grouped(self.body["quantity"].as_u64().unwrap_or_default())
+    }
 }
 
 /// Builds the request to the API, and the openings that it would create.
-fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
-    let number = |what: &str, text: &str| {
-        let number = text.trim().parse::<u32>();
+fn plan(typed: &Fields) -> Result<Preview, String> {
+    let number = |what: &str, field: &str| {
+        let text = typed.get(field);
+        let number = text.parse::<u32>();
         number.map_err(|_| format!("{what} must be a whole number, not {:?}", text.text()))
     };
-    let quantity = number("The quantity", &typed.quantity)?;
-    let waiting = number("The waiting list", &typed.waiting_list)?;
-    let is_daily = typed.repeats == "daily";
-    let zone: Tz = typed.time_zone.text().parse()?;
+    let quantity = number("The quantity", "quantity")?;
+    let waiting = number("The waiting list", "waiting_list")?;
+    let is_daily = typed.get("repeats") == "daily";
+    let zone: Tz = typed.get("time_zone").text().parse()?;
     let schedule = schedule(typed, is_daily, zone)?;
-    let openings = schedule.preview(Utc::now(), &zone);
-    let openings = openings.map_err(|error| labelled(&error.to_string()))?;
-    let once_per = match (is_daily, typed.once_per.as_str()) {
+    let openings = schedule.preview(Utc::now(), zone);
+    let openings = openings.map_err(labelled)?;
+    let once_per = match (is_daily, typed.get("once_per")) {
         (false, _) => "coupon",
         (true, per @ ("drop" | "coupon")) => per,
         (true, _) => {
@@ -83,15 +72,22 @@ fn plan(typed: &Typed) -> Result<(Value, Vec<Opening>), String> {
         }
     };
     let mut body = json!({
-        "name": typed.name.trim(), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
+        "name": typed.get("name"), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
         "schedule": schedule,
     });
-    if !typed.allow.trim().is_empty() {
-        let allow = typed.allow.trim().parse::<Allow>();
-        let wrong = |_| "“Only for” is empty, list, or group:NAME".to_owned();
-        body["allow"] = json!(allow.map_err(wrong)?);
+    let allow = match typed.get("allow") {
+        "group" => format!("group:{}", typed.get("group")),
+        other => other.to_owned(),
+    };
+    if !allow.is_empty() {
+        let wrong = |_| "Name the group: letters, digits, - and _, without spaces".to_owned();
+        body["allow"] = json!(allow.parse::<Allow>().map_err(wrong)?);
     }
-    Ok((body, openings))
+    Ok(Preview {
+        body,
+        openings,
+        key: typed.get("key").to_owned(),
+    })
 }
 
 /// Names the fields of a message as the form labels them.
@@ -110,18 +106,18 @@ fn labelled(why: &str) -> String {
 
 /// Builds the schedule. Without a closing time, a single drop stays open. With a closing time but
 /// without a last day it closes within a day.
-fn schedule(typed: &Typed, is_daily: bool, zone: Tz) -> Result<Schedule, String> {
+fn schedule(typed: &Fields, is_daily: bool, zone: Tz) -> Result<Schedule, String> {
     let day = |text: &str| {
         let day = text.trim().parse::<NaiveDate>();
         day.map_err(|_| format!("{:?} is not a day such as 2026-12-01", text.text()))
     };
-    let first = day(&typed.first_day)?;
-    let last = match typed.last_day.trim() {
+    let first = day(typed.get("first_day"))?;
+    let last = match typed.get("last_day") {
         "" => None,
         last => Some(day(last)?),
     };
-    let opens = wall_clock::read(typed.opens.trim())?;
-    let closes = match typed.closes.trim() {
+    let opens = wall_clock::read(typed.get("opens"))?;
+    let closes = match typed.get("closes") {
         "" => None,
         closes => Some(wall_clock::read(closes)?),
     };
@@ -159,34 +155,32 @@ fn schedule(typed: &Typed, is_daily: bool, zone: Tz) -> Result<Schedule, String>
 }
 
 /// Shows the form, with a preview if there is input.
-pub(super) async fn form(page: Page, OrDefault(mut typed): OrDefault<Typed>) -> Response {
-    if typed.name.is_empty() && typed.quantity.is_empty() {
-        "0".clone_into(&mut typed.waiting_list);
-        "UTC".clone_into(&mut typed.time_zone);
+pub(super) async fn form(
+    page: Page,
+    OrDefault(typed): OrDefault<Vec<(String, String)>>,
+) -> Response {
+    let mut typed = Fields(typed);
+    if typed.get("name").is_empty() && typed.get("quantity").is_empty() {
+        let blank = [("waiting_list", "0"), ("time_zone", "UTC")];
+        typed = Fields(
+            blank
+                .map(|(field, text)| (field.into(), text.into()))
+                .into(),
+        );
         return shown(&page, StatusCode::OK, &typed, "", None);
     }
+    typed.0.retain(|(field, _)| field != "key");
+    typed.0.push(("key".to_owned(), Uuid::now_v7().to_string()));
     match plan(&typed) {
-        Ok((body, openings)) => {
-            let preview = preview(&body, openings, Uuid::now_v7().to_string());
-            shown(&page, StatusCode::OK, &typed, "", Some(&preview))
-        }
+        Ok(preview) => shown(&page, StatusCode::OK, &typed, "", Some(&preview)),
         Err(wrong) => shown(&page, StatusCode::BAD_REQUEST, &typed, &wrong, None),
-    }
-}
-
-fn preview(body: &Value, openings: Vec<Opening>, key: String) -> Preview {
-    Preview {
-        openings,
-        quantity: grouped(body["quantity"].as_u64().unwrap_or_default()),
-        is_daily: body["schedule"]["type"] == "daily",
-        key,
     }
 }
 
 fn shown(
     page: &Page,
     status: StatusCode,
-    typed: &Typed,
+    typed: &Fields,
     wrong: &str,
     preview: Option<&Preview>,
 ) -> Response {
@@ -198,25 +192,19 @@ fn shown(
         at_once: AT_ONCE,
         has_api: page.has_api(),
         zones: time_zone::names().collect(),
-        is_blank: typed.name.is_empty() && typed.quantity.is_empty(),
+        is_blank: typed.get("name").is_empty() && typed.get("quantity").is_empty(),
     };
     answer(status, &screen)
 }
 
 /// Creates the coupon through the API.
-pub(super) async fn make(
-    page: Page,
-    form: Result<axum::Form<Typed>, axum::extract::rejection::FormRejection>,
-) -> Screen {
-    let Ok(axum::Form(typed)) = form else {
-        return Ok(not_understood());
-    };
-    let (body, openings) = match plan(&typed) {
+pub(super) async fn make(page: Page, typed: Fields) -> Screen {
+    let preview = match plan(&typed) {
         Ok(planned) => planned,
         Err(wrong) => return Ok(shown(&page, StatusCode::BAD_REQUEST, &typed, &wrong, None)),
     };
-    let key = ("idempotency-key", typed.key.clone());
-    let made = page.api::<Value>(Method::POST, "/v1/coupons", &body, Some(key));
+    let key = ("idempotency-key", preview.key.clone());
+    let made = page.api::<Value>(Method::POST, "/v1/coupons", &preview.body, Some(key));
     match made.await {
         Ok(made) => {
             let to = format!("/coupons/{}?done=made", made["id"]);
@@ -224,9 +212,8 @@ pub(super) async fn make(
         }
         // The form keeps what was typed.
         Err(refusal) => {
-            let again = preview(&body, openings, typed.key.clone());
             let why = refusal.sentence();
-            Ok(shown(&page, refusal.status, &typed, &why, Some(&again)))
+            Ok(shown(&page, refusal.status, &typed, &why, Some(&preview)))
         }
     }
 }
@@ -236,44 +223,48 @@ mod tests {
     use super::*;
 
     /// Returns the input of a valid form with some fields changed.
-    fn typed(changed: &[(&str, &str)]) -> Typed {
-        let mut form = json!({
-            "name": " Winter ", "quantity": "500", "once_per": "drop", "waiting_list": "10", "allow": " group:vip ",
-            "repeats": "daily", "time_zone": "Asia/Seoul", "first_day": "2130-12-01", "opens": "15:00", "closes": "18:00",
-        });
-        for (field, text) in changed {
-            form[field] = (*text).into();
-        }
-        serde_json::from_value(form).unwrap()
+    fn typed(changed: &[(&str, &str)]) -> Fields {
+        let form = "name= Winter |quantity=500|once_per=drop|waiting_list=10|allow=group|group= vip |repeats=daily|\
+                    time_zone=Asia/Seoul|first_day=2130-12-01|opens=15:00|closes=18:00";
+        let form = form.split('|').filter_map(|field| field.split_once('='));
+        // The first field with a name counts.
+        let all = changed.iter().copied().chain(form);
+        Fields(
+            all.map(|(name, text)| (name.to_owned(), text.to_owned()))
+                .collect(),
+        )
     }
 
     #[test]
     fn daily_coupon_is_shown_in_local_time_and_utc() {
-        let (body, openings) = plan(&typed(&[])).unwrap();
+        let Preview { body, openings, .. } = plan(&typed(&[])).unwrap();
         assert_eq!(openings.len(), 10);
-        assert_eq!(openings[0].local, "Fri 2130-12-01 15:00 +09:00");
-        assert_eq!(
-            (openings[0].utc.as_str(), openings[0].closes.as_str()),
-            ("2130-12-01 06:00", "12-01 18:00 +09:00")
-        );
-        assert_eq!(
-            (body["schedule"]["type"].as_str(), body["allow"].as_str()),
-            (Some("daily"), Some("group:vip"))
-        );
-        assert_eq!(
-            (body["name"].as_str(), body["quantity"].as_u64()),
-            (Some("Winter"), Some(500))
-        );
+        let first = &openings[0];
+        let shown = [&first.local, &first.utc, &first.closes].map(String::as_str);
+        let expected = [
+            "Fri 2130-12-01 15:00 +09:00",
+            "2130-12-01 06:00",
+            "12-01 18:00 +09:00",
+        ];
+        assert_eq!(shown, expected);
+        let fields = json!([
+            body["schedule"]["type"],
+            body["allow"],
+            body["name"],
+            body["quantity"]
+        ]);
+        assert_eq!(fields, json!(["daily", "group:vip", "Winter", 500]));
     }
 
     #[test]
     fn one_off_coupon_has_one_window_in_utc() {
-        let (body, openings) = plan(&typed(&[("repeats", "once")])).unwrap();
-        assert_eq!(openings.len(), 1);
-        let schedule = json!({"type": "once", "opens_at": "2130-12-01T06:00:00Z", "closes_at": "2130-12-01T09:00:00Z"});
-        assert_eq!(body["schedule"], schedule);
-        let (body, _) = plan(&typed(&[("allow", "")])).unwrap();
-        assert!(body.get("allow").is_none(), "everybody");
+        let preview = plan(&typed(&[("repeats", "once")])).unwrap();
+        assert_eq!(preview.openings.len(), 1);
+        let schedule = &preview.body["schedule"];
+        assert_eq!(schedule["opens_at"], "2130-12-01T06:00:00Z");
+        assert_eq!(schedule["closes_at"], "2130-12-01T09:00:00Z");
+        let preview = plan(&typed(&[("allow", ""), ("waiting_list", "0")])).unwrap();
+        assert!(preview.body.get("allow").is_none(), "everybody");
     }
 
     #[test]
@@ -285,11 +276,8 @@ mod tests {
                 ("last_day", last),
             ]))
         };
-        let (body, openings) = once("", "").unwrap();
-        assert_eq!(
-            body["schedule"],
-            json!({"type": "once", "opens_at": "2130-12-01T06:00:00Z"})
-        );
+        let Preview { body, openings, .. } = once("", "").unwrap();
+        assert_eq!(body["schedule"]["closes_at"], Value::Null);
         assert_eq!(
             (openings.len(), openings[0].closes.as_str()),
             (1, "stays open")
@@ -300,7 +288,7 @@ mod tests {
             ("18:00", "2130-12-01", "2130-12-01T09:00:00Z"),
         ] {
             assert_eq!(
-                once(closes, last).unwrap().0["schedule"]["closes_at"],
+                once(closes, last).unwrap().body["schedule"]["closes_at"],
                 instant
             );
         }
@@ -318,7 +306,7 @@ mod tests {
     fn invalid_input_is_reported() {
         for (changed, word) in [
             (&[("quantity", "many")][..], "quantity"),
-            (&[("allow", "vip")], "Only for"),
+            (&[("group", "v i p")], "Name the group"),
             (&[("time_zone", "Mars")], "Mars"),
             (&[("time_zone", "Asia/Seul")], "did you mean Asia/Seoul?"),
             (&[("once_per", "")], "each person"),

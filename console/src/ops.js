@@ -28,6 +28,7 @@ function localise(root) {
     const rest = text.splitText(text.data.indexOf(utc));
     rest.data = rest.data.slice(utc.length);
     rest.before(time);
+    if (UTC.test(rest.data)) found.push(rest);
   }
 }
 

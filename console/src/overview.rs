@@ -9,7 +9,7 @@ use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::http::views::{AdmissionState, DropOverview, LastRun, Overview};
 use firstcome_shared::mysql::alerts::ListedAlert;
-use firstcome_shared::report::{AlertKind, Kind};
+use firstcome_shared::report::AlertKind;
 use serde::{Deserialize, Serialize};
 
 use super::client::HttpRefusal;
@@ -127,7 +127,9 @@ pub(super) fn board(seen: &Overview) -> Board {
     let (tone, title) = match (problems.as_slice(), seen.last_run.as_ref().map(hours)) {
         ([one], _) => ("bad", one.what.clone()),
         ([_, _, ..], _) => ("bad", format!("{} things are wrong", problems.len())),
-        ([], Some(STALE_HOURS..)) => ("plain", stale(seen)),
+        ([], Some(hours @ STALE_HOURS..)) => {
+            ("plain", format!("Nothing was compared for {hours} hours"))
+        }
         ([], Some(_)) => ("good", "Everything is as promised".to_owned()),
         ([], None) => ("plain", "Nothing was compared yet".to_owned()),
     };
@@ -138,7 +140,7 @@ pub(super) fn board(seen: &Overview) -> Board {
         lead: compared(seen.last_run.as_ref()),
         problems,
         drops: seen.drops.iter().map(|one| board_line(one, seen)).collect(),
-        caption: "Coupons that are live, or need somebody",
+        caption: "Coupons that are open, will open, or need somebody",
         elsewhere: 0,
         page: seen.page,
         pages: seen.pages,
@@ -192,12 +194,6 @@ impl Board {
 /// Age from which the result of a pass counts as outdated, regardless of the schedule.
 const STALE_HOURS: i64 = 2;
 
-fn stale(seen: &Overview) -> String {
-    let since = seen.last_run.as_ref().map(|run| seen.at - run.finished_at);
-    let hours = since.unwrap_or_default().num_hours();
-    format!("Nothing was compared for {hours} hours")
-}
-
 /// Describes the extent of the last pass, on which the verdict is based.
 fn compared(last: Option<&LastRun>) -> String {
     let Some(run) = last else {
@@ -227,12 +223,11 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
     match seen.admission {
         AdmissionState::Unknown => found.push(problem(
             "Redis does not answer: nobody can claim",
-            "Bring Redis back. Admission reopens automatically once Redis's data is verified.",
+            AlertKind::RedisUnreachable.facts().to_do,
         )),
         AdmissionState::Closed => found.push(problem(
             "Admission is closed: claims get 503",
-            "Redis was restarted, or lost data. Its data is being verified, and admission opens automatically, within \
-             seconds. If this stays, look at the alerts and at the reconciler's log.",
+            AlertKind::AdmissionClosed.facts().to_do,
         )),
         AdmissionState::Open => {}
     }
@@ -246,7 +241,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
     // Put alerts that no operator has acknowledged first.
     let mut alerts: Vec<&ListedAlert> = seen.alerts.iter().collect();
     alerts.sort_by_key(|one| one.alert.acknowledged_at.is_some());
-    found.extend(alerts.into_iter().map(|one| alarm(one, seen)));
+    found.extend(alerts.into_iter().map(alarm));
     for one in &seen.drops {
         if alert_of(one, seen).is_none()
             && let Some((what, todo)) = wrong_of(one, seen)
@@ -270,18 +265,10 @@ pub(super) fn place(name: &str, drop: DropId) -> String {
     format!("{} · drop {drop}", name.text())
 }
 
-fn alarm(listed: &ListedAlert, seen: &Overview) -> BoardProblem {
+fn alarm(listed: &ListedAlert) -> BoardProblem {
     let alert = &listed.alert;
     let kind = AlertKind::from_word(&alert.kind);
-    let mut drops = seen.drops.iter();
-    let drop = drops.find(|one| Some(one.drop_id) == alert.drop_id);
-    let is_broken = kind == Some(AlertKind::Left(Kind::BrokenPromise));
-    let todo = match drop.and_then(room).filter(|_| is_broken) {
-        Some(room) => format!("{room}: the next pass gives them to these people."),
-        None => kind
-            .map_or("Look at the last runs.", |kind| kind.facts().to_do)
-            .to_owned(),
-    };
+    let todo = kind.map_or("Look at the last runs.", |kind| kind.facts().to_do);
     let by = alert.acknowledged_by.as_ref();
     let by = by.map(|by| format!(", taken on by {}", by.text()));
     let name = listed.coupon_name.as_deref().zip(alert.drop_id);
@@ -298,15 +285,6 @@ fn alarm(listed: &ListedAlert, seen: &Overview) -> BoardProblem {
     }
 }
 
-/// Describes the free slots of a drop that has not ended. After the quantity is raised, alerts
-/// about broken promises remain until the next pass has assigned these slots.
-fn room(one: &DropOverview) -> Option<String> {
-    let is_over = matches!(one.state, DropState::Closed | DropState::Sealed);
-    let held = one.redis.filter(|_| !is_over)?.users;
-    let room = u64::from(one.quantity).saturating_sub(held);
-    (room > 0).then(|| count(room, "slot is free now", "slots are free now"))
-}
-
 /// Returns a problem that is only visible in the drop's counts, and what to do.
 fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     if is_shut(one) && seen.admission == AdmissionState::Open {
@@ -318,33 +296,16 @@ fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
     if !one.stuck {
         return None;
     }
-    let (users, rows) = (counted.users, counted.rows);
-    let (what, next, more) = if users > rows {
-        let [one, many] = ["person was", "people were"]
-            .map(|people| format!("{people} promised a coupon and have no row yet"));
-        let one = one.replace("have", "has");
-        let more = " If the number grows, see whether the consumers run.";
-        (
-            count(users - rows, &one, &many),
-            "writes what is missing",
-            more,
-        )
-    } else if rows > users {
-        let (one, many) = ("row has nobody in Redis", "rows have nobody in Redis");
-        (count(rows - users, one, many), "puts their people back", "")
-    } else if numbers.free > 0 && numbers.waiting > 0 {
-        let slots = count(numbers.free, "slot is free", "slots are free");
-        let what = format!("{slots} although people wait");
-        (what, "gives them to the first in line", "")
-    } else {
-        let count = numbers.count.map(|count| count.to_string());
-        let count = count.unwrap_or_else(|| "missing".to_owned());
-        let [held, free] = [numbers.users, numbers.free].map(grouped);
-        let what = format!("The counter is {count}; {held} slots are held and {free} are free");
-        (what, "sets it right", "")
-    };
-    let todo = format!("The next pass {next}. If it does not, look at what it found.{more}");
-    Some((what, todo))
+    let count = numbers.count.map(|count| count.to_string());
+    let count = count.unwrap_or_else(|| "missing".to_owned());
+    let [users, rows] = [counted.users, counted.rows].map(grouped);
+    let [free, waiting] = [numbers.free, numbers.waiting].map(grouped);
+    let what = format!(
+        "The figures do not add up: {users} promised, {rows} rows, counter {count}, {free} free, {waiting} waiting"
+    );
+    let todo = "The next pass sets it right. If it does not, look at what it found; if ever more rows are missing, see \
+                whether the consumers run.";
+    Some((what, todo.to_owned()))
 }
 
 /// Whether the drop should be open, but its coupon is not verified.
@@ -356,10 +317,13 @@ fn is_shut(one: &DropOverview) -> bool {
 fn admission(one: &DropOverview, seen: &Overview) -> (String, bool) {
     let text = match (one.state, seen.admission) {
         (DropState::Scheduled, _) => {
-            return (
-                format!("opens {}", short(one.opens_at, one.time_zone)),
-                false,
-            );
+            let when = short(one.opens_at, one.time_zone);
+            let opens = if one.paused {
+                "paused, was to open"
+            } else {
+                "opens"
+            };
+            return (format!("{opens} {when}"), false);
         }
         (DropState::Paused, _) => "paused by an operator",
         (DropState::Closed, _) => "ended",

@@ -54,7 +54,7 @@ impl ScreenState {
     /// Returns the session of a request. While the list of log-outs is unavailable, ended sessions
     /// are still accepted.
     pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
-        let session = Session::of(headers, &self.token, Utc::now())?;
+        let session = Session::from_headers(headers, &self.token, Utc::now())?;
         let was_ended = timeout(PATIENCE, self.log_outs.was_ended(&session.id)).await;
         (!matches!(was_ended, Ok(Ok(true)))).then_some(session)
     }
@@ -208,7 +208,7 @@ impl Page {
 
     /// Reads from the reconciler.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpRefusal> {
-        self.state.services.get(&self.session.caller, path).await
+        self.call(Method::GET, path, &Value::Null).await
     }
 
     /// Changes something through the reconciler.
@@ -217,8 +217,17 @@ impl Page {
         path: &str,
         body: &Value,
     ) -> Result<T, HttpRefusal> {
-        let services = &self.state.services;
-        services.post(&self.session.caller, path, body).await
+        self.call(Method::POST, path, body).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, HttpRefusal> {
+        let (services, caller) = (&self.state.services, &self.session.caller);
+        services.ask_reconciler(caller, method, path, body).await
     }
 
     /// Sends a request to the API.
@@ -270,7 +279,8 @@ pub(crate) struct JustDone {
 }
 
 /// The fields of a form.
-pub(crate) struct Fields(Vec<(String, String)>);
+#[derive(Default)]
+pub(crate) struct Fields(pub(crate) Vec<(String, String)>);
 
 impl FromRequest<ScreenState> for Fields {
     type Rejection = Response;

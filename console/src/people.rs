@@ -1,12 +1,12 @@
-//! The screen of one user's history with a coupon, found by user ID or slot, and what can be done
-//! about it. The coupon is selected by ID or name. Without a coupon, the search finds all coupons in
-//! which the user is known.
+//! Search from every page, for coupons by number or name and for users by ID; one user's history
+//! with a coupon, and what can be done about it. Searches use POST, because IDs must not appear in
+//! logs and browser histories.
 
 use askama::Template;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect};
-use firstcome_notifier::wording::{capital, count};
-use firstcome_shared::domain::{BadUserId, UserId};
+use firstcome_notifier::wording::count;
+use firstcome_shared::domain::UserId;
 use firstcome_shared::http::views::{
     ErasedPerson, FoundPeople, GivenUp, Holds, NamedCoupon, Story,
 };
@@ -20,82 +20,50 @@ use super::text::Text;
 #[template(path = "people.html")]
 struct PeopleScreen<'a> {
     top: Top<'a>,
-    /// The search that was submitted.
-    asked: &'a Search,
+    /// What was searched for: a coupon by its ID, and a user.
+    coupon: &'a str,
+    person: &'a str,
     /// Why nothing was found.
     wrong: &'a str,
-    /// The users on a slot, if there are several.
-    several: &'a [String],
-    /// Coupons to choose from.
+    /// Coupons with such a number or name.
+    named: &'a [NamedCoupon],
+    /// Coupons in which the user is known.
     coupons: &'a [NamedCoupon],
     story: Option<&'a Story>,
     /// Whether the API's address is known.
     has_api: bool,
 }
 
-#[allow(clippy::unused_self, reason = "a template calls methods")]
-impl PeopleScreen<'_> {
-    /// The slot or waiting position to revoke. Empty if there is none.
-    fn holds(&self, story: &Story) -> String {
-        match (story.slot, story.drop_id) {
-            (Some(slot), Some(drop)) => format!("slot {slot} of drop {drop}"),
-            (None, Some(drop)) => format!("the place in drop {drop}"),
-            _ => String::new(),
+impl<'a> PeopleScreen<'a> {
+    fn new(page: &'a Page, person: &'a str) -> Self {
+        Self {
+            top: page.top("Search", "people"),
+            coupon: "",
+            person,
+            wrong: "",
+            named: &[],
+            coupons: &[],
+            story: None,
+            has_api: page.has_api(),
         }
     }
+}
 
-    fn is_broken(&self, story: &Story) -> bool {
-        story.holds == Holds::Broken && story.drop_id.is_some()
-    }
+const NOTHING: &str = "No coupon has this number or name, and no coupon has a row, a revocation or a broken promise of \
+     such a user. A claim that waits, or is on its way, is found on its coupon's page.";
 
-    fn conclusion(&self, story: &Story) -> String {
-        capital(&story.conclusion)
-    }
-
-    fn drop(&self, story: &Story) -> String {
-        story
-            .drop_id
-            .map(|drop| drop.to_string())
-            .unwrap_or_default()
+/// The slot or waiting position to revoke. Empty if there is none.
+fn holds(story: &Story) -> String {
+    match (story.slot, story.drop_id) {
+        (Some(slot), Some(drop)) => format!("slot {slot} of drop {drop}"),
+        (None, Some(drop)) => format!("the place in drop {drop}"),
+        _ => String::new(),
     }
 }
 
-/// A search. Buttons that lead to a user's history also submit a search.
-#[derive(Default)]
-pub(super) struct Search {
-    /// The ID or the name of a coupon. If empty, every coupon.
-    pub(super) coupon: String,
-    /// The ID of a drop. If empty, any drop or, for a slot, the last drop that has opened.
-    pub(super) drop: String,
-    /// A user ID, or a slot such as `slot 7`.
-    pub(super) person: String,
-}
-
-/// The result of a search.
-enum Found {
-    Story(Box<Story>),
-    /// More than one user is on the slot.
-    Several(Vec<String>),
-    /// More than one coupon matches.
-    Coupons(Vec<NamedCoupon>),
-}
-
-fn screen<'a>(page: &'a Page, asked: &'a Search) -> PeopleScreen<'a> {
-    PeopleScreen {
-        top: page.top("One person", "people"),
-        asked,
-        wrong: "",
-        several: &[],
-        coupons: &[],
-        story: None,
-        has_api: page.has_api(),
-    }
-}
-
-/// Shows the form. Searches use POST, because IDs must not appear in logs and browser histories.
+/// Shows the form.
 pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> Screen {
-    let asked = Search::default();
-    let mut screen = screen(&page, &asked);
+    let mut screen = PeopleScreen::new(&page, "");
     screen.top.done = match query.done.as_str() {
         "revoked" => "Revoked. Search for them again to see it.",
         "given-up" => "Noted. Search for them again to see it.",
@@ -104,77 +72,57 @@ pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> S
     Ok(answer(StatusCode::OK, &screen))
 }
 
+/// Searches. With a coupon, which buttons send by its ID, shows the user's history.
 pub(super) async fn search(page: Page, form: Fields) -> Screen {
-    let mut asked = Search {
-        coupon: form.get("coupon").to_owned(),
-        drop: form.get("drop").to_owned(),
-        person: form.get("person").to_owned(),
-    };
-    let found = look(&page, &mut asked).await;
-    let mut screen = screen(&page, &asked);
-    let (mut status, why) = (
-        StatusCode::OK,
-        found.as_ref().err().map(HttpRefusal::sentence),
-    );
-    match &found {
-        Ok(Found::Story(story)) => screen.story = Some(story),
-        Ok(Found::Several(people)) => screen.several = people,
-        Ok(Found::Coupons(coupons)) => screen.coupons = coupons,
-        Err(refusal) => {
-            status = refusal.status;
-            screen.wrong = why.as_deref().unwrap_or_default();
+    let (coupon, text) = (form.get("coupon"), form.get("person"));
+    let mut screen = PeopleScreen::new(&page, text);
+    let (mut named, mut known) = (Vec::new(), Vec::new());
+    let is_user = text.parse::<UserId>().is_ok();
+    if coupon.is_empty() {
+        // The route searches for a user; of a name, only its coupons count.
+        let user = if is_user { text } else { "-" };
+        named = coupons(&page, &[("coupon", text), ("user_id", user)]).await?;
+        if is_user {
+            known = coupons(&page, &[("user_id", text)]).await?;
         }
     }
-    Ok(answer(status, &screen))
-}
-
-/// Runs a search, and fills in the coupon, user and drop that were found.
-async fn look(page: &Page, asked: &mut Search) -> Result<Found, HttpRefusal> {
-    if !asked.drop.is_empty() && asked.drop.parse::<i64>().is_err() {
-        let drop = &asked.drop;
-        let why = format!("the coupon has no drop {drop:?}: give its number, or none");
-        return Err(HttpRefusal::new(StatusCode::NOT_FOUND, why));
-    }
-    let slot = slot(&asked.person);
-    if slot.is_none() {
-        let wrong = |why: BadUserId| HttpRefusal::new(StatusCode::BAD_REQUEST, why.to_string());
-        asked.person.parse::<UserId>().map_err(wrong)?;
-    }
-    let whom = match &slot {
-        // A search by slot reveals IDs that the operator did not have before.
-        Some(slot) => [("slot", slot.as_str()), ("reveal", "true")],
-        None => [("user_id", asked.person.as_str()), ("reveal", "")],
+    let coupon = match (named.as_slice(), known.as_slice()) {
+        ([only], []) => {
+            return Ok(Redirect::to(&format!("/coupons/{}", only.id)).into_response());
+        }
+        ([], [only]) => only.id.to_string(),
+        ([], []) if coupon.is_empty() => {
+            screen.wrong = NOTHING;
+            return Ok(answer(StatusCode::NOT_FOUND, &screen));
+        }
+        _ => coupon.to_owned(),
     };
-    let place = [("coupon", asked.coupon.as_str()), ("drop_id", &asked.drop)];
-    let path = format!("/v1/people{}", query_string(&[place, whom].concat()));
-    let mut found: FoundPeople = page.get(&path).await?;
-    let [coupon] = found.coupons.as_slice() else {
-        return Ok(Found::Coupons(found.coupons));
-    };
-    asked.coupon = coupon.id.to_string();
-    if let Some(drop) = found.drop_id {
-        asked.drop = drop.to_string();
+    if coupon.is_empty() {
+        (screen.named, screen.coupons) = (&named, &known);
+        return Ok(answer(StatusCode::OK, &screen));
     }
-    if let [_, _, ..] = found.user_ids.as_slice() {
-        return Ok(Found::Several(found.user_ids));
-    }
-    asked.person = found.user_ids.pop().unwrap_or_default();
+    let drop = query_string(&[("drop_id", form.get("drop"))]);
     let path = format!(
-        "/v1/coupons/{}/people/{}{}",
-        asked.coupon,
-        encoded(&asked.person),
-        query_string(&[("drop_id", &asked.drop)])
+        "/v1/coupons/{}/people/{}{drop}",
+        encoded(&coupon),
+        encoded(text)
     );
-    page.get(&path)
-        .await
-        .map(|story| Found::Story(Box::new(story)))
+    let story: Story = page.get(&path).await?;
+    (screen.coupon, screen.story) = (&coupon, Some(&story));
+    Ok(answer(StatusCode::OK, &screen))
 }
 
-/// Parses a slot in a search. User IDs never contain a space.
-fn slot(text: &str) -> Option<String> {
-    let (word, slot) = text.split_once(' ')?;
-    let slot: i64 = slot.trim().parse().ok()?;
-    word.eq_ignore_ascii_case("slot").then(|| slot.to_string())
+/// Returns the coupons that a search finds.
+async fn coupons(
+    page: &Page,
+    parameters: &[(&str, &str)],
+) -> Result<Vec<NamedCoupon>, HttpRefusal> {
+    let path = format!("/v1/people{}", query_string(parameters));
+    match page.get::<FoundPeople>(&path).await {
+        Ok(found) => Ok(found.coupons),
+        Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(Vec::new()),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 /// Returns the path of a user in a coupon, and the drop, as a form names them.

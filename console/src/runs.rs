@@ -7,7 +7,7 @@ use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use firstcome_notifier::wording::{count, detail, grouped, person, words};
-use firstcome_shared::http::views::{Overview, RunSummary};
+use firstcome_shared::http::views::RunSummary;
 use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
 use serde::Deserialize;
 
@@ -22,8 +22,6 @@ struct RunsScreen<'a> {
     top: Top<'a>,
     /// Runs, newest first.
     runs: &'a [RunSummary],
-    /// The scope of a new pass.
-    over: &'a str,
     /// The oldest run shown, if there may be older ones.
     next_before: Option<&'a str>,
 }
@@ -54,9 +52,6 @@ const RUNS: usize = 50;
 /// Number of findings per page.
 const FINDINGS: &str = "100";
 
-/// Maximum number of drops listed for one run.
-const DROPS: usize = 200;
-
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct RunsQuery {
@@ -74,38 +69,13 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<RunsQuery>) -> 
     let parameters = [("limit", limit.as_str()), ("before", &query.before)];
     let path = format!("/v1/runs{}", query_string(&parameters));
     let ListedRuns { runs } = page.get(&path).await?;
-    let overview = page.get::<Overview>("/v1/overview").await;
-    let over = match overview.ok().and_then(|seen| seen.live_drops) {
-        Some(1) => "the 1 live drop".to_owned(),
-        Some(drops) => format!("all {} live drops", grouped(drops)),
-        None => "everything".to_owned(),
-    };
     let last = runs.last().filter(|_| runs.len() == RUNS);
     let screen = RunsScreen {
         top: page.top("Passes", "runs"),
         runs: &runs,
-        over: &over,
         next_before: last.map(|run| run.run_id.as_str()),
     };
     Ok(answer(StatusCode::OK, &screen))
-}
-
-#[allow(clippy::unused_self, reason = "a template calls methods")]
-impl RunsScreen<'_> {
-    fn result(&self, run: &RunSummary) -> (&'static str, &'static str) {
-        result(run.status.parse().unwrap_or(Status::Failed), run.dry_run)
-    }
-
-    fn how(&self, run: &RunSummary) -> String {
-        let flags = [run.dry_run, run.deep, run.confirmed];
-        how(&run.trigger, run.asked_by.as_deref(), flags)
-    }
-
-    fn examined(&self, run: &RunSummary) -> String {
-        let [users, rows] = [run.users_examined, run.rows_examined];
-        let [users, rows] = [users, rows].map(|n| u64::try_from(n).unwrap_or(0));
-        examined(users, rows, run.drops_examined.into())
-    }
 }
 
 /// Returns the status of a pass, and a CSS class.
@@ -204,57 +174,11 @@ async fn shown(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
 
 #[allow(clippy::unused_self, reason = "a template calls methods")]
 impl RunScreen<'_> {
-    fn result(&self) -> (&'static str, &'static str) {
-        result(self.run.status, self.run.dry_run)
-    }
-
-    fn how(&self) -> String {
-        let flags = [self.run.dry_run, self.run.deep, false];
-        let asked_by = self.run.asked_by.as_deref();
-        how(self.run.trigger.as_str(), asked_by, flags)
-    }
-
-    fn took(&self) -> Option<String> {
-        let took = self.run.finished_at? - self.run.started_at;
-        Some(format!("{:.1} s", took.as_seconds_f64()))
-    }
-
-    fn is_running(&self) -> bool {
-        self.run.status == Status::Running
-    }
-
-    fn examined(&self) -> String {
-        let (drops, seen) = self.run.examined();
-        examined(seen.users, seen.rows, drops)
-    }
-
-    fn drops(&self) -> impl Iterator<Item = &DropReport> {
-        self.run.drops.iter().take(DROPS)
-    }
-
-    /// Number of drops with changes that are not listed.
-    fn more_drops(&self) -> usize {
-        self.run.drops.len().saturating_sub(DROPS)
-    }
-
-    /// Label, count before, and count after the pass.
-    fn numbers(&self, drop: &DropReport) -> [(&'static str, u64, u64); 3] {
-        let (before, after) = (&drop.before, &drop.after);
-        let letters = [before.failed_claims, after.failed_claims];
-        [
-            ("Promised", before.users, after.users),
-            ("Rows", before.rows, after.rows),
-            ("Dead letters", letters[0], letters[1]),
-        ]
-    }
-
-    fn drop_place(&self, drop: &DropReport) -> String {
-        place(&drop.coupon_name, drop.drop_id)
-    }
-
     fn place(&self, placed: &Placed<'_>) -> String {
         let bare = placed.finding.drop_id.map(|drop| format!("drop {drop}"));
-        let named = placed.drop.map(|drop| self.drop_place(drop));
+        let named = placed
+            .drop
+            .map(|drop| place(&drop.coupon_name, drop.drop_id));
         named.or(bare).text()
     }
 
@@ -279,10 +203,6 @@ impl RunScreen<'_> {
         } else {
             detail(text, &self.people)
         }
-    }
-
-    fn is_left(&self, finding: &Finding) -> bool {
-        finding.needs_person || finding.result == Outcome::Failed
     }
 
     fn what(&self, finding: &Finding) -> String {

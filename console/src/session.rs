@@ -61,7 +61,11 @@ impl Session {
 
     /// Returns the session of a request, unless it or its token has expired. Does not check whether
     /// the operator has logged out.
-    pub(super) fn of(headers: &HeaderMap, tokens: &OpsToken, now: DateTime<Utc>) -> Option<Self> {
+    pub(super) fn from_headers(
+        headers: &HeaderMap,
+        tokens: &OpsToken,
+        now: DateTime<Utc>,
+    ) -> Option<Self> {
         let is_now =
             |session: &Self| session.ends > now && session.rest(now) <= LIFETIME + CLOCKS_DIFFER;
         cookies(headers)
@@ -163,7 +167,7 @@ mod tests {
         let in_rotation = tokens(&format!("{new},{old}"));
         let value = begin(&tokens(&old).signer(&old).unwrap(), "김 K.im; =", now);
         let headers = with_cookie(&format!("other=1; {NAME}={value}"));
-        let of = |tokens: &OpsToken, at| Session::of(&headers, tokens, at);
+        let of = |tokens: &OpsToken, at| Session::from_headers(&headers, tokens, at);
 
         let [here, elsewhere] =
             [&tokens(&old), &in_rotation].map(|tokens| of(tokens, now).unwrap());
@@ -188,7 +192,7 @@ mod tests {
         assert!(ENDED_FOR >= LIFETIME + CLOCKS_DIFFER);
 
         let viewer = begin(&in_rotation.signer(&view).unwrap(), "Lee", now);
-        let viewer = Session::of(
+        let viewer = Session::from_headers(
             &with_cookie(&format!("{SECURE_NAME}={viewer}")),
             &in_rotation,
             now,
@@ -225,19 +229,20 @@ mod tests {
             &signed(&format!("{text}.more")),
         ] {
             assert!(
-                Session::of(&with_cookie(&format!("{NAME}={made_up}")), &tokens, now).is_none(),
+                Session::from_headers(&with_cookie(&format!("{NAME}={made_up}")), &tokens, now)
+                    .is_none(),
                 "{made_up}"
             );
         }
         let mut headers = with_cookie(&format!("{NAME}=0; {SECURE_NAME}={value}"));
-        assert!(Session::of(&headers, &tokens, now).is_some());
+        assert!(Session::from_headers(&headers, &tokens, now).is_some());
         headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
-        assert!(Session::of(&headers, &tokens, now).is_some());
+        assert!(Session::from_headers(&headers, &tokens, now).is_some());
         let mut headers = with_cookie(&format!("{NAME}={value}"));
-        assert!(Session::of(&headers, &tokens, now).is_some());
+        assert!(Session::from_headers(&headers, &tokens, now).is_some());
         headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
         assert!(
-            Session::of(&headers, &tokens, now).is_none(),
+            Session::from_headers(&headers, &tokens, now).is_none(),
             "over https without the prefix"
         );
     }

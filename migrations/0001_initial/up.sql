@@ -309,14 +309,13 @@ CREATE TABLE IF NOT EXISTS processes (
     KEY processes_by_time (seen_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Passes. Passes over everything are numbered.
---   owner        host and process
---   asked_by     the operator who asked for it, by the name in the request
---   drops_run    the run with the same `drops`, if they were not written again
---   nothing_new  clean, or the same as the previous pass: kept only for a short time
+-- Passes.
+--   owner     host and process
+--   asked_by  the operator who asked for it, by the name in the request
+--   content   a hash of the result of a pass over everything
+--   same_as   the run that has the findings and `drops`, if the result is the same: kept for a day
 CREATE TABLE IF NOT EXISTS reconcile_runs (
     id                     CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
-    number                 BIGINT UNSIGNED NULL,
     triggered_by           VARCHAR(16)     NOT NULL,
     asked_by               VARCHAR(100)    NULL,
     dry_run                BOOLEAN         NOT NULL,
@@ -336,24 +335,18 @@ CREATE TABLE IF NOT EXISTS reconcile_runs (
     failed                 INT UNSIGNED    NOT NULL DEFAULT 0,
     error                  TEXT            NULL,
     drops                  JSON            NULL,
-    drops_hash             BIGINT          NULL,
-    drops_run              CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NULL,
-    nothing_new            BOOLEAN         NOT NULL DEFAULT FALSE,
-    UNIQUE KEY reconcile_runs_number (number),
+    content                BIGINT          NULL,
+    same_as                CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NULL,
     KEY reconcile_runs_by_time (started_at),
     KEY reconcile_runs_by_status (status, started_at),
-    KEY reconcile_runs_drops_run (drops_run),
-    KEY reconcile_runs_nothing_new (nothing_new, started_at)
+    KEY reconcile_runs_same_as (same_as, started_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- A finding that persists is one row, however many passes see it: it has the first number of a pass
--- that saw it (seen_from) and the first that no longer did (seen_to, NULL: it still exists), and
--- `content` is a hash of its content. Findings of other runs (`number` NULL) belong to their run
--- alone, by run_id. No foreign key: deleting a run must not delete findings that later runs refer
--- to, nor thousands of them in one statement.
+-- At most 200 users of a drop are named for each kind and result; a row with their number stands for
+-- the others. A run with the same result as the last one (`same_as`) has none of its own. No foreign
+-- key: deleting a run must not delete thousands of findings in one statement.
 --   dead_letter                 the failed claim that it concerns
 --   reconcile_findings_applied  the number of a drop's repairs since its last mail
---   reconcile_findings_old      deleting unnumbered ones
 CREATE TABLE IF NOT EXISTS reconcile_findings (
     id           BIGINT          NOT NULL AUTO_INCREMENT PRIMARY KEY,
     run_id       CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -368,13 +361,9 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
     dead_letter  BIGINT          NULL,
     needs_person BOOLEAN         NOT NULL DEFAULT FALSE,
     created_at   DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
-    seen_from    BIGINT UNSIGNED NULL,
-    seen_to      BIGINT UNSIGNED NULL,
-    content      BIGINT          NULL,
     KEY reconcile_findings_run (run_id, id),
     KEY reconcile_findings_person (coupon_id, user_id),
-    KEY reconcile_findings_seen (seen_to, seen_from),
-    KEY reconcile_findings_old (seen_from, created_at),
+    KEY reconcile_findings_old (created_at),
     KEY reconcile_findings_applied (drop_id, result, created_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::Notifier;
 use crate::alerts::{ADMISSION, Problem};
 use crate::clock::elapsed;
-use crate::record::{Seen, record_seen};
-use crate::report::{AlertKind, Run};
+use crate::record::{Seen, record};
+use crate::report::AlertKind;
 
 /// How long admission must be closed before that is told. A restart of Redis closes it for seconds.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
@@ -45,8 +45,6 @@ pub(crate) struct AdmissionWatch(Mutex<SeenAdmission>);
 struct SeenAdmission {
     /// Since when admission is not open.
     closed_since: Option<DateTime<Utc>>,
-    /// The last period in which it was not.
-    before: Option<(DateTime<Utc>, DateTime<Utc>)>,
     /// Whether an alert fires according to this process, and when it looked. Another process, or
     /// this one before a restart, may have begun it.
     fires: Option<bool>,
@@ -58,18 +56,6 @@ struct SeenAdmission {
 
 fn is_due(last: Option<DateTime<Utc>>, every: TimeDelta, now: DateTime<Utc>) -> bool {
     last.is_none_or(|at| elapsed(at, now) >= every)
-}
-
-impl AdmissionWatch {
-    /// Returns how long admission was closed until it opened during the run or the run ended.
-    pub(crate) fn closed_for(&self, run: &Run) -> Option<TimeDelta> {
-        let seen = self.0.lock();
-        let end = run.finished_at?;
-        let closed = seen.closed_since.map(|since| (since, end));
-        let closed = closed.or(seen.before.filter(|(_, until)| *until >= run.started_at));
-        let lasted = closed.map(|(since, until)| until - since);
-        lasted.filter(|lasted| *lasted > TimeDelta::zero())
-    }
 }
 
 impl Notifier {
@@ -119,7 +105,7 @@ impl Notifier {
             None if seen.fires != Some(false) => Seen::Over(ADMISSION),
             _ => return Ok(()),
         };
-        record_seen(&self.db, news, self.settings.clone(), now).await?;
+        record(&self.db, news, self.settings.clone(), now).await?;
         self.wake();
         let mut now_seen = self.admission.0.lock();
         now_seen.fires = Some(seen.closed_since.is_some());
@@ -137,9 +123,7 @@ impl Notifier {
     async fn note_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let noted_at = {
             let mut seen = self.admission.0.lock();
-            if let Some(since) = seen.closed_since.take() {
-                seen.before = Some((since, now));
-            }
+            seen.closed_since = None;
             seen.noted_at
         };
         if is_due(noted_at, NOTE_EVERY, now) {

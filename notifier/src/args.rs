@@ -64,14 +64,11 @@ impl NotifyArgs {
     /// Checks constraints that clap can't express: contradictory settings, and the file of
     /// certificate authorities.
     pub fn check(&self) -> anyhow::Result<()> {
-        let from = self.from();
-        let to = self.recipients();
-        let has_server = self.url().is_some();
-        if has_server && from.is_none() {
-            bail!("SMTP_URL is set but ALERT_FROM is not: say who mails come from");
-        }
-        if has_server && to.is_empty() {
-            bail!("SMTP_URL is set but ALERT_TO is not: say who gets mails, several by commas");
+        let is_complete = self.from().is_some() && !self.recipients().is_empty();
+        if self.url().is_some() && !is_complete {
+            bail!(
+                "SMTP_URL is set: say who mails come from (ALERT_FROM) and who gets them (ALERT_TO)"
+            );
         }
         self.mailer().map(drop)
     }
@@ -93,19 +90,17 @@ impl NotifyArgs {
 
     /// Returns the sender.
     pub fn from(&self) -> Option<Mailbox> {
-        self.alert_from
-            .as_deref()
-            .and_then(|text| mailbox(text).ok())
+        mailboxes(self.alert_from.as_deref().unwrap_or_default())
+            .ok()?
+            .pop()
     }
 
     /// Returns the recipients.
     pub fn recipients(&self) -> Vec<Mailbox> {
-        let all = self.alert_to.as_deref().unwrap_or_default();
+        let mut all = mailboxes(self.alert_to.as_deref().unwrap_or_default()).unwrap_or_default();
         let mut seen = std::collections::HashSet::new();
-        all.split(',')
-            .filter_map(|text| mailbox(text).ok())
-            .filter(|to| seen.insert(to.email.clone()))
-            .collect()
+        all.retain(|to| seen.insert(to.email.clone()));
+        all
     }
 
     pub(super) fn links(&self) -> Links {
@@ -113,6 +108,7 @@ impl NotifyArgs {
         Links {
             public: set(&self.public_url),
             api: set(&self.api_public_url),
+            file: None,
         }
     }
 
@@ -132,29 +128,25 @@ fn smtp_url(text: &str) -> Result<(), String> {
 }
 
 fn one_mailbox(text: &str) -> Result<String, String> {
-    if !text.trim().is_empty() {
-        mailbox(text)?;
+    match mailboxes(text)?.len() {
+        0 | 1 => Ok(text.to_owned()),
+        _ => Err("mails come from one address".into()),
     }
-    Ok(text.to_owned())
 }
 
 fn mailbox_list(text: &str) -> Result<String, String> {
-    if !text.trim().is_empty() {
-        for one in text.split(',') {
-            mailbox(one)?;
-        }
-    }
-    Ok(text.to_owned())
+    mailboxes(text).map(|_| text.to_owned())
 }
 
-fn mailbox(text: &str) -> Result<Mailbox, String> {
+fn mailboxes(text: &str) -> Result<Vec<Mailbox>, String> {
     let wrong = "give ops@example.com or Ops <ops@example.com>, several of ALERT_TO by commas";
-    let text = text.trim();
-    let mailbox: Mailbox = text.parse().map_err(|_| wrong.to_owned())?;
-    if text.chars().any(char::is_control) || text.len() > LONGEST_ADDRESS {
-        return Err(wrong.into());
-    }
-    Ok(mailbox)
+    let is_clean =
+        |text: &str| !text.chars().any(char::is_control) && text.len() <= LONGEST_ADDRESS;
+    let parts = text.split(',').map(str::trim);
+    let parse = |text: &str| text.parse().ok().filter(|_| is_clean(text));
+    let given = parts.filter(|_| !text.trim().is_empty());
+    let all: Option<Vec<Mailbox>> = given.map(parse).collect();
+    all.ok_or_else(|| wrong.to_owned())
 }
 
 fn web_url(text: &str) -> Result<String, String> {

@@ -17,24 +17,23 @@ mod record;
 mod send;
 mod settings;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use firstcome_shared::mysql::{Db, DbError, digest, refusal};
+use diesel_async::AsyncConnection as _;
+use firstcome_shared::mysql::{Db, alerts as stored, digest, outbox, runs};
 pub use firstcome_shared::report::wording;
 use firstcome_shared::report::{self, AlertKind, Finding, Kind, Run};
-use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use admission::AdmissionWatch;
-use alerts::{MailPolicy, Problem, is_repair};
+use alerts::{MailPolicy, Problem};
 use mails::Links;
 use outage::MysqlOutage;
-use record::{Seen, record_seen};
+use record::{Seen, record, unwritten};
 use send::Sender;
 use settings::MailSettings;
 
@@ -46,11 +45,6 @@ pub use send::webhook::WebhookArgs;
 
 /// Key in `reconciler_state` of the time when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
-
-/// Maximum number of runs that wait to be recorded.
-const UNRECORDED: usize = 20;
-
-type Unrecorded = VecDeque<(Run, DateTime<Utc>)>;
 
 /// A run that did not happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,9 +66,9 @@ impl MissedRun {
         let mut problem =
             Problem::outage(AlertKind::RunMissed, format!("a run of {schedule} is late"));
         problem.name = format!("{}.{schedule}", problem.name);
-        let because = self.because.as_ref();
-        let because = because.map(|because| Finding::report(Kind::Stalled, because.clone()));
-        problem.findings.extend(because);
+        let why = self.because.iter();
+        let why = why.map(|why| Finding::report(Kind::Stalled, why.clone()));
+        problem.findings.extend(why);
         problem
     }
 }
@@ -86,14 +80,17 @@ pub struct Notifier {
     settings: Arc<MailSettings>,
     sender: Sender,
     outage: Arc<MysqlOutage>,
-    /// Runs that repaired or sealed something but could not be recorded, oldest first. The findings
-    /// of other runs come again with the next pass.
-    unrecorded: Arc<Mutex<Unrecorded>>,
     admission: Arc<AdmissionWatch>,
-    redis_is_managed: bool,
 }
 
 impl Notifier {
+    /// Returns a notifier for the system that a file of `attach` describes.
+    #[must_use]
+    pub fn of_attached(mut self, file: String) -> Self {
+        Arc::make_mut(&mut self.settings).links.file = Some(file);
+        self
+    }
+
     /// Creates a notifier. Checks the settings.
     pub fn new(db: Db, args: &NotifyArgs, webhooks: &WebhookArgs) -> anyhow::Result<Self> {
         Self::with_clock(db, args, webhooks, Arc::new(SystemClock))
@@ -127,20 +124,8 @@ impl Notifier {
             db,
             settings: Arc::new(settings),
             outage: Arc::new(MysqlOutage::new(&identity)),
-            unrecorded: Arc::default(),
             admission: Arc::default(),
-            redis_is_managed: false,
         })
-    }
-
-    /// Sets whether Redis is managed. The daily digest then mentions that nothing checks its
-    /// durability.
-    #[must_use]
-    pub fn of_managed_redis(self, redis_is_managed: bool) -> Self {
-        Self {
-            redis_is_managed,
-            ..self
-        }
     }
 
     /// Logs how mails and events are sent.
@@ -176,22 +161,18 @@ impl Notifier {
     }
 
     /// Records the alerts of a pass and mails what is new. Must be called after every pass, even if
-    /// it failed or could not be recorded.
+    /// it failed or could not be recorded. Problems that could not be recorded come again with the
+    /// next pass; repairs of such a pass are in no mail.
     ///
     /// # Errors
     /// If MySQL fails. A second call with the same run mails nothing twice.
     pub async fn after_pass(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
         // Truncate to MySQL's precision, so that the value is equal when it is read back.
         let now = now.trunc_subsecs(3);
-        if let Err(error) = self.record(run, now).await {
+        let seen = Seen::Pass(Box::new(run.clone()));
+        if let Err(error) = record(&self.db, seen, self.settings.clone(), now).await {
             let is_away = self.db.ping().await.is_err();
             self.cannot_record(is_away, &error.to_string(), now);
-            let is_sealed = run.drops.iter().any(|drop| drop.sealed);
-            let has_news = run.all_findings().any(is_repair) || is_sealed;
-            let mut runs = self.unrecorded.lock();
-            if runs.len() < UNRECORDED && !run.dry_run && has_news {
-                runs.push_back((run.clone(), now));
-            }
             return Err(error.into());
         }
         self.can_record(now).await?;
@@ -199,36 +180,11 @@ impl Notifier {
         Ok(())
     }
 
-    /// Records the run, after earlier runs whose repairs could not be recorded.
-    async fn record(&self, run: &Run, now: DateTime<Utc>) -> Result<(), DbError> {
-        let record = |run: Run, closed_for, at| {
-            record::record_pass(&self.db, run, self.settings.clone(), closed_for, at)
-        };
-        loop {
-            let Some((earlier, at)) = self.unrecorded.lock().pop_front() else {
-                break;
-            };
-            match record(earlier.clone(), None, at).await {
-                Ok(()) => {}
-                Err(DbError::Query { source, .. }) if refusal(&source).is_some() => {
-                    tracing::error!(run_id = earlier.run_id, %source, "the alerts of an earlier run can't be recorded");
-                }
-                // This pass tells whether MySQL is unavailable.
-                Err(error) => {
-                    tracing::debug!(run_id = earlier.run_id, %error, "the alerts of an earlier run can't be recorded yet");
-                    self.unrecorded.lock().push_front((earlier, at));
-                    break;
-                }
-            }
-        }
-        record(run.clone(), self.admission.closed_for(run), now).await
-    }
-
     /// Records that a scheduled run is late. The next run ends it.
     pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
         let now = missed.noticed_at.trunc_subsecs(3);
         let seen = Seen::Outage(missed.problem(), missed.expected_at);
-        record_seen(&self.db, seen, self.settings.clone(), now).await?;
+        record(&self.db, seen, self.settings.clone(), now).await?;
         self.wake();
         Ok(())
     }
@@ -237,20 +193,24 @@ impl Notifier {
     /// process has already mailed it.
     pub async fn daily_digest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
-        let mut day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
-        day.redis_is_managed = self.redis_is_managed;
+        let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
         let settings = self.settings.clone();
-        let decide = move |fact: Option<&str>| {
-            let last = fact.and_then(|fact| DateTime::parse_from_rfc3339(fact).ok());
-            // A time more than a day ahead was written by a clock that has been set back since.
-            if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
-                return Ok(None);
-            }
-            let mail = mails::daily(&day, &settings.links)?;
-            Ok(Some((mail, now.to_rfc3339())))
-        };
-        let settings = self.settings.clone();
-        record::enqueue_once(&self.db, settings, now, LAST_DIGEST, decide).await?;
+        let enqueued = self.db.run("enqueue the digest", async move |conn| {
+            conn.transaction(async |conn| {
+                stored::lock(conn).await?;
+                let last = runs::state(conn, LAST_DIGEST).await?;
+                let last = last.and_then(|last| DateTime::parse_from_rfc3339(&last).ok());
+                // A time more than a day ahead was written by a clock that has been set back since.
+                if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
+                    return Ok(());
+                }
+                let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
+                outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
+                runs::set_state(conn, LAST_DIGEST, &now.to_rfc3339()).await
+            })
+            .await
+        });
+        enqueued.await?;
         self.wake();
         Ok(())
     }

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::alerts::{Alert, AlertState, Notice, NoticeReason, Problem, begun};
 use crate::clock::elapsed;
 use crate::mails::AlertMail;
-use crate::record::{Seen, record_seen, thread};
+use crate::record::{Seen, record, thread};
 use crate::report::{AlertKind, FailureCause, Finding, Kind};
 use crate::send::event;
 use crate::{Notifier, wording};
@@ -31,7 +31,7 @@ pub(crate) struct MysqlOutage {
     state: Mutex<Option<Lasting>>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Lasting {
     since: DateTime<Utc>,
     seen_at: DateTime<Utc>,
@@ -55,9 +55,7 @@ impl MysqlOutage {
     fn failed(&self, is_away: bool, now: DateTime<Utc>) -> Lasting {
         let begun = || Lasting {
             since: now,
-            seen_at: now,
-            was_away: false,
-            attempts: BTreeMap::new(),
+            ..Lasting::default()
         };
         let known = self.state.lock().clone().or_else(|| self.read(now));
         let mut lasting = known.unwrap_or_else(begun);
@@ -140,7 +138,7 @@ impl Notifier {
             Err(error) => return tracing::error!(%error, "the mail about MySQL is not written"),
         };
         let thread = thread(&notice.problem.name, outage.since, &self.settings.domain);
-        let mut messages = self.settings.posts(&event::of_mail(&mail), now);
+        let mut messages = self.settings.posts(&event::about_alerts(&mail), now);
         if self.sender.mailer.is_some() {
             messages.extend(self.settings.mails(&written, &[thread], now));
         }
@@ -169,8 +167,8 @@ impl Notifier {
             resolved_at: Some(now),
             ..begun(&outage.problem(""), outage.since)
         };
-        let seen = Seen::OverUnrecorded(ended);
-        let recorded = record_seen(&self.db, seen, self.settings.clone(), now).await;
+        let seen = Seen::OverUnrecorded(Box::new(ended));
+        let recorded = record(&self.db, seen, self.settings.clone(), now).await;
         if recorded.is_err() {
             self.outage.keep(outage);
         }

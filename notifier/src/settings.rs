@@ -30,16 +30,13 @@ impl MailSettings {
         now: DateTime<Utc>,
     ) -> Vec<Outgoing> {
         let thread = Some(threads.join(" ")).filter(|threads| !threads.is_empty());
-        let mut to_all = Vec::new();
         let batch = Uuid::now_v7().to_string();
-        for recipient in &self.recipients {
-            to_all.push(Outgoing {
-                batch: batch.clone(),
-                thread: thread.clone(),
-                ..mail_to(recipient, mail, now)
-            });
-        }
-        to_all
+        let to = |recipient: &String| Outgoing {
+            batch: batch.clone(),
+            thread: thread.clone(),
+            ..mail_to(recipient, mail, now)
+        };
+        self.recipients.iter().map(to).collect()
     }
 
     /// Returns each event to each webhook.
@@ -48,16 +45,10 @@ impl MailSettings {
         for event in events {
             for (hook, format) in &self.hooks {
                 to_all.push(Outgoing {
-                    created_at: now.naive_utc(),
-                    next_attempt_at: now.naive_utc(),
-                    channel: Channel::Webhook.word().to_owned(),
                     kind: event.kind.to_owned(),
                     batch: event.id.clone(),
-                    target: hook.clone(),
-                    subject: String::new(),
-                    thread: None,
                     body: event.body(*format),
-                    html: None,
+                    ..message(Channel::Webhook, hook, now)
                 });
             }
         }
@@ -68,15 +59,27 @@ impl MailSettings {
 /// Returns a mail that starts no thread.
 pub(crate) fn mail_to(recipient: &str, mail: &Rendered, now: DateTime<Utc>) -> Outgoing {
     Outgoing {
-        created_at: now.naive_utc(),
-        next_attempt_at: now.naive_utc(),
-        channel: Channel::Mail.word().to_owned(),
         kind: mail.kind.to_owned(),
         batch: Uuid::now_v7().to_string(),
-        target: recipient.to_owned(),
         subject: mail.subject.clone(),
-        thread: None,
         body: mail.text.clone(),
         html: Some(mail.html.clone()),
+        ..message(Channel::Mail, recipient, now)
+    }
+}
+
+/// Returns an empty message.
+fn message(channel: Channel, target: &str, now: DateTime<Utc>) -> Outgoing {
+    Outgoing {
+        created_at: now.naive_utc(),
+        next_attempt_at: now.naive_utc(),
+        channel: channel.word().to_owned(),
+        kind: String::new(),
+        batch: String::new(),
+        target: target.to_owned(),
+        subject: String::new(),
+        thread: None,
+        body: String::new(),
+        html: None,
     }
 }

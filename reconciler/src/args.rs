@@ -86,51 +86,30 @@ pub struct ReconcileArgs {
     pub policy: PolicyArgs,
 }
 
-/// Settings that limit repairs.
+/// How long records are kept.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Reconciling")]
 pub struct PolicyArgs {
-    /// Time after which the reconciler issues a claim whose message is still unread on the topic.
-    #[arg(skip = Tuning::ReconcileOverdueMs.or(60_000_u32))]
-    pub reconcile_overdue_ms: u32,
     /// Retention in days. For this time (default: a year) records are kept: runs with their
     /// findings, resolved promises and operators' actions; but ended alerts for at most 90 days,
-    /// mails and resolved dead letters for at most 30, runs that found nothing for at most 7. If it
-    /// is set, user ids in rows of sealed drops become pseudonyms after this time, too, and that
-    /// cannot be undone; otherwise they stay
+    /// mails and resolved dead letters for at most 30, runs with the same result as the one before
+    /// for a day. If it is set, user ids in rows of sealed drops become pseudonyms after this time,
+    /// too, and that cannot be undone; otherwise they stay
     #[arg(long, env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub retention_days: Option<u32>,
-    /// Repair limit: how many users of a drop may lose their slot without a confirmation, in
-    /// percent of its quantity.
-    #[arg(skip = Tuning::RepairLimitPercent.or(20_u32))]
-    pub repair_limit_percent: u32,
-    /// Repair limit: minimum, regardless of the quantity of the drop.
-    #[arg(skip = Tuning::RepairLimitAtLeast.or(50_u32))]
-    pub repair_limit_at_least: u32,
-    /// Number of slots read per page.
-    #[arg(skip = Tuning::ReconcilePageSlots.or(5_000_u32))]
-    pub reconcile_page_slots: u32,
-    /// Time without progress after which a pass reports a consumer with unread messages.
-    #[arg(skip = Tuning::ConsumerStallSeconds.or(60_u64))]
-    pub consumer_stall_seconds: u64,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Retention if `RETENTION_DAYS` is not set: a year, so that records of the last run of a yearly
 /// campaign still exist.
-const RETENTION: Duration = DAY.saturating_mul(366);
+const RETENTION_DAYS: u32 = 366;
 
 impl PolicyArgs {
-    fn retention(&self) -> Option<Duration> {
-        self.retention_days.map(|days| DAY.saturating_mul(days))
-    }
-
     /// Returns the retention of records that are useful for at most `days`.
-    fn kept(&self, tuning: Tuning, days: Option<u32>) -> Duration {
-        let whole = self.retention().unwrap_or(RETENTION);
-        let most = days.map_or(whole, |days| whole.min(DAY.saturating_mul(days)));
-        Duration::from_secs(tuning.or(most.as_secs()))
+    fn kept(&self, tuning: Tuning, days: u32) -> Duration {
+        let days = days.min(self.retention_days.unwrap_or(RETENTION_DAYS));
+        Duration::from_secs(tuning.or(DAY.saturating_mul(days).as_secs()))
     }
 }
 
@@ -158,6 +137,8 @@ pub struct PassSettings {
     pub in_flight_ms: i64,
     /// Time after which a claim is issued although its message may be unread.
     pub overdue_ms: i64,
+    /// Repair limit: how many users of a drop may lose their slot without a confirmation, in
+    /// percent of its quantity, but at least a number.
     pub repair_limit_percent: u32,
     pub repair_limit_at_least: u64,
     /// Retention of resolved dead letters.
@@ -174,28 +155,30 @@ pub struct PassSettings {
 
 impl ReconcileArgs {
     pub fn settings(&self) -> PassSettings {
-        let of = &self.policy;
+        let kept = |tuning, days| self.policy.kept(tuning, days);
+        let in_flight = self.publish.longest_in_flight().as_millis();
+        let people_kept = |_| kept(Tuning::PeopleKeptSeconds, u32::MAX);
         PassSettings {
-            publish_deadline_ms: i64::try_from(self.publish.publish_deadline_ms)
+            publish_deadline_ms: self
+                .publish
+                .publish_deadline_ms
+                .try_into()
                 .unwrap_or(i64::MAX),
-            in_flight_ms: i64::try_from(self.publish.longest_in_flight().as_millis())
-                .unwrap_or(i64::MAX),
-            overdue_ms: i64::from(of.reconcile_overdue_ms),
-            repair_limit_percent: of.repair_limit_percent,
-            repair_limit_at_least: u64::from(of.repair_limit_at_least),
-            failed_claims_kept: of.kept(Tuning::FailedClaimsKeptSeconds, Some(30)),
-            people_kept: of
-                .retention()
-                .map(|_| of.kept(Tuning::PeopleKeptSeconds, None)),
+            in_flight_ms: in_flight.try_into().unwrap_or(i64::MAX),
+            overdue_ms: Tuning::ReconcileOverdueMs.or(60_000_u32).into(),
+            repair_limit_percent: Tuning::RepairLimitPercent.or(20_u32),
+            repair_limit_at_least: Tuning::RepairLimitAtLeast.or(50_u64),
+            failed_claims_kept: kept(Tuning::FailedClaimsKeptSeconds, 30),
+            people_kept: self.policy.retention_days.map(people_kept),
             kept: Retention {
-                clean_runs: of.kept(Tuning::CleanRunsKeptSeconds, Some(7)),
-                runs: of.kept(Tuning::RunsKeptSeconds, None),
-                alerts: of.kept(Tuning::AlertsKeptSeconds, Some(90)),
-                mails: of.kept(Tuning::MailsKeptSeconds, Some(30)),
-                mended_promises: of.kept(Tuning::MendedPromisesKeptSeconds, None),
+                repeated_runs: kept(Tuning::CleanRunsKeptSeconds, 1),
+                runs: kept(Tuning::RunsKeptSeconds, u32::MAX),
+                alerts: kept(Tuning::AlertsKeptSeconds, 90),
+                mails: kept(Tuning::MailsKeptSeconds, 30),
+                mended_promises: kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
             },
-            stall_after: Duration::from_secs(of.consumer_stall_seconds),
-            page_slots: of.reconcile_page_slots,
+            stall_after: Duration::from_secs(Tuning::ConsumerStallSeconds.or(60_u64)),
+            page_slots: Tuning::ReconcilePageSlots.or(5_000_u32),
         }
     }
 }
@@ -230,9 +213,6 @@ pub struct ScheduleArgs {
     /// The daily digest
     #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = crate::daemon::schedule::six_fields)]
     pub digest_cron: String,
-    /// Delay after which a scheduled run is mailed as missed.
-    #[arg(skip = Tuning::MissedAfterSeconds.or(300_u32))]
-    pub missed_after_seconds: u32,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -391,11 +371,8 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "ID")]
     pub coupon: i64,
     /// The user
-    #[arg(long, value_name = "ID", required_unless_present = "slot")]
-    pub user: Option<String>,
-    /// Every user known on this slot, instead of one user
-    #[arg(long, value_name = "NUMBER", conflicts_with = "user")]
-    pub slot: Option<i64>,
+    #[arg(long, value_name = "ID")]
+    pub user: String,
     /// The drop; by default the last one in which the user is known
     #[arg(long, value_name = "ID")]
     pub drop: Option<i64>,

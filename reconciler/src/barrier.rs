@@ -19,10 +19,11 @@ use firstcome_shared::mysql::{Db, DbError};
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataTopic;
 use tokio::time::Instant;
 
 use crate::args::PassSettings;
-use crate::context::{PassContext, PassError};
+use crate::context::{PassContext, PassError, millis};
 use crate::stores::Stores;
 
 /// The offsets of each partition: the first one that the log has, and its end.
@@ -73,10 +74,7 @@ impl Topic {
         let name = &self.settings.topic;
         let offsets = || -> Result<Logs, KafkaError> {
             let metadata = client.fetch_metadata(Some(name), ANSWER)?;
-            let partitions = metadata
-                .topics()
-                .iter()
-                .flat_map(rdkafka::metadata::MetadataTopic::partitions);
+            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
             let log = |partition: i32| {
                 let (first, end) = client.fetch_watermarks(name, partition, ANSWER)?;
                 Ok((partition, first..end))
@@ -178,9 +176,7 @@ pub async fn deadlines(db: &Db, settings: &PassSettings) -> Result<Deadlines, Db
 pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Result<(), PassError> {
     // Read after the coupons were closed: an API may just have announced a longer one.
     let deadlines = deadlines(&ctx.stores.db, &ctx.settings).await?;
-    let in_flight =
-        Duration::from_millis(u64::try_from(deadlines.in_flight_ms).unwrap_or_default());
-    let left = (in_flight + MARGIN).saturating_sub(closed_at.elapsed());
+    let left = (millis(deadlines.in_flight_ms) + MARGIN).saturating_sub(closed_at.elapsed());
     if !left.is_zero() {
         tracing::info!(wait = ?left, "waiting for claims that may be on their way");
         ctx.sleep(left).await?;
@@ -211,14 +207,10 @@ pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Result<(), PassError
 /// Returns the number of unread messages.
 pub fn unread(state: &ReadState) -> i64 {
     let behind = |(partition, log): (&i32, &Range<i64>)| {
-        log.end - state.positions.get(partition).copied().unwrap_or(log.start)
+        let position = state.positions.get(partition).copied();
+        (log.end - position.unwrap_or(log.start)).max(0)
     };
-    state
-        .logs
-        .iter()
-        .map(behind)
-        .map(|number| number.max(0))
-        .sum()
+    state.logs.iter().map(behind).sum()
 }
 
 #[cfg(test)]

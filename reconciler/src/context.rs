@@ -15,7 +15,6 @@ use firstcome_shared::redis::wrong_key::is_about_data;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::PassSettings;
-use crate::passes::Progress;
 use crate::report::{FailureCause, Outcome, Trigger};
 use crate::stores::Stores;
 
@@ -67,7 +66,6 @@ pub struct PassContext {
     /// read from a read-only MySQL.
     pub stores: Stores,
     pub settings: Arc<PassSettings>,
-    pub progress: Arc<Progress>,
     pub run_id: String,
     pub dry_run: bool,
     pub deep: bool,
@@ -167,6 +165,11 @@ impl PassError {
             _ => Err(self),
         }
     }
+}
+
+/// Returns a duration in milliseconds, of a setting or a table.
+pub(crate) fn millis(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or_default())
 }
 
 /// Returns the result of a fenced change.

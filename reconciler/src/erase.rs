@@ -8,11 +8,10 @@ use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::allow_list::ListChange;
+use firstcome_shared::mysql::allow_list::{ListChange, ListChanged};
 use firstcome_shared::mysql::erase::RowsByTable;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::allow_list::ListFollowed;
 use firstcome_shared::redis::keys::DropKeys;
 
 use crate::args::EraseArgs;
@@ -107,6 +106,10 @@ async fn still_needed(
     coupons: &[CouponId],
 ) -> Result<Vec<String>, EraseError> {
     let Stores { db, redis, .. } = stores;
+    let keys = |drops: &[Drop]| -> Vec<DropKeys> {
+        let keys = drops.iter().map(|it| redis.keys(it.coupon_id, it.id));
+        keys.collect()
+    };
     let mut reasons = Vec::new();
     let open = db.open_of_person(user).await?;
     if open > 0 {
@@ -116,16 +119,11 @@ async fn still_needed(
     }
     for id in coupons {
         let found = db.coupon(*id).await?;
-        let drops = found.map(|(_, drops)| drops).unwrap_or_default();
+        let keys = found.map(|(_, drops)| keys(&drops)).unwrap_or_default();
         if !is_coupon_over(db, *id).await? {
-            reasons.push(format!(
-                "coupon {id} is not over: all its drops must be sealed"
-            ));
-        } else if redis
-            .have_keys(&keys(stores, &drops))
-            .await?
-            .contains(&true)
-        {
+            let why = format!("coupon {id} is not over: all its drops must be sealed");
+            reasons.push(why);
+        } else if redis.have_keys(&keys).await?.contains(&true) {
             reasons.push(format!(
                 "Redis keeps the people of coupon {id} for an hour after its last drop was sealed"
             ));
@@ -134,18 +132,12 @@ async fn still_needed(
     // The user may be on a waiting list, or just admitted.
     for (coupon, drops) in db.catalogue().await? {
         let id = coupon.id;
-        if !coupons.contains(&id) && redis.knows(&keys(stores, &drops), user).await? {
-            reasons.push(format!(
-                "they hold a slot or wait in coupon {id}, which is not over"
-            ));
+        if !coupons.contains(&id) && redis.knows(&keys(&drops), user).await? {
+            let why = format!("they hold a slot or wait in coupon {id}, which is not over");
+            reasons.push(why);
         }
     }
     Ok(reasons)
-}
-
-fn keys(stores: &Stores, drops: &[Drop]) -> Vec<DropKeys> {
-    let keys = |drop: &Drop| stores.redis.keys(drop.coupon_id, drop.id);
-    drops.iter().map(keys).collect()
 }
 
 /// Removes a user from all lists. Returns the number of lists that contained the user.
@@ -158,16 +150,10 @@ async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<u
         let changed = db
             .change_allow_list(id, seen, change.clone(), by.clone())
             .await?;
-        let Some(changed) = changed.filter(|changed| changed.changed > 0) else {
-            continue;
-        };
-        lists += 1;
-        let followed = redis
-            .change_allow_list(id, changed.before, changed.now, &change)
-            .await?;
-        if followed != ListFollowed::Other {
+        if !matches!(changed, ListChanged::Yes { changed: 1.., .. }) {
             continue;
         }
+        lists += 1;
         // Do not rewrite the list of a coupon that is over: it is not used, and the list in Redis
         // may differ. A torn list cannot be rewritten.
         let is_over = is_coupon_over(db, id).await?;

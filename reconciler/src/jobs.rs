@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -22,9 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::PassSettings;
 use crate::barrier::{self, BarrierError, ReadState};
-use crate::report::{
-    DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome, Run, UnsafePart,
-};
+use crate::report::{DropReport, Finding, FindingCase, Kind, Outcome, Run, UnsafePart};
 use crate::seal::is_coupon_over;
 use crate::stores::Stores;
 
@@ -60,27 +58,27 @@ pub(crate) async fn run(
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last_daily: Option<DateTime<Utc>> = None;
+    let mut daily = tokio::time::interval(DAILY);
     let mut positions = Positions::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            _ = daily.tick() => {
+                erase(&stores, &settings).await;
+                continue;
+            }
             _ = ticks.tick() => {}
         }
-        let now = Utc::now();
-        let is_daily =
-            last_daily.is_none_or(|at| (now - at).abs().to_std().unwrap_or(DAILY) >= DAILY);
-        all(&stores, &settings, &notes, is_daily).await;
+        all(&stores, &settings, &notes).await;
         match consumer(&stores, &mut positions, settings.stall_after).await {
             Ok(found) => notes.set("consumer", found),
             Err(error) => tracing::warn!(%error, "the consumer's progress was not read"),
         }
-        last_daily = if is_daily { Some(now) } else { last_daily };
     }
 }
 
 /// Runs each job once. A job that fails is repeated at its next time.
-pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes, is_daily: bool) {
+pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes) {
     let coupons = stores.db.catalogue().await;
     if let Ok(coupons) = &coupons {
         let copied = stores.redis.write_catalogue_copy(coupons).await;
@@ -91,12 +89,11 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes,
         Ok(found) => notes.set("settings", found),
         Err(error) => tracing::warn!(%error, "settings were not checked"),
     }
-    log("lost drops", lost_drops(stores).await);
+    // The catalogue does not contain a coupon that has lost its only drop.
+    let lost = stores.db.coupons_without_drops().await;
+    log("lost drops", make_ahead(stores, lost).await);
     log("slot limits", restore_limits(stores).await);
     log("retention", retention(stores, settings).await);
-    if is_daily {
-        log("erasing", erase(stores, settings).await);
-    }
 }
 
 fn log(job: &'static str, done: Result<(), StoreError>) {
@@ -105,23 +102,18 @@ fn log(job: &'static str, done: Result<(), StoreError>) {
     }
 }
 
-/// Creates the only drop of coupons that have lost it; the catalogue does not contain them.
-async fn lost_drops(stores: &Stores) -> Result<(), StoreError> {
-    make_ahead(stores, stores.db.coupons_without_drops().await).await
-}
-
 /// Creates the drops that the schedules of these coupons require.
 async fn make_ahead(
     stores: &Stores,
     coupons: Result<Vec<(Coupon, Vec<Drop>)>, DbError>,
 ) -> Result<(), StoreError> {
     for (coupon, own) in coupons? {
-        let made = drops::make_ahead(&stores.db, &stores.redis, &coupon, &own, Utc::now()).await;
-        match made {
+        let coupon_id = coupon.id.0;
+        match drops::make_ahead(&stores.db, &stores.redis, &coupon, &own, Utc::now()).await {
             Ok(0) => {}
-            Ok(made) => tracing::info!(coupon_id = coupon.id.0, made, "upcoming drops created"),
+            Ok(made) => tracing::info!(coupon_id, made, "upcoming drops created"),
             Err(error) => {
-                tracing::warn!(coupon_id = coupon.id.0, %error, "upcoming drops could not be created");
+                tracing::warn!(coupon_id, %error, "upcoming drops could not be created");
             }
         }
     }
@@ -201,32 +193,32 @@ async fn consumer(
 fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<Finding> {
     let now = Instant::now();
     let before = std::mem::take(known);
-    let mut stuck = Vec::new();
-    let mut longest = Duration::ZERO;
     for (partition, log) in &state.logs {
         let position = state.positions.get(partition).copied().unwrap_or(log.start);
-        if position >= log.end {
-            continue;
-        }
-        let since = before.get(partition).filter(|(at, _)| *at == position);
-        let since = since.map_or(now, |(_, since)| *since);
-        known.insert(*partition, (position, since));
-        if now - since > limit {
-            stuck.push(partition.to_string());
-            longest = longest.max(now - since);
+        if position < log.end {
+            let since = before.get(partition).filter(|(at, _)| *at == position);
+            let since = since.map_or(now, |(_, since)| *since);
+            known.insert(*partition, (position, since));
         }
     }
-    let detail = format!(
-        "{} messages wait on partition {} of the topic, and the consumer has not moved for {} s",
-        barrier::unread(state),
-        stuck.join(", "),
-        longest.as_secs()
+    let mut stuck: BTreeMap<i32, Duration> = BTreeMap::new();
+    stuck.extend(
+        known
+            .iter()
+            .map(|(partition, (_, since))| (*partition, now - *since)),
     );
-    let found = Finding {
+    stuck.retain(|_, since| *since > limit);
+    let longest = stuck.values().max()?.as_secs();
+    let partitions: Vec<String> = stuck.keys().map(ToString::to_string).collect();
+    let detail = format!(
+        "{} messages wait on partition {} of the topic, and the consumer has not moved for {longest} s",
+        barrier::unread(state),
+        partitions.join(", ")
+    );
+    Some(Finding {
         case: FindingCase::ConsumerStands,
         ..Finding::report(Kind::Stalled, detail)
-    };
-    (!stuck.is_empty()).then_some(found)
+    })
 }
 
 /// Sealed drops counted by one statement.
@@ -249,63 +241,48 @@ pub(crate) async fn count_sealed(
         let ids = page.iter().map(|drop| DropId(drop.id)).collect();
         let counts = db.rows_by_drop(ids).await?;
         for sealed in page {
-            let id = DropId(sealed.id);
-            let rows = counts.get(&id).copied().unwrap_or(0);
-            let wanted = i64::from(sealed.sealed_rows.unwrap_or(0));
-            let examined = Examined {
-                rows: u64::try_from(rows).unwrap_or(0),
-                ..Examined::default()
-            };
+            let (id, coupon_id) = (DropId(sealed.id), CouponId(sealed.coupon_id));
+            let rows = counts.get(&id).map_or(0, |rows| rows.unsigned_abs());
+            let wanted = u64::from(sealed.sealed_rows.unwrap_or(0));
             if rows >= wanted && drop.is_none() {
                 run.unlisted.drops += 1;
-                run.unlisted.examined.rows += examined.rows;
+                run.unlisted.examined.rows += rows;
                 continue;
             }
-            let coupon = CouponId(sealed.coupon_id);
-            let name = db
-                .coupon(coupon)
-                .await?
-                .map(|(coupon, _)| coupon.settings.name);
-            let missing = (rows < wanted).then(|| Finding {
-                coupon_id: Some(coupon),
-                drop_id: Some(id),
-                result: Outcome::Failed,
-                ..Finding::report(
-                    Kind::CountMismatch,
-                    format!(
-                        "it was sealed with {wanted} rows, now there are {rows}: insert the rows again from a backup of \
-                         MySQL, or have the topic read again"
-                    ),
-                )
-            });
-            let numbers = Numbers {
-                rows: examined.rows,
-                ..Numbers::default()
-            };
-            run.drops.push(DropReport {
-                coupon_name: name.unwrap_or_default(),
-                exact: missing.is_none(),
-                sealed: true,
-                before: numbers,
-                after: numbers,
-                examined,
-                findings: missing.into_iter().collect(),
-                ..DropReport::begun(coupon, id, sealed.quantity)
-            });
+            let mut report = DropReport::begun(coupon_id, id, sealed.quantity);
+            (report.sealed, report.exact) = (true, rows >= wanted);
+            (report.before.rows, report.after.rows) = (rows, rows);
+            report.examined.rows = rows;
+            if let Some((coupon, _)) = db.coupon(coupon_id).await? {
+                report.coupon_name = coupon.settings.name;
+            }
+            if rows < wanted {
+                let detail = format!(
+                    "it was sealed with {wanted} rows, now there are {rows}: insert the rows again from a backup of MySQL, or \
+                     have the topic read again"
+                );
+                report.findings.push(Finding {
+                    coupon_id: Some(coupon_id),
+                    drop_id: Some(id),
+                    result: Outcome::Failed,
+                    ..Finding::report(Kind::CountMismatch, detail)
+                });
+            }
+            run.drops.push(report);
         }
     }
 }
 
 /// Deletes a bounded number of records past their retention.
 async fn retention(stores: &Stores, settings: &PassSettings) -> Result<(), StoreError> {
-    stores.db.delete_old(settings.kept).await?;
-    let deleted = stores
-        .db
+    let db = &stores.db;
+    db.delete_old(settings.kept).await?;
+    let letters = db
         .delete_resolved_dead_letters(settings.failed_claims_kept)
         .await?;
-    if deleted > 0 {
+    if letters > 0 {
         tracing::info!(
-            deleted,
+            letters,
             "dead letters that were resolved long ago are deleted"
         );
     }
@@ -313,11 +290,10 @@ async fn retention(stores: &Stores, settings: &PassSettings) -> Result<(), Store
 }
 
 /// Deletes allow lists and user ids that nobody needs.
-async fn erase(stores: &Stores, settings: &PassSettings) -> Result<(), StoreError> {
-    delete_old_allow_lists(stores).await?;
-    match settings.people_kept {
-        Some(kept) => erase_old_people(stores, kept).await,
-        None => Ok(()),
+pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
+    log("allow lists", delete_old_allow_lists(stores).await);
+    if let Some(kept) = settings.people_kept {
+        log("erasing", erase_old_people(stores, kept).await);
     }
 }
 
@@ -325,24 +301,14 @@ async fn erase(stores: &Stores, settings: &PassSettings) -> Result<(), StoreErro
 const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 async fn delete_old_allow_lists(stores: &Stores) -> Result<(), StoreError> {
-    for (coupon, mut revision) in stores.db.old_allow_lists(LISTS_KEPT).await? {
+    for coupon in stores.db.old_allow_lists(LISTS_KEPT).await? {
         // A coupon with a schedule may get more drops.
-        if !is_coupon_over(&stores.db, coupon).await? {
-            continue;
-        }
-        while let Some((now, has_more)) = stores
-            .db
-            .delete_some_of_allow_list(coupon, revision)
-            .await?
-        {
-            revision = now;
-            if !has_more {
-                tracing::info!(
-                    coupon_id = coupon.0,
-                    "the allow list of a coupon that is over is deleted"
-                );
-                break;
-            }
+        if is_coupon_over(&stores.db, coupon).await? {
+            stores.db.delete_allow_list(coupon).await?;
+            tracing::info!(
+                coupon_id = coupon.0,
+                "the allow list of a coupon that is over is deleted"
+            );
         }
     }
     Ok(())
@@ -356,28 +322,25 @@ const USERS_AT_MOST: usize = 1_000_000;
 /// nor Redis needs the ids. If a coupon allows one per user in total, its rows keep their users
 /// until the coupon is over, because they show who already has one.
 async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreError> {
+    let (db, redis) = (&stores.db, &stores.redis);
     let mut over = HashMap::new();
     let mut after = DropId(0);
     let (mut drops, mut users) = (0, 0);
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
-        let page = stores
-            .db
-            .old_drops_with_people(kept, after, AT_ONCE)
-            .await?;
+        let page = db.old_drops_with_people(kept, after, AT_ONCE).await?;
         let Some(last) = page.last() else { break };
         after = last.id();
         for drop in page {
-            let is_over = match over.get(&drop.coupon()) {
+            let (id, coupon) = (drop.id(), drop.coupon());
+            let is_over = match over.get(&coupon) {
                 Some(known) => *known,
-                None => is_coupon_over(&stores.db, drop.coupon()).await?,
+                None => is_coupon_over(db, coupon).await?,
             };
-            over.insert(drop.coupon(), is_over);
-            let keys = stores.redis.keys(drop.coupon(), drop.id());
-            let has_keys = stores.redis.have_keys(&[keys]).await?.contains(&true);
-            if !has_keys && (is_over || drop.once_per_drop) {
+            over.insert(coupon, is_over);
+            let has_keys = redis.have_keys(&[redis.keys(coupon, id)]).await?;
+            if !has_keys.contains(&true) && (is_over || drop.once_per_drop) {
                 drops += 1;
-                users += stores.db.erase_holders(drop.id()).await?
-                    + stores.db.erase_others(drop.id(), is_over).await?;
+                users += db.erase_holders(id).await? + db.erase_others(id, is_over).await?;
             }
         }
     }

@@ -34,13 +34,12 @@ pub(crate) async fn brake(
     }
     let is_seen = ctx.confirm || ctx.dry_run;
     db.hold_back(drop.id, now, &ctx.run_id, is_seen).await?;
-    Ok(Some(match shown.map(|shown| shown.number) {
-        _ if !asks => format!("{number} users would lose their slot, which needs a confirmation"),
-        Some(shown) => format!(
-            "not confirmed: {shown} users were shown before, now other {number} would lose their slot; confirm again"
-        ),
-        None => format!(
-            "not confirmed: no pass has shown before that {number} users would lose their slot; confirm again"
-        ),
+    let lose = format!("{number} users would lose their slot");
+    Ok(Some(match shown {
+        _ if !asks => format!("{lose}, which needs a confirmation"),
+        Some(_) => {
+            format!("not confirmed: another plan was shown before, now {lose}; confirm again")
+        }
+        None => format!("not confirmed: no pass has shown before that {lose}; confirm again"),
     }))
 }

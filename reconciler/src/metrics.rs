@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use strum::VariantArray as _;
 
-use crate::report::{Finding, Kind, Outcome, Run, Status, Trigger};
+use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status, Trigger};
 
 /// The type of a metric.
 enum Type {
@@ -72,10 +72,10 @@ pub(crate) fn pass(run: &Run, took: Duration) {
     counter!("firstcome_passes_total", "trigger" => run.trigger.as_str(), "status" => run.status.as_str()).increment(1);
     histogram!("firstcome_pass_seconds").record(took.as_secs_f64());
     for finding in run.all_findings() {
-        counter!("firstcome_findings_total", "kind" => finding.kind.as_str())
-            .increment(finding.case.number());
-        counter!("firstcome_repairs_total", "kind" => finding.kind.as_str(), "result" => finding.result.as_str())
-            .increment(finding.case.number());
+        let (kind, result) = (finding.kind.as_str(), finding.result.as_str());
+        let number = finding.case.number();
+        counter!("firstcome_findings_total", "kind" => kind).increment(number);
+        counter!("firstcome_repairs_total", "kind" => kind, "result" => result).increment(number);
     }
     // A dry run leaves drift that the next pass repairs.
     if run.status != Status::Failed && !run.dry_run && !run.partial {
@@ -110,11 +110,12 @@ pub(crate) fn drift(run: Option<&Run>, is_deep: bool) {
 /// Counts the findings of a kind that a run left in drops. A sealed drop that is exact has none: it
 /// was closed below its quantity.
 fn left(run: &Run, kind: Kind, sealed: bool) -> usize {
-    let drops = run
+    let is_own = |it: &&DropReport| it.sealed == sealed && !(sealed && it.exact);
+    let findings = run
         .drops
         .iter()
-        .filter(|it| it.sealed == sealed && !(sealed && it.exact));
-    let findings = drops.flat_map(|drop| &drop.findings);
+        .filter(is_own)
+        .flat_map(|drop| &drop.findings);
     let is_left = |it: &&Finding| it.kind == kind && it.result != Outcome::Applied;
     findings.filter(is_left).count()
 }
@@ -134,7 +135,6 @@ mod tests {
     use firstcome_shared::domain::{CouponId, DropId};
 
     use super::*;
-    use crate::report::DropReport;
 
     #[test]
     fn drift_excludes_repaired_findings_and_sealed_drops_that_are_exact() {

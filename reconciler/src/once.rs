@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
@@ -15,9 +13,9 @@ use crate::context::{PassError, PassRequest};
 use crate::jobs;
 use crate::notify::Notifier;
 use crate::notify::wording::{LONGEST, count, line, person, plainly, words};
-use crate::passes::{Progress, mail, must_exist};
+use crate::passes::{mail, must_exist};
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
-use crate::run::{Reconciler, UrgentLane, new_run_id};
+use crate::run::{Reconciler, new_run_id};
 
 /// Maximum number of findings shown for one drop. `--json` and the API return all of them.
 const SHOWN: usize = 50;
@@ -48,9 +46,12 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         notifier.announce();
     }
     let settings = args.reconcile.settings();
-    let reconciler = Reconciler::new(stores.clone(), settings.clone(), UrgentLane::Here);
+    let reconciler = Reconciler::new(stores.clone(), settings.clone());
     if !args.dry_run {
-        jobs::all(&stores, &settings, &reconciler.notes, args.deep).await;
+        jobs::all(&stores, &settings, &reconciler.notes).await;
+        if args.deep {
+            jobs::erase(&stores, &settings).await;
+        }
     }
     let request = PassRequest {
         coupon: args.coupon.map(CouponId),
@@ -62,10 +63,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         ..PassRequest::new(Trigger::Cli)
     };
     must_exist(&stores, &request).await?;
-    let watch = tokio::spawn(show_progress(reconciler.progress.clone()));
-    let ended = reconciler.pass(&request, &new_run_id(), &stop).await;
-    watch.abort();
-    let run = match ended {
+    let run = match reconciler.pass(&request, &new_run_id(), &stop).await {
         Ok(run) => run,
         Err(error @ PassError::Busy) => {
             anyhow::bail!("{error}; it did not end within {} s", args.wait_seconds)
@@ -98,19 +96,6 @@ pub(crate) async fn tell(
         Status::Drift | Status::Braked => 1,
         Status::Failed | Status::Running => 2,
     }))
-}
-
-/// Prints the progress of a long pass to standard error.
-async fn show_progress(progress: Arc<Progress>) {
-    let mut every = tokio::time::interval(Duration::from_secs(2));
-    every.tick().await;
-    loop {
-        every.tick().await;
-        let done = progress.drops_done.load(Relaxed);
-        let drops = progress.drops.load(Relaxed);
-        let compared = progress.compared.load(Relaxed);
-        eprintln!("… {done} of {drops} drops, {compared} people and rows compared");
-    }
 }
 
 fn print(run: &Run, full_ids: bool) {
@@ -155,14 +140,15 @@ fn drop_line(drop: &DropReport) -> String {
         "{} · coupon {}, drop {}: {} of {} issued, {exact}",
         drop.coupon_name, drop.coupon_id, drop.drop_id, after.rows, drop.quantity
     );
-    if after.broken_promises > 0 {
-        let broken = count(after.broken_promises, "broken promise", "broken promises");
-        text = format!("{text}, {broken}");
-    }
     for (name, before, after) in [
         ("rows", before.rows, after.rows),
         ("in Redis", before.users, after.users),
         ("failed claims", before.failed_claims, after.failed_claims),
+        (
+            "broken promises",
+            before.broken_promises,
+            after.broken_promises,
+        ),
         ("in flight", before.in_flight, after.in_flight),
     ] {
         if before != after {
@@ -181,10 +167,11 @@ fn finding_line(finding: &Finding, full_ids: bool) -> String {
         Outcome::Skipped => "not needed",
     };
     let user = finding.user_id.as_ref();
+    let user = user.map(|id| if full_ids { id.clone() } else { person(id) });
     let place = [
         finding.drop_id.map(|drop| format!(", drop {drop}")),
         finding.slot.map(|slot| format!(", slot {slot}")),
-        user.map(|id| format!(", {}", if full_ids { id.clone() } else { person(id) })),
+        user.map(|user| format!(", {user}")),
     ];
     let place = place.map(Option::unwrap_or_default).concat();
     let mut text = finding.detail.clone();
@@ -204,14 +191,12 @@ fn finding_line(finding: &Finding, full_ids: bool) -> String {
 fn sections(run: &Run) -> BTreeSet<&'static str> {
     let left = |it: &&Finding| it.needs_person || it.result == Outcome::Failed;
     let kinds = run.all_findings().filter(left).map(|it| it.kind.as_str());
-    let is_broken = |drop: &DropReport| drop.after.broken_promises > 0;
-    let of_run = [
-        (run.status == Status::Braked, "braked"),
-        (run.status == Status::Failed, "run_failed"),
-        (run.drops.iter().any(is_broken), "broken_promise"),
-    ];
-    let of_run = of_run.into_iter().filter(|(applies, _)| *applies);
-    kinds.chain(of_run.map(|(_, section)| section)).collect()
+    let of_status = match run.status {
+        Status::Braked => Some("braked"),
+        Status::Failed => Some("run_failed"),
+        Status::Running | Status::Clean | Status::Repaired | Status::Drift => None,
+    };
+    kinds.chain(of_status).collect()
 }
 
 #[cfg(test)]
@@ -221,59 +206,47 @@ mod tests {
 
     #[test]
     fn exact_drop_with_failed_claims_is_printed_as_exact_with_their_number() {
-        let drop = |exact, failed_claims| {
+        let printed = |exact, failed_claims| {
+            let mut drop = DropReport::begun(CouponId(1), DropId(7), 20);
             let numbers = Numbers {
                 users: 18,
                 rows: 18,
                 failed_claims,
                 ..Numbers::default()
             };
-            drop_line(&DropReport {
-                coupon_name: "Winter".to_owned(),
-                exact,
-                before: numbers,
-                after: numbers,
-                ..DropReport::begun(CouponId(1), DropId(7), 20)
-            })
+            (drop.exact, drop.coupon_name) = (exact, "Winter".to_owned());
+            (drop.before, drop.after) = (numbers, numbers);
+            drop_line(&drop)
         };
-        assert_eq!(
-            drop(true, 0),
-            "Winter · coupon 1, drop 7: 18 of 20 issued, exact"
-        );
-        assert!(
-            drop(true, 2)
-                .ends_with("exact for everybody whom Redis knows; 2 failed claims are left")
-        );
-        assert_eq!(
-            drop(false, 2),
-            "Winter · coupon 1, drop 7: 18 of 20 issued, NOT exact"
-        );
+        let begins = "Winter · coupon 1, drop 7: 18 of 20 issued";
+        assert_eq!(printed(true, 0), format!("{begins}, exact"));
+        let left = "exact for everybody whom Redis knows; 2 failed claims are left";
+        assert_eq!(printed(true, 2), format!("{begins}, {left}"));
+        assert_eq!(printed(false, 2), format!("{begins}, NOT exact"));
     }
 
     #[test]
     fn finding_says_what_to_do_without_table_names_or_reason_codes() {
+        let user = |id: &str| Some(id.to_owned());
         let left = Finding {
-            coupon_id: Some(CouponId(1)),
             drop_id: Some(DropId(7)),
             slot: Some(1100),
-            user_id: Some("customer-4711".to_owned()),
+            user_id: user("customer-4711"),
             ..Finding::report(Kind::FailedClaim, "failed claim 3 (slot_taken)")
         };
         let masked = finding_line(&left, false);
-        assert_eq!(
-            masked,
-            "left for you  failed_claim, drop 7, slot 1100, c•••11: failed claim 3 (slot_taken)"
-        );
+        let text = "failed claim 3 (slot_taken)";
+        let expected = format!("left for you  failed_claim, drop 7, slot 1100, c•••11: {text}");
+        assert_eq!(masked, expected);
+        // Only the id itself is masked.
         for id in ["3", "slot", "claim", "7"] {
-            let number = finding_line(
-                &Finding {
-                    user_id: Some(id.to_owned()),
-                    ..left.clone()
-                },
-                false,
-            );
-            let masked = masked.replace("c•••11", &person(id));
-            assert_eq!(number, masked, "{id}");
+            let user_id = user(id);
+            let other = Finding {
+                user_id,
+                ..left.clone()
+            };
+            let expected = masked.replace("c•••11", &person(id));
+            assert_eq!(finding_line(&other, false), expected, "{id}");
         }
         let issued = Finding {
             action: ActionKind::Issue,
@@ -286,9 +259,7 @@ mod tests {
             full.starts_with("     applied  failed_claim, drop 7"),
             "{full}"
         );
-        assert!(
-            full.contains("customer-4711: failed claim 3 (slot_taken) (issued late)"),
-            "{full}"
-        );
+        let ends = format!("customer-4711: {text} (issued late)");
+        assert!(full.ends_with(&ends), "{full}");
     }
 }

@@ -2,12 +2,9 @@
 //! what only a projection repairs.
 
 use std::collections::HashMap;
-use std::ops::AddAssign;
-use std::sync::atomic::Ordering::Relaxed;
 
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::UserId;
-use firstcome_shared::redis::gate::Gate;
 use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 
@@ -21,17 +18,6 @@ use crate::report::{
 use crate::revoke_promote;
 use crate::rows::{self, RowEnd};
 
-/// The gate at which a drop is compared.
-#[derive(Debug, Clone)]
-pub struct CompareAt {
-    /// Pages with another gate are of another server or era, and prove nothing.
-    pub gate: Gate,
-    /// The era of the rows.
-    pub era: u64,
-    /// Closed, and every claim from before the closing has arrived.
-    pub is_closed: bool,
-}
-
 /// Whose slots a projection would take, as one number and one hash: what an operator confirms.
 #[derive(Debug, Clone, Default)]
 pub struct Takes {
@@ -42,8 +28,8 @@ pub struct Takes {
 impl Takes {
     fn add(&mut self, slot: Option<i64>, user: &UserId) {
         self.number += 1;
-        self.hash
-            .update(format!("{} {user}\n", slot.unwrap_or_default()));
+        let line = format!("{} {user}\n", slot.unwrap_or_default());
+        self.hash.update(line);
     }
 
     /// Returns the first bytes of the hash, as a number.
@@ -82,16 +68,24 @@ impl Compared {
         self.dirty.is_none() && self.refused == 0 && self.repaired == 0 && !self.is_unsettled
     }
 
+    fn count(&mut self, page: &ReadPage) {
+        let (users, rows) = (page.redis.users.len() as u64, page.mysql.rows.len() as u64);
+        self.numbers.users += users;
+        self.numbers.rows += rows;
+        self.numbers.free += page.redis.free.len() as u64;
+        self.numbers.count = page.redis.count;
+        self.examined.users += users;
+        self.examined.rows += rows;
+        self.examined.failed_claims += page.mysql.letters.len() as u64;
+    }
+
     fn dirty(&mut self, dirt: &Dirt, result: Outcome) {
         self.dirty.get_or_insert((dirt.kind, dirt.detail));
         if let Some(user) = dirt.user.as_ref().filter(|_| dirt.takes) {
             self.takes.add(dirt.slot, user);
             if let Some(slot) = dirt.slot.filter(|_| dirt.owes) {
-                self.owed.push(Holder {
-                    slot,
-                    user: user.clone(),
-                    at_ms: None,
-                });
+                let (user, at_ms) = (user.clone(), None);
+                self.owed.push(Holder { slot, user, at_ms });
             }
         }
         let found = Finding::new(dirt.kind, ActionKind::Project, result, dirt.detail);
@@ -122,25 +116,11 @@ impl Compared {
     }
 }
 
-impl AddAssign<&ReadPage> for Compared {
-    fn add_assign(&mut self, page: &ReadPage) {
-        let (users, rows) = (page.redis.users.len() as u64, page.mysql.rows.len() as u64);
-        self.numbers.users += users;
-        self.numbers.rows += rows;
-        self.numbers.free += page.redis.free.len() as u64;
-        self.numbers.count = page.redis.count;
-        self.examined.users += users;
-        self.examined.rows += rows;
-        self.examined.failed_claims += page.mysql.letters.len() as u64;
-    }
-}
-
 /// Compares a drop. Inserts rows and ends letters, unless `may_write` is false.
 pub async fn compare(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: &DropSeen,
-    at: &CompareAt,
     may_write: bool,
 ) -> Result<Compared, PassError> {
     let mut compared = Compared::default();
@@ -155,27 +135,17 @@ pub async fn compare(
         WholeDrop::Dirty(dirt) => compared.dirty(&dirt, outcomes(may_write).1),
         WholeDrop::Whole => {}
     }
-    let is_lost = compared
-        .dirty
-        .is_some_and(|(kind, _)| kind == Kind::RedisLost);
+    let is_lost = matches!(compared.dirty, Some((Kind::RedisLost, _)));
     // A row may be of a claim that was given back.
     let has_returns = seen.banned > 0 || drop.revocations > 0;
-    let moment = Moment {
-        drop: drop.drop.id,
-        once_per: seen.coupon.once_per,
-        is_closed: at.is_closed,
-        clock_ms: ctx.clock_ms,
-        is_read: ctx.is_read,
-        deadline_ms: ctx.publish_ms,
-        overdue_ms: ctx.settings.overdue_ms,
-    };
+    let moment = moment(ctx, seen, drop);
     let mut pages = std::pin::pin!(read::pages(ctx, &seen.coupon, drop));
     while let Some(page) = pages.try_next().await? {
         ctx.must_go_on()?;
-        compared += &page;
-        let examined = page.mysql.rows.len() + page.redis.users.len();
-        ctx.progress.compared.fetch_add(examined as u64, Relaxed);
-        if page.gate != at.gate || page.revision > seen.coupon.revision.max(seen.state.revision) {
+        compared.count(&page);
+        // Another server or era proves nothing.
+        let revision = seen.coupon.revision.max(seen.state.revision);
+        if page.gate != seen.state.gate || page.revision > revision {
             compared.is_unsettled = true;
             continue;
         }
@@ -183,21 +153,32 @@ pub async fn compare(
         if judge::is_clean(&page.mysql, &page.redis) || is_lost && is_empty && !has_returns {
             continue;
         }
-        let doubts = judge::doubts(&page.mysql, &page.redis);
-        let again = read::again(ctx, &seen.coupon, drop, &page, &doubts).await?;
-        if !again.is_unsealed {
+        let Some(again) = read::again(ctx, &seen.coupon, drop, &page, false).await? else {
             compared.is_gone = true;
             return Ok(compared);
-        }
-        let mut judged = judge::judge(&moment, &page.mysql, &page.redis, &again.recheck);
+        };
+        let mut judged = judge::judge(&moment, &page.mysql, &page.redis, &again);
         if is_lost {
             // One finding for the drop, not one for each row.
             judged.dirt.retain(|dirt| dirt.takes);
         }
-        note_letters(&page.mysql.letters, &judged, may_write, &mut compared);
-        carry_out(ctx, seen, drop, at, judged, may_write, &mut compared).await?;
+        let letters = &page.mysql.letters;
+        carry_out(ctx, seen, drop, letters, &judged, may_write, &mut compared).await?;
     }
     Ok(compared)
+}
+
+/// Returns what is known about a drop and the moment of the pass.
+pub(crate) fn moment(ctx: &PassContext, seen: &CouponSeen, drop: &DropSeen) -> Moment {
+    Moment {
+        drop: drop.drop.id,
+        once_per: seen.coupon.once_per,
+        is_closed: seen.is_closed,
+        clock_ms: ctx.clock_ms,
+        is_read: ctx.is_read,
+        deadline_ms: ctx.publish_ms,
+        overdue_ms: ctx.settings.overdue_ms,
+    }
 }
 
 /// Inserts the rows of a page, ends its letters, and completes its revocations.
@@ -205,39 +186,42 @@ pub(crate) async fn carry_out(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: &DropSeen,
-    at: &CompareAt,
-    judged: Judgement,
+    letters: &[Letter],
+    judged: &Judgement,
     may_write: bool,
     compared: &mut Compared,
 ) -> Result<(), PassError> {
     let coupon = &seen.coupon;
-    compared.numbers.in_flight += judged.in_flight;
     let (done, projected) = outcomes(may_write);
+    compared.numbers.in_flight += judged.in_flight;
+    let letters: HashMap<i64, &Letter> = letters.iter().map(|it| (it.id, it)).collect();
+    for (id, end) in &judged.letters {
+        note_letter(letters[id], end, done, compared);
+    }
     for dirt in &judged.dirt {
         compared.dirty(dirt, projected);
     }
     for (user, revocation) in &judged.revoked {
-        if at.is_closed || !revocation.is_young() {
-            if may_write {
-                revoke_promote::complete(ctx, coupon, &drop.keys, revocation).await?;
-                compared.repaired += 1;
-            }
-            let detail = "a claim that was given back or revoked is still in a store";
-            let found = Finding::new(Kind::SettingsMismatch, ActionKind::Revoke, done, detail);
-            compared.ledger.add(found.of(None, Some(user)));
-        } else {
+        if !seen.is_closed && revocation.is_young() {
             // Its API is about to complete it.
             compared.numbers.in_flight += 1;
+            continue;
         }
+        if may_write {
+            revoke_promote::complete(ctx, coupon, &drop.keys, revocation).await?;
+            compared.repaired += 1;
+        }
+        let detail = "a claim that was given back or revoked is still in a store";
+        let found = Finding::new(Kind::SettingsMismatch, ActionKind::Revoke, done, detail);
+        compared.ledger.add(found.of(None, Some(user)));
     }
-    let due = &judged.rows;
     let ends = if may_write {
         rows::end_letters(ctx, coupon, drop.drop.id, &judged.letters).await?;
-        rows::insert_rows(ctx, coupon, drop.drop.id, at.era, due).await?
+        rows::insert_rows(ctx, coupon, drop.drop.id, coupon.era, &judged.rows).await?
     } else {
-        vec![RowEnd::Planned; due.len()]
+        vec![RowEnd::Planned; judged.rows.len()]
     };
-    for (due, end) in due.iter().zip(ends) {
+    for (due, end) in judged.rows.iter().zip(ends) {
         note_row(due, end, compared);
     }
     Ok(())
@@ -252,60 +236,41 @@ fn outcomes(may_write: bool) -> (Outcome, Outcome) {
     }
 }
 
-fn of_row(due: &DueRow, result: Outcome, more: &str) -> Finding {
+/// Reports what became of a row.
+fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
+    let (result, more) = match end {
+        RowEnd::Planned => (Outcome::Planned, String::new()),
+        RowEnd::Issued => (Outcome::Applied, String::new()),
+        // The next look finds the other row, and what that means for this user.
+        RowEnd::Overtaken => {
+            let why = ": another row has come meanwhile, or the claim was given back";
+            (Outcome::Skipped, why.to_owned())
+        }
+        RowEnd::Stale => {
+            compared.is_unsettled = true;
+            return;
+        }
+        RowEnd::Refused(why) => (Outcome::Failed, format!(": MySQL refuses the row: {why}")),
+    };
+    let is_refused = result == Outcome::Failed;
+    compared.repaired += u64::from(!is_refused);
+    compared.refused += u64::from(is_refused);
     let (kind, detail) = match due.letter {
         None => (Kind::Unissued, format!("admitted, and no row came{more}")),
         Some(id) => (Kind::FailedClaim, format!("failed claim {id}{more}")),
     };
-    Finding {
-        dead_letter: due.letter,
-        ..Finding::new(kind, ActionKind::Issue, result, detail)
+    let mut found = Finding::new(kind, ActionKind::Issue, result, detail);
+    found.dead_letter = due.letter;
+    if is_refused {
+        found.needs_person = true;
+        found.case = FindingCase::RowRefused;
     }
-    .of(Some(due.slot.into()), Some(&due.user))
+    compared
+        .ledger
+        .add(found.of(Some(due.slot.into()), Some(&due.user)));
 }
 
-fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
-    compared.repaired += 1;
-    let found = match end {
-        RowEnd::Planned => of_row(due, Outcome::Planned, ""),
-        RowEnd::Inserted | RowEnd::AlreadyThere => of_row(due, Outcome::Applied, ""),
-        // The next look finds the row of the other user, and what that means for this one.
-        RowEnd::SlotTaken | RowEnd::HasRow | RowEnd::Void => {
-            let why = ": another row has come meanwhile, or the claim was given back";
-            of_row(due, Outcome::Skipped, why)
-        }
-        RowEnd::Stale => {
-            compared.repaired -= 1;
-            compared.is_unsettled = true;
-            return;
-        }
-        RowEnd::Refused(why) => {
-            compared.repaired -= 1;
-            compared.refused += 1;
-            let why = format!(": MySQL refuses the row: {why}");
-            Finding {
-                needs_person: true,
-                case: FindingCase::RowRefused,
-                ..of_row(due, Outcome::Failed, &why)
-            }
-        }
-    };
-    compared.ledger.add(found);
-}
-
-/// Reports how letters end, or why they stay open.
-pub(crate) fn note_letters(
-    letters: &[Letter],
-    judged: &Judgement,
-    may_write: bool,
-    compared: &mut Compared,
-) {
-    let letters: HashMap<i64, &Letter> = letters.iter().map(|it| (it.id, it)).collect();
-    for (id, end) in &judged.letters {
-        note_letter(letters[id], end, outcomes(may_write).0, compared);
-    }
-}
-
+/// Reports how a letter ends, or why it stays open.
 fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut Compared) {
     let (how, why) = end.says();
     let (action, result) = match end {
@@ -313,9 +278,7 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
         _ if how.is_some() => (ActionKind::Resolve, done),
         _ => (ActionKind::Report, Outcome::Skipped),
     };
-    if result == Outcome::Applied {
-        compared.repaired += 1;
-    }
+    compared.repaired += u64::from(result == Outcome::Applied);
     let detail = format!("failed claim {}: {why}", letter.id);
     let found = Finding {
         dead_letter: Some(letter.id),
@@ -331,13 +294,14 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
 /// refuses a write.
 pub fn unworkable(seen: &CouponSeen, why: &str) -> Vec<DropReport> {
     let report = |drop: &DropSeen| {
+        let mut compared = Compared {
+            is_unsettled: true,
+            ..Compared::default()
+        };
         let detail = format!("this drop cannot be compared: {why}");
-        let mut compared = Compared::default();
-        compared.ledger.add(Finding {
-            result: Outcome::Failed,
-            ..Finding::report(Kind::CountMismatch, detail)
-        });
-        compared.is_unsettled = true;
+        let mut found = Finding::report(Kind::CountMismatch, detail);
+        found.result = Outcome::Failed;
+        compared.ledger.add(found);
         compared.report(&seen.coupon, drop, None)
     };
     seen.drops.iter().map(report).collect()

@@ -1,8 +1,6 @@
 //! Runs the passes of a process one at a time, each in a separate task.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 
 use chrono::Utc;
 use tokio::sync::{oneshot, watch};
@@ -17,29 +15,23 @@ use crate::report::Run;
 use crate::run::{Reconciler, new_run_id};
 use crate::stores::Stores;
 
-/// The progress of a pass, for the terminal and the API.
+/// The pass that this process runs, and whether it has the lock and is recorded.
 #[derive(Debug, Default)]
-pub struct Progress {
-    pub drops: AtomicU64,
-    pub drops_done: AtomicU64,
-    /// Number of users and rows compared.
-    pub compared: AtomicU64,
-    /// The pass that this daemon runs, and whether it has the lock and is recorded.
-    pub current: watch::Sender<Option<(String, bool)>>,
-}
+pub struct Current(watch::Sender<Option<(String, bool)>>);
 
-impl Progress {
-    /// Begins with a run that has the lock and is recorded.
+impl Current {
+    /// Notes that a run has the lock and is recorded.
     pub fn begin(&self, run_id: &str) {
-        for number in [&self.drops, &self.drops_done, &self.compared] {
-            number.store(0, Relaxed);
-        }
-        let own = |current: &&mut (String, bool)| current.0 == run_id;
-        self.current.send_modify(|current| {
-            if let Some(current) = current.as_mut().filter(own) {
-                current.1 = true;
+        self.0.send_modify(|current| {
+            if let Some((_, is_recorded)) = current.as_mut().filter(|(id, _)| id == run_id) {
+                *is_recorded = true;
             }
         });
+    }
+
+    /// The ID of the running pass.
+    pub fn run_id(&self) -> Option<String> {
+        self.0.borrow().as_ref().map(|(id, _)| id.clone())
     }
 }
 
@@ -66,7 +58,7 @@ pub enum Worker {
 
 #[derive(Clone)]
 pub struct Passes {
-    pub progress: Arc<Progress>,
+    pub current: Arc<Current>,
     worker: Worker,
     notifier: Notifier,
     tasks: TaskTracker,
@@ -83,9 +75,9 @@ impl Passes {
         stop: CancellationToken,
     ) -> Self {
         Self {
-            progress: Arc::clone(match &worker {
-                Worker::Own(reconciler) => &reconciler.progress,
-                Worker::Attached(attached) => &attached.progress,
+            current: Arc::clone(match &worker {
+                Worker::Own(reconciler) => &reconciler.current,
+                Worker::Attached(attached) => &attached.current,
             }),
             worker,
             notifier,
@@ -103,11 +95,18 @@ impl Passes {
             return Err(NotStarted::Stopping);
         }
         let run_id = new_run_id();
-        let running = Running::begin(&self.progress, &run_id).map_err(NotStarted::Running)?;
+        let running = Running::begin(&self.current, &run_id).map_err(NotStarted::Running)?;
         let (answer, receiver) = oneshot::channel();
         let (passes, id) = (self.clone(), run_id.clone());
         self.tasks.spawn(async move {
-            let result = passes.one(&request, &id).await;
+            let started = Instant::now();
+            let result = match &passes.worker {
+                Worker::Own(reconciler) => reconciler.pass(&request, &id, &passes.stop).await,
+                Worker::Attached(attached) => attached.pass(&request, &id, &passes.stop).await,
+            };
+            if let Ok(run) = &result {
+                ended(run, started, &passes.notifier).await;
+            }
             drop(running);
             if answer.send(result).is_err() {
                 tracing::trace!("nobody waits for this pass's answer");
@@ -116,44 +115,28 @@ impl Passes {
         Ok((run_id, receiver))
     }
 
-    async fn one(&self, request: &PassRequest, run_id: &str) -> PassResult {
-        let started = Instant::now();
-        let run = match &self.worker {
-            Worker::Own(reconciler) => reconciler.pass(request, run_id, &self.stop).await?,
-            Worker::Attached(attached) => attached.pass(request, run_id, &self.stop).await?,
-        };
-        ended(&run, started, &self.notifier).await;
-        Ok(run)
-    }
-
     /// Waits until this pass of the same process is recorded as begun, or has ended. Returns
     /// whether it was seen recorded.
     pub async fn is_recorded(&self, run_id: &str) -> bool {
-        let mut current = self.progress.current.subscribe();
-        let seen = current.wait_for(|current| match current {
+        let mut current = self.current.0.subscribe();
+        let is_known = |current: &Option<(String, bool)>| match current {
             Some((id, is_recorded)) => *is_recorded || id != run_id,
             None => true,
-        });
-        let seen = seen.await;
+        };
+        let seen = current.wait_for(is_known).await;
         seen.is_ok_and(|current| current.as_ref().is_some_and(|(id, _)| id == run_id))
-    }
-
-    /// The ID of the running pass.
-    pub fn current(&self) -> Option<String> {
-        let current = self.progress.current.borrow();
-        current.as_ref().map(|(id, _)| id.clone())
     }
 }
 
 /// The right to run a pass in this process: passes do not queue behind a long one. It ends when
 /// dropped, also if the pass panics.
-struct Running(Arc<Progress>);
+struct Running(Arc<Current>);
 
 impl Running {
     /// Takes the right, or returns the ID of the pass that has it.
-    fn begin(progress: &Arc<Progress>, run_id: &str) -> Result<Self, String> {
+    fn begin(current: &Arc<Current>, run_id: &str) -> Result<Self, String> {
         let mut running = None;
-        progress.current.send_if_modified(|current| {
+        current.0.send_if_modified(|current| {
             running = current.as_ref().map(|(id, _)| id.clone());
             current.get_or_insert_with(|| (run_id.to_owned(), false));
             running.is_none()
@@ -162,14 +145,14 @@ impl Running {
             return Err(running);
         }
         crate::metrics::pass_under_way(Some(Utc::now()));
-        Ok(Self(progress.clone()))
+        Ok(Self(current.clone()))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         crate::metrics::pass_under_way(None);
-        self.0.current.send_replace(None);
+        self.0.0.send_replace(None);
     }
 }
 
@@ -178,41 +161,28 @@ impl Drop for Running {
 /// the failure.
 pub async fn must_exist(stores: &Stores, request: &PassRequest) -> Result<(), PassError> {
     let missing = match (request.coupon, request.drop) {
-        (None, None) => None,
         (Some(coupon), drop) => match stores.db.coupon(coupon).await {
-            Ok(None) => Some(format!("there is no coupon {coupon}")),
-            Ok(Some((_, own))) => drop
-                .filter(|id| own.iter().all(|d| d.id != *id))
-                .map(|id| format!("coupon {coupon} has no drop {id}")),
-            Err(_) => None,
+            Ok(None) => format!("there is no coupon {coupon}"),
+            Ok(Some((_, own))) => match drop {
+                Some(id) if own.iter().all(|it| it.id != id) => {
+                    format!("coupon {coupon} has no drop {id}")
+                }
+                _ => return Ok(()),
+            },
+            Err(_) => return Ok(()),
         },
-        (None, Some(drop)) => matches!(stores.db.has_drop(drop).await, Ok(false))
-            .then(|| format!("there is no drop {drop}")),
+        (None, Some(drop)) if matches!(stores.db.has_drop(drop).await, Ok(false)) => {
+            format!("there is no drop {drop}")
+        }
+        (None, _) => return Ok(()),
     };
-    missing.map_or(Ok(()), |what| Err(PassError::NotFound(what)))
+    Err(PassError::NotFound(missing))
 }
 
 /// Records metrics, logs and mails a pass that ended in a daemon.
 pub(crate) async fn ended(run: &Run, started: Instant, notifier: &Notifier) {
     crate::metrics::pass(run, started.elapsed());
-    log(run);
-    mail(notifier, run).await;
-}
-
-/// Passes a run to the notifier. Failures of the notifier never affect the pass.
-pub async fn mail(notifier: &Notifier, run: &Run) {
-    if let Err(error) = notifier.after_pass(run, Utc::now()).await {
-        tracing::error!(
-            run_id = run.run_id,
-            error = format!("{error:#}"),
-            "the mails about this pass could not be prepared"
-        );
-    }
-}
-
-fn log(run: &Run) {
     let (drops, examined) = run.examined();
-    let findings = run.all_findings().count();
     tracing::info!(
         run_id = run.run_id,
         trigger = run.trigger.as_str(),
@@ -221,7 +191,20 @@ fn log(run: &Run) {
         drops,
         users = examined.users,
         rows = examined.rows,
-        findings,
+        findings = run.all_findings().count(),
         "pass ended"
     );
+    mail(notifier, run).await;
+}
+
+/// Passes a run to the notifier. Failures of the notifier never affect the pass.
+pub async fn mail(notifier: &Notifier, run: &Run) {
+    if let Err(error) = notifier.after_pass(run, Utc::now()).await {
+        let (run_id, error) = (&run.run_id, format!("{error:#}"));
+        tracing::error!(
+            run_id,
+            error,
+            "the mails about this pass could not be prepared"
+        );
+    }
 }

@@ -1,26 +1,21 @@
 //! Reads: the numbers of all coupons in bulk, then drops page by page, in the order that
 //! [`crate::judge`] requires.
 
-use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
-use chrono::{NaiveDateTime, Utc};
-use diesel::{OptionalExtension as _, QueryDsl as _};
-use diesel_async::RunQueryDsl as _;
+use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
-use firstcome_shared::mysql::issued::on_slots;
+use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
 use firstcome_shared::mysql::revoked::Revocations;
-use firstcome_shared::mysql::schema::drops;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, DropState};
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, PassError};
-use crate::judge::{Doubts, DropKeysSeen, Letter, MysqlPage, Recheck, RedisPage, Row};
+use crate::judge::{self, DropKeysSeen, Letter, MysqlPage, Recheck, RedisPage, Row};
 
 /// A coupon with the drops to reconcile, as they were when the pass began.
 #[derive(Debug, Clone)]
@@ -31,6 +26,8 @@ pub struct CouponSeen {
     pub state: CouponState,
     /// Revocations of the coupon that Redis must have.
     pub banned: u64,
+    /// Nobody is admitted, and every claim from before the closing has arrived.
+    pub is_closed: bool,
 }
 
 /// A drop, as it was when the pass began.
@@ -102,26 +99,18 @@ impl DropSeen {
 /// Reads coupons with their unsealed drops. `drop` selects one drop.
 pub(crate) async fn coupons(
     ctx: &PassContext,
-    catalogue: Vec<(Coupon, Vec<Drop>)>,
+    mut catalogue: Vec<(Coupon, Vec<Drop>)>,
     drop: Option<DropId>,
 ) -> Result<Vec<CouponSeen>, PassError> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
     let is_wanted = |it: &Drop| it.sealed_at.is_none() && drop.is_none_or(|id| id == it.id);
-    let catalogue: Vec<(Coupon, Vec<Drop>)> = catalogue
-        .into_iter()
-        .map(|(coupon, drops)| {
-            (
-                coupon,
-                drops.into_iter().filter(is_wanted).collect::<Vec<_>>(),
-            )
-        })
-        .filter(|(_, drops)| !drops.is_empty())
-        .collect();
+    for (_, drops) in &mut catalogue {
+        drops.retain(is_wanted);
+    }
+    catalogue.retain(|(_, drops)| !drops.is_empty());
     let ids: Vec<CouponId> = catalogue.iter().map(|(coupon, _)| coupon.id).collect();
-    let keys: Vec<DropKeys> = catalogue
-        .iter()
-        .flat_map(|(coupon, drops)| drops.iter().map(|drop| redis.keys(coupon.id, drop.id)))
-        .collect();
+    let drops = catalogue.iter().flat_map(|(_, drops)| drops);
+    let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
     let of_drops: Vec<DropId> = keys.iter().map(|keys| keys.drop).collect();
     let highest = db.highest_slots(of_drops.clone()).await?;
     let letters = db.count_dead_letters(of_drops.clone()).await?;
@@ -148,6 +137,7 @@ pub(crate) async fn coupons(
             drops: drops.into_iter().filter_map(with_state).collect(),
             coupon,
             state,
+            is_closed: false,
         });
     }
     Ok(seen)
@@ -166,7 +156,7 @@ pub(crate) async fn again_drop(
 }
 
 /// A page: M, then R.
-pub struct ReadPage {
+pub(crate) struct ReadPage {
     pub mysql: MysqlPage,
     pub redis: RedisPage,
     pub gate: Gate,
@@ -201,19 +191,19 @@ async fn read_page(
     from: i64,
     to: Option<i64>,
 ) -> Result<ReadPage, PassError> {
-    let db = &ctx.stores.db;
+    let (db, id) = (&ctx.stores.db, drop.drop.id);
     let slot = |slot: i64| Slot::try_from(slot).unwrap_or(Slot::MAX);
     let slots = slot(from)..=to.map_or(Slot::MAX, slot);
-    let rows = db.rows_on_slots(drop.drop.id, slots).await?;
+    let rows = db.rows_on_slots(id, slots).await?;
     let mut letters = Vec::new();
     if drop.letters > 0 {
         let slots = from..=to.unwrap_or(i64::MAX);
-        letters = db
-            .dead_letters_on_slots(coupon.id, drop.drop.id, slots)
-            .await?;
+        letters = db.dead_letters_on_slots(coupon.id, id, slots).await?;
         if from == 1 {
-            let beside = db.dead_letters_beside_slots(coupon.id, drop.drop.id, Slot::MAX);
-            letters.extend(beside.await?);
+            letters.extend(
+                db.dead_letters_beside_slots(coupon.id, id, Slot::MAX)
+                    .await?,
+            );
         }
     }
     let seen = ctx.stores.redis.page(&drop.keys, from, to).await?;
@@ -227,7 +217,7 @@ async fn read_page(
     };
     let letters = letters
         .into_iter()
-        .map(|row| letter(row, &drop.drop))
+        .map(|row| letter(&row, &drop.drop))
         .collect();
     Ok(ReadPage {
         mysql: MysqlPage { rows, letters },
@@ -237,121 +227,83 @@ async fn read_page(
     })
 }
 
-pub(crate) fn letter(row: DeadLetterRow, drop: &Drop) -> Letter {
+pub(crate) fn letter(row: &DeadLetterRow, drop: &Drop) -> Letter {
     let claimed_at = row.claimed_at.map(|at| at.and_utc());
-    let fault = Letter::fault_of(row.is_of_message(), &drop.window(), claimed_at);
+    // Nobody else can hold a slot in Redis.
+    let user = row.user_id.as_ref().filter(|user| UserId::has_form(user));
     Letter {
         id: row.id,
         slot: row.slot,
-        // Nobody else can hold a slot in Redis.
-        user: row
-            .user_id
-            .filter(|user| UserId::has_form(user))
-            .map(UserId::from_store),
+        user: user.cloned().map(UserId::from_store),
         at_ms: claimed_at.map(|at| at.timestamp_millis()),
-        fault,
+        fault: Letter::fault_of(row.is_of_message(), &drop.window(), claimed_at),
     }
 }
 
-/// M' and R', and whether the drop is still one to judge.
-pub(crate) struct ReadAgain {
-    pub recheck: Recheck,
-    /// The drop's settings in MySQL, unless it was sealed or deleted meanwhile.
-    pub is_unsealed: bool,
-}
-
-/// Slots of R' per call.
+/// Slots of M' and R' per call.
 const SLOTS_AT_ONCE: usize = 1_000;
 
-/// Reads again whatever concerns the doubts of a page.
+/// Reads M' and R': whatever concerns the doubts of a page. Returns `None` if the drop was sealed
+/// or deleted meanwhile, unless it `may_be_sealed`.
 pub(crate) async fn again(
     ctx: &PassContext,
     coupon: &Coupon,
     drop: &DropSeen,
     page: &ReadPage,
-    doubts: &Doubts,
-) -> Result<ReadAgain, PassError> {
+    may_be_sealed: bool,
+) -> Result<Option<Recheck>, PassError> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
     let id = drop.drop.id;
-    let slots: Vec<Slot> = doubts.slots.iter().copied().collect();
-    let users: Vec<UserId> = doubts.users.iter().cloned().collect();
-    let letters: Vec<i64> = page.mysql.letters.iter().map(|letter| letter.id).collect();
-    let rows = rows_on(ctx, id, slots.clone()).await?;
+    let doubts = judge::doubts(&page.mysql, &page.redis);
+    let slots: Vec<Slot> = doubts.slots.into_iter().collect();
+    let users: Vec<UserId> = doubts.users.into_iter().collect();
+    let mut again = Recheck::default();
+    for some in slots.chunks(SLOTS_AT_ONCE).map(<[Slot]>::to_vec) {
+        let rows = db.run("rows on slots", async move |conn| {
+            on_slots(conn, id, &some).await
+        });
+        again.rows.extend(rows.await?.into_iter().map(row_of));
+    }
     let of_users = db.rows_of_people(coupon.id, &users).await?;
     let revocations = db.revocations_of_people(coupon.id, &users).await?;
-    let revocations = Revocations::new(revocations, coupon.once_per, id);
-    let mut rows_of_users: HashMap<UserId, Vec<(DropId, Row)>> = HashMap::new();
+    again.revocations = Revocations::new(revocations, coupon.once_per, id);
     for row in of_users {
-        let user = UserId::from_store(row.user_id);
-        let at_ms = row.claimed_at.and_utc().timestamp_millis();
         let is_in_scope = coupon.once_per == OncePer::Coupon || row.drop_id == id.0;
+        let (drop, row) = (DropId(row.drop_id), row_of(row));
         // A void row is moved, and rules out nothing.
-        if is_in_scope && !revocations.voids(&user, Some(at_ms)) {
-            let own = Row {
-                slot: row.slot,
-                user: user.clone(),
-                at_ms: Some(at_ms),
-            };
-            let rows = rows_of_users.entry(user).or_default();
-            rows.push((DropId(row.drop_id), own));
+        if is_in_scope && !again.revocations.voids(&row.user, row.at_ms) {
+            let rows = again.rows_of_users.entry(row.user.clone()).or_default();
+            rows.push((drop, row));
         }
     }
-    let open_letters = if letters.is_empty() {
-        HashSet::new()
-    } else {
-        db.users_of_open_dead_letters(letters)
-            .await?
-            .into_keys()
-            .collect()
+    let letters: Vec<i64> = page.mysql.letters.iter().map(|letter| letter.id).collect();
+    if !letters.is_empty() {
+        let open = db.users_of_open_dead_letters(letters).await?;
+        again.open_letters = open.into_keys().collect();
+    }
+    let now = db.coupon(coupon.id).await?;
+    let mut drops = now.iter().flat_map(|(_, drops)| drops);
+    let own = drops.find(|own| own.id == id && (may_be_sealed || own.sealed_at.is_none()));
+    let Some(own) = own else {
+        return Ok(None);
     };
-    let own = settings_of(ctx, id).await?;
     // A dry run adopts a quantity that MySQL has lost, without writing it.
     let adopted = if ctx.dry_run { drop.drop.quantity } else { 0 };
-    let mut holders = Vec::new();
+    again.quantity = own.quantity.max(adopted);
     for some in slots.chunks(SLOTS_AT_ONCE) {
-        let read = redis.slots(&drop.keys, some).await?;
-        holders.extend(read.users);
+        again
+            .holders
+            .extend(redis.slots(&drop.keys, some).await?.users);
     }
-    Ok(ReadAgain {
-        recheck: Recheck {
-            quantity: own.map_or(0, |(quantity, _)| quantity).max(adopted),
-            rows,
-            rows_of_users,
-            revocations,
-            open_letters,
-            holders,
-        },
-        is_unsealed: own.is_some_and(|(_, sealed_at)| sealed_at.is_none()),
-    })
+    Ok(Some(again))
 }
 
-/// Reads a drop's quantity, and when it was sealed.
-async fn settings_of(
-    ctx: &PassContext,
-    drop: DropId,
-) -> Result<Option<(Slot, Option<NaiveDateTime>)>, DbError> {
-    let read = ctx.stores.db.run("settings of a drop", async move |conn| {
-        let own = drops::table.find(drop.0);
-        let own = own.select((drops::quantity, drops::sealed_at));
-        own.first(conn).await.optional()
-    });
-    read.await
-}
-
-async fn rows_on(ctx: &PassContext, drop: DropId, slots: Vec<Slot>) -> Result<Vec<Row>, DbError> {
-    let mut rows = Vec::new();
-    for some in slots.chunks(SLOTS_AT_ONCE) {
-        let some = some.to_vec();
-        let read = ctx.stores.db.run("rows on slots", async move |conn| {
-            on_slots(conn, drop, &some).await
-        });
-        rows.extend(read.await?.into_iter().map(|row| Row {
-            slot: row.slot,
-            user: UserId::from_store(row.user_id),
-            at_ms: Some(row.claimed_at.and_utc().timestamp_millis()),
-        }));
+fn row_of(row: IssuedRow) -> Row {
+    Row {
+        slot: row.slot,
+        user: UserId::from_store(row.user_id),
+        at_ms: Some(row.claimed_at.and_utc().timestamp_millis()),
     }
-    Ok(rows)
 }
 
 /// Reads rows in a transaction that reads the coupon's era, unless a later one has begun.

@@ -1,12 +1,13 @@
-//! Records passes in MySQL: one row per run, and one per finding for all consecutive passes that
-//! see it. A drop without findings and changes adds no rows, so the tables grow with events, not
-//! with passes and drops.
+//! Records passes in MySQL: a row for each run, and a row for each finding. A run with the same
+//! result as the last one refers to its findings and reports, and is deleted after a day, so the
+//! tables grow with events, not with passes and drops.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::mysql::processes::owner;
-use firstcome_shared::mysql::runs::{FindingRow, Findings, RunRow, to_json};
+use firstcome_shared::mysql::runs::{FindingRow, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
+use sha2::{Digest as _, Sha256};
 
 use crate::context::PassRequest;
 use crate::report::{DropReport, Finding, Outcome, Run};
@@ -18,7 +19,7 @@ pub async fn begin(db: &Db, run: &Run, request: &PassRequest) -> Result<(), DbEr
         act.detail["run_id"] = run.run_id.clone().into();
         (by, act)
     });
-    db.begin_run(row(run, request.confirm, None), asked).await
+    db.begin_run(row(run, request.confirm), asked).await
 }
 
 /// Records the end of a run with its findings, or logs why that failed.
@@ -52,14 +53,17 @@ pub async fn finished(
         .take(REPORTS_AT_MOST)
         .map(bare)
         .collect();
-    let drops = Some(to_json(&drops)?);
+    let drops = to_json(&drops)?;
+    let row = RunRow {
+        content: (!is_beside_passes).then(|| content(run, &drops)).flatten(),
+        drops: Some(drops),
+        ..row(run, confirmed)
+    };
+    let findings = run
+        .all_findings()
+        .map(|found| finding_row(&run.run_id, found));
     let succeeded = run.ended_well().then(|| finished_at.to_rfc3339());
-    db.finish_run(
-        row(run, confirmed, drops),
-        findings(run, is_beside_passes),
-        succeeded,
-    )
-    .await?;
+    db.finish_run(row, findings.collect(), succeeded).await?;
     if run.dry_run {
         return Ok(());
     }
@@ -83,32 +87,28 @@ fn is_kept(drop: &DropReport) -> bool {
     !drop.findings.is_empty() || !drop.exact || drop.sealed || drop.before != drop.after
 }
 
-/// Selects the findings to record. A pass that compared everything continues the findings of the
-/// last such pass, even if it failed afterwards or could not read the topic. Repairs and findings
-/// in sealed drops belong to this run only, because the next pass does not see them.
-fn findings(run: &Run, is_beside_passes: bool) -> Findings {
-    let is_full = !is_beside_passes && !run.partial && !run.dry_run;
-    let mut findings = Findings {
-        own: Vec::new(),
-        left: is_full.then(Vec::new),
-    };
-    let of_drops = run
-        .drops
-        .iter()
-        .flat_map(|d| d.findings.iter().map(|f| (f, d.sealed)));
-    for (finding, sealed) in run.findings.iter().map(|f| (f, false)).chain(of_drops) {
-        let row = finding_row(&run.run_id, finding);
-        match &mut findings.left {
-            Some(left) if !sealed && finding.result != Outcome::Applied => {
-                left.push((finding.identity(), row));
-            }
-            _ => findings.own.push(row),
-        }
+/// Returns a hash of the result of a run that compared everything: the next one has the same if it
+/// finds the same. Repairs are never the same.
+fn content(run: &Run, drops: &str) -> Option<i64> {
+    if run.partial || run.dry_run {
+        return None;
     }
-    findings
+    let mut found: Vec<i64> = run.all_findings().map(Finding::identity).collect();
+    found.sort_unstable();
+    let mut hash = Sha256::new();
+    for identity in found {
+        hash.update(identity.to_be_bytes());
+    }
+    hash.update(run.status.as_str());
+    hash.update(drops);
+    if run.all_findings().any(|it| it.result == Outcome::Applied) {
+        hash.update(&run.run_id);
+    }
+    let hash = hash.finalize();
+    Some(i64::from_be_bytes(std::array::from_fn(|at| hash[at])))
 }
 
-fn row(run: &Run, confirmed: bool, drops: Option<String>) -> RunRow {
+fn row(run: &Run, confirmed: bool) -> RunRow {
     let (drops_examined, examined) = run.examined();
     let total = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let with = |outcome: Outcome| {
@@ -135,28 +135,25 @@ fn row(run: &Run, confirmed: bool, drops: Option<String>) -> RunRow {
         skipped: with(Outcome::Skipped),
         failed: with(Outcome::Failed),
         error: run.error.clone(),
-        drops,
-        number: None,
-        drops_hash: None,
-        drops_run: None,
-        nothing_new: false,
+        drops: None,
+        content: None,
+        same_as: None,
         asked_by: run.asked_by.clone(),
     }
 }
 
 fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
+    // A name that was written into a store manually may be too long for the column. In that case,
+    // the slot identifies the finding.
+    let user_id = finding.user_id.clone();
+    let user_id = user_id.filter(|name| name.is_ascii() && name.len() <= UserId::MAX_LEN);
     FindingRow {
         run_id: run_id.to_owned(),
         coupon_id: finding.coupon_id.map(|c| c.0),
         drop_id: finding.drop_id.map(|d| d.0),
         kind: finding.kind.as_str().to_owned(),
         slot: finding.slot,
-        // A name that was written into a store manually may be too long for the column. In that
-        // case, the slot identifies the finding.
-        user_id: finding
-            .user_id
-            .clone()
-            .filter(|name| name.is_ascii() && name.len() <= UserId::MAX_LEN),
+        user_id,
         action: finding.action.as_str().to_owned(),
         result: finding.result.as_str().to_owned(),
         detail: Some(finding.detail.clone()),
@@ -181,48 +178,31 @@ pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Status, Trigger};
+    use crate::report::{Kind, Trigger};
     use crate::run::blank;
 
     #[test]
-    fn only_a_complete_pass_ends_earlier_findings() {
-        let begun = blank(&PassRequest::new(Trigger::Cron), "1");
-        assert!(begun.partial, "nothing is compared yet");
-        for (what, status, partial, is_beside_passes, expected) in [
-            ("a pass", Status::Drift, false, false, true),
-            (
-                "the topic could not be read",
-                Status::Failed,
-                false,
-                false,
-                true,
-            ),
-            (
-                "failed before it had compared all",
-                Status::Failed,
-                true,
-                false,
-                false,
-            ),
-            ("a pass over one coupon", Status::Drift, true, false, false),
-            ("a reopening", Status::Failed, false, true, false),
-        ] {
-            let run = Run {
-                status,
-                partial,
-                ..begun.clone()
-            };
-            let left = findings(&run, is_beside_passes).left;
-            assert_eq!(left.is_some(), expected, "{what}");
-        }
-        let failed = Run {
-            status: Status::Failed,
-            partial: false,
-            ..begun
+    fn result_is_the_same_only_if_nothing_was_repaired_and_all_was_compared() {
+        let found = |result, detail: &str| Finding {
+            result,
+            ..Finding::report(Kind::FailedClaim, detail)
         };
-        assert!(
-            !failed.ended_well(),
-            "what is recorded in full is no success yet"
-        );
+        let run = |id: &str, partial, findings: &[Finding]| {
+            let run = Run {
+                partial,
+                findings: findings.to_vec(),
+                ..blank(&PassRequest::new(Trigger::Cron), id)
+            };
+            content(&run, "[]")
+        };
+        let left = [found(Outcome::Skipped, "for 3 s")];
+        assert_eq!(run("1", false, &[]), run("2", false, &[]));
+        let later = [found(Outcome::Skipped, "for 33 s")];
+        assert_eq!(run("1", false, &left), run("2", false, &later));
+        assert_ne!(run("1", false, &left), run("2", false, &[]));
+        let repaired = [found(Outcome::Applied, "")];
+        assert_ne!(run("1", false, &repaired), run("2", false, &repaired));
+        assert_eq!(run("1", true, &[]), None);
+        assert!(blank(&PassRequest::new(Trigger::Cron), "1").partial);
     }
 }

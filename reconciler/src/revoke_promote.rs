@@ -3,12 +3,15 @@
 
 use std::collections::HashSet;
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 use diesel_async::RunQueryDsl;
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::schema::revoked_coupons;
 use firstcome_shared::redis::gate::Fence;
@@ -66,9 +69,7 @@ pub(crate) async fn finish_revocations(
 
 async fn unended(ctx: &PassContext, coupon: CouponId) -> Result<Vec<Revocation>, DbError> {
     let read = ctx.stores.db.run("unended revocations", async move |conn| {
-        let begun = diesel::dsl::sql::<diesel::sql_types::Bool>(
-            "revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND",
-        );
+        let begun = sql::<Bool>("revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND");
         revoked_coupons::table
             .filter(revoked_coupons::coupon_id.eq(coupon.0))
             .filter(revoked_coupons::may_claim_again.and(revoked_coupons::again_from.is_null()))
@@ -100,32 +101,39 @@ pub(crate) async fn open_promises(
         let users: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
         let rows = db.rows_of_people(coupon.id, &users).await?;
         let whole_coupon = coupon.once_per == OncePer::Coupon;
-        let rows = rows
-            .into_iter()
-            .filter(|row| whole_coupon || row.drop_id == drop.0);
-        let kept: HashSet<String> = rows.map(|row| row.user_id).collect();
-        let (kept, left): (Vec<_>, Vec<_>) = page
-            .into_iter()
-            .partition(|(user, _)| kept.contains(user.as_str()));
+        let counts = |row: &IssuedRow| whole_coupon || row.drop_id == drop.0;
+        let rows = rows.into_iter().filter(counts);
+        let with_row: HashSet<String> = rows.map(|row| row.user_id).collect();
+        let mut kept = Vec::new();
+        for (user, slot) in page {
+            if with_row.contains(user.as_str()) {
+                kept.push(user);
+            } else {
+                let (slot, at_ms) = (Slot::try_from(slot).unwrap_or(Slot::MAX), None);
+                open.push(ClaimOfSlot { slot, user, at_ms });
+            }
+        }
         if !ctx.dry_run && !kept.is_empty() {
-            let kept: Vec<UserId> = kept.into_iter().map(|(user, _)| user).collect();
-            tracing::info!(
-                drop_id = drop.0,
-                users = kept.len(),
-                "broken promises are kept"
-            );
+            let (drop_id, users) = (drop.0, kept.len());
+            tracing::info!(drop_id, users, "broken promises are kept");
             db.mend_broken_promises(drop, &kept).await?;
         }
-        open.extend(left.into_iter().map(|(user, slot)| ClaimOfSlot {
-            slot: Slot::try_from(slot).unwrap_or(Slot::MAX),
-            user,
-            at_ms: None,
-        }));
     }
 }
 
 /// Users promoted by one call.
 const AT_ONCE: u32 = 1_000;
+
+/// Reports, in a dry run, that slots are left for users who wait.
+pub(crate) fn plan(drop: &DropSeen, ledger: &mut Ledger) {
+    let left = u64::from(drop.drop.quantity).saturating_sub(drop.state.users);
+    let waiting = drop.state.waiting;
+    if left > 0 && waiting > 0 && !drop.drop.closed_early {
+        let detail = format!("{left} slots are left and {waiting} people wait");
+        let (kind, action) = (Kind::Unfilled, ActionKind::Promote);
+        ledger.add(Finding::new(kind, action, Outcome::Planned, detail));
+    }
+}
 
 /// Gives the slots that are left to the first users of the waiting list, and writes their rows.
 /// Returns how many got one.
@@ -136,24 +144,21 @@ pub(crate) async fn promote(
     fence: &Fence,
     ledger: &mut Ledger,
 ) -> Result<u64, PassError> {
+    let redis = &ctx.stores.redis;
     let mut promoted = 0;
+    if drop.state.waiting == 0 && !drop.has_broken_promises {
+        return Ok(0);
+    }
     if drop.has_broken_promises || drop.state.owed > 0 {
         let owed = open_promises(ctx, seen, drop.drop.id).await?;
-        let write = ctx
-            .stores
-            .redis
-            .write_owed(&drop.keys, fence, seen.coupon.once_per, &owed);
+        let write = redis.write_owed(&drop.keys, fence, seen.coupon.once_per, &owed);
         if !owed.is_empty() && matches!(write.await?, Fenced::Stale) {
             return Ok(0);
         }
     }
     loop {
         ctx.must_go_on()?;
-        let given = ctx
-            .stores
-            .redis
-            .promote_waiting(&drop.keys, fence, AT_ONCE)
-            .await?;
+        let given = redis.promote_waiting(&drop.keys, fence, AT_ONCE).await?;
         let Fenced::Done(promotion) = given else {
             return Ok(promoted);
         };
@@ -169,12 +174,12 @@ pub(crate) async fn promote(
         let ends = rows::insert_rows(ctx, &seen.coupon, drop.drop.id, fence.era(), &due).await?;
         promoted += due.len() as u64;
         for (due, end) in due.into_iter().zip(ends) {
-            let is_done = matches!(end, RowEnd::Inserted | RowEnd::AlreadyThere);
             // Without a row, the next pass finds the claim unissued.
-            let result = if is_done {
-                Outcome::Applied
-            } else {
-                Outcome::Skipped
+            let result = match end {
+                RowEnd::Issued => Outcome::Applied,
+                RowEnd::Planned | RowEnd::Overtaken | RowEnd::Stale | RowEnd::Refused(_) => {
+                    Outcome::Skipped
+                }
             };
             let (kind, action) = (Kind::Unfilled, ActionKind::Promote);
             let found = Finding::new(kind, action, result, "a slot was left");

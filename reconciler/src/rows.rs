@@ -7,8 +7,9 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, OncePer};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::Refusal;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{FencedInsert, IssuedBy};
@@ -21,15 +22,11 @@ use crate::judge::{DueRow, Holder, LetterEnd};
 pub(crate) enum RowEnd {
     /// The pass does not write.
     Planned,
-    Inserted,
-    /// Another process has inserted it.
-    AlreadyThere,
-    /// The slot is another user's, or above the quantity.
-    SlotTaken,
-    /// The user has another row.
-    HasRow,
-    /// The claim was given back or revoked meanwhile.
-    Void,
+    /// The row is there.
+    Issued,
+    /// The slot is another user's or above the quantity, the user has another row, or the claim was
+    /// given back or revoked meanwhile.
+    Overtaken,
     /// The coupon has begun a later era: another reconciler works on it.
     Stale,
     /// MySQL's reason.
@@ -66,12 +63,10 @@ pub(crate) async fn insert_rows(
             .db
             .insert_fenced(fence, claims, by, resolutions, &ctx.run_id);
         match (written.await, some) {
-            (Ok(FencedInsert::Written), _) => ends.extend(vec![RowEnd::Inserted; some.len()]),
+            (Ok(FencedInsert::Written), _) => ends.extend(vec![RowEnd::Issued; some.len()]),
             (Ok(FencedInsert::Stale), _) => ends.extend(vec![RowEnd::Stale; some.len()]),
-            (Ok(FencedInsert::Void), [_]) => ends.push(RowEnd::Void),
-            (Err(error), [one]) if error.is_refusal() => {
-                ends.push(why_refused(ctx, coupon, drop, one, &error).await?);
-            }
+            (Ok(FencedInsert::Void), [_]) => ends.push(RowEnd::Overtaken),
+            (Err(error), [_]) if error.is_refusal() => ends.push(end_of_refused(&error)),
             (Ok(FencedInsert::Void), _) => halve(some, &mut todo),
             (Err(error), _) if error.is_refusal() => halve(some, &mut todo),
             // With a return of one of these users, for example.
@@ -110,39 +105,14 @@ fn issued(due: &DueRow) -> Option<Resolution> {
     })
 }
 
-async fn why_refused(
-    ctx: &PassContext,
-    coupon: &Coupon,
-    drop: DropId,
-    due: &DueRow,
-    error: &DbError,
-) -> Result<RowEnd, PassError> {
-    let db = &ctx.stores.db;
-    let on_slot = db.row_on_slot(drop, due.slot).await?;
-    if on_slot
-        .as_ref()
-        .is_some_and(|row| row.user_id == due.user.as_str())
-    {
-        return Ok(RowEnd::AlreadyThere);
+/// Tells a row that another one rules out from a row that MySQL refuses for another reason.
+fn end_of_refused(error: &DbError) -> RowEnd {
+    match error.refusal() {
+        Some(Refusal::Duplicate | Refusal::SlotOutOfRange) => RowEnd::Overtaken,
+        Some(Refusal::UnknownDrop | Refusal::BadData) | None => {
+            RowEnd::Refused(error.why_refused().unwrap_or_else(|| error.to_string()))
+        }
     }
-    let rows = db
-        .rows_of_people(coupon.id, std::slice::from_ref(&due.user))
-        .await?;
-    let whole_coupon = coupon.once_per == OncePer::Coupon;
-    if rows.iter().any(|row| whole_coupon || row.drop_id == drop.0) {
-        return Ok(RowEnd::HasRow);
-    }
-    let now = db.coupon(coupon.id).await?;
-    let own = now
-        .iter()
-        .flat_map(|(_, drops)| drops)
-        .find(|own| own.id == drop);
-    let is_above = own.is_some_and(|own| due.slot > own.quantity);
-    Ok(if on_slot.is_some() || is_above {
-        RowEnd::SlotTaken
-    } else {
-        RowEnd::Refused(error.why_refused().unwrap_or_else(|| error.to_string()))
-    })
 }
 
 /// Ends dead letters without a row: duplicates, revoked ones, and those whose users are owed a
@@ -160,8 +130,7 @@ pub(crate) async fn end_letters(
             continue;
         };
         if let LetterEnd::Owed { user, slot } = end {
-            let (slot, user) = (*slot, user.clone());
-            let at_ms = None;
+            let (slot, user, at_ms) = (*slot, user.clone(), None);
             owed.push(Holder { slot, user, at_ms });
         }
         let (id, detail) = (*id, why.to_owned());
@@ -170,8 +139,7 @@ pub(crate) async fn end_letters(
     if resolutions.is_empty() {
         return Ok(());
     }
-    let reason = "failed_claim";
-    owe(ctx, coupon, drop, owed, reason, resolutions).await
+    owe(ctx, coupon, drop, owed, "failed_claim", resolutions).await
 }
 
 /// Lists users who are owed a slot, before anything else forgets them. Safe to repeat.

@@ -1,12 +1,12 @@
 //! The life of a run: its lane's lock, its record, and the order of its steps.
 //!
 //! Two lanes, each with a lock that one process in the whole system holds: *sweep* compares
-//! everything at open gates, *urgent* begins eras, projects and opens. A sweep wakes urgent for
-//! what it finds closed or dirty, and waits for it, so that a requested run ends exact. Without a
-//! daemon, `once` takes both locks in turn. Correctness does not depend on the locks: every repair
-//! is idempotent, checks its precondition, and is fenced by the coupon's era.
+//! everything at open gates, *urgent* begins eras, projects and opens. A sweep takes the lock of the
+//! urgent lane, too, for what it finds closed or dirty, so that a requested run ends exact.
+//! Correctness does not depend on the locks: every repair is idempotent, checks its precondition,
+//! and is fenced by the coupon's era.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,19 +17,16 @@ use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_shared::mysql::{Db, DbError, DbSettings};
 use firstcome_shared::redis::gate::Gate;
-use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::args::PassSettings;
 use crate::barrier::{self, BarrierError};
-use crate::context::{PassContext, PassError, PassRequest};
+use crate::context::{PassContext, PassError, PassRequest, millis};
 use crate::jobs::{self, Notes};
-use crate::passes::Progress;
+use crate::passes::Current;
 use crate::read;
 use crate::record;
-use crate::report::{
-    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger,
-};
+use crate::report::{FailureCause, Finding, FindingCase, Kind, Run, Status, Trigger};
 use crate::stores::Stores;
 use crate::sweep::{self, CouponDone};
 use crate::{seal, urgent};
@@ -42,49 +39,31 @@ pub fn new_run_id() -> String {
 /// Coupons for the urgent lane, each with the gate at which it was found dirty, if it is open.
 pub type Wanted = HashMap<CouponId, Option<Gate>>;
 
-/// The results of the urgent lane. Coupons that another process works on are left out.
-pub type Reopened = Result<HashMap<CouponId, CouponDone>, PassError>;
-
-/// Work for the urgent lane of a daemon.
-pub struct UrgentJob {
-    pub wanted: Wanted,
-    /// The run that asks, and whether an operator confirmed its plan. `None` for the watch.
-    pub asked_by: Option<(String, bool)>,
-    pub answer: oneshot::Sender<Reopened>,
-}
-
-/// Where the urgent lane runs.
-#[derive(Clone)]
-pub enum UrgentLane {
-    /// In this call: the process runs no daemon.
-    Here,
-    Daemon(mpsc::Sender<UrgentJob>),
-}
+/// The results of the urgent lane.
+pub type Reopened = Result<BTreeMap<CouponId, CouponDone>, PassError>;
 
 /// Runs passes.
 #[derive(Clone)]
 pub struct Reconciler {
     pub stores: Stores,
-    pub progress: Arc<Progress>,
+    pub current: Arc<Current>,
     settings: Arc<PassSettings>,
-    lane: UrgentLane,
     /// What jobs of the scheduler have found, for the next run.
     pub notes: Notes,
 }
 
-/// Maximum wait of `once`, or of a lane's job, for the urgent lane of another process.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum wait for the urgent lane.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Margin in addition to the publishing deadline, before young claims are judged again.
 const MARGIN: Duration = Duration::from_millis(250);
 
 impl Reconciler {
-    pub fn new(stores: Stores, settings: PassSettings, lane: UrgentLane) -> Self {
+    pub fn new(stores: Stores, settings: PassSettings) -> Self {
         Self {
             stores,
-            progress: Arc::default(),
+            current: Arc::default(),
             settings: Arc::new(settings),
-            lane,
             notes: Notes::default(),
         }
     }
@@ -109,7 +88,7 @@ impl Reconciler {
         };
         let ended = match record::begin(&self.stores.db, &run, request).await {
             Ok(()) => {
-                self.progress.begin(run_id);
+                self.current.begin(run_id);
                 crash_point(Point::RunBegun);
                 Box::pin(self.sweep(request, &mut run, &lane.working)).await
             }
@@ -123,14 +102,16 @@ impl Reconciler {
         Ok(run)
     }
 
-    /// Compares everything that the request asks for, and waits for the urgent lane.
+    /// Compares everything that the request asks for at open gates, and waits for the urgent lane
+    /// to reopen what is closed or dirty. If somebody waits for the result, claims that were too
+    /// young are compared again when they are old enough.
     async fn sweep(
         &self,
         request: &PassRequest,
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<(), PassError> {
-        let (ctx, error) = self.context(request, &run.run_id, stop).await?;
+        let (mut ctx, error) = self.context(request, &run.run_id, stop).await?;
         let unread = error.clone().map(|why| failure(FailureCause::Kafka, why));
         run.findings.extend(unread);
         run.error = error;
@@ -141,32 +122,26 @@ impl Reconciler {
         if request.covers_everything() {
             run.findings.extend(self.notes.all());
         }
-        let all = read::coupons(&ctx, self.catalogue(request).await?, request.drop).await?;
-        let mut done = self.reconcile(&ctx, all).await?;
-        let young: Vec<CouponId> = done
-            .iter()
-            .filter(|(_, it)| it.in_flight > 0)
-            .map(|(id, _)| *id)
-            .collect();
         let is_awaited = matches!(request.trigger, Trigger::Endpoint | Trigger::Cli);
-        if is_awaited && !young.is_empty() {
-            // Somebody waits for the result: judge these again when they are old enough.
-            let deadline = Duration::from_millis(u64::try_from(ctx.publish_ms).unwrap_or_default());
-            ctx.sleep(deadline + MARGIN).await?;
-            let (ctx, ..) = self.context(request, &run.run_id, stop).await?;
-            let all = self.stores.db.coupons_by_id(young).await?;
-            let all = read::coupons(&ctx, all, request.drop).await?;
-            for (id, later) in self.reconcile(&ctx, all).await? {
-                let known = done.entry(id).or_default();
-                // A dry run finds the same again.
-                if request.dry_run {
-                    *known = later;
-                } else {
-                    known.extend(later);
-                }
+        let mut catalogue = self.catalogue(request).await?;
+        let mut done = BTreeMap::new();
+        for is_last in [!is_awaited, true] {
+            let all = read::coupons(&ctx, catalogue, request.drop).await?;
+            let mut swept = sweep::coupons(&ctx, all).await?;
+            self.reopen(&ctx, &mut swept).await?;
+            let young = swept.iter().filter(|(_, it)| it.in_flight > 0);
+            let young: Vec<CouponId> = young.map(|(id, _)| *id).collect();
+            for (id, now) in swept {
+                sweep::add(&mut done, id, now, request.dry_run);
             }
+            if is_last || young.is_empty() {
+                break;
+            }
+            ctx.sleep(millis(ctx.publish_ms) + MARGIN).await?;
+            (ctx, _) = self.context(request, &run.run_id, stop).await?;
+            catalogue = ctx.stores.db.coupons_by_id(young).await?;
         }
-        for (_, it) in done {
+        for it in done.into_values() {
             run.findings.extend(it.findings);
             run.drops.extend(it.drops);
         }
@@ -188,74 +163,30 @@ impl Reconciler {
         })
     }
 
-    /// Reconciles coupons at open gates, then those that are closed or dirty in the urgent lane,
-    /// and once more those that another process reopened meanwhile.
-    async fn reconcile(
+    /// Has the urgent lane reopen what a sweep found closed or dirty, and adds its results.
+    async fn reopen(
         &self,
         ctx: &PassContext,
-        all: Vec<read::CouponSeen>,
-    ) -> Result<BTreeMap<CouponId, CouponDone>, PassError> {
-        let mut results: BTreeMap<CouponId, CouponDone> = BTreeMap::new();
-        let mut wanted = Wanted::new();
-        for (id, mut done) in sweep::coupons(ctx, all).await? {
-            wanted.extend(done.urgent.take().map(|gate| (id, Some(gate))));
-            results.insert(id, done);
-        }
+        swept: &mut BTreeMap<CouponId, CouponDone>,
+    ) -> Result<(), PassError> {
+        let urgent = swept.iter_mut().map(|(id, it)| (*id, it.urgent.take()));
+        let wanted: Wanted = urgent.filter(|(_, gate)| gate.is_some()).collect();
         if ctx.stores.redis.servers().await? != ctx.servers {
             return Err(PassError::Replaced);
         }
         if wanted.is_empty() {
-            return Ok(results);
+            return Ok(());
         }
-        let asked: HashSet<CouponId> = wanted.keys().copied().collect();
-        let reopened = self.in_urgent_lane(ctx, wanted).await?;
-        let left: Vec<CouponId> = asked
-            .iter()
-            .filter(|id| !reopened.contains_key(id))
-            .copied()
-            .collect();
+        let asked_by = Some((ctx.run_id.clone(), ctx.confirm));
+        let reopened = self.urgent(wanted, asked_by, &ctx.stop).await?;
         for (id, done) in reopened {
-            results.entry(id).or_default().extend(done);
+            sweep::add(swept, id, done, false);
         }
-        if !left.is_empty() {
-            let all = self.stores.db.coupons_by_id(left).await?;
-            let all = read::coupons(ctx, all, None).await?;
-            for (id, mut done) in sweep::coupons(ctx, all).await? {
-                if done.urgent.take().is_some() {
-                    let why = "another process works on this coupon; the next pass looks again";
-                    let (action, skipped) = (ActionKind::Open, Outcome::Skipped);
-                    let found = urgent::of_coupon(id, action, skipped, why);
-                    done.findings.push(found);
-                }
-                results.entry(id).or_default().extend(done);
-            }
-        }
-        Ok(results)
+        Ok(())
     }
 
-    async fn in_urgent_lane(&self, ctx: &PassContext, wanted: Wanted) -> Reopened {
-        let confirmed = (ctx.run_id.clone(), ctx.confirm);
-        match &self.lane {
-            UrgentLane::Here => self.urgent(wanted, Some(confirmed), &ctx.stop).await,
-            UrgentLane::Daemon(jobs) => {
-                let (answer, answered) = oneshot::channel();
-                let job = UrgentJob {
-                    wanted,
-                    asked_by: Some(confirmed),
-                    answer,
-                };
-                if jobs.send(job).await.is_err() {
-                    return Err(PassError::Stopped);
-                }
-                tokio::select! {
-                    answer = answered => answer.unwrap_or(Err(PassError::Stopped)),
-                    () = ctx.stop.cancelled() => Err(PassError::Stopped),
-                }
-            }
-        }
-    }
-
-    /// Reopens coupons under the lock of the urgent lane.
+    /// Reopens coupons under the lock of the urgent lane: for a run, which may be confirmed, or for
+    /// the watch.
     pub async fn urgent(
         &self,
         wanted: Wanted,
@@ -264,7 +195,8 @@ impl Reconciler {
     ) -> Reopened {
         let db = &self.stores.db_settings;
         let Some(lane) = Lane::take(db, Work::Reopening, PATIENCE, stop).await? else {
-            return Ok(HashMap::new());
+            let others = |id| (id, urgent::of_others(id));
+            return Ok(wanted.into_keys().map(others).collect());
         };
         let (run_id, confirm) = asked_by.unwrap_or_else(|| (new_run_id(), false));
         let request = PassRequest {
@@ -272,7 +204,7 @@ impl Reconciler {
             ..PassRequest::new(Trigger::Startup)
         };
         let ended = match self.context(&request, &run_id, &lane.working).await {
-            Ok((ctx, ..)) => urgent::reopen(&ctx, &wanted).await,
+            Ok((ctx, _)) => urgent::reopen(&ctx, wanted).await,
             Err(error) => Err(error),
         };
         let ended = lane.checked(ended);
@@ -300,7 +232,6 @@ impl Reconciler {
         let ctx = PassContext {
             stores,
             settings: self.settings.clone(),
-            progress: self.progress.clone(),
             run_id: run_id.to_owned(),
             dry_run: request.dry_run,
             deep: request.deep,
@@ -353,7 +284,10 @@ impl Lane {
         patience: Duration,
         stop: &CancellationToken,
     ) -> Result<Option<Self>, DbError> {
-        let lock = PassLock::take(db, work, patience).await?;
+        let lock = tokio::select! {
+            lock = PassLock::take(db, work, patience) => lock?,
+            () = stop.cancelled() => None,
+        };
         Ok(lock.map(|lock| {
             let working = stop.child_token();
             let (cancel, lost) = (working.clone(), lock.lost().clone());
@@ -394,37 +328,41 @@ pub fn blank(request: &PassRequest, run_id: &str) -> Run {
 /// Creates the run of an attempt that cannot begin, because a store does not answer.
 pub fn cannot_begin(cause: FailureCause, reason: String) -> Run {
     let mut run = blank(&PassRequest::new(Trigger::Startup), &new_run_id());
-    run.finished_at = Some(Utc::now());
-    run.status = Status::Failed;
-    run.findings.push(failure(cause, reason.clone()));
-    run.error = Some(reason);
+    end_with(&mut run, cause, reason);
     run
 }
 
 /// Creates the run of the urgent lane from its results.
-pub fn reopening(run_id: &str, done: Vec<CouponDone>) -> Run {
-    let mut run = blank(&PassRequest::new(Trigger::Startup), run_id);
-    for it in done {
-        run.findings.extend(it.findings);
-        run.drops.extend(it.drops);
+pub fn reopening(done: Reopened) -> Run {
+    let mut run = blank(&PassRequest::new(Trigger::Startup), &new_run_id());
+    match done {
+        Ok(done) => {
+            for it in done.into_values() {
+                run.findings.extend(it.findings);
+                run.drops.extend(it.drops);
+            }
+            run.finished_at = Some(Utc::now());
+            run.status = run.final_status();
+        }
+        Err(error) => fail(&mut run, &error),
     }
-    run.drops
-        .sort_by_key(|report| (report.coupon_id, report.drop_id));
-    run.finished_at = Some(Utc::now());
-    run.status = run.final_status();
     run
 }
 
 /// Adds an error to a run.
 pub fn fail(run: &mut Run, error: &PassError) {
-    run.findings.push(failure(error.cause(), error.to_string()));
-    run.error = Some(error.to_string());
-    run.status = Status::Failed;
-    run.finished_at = Some(Utc::now());
+    end_with(run, error.cause(), error.to_string());
     // The run that reopens the coupons reports the loss.
     run.stopped = matches!(error, PassError::Stopped | PassError::Replaced);
-    run.partial = true;
     tracing::error!(run_id = run.run_id, %error, "the pass failed");
+}
+
+fn end_with(run: &mut Run, cause: FailureCause, reason: String) {
+    run.findings.push(failure(cause, reason.clone()));
+    run.error = Some(reason);
+    run.status = Status::Failed;
+    run.finished_at = Some(Utc::now());
+    run.partial = true;
 }
 
 fn failure(cause: FailureCause, error: String) -> Finding {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use chrono::Utc;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::{DeadLetterRow, LooseDeadLetters};
 use firstcome_shared::mysql::schema::{drops, failed_claims};
 use firstcome_shared::mysql::{Db, DbError};
@@ -15,11 +15,11 @@ use firstcome_shared::redis::reads::CouponState;
 use firstcome_shared::schedule::Schedule;
 
 use crate::context::{PassContext, PassError};
-use crate::judge::{self, Letter, LetterEnd, Moment, MysqlPage, RedisPage};
+use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
-use crate::pass::{CompareAt, Compared, carry_out, note_letters};
+use crate::pass::{Compared, carry_out, moment};
 use crate::read::{self, CouponSeen, DropSeen, ReadPage};
-use crate::report::{Finding, Kind};
+use crate::report::{Finding, FindingCase, Kind};
 use crate::revoke_promote;
 
 /// Whether the drop has been closed for longer than any claim takes, by Redis's clock and by this
@@ -40,18 +40,19 @@ pub(crate) async fn seal(
     ledger: &mut Ledger,
 ) -> Result<bool, PassError> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
-    let numbers = &last.numbers;
+    let (coupon, numbers, waiting) = (seen.coupon.id, &last.numbers, last.numbers.waiting);
     let is_exact = last.is_clean() && numbers.users == numbers.rows && numbers.in_flight == 0;
-    let has_letters = !db.count_dead_letters(vec![drop.drop.id]).await?.is_empty();
-    if ctx.dry_run || !is_over(ctx, drop) || !is_exact || has_letters {
+    if ctx.dry_run || !is_exact || !is_over(ctx, drop) {
         return Ok(false);
     }
     let (id, closes_at, quantity) = (drop.drop.id, drop.drop.closes_at, drop.drop.quantity);
+    if !db.count_dead_letters(vec![id]).await?.is_empty() {
+        return Ok(false);
+    }
     let left = u64::from(quantity).saturating_sub(numbers.rows);
-    if left > 0 && numbers.waiting > 0 && !drop.drop.closed_early {
+    if left > 0 && waiting > 0 && !drop.drop.closed_early {
         // Promotion comes before sealing, but not in a paused coupon.
         if seen.coupon.paused {
-            let waiting = numbers.waiting;
             let detail = format!(
                 "closed while paused, with {left} slots left and {waiting} people waiting: they get them once it is no longer paused"
             );
@@ -62,35 +63,29 @@ pub(crate) async fn seal(
     let revocations = db.count_revocations(vec![id]).await?;
     let revocations = revocations.get(&id).copied().unwrap_or(0);
     let rows = u32::try_from(numbers.rows).unwrap_or(u32::MAX);
-    if !db
-        .seal_drop(id, closes_at, quantity, rows, revocations)
-        .await?
-    {
+    let sealed = db.seal_drop(id, closes_at, quantity, rows, revocations);
+    if !sealed.await? {
         return Ok(false);
     }
-    tracing::info!(
-        coupon_id = seen.coupon.id.0,
-        drop_id = id.0,
-        rows,
-        "the drop is exact, and sealed"
-    );
+    let (coupon_id, drop_id) = (coupon.0, id.0);
+    tracing::info!(coupon_id, drop_id, rows, "the drop is exact, and sealed");
     redis
         .expire_sealed(std::slice::from_ref(&drop.keys))
         .await?;
-    if is_coupon_over(db, seen.coupon.id).await? {
-        redis.expire_coupons(&[seen.coupon.id]).await?;
+    if is_coupon_over(db, coupon).await? {
+        redis.expire_coupons(&[coupon]).await?;
     }
     if left > 0 {
-        let detail = match numbers.waiting {
-            0 => format!("closed with {left} of {quantity} slots left, and nobody waits"),
-            waiting => format!(
-                "closed by an operator with {left} of {quantity} slots left; {waiting} people who waited get none"
-            ),
+        let of = format!("with {left} of {quantity} slots left");
+        let detail = match waiting {
+            0 => format!("closed {of}, and nobody waits"),
+            _ => {
+                format!("closed by an operator {of}; {waiting} people who waited get none")
+            }
         };
-        ledger.add(Finding {
-            needs_person: false,
-            ..Finding::report(Kind::Unfilled, detail)
-        });
+        let mut found = Finding::report(Kind::Unfilled, detail);
+        found.needs_person = false;
+        ledger.add(found);
     }
     Ok(true)
 }
@@ -126,23 +121,14 @@ pub(crate) async fn judge_letters(
         after = (drop.0, letter.id);
         number += page.len() as u64;
         for letters in page.chunk_by(|(a, _), (b, _)| a == b) {
-            let of_drop = letters[0].0;
-            if let Some((seen, own)) = sealed_drop(ctx, of_drop).await? {
-                let ledger = of_drops.entry(of_drop).or_default();
-                // A message of a sealed drop is judged by its time, like one of a closed drop.
-                let mut closed = own.drop.clone();
-                closed.sealed_at = None;
-                let letters = letters
-                    .iter()
-                    .map(|(_, row)| read::letter(row.clone(), &closed));
-                match judge_sealed(ctx, &seen, &own, letters.collect()).await {
-                    Ok(found) => ledger.extend(found),
-                    // The letters of other drops do not wait for these.
-                    Err(error) => {
-                        let why = error.about_data()?;
-                        let detail = format!("failed claims of this drop cannot be judged: {why}");
-                        ledger.add(Finding::report(Kind::FailedClaim, detail));
-                    }
+            let ledger = of_drops.entry(letters[0].0).or_default();
+            match judge_sealed(ctx, letters).await {
+                Ok(found) => ledger.extend(found),
+                // The letters of other drops do not wait for these.
+                Err(error) => {
+                    let why = error.about_data()?;
+                    let detail = format!("failed claims of this drop cannot be judged: {why}");
+                    ledger.add(Finding::report(Kind::FailedClaim, detail));
                 }
             }
         }
@@ -158,9 +144,8 @@ pub(crate) async fn judge_letters(
         }
     }
     let of_drops = of_drops.into_iter();
-    let mut findings: Vec<Finding> = of_drops
-        .flat_map(|((coupon, drop), ledger)| ledger.findings(Some(coupon), Some(drop)))
-        .collect();
+    let findings = of_drops.flat_map(|((coupon, drop), it)| it.findings(Some(coupon), Some(drop)));
+    let mut findings: Vec<Finding> = findings.collect();
     for loose in db.loose_dead_letters(coupon, drop).await? {
         number += loose.number;
         findings.extend(loose_letters(loose));
@@ -168,26 +153,30 @@ pub(crate) async fn judge_letters(
     Ok((number, findings))
 }
 
-/// Names letters that no pass can judge, or only counts them if there are many.
+/// Names letters that no pass can judge, and counts the others.
 fn loose_letters(loose: LooseDeadLetters) -> Vec<Finding> {
+    let more = loose.number - loose.examples.len() as u64;
     let why = loose.why;
-    if loose.number > loose.examples.len() as u64 {
-        let first = loose.examples.iter().take(3).map(|it| it.id.to_string());
-        let (number, first) = (loose.number, first.collect::<Vec<_>>().join(", "));
-        let detail = format!("{number} failed claims name {why}, for example {first}");
-        return vec![Finding::report(Kind::FailedClaim, detail)];
-    }
-    let named = |letter: DeadLetterRow| {
+    let named = loose.examples.into_iter().map(|letter| {
         let detail = format!("failed claim {} names {why}", letter.id);
-        let user = letter.user_id.map(UserId::from_store);
         Finding {
             coupon_id: letter.coupon_id.map(CouponId),
             drop_id: letter.drop_id.map(DropId),
             dead_letter: Some(letter.id),
-            ..Finding::report(Kind::FailedClaim, detail).of(letter.slot, user.as_ref())
+            slot: letter.slot,
+            user_id: letter.user_id,
+            ..Finding::report(Kind::FailedClaim, detail)
         }
-    };
-    loose.examples.into_iter().map(named).collect()
+    });
+    let mut findings: Vec<Finding> = named.collect();
+    if more > 0 {
+        let detail = format!("{more} more failed claims name {why}");
+        findings.push(Finding {
+            case: FindingCase::MoreLeft(more),
+            ..Finding::report(Kind::FailedClaim, detail)
+        });
+    }
+    findings
 }
 
 /// Letters of sealed drops that are read at once, and judged at once if they are of one drop.
@@ -269,6 +258,7 @@ async fn sealed_drop(
         drops: Vec::new(),
         state: CouponState::default(),
         banned: 0,
+        is_closed: true,
     };
     Ok(own.map(|own| (seen, own)))
 }
@@ -278,44 +268,46 @@ async fn sealed_drop(
 /// verified, and nobody is promoted in it, so nobody is owed a slot.
 async fn judge_sealed(
     ctx: &PassContext,
-    seen: &CouponSeen,
-    drop: &DropSeen,
-    letters: Vec<Letter>,
+    letters: &[(OfDrop, DeadLetterRow)],
 ) -> Result<Ledger, PassError> {
     ctx.must_go_on()?;
+    let Some((seen, drop)) = sealed_drop(ctx, letters[0].0).await? else {
+        return Ok(Ledger::default());
+    };
+    // A message of a sealed drop is judged by its time, like one of a closed drop.
+    let mut closed = drop.drop.clone();
+    closed.sealed_at = None;
+    let letters = letters.iter().map(|(_, row)| read::letter(row, &closed));
     let page = ReadPage {
         mysql: MysqlPage {
             rows: Vec::new(),
-            letters,
+            letters: letters.collect(),
         },
         redis: RedisPage::default(),
         gate: Gate::default(),
         revision: 0,
     };
-    let doubts = judge::doubts(&page.mysql, &page.redis);
-    let again = read::again(ctx, &seen.coupon, drop, &page, &doubts).await?;
-    let moment = Moment {
-        drop: drop.drop.id,
-        once_per: seen.coupon.once_per,
-        is_closed: true,
-        clock_ms: ctx.clock_ms,
-        is_read: true,
-        deadline_ms: 0,
-        overdue_ms: 0,
+    let Some(again) = read::again(ctx, &seen.coupon, &drop, &page, true).await? else {
+        return Ok(Ledger::default());
     };
-    let mut judged = judge::judge(&moment, &page.mysql, &page.redis, &again.recheck);
+    let moment = moment(ctx, &seen, &drop);
+    let mut judged = judge::judge(&moment, &page.mysql, &page.redis, &again);
     for (_, end) in &mut judged.letters {
         if matches!(end, LetterEnd::Owed { .. }) {
             *end = LetterEnd::Left("another user has its slot in a sealed drop");
         }
     }
-    let at = CompareAt {
-        gate: Gate::default(),
-        era: seen.coupon.era,
-        is_closed: true,
-    };
     let mut compared = Compared::default();
-    note_letters(&page.mysql.letters, &judged, !ctx.dry_run, &mut compared);
-    carry_out(ctx, seen, drop, &at, judged, !ctx.dry_run, &mut compared).await?;
+    let (letters, may_write) = (&page.mysql.letters, !ctx.dry_run);
+    carry_out(
+        ctx,
+        &seen,
+        &drop,
+        letters,
+        &judged,
+        may_write,
+        &mut compared,
+    )
+    .await?;
     Ok(compared.ledger)
 }

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use firstcome_shared::allow_list::{Followed, follow};
-use firstcome_shared::coupon::{Allow, Coupon, Drop};
+use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::recover;
 use firstcome_shared::redis::gate::Fence;
@@ -14,7 +14,7 @@ use firstcome_shared::redis::settings::{Loaded, Written};
 
 use crate::context::{PassContext, PassError, fenced};
 use crate::ledger::Ledger;
-use crate::read::{self, CouponSeen};
+use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 
 fn found(result: Outcome, detail: impl Into<String>) -> Finding {
@@ -45,10 +45,10 @@ pub(crate) async fn adopt(
     };
     let (coupon, drops) = match lost {
         Some(lost) => {
+            let (revision, changes) = (lost.coupon.revision, lost.changes);
             let detail = format!(
-                "MySQL has lost changes of this coupon up to revision {}, which Redis has, but for its name and the days of a \
-                 schedule: {}",
-                lost.coupon.revision, lost.changes
+                "MySQL has lost changes of this coupon up to revision {revision}, which Redis has, but for its name and the \
+                 days of a schedule: {changes}"
             );
             tracing::warn!(
                 coupon_id = id.0,
@@ -64,17 +64,13 @@ pub(crate) async fn adopt(
             None => return Ok(()),
         },
     };
-    replace(seen, coupon, &drops);
-    Ok(())
-}
-
-fn replace(seen: &mut CouponSeen, coupon: Coupon, drops: &[Drop]) {
     for own in &mut seen.drops {
         if let Some(now) = drops.iter().find(|drop| drop.id == own.drop.id) {
             own.drop.clone_from(now);
         }
     }
     seen.coupon = coupon;
+    Ok(())
 }
 
 /// Loads drops that were made ahead, at an open gate. Nobody holds a slot of them.
@@ -85,17 +81,11 @@ pub(crate) async fn load_new(
     new: &[DropId],
 ) -> Result<(), PassError> {
     for own in seen.drops.iter().filter(|own| new.contains(&own.drop.id)) {
+        let (redis, revision) = (&ctx.stores.redis, seen.coupon.revision);
         let meta = DropMeta::of(&seen.coupon, &own.drop);
-        let redis = &ctx.stores.redis;
-        let loaded = redis
-            .load(&own.keys, fence, seen.coupon.revision, &meta)
-            .await?;
-        if loaded == Loaded::Yes {
-            tracing::info!(
-                coupon_id = seen.coupon.id.0,
-                drop_id = own.drop.id.0,
-                "a new drop was loaded"
-            );
+        if redis.load(&own.keys, fence, revision, &meta).await? == Loaded::Yes {
+            let (coupon_id, drop_id) = (seen.coupon.id.0, own.drop.id.0);
+            tracing::info!(coupon_id, drop_id, "a new drop was loaded");
         }
     }
     Ok(())
@@ -128,14 +118,13 @@ pub(crate) async fn write_again(
 }
 
 fn settings_differ(seen: &CouponSeen) -> bool {
-    let differs = |meta: &DropMeta, drop: &Drop| *meta != DropMeta::of(&seen.coupon, drop);
-    let mut loaded = seen
-        .drops
-        .iter()
-        .filter_map(|own| Some((own.state.meta.as_ref()?, &own.drop)));
     // Without its revision, Redis would accept an outdated write.
     let is_lost = seen.state.revision == 0;
-    loaded.any(|(meta, drop)| is_lost || differs(meta, drop))
+    let differs = |own: &DropSeen| {
+        let meta = own.state.meta.as_ref();
+        meta.is_some_and(|meta| is_lost || *meta != DropMeta::of(&seen.coupon, &own.drop))
+    };
+    seen.drops.iter().any(differs)
 }
 
 /// Writes the settings at a new revision. Reads both stores again first: an operator's change
@@ -242,7 +231,7 @@ pub(crate) async fn write_list(
             ledger.add(found(Outcome::Applied, detail));
             None
         }
-        Ok(Followed::Changing) => Some("others keep changing the allow list".to_owned()),
+        Ok(Followed::Interrupted) => Some("Redis lost the allow list meanwhile".to_owned()),
         Ok(Followed::Torn(torn)) => Some(torn.to_string()),
         Err(error) => {
             let why = PassError::from(error).about_data()?;

@@ -51,10 +51,8 @@ pub async fn check(
     let redis = &stores.redis;
     let name = format!("Redis at {}", redis.host_and_port());
     let is_away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
-    let safe = wait_for(&name, limit, stop, is_away, async || {
-        redis.check_at_start().await
-    })
-    .await;
+    let check = async || redis.check_at_start().await;
+    let safe = wait_for(&name, limit, stop, is_away, check).await;
     safe.map_err(of(FailureCause::Redis))?;
     let kafka = &stores.topic.settings;
     let name = format!("Kafka at {}", kafka.brokers);
@@ -98,10 +96,11 @@ fn mysql_of(stores: &Stores) -> String {
 }
 
 fn missing(stores: &Stores, waited: Duration, error: &DbError) -> StartError {
+    let (store, reason) = (mysql_of(stores), error.to_string());
     StartError::Missing {
-        store: mysql_of(stores),
+        store,
         waited,
-        reason: error.to_string(),
+        reason,
     }
 }
 

@@ -2,9 +2,8 @@
 //! promotes and seals, all at open gates. A coupon that is closed or dirty is left to the urgent
 //! lane ([`crate::urgent`]).
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::collections::BTreeMap;
 
-use chrono::Utc;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::project::ClaimOfSlot;
@@ -13,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::context::{PassContext, PassError};
 use crate::ledger::Ledger;
-use crate::pass::{CompareAt, Compared, compare, unworkable};
+use crate::pass::{Compared, compare, unworkable};
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome};
 use crate::{gate, limit, revoke_promote, seal, settings};
@@ -33,64 +32,61 @@ pub struct CouponDone {
     pub in_flight: u64,
 }
 
-impl CouponDone {
-    pub fn extend(&mut self, other: Self) {
-        self.findings.extend(other.findings);
-        self.in_flight += other.in_flight;
-        for report in other.drops {
-            match self
-                .drops
-                .iter_mut()
-                .find(|known| known.drop_id == report.drop_id)
-            {
-                Some(known) => merge(known, report),
-                None => self.drops.push(report),
+/// Adds what a later step found out about a coupon. A dry run finds the same again.
+pub(crate) fn add(
+    all: &mut BTreeMap<CouponId, CouponDone>,
+    id: CouponId,
+    later: CouponDone,
+    is_same: bool,
+) {
+    let known = all.entry(id).or_default();
+    if is_same {
+        *known = later;
+        return;
+    }
+    known.findings.extend(later.findings);
+    known.in_flight += later.in_flight;
+    for report in later.drops {
+        let mut drops = known.drops.iter_mut();
+        match drops.find(|known| known.drop_id == report.drop_id) {
+            Some(known) => {
+                known.exact = report.exact;
+                known.sealed |= report.sealed;
+                known.after = report.after;
+                known.findings.extend(report.findings);
+                known.examined.users = known.examined.users.max(report.examined.users);
+                known.examined.rows = known.examined.rows.max(report.examined.rows);
             }
+            None => known.drops.push(report),
         }
     }
-}
-
-/// Adds a later look at a drop to its report.
-pub(crate) fn merge(report: &mut DropReport, later: DropReport) {
-    report.exact = later.exact;
-    report.sealed |= later.sealed;
-    report.after = later.after;
-    report.findings.extend(later.findings);
-    report.examined.users = report.examined.users.max(later.examined.users);
-    report.examined.rows = report.examined.rows.max(later.examined.rows);
 }
 
 /// Reconciles coupons, several at once. Bad data of one is reported, and stops no other.
 pub(crate) async fn coupons(
     ctx: &PassContext,
     mut all: Vec<CouponSeen>,
-) -> Result<Vec<(CouponId, CouponDone)>, PassError> {
+) -> Result<BTreeMap<CouponId, CouponDone>, PassError> {
     // Small ones first: a coupon with millions of claims must not delay the others.
     all.sort_by_key(|seen| seen.drops.iter().map(|own| own.state.users).sum::<u64>());
-    let drops = |seen: &CouponSeen| seen.drops.len() as u64;
-    let number = all.iter().map(drops).sum();
-    ctx.progress.drops.fetch_add(number, Relaxed);
-    stream::iter(all)
-        .map(|seen| async move {
-            ctx.must_go_on()?;
-            let id = seen.coupon.id;
-            let done = match open_coupon(ctx, seen.clone()).await {
-                Ok(done) => done,
-                Err(error) => {
-                    let (coupon_id, why) = (id.0, error.about_data()?);
-                    tracing::error!(coupon_id, why, "a coupon cannot be reconciled");
-                    CouponDone {
-                        drops: unworkable(&seen, &why),
-                        ..CouponDone::default()
-                    }
+    let reconcile = async |seen: CouponSeen| {
+        ctx.must_go_on()?;
+        let id = seen.coupon.id;
+        let done = match open_coupon(ctx, seen.clone()).await {
+            Ok(done) => done,
+            Err(error) => {
+                let (coupon_id, why) = (id.0, error.about_data()?);
+                tracing::error!(coupon_id, why, "a coupon cannot be reconciled");
+                CouponDone {
+                    drops: unworkable(&seen, &why),
+                    ..CouponDone::default()
                 }
-            };
-            ctx.progress.drops_done.fetch_add(drops(&seen), Relaxed);
-            Ok((id, done))
-        })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await
+            }
+        };
+        Ok((id, done))
+    };
+    let all = stream::iter(all).map(reconcile);
+    all.buffer_unordered(AT_ONCE).try_collect().await
 }
 
 async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDone, PassError> {
@@ -100,13 +96,8 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     settings::adopt(ctx, &mut seen, &mut ledger).await?;
     let gate = seen.state.gate.clone();
     let server = ctx.servers.of(id);
-    let is_open = gate::is_open(ctx, &mut seen).await?;
-    let at = CompareAt {
-        gate: gate.clone(),
-        era: seen.coupon.era,
-        is_closed: !is_open,
-    };
-    if !is_open && !ctx.dry_run {
+    seen.is_closed = !gate::is_open(ctx, &mut seen).await?;
+    if seen.is_closed && !ctx.dry_run {
         done.urgent = Some(gate);
         done.findings = ledger.findings(Some(id), None);
         return Ok(done);
@@ -125,18 +116,14 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     let mut new = Vec::new();
     let mut unread = false;
     for own in &seen.drops {
-        let (report, compared) = open_drop(ctx, &seen, own, &at).await?;
+        let (report, compared) = open_drop(ctx, &seen, own).await?;
         done.in_flight += compared.numbers.in_flight;
         unread |= compared.is_unsettled;
         if compared.is_new {
             new.push(own.drop.id);
         }
-        if compared.dirty.is_some()
-            && !report
-                .findings
-                .iter()
-                .any(|it| it.result == Outcome::Planned)
-        {
+        let is_planned = |it: &Finding| it.result == Outcome::Planned;
+        if compared.dirty.is_some() && !report.findings.iter().any(is_planned) {
             done.urgent = Some(gate.clone());
         }
         if !compared.is_gone {
@@ -170,14 +157,13 @@ async fn open_drop(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: &DropSeen,
-    at: &CompareAt,
 ) -> Result<(DropReport, Compared), PassError> {
     let began = Instant::now();
     let may_write = !ctx.dry_run;
     let mut first = if drop.is_empty() && !ctx.deep {
         Compared::default()
     } else {
-        compare(ctx, seen, drop, at, may_write).await?
+        compare(ctx, seen, drop, may_write).await?
     };
     crate::metrics::stage("compare", began.elapsed());
     let mut repaired = first.repaired;
@@ -191,15 +177,11 @@ async fn open_drop(
         if let Some(why) = limit::brake(ctx, &drop.drop, &first.takes).await? {
             first.ledger.settle_projections(Outcome::Planned, &why);
         }
-    } else if let Some(fence) = at
-        .gate
-        .fence(server)
-        .filter(|_| may_write && has_waiting(&now))
-    {
+    } else if let Some(fence) = seen.state.gate.fence(server).filter(|_| may_write) {
         repaired += revoke_promote::promote(ctx, seen, &now, &fence, &mut first.ledger).await?;
     }
     if ctx.dry_run && first.dirty.is_none() && !seen.coupon.paused {
-        plan_promotion(&now, &mut first);
+        revoke_promote::plan(&now, &mut first.ledger);
     }
     let mut owed = Vec::new();
     if now.has_broken_promises || now.state.owed > 0 {
@@ -208,7 +190,7 @@ async fn open_drop(
     let mut second = None;
     if repaired > 0 && may_write {
         now = read::again_drop(ctx, seen, drop).await?;
-        second = Some(compare(ctx, seen, &now, at, false).await?);
+        second = Some(compare(ctx, seen, &now, false).await?);
     }
     for ClaimOfSlot { slot, user, .. } in &owed {
         let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
@@ -228,42 +210,12 @@ async fn open_drop(
     Ok((report, first))
 }
 
-/// Reports, in a dry run, that slots are left for people who wait.
-fn plan_promotion(drop: &DropSeen, first: &mut Compared) {
-    let left = u64::from(drop.drop.quantity).saturating_sub(drop.state.users);
-    if left > 0 && drop.state.waiting > 0 && !drop.drop.closed_early {
-        let waiting = drop.state.waiting;
-        let detail = format!("{left} slots are left and {waiting} people wait");
-        let planned = Outcome::Planned;
-        first.ledger.add(Finding::new(
-            Kind::Unfilled,
-            ActionKind::Promote,
-            planned,
-            detail,
-        ));
-    }
-}
-
-fn has_waiting(drop: &DropSeen) -> bool {
-    drop.state.waiting > 0 || drop.has_broken_promises
-}
-
 /// Adds what the second look still finds: the repair had no effect. Rows that have become due
 /// meanwhile belong to the next pass.
 fn note_left(first: &mut Compared, after: &Compared) {
     if let Some((kind, detail)) = after.dirty.filter(|_| first.dirty.is_none()) {
-        let failed = Outcome::Failed;
-        first
-            .ledger
-            .add(Finding::new(kind, ActionKind::Project, failed, detail));
+        let found = Finding::new(kind, ActionKind::Project, Outcome::Failed, detail);
+        first.ledger.add(found);
         first.dirty = after.dirty;
     }
-}
-
-/// Whether any of these drops may have been open when the gate was found closed.
-pub(crate) fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
-    let now = clock_ms.max(Utc::now().timestamp_millis());
-    seen.drops
-        .iter()
-        .any(|own| own.drop.opens_at.timestamp_millis() <= now)
 }

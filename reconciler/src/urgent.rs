@@ -1,23 +1,22 @@
 //! The urgent lane: the only one that begins eras, projects and opens. It takes coupons that are
 //! closed, for whatever reason, and open ones that a sweep found dirty.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use chrono::Utc;
-use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::gate::{Fence, Gate};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, fenced};
 use crate::gate::{self, Closed};
-use crate::judge::Holder;
 use crate::ledger::Ledger;
-use crate::pass::{CompareAt, Compared, compare, unworkable};
+use crate::pass::{Compared, compare, unworkable};
 use crate::project;
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::run::{Reopened, Wanted};
 use crate::sweep::{self, CouponDone};
 use crate::{barrier, limit, rows, settings};
 
@@ -28,58 +27,52 @@ const AT_ONCE: usize = 8;
 const LOOKS: usize = 5;
 
 /// Reopens coupons. Open ones are closed only if their gate is still the one at which they were
-/// found dirty. Returns the results by coupon; those that another process works on are left out.
-pub(crate) async fn reopen(
-    ctx: &PassContext,
-    wanted: &HashMap<CouponId, Option<Gate>>,
-) -> Result<HashMap<CouponId, CouponDone>, PassError> {
+/// found dirty.
+pub(crate) async fn reopen(ctx: &PassContext, wanted: Wanted) -> Reopened {
     let db = &ctx.stores.db;
     let mut ids: Vec<CouponId> = wanted.keys().copied().collect();
     ids.sort_unstable();
-    let mut all = read::coupons(ctx, db.coupons_by_id(ids).await?, None).await?;
-    let mut still_open = Vec::new();
+    let all = read::coupons(ctx, db.coupons_by_id(ids.clone()).await?, None).await?;
     let mut found_open = HashMap::new();
     let mut to_close = Vec::new();
-    for mut seen in all.drain(..) {
+    for mut seen in all {
         let id = seen.coupon.id;
         let is_open = gate::is_open(ctx, &mut seen).await?;
         let is_dirty = wanted.get(&id) == Some(&Some(seen.state.gate.clone()));
-        if is_open && !is_dirty {
-            still_open.push(seen);
-            continue;
+        if !is_open || is_dirty {
+            found_open.insert(id, is_open);
+            to_close.push((id, seen.state.gate, seen.coupon.era));
         }
-        found_open.insert(id, is_open);
-        to_close.push((id, seen.state.gate, seen.coupon.era));
     }
-    let mut results = HashMap::new();
+    let mut results = BTreeMap::new();
     let closed = gate::close(ctx, to_close).await?;
     if let Some(last) = closed.iter().map(|closed| closed.since).max() {
         let coupons = closed.len();
         tracing::warn!(coupons, "coupons are closed until they are verified");
-        let closed: HashMap<CouponId, Closed> =
-            closed.into_iter().map(|it| (it.coupon, it)).collect();
         match barrier::wait(ctx, last).await {
             Ok(()) => results = all_closed(ctx, closed, &found_open).await?,
             Err(error) => {
                 let why = error.about_data()?;
-                let late = |id: &CouponId| (*id, stays_closed(*id, &why));
-                results = closed.keys().map(late).collect();
+                let late = |it: Closed| (it.coupon, stays_closed(it.coupon, &why));
+                results = closed.into_iter().map(late).collect();
             }
         }
     }
-    // As a sweep does: promote, seal, and report what is left. Also those that somebody else has
+    // As a sweep does: promote, seal, and report what is left. Also those that another process has
     // reopened, or for which an operator's change asks.
-    let opened = results.iter().filter(|(_, done)| !is_left_closed(done));
-    let opened: Vec<CouponId> = opened.map(|(id, _)| *id).collect();
-    let catalogue = db.coupons_by_id(opened.clone()).await?;
-    still_open.extend(read::coupons(ctx, catalogue, None).await?);
-    for (id, mut again) in sweep::coupons(ctx, still_open).await? {
-        if opened.contains(&id) && again.urgent.take().is_some() {
-            let why = "still differs after it was written again; the next pass tries again";
-            let (action, failed) = (ActionKind::Project, Outcome::Failed);
-            again.findings.push(of_coupon(id, action, failed, why));
+    ids.retain(|id| !results.get(id).is_some_and(is_left_closed));
+    let all = read::coupons(ctx, db.coupons_by_id(ids).await?, None).await?;
+    for (id, mut again) in sweep::coupons(ctx, all).await? {
+        if again.urgent.take().is_some() {
+            if results.contains_key(&id) {
+                let why = "still differs after it was written again; the next pass tries again";
+                let (action, failed) = (ActionKind::Project, Outcome::Failed);
+                again.findings.push(of_coupon(id, action, failed, why));
+            } else {
+                again.findings.extend(of_others(id).findings);
+            }
         }
-        results.entry(id).or_default().extend(again);
+        sweep::add(&mut results, id, again, false);
     }
     Ok(results)
 }
@@ -87,33 +80,30 @@ pub(crate) async fn reopen(
 /// Reopens coupons that were closed long enough ago.
 async fn all_closed(
     ctx: &PassContext,
-    closed: HashMap<CouponId, Closed>,
+    closed: Vec<Closed>,
     found_open: &HashMap<CouponId, bool>,
-) -> Result<HashMap<CouponId, CouponDone>, PassError> {
+) -> Reopened {
     // Read under the closed gates: nobody is admitted now.
-    let ids: Vec<CouponId> = closed.keys().copied().collect();
-    let catalogue = ctx.stores.db.coupons_by_id(ids).await?;
-    let mut all = read::coupons(ctx, catalogue, None).await?;
+    let ids = closed.iter().map(|closed| closed.coupon).collect();
+    let mut all = read::coupons(ctx, ctx.stores.db.coupons_by_id(ids).await?, None).await?;
     // Those that people may be trying now first, then small ones.
     all.sort_by_key(|seen| {
         let is_open_now = seen.drops.iter().any(|own| own.drop.is_open_at(Utc::now()));
         let size = |own: &DropSeen| own.state.users + u64::from(own.highest_row);
         (!is_open_now, seen.drops.iter().map(size).sum::<u64>())
     });
-    stream::iter(all)
-        .map(|seen| {
-            let id = seen.coupon.id;
-            let (closed, was_open) = (closed.get(&id), found_open.get(&id) == Some(&true));
-            async move {
-                Ok(match closed {
-                    Some(closed) => (id, coupon(ctx, seen, &closed.fence, was_open).await?),
-                    None => (id, CouponDone::default()),
-                })
-            }
-        })
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await
+    let fences: HashMap<CouponId, Fence> =
+        closed.into_iter().map(|it| (it.coupon, it.fence)).collect();
+    let reopen = async |seen: CouponSeen| {
+        let id = seen.coupon.id;
+        let done = match fences.get(&id) {
+            Some(fence) => coupon(ctx, seen, fence, found_open.get(&id) == Some(&true)).await?,
+            None => CouponDone::default(),
+        };
+        Ok((id, done))
+    };
+    let all = stream::iter(all).map(reopen);
+    all.buffer_unordered(AT_ONCE).try_collect().await
 }
 
 /// Reports that a coupon stays closed. The next attempt follows within seconds.
@@ -126,8 +116,17 @@ fn stays_closed(coupon: CouponId, why: &str) -> CouponDone {
     }
 }
 
-/// Reports a coupon that another lane or pass has to open.
-pub(crate) fn of_coupon(
+/// Reports that another process works on a coupon.
+pub(crate) fn of_others(coupon: CouponId) -> CouponDone {
+    let why = "another process works on this coupon; the next pass looks again";
+    CouponDone {
+        findings: vec![of_coupon(coupon, ActionKind::Open, Outcome::Skipped, why)],
+        ..CouponDone::default()
+    }
+}
+
+/// Reports a coupon as a whole.
+fn of_coupon(
     coupon: CouponId,
     action: ActionKind,
     result: Outcome,
@@ -170,6 +169,8 @@ async fn reopen_coupon(
     let mut ledger = Ledger::default();
     let id = seen.coupon.id;
     settings::adopt(ctx, &mut seen, &mut ledger).await?;
+    (seen.state.gate, seen.coupon.era) = (Gate::closed(fence), fence.era());
+    seen.is_closed = true;
     for (at, own) in seen.drops.iter().enumerate() {
         // Once for the keys of the coupon, and for each drop with a key of another type.
         if at == 0 || !own.state.unreadable.is_empty() {
@@ -181,13 +182,19 @@ async fn reopen_coupon(
     // Rows first: whatever Redis still names and MySQL lacks becomes a row.
     let mut found: Vec<(DropSeen, Compared)> = Vec::new();
     for own in &seen.drops {
-        found.push((own.clone(), compare_closed(ctx, &seen, own, fence).await?));
+        found.push((own.clone(), compare_closed(ctx, &seen, own).await?));
     }
     let mut dirty = Vec::new();
     let mut why_closed = None;
     for (own, compared) in &mut found {
-        if compared.refused > 0 || compared.is_unsettled || compared.repaired > 0 {
-            why_closed = Some(refusal(own, compared));
+        let id = own.drop.id;
+        if compared.refused > 0 {
+            why_closed = Some(format!(
+                "MySQL refuses {} rows of drop {id}",
+                compared.refused
+            ));
+        } else if compared.is_unsettled || compared.repaired > 0 {
+            why_closed = Some(format!("drop {id} changed while it was read"));
         }
         // Redis may have another time of a claim that was given back and made again: a late
         // revocation would take it.
@@ -210,18 +217,20 @@ async fn reopen_coupon(
     };
     let opened = outcome.is_ok();
     if let Err(error) = outcome {
-        done.extend(stays_closed(id, &error.about_data()?));
+        done = stays_closed(id, &error.about_data()?);
     } else if was_open && !seen.state.unreadable.is_empty() {
         let keys = &seen.state.unreadable;
         ledger.add(settings::lost_keys(keys, Outcome::Applied));
     } else if lacks_claimants {
         ledger.add(settings::lost_claimants(Outcome::Applied));
-    } else if sweep::has_begun(&seen, ctx.clock_ms) && !was_open {
+    } else if has_begun(&seen, ctx.clock_ms) && !was_open {
         // What was wrong with an open coupon is in the reports of its drops.
-        let (kind, applied) = (Kind::RedisLost, Outcome::Applied);
-        let detail =
-            "Redis was restarted, replaced or emptied; the coupon is verified and open again";
-        ledger.add(Finding::new(kind, ActionKind::Open, applied, detail));
+        ledger.add(Finding::new(
+            Kind::RedisLost,
+            ActionKind::Open,
+            Outcome::Applied,
+            REOPENED,
+        ));
     }
     for (own, mut compared) in found {
         if opened && dirty.contains(&own.drop.id) {
@@ -235,35 +244,36 @@ async fn reopen_coupon(
     Ok(done)
 }
 
+/// What is recorded when a coupon is open again.
+const REOPENED: &str =
+    "Redis was restarted, replaced or emptied; the coupon is verified and open again";
+
+/// Whether any of these drops may have been open when the gate was found closed.
+fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
+    let now = clock_ms.max(Utc::now().timestamp_millis());
+    let has_begun = |own: &DropSeen| own.drop.opens_at.timestamp_millis() <= now;
+    seen.drops.iter().any(has_begun)
+}
+
 /// Compares a drop under the closed gate until it needs no more rows.
 async fn compare_closed(
     ctx: &PassContext,
     seen: &CouponSeen,
     own: &DropSeen,
-    fence: &Fence,
 ) -> Result<Compared, PassError> {
-    let at = CompareAt {
-        gate: Gate::closed(fence),
-        era: fence.era(),
-        is_closed: true,
-    };
-    let mut compared = compare(ctx, seen, own, &at, true).await?;
+    let mut compared = compare(ctx, seen, own, true).await?;
     for _ in 1..LOOKS {
         if compared.repaired == 0 {
             break;
         }
         // With these rows, the differences are others.
         let again = read::again_drop(ctx, seen, own).await?;
-        let now = compare(ctx, seen, &again, &at, true).await?;
+        let mut now = compare(ctx, seen, &again, true).await?;
         // The findings of both, but for what only a projection repairs; the numbers of the first.
         let mut ledger = compared.ledger.without(ActionKind::Project);
         ledger.extend(now.ledger);
-        compared = Compared {
-            ledger,
-            numbers: compared.numbers,
-            examined: compared.examined,
-            ..now
-        };
+        (now.ledger, now.numbers, now.examined) = (ledger, compared.numbers, compared.examined);
+        compared = now;
     }
     Ok(compared)
 }
@@ -277,49 +287,38 @@ async fn write_and_open(
     found: &[(DropSeen, Compared)],
     ledger: &mut Ledger,
 ) -> Result<(), PassError> {
-    for (own, compared) in found.iter().filter(|(own, _)| dirty.contains(&own.drop.id)) {
-        list_owed(ctx, &seen.coupon, &own.drop, &compared.owed, ledger).await?;
+    // Users who lose their slot and have nothing else are listed before the first key goes.
+    let is_dirty = |(own, _): &&(DropSeen, Compared)| dirty.contains(&own.drop.id);
+    for (own, Compared { owed, .. }) in found.iter().filter(is_dirty) {
+        if !owed.is_empty() {
+            let why = "slot_lost";
+            rows::owe(
+                ctx,
+                &seen.coupon,
+                own.drop.id,
+                owed.clone(),
+                why,
+                Vec::new(),
+            )
+            .await?;
+        }
+        for user in owed {
+            let detail = "promised a slot that belongs to another user";
+            let (kind, applied) = (Kind::BrokenPromise, Outcome::Applied);
+            let found = Finding::new(kind, ActionKind::Owe, applied, detail);
+            ledger.add(found.of(Some(user.slot), Some(&user.user)));
+        }
     }
     project::drops(ctx, seen, fence, dirty).await?;
     project::surroundings(ctx, seen, fence, dirty, ledger).await?;
     project::open(ctx, seen, fence).await
 }
 
-/// Lists users who lose their slot and have nothing else, before the first key goes.
-async fn list_owed(
-    ctx: &PassContext,
-    coupon: &Coupon,
-    drop: &Drop,
-    owed: &[Holder],
-    ledger: &mut Ledger,
-) -> Result<(), PassError> {
-    if owed.is_empty() {
-        return Ok(());
-    }
-    rows::owe(ctx, coupon, drop.id, owed.to_vec(), "slot_lost", Vec::new()).await?;
-    for user in owed {
-        let detail = "promised a slot that belongs to another user";
-        let applied = Outcome::Applied;
-        let found = Finding::new(Kind::BrokenPromise, ActionKind::Owe, applied, detail);
-        ledger.add(found.of(Some(user.slot), Some(&user.user)));
-    }
-    Ok(())
-}
-
-fn refusal(own: &DropSeen, compared: &Compared) -> String {
-    let drop = own.drop.id;
-    if compared.refused > 0 {
-        format!("MySQL refuses {} rows of drop {drop}", compared.refused)
-    } else {
-        format!("drop {drop} changed while it was read")
-    }
-}
-
 /// The pause of the watch after an attempt that left a coupon closed.
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// Whether a coupon is still closed after this result.
+/// Whether a coupon is still closed after this result, or another process works on it.
 pub(crate) fn is_left_closed(done: &CouponDone) -> bool {
-    let is_left = |it: &Finding| it.action == ActionKind::Open && it.result == Outcome::Failed;
+    let is_left = |it: &Finding| it.action == ActionKind::Open && it.result != Outcome::Applied;
     done.findings.iter().any(is_left)
 }

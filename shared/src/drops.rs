@@ -34,16 +34,8 @@ pub async fn make_ahead(
     if matches!(schedule, Schedule::Once { .. }) && !drops.is_empty() {
         return Ok(0);
     }
-    // Earlier sealed drops may not be among `drops`.
-    let opened = drops.iter().map(|drop| drop.opens_at);
-    let last_opened = opened.filter(|at| *at <= now).max();
     let mut missing = schedule.drops_from(now);
-    missing.retain(|planned| {
-        last_opened.is_none_or(|last| last < planned.opens_at)
-            && drops
-                .iter()
-                .all(|drop| drop.local_date != Some(planned.local_date))
-    });
+    missing.retain(|planned| is_missing(planned, drops, now));
     if missing.is_empty() {
         return Ok(0);
     }
@@ -79,19 +71,25 @@ pub fn is_one_lost(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> bool 
     let Some(schedule @ Schedule::Daily { time_zone, .. }) = &coupon.schedule else {
         return false;
     };
-    let opened = drops.iter().map(|drop| drop.opens_at);
-    let last_opened = opened.filter(|at| *at <= now).max();
-    let is_missing = |planned: PlannedDrop| {
+    // A window may reach into the next day.
+    let today = time_zone.local(now).date_naive();
+    let days = today.pred_opt().into_iter().chain([today]);
+    let is_due = |planned: PlannedDrop| {
         planned.opens_at <= now
             && planned.closes_at.is_none_or(|at| now < at)
-            && last_opened.is_none_or(|last| last < planned.opens_at)
-            && drops
-                .iter()
-                .all(|drop| drop.local_date != Some(planned.local_date))
+            && is_missing(&planned, drops, now)
     };
-    // A window may reach into the next day.
-    let today = now.with_timezone(time_zone).date_naive();
-    let days = today.pred_opt().into_iter().chain([today]);
     !drops.iter().any(|drop| drop.is_open_at(now))
-        && days.filter_map(|day| schedule.drop_on(day)).any(is_missing)
+        && days.filter_map(|day| schedule.drop_on(day)).any(is_due)
+}
+
+/// Whether no drop is this one. Sealed drops before the last one that has opened may not be among
+/// `drops`.
+fn is_missing(planned: &PlannedDrop, drops: &[Drop], now: DateTime<Utc>) -> bool {
+    let opened = drops.iter().map(|drop| drop.opens_at);
+    let last_opened = opened.filter(|at| *at <= now).max();
+    last_opened.is_none_or(|last| last < planned.opens_at)
+        && drops
+            .iter()
+            .all(|drop| drop.local_date != Some(planned.local_date))
 }

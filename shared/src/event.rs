@@ -5,7 +5,6 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::schedule::instants::is_leap_second;
@@ -32,15 +31,16 @@ pub struct ClaimEvent {
     pub claimed_at: DateTime<Utc>,
 }
 
-#[derive(Serialize)]
+/// A message. Its claims share the coupon and the drop.
+#[derive(Serialize, Deserialize)]
 struct MessageWire<'a> {
     v: u64,
     coupon_id: i64,
     drop_id: i64,
+    #[serde(borrow)]
     claims: Vec<ClaimWire<'a>>,
 }
 
-/// The fields that differ between the claims of a message.
 #[derive(Serialize, Deserialize)]
 struct ClaimWire<'a> {
     slot: i64,
@@ -48,20 +48,6 @@ struct ClaimWire<'a> {
     user_id: Cow<'a, str>,
     #[serde(borrow)]
     claimed_at: Cow<'a, str>,
-}
-
-/// The version of a message, and the fields that its claims share.
-#[derive(Deserialize)]
-struct HeadWire {
-    v: u64,
-    coupon_id: i64,
-    drop_id: i64,
-}
-
-#[derive(Deserialize)]
-struct ClaimsWire<'a> {
-    #[serde(borrow)]
-    claims: Vec<ClaimWire<'a>>,
 }
 
 /// The readable fields of an invalid message, which help to find the user.
@@ -158,133 +144,70 @@ impl ClaimEvent {
         }
     }
 
-    /// Parses the claims of a message separately, so that an invalid claim does not affect the
-    /// others. Returns a single error for an unreadable message.
+    /// Parses the claims of a message. One with a slot, user or time that is not allowed does not
+    /// affect the others. A message of another form is a single error: nobody but Firstcome signs
+    /// messages, so it comes from another version.
     pub fn decode(payload: &[u8]) -> Vec<Result<Self, Undecodable>> {
-        let unreadable = |error: serde_json::Error| {
-            let error = if payload.is_empty() {
-                "the message is empty".into()
-            } else {
-                error.to_string()
-            };
-            vec![refuse("undecodable", error, payload)]
+        let refuse = |reason, error| {
+            let fragments = Fragments::default();
+            vec![Err(Undecodable {
+                reason,
+                error,
+                fragments,
+            })]
         };
-        let head: HeadWire = match serde_json::from_slice(payload) {
-            Ok(head) => head,
-            Err(error) => return unreadable(error),
-        };
-        if head.v != VERSION {
-            let error = format!("the version is {}, not {VERSION}", head.v);
-            return vec![refuse("wrong_version", error, payload)];
-        }
-        match serde_json::from_slice::<ClaimsWire<'_>>(payload) {
-            Ok(wire) if wire.claims.is_empty() => {
-                let error = "a message without claims".to_owned();
-                vec![refuse("undecodable", error, payload)]
+        let wire: MessageWire<'_> = match serde_json::from_slice(payload) {
+            Ok(wire) => wire,
+            Err(_) if payload.is_empty() => {
+                return refuse("undecodable", "the message is empty".to_owned());
             }
-            Ok(wire) => wire
-                .claims
-                .iter()
-                .map(|claim| of_message(&head, claim))
-                .collect(),
-            Err(error) => one_by_one(&head, payload).unwrap_or_else(|| unreadable(error)),
+            Err(error) => return refuse("undecodable", error.to_string()),
+        };
+        match &wire {
+            MessageWire { v, .. } if *v != VERSION => refuse(
+                "wrong_version",
+                format!("the version is {v}, not {VERSION}"),
+            ),
+            MessageWire { claims, .. } if claims.is_empty() => {
+                refuse("undecodable", "a message without claims".to_owned())
+            }
+            MessageWire { claims, .. } => claims.iter().map(|claim| claim.read(&wire)).collect(),
         }
     }
-}
-
-fn refuse(reason: &'static str, error: String, payload: &[u8]) -> Result<ClaimEvent, Undecodable> {
-    Err(Undecodable {
-        reason,
-        error,
-        fragments: fragments(payload),
-    })
 }
 
 impl ClaimWire<'_> {
-    fn claim(&self, head: &HeadWire) -> Result<ClaimEvent, (&'static str, String)> {
-        let user_id: UserId = self
-            .user_id
-            .parse()
-            .map_err(|error| ("undecodable", format!("user_id: {error}")))?;
-        let claimed_at = match DateTime::parse_from_rfc3339(&self.claimed_at) {
-            Ok(at) if can_be_stored(&at.with_timezone(&Utc)) => at.with_timezone(&Utc),
-            Ok(_) => return Err(("undecodable", NOT_STORED.to_owned())),
-            Err(error) => return Err(("undecodable", format!("claimed_at: {error}"))),
-        };
-        let slot = Slot::try_from(self.slot).ok().filter(|slot| *slot >= 1);
-        let out_of_range = || {
-            (
-                "slot_out_of_range",
-                format!("slot {} is below 1 or far too high", self.slot),
-            )
-        };
-        let slot = slot.ok_or_else(out_of_range)?;
-        Ok(ClaimEvent {
-            coupon_id: CouponId(head.coupon_id),
-            drop_id: DropId(head.drop_id),
-            slot,
-            user_id,
-            claimed_at,
+    fn read(&self, head: &MessageWire<'_>) -> Result<ClaimEvent, Undecodable> {
+        self.claim(head).map_err(|(reason, error)| Undecodable {
+            reason,
+            error,
+            fragments: Fragments {
+                coupon_id: Some(head.coupon_id),
+                drop_id: Some(head.drop_id),
+                slot: Some(self.slot),
+                user_id: self.user_id.parse().ok(),
+                claimed_at: instant(&self.claimed_at),
+            },
         })
     }
 
-    fn fragments(&self, head: &HeadWire) -> Fragments {
-        Fragments {
-            coupon_id: Some(head.coupon_id),
-            drop_id: Some(head.drop_id),
-            slot: Some(self.slot),
-            user_id: self.user_id.parse().ok(),
-            claimed_at: instant(&self.claimed_at),
-        }
-    }
-}
-
-fn of_message(head: &HeadWire, wire: &ClaimWire<'_>) -> Result<ClaimEvent, Undecodable> {
-    let told = |(reason, error)| Undecodable {
-        reason,
-        error,
-        fragments: wire.fragments(head),
-    };
-    wire.claim(head).map_err(told)
-}
-
-/// Parses the claims of a message separately. Returns `None` if it has no list of claims.
-fn one_by_one(head: &HeadWire, payload: &[u8]) -> Option<Vec<Result<ClaimEvent, Undecodable>>> {
-    let message: Value = serde_json::from_slice(payload).ok()?;
-    let claims = message.get("claims")?.as_array()?;
-    let one = |claim: &Value| match ClaimWire::deserialize(claim) {
-        Ok(wire) => of_message(head, &wire),
-        Err(error) => {
-            let known = Fragments {
-                coupon_id: Some(head.coupon_id),
-                drop_id: Some(head.drop_id),
-                ..read_of(claim)
-            };
-            Err(Undecodable {
-                reason: "undecodable",
-                error: error.to_string(),
-                fragments: known,
-            })
-        }
-    };
-    Some(claims.iter().map(one).collect())
-}
-
-fn fragments(payload: &[u8]) -> Fragments {
-    serde_json::from_slice(payload)
-        .map(|message| read_of(&message))
-        .unwrap_or_default()
-}
-
-fn read_of(message: &Value) -> Fragments {
-    let number = |name: &str| message.get(name).and_then(Value::as_i64);
-    let text = |name: &str| message.get(name).and_then(Value::as_str);
-    Fragments {
-        coupon_id: number("coupon_id"),
-        drop_id: number("drop_id"),
-        slot: number("slot"),
-        user_id: text("user_id").and_then(|text| text.parse().ok()),
-        claimed_at: text("claimed_at").and_then(instant),
+    fn claim(&self, head: &MessageWire<'_>) -> Result<ClaimEvent, (&'static str, String)> {
+        let undecodable = |error: String| ("undecodable", error);
+        let user_id: UserId = self
+            .user_id
+            .parse()
+            .map_err(|error| undecodable(format!("user_id: {error}")))?;
+        let claimed_at = instant(&self.claimed_at);
+        let claimed_at = claimed_at.ok_or_else(|| undecodable(NOT_STORED.to_owned()))?;
+        let slot = Slot::try_from(self.slot).ok().filter(|slot| *slot >= 1);
+        let far = || format!("slot {} is below 1 or far too high", self.slot);
+        Ok(ClaimEvent {
+            coupon_id: CouponId(head.coupon_id),
+            drop_id: DropId(head.drop_id),
+            slot: slot.ok_or_else(|| ("slot_out_of_range", far()))?,
+            user_id,
+            claimed_at,
+        })
     }
 }
 
@@ -293,7 +216,7 @@ fn instant(text: &str) -> Option<DateTime<Utc>> {
     Some(at).filter(can_be_stored)
 }
 
-const NOT_STORED: &str = "claimed_at: a leap second, or outside the years 1970 to 9998";
+const NOT_STORED: &str = "claimed_at: no time, a leap second, or outside the years 1970 to 9998";
 
 fn can_be_stored(at: &DateTime<Utc>) -> bool {
     !is_leap_second(at) && YEARS.contains(&at.year())
@@ -301,6 +224,8 @@ fn can_be_stored(at: &DateTime<Utc>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     const GOOD: &str = r#"{"v":2,"coupon_id":1,"drop_id":2,"claims":[{"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}]}"#;
@@ -377,24 +302,12 @@ mod tests {
             ClaimEvent::decode(batch.as_bytes()),
             claims.iter().cloned().map(Ok).collect::<Vec<_>>()
         );
+        let second = "\"slot\":2,\"user_id\":\"u-37\"";
         for (wrong, reason) in [
-            (
-                batch.replace("\"slot\":2,", "\"slot\":0,"),
-                "slot_out_of_range",
-            ),
-            (
-                batch.replace("\"slot\":2,", "\"slot\":\"2\","),
-                "undecodable",
-            ),
-            (batch.replace("{\"slot\":2,", "{"), "undecodable"),
-            (
-                batch.replace(
-                    "\"slot\":2,\"user_id\":\"u-37\"",
-                    "\"slot\":2,\"user_id\":\"u 37\"",
-                ),
-                "undecodable",
-            ),
+            (second.replace(":2,", ":0,"), "slot_out_of_range"),
+            (second.replace("u-37", "u 37"), "undecodable"),
         ] {
+            let wrong = batch.replace(second, &wrong);
             let read = ClaimEvent::decode(wrong.as_bytes());
             assert_eq!(read.iter().filter(|one| one.is_ok()).count(), 3, "{wrong}");
             let refused = read[1].as_ref().unwrap_err();

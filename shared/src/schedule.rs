@@ -4,7 +4,7 @@
 mod preview;
 pub mod time_zone;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveTime, SubsecRound as _, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -59,26 +59,6 @@ pub struct PlannedDrop {
     pub closes_at: Option<DateTime<Utc>>,
 }
 
-/// Why a schedule is invalid, as shown to its author.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum BadSchedule {
-    /// The window is empty or runs backwards.
-    #[error("closes_at must be later than opens_at")]
-    ClosesBeforeOpening,
-    /// The last day comes before the first.
-    #[error("last_day must not be before first_day")]
-    LastBeforeFirst,
-    /// A date outside the years 2000 to 2199.
-    #[error("dates must lie between the years 2000 and 2199")]
-    OutOfRange,
-    /// The window of a single drop has ended.
-    #[error("closes_at is over, so it would never open")]
-    WindowOver,
-    /// The days of a daily schedule have ended.
-    #[error("last_day is over, so it would never open")]
-    DaysOver,
-}
-
 /// How far ahead daily drops are created, so that no single stopped process prevents an opening.
 /// New times of a daily coupon are for later drops.
 pub const DAYS_AHEAD: i64 = 2;
@@ -93,21 +73,21 @@ impl Schedule {
     }
 
     /// Checks constraints that the types cannot express.
-    pub fn check(&self) -> Result<(), BadSchedule> {
-        use chrono::Datelike as _;
-        let in_range = |date: NaiveDate| (2000..2200).contains(&date.year());
+    ///
+    /// # Errors
+    /// Why the schedule is invalid, for its author.
+    pub fn check(&self) -> Result<(), &'static str> {
         let dates = match self {
             Self::Once {
                 opens_at,
                 closes_at,
             } => {
-                if closes_at
-                    .is_some_and(|closes| closes.trunc_subsecs(3) <= opens_at.trunc_subsecs(3))
-                {
-                    return Err(BadSchedule::ClosesBeforeOpening);
+                let opens = opens_at.trunc_subsecs(3);
+                if closes_at.is_some_and(|closes| closes.trunc_subsecs(3) <= opens) {
+                    return Err("closes_at must be later than opens_at");
                 }
                 [
-                    Some(opens_at.date_naive()),
+                    Some(opens.date_naive()),
                     closes_at.map(|at| at.date_naive()),
                 ]
             }
@@ -117,70 +97,45 @@ impl Schedule {
                 ..
             } => {
                 if last_day.is_some_and(|last| last < *first_day) {
-                    return Err(BadSchedule::LastBeforeFirst);
+                    return Err("last_day must not be before first_day");
                 }
                 [Some(*first_day), *last_day]
             }
         };
-        if dates.into_iter().flatten().all(in_range) {
+        let mut years = dates.into_iter().flatten().map(|date| date.year());
+        if years.all(|year| (2000..2200).contains(&year)) {
             Ok(())
         } else {
-            Err(BadSchedule::OutOfRange)
+            Err("dates must lie between the years 2000 and 2199")
         }
     }
 
     /// Checks the schedule of a coupon that is created at `now`: it must open in the future.
-    pub fn check_new(&self, now: DateTime<Utc>) -> Result<(), BadSchedule> {
+    pub fn check_new(&self, now: DateTime<Utc>) -> Result<(), &'static str> {
         self.check()?;
         match self {
-            Self::Once {
-                closes_at: Some(closes),
-                ..
-            } if *closes <= now => Err(BadSchedule::WindowOver),
-            Self::Daily { .. } if self.drops_from(now).is_empty() => Err(BadSchedule::DaysOver),
+            Self::Once { closes_at, .. } if closes_at.is_some_and(|closes| closes <= now) => {
+                Err("closes_at is over, so it would never open")
+            }
+            Self::Daily { .. } if self.drops_from(now).is_empty() => {
+                Err("last_day is over, so it would never open")
+            }
             _ => Ok(()),
         }
     }
 
-    /// Returns the drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in
-    /// order. Always includes the next drop, so that a coupon can show when it opens.
-    pub fn drops_from(&self, now: DateTime<Utc>) -> Vec<PlannedDrop> {
+    /// Returns the drops from two days before `from` on, in order: a window may end on the next day,
+    /// and a time zone may skip a day. Of a coupon that opens once, returns its drop.
+    fn planned(&self, from: DateTime<Utc>) -> Box<dyn Iterator<Item = PlannedDrop> + '_> {
         match self {
             Self::Once {
                 opens_at,
                 closes_at,
-            } => vec![PlannedDrop {
+            } => Box::new(std::iter::once(PlannedDrop {
                 local_date: opens_at.date_naive(),
                 opens_at: opens_at.trunc_subsecs(3),
                 closes_at: closes_at.map(|at| at.trunc_subsecs(3)),
-            }],
-            Self::Daily {
-                time_zone,
-                first_day,
-                last_day,
-                ..
-            } => {
-                let today = now.with_timezone(time_zone).date_naive();
-                let start = (today - TimeDelta::days(2)).max(*first_day);
-                let horizon = (today + TimeDelta::days(DAYS_AHEAD)).max(*first_day);
-                let end = last_day.map_or(horizon, |last| last.min(horizon));
-                start
-                    .iter_days()
-                    .take_while(|day| *day <= end)
-                    .filter_map(|day| self.drop_on(day))
-                    .filter(|drop| drop.closes_at.is_none_or(|closes| closes > now))
-                    .collect()
-            }
-        }
-    }
-
-    /// Returns the drop of a local date, or `None` if there is none.
-    pub fn drop_on(&self, day: NaiveDate) -> Option<PlannedDrop> {
-        match self {
-            Self::Once { .. } => self
-                .drops_from(DateTime::UNIX_EPOCH)
-                .pop()
-                .filter(|drop| drop.local_date == day),
+            })),
             Self::Daily {
                 time_zone,
                 opens,
@@ -188,43 +143,45 @@ impl Schedule {
                 first_day,
                 last_day,
             } => {
-                let runs = day >= *first_day && last_day.is_none_or(|last| day <= last);
-                if runs {
-                    daily_drop(*time_zone, day, *opens, *closes)
-                } else {
-                    None
-                }
+                let start = time_zone.local(from).date_naive() - TimeDelta::days(2);
+                let last_day = last_day.unwrap_or(NaiveDate::MAX);
+                let days = start.max(*first_day).iter_days();
+                let days = days.take_while(move |day| *day <= last_day);
+                Box::new(days.filter_map(|day| daily_drop(*time_zone, day, *opens, *closes)))
             }
         }
     }
 
+    /// Returns the drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in
+    /// order. Always includes the next drop, so that a coupon can show when it opens.
+    pub fn drops_from(&self, now: DateTime<Utc>) -> Vec<PlannedDrop> {
+        let Self::Daily {
+            time_zone,
+            first_day,
+            ..
+        } = self
+        else {
+            return self.planned(now).collect();
+        };
+        let today = time_zone.local(now).date_naive();
+        let horizon = (today + TimeDelta::days(DAYS_AHEAD)).max(*first_day);
+        self.planned(now)
+            .take_while(|drop| drop.local_date <= horizon)
+            .filter(|drop| drop.closes_at.is_none_or(|closes| closes > now))
+            .collect()
+    }
+
+    /// Returns the drop of a local date, or `None` if there is none.
+    pub fn drop_on(&self, day: NaiveDate) -> Option<PlannedDrop> {
+        self.planned(day.and_time(NaiveTime::MIN).and_utc())
+            .take_while(|drop| drop.local_date <= day)
+            .find(|drop| drop.local_date == day)
+    }
+
     /// Returns the next openings from `now` on, at most `at_most`, in order.
     pub fn openings(&self, now: DateTime<Utc>, at_most: usize) -> Vec<PlannedDrop> {
-        let (zone, first_day) = match self {
-            Self::Once { .. } => {
-                return self
-                    .drops_from(now)
-                    .into_iter()
-                    .filter(|drop| drop.opens_at >= now)
-                    .take(at_most)
-                    .collect();
-            }
-            Self::Daily {
-                time_zone,
-                first_day,
-                ..
-            } => (time_zone, first_day),
-        };
-        let today = now.with_timezone(zone).date_naive();
-        // A time zone skips a day at most once in a century.
-        let days = (today - TimeDelta::days(1))
-            .max(*first_day)
-            .iter_days()
-            .take(at_most + 9);
-        days.filter_map(|day| self.drop_on(day))
-            .filter(|drop| drop.opens_at >= now)
-            .take(at_most)
-            .collect()
+        let later = self.planned(now).filter(|drop| drop.opens_at >= now);
+        later.take(at_most).collect()
     }
 }
 
@@ -262,17 +219,15 @@ pub mod instants {
     }
 
     fn read(text: &str) -> Result<DateTime<Utc>, String> {
-        let no_zone = |text: &str| text.parse::<NaiveDateTime>().is_ok();
-        text.parse()
-            .ok()
-            .filter(|at| !is_leap_second(at))
-            .ok_or_else(|| {
-                if no_zone(text) {
-                    format!("{text:?} has no time zone; write {text}Z or {text}+09:00")
-                } else {
-                    format!("{text:?} is not an instant such as 2026-12-01T06:00:00Z")
-                }
-            })
+        match text.parse() {
+            Ok(at) if !is_leap_second(&at) => Ok(at),
+            _ if text.parse::<NaiveDateTime>().is_ok() => Err(format!(
+                "{text:?} has no time zone; write {text}Z or {text}+09:00"
+            )),
+            _ => Err(format!(
+                "{text:?} is not an instant such as 2026-12-01T06:00:00Z"
+            )),
+        }
     }
 
     pub fn one<'de, D: Deserializer<'de>>(d: D) -> Result<DateTime<Utc>, D::Error> {

@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::http::{request_id, wrong_tokens};
+use crate::http::{ops, request_id};
 
 /// The log filter if `RUST_LOG` is not set.
 pub const DEFAULT_LOGS: &str = "info";
@@ -107,7 +107,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     metrics::describe_gauge!("firstcome_build_info", "Always 1; the version is a label");
     metrics::gauge!("firstcome_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    wrong_tokens::describe();
+    ops::describe();
     keep_small(handle.clone());
     Ok(HANDLE.get_or_init(|| handle).clone())
 }

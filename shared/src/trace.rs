@@ -14,7 +14,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
 use hyper::body::Bytes;
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{
@@ -30,7 +29,7 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span};
 use tokio::runtime::Handle;
 
 use crate::config::ssl_cert_file;
-use crate::http::origin::{HttpStep, Origin};
+use crate::http::origin::Origin;
 use crate::http::request_id;
 use crate::tls::Store;
 
@@ -47,6 +46,9 @@ const RATIO: f64 = 0.01;
 /// Maximum duration of one export, and maximum wait for unsent spans when the process ends.
 const EXPORT_LIMIT: Duration = Duration::from_secs(5);
 const LAST_EXPORT: Duration = Duration::from_secs(2);
+
+/// Maximum number of bytes read from an answer of the collector.
+const ANSWER: usize = 64 * 1024;
 
 /// Names of attributes: OpenTelemetry's, and Firstcome's own.
 pub mod key {
@@ -183,12 +185,7 @@ impl HttpClient for OtlpSender {
         let collector = self.collector.clone();
         // The exporter's thread has no runtime, which the timer needs.
         let sent = self.runtime.spawn(async move {
-            let exchange = async {
-                let sent = collector.send(request, &mut HttpStep::Connect).await?;
-                let (head, body) = sent.into_parts();
-                Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
-            };
-            tokio::time::timeout(EXPORT_LIMIT, exchange).await?
+            Ok(tokio::time::timeout(EXPORT_LIMIT, collector.exchange(request, ANSWER)).await??)
         });
         sent.await?
     }

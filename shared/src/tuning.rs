@@ -6,72 +6,87 @@
 
 use std::str::FromStr;
 
-macro_rules! tunings {
-    ($($variant:ident $name:literal $doc:literal),+ $(,)?) => {
-        /// A constant with its unit in its name.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Tuning {
-            $(#[doc = $doc] $variant,)+
-        }
+use strum::{EnumString, IntoStaticStr};
 
-        impl Tuning {
-            /// All constants, so that a test cannot set one that does not exist.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// Returns the constant with this name, without the prefix of the variable.
-            pub fn named(name: &str) -> Option<Self> {
-                match name {
-                    $($name => Some(Self::$variant),)+
-                    _ => None,
-                }
-            }
-
-            /// Returns the variable that a test sets.
-            pub const fn variable(self) -> &'static str {
-                match self {
-                    $(Self::$variant => concat!("FIRSTCOME_TEST_", $name),)+
-                }
-            }
-        }
-    };
-}
-
-tunings! {
-    AlertCooldownSeconds "ALERT_COOLDOWN_SECONDS" "Pause before a lasting problem is mailed again.",
-    AlertPatienceSeconds "ALERT_PATIENCE_SECONDS" "Time for which passes must fail before a mail is sent.",
-    AlertsKeptSeconds "ALERTS_KEPT_SECONDS" "Retention of ended alerts.",
-    BackupDeadlineMs "BACKUP_DEADLINE_MS" "Deadline of MySQL for one claim that Kafka has not acknowledged.",
-    CatalogueRefreshMs "CATALOGUE_REFRESH_MS" "Pause between two reads of the catalogue.",
-    CleanRunsKeptSeconds "CLEAN_RUNS_KEPT_SECONDS" "Retention of runs that found nothing.",
-    ConsumeBatchMax "CONSUME_BATCH_MAX" "Maximum claims in one transaction.",
-    ConsumeStuckSeconds "CONSUME_STUCK_SECONDS" "Time without progress after which a consumer is stuck.",
-    ConsumerStallSeconds "CONSUMER_STALL_SECONDS" "Time without progress of the consumers after which a pass reports it.",
-    DatabasePoolSize "DATABASE_POOL_SIZE" "Maximum connections of one process to MySQL.",
-    DatabaseTimeoutMs "DATABASE_TIMEOUT_MS" "Maximum duration of a call to MySQL.",
-    FailedClaimsKeptSeconds "FAILED_CLAIMS_KEPT_SECONDS" "Retention of resolved dead letters.",
-    JobsSeconds "JOBS_SECONDS" "Pause between the jobs beside the passes.",
-    KeysRefreshSeconds "JWT_JWKS_REFRESH_SECONDS" "Pause between two reads of a JWK Set.",
-    HeaderReadTimeoutMs "HEADER_READ_TIMEOUT_MS" "Maximum wait for the head of a request.",
-    MailsKeptSeconds "MAILS_KEPT_SECONDS" "Retention of mails.",
-    MaxClaimsInHand "MAX_CLAIMS_IN_HAND" "Maximum concurrent claims of one API.",
-    MaxConnections "MAX_CONNECTIONS" "Maximum concurrent connections of one API.",
-    MendedPromisesKeptSeconds "MENDED_PROMISES_KEPT_SECONDS" "Retention of mended promises.",
-    MissedAfterSeconds "MISSED_AFTER_SECONDS" "Delay after which a scheduled run counts as missed.",
-    PeopleKeptSeconds "PEOPLE_KEPT_SECONDS" "Retention of user ids in rows.",
-    QuestionTimeoutMs "QUESTION_TIMEOUT_MS" "Maximum duration of a read from MySQL.",
-    ReconcileOverdueMs "RECONCILE_OVERDUE_MS" "Time on the topic after which the reconciler issues a claim.",
-    ReconcilePageSlots "RECONCILE_PAGE_SLOTS" "Slots of one page of a pass.",
-    RepairLimitAtLeast "RECONCILE_BRAKE_AT_LEAST" "Repairs that the repair limit always allows.",
-    RepairLimitPercent "RECONCILE_BRAKE_PERCENT" "Repair limit in percent of a drop.",
-    RequestTimeoutMs "REQUEST_TIMEOUT_MS" "Maximum duration of a response.",
-    RunsKeptSeconds "RUNS_KEPT_SECONDS" "Retention of runs with findings.",
-    SealedKeysTtlSeconds "SEALED_KEYS_TTL_SECONDS" "Lifetime of a sealed drop's keys in Redis.",
-    SmtpTimeoutMs "SMTP_TIMEOUT_MS" "Maximum duration of sending one mail, up to its content.",
-    WebhookTimeoutMs "WEBHOOK_TIMEOUT_MS" "Maximum duration of one webhook.",
-    StartupWaitSeconds "STARTUP_WAIT_SECONDS" "Maximum wait for a store at start-up.",
+/// A constant with its unit in its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
+pub enum Tuning {
+    /// Pause before a lasting problem is mailed again.
+    AlertCooldownSeconds,
+    /// Time for which passes must fail before a mail is sent.
+    AlertPatienceSeconds,
+    /// Retention of ended alerts.
+    AlertsKeptSeconds,
+    /// Deadline of MySQL for one claim that Kafka has not acknowledged.
+    BackupDeadlineMs,
+    /// Pause between two reads of the catalogue.
+    CatalogueRefreshMs,
+    /// Retention of runs that found nothing.
+    CleanRunsKeptSeconds,
+    /// Maximum claims in one transaction.
+    ConsumeBatchMax,
+    /// Time without progress after which a consumer is stuck.
+    ConsumeStuckSeconds,
+    /// Time without progress of the consumers after which a pass reports it.
+    ConsumerStallSeconds,
+    /// Maximum connections of one process to MySQL.
+    DatabasePoolSize,
+    /// Maximum duration of a call to MySQL.
+    DatabaseTimeoutMs,
+    /// Retention of resolved dead letters.
+    FailedClaimsKeptSeconds,
+    /// Pause between the jobs beside the passes.
+    JobsSeconds,
+    /// Pause between two reads of a JWK Set.
+    #[strum(serialize = "JWT_JWKS_REFRESH_SECONDS")]
+    KeysRefreshSeconds,
+    /// Maximum wait for the head of a request.
+    HeaderReadTimeoutMs,
+    /// Retention of mails.
+    MailsKeptSeconds,
+    /// Maximum concurrent claims of one API.
+    MaxClaimsInHand,
+    /// Maximum concurrent connections of one API.
+    MaxConnections,
+    /// Retention of mended promises.
+    MendedPromisesKeptSeconds,
+    /// Delay after which a scheduled run counts as missed.
+    MissedAfterSeconds,
+    /// Retention of user ids in rows.
+    PeopleKeptSeconds,
+    /// Maximum duration of a read from MySQL.
+    QuestionTimeoutMs,
+    /// Time on the topic after which the reconciler issues a claim.
+    ReconcileOverdueMs,
+    /// Slots of one page of a pass.
+    ReconcilePageSlots,
+    /// Repairs that the repair limit always allows.
+    #[strum(serialize = "RECONCILE_BRAKE_AT_LEAST")]
+    RepairLimitAtLeast,
+    /// Repair limit in percent of a drop.
+    #[strum(serialize = "RECONCILE_BRAKE_PERCENT")]
+    RepairLimitPercent,
+    /// Maximum duration of a response.
+    RequestTimeoutMs,
+    /// Retention of runs with findings.
+    RunsKeptSeconds,
+    /// Lifetime of a sealed drop's keys in Redis.
+    SealedKeysTtlSeconds,
+    /// Maximum duration of sending one mail, up to its content.
+    SmtpTimeoutMs,
+    /// Maximum duration of one webhook.
+    WebhookTimeoutMs,
+    /// Maximum wait for a store at start-up.
+    StartupWaitSeconds,
 }
 
 impl Tuning {
+    /// Returns the constant with this name, without the prefix of the variable.
+    pub fn named(name: &str) -> Option<Self> {
+        name.parse().ok()
+    }
+
     /// Returns the constant, unless a test has overridden it.
     pub fn or<N: FromStr>(self, constant: N) -> N {
         self.of_test().unwrap_or(constant)
@@ -85,7 +100,8 @@ impl Tuning {
 
 #[cfg(any(debug_assertions, feature = "crash-points"))]
 fn of_test(tuning: Tuning) -> Option<String> {
-    scope::value(tuning).or_else(|| std::env::var(tuning.variable()).ok())
+    scope::value(tuning)
+        .or_else(|| std::env::var(format!("FIRSTCOME_TEST_{}", <&str>::from(tuning))).ok())
 }
 
 #[cfg(not(any(debug_assertions, feature = "crash-points")))]
@@ -122,15 +138,7 @@ pub mod scope {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
-
-    #[test]
-    fn tuning_variables_are_distinct() {
-        let names: HashSet<_> = Tuning::ALL.iter().map(|one| one.variable()).collect();
-        assert_eq!(names.len(), Tuning::ALL.len());
-    }
 
     #[test]
     fn tuning_keeps_its_default_unless_a_test_sets_it() {

@@ -19,8 +19,6 @@ use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use super::report::REBALANCES;
-
 /// How far a partition was read.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reading {
@@ -150,7 +148,7 @@ impl ConsumerContext for Group {
                 self.partitions.lock().retain(|id, _| !ids.contains(id));
                 return consumer.incremental_unassign(list);
             }
-            counter!(REBALANCES).increment(1);
+            counter!("firstcome_consumer_rebalances_total").increment(1);
             let begin = ids.iter().map(|id| (*id, Reading::default()));
             self.partitions.lock().extend(begin);
             self.has_joined.store(true, Ordering::Relaxed);

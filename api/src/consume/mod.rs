@@ -26,7 +26,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use firstcome_shared::http::health::routes_of_loop;
-use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use firstcome_shared::http::{Limits, serve};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{ProcessRow, announce};
@@ -48,7 +47,6 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     describe_metrics();
     let listener = TcpListener::bind(args.listen_addr).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", args.listen_addr))?;
-    let address = listener.local_addr()?;
     let mysql = args.mysql.settings()?;
     let kafka = args.kafka.settings(&args.mysql.tls)?;
     let db = Db::new(&mysql)?;
@@ -62,20 +60,19 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     announce(db.clone(), process, shutdown.clone()).await;
 
     let health = Arc::new(Health::new(Duration::from_secs(args.stuck_seconds)));
-    let router: Router = routes_of_loop(health.alive(), health.ready(), prometheus)
-        .fallback(no_such_route)
-        .method_not_allowed_fallback(no_such_method);
-    println!("listening on http://{address}");
+    let router: Router = routes_of_loop(health.alive(), health.ready(), prometheus);
+    println!("listening on http://{}", listener.local_addr()?);
     println!("consuming {} as {}", kafka.topic, kafka.group);
     let done = CancellationToken::new();
     let front = tokio::spawn(serve(listener, router, Limits::FOR_MACHINES, done.clone()));
-    let mut ended = Ok(());
-    while ended.is_ok() && !shutdown.is_cancelled() {
-        ended = match Worker::subscribe(&args, kafka.clone(), db.clone(), Arc::clone(&health)) {
-            Ok(worker) => worker.run(&shutdown).await,
-            Err(error) => Err(error),
-        };
-    }
+    let consume = async {
+        while !shutdown.is_cancelled() {
+            let worker = Worker::subscribe(&args, kafka.clone(), db.clone(), Arc::clone(&health));
+            worker?.run(&shutdown).await?;
+        }
+        Ok(())
+    };
+    let ended = consume.await;
     done.cancel();
     front.await?;
     ended

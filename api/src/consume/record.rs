@@ -79,7 +79,7 @@ impl Record {
 
     /// Returns the claim, unless it is unreadable.
     pub(super) fn claim(&self) -> Option<Claim> {
-        let claim = Claim::from(self.claim.as_ref().ok()?);
+        let claim = self.claim.as_ref().ok()?.into();
         let trace = self.trace;
         Some(Claim { trace, ..claim })
     }

@@ -10,11 +10,12 @@ use firstcome_shared::coupon::ClaimFault;
 use firstcome_shared::http::health::{HealthCheck, check};
 use firstcome_shared::kafka::FORGED;
 use firstcome_shared::mysql::dead_letters::UNREADABLE;
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics::{counter, histogram};
 use parking_lot::Mutex;
 
 use super::record::Record;
 use super::write::ROW_LOCKED;
+use crate::metrics::describe_all;
 use crate::rows::Outcome;
 
 /// What may be in trouble while the loop runs.
@@ -85,61 +86,42 @@ impl Health {
     }
 }
 
-pub(super) const LAG: &str = "firstcome_consumer_lag";
-pub(super) const REBALANCES: &str = "firstcome_consumer_rebalances_total";
-pub(super) const RETRIES: &str = "firstcome_consumer_retries_total";
-const ISSUE_DELAY: &str = "firstcome_issue_delay_seconds";
-const ISSUED: &str = "firstcome_consumer_issued_total";
-const AGAIN: &str = "firstcome_consumer_again_total";
-pub(super) const REFUSED: &str = "firstcome_consumer_refused_total";
+const METRICS: &str = "\
+gauge firstcome_consumer_lag Messages of the partitions this process reads that have no rows yet
+histogram firstcome_issue_delay_seconds Time from a claim's admission (Redis's clock) to its row (this host's); read again, counted again
+counter firstcome_consumer_issued_total Rows written
+counter firstcome_consumer_again_total Claims that were published or read before
+counter firstcome_consumer_retries_total Attempts repeated because MySQL failed
+counter firstcome_consumer_rebalances_total Assignments of partitions
+labelled firstcome_consumer_refused_total Claims kept in the dead-letter table, by reason";
 
-/// Describes all metrics. Counters begin at 0, because a counter that first appears at 1 hides its
-/// first increase.
 pub(super) fn describe_metrics() {
-    let unread = "Messages of the partitions this process reads that have no rows yet";
-    describe_gauge!(LAG, unread);
-    let delay = "Time from a claim's admission (Redis's clock) to its row (this host's); read again, counted again";
-    describe_histogram!(ISSUE_DELAY, Unit::Seconds, delay);
-    for (name, meaning) in [
-        (ISSUED, "Rows written"),
-        (AGAIN, "Claims that were published or read before"),
-        (RETRIES, "Attempts repeated because MySQL failed"),
-        (REBALANCES, "Assignments of partitions"),
-    ] {
-        describe_counter!(name, meaning);
-        counter!(name).absolute(0);
-    }
-    describe_counter!(REFUSED, "Claims kept in the dead-letter table, by reason");
+    describe_all(METRICS);
     let faults = [ClaimFault::SealedDrop, ClaimFault::OutsideWindow].map(ClaimFault::reason);
     let others = "undecodable unknown_drop slot_out_of_range slot_taken already_has_one bad_data";
     let others = others.split(' ').chain([ROW_LOCKED, UNREADABLE, FORGED]);
     for reason in faults.into_iter().chain(others) {
-        counter!(REFUSED, "reason" => reason).absolute(0);
+        counter!("firstcome_consumer_refused_total", "reason" => reason).absolute(0);
     }
 }
 
 /// Counts a batch of `claims`, of which `records` were not repeats.
 pub(super) fn count_batch(records: &[Record], claims: usize, outcomes: &[Outcome]) {
     let number = |wanted| outcomes.iter().filter(|it| **it == wanted).count();
-    counter!(ISSUED).increment(number(Outcome::Issued) as u64);
+    counter!("firstcome_consumer_issued_total").increment(number(Outcome::Issued) as u64);
     let again = claims - records.len() + number(Outcome::Again);
-    counter!(AGAIN).increment(again as u64);
+    counter!("firstcome_consumer_again_total").increment(again as u64);
     let now = Utc::now();
-    let delay = histogram!(ISSUE_DELAY);
+    let delay = histogram!("firstcome_issue_delay_seconds");
     for claim in records.iter().flat_map(|record| &record.claim) {
         // The delay is negative if this host's clock is behind Redis's clock.
         let passed = (now - claim.claimed_at).to_std().unwrap_or_default();
         delay.record(passed.as_secs_f64());
     }
-    let mut refused = 0;
     for outcome in outcomes {
         if let Outcome::Refused(reason, _) = outcome {
-            counter!(REFUSED, "reason" => *reason).increment(1);
-            refused += 1;
+            counter!("firstcome_consumer_refused_total", "reason" => *reason).increment(1);
         }
-    }
-    if refused > 0 {
-        tracing::warn!(refused, "dead letters of claims that cannot become rows");
     }
 }
 

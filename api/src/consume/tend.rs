@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Batch;
 use super::group::{Group, Reading};
 use super::record::Record;
-use super::report::{GROUP, Health, KAFKA, LAG, MYSQL, RETRIES};
+use super::report::{GROUP, Health, KAFKA, MYSQL};
 
 /// Interval of looking for partitions to begin.
 const TICK: Duration = Duration::from_millis(50);
@@ -90,8 +90,7 @@ impl Tender {
     /// Commits how far messages are written, for tools.
     pub(super) fn commit(&self, mode: CommitMode) -> KafkaResult<()> {
         let readings = self.group().partitions().into_iter();
-        let written = readings.filter_map(|(id, reading)| Some((id, reading.done?)));
-        let written = self.list(written)?;
+        let written = self.list(readings.filter_map(|(id, it)| Some((id, it.done?))))?;
         if written.count() > 0 {
             self.consumer.commit(&written, mode)?;
         }
@@ -122,7 +121,7 @@ impl Tender {
             Ok(_) if before.values().any(|it| it.stands().is_none()) => {}
             Ok(_) => self.health.set(MYSQL, None),
             Err(error) => {
-                counter!(RETRIES).increment(1);
+                counter!("firstcome_consumer_retries_total").increment(1);
                 let why = format!("positions could not be read: {error}");
                 self.health.set(MYSQL, Some(why));
                 tokio::time::sleep(TICK * 10).await;
@@ -160,7 +159,7 @@ impl Tender {
                 }
             }
         }
-        gauge!(LAG).set(u32::try_from(lag).unwrap_or(u32::MAX));
+        gauge!("firstcome_consumer_lag").set(u32::try_from(lag).unwrap_or(u32::MAX));
         looked
     }
 

@@ -1,7 +1,7 @@
 //! The loop: gathers batches and writes them. If a batch cannot be written, its messages are read
 //! again from the positions in MySQL: Kafka is the buffer.
 
-use std::collections::HashSet;
+use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, why_unreadable};
 use firstcome_shared::mysql::{Db, DbError};
+use lru::LruCache;
 use metrics::counter;
 use parking_lot::Mutex;
 use rand::RngExt as _;
@@ -25,10 +26,9 @@ use super::args::ConsumeArgs;
 use super::batch::Batch;
 use super::group::Group;
 use super::record::Record;
-use super::report::{GROUP, Health, MYSQL, RETRIES, count_batch};
+use super::report::{GROUP, Health, MYSQL, count_batch};
 use super::tend::Tender;
 use super::write::{ROW_LOCKED, drop_id, write, write_by_drop};
-use crate::bounded_cache::BoundedCache;
 use crate::rows::Outcome;
 
 /// Maximum sleep of the loop, so that it notices a shutdown soon.
@@ -46,27 +46,22 @@ const LOCKED_FOR: Duration = Duration::from_secs(60);
 /// only a message at the expected offset is accepted.
 const DOUBTED_FOR: Duration = Duration::from_secs(60);
 
-/// Number of claims in each of the two generations of the memory of written claims.
-const REMEMBERED: usize = 20_000;
+/// Number of written claims that are remembered.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(30_000);
 
 pub(super) struct Worker {
     tender: Arc<Tender>,
     batch_max: usize,
-    /// Claims that this process has written. Claims are repeated when a user clicks at two
+    /// Claims that this process has written or is writing. Claims are repeated when a user clicks at two
     /// APIs, and one repeat makes MySQL refuse the statement of its whole batch. A user who returns
     /// a coupon and gets the same slot again has another time of admission.
-    recent: BoundedCache<ClaimEvent, ()>,
+    recent: LruCache<ClaimEvent, ()>,
     /// Attempts that failed in a row.
     failures: u32,
-    /// When a batch last failed repeatedly, or a drop got dead letters, because of a lock.
-    locked_at: Option<Instant>,
-    /// When Kafka's client last reported a message that it cannot read.
-    doubted_at: Option<Instant>,
-}
-
-/// Whether something happened less than this time ago.
-fn is_recent(at: Option<Instant>, time: Duration) -> bool {
-    at.is_some_and(|at| at.elapsed() < time)
+    /// Drops are written one by one until then.
+    locked_until: Instant,
+    /// Only messages at the expected offsets are accepted until then.
+    doubted_until: Instant,
 }
 
 impl Worker {
@@ -93,10 +88,10 @@ impl Worker {
         Ok(Self {
             tender: Arc::new(tender),
             batch_max: args.batch_max,
-            recent: BoundedCache::new(REMEMBERED),
+            recent: LruCache::new(REMEMBERED),
             failures: 0,
-            locked_at: None,
-            doubted_at: None,
+            locked_until: Instant::now(),
+            doubted_until: Instant::now(),
         })
     }
 
@@ -158,13 +153,13 @@ impl Worker {
         let message = match polled {
             Ok(message) => message,
             Err(error) if why_unreadable(&error).is_some() => {
-                self.doubted_at = Some(Instant::now());
+                self.doubted_until = Instant::now() + DOUBTED_FOR;
                 return Ok(());
             }
             Err(error) => return self.tolerate(error),
         };
         let (partition, offset) = (message.partition(), message.offset());
-        let is_doubted = is_recent(self.doubted_at, DOUBTED_FOR);
+        let is_doubted = Instant::now() < self.doubted_until;
         if let Some(from) = self.tender.group().arrived(partition, offset, is_doubted) {
             let records = Record::decode(&message, &self.tender.kafka);
             batch.push((partition, from..offset + 1), records, Instant::now());
@@ -194,20 +189,20 @@ impl Worker {
     /// Writes a batch without repeats. If MySQL does not take it, its messages are read again.
     async fn write(&mut self, mut batch: Batch) {
         if self.tender.group().has_begun.swap(false, Ordering::Relaxed) {
-            // MySQL may have been restored, and then it has lost the rows of these claims.
+            // The last batch was not written, or MySQL may have been restored, and then it has lost
+            // the rows of these claims.
             self.recent.clear();
         }
         let claims = batch.records.len();
-        let mut in_batch = HashSet::new();
         batch.records.retain(|record| match &record.claim {
-            Ok(claim) => self.recent.get(claim).is_none() && in_batch.insert(claim.clone()),
+            Ok(claim) => self.recent.put(claim.clone(), ()).is_none(),
             Err(_) => true,
         });
         batch.records.sort_by_key(drop_id);
         let batch = Arc::new(batch);
         let rows = Arc::clone(&batch);
         let tender = Arc::clone(&self.tender);
-        let by_drop = is_recent(self.locked_at, LOCKED_FOR);
+        let by_drop = Instant::now() < self.locked_until;
         let writing = async move {
             let topic = &tender.kafka.topic;
             if by_drop {
@@ -228,12 +223,9 @@ impl Worker {
             Err(error) => return self.read_again(&error).await,
         };
         count_batch(&batch.records, claims, &outcomes);
-        for claim in in_batch {
-            self.recent.insert(claim, ());
-        }
         let is_locked = |outcome| matches!(outcome, &Outcome::Refused(ROW_LOCKED, _));
         if outcomes.iter().any(is_locked) {
-            self.locked_at = Some(Instant::now());
+            self.locked_until = Instant::now() + LOCKED_FOR;
         }
         self.failures = 0;
         self.tender.health.set(MYSQL, None);
@@ -246,13 +238,13 @@ impl Worker {
     /// Makes all partitions begin again, and pauses for 25 ms to 1.6 s, with a jitter that spreads
     /// the retries of consumers that failed at the same time.
     async fn read_again(&mut self, error: &DbError) {
-        counter!(RETRIES).increment(1);
+        counter!("firstcome_consumer_retries_total").increment(1);
         let why = format!("a batch could not be written: {error}");
         self.tender.health.set(MYSQL, Some(why));
         let whole = Duration::from_millis(50 << self.failures.min(5));
         self.failures += 1;
         if error.is_lock_wait() && self.failures >= LOCK_WAITS {
-            self.locked_at = Some(Instant::now());
+            self.locked_until = Instant::now() + LOCKED_FOR;
         }
         self.tender.group().begin_all_again();
         let jitter = rand::rng().random_range(0.5..=1.0);

@@ -1,20 +1,17 @@
-//! `firstcome-api coupon allow`: sends and shows the allow list of a coupon in parts, because it
-//! may name a million users.
+//! `firstcome-api coupon allow`: sends and shows the allow list of a coupon.
 
-use std::io::{Read as _, stdin};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use axum::body::Bytes;
 use axum::http::Method;
+use axum::http::header::CONTENT_TYPE;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, CommandFailure};
 use super::shown;
 use crate::percent::encoded;
-use crate::user_list::{self, UserList};
-
-/// Ids per request.
-const AT_ONCE: usize = 5_000;
 
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
@@ -37,71 +34,75 @@ pub(super) struct AllowWhat {
     find: Option<String>,
     /// Restrict claims from now on to `list` or `group:NAME`; `everybody` removes the restriction
     #[arg(long, value_name = "WHOM")]
-    pub(super) only: Option<String>,
+    only: Option<String>,
 }
 
 /// Returns the output.
 pub(super) async fn run(
-    client: &Client,
+    client: &Client<'_>,
     json: bool,
     coupon: &str,
     what: &AllowWhat,
 ) -> Result<String, CommandFailure> {
     let list = format!("{coupon}/allow-list");
-    let sent = match (&what.add, &what.remove) {
-        (Some(file), _) => Some(("add", file)),
-        (_, Some(file)) => Some(("remove", file)),
-        (None, None) => None,
+    let answer = match what {
+        AllowWhat {
+            only: Some(whom), ..
+        } => {
+            let allow = (whom != "everybody").then_some(whom);
+            let request = client.request(Method::PATCH, coupon);
+            client
+                .send_json(request, &json!({ "allow": allow }))
+                .await?
+        }
+        AllowWhat {
+            find: Some(user), ..
+        } => {
+            client
+                .get(&format!("{list}/people/{}", encoded(user)))
+                .await?
+        }
+        AllowWhat {
+            add: Some(file), ..
+        } => send(client, &format!("{list}/add"), file).await?,
+        AllowWhat {
+            remove: Some(file), ..
+        } => send(client, &format!("{list}/remove"), file).await?,
+        AllowWhat { empty: true, .. } => {
+            client
+                .send(client.request(Method::DELETE, &list), Bytes::new())
+                .await?
+        }
+        _ => {
+            let pages = client.pages(format!("{list}?limit=10000")).await?;
+            let lines: Vec<String> = if json {
+                pages.iter().map(Value::to_string).collect()
+            } else {
+                let ids = pages.iter().filter_map(|page| page["ids"].as_array());
+                ids.flatten()
+                    .filter_map(Value::as_str)
+                    .map(str::to_owned)
+                    .collect()
+            };
+            return Ok(lines.iter().flat_map(|line| [line, "\n"]).collect());
+        }
     };
-    if let Some((verb, file)) = sent {
-        return send(client, &format!("{list}/{verb}"), file).await;
-    }
-    if what.empty {
-        let emptied = client.send(Method::DELETE, &list, &Value::Null).await?;
-        return Ok(shown(&emptied));
-    }
-    if let Some(user) = &what.find {
-        let path = format!("{list}/people/{}", encoded(user));
-        return Ok(shown(&client.get(&path).await?));
-    }
-    let pages = client.pages(format!("{list}?limit=10000")).await?;
-    if json {
-        let lines: Vec<String> = pages.iter().map(Value::to_string).collect();
-        return Ok(lines.join("\n") + "\n");
-    }
-    let ids = pages.iter().filter_map(|page| page["ids"].as_array());
-    let ids = ids.flatten().filter_map(Value::as_str);
-    Ok(ids.flat_map(|id| [id, "\n"]).collect())
+    Ok(shown(&answer))
 }
 
-/// Sends a file part by part. If a part is refused, the parts before it stay in effect. Sending the
-/// file again is safe.
-async fn send(client: &Client, path: &str, file: &Path) -> Result<String, CommandFailure> {
-    let UserList { users, lines } = read(file).map_err(CommandFailure::NotAsked)?;
-    let mut changed = 0;
-    let mut last = Value::Null;
-    for part in users.chunks(AT_ONCE) {
-        last = client.send(Method::POST, path, &json!(part)).await?;
-        changed += last["changed"].as_u64().unwrap_or_default();
-    }
-    Ok(shown(&json!({
-        "changed": changed, "people": last["people"], "revision": last["revision"],
-        "lines": lines, "repeated": lines - users.len(),
-    })))
-}
-
-fn read(file: &Path) -> Result<UserList, String> {
-    let (name, bytes) = if file == Path::new("-") {
+/// Sends a file as it is: the API reads what editors and spreadsheets write.
+async fn send(client: &Client<'_>, path: &str, file: &Path) -> Result<Value, CommandFailure> {
+    let read = if file == Path::new("-") {
         let mut bytes = Vec::new();
-        let read = stdin().read_to_end(&mut bytes);
-        ("the standard input".to_owned(), read.map(|_| bytes))
+        std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
     } else {
-        (file.display().to_string(), std::fs::read(file))
+        std::fs::read(file)
     };
-    let bytes = bytes.map_err(|error| format!("{name} cannot be read: {error}"))?;
-    let list = user_list::parse(&bytes).map_err(|why| format!("{name}: {why}"))?;
-    if list.users.is_empty() {
-        return Err(format!("{name} has no id"));
-    }
-    Ok(list)
+    let bytes = read.map_err(|error| {
+        CommandFailure::NotAsked(format!("{} cannot be read: {error}", file.display()))
+    })?;
+    let request = client.request(Method::POST, path);
+    client
+        .send(request.header(CONTENT_TYPE, "text/plain"), bytes)
+        .await
 }

@@ -9,8 +9,10 @@ use std::process::ExitCode;
 use axum::http::Method;
 use axum::http::header::IF_MATCH;
 use chrono::NaiveDate;
-use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Map, Value, json};
+use clap::{Args, Subcommand};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde_json::{Value, json};
 
 use self::allow::AllowWhat;
 use self::client::{ApiArgs, Client, CommandFailure};
@@ -41,14 +43,15 @@ enum CouponCommand {
     Pause(Id),
     /// Resume admission
     Resume(Id),
-    /// Raise the quantity of the drops that are not closed, and of later ones
+    /// Raise the quantity of the drops that are not closed, and of later ones. While no drop is open,
+    /// also lower it
     Raise {
         #[command(flatten)]
         id: Id,
         /// Quantity of each drop from now on
         quantity: u32,
     },
-    /// Close the open drop immediately and permanently
+    /// Close the open drop, or a coupon that has not opened, immediately and permanently
     Close {
         #[command(flatten)]
         id: Id,
@@ -95,10 +98,10 @@ struct Id {
     id: i64,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum OncePerArg {
-    Coupon,
-    Drop,
+impl Id {
+    fn path(self) -> String {
+        format!("/v1/coupons/{}", self.id)
+    }
 }
 
 const CREATE_EXAMPLES: &str = "\
@@ -119,8 +122,8 @@ struct CreateArgs {
     #[arg(long)]
     quantity: u32,
     /// Scope in which a user may hold one coupon
-    #[arg(long, value_enum, default_value = "coupon")]
-    once_per: OncePerArg,
+    #[arg(long, value_parser = ["coupon", "drop"], default_value = "coupon")]
+    once_per: String,
     /// Places on the waiting list of a sold-out drop
     #[arg(long, default_value_t = 0)]
     waiting_list: u32,
@@ -160,26 +163,17 @@ struct CreateArgs {
 
 impl CreateArgs {
     fn body(&self) -> Value {
-        let kind = self.time_zone.as_ref().map_or("once", |_| "daily");
-        let fields = [
-            ("type", Some(kind.to_owned())),
-            ("opens_at", self.opens_at.clone()),
-            ("closes_at", self.closes_at.clone()),
-            ("time_zone", self.time_zone.clone()),
-            ("opens", self.opens.clone()),
-            ("closes", self.closes.clone()),
-            ("first_day", self.first_day.map(|day| day.to_string())),
-            ("last_day", self.last_day.map(|day| day.to_string())),
-        ];
-        let given =
-            |(name, value): (&str, Option<String>)| Some((name.to_owned(), Value::String(value?)));
-        let schedule: Map<String, Value> = fields.into_iter().filter_map(given).collect();
-        let once_per = match self.once_per {
-            OncePerArg::Coupon => "coupon",
-            OncePerArg::Drop => "drop",
-        };
+        let mut schedule = json!({
+            "type": self.time_zone.as_ref().map_or("once", |_| "daily"),
+            "opens_at": self.opens_at, "closes_at": self.closes_at, "time_zone": self.time_zone,
+            "opens": self.opens, "closes": self.closes,
+            "first_day": self.first_day, "last_day": self.last_day,
+        });
+        if let Some(fields) = schedule.as_object_mut() {
+            fields.retain(|_, value| !value.is_null());
+        }
         json!({
-            "name": self.name, "quantity": self.quantity, "once_per": once_per, "waiting_list": self.waiting_list,
+            "name": self.name, "quantity": self.quantity, "once_per": self.once_per, "waiting_list": self.waiting_list,
             "allow": self.allow, "schedule": schedule,
         })
     }
@@ -187,11 +181,7 @@ impl CreateArgs {
 
 /// Exits 0 on success, 1 if the API refused, 2 if the API could not be reached.
 pub async fn run(args: CouponArgs) -> ExitCode {
-    let done = match Client::new(&args.api) {
-        Ok(client) => act(&client, &args).await,
-        Err(failure) => Err(failure),
-    };
-    let (code, why) = match done {
+    let (code, why) = match act(&args).await {
         Ok(text) => {
             // Most likely, the reader of the pipe, such as `head`, has closed it.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -205,41 +195,31 @@ pub async fn run(args: CouponArgs) -> ExitCode {
 }
 
 /// Returns the output of a command.
-async fn act(client: &Client, args: &CouponArgs) -> Result<String, CommandFailure> {
-    let patch = async |id: &Id, body: Value| {
-        let changed = client.send(Method::PATCH, &path(*id), &body).await?;
-        Ok(shown(&changed))
-    };
+async fn act(args: &CouponArgs) -> Result<String, CommandFailure> {
+    let client = Client::new(&args.api)?;
     let json = args.api.json;
-    match &args.command {
+    let change = async |id: &Id, body: Value| {
+        let request = client.request(Method::PATCH, &id.path());
+        client.send_json(request, &body).await
+    };
+    let answer = match &args.command {
+        CouponCommand::List { state } => return list(&client, json, state.as_deref()).await,
+        CouponCommand::Allow { id, what } => {
+            return allow::run(&client, json, &id.path(), what).await;
+        }
         CouponCommand::Create(create) => {
-            let key = create.idempotency_key.as_deref();
-            let header = key.map(|key| ("idempotency-key", key));
-            let made = client
-                .send_with(Method::POST, "/v1/coupons", &create.body(), header)
-                .await?;
-            Ok(shown(&made))
-        }
-        CouponCommand::List { state } => {
-            let state = state.as_deref().map(encoded);
-            let state = state.map(|state| format!("&state={state}"));
-            let first = format!("/v1/coupons?limit=1000{}", state.unwrap_or_default());
-            let pages = client.pages(first).await?;
-            let all: Vec<Value> = pages
-                .into_iter()
-                .filter_map(|page| page.as_array().cloned())
-                .flatten()
-                .collect();
-            if json {
-                return Ok(format!("{}\n", Value::Array(all)));
+            let mut request = client.request(Method::POST, "/v1/coupons");
+            if let Some(key) = &create.idempotency_key {
+                request = request.header("idempotency-key", key);
             }
-            Ok(all.iter().map(line).collect())
+            client.send_json(request, &create.body()).await?
         }
-        CouponCommand::Show(id) => Ok(shown(&client.get(&path(*id)).await?)),
-        CouponCommand::Pause(id) => patch(id, json!({"paused": true})).await,
-        CouponCommand::Resume(id) => patch(id, json!({"paused": false})).await,
-        CouponCommand::Raise { id, quantity } => raise(client, *id, *quantity).await,
-        CouponCommand::Close { id, yes } => close(client, *id, *yes).await,
+        CouponCommand::Show(id) => client.get(&id.path()).await?,
+        CouponCommand::Pause(id) => change(id, json!({"paused": true})).await?,
+        CouponCommand::Resume(id) => change(id, json!({"paused": false})).await?,
+        CouponCommand::Raise { id, quantity } => raise(&client, *id, *quantity).await?,
+        CouponCommand::Close { id, yes: true } => change(id, json!({"close_now": true})).await?,
+        CouponCommand::Close { id, yes: false } => return Err(would_close(&client, *id).await?),
         CouponCommand::Revoke(revoke) => {
             let by = revoke.by.as_ref().or(args.api.operator.as_ref());
             let why =
@@ -250,88 +230,103 @@ async fn act(client: &Client, args: &CouponArgs) -> Result<String, CommandFailur
             });
             let path = format!(
                 "{}/people/{}/revoke",
-                path(revoke.id),
+                revoke.id.path(),
                 encoded(&revoke.user)
             );
-            Ok(shown(&client.send(Method::POST, &path, &body).await?))
+            client
+                .send_json(client.request(Method::POST, &path), &body)
+                .await?
         }
-        CouponCommand::Allow {
-            id,
-            what: AllowWhat {
-                only: Some(whom), ..
-            },
-        } => {
-            let allow = (whom != "everybody").then_some(whom);
-            patch(id, json!({ "allow": allow })).await
-        }
-        CouponCommand::Allow { id, what } => allow::run(client, json, &path(*id), what).await,
-    }
-}
-
-fn path(id: Id) -> String {
-    format!("/v1/coupons/{}", id.id)
+    };
+    Ok(shown(&answer))
 }
 
 fn shown(answer: &Value) -> String {
     format!("{answer:#}\n")
 }
 
-/// Formats a coupon of the list as one line; the name, which may be long, is last.
-fn line(coupon: &Value) -> String {
-    let drop = match &coupon["current_drop"] {
-        Value::Null => &coupon["next_drop"],
-        current => current,
-    };
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let left = match &drop["remaining"] {
-        Value::Null => "?".to_owned(),
-        remaining => remaining.to_string(),
-    };
-    format!(
-        "{:>16}  {:<9}  {:>8} of {:<8}  {:<20}  {}\n",
-        coupon["id"].to_string(),
-        text(&drop["state"]),
-        left,
-        drop["quantity"].to_string(),
-        text(&drop["opens_at"]),
-        text(&coupon["name"])
-    )
+async fn list(
+    client: &Client<'_>,
+    json: bool,
+    state: Option<&str>,
+) -> Result<String, CommandFailure> {
+    let state = state.map(|state| format!("&state={}", encoded(state)));
+    let first = format!("/v1/coupons?limit=1000{}", state.unwrap_or_default());
+    let pages = client.pages(first).await?;
+    let coupons = pages
+        .into_iter()
+        .filter_map(|page| page.as_array().cloned());
+    let coupons: Vec<Value> = coupons.flatten().collect();
+    if json {
+        return Ok(format!("{}\n", Value::Array(coupons)));
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["id", "state", "left", "opens", "name"]);
+    for coupon in &coupons {
+        let drop = match &coupon["current_drop"] {
+            Value::Null => &coupon["next_drop"],
+            current => current,
+        };
+        let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+        let left = &drop["remaining"];
+        let left = left
+            .as_u64()
+            .map_or("?".to_owned(), |left| left.to_string());
+        table.add_row([
+            coupon["id"].to_string(),
+            text(&drop["state"]),
+            format!("{left} of {}", drop["quantity"]),
+            text(&drop["opens_at"]),
+            text(&coupon["name"]),
+        ]);
+    }
+    Ok(format!("{table}\n"))
 }
 
-/// Refuses a lower quantity, because slots that were given are promised.
-async fn raise(client: &Client, id: Id, quantity: u32) -> Result<String, CommandFailure> {
-    let path = path(id);
-    let coupon = client.get(&path).await?;
-    let now = coupon["quantity"].as_u64().unwrap_or_default();
-    if u64::from(quantity) < now {
+/// Refuses a lower quantity once a drop has opened, because slots that were given are promised.
+async fn raise(client: &Client<'_>, id: Id, quantity: u32) -> Result<Value, CommandFailure> {
+    let coupon = client.get(&id.path()).await?;
+    let current = &coupon["current_drop"];
+    let is_open = matches!(
+        current["state"].as_str(),
+        Some("open" | "sold_out" | "paused")
+    );
+    let now = [&coupon["quantity"], &current["quantity"]];
+    let now = now
+        .into_iter()
+        .filter_map(Value::as_u64)
+        .max()
+        .unwrap_or_default();
+    if is_open && u64::from(quantity) <= now {
         return Err(CommandFailure::Refused(format!(
             "it gives out {now} already; give a larger number than that"
         )));
     }
     // Send the revision, so that the change fails if another operator has changed the coupon since.
     let revision = format!("\"{}\"", coupon["revision"]);
-    let header = Some((IF_MATCH.as_str(), revision.as_str()));
-    let body = json!({ "quantity": quantity });
-    let changed = client.send_with(Method::PATCH, &path, &body, header);
-    Ok(shown(&changed.await?))
+    let request = client
+        .request(Method::PATCH, &id.path())
+        .header(IF_MATCH, revision);
+    client
+        .send_json(request, &json!({ "quantity": quantity }))
+        .await
 }
 
-/// Closes the open drop, which cannot be undone. Without `yes`, only describes it.
-async fn close(client: &Client, id: Id, yes: bool) -> Result<String, CommandFailure> {
-    if yes {
-        let body = json!({"close_now": true});
-        return Ok(shown(&client.send(Method::PATCH, &path(id), &body).await?));
-    }
-    let coupon = client.get(&path(id)).await?;
-    let drop = &coupon["current_drop"];
-    let is_open = matches!(drop["state"].as_str(), Some("open" | "sold_out" | "paused"));
-    Err(CommandFailure::Refused(if is_open {
-        format!(
-            "this would close drop {} of coupon {} ({} left) for good, and its waiting list ends: repeat it with --yes",
-            drop["id"], coupon["name"], drop["remaining"]
-        )
-    } else {
-        "no drop is open, so there is nothing to close; `coupon pause` keeps the next one from admitting anybody".into()
+/// Describes what would be closed, which cannot be undone.
+async fn would_close(client: &Client<'_>, id: Id) -> Result<CommandFailure, CommandFailure> {
+    let coupon = client.get(&id.path()).await?;
+    let (name, drop) = (&coupon["name"], &coupon["current_drop"]);
+    let is_once = coupon["schedule"]["type"] == "once";
+    Ok(CommandFailure::Refused(match drop["state"].as_str() {
+        Some("open" | "sold_out" | "paused") => format!(
+            "this would close drop {} of coupon {name} ({} left) for good, and its waiting list ends: repeat it with --yes",
+            drop["id"], drop["remaining"]
+        ),
+        None if is_once => format!(
+            "this would end coupon {name} before it opens, for good: repeat it with --yes"
+        ),
+        _ => "no drop is open, so there is nothing to close; `coupon pause` keeps the next one from admitting anybody".into(),
     }))
 }
 

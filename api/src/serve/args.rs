@@ -94,6 +94,11 @@ impl ServeArgs {
         Limits {
             connections: self.http.max_connections as usize,
             header_read: Duration::from_millis(self.http.header_read_timeout_ms),
+            // A claim waits for an earlier call to Redis and for its own call, each for at most
+            // twice the timeout, then for Kafka and the fallback.
+            drain: self.publish.longest_in_flight()
+                + 4 * self.mysql.store_timeout()
+                + Duration::from_secs(1),
             ..Limits::DEFAULT
         }
     }

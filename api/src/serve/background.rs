@@ -1,11 +1,9 @@
-//! Background tasks: refresh the catalogue and the keys of tokens, watch Redis and the
-//! topic. If a task ends, which is a bug, the process stops.
+//! Background work: refreshes the catalogue and the keys of tokens, watches Redis and the topic.
 
-use std::sync::Arc;
+use std::future::pending;
 use std::time::Duration;
 
 use metrics::gauge;
-use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::openness::{CLOSED, Openness, openness};
@@ -13,39 +11,32 @@ use super::state::{App, Services};
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Starts all tasks. Dropping the set ends them.
-pub(crate) fn start(app: &App, refresh: Duration) -> JoinSet<&'static str> {
-    let mut tasks = JoinSet::new();
-    let [coupons, lookups, redis, topic] = std::array::from_fn(|_| Arc::clone(app));
-    tasks.spawn(async move {
-        coupons.catalogue.keep_fresh(refresh).await;
-        "the reading of coupons"
-    });
-    tasks.spawn(async move {
-        lookups.catalogue.answer_lookups().await;
-        "the lookup of coupons"
-    });
-    tasks.spawn(async move {
-        topic.claims.second_store().publisher().watch_topic().await;
-        "the watch over the topic"
-    });
-    tasks.spawn(async move { watch_redis(&redis).await });
-    if let Some(keys) = app.identity.key_set().map(Arc::clone) {
-        tasks.spawn(async move { keys.keep_fresh().await });
-    }
-    tasks
+/// Never ends. If it does, which is a bug, the process stops.
+pub(crate) async fn run(app: App, refresh: Duration) {
+    let keys = async {
+        match app.identity.key_set() {
+            Some(keys) => keys.keep_fresh().await,
+            None => pending().await,
+        }
+    };
+    tokio::join!(
+        app.catalogue.keep_fresh(refresh),
+        app.claims.second_store.publisher.watch_topic(),
+        watch_redis(&app),
+        keys,
+    );
 }
 
-async fn watch_redis(services: &Services) -> &'static str {
+async fn watch_redis(services: &Services) {
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = None;
     loop {
         ticks.tick().await;
         let openness = openness(services).await;
+        let is_open = matches!(openness, Ok(Openness::Open));
         gauge!("firstcome_redis_up").set(f64::from(u8::from(openness.is_ok())));
-        gauge!("firstcome_admission_open")
-            .set(f64::from(u8::from(matches!(openness, Ok(Openness::Open)))));
+        gauge!("firstcome_admission_open").set(f64::from(u8::from(is_open)));
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_hand").set(services.in_flight.in_flight() as f64);
         let state = openness.as_ref().ok().copied();

@@ -1,14 +1,22 @@
 //! Bulkheads: each part of the API has its own MySQL connections, so that a part that waits for
-//! MySQL does not delay the others.
+//! MySQL does not delay the others; and the number of claims in progress is limited, so that a slow
+//! store does not exhaust the memory.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::mysql::{Db, DbSettings};
+use metrics::{Counter, counter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use super::claim::outcome::ClaimRefusal;
 
 #[derive(Clone)]
 pub(crate) struct Bulkheads {
-    /// Writes rows of claims that Kafka has not acknowledged. Only one task uses it.
+    /// Writes rows of claims that Kafka has not acknowledged.
     pub(crate) fallback: Db,
     /// Reads of users. They fail fast, because there may be very many.
     pub(crate) questions: Db,
@@ -17,48 +25,110 @@ pub(crate) struct Bulkheads {
 }
 
 impl Bulkheads {
+    /// Gives each part a quarter of the connections, and at least one.
     pub(crate) fn new(mysql: &DbSettings, question_timeout: Duration) -> anyhow::Result<Self> {
-        let pool = |pool_size, limit| {
+        let pool = |limit| {
             Db::new(&DbSettings {
-                pool_size,
+                pool_size: (mysql.pool_size / 4).max(1),
                 limit,
                 ..mysql.clone()
             })
             .context("DATABASE_URL can't be used")
         };
-        let [fallback, questions, operators, catalogue] = shares(mysql.pool_size);
         Ok(Self {
-            fallback: pool(fallback, mysql.limit)?,
-            questions: pool(questions, question_timeout.min(mysql.limit))?,
-            operators: pool(operators, mysql.limit)?,
-            catalogue: pool(catalogue, mysql.limit)?,
+            fallback: pool(mysql.limit)?,
+            questions: pool(question_timeout.min(mysql.limit))?,
+            operators: pool(mysql.limit)?,
+            catalogue: pool(mysql.limit)?,
         })
     }
 }
 
-/// Returns how many of `total` connections each part gets, in the order of the fields. Each part
-/// gets at least one.
-fn shares(total: usize) -> [usize; 4] {
-    let quarter = (total / 4).max(1);
-    [
-        1,
-        total.saturating_sub(1 + 2 * quarter).max(1),
-        quarter,
-        quarter,
-    ]
+/// Limits the claims in progress: above the limit, this process sheds load (503). Its tasks run to
+/// their end even if the client hangs up, and shutdown waits for them.
+pub(crate) struct InFlightLimit {
+    limit: usize,
+    places: Arc<Semaphore>,
+    shed: Counter,
+    tasks: TaskTracker,
+}
+
+impl InFlightLimit {
+    pub(crate) fn new(limit: u32) -> Self {
+        let limit = limit as usize;
+        Self {
+            limit,
+            places: Arc::new(Semaphore::new(limit)),
+            shed: counter!("firstcome_claims_shed_total"),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    pub(crate) fn enter(&self) -> Result<OwnedSemaphorePermit, ClaimRefusal> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        place.map_err(|_| {
+            self.shed.increment(1);
+            ClaimRefusal::TooMany
+        })
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.limit - self.places.available_permits()
+    }
+
+    /// Runs `work` to its end even if the caller is dropped, without the limit: operators'
+    /// requests must succeed while claims are shed.
+    pub(crate) async fn run_unlimited<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, ClaimRefusal> {
+        self.tasks.spawn(work).await.map_err(|error| {
+            tracing::error!(%error, "a task ended before its work was done");
+            ClaimRefusal::Panicked
+        })
+    }
+
+    /// Runs `work` in the background; shutdown waits for it.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.tasks.spawn(work)
+    }
+
+    /// Waits, for at most `limit`, until all tasks have ended. Returns how many are left.
+    pub(crate) async fn finish(&self, limit: Duration) -> usize {
+        self.tasks.close();
+        match tokio::time::timeout(limit, self.tasks.wait()).await {
+            Ok(()) => 0,
+            Err(_) => self.tasks.len(),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
 
-    #[test]
-    fn parts_share_the_connections_and_each_gets_at_least_one() {
-        for total in 1..200 {
-            let shares = shares(total);
-            assert_eq!(shares.iter().sum::<usize>(), total.max(4), "{shares:?}");
-            assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
+    #[tokio::test]
+    async fn refuses_work_above_the_limit_and_finishes_work_of_a_dropped_caller() {
+        let limit = Arc::new(InFlightLimit::new(1));
+        let place = limit.enter().unwrap();
+        assert!(matches!(limit.enter(), Err(ClaimRefusal::TooMany)));
+        drop(place);
+        assert!(limit.enter().is_ok());
+
+        let (go, gate) = oneshot::channel::<()>();
+        let inner = Arc::clone(&limit);
+        let caller = tokio::spawn(async move { inner.run_unlimited(gate).await });
+        while limit.tasks.is_empty() {
+            tokio::task::yield_now().await;
         }
-        assert_eq!(shares(8), [1, 3, 2, 2]);
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        assert_eq!(limit.finish(Duration::ZERO).await, 1);
+        go.send(()).unwrap();
+        assert_eq!(limit.finish(Duration::from_secs(5)).await, 0);
+        let panicked = limit.run_unlimited(async { panic!("on purpose") }).await;
+        assert!(matches!(panicked, Err::<(), _>(ClaimRefusal::Panicked)));
     }
 }

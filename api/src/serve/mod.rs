@@ -6,7 +6,6 @@ mod background;
 mod bulkheads;
 mod catalogue;
 mod claim;
-mod fd_limit;
 mod metrics;
 mod openness;
 mod page;

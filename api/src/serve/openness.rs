@@ -26,16 +26,10 @@ pub(crate) enum Openness {
 /// If no server responds.
 pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError> {
     let now = Utc::now();
-    let is_open = |drop: &Drop| {
-        drop.sealed_at.is_none()
-            && drop.opens_at <= now
-            && drop.closes_at.is_none_or(|closes| now < closes)
-    };
+    let is_open = |drop: &Drop| drop.sealed_at.is_none() && drop.is_open_at(now);
     let live = services.catalogue.live();
-    let with_open_drop = live
-        .values()
-        .filter(|entry| entry.drops.iter().any(is_open));
-    let coupons: Vec<CouponId> = with_open_drop.map(|entry| entry.coupon.id).collect();
+    let coupons = live.iter().filter(|(_, one)| one.drops.iter().any(is_open));
+    let coupons: Vec<CouponId> = coupons.map(|(id, _)| *id).collect();
     let servers = services.redis.servers().await?;
     if coupons.is_empty() && servers.are_complete() {
         return Ok(Openness::Open);

@@ -10,6 +10,7 @@ use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::problem::no_such_route;
 use firstcome_shared::http::{self, Limits, health, starting};
 use firstcome_shared::telemetry;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use super::args::ServeArgs;
 use super::routes::middleware::RequestGuard;
 use super::routes::{for_machines, notes, readiness, router};
 use super::state::App;
-use super::{background, fd_limit, metrics, start};
+use super::{background, metrics, start};
 
 /// A server that has passed all start-up checks and accepts connections.
 pub struct ApiServer {
@@ -30,8 +31,6 @@ pub struct ApiServer {
     apart: Option<(TcpListener, Router)>,
     limits: Limits,
     refresh: Duration,
-    /// Maximum time for claims in flight to end.
-    drain: Duration,
 }
 
 impl ApiServer {
@@ -42,68 +41,47 @@ impl ApiServer {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
         let token = OpsToken::new(args.http.ops_token.clone());
-        let token = token
-            .and_then(|token| token.with_view(args.http.ops_view_token.as_ref()))
-            .map_err(anyhow::Error::msg)?;
+        let token = token.and_then(|token| token.with_view(args.http.ops_view_token.as_ref()));
+        let token = token.map_err(anyhow::Error::msg)?;
         let token = token.behind(args.http.ops_trusted_proxies);
         let prometheus = telemetry::init_metrics()?;
         metrics::describe();
-        fd_limit::raise(args.http.max_connections);
-        let wanted = args.http.listen_addr;
-        let socket = listen(wanted).with_context(|| format!("cannot listen on {wanted}"))?;
-        let own = args.http.metrics_addr.map(|wanted| {
-            listen(wanted).with_context(|| format!("cannot listen on {wanted} (METRICS_ADDR)"))
-        });
-        let own = own.transpose()?;
+        allow_open_files(args.http.max_connections);
+        let socket = listen("LISTEN_ADDR", args.http.listen_addr)?;
+        let apart = args.http.metrics_addr;
+        let apart = apart.map(|wanted| listen("METRICS_ADDR", wanted));
+        let apart = apart.transpose()?;
         tracing::info!(address = %socket.local_addr()?, "starting");
+        let sockets = [Some(&socket), apart.as_ref()].into_iter().flatten();
+        let sockets = sockets.map(std::net::TcpListener::try_clone);
+        let sockets = sockets.collect::<std::io::Result<_>>()?;
         let started = start::services(&args, shutdown);
-        let mut sockets = vec![socket.try_clone()?];
-        sockets.extend(
-            own.as_ref()
-                .map(std::net::TcpListener::try_clone)
-                .transpose()?,
-        );
         let started = starting::answer_during(sockets, args.limits(), started);
-        let started = Box::pin(started).await?;
-        let Some(app) = started? else { return Ok(None) };
-        let app = Arc::new(app);
-        let listener = TcpListener::from_std(socket)?;
-        let address = listener.local_addr()?;
-        let timeout = Duration::from_millis(args.http.request_timeout_ms);
-        let mut for_everybody = for_machines(token.clone(), &app.identity, prometheus);
-        let mut apart = None;
-        if let Some(own) = own {
-            let own = TcpListener::from_std(own)?;
-            tracing::info!(address = %own.local_addr()?, "METRICS_ADDR alone serves /metrics and /openapi.json, and also the health routes");
-            let probes = health::routes_without_metrics(readiness(&app), notes(&app));
-            apart = Some((
-                own,
-                std::mem::take(&mut for_everybody)
-                    .merge(probes)
-                    .fallback(no_such_route),
-            ));
-        }
-        let guard = Arc::new(RequestGuard::new(timeout));
-        let routes = router(&app, token, for_everybody, guard);
-        let refresh = Duration::from_millis(args.catalogue_refresh_ms);
-        // A claim waits for an earlier call to Redis and for its own call, each for at most twice
-        // the timeout, then for Kafka and the fallback.
-        let drain = args.publish.longest_in_flight()
-            + 4 * args.mysql.store_timeout()
-            + Duration::from_secs(1);
-        let limits = Limits {
-            drain,
-            ..args.limits()
+        let Some(app) = Box::pin(started).await?? else {
+            return Ok(None);
         };
+        let app = Arc::new(app);
+        let machines = for_machines(token.clone(), &app.identity, prometheus);
+        let (apart, machines) = match apart {
+            None => (None, machines),
+            Some(apart) => {
+                tracing::info!(address = %apart.local_addr()?, "METRICS_ADDR alone serves /metrics and /openapi.json, and also the health routes");
+                let probes = health::routes_without_metrics(readiness(&app), notes(&app));
+                let routes = machines.merge(probes).fallback(no_such_route);
+                (Some((TcpListener::from_std(apart)?, routes)), Router::new())
+            }
+        };
+        let timeout = Duration::from_millis(args.http.request_timeout_ms);
+        let routes = router(&app, token, machines, Arc::new(RequestGuard::new(timeout)));
+        let listener = TcpListener::from_std(socket)?;
         Ok(Some(Self {
             app,
+            address: listener.local_addr()?,
             listener,
-            address,
             routes,
             apart,
-            limits,
-            refresh,
-            drain,
+            limits: args.limits(),
+            refresh: Duration::from_millis(args.catalogue_refresh_ms),
         }))
     }
 
@@ -113,46 +91,31 @@ impl ApiServer {
 
     /// Serves until `shutdown`, then drains.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let mut tasks = background::start(&self.app, self.refresh);
+        let app = self.app;
+        let mut working = tokio::spawn(background::run(App::clone(&app), self.refresh));
         let close = CancellationToken::new();
-        let app = App::clone(&self.app);
-        let closing = close.clone();
-        tokio::spawn(async move {
-            shutdown.cancelled().await;
-            app.stopping.cancel();
-            closing.cancel();
-        });
-        let closing = close.clone();
-        let begun = tokio::spawn(async move {
-            closing.cancelled().await;
-            Instant::now()
-        });
         if let Some((listener, routes)) = self.apart {
-            tokio::spawn(http::serve(
-                listener,
-                routes,
-                Limits::FOR_MACHINES,
-                close.clone(),
-            ));
+            let apart = http::serve(listener, routes, Limits::FOR_MACHINES, close.clone());
+            tokio::spawn(apart);
         }
         let serving = http::serve(self.listener, self.routes, self.limits, close.clone());
-        tokio::pin!(serving);
-        let broken = tokio::select! {
-            () = &mut serving => None,
-            ended = tasks.join_next() => {
-                let what = ended.map(|result| result.unwrap_or("a background task, by a panic"));
-                close.cancel();
-                serving.await;
-                Some(what.unwrap_or("every background task"))
-            }
+        let serving = tokio::spawn(serving);
+        let is_broken = tokio::select! {
+            () = shutdown.cancelled() => false,
+            _ = &mut working => true,
         };
         // Requests, claims in flight and messages share one deadline.
-        let ends_at = begun.await? + self.drain;
-        finish(&self.app, ends_at).await;
-        match broken {
-            None => Ok(()),
-            Some(what) => anyhow::bail!("{what} ended; start this process again"),
-        }
+        let ends_at = Instant::now() + self.limits.drain;
+        app.stopping.cancel();
+        close.cancel();
+        serving.await.context("the server panicked")?;
+        finish(&app, ends_at).await;
+        working.abort();
+        anyhow::ensure!(
+            !is_broken,
+            "the background work ended; start this process again"
+        );
+        Ok(())
     }
 }
 
@@ -160,33 +123,54 @@ impl ApiServer {
 /// and a refused client retries only a second later. The system lowers this value to its own limit.
 const BACKLOG: u32 = 16_384;
 
-fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)?.into_std()
+fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
+    let listening = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    listening().with_context(|| format!("cannot listen on {address} ({setting})"))
+}
+
+/// File descriptors for anything other than clients' connections: stores, logs, libraries.
+const OTHER_FILES: u64 = 256;
+
+/// Raises `RLIMIT_NOFILE` to fit the maximum number of connections. Many shells allow a process
+/// only 1,024 open files.
+fn allow_open_files(connections: u32) {
+    let needed = u64::from(connections) + OTHER_FILES;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|limit| limit >= needed) {
+        return;
+    }
+    let allowed = maximum.map_or(needed, |most| most.min(needed));
+    let current = Some(allowed);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current, maximum });
+    if raised.is_err() || allowed < needed {
+        tracing::warn!(
+            ?raised,
+            allowed,
+            needed,
+            "fewer connections fit than this process can serve: raise the limit of open files (`ulimit -n`)"
+        );
+    }
 }
 
 /// Waits for claims in flight, whose clients may have disconnected, then for the messages of the
 /// producer.
 async fn finish(app: &App, ends_at: Instant) {
     let rest = || ends_at.saturating_duration_since(Instant::now());
-    let left = app.in_flight.finish(rest()).await;
-    if left > 0 {
+    let claims = app.in_flight.finish(rest()).await;
+    let messages = app.claims.second_store.publisher.flush(rest()).await;
+    if claims > 0 || messages != 0 {
         tracing::warn!(
-            left,
-            "claims were still in flight at shutdown; the reconciler finishes those that were admitted"
-        );
-    }
-    let unsent = app.claims.second_store().publisher().flush(rest()).await;
-    if unsent > 0 {
-        tracing::warn!(
-            unsent,
-            "Kafka did not acknowledge all messages; MySQL holds the acknowledged claims"
+            claims,
+            messages,
+            "not finished at shutdown; the reconciler finishes claims that were admitted"
         );
     }
     tracing::info!("stopped");

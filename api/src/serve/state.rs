@@ -6,20 +6,18 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::http::seats::Seats;
 use firstcome_shared::redis::Redis;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::args::CouponPage;
 use super::auth::Identity;
-use super::bulkheads::Bulkheads;
+use super::bulkheads::{Bulkheads, InFlightLimit};
 use super::catalogue::Catalogue;
 use super::catalogue::coupon_with_drops::instant;
-use super::catalogue::listed::ListedPages;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
-use super::claim::in_flight::InFlightLimit;
+use super::routes::ListedPages;
 
 pub(crate) struct Services {
     pub(crate) identity: Identity,
@@ -29,7 +27,7 @@ pub(crate) struct Services {
     pub(crate) listed: ListedPages,
     pub(crate) change_locks: ChangeLocks,
     /// Limits concurrent CSVs of holders.
-    pub(crate) exports: Seats,
+    pub(crate) exports: Arc<Semaphore>,
     pub(crate) in_flight: Arc<InFlightLimit>,
     pub(crate) mysql: Bulkheads,
     pub(crate) redis: Redis,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::OncePer;
 
-use crate::world::{ConsumeWorld, PARTITIONS};
+use crate::world::ConsumeWorld;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_becomes_a_row_and_every_offset_is_committed() {
@@ -36,47 +36,6 @@ async fn messages_read_again_change_nothing() {
         .await;
     assert_eq!(world.query(all).await, before);
     world.assert_exact(400).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn batch_of_old_and_new_messages_issues_only_the_new_ones() {
-    let (world, drop) = ConsumeWorld::with_coupon(300, OncePer::Coupon).await;
-    world.claim(drop, 1..=100).await;
-    world
-        .consume_until("100 rows", async || world.rows().await == 100)
-        .await;
-    world.claim(drop, 101..=300).await;
-    world.read_again().await;
-    world
-        .consume_until("300 rows", async || world.rows().await == 300)
-        .await;
-    world.assert_exact(300).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn consumers_that_join_and_leave_share_the_work() {
-    let (world, drop) = ConsumeWorld::with_coupon(3_000, OncePer::Coupon).await;
-    let slowly = ["--consume-batch-max=20"];
-    let first = world.consumer(&slowly);
-    world.claim(drop, 1..=1_000).await;
-    let second = world.consumer(&slowly);
-    world.claim(drop, 1_001..=2_000).await;
-    first.stop().await;
-    let third = world.consumer(&slowly);
-    world.claim(drop, 2_001..=3_000).await;
-    world.ends_exact(3_000, [second, third]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn consumers_without_a_partition_do_not_affect_issuing() {
-    let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
-    let consumers: Vec<_> = (0..=PARTITIONS).map(|_| world.consumer(&[])).collect();
-    world.claim(drop, 1..=200).await;
-    world.until_rows(200).await;
-    for consumer in consumers {
-        consumer.stop().await;
-    }
-    world.assert_exact(200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

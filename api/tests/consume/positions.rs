@@ -27,15 +27,6 @@ async fn offsets_committed_by_a_tool_neither_skip_nor_repeat_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partition_without_a_position_is_read_from_its_beginning() {
-    let (world, drop) = ConsumeWorld::with_coupon(100, OncePer::Coupon).await;
-    world.claim(drop, 1..=100).await;
-    // A tool has committed offsets, which decide nothing.
-    world.commit_to_kafka(10).await;
-    world.ends_exact(100, [world.consumer(&[])]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn position_outside_the_log_is_replaced_by_the_first_offset() {
     let (world, drop) = ConsumeWorld::with_coupon(100, OncePer::Coupon).await;
     world.claim(drop, 1..=100).await;

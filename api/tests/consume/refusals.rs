@@ -125,40 +125,6 @@ async fn poison_messages_are_stored_once_and_later_messages_are_issued() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_messages_in_many_batches_lose_no_valid_claim() {
-    let (world, drop) = ConsumeWorld::with_coupon(500, OncePer::Drop).await;
-    let mut messages = Vec::new();
-    for slot in 1..=500_u32 {
-        let mut add =
-            |payload: String| messages.push((0, Some(drop.coupon.to_string()), Some(payload)));
-        add(claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}")).encode());
-        match slot % 5 {
-            0 => add(claim_event(drop.coupon, drop.drop, slot, "thief").encode()),
-            1 => add(claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}")).encode()),
-            2 => add(format!("junk {slot}")),
-            3 => add(claim_event(drop.coupon, drop.drop, 501, &format!("u-{slot}")).encode()),
-            _ => {}
-        }
-    }
-    world.send(messages).await;
-    let consumer = world.consumer(&["--consume-batch-max=64"]);
-    world.until_rows(500).await;
-    consumer.stop().await;
-    let expected = [
-        ("slot_taken", 100),
-        ("undecodable", 100),
-        ("slot_out_of_range", 100),
-    ];
-    assert_eq!(
-        world.refusals().await,
-        expected
-            .map(|(reason, count)| (reason.to_owned(), count))
-            .into()
-    );
-    assert_eq!(world.read_up_to().await, 900);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn user_gets_one_row_per_coupon_or_per_drop_according_to_once_per() {
     let world = ConsumeWorld::new().await;
     let first = world.coupon(5, OncePer::Coupon).await;

@@ -204,35 +204,3 @@ async fn ignores_the_body_of_a_claim() {
         .await;
     assert_eq!(huge.code(), (202, "accepted"));
 }
-
-#[tokio::test]
-async fn corrupt_data_of_one_user_affects_no_other_claim_of_the_call() {
-    let (world, api) = ServeWorld::with_api().await;
-    let (id, drop) = api.make(open(1_000)).await;
-    let keys = world.keys(id, DropId(drop));
-    let damage = format!("{drop}:99999999999");
-    world
-        .ask_redis::<()>(&["HSET", &keys.claimants, "bad", &damage])
-        .await;
-    for round in 0..5 {
-        let users: Vec<String> = (0..40)
-            .map(|n| {
-                if n % 4 == 0 {
-                    "bad".into()
-                } else {
-                    format!("u-{round}-{n}")
-                }
-            })
-            .collect();
-        let answers =
-            futures_util::future::join_all(users.iter().map(|user| api.claim(id, user))).await;
-        for (user, answer) in users.iter().zip(answers) {
-            let expected = if user == "bad" {
-                (503, "unavailable")
-            } else {
-                (202, "accepted")
-            };
-            assert_eq!(answer.code(), expected, "{user}");
-        }
-    }
-}

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use firstcome_shared::domain::DropId;
 use firstcome_stack::{FaultProxy, ProxyFault};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
@@ -51,76 +50,6 @@ fn poll(api: &InProcessApi, id: i64) -> impl Fn(usize) -> RequestBuilder {
     }
 }
 
-/// Maximum concurrent claims in the test below.
-const IN_HAND: usize = 5;
-
-#[tokio::test]
-async fn claims_succeed_during_polls_and_late_claims_while_mysql_hangs() {
-    let world = ServeWorld::new().await;
-    let (proxied, mysql) = behind_mysql(&world).await;
-    let own = proxied
-        .with("max-claims-in-hand", IN_HAND)
-        // Requests that need MySQL must wait until the end of the test.
-        .with("question-timeout-ms", 60_000)
-        .with("database-timeout-ms", 60_000)
-        // Long deadlines, so that claims succeed on a busy machine.
-        .with("store-timeout-ms", 10_000)
-        .with("publish-deadline-ms", 10_000);
-    let api = own.api().await;
-    let (id, _) = api.make(open(1_000)).await;
-    let (over, drop) = world.make_over(&api, 5).await;
-    world
-        .sql(&format!("UPDATE {{db}}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0 WHERE id = {drop}"))
-        .await;
-    for key in world.keys(over, DropId(drop)).own() {
-        world.ask_redis::<()>(&["DEL", key]).await;
-    }
-    until("the coupon is finished", async || {
-        api.claim(over, "u-1").await.code() == (410, "closed")
-    })
-    .await;
-    mysql.set(ProxyFault::BlackHole).await.unwrap();
-
-    // Claims above the limit are refused, and retried.
-    let client = api.client.clone();
-    let url = format!("{}/v1/coupons/{over}/claims", api.base);
-    let waiting = Arc::new(AtomicUsize::new(0));
-    let mut claims = JoinSet::new();
-    for number in 0..4 * IN_HAND {
-        let request = client.post(&url).header("x-user-id", format!("p-{number}"));
-        let waiting = Arc::clone(&waiting);
-        claims.spawn(async move {
-            loop {
-                waiting.fetch_add(1, Ordering::Relaxed);
-                let _ = request.try_clone().unwrap().send().await;
-                waiting.fetch_sub(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        });
-    }
-    until("all claims wait", async || {
-        waiting.load(Ordering::Relaxed) == 4 * IN_HAND
-    })
-    .await;
-    for number in 0..20 {
-        let user = format!("b-{number}");
-        until("a concurrent claim is accepted", async || {
-            api.claim(id, &user).await.status / 100 == 2
-        })
-        .await;
-    }
-    drop_all(claims).await;
-
-    // More polls than places: those without a place are refused immediately, the others wait.
-    let polls = crowd(700, poll(&api, id)).await;
-    for number in 0..20 {
-        let answer = api.claim(id, &format!("a-{number}")).await;
-        assert_eq!(answer.code(), (202, "accepted"), "during polls: {answer:?}");
-    }
-    drop_all(polls).await;
-    assert!(api.metric("firstcome_questions_shed_total").await > 0.0);
-}
-
 async fn drop_all(mut crowd: JoinSet<()>) {
     crowd.shutdown().await;
 }
@@ -148,7 +77,6 @@ async fn polls_of_a_slow_mysql_delay_neither_fallback_nor_operators() {
         .await
         .unwrap();
 
-    // More polls than may be in flight.
     let polls = crowd(700, poll(&api, id)).await;
     for number in 0..10 {
         let claimed = api.claim(id, &format!("u-{number}")).await;

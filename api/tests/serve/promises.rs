@@ -205,51 +205,14 @@ async fn concurrent_retries_publish_few_times_with_the_admission_time() {
 }
 
 #[tokio::test]
-async fn retries_and_new_claims_of_a_call_share_a_message() {
-    let world = ServeWorld::new().await;
-    let first = world.api().await;
-    let other = world.with("max-claims-in-hand", 2_000).api().await;
-    let (id, _) = first.make(open(100)).await;
-    crowd(&first, id, 50).await;
-    let before = world.messages().await;
-    // Users with odd numbers have slots.
-    let answers = join_all((0..100).map(async |number| {
-        let user = if number % 2 == 1 {
-            1 + number / 2
-        } else {
-            51 + number / 2
-        };
-        other.claim(id, &format!("u-{user}")).await.status
-    }));
-    let expected: Vec<u16> = (0..100)
-        .map(|n| if n % 2 == 1 { 200 } else { 202 })
-        .collect();
-    assert_eq!(answers.await, expected);
-    let after = world.messages().await;
-    // Alone, each of the 50 retries would be a message.
-    assert!(after - before < 25, "{before} {after}");
-}
-
-#[tokio::test]
 async fn retry_makes_a_claim_of_an_earlier_drop_durable() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _, other) = two_days(&world, &api, "coupon").await;
     let keys = world.keys(id, DropId(other));
-    for user in ["u-1", "nobody"] {
-        world
-            .ask_redis::<()>(&["HSET", &keys.claimants, user, &format!("{other}:4")])
-            .await;
-    }
-    // Redis does not have the time of admission.
-    let held: [&[&str]; 2] = [
-        &["ZADD", &keys.users, "4", "u-1"],
-        &["SET", &keys.count, "4"],
-    ];
-    for words in held {
-        world.ask_redis::<()>(words).await;
-    }
-    let unconfirmed = api.claim(id, "nobody").await;
-    assert_eq!(unconfirmed.code(), (503, "unavailable"));
+    let claim = format!("{other}:4");
+    world
+        .ask_redis::<()>(&["HSET", &keys.claimants, "u-1", &claim])
+        .await;
     let expected = json!({"status": "already_claimed", "drop_id": other, "slot": 4});
     for _ in 0..3 {
         assert_eq!(api.claim(id, "u-1").await.json, expected);
@@ -279,91 +242,6 @@ pub(crate) async fn two_days(
         ))
         .await;
     (id, drop, drops[0][0].parse().unwrap())
-}
-
-#[tokio::test]
-async fn retries_of_a_sealed_drops_winner_cost_one_query_and_no_message() {
-    let world = ServeWorld::new().await;
-    let mysql = stack().await.mysql.proxy().await.unwrap();
-    let url = stack().await.mysql.database_url_via(&mysql, &world.name);
-    let api = world
-        .with("database-url", url)
-        .with("question-timeout-ms", 300)
-        .api()
-        .await;
-    let (id, drop, earlier) = two_days(&world, &api, "coupon").await;
-    let claimants = world.keys(id, DropId(drop)).claimants;
-    for (user, slot) in [("u-1", 1), ("u-2", 2), ("lost", 3)] {
-        world
-            .ask_redis::<()>(&["HSET", &claimants, user, &format!("{earlier}:{slot}")])
-            .await;
-        if user != "lost" {
-            world.issue(id, DropId(earlier), slot, user).await;
-        }
-    }
-    world
-        .sql(&format!("UPDATE {{db}}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2 WHERE id = {earlier}"))
-        .await;
-    let count =
-        format!("SELECT COUNT(*) FROM {{db}}.drops WHERE id = {earlier} AND sealed_at IS NOT NULL");
-    let is_live = async || {
-        let at = api.get(&format!("/v1/coupons/{id}")).await;
-        at.json["next_drop"].is_null()
-    };
-    until("the API knows the seal", is_live).await;
-    let held = |slot: u32| json!({"status": "already_claimed", "drop_id": earlier, "slot": slot});
-
-    assert_eq!(api.claim(id, "u-1").await.json, held(1));
-    mysql.set(ProxyFault::BlackHole).await.unwrap();
-    assert!(
-        join_all((0..50).map(|_| api.claim(id, "u-1")))
-            .await
-            .iter()
-            .all(|answer| answer.json == held(1))
-    );
-    assert_eq!(world.messages().await, 0, "the cached lookup answers");
-    assert_eq!(api.claim(id, "u-2").await.json, held(2));
-    assert_eq!(
-        world.messages().await,
-        1,
-        "published, because MySQL did not answer"
-    );
-    mysql.set(ProxyFault::Pass).await.unwrap();
-    until("MySQL answers", async || {
-        api.claim(id, "u-2").await.json == held(2) && world.messages().await == 1
-    })
-    .await;
-    until("a claimant without a row gets no promise", async || {
-        api.claim(id, "lost").await.code() == (503, "unavailable")
-    })
-    .await;
-    assert_eq!(world.messages().await, 1);
-    assert!(issued(&world).await.is_empty());
-    assert_eq!(world.sql(&count).await[0][0], "1", "it stays sealed");
-}
-
-#[tokio::test]
-async fn publishes_a_new_admission_of_a_sealed_drop() {
-    let (world, api) = ServeWorld::with_api().await;
-    let (id, drop) = api.make(open(5)).await;
-    world
-        .sql(&format!("UPDATE {{db}}.drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0 WHERE id = {drop}"))
-        .await;
-    let path = format!("/v1/coupons/{id}");
-    until("sealed", async || {
-        api.get(&path).await.json["current_drop"]["state"] == "sealed"
-    })
-    .await;
-    // Redis's window is still open, as after a clock error.
-    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
-    assert_eq!(world.messages().await, 1);
-    let other = world.api().await;
-    other.claim(id, "u-1").await.is(200, "already_claimed");
-    assert_eq!(
-        world.messages().await,
-        2,
-        "another process does not know of the first message"
-    );
 }
 
 /// Moves a drop's window in MySQL and in Redis to milliseconds from now.

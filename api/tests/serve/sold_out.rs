@@ -2,10 +2,9 @@
 
 use firstcome_shared::domain::DropId;
 use firstcome_stack::{RedisOptions, RedisServer};
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, ServeWorld, open, until};
+use crate::world::{InProcessApi, ServeWorld, open, until};
 
 /// Creates a coupon from `body`, sells out its two slots, and returns its id and drop id.
 async fn sold_out(api: &InProcessApi, body: Value) -> (i64, i64) {
@@ -67,39 +66,4 @@ async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
 
     set(&world, &["FLUSHALL"]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
-}
-
-#[tokio::test]
-async fn claims_with_and_without_a_body_get_the_same_response() {
-    let (_, api) = ServeWorld::with_api().await;
-    let (id, _) = api.make(open(1)).await;
-    api.claim(id, "u-1").await;
-    let path = format!("/v1/coupons/{id}/claims");
-    let first = api
-        .ask(Method::POST, &path, &[("x-user-id", "u-2")], "{}")
-        .await;
-    let series = r#"firstcome_http_requests_total{method="POST",path="/v1/coupons/{id}/claims",status="409"}"#;
-    let counted = api.metric(series).await;
-    let without = api.claim(id, "u-2").await;
-    assert_eq!((without.status, &without.json), (first.status, &first.json));
-    let headers = |answer: &HttpAnswer| {
-        let mut names: Vec<_> = answer
-            .headers
-            .iter()
-            .filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()))
-            .collect::<Vec<_>>();
-        names.sort_by_key(|(name, _)| name.as_str());
-        format!("{names:?}")
-    };
-    assert_eq!(headers(&without), headers(&first));
-    assert!(api.metric(series).await > counted);
-    api.ask(Method::POST, &path, &[], "")
-        .await
-        .is(401, "unauthorized");
-    api.ask(Method::POST, &path, &[("x-user-id", "no good")], "")
-        .await
-        .is(400, "bad_user_id");
-    api.ask(Method::GET, &path, &[("x-user-id", "u-2")], "")
-        .await
-        .has_status(405);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use firstcome_testkit::MadeCoupon;
-use firstcome_testkit::histories::{History, Recorder, Verdict, Violation, check};
+use firstcome_testkit::histories::{History, Recorder, Rule, Verdict, Violation, check};
 use parking_lot::Mutex;
 
 use crate::clients::Clients;
@@ -213,7 +213,7 @@ async fn round(
     seen.promises += judgement.figures.promises;
     seen.revoked += judgement.figures.revoked;
     // Free slots may be left, because a round ends before everybody has claimed again.
-    let is_left = |violation: &&Violation| matches!(violation, Violation::TooFew { .. });
+    let is_left = |violation: &&Violation| violation.rule == Rule::TooFew;
     let wrong = match &judgement.verdict {
         Verdict::Pass => vec![],
         Verdict::Unknown(why) => vec![why.clone()],

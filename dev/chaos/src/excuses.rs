@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use parking_lot::Mutex;
 
-use firstcome_testkit::histories::Violation;
+use firstcome_testkit::histories::{Rule, Violation};
 
 use crate::fault::{Fault, ForeignBatch};
 use crate::schedule::FaultSchedule;
@@ -92,12 +92,12 @@ const EXCUSES: [Excuse; 11] = [
         // goes to another user. Whoever ends without a row is still `Lost`.
         covers: Covers::Violation(|violation, _| {
             matches!(
-                violation,
-                Violation::RevokedHeld { .. }
-                    | Violation::RevokedPromised { .. }
-                    | Violation::OtherSlot { .. }
-                    | Violation::Contradiction { .. }
-                    | Violation::PromisedTwice { .. }
+                violation.rule,
+                Rule::RevokedHeld
+                    | Rule::RevokedPromised
+                    | Rule::OtherSlot
+                    | Rule::Contradiction
+                    | Rule::PromisedTwice
             )
         }),
     },
@@ -105,10 +105,9 @@ const EXCUSES: [Excuse; 11] = [
         reason: "a return that an older MySQL has forgotten stands again; the slot's next user is listed, if need be under an earlier slot of theirs",
         after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
         covers: Covers::Violation(|violation, owed| {
-            matches!(violation, Violation::Vanished { drop, person, .. }
-                | Violation::Lost { drop, person, .. }
-                | Violation::Denied { drop, person, .. }
-                if is_owed(owed, i64::try_from(*drop).ok(), Some(person)))
+            let drop = i64::try_from(violation.drop).ok();
+            matches!(violation.rule, Rule::Vanished | Rule::Lost | Rule::Denied)
+                && is_owed(owed, drop, Some(&violation.person))
         }),
     },
     Excuse {
@@ -121,12 +120,12 @@ const EXCUSES: [Excuse; 11] = [
         after: &[is_batch_unreadable, is_redis_lost],
         covers: Covers::Violation(|violation, _| {
             matches!(
-                violation,
-                Violation::Lost { .. }
-                    | Violation::PromisedTwice { .. }
-                    | Violation::Denied { .. }
-                    | Violation::OtherSlot { .. }
-                    | Violation::Contradiction { .. }
+                violation.rule,
+                Rule::Lost
+                    | Rule::PromisedTwice
+                    | Rule::Denied
+                    | Rule::OtherSlot
+                    | Rule::Contradiction
             )
         }),
     },
@@ -140,10 +139,8 @@ const EXCUSES: [Excuse; 11] = [
         after: &[restores_older_keys],
         covers: Covers::Violation(|violation, _| {
             matches!(
-                violation,
-                Violation::TurnedAway { .. }
-                    | Violation::GivenUnlisted { .. }
-                    | Violation::HeldUnlisted { .. }
+                violation.rule,
+                Rule::TurnedAway | Rule::GivenUnlisted | Rule::HeldUnlisted
             )
         }),
     },
@@ -335,62 +332,35 @@ mod tests {
 
     #[test]
     fn a_row_may_vanish_only_if_mysql_went_back_and_its_user_is_listed() {
-        let vanished = Violation::Vanished {
-            drop: 7,
-            slot: 1,
-            person: "u-1".into(),
-            line: 1,
-        };
+        let vanished = Violation::new(Rule::Vanished, 7, 1, "u-1");
         let owed = Owed::from([(7, "u-1".to_owned())]);
         assert!(after(&[old_database()]).violation(&vanished, &owed));
         assert!(!after(&[old_database()]).violation(&vanished, &Owed::new()));
         assert!(!after(&[restored()]).violation(&vanished, &owed));
-        let lost = Violation::Lost {
-            drop: 7,
-            slot: 2,
-            person: "u-1".into(),
-        };
+        let lost = Violation::new(Rule::Lost, 7, 2, "u-1");
         assert!(after(&[old_database()]).violation(&lost, &owed));
         assert!(!after(&[Fault::Flush]).violation(&lost, &owed));
     }
 
     #[test]
     fn a_revoked_user_may_hold_a_slot_only_after_mysql_went_back() {
-        let held = Violation::RevokedHeld {
-            drop: 1,
-            slot: 1,
-            person: "u-1".into(),
-            line: 1,
-        };
+        let held = Violation::new(Rule::RevokedHeld, 1, 1, "u-1");
         assert!(after(&[old_database()]).violation(&held, &Owed::new()));
         assert!(!after(&[restored(), Fault::Flush]).violation(&held, &Owed::new()));
-        let lost = Violation::Lost {
-            drop: 1,
-            slot: 1,
-            person: "u-1".into(),
-        };
+        let lost = Violation::new(Rule::Lost, 1, 1, "u-1");
         assert!(!after(&[old_database()]).violation(&lost, &Owed::new()));
     }
 
     #[test]
     fn a_slot_may_be_promised_twice_only_after_mysql_went_back() {
-        let twice = Violation::PromisedTwice {
-            drop: 1,
-            slot: 40,
-            one: "u-1".into(),
-            other: "u-2".into(),
-        };
+        let twice = Violation::new(Rule::PromisedTwice, 1, 40, "u-2");
         assert!(after(&[old_database()]).violation(&twice, &Owed::new()));
         assert!(!after(&[restored(), Fault::Flush]).violation(&twice, &Owed::new()));
     }
 
     #[test]
     fn claims_behind_an_unreadable_batch_may_be_lost_only_if_redis_lost_them_too() {
-        let lost = Violation::Lost {
-            drop: 1,
-            slot: 40,
-            person: "u-1".into(),
-        };
+        let lost = Violation::new(Rule::Lost, 1, 40, "u-1");
         let batch = |batch| Fault::Batch { batch, ms: 1 };
         let garbled = batch(ForeignBatch::Garbled);
         let may_lose = |faults: &[Fault]| after(faults).violation(&lost, &Owed::new());
@@ -403,11 +373,7 @@ mod tests {
 
     #[test]
     fn an_older_allow_list_is_believed_only_after_keys_were_restored_into_a_running_redis() {
-        let turned_away = Violation::TurnedAway {
-            coupon: 1,
-            person: "u-1".into(),
-            line: 1,
-        };
+        let turned_away = Violation::new(Rule::TurnedAway, 1, 0, "u-1");
         let may = |fault| after(&[fault]).violation(&turned_away, &Owed::new());
         assert!(may(restored()));
         assert!(!may(old_database()) && !may(Fault::Flush));

@@ -270,11 +270,10 @@ async fn is_excused(system: &SystemUnderTest, run: &str, excuses: &Excuses) -> R
     Ok(found.all(|finding| excuses.finding(&finding, &owed)))
 }
 
-/// Selects the findings of a run: those that it wrote, and those that an earlier full pass wrote.
+/// Selects the findings of a run, which an earlier run with the same result may have written.
 fn of_run(run: &str) -> String {
     format!(
-        "reconcile_findings f JOIN reconcile_runs r ON r.id = '{run}' WHERE (f.run_id = r.id
-         OR (f.seen_from <= r.number AND (f.seen_to IS NULL OR f.seen_to > r.number)))"
+        "reconcile_findings f JOIN reconcile_runs r ON r.id = '{run}' AND f.run_id = COALESCE(r.same_as, r.id)"
     )
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use firstcome_stack::{ClusterStack, MailOptions, RedisSentinels, Stack, StackOptions};
+use firstcome_stack::{ClusterStack, MailOptions, Stack, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Private, throw-away, real servers: Redis, MySQL, Kafka and a mail sink.
@@ -37,9 +37,6 @@ enum Command {
         /// if the primary is killed. About 2 GB of memory
         #[arg(long)]
         cluster: bool,
-        /// Start a Redis master with replicas and three Sentinels instead of the Redis Cluster
-        #[arg(long, requires = "cluster")]
-        sentinels: bool,
     },
     /// Open MySQL's client for a database
     Mysql {
@@ -60,15 +57,7 @@ async fn main() -> ExitCode {
             env_file,
             mail_dir,
             cluster,
-            sentinels,
-        } => {
-            let kind = match (cluster, sentinels) {
-                (false, _) => StackKind::Single,
-                (true, false) => StackKind::Cluster,
-                (true, true) => StackKind::Sentinels,
-            };
-            run(env_file, mail_dir, kind).await
-        }
+        } => run(env_file, mail_dir, cluster).await,
         Command::Mysql { database_url, sql } => mysql(&database_url, sql.as_deref()),
     };
     match done {
@@ -86,15 +75,7 @@ fn mysql(url: &str, sql: Option<&str>) -> Result<()> {
     Err(firstcome_stack::mysql_client(url, sql)?.exec()).context("MySQL's client does not start")
 }
 
-/// Whether each store has one server or several, and how clients find Redis.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum StackKind {
-    Single,
-    Cluster,
-    Sentinels,
-}
-
-async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKind) -> Result<()> {
+async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, is_cluster: bool) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let stopped = async {
@@ -102,7 +83,7 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKi
     };
     tokio::select! {
         // Dropping the future drops all servers that it started.
-        ended = serve(env_file.as_deref(), mail_dir, kind) => ended,
+        ended = serve(env_file.as_deref(), mail_dir, is_cluster) => ended,
         () = stopped => {
             eprintln!("[stack] stopping; the data is deleted");
             if let Some(file) = env_file {
@@ -113,28 +94,18 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, kind: StackKi
     }
 }
 
-async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, kind: StackKind) -> Result<()> {
+async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, is_cluster: bool) -> Result<()> {
     let begun = Instant::now();
     let mail = MailOptions {
         folder: mail_dir,
         ..MailOptions::default()
     };
-    if kind != StackKind::Single {
+    if is_cluster {
         eprintln!(
             "[stack] starting a Redis Cluster, three Kafka brokers, MySQL with a replica, and a mail sink"
         );
         let stack = ClusterStack::start(mail).await?;
-        let mut env = stack.env();
-        let _watched = if kind == StackKind::Sentinels {
-            eprintln!("[stack] starting a Redis master with replicas, and three Sentinels");
-            let watched = RedisSentinels::start().await?;
-            env.retain(|(name, _)| !name.starts_with("REDIS_"));
-            env.extend(watched.env());
-            Some(watched)
-        } else {
-            None
-        };
-        tell(env_file, &env, begun)?;
+        tell(env_file, &stack.env(), begun)?;
         return stack.watch_mysql(|news| eprintln!("[stack] {news}")).await;
     }
     eprintln!("[stack] starting Redis, MySQL, Kafka and a mail sink");

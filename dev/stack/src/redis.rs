@@ -43,8 +43,7 @@ impl Default for RedisOptions {
     }
 }
 
-/// The configuration file, initially empty. `CONFIG REWRITE` writes it for sentinels. Arguments
-/// take precedence.
+/// The configuration file, initially empty. Arguments take precedence.
 const FILE: &str = "redis.conf";
 
 /// A private Redis. It writes no snapshots (`save ""`), and allows `DEBUG` to loopback clients.

@@ -2,11 +2,8 @@
 //! docs/decisions/0015-coupon-page.md explains why the tests do not use a library.
 
 use std::io::{Read as _, Write as _};
-use std::path::Path;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use firstcome_stack::{BrowserOptions, BrowserServer};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
@@ -230,17 +227,6 @@ impl Browser {
             .into_iter()
             .filter(|one| one["impact"] == "serious" || one["impact"] == "critical")
             .collect()
-    }
-
-    /// Writes a screenshot as a PNG file.
-    pub async fn picture(&self, file: &Path) {
-        let shot = self
-            .cdp("Page.captureScreenshot", &json!({"format": "png"}))
-            .await;
-        let bytes = STANDARD
-            .decode(shot["data"].as_str().expect("a picture"))
-            .unwrap();
-        std::fs::write(file, bytes).unwrap();
     }
 
     async fn cdp(&self, command: &str, params: &Value) -> Value {

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use crate::answer::Answer;
 use crate::eventually_some;
 use crate::histories::{
-    History, Judgement, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
+    History, Judgement, RecordedEvent, RecordedRow, RecordedScope, Rule, Verdict, Violation, check,
 };
 use crate::http::MadeCoupon;
 use crate::mysql::Sql;
@@ -36,10 +36,6 @@ pub async fn try_rows(sql: &Sql, drop: i64) -> Result<BTreeMap<u32, String>> {
 }
 
 /// Returns the slot and user of each admission of a drop.
-pub async fn redis_holders(world: &World, coupon: &MadeCoupon) -> BTreeMap<u32, String> {
-    try_holders(&world.redis, coupon).await.unwrap()
-}
-
 async fn try_holders(redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeMap<u32, String>> {
     let key = redis.of_drop(coupon.id, coupon.drop, "users");
     let pairs: Vec<(String, u32)> = redis
@@ -209,7 +205,7 @@ async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
     let judgement = check(&History::of(events).expect("a history that can be read"));
     // The history contains no claims for rows that a test inserted, and no requests that bypassed
     // the client.
-    let by_hand = |violation: &Violation| matches!(violation, Violation::NeverAsked { .. });
+    let by_hand = |violation: &Violation| violation.rule == Rule::NeverAsked;
     if let Judgement {
         verdict: Verdict::Violated(list),
         ..

@@ -60,16 +60,3 @@ pub async fn open_world(name: &str) -> (World, Running<ApiClient>) {
     let (api, ()) = tokio::join!(world.serve(), world.open());
     (world, api)
 }
-
-/// Creates a coupon whose 20 slots are all given out and issued, and stops the consumer.
-pub async fn given_out(
-    world: &World,
-    api: &Running<ApiClient>,
-) -> (MadeCoupon, Vec<PromisedAnswer>) {
-    let consumer = world.consume().await;
-    let coupon = api.open_coupon(20).await;
-    let answers = rush(&[api], coupon.id, &people(20), 20).await;
-    all_issued(world, coupon.drop, 20).await;
-    assert_eq!(consumer.process.stop().await, 0);
-    (coupon, answers)
-}

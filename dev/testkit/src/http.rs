@@ -211,13 +211,8 @@ impl ApiClient {
     ) -> Result<(i64, Option<u32>), Answer> {
         let path = format!("/v1/coupons/{coupon}/people/{user}/revoke");
         let again = body["may_claim_again"] == true;
-        self.revoking(
-            coupon,
-            user,
-            again,
-            self.http.ops(Method::POST, &path).json(body),
-        )
-        .await
+        let request = self.http.ops(Method::POST, &path).json(body);
+        self.revoking(coupon, user, again, request).await
     }
 
     async fn revoking(
@@ -227,30 +222,23 @@ impl ApiClient {
         again: bool,
         request: RequestBuilder,
     ) -> Result<(i64, Option<u32>), Answer> {
-        let pending =
-            self.recorder
-                .revoking(u64::try_from(coupon).unwrap_or_default(), None, user, again);
-        match Http::try_send(request).await {
-            Ok(reply) => {
-                pending.end(RecordedOutcome::of_http(reply.status, &reply.body));
-                match (
-                    reply.status,
-                    reply.body["status"].as_str(),
-                    reply.body["drop_id"].as_i64(),
-                ) {
-                    (200, Some("revoked"), Some(drop)) => Ok((
-                        drop,
-                        reply.body["slot"]
-                            .as_u64()
-                            .and_then(|slot| slot.try_into().ok()),
-                    )),
-                    _ => Err(Answer::of(&reply).unwrap_or_else(Answer::Unknown)),
-                }
-            }
+        let id = u64::try_from(coupon).unwrap_or_default();
+        let pending = self.recorder.revoking(id, None, user, again);
+        let reply = match Http::try_send(request).await {
+            Ok(reply) => reply,
             Err(error) => {
                 pending.end(RecordedOutcome::Unknown(error.to_string()));
-                Err(Answer::Unknown(format!("{error:?}")))
+                return Err(Answer::Unknown(format!("{error:?}")));
             }
+        };
+        let body = &reply.body;
+        pending.end(RecordedOutcome::of_http(reply.status, body));
+        match body["drop_id"].as_i64() {
+            Some(drop) if reply.status == 200 && body["status"] == "revoked" => {
+                let slot = body["slot"].as_u64();
+                Ok((drop, slot.and_then(|slot| slot.try_into().ok())))
+            }
+            _ => Err(Answer::of(&reply).unwrap_or_else(Answer::Unknown)),
         }
     }
 
@@ -291,17 +279,13 @@ impl ApiClient {
         let (Some(id), Some(drop), 201) = (reply.body["id"].as_i64(), drop, reply.status) else {
             return Err(format!("no coupon was made: {reply:?}"));
         };
+        let path = format!("/v1/coupons/{id}");
         assert!(
-            reply
-                .location()
-                .is_some_and(|at| at.ends_with(&format!("/v1/coupons/{id}"))),
+            reply.location().is_some_and(|at| at.ends_with(&path)),
             "{reply:?}"
         );
-        Ok(MadeCoupon {
-            id,
-            drop,
-            body: reply.body,
-        })
+        let body = reply.body;
+        Ok(MadeCoupon { id, drop, body })
     }
 
     /// Creates a coupon that opened long ago and stays open.

@@ -8,7 +8,7 @@ use rdkafka::admin::{
     TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
@@ -92,27 +92,15 @@ impl TestTopic {
         .await
     }
 
-    /// Sends one batch as a foreign producer would, regardless of its decompressed size. Returns
-    /// the first offset. `codec` is the name of a Kafka codec.
+    /// Sends one batch as a foreign producer would, regardless of its decompressed size. `codec` is
+    /// the name of a Kafka codec. Returns the first offset.
     pub async fn produce_batch(&self, partition: i32, codec: &str, payloads: &[Vec<u8>]) -> i64 {
-        self.produce_batches(partition, codec, payloads, payloads.len())
-            .await
-    }
-
-    /// Like [`Self::produce_batch`], with batches of `each` messages.
-    pub async fn produce_batches(
-        &self,
-        partition: i32,
-        codec: &str,
-        payloads: &[Vec<u8>],
-        each: usize,
-    ) -> i64 {
         const LARGEST: &str = "500000000";
         let mut config = self.config();
         config
             .set("compression.codec", codec)
             .set("linger.ms", "60000")
-            .set("batch.num.messages", each.to_string())
+            .set("batch.num.messages", payloads.len().to_string())
             .set("queue.buffering.max.kbytes", "1000000");
         config
             .set("message.max.bytes", LARGEST)
@@ -133,14 +121,8 @@ impl TestTopic {
         let flushed = tokio::task::spawn_blocking(move || producer.flush(PATIENCE));
         let mut offsets = Vec::new();
         for delivered in sent {
-            offsets.push(
-                delivered
-                    .await
-                    .unwrap()
-                    .map_err(|(error, _)| error)
-                    .unwrap()
-                    .offset,
-            );
+            let delivered = delivered.await.unwrap().map_err(|(error, _)| error);
+            offsets.push(delivered.unwrap().offset);
         }
         flushed.await.unwrap().unwrap();
         offsets[0]
@@ -214,7 +196,7 @@ impl TestTopic {
     }
 
     /// Deletes the topic, and waits until it no longer exists.
-    pub async fn delete(&self) {
+    async fn delete(&self) {
         let (admin, options) = self.admin();
         let done = admin.delete_topics(&[&self.name], &options).await.unwrap();
         assert!(done[0].is_ok(), "{done:?}");
@@ -248,17 +230,6 @@ impl TestTopic {
         let producer: FutureProducer = self.config().set("linger.ms", "0").create().unwrap();
         let sent = producer.send(record, PATIENCE).await.unwrap();
         (sent.partition, sent.offset)
-    }
-
-    /// Creates another topic on the same brokers, with these settings.
-    pub async fn make_another(&self, name: &str, replication: i32, settings: &[(&str, &str)]) {
-        let (admin, options) = self.admin();
-        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(replication));
-        let topic = settings
-            .iter()
-            .fold(topic, |topic, (name, value)| topic.set(name, value));
-        let made = admin.create_topics([&topic], &options).await.unwrap();
-        assert!(made[0].is_ok(), "{made:?}");
     }
 
     /// Changes the settings of this topic. All others return to the broker's defaults.
@@ -332,37 +303,6 @@ impl TestTopic {
         })
         .await
         .unwrap()
-    }
-
-    /// Commits an offset to Kafka for each partition, computed from its first offset and its end.
-    /// Requires that no member of the group is running.
-    pub async fn commit_from(&self, offset: fn(i64, i64) -> i64) {
-        let this = self.clone();
-        let config = self.config();
-        let committed = tokio::task::spawn_blocking(move || {
-            let reader: BaseConsumer = config
-                .clone()
-                .set("group.id", &this.group)
-                .set("isolation.level", "read_uncommitted")
-                .create()
-                .unwrap();
-            let mut ends = this.partitions(&reader);
-            let partitions: Vec<i32> = ends
-                .elements()
-                .iter()
-                .map(TopicPartitionListElem::partition)
-                .collect();
-            for partition in partitions {
-                let (low, end) = reader
-                    .fetch_watermarks(&this.name, partition, PATIENCE)
-                    .unwrap();
-                let offset = Offset::Offset(offset(low, end));
-                ends.set_partition_offset(&this.name, partition, offset)
-                    .unwrap();
-            }
-            reader.commit(&ends, CommitMode::Sync).unwrap();
-        });
-        committed.await.unwrap();
     }
 
     /// Returns the number of messages that the group has not committed.

@@ -30,19 +30,17 @@ mod reply;
 mod roles;
 mod runs;
 mod rush;
-pub mod scale;
 mod shell;
 mod world;
 
 pub use answer::Answer;
 pub use browser::{Browser, Look};
 pub use check::{
-    PromisedAnswer, agreed, all_issued, assert_exact, assert_kept, exact, holders, redis_holders,
-    rows, try_rows,
+    PromisedAnswer, agreed, all_issued, assert_exact, assert_kept, exact, holders, rows, try_rows,
 };
 pub use clock::{Clocks, ProcessClock};
 pub use firstcome_stack::{LOCK_WAITS, TABLE_LOCK_WAITS, eventually, eventually_some};
-pub use fixture::{Fixture, given_out, open_world};
+pub use fixture::{Fixture, open_world};
 pub use http::{
     ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, SIGNING_KEY, coupon_body, daily_body,
 };
@@ -53,7 +51,7 @@ pub use process::Process;
 pub use redis::{OldCopy, PrefixedKeys};
 pub use reply::HttpReply;
 pub use roles::{Once, Running};
-pub use runs::{assert_clean, assert_nothing_found, error_of, kinds, status_of};
+pub use runs::{assert_clean, assert_nothing_found, kinds, status_of};
 pub use rush::{people, rush, tally};
 pub use shell::{OperatorsShell, commands_of};
 pub use world::{StoreUrls, World, WorldStores, shared};

@@ -50,6 +50,11 @@ impl Once {
 }
 
 impl World {
+    /// Returns a client of the API at this address, which records its claims.
+    pub fn client(&self, base: &str) -> ApiClient {
+        ApiClient::new(base, self.claims.recorder.clone(), self.apis.clone())
+    }
+
     /// Starts `firstcome-api serve` and waits until it listens. (The reconciler opens the gate.)
     pub async fn serve(&self) -> Running<ApiClient> {
         self.serve_with(&[]).await
@@ -60,7 +65,7 @@ impl World {
         let process = self.start("firstcome-api", &["serve"], env);
         let base = process.line("listening on ").await;
         Running {
-            client: ApiClient::new(&base, self.claims.recorder.clone(), self.apis.clone()),
+            client: self.client(&base),
             process,
         }
     }

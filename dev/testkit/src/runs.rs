@@ -57,14 +57,3 @@ pub async fn status_of(world: &World, run: &str) -> Option<String> {
         .await;
     rows.into_iter().next().map(|row| row[0].clone())
 }
-
-/// Returns the error of a failed run.
-pub async fn error_of(world: &World, run: &str) -> String {
-    world
-        .sql
-        .query(&format!(
-            "SELECT error FROM reconcile_runs WHERE id = '{run}'"
-        ))
-        .await[0][0]
-        .clone()
-}

@@ -106,13 +106,6 @@ impl WorldStores {
         self
     }
 
-    /// Replaces Redis with a server behind an address that the test can redirect.
-    #[must_use]
-    pub fn with_redis_at(mut self, url: &str) -> Self {
-        url.clone_into(&mut self.redis);
-        self
-    }
-
     /// Replaces Redis with several servers. `urls` lists all servers that may hold data, separated
     /// by commas. The product finds them through `settings`.
     #[must_use]

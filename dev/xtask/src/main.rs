@@ -5,7 +5,6 @@ mod attack;
 mod deploy;
 mod helm;
 mod lint;
-mod pictures;
 mod programs;
 mod release;
 mod running;
@@ -88,10 +87,7 @@ enum Job {
     },
     /// Write the names of the programs' settings into the chart's schema
     SettingNames,
-    /// Capture screenshots of all states of the pages and mails in a real browser, then those in
-    /// the docs
-    Pictures,
-    /// Write docs/API.md from both services' OpenAPI descriptions
+    /// Write docs/openapi-api.json and docs/openapi-reconciler.json as the services serve them
     ApiDocs,
 }
 
@@ -130,7 +126,6 @@ fn run(job: Job) -> Result<()> {
         Job::Attack { part } => attack::attack(part),
         Job::Helm { part } => helm::run(part),
         Job::SettingNames => deploy::write_names(),
-        Job::Pictures => pictures::make(),
         Job::ApiDocs => suite::api_docs(),
     }
 }

@@ -64,7 +64,7 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: MailPolicy, now: DateTime<
     let mut not_seen: Vec<&Alert> = memory.alerts.values().filter(|it| !is_seen(it)).collect();
     not_seen.sort_by(|a, b| (a.drop_id, &a.name).cmp(&(b.drop_id, &b.name)));
     for alert in not_seen {
-        if is_over(alert, run, memory, policy, now) {
+        if is_over(alert, run, policy, now) {
             end(alert, now, &mut verdict);
         }
     }
@@ -130,17 +130,10 @@ pub(crate) fn begun(problem: &Problem, now: DateTime<Utc>) -> Alert {
         kind: problem.kind.facts().word.to_owned(),
         coupon_id: problem.coupon_id,
         drop_id: problem.drop_id,
-        state: AlertState::Firing,
         summary: problem.summary.clone(),
-        size: 0,
-        content: 0,
         first_seen_at: now,
         last_seen_at: now,
-        last_mailed_at: None,
-        mails: 0,
-        resolved_at: None,
-        acknowledged_at: None,
-        acknowledged_by: None,
+        ..Alert::default()
     }
 }
 
@@ -236,18 +229,12 @@ pub fn pause(mails: u32, policy: MailPolicy) -> TimeDelta {
 }
 
 /// Whether an alert that this pass did not see is over, because the pass would have seen it. A
-/// failed pass may have ended too early for that. Alerts of drops that were sealed or deleted are
-/// over, because sealing verifies a drop and no later pass examines it.
-fn is_over(
-    alert: &Alert,
-    run: &Run,
-    memory: &AlertMemory,
-    policy: MailPolicy,
-    now: DateTime<Utc>,
-) -> bool {
+/// failed pass may have ended too early for that. Alerts of sealed drops are over, because sealing
+/// verifies a drop and no later pass examines it.
+fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> bool {
     let is_complete = run.status != Status::Failed && !run.partial;
     if let Some(drop) = alert.drop_id {
-        return memory.gone.contains(&drop) || is_drop_over(drop, run);
+        return is_drop_over(drop, run);
     }
     match AlertKind::from_word(&alert.kind) {
         _ if !is_complete => false,

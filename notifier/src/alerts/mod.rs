@@ -32,8 +32,6 @@ pub struct AlertMemory {
     pub alerts: HashMap<String, Alert>,
     /// Broken promises of the drops that this pass examined.
     pub broken: Vec<BrokenPromise>,
-    /// Drops of these alerts that are deleted.
-    pub gone: HashSet<DropId>,
 }
 
 /// One problem, as a pass or the watch sees it.
@@ -106,7 +104,7 @@ pub fn problems(run: &Run, broken: &[BrokenPromise]) -> Vec<Problem> {
     }
     let found = groups
         .into_iter()
-        .map(|(key, findings)| of_findings(key, findings));
+        .map(|(key, findings)| from_findings(key, findings));
     // A pass that was stopped with its process is no problem: the next pass does all of its work.
     let failed = (run.status == Status::Failed && !run.stopped).then(|| failed(run));
     let mut all: Vec<Problem> = failed.into_iter().chain(found).collect();
@@ -182,7 +180,7 @@ fn alert_kind(finding: &Finding) -> Option<AlertKind> {
     }
 }
 
-fn of_findings((kind, coupon_id, drop_id, part): Key, mut findings: Vec<Finding>) -> Problem {
+fn from_findings((kind, coupon_id, drop_id, part): Key, mut findings: Vec<Finding>) -> Problem {
     findings.sort_by(|a, b| {
         (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail))
     });
@@ -206,15 +204,11 @@ fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &
     ) {
         return ADMISSION.to_owned();
     }
-    let mut name = kind.facts().word.to_owned();
-    if let Some((coupon, drop)) = coupon.zip(drop) {
-        name = format!("{name}.{coupon}.{drop}");
-    }
-    if part.is_empty() {
-        name
-    } else {
-        format!("{name}.{part}")
-    }
+    let mut parts = vec![kind.facts().word.to_owned()];
+    let place = coupon.zip(drop);
+    parts.extend(place.map(|(coupon, drop)| format!("{coupon}.{drop}")));
+    parts.extend((!part.is_empty()).then(|| part.to_owned()));
+    parts.join(".")
 }
 
 /// Summarizes a problem in one line.
@@ -224,17 +218,17 @@ fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> Strin
     match (kind, findings) {
         (AlertKind::Left(Kind::BrokenPromise) | AlertKind::Braked, _) => things,
         (AlertKind::UnsafeSetting | AlertKind::Left(Kind::Stalled), [first, ..]) => {
-            said(first, drop)
+            detail_with_place(first, drop)
         }
         // A single finding without a user is already the best summary.
-        (AlertKind::Left(_), [one]) if one.is_whole() => said(one, drop),
+        (AlertKind::Left(_), [one]) if one.is_whole() => detail_with_place(one, drop),
         (AlertKind::Left(_), _) => things.replacen(' ', " unrepaired ", 1),
         _ => things,
     }
 }
 
 /// The detail of a finding, with its coupon unless the alert has its drop.
-fn said(finding: &Finding, of_drop: Option<DropId>) -> String {
+fn detail_with_place(finding: &Finding, of_drop: Option<DropId>) -> String {
     let mut text = finding.detail.clone();
     if let (None, Some(coupon)) = (of_drop, finding.coupon_id) {
         let drop = finding.drop_id.map(|drop| format!("drop {drop} of "));

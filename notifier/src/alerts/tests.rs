@@ -147,32 +147,6 @@ fn clean_passes_repairs_and_dry_runs_raise_no_alert() {
 }
 
 #[test]
-fn repairs_are_counted_by_drop_and_kind_without_the_reopening_of_a_coupon() {
-    let opened = Finding {
-        action: ActionKind::Open,
-        ..Finding::new(
-            Kind::RedisLost,
-            ActionKind::Open,
-            Outcome::Applied,
-            "was closed",
-        )
-    };
-    let more = Finding {
-        slot: None,
-        user_id: None,
-        case: FindingCase::MoreLeft(20_000),
-        ..finding(Kind::Unissued, 0, Outcome::Applied)
-    };
-    let listed = finding(Kind::Unissued, 3, Outcome::Applied);
-    let all = Run {
-        findings: vec![opened],
-        ..run(Status::Repaired, vec![listed, more])
-    };
-    let counted = [((Some(DropId(7)), Kind::Unissued), 20_001)];
-    assert_eq!(repairs(&all, &[]), BTreeMap::from(counted));
-}
-
-#[test]
 fn problem_is_mailed_once_then_after_4_hours_doubling_and_when_over() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &one_left()), "failed_claim New");
@@ -223,20 +197,6 @@ fn drop_keeps_its_alerts_when_its_repairs_are_held_back_or_fail() {
         assert_eq!(duty.sees(1, &not_compared), says);
         assert!(duty.sees(2, &clean()).contains("failed_claim over"));
     }
-}
-
-#[test]
-fn alert_of_a_claim_for_an_unknown_drop_ends_when_the_claim_is_gone() {
-    let mut duty = Duty::default();
-    let loose = Finding {
-        drop_id: Some(DropId(99)),
-        ..left(Kind::FailedClaim, 3)
-    };
-    assert_eq!(
-        duty.sees(0, &general(Status::Drift, vec![loose])),
-        "failed_claim New"
-    );
-    assert_eq!(duty.sees(1, &clean()), "failed_claim over");
 }
 
 #[test]
@@ -465,21 +425,6 @@ fn clock_that_is_set_back_silences_no_alert() {
 }
 
 #[test]
-fn alert_of_a_deleted_drop_ends_even_if_the_pass_fails() {
-    for after in [clean(), redis_is_away()] {
-        let mut duty = Duty::default();
-        duty.sees(0, &one_left());
-        let after = Run {
-            drops: Vec::new(),
-            ..after
-        };
-        assert!(!duty.sees(1, &after).contains("failed_claim"));
-        duty.memory.gone.insert(DropId(7));
-        assert!(duty.sees(2, &after).contains("failed_claim over"));
-    }
-}
-
-#[test]
 fn stall_ends_only_when_no_pass_has_seen_it_for_a_while() {
     let mut duty = Duty {
         patience: TimeDelta::minutes(1),
@@ -507,19 +452,6 @@ fn flapping_alert_is_not_mailed_by_every_pass() {
     assert!((4..=20).contains(&mails), "{mails}");
     assert_eq!(duty.sees(239 + 480, &one_left()), "failed_claim New");
     assert_eq!(duty.sees(239 + 481, &clean()), "failed_claim over");
-}
-
-#[test]
-fn alert_that_grows_in_every_pass_is_mailed_rarely() {
-    let mut duty = Duty::default();
-    let growing = |n| left_on(1..=n);
-    let mails = (0..240).filter(|minute| !duty.sees(*minute, &growing(minute + 1)).is_empty());
-    let mails = mails.count();
-    assert!((5..=15).contains(&mails), "{mails}");
-    assert!(
-        duty.only().size >= 120,
-        "the last mail named at least half of them"
-    );
 }
 
 #[test]

@@ -3,18 +3,18 @@
 //! number of findings.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::LazyLock;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use askama::Template;
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::RepairsRow;
 
+use super::document::{Document, Rendered, time};
 use super::findings::{Placed, reasons};
-use super::letter::{Block, Letter, Rendered, time};
-use super::links::{Links, once, section};
+use super::links::Links;
 use super::{bounded, by_kind, duration};
 use crate::alerts::{Alert, BrokenPromise, Notice, NoticeReason, Problem, mailed_repairs};
-use crate::report::{AlertKind, DropReport, Kind, Remedy, Run, Status};
+use crate::report::{AlertKind, DropReport, Kind, KindFacts, Remedy, Run, Status};
 use crate::wording::{self, LONGEST, count, grouped, line};
 
 /// Maximum number of problems that are told in full.
@@ -27,7 +27,7 @@ const LINES: usize = 10;
 const NAME: usize = 60;
 
 /// The input of a mail: what is new, over, or repaired.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct AlertMail<'a> {
     /// The pass, unless the mail is about an outage that something else has noticed.
     pub run: Option<&'a Run>,
@@ -39,12 +39,10 @@ pub struct AlertMail<'a> {
     /// Broken promises of the drops that the pass examined.
     pub broken: &'a [BrokenPromise],
     /// Alert IDs by name.
-    pub ids: &'a HashMap<String, i64>,
+    pub ids: HashMap<String, i64>,
     /// How many of a drop's broken promises were kept after all, and how many users were told.
-    pub fates: &'a HashMap<DropId, [i64; 2]>,
+    pub fates: HashMap<DropId, [i64; 2]>,
     pub links: &'a Links,
-    /// How long admission was closed before this run opened it, if known.
-    pub closed_for: Option<TimeDelta>,
     /// The time of mailing.
     pub now: DateTime<Utc>,
 }
@@ -52,25 +50,23 @@ pub struct AlertMail<'a> {
 impl<'a> AlertMail<'a> {
     /// A mail that says nothing yet.
     pub fn empty(links: &'a Links, now: DateTime<Utc>) -> Self {
-        static NO_IDS: LazyLock<HashMap<String, i64>> = LazyLock::new(HashMap::new);
-        static NO_FATES: LazyLock<HashMap<DropId, [i64; 2]>> = LazyLock::new(HashMap::new);
         Self {
             run: None,
             problems: &[],
             resolved: &[],
             repairs: &[],
             broken: &[],
-            ids: &NO_IDS,
-            fates: &NO_FATES,
+            ids: HashMap::new(),
+            fates: HashMap::new(),
             links,
-            closed_for: None,
             now,
         }
     }
 
     /// Writes the mail.
     pub fn render(&self) -> anyhow::Result<Rendered> {
-        PassSummary::of(self).letter().render()
+        let drops = drops(self);
+        PassSummary::new(self, &drops).document()?.render()
     }
 }
 
@@ -84,11 +80,15 @@ struct NamedDrop<'a> {
 
 impl NamedDrop<'_> {
     /// The drop with its numbers, which the API and the command line want.
-    fn place(&self) -> Block {
+    fn place(&self) -> String {
+        let (name, id, issued) = (&self.name, self.id, self.issued());
         let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
-        let (coupon, issued) = (coupon.unwrap_or_default(), self.issued());
-        let Self { name, id, .. } = self;
-        Block::Paragraph(format!("{name} ({coupon}drop {id}): {issued}"))
+        let coupon = coupon.unwrap_or_default();
+        if id.0 < 0 {
+            // An attached campaign, whose ids nobody knows.
+            return format!("{name}: {issued}");
+        }
+        format!("{name} ({coupon}drop {id}): {issued}")
     }
 
     /// Such as "100 of 100 issued".
@@ -104,23 +104,70 @@ impl NamedDrop<'_> {
     }
 }
 
+/// A problem that is told in full.
+struct Section<'a> {
+    problem: &'a Problem,
+    title: String,
+    facts: KindFacts,
+    drop: Option<&'a NamedDrop<'a>>,
+    alert: Option<&'a i64>,
+    /// The reasons, unless the title says everything.
+    why: Vec<String>,
+}
+
+impl Section<'_> {
+    fn coupon(&self) -> Option<CouponId> {
+        self.problem.coupon_id
+    }
+
+    /// The path where an operator acts on the drop, with this label, or on all drops.
+    fn page(&self, label: &str) -> String {
+        match self.coupon().zip(self.problem.drop_id) {
+            Some((coupon, drop)) => format!("/coupons/{coupon}/drops/{drop} {label}"),
+            None => "/runs Run a pass over all live drops".to_owned(),
+        }
+    }
+
+    /// The command of a pass over its coupon, or over all.
+    fn once(&self) -> String {
+        let coupon = self.coupon().map(|id| format!(" --coupon {id}"));
+        format!("firstcome-reconciler once{}", coupon.unwrap_or_default())
+    }
+
+    /// The quantity of its drop, and the one with which each user gets a slot.
+    fn raise(&self) -> Option<[u64; 2]> {
+        let report = self.drop?.report.filter(|report| !report.sealed)?;
+        let from = u64::from(report.quantity);
+        Some([from, from + self.problem.size])
+    }
+}
+
 /// What a mail says, computed once.
+#[derive(Template)]
+#[template(path = "alert.txt")]
 struct PassSummary<'a> {
     mail: &'a AlertMail<'a>,
     /// The drops of the mail, those with problems first.
-    drops: Vec<NamedDrop<'a>>,
+    drops: &'a [NamedDrop<'a>],
+    sections: Vec<Section<'a>>,
+    /// The titles of the other problems.
+    more: Vec<String>,
+    /// What is over, if it is more than one thing.
+    over: Vec<String>,
     /// What this pass repaired.
-    repaired: Vec<Placed<'a>>,
+    repaired: Vec<String>,
     /// What this pass repaired, and what earlier ones did, in a few words each.
     done: String,
     /// Repairs of earlier passes, by run.
     held_back: Vec<&'a [RepairsRow]>,
     /// Whether Redis lost data.
     is_lost: bool,
+    /// Whether the drops were compared after their repairs: only then nothing needs to be done.
+    is_compared: bool,
 }
 
 impl<'a> PassSummary<'a> {
-    fn of(mail: &'a AlertMail<'a>) -> Self {
+    fn new(mail: &'a AlertMail<'a>, drops: &'a [NamedDrop<'a>]) -> Self {
         let id = mail.run.map_or("", |run| run.run_id.as_str());
         let by_run = mail.repairs.chunk_by(|a, b| a.run_id == b.run_id);
         let (own, held_back): (Vec<_>, Vec<_>) = by_run.partition(|rows| rows[0].run_id == id);
@@ -133,40 +180,69 @@ impl<'a> PassSummary<'a> {
             let since = first.repaired_at.format("%H:%M UTC");
             done.push(format!("{kinds} in earlier passes since {since}"));
         }
-        done.retain(|done| !done.is_empty());
         let lost = Kind::RedisLost.as_str();
-        Self {
+        let is_compared = |report: &DropReport| report.exact && !report.unconfirmed;
+        let mut summary = Self {
             mail,
-            drops: drops(mail),
-            repaired,
-            done: done.join("; "),
+            drops,
+            sections: Vec::new(),
+            more: Vec::new(),
+            over: Vec::new(),
+            repaired: reasons(&repaired, true),
+            done: joined(done, "; "),
             held_back,
             is_lost: mail.repairs.iter().any(|row| row.kind == lost),
-        }
+            is_compared: drops.iter().filter_map(|drop| drop.report).all(is_compared),
+        };
+        let problems = mail.problems.iter();
+        summary.sections = problems
+            .take(PROBLEMS)
+            .map(|it| summary.section(it))
+            .collect();
+        let more = mail.problems.iter().skip(PROBLEMS);
+        summary.more = bounded(more.map(|it| summary.title(it)).collect(), LINES);
+        let over = mail
+            .resolved
+            .iter()
+            .map(|it| match summary.drop(it.drop_id) {
+                Some(drop) => format!("{}: {}", drop.name, summary.over(it)),
+                None => summary.over(it),
+            });
+        summary.over = bounded(over.collect(), LINES);
+        summary
     }
 
-    fn drop(&self, id: Option<DropId>) -> Option<&NamedDrop<'a>> {
+    fn drop(&self, id: Option<DropId>) -> Option<&'a NamedDrop<'a>> {
         self.drops.iter().find(|drop| Some(drop.id) == id)
     }
 
-    fn letter(&self) -> Letter {
+    fn section(&self, notice: &'a Notice) -> Section<'a> {
+        let problem = &notice.problem;
+        let findings = problem
+            .findings
+            .iter()
+            .filter(|_| !is_one_sentence(problem));
+        let findings: Vec<Placed<'_>> = findings.map(|it| (problem.drop_id, it)).collect();
+        Section {
+            problem,
+            title: self.title(notice),
+            facts: self.mail.links.facts(problem.kind),
+            drop: self.drop(problem.drop_id),
+            alert: self.mail.ids.get(&problem.name),
+            why: reasons(&findings, false),
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        let run = self.mail.run;
+        run.is_some_and(|run| run.status == Status::Failed)
+    }
+
+    fn document(&self) -> anyhow::Result<Document> {
         let mail = self.mail;
-        let mut blocks = Vec::new();
-        for notice in mail.problems.iter().take(PROBLEMS) {
-            self.problem(notice, &mut blocks);
-        }
-        self.more_problems(&mut blocks);
-        self.repairs(&mut blocks);
-        if let Some(run) = mail.run {
-            blocks.push(Block::Title("The pass".to_owned()));
-            let runs = format!("runs/{}", run.run_id);
-            let (what, path) = ("This pass, with its findings", format!("/{runs}"));
-            blocks.extend(mail.links.shown(what, &path, &runs));
-        } else if mail.problems.is_empty() {
-            blocks.extend(mail.links.firing());
-        }
-        let mut lead = self.lead();
-        Letter {
+        let markup = self.render()?;
+        let mut lead = markup.lines().filter_map(|line| line.strip_prefix("lead "));
+        Ok(Document {
             kind: match (mail.problems, mail.resolved) {
                 ([_, ..], _) => ["action", "action needed"],
                 ([], [_, ..]) => ["resolved"; 2],
@@ -175,19 +251,29 @@ impl<'a> PassSummary<'a> {
             is_bad: !mail.problems.is_empty(),
             subject: self.subject(),
             at: mail.now,
-            title: lead.remove(0),
-            lead: lead.join(" "),
-            blocks,
+            title: lead.next().unwrap_or_default().to_owned(),
+            lead: lead.collect::<Vec<_>>().join(" "),
+            blocks: mail.links.blocks(&markup),
             footer: mail.run.map_or_else(Vec::new, footer),
-        }
+        })
     }
 
     /// The subject without its prefix. The problem comes first, since a lock screen shows only the
     /// beginning.
     fn subject(&self) -> String {
-        let (problems, resolved) = (self.mail.problems, self.mail.resolved);
-        let place = self.place();
-        let what = match (problems, resolved) {
+        let (place, repaired) = (self.place(), self.done.clone());
+        let (what, repaired) = match (self.mail.problems, self.mail.resolved) {
+            ([], []) if self.is_lost => ("Redis lost data".to_owned(), repaired),
+            ([], []) => (String::new(), repaired),
+            (_, _) if repaired.is_empty() => (self.news(&place), repaired),
+            (_, _) => (self.news(&place), format!("repaired: {repaired}")),
+        };
+        joined(vec![what, place, repaired], " · ")
+    }
+
+    /// What is wrong or over, for a subject.
+    fn news(&self, place: &str) -> String {
+        match (self.mail.problems, self.mail.resolved) {
             ([first, rest @ ..], _) => {
                 let longest = if place.is_empty() { 2 * NAME } else { NAME };
                 let mut what = line(&first.problem.summary, longest);
@@ -200,24 +286,13 @@ impl<'a> PassSummary<'a> {
                 what
             }
             ([], [one]) => line(&was(one), 80),
-            ([], [_, ..]) => count(resolved.len() as u64, "problem", "problems"),
-            ([], []) if self.is_lost => "Redis lost data".to_owned(),
-            ([], []) => String::new(),
-        };
-        let is_repair = problems.is_empty() && resolved.is_empty();
-        let repaired = if is_repair || self.done.is_empty() {
-            self.done.clone()
-        } else {
-            format!("repaired: {}", self.done)
-        };
-        let mut parts = vec![what, place, repaired];
-        parts.retain(|part| !part.is_empty());
-        parts.join(" · ")
+            ([], many) => count(many.len() as u64, "problem", "problems"),
+        }
     }
 
     /// Names a single drop with its counts, or says how many drops there are.
     fn place(&self) -> String {
-        match self.drops.as_slice() {
+        match self.drops {
             [] => String::new(),
             [one] => format!("{} · {}", line(&one.name, NAME), one.issued()),
             many => {
@@ -229,40 +304,6 @@ impl<'a> PassSummary<'a> {
                 format!("{} drops of {coupons}", many.len())
             }
         }
-    }
-
-    /// What happened and for how many, and what users notice of it.
-    fn lead(&self) -> Vec<String> {
-        let mail = self.mail;
-        let mut parts = Vec::new();
-        if let [first, rest @ ..] = mail.problems {
-            parts.push(self.title(first));
-            parts.push(first.problem.kind.facts().users.to_owned());
-            if !rest.is_empty() {
-                let more = count(rest.len() as u64, "more problem is", "more problems are");
-                parts.push(format!("{more} below."));
-            }
-        }
-        match mail.resolved {
-            many @ [_, _, ..] => parts.push(format!("{} earlier problems are over.", many.len())),
-            few => parts.extend(few.iter().map(|alert| self.over(alert))),
-        }
-        if self.is_lost {
-            let lost = "Redis lost data, and was written again from the rows.";
-            let waiting = "Waiting lists are lost: people who waited must claim again; the coupon page tells those who open it \
-                           again in the same browser.";
-            parts.extend([lost, waiting].map(str::to_owned));
-            let closed = mail.closed_for.map(duration);
-            parts.extend(closed.map(|closed| format!("Claims got 503 for {closed}.")));
-        }
-        if !self.done.is_empty() {
-            parts.push(format!("Repaired by itself: {}.", self.done));
-        }
-        if mail.problems.is_empty() {
-            parts.extend(self.state());
-            parts.push(self.what_is_left().to_owned());
-        }
-        parts
     }
 
     fn age(&self, notice: &Notice) -> String {
@@ -279,16 +320,14 @@ impl<'a> PassSummary<'a> {
         let [one, many] = problem.kind.facts().noun;
         let things = count(problem.size, one, many);
         let lasts = self.age(notice);
-        let what = match problem.kind {
-            kind if kind.is_outage() => {
+        let what = match (problem.kind, name) {
+            (kind, _) if kind.is_outage() => {
                 return format!("{}, for {lasts}.", wording::capital(summary));
             }
-            _ if is_one_sentence(problem) => match name {
-                Some(name) => format!("{name}: {summary}."),
-                None => format!("{}.", wording::capital(summary)),
-            },
-            AlertKind::Braked => format!("{things}{of}: this many at once are rarely right."),
-            AlertKind::Left(Kind::BrokenPromise) => format!("{things}{of}."),
+            (_, Some(name)) if is_one_sentence(problem) => format!("{name}: {summary}."),
+            (_, None) if is_one_sentence(problem) => format!("{}.", wording::capital(summary)),
+            (AlertKind::Braked, _) => format!("{things}{of}: this many at once are rarely right."),
+            (AlertKind::Left(Kind::BrokenPromise), _) => format!("{things}{of}."),
             _ => format!("{things}{of} could not be repaired."),
         };
         match notice.reason {
@@ -301,179 +340,24 @@ impl<'a> PassSummary<'a> {
     /// What was wrong and for how long, and what became of the users.
     fn over(&self, alert: &Alert) -> String {
         let lasted = duration(alert.resolved_at.unwrap_or(self.mail.now) - alert.first_seen_at);
-        let mut text = format!("Over after {lasted}: {}.", line(&was(alert), LONGEST));
-        let fate = alert.drop_id.and_then(|drop| self.mail.fates.get(&drop));
-        if let Some([kept, told]) = fate
-            && alert.kind == Kind::BrokenPromise.as_str()
-        {
-            let kept = count(*kept, "user has a coupon now", "users have a coupon now");
-            text = format!("{text} {kept}");
-            if *told > 0 {
-                let was = ["was", "were"].map(|was| format!("{was} told that there is none"));
-                text = format!("{text}, {}", count(*told, &was[0], &was[1]));
-            }
-            text += ".";
-        }
-        text
-    }
-
-    /// Describes the state of the drop, if the mail concerns exactly one.
-    fn state(&self) -> Option<String> {
-        let [drop] = self.drops.as_slice() else {
-            return None;
+        let text = format!("Over after {lasted}: {}.", line(&was(alert), LONGEST));
+        let is_promise = alert.kind == Kind::BrokenPromise.as_str();
+        let drop = alert.drop_id.filter(|_| is_promise);
+        let Some([kept, told]) = drop.and_then(|drop| self.mail.fates.get(&drop)) else {
+            return text;
         };
-        let report = drop.report?;
-        let is_full = report.after.rows == u64::from(report.quantity);
-        let exact = match (report.exact, is_full) {
-            (true, true) => ", exact",
-            (true, false) => ", everybody admitted has a row",
-            (false, _) if report.unconfirmed => " since its repairs",
-            (false, _) => ", not exact yet",
-        };
-        Some(format!("{}: {}{exact}.", drop.name, drop.issued()))
+        let kept = count(*kept, "user has a coupon now", "users have a coupon now");
+        let [one, many] = ["was", "were"].map(|were| format!("{were} told that there is none"));
+        let told = Some(told).filter(|told| **told > 0);
+        let told = told.map(|told| format!(", {}", count(*told, &one, &many)));
+        let told = told.unwrap_or_default();
+        format!("{text} {kept}{told}.")
     }
+}
 
-    /// What happens next. It is "Nothing" only if the drops were compared.
-    fn what_is_left(&self) -> &'static str {
-        let is_compared = |report: &DropReport| report.exact && !report.unconfirmed;
-        let mut reports = self.drops.iter().filter_map(|drop| drop.report);
-        let has_failed = |run: &Run| run.status == Status::Failed;
-        if self.mail.run.is_some_and(has_failed) {
-            "The pass stopped early. The next one continues, and a mail says if anything is left."
-        } else if !reports.all(is_compared) {
-            "The next pass compares again, and a mail says if something is left."
-        } else if self.is_lost {
-            "Nothing needs to be done tonight; those who run the coupons may want to tell the people who waited."
-        } else if self.held_back.is_empty() || !self.mail.resolved.is_empty() {
-            "Nothing needs to be done."
-        } else {
-            "It can wait until morning: then find out what makes repairs necessary."
-        }
-    }
-
-    /// Tells a problem: what to do, with the link and the command, and the reasons.
-    fn problem(&self, notice: &Notice, blocks: &mut Vec<Block>) {
-        let problem = &notice.problem;
-        let facts = problem.kind.facts();
-        let drop = self.drop(problem.drop_id);
-        // A single problem is already described at the beginning of the mail.
-        if self.mail.problems.len() > 1 {
-            blocks.push(Block::Title(self.title(notice)));
-            blocks.push(Block::Paragraph(facts.users.to_owned()));
-        }
-        blocks.extend(drop.map(NamedDrop::place));
-        blocks.push(Block::Todo(facts.to_do.to_owned()));
-        blocks.extend(self.remedy(problem, drop.and_then(|drop| drop.report)));
-        if let Some(alert) = self.mail.ids.get(&problem.name) {
-            let links = self.mail.links;
-            blocks.extend(links.on_page("Acknowledge it", &Links::alert(*alert)));
-            blocks.push(links.acknowledge(*alert));
-        }
-        if !is_one_sentence(problem) && !problem.findings.is_empty() {
-            let findings = problem.findings.iter();
-            let findings: Vec<Placed<'_>> = findings.map(|it| (problem.drop_id, it)).collect();
-            blocks.push(Block::Heading("Why".to_owned()));
-            blocks.push(Block::List(reasons(&findings, false)));
-        }
-        blocks.push(section(facts.word));
-    }
-
-    /// Returns the links and the commands of one problem. Links come first, because phones cannot
-    /// run commands.
-    fn remedy(&self, problem: &Problem, report: Option<&DropReport>) -> Vec<Block> {
-        let links = self.mail.links;
-        let coupon = problem.coupon_id;
-        let of_drop = coupon.zip(problem.drop_id);
-        let of_drop = of_drop.map(|(coupon, drop)| Links::drop(coupon, drop));
-        let page = |label: &str| match &of_drop {
-            Some(path) => links.on_page(label, path),
-            None => links.on_page("Run a pass over all live drops", "/runs"),
-        };
-        let mut blocks = Vec::new();
-        match problem.kind.facts().remedy {
-            Remedy::Look => {
-                blocks.extend(links.on_page("Closed coupons and unavailable stores", "/"));
-                blocks.extend(page(""));
-            }
-            Remedy::LookAtRuns => blocks.extend(links.runs()),
-            Remedy::Pass => {
-                blocks.extend(page("This drop"));
-                blocks.push(once("Try again now", coupon, ""));
-            }
-            Remedy::DeadLetters => {
-                let of_drop = problem.drop_id.map(|drop| format!("?drop={drop}"));
-                let letters = format!("/dead-letters{}", of_drop.unwrap_or_default());
-                blocks.extend(links.on_page("See them, with their reasons", &letters));
-                blocks.extend(page("Run a pass over this drop"));
-                blocks.push(once("Once they are corrected", coupon, ""));
-            }
-            Remedy::Confirm => {
-                blocks.extend(page("Pause the coupon, or see and confirm the repairs"));
-                let what = "Pause the coupon: nobody can claim until it is resumed";
-                let pause = coupon.map(|coupon| links.change(what, coupon, "{\"paused\":true}"));
-                blocks.extend(pause);
-                blocks.push(once("List the repairs", coupon, " --dry-run"));
-                blocks.push(once("Confirm them", coupon, " --confirm"));
-            }
-            Remedy::Raise => {
-                let form = coupon.map(|coupon| format!("/coupons/{coupon}#quantity"));
-                blocks.extend(form.and_then(|path| links.on_page("Raise the quantity", &path)));
-                let run = self.mail.run.map(|run| format!("/runs/{}", run.run_id));
-                blocks.extend(run.and_then(|run| links.on_page("Who they are", &run)));
-                if let Some(report) = report.filter(|report| !report.sealed) {
-                    let from = u64::from(report.quantity);
-                    let to = from + problem.size;
-                    let what = format!("Give each of them a slot (quantity {from} → {to})");
-                    let body = format!("{{\"quantity\":{to}}}");
-                    blocks.push(links.change(&what, report.coupon_id, &body));
-                    blocks.push(once("Then", coupon, ""));
-                }
-            }
-        }
-        blocks
-    }
-
-    /// Tells the problems without their own part, and what is over if it is more than one thing.
-    fn more_problems(&self, blocks: &mut Vec<Block>) {
-        let more = self.mail.problems.iter().skip(PROBLEMS);
-        let more: Vec<String> = more.map(|notice| self.title(notice)).collect();
-        if !more.is_empty() {
-            blocks.push(Block::Title("Also".to_owned()));
-            blocks.push(bounded(more, LINES));
-            blocks.extend(self.mail.links.firing());
-        }
-        if let many @ [_, _, ..] = self.mail.resolved {
-            let over = |alert: &Alert| {
-                let name = self.drop(alert.drop_id).map(|drop| &drop.name);
-                let name = name.map(|name| format!("{name}: "));
-                format!("{}{}", name.unwrap_or_default(), self.over(alert))
-            };
-            blocks.push(Block::Title("Over".to_owned()));
-            blocks.push(bounded(many.iter().map(over).collect(), LINES));
-        }
-    }
-
-    /// Tells the repairs: those of this pass, then those that were held back, with their passes.
-    fn repairs(&self, blocks: &mut Vec<Block>) {
-        if !self.done.is_empty() {
-            blocks.push(Block::Title("Repaired by itself".to_owned()));
-        }
-        if !self.repaired.is_empty() {
-            blocks.push(Block::List(reasons(&self.repaired, true)));
-        }
-        for rows in self.held_back.iter().take(LINES) {
-            let at = rows[0].repaired_at.format("%H:%M:%S UTC");
-            let label = format!("{at}: {}", by_kind(rows.iter()));
-            let url = self.mail.links.page(&format!("/runs/{}", rows[0].run_id));
-            blocks.push(match url {
-                Some(url) => Block::Link { label, url },
-                None => Block::Paragraph(label),
-            });
-        }
-        if !self.held_back.is_empty() {
-            blocks.extend(self.mail.links.runs());
-        }
-    }
+fn joined(mut parts: Vec<String>, separator: &str) -> String {
+    parts.retain(|part| !part.is_empty());
+    parts.join(separator)
 }
 
 /// What an alert was about: an outage is named by its store.

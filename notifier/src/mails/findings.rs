@@ -60,21 +60,13 @@ fn line(text: &str, group: &[Placed<'_>]) -> String {
         whom.push(format!("{} drops", drops.len()));
     }
     let found = || group.iter().map(|(_, finding)| *finding);
-    // A drop's report names its own place.
-    if drops.contains(&None) {
-        let coupons = found().filter_map(|it| it.coupon_id);
-        whom.extend(list(coupons.map(|it| format!("coupon {it}"))));
-    }
     if drops.len() == 1 {
         let slots = list(found().filter_map(|it| it.slot).map(|it| it.to_string()));
         whom.extend(slots.map(|slots| format!("slot {slots}")));
     }
     if group.len() <= NAMED {
-        whom.extend(list(
-            found()
-                .filter_map(|it| it.user_id.as_deref())
-                .map(wording::person),
-        ));
+        let users = found().filter_map(|it| it.user_id.as_deref());
+        whom.extend(list(users.map(wording::person)));
     }
     let many = match group.len() {
         1 => String::new(),

@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::report::{AlertKind, KindFacts};
 use url::Url;
 
-use super::letter::Block;
-
-const JSON: &str = "-H \"Content-Type: application/json\"";
+use super::document::Block;
 
 /// Addresses for the links in mails, without a trailing slash.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,9 +15,20 @@ pub struct Links {
     pub public: Option<String>,
     /// The API's public address.
     pub api: Option<String>,
+    /// The file of `attach`, if the mails are about a system that is not ours.
+    pub file: Option<String>,
 }
 
 impl Links {
+    /// Returns the facts of a kind in the system that the mails are about.
+    pub(crate) fn facts(&self, kind: AlertKind) -> KindFacts {
+        if self.file.is_some() {
+            kind.attached_facts()
+        } else {
+            kind.facts()
+        }
+    }
+
     /// Returns the public address of the coupon page.
     pub fn coupon_page(&self, coupon: CouponId) -> String {
         format!("{}/c/{coupon}", self.api().trim_end_matches('/'))
@@ -49,73 +59,80 @@ impl Links {
         self.public.as_ref().map(|public| format!("{public}{path}"))
     }
 
-    pub(super) fn on_page(&self, label: &str, path: &str) -> Option<Block> {
-        let label = format!("{label}, in a browser");
-        self.page(path).map(|url| Block::Link { label, url })
-    }
-
     /// Returns the path of an alert, which stays valid when it is over.
     pub(crate) fn alert(id: i64) -> String {
         format!("/alerts/{id}#alert-{id}")
     }
 
-    pub(super) fn drop(coupon: CouponId, drop: DropId) -> String {
-        format!("/coupons/{coupon}/drops/{drop}")
+    /// Reads the markup of a mail, as the templates write it: a block a line, which begins with its
+    /// kind. Foreign texts are single lines, so none of them can begin a block. Links need the
+    /// address of the operations page.
+    pub(super) fn blocks(&self, markup: &str) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        for line in markup.lines() {
+            let (kind, text) = line.trim().split_once(' ').unwrap_or_default();
+            let owned = text.to_owned();
+            match kind {
+                // An attached system has no pages, and only this command.
+                "page" | "link" | "curl" if self.file.is_some() => {}
+                "section" if self.file.is_some() => {
+                    blocks.push(Block::Paragraph("More: docs/ATTACH.md.".to_owned()));
+                }
+                "title" => blocks.push(Block::Title(owned)),
+                "p" => blocks.push(Block::Paragraph(owned)),
+                "todo" => blocks.push(Block::Todo(owned)),
+                "li" => match blocks.last_mut() {
+                    Some(Block::List(items)) => items.push(owned),
+                    _ => blocks.push(Block::List(vec![owned])),
+                },
+                "section" => {
+                    let more = format!("More: docs/OPERATIONS.md, section “{text}”.");
+                    blocks.push(Block::Paragraph(more));
+                }
+                "page" => blocks.extend(self.link(text, ", in a browser")),
+                "link" => blocks.push(self.link(text, "").unwrap_or_else(|| {
+                    let (_, label) = text.split_once(' ').unwrap_or_default();
+                    Block::Paragraph(label.to_owned())
+                })),
+                "run" | "curl" => blocks.extend(self.command(kind == "curl", text)),
+                _ => {}
+            }
+        }
+        blocks
     }
 
-    /// Returns a link, and a command that shows the same.
-    pub(super) fn shown(&self, what: &str, path: &str, api: &str) -> Vec<Block> {
-        let url = format!("{}/v1/{api}", self.reconciler());
-        let link = self.on_page(what, path);
-        link.into_iter().chain([curl(what, &[], &url)]).collect()
+    /// A link: `/path Label`.
+    fn link(&self, text: &str, suffix: &str) -> Option<Block> {
+        let (path, label) = text.split_once(' ')?;
+        let url = self.page(path)?;
+        let label = format!("{label}{suffix}");
+        Some(Block::Link { label, url })
     }
 
-    pub(super) fn firing(&self) -> Vec<Block> {
-        self.shown("All open problems", "/alerts", "alerts?status=firing")
-    }
-
-    pub(super) fn runs(&self) -> Vec<Block> {
-        self.shown("The last runs", "/runs", "runs?limit=20")
-    }
-
-    /// Returns a command that changes a coupon.
-    pub(super) fn change(&self, what: &str, coupon: CouponId, body: &str) -> Block {
-        let url = format!("{}/v1/coupons/{coupon}", self.api());
-        curl(what, &[JSON, &format!("-X PATCH -d '{body}'")], &url)
-    }
-
-    /// Returns a command that acknowledges an alert.
-    pub(super) fn acknowledge(&self, alert: i64) -> Block {
-        let what = "Acknowledge: no more mails come until the alert changes";
-        let url = format!("{}/v1/alerts/{alert}/acknowledge", self.reconciler());
-        curl(what, &[JSON, r#"-d "{\"by\":\"$USER\"}""#], &url)
-    }
-}
-
-/// Refers to a section of docs/OPERATIONS.md.
-pub(super) fn section(word: &str) -> Block {
-    Block::Paragraph(format!("More: docs/OPERATIONS.md, section “{word}”."))
-}
-
-/// Returns a command that runs a pass over one coupon or over all.
-pub(super) fn once(what: &str, coupon: Option<CouponId>, flags: &str) -> Block {
-    let coupon = coupon.map(|id| format!(" --coupon {id}"));
-    let coupon = coupon.unwrap_or_default();
-    Block::Command {
-        what: what.to_owned(),
-        line: format!("firstcome-reconciler once{coupon}{flags}"),
-    }
-}
-
-/// Formats a command with one argument per line, so that a phone does not break it. The shell reads
-/// it as one command. The URL is quoted, because some shells treat `?` as a pattern.
-fn curl(what: &str, arguments: &[&str], url: &str) -> Block {
-    let url = format!("\"{url}\"");
-    let head = "curl -H \"Authorization: Bearer $OPS_TOKEN\"";
-    let parts = [&[head], arguments, &[&url]].concat();
-    Block::Command {
-        what: what.to_owned(),
-        line: parts.join(" \\\n"),
+    /// A command: `firstcome-reconciler once | What`, or `api PATCH /v1/… BODY | What` for a
+    /// request. Its arguments stand on lines of their own, so that a phone does not break them; the
+    /// shell reads them as one command. The URL is quoted, because some shells treat `?` as a
+    /// pattern.
+    fn command(&self, is_request: bool, text: &str) -> Option<Block> {
+        let (line, what) = text.split_once(" | ")?;
+        let what = what.to_owned();
+        if !is_request {
+            let line = line.to_owned();
+            return Some(Block::Command { what, line });
+        }
+        let mut parts = line.splitn(4, ' ');
+        let (service, method, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let mut lines = vec!["curl -H \"Authorization: Bearer $OPS_TOKEN\"".to_owned()];
+        if let Some(body) = parts.next() {
+            let quote = if body.contains('$') { '"' } else { '\'' };
+            lines.push("-H \"Content-Type: application/json\"".to_owned());
+            lines.push(format!("-X {method} -d {quote}{body}{quote}"));
+        }
+        let api = service == "api";
+        let host = if api { self.api() } else { self.reconciler() };
+        lines.push(format!("\"{host}{path}\""));
+        let line = lines.join(" \\\n");
+        Some(Block::Command { what, line })
     }
 }
 
@@ -139,6 +156,7 @@ mod tests {
             let links = Links {
                 public: public.map(str::to_owned),
                 api: Some(api.to_owned()),
+                file: None,
             };
             links.dead().map(|(setting, _)| setting).collect::<Vec<_>>()
         };

@@ -3,20 +3,22 @@
 
 mod alert;
 mod digest;
+mod document;
 mod findings;
-mod letter;
 mod links;
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::mysql::alerts::RepairsRow;
 
 use crate::report::Kind;
 use crate::wording;
-use letter::{Block, Letter};
+use document::Document;
 
 pub use alert::AlertMail;
 pub use digest::daily;
-pub use letter::Rendered;
+pub use document::Rendered;
 pub use links::Links;
 pub(crate) use links::is_local;
 
@@ -33,13 +35,11 @@ pub(crate) fn duration(time: TimeDelta) -> String {
 
 /// Describes repairs by kind, most first, as "4 slot conflicts, 1 promise without a row".
 pub(crate) fn by_kind<'a>(repairs: impl IntoIterator<Item = &'a RepairsRow>) -> String {
-    let mut counts: Vec<(&str, u64)> = Vec::new();
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for row in repairs {
-        match counts.iter_mut().find(|(kind, _)| *kind == row.kind) {
-            Some((_, n)) => *n += u64::from(row.number),
-            None => counts.push((&row.kind, row.number.into())),
-        }
+        *counts.entry(&row.kind).or_default() += u64::from(row.number);
     }
+    let mut counts: Vec<(&str, u64)> = counts.into_iter().collect();
     counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
     let name = |(kind, n): (&str, u64)| {
         let kind = kind.parse::<Kind>();
@@ -49,31 +49,26 @@ pub(crate) fn by_kind<'a>(repairs: impl IntoIterator<Item = &'a RepairsRow>) -> 
     counts.into_iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// Lists the first lines, and says how many more there are.
-fn bounded(mut lines: Vec<String>, most: usize) -> Block {
+/// Keeps the first lines, and says how many more there are.
+fn bounded(mut lines: Vec<String>, most: usize) -> Vec<String> {
     let more = lines.len().saturating_sub(most);
     lines.truncate(most);
-    if more > 0 {
-        lines.push(format!("and {} more", wording::grouped(more as u64)));
-    }
-    Block::List(lines)
+    lines.extend((more > 0).then(|| format!("and {} more", wording::grouped(more as u64))));
+    lines
 }
 
 /// Writes the mail of `test-email`.
 pub(crate) fn test(now: DateTime<Utc>) -> anyhow::Result<Rendered> {
-    let sent = format!("Sent {}. This is how commands look:", letter::time(now));
-    let blocks = vec![
-        Block::Paragraph(sent),
-        links::once("A pass by hand", None, ""),
-    ];
-    Letter {
+    let sent = format!("Sent {}. This is how commands look:", document::time(now));
+    let command = "run firstcome-reconciler once | A pass by hand";
+    Document {
         kind: ["test"; 2],
         is_bad: false,
         subject: "mail arrives".to_owned(),
         at: now,
         title: "Mail from the Firstcome reconciler arrives here.".to_owned(),
         lead: "Nothing needs to be done.".to_owned(),
-        blocks,
+        blocks: Links::default().blocks(&format!("p {sent}\n{command}")),
         footer: Vec::new(),
     }
     .render()

@@ -35,7 +35,7 @@ const CHATS: [(&str, Format); 8] = [
 ];
 
 impl Format {
-    pub(crate) fn of(url: &Url) -> Self {
+    pub(crate) fn for_url(url: &Url) -> Self {
         let host = format!(".{}", url.host_str().unwrap_or_default());
         let mut chats = CHATS.into_iter();
         let chat = chats.find(|(chat, _)| host.ends_with(&format!(".{chat}")));
@@ -100,9 +100,9 @@ fn instant(at: DateTime<Utc>) -> String {
 }
 
 /// The events about the alerts of a mail.
-pub(crate) fn of_mail(mail: &AlertMail<'_>) -> Vec<Event> {
-    let problems = mail.problems.iter().map(|it| of_problem(it, mail));
-    let resolved = mail.resolved.iter().map(|it| of_resolved(it, mail));
+pub(crate) fn about_alerts(mail: &AlertMail<'_>) -> Vec<Event> {
+    let problems = mail.problems.iter().map(|it| about_problem(it, mail));
+    let resolved = mail.resolved.iter().map(|it| about_resolved(it, mail));
     problems.chain(resolved).collect()
 }
 
@@ -112,9 +112,9 @@ fn link(name: &str, mail: &AlertMail<'_>) -> String {
     mail.ids.get(name).and_then(page).unwrap_or_default()
 }
 
-fn of_problem(notice: &Notice, mail: &AlertMail<'_>) -> Event {
+fn about_problem(notice: &Notice, mail: &AlertMail<'_>) -> Event {
     let problem = &notice.problem;
-    let facts = problem.kind.facts();
+    let facts = mail.links.facts(problem.kind);
     let mut reports = mail.run.map_or(&[][..], |run| &run.drops).iter();
     let report = reports.find(|report| Some(report.drop_id) == problem.drop_id);
     let coupon = report.map(|report| line(&report.coupon_name, 100));
@@ -142,7 +142,7 @@ fn of_problem(notice: &Notice, mail: &AlertMail<'_>) -> Event {
     Event::new("alert.firing", mail.now, data, &text)
 }
 
-fn of_resolved(alert: &Alert, mail: &AlertMail<'_>) -> Event {
+fn about_resolved(alert: &Alert, mail: &AlertMail<'_>) -> Event {
     let data = json!({
         "alert_id": mail.ids.get(&alert.name), "kind": alert.kind, "status": "resolved", "summary": alert.summary,
         "coupon_id": alert.coupon_id, "drop_id": alert.drop_id,
@@ -154,7 +154,7 @@ fn of_resolved(alert: &Alert, mail: &AlertMail<'_>) -> Event {
 }
 
 /// The event of a drop that was verified exact after it closed.
-pub(crate) fn of_sealed(report: &DropReport, now: DateTime<Utc>) -> Event {
+pub(crate) fn about_sealed(report: &DropReport, now: DateTime<Utc>) -> Event {
     let coupon = line(&report.coupon_name, 100);
     let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
     let drop = report.drop_id;
@@ -177,39 +177,24 @@ mod tests {
     #[test]
     fn chats_get_a_text_in_their_format() {
         let event = Event::test(DateTime::UNIX_EPOCH);
-        for (url, format, part) in [
+        let [text, discord] = [
+            "{\"text\":\"Webhooks",
+            "{\"allowed_mentions\":{\"parse\":[]},\"content\":",
+        ];
+        for (host, format, part) in [
+            ("hooks.slack.com", Format::Text, text),
+            ("chat.googleapis.com", Format::Text, text),
+            ("discord.com", Format::Discord, discord),
+            ("x.webhook.office.com", Format::Teams, "AdaptiveCard"),
             (
-                "https://hooks.slack.com/services/T/B/x",
-                Format::Text,
-                "{\"text\":\"Webhooks",
-            ),
-            (
-                "https://chat.googleapis.com/v1/spaces/x",
-                Format::Text,
-                "{\"text\":\"Webhooks",
-            ),
-            (
-                "https://discord.com/api/webhooks/1/x",
-                Format::Discord,
-                "\"content\":\"Webhooks",
-            ),
-            (
-                "https://x.webhook.office.com/webhookb2/x",
+                "prod-1.westeurope.logic.azure.com",
                 Format::Teams,
                 "AdaptiveCard",
             ),
-            (
-                "https://prod-1.westeurope.logic.azure.com/x",
-                Format::Teams,
-                "AdaptiveCard",
-            ),
-            (
-                "https://notdiscord.com/x",
-                Format::Signed,
-                "\"type\":\"test\"",
-            ),
+            ("notdiscord.com", Format::Signed, "\"type\":\"test\""),
         ] {
-            assert_eq!(Format::of(&Url::parse(url).unwrap()), format, "{url}");
+            let url = format!("https://{host}/x");
+            assert_eq!(Format::for_url(&Url::parse(&url).unwrap()), format, "{url}");
             assert!(event.body(format).contains(part), "{url}");
         }
     }

@@ -212,15 +212,13 @@ impl MailError {
     }
 }
 
-/// An error with its causes.
+/// An error with its causes, unless one repeats the other.
 fn one_line(error: &SmtpError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         let more = error.to_string();
-        if more.contains(&text) {
-            text = more;
-        } else if !text.contains(&more) {
+        if !text.contains(&more) {
             text = format!("{text}: {more}");
         }
         source = error.source();

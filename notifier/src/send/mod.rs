@@ -45,6 +45,10 @@ const RECORDING: Duration = Duration::from_secs(60);
 /// First and longest pause between attempts for a message, in seconds.
 const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
 
+/// How often a target may refuse a message for good until it is given up, after about a quarter of
+/// an hour: a server's rule that refuses everybody may be a mistake that is soon corrected.
+const REFUSALS: u32 = 5;
+
 /// Delivers the outbox. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Sender {
@@ -178,7 +182,7 @@ impl Sender {
         let now = self.clock.now();
         let outcome = match delivered {
             Ok(()) => DeliveryOutcome::Sent,
-            Err(failure) => self.outcome(leased, failure, now).await,
+            Err(failure) => outcome(leased, failure, now),
         };
         log(leased, &outcome);
         self.record(leased.id, outcome, now).await;
@@ -192,43 +196,16 @@ impl Sender {
             let posted = webhook.post(&message.batch, &message.body, now).await;
             posted.map_err(|error| Failure {
                 is_final: error.is_final(webhook.format),
-                retry_after: error.retry_after(),
                 reason: error.to_string(),
             })
         } else if let Some(mailer) = &self.mailer {
             mailer.send(message).await.map_err(|error| Failure {
                 is_final: error.is_final(),
-                retry_after: None,
                 reason: error.to_string(),
             })
         } else {
             Ok(())
         }
-    }
-
-    /// Decides when to try again. If another recipient has the mail, a rejection concerns only this
-    /// address. If a server rejects a mail for every recipient, the cause is probably temporary (a
-    /// relay rule, a policy), so the mail is retried.
-    async fn outcome(
-        &self,
-        leased: &Leased,
-        failure: Failure,
-        now: DateTime<Utc>,
-    ) -> DeliveryOutcome {
-        let message = &leased.message;
-        let mut is_final = failure.is_final;
-        if is_final && message.is_mail() {
-            let taken = outbox::was_taken(&self.db, message.batch.clone()).await;
-            is_final = taken.unwrap_or(false);
-        }
-        if is_final || outbox::is_old(message.created_at.and_utc(), now) {
-            return DeliveryOutcome::GivenUp(failure.reason);
-        }
-        let longest = Duration::from_secs(BACKOFF_SECONDS.1.unsigned_abs());
-        let asked = failure.retry_after.unwrap_or_default().min(longest);
-        let asked = TimeDelta::from_std(asked).unwrap_or_default();
-        let pause = backoff(leased.attempts).max(asked);
-        DeliveryOutcome::Retry(now + pause, failure.reason)
     }
 
     /// Records the outcome of a delivery. Retries for as long as the lease lasts.
@@ -256,9 +233,16 @@ impl Sender {
 pub(crate) struct Failure {
     /// Whether the target rejected the message permanently.
     is_final: bool,
-    /// The pause that the target requested.
-    retry_after: Option<Duration>,
     reason: String,
+}
+
+/// Decides when to try again.
+fn outcome(leased: &Leased, failure: Failure, now: DateTime<Utc>) -> DeliveryOutcome {
+    let is_refused = failure.is_final && leased.attempts + 1 >= REFUSALS;
+    if is_refused || outbox::is_old(leased.message.created_at.and_utc(), now) {
+        return DeliveryOutcome::GivenUp(failure.reason);
+    }
+    DeliveryOutcome::Retry(now + backoff(leased.attempts), failure.reason)
 }
 
 fn log(leased: &Leased, outcome: &DeliveryOutcome) {

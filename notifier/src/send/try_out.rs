@@ -27,45 +27,35 @@ pub async fn test_email(
     let mail = mails::test(now)?;
     let mut all_taken = true;
     for to in &recipients {
-        let one = mail_to(to, &mail, now);
-        let said = match mailer.send(&one).await {
+        let sent = mailer.send(&mail_to(to, &mail, now)).await;
+        all_taken &= sent.is_ok();
+        let said = match sent {
             Ok(()) => format!(
                 "ok     to {to}\n       the server took it; if it does not arrive, look at the server's log and the spam folder"
             ),
-            Err(error) => {
-                all_taken = false;
-                format!("FAILED to {to}: {error}\n       -> {}", error.advice())
-            }
+            Err(error) => format!("FAILED to {to}: {error}\n       -> {}", error.advice()),
         };
         say(&said);
     }
     Ok(all_taken)
 }
 
-fn settings(
-    Mailer {
-        server,
-        from,
-        limit,
-        ..
-    }: &Mailer,
-    recipients: &[String],
-) -> String {
-    let user = server.user.as_ref();
-    let login = user.map(|user| format!("as {user} (password not shown)"));
-    let login = login.unwrap_or_else(|| "none".to_owned());
+fn settings(mailer: &Mailer, recipients: &[String]) -> String {
+    let (server, from, limit) = (&mailer.server, &mailer.from, mailer.limit);
+    let (host, port, encryption) = (&server.host, server.port, server.encryption);
+    let login = match &server.user {
+        Some(user) => format!("as {user} (password not shown)"),
+        None => "none".to_owned(),
+    };
     let warning = if server.shows_password {
         "\nwarning     the password can be read on the way: use ?tls=required or smtps://"
     } else {
         ""
     };
+    let to = recipients.join(", ");
     format!(
-        "server      {}, port {}\nencryption  {}\nlogin       {login}\nfrom        {from}\nto          {}\n\
-         time limit  {limit:?}{warning}",
-        server.host,
-        server.port,
-        server.encryption,
-        recipients.join(", "),
+        "server      {host}, port {port}\nencryption  {encryption}\nlogin       {login}\nfrom        {from}\nto          {to}\n\
+         time limit  {limit:?}{warning}"
     )
 }
 
@@ -80,34 +70,30 @@ pub async fn test_webhook(
         bail!("WEBHOOK_URLS is not set, so there is no address to post to");
     }
     let now = Utc::now();
-    let mut all_took_it = true;
+    let mut all_taken = true;
     for webhook in webhooks {
         let event = Event::test(now);
         let name = &webhook.name;
         let body = event.body(webhook.format);
-        let said = match webhook.post(&event.id, &body, now).await {
+        let posted = webhook.post(&event.id, &body, now).await;
+        all_taken &= posted.is_ok();
+        let said = match posted {
             Ok(()) => format!("ok     webhook {name}"),
-            Err(error) => {
-                all_took_it = false;
-                let advice = advice(&error);
-                format!("FAILED webhook {name}: {error}\n       -> {advice}")
-            }
+            Err(error) => format!(
+                "FAILED webhook {name}: {error}\n       -> {}",
+                advice(&error)
+            ),
         };
         say(&said);
     }
-    Ok(all_took_it)
+    Ok(all_taken)
 }
 
 fn advice(error: &PostError) -> &'static str {
     match error {
-        PostError::Refused { status, .. } => match status.as_u16() {
-            300..=399 => "redirects are not followed: set the address that it leads to",
-            400 | 401 | 403 => "it may want another WEBHOOK_SECRET",
-            404 | 405 => "check the path of the address",
-            410 => "it wants no more webhooks: remove it from WEBHOOK_URLS",
-            429 => "it is asked too often",
-            _ => "its log says why",
-        },
+        PostError::Refused(_) => {
+            "its log says why: 401 or 403 often mean another WEBHOOK_SECRET, 404 another path; redirects are not followed"
+        }
         PostError::NoAnswer { step, .. } => match step {
             HttpStep::Connect => "check host and port, and whether a firewall is between",
             HttpStep::Tls => {

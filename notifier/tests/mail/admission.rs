@@ -8,7 +8,6 @@ use firstcome_shared::domain::CouponId;
 use firstcome_shared::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 
 use crate::desk::{A, Desk, SOON, text};
-use crate::mailed::repaired;
 use crate::world::{general, run};
 
 #[tokio::test]
@@ -33,48 +32,6 @@ async fn closed_and_reopened_admission_is_mailed_by_one_process_only() {
             "[firstcome] resolved: closure of admission",
         ]
     );
-}
-
-#[tokio::test]
-async fn admission_that_stays_closed_is_mailed_again_after_the_cooldown() {
-    let desk = Desk::new(A).await;
-    let daemon = desk.notifier();
-    for _ in 0..(5 * 60) {
-        daemon
-            .admission(Closed, desk.clock.turn(TimeDelta::minutes(1)))
-            .await
-            .unwrap();
-    }
-    daemon.flush(SOON).await.unwrap();
-    assert_eq!(
-        desk.subjects(A).len(),
-        2,
-        "in five hours: {:?}",
-        desk.subjects(A)
-    );
-}
-
-#[tokio::test]
-async fn repair_mail_says_how_long_admission_was_closed() {
-    let desk = Desk::new(A).await;
-    let notifier = desk.notifier();
-    let from = desk.clock.now();
-    let to = desk.clock.turn(TimeDelta::seconds(7));
-    notifier.admission(Closed, from).await.unwrap();
-    let lost = general(
-        Kind::RedisLost,
-        ActionKind::Project,
-        Outcome::Applied,
-        "lost",
-    );
-    let mut run = repaired("r1");
-    run.drops[0].findings = vec![lost];
-    run.started_at = from + TimeDelta::seconds(2);
-    run.finished_at = Some(to);
-    notifier.after_pass(&run, to).await.unwrap();
-    notifier.flush(SOON).await.unwrap();
-    let text = text(&desk.sink.mails()[0]);
-    assert!(text.contains("Claims got 503 for 7 s."), "{text}");
 }
 
 /// Reports the gate as each daemon sees it, once a second.
@@ -111,19 +68,6 @@ async fn daemon_sends_no_mail_if_others_can_still_reach_redis() {
     assert!(
         text.contains("Claims get 503 if the APIs cannot reach it either."),
         "{text}"
-    );
-}
-
-#[tokio::test]
-async fn sole_daemon_mails_within_half_a_minute_that_redis_is_unreachable() {
-    let desk = Desk::new(A).await;
-    let daemon = desk.notifier();
-    seen(&desk, 20, &[(&daemon, Open)]).await;
-    seen(&desk, 31, &[(&daemon, Unreachable)]).await;
-    daemon.flush(SOON).await.unwrap();
-    assert_eq!(
-        desk.subjects(A),
-        ["[firstcome] action needed: Redis does not answer, for 30 s"]
     );
 }
 

@@ -6,7 +6,7 @@ use firstcome_shared::report::{
     ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
 };
 
-use crate::desk::{A, B, Desk, SOON, args, parsed, text};
+use crate::desk::{A, B, Desk, SOON, parsed, text};
 use crate::world::{applied, cased, drop_report, general, left, run};
 
 pub(crate) fn repaired(id: &str) -> Run {
@@ -143,49 +143,6 @@ async fn all_mails_of_one_drift_share_a_thread_across_restarts() {
 }
 
 #[tokio::test]
-async fn resolved_alert_of_a_deleted_drop_is_mailed_once() {
-    let desk = Desk::new(A).await;
-    desk.winter_coupon().await;
-    desk.pass(&drift("r1", &[3])).await;
-    desk.run("DELETE FROM drops WHERE id = 7").await;
-    desk.run("DELETE FROM coupons WHERE id = 1").await;
-    for id in ["r2", "r3"] {
-        desk.pass(&run(id, Status::Clean, Vec::new())).await;
-    }
-    assert_eq!(
-        desk.subjects(A)[1..],
-        ["[firstcome] resolved: 1 unrepaired failed claim · coupon 1 · drop 7"]
-    );
-    assert_eq!(
-        desk.query("SELECT status FROM alerts").await,
-        [["resolved"]]
-    );
-}
-
-#[tokio::test]
-async fn broken_promise_fires_until_resolved() {
-    let desk = Desk::new(A).await;
-    desk.winter_coupon().await;
-    desk.run(
-        "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
-         VALUES (7, 'customer-00101', 1, 101, 'no slot was free', 'r1')",
-    )
-    .await;
-    desk.pass(&clean("r1")).await;
-    desk.pass(&clean("r2")).await;
-    desk.run("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)")
-        .await;
-    desk.pass(&clean("r3")).await;
-    assert_eq!(
-        desk.subjects(A),
-        [
-            "[firstcome] action needed: 1 broken promise · Winter coupon · 100 of 100 issued",
-            "[firstcome] resolved: 1 broken promise · Winter coupon · 100 of 100 issued",
-        ]
-    );
-}
-
-#[tokio::test]
 async fn frequent_repairs_are_mailed_together_and_completely() {
     let desk = Desk::new(A).await;
     for n in 0..40 {
@@ -238,16 +195,6 @@ async fn two_processes_that_see_the_same_drift_mail_it_once() {
     assert_eq!(desk.subjects(A).len(), 1);
 }
 
-#[tokio::test]
-async fn ten_thousand_findings_are_mailed_in_one_mail_within_seconds() {
-    let desk = Desk::new(A).await;
-    let slots: Vec<i64> = (1..=10_000).collect();
-    let begun = std::time::Instant::now();
-    desk.pass(&drift("r1", &slots)).await;
-    assert_eq!(desk.subjects(A).len(), 1);
-    assert!(begun.elapsed() < std::time::Duration::from_secs(10));
-}
-
 fn missed(
     expected_at: DateTime<Utc>,
     noticed_at: DateTime<Utc>,
@@ -259,24 +206,6 @@ fn missed(
         noticed_at,
         because: because.map(str::to_owned),
     }
-}
-
-#[tokio::test]
-async fn pass_delayed_by_another_pass_is_mailed_again_after_doubling_pauses() {
-    let desk = Desk::new(A).await;
-    for _ in 0..30 {
-        let now = desk.clock.turn(TimeDelta::minutes(30));
-        desk.notifier()
-            .missed_run(missed(
-                now - TimeDelta::minutes(10),
-                now,
-                Some("a pass has been running"),
-            ))
-            .await
-            .unwrap();
-    }
-    desk.notifier().flush(SOON).await.unwrap();
-    assert_eq!(desk.subjects(A).len(), 3, "in fifteen hours");
 }
 
 #[tokio::test]
@@ -349,71 +278,6 @@ async fn missed_runs_and_the_daily_digest_are_mailed() {
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
-}
-
-#[tokio::test]
-async fn without_a_mail_server_mails_wait_in_the_outbox() {
-    let desk = Desk::new(A).await;
-    let silent = desk.notifier_with(&desk.db, &args(None, A));
-    desk.after_pass(&silent, &repaired("r1")).await;
-    silent.flush(SOON).await.unwrap();
-    assert_eq!(
-        desk.query("SELECT COUNT(*), COUNT(sent_at) FROM outbox")
-            .await,
-        [["1", "0"]]
-    );
-    desk.notifier().flush(SOON).await.unwrap();
-    assert_eq!(desk.subjects(A).len(), 1);
-}
-
-#[tokio::test]
-async fn mail_server_configured_late_gets_recent_mails_and_digest_says_so() {
-    let desk = Desk::new(A).await;
-    let silent = desk.notifier_with(&desk.db, &args(None, A));
-    desk.after_pass(&silent, &repaired("r1")).await;
-    let later = desk.clock.turn(TimeDelta::days(90));
-    silent.after_pass(&drift("r2", &[3]), later).await.unwrap();
-    desk.clock.turn(TimeDelta::hours(1));
-    let notifier = desk.notifier();
-    notifier.flush(SOON).await.unwrap();
-    let subjects = desk.subjects(A);
-    assert!(
-        subjects.len() == 1 && subjects[0].contains("action needed"),
-        "{subjects:?}"
-    );
-    let now = desk.clock.turn(TimeDelta::hours(1));
-    notifier.daily_digest(now, now).await.unwrap();
-    notifier.flush(SOON).await.unwrap();
-    let text = text(&desk.sink.mails()[1]);
-    assert!(
-        text.contains("Never sent: 1 from before SMTP_URL"),
-        "{text}"
-    );
-}
-
-/// A drop that is rebuilt is told, and the totals of a mail count every drop.
-#[tokio::test]
-async fn mail_about_repairs_of_several_passes_counts_every_drop() {
-    let desk = Desk::new(A).await;
-    let late = applied(Kind::Unissued, 37, ActionKind::Issue, "no row");
-    let of = |coupon, name, drop, finding| drop_report(coupon, name, drop, vec![finding]);
-    let both = vec![
-        of(1, "Winter coupon", 7, late.clone()),
-        of(2, "Spring coupon", 8, late),
-    ];
-    desk.pass(&run("r1", Status::Repaired, both)).await;
-    let (project, done) = (ActionKind::Project, Outcome::Applied);
-    let lost = general(Kind::RedisLost, project, done, "lost");
-    desk.clock.turn(TimeDelta::minutes(1));
-    let lost = vec![of(1, "Winter coupon", 7, lost)];
-    desk.pass(&run("r2", Status::Repaired, lost)).await;
-    assert_eq!(
-        desk.subjects(A),
-        [
-            "[firstcome] repaired: 2 drops of 2 coupons · 2 issued late",
-            "[firstcome] repaired: Redis lost data · Winter coupon · 100 of 100 issued · written to Redis again",
-        ]
-    );
 }
 
 /// The next run ends the alert about a late one, a deep one only a deep one.

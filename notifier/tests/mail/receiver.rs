@@ -26,7 +26,6 @@ pub(crate) enum CannedReply {
     /// Never replies.
     Silent,
     Redirect(String),
-    RetryAfter(u16, u64),
     /// Replies with 404 and the path, as many servers do.
     Echo,
     /// Replies with a status and a body that never ends.
@@ -170,9 +169,6 @@ async fn answer(State(state): State<Arc<Desired>>, request: Request) -> Response
         CannedReply::Silent => std::future::pending().await,
         CannedReply::Redirect(to) => {
             (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response()
-        }
-        CannedReply::RetryAfter(code, seconds) => {
-            (status(code), [("retry-after", seconds.to_string())]).into_response()
         }
         CannedReply::Endless(code) => {
             let beginning = stream::once(async { Ok::<_, std::io::Error>("no end") });

@@ -1,11 +1,9 @@
 //! The daemon of `attach`: the schedules, lock, record, alerts and mails of the reconciler, around
 //! the passes of a file.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use chrono::TimeDelta;
 use firstcome_shared::config::wait_for;
 use firstcome_shared::http::{Limits, health, serve};
 use firstcome_shared::mysql::{DbError, migrations};
@@ -32,13 +30,14 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let listener = TcpListener::bind(args.listen_addr).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", args.listen_addr))?;
     let notifier = Notifier::new(ours.db.clone(), &args.notify, &args.webhooks)?;
+    let notifier = notifier.of_attached(args.file.display().to_string());
     notifier.announce();
     let is_away = |error: &DbError| !matches!(error, DbError::Refused(_));
     wait_for("MySQL", PATIENCE, &stop, is_away, async || {
         ours.db.ping().await
     })
     .await?;
-    migrations::check(&ours.settings)
+    migrations::migrate(&ours.settings)
         .await
         .context("DATABASE_URL")?;
     let has_coupons = !ours.db.catalogue().await?.is_empty();
@@ -59,8 +58,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         ),
         (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
     ];
-    let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
-    let schedules = start::schedules(&ours.db, &crons, tolerance).await??;
+    let schedules = start::schedules(&ours.db, &crons).await??;
     let tasks = TaskTracker::new();
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
     let db = ours.db.clone();
@@ -69,10 +67,10 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         async move { db.ping().await.map_err(|error| error.to_string()) }
     };
     let checks = vec![("mysql", health::check(mysql))];
-    let render = Arc::new(move || metrics.render());
-    let routes = health::routes_with(checks, Vec::new(), render);
+    let routes = health::routes_without_metrics(checks, Vec::new());
+    let routes = routes.merge(health::metrics_route(metrics));
     println!("listening on http://{}", listener.local_addr()?);
-    tasks.spawn(serve(listener, routes, Limits::DEFAULT, stop.clone()));
+    tasks.spawn(serve(listener, routes, Limits::FOR_MACHINES, stop.clone()));
     let worker = Worker::Attached(attached);
     let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
     let by_schedule = BySchedule::new(ours.db, passes, notifier, schedules);

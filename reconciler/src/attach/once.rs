@@ -21,7 +21,7 @@ use crate::run::new_run_id;
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let attached = Attached::new(&args)?;
     if let Some(ours) = &attached.ours {
-        migrations::check(&ours.settings)
+        migrations::migrate(&ours.settings)
             .await
             .context("DATABASE_URL")?;
     }
@@ -55,7 +55,11 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         ..PassRequest::new(Trigger::Cli)
     };
     let run = attached.pass(&request, &new_run_id(), &stop).await?;
-    let notifier = |db| Notifier::new(db, &args.notify, &args.webhooks);
+    let name = args.file.display().to_string();
+    let notifier = |db| {
+        let notifier = Notifier::new(db, &args.notify, &args.webhooks);
+        notifier.map(|it| it.of_attached(name))
+    };
     let notifier = attached.ours.map(|ours| notifier(ours.db)).transpose()?;
     let code = tell(notifier.as_ref(), &run, args.json, args.full_ids).await?;
     let is_compared = run.findings.iter().all(|it| it.kind != Kind::Stalled);

@@ -60,7 +60,7 @@ impl Attached {
         };
         let ended = match record::begin(&ours.db, &run, request).await {
             Ok(()) => {
-                self.progress.begin(run_id);
+                self.current.begin(run_id);
                 crash_point(Point::RunBegun);
                 pass(lane.working.clone()).run(&mut run).await
             }

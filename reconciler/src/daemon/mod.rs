@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::http::starting;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::announce;
 use futures_util::future::select_all;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, oneshot, watch as watched};
+use tokio::sync::{Notify, oneshot, watch as watched};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -30,16 +30,13 @@ use crate::context::{PassError, PassRequest};
 use crate::http::{Front, Pages};
 use crate::jobs;
 use crate::notify::{MissedRun, Notifier};
-use crate::passes::{NotStarted, PassResult, Passes, Worker};
+use crate::passes::{PassResult, Passes, Worker};
 use crate::report::{Status, Trigger};
-use crate::run::{Reconciler, UrgentJob, UrgentLane};
+use crate::run::Reconciler;
 use crate::stores::Stores;
 
 /// Maximum wait for a pass, a mail and open requests at shutdown.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
-
-/// Jobs of the urgent lane that wait: one of a sweep, and some of the watch.
-const URGENT_JOBS: usize = 4;
 
 /// Runs until stopped. Listens and sends mails from the beginning. Passes start once the stores are
 /// available.
@@ -63,7 +60,6 @@ pub async fn run(
         .public_url
         .get_or_insert_with(|| format!("http://{}", reachable(address)));
     let notifier = Notifier::new(stores.db.clone(), &notify, &args.webhooks)?;
-    let notifier = notifier.of_managed_redis(stores.redis.is_managed());
     notifier.announce();
     tracing::info!(%address, "starting");
     let daemon = Daemon {
@@ -76,13 +72,10 @@ pub async fn run(
     let ended = Box::pin(daemon.run(socket, metrics, pages)).await;
     daemon.stop.cancel();
     daemon.tasks.close();
-    if tokio::time::timeout(GRACE, daemon.tasks.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            "something was still under way after {GRACE:?} and is cut; the next pass mends what it left"
-        );
+    let all_ended = tokio::time::timeout(GRACE, daemon.tasks.wait()).await;
+    if all_ended.is_err() {
+        let what = "something was still under way and is cut; the next pass mends what it left";
+        tracing::warn!(after = ?GRACE, what);
     }
     ended
 }
@@ -104,37 +97,27 @@ impl Daemon {
         pages: Option<Pages>,
     ) -> anyhow::Result<()> {
         let (args, stores, stop) = (&self.args, &self.stores, &self.stop);
-        self.tasks
-            .spawn(self.notifier.clone().run_sender(stop.clone()));
+        let stopped = || self.stop.clone();
+        let sender = self.notifier.clone().run_sender(stopped());
+        self.tasks.spawn(sender);
         // Put the deep pass first, since it includes the normal one.
         let crons = [
-            (ScheduledJob::Deep, args.schedules.deep_cron.as_str()),
-            (
-                ScheduledJob::Reconcile,
-                args.schedules.reconcile_cron.as_str(),
-            ),
-            (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
+            (ScheduledJob::Deep, &*args.schedules.deep_cron),
+            (ScheduledJob::Reconcile, &*args.schedules.reconcile_cron),
+            (ScheduledJob::Digest, &*args.schedules.digest_cron),
         ];
-        let tolerance = TimeDelta::seconds(i64::from(args.schedules.missed_after_seconds));
         let token = args.http.token()?;
-        let waiting = start::wait_for_stores(stores, &self.notifier, &crons, tolerance, stop);
-        let listening = vec![socket.try_clone()?];
-        let waiting = starting::answer_during(listening, args.http.limits(), waiting);
+        let limits = args.http.limits();
+        let waiting = start::wait_for_stores(stores, &self.notifier, &crons, stop);
+        let waiting = starting::answer_during(vec![socket.try_clone()?], limits, waiting);
         let Some(schedules) = Box::pin(waiting).await?? else {
             return Ok(());
         };
-        announce(stores.db.clone(), stores.process(), stop.clone()).await;
-        let (sender, urgent_jobs) = mpsc::channel(URGENT_JOBS);
-        let lane = UrgentLane::Daemon(sender.clone());
-        let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings(), lane);
-        let passes = Passes::new(
-            Worker::Own(reconciler.clone()),
-            self.notifier.clone(),
-            self.tasks.clone(),
-            stop.clone(),
-        );
-        let listener = TcpListener::from_std(socket)?;
-        let address = listener.local_addr()?;
+        announce(stores.db.clone(), stores.process(), stopped()).await;
+        let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
+        let (notifier, tasks) = (self.notifier.clone(), self.tasks.clone());
+        let worker = Worker::Own(reconciler.clone());
+        let passes = Passes::new(worker, notifier, tasks, stopped());
         let front = Front {
             stores: stores.clone(),
             passes: passes.clone(),
@@ -144,49 +127,34 @@ impl Daemon {
             metrics,
         };
         let router = crate::http::router(front, pages)?;
-        let limits = args.http.limits();
-        self.tasks.spawn(firstcome_shared::http::serve(
-            listener,
-            router,
-            limits,
-            stop.clone(),
-        ));
-        let tasks = self.beside_passes(reconciler, sender, urgent_jobs);
+        let listener = TcpListener::from_std(socket)?;
+        let address = listener.local_addr()?;
+        let serve = firstcome_shared::http::serve(listener, router, limits, stopped());
+        self.tasks.spawn(serve);
+        let tasks = self.beside_passes(reconciler);
         println!("listening on http://{address}");
-        let by_schedule =
-            BySchedule::new(stores.db.clone(), passes, self.notifier.clone(), schedules);
+        let (db, notifier) = (stores.db.clone(), self.notifier.clone());
+        let by_schedule = BySchedule::new(db, passes, notifier, schedules);
         tokio::select! {
             biased;
-            ended = by_schedule.run(&crons, stop.clone()) => ended,
+            ended = by_schedule.run(&crons, stopped()) => ended,
             ended = first_ended(tasks) => ended,
         }
     }
 
-    /// Starts the urgent lane, the watch that feeds it, and the jobs.
-    fn beside_passes(
-        &self,
-        reconciler: Reconciler,
-        sender: mpsc::Sender<UrgentJob>,
-        urgent_jobs: mpsc::Receiver<UrgentJob>,
-    ) -> Vec<JoinHandle<()>> {
+    /// Starts the watch, which reopens coupons, and the jobs.
+    fn beside_passes(&self, reconciler: Reconciler) -> Vec<JoinHandle<()>> {
         let stop = || self.stop.clone();
+        let notifier = self.notifier.clone();
         let gate = watched::Sender::new(None);
-        let in_hand = watch::InHand::default();
-        let (seen, notifier) = (gate.subscribe(), self.notifier.clone());
-        let admission = notifier.clone().watch_admission(seen, stop());
-        let jobs = jobs::run(
-            self.stores.clone(),
-            self.args.reconcile.settings(),
-            reconciler.notes.clone(),
-            stop(),
-        );
-        let lane = watch::urgent_lane(reconciler, notifier, urgent_jobs, in_hand.clone(), stop());
-        let watch = watch::watch(self.stores.clone(), sender, in_hand, gate, stop());
+        let admission = notifier.clone().watch_admission(gate.subscribe(), stop());
+        let (settings, notes) = (self.args.reconcile.settings(), reconciler.notes.clone());
+        let jobs = jobs::run(self.stores.clone(), settings, notes, stop());
+        let watch = watch::watch(reconciler, notifier, gate, stop());
         let tasks = &self.tasks;
         vec![
             tasks.spawn(admission),
             tasks.spawn(jobs),
-            tasks.spawn(lane),
             tasks.spawn(watch),
         ]
     }
@@ -261,7 +229,10 @@ impl BySchedule {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.judge(Utc::now()).await;
+            let now = Utc::now();
+            for at in 0..self.schedules.len() {
+                self.judge(at, now).await;
+            }
             tokio::select! {
                 () = stop.cancelled() => break,
                 result = pass_ended(&mut self.under_way) => {
@@ -273,65 +244,62 @@ impl BySchedule {
                 _ = ticks.tick() => {}
             }
         }
-        scheduler
-            .shutdown()
-            .await
-            .context("the scheduler did not stop")
+        let stopped = scheduler.shutdown().await;
+        stopped.context("the scheduler did not stop")
     }
 
-    /// Reports late runs by mail, and starts due ones.
-    async fn judge(&mut self, now: DateTime<Utc>) {
-        for at in 0..self.schedules.len() {
-            self.schedules[at].note_clock(now);
-            let is_late = self.schedules[at].missed_since(now).is_some();
-            // While this process runs a pass, no other process can run one, and the end of that
-            // pass is recorded separately.
-            if self.under_way.is_none() && (is_late || self.schedules[at].due_since(now).is_some())
-            {
-                self.recall(at, now).await;
+    /// Reports a late run by mail, and starts a due one.
+    async fn judge(&mut self, at: usize, now: DateTime<Utc>) {
+        let schedule = &mut self.schedules[at];
+        let event = schedule.event;
+        schedule.note_clock(now);
+        let is_due = schedule.missed_since(now).is_some() || schedule.due_since(now).is_some();
+        // Another process may have completed the run, and exports the remaining drift then. While
+        // this process runs a pass, no other can.
+        if self.under_way.is_none()
+            && is_due
+            && schedule.recall(&self.db, now).await
+            && event != ScheduledJob::Digest
+        {
+            crate::metrics::drift(None, event == ScheduledJob::Deep);
+        }
+        self.mail_missed(at, now).await;
+        let is_first = self.trigger == Trigger::Startup && event == ScheduledJob::Reconcile;
+        match self.schedules[at].due_since(now) {
+            Some(due) if event == ScheduledJob::Digest => {
+                let attempt = match self.notifier.daily_digest(due, now).await {
+                    Ok(()) => RunAttempt::Ran,
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        tracing::warn!(error, "the daily digest could not be prepared yet");
+                        RunAttempt::Failed(error)
+                    }
+                };
+                self.schedules[at].note(attempt, now, now);
             }
-            self.mail_missed(at, now).await;
-            let is_first = self.trigger == Trigger::Startup
-                && self.schedules[at].event == ScheduledJob::Reconcile;
-            match self.schedules[at].due_since(now) {
-                Some(due) if self.schedules[at].event == ScheduledJob::Digest => {
-                    self.digest(at, due, now).await;
-                }
-                due if due.is_some() || is_first => self.begin(at, now),
-                _ => {}
-            }
+            due if due.is_some() || is_first => self.begin(event, now),
+            _ => {}
         }
     }
 
-    fn begin(&mut self, at: usize, began: DateTime<Utc>) {
+    /// Starts a pass, unless one is running: then it stays due.
+    fn begin(&mut self, event: ScheduledJob, began: DateTime<Utc>) {
         if self.under_way.is_some() {
             return;
         }
-        let event = self.schedules[at].event;
         let request = PassRequest {
             deep: event == ScheduledJob::Deep,
             counts_for: event.counts_for(),
             ..PassRequest::new(self.trigger)
         };
-        match self.passes.start(request) {
-            Ok((run_id, answer)) => {
-                tracing::debug!(run_id, schedule = event.setting(), "pass begins");
-                self.trigger = Trigger::Cron;
-                self.under_way = Some(UnderWay {
-                    event,
-                    began,
-                    answer,
-                });
-            }
-            // The run stays due.
-            Err(NotStarted::Running(running)) => {
-                tracing::trace!(
-                    running,
-                    schedule = event.setting(),
-                    "a pass is running already"
-                );
-            }
-            Err(NotStarted::Stopping) => {}
+        if let Ok((run_id, answer)) = self.passes.start(request) {
+            tracing::debug!(run_id, schedule = event.setting(), "pass begins");
+            self.trigger = Trigger::Cron;
+            self.under_way = Some(UnderWay {
+                event,
+                began,
+                answer,
+            });
         }
     }
 
@@ -351,87 +319,42 @@ impl BySchedule {
             Some(Err(PassError::Busy)) | None => RunAttempt::Busy,
             Some(Err(error)) => RunAttempt::Failed(error.to_string()),
         };
-        if attempt == RunAttempt::Busy {
-            self.note_holder(event).await;
-        }
         for at in 0..self.schedules.len() {
             let own = self.schedules[at].event;
             let counts = event.counts_for().contains(&own.state_name());
-            if attempt == RunAttempt::Ran && counts {
+            let has_run = attempt == RunAttempt::Ran && counts;
+            if has_run {
                 // It may have ended late before anybody noticed: the process was suspended.
                 self.mail_missed(at, now).await;
             }
-            if own == event || attempt == RunAttempt::Ran && counts {
+            if own == event || has_run {
                 self.schedules[at].note(attempt.clone(), began, now);
             }
         }
-    }
-
-    /// Checks whether another process has completed the run. If so, that process exports the
-    /// remaining drift.
-    async fn recall(&mut self, at: usize, now: DateTime<Utc>) {
-        let schedule = &mut self.schedules[at];
-        if schedule.recall(&self.db, now).await.is_some() && schedule.event != ScheduledJob::Digest
-        {
-            crate::metrics::drift(None, schedule.event == ScheduledJob::Deep);
-        }
-    }
-
-    /// Records the holder of the pass lock for the log and, if this persists, for the mail.
-    async fn note_holder(&mut self, event: ScheduledJob) {
-        let because = match self.db.pass_holder().await {
-            Ok(Some(holder)) => holder.to_string(),
-            // The lock was just released, or MySQL is unavailable. The next attempt shows which.
-            Ok(None) | Err(_) => return,
-        };
-        let Some(schedule) = self.schedules.iter_mut().find(|s| s.event == event) else {
-            return;
-        };
-        if schedule.because.as_ref() != Some(&because) {
-            tracing::info!(schedule = event.setting(), "the pass must wait: {because}");
-        }
-        schedule.because = Some(because);
     }
 
     async fn mail_missed(&mut self, at: usize, now: DateTime<Utc>) {
         let Some(due) = self.schedules[at].unmailed(now) else {
             return;
         };
-        self.note_holder(self.schedules[at].event).await;
+        // The lock was just released, or MySQL is unavailable: the next attempt shows which.
+        let holder = self.db.pass_holder().await.ok().flatten();
         let schedule = &mut self.schedules[at];
-        let setting = schedule.event.setting();
+        let holder = holder.map(|holder| holder.to_string());
         let missed = MissedRun {
-            schedule: setting.to_owned(),
+            schedule: schedule.event.setting().to_owned(),
             expected_at: due,
             noticed_at: now,
-            because: schedule.because.clone(),
+            because: holder.or_else(|| schedule.because.clone()),
         };
-        match self.notifier.missed_run(missed.clone()).await {
-            Ok(()) => {
-                tracing::warn!(schedule = setting, due = %due.to_rfc3339(), because = missed.because, "a scheduled run is late");
-                schedule.is_mailed = true;
-            }
+        tracing::warn!(?missed, "a scheduled run is late");
+        match self.notifier.missed_run(missed).await {
+            Ok(()) => schedule.is_mailed = true,
             Err(error) => {
-                tracing::debug!(
-                    error = format!("{error:#}"),
-                    "the mail about a late run is not in the outbox yet"
-                );
+                let error = format!("{error:#}");
+                tracing::debug!(error, "the mail about a late run is not in the outbox yet");
             }
         }
-    }
-
-    async fn digest(&mut self, at: usize, due: DateTime<Utc>, now: DateTime<Utc>) {
-        let attempt = match self.notifier.daily_digest(due, now).await {
-            Ok(()) => RunAttempt::Ran,
-            Err(error) => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "the daily digest could not be prepared yet"
-                );
-                RunAttempt::Failed(error.to_string())
-            }
-        };
-        self.schedules[at].note(attempt, now, now);
     }
 }
 

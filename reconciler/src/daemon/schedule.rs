@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::tuning::Tuning;
 use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler};
 
@@ -118,17 +119,12 @@ pub struct CronSchedule {
 
 impl CronSchedule {
     /// Creates a schedule whose run last ended at `last`.
-    pub fn new(
-        event: ScheduledJob,
-        text: &str,
-        last: DateTime<Utc>,
-        tolerance: TimeDelta,
-    ) -> anyhow::Result<Self> {
+    pub fn new(event: ScheduledJob, text: &str, last: DateTime<Utc>) -> anyhow::Result<Self> {
         let cron = parse(text).with_context(|| format!("{} cannot be read", event.setting()))?;
         Ok(Self {
             event,
             cron,
-            tolerance,
+            tolerance: TimeDelta::seconds(Tuning::MissedAfterSeconds.or(300)),
             last,
             failed_from: None,
             retry_at: None,
@@ -176,18 +172,13 @@ impl CronSchedule {
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Returns the end time of the run if another process completed it. Ignores times in the
-    /// future, which come from a wrong clock.
-    pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        match record::recall(db, self.event.state_name()).await {
-            Ok(made) => made
-                .filter(|at| *at <= now && *at > self.last)
-                .inspect(|at| self.ran(*at)),
-            Err(error) => {
-                tracing::debug!(%error, schedule = self.event.setting(), "the time of the last run cannot be read");
-                None
-            }
-        }
+    /// Whether another process has completed the run. Ignores times in the future, which come from
+    /// a wrong clock.
+    pub(super) async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> bool {
+        let made = record::recall(db, self.event.state_name()).await;
+        let made = made.ok().flatten();
+        let made = made.filter(|at| *at <= now && *at > self.last);
+        made.inspect(|at| self.ran(*at)).is_some()
     }
 
     /// Records the end of a run.
@@ -243,11 +234,15 @@ mod tests {
     }
 
     fn schedule(text: &str, event: ScheduledJob, last: &str) -> CronSchedule {
-        CronSchedule::new(event, text, at(last), TimeDelta::minutes(5)).unwrap()
+        CronSchedule::new(event, text, at(last)).unwrap()
     }
 
     fn deep() -> CronSchedule {
         schedule("0 0 3 * * *", ScheduledJob::Deep, "2026-01-01T03:00:05Z")
+    }
+
+    fn frequent(last: &str) -> CronSchedule {
+        schedule("*/10 * * * * *", ScheduledJob::Reconcile, last)
     }
 
     #[test]
@@ -259,54 +254,49 @@ mod tests {
     }
 
     #[test]
-    fn run_is_missed_when_it_is_later_than_tolerated() {
-        let missed = |now| deep().missed_since(at(now));
-        assert_eq!(missed("2026-01-01T23:00:00Z"), None);
-        assert_eq!(missed("2026-01-02T03:04:00Z"), None);
-        assert_eq!(
-            missed("2026-01-02T03:06:00Z"),
-            Some(at("2026-01-02T03:00:00Z"))
-        );
-        assert_eq!(
-            missed("2026-01-09T00:00:00Z"),
-            Some(at("2026-01-02T03:00:00Z")),
-            "since the first one"
-        );
+    fn run_is_missed_when_it_is_later_than_tolerated_and_mailed_once() {
+        let due = Some(at("2026-01-02T03:00:00Z"));
+        let mut schedule = deep();
+        for (now, expected) in [
+            ("2026-01-01T23:00:00Z", None),
+            ("2026-01-02T03:04:00Z", None),
+            ("2026-01-02T03:06:00Z", due),
+            ("2026-01-09T00:00:00Z", due),
+        ] {
+            assert_eq!(schedule.missed_since(at(now)), expected, "{now}");
+        }
+        let ended = at("2026-01-02T03:06:00Z");
+        assert_eq!(schedule.unmailed(ended), due);
+        schedule.is_mailed = true;
+        assert_eq!(schedule.unmailed(ended), None);
+        schedule.note(RunAttempt::Ran, ended, ended);
+        assert_eq!(schedule.unmailed(ended), None, "it has run");
+        let next = schedule.unmailed(at("2026-01-03T03:06:00Z"));
+        assert!(next.is_some(), "the next one");
     }
 
     /// The daily deep pass is due at 03:00 while an operator's pass holds the lock.
     #[test]
     fn run_that_could_not_start_or_failed_stays_due() {
         let mut schedule = deep();
-        let due = Some(at("2026-01-02T03:00:00Z"));
         let first = at("2026-01-02T03:00:00Z");
-        assert_eq!(
-            (
-                schedule.due_since(at("2026-01-02T02:59:59Z")),
-                schedule.due_since(first)
-            ),
-            (None, due)
-        );
+        let due = Some(first);
+        let second = TimeDelta::seconds(1);
+        assert_eq!(schedule.due_since(first - second), None);
         for n in 0..100 {
-            let tried = first + TimeDelta::seconds(5 * n);
+            let tried = first + second * (5 * n);
             assert_eq!(schedule.due_since(tried), due, "attempt {n}");
             schedule.note(RunAttempt::Busy, tried, tried);
-            assert_eq!(
-                schedule.due_since(tried + TimeDelta::seconds(4)),
-                None,
-                "not at once again"
-            );
+            let at_once = schedule.due_since(tried + second * 4);
+            assert_eq!(at_once, None, "not at once again");
         }
-        assert_eq!(schedule.missed_since(at("2026-01-02T03:08:20Z")), due);
         let tried = at("2026-01-02T03:10:00Z");
+        assert_eq!(schedule.missed_since(tried), due);
         schedule.note(RunAttempt::Failed("MySQL is away".into()), tried, tried);
-        assert_eq!(schedule.due_since(tried + TimeDelta::seconds(29)), None);
-        assert_eq!(schedule.due_since(tried + TimeDelta::seconds(30)), due);
-        assert_eq!(
-            schedule.missed_since(tried),
-            due,
-            "no other mail says that it is lost"
-        );
+        assert_eq!(schedule.due_since(tried + second * 29), None);
+        assert_eq!(schedule.due_since(tried + second * 30), due);
+        let missed = schedule.missed_since(tried);
+        assert_eq!(missed, due, "no other mail says that it is lost");
         schedule.note(RunAttempt::Ran, tried, at("2026-01-02T03:20:00Z"));
         assert_eq!(schedule.due_since(at("2026-01-03T02:59:59Z")), None);
         assert_eq!(schedule.missed_since(at("2026-01-02T23:00:00Z")), None);
@@ -314,56 +304,24 @@ mod tests {
 
     #[test]
     fn frequent_pass_is_late_if_it_hangs_but_not_if_it_fails() {
-        let mut schedule = schedule(
-            "*/10 * * * * *",
-            ScheduledJob::Reconcile,
-            "2026-01-01T03:00:00Z",
-        );
+        let mut schedule = frequent("2026-01-01T03:00:00Z");
         let tried = at("2026-01-01T04:00:00Z");
         schedule.note(RunAttempt::Failed("Redis is away".into()), tried, tried);
         assert_eq!(schedule.missed_since(tried + TimeDelta::minutes(1)), None);
-        assert!(
-            schedule
-                .missed_since(tried + TimeDelta::minutes(6))
-                .is_some()
-        );
-        assert!(
-            schedule.due_since(tried + TimeDelta::seconds(10)).is_some(),
-            "its own next time is sooner"
-        );
-    }
-
-    #[test]
-    fn late_run_is_mailed_once() {
-        let mut schedule = deep();
-        let due = at("2026-01-02T03:00:00Z");
-        let ended = at("2026-01-02T03:06:00Z");
-        assert_eq!(schedule.unmailed(ended), Some(due));
-        schedule.is_mailed = true;
-        assert_eq!(schedule.unmailed(ended), None);
-        schedule.note(RunAttempt::Ran, due, ended);
-        assert_eq!(schedule.unmailed(ended), None, "it has run");
-        assert!(
-            schedule.unmailed(at("2026-01-03T03:06:00Z")).is_some(),
-            "the next one"
-        );
+        let hangs = schedule.missed_since(tried + TimeDelta::minutes(6));
+        assert!(hangs.is_some());
+        let next = schedule.due_since(tried + TimeDelta::seconds(10));
+        assert!(next.is_some(), "its own next time is sooner");
     }
 
     #[test]
     fn clock_that_is_set_back_does_not_stop_schedules() {
-        let mut schedule = schedule(
-            "*/30 * * * * *",
-            ScheduledJob::Reconcile,
-            "2026-01-01T05:00:00Z",
-        );
-        schedule.note(
-            RunAttempt::Busy,
-            at("2026-01-01T05:00:00Z"),
-            at("2026-01-01T05:00:00Z"),
-        );
+        let mut schedule = frequent("2026-01-01T05:00:00Z");
+        let ahead = at("2026-01-01T05:00:00Z");
+        schedule.note(RunAttempt::Busy, ahead, ahead);
         let now = at("2026-01-01T03:00:00Z");
         schedule.note_clock(now);
-        assert_eq!(schedule.due_since(now + TimeDelta::seconds(29)), None);
-        assert!(schedule.due_since(now + TimeDelta::seconds(30)).is_some());
+        assert_eq!(schedule.due_since(now + TimeDelta::seconds(9)), None);
+        assert!(schedule.due_since(now + TimeDelta::seconds(10)).is_some());
     }
 }

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use firstcome_shared::config::StartError;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::schedule::time_zone;
@@ -35,17 +34,16 @@ pub(super) async fn wait_for_stores(
     all: &Stores,
     notifier: &Notifier,
     crons: &[(ScheduledJob, &str)],
-    tolerance: TimeDelta,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
     time_zone::warn_if_old();
-    let mut said = String::new();
+    let mut missing = String::new();
     let mut failed: Option<Run> = None;
     let mut other = OtherDaemon::default();
     loop {
         let next = Instant::now() + ATTEMPT;
         let (cause, store, reason) = match stores::check(all, ATTEMPT, stop).await {
-            Ok(()) => match schedules(&all.db, crons, tolerance).await? {
+            Ok(()) => match schedules(&all.db, crons).await? {
                 Ok(schedules) => return Ok(Some(schedules)),
                 Err(error) => (FailureCause::Mysql, "MySQL".to_owned(), error.to_string()),
             },
@@ -53,21 +51,19 @@ pub(super) async fn wait_for_stores(
             Err((cause, StartError::Missing { store, reason, .. })) => (cause, store, reason),
             Err((_, refused @ StartError::Refused(_))) => return Err(refused.into()),
         };
-        if said != store {
+        if missing != store {
             tracing::warn!(reason, "waiting for {store}; passes begin once it answers");
-            said = store;
+            missing = store;
         }
         // If another daemon works, either only this one cannot reach the store, or the other one
         // reports the problem.
         let note = notifier.last_note().await.ok().flatten();
         if !other.works(note, Instant::now()) {
             // All attempts without this store are one run.
-            let run = failed
-                .take()
-                .filter(|run| run.cause() == Some(cause))
-                .unwrap_or_else(|| cannot_begin(cause, reason));
+            let run = failed.take().filter(|run| run.cause() == Some(cause));
+            let run = run.unwrap_or_else(|| cannot_begin(cause, reason));
             if let Err(error) = record::finished(&all.db, &run, false, true).await {
-                tracing::debug!(run_id = run.run_id, %error, "the run is not recorded yet");
+                tracing::debug!(%error, "the run is not recorded yet");
             }
             mail(notifier, &run).await;
             failed = Some(run);
@@ -85,12 +81,11 @@ pub(super) async fn wait_for_stores(
 pub(crate) async fn schedules(
     db: &Db,
     crons: &[(ScheduledJob, &str)],
-    tolerance: TimeDelta,
 ) -> anyhow::Result<Result<Vec<CronSchedule>, DbError>> {
     let mut schedules = Vec::with_capacity(crons.len());
     for (event, text) in crons {
         match CronSchedule::last_run(db, *event).await {
-            Ok(last) => schedules.push(CronSchedule::new(*event, text, last, tolerance)?),
+            Ok(last) => schedules.push(CronSchedule::new(*event, text, last)?),
             Err(error) => return Ok(Err(error)),
         }
     }

@@ -17,8 +17,10 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
-use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -26,8 +28,8 @@ use crate::gate::close_in_redis;
 use crate::notify::{Notifier, SeenGate};
 use crate::passes::ended;
 use crate::record;
-use crate::report::{Finding, Outcome, Run};
-use crate::run::{self, Reconciler, UrgentJob, Wanted, new_run_id};
+use crate::report::{Finding, Outcome};
+use crate::run::{self, Reconciler, Wanted};
 use crate::stores::Stores;
 use crate::urgent::{AFTER_FAILURE, is_left_closed};
 
@@ -50,35 +52,24 @@ type Catalogue = Arc<Vec<(Coupon, Vec<Drop>)>>;
 /// its stores must not count as one that sees open coupons.
 pub(super) type SeenAdmission = Option<SeenGate>;
 
-/// What the watch shares with the urgent lane.
-#[derive(Clone, Default)]
-pub(super) struct InHand(Arc<Mutex<HashMap<CouponId, Option<Instant>>>>);
-
-impl InHand {
-    /// Whether the lane works on a coupon, or has failed with it a moment ago.
-    fn is_busy(&self, coupon: CouponId) -> bool {
-        match self.0.lock().get(&coupon) {
-            None => false,
-            Some(None) => true,
-            Some(Some(until)) => Instant::now() < *until,
-        }
-    }
-}
-
-/// Watches until `stop`.
+/// Watches until `stop`, and reopens coupons.
 pub(super) async fn watch(
-    stores: Stores,
-    jobs: mpsc::Sender<UrgentJob>,
-    in_hand: InHand,
+    reconciler: Reconciler,
+    notifier: Notifier,
     gate: watch::Sender<SeenAdmission>,
     stop: CancellationToken,
 ) {
+    let stores = reconciler.stores.clone();
     let catalogue = watch::Sender::new(None);
+    let lane = Reopening {
+        reconciler,
+        notifier,
+        last: Vec::new(),
+    };
     tokio::select! {
-        () = stop.cancelled() => {}
         // Concurrently, because MySQL may hang while Redis loses data.
         () = list(&stores.db, &catalogue) => {}
-        () = look(&stores, &catalogue, &jobs, &in_hand, &gate) => {}
+        () = look(&stores, &catalogue, lane, &gate, &stop) => {}
     }
 }
 
@@ -96,49 +87,62 @@ async fn list(db: &Db, catalogue: &watch::Sender<Option<Catalogue>>) {
 async fn look(
     stores: &Stores,
     catalogue: &watch::Sender<Option<Catalogue>>,
-    jobs: &mpsc::Sender<UrgentJob>,
-    in_hand: &InHand,
+    lane: Reopening,
     gate: &watch::Sender<SeenAdmission>,
+    stop: &CancellationToken,
 ) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = Known::default();
+    let mut idle = Some(lane);
+    let mut working = FuturesUnordered::<JoinHandle<(Reopening, Vec<CouponId>)>>::new();
+    // Coupons that were left closed, until when they are left alone.
+    let mut later: HashMap<CouponId, Instant> = HashMap::new();
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(ended) = working.next() => {
+                let (lane, left) = unwound(ended);
+                let until = Instant::now() + AFTER_FAILURE;
+                later.extend(left.into_iter().map(|coupon| (coupon, until)));
+                idle = Some(lane);
+                continue;
+            }
+            _ = ticks.tick() => {}
+        }
         let Some(coupons) = catalogue.borrow().clone() else {
             continue;
         };
-        let looked = known.look(stores, &coupons).await;
-        let Ok((mut wanted, is_open)) = looked else {
-            gate.send_replace(Some(SeenGate::Unreachable));
+        let (mut wanted, seen) = match known.look(stores, &coupons).await {
+            Ok((wanted, true)) => (wanted, SeenGate::Open),
+            Ok((wanted, false)) => (wanted, SeenGate::Closed),
+            Err(_) => (Wanted::new(), SeenGate::Unreachable),
+        };
+        gate.send_replace(Some(seen));
+        let Some(lane) = idle.take() else {
             continue;
         };
-        gate.send_replace(Some(if is_open {
-            SeenGate::Open
-        } else {
-            SeenGate::Closed
-        }));
         // Operators' changes that let users on a waiting list move up.
         let woken = stores.redis.take_woken().await.unwrap_or_default();
         wanted.extend(woken.into_iter().map(|coupon| (coupon, None)));
-        wanted.retain(|coupon, _| !in_hand.is_busy(*coupon));
+        later.retain(|_, until| Instant::now() < *until);
+        wanted.retain(|coupon, _| !later.contains_key(coupon));
         if wanted.is_empty() {
-            continue;
-        }
-        let coupons = wanted.keys().copied().collect::<Vec<_>>();
-        let (answer, _) = oneshot::channel();
-        let job = UrgentJob {
-            wanted,
-            asked_by: None,
-            answer,
-        };
-        if jobs.try_send(job).is_ok() {
-            in_hand
-                .0
-                .lock()
-                .extend(coupons.into_iter().map(|coupon| (coupon, None)));
+            idle = Some(lane);
+        } else {
+            working.push(tokio::spawn(lane.reopen(wanted, stop.clone())));
         }
     }
+    // It ends between two repairs.
+    while let Some(ended) = working.next().await {
+        drop(unwound(ended));
+    }
+}
+
+/// Returns the result of a task, or goes on with its panic: without its urgent lane, the daemon has
+/// to be started again.
+fn unwound<T>(ended: Result<T, JoinError>) -> T {
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// What the watch remembers of the looks before.
@@ -159,33 +163,29 @@ impl Known {
     ) -> Result<(Wanted, bool), RedisError> {
         let redis = &stores.redis;
         let servers = redis.servers().await?;
-        let keys: Vec<DropKeys> = coupons
-            .iter()
-            .flat_map(|(coupon, drops)| unsealed(drops).map(|drop| redis.keys(coupon.id, drop.id)))
-            .collect();
+        let drops = coupons.iter().flat_map(|(_, drops)| unsealed(drops));
+        let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
         let mut watched = redis.watched(&keys).await?.into_iter();
         let listed: HashSet<CouponId> = coupons.iter().map(|(coupon, _)| coupon.id).collect();
         self.closed.retain(|coupon, _| listed.contains(coupon));
         let mut wanted = Wanted::new();
         let mut all_open = true;
         for (coupon, drops) in coupons.iter() {
-            let own: Vec<(&Drop, (Gate, Option<i64>))> =
-                unsealed(drops).zip(watched.by_ref()).collect();
+            let own: Vec<_> = unsealed(drops).zip(watched.by_ref()).collect();
             let Some((_, (gate, _))) = own.first() else {
                 continue;
             };
-            let gate = gate.clone();
-            let server = servers.of(coupon.id);
+            let (gate, server) = (gate.clone(), servers.of(coupon.id));
             // The catalogue may be a second old, and the era may have gone on since.
-            let is_open = gate
-                .era()
-                .is_some_and(|era| era >= coupon.era && gate.is_open(server, era));
+            let era = gate.era().filter(|era| *era >= coupon.era);
+            let is_open = era.is_some_and(|era| gate.is_open(server, era));
             // MySQL has lost this era, unless the catalogue is a second old.
-            let is_ahead = is_open && gate.era() > Some(coupon.era);
+            let is_ahead = is_open && era > Some(coupon.era);
             let went_back = is_open && self.went_back(&own);
-            let lacks = own
-                .iter()
-                .any(|(drop, (_, count))| count.is_none() && drop.is_open_at(Utc::now()));
+            let is_lost = |(drop, (_, count)): &(&Drop, (Gate, Option<i64>))| {
+                count.is_none() && drop.is_open_at(Utc::now())
+            };
+            let lacks = own.iter().any(is_lost);
             if is_open && !went_back && !lacks && !is_ahead {
                 self.closed.remove(&coupon.id);
                 continue;
@@ -198,11 +198,8 @@ impl Known {
                 let id = coupon.id;
                 // If it fails, the next look repeats it.
                 let closed = close_in_redis(redis, &servers, id, &gate, coupon.era).await;
-                tracing::error!(
-                    coupon_id = id.0,
-                    ?closed,
-                    "Redis has an older state: the coupon is closed"
-                );
+                let what = "Redis has an older state: the coupon is closed";
+                tracing::error!(coupon_id = id.0, ?closed, what);
                 wanted.insert(id, None);
             } else if is_ahead && !lacks {
                 if *looks > LOOKS_AHEAD {
@@ -223,10 +220,8 @@ impl Known {
         let mut went_back = false;
         for (drop, (gate, count)) in drops {
             let Some(count) = *count else { continue };
-            let known = self
-                .counts
-                .entry(drop.id)
-                .or_insert_with(|| (gate.clone(), count));
+            let first = || (gate.clone(), count);
+            let known = self.counts.entry(drop.id).or_insert_with(first);
             if known.0 != *gate {
                 *known = (gate.clone(), count);
             }
@@ -241,85 +236,36 @@ fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
     drops.iter().filter(|drop| drop.sealed_at.is_none())
 }
 
-/// Runs the jobs of the urgent lane one after the other, until `stop`.
-pub(super) async fn urgent_lane(
+/// The urgent lane of the watch. While a store is away, it is tried every few seconds with the same
+/// result, which is recorded and mailed once.
+struct Reopening {
     reconciler: Reconciler,
     notifier: Notifier,
-    mut jobs: mpsc::Receiver<UrgentJob>,
-    in_hand: InHand,
-    stop: CancellationToken,
-) {
-    let mut last = LastReopening::default();
-    loop {
-        let job = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            job = jobs.recv() => match job {
-                Some(job) => job,
-                None => return,
-            },
-        };
-        let coupons: Vec<CouponId> = job.wanted.keys().copied().collect();
-        let is_of_watch = job.asked_by.is_none();
+    /// What the last run found.
+    last: Vec<i64>,
+}
+
+impl Reopening {
+    /// Reopens coupons. Also returns those that are left closed.
+    async fn reopen(mut self, wanted: Wanted, stop: CancellationToken) -> (Self, Vec<CouponId>) {
+        let mut left: Vec<CouponId> = wanted.keys().copied().collect();
         let started = Instant::now();
-        let done = reconciler.urgent(job.wanted, job.asked_by, &stop).await;
-        note(&in_hand, &coupons, &done);
-        if !is_of_watch {
-            if job.answer.send(done).is_err() {
-                tracing::trace!("nobody waits for this answer");
-            }
-            continue;
+        let done = self.reconciler.urgent(wanted, None, &stop).await;
+        if let Ok(done) = &done {
+            left.retain(|coupon| done.get(coupon).is_none_or(is_left_closed));
         }
-        let run = match done {
-            Ok(done) => run::reopening(&new_run_id(), done.into_values().collect()),
-            Err(error) => {
-                let mut run = run::reopening(&new_run_id(), Vec::new());
-                run::fail(&mut run, &error);
-                run
-            }
-        };
-        last.record(&reconciler, run, &notifier, started).await;
-    }
-}
-
-fn note(in_hand: &InHand, coupons: &[CouponId], done: &run::Reopened) {
-    let later = Instant::now() + AFTER_FAILURE;
-    let mut in_hand = in_hand.0.lock();
-    for coupon in coupons {
-        let is_left = match done {
-            Err(_) => true,
-            // Another process works on it.
-            Ok(done) => done.get(coupon).is_none_or(is_left_closed),
-        };
-        if is_left {
-            in_hand.insert(*coupon, Some(later));
-        } else {
-            in_hand.remove(coupon);
+        let run = run::reopening(done);
+        // Another process does what was skipped, and records it.
+        let is_own = |it: &&Finding| it.result != Outcome::Skipped || it.needs_person;
+        let own = || run.all_findings().filter(is_own);
+        let mut found: Vec<i64> = own().map(Finding::identity).collect();
+        found.sort_unstable();
+        let has_done = own().any(|it| it.result == Outcome::Applied);
+        if !found.is_empty() && (has_done || found != self.last) {
+            record::finish(&self.reconciler.stores.db, &run, false, true).await;
+            ended(&run, started, &self.notifier).await;
         }
-    }
-}
-
-/// What the last run of the urgent lane found. While a store is away, it is tried every few seconds
-/// with the same result, which is recorded and mailed once.
-#[derive(Default)]
-struct LastReopening(Vec<i64>);
-
-impl LastReopening {
-    async fn record(
-        &mut self,
-        reconciler: &Reconciler,
-        run: Run,
-        notifier: &Notifier,
-        started: Instant,
-    ) {
-        let mut content: Vec<i64> = run.all_findings().map(Finding::identity).collect();
-        content.sort_unstable();
-        let has_done = run.all_findings().any(|it| it.result == Outcome::Applied);
-        let is_same = content == self.0 && !has_done;
-        self.0 = content;
-        if !self.0.is_empty() && !is_same {
-            record::finish(&reconciler.stores.db, &run, false, true).await;
-            ended(&run, started, notifier).await;
-        }
+        self.last = found;
+        (self, left)
     }
 }

@@ -2,19 +2,22 @@
 
 use std::slice::from_ref;
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{DropId, UserId};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::http::views::Happening;
-use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
+use firstcome_shared::mysql::schema::reconcile_findings;
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::trace::TraceContext;
 
 use super::verdict::{Evidence, Standing};
-use crate::report::Outcome;
+use crate::report::{ActionKind, Kind, Outcome};
 use crate::stores::Stores;
 
 /// The keys of a drop that was sealed longer ago have expired.
@@ -34,21 +37,13 @@ pub(super) struct UserFacts {
 }
 
 impl UserFacts {
-    fn tell(&mut self, at: Option<DateTime<Utc>>, source: &str, what: String) {
-        self.happenings.push(Happening {
-            at,
-            source: source.to_owned(),
-            what,
-        });
+    fn happened(&mut self, at: Option<DateTime<Utc>>, source: &str, what: String) {
+        let source = source.to_owned();
+        self.happenings.push(Happening { at, source, what });
     }
 
-    fn stand(
-        &mut self,
-        evidence: Evidence,
-        drop: Option<DropId>,
-        slot: Option<i64>,
-        sentence: String,
-    ) {
+    fn stands(&mut self, evidence: Evidence, drop: DropId, slot: Option<i64>, sentence: String) {
+        let drop = Some(drop);
         self.standings.push(Standing {
             evidence,
             drop,
@@ -62,11 +57,11 @@ impl UserFacts {
         let Some(id) = trace.map(|trace| trace.trace_id.to_string()) else {
             return String::new();
         };
-        let told = format!("; trace {id}");
+        let mention = format!("; trace {id}");
         if !self.traces.contains(&id) {
             self.traces.push(id);
         }
-        told
+        mention
     }
 }
 
@@ -77,36 +72,64 @@ pub(super) async fn gather(
     user: &UserId,
 ) -> Result<UserFacts, DbError> {
     let mut known = UserFacts::default();
-    let not_repaired = in_mysql(stores, coupon, user, &mut known).await?;
+    let not_repaired = in_mysql(&stores.db, coupon, user, &mut known).await?;
     let not_repaired = not_repaired.as_deref();
     if let Err(error) = in_redis(stores, coupon, drops, user, not_repaired, &mut known).await {
         known.is_blind = true;
         let why = format!("Redis cannot be asked right now: {error}");
         known.no_longer_known.push(why);
     }
+    // The waiting list is only in Redis.
+    let is_waiting = |it: &Standing| it.evidence == Evidence::Waiting;
+    if coupon.waiting_list > 0
+        && !known.standings.iter().any(is_waiting)
+        && let Some(at) = last_loss(&stores.db, coupon.id).await?
+    {
+        let at = at.format("%Y-%m-%d %H:%M:%S UTC");
+        known.no_longer_known.push(format!(
+            "Redis was restarted, replaced or emptied at {at}: if it lost the waiting list, whoever waited lost the place \
+             and has to claim again"
+        ));
+    }
     Ok(known)
+}
+
+/// Reads when the coupon was last opened again after a loss of Redis.
+async fn last_loss(db: &Db, coupon: CouponId) -> Result<Option<DateTime<Utc>>, DbError> {
+    let found = db.run("last loss of Redis", async move |conn| {
+        let of_coupon =
+            reconcile_findings::table.filter(reconcile_findings::coupon_id.eq(coupon.0));
+        let opened = of_coupon
+            .filter(reconcile_findings::kind.eq(Kind::RedisLost.as_str()))
+            .filter(reconcile_findings::action.eq(ActionKind::Open.as_str()))
+            .filter(reconcile_findings::result.eq(Outcome::Applied.as_str()));
+        let newest = opened.order(reconcile_findings::id.desc());
+        newest
+            .select(reconcile_findings::created_at)
+            .first::<chrono::NaiveDateTime>(conn)
+            .await
+            .optional()
+    });
+    Ok(found.await?.map(|at| at.and_utc()))
 }
 
 /// Reads the user's entries in MySQL. Returns why the last repair for them was not made.
 async fn in_mysql(
-    stores: &Stores,
+    db: &Db,
     coupon: &Coupon,
     user: &UserId,
     known: &mut UserFacts,
 ) -> Result<Option<String>, DbError> {
-    let db = &stores.db;
     for row in db.rows_of_people(coupon.id, from_ref(user)).await? {
-        let drop = DropId(row.drop_id);
-        let slot = row.slot;
-        let by = row.issued_by;
+        let (drop, slot, by) = (DropId(row.drop_id), row.slot, row.issued_by);
         let trace = known.trace(db.trace_on_slot(drop, slot).await?);
         let claimed = format!("claimed slot {slot} of drop {drop} (as its row says)");
         let issued = format!("row in drop {drop}, slot {slot}, written by the {by}{trace}");
         let holds =
             format!("they hold slot {slot} of drop {drop}; the row was written by the {by}");
-        known.tell(Some(row.claimed_at.and_utc()), "mysql", claimed);
-        known.tell(Some(row.issued_at.and_utc()), "mysql", issued);
-        known.stand(Evidence::Row, Some(drop), Some(slot.into()), holds);
+        known.happened(Some(row.claimed_at.and_utc()), "mysql", claimed);
+        known.happened(Some(row.issued_at.and_utc()), "mysql", issued);
+        known.stands(Evidence::Row, drop, Some(slot.into()), holds);
     }
     for one in db.revocations_of_people(coupon.id, from_ref(user)).await? {
         revocation(&one, known);
@@ -115,44 +138,35 @@ async fn in_mysql(
     let last = findings.last().map(|(last, _)| last);
     let is_left = |it: &&FindingRow| it.result == Outcome::Failed.as_str() || it.needs_person;
     let not_repaired = last.filter(is_left).and_then(|last| last.detail.clone());
-    for (at, what) in passes_together(&findings) {
-        known.tell(Some(at), "reconciler", what);
+    for (finding, at) in &findings {
+        known.happened(Some(at.and_utc()), "reconciler", sentence(finding));
     }
     for row in db.dead_letters_of_person(coupon.id, user).await? {
         dead_letter(&row, not_repaired.as_deref(), known);
     }
     for one in db.broken_promises_of(coupon.id, user).await? {
-        let drop = one.drop_id;
-        let reason = one.reason;
-        let what = format!(
-            "promise of drop {drop} broken: {reason} (pass {})",
-            one.run_id
-        );
-        known.tell(Some(one.created_at.and_utc()), "reconciler", what);
+        let (drop, reason, run_id) = (DropId(one.drop_id), one.reason, one.run_id);
+        let what = format!("promise of drop {drop} broken: {reason} (pass {run_id})");
+        known.happened(Some(one.created_at.and_utc()), "reconciler", what);
         if let Some(at) = one.mended_at {
             let what = format!("promise of drop {drop} mended");
-            known.tell(Some(at.and_utc()), "reconciler", what);
+            known.happened(Some(at.and_utc()), "reconciler", what);
         } else {
             let sentence = format!(
                 "they were promised a coupon in drop {drop}, and the promise could not be kept: {reason}"
             );
-            known.stand(Evidence::BrokenPromise, Some(DropId(drop)), None, sentence);
+            known.stands(Evidence::BrokenPromise, drop, None, sentence);
         }
     }
     Ok(not_repaired)
 }
 
 fn revocation(one: &Revocation, known: &mut UserFacts) {
-    let Revocation {
-        drop_id: drop,
-        revoked_by: by,
-        reason,
-        ..
-    } = one;
-    let slot = one.slot.map(i64::from);
+    let (drop, slot) = (DropId(one.drop_id), one.slot.map(i64::from));
+    let (by, reason) = (&one.revoked_by, &one.reason);
     let place = slot.map_or_else(|| "no slot".to_owned(), |slot| format!("slot {slot}"));
     let what = format!("revoked: drop {drop}, {place}, by {by}: {reason}");
-    known.tell(Some(one.revoked_at.and_utc()), "mysql", what);
+    known.happened(Some(one.revoked_at.and_utc()), "mysql", what);
     let may = if one.may_claim_again {
         "may"
     } else {
@@ -165,28 +179,28 @@ fn revocation(one: &Revocation, known: &mut UserFacts) {
         None => Evidence::Revocation,
         Some(_) => Evidence::EarlierRevocation,
     };
-    known.stand(evidence, Some(DropId(*drop)), slot, sentence);
+    known.stands(evidence, drop, slot, sentence);
 }
 
 fn dead_letter(row: &DeadLetterRow, not_repaired: Option<&str>, known: &mut UserFacts) {
-    let DeadLetterRow { id, reason, .. } = row;
+    let (id, reason) = (row.id, &row.reason);
     let origin = match (row.source_partition, row.source_offset) {
         (Some(partition), Some(offset)) => {
-            format!("message at partition {partition}, offset {offset}")
+            format!("written by the consumer: message at partition {partition}, offset {offset}")
         }
         _ => "inserted manually".to_owned(),
     };
     let error = row.error.as_ref().map(|error| format!(": {error}"));
+    let error = error.unwrap_or_default();
     let trace = row.traceparent.as_ref();
     let trace = known.trace(trace.and_then(|text| TraceContext::parse(text.as_bytes())));
-    let error = error.unwrap_or_default();
     let what = format!("failed claim {id} ({origin}): {reason}{error}{trace}");
-    known.tell(Some(row.failed_at.and_utc()), "backup", what);
+    known.happened(Some(row.failed_at.and_utc()), "backup", what);
     if let Some(at) = row.resolved_at {
         let how = row.resolution.as_deref().unwrap_or("resolved");
         let more = row.resolution_detail.as_deref().unwrap_or_default();
         let what = format!("failed claim {id} dealt with: {how}; {more}");
-        known.tell(Some(at.and_utc()), "backup", what);
+        known.happened(Some(at.and_utc()), "backup", what);
         return;
     }
     let outcome = match not_repaired {
@@ -196,42 +210,26 @@ fn dead_letter(row: &DeadLetterRow, not_repaired: Option<&str>, known: &mut User
     let sentence = format!(
         "failed claim {id} ({reason}) is open: {outcome}; see docs/OPERATIONS.md#failed_claim"
     );
-    let drop = row.drop_id.map(DropId);
-    known.stand(Evidence::DeadLetter, drop, row.slot, sentence);
-}
-
-/// Returns one sentence per finding, with the time of its first occurrence. Consecutive passes with
-/// the same finding share a sentence.
-fn passes_together(rows: &[(FindingRow, NaiveDateTime)]) -> Vec<(DateTime<Utc>, String)> {
-    let same = rows.chunk_by(|(one, _), (next, _)| sentence(one) == sentence(next));
-    let told = |same: &[(FindingRow, NaiveDateTime)]| {
-        let (first, at) = same.first()?;
-        let last = same.last()?.1.format("%Y-%m-%d %H:%M:%S");
-        let passes = match same.len() {
-            1 => format!("pass {}", first.run_id),
-            passes => format!("{passes} passes until {last}, the first {}", first.run_id),
-        };
-        Some((at.and_utc(), format!("{} ({passes})", sentence(first))))
-    };
-    same.filter_map(told).collect()
+    known.standings.push(Standing {
+        evidence: Evidence::DeadLetter,
+        drop: row.drop_id.map(DropId),
+        slot: row.slot,
+        sentence,
+    });
 }
 
 fn sentence(row: &FindingRow) -> String {
-    let FindingRow {
-        kind,
-        action,
-        result,
-        ..
-    } = row;
+    let (kind, action, result) = (&row.kind, &row.action, &row.result);
     let drop = row.drop_id.map(|drop| format!(" in drop {drop}"));
     let slot = row.slot.map(|slot| format!(", slot {slot}"));
     let place = [drop, slot].map(Option::unwrap_or_default).concat();
     let detail = row.detail.as_deref().unwrap_or_default();
     // If a finding is only reported, its result is not worth mentioning.
-    if (action.as_str(), result.as_str()) == ("report", "skipped") {
-        return format!("{kind}{place}: {detail}");
-    }
-    format!("{kind}{place}: {action} {result}: {detail}")
+    let repair = match (action.as_str(), result.as_str()) {
+        ("report", "skipped") => String::new(),
+        (action, result) => format!(" {action} {result}:"),
+    };
+    format!("{kind}{place}:{repair} {detail} (pass {})", row.run_id)
 }
 
 /// Reads the user's slots and waiting positions in Redis, of the drops that it may still have.
@@ -265,7 +263,7 @@ async fn in_redis(
             let page = redis.slots(&keys, &[slot]).await?;
             let held = page.users.into_iter().find(|holder| holder.user == *user);
             let at = held.and_then(|holder| DateTime::from_timestamp_millis(holder.at_ms?));
-            known.tell(at, "redis", format!("admitted to drop {id} in slot {slot}"));
+            known.happened(at, "redis", format!("admitted to drop {id} in slot {slot}"));
             let way = match not_repaired {
                 None => ": the consumer or the next pass of the reconciler writes it".to_owned(),
                 Some(why) => format!(
@@ -273,20 +271,20 @@ async fn in_redis(
                 ),
             };
             let sentence = format!("they were given slot {slot} of drop {id}; no row yet{way}");
-            known.stand(Evidence::Admission, Some(id), Some(slot.into()), sentence);
+            known.stands(Evidence::Admission, id, Some(slot.into()), sentence);
         }
         if let Some(place) = standing.position {
             let what = format!("on the waiting list of drop {id} at position {place}");
-            known.tell(None, "redis", what);
-            if drop.sealed_at.is_some() {
-                let sentence = format!(
-                    "they waited for drop {id} until it was sealed, at position {place}, and got none"
-                );
-                known.stand(Evidence::EarlierWait, Some(id), None, sentence);
+            known.happened(None, "redis", what);
+            let (evidence, sentence) = if drop.sealed_at.is_some() {
+                let until = format!("they waited for drop {id} until it was sealed");
+                let sentence = format!("{until}, at position {place}, and got none");
+                (Evidence::EarlierWait, sentence)
             } else {
                 let sentence = format!("they wait for drop {id} at position {place}");
-                known.stand(Evidence::Waiting, Some(id), None, sentence);
-            }
+                (Evidence::Waiting, sentence)
+            };
+            known.stands(evidence, id, None, sentence);
         }
     }
     if has_expired {
@@ -298,46 +296,9 @@ async fn in_redis(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use chrono::NaiveDateTime;
 
-    #[test]
-    fn consecutive_passes_with_the_same_finding_share_a_sentence() {
-        let at = |minute: i64| DateTime::from_timestamp(minute * 60, 0).unwrap();
-        let row = |run: &str, result: &str, minute| {
-            let [run_id, kind, action, result] =
-                [run, "failed_claim", "report", result].map(str::to_owned);
-            let row = FindingRow {
-                run_id,
-                coupon_id: Some(1),
-                drop_id: Some(7),
-                kind,
-                slot: Some(1_100),
-                user_id: None,
-                action,
-                result,
-                detail: Some("no such slot".to_owned()),
-                needs_person: true,
-                dead_letter: None,
-            };
-            (row, at(minute).naive_utc())
-        };
-        let rows = [
-            row("a", "skipped", 1),
-            row("b", "skipped", 2),
-            row("c", "skipped", 3),
-            row("d", "applied", 4),
-        ];
-        let told = passes_together(&rows);
-        let said: Vec<&str> = told.iter().map(|(_, what)| what.as_str()).collect();
-        assert_eq!(
-            said,
-            [
-                "failed_claim in drop 7, slot 1100: no such slot (3 passes until 1970-01-01 00:03:00, the first a)",
-                "failed_claim in drop 7, slot 1100: report applied: no such slot (pass d)",
-            ]
-        );
-        assert_eq!(told[0].0, at(1));
-    }
+    use super::*;
 
     #[test]
     fn dead_letter_says_who_wrote_it_and_promises_nothing_after_a_failed_repair() {

@@ -38,8 +38,6 @@ pub(super) struct Question {
     pub(super) drop: Option<DropId>,
     /// The coupon's drops, in order of opening.
     pub(super) drops: Vec<DropId>,
-    /// The drop that opened last.
-    pub(super) last: Option<DropId>,
     /// Whether the coupon allows one per user in total. A row in any drop then determines the
     /// answer.
     pub(super) whole_coupon: bool,
@@ -59,11 +57,8 @@ pub(super) struct Verdict {
 pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
     let whole_coupon = question.whole_coupon;
     let place = |drop: &DropId| question.drops.iter().position(|one| one == drop);
-    let latest = known
-        .standings
-        .iter()
-        .filter_map(|one| one.drop)
-        .max_by_key(place);
+    let drops = known.standings.iter().filter_map(|one| one.drop);
+    let latest = drops.max_by_key(place);
     let about = question.drop.or(latest.filter(|_| !whole_coupon));
     let is_asked = |one: &&Standing| match one.evidence {
         Evidence::Row | Evidence::Revocation | Evidence::EarlierRevocation if whole_coupon => true,
@@ -77,18 +72,7 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
     };
     let mut conclusion = one.sentence.clone();
     let holds = match one.evidence {
-        Evidence::Row => {
-            let asked = whole_coupon || question.drop.is_some();
-            let later = question
-                .last
-                .filter(|last| !asked && place(last) > one.drop.as_ref().and_then(place));
-            if let Some(last) = later {
-                conclusion = format!(
-                    "{conclusion}; nothing of theirs is known in drop {last}, which opened last"
-                );
-            }
-            Holds::Issued
-        }
+        Evidence::Row => Holds::Issued,
         Evidence::Revocation | Evidence::EarlierRevocation => Holds::Revoked,
         Evidence::BrokenPromise => {
             if let Some(waits) = asked().find(|one| one.evidence == Evidence::Waiting) {
@@ -186,7 +170,6 @@ mod tests {
         let any = Question {
             // An id does not say which drop opened first.
             drops: vec![DropId(9), DropId(2)],
-            last: Some(DropId(2)),
             ..Question::default()
         };
         let of = |drop| Question {
@@ -199,13 +182,12 @@ mod tests {
         };
         let answer = |known: &UserFacts, question: &Question| {
             let found = verdict(known, question);
-            let names_last = found.conclusion.contains("opened last");
-            (found.holds, found.drop.map(|drop| drop.0), names_last)
+            (found.holds, found.drop.map(|drop| drop.0))
         };
-        assert_eq!(answer(&both, &any), (Holds::Accepted, Some(2), false));
-        assert_eq!(answer(&both, &of(9)), (Holds::Issued, Some(9), false));
-        assert_eq!(answer(&both, &whole), (Holds::Issued, Some(9), false));
-        assert_eq!(answer(&earlier, &any), (Holds::Issued, Some(9), true));
-        assert_eq!(answer(&earlier, &of(2)), (Holds::None, None, false));
+        assert_eq!(answer(&both, &any), (Holds::Accepted, Some(2)));
+        assert_eq!(answer(&both, &of(9)), (Holds::Issued, Some(9)));
+        assert_eq!(answer(&both, &whole), (Holds::Issued, Some(9)));
+        assert_eq!(answer(&earlier, &any), (Holds::Issued, Some(9)));
+        assert_eq!(answer(&earlier, &of(2)), (Holds::None, None));
     }
 }

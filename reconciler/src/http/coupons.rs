@@ -6,6 +6,8 @@ use std::collections::{HashMap, HashSet};
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot, canonical_number};
 use firstcome_shared::http::Problem;
@@ -13,8 +15,10 @@ use firstcome_shared::http::extract::{StrictPath, StrictQuery};
 use firstcome_shared::http::views::{
     CouponDrops, CouponSettings, DropDetails, ListedDrop, SlotTimes,
 };
-use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::mysql::pace::{SlotPace, sampled};
+use firstcome_shared::mysql::schema::broken_promises;
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::report::AlertKind;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -109,9 +113,14 @@ async fn rows(app: &RouteState, drops: &[&Drop]) -> Result<HashMap<DropId, u64>,
         slots <= COUNTED
     });
     let counted: Vec<DropId> = counted.map(|drop| drop.id).collect();
-    let found = app.stores.db.rows_by_drop(counted.clone()).await?;
-    let rows = |drop: &DropId| found.get(drop).map_or(0, |rows| rows.unsigned_abs());
-    Ok(counted.iter().map(|drop| (*drop, rows(drop))).collect())
+    let mut rows: HashMap<DropId, u64> = counted.iter().map(|drop| (*drop, 0)).collect();
+    let found = app.stores.db.rows_by_drop(counted).await?;
+    rows.extend(
+        found
+            .into_iter()
+            .map(|(drop, rows)| (drop, rows.unsigned_abs())),
+    );
+    Ok(rows)
 }
 
 /// Read one drop: its state, what needs an operator, and how fast its slots were given away
@@ -146,26 +155,33 @@ async fn details(
 ) -> Result<DropDetails, DbError> {
     let db = &app.stores.db;
     let slots = with_admissions(app, drop, db.pace(drop.id).await?).await;
-    let broken_promises = db.open_promises(drop.id, String::new()).await?.len() as u64;
     let settings = settings(app, &coupon, drops);
     let overview = app.one_drop.lock().await.one(coupon, drop.clone()).await;
     // An alert says whether repairs of the drop wait for an operator.
-    let mut alerts = overview.alerts.iter().map(|one| &one.alert);
-    let is_braked =
-        alerts.any(|it| it.drop_id == Some(drop.id) && it.kind == AlertKind::Braked.facts().word);
-    let shown = if is_braked {
-        db.shown_repairs(drop.id).await?
-    } else {
-        None
-    };
+    let braked = AlertKind::Braked.facts().word;
+    let is_braked = |it: &ListedAlert| it.alert.drop_id == Some(drop.id) && it.alert.kind == braked;
+    let mut shown = None;
+    if overview.alerts.iter().any(is_braked) {
+        shown = db.shown_repairs(drop.id).await?;
+    }
     Ok(DropDetails {
         coupon: settings,
         overview,
         held_back: shown.map(|shown| shown.number),
-        broken_promises,
+        broken_promises: broken_promises(db, drop.id).await?,
         sampled: u32::try_from(sampled(drop.quantity).len()).unwrap_or(u32::MAX),
         slots,
     })
+}
+
+/// Counts the open broken promises of a drop.
+async fn broken_promises(db: &Db, drop: DropId) -> Result<u64, DbError> {
+    let count = db.run("count broken promises", async move |conn| {
+        let of_drop = broken_promises::table.filter(broken_promises::drop_id.eq(drop.0));
+        let open = of_drop.filter(broken_promises::mended_at.is_null());
+        open.count().get_result::<i64>(conn).await
+    });
+    Ok(count.await?.unsigned_abs())
 }
 
 /// Adds the slots of the sample that have no row yet, if Redis has them.
@@ -183,21 +199,18 @@ async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> 
     let mut slots = sampled(drop.quantity);
     slots.retain(|slot| !with_row.contains(slot));
     let redis = &app.stores.redis;
-    match redis
-        .slots(&redis.keys(drop.coupon_id, drop.id), &slots)
-        .await
-    {
-        Ok(page) => {
-            times.extend(page.users.into_iter().filter_map(|holder| {
-                Some(SlotTimes {
-                    slot: Slot::try_from(holder.slot).ok()?,
-                    claimed_at: DateTime::from_timestamp_millis(holder.at_ms?)?,
-                    issued_at: None,
-                })
-            }));
-            times.sort_unstable_by_key(|one| one.slot);
-        }
-        Err(error) => tracing::debug!(%error, "showing the slots of a drop from rows only"),
-    }
+    let keys = redis.keys(drop.coupon_id, drop.id);
+    let held = redis.slots(&keys, &slots).await.inspect_err(|error| {
+        tracing::debug!(%error, "showing the slots of a drop from rows only");
+    });
+    let held = held.map(|page| page.users).unwrap_or_default();
+    times.extend(held.into_iter().filter_map(|holder| {
+        Some(SlotTimes {
+            slot: Slot::try_from(holder.slot).ok()?,
+            claimed_at: DateTime::from_timestamp_millis(holder.at_ms?)?,
+            issued_at: None,
+        })
+    }));
+    times.sort_unstable_by_key(|one| one.slot);
     times
 }

@@ -11,12 +11,12 @@ use firstcome_shared::http::views::{
 };
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, DeadLetterRow, Payload};
-use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use super::refusals::{Answer, Refusal, no_such, number, user_id, within};
+use super::refusals::{Answer, Refusal, no_such, number, reveal, user_id, within};
 use super::state::RouteState;
 use crate::notify::wording::line;
 
@@ -65,10 +65,11 @@ pub(super) async fn list(
         drop: query.drop_id.map(DropId),
         reason: query.reason,
     };
-    let db = &app.stores.db;
-    let mut found = db
-        .list_dead_letters((page - 1) * limit, wanted, limit + 1)
-        .await?;
+    let found = app
+        .stores
+        .db
+        .list_dead_letters((page - 1) * limit, wanted, limit + 1);
+    let mut found = found.await?;
     let has_more = found.len() > limit as usize && page < PAGES;
     found.truncate(limit as usize);
     Ok(Json(FailedClaimPage {
@@ -121,13 +122,7 @@ pub(super) async fn read(
 ) -> Answer<FailedClaimDetails> {
     let (row, payload) = find(&app, &id).await?;
     if query.reveal.unwrap_or(false) {
-        let act = OperatorAct {
-            action: "reveal",
-            detail: json!({"dead_letter": row.id}),
-            ..OperatorAct::default()
-        };
-        // Record the access before showing anything.
-        app.stores.db.record_act(operator, act).await?;
+        reveal(&app, operator, (None, None), json!({"dead_letter": row.id})).await?;
     }
     Ok(Json(details(&app, row, payload).await?))
 }
@@ -148,21 +143,22 @@ async fn details(
         Some(id) => db.coupon(CouponId(id)).await?,
         None => None,
     };
-    let drops = coupon.iter().flat_map(|(_, drops)| drops);
-    let drop_exists = drops.into_iter().any(|drop| Some(drop.id.0) == row.drop_id);
-    let left = match row.resolved_at {
-        None => db.why_left(row.id, row.drop_id).await?,
-        Some(_) => None,
-    };
+    let mut drops = coupon.iter().flat_map(|(_, drops)| drops);
+    let drop_exists = drops.any(|drop| Some(drop.id.0) == row.drop_id);
+    let mut left = None;
+    if row.resolved_at.is_none() {
+        left = db.why_left(row.id, row.drop_id).await?;
+    }
+    let left = left.map(|(why, at)| LeftReason {
+        why,
+        at: at.and_utc(),
+    });
     let message = payload.beginning;
     Ok(FailedClaimDetails {
         claim: listed(row),
         coupon_name: coupon.map(|(coupon, _)| coupon.settings.name),
         drop_exists,
-        left: left.map(|(why, at)| LeftReason {
-            why,
-            at: at.and_utc(),
-        }),
+        left,
         message: message.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
         message_bytes: u64::try_from(payload.bytes).unwrap_or(0),
     })
@@ -204,11 +200,10 @@ pub(super) async fn correct(
     let db = &app.stores.db;
     let letter = number("failed claim", &id)?;
     let found = db.coupon(CouponId(body.coupon_id)).await?;
-    let drops = found.map(|(_, drops)| drops).unwrap_or_default();
-    let drop = drops.into_iter().find(|drop| drop.id.0 == body.drop_id);
-    let drop = drop.ok_or_else(|| {
-        invalid("coupon_id and drop_id: there is no such coupon, or it has no such drop")
-    })?;
+    let mut drops = found.into_iter().flat_map(|(_, drops)| drops);
+    let drop = drops.find(|drop| drop.id.0 == body.drop_id);
+    let none = "coupon_id and drop_id: there is no such coupon, or it has no such drop";
+    let drop = drop.ok_or_else(|| invalid(none))?;
     if !(1..=drop.quantity).contains(&body.slot) {
         let why = format!("slot: the drop has the slots 1 to {}", drop.quantity);
         return Err(invalid(why).into());
@@ -227,9 +222,11 @@ pub(super) async fn correct(
 
 /// Returns an error if a failed claim was not changed, because it is resolved.
 fn must_be_open(was_changed: bool, id: i64) -> Result<(), Problem> {
-    let why = || format!("failed claim {id} is resolved already");
-    let refusal = || Problem::new(Code::AlreadyResolved, why());
-    was_changed.then_some(()).ok_or_else(refusal)
+    if was_changed {
+        return Ok(());
+    }
+    let why = format!("failed claim {id} is resolved already");
+    Err(Problem::new(Code::AlreadyResolved, why))
 }
 
 /// Why a failed claim is discarded.

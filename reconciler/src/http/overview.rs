@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
+use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::http::extract::{StrictQuery, invalid};
+use firstcome_shared::http::extract::StrictQuery;
 use firstcome_shared::http::views::{
     AdmissionState, DropOverview, LastRun, Overview, RedisCounts, RowCount,
 };
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
-use firstcome_shared::redis::RedisError;
 use firstcome_shared::schedule::Schedule;
 use serde::Deserialize;
 use tokio::time::timeout;
 use utoipa::IntoParams;
 
-use super::refusals::Answer;
+use super::refusals::{Answer, within};
 use super::runs;
 use super::state::RouteState;
 use crate::report::Run;
@@ -61,7 +61,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 pub(super) struct OverviewQuery {
     /// The page of drops, from 1; 50 drops a page.
     #[param(default = 1, minimum = 1, maximum = 100_000)]
-    page: Option<usize>,
+    page: Option<u32>,
 }
 
 /// Show the state of the installation
@@ -79,11 +79,8 @@ pub(super) async fn read(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<OverviewQuery>,
 ) -> Answer<Overview> {
-    let page = query.page.unwrap_or(1);
-    if !(1..=100_000).contains(&page) {
-        return Err(invalid("page must be from 1 to 100000").into());
-    }
-    Ok(Json(app.overview.lock().await.page(page).await))
+    let page = within("page", query.page, 1, 1..=100_000)?;
+    Ok(Json(app.overview.lock().await.page(page as usize).await))
 }
 
 /// Reads the stores, and remembers what rarely changes.
@@ -93,9 +90,7 @@ pub(crate) struct Reader {
     /// When MySQL was last asked for the facts, and whether it answered.
     asked_at: Option<Instant>,
     mysql_answers: bool,
-    /// Whether dead letters were counted since the facts were read.
-    has_letters: bool,
-    counts: HashMap<DropId, Counts>,
+    rows: HashMap<DropId, Counted>,
     first_page: Option<(Instant, Overview)>,
 }
 
@@ -110,13 +105,12 @@ struct Facts {
     read_at: Option<DateTime<Utc>>,
 }
 
-/// The counts of a drop that are kept from one reading to the next.
-#[derive(Default)]
-struct Counts {
-    failed_claims: Option<u64>,
-    rows: Option<(RowCount, Instant)>,
+/// The rows of a drop when they were last counted.
+struct Counted {
+    rows: RowCount,
+    at: Instant,
     /// Numbers that do not add up, and when rows were first counted with them.
-    unsettled: Option<([Option<i64>; 5], Instant)>,
+    wrong: Option<(RedisCounts, RowCount, Instant)>,
 }
 
 /// What Redis says about a drop, and whether its coupon is verified.
@@ -129,18 +123,15 @@ impl Reader {
             facts: Facts::default(),
             asked_at: None,
             mysql_answers: true,
-            has_letters: false,
-            counts: HashMap::new(),
+            rows: HashMap::new(),
             first_page: None,
         }
     }
 
     /// Returns a page of drops, counted from 1.
     async fn page(&mut self, page: usize) -> Overview {
-        if let Some((at, seen)) = &self.first_page
-            && page == 1
-            && at.elapsed() < FRESH
-        {
+        let first = self.first_page.as_ref().filter(|_| page == 1);
+        if let Some((_, seen)) = first.filter(|(at, _)| at.elapsed() < FRESH) {
             return seen.clone();
         }
         crate::metrics::overview_look();
@@ -173,25 +164,26 @@ impl Reader {
         let at = Utc::now();
         let found = timeout(PATIENCE, in_redis(&self.stores, &shown)).await;
         let found = found.ok().and_then(Result::ok);
-        let is_verified = |seen: &InRedis| {
-            (shown.iter()).all(|(_, drop)| seen.get(&drop.id).is_some_and(|it| it.1))
-        };
-        let admission = match found.as_ref().map(is_verified) {
-            Some(true) => AdmissionState::Open,
-            Some(false) => AdmissionState::Closed,
+        let admission = match &found {
             None => AdmissionState::Unknown,
+            Some(seen) if seen.values().all(|(_, is_verified)| *is_verified) => {
+                AdmissionState::Open
+            }
+            Some(_) => AdmissionState::Closed,
         };
         let found = found.unwrap_or_default();
+        let mut letters = None;
         if self.mysql_answers {
-            let letters = timeout(PATIENCE, self.count_letters(&shown)).await;
-            let rows = timeout(PATIENCE, self.count_rows(&shown, &found)).await;
-            if !matches!((letters, rows), (Ok(Ok(())), Ok(Ok(())))) {
-                tracing::debug!("the overview shows older numbers");
-            }
+            let counted = timeout(PATIENCE, self.count(&shown, &found)).await;
+            letters = counted.ok().and_then(Result::ok);
         }
-        let drops = shown.iter().map(|(coupon, drop)| {
+        let overview_of = |(coupon, drop): &(Coupon, Drop)| {
             let (redis, verified) = found.get(&drop.id).copied().unzip();
-            let counts = self.counts.entry(drop.id).or_default();
+            let counted = self.rows.get_mut(&drop.id);
+            let rows = counted.as_ref().map(|it| it.rows);
+            let is_stuck = counted
+                .zip(redis)
+                .is_some_and(|(it, redis)| it.is_stuck(redis));
             let held = redis.map_or(0, |redis| u32::try_from(redis.users).unwrap_or(u32::MAX));
             DropOverview {
                 coupon_id: coupon.id,
@@ -202,16 +194,21 @@ impl Reader {
                 closes_at: drop.closes_at,
                 quantity: drop.quantity,
                 state: drop.state(at, coupon.paused, drop.quantity.saturating_sub(held)),
+                paused: coupon.paused,
                 verified: verified.unwrap_or(false),
                 redis,
-                rows: counts.rows.map(|(rows, _)| rows),
-                failed_claims: counts.failed_claims,
-                stuck: drop.sealed_at.is_none() && redis.is_some_and(|it| counts.are_stuck(&it)),
+                rows,
+                failed_claims: letters
+                    .as_ref()
+                    .map(|it| it.get(&drop.id).copied().unwrap_or(0)),
+                stuck: is_stuck && drop.sealed_at.is_none(),
                 last_run: found_in(drop.id, self.facts.last_run.as_ref()),
             }
-        });
-        let drops = drops.collect();
+        };
+        let drops = shown.iter().map(overview_of).collect();
         let facts = &self.facts;
+        let live = facts.coupons.iter().flat_map(|(_, drops)| drops);
+        let live = live.filter(|drop| drop.sealed_at.is_none()).count() as u64;
         Overview {
             at,
             admission,
@@ -222,10 +219,7 @@ impl Reader {
             drops,
             page: 1,
             pages: 1,
-            live_drops: facts.read_at.map(|_| {
-                let drops = facts.coupons.iter().flat_map(|(_, drops)| drops);
-                drops.filter(|drop| drop.sealed_at.is_none()).count() as u64
-            }),
+            live_drops: facts.read_at.map(|_| live),
         }
     }
 
@@ -236,57 +230,32 @@ impl Reader {
         }
         self.asked_at = Some(Instant::now());
         let read = timeout(PATIENCE, facts(&self.stores, self.facts.last_run.as_ref())).await;
-        self.mysql_answers = matches!(read, Ok(Ok(_)));
-        match read {
-            Ok(Ok(facts)) => {
-                let drops = facts.coupons.iter().flat_map(|(_, drops)| drops);
-                let live: HashSet<DropId> = drops.map(|drop| drop.id).collect();
-                self.counts.retain(|drop, _| live.contains(drop));
-                self.has_letters = false;
-                self.facts = facts;
-            }
-            Ok(Err(error)) => tracing::debug!(%error, "the overview cannot be read from MySQL"),
-            Err(_) => {}
+        let read = read.ok().and_then(Result::ok);
+        self.mysql_answers = read.is_some();
+        if let Some(facts) = read {
+            self.facts = facts;
         }
     }
 
-    async fn count_letters(&mut self, shown: &[(Coupon, Drop)]) -> Result<(), DbError> {
-        let is_counted = |(_, drop): &(Coupon, Drop)| {
-            let counts = self.counts.get(&drop.id);
-            counts.is_some_and(|counts| counts.failed_claims.is_some())
-        };
-        if self.has_letters && shown.iter().all(is_counted) {
-            return Ok(());
-        }
-        let ids: Vec<DropId> = shown.iter().map(|(_, drop)| drop.id).collect();
-        let found = self.stores.db.count_dead_letters(ids.clone()).await?;
-        for id in ids {
-            let number = found.get(&id).copied().unwrap_or(0);
-            self.counts.entry(id).or_default().failed_claims = Some(number);
-        }
-        self.has_letters = true;
-        Ok(())
-    }
-
-    /// Counts rows, first those that were not counted for the longest time.
-    async fn count_rows(
+    /// Counts the dead letters of these drops, and their rows, first those that were not counted
+    /// for the longest time.
+    async fn count(
         &mut self,
         shown: &[(Coupon, Drop)],
         found: &InRedis,
-    ) -> Result<(), DbError> {
-        let drops = shown.iter().map(|(_, drop)| drop);
-        let counted_at = |drop: &Drop| {
-            self.counts
-                .get(&drop.id)
-                .and_then(|it| it.rows)
-                .map(|it| it.1)
-        };
+    ) -> Result<HashMap<DropId, u64>, DbError> {
+        let db = &self.stores.db;
+        let ids: HashSet<DropId> = shown.iter().map(|(_, drop)| drop.id).collect();
+        let letters = db.count_dead_letters(ids.iter().copied().collect()).await?;
+        self.rows
+            .retain(|id, it| ids.contains(id) || it.at.elapsed() < SETTLED);
+        let counted_at = |drop: &Drop| self.rows.get(&drop.id).map(|it| it.at);
         let is_due = |drop: &&Drop| {
             let rest = Duration::from_secs(u64::from(drop.quantity / SLOTS_A_SECOND));
             drop.quantity <= COUNTED_AT_MOST
                 && counted_at(drop).is_none_or(|at| at.elapsed() >= rest)
         };
-        let mut due: Vec<&Drop> = drops.filter(is_due).collect();
+        let mut due: Vec<&Drop> = shown.iter().map(|(_, drop)| drop).filter(is_due).collect();
         due.sort_by_key(|drop| counted_at(drop));
         let mut slots = 0_u32;
         for drop in due {
@@ -296,36 +265,32 @@ impl Reader {
             }
             let at = Instant::now();
             let users = found.get(&drop.id).map_or(0, |(redis, _)| redis.users);
-            let quantity = i64::from(drop.quantity);
-            let rows = self.stores.db.count_rows(drop.id, quantity).await?;
-            self.counts.entry(drop.id).or_default().rows = Some((RowCount { rows, users }, at));
+            let rows = db.count_rows(drop.id, drop.quantity.into()).await?;
+            let rows = RowCount { rows, users };
+            let wrong = self.rows.remove(&drop.id).and_then(|it| it.wrong);
+            self.rows.insert(drop.id, Counted { rows, at, wrong });
         }
-        Ok(())
+        Ok(letters)
     }
 }
 
-impl Counts {
+impl Counted {
     /// Whether the numbers do not add up and have not changed for a while. Under load they do not
     /// add up either, but change.
-    fn are_stuck(&mut self, redis: &RedisCounts) -> bool {
-        let Some((counted, at)) = self.rows.filter(|(counted, _)| !adds_up(redis, counted)) else {
-            self.unsettled = None;
+    fn is_stuck(&mut self, redis: RedisCounts) -> bool {
+        // People who join the waiting list change nothing.
+        let waiting = redis.waiting.min(1);
+        let redis = RedisCounts { waiting, ..redis };
+        if adds_up(&redis, &self.rows) {
+            self.wrong = None;
             return false;
+        }
+        let since = match self.wrong {
+            Some((before, rows, since)) if (before, rows) == (redis, self.rows) => since,
+            _ => self.at,
         };
-        let signed = |n: u64| i64::try_from(n).ok();
-        let now = [
-            signed(counted.rows),
-            signed(counted.users),
-            signed(redis.free),
-            Some(i64::from(redis.waiting > 0)),
-            redis.count,
-        ];
-        let since = match self.unsettled {
-            Some((numbers, since)) if numbers == now => since,
-            _ => at,
-        };
-        self.unsettled = Some((now, since));
-        at - since >= SETTLED
+        self.wrong = Some((redis, self.rows, since));
+        self.at - since >= SETTLED
     }
 }
 
@@ -339,13 +304,12 @@ fn adds_up(redis: &RedisCounts, counted: &RowCount) -> bool {
         && (redis.free == 0 || redis.waiting == 0)
 }
 
-async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, RedisError> {
+async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, StoreError> {
     let redis = &stores.redis;
-    let keys = shown
-        .iter()
-        .map(|(coupon, drop)| redis.keys(coupon.id, drop.id));
+    let keys = |(coupon, drop): &(Coupon, Drop)| redis.keys(coupon.id, drop.id);
+    let keys: Vec<_> = shown.iter().map(keys).collect();
     let servers = redis.servers().await?;
-    let states = redis.drop_states(&keys.collect::<Vec<_>>()).await?;
+    let states = redis.drop_states(&keys).await?;
     let found = shown.iter().zip(states).map(|((coupon, drop), state)| {
         let counts = RedisCounts {
             count: state.count,
@@ -362,9 +326,8 @@ async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, 
 async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
     let db = &stores.db;
     let read_at = Some(Utc::now());
-    let alerts = alerts::list(db, Some(AlertState::Firing), None, ALERTS)
-        .await?
-        .alerts;
+    let firing = alerts::list(db, Some(AlertState::Firing), None, ALERTS).await?;
+    let alerts = firing.alerts;
     let mut coupons = db.catalogue().await?;
     let live: HashSet<CouponId> = coupons.iter().map(|(coupon, _)| coupon.id).collect();
     let named = alerts.iter().filter_map(|alert| alert.alert.coupon_id);
@@ -509,11 +472,15 @@ mod tests {
     #[test]
     fn only_counts_that_stay_wrong_are_stuck() {
         let begun = Instant::now();
-        let mut counts = Counts::default();
+        let mut counted = Counted {
+            rows: RowCount { rows: 0, users: 0 },
+            at: begun,
+            wrong: None,
+        };
         let mut seen = |after: Duration, rows: u64| {
-            let (redis, counted) = numbers(Some(25), [25, 0, 0, rows]);
-            counts.rows = Some((counted, begun + after));
-            counts.are_stuck(&redis)
+            let (redis, now) = numbers(Some(25), [25, 0, 0, rows]);
+            (counted.rows, counted.at) = (now, begun + after);
+            counted.is_stuck(redis)
         };
         assert!(!seen(Duration::ZERO, 20));
         assert!(!seen(SETTLED, 21), "rows still come");

@@ -9,9 +9,9 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::views::{ErasedPerson, FoundPeople, GivenUp, NamedCoupon, Story};
-use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
-use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::coupons::find;
@@ -61,132 +61,73 @@ pub(super) async fn explain(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PeopleQuery {
-    /// A coupon's ID, or a part of its name. Without it, every coupon is searched for a row, a
-    /// revocation or a broken promise of the user.
+    /// A coupon's ID, or a part of its name.
     #[param(example = "Winter coupon")]
     coupon: Option<String>,
-    /// Default for a slot: the last opened drop.
-    drop_id: Option<i64>,
-    /// Send this or `slot`.
+    /// Without a coupon, every coupon is searched for a row, a revocation or a broken promise of
+    /// the user.
     #[param(example = "u-37")]
     user_id: Option<String>,
-    /// Send this or `user_id`.
-    slot: Option<i64>,
-    /// Record in `ops_actions` that you (`X-Operator`) saw the ids of the users on the slot.
-    reveal: Option<bool>,
 }
 
-/// The target of a search: a user or a slot.
-enum Sought {
-    User(UserId),
-    Slot(i64),
-}
-
-/// Find a user by coupon, drop and slot, or the coupons of a user
+/// Find a coupon by number or name, or the coupons of a user
 #[utoipa::path(
     get, path = "/v1/people", tag = "people", operation_id = "find_people", params(PeopleQuery), security(("ops" = [])),
     responses(
-        (status = 200, description = "The coupons and users found", body = FoundPeople),
-        (status = 404, description = "`not_found`: no such coupon or drop, or no user is known"),
+        (status = 200, description = "The coupons found", body = FoundPeople),
+        (status = 404, description = "`not_found`: no such coupon, or no coupon knows the user"),
     )
 )]
 pub(super) async fn search(
     State(app): State<RouteState>,
-    Extension(operator): Extension<Operator>,
     StrictQuery(query): StrictQuery<PeopleQuery>,
 ) -> Answer<FoundPeople> {
-    let sought = match (&query.user_id, query.slot) {
-        (Some(user), None) => Sought::User(user_id(user)?),
-        (None, Some(slot)) => Sought::Slot(slot),
-        _ => return Err(invalid("send either user_id or slot").into()),
-    };
-    let db = &app.stores.db;
-    let coupon = query.coupon.as_deref().map(str::trim).unwrap_or_default();
-    let coupons = in_question(&app, coupon, &sought).await?;
-    let mut found = FoundPeople {
+    let user = query.user_id.as_deref().map(user_id).transpose()?;
+    let coupons = in_question(&app.stores.db, query.coupon.as_deref(), user.as_ref()).await?;
+    Ok(Json(FoundPeople {
         coupons,
-        drop_id: query.drop_id.map(DropId),
-        user_ids: Vec::new(),
-    };
-    let [only] = found.coupons.as_slice() else {
-        found.drop_id = None;
-        return Ok(Json(found));
-    };
-    let (coupon, drops) = find(&app, &only.id.to_string()).await?;
-    if let Some(drop) = found.drop_id
-        && drops.iter().all(|own| own.id != drop)
-    {
-        return Err(Problem::not_found(format!("the coupon has no drop {drop}")).into());
-    }
-    match sought {
-        Sought::User(user) => found.user_ids.push(user.to_string()),
-        Sought::Slot(slot) => {
-            let drop = found.drop_id.or_else(|| explain::last_opened(&drops));
-            let drop =
-                drop.ok_or_else(|| Problem::not_found("no drop of the coupon has opened"))?;
-            let on_slot = explain::on_slot(&app.stores, coupon.id, drop, slot).await?;
-            if let Some(why) = on_slot.nobody(drop, slot) {
-                return Err(Problem::not_found(why).into());
-            }
-            if query.reveal.unwrap_or(false) {
-                let act = OperatorAct {
-                    action: "reveal",
-                    coupon: Some(coupon.id),
-                    drop: Some(drop),
-                    detail: json!({"slot": slot}),
-                };
-                // Record the access before showing anything.
-                db.record_act(operator, act).await?;
-            }
-            found.drop_id = Some(drop);
-            let users = on_slot.users.iter();
-            found.user_ids = users.map(ToString::to_string).collect();
-        }
-    }
-    Ok(Json(found))
+        drop_id: None,
+        user_ids: user.into_iter().map(|user| user.to_string()).collect(),
+    }))
 }
 
 /// Returns the coupon with that ID, those whose names contain the text, or those in which the user
 /// is known.
 async fn in_question(
-    app: &RouteState,
-    coupon: &str,
-    sought: &Sought,
+    db: &Db,
+    coupon: Option<&str>,
+    user: Option<&UserId>,
 ) -> Result<Vec<NamedCoupon>, Refusal> {
-    let db = &app.stores.db;
-    let named = async |ids: Vec<CouponId>| {
-        let found = db.coupons_by_id(ids).await?.into_iter();
-        let named = found.map(|(coupon, _)| NamedCoupon {
-            id: coupon.id,
-            name: coupon.settings.name,
-        });
-        Ok::<Vec<NamedCoupon>, Refusal>(named.collect())
-    };
-    if let Ok(id) = coupon.parse() {
-        let found = named(vec![CouponId(id)]).await?;
-        if !found.is_empty() {
-            return Ok(found);
-        }
+    let coupon = coupon.map(str::trim).filter(|text| !text.is_empty());
+    let mut found = Vec::new();
+    if let Some(id) = coupon.and_then(|text| text.parse().ok()) {
+        found = db.coupons_by_id(vec![CouponId(id)]).await?;
     }
-    let (ids, missing) = match sought {
-        _ if !coupon.is_empty() => {
-            let missing = format!("there is no coupon {coupon:?}, by number or by name");
-            (db.coupons_named(coupon).await?, missing)
+    let (ids, missing) = match (coupon, user) {
+        (Some(text), _) => {
+            let missing = format!("there is no coupon {text:?}, by number or by name");
+            (db.coupons_named(text).await?, missing)
         }
-        Sought::User(user) => {
+        (None, Some(user)) => {
             let missing = "no coupon has a row, a revocation or a broken promise of this user; a claim that waits, or is \
                            on its way, is found only with its coupon";
             (db.coupons_of_person(user).await?, missing.to_owned())
         }
-        Sought::Slot(_) => {
-            return Err(invalid("coupon: name the coupon that the slot belongs to").into());
+        (None, None) => {
+            return Err(invalid("send coupon or user_id").into());
         }
     };
-    let found = named(ids).await?;
+    if found.is_empty() {
+        found = db.coupons_by_id(ids).await?;
+    }
     if found.is_empty() {
         return Err(Problem::not_found(missing).into());
     }
-    Ok(found)
+    let named = found.into_iter().map(|(coupon, _)| NamedCoupon {
+        id: coupon.id,
+        name: coupon.settings.name,
+    });
+    Ok(named.collect())
 }
 
 /// The drop of the promise.

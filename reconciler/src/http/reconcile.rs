@@ -13,14 +13,13 @@ use firstcome_shared::http::{Problem, json as parse};
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::refusals::Refusal;
 use super::state::RouteState;
 use crate::context::{PassError, PassRequest};
-use crate::passes::{NotStarted, PassResult, must_exist};
+use crate::passes::{NotStarted, must_exist};
 use crate::report::{Run, Trigger};
 
 /// The scope and kind of the pass.
@@ -110,17 +109,29 @@ async fn run(app: &RouteState, request: PassRequest, wait: bool) -> Result<Respo
     let deadline = Instant::now() + UNRECORDED;
     loop {
         let running = match app.passes.start(request.clone()) {
-            Ok((run_id, answer)) => match asked(app, run_id, answer, wait).await? {
-                Some(response) => return Ok(response),
-                None => app.stores.db.running_run().await?,
-            },
+            Ok((run_id, answer)) => {
+                if !wait && app.passes.is_recorded(&run_id).await {
+                    return Ok(accepted(run_id));
+                }
+                match answer.await {
+                    Ok(Ok(run)) if wait => return Ok(Json(run).into_response()),
+                    Ok(Ok(Run { error: None, .. })) => return Ok(accepted(run_id)),
+                    Ok(Ok(run)) => return Err(not_begun(run.error.unwrap_or_default()).into()),
+                    Ok(Err(PassError::Busy)) => app.stores.db.running_run().await?,
+                    Ok(Err(error)) => return Err(Problem::unavailable(error.to_string()).into()),
+                    Err(_) => return Err(stopping().into()),
+                }
+            }
             Err(NotStarted::Running(run_id)) => {
                 app.passes.is_recorded(&run_id).await.then_some(run_id)
             }
             Err(NotStarted::Stopping) => return Err(stopping().into()),
         };
         if let Some(running) = running {
-            return Err(busy(&running).into());
+            let why =
+                "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended";
+            let busy = Problem::new(Code::PassRunning, why);
+            return Err(busy.with("run_id", running).into());
         }
         // Another process has only just taken or released the lock.
         if Instant::now() >= deadline {
@@ -129,27 +140,6 @@ async fn run(app: &RouteState, request: PassRequest, wait: bool) -> Result<Respo
             return Err(not_begun(holder.unwrap_or_else(another)).into());
         }
         tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// Returns the response for a pass of this process, or `None` if another process has the lock.
-async fn asked(
-    app: &RouteState,
-    run_id: String,
-    answer: oneshot::Receiver<PassResult>,
-    wait: bool,
-) -> Result<Option<Response>, Problem> {
-    if !wait && app.passes.is_recorded(&run_id).await {
-        return Ok(Some(accepted(run_id)));
-    }
-    match answer.await.map_err(|_| stopping())? {
-        Ok(run) if wait => Ok(Some(Json(run).into_response())),
-        Ok(run) => match run.error {
-            Some(error) => Err(not_begun(error)),
-            None => Ok(Some(accepted(run_id))),
-        },
-        Err(PassError::Busy) => Ok(None),
-        Err(error) => Err(Problem::unavailable(error.to_string())),
     }
 }
 
@@ -164,19 +154,6 @@ fn not_begun(why: String) -> Problem {
 
 /// Responds that the pass has the lock and is recorded, so that its path is valid.
 fn accepted(run_id: String) -> Response {
-    let location = format!("/v1/runs/{run_id}");
-    (
-        StatusCode::ACCEPTED,
-        [(header::LOCATION, location)],
-        Json(Started { run_id }),
-    )
-        .into_response()
-}
-
-fn busy(running: &str) -> Problem {
-    Problem::new(
-        Code::PassRunning,
-        "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended",
-    )
-    .with("run_id", running)
+    let location = [(header::LOCATION, format!("/v1/runs/{run_id}"))];
+    (StatusCode::ACCEPTED, location, Json(Started { run_id })).into_response()
 }

@@ -4,10 +4,14 @@ use std::ops::RangeInclusive;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use firstcome_shared::domain::{UserId, canonical_number};
+use firstcome_shared::domain::{CouponId, DropId, UserId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::invalid;
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use serde_json::Value;
+
+use super::state::RouteState;
 
 /// An error response. `?` creates it from whatever a route can fail with.
 #[derive(Debug)]
@@ -33,6 +37,22 @@ impl From<DbError> for Refusal {
         tracing::warn!(%error, "cannot answer a request");
         Self(Problem::unavailable("MySQL cannot be asked right now"))
     }
+}
+
+/// Records that an operator saw the ids of users, before anything is shown.
+pub(super) async fn reveal(
+    app: &RouteState,
+    operator: Operator,
+    (coupon, drop): (Option<CouponId>, Option<DropId>),
+    detail: Value,
+) -> Result<(), DbError> {
+    let act = OperatorAct {
+        action: "reveal",
+        coupon,
+        drop,
+        detail,
+    };
+    app.stores.db.record_act(operator, act).await
 }
 
 /// Checks a number of a query, such as the limit of a page.

@@ -1,7 +1,7 @@
 //! Routes for runs: `GET /v1/runs` lists them, `GET /v1/runs/{id}` returns one.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::Relaxed;
+use std::str::FromStr;
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -9,7 +9,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::views::RunSummary;
-use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::runs::{FindingRow, RunRow};
 use firstcome_shared::mysql::{Db, DbError};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::refusals::{Answer, no_such, within};
+use super::refusals::{Answer, no_such, reveal, within};
 use super::state::RouteState;
 use crate::report::{
     ActionKind, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger, Unlisted,
@@ -81,19 +81,6 @@ pub(super) struct RunPage {
     /// `after` of the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_after: Option<i64>,
-    /// Null unless this process runs it now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    progress: Option<ProgressView>,
-}
-
-/// Progress of a run.
-#[derive(Debug, Serialize, ToSchema)]
-struct ProgressView {
-    /// Drops to compare.
-    drops: u64,
-    drops_done: u64,
-    /// Users and rows compared.
-    compared: u64,
 }
 
 /// Read one run with its findings, a page at a time
@@ -117,7 +104,7 @@ pub(super) async fn read(
     }
     let db = &app.stores.db;
     let after = query.after.unwrap_or(0);
-    let is_under_way = app.passes.current().as_deref() == Some(&id);
+    let is_under_way = app.passes.current.run_id().as_deref() == Some(&id);
     let Some((run, next_after)) = page(db, id.clone(), limit, after).await? else {
         // A run is recorded once it has the lock.
         return Err(if is_under_way {
@@ -128,24 +115,10 @@ pub(super) async fn read(
     };
     if query.reveal.unwrap_or(false) {
         let findings = run.all_findings().count();
-        let act = OperatorAct {
-            action: "reveal",
-            detail: json!({"run_id": run.run_id, "after": after, "findings": findings}),
-            ..OperatorAct::default()
-        };
-        // Record the access before showing anything.
-        db.record_act(operator, act).await?;
+        let detail = json!({"run_id": run.run_id, "after": after, "findings": findings});
+        reveal(&app, operator, (None, None), detail).await?;
     }
-    let progress = &app.passes.progress;
-    Ok(Json(RunPage {
-        run,
-        next_after,
-        progress: is_under_way.then(|| ProgressView {
-            drops: progress.drops.load(Relaxed),
-            drops_done: progress.drops_done.load(Relaxed),
-            compared: progress.compared.load(Relaxed),
-        }),
-    }))
+    Ok(Json(RunPage { run, next_after }))
 }
 
 /// Whether the text has the form of a run's ID. For other text MySQL would report an error if its
@@ -165,38 +138,31 @@ pub(super) async fn page(
     let Some((row, findings)) = db.run_with_findings(id, limit, after).await? else {
         return Ok(None);
     };
-    let next = (findings.len() == limit as usize)
-        .then(|| findings.last().map(|f| f.0))
-        .flatten();
-    Ok(Some((
-        assemble(row, findings.into_iter().map(|(_, finding)| finding)),
-        next,
-    )))
+    let last = findings.last().map(|(id, _)| *id);
+    let next = last.filter(|_| findings.len() == limit as usize);
+    let findings = findings.into_iter().map(|(_, finding)| finding);
+    Ok(Some((assemble(row, findings), next)))
+}
+
+/// Parses a word of a table. Replaces an unknown one, which another release wrote, with
+/// `otherwise`.
+fn word<T: FromStr>(text: &str, otherwise: T) -> T {
+    text.parse().unwrap_or(otherwise)
 }
 
 fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
-    // Parses an enum value. Replaces an unknown value, which another release wrote, with
-    // `otherwise`.
-    fn word<T: std::str::FromStr>(text: &str, otherwise: T) -> T {
-        text.parse().unwrap_or(otherwise)
-    }
+    let drops = row.drops.as_deref();
+    let drops = drops.and_then(|json| serde_json::from_str(json).ok());
+    let trigger = word(&row.triggered_by, Trigger::Cron);
     let mut run = Run {
         status: word(&row.status, Status::Failed),
-        drops: row
-            .drops
-            .as_deref()
-            .and_then(|json| serde_json::from_str(json).ok())
-            .unwrap_or_default(),
+        drops: drops.unwrap_or_default(),
         asked_by: row.asked_by,
         dry_run: row.dry_run,
         deep: row.deep,
         finished_at: row.finished_at.map(|at| at.and_utc()),
         error: row.error,
-        ..Run::begun(
-            &row.id,
-            word(&row.triggered_by, Trigger::Cron),
-            row.started_at.and_utc(),
-        )
+        ..Run::begun(&row.id, trigger, row.started_at.and_utc())
     };
     let (drops, listed) = run.examined();
     let less = |all: i64, listed: u64| u64::try_from(all).unwrap_or(0).saturating_sub(listed);
@@ -208,12 +174,8 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
             failed_claims: less(row.failed_claims_examined, listed.failed_claims),
         },
     };
-    let places: HashMap<_, _> = run
-        .drops
-        .iter()
-        .enumerate()
-        .map(|(at, report)| (report.drop_id, at))
-        .collect();
+    let places = run.drops.iter().enumerate();
+    let places: HashMap<_, _> = places.map(|(at, report)| (report.drop_id, at)).collect();
     for row in findings {
         let finding = Finding {
             kind: word(&row.kind, Kind::Stalled),

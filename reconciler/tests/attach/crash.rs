@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use firstcome_reconciler::report::Status;
+use firstcome_stack::{MailOptions, MailSink, mysql_rows};
 
 use crate::world::{World, pass, users};
 
@@ -21,15 +22,11 @@ rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
 failed = { table = "failed_event", user = "user_id", done = "delete" }
 "#;
 
-fn program(world: &World, campaigns: &str) -> Command {
+fn program(world: &World, campaigns: &str, args: &[&str]) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_firstcome-reconciler"));
-    program
-        .args(["attach", "--once"])
-        .arg(world.file(campaigns));
-    program
-        .env("DATABASE_URL", &world.ours)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    program.arg("attach").arg(world.file(campaigns)).args(args);
+    program.env("DATABASE_URL", &world.ours);
+    program.stdout(Stdio::piped()).stderr(Stdio::piped());
     program
 }
 
@@ -42,7 +39,7 @@ async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
         world.rows(7, users(110..130)).await;
         world.failed(7, users(0..5).chain(users(112..115))).await;
         let () = world.redis("SET @count 999").await;
-        let mut killed = program(&world, FILE);
+        let mut killed = program(&world, FILE, &["--once"]);
         let killed = killed.env("FIRSTCOME_CRASH_AT", point).output().unwrap();
         let said = String::from_utf8_lossy(&killed.stderr).into_owned();
         assert!(said.contains("crash point"), "{point}: {said}");
@@ -55,6 +52,40 @@ async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
         assert_eq!(pass(&attached).await.status, Status::Clean, "{point}");
         assert_eq!(world.numbers().await, [130, 0, 130, 130], "{point}");
     }
+}
+
+#[tokio::test]
+async fn two_daemons_repair_once_and_mail_it() {
+    let world = World::new().await;
+    world.members("@users", users(0..20)).await;
+    let () = world.redis("SET @count 20").await;
+    let mail = MailSink::start(MailOptions::default()).await.unwrap();
+    let daemons = [0, 1].map(|_| {
+        let mut daemon = program(&world, FILE, &["--listen-addr", "127.0.0.1:0"]);
+        daemon
+            .env("SMTP_URL", mail.url())
+            .env("RECONCILE_CRON", "* * * * * *");
+        daemon
+            .env("ALERT_FROM", "f@example.com")
+            .env("ALERT_TO", "duty@example.com");
+        daemon
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    });
+    let limit = Duration::from_secs(60);
+    let told = mail
+        .wait_for(|mail| mail.text().contains("issued late"), limit)
+        .await;
+    for mut daemon in daemons {
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+    told.unwrap();
+    assert_eq!(world.numbers().await, [20, 0, 20, 20]);
+    let repairs = "SELECT CAST(SUM(applied) AS SIGNED) FROM reconcile_runs";
+    assert_eq!(mysql_rows(&world.ours, repairs).await.unwrap()[0], ["20"]);
 }
 
 #[tokio::test]
@@ -71,7 +102,7 @@ async fn one_pass_needs_no_database_of_ours_and_prints_what_it_saw() {
         (FILE, 2, "needs DATABASE_URL"),
         (&misfit, 2, "the nearest is \"user_id\""),
     ] {
-        let mut program = program(&world, file);
+        let mut program = program(&world, file, &["--once"]);
         let done = program.env_remove("DATABASE_URL").output().unwrap();
         let printed = [done.stdout, done.stderr].concat();
         let printed = String::from_utf8_lossy(&printed);
@@ -89,7 +120,7 @@ async fn a_million_users_fit_in_64_mb() {
     world.members("@users", users(0..1_000_000)).await;
     world.rows(7, users(0..1_000_000)).await;
     let () = world.redis("SET @count 1000000").await;
-    let mut pass = program(&world, &FILE.replace("150", "1000000"))
+    let mut pass = program(&world, &FILE.replace("150", "1000000"), &["--once"])
         .spawn()
         .unwrap();
     let mut peak_kb = 0;

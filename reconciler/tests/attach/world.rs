@@ -199,7 +199,7 @@ impl World {
             redis: redis_at(&file.redis),
             file: Arc::new(file),
             ours: Some(ours),
-            progress: Arc::default(),
+            current: Arc::default(),
         }
     }
 

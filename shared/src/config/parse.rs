@@ -1,7 +1,6 @@
-//! Parses the command line. If a setting is missing, the error also names the variable.
+//! Parses the command line, with a short `-h`.
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, Command, Error, Parser};
+use clap::{Arg, Command, Parser};
 
 /// The twelve settings that `-h` shows: those that a new installation sets first. `--help` shows
 /// all settings.
@@ -34,54 +33,12 @@ fn with_short_help(command: Command) -> Command {
 }
 
 /// Parses the command line. If that fails, prints the reason and ends the process.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "as clap's own exit: nothing has begun yet that had to end"
-)]
 pub fn parse<Cli: Parser>(command: Command) -> Cli {
     let mut command = with_short_help(command);
-    let read = match command.try_get_matches_from_mut(std::env::args_os()) {
-        Ok(matches) => Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command)),
-        Err(error) => Err(error),
-    };
-    read.unwrap_or_else(|error| {
-        if let Some(variables) = missing(&error, &command) {
-            // Ignore a failure: standard error may be closed.
-            let _ = error.print();
-            eprintln!(
-                "\nor set {variables} in the environment; those of a running `make run`: set -a; . target/run/env"
-            );
-            std::process::exit(error.exit_code());
-        }
-        error.exit()
-    })
-}
-
-/// Returns the variables of missing settings. clap's error contains the placeholders of the
-/// settings, which are the names of their variables.
-fn missing(error: &Error, command: &Command) -> Option<String> {
-    let (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(missing))) =
-        (error.kind(), error.get(ContextKind::InvalidArg))
-    else {
-        return None;
-    };
-    let placeholder = |arg: &String| Some(arg.split_once('<')?.1.split_once('>')?.0.to_owned());
-    let variables: Vec<_> = missing
-        .iter()
-        .filter_map(placeholder)
-        .filter(|name| is_read(command, name))
-        .collect();
-    (!variables.is_empty()).then(|| variables.join(", "))
-}
-
-/// Whether an argument of the command, or of a subcommand, is read from this variable.
-fn is_read(command: &Command, variable: &str) -> bool {
-    command
-        .get_arguments()
-        .any(|arg| arg.get_env().is_some_and(|env| env == variable))
-        || command
-            .get_subcommands()
-            .any(|command| is_read(command, variable))
+    let read = command
+        .try_get_matches_from_mut(std::env::args_os())
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    read.unwrap_or_else(|error| error.format(&mut command).exit())
 }
 
 #[cfg(test)]
@@ -98,20 +55,6 @@ mod tests {
         redis_url: String,
         #[arg(long)]
         opens_at: i64,
-    }
-
-    #[test]
-    fn error_names_variables_of_missing_settings_only() {
-        let missing_of = |args: &[&str]| {
-            let error = Line::try_parse_from([&["x"], args].concat()).unwrap_err();
-            missing(&error, &Line::command())
-        };
-        assert_eq!(missing_of(&[]).as_deref(), Some("OF_THIS_TEST_URL"));
-        assert_eq!(missing_of(&["--of-this-test-url=x"]), None);
-        assert_eq!(
-            missing_of(&["--of-this-test-url=x", "--opens-at=one"]),
-            None
-        );
     }
 
     #[test]

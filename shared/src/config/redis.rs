@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
+use redis::{ConnectionAddr, ConnectionInfo};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{TlsArgs, secret};
 use crate::redis::deployment::addresses;
-use crate::redis::{RedisDurability, RedisMode, RedisSettings, SentinelSettings, keys};
+use crate::redis::{RedisDurability, RedisMode, RedisSettings, keys};
 use crate::tls::{Store, StoreAddress, Tls};
 
 /// The connection to Redis.
@@ -20,31 +21,13 @@ pub struct RedisArgs {
     redis_url: SecretString,
     /// Kind of Redis deployment
     #[arg(long, env = "REDIS_MODE", value_enum, default_value_t)]
-    redis_mode: ModeName,
-    /// Name under which Sentinels watch the master
-    #[arg(long, env = "REDIS_SENTINEL_MASTER", value_name = "NAME")]
-    redis_sentinel_master: Option<String>,
-    /// Password for the Sentinels; REDIS_URL holds the password for the master
-    #[arg(long, env = "REDIS_SENTINEL_PASSWORD", hide_env_values = true, value_parser = secret(|_| Ok(())))]
-    redis_sentinel_password: Option<SecretString>,
+    redis_mode: RedisMode,
     /// Prefix of every key; change it only if several installations share one Redis
     #[arg(long, env = "REDIS_KEY_PREFIX", default_value = keys::DEFAULT_PREFIX, value_parser = key_prefix)]
     pub redis_key_prefix: String,
     /// Whether this process checks that Redis is durable, or the operator guarantees it
     #[arg(long, env = "REDIS_DURABILITY", value_enum, default_value_t)]
     redis_durability: RedisDurability,
-}
-
-/// Kinds of Redis deployment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-enum ModeName {
-    /// One server
-    #[default]
-    Single,
-    /// REDIS_URL names Sentinels, which know the master
-    Sentinel,
-    /// REDIS_URL names nodes of a Redis Cluster
-    Cluster,
 }
 
 impl RedisArgs {
@@ -59,12 +42,10 @@ impl RedisArgs {
         let args = Self {
             redis_url: url,
             redis_mode: if is_cluster {
-                ModeName::Cluster
+                RedisMode::Cluster
             } else {
-                ModeName::Single
+                RedisMode::Single
             },
-            redis_sentinel_master: None,
-            redis_sentinel_password: None,
             redis_key_prefix: keys::DEFAULT_PREFIX.to_owned(),
             redis_durability: RedisDurability::Managed,
         };
@@ -73,58 +54,36 @@ impl RedisArgs {
 
     /// Returns the settings for the client. `timeout` is the maximum wait for one response.
     pub fn settings(&self, timeout: Duration, tls: &TlsArgs) -> anyhow::Result<RedisSettings> {
-        let is_encrypted = is_encrypted(self.redis_url.expose_secret());
-        let tls = is_encrypted.then(|| Tls::new(Store::Redis, &tls.files()));
+        let nodes = addresses(self.redis_url.expose_secret());
+        let nodes = nodes.map_err(anyhow::Error::msg)?;
+        validate(self.redis_mode, &nodes).map_err(anyhow::Error::msg)?;
+        let tls = is_encrypted(&nodes[0]).then(|| Tls::new(Store::Redis, &tls.files()));
         let tls = tls.transpose().map_err(anyhow::Error::msg)?;
         Ok(RedisSettings {
             url: StoreAddress::new(self.redis_url.clone(), tls),
             prefix: self.redis_key_prefix.clone(),
             timeout,
-            mode: mode(self).map_err(anyhow::Error::msg)?,
+            mode: self.redis_mode,
             durability: self.redis_durability,
         })
     }
 }
 
-fn mode(given: &RedisArgs) -> Result<RedisMode, String> {
-    // clap has already validated the addresses.
-    let nodes = addresses(given.redis_url.expose_secret())?;
-    let mode = given.redis_mode;
-    let of_sentinel = [
-        ("MASTER", given.redis_sentinel_master.is_some()),
-        ("PASSWORD", given.redis_sentinel_password.is_some()),
-    ];
-    if let Some((name, _)) = of_sentinel
-        .iter()
-        .find(|(_, is_set)| *is_set && mode != ModeName::Sentinel)
-    {
-        return Err(format!(
-            "REDIS_SENTINEL_{name} is set, but REDIS_MODE is not sentinel: set it, or leave the name out"
-        ));
-    }
+/// Checks that the addresses fit the mode; clap has checked their form.
+fn validate(mode: RedisMode, nodes: &[ConnectionInfo]) -> Result<(), String> {
     match mode {
-        ModeName::Single if nodes.len() > 1 => {
-            Err("REDIS_URL names several nodes: set REDIS_MODE to sentinel or cluster".into())
+        RedisMode::Single if nodes.len() > 1 => {
+            Err("REDIS_URL names several nodes: set REDIS_MODE=cluster (Redis Sentinel is not supported)".into())
         }
-        ModeName::Single => Ok(RedisMode::Single),
-        ModeName::Sentinel => Ok(RedisMode::Sentinel(SentinelSettings {
-            master: given
-                .redis_sentinel_master
-                .clone()
-                .ok_or("REDIS_SENTINEL_MASTER is missing: the name under which the Sentinels watch the master")?,
-            password: given.redis_sentinel_password.clone(),
-        })),
-        ModeName::Cluster if nodes[0].redis_settings().db() != 0 => {
+        RedisMode::Cluster if nodes[0].redis_settings().db() != 0 => {
             Err("a cluster has database 0 only: leave the database out of REDIS_URL".into())
         }
-        ModeName::Cluster => Ok(RedisMode::Cluster),
+        RedisMode::Single | RedisMode::Cluster => Ok(()),
     }
 }
 
-fn is_encrypted(url: &str) -> bool {
-    // The client also ignores leading spaces and case.
-    let url = url.trim_start().to_ascii_lowercase();
-    url.starts_with("rediss://") || url.starts_with("valkeys://")
+fn is_encrypted(node: &ConnectionInfo) -> bool {
+    matches!(node.addr(), ConnectionAddr::TcpTls { .. })
 }
 
 fn redis_url(text: &str) -> Result<(), String> {
@@ -132,11 +91,9 @@ fn redis_url(text: &str) -> Result<(), String> {
         return Err("leave #insecure out: whose certificate it is, is always verified".into());
     }
     let nodes = addresses(text)?;
-    let is_encrypted =
-        |info: &redis::ConnectionInfo| matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. });
     if nodes
         .iter()
-        .any(|info| is_encrypted(info) != is_encrypted(&nodes[0]))
+        .any(|node| is_encrypted(node) != is_encrypted(&nodes[0]))
     {
         return Err("all nodes must be redis://, or all rediss://".into());
     }

@@ -43,8 +43,8 @@ pub struct CouponPatch {
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<NaiveDate>)]
     pub last_day: Option<Option<NaiveDate>>,
-    /// True closes the open drop immediately and permanently; its waiting list gets nothing more.
-    /// Later drops of a daily coupon stay.
+    /// True closes the open drop immediately and permanently; its waiting list gets nothing more. A
+    /// coupon that opens once is ended even before it opens. Later drops of a daily coupon stay.
     pub close_now: Option<bool>,
     /// Who may claim, as in `NewCouponBody`. Users who hold a coupon or wait keep it.
     #[serde(default, deserialize_with = "or_null")]
@@ -171,7 +171,7 @@ impl CouponPatch {
             *closes = self.closes.unwrap_or(*closes);
             *last_day = self.last_day.unwrap_or(*last_day);
         }
-        new.check().map_err(|error| error.to_string())?;
+        new.check()?;
         if let Some(Some(last)) = self.last_day {
             drops.retain(|drop| {
                 let is_later = drop.local_date.is_some_and(|day| day > last);
@@ -224,7 +224,7 @@ fn close_at(
     if let Schedule::Once { closes_at, .. } = new {
         *closes_at = wanted;
     }
-    new.check().map_err(|error| error.to_string())?;
+    new.check()?;
     let closes_at = wanted.map(|at| at.trunc_subsecs(3));
     if closes_at.is_some_and(|at| at <= now) {
         return Err("closes_at is in the past; to close at once, send close_now".into());
@@ -249,8 +249,10 @@ fn close_now(
     drops: &mut [Drop],
     now: DateTime<Utc>,
 ) -> Result<(), String> {
-    let is_open = |drop: &Drop| drop.sealed_at.is_none() && drop.is_open_at(now);
-    if !drops.iter().any(is_open) {
+    // A coupon that opens once can be ended before it opens.
+    let is_once = matches!(schedule, Some(Schedule::Once { .. }));
+    let ends = |drop: &Drop| drop.is_not_closed(now) && (is_once || drop.opens_at <= now);
+    if !drops.iter().any(ends) {
         let last = drops.iter().rfind(|drop| drop.opens_at <= now);
         let next = drops.iter().find(|drop| drop.opens_at > now);
         return match (last, next) {
@@ -263,13 +265,18 @@ fn close_now(
             (..) => Err("no drop is open, and none will open; there is nothing to close".into()),
         };
     }
-    for drop in drops.iter_mut().filter(|drop| is_open(drop)) {
+    for drop in drops.iter_mut().filter(|drop| ends(drop)) {
         // The schema refuses an empty window.
+        drop.opens_at = drop.opens_at.min(now);
         let at = now.max(drop.opens_at + TimeDelta::milliseconds(1));
         drop.closes_at = Some(at);
         drop.closed_early = true;
-        if let Some(Schedule::Once { closes_at, .. }) = schedule {
-            *closes_at = Some(at);
+        if let Some(Schedule::Once {
+            opens_at,
+            closes_at,
+        }) = schedule
+        {
+            (*opens_at, *closes_at) = (drop.opens_at, Some(at));
         }
     }
     Ok(())
@@ -386,6 +393,34 @@ mod tests {
         change(&mut all, "02T12:00", json!({"quantity": 7})).unwrap();
         let quantities: Vec<_> = all.1.iter().map(|drop| drop.quantity).collect();
         assert_eq!((quantities, all.0.quantity), (vec![5, 5, 7], 7));
+    }
+
+    #[test]
+    fn close_now_ends_an_open_drop_and_a_coupon_that_has_not_opened() {
+        let close = json!({"close_now": true});
+        let mut all = daily("12:00");
+        change(&mut all, "01T11:30", close.clone()).unwrap();
+        let early: Vec<_> = all.1.iter().map(|drop| drop.closed_early).collect();
+        assert_eq!(early, [true, false, false]);
+        change(&mut all, "01T11:40", close.clone()).unwrap();
+        let refused = change(&mut daily("12:00"), "01T10:00", close.clone()).unwrap_err();
+        assert!(refused.contains("an earlier last_day"), "{refused}");
+        let mut once = daily("12:00");
+        once.1.truncate(1);
+        once.0.settings.schedule = Some(Schedule::Once {
+            opens_at: once.1[0].opens_at,
+            closes_at: None,
+        });
+        for again in 0..2 {
+            change(&mut once, "01T09:00", close.clone()).unwrap();
+            assert!(!once.1[0].is_not_closed(at("01T09:01")), "{again}");
+            assert!(once.1[0].opens_at < once.1[0].closes_at.unwrap());
+        }
+        let schedule = once.0.schedule.as_ref().unwrap();
+        assert_eq!(
+            schedule.drops_from(at("01T09:00"))[0].opens_at,
+            at("01T09:00")
+        );
     }
 
     #[test]

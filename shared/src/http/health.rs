@@ -1,25 +1,26 @@
 //! `/healthz` (the process runs), `/readyz` (its dependencies are available), `/metrics`.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
+use futures_util::future::{BoxFuture, join_all};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::redis::Redis;
 use crate::schedule::time_zone;
 
 /// A check of one dependency. `Err` describes the fault.
-pub type HealthCheck =
-    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+pub type HealthCheck = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// Checks with the names under which `/readyz` shows their results.
+type Checks = Vec<(&'static str, HealthCheck)>;
 
 /// Makes a [`HealthCheck`] from an async closure.
 pub fn check<F, Fut>(ask: F) -> HealthCheck
@@ -36,17 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Builds `/healthz` and `/readyz` alone. Notes are checks whose results are shown, but which do
 /// not make the service unready.
 pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
-    checks: Vec<(&'static str, HealthCheck)>,
-    notes: Vec<(&'static str, HealthCheck)>,
+    checks: Checks,
+    notes: Checks,
 ) -> Router<S> {
-    probes(
-        check(async || Ok(())),
-        Readiness {
-            checks,
-            notes,
-            last: Mutex::default(),
-        },
-    )
+    probes(check(async || Ok(())), checks, notes)
 }
 
 /// Builds `/metrics` alone.
@@ -64,21 +58,16 @@ pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 /// reports that the loop makes no progress, so that the supervisor restarts it.
 pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     alive: HealthCheck,
-    checks: Vec<(&'static str, HealthCheck)>,
+    checks: Checks,
     metrics: PrometheusHandle,
 ) -> Router<S> {
-    let readiness = Readiness {
-        checks,
-        notes: Vec::new(),
-        last: Mutex::default(),
-    };
-    probes(alive, readiness).merge(metrics_route(metrics))
+    probes(alive, checks, Vec::new()).merge(metrics_route(metrics))
 }
 
 /// Builds all three routes, with notes, for a service that renders its `/metrics` itself.
 pub fn routes_with<S: Clone + Send + Sync + 'static>(
-    checks: Vec<(&'static str, HealthCheck)>,
-    notes: Vec<(&'static str, HealthCheck)>,
+    checks: Checks,
+    notes: Checks,
     metrics: Render,
 ) -> Router<S> {
     routes_without_metrics(checks, notes).merge(metrics_of(metrics))
@@ -87,39 +76,45 @@ pub fn routes_with<S: Clone + Send + Sync + 'static>(
 /// Returns a `/readyz` note if `REDIS_DURABILITY=managed`, because then nothing checks that Redis
 /// is durable.
 pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
-    let note = "nothing checks that Redis is durable (REDIS_DURABILITY=managed)";
-    redis.is_managed().then(|| {
-        (
-            "redis_durability",
-            check(move || async move { Err(note.to_owned()) }),
-        )
-    })
+    let said = "nothing checks that Redis is durable (REDIS_DURABILITY=managed)";
+    let note = redis.is_managed().then(|| note(said.to_owned()))?;
+    Some(("redis_durability", note))
 }
 
 /// Returns a `/readyz` note with the version of the time zone rules.
 pub fn time_zone_rules() -> (&'static str, HealthCheck) {
-    let rules = time_zone::rules().to_string();
-    let note = check(move || std::future::ready(Err(rules.clone())));
-    ("time_zones", note)
+    ("time_zones", note(time_zone::rules().to_string()))
 }
 
-fn probes<S: Clone + Send + Sync + 'static>(alive: HealthCheck, readiness: Readiness) -> Router<S> {
-    let readiness = Arc::new(readiness);
+fn note(text: String) -> HealthCheck {
+    check(move || ready(Err(text.clone())))
+}
+
+fn probes<S>(alive: HealthCheck, checks: Checks, notes: Checks) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let last = Mutex::default();
+    let readiness = Arc::new(Readiness {
+        checks,
+        notes,
+        last,
+    });
+    let healthz = async move || match alive().await {
+        Ok(()) => (StatusCode::OK, Json(json!({"status": "ok"}))),
+        Err(reason) => {
+            let body = json!({"status": "stuck", "reason": reason});
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body))
+        }
+    };
     Router::new()
-        .route("/healthz", get(async move || healthy(&alive).await))
+        .route("/healthz", get(healthz))
         .route("/readyz", get(async move || readiness.answer().await))
 }
 
 fn metrics_of<S: Clone + Send + Sync + 'static>(metrics: Render) -> Router<S> {
-    Router::new().route(
-        "/metrics",
-        get(async move || {
-            (
-                [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-                metrics(),
-            )
-        }),
-    )
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    Router::new().route("/metrics", get(async move || (kind, metrics())))
 }
 
 /// How long a response of `/readyz` is reused. The route is public, and each check reads the
@@ -127,66 +122,47 @@ fn metrics_of<S: Clone + Send + Sync + 'static>(metrics: Render) -> Router<S> {
 const READY_FOR: Duration = Duration::from_millis(200);
 
 struct Readiness {
-    checks: Vec<(&'static str, HealthCheck)>,
-    notes: Vec<(&'static str, HealthCheck)>,
+    checks: Checks,
+    notes: Checks,
     /// One request runs the checks; concurrent requests wait for its result.
     last: Mutex<Option<(Instant, StatusCode, Value)>>,
 }
 
 impl Readiness {
-    async fn answer(&self) -> Response {
+    async fn answer(&self) -> (StatusCode, Json<Value>) {
         let mut last = self.last.lock().await;
-        if last
-            .as_ref()
-            .is_none_or(|(at, ..)| at.elapsed() >= READY_FOR)
+        if let Some((at, status, body)) = &*last
+            && at.elapsed() < READY_FOR
         {
-            let ((checks, ok), (notes, _)) = tokio::join!(ask(&self.checks), ask(&self.notes));
-            let status = if ok {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
-            let mut body =
-                json!({"status": if ok { "ok" } else { "unavailable" }, "checks": checks});
-            if !self.notes.is_empty() {
-                body["notes"] = notes.into();
-            }
-            *last = Some((Instant::now(), status, body));
+            return (*status, Json(body.clone()));
         }
-        match &*last {
-            Some((_, status, body)) => (*status, axum::Json(body)).into_response(),
-            None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        let ((checks, ok), (notes, _)) = tokio::join!(ask(&self.checks), ask(&self.notes));
+        let (status, word) = if ok {
+            (StatusCode::OK, "ok")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+        };
+        let mut body = json!({"status": word, "checks": checks});
+        if !self.notes.is_empty() {
+            body["notes"] = notes.into();
         }
-    }
-}
-
-async fn healthy(alive: &HealthCheck) -> Response {
-    match alive().await {
-        Ok(()) => axum::Json(json!({"status": "ok"})).into_response(),
-        Err(reason) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            axum::Json(json!({"status": "stuck", "reason": reason})),
-        )
-            .into_response(),
+        *last = Some((Instant::now(), status, body.clone()));
+        (status, Json(body))
     }
 }
 
 /// Runs the checks. Returns the result of each (`ok` or the fault), and whether all succeeded.
-async fn ask(checks: &[(&'static str, HealthCheck)]) -> (Map<String, Value>, bool) {
-    let answers = futures_util::future::join_all(checks.iter().map(|(name, check)| async move {
-        let answer = tokio::time::timeout(PATIENCE, check()).await;
-        (
-            *name,
-            answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))),
-        )
-    }))
-    .await;
+async fn ask(checks: &Checks) -> (Map<String, Value>, bool) {
+    let late = || Err(format!("no answer within {PATIENCE:?}"));
+    let answers = checks.iter().map(async |(name, check)| {
+        let answer = timeout(PATIENCE, check()).await;
+        (*name, answer.unwrap_or_else(|_| late()))
+    });
+    let answers = join_all(answers).await;
     let ok = answers.iter().all(|(_, answer)| answer.is_ok());
     let part = |(name, answer): (&str, Result<(), String>)| {
-        (
-            name.to_owned(),
-            answer.map_or_else(Value::from, |()| "ok".into()),
-        )
+        let said = answer.map_or_else(Value::from, |()| "ok".into());
+        (name.to_owned(), said)
     };
     (answers.into_iter().map(part).collect(), ok)
 }

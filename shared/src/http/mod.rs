@@ -2,14 +2,12 @@
 //! tokens, health, request ids, access log, common parts of /openapi.json and of pages, and the
 //! reconciler's response types that the console shows.
 
-pub(crate) mod access;
 pub mod api_client;
 pub mod extract;
 pub mod fetch;
 pub mod headers;
 pub mod health;
 pub mod json;
-pub mod network;
 pub mod openapi;
 pub mod ops;
 pub mod origin;
@@ -18,12 +16,10 @@ pub mod probe;
 pub mod problem;
 pub mod proxies;
 pub mod request_id;
-pub mod seats;
 mod server;
 pub mod signatures;
 pub mod starting;
 pub mod views;
-pub(crate) mod wrong_tokens;
 
 pub use problem::Problem;
 pub use server::{Limits, serve};

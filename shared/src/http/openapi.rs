@@ -74,10 +74,6 @@ fn complete(operation: &mut Operation, changes: bool) {
     if security.contains("ops") {
         refusals.push(("400", "`invalid`: the message says what is wrong"));
         refusals.push(("401", "`unauthorized`"));
-        refusals.push((
-            "429",
-            "`too_many_requests`: too many wrong tokens from this address",
-        ));
         if changes {
             headers.push((
                 "X-Operator",

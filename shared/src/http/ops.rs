@@ -2,25 +2,24 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use metrics::{counter, describe_counter};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 
 use super::extract::invalid;
 use super::headers::{GivenTwice, only_value};
 use super::problem::Code;
 use super::signatures::TokenSigner;
-use super::wrong_tokens::WrongTokens;
 use super::{Problem, proxies};
 use crate::domain::unfit_in_a_name;
+use crate::line_limit::LineLimit;
 use crate::mysql::ops_actions::Operator;
 
 /// Minimum length of a token, in characters.
@@ -72,13 +71,6 @@ impl Tokens {
     }
 }
 
-/// Maximum number of concurrent viewer requests. The remaining MySQL connections are reserved for
-/// operators.
-const VIEWERS_AT_ONCE: usize = 2;
-
-/// Maximum wait of a viewer's request for its turn.
-const VIEWER_PATIENCE: Duration = Duration::from_secs(5);
-
 /// Maximum length of `X-Operator`, in bytes.
 const MAX_NAME: usize = 100;
 
@@ -86,24 +78,25 @@ const MAX_NAME: usize = 100;
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
+const WRONG_TOKENS: &str = "firstcome_wrong_tokens_total";
+
+/// Describes the counter of wrong tokens, for `/metrics`.
+pub(crate) fn describe() {
+    describe_counter!(
+        WRONG_TOKENS,
+        "Requests and log-ins with a wrong operators' token"
+    );
+    counter!(WRONG_TOKENS).absolute(0);
+}
+
 /// The tokens that operators' routes require.
 #[derive(Clone)]
 pub struct OpsToken {
-    all: Tokens,
-    /// Read-only tokens.
-    view: Tokens,
+    tokens: Vec<(SecretString, Allowed)>,
     /// Number of trusted proxies in front, needed to find the client's address.
     proxies: u8,
-    wrong: Arc<WrongTokens>,
-    viewers: Arc<Semaphore>,
-}
-
-/// An invalid token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WrongToken {
-    /// The time until another wrong token gets 401 again, if too many wrong tokens came from the
-    /// client's network.
-    pub retry_after: Option<Duration>,
+    /// Limits the log lines about wrong tokens.
+    lines: Arc<LineLimit>,
 }
 
 /// The permission of a token.
@@ -124,31 +117,26 @@ impl OpsToken {
         reason = "a secret is given away, not lent"
     )]
     pub fn new(token: SecretString) -> Result<Self, String> {
-        let all = Tokens::read("OPS_TOKEN", &token)?;
-        let viewers = Arc::new(Semaphore::new(VIEWERS_AT_ONCE));
+        let tokens = Tokens::read("OPS_TOKEN", &token)?;
+        let tokens = tokens.iter().map(|token| (token.clone(), Allowed::All));
         Ok(Self {
-            all,
-            view: Tokens::default(),
+            tokens: tokens.collect(),
             proxies: 0,
-            wrong: Arc::default(),
-            viewers,
+            lines: Arc::default(),
         })
     }
 
     /// Adds read-only tokens.
-    pub fn with_view(self, token: Option<&SecretString>) -> Result<Self, String> {
+    pub fn with_view(mut self, token: Option<&SecretString>) -> Result<Self, String> {
         let Some(token) = token else { return Ok(self) };
-        let view = Tokens::read("OPS_VIEW_TOKEN", token)?;
-        if view
-            .0
-            .iter()
-            .any(|token| self.all.has(token.expose_secret().as_bytes()))
-        {
-            return Err(
-                "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads".into(),
-            );
+        for token in Tokens::read("OPS_VIEW_TOKEN", token)?.iter() {
+            if self.allows(token.expose_secret()) == Some(Allowed::All) {
+                let why = "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads";
+                return Err(why.into());
+            }
+            self.tokens.push((token.clone(), Allowed::View));
         }
-        Ok(Self { view, ..self })
+        Ok(self)
     }
 
     /// Sets the number of trusted proxies.
@@ -163,16 +151,15 @@ impl OpsToken {
         proxies::client(peer, request.headers(), self.proxies)
     }
 
+    /// Compares all tokens, so that the response time does not reveal which one was close.
     fn allows(&self, given: &str) -> Option<Allowed> {
-        let all = self.all.has(given.as_bytes());
-        let view = self.view.has(given.as_bytes());
-        if all {
-            Some(Allowed::All)
-        } else if view {
-            Some(Allowed::View)
-        } else {
-            None
+        let mut allowed = None;
+        for (token, of) in &self.tokens {
+            if bool::from(token.expose_secret().as_bytes().ct_eq(given.as_bytes())) {
+                allowed = Some(*of);
+            }
         }
+        allowed
     }
 
     /// Returns the signer for a session that starts with this token, or `None` if the token is
@@ -183,38 +170,28 @@ impl OpsToken {
 
     /// Returns the signers of all valid tokens.
     pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
-        let of = |tokens: &Tokens, allowed| {
-            tokens
-                .0
-                .iter()
-                .map(move |token| (token.clone(), allowed))
-                .collect::<Vec<_>>()
-        };
-        let all = of(&self.all, Allowed::All)
-            .into_iter()
-            .chain(of(&self.view, Allowed::View));
-        all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), allowed))
+        let tokens = self.tokens.iter();
+        tokens.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), *allowed))
     }
 
-    /// Returns the permission of a token sent from this address. Counts and logs wrong tokens.
-    fn check(&self, token: &str, from: Option<IpAddr>) -> Result<Allowed, WrongToken> {
-        self.allows(token).ok_or_else(|| WrongToken {
-            retry_after: self.wrong.note(from),
-        })
+    /// Returns the permission of a token sent from this address. A wrong token is counted, and
+    /// logged without the token. It causes no delay and no lock-out: a token has at least 32
+    /// random characters, so it cannot be guessed at any speed, and a lock-out would let any client
+    /// behind the operators' gateway lock the operators out.
+    fn check(&self, token: &str, from: Option<IpAddr>) -> Option<Allowed> {
+        let allowed = self.allows(token);
+        if allowed.is_none() {
+            counter!(WRONG_TOKENS).increment(1);
+            if let Some(left_out) = self.lines.allow("wrong_token", Instant::now()) {
+                tracing::warn!(?from, left_out, "wrong operators' token");
+            }
+        }
+        allowed
     }
 
     /// Checks a token entered on the login page, and returns the signer for its session.
-    pub fn log_in(&self, token: &str, from: Option<IpAddr>) -> Result<TokenSigner, WrongToken> {
-        let allowed = self.check(token, from)?;
-        TokenSigner::new(token, allowed).ok_or(WrongToken { retry_after: None })
-    }
-
-    /// Waits for a viewer's turn. Returns `None` if too many viewers are waiting.
-    async fn viewer_turn(&self) -> Option<OwnedSemaphorePermit> {
-        timeout(VIEWER_PATIENCE, Arc::clone(&self.viewers).acquire_owned())
-            .await
-            .ok()?
-            .ok()
+    pub fn log_in(&self, token: &str, from: Option<IpAddr>) -> Option<TokenSigner> {
+        TokenSigner::new(token, self.check(token, from)?)
     }
 
     /// Authorizes a request, and returns the operator and the permission.
@@ -230,13 +207,7 @@ impl OpsToken {
             Problem::new(Code::Unauthorized, detail)
         };
         let token = bearer(headers)?.ok_or_else(wrong)?;
-        let allowed = self.check(token, from).map_err(|WrongToken { retry_after }| match retry_after {
-            None => wrong(),
-            Some(wait) => {
-                let detail = "too many wrong tokens come from your address; the right one is still accepted";
-                Problem::new(Code::TooManyRequests, detail).retry_after(wait)
-            }
-        })?;
+        let allowed = self.check(token, from).ok_or_else(wrong)?;
         if allowed == Allowed::View && !matches!(*method, Method::GET | Method::HEAD) {
             let detail = "the OPS_VIEW_TOKEN reads and changes nothing; send the OPS_TOKEN";
             return Err(Problem::new(Code::ReadOnly, detail));
@@ -258,13 +229,9 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let value = only_value(headers, header::AUTHORIZATION);
     let value =
         value.map_err(|GivenTwice| invalid("send one Authorization header, not several"))?;
-    Ok(value.and_then(bearer_token))
-}
-
-/// Returns the token in a value of `Authorization`.
-pub fn bearer_token(value: &HeaderValue) -> Option<&str> {
-    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    let parts = value.and_then(|value| value.to_str().ok()?.split_once(' '));
+    let token = parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    Ok(token.map(|(_, token)| token.trim()))
 }
 
 fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -304,16 +271,6 @@ pub async fn require(State(token): State<OpsToken>, mut request: Request, next: 
         Ok(judged) => judged,
         Err(problem) => return problem.into_response(),
     };
-    let _turn = match allowed {
-        Allowed::All => None,
-        Allowed::View => match token.viewer_turn().await {
-            Some(turn) => Some(turn),
-            None => {
-                return Problem::unavailable("too many viewers ask at a time; try again")
-                    .into_response();
-            }
-        },
-    };
     request.extensions_mut().insert(operator);
     request.extensions_mut().insert(allowed);
     next.run(request).await
@@ -325,7 +282,6 @@ mod tests {
     use axum::body::Body;
     use axum::middleware::from_fn_with_state;
     use axum::routing::get;
-    use futures_util::FutureExt as _;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -401,79 +357,18 @@ mod tests {
         );
     }
 
-    /// Requests an operators' route with this token. Returns the status, and `Retry-After` if
-    /// present.
-    async fn ask(token: &OpsToken, given: &str, from: &str) -> (u16, Option<u64>) {
-        let routes = Router::new()
-            .route("/", get(async || ()))
-            .layer(from_fn_with_state(token.clone(), require));
-        let mut request = Request::get("/")
-            .header("authorization", format!("Bearer {given}"))
-            .body(Body::empty())
-            .unwrap();
-        request
-            .extensions_mut()
-            .insert(Peer(SocketAddr::new(from.parse().unwrap(), 4711)));
-        let answer = routes.oneshot(request).await.unwrap();
-        let wait = answer
-            .headers()
-            .get(header::RETRY_AFTER)
-            .map(|wait| wait.to_str().unwrap().parse().unwrap());
-        (answer.status().as_u16(), wait)
-    }
-
-    #[test]
-    fn wrong_tokens_are_refused_at_once_and_the_right_one_is_accepted() {
+    #[tokio::test]
+    async fn wrong_tokens_are_refused_and_the_right_one_is_accepted() {
         let right = "a".repeat(32);
         let token = OpsToken::new(right.clone().into()).unwrap();
-        let ask_at_once = |given, from| {
-            ask(&token, given, from)
-                .now_or_never()
-                .expect("no token waits")
-        };
-        for _ in 0..10 {
-            assert_eq!(ask_at_once("wrong", "2001:db8::1"), (401, None));
+        let routes = Router::new()
+            .route("/", get(async || ()))
+            .layer(from_fn_with_state(token, require));
+        for (given, status) in [("wrong", 401), (right.as_str(), 200)] {
+            let request = Request::get("/").header("authorization", format!("Bearer {given}"));
+            let request = request.body(Body::empty()).unwrap();
+            let answer = routes.clone().oneshot(request).await.unwrap();
+            assert_eq!(answer.status().as_u16(), status, "{given}");
         }
-        assert_eq!(
-            ask_at_once("wrong", "2001:db8:0:1::1"),
-            (401, None),
-            "another network"
-        );
-        for _ in 0..100 {
-            let (status, wait) = ask_at_once("wrong", "2001:db8::2");
-            assert!(
-                status == 429 && wait.is_some_and(|wait| (1..=62).contains(&wait)),
-                "{status} {wait:?}"
-            );
-        }
-        assert_eq!(ask_at_once(&right, "2001:db8::2"), (200, None));
-    }
-
-    #[tokio::test]
-    async fn operator_is_served_when_all_viewer_places_are_taken() {
-        let [all, view] = ["a", "b"].map(|letter| letter.repeat(32));
-        let token = OpsToken::new(all.clone().into())
-            .unwrap()
-            .with_view(Some(&view.clone().into()))
-            .unwrap();
-        let turns = [
-            token.viewer_turn().await.unwrap(),
-            token.viewer_turn().await.unwrap(),
-        ];
-        let viewer = ask(&token, &view, "192.0.2.7");
-        tokio::pin!(viewer);
-        assert!(
-            timeout(Duration::from_millis(100), &mut viewer)
-                .await
-                .is_err(),
-            "a viewer waits"
-        );
-        assert_eq!(
-            ask(&token, &all, "192.0.2.7").await,
-            (200, None),
-            "an operator does not"
-        );
-        drop(turns);
-        assert_eq!(viewer.await, (200, None));
     }
 }

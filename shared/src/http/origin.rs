@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use axum::body::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{HOST, HeaderValue};
@@ -165,13 +165,31 @@ impl Origin {
             .map_err(FetchError::away)
     }
 
+    /// Sends a request, and reads a body of at most so many bytes.
+    pub async fn exchange(
+        &self,
+        request: Request<Bytes>,
+        most: usize,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let response = self.send(request, &mut HttpStep::Connect).await?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, most).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                FetchError::Refused(format!("it answered more than {most} bytes"))
+            } else {
+                FetchError::away(error)
+            }
+        })?;
+        Ok(Response::from_parts(head, body.to_bytes()))
+    }
+
     async fn encrypt(
         &self,
         tls: &Tls,
         stream: TcpStream,
     ) -> Result<Box<dyn ByteStream>, FetchError> {
         let name = ServerName::try_from(self.host.clone()).map_err(FetchError::away)?;
-        let config = tls.client_config().map_err(FetchError::Refused)?;
+        let config = tls.client_config();
         match TlsConnector::from(config).connect(name, stream).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(match cause(&error) {

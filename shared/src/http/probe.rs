@@ -4,14 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::Request;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::HOST;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use super::origin::Origin;
+use crate::tls::Store;
 
 /// Time limit of a probe. Shorter than the container's own limit (3 s in docker-compose.yml), so
 /// that the error is shown.
@@ -36,10 +34,18 @@ impl ProbeArgs {
     pub async fn ask(&self, address: SocketAddr) -> Result<(), String> {
         let path = if self.ready { "/readyz" } else { "/healthz" };
         let at = SocketAddr::new(reachable(address.ip()), address.port());
-        match timeout(LIMIT, get(at, path)).await {
-            Ok(Ok((status, _))) if status.is_success() => Ok(()),
-            Ok(Ok((status, body))) => Err(format!("http://{at}{path} answers {status}: {body}")),
-            Ok(Err(error)) => Err(format!("http://{at}{path} does not answer: {error:#}")),
+        let shape = "http://address:port";
+        let (origin, _) = Origin::new(&format!("http://{at}"), Store::Api, shape, None)?;
+        let request = Request::get(path).body(Bytes::new());
+        let request = request.map_err(|error| error.to_string())?;
+        match timeout(LIMIT, origin.exchange(request, ANSWER)).await {
+            Ok(Ok(response)) if response.status().is_success() => Ok(()),
+            Ok(Ok(response)) => {
+                let body = String::from_utf8_lossy(response.body());
+                let status = response.status();
+                Err(format!("http://{at}{path} answers {status}: {body}"))
+            }
+            Ok(Err(error)) => Err(format!("http://{at}{path} does not answer: {error}")),
             Err(_) => Err(format!(
                 "http://{at}{path} has not answered within {LIMIT:?}"
             )),
@@ -56,29 +62,10 @@ fn reachable(listening: IpAddr) -> IpAddr {
     }
 }
 
-async fn get(at: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
-    let stream = TcpStream::connect(at).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // A connection error also fails the request, which reports it.
-    tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(HOST, at.to_string())
-        .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER)
-        .collect()
-        .await
-        .map_err(|error| anyhow::anyhow!(error))?;
-    Ok((
-        status,
-        String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use axum::Router;
+    use axum::http::StatusCode;
     use axum::routing::get;
     use tokio::net::TcpListener;
 

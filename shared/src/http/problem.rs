@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
+use crate::mysql::DbError;
+use crate::redis::RedisError;
+
 /// Stable error codes, the same in both services. Each has one meaning and one status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -47,7 +50,7 @@ pub enum Code {
     TooLarge,
     IdempotencyKeyUsed,
     NotPossible,
-    /// Too many requests of one user or address, or too many wrong tokens.
+    /// Too many requests of one user or address.
     TooManyRequests,
     Internal,
     Unavailable,
@@ -107,6 +110,22 @@ pub struct Problem {
     more: Map<String, Value>,
     #[serde(skip)]
     retry_after_seconds: Option<u32>,
+}
+
+impl From<DbError> for Problem {
+    fn from(error: DbError) -> Self {
+        tracing::warn!(%error, "a request could not be processed");
+        Self::unavailable(
+            "MySQL did not answer; repeat the request: only then is it certain whether a change took effect",
+        )
+    }
+}
+
+impl From<RedisError> for Problem {
+    fn from(error: RedisError) -> Self {
+        tracing::warn!(%error, "a request could not be processed");
+        Self::unavailable("Redis did not answer, and this needs it; try again")
+    }
 }
 
 impl Problem {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::header::CONNECTION;
-use axum::http::{HeaderValue, Request, Response};
+use axum::extract::MatchedPath;
+use axum::http::{Request, Response};
+use axum::middleware::{Next, from_fn};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::{Service, service_fn};
@@ -21,18 +22,13 @@ use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
-use super::access;
 use super::ops::Peer;
 use super::request_id::RequestId;
 
+/// The target of the access log.
+const ACCESS: &str = "firstcome::access";
+
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
-
-/// Maximum age of a connection. The next response closes an older one, so that clients spread over
-/// new processes.
-const LONGEST: Duration = Duration::from_secs(600);
-
-/// Added at random to [`LONGEST`], so that connections that began together do not end together.
-const JITTER_SECONDS: u64 = 120;
 
 /// Limits on clients.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +67,12 @@ pub async fn serve(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
+    let is_logged = tracing::enabled!(target: ACCESS, tracing::Level::DEBUG);
+    let router = if is_logged {
+        router.layer(from_fn(log_access))
+    } else {
+        router
+    };
     let routes = TowerToHyperService::new(router);
     metrics::describe_counter!(
         HUNG_UP_ON,
@@ -103,10 +105,8 @@ pub async fn serve(
         stream
             .as_mut()
             .set_write_timeout_pinned(Some(limits.header_read));
-        let jitter = Duration::from_secs(rand::random_range(0..=JITTER_SECONDS));
-        let ends_at = Instant::now() + LONGEST + jitter;
         let routes = routes.clone();
-        let service = service_fn(move |request| answered(&routes, peer, ends_at, request));
+        let service = service_fn(move |request| answered(&routes, peer, request));
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -127,28 +127,32 @@ pub async fn serve(
     }
 }
 
-/// Wraps every request: sets its id, logs it, and decides whether its connection stays open.
+/// Logs a request with the pattern of its path, which contains no user ids.
+async fn log_access(request: axum::extract::Request, next: Next) -> axum::response::Response {
+    let begun = Instant::now();
+    let method = request.method().clone();
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let peer = request.extensions().get::<Peer>();
+    let peer = peer.map(|peer| tracing::field::display(peer.0));
+    let response = next.run(request).await;
+    let path = path.as_ref().map_or("other", MatchedPath::as_str);
+    let status = response.status().as_u16();
+    tracing::debug!(target: ACCESS, %method, path, status, took = ?begun.elapsed(), peer, "request");
+    response
+}
+
+/// Sets the id of every request, and its peer.
 fn answered(
     routes: &TowerToHyperService<Router>,
     peer: SocketAddr,
-    ends_at: Instant,
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let id = RequestId::of(request.headers());
-    let access = access::begin(&request, peer);
     request.extensions_mut().insert(Peer(peer));
     let work = routes.call(request);
     id.clone().within(async move {
         let mut response = work.await?;
         id.write(response.headers_mut());
-        if ends_at <= Instant::now() {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if let Some(access) = access {
-            access.end(response.status());
-        }
         Ok(response)
     })
 }

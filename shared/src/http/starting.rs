@@ -5,10 +5,6 @@ use std::future::{Future, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::HeaderValue;
-use axum::http::header::CONNECTION;
-use axum::middleware::map_response;
-use axum::response::Response;
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -51,15 +47,7 @@ fn routes() -> Router {
             "this process starts; its log names the store it waits for".to_owned(),
         ))
     });
-    health::routes_without_metrics(vec![("process", waiting)], Vec::new())
-        .fallback(async || {
-            Problem::unavailable("this server starts, and can't answer this yet: try again")
-        })
-        .layer(map_response(async |mut answer: Response| {
-            // The next server opens separate connections.
-            answer
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-            answer
-        }))
+    health::routes_without_metrics(vec![("process", waiting)], Vec::new()).fallback(async || {
+        Problem::unavailable("this server starts, and can't answer this yet: try again")
+    })
 }

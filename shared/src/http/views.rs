@@ -67,7 +67,7 @@ pub struct DropOverview {
     pub coupon_id: CouponId,
     #[schema(example = "Winter coupon")]
     pub coupon_name: String,
-    /// The time zone of a daily coupon.
+    /// The time zone of the coupon; null: UTC.
     #[schema(value_type = Option<String>, example = "Asia/Seoul")]
     pub time_zone: Option<Tz>,
     pub drop_id: DropId,
@@ -76,6 +76,8 @@ pub struct DropOverview {
     pub closes_at: Option<DateTime<Utc>>,
     pub quantity: Slot,
     pub state: DropState,
+    /// An operator paused the coupon, perhaps before it opens.
+    pub paused: bool,
     /// The coupon was verified since Redis last restarted or lost data. Until then its claims get
     /// 503.
     pub verified: bool,

@@ -100,7 +100,7 @@ impl KafkaSettings {
                 "socket.timeout.ms",
                 deadline.as_millis().max(1_000).to_string(),
             )
-            // Claims are already grouped into messages (`micro_batch.rs` in the API).
+            // Claims are already grouped into messages (`batcher.rs` in the API).
             .set("linger.ms", "0")
             .set("batch.size", WRITTEN_AT_ONCE.to_string())
             .set("message.max.bytes", WRITTEN_AT_ONCE.to_string())

@@ -18,7 +18,7 @@ pub(super) fn what_expands<'a>(
     (largest > LARGEST_BATCH).then(|| {
         format!(
             "the topic {topic:?} allows batches of {largest} bytes ({BATCH_SETTING}), which may expand to more than a \
-             consumer's memory; run `firstcome-api migrate`, or {}",
+             consumer's memory; {}",
             change(topic, &format!("{BATCH_SETTING}={LARGEST_BATCH}"))
         )
     })

@@ -1,10 +1,9 @@
 //! The topic of claims: `migrate` creates it, start-up checks it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, ConfigResource, ConfigSource, NewTopic,
-    ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -17,9 +16,6 @@ use super::safety::{BATCH_SETTING, IN_SYNC, what_expands, what_loses};
 use super::why_not::Failures;
 use super::{KafkaSettings, LARGEST_BATCH};
 
-/// Interval at which to check whether a broker has applied a new setting.
-const AGAIN: Duration = Duration::from_millis(50);
-
 /// Maximum number of events processed after a call.
 const EVENTS: usize = 50;
 
@@ -27,45 +23,20 @@ const EVENTS: usize = 50;
 /// partitions.
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
-    let (partitions, replicas) = match tokio::task::spawn_blocking(move || ask(&owned, limit)).await
-    {
-        Ok(Ok(TopicState::Has {
-            partitions,
-            replicas,
-        })) => (partitions, replicas),
-        Ok(Ok(TopicState::Missing)) => return Err(TopicError::Missing(settings.topic.clone())),
-        Ok(Ok(TopicState::Hidden)) => {
-            return Err(TopicError::Setting(format!(
-                "Kafka does not let this process see the topic {:?}: allow its user or its certificate to read and write it",
-                settings.topic
-            )));
-        }
-        Ok(Err(error)) => return Err(error),
-        Err(_) => return Err(settings.unreachable(KafkaError::Canceled.to_string())),
+    let asked = tokio::task::spawn_blocking(move || ask(&owned, limit)).await;
+    let canceled = |_| settings.unreachable(KafkaError::Canceled.to_string());
+    let (partitions, replicas) = asked.map_err(canceled)??;
+    let Some(config) = settings.config_of_topic(limit).await? else {
+        return Ok(partitions);
     };
-    match settings.config_of_topic(limit).await? {
-        Some(config) => {
-            let value = |name: &str| config.get(name)?.value.as_deref();
-            let wrong = what_loses(&settings.topic, replicas, value)
-                .or_else(|| what_expands(&settings.topic, value));
-            wrong.map_or(Ok(partitions), |why| Err(TopicError::Setting(why)))
-        }
-        None => Ok(partitions),
-    }
+    let value = |name: &str| config.get(name)?.value.as_deref();
+    let wrong = what_loses(&settings.topic, replicas, value)
+        .or_else(|| what_expands(&settings.topic, value));
+    wrong.map_or(Ok(partitions), |why| Err(TopicError::Setting(why)))
 }
 
-enum TopicState {
-    Has {
-        partitions: usize,
-        /// The smallest number of replicas of a partition.
-        replicas: usize,
-    },
-    Missing,
-    /// This user has no permission to read it.
-    Hidden,
-}
-
-fn ask(settings: &KafkaSettings, limit: Duration) -> Result<TopicState, TopicError> {
+/// Returns the number of partitions, and the smallest number of replicas of a partition.
+fn ask(settings: &KafkaSettings, limit: Duration) -> Result<(usize, usize), TopicError> {
     let client = settings.reader().create_with_context(Failures::default());
     let client: BaseConsumer<Failures> = client.map_err(|error| {
         TopicError::Setting(format!(
@@ -76,29 +47,13 @@ fn ask(settings: &KafkaSettings, limit: Duration) -> Result<TopicState, TopicErr
     for _ in 0..EVENTS {
         drop(client.poll(Duration::ZERO));
     }
-    let state = answer
-        .map(|metadata| TopicState::of(&settings.topic, &metadata))
-        .map_err(|error| settings.why_not(&error, client.context()));
+    let found = match answer {
+        Ok(metadata) => settings.topic_in(&metadata),
+        Err(error) => Err(settings.why_not(&error, client.context())),
+    };
     // Drop the client in the background, because that takes a tenth of a second.
     tokio::task::spawn_blocking(move || drop(client));
-    state
-}
-
-impl TopicState {
-    fn of(name: &str, metadata: &Metadata) -> Self {
-        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-        let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
-        let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
-        let replicas = partitions.iter().map(|one| one.replicas().len());
-        match replicas.min() {
-            None if topic.is_some_and(|topic| topic.error() == Some(hidden)) => Self::Hidden,
-            None => Self::Missing,
-            Some(replicas) => Self::Has {
-                partitions: partitions.len(),
-                replicas,
-            },
-        }
-    }
+    found
 }
 
 /// Errors of a broker that does not support describing a topic's settings, or does not permit it.
@@ -110,6 +65,23 @@ const KEPT_BACK: [RDKafkaErrorCode; 4] = [
 ];
 
 impl KafkaSettings {
+    fn topic_in(&self, metadata: &Metadata) -> Result<(usize, usize), TopicError> {
+        let name = &self.topic;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+        let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
+        let replicas = partitions.iter().map(|one| one.replicas().len());
+        if let Some(replicas) = replicas.min() {
+            return Ok((partitions.len(), replicas));
+        }
+        let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        if topic.is_none_or(|topic| topic.error() != Some(hidden)) {
+            return Err(TopicError::Missing(name.clone()));
+        }
+        Err(TopicError::Setting(format!(
+            "Kafka does not let this process see the topic {name:?}: allow its user or its certificate to read and write it"
+        )))
+    }
+
     /// Reads the topic's settings. Returns `None` if they cannot be read.
     async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
         let admin = self.admin_client()?;
@@ -137,67 +109,6 @@ impl KafkaSettings {
         Ok(None)
     }
 
-    /// Lowers the topic's maximum batch size, and returns whether it did. Kafka's request replaces
-    /// all settings of a topic, so the others are sent with their current values.
-    async fn limit_batches(&self, limit: Duration) -> Result<bool, TopicError> {
-        let allows_large = |config: &ConfigResource| {
-            what_expands(&self.topic, |name| config.get(name)?.value.as_deref()).is_some()
-        };
-        let Some(config) = self.config_of_topic(limit).await?.filter(allows_large) else {
-            return Ok(false);
-        };
-        let largest = LARGEST_BATCH.to_string();
-        let mut changed =
-            AlterConfig::new(ResourceSpecifier::Topic(&self.topic)).set(BATCH_SETTING, &largest);
-        let own = config
-            .entries
-            .iter()
-            .filter(|entry| entry.source == ConfigSource::DynamicTopic);
-        for entry in own.filter(|entry| entry.name != BATCH_SETTING) {
-            // Kafka does not show this value to the user, so the request would delete it.
-            let Some(value) = &entry.value else {
-                return Ok(false);
-            };
-            changed = changed.set(&entry.name, value);
-        }
-        let admin = self.admin_client()?;
-        let options = AdminOptions::new()
-            .operation_timeout(Some(limit))
-            .request_timeout(Some(limit));
-        let altered = admin.alter_configs([&changed], &options).await;
-        tokio::task::spawn_blocking(move || drop(admin));
-        let refused = match altered.map(|results| results.into_iter().next()) {
-            Ok(Some(Ok(_))) => None,
-            Ok(Some(Err((_, code)))) => Some(code.to_string()),
-            Ok(None) => Some("no answer".to_owned()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(why) = refused {
-            tracing::warn!(
-                topic = self.topic,
-                why,
-                "Kafka does not let this process lower {BATCH_SETTING} of the topic"
-            );
-            return Ok(false);
-        }
-        // Brokers apply the setting at different times.
-        let until = Instant::now() + limit;
-        while self
-            .config_of_topic(limit)
-            .await?
-            .is_some_and(|config| allows_large(&config))
-            && Instant::now() < until
-        {
-            tokio::time::sleep(AGAIN).await;
-        }
-        tracing::info!(
-            topic = self.topic,
-            largest,
-            "{BATCH_SETTING} of the topic is lowered"
-        );
-        Ok(true)
-    }
-
     fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>, TopicError> {
         self.base()
             .create()
@@ -205,8 +116,7 @@ impl KafkaSettings {
     }
 }
 
-/// Creates the topic if it is missing. Returns `true` if this call created it. Limits batches of an
-/// existing topic to [`LARGEST_BATCH`].
+/// Creates the topic if it is missing. Returns `true` if this call created it.
 pub async fn ensure_topic(
     settings: &KafkaSettings,
     partitions: i32,
@@ -215,9 +125,6 @@ pub async fn ensure_topic(
 ) -> Result<bool, TopicError> {
     match check_topic(settings, limit).await {
         Err(TopicError::Missing(_)) => {}
-        Err(TopicError::Setting(_)) if settings.limit_batches(limit).await? => {
-            return check_topic(settings, limit).await.map(|_| false);
-        }
         other => return other.map(|_| false),
     }
     let admin = settings.admin_client()?;
@@ -238,21 +145,15 @@ pub async fn ensure_topic(
     let options = AdminOptions::new()
         .operation_timeout(Some(limit))
         .request_timeout(Some(limit));
-    let results = admin
-        .create_topics([&topic], &options)
-        .await
-        .map_err(|e| settings.unreachable(e.to_string()))?;
-    match results.into_iter().next() {
-        Some(Ok(_)) => Ok(true),
+    let results = admin.create_topics([&topic], &options).await;
+    let results = results.map_err(|error| settings.unreachable(error.to_string()))?;
+    let reason = match results.into_iter().next() {
+        Some(Ok(_)) => return Ok(true),
         // A concurrent `migrate` created it.
-        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
-        Some(Err((topic, code))) => Err(TopicError::Refused {
-            topic,
-            reason: code.to_string(),
-        }),
-        None => Err(TopicError::Refused {
-            topic: settings.topic.clone(),
-            reason: "no answer".into(),
-        }),
-    }
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => return Ok(false),
+        Some(Err((_, code))) => code.to_string(),
+        None => "no answer".to_owned(),
+    };
+    let topic = settings.topic.clone();
+    Err(TopicError::Refused { topic, reason })
 }

@@ -9,22 +9,15 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use super::KafkaSettings;
 use super::error::TopicError;
 
-/// The first failure that a setting may have caused.
+/// The first failure that a setting may have caused: a sentence with the setting, and whether only
+/// another setting helps. (A stopping broker breaks handshakes off, too, so it may answer later.)
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<Option<BrokerFailure>>);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum BrokerFailure {
-    /// Only another setting helps.
-    Refused(String),
-    /// A stopping broker breaks handshakes off, too, so that it may answer later.
-    MayAnswer(String),
-}
+pub(super) struct Failures(Mutex<Option<(String, bool)>>);
 
 impl ClientContext for Failures {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "Kafka");
-        if let Some(failure) = BrokerFailure::of(error.rdkafka_error_code(), reason) {
+        if let Some(failure) = failure(error.rdkafka_error_code(), reason) {
             self.0.lock().get_or_insert(failure);
         }
     }
@@ -32,41 +25,34 @@ impl ClientContext for Failures {
 
 impl ConsumerContext for Failures {}
 
-impl BrokerFailure {
-    fn of(code: Option<RDKafkaErrorCode>, reason: &str) -> Option<Self> {
-        use RDKafkaErrorCode::{
-            Authentication, SaslAuthenticationFailed, UnsupportedSASLMechanism,
-        };
-        // librdkafka also reports a refused login if a broker stopped during the login.
-        if reason.contains("mechanisms: (n/a)") {
-            return None;
-        }
-        let logins = [
-            Authentication,
-            SaslAuthenticationFailed,
-            UnsupportedSASLMechanism,
-        ];
-        if code.is_some_and(|code| logins.contains(&code)) {
-            return Some(Self::Refused(format!(
-                "Kafka does not let this process in: {reason}; see sasl.mechanism and sasl.username in \
-                 KAFKA_PROPERTIES, and KAFKA_SASL_PASSWORD"
-            )));
-        }
-        if reason.contains("certificate") {
-            return Some(Self::Refused(format!(
-                "Kafka's certificate, or that of this process, is not accepted: {reason}; see SSL_CERT_FILE, the names in \
-                 KAFKA_BROKERS, and TLS_CERT_FILE"
-            )));
-        }
-        ["SSL", "security.protocol", "message size"]
-            .iter()
-            .any(|word| reason.contains(word))
-            .then(|| {
-                Self::MayAnswer(format!(
-                    "{reason}; see security.protocol in KAFKA_PROPERTIES"
-                ))
-            })
+fn failure(code: Option<RDKafkaErrorCode>, reason: &str) -> Option<(String, bool)> {
+    use RDKafkaErrorCode::{Authentication, SaslAuthenticationFailed, UnsupportedSASLMechanism};
+    // librdkafka also reports a refused login if a broker stopped during the login.
+    if reason.contains("mechanisms: (n/a)") {
+        return None;
     }
+    if let Some(Authentication | SaslAuthenticationFailed | UnsupportedSASLMechanism) = code {
+        let sentence = format!(
+            "Kafka does not let this process in: {reason}; see sasl.mechanism and sasl.username in KAFKA_PROPERTIES, and \
+             KAFKA_SASL_PASSWORD"
+        );
+        return Some((sentence, true));
+    }
+    if reason.contains("certificate") {
+        let sentence = format!(
+            "Kafka's certificate, or that of this process, is not accepted: {reason}; see SSL_CERT_FILE, the names in \
+             KAFKA_BROKERS, and TLS_CERT_FILE"
+        );
+        return Some((sentence, true));
+    }
+    let words = ["SSL", "security.protocol", "message size"];
+    let may_be_tls = words.iter().any(|word| reason.contains(word));
+    may_be_tls.then(|| {
+        (
+            format!("{reason}; see security.protocol in KAFKA_PROPERTIES"),
+            false,
+        )
+    })
 }
 
 impl KafkaSettings {
@@ -74,8 +60,8 @@ impl KafkaSettings {
     /// only now, but then this process starts again.
     pub(super) fn why_not(&self, error: &KafkaError, failures: &Failures) -> TopicError {
         match failures.0.lock().take() {
-            Some(BrokerFailure::Refused(sentence)) => TopicError::Setting(sentence),
-            Some(BrokerFailure::MayAnswer(reason)) => self.unreachable(reason),
+            Some((sentence, true)) => TopicError::Setting(sentence),
+            Some((reason, false)) => self.unreachable(reason),
             // A port that speaks TLS closes plain-text connections without a reason.
             None => self.unreachable(format!(
                 "{error}; see KAFKA_BROKERS, and security.protocol in KAFKA_PROPERTIES"
@@ -90,24 +76,34 @@ mod tests {
 
     #[test]
     fn failures_that_a_setting_causes_name_it() {
-        let of = |code, reason| BrokerFailure::of(Some(code), reason);
-        let tls = RDKafkaErrorCode::SSL;
-        let refused = of(tls, "ssl://a:1/bootstrap: certificate verify failed");
-        assert!(
-            matches!(&refused, Some(BrokerFailure::Refused(it)) if it.contains("SSL_CERT_FILE"))
-        );
-        let login = RDKafkaErrorCode::Authentication;
-        let refused = of(
-            login,
-            "sasl_ssl://a:1/bootstrap: SASL authentication failed",
-        );
-        assert!(
-            matches!(&refused, Some(BrokerFailure::Refused(it)) if it.contains("KAFKA_SASL_PASSWORD"))
-        );
-        assert_eq!(of(login, "broker's supported mechanisms: (n/a)"), None);
-        let broken_off = of(tls, "SSL handshake failed: unexpected message");
-        assert!(matches!(broken_off, Some(BrokerFailure::MayAnswer(_))));
-        let down = RDKafkaErrorCode::BrokerTransportFailure;
-        assert_eq!(of(down, "c:9092/2: Connection refused"), None);
+        use RDKafkaErrorCode::{Authentication, BrokerTransportFailure, SSL};
+        for (code, reason, expected) in [
+            (
+                SSL,
+                "ssl://a:1: certificate verify failed",
+                Some(("SSL_CERT_FILE", true)),
+            ),
+            (
+                Authentication,
+                "SASL authentication failed",
+                Some(("KAFKA_SASL_PASSWORD", true)),
+            ),
+            (Authentication, "broker's supported mechanisms: (n/a)", None),
+            (
+                SSL,
+                "SSL handshake failed: unexpected message",
+                Some(("security.protocol", false)),
+            ),
+            (BrokerTransportFailure, "c:9092/2: Connection refused", None),
+        ] {
+            let found = failure(Some(code), reason);
+            assert_eq!(found.is_some(), expected.is_some(), "{reason}");
+            if let Some(((sentence, is_final), (setting, expected))) = found.zip(expected) {
+                assert!(
+                    sentence.contains(setting) && is_final == expected,
+                    "{sentence}"
+                );
+            }
+        }
     }
 }

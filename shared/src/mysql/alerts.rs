@@ -1,7 +1,7 @@
 //! The table `alerts`: reported problems, one row per problem, kept across restarts; and `repairs`,
 //! what passes repaired, until it is mailed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::dsl::count_star;
@@ -15,18 +15,18 @@ use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::set_state;
-use super::schema::{alerts, broken_promises, coupons, drops, issued_coupons, repairs};
+use super::schema::{alerts, broken_promises, coupons, issued_coupons, repairs};
 use super::{Conn, Db, DbError, MOST_VALUES};
 use crate::domain::{CouponId, DropId};
 
 /// The status of an alert.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString, Serialize, Deserialize, ToSchema,
-)]
-#[strum(serialize_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[derive(IntoStaticStr, EnumString)]
+#[strum(serialize_all = "lowercase")]
 pub enum AlertState {
     /// The last pass that examined it saw the problem.
+    #[default]
     Firing,
     /// A pass saw that the problem is gone.
     Resolved,
@@ -40,7 +40,7 @@ impl AlertState {
 }
 
 /// An alert. User ids in it are masked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Alert {
     /// The identity of the problem: its kind, and its coupon, drop or cause.
     #[serde(skip)]
@@ -233,17 +233,6 @@ pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String,
     Ok(found)
 }
 
-/// Finds which of these drops do not exist any more, so that no pass examines them again.
-pub async fn gone(conn: &mut Conn, of: &[i64]) -> QueryResult<HashSet<DropId>> {
-    let mut gone: HashSet<DropId> = of.iter().copied().map(DropId).collect();
-    for some in of.chunks(MOST_VALUES) {
-        let there = drops::table.filter(drops::id.eq_any(some));
-        let there: Vec<i64> = there.select(drops::id).load(conn).await?;
-        gone.retain(|drop| !there.contains(&drop.0));
-    }
-    Ok(gone)
-}
-
 /// Counts the users whose broken promises in a drop ended since this time: those who have a row of
 /// the coupon, and the others, whom an operator has told.
 pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
@@ -324,38 +313,33 @@ pub async fn repairs_are_mailed(
         .map(|_| ())
 }
 
+/// Coupon and drop, user and slot, and the reason.
+type ListedPromise = ((i64, i64), (String, Option<i64>), String);
+
 /// Reads the unresolved broken promises of these drops.
 pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {
-    let mut rows: Vec<(i64, i64, String, Option<i64>, String)> = Vec::new();
+    let mut found = Vec::new();
     for some in of.chunks(MOST_VALUES) {
+        let is_open = broken_promises::mended_at.is_null();
         let listed = broken_promises::table
-            .filter(
-                broken_promises::drop_id
-                    .eq_any(some)
-                    .and(broken_promises::mended_at.is_null()),
-            )
+            .filter(broken_promises::drop_id.eq_any(some).and(is_open))
             .order((broken_promises::drop_id, broken_promises::user_id))
             .select((
-                broken_promises::coupon_id,
-                broken_promises::drop_id,
-                broken_promises::user_id,
-                broken_promises::slot,
+                (broken_promises::coupon_id, broken_promises::drop_id),
+                (broken_promises::user_id, broken_promises::slot),
                 broken_promises::reason,
             ));
-        rows.extend(
-            listed
-                .load::<(i64, i64, String, Option<i64>, String)>(conn)
-                .await?,
-        );
+        let rows: Vec<ListedPromise> = listed.load(conn).await?;
+        let promise = |((coupon, drop), (user_id, slot), reason): ListedPromise| BrokenPromise {
+            coupon_id: CouponId(coupon),
+            drop_id: DropId(drop),
+            user_id,
+            slot,
+            reason,
+        };
+        found.extend(rows.into_iter().map(promise));
     }
-    let promise = |(coupon, drop, user_id, slot, reason)| BrokenPromise {
-        coupon_id: CouponId(coupon),
-        drop_id: DropId(drop),
-        user_id,
-        slot,
-        reason,
-    };
-    Ok(rows.into_iter().map(promise).collect())
+    Ok(found)
 }
 
 /// Lists alerts, newest first: at most `limit`, with an id below `before`, in the given state.

@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 
 use super::codes::CodeKey;
 use super::connect::{Conn, Connecting, establish, open};
-use super::refusal::{in_logs, is_deadlock, is_lock_wait, refusal, why_refused};
+use super::refusal::{Refusal, in_logs, is_deadlock, is_lock_wait, refusal, why_refused};
 use crate::tls::StoreAddress;
 
 /// An async closure whose future is `Send`, so that [`Db::run`] accepts `async |conn| …`.
@@ -70,7 +70,15 @@ impl DbError {
     /// Whether the schema refused the write, in which case nothing was written and retrying does
     /// not help.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Query { source, .. } if refusal(source).is_some())
+        self.refusal().is_some()
+    }
+
+    /// Returns why the schema refused the write, if it did.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Query { source, .. } => refusal(source),
+            _ => None,
+        }
     }
 
     /// Returns the reason why the schema refused a row, without the values of the row.

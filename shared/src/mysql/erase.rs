@@ -135,12 +135,16 @@ impl Db {
         pseudonym: String,
     ) -> Result<RowsByTable, DbError> {
         self.run_within(LONG, "erase a person in records", async move |conn| {
-            // `content` is a hash of data that includes the id, so it could confirm a guessed id.
-            let texts = ", detail = 'erased', content = NULL";
+            let texts = ", detail = 'erased'";
             let findings = rename(conn, "reconcile_findings", texts, "", &user, &pseudonym).await?;
             if findings > 0 {
-                // Alerts also store the hash, although they contain no ids. A firing alert is
-                // mailed once more because of this.
+                // Runs and alerts have a hash of data that includes the id, so it could confirm a
+                // guessed id. A firing alert is mailed once more because of this.
+                diesel::sql_query(
+                    "UPDATE reconcile_runs SET content = 0 WHERE content IS NOT NULL",
+                )
+                .execute(conn)
+                .await?;
                 diesel::sql_query("UPDATE alerts SET content = 0")
                     .execute(conn)
                     .await?;

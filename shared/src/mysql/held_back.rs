@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Integer, Text, Unsigned};
 use diesel_async::RunQueryDsl;
 
 use super::schema::held_back;
-use super::{Db, DbError};
+use super::{Db, DbError, MOST_VALUES};
 use crate::domain::DropId;
 
 /// Repairs of a drop that an operator was shown.
@@ -29,17 +28,21 @@ impl Db {
         looked: bool,
     ) -> Result<(), DbError> {
         let run_id = run_id.to_owned();
-        let verb = if looked { "REPLACE" } else { "INSERT IGNORE" };
         self.run("note repairs held back", async move |conn| {
-            let columns = "(drop_id, repairs, fingerprint, run_id) VALUES (?, ?, ?, ?)";
-            diesel::sql_query(format!("{verb} INTO held_back {columns}"))
-                .bind::<BigInt, _>(drop.0)
-                .bind::<Unsigned<Integer>, _>(repairs.number)
-                .bind::<Unsigned<BigInt>, _>(repairs.fingerprint)
-                .bind::<Text, _>(run_id)
-                .execute(conn)
-                .await
-                .map(|_| ())
+            let row = (
+                held_back::drop_id.eq(drop.0),
+                held_back::repairs.eq(repairs.number),
+                held_back::fingerprint.eq(repairs.fingerprint),
+                held_back::run_id.eq(run_id),
+            );
+            let table = held_back::table;
+            let noted = if looked {
+                diesel::replace_into(table).values(row).execute(conn).await
+            } else {
+                let insert = diesel::insert_or_ignore_into(table).values(row);
+                insert.execute(conn).await
+            };
+            noted.map(|_| ())
         })
         .await
     }
@@ -47,12 +50,9 @@ impl Db {
     /// Reads the repairs that were recorded last.
     pub async fn shown_repairs(&self, drop: DropId) -> Result<Option<ShownRepairs>, DbError> {
         self.run("repairs held back", async move |conn| {
-            held_back::table
-                .find(drop.0)
-                .select((held_back::repairs, held_back::fingerprint))
-                .first(conn)
-                .await
-                .optional()
+            let row = held_back::table.find(drop.0);
+            let shown = row.select((held_back::repairs, held_back::fingerprint));
+            shown.first(conn).await.optional()
         })
         .await
     }
@@ -60,22 +60,13 @@ impl Db {
     /// Deletes the records of these drops, whose repairs are made or no longer needed. Any
     /// confirmation becomes void.
     pub async fn forget_held_back(&self, drops: HashSet<DropId>) -> Result<(), DbError> {
+        let over: Vec<i64> = drops.into_iter().map(|drop| drop.0).collect();
         self.run("forget repairs held back", async move |conn| {
-            let held: Vec<i64> = held_back::table
-                .select(held_back::drop_id)
-                .load(conn)
-                .await?;
-            let over = held
-                .into_iter()
-                .filter(|drop| drops.contains(&DropId(*drop)));
-            let over: Vec<i64> = over.collect();
-            if over.is_empty() {
-                return Ok(());
+            for some in over.chunks(MOST_VALUES) {
+                let over = held_back::table.filter(held_back::drop_id.eq_any(some));
+                diesel::delete(over).execute(conn).await?;
             }
-            diesel::delete(held_back::table.filter(held_back::drop_id.eq_any(over)))
-                .execute(conn)
-                .await
-                .map(|_| ())
+            Ok(())
         })
         .await
     }

@@ -10,8 +10,8 @@ use diesel::prelude::*;
 use diesel::sql_types::Text;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 
-use super::schema::{alerts as alerts_table, outbox, repairs};
-use super::{Conn, Db, DbError, alerts};
+use super::schema::outbox;
+use super::{Conn, Db, DbError};
 
 /// Rows read per round.
 const ROUND: i64 = 64;
@@ -145,52 +145,34 @@ pub async fn lease(
                 .eq(mails)
                 .or(outbox::target.eq_any(&served.webhooks));
             // Skip rows that another sender has locked instead of waiting.
-            let due: Vec<(i64, String)> = outbox::table
+            let mut due: Vec<Leased> = outbox::table
                 .filter(outbox::sent_at.is_null().and(outbox::given_up_at.is_null()))
                 .filter(is_due.and(is_free))
                 .filter(is_served.and(outbox::target.ne_all(&served.busy)))
                 .order(outbox::id)
                 .limit(ROUND)
-                .select((outbox::id, outbox::target))
+                .select(Leased::as_select())
                 .for_update()
                 .skip_locked()
                 .load(conn)
                 .await?;
             let mut targets = HashSet::new();
-            let first = due.into_iter().filter(|(_, to)| targets.insert(to.clone()));
-            let ids: Vec<i64> = first.map(|(id, _)| id).collect();
-            if ids.is_empty() {
-                return Ok(Vec::new());
+            due.retain(|it| targets.insert(it.message.target.clone()));
+            let ids: Vec<i64> = due.iter().map(|it| it.id).collect();
+            if !ids.is_empty() {
+                diesel::update(outbox::table.filter(outbox::id.eq_any(&ids)))
+                    .set(outbox::leased_until.eq(until.naive_utc()))
+                    .execute(conn)
+                    .await?;
             }
-            diesel::update(outbox::table.filter(outbox::id.eq_any(&ids)))
-                .set(outbox::leased_until.eq(until.naive_utc()))
-                .execute(conn)
-                .await?;
-            let leased = outbox::table.filter(outbox::id.eq_any(&ids));
-            leased
-                .order(outbox::id)
-                .select(Leased::as_select())
-                .load(conn)
-                .await
+            Ok(due)
         })
         .await
     })
     .await
 }
 
-/// Whether any target of this mail or event has it.
-pub async fn was_taken(db: &Db, batch: String) -> Result<bool, DbError> {
-    db.run("look for other recipients", async move |conn| {
-        let sent = outbox::batch.eq(batch).and(outbox::sent_at.is_not_null());
-        let sent = outbox::table.filter(sent).count();
-        Ok(sent.get_result::<i64>(conn).await? > 0)
-    })
-    .await
-}
-
-/// Records the outcome of an attempt, and releases the lease. If a mail is given up that no
-/// recipient has or still may get, its alerts count as not mailed, and the next pass that sees them
-/// mails them again.
+/// Records the outcome of an attempt, and releases the lease.
 pub async fn record_outcome(
     db: &Db,
     id: i64,
@@ -198,74 +180,28 @@ pub async fn record_outcome(
     now: DateTime<Utc>,
 ) -> Result<(), DbError> {
     db.run("record a delivery", async move |conn| {
-        conn.transaction(async |conn| {
-            let is_given_up = matches!(outcome, DeliveryOutcome::GivenUp(_));
-            if is_given_up {
-                // Two recipients of a mail are given up one after the other, and no pass uses
-                // outdated alerts in the meantime.
-                alerts::lock(conn).await?;
-            }
-            let at = Some(now.naive_utc());
-            let (sent, given_up, next, error) = match outcome {
-                DeliveryOutcome::Sent => (at, None, None, None),
-                DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
-                DeliveryOutcome::GivenUp(error) => (None, at, None, Some(error)),
-            };
-            let row = outbox::table.filter(outbox::id.eq(id).and(outbox::sent_at.is_null()));
-            diesel::update(row)
-                .set((
-                    outbox::attempts.eq(outbox::attempts + 1),
-                    outbox::leased_until.eq(None::<NaiveDateTime>),
-                    outbox::sent_at.eq(sent),
-                    outbox::given_up_at.eq(given_up),
-                    outbox::last_error.eq(error),
-                    next.map(|next| outbox::next_attempt_at.eq(next.naive_utc())),
-                ))
-                .execute(conn)
-                .await?;
-            if is_given_up {
-                not_mailed(conn, &[id], now).await?;
-            }
-            Ok(())
-        })
-        .await
+        let at = Some(now.naive_utc());
+        let (sent, given_up, next, error) = match outcome {
+            DeliveryOutcome::Sent => (at, None, None, None),
+            DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
+            DeliveryOutcome::GivenUp(error) => (None, at, None, Some(error)),
+        };
+        let row = outbox::table.filter(outbox::id.eq(id).and(outbox::sent_at.is_null()));
+        diesel::update(row)
+            .set((
+                outbox::attempts.eq(outbox::attempts + 1),
+                outbox::leased_until.eq(None::<NaiveDateTime>),
+                outbox::sent_at.eq(sent),
+                outbox::given_up_at.eq(given_up),
+                outbox::last_error.eq(error),
+                next.map(|next| outbox::next_attempt_at.eq(next.naive_utc())),
+            ))
+            .execute(conn)
+            .await
+            .map(|_| ())
     })
     .await
 }
-
-/// Makes the contents of these given-up mails due again if they reached nobody. Alerts and repairs
-/// store when their last mail was queued.
-async fn not_mailed(conn: &mut Conn, given_up: &[i64], now: DateTime<Utc>) -> QueryResult<()> {
-    let mails = outbox::table
-        .filter(outbox::id.eq_any(given_up))
-        .filter(outbox::channel.eq(Channel::Mail.word()))
-        .select((outbox::batch, outbox::created_at))
-        .distinct();
-    for (batch, queued_at) in mails.load::<(String, NaiveDateTime)>(conn).await? {
-        let may_be_there = outbox::sent_at
-            .is_not_null()
-            .or(outbox::given_up_at.is_null());
-        let there = outbox::table.filter(outbox::batch.eq(&batch).and(may_be_there));
-        if there.count().get_result::<i64>(conn).await? > 0 {
-            continue;
-        }
-        let never = None::<NaiveDateTime>;
-        diesel::update(alerts_table::table.filter(alerts_table::last_mailed_at.eq(queued_at)))
-            .set(alerts_table::last_mailed_at.eq(never))
-            .execute(conn)
-            .await?;
-        // Old repairs are no news any more.
-        let recent = repairs::repaired_at.ge((now - GIVE_UP * 2).naive_utc());
-        diesel::update(repairs::table.filter(repairs::mailed_at.eq(queued_at).and(recent)))
-            .set(repairs::mailed_at.eq(never))
-            .execute(conn)
-            .await?;
-    }
-    Ok(())
-}
-
-/// The error of messages that [`give_up_untried`] gives up.
-pub const UNTRIED: &str = "nothing was set for a day that sends it";
 
 /// Gives up on a limited number of messages that are a day old and whose next attempt was due an
 /// hour ago: no process serves them. Otherwise, when `SMTP_URL` is set after months, old mails
@@ -276,28 +212,19 @@ pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> Result<usize, DbErr
             .lt((now - GIVE_UP).naive_utc())
             .and(outbox::next_attempt_at.lt((now - TimeDelta::hours(1)).naive_utc()));
         let open = outbox::sent_at.is_null().and(outbox::given_up_at.is_null());
-        let ids: Vec<i64> = outbox::table
-            .filter(open.and(old))
-            .limit(1_000)
-            .select(outbox::id)
-            .load(conn)
-            .await?;
+        // A read takes no locks, so the sender of another process is not delayed.
+        let ids = outbox::table.filter(open.and(old)).limit(1_000);
+        let ids: Vec<i64> = ids.select(outbox::id).load(conn).await?;
         if ids.is_empty() {
             return Ok(0);
         }
-        conn.transaction(async |conn| {
-            alerts::lock(conn).await?;
-            let given_up = diesel::update(outbox::table.filter(outbox::id.eq_any(&ids)))
-                .set((
-                    outbox::given_up_at.eq(now.naive_utc()),
-                    outbox::last_error.eq(UNTRIED),
-                ))
-                .execute(conn)
-                .await?;
-            not_mailed(conn, &ids, now).await?;
-            Ok(given_up)
-        })
-        .await
+        diesel::update(outbox::table.filter(outbox::id.eq_any(&ids)))
+            .set((
+                outbox::given_up_at.eq(now.naive_utc()),
+                outbox::last_error.eq("nothing was set for a day that sends it"),
+            ))
+            .execute(conn)
+            .await
     })
     .await
 }

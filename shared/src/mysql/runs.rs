@@ -11,9 +11,8 @@ use diesel::prelude::*;
 use diesel::sql_types::Text;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
-pub use super::findings::{FindingRow, Findings};
+pub use super::findings::FindingRow;
 use super::ops_actions::{Operator, OperatorAct};
 use super::schema::{reconcile_runs, reconciler_state};
 use super::{Conn, Db, DbError};
@@ -46,15 +45,12 @@ pub struct RunRow {
     pub skipped: u32,
     pub failed: u32,
     pub error: Option<String>,
-    /// Drop reports as JSON, or `None` if `drops_run` stores the same ones.
+    /// Drop reports as JSON, or `None` if `same_as` stores them.
     pub drops: Option<String>,
-    /// The run's number among the full passes.
-    pub number: Option<u64>,
-    pub drops_hash: Option<i64>,
-    /// The earlier run that stores these drop reports, if they have not changed.
-    pub drops_run: Option<String>,
-    /// The run was clean, or had the same result as the previous pass.
-    pub nothing_new: bool,
+    /// A hash of findings and drop reports. `None` for runs that did not compare everything.
+    pub content: Option<i64>,
+    /// The earlier run that stores the same findings and drop reports.
+    pub same_as: Option<String>,
     /// The operator who requested it.
     pub asked_by: Option<String>,
 }
@@ -81,9 +77,6 @@ pub struct RunListRow {
     pub error: Option<String>,
     pub asked_by: Option<String>,
 }
-
-/// Drop reports shorter than this, in bytes, are stored with each run.
-const SHORT: usize = 1_000;
 
 impl Db {
     /// Records the start of a run. The caller holds the pass lock, so any other run with status
@@ -118,26 +111,31 @@ impl Db {
     }
 
     /// Records the end of a run with its findings, even if its start could not be recorded.
-    /// `succeeded` is the time that counts as the last success. Findings are written first, in
-    /// small statements, and the run's row last, to keep its lock short.
+    /// `succeeded` is the time that counts as the last success. If the last run over everything had
+    /// the same result, only refers to that. Findings are written first, in small statements, and
+    /// the run's row last, to keep its lock short.
     ///
     /// # Errors
     /// [`DbError`]; the run is still in progress, and the call may be repeated.
     pub async fn finish_run(
         &self,
         mut run: RunRow,
-        findings: Findings,
+        findings: Vec<FindingRow>,
         succeeded: Option<String>,
     ) -> Result<(), DbError> {
         if self.has_ended(run.id.clone()).await? {
             return Ok(());
         }
-        let kept = self.keep_findings(&run.id, findings).await?;
-        run.number = kept.number;
-        run.nothing_new = kept.nothing_new || run.status == "clean";
+        if let Some(content) = run.content {
+            run.same_as = self.with_the_same_content(run.id.clone(), content).await?;
+        }
+        if run.same_as.is_some() {
+            run.drops = None;
+        } else {
+            self.write_findings(&run.id, findings).await?;
+        }
         self.run("finish run", async move |conn| {
             conn.transaction(async |conn| {
-                refer_to_the_same_drops(conn, &mut run).await?;
                 diesel::insert_into(reconcile_runs::table)
                     .values(&run)
                     .on_conflict(diesel::dsl::DuplicatedKeys)
@@ -153,6 +151,29 @@ impl Db {
             .await
         })
         .await
+    }
+
+    /// Reads which run stores the findings of the last run over everything, if that had this
+    /// content.
+    async fn with_the_same_content(
+        &self,
+        but: String,
+        content: i64,
+    ) -> Result<Option<String>, DbError> {
+        let last = self.run("last result", async move |conn| {
+            let others = reconcile_runs::table.filter(reconcile_runs::id.ne(but));
+            let last = others.filter(reconcile_runs::content.is_not_null());
+            let last = last.order(reconcile_runs::id.desc()).select((
+                reconcile_runs::id,
+                reconcile_runs::content,
+                reconcile_runs::same_as,
+            ));
+            last.first::<(String, Option<i64>, Option<String>)>(conn)
+                .await
+                .optional()
+        });
+        let last = last.await?.filter(|(_, found, _)| *found == Some(content));
+        Ok(last.map(|(id, _, same_as)| same_as.unwrap_or(id)))
     }
 
     async fn has_ended(&self, run: String) -> Result<bool, DbError> {
@@ -182,10 +203,9 @@ impl Db {
     /// Reads the last full pass that did not fail.
     pub async fn last_full_run(&self) -> Result<Option<String>, DbError> {
         self.run("last pass over everything", async |conn| {
-            let numbered = reconcile_runs::table.filter(reconcile_runs::number.is_not_null());
-            let numbered = numbered.filter(reconcile_runs::status.ne("failed"));
-            numbered
-                .order(reconcile_runs::number.desc())
+            let full = reconcile_runs::table.filter(reconcile_runs::content.is_not_null());
+            full.filter(reconcile_runs::status.ne("failed"))
+                .order(reconcile_runs::id.desc())
                 .select(reconcile_runs::id)
                 .first(conn)
                 .await
@@ -229,20 +249,18 @@ impl Db {
                 .await
                 .optional()?;
             let Some(mut row) = row else { return Ok(None) };
-            if let Some(same) = &row.drops_run {
-                let drops = reconcile_runs::table
-                    .find(same)
-                    .select(reconcile_runs::drops);
-                row.drops = drops.first(conn).await.optional()?.flatten();
+            if let Some(same) = &row.same_as {
+                let same = reconcile_runs::table.find(same);
+                let drops = same.select(reconcile_runs::drops).first(conn);
+                row.drops = drops.await.optional()?.flatten();
             }
             Ok(Some(row))
         });
         let Some(row) = row.await? else {
             return Ok(None);
         };
-        let findings = self
-            .findings_of(row.id.clone(), row.number, limit, after)
-            .await?;
+        let of = row.same_as.clone().unwrap_or_else(|| row.id.clone());
+        let findings = self.findings_of(of, limit, after).await?;
         Ok(Some((row, findings)))
     }
 
@@ -258,36 +276,6 @@ impl Db {
         })
         .await
     }
-}
-
-/// If the previous pass had the same drop reports, refers to the run that stores them.
-async fn refer_to_the_same_drops(conn: &mut Conn, run: &mut RunRow) -> QueryResult<()> {
-    let (Some(number), Some(drops)) = (
-        run.number,
-        run.drops.as_deref().filter(|json| json.len() > SHORT),
-    ) else {
-        return Ok(());
-    };
-    let hash = Sha256::digest(drops);
-    run.drops_hash = Some(i64::from_be_bytes(std::array::from_fn(|at| hash[at])));
-    let before: Option<(String, Option<String>, Option<i64>)> = reconcile_runs::table
-        .filter(reconcile_runs::number.lt(number))
-        .order(reconcile_runs::number.desc())
-        .select((
-            reconcile_runs::id,
-            reconcile_runs::drops_run,
-            reconcile_runs::drops_hash,
-        ))
-        .first(conn)
-        .await
-        .optional()?;
-    if let Some((id, same, hash)) = before
-        && hash == run.drops_hash
-    {
-        run.drops_run = Some(same.unwrap_or(id));
-        run.drops = None;
-    }
-    Ok(())
 }
 
 /// Serializes a value to the JSON of a column.
@@ -328,8 +316,8 @@ pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<
 /// Retention by kind of record.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// Runs with nothing new.
-    pub clean_runs: Duration,
+    /// Runs with the same result as the one before.
+    pub repeated_runs: Duration,
     /// Other runs, ended findings, and operators' actions.
     pub runs: Duration,
     /// Ended alerts.
@@ -349,9 +337,10 @@ type Time = fn(&Retention) -> Duration;
 
 /// Rows deleted by age alone, in the order of an index. [`before`] provides `{before}`.
 const BY_AGE: &[(&str, Time)] = &[
-    // Findings without numbers; `delete_old_findings` deletes numbered ones.
+    // Runs are deleted before, but for those that later runs refer to.
     (
-        "reconcile_findings WHERE seen_from IS NULL AND created_at < {before} ORDER BY created_at",
+        "reconcile_findings WHERE created_at < {before} \
+         AND run_id NOT IN (SELECT id FROM reconcile_runs) ORDER BY created_at",
         |kept| kept.runs,
     ),
     (
@@ -387,9 +376,9 @@ const BY_AGE: &[(&str, Time)] = &[
 impl Db {
     /// Deletes a limited number of rows past their retention.
     pub async fn delete_old(&self, kept: Retention) -> Result<(), DbError> {
-        self.delete_old_runs(kept.clean_runs, true).await?;
-        self.delete_old_runs(kept.runs, false).await?;
-        self.delete_old_findings().await?;
+        self.delete_old_runs(kept.repeated_runs, "IS NOT NULL")
+            .await?;
+        self.delete_old_runs(kept.runs, "IS NULL").await?;
         for (what, time) in BY_AGE {
             let Some(before) = before(time(&kept)) else {
                 continue;
@@ -407,7 +396,7 @@ impl Db {
     }
 
     /// Deletes old runs, except the last clean run and runs whose reports another run refers to.
-    async fn delete_old_runs(&self, kept: Duration, nothing_new: bool) -> Result<(), DbError> {
+    async fn delete_old_runs(&self, kept: Duration, same_as: &'static str) -> Result<(), DbError> {
         let Some(before) = before(kept) else {
             return Ok(());
         };
@@ -421,24 +410,12 @@ impl Db {
                 .await
                 .optional()?;
             let sql = format!(
-                "DELETE r FROM reconcile_runs r JOIN (SELECT id FROM reconcile_runs o WHERE o.nothing_new = {nothing_new} \
+                "DELETE r FROM reconcile_runs r JOIN (SELECT id FROM reconcile_runs o WHERE o.same_as {same_as} \
                  AND o.started_at < {before} AND o.status <> 'running' AND o.id <> ? AND NOT EXISTS \
-                 (SELECT 1 FROM reconcile_runs l WHERE l.drops_run = o.id) ORDER BY o.started_at LIMIT {AT_ONCE}) old USING (id)"
+                 (SELECT 1 FROM reconcile_runs l WHERE l.same_as = o.id) ORDER BY o.started_at LIMIT {AT_ONCE}) old USING (id)"
             );
             let delete = diesel::sql_query(sql);
             delete.bind::<Text, _>(last.unwrap_or_default()).execute(conn).await.map(|_| ())
-        })
-        .await
-    }
-
-    /// Deletes numbered findings that ended before the oldest remaining numbered run.
-    async fn delete_old_findings(&self) -> Result<(), DbError> {
-        self.run("delete old findings", async move |conn| {
-            let sql = format!(
-                "DELETE FROM reconcile_findings WHERE seen_to <= (SELECT MIN(number) FROM reconcile_runs) \
-                 ORDER BY seen_to LIMIT {AT_ONCE}"
-            );
-            diesel::sql_query(sql).execute(conn).await.map(|_| ())
         })
         .await
     }

@@ -154,10 +154,8 @@ diesel::table! {
         failed -> Unsigned<Integer>,
         error -> Nullable<Text>,
         drops -> Nullable<Text>,
-        number -> Nullable<Unsigned<BigInt>>,
-        drops_hash -> Nullable<BigInt>,
-        drops_run -> Nullable<Text>,
-        nothing_new -> Bool,
+        content -> Nullable<BigInt>,
+        same_as -> Nullable<Text>,
         asked_by -> Nullable<Text>,
     }
 }
@@ -176,9 +174,6 @@ diesel::table! {
         detail -> Nullable<Text>,
         needs_person -> Bool,
         created_at -> Datetime,
-        seen_from -> Nullable<Unsigned<BigInt>>,
-        seen_to -> Nullable<Unsigned<BigInt>>,
-        content -> Nullable<BigInt>,
         dead_letter -> Nullable<BigInt>,
     }
 }

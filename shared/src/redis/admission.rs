@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, RedisError, Value};
+use redis::{Cmd, FromRedisValue as _, RedisError, Value};
 use strum::IntoStaticStr;
 
 use super::client::Script;
@@ -230,47 +230,44 @@ fn read_replies(value: &Value, people: usize) -> Option<Vec<Option<AdmissionRepl
 }
 
 fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option<AdmissionReply> {
+    let parts = match answer {
+        Value::Array(parts) => parts.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let text = |at: usize| String::from_redis_value_ref(parts.get(at)?).ok();
+    let number = |at: usize| i64::from_redis_value_ref(parts.get(at)?).ok();
+    let small = |at: usize| u32::try_from(number(at)?).ok();
     let mut admitted_at_ms = None;
     let mut group = None;
-    let admission = match answer {
-        Value::Int(0) => Admission::SoldOut,
-        Value::Int(slot) => {
-            open_drop?;
-            admitted_at_ms = Some(now_ms);
-            Admission::Accepted(Slot::try_from(*slot).ok()?)
+    let admission = if let Value::Int(slot) = answer {
+        match Slot::try_from(*slot).ok()? {
+            0 => Admission::SoldOut,
+            slot => {
+                open_drop?;
+                admitted_at_ms = Some(now_ms);
+                Admission::Accepted(slot)
+            }
         }
-        Value::BulkString(word) => match word.as_slice() {
-            b"paused" => Admission::Paused,
-            b"revoked" => Admission::Revoked,
-            b"not_allowed" => Admission::NotAllowed,
-            b"unverified" => Admission::Unverified,
-            _ => return None,
-        },
-        Value::Array(parts) => match parts.as_slice() {
-            [Value::BulkString(word), Value::Int(number)] => match word.as_slice() {
-                b"waiting" => Admission::Waiting(u32::try_from(*number).ok()?),
-                b"not_open" => Admission::NotOpen(*number),
-                b"closed" => Admission::Closed(*number),
-                b"unloaded" => Admission::Unloaded(DropId(*number)),
-                _ => return None,
-            },
-            [Value::BulkString(word), Value::BulkString(name)] if word == b"group" => {
-                group = Some(std::str::from_utf8(name).ok()?.parse().ok()?);
+    } else {
+        match text(0)?.as_str() {
+            "paused" => Admission::Paused,
+            "revoked" => Admission::Revoked,
+            "not_allowed" => Admission::NotAllowed,
+            "unverified" => Admission::Unverified,
+            "waiting" => Admission::Waiting(small(1)?),
+            "not_open" => Admission::NotOpen(number(1)?),
+            "closed" => Admission::Closed(number(1)?),
+            "unloaded" => Admission::Unloaded(DropId(number(1)?)),
+            "group" => {
+                group = Some(text(1)?.parse().ok()?);
                 Admission::ForGroup
             }
-            [
-                Value::BulkString(word),
-                Value::BulkString(drop),
-                Value::Int(slot),
-                Value::Int(at_ms),
-            ] if word == b"already" => {
-                let drop = DropId(std::str::from_utf8(drop).ok()?.parse().ok()?);
-                admitted_at_ms = Some(*at_ms).filter(|ms| *ms > 0);
-                Admission::Already(drop, Slot::try_from(*slot).ok()?)
+            "already" => {
+                admitted_at_ms = Some(number(3)?).filter(|ms| *ms > 0);
+                Admission::Already(DropId(text(1)?.parse().ok()?), small(2)?)
             }
             _ => return None,
-        },
-        _ => return None,
+        }
     };
     Some(AdmissionReply {
         admission,

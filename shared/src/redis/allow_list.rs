@@ -11,13 +11,12 @@ use super::gate::revision_in;
 use super::keys;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
-use crate::mysql::allow_list::ListChange;
 
 static ALLOW_LIST: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/allow_list.lua")));
 
 /// Expiry of an unfinished list, in seconds.
-const GATHERED_FOR: u64 = 600;
+const GATHERED_FOR: i64 = 600;
 
 /// Ids added per command. A larger command would delay all other commands.
 const ADDED_AT_ONCE: usize = 1_000;
@@ -43,104 +42,49 @@ impl SeenList {
     }
 }
 
-/// The outcome of [`Redis::change_allow_list`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListFollowed {
-    /// The list in Redis includes the change.
-    Yes,
-    /// The list in Redis is incomplete, or is not the list to which the change was made in MySQL.
-    Other,
-}
-
-/// The outcome of [`Redis::replace_allow_list`].
+/// The outcome of [`Redis::write_allow_list`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListReplaced {
     Yes,
     /// Redis has a later list; nothing was changed.
     Outdated,
-    /// The gathered list is incomplete; nothing was changed.
+    /// The gathered list is incomplete, for example because Redis was emptied; nothing was changed.
     Incomplete,
 }
 
-/// A list that is being collected under a temporary key.
-#[derive(Debug, Clone)]
-pub struct Gathering {
-    coupon: CouponId,
-    key: String,
-}
-
 impl Redis {
-    /// Applies one change to a coupon's list, if Redis has the revision before it. An emptied list
-    /// is written as a whole, whatever Redis has.
-    pub async fn change_allow_list(
+    /// Replaces the coupon's list, unless Redis has a later one. The list is gathered under a
+    /// temporary key, which then replaces the old list in one step, so that Redis never has an
+    /// incomplete list.
+    ///
+    /// # Errors
+    /// Redis still has the old list; what was gathered expires.
+    pub async fn write_allow_list(
         &self,
         coupon: CouponId,
-        before: u64,
-        now: AllowList,
-        change: &ListChange,
-    ) -> Result<ListFollowed, RedisError> {
-        let (word, users) = match change {
-            ListChange::Add(users) => ("add", users),
-            ListChange::Remove(users) => ("remove", users),
-            ListChange::Empty => return Ok(ListFollowed::Other),
-        };
-        let mut args = vec![
-            word.to_owned(),
-            now.revision.to_string(),
-            now.people.to_string(),
-            before.to_string(),
-        ];
-        args.extend(users.iter().map(ToString::to_string));
-        let keys = keys::coupon_keys(&self.prefix, coupon);
-        let keys = keys.each_ref().map(String::as_str);
-        let reply: String = ALLOW_LIST.run(&mut self.connection(), &keys, &args).await?;
-        Ok(if reply == "other" {
-            ListFollowed::Other
-        } else {
-            ListFollowed::Yes
-        })
-    }
-
-    /// Starts collecting a new list.
-    pub fn gather_allow_list(&self, coupon: CouponId) -> Gathering {
-        let key = format!(
-            "{}:{:016x}",
-            keys::allowed(&self.prefix, coupon),
-            rand::random::<u64>()
-        );
-        Gathering { coupon, key }
-    }
-
-    /// Adds users to the new list.
-    pub async fn add_gathered(
-        &self,
-        gathering: &Gathering,
-        people: &[UserId],
-    ) -> Result<(), RedisError> {
-        for some in people.chunks(ADDED_AT_ONCE) {
+        list: AllowList,
+        users: &[UserId],
+    ) -> Result<ListReplaced, RedisError> {
+        let allowed = keys::allowed(&self.prefix, coupon);
+        let gathered = format!("{allowed}:{:016x}", rand::random::<u64>());
+        for some in users.chunks(ADDED_AT_ONCE) {
             let names: Vec<&str> = some.iter().map(UserId::as_str).collect();
             let mut pipe = redis::pipe();
             // Use one transaction: a key without an expiry would stay forever.
-            pipe.atomic()
-                .cmd("SADD")
-                .arg(&gathering.key)
-                .arg(names)
-                .ignore();
-            pipe.cmd("EXPIRE")
-                .arg(&gathering.key)
-                .arg(GATHERED_FOR)
-                .ignore();
+            pipe.atomic().cmd("SADD").arg(&gathered).arg(names).ignore();
+            pipe.expire(&gathered, GATHERED_FOR).ignore();
             pipe.query_async::<()>(&mut self.connection()).await?;
         }
-        Ok(())
-    }
-
-    /// Deletes an unfinished list.
-    pub async fn drop_gathered(&self, gathering: &Gathering) -> Result<(), RedisError> {
-        redis::cmd("UNLINK")
-            .arg(&gathering.key)
-            .query_async(&mut self.connection())
-            .await
+        let args = [list.revision.to_string(), list.people.to_string()];
+        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        keys.push(&gathered);
+        let reply: String = ALLOW_LIST.run(&mut self.connection(), &keys, &args).await?;
+        Ok(match reply.as_str() {
+            "ok" => ListReplaced::Yes,
+            "outdated" => ListReplaced::Outdated,
+            _ => ListReplaced::Incomplete,
+        })
     }
 
     /// Removes a user from the list of an ended coupon, regardless of the list's revision.
@@ -151,29 +95,6 @@ impl Redis {
             .arg(user.as_str())
             .query_async(&mut self.connection())
             .await
-    }
-
-    /// Replaces the coupon's list with the gathered one, whose revision and size are `list`, unless
-    /// Redis has a later list.
-    pub async fn replace_allow_list(
-        &self,
-        new: &Gathering,
-        list: AllowList,
-    ) -> Result<ListReplaced, RedisError> {
-        let args = [
-            "replace".to_owned(),
-            list.revision.to_string(),
-            list.people.to_string(),
-        ];
-        let keys = keys::coupon_keys(&self.prefix, new.coupon);
-        let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        keys.push(&new.key);
-        let reply: String = ALLOW_LIST.run(&mut self.connection(), &keys, &args).await?;
-        Ok(match reply.as_str() {
-            "ok" => ListReplaced::Yes,
-            "outdated" => ListReplaced::Outdated,
-            _ => ListReplaced::Incomplete,
-        })
     }
 
     /// Returns the state of these coupons' lists in Redis, in the order of `coupons`. A key of

@@ -5,18 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use redis::aio::ConnectionLike;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value, from_redis_value,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind,
+    ToRedisArgs, Value, from_redis_value,
 };
 
 use super::connection::SharedConnection;
-use super::deployment::{Deployment, RedisMode};
+use super::deployment::{Deployment, RedisMode, addresses};
 use super::gate::Servers;
 use super::keys::DropKeys;
 use crate::domain::{CouponId, DropId};
-use crate::tls::{StoreAddress, Tls};
+use crate::tls::StoreAddress;
 
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
@@ -47,7 +48,6 @@ pub enum RedisDurability {
 pub struct Redis {
     pub(super) conn: SharedConnection,
     pub(super) deployment: Arc<Deployment>,
-    pub(super) tls: Option<Tls>,
     pub(super) durability: RedisDurability,
     pub(super) prefix: Arc<str>,
     /// The only servers from which this handle reads coupons and drops.
@@ -74,7 +74,7 @@ pub(super) struct Master {
 impl Master {
     /// Sends commands without keys to this server. The errors of single commands are among the
     /// answers.
-    pub(super) async fn ask(&self, pipe: &mut Pipeline) -> Result<Vec<Value>, RedisError> {
+    pub(super) async fn ask(&self, pipe: &mut Pipeline) -> RedisResult<Vec<Value>> {
         pipe.ignore_errors();
         if self.node.is_some() {
             pipe.cmd("CLUSTER").arg("MYID");
@@ -93,7 +93,7 @@ impl Master {
         Err((ErrorKind::Io, why, self.address.clone()).into())
     }
 
-    async fn ask_one<T: FromRedisValue>(&self, verb: &str) -> Result<T, RedisError> {
+    async fn ask_one<T: FromRedisValue>(&self, verb: &str) -> RedisResult<T> {
         let mut told = self.ask(redis::pipe().cmd(verb)).await?;
         Ok(from_redis_value(told.pop().unwrap_or(Value::Nil))?)
     }
@@ -107,18 +107,20 @@ impl Master {
 
 impl Redis {
     /// Creates the handle. It connects on first use.
-    pub fn new(settings: &RedisSettings) -> Result<Self, RedisError> {
-        let tls = settings.url.tls().cloned();
-        let deployment = Arc::new(Deployment::new(
-            settings.url.url(),
-            settings.mode.clone(),
-            tls.clone(),
-            settings.timeout,
-        )?);
+    pub fn new(settings: &RedisSettings) -> RedisResult<Self> {
+        let addresses = addresses(settings.url.url()).map_err(|why| {
+            let what = "REDIS_URL can't be used";
+            RedisError::from((ErrorKind::InvalidClientConfig, what, why))
+        })?;
+        let deployment = Arc::new(Deployment {
+            addresses,
+            mode: settings.mode,
+            tls: settings.url.tls().cloned(),
+            timeout: settings.timeout,
+        });
         Ok(Self {
             conn: SharedConnection::new(Arc::clone(&deployment)),
             deployment,
-            tls,
             durability: settings.durability,
             prefix: settings.prefix.as_str().into(),
             pinned: None,
@@ -138,7 +140,7 @@ impl Redis {
     /// Returns a handle that reads coupons and drops only from the present server processes, and
     /// fails if another one answers. A pass uses this handle: what it reads is of one process, and
     /// the scripts that write check the process themselves.
-    pub async fn pinned(&self) -> Result<Self, RedisError> {
+    pub async fn pinned(&self) -> RedisResult<Self> {
         Ok(Self {
             pinned: Some(Arc::new(self.servers().await?)),
             ..self.clone()
@@ -146,7 +148,7 @@ impl Redis {
     }
 
     /// Returns the servers that hold data.
-    pub(super) async fn masters(&self) -> Result<Vec<Master>, RedisError> {
+    pub(super) async fn masters(&self) -> RedisResult<Vec<Master>> {
         if !self.deployment.is_cluster() {
             return Ok(vec![Master {
                 address: self.host_and_port(),
@@ -189,24 +191,20 @@ impl Redis {
         &self.prefix
     }
 
-    /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of the
-    /// clocks that answer, so that nothing appears older than it is.
-    pub async fn time_ms(&self) -> Result<i64, RedisError> {
+    /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of
+    /// their clocks, so that nothing appears older than it is.
+    pub async fn time_ms(&self) -> RedisResult<i64> {
         let time = async |master: Master| {
             let (seconds, micros): (i64, i64) = master.ask_one("TIME").await?;
             Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
         };
-        let told = join_all(self.masters().await?.into_iter().map(time)).await;
-        let earliest = told.iter().filter_map(|told| told.as_ref().ok()).min();
-        if let Some(earliest) = earliest {
-            return Ok(*earliest);
-        }
-        let error = told.into_iter().find_map(Result::err);
-        Err(error.unwrap_or_else(|| (ErrorKind::Io, "no Redis server is known").into()))
+        let told = try_join_all(self.masters().await?.into_iter().map(time)).await?;
+        let earliest = told.into_iter().min();
+        earliest.ok_or_else(|| (ErrorKind::Io, "no Redis server is known").into())
     }
 
     /// Checks that each server of Redis answers.
-    pub async fn ping(&self) -> Result<(), RedisError> {
+    pub async fn ping(&self) -> RedisResult<()> {
         let ping = async |master: Master| master.ask_one::<()>("PING").await;
         try_join_all(self.masters().await?.into_iter().map(ping)).await?;
         Ok(())
@@ -264,9 +262,9 @@ impl Script {
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         conn: &mut impl ConnectionLike,
-        keys: &[&str],
-        args: &[String],
-    ) -> Result<T, RedisError> {
+        keys: &[impl ToRedisArgs],
+        args: &[impl ToRedisArgs],
+    ) -> RedisResult<T> {
         self.run_with(conn, |cmd| {
             cmd.arg(keys.len()).arg(keys).arg(args);
         })
@@ -278,7 +276,7 @@ impl Script {
         &self,
         conn: &mut impl ConnectionLike,
         add: impl Fn(&mut Cmd),
-    ) -> Result<T, RedisError> {
+    ) -> RedisResult<T> {
         let command = |verb: &str, script: &str| {
             let mut cmd = redis::cmd(verb);
             add(cmd.arg(script));

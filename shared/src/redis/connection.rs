@@ -1,5 +1,5 @@
-//! The connection that all callers share. redis-rs finds the servers (one address, the master that
-//! Sentinels name, the primaries of a cluster); this type replaces redis-rs's connection when that
+//! The connection that all callers share. redis-rs finds the servers (one address, or the primaries
+//! of a cluster); this type replaces redis-rs's connection when that
 //! alone leads on: redis-rs takes a time-out, `READONLY`, `NOREPLICAS` and `CLUSTERDOWN` for
 //! answers, and stays with a server that is frozen or cut off
 //! (docs/decisions/0024-redis-cluster.md). Nothing is sent twice: a command that timed out may have
@@ -15,7 +15,7 @@ use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
 use super::deployment::Deployment;
 
@@ -95,7 +95,7 @@ impl SharedConnection {
         }
     }
 
-    async fn current(&self) -> Result<Arc<Current>, RedisError> {
+    async fn current(&self) -> RedisResult<Arc<Current>> {
         if let Some(current) = self.shared.current.load_full() {
             return Ok(current);
         }
@@ -108,7 +108,7 @@ impl SharedConnection {
         })
     }
 
-    async fn send(&self, cmd: &Cmd) -> Result<Value, RedisError> {
+    async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
         let used = self.current().await?;
         let result = match used.link.clone() {
             Link::One(mut one) => one.send_packed_command(cmd).await,
@@ -130,7 +130,7 @@ impl SharedConnection {
         pipeline: &Pipeline,
         offset: usize,
         count: usize,
-    ) -> Result<Vec<Value>, RedisError> {
+    ) -> RedisResult<Vec<Value>> {
         let used = self.current().await?;
         let result = match used.link.clone() {
             Link::One(mut one) => one.send_packed_commands(pipeline, offset, count).await,
@@ -162,7 +162,7 @@ fn primary_of(slot: u16) -> SingleNodeRoutingInfo {
 
 impl Shared {
     /// Connects, unless another caller has done so in the meantime or has just failed.
-    async fn connect(&self) -> Result<Arc<Current>, RedisError> {
+    async fn connect(&self) -> RedisResult<Arc<Current>> {
         let asked_at = Instant::now();
         let mut failed = self.failed.lock().await;
         if let Some(current) = self.current.load_full() {
@@ -185,7 +185,7 @@ impl Shared {
         }
     }
 
-    async fn make(&self) -> Result<Arc<Current>, RedisError> {
+    async fn make(&self) -> RedisResult<Arc<Current>> {
         let link = self.deployment.connect().await?;
         let made_at = Instant::now();
         Ok(Arc::new(Current { link, made_at }))
@@ -255,6 +255,6 @@ impl ConnectionLike for SharedConnection {
     }
 
     fn get_db(&self) -> i64 {
-        self.shared.deployment.database()
+        self.shared.deployment.addresses[0].redis_settings().db()
     }
 }

@@ -1,7 +1,7 @@
 //! A copy of the live coupons, which the reconciler keeps, so that an API that starts while MySQL
 //! is unavailable serves claims. Nothing else reads it, and no refusal may rest on it alone.
 
-use redis::RedisError;
+use redis::{RedisError, RedisResult};
 
 use super::{Redis, keys};
 use crate::coupon::{Coupon, Drop};
@@ -10,10 +10,7 @@ use crate::coupon::{Coupon, Drop};
 pub type CatalogueCopy = Vec<(Coupon, Vec<Drop>)>;
 
 impl Redis {
-    pub async fn write_catalogue_copy(
-        &self,
-        coupons: &[(Coupon, Vec<Drop>)],
-    ) -> Result<(), RedisError> {
+    pub async fn write_catalogue_copy(&self, coupons: &[(Coupon, Vec<Drop>)]) -> RedisResult<()> {
         let json = serde_json::to_string(coupons).map_err(|error| {
             let what = "the catalogue could not be serialized";
             RedisError::from((redis::ErrorKind::Client, what, error.to_string()))
@@ -27,7 +24,7 @@ impl Redis {
 
     /// Reads the copy, with the eras of the gates: an era may have begun since it was written.
     /// Returns `None` if there is no copy, or if another version wrote it.
-    pub async fn catalogue_copy(&self) -> Result<Option<CatalogueCopy>, RedisError> {
+    pub async fn catalogue_copy(&self) -> RedisResult<Option<CatalogueCopy>> {
         let json: Option<String> = redis::cmd("GET")
             .arg(keys::catalogue(&self.prefix))
             .query_async(&mut self.connection())

@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use redis::RedisError;
+use redis::RedisResult;
 
 use super::Redis;
 use super::keys;
 
 impl Redis {
     /// Ends a session, and keeps the entry for the given time.
-    pub async fn end_session(&self, session: &str, remembered: Duration) -> Result<(), RedisError> {
+    pub async fn end_session(&self, session: &str, remembered: Duration) -> RedisResult<()> {
         let mut cmd = redis::cmd("SET");
         cmd.arg(keys::ended_session(&self.prefix, session))
             .arg("")
@@ -20,7 +20,7 @@ impl Redis {
         cmd.query_async(&mut self.connection()).await
     }
 
-    pub async fn session_was_ended(&self, session: &str) -> Result<bool, RedisError> {
+    pub async fn session_was_ended(&self, session: &str) -> RedisResult<bool> {
         let key = keys::ended_session(&self.prefix, session);
         redis::cmd("EXISTS")
             .arg(key)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::RedisError;
+use redis::{Pipeline, RedisResult};
 
 use super::Redis;
 use super::keys::{self, DropKeys};
@@ -16,49 +16,45 @@ fn sealed_for() -> Duration {
 
 impl Redis {
     /// Lets the keys of sealed drops expire.
-    pub async fn expire_sealed(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
-        let keys: Vec<&str> = drops.iter().flat_map(DropKeys::own).collect();
-        self.for_each("EXPIRE", &keys, &[seconds(sealed_for())])
+    pub async fn expire_sealed(&self, drops: &[DropKeys]) -> RedisResult<()> {
+        self.expire(drops.iter().flat_map(DropKeys::own), sealed_for())
             .await
     }
 
-    /// Lets the keys of coupons expire whose drops are all sealed. The gate's
-    /// key expires first, because a coupon without a gate counts as lost even if other keys remain.
-    /// Loading a drop later removes the expiry.
-    pub async fn expire_coupons(&self, coupons: &[CouponId]) -> Result<(), RedisError> {
-        let keys: Vec<String> = coupons
-            .iter()
-            .flat_map(|coupon| keys::coupon_keys(&self.prefix, *coupon))
-            .collect();
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        self.for_each("EXPIRE", &keys, &[seconds(sealed_for())])
+    /// Lets the keys of coupons expire whose drops are all sealed. The gate's key expires first,
+    /// because a coupon without a gate counts as lost even if other keys remain. Loading a drop
+    /// later removes the expiry.
+    pub async fn expire_coupons(&self, coupons: &[CouponId]) -> RedisResult<()> {
+        let keys = |coupon: &CouponId| keys::coupon_keys(&self.prefix, *coupon);
+        self.expire(coupons.iter().flat_map(keys), sealed_for())
             .await
     }
 
     /// Deletes the keys of sealed drops that an older Redis brought back.
-    pub async fn unlink_drops(&self, drops: &[DropKeys]) -> Result<(), RedisError> {
-        let keys: Vec<&str> = drops.iter().flat_map(DropKeys::own).collect();
-        self.for_each("UNLINK", &keys, &[]).await
-    }
-
-    /// Sets the expiry of a drop's own keys.
-    pub async fn expire_drop(&self, keys: &DropKeys, after: Duration) -> Result<(), RedisError> {
-        self.for_each("EXPIRE", &keys.own(), &[seconds(after)])
+    pub async fn unlink_drops(&self, drops: &[DropKeys]) -> RedisResult<()> {
+        self.expire(drops.iter().flat_map(DropKeys::own), Duration::ZERO)
             .await
     }
 
-    async fn for_each(&self, verb: &str, keys: &[&str], args: &[String]) -> Result<(), RedisError> {
-        for some in keys.chunks(1_000) {
-            let mut pipe = redis::pipe();
-            for key in some {
-                pipe.cmd(verb).arg(*key).arg(args).ignore();
-            }
-            pipe.query_async::<()>(&mut self.connection()).await?;
-        }
-        Ok(())
+    /// Sets the expiry of a drop's own keys.
+    pub async fn expire_drop(&self, keys: &DropKeys, after: Duration) -> RedisResult<()> {
+        self.expire(keys.own(), after).await
     }
-}
 
-fn seconds(time: Duration) -> String {
-    time.as_secs().to_string()
+    /// An expiry of zero deletes the keys, in the background: a drop may be large.
+    async fn expire(
+        &self,
+        keys: impl IntoIterator<Item = impl ToString>,
+        after: Duration,
+    ) -> RedisResult<()> {
+        let keys: Vec<String> = keys.into_iter().map(|key| key.to_string()).collect();
+        let add = |pipe: &mut Pipeline, key: &String| {
+            if after.is_zero() {
+                pipe.cmd("UNLINK").arg(key);
+            } else {
+                pipe.cmd("EXPIRE").arg(key).arg(after.as_secs());
+            }
+        };
+        self.pipe_each::<_, i64>(&keys, add).await.map(drop)
+    }
 }

@@ -15,12 +15,11 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use futures_util::future::join_all;
-use redis::{RedisError, Value, from_redis_value};
+use redis::{Pipeline, RedisResult, Value, from_redis_value};
 
 use super::Redis;
 use super::client::{HASH_SLOTS, HashSlots, Master, Script};
 use super::keys::{self, DropKeys};
-use super::reads::AT_ONCE;
 use super::server::ServerFacts;
 use crate::domain::{CouponId, DropId};
 
@@ -151,57 +150,44 @@ pub enum Opened {
 }
 
 impl Redis {
-    /// Identifies all servers. Replaces the connection if a server is not a master, or refuses
-    /// writes because it is cut off from its replicas: Sentinels may have promoted another one.
+    /// Identifies all servers. Replaces the connection if a server is not a master.
     ///
     /// # Errors
     /// If no server answers.
-    pub async fn servers(&self) -> Result<Servers, RedisError> {
-        let mut servers = Vec::new();
-        let mut failed = None;
-        let mut has_answer = false;
+    pub async fn servers(&self) -> RedisResult<Servers> {
         let identify = async |master: Master| (self.identify(&master).await, master.hash_slots);
-        for (read, hash_slots) in join_all(self.masters().await?.into_iter().map(identify)).await {
-            has_answer |= read.is_ok();
-            let server = read.unwrap_or_else(|error| {
-                failed = Some(error);
-                None
-            });
-            servers.push((hash_slots, server));
+        let told = join_all(self.masters().await?.into_iter().map(identify)).await;
+        if let Some((Err(error), _)) = told.first()
+            && told.iter().all(|(read, _)| read.is_err())
+        {
+            return Err(error.clone());
         }
-        match failed {
-            Some(error) if !has_answer => Err(error),
-            _ => Ok(Servers(servers)),
-        }
+        let server = |(read, hash_slots): (Result<_, _>, _)| (hash_slots, read.ok().flatten());
+        Ok(Servers(told.into_iter().map(server).collect()))
     }
 
-    async fn identify(&self, master: &Master) -> Result<Option<ServerId>, RedisError> {
+    async fn identify(&self, master: &Master) -> RedisResult<Option<ServerId>> {
         let mut told = master
             .ask(redis::pipe().cmd("INFO").arg("server").arg("replication"))
             .await?;
         let info: String = from_redis_value(told.pop().unwrap_or(Value::Nil))?;
         let facts = ServerFacts::of(&info);
-        let may_be_replaced = self.deployment.has_sentinels() && !facts.takes_writes;
-        if !facts.is_master || may_be_replaced {
+        if !facts.is_master {
             master.leave();
         }
         Ok(ServerId::of(&facts))
     }
 
     /// Reads the gates of coupons, in the same order.
-    pub async fn gates(&self, coupons: &[CouponId]) -> Result<Vec<Gate>, RedisError> {
-        let mut gates = Vec::with_capacity(coupons.len());
-        for some in coupons.chunks(AT_ONCE) {
-            let mut pipe = redis::pipe();
-            for coupon in some {
-                // Unlike GET, MGET treats a key of another type as missing.
-                pipe.cmd("MGET").arg(keys::gate(&self.prefix, *coupon));
-            }
-            let found: Vec<[Option<Vec<u8>>; 1]> = pipe.query_async(&mut self.connection()).await?;
-            let gate = |[text]: [Option<Vec<u8>>; 1]| Gate(text.unwrap_or_default());
-            gates.extend(found.into_iter().map(gate));
-        }
-        Ok(gates)
+    pub async fn gates(&self, coupons: &[CouponId]) -> RedisResult<Vec<Gate>> {
+        // Unlike GET, MGET treats a key of another type as missing.
+        let read = |pipe: &mut Pipeline, coupon: &CouponId| {
+            let [gate, ..] = keys::coupon_keys(&self.prefix, *coupon);
+            pipe.cmd("MGET").arg(gate);
+        };
+        let found: Vec<[Option<Vec<u8>>; 1]> = self.pipe_each(coupons, read).await?;
+        let gate = |[text]: [Option<Vec<u8>>; 1]| Gate(text.unwrap_or_default());
+        Ok(found.into_iter().map(gate).collect())
     }
 
     /// Begins an era of a coupon, which closes the coupon. Returns `None` if the gate is no longer
@@ -212,15 +198,11 @@ impl Redis {
         ServerId(server): &ServerId,
         seen: &Gate,
         era: u64,
-    ) -> Result<Option<Fence>, RedisError> {
+    ) -> RedisResult<Option<Fence>> {
         let fence = Fence::new(server, era);
-        let new = format!("{fence} closed");
+        let args = [seen.0.clone(), format!("{fence} closed").into_bytes()];
         let keys = keys::coupon_keys(&self.prefix, coupon);
-        let word: String = GATE
-            .run_with(&mut self.connection(), |cmd| {
-                cmd.arg(keys.len()).arg(&keys).arg(&seen.0).arg(&new);
-            })
-            .await?;
+        let word: String = GATE.run(&mut self.connection(), &keys, &args).await?;
         Ok((word == "done").then_some(fence))
     }
 
@@ -231,23 +213,13 @@ impl Redis {
         coupon: CouponId,
         fence: &Fence,
         drops: &[DropKeys],
-    ) -> Result<Opened, RedisError> {
-        let mut names = keys::coupon_keys(&self.prefix, coupon).to_vec();
-        names.extend(
-            drops
-                .iter()
-                .flat_map(|keys| keys.own().map(ToOwned::to_owned)),
-        );
-        let ids = drops.iter().map(|keys| keys.drop.0);
-        let ids: Vec<i64> = ids.collect();
-        let word: String = GATE
-            .run_with(&mut self.connection(), |cmd| {
-                cmd.arg(names.len()).arg(&names);
-                cmd.arg(format!("{fence} closed"))
-                    .arg(format!("{fence} open"))
-                    .arg(&ids);
-            })
-            .await?;
+    ) -> RedisResult<Opened> {
+        let coupon = keys::coupon_keys(&self.prefix, coupon);
+        let mut names: Vec<&str> = coupon.iter().map(String::as_str).collect();
+        names.extend(drops.iter().flat_map(DropKeys::own));
+        let mut args = vec![format!("{fence} closed"), format!("{fence} open")];
+        args.extend(drops.iter().map(|keys| keys.drop.to_string()));
+        let word: String = GATE.run(&mut self.connection(), &names, &args).await?;
         Ok(match (word.as_str(), word.parse()) {
             ("done", _) => Opened::Yes,
             (_, Ok(drop)) => Opened::NotWhole(DropId(drop)),
@@ -257,10 +229,11 @@ impl Redis {
 
     /// Reads the coupon's highest revision whose settings were written to Redis. Returns 0 if
     /// unknown.
-    pub async fn revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
+    pub async fn revision(&self, coupon: CouponId) -> RedisResult<u64> {
         let mut read = redis::cmd("MGET");
         // As above.
-        read.arg(keys::revision(&self.prefix, coupon));
+        let [_, revision, ..] = keys::coupon_keys(&self.prefix, coupon);
+        read.arg(revision);
         let [text]: [Option<Vec<u8>>; 1] = read.query_async(&mut self.connection()).await?;
         Ok(number_in(text).unwrap_or(0))
     }

@@ -71,6 +71,7 @@ pub struct DropKeys {
 impl DropKeys {
     pub fn new(prefix: &str, coupon: CouponId, drop: DropId) -> Self {
         let of_drop = |name: &str| format!("{prefix}:{{{coupon}}}:drop:{drop}:{name}");
+        let [gate, revision, claimants, revoked, allowed, allow_list] = coupon_keys(prefix, coupon);
         Self {
             coupon,
             drop,
@@ -80,25 +81,19 @@ impl DropKeys {
             free: of_drop("free"),
             waiting: of_drop("waiting"),
             times: of_drop("times"),
-            claimants: claimants(prefix, coupon),
-            gate: gate(prefix, coupon),
-            revision: revision(prefix, coupon),
-            revoked: revoked(prefix, coupon),
-            allowed: allowed(prefix, coupon),
-            allow_list: allow_list(prefix, coupon),
+            claimants,
+            gate,
+            revision,
+            revoked,
+            allowed,
+            allow_list,
         }
     }
 
     /// The keys that belong to this drop alone, in the order of all scripts.
     pub fn own(&self) -> [&str; 6] {
-        [
-            &self.meta,
-            &self.count,
-            &self.users,
-            &self.free,
-            &self.waiting,
-            &self.times,
-        ]
+        let [.., meta, count, users, free, waiting, times] = self.of_scripts();
+        [meta, count, users, free, waiting, times]
     }
 
     /// The coupon's keys and the drop's, in the order of all scripts (`identity.lua`).
@@ -122,24 +117,15 @@ impl DropKeys {
 
 /// A coupon's keys, in the order of all scripts (`identity.lua`).
 pub(super) fn coupon_keys(prefix: &str, coupon: CouponId) -> [String; 6] {
-    [
-        gate(prefix, coupon),
-        revision(prefix, coupon),
-        claimants(prefix, coupon),
-        revoked(prefix, coupon),
-        allowed(prefix, coupon),
-        allow_list(prefix, coupon),
-    ]
-}
-
-/// The coupon's hash of all users who hold a slot in any drop.
-pub fn claimants(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:claimants")
-}
-
-/// The coupon's hash of revoked users.
-pub fn revoked(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:revoked")
+    const NAMES: [&str; 6] = [
+        "gate",
+        "revision",
+        "claimants",
+        "revoked",
+        "allowed",
+        "allow_list",
+    ];
+    NAMES.map(|name| format!("{prefix}:{{{coupon}}}:{name}"))
 }
 
 /// The coupon's set of users on its allow list.
@@ -150,11 +136,6 @@ pub fn allowed(prefix: &str, coupon: CouponId) -> String {
 /// The revision and size of that allow list.
 pub fn allow_list(prefix: &str, coupon: CouponId) -> String {
     format!("{prefix}:{{{coupon}}}:allow_list")
-}
-
-/// The admission gate: the coupon's era, and whether it is open.
-pub fn gate(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:gate")
 }
 
 /// The key of an operator's session that was ended early.
@@ -170,11 +151,6 @@ pub fn wake(prefix: &str) -> String {
 /// The copy of the live coupons.
 pub fn catalogue(prefix: &str) -> String {
     format!("{prefix}:catalogue")
-}
-
-/// The coupon's highest revision that was written to Redis.
-pub fn revision(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:revision")
 }
 
 /// The fields of a drop's `meta`.
@@ -214,53 +190,37 @@ impl DropMeta {
 
     /// Alternating fields and values, as `HSET` expects them.
     pub fn fields(&self) -> Vec<String> {
-        let closes = self
-            .closes_at_ms
-            .map(|ms| ms.to_string())
-            .unwrap_or_default();
-        [
+        let flag = |is_set: bool| u8::from(is_set).to_string();
+        let closes = self.closes_at_ms.map(|ms| ms.to_string());
+        let allow = self.allow.as_ref().map(ToString::to_string);
+        let fields = [
             ("quantity", self.quantity.to_string()),
             ("opens_at_ms", self.opens_at_ms.to_string()),
-            ("closes_at_ms", closes),
-            ("paused", u8::from(self.paused).to_string()),
+            ("closes_at_ms", closes.unwrap_or_default()),
+            ("paused", flag(self.paused)),
             ("once_per", self.once_per.as_str().to_owned()),
             ("waiting_list", self.waiting_list.to_string()),
-            ("closed_early", u8::from(self.closed_early).to_string()),
-            (
-                "allow",
-                self.allow
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default(),
-            ),
-        ]
-        .into_iter()
-        .flat_map(|(field, value)| [field.to_owned(), value])
-        .collect()
+            ("closed_early", flag(self.closed_early)),
+            ("allow", allow.unwrap_or_default()),
+        ];
+        let pair = |(field, value): (&str, String)| [field.to_owned(), value];
+        fields.into_iter().flat_map(pair).collect()
     }
 
     /// Parses the hash. Returns `None` if it is missing or a field has another form than
     /// [`DropMeta::fields`] writes. Admission treats both as not loaded.
     pub fn read(fields: &HashMap<String, String>) -> Option<Self> {
-        let closes = fields.get("closes_at_ms")?;
-        let allow = fields.get("allow")?;
+        let field = |name: &str| fields.get(name).map(String::as_str);
+        let filled = |name: &str| field(name).filter(|text| !text.is_empty());
         let meta = Self {
-            quantity: fields.get("quantity")?.parse().ok()?,
-            opens_at_ms: fields.get("opens_at_ms")?.parse().ok()?,
-            closes_at_ms: if closes.is_empty() {
-                None
-            } else {
-                Some(closes.parse().ok()?)
-            },
-            paused: fields.get("paused")? == "1",
-            once_per: fields.get("once_per")?.parse().ok()?,
-            waiting_list: fields.get("waiting_list")?.parse().ok()?,
-            closed_early: fields.get("closed_early")? == "1",
-            allow: if allow.is_empty() {
-                None
-            } else {
-                Some(allow.parse().ok()?)
-            },
+            quantity: field("quantity")?.parse().ok()?,
+            opens_at_ms: field("opens_at_ms")?.parse().ok()?,
+            closes_at_ms: filled("closes_at_ms").and_then(|ms| ms.parse().ok()),
+            paused: field("paused")? == "1",
+            once_per: field("once_per")?.parse().ok()?,
+            waiting_list: field("waiting_list")?.parse().ok()?,
+            closed_early: field("closed_early")? == "1",
+            allow: filled("allow").and_then(|allow| allow.parse().ok()),
         };
         let written = meta.fields();
         let is_same = |pair: &[String]| fields.get(&pair[0]) == pair.get(1);

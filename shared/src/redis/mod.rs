@@ -28,5 +28,5 @@ pub mod wrong_key;
 
 pub use client::{Redis, RedisDurability, RedisSettings};
 pub use connection::SharedConnection;
-pub use deployment::{RedisMode, SentinelSettings};
+pub use deployment::RedisMode;
 pub use redis::{RedisError, Value};

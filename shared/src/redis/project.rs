@@ -5,12 +5,13 @@
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
-use redis::{FromRedisValue as _, RedisError, Value};
+use redis::{FromRedisValue as _, RedisError, RedisResult, ToRedisArgs, Value};
 
 use super::Redis;
 use super::client::Script;
 use super::gate::Fence;
 use super::keys::{self, DropKeys};
+use super::revoking::RevokedField;
 pub use crate::domain::ClaimOfSlot;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
@@ -30,6 +31,15 @@ pub enum Fenced<T> {
     Done(T),
     /// The coupon is in another era or state, or on another server; nothing was done.
     Stale,
+}
+
+impl<T> Fenced<T> {
+    fn map<R>(self, done: impl FnOnce(T) -> R) -> Fenced<R> {
+        match self {
+            Self::Done(value) => Fenced::Done(done(value)),
+            Self::Stale => Fenced::Stale,
+        }
+    }
 }
 
 /// The outcome of promoting users from a waiting list.
@@ -61,9 +71,8 @@ impl Redis {
         &self,
         coupon: CouponId,
         fence: &Fence,
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
-        let keys = keys.each_ref().map(String::as_str);
         self.clear(&keys, fence, None, &[3]).await
     }
 
@@ -75,7 +84,7 @@ impl Redis {
         keys: &DropKeys,
         fence: &Fence,
         count: Slot,
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         self.clear(&keys.of_scripts(), fence, Some(count), &[7, 8, 9, 10, 12])
             .await
     }
@@ -86,7 +95,7 @@ impl Redis {
         &self,
         keys: &DropKeys,
         fence: &Fence,
-    ) -> Result<Fenced<Vec<&'static str>>, RedisError> {
+    ) -> RedisResult<Fenced<Vec<&'static str>>> {
         let names = keys.of_scripts();
         let mut pipe = redis::pipe();
         for (at, ..) in TYPES {
@@ -99,10 +108,8 @@ impl Redis {
             .filter(|((.., of), found)| found != "none" && found != of);
         let (numbers, wrong): (Vec<usize>, Vec<&'static str>) =
             wrong.map(|((at, name, _), _)| (*at, *name)).unzip();
-        Ok(match self.clear(&names, fence, None, &numbers).await? {
-            Fenced::Done(()) => Fenced::Done(wrong),
-            Fenced::Stale => Fenced::Stale,
-        })
+        let cleared = self.clear(&names, fence, None, &numbers).await?;
+        Ok(cleared.map(|()| wrong))
     }
 
     /// Removes fields of `revoked` that still have these values.
@@ -110,40 +117,25 @@ impl Redis {
         &self,
         coupon: CouponId,
         fence: &Fence,
-        pairs: Vec<(&[u8], &[u8])>,
-    ) -> Result<Fenced<()>, RedisError> {
+        fields: &[RevokedField],
+    ) -> RedisResult<Fenced<()>> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
-        for some in pairs.chunks(PROJECTED_AT_ONCE) {
-            let args = arguments("forget", fence, DropId(0), OncePer::Coupon);
-            let done: i64 = PROJECT
-                .run_with(&mut self.connection(), |cmd| {
-                    cmd.arg(keys.len()).arg(&keys).arg(&args);
-                    for (field, value) in some {
-                        cmd.arg(*field).arg(*value);
-                    }
-                })
-                .await?;
-            if done < 0 {
-                return Ok(Fenced::Stale);
-            }
-        }
-        Ok(Fenced::Done(()))
+        let first = arguments("forget", fence, DropId(0), OncePer::Coupon);
+        let words = |one: &RevokedField| [one.field.clone(), one.value.clone()];
+        self.run_parts(&keys, first, fields, words).await
     }
 
     async fn clear(
         &self,
-        keys: &[&str],
+        keys: &[impl ToRedisArgs],
         fence: &Fence,
         count: Option<Slot>,
         numbers: &[usize],
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         let mut args = arguments("clear", fence, DropId(0), OncePer::Drop);
         args.push(count.map(|count| count.to_string()).unwrap_or_default());
         args.extend(numbers.iter().map(ToString::to_string));
-        Ok(match self.run_project(keys, &args).await? {
-            Fenced::Done(_) => Fenced::Done(()),
-            Fenced::Stale => Fenced::Stale,
-        })
+        Ok(self.run_project(keys, &args).await?.map(|_| ()))
     }
 
     /// Writes the slots of one page, at most [`PROJECTED_AT_ONCE`], none above the counter: those
@@ -156,7 +148,7 @@ impl Redis {
         once_per: OncePer,
         page: RangeInclusive<Slot>,
         rows: &[ClaimOfSlot],
-    ) -> Result<Fenced<u32>, RedisError> {
+    ) -> RedisResult<Fenced<u32>> {
         let mut args = arguments("page", fence, keys.drop, once_per);
         args.extend([page.start().to_string(), page.end().to_string()]);
         args.extend(rows.iter().flat_map(triple));
@@ -171,17 +163,11 @@ impl Redis {
         fence: &Fence,
         drop: DropId,
         rows: &[ClaimOfSlot],
-    ) -> Result<Fenced<()>, RedisError> {
+    ) -> RedisResult<Fenced<()>> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
-        let keys = keys.each_ref().map(String::as_str);
-        for some in rows.chunks(PROJECTED_AT_ONCE) {
-            let mut args = arguments("claimants", fence, drop, OncePer::Coupon);
-            args.extend(some.iter().flat_map(triple));
-            if self.run_project(&keys, &args).await? == Fenced::Stale {
-                return Ok(Fenced::Stale);
-            }
-        }
-        Ok(Fenced::Done(()))
+        let first = arguments("claimants", fence, drop, OncePer::Coupon);
+        let words = |claim: &ClaimOfSlot| triple(claim).map(String::into_bytes);
+        self.run_parts(&keys, first, rows, words).await
     }
 
     /// Puts users whose promise is broken at the head of a drop's waiting list, in the order of the
@@ -192,21 +178,37 @@ impl Redis {
         fence: &Fence,
         once_per: OncePer,
         owed: &[ClaimOfSlot],
-    ) -> Result<Fenced<()>, RedisError> {
-        for some in owed.chunks(PROJECTED_AT_ONCE) {
-            let mut args = arguments("owed", fence, keys.drop, once_per);
-            args.extend(
-                some.iter()
-                    .flat_map(|one| [one.slot.to_string(), one.user.to_string()]),
-            );
-            if self.run_project(&keys.of_scripts(), &args).await? == Fenced::Stale {
+    ) -> RedisResult<Fenced<()>> {
+        let first = arguments("owed", fence, keys.drop, once_per);
+        let words = |one: &ClaimOfSlot| {
+            [one.slot.to_string(), one.user.to_string()].map(String::into_bytes)
+        };
+        self.run_parts(&keys.of_scripts(), first, owed, words).await
+    }
+
+    /// Runs an operation for [`PROJECTED_AT_ONCE`] items at a time, each with its words.
+    async fn run_parts<T, const N: usize>(
+        &self,
+        keys: &[impl ToRedisArgs],
+        first: Vec<String>,
+        items: &[T],
+        words: impl Fn(&T) -> [Vec<u8>; N],
+    ) -> RedisResult<Fenced<()>> {
+        for some in items.chunks(PROJECTED_AT_ONCE) {
+            let first = first.iter().map(|word| word.clone().into_bytes());
+            let args: Vec<Vec<u8>> = first.chain(some.iter().flat_map(&words)).collect();
+            if self.run_project(keys, &args).await? == Fenced::Stale {
                 return Ok(Fenced::Stale);
             }
         }
         Ok(Fenced::Done(()))
     }
 
-    async fn run_project(&self, keys: &[&str], args: &[String]) -> Result<Fenced<u32>, RedisError> {
+    async fn run_project(
+        &self,
+        keys: &[impl ToRedisArgs],
+        args: &[impl ToRedisArgs],
+    ) -> RedisResult<Fenced<u32>> {
         let left_out: i64 = PROJECT.run(&mut self.connection(), keys, args).await?;
         Ok(u32::try_from(left_out).map_or(Fenced::Stale, Fenced::Done))
     }
@@ -221,7 +223,7 @@ impl Redis {
         keys: &DropKeys,
         fence: &Fence,
         limit: u32,
-    ) -> Result<Fenced<Promotion>, RedisError> {
+    ) -> RedisResult<Fenced<Promotion>> {
         let args = [fence.to_string(), keys.drop.to_string(), limit.to_string()];
         let reply: Vec<Value> = PROMOTE
             .run(&mut self.connection(), &keys.of_scripts(), &args)
@@ -249,11 +251,12 @@ impl Redis {
 
 /// The first arguments of the script.
 fn arguments(how: &str, fence: &Fence, drop: DropId, once_per: OncePer) -> Vec<String> {
+    let once_per = once_per.as_str().to_owned();
     vec![
         how.to_owned(),
         fence.to_string(),
         drop.to_string(),
-        once_per.as_str().to_owned(),
+        once_per,
     ]
 }
 

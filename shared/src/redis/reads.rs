@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use futures_util::future::try_join_all;
-use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, Value};
+use redis::{ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
 
 use super::Redis;
 use super::allow_list::{self, SeenList};
@@ -15,11 +15,7 @@ use super::server::ServerFacts;
 use crate::domain::{CouponId, Slot, UserId};
 
 /// Coupons or drops requested at the same time.
-pub(super) const AT_ONCE: usize = 200;
-
-/// Maximum number of users, and of free slots, per read. It exceeds the number of slots in a page,
-/// because manual edits can put any number of users on one slot or beyond the last one.
-const ON_PAGE_AT_MOST: usize = 200_000;
+const AT_ONCE: usize = 200;
 
 /// A coupon's keys outside its drops.
 #[derive(Debug, Clone, Default)]
@@ -83,8 +79,6 @@ pub struct SlotPage {
     /// The number of users and free slots that are left out: the score is no slot, or the name is
     /// no user id.
     pub odd: u64,
-    /// Set if these slots have more users or free slots than one read returns.
-    pub is_cut: bool,
     /// The names of keys of another type than Firstcome's.
     pub unreadable: Vec<&'static str>,
 }
@@ -130,16 +124,13 @@ impl Replies {
 
     fn gate_and_revision(&mut self) -> (Gate, u64) {
         let [gate, revision]: [Option<Vec<u8>>; 2] = self.next("gate");
-        (
-            Gate(gate.unwrap_or_default()),
-            number_in(revision).unwrap_or(0),
-        )
+        let gate = Gate(gate.unwrap_or_default());
+        (gate, number_in(revision).unwrap_or(0))
     }
 
     /// A key that holds a number. Other text counts as missing.
     fn number(&mut self, name: &'static str) -> Option<i64> {
-        let text: Vec<u8> = self.next(name);
-        str::from_utf8(&text).ok()?.parse().ok()
+        number_of(self.next(name))
     }
 }
 
@@ -149,11 +140,7 @@ impl Redis {
     ///
     /// This is a transaction and not a script, because Lua would convert every name and slot to a
     /// separate value and back, which costs Redis more than the read itself (docs/PERFORMANCE.md).
-    async fn read_at_once(
-        &self,
-        coupon: CouponId,
-        pipe: &mut Pipeline,
-    ) -> Result<Replies, RedisError> {
+    async fn read_at_once(&self, coupon: CouponId, pipe: &mut Pipeline) -> RedisResult<Replies> {
         pipe.atomic().ignore_errors();
         if self.pinned.is_some() {
             pipe.cmd("INFO").arg("server").arg("replication");
@@ -173,19 +160,11 @@ impl Redis {
     }
 
     /// Reads many coupons, in the same order.
-    pub async fn coupon_states(
-        &self,
-        coupons: &[CouponId],
-    ) -> Result<Vec<CouponState>, RedisError> {
-        let mut states = Vec::with_capacity(coupons.len());
-        for some in coupons.chunks(AT_ONCE) {
-            let read = some.iter().map(|coupon| self.coupon_state(*coupon));
-            states.extend(try_join_all(read).await?);
-        }
-        Ok(states)
+    pub async fn coupon_states(&self, coupons: &[CouponId]) -> RedisResult<Vec<CouponState>> {
+        in_parts(coupons, |coupon| self.coupon_state(*coupon)).await
     }
 
-    async fn coupon_state(&self, coupon: CouponId) -> Result<CouponState, RedisError> {
+    async fn coupon_state(&self, coupon: CouponId) -> RedisResult<CouponState> {
         let [gate, revision, claimants, revoked, allowed, allow_list] =
             keys::coupon_keys(&self.prefix, coupon);
         let mut pipe = redis::pipe();
@@ -203,30 +182,26 @@ impl Redis {
             replies.unreadable.push("revoked");
         }
         let list: Option<String> = replies.next("allow_list");
+        let list = SeenList {
+            list: list.as_deref().and_then(allow_list::parse),
+            people: replies.next("allowed"),
+        };
         Ok(CouponState {
             gate,
             revision,
             claimants,
             revoked: revoked - u64::from(has_mark),
-            list: SeenList {
-                list: list.as_deref().and_then(allow_list::parse),
-                people: replies.next("allowed"),
-            },
+            list,
             unreadable: replies.unreadable,
         })
     }
 
     /// Reads the numbers of many drops, in the same order.
-    pub async fn drop_states(&self, drops: &[DropKeys]) -> Result<Vec<DropState>, RedisError> {
-        let mut states = Vec::with_capacity(drops.len());
-        for some in drops.chunks(AT_ONCE) {
-            let read = some.iter().map(|keys| self.drop_state(keys));
-            states.extend(try_join_all(read).await?);
-        }
-        Ok(states)
+    pub async fn drop_states(&self, drops: &[DropKeys]) -> RedisResult<Vec<DropState>> {
+        in_parts(drops, |keys| self.drop_state(keys)).await
     }
 
-    async fn drop_state(&self, keys: &DropKeys) -> Result<DropState, RedisError> {
+    async fn drop_state(&self, keys: &DropKeys) -> RedisResult<DropState> {
         let mut pipe = redis::pipe();
         pipe.cmd("MGET").arg(&keys.gate).arg(&keys.revision);
         pipe.cmd("HGETALL").arg(&keys.meta);
@@ -239,11 +214,8 @@ impl Redis {
         pipe.cmd("ZCOUNT").arg(&keys.waiting).arg("-inf").arg(0);
         pipe.cmd("HLEN").arg(&keys.times);
         for set in [&keys.users, &keys.free] {
-            pipe.cmd("ZREVRANGE")
-                .arg(set)
-                .arg(0)
-                .arg(0)
-                .arg("WITHSCORES");
+            pipe.cmd("ZREVRANGE").arg(set).arg(0).arg(0);
+            pipe.arg("WITHSCORES");
         }
         pipe.cmd("EXISTS").arg(&keys.own());
         let mut replies = self.read_at_once(keys.coupon, &mut pipe).await?;
@@ -273,32 +245,19 @@ impl Redis {
 
     /// Reads the gate of each drop's coupon, and the highest slot given, in the same order. The
     /// count is `None` if the key is missing or not a number.
-    pub async fn watched(
-        &self,
-        drops: &[DropKeys],
-    ) -> Result<Vec<(Gate, Option<i64>)>, RedisError> {
-        let mut watched = Vec::with_capacity(drops.len());
-        for some in drops.chunks(AT_ONCE) {
-            let mut pipe = redis::pipe();
-            for keys in some {
-                pipe.cmd("MGET").arg(&keys.gate).arg(&keys.count);
-            }
-            let found: Vec<[Option<Vec<u8>>; 2]> = pipe.query_async(&mut self.connection()).await?;
-            watched.extend(found.into_iter().map(|[gate, count]| {
-                let count = count.and_then(|text| str::from_utf8(&text).ok()?.parse().ok());
-                (Gate(gate.unwrap_or_default()), count)
-            }));
-        }
-        Ok(watched)
+    pub async fn watched(&self, drops: &[DropKeys]) -> RedisResult<Vec<(Gate, Option<i64>)>> {
+        let read = |pipe: &mut Pipeline, keys: &DropKeys| {
+            pipe.cmd("MGET").arg(&keys.gate).arg(&keys.count);
+        };
+        let found: Vec<[Option<Vec<u8>>; 2]> = self.pipe_each(drops, read).await?;
+        let watched = |[gate, count]: [Option<Vec<u8>>; 2]| {
+            (Gate(gate.unwrap_or_default()), count.and_then(number_of))
+        };
+        Ok(found.into_iter().map(watched).collect())
     }
 
     /// Reads the slots `from..=to`, or all slots from `from` on if `to` is `None`, without times.
-    pub async fn page(
-        &self,
-        keys: &DropKeys,
-        from: i64,
-        to: Option<i64>,
-    ) -> Result<SlotPage, RedisError> {
+    pub async fn page(&self, keys: &DropKeys, from: i64, to: Option<i64>) -> RedisResult<SlotPage> {
         // Start just above the last slot of the previous page, so that a score between two slots
         // belongs to the next page.
         let first = if from <= 1 {
@@ -312,11 +271,11 @@ impl Redis {
 
     /// Reads single slots, with the times at which their users were admitted. A user and the time
     /// are of one moment: a time from another read may belong to the slot's next user.
-    pub async fn slots(&self, keys: &DropKeys, slots: &[Slot]) -> Result<SlotPage, RedisError> {
-        let ranges: Vec<_> = slots
+    pub async fn slots(&self, keys: &DropKeys, slots: &[Slot]) -> RedisResult<SlotPage> {
+        let ranges = slots
             .iter()
-            .map(|slot| (slot.to_string(), slot.to_string()))
-            .collect();
+            .map(|slot| (slot.to_string(), slot.to_string()));
+        let ranges: Vec<_> = ranges.collect();
         self.read_slots(keys, &ranges, slots).await
     }
 
@@ -325,7 +284,7 @@ impl Redis {
         keys: &DropKeys,
         ranges: &[(String, String)],
         timed: &[Slot],
-    ) -> Result<SlotPage, RedisError> {
+    ) -> RedisResult<SlotPage> {
         let mut pipe = redis::pipe();
         pipe.cmd("MGET").arg(&keys.gate).arg(&keys.revision);
         pipe.cmd("GET").arg(&keys.count);
@@ -335,10 +294,7 @@ impl Redis {
         for (first, last) in ranges {
             for set in [&keys.users, &keys.free] {
                 pipe.cmd("ZRANGEBYSCORE").arg(set).arg(first).arg(last);
-                pipe.arg("WITHSCORES")
-                    .arg("LIMIT")
-                    .arg(0)
-                    .arg(ON_PAGE_AT_MOST);
+                pipe.arg("WITHSCORES");
             }
         }
         let mut replies = self.read_at_once(keys.coupon, &mut pipe).await?;
@@ -353,17 +309,14 @@ impl Redis {
         if !timed.is_empty() {
             let found: Vec<Option<Vec<u8>>> = replies.next("times");
             for (slot, text) in timed.iter().zip(found) {
-                let at: Option<i64> =
-                    text.and_then(|text| str::from_utf8(&text).ok()?.parse().ok());
-                times.extend(at.map(|at| (i64::from(*slot), at)));
+                times.extend(text.and_then(number_of).map(|at| (i64::from(*slot), at)));
             }
         }
+        let mut entries = 0;
         for _ in ranges {
             let users: Vec<(Vec<u8>, f64)> = replies.next("users");
             let free: Vec<(Vec<u8>, f64)> = replies.next("free");
-            page.is_cut |= users.len().max(free.len()) >= ON_PAGE_AT_MOST;
-            let known = page.users.len() + page.free.len();
-            let entries = known + users.len() + free.len();
+            entries += users.len() + free.len();
             page.users
                 .extend(users.into_iter().filter_map(|(name, score)| {
                     let slot = slot_in(score).filter(|slot| *slot >= 1)?;
@@ -372,26 +325,24 @@ impl Redis {
                     let at_ms = times.get(&slot).copied();
                     Some(SlotHolder { slot, user, at_ms })
                 }));
-            page.free
-                .extend(free.into_iter().filter_map(|(name, score)| {
-                    slot_in(score).filter(|slot| *slot >= 1 && name == slot.to_string().as_bytes())
-                }));
-            page.odd += (entries - page.users.len() - page.free.len()) as u64;
+            let own = |slot: &i64, name: &[u8]| *slot >= 1 && name == slot.to_string().as_bytes();
+            let free = free
+                .iter()
+                .filter_map(|(name, score)| slot_in(*score).filter(|slot| own(slot, name)));
+            page.free.extend(free);
         }
+        page.odd = (entries - page.users.len() - page.free.len()) as u64;
         page.unreadable = replies.unreadable;
         Ok(page)
     }
 
     /// Whether Redis has any key of each of these drops, in the same order.
-    pub async fn have_keys(&self, drops: &[DropKeys]) -> Result<Vec<bool>, RedisError> {
-        if drops.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for keys in drops {
-            pipe.cmd("EXISTS").arg(&keys.own());
-        }
-        let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
+    pub async fn have_keys(&self, drops: &[DropKeys]) -> RedisResult<Vec<bool>> {
+        let found: Vec<u64> = self
+            .pipe_each(drops, |pipe, keys| {
+                pipe.cmd("EXISTS").arg(&keys.own());
+            })
+            .await?;
         Ok(found.into_iter().map(|number| number > 0).collect())
     }
 
@@ -400,9 +351,10 @@ impl Redis {
         &self,
         coupon: CouponId,
         drops: &[DropKeys],
-    ) -> Result<(u64, u64), RedisError> {
+    ) -> RedisResult<(u64, u64)> {
         let mut pipe = redis::pipe();
-        pipe.cmd("HLEN").arg(keys::claimants(&self.prefix, coupon));
+        let [_, _, claimants, ..] = keys::coupon_keys(&self.prefix, coupon);
+        pipe.cmd("HLEN").arg(claimants);
         for keys in drops {
             pipe.cmd("ZCARD").arg(&keys.users);
         }
@@ -413,16 +365,49 @@ impl Redis {
     }
 
     /// Whether Redis has any key of each of these coupons, in the same order.
-    pub async fn are_remembered(&self, coupons: &[CouponId]) -> Result<Vec<bool>, RedisError> {
-        if coupons.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for coupon in coupons {
-            pipe.cmd("EXISTS")
-                .arg(&keys::coupon_keys(&self.prefix, *coupon));
-        }
-        let found: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
+    pub async fn are_remembered(&self, coupons: &[CouponId]) -> RedisResult<Vec<bool>> {
+        let found: Vec<u64> = self
+            .pipe_each(coupons, |pipe, coupon| {
+                let keys = keys::coupon_keys(&self.prefix, *coupon);
+                pipe.cmd("EXISTS").arg(&keys);
+            })
+            .await?;
         Ok(found.into_iter().map(|number| number > 0).collect())
     }
+
+    /// Sends commands about each item, for [`AT_ONCE`] items in one pipeline, and returns all
+    /// replies in order.
+    pub(super) async fn pipe_each<T, R: FromRedisValue>(
+        &self,
+        items: &[T],
+        add: impl Fn(&mut Pipeline, &T),
+    ) -> RedisResult<Vec<R>> {
+        let mut replies = Vec::with_capacity(items.len());
+        for some in items.chunks(AT_ONCE) {
+            let mut pipe = redis::pipe();
+            for item in some {
+                add(&mut pipe, item);
+            }
+            let told: Vec<R> = pipe.query_async(&mut self.connection()).await?;
+            replies.extend(told);
+        }
+        Ok(replies)
+    }
+}
+
+/// Runs one read for each item, [`AT_ONCE`] at the same time. Returns the results in order.
+async fn in_parts<'a, T, R, F>(items: &'a [T], read: impl Fn(&'a T) -> F) -> RedisResult<Vec<R>>
+where
+    F: Future<Output = RedisResult<R>>,
+{
+    let mut all = Vec::with_capacity(items.len());
+    for some in items.chunks(AT_ONCE) {
+        all.extend(try_join_all(some.iter().map(&read)).await?);
+    }
+    Ok(all)
+}
+
+/// Parses a number that may have been written manually.
+pub(super) fn number_of(text: Vec<u8>) -> Option<i64> {
+    String::from_utf8(text).ok()?.parse().ok()
 }

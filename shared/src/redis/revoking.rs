@@ -3,14 +3,13 @@
 
 use std::sync::LazyLock;
 
-use redis::RedisError;
+use redis::RedisResult;
 
 use super::Redis;
 use super::client::Script;
 use super::gate::Fence;
 use super::keys::{self, DropKeys};
 use super::project::Fenced;
-use super::wrong_key::is_about_data;
 use crate::domain::{CouponId, DropId, OncePer};
 use crate::mysql::revoked::Revocation;
 
@@ -43,18 +42,22 @@ type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 /// A field of the coupon's hash, as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevokedField {
-    field: Vec<u8>,
-    value: Vec<u8>,
+    pub(super) field: Vec<u8>,
+    pub(super) value: Vec<u8>,
     /// The id of the revocation, or `None` if Firstcome did not write this value.
     pub id: Option<i64>,
 }
 
 impl RevokedField {
     fn new(field: Vec<u8>, value: Vec<u8>) -> Self {
-        let id = str::from_utf8(&value).ok();
-        let id = id.and_then(|text| text.split(':').next()?.parse().ok());
+        let id = id_in(&value);
         Self { field, value, id }
     }
+}
+
+/// Parses the id of a revocation, from `ID` or `ID:END`.
+fn id_in(value: &[u8]) -> Option<i64> {
+    str::from_utf8(value).ok()?.split(':').next()?.parse().ok()
 }
 
 impl Redis {
@@ -66,7 +69,7 @@ impl Redis {
         keys: &DropKeys,
         once_per: OncePer,
         revocation: &Revocation,
-    ) -> Result<i64, RedisError> {
+    ) -> RedisResult<i64> {
         let [field, id, end] = noted(once_per, revocation);
         let drop = revocation.drop_id.to_string();
         let args = [drop, revocation.user_id.clone(), field, id, end];
@@ -83,20 +86,16 @@ impl Redis {
         drop: DropId,
         once_per: OncePer,
         user: &str,
-    ) -> Result<i64, RedisError> {
+    ) -> RedisResult<i64> {
         let mut asked = redis::cmd("HGET");
         asked.arg(&keys.revoked).arg(field(once_per, drop, user));
-        let text: Option<String> = match asked.query_async(&mut self.connection()).await {
-            Err(error) if is_about_data(&error) => None,
-            text => text?,
-        };
-        let id = text.and_then(|text| text.split(':').next()?.parse().ok());
-        Ok(id.unwrap_or(0))
+        let text: Option<Vec<u8>> = asked.query_async(&mut self.connection()).await?;
+        Ok(text.and_then(|text| id_in(&text)).unwrap_or(0))
     }
 
     /// Reads a coupon's revocations in Redis.
-    pub async fn revoked(&self, coupon: CouponId) -> Result<Vec<RevokedField>, RedisError> {
-        let key = keys::revoked(&self.prefix, coupon);
+    pub async fn revoked(&self, coupon: CouponId) -> RedisResult<Vec<RevokedField>> {
+        let [_, _, _, key, ..] = keys::coupon_keys(&self.prefix, coupon);
         let mut conn = self.connection();
         let mut all = Vec::new();
         let mut cursor = 0_u64;
@@ -120,9 +119,8 @@ impl Redis {
         coupon: CouponId,
         fence: &Fence,
         forgotten: &[RevokedField],
-    ) -> Result<Fenced<()>, RedisError> {
-        let pairs = forgotten.iter().map(|one| (&one.field[..], &one.value[..]));
-        self.forget(coupon, fence, pairs.collect()).await
+    ) -> RedisResult<Fenced<()>> {
+        self.forget(coupon, fence, forgotten).await
     }
 
     /// Writes a coupon's revocations to Redis, except those of which Redis has a later state.
@@ -132,9 +130,8 @@ impl Redis {
         coupon: CouponId,
         once_per: OncePer,
         all: &[Revocation],
-    ) -> Result<u64, RedisError> {
+    ) -> RedisResult<u64> {
         let keys = keys::coupon_keys(&self.prefix, coupon);
-        let keys = keys.each_ref().map(String::as_str);
         let mut news = 0;
         for some in all.chunks(WRITTEN_AT_ONCE) {
             let mut args = vec![String::new(), String::new()];

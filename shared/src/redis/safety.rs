@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use redis::{ErrorKind, RedisError, Value, from_redis_value};
+use redis::{ErrorKind, RedisError, RedisResult, Value, from_redis_value};
 
 use super::Redis;
 use super::client::{Master, Script};
@@ -12,7 +12,7 @@ use super::server::{ServerFacts, fields};
 
 /// Oldest supported Redis: since 7.0, `INFO` accepts several sections, which the gate's scripts
 /// use.
-const OLDEST: (u32, u32) = (7, 0);
+const OLDEST: u32 = 7;
 
 static IDENTITY: LazyLock<Script> = LazyLock::new(|| Script::new("return identity() or ''"));
 
@@ -31,78 +31,67 @@ impl Redis {
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let masters = self.masters().await?;
         for master in &masters {
-            match self.check_settings_of(master).await {
-                Err(Unsafe::Setting(detail)) if masters.len() > 1 => {
-                    return Err(Unsafe::Setting(format!(
-                        "{detail} (the server at {})",
-                        master.address
-                    )));
-                }
-                checked => checked?,
-            }
+            let place = if masters.len() > 1 {
+                format!(" (the server at {})", master.address)
+            } else {
+                String::new()
+            };
+            let checked = self.check_server(master).await?;
+            checked.map_err(|detail| Unsafe::Setting(detail + &place))?;
         }
         Ok(())
     }
 
-    async fn check_settings_of(&self, master: &Master) -> Result<(), Unsafe> {
+    /// Returns what is unsafe about one server.
+    async fn check_server(&self, master: &Master) -> RedisResult<Result<(), String>> {
         let mut pipe = redis::pipe();
         for section in ["server", "persistence", "memory", "replication"] {
             pipe.cmd("INFO").arg(section);
         }
         pipe.cmd("EVAL").arg(&IDENTITY.text).arg(0);
         let mut told = master.ask(&mut pipe).await?;
-        let said = told.pop().unwrap_or(Value::Nil);
-        let text: Vec<String> = from_redis_value(Value::Array(told)).map_err(RedisError::from)?;
+        let of_script = told.pop().unwrap_or(Value::Nil);
+        let text: Vec<String> = from_redis_value(Value::Array(told))?;
         let text = text.concat();
         let info = fields(&text);
         let facts = ServerFacts::of(&text);
-        if info.contains_key("dragonfly_version") {
-            return Err(Unsafe::Setting(
-                "Dragonfly is not supported: it does not report `master_replid2`, so that a failover which loses \
-                 admissions would not be noticed; use Redis or Valkey"
-                    .into(),
-            ));
-        }
-        let may_change = self.deployment.is_cluster() || self.deployment.has_sentinels();
-        if !facts.is_master && may_change {
+        if !facts.is_master && self.deployment.is_cluster() {
             master.leave();
-            let why = (
-                ErrorKind::Io,
-                "the server that was reported as master is now a replica",
-            );
-            return Err(Unsafe::Unreachable(why.into()));
+            let why = "the server that was reported as master is now a replica";
+            return Err((ErrorKind::Io, why).into());
         }
-        fits(&info, self.deployment.is_cluster()).map_err(Unsafe::Setting)?;
-        if facts.is_master {
-            scripts_know(&facts, said).map_err(Unsafe::Setting)?;
-        }
-        verdict(&facts, &info, self.is_managed()).map_err(Unsafe::Setting)?;
-        if self.is_managed() {
-            return Ok(());
-        }
+        let checked = fits(&info, self.deployment.is_cluster())
+            .and_then(|()| scripts_know(&facts, of_script))
+            .and_then(|()| verdict(&facts, &info, self.is_managed()));
         let (replicas, needs_one) = replicas(&info);
+        if checked.is_err() || self.is_managed() {
+            return Ok(checked);
+        }
         let lag = if replicas > 0 && needs_one {
             longest_lag(master).await?
         } else {
             None
         };
-        fenced(replicas, needs_one, lag).map_err(Unsafe::Setting)
+        Ok(fenced(replicas, needs_one, lag))
     }
 }
 
-/// Checks that the server matches `REDIS_MODE`.
+/// Checks that the server is of a supported kind and matches `REDIS_MODE`.
 fn fits(info: &HashMap<&str, &str>, is_cluster: bool) -> Result<(), String> {
-    match (info.get("redis_mode").copied(), is_cluster) {
-        (Some("cluster"), false) => {
-            Err("REDIS_URL leads to a node of a cluster: set REDIS_MODE=cluster".into())
+    let wrong = match (info.get("redis_mode").copied(), is_cluster) {
+        _ if info.contains_key("dragonfly_version") => {
+            "Dragonfly is not supported: it does not report `master_replid2`, so that a failover which loses admissions \
+             would not be noticed; use Redis or Valkey"
         }
-        (Some("sentinel"), _) => Err(
-            "REDIS_URL leads to a Sentinel: set REDIS_MODE=sentinel and \
-            REDIS_SENTINEL_MASTER"
-                .into(),
-        ),
-        _ => Ok(()),
-    }
+        (Some("cluster"), false) => {
+            "REDIS_URL leads to a node of a cluster: set REDIS_MODE=cluster"
+        }
+        (Some("sentinel"), _) => {
+            "REDIS_URL leads to a Sentinel, which is not supported: use a Redis Cluster, or name the master"
+        }
+        _ => return Ok(()),
+    };
+    Err(wrong.into())
 }
 
 /// Checks that scripts can read the fields of `INFO` on which the gate relies. `said` is what a
@@ -112,10 +101,12 @@ fn scripts_know(facts: &ServerFacts, said: Value) -> Result<(), String> {
         Value::ServerError(error) => RedisError::from(error).to_string(),
         said => from_redis_value(said).unwrap_or_default(),
     };
-    if said == facts.id() {
-        return Ok(());
+    // `verdict` refuses a replica.
+    if said == facts.id() || !facts.is_master {
+        Ok(())
+    } else {
+        Err(no_identity(&said))
     }
-    Err(no_identity(&said))
 }
 
 /// Explains why scripts do not learn which server they run on.
@@ -132,14 +123,13 @@ fn no_identity(said: &str) -> String {
 }
 
 /// Reads `min-replicas-max-lag` in seconds. Returns `None` if `CONFIG` is not permitted.
-async fn longest_lag(master: &Master) -> Result<Option<u32>, RedisError> {
+async fn longest_lag(master: &Master) -> RedisResult<Option<u32>> {
     let name = "min-replicas-max-lag";
-    let mut told = master
-        .ask(redis::pipe().cmd("CONFIG").arg("GET").arg(name))
-        .await?;
-    let config: Result<HashMap<String, u32>, _> =
-        from_redis_value(told.pop().unwrap_or(Value::Nil));
-    Ok(config.ok().and_then(|config| config.get(name).copied()))
+    let mut pipe = redis::pipe();
+    pipe.cmd("CONFIG").arg("GET").arg(name);
+    let config = master.ask(&mut pipe).await?.pop();
+    let config = config.and_then(|told| from_redis_value::<HashMap<String, u32>>(told).ok());
+    Ok(config.and_then(|config| config.get(name).copied()))
 }
 
 /// Maximum time in seconds during which a master may continue writing after it lost contact with
@@ -149,13 +139,9 @@ const LONGEST_LAG: u32 = 10;
 /// Returns the number of replicas, and whether writes require one. `INFO` counts good replicas only
 /// if both settings are set.
 fn replicas(info: &HashMap<&str, &str>) -> (u32, bool) {
-    let count = info
-        .get("connected_slaves")
-        .and_then(|count| count.parse().ok());
-    (
-        count.unwrap_or(0),
-        info.contains_key("min_slaves_good_slaves"),
-    )
+    let count = info.get("connected_slaves");
+    let count = count.and_then(|count| count.parse().ok()).unwrap_or(0);
+    (count, info.contains_key("min_slaves_good_slaves"))
 }
 
 /// Checks that a master that is cut off from its replicas stops admitting before one of them
@@ -183,12 +169,8 @@ fn verdict(
     info: &HashMap<&str, &str>,
     is_managed: bool,
 ) -> Result<(), String> {
-    let mut numbers = facts
-        .version
-        .split('.')
-        .map(|part| part.parse().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < OLDEST {
+    let major = facts.version.split('.').next();
+    if major.is_none_or(|major| major.parse::<u32>().unwrap_or(0) < OLDEST) {
         return Err(format!(
             "Redis {} is too old: use 7.0 or newer",
             facts.version
@@ -231,7 +213,7 @@ mod tests {
         assert!(
             told("sentinel", false)
                 .unwrap_err()
-                .contains("REDIS_SENTINEL_MASTER")
+                .contains("not supported")
         );
     }
 
@@ -275,71 +257,43 @@ mod tests {
         assert_eq!(replicas(&fields("")), (0, false));
     }
 
-    fn judged(version: &str, is_master: bool, aof: &str, policy: &str) -> Result<(), String> {
-        let facts = ServerFacts {
-            run_id: "r".into(),
-            promoted_from: "i".into(),
-            version: version.into(),
-            is_master,
-            takes_writes: true,
-        };
-        verdict(
-            &facts,
-            &[("aof_enabled", aof), ("maxmemory_policy", policy)].into(),
-            false,
-        )
-    }
-
-    #[test]
-    fn managed_durability_skips_checks_that_need_config_access() {
-        let judged = |is_master, info: &[(&'static str, &'static str)]| {
-            let facts = ServerFacts {
-                run_id: "r".into(),
-                promoted_from: "i".into(),
-                version: "7.1.0".into(),
-                is_master,
-                takes_writes: true,
-            };
-            verdict(&facts, &info.iter().copied().collect(), true)
-        };
-        assert_eq!(judged(true, &[]), Ok(()));
-        assert_eq!(
-            judged(
-                true,
-                &[("aof_enabled", "0"), ("maxmemory_policy", "noeviction")]
-            ),
-            Ok(())
-        );
-        assert!(
-            judged(true, &[("maxmemory_policy", "allkeys-lru")])
-                .unwrap_err()
-                .contains("noeviction")
-        );
-        assert!(judged(false, &[]).unwrap_err().contains("master"));
-    }
-
     #[test]
     fn unsafe_settings_are_refused_with_the_setting_to_change() {
-        assert_eq!(judged("7.0.15", true, "1", "noeviction"), Ok(()));
-        assert!(
-            judged("6.2.1", true, "1", "noeviction")
-                .unwrap_err()
-                .contains("7.0")
+        let judged =
+            |version: &str, is_master, is_managed, info: &[(&'static str, &'static str)]| {
+                let facts = ServerFacts {
+                    run_id: "r".into(),
+                    promoted_from: "i".into(),
+                    version: version.into(),
+                    is_master,
+                };
+                verdict(&facts, &info.iter().copied().collect(), is_managed).err()
+            };
+        let info = |aof, policy| [("aof_enabled", aof), ("maxmemory_policy", policy)];
+        let good = info("1", "noeviction");
+        assert_eq!(judged("7.0.15", true, false, &good), None);
+        assert_eq!(
+            judged("7.1.0", true, true, &[]),
+            None,
+            "a provider hides all"
         );
-        assert!(
-            judged("8.0.0", false, "1", "noeviction")
-                .unwrap_err()
-                .contains("master")
-        );
-        assert!(
-            judged("8.0.0", true, "0", "noeviction")
-                .unwrap_err()
-                .contains("appendonly yes")
-        );
-        assert!(
-            judged("8.0.0", true, "1", "allkeys-lru")
-                .unwrap_err()
-                .contains("noeviction")
-        );
+        assert_eq!(judged("7.1.0", true, true, &info("0", "noeviction")), None);
+        for (version, is_master, is_managed, info, said) in [
+            ("6.2.1", true, false, good, "7.0"),
+            ("8.0.0", false, false, good, "master"),
+            ("8.0.0", false, true, good, "master"),
+            (
+                "8.0.0",
+                true,
+                false,
+                info("0", "noeviction"),
+                "appendonly yes",
+            ),
+            ("8.0.0", true, false, info("1", "allkeys-lru"), "noeviction"),
+            ("8.0.0", true, true, info("1", "allkeys-lru"), "noeviction"),
+        ] {
+            let refused = judged(version, is_master, is_managed, &info).unwrap();
+            assert!(refused.contains(said), "{refused}");
+        }
     }
 }

@@ -13,8 +13,6 @@ pub struct ServerFacts {
     /// `redis_version`.
     pub version: String,
     pub is_master: bool,
-    /// `false` if writes require a replica (`min-replicas-to-write`) and none is connected.
-    pub takes_writes: bool,
 }
 
 impl ServerFacts {
@@ -27,7 +25,6 @@ impl ServerFacts {
             promoted_from: field("master_replid2"),
             version: field("redis_version"),
             is_master: is_master(info),
-            takes_writes: fields.get("min_slaves_good_slaves") != Some(&"0"),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use redis::RedisError;
+use redis::RedisResult;
 
 use super::Redis;
 use super::client::Script;
@@ -68,7 +68,7 @@ impl Redis {
         fence: &Fence,
         revision: u64,
         meta: &DropMeta,
-    ) -> Result<Loaded, RedisError> {
+    ) -> RedisResult<Loaded> {
         let fence = fence.to_string();
         let (word, _) = self
             .run_settings("load", &[keys], revision, fence, meta.fields())
@@ -86,7 +86,7 @@ impl Redis {
         &self,
         revision: u64,
         drops: &[(&DropKeys, DropMeta)],
-    ) -> Result<Written, RedisError> {
+    ) -> RedisResult<Written> {
         let fields = drops.iter().flat_map(|(_, meta)| meta.fields()).collect();
         let drops: Vec<&DropKeys> = drops.iter().map(|(keys, _)| *keys).collect();
         let word = self.run_settings("write", &drops, revision, String::new(), fields);
@@ -104,7 +104,7 @@ impl Redis {
         drops: &[&DropKeys],
         read: CouponRead,
         quantity: Slot,
-    ) -> Result<Lowered, RedisError> {
+    ) -> RedisResult<Lowered> {
         let (revision, era) = (read.revision, read.era.to_string());
         let args = vec![["quantity".to_owned(), quantity.to_string()]; drops.len()].concat();
         let (word, count) = self
@@ -127,7 +127,7 @@ impl Redis {
         revision: u64,
         fence: String,
         args: Vec<String>,
-    ) -> Result<(String, Slot), RedisError> {
+    ) -> RedisResult<(String, Slot)> {
         let Some((first, rest)) = drops.split_first() else {
             return Ok(("ok".to_owned(), 0));
         };

@@ -1,9 +1,11 @@
 //! Reads one user's status in a drop, and when the user was admitted.
 
-use redis::RedisError;
+use redis::RedisResult;
 
 use super::Redis;
+use super::gate::{Gate, ServerId};
 use super::keys::DropKeys;
+use super::reads::{number_of, slot_in};
 use super::server::ServerFacts;
 use crate::domain::{DropId, Slot, UserId};
 
@@ -40,14 +42,16 @@ impl Redis {
         keys: &DropKeys,
         era: u64,
         user: &UserId,
-    ) -> Result<Standing, RedisError> {
+    ) -> RedisResult<Standing> {
+        type Time = (i64, i64);
+        type Text = Option<String>;
         type Replies = (
-            (i64, i64),
-            Option<String>,
-            bool,
+            Time,
+            Option<Vec<u8>>,
             Option<f64>,
             Option<u32>,
-            Option<String>,
+            Text,
+            bool,
             Option<u64>,
             u64,
             u64,
@@ -57,35 +61,31 @@ impl Redis {
         // The numbers change together.
         pipe.atomic();
         pipe.cmd("TIME").cmd("GET").arg(&keys.gate);
-        pipe.cmd("EXISTS").arg(&keys.meta);
         pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
         pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
         pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
+        pipe.cmd("EXISTS").arg(&keys.meta);
         pipe.cmd("GET").arg(&keys.count);
         pipe.cmd("ZCARD").arg(&keys.users);
         pipe.cmd("ZCARD").arg(&keys.free);
         pipe.cmd("INFO").arg("server").arg("replication");
         let replies: Replies = pipe.query_async(&mut self.connection()).await?;
-        let ((seconds, micros), gate, known, score, rank, claimant, count, users, free, info) =
+        let ((seconds, micros), gate, score, rank, claimant, loaded, count, users, free, info) =
             replies;
-        let server = ServerFacts::of(&info);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        // A valid score is a slot number; ignore others.
-        let slot = score
-            .filter(|s| *s >= 1.0 && *s <= f64::from(Slot::MAX))
-            .map(|s| s as Slot);
-        let claimant = claimant.as_deref().and_then(|text| text.split_once(':'));
-        let claimant = claimant
-            .and_then(|(drop, slot)| Some((DropId(drop.parse().ok()?), slot.parse().ok()?)));
+        let slot = score.and_then(slot_in);
+        let claimant = claimant.and_then(|text| {
+            let (drop, slot) = text.split_once(':')?;
+            Some((DropId(drop.parse().ok()?), slot.parse().ok()?))
+        });
         let holds = slot.is_some() || claimant.is_some_and(|(drop, _)| drop != keys.drop);
+        let server = ServerId::of(&ServerFacts::of(&info));
+        let is_open = Gate(gate.unwrap_or_default()).is_open(server.as_ref(), era);
         Ok(Standing {
             now_ms: seconds * 1_000 + micros / 1_000,
-            loaded: known,
-            trusted: known
-                && server.is_master
-                && (holds || count == Some(users + free))
-                && gate.as_deref() == Some(&*format!("{} {era} open", server.id())),
-            slot,
+            loaded,
+            trusted: loaded && is_open && (holds || count == Some(users + free)),
+            // A valid score is a slot number; ignore others.
+            slot: slot.and_then(|slot| Slot::try_from(slot).ok()),
             position: rank.map(|r| r + 1),
             claimant,
         })
@@ -100,7 +100,7 @@ impl Redis {
         keys: &DropKeys,
         slot: Slot,
         user: &UserId,
-    ) -> Result<Option<HeldSlot>, RedisError> {
+    ) -> RedisResult<Option<HeldSlot>> {
         type Replies = (Option<f64>, bool, Option<String>, Option<Vec<u8>>);
         let mut pipe = redis::pipe();
         pipe.atomic()
@@ -115,8 +115,7 @@ impl Redis {
         let is_in_users = score == Some(f64::from(slot));
         let is_claimant = !has_users && claimant == Some(format!("{}:{slot}", keys.drop));
         // As in the script, a time that Firstcome did not write is unknown.
-        let at = at.and_then(|at| str::from_utf8(&at).ok()?.parse().ok());
-        let admitted_at_ms = at.filter(|_| is_in_users);
+        let admitted_at_ms = at.and_then(number_of).filter(|_| is_in_users);
         Ok((is_in_users || is_claimant).then_some(HeldSlot {
             admitted_at_ms,
             is_in_users,
@@ -124,21 +123,15 @@ impl Redis {
     }
 
     /// Whether this user holds a slot or waits in one of these drops of a coupon.
-    pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> Result<bool, RedisError> {
-        if drops.is_empty() {
-            return Ok(false);
-        }
-        let mut pipe = redis::pipe();
-        for keys in drops {
-            pipe.cmd("ZSCORE")
-                .arg(&keys.users)
-                .arg(user.as_str())
-                .cmd("ZSCORE")
-                .arg(&keys.waiting)
-                .arg(user.as_str());
-            pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        }
-        let found: Vec<Option<String>> = pipe.query_async(&mut self.connection()).await?;
+    pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> RedisResult<bool> {
+        let found: Vec<Option<String>> = self
+            .pipe_each(drops, |pipe, keys| {
+                for set in [&keys.users, &keys.waiting] {
+                    pipe.cmd("ZSCORE").arg(set).arg(user.as_str());
+                }
+                pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
+            })
+            .await?;
         Ok(found.iter().any(Option::is_some))
     }
 }

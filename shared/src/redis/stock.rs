@@ -1,6 +1,6 @@
 //! The stock of drops, as stored in Redis.
 
-use redis::{FromRedisValue as _, RedisError, Value};
+use redis::{FromRedisValue as _, Pipeline, RedisResult, Value};
 
 use super::Redis;
 use super::keys::DropKeys;
@@ -44,38 +44,28 @@ impl Stock {
 impl Redis {
     /// Reads the stock of each drop, in the same order. Returns `None` for a drop that is not
     /// loaded.
-    pub async fn stock(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Stock>>, RedisError> {
-        if drops.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for keys in drops {
-            pipe.cmd("HMGET")
-                .arg(&keys.meta)
-                .arg("quantity")
-                .arg("paused")
-                .arg("waiting_list");
-            pipe.cmd("ZCARD")
-                .arg(&keys.users)
-                .cmd("ZCARD")
-                .arg(&keys.waiting);
-        }
-        let replies: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
+    pub async fn stock(&self, drops: &[&DropKeys]) -> RedisResult<Vec<Option<Stock>>> {
+        let read = |pipe: &mut Pipeline, keys: &&DropKeys| {
+            pipe.cmd("HMGET").arg(&keys.meta);
+            pipe.arg("quantity").arg("paused").arg("waiting_list");
+            pipe.cmd("ZCARD").arg(&keys.users);
+            pipe.cmd("ZCARD").arg(&keys.waiting);
+        };
+        let replies: Vec<Value> = self.pipe_each(drops, read).await?;
         let read = |replies: &[Value]| {
             let [meta, users, waiting] = replies else {
                 return None;
             };
             let [quantity, paused, waiting_list] =
                 <[Option<String>; 3]>::from_redis_value_ref(meta).ok()?;
+            // Parse it as `claim.lua` does: 0 if the field is missing or not a number.
+            let waiting_list = waiting_list.and_then(|places| places.parse().ok());
             Some(Stock {
                 quantity: quantity?.parse().ok()?,
                 held: u32::from_redis_value_ref(users).ok()?,
                 paused: paused.is_some_and(|p| p == "1"),
                 waiting: u32::from_redis_value_ref(waiting).ok()?,
-                // Parse it as `claim.lua` does: 0 if the field is missing or not a number.
-                waiting_list: waiting_list
-                    .and_then(|places| places.parse().ok())
-                    .unwrap_or(0),
+                waiting_list: waiting_list.unwrap_or(0),
             })
         };
         Ok(replies.chunks(3).map(read).collect())
@@ -83,18 +73,13 @@ impl Redis {
 
     /// Reads the highest slot given in each drop, in the same order. Returns `None` for a drop that
     /// is not loaded.
-    pub async fn given_out(&self, drops: &[&DropKeys]) -> Result<Vec<Option<Slot>>, RedisError> {
-        if drops.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for keys in drops {
-            pipe.cmd("GET").arg(&keys.count);
-        }
-        let counts: Vec<Option<String>> = pipe.query_async(&mut self.connection()).await?;
-        Ok(counts
-            .into_iter()
-            .map(|count| count?.parse().ok())
-            .collect())
+    pub async fn given_out(&self, drops: &[&DropKeys]) -> RedisResult<Vec<Option<Slot>>> {
+        let counts: Vec<Option<String>> = self
+            .pipe_each(drops, |pipe, keys| {
+                pipe.cmd("GET").arg(&keys.count);
+            })
+            .await?;
+        let count = |text: Option<String>| text?.parse().ok();
+        Ok(counts.into_iter().map(count).collect())
     }
 }

@@ -1,7 +1,7 @@
 //! A hint from the API to the reconciler to compare a coupon at once. Losing it only costs time,
 //! because the next scheduled pass compares everything.
 
-use redis::{RedisError, Value, from_redis_value};
+use redis::{RedisResult, Value, from_redis_value};
 
 use super::Redis;
 use super::keys::{self, DropKeys};
@@ -16,15 +16,12 @@ impl Redis {
         &self,
         coupon: CouponId,
         drops: &[DropKeys],
-    ) -> Result<(), RedisError> {
-        if drops.is_empty() {
-            return Ok(());
-        }
-        let mut pipe = redis::pipe();
-        for keys in drops {
-            pipe.cmd("ZCARD").arg(&keys.waiting);
-        }
-        let waiting: Vec<u64> = pipe.query_async(&mut self.connection()).await?;
+    ) -> RedisResult<()> {
+        let waiting: Vec<u64> = self
+            .pipe_each(drops, |pipe, keys| {
+                pipe.cmd("ZCARD").arg(&keys.waiting);
+            })
+            .await?;
         if waiting.iter().all(|people| *people == 0) {
             return Ok(());
         }
@@ -36,7 +33,7 @@ impl Redis {
     }
 
     /// Takes coupons for which a pass was requested.
-    pub async fn take_woken(&self) -> Result<Vec<CouponId>, RedisError> {
+    pub async fn take_woken(&self) -> RedisResult<Vec<CouponId>> {
         let mut cmd = redis::cmd("SPOP");
         let members: Vec<Value> = cmd
             .arg(keys::wake(&self.prefix))

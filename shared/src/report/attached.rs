@@ -46,14 +46,10 @@ impl AlertKind {
             ),
             _ => (facts.users, facts.to_do),
         };
-        let remedy = match self {
-            Self::Braked => Remedy::Confirm,
-            _ => Remedy::LookAtRuns,
-        };
         KindFacts {
             users,
             to_do,
-            remedy,
+            remedy: Remedy::Attached,
             ..facts
         }
     }

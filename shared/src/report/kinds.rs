@@ -8,23 +8,9 @@ use utoipa::ToSchema;
 use super::FailureCause;
 
 /// The kind of a finding: the name of the first difference that was seen.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    IntoStaticStr,
-    EnumString,
-    VariantArray,
-    ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// A promise without a row.
@@ -102,6 +88,8 @@ pub enum Remedy {
     Raise,
     /// Correct or discard dead letters.
     DeadLetters,
+    /// Run `attach --once`.
+    Attached,
 }
 
 /// What a kind means.

@@ -18,20 +18,9 @@ pub use case::{FindingCase, UnsafePart};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 
 /// What triggered a pass.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    Serialize,
-    Deserialize,
-    IntoStaticStr,
-    EnumString,
-    ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[derive(IntoStaticStr, EnumString, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Trigger {
     /// The schedule.
@@ -45,21 +34,9 @@ pub enum Trigger {
 }
 
 /// The final status of a pass.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    Serialize,
-    Deserialize,
-    IntoStaticStr,
-    EnumString,
-    VariantArray,
-    ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Status {
     /// Still running.
@@ -88,22 +65,9 @@ pub enum FailureCause {
 }
 
 /// The repair for a finding.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    IntoStaticStr,
-    EnumString,
-    ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[derive(IntoStaticStr, EnumString, ToSchema)]
 #[strum(serialize_all = "snake_case")]
 pub enum ActionKind {
     /// Write the row.
@@ -127,23 +91,9 @@ pub enum ActionKind {
 }
 
 /// The outcome of a finding.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    IntoStaticStr,
-    EnumString,
-    VariantArray,
-    ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Outcome {
     /// The repair was made, and the next check confirms it.
@@ -337,13 +287,12 @@ impl DropReport {
     /// Whether the drop is exact, in words. A failed claim whose user is unknown to Redis may not
     /// be a promise: it does not make the drop inexact, but is mentioned.
     pub fn exactness(&self) -> String {
+        let known = "exact for everybody whom Redis knows";
         match (self.exact, self.after.failed_claims) {
             (false, _) => "not exact".to_owned(),
             (true, 0) => "exact".to_owned(),
-            (true, 1) => "exact for everybody whom Redis knows; 1 failed claim is left".to_owned(),
-            (true, many) => {
-                format!("exact for everybody whom Redis knows; {many} failed claims are left")
-            }
+            (true, 1) => format!("{known}; 1 failed claim is left"),
+            (true, many) => format!("{known}; {many} failed claims are left"),
         }
     }
 }

@@ -43,30 +43,23 @@ pub fn capital(text: &str) -> String {
 pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut counts: BTreeMap<(u8, ActionKind), u64> = BTreeMap::new();
     for finding in findings {
-        *counts
-            .entry((words(finding.action).rank, finding.action))
-            .or_default() += finding.case.number();
+        let rank = words(finding.action).rank;
+        *counts.entry((rank, finding.action)).or_default() += finding.case.number();
     }
-    let phrase = |((_, action), n): ((u8, ActionKind), u64)| match action {
+    let phrase = |((_, action), n): (&(u8, ActionKind), &u64)| match action {
         // These findings concern a whole coupon or drop, so they have no number.
         ActionKind::WriteSettings | ActionKind::Open | ActionKind::Project => {
-            words(action).done.to_owned()
+            words(*action).done.to_owned()
         }
-        _ => format!("{} {}", grouped(n), words(action).done),
+        _ => format!("{} {}", grouped(*n), words(*action).done),
     };
-    let phrases: Vec<String> = counts
-        .iter()
-        .map(|(action, n)| phrase((*action, *n)))
-        .collect();
-    if phrases.len() <= 3 {
-        return phrases.join(", ");
+    let mut phrases: Vec<String> = counts.iter().map(phrase).collect();
+    if phrases.len() > 3 {
+        phrases.truncate(3);
+        let others: u64 = counts.values().skip(3).sum();
+        phrases.push(count(others, "other repair", "other repairs"));
     }
-    let others: u64 = counts.values().skip(3).sum();
-    format!(
-        "{}, {}",
-        phrases[..3].join(", "),
-        count(others, "other repair", "other repairs")
-    )
+    phrases.join(", ")
 }
 
 /// The names of an action.

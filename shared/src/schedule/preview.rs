@@ -1,11 +1,9 @@
 //! Previews a schedule: the windows of a coupon created now, in words, for the command line and the
 //! operations page.
 
-use std::fmt::Display;
+use chrono::{DateTime, Utc};
 
-use chrono::{DateTime, TimeZone, Utc};
-
-use super::{BadSchedule, PlannedDrop, Schedule};
+use super::{PlannedDrop, Schedule, Tz};
 
 /// Number of windows shown.
 const SHOWN: usize = 10;
@@ -29,35 +27,24 @@ pub struct Opening {
 
 impl Schedule {
     /// Lists the windows of a coupon created at `now`, including a current one.
-    pub fn preview<Z: TimeZone<Offset: Display>>(
-        &self,
-        now: DateTime<Utc>,
-        zone: &Z,
-    ) -> Result<Vec<Opening>, BadSchedule> {
+    ///
+    /// # Errors
+    /// Why the schedule is invalid.
+    pub fn preview(&self, now: DateTime<Utc>, zone: Tz) -> Result<Vec<Opening>, &'static str> {
         self.check_new(now)?;
-        let begun = self
-            .drops_from(now)
-            .into_iter()
-            .filter(|drop| drop.opens_at < now);
+        let begun = self.drops_from(now).into_iter();
+        let begun = begun.filter(|drop| drop.opens_at < now);
         let all = begun.chain(self.openings(now, SHOWN)).take(SHOWN);
-        Ok(all.map(|drop| in_words(drop, now, zone)).collect())
-    }
-}
-
-fn in_words<Z: TimeZone<Offset: Display>>(
-    drop: PlannedDrop,
-    now: DateTime<Utc>,
-    zone: &Z,
-) -> Opening {
-    let local = |at: DateTime<Utc>, form: &str| at.with_timezone(zone).format(form).to_string();
-    Opening {
-        drop,
-        local: local(drop.opens_at, "%a %Y-%m-%d %H:%M %:z"),
-        utc: drop.opens_at.format("%Y-%m-%d %H:%M").to_string(),
-        closes: drop.closes_at.map_or_else(
-            || "stays open".to_owned(),
-            |at| local(at, "%m-%d %H:%M %:z"),
-        ),
-        at_once: drop.opens_at < now,
+        let local = |at: DateTime<Utc>, form: &str| zone.local(at).format(form).to_string();
+        let in_words = |drop: PlannedDrop| Opening {
+            drop,
+            local: local(drop.opens_at, "%a %Y-%m-%d %H:%M %:z"),
+            utc: drop.opens_at.format("%Y-%m-%d %H:%M").to_string(),
+            closes: drop
+                .closes_at
+                .map_or("stays open".to_owned(), |at| local(at, "%m-%d %H:%M %:z")),
+            at_once: drop.opens_at < now,
+        };
+        Ok(all.map(in_words).collect())
     }
 }

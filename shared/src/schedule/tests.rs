@@ -52,25 +52,12 @@ fn invalid_schedule_is_refused_with_the_reason() {
 #[test]
 fn daily_drop_keeps_its_local_hour_across_dst_changes() {
     // Clocks in New York change from UTC-5 to UTC-4 on 2026-03-08 at 02:00.
-    let schedule = daily(
-        "America/New_York",
-        "15:00"..="18:00",
-        "2026-03-07"..="2026-03-09",
-    );
-    let opens: Vec<_> = schedule
-        .drops_from(utc("2026-03-07T12:00:00Z"))
-        .iter()
-        .map(|d| d.opens_at)
-        .collect();
-    assert_eq!(
-        opens,
-        [
-            "2026-03-07T20:00:00Z",
-            "2026-03-08T19:00:00Z",
-            "2026-03-09T19:00:00Z"
-        ]
-        .map(utc)
-    );
+    let days = "2026-03-07"..="2026-03-09";
+    let schedule = daily("America/New_York", "15:00"..="18:00", days);
+    let drops = schedule.drops_from(utc("2026-03-07T12:00:00Z"));
+    let opens: Vec<_> = drops.iter().map(|drop| drop.opens_at).collect();
+    let expected = ["03-07T20", "03-08T19", "03-09T19"];
+    assert_eq!(opens, expected.map(|at| utc(&format!("2026-{at}:00:00Z"))));
 }
 
 #[test]
@@ -111,23 +98,15 @@ fn skipped_local_time_moves_forward_and_repeated_one_means_the_first() {
 #[test]
 fn window_with_a_moved_closing_time_ends_when_the_next_day_opens() {
     // 02:59 is skipped on 2026-03-08 and moves to 03:59, after the next opening.
-    let schedule = daily(
-        "America/New_York",
-        "03:00"..="02:59",
-        "2026-03-06"..="2026-03-08",
+    let days = "2026-03-06"..="2026-03-08";
+    let schedule = daily("America/New_York", "03:00"..="02:59", days);
+    let drops = schedule.drops_from(utc("2026-03-06T12:00:00Z"));
+    let closes: Vec<_> = drops.iter().map(|drop| drop.closes_at).collect();
+    let expected = ["03-07T07:59", "03-08T07:00", "03-09T06:59"];
+    assert_eq!(
+        closes,
+        expected.map(|at| Some(utc(&format!("2026-{at}:00Z"))))
     );
-    let windows: Vec<_> = schedule
-        .drops_from(utc("2026-03-06T12:00:00Z"))
-        .into_iter()
-        .map(|d| d.closes_at)
-        .collect();
-    let closes = [
-        "2026-03-07T07:59:00Z",
-        "2026-03-08T07:00:00Z",
-        "2026-03-09T06:59:00Z",
-    ]
-    .map(|at| Some(utc(at)));
-    assert_eq!(windows, closes);
 }
 
 #[test]
@@ -157,46 +136,25 @@ fn preview_starts_with_the_current_window_and_refuses_past_ones() {
     let now = utc("2026-12-03T06:00:01Z");
     let seoul: Tz = "Asia/Seoul".parse().unwrap();
     let schedule = daily("Asia/Seoul", "15:00"..="18:00", "2026-12-01"..="2026-12-30");
-    let openings = schedule.preview(now, &seoul).unwrap();
-    let begun: Vec<_> = openings
-        .iter()
-        .map(|one| (one.local.as_str(), one.at_once))
-        .take(2)
-        .collect();
-    assert_eq!(
-        begun,
-        [
-            ("Thu 2026-12-03 15:00 +09:00", true),
-            ("Fri 2026-12-04 15:00 +09:00", false)
-        ]
-    );
-    assert_eq!(
-        (openings.len(), openings[0].utc.as_str()),
-        (10, "2026-12-03 06:00")
-    );
+    let openings = schedule.preview(now, seoul).unwrap();
+    let shown = |at: usize| (openings[at].local.as_str(), openings[at].at_once);
+    assert_eq!(shown(0), ("Thu 2026-12-03 15:00 +09:00", true));
+    assert_eq!(shown(1), ("Fri 2026-12-04 15:00 +09:00", false));
+    assert_eq!(openings.len(), 10);
+    assert_eq!(openings[0].utc, "2026-12-03 06:00");
     assert_eq!(openings[0].closes, "12-03 18:00 +09:00");
 
     let once = |closes_at: Option<&str>| Schedule::Once {
         opens_at: utc("2026-01-01T00:00:00Z"),
         closes_at: closes_at.map(utc),
     };
-    let endless = once(None).preview(now, &Utc).unwrap();
-    assert_eq!(
-        (
-            endless.len(),
-            endless[0].at_once,
-            endless[0].closes.as_str()
-        ),
-        (1, true, "stays open")
-    );
-    assert_eq!(
-        once(Some("2026-12-03T06:00:01Z")).preview(now, &Utc),
-        Err(BadSchedule::WindowOver)
-    );
-    assert_eq!(
-        schedule.preview(utc("2027-01-01T00:00:00Z"), &Utc),
-        Err(BadSchedule::DaysOver)
-    );
+    let endless = once(None).preview(now, Tz::utc()).unwrap();
+    let shown = (endless.len(), endless[0].at_once, &*endless[0].closes);
+    assert_eq!(shown, (1, true, "stays open"));
+    let over = once(Some("2026-12-03T06:00:01Z")).preview(now, Tz::utc());
+    assert!(over.unwrap_err().starts_with("closes_at is over"));
+    let over = schedule.preview(utc("2027-01-01T00:00:00Z"), Tz::utc());
+    assert!(over.unwrap_err().starts_with("last_day is over"));
 }
 
 proptest! {

@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use chrono::offset::MappedLocalTime;
 use chrono::{
-    DateTime, Datelike as _, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta,
+    DateTime, Datelike as _, FixedOffset, NaiveDate, NaiveDateTime, Offset as _, TimeDelta,
     Timelike as _, Utc,
 };
-use jiff::tz::{AmbiguousOffset, Offset, TimeZone, TimeZoneDatabase};
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{Timestamp, civil};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// A time zone by its IANA name.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Tz(&'static Zone);
 
 struct Zone {
@@ -84,25 +83,22 @@ impl Rules {
         // The first line is `# version 2026f`.
         let file = folder.join("tzdata.zi");
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let host = text
-            .lines()
-            .next()
-            .and_then(|line| line.strip_prefix("# version "))
-            .map(str::trim);
-        if let Some(version) = host.filter(|host| *host >= bundled) {
-            let changed = std::fs::metadata(&file).and_then(|file| file.modified());
+        let first = text.lines().next().unwrap_or_default();
+        let host = first.strip_prefix("# version ").map(str::trim);
+        let Some(version) = host.filter(|host| *host >= bundled) else {
             return Self {
-                version: version.to_owned(),
-                folder: Some(folder.to_owned()),
-                published: changed
-                    .map_or_else(|_| Utc::now(), DateTime::from)
-                    .date_naive(),
+                version: bundled.to_owned(),
+                folder: None,
+                published: BUNDLED_ON.unwrap_or_default(),
             };
-        }
+        };
+        let changed = std::fs::metadata(&file).and_then(|file| file.modified());
         Self {
-            version: bundled.to_owned(),
-            folder: None,
-            published: BUNDLED_ON.unwrap_or_default(),
+            version: version.to_owned(),
+            folder: Some(folder.to_owned()),
+            published: changed
+                .map_or_else(|_| Utc::now(), DateTime::from)
+                .date_naive(),
         }
     }
 
@@ -117,17 +113,14 @@ impl Rules {
         }
         let mut zones = BTreeMap::new();
         for database in &databases {
-            for name in database.available() {
-                let name = name.as_str();
-                // `right/` counts leap seconds, `posix/` repeats the names.
-                if let Ok(rules) = database.get(name)
-                    && !name.starts_with("right/")
-                    && !name.starts_with("posix/")
-                {
-                    let name = name.to_owned();
-                    zones.insert(name.clone(), Zone { name, rules });
-                }
-            }
+            // `right/` counts leap seconds, `posix/` repeats the names.
+            let names = database.available().map(|name| name.as_str().to_owned());
+            let names =
+                names.filter(|name| !name.starts_with("right/") && !name.starts_with("posix/"));
+            zones.extend(names.filter_map(|name| {
+                let rules = database.get(&name).ok()?;
+                Some((name.clone(), Zone { name, rules }))
+            }));
         }
         zones
     }
@@ -163,6 +156,13 @@ impl Tz {
         &self.0.name
     }
 
+    /// Returns the time that clocks in this zone show.
+    pub fn local(self, at: DateTime<Utc>) -> DateTime<FixedOffset> {
+        let instant = Timestamp::from_second(at.timestamp()).unwrap_or_default();
+        let offset = FixedOffset::east_opt(self.0.rules.to_offset(instant).seconds());
+        at.with_timezone(&offset.unwrap_or(Utc.fix()))
+    }
+
     /// Returns the instant at which clocks in this zone show `local`. A time that occurs twice
     /// means the first occurrence; a skipped time is moved forward by the length of the gap (02:30
     /// becomes 03:30), as in RFC 5545.
@@ -173,13 +173,13 @@ impl Tz {
     }
 }
 
-impl PartialEq for Zone {
+impl PartialEq for Tz {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
+        self.name() == other.name()
     }
 }
 
-impl Eq for Zone {}
+impl Eq for Tz {}
 
 impl fmt::Debug for Tz {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -243,69 +243,6 @@ fn closest(text: &str) -> Option<&'static str> {
     let scored = names().map(|name| (likeness(name), name));
     let best = scored.reduce(|best, other| if other.0 > best.0 { other } else { best })?;
     (best.0 > ALIKE).then_some(best.1)
-}
-
-/// The offset of a zone at an instant, so that chrono's types can show local times.
-#[derive(Debug, Clone, Copy)]
-pub struct ZoneOffset {
-    zone: Tz,
-    offset: FixedOffset,
-}
-
-impl fmt::Display for ZoneOffset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.offset.fmt(f)
-    }
-}
-
-impl chrono::Offset for ZoneOffset {
-    fn fix(&self) -> FixedOffset {
-        self.offset
-    }
-}
-
-impl Tz {
-    fn at(self, offset: Offset) -> ZoneOffset {
-        let offset = FixedOffset::east_opt(offset.seconds());
-        ZoneOffset {
-            zone: self,
-            offset: offset.unwrap_or(chrono::Offset::fix(&Utc)),
-        }
-    }
-}
-
-impl chrono::TimeZone for Tz {
-    type Offset = ZoneOffset;
-
-    fn from_offset(offset: &ZoneOffset) -> Self {
-        offset.zone
-    }
-
-    fn offset_from_local_date(&self, local: &NaiveDate) -> MappedLocalTime<ZoneOffset> {
-        self.offset_from_local_datetime(&local.and_time(NaiveTime::MIN))
-    }
-
-    fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> MappedLocalTime<ZoneOffset> {
-        let Some(local) = civil(*local) else {
-            return MappedLocalTime::None;
-        };
-        match self.0.rules.to_ambiguous_timestamp(local).offset() {
-            AmbiguousOffset::Unambiguous { offset } => MappedLocalTime::Single(self.at(offset)),
-            AmbiguousOffset::Gap { .. } => MappedLocalTime::None,
-            AmbiguousOffset::Fold { before, after } => {
-                MappedLocalTime::Ambiguous(self.at(before), self.at(after))
-            }
-        }
-    }
-
-    fn offset_from_utc_date(&self, utc: &NaiveDate) -> ZoneOffset {
-        self.offset_from_utc_datetime(&utc.and_time(NaiveTime::MIN))
-    }
-
-    fn offset_from_utc_datetime(&self, utc: &NaiveDateTime) -> ZoneOffset {
-        let instant = Timestamp::from_second(utc.and_utc().timestamp()).unwrap_or_default();
-        self.at(self.0.rules.to_offset(instant))
-    }
 }
 
 /// Converts a local time, to the second.

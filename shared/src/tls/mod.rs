@@ -1,21 +1,19 @@
 //! TLS to the stores and other servers: trusted authorities, this process's certificate, and
 //! explanations of failed handshakes. librdkafka uses OpenSSL instead (docs/decisions/0020-tls.md).
 
-mod fault;
-mod files;
 mod provider;
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, io};
 
 use mysql_async::{ClientIdentity, SslOpts};
 use redis::{ClientTlsConfig, TlsCertificates};
-use secrecy::{ExposeSecret as _, SecretString};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-
-use self::files::{Certificates, PrivateKey};
-
-pub(crate) use fault::cause;
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 /// Servers reached over TLS, which determine the names of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,94 +62,147 @@ pub(crate) struct TlsFiles {
 }
 
 /// The trusted authorities and this process's certificate, which are read once, at start-up.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tls {
     store: Store,
-    /// The authorities to trust. `None` means those that browsers trust. See
+    config: Arc<ClientConfig>,
+    /// The authorities to trust, as PEM. `None` means those that browsers trust. See
     /// [`Store::trusts_public`].
-    ca: Option<Certificates>,
-    identity: Option<(Certificates, PrivateKey)>,
+    ca: Option<Arc<[u8]>>,
+    identity: Option<Arc<Identity>>,
+}
+
+/// This process's certificate and private key.
+struct Identity {
+    cert: Vec<u8>,
+    key: SecretSlice<u8>,
+    key_der: PrivateKeyDer<'static>,
+}
+
+/// Prints no key.
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tls").field(&self.store).finish()
+    }
+}
+
+/// Reads a file. `name` is the setting of its path.
+fn read(name: &str, path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{name} {} can't be read: {error}", path.display()))
+}
+
+/// Parses one or more certificates, starting with the end-entity certificate.
+fn certificates(
+    name: &str,
+    path: &Path,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, String> {
+    let der: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let no_certificate = || format!("{name} {} holds no certificate in PEM form", path.display());
+    let der = der.ok().filter(|der| !der.is_empty());
+    der.ok_or_else(no_certificate)
 }
 
 impl Tls {
     /// Reads the files. Errors name the setting to change.
     pub(crate) fn new(store: Store, files: &TlsFiles) -> Result<Self, String> {
-        let ca = files.authorities.as_deref();
-        let ca = ca.map(|path| Certificates::read("SSL_CERT_FILE", path));
-        let identity = match (&files.cert, &files.key) {
-            (Some(cert), Some(key)) => Some((
-                Certificates::read("TLS_CERT_FILE", cert)?,
-                PrivateKey::read("TLS_KEY_FILE", key)?,
-            )),
-            (None, None) => None,
-            _ => return Err("TLS_CERT_FILE and TLS_KEY_FILE: give both, or neither".into()),
-        };
-        let ca = ca.transpose()?;
-        let tls = Self {
-            store,
-            ca,
-            identity,
-        };
-        tls.client_config()?;
-        Ok(tls)
-    }
-
-    pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, String> {
         let mut roots = RootCertStore::empty();
-        if let Some(ca) = &self.ca {
-            for certificate in ca.der() {
+        let mut ca = None;
+        if let Some(path) = &files.authorities {
+            let pem = read("SSL_CERT_FILE", path)?;
+            for certificate in certificates("SSL_CERT_FILE", path, &pem)? {
                 roots.add(certificate).map_err(|error| {
-                    let path = ca.path().display();
+                    let path = path.display();
                     format!("SSL_CERT_FILE {path} holds no authority's certificate: {error}")
                 })?;
             }
+            ca = Some(pem.into());
         }
-        if self.ca.is_none() || self.store.trusts_public() {
+        if ca.is_none() || store.trusts_public() {
             roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
         let config = ClientConfig::builder_with_provider(provider::provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| format!("TLS can't be set up: {error}"))?
             .with_root_certificates(roots);
-        let config = match &self.identity {
-            None => config.with_no_client_auth(),
-            Some((cert, key)) => config.with_client_auth_cert(cert.der(), key.der()).map_err(|error| {
-                format!("TLS_KEY_FILE is no key to TLS_CERT_FILE, or of a kind that can't be used: {error}")
-            })?,
+        let (config, identity) = match (&files.cert, &files.key) {
+            (None, None) => (config.with_no_client_auth(), None),
+            (Some(cert_path), Some(key_path)) => {
+                let cert = read("TLS_CERT_FILE", cert_path)?;
+                let key = read("TLS_KEY_FILE", key_path)?;
+                let certificates = certificates("TLS_CERT_FILE", cert_path, &cert)?;
+                let key_der = PrivateKeyDer::from_pem_slice(&key).map_err(|_| {
+                    let path = key_path.display();
+                    format!("TLS_KEY_FILE {path} holds no private key in PEM form, or one behind a password")
+                })?;
+                let config = config.with_client_auth_cert(certificates, key_der.clone_key());
+                let config = config.map_err(|error| {
+                    format!("TLS_KEY_FILE is no key to TLS_CERT_FILE, or of a kind that can't be used: {error}")
+                })?;
+                let key = key.into();
+                (config, Some(Arc::new(Identity { cert, key, key_der })))
+            }
+            _ => return Err("TLS_CERT_FILE and TLS_KEY_FILE: give both, or neither".into()),
         };
-        Ok(Arc::new(config))
+        Ok(Self {
+            store,
+            config: Arc::new(config),
+            ca,
+            identity,
+        })
+    }
+
+    pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
     }
 
     /// Returns the settings for the Redis client.
     pub(crate) fn for_redis(&self) -> TlsCertificates {
         provider::install();
         TlsCertificates {
-            client_tls: self.identity.as_ref().map(|(cert, key)| ClientTlsConfig {
-                client_cert: cert.pem().to_vec(),
-                client_key: key.pem().to_vec(),
+            client_tls: self.identity.as_ref().map(|identity| ClientTlsConfig {
+                client_cert: identity.cert.clone(),
+                client_key: identity.key.expose_secret().to_vec(),
             }),
-            root_cert: self.ca.as_ref().map(|ca| ca.pem().to_vec()),
+            root_cert: self.ca.as_ref().map(|pem| pem.to_vec()),
         }
     }
 
     /// Returns the settings for the MySQL client, which always verifies name and authority.
     pub(crate) fn for_mysql(&self) -> SslOpts {
         provider::install();
-        let identity = self.identity.as_ref().map(|(cert, key)| {
-            ClientIdentity::new(
-                cert.pem().to_vec().into(),
-                key.der().secret_der().to_vec().into(),
-            )
+        let identity = self.identity.as_ref().map(|identity| {
+            let key = identity.key_der.secret_der().to_vec();
+            ClientIdentity::new(identity.cert.clone().into(), key.into())
         });
         SslOpts::default()
             .with_disable_built_in_roots(self.ca.is_some())
-            .with_root_certs(self.ca.iter().map(|ca| ca.pem().to_vec().into()).collect())
+            .with_root_certs(self.ca.iter().map(|pem| pem.to_vec().into()).collect())
             .with_client_identity(identity)
     }
 
     pub(crate) fn has_identity(&self) -> bool {
         self.identity.is_some()
     }
+
+    /// Adds the settings to rustls's reason why one side does not trust the other.
+    pub(crate) fn sentence(&self, reason: impl fmt::Display) -> String {
+        let address = self.store.address();
+        format!("TLS fails: {reason}; see {address}, SSL_CERT_FILE and TLS_CERT_FILE")
+    }
+}
+
+/// Finds the TLS error in the chain of a client's error.
+pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(found) = error.downcast_ref() {
+        return Some(found);
+    }
+    // An I/O error does not return the error inside it as its `source`.
+    let held = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    held.and_then(|inner| cause(inner))
+        .or_else(|| error.source().and_then(cause))
 }
 
 /// The address of a store with its TLS settings. An address parsed from text is not encrypted.

@@ -2,10 +2,9 @@
 
 use firstcome_shared::coupon::{AllowList, Group};
 use firstcome_shared::domain::{CouponId, OncePer, UserId};
-use firstcome_shared::mysql::allow_list::ListChange;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, Claimant};
-use firstcome_shared::redis::allow_list::{ListFollowed, ListReplaced};
+use firstcome_shared::redis::allow_list::ListReplaced;
 use firstcome_stack::RedisServer;
 
 use crate::command::{ScriptCommand, Start, Tamper};
@@ -21,12 +20,10 @@ fn list(revision: u64, people: u32) -> AllowList {
 }
 
 async fn write(redis: &Redis, coupon: i64, revision: u64, names: &[&str]) -> ListReplaced {
-    let new = redis.gather_allow_list(CouponId(coupon));
-    redis.add_gathered(&new, &users(names)).await.unwrap();
-    redis
-        .replace_allow_list(&new, list(revision, u32::try_from(names.len()).unwrap()))
-        .await
-        .unwrap()
+    let list = list(revision, u32::try_from(names.len()).unwrap());
+    let users = users(names);
+    let written = redis.write_allow_list(CouponId(coupon), list, &users);
+    written.await.unwrap()
 }
 
 async fn replace(redis: &Redis, coupon: i64, revision: u64, names: &[&str]) {
@@ -133,11 +130,6 @@ async fn lost_or_incomplete_allow_list_never_returns_not_allowed() {
         world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].revision(),
         0
     );
-    let added = ListChange::Add(users(&["c"]));
-    let change = world
-        .redis
-        .change_allow_list(CouponId(1), 5, list(6, 3), &added);
-    assert_eq!(change.await.unwrap(), ListFollowed::Other);
     replace(&world.redis, 1, 5, &["a", "b"]).await;
     only_for(&server, &world, "friends").await;
     assert_eq!(world.claims("b").await, "[Unverified]", "an unknown rule");
@@ -207,141 +199,46 @@ async fn group_coupon_asks_for_memberships_that_the_caller_did_not_state() {
     );
 }
 
-/// Makes an addition or a removal.
-type How = fn(Vec<UserId>) -> ListChange;
-
 #[tokio::test]
-async fn allow_list_changes_apply_in_order_and_only_to_their_list() {
+async fn older_or_incomplete_allow_list_replaces_none() {
     let (server, world) = ScriptWorld::start(Start::new(1, OncePer::Coupon, 0)).await;
-    let change = async |before: u64, now: AllowList, how: How, names: &[&str]| {
-        world
-            .redis
-            .change_allow_list(CouponId(1), before, now, &how(users(names)))
-            .await
-            .unwrap()
-    };
-    assert_eq!(
-        change(0, list(2, 2), ListChange::Add, &["a", "b"]).await,
-        ListFollowed::Yes
-    );
-    // The third change arrives before the second, and then all arrive again.
-    assert_eq!(
-        change(3, list(4, 1), ListChange::Remove, &["a", "c"]).await,
-        ListFollowed::Other
-    );
-    assert_eq!(members(&server, &world).await, ["a", "b"]);
-    assert_eq!(
-        change(2, list(3, 3), ListChange::Add, &["c"]).await,
-        ListFollowed::Yes
-    );
-    assert_eq!(
-        change(3, list(4, 1), ListChange::Remove, &["a", "c"]).await,
-        ListFollowed::Yes
-    );
-    for (before, now, how, names) in [
-        (0, list(2, 2), ListChange::Add as How, &["a", "b"][..]),
-        (2, list(3, 3), ListChange::Add, &["c"]),
-        (3, list(4, 1), ListChange::Remove, &["a", "c"]),
-    ] {
-        assert_eq!(
-            change(before, now, how, names).await,
-            ListFollowed::Yes,
-            "the list exists"
-        );
-        assert_eq!(members(&server, &world).await, ["b"]);
-    }
-    // An older list never replaces a newer one; an incomplete one never replaces any.
-    assert_eq!(
-        write(&world.redis, 1, 3, &["a", "b", "c"]).await,
-        ListReplaced::Outdated
-    );
-    let new = world.redis.gather_allow_list(CouponId(1));
-    world
-        .redis
-        .add_gathered(&new, &users(&["z"]))
-        .await
-        .unwrap();
-    assert_eq!(
-        world
-            .redis
-            .replace_allow_list(&new, list(9, 2))
-            .await
-            .unwrap(),
-        ListReplaced::Incomplete
-    );
+    replace(&world.redis, 1, 3, &["a", "b", "c"]).await;
+    replace(&world.redis, 1, 4, &["b"]).await;
+    let older = write(&world.redis, 1, 3, &["a", "b", "c"]).await;
+    assert_eq!(older, ListReplaced::Outdated);
+    let one = users(&["z"]);
+    let half = world.redis.write_allow_list(CouponId(1), list(9, 2), &one);
+    assert_eq!(half.await.unwrap(), ListReplaced::Incomplete);
     assert_eq!(members(&server, &world).await, ["b"]);
-    // A manually changed list is rewritten, and not changed further.
+    // A list that was changed manually is written again at its revision.
     ask::<i64>(&server, &["SADD", &world.keys.allowed, "x"]).await;
-    assert_eq!(
-        change(4, list(5, 2), ListChange::Add, &["d"]).await,
-        ListFollowed::Other
-    );
-    replace(&world.redis, 1, 5, &["b", "d"]).await;
-    assert_eq!(members(&server, &world).await, ["b", "d"]);
-    assert!(world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].is(list(5, 2)));
+    replace(&world.redis, 1, 4, &["b"]).await;
+    assert_eq!(members(&server, &world).await, ["b"]);
     let names: Vec<String> = ask(&server, &["KEYS", "*allowed*"]).await;
-    assert_eq!(
-        names.len(),
-        3,
-        "the list, an outdated one, and an abandoned partial one: {names:?}"
-    );
+    let why = "the list, an outdated one, and an abandoned partial one";
+    assert_eq!(names.len(), 3, "{why}: {names:?}");
     assert_eq!(ask::<i64>(&server, &["TTL", &world.keys.allowed]).await, -1);
-    // If Redis has lost the allow list, a change to it returns `Other`.
-    ask::<i64>(
-        &server,
-        &["DEL", &world.keys.allowed, &world.keys.allow_list],
-    )
-    .await;
-    assert_eq!(
-        change(5, list(6, 3), ListChange::Add, &["e"]).await,
-        ListFollowed::Other
-    );
 }
 
 #[tokio::test]
-async fn allow_list_change_can_add_ten_thousand_users() {
+async fn allow_list_may_have_thousands_of_users_or_none() {
     let (server, world) = ScriptWorld::start(Start::new(1, OncePer::Coupon, 0)).await;
+    let (redis, id) = (&world.redis, CouponId(1));
     let people: Vec<UserId> = (0..10_000)
         .map(|n| format!("person|{n}=+@x").parse().unwrap())
         .collect();
-    let change = async |before, now, how: How| {
-        world
-            .redis
-            .change_allow_list(CouponId(1), before, now, &how(people.clone()))
-            .await
-    };
-    assert_eq!(
-        change(0, list(2, 10_000), ListChange::Add).await.unwrap(),
-        ListFollowed::Yes
-    );
-    assert_eq!(
-        world
-            .redis
-            .is_allowed(CouponId(1), &people[9_999])
-            .await
-            .unwrap(),
-        Some(true)
-    );
-    assert_eq!(
-        world
-            .redis
-            .is_allowed(CouponId(1), &"x".parse().unwrap())
-            .await
-            .unwrap(),
-        Some(false)
-    );
-    assert_eq!(
-        change(2, list(3, 0), ListChange::Remove).await.unwrap(),
-        ListFollowed::Yes
-    );
+    let written = redis.write_allow_list(id, list(2, 10_000), &people);
+    assert_eq!(written.await.unwrap(), ListReplaced::Yes);
+    for (user, is_listed) in [(&people[9_999], true), (&"x".parse().unwrap(), false)] {
+        assert_eq!(redis.is_allowed(id, user).await.unwrap(), Some(is_listed));
+    }
+    replace(redis, 1, 3, &[]).await;
     assert_eq!(
         ask::<i64>(&server, &["EXISTS", &world.keys.allowed]).await,
         0
     );
-    assert!(
-        world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].is(list(3, 0)),
-        "an empty list is known"
-    );
+    let seen = redis.allow_lists(&[id]).await.unwrap()[0];
+    assert!(seen.is(list(3, 0)), "an empty list is known");
 }
 
 #[tokio::test]

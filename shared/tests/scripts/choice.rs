@@ -179,15 +179,6 @@ async fn retry_after_midnight_finds_its_claim_and_other_holders_get_a_new_slot()
 }
 
 #[tokio::test]
-async fn claim_with_unknown_time_is_not_a_retry() {
-    let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
-    days.holds("a", 1, 5_000).await;
-    ask::<i64>(&days.server, &["DEL", &days.world.keys.times]).await;
-    let expected = vec![Admission::Accepted(1)];
-    assert_eq!(days.claim("a").await, (expected, Some(NEXT)));
-}
-
-#[tokio::test]
 async fn a_holder_revoked_between_windows_does_not_get_the_old_slot() {
     let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
     days.holds("a", 1, 90_000).await;

@@ -5,9 +5,9 @@ use firstcome_shared::redis::Value;
 use firstcome_shared::redis::admission::AdmissionError;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::project::Fenced;
-use firstcome_shared::redis::settings::{Loaded, Written};
+use firstcome_shared::redis::settings::Loaded;
 
-use crate::command::{ScriptCommand, Start};
+use crate::command::Start;
 use crate::gate::ask;
 use crate::world::{ScriptWorld, claim_on, revocation, server};
 
@@ -61,52 +61,6 @@ async fn key_of_the_wrong_type_admits_nobody_until_the_drop_is_rebuilt() {
 }
 
 #[tokio::test]
-async fn revision_that_only_a_person_can_have_written_counts_as_missing() {
-    let (server, mut world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
-    let key = world.keys.revision.clone();
-    for written in ["999999999999999", "-1", "0x9"] {
-        ask::<String>(&server, &["SET", &key, written]).await;
-        assert_eq!(world.redis.revision(world.coupon).await.unwrap(), 0);
-        let write = ScriptCommand::WriteSettings(3, 2, false);
-        assert_eq!(world.apply(&write).await.0, "Yes", "{written}");
-        let revision: String = ask(&server, &["GET", &key]).await;
-        assert_eq!(revision, "3", "{written}");
-    }
-}
-
-#[tokio::test]
-async fn holders_at_the_head_of_the_waiting_list_are_skipped() {
-    let (_server, world) = ScriptWorld::start(Start::new(1, OncePer::Coupon, 0)).await;
-    let redis = &world.redis;
-    let keys = &world.keys;
-    let mut conn = world.redis.connection();
-    let mut claimants = redis::cmd("HSET");
-    let mut waiting = redis::cmd("ZADD");
-    claimants.arg(&keys.claimants);
-    waiting.arg(&keys.waiting);
-    for n in 0..2_500 {
-        claimants.arg(format!("u-{n}")).arg(format!("99:{n}"));
-        waiting.arg(n).arg(format!("u-{n}"));
-    }
-    claimants.query_async::<()>(&mut conn).await.unwrap();
-    waiting
-        .arg(9_999)
-        .arg("next")
-        .query_async::<()>(&mut conn)
-        .await
-        .unwrap();
-    let mut left = Vec::new();
-    for _ in 0..3 {
-        let promoted = redis.promote_waiting(keys, &world.fence, 1).await.unwrap();
-        let Fenced::Done(some) = promoted else {
-            panic!("stale")
-        };
-        left.push((some.left_without, some.given.len()));
-    }
-    assert_eq!(left, [(1_000, 0), (1_000, 0), (500, 1)]);
-}
-
-#[tokio::test]
 async fn user_without_a_slot_is_only_certain_if_the_numbers_add_up() {
     let server = server().await;
     let world = ScriptWorld::open(&server.url(), 1, &Start::new(2, OncePer::Drop, 0)).await;
@@ -148,32 +102,4 @@ async fn lost_revocations_admit_nobody_until_the_coupon_is_opened_again() {
     let opened = redis.open(*coupon, &world.fence, keys).await.unwrap();
     assert_eq!(opened, Opened::Yes);
     assert_eq!(world.claims("ab").await, "[Revoked, Accepted(1)]");
-}
-
-/// A pass writes these before it judges the drop, and must not fail then.
-#[tokio::test]
-async fn settings_and_revocations_are_written_beside_keys_of_another_type() {
-    let (server, world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
-    let ScriptWorld {
-        redis, keys, meta, ..
-    } = &world;
-    for (revision, key, expected) in [
-        (2, &keys.count, Written::Yes),
-        (3, &keys.meta, Written::Unloaded),
-    ] {
-        ask::<i64>(&server, &["DEL", key]).await;
-        ask::<i64>(&server, &["LPUSH", key, "x"]).await;
-        let written = redis
-            .write_settings(revision, &[(keys, meta.clone())])
-            .await
-            .unwrap();
-        assert_eq!(written, expected, "{key}");
-    }
-    ask::<i64>(&server, &["DEL", &keys.revoked]).await;
-    ask::<i64>(&server, &["LPUSH", &keys.revoked, "x"]).await;
-    let all = [revocation("a", 1, None)];
-    let written = redis
-        .write_revoked(keys.coupon, OncePer::Coupon, &all)
-        .await;
-    assert_eq!(written.unwrap(), 0);
 }

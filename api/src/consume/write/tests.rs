@@ -350,36 +350,3 @@ async fn drop_is_sealed_only_if_the_verified_row_count_is_current() {
     assert!(!db.seal_drop(drop_id, closes_at, 5, 0, 0).await.unwrap());
     assert!(db.seal_drop(drop_id, closes_at, 5, 1, 0).await.unwrap());
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn forged_dead_letters_on_a_slot_do_not_hide_those_of_an_api() {
-    let (mysql, db, coupon_id, drop_id) = shop("flood", 5).await;
-    for (slot, forged) in [(1, 150), (2, 2_500), (3, 0)] {
-        let sql = format!(
-            "INSERT INTO flood.failed_claims (coupon_id, drop_id, slot, user_id, reason, source_partition, source_offset) \
-             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) \
-             SELECT {coupon_id}, {drop_id}, {slot}, CONCAT('forger-', i), 'slot_taken', {slot}, i FROM n WHERE i <= {forged}"
-        );
-        let flood = format!("SET SESSION cte_max_recursion_depth = 5000; {sql}");
-        mysql.query(&flood).await.unwrap();
-        let own = format!("({coupon_id}, {drop_id}, {slot}, 'own-{slot}', 'unpublished')");
-        mysql
-            .query(&format!("INSERT INTO flood.failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES {own}"))
-            .await
-            .unwrap();
-    }
-    let letters = db
-        .dead_letters_on_slots(coupon_id, drop_id, 1..=5)
-        .await
-        .unwrap();
-    let on = |slot| {
-        letters
-            .iter()
-            .filter(move |letter| letter.slot == Some(slot))
-    };
-    for (slot, number) in [(1, 100), (2, 100), (3, 1)] {
-        assert_eq!(on(slot).count(), number);
-        let first = on(slot).next().unwrap();
-        assert_eq!(first.user_id, Some(format!("own-{slot}")));
-    }
-}

@@ -13,10 +13,10 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, TokenData, Validation, decode, decode_header,
 };
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
-use super::key_set::{KeySet, KeySource};
+use super::key_set::KeySet;
 use super::problem::{TokenProblem, TokenRefused};
 
 /// Settings of tokens, for `USER_AUTH=jwt`. An empty value counts as not set, because Compose files
@@ -30,8 +30,8 @@ pub struct JwtArgs {
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<SecretString>,
     /// Address of the issuer's public keys as a JWK Set, read every five minutes: `https://…`,
-    /// `http://…` within a private network, or `file:///path` (also one public key as PEM).
-    /// SSL_CERT_FILE names further certificate authorities
+    /// `http://…` within a private network, or `file:///path`. SSL_CERT_FILE names further
+    /// certificate authorities
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
     /// Interval between two reads of a JWK Set. A token that names an unknown key causes an
@@ -65,36 +65,52 @@ const ALGORITHMS: [&str; 12] = [
 /// Tolerated difference between the issuer's clock and this one.
 const LEEWAY_SECONDS: u64 = 30;
 
+fn filled(text: Option<&String>) -> Option<&str> {
+    text.map(String::as_str).filter(|text| !text.is_empty())
+}
+
 impl JwtArgs {
-    /// Returns the name of one of these settings that is set, if any is.
-    pub(super) fn any_setting(&self) -> Option<&'static str> {
-        let is_set = |text: &Option<String>| filled(text).is_some();
-        let settings = [
-            ("JWT_ALGORITHM", self.jwt_algorithm.is_some()),
-            ("JWT_SECRET", self.secret().is_some()),
-            ("JWT_JWKS_URL", is_set(&self.jwt_jwks_url)),
-            ("JWT_ISSUER", is_set(&self.jwt_issuer)),
-            ("JWT_AUDIENCE", is_set(&self.jwt_audience)),
-            ("JWT_AUDIENCE_CLAIM", is_set(&self.jwt_audience_claim)),
-            ("JWT_USER_CLAIM", is_set(&self.jwt_user_claim)),
-            ("JWT_GROUPS_CLAIM", is_set(&self.jwt_groups_claim)),
-        ];
-        let set = settings.into_iter().find(|(_, is_set)| *is_set);
-        set.map(|(name, _)| name)
+    /// Checks a setting that every installation with tokens has.
+    pub(super) fn is_set(&self) -> bool {
+        self.jwt_algorithm.is_some() || filled(self.jwt_issuer.as_ref()).is_some()
     }
 
-    fn secret(&self) -> Option<&str> {
-        let secret = self.jwt_secret.as_ref()?.expose_secret();
-        (!secret.is_empty()).then_some(secret)
+    fn keys(&self, algorithm: Algorithm) -> Result<Keys, String> {
+        let secret = self.jwt_secret.as_ref().map(ExposeSecret::expose_secret);
+        let secret = secret.filter(|secret| !secret.is_empty());
+        let url = filled(self.jwt_jwks_url.as_ref());
+        let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
+        let needed = match (secret, url) {
+            (Some(secret), None) if is_shared => return shared_secret(algorithm, secret),
+            (None, Some(url)) if !is_shared => {
+                let refresh = Duration::from_secs(self.jwt_jwks_refresh_seconds.into());
+                return KeySet::new(url, algorithm, refresh).map(|set| Keys::Set(set.into()));
+            }
+            _ if is_shared => "JWT_SECRET",
+            _ => "JWT_JWKS_URL",
+        };
+        Err(format!(
+            "JWT_ALGORITHM={algorithm:?} needs {needed}, and no other key"
+        ))
     }
 }
 
-#[expect(
-    clippy::ref_option,
-    reason = "every caller has a field of the settings"
-)]
-fn filled(text: &Option<String>) -> Option<&str> {
-    text.as_deref().filter(|text| !text.is_empty())
+/// Checks that a shared secret is as long as the algorithm's hash (RFC 7518, 3.2): a shorter one
+/// can be guessed offline from one token.
+fn shared_secret(algorithm: Algorithm, secret: &str) -> Result<Keys, String> {
+    let least = match algorithm {
+        Algorithm::HS512 => 64,
+        Algorithm::HS384 => 48,
+        _ => 32,
+    };
+    let bytes = secret.len();
+    if bytes < least {
+        return Err(format!(
+            "JWT_SECRET has {bytes} bytes; {algorithm:?} needs at least {least}"
+        ));
+    }
+    let key = DecodingKey::from_secret(secret.as_bytes());
+    Ok(Keys::One(key.into()))
 }
 
 pub(crate) struct Verifier {
@@ -108,7 +124,7 @@ pub(crate) struct Verifier {
 }
 
 enum Keys {
-    One(DecodingKey),
+    One(Arc<DecodingKey>),
     Set(Arc<KeySet>),
 }
 
@@ -125,30 +141,30 @@ impl Verifier {
     /// Returns an error if settings are missing or contradict each other. The error does not
     /// contain the secret.
     pub(super) fn new(args: &JwtArgs) -> Result<Self, String> {
-        let algorithm = args
-            .jwt_algorithm
-            .ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
-        let needed = |name: &str, text, of: &str| {
-            filled(text).ok_or_else(|| {
-                format!("USER_AUTH=jwt needs {name}: without it, a token {of} would be accepted")
-            })
+        let algorithm = args.jwt_algorithm;
+        let algorithm = algorithm.ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
+        let needed = |name: &str, setting: Option<&String>| {
+            let missing = || {
+                format!(
+                    "USER_AUTH=jwt needs {name}: else tokens meant for others would be accepted"
+                )
+            };
+            filled(setting).map(str::to_owned).ok_or_else(missing)
         };
-        let claim = |given, usual: &str| filled(given).unwrap_or(usual).to_owned();
-        let issuer = needed("JWT_ISSUER", &args.jwt_issuer, "of any issuer")?;
-        let audience = needed(
-            "JWT_AUDIENCE",
-            &args.jwt_audience,
-            "that was meant for others",
-        )?;
+        let claim = |given: &Option<String>, usual: &str| {
+            filled(given.as_ref()).unwrap_or(usual).to_owned()
+        };
+        let issuer = needed("JWT_ISSUER", args.jwt_issuer.as_ref())?;
+        let audience = needed("JWT_AUDIENCE", args.jwt_audience.as_ref())?;
         let mut rules = Validation::new(algorithm);
         rules.leeway = LEEWAY_SECONDS;
         rules.validate_nbf = true;
-        // `identify` checks issuer and audience, so that the log can show both values.
+        // `check_origin` checks issuer and audience, so that the log can show both values.
         rules.validate_aud = false;
         Ok(Self {
-            keys: keys(algorithm, args)?,
+            keys: args.keys(algorithm)?,
             rules,
-            issuer: issuer.to_owned(),
+            issuer,
             audiences: audience.split(',').map(|one| one.trim().into()).collect(),
             audience_claim: claim(&args.jwt_audience_claim, "aud"),
             user_claim: claim(&args.jwt_user_claim, "sub"),
@@ -158,11 +174,11 @@ impl Verifier {
 
     /// Returns what an operator should know about the settings.
     pub(super) fn warning(&self) -> Option<String> {
-        (self.audience_claim != "aud").then(|| {
+        let claim = &self.audience_claim;
+        (claim != "aud").then(|| {
             format!(
-                "JWT_AUDIENCE_CLAIM={}: tokens are accepted by who got them, not by whom they are meant for (`aud`); \
+                "JWT_AUDIENCE_CLAIM={claim}: tokens are accepted by who got them, not by whom they are meant for (`aud`); \
                  a token that {} got for another service is accepted here too",
-                self.audience_claim,
                 self.audiences.join(" or ")
             )
         })
@@ -177,8 +193,16 @@ impl Verifier {
     }
 
     /// Returns the user of a token, and the user's groups.
-    pub(super) fn identify(&self, token: &str) -> Result<(UserId, Groups), TokenRefused> {
-        let TokenData { header, claims } = self.decode(token)?;
+    pub(super) async fn identify(&self, token: &str) -> Result<(UserId, Groups), TokenRefused> {
+        let key = match &self.keys {
+            Keys::One(key) => Arc::clone(key),
+            Keys::Set(set) => {
+                let header = decode_header(token).map_err(|error| refused(&error))?;
+                set.find(header.kid.as_deref()).await?
+            }
+        };
+        let TokenData { header, claims } = decode::<Map<String, Value>>(token, &key, &self.rules)
+            .map_err(|error| refused(&error))?;
         // RFC 7515: a token with `crit` must be refused by a service that does not understand its
         // extensions.
         if let Some(extensions) = header.crit {
@@ -197,7 +221,7 @@ impl Verifier {
         let user = user.map_err(|error| TokenProblem::BadUserId.because(error.to_string()))?;
         let groups = match find(&claims, &self.groups_claim) {
             Some(groups) => Groups::Named(groups.clone()),
-            None if left_out(&claims, &self.groups_claim) => Groups::Unknown,
+            None if is_left_out(&claims, &self.groups_claim) => Groups::Unknown,
             None => Groups::Named(Value::Null),
         };
         Ok((user, groups))
@@ -223,24 +247,6 @@ impl Verifier {
             names.join(", ")
         )))
     }
-
-    fn decode(&self, token: &str) -> Result<TokenData<Map<String, Value>>, TokenRefused> {
-        let decode =
-            |key: &DecodingKey| decode(token, key, &self.rules).map_err(|error| refused(&error));
-        let set = match &self.keys {
-            Keys::One(key) => return decode(key),
-            Keys::Set(set) => set,
-        };
-        let header = decode_header(token).map_err(|error| refused(&error))?;
-        if !self.rules.algorithms.contains(&header.alg) {
-            return Err(TokenProblem::Algorithm.because(format!("alg is {:?}", header.alg)));
-        }
-        match (set.find(header.kid.as_deref()), header.kid) {
-            (Some(key), _) => decode(&key),
-            (None, Some(name)) => Err(TokenProblem::UnknownKey.because(name)),
-            (None, None) => Err(TokenProblem::NoKeyId.because("the set has several keys")),
-        }
-    }
 }
 
 impl Groups {
@@ -250,10 +256,8 @@ impl Groups {
         let Self::Named(groups) = self else {
             return None;
         };
-        Some(
-            strings(Some(groups))
-                .any(|name| name.strip_prefix('/').unwrap_or(name) == group.as_str()),
-        )
+        let is_it = |name: &str| name.strip_prefix('/').unwrap_or(name) == group.as_str();
+        Some(strings(Some(groups)).any(is_it))
     }
 }
 
@@ -266,10 +270,9 @@ fn find<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
 }
 
 /// Whether Entra left the groups out of the token, because the user has too many.
-fn left_out(claims: &Map<String, Value>, groups: &str) -> bool {
-    claims
-        .get("_claim_names")
-        .is_some_and(|names| names.get(groups).is_some())
+fn is_left_out(claims: &Map<String, Value>, groups: &str) -> bool {
+    let names = claims.get("_claim_names");
+    names.is_some_and(|names| names.get(groups).is_some())
 }
 
 /// Iterates over a string, or over the strings of a list.
@@ -292,47 +295,6 @@ fn refused(error: &Error) -> TokenRefused {
         _ => TokenProblem::Malformed,
     };
     problem.because(error.to_string())
-}
-
-fn keys(algorithm: Algorithm, args: &JwtArgs) -> Result<Keys, String> {
-    let secret = args.secret();
-    let url = filled(&args.jwt_jwks_url);
-    let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
-    let source = match (secret, url) {
-        (Some(secret), None) if is_shared => {
-            return shared_secret(algorithm, secret).map(Keys::One);
-        }
-        (None, Some(url)) if !is_shared => KeySource::new(url)?,
-        _ => {
-            let needed = if is_shared {
-                "JWT_SECRET"
-            } else {
-                "JWT_JWKS_URL"
-            };
-            return Err(format!(
-                "JWT_ALGORITHM={algorithm:?} needs {needed}, and no other key"
-            ));
-        }
-    };
-    let refresh = Duration::from_secs(args.jwt_jwks_refresh_seconds.into());
-    Ok(Keys::Set(Arc::new(KeySet::new(source, algorithm, refresh))))
-}
-
-/// Checks that a shared secret is as long as the algorithm's hash (RFC 7518, 3.2): a shorter one
-/// can be guessed offline from one token.
-fn shared_secret(algorithm: Algorithm, secret: &str) -> Result<DecodingKey, String> {
-    let least = match algorithm {
-        Algorithm::HS512 => 64,
-        Algorithm::HS384 => 48,
-        _ => 32,
-    };
-    if secret.len() < least {
-        return Err(format!(
-            "JWT_SECRET has {} bytes; {algorithm:?} needs at least {least}",
-            secret.len()
-        ));
-    }
-    Ok(DecodingKey::from_secret(secret.as_bytes()))
 }
 
 #[cfg(test)]

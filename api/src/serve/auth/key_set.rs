@@ -14,12 +14,14 @@ use firstcome_shared::config::ssl_cert_file;
 use firstcome_shared::http::fetch::{FetchError, HttpSource};
 use firstcome_shared::tls::Store;
 use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use metrics::gauge;
 use parking_lot::Mutex;
 use serde::Deserialize as _;
 use serde_json::Value;
 use tokio::time::Instant;
+
+use super::problem::{TokenProblem, TokenRefused};
 
 /// Minimum interval between two reads caused by tokens, so that made-up key names cannot flood the
 /// issuer. Unknown names are not stored.
@@ -28,9 +30,9 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 /// Maximum time until the next attempt after a failed one.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Keys that could not be read again for this long become invalid, because the issuer may have
-/// withdrawn one.
-const OLDEST: Duration = Duration::from_secs(24 * 3_600);
+/// Accepted lengths of the modulus of an RSA key: 2,048 to 4,096 bits. A shorter key is too weak,
+/// and the library does not support a longer one.
+const RSA_BYTES: RangeInclusive<usize> = 256..=512;
 
 pub(crate) struct KeySet {
     source: KeySource,
@@ -39,36 +41,13 @@ pub(crate) struct KeySet {
     keys: ArcSwap<Vec<NamedKey>>,
     /// When a token last caused a read. Locked while the set is read.
     reading: tokio::sync::Mutex<Option<Instant>>,
-    /// When reads began to fail, and the last error.
-    failing: Mutex<Option<(Instant, String)>>,
+    /// Why the last read failed.
+    problem: Mutex<Option<String>>,
 }
 
-pub(super) enum KeySource {
+enum KeySource {
     File(PathBuf),
     Url(HttpSource),
-}
-
-impl KeySource {
-    /// `url` may be `file:///path`.
-    pub(super) fn new(url: &str) -> Result<Self, String> {
-        if let Some(path) = url.strip_prefix("file://") {
-            return Ok(Self::File(path.into()));
-        }
-        let source = HttpSource::new(Store::Jwks, url, ssl_cert_file())?;
-        if !source.is_encrypted() {
-            tracing::warn!(
-                "JWT_JWKS_URL is http://: anybody on the network path can give this process other keys"
-            );
-        }
-        let is_set =
-            |name: &&'static str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        if let Some(name) = ["HTTPS_PROXY", "https_proxy"].into_iter().find(is_set) {
-            tracing::warn!(
-                "{name} is set, but JWT_JWKS_URL is read without a proxy; if that fails, use a file:// URL"
-            );
-        }
-        Ok(Self::Url(source))
-    }
 }
 
 /// A key with its name.
@@ -85,20 +64,53 @@ impl fmt::Display for KeySet {
 
 impl KeySet {
     /// Creates a set without any key yet.
-    pub(super) fn new(source: KeySource, algorithm: Algorithm, refresh: Duration) -> Self {
-        Self {
-            source,
+    pub(super) fn new(url: &str, algorithm: Algorithm, refresh: Duration) -> Result<Self, String> {
+        Ok(Self {
+            source: source(url)?,
             algorithm,
             refresh,
             keys: ArcSwap::default(),
             reading: tokio::sync::Mutex::default(),
-            failing: Mutex::default(),
-        }
+            problem: Mutex::default(),
+        })
     }
 
-    /// Finds the key with this name. A token that names no key requires a set of one key (OpenID
-    /// Connect Core, 10.1). A set of one key without a name fits every token.
-    pub(super) fn find(&self, name: Option<&str>) -> Option<Arc<DecodingKey>> {
+    /// Finds the key of a token. If the token names an unknown key, reads the set again, at most
+    /// once per [`ASKED_EVERY`], and to the end even if the request is cancelled.
+    pub(super) async fn find(
+        self: &Arc<Self>,
+        name: Option<&str>,
+    ) -> Result<Arc<DecodingKey>, TokenRefused> {
+        if let Some(key) = self.known(name) {
+            return Ok(key);
+        }
+        let Some(name) = name.map(str::to_owned) else {
+            return Err(TokenProblem::NoKeyId.because("the set has several keys"));
+        };
+        let set = Arc::clone(self);
+        let found = tokio::spawn(async move {
+            let mut last = set.reading.lock().await;
+            // Another read may have found the key while this one waited for the lock.
+            let is_known = set.known(Some(&name)).is_some();
+            if !is_known && last.is_none_or(|last| last.elapsed() >= ASKED_EVERY) {
+                *last = Some(Instant::now());
+                // `read_now` logs and stores the failure.
+                let _ = set.read_now().await;
+            }
+            // If the keys could not be read, the token may be signed with a new one.
+            let why = match set.problem() {
+                Some(_) => TokenProblem::KeysAway,
+                None => TokenProblem::UnknownKey,
+            };
+            set.known(Some(&name)).ok_or_else(|| why.because(name))
+        });
+        let panicked = |error| Err(TokenProblem::KeysAway.because(format!("{error}")));
+        found.await.unwrap_or_else(panicked)
+    }
+
+    /// A token that names no key requires a set of one key (OpenID Connect Core, 10.1). A set of
+    /// one key without a name fits every token.
+    fn known(&self, name: Option<&str>) -> Option<Arc<DecodingKey>> {
         let keys = self.keys.load();
         let found = match (keys.as_slice(), name) {
             ([only], _) if only.0.is_none() || name.is_none() => Some(only),
@@ -108,84 +120,37 @@ impl KeySet {
         found.map(|(_, key)| Arc::clone(key))
     }
 
-    /// Reads the keys. If none can be read, the known ones stay valid for up to [`OLDEST`].
+    /// Reads the keys. If that fails, the known ones stay valid.
     pub(crate) async fn read(&self) -> Result<(), FetchError> {
         let _one_at_a_time = self.reading.lock().await;
         self.read_now().await
     }
 
-    /// Reads the keys again for a token that names an unknown one, at most once per
-    /// [`ASKED_EVERY`]. The read completes even if the caller is cancelled.
-    pub(crate) async fn read_for(self: &Arc<Self>, name: &str) {
-        let set = Arc::clone(self);
-        let name = name.to_owned();
-        let work = tokio::spawn(async move {
-            let mut last = set.reading.lock().await;
-            // Another read may have found the key while this one waited for the lock.
-            let is_known = set.find(Some(&name)).is_some();
-            if !is_known && last.is_none_or(|last| last.elapsed() >= ASKED_EVERY) {
-                *last = Some(Instant::now());
-                // `read_now` logs and stores the failure.
-                let _ = set.read_now().await;
-            }
-        });
-        if let Err(error) = work.await {
-            tracing::error!(%error, "the keys of tokens could not be read");
-        }
-    }
-
     /// Reads the keys periodically. Never ends.
-    pub(crate) async fn keep_fresh(&self) -> &'static str {
+    pub(crate) async fn keep_fresh(&self) {
         loop {
-            let pause = if self.problem().is_some() {
-                self.refresh.min(RETRY)
-            } else {
-                self.refresh
-            };
-            tokio::time::sleep(pause).await;
+            let is_failing = self.problem.lock().is_some();
+            let pause = if is_failing { RETRY } else { self.refresh };
+            tokio::time::sleep(pause.min(self.refresh)).await;
             let _ = self.read().await;
         }
     }
 
-    /// Returns why the keys cannot be read and since when, or `None` if the last read succeeded.
+    /// Returns why the keys cannot be read, or `None` if the last read succeeded.
     pub(crate) fn problem(&self) -> Option<String> {
-        let failing = self.failing.lock();
-        let (since, why) = failing.as_ref()?;
-        let count = if self.keys.load().is_empty() {
-            "no key is valid"
-        } else {
-            "known keys stay valid"
-        };
+        let problem = self.problem.lock();
+        let why = problem.as_ref()?;
         Some(format!(
-            "the keys of tokens can't be read for {} s; {count}: {why}",
-            since.elapsed().as_secs()
+            "the keys of tokens can't be read; known keys stay valid: {why}"
         ))
     }
 
     async fn read_now(&self) -> Result<(), FetchError> {
         let read = self.fetch().await;
-        let mut failing = self.failing.lock();
         gauge!("firstcome_jwt_keys_up").set(f64::from(u8::from(read.is_ok())));
-        match &read {
-            Ok(_) if failing.take().is_some() => {
-                tracing::info!("the keys of tokens can be read again");
-            }
-            Ok(_) => {}
-            Err(error) => {
-                if failing.is_none() {
-                    tracing::warn!(%error, "{self}: the keys of tokens can't be read; known keys stay valid");
-                }
-                let since = failing
-                    .as_ref()
-                    .map_or_else(Instant::now, |(since, _)| *since);
-                *failing = Some((since, error.to_string()));
-                if since.elapsed() >= OLDEST && !self.keys.load().is_empty() {
-                    tracing::error!(
-                        "{self}: the keys of tokens could not be read for {OLDEST:?}: none is valid now"
-                    );
-                    self.keys.store(Arc::default());
-                }
-            }
+        *self.problem.lock() = read.as_ref().err().map(FetchError::to_string);
+        if let Err(error) = &read {
+            tracing::warn!(%error, "{self}: the keys of tokens can't be read; known keys stay valid");
         }
         self.keys.store(Arc::new(read?));
         Ok(())
@@ -203,16 +168,22 @@ impl KeySet {
     }
 }
 
-/// Accepted lengths of the modulus of an RSA key: 2,048 to 4,096 bits. A shorter key is too weak,
-/// and the library does not support a longer one.
-const RSA_BYTES: RangeInclusive<usize> = 256..=512;
+fn source(url: &str) -> Result<KeySource, String> {
+    if let Some(path) = url.strip_prefix("file://") {
+        return Ok(KeySource::File(path.into()));
+    }
+    let source = HttpSource::new(Store::Jwks, url, ssl_cert_file())?;
+    if std::env::var_os("HTTPS_PROXY").is_some() {
+        tracing::warn!(
+            "JWT_JWKS_URL is read without HTTPS_PROXY; if that fails, use a file:// URL"
+        );
+    }
+    Ok(KeySource::Url(source))
+}
 
 /// Returns the keys that can verify this algorithm. A set also holds keys for other purposes and of
 /// kinds that are not known here. One that cannot be used does not affect the others.
 fn usable(algorithm: Algorithm, text: &[u8]) -> Result<Vec<NamedKey>, String> {
-    if text.trim_ascii_start().starts_with(b"-----BEGIN") {
-        return Ok(vec![(None, Arc::new(of_pem(algorithm, text)?))]);
-    }
     let set: Value = serde_json::from_slice(text).unwrap_or_default();
     let jwks = set["keys"].as_array();
     let jwks = jwks.ok_or("it is no JWK Set: {\"keys\": [ ... ]}")?;
@@ -220,83 +191,48 @@ fn usable(algorithm: Algorithm, text: &[u8]) -> Result<Vec<NamedKey>, String> {
     let mut skipped = Vec::new();
     for jwk in jwks {
         let name = jwk["kid"].as_str().map(str::to_owned);
-        match of_jwk(algorithm, jwk) {
+        match verifying_key(algorithm, jwk) {
             Ok(key) => keys.push((name, Arc::new(key))),
             Err(why) => skipped.push(format!("{:?} {why}", name.unwrap_or_default())),
         }
     }
+    let skipped = skipped.join(", ");
     if keys.is_empty() {
         return Err(format!(
-            "it holds no key that can be used for {algorithm:?} ({})",
-            skipped.join(", ")
+            "it holds no key that can be used for {algorithm:?} ({skipped})"
         ));
     }
-    if !skipped.is_empty() {
-        tracing::debug!(
-            "keys of the issuer that are left out: {}",
-            skipped.join(", ")
-        );
-    }
+    tracing::debug!(skipped, "keys of the issuer were read");
     Ok(keys)
 }
 
-fn of_jwk(algorithm: Algorithm, value: &Value) -> Result<DecodingKey, &'static str> {
-    if value.get("d").is_some() || value.get("priv").is_some() {
-        tracing::warn!(
-            kid = %value["kid"],
-            "the set of keys holds a private key, which is left out; whoever can read the set can make tokens with it"
-        );
+fn verifying_key(algorithm: Algorithm, jwk: &Value) -> Result<DecodingKey, &'static str> {
+    // Whoever can read the set can make tokens with such a key.
+    if jwk.get("d").is_some() || jwk.get("priv").is_some() {
         return Err("is a private key");
     }
-    let is_for = |name: &str| value.get("alg").is_none_or(|alg| alg == name);
-    let may_verify = |list: &Value| {
-        list.as_array()
-            .is_none_or(|ops| ops.contains(&"verify".into()))
+    let allows = |field: &str, use_of_it: &str| match jwk.get(field) {
+        Some(Value::Array(all)) => all.iter().any(|one| one == use_of_it),
+        one => one.is_none_or(|one| one == use_of_it),
     };
-    if value["use"] == "enc" || !may_verify(&value["key_ops"]) || !is_for(&format!("{algorithm:?}"))
+    if !allows("use", "sig")
+        || !allows("key_ops", "verify")
+        || !allows("alg", &format!("{algorithm:?}"))
     {
         return Err("is for another use or algorithm");
     }
-    let curve = match algorithm {
-        Algorithm::ES256 => Some("P-256"),
-        Algorithm::ES384 => Some("P-384"),
-        Algorithm::EdDSA => Some("Ed25519"),
-        _ => None,
-    };
-    if value.get("crv").and_then(Value::as_str) != curve {
-        return Err("is of another kind");
-    }
-    let jwk = Jwk::deserialize(value).map_err(|_| "is of an unknown kind")?;
-    let key = DecodingKey::from_jwk(&jwk).map_err(|_| "is malformed")?;
+    let key = Jwk::deserialize(jwk).map_err(|_| "is of an unknown kind")?;
+    let key = DecodingKey::from_jwk(&key).map_err(|_| "is malformed")?;
     if let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind()
-        && !RSA_BYTES.contains(&n.iter().skip_while(|byte| **byte == 0).count())
+        && !RSA_BYTES.contains(&n.len())
     {
         return Err("does not have 2,048 to 4,096 bits");
     }
-    if !fits(algorithm, &key) {
-        return Err("is of another kind, or malformed");
+    // Verifying once detects keys of another kind or curve, and malformed ones.
+    match jsonwebtoken::crypto::verify("", b"", &key, algorithm) {
+        Ok(_) => Ok(key),
+        Err(_) => Err("is of another kind, or malformed"),
     }
-    Ok(key)
-}
-
-/// Reads the only public key of a PEM file.
-fn of_pem(algorithm: Algorithm, pem: &[u8]) -> Result<DecodingKey, String> {
-    if String::from_utf8_lossy(pem).contains("PRIVATE KEY") {
-        return Err("it holds a private key: give this process the public one only".into());
-    }
-    let key = match algorithm.family() {
-        AlgorithmFamily::Ec => DecodingKey::from_ec_pem(pem),
-        AlgorithmFamily::Ed => DecodingKey::from_ed_pem(pem),
-        _ => DecodingKey::from_rsa_pem(pem),
-    };
-    key.ok()
-        .filter(|key| fits(algorithm, key))
-        .ok_or_else(|| format!("it holds no public key in PEM form that fits {algorithm:?}"))
-}
-
-/// Detects keys of another kind and malformed ones by verifying once.
-fn fits(algorithm: Algorithm, key: &DecodingKey) -> bool {
-    jsonwebtoken::crypto::verify("", b"", key, algorithm).is_ok()
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 
 pub(crate) mod jwt;
 pub(crate) mod key_set;
-pub(crate) mod problem;
+mod problem;
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 use clap::{Args, ValueEnum};
@@ -21,7 +21,7 @@ use firstcome_shared::line_limit::LineLimit;
 pub(crate) use self::jwt::Groups;
 use self::jwt::{JwtArgs, Verifier};
 use self::key_set::KeySet;
-use self::problem::{LOG_EVERY, TokenProblem, TokenRefused};
+use self::problem::TokenProblem;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum UserAuth {
@@ -49,7 +49,7 @@ pub(crate) enum Identity {
     TrustedHeader,
     Jwt {
         verifier: Box<Verifier>,
-        /// Lines of the log about refused tokens.
+        /// Lines of the log about refused tokens: one a minute for each reason.
         lines: LineLimit,
     },
 }
@@ -60,29 +60,16 @@ pub(crate) struct Requester {
     pub(crate) groups: Groups,
 }
 
-/// Why a request does not identify its user.
-#[derive(Debug)]
-pub(crate) enum Unidentified {
-    Refused(Problem),
-    Token(TokenRefused),
-}
-
-impl From<Problem> for Unidentified {
-    fn from(problem: Problem) -> Self {
-        Self::Refused(problem)
-    }
-}
-
 impl Identity {
     pub(crate) fn new(args: &IdentityArgs) -> Result<Self, String> {
-        match (args.user_auth, args.jwt.any_setting()) {
-            (UserAuth::TrustedHeader, Some(name)) => Err(format!(
-                "{name} is set but USER_AUTH=trusted-header ignores it: choose one"
-            )),
-            (UserAuth::TrustedHeader, None) => Ok(Self::TrustedHeader),
-            (UserAuth::Jwt, _) => Ok(Self::Jwt {
+        match args.user_auth {
+            UserAuth::TrustedHeader if args.jwt.is_set() => Err(
+                "JWT_ALGORITHM or JWT_ISSUER is set, but USER_AUTH=trusted-header ignores it: choose one".into(),
+            ),
+            UserAuth::TrustedHeader => Ok(Self::TrustedHeader),
+            UserAuth::Jwt => Ok(Self::Jwt {
                 verifier: Verifier::new(&args.jwt)?.into(),
-                lines: LineLimit::new(LOG_EVERY),
+                lines: LineLimit::new(Duration::from_secs(60)),
             }),
         }
     }
@@ -111,49 +98,20 @@ impl Identity {
         }
     }
 
-    /// Identifies the user with the keys that are already known.
-    pub(crate) fn person(&self, headers: &HeaderMap) -> Result<Requester, Unidentified> {
-        let (user, groups) = match self {
-            Self::TrustedHeader => (named_by_gateway(headers)?, Groups::Unknown),
-            Self::Jwt { verifier, .. } => {
-                let missing = || TokenProblem::Missing.because("no bearer token");
-                let token = bearer(headers)?.ok_or_else(missing);
-                token
-                    .and_then(|token| verifier.identify(token))
-                    .map_err(Unidentified::Token)?
-            }
-        };
-        Ok(Requester { user, groups })
-    }
-
-    /// Like [`Self::person`], but first reads the issuer's keys again if the token names a new one.
-    /// Counts refused tokens.
+    /// Identifies the user of a request. Refused tokens are counted and logged.
     pub(crate) async fn find_person(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
-        let mut found = self.person(headers);
-        let unknown_key = |found: &Result<_, Unidentified>| match found {
-            Err(Unidentified::Token(token)) => token.unknown_key().map(str::to_owned),
-            _ => None,
+        let Self::Jwt { verifier, lines } = self else {
+            return Ok(Requester {
+                user: named_by_gateway(headers)?,
+                groups: Groups::Unknown,
+            });
         };
-        if let (Some(name), Some(keys)) = (unknown_key(&found), self.key_set()) {
-            keys.read_for(&name).await;
-            found = self.person(headers);
-            // Do not refuse the token if the keys could not be read: it may be signed with a new
-            // one.
-            if unknown_key(&found).is_some() && keys.problem().is_some() {
-                return Err(Problem::unavailable(
-                    "the keys that tokens are signed with can't be read right now; try again",
-                ));
-            }
-        }
-        found.map_err(|nobody| match nobody {
-            Unidentified::Refused(problem) => problem,
-            Unidentified::Token(token) => {
-                if let Self::Jwt { lines, .. } = self {
-                    problem::record(&token, lines);
-                }
-                token.into()
-            }
-        })
+        let found = match bearer(headers)? {
+            Some(token) => verifier.identify(token).await,
+            None => Err(TokenProblem::Missing.because("no bearer token")),
+        };
+        let (user, groups) = found.inspect_err(|refused| refused.record(lines))?;
+        Ok(Requester { user, groups })
     }
 }
 
@@ -161,39 +119,13 @@ impl Identity {
 /// come from the gateway and the other from the client.
 fn named_by_gateway(headers: &HeaderMap) -> Result<UserId, Problem> {
     let bad = |why: String| Problem::new(Code::BadUserId, why);
+    let missing = || Problem::new(Code::Unauthorized, "the user is missing: send X-User-Id");
     let user = only_value(headers, "x-user-id")
         .map_err(|GivenTwice| bad("X-User-Id is given more than once".into()))?
-        .ok_or_else(|| unauthorized("the user is missing: send X-User-Id"))?;
+        .ok_or_else(missing)?;
     String::from_utf8_lossy(user.as_bytes())
         .parse()
         .map_err(|error| bad(format!("{error}")))
-}
-
-fn unauthorized(detail: impl Into<Cow<'static, str>>) -> Problem {
-    Problem::new(Code::Unauthorized, detail)
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn accepts_exactly_one_user_header() {
-        let ask = |users: &[&'static str]| {
-            let of = |user: &&'static str| ("x-user-id", HeaderValue::from_static(user));
-            let mut headers = HeaderMap::new();
-            for (name, value) in users.iter().map(of) {
-                headers.append(name, value);
-            }
-            let named = named_by_gateway(&headers);
-            named.map(String::from).map_err(|problem| problem.code())
-        };
-        assert_eq!(ask(&["u-37"]), Ok("u-37".into()));
-        assert_eq!(ask(&[]), Err("unauthorized"));
-        assert_eq!(ask(&["u-1", "u-2"]), Err("bad_user_id"));
-    }
 }
 
 #[cfg(test)]

@@ -1,22 +1,15 @@
 //! Why tokens are refused: the answer to the user, a metric by reason, and a line in the log.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::line_limit::LineLimit;
-use metrics::{counter, describe_counter};
+use metrics::counter;
 use strum::IntoStaticStr;
 
-use super::unauthorized;
-
-/// Interval between two lines in the log about tokens that are refused for one reason.
-pub(super) const LOG_EVERY: Duration = Duration::from_secs(60);
-
-const REFUSED: &str = "firstcome_tokens_refused_total";
-
 /// The reason. Its text is the answer to the user; its name is the label of the metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum TokenProblem {
     #[error("the token is missing: send `Authorization: Bearer`")]
@@ -29,6 +22,9 @@ pub(crate) enum TokenProblem {
     NoKeyId,
     #[error("the token is signed with a key that is not known here")]
     UnknownKey,
+    /// The token's key is not known, and may be new.
+    #[error("the keys that tokens are signed with can't be read right now; try again")]
+    KeysAway,
     #[error("the token's signature is wrong")]
     Signature,
     #[error("the token has expired; get a new one")]
@@ -50,28 +46,12 @@ pub(crate) enum TokenProblem {
 /// A refused token, with the values that do not fit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TokenRefused {
-    pub(crate) problem: TokenProblem,
+    pub(super) problem: TokenProblem,
     why: String,
 }
 
 /// Maximum length of the values in the log, in characters. They may be the client's text.
 const SHOWN: usize = 300;
-
-impl TokenRefused {
-    /// Returns the name of the key, if the token was refused because its key is not known.
-    pub(super) fn unknown_key(&self) -> Option<&str> {
-        (self.problem == TokenProblem::UnknownKey).then_some(&self.why)
-    }
-}
-
-impl From<TokenRefused> for Problem {
-    fn from(refused: TokenRefused) -> Self {
-        match refused.problem {
-            TokenProblem::BadUserId => Self::new(Code::BadUserId, refused.why),
-            other => unauthorized(other.to_string()),
-        }
-    }
-}
 
 impl TokenProblem {
     pub(super) fn because(self, why: impl Into<String>) -> TokenRefused {
@@ -82,21 +62,25 @@ impl TokenProblem {
     }
 }
 
-/// Describes the metric.
-pub(crate) fn describe() {
-    describe_counter!(
-        REFUSED,
-        "Requests refused because of their token, by reason"
-    );
+impl TokenRefused {
+    /// Counts this token by its reason, and logs it within the limit.
+    pub(super) fn record(&self, lines: &LineLimit) {
+        let reason: &'static str = self.problem.into();
+        counter!("firstcome_tokens_refused_total", "reason" => reason).increment(1);
+        if let Some(left_out) = lines.allow(reason, Instant::now()) {
+            let tokens = left_out + 1;
+            let why: String = self.why.chars().take(SHOWN).collect();
+            tracing::warn!(reason, tokens, ?why, "tokens are refused");
+        }
+    }
 }
 
-/// Counts a refused token by reason, and logs it within the limit.
-pub(super) fn record(refused: &TokenRefused, lines: &LineLimit) {
-    let reason: &'static str = refused.problem.into();
-    counter!(REFUSED, "reason" => reason).increment(1);
-    if let Some(left_out) = lines.allow(reason, Instant::now()) {
-        let tokens = left_out + 1;
-        let why: String = refused.why.chars().take(SHOWN).collect();
-        tracing::warn!(reason, tokens, ?why, "tokens are refused");
+impl From<TokenRefused> for Problem {
+    fn from(refused: TokenRefused) -> Self {
+        match refused.problem {
+            TokenProblem::BadUserId => Self::new(Code::BadUserId, refused.why),
+            TokenProblem::KeysAway => Self::unavailable(refused.problem.to_string()),
+            other => Self::new(Code::Unauthorized, other.to_string()),
+        }
     }
 }

@@ -20,14 +20,8 @@ pub(crate) struct CouponWithDrops {
     pub(crate) coupon: Coupon,
     /// In order of opening.
     pub(crate) drops: Vec<Drop>,
-    /// One entry for each drop, in the same order.
-    extras: Vec<Extra>,
-}
-
-#[derive(Debug)]
-struct Extra {
-    keys: DropKeys,
-    sealed_rows: Option<u32>,
+    /// The keys of each drop and, if it is sealed, the number of its rows, in the same order.
+    extras: Vec<(DropKeys, Option<u32>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,10 +38,7 @@ impl CouponWithDrops {
         drops: Vec<Drop>,
         sealed_rows: impl Fn(&Drop) -> Option<u32>,
     ) -> Self {
-        let extra = |drop: &Drop| Extra {
-            keys: redis.keys(coupon.id, drop.id),
-            sealed_rows: sealed_rows(drop),
-        };
+        let extra = |drop: &Drop| (redis.keys(coupon.id, drop.id), sealed_rows(drop));
         let extras = drops.iter().map(extra).collect();
         Self {
             coupon,
@@ -58,14 +49,12 @@ impl CouponWithDrops {
 
     /// Returns all drops, in order of opening.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = DropWithKeys<'_>> {
-        self.drops
-            .iter()
-            .zip(&self.extras)
-            .map(|(drop, extra)| DropWithKeys {
-                drop,
-                keys: &extra.keys,
-                sealed_rows: extra.sealed_rows,
-            })
+        let all = self.drops.iter().zip(&self.extras);
+        all.map(|(drop, (keys, sealed_rows))| DropWithKeys {
+            drop,
+            keys,
+            sealed_rows: *sealed_rows,
+        })
     }
 
     pub(crate) fn drop(&self, id: DropId) -> Option<&Drop> {
@@ -171,21 +160,17 @@ pub(super) async fn with_drops(
     redis: &Redis,
     coupons: Vec<(Coupon, Vec<Drop>)>,
 ) -> Result<Vec<Arc<CouponWithDrops>>, DbError> {
-    let sealed: Vec<DropId> = coupons
-        .iter()
-        .flat_map(|(_, drops)| drops)
-        .filter(|d| d.sealed_at.is_some())
-        .map(|d| d.id)
-        .collect();
-    let rows: HashMap<DropId, u32> = if sealed.is_empty() {
+    let sealed = coupons.iter().flat_map(|(_, drops)| drops);
+    let sealed = sealed.filter(|drop| drop.sealed_at.is_some());
+    let sealed: Vec<DropId> = sealed.map(|drop| drop.id).collect();
+    let rows = if sealed.is_empty() {
         HashMap::new()
     } else {
         db.sealed_rows(sealed).await?
     };
-    let one = |(coupon, drops)| {
-        CouponWithDrops::new(redis, coupon, drops, |drop| rows.get(&drop.id).copied())
-    };
-    Ok(coupons.into_iter().map(one).map(Arc::new).collect())
+    let rows = |drop: &Drop| rows.get(&drop.id).copied();
+    let one = |(coupon, drops)| Arc::new(CouponWithDrops::new(redis, coupon, drops, rows));
+    Ok(coupons.into_iter().map(one).collect())
 }
 
 #[cfg(test)]
@@ -316,21 +301,10 @@ pub(crate) mod tests {
             let second = candidates.second.map_or(0, |one| one.drop.id.0);
             (candidates.first.drop.id.0, second)
         });
-        let expected = [
-            (1, 0),
-            (1, 0),
-            (1, 0),
-            (1, 2),
-            (2, 1),
-            (2, 1),
-            (2, 3),
-            (3, 2),
-            (3, 2),
-            (3, 2),
-            (3, 0),
-            (3, 0),
-        ];
-        assert_eq!(asked, expected);
+        let seconds = [0, 0, 0, 2, 1, 1, 3, 2, 2, 2, 0, 0];
+        let firsts = [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3];
+        let expected: Vec<_> = firsts.into_iter().zip(seconds).collect();
+        assert_eq!(asked.to_vec(), expected);
         assert!(coupon(&[]).candidates(at(0)).is_none());
     }
 

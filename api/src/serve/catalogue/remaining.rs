@@ -8,73 +8,70 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::stock::Stock;
 use firstcome_shared::redis::{Redis, RedisError};
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 
 const TTL: Duration = Duration::from_millis(200);
+
+/// Maximum wait for Redis, after which the stocks are unknown.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Maximum number of drops per round trip.
 const PAGE: usize = 500;
 
 const MAX_CACHED: usize = 10_000;
 
+/// Held while Redis is asked: the other requests wait and then find the result.
 #[derive(Default)]
-pub(crate) struct RemainingCache {
-    cached: Mutex<HashMap<DropId, (Instant, Option<Stock>)>>,
-    refreshing: tokio::sync::Mutex<()>,
-}
+pub(crate) struct RemainingCache(Mutex<HashMap<DropId, (Instant, Option<Stock>)>>);
 
 impl RemainingCache {
-    /// Returns the stock of each drop that Redis has.
+    /// Returns the stocks of drops. Omits drops that Redis does not have, and all if it is
+    /// unavailable.
     pub(crate) async fn of(
         &self,
         redis: &Redis,
         drops: &[(DropId, &DropKeys)],
-    ) -> Result<HashMap<DropId, Stock>, RedisError> {
-        if self.stale(drops).is_empty() {
-            return Ok(self.known(drops));
+    ) -> HashMap<DropId, Stock> {
+        match timeout(PATIENCE, self.read(redis, drops)).await {
+            Ok(Ok(stocks)) => stocks,
+            unknown => {
+                tracing::debug!(
+                    ?unknown,
+                    "the remaining slots of drops are shown as unknown"
+                );
+                HashMap::new()
+            }
         }
-        // One request asks Redis; the others wait here and then find its result.
-        let _turn = self.refreshing.lock().await;
-        for page in self.stale(drops).chunks(PAGE) {
+    }
+
+    async fn read(
+        &self,
+        redis: &Redis,
+        drops: &[(DropId, &DropKeys)],
+    ) -> Result<HashMap<DropId, Stock>, RedisError> {
+        let mut cached = self.0.lock().await;
+        if cached.len() > MAX_CACHED {
+            cached.retain(|_, (at, _)| at.elapsed() < TTL);
+        }
+        let is_fresh = |(at, _): &(Instant, _)| at.elapsed() < TTL;
+        let mut stale = drops.to_vec();
+        stale.retain(|(drop, _)| !cached.get(drop).is_some_and(is_fresh));
+        for page in stale.chunks(PAGE) {
             let keys: Vec<&DropKeys> = page.iter().map(|(_, keys)| *keys).collect();
             let stocks = redis.stock(&keys).await?;
             let now = Instant::now();
-            let mut cached = self.cached.lock();
-            if cached.len() > MAX_CACHED {
-                cached.retain(|_, (at, _)| now - *at < TTL);
-            }
-            cached.extend(
-                page.iter()
-                    .zip(stocks)
-                    .map(|((drop, _), stock)| (*drop, (now, stock))),
-            );
+            let read = page.iter().zip(stocks);
+            cached.extend(read.map(|((drop, _), stock)| (*drop, (now, stock))));
         }
-        Ok(self.known(drops))
+        let known = |(drop, _): &(DropId, &DropKeys)| Some((*drop, cached.get(drop)?.1?));
+        Ok(drops.iter().filter_map(known).collect())
     }
 
-    pub(crate) fn forget(&self, drops: impl Iterator<Item = DropId>) {
-        let mut cached = self.cached.lock();
+    pub(crate) async fn forget(&self, drops: impl Iterator<Item = DropId>) {
+        let mut cached = self.0.lock().await;
         for drop in drops {
             cached.remove(&drop);
         }
-    }
-
-    fn stale<'a>(&self, drops: &[(DropId, &'a DropKeys)]) -> Vec<(DropId, &'a DropKeys)> {
-        let cached = self.cached.lock();
-        let fresh = |drop: &DropId| cached.get(drop).is_some_and(|(at, _)| at.elapsed() < TTL);
-        drops
-            .iter()
-            .filter(|(drop, _)| !fresh(drop))
-            .copied()
-            .collect()
-    }
-
-    fn known(&self, drops: &[(DropId, &DropKeys)]) -> HashMap<DropId, Stock> {
-        let cached = self.cached.lock();
-        drops
-            .iter()
-            .filter_map(|(drop, _)| Some((*drop, cached.get(drop)?.1?)))
-            .collect()
     }
 }

@@ -6,115 +6,89 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use firstcome_shared::coupon::Drop;
-use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
+use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::line_limit::LineLimit;
-use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
-use metrics::Counter;
+use metrics::{Counter, Histogram, histogram};
 
-use super::batcher::{Batcher, ClaimReply};
-use super::in_flight::InFlightLimit;
+use super::batcher::{ClaimReply, PendingClaim, Queues};
 use super::outcome::{ClaimAnswer, ClaimRefusal, counter};
 use super::second_store::{SecondStore, Store};
-use crate::serve::auth::Requester;
-use crate::serve::bulkheads::Bulkheads;
+use super::status::ClaimStatus;
+use crate::serve::auth::{Groups, Requester};
+use crate::serve::bulkheads::{Bulkheads, InFlightLimit};
 use crate::serve::catalogue::Catalogue;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
 
 pub(crate) struct ClaimService {
-    /// Connections for reads of the status of claims. Claims on open drops do not depend on MySQL.
-    pub(super) questions: Db,
-    /// Connections for revocations by operators.
-    pub(super) operators: Db,
-    pub(super) question_limit: InFlightLimit,
+    /// Claims on open drops do not depend on it.
+    pub(super) mysql: Bulkheads,
+    pub(super) in_flight: Arc<InFlightLimit>,
     pub(super) redis: Redis,
     pub(super) catalogue: Arc<Catalogue>,
-    pub(super) second_store: Arc<SecondStore>,
-    batcher: Arc<Batcher>,
+    pub(crate) second_store: SecondStore,
+    /// Maximum wait for the next call to Redis.
+    pub(super) max_wait: Duration,
+    pub(super) queues: Queues<PendingClaim>,
+    pub(super) call_seconds: Histogram,
+    pub(super) batch_size: Histogram,
     /// Cached because most claims of a crowd increment it.
     sold_out: Counter,
     refused: LineLimit,
 }
 
-/// Maximum number of reads in flight. While MySQL does not answer, each read waits for its timeout
-/// (0.4 s).
-const MAX_QUESTIONS: u32 = 512;
-
 impl ClaimService {
     /// Claims that wait longer than `redis_timeout` are refused.
     pub(crate) fn new(
-        mysql: &Bulkheads,
+        mysql: Bulkheads,
         redis: Redis,
         catalogue: Arc<Catalogue>,
         second_store: SecondStore,
-        in_flight: &Arc<InFlightLimit>,
+        in_flight: Arc<InFlightLimit>,
         redis_timeout: Duration,
     ) -> Self {
-        let second_store = Arc::new(second_store);
-        let batcher = Batcher::new(
-            redis.clone(),
-            Arc::clone(&second_store),
-            Arc::clone(in_flight),
-            redis_timeout,
-        );
         Self {
-            questions: mysql.questions.clone(),
-            operators: mysql.operators.clone(),
-            question_limit: in_flight.for_questions(MAX_QUESTIONS),
+            mysql,
+            in_flight,
             redis,
             catalogue,
             second_store,
-            batcher: Arc::new(batcher),
+            max_wait: redis_timeout,
+            queues: Queues::default(),
+            call_seconds: histogram!("firstcome_admission_seconds"),
+            batch_size: histogram!("firstcome_admission_batch_claims"),
             sold_out: counter("sold_out"),
             refused: LineLimit::default(),
         }
     }
 
-    pub(crate) fn second_store(&self) -> &SecondStore {
-        &self.second_store
-    }
-
     /// Processes one claim to its end. Once Redis is called, the claim continues even if its caller
     /// was dropped.
     pub(crate) async fn admit(
-        &self,
+        self: &Arc<Self>,
         id: CouponId,
         requester: Requester,
     ) -> Result<ClaimAnswer, ClaimRefusal> {
-        let coupon = self.catalogue.find(id).await.map_err(|error| {
-            let refusal = ClaimRefusal::from(error);
-            self.warn(id, "coupon_unknown", &refusal);
-            refusal
-        })?;
-        let mut answer = self.ask(&coupon, &requester).await;
-        // Redis was rebuilt, and this process has not read the new era yet. The script changed
-        // nothing.
-        if is_of_another_era(&answer)
-            && self.catalogue.mysql_up()
-            && let Ok(now) = self.catalogue.reread(id).await
-            && now.coupon.era != coupon.coupon.era
-        {
-            answer = self.ask(&now, &requester).await;
-        }
+        let answer = self.answer(id, &requester).await;
         match &answer {
-            Ok(claim) => counter(claim.label()).increment(1),
+            Ok(claim) => counter(claim.into()).increment(1),
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => self.sold_out.increment(1),
             Err(refusal) => {
                 counter(refusal.label()).increment(1);
-                self.warn(id, refusal.label(), refusal);
+                self.warn(id, refusal);
             }
         }
         answer
     }
 
     /// Logs why claims are answered with 503.
-    fn warn(&self, coupon: CouponId, reason: &'static str, refusal: &ClaimRefusal) {
-        if refusal.code() != Code::Unavailable {
-            return;
-        }
-        if let Some(left_out) = self.refused.allow(reason, Instant::now()) {
+    fn warn(&self, coupon: CouponId, refusal: &ClaimRefusal) {
+        let reason = refusal.label();
+        if refusal.code() == Code::Unavailable
+            && let Some(left_out) = self.refused.allow(reason, Instant::now())
+        {
             let why = match refusal {
                 ClaimRefusal::NotAnswered(error) => error.to_string().into(),
                 other => other.detail(),
@@ -123,8 +97,27 @@ impl ClaimService {
         }
     }
 
+    async fn answer(
+        self: &Arc<Self>,
+        id: CouponId,
+        requester: &Requester,
+    ) -> Result<ClaimAnswer, ClaimRefusal> {
+        let coupon = self.catalogue.find(id).await?;
+        let answer = self.ask(&coupon, requester).await;
+        // Redis was rebuilt or the coupon got another group, and this process has not read that
+        // yet. The script changed nothing.
+        if is_outdated(&answer, requester)
+            && self.catalogue.mysql_up()
+            && let Ok(now) = self.catalogue.reread(id).await
+            && (now.coupon.era, &now.coupon.allow) != (coupon.coupon.era, &coupon.coupon.allow)
+        {
+            return self.ask(&now, requester).await;
+        }
+        answer
+    }
+
     async fn ask(
-        &self,
+        self: &Arc<Self>,
         coupon: &Arc<CouponWithDrops>,
         requester: &Requester,
     ) -> Result<ClaimAnswer, ClaimRefusal> {
@@ -136,7 +129,7 @@ impl ClaimService {
                 ClaimRefusal::StandingUnknown
             });
         };
-        let mut reply = self.batcher.ask(coupon, candidates, requester).await;
+        let mut reply = self.join_call(coupon, candidates, requester).await;
         // No candidate is open by Redis's clock, so the call admitted no user. This host's clock
         // may differ: choose the candidates again by Redis's clock.
         if let Ok((replied, _)) = &reply
@@ -145,13 +138,14 @@ impl ClaimService {
             && !by_redis.are(&candidates)
         {
             candidates = by_redis;
-            reply = self.batcher.ask(coupon, candidates, requester).await;
+            reply = self.join_call(coupon, candidates, requester).await;
         }
         if let Some(sealed) = sealed_drop(&reply, candidates) {
-            let user = requester.user.clone();
-            return self.ask_mysql(coupon, candidates, sealed, user).await;
+            return self
+                .ask_mysql(coupon, candidates, sealed, &requester.user)
+                .await;
         }
-        match answer(reply?) {
+        match acknowledge(reply?) {
             Err(ClaimRefusal::Refused(
                 refused @ (Admission::NotOpen(_) | Admission::Closed(_)),
             )) if coupon.lacks_a_drop(Utc::now())
@@ -170,32 +164,16 @@ impl ClaimService {
         coupon: &CouponWithDrops,
         candidates: DropCandidates<'_>,
         sealed: &Drop,
-        user: UserId,
+        user: &UserId,
     ) -> Result<ClaimAnswer, ClaimRefusal> {
-        let db = self.questions.clone();
-        let coupon_id = coupon.coupon.id;
-        let rows = self
-            .question_limit
-            .run(async move { db.rows_of_people(coupon_id, &[user]).await })
-            .await?;
-        let rows = rows.map_err(|error| {
-            tracing::warn!(%error, "a claim on a sealed drop could not be answered");
-            ClaimRefusal::SealedUnknown
-        })?;
-        let counts = |drop: i64| drop == sealed.id.0 || coupon.coupon.once_per == OncePer::Coupon;
-        if let Some(row) = rows.iter().find(|row| counts(row.drop_id)) {
-            return Ok(ClaimAnswer::AlreadyClaimed {
-                drop_id: DropId(row.drop_id),
-                slot: row.slot,
-            });
+        let claim = self.status_in(coupon, sealed, user).await?;
+        if let (ClaimStatus::Issued, Some(drop_id), Some(slot)) =
+            (claim.status, claim.drop_id, claim.slot)
+        {
+            return Ok(ClaimAnswer::AlreadyClaimed { drop_id, slot });
         }
-        // A replica may lack the user's row.
-        if !self.catalogue.is_of_primary() {
-            return Err(ClaimRefusal::SealedUnknown);
-        }
-        let later = candidates
-            .all()
-            .find(|one| one.drop.opens_at > sealed.opens_at);
+        let mut all = candidates.all();
+        let later = all.find(|one| one.drop.opens_at > sealed.opens_at);
         Err(ClaimRefusal::Refused(match later {
             Some(next) => Admission::NotOpen(next.drop.opens_at.timestamp_millis()),
             None => Admission::Closed(sealed.closes_at.map_or(0, |at| at.timestamp_millis())),
@@ -210,26 +188,33 @@ fn sealed_drop<'a>(
     candidates: DropCandidates<'a>,
 ) -> Option<&'a Drop> {
     let asked = match reply {
-        Err(ClaimRefusal::NotAnswered(error))
-            if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
-        {
-            candidates.first
-        }
         Ok((reply, _)) => match reply.admission {
-            Admission::Unloaded(drop) => candidates.all().find(|one| one.drop.id == drop)?,
+            Admission::Unloaded(drop) => drop,
+            _ => return None,
+        },
+        Err(ClaimRefusal::NotAnswered(error)) => match **error {
+            AdmissionError::Closed | AdmissionError::AnotherEra => candidates.first.drop.id,
             _ => return None,
         },
         Err(_) => return None,
     };
-    Some(asked.drop).filter(|drop| drop.sealed_at.is_some())
+    let mut all = candidates.all().map(|one| one.drop);
+    all.find(|drop| drop.id == asked && drop.sealed_at.is_some())
 }
 
-fn is_of_another_era(answer: &Result<ClaimAnswer, ClaimRefusal>) -> bool {
-    matches!(answer, Err(ClaimRefusal::NotAnswered(error)) if matches!(**error, AdmissionError::AnotherEra))
+/// Whether this process's copy of the coupon may be older than Redis's.
+fn is_outdated(answer: &Result<ClaimAnswer, ClaimRefusal>, requester: &Requester) -> bool {
+    match answer {
+        Err(ClaimRefusal::NotAnswered(error)) => matches!(**error, AdmissionError::AnotherEra),
+        Err(ClaimRefusal::Refused(Admission::ForGroup)) => {
+            matches!(requester.groups, Groups::Named(_))
+        }
+        _ => false,
+    }
 }
 
 /// Acknowledges a slot only if a second store holds the claim.
-fn answer((reply, stored): ClaimReply) -> Result<ClaimAnswer, ClaimRefusal> {
+fn acknowledge((reply, stored): ClaimReply) -> Result<ClaimAnswer, ClaimRefusal> {
     match (reply.admission, stored, reply.open_drop) {
         (Admission::Accepted(slot), Some(store), Some(drop_id)) => Ok(ClaimAnswer::Accepted {
             drop_id,

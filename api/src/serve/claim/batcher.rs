@@ -9,53 +9,40 @@
 //! claim arrived, so answers are linearizable: after one process has acknowledged a claim, the next
 //! claim at any process sees it (docs/decisions/0010-micro-batches.md).
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use firstcome_shared::coupon::{Allow, Group};
+use firstcome_shared::coupon::Allow;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, OncePer, UserId};
-use firstcome_shared::redis::Redis;
+use firstcome_shared::domain::{DropId, Slot, UserId};
+use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant, MAX_BATCH,
 };
 use firstcome_shared::trace::{self, TraceContext};
-use metrics::{Histogram, histogram};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::in_flight::InFlightLimit;
+use super::admit::ClaimService;
 use super::outcome::ClaimRefusal;
-use super::second_store::{Admitted, Call, SecondStore, Store};
+use super::second_store::{Admitted, Call, Store};
 use crate::serve::auth::Requester;
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};
-
-/// Sends claims to Redis, and stores those that got a slot in a second store.
-pub(super) struct Batcher {
-    redis: Redis,
-    second_store: Arc<SecondStore>,
-    in_flight: Arc<InFlightLimit>,
-    /// Maximum wait for the next call.
-    max_wait: Duration,
-    queues: Queues<PendingClaim>,
-    call_seconds: Histogram,
-    batch_size: Histogram,
-}
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
 
 /// The script's reply to one claim. If the claim got a slot, also the second store that holds it;
 /// `None` if no second store took it in time.
 pub(super) type ClaimReply = (AdmissionReply, Option<Store>);
 
 /// A claim that waits for its call and then for the second store, even after its client hung up.
-struct PendingClaim {
+pub(super) struct PendingClaim {
     coupon: Arc<CouponWithDrops>,
     user: UserId,
-    /// The coupon's group as far as it is known, and whether the user is in it.
-    group: Option<(Group, bool)>,
+    /// Whether the user is in the coupon's group, if it has one and that is known.
+    is_member: Option<bool>,
     arrived: Instant,
     /// The span of its request, if it has a trace.
     trace: Option<TraceContext>,
@@ -64,89 +51,44 @@ struct PendingClaim {
     _place: OwnedSemaphorePermit,
 }
 
-/// Claims that got slots in one drop, and their requests.
-type Holders = (Vec<Admitted>, Vec<(PendingClaim, AdmissionReply)>);
-
-impl Batcher {
-    pub(super) fn new(
-        redis: Redis,
-        second_store: Arc<SecondStore>,
-        in_flight: Arc<InFlightLimit>,
-        max_wait: Duration,
-    ) -> Self {
-        Self {
-            redis,
-            second_store,
-            in_flight,
-            max_wait,
-            queues: Queues::default(),
-            call_seconds: histogram!("firstcome_admission_seconds"),
-            batch_size: histogram!("firstcome_admission_batch_claims"),
-        }
-    }
-
+impl ClaimService {
     /// Puts one claim into the next call with these candidates and waits for its reply.
-    pub(super) async fn ask(
+    pub(super) async fn join_call(
         self: &Arc<Self>,
         coupon: &Arc<CouponWithDrops>,
         candidates: DropCandidates<'_>,
         requester: &Requester,
-    ) -> Result<ClaimReply, ClaimRefusal> {
-        let known = match &coupon.coupon.allow {
-            Some(Allow::Group(group)) => Some(group.clone()),
-            Some(Allow::List) | None => None,
-        };
-        let reply = self.join(coupon, candidates, requester, known).await?;
-        match &reply.0.group {
-            // An operator has just changed the restriction, and the catalogue does not have the
-            // change yet.
-            Some(group) => {
-                let group = Some(group.clone());
-                self.join(coupon, candidates, requester, group).await
-            }
-            None => Ok(reply),
-        }
-    }
-
-    async fn join(
-        self: &Arc<Self>,
-        coupon: &Arc<CouponWithDrops>,
-        candidates: DropCandidates<'_>,
-        requester: &Requester,
-        group: Option<Group>,
     ) -> Result<ClaimReply, ClaimRefusal> {
         let place = self.in_flight.enter()?;
         let (reply, replied) = oneshot::channel();
-        // If a user's groups are unknown, never answer `not_allowed`.
-        let group = group.and_then(|group| {
-            let is_member = requester.groups.have(&group)?;
-            Some((group, is_member))
-        });
         let pending = PendingClaim {
             coupon: Arc::clone(coupon),
             user: requester.user.clone(),
-            group,
+            is_member: match &coupon.coupon.allow {
+                Some(Allow::Group(group)) => requester.groups.have(group),
+                Some(Allow::List) | None => None,
+            },
             arrived: Instant::now(),
             trace: trace::current(),
             reply,
             _place: place,
         };
-        let queue = QueueId::of(candidates.keys());
+        let keys = candidates.keys();
+        let queue: QueueId = (keys.first.drop, keys.second.map(|keys| keys.drop));
         if self.queues.join(queue, pending) {
-            let batcher = Arc::clone(self);
-            let first = candidates.first.keys.clone();
-            let second = candidates.second.map(|one| one.keys.clone());
+            let this = Arc::clone(self);
+            let (first, second) = (keys.first.clone(), keys.second.cloned());
             self.in_flight.spawn(async move {
                 let candidates = Candidates {
                     first: &first,
                     second: second.as_ref(),
                 };
-                let caller = batcher.queues.caller(QueueId::of(candidates));
-                make_calls(caller, |batch| batcher.call(candidates, batch)).await;
+                let caller = this.queues.caller(queue);
+                make_calls(caller, |batch| this.call(candidates, batch)).await;
             });
         }
         let Ok(reply) = replied.await else {
-            tracing::error!(drop = %queue.first, "a claim was dropped before it was answered");
+            tracing::error!(drop = %queue.0, "a claim was dropped before it was answered");
             return Err(ClaimRefusal::Panicked);
         };
         reply.map_err(ClaimRefusal::NotAnswered)
@@ -180,21 +122,14 @@ impl Batcher {
                     coupon,
                     era,
                     asked_at,
-                    now_ms: 0,
                 };
-                let replies = batch.into_iter().zip(replies);
-                let storing = self.deliver(candidates.first.drop, call, replies);
+                let storing = self.deliver(call, batch.into_iter().zip(replies));
                 // Let requests that wait on their sockets join the next call.
                 tokio::task::yield_now().await;
                 storing
             }
             Err(error) => {
                 tracing::debug!(%error, claims = batch.len(), "claims were not answered");
-                // Redis did not answer, so refuse the queued claims as well instead of letting
-                // each of them wait for another timeout.
-                if matches!(error, AdmissionError::Redis(_)) {
-                    batch.extend(self.queues.take_all(QueueId::of(candidates)));
-                }
                 refuse(batch, error);
                 None
             }
@@ -206,54 +141,33 @@ impl Batcher {
     /// admitted, returns the task that does this for their drop.
     fn deliver(
         self: &Arc<Self>,
-        asked: DropId,
         call: Call,
         replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
     ) -> Option<JoinHandle<()>> {
-        let mut holders: HashMap<DropId, Holders> = HashMap::new();
+        let mut holders: HashMap<DropId, Vec<(PendingClaim, AdmissionReply)>> = HashMap::new();
         let mut admitting = None;
         for (pending, reply) in replies {
             // A damaged entry of one user in Redis must not affect the claims of other users.
             let Some(reply) = reply else {
-                tracing::error!(drop = %asked, "the admission script's reply to one claim could not be parsed");
+                tracing::error!(coupon = %call.coupon, "the admission script's reply to one claim could not be parsed");
                 refuse(vec![pending], AdmissionError::Unexpected);
                 continue;
             };
-            let (drop, slot, is_new) = match (reply.admission, reply.open_drop) {
-                (Admission::Accepted(slot), Some(drop)) => {
-                    crash_point(Point::ClaimAdmitted);
-                    admitting = Some(drop);
-                    (drop, slot, true)
-                }
-                (Admission::Already(drop, slot), _) => (drop, slot, false),
-                _ => {
-                    pending.answer(reply, None);
-                    continue;
-                }
+            let Some((drop, _)) = slot(&reply) else {
+                pending.answer(reply, None);
+                continue;
             };
-            let now_ms = reply.now_ms;
-            let call = Call { now_ms, ..call };
-            let user = pending.user.clone();
-            let claim = Admitted::new(call, drop, slot, user, pending.trace);
-            // The script returns a time of admission for users that it admitted or found in
-            // `users`. Otherwise it has read only the coupon's claimants.
-            let is_found =
-                reply.admitted_at_ms.is_some() || pending.coupon.coupon.once_per == OncePer::Drop;
-            let claim = if is_found {
-                claim.found_at(reply.admitted_at_ms, is_new)
-            } else {
-                claim
-            };
-            let (claims, requests) = holders.entry(drop).or_default();
-            claims.push(claim);
-            requests.push((pending, reply));
+            if let Admission::Accepted(_) = reply.admission {
+                crash_point(Point::ClaimAdmitted);
+                admitting = Some(drop);
+            }
+            holders.entry(drop).or_default().push((pending, reply));
         }
         let mut storing = None;
-        for (drop, (claims, requests)) in holders {
+        for (drop, holders) in holders {
             let this = Arc::clone(self);
-            let task = self
-                .in_flight
-                .spawn(async move { this.store(claims, requests).await });
+            let store = async move { this.store(call, holders).await };
+            let task = self.in_flight.spawn(store);
             if admitting == Some(drop) {
                 storing = Some(task);
             }
@@ -262,15 +176,37 @@ impl Batcher {
     }
 
     /// Stores claims of one drop and answers them.
-    async fn store(&self, claims: Vec<Admitted>, requests: Vec<(PendingClaim, AdmissionReply)>) {
-        let Some((first, _)) = requests.first() else {
-            return;
+    async fn store(&self, call: Call, holders: Vec<(PendingClaim, AdmissionReply)>) {
+        let admitted = |(pending, reply): &(PendingClaim, AdmissionReply)| {
+            let (drop_id, slot) = slot(reply)?;
+            let claim = ClaimEvent {
+                coupon_id: call.coupon,
+                drop_id,
+                slot,
+                user_id: pending.user.clone(),
+                claimed_at: instant(reply.admitted_at_ms.unwrap_or(reply.now_ms)),
+            };
+            Some(Admitted {
+                claim,
+                call,
+                admitted_at_ms: reply.admitted_at_ms,
+                trace: pending.trace,
+            })
         };
-        let coupon = Arc::clone(&first.coupon);
-        let stored = self.second_store.ensure(&coupon, claims).await;
-        for ((pending, reply), stored) in requests.into_iter().zip(stored) {
+        let claims: Vec<Admitted> = holders.iter().filter_map(admitted).collect();
+        let stored = self.second_store.ensure(&claims).await;
+        for ((pending, reply), stored) in holders.into_iter().zip(stored) {
             pending.answer(reply, stored);
         }
+    }
+}
+
+/// Returns the slot that a claim got, or that the user already holds.
+fn slot(reply: &AdmissionReply) -> Option<(DropId, Slot)> {
+    match reply.admission {
+        Admission::Accepted(slot) => Some((reply.open_drop?, slot)),
+        Admission::Already(drop, slot) => Some((drop, slot)),
+        _ => None,
     }
 }
 
@@ -281,10 +217,14 @@ impl PendingClaim {
     }
 
     fn claimant(&self) -> Claimant<'_> {
-        let group = self.group.as_ref();
+        let group = match (&self.coupon.coupon.allow, self.is_member) {
+            (Some(Allow::Group(group)), Some(is_member)) => Some((group, is_member)),
+            // If a user's groups are unknown, never answer `not_allowed`.
+            _ => None,
+        };
         Claimant {
             user: &self.user,
-            group: group.map(|(group, is_member)| (group, *is_member)),
+            group,
         }
     }
 }
@@ -297,20 +237,7 @@ fn refuse(claims: Vec<PendingClaim>, error: AdmissionError) {
 }
 
 /// Identifies the claims that may share calls: those with the same candidates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct QueueId {
-    first: DropId,
-    second: Option<DropId>,
-}
-
-impl QueueId {
-    fn of(candidates: Candidates<'_>) -> Self {
-        Self {
-            first: candidates.first.drop,
-            second: candidates.second.map(|keys| keys.drop),
-        }
-    }
-}
+type QueueId = (DropId, Option<DropId>);
 
 /// This many claims are worth a separate call: more would not make a claim cheaper.
 const ENOUGH: usize = 64;
@@ -351,18 +278,10 @@ async fn wait_for_claims<T>(storing: JoinHandle<()>, caller: &Caller<'_, T>) {
 
 /// Claims that wait for the next call, by candidates. An entry exists exactly while a task calls
 /// Redis for these candidates.
-struct Queues<T> {
-    waiting: Mutex<HashMap<QueueId, VecDeque<T>>>,
+pub(super) struct Queues<T> {
+    waiting: Mutex<HashMap<QueueId, Vec<T>>>,
     /// Notified when a queue has enough claims for a call.
     enough: Notify,
-}
-
-/// The task that makes the calls of a queue. Dropping it drops the waiting claims and makes the
-/// queue idle again.
-struct Caller<'a, T> {
-    queues: &'a Queues<T>,
-    id: QueueId,
-    ended: bool,
 }
 
 impl<T> Default for Queues<T> {
@@ -381,22 +300,17 @@ impl<T> Queues<T> {
     fn join(&self, id: QueueId, claim: T) -> bool {
         match self.waiting.lock().entry(id) {
             Entry::Occupied(mut waiting) => {
-                waiting.get_mut().push_back(claim);
+                waiting.get_mut().push(claim);
                 if waiting.get().len() == ENOUGH {
                     self.enough.notify_waiters();
                 }
                 false
             }
             Entry::Vacant(first) => {
-                first.insert(VecDeque::from([claim]));
+                first.insert(vec![claim]);
                 true
             }
         }
-    }
-
-    fn take_all(&self, id: QueueId) -> Vec<T> {
-        let waiting = self.waiting.lock().get_mut(&id).map(std::mem::take);
-        waiting.unwrap_or_default().into()
     }
 
     fn caller(&self, id: QueueId) -> Caller<'_, T> {
@@ -406,6 +320,14 @@ impl<T> Queues<T> {
             ended: false,
         }
     }
+}
+
+/// The task that makes the calls of a queue. Dropping it drops the waiting claims and makes the
+/// queue idle again.
+struct Caller<'a, T> {
+    queues: &'a Queues<T>,
+    id: QueueId,
+    ended: bool,
 }
 
 impl<T> Caller<'_, T> {
@@ -419,8 +341,8 @@ impl<T> Caller<'_, T> {
             self.ended = true;
             return None;
         }
-        let people = waiting.len().min(MAX_BATCH);
-        Some(waiting.drain(..people).collect())
+        let later = waiting.split_off(waiting.len().min(MAX_BATCH));
+        Some(std::mem::replace(waiting, later))
     }
 
     /// Waits until enough claims for a call wait.
@@ -428,12 +350,7 @@ impl<T> Caller<'_, T> {
         loop {
             // Registered before the check, so that no notification is missed.
             let notified = self.queues.enough.notified();
-            let waiting = self
-                .queues
-                .waiting
-                .lock()
-                .get(&self.id)
-                .map_or(0, VecDeque::len);
+            let waiting = self.queues.waiting.lock().get(&self.id).map_or(0, Vec::len);
             if waiting >= ENOUGH {
                 return;
             }
@@ -461,10 +378,7 @@ mod tests {
 
     use super::*;
 
-    const QUEUE: QueueId = QueueId {
-        first: DropId(1),
-        second: None,
-    };
+    const QUEUE: QueueId = (DropId(1), None);
 
     #[test]
     fn claims_that_arrive_during_a_call_share_the_next_call_in_order() {
@@ -475,13 +389,7 @@ mod tests {
         assert!(!queues.join(QUEUE, 2));
         assert!(!queues.join(QUEUE, 3));
         assert!(
-            queues.join(
-                QueueId {
-                    second: Some(DropId(2)),
-                    ..QUEUE
-                },
-                9
-            ),
+            queues.join((DropId(1), Some(DropId(2))), 9),
             "other candidates have separate calls"
         );
         assert_eq!(caller.next(), Some(vec![2, 3]));
@@ -557,18 +465,14 @@ mod tests {
     }
 
     #[test]
-    fn call_is_limited_to_one_batch_and_a_failure_drains_the_queue() {
+    fn call_is_limited_to_one_batch() {
         let queues = Queues::default();
-        let people = MAX_BATCH * 2 + 1;
-        for number in 0..people {
+        for number in 0..=MAX_BATCH {
             assert_eq!(queues.join(QUEUE, number), number == 0);
         }
         let mut caller = queues.caller(QUEUE);
-        assert_eq!(caller.next().unwrap().len(), MAX_BATCH);
-        assert_eq!(
-            queues.take_all(QUEUE),
-            (MAX_BATCH..people).collect::<Vec<_>>()
-        );
+        let batches = [(0..MAX_BATCH).collect(), vec![MAX_BATCH]];
+        assert_eq!(batches.map(Some), [caller.next(), caller.next()]);
         assert_eq!(caller.next(), None);
     }
 

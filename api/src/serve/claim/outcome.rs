@@ -11,16 +11,18 @@ use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
-use metrics::{Counter, describe_counter};
+use metrics::Counter;
 use serde::Serialize;
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
 use crate::serve::catalogue::LookupError;
 use crate::serve::catalogue::coupon_with_drops::instant;
 
 /// A claim that got a slot or a position in the waiting list.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, IntoStaticStr, ToSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 #[schema(as = Claim)]
 pub(crate) enum ClaimAnswer {
     /// A new slot.
@@ -40,7 +42,7 @@ pub(crate) enum ClaimAnswer {
     },
 }
 
-/// Why a claim, a read of its status, or a revocation was refused.
+/// Why a claim or a read of its status was refused.
 #[derive(Debug)]
 pub(crate) enum ClaimRefusal {
     Coupon(LookupError),
@@ -50,12 +52,6 @@ pub(crate) enum ClaimRefusal {
     NotAnswered(Arc<AdmissionError>),
     /// Redis holds the claim, but no second store does yet.
     NotDurable,
-    /// MySQL, which alone knows the holders of a sealed drop, did not answer.
-    SealedUnknown,
-    /// There is nothing to give back or revoke.
-    NothingHeld,
-    /// MySQL has the revocation, but Redis may not have freed the slot yet.
-    HalfRevoked,
     /// The stores that answered cannot determine the status of the claim. For example, a coupon
     /// without any drop: each coupon is created with one, so MySQL has lost it.
     StandingUnknown,
@@ -65,59 +61,28 @@ pub(crate) enum ClaimRefusal {
 }
 
 /// The values of the label `outcome`.
-const LABELS: [&str; 18] = [
-    "accepted",
-    "already_claimed",
-    "waiting",
-    "sold_out",
-    "paused",
-    "revoked",
-    "not_allowed",
-    "not_open",
-    "closed",
-    "unloaded",
-    "unverified",
-    "gate_closed",
-    "redis_slow",
-    "redis_error",
-    "mysql_error",
-    "not_held",
-    "shed",
-    "unexpected",
-];
+const LABELS: &str = "accepted already_claimed waiting sold_out paused revoked not_allowed not_open \
+    closed unloaded unverified gate_closed redis_slow redis_error unknown not_held shed no_coupon \
+    unexpected";
 
 pub(super) fn counter(outcome: &'static str) -> Counter {
     metrics::counter!("firstcome_claims_total", "outcome" => outcome)
 }
 
 /// Starts every outcome at 0, because a counter that first appears at 1 hides its first increase.
-pub(in crate::serve) fn describe() {
-    describe_counter!("firstcome_claims_total", "Claims processed, by outcome");
-    for outcome in LABELS {
+pub(in crate::serve) fn start_counters() {
+    for outcome in LABELS.split_whitespace() {
         counter(outcome).absolute(0);
-    }
-}
-
-impl ClaimAnswer {
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            Self::Accepted { .. } => "accepted",
-            Self::AlreadyClaimed { .. } => "already_claimed",
-            Self::Waiting { .. } => "waiting",
-        }
-    }
-
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::AlreadyClaimed { .. } => StatusCode::OK,
-            Self::Accepted { .. } | Self::Waiting { .. } => StatusCode::ACCEPTED,
-        }
     }
 }
 
 impl IntoResponse for ClaimAnswer {
     fn into_response(self) -> Response {
-        (self.status(), axum::Json(self)).into_response()
+        let status = match self {
+            Self::AlreadyClaimed { .. } => StatusCode::OK,
+            Self::Accepted { .. } | Self::Waiting { .. } => StatusCode::ACCEPTED,
+        };
+        (status, axum::Json(self)).into_response()
     }
 }
 
@@ -128,19 +93,16 @@ impl ClaimRefusal {
             Self::Refused(admission) => admission.word(),
             Self::NotAnswered(error) => error.word(),
             Self::NotDurable => "not_held",
-            Self::SealedUnknown => "mysql_error",
+            Self::StandingUnknown => "unknown",
             Self::TooMany => "shed",
-            Self::Coupon(_)
-            | Self::NothingHeld
-            | Self::HalfRevoked
-            | Self::StandingUnknown
-            | Self::Panicked => "unexpected",
+            Self::Coupon(_) => "no_coupon",
+            Self::Panicked => "unexpected",
         }
     }
 
     pub(super) fn code(&self) -> Code {
         match self {
-            Self::Coupon(LookupError::NoSuchCoupon(_)) | Self::NothingHeld => Code::NotFound,
+            Self::Coupon(LookupError::NoSuchCoupon(_)) => Code::NotFound,
             Self::Refused(Admission::SoldOut) => Code::SoldOut,
             Self::Refused(Admission::Paused) => Code::Paused,
             Self::Refused(Admission::Revoked) => Code::Revoked,
@@ -148,12 +110,10 @@ impl ClaimRefusal {
             Self::Refused(Admission::NotOpen(_)) => Code::NotOpen,
             Self::Refused(Admission::Closed(_)) => Code::Closed,
             Self::Panicked => Code::Internal,
-            Self::Refused(_)
-            | Self::Coupon(LookupError::Unavailable)
+            Self::Coupon(LookupError::Unavailable)
+            | Self::Refused(_)
             | Self::NotAnswered(_)
             | Self::NotDurable
-            | Self::SealedUnknown
-            | Self::HalfRevoked
             | Self::StandingUnknown
             | Self::TooMany => Code::Unavailable,
         }
@@ -168,26 +128,7 @@ impl ClaimRefusal {
             Self::Coupon(LookupError::Unavailable) => {
                 "it is unknown right now whether the coupon exists; try again"
             }
-            Self::Refused(admission) => match admission {
-                Admission::SoldOut => "all are given out",
-                Admission::Paused => "this coupon is paused; try again later",
-                Admission::Revoked => {
-                    "your coupon was given back or revoked, and you cannot get another"
-                }
-                Admission::NotAllowed => {
-                    "this coupon is for certain people, and you are not among them"
-                }
-                Admission::NotOpen(_) => "this coupon is not open yet",
-                Admission::Closed(_) => "this coupon is closed",
-                // The group changed twice during the claim, or the drop is not in Redis or does not
-                // add up. The others are no refusals.
-                Admission::ForGroup
-                | Admission::Unloaded(_)
-                | Admission::Unverified
-                | Admission::Accepted(_)
-                | Admission::Already(..)
-                | Admission::Waiting(_) => "this coupon is being checked; try again",
-            },
+            Self::Refused(admission) => refusal(*admission),
             Self::NotAnswered(error) => match **error {
                 AdmissionError::Closed | AdmissionError::AnotherEra => {
                     "admission is closed for a check; try again"
@@ -203,17 +144,29 @@ impl ClaimRefusal {
             Self::NotDurable => {
                 "a slot is reserved for you, but cannot be confirmed right now; try again"
             }
-            Self::SealedUnknown => {
-                "this coupon is closed, and it is unknown right now whether you hold one; try again"
-            }
-            Self::NothingHeld => "there is no claim of this user to give back or revoke",
-            Self::HalfRevoked => {
-                "the claim is revoked, but its slot may not be free yet; repeat the request to be certain"
-            }
             Self::StandingUnknown => "the status of this claim is unknown right now; try again",
             Self::TooMany => "too many claims at once; try again in a moment",
             Self::Panicked => "something went wrong here; the log has the reason",
         })
+    }
+}
+
+fn refusal(admission: Admission) -> &'static str {
+    match admission {
+        Admission::SoldOut => "all are given out",
+        Admission::Paused => "this coupon is paused; try again later",
+        Admission::Revoked => "your coupon was given back or revoked, and you cannot get another",
+        Admission::NotAllowed => "this coupon is for certain people, and you are not among them",
+        Admission::NotOpen(_) => "this coupon is not open yet",
+        Admission::Closed(_) => "this coupon is closed",
+        // The user's groups are unknown, or the drop is not in Redis or does not add up. The others
+        // are no refusals.
+        Admission::ForGroup
+        | Admission::Unloaded(_)
+        | Admission::Unverified
+        | Admission::Accepted(_)
+        | Admission::Already(..)
+        | Admission::Waiting(_) => "this coupon is being checked; try again",
     }
 }
 
@@ -267,11 +220,8 @@ mod tests {
             assert_eq!(problem.code(), code);
             let response = problem.into_response();
             assert_eq!(response.status(), status, "{code}");
-            assert_eq!(
-                response.headers().contains_key("retry-after"),
-                status == 503,
-                "{code}"
-            );
+            let may_retry = response.headers().contains_key("retry-after");
+            assert_eq!(may_retry, status == 503, "{code}");
         }
         let later = ClaimRefusal::Refused(Admission::NotOpen(1_764_568_800_000));
         let later = serde_json::to_value(Problem::from(later)).unwrap();

@@ -8,19 +8,18 @@ use chrono::Utc;
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
+use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::standing::Standing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::admit::ClaimService;
 use super::outcome::ClaimRefusal;
-use super::status::drop_to_show;
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
+use super::status::{ClaimStatus, judge};
+use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
 /// Maximum number of attempts to write, because MySQL may choose the transaction to end a deadlock
 /// with a consumer.
@@ -55,22 +54,15 @@ impl ClaimService {
         id: CouponId,
         user: UserId,
         order: Order,
-    ) -> Result<Revoked, ClaimRefusal> {
+    ) -> Result<Revoked, Problem> {
         let coupon = self.catalogue.find(id).await?;
         let claims = Arc::clone(self);
-        let is_operator = order.operator.is_some();
-        let db = if is_operator {
-            &self.operators
-        } else {
-            &self.questions
-        }
-        .clone();
+        let db = match &order.operator {
+            Some(_) => self.mysql.operators.clone(),
+            None => self.mysql.questions.clone(),
+        };
         let revoking = async move { claims.revoke_in(&db, &coupon, user, order).await };
-        if is_operator {
-            self.question_limit.run_unlimited(revoking).await?
-        } else {
-            self.question_limit.run(revoking).await?
-        }
+        self.in_flight.run_unlimited(revoking).await?
     }
 
     async fn revoke_in(
@@ -79,34 +71,48 @@ impl ClaimService {
         coupon: &CouponWithDrops,
         user: UserId,
         order: Order,
-    ) -> Result<Revoked, ClaimRefusal> {
-        let (coupon_id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
-        let record = db.person(coupon_id, &user).await.map_err(unknown)?;
-        let shown = self.drop_of(db, coupon, order.drop).await?;
-        let keys = self.redis.keys(coupon_id, shown.id);
-        let standing = self.redis.standing(&keys, coupon.coupon.era, &user);
-        let standing = standing.await.map_err(unknown)?;
-        let held = match held(once_per, &shown, &record, &standing) {
-            Err(ClaimRefusal::NothingHeld)
-                if order.drop.is_none() && coupon.lacks_a_drop(Utc::now()) =>
-            {
-                return Err(ClaimRefusal::StandingUnknown);
+    ) -> Result<Revoked, Problem> {
+        let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
+        let record = db.person(id, &user).await.map_err(unknown)?;
+        let (shown, standing) = match order.drop {
+            None => {
+                let (shown, standing) = self.standing_shown(coupon, &user).await;
+                let shown = shown.ok_or(ClaimRefusal::StandingUnknown)?;
+                (shown.id, standing)
             }
-            held => held?,
+            Some(named) => {
+                let drop = drop_named(db, coupon, named).await?;
+                (named, self.standing_in(coupon, Some(&drop), &user).await)
+            }
         };
-        // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
-        if order.drop.is_some_and(|named| named != held.drop()) {
-            return Err(ClaimRefusal::NothingHeld);
-        }
-        let (drop, slot) = match held {
-            Held::Claim(drop, slot) => (drop, slot),
-            Held::Revoked(earlier) => return self.finish(db, coupon, earlier.clone()).await,
+        let standing = standing.map_err(unknown)?;
+        let claim = judge(once_per, Some(shown), Some(&record), Some(standing));
+        let claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
+        let drop = match claim.drop_id {
+            // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
+            Some(drop) if order.drop.is_none_or(|named| named == drop) => drop,
+            None if order.drop.is_none() && coupon.lacks_a_drop(Utc::now()) => {
+                return Err(ClaimRefusal::StandingUnknown.into());
+            }
+            _ => return Err(nothing_held()),
         };
+        let slot = match claim.status {
+            ClaimStatus::Accepted | ClaimStatus::Issued => claim.slot,
+            ClaimStatus::Waiting | ClaimStatus::Broken => None,
+            ClaimStatus::Revoked | ClaimStatus::None => {
+                let mut revoked = record.revoked.into_iter().rev();
+                let earlier = revoked.find(|one| one.drop_id == drop.0);
+                return self
+                    .finish(db, coupon, earlier.ok_or_else(nothing_held)?)
+                    .await;
+            }
+        };
+        let keys = self.redis.keys(id, shown);
         let known = self
             .redis
             .last_revocation(&keys, drop, once_per, user.as_str());
         let new = NewRevocation {
-            coupon: coupon_id,
+            coupon: id,
             drop,
             slot,
             after: known.await.map_err(unknown)?,
@@ -128,45 +134,13 @@ impl ClaimService {
         self.finish(db, coupon, revocation).await
     }
 
-    /// Returns the named drop or, without one, the drop to show by Redis's clock, by which the next
-    /// may already be open.
-    async fn drop_of(
-        &self,
-        db: &Db,
-        coupon: &CouponWithDrops,
-        named: Option<DropId>,
-    ) -> Result<Drop, ClaimRefusal> {
-        let Some(id) = named else {
-            let now_ms = self.redis.time_ms().await.map_err(unknown)?;
-            let shown = drop_to_show(coupon, instant(now_ms));
-            return Ok(shown.ok_or(ClaimRefusal::StandingUnknown)?.drop.clone());
-        };
-        if let Some(drop) = coupon.drop(id) {
-            return Ok(drop.clone());
-        }
-        // The catalogue holds only the last of the sealed drops.
-        let all = db.coupon(coupon.coupon.id).await.map_err(unknown)?;
-        let mut drops = all.into_iter().flat_map(|(_, drops)| drops);
-        if let Some(drop) = drops.find(|drop| drop.id == id) {
-            return Ok(drop);
-        }
-        // MySQL may have lost it.
-        let keys = self.redis.keys(coupon.coupon.id, id);
-        let given_out = self.redis.given_out(&[&keys]).await.map_err(unknown)?;
-        Err(if given_out.iter().any(Option::is_some) {
-            ClaimRefusal::StandingUnknown
-        } else {
-            ClaimRefusal::NothingHeld
-        })
-    }
-
     /// Runs the steps that follow once MySQL has the revocation. All are idempotent.
     async fn finish(
         &self,
         db: &Db,
         coupon: &CouponWithDrops,
         revocation: Revocation,
-    ) -> Result<Revoked, ClaimRefusal> {
+    ) -> Result<Revoked, Problem> {
         let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
         let drop = DropId(revocation.drop_id);
         let keys = self.redis.keys(id, drop);
@@ -181,7 +155,9 @@ impl ClaimService {
         };
         released.await.map_err(|error| {
             tracing::warn!(%error, coupon = %id, "a revocation is not in Redis yet; a pass finishes it");
-            ClaimRefusal::HalfRevoked
+            Problem::unavailable(
+                "the claim is revoked, but its slot may not be free yet; repeat the request to be certain",
+            )
         })?;
         if let Err(error) = self.redis.wake_if_anyone_waits(id, &[keys]).await {
             tracing::debug!(%error, "could not wake the reconciler; the next scheduled pass promotes waiting users");
@@ -194,59 +170,22 @@ impl ClaimService {
     }
 }
 
+/// The catalogue holds only the last of the sealed drops.
+async fn drop_named(db: &Db, coupon: &CouponWithDrops, id: DropId) -> Result<Drop, Problem> {
+    if let Some(drop) = coupon.drop(id) {
+        return Ok(drop.clone());
+    }
+    let all = db.coupon(coupon.coupon.id).await.map_err(unknown)?;
+    let mut drops = all.into_iter().flat_map(|(_, drops)| drops);
+    drops.find(|drop| drop.id == id).ok_or_else(nothing_held)
+}
+
+fn nothing_held() -> Problem {
+    Problem::not_found("there is no claim of this user to give back or revoke")
+}
+
 #[allow(clippy::needless_pass_by_value)] // `map_err` passes it by value
-fn unknown(error: impl std::error::Error) -> ClaimRefusal {
+fn unknown(error: impl std::error::Error) -> Problem {
     tracing::warn!(%error, "a claim could not be revoked");
-    ClaimRefusal::StandingUnknown
-}
-
-/// The claim that can be revoked.
-enum Held<'a> {
-    Claim(DropId, Option<Slot>),
-    /// The claim was revoked before.
-    Revoked(&'a Revocation),
-}
-
-impl Held<'_> {
-    fn drop(&self) -> DropId {
-        match self {
-            Self::Claim(drop, _) => *drop,
-            Self::Revoked(earlier) => DropId(earlier.drop_id),
-        }
-    }
-}
-
-fn held<'a>(
-    once_per: OncePer,
-    shown: &Drop,
-    record: &'a PersonRecord,
-    standing: &Standing,
-) -> Result<Held<'a>, ClaimRefusal> {
-    let counts = |drop: i64| once_per == OncePer::Coupon || drop == shown.id.0;
-    let earlier = record.revoked.iter().rev().find(|one| counts(one.drop_id));
-    // An open revocation voids all claims of the user.
-    if let Some(open) = earlier.filter(|one| one.again_from.is_none()) {
-        return Ok(Held::Revoked(open));
-    }
-    if let Some(row) = record.rows.iter().find(|row| counts(row.drop_id)) {
-        return Ok(Held::Claim(DropId(row.drop_id), Some(row.slot)));
-    }
-    let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
-    if let Some((drop, slot)) = standing.slot.map(|slot| (shown.id, slot)).or(claimant) {
-        return Ok(Held::Claim(drop, Some(slot)));
-    }
-    let broken = record.broken.iter().rev().find(|(drop, _)| counts(drop.0));
-    if standing.position.is_some() || broken.is_some() {
-        return Ok(Held::Claim(
-            broken.map_or(shown.id, |(drop, _)| *drop),
-            None,
-        ));
-    }
-    match earlier {
-        Some(earlier) => Ok(Held::Revoked(earlier)),
-        // The keys of a sealed drop may have expired, which does not mean that data was lost.
-        None if standing.trusted || shown.sealed_at.is_some() => Err(ClaimRefusal::NothingHeld),
-        // Redis may have lost the claim.
-        None => Err(ClaimRefusal::StandingUnknown),
-    }
+    ClaimRefusal::StandingUnknown.into()
 }

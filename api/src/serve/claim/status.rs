@@ -1,10 +1,10 @@
 //! The status of a user's claim, from Redis and MySQL together.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::{Allow, Coupon};
+use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::RedisError;
@@ -40,10 +40,10 @@ pub(crate) enum ClaimStatus {
 /// A user's claim: of the open or last opened drop, or, with `once_per` `coupon`, of any drop.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct MyClaim {
-    status: ClaimStatus,
+    pub(super) status: ClaimStatus,
     /// Null without a claim.
-    drop_id: Option<DropId>,
-    slot: Option<Slot>,
+    pub(super) drop_id: Option<DropId>,
+    pub(super) slot: Option<Slot>,
     /// Redeems the coupon; null until it is issued.
     #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: Option<String>,
@@ -56,117 +56,129 @@ pub(crate) struct MyClaim {
 }
 
 impl MyClaim {
-    const NONE: Self = Self {
-        status: ClaimStatus::None,
-        drop_id: None,
-        slot: None,
-        code: None,
-        position: None,
-        allowed: None,
-    };
-
-    fn of(status: ClaimStatus, drop: DropId, slot: Option<Slot>) -> Self {
+    fn new(status: ClaimStatus, drop_id: Option<DropId>, slot: Option<Slot>) -> Self {
         Self {
             status,
-            drop_id: Some(drop),
+            drop_id,
             slot,
-            ..Self::NONE
+            code: None,
+            position: None,
+            allowed: None,
         }
-    }
-
-    fn revoked(revocation: &Revocation) -> Self {
-        let drop = DropId(revocation.drop_id);
-        Self::of(ClaimStatus::Revoked, drop, revocation.slot)
     }
 }
 
 impl ClaimService {
     /// Returns the status of a user's claim.
     pub(crate) async fn my_claim(
-        self: &Arc<Self>,
+        &self,
         id: CouponId,
         requester: Requester,
     ) -> Result<MyClaim, ClaimRefusal> {
+        let asked_at = Instant::now();
         let coupon = self.catalogue.find(id).await?;
-        let claims = Arc::clone(self);
-        self.question_limit
-            .run(async move { claims.look_up(&coupon, requester).await })
-            .await?
+        let Requester { user, groups } = requester;
+        let (record, (shown, standing)) = tokio::join!(
+            self.mysql.questions.person(id, &user),
+            self.standing_shown(&coupon, &user)
+        );
+        let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
+        let mut claim = self.settle(&coupon, shown, record, standing)?;
+        match (claim.status, claim.drop_id, claim.slot) {
+            (ClaimStatus::None, ..) => {
+                claim.allowed = self.may_claim(&coupon.coupon, &user, &groups).await;
+            }
+            // This status acknowledges the claim, as the response to a claim does.
+            (ClaimStatus::Accepted, Some(drop_id), Some(slot)) => {
+                let keys = self.redis.keys(id, drop_id);
+                let held = self.redis.held_slot(&keys, slot, &user).await;
+                let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable)?;
+                let admitted_at_ms = held.admitted_at_ms;
+                let admitted = Admitted {
+                    claim: ClaimEvent {
+                        coupon_id: id,
+                        drop_id,
+                        slot,
+                        user_id: user,
+                        claimed_at: instant(admitted_at_ms.unwrap_or(now_ms)),
+                    },
+                    call: Call {
+                        coupon: id,
+                        era: coupon.coupon.era,
+                        asked_at,
+                    },
+                    admitted_at_ms,
+                    trace: trace::current(),
+                };
+                let stored = self.second_store.ensure(&[admitted]).await;
+                stored[0].ok_or(ClaimRefusal::NotDurable)?;
+            }
+            _ => {}
+        }
+        Ok(claim)
     }
 
-    async fn look_up(
+    /// Returns the status of a user's claim on a sealed drop, from MySQL alone.
+    pub(super) async fn status_in(
         &self,
         coupon: &CouponWithDrops,
-        requester: Requester,
+        sealed: &Drop,
+        user: &UserId,
     ) -> Result<MyClaim, ClaimRefusal> {
-        let Requester { user, groups } = requester;
-        let in_redis = self.standing_shown(coupon, &user);
-        let (record, (shown, standing)) =
-            tokio::join!(self.questions.person(coupon.coupon.id, &user), in_redis);
+        let record = self.mysql.questions.person(coupon.coupon.id, user).await;
+        self.settle(coupon, Some(sealed), record, Ok(NOT_IN_REDIS))
+    }
+
+    /// Returns the status that follows from what the stores answered.
+    fn settle(
+        &self,
+        coupon: &CouponWithDrops,
+        drop: Option<&Drop>,
+        record: Result<PersonRecord, DbError>,
+        standing: Result<Standing, RedisError>,
+    ) -> Result<MyClaim, ClaimRefusal> {
         if let Err(error) = &record {
             tracing::debug!(%error, "a claim is looked up without MySQL");
         }
         if let Err(error) = &standing {
             tracing::debug!(%error, "a claim is looked up without Redis");
         }
-        let drop = shown.map(|one| one.drop.id);
-        let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
-        let claim = judge(coupon.coupon.once_per, drop, record.ok(), standing.ok());
-        let mut claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
-        if claim.status == ClaimStatus::None {
-            // A replica may lack the user's row.
-            if !self.catalogue.is_of_primary() || coupon.lacks_a_drop(Utc::now()) {
-                return Err(ClaimRefusal::StandingUnknown);
-            }
-            claim.allowed = self.may_claim(&coupon.coupon, &user, &groups).await;
-        }
-        if let (ClaimStatus::Accepted, Some(drop), Some(slot)) =
-            (claim.status, claim.drop_id, claim.slot)
-        {
-            // The status `accepted` acknowledges the claim, as the response to a claim does.
-            let call = Call {
-                coupon: coupon.coupon.id,
-                era: coupon.coupon.era,
-                asked_at: Instant::now(),
-                now_ms,
-            };
-            let admitted = Admitted::new(call, drop, slot, user, trace::current());
-            let stored = self.second_store.ensure(coupon, vec![admitted]).await;
-            stored
-                .into_iter()
-                .next()
-                .flatten()
-                .ok_or(ClaimRefusal::NotDurable)?;
-        }
-        Ok(claim)
+        let (record, drop) = (record.ok(), drop.map(|drop| drop.id));
+        let claim = judge(coupon.coupon.once_per, drop, record.as_ref(), standing.ok());
+        // A replica may lack the user's row, and MySQL the user's drop.
+        let is_certain = |claim: &MyClaim| {
+            claim.status != ClaimStatus::None
+                || self.catalogue.is_of_primary() && !coupon.lacks_a_drop(Utc::now())
+        };
+        claim
+            .filter(is_certain)
+            .ok_or(ClaimRefusal::StandingUnknown)
     }
 
     /// Returns the drop to show by Redis's clock, and the user's status in it according to Redis.
-    async fn standing_shown<'a>(
+    pub(super) async fn standing_shown<'a>(
         &self,
         coupon: &'a CouponWithDrops,
         user: &UserId,
-    ) -> (Option<DropWithKeys<'a>>, Result<Standing, RedisError>) {
-        let is_sealed = |one: DropWithKeys<'_>| one.drop.sealed_at.is_some();
-        let now = match self.redis.time_ms().await {
-            Ok(now_ms) => instant(now_ms),
-            Err(_) if coupon.all().all(is_sealed) => Utc::now(),
-            Err(error) => return (drop_to_show(coupon, Utc::now()), Err(error)),
+    ) -> (Option<&'a Drop>, Result<Standing, RedisError>) {
+        let now = self.redis.time_ms().await;
+        let now = now.map_or_else(|_| Utc::now(), instant);
+        let shown = drop_to_show(coupon, now).map(|one| one.drop);
+        (shown, self.standing_in(coupon, shown, user).await)
+    }
+
+    /// Reads the user's status in a drop from Redis.
+    pub(super) async fn standing_in(
+        &self,
+        coupon: &CouponWithDrops,
+        drop: Option<&Drop>,
+        user: &UserId,
+    ) -> Result<Standing, RedisError> {
+        let Some(drop) = drop.filter(|drop| drop.sealed_at.is_none()) else {
+            return Ok(NOT_IN_REDIS);
         };
-        let shown = drop_to_show(coupon, now);
-        let standing = match shown.filter(|one| !is_sealed(*one)) {
-            Some(one) => self.redis.standing(one.keys, coupon.coupon.era, user).await,
-            // The keys of sealed drops expire in Redis, so that their absence proves nothing.
-            None => Ok(Standing {
-                now_ms: now.timestamp_millis(),
-                loaded: true,
-                trusted: true,
-                slot: None,
-                position: None,
-                claimant: None,
-            }),
-        };
-        (shown, standing)
+        let keys = self.redis.keys(coupon.coupon.id, drop.id);
+        self.redis.standing(&keys, coupon.coupon.era, user).await
     }
 
     /// Whether the coupon's restriction admits the user. `None` if there is no restriction or the
@@ -174,25 +186,31 @@ impl ClaimService {
     async fn may_claim(&self, coupon: &Coupon, user: &UserId, groups: &Groups) -> Option<bool> {
         match coupon.allow.as_ref()? {
             Allow::Group(group) => groups.have(group),
-            Allow::List => self
-                .redis
-                .is_allowed(coupon.id, user)
-                .await
-                .unwrap_or_else(|error| {
+            Allow::List => match self.redis.is_allowed(coupon.id, user).await {
+                Ok(is_allowed) => is_allowed,
+                Err(error) => {
                     tracing::debug!(%error, "could not look up a user on an allow list");
                     None
-                }),
+                }
+            },
         }
     }
 }
 
+/// The keys of sealed drops expire in Redis, so MySQL alone knows who holds a slot.
+const NOT_IN_REDIS: Standing = Standing {
+    now_ms: 0,
+    loaded: true,
+    trusted: true,
+    slot: None,
+    position: None,
+    claimant: None,
+};
+
 /// Returns the drop to show: the current one or, if none has opened, the first one, because an
 /// operator may have added a claim to it manually. If users may have one per coupon, prefers a drop
 /// that is not sealed, because Redis then returns the user's claim in any drop.
-pub(super) fn drop_to_show(
-    coupon: &CouponWithDrops,
-    now: DateTime<Utc>,
-) -> Option<DropWithKeys<'_>> {
+fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
     let current = coupon.current(now).or_else(|| coupon.all().next());
     if coupon.coupon.once_per == OncePer::Drop
         || current.is_some_and(|one| one.drop.sealed_at.is_none())
@@ -205,30 +223,34 @@ pub(super) fn drop_to_show(
 
 /// Returns the status of the claim, or `None` if it is uncertain. A store that did not answer is
 /// passed as `None`. A store that answered may not be trusted.
-fn judge(
+pub(super) fn judge(
     once_per: OncePer,
     drop: Option<DropId>,
-    record: Option<PersonRecord>,
+    record: Option<&PersonRecord>,
     standing: Option<Standing>,
 ) -> Option<MyClaim> {
     let counts = |id: DropId| once_per == OncePer::Coupon || Some(id) == drop;
     let knows_mysql = record.is_some();
-    let PersonRecord {
-        rows,
-        revoked,
-        broken,
-    } = record.unwrap_or_default();
-    if let Some(row) = rows.into_iter().find(|row| counts(DropId(row.drop_id))) {
-        return Some(MyClaim {
-            code: Some(row.code),
-            ..MyClaim::of(ClaimStatus::Issued, DropId(row.drop_id), Some(row.slot))
-        });
-    }
-    let mut revoked = revoked.iter().rev();
+    let nothing = PersonRecord::default();
+    let record = record.unwrap_or(&nothing);
+    let mut revoked = record.revoked.iter().rev();
     let revoked = revoked.find(|one| counts(DropId(one.drop_id)));
-    // Check this before Redis, which may not have applied the revocation yet.
+    let as_revoked = |one: &Revocation| {
+        let drop = DropId(one.drop_id);
+        MyClaim::new(ClaimStatus::Revoked, Some(drop), one.slot)
+    };
+    // Check this first: an open revocation voids all claims, and the other tables and Redis may
+    // not show that yet.
     if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
-        return Some(MyClaim::revoked(open));
+        return Some(as_revoked(open));
+    }
+    let mut rows = record.rows.iter();
+    if let Some(row) = rows.find(|row| counts(DropId(row.drop_id))) {
+        let drop = DropId(row.drop_id);
+        return Some(MyClaim {
+            code: Some(row.code.clone()),
+            ..MyClaim::new(ClaimStatus::Issued, Some(drop), Some(row.slot))
+        });
     }
     let standing = standing?;
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
@@ -240,28 +262,28 @@ fn judge(
     }
     if let Some((drop, slot)) = drop.zip(standing.slot).or(claimant) {
         // While the gate is closed, Redis may have lost some of its promises.
-        let accepted = MyClaim::of(ClaimStatus::Accepted, drop, Some(slot));
+        let accepted = MyClaim::new(ClaimStatus::Accepted, Some(drop), Some(slot));
         return standing.trusted.then_some(accepted);
     }
     // Check `broken` before `waiting`: a broken promise puts the user on the waiting list.
-    if let Some((drop, slot)) = broken.into_iter().rev().find(|(id, _)| counts(*id)) {
+    let mut broken = record.broken.iter().rev();
+    let broken = broken.find(|(id, _)| counts(*id)).map(|(drop, slot)| {
         let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
+        MyClaim::new(ClaimStatus::Broken, Some(*drop), slot)
+    });
+    let waiting = || MyClaim::new(ClaimStatus::Waiting, drop, None);
+    let owed = broken.or_else(|| standing.position.map(|_| waiting()));
+    if let Some(owed) = owed {
         return Some(MyClaim {
             position: standing.position,
-            ..MyClaim::of(ClaimStatus::Broken, drop, slot)
-        });
-    }
-    if standing.position.is_some() {
-        return Some(MyClaim {
-            status: ClaimStatus::Waiting,
-            drop_id: drop,
-            position: standing.position,
-            ..MyClaim::NONE
+            ..owed
         });
     }
     match revoked {
-        Some(revoked) => Some(MyClaim::revoked(revoked)),
-        None => (knows_mysql && standing.trusted).then_some(MyClaim::NONE),
+        Some(revoked) => Some(as_revoked(revoked)),
+        None => {
+            (knows_mysql && standing.trusted).then(|| MyClaim::new(ClaimStatus::None, None, None))
+        }
     }
 }
 
@@ -270,15 +292,6 @@ mod tests {
     use firstcome_shared::mysql::issued::IssuedRow;
 
     use super::*;
-
-    const NOWHERE: Standing = Standing {
-        now_ms: 0,
-        loaded: true,
-        trusted: true,
-        slot: None,
-        position: None,
-        claimant: None,
-    };
 
     fn row(drop_id: i64) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH.naive_utc();
@@ -308,27 +321,27 @@ mod tests {
 
     #[test]
     fn status_follows_from_the_records_of_both_stores() {
-        let none = Some(NOWHERE);
+        let none = Some(NOT_IN_REDIS);
         let holds = Some(Standing {
             slot: Some(3),
-            ..NOWHERE
+            ..NOT_IN_REDIS
         });
         let waits = Some(Standing {
             position: Some(4),
-            ..NOWHERE
+            ..NOT_IN_REDIS
         });
         let elsewhere = Some(Standing {
             claimant: Some((DropId(1), 5)),
-            ..NOWHERE
+            ..NOT_IN_REDIS
         });
         let doubtful = Some(Standing {
             trusted: false,
-            ..NOWHERE
+            ..NOT_IN_REDIS
         });
         let perhaps = Some(Standing {
             slot: Some(3),
             trusted: false,
-            ..NOWHERE
+            ..NOT_IN_REDIS
         });
         for (once_per, record, standing, expected) in [
             // A row in the scope of `once_per` makes the status `issued`, even without Redis.
@@ -355,7 +368,7 @@ mod tests {
             (PER_COUPON, Some(record(&[2], &[])), perhaps, "Issued 2"),
         ] {
             let case = format!("{once_per:?} {record:?} {standing:?}");
-            let claim = judge(once_per, Some(DropId(2)), record, standing);
+            let claim = judge(once_per, Some(DropId(2)), record.as_ref(), standing);
             let said = claim.map_or("unknown".into(), |claim| {
                 format!("{:?} {}", claim.status, claim.drop_id.map_or(0, |id| id.0))
             });

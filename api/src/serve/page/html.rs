@@ -1,13 +1,67 @@
 //! The page as HTML. Its texts come from operators and from [`WORDS`]; askama escapes both.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use askama::Template;
-use axum::http::StatusCode;
+use axum::http::HeaderMap;
+use axum::http::header::ACCEPT_LANGUAGE;
 use chrono::{DateTime, SecondsFormat, Utc};
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::http::page::Asset;
 
-use super::assets::{ICON, SCRIPT, STYLE};
-use super::language::{Language, WORDS};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
+
+pub(super) static SCRIPT: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("page", "js", include_str!("page.js")));
+pub(super) static STYLE: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("page", "css", include_str!("page.css")));
+pub(super) static ICON: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("page", "svg", include_str!("page.svg")));
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    English,
+    Korean,
+}
+
+impl Language {
+    /// Returns the first accepted language, because browsers name the preferred one first; English
+    /// if neither is accepted.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let wishes = headers.get(ACCEPT_LANGUAGE);
+        let wishes = wishes
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let of_wish = |wish: &str| match wish.trim().split(['-', ';']).next()? {
+            tag if tag.eq_ignore_ascii_case("ko") => Some(Self::Korean),
+            tag if tag.eq_ignore_ascii_case("en") => Some(Self::English),
+            _ => None,
+        };
+        wishes.split(',').find_map(of_wish).unwrap_or(Self::English)
+    }
+
+    pub(super) fn tag(self) -> &'static str {
+        match self {
+            Self::English => "en",
+            Self::Korean => "ko",
+        }
+    }
+
+    /// Returns the text for a key, or an empty text if the table lacks it.
+    pub(super) fn word(self, key: &str) -> &'static str {
+        WORDS.get(key).map_or("", |[english, korean]| match self {
+            Self::English => english,
+            Self::Korean => korean,
+        })
+    }
+}
+
+/// Key, English and Korean. `{n}`, `{total}` and `{time}` are filled in.
+pub(super) static WORDS: LazyLock<BTreeMap<String, [String; 2]>> = LazyLock::new(|| {
+    // A test checks that every word of the page is there.
+    serde_json::from_str(include_str!("words.json")).unwrap_or_default()
+});
 
 #[derive(Template)]
 #[template(path = "page.html")]
@@ -35,21 +89,6 @@ struct NoticePage<'a> {
     icon: &'a str,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PageNotice {
-    Missing,
-    Unavailable,
-}
-
-impl PageNotice {
-    pub(super) fn status(self) -> StatusCode {
-        match self {
-            Self::Missing => StatusCode::NOT_FOUND,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-}
-
 /// Renders the page of a coupon, with the data that rarely changes. Its script requests the rest.
 pub(super) fn coupon(
     coupon: &CouponWithDrops,
@@ -59,13 +98,12 @@ pub(super) fn coupon(
 ) -> askama::Result<String> {
     let drop = coupon.for_claim(now).map(|one| one.drop);
     let quantity = drop.map_or(coupon.coupon.quantity, |drop| drop.quantity);
-    let opens = drop.map(|drop| {
-        let written = drop.opens_at.format("%Y-%m-%d %H:%M UTC").to_string();
-        (
-            drop.opens_at.to_rfc3339_opts(SecondsFormat::Secs, true),
-            written,
-        )
+    let opens = drop.map(|drop| drop.opens_at);
+    let opens = opens.map(|at| {
+        let instant = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        (instant, at.format("%Y-%m-%d %H:%M UTC").to_string())
     });
+    let word = |key: &'static String| (key.as_str(), language.word(key));
     let page = CouponPageHtml {
         language,
         id: coupon.coupon.id,
@@ -73,10 +111,7 @@ pub(super) fn coupon(
         quantity: language.word("quantity").replace("{n}", &grouped(quantity)),
         opens,
         wants_token,
-        words: WORDS
-            .keys()
-            .map(|key| (key.as_str(), language.word(key)))
-            .collect(),
+        words: WORDS.keys().map(word).collect(),
         script: &SCRIPT.name,
         style: &STYLE.name,
         icon: &ICON.name,
@@ -84,15 +119,12 @@ pub(super) fn coupon(
     page.render()
 }
 
-pub(super) fn notice(notice: PageNotice, language: Language) -> askama::Result<String> {
-    let (title, sentence) = match notice {
-        PageNotice::Missing => ("missing", "missing_why"),
-        PageNotice::Unavailable => ("unavailable", "unavailable_why"),
-    };
+/// Renders a page with only a notice; `words` is the key of its title.
+pub(super) fn notice(words: &str, language: Language) -> askama::Result<String> {
     NoticePage {
         language,
-        title: language.word(title),
-        sentence: language.word(sentence),
+        title: language.word(words),
+        sentence: language.word(&format!("{words}_why")),
         style: &STYLE.name,
         icon: &ICON.name,
     }
@@ -102,17 +134,15 @@ pub(super) fn notice(notice: PageNotice, language: Language) -> askama::Result<S
 /// Groups digits as in `1,000,000`, the format of both languages.
 fn grouped(number: u32) -> String {
     let digits = number.to_string();
-    let groups: Vec<_> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(String::from_utf8_lossy)
-        .collect();
+    let groups = digits.as_bytes().rchunks(3).rev();
+    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
     groups.join(",")
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
     use crate::serve::catalogue::coupon_with_drops::tests::{at, coupon as with_drops};
 
@@ -166,7 +196,7 @@ mod tests {
                 "{html}"
             );
             assert!(
-                notice(PageNotice::Missing, language)
+                notice("missing", language)
                     .unwrap()
                     .contains(language.word("missing"))
             );
@@ -196,5 +226,22 @@ mod tests {
             [0, 999, 1_000, 1_000_000].map(grouped),
             ["0", "999", "1,000", "1,000,000"]
         );
+    }
+
+    #[test]
+    fn chooses_the_first_accepted_language() {
+        let of = |value: &'static str| {
+            let headers = [(ACCEPT_LANGUAGE, HeaderValue::from_static(value))]
+                .into_iter()
+                .collect();
+            Language::of(&headers).tag()
+        };
+        for korean in ["ko", "ko-KR,ko;q=0.9,en-US;q=0.8", "fr, KO;q=0.2"] {
+            assert_eq!(of(korean), "ko", "{korean}");
+        }
+        for english in ["", "en", "fr", "*", "en-GB, ko;q=0.9", "kok"] {
+            assert_eq!(of(english), "en", "{english}");
+        }
+        assert_eq!(Language::of(&HeaderMap::new()), Language::English);
     }
 }

@@ -2,14 +2,12 @@
 //! except whether an open drop is sold out: one read of Redis serves all pages for 200 ms. See
 //! docs/decisions/0015-coupon-page.md.
 
-mod assets;
 mod html;
-mod language;
 mod state;
 
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, RETRY_AFTER, VARY};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -19,14 +17,12 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::page::{Asset, hash, secure};
 use firstcome_shared::http::problem::Code;
 
-use self::assets::{ICON, SCRIPT, STYLE};
-use self::html::PageNotice;
-use self::language::Language;
+use self::html::{ICON, Language, SCRIPT, STYLE};
 use self::state::PageState;
 use super::args::CouponPage;
 use super::catalogue::LookupError;
+use super::routes::etag;
 use super::routes::extract::CouponPath;
-use super::routes::{etag, view};
 use super::state::App;
 
 /// Caches may use a page without revalidation for ten seconds, because its name and times rarely
@@ -68,13 +64,19 @@ async fn show(
     headers: HeaderMap,
 ) -> Response {
     let language = Language::of(&headers);
-    let Ok(CouponPath(id)) = path else {
-        return notice(language, PageNotice::Missing);
+    let found = match path {
+        Ok(CouponPath(id)) => app.catalogue.find(id).await,
+        Err(_) => return notice(language, StatusCode::NOT_FOUND, "missing"),
     };
-    let coupon = match app.catalogue.find(id).await {
+    let coupon = match found {
         Ok(coupon) => coupon,
-        Err(LookupError::NoSuchCoupon(_)) => return notice(language, PageNotice::Missing),
-        Err(LookupError::Unavailable) => return notice(language, PageNotice::Unavailable),
+        Err(LookupError::NoSuchCoupon(_)) => {
+            return notice(language, StatusCode::NOT_FOUND, "missing");
+        }
+        Err(LookupError::Unavailable) => {
+            let notice = notice(language, StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+            return ([(RETRY_AFTER, "3")], notice).into_response();
+        }
     };
     let Ok(page) = html::coupon(&coupon, Utc::now(), language, app.identity.wants_token()) else {
         return Problem::internal().into_response();
@@ -94,19 +96,12 @@ fn as_html(language: Language) -> [(HeaderName, &'static str); 2] {
     ]
 }
 
-/// Renders a page with only a notice.
-fn notice(language: Language, notice: PageNotice) -> Response {
-    let Ok(page) = html::notice(notice, language) else {
-        return Problem::internal().into_response();
-    };
+fn notice(language: Language, status: StatusCode, words: &str) -> Response {
     let caching = [(CACHE_CONTROL, "no-store"), (VARY, "accept-language")];
-    let mut response = (notice.status(), caching, as_html(language), page).into_response();
-    if notice == PageNotice::Unavailable {
-        response
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from_static("3"));
+    match html::notice(words, language) {
+        Ok(page) => (status, caching, as_html(language), page).into_response(),
+        Err(_) => Problem::internal().into_response(),
     }
-    response
 }
 
 async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Response, Problem> {
@@ -114,9 +109,11 @@ async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Res
     let now = Utc::now();
     let open = coupon.for_claim(now).filter(|one| one.drop.is_open_at(now));
     let stock = match open {
-        Some(one) => view::stocks(&app, &[(one.drop.id, one.keys)])
-            .await
-            .remove(&one.drop.id),
+        Some(one) => {
+            let shown = [(one.drop.id, one.keys)];
+            let stocks = app.remaining.of(&app.redis, &shown);
+            stocks.await.remove(&one.drop.id)
+        }
         None => None,
     };
     let state = PageState::of(&coupon, now, stock);

@@ -22,14 +22,13 @@ use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::change::{ChangedCoupon, CouponChanged};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
-use firstcome_shared::recover::recover;
-use firstcome_shared::redis::RedisError;
+use firstcome_shared::recover::{LostSettings, recover};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::settings::{CouponRead, Lowered, Written};
 use tokio::time::timeout;
 
 use super::create::check_audience;
-use super::extract::{CouponPath, JsonBody, invalid, mysql_unavailable, no_such_coupon};
+use super::extract::{CouponPath, JsonBody, invalid, no_such_coupon};
 use super::view::{CouponView, show_one};
 use super::{allow_list, etag};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
@@ -49,12 +48,10 @@ use crate::serve::state::{App, Services};
     responses(
         (status = 200, description = "The changed coupon", body = CouponView,
             headers(("ETag" = String, description = "Its revision, in quotes"))),
-        (status = 404, description = "`not_found`"),
         (status = 409, description = "`below_given_out`, with `given_out`: more is given out already"),
         (status = 412, description = "`changed_meanwhile`, with `revision`, also as `ETag`: `If-Match` does not match"),
         (status = 422, description = "`not_possible`: the message says what to do"),
-    ),
-    security(("ops" = []))
+    )
 )]
 pub(crate) async fn change(
     State(app): State<App>,
@@ -67,11 +64,8 @@ pub(crate) async fn change(
     let patch = body.checked().map_err(invalid)?;
     check_audience(&app.identity, patch.allow.as_ref().and_then(Option::as_ref))?;
     let services = Arc::clone(&app);
-    let changed = app
-        .in_flight
-        .run_unlimited(async move { apply(&services, id, patch, only, by).await })
-        .await?;
-    match changed? {
+    let changed = async move { apply(&services, id, patch, only, by).await };
+    match app.in_flight.run_unlimited(changed).await?? {
         Changed::Yes(coupon) => Ok(show_one(&app, &coupon, StatusCode::OK).await),
         Changed::Another(revision) => Ok(etag::changed_meanwhile(revision)),
     }
@@ -106,7 +100,7 @@ async fn apply(
             None => only,
         };
         let changed = db.change_coupon(id, expected, patch.clone(), now, by.clone());
-        match changed.await.map_err(|error| not_changed(&error, &patch))? {
+        match changed.await.map_err(|error| not_changed(error, &patch))? {
             CouponChanged::Yes(changed) => {
                 let revision = changed.coupon.revision;
                 tracing::info!(coupon_id = id.0, ?patch, revision, "a coupon was changed");
@@ -119,9 +113,7 @@ async fn apply(
             CouponChanged::NoCoupon => return Err(no_such_coupon(id)),
         }
     }
-    Err(Problem::unavailable(
-        "other operators are changing this coupon; nothing was changed, try again",
-    ))
+    Err(unchanged("other operators are changing this coupon"))
 }
 
 /// Maximum wait for Redis when looking for settings that MySQL has lost. A change of a name must
@@ -130,34 +122,27 @@ const ASKED_FOR: Duration = Duration::from_secs(1);
 
 /// Recovers settings that MySQL has lost from Redis (docs/decisions/0026-mysql-gone-back.md). Call
 /// it before a change, which must neither reuse a revision that MySQL has lost nor undo lost
-/// settings.
-pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<(), Problem> {
-    let why = match timeout(ASKED_FOR, services.redis.revision(id)).await {
-        Ok(Ok(_)) => match recover(&services.mysql.operators, &services.redis, id).await {
-            Ok(None) => return Ok(()),
-            Ok(Some(lost)) => {
-                let changes = lost.changes;
-                tracing::warn!(
-                    coupon_id = id.0,
-                    changes,
-                    "MySQL had lost settings, which Redis has"
-                );
-                return Ok(());
-            }
-            Err(StoreError::Db(error)) => {
-                return Err(mysql_unavailable(&error, "nothing was changed"));
-            }
-            Err(StoreError::Redis(error)) => error.to_string(),
-        },
-        Ok(Err(error)) => error.to_string(),
-        Err(elapsed) => elapsed.to_string(),
+/// settings. Returns the highest revision in Redis, or 0 if it does not answer.
+pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<u64, Problem> {
+    let (db, redis) = (&services.mysql.operators, &services.redis);
+    let unknown = "could not check in Redis whether MySQL has lost settings";
+    let asked = timeout(ASKED_FOR, redis.highest_revision(id)).await;
+    let Ok(Ok(highest)) = asked else {
+        tracing::warn!(?asked, coupon_id = id.0, "{unknown}");
+        return Ok(0);
     };
-    tracing::warn!(
-        why,
-        coupon_id = id.0,
-        "could not check in Redis whether MySQL has lost settings"
-    );
-    Ok(())
+    match recover(db, redis, id).await {
+        Ok(None) => {}
+        Ok(Some(LostSettings { changes, .. })) => {
+            let what = "MySQL had lost settings, which Redis has";
+            tracing::warn!(coupon_id = id.0, changes, "{what}");
+        }
+        Err(StoreError::Db(error)) => return Err(error.into()),
+        Err(StoreError::Redis(error)) => {
+            tracing::warn!(%error, coupon_id = id.0, "{unknown}");
+        }
+    }
+    Ok(highest)
 }
 
 /// Lowers the quantity in Redis, which then gives out no slot above it. MySQL has the revision
@@ -172,52 +157,45 @@ async fn lower(
     only: Option<u64>,
 ) -> Result<u64, Problem> {
     let (db, redis) = (&services.mysql.operators, &services.redis);
-    let nothing = |error: DbError| mysql_unavailable(&error, "nothing was changed");
-    let found = db.coupon(id).await.map_err(nothing)?;
+    let found = db.coupon(id).await?;
     let (mut coupon, mut drops) = found.ok_or_else(|| no_such_coupon(id))?;
-    if only.is_some_and(|only| only != coupon.revision) {
-        return Ok(only.unwrap_or_default());
-    }
     if is_one_lost(&coupon, &drops, now) {
         return Err(lost_drop());
     }
-    let larger = drops
-        .iter()
-        .filter(|drop| drop.is_not_closed(now) && drop.quantity > quantity);
-    let larger: Vec<DropKeys> = larger.map(|drop| redis.keys(id, drop.id)).collect();
+    let is_larger = |drop: &&Drop| drop.is_not_closed(now) && drop.quantity > quantity;
+    let keys = |drop: &Drop| redis.keys(id, drop.id);
+    let larger: Vec<DropKeys> = drops.iter().filter(is_larger).map(keys).collect();
     let larger: Vec<&DropKeys> = larger.iter().collect();
     let (revision, era) = (coupon.revision, coupon.era);
-    if larger.is_empty() {
-        return Ok(revision);
+    if larger.is_empty() || only.is_some_and(|only| only != revision) {
+        return Ok(only.unwrap_or(revision));
     }
     // A refused request must change nothing, not even the revision, so that the corrected one can
     // use the same `If-Match`.
-    patch
-        .apply(&mut coupon, &mut drops, now)
-        .map_err(|why| Problem::new(Code::NotPossible, why))?;
-    let counts = redis.given_out(&larger).await;
-    let counts = counts.map_err(|error| redis_away(&error))?;
-    let counts: Option<Vec<Slot>> = counts.into_iter().collect();
-    let highest = counts.ok_or_else(being_checked)?.into_iter().max();
-    if let Some(highest) = highest.filter(|highest| *highest > quantity) {
-        return Err(below_given_out(highest));
+    let applied = patch.apply(&mut coupon, &mut drops, now);
+    applied.map_err(|why| Problem::new(Code::NotPossible, why))?;
+    for count in redis.given_out(&larger).await? {
+        match count {
+            Some(count) if count > quantity => return Err(below_given_out(count)),
+            Some(_) => {}
+            None => return Err(unchanged("this coupon is being verified")),
+        }
     }
-    let taken = db.take_revision(id, 0, Some(revision)).await;
-    let Some((taken, _)) = taken.map_err(nothing)? else {
+    let Some((taken, _)) = db.take_revision(id, 0, Some(revision)).await? else {
         // Another operator has changed the coupon, which the caller notices.
         return Ok(revision);
     };
+    let revision_taken = taken.revision;
     let read = CouponRead {
         era,
-        revision: taken.revision,
+        revision: revision_taken,
     };
-    let answer = redis.lower(&larger, read, quantity).await;
-    match answer.map_err(|error| redis_away(&error))? {
-        Lowered::Yes => Ok(taken.revision),
+    match redis.lower(&larger, read, quantity).await? {
+        Lowered::Yes => Ok(revision_taken),
         Lowered::Outdated => Ok(revision),
         // A claim arrived after the check above.
         Lowered::GivenOut(count) => Err(below_given_out(count)),
-        Lowered::Unloaded | Lowered::Unverified => Err(being_checked()),
+        Lowered::Unloaded | Lowered::Unverified => Err(unchanged("this coupon is being verified")),
     }
 }
 
@@ -237,107 +215,91 @@ async fn finish(
     }: ChangedCoupon,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let (id, redis) = (coupon.id, &services.redis);
-    for drop in removed {
-        let keys = redis.keys(id, drop);
-        if let Err(error) = redis.expire_drop(&keys, FORGET_AFTER).await {
-            tracing::warn!(%error, drop_id = drop.0, "the keys of a removed drop stay in Redis");
-        }
-    }
+    let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
+    let keys = unsealed.clone().map(|drop| redis.keys(id, drop.id));
+    let keys: Vec<DropKeys> = keys.collect();
     // If the coupon becomes restricted to a list, write the list to Redis before admission needs
     // it.
     let has_list = patch.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
-    if patch.concerns_redis() && !(has_list && write(services, &coupon, &drops).await) {
-        let detail = "MySQL has the change; admission follows within a minute, or when you repeat the request";
-        return Err(Problem::unavailable(detail));
-    }
-    // If this fails, the next round creates them.
-    let db = &services.mysql.operators;
-    if let Err(error) = make_ahead(db, redis, &coupon, &drops, services.now().await).await {
-        tracing::warn!(%error, coupon_id = id.0, "could not create drops ahead; retrying within a minute");
-    }
-    let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
-    let keys: Vec<DropKeys> = unsealed.map(|drop| redis.keys(id, drop.id)).collect();
-    // Users on the waiting list get free slots before the next scheduled pass.
-    if (patch.quantity.is_some() || patch.paused == Some(false))
-        && let Err(error) = redis.wake_if_anyone_waits(id, &keys).await
-    {
-        tracing::warn!(%error, coupon_id = id.0, "could not wake the reconciler; the next scheduled pass promotes waiting users");
-    }
-    services.remaining.forget(drops.iter().map(|drop| drop.id));
-    let seen = services.catalogue.reread(id).await;
-    Ok(seen.unwrap_or_else(|_| Arc::new(CouponWithDrops::new(redis, coupon, drops, |_| None))))
-}
-
-/// Writes the settings of the drops that are not sealed to Redis. Returns `false` if the reconciler
-/// has to write them: also if another operator has taken a later revision, perhaps without changing
-/// anything, so that Redis may not have this change.
-async fn write(services: &Services, coupon: &Coupon, drops: &[Drop]) -> bool {
-    let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
-    let keys = |drop: &Drop| services.redis.keys(coupon.id, drop.id);
-    let keys: Vec<(DropKeys, &Drop)> = unsealed.map(|drop| (keys(drop), drop)).collect();
-    let all: Vec<_> = keys
-        .iter()
-        .map(|(keys, drop)| (keys, DropMeta::of(coupon, drop)))
-        .collect();
-    let written = services.redis.write_settings(coupon.revision, &all).await;
-    match &written {
+    if patch.concerns_redis() {
+        let metas = unsealed.map(|drop| DropMeta::of(&coupon, drop));
+        let all: Vec<_> = keys.iter().zip(metas).collect();
+        let written = redis.write_settings(coupon.revision, &all).await;
         // A drop that is not loaded admits no user. When the reconciler loads it from MySQL, the
-        // change is included.
-        Ok(Written::Yes | Written::Unloaded) => true,
-        Ok(Written::Outdated) | Err(_) => {
-            tracing::warn!(
-                coupon_id = coupon.id.0,
-                ?written,
-                "a change is not in Redis yet"
-            );
-            false
+        // change is included. If another operator has taken a later revision, perhaps without
+        // changing anything, Redis may not have this change.
+        if !has_list || !matches!(written, Ok(Written::Yes | Written::Unloaded)) {
+            tracing::warn!(coupon_id = id.0, ?written, "a change is not in Redis yet");
+            let detail = "MySQL has the change; admission follows within a minute, or when you repeat the request";
+            return Err(Problem::unavailable(detail));
         }
     }
+    let db = &services.mysql.operators;
+    let rest = async {
+        make_ahead(db, redis, &coupon, &drops, services.now().await).await?;
+        // Users on the waiting list get free slots before the next scheduled pass.
+        if patch.quantity.is_some() || patch.paused == Some(false) {
+            redis.wake_if_anyone_waits(id, &keys).await?;
+        }
+        for drop in removed {
+            let keys = redis.keys(id, drop);
+            redis.expire_drop(&keys, FORGET_AFTER).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = rest.await {
+        tracing::warn!(%error, coupon_id = id.0, "the reconciler has to follow up a change");
+    }
+    let changed = drops.iter().map(|drop| drop.id);
+    services.remaining.forget(changed).await;
+    Ok(reread(services, coupon, drops).await)
 }
 
-fn not_changed(error: &DbError, patch: &CouponPatch) -> Problem {
-    let refused = match error {
+/// Reads a coupon again that this process has just written, or returns what it has written.
+pub(super) async fn reread(
+    services: &Services,
+    coupon: Coupon,
+    drops: Vec<Drop>,
+) -> Arc<CouponWithDrops> {
+    match services.catalogue.reread(coupon.id).await {
+        Ok(seen) => seen,
+        Err(_) => CouponWithDrops::new(&services.redis, coupon, drops, |_| None).into(),
+    }
+}
+
+fn not_changed(error: DbError, patch: &CouponPatch) -> Problem {
+    let refused = match &error {
         DbError::Query { source, .. } => refusal(source),
         _ => None,
     };
     match refused {
-        Some(Refusal::UnknownDrop) if patch.last_day.is_none() => Problem::unavailable(
-            "rows of this coupon are being written; nothing was changed, try again",
-        ),
-        Some(Refusal::UnknownDrop) => Problem::new(
-            Code::NotPossible,
-            "a drop after last_day has coupons already; nothing was changed",
-        ),
+        None => error.into(),
+        Some(Refusal::UnknownDrop) if patch.last_day.is_none() => {
+            unchanged("rows of this coupon are being written")
+        }
+        Some(Refusal::UnknownDrop) => {
+            let why = "a drop after last_day has coupons already; nothing was changed";
+            Problem::new(Code::NotPossible, why)
+        }
         Some(_) => {
             tracing::warn!(%error, "a quantity was not lowered");
             let why = "rows above that quantity are issued already; MySQL was not changed, and Redis follows within a minute";
             Problem::new(Code::BelowGivenOut, why)
         }
-        None => mysql_unavailable(
-            error,
-            "repeat the request: only then is it certain whether the change took effect",
-        ),
     }
 }
 
 fn lost_drop() -> Problem {
-    Problem::unavailable(
-        "MySQL has lost a drop of this coupon; the reconciler creates it again within a minute; nothing was changed, try again",
+    unchanged(
+        "MySQL has lost a drop of this coupon; the reconciler creates it again within a minute",
     )
+}
+
+fn unchanged(why: &str) -> Problem {
+    Problem::unavailable(format!("{why}; nothing was changed, try again"))
 }
 
 fn below_given_out(given_out: Slot) -> Problem {
     let detail = format!("{given_out} are given out already; nothing was changed");
     Problem::new(Code::BelowGivenOut, detail).with("given_out", given_out)
-}
-
-fn being_checked() -> Problem {
-    Problem::unavailable("this coupon is being verified; nothing was changed, try again")
-}
-
-fn redis_away(error: &RedisError) -> Problem {
-    tracing::warn!(%error, "an operator's request could not be processed");
-    let detail =
-        "Redis did not answer, and lowering a quantity needs it; nothing was changed in MySQL";
-    Problem::unavailable(detail)
 }

@@ -2,21 +2,26 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, LINK};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 use utoipa::IntoParams;
 
 use super::etag;
-use super::extract::{CouponPath, StrictQuery, invalid};
+use super::extract::{CouponPath, StrictQuery, page_size};
 use super::view::{CouponView, show, show_one};
-use crate::serve::catalogue::listed::{ListedPage, PageKey};
+use crate::serve::catalogue::LiveCoupons;
+use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::App;
 
 /// Read one coupon
@@ -30,7 +35,6 @@ use crate::serve::state::App;
         (status = 200, description = "The coupon. `remaining` is up to 0.2 s old, changes by another process up to 1 s", body = CouponView,
             headers(("ETag" = String, description = "Its revision, in quotes"))),
         (status = 304, description = "The settings have not changed"),
-        (status = 404, description = "`not_found`"),
     )
 )]
 pub(crate) async fn one(
@@ -46,7 +50,7 @@ pub(crate) async fn one(
     Ok(show_one(&app, &coupon, StatusCode::OK).await)
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Listing {
@@ -59,11 +63,41 @@ pub(crate) struct Listing {
     after: Option<i64>,
 }
 
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1_000;
-
 /// Maximum number of coupons examined for one page filtered by state.
 const MAX_LOOKED_AT: usize = 1_000;
+
+/// How long the last page is served again.
+const FRESH_FOR: Duration = Duration::from_millis(300);
+
+/// Maximum wait for the pages of other requests.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// The last page of the list of coupons, the most expensive response that needs no authentication.
+/// One page is made at a time, and requests wait for it for a limited time.
+#[derive(Default)]
+pub(crate) struct ListedPages(Mutex<Option<ListedPage>>);
+
+struct ListedPage {
+    asked: Listing,
+    /// The coupons that it was made from.
+    live: Arc<LiveCoupons>,
+    made_at: Instant,
+    body: Bytes,
+    /// Path of the next page.
+    next: Option<String>,
+}
+
+impl ListedPage {
+    fn respond(&self) -> Response {
+        let link = self
+            .next
+            .iter()
+            .map(|next| (LINK, format!("<{next}>; rel=\"next\"")));
+        let link = AppendHeaders(link.collect::<Vec<_>>());
+        let json = [(CONTENT_TYPE, "application/json")];
+        (json, link, self.body.clone()).into_response()
+    }
+}
 
 /// List coupons, ordered by ID
 ///
@@ -81,81 +115,63 @@ pub(crate) async fn list(
     State(app): State<App>,
     StrictQuery(asked): StrictQuery<Listing>,
 ) -> Result<Response, Problem> {
-    let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(invalid(format!("limit must be between 1 and {MAX_LIMIT}")));
-    }
-    let key = PageKey {
-        state: asked.state,
-        limit,
-        after: asked.after.unwrap_or(0).max(0),
+    let limit = page_size(asked.limit, 100, 1_000)?;
+    let Ok(mut last) = timeout(LONGEST_WAIT, app.listed.0.lock()).await else {
+        return Err(Problem::unavailable(
+            "too many lists of coupons are requested right now; try again",
+        ));
     };
-    let make = make_page(&app, key);
-    let page = app
-        .listed
-        .get_or_make(key, app.catalogue.version(), make)
-        .await?;
-    let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let link = page.next.map(|link| (LINK, link));
-    let headers: HeaderMap = link.into_iter().chain([json]).collect();
-    Ok((headers, page.body).into_response())
+    let live = app.catalogue.live();
+    let is_fresh = |page: &&ListedPage| {
+        page.asked == asked && Arc::ptr_eq(&page.live, &live) && page.made_at.elapsed() < FRESH_FOR
+    };
+    if let Some(page) = last.as_ref().filter(is_fresh) {
+        return Ok(page.respond());
+    }
+    let page = make_page(&app, asked, limit, live).await?;
+    Ok(last.insert(page).respond())
 }
 
-async fn make_page(app: &App, key: PageKey) -> Result<ListedPage, Problem> {
-    let after = CouponId(key.after);
-    let (found, most) = match key.state {
-        None => (
-            app.catalogue.page(after, key.limit + 1).await?,
-            key.limit + 1,
-        ),
-        Some(DropState::Sealed) => (
-            app.catalogue.page(after, MAX_LOOKED_AT).await?,
-            MAX_LOOKED_AT,
-        ),
+async fn make_page(
+    app: &App,
+    asked: Listing,
+    limit: usize,
+    live: Arc<LiveCoupons>,
+) -> Result<ListedPage, Problem> {
+    let after = CouponId(asked.after.unwrap_or(0).max(0));
+    let most = asked.state.map_or(limit + 1, |_| MAX_LOOKED_AT);
+    let found: Vec<Arc<CouponWithDrops>> = match asked.state {
+        None | Some(DropState::Sealed) => app.catalogue.page(after, most).await?,
         // All other states are of live coupons, which are in memory.
         Some(_) => {
-            let live = app.catalogue.live();
             let behind = live.range((Bound::Excluded(after), Bound::Unbounded));
-            let some = behind
-                .take(MAX_LOOKED_AT)
-                .map(|(_, coupon)| Arc::clone(coupon));
-            (some.collect(), MAX_LOOKED_AT)
+            let some = behind.take(most).map(|(_, coupon)| Arc::clone(coupon));
+            some.collect()
         }
     };
     let mut page = show(app, &found.iter().map(Arc::as_ref).collect::<Vec<_>>()).await;
-    page.retain(|view| key.state.is_none() || view.state() == key.state);
-    let last = if page.len() > key.limit {
-        page.truncate(key.limit);
+    page.retain(|view| asked.state.is_none() || view.state() == asked.state);
+    let last = if page.len() > limit {
+        page.truncate(limit);
         page.last().map(CouponView::id)
     } else {
-        found
-            .last()
-            .filter(|_| found.len() == most)
-            .map(|last| last.coupon.id)
+        let last = found.last().filter(|_| found.len() == most);
+        last.map(|last| last.coupon.id)
     };
+    let state = asked
+        .state
+        .map(|state| format!("&state={}", state.as_str()));
+    let state = state.unwrap_or_default();
+    let next = last.map(|last| format!("/v1/coupons?limit={limit}&after={last}{state}"));
     let body = serde_json::to_vec(&page).map_err(|error| {
         tracing::error!(%error, "a list of coupons could not be serialized");
         Problem::internal()
     })?;
     Ok(ListedPage {
+        asked,
+        live,
+        made_at: Instant::now(),
         body: body.into(),
-        next: last.and_then(|last| next_page(key, last)),
+        next,
     })
-}
-
-fn next_page(key: PageKey, after: CouponId) -> Option<HeaderValue> {
-    let name = |state| {
-        serde_json::to_value(state)
-            .ok()?
-            .as_str()
-            .map(str::to_owned)
-    };
-    let state = key
-        .state
-        .and_then(name)
-        .map(|state| format!("&state={state}"));
-    let limit = key.limit;
-    let state = state.unwrap_or_default();
-    let link = format!("</v1/coupons?limit={limit}&after={after}{state}>; rel=\"next\"");
-    HeaderValue::from_str(&link).ok()
 }

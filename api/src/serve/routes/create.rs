@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::LOCATION;
@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::coupon::{Allow, Coupon, CouponSettings, Drop};
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::headers::{GivenTwice, only_value};
+use firstcome_shared::http::headers::only_value;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::{EarlierRequest, IdempotencyKey};
@@ -18,7 +18,8 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropMeta;
 
-use super::extract::{JsonBody, invalid, mysql_unavailable};
+use super::change::reread;
+use super::extract::{JsonBody, invalid};
 use super::view::{CouponView, show_one};
 use crate::serve::auth::Identity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
@@ -42,15 +43,12 @@ pub(super) fn check_audience(identity: &Identity, allow: Option<&Allow>) -> Resu
 /// request until it succeeds: one coupon is created.
 #[utoipa::path(
     post, path = "/v1/coupons", tag = "operators", request_body = CouponSettings,
-    params(
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters"),
-    ),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters")),
     responses(
         (status = 201, description = "The coupon; `Location` has its path", body = CouponView,
             headers(("ETag" = String, description = "Its revision, in quotes"))),
         (status = 422, description = "`idempotency_key_used`: with another body"),
-    ),
-    security(("ops" = []))
+    )
 )]
 pub(crate) async fn create(
     State(app): State<App>,
@@ -60,16 +58,11 @@ pub(crate) async fn create(
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers, &body)?;
     let services = Arc::clone(&app);
-    let made = app
-        .in_flight
-        .run_unlimited(async move { make_once(&services, body, key, by).await })
-        .await??;
-    let location = format!("/v1/coupons/{}", made.coupon.id);
-    Ok((
-        [(LOCATION, location)],
-        show_one(&app, &made, StatusCode::CREATED).await,
-    )
-        .into_response())
+    let made = async move { make_once(&services, body, key, by).await };
+    let made = app.in_flight.run_unlimited(made).await??;
+    let location = [(LOCATION, format!("/v1/coupons/{}", made.coupon.id))];
+    let shown = show_one(&app, &made, StatusCode::CREATED).await;
+    Ok((location, shown).into_response())
 }
 
 /// Returns the request's key with a hash of the parsed body, so that the formatting of the JSON is
@@ -80,12 +73,11 @@ fn idempotency_key(
 ) -> Result<Option<IdempotencyKey>, Problem> {
     let bad =
         || invalid("Idempotency-Key must be one value of 1 to 255 printable ASCII characters");
-    let Some(value) = only_value(headers, "idempotency-key").map_err(|GivenTwice| bad())? else {
+    let Some(value) = only_value(headers, "idempotency-key").map_err(|_| bad())? else {
         return Ok(None);
     };
-    let key = value
-        .to_str()
-        .ok()
+    let key = value.to_str().ok();
+    let key = key
         .filter(|key| (1..=255).contains(&key.len()))
         .ok_or_else(bad)?;
     let body = serde_json::to_vec(body).map_err(|_| Problem::internal())?;
@@ -104,7 +96,10 @@ async fn make_once(
     } else {
         "look at the list of coupons before you try again"
     };
-    let away = |error: DbError| mysql_unavailable(&error, doubt);
+    let away = |error: DbError| {
+        tracing::warn!(%error, "a coupon could not be created");
+        Problem::unavailable(format!("MySQL did not answer; {doubt}"))
+    };
     // Look for an earlier request before validating, because the window may be over at the time of
     // a retry.
     if let Some(key) = key.clone()
@@ -136,50 +131,41 @@ async fn repeated(
 
 /// Writes a new coupon to Redis and to this process's catalogue.
 async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>) -> Arc<CouponWithDrops> {
-    tracing::info!(coupon = %coupon.id, drops = drops.len(), "a coupon was created");
+    tracing::info!(coupon_id = %coupon.id, drops = drops.len(), "a coupon was created");
     if coupon.allow == Some(Allow::List) {
         // Write the list even if it is empty: while the list is missing from Redis, no claim gets
         // `not_allowed`.
         super::allow_list::write(services, coupon.id).await;
     }
     if let Err(error) = load(services, &coupon, &drops).await {
-        tracing::warn!(%error, coupon = %coupon.id, "a new coupon is not in Redis yet; the reconciler writes it");
+        tracing::warn!(%error, coupon_id = %coupon.id, "a new coupon is not in Redis yet; the reconciler writes it");
     }
     // The client may request the coupon from this process next. Other processes look it up.
-    let seen = services.catalogue.reread(coupon.id).await;
-    seen.unwrap_or_else(|_| {
-        Arc::new(CouponWithDrops::new(&services.redis, coupon, drops, |_| {
-            None
-        }))
-    })
+    reread(services, coupon, drops).await
 }
 
 /// Loads a new coupon's drops into Redis and opens it, unless a reconciler has begun another era.
 async fn load(services: &Services, coupon: &Coupon, drops: &[Drop]) -> anyhow::Result<()> {
-    let redis = &services.redis;
+    let (redis, id) = (&services.redis, coupon.id);
     let servers = redis.servers().await?;
-    let Some(server) = servers.of(coupon.id) else {
-        bail!("the server that holds the coupon is not a master");
-    };
-    let begun = redis
-        .begin_era_on(coupon.id, server, &Gate::default(), coupon.era)
-        .await?;
-    let Some(fence) = begun else {
+    let server = servers
+        .of(id)
+        .context("the server that holds the coupon is not a master")?;
+    let gate = Gate::default();
+    let Some(fence) = redis.begin_era_on(id, server, &gate, coupon.era).await? else {
         return Ok(());
     };
-    let keys: Vec<_> = drops
-        .iter()
-        .map(|drop| redis.keys(coupon.id, drop.id))
-        .collect();
+    let keys: Vec<_> = drops.iter().map(|drop| redis.keys(id, drop.id)).collect();
     for (drop, keys) in drops.iter().zip(&keys) {
         let meta = DropMeta::of(coupon, drop);
         redis.load(keys, &fence, coupon.revision, &meta).await?;
     }
     // If this process was paused until now, a reconciler may have begun another era in which users
     // were admitted, and Redis may have been emptied since. Do not open the old era.
-    let db = services.mysql.operators.of_primary();
-    if db.era(coupon.id).await? == Some(coupon.era) {
-        redis.open(coupon.id, &fence, &keys).await?;
+    let era = services.mysql.operators.of_primary().era(id).await?;
+    if era != Some(coupon.era) {
+        bail!("another era has begun");
     }
+    redis.open(id, &fence, &keys).await?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 mod allow_list;
 mod change;
-pub(crate) mod claim;
+pub(crate) mod claims;
 mod coupons;
 mod create;
 pub(super) mod etag;
@@ -10,7 +10,6 @@ pub(super) mod extract;
 mod issued;
 pub(crate) mod middleware;
 mod openapi;
-mod revoke;
 pub(super) mod view;
 
 use std::sync::Arc;
@@ -19,24 +18,28 @@ use axum::Router;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
-use firstcome_shared::http::health;
-use firstcome_shared::http::openapi::with_problems;
+use firstcome_shared::http::health::{self, HealthCheck};
 use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tower::layer::layer_fn;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::middleware::{Guarded, RequestGuard};
+pub(crate) use self::coupons::ListedPages;
+use self::middleware::{RequestGuard, guard};
 use crate::serve::auth::Identity;
 use crate::serve::openness::{CLOSED, Openness, openness};
 use crate::serve::page;
 use crate::serve::state::App;
 
 /// Builds the routes at LISTEN_ADDR, including `more`.
-pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<RequestGuard>) -> Router {
+pub(crate) fn router(
+    app: &App,
+    token: OpsToken,
+    more: Router,
+    request_guard: Arc<RequestGuard>,
+) -> Router {
     let (routes, _) = contract(token).split_for_parts();
     routes
         .merge(page::routes(app.coupon_page))
@@ -45,9 +48,7 @@ pub(crate) fn router(app: &App, token: OpsToken, more: Router, guard: Arc<Reques
         .merge(more)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(layer_fn(move |inner| {
-            Guarded::new(Arc::clone(&guard), inner)
-        }))
+        .layer(from_fn_with_state(request_guard, guard))
 }
 
 /// Builds the expensive routes for machines. If METRICS_ADDR is set, they are served only there.
@@ -57,13 +58,7 @@ pub(crate) fn for_machines(
     prometheus: PrometheusHandle,
 ) -> Router {
     let (_, document) = contract(token).split_for_parts();
-    let document = with_problems(document);
-    let for_people = if identity.wants_token() {
-        openapi::with_tokens
-    } else {
-        openapi::with_gateway
-    };
-    let document = for_people(document);
+    let document = openapi::completed(document, identity.wants_token());
     let document = document.to_json().unwrap_or_default();
     let openapi = async move || ([(header::CONTENT_TYPE, "application/json")], document);
     Router::new()
@@ -76,183 +71,101 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
     let for_operators = OpenApiRouter::new()
         .routes(routes!(create::create))
         .routes(routes!(change::change))
-        .routes(routes!(revoke::revoke))
+        .routes(routes!(claims::revoke))
         .routes(routes!(issued::issued))
-        .merge(allow_list::routes())
+        .routes(routes!(allow_list::read, allow_list::empty))
+        .routes(routes!(allow_list::find))
+        .routes(routes!(allow_list::add))
+        .routes(routes!(allow_list::remove))
         .layer(from_fn_with_state(token, ops::require));
     OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(coupons::list))
         .routes(routes!(coupons::one))
-        .routes(routes!(claim::claim))
-        .routes(routes!(claim::mine, revoke::give_back))
+        .routes(routes!(claims::claim))
+        .routes(routes!(claims::mine, claims::give_back))
         .merge(for_operators)
 }
 
 /// Checks for `/readyz`: the process is ready if it would process a claim. Claims continue without
 /// MySQL or Kafka, so only Redis is checked.
-pub(crate) fn readiness(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
+pub(crate) fn readiness(app: &App) -> Vec<(&'static str, HealthCheck)> {
+    let gate = async |app: App| match openness(&app).await {
+        Ok(Openness::Closed) => Err(CLOSED.to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("Redis cannot be reached: {error}")),
+    };
     let services = App::clone(app);
-    let gate = health::check(move || {
-        let services = App::clone(&services);
-        async move {
-            match openness(&services).await {
-                Ok(Openness::Closed) => Err(CLOSED.to_owned()),
-                Ok(_) => Ok(()),
-                Err(error) => Err(format!("Redis cannot be reached: {error}")),
-            }
-        }
-    });
-    let stopping = app.stopping.clone();
-    let running = health::check(move || {
-        let stopping = stopping.is_cancelled();
-        async move {
-            if stopping {
-                Err("this process is stopping".to_owned())
-            } else {
-                Ok(())
-            }
-        }
+    let gate = health::check(move || gate(App::clone(&services)));
+    let running = note(app, |app| {
+        let is_stopping = app.stopping.is_cancelled();
+        is_stopping.then(|| "this process is stopping".to_owned())
     });
     vec![("redis", gate), ("process", running)]
 }
 
 /// Checks of the stores without which claims continue; `/readyz` reports them as notes.
-pub(crate) fn notes(app: &App) -> Vec<(&'static str, health::HealthCheck)> {
-    let [kafka, mysql] = std::array::from_fn(|_| App::clone(app));
-    let kafka = health::check(move || {
-        let problem = kafka.claims.second_store().publisher().problem();
-        async move {
-            problem.map_or(Ok(()), |why| {
-                Err(format!("claims go to MySQL, without Kafka: {why}"))
-            })
-        }
+pub(crate) fn notes(app: &App) -> Vec<(&'static str, HealthCheck)> {
+    let kafka = note(app, |app| {
+        let problem = app.claims.second_store.publisher.problem();
+        problem.map(|why| format!("claims go to MySQL, without Kafka: {why}"))
     });
-    let mysql = health::check(move || {
-        let problem = mysql.catalogue.problem();
-        std::future::ready(problem.map_or(Ok(()), |why| Err(why.to_owned())))
-    });
-    let keys = app.identity.key_set().map(|keys| {
-        let keys = Arc::clone(keys);
-        let ask = health::check(move || std::future::ready(keys.problem().map_or(Ok(()), Err)));
-        ("jwt_keys", ask)
-    });
-    let always = [("kafka", kafka), ("mysql", mysql)].into_iter();
-    always
-        .chain(keys)
-        .chain(health::durability_of(&app.redis))
-        .chain([health::time_zone_rules()])
-        .collect()
+    let mysql = note(app, |app| app.catalogue.problem().map(str::to_owned));
+    let mut notes = vec![("kafka", kafka), ("mysql", mysql)];
+    if let Some(keys) = app.identity.key_set().map(Arc::clone) {
+        notes.push(("jwt_keys", note(app, move |_| keys.problem())));
+    }
+    notes.extend(health::durability_of(&app.redis));
+    notes.push(health::time_zone_rules());
+    notes
+}
+
+/// Makes a check of a problem that is known without waiting.
+fn note(
+    app: &App,
+    problem: impl Fn(&App) -> Option<String> + Send + Sync + 'static,
+) -> HealthCheck {
+    let app = App::clone(app);
+    health::check(move || std::future::ready(problem(&app).map_or(Ok(()), Err)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
-    /// Returns the document of `/openapi.json`.
-    fn document() -> serde_json::Value {
+    #[test]
+    fn each_operation_names_its_token_and_its_problems() {
         let token = OpsToken::new("t".repeat(32).into()).unwrap();
-        serde_json::to_value(with_problems(contract(token).split_for_parts().1)).unwrap()
-    }
-
-    #[test]
-    fn document_lists_exactly_the_public_routes() {
-        let json = document();
-        let paths = json["paths"].as_object().unwrap();
-        let listed: BTreeSet<String> = paths
-            .iter()
-            .flat_map(|(path, item)| {
-                item.as_object()
-                    .unwrap()
-                    .keys()
-                    .map(move |method| format!("{method} {path}"))
-            })
-            .collect();
-        let contract = [
-            "post /v1/coupons",
-            "get /v1/coupons",
-            "get /v1/coupons/{id}",
-            "patch /v1/coupons/{id}",
-            "get /v1/coupons/{id}/issued",
-            "get /v1/coupons/{id}/allow-list",
-            "delete /v1/coupons/{id}/allow-list",
-            "post /v1/coupons/{id}/allow-list/add",
-            "post /v1/coupons/{id}/allow-list/remove",
-            "get /v1/coupons/{id}/allow-list/people/{user_id}",
-            "post /v1/coupons/{id}/claims",
-            "get /v1/coupons/{id}/claims/me",
-            "delete /v1/coupons/{id}/claims/me",
-            "post /v1/coupons/{id}/people/{user_id}/revoke",
-            "get /healthz",
-            "get /readyz",
-            "get /metrics",
-            "get /openapi.json",
-        ];
-        assert_eq!(listed, contract.map(str::to_owned).into());
-    }
-
-    #[test]
-    fn operator_routes_require_the_token_and_all_references_resolve() {
-        let json = document();
-        for (path, method) in [
-            ("/v1/coupons", "post"),
-            ("/v1/coupons/{id}", "patch"),
-            ("/v1/coupons/{id}/issued", "get"),
-            ("/v1/coupons/{id}/allow-list", "get"),
-            ("/v1/coupons/{id}/allow-list", "delete"),
-            ("/v1/coupons/{id}/allow-list/add", "post"),
-            ("/v1/coupons/{id}/allow-list/remove", "post"),
-            ("/v1/coupons/{id}/allow-list/people/{user_id}", "get"),
-            ("/v1/coupons/{id}/people/{user_id}/revoke", "post"),
-        ] {
-            let operation = &json["paths"][path][method];
-            assert!(
-                operation["security"][0]["ops"].is_array(),
-                "{method} {path}"
-            );
-            let codes = ["401", "403"].map(|status| operation["responses"][status].is_object());
-            assert_eq!(codes, [true, method != "get"], "{method} {path}");
-        }
-        assert_eq!(
-            json["components"]["securitySchemes"]["ops"]["scheme"],
-            "bearer"
-        );
-        let text = json.to_string();
-        for reference in text.split("\"$ref\":\"#").skip(1) {
-            let pointer = reference.split('"').next().unwrap();
-            assert!(
-                json.pointer(pointer).is_some(),
-                "{pointer} does not resolve"
-            );
-        }
-    }
-
-    #[test]
-    fn all_error_responses_refer_to_the_problem_schema() {
-        let json = document();
-        let problem = "/content/application~1problem+json/schema/$ref";
-        let mut problems = 0;
-        for item in json["paths"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .filter(|(path, _)| path.starts_with("/v1/"))
-        {
-            for operation in item.1.as_object().unwrap().values() {
+        let (_, document) = contract(token).split_for_parts();
+        let json = serde_json::to_value(openapi::completed(document, true)).unwrap();
+        let schema = "/content/application~1problem+json/schema/$ref";
+        let mut operations = 0;
+        for (path, item) in json["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                if !path.starts_with("/v1/") {
+                    continue;
+                }
+                operations += 1;
+                let token = match operation["tags"][0].as_str().unwrap() {
+                    "operators" => Some("ops"),
+                    "claims" => Some("person"),
+                    _ => None,
+                };
+                let named = operation["security"][0].as_object();
+                let named = named.map(|named| named.keys().next().unwrap().as_str());
+                assert_eq!(named, token, "{method} {path}");
                 for (status, response) in operation["responses"].as_object().unwrap() {
-                    let expected =
-                        (status.as_str() >= "400").then_some("#/components/schemas/Problem");
-                    assert_eq!(
-                        response.pointer(problem).map(|r| r.as_str().unwrap()),
-                        expected,
-                        "{} {status}",
-                        item.0
-                    );
-                    problems += usize::from(expected.is_some());
+                    let problem = response.pointer(schema).and_then(|found| found.as_str());
+                    let expected = "#/components/schemas/Problem";
+                    let expected = (status.as_str() >= "400").then_some(expected);
+                    assert_eq!(problem, expected, "{method} {path} {status}");
                 }
             }
         }
-        assert!(problems > 20, "{problems}");
+        assert_eq!(operations, 14);
+        for reference in json.to_string().split("\"$ref\":\"#").skip(1) {
+            let pointer = reference.split('"').next().unwrap();
+            let found = json.pointer(pointer);
+            assert!(found.is_some(), "{pointer} does not resolve");
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! The parts of `/openapi.json` that are not generated from the handlers.
 
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::openapi::{self, bearer};
-use utoipa::Modify;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
-use utoipa::openapi::{Components, OpenApi};
+use firstcome_shared::http::openapi::{self, bearer, with_problems};
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Components, OpenApi, Response};
 
 /// The document without the routes, which the router adds.
 #[derive(utoipa::OpenApi)]
@@ -23,47 +23,60 @@ use utoipa::openapi::{Components, OpenApi};
         (name = "service", description = "For the people who run the process")
     ),
     components(schemas(Problem)),
-    paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json),
-    modifiers(&SecuritySchemes)
+    paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json)
 )]
 pub(super) struct Description;
 
-struct SecuritySchemes;
-
-impl Modify for SecuritySchemes {
-    fn modify(&self, document: &mut OpenApi) {
-        let components = document.components.get_or_insert_with(Components::new);
-        components.add_security_scheme("ops", bearer("The OPS_TOKEN"));
-        let person = "With USER_AUTH=jwt, a token whose `sub` (or JWT_USER_CLAIM) is the user. With \
-            USER_AUTH=trusted-header the gateway in front sets `X-User-Id` instead, and nobody else can.";
-        components.add_security_scheme("person", bearer(person));
+/// Adds what all routes of a kind share. If users have tokens, the gateway's header is ignored, and
+/// the document does not name it.
+pub(super) fn completed(mut document: OpenApi, wants_token: bool) -> OpenApi {
+    let components = document.components.get_or_insert_with(Components::new);
+    components.add_security_scheme("ops", bearer("The OPS_TOKEN"));
+    let person = if wants_token {
+        bearer("A token whose `sub` (or JWT_USER_CLAIM) is the user")
+    } else {
+        let header = "The user, as named by the gateway. Nobody else can set this header";
+        let header = ApiKeyValue::with_description("X-User-Id", header);
+        SecurityScheme::ApiKey(ApiKey::Header(header))
+    };
+    components.add_security_scheme("person", person);
+    for (path, operation) in operations(&mut document) {
+        let of_tag = |tag: &String| match tag.as_str() {
+            "operators" => Some("ops"),
+            "claims" => Some("person"),
+            _ => None,
+        };
+        let scheme = operation.tags.iter().flatten().find_map(of_tag);
+        operation.security =
+            scheme.map(|scheme| vec![SecurityRequirement::new(scheme, Vec::<String>::new())]);
+        if path.contains("{id}") {
+            let responses = &mut operation.responses.responses;
+            let not_found = || Response::new("`not_found`").into();
+            responses.entry("404".to_owned()).or_insert_with(not_found);
+        }
     }
+    let mut document = with_problems(document);
+    if wants_token {
+        for (_, operation) in operations(&mut document) {
+            let parameters = operation.parameters.iter_mut();
+            parameters.for_each(|all| all.retain(|one| one.name != "X-User-Id"));
+        }
+    }
+    document
 }
 
-/// Adapts the document for tokens: removes the gateway's header, which is ignored in this case.
-pub(super) fn with_tokens(mut document: OpenApi) -> OpenApi {
-    for item in document.paths.paths.values_mut() {
+fn operations(document: &mut OpenApi) -> impl Iterator<Item = (&str, &mut Operation)> {
+    let paths = document.paths.paths.iter_mut();
+    paths.flat_map(|(path, item)| {
         let operations = [
             &mut item.get,
             &mut item.post,
             &mut item.patch,
             &mut item.delete,
         ];
-        for operation in operations.into_iter().flatten() {
-            if let Some(parameters) = &mut operation.parameters {
-                parameters.retain(|one| one.name != "X-User-Id");
-            }
-        }
-    }
-    document
-}
-
-/// Adapts the document for a gateway: users are identified by its header instead of a token.
-pub(super) fn with_gateway(mut document: OpenApi) -> OpenApi {
-    let components = document.components.get_or_insert_with(Components::new);
-    let header = ApiKeyValue::with_description("X-User-Id", "The user, as named by the gateway");
-    components.add_security_scheme("person", SecurityScheme::ApiKey(ApiKey::Header(header)));
-    document
+        let operations = operations.into_iter().flatten();
+        operations.map(move |operation| (path.as_str(), operation))
+    })
 }
 
 /// Whether this process admits claims

@@ -1,17 +1,12 @@
 //! Coupons as `GET` returns them.
 
-use std::collections::HashMap;
-use std::time::Duration;
-
 use axum::Json;
-use axum::http::header::CACHE_CONTROL;
-use axum::http::{HeaderName, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, Coupon, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::http::Problem;
-use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::stock::Stock;
 use firstcome_shared::schedule::Schedule;
 use serde::Serialize;
@@ -77,9 +72,6 @@ impl CouponView {
     }
 }
 
-/// Maximum wait for Redis, after which `remaining` is null.
-const REDIS_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// Reads the current state of coupons.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
     let now = Utc::now();
@@ -88,11 +80,9 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
         .flat_map(|coupon| [coupon.current(now), coupon.next(now)])
         .flatten();
     // Redis may have expired sealed drops. The catalogue has the number of their rows.
-    let live: Vec<_> = shown
-        .filter(|one| one.drop.sealed_at.is_none())
-        .map(|one| (one.drop.id, one.keys))
-        .collect();
-    let stocks = stocks(services, &live).await;
+    let live = shown.filter(|one| one.drop.sealed_at.is_none());
+    let live: Vec<_> = live.map(|one| (one.drop.id, one.keys)).collect();
+    let stocks = services.remaining.of(&services.redis, &live).await;
     let view = |with_drops: &&CouponWithDrops| {
         let coupon = &with_drops.coupon;
         let drop =
@@ -114,31 +104,6 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     coupons.iter().map(view).collect()
 }
 
-/// Reads the stocks of drops for display. Omits drops whose stock is unknown.
-pub(crate) async fn stocks(
-    services: &Services,
-    drops: &[(DropId, &DropKeys)],
-) -> HashMap<DropId, Stock> {
-    match tokio::time::timeout(REDIS_TIMEOUT, services.remaining.of(&services.redis, drops)).await {
-        Ok(Ok(stocks)) => stocks,
-        unknown => {
-            tracing::debug!(
-                ?unknown,
-                "the remaining slots of drops are shown as unknown"
-            );
-            HashMap::new()
-        }
-    }
-}
-
-/// A response about one user, which caches must not store: they cannot tell users apart by a
-/// gateway's header.
-pub(crate) type NotKept<T> = ([(HeaderName, &'static str); 1], Json<T>);
-
-pub(crate) fn not_kept<T>(body: T) -> NotKept<T> {
-    ([(CACHE_CONTROL, "no-store")], Json(body))
-}
-
 /// Responds with the current state of one coupon, with its `ETag`. Not cacheable, because a browser
 /// that revalidates by the tag would keep showing an old `remaining`.
 pub(crate) async fn show_one(
@@ -146,16 +111,10 @@ pub(crate) async fn show_one(
     coupon: &CouponWithDrops,
     status: StatusCode,
 ) -> Response {
-    let Some(view) = show(services, &[coupon]).await.pop() else {
-        return Problem::internal().into_response();
-    };
-    (
-        status,
-        etag::of(view.revision),
-        [(CACHE_CONTROL, "no-store")],
-        Json(view),
-    )
-        .into_response()
+    match show(services, &[coupon]).await.pop() {
+        Some(view) => (status, etag::of(view.revision), Json(view)).into_response(),
+        None => Problem::internal().into_response(),
+    }
 }
 
 fn drop_view(
@@ -165,13 +124,12 @@ fn drop_view(
     now: DateTime<Utc>,
 ) -> DropView {
     let drop = chosen.drop;
-    let remaining = match (drop.sealed_at, stock) {
-        (Some(_), _) => chosen
-            .sealed_rows
-            .map(|rows| drop.quantity.saturating_sub(rows)),
+    let remaining = if drop.sealed_at.is_some() {
+        let rows = chosen.sealed_rows;
+        rows.map(|rows| drop.quantity.saturating_sub(rows))
+    } else {
         // During a change of the quantity, the stores differ. Only the smaller value is certain.
-        (None, Some(stock)) => Some(drop.quantity.min(stock.quantity).saturating_sub(stock.held)),
-        (None, None) => None,
+        stock.map(|stock| drop.quantity.min(stock.quantity).saturating_sub(stock.held))
     };
     let paused = stock.map_or(coupon.paused, |stock| stock.paused);
     DropView {
@@ -198,45 +156,29 @@ mod tests {
 
     #[tokio::test]
     async fn remaining_follows_redis_and_is_unknown_without_it() {
-        let full = Stock {
-            quantity: 10,
-            held: 10,
+        let stock = |quantity, held| Stock {
+            quantity,
+            held,
             paused: false,
             waiting: 0,
             waiting_list: 0,
         };
-        let stock = |quantity, held| {
-            Some(Stock {
-                quantity,
-                held,
-                ..full
-            })
+        for (stock, minute, remaining, state) in [
+            (Some(stock(10, 3)), 15, Some(7), DropState::Open),
+            (Some(stock(10, 10)), 15, Some(0), DropState::SoldOut),
+            // The quantity is lowered in Redis but not yet in MySQL, then higher in Redis.
+            (Some(stock(8, 3)), 15, Some(5), DropState::Open),
+            (Some(stock(12, 3)), 15, Some(7), DropState::Open),
+            (None, 15, None, DropState::Open),
+            (None, 5, None, DropState::Scheduled),
+            (Some(stock(10, 3)), 20, Some(7), DropState::Closed),
+        ] {
+            assert_eq!(shown(stock, minute), (remaining, state), "{stock:?}");
+        }
+        let paused = Stock {
+            paused: true,
+            ..stock(10, 3)
         };
-        assert_eq!(shown(stock(10, 3), 15), (Some(7), DropState::Open));
-        assert_eq!(shown(stock(10, 10), 15), (Some(0), DropState::SoldOut));
-        assert_eq!(
-            shown(stock(8, 3), 15),
-            (Some(5), DropState::Open),
-            "quantity is lowered in Redis but not yet in MySQL"
-        );
-        assert_eq!(
-            shown(stock(12, 3), 15),
-            (Some(7), DropState::Open),
-            "quantity is higher in Redis than in MySQL"
-        );
-        assert_eq!(
-            shown(
-                Some(Stock {
-                    held: 3,
-                    paused: true,
-                    ..full
-                }),
-                15
-            ),
-            (Some(7), DropState::Paused)
-        );
-        assert_eq!(shown(None, 15), (None, DropState::Open));
-        assert_eq!(shown(None, 5), (None, DropState::Scheduled));
-        assert_eq!(shown(stock(10, 3), 20), (Some(7), DropState::Closed));
+        assert_eq!(shown(Some(paused), 15), (Some(7), DropState::Paused));
     }
 }

@@ -220,7 +220,7 @@ impl<'a> PlacedGarbage<'a> {
     async fn is_named(&self, place: &GarbagePlace) -> Result<bool> {
         let findings = "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND";
         let after = format!(
-            "(id > {} OR seen_to IS NULL AND seen_from IS NOT NULL)",
+            "(id > {} OR run_id = (SELECT same_as FROM reconcile_runs ORDER BY id DESC LIMIT 1))",
             self.finding
         );
         let named = match place {
@@ -233,7 +233,7 @@ impl<'a> PlacedGarbage<'a> {
             | GarbagePlace::Message { letter: of, .. } => format!(
                 "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at IS NOT NULL OR EXISTS (SELECT 1
                  FROM reconcile_findings f WHERE f.kind = 'failed_claim' AND f.needs_person
-                 AND (f.dead_letter = c.id OR f.detail REGEXP '^[0-9]+ failed claims name ')) OR NULL)
+                 AND (f.dead_letter = c.id OR f.detail REGEXP '^[0-9]+ more failed claims name ')) OR NULL)
                  FROM failed_claims c WHERE {of}"
             ),
         };

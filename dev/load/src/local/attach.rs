@@ -242,12 +242,6 @@ impl Servers {
         for table in system.tables {
             shop.pool.get_conn().await?.query_drop(*table).await?;
         }
-        let migrated = self.program("firstcome-api", &["migrate"], &ours)?;
-        ensure!(
-            migrated.status.success(),
-            "{}",
-            String::from_utf8_lossy(&migrated.stderr)
-        );
         shop.rush(system, 0..PEOPLE).await?;
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("shop.toml");

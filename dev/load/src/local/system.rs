@@ -85,7 +85,11 @@ impl System {
             address((options.usual_ports && number == 1).then_some(wanted))
         };
         let first_api = port(8080, 1);
-        let api_url = (first_api != ANY_PORT).then(|| ("API_URL", format!("http://{first_api}")));
+        let page_api = port(8083, 1);
+        // The operations page prints the address of coupon pages if its API serves them.
+        let of_page = if options.pages { &page_api } else { &first_api };
+        let api_url = Some(format!("http://{of_page}")).filter(|_| of_page != ANY_PORT);
+        let api_url = ["API_URL", "API_PUBLIC_URL"].map(|name| Some((name, api_url.clone()?)));
         let own = [
             ("SMTP_URL", servers.stack.mail.url()),
             ("RECONCILE_CRON", options.reconcile_cron.clone()),
@@ -93,7 +97,7 @@ impl System {
             ("ALERT_TO", "on-duty@example.com".into()),
             ("KAFKA_TOPIC", TOPIC.into()),
         ];
-        let own = own.into_iter().chain(api_url);
+        let own = own.into_iter().chain(api_url.into_iter().flatten());
         let installation = Installation::create(&servers, own).await?;
         step(format!(
             "starting the reconciler, {} API process(es) and {} consumer(s)",
@@ -118,9 +122,7 @@ impl System {
                 if !options.pages {
                     return Ok(None);
                 }
-                PageApi::start(&installation, &port(8083, 1))
-                    .await
-                    .map(Some)
+                PageApi::start(&installation, &page_api).await.map(Some)
             },
         )?;
         for api in &apis {

@@ -136,7 +136,6 @@ impl Injector {
                 }
                 gone
             }
-            Drift::UnfilledClosed => self.close(n).await?,
             Drift::RedisLost => {
                 for name in ["meta", "count", "users", "free", "waiting", "times"] {
                     self.run(&["DEL", &self.key(name)]).await?;
@@ -313,22 +312,6 @@ impl Injector {
             self.run(&["HDEL", &self.key("times"), &slot]).await?;
             self.run(&["ZADD", &self.key("free"), &slot, &slot]).await?;
         }
-        Ok(gone)
-    }
-
-    /// Closes the drop with `n` free slots.
-    async fn close(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
-        let gone = self.make_room(n).await?;
-        let closed = format!(
-            "UPDATE drops SET closes_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE id = {}",
-            self.drop
-        );
-        self.sql.rows(&closed).await?;
-        let at = self
-            .number("CAST(ROUND(UNIX_TIMESTAMP(closes_at) * 1000) AS SIGNED)")
-            .await?;
-        self.run(&["HSET", &self.key("meta"), "closes_at_ms", &at.to_string()])
-            .await?;
         Ok(gone)
     }
 

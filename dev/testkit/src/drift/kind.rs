@@ -48,9 +48,6 @@ pub enum Drift {
     /// Free slots although users wait
     #[value(name = "unfilled")]
     Unfilled,
-    /// Close the drop below its quantity
-    #[value(name = "unfilled:closed")]
-    UnfilledClosed,
     /// Delete the drop's keys in Redis
     #[value(name = "redis_lost")]
     RedisLost,

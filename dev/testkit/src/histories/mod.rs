@@ -6,9 +6,6 @@
 //! - [`Recorder`]: writes them during a run.
 //! - [`history`]: parses them.
 //! - [`check()`]: judges them; [`Violation`] names the kinds of failure, [`Verdict`] is the result.
-//!
-//! `firstcome-check FILE` does the same as a program: exit code 0 passed, 1 violated, 2 unknown or
-//! unreadable.
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 pub mod check;
@@ -25,4 +22,4 @@ pub use event::{
 pub use history::{History, Unreadable};
 pub use recorder::{Pending, Recorder};
 pub use verdict::{Figures, Judgement, Verdict};
-pub use violation::Violation;
+pub use violation::{Rule, Violation};

@@ -40,17 +40,6 @@ pub struct Judgement {
     pub figures: Figures,
 }
 
-impl Judgement {
-    /// Returns 0 for passed, 1 for violated, 2 for unknown.
-    pub fn exit_code(&self) -> u8 {
-        match self.verdict {
-            Verdict::Pass => 0,
-            Verdict::Violated(_) => 1,
-            Verdict::Unknown(_) => 2,
-        }
-    }
-}
-
 impl fmt::Display for Judgement {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let f = &self.figures;

@@ -1,7 +1,8 @@
 //! A good history, and helpers with which the tests change it.
 
 use firstcome_testkit::histories::{
-    History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Verdict, Violation, check,
+    History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Rule, Verdict, Violation,
+    check,
 };
 
 pub(crate) const DROP: u64 = 9;
@@ -133,12 +134,9 @@ pub(crate) fn found(events: Vec<RecordedEvent>) -> Vec<Violation> {
     }
 }
 
-/// Fails unless one of the violations matches the pattern.
-macro_rules! assert_found {
-    ($found:expr, $violation:pat $(if $guard:expr)?) => {{
-        let found = $found;
-        let fits = |violation: &Violation| matches!(violation, $violation $(if $guard)?);
-        assert!(found.iter().any(fits), "{found:?}");
-    }};
+/// Fails unless one of the violations breaks this rule on this slot. 0 is the whole drop.
+#[track_caller]
+pub(crate) fn assert_found(found: &[Violation], rule: Rule, slot: i64) {
+    let fits = |violation: &Violation| violation.rule == rule && violation.slot == slot;
+    assert!(found.iter().any(fits), "{found:?}");
 }
-pub(crate) use assert_found;

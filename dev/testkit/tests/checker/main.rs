@@ -1,10 +1,7 @@
-//! Runs the checker on good and spoiled histories, and as a program.
+//! Runs the checker on good and spoiled histories.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod allowed;
 mod events;
-mod good;
-mod program;
-mod properties;
 mod revoked;
 mod spoiled;

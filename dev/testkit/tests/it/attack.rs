@@ -139,6 +139,7 @@ async fn assert_all_agree(fixture: &Fixture) {
 }
 
 #[tokio::test]
+#[ignore = "needs schemathesis"]
 async fn fuzzed_requests_crash_no_service_and_break_no_promise() {
     let fixture = Fixture::new("attack").await;
     let world = &fixture.world;

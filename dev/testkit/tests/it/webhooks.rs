@@ -1,7 +1,6 @@
-//! A receiver of webhooks for `faults::cycles` and `pages::from_mails`.
+//! A receiver of webhooks for `faults::cycles`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -12,7 +11,6 @@ use tokio::net::TcpListener;
 #[derive(Clone, Default)]
 pub(crate) struct WebhookReceiver {
     posted: Arc<Mutex<Vec<(String, Value)>>>,
-    is_gone: Arc<AtomicBool>,
 }
 
 impl WebhookReceiver {
@@ -37,23 +35,13 @@ impl WebhookReceiver {
                             break (head.to_lowercase(), json);
                         }
                     };
-                    let status = if all.is_gone.load(Ordering::Relaxed) {
-                        "410 Gone"
-                    } else {
-                        "204 No Content"
-                    };
                     all.posted.lock().push((head, body));
-                    let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n");
-                    let _ = stream.write_all(answer.as_bytes()).await;
+                    let answer = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+                    let _ = stream.write_all(answer).await;
                 });
             }
         });
         (receiver, url)
-    }
-
-    /// Switches the answer 410 on or off.
-    pub(crate) fn is_gone(&self, is_gone: bool) {
-        self.is_gone.store(is_gone, Ordering::Relaxed);
     }
 
     /// Returns the requests that were posted to this path.

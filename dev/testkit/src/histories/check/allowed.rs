@@ -10,7 +10,7 @@ use super::index::{Index, drop_of, promise, refused};
 use super::revoked::{is_same_coupon, may_be_revoked};
 use crate::histories::event::RecordedAnswer;
 use crate::histories::history::{Ended, History, Operation, OperationKind};
-use crate::histories::violation::Violation;
+use crate::histories::violation::{Rule, Violation};
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for op in history
@@ -23,6 +23,11 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
         };
         let coupon = op.coupon;
         let person = &op.person;
+        let of_coupon = |rule| {
+            let drop = drop_of(history, op).unwrap_or_default();
+            let why = format!("coupon {coupon}");
+            Violation::new(rule, drop, 0, person).at(line).because(why)
+        };
         if matches!(
             answer,
             RecordedAnswer::NotAllowed | RecordedAnswer::SoldOut | RecordedAnswer::Waiting { .. }
@@ -32,11 +37,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
         let given = match answer {
             RecordedAnswer::NotAllowed => {
                 if !may_be(history, index, (coupon, person), false, op.line..=line) {
-                    found.push(Violation::TurnedAway {
-                        coupon,
-                        person: person.clone(),
-                        line,
-                    });
+                    found.push(of_coupon(Rule::TurnedAway));
                 }
                 continue;
             }
@@ -51,11 +52,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
             _ => continue,
         };
         if !given {
-            found.push(Violation::GivenUnlisted {
-                coupon,
-                person: person.clone(),
-                line,
-            });
+            found.push(of_coupon(Rule::GivenUnlisted));
         }
     }
 }
@@ -75,12 +72,7 @@ fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> 
             && !index.is_broken(drop, slot, person)
             && !may_be_revoked(history, index, drop, person, since)
     });
-    denied.map(|(drop, slot, _)| Violation::Denied {
-        drop,
-        slot,
-        person: person.to_owned(),
-        line,
-    })
+    denied.map(|(drop, slot, _)| Violation::new(Rule::Denied, drop, slot, person).at(line))
 }
 
 /// Whether the allow list may have permitted some request of a user before a line.

@@ -8,7 +8,7 @@ use super::index::{Index, drop_of, once_per_coupon};
 use super::revoked::may_be_revoked;
 use crate::histories::event::RecordedAnswer;
 use crate::histories::history::{Ended, History, OperationKind, RowsRead};
-use crate::histories::violation::Violation;
+use crate::histories::violation::{Rule, Violation};
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for &(line, drop, rows) in &history.counts {
@@ -17,12 +17,12 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
             .get(&drop)
             .map_or(0, |facts| facts.quantity_at(line));
         if rows > quantity {
-            found.push(Violation::TooMany {
-                drop,
-                rows,
-                line,
-                quantity,
-            });
+            let why = format!("{rows} rows of {quantity}");
+            found.push(
+                Violation::new(Rule::TooMany, drop, 0, "")
+                    .at(line)
+                    .because(why),
+            );
         }
     }
     found.extend(
@@ -67,12 +67,9 @@ fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Viol
     }
     let asked = wanted.len() as u64;
     // Waiting users must get the remaining slots, however many users asked.
-    (asked >= quantity || waits).then_some(Violation::TooFew {
-        drop,
-        rows,
-        quantity,
-        asked,
-    })
+    let why = format!("{rows} rows of {quantity}, and {asked} users claimed");
+    let few = Violation::new(Rule::TooFew, drop, 0, "").because(why);
+    (asked >= quantity || waits).then_some(few)
 }
 
 fn holds_elsewhere(history: &History, index: &Index<'_>, drop: u64, person: &str) -> bool {

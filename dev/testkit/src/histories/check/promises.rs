@@ -7,7 +7,7 @@ use super::index::{Index, once_per_coupon, promise};
 use super::revoked::may_be_revoked;
 use crate::histories::history::History;
 use crate::histories::verdict::Figures;
-use crate::histories::violation::Violation;
+use crate::histories::violation::{Rule, Violation};
 
 pub(super) fn check(
     history: &History,
@@ -46,19 +46,10 @@ pub(super) fn check(
         if !history.finals.contains_key(&drop) || index.last.contains(&(drop, slot, person)) {
             continue;
         }
-        let person_s = person.to_owned();
         found.push(match index.holds.get(&(drop, person)) {
-            Some(&row) => Violation::OtherSlot {
-                drop,
-                slot,
-                person: person_s,
-                row,
-            },
-            None => Violation::Lost {
-                drop,
-                slot,
-                person: person_s,
-            },
+            Some(row) => Violation::new(Rule::OtherSlot, drop, slot, person)
+                .because(format!("has slot {row}")),
+            None => Violation::new(Rule::Lost, drop, slot, person),
         });
     }
     contradictions(history, &standing, found);
@@ -70,20 +61,12 @@ fn contradictions(history: &History, standing: &[(u64, i64, &str)], found: &mut 
     let mut by_coupon = BTreeMap::new();
     for &(drop, slot, person) in standing {
         if let Some(one) = by_slot.insert((drop, slot), person) {
-            found.push(Violation::PromisedTwice {
-                drop,
-                slot,
-                one: one.to_owned(),
-                other: person.to_owned(),
-            });
+            let twice = Violation::new(Rule::PromisedTwice, drop, slot, person);
+            found.push(twice.because(format!("also to {one}")));
         }
         if let Some(one) = by_person.insert((drop, person), slot) {
-            found.push(Violation::Contradiction {
-                drop,
-                person: person.to_owned(),
-                one,
-                other: slot,
-            });
+            let both = Violation::new(Rule::Contradiction, drop, slot, person);
+            found.push(both.because(format!("also slot {one}")));
         }
         let Some(coupon) = once_per_coupon(history, drop) else {
             continue;
@@ -91,11 +74,8 @@ fn contradictions(history: &History, standing: &[(u64, i64, &str)], found: &mut 
         if let Some(one) = by_coupon.insert((coupon, person), drop)
             && one != drop
         {
-            found.push(Violation::TwoDrops {
-                person: person.to_owned(),
-                one,
-                other: drop,
-            });
+            let both = Violation::new(Rule::Contradiction, drop, slot, person);
+            found.push(both.because(format!("also in drop {one}, but one per user is allowed")));
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::index::{Index, once_per_coupon, promise};
 use crate::histories::event::RecordedAnswer;
 use crate::histories::history::{Ended, History, Operation, OperationKind};
-use crate::histories::violation::Violation;
+use crate::histories::violation::{Rule, Violation};
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for op in history
@@ -23,12 +23,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
         for (&(held, person), &slot) in index.holds.iter().filter(|((held, _), _)| in_scope(*held))
         {
             if person == op.person {
-                found.push(Violation::RevokedHeld {
-                    drop: held,
-                    slot,
-                    person: person.to_owned(),
-                    line,
-                });
+                found.push(Violation::new(Rule::RevokedHeld, held, slot, person).at(line));
             }
         }
         let asked = index.asked(op.coupon, &op.person).iter();
@@ -37,13 +32,8 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
             .filter_map(|asked| promise(asked))
         {
             if in_scope(promised) {
-                let person = op.person.clone();
-                found.push(Violation::RevokedPromised {
-                    drop: promised,
-                    slot,
-                    person,
-                    line,
-                });
+                let again = Violation::new(Rule::RevokedPromised, promised, slot, &op.person);
+                found.push(again.at(line));
             }
         }
     }

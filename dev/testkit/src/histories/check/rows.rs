@@ -7,7 +7,7 @@ use super::allowed;
 use super::index::{Index, once_per_coupon, refused};
 use super::revoked::may_be_revoked;
 use crate::histories::history::{History, RowsRead};
-use crate::histories::violation::Violation;
+use crate::histories::violation::{Rule, Violation};
 
 pub(super) fn check(
     history: &History,
@@ -23,44 +23,26 @@ pub(super) fn check(
     let quantity = facts.quantity_at(line);
     let rows = read.rows.len() as u64;
     if rows > quantity {
-        found.push(Violation::TooMany {
-            drop,
-            rows,
-            line,
-            quantity,
-        });
+        let why = format!("{rows} rows of {quantity}");
+        found.push(
+            Violation::new(Rule::TooMany, drop, 0, "")
+                .at(line)
+                .because(why),
+        );
     }
     let mut slots = HashMap::new();
     let mut people = HashMap::new();
     for row in &read.rows {
         let slot = row.slot;
-        let person = row.person.clone();
+        let of = |rule| Violation::new(rule, drop, slot, &row.person).at(line);
         if u64::try_from(slot).map_or(true, |slot| slot < 1 || slot > quantity) {
-            found.push(Violation::NoSuchSlot {
-                drop,
-                slot,
-                line,
-                quantity,
-            });
+            found.push(of(Rule::NoSuchSlot).because(format!("the quantity is {quantity}")));
         }
-        if let Some(one) = slots.insert(slot, person.clone()) {
-            found.push(Violation::SlotDoubled {
-                drop,
-                slot,
-                line,
-                one,
-                other: person.clone(),
-            });
+        if let Some(one) = slots.insert(slot, &row.person) {
+            found.push(of(Rule::SlotDoubled).because(format!("also a row of {one}")));
         }
         if let Some(one) = people.insert(&row.person, slot) {
-            let person = person.clone();
-            found.push(Violation::PersonDoubled {
-                person,
-                one_drop: drop,
-                one,
-                other_drop: drop,
-                other: slot,
-            });
+            found.push(of(Rule::PersonDoubled).because(format!("also on slot {one}")));
         }
         let mut before = index
             .asked(facts.coupon, &row.person)
@@ -68,26 +50,11 @@ pub(super) fn check(
             .filter(|op| op.line < line)
             .peekable();
         if before.peek().is_none() {
-            found.push(Violation::NeverAsked {
-                drop,
-                slot,
-                person,
-                line,
-            });
+            found.push(of(Rule::NeverAsked));
         } else if before.all(|op| refused(op)) {
-            found.push(Violation::NeverAdmitted {
-                drop,
-                slot,
-                person,
-                line,
-            });
+            found.push(of(Rule::NeverAdmitted));
         } else if !allowed::may_be_admitted(history, index, (facts.coupon, &row.person), line) {
-            found.push(Violation::HeldUnlisted {
-                drop,
-                slot,
-                person,
-                line,
-            });
+            found.push(of(Rule::HeldUnlisted));
         }
     }
 }
@@ -106,14 +73,9 @@ pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
             };
             // Two rows in the same drop are already reported.
             if one_drop != read.drop {
-                let person = row.person.clone();
-                found.push(Violation::PersonDoubled {
-                    person,
-                    one_drop,
-                    one,
-                    other_drop: read.drop,
-                    other: row.slot,
-                });
+                let why = format!("also on slot {one} of drop {one_drop}");
+                let doubled = Violation::new(Rule::PersonDoubled, read.drop, row.slot, &row.person);
+                found.push(doubled.because(why));
             }
         }
     }
@@ -127,18 +89,20 @@ pub(super) fn stay(history: &History, index: &Index<'_>, found: &mut Vec<Violati
             let may_go = may_be_revoked(history, index, *drop, &row.person, 0);
             history.finals.contains_key(drop) && !index.last.contains(&here) && !may_go
         });
-        found.extend(gone.map(|row| Violation::Vanished {
-            drop: *drop,
-            slot: row.slot,
-            person: row.person.clone(),
-            line: *line,
-        }));
+        found.extend(
+            gone.map(|row| Violation::new(Rule::Vanished, *drop, row.slot, &row.person).at(*line)),
+        );
     }
     let none_revoked = index.revoking.is_empty();
     for &(line, drop, rows) in history.counts.iter().filter(|_| none_revoked) {
         let last = history.finals.get(&drop).map(|last| last.rows.len() as u64);
         if last.is_some_and(|last| last < rows) {
-            found.push(Violation::RowsVanished { drop, rows, line });
+            let why = format!("{rows} rows were counted");
+            found.push(
+                Violation::new(Rule::Vanished, drop, 0, "")
+                    .at(line)
+                    .because(why),
+            );
         }
     }
 }

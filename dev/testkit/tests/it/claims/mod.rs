@@ -1,9 +1,6 @@
 //! Claims: crowds, unusual user IDs, slow clients, returns and revocations, daily drops.
 
-mod acknowledged;
 mod daily;
-mod identity;
 pub(crate) mod many;
 mod revoked;
 mod revoked_any_time;
-mod slow;

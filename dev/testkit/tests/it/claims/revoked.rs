@@ -2,7 +2,7 @@
 //! restores it.
 
 use firstcome_testkit::{
-    Answer, Fixture, Http, LIMIT, MadeCoupon, World, all_issued, coupon_body, eventually, rows,
+    Answer, Fixture, Http, LIMIT, MadeCoupon, World, all_issued, eventually, rows,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -19,90 +19,12 @@ async fn message(fixture: &Fixture, coupon: &MadeCoupon, user: &str, slot: u32, 
     let MadeCoupon { id, drop, .. } = coupon;
     let claim = json!({"slot": slot, "user_id": user, "claimed_at": claimed_at});
     let payload = json!({"v": 2, "coupon_id": id, "drop_id": drop, "claims": [claim]});
-    world
-        .topic
-        .produce(
-            None,
-            &format!("{id}:{slot}"),
-            payload.to_string().as_bytes(),
-        )
-        .await;
+    let (key, payload) = (format!("{id}:{slot}"), payload.to_string());
+    world.topic.produce(None, &key, payload.as_bytes()).await;
     eventually("the consumer has read it", LIMIT, async || {
         world.topic.lag().await == 0
     })
     .await;
-}
-
-#[tokio::test]
-async fn a_returned_slot_goes_to_the_first_waiting_user_and_both_users_see_it() {
-    let fixture = Fixture::new("give-back").await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    let (coupon, answers) = fixture.held_of(&coupon_body("Given back", 3, 5), 3).await;
-    for (place, user) in (1..).zip(["w-1", "w-2"]) {
-        assert_eq!(
-            api.claim(coupon.id, user).await,
-            Answer::Waiting { position: place }
-        );
-    }
-    let giver = answers[1].0.as_str();
-    let slot = answers[1].1.promised().unwrap().1;
-    let code = api.me(coupon.id, giver).await["code"].clone();
-    for _ in 0..2 {
-        assert_eq!(
-            api.give_back(coupon.id, giver).await,
-            Ok((coupon.drop, Some(slot))),
-            "a repeated return gets the same answer"
-        );
-    }
-    let me = api.me(coupon.id, giver).await;
-    assert_eq!(
-        (&me["status"], &me["slot"], &me["code"]),
-        (&json!("revoked"), &json!(slot), &json!(null)),
-        "{me}"
-    );
-    assert!(api.claim(coupon.id, giver).await.is("revoked"));
-    let kept = world
-        .sql
-        .query(
-            "SELECT user_id, slot, code, reason, revoked_by, may_claim_again FROM revoked_coupons",
-        )
-        .await;
-    assert_eq!(
-        kept,
-        [[
-            giver,
-            &slot.to_string(),
-            code.as_str().unwrap(),
-            "given back",
-            giver,
-            "0"
-        ]]
-    );
-    assert!(!rows(world, coupon.drop).await.contains_key(&slot));
-
-    // The waiting list advances. A user who has left it has no slot to return.
-    world.pass().await;
-    assert_eq!(api.me(coupon.id, "w-1").await["slot"], slot);
-    for _ in 0..2 {
-        assert_eq!(
-            api.give_back(coupon.id, "w-2").await,
-            Ok((coupon.drop, None))
-        );
-    }
-    assert_eq!(api.me(coupon.id, "w-2").await["status"], "revoked");
-    assert!(
-        api.give_back(coupon.id, "nobody")
-            .await
-            .is_err_and(|answer| answer.is("not_found"))
-    );
-    assert!(
-        api.give_back(coupon.id + 1_000, giver)
-            .await
-            .is_err_and(|answer| answer.is("not_found"))
-    );
-    assert_whole(world, &coupon, 3, 3).await;
-    clean_pass(world, &coupon).await;
 }
 
 #[tokio::test]

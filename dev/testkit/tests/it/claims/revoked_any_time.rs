@@ -4,14 +4,12 @@ use std::collections::BTreeSet;
 
 use firstcome_reconciler::report::Kind;
 use firstcome_testkit::{
-    Answer, ApiClient, Fixture, HeldTransaction, LIMIT, MadeCoupon, PromisedAnswer,
-    TABLE_LOCK_WAITS, all_issued, assert_exact, coupon_body, eventually, people, redis_holders,
-    rows,
+    Fixture, HeldTransaction, LIMIT, TABLE_LOCK_WAITS, all_issued, eventually, rows,
 };
-use futures_util::StreamExt as _;
+
 use serde_json::json;
 
-use crate::drift::support::{clean_pass, passes_until_sealed, until_expired};
+use crate::drift::support::{passes_until_sealed, until_expired};
 
 #[tokio::test]
 async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() {
@@ -126,105 +124,4 @@ async fn a_drop_is_not_sealed_while_a_claim_is_being_revoked() {
     );
     held.run("UNLOCK TABLES").await;
     assert!(revoking.await.unwrap().is_ok());
-}
-
-/// Each user claims and returns at the same moment, twice, at two APIs, while passes and the
-/// consumer run.
-#[tokio::test]
-async fn a_drop_is_exact_after_concurrent_claims_returns_and_passes() {
-    const QUANTITY: u32 = 40;
-    let fixture = Fixture::new("revoke-orders").await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    let second = world.serve().await;
-    let daemon = world
-        .daemon_with(&[
-            ("RECONCILE_CRON", "* * * * * *"),
-            ("PUBLISH_DEADLINE_MS", "500"),
-        ])
-        .await;
-    let coupon = api
-        .create_coupon(&coupon_body("Orders", QUANTITY, 10))
-        .await;
-    let apis = [&**api, &*second];
-    let coming = people(160).into_iter().enumerate().map(|(n, user)| {
-        let one = apis[n % 2];
-        let other = apis[(n + 1) % 2];
-        let coupon = &coupon;
-        async move {
-            let gives_back = n % 3 == 0;
-            let claim = async { patient(|| one.claim(coupon.id, &user)).await };
-            if !gives_back {
-                return (user.clone(), claim.await, false);
-            }
-            let back = async {
-                // Having nothing to return yet is a valid answer. The final result is checked
-                // below.
-                let _ = one.give_back(coupon.id, &user).await;
-                let _ = other.give_back(coupon.id, &user).await;
-            };
-            let (answer, ()) = tokio::join!(claim, back);
-            let (one, other) =
-                tokio::join!(returned(one, coupon, &user), returned(other, coupon, &user));
-            assert_eq!(one, other, "{user}");
-            (user.clone(), answer, one)
-        }
-    });
-    let came: Vec<_> = futures_util::stream::iter(coming)
-        .buffer_unordered(16)
-        .collect()
-        .await;
-    let revoked: BTreeSet<&String> = came
-        .iter()
-        .filter(|(.., revoked)| *revoked)
-        .map(|(user, ..)| user)
-        .collect();
-    assert!(revoked.len() > 5, "{revoked:?}");
-    // Freed slots go to waiting users, or to the next users who claim.
-    for (user, ..) in came.iter().filter(|(.., revoked)| !revoked) {
-        patient(|| api.claim(coupon.id, user)).await;
-    }
-    eventually("every slot has its row", LIMIT, async || {
-        let rows = rows(world, coupon.drop).await;
-        rows.len() == QUANTITY as usize && redis_holders(world, &coupon).await == rows
-    })
-    .await;
-    let rows = rows(world, coupon.drop).await;
-    assert!(
-        rows.values().all(|user| !revoked.contains(user)),
-        "{rows:?}"
-    );
-    assert_eq!(daemon.process.stop().await, 0);
-    assert_eq!(
-        world.sql.number("SELECT COUNT(*) FROM failed_claims").await,
-        0,
-        "a void message is not a dead letter"
-    );
-    let kept: Vec<PromisedAnswer> = came
-        .iter()
-        .filter(|(.., revoked)| !revoked)
-        .map(|(user, answer, _)| (user.clone(), answer.clone()))
-        .collect();
-    assert_exact(world, &coupon, QUANTITY, &kept).await;
-    world.pass().await;
-    clean_pass(world, &coupon).await;
-}
-
-async fn patient<F: Future<Output = Answer>>(ask: impl Fn() -> F) -> Answer {
-    loop {
-        match ask().await {
-            Answer::Problem(503, _) | Answer::Unknown(_) => {}
-            answer => return answer,
-        }
-    }
-}
-
-/// Returns whether the user had anything to return.
-async fn returned(api: &ApiClient, coupon: &MadeCoupon, user: &str) -> bool {
-    loop {
-        match api.give_back(coupon.id, user).await {
-            Err(Answer::Problem(503, _) | Answer::Unknown(_)) => {}
-            answer => return answer.is_ok(),
-        }
-    }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use firstcome_testkit::drift::{Drift, Injected};
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, MadeCoupon, PromisedAnswer, all_issued, assert_kept, coupon_body,
-    daily_body, eventually, eventually_some, people, rows, rush,
+    Answer, Fixture, MadeCoupon, PromisedAnswer, all_issued, assert_kept, coupon_body, people,
+    rows, rush,
 };
 use serde_json::{Value, json};
 
@@ -196,27 +196,21 @@ async fn users_without_a_slot_are_listed_by_name_and_first_in_line() {
 async fn damage_that_only_an_operator_can_repair_is_reported_and_left_as_it_is() {
     let fixture = Fixture::new("d-left").await;
     let world = &fixture.world;
-    // A drop that closes below its quantity is sealed, which its pass says once.
-    for (damage, kind) in [(Drift::FailedUnrepairable, "failed_claim")] {
-        let (coupon, _) = fixture.held(&damage.name(), QUANTITY, 20).await;
-        inject(world, &coupon, damage, 2).await;
-        let before = rows(world, coupon.drop).await;
-        for _ in 0..2 {
-            let run = pass_ends(world, &[], DRIFT).await;
-            let found = found_in(&run, &coupon);
-            assert!(
-                found.iter().all(|finding| finding.kind == kind),
-                "{found:#?}"
-            );
-        }
-        assert_eq!(rows(world, coupon.drop).await, before);
-        mailed(world, &["action needed", &damage.name()]).await;
-        let end = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand'";
-        world.sql.query(end).await;
+    let (coupon, _) = fixture.held("Left", QUANTITY, 20).await;
+    inject(world, &coupon, Drift::FailedUnrepairable, 2).await;
+    let before = rows(world, coupon.drop).await;
+    for _ in 0..2 {
+        let run = pass_ends(world, &[], DRIFT).await;
+        assert_found(
+            &run,
+            &coupon,
+            &["failed_claim"],
+            &["skipped", "failed", "planned"],
+        );
     }
+    assert_eq!(rows(world, coupon.drop).await, before);
+    mailed(world, &["action needed", "Left"]).await;
 }
-
-// Whole keys, each lost alone or of another type.
 
 /// The keys of a drop and its coupon, and the kinds that may report their loss. Without kinds, the
 /// loss is harmless.
@@ -235,234 +229,108 @@ const KEYS: [(&str, &[&str]); 12] = [
     ("revision", &["settings_mismatch"]),
     ("gate", &["redis_lost"]),
 ];
+
 /// The kinds that may report a key of another type.
-const TYPES: [&str; 4] = [
+const OF_TYPES: &[&str] = &[
     "count_mismatch",
     "redis_lost",
     "settings_mismatch",
     "missing_admission",
 ];
-const HOLDERS: [&str; 6] = ["u-1", "u-2", "u-3", "u-4", "u-5", "u-6"];
+
+const HOLDERS: [&str; 4] = ["u-1", "u-2", "u-3", "u-4"];
 const REVOKED: &str = "u-3";
-/// Winners of the day before.
-const EARLIER: [&str; 2] = ["w-1", "w-2"];
-/// Users who claim after the damage.
-const STRANGERS: [&str; 2] = ["s-1", "s-2"];
 
-struct DamagedKey {
-    key: &'static str,
-    kinds: &'static [&'static str],
-    coupon: MadeCoupon,
-    held: Vec<PromisedAnswer>,
-    earlier: &'static [&'static str],
-}
-
-async fn promised(fixture: &Fixture, coupon: i64, user: &str) -> Answer {
-    eventually_some("a claim is admitted", LIMIT, async || {
-        let answer = fixture.api.claim(coupon, user).await;
-        let is_promise = answer.promised().is_some();
-        is_promise
-            .then_some(answer.clone())
-            .ok_or(format!("{answer:?}"))
-    })
-    .await
-}
-
-/// Makes a coupon with an allow list, and with an earlier day if there are `earlier` winners.
-async fn made(fixture: &Fixture, earlier: &[&str]) -> MadeCoupon {
-    let mut body = if earlier.is_empty() {
-        coupon_body("Key", 8, 5)
-    } else {
-        daily_body(8, 2)
-    };
+/// Creates a coupon with an allow list and four holders, one of whom is revoked. Returns the
+/// promises that stand.
+async fn with_a_list(fixture: &Fixture) -> (MadeCoupon, Vec<PromisedAnswer>) {
+    let api = &fixture.api;
+    let mut body = coupon_body("Key", 8, 5);
     body["allow"] = json!("list");
-    let coupon = fixture.api.create_coupon(&body).await;
-    let all = [&HOLDERS[..], &EARLIER, &STRANGERS].concat();
-    let all: Vec<String> = all.into_iter().map(str::to_owned).collect();
-    let listed = fixture.api.try_list(coupon.id, &all, true).await.unwrap();
-    assert_eq!(listed.status, 200, "{listed:?}");
-    for user in earlier {
-        promised(fixture, coupon.id, user).await;
-    }
-    coupon
-}
-
-/// Fills a drop with holders, one of whom is revoked.
-async fn fill(fixture: &Fixture, coupon: &mut MadeCoupon) -> Vec<PromisedAnswer> {
-    let mut held = Vec::new();
-    for user in HOLDERS {
-        held.push((user.to_owned(), promised(fixture, coupon.id, user).await));
-    }
-    coupon.drop = held[0].1.promised().unwrap().0;
+    let coupon = api.create_coupon(&body).await;
+    let listed = [&HOLDERS[..], &["u-new"]].concat();
+    let listed: Vec<String> = listed.into_iter().map(str::to_owned).collect();
+    api.try_list(coupon.id, &listed, true).await.unwrap();
+    let mut held = rush(&[&**api], coupon.id, &listed[..4], 1).await;
     all_issued(&fixture.world, coupon.drop, HOLDERS.len()).await;
     let fraud = json!({"reason": "fraud", "by": "Ann"});
-    fixture
-        .api
-        .revoke(coupon.id, REVOKED, &fraud)
-        .await
-        .unwrap();
+    api.revoke(coupon.id, REVOKED, &fraud).await.unwrap();
     held.retain(|(user, _)| user != REVOKED);
-    held
+    (coupon, held)
 }
 
-/// Creates a coupon for each key. `earlier` users won on a first day, which is sealed.
-async fn coupons(fixture: &Fixture, earlier: &'static [&'static str]) -> Vec<DamagedKey> {
-    let world = &fixture.world;
-    let mut coupons = Vec::new();
-    for _ in KEYS {
-        coupons.push(made(fixture, earlier).await);
-    }
-    if !earlier.is_empty() {
-        for coupon in &coupons {
-            all_issued(world, coupon.drop, earlier.len()).await;
-            fixture
-                .api
-                .change(coupon.id, &json!({"close_now": true}))
-                .await;
-        }
-        let sealed = "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL";
-        eventually("the first days are sealed", LIMIT, async || {
-            world.once_with(&[], &[]).await;
-            world.sql.number(sealed).await == i64::try_from(KEYS.len()).unwrap()
-        })
-        .await;
-        let open = "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-        world.sql.query(open).await;
-        world.pass().await;
-    }
-    let mut damaged = Vec::new();
-    for (mut coupon, (key, kinds)) in coupons.into_iter().zip(KEYS) {
-        let held = fill(fixture, &mut coupon).await;
-        damaged.push(DamagedKey {
-            key,
-            kinds,
-            coupon,
-            held,
-            earlier,
-        });
-    }
-    damaged
-}
-
-fn name_of(fixture: &Fixture, damaged: &DamagedKey) -> String {
-    let MadeCoupon { id, drop, .. } = damaged.coupon;
-    match damaged.key {
-        "users" | "free" | "count" | "meta" | "times" | "waiting" => {
-            fixture.world.redis.of_drop(id, drop, damaged.key)
-        }
-        key => fixture.world.redis.own(&format!("{{{id}}}:{key}")),
-    }
-}
-
-/// Checks all answers before and after the repair: each user gets the true answer, or 503 while the
-/// coupon is closed. Returns the strangers' promises.
-async fn nobody_hears_a_false_yes(fixture: &Fixture, damaged: &DamagedKey) -> Vec<PromisedAnswer> {
-    let api = &fixture.api;
-    let (key, coupon) = (damaged.key, &damaged.coupon);
+/// Each user gets the true answer, or 503 while the coupon is closed.
+async fn nobody_hears_a_lie(fixture: &Fixture, coupon: &MadeCoupon, held: &[PromisedAnswer]) {
     let is_closed = |answer: &Answer| matches!(answer, Answer::Problem(503, _));
-    let mut promises = Vec::new();
-    for user in STRANGERS {
-        let answer = api.claim(coupon.id, user).await;
-        let Some(promise) = answer.promised() else {
-            assert!(is_closed(&answer), "`{key}`: {user}: {answer:?}");
-            continue;
-        };
-        let is_taken = damaged
-            .held
-            .iter()
-            .any(|(_, held)| held.promised() == Some(promise));
+    for (user, promise) in held {
+        let answer = fixture.api.claim(coupon.id, user).await;
+        let holds = answer.promised() == promise.promised();
+        assert!(holds || is_closed(&answer), "{user}: {answer:?}");
+    }
+    for (user, refused) in [(REVOKED, "revoked"), ("x-unlisted", "not_allowed")] {
+        let answer = fixture.api.claim(coupon.id, user).await;
         assert!(
-            !is_taken && promise.0 == coupon.drop,
-            "`{key}`: {user}: {answer:?}"
+            answer.is(refused) || is_closed(&answer),
+            "{user}: {answer:?}"
         );
-        promises.push((user.to_owned(), answer));
     }
-    for (user, held) in &damaged.held {
-        let answer = api.claim(coupon.id, user).await;
-        let holds = answer.promised() == held.promised();
-        assert!(holds || is_closed(&answer), "`{key}`: {user}: {answer:?}");
-    }
-    for user in damaged.earlier {
-        let answer = api.claim(coupon.id, user).await;
-        let holds = matches!(answer, Answer::Already { drop, .. } if drop != coupon.drop);
-        assert!(holds || is_closed(&answer), "`{key}`: {user}: {answer:?}");
-    }
-    let answer = api.claim(coupon.id, REVOKED).await;
-    let is_refused = answer.is("revoked") || is_closed(&answer);
-    assert!(is_refused, "`{key}`: the revoked user: {answer:?}");
-    let answer = api.claim(coupon.id, "x-unlisted").await;
-    let is_refused = answer.is("not_allowed") || is_closed(&answer);
-    assert!(is_refused, "`{key}`: an unlisted user: {answer:?}");
-    promises
 }
 
-async fn all_heal(name: &str, earlier: &'static [&'static str], command: fn(&str) -> Vec<&str>) {
-    let fixture = Fixture::new(name).await;
+/// Each key is lost, or is of another type, in its own coupon.
+#[tokio::test]
+async fn each_lost_key_and_each_of_another_type_is_repaired_without_a_false_answer() {
+    let fixture = Fixture::new("d-keys").await;
     let world = &fixture.world;
-    let all = coupons(&fixture, earlier).await;
-    let mut promises = Vec::new();
-    for damaged in &all {
-        let key = name_of(&fixture, damaged);
-        world.redis.command::<()>(&["DEL", &key]).await;
-        if !command(&key).is_empty() {
-            world.redis.command::<()>(&command(&key)).await;
+    let mut damaged = Vec::new();
+    for (name, kinds) in KEYS {
+        for is_lost in [true, false] {
+            let (coupon, mut held) = with_a_list(&fixture).await;
+            let key = match name {
+                "users" | "free" | "count" | "meta" | "times" | "waiting" => {
+                    world.redis.of_drop(coupon.id, coupon.drop, name)
+                }
+                name => world.redis.own(&format!("{{{}}}:{name}", coupon.id)),
+            };
+            world.redis.command::<()>(&["DEL", &key]).await;
+            if !is_lost {
+                // No key of the product is a list.
+                let words = ["LPUSH", &key, "garbage"];
+                world.redis.command::<()>(&words).await;
+            }
+            nobody_hears_a_lie(&fixture, &coupon, &held).await;
+            let newcomer = fixture.api.claim(coupon.id, "u-new").await;
+            if newcomer.promised().is_some() {
+                held.push(("u-new".into(), newcomer));
+            }
+            all_issued(world, coupon.drop, held.len()).await;
+            let kinds = if is_lost { kinds } else { OF_TYPES };
+            damaged.push((format!("{name}, lost: {is_lost}"), kinds, coupon, held));
         }
-        let mut kept = nobody_hears_a_false_yes(&fixture, damaged).await;
-        kept.extend(damaged.held.iter().cloned());
-        all_issued(world, damaged.coupon.drop, kept.len()).await;
-        promises.push(kept);
     }
     let run = pass_ends(world, &[], REPAIRED).await;
-    for (damaged, kept) in all.iter().zip(promises) {
-        let found = found_in(&run, &damaged.coupon);
-        let kinds = if command("").is_empty() {
-            damaged.kinds
-        } else {
-            &TYPES
-        };
+    for (what, kinds, coupon, held) in &damaged {
+        let found = found_in(&run, coupon);
         let fits = |kind: &String| kinds.contains(&kind.as_str());
+        let all_fit = found
+            .iter()
+            .all(|one| fits(&one.kind) && one.result == "applied");
+        let is_harmless =
+            kinds.is_empty() || what.starts_with("times") || what.starts_with("waiting");
         assert!(
-            found
-                .iter()
-                .all(|finding| fits(&finding.kind) && finding.result == "applied"),
-            "`{}`: {found:#?}",
-            damaged.key
+            all_fit && (is_harmless || !found.is_empty()),
+            "{what}: {found:#?}"
         );
-        let is_found = !found.is_empty() || damaged.kinds.is_empty();
-        assert!(is_found, "`{}` was not found: {run:#}", damaged.key);
-        assert_settled(world, &damaged.coupon, 8, kept.len(), &kept).await;
-        let late = nobody_hears_a_false_yes(&fixture, damaged).await;
-        assert_eq!(
-            late.len(),
-            STRANGERS.len(),
-            "`{}` is open again",
-            damaged.key
+        assert_settled(world, coupon, 8, held.len(), held).await;
+        nobody_hears_a_lie(&fixture, coupon, held).await;
+        let newcomer = fixture.api.claim(coupon.id, "u-new").await;
+        assert!(
+            newcomer.promised().is_some(),
+            "{what} is open again: {newcomer:?}"
         );
-        all_issued(
-            world,
-            damaged.coupon.drop,
-            HOLDERS.len() - 1 + STRANGERS.len(),
-        )
-        .await;
+        all_issued(world, coupon.drop, HOLDERS.len()).await;
     }
-    let coupons: Vec<&MadeCoupon> = all.iter().map(|damaged| &damaged.coupon).collect();
+    let coupons: Vec<&MadeCoupon> = damaged.iter().map(|(_, _, coupon, _)| coupon).collect();
     clean_pass_of(world, &coupons).await;
-}
-
-#[tokio::test]
-async fn each_lost_key_of_a_one_off_coupon_is_repaired_without_a_false_promise() {
-    all_heal("d-keys", &[], |_| vec![]).await;
-}
-
-#[tokio::test]
-async fn each_lost_key_of_a_second_day_is_repaired_without_a_false_promise() {
-    all_heal("d-keys-days", &EARLIER, |_| vec![]).await;
-}
-
-#[tokio::test]
-async fn each_key_of_another_type_is_repaired_without_a_false_promise() {
-    // No key of the product is a list.
-    all_heal("d-types", &[], |key| vec!["LPUSH", key, "garbage"]).await;
 }
 
 /// The waiting list lives only in Redis, and survives the repair of its drop.

@@ -1,274 +1,81 @@
-//! Daily coupons with sealed earlier days: after Redis restarts or goes back in time, nobody wins a
-//! second time.
+//! A daily coupon with a sealed earlier day: after Redis goes back in time, nobody wins a second
+//! time.
 
 use chrono::{NaiveDate, TimeDelta};
 use firstcome_stack::{RedisOptions, RedisServer};
 use firstcome_testkit::{
-    Answer, Fixture, LIMIT, MadeCoupon, OldCopy, PromisedAnswer, World, WorldStores, all_issued,
-    eventually, eventually_some, people,
+    Answer, Fixture, LIMIT, OldCopy, WorldStores, all_issued, eventually, eventually_some,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::drift::sealing::{one_day, sealed, until_sealed};
-use crate::drift::support::{CLEAN, REPAIRED, pass_ends, until_expired};
+use crate::drift::sealing::{one_day, until_sealed};
+use crate::drift::support::{CLEAN, pass_ends};
 
-fn two_days() -> Value {
+/// Two of three slots are given out before Redis is copied. Afterwards one of them is revoked, the
+/// third is given out, and the day is sealed.
+#[tokio::test]
+async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody_and_its_winners_count() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&redis);
+    let fixture = Fixture::on(stores, "d-next-day").await;
+    let (api, world) = (&fixture.api, &fixture.world);
     let mut body = one_day();
     let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
     body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
-    body
-}
-
-/// Opens the next day in MySQL; the next pass updates Redis.
-async fn open_next_day(world: &World) {
-    let open =
-        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-    world.sql.query(open).await;
-}
-
-/// Seals a day after Redis was copied, and restarts Redis from the copy. Two of three slots were
-/// given out before the copy. Afterwards one of them was revoked, and the third was given out.
-async fn back_from_before_the_sealing(
-    once_per: &str,
-) -> (Fixture, RedisServer, MadeCoupon, Vec<PromisedAnswer>) {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(
-        WorldStores::shared().await.with_redis(&redis),
-        &format!("d-{once_per}"),
-    )
-    .await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    let mut body = two_days();
     body["schedule"]["closes"] = json!("23:59");
-    body["once_per"] = json!(once_per);
-    let (coupon, mut answers) = fixture.held_of(&body, 2).await;
+    let (coupon, mut winners) = fixture.held_of(&body, 2).await;
     redis.stop().await.unwrap();
     let old = OldCopy::of(&redis).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
-    answers.push(("w-last".into(), api.claim(coupon.id, "w-last").await));
+    winners.push(("w-last".into(), api.claim(coupon.id, "w-last").await));
     all_issued(world, coupon.drop, 3).await;
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
-    let revoked = api.revoke(coupon.id, &answers[0].0, &order).await.unwrap();
-    assert_eq!(
-        (revoked.0, revoked.1),
-        answers
-            .remove(0)
-            .1
-            .promised()
-            .map(|(drop, slot)| (drop, Some(slot)))
-            .unwrap()
-    );
+    let (revoked, _) = winners.remove(0);
+    api.revoke(coupon.id, &revoked, &order).await.unwrap();
     api.change(coupon.id, &json!({"close_now": true})).await;
     until_sealed(&fixture, &coupon).await;
     redis.kill().await.unwrap();
     old.put_back(&redis).unwrap();
-    (fixture, redis, coupon, answers)
-}
-
-/// Starts the older Redis, which closes admission, and runs the pass that opens it.
-async fn reopened(fixture: &Fixture, redis: &RedisServer, coupon: &MadeCoupon) {
     redis.start_again().await.unwrap();
-    eventually(
-        "the API reaches Redis and finds the gate closed",
-        LIMIT,
-        async || {
-            matches!(
-                fixture.api.claim(coupon.id, "u-late").await,
-                Answer::Problem(503, _)
-            )
-        },
-    )
-    .await;
-    fixture.world.pass().await;
-}
-
-async fn assert_still_theirs(fixture: &Fixture, coupon: &MadeCoupon, answers: &[PromisedAnswer]) {
-    for (user, answer) in answers {
-        let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(
-            fixture.api.claim(coupon.id, user).await,
-            Answer::Already { drop, slot },
-            "{user}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn a_winner_of_a_sealed_day_forgotten_by_redis_cannot_win_the_next() {
-    let (fixture, redis, coupon, answers) = back_from_before_the_sealing("coupon").await;
-    let world = &fixture.world;
-    open_next_day(world).await;
-    reopened(&fixture, &redis, &coupon).await;
-    assert_still_theirs(&fixture, &coupon, &answers).await;
-    // A user who may claim again is not blocked by Redis's old data.
-    for (slot, user) in [(1, "u-late"), (2, people(1)[0].as_str())] {
-        let promised = fixture.api.claim(coupon.id, user).await.promised().unwrap();
-        assert!(
-            promised.0 != coupon.drop && promised.1 == slot,
-            "{user}: {promised:?}"
-        );
-    }
-    let next = world.sql.number("SELECT MAX(id) FROM drops").await;
-    all_issued(world, next, 2).await;
-    pass_ends(world, &[], CLEAN).await;
-}
-
-#[tokio::test]
-async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody() {
-    let (fixture, redis, coupon, answers) = back_from_before_the_sealing("drop").await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    reopened(&fixture, &redis, &coupon).await;
-    // Until an API has read that the day is sealed, it asks the user to retry.
-    let late = eventually_some(
-        "the API knows the drop is sealed",
-        LIMIT,
-        async || match api.claim(coupon.id, "u-late").await {
-            refused @ Answer::Problem(503, _) => Err(format!("{refused:?}")),
-            answer => Ok(answer),
-        },
-    )
-    .await;
-    assert!(late.is("not_open"), "{late:?}");
-    // Holders who never received their answer get it again.
-    for (user, answer) in &answers {
-        let (drop, slot) = answer.promised().unwrap();
-        assert_eq!(
-            api.claim(coupon.id, user).await,
-            Answer::Already { drop, slot },
-            "{user}"
-        );
-    }
-    let revoked = api.claim(coupon.id, &people(1)[0]).await;
-    assert!(revoked.is("not_open"), "{revoked:?}");
-    let statement = "SELECT COUNT(*) FROM issued_coupons";
-    assert_eq!(world.sql.number(statement).await, 2);
-    pass_ends(world, &[], CLEAN).await;
-}
-
-/// Its keys have expired, so Redis has nothing to compare. A row that a letter gets afterwards
-/// counts as well: its user does not win again.
-#[tokio::test]
-async fn revocation_in_a_sealed_day_leaves_it_sealed_and_today_open() {
-    let fixture = Fixture::new("d-sealed-revoked").await;
-    let (api, world) = (&fixture.api, &fixture.world);
-    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let (coupon, answers) = fixture.held_of(&two_days(), 3).await;
-    until_sealed(&fixture, &coupon).await;
-    until_expired(world, &world.redis.of_drop(coupon.id, coupon.drop, "")).await;
-    open_next_day(world).await;
-    world.pass().await;
-    let (today, _) = eventually_some("today is open", LIMIT, async || {
-        let claimed = api.claim(coupon.id, "w-today").await;
-        claimed.promised().ok_or("not yet")
+    eventually("the API finds the gate closed", LIMIT, async || {
+        api.claim(coupon.id, "u-late").await.is("unavailable")
     })
     .await;
-    all_issued(world, today, 1).await;
-    let gate = world.redis.own(&format!("{{{}}}:gate", coupon.id));
-    let before: String = world.redis.command(&["GET", &gate]).await;
-    let (user, answer) = &answers[0];
-    let order = json!({"reason": "fraud", "by": "Ann", "drop_id": coupon.drop});
-    let slot = answer.promised().map(|(_, slot)| slot);
-    assert_eq!(
-        api.revoke(coupon.id, user, &order).await,
-        Ok((coupon.drop, slot))
-    );
-    let total = format!("SELECT sealed_rows FROM drops WHERE id = {}", coupon.drop);
-    assert_eq!(world.sql.number(&total).await, 2);
-    pass_ends(world, &["--deep"], CLEAN).await;
-    let after: String = world.redis.command(&["GET", &gate]).await;
-    assert_eq!(before, after, "nothing closed the coupon");
-    assert!(sealed(&fixture, &coupon).await, "nothing unseals a drop");
-
-    let values = format!(
-        "{}, {}, {}, 'w-late', 'by hand'",
-        coupon.id,
-        coupon.drop,
-        slot.unwrap()
-    );
-    let columns = "coupon_id, drop_id, slot, user_id, reason";
-    let letter = format!("INSERT INTO failed_claims ({columns}) VALUES ({values})");
-    world.sql.query(&letter).await;
-    // The second pass writes the user among the claimants.
-    pass_ends(world, &[], REPAIRED).await;
-    assert_eq!(world.sql.number(&total).await, 3);
-    pass_ends(world, &[], REPAIRED).await;
-    pass_ends(world, &["--deep"], CLEAN).await;
-    let late = api.claim(coupon.id, "w-late").await;
-    assert_eq!(late.promised(), Some((coupon.drop, slot.unwrap())));
-}
-
-/// This restart loses nothing, so the list of claimants is complete.
-#[tokio::test]
-async fn a_revoked_user_who_won_again_cannot_win_the_next_day_after_a_restart() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let fixture = Fixture::on(
-        WorldStores::shared().await.with_redis(&redis),
-        "d-won-again",
-    )
-    .await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    let mut body = two_days();
-    body["schedule"]["closes"] = json!("23:59");
-    let (coupon, answers) = fixture.held_of(&body, 2).await;
-    let ann = answers[0].0.as_str();
-    let order = json!({"reason": "by mistake", "by": "Bob", "may_claim_again": true});
-    api.revoke(coupon.id, ann, &order).await.unwrap();
-    let (drop, slot) = api.claim(coupon.id, ann).await.promised().unwrap();
-    all_issued(world, coupon.drop, 2).await;
-    api.change(coupon.id, &json!({"close_now": true})).await;
-    until_sealed(&fixture, &coupon).await;
-    open_next_day(world).await;
-    redis.kill().await.unwrap();
-    reopened(&fixture, &redis, &coupon).await;
-    assert_eq!(
-        api.claim(coupon.id, ann).await,
-        Answer::Already { drop, slot }
-    );
-}
-
-/// A user left the waiting list of one day, and the API died before it updated Redis. Then the user
-/// claimed on the next day.
-#[tokio::test]
-async fn a_claim_voided_by_a_revocation_of_another_day_frees_its_slot() {
-    let fixture = Fixture::new("d-void-elsewhere").await;
-    let api = &fixture.api;
-    let world = &fixture.world;
-    let (coupon, _) = fixture.held_of(&two_days(), 1).await;
-    let first = world.sql.number("SELECT MIN(id) FROM drops").await;
-    until_sealed(&fixture, &coupon).await;
-    open_next_day(world).await;
     world.pass().await;
-    let (drop, slot) = eventually_some(
-        "the API knows that the next day is open",
-        LIMIT,
-        async || {
-            api.claim(coupon.id, "w-gone")
-                .await
-                .promised()
-                .ok_or("not yet")
-        },
-    )
-    .await;
-    all_issued(world, drop, 1).await;
-    let statement = "DELETE FROM issued_coupons WHERE user_id = 'w-gone'";
-    world.sql.query(statement).await;
-    let values = format!(
-        "77, {}, {first}, 'w-gone', 'given back', 'w-gone', 0",
-        coupon.id
-    );
-    let columns = "id, coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again";
-    let statement = format!("INSERT INTO revoked_coupons ({columns}) VALUES ({values})");
-    world.sql.query(&statement).await;
-    pass_ends(world, &[], REPAIRED).await;
-    assert!(api.claim(coupon.id, "w-gone").await.is("revoked"));
-    assert_eq!(
-        api.claim(coupon.id, "w-next").await.promised(),
-        Some((drop, slot))
-    );
-    all_issued(world, drop, 1).await;
+
+    // Until an API has read that the day is sealed, it asks the user to retry.
+    for user in ["u-late", revoked.as_str()] {
+        let late = eventually_some(
+            "the API knows that the day is sealed",
+            LIMIT,
+            async || match api.claim(coupon.id, user).await {
+                refused @ Answer::Problem(503, _) => Err(format!("{refused:?}")),
+                answer => Ok(answer),
+            },
+        )
+        .await;
+        assert!(late.is("not_open"), "{user}: {late:?}");
+    }
+    let open =
+        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    world.sql.query(open).await;
+    world.pass().await;
+    for (user, answer) in &winners {
+        let (drop, slot) = answer.promised().unwrap();
+        let again = api.claim(coupon.id, user).await;
+        assert_eq!(again, Answer::Already { drop, slot }, "{user}");
+    }
+    // A user who may claim again is not blocked by Redis's old data.
+    for (slot, user) in [(1, "u-late"), (2, revoked.as_str())] {
+        let next = eventually_some("the next day is open", LIMIT, async || {
+            let answer = api.claim(coupon.id, user).await;
+            answer.promised().ok_or(format!("{answer:?}"))
+        })
+        .await;
+        assert!(next.0 != coupon.drop && next.1 == slot, "{user}: {next:?}");
+    }
+    let next = "SELECT id FROM drops WHERE sealed_at IS NULL";
+    all_issued(world, world.sql.number(next).await, 2).await;
     pass_ends(world, &[], CLEAN).await;
 }

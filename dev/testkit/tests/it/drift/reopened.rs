@@ -3,31 +3,10 @@
 use std::time::Duration;
 
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{
-    Fixture, MadeCoupon, Running, World, WorldStores, all_issued, assert_exact, eventually_some,
-    people, rush,
-};
+use firstcome_testkit::{Fixture, MadeCoupon, World, WorldStores, all_issued, eventually_some};
 
 /// Time limit for the reopening. A scheduled pass is months away.
 const REOPENED: Duration = Duration::from_secs(20);
-
-/// A fixture on a separate Redis, and a daemon.
-async fn with_a_daemon(
-    name: &str,
-) -> (
-    RedisServer,
-    Fixture,
-    Running<firstcome_testkit::ReconcilerClient>,
-) {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = WorldStores::shared().await.with_redis(&redis);
-    let world = World::on(stores, name).await;
-    world.set("PUBLISH_DEADLINE_MS", "500");
-    world.set("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500");
-    let fixture = Fixture::of(world).await;
-    let daemon = fixture.world.daemon().await;
-    (redis, fixture, daemon)
-}
 
 /// Waits until the coupon admits this user.
 async fn admits(fixture: &Fixture, coupon: &MadeCoupon, user: &str, after: &str) {
@@ -42,49 +21,16 @@ async fn admits(fixture: &Fixture, coupon: &MadeCoupon, user: &str, after: &str)
     .await;
 }
 
-/// The other coupons are rebuilt while the new one is created.
-#[tokio::test]
-async fn a_coupon_created_while_others_are_rebuilt_opens_without_cron() {
-    let (redis, fixture, daemon) = with_a_daemon("d-reopened").await;
-    let mut before = Vec::new();
-    for name in ["One", "Two", "Three"] {
-        before.push(fixture.held(name, 20, 12).await);
-    }
-    redis_command(&redis, &["FLUSHALL"]).await;
-    let mut created = Vec::new();
-    for after_ms in [0, 700, 1_400, 2_500] {
-        tokio::time::sleep(Duration::from_millis(after_ms)).await;
-        // The API may not create a coupon while it is unsure, but it does within a second or two.
-        let body = firstcome_testkit::coupon_body(&format!("New {after_ms}"), 20, 0);
-        if let Ok(coupon) = fixture.api.try_create_coupon(&body).await {
-            created.push(coupon);
-        }
-    }
-    assert!(!created.is_empty(), "no coupon could be created");
-    for coupon in &created {
-        admits(&fixture, coupon, "u-new", "its creation").await;
-    }
-    for (coupon, answers) in before {
-        admits(&fixture, &coupon, "u-new", "FLUSHALL").await;
-        let mut all = answers;
-        let late: Vec<String> = people(20)[13..].to_vec();
-        all.extend(rush(&[&*fixture.api], coupon.id, &late, 7).await);
-        all_issued(&fixture.world, coupon.drop, 20).await;
-        assert_exact(&fixture.world, &coupon, 20, &all).await;
-    }
-    assert_eq!(daemon.process.stop().await, 0);
-}
-
-async fn redis_command(redis: &RedisServer, words: &[&str]) {
-    firstcome_testkit::PrefixedKeys::new(&redis.url(), "")
-        .command::<()>(words)
-        .await;
-}
-
 #[tokio::test]
 async fn a_coupon_reopens_without_cron_whatever_closed_it() {
-    let (redis, fixture, daemon) = with_a_daemon("d-closers").await;
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&redis);
+    let world = World::on(stores, "d-closers").await;
+    world.set("PUBLISH_DEADLINE_MS", "500");
+    world.set("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500");
+    let fixture = Fixture::of(world).await;
     let world = &fixture.world;
+    let daemon = world.daemon().await;
     let (coupon, mut answers) = fixture.held("Closed", 60, 12).await;
     let gate = world.redis.gate(coupon.id);
     let count = world.redis.of_drop(coupon.id, coupon.drop, "count");

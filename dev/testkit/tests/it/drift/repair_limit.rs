@@ -6,8 +6,8 @@ use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, eventually_some, row
 use serde_json::{Value, json};
 
 use crate::drift::support::{
-    BRAKED, CLEAN, REPAIRED, assert_settled, clean_pass, everything, found_in, inject, injector,
-    mailed, pass_ends,
+    BRAKED, REPAIRED, assert_settled, clean_pass, everything, found_in, inject, injector, mailed,
+    pass_ends,
 };
 
 /// Holds back repairs from the sixth user on.
@@ -101,31 +101,6 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown() {
     confirm(&fixture, &coupon, BRAKED).await;
     confirm(&fixture, &coupon, REPAIRED).await;
     assert_settled(&fixture.world, &coupon, 200, 134, &answers).await;
-}
-
-#[tokio::test]
-async fn plan_of_a_drop_that_is_clean_again_is_forgotten() {
-    let fixture = beyond_the_limit("d-limit-gone").await;
-    let world = &fixture.world;
-    let (coupon, _) = fixture.held("Clean again", 100, 20).await;
-    let strangers = inject(world, &coupon, Drift::SlotConflict, 6).await.people;
-    pass_ends(world, &[], BRAKED).await;
-    let shown = "SELECT COUNT(*) FROM held_back";
-    assert_eq!(world.sql.number(shown).await, 1);
-    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
-    let claimants = world.redis.claimants(coupon.id);
-    for one in &strangers {
-        world
-            .redis
-            .command::<()>(&["ZREM", &users, &one.user])
-            .await;
-        world
-            .redis
-            .command::<()>(&["HDEL", &claimants, &one.user])
-            .await;
-    }
-    pass_ends(world, &[], CLEAN).await;
-    assert_eq!(world.sql.number(shown).await, 0);
 }
 
 #[tokio::test]

@@ -4,12 +4,11 @@
 use chrono::{TimeDelta, Timelike as _, Utc};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
-    Answer, Fixture, HeldTransaction, LIMIT, MadeCoupon, PromisedAnswer, assert_kept, eventually,
-    rows,
+    Answer, Fixture, LIMIT, MadeCoupon, PromisedAnswer, assert_kept, eventually, rows,
 };
 use serde_json::{Value, json};
 
-use crate::drift::support::{CLEAN, DRIFT, Found, REPAIRED, found_in, inject, pass_ends};
+use crate::drift::support::{CLEAN, DRIFT, REPAIRED, inject, pass_ends};
 
 /// Creates a drop of 20 slots that are all given out, and that has just closed.
 pub(crate) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {
@@ -117,63 +116,6 @@ async fn lost_rows_of_a_sealed_drop_come_back_from_the_topic() {
     let record = format!("UPDATE drops SET sealed_rows = {count} WHERE sealed_at IS NOT NULL");
     world.sql.query(&record).await;
     pass_ends(world, &["--deep"], CLEAN).await;
-}
-
-/// A message whose slot has the row of another user is left to an operator. However many there are,
-/// none hides a letter that can become a row.
-#[tokio::test]
-async fn letters_that_stay_hide_no_letter_that_becomes_a_row() {
-    let fixture = Fixture::new("d-sealed-many").await;
-    let world = &fixture.world;
-    let (coupon, answers) = closed(&fixture, "Many").await;
-    until_sealed(&fixture, &coupon).await;
-    let (id, drop) = (coupon.id, coupon.drop);
-    let many = format!(
-        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, source_partition, source_offset) \
-         SELECT {id}, {drop}, 1, CONCAT('x-', n), 'sealed_drop', 0, 1000 + n FROM \
-         (WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 600) \
-         SELECT n FROM numbers) numbers"
-    );
-    world.sql.query(&many).await;
-    let columns = "(coupon_id, drop_id, slot, reason)";
-    let nameless = format!("INSERT INTO failed_claims {columns} VALUES ({id}, {drop}, 1, 'x')");
-    world.sql.query(&nameless).await;
-    inject(world, &coupon, Drift::FailedClaim, 1).await;
-    let run = pass_ends(world, &[], DRIFT).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
-    let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
-    assert_eq!(world.sql.number(open).await, 601);
-    let found = found_in(&run, &coupon);
-    let is_nameless = |it: &&Found| it.detail.ends_with("names a sealed drop and no user");
-    assert_eq!(found.iter().filter(is_nameless).count(), 1);
-    assert_eq!(found.len(), 602);
-}
-
-#[tokio::test]
-async fn locked_letter_of_a_sealed_drop_stops_only_that_drop() {
-    let fixture = Fixture::new("d-sealed-lock").await;
-    let world = &fixture.world;
-    let (open, _) = fixture.held("Open", 5, 2).await;
-    let (coupon, answers) = closed(&fixture, "Locked").await;
-    let (other, _) = closed(&fixture, "Other").await;
-    until_sealed(&fixture, &coupon).await;
-    until_sealed(&fixture, &other).await;
-    inject(world, &coupon, Drift::FailedClaim, 2).await;
-    inject(world, &other, Drift::FailedClaim, 1).await;
-    let mut held = HeldTransaction::begin(&world.sql).await;
-    held.run("SELECT id FROM failed_claims ORDER BY id LIMIT 1 FOR UPDATE")
-        .await;
-    let run = pass_ends(world, &[], DRIFT).await;
-    let all = rows(world, other.drop).await.len();
-    assert_eq!(all, 20, "{run:#}");
-    let drops = run["drops"].as_array().expect("drops");
-    assert!(
-        drops.iter().any(|report| report["drop_id"] == open.drop),
-        "{run:#}"
-    );
-    held.run("ROLLBACK").await;
-    pass_ends(world, &[], REPAIRED).await;
-    assert_kept(world, &coupon, &answers, &[]).await;
 }
 
 /// Returns the body of a daily coupon whose only day closes in six seconds, around noon in its time

@@ -4,8 +4,8 @@
 use firstcome_stack::{MysqlOptions, MysqlServer, RedisOptions, RedisServer};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{
-    Answer, Fixture, HeldTransaction, LIMIT, MadeCoupon, OldCopy, World, WorldStores, all_issued,
-    assert_exact, assert_kept, coupon_body, eventually, people, rows, rush,
+    Fixture, HeldTransaction, LIMIT, OldCopy, World, WorldStores, all_issued, assert_exact,
+    assert_kept, coupon_body, eventually, people, rows, rush,
 };
 use serde_json::json;
 
@@ -260,44 +260,6 @@ async fn locked_rows_of_one_coupon_delay_no_rows_of_another() {
     .await;
     assert_kept(world, &first, &locked, &[]).await;
     clean_pass(world, &first).await;
-}
-
-/// A message that Firstcome did not sign takes no slot, whatever else is lost.
-#[tokio::test]
-async fn a_forged_message_takes_no_slot_when_redis_is_rebuilt() {
-    let fixture = Fixture::new("d-forged").await;
-    let (api, world) = (&fixture.api, &fixture.world);
-    let (coupon, answers) = fixture.held("Forged", 5, 3).await;
-    let MadeCoupon { id, drop, .. } = &coupon;
-    let claim =
-        json!({"slot": 4, "user_id": "m-forged", "claimed_at": chrono::Utc::now().to_rfc3339()});
-    let message = json!({"v": 2, "coupon_id": id, "drop_id": drop, "claims": [claim]});
-    let key = format!("{id}:4");
-    let forged = world.topic.unsigned();
-    forged
-        .produce(None, &key, message.to_string().as_bytes())
-        .await;
-    inject(world, &coupon, Drift::RedisLost, 1).await;
-    eventually("the drop is rebuilt", LIMIT, async || {
-        world.once_with(&[], &[]).await;
-        api.claim(coupon.id, "late").await.promised() == Some((coupon.drop, 4))
-    })
-    .await;
-    all_issued(world, coupon.drop, 4).await;
-    let kept = world
-        .sql
-        .query("SELECT slot, user_id FROM failed_claims")
-        .await;
-    assert_eq!(
-        kept,
-        [["NULL", "NULL"]],
-        "the message is a dead letter without a name"
-    );
-    for (user, answer) in &answers {
-        let (drop, slot) = answer.promised().unwrap();
-        let again = api.claim(coupon.id, user).await;
-        assert_eq!(again, Answer::Already { drop, slot }, "{user}");
-    }
 }
 
 /// A foreign transaction hides later messages from readers of committed ones, and its marker takes

@@ -1,12 +1,13 @@
 //! Shared helpers of the drift tests: injected drift, a dump of all stores, the findings of a run,
 //! and mails.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use firstcome_reconciler::report::Run;
 use firstcome_testkit::drift::{Drift, Injected, Injector};
 use firstcome_testkit::{
-    LIMIT, MadeCoupon, PromisedAnswer, World, assert_kept, eventually, redis_holders, rows,
+    LIMIT, MadeCoupon, PromisedAnswer, World, agreed, assert_kept, eventually,
 };
 use mail_parser::MessageParser;
 use serde_json::Value;
@@ -70,6 +71,11 @@ pub(crate) async fn pass_ends(world: &World, args: &[&str], ends: (i32, &str)) -
     let status = run["status"].as_str().unwrap_or_default();
     assert_eq!((once.code, status), ends, "{run:#}\n{}", once.log);
     run
+}
+
+/// Runs a pass that may have findings.
+pub(crate) async fn any_pass(world: &World) -> Run {
+    world.once_with(&[], &[]).await.run()
 }
 
 pub(crate) const CLEAN: (i32, &str) = (0, "clean");
@@ -172,50 +178,27 @@ pub(crate) async fn until_expired(world: &World, prefix: &str) {
 /// Checks that Redis and MySQL agree on every user, the counts add up, nobody waits while a slot is
 /// free, and no data is left over.
 pub(crate) async fn assert_whole(world: &World, coupon: &MadeCoupon, quantity: u32, held: usize) {
-    let rows = rows(world, coupon.drop).await;
+    let rows = agreed(&world.sql, &world.redis, coupon).await.unwrap();
     assert_eq!(rows.len(), held, "rows: {rows:?}");
     assert!(
         rows.keys().all(|slot| (1..=quantity).contains(slot)),
         "{rows:?}"
     );
-    assert_eq!(
-        rows.values().collect::<BTreeSet<_>>().len(),
-        rows.len(),
-        "somebody has two rows"
-    );
-    assert_eq!(
-        redis_holders(world, coupon).await,
-        rows,
-        "Redis and MySQL differ"
-    );
-    let key = |name: &str| world.redis.of_drop(coupon.id, coupon.drop, name);
-    let count: i64 = world.redis.command(&["GET", &key("count")]).await;
-    let free: Vec<i64> = world
-        .redis
-        .command(&["ZRANGE", &key("free"), "0", "-1"])
-        .await;
-    assert_eq!(
-        count,
-        i64::try_from(rows.len() + free.len()).unwrap(),
-        "count; free are {free:?}"
-    );
-    assert!(free.iter().all(|slot| *slot >= 1
-        && *slot <= count
-        && !rows.contains_key(&u32::try_from(*slot).unwrap())));
-    let waiting: u32 = world.redis.command(&["ZCARD", &key("waiting")]).await;
+    let waiting = world.redis.of_drop(coupon.id, coupon.drop, "waiting");
+    let waiting: u32 = world.redis.command(&["ZCARD", &waiting]).await;
+    let is_full = rows.len() == quantity as usize;
     assert!(
-        waiting == 0 || rows.len() == quantity as usize,
-        "{waiting} people wait while slots are left"
+        waiting == 0 || is_full,
+        "{waiting} users wait while slots are left"
     );
     if coupon.body["once_per"] == "coupon" {
-        let claimants: BTreeMap<String, String> = world
-            .redis
-            .command(&["HGETALL", &world.redis.claimants(coupon.id)])
-            .await;
+        let claimants = ["HGETALL", &world.redis.claimants(coupon.id)];
+        let claimants: BTreeMap<String, String> = world.redis.command(&claimants).await;
         for (slot, user) in &rows {
+            let held = format!("{}:{slot}", coupon.drop);
             assert_eq!(
                 claimants.get(user),
-                Some(&format!("{}:{slot}", coupon.drop)),
+                Some(&held),
                 "{user} among the claimants"
             );
         }
@@ -253,14 +236,9 @@ fn read(mail: &firstcome_stack::Mail) -> ReadMail {
 
 /// Waits for the mail whose subject contains all of these words.
 pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
-    mailed_within(world, words, MAILED).await
-}
-
-/// Like [`mailed`], with a different time limit.
-pub(crate) async fn mailed_within(world: &World, words: &[&str], limit: Duration) -> ReadMail {
     let fits =
         |mail: &firstcome_stack::Mail| words.iter().all(|word| read(mail).subject.contains(word));
-    match world.mail.wait_for(fits, limit).await {
+    match world.mail.wait_for(fits, MAILED).await {
         Ok(mail) => read(&mail),
         Err(error) => panic!("{words:?}: {error}; subjects: {:#?}", subjects(world)),
     }

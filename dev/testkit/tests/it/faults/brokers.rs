@@ -1,11 +1,10 @@
 //! Three brokers, of which one or two die, and topics that would not survive the loss of a broker.
 
 use firstcome_stack::KafkaCluster;
-use firstcome_testkit::{Answer, LIMIT, World, WorldStores, eventually, holders};
+use firstcome_testkit::{Answer, LIMIT, WorldStores, eventually, holders};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use super::waves::{HEALED, Waves, impatient};
-use crate::start_up::{PROCESSES, refuses};
 
 static CLUSTER: OnceCell<KafkaCluster> = OnceCell::const_new();
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -39,6 +38,7 @@ fn is_queued(answer: &Answer) -> bool {
 }
 
 #[tokio::test]
+#[ignore = "release"]
 async fn a_broker_killed_during_a_rush_breaks_no_promise() {
     let (cluster, _turn) = cluster().await;
     let waves = Waves::begin_with(impatient(stores(cluster).await, "broker").await, 400).await;
@@ -82,6 +82,7 @@ async fn a_broker_killed_during_a_rush_breaks_no_promise() {
 }
 
 #[tokio::test]
+#[ignore = "release"]
 async fn claims_are_stored_in_mysql_while_two_of_three_brokers_are_dead() {
     let (cluster, _turn) = cluster().await;
     let waves = Waves::begin(impatient(stores(cluster).await, "brokers").await).await;
@@ -109,50 +110,4 @@ async fn claims_are_stored_in_mysql_while_two_of_three_brokers_are_dead() {
             one.and(other).unwrap();
         })
         .await;
-}
-
-#[tokio::test]
-async fn a_topic_that_may_lose_acknowledged_claims_is_refused_with_advice() {
-    let (cluster, _turn) = cluster().await;
-    let world = World::on(stores(cluster).await, "unsafe-topic").await;
-    let migrate = ("firstcome-api", &["migrate"][..]);
-    for (replication, setting, value, advice) in [
-        (3, "min.insync.replicas", "1", "min.insync.replicas=2"),
-        (
-            3,
-            "unclean.leader.election.enable",
-            "true",
-            "unclean.leader.election.enable=false",
-        ),
-        (
-            1,
-            "cleanup.policy",
-            "delete,compact",
-            "cleanup.policy=delete",
-        ),
-    ] {
-        let topic = format!(
-            "{}-{}",
-            world.setting("KAFKA_TOPIC"),
-            setting.replace('.', "-")
-        );
-        let others = if replication == 3 {
-            [("min.insync.replicas", "2")].as_slice()
-        } else {
-            &[]
-        };
-        let settings: Vec<_> = others.iter().copied().chain([(setting, value)]).collect();
-        world
-            .topic
-            .make_another(&topic, replication, &settings)
-            .await;
-        for (program, args) in PROCESSES.into_iter().chain([migrate]) {
-            let process = world.start(program, args, &[("KAFKA_TOPIC", &topic)]);
-            refuses(
-                &process,
-                &[&topic, setting, &format!("--add-config {advice}")],
-            )
-            .await;
-        }
-    }
 }

@@ -1,19 +1,16 @@
 //! MySQL fails over: the primary's connections hang, and the same address leads to its replica.
 //! Lost data is then restored from Redis and the topic.
 
-use std::collections::BTreeMap;
-
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{MysqlPair, Replication};
 use firstcome_testkit::{
-    Fixture, MadeCoupon, OperatorsShell, WorldStores, all_issued, assert_clean, assert_exact,
-    assert_kept, assert_nothing_found, commands_of, coupon_body, eventually, eventually_some,
-    kinds, people, rows, rush, tally,
+    Fixture, OperatorsShell, WorldStores, all_issued, assert_kept, assert_nothing_found,
+    commands_of, coupon_body, eventually, eventually_some, rows, tally,
 };
 use serde_json::json;
 
 use super::waves::{HEALED, Waves, impatient, until_promised};
-use crate::consumer::positions::any_pass;
+use crate::drift::support::any_pass;
 
 async fn stores(pair: &MysqlPair) -> WorldStores {
     WorldStores::shared()
@@ -34,6 +31,7 @@ async fn no_dead_letter(waves: &Waves) {
 }
 
 #[tokio::test]
+#[ignore = "release"]
 async fn a_semi_synchronous_failover_during_a_rush_breaks_no_promise() {
     let pair = MysqlPair::start(Replication::SemiSynchronous)
         .await
@@ -77,6 +75,7 @@ async fn a_semi_synchronous_failover_during_a_rush_breaks_no_promise() {
 }
 
 #[tokio::test]
+#[ignore = "release"]
 async fn processes_leave_a_read_only_old_primary_and_never_trust_it() {
     let pair = MysqlPair::start(Replication::SemiSynchronous)
         .await
@@ -124,79 +123,28 @@ async fn processes_leave_a_read_only_old_primary_and_never_trust_it() {
         .await;
 }
 
-/// Creates a world on a pair with asynchronous replication. Passes run only on request.
-async fn asynchronous(name: &str) -> (MysqlPair, Fixture) {
-    let pair = MysqlPair::start(Replication::Asynchronous).await.unwrap();
-    let world = impatient(stores(&pair).await, name).await;
-    let fixture = Fixture::of(world).await;
-    (pair, fixture)
-}
-
-/// Waits until the API has left the old primary and uses the new one.
-async fn api_has_left(fixture: &Fixture, coupon: &MadeCoupon) {
-    let renamed = async || {
-        fixture
-            .api
-            .patch(coupon.id, &json!({"name": "renamed"}))
-            .await
-            .status
-            == 200
-    };
-    eventually("the API has left the old primary", HEALED, renamed).await;
-}
-
+/// With asynchronous replication, a failover loses what the replica has not got.
 #[tokio::test]
-async fn rows_missing_on_an_asynchronous_replica_are_rewritten_with_their_codes() {
-    let (pair, fixture) = asynchronous("asynchronous").await;
-    let world = &fixture.world;
-    let api = &fixture.api;
-    let (coupon, mut answers) = fixture.held("Winter", 40, 15).await;
-    pair.stop_replication().await.unwrap();
-    answers.extend(rush(&[&**api], coupon.id, &people(40)[15..], 20).await);
-    all_issued(world, coupon.drop, 40).await;
-    let codes = format!(
-        "SELECT slot, user_id, code, claimed_at FROM issued_coupons WHERE drop_id = {}",
-        coupon.drop
-    );
-    let before = world.sql.query(&codes).await;
-
-    fail_over(&pair).await;
-    // The replica also has older positions of the consumer, so the messages are read again.
-    all_issued(world, coupon.drop, 40).await;
-    assert_eq!(
-        world.sql.query(&codes).await,
-        before,
-        "the same rows, with the codes that users were shown"
-    );
-    assert_exact(world, &coupon, 40, &answers).await;
-    assert_clean(&world.pass().await, &coupon);
-}
-
-#[tokio::test]
+#[ignore = "release"]
 async fn a_coupon_missing_on_the_replica_leaves_dead_letters_and_no_holders_of_others() {
-    let (pair, fixture) = asynchronous("lost-coupon").await;
-    let world = &fixture.world;
-    let api = &fixture.api;
-    let (known, _) = fixture.held("Known", 5, 5).await;
+    let pair = MysqlPair::start(Replication::Asynchronous).await.unwrap();
+    let world = impatient(stores(&pair).await, "lost-coupon").await;
+    let fixture = Fixture::of(world).await;
+    let (api, world) = (&fixture.api, &fixture.world);
     pair.stop_replication().await.unwrap();
     let (lost, answers) = fixture.held("Lost", 10, 7).await;
     let gave_back = answers[6].0.clone();
     api.give_back(lost.id, &gave_back).await.unwrap();
     fail_over(&pair).await;
-    api_has_left(&fixture, &known).await;
-    let daily = json!({
-        "name": "Daily", "quantity": 3, "once_per": "drop", "waiting_list": 0,
-        "schedule": {"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "23:59", "first_day": "2026-01-01"},
-    });
-    for body in [coupon_body("Other", 3, 0), daily] {
-        let other = api.create_coupon(&body).await;
-        // Holders of the lost coupon do not count as holders of this one.
-        for (user, _) in &answers[..3] {
-            assert!(api.claim(other.id, user).await.is_accepted());
-        }
-        assert!(api.claim(other.id, "late").await.is("sold_out"));
-        all_issued(world, other.drop, 3).await;
+    let body = coupon_body("Other", 3, 0);
+    let made = "the API has left the old primary";
+    let other = eventually_some(made, HEALED, async || api.try_create_coupon(&body).await).await;
+    // Holders of the lost coupon do not count as holders of this one.
+    for (user, _) in &answers[..3] {
+        until_promised(api, other.id, user).await;
     }
+    assert!(api.claim(other.id, "late").await.is("sold_out"));
+    all_issued(world, other.drop, 3).await;
     assert!(rows(world, lost.drop).await.is_empty());
     // The consumer reads the messages of the lost coupon again, and stores a dead letter for each
     // user.
@@ -235,107 +183,4 @@ async fn a_coupon_missing_on_the_replica_leaves_dead_letters_and_no_holders_of_o
     .await;
     assert!(api.claim(id, "late").await.is_accepted());
     assert!(api.claim(id, &gave_back).await.is("revoked"));
-}
-
-async fn quantity(fixture: &Fixture, coupon: &MadeCoupon) -> i64 {
-    let sql = format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop);
-    fixture.world.sql.number(&sql).await
-}
-
-#[tokio::test]
-async fn settings_missing_on_the_replica_are_recovered_from_redis_first() {
-    let (pair, fixture) = asynchronous("lost-settings").await;
-    let world = &fixture.world;
-    let api = &fixture.api;
-    let (raised, mut answers) = fixture.held("Raised", 10, 10).await;
-    let (renamed, mut also) = fixture.held("Raised, and renamed later", 10, 10).await;
-    let (lowered, _) = fixture.held("Lowered", 40, 10).await;
-    let (paused, _) = fixture.held("Paused", 40, 10).await;
-    pair.stop_replication().await.unwrap();
-    let more = json!({"quantity": 20});
-    for (coupon, change) in [
-        (&raised, &more),
-        (&renamed, &more),
-        (&lowered, &json!({"quantity": 15})),
-        (&paused, &json!({"paused": true})),
-    ] {
-        api.change(coupon.id, change).await;
-    }
-    for (coupon, answers) in [(&raised, &mut answers), (&renamed, &mut also)] {
-        answers.extend(rush(&[&**api], coupon.id, &people(20)[10..], 10).await);
-        all_issued(world, coupon.drop, 20).await;
-    }
-    fixture.consumer.process.stop().await;
-
-    fail_over(&pair).await;
-    // A change of a setting that Redis does not store, before any pass.
-    api_has_left(&fixture, &renamed).await;
-    assert_eq!(
-        [
-            quantity(&fixture, &renamed).await,
-            quantity(&fixture, &raised).await
-        ],
-        [20, 10]
-    );
-    let dry = world.once_with(&["--dry-run"], &[]).await.run();
-    let run = world.pass().await;
-    let expected = BTreeMap::from([(Kind::SettingsMismatch, 3)]);
-    assert_eq!(
-        [kinds(&dry), kinds(&run)],
-        [expected.clone(), expected],
-        "{dry:#?}\n{run:#?}"
-    );
-    let _consumer = world.consume().await;
-    for (coupon, answers) in [(&raised, &answers), (&renamed, &also)] {
-        all_issued(world, coupon.drop, 20).await;
-        assert_exact(world, coupon, 20, answers).await;
-    }
-    assert_eq!(quantity(&fixture, &lowered).await, 15);
-    assert!(api.claim(paused.id, "late").await.is("paused"));
-    assert_nothing_found(&world.pass().await);
-    let left = world.sql.query("SELECT * FROM broken_promises").await;
-    assert!(left.is_empty(), "{left:?}");
-    // Revisions continue from the highest one.
-    api.change(paused.id, &json!({"paused": false})).await;
-    assert!(api.claim(paused.id, "late").await.is_accepted());
-}
-
-/// A return that an older MySQL has forgotten stands again. The slot's next user is owed another.
-#[tokio::test]
-async fn a_revocation_missing_on_the_replica_gives_the_slot_back_and_can_be_repeated() {
-    let (pair, fixture) = asynchronous("lost-revocation").await;
-    let world = &fixture.world;
-    let api = &fixture.api;
-    let (coupon, mut answers) = fixture.held("Revoked", 10, 10).await;
-    pair.stop_replication().await.unwrap();
-    let user = answers[2].0.clone();
-    let slot = answers[2].1.promised().unwrap().1;
-    let order = json!({"reason": "fraud", "by": "Ann"});
-    api.revoke(coupon.id, &user, &order).await.unwrap();
-    let next = api.claim(coupon.id, "next").await;
-    assert_eq!(next.promised(), Some((coupon.drop, slot)));
-    all_issued(world, coupon.drop, 10).await;
-
-    fail_over(&pair).await;
-    api_has_left(&fixture, &coupon).await;
-    let listed = [(Kind::BrokenPromise, Some("next".to_owned()), true)];
-    eventually("only the next user is listed", HEALED, async || {
-        let run = any_pass(world).await;
-        let found: Vec<_> = run
-            .all_findings()
-            .map(|f| (f.kind, f.user_id.clone(), f.needs_person))
-            .collect();
-        found == listed
-    })
-    .await;
-    assert_eq!(rows(world, coupon.drop).await[&slot], user);
-    let again = api.claim(coupon.id, &user).await;
-    assert_eq!(again.promised(), Some((coupon.drop, slot)));
-    assert_eq!(api.me(coupon.id, "next").await["status"], "broken");
-
-    api.revoke(coupon.id, &user, &order).await.unwrap();
-    any_pass(world).await;
-    answers.push(("next".into(), next));
-    assert_kept(world, &coupon, &answers, &[&user]).await;
-    assert_nothing_found(&world.pass().await);
 }

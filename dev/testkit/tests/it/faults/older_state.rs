@@ -18,42 +18,17 @@ const NEVER: &str = "0 0 0 1 1 *";
 /// Limit until the coupon is closed. An idle machine needs less.
 const CLOSES_WITHIN: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy)]
-enum By {
-    Restore,
-    SwapDb,
-}
-
-/// Keys by name, in the format of `DUMP`.
-type Dumped = BTreeMap<String, (Vec<u8>, i64)>;
-
-impl By {
-    async fn keep(self, redis: &PrefixedKeys) -> Dumped {
-        if let Self::SwapDb = self {
-            for key in redis.names().await {
-                let words = ["COPY", &key, &key, "DB", "1"];
-                assert_eq!(redis.command::<i64>(&words).await, 1, "{key}");
-            }
-        }
-        redis.dump().await
-    }
-
-    async fn put_back(self, redis: &PrefixedKeys, kept: Dumped) {
-        match self {
-            Self::SwapDb => redis.command::<()>(&["SWAPDB", "0", "1"]).await,
-            Self::Restore => {
-                for (key, (dump, _)) in kept {
-                    let words: [Vec<u8>; 5] = [
-                        b"RESTORE".to_vec(),
-                        key.into(),
-                        b"0".to_vec(),
-                        dump,
-                        b"REPLACE".to_vec(),
-                    ];
-                    redis.command::<()>(&words).await;
-                }
-            }
-        }
+/// Restores keys in the format of `DUMP`.
+async fn put_back(redis: &PrefixedKeys, kept: BTreeMap<String, (Vec<u8>, i64)>) {
+    for (key, (dump, _)) in kept {
+        let words = [
+            b"RESTORE".to_vec(),
+            key.into(),
+            b"0".to_vec(),
+            dump,
+            b"REPLACE".to_vec(),
+        ];
+        redis.command::<()>(&words).await;
     }
 }
 
@@ -69,7 +44,7 @@ async fn looks(redis: &PrefixedKeys) -> u64 {
 
 /// Copies Redis, lets 20 more users claim one by one, restores the copy, and lets 10 users claim at
 /// once. Ten users make fewer calls than twenty, so the version stays lower than before.
-async fn goes_back(name: &str, quantity: u32, by: By) {
+async fn goes_back(name: &str, quantity: u32) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&server);
     let world = impatient(stores, name).await;
@@ -79,7 +54,7 @@ async fn goes_back(name: &str, quantity: u32, by: By) {
     let api = &fixture.api;
     let (coupon, mut answers) = fixture.held("Older", quantity, 20).await;
     let daemon = world.daemon().await;
-    let kept = by.keep(&world.redis).await;
+    let kept = world.redis.dump().await;
     let users = people(45);
     answers.extend(rush(&[api], coupon.id, &users[20..40], 1).await);
     all_issued(world, coupon.drop, 40).await;
@@ -89,7 +64,7 @@ async fn goes_back(name: &str, quantity: u32, by: By) {
     })
     .await;
 
-    by.put_back(&world.redis, kept).await;
+    put_back(&world.redis, kept).await;
     let begun = Instant::now();
     let late = &users[35..45];
     let (between, closed) = tokio::join!(rush(&[api], coupon.id, late, 10), async {
@@ -132,16 +107,13 @@ async fn goes_back(name: &str, quantity: u32, by: By) {
 }
 
 #[tokio::test]
+#[ignore = "release"]
 async fn keys_restored_into_a_running_redis_close_the_coupon_within_a_second() {
-    goes_back("older-restore", 60, By::Restore).await;
+    goes_back("older-restore", 60).await;
 }
 
 #[tokio::test]
+#[ignore = "release"]
 async fn users_admitted_to_an_older_state_are_listed_if_no_coupon_is_left() {
-    goes_back("older-full", 40, By::Restore).await;
-}
-
-#[tokio::test]
-async fn a_database_that_is_swapped_for_an_older_copy_closes_the_coupon_within_a_second() {
-    goes_back("older-swap", 60, By::SwapDb).await;
+    goes_back("older-full", 40).await;
 }

@@ -6,6 +6,7 @@ use firstcome_testkit::{WorldStores, eventually, holders};
 use super::waves::{HEALED, Waves, follows, impatient, replication};
 
 #[tokio::test]
+#[ignore = "release"]
 async fn a_master_cut_off_from_its_replica_admits_nobody_until_reconnected() {
     let lag = [
         "--min-replicas-to-write",

@@ -1,18 +1,11 @@
-//! Redis as a cluster and with Sentinels (docs/decisions/0024-redis-cluster.md): failovers, hash
-//! slots that move, and addresses of the wrong kind.
+//! Redis as a cluster (docs/decisions/0024-redis-cluster.md): failovers and hash slots that move.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstcome_stack::{RedisCluster, RedisOptions, RedisSentinels, RedisServer};
-use firstcome_testkit::{
-    ApiClient, MadeCoupon, PrefixedKeys, World, WorldStores, eventually, people, rush,
-};
+use firstcome_stack::RedisCluster;
+use firstcome_testkit::{ApiClient, MadeCoupon, World, WorldStores, eventually, people};
 
 use super::waves::{HEALED, Waves, impatient, until_promised};
-use crate::start_up::{PROCESSES, refuses};
-
-type Settings<'a> = &'a [(&'a str, &'a str)];
 
 async fn cluster() -> RedisCluster {
     RedisCluster::start()
@@ -27,17 +20,6 @@ async fn in_cluster(cluster: &RedisCluster, name: &str) -> World {
     impatient(stores, name).await
 }
 
-async fn with_sentinels(group: &RedisSentinels, name: &str) -> World {
-    let urls: Vec<String> = group.nodes().iter().map(RedisServer::url).collect();
-    impatient(
-        WorldStores::shared()
-            .await
-            .with_redis_servers(&urls.join(","), &group.env()),
-        name,
-    )
-    .await
-}
-
 /// Returns a key of a coupon.
 fn key(world: &World, coupon: &MadeCoupon) -> String {
     world.redis.claimants(coupon.id)
@@ -50,74 +32,22 @@ async fn elsewhere(
     api: &ApiClient,
     coupon: &MadeCoupon,
 ) -> MadeCoupon {
-    let own = cluster
-        .primary_of(&key(world, coupon))
-        .await
-        .unwrap()
-        .port();
+    let port = async |coupon: &MadeCoupon| {
+        let primary = cluster.primary_of(&key(world, coupon)).await;
+        primary.unwrap().port()
+    };
+    let own = port(coupon).await;
     for _ in 0..50 {
         let other = api.open_coupon(40).await;
-        if cluster
-            .primary_of(&key(world, &other))
-            .await
-            .unwrap()
-            .port()
-            != own
-        {
+        if port(&other).await != own {
             return other;
         }
     }
     panic!("all coupons are on one primary");
 }
 
-async fn info(server: &RedisServer, section: &str) -> String {
-    PrefixedKeys::new(&server.url(), "")
-        .command(&["INFO", section])
-        .await
-}
-
-/// A promoted replica lacks the scripts, so its coupons stay closed.
 #[tokio::test]
-async fn scripts_are_on_primaries_only_and_a_flushed_one_closes_only_its_coupons() {
-    let cluster = cluster().await;
-    let waves = Waves::begin(in_cluster(&cluster, "emptied").await).await;
-    let other = elsewhere(&cluster, &waves.world, &waves.api, &waves.coupon).await;
-    let before = rush(&[&waves.api], other.id, &people(10), 10).await;
-    assert!(
-        before.iter().all(|(_, answer)| answer.promised().is_some()),
-        "{before:?}"
-    );
-    waves
-        .survives(async |waves| {
-            let mut with_scripts = BTreeSet::new();
-            for node in cluster.nodes() {
-                if !info(node, "memory")
-                    .await
-                    .contains("number_of_cached_scripts:0\r\n")
-                {
-                    with_scripts.insert(info(node, "replication").await.contains("role:master"));
-                }
-            }
-            assert_eq!(
-                with_scripts,
-                BTreeSet::from([true]),
-                "replicas have no scripts"
-            );
-            let emptied = cluster
-                .primary_of(&key(&waves.world, &waves.coupon))
-                .await
-                .unwrap();
-            PrefixedKeys::new(&emptied.url(), "")
-                .command::<()>(&["FLUSHALL"])
-                .await;
-            let late = &people(11)[10..];
-            let answers = rush(&[&waves.api], other.id, late, 1).await;
-            assert!(answers[0].1.promised().is_some(), "{answers:?}");
-        })
-        .await;
-}
-
-#[tokio::test]
+#[ignore = "release"]
 async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
     let cluster = cluster().await;
     let world = in_cluster(&cluster, "slots").await;
@@ -148,6 +78,7 @@ async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
 /// A frozen primary keeps its connections. Only its own coupons wait for its successor; redis-rs
 /// delays the others while it tries to connect.
 #[tokio::test]
+#[ignore = "release"]
 async fn frozen_primary_is_left_for_its_successor_and_other_coupons_go_on() {
     const LONGEST: Duration = Duration::from_secs(5);
     let cluster = cluster().await;
@@ -187,95 +118,4 @@ async fn frozen_primary_is_left_for_its_successor_and_other_coupons_go_on() {
             cluster.wait_until_whole().await.unwrap();
         })
         .await;
-}
-
-#[tokio::test]
-async fn processes_leave_a_dead_or_frozen_master_for_the_promoted_one() {
-    let group = RedisSentinels::start()
-        .await
-        .unwrap_or_else(|e| panic!("{e:#}"));
-    let waves = Waves::begin(with_sentinels(&group, "sentinel").await).await;
-    waves
-        .survives(async |waves| {
-            let killed = group.current_master().await.unwrap();
-            waves
-                .next_while(10, async |_| {
-                    killed.kill().await.unwrap();
-                })
-                .await;
-            let frozen = group.master_after(killed).await.unwrap();
-            killed.start_again().await.unwrap();
-            group.wait_until_whole().await.unwrap();
-            let asking = people(1);
-            until_promised(&waves.api, waves.coupon.id, &asking[0]).await;
-            waves
-                .next_while(10, async |_| {
-                    frozen.freeze().await.unwrap();
-                    group.master_after(frozen).await.unwrap();
-                })
-                .await;
-            frozen.thaw().await.unwrap();
-            group.wait_until_whole().await.unwrap();
-        })
-        .await;
-}
-
-#[tokio::test]
-async fn addresses_of_the_wrong_kind_are_refused_with_the_name_of_the_setting() {
-    let (cluster, group) = tokio::join!(cluster(), RedisSentinels::start());
-    let group = group.unwrap_or_else(|error| panic!("{error:#}"));
-    let alone = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = World::new("redis-kind").await;
-    let node = cluster.nodes()[0].url();
-    let sentinel = group.urls();
-    let one_sentinel = sentinel.split(',').next().unwrap();
-    let single = alone.url();
-    let nodes = cluster.urls();
-    let cases: [(Settings<'_>, &[&str]); 8] = [
-        (
-            &[("REDIS_URL", &node)],
-            &["node of a cluster", "REDIS_MODE=cluster"],
-        ),
-        (
-            &[("REDIS_URL", one_sentinel)],
-            &["leads to a Sentinel", "REDIS_SENTINEL_MASTER"],
-        ),
-        (
-            &[("REDIS_URL", &single), ("REDIS_MODE", "cluster")],
-            &["no cluster", "REDIS_MODE=cluster"],
-        ),
-        (
-            &[
-                ("REDIS_URL", &sentinel),
-                ("REDIS_MODE", "sentinel"),
-                ("REDIS_SENTINEL_MASTER", "other"),
-            ],
-            &["no master of that name", "other"],
-        ),
-        (
-            &[
-                ("REDIS_URL", &single),
-                ("REDIS_MODE", "sentinel"),
-                ("REDIS_SENTINEL_MASTER", "firstcome"),
-            ],
-            &["leads to no Sentinel", "REDIS_MODE=sentinel"],
-        ),
-        (
-            &[("REDIS_MODE", "sentinel")],
-            &["REDIS_SENTINEL_MASTER is missing"],
-        ),
-        (
-            &[("REDIS_SENTINEL_MASTER", "firstcome")],
-            &["REDIS_MODE is not sentinel"],
-        ),
-        (&[("REDIS_URL", &nodes)], &["several nodes", "REDIS_MODE"]),
-    ];
-    for (settings, words) in cases {
-        for (program, args) in PROCESSES
-            .into_iter()
-            .filter(|(_, args)| *args != ["consume"])
-        {
-            refuses(&world.start(program, args, settings), words).await;
-        }
-    }
 }

@@ -210,33 +210,21 @@ pub(crate) async fn kafka_behind_proxy() -> (
     &'static FaultProxy,
     MutexGuard<'static, ()>,
 ) {
-    let (kafka, [proxy, ..], turn) = kafka_behind_proxies().await;
-    (kafka, proxy, turn)
-}
-
-/// Returns the same Kafka behind an additional proxy, for other clients.
-pub(crate) async fn kafka_behind_proxies() -> (
-    &'static KafkaServer,
-    &'static [FaultProxy; 2],
-    MutexGuard<'static, ()>,
-) {
     let turn = KAFKA_TURN.lock().await;
     let start = async || {
         KafkaServer::start_behind_proxies(KafkaOptions::default())
             .await
             .unwrap()
     };
-    let (kafka, proxies) = KAFKA.get_or_init(start).await;
+    let (kafka, [proxy, _]) = KAFKA.get_or_init(start).await;
     // A failed test may have left it dead or frozen.
     if kafka.pid().is_none() {
         kafka.start_again().await.unwrap();
     } else {
         kafka.thaw().await.unwrap();
     }
-    for proxy in proxies {
-        proxy.set(ProxyFault::Pass).await.unwrap();
-    }
-    (kafka, proxies, turn)
+    proxy.set(ProxyFault::Pass).await.unwrap();
+    (kafka, proxy, turn)
 }
 
 /// Starts a pass that holds its lock and is stalled.
@@ -246,21 +234,13 @@ pub(crate) async fn stalled_pass(world: &World) -> Process {
         &["once"],
         &[("FIRSTCOME_STALL_AT", "run_begun")],
     );
+    let running =
+        "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'";
     eventually("the pass has begun", HEALED, async || {
-        passes_by_hand(world).await == 1
+        world.sql.number(running).await == 1
     })
     .await;
     pass
-}
-
-/// Counts the running passes that were started on the command line.
-pub(crate) async fn passes_by_hand(world: &World) -> i64 {
-    world
-        .sql
-        .number(
-            "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'",
-        )
-        .await
 }
 
 static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();

@@ -2,72 +2,27 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, Http, LIMIT, MadeCoupon, ReconcilerClient, Running};
+use firstcome_testkit::{Fixture, Http};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::drift::sealing::{closed, until_sealed};
-use crate::drift::support::{explained, inject, until_expired};
+use crate::drift::support::{explained, inject};
 
-/// Returns the user's history from the endpoint. Fails unless the command line shows the same.
-async fn story(
-    fixture: &Fixture,
-    daemon: &Running<ReconcilerClient>,
-    coupon: &MadeCoupon,
-    user: &str,
-) -> Value {
-    let reply = at_the_endpoint(daemon, coupon, user).await;
-    let told = explained(&fixture.world, coupon, user).await;
-    assert_eq!(
-        told, reply,
-        "the command line and the endpoint tell the same story"
-    );
-    told
-}
-
-async fn at_the_endpoint(
-    daemon: &Running<ReconcilerClient>,
-    coupon: &MadeCoupon,
-    user: &str,
-) -> Value {
-    let path = format!("/v1/coupons/{}/people/{user}", coupon.id);
-    let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
-    assert_eq!(reply.status, 200, "{reply:?}");
-    reply.body
-}
-
-/// Returns the events in order, as `source: what`.
-fn lines(story: &Value) -> Vec<String> {
+/// Fails unless the events are in order, and each of these has a line with all its words.
+fn assert_told(story: &Value, events: &[&[&str]]) {
+    let text = |event: &Value, name: &str| event[name].as_str().unwrap_or_default().to_owned();
     let happenings = story["happenings"].as_array().unwrap();
-    // Compared as times, not as text: a whole second has no fraction in the text, and "Z" sorts
-    // after ".".
-    let times: Vec<DateTime<Utc>> = happenings
-        .iter()
-        .filter_map(|h| h["at"].as_str())
-        .map(|at| at.parse().unwrap())
-        .collect();
+    let times = happenings.iter().map(|event| text(event, "at"));
+    // Compared as times, not as text: a whole second has no fraction in the text.
+    let times: Vec<DateTime<Utc>> = times.filter_map(|at| at.parse().ok()).collect();
     assert!(times.is_sorted(), "not in chronological order: {story:#}");
-    happenings
-        .iter()
-        .map(|h| {
-            format!(
-                "{}: {}",
-                h["source"].as_str().unwrap(),
-                h["what"].as_str().unwrap()
-            )
-        })
-        .collect()
-}
-
-/// Fails unless some line contains all of these words.
-fn assert_told(story: &Value, words: &[&str]) {
-    let lines = lines(story);
-    assert!(
-        lines
-            .iter()
-            .any(|line| words.iter().all(|word| line.contains(word))),
-        "no line has {words:?}: {story:#}"
-    );
+    for words in events {
+        let told = happenings.iter().any(|event| {
+            let line = format!("{}: {}", text(event, "source"), text(event, "what"));
+            words.iter().all(|word| line.contains(word))
+        });
+        assert!(told, "no line has {words:?}: {story:#}");
+    }
 }
 
 #[tokio::test]
@@ -76,143 +31,47 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     let world = &fixture.world;
     let daemon = world.daemon().await;
     let (coupon, answers) = fixture.held("Told", 20, 12).await;
+    let read = async |path: &str| Http::send(daemon.http().ops(Method::GET, path)).await;
+    let path = |coupon: i64, user: &str| format!("/v1/coupons/{coupon}/people/{user}");
+    let story = async |user: &str| {
+        let reply = read(&path(coupon.id, user)).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(explained(world, &coupon, user).await, reply.body);
+        reply.body
+    };
     let (user, answer) = &answers[0];
     let (drop, slot) = answer.promised().unwrap();
-    let told = story(&fixture, &daemon, &coupon, user).await;
-    assert_eq!(
-        (&told["holds"], &told["slot"], &told["drop_id"]),
-        (&json!("issued"), &json!(slot), &json!(drop))
-    );
+    let told = story(user).await;
+    let found = (&told["holds"], &told["slot"], &told["drop_id"]);
+    assert_eq!(found, (&json!("issued"), &json!(slot), &json!(drop)));
     let at = format!("slot {slot}");
-    assert_told(&told, &["redis:", "admitted", &at]);
-    assert_told(&told, &["mysql:", "row", &at, "written by the consumer"]);
+    let row = ["mysql:", "row", &at, "written by the consumer"];
+    assert_told(&told, &[&["redis:", "admitted", &at], &row]);
     assert_eq!(told["no_longer_known"], json!([]), "{told:#}");
 
     let done = inject(world, &coupon, Drift::FailedClaim, 1).await;
     let user = &done.people[0].user;
-    let told = story(&fixture, &daemon, &coupon, user).await;
-    assert!(
-        ["accepted", "failed"].contains(&told["holds"].as_str().unwrap()),
-        "{told:#}"
-    );
+    let holds = story(user).await["holds"].clone();
+    assert!(holds == "accepted" || holds == "failed", "{holds}");
     let run = world.pass().await;
-    let told = story(&fixture, &daemon, &coupon, user).await;
+    let told = story(user).await;
     assert_eq!(told["holds"], "issued");
-    assert_told(&told, &["backup:", "failed claim", "firstcome-drift"]);
-    assert_told(&told, &["backup:", "dealt with: issued"]);
-    assert_told(
-        &told,
+    let events: [&[&str]; 4] = [
+        &["backup:", "failed claim", "firstcome-drift"],
+        &["backup:", "dealt with: issued"],
         &["reconciler:", "failed_claim", "issue applied", &run.run_id],
-    );
-    assert_told(&told, &["mysql:", "written by the reconciler"]);
+        &["mysql:", "written by the reconciler"],
+    ];
+    assert_told(&told, &events);
 
-    let told = story(&fixture, &daemon, &coupon, "u-nobody").await;
+    let told = story("u-nobody").await;
     assert_eq!(
         (&told["holds"], &told["happenings"]),
-        (&json!("none"), &json!([])),
-        "{told:#}"
+        (&json!("none"), &json!([]))
     );
-    assert!(
-        told["conclusion"].as_str().unwrap().contains("no claim"),
-        "{told:#}"
-    );
-
-    let path = |coupon, user| format!("/v1/coupons/{coupon}/people/{user}");
     for (path, status) in [(path(424_242, "u-1"), 404), (path(coupon.id, "u%201"), 400)] {
-        let reply = Http::send(daemon.http().ops(Method::GET, &path)).await;
-        assert_eq!(reply.status, status, "{reply:?}");
+        assert_eq!(read(&path).await.status, status, "{path}");
     }
-    let without_token = daemon.http().get(&path(coupon.id, "u-1")).await;
-    assert_eq!(without_token.status, 401);
-}
-
-#[tokio::test]
-async fn explain_reports_data_that_is_no_longer_known() {
-    let fixture = Fixture::new("d-story-3").await;
-    let world = &fixture.world;
-    world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
-    let daemon = world.daemon().await;
-    let (coupon, _) = closed(&fixture, "Gone").await;
-    until_sealed(&fixture, &coupon).await;
-    let own = world.redis.of_drop(coupon.id, coupon.drop, "");
-    until_expired(world, &own).await;
-    let told = story(&fixture, &daemon, &coupon, "u-1").await;
-    assert_eq!(told["holds"], "issued", "{told:#}");
-    assert!(
-        told["no_longer_known"].to_string().contains("expired"),
-        "{told:#}"
-    );
-    let told = story(&fixture, &daemon, &coupon, "u-nobody").await;
-    assert!(
-        told["no_longer_known"].to_string().contains("expired"),
-        "{told:#}"
-    );
-    assert_eq!(
-        told["holds"], "none",
-        "rows are authoritative for a sealed drop: {told:#}"
-    );
-}
-
-#[tokio::test]
-async fn the_command_line_explains_every_user_found_on_a_slot() {
-    let fixture = Fixture::new("d-story-slot").await;
-    let world = &fixture.world;
-    let (coupon, _) = fixture.held("Slot", 20, 3).await;
-    let on_slot = format!(
-        "SELECT user_id FROM issued_coupons WHERE drop_id = {} AND slot = 2",
-        coupon.drop
-    );
-    let holder = world.sql.query(&on_slot).await[0][0].clone();
-    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
-    world
-        .redis
-        .command::<i64>(&["ZADD", &users, "2", "u-in-redis"])
-        .await;
-    let dead_letter = format!(
-        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES ({}, {}, 2, 'u-dead-letter', 'by hand')",
-        coupon.id, coupon.drop
-    );
-    world.sql.query(&dead_letter).await;
-    let ask = async |more: &[&str]| {
-        let id = coupon.id.to_string();
-        let args: Vec<&str> = ["explain", "--coupon", &id]
-            .iter()
-            .chain(more)
-            .copied()
-            .collect();
-        let cli = world.start("firstcome-reconciler", &args, &[]);
-        (cli.ended(LIMIT).await, cli.all_stdout().await, cli.log())
-    };
-    let drop = coupon.drop.to_string();
-    for more in [
-        &["--slot", "2", "--json"][..],
-        &["--slot", "2", "--json", "--drop", &drop],
-    ] {
-        let (code, told, log) = ask(more).await;
-        let stories: Vec<Value> = serde_json::Deserializer::from_str(&told)
-            .into_iter()
-            .map(Result::unwrap)
-            .collect();
-        let told: Vec<_> = stories
-            .iter()
-            .map(|s| (s["user_id"].as_str().unwrap(), s["holds"].as_str().unwrap()))
-            .collect();
-        let mut expected = [
-            ("u-dead-letter", "failed"),
-            ("u-in-redis", "accepted"),
-            (holder.as_str(), "issued"),
-        ];
-        expected.sort_unstable();
-        assert_eq!((code, told), (0, expected.to_vec()), "{log}");
-    }
-    let (code, told, _) = ask(&["--slot", "2"]).await;
-    assert!(code == 0 && told.matches("\nnow: ").count() == 3, "{told}");
-    for (more, why) in [
-        (&["--slot", "9"][..], "nobody is known on slot 9"),
-        (&["--slot", "2", "--drop", "424242"], "no such drop"),
-        (&["--slot", "2", "--user", "u-1"], "cannot be used with"),
-    ] {
-        let (code, _, log) = ask(more).await;
-        assert!(code == 2 && log.contains(why), "{code}: {log}");
-    }
+    let stranger = daemon.http().get(&path(coupon.id, "u-1")).await.status;
+    assert_eq!(stranger, 401, "without a token");
 }

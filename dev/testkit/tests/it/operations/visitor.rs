@@ -1,6 +1,6 @@
 //! An HTTP client that visits the operations page without a browser.
 
-use firstcome_testkit::{LIMIT, ReconcilerClient, Running, eventually_some};
+use firstcome_testkit::{ReconcilerClient, Running};
 use reqwest::header::{CONTENT_TYPE, COOKIE, ORIGIN};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response};
@@ -12,16 +12,6 @@ pub(super) struct Visitor {
     client: Client,
     pub(super) base: String,
     cookie: String,
-    forwarded_for: String,
-}
-
-/// A person's credentials and the address of the pages.
-pub(super) struct Login<'a> {
-    pub(super) base: &'a str,
-    pub(super) name: &'a str,
-    pub(super) token: &'a str,
-    /// The value of `X-Forwarded-For`. Empty if no proxy forwards the request.
-    pub(super) forwarded_for: &'a str,
 }
 
 /// The response to a submitted form.
@@ -44,10 +34,6 @@ impl FormReply {
 
 impl Visitor {
     pub(super) fn at(daemon: &Running<ReconcilerClient>) -> Self {
-        Self::at_address(daemon.http().base())
-    }
-
-    fn at_address(base: &str) -> Self {
         // Opens a new connection for each request, so that each request reaches the current
         // process.
         let client = Client::builder()
@@ -58,20 +44,8 @@ impl Visitor {
             .unwrap();
         Self {
             client,
-            base: base.to_owned(),
+            base: daemon.http().base().to_owned(),
             cookie: String::new(),
-            forwarded_for: String::new(),
-        }
-    }
-
-    /// Returns this client with its cookies, directed to another process that has the same host
-    /// name.
-    pub(super) fn moved_to(&self, base: &str) -> Self {
-        Self {
-            client: self.client.clone(),
-            base: base.to_owned(),
-            cookie: self.cookie.clone(),
-            forwarded_for: self.forwarded_for.clone(),
         }
     }
 
@@ -80,19 +54,8 @@ impl Visitor {
         name: &str,
         token: &str,
     ) -> Self {
-        let login = Login {
-            base: daemon.http().base(),
-            name,
-            token,
-            forwarded_for: "",
-        };
-        Self::by(login).await
-    }
-
-    pub(super) async fn by(login: Login<'_>) -> Self {
-        let mut visitor = Self::at_address(login.base);
-        login.forwarded_for.clone_into(&mut visitor.forwarded_for);
-        let answer = visitor.log_in(login.name, login.token, "/").await;
+        let mut visitor = Self::at(daemon);
+        let answer = visitor.log_in(name, token, "/").await;
         let status = answer.status().as_u16();
         assert_eq!((status, header(&answer, "location")), (303, "/"));
         let cookie = header(&answer, "set-cookie");
@@ -106,12 +69,7 @@ impl Visitor {
     pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}{path}", self.base);
         let request = self.client.request(method, url);
-        let request = request.header(COOKIE, &self.cookie);
-        if self.forwarded_for.is_empty() {
-            request
-        } else {
-            request.header("x-forwarded-for", &self.forwarded_for)
-        }
+        request.header(COOKIE, &self.cookie)
     }
 
     pub(super) async fn get(&self, path: &str) -> Response {
@@ -120,16 +78,6 @@ impl Visitor {
 
     pub(super) async fn text(&self, path: &str) -> String {
         self.get(path).await.text().await.unwrap()
-    }
-
-    /// Waits until a screen satisfies this condition, and returns the screen.
-    pub(super) async fn until(&self, path: &str, holds: impl Fn(&str) -> bool) -> String {
-        let what = format!("{path} changes");
-        eventually_some(&what, 3 * LIMIT, async || {
-            let page = self.text(path).await;
-            if holds(&page) { Ok(page) } else { Err(page) }
-        })
-        .await
     }
 
     pub(super) async fn log_in(&self, name: &str, token: &str, next: &str) -> Response {

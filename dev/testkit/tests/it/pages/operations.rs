@@ -1,12 +1,11 @@
 //! The screens of the operations page in a browser, at a desk and on a phone at night.
 
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Browser, Fixture, Look, OPS_TOKEN, Sql};
+use firstcome_testkit::{Browser, Fixture, OPS_TOKEN, Sql};
 use serde_json::json;
 
 use super::support::{
-    assert_open_to_all, assert_sound, dark_phone, desk, log_in, until, until_text, until_there,
-    until_title_has,
+    assert_open_to_all, dark_phone, desk, log_in, until, until_text, until_there, until_title_has,
 };
 use crate::drift::support::injector;
 
@@ -22,8 +21,8 @@ async fn spread_claims(sql: &Sql, drop: i64) {
         .await;
 }
 
-/// docs/OPERATIONS.md shows screenshots of these screens.
 #[tokio::test]
+#[ignore = "release"]
 async fn an_operator_repairs_a_drop_and_opens_every_screen_at_a_desk_and_on_a_phone() {
     let f = Fixture::new("page-acts").await;
     let sql = &f.world.sql;
@@ -129,115 +128,4 @@ async fn an_operator_repairs_a_drop_and_opens_every_screen_at_a_desk_and_on_a_ph
         "document.querySelector('pre').innerText === 'odd <b>message</b>'",
     )
     .await;
-}
-
-/// Finds words that a cell breaks in two. Line breaks after a slash or a hyphen are allowed.
-const BROKEN: &str = r"
-  const broken = [];
-  for (const cell of document.querySelectorAll('th, td, dd')) {
-    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
-    while (texts.nextNode()) {
-      for (const { index, 0: word } of texts.currentNode.data.matchAll(/[^\s\/-]+/g)) {
-        const range = document.createRange();
-        range.setStart(texts.currentNode, index);
-        range.setEnd(texts.currentNode, index + word.length);
-        const lines = new Set([...range.getClientRects()].map(({ top }) => Math.round(top)));
-        if (lines.size > 1) broken.push(word);
-      }
-    }
-  }
-  return broken";
-
-#[tokio::test]
-async fn no_column_breaks_a_word_and_a_drop_comes_first_on_a_phone() {
-    let f = Fixture::new("page-columns").await;
-    let (coupon, _) = f
-        .held(
-            "Advent calendar, door 24: free delivery for everybody",
-            20,
-            20,
-        )
-        .await;
-    let (fine, _) = f.held("Daily espresso", 1_500, 40).await;
-    f.world
-        .sql
-        .query("UPDATE drops SET closes_at = '2130-12-24 09:00'")
-        .await;
-    let schedule = "{\"type\":\"daily\",\"time_zone\":\"America/Argentina/Buenos_Aires\",\"opens\":\"15:00\",\
-         \"closes\":\"18:00\",\"first_day\":\"2130-01-01\"}";
-    f.world
-        .sql
-        .query(&format!(
-            "UPDATE coupons SET schedule = '{schedule}' WHERE id = {}",
-            fine.id
-        ))
-        .await;
-    let daemon = f.world.daemon().await;
-    let mut drift = injector(&f.world, &coupon).await;
-    drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
-    let run = daemon.reconcile(&json!({})).await.run_id;
-    let letter = f
-        .world
-        .sql
-        .number("SELECT MIN(id) FROM failed_claims")
-        .await;
-    let browser = Browser::open(desk()).await;
-    let base = daemon.http().base();
-    browser.visit(base).await;
-    log_in(&browser, "Kim", OPS_TOKEN).await;
-    until_text(&browser, "exact for everybody whom Redis knows").await;
-    let fine_drop = format!("/coupons/{}/drops/{}", fine.id, fine.drop);
-    for path in [
-        "/",
-        "/coupons",
-        "/alerts",
-        "/dead-letters",
-        "/runs",
-        &format!("/runs/{run}"),
-        &fine_drop,
-        &format!("/coupons/{}", fine.id),
-    ] {
-        browser.visit(&format!("{base}{path}")).await;
-        until_there(&browser, ".who").await;
-        for width in [1024, 1280, 1440, 1920] {
-            browser
-                .look(Look {
-                    width,
-                    ..Look::default()
-                })
-                .await;
-            assert_eq!(browser.run(BROKEN).await, json!([]), "{path} at {width}");
-            assert_sound(
-                &browser,
-                &format!("columns{}-{width}", path.replace('/', "-")),
-            )
-            .await;
-        }
-    }
-
-    browser.look(Look::default().on_a_phone()).await;
-    browser.visit(&format!("{base}{fine_drop}")).await;
-    until_there(&browser, ".elsewhere").await;
-    let order = "const top = (css) => document.querySelector(css).getBoundingClientRect().top;
-         return [document.querySelector('h1').innerText, top('tbody tr') < top('.elsewhere'), top('tbody tr') < innerHeight]";
-    assert_eq!(
-        browser.run(order).await,
-        json!([
-            format!("Daily espresso · drop {}: open", fine.drop),
-            true,
-            true
-        ]),
-        "its own state first"
-    );
-    let menu = "return document.querySelector('body > header').getBoundingClientRect().height";
-    assert!(
-        browser.run(menu).await.as_f64().unwrap() <= 110.0,
-        "the menu leaves room on a phone"
-    );
-    assert_open_to_all(&browser, "drop-phone").await;
-    browser
-        .visit(&format!("{base}/dead-letters/{letter}"))
-        .await;
-    until_text(&browser, "Why it stays:").await;
-    assert_open_to_all(&browser, "letter-phone").await;
 }

@@ -1,7 +1,5 @@
 //! A coupon page in a browser, and the user who visits it.
 
-use std::ffi::OsString;
-use std::path::Path;
 use std::time::Duration;
 
 use firstcome_load::identity::{token, token_settings};
@@ -126,14 +124,9 @@ impl BrowserPage {
     pub(super) async fn assert_open_to_all(&self, name: &str) {
         assert_open_to_all(&self.browser, name).await;
     }
-
-    pub(super) async fn picture(&self, name: &str) {
-        picture(&self.browser, name).await;
-    }
 }
 
-/// Checks that the console has no errors, and that nothing overflows the window. Saves a screenshot
-/// if screenshots are enabled.
+/// Checks that the console has no errors, and that nothing overflows the window.
 pub(super) async fn assert_sound(browser: &Browser, name: &str) {
     assert_eq!(browser.complaints().await, Vec::<Value>::new(), "{name}");
     let beside = "const e = document.documentElement; return e.scrollWidth - e.clientWidth";
@@ -142,7 +135,6 @@ pub(super) async fn assert_sound(browser: &Browser, name: &str) {
         json!(0),
         "{name}: it scrolls sideways"
     );
-    picture(browser, name).await;
 }
 
 /// Like [`assert_sound`], and also checks for accessibility barriers.
@@ -154,24 +146,6 @@ pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
         "{name}: {}",
         serde_json::to_string_pretty(&barriers).unwrap()
     );
-}
-
-/// Returns the folder for screenshots, if enabled. `cargo xtask pictures` captures every state.
-fn pictures() -> Option<OsString> {
-    std::env::var_os("PICTURES").filter(|folder| !folder.is_empty())
-}
-
-pub(super) fn wants_pictures() -> bool {
-    pictures().is_some()
-}
-
-pub(super) async fn picture(browser: &Browser, name: &str) {
-    if let Some(folder) = pictures() {
-        std::fs::create_dir_all(&folder).unwrap();
-        browser
-            .picture(&Path::new(&folder).join(format!("{name}.png")))
-            .await;
-    }
 }
 
 /// Returns the window of a browser at a desk.
@@ -234,15 +208,6 @@ pub(super) async fn until_title_has(browser: &Browser, text: &str) {
     until(browser, &holds).await;
 }
 
-/// Waits until the screen has this title.
-pub(super) async fn until_title(browser: &Browser, title: &str) {
-    until(
-        browser,
-        &format!("document.querySelector('h1').innerText === {title:?}"),
-    )
-    .await;
-}
-
 /// Logs in with the keyboard only, starting at the first field.
 pub(super) async fn log_in(browser: &Browser, name: &str, token: &str) {
     until(browser, "document.querySelector('#token')").await;
@@ -251,15 +216,6 @@ pub(super) async fn log_in(browser: &Browser, name: &str, token: &str) {
     browser.key(TAB).await;
     browser.keys(token).await;
     browser.key(ENTER).await;
-}
-
-/// Types into a field.
-pub(super) async fn fill(browser: &Browser, field: &str, text: &str) {
-    browser
-        .run(&format!("document.querySelector({field:?}).value = ''"))
-        .await;
-    browser.click(field).await;
-    browser.keys(text).await;
 }
 
 /// Presses Tab until this element has the focus.

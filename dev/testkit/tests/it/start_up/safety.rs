@@ -2,7 +2,7 @@
 
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{Fixture, PrefixedKeys, World, WorldStores, assert_exact, eventually};
+use firstcome_testkit::{Fixture, PrefixedKeys, WorldStores, eventually};
 
 use super::refuses;
 use crate::faults::waves::{HEALED, follows, impatient};
@@ -77,47 +77,4 @@ async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     // Another key was drawn in place of a lost one: rows that are written again get other codes.
     world.sql.query("DELETE FROM code_key").await;
     is_told("the table code_key is empty").await;
-}
-
-#[tokio::test]
-async fn a_redis_with_managed_durability_is_accepted_and_reported() {
-    let redis = RedisServer::start(RedisOptions {
-        appendonly: false,
-        ..RedisOptions::default()
-    })
-    .await
-    .unwrap();
-    let world = World::on(WorldStores::shared().await.with_redis(&redis), "managed").await;
-    world.set("REDIS_DURABILITY", "managed");
-    let fixture = Fixture::of(world).await;
-    let (coupon, answers) = fixture.held("Managed", 20, 20).await;
-    let daemon = fixture.world.daemon().await;
-    assert_exact(&fixture.world, &coupon, 20, &answers).await;
-    for http in [fixture.api.http(), daemon.http()] {
-        let ready = http.get("/readyz").await;
-        let note = ready.body["notes"]["redis_durability"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        assert!(
-            ready.status == 200 && note.contains("nothing checks"),
-            "{ready:?}"
-        );
-        let metrics = http.get("/metrics").await.text;
-        assert!(
-            metrics
-                .lines()
-                .any(|line| line == "firstcome_redis_managed 1"),
-            "{metrics}"
-        );
-    }
-    // The settings that Redis itself reports are still checked.
-    PrefixedKeys::new(&redis.url(), "")
-        .command::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])
-        .await;
-    refuses(
-        &fixture.world.start("firstcome-reconciler", &["once"], &[]),
-        &["Redis", "noeviction"],
-    )
-    .await;
 }

@@ -1,12 +1,8 @@
 //! Claims and repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use firstcome_stack::{PASSWORD, USER, kafka_login};
+use firstcome_stack::{USER, kafka_login};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, all_issued, assert_clean, assert_exact, people, rush, tally};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 
 use crate::drift::damage::{Case, repair};
 use crate::drift::support::{assert_settled, injector};
@@ -74,6 +70,7 @@ async fn the_gate_is_opened_again(fixture: &Fixture) {
 }
 
 #[tokio::test]
+#[ignore = "release"]
 async fn every_kafka_login_method_works() {
     let world = world("tls-kafka").await;
     let servers = servers().await;
@@ -95,54 +92,4 @@ async fn every_kafka_login_method_works() {
     ];
     let once = world.once_with(&[], &env).await;
     assert_eq!(once.code, 0, "{}", once.log);
-}
-
-#[tokio::test]
-async fn kafka_accepts_the_token_of_an_identity_provider() {
-    let world = world("tls-token").await;
-    let provider = start_identity_provider().await;
-    let properties = format!(
-        "security.protocol=SASL_SSL; sasl.mechanism=OAUTHBEARER; sasl.oauthbearer.method=oidc; sasl.oauthbearer.client.id={USER}; \
-         sasl.oauthbearer.client.secret={PASSWORD}; sasl.oauthbearer.token.endpoint.url={provider}"
-    );
-    for (name, value) in [
-        ("KAFKA_SASL_PASSWORD", ""),
-        ("KAFKA_PROPERTIES", &properties),
-    ] {
-        world.set(name, value);
-    }
-    rush_is_exact(&Fixture::of(world).await).await;
-}
-
-/// Starts a server that answers each request with an unsigned token. Returns its address.
-async fn start_identity_provider() -> String {
-    let encode = |claims: serde_json::Value| BASE64_URL_SAFE_NO_PAD.encode(claims.to_string());
-    let now = chrono::Utc::now().timestamp();
-    let token = format!(
-        "{}.{}.",
-        encode(serde_json::json!({ "alg": "none" })),
-        encode(serde_json::json!({ "sub": USER, "iat": now, "exp": now + 3_600 })),
-    );
-    let body = serde_json::json!({ "access_token": token, "token_type": "Bearer" }).to_string();
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = String::new();
-            while !request.contains("grant_type=client_credentials") {
-                let mut part = [0; 4_096];
-                let length = stream.read(&mut part).await.unwrap();
-                assert_ne!(length, 0, "{request}");
-                request.push_str(&String::from_utf8_lossy(&part[..length]));
-            }
-            stream.write_all(answer.as_bytes()).await.unwrap();
-        }
-    });
-    format!("http://{address}/token")
 }

@@ -4,12 +4,11 @@ use firstcome_shared::crash::Point;
 use firstcome_testkit::{PromisedAnswer, all_issued, assert_exact, people, rush};
 
 use super::environment::{Environment, dies_at};
-use super::tally::SeenCycle;
 
 /// Half of the users claim before the first crash, half before the second.
 const QUANTITY: u32 = 6;
 
-pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
+pub(super) async fn cycle(environment: &Environment, point: Point) {
     let world = &environment.world;
     let coupon = environment.api.open_coupon(QUANTITY).await;
     let mut answers: Vec<PromisedAnswer> = Vec::new();
@@ -53,5 +52,5 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
         .await;
     environment
         .count(&coupon, QUANTITY as usize, &answers)
-        .await
+        .await;
 }

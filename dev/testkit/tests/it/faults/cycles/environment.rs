@@ -1,17 +1,16 @@
 //! State that survives from cycle to cycle, and steps that all cycles share.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use firstcome_shared::crash::Point;
 use firstcome_stack::{FaultProxy, ProxyFault, RedisOptions, RedisServer};
 use firstcome_testkit::{
     ApiClient, Http, LIMIT, MadeCoupon, Process, PromisedAnswer, Running, World, WorldStores,
-    assert_nothing_found, rows,
+    assert_kept, assert_nothing_found, rows,
 };
 use tokio::sync::MutexGuard;
 
 use super::Scenario;
-use super::tally::SeenCycle;
 use crate::faults::waves::kafka_behind_proxy;
 
 /// The shell's exit code for SIGABRT.
@@ -99,41 +98,31 @@ impl Environment {
         assert_nothing_found(&self.world.once_with(&[], &[]).await.run());
     }
 
-    /// Compares the answers with the stores, repairs broken promises manually, and seals the drop
-    /// so that later passes skip it.
+    /// Compares the answers with the rows, ends broken promises by hand, and seals the drop so that
+    /// later passes skip it.
     pub(super) async fn count(
         &self,
         coupon: &MadeCoupon,
         quantity: usize,
         answers: &[PromisedAnswer],
-    ) -> SeenCycle {
+    ) {
+        let sql = &self.world.sql;
+        assert_kept(&self.world, coupon, answers, &[]).await;
         let rows = rows(&self.world, coupon.drop).await;
         let people: HashSet<&String> = rows.values().collect();
-        let by_person: HashMap<&String, u32> =
-            rows.iter().map(|(slot, user)| (user, *slot)).collect();
-        let mut seen = SeenCycle {
-            fired: 2,
-            ..SeenCycle::default()
-        };
-        for (user, answer) in answers {
-            let Some((drop, slot)) = answer.promised() else {
-                continue;
-            };
-            seen.promises += 1;
-            seen.broken += usize::from((drop, by_person.get(user)) != (coupon.drop, Some(&slot)));
-        }
-        seen.over_issued = rows.len().saturating_sub(quantity) + (rows.len() - people.len());
-        self.world
-            .sql
-            .query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)")
+        assert!(
+            rows.len() <= quantity && people.len() == rows.len(),
+            "{rows:?}"
+        );
+        let promises = answers
+            .iter()
+            .filter(|(_, answer)| answer.promised().is_some());
+        assert!(promises.count() > 0, "no promise was checked");
+        sql.query("UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3)")
             .await;
-        let seal =
-            "UPDATE drops SET closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3) WHERE id";
-        self.world
-            .sql
-            .query(&format!("{seal} = {}", coupon.drop))
+        let seal = "UPDATE drops SET closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3)";
+        sql.query(&format!("{seal} WHERE id = {}", coupon.drop))
             .await;
-        seen
     }
 }
 

@@ -5,10 +5,9 @@ use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{all_issued, assert_exact, people, rush};
 
 use super::environment::Environment;
-use super::tally::SeenCycle;
 use crate::drift::support::inject;
 
-pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle {
+pub(super) async fn cycle(environment: &Environment, point: Point) {
     let world = &environment.world;
     let coupon = environment.api.open_coupon(6).await;
     let mut answers = rush(&[&environment.api], coupon.id, &people(5), 5).await;
@@ -48,5 +47,5 @@ pub(super) async fn cycle(environment: &Environment, point: Point) -> SeenCycle 
     answers.extend(rush(&[&environment.api], coupon.id, &["u-6".into()], 1).await);
     all_issued(world, coupon.drop, 6).await;
     assert_exact(world, &coupon, 6, &answers).await;
-    environment.count(&coupon, 6, &answers).await
+    environment.count(&coupon, 6, &answers).await;
 }

@@ -7,11 +7,10 @@ use firstcome_testkit::{LIMIT, all_issued, assert_exact, eventually, people, rus
 use mail_parser::MessageParser;
 
 use super::environment::Environment;
-use super::tally::SeenCycle;
 use crate::drift::support::lose_rows;
 use crate::webhooks::{SECRET, WebhookReceiver};
 
-pub(super) async fn mail(environment: &Environment, point: Point) -> SeenCycle {
+pub(super) async fn mail(environment: &Environment, point: Point) {
     let mails = &environment.world.mail;
     let before = mails.mails().len();
     let id = |raw: &[u8]| {
@@ -28,10 +27,10 @@ pub(super) async fn mail(environment: &Environment, point: Point) -> SeenCycle {
             .map(|mail| id(&mail.raw))
             .collect()
     };
-    cycle(environment, point, "mail", ids).await
+    cycle(environment, point, "mail", ids).await;
 }
 
-pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycle {
+pub(super) async fn webhook(environment: &Environment, point: Point) {
     let (receiver, url) = WebhookReceiver::start().await;
     for (name, value) in [("URLS", format!("{url}/hook").as_str()), ("SECRET", SECRET)] {
         environment.world.set(&format!("WEBHOOK_{name}"), value);
@@ -54,7 +53,7 @@ pub(super) async fn webhook(environment: &Environment, point: Point) -> SeenCycl
             .filter(|id| Some(id) == first.as_ref())
             .collect()
     };
-    cycle(environment, point, "webhook", ids).await
+    cycle(environment, point, "webhook", ids).await;
 }
 
 /// Runs one cycle. `ids` returns the IDs under which the messages of this cycle were sent.
@@ -63,7 +62,7 @@ async fn cycle(
     point: Point,
     channel: &str,
     ids: impl Fn() -> Vec<String>,
-) -> SeenCycle {
+) {
     let world = &environment.world;
     let open = format!(
         "SELECT COUNT(*) FROM outbox WHERE channel = '{channel}' AND sent_at IS NULL AND given_up_at IS NULL"
@@ -112,5 +111,5 @@ async fn cycle(
         "{ids:?}"
     );
     assert_exact(world, &coupon, 4, &answers).await;
-    environment.count(&coupon, 4, &answers).await
+    environment.count(&coupon, 4, &answers).await;
 }

@@ -5,7 +5,6 @@ use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{MadeCoupon, all_issued, coupon_body, people, rows, rush};
 
 use super::environment::Environment;
-use super::tally::SeenCycle;
 use crate::drift::support::{assert_settled, injector};
 
 /// Kinds of drift whose repair reaches the crash point. If there are several, they alternate.
@@ -40,7 +39,7 @@ fn drifts(point: Point) -> &'static [Drift] {
     }
 }
 
-pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize) -> SeenCycle {
+pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize) {
     let world = &environment.world;
     let drifts = drifts(point);
     let drift = drifts[cycle % drifts.len()];
@@ -96,7 +95,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     assert_eq!(listed, broken, "users listed as broken");
     environment
         .count(&coupon, quantity as usize, &answers)
-        .await
+        .await;
 }
 
 /// Injects drift and returns the affected users.

@@ -1,0 +1,194 @@
+//! The screens of dead letters, where operators correct or discard them. IDs are masked and
+//! messages hidden until an operator reveals them, which is recorded.
+
+use std::collections::HashSet;
+
+use askama::Template;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect};
+use firstcome_notifier::wording::{capital, detail, line, person};
+use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage, ListedFailedClaim};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::client::{HttpRefusal, encoded, query as query_string};
+use super::page::{Fields, JustDone, OrDefault, Page, Screen, Top, answer};
+use super::text::Text;
+
+#[derive(Template)]
+#[template(path = "dead_letters.html")]
+struct DeadLettersScreen<'a> {
+    top: Top<'a>,
+    letters: &'a [ListedFailedClaim],
+    /// Show resolved dead letters instead of open ones.
+    resolved: bool,
+    /// The drop of the filter.
+    drop: Option<i64>,
+    reason: Option<&'a str>,
+    next_page: Option<u32>,
+}
+
+#[derive(Template)]
+#[template(path = "dead_letter.html")]
+struct DeadLetterScreen<'a> {
+    top: Top<'a>,
+    letter: &'a ListedFailedClaim,
+    found: &'a FailedClaimDetails,
+    revealed: bool,
+}
+
+/// Maximum number of pages.
+const PAGES: u32 = 200;
+
+/// Maximum length of a displayed message, in characters.
+const MESSAGE: usize = 2_000;
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct DeadLettersQuery {
+    status: String,
+    drop: Option<i64>,
+    reason: Option<String>,
+    page: u32,
+}
+
+pub(super) async fn list(page: Page, OrDefault(query): OrDefault<DeadLettersQuery>) -> Screen {
+    let resolved = query.status == "resolved";
+    let reason = query.reason.filter(|reason| !reason.is_empty());
+    let drop = query.drop.map(|drop| drop.to_string()).unwrap_or_default();
+    let parameters = [
+        ("resolved", if resolved { "true" } else { "" }),
+        ("drop_id", drop.as_str()),
+        ("reason", reason.as_deref().unwrap_or_default()),
+        ("page", &query.page.clamp(1, PAGES).to_string()),
+    ];
+    let path = format!("/v1/failed-claims{}", query_string(&parameters));
+    let found: FailedClaimPage = page.get(&path).await?;
+    let screen = DeadLettersScreen {
+        top: page.top("Dead letters", "dead-letters"),
+        letters: &found.failed_claims,
+        resolved,
+        drop: query.drop,
+        reason: reason.as_deref(),
+        next_page: found.next_page,
+    };
+    Ok(answer(StatusCode::OK, &screen))
+}
+
+fn place(letter: &ListedFailedClaim) -> String {
+    let (coupon, drop) = (letter.coupon_id.text(), letter.drop_id.text());
+    format!("coupon {coupon}, drop {drop}")
+}
+
+fn whom(letter: &ListedFailedClaim, revealed: bool) -> String {
+    match &letter.user_id {
+        None => "nobody".to_owned(),
+        Some(id) if revealed => id.text(),
+        Some(id) => person(id),
+    }
+}
+
+/// How it was resolved, or the error.
+fn what(letter: &ListedFailedClaim, revealed: bool) -> String {
+    let how = letter.resolution.as_ref().map(|how| {
+        let detail = letter.resolution_detail.as_ref();
+        detail.map_or_else(|| how.clone(), |detail| format!("{how}: {detail}"))
+    });
+    let what = how.or_else(|| letter.error.clone()).unwrap_or_default();
+    masked(letter, &what, revealed)
+}
+
+fn masked(letter: &ListedFailedClaim, text: &str, revealed: bool) -> String {
+    if revealed {
+        return text.text();
+    }
+    let people: HashSet<&str> = letter.user_id.as_deref().into_iter().collect();
+    detail(text, &people)
+}
+
+impl DeadLetterScreen<'_> {
+    /// Why the last pass could not resolve it, and when that was.
+    fn left(&self) -> Option<(String, String)> {
+        let left = self.found.left.as_ref()?;
+        let why = masked(self.letter, &left.why, self.revealed);
+        Some((capital(&why), left.at.text()))
+    }
+
+    fn message(&self) -> Option<String> {
+        let message = self.found.message.as_ref().filter(|_| self.revealed)?;
+        Some(line(message, MESSAGE))
+    }
+}
+
+pub(super) async fn read(
+    page: Page,
+    Path(id): Path<String>,
+    OrDefault(just): OrDefault<JustDone>,
+) -> Screen {
+    shown(&page, &id, false, &just.done).await
+}
+
+pub(super) async fn reveal(page: Page, Path(id): Path<String>) -> Screen {
+    shown(&page, &id, true, "").await
+}
+
+/// Shows one dead letter. Revealing it is recorded first.
+async fn shown(page: &Page, id: &str, revealed: bool, done: &str) -> Screen {
+    let reveal = if revealed { "?reveal=true" } else { "" };
+    let path = format!("/v1/failed-claims/{}{reveal}", encoded(id));
+    let found: FailedClaimDetails = page.get(&path).await?;
+    let done = match (done, found.claim.resolved_at.is_some()) {
+        ("corrected", false) => "Corrected. The next pass over its drop issues it.",
+        ("discarded", true) => "Discarded. No pass looks at it again.",
+        _ => "",
+    };
+    let screen = DeadLetterScreen {
+        top: Top {
+            done,
+            ..page.top("One dead letter", "dead-letters")
+        },
+        letter: &found.claim,
+        found: &found,
+        revealed,
+    };
+    Ok(answer(StatusCode::OK, &screen))
+}
+
+/// Corrects the claim of a dead letter. The next pass over its drop inserts the row.
+pub(super) async fn correct(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
+    let wrong = || HttpRefusal::typed("Give coupon, drop and slot by their numbers.");
+    let [coupon, drop] = ["coupon", "drop"].map(|field| form.number::<i64>(field));
+    let (coupon, drop) = coupon.zip(drop).ok_or_else(wrong)?;
+    let slot: u32 = form.number("slot").ok_or_else(wrong)?;
+    let person = form.get("person");
+    if !form.is_sure() {
+        let what = format!(
+            "Dead letter {id} stands for slot {slot} of drop {drop} of coupon {coupon}, for {person}."
+        );
+        return Ok(page.ask(&form, &what, "Correct it"));
+    }
+    let body = json!({"coupon_id": coupon, "drop_id": drop, "slot": slot, "user_id": person});
+    let path = format!("/v1/failed-claims/{}/correct", encoded(&id));
+    page.post::<FailedClaimDetails>(&path, &body).await?;
+    let to = format!("/dead-letters/{}?done=corrected", encoded(&id));
+    Ok(Redirect::to(&to).into_response())
+}
+
+/// Discards a dead letter, so that no pass examines it again.
+pub(super) async fn discard(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
+    if form.get("why").is_empty() {
+        return Err(HttpRefusal::typed("Say why it is discarded."));
+    }
+    if !form.is_sure() {
+        let what = format!(
+            "No pass looks at dead letter {id} again. If it is the only trace of a promise, the promise is forgotten."
+        );
+        return Ok(page.ask(&form, &what, "Discard it"));
+    }
+    let path = format!("/v1/failed-claims/{}/discard", encoded(&id));
+    page.post::<Value>(&path, &json!({"why": form.get("why")}))
+        .await?;
+    let to = format!("/dead-letters/{}?done=discarded", encoded(&id));
+    Ok(Redirect::to(&to).into_response())
+}
