@@ -59,6 +59,8 @@ async fn two_daemons_repair_once_and_mail_it() {
     let world = World::new().await;
     world.members("@users", users(0..20)).await;
     let () = world.redis("SET @count 20").await;
+    // Nobody knows that they were promised one, so this is left to a person.
+    world.failed(7, users(30..31)).await;
     let mail = MailSink::start(MailOptions::default()).await.unwrap();
     let daemons = [0, 1].map(|_| {
         let mut daemon = program(&world, FILE, &["--listen-addr", "127.0.0.1:0"]);
@@ -83,7 +85,7 @@ async fn two_daemons_repair_once_and_mail_it() {
         daemon.wait().unwrap();
     }
     told.unwrap();
-    assert_eq!(world.numbers().await, [20, 0, 20, 20]);
+    assert_eq!(world.numbers().await, [20, 1, 20, 20]);
     let repairs = "SELECT CAST(SUM(applied) AS SIGNED) FROM reconcile_runs";
     assert_eq!(mysql_rows(&world.ours, repairs).await.unwrap()[0], ["20"]);
 }

@@ -13,9 +13,7 @@ use firstcome_reconciler::run::new_run_id;
 use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
-use firstcome_stack::{
-    MysqlOptions, MysqlServer, RedisOptions, RedisServer, StackOptions, Tables, mysql_rows,
-};
+use firstcome_stack::{MysqlServer, RedisServer, StackOptions, Tables, mysql_rows};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -43,13 +41,7 @@ pub(crate) struct World {
 
 async fn servers() -> &'static (MysqlServer, RedisServer) {
     let start = async || {
-        let mysql = MysqlOptions {
-            ..StackOptions::without_fsync().mysql
-        };
-        let redis = RedisOptions {
-            appendonly: false,
-            ..RedisOptions::default()
-        };
+        let StackOptions { mysql, redis, .. } = StackOptions::without_fsync();
         tokio::try_join!(MysqlServer::start(mysql), RedisServer::start(redis)).unwrap()
     };
     SERVERS.get_or_init(start).await
@@ -120,13 +112,9 @@ impl World {
 
     /// Runs a Redis command; `@` is the prefix of the world's keys.
     pub(crate) async fn redis<T: redis::FromRedisValue>(&self, command: &str) -> T {
-        let mut words = command
-            .split(' ')
-            .map(|word| word.replace('@', &self.prefix));
-        let mut asked = redis::cmd(&words.next().unwrap());
-        words.for_each(|word| {
-            asked.arg(word);
-        });
+        let command = command.replace('@', &self.prefix);
+        let mut asked = redis::Cmd::new();
+        asked.arg(command.split(' ').collect::<Vec<_>>());
         asked.query_async(&mut self.redis.clone()).await.unwrap()
     }
 
@@ -140,30 +128,17 @@ impl World {
     }
 
     async fn insert(&self, table: &str, event: u32, users: impl IntoIterator<Item = String>) {
-        let values: Vec<String> = users
-            .into_iter()
-            .map(|user| format!("({event}, '{user}')"))
-            .collect();
-        for some in values.chunks(5_000) {
-            let values = some.join(", ");
-            self.sql(&format!(
-                "INSERT INTO {table} (event_id, user_id) VALUES {values}"
-            ))
-            .await;
+        let values = users.into_iter().map(|user| format!("({event}, '{user}')"));
+        for some in values.collect::<Vec<_>>().chunks(5_000) {
+            let (columns, values) = ("(event_id, user_id)", some.join(", "));
+            self.sql(&format!("INSERT INTO {table} {columns} VALUES {values}"))
+                .await;
         }
     }
 
     pub(crate) async fn members(&self, key: &str, users: impl IntoIterator<Item = String>) {
-        let users: Vec<String> = users.into_iter().collect();
-        for some in users.chunks(5_000) {
-            let key = key.replace('@', &self.prefix);
-            let mut added = redis::cmd("SADD");
-            let () = added
-                .arg(key)
-                .arg(some)
-                .query_async(&mut self.redis.clone())
-                .await
-                .unwrap();
+        for some in users.into_iter().collect::<Vec<_>>().chunks(5_000) {
+            let () = self.redis(&format!("SADD {key} {}", some.join(" "))).await;
         }
     }
 
