@@ -5,14 +5,12 @@
 //! text of a gate therefore never repeats, every writer of the era before is stale at once, and a
 //! suspended reconciler that wakes up can neither write nor open. Only the urgent lane begins eras.
 
-use diesel::prelude::*;
-use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::schema::coupons;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::{Fence, Gate, Servers};
 use firstcome_shared::redis::{Redis, RedisError};
+use firstcome_shared::sql;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
@@ -133,23 +131,15 @@ pub(crate) async fn close_in_redis(
 /// Raises a coupon's era in MySQL to this one, unless it is not lower. Returns MySQL's era before,
 /// or `None` if the coupon does not exist. Waits for transactions that insert rows in that era.
 pub(crate) async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
-    db.run("adopt era", async move |conn| {
-        conn.transaction(async |conn| {
-            let row = coupons::table.find(coupon.0);
-            let known: Option<u64> = row
-                .select(coupons::era)
-                .for_update()
-                .first(conn)
-                .await
-                .optional()?;
-            if known.is_some_and(|known| known < era) {
-                tracing::debug!(coupon_id = coupon.0, known, era, "a coupon begins an era");
-                let raise = diesel::update(row).set(coupons::era.eq(era));
-                raise.execute(conn).await?;
-            }
-            Ok(known)
-        })
-        .await
+    db.transaction("adopt era", async move |conn| {
+        let lock = sql!("SELECT era FROM coupons WHERE id = ? FOR UPDATE", coupon);
+        let known: Option<u64> = lock.first(conn).await?;
+        if known.is_some_and(|known| known < era) {
+            tracing::debug!(coupon_id = coupon.0, known, era, "a coupon begins an era");
+            let raise = sql!("UPDATE coupons SET era = ? WHERE id = ?", era, coupon);
+            raise.run(conn).await?;
+        }
+        Ok(known)
     })
     .await
 }

@@ -12,7 +12,6 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
 use firstcome_shared::kafka::{TopicError, check_topic};
-use firstcome_shared::mysql::code_key::CodeKeyFault;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::tuning::Tuning;
@@ -147,21 +146,6 @@ async fn unsafe_settings(stores: &Stores) -> Result<Vec<Finding>, StoreError> {
         }
         Err(error) => found.push(unsafe_part(UnsafePart::Topic, error.to_string())),
     }
-    let fault = match stores.db.check_code_key().await? {
-        None => return Ok(found),
-        Some(CodeKeyFault::Lost) => "the table code_key is empty although there are coupons",
-        Some(CodeKeyFault::Replaced) => {
-            "the key in the table code_key was lost, and another was drawn in its place"
-        }
-        Some(CodeKeyFault::Other) => {
-            "the key in the table code_key does not make the codes of older coupons"
-        }
-    };
-    let detail = format!(
-        "{fault}: a row that is written again gets another code than its user was shown. Put the key back from a backup of \
-         MySQL, see \"The key of the codes\" in OPERATIONS.md"
-    );
-    found.push(unsafe_part(UnsafePart::CodeKey, detail));
     Ok(found)
 }
 

@@ -278,8 +278,7 @@ pub(crate) async fn again(
     }
     let letters: Vec<i64> = page.mysql.letters.iter().map(|letter| letter.id).collect();
     if !letters.is_empty() {
-        let open = db.users_of_open_dead_letters(letters).await?;
-        again.open_letters = open.into_keys().collect();
+        again.open_letters = db.open_dead_letters(letters).await?;
     }
     let now = db.coupon(coupon.id).await?;
     let mut drops = now.iter().flat_map(|(_, drops)| drops);

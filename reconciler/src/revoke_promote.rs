@@ -3,20 +3,16 @@
 
 use std::collections::HashSet;
 
-use diesel::dsl::sql;
-use diesel::prelude::*;
-use diesel::sql_types::Bool;
-use diesel_async::RunQueryDsl;
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::revoked::Revocation;
-use firstcome_shared::mysql::schema::revoked_coupons;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
+use firstcome_shared::sql;
 
 use crate::context::{PassContext, PassError};
 use crate::judge::DueRow;
@@ -33,7 +29,7 @@ pub(crate) async fn complete(
     revocation: &Revocation,
 ) -> Result<(), PassError> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
-    db.take_out_row(revocation.id, coupon.once_per).await?;
+    db.take_out_row(revocation.id).await?;
     let until = redis.revoke(keys, coupon.once_per, revocation).await?;
     if revocation.is_to_be_ended() {
         let ended = db.end_revocation(revocation, until).await?;
@@ -68,18 +64,13 @@ pub(crate) async fn finish_revocations(
 }
 
 async fn unended(ctx: &PassContext, coupon: CouponId) -> Result<Vec<Revocation>, DbError> {
-    let read = ctx.stores.db.run("unended revocations", async move |conn| {
-        let begun = sql::<Bool>("revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND");
-        revoked_coupons::table
-            .filter(revoked_coupons::coupon_id.eq(coupon.0))
-            .filter(revoked_coupons::may_claim_again.and(revoked_coupons::again_from.is_null()))
-            .filter(begun)
-            .limit(1_000)
-            .select(Revocation::as_select())
-            .load(conn)
-            .await
-    });
-    read.await
+    let unended = format!(
+        "SELECT {} FROM revoked_coupons WHERE coupon_id = ? AND may_claim_again AND again_from IS NULL \
+         AND revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND LIMIT 1000",
+        Revocation::columns("")
+    );
+    let what = "unended revocations";
+    ctx.stores.db.all(what, sql!(unended, coupon)).await
 }
 
 /// Reads a drop's open broken promises, and closes those that were kept or became void.

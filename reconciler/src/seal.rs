@@ -4,15 +4,13 @@
 use std::collections::BTreeMap;
 
 use chrono::Utc;
-use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::{DeadLetterRow, LooseDeadLetters};
-use firstcome_shared::mysql::schema::{drops, failed_claims};
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::mysql::{Db, DbError, list};
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::reads::CouponState;
 use firstcome_shared::schedule::Schedule;
+use firstcome_shared::sql;
 
 use crate::context::{PassContext, PassError};
 use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
@@ -191,33 +189,18 @@ async fn letters_of_sealed(
     drop: Option<DropId>,
     (after, last): (i64, i64),
 ) -> Result<Vec<(OfDrop, DeadLetterRow)>, DbError> {
-    let read = db.run("dead letters of sealed drops", async move |conn| {
-        let is_own = failed_claims::coupon_id
-            .is_null()
-            .or(failed_claims::coupon_id.eq(drops::coupon_id.nullable()));
-        let is_next = drops::id
-            .gt(after)
-            .or(drops::id.eq(after).and(failed_claims::id.gt(last)));
-        let mut query = failed_claims::table
-            .inner_join(drops::table.on(failed_claims::drop_id.eq(drops::id.nullable())))
-            .filter(failed_claims::resolved_at.is_null())
-            .filter(failed_claims::user_id.is_not_null())
-            .filter(drops::sealed_at.is_not_null().and(is_own).and(is_next))
-            .order((drops::id, failed_claims::id))
-            .limit(LETTERS_AT_ONCE)
-            .select(((drops::coupon_id, drops::id), DeadLetterRow::as_select()))
-            .into_boxed();
-        if let Some(coupon) = coupon {
-            query = query.filter(drops::coupon_id.eq(coupon.0));
-        }
-        if let Some(drop) = drop {
-            query = query.filter(drops::id.eq(drop.0));
-        }
-        query.load::<((i64, i64), DeadLetterRow)>(conn).await
-    });
-    let found = read.await?.into_iter();
-    let of_drop = |((coupon, drop), row)| ((CouponId(coupon), DropId(drop)), row);
-    Ok(found.map(of_drop).collect())
+    let next = format!(
+        "SELECT d.coupon_id, d.id, {} FROM drops d JOIN failed_claims f ON f.drop_id = d.id \
+         AND f.resolved_at IS NULL AND f.user_id IS NOT NULL AND COALESCE(f.coupon_id = d.coupon_id, TRUE) \
+         WHERE d.sealed_at IS NOT NULL AND (d.id > ? OR d.id = ? AND f.id > ?) \
+         AND COALESCE(d.coupon_id = ?, TRUE) AND COALESCE(d.id = ?, TRUE) ORDER BY d.id, f.id LIMIT ?",
+        DeadLetterRow::columns("f.")
+    );
+    let next = sql!(next, after, after, last, coupon, drop, LETTERS_AT_ONCE);
+    let found: Vec<(i64, i64, DeadLetterRow)> =
+        db.all("dead letters of sealed drops", next).await?;
+    let of_drop = |(coupon, drop, row)| ((CouponId(coupon), DropId(drop)), row);
+    Ok(found.into_iter().map(of_drop).collect())
 }
 
 /// Reads the sealed drops with users who are still owed a slot.
@@ -227,14 +210,10 @@ async fn sealed_that_owe(
     drop: Option<DropId>,
 ) -> Result<Vec<OfDrop>, DbError> {
     let owing = db.drops_with_broken_promises().await?;
-    let sealed = db.run("sealed drops that owe", async move |conn| {
-        let ids = owing.into_iter().map(|drop| drop.0);
-        let sealed = drops::table.filter(drops::id.eq_any(ids));
-        let sealed = sealed.filter(drops::sealed_at.is_not_null());
-        let of_drop = sealed.select((drops::coupon_id, drops::id));
-        of_drop.load::<(i64, i64)>(conn).await
-    });
-    let sealed = sealed.await?.into_iter();
+    let sealed = "SELECT coupon_id, id FROM drops WHERE id IN (?) AND sealed_at IS NOT NULL";
+    let sealed = sql!(sealed, list(owing));
+    let sealed: Vec<(i64, i64)> = db.all("sealed drops that owe", sealed).await?;
+    let sealed = sealed.into_iter();
     let sealed = sealed.map(|(coupon, drop)| (CouponId(coupon), DropId(drop)));
     let is_wanted = |(of, id): &OfDrop| {
         coupon.is_none_or(|coupon| coupon == *of) && drop.is_none_or(|drop| drop == *id)

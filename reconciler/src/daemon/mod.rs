@@ -340,7 +340,6 @@ impl BySchedule {
         // The lock was just released, or MySQL is unavailable: the next attempt shows which.
         let holder = self.db.pass_holder().await.ok().flatten();
         let schedule = &mut self.schedules[at];
-        let holder = holder.map(|holder| holder.to_string());
         let missed = MissedRun {
             schedule: schedule.event.setting().to_owned(),
             expected_at: due,

@@ -135,7 +135,7 @@ async fn run(app: &RouteState, request: PassRequest, wait: bool) -> Result<Respo
         }
         // Another process has only just taken or released the lock.
         if Instant::now() >= deadline {
-            let holder = app.stores.db.pass_holder().await?.map(|it| it.to_string());
+            let holder = app.stores.db.pass_holder().await?;
             let another = || "another process had the pass lock".to_owned();
             return Err(not_begun(holder.unwrap_or_else(another)).into());
         }

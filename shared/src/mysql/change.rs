@@ -1,17 +1,16 @@
 //! Revisions of a coupon, and an operator's changes to it, each in one transaction.
 
 use chrono::{DateTime, Utc};
-use diesel::prelude::*;
-use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use diesel::QueryResult;
 use serde_json::{Map, Value, json};
 
-use super::catalogue::{SettingsRow, coupon_with_drops};
+use super::catalogue::{coupon_with_drops, settings};
 use super::ops_actions::{Operator, OperatorAct};
-use super::schema::{coupons, drops};
-use super::{Conn, Db, DbError, Refusal, refusal};
+use super::{Conn, Db, DbError, Refusal, list, refusal};
 use crate::coupon::{Coupon, CouponPatch, Drop};
 use crate::domain::{CouponId, DropId};
 use crate::drops::is_one_lost;
+use crate::sql;
 
 /// The outcome of [`Db::change_coupon`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,21 +49,15 @@ impl Db {
         seen: u64,
         only: Option<u64>,
     ) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
-        self.run("take revision", async move |conn| {
-            conn.transaction(async |conn| {
-                let Some(found) = locked(conn, id).await? else {
-                    return Ok(None);
-                };
-                if found < seen || only.is_some_and(|only| only != found) {
-                    return Ok(None);
-                }
-                diesel::update(coupons::table.find(id.0))
-                    .set(coupons::revision.eq(found.saturating_add(1)))
-                    .execute(conn)
-                    .await?;
-                coupon_with_drops(conn, id).await
-            })
-            .await
+        self.transaction("take revision", async move |conn| {
+            let found = locked(conn, id).await?;
+            let fits = |found: u64| found >= seen && only.is_none_or(|only| only == found);
+            let Some(found) = found.filter(|found| fits(*found)) else {
+                return Ok(None);
+            };
+            let take = "UPDATE coupons SET revision = ? WHERE id = ?";
+            sql!(take, found.saturating_add(1), id).run(conn).await?;
+            coupon_with_drops(conn, id).await
         })
         .await
     }
@@ -84,71 +77,22 @@ impl Db {
         now: DateTime<Utc>,
         by: Operator,
     ) -> Result<CouponChanged, DbError> {
-        self.run("change coupon", async move |conn| {
-            let mut attempts = 0;
-            loop {
-                let changed = conn
-                    .transaction(async |conn| {
-                        let Some(revision) = locked(conn, id).await? else {
-                            return Ok(CouponChanged::NoCoupon);
-                        };
-                        if only.is_some_and(|only| only != revision) {
-                            return Ok(CouponChanged::Another(revision));
-                        }
-                        // A reconciler seals drops without the lock of their coupon.
-                        let unsealed = drops::table
-                            .filter(drops::coupon_id.eq(id.0).and(drops::sealed_at.is_null()))
-                            .select(drops::id)
-                            .for_update();
-                        unsealed.load::<i64>(conn).await?;
-                        let Some(before) = coupon_with_drops(conn, id).await? else {
-                            return Ok(CouponChanged::NoCoupon);
-                        };
-                        let (mut coupon, mut own) = before.clone();
-                        if patch.concerns_drops() && is_one_lost(&coupon, &own, now) {
-                            return Ok(CouponChanged::LostDrop);
-                        }
-                        if let Err(why) = patch.apply(&mut coupon, &mut own, now) {
-                            return Ok(CouponChanged::NotPossible(why));
-                        }
-                        coupon.revision = revision.saturating_add(1);
-                        write(conn, &before.1, &coupon, &own).await?;
-                        let mut removed: Vec<DropId> =
-                            before.1.iter().map(|drop| drop.id).collect();
-                        removed.retain(|id| own.iter().all(|drop| drop.id != *id));
-                        for id in &removed {
-                            diesel::delete(drops::table.find(id.0))
-                                .execute(conn)
-                                .await?;
-                        }
-                        let after = (coupon, own);
-                        let act = OperatorAct {
-                            action: "change_coupon",
-                            coupon: Some(id),
-                            detail: difference(&before, &after),
-                            ..OperatorAct::default()
-                        };
-                        by.did(conn, act).await?;
-                        let (coupon, drops) = after;
-                        Ok(CouponChanged::Yes(ChangedCoupon {
-                            coupon,
-                            drops,
-                            removed,
-                        }))
-                    })
-                    .await;
-                attempts += 1;
-                match changed {
-                    // A row that was being written refers to a limit that the change removes.
-                    Err(error)
-                        if patch.last_day.is_none()
-                            && refusal(&error) == Some(Refusal::UnknownDrop)
-                            && attempts < ATTEMPTS => {}
-                    changed => return changed,
-                }
+        let mut attempts = 0;
+        loop {
+            let (own, by) = (patch.clone(), by.clone());
+            let changed = self.transaction("change coupon", async move |conn| {
+                change(conn, id, only, &own, now, &by).await
+            });
+            attempts += 1;
+            match changed.await {
+                // A row that was being written refers to a limit that the change removes.
+                Err(DbError::Query { source, .. })
+                    if patch.last_day.is_none()
+                        && refusal(&source) == Some(Refusal::UnknownDrop)
+                        && attempts < ATTEMPTS => {}
+                changed => return changed,
             }
-        })
-        .await
+        }
     }
 
     /// Restores settings that MySQL has lost, with their revision. Returns `false` if MySQL has
@@ -161,54 +105,94 @@ impl Db {
         coupon: Coupon,
         drops: Vec<Drop>,
     ) -> Result<bool, DbError> {
-        self.run("recover settings", async move |conn| {
-            conn.transaction(async |conn| {
-                let found = locked(conn, coupon.id).await?;
-                if found.is_none_or(|revision| revision >= coupon.revision) {
-                    return Ok(false);
-                }
-                let before = coupon_with_drops(conn, coupon.id).await?;
-                let before = before.map(|(_, drops)| drops).unwrap_or_default();
-                write(conn, &before, &coupon, &drops).await?;
-                Ok(true)
-            })
-            .await
+        self.transaction("recover settings", async move |conn| {
+            let found = locked(conn, coupon.id).await?;
+            if found.is_none_or(|revision| revision >= coupon.revision) {
+                return Ok(false);
+            }
+            write(conn, &coupon, &drops).await.map(|()| true)
         })
         .await
     }
 }
 
-/// Locks a coupon, and returns its revision.
-async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<u64>> {
-    let revision = coupons::table.find(id.0).select(coupons::revision);
-    revision.for_update().first(conn).await.optional()
+async fn change(
+    conn: &mut Conn,
+    id: CouponId,
+    only: Option<u64>,
+    patch: &CouponPatch,
+    now: DateTime<Utc>,
+    by: &Operator,
+) -> QueryResult<CouponChanged> {
+    let Some(revision) = locked(conn, id).await? else {
+        return Ok(CouponChanged::NoCoupon);
+    };
+    if only.is_some_and(|only| only != revision) {
+        return Ok(CouponChanged::Another(revision));
+    }
+    // A reconciler seals drops without the lock of their coupon.
+    let unsealed = "SELECT id FROM drops WHERE coupon_id = ? AND sealed_at IS NULL FOR UPDATE";
+    sql!(unsealed, id).all::<i64>(conn).await?;
+    let Some(before) = coupon_with_drops(conn, id).await? else {
+        return Ok(CouponChanged::NoCoupon);
+    };
+    let (mut coupon, mut drops) = before.clone();
+    if patch.concerns_drops() && is_one_lost(&coupon, &drops, now) {
+        return Ok(CouponChanged::LostDrop);
+    }
+    if let Err(why) = patch.apply(&mut coupon, &mut drops, now) {
+        return Ok(CouponChanged::NotPossible(why));
+    }
+    coupon.revision = revision.saturating_add(1);
+    let changed = drops.iter().filter(|drop| !before.1.contains(drop));
+    let changed: Vec<Drop> = changed.cloned().collect();
+    write(conn, &coupon, &changed).await?;
+    let mut removed: Vec<DropId> = before.1.iter().map(|drop| drop.id).collect();
+    removed.retain(|id| drops.iter().all(|drop| drop.id != *id));
+    let remove = sql!(
+        "DELETE FROM drops WHERE id IN (?)",
+        list(removed.iter().copied())
+    );
+    remove.run(conn).await?;
+    let after = (coupon, drops);
+    let act = OperatorAct {
+        action: "change_coupon",
+        coupon: Some(id),
+        detail: difference(&before, &after),
+        ..OperatorAct::default()
+    };
+    by.did(conn, act).await?;
+    let (coupon, drops) = after;
+    Ok(CouponChanged::Yes(ChangedCoupon {
+        coupon,
+        drops,
+        removed,
+    }))
 }
 
-/// Writes the settings of a coupon at its revision, and those of its drops that differ from
-/// `before`.
-async fn write(
-    conn: &mut Conn,
-    before: &[Drop],
-    coupon: &Coupon,
-    drops: &[Drop],
-) -> QueryResult<()> {
-    diesel::update(coupons::table.find(coupon.id.0))
-        .set((
-            coupons::revision.eq(coupon.revision),
-            SettingsRow::new(&coupon.settings)?,
-        ))
-        .execute(conn)
+/// Locks a coupon, and returns its revision.
+async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<u64>> {
+    let lock = sql!("SELECT revision FROM coupons WHERE id = ? FOR UPDATE", id);
+    lock.first(conn).await
+}
+
+/// Writes the settings of a coupon at its revision, and those of these drops.
+async fn write(conn: &mut Conn, coupon: &Coupon, drops: &[Drop]) -> QueryResult<()> {
+    let at_revision = sql!(", revision = ? WHERE id = ?", coupon.revision, coupon.id);
+    let update = sql!("UPDATE coupons SET ").and(settings(&coupon.settings)?);
+    update.and(at_revision).run(conn).await?;
+    for drop in drops {
+        let update = "UPDATE drops SET quantity = ?, opens_at = ?, closes_at = ?, closed_early = ? WHERE id = ?";
+        sql!(
+            update,
+            drop.quantity,
+            drop.opens_at,
+            drop.closes_at,
+            drop.closed_early,
+            drop.id
+        )
+        .run(conn)
         .await?;
-    for drop in drops.iter().filter(|drop| !before.contains(drop)) {
-        diesel::update(drops::table.find(drop.id.0))
-            .set((
-                drops::quantity.eq(drop.quantity),
-                drops::opens_at.eq(drop.opens_at.naive_utc()),
-                drops::closes_at.eq(drop.closes_at.map(|at| at.naive_utc())),
-                drops::closed_early.eq(drop.closed_early),
-            ))
-            .execute(conn)
-            .await?;
     }
     Ok(())
 }

@@ -5,15 +5,13 @@
 use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
-use diesel::mysql::Mysql;
-use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::BigInt;
 use diesel::{ConnectionError, ConnectionResult, QueryResult};
+use diesel_async::AsyncMysqlConnection;
 use diesel_async::pooled_connection::PoolableConnection as _;
-use diesel_async::{AsyncMysqlConnection, RunQueryDsl as _};
 use mysql_async::{DriverError, Opts, OptsBuilder};
 use tokio::time::Instant;
 
+use crate::sql;
 use crate::tls::{self, StoreAddress, Tls};
 
 /// The connection that queries run on.
@@ -72,7 +70,8 @@ impl Manager for Connecting {
 
 impl Pooled {
     pub(super) async fn takes_writes(&mut self) -> QueryResult<bool> {
-        let takes = IsPrimary.get_result::<i64>(&mut self.conn).await? == 1;
+        let asked = sql!(format!("SELECT {IS_PRIMARY}")).cached();
+        let takes = asked.one(&mut self.conn).await?;
         self.asked_at = Instant::now();
         Ok(takes)
     }
@@ -80,23 +79,6 @@ impl Pooled {
 
 /// True if the server accepts writes. Aurora uses the second variable.
 pub(super) const IS_PRIMARY: &str = "(@@global.read_only = 0 AND @@global.innodb_read_only = 0)";
-
-/// [`IS_PRIMARY`] as a statement that is prepared once per connection.
-#[derive(QueryId)]
-struct IsPrimary;
-
-impl Query for IsPrimary {
-    type SqlType = BigInt;
-}
-
-impl QueryFragment<Mysql> for IsPrimary {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
-        out.push_sql("SELECT CAST(");
-        out.push_sql(IS_PRIMARY);
-        out.push_sql(" AS SIGNED)");
-        Ok(())
-    }
-}
 
 /// `sql_mode`: strict, so that MySQL refuses invalid data instead of truncating it.
 /// READ COMMITTED: no gap locks, so that consumers do not block each other.

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use deadpool::Runtime;
 use deadpool::managed::{Object, Pool, PoolError, Timeouts};
-use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use diesel::{ConnectionError, ConnectionResult, QueryResult};
-use diesel_async::{RunQueryDsl as _, SimpleAsyncConnection as _};
+use diesel_async::AsyncConnection as _;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
@@ -19,6 +18,7 @@ use tokio::sync::OnceCell;
 use super::codes::CodeKey;
 use super::connect::{Conn, Connecting, establish, open};
 use super::refusal::{Refusal, in_logs, is_deadlock, is_lock_wait, refusal, why_refused};
+use crate::sql;
 use crate::tls::StoreAddress;
 
 /// An async closure whose future is `Send`, so that [`Db::run`] accepts `async |conn| …`.
@@ -125,7 +125,9 @@ pub struct DbSettings {
 #[derive(Clone)]
 pub struct Db {
     pool: Pool<Connecting>,
+    /// Limit of a call.
     limit: Duration,
+    connects_within: Duration,
     of_primary: bool,
     pub(super) code_key: Arc<OnceCell<CodeKey>>,
 }
@@ -140,6 +142,7 @@ impl Db {
         Ok(Self {
             pool,
             limit: settings.limit,
+            connects_within: settings.limit,
             of_primary: false,
             code_key: Arc::default(),
         })
@@ -152,6 +155,15 @@ impl Db {
     pub fn of_primary(&self) -> Self {
         Self {
             of_primary: true,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the same pool with another time limit, for long calls.
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> Self {
+        Self {
+            limit,
             ..self.clone()
         }
     }
@@ -170,10 +182,26 @@ impl Db {
             + 'static,
         T: Send + 'static,
     {
-        self.run_within(self.limit, what, op).await
+        self.call(what, erased(op)).await
     }
 
-    /// Like [`Db::run`], with another time limit, for long calls.
+    /// Like [`Db::run`], in a transaction.
+    pub async fn transaction<T, F>(&self, what: &'static str, op: F) -> Result<T, DbError>
+    where
+        for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
+            + AsyncFunc<&'r mut Conn, QueryResult<T>, Fut: Send>
+            + Send
+            + 'static,
+        T: Send + 'static,
+    {
+        let op = erased(op);
+        let whole: Op = Box::new(|conn| {
+            async move { conn.transaction(async |conn| op(conn).await).await }.boxed()
+        });
+        self.call(what, whole).await
+    }
+
+    /// Like [`Db::run`], with another time limit.
     pub async fn run_within<T, F>(
         &self,
         limit: Duration,
@@ -187,20 +215,19 @@ impl Db {
             + 'static,
         T: Send + 'static,
     {
-        let op: Op =
-            Box::new(move |conn| async move { Ok(Box::new(op(conn).await?) as AnyValue) }.boxed());
-        let task = tokio::spawn(attempt(self.clone(), limit, what, op));
+        self.within(limit).run(what, op).await
+    }
+
+    async fn call<T: 'static>(&self, what: &'static str, op: Op) -> Result<T, DbError> {
+        let task = tokio::spawn(attempt(self.clone(), what, op));
         let answer = task.await.unwrap_or(Err(DbError::Panicked { what }))?;
-        answer
-            .downcast()
-            .map(|answer| *answer)
-            .map_err(|_| DbError::Panicked { what })
+        let answer = answer.downcast().map(|answer| *answer);
+        answer.map_err(|_| DbError::Panicked { what })
     }
 
     /// Checks that MySQL answers.
     pub async fn ping(&self) -> Result<(), DbError> {
-        self.run("ping", async |conn| conn.batch_execute("DO 0").await)
-            .await
+        self.execute("ping", sql!("DO 0")).await.map(|_| ())
     }
 }
 
@@ -214,22 +241,30 @@ type AnyValue = Box<dyn Any + Send>;
 /// it is compiled once, not once per query.
 type Op = Box<dyn for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, QueryResult<AnyValue>> + Send>;
 
-async fn attempt(db: Db, limit: Duration, what: &'static str, op: Op) -> Result<AnyValue, DbError> {
+fn erased<T, F>(op: F) -> Op
+where
+    for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
+        + AsyncFunc<&'r mut Conn, QueryResult<T>, Fut: Send>
+        + Send
+        + 'static,
+    T: Send + 'static,
+{
+    Box::new(move |conn| async move { Ok(Box::new(op(conn).await?) as AnyValue) }.boxed())
+}
+
+async fn attempt(db: Db, what: &'static str, op: Op) -> Result<AnyValue, DbError> {
+    let limit = db.limit;
     // The wait for a free connection does not shorten the attempt to create one: if MySQL does not
     // answer, each caller would otherwise begin an attempt shortly before its own limit.
     let timeouts = Timeouts {
         wait: Some(limit),
-        create: Some(db.limit),
-        recycle: Some(ANSWERS_WITHIN.min(db.limit)),
+        create: Some(db.connects_within),
+        recycle: Some(ANSWERS_WITHIN.min(db.connects_within)),
     };
     let mut pooled = match db.pool.timeout_get(&timeouts).await {
         Ok(pooled) => pooled,
         Err(PoolError::Backend(error)) => return Err(no_connection(&error)),
-        Err(PoolError::Timeout(_)) => {
-            return Err(DbError::Unreachable(format!(
-                "no connection within {limit:?}"
-            )));
-        }
+        Err(PoolError::Timeout(_)) => return Err(no_connection_within(limit)),
         Err(error) => return Err(DbError::Unreachable(error.to_string())),
     };
     let answer = async {
@@ -268,27 +303,12 @@ fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
         || is_deadlock(error)
 }
 
-/// A row of one ID.
-#[derive(diesel::QueryableByName)]
-pub(super) struct IdRow {
-    #[diesel(sql_type = BigInt)]
-    pub(super) id: i64,
-}
-
-#[derive(diesel::QueryableByName)]
-struct LockAnswer {
-    #[diesel(sql_type = Nullable<BigInt>)]
-    answer: Option<i64>,
-}
-
 /// Takes a lock that lasts as long as its connection. Returns whether it was obtained within
 /// `seconds`. Locks are per server, so the lock's name includes the database's.
 pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> QueryResult<bool> {
-    let sql = "SELECT CAST(GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?) AS SIGNED) AS answer";
-    let asked = diesel::sql_query(sql)
-        .bind::<Text, _>(name)
-        .bind::<Integer, _>(seconds);
-    Ok(asked.get_result::<LockAnswer>(conn).await?.answer == Some(1))
+    let query = "SELECT GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?)";
+    let got: Option<i64> = sql!(query, name, seconds).one(conn).await?;
+    Ok(got == Some(1))
 }
 
 impl Db {
@@ -310,13 +330,13 @@ async fn within<T>(
     connecting: impl Future<Output = ConnectionResult<T>>,
 ) -> Result<T, DbError> {
     match tokio::time::timeout(settings.limit, connecting).await {
-        Ok(Ok(conn)) => Ok(conn),
-        Ok(Err(error)) => Err(no_connection(&error)),
-        Err(_) => Err(DbError::Unreachable(format!(
-            "no connection within {:?}",
-            settings.limit
-        ))),
+        Ok(done) => done.map_err(|error| no_connection(&error)),
+        Err(_) => Err(no_connection_within(settings.limit)),
     }
+}
+
+fn no_connection_within(limit: Duration) -> DbError {
+    DbError::Unreachable(format!("no connection within {limit:?}"))
 }
 
 #[cfg(test)]

@@ -61,65 +61,66 @@ pub struct DailyDigest {
 /// Reads the digest of a period.
 pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<DailyDigest, DbError> {
     let open = alerts::list(db, Some(AlertState::Firing), None, 500).await?;
-    db.run_within(LIMIT, "gather the day", async move |conn| {
-        let [since, until] = [from, to].map(|at| at.naive_utc());
-        let runs = reconcile_runs::table
-            .filter(reconcile_runs::started_at.ge(since))
-            .filter(reconcile_runs::started_at.lt(until))
-            .filter(reconcile_runs::finished_at.is_not_null())
-            .filter(reconcile_runs::dry_run.eq(false))
-            .group_by(reconcile_runs::status)
-            .order(reconcile_runs::status)
-            .select((reconcile_runs::status, count_star()));
-        let runs: Vec<(String, i64)> = runs.load(conn).await?;
-        let good = reconcile_runs::status.eq_any(["clean", "repaired"]);
-        let last = reconcile_runs::table
-            .filter(good.and(reconcile_runs::dry_run.eq(false)))
-            .select(max(reconcile_runs::finished_at));
-        let last: Option<NaiveDateTime> = last.first(conn).await?;
-        let repaired = repairs::table
-            .filter(repairs::repaired_at.ge(since))
-            .filter(repairs::repaired_at.lt(until))
-            .group_by(repairs::kind)
-            .order(repairs::kind)
-            .select((repairs::kind, sql::<BigInt>("CAST(SUM(number) AS SIGNED)")));
-        let repaired: Vec<(String, i64)> = repaired.load(conn).await?;
-        let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
-        let broken: i64 = broken.count().get_result(conn).await?;
-        let (sealed, sealed_total) = sealed(conn, since, until).await?;
-        let sent = outbox::sent_at.ge(since).and(outbox::sent_at.lt(until));
-        let sent = outbox::table.filter(sent).count().get_result(conn).await?;
-        let open_messages = outbox::sent_at.is_null().and(outbox::given_up_at.is_null());
-        let waiting = outbox::table.filter(open_messages).count();
-        let waiting: i64 = waiting.get_result(conn).await?;
-        let lost = outbox::table
-            .filter(outbox::given_up_at.ge(since))
-            .filter(outbox::given_up_at.lt(until))
-            .group_by(outbox::target)
-            .order(outbox::target)
-            .limit(LINES)
-            .select((outbox::target, count_star()));
-        let lost: Vec<(String, i64)> = lost.load(conn).await?;
-        let counted = |all: Vec<(String, i64)>| {
-            let counted = all.into_iter().map(|(word, n)| (word, unsigned(n)));
-            counted.collect()
-        };
-        Ok(DailyDigest {
-            from,
-            to,
-            open: open.alerts,
-            broken: unsigned(broken),
-            runs: counted(runs),
-            last_success_at: last.map(|at| at.and_utc()),
-            repairs: counted(repaired),
-            sealed,
-            sealed_total,
-            sent: unsigned(sent),
-            waiting: unsigned(waiting),
-            lost: counted(lost),
+    db.within(LIMIT)
+        .run("gather the day", async move |conn| {
+            let [since, until] = [from, to].map(|at| at.naive_utc());
+            let runs = reconcile_runs::table
+                .filter(reconcile_runs::started_at.ge(since))
+                .filter(reconcile_runs::started_at.lt(until))
+                .filter(reconcile_runs::finished_at.is_not_null())
+                .filter(reconcile_runs::dry_run.eq(false))
+                .group_by(reconcile_runs::status)
+                .order(reconcile_runs::status)
+                .select((reconcile_runs::status, count_star()));
+            let runs: Vec<(String, i64)> = runs.load(conn).await?;
+            let good = reconcile_runs::status.eq_any(["clean", "repaired"]);
+            let last = reconcile_runs::table
+                .filter(good.and(reconcile_runs::dry_run.eq(false)))
+                .select(max(reconcile_runs::finished_at));
+            let last: Option<NaiveDateTime> = last.first(conn).await?;
+            let repaired = repairs::table
+                .filter(repairs::repaired_at.ge(since))
+                .filter(repairs::repaired_at.lt(until))
+                .group_by(repairs::kind)
+                .order(repairs::kind)
+                .select((repairs::kind, sql::<BigInt>("CAST(SUM(number) AS SIGNED)")));
+            let repaired: Vec<(String, i64)> = repaired.load(conn).await?;
+            let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
+            let broken: i64 = broken.count().get_result(conn).await?;
+            let (sealed, sealed_total) = sealed(conn, since, until).await?;
+            let sent = outbox::sent_at.ge(since).and(outbox::sent_at.lt(until));
+            let sent = outbox::table.filter(sent).count().get_result(conn).await?;
+            let open_messages = outbox::sent_at.is_null().and(outbox::given_up_at.is_null());
+            let waiting = outbox::table.filter(open_messages).count();
+            let waiting: i64 = waiting.get_result(conn).await?;
+            let lost = outbox::table
+                .filter(outbox::given_up_at.ge(since))
+                .filter(outbox::given_up_at.lt(until))
+                .group_by(outbox::target)
+                .order(outbox::target)
+                .limit(LINES)
+                .select((outbox::target, count_star()));
+            let lost: Vec<(String, i64)> = lost.load(conn).await?;
+            let counted = |all: Vec<(String, i64)>| {
+                let counted = all.into_iter().map(|(word, n)| (word, unsigned(n)));
+                counted.collect()
+            };
+            Ok(DailyDigest {
+                from,
+                to,
+                open: open.alerts,
+                broken: unsigned(broken),
+                runs: counted(runs),
+                last_success_at: last.map(|at| at.and_utc()),
+                repairs: counted(repaired),
+                sealed,
+                sealed_total,
+                sent: unsigned(sent),
+                waiting: unsigned(waiting),
+                lost: counted(lost),
+            })
         })
-    })
-    .await
+        .await
 }
 
 fn unsigned(n: i64) -> u64 {

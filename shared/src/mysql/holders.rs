@@ -2,13 +2,10 @@
 
 use std::collections::HashMap;
 
-use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
-
 use super::issued::IssuedRow;
-use super::schema::{drops, issued_coupons};
-use super::{Conn, Db, DbError, MOST_VALUES};
+use super::{Db, DbError};
 use crate::domain::{CouponId, DropId, Slot};
+use crate::sql;
 
 /// A range of a coupon's rows.
 #[derive(Debug, Clone, Copy)]
@@ -36,21 +33,22 @@ impl Db {
         limit: usize,
     ) -> Result<Option<HoldersPage>, DbError> {
         self.run("page of holders", async move |conn| {
-            let mut own: Vec<i64> = drops::table
-                .filter(drops::coupon_id.eq(which.coupon.0))
-                .order((drops::opens_at, drops::id))
-                .select(drops::id)
-                .load(conn)
-                .await?;
+            let own = "SELECT id FROM drops WHERE coupon_id = ? ORDER BY opens_at, id";
+            let mut own: Vec<i64> = sql!(own, which.coupon).all(conn).await?;
             own.retain(|id| which.drop.is_none_or(|drop| drop.0 == *id));
             if own.is_empty() && which.drop.is_some() {
                 return Ok(None);
             }
             let (DropId(first), mut after) = which.after;
-            let mut rows = Vec::new();
+            let mut rows: Vec<IssuedRow> = Vec::new();
+            let page = format!(
+                "SELECT {} FROM issued_coupons WHERE drop_id = ? AND slot > ? AND coupon_id = ? ORDER BY slot LIMIT ?",
+                IssuedRow::columns("")
+            );
             for drop in own.into_iter().skip_while(|id| first != 0 && first != *id) {
-                let wanted = i64::try_from(limit + 1 - rows.len()).unwrap_or(i64::MAX);
-                rows.extend(rows_after(conn, which.coupon, drop, after, wanted).await?);
+                let wanted = (limit + 1 - rows.len()) as u64;
+                let page = sql!(&page, drop, after, which.coupon, wanted);
+                rows.extend(page.all::<IssuedRow>(conn).await?);
                 if rows.len() > limit {
                     break;
                 }
@@ -65,40 +63,8 @@ impl Db {
 
     /// Counts the rows of each drop. Omits drops without rows.
     pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, i64>, DbError> {
-        self.run("count rows by drop", async move |conn| {
-            let mut counts = HashMap::new();
-            for some in drops.chunks(MOST_VALUES) {
-                let found: Vec<(i64, i64)> = issued_coupons::table
-                    .filter(issued_coupons::drop_id.eq_any(some.iter().map(|drop| drop.0)))
-                    .group_by(issued_coupons::drop_id)
-                    .select((issued_coupons::drop_id, diesel::dsl::count_star()))
-                    .load(conn)
-                    .await?;
-                counts.extend(found.into_iter().map(|(drop, count)| (DropId(drop), count)));
-            }
-            Ok(counts)
-        })
-        .await
+        let count =
+            "SELECT drop_id, COUNT(*) FROM issued_coupons WHERE drop_id IN (?) GROUP BY drop_id";
+        self.by_drop("count rows by drop", count, &drops).await
     }
-}
-
-async fn rows_after(
-    conn: &mut Conn,
-    coupon: CouponId,
-    drop: i64,
-    slot: Slot,
-    limit: i64,
-) -> QueryResult<Vec<IssuedRow>> {
-    issued_coupons::table
-        .filter(
-            issued_coupons::drop_id
-                .eq(drop)
-                .and(issued_coupons::slot.gt(slot)),
-        )
-        .filter(issued_coupons::coupon_id.eq(coupon.0))
-        .order(issued_coupons::slot)
-        .limit(limit)
-        .select(IssuedRow::as_select())
-        .load(conn)
-        .await
 }

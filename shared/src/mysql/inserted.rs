@@ -1,23 +1,18 @@
 //! Checks claims right after their rows were inserted, in the same transaction, and deletes rows
 //! that must not stay. Nearly every batch needs only one statement.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::NaiveDateTime;
-use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Datetime, Nullable};
-use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
+use diesel::QueryResult;
 
-use super::Conn;
 use super::claim::Claim;
-use super::dead_letters::list;
-use super::erased::ERASED_LETTER;
 use super::issued::IssuedBy;
-use super::schema::drops;
 use super::void::void_among;
+use super::{Conn, list};
 use crate::coupon::{ClaimFault, DropWindow};
 use crate::domain::{DropId, Slot};
+use crate::sql;
 
 /// Why a row was deleted right after its insertion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,35 +26,6 @@ pub enum TakenOut {
 /// The claims whose rows were deleted, by drop and slot.
 pub type TakenOutRows = HashMap<(DropId, Slot), TakenOut>;
 
-/// A drop of the claims. A row without a drop id means that a coupon has revocations or dead
-/// letters of erased users.
-#[derive(QueryableByName)]
-struct Seen {
-    #[diesel(sql_type = Nullable<BigInt>)]
-    drop_id: Option<i64>,
-    #[diesel(sql_type = Nullable<Datetime>)]
-    opens_at: Option<NaiveDateTime>,
-    #[diesel(sql_type = Nullable<Datetime>)]
-    closes_at: Option<NaiveDateTime>,
-    #[diesel(sql_type = Nullable<Datetime>)]
-    sealed_at: Option<NaiveDateTime>,
-    /// Whether the drop has closed or closes soon.
-    #[diesel(sql_type = BigInt)]
-    may_be_sealed: i64,
-}
-
-impl Seen {
-    fn window(&self) -> Option<(DropId, DropWindow)> {
-        let closes_at = self.closes_at.map(|at| at.and_utc());
-        let window = DropWindow {
-            opens_at: self.opens_at?.and_utc(),
-            closes_at,
-            is_sealed: self.sealed_at.is_some(),
-        };
-        Some((DropId(self.drop_id?), window))
-    }
-}
-
 /// Batches lock a drop from this many seconds before it closes, by MySQL's clock.
 const LOCKED_BEFORE: u32 = 60;
 
@@ -70,99 +36,91 @@ pub(super) async fn take_out(
     claims: &[Claim],
     by: IssuedBy,
 ) -> QueryResult<TakenOutRows> {
-    let mut seen = look(conn, claims, by).await?;
-    seal_is_final(conn, &mut seen).await?;
+    let (mut windows, has_revocations) = look(conn, claims, by).await?;
+    seal_is_final(conn, &mut windows).await?;
     let mut taken = TakenOutRows::default();
-    if seen.iter().any(|one| one.drop_id.is_none()) {
+    if has_revocations {
         let void = void_among(conn, &claims.iter().collect::<Vec<_>>()).await?;
-        let void = void
-            .into_iter()
-            .map(|claim| ((claim.drop_id, claim.slot), TakenOut::Void));
-        taken.extend(void);
+        let void = void.into_iter();
+        taken.extend(void.map(|claim| ((claim.drop_id, claim.slot), TakenOut::Void)));
     }
-    let windows: HashMap<DropId, DropWindow> = seen.iter().filter_map(Seen::window).collect();
     for claim in claims {
-        let fault = windows
-            .get(&claim.drop_id)
-            .and_then(|window| window.fault(claim.claimed_at));
-        if let Some(fault) = fault {
-            taken
-                .entry((claim.drop_id, claim.slot))
-                .or_insert(TakenOut::Fault(fault));
+        let window = windows.get(&claim.drop_id);
+        if let Some(fault) = window.and_then(|(window, _)| window.fault(claim.claimed_at)) {
+            let place = (claim.drop_id, claim.slot);
+            taken.entry(place).or_insert(TakenOut::Fault(fault));
         }
     }
-    delete(conn, &taken).await?;
+    for (drop, slot) in taken.keys() {
+        let delete = "DELETE FROM issued_coupons WHERE drop_id = ? AND slot = ?";
+        sql!(delete, *drop, *slot).run(conn).await?;
+    }
     Ok(taken)
 }
 
-/// Reads the drops and relevant revocations. This usually locks nothing, because coupons rarely
-/// have revocations. It runs after the insert and uses a locking read. A revocation also inserts
-/// its own row before it reads a claim's row, so one of the two transactions waits for the other
-/// and sees its row.
-async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<Vec<Seen>> {
-    let distinct = |ids: &mut dyn Iterator<Item = i64>| {
-        let mut ids: Vec<i64> = ids.collect();
-        ids.sort_unstable();
-        ids.dedup();
-        list(ids.into_iter())
-    };
-    let coupons = distinct(&mut claims.iter().map(|claim| claim.coupon_id.0));
-    let mut sql = format!(
-        "(SELECT NULL AS drop_id, NULL AS opens_at, NULL AS closes_at, NULL AS sealed_at, 0 AS may_be_sealed \
-         FROM revoked_coupons WHERE coupon_id IN ({coupons}) LIMIT 1 FOR SHARE) \
-         UNION ALL (SELECT NULL, NULL, NULL, NULL, 0 FROM failed_claims \
-         WHERE coupon_id IN ({coupons}) AND {ERASED_LETTER} LIMIT 1)"
+/// The windows of the drops, each with whether the drop has closed or closes soon.
+type Windows = HashMap<DropId, (DropWindow, bool)>;
+
+/// Reads the drops, and whether the coupons have revocations. This usually locks nothing, because
+/// coupons rarely have revocations. It runs after the insert and uses a locking read. A revocation
+/// also inserts its own row before it reads a claim's row, so one of the two transactions waits for
+/// the other and sees its row.
+async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<(Windows, bool)> {
+    type Seen = (
+        Option<i64>,
+        Option<NaiveDateTime>,
+        Option<NaiveDateTime>,
+        bool,
+        bool,
+    );
+    let coupons: BTreeSet<i64> = claims.iter().map(|claim| claim.coupon_id.0).collect();
+    let mut query = sql!(
+        "(SELECT NULL AS drop_id, NULL AS opens_at, NULL AS closes_at, 0 AS is_sealed, 0 AS closes_soon \
+         FROM revoked_coupons WHERE coupon_id IN (?) LIMIT 1 FOR SHARE)",
+        list(coupons)
     );
     if by != IssuedBy::Reconciler {
-        let drops = distinct(&mut claims.iter().map(|claim| claim.drop_id.0));
-        // Writing to a `String` does not fail.
-        let _ = write!(
-            sql,
-            " UNION ALL (SELECT id, opens_at, closes_at, sealed_at, \
-             COALESCE(closes_at <= UTC_TIMESTAMP(3) + INTERVAL {LOCKED_BEFORE} SECOND, 0) FROM drops WHERE id IN ({drops}))"
-        );
+        let drops: BTreeSet<i64> = claims.iter().map(|claim| claim.drop_id.0).collect();
+        query = query.and(sql!(
+            " UNION ALL (SELECT id, opens_at, closes_at, sealed_at IS NOT NULL, \
+             COALESCE(closes_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND, 0) FROM drops WHERE id IN (?))",
+            LOCKED_BEFORE,
+            list(drops)
+        ));
     }
-    diesel::sql_query(sql).load(conn).await
+    let seen: Vec<Seen> = query.all(conn).await?;
+    let has_revocations = seen.iter().any(|(drop, ..)| drop.is_none());
+    let window = |(drop, opens_at, closes_at, is_sealed, closes_soon): Seen| {
+        let window = DropWindow {
+            opens_at: opens_at?.and_utc(),
+            closes_at: closes_at.map(|at| at.and_utc()),
+            is_sealed,
+        };
+        Some((DropId(drop?), (window, closes_soon)))
+    };
+    Ok((
+        seen.into_iter().filter_map(window).collect(),
+        has_revocations,
+    ))
 }
 
 /// Locks closed drops, because a pass that cannot see these rows yet may be sealing one. Either the
 /// pass has already sealed the drop, or it waits for this transaction and counts its rows. Because
 /// clocks differ and this transaction may end after the drop closes, drops are locked from
 /// [`LOCKED_BEFORE`] on. Other drops stay unlocked, so that an operator's change is not delayed.
-async fn seal_is_final(conn: &mut Conn, seen: &mut [Seen]) -> QueryResult<()> {
-    let unsure = |one: &Seen| one.may_be_sealed != 0 && one.sealed_at.is_none();
-    let ids: Vec<i64> = seen
-        .iter()
-        .filter(|one| unsure(one))
-        .filter_map(|one| one.drop_id)
-        .collect();
+async fn seal_is_final(conn: &mut Conn, windows: &mut Windows) -> QueryResult<()> {
+    let unsure = |(window, closes_soon): &(DropWindow, bool)| *closes_soon && !window.is_sealed;
+    let ids = windows.iter().filter(|(_, seen)| unsure(seen));
+    let ids: BTreeSet<i64> = ids.map(|(drop, _)| drop.0).collect();
     if ids.is_empty() {
         return Ok(());
     }
-    let closed = drops::table.filter(drops::id.eq_any(ids)).order(drops::id);
-    let closed: Vec<(i64, Option<NaiveDateTime>)> = closed
-        .select((drops::id, drops::sealed_at))
-        .for_share()
-        .load(conn)
-        .await?;
-    for one in seen.iter_mut() {
-        let now = closed.iter().find(|(id, _)| Some(*id) == one.drop_id);
-        one.sealed_at = now.map_or(one.sealed_at, |(_, sealed_at)| *sealed_at);
+    let lock = "SELECT id, sealed_at IS NOT NULL FROM drops WHERE id IN (?) ORDER BY id FOR SHARE";
+    let locked: Vec<(i64, bool)> = sql!(lock, list(ids)).all(conn).await?;
+    for (drop, is_sealed) in locked {
+        if let Some((window, _)) = windows.get_mut(&DropId(drop)) {
+            window.is_sealed = is_sealed;
+        }
     }
     Ok(())
-}
-
-async fn delete(conn: &mut Conn, rows: &TakenOutRows) -> QueryResult<()> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let keys: Vec<String> = rows
-        .keys()
-        .map(|(drop, slot)| format!("({drop},{slot})"))
-        .collect();
-    conn.batch_execute(&format!(
-        "DELETE FROM issued_coupons WHERE (drop_id, slot) IN ({})",
-        keys.join(",")
-    ))
-    .await
 }

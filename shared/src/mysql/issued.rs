@@ -5,9 +5,8 @@ use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
-use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Text};
-use diesel_async::{AsyncConnection as _, RunQueryDsl, SimpleAsyncConnection as _};
+use diesel::QueryResult;
+use diesel_async::SimpleAsyncConnection as _;
 
 use super::claim::Claim;
 use super::codes::CodeKey;
@@ -15,11 +14,12 @@ use super::dead_letters::{Resolution, resolve};
 use super::inserted::take_out;
 pub use super::inserted::{TakenOut, TakenOutRows};
 use super::literal::push_text;
-use super::schema::{coupons, issued_coupons};
 use super::sealed::rows_changed;
 use super::slot_limits::SlotLimits;
-use super::{Conn, Db, DbError, MOST_VALUES};
+use super::sql::row;
+use super::{Conn, Db, DbError, MOST_VALUES, USERS, json, list};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
+use crate::sql;
 use crate::trace::TraceContext;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,21 +40,22 @@ impl IssuedBy {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Queryable, QueryableByName, Selectable)]
-#[diesel(table_name = issued_coupons)]
-pub struct IssuedRow {
-    pub drop_id: i64,
-    pub slot: u32,
-    pub coupon_id: i64,
-    /// The user id in full.
-    pub user_id: String,
-    pub code: String,
-    /// When the user was admitted (UTC).
-    pub claimed_at: NaiveDateTime,
-    /// When the row was written (UTC).
-    pub issued_at: NaiveDateTime,
-    /// `consumer`, `api` or `reconciler`.
-    pub issued_by: String,
+row! {
+    #[derive(PartialEq, Eq)]
+    pub struct IssuedRow {
+        pub drop_id: i64,
+        pub slot: u32,
+        pub coupon_id: i64,
+        /// The user id in full.
+        pub user_id: String,
+        pub code: String,
+        /// When the user was admitted (UTC).
+        pub claimed_at: NaiveDateTime,
+        /// When the row was written (UTC).
+        pub issued_at: NaiveDateTime,
+        /// `consumer`, `api` or `reconciler`.
+        pub issued_by: String,
+    }
 }
 
 /// Inserts claims with one multi-row statement, atomically, then deletes the rows that must not
@@ -111,13 +112,11 @@ fn statement(
         let claimed_at = claim.claimed_at.unwrap_or(now);
         let code = key.code(claim, claimed_at);
         let claimed_at = instant(claimed_at);
-        let limit = limits.for_claim(claim);
+        let (limit, scope) = limits.for_claim(claim);
+        let by = by.as_str();
         let _ = write!(
             sql,
-            ",'{code}','{claimed_at}','{issued_at}','{}',{},{}",
-            by.as_str(),
-            limit.person_scope,
-            limit.slot_limit
+            ",'{code}','{claimed_at}','{issued_at}','{by}',{scope},{limit}"
         );
         let _ = match claim.trace {
             Some(trace) => write!(sql, ",'{trace}')"),
@@ -140,18 +139,14 @@ pub async fn on_slots(
     drop: DropId,
     slots: &[Slot],
 ) -> QueryResult<Vec<IssuedRow>> {
-    issued_coupons::table
-        .filter(
-            issued_coupons::drop_id
-                .eq(drop.0)
-                .and(issued_coupons::slot.eq_any(slots)),
-        )
-        .select(IssuedRow::as_select())
-        .load(conn)
-        .await
+    let columns = IssuedRow::columns("");
+    let on = format!("SELECT {columns} FROM issued_coupons WHERE drop_id = ? AND slot IN (?)");
+    sql!(on, drop, list(slots.iter().copied())).all(conn).await
 }
 
-/// Reads the rows of these users in any drop of a coupon.
+/// Reads the rows of these users in any drop of a coupon. For a list of more than a hundred values,
+/// MySQL only estimates the number of rows (`eq_range_index_dive_limit`), and with stale statistics
+/// it may scan the whole table; hence the join.
 pub async fn of_people(
     conn: &mut Conn,
     coupon: CouponId,
@@ -163,60 +158,27 @@ pub async fn of_people(
         .copied()
         .filter(|user| user.is_ascii())
         .collect();
-    if users.len() <= LIST_AT_MOST {
-        return issued_coupons::table
-            .filter(
-                issued_coupons::coupon_id
-                    .eq(coupon.0)
-                    .and(issued_coupons::user_id.eq_any(users)),
-            )
-            .order((issued_coupons::claimed_at, issued_coupons::slot))
-            .select(IssuedRow::as_select())
-            .load(conn)
-            .await;
-    }
     users.sort_unstable();
     users.dedup();
-    diesel::sql_query(
-        "SELECT i.drop_id, i.slot, i.coupon_id, i.user_id, i.code, i.claimed_at, i.issued_at, i.issued_by \
-         FROM JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j \
-         STRAIGHT_JOIN issued_coupons i FORCE INDEX (issued_coupons_one_each) \
+    let query = format!(
+        "SELECT {} FROM {USERS} STRAIGHT_JOIN issued_coupons i FORCE INDEX (issued_coupons_one_each) \
          ON i.coupon_id = ? AND i.user_id = j.user_id ORDER BY i.claimed_at, i.slot",
-    )
-    .bind::<Text, _>(super::json(&users)?)
-    .bind::<BigInt, _>(coupon.0)
-    .load(conn)
-    .await
+        IssuedRow::columns("i.")
+    );
+    sql!(query, json(&users)?, coupon).all(conn).await
 }
-
-/// Maximum number of values in a list. For a longer list MySQL only estimates the number of rows
-/// (`eq_range_index_dive_limit`), and with stale statistics it may scan the whole table.
-const LIST_AT_MOST: usize = 100;
 
 /// Slots counted per statement, which takes MySQL about 50 ms.
-const SLOTS_COUNTED_AT_ONCE: i64 = 200_000;
-
-fn slot(number: i64) -> Slot {
-    Slot::try_from(number).unwrap_or(Slot::MAX)
-}
+const SLOTS_COUNTED_AT_ONCE: usize = 200_000;
 
 impl Db {
     /// Counts the rows of a drop in ranges, so that no statement takes longer for a larger drop.
     pub async fn count_rows(&self, drop: DropId, upper: i64) -> Result<u64, DbError> {
         let mut rows = 0;
-        let mut from = 0;
-        while from <= upper {
-            let to = from + SLOTS_COUNTED_AT_ONCE - 1;
-            let part = self.run("count rows", async move |conn| {
-                let slots = issued_coupons::slot
-                    .ge(slot(from))
-                    .and(issued_coupons::slot.le(slot(to)));
-                let own =
-                    issued_coupons::table.filter(issued_coupons::drop_id.eq(drop.0).and(slots));
-                own.count().get_result::<i64>(conn).await
-            });
-            rows += u64::try_from(part.await?).unwrap_or(0);
-            from = to + 1;
+        for from in (0..=upper).step_by(SLOTS_COUNTED_AT_ONCE) {
+            let count = "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ? AND slot >= ? AND slot < ? + ?";
+            let part = sql!(count, drop, from, from, SLOTS_COUNTED_AT_ONCE as u64);
+            rows += self.first::<u64>("count rows", part).await?.unwrap_or(0);
         }
         Ok(rows)
     }
@@ -226,27 +188,9 @@ impl Db {
         &self,
         drops: Vec<DropId>,
     ) -> Result<HashMap<DropId, Slot>, DbError> {
-        self.run("highest slots", async move |conn| {
-            let mut highest = HashMap::new();
-            for some in drops.chunks(MOST_VALUES) {
-                let found: Vec<(i64, Option<Slot>)> = issued_coupons::table
-                    .filter(issued_coupons::drop_id.eq_any(some.iter().map(|drop| drop.0)))
-                    .group_by(issued_coupons::drop_id)
-                    .select((
-                        issued_coupons::drop_id,
-                        diesel::dsl::max(issued_coupons::slot),
-                    ))
-                    .load(conn)
-                    .await?;
-                highest.extend(
-                    found
-                        .into_iter()
-                        .filter_map(|(id, slot)| Some((DropId(id), slot?))),
-                );
-            }
-            Ok(highest)
-        })
-        .await
+        let highest =
+            "SELECT drop_id, MAX(slot) FROM issued_coupons WHERE drop_id IN (?) GROUP BY drop_id";
+        self.by_drop("highest slots", highest, &drops).await
     }
 
     /// Reads slot, user and time of admission of the rows in a range of slots, in order.
@@ -255,9 +199,9 @@ impl Db {
         drop: DropId,
         slots: RangeInclusive<Slot>,
     ) -> Result<Vec<ClaimOfSlot>, DbError> {
-        let (low, high) = slots.into_inner();
-        self.run("rows on slots", async move |conn| {
-            rows_between(conn, drop, low, high).await
+        let what = "rows on slots";
+        self.run(what, async move |conn| {
+            rows_between(conn, drop, slots).await
         })
         .await
     }
@@ -268,10 +212,9 @@ impl Db {
         drop: DropId,
         slot: Slot,
     ) -> Result<Option<IssuedRow>, DbError> {
-        self.run("row on slot", async move |conn| {
-            Ok(on_slots(conn, drop, &[slot]).await?.pop())
-        })
-        .await
+        let what = "row on slot";
+        let rows = self.run(what, async move |conn| on_slots(conn, drop, &[slot]).await);
+        Ok(rows.await?.pop())
     }
 
     /// Reads the trace of a slot's row, if it has one.
@@ -280,37 +223,26 @@ impl Db {
         drop: DropId,
         slot: Slot,
     ) -> Result<Option<TraceContext>, DbError> {
-        self.run("trace of a row", async move |conn| {
-            let on_slot = issued_coupons::drop_id
-                .eq(drop.0)
-                .and(issued_coupons::slot.eq(slot));
-            let row = issued_coupons::table
-                .filter(on_slot)
-                .select(issued_coupons::traceparent);
-            let found: Option<Option<String>> = row.first(conn).await.optional()?;
-            Ok(found
-                .flatten()
-                .and_then(|text| TraceContext::parse(text.as_bytes())))
-        })
-        .await
+        let query = "SELECT traceparent FROM issued_coupons WHERE drop_id = ? AND slot = ?";
+        let found: Option<Option<String>> = self
+            .first("trace of a row", sql!(query, drop, slot))
+            .await?;
+        let parent = found.flatten();
+        Ok(parent.and_then(|text| TraceContext::parse(text.as_bytes())))
     }
 
-    /// Reads the rows of these users in a coupon, for a thousand users per query.
+    /// Reads the rows of these users in a coupon.
     pub async fn rows_of_people(
         &self,
         coupon: CouponId,
         people: &[UserId],
     ) -> Result<Vec<IssuedRow>, DbError> {
-        let mut found = Vec::new();
-        for chunk in people.chunks(1_000) {
-            let chunk = chunk.to_vec();
-            let rows = self.run("rows of people", async move |conn| {
-                let names: Vec<&str> = chunk.iter().map(UserId::as_str).collect();
-                of_people(conn, coupon, &names).await
-            });
-            found.extend(rows.await?);
-        }
-        Ok(found)
+        let people = people.to_vec();
+        self.run("rows of people", async move |conn| {
+            let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
+            of_people(conn, coupon, &names).await
+        })
+        .await
     }
 
     /// Inserts claims as rows and resolves their dead letters, atomically, unless the coupon has
@@ -330,22 +262,19 @@ impl Db {
         // other instead of deadlocking.
         claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
         let db = self.of_primary();
-        let written = db.run("issue rows", async move |conn| {
-            conn.transaction(async |conn| {
-                if has_later_era(conn, coupon, era).await? {
-                    return Ok(FencedInsert::Stale);
-                }
-                if !insert(conn, &claims, &key, by).await?.is_empty() {
-                    return Err(diesel::result::Error::RollbackTransaction);
-                }
-                for of_drop in claims.chunk_by(|a, b| a.drop_id == b.drop_id) {
-                    let rows = i64::try_from(of_drop.len()).unwrap_or(i64::MAX);
-                    rows_changed(conn, of_drop[0].drop_id.0, rows).await?;
-                }
-                resolve(conn, &resolutions, &run_id).await?;
-                Ok(FencedInsert::Written)
-            })
-            .await
+        let written = db.transaction("issue rows", async move |conn| {
+            if has_later_era(conn, coupon, era).await? {
+                return Ok(FencedInsert::Stale);
+            }
+            if !insert(conn, &claims, &key, by).await?.is_empty() {
+                return Err(diesel::result::Error::RollbackTransaction);
+            }
+            for of_drop in claims.chunk_by(|a, b| a.drop_id == b.drop_id) {
+                let rows = i64::try_from(of_drop.len()).unwrap_or(i64::MAX);
+                rows_changed(conn, of_drop[0].drop_id.0, rows).await?;
+            }
+            resolve(conn, &resolutions, &run_id).await?;
+            Ok(FencedInsert::Written)
         });
         match written.await {
             Err(DbError::Query {
@@ -364,18 +293,32 @@ impl Db {
         drop: DropId,
         slots: RangeInclusive<Slot>,
     ) -> Result<Option<Vec<ClaimOfSlot>>, DbError> {
-        let (low, high) = slots.into_inner();
-        self.of_primary()
-            .run("rows in an era", async move |conn| {
-                conn.transaction(async |conn| {
-                    if has_later_era(conn, coupon, era).await? {
-                        return Ok(None);
-                    }
-                    rows_between(conn, drop, low, high).await.map(Some)
-                })
-                .await
-            })
-            .await
+        let db = self.of_primary();
+        db.transaction("rows in an era", async move |conn| {
+            if has_later_era(conn, coupon, era).await? {
+                return Ok(None);
+            }
+            rows_between(conn, drop, slots).await.map(Some)
+        })
+        .await
+    }
+
+    /// Reads a number for each of these drops. `query` selects drops and numbers, and takes the
+    /// drops as a list; drops that it does not return are omitted.
+    pub(super) async fn by_drop<N: TryFrom<i64>>(
+        &self,
+        what: &'static str,
+        query: &str,
+        drops: &[DropId],
+    ) -> Result<HashMap<DropId, N>, DbError> {
+        let mut found = HashMap::new();
+        for some in drops.chunks(MOST_VALUES) {
+            let of_some = sql!(query, list(some.iter().copied()));
+            let numbers: Vec<(i64, i64)> = self.all(what, of_some).await?;
+            let of_drop = |(drop, number)| Some((DropId(drop), N::try_from(number).ok()?));
+            found.extend(numbers.into_iter().filter_map(of_drop));
+        }
+        Ok(found)
     }
 }
 
@@ -383,8 +326,8 @@ impl Db {
 /// transaction, so that a new era, and whatever is read in it, waits for its rows. Only a primary's
 /// answer counts ([`Db::of_primary`]).
 pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> QueryResult<bool> {
-    let now = coupons::table.find(coupon.0).select(coupons::era);
-    let now: Option<u64> = now.for_share().first(conn).await.optional()?;
+    let lock = sql!("SELECT era FROM coupons WHERE id = ? FOR SHARE", coupon);
+    let now: Option<u64> = lock.first(conn).await?;
     Ok(now.is_some_and(|now| now > era))
 }
 
@@ -401,31 +344,19 @@ pub enum FencedInsert {
 async fn rows_between(
     conn: &mut Conn,
     drop: DropId,
-    low: Slot,
-    high: Slot,
+    slots: RangeInclusive<Slot>,
 ) -> QueryResult<Vec<ClaimOfSlot>> {
-    let rows: Vec<(Slot, String, NaiveDateTime)> = issued_coupons::table
-        .filter(
-            issued_coupons::drop_id
-                .eq(drop.0)
-                .and(issued_coupons::slot.between(low, high)),
-        )
-        .order(issued_coupons::slot)
-        .select((
-            issued_coupons::slot,
-            issued_coupons::user_id,
-            issued_coupons::claimed_at,
-        ))
-        .load(conn)
+    let query = "SELECT slot, user_id, claimed_at FROM issued_coupons \
+                 WHERE drop_id = ? AND slot BETWEEN ? AND ? ORDER BY slot";
+    let rows: Vec<(Slot, String, NaiveDateTime)> = sql!(query, drop, *slots.start(), *slots.end())
+        .all(conn)
         .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(slot, user, at)| ClaimOfSlot {
-            slot,
-            user: UserId::from_store(user),
-            at_ms: Some(at.and_utc().timestamp_millis()),
-        })
-        .collect())
+    let claim = |(slot, user, at): (Slot, String, NaiveDateTime)| ClaimOfSlot {
+        slot,
+        user: UserId::from_store(user),
+        at_ms: Some(at.and_utc().timestamp_millis()),
+    };
+    Ok(rows.into_iter().map(claim).collect())
 }
 
 #[cfg(test)]

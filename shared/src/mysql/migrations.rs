@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use diesel::migration::{MigrationName, MigrationSource};
 use diesel::mysql::Mysql;
-use diesel::sql_types::Text;
-use diesel_async::{AsyncMigrationHarness, RunQueryDsl};
+use diesel_async::AsyncMigrationHarness;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
 use super::db::get_lock;
 use super::refusal::is_missing_table;
 use super::{Conn, Db, DbSettings, product};
+use crate::sql;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
 
@@ -57,36 +57,20 @@ pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     product::check(settings).await?;
     let db = Db::new(settings)?;
     let ran = db.run("read which migrations ran", async |conn| {
-        let ran = diesel::sql_query("SELECT version FROM __diesel_schema_migrations")
-            .load::<Ran>(conn)
-            .await;
-        ran.or_else(|error| {
-            if is_missing_table(&error) {
-                Ok(Vec::new())
-            } else {
-                Err(error)
-            }
-        })
+        let ran = sql!("SELECT version FROM __diesel_schema_migrations");
+        match ran.all(conn).await {
+            Err(error) if is_missing_table(&error) => Ok(Vec::new()),
+            ran => ran,
+        }
     });
-    let ran = ran.await?;
+    let ran: Vec<String> = ran.await?;
     let known = MigrationSource::<Mysql>::migrations(&MIGRATIONS)
         .map_err(|error| anyhow::anyhow!("the migrations of this build can't be read: {error}"))?;
-    let has_run = |name: &dyn MigrationName| {
-        ran.iter()
-            .any(|ran| ran.version == name.version().to_string())
-    };
-    let lacking = known
-        .iter()
-        .filter(|migration| !has_run(migration.name()))
-        .count();
+    let has_run = |name: &dyn MigrationName| ran.contains(&name.version().to_string());
+    let lacking = known.iter().filter(|migration| !has_run(migration.name()));
+    let lacking = lacking.count();
     if lacking > 0 {
         bail!("the database lacks {lacking} migration(s); run `firstcome-api migrate` first");
     }
     Ok(())
-}
-
-#[derive(diesel::QueryableByName)]
-struct Ran {
-    #[diesel(sql_type = Text)]
-    version: String,
 }

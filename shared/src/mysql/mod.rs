@@ -36,6 +36,7 @@ pub mod runs;
 pub mod schema;
 pub mod sealed;
 mod slot_limits;
+mod sql;
 pub mod void;
 
 /// Maximum number of values in a list of one statement. MySQL refuses more than 65,535 (error
@@ -45,6 +46,11 @@ pub(crate) const MOST_VALUES: usize = 10_000;
 pub use connect::Conn;
 pub use db::{AsyncFunc, Db, DbError, DbSettings};
 pub use refusal::{Refusal, refusal};
+pub use sql::{Columns, Sql, Value, list};
+
+/// Lists users as a table `j`; takes them as a JSON array. Unlike a long list, it needs few
+/// parameters, and MySQL does not estimate their rows.
+const USERS: &str = "JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j";
 
 /// Serializes a value as JSON, for a column or as the list parameter of a query (`JSON_TABLE`).
 fn json(value: &impl serde::Serialize) -> diesel::QueryResult<String> {

@@ -4,14 +4,13 @@
 use std::net::IpAddr;
 
 use chrono::NaiveDateTime;
-use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use diesel::QueryResult;
 use serde_json::Value;
 
-use super::schema::ops_actions;
 use super::{Conn, Db, DbError};
 use crate::domain::{CouponId, DropId};
 use crate::http::views::RecordedAct;
+use crate::sql;
 
 /// The operator of a request, as identified by the request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,19 +35,19 @@ pub struct OperatorAct {
 impl Operator {
     /// Records an action; must be called in the transaction of that action.
     pub async fn did(&self, conn: &mut Conn, act: OperatorAct) -> QueryResult<()> {
-        diesel::insert_into(ops_actions::table)
-            .values((
-                ops_actions::operator.eq(&self.name),
-                ops_actions::token.eq(&self.token),
-                ops_actions::from_addr.eq(self.from.map(|from| from.to_canonical().to_string())),
-                ops_actions::action.eq(act.action),
-                ops_actions::coupon_id.eq(act.coupon.map(|id| id.0)),
-                ops_actions::drop_id.eq(act.drop.map(|id| id.0)),
-                ops_actions::detail.eq(act.detail.to_string()),
-            ))
-            .execute(conn)
-            .await
-            .map(|_| ())
+        sql!(
+            "INSERT INTO ops_actions (operator, token, from_addr, action, coupon_id, drop_id, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            self.name.clone(),
+            &self.token,
+            self.from.map(|from| from.to_canonical().to_string()),
+            act.action,
+            act.coupon,
+            act.drop,
+            act.detail.to_string(),
+        )
+        .run(conn)
+        .await
+        .map(|_| ())
     }
 }
 
@@ -56,27 +55,15 @@ impl Db {
     /// Reads the last actions on a coupon, newest first.
     pub async fn acts_on(&self, coupon: CouponId) -> Result<Vec<RecordedAct>, DbError> {
         type Row = (NaiveDateTime, Option<String>, String, String);
-        let rows = self.run("acts on a coupon", async move |conn| {
-            ops_actions::table
-                .filter(ops_actions::coupon_id.eq(coupon.0))
-                .order((ops_actions::at.desc(), ops_actions::id.desc()))
-                .limit(20)
-                .select((
-                    ops_actions::at,
-                    ops_actions::operator,
-                    ops_actions::action,
-                    ops_actions::detail,
-                ))
-                .load::<Row>(conn)
-                .await
-        });
+        let last = "SELECT at, operator, action, CAST(detail AS CHAR) FROM ops_actions WHERE coupon_id = ? ORDER BY at DESC, id DESC LIMIT 20";
+        let rows: Vec<Row> = self.all("acts on a coupon", sql!(last, coupon)).await?;
         let act = |(at, by, action, detail): Row| RecordedAct {
             at: at.and_utc(),
             by,
             action,
             detail,
         };
-        Ok(rows.await?.into_iter().map(act).collect())
+        Ok(rows.into_iter().map(act).collect())
     }
 
     /// Records an action that changes nothing else.

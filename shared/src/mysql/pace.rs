@@ -2,25 +2,23 @@
 //! not grow with the size of the drop.
 
 use chrono::NaiveDateTime;
-use diesel::prelude::*;
-use diesel::sql_types::{Datetime, Integer, Nullable, Unsigned};
-use diesel_async::RunQueryDsl;
 
+use super::sql::row;
 use super::{Db, DbError};
 use crate::domain::{DropId, Slot};
+use crate::sql;
 
 /// Sample size for one drop.
 const SLOTS: u32 = 100;
 
-/// A slot, its admission time, and the time of its row if it exists (UTC).
-#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct SlotPace {
-    #[diesel(sql_type = Unsigned<Integer>)]
-    pub slot: u32,
-    #[diesel(sql_type = Datetime)]
-    pub claimed_at: NaiveDateTime,
-    #[diesel(sql_type = Nullable<Datetime>)]
-    pub issued_at: Option<NaiveDateTime>,
+row! {
+    /// A slot, its admission time, and the time of its row if it exists (UTC).
+    #[derive(PartialEq, Eq)]
+    pub struct SlotPace {
+        pub slot: u32,
+        pub claimed_at: NaiveDateTime,
+        pub issued_at: Option<NaiveDateTime>,
+    }
 }
 
 /// Returns the slots that [`Db::pace`] reads.
@@ -35,19 +33,15 @@ pub fn sampled(quantity: Slot) -> Vec<Slot> {
 impl Db {
     /// Reads a sample of a drop's rows in order of slot, which is the order of admission.
     pub async fn pace(&self, drop: DropId) -> Result<Vec<SlotPace>, DbError> {
-        self.run("read a drop's pace", async move |conn| {
-            // `n` is a series that starts at 0.
-            diesel::sql_query(format!(
-                "WITH RECURSIVE series (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM series WHERE n < {SLOTS} - 1) \
-                 SELECT i.slot, i.claimed_at, i.issued_at FROM drops d \
-                 JOIN series ON series.n < LEAST({SLOTS}, d.quantity) \
-                 STRAIGHT_JOIN issued_coupons i ON i.drop_id = d.id \
-                     AND i.slot = 1 + FLOOR(series.n * d.quantity / LEAST({SLOTS}, d.quantity)) \
-                 WHERE d.id = {drop} ORDER BY i.slot"
-            ))
-            .load(conn)
-            .await
-        })
-        .await
+        // `n` is a series that starts at 0.
+        let sample = format!(
+            "WITH RECURSIVE series (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM series WHERE n < {SLOTS} - 1) \
+             SELECT {} FROM drops d JOIN series ON series.n < LEAST({SLOTS}, d.quantity) \
+             STRAIGHT_JOIN issued_coupons i ON i.drop_id = d.id \
+                 AND i.slot = 1 + FLOOR(series.n * d.quantity / LEAST({SLOTS}, d.quantity)) \
+             WHERE d.id = ? ORDER BY i.slot",
+            SlotPace::columns("i.")
+        );
+        self.all("read a drop's pace", sql!(sample, drop)).await
     }
 }

@@ -8,11 +8,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use diesel::sql_types::{BigInt, Integer, Text};
-use diesel::{QueryResult, QueryableByName, sql_query};
-use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use diesel::QueryResult;
 
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbError, Sql, list};
+use crate::sql;
 
 /// The offset after the last message with a row or dead letter, by partition.
 pub type Positions = BTreeMap<i32, i64>;
@@ -20,37 +19,18 @@ pub type Positions = BTreeMap<i32, i64>;
 /// Offsets whose messages have rows or dead letters, by partition.
 pub type ReadRanges = BTreeMap<i32, Range<i64>>;
 
-#[derive(QueryableByName)]
-struct Row {
-    #[diesel(sql_type = Integer)]
-    partition_id: i32,
-    #[diesel(sql_type = BigInt)]
-    next_offset: i64,
-}
-
-/// Reads positions. If `locked` is given, reads and locks only those of its partitions.
-async fn load(conn: &mut Conn, topic: &str, locked: Option<&ReadRanges>) -> QueryResult<Positions> {
-    let filter = locked.map_or_else(String::new, |ranges| {
-        let own: Vec<String> = ranges.keys().map(i32::to_string).collect();
-        format!(" AND partition_id IN ({}) FOR SHARE", own.join(", "))
-    });
-    let query =
-        format!("SELECT partition_id, next_offset FROM topic_positions WHERE topic = ?{filter}");
-    let rows: Vec<Row> = sql_query(query).bind::<Text, _>(topic).load(conn).await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.partition_id, row.next_offset))
-        .collect())
+fn read(topic: &str) -> Sql {
+    sql!(
+        "SELECT partition_id, next_offset FROM topic_positions WHERE topic = ?",
+        topic
+    )
 }
 
 impl Db {
     /// Reads the positions of a topic.
     pub async fn topic_positions(&self, topic: &str) -> Result<Positions, DbError> {
-        let topic = topic.to_owned();
-        self.run("read positions", async move |conn| {
-            load(conn, &topic, None).await
-        })
-        .await
+        let rows: Vec<(i32, i64)> = self.all("read positions", read(topic)).await?;
+        Ok(rows.into_iter().collect())
     }
 
     /// Stores the first offset of a partition whose position is missing, or outside the log (the
@@ -63,20 +43,11 @@ impl Db {
         seen: Option<i64>,
         first: i64,
     ) -> Result<(), DbError> {
-        let topic = topic.to_owned();
-        self.run("begin a partition at its first message", async move |conn| {
-            let query = "INSERT INTO topic_positions (topic, partition_id, next_offset) VALUES (?, ?, ?) \
-                 ON DUPLICATE KEY UPDATE next_offset = IF(next_offset = ?, VALUES(next_offset), next_offset)";
-            sql_query(query)
-                .bind::<Text, _>(&topic)
-                .bind::<Integer, _>(partition)
-                .bind::<BigInt, _>(first)
-                .bind::<BigInt, _>(seen.unwrap_or(first))
-                .execute(conn)
-                .await
-                .map(|_| ())
-        })
-        .await
+        let begin = "INSERT INTO topic_positions (topic, partition_id, next_offset) VALUES (?, ?, ?) \
+                     ON DUPLICATE KEY UPDATE next_offset = IF(next_offset = ?, VALUES(next_offset), next_offset)";
+        let begin = sql!(begin, topic, partition, first, seen.unwrap_or(first));
+        let what = "begin a partition at its first message";
+        self.execute(what, begin).await.map(|_| ())
     }
 
     /// Advances positions in a transaction that inserts no rows; see [`advance`].
@@ -86,9 +57,8 @@ impl Db {
         ranges: ReadRanges,
     ) -> Result<Vec<i32>, DbError> {
         let topic = topic.to_owned();
-        self.run("move positions", async move |conn| {
-            conn.transaction(async |conn| advance(conn, &topic, &ranges).await)
-                .await
+        self.transaction("move positions", async move |conn| {
+            advance(conn, &topic, &ranges).await
         })
         .await
     }
@@ -102,7 +72,9 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
         return Ok(Vec::new());
     }
     // Lock only these partitions: consumers that lock each other's rows would deadlock.
-    let positions = load(conn, topic, Some(ranges)).await?;
+    let own = list(ranges.keys().copied());
+    let locked = read(topic).and(sql!(" AND partition_id IN (?) FOR SHARE", own));
+    let positions: Positions = locked.all::<(i32, i64)>(conn).await?.into_iter().collect();
     let elsewhere = ranges
         .iter()
         .filter(|(partition, offsets)| positions.get(partition) != Some(&offsets.end));
@@ -113,17 +85,15 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
 /// many were advanced. `STRAIGHT_JOIN` ensures that only these partitions' rows are locked, in the
 /// order of the ranges.
 async fn moved(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> QueryResult<usize> {
-    let rows: Vec<String> = ranges
-        .iter()
-        .map(|(partition, offsets)| format!("ROW({partition}, {}, {})", offsets.start, offsets.end))
-        .collect();
-    sql_query(format!(
+    let row = |(partition, offsets): (&i32, &Range<i64>)| {
+        format!("ROW({partition}, {}, {})", offsets.start, offsets.end)
+    };
+    let rows: Vec<String> = ranges.iter().map(row).collect();
+    let update = format!(
         "UPDATE (VALUES {}) AS r (partition_id, begins, ends) \
          STRAIGHT_JOIN topic_positions AS p ON p.topic = ? AND p.partition_id = r.partition_id \
          SET p.next_offset = r.ends WHERE r.begins <= p.next_offset AND p.next_offset < r.ends",
         rows.join(", ")
-    ))
-    .bind::<Text, _>(topic)
-    .execute(conn)
-    .await
+    );
+    sql!(update, topic).run(conn).await
 }

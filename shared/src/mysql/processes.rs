@@ -4,19 +4,18 @@
 //! a pooled connection it would outlive the pass. If the connection dies, its lock is released, so
 //! the pass ends.
 
-use std::fmt;
 use std::time::Duration;
+
+use chrono::NaiveDateTime;
+use diesel::QueryResult;
+use tokio_util::sync::CancellationToken;
 
 use super::connect::IS_PRIMARY;
 use super::db::get_lock;
-use super::{Conn, Db, DbError, DbSettings};
-use chrono::NaiveDateTime;
-use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
-use diesel_async::RunQueryDsl;
-use tokio_util::sync::CancellationToken;
-
+use super::sql::row;
+use super::{Conn, Db, DbError, DbSettings, Sql};
 use crate::kafka::KafkaSettings;
+use crate::sql;
 
 /// Interval at which a process renews its row.
 const EVERY: Duration = Duration::from_secs(10);
@@ -24,35 +23,28 @@ const EVERY: Duration = Duration::from_secs(10);
 /// A process that has not renewed its row for this long counts as stopped.
 const RUNNING_SECONDS: i64 = 60;
 
-/// The settings of one process.
-#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct ProcessRow {
-    #[diesel(sql_type = Text)]
-    pub role: String,
-    /// Host and process id.
-    #[diesel(sql_type = Text)]
-    pub owner: String,
-    /// `None` for a consumer, which does not use Redis.
-    #[diesel(sql_type = Nullable<Text>)]
-    pub redis_prefix: Option<String>,
-    #[diesel(sql_type = Text)]
-    pub topic: String,
-    #[diesel(sql_type = Text)]
-    pub consumer_group: String,
-    #[diesel(sql_type = BigInt)]
-    pub publish_deadline_ms: i64,
-    #[diesel(sql_type = BigInt)]
-    pub fallback_deadline_ms: i64,
+row! {
+    /// The settings of one process.
+    #[derive(PartialEq, Eq)]
+    pub struct ProcessRow {
+        pub role: String,
+        /// Host and process id.
+        pub owner: String,
+        /// `None` for a consumer, which does not use Redis.
+        pub redis_prefix: Option<String>,
+        pub topic: String,
+        pub consumer_group: String,
+        pub publish_deadline_ms: i64,
+        pub fallback_deadline_ms: i64,
+    }
 }
 
 /// The longest deadlines of all processes of the last day, in milliseconds: claims of a process
 /// that died may still be in flight.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Deadlines {
-    #[diesel(sql_type = BigInt)]
     pub publish_ms: i64,
     /// Time until a second store has the claim.
-    #[diesel(sql_type = BigInt)]
     pub in_flight_ms: i64,
 }
 
@@ -79,20 +71,24 @@ impl ProcessRow {
     /// Describes the settings that prevent this process and `other` from sharing data. Returns
     /// `None` if they agree.
     pub fn disagreement(&self, other: &Self) -> Option<String> {
-        let prefix = |row: &Self| row.redis_prefix.clone();
-        let both_prefixes = prefix(self).zip(prefix(other));
-        // The API does not use the consumer group.
-        let group = [&self.role, &other.role]
-            .iter()
-            .all(|role| *role != "serve");
-        let group = group.then_some(("KAFKA_GROUP", &self.consumer_group, &other.consumer_group));
-        let differing = std::iter::once(("KAFKA_TOPIC", &self.topic, &other.topic)).chain(group);
-        let prefixes = both_prefixes
-            .as_ref()
-            .map(|(own, theirs)| ("REDIS_KEY_PREFIX", own, theirs));
-        let (setting, own, theirs) = differing
-            .chain(prefixes)
-            .find(|(_, own, theirs)| own != theirs)?;
+        // The API does not use the consumer group, and the consumer does not use Redis.
+        let uses_group = self.role != "serve" && other.role != "serve";
+        let uses_redis = self.redis_prefix.is_some() && other.redis_prefix.is_some();
+        let prefix = |row: &Self| row.redis_prefix.clone().unwrap_or_default();
+        let (setting, own, theirs) = [
+            (true, "KAFKA_TOPIC", self.topic.clone(), other.topic.clone()),
+            (
+                uses_group,
+                "KAFKA_GROUP",
+                self.consumer_group.clone(),
+                other.consumer_group.clone(),
+            ),
+            (uses_redis, "REDIS_KEY_PREFIX", prefix(self), prefix(other)),
+        ]
+        .into_iter()
+        .find_map(|(is_used, setting, own, theirs)| {
+            (is_used && own != theirs).then_some((setting, own, theirs))
+        })?;
         Some(format!(
             "{setting} is {own} here and {theirs} in {} ({}), which works on the same database: give all programs the \
              same, and start this one again a minute after the other has stopped",
@@ -103,56 +99,42 @@ impl ProcessRow {
 
 impl Db {
     async fn announce(&self, id: &str, row: &ProcessRow) -> Result<(), DbError> {
-        let id = id.to_owned();
-        let row = row.clone();
-        self.run("announce process", async move |conn| {
-            diesel::sql_query(
-                "REPLACE INTO processes (id, role, owner, redis_prefix, topic, consumer_group, publish_deadline_ms, \
-                 fallback_deadline_ms, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))",
-            )
-            .bind::<Text, _>(&id)
-            .bind::<Text, _>(&row.role)
-            .bind::<Text, _>(&row.owner)
-            .bind::<Nullable<Text>, _>(&row.redis_prefix)
-            .bind::<Text, _>(&row.topic)
-            .bind::<Text, _>(&row.consumer_group)
-            .bind::<BigInt, _>(row.publish_deadline_ms)
-            .bind::<BigInt, _>(row.fallback_deadline_ms)
-            .execute(conn)
+        let columns = ProcessRow::columns("");
+        let mut values = row.clone().values();
+        values.push(id.into());
+        let renew = format!(
+            "REPLACE INTO processes ({columns}, id, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))"
+        );
+        self.execute("announce process", Sql::new(renew, values))
             .await?;
-            diesel::sql_query("DELETE FROM processes WHERE seen_at < UTC_TIMESTAMP(3) - INTERVAL 1 DAY LIMIT 100")
-                .execute(conn)
-                .await
-                .map(|_| ())
-        })
-        .await
+        let forget =
+            "DELETE FROM processes WHERE seen_at < UTC_TIMESTAMP(3) - INTERVAL 1 DAY LIMIT 100";
+        self.execute("forget processes", sql!(forget))
+            .await
+            .map(|_| ())
     }
 
     /// Reads the running processes.
     pub async fn processes(&self) -> Result<Vec<ProcessRow>, DbError> {
-        self.run("list processes", async move |conn| {
-            diesel::sql_query(
-                "SELECT * FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND LIMIT 10000",
-            )
-            .bind::<BigInt, _>(RUNNING_SECONDS)
-            .load(conn)
+        let columns = ProcessRow::columns("");
+        let running = format!(
+            "SELECT {columns} FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND LIMIT 10000"
+        );
+        self.all("list processes", sql!(running, RUNNING_SECONDS))
             .await
-        })
-        .await
     }
 
     /// Reads the longest deadlines of the API's processes.
     pub async fn longest_deadlines(&self) -> Result<Deadlines, DbError> {
-        self.run("read deadlines", async move |conn| {
-            diesel::sql_query(
-                "SELECT COALESCE(MAX(publish_deadline_ms), 0) AS publish_ms, \
-                 COALESCE(MAX(publish_deadline_ms + fallback_deadline_ms), 0) AS in_flight_ms FROM processes \
-                 WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 DAY",
-            )
-            .get_result(conn)
-            .await
+        let longest = "SELECT MAX(publish_deadline_ms), MAX(publish_deadline_ms + fallback_deadline_ms) FROM processes \
+                       WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
+        let longest: Option<(Option<i64>, Option<i64>)> =
+            self.first("read deadlines", sql!(longest)).await?;
+        let (publish, in_flight) = longest.unwrap_or_default();
+        Ok(Deadlines {
+            publish_ms: publish.unwrap_or(0),
+            in_flight_ms: in_flight.unwrap_or(0),
         })
-        .await
     }
 }
 
@@ -266,58 +248,24 @@ impl Drop for PassLock {
     }
 }
 
-/// The holder of the pass lock.
-#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct PassHolder {
-    #[diesel(sql_type = BigInt)]
-    connection: i64,
-    #[diesel(sql_type = Nullable<Text>)]
-    run_id: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    owner: Option<String>,
-    #[diesel(sql_type = Nullable<Datetime>)]
-    started_at: Option<NaiveDateTime>,
-}
-
-impl fmt::Display for PassHolder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            connection,
-            run_id,
-            owner,
-            started_at,
-        } = self;
-        match (run_id, owner, started_at) {
-            (Some(run), Some(owner), Some(at)) => {
-                write!(
-                    f,
-                    "a pass has been running since {} (run {run} of process {owner})",
-                    at.format("%Y-%m-%d %H:%M:%S UTC")
-                )
-            }
-            _ => write!(
-                f,
-                "MySQL's connection {connection} holds the pass lock, and runs no pass"
-            ),
-        }
-    }
-}
-
 impl Db {
-    /// Reads the holder of the pass lock, in any process.
-    pub async fn pass_holder(&self) -> Result<Option<PassHolder>, DbError> {
-        self.run("holder of the pass lock", async |conn| {
-            diesel::sql_query(
-                "SELECT CAST(held.connection AS SIGNED) AS connection, r.id AS run_id, r.owner, r.started_at \
-                 FROM (SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) AS connection) held \
-                 LEFT JOIN reconcile_runs r ON r.status = 'running' \
-                 WHERE held.connection IS NOT NULL ORDER BY r.started_at DESC LIMIT 1",
-            )
-            .get_result(conn)
-            .await
-            .optional()
-        })
-        .await
+    /// Describes the holder of the pass lock, in any process.
+    pub async fn pass_holder(&self) -> Result<Option<String>, DbError> {
+        type Holder = (i64, Option<String>, Option<String>, Option<NaiveDateTime>);
+        let holder = "SELECT held.connection, r.id, r.owner, r.started_at \
+                      FROM (SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) AS connection) held \
+                      LEFT JOIN reconcile_runs r ON r.status = 'running' \
+                      WHERE held.connection IS NOT NULL ORDER BY r.started_at DESC LIMIT 1";
+        let holder: Option<Holder> = self.first("holder of the pass lock", sql!(holder)).await?;
+        Ok(holder.map(|holder| match holder {
+            (_, Some(run), Some(owner), Some(at)) => format!(
+                "a pass has been running since {} (run {run} of process {owner})",
+                at.format("%Y-%m-%d %H:%M:%S UTC")
+            ),
+            (connection, ..) => {
+                format!("MySQL's connection {connection} holds the pass lock, and runs no pass")
+            }
+        }))
     }
 }
 
@@ -352,26 +300,24 @@ async fn keep(
     }
     // Release explicitly, so that the next process gets the lock at once. If this fails, the
     // connection is closed here, which releases the lock.
-    let give_back = diesel::sql_query("DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))")
-        .bind::<Text, _>(work.prefix())
-        .execute(&mut conn);
-    if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {
+    let release = sql!(
+        "DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))",
+        work.prefix()
+    );
+    if !matches!(
+        tokio::time::timeout(limit, release.run(&mut conn)).await,
+        Ok(Ok(_))
+    ) {
         tracing::debug!("the pass lock goes with its connection");
     }
 }
 
-#[derive(QueryableByName)]
-struct Held {
-    #[diesel(sql_type = Nullable<BigInt>)]
-    held: Option<i64>,
-}
-
 async fn is_held(conn: &mut Conn, work: Work) -> QueryResult<bool> {
-    let sql = format!(
-        "SELECT CAST(IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() AND {IS_PRIMARY} AS SIGNED) AS held"
+    let held = format!(
+        "SELECT IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() AND {IS_PRIMARY}"
     );
-    let asked = diesel::sql_query(sql).bind::<Text, _>(work.prefix());
-    Ok(asked.get_result::<Held>(conn).await?.held == Some(1))
+    let held: Option<i64> = sql!(held, work.prefix()).one(conn).await?;
+    Ok(held == Some(1))
 }
 
 #[cfg(test)]

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Unsigned};
-use diesel_async::{AsyncConnection as _, RunQueryDsl};
-
 use super::erase::{GONE, RANDOM};
+use super::sql::row;
 use super::{Db, DbError};
 use crate::domain::{CouponId, DropId, Slot};
+use crate::sql;
 
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
@@ -17,16 +15,15 @@ const SLOTS_AT_ONCE: Slot = 2_000;
 /// through its code, if an earlier release kept the code.
 const NAMES_SOMEBODY: &str = "(user_id NOT LIKE 'erased-%' OR code NOT LIKE 'erased-%')";
 
-/// A drop that was sealed long ago but still contains user ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
-pub struct OldDrop {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-    #[diesel(sql_type = BigInt)]
-    coupon_id: i64,
-    /// Whether a user may hold one coupon per drop.
-    #[diesel(sql_type = Bool)]
-    pub once_per_drop: bool,
+row! {
+    /// A drop that was sealed long ago but still contains user ids.
+    #[derive(Copy)]
+    pub struct OldDrop {
+        pub id: i64,
+        pub coupon_id: i64,
+        /// Whether a user may hold one coupon per drop.
+        pub once_per_drop: bool,
+    }
 }
 
 impl OldDrop {
@@ -39,12 +36,6 @@ impl OldDrop {
     }
 }
 
-#[derive(QueryableByName)]
-struct Last {
-    #[diesel(sql_type = Nullable<Unsigned<Integer>>)]
-    slot: Option<u32>,
-}
-
 impl Db {
     /// Finds drops after `after` that were sealed longer than `kept` ago and still contain user
     /// ids.
@@ -54,47 +45,31 @@ impl Db {
         after: DropId,
         most: i64,
     ) -> Result<Vec<OldDrop>, DbError> {
-        let kept = kept.as_secs();
-        self.run("old drops with people", async move |conn| {
-            let query = "SELECT d.id, d.coupon_id, c.once_per = 'drop' AS once_per_drop \
-                         FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id > ? AND d.codes_erased_at IS NULL \
-                         AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY d.id LIMIT ?";
-            let query = diesel::sql_query(query).bind::<BigInt, _>(after.0).bind::<Unsigned<BigInt>, _>(kept);
-            query.bind::<BigInt, _>(most).load(conn).await
-        })
-        .await
+        let old = "SELECT d.id, d.coupon_id, c.once_per = 'drop' FROM drops d JOIN coupons c ON c.id = d.coupon_id \
+                   WHERE d.id > ? AND d.codes_erased_at IS NULL \
+                   AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY d.id LIMIT ?";
+        let old = sql!(old, after, kept.as_secs(), most);
+        self.all("old drops with people", old).await
     }
 
     /// Replaces the user ids in a sealed drop's rows by pseudonyms. Each row gets a different one,
     /// so that rows of the same user cannot be linked. Returns how many rows changed.
     pub async fn erase_holders(&self, drop: DropId) -> Result<usize, DbError> {
-        let last = self.run("last slot of a drop", async move |conn| {
-            let query =
-                diesel::sql_query("SELECT MAX(slot) AS slot FROM issued_coupons WHERE drop_id = ?");
-            query
-                .bind::<BigInt, _>(drop.0)
-                .get_result::<Last>(conn)
-                .await
-        });
-        let last = last.await?.slot.unwrap_or(0);
+        let last = sql!(
+            "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ?",
+            drop
+        );
+        let last: Option<Option<Slot>> = self.first("last slot of a drop", last).await?;
         let mut erased = 0;
-        for from in (0..last).step_by(SLOTS_AT_ONCE as usize) {
-            erased += self
-                .run("erase holders", async move |conn| {
-                    // Skip a drop that is no longer sealed, because passes compare it with Redis.
-                    diesel::sql_query(format!(
-                        "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
-                         SET i.user_id = {RANDOM}, i.code = {RANDOM}, i.traceparent = NULL \
-                         WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} \
-                         AND d.sealed_at IS NOT NULL"
-                    ))
-                    .bind::<BigInt, _>(drop.0)
-                    .bind::<Unsigned<Integer>, _>(from)
-                    .bind::<Unsigned<Integer>, _>(from.saturating_add(SLOTS_AT_ONCE))
-                    .execute(conn)
-                    .await
-                })
-                .await?;
+        for from in (0..last.flatten().unwrap_or(0)).step_by(SLOTS_AT_ONCE as usize) {
+            // Skip a drop that is no longer sealed, because passes compare it with Redis.
+            let erase = format!(
+                "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
+                 SET i.user_id = {RANDOM}, i.code = {RANDOM}, i.traceparent = NULL \
+                 WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} AND d.sealed_at IS NOT NULL"
+            );
+            let erase = sql!(erase, drop, from, from.saturating_add(SLOTS_AT_ONCE));
+            erased += self.execute("erase holders", erase).await?;
         }
         Ok(erased)
     }
@@ -102,29 +77,25 @@ impl Db {
     /// Erases the ids in a drop's resolved broken promises and, if the coupon has ended, in its
     /// revocations. Afterwards the drop contains no user ids.
     pub async fn erase_others(&self, drop: DropId, coupon_is_over: bool) -> Result<usize, DbError> {
-        self.run("erase people of a drop", async move |conn| {
-            conn.transaction(async |conn| {
-                let promises = format!(
-                    "UPDATE broken_promises SET user_id = {RANDOM}, reason = '{GONE}' \
-                     WHERE drop_id = ? AND mended_at IS NOT NULL AND user_id NOT LIKE 'erased-%'"
+        self.transaction("erase people of a drop", async move |conn| {
+            let promises = format!(
+                "UPDATE broken_promises SET user_id = {RANDOM}, reason = '{GONE}' \
+                 WHERE drop_id = ? AND mended_at IS NOT NULL AND user_id NOT LIKE 'erased-%'"
+            );
+            let mut erased = sql!(promises, drop).run(conn).await?;
+            if coupon_is_over {
+                let revocations = format!(
+                    "UPDATE revoked_coupons SET user_id = {RANDOM}, code = IF(code IS NULL, NULL, {RANDOM}), \
+                     reason = '{GONE}', revoked_by = '{GONE}' WHERE drop_id = ? AND {NAMES_SOMEBODY}"
                 );
-                let mut erased = diesel::sql_query(promises).bind::<BigInt, _>(drop.0).execute(conn).await?;
-                if coupon_is_over {
-                    let revocations = format!(
-                        "UPDATE revoked_coupons SET user_id = {RANDOM}, code = IF(code IS NULL, NULL, {RANDOM}), \
-                         reason = '{GONE}', revoked_by = '{GONE}' \
-                         WHERE drop_id = ? AND {NAMES_SOMEBODY}"
-                    );
-                    erased += diesel::sql_query(revocations).bind::<BigInt, _>(drop.0).execute(conn).await?;
-                }
-                let mark = format!(
-                    "UPDATE drops SET codes_erased_at = UTC_TIMESTAMP(3) WHERE id = ? AND sealed_at IS NOT NULL \
-                     AND NOT EXISTS (SELECT 1 FROM revoked_coupons WHERE drop_id = drops.id AND {NAMES_SOMEBODY})"
-                );
-                diesel::sql_query(mark).bind::<BigInt, _>(drop.0).execute(conn).await?;
-                Ok(erased)
-            })
-            .await
+                erased += sql!(revocations, drop).run(conn).await?;
+            }
+            let mark = format!(
+                "UPDATE drops SET codes_erased_at = UTC_TIMESTAMP(3) WHERE id = ? AND sealed_at IS NOT NULL \
+                 AND NOT EXISTS (SELECT 1 FROM revoked_coupons WHERE drop_id = drops.id AND {NAMES_SOMEBODY})"
+            );
+            sql!(mark, drop).run(conn).await?;
+            Ok(erased)
         })
         .await
     }

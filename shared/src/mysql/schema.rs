@@ -23,21 +23,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    coupon_allow_list (coupon_id, user_id) {
-        coupon_id -> BigInt,
-        user_id -> Text,
-    }
-}
-
-diesel::table! {
-    code_key (id) {
-        id -> TinyInt,
-        secret -> Binary,
-        since -> Datetime,
-    }
-}
-
-diesel::table! {
     drops (id) {
         id -> BigInt,
         coupon_id -> BigInt,
@@ -68,20 +53,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    ops_actions (id) {
-        id -> BigInt,
-        at -> Datetime,
-        operator -> Nullable<Text>,
-        token -> Text,
-        from_addr -> Nullable<Text>,
-        action -> Text,
-        coupon_id -> Nullable<BigInt>,
-        drop_id -> Nullable<BigInt>,
-        detail -> Text,
-    }
-}
-
-diesel::table! {
     revoked_coupons (id) {
         id -> BigInt,
         coupon_id -> BigInt,
@@ -97,15 +68,6 @@ diesel::table! {
         may_claim_again -> Bool,
         revoked_at -> Datetime,
         again_from -> Nullable<Datetime>,
-    }
-}
-
-diesel::table! {
-    slot_limits (drop_id, slot_limit) {
-        drop_id -> BigInt,
-        slot_limit -> Unsigned<Integer>,
-        coupon_id -> BigInt,
-        person_scope -> BigInt,
     }
 }
 

@@ -1,67 +1,36 @@
-//! Claims that must never become rows: claims that a revocation voids
-//! (docs/decisions/0013-revoking.md), and claims of erased users.
+//! Claims that must never become rows, because a revocation voids them
+//! (docs/decisions/0013-revoking.md).
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 
 use chrono::NaiveDateTime;
-use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Datetime, Nullable, Text};
-use diesel_async::RunQueryDsl;
+use diesel::QueryResult;
 
 use super::claim::Claim;
-use super::erased::ErasedClaims;
-use super::literal::push_text;
-use super::{Conn, MOST_VALUES};
-
-#[derive(QueryableByName)]
-struct VoidFor {
-    #[diesel(sql_type = BigInt)]
-    coupon_id: i64,
-    #[diesel(sql_type = Text)]
-    user_id: String,
-    #[diesel(sql_type = BigInt)]
-    person_scope: i64,
-    #[diesel(sql_type = Nullable<Datetime>)]
-    again_from: Option<NaiveDateTime>,
-}
-
-impl VoidFor {
-    fn voids(&self, claim: &Claim) -> bool {
-        let admitted = claim.claimed_at.map(|at| at.naive_utc());
-        (self.person_scope == 0 || self.person_scope == claim.drop_id.0)
-            && self
-                .again_from
-                .is_none_or(|from| admitted.is_some_and(|at| at <= from))
-    }
-}
+use super::{Conn, list};
+use crate::domain::CouponId;
+use crate::sql;
 
 /// Returns the void claims among these. Locks the revocations it reads until the transaction ends.
 pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
-    let mut void = ErasedClaims::among(conn, claims).await?;
-    for claims in claims.chunks(MOST_VALUES) {
-        let mut sql = String::from(
-            "SELECT coupon_id, user_id, person_scope, again_from FROM revoked_coupons WHERE (coupon_id, user_id) IN (",
-        );
-        for (i, claim) in claims.iter().enumerate() {
-            let _ = write!(sql, "{}({},", if i > 0 { "," } else { "" }, claim.coupon_id);
-            push_text(&mut sql, claim.user_id.as_str());
-            sql.push(')');
-        }
-        sql.push_str(") FOR SHARE");
-        let found: Vec<VoidFor> = diesel::sql_query(sql).load(conn).await?;
-        let mut of_person: HashMap<(i64, &str), Vec<&VoidFor>> = HashMap::new();
-        for one in &found {
-            of_person
-                .entry((one.coupon_id, &one.user_id))
-                .or_default()
-                .push(one);
-        }
+    let mut void = Vec::new();
+    let coupons: BTreeSet<CouponId> = claims.iter().map(|claim| claim.coupon_id).collect();
+    for coupon in coupons {
+        let own = claims.iter().filter(|claim| claim.coupon_id == coupon);
+        let users = own.clone().map(|claim| &claim.user_id);
+        let query = "SELECT user_id, person_scope, again_from FROM revoked_coupons \
+                     WHERE coupon_id = ? AND user_id IN (?) FOR SHARE";
+        let revoked: Vec<(String, i64, Option<NaiveDateTime>)> =
+            sql!(query, coupon, list(users)).all(conn).await?;
         let is_void = |claim: &Claim| {
-            let own = of_person.get(&(claim.coupon_id.0, claim.user_id.as_str()));
-            own.is_some_and(|own| own.iter().any(|one| one.voids(claim)))
+            let admitted = claim.claimed_at.map(|at| at.naive_utc());
+            revoked.iter().any(|(user, scope, until)| {
+                user == claim.user_id.as_str()
+                    && (*scope == 0 || *scope == claim.drop_id.0)
+                    && until.is_none_or(|until| admitted.is_some_and(|at| at <= until))
+            })
         };
-        void.extend(claims.iter().filter(|claim| is_void(claim)));
+        void.extend(own.filter(|claim| is_void(claim)));
     }
     Ok(void)
 }

@@ -25,7 +25,6 @@ pub enum FindingCase {
 pub enum UnsafePart {
     Redis,
     Topic,
-    CodeKey,
 }
 
 impl FindingCase {
@@ -39,7 +38,6 @@ impl FindingCase {
             Self::ConsumerStands => "consumer_stands",
             Self::Unsafe(UnsafePart::Redis) => "unsafe_redis",
             Self::Unsafe(UnsafePart::Topic) => "unsafe_topic",
-            Self::Unsafe(UnsafePart::CodeKey) => "unsafe_code_key",
         }
     }
 

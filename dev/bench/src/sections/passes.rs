@@ -209,7 +209,6 @@ async fn lost(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
         admit_straight(&installation, *coupon, FEW).await?;
         insert_rows(&installation, *coupon, 1..=FEW).await?;
     }
-    accept_codes(&installation).await?;
     let mut passes = Vec::new();
     for _ in 0..TURNS {
         let pass = all(&installation).await?;
@@ -238,7 +237,6 @@ async fn lost(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
     );
     step(format!("rebuilding a drop of {} claims", size.rebuilt));
     insert_rows(&installation, large, 1..=size.rebuilt).await?;
-    accept_codes(&installation).await?;
     let keys: Vec<String> = redis::cmd("KEYS")
         .arg(format!("{prefix}:{{{}}}:*", large.id))
         .query_async(&mut redis)
@@ -333,7 +331,6 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
     let installation = bench.install("sealed").await?;
     let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
     // Before the rows: the daemon would report their codes until it looks again.
-    accept_codes(&installation).await?;
     for _ in 0..OPEN {
         let coupon = installation.coupon(&api, 100).await?;
         admit_straight(&installation, coupon, 100).await?;
@@ -366,15 +363,6 @@ async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measuremen
             .with("statements", beside.1)
             .with("without", alone.1),
     ])
-}
-
-/// Accepts the codes of rows that the bench inserts, which the installation's key does not make.
-async fn accept_codes(installation: &Installation) -> Result<()> {
-    let mut conn = installation.mysql().await?;
-    conn.query_drop("UPDATE code_key SET since = UTC_TIMESTAMP(3) + INTERVAL 1 DAY")
-        .await?;
-    conn.disconnect().await?;
-    Ok(())
 }
 
 /// Returns the median duration in milliseconds and the lowest statement count of several requested

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use diesel::dsl::sql;
-use diesel::sql_types::BigInt;
-use diesel::{ExpressionMethods as _, QueryDsl as _, QueryResult, select};
-use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
-use firstcome_shared::mysql::schema::coupons;
+use diesel::QueryResult;
+use diesel_async::AsyncConnection as _;
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
+use firstcome_shared::sql;
 use firstcome_testkit::{HeldTransaction, LIMIT, LOCK_WAITS, World, eventually};
 
 use crate::faults::waves::breakable_mysql;
@@ -27,12 +25,8 @@ async fn two_rows(name: &str) -> (World, HeldTransaction) {
 
 /// Reads the name of a coupon. Waits if another client is changing the row.
 async fn name_of(conn: &mut Conn, id: i64) -> QueryResult<String> {
-    coupons::table
-        .filter(coupons::id.eq(id))
-        .select(coupons::name)
-        .for_update()
-        .first(conn)
-        .await
+    let name = sql!("SELECT name FROM coupons WHERE id = ? FOR UPDATE", id);
+    name.one(conn).await
 }
 
 /// Returns once a query waits for the lock.
@@ -58,9 +52,7 @@ fn pool(world: &World, pool_size: usize) -> Db {
 
 /// Returns MySQL's id of a connection.
 async fn id_of(conn: &mut Conn) -> QueryResult<i64> {
-    select(sql::<BigInt>("CAST(CONNECTION_ID() AS SIGNED)"))
-        .first(conn)
-        .await
+    sql!("SELECT CONNECTION_ID()").one(conn).await
 }
 
 async fn connection(db: &Db) -> Result<i64, DbError> {
@@ -108,9 +100,8 @@ async fn with_the_wrapper_the_next_query_reads_its_own_row() {
 async fn a_query_that_times_out_discards_its_connection() {
     let (world, holding) = two_rows("too-slow").await;
     let db = pool_of_one(&world);
-    let late = db.run_within(Duration::from_millis(200), "slow", async |conn| {
-        name_of(conn, 1).await
-    });
+    let hasty = db.within(Duration::from_millis(200));
+    let late = hasty.run("slow", async |conn| name_of(conn, 1).await);
     let late = late.await;
     assert!(
         matches!(late, Err(DbError::TimedOut { what: "slow", .. })),

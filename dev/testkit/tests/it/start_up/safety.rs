@@ -74,7 +74,4 @@ async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
     is_told("--add-config cleanup.policy=delete").await;
     world.topic.alter(&[limit]).await;
     is_silent().await;
-    // Another key was drawn in place of a lost one: rows that are written again get other codes.
-    world.sql.query("DELETE FROM code_key").await;
-    is_told("the table code_key is empty").await;
 }
