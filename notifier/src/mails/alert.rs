@@ -84,6 +84,10 @@ impl NamedDrop<'_> {
         let (name, id, issued) = (&self.name, self.id, self.issued());
         let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
         let coupon = coupon.unwrap_or_default();
+        if id.0 < 0 {
+            // An attached campaign, whose ids nobody knows.
+            return format!("{name}: {issued}");
+        }
         format!("{name} ({coupon}drop {id}): {issued}")
     }
 
@@ -221,7 +225,7 @@ impl<'a> PassSummary<'a> {
         Section {
             problem,
             title: self.title(notice),
-            facts: problem.kind.facts(),
+            facts: self.mail.links.facts(problem.kind),
             drop: self.drop(problem.drop_id),
             alert: self.mail.ids.get(&problem.name),
             why: reasons(&findings, false),

@@ -114,7 +114,7 @@ fn link(name: &str, mail: &AlertMail<'_>) -> String {
 
 fn about_problem(notice: &Notice, mail: &AlertMail<'_>) -> Event {
     let problem = &notice.problem;
-    let facts = problem.kind.facts();
+    let facts = mail.links.facts(problem.kind);
     let mut reports = mail.run.map_or(&[][..], |run| &run.drops).iter();
     let report = reports.find(|report| Some(report.drop_id) == problem.drop_id);
     let coupon = report.map(|report| line(&report.coupon_name, 100));

@@ -302,7 +302,7 @@ impl Db {
     }
 
     /// Opens a connection without our session settings, which other products refuse.
-    pub(super) async fn plain(settings: &DbSettings) -> Result<mysql_async::Conn, DbError> {
+    pub async fn plain(settings: &DbSettings) -> Result<mysql_async::Conn, DbError> {
         within(settings, open(&settings.url, Vec::new())).await
     }
 }

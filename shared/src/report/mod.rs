@@ -1,6 +1,7 @@
 //! The report of a pass, shared by the endpoint, the command line, the tables and the mails. Data
 //! only: it makes no decisions, and no program parses its texts.
 
+mod attached;
 mod case;
 mod kinds;
 pub mod wording;
