@@ -6,7 +6,6 @@ pub mod consume;
 pub mod coupon;
 mod metrics;
 pub mod migrate;
-mod percent;
 mod rows;
 pub mod serve;
 mod stores;

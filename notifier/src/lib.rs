@@ -83,6 +83,13 @@ pub struct Notifier {
 }
 
 impl Notifier {
+    /// Returns a notifier for the system that a file of `attach` describes.
+    #[must_use]
+    pub fn of_attached(mut self, file: String) -> Self {
+        Arc::make_mut(&mut self.settings).links.file = Some(file);
+        self
+    }
+
     /// Creates a notifier. Checks the settings.
     pub fn new(db: Db, args: &NotifyArgs, webhooks: &WebhookArgs) -> anyhow::Result<Self> {
         Self::with_clock(db, args, webhooks, Arc::new(SystemClock))

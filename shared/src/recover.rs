@@ -203,19 +203,4 @@ mod tests {
             "Redis has none of its drops"
         );
     }
-
-    #[test]
-    fn pausing_or_resizing_a_drop_leaves_others_and_later_days_unchanged() {
-        let coupon = coupon_of(10, None);
-        let drops = vec![drop_of(1, 30, 5), drop_of(2, 10, 6)];
-        let known = [
-            meta(&coupon, &drops[0], |meta| meta.quantity = 40),
-            meta(&coupon, &drops[1], |meta| meta.paused = true),
-        ];
-        let (after, drops) = by_redis(&coupon, &drops, &known.into());
-        assert_eq!(
-            (after, drops[0].quantity, drops[1].quantity),
-            (coupon, 40, 10)
-        );
-    }
 }

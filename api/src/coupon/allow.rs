@@ -3,15 +3,15 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use axum::body::Bytes;
 use axum::http::Method;
 use axum::http::header::CONTENT_TYPE;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::client::{Client, CommandFailure};
-use super::shown;
-use crate::percent::encoded;
+use super::client::Client;
+use super::{encoded, shown};
 
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
@@ -43,7 +43,7 @@ pub(super) async fn run(
     json: bool,
     coupon: &str,
     what: &AllowWhat,
-) -> Result<String, CommandFailure> {
+) -> anyhow::Result<String> {
     let list = format!("{coupon}/allow-list");
     let answer = match what {
         AllowWhat {
@@ -91,18 +91,15 @@ pub(super) async fn run(
 }
 
 /// Sends a file as it is: the API reads what editors and spreadsheets write.
-async fn send(client: &Client<'_>, path: &str, file: &Path) -> Result<Value, CommandFailure> {
+async fn send(client: &Client<'_>, path: &str, file: &Path) -> anyhow::Result<Value> {
     let read = if file == Path::new("-") {
         let mut bytes = Vec::new();
         std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
     } else {
         std::fs::read(file)
     };
-    let bytes = read.map_err(|error| {
-        CommandFailure::NotAsked(format!("{} cannot be read: {error}", file.display()))
-    })?;
+    let bytes = read.with_context(|| format!("{} cannot be read", file.display()))?;
     let request = client.request(Method::POST, path);
-    client
-        .send(request.header(CONTENT_TYPE, "text/plain"), bytes)
-        .await
+    let request = request.header(CONTENT_TYPE, "text/plain");
+    client.send(request, bytes).await
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use axum::body::Bytes;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LINK};
 use axum::http::request::{Builder, Request};
@@ -38,12 +39,11 @@ pub(super) struct ApiArgs {
     pub(super) json: bool,
 }
 
-pub(super) enum CommandFailure {
-    /// The API refused the request.
-    Refused(String),
-    /// The request was not sent, or the API could not be reached or was unavailable.
-    NotAsked(String),
-}
+/// The API refused the request. After any other error, the request was not sent, or the API could
+/// not be reached or was unavailable.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Refused(pub(super) String);
 
 pub(super) struct Client<'a> {
     api: CouponApiClient,
@@ -54,9 +54,9 @@ pub(super) struct Client<'a> {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<'a> Client<'a> {
-    pub(super) fn new(args: &'a ApiArgs) -> Result<Self, CommandFailure> {
+    pub(super) fn new(args: &'a ApiArgs) -> anyhow::Result<Self> {
         let api = CouponApiClient::new(&args.api_url, ssl_cert_file());
-        let api = api.map_err(CommandFailure::NotAsked)?;
+        let api = api.map_err(|why| anyhow!(why))?;
         Ok(Self { api, args })
     }
 
@@ -64,8 +64,9 @@ impl<'a> Client<'a> {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = &self.args.ops_token {
             // During a rotation, the setting contains two tokens.
-            let token = token.expose_secret().split(',').next().unwrap_or_default();
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            let token = token.expose_secret().split(',').next();
+            let token = format!("Bearer {}", token.unwrap_or_default());
+            request = request.header(AUTHORIZATION, token);
         }
         match &self.args.operator {
             Some(name) => request.header("x-operator", name.as_bytes()),
@@ -73,16 +74,12 @@ impl<'a> Client<'a> {
         }
     }
 
-    pub(super) async fn get(&self, path: &str) -> Result<Value, CommandFailure> {
-        self.send(self.request(Method::GET, path), Bytes::new())
-            .await
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let request = self.request(Method::GET, path);
+        self.send(request, Bytes::new()).await
     }
 
-    pub(super) async fn send_json(
-        &self,
-        request: Builder,
-        body: &Value,
-    ) -> Result<Value, CommandFailure> {
+    pub(super) async fn send_json(&self, request: Builder, body: &Value) -> anyhow::Result<Value> {
         let request = request.header(CONTENT_TYPE, "application/json");
         self.send(request, body.to_string()).await
     }
@@ -91,14 +88,13 @@ impl<'a> Client<'a> {
         &self,
         request: Builder,
         body: impl Into<Bytes>,
-    ) -> Result<Value, CommandFailure> {
-        self.exchange(request, body.into())
-            .await
-            .map(|(_, answer)| answer)
+    ) -> anyhow::Result<Value> {
+        let (_, answer) = self.exchange(request, body.into()).await?;
+        Ok(answer)
     }
 
     /// Reads a list to its last page.
-    pub(super) async fn pages(&self, first: String) -> Result<Vec<Value>, CommandFailure> {
+    pub(super) async fn pages(&self, first: String) -> anyhow::Result<Vec<Value>> {
         let mut next = Some(first);
         let mut pages = Vec::new();
         while let Some(path) = next {
@@ -106,53 +102,43 @@ impl<'a> Client<'a> {
             let (headers, page) = self.exchange(request, Bytes::new()).await?;
             let link = headers.get(LINK).and_then(|link| link.to_str().ok());
             let link = link.and_then(|link| link.strip_prefix('<')?.split_once('>'));
-            next = link
-                .map(|(path, _)| path)
-                .or(page["next"].as_str())
-                .map(str::to_owned);
+            let path = link.map(|(path, _)| path);
+            next = path.or(page["next"].as_str()).map(str::to_owned);
             pages.push(page);
         }
         Ok(pages)
     }
 
-    async fn exchange(
-        &self,
-        request: Builder,
-        body: Bytes,
-    ) -> Result<(HeaderMap, Value), CommandFailure> {
-        let request = request.body(body).map_err(|error| {
-            let what = "OPS_TOKEN, --operator or an argument does not fit into a request";
-            CommandFailure::NotAsked(format!("{what}: {error}"))
-        })?;
+    async fn exchange(&self, request: Builder, body: Bytes) -> anyhow::Result<(HeaderMap, Value)> {
+        let what = "OPS_TOKEN, --operator or an argument does not fit into a request";
+        let request = request.body(body).context(what)?;
         let exchange = async {
             let (head, body) = self.api.send(request).await?.into_parts();
             let cut = |error: hyper::Error| FetchError::Away(error.to_string());
             Ok::<_, FetchError>((head, body.collect().await.map_err(cut)?.to_bytes()))
         };
-        let why = match timeout(PATIENCE, exchange).await {
-            Ok(Ok((head, text))) => {
-                let answer: Value = serde_json::from_slice(&text).unwrap_or_default();
-                if head.status.is_success() {
-                    return Ok((head.headers, answer));
-                }
-                return Err(match answer["detail"].as_str() {
-                    _ if head.status == 401 => CommandFailure::Refused(
-                        "the API does not take this OPS_TOKEN: set it as the API has it".to_owned(),
-                    ),
-                    None => CommandFailure::NotAsked(format!(
-                        "no API of ours answered ({}): is API_URL right?",
-                        head.status
-                    )),
-                    Some(detail) if head.status.is_client_error() => {
-                        CommandFailure::Refused(detail.to_owned())
-                    }
-                    Some(detail) => CommandFailure::NotAsked(detail.to_owned()),
-                });
-            }
-            Ok(Err(FetchError::Refused(why))) => format!("cannot be trusted: {why}"),
-            _ => "does not answer: is it running, and is API_URL right?".to_owned(),
-        };
         let base = self.args.api_url.trim_end_matches('/');
-        Err(CommandFailure::NotAsked(format!("the API at {base} {why}")))
+        let (head, text) = match timeout(PATIENCE, exchange).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(FetchError::Refused(why))) => {
+                bail!("the API at {base} cannot be trusted: {why}")
+            }
+            _ => bail!("the API at {base} does not answer: is it running, and is API_URL right?"),
+        };
+        let answer: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let detail = answer["detail"].as_str().unwrap_or_default().to_owned();
+        match head.status {
+            status if status.is_success() => Ok((head.headers, answer)),
+            status if status == 401 => {
+                bail!(Refused(
+                    "the API does not take this OPS_TOKEN: set it as the API has it".to_owned()
+                ))
+            }
+            status if detail.is_empty() => {
+                bail!("no API of ours answered ({status}): is API_URL right?")
+            }
+            status if status.is_client_error() => bail!(Refused(detail)),
+            _ => bail!(detail),
+        }
     }
 }

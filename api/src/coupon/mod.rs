@@ -6,17 +6,18 @@ mod client;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail};
 use axum::http::Method;
 use axum::http::header::IF_MATCH;
 use chrono::NaiveDate;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use self::allow::AllowWhat;
-use self::client::{ApiArgs, Client, CommandFailure};
-use crate::percent::encoded;
+use self::client::{ApiArgs, Client, Refused};
 
 #[derive(Debug, Clone, Args)]
 pub struct CouponArgs {
@@ -181,21 +182,21 @@ impl CreateArgs {
 
 /// Exits 0 on success, 1 if the API refused, 2 if the API could not be reached.
 pub async fn run(args: CouponArgs) -> ExitCode {
-    let (code, why) = match act(&args).await {
+    match act(&args).await {
         Ok(text) => {
             // Most likely, the reader of the pipe, such as `head`, has closed it.
             let _ = std::io::stdout().write_all(text.as_bytes());
-            return ExitCode::SUCCESS;
+            ExitCode::SUCCESS
         }
-        Err(CommandFailure::Refused(why)) => (1, why),
-        Err(CommandFailure::NotAsked(why)) => (2, why),
-    };
-    eprintln!("firstcome-api: {why}");
-    ExitCode::from(code)
+        Err(error) => {
+            eprintln!("firstcome-api: {error:#}");
+            ExitCode::from(if error.is::<Refused>() { 1 } else { 2 })
+        }
+    }
 }
 
 /// Returns the output of a command.
-async fn act(args: &CouponArgs) -> Result<String, CommandFailure> {
+async fn act(args: &CouponArgs) -> anyhow::Result<String> {
     let client = Client::new(&args.api)?;
     let json = args.api.json;
     let change = async |id: &Id, body: Value| {
@@ -219,13 +220,12 @@ async fn act(args: &CouponArgs) -> Result<String, CommandFailure> {
         CouponCommand::Resume(id) => change(id, json!({"paused": false})).await?,
         CouponCommand::Raise { id, quantity } => raise(&client, *id, *quantity).await?,
         CouponCommand::Close { id, yes: true } => change(id, json!({"close_now": true})).await?,
-        CouponCommand::Close { id, yes: false } => return Err(would_close(&client, *id).await?),
+        CouponCommand::Close { id, yes: false } => bail!(would_close(&client, *id).await?),
         CouponCommand::Revoke(revoke) => {
             let by = revoke.by.as_ref().or(args.api.operator.as_ref());
-            let why =
-                || CommandFailure::NotAsked("say who decided it: give --by, or --operator".into());
+            let by = by.context("say who decided it: give --by, or --operator")?;
             let body = json!({
-                "reason": revoke.reason, "by": by.ok_or_else(why)?, "drop_id": revoke.drop,
+                "reason": revoke.reason, "by": by, "drop_id": revoke.drop,
                 "may_claim_again": revoke.may_claim_again,
             });
             let path = format!(
@@ -241,15 +241,17 @@ async fn act(args: &CouponArgs) -> Result<String, CommandFailure> {
     Ok(shown(&answer))
 }
 
+/// Encodes a value for a path or a query. Also encodes dots, because programs that normalize paths
+/// remove `..`.
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
 fn shown(answer: &Value) -> String {
     format!("{answer:#}\n")
 }
 
-async fn list(
-    client: &Client<'_>,
-    json: bool,
-    state: Option<&str>,
-) -> Result<String, CommandFailure> {
+async fn list(client: &Client<'_>, json: bool, state: Option<&str>) -> anyhow::Result<String> {
     let state = state.map(|state| format!("&state={}", encoded(state)));
     let first = format!("/v1/coupons?limit=1000{}", state.unwrap_or_default());
     let pages = client.pages(first).await?;
@@ -285,7 +287,7 @@ async fn list(
 }
 
 /// Refuses a lower quantity once a drop has opened, because slots that were given are promised.
-async fn raise(client: &Client<'_>, id: Id, quantity: u32) -> Result<Value, CommandFailure> {
+async fn raise(client: &Client<'_>, id: Id, quantity: u32) -> anyhow::Result<Value> {
     let coupon = client.get(&id.path()).await?;
     let current = &coupon["current_drop"];
     let is_open = matches!(
@@ -299,7 +301,7 @@ async fn raise(client: &Client<'_>, id: Id, quantity: u32) -> Result<Value, Comm
         .max()
         .unwrap_or_default();
     if is_open && u64::from(quantity) <= now {
-        return Err(CommandFailure::Refused(format!(
+        bail!(Refused(format!(
             "it gives out {now} already; give a larger number than that"
         )));
     }
@@ -314,20 +316,23 @@ async fn raise(client: &Client<'_>, id: Id, quantity: u32) -> Result<Value, Comm
 }
 
 /// Describes what would be closed, which cannot be undone.
-async fn would_close(client: &Client<'_>, id: Id) -> Result<CommandFailure, CommandFailure> {
+async fn would_close(client: &Client<'_>, id: Id) -> anyhow::Result<Refused> {
     let coupon = client.get(&id.path()).await?;
     let (name, drop) = (&coupon["name"], &coupon["current_drop"]);
-    let is_once = coupon["schedule"]["type"] == "once";
-    Ok(CommandFailure::Refused(match drop["state"].as_str() {
-        Some("open" | "sold_out" | "paused") => format!(
-            "this would close drop {} of coupon {name} ({} left) for good, and its waiting list ends: repeat it with --yes",
-            drop["id"], drop["remaining"]
-        ),
-        None if is_once => format!(
-            "this would end coupon {name} before it opens, for good: repeat it with --yes"
-        ),
-        _ => "no drop is open, so there is nothing to close; `coupon pause` keeps the next one from admitting anybody".into(),
-    }))
+    let is_open = matches!(drop["state"].as_str(), Some("open" | "sold_out" | "paused"));
+    let is_to_come = drop.is_null() && coupon["schedule"]["type"] == "once";
+    if !is_open && !is_to_come {
+        let why = "no drop is open, so there is nothing to close; `coupon pause` keeps the next one from admitting anybody";
+        return Ok(Refused(why.to_owned()));
+    }
+    let left = if is_open {
+        &drop["remaining"]
+    } else {
+        &coupon["quantity"]
+    };
+    Ok(Refused(format!(
+        "this would close {name} ({left} left) for good, and its waiting list ends: repeat it with --yes"
+    )))
 }
 
 #[cfg(test)]

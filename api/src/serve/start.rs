@@ -19,7 +19,6 @@ use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
 use super::claim::kafka::Publisher;
 use super::claim::second_store::SecondStore;
-use super::routes::ListedPages;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
@@ -33,10 +32,8 @@ pub(super) async fn services(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Services>> {
     time_zone::warn_if_old();
-    let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
-    if let Some(warning) = identity.warning(args.http.listen_addr) {
-        tracing::warn!("{warning}");
-    }
+    let identity = Identity::new(&args.identity, args.http.listen_addr);
+    let identity = identity.map_err(anyhow::Error::msg)?;
     let settings = args.mysql.settings()?;
     let question_timeout = Duration::from_millis(args.http.question_timeout_ms);
     let mysql = Bulkheads::new(&settings, question_timeout)?;
@@ -84,7 +81,6 @@ pub(super) async fn services(
         claims: Arc::new(claims),
         catalogue,
         remaining: RemainingCache::default(),
-        listed: ListedPages::default(),
         change_locks: ChangeLocks::default(),
         exports: Arc::new(Semaphore::new(EXPORTS)),
         in_flight,

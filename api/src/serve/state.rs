@@ -17,14 +17,12 @@ use super::catalogue::Catalogue;
 use super::catalogue::coupon_with_drops::instant;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::admit::ClaimService;
-use super::routes::ListedPages;
 
 pub(crate) struct Services {
     pub(crate) identity: Identity,
     pub(crate) claims: Arc<ClaimService>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) remaining: RemainingCache,
-    pub(crate) listed: ListedPages,
     pub(crate) change_locks: ChangeLocks,
     /// Limits concurrent CSVs of holders.
     pub(crate) exports: Arc<Semaphore>,

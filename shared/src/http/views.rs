@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::coupon::{Allow, DropState};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::mysql::alerts::ListedAlert;
-use crate::mysql::runs::RunListRow;
+use crate::mysql::runs::RunRow;
 use crate::schedule::{Schedule, Tz};
 
 /// Whether Redis admits claims.
@@ -335,8 +335,8 @@ pub struct RunSummary {
     pub asked_by: Option<String>,
 }
 
-impl From<RunListRow> for RunSummary {
-    fn from(row: RunListRow) -> Self {
+impl From<RunRow> for RunSummary {
+    fn from(row: RunRow) -> Self {
         Self {
             run_id: row.id,
             trigger: row.triggered_by,

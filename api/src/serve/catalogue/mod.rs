@@ -5,7 +5,7 @@
 pub(crate) mod coupon_with_drops;
 pub(crate) mod remaining;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::copy::CatalogueCopy;
 use metrics::gauge;
-use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 
 use self::coupon_with_drops::{CouponWithDrops, with_drops};
 
@@ -32,33 +32,31 @@ pub(crate) enum LookupError {
     Unavailable,
 }
 
+impl From<DbError> for LookupError {
+    fn from(error: DbError) -> Self {
+        tracing::debug!(%error, "coupons could not be looked up in MySQL");
+        Self::Unavailable
+    }
+}
+
 /// Maximum wait for a refresh or a look-up that a request needs.
 const TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Minimum interval between two look-ups, so that any number of requests for unknown coupons costs
-/// MySQL a few small queries per second.
-const PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) struct Catalogue {
     db: Db,
     redis: Redis,
     /// Lock-free, because each claim reads it.
     live: ArcSwap<LiveCoupons>,
-    /// Held while coupons are read and stored, so that an older state never replaces a newer one.
-    turn: tokio::sync::Mutex<Lookup>,
-    /// Coupons that requests wait for, and whether they become live. One query reads them all.
-    wanted: Mutex<BTreeMap<CouponId, bool>>,
-    last: Mutex<Refresh>,
+    /// Held while live coupons are read and stored, so that an older state never replaces a newer
+    /// one. The coupon that was read again last, when that began, and the answer.
+    turn: Mutex<Option<(CouponId, Instant, Found)>>,
+    /// Held while other coupons are read, one request at a time, so that requests for unknown
+    /// coupons cannot occupy MySQL.
+    lookup: Mutex<()>,
+    last: parking_lot::Mutex<Refresh>,
 }
 
 type Found = Result<Arc<CouponWithDrops>, LookupError>;
-
-/// The last look-up. Its query began after every request that it answers, so that a 404 is never
-/// out of date.
-struct Lookup {
-    begun: Instant,
-    found: HashMap<CouponId, Found>,
-}
 
 struct Refresh {
     reconciled_at: Option<DateTime<Utc>>,
@@ -98,12 +96,9 @@ impl Catalogue {
             db,
             redis,
             live: ArcSwap::from_pointee(live),
-            turn: tokio::sync::Mutex::new(Lookup {
-                begun: Instant::now(),
-                found: HashMap::new(),
-            }),
-            wanted: Mutex::default(),
-            last: Mutex::new(Refresh {
+            turn: Mutex::default(),
+            lookup: Mutex::default(),
+            last: parking_lot::Mutex::new(Refresh {
                 reconciled_at,
                 outcome,
             }),
@@ -151,105 +146,67 @@ impl Catalogue {
         if id.0 < 1 {
             return Err(LookupError::NoSuchCoupon(id));
         }
-        if self.mysql_up() {
-            self.look_up(id, false).await
-        } else {
-            Err(LookupError::Unavailable)
+        if !self.mysql_up() {
+            return Err(LookupError::Unavailable);
         }
+        let read = async {
+            let _one_at_a_time = self.lookup.lock().await;
+            match self.read(self.db.of_primary(), id).await {
+                // A demoted primary lacks the newest coupons, but may have this one.
+                Err(DbError::ReadOnly { .. }) => self
+                    .read(self.db.clone(), id)
+                    .await?
+                    .ok_or(LookupError::Unavailable),
+                found => match found? {
+                    Some(coupon) => Ok(coupon),
+                    None => Err(self.missing(id).await),
+                },
+            }
+        };
+        in_time(read).await
     }
 
-    /// Reads a coupon that this process has just written, or that has a new era. A finished coupon
-    /// counts as live until the next refresh.
+    /// Reads a coupon that this process has just written, or that has a new era, by a query that
+    /// begins after this call. Concurrent calls share it. A finished coupon counts as live until
+    /// the next refresh.
     pub(crate) async fn reread(&self, id: CouponId) -> Found {
-        self.look_up(id, true).await
-    }
-
-    /// Reads a coupon by a query that begins after this call. Concurrent calls share a query: one
-    /// of them has the turn and reads all that are wanted, and the others find its answer.
-    async fn look_up(&self, id: CouponId, becomes_live: bool) -> Found {
         let asked = Instant::now();
-        *self.wanted.lock().entry(id).or_default() |= becomes_live;
         let read = async {
             let mut last = self.turn.lock().await;
-            if last.begun > asked
-                && let Some(found) = last.found.get(&id)
+            if let Some((of, begun, found)) = &*last
+                && *of == id
+                && *begun > asked
             {
                 return found.clone();
             }
-            sleep_until(last.begun + PAUSE).await;
-            let mut wanted = std::mem::take(&mut *self.wanted.lock());
-            // It is missing if another call took it and ended before its query did.
-            *wanted.entry(id).or_default() |= becomes_live;
-            last.found.clear();
-            last.begun = Instant::now();
-            last.found = self.read_wanted(&wanted).await;
-            last.found
-                .get(&id)
-                .cloned()
-                .unwrap_or(Err(LookupError::Unavailable))
+            let begun = Instant::now();
+            let found = match self.read(self.db.of_primary(), id).await? {
+                Some(coupon) => Ok(coupon),
+                None => Err(self.missing(id).await),
+            };
+            if let Ok(coupon) = &found {
+                let mut live = LiveCoupons::clone(&self.live.load());
+                live.insert(id, Arc::clone(coupon));
+                self.live.store(Arc::new(live));
+            }
+            *last = Some((id, begun, found.clone()));
+            found
         };
-        timeout(TIMEOUT, read)
-            .await
-            .unwrap_or(Err(LookupError::Unavailable))
+        in_time(read).await
     }
 
-    async fn read_wanted(&self, wanted: &BTreeMap<CouponId, bool>) -> HashMap<CouponId, Found> {
-        let ids: Vec<CouponId> = wanted.keys().copied().collect();
-        // A demoted primary lacks the newest coupons and changes.
-        let mut is_of_primary = true;
-        let read = async {
-            let mut coupons = self.db.of_primary().coupons_by_id(ids.clone()).await;
-            if let Err(DbError::ReadOnly { .. }) = coupons {
-                is_of_primary = false;
-                coupons = self.db.coupons_by_id(ids.clone()).await;
-            }
-            with_drops(&self.db, &self.redis, coupons?).await
-        };
-        let unknown = |id: &CouponId| (*id, Err(LookupError::Unavailable));
-        let mut found: HashMap<CouponId, Found> = ids.iter().map(unknown).collect();
-        let coupons = match read.await {
-            Ok(coupons) => coupons,
-            Err(error) => {
-                tracing::debug!(%error, "coupons could not be looked up in MySQL");
-                return found;
-            }
-        };
-        let mut live = LiveCoupons::clone(&self.live.load());
-        for coupon in coupons {
-            let id = coupon.coupon.id;
-            let becomes_live = wanted.get(&id) == Some(&true);
-            if becomes_live && is_of_primary {
-                live.insert(id, Arc::clone(&coupon));
-            }
-            if is_of_primary || !becomes_live {
-                found.insert(id, Ok(coupon));
-            }
-        }
-        if wanted.values().any(|becomes_live| *becomes_live) {
-            self.live.store(Arc::new(live));
-        }
-        if is_of_primary {
-            let missing = ids
-                .into_iter()
-                .filter(|id| found.get(id).is_some_and(Result::is_err));
-            let missing: Vec<CouponId> = missing.collect();
-            let lost = self.lost_in_mysql(&missing).await;
-            let missing = missing.into_iter().filter(|id| !lost.contains(id));
-            found.extend(missing.map(|id| (id, Err(LookupError::NoSuchCoupon(id)))));
-        }
-        found
+    async fn read(&self, db: Db, id: CouponId) -> Result<Option<Arc<CouponWithDrops>>, DbError> {
+        let found = db.coupons_by_id(vec![id]).await?;
+        Ok(with_drops(&db, &self.redis, found).await?.pop())
     }
 
-    /// Returns the coupons that MySQL does not have but Redis does, or may have: MySQL has lost
-    /// them, and users hold slots in them.
-    async fn lost_in_mysql(&self, missing: &[CouponId]) -> HashSet<CouponId> {
-        let remembered = self.redis.are_remembered(missing).await;
-        let remembered = remembered.unwrap_or_else(|error| {
-            tracing::debug!(%error, "Redis could not be asked for coupons that MySQL does not have");
-            vec![true; missing.len()]
-        });
-        let lost = missing.iter().zip(remembered).filter(|(_, lost)| *lost);
-        lost.map(|(id, _)| *id).collect()
+    /// Returns why a coupon is not in MySQL. If Redis has it, or may have it, MySQL has lost it,
+    /// and users hold slots in it.
+    async fn missing(&self, id: CouponId) -> LookupError {
+        match self.redis.are_remembered(&[id]).await {
+            Ok(remembered) if remembered == [false] => LookupError::NoSuchCoupon(id),
+            _ => LookupError::Unavailable,
+        }
     }
 
     /// Reads the first `limit` coupons after an ID, in order, including finished ones.
@@ -260,13 +217,11 @@ impl Catalogue {
     ) -> Result<Vec<Arc<CouponWithDrops>>, LookupError> {
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let read = async {
+            let _one_at_a_time = self.lookup.lock().await;
             let page = self.db.coupons_after(after, most).await?;
-            with_drops(&self.db, &self.redis, page).await
+            Ok(with_drops(&self.db, &self.redis, page).await?)
         };
-        let page = read.await.map_err(|error| {
-            tracing::debug!(%error, "a page of coupons could not be read");
-            LookupError::Unavailable
-        })?;
+        let page = in_time(read).await?;
         let live = self.live();
         let newest = |one: Arc<CouponWithDrops>| live.get(&one.coupon.id).cloned().unwrap_or(one);
         Ok(page.into_iter().map(newest).collect())
@@ -331,6 +286,11 @@ impl Catalogue {
         gauge!("reconciler_last_success_age_seconds")
             .set(age.map_or(f64::INFINITY, TimeDelta::as_seconds_f64));
     }
+}
+
+async fn in_time<T>(read: impl Future<Output = Result<T, LookupError>>) -> Result<T, LookupError> {
+    let read = timeout(TIMEOUT, read).await;
+    read.unwrap_or(Err(LookupError::Unavailable))
 }
 
 #[allow(clippy::cast_precision_loss)] // until the year 287,000

@@ -15,6 +15,7 @@ use firstcome_shared::http::json::without_mark;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::allow_list::{ListChange, ListChanged, MAX_LISTED};
 use firstcome_shared::mysql::ops_actions::Operator;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -22,7 +23,6 @@ use super::change::recover_lost;
 use super::extract::{
     CouponPath, PersonPath, StrictQuery, body, invalid, no_such_coupon, page_size,
 };
-use crate::percent::encoded;
 use crate::serve::state::{App, Services};
 use crate::user_list::{self, UserList};
 
@@ -263,10 +263,8 @@ pub(crate) async fn read(
     let mut ids = db.allowed_after(id, after, wanted).await?;
     let has_more = ids.len() > limit;
     ids.truncate(limit);
-    let last = ids
-        .last()
-        .filter(|_| has_more)
-        .map(|last| encoded(last.as_str()));
+    let last = ids.last().filter(|_| has_more);
+    let last = last.map(|last| utf8_percent_encode(last.as_str(), NON_ALPHANUMERIC));
     Ok(Json(AllowListPage {
         allow: coupon.settings.allow,
         people: coupon.allow_list.people,

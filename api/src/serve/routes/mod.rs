@@ -26,7 +26,6 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub(crate) use self::coupons::ListedPages;
 use self::middleware::{RequestGuard, guard};
 use crate::serve::auth::Identity;
 use crate::serve::openness::{CLOSED, Openness, openness};

@@ -86,7 +86,7 @@ async fn an_operator_repairs_a_drop_and_opens_every_screen_at_a_desk_and_on_a_ph
         ("ops-coupons", "/coupons", "Winter coupon"),
         ("ops-coupon", &coupon_page, "The coupon page is off"),
         ("ops-letter", "/dead-letters/701", "Discard dead letter 701"),
-        ("ops-new", new, "Fri 2130-12-01 15:00 +09:00"),
+        ("ops-new", new, "The next openings"),
         ("ops-drop-again", &drop, "Pause, raise or change it"),
     ] {
         browser.visit(&format!("{base}{path}")).await;
@@ -105,9 +105,11 @@ async fn an_operator_repairs_a_drop_and_opens_every_screen_at_a_desk_and_on_a_ph
          const before = asked(); document.querySelector('#repeats').value = 'daily'; return [before, asked()]";
     assert_eq!(browser.run(asked).await, json!([false, true]));
 
-    browser.visit(&format!("{base}/people")).await;
-    until_there(&browser, "#person").await;
-    let typed = format!("person.value = '{person}'; person.form.requestSubmit()");
+    browser.visit(&format!("{base}{coupon_page}")).await;
+    until_there(&browser, "main #person").await;
+    let typed = format!(
+        "const field = document.querySelector('main #person'); field.value = '{person}'; field.form.requestSubmit()"
+    );
     browser.run(&typed).await;
     until_text(&browser, "What happened, oldest first").await;
     assert_open_to_all(&browser, "ops-person").await;
