@@ -31,7 +31,6 @@ struct CouponsScreen<'a> {
     top: Top<'a>,
     coupons: &'a [ApiCoupon],
     has_api: bool,
-    is_first: bool,
     /// The last coupon shown, if there are more.
     next_after: Option<CouponId>,
 }
@@ -114,7 +113,6 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<CouponsQuery>) 
         top: page.top("Coupons", "coupons"),
         coupons: &found,
         has_api: page.has_api(),
-        is_first: after == 0,
         next_after: found.last().filter(|_| has_more).map(|last| last.id),
     };
     Ok(answer(StatusCode::OK, &screen))
@@ -196,10 +194,7 @@ async fn share_code(page: &Page, coupon: &CouponSettings) -> Option<String> {
     let asked = timeout(PATIENCE, asked).await;
     let is_on = matches!(asked, Ok(Ok(answer)) if answer.status().is_success());
     let code = QrCode::new(&coupon.page).ok().filter(|_| is_on)?;
-    let drawn = code
-        .render::<svg::Color<'_>>()
-        .min_dimensions(160, 160)
-        .build();
+    let drawn = code.render::<svg::Color<'_>>().build();
     let (_, drawing) = drawn.split_once("?>")?;
     Some(drawing.to_owned())
 }
@@ -208,10 +203,10 @@ async fn share_code(page: &Page, coupon: &CouponSettings) -> Option<String> {
 fn act(recorded: &RecordedAct) -> String {
     let detail: Value = serde_json::from_str(&recorded.detail).unwrap_or_default();
     let fields = detail.as_object().into_iter().flatten();
+    let fields = fields.filter(|(_, value)| !value.is_null());
     let fields = fields.map(|(field, value)| {
-        let value = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
+        let value = value.to_string().replace(['{', '}', '"'], "");
+        let value = value.replace("from:", "").replace(",to:", " → ");
         format!("{}: {value}", field.replace('_', " "))
     });
     let fields: Vec<String> = fields.collect();

@@ -149,6 +149,7 @@ fn schedule(typed: &Fields, is_daily: bool, zone: Tz) -> Result<Schedule, String
         }
     };
     Ok(Schedule::Once {
+        time_zone: Some(zone).filter(|zone| *zone != Tz::utc()),
         opens_at: at(first, opens)?,
         closes_at,
     })

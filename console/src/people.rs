@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Redirect};
 use firstcome_notifier::wording::count;
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::views::{
-    ErasedPerson, FoundPeople, GivenUp, Holds, NamedCoupon, Story,
+    ErasedPerson, FoundCoupons, GivenUp, Holds, NamedCoupon, Story,
 };
 use serde_json::{Value, json};
 
@@ -79,11 +79,9 @@ pub(super) async fn search(page: Page, form: Fields) -> Screen {
     let (mut named, mut known) = (Vec::new(), Vec::new());
     let is_user = text.parse::<UserId>().is_ok();
     if coupon.is_empty() {
-        // The route searches for a user; of a name, only its coupons count.
-        let user = if is_user { text } else { "-" };
-        named = coupons(&page, &[("coupon", text), ("user_id", user)]).await?;
+        named = coupons(&page, "coupon", text).await?;
         if is_user {
-            known = coupons(&page, &[("user_id", text)]).await?;
+            known = coupons(&page, "user_id", text).await?;
         }
     }
     let coupon = match (named.as_slice(), known.as_slice()) {
@@ -113,12 +111,9 @@ pub(super) async fn search(page: Page, form: Fields) -> Screen {
 }
 
 /// Returns the coupons that a search finds.
-async fn coupons(
-    page: &Page,
-    parameters: &[(&str, &str)],
-) -> Result<Vec<NamedCoupon>, HttpRefusal> {
-    let path = format!("/v1/people{}", query_string(parameters));
-    match page.get::<FoundPeople>(&path).await {
+async fn coupons(page: &Page, by: &str, text: &str) -> Result<Vec<NamedCoupon>, HttpRefusal> {
+    let path = format!("/v1/people{}", query_string(&[(by, text)]));
+    match page.get::<FoundCoupons>(&path).await {
         Ok(found) => Ok(found.coupons),
         Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(Vec::new()),
         Err(refusal) => Err(refusal),

@@ -55,7 +55,10 @@ const FINDINGS: &str = "100";
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct RunsQuery {
+    /// The oldest run of the previous page.
     before: String,
+    /// The last finding of the previous page.
+    after: i64,
 }
 
 /// A page of runs.
@@ -119,16 +122,10 @@ fn how(trigger: &str, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool;
     text
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub(super) struct RunQuery {
-    after: i64,
-}
-
 pub(super) async fn read(
     page: Page,
     Path(id): Path<String>,
-    OrDefault(query): OrDefault<RunQuery>,
+    OrDefault(query): OrDefault<RunsQuery>,
 ) -> Screen {
     shown(&page, &id, query.after, false).await
 }
@@ -136,7 +133,7 @@ pub(super) async fn read(
 pub(super) async fn reveal(
     page: Page,
     Path(id): Path<String>,
-    OrDefault(query): OrDefault<RunQuery>,
+    OrDefault(query): OrDefault<RunsQuery>,
 ) -> Screen {
     shown(&page, &id, query.after, true).await
 }

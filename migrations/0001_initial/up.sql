@@ -327,7 +327,6 @@ CREATE TABLE IF NOT EXISTS reconcile_runs (
     users_examined         BIGINT          NOT NULL DEFAULT 0,
     rows_examined          BIGINT          NOT NULL DEFAULT 0,
     failed_claims_examined BIGINT          NOT NULL DEFAULT 0,
-    attempted              INT UNSIGNED    NOT NULL DEFAULT 0,
     applied                INT UNSIGNED    NOT NULL DEFAULT 0,
     skipped                INT UNSIGNED    NOT NULL DEFAULT 0,
     failed                 INT UNSIGNED    NOT NULL DEFAULT 0,

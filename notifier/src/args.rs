@@ -108,6 +108,7 @@ impl NotifyArgs {
         Links {
             public: set(&self.public_url),
             api: set(&self.api_public_url),
+            file: None,
         }
     }
 

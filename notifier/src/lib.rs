@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use diesel_async::AsyncConnection as _;
 use firstcome_shared::mysql::{Db, alerts as stored, digest, outbox, runs};
 pub use firstcome_shared::report::wording;
 use firstcome_shared::report::{self, AlertKind, Finding, Kind, Run};
@@ -84,6 +83,13 @@ pub struct Notifier {
 }
 
 impl Notifier {
+    /// Returns a notifier for the system that a file of `attach` describes.
+    #[must_use]
+    pub fn of_attached(mut self, file: String) -> Self {
+        Arc::make_mut(&mut self.settings).links.file = Some(file);
+        self
+    }
+
     /// Creates a notifier. Checks the settings.
     pub fn new(db: Db, args: &NotifyArgs, webhooks: &WebhookArgs) -> anyhow::Result<Self> {
         Self::with_clock(db, args, webhooks, Arc::new(SystemClock))
@@ -188,8 +194,9 @@ impl Notifier {
         let now = now.trunc_subsecs(3);
         let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
         let settings = self.settings.clone();
-        let enqueued = self.db.run("enqueue the digest", async move |conn| {
-            conn.transaction(async |conn| {
+        let enqueued = self
+            .db
+            .transaction("enqueue the digest", async move |conn| {
                 stored::lock(conn).await?;
                 let last = runs::state(conn, LAST_DIGEST).await?;
                 let last = last.and_then(|last| DateTime::parse_from_rfc3339(&last).ok());
@@ -200,9 +207,7 @@ impl Notifier {
                 let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
                 outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
                 runs::set_state(conn, LAST_DIGEST, &now.to_rfc3339()).await
-            })
-            .await
-        });
+            });
         enqueued.await?;
         self.wake();
         Ok(())

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::result::{Error, QueryResult};
-use diesel_async::AsyncConnection as _;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox};
@@ -50,19 +49,17 @@ pub(crate) async fn record(
     settings: Arc<MailSettings>,
     now: DateTime<Utc>,
 ) -> Result<(), DbError> {
-    db.run_within(LIMIT, "record alerts", async move |conn| {
-        conn.transaction(async |conn| {
-            alerts::lock(conn).await?;
-            let memory = seen.remember(conn).await?;
-            let verdict = seen.verdict(&memory, settings.policy, now);
-            let mut post = Post {
-                conn,
-                settings: &settings,
-                now,
-            };
-            post.enqueue(&seen, &verdict, &memory).await
-        })
-        .await
+    let db = db.within(LIMIT);
+    db.transaction("record alerts", async move |conn| {
+        alerts::lock(conn).await?;
+        let memory = seen.remember(conn).await?;
+        let verdict = seen.verdict(&memory, settings.policy, now);
+        let mut post = Post {
+            conn,
+            settings: &settings,
+            now,
+        };
+        post.enqueue(&seen, &verdict, &memory).await
     })
     .await
 }

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use crate::args::{Cli, Command};
 use crate::http::Pages;
-use crate::{daemon, erase, explain, notify, once};
+use crate::{attach, daemon, erase, explain, notify, once};
 
 /// Maximum time that a thread blocked in a client library may delay the shutdown.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
@@ -41,6 +41,7 @@ async fn run(command: Command, pages: Option<Pages>) -> anyhow::Result<ExitCode>
             .await
             .map(|()| ExitCode::SUCCESS),
         Command::Once(args) => Box::pin(once::run(*args, stop)).await,
+        Command::Attach(args) => Box::pin(attach::run(*args, stop)).await,
         Command::TestEmail(args) => notify::test_email(&args, |line| println!("{line}"))
             .await
             .map(code),

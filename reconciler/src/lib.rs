@@ -7,6 +7,7 @@
 //! two lanes, `pass` is one drop.
 
 pub mod args;
+pub mod attach;
 pub mod barrier;
 pub mod cli;
 pub mod context;

@@ -70,14 +70,26 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         }
         Err(error) => return Err(error.into()),
     };
-    mail(&notifier, &run).await;
-    if let Err(error) = notifier.flush(MAIL_LIMIT).await {
-        tracing::warn!(error = format!("{error:#}"), "mails are left in the outbox");
+    tell(Some(&notifier), &run, args.json, args.full_ids).await
+}
+
+/// Mails a run, prints it, and returns the exit code.
+pub(crate) async fn tell(
+    notifier: Option<&Notifier>,
+    run: &Run,
+    json: bool,
+    full_ids: bool,
+) -> anyhow::Result<ExitCode> {
+    if let Some(notifier) = notifier {
+        mail(notifier, run).await;
+        if let Err(error) = notifier.flush(MAIL_LIMIT).await {
+            tracing::warn!(error = format!("{error:#}"), "mails are left in the outbox");
+        }
     }
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&run)?);
+    if json {
+        println!("{}", serde_json::to_string_pretty(run)?);
     } else {
-        print(&run, args.full_ids);
+        print(run, full_ids);
     }
     Ok(ExitCode::from(match run.status {
         Status::Clean | Status::Repaired => 0,

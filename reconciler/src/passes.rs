@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::attach::Attached;
 use crate::context::{PassError, PassRequest};
 use crate::notify::Notifier;
 use crate::report::Run;
@@ -46,10 +47,19 @@ pub enum NotStarted {
     Stopping,
 }
 
+/// What makes the passes.
+#[derive(Clone)]
+pub enum Worker {
+    /// The reconciler of our own coupons.
+    Own(Reconciler),
+    /// That of a coupon system of somebody else.
+    Attached(Attached),
+}
+
 #[derive(Clone)]
 pub struct Passes {
     pub current: Arc<Current>,
-    reconciler: Reconciler,
+    worker: Worker,
     notifier: Notifier,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -59,14 +69,17 @@ impl Passes {
     /// Starts passes among `tasks`. After `stop`, a pass in progress ends between two repairs, and
     /// no other begins.
     pub fn new(
-        reconciler: Reconciler,
+        worker: Worker,
         notifier: Notifier,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
         Self {
-            current: Arc::clone(&reconciler.current),
-            reconciler,
+            current: Arc::clone(match &worker {
+                Worker::Own(reconciler) => &reconciler.current,
+                Worker::Attached(attached) => &attached.current,
+            }),
+            worker,
             notifier,
             tasks,
             stop,
@@ -87,7 +100,10 @@ impl Passes {
         let (passes, id) = (self.clone(), run_id.clone());
         self.tasks.spawn(async move {
             let started = Instant::now();
-            let result = passes.reconciler.pass(&request, &id, &passes.stop).await;
+            let result = match &passes.worker {
+                Worker::Own(reconciler) => reconciler.pass(&request, &id, &passes.stop).await,
+                Worker::Attached(attached) => attached.pass(&request, &id, &passes.stop).await,
+            };
             if let Ok(run) = &result {
                 ended(run, started, &passes.notifier).await;
             }

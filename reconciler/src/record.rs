@@ -130,7 +130,6 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
         users_examined: total(examined.users),
         rows_examined: total(examined.rows),
         failed_claims_examined: total(examined.failed_claims),
-        attempted: with(Outcome::Applied) + with(Outcome::Failed),
         applied: with(Outcome::Applied),
         skipped: with(Outcome::Skipped),
         failed: with(Outcome::Failed),

@@ -3,16 +3,13 @@
 //! whoever is refused for one of these is owed a slot, and nobody else.
 
 use chrono::DateTime;
-use diesel::sql_types::{BigInt, Nullable, Text};
-use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::Refusal;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{FencedInsert, IssuedBy};
+use firstcome_shared::sql;
 
 use crate::context::{PassContext, PassError};
 use crate::judge::{DueRow, Holder, LetterEnd};
@@ -152,26 +149,15 @@ pub(crate) async fn owe(
     resolutions: Vec<Resolution>,
 ) -> Result<(), DbError> {
     let (run_id, coupon) = (ctx.run_id.clone(), coupon.id);
-    let listed = ctx.stores.db.run("list owed users", async move |conn| {
-        conn.transaction(async |conn| {
-            for user in &owed {
-                diesel::sql_query(
-                    "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
-                     VALUES (?, ?, ?, ?, ?, ?) \
-                     ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)",
-                )
-                .bind::<BigInt, _>(drop.0)
-                .bind::<Text, _>(user.user.as_str())
-                .bind::<BigInt, _>(coupon.0)
-                .bind::<Nullable<BigInt>, _>(Some(user.slot))
-                .bind::<Text, _>(reason)
-                .bind::<Text, _>(&run_id)
-                .execute(conn)
-                .await?;
-            }
-            resolve(conn, &resolutions, &run_id).await
-        })
-        .await
+    let db = &ctx.stores.db;
+    let listed = db.transaction("list owed users", async move |conn| {
+        for Holder { user, slot, .. } in &owed {
+            let owe = "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
+                       VALUES (?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)";
+            let owe = sql!(owe, drop, user, coupon, *slot, reason, &run_id);
+            owe.run(conn).await?;
+        }
+        resolve(conn, &resolutions, &run_id).await
     });
     listed.await?;
     crash_point(Point::BrokenListed);

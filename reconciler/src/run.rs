@@ -15,7 +15,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::processes::{PassLock, Work};
-use firstcome_shared::mysql::{DbError, DbSettings};
+use firstcome_shared::mysql::{Db, DbError, DbSettings};
 use firstcome_shared::redis::gate::Gate;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -97,7 +97,7 @@ impl Reconciler {
         if let Err(error) = lane.checked(ended) {
             fail(&mut run, &error);
         }
-        self.finish(&mut run, request).await;
+        finish(&self.stores.db, &mut run, request).await;
         lane.lock.release().await;
         Ok(run)
     }
@@ -245,39 +245,40 @@ impl Reconciler {
         };
         Ok((ctx, error))
     }
+}
 
-    async fn finish(&self, run: &mut Run, request: &PassRequest) {
-        run.finished_at = Some(Utc::now());
-        run.status = if run.error.is_some() {
-            Status::Failed
-        } else {
-            run.final_status()
-        };
-        crash_point(Point::RunDone);
-        record::finish(&self.stores.db, run, request.confirm, false).await;
-        crash_point(Point::RunRecorded);
-        for name in request.counts_for {
-            if run.status == Status::Failed {
-                break;
-            }
-            if let Err(error) = record::remember(&self.stores.db, name, Utc::now()).await {
-                tracing::warn!(%error, name, "that it ran could not be noted");
-            }
+/// Ends a run, and records it.
+pub(crate) async fn finish(db: &Db, run: &mut Run, request: &PassRequest) {
+    run.finished_at = Some(Utc::now());
+    run.status = if run.error.is_some() {
+        Status::Failed
+    } else {
+        run.final_status()
+    };
+    crash_point(Point::RunDone);
+    record::finish(db, run, request.confirm, false).await;
+    crash_point(Point::RunRecorded);
+    for name in request.counts_for {
+        if run.status == Status::Failed {
+            break;
+        }
+        if let Err(error) = record::remember(db, name, Utc::now()).await {
+            tracing::warn!(%error, name, "that it ran could not be noted");
         }
     }
 }
 
 /// The lock of a lane, and the token by which its work ends between two repairs: the process stops,
 /// or the lock is lost.
-struct Lane {
-    lock: PassLock,
-    working: CancellationToken,
+pub(crate) struct Lane {
+    pub(crate) lock: PassLock,
+    pub(crate) working: CancellationToken,
     /// Ends the token with the lane.
     _end: DropGuard,
 }
 
 impl Lane {
-    async fn take(
+    pub(crate) async fn take(
         db: &DbSettings,
         work: Work,
         patience: Duration,
@@ -305,7 +306,7 @@ impl Lane {
     }
 
     /// Tells work that was stopped by the loss of the lock from work that the process stopped.
-    fn checked<T>(&self, ended: Result<T, PassError>) -> Result<T, PassError> {
+    pub(crate) fn checked<T>(&self, ended: Result<T, PassError>) -> Result<T, PassError> {
         match ended {
             Err(PassError::Stopped) if self.lock.lost().is_cancelled() => Err(PassError::LockLost),
             other => other,

@@ -17,6 +17,10 @@ pub use self::time_zone::Tz;
 pub enum Schedule {
     /// One drop.
     Once {
+        /// The zone in which its times are shown, an IANA name; without it UTC.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<String>, example = "Asia/Seoul")]
+        time_zone: Option<Tz>,
         /// Claims are admitted from this time.
         #[serde(deserialize_with = "instants::one")]
         opens_at: DateTime<Utc>,
@@ -64,10 +68,10 @@ pub struct PlannedDrop {
 pub const DAYS_AHEAD: i64 = 2;
 
 impl Schedule {
-    /// Returns the time zone of a daily coupon.
+    /// Returns the time zone in which its times are shown; `None` is UTC.
     pub fn time_zone(&self) -> Option<Tz> {
         match self {
-            Self::Once { .. } => None,
+            Self::Once { time_zone, .. } => *time_zone,
             Self::Daily { time_zone, .. } => Some(*time_zone),
         }
     }
@@ -81,6 +85,7 @@ impl Schedule {
             Self::Once {
                 opens_at,
                 closes_at,
+                ..
             } => {
                 let opens = opens_at.trunc_subsecs(3);
                 if closes_at.is_some_and(|closes| closes.trunc_subsecs(3) <= opens) {
@@ -131,6 +136,7 @@ impl Schedule {
             Self::Once {
                 opens_at,
                 closes_at,
+                ..
             } => Box::new(std::iter::once(PlannedDrop {
                 local_date: opens_at.date_naive(),
                 opens_at: opens_at.trunc_subsecs(3),

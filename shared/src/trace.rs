@@ -5,11 +5,10 @@
 //! dead letter, even if nothing is exported. Spans are made only for sampled traces, so that other
 //! traces cost nothing.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
@@ -17,8 +16,8 @@ use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Bytes;
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{
-    Span as _, SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
-    Tracer as _, TracerProvider as _,
+    Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId,
+    TraceState, Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue, Value};
 use opentelemetry_http::{HttpClient, HttpError};
@@ -26,15 +25,15 @@ use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttp
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span};
+use opentelemetry_semantic_conventions::attribute::{
+    ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, URL_SCHEME,
+};
 use tokio::runtime::Handle;
 
 use crate::config::ssl_cert_file;
 use crate::http::origin::Origin;
 use crate::http::request_id;
 use crate::tls::Store;
-
-/// The kind of a span.
-pub use opentelemetry::trace::SpanKind;
 
 /// The header of requests, responses and messages.
 pub const TRACEPARENT: &str = "traceparent";
@@ -50,17 +49,8 @@ const LAST_EXPORT: Duration = Duration::from_secs(2);
 /// Maximum number of bytes read from an answer of the collector.
 const ANSWER: usize = 64 * 1024;
 
-/// Names of attributes: OpenTelemetry's, and Firstcome's own.
-pub mod key {
-    pub use opentelemetry_semantic_conventions::attribute::{
-        ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE,
-        MESSAGING_DESTINATION_NAME, MESSAGING_KAFKA_MESSAGE_KEY, MESSAGING_KAFKA_OFFSET,
-        MESSAGING_OPERATION_NAME, MESSAGING_OPERATION_TYPE, MESSAGING_SYSTEM, URL_SCHEME,
-    };
-
-    /// The id in the response's `x-request-id`.
-    pub const REQUEST: &str = "firstcome.request_id";
-}
+/// The attribute with the id in the response's `x-request-id`.
+const REQUEST: &str = "firstcome.request_id";
 
 /// A span of a trace; the next span becomes its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -191,50 +181,6 @@ impl HttpClient for OtlpSender {
     }
 }
 
-/// A span, which ends when it is dropped.
-pub struct TraceSpan(Span);
-
-impl TraceSpan {
-    /// Starts a span below `parent`; the work began this long ago. Returns `None` if the trace is
-    /// not exported.
-    pub fn start(
-        parent: TraceContext,
-        name: impl Into<Cow<'static, str>>,
-        kind: SpanKind,
-        ago: Duration,
-    ) -> Option<Self> {
-        let (_, tracer) = EXPORT.get().filter(|_| parent.sampled)?;
-        let now = SystemTime::now();
-        let builder = tracer
-            .span_builder(name)
-            .with_kind(kind)
-            .with_start_time(now.checked_sub(ago).unwrap_or(now));
-        let span = tracer.build_with_context(builder, &parent.as_parent());
-        span.is_recording().then_some(Self(span))
-    }
-
-    pub fn context(&self) -> TraceContext {
-        self.0.span_context().into()
-    }
-
-    #[must_use]
-    pub fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
-        self.0.set_attribute(KeyValue::new(key, value));
-        self
-    }
-
-    pub fn end(mut self) {
-        self.0.end();
-    }
-
-    /// Notes that the work failed with an error of this type: a word, or a status.
-    #[must_use]
-    pub fn failed(mut self, error: impl Into<Value>) -> Self {
-        self.0.set_status(Status::error(""));
-        self.with(key::ERROR_TYPE, error)
-    }
-}
-
 tokio::task_local! {
     static CURRENT: Option<TraceContext>;
 }
@@ -254,31 +200,25 @@ pub struct Route<'a> {
 /// A request's part in a trace: continued from its header or started by the sampler, and returned
 /// in the response's header.
 pub struct RequestTrace {
-    span: Option<TraceSpan>,
+    span: Option<Span>,
     context: Option<TraceContext>,
 }
 
 impl RequestTrace {
     pub fn of(headers: &HeaderMap) -> Self {
-        let parent = headers
-            .get(TRACEPARENT)
-            .and_then(|text| TraceContext::parse(text.as_bytes()));
-        let Some((_, tracer)) = EXPORT.get() else {
-            let span = None;
-            return Self {
-                span,
-                context: parent,
-            };
-        };
-        let builder = tracer.span_builder("request").with_kind(SpanKind::Server);
-        let above = parent.map_or_else(Context::new, TraceContext::as_parent);
-        let span = tracer.build_with_context(builder, &above);
-        let span = span.is_recording().then_some(TraceSpan(span));
-        let unsampled = parent.map(|parent| TraceContext {
-            sampled: false,
-            ..parent
+        let parent = headers.get(TRACEPARENT);
+        let mut context = parent.and_then(|text| TraceContext::parse(text.as_bytes()));
+        let span = EXPORT.get().and_then(|(_, tracer)| {
+            let builder = tracer.span_builder("request").with_kind(SpanKind::Server);
+            let above = context.map_or_else(Context::new, TraceContext::as_parent);
+            let span = tracer.build_with_context(builder, &above);
+            if let Some(parent) = &mut context {
+                parent.sampled = false;
+            }
+            span.is_recording().then_some(span)
         });
-        let context = span.as_ref().map(TraceSpan::context).or(unsampled);
+        let own = span.as_ref().map(|span| span.span_context().into());
+        let context = own.or(context);
         Self { span, context }
     }
 
@@ -303,17 +243,19 @@ impl RequestTrace {
         }
         let Some(mut span) = self.span else { return };
         let Route { method, path } = route;
-        span.0.update_name(format!("{method} {path}"));
-        let mut span = span
-            .with(key::HTTP_REQUEST_METHOD, method)
-            .with(key::HTTP_ROUTE, path.to_owned())
-            .with(key::URL_SCHEME, "http")
-            .with(key::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()));
+        span.update_name(format!("{method} {path}"));
+        let code = status.as_str().to_owned();
+        let mut set = |key, value: Value| span.set_attribute(KeyValue::new(key, value));
+        set(HTTP_REQUEST_METHOD, method.into());
+        set(HTTP_ROUTE, path.to_owned().into());
+        set(URL_SCHEME, "http".into());
+        set(HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()).into());
         if let Some(id) = request_id::current() {
-            span = span.with(key::REQUEST, id.as_str().to_owned());
+            set(REQUEST, id.as_str().to_owned().into());
         }
         if status.is_server_error() {
-            span.failed(status.as_str().to_owned()).end();
+            set(ERROR_TYPE, code.into());
+            span.set_status(Status::error(""));
         }
     }
 }

@@ -135,16 +135,3 @@ pub mod scope {
         done
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tuning_keeps_its_default_unless_a_test_sets_it() {
-        let cooldown = || Tuning::AlertCooldownSeconds.or(14_400_u64);
-        let shortened = vec![(Tuning::AlertCooldownSeconds, "1".to_owned())];
-        assert_eq!(scope::with(shortened, cooldown), 1);
-        assert_eq!(cooldown(), 14_400);
-    }
-}

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use diesel::QueryResult;
-use diesel_async::AsyncConnection as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::codes::CodeKey;
@@ -30,15 +29,12 @@ pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
     let key = db.code_key().await?;
     let topic = topic.to_owned();
     let writing = async move |conn: &mut Conn| {
-        conn.transaction(async |conn| {
-            let outcomes = insert(conn, &batch.records, &key).await?;
-            // Last, so that no position passes a claim without a row.
-            let elsewhere = advance(conn, &topic, &batch.ranges).await?;
-            Ok((outcomes, elsewhere))
-        })
-        .await
+        let outcomes = insert(conn, &batch.records, &key).await?;
+        // Last, so that no position passes a claim without a row.
+        let elsewhere = advance(conn, &topic, &batch.ranges).await?;
+        Ok((outcomes, elsewhere))
     };
-    let written = db.run("write a batch", writing).await?;
+    let written = db.transaction("write a batch", writing).await?;
     crash_point(Point::RowsCommitted);
     Ok(written)
 }

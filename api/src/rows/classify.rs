@@ -29,9 +29,9 @@ impl Outcome {
 }
 
 /// Classifies claims in order: if two exclude each other, the first is issued.
-pub(super) fn classify(
-    claims: &[&Claim],
-    rows: &[IssuedRow],
+pub(super) fn classify<'a>(
+    claims: &[&'a Claim],
+    rows: &'a [IssuedRow],
     rules: &HashMap<DropId, DropRules>,
 ) -> Vec<Outcome> {
     let mut holders = Holders::default();
@@ -40,17 +40,11 @@ pub(super) fn classify(
             user: &row.user_id,
             claimed_at: Some(row.claimed_at),
         };
-        holders.add(
-            DropId(row.drop_id),
-            row.slot,
-            CouponId(row.coupon_id),
-            holder,
-        );
+        let coupon = CouponId(row.coupon_id);
+        holders.add(DropId(row.drop_id), row.slot, coupon, holder);
     }
-    claims
-        .iter()
-        .map(|claim| holders.judge(claim, rules))
-        .collect()
+    let judge = |claim: &&'a Claim| holders.judge(claim, rules);
+    claims.iter().map(judge).collect()
 }
 
 #[derive(Clone, Copy)]
@@ -82,68 +76,45 @@ impl<'a> Holders<'a> {
     fn add(&mut self, drop: DropId, slot: Slot, coupon: CouponId, holder: Holder<'a>) {
         self.slots.insert((drop, slot), holder);
         for scope in [None, Some(drop)] {
-            self.people
-                .entry((coupon, holder.user, scope))
-                .or_insert((drop, slot));
+            let held = self.people.entry((coupon, holder.user, scope));
+            held.or_insert((drop, slot));
         }
     }
 
     fn judge(&mut self, claim: &'a Claim, rules: &HashMap<DropId, DropRules>) -> Outcome {
-        let drop = claim.drop_id;
-        let slot = claim.slot;
+        let (coupon, drop, slot) = (claim.coupon_id, claim.drop_id, claim.slot);
         let user = claim.user_id.as_str();
-        let refused = |reason, error: String| Outcome::Refused(reason, error);
-        let Some(rule) = rules.get(&drop) else {
-            return refused("unknown_drop", format!("there is no drop {drop}"));
+        let refused = |reason, why: String| Outcome::Refused(reason, why);
+        let Some(rule) = rules.get(&drop).filter(|rule| rule.coupon_id == coupon) else {
+            let why = format!("coupon {coupon} has no drop {drop}");
+            return refused("unknown_drop", why);
         };
-        if rule.coupon_id != claim.coupon_id {
-            let is = rule.coupon_id;
-            let said = claim.coupon_id;
-            return refused(
-                "unknown_drop",
-                format!("drop {drop} is of coupon {is}, the claim says {said}"),
-            );
-        }
         if slot < 1 || slot > rule.quantity {
-            return refused(
-                "slot_out_of_range",
-                format!("slot {slot} is outside 1 to {}", rule.quantity),
-            );
+            let why = format!("slot {slot} is outside 1 to {}", rule.quantity);
+            return refused("slot_out_of_range", why);
         }
         let holder = self.slots.get(&(drop, slot)).copied();
-        let in_drop = self
-            .people
-            .contains_key(&(claim.coupon_id, user, Some(drop)));
+        let held_in = |scope| self.people.get(&(coupon, user, scope));
         // In a sealed drop, a row on another slot also fulfils the promise.
-        if holder.is_some_and(|holder| holder.has(claim)) || rule.window.is_sealed && in_drop {
+        let is_fulfilled = rule.window.is_sealed && held_in(Some(drop)).is_some();
+        if is_fulfilled || holder.is_some_and(|holder| holder.has(claim)) {
             return Outcome::Again;
         }
         // Check this before `slot_taken`: a user who already has a coupon has lost nothing.
         let scope = (rule.once_per == OncePer::Drop).then_some(drop);
-        if let Some((drop, slot)) = self.people.get(&(claim.coupon_id, user, scope)) {
-            return refused(
-                "already_has_one",
-                format!("this user holds slot {slot} of drop {drop}"),
-            );
+        if let Some((drop, slot)) = held_in(scope) {
+            let why = format!("this user holds slot {slot} of drop {drop}");
+            return refused("already_has_one", why);
         }
         if let Some(fault) = rule.window.fault(claim.claimed_at) {
             return refused(fault.reason(), fault.explanation().to_owned());
         }
         if holder.is_some() {
-            return refused(
-                "slot_taken",
-                format!("slot {slot} of drop {drop} is another person's"),
-            );
+            let why = format!("slot {slot} of drop {drop} is another person's");
+            return refused("slot_taken", why);
         }
-        self.add(
-            drop,
-            slot,
-            claim.coupon_id,
-            Holder {
-                user,
-                claimed_at: claim.claimed_at.map(as_stored),
-            },
-        );
+        let claimed_at = claim.claimed_at.map(as_stored);
+        self.add(drop, slot, coupon, Holder { user, claimed_at });
         Outcome::Issued
     }
 }

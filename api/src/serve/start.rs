@@ -32,10 +32,8 @@ pub(super) async fn services(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Services>> {
     time_zone::warn_if_old();
-    let identity = Identity::new(&args.identity).map_err(anyhow::Error::msg)?;
-    if let Some(warning) = identity.warning(args.http.listen_addr) {
-        tracing::warn!("{warning}");
-    }
+    let identity = Identity::new(&args.identity, args.http.listen_addr);
+    let identity = identity.map_err(anyhow::Error::msg)?;
     let settings = args.mysql.settings()?;
     let question_timeout = Duration::from_millis(args.http.question_timeout_ms);
     let mysql = Bulkheads::new(&settings, question_timeout)?;

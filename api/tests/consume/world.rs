@@ -100,6 +100,7 @@ impl ConsumeWorld {
 
     pub(crate) async fn coupon(&self, quantity: Slot, once_per: OncePer) -> NamedDrop {
         let schedule = Schedule::Once {
+            time_zone: None,
             opens_at: Utc::now() - TimeDelta::hours(1),
             closes_at: None,
         };

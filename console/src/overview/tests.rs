@@ -79,49 +79,32 @@ fn alert(summary: &str, by: Option<&str>) -> ListedAlert {
     }
 }
 
+/// The tone and the first line.
+fn verdict(board: &Board) -> String {
+    format!("{}: {}", board.tone, board.title)
+}
+
 #[test]
 fn first_line_states_the_verdict_and_its_basis() {
     let fine = board(&overview(vec![seen(100, 97)]));
-    assert_eq!(
-        (fine.tone, fine.title.as_str(), fine.tab().as_str()),
-        ("good", "Everything is as promised", "Firstcome")
-    );
-    assert!(
-        fine.lead.contains("ended at 1970-01-01 00:19:00 UTC"),
-        "{}",
-        fine.lead
-    );
+    assert_eq!(verdict(&fine), "good: Everything is as promised");
+    assert_eq!(fine.tab(), "Firstcome");
+    assert!(fine.lead.contains("ended at 1970-01-01 00:19:00 UTC"));
     let drop = &fine.drops[0];
+    // Claims in flight are not a problem.
     let cells = [drop.given(), drop.rows(), drop.in_flight(), drop.waiting()];
-    assert_eq!(
-        cells,
-        [100, 97, 3, 0].map(Some),
-        "claims in flight are not a problem"
-    );
-    assert_eq!(
-        (
-            drop.admission.as_str(),
-            drop.drop.last_run.as_str(),
-            &drop.wrong
-        ),
-        ("open, sold out", "nothing found", &None)
-    );
+    assert_eq!(cells, [100, 97, 3, 0].map(Some));
+    assert_eq!(drop.admission, "open, sold out");
+    assert_eq!(drop.drop.last_run, "nothing found");
+    assert_eq!(drop.wrong, None);
 
     let mut later = overview(vec![]);
     later.at = at(19 + 3 * 60);
-    let later = board(&later);
-    assert_eq!(
-        (later.tone, later.title.as_str()),
-        ("plain", "Nothing was compared for 3 hours")
-    );
-
-    let mut without = overview(vec![]);
-    without.last_run = None;
-    let without = board(&without);
-    assert_eq!(
-        (without.tone, without.title.as_str()),
-        ("plain", "Nothing was compared yet")
-    );
+    let stale = "plain: Nothing was compared for 3 hours";
+    assert_eq!(verdict(&board(&later)), stale);
+    later.last_run = None;
+    let never = "plain: Nothing was compared yet";
+    assert_eq!(verdict(&board(&later)), never);
 }
 
 #[test]
@@ -214,104 +197,50 @@ fn unavailable_stores_and_closed_gates_are_shown_by_their_effect_on_users() {
 
 #[test]
 fn alerts_have_advice_and_unacknowledged_ones_come_first() {
-    let mut overview = overview(vec![DropOverview {
-        stuck: true,
-        ..seen(100, 97)
-    }]);
-    let alerts = vec![
-        alert(
-            "80 repairs are held back until a person confirms",
-            Some("Kim"),
-        ),
-        alert("3 broken promises", None),
-    ];
-    overview.alerts = alerts;
+    let mut stuck = seen(100, 97);
+    stuck.stuck = true;
+    let mut overview = overview(vec![stuck]);
+    let held_back = "80 repairs are held back until a person confirms";
+    let promises = alert("3 broken promises", None);
+    overview.alerts = vec![alert(held_back, Some("Kim")), promises];
     let board = board(&overview);
-    assert_eq!(
-        (board.title.as_str(), board.problems.len()),
-        ("2 things are wrong", 2),
-        "the alert already reports the counts"
-    );
-    assert_eq!(board.problems[0].what, "3 broken promises");
-    assert!(
-        board.problems[1]
-            .more
-            .as_deref()
-            .is_some_and(|more| more.ends_with(", taken on by Kim"))
-    );
-    assert!(
-        board.problems[1]
-            .todo
-            .starts_with("If you don't know the cause, pause"),
-        "{:?}",
-        board.problems[1]
-    );
-    assert_eq!(
-        board.problems[1].place.as_deref(),
-        Some("Winter <coupon> · drop 7")
-    );
-}
-
-/// Returns the overview of one drop with these firing alerts.
-fn with_alerts(one: DropOverview, alerts: Vec<ListedAlert>) -> Overview {
-    Overview {
-        alerts,
-        ..overview(vec![one])
-    }
-}
-
-fn of_drop(drop: Option<i64>, listed: ListedAlert) -> ListedAlert {
-    ListedAlert {
-        alert: Alert {
-            drop_id: drop.map(DropId),
-            ..listed.alert
-        },
-        ..listed
-    }
+    // The alert already reports the counts.
+    assert_eq!(verdict(&board), "bad: 2 things are wrong");
+    let [first, second] = board.problems.as_slice() else {
+        panic!("{:?}", board.problems)
+    };
+    assert_eq!(first.what, "3 broken promises");
+    let more = second.more.clone().unwrap_or_default();
+    assert!(more.ends_with(", taken on by Kim"), "{more}");
+    let todo = &second.todo;
+    assert!(todo.starts_with("If you don't know the cause, pause"));
+    assert_eq!(second.place.as_deref(), Some("Winter <coupon> · drop 7"));
 }
 
 #[test]
 fn drop_screen_starts_with_its_state_and_counts_problems_elsewhere() {
-    let others = || {
-        let [other, general] =
-            [Some(8), None].map(|drop| of_drop(drop, alert("3 broken promises", None)));
-        vec![other, general]
-    };
-    let fine = drop_board(&with_alerts(seen(100, 100), others()));
-    assert_eq!(
-        (fine.tone, fine.title.as_str()),
-        ("good", "Winter <coupon> · drop 7: open, sold out")
-    );
+    let elsewhere = [Some(DropId(8)), None].map(|drop| {
+        let mut other = alert("3 broken promises", None);
+        other.alert.drop_id = drop;
+        other
+    });
+    let mut seen = overview(vec![seen(100, 100)]);
+    seen.alerts = elsewhere.to_vec();
+    let fine = drop_board(&seen);
+    let open = "good: Winter <coupon> · drop 7: open, sold out";
+    assert_eq!(verdict(&fine), open);
     assert_eq!((fine.problems.len(), fine.elsewhere), (0, 2));
-    assert_eq!(
-        fine.lead,
-        "1970-01-01 00:10 to 00:40 UTC. Last pass: nothing found."
-    );
+    let lead = "1970-01-01 00:10 to 00:40 UTC. Last pass: nothing found.";
+    assert_eq!(fine.lead, lead);
 
-    let all = others()
-        .into_iter()
-        .chain([alert("80 repairs are held back", None)])
-        .collect();
-    let bad = drop_board(&with_alerts(seen(100, 100), all));
-    assert_eq!(
-        (bad.tone, bad.title.as_str()),
-        ("bad", "Winter <coupon> · drop 7: 80 repairs are held back")
-    );
-    assert_eq!(
-        (
-            bad.problems.len(),
-            bad.problems[0].place.as_ref(),
-            bad.elsewhere
-        ),
-        (1, None, 2)
-    );
-
-    let mut away = with_alerts(seen(100, 100), others());
-    away.admission = AdmissionState::Unknown;
-    let away = drop_board(&away);
-    assert_eq!(
-        (away.problems.len(), away.elsewhere),
-        (1, 2),
-        "an unavailable store concerns every drop"
-    );
+    // An unavailable store concerns every drop.
+    seen.admission = AdmissionState::Unknown;
+    let away = drop_board(&seen);
+    assert_eq!((away.problems.len(), away.elsewhere), (1, 2));
+    seen.admission = AdmissionState::Open;
+    seen.alerts.push(alert("80 repairs are held back", None));
+    let bad = drop_board(&seen);
+    let own = "bad: Winter <coupon> · drop 7: 80 repairs are held back";
+    assert_eq!(verdict(&bad), own);
+    assert_eq!((bad.problems[0].place.as_ref(), bad.elsewhere), (None, 2));
 }

@@ -31,6 +31,8 @@ struct Cli {
 enum Job {
     /// Run the demo on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
     Demo,
+    /// Let a rush break five coupon systems of others, and the attached reconciler repair them
+    AttachDemo,
     /// Run the whole system until Ctrl-C (PROFILE=release for a fast one, WATCH=1 with Prometheus)
     Run,
     /// Run the tests of every change on real servers and five fault schedules; or `cargo test ARGS`
@@ -107,8 +109,9 @@ fn main() -> ExitCode {
 
 fn run(job: Job) -> Result<()> {
     match job {
-        Job::Demo => programs::become_program("firstcome-demo"),
-        Job::Run => programs::become_program("firstcome-run"),
+        Job::Demo => programs::become_program("firstcome-demo", &[]),
+        Job::AttachDemo => programs::become_program("firstcome-demo", &["--attach"]),
+        Job::Run => programs::become_program("firstcome-run", &[]),
         Job::Test { args } => suite::test(&args),
         Job::Lint { part } => lint::run(part.as_ref()),
         Job::Faults => suite::faults(),

@@ -106,10 +106,10 @@ pub(crate) fn setup() -> Result<()> {
 }
 
 /// Builds the system's programs, and replaces this process with one of them.
-pub(crate) fn become_program(name: &str) -> Result<()> {
+pub(crate) fn become_program(name: &str, args: &[&str]) -> Result<()> {
     let profile = Profile::or("dev");
     build(&profile, &[&SYSTEM])?;
-    exec(&mut profile.program(name))
+    exec(profile.program(name).args(args))
 }
 
 pub(crate) fn chaos() -> Result<()> {

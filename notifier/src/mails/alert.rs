@@ -84,6 +84,10 @@ impl NamedDrop<'_> {
         let (name, id, issued) = (&self.name, self.id, self.issued());
         let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
         let coupon = coupon.unwrap_or_default();
+        if id.0 < 0 {
+            // An attached campaign, whose ids nobody knows.
+            return format!("{name}: {issued}");
+        }
         format!("{name} ({coupon}drop {id}): {issued}")
     }
 
@@ -91,7 +95,6 @@ impl NamedDrop<'_> {
     fn issued(&self) -> String {
         match self.report {
             None => format!("drop {}", self.id),
-            Some(report) if report.unconfirmed => "not compared again".to_owned(),
             Some(report) => {
                 let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
                 format!("{rows} of {quantity} issued")
@@ -177,7 +180,7 @@ impl<'a> PassSummary<'a> {
             done.push(format!("{kinds} in earlier passes since {since}"));
         }
         let lost = Kind::RedisLost.as_str();
-        let is_compared = |report: &DropReport| report.exact && !report.unconfirmed;
+        let is_compared = |report: &DropReport| report.exact;
         let mut summary = Self {
             mail,
             drops,
@@ -222,7 +225,7 @@ impl<'a> PassSummary<'a> {
         Section {
             problem,
             title: self.title(notice),
-            facts: problem.kind.facts(),
+            facts: self.mail.links.facts(problem.kind),
             drop: self.drop(problem.drop_id),
             alert: self.mail.ids.get(&problem.name),
             why: reasons(&findings, false),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::report::{AlertKind, KindFacts};
 use url::Url;
 
 use super::document::Block;
@@ -14,9 +15,20 @@ pub struct Links {
     pub public: Option<String>,
     /// The API's public address.
     pub api: Option<String>,
+    /// The file of `attach`, if the mails are about a system that is not ours.
+    pub file: Option<String>,
 }
 
 impl Links {
+    /// Returns the facts of a kind in the system that the mails are about.
+    pub(crate) fn facts(&self, kind: AlertKind) -> KindFacts {
+        if self.file.is_some() {
+            kind.attached_facts()
+        } else {
+            kind.facts()
+        }
+    }
+
     /// Returns the public address of the coupon page.
     pub fn coupon_page(&self, coupon: CouponId) -> String {
         format!("{}/c/{coupon}", self.api().trim_end_matches('/'))
@@ -61,6 +73,11 @@ impl Links {
             let (kind, text) = line.trim().split_once(' ').unwrap_or_default();
             let owned = text.to_owned();
             match kind {
+                // An attached system has no pages, and only this command.
+                "page" | "link" | "curl" if self.file.is_some() => {}
+                "section" if self.file.is_some() => {
+                    blocks.push(Block::Paragraph("More: docs/ATTACH.md.".to_owned()));
+                }
                 "title" => blocks.push(Block::Title(owned)),
                 "p" => blocks.push(Block::Paragraph(owned)),
                 "todo" => blocks.push(Block::Todo(owned)),
@@ -139,6 +156,7 @@ mod tests {
             let links = Links {
                 public: public.map(str::to_owned),
                 api: Some(api.to_owned()),
+                file: None,
             };
             links.dead().map(|(setting, _)| setting).collect::<Vec<_>>()
         };

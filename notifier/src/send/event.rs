@@ -114,7 +114,7 @@ fn link(name: &str, mail: &AlertMail<'_>) -> String {
 
 fn about_problem(notice: &Notice, mail: &AlertMail<'_>) -> Event {
     let problem = &notice.problem;
-    let facts = problem.kind.facts();
+    let facts = mail.links.facts(problem.kind);
     let mut reports = mail.run.map_or(&[][..], |run| &run.drops).iter();
     let report = reports.find(|report| Some(report.drop_id) == problem.drop_id);
     let coupon = report.map(|report| line(&report.coupon_name, 100));
@@ -129,7 +129,7 @@ fn about_problem(notice: &Notice, mail: &AlertMail<'_>) -> Event {
         "users_notice": facts.users, "what_to_do": facts.to_do, "cases": problem.size,
         "coupon_id": problem.coupon_id, "coupon": coupon, "drop_id": problem.drop_id,
         "quantity": report.map(|report| report.quantity),
-        "issued": report.filter(|report| !report.unconfirmed).map(|report| report.after.rows),
+        "issued": report.map(|report| report.after.rows),
         "since": instant(notice.since),
     });
     let text = format!(

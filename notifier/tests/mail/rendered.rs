@@ -24,6 +24,7 @@ fn linked() -> Links {
     Links {
         public: Some("https://reconciler.example.com".to_owned()),
         api: Some("https://coupons.example.com".to_owned()),
+        file: None,
     }
 }
 

@@ -2,7 +2,7 @@
 //! mails, and one pass at a time.
 
 pub mod schedule;
-mod start;
+pub(crate) mod start;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,13 +30,13 @@ use crate::context::{PassError, PassRequest};
 use crate::http::{Front, Pages};
 use crate::jobs;
 use crate::notify::{MissedRun, Notifier};
-use crate::passes::{PassResult, Passes};
+use crate::passes::{PassResult, Passes, Worker};
 use crate::report::{Status, Trigger};
 use crate::run::Reconciler;
 use crate::stores::Stores;
 
 /// Maximum wait for a pass, a mail and open requests at shutdown.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs until stopped. Listens and sends mails from the beginning. Passes start once the stores are
 /// available.
@@ -116,7 +116,8 @@ impl Daemon {
         announce(stores.db.clone(), stores.process(), stopped()).await;
         let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
         let (notifier, tasks) = (self.notifier.clone(), self.tasks.clone());
-        let passes = Passes::new(reconciler.clone(), notifier, tasks, stopped());
+        let worker = Worker::Own(reconciler.clone());
+        let passes = Passes::new(worker, notifier, tasks, stopped());
         let front = Front {
             stores: stores.clone(),
             passes: passes.clone(),
@@ -183,7 +184,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 /// Runs passes and digests when they are due, retries each until it succeeds, and reports late runs
 /// by mail.
-struct BySchedule {
+pub(crate) struct BySchedule {
     db: Db,
     passes: Passes,
     notifier: Notifier,
@@ -202,7 +203,12 @@ struct UnderWay {
 }
 
 impl BySchedule {
-    fn new(db: Db, passes: Passes, notifier: Notifier, schedules: Vec<CronSchedule>) -> Self {
+    pub(crate) fn new(
+        db: Db,
+        passes: Passes,
+        notifier: Notifier,
+        schedules: Vec<CronSchedule>,
+    ) -> Self {
         Self {
             db,
             passes,
@@ -213,7 +219,7 @@ impl BySchedule {
         }
     }
 
-    async fn run(
+    pub(crate) async fn run(
         mut self,
         crons: &[(ScheduledJob, &str)],
         stop: CancellationToken,

@@ -77,7 +77,8 @@ pub(super) async fn wait_for_stores(
     }
 }
 
-async fn schedules(
+/// Loads the schedules.
+pub(crate) async fn schedules(
     db: &Db,
     crons: &[(ScheduledJob, &str)],
 ) -> anyhow::Result<Result<Vec<CronSchedule>, DbError>> {

@@ -2,18 +2,16 @@
 
 use std::slice::from_ref;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::http::views::Happening;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::runs::FindingRow;
-use firstcome_shared::mysql::schema::reconcile_findings;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
+use firstcome_shared::sql;
 use firstcome_shared::trace::TraceContext;
 
 use super::verdict::{Evidence, Standing};
@@ -96,21 +94,16 @@ pub(super) async fn gather(
 
 /// Reads when the coupon was last opened again after a loss of Redis.
 async fn last_loss(db: &Db, coupon: CouponId) -> Result<Option<DateTime<Utc>>, DbError> {
-    let found = db.run("last loss of Redis", async move |conn| {
-        let of_coupon =
-            reconcile_findings::table.filter(reconcile_findings::coupon_id.eq(coupon.0));
-        let opened = of_coupon
-            .filter(reconcile_findings::kind.eq(Kind::RedisLost.as_str()))
-            .filter(reconcile_findings::action.eq(ActionKind::Open.as_str()))
-            .filter(reconcile_findings::result.eq(Outcome::Applied.as_str()));
-        let newest = opened.order(reconcile_findings::id.desc());
-        newest
-            .select(reconcile_findings::created_at)
-            .first::<chrono::NaiveDateTime>(conn)
-            .await
-            .optional()
-    });
-    Ok(found.await?.map(|at| at.and_utc()))
+    let last = sql!(
+        "SELECT created_at FROM reconcile_findings \
+         WHERE coupon_id = ? AND kind = ? AND action = ? AND result = ? ORDER BY id DESC LIMIT 1",
+        coupon,
+        Kind::RedisLost.as_str(),
+        ActionKind::Open.as_str(),
+        Outcome::Applied.as_str(),
+    );
+    let found: Option<NaiveDateTime> = db.first("last loss of Redis", last).await?;
+    Ok(found.map(|at| at.and_utc()))
 }
 
 /// Reads the user's entries in MySQL. Returns why the last repair for them was not made.
@@ -296,8 +289,6 @@ async fn in_redis(
 
 #[cfg(test)]
 mod tests {
-    use chrono::NaiveDateTime;
-
     use super::*;
 
     #[test]

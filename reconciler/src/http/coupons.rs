@@ -6,8 +6,6 @@ use std::collections::{HashMap, HashSet};
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot, canonical_number};
 use firstcome_shared::http::Problem;
@@ -17,9 +15,9 @@ use firstcome_shared::http::views::{
 };
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::mysql::pace::{SlotPace, sampled};
-use firstcome_shared::mysql::schema::broken_promises;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::report::AlertKind;
+use firstcome_shared::sql;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -176,12 +174,9 @@ async fn details(
 
 /// Counts the open broken promises of a drop.
 async fn broken_promises(db: &Db, drop: DropId) -> Result<u64, DbError> {
-    let count = db.run("count broken promises", async move |conn| {
-        let of_drop = broken_promises::table.filter(broken_promises::drop_id.eq(drop.0));
-        let open = of_drop.filter(broken_promises::mended_at.is_null());
-        open.count().get_result::<i64>(conn).await
-    });
-    Ok(count.await?.unsigned_abs())
+    let open = "SELECT COUNT(*) FROM broken_promises WHERE drop_id = ? AND mended_at IS NULL";
+    let open = db.first("count broken promises", sql!(open, drop)).await?;
+    Ok(open.unwrap_or(0))
 }
 
 /// Adds the slots of the sample that have no row yet, if Redis has them.

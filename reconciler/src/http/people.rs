@@ -8,7 +8,7 @@ use firstcome_shared::domain::{CouponId, DropId, NamedDrop, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
-use firstcome_shared::http::views::{ErasedPerson, FoundPeople, GivenUp, NamedCoupon, Story};
+use firstcome_shared::http::views::{ErasedPerson, FoundCoupons, GivenUp, NamedCoupon, Story};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
@@ -74,21 +74,17 @@ pub(super) struct PeopleQuery {
 #[utoipa::path(
     get, path = "/v1/people", tag = "people", operation_id = "find_people", params(PeopleQuery), security(("ops" = [])),
     responses(
-        (status = 200, description = "The coupons found", body = FoundPeople),
+        (status = 200, description = "The coupons found", body = FoundCoupons),
         (status = 404, description = "`not_found`: no such coupon, or no coupon knows the user"),
     )
 )]
 pub(super) async fn search(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<PeopleQuery>,
-) -> Answer<FoundPeople> {
+) -> Answer<FoundCoupons> {
     let user = query.user_id.as_deref().map(user_id).transpose()?;
     let coupons = in_question(&app.stores.db, query.coupon.as_deref(), user.as_ref()).await?;
-    Ok(Json(FoundPeople {
-        coupons,
-        drop_id: None,
-        user_ids: user.into_iter().map(|user| user.to_string()).collect(),
-    }))
+    Ok(Json(FoundCoupons { coupons }))
 }
 
 /// Returns the coupon with that ID, those whose names contain the text, or those in which the user

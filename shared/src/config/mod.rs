@@ -104,6 +104,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, clap::Parser)]
+    #[allow(dead_code)] // only parsing is tested
     struct Both {
         #[command(flatten)]
         mysql: MysqlArgs,
@@ -152,38 +153,5 @@ mod tests {
                 "{wrong}"
             );
         }
-    }
-
-    #[test]
-    fn tls_files_are_read_if_a_connection_is_encrypted() {
-        let refused = |more: &str| {
-            let given =
-                "--database-url mysql://r:hunter2@h/d?require_ssl=true --redis-url redis://h";
-            let said = parse(&format!("{given} {more}")).unwrap().mysql.settings();
-            format!("{:#}", said.unwrap_err())
-        };
-        for (more, expected) in [
-            ("--tls-cert-file x.pem", "give both, or neither"),
-            (
-                "--tls-cert-file no/such.pem --tls-key-file x",
-                "TLS_CERT_FILE no/such.pem can't be read",
-            ),
-            (
-                "--tls-cert-file Cargo.toml --tls-key-file x",
-                "TLS_CERT_FILE Cargo.toml holds no certificate",
-            ),
-        ] {
-            let said = refused(more);
-            assert!(
-                said.contains(expected) && !said.contains("hunter2"),
-                "{said}"
-            );
-        }
-        let empty =
-            "--database-url mysql://r@h/d?require_ssl=true --redis-url redis://h --tls-cert-file=";
-        assert!(
-            parse(empty).unwrap().mysql.settings().is_ok(),
-            "set and empty counts as not set"
-        );
     }
 }

@@ -39,6 +39,23 @@ const POOL_SIZE: usize = 8;
 const MYSQL_FACTOR: u64 = 4;
 
 impl MysqlArgs {
+    /// Returns the settings for an address that is not `DATABASE_URL`.
+    pub fn at(
+        url: SecretString,
+        tls: &TlsArgs,
+        store_timeout_ms: u64,
+    ) -> anyhow::Result<DbSettings> {
+        mysql_url(url.expose_secret()).map_err(anyhow::Error::msg)?;
+        let args = Self {
+            database_url: url,
+            tls: tls.clone(),
+            store_timeout_ms,
+            pool_size: POOL_SIZE,
+            timeout_ms: None,
+        };
+        args.settings()
+    }
+
     /// Returns the settings for the pool.
     pub fn settings(&self) -> anyhow::Result<DbSettings> {
         let url = self.database_url.expose_secret();

@@ -31,6 +31,27 @@ pub struct RedisArgs {
 }
 
 impl RedisArgs {
+    /// Returns the settings for a Redis that is not ours, at an address that is not `REDIS_URL`.
+    pub fn at(
+        url: SecretString,
+        is_cluster: bool,
+        tls: &TlsArgs,
+        timeout_ms: u64,
+    ) -> anyhow::Result<RedisSettings> {
+        redis_url(url.expose_secret()).map_err(anyhow::Error::msg)?;
+        let args = Self {
+            redis_url: url,
+            redis_mode: if is_cluster {
+                RedisMode::Cluster
+            } else {
+                RedisMode::Single
+            },
+            redis_key_prefix: keys::DEFAULT_PREFIX.to_owned(),
+            redis_durability: RedisDurability::Managed,
+        };
+        args.settings(Duration::from_millis(timeout_ms), tls)
+    }
+
     /// Returns the settings for the client. `timeout` is the maximum wait for one response.
     pub fn settings(&self, timeout: Duration, tls: &TlsArgs) -> anyhow::Result<RedisSettings> {
         let nodes = addresses(self.redis_url.expose_secret());

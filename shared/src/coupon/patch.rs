@@ -274,6 +274,7 @@ fn close_now(
         if let Some(Schedule::Once {
             opens_at,
             closes_at,
+            ..
         }) = schedule
         {
             (*opens_at, *closes_at) = (drop.opens_at, Some(at));
@@ -408,6 +409,7 @@ mod tests {
         let mut once = daily("12:00");
         once.1.truncate(1);
         once.0.settings.schedule = Some(Schedule::Once {
+            time_zone: None,
             opens_at: once.1[0].opens_at,
             closes_at: None,
         });

@@ -118,7 +118,7 @@ fn complete(operation: &mut Operation, changes: bool) {
             response
                 .content
                 .insert("application/problem+json".to_owned(), problem);
-            if ["429", "503"].contains(&status.as_str()) {
+            if status == "503" {
                 let mut seconds = Header::new(Object::with_type(Type::Integer));
                 seconds.description = Some("After how many seconds to try again".to_owned());
                 response.headers.insert("Retry-After".to_owned(), seconds);

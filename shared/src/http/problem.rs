@@ -50,8 +50,6 @@ pub enum Code {
     TooLarge,
     IdempotencyKeyUsed,
     NotPossible,
-    /// Too many requests of one user or address.
-    TooManyRequests,
     Internal,
     Unavailable,
 }
@@ -79,7 +77,6 @@ impl Code {
             Self::ChangedMeanwhile => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::IdempotencyKeyUsed | Self::NotPossible => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -150,21 +147,15 @@ impl Problem {
         self
     }
 
-    /// Adds `Retry-After`: the wait in whole seconds, plus one to three random seconds.
-    #[must_use]
-    pub fn retry_after(mut self, wait: std::time::Duration) -> Self {
-        let seconds = u32::try_from(wait.as_secs())
-            .unwrap_or(u32::MAX)
-            .saturating_add(rand::random_range(1..=3));
-        self.retry_after_seconds = Some(seconds);
-        self
-    }
-
     /// Creates a 503 with `Retry-After`: the same request may succeed later. The wait is one to
     /// three seconds, chosen at random, so that clients that got it at the same time do not return
     /// at the same time.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Code::Unavailable, detail).retry_after(std::time::Duration::ZERO)
+        let retry_after_seconds = Some(rand::random_range(1..=3));
+        Self {
+            retry_after_seconds,
+            ..Self::new(Code::Unavailable, detail)
+        }
     }
 
     pub fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {

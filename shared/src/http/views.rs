@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::coupon::{Allow, DropState};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::mysql::alerts::ListedAlert;
-use crate::mysql::runs::RunListRow;
+use crate::mysql::runs::RunRow;
 use crate::schedule::{Schedule, Tz};
 
 /// Whether Redis admits claims.
@@ -276,14 +276,8 @@ pub struct Discarded {
 
 /// Result of a search.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct FoundPeople {
-    /// If there are several, search again with the ID of one.
+pub struct FoundCoupons {
     pub coupons: Vec<NamedCoupon>,
-    /// The drop of the slot.
-    pub drop_id: Option<DropId>,
-    /// In full; empty if there are several coupons.
-    #[schema(example = json!(["u-37"]))]
-    pub user_ids: Vec<String>,
 }
 
 /// A coupon by ID and name.
@@ -341,8 +335,8 @@ pub struct RunSummary {
     pub asked_by: Option<String>,
 }
 
-impl From<RunListRow> for RunSummary {
-    fn from(row: RunListRow) -> Self {
+impl From<RunRow> for RunSummary {
+    fn from(row: RunRow) -> Self {
         Self {
             run_id: row.id,
             trigger: row.triggered_by,

@@ -4,10 +4,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use diesel::dsl::count_star;
-use diesel::prelude::*;
-use diesel::sql_types::Text;
-use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use diesel::QueryResult;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use strum::{EnumString, IntoStaticStr};
@@ -15,9 +12,10 @@ use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::set_state;
-use super::schema::{alerts, broken_promises, coupons, issued_coupons, repairs};
-use super::{Conn, Db, DbError, MOST_VALUES};
+use super::sql::{row, values};
+use super::{Conn, Db, DbError, MOST_VALUES, Sql, list as values_of};
 use crate::domain::{CouponId, DropId};
+use crate::sql;
 
 /// The status of an alert.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -117,24 +115,27 @@ pub struct AlertPage {
     pub next_before: Option<i64>,
 }
 
-#[derive(Debug, Clone, Queryable, Selectable, Insertable, AsChangeset)]
-#[diesel(table_name = alerts, treat_none_as_null = true)]
-pub(super) struct AlertRow {
-    name: String,
-    kind: String,
-    coupon_id: Option<i64>,
-    drop_id: Option<i64>,
-    status: String,
-    summary: String,
-    size: u64,
-    content: i64,
-    first_seen_at: NaiveDateTime,
-    last_seen_at: NaiveDateTime,
-    last_mailed_at: Option<NaiveDateTime>,
-    mails: u32,
-    resolved_at: Option<NaiveDateTime>,
-    acknowledged_at: Option<NaiveDateTime>,
-    acknowledged_by: Option<String>,
+/// Id, name of the coupon, and the alert.
+type ListedRow = (i64, Option<String>, AlertRow);
+
+row! {
+    pub struct AlertRow {
+        pub name: String,
+        pub kind: String,
+        pub coupon_id: Option<i64>,
+        pub drop_id: Option<i64>,
+        pub status: String,
+        pub summary: String,
+        pub size: u64,
+        pub content: i64,
+        pub first_seen_at: NaiveDateTime,
+        pub last_seen_at: NaiveDateTime,
+        pub last_mailed_at: Option<NaiveDateTime>,
+        pub mails: u32,
+        pub resolved_at: Option<NaiveDateTime>,
+        pub acknowledged_at: Option<NaiveDateTime>,
+        pub acknowledged_by: Option<String>,
+    }
 }
 
 impl From<AlertRow> for Alert {
@@ -160,29 +161,6 @@ impl From<AlertRow> for Alert {
     }
 }
 
-impl From<&Alert> for AlertRow {
-    fn from(alert: &Alert) -> Self {
-        let naive = |at: Option<DateTime<Utc>>| at.map(|at| at.naive_utc());
-        Self {
-            name: alert.name.clone(),
-            kind: alert.kind.clone(),
-            coupon_id: alert.coupon_id.map(|id| id.0),
-            drop_id: alert.drop_id.map(|id| id.0),
-            status: alert.state.as_str().to_owned(),
-            summary: alert.summary.clone(),
-            size: alert.size,
-            content: alert.content,
-            first_seen_at: alert.first_seen_at.naive_utc(),
-            last_seen_at: alert.last_seen_at.naive_utc(),
-            last_mailed_at: naive(alert.last_mailed_at),
-            mails: alert.mails,
-            resolved_at: naive(alert.resolved_at),
-            acknowledged_at: naive(alert.acknowledged_at),
-            acknowledged_by: alert.acknowledged_by.clone(),
-        }
-    }
-}
-
 /// Takes a lock until the end of the transaction, so that two processes do not make decisions from
 /// the same rows.
 pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
@@ -192,15 +170,29 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
 
 /// Inserts an alert, or replaces the one with the same name.
 pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
-    let row = AlertRow::from(alert);
-    diesel::insert_into(alerts::table)
-        .values(&row)
-        .on_conflict(diesel::dsl::DuplicatedKeys)
-        .do_update()
-        .set(&row)
-        .execute(conn)
-        .await
-        .map(|_| ())
+    let row = values![
+        &alert.name,
+        &alert.kind,
+        alert.coupon_id,
+        alert.drop_id,
+        alert.state.as_str(),
+        &alert.summary,
+        alert.size,
+        alert.content,
+        alert.first_seen_at,
+        alert.last_seen_at,
+        alert.last_mailed_at,
+        alert.mails,
+        alert.resolved_at,
+        alert.acknowledged_at,
+        alert.acknowledged_by.clone(),
+    ];
+    let columns = AlertRow::columns("");
+    let set = columns.split(", ").map(|it| format!("{it} = new.{it}"));
+    let set = set.collect::<Vec<_>>().join(", ");
+    let insert = Sql::insert(&format!("alerts ({columns})"), vec![row]);
+    let replace = sql!(format!(" AS new ON DUPLICATE KEY UPDATE {set}"));
+    insert.and(replace).run(conn).await.map(|_| ())
 }
 
 /// Reads the alerts that are firing or that have one of these names, by name.
@@ -208,16 +200,14 @@ pub async fn firing_or_named(
     conn: &mut Conn,
     names: &[String],
 ) -> QueryResult<HashMap<String, Alert>> {
-    let rows = alerts::table.select(AlertRow::as_select());
-    let firing = alerts::status.eq(AlertState::Firing.as_str());
-    let mut found: Vec<AlertRow> = rows.filter(firing).load(conn).await?;
+    let select = format!("SELECT {} FROM alerts", AlertRow::columns(""));
+    let firing = sql!(format!("{select} WHERE status = 'firing'"));
+    let mut found: Vec<AlertRow> = firing.all(conn).await?;
     for some in names.chunks(MOST_VALUES) {
-        found.extend(rows.filter(alerts::name.eq_any(some)).load(conn).await?);
+        let named = sql!(format!("{select} WHERE name IN (?)"), values_of(some));
+        found.extend(named.all(conn).await?);
     }
-    let named = |row| {
-        let alert = Alert::from(row);
-        (alert.name.clone(), alert)
-    };
+    let named = |row: AlertRow| (row.name.clone(), row.into());
     Ok(found.into_iter().map(named).collect())
 }
 
@@ -225,10 +215,9 @@ pub async fn firing_or_named(
 pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String, i64>> {
     let mut found = HashMap::new();
     for some in names.chunks(MOST_VALUES) {
-        let query = alerts::table
-            .filter(alerts::name.eq_any(some))
-            .select((alerts::name, alerts::id));
-        found.extend(query.load::<(String, i64)>(conn).await?);
+        let some = values_of(some.iter().copied());
+        let query = sql!("SELECT name, id FROM alerts WHERE name IN (?)", some);
+        found.extend(query.all::<(String, i64)>(conn).await?);
     }
     Ok(found)
 }
@@ -236,42 +225,35 @@ pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String,
 /// Counts the users whose broken promises in a drop ended since this time: those who have a row of
 /// the coupon, and the others, whom an operator has told.
 pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
-    let ended = broken_promises::drop_id
-        .eq(drop.0)
-        .and(broken_promises::mended_at.ge(since.naive_utc()));
-    let ended = broken_promises::table.filter(ended);
-    let all: i64 = ended.count().get_result(conn).await?;
-    let of_user = issued_coupons::coupon_id
-        .eq(broken_promises::coupon_id)
-        .and(issued_coupons::user_id.eq(broken_promises::user_id));
-    let has_row = diesel::dsl::exists(issued_coupons::table.filter(of_user));
-    let kept: i64 = ended.filter(has_row).count().get_result(conn).await?;
+    let query = "SELECT COUNT(*), CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i WHERE i.coupon_id = b.coupon_id \
+                 AND i.user_id = b.user_id)), 0) AS SIGNED) FROM broken_promises b WHERE b.drop_id = ? AND b.mended_at >= ?";
+    let (all, kept): (i64, i64) = sql!(query, drop, since).one(conn).await?;
     Ok([kept, all - kept])
 }
 
-/// What a pass repaired of one kind in one drop.
-#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
-#[diesel(table_name = repairs)]
-pub struct RepairsRow {
-    pub run_id: String,
-    /// 0 if no drop is concerned.
-    pub drop_id: i64,
-    pub kind: String,
-    pub number: u32,
-    pub repaired_at: NaiveDateTime,
+row! {
+    /// What a pass repaired of one kind in one drop.
+    #[derive(PartialEq, Eq)]
+    pub struct RepairsRow {
+        pub run_id: String,
+        /// 0 if no drop is concerned.
+        pub drop_id: i64,
+        pub kind: String,
+        pub number: u32,
+        pub repaired_at: NaiveDateTime,
+    }
 }
 
 /// Stores repairs. A run that was stored before keeps its rows.
-pub async fn keep_repairs(conn: &mut Conn, mut rows: Vec<RepairsRow>) -> QueryResult<()> {
-    while !rows.is_empty() {
-        let rest = rows.split_off(rows.len().min(1_000));
-        diesel::insert_into(repairs::table)
-            .values(std::mem::replace(&mut rows, rest))
-            .on_conflict(diesel::dsl::DuplicatedKeys)
-            .do_update()
-            .set(repairs::run_id.eq(diesel::dsl::sql::<Text>("repairs.run_id")))
-            .execute(conn)
-            .await?;
+pub async fn keep_repairs(conn: &mut Conn, rows: Vec<RepairsRow>) -> QueryResult<()> {
+    for some in rows.chunks(1_000) {
+        let into = format!("repairs ({})", RepairsRow::columns(""));
+        let insert = Sql::insert(
+            &into,
+            some.iter().cloned().map(RepairsRow::values).collect(),
+        );
+        let unchanged = sql!(" ON DUPLICATE KEY UPDATE run_id = repairs.run_id");
+        insert.and(unchanged).run(conn).await?;
     }
     Ok(())
 }
@@ -281,19 +263,15 @@ pub async fn unmailed_repairs(
     conn: &mut Conn,
     since: DateTime<Utc>,
 ) -> QueryResult<(Vec<RepairsRow>, Vec<DateTime<Utc>>)> {
-    let unmailed = repairs::table
-        .filter(repairs::mailed_at.is_null())
-        .order((repairs::repaired_at, repairs::run_id, repairs::kind))
-        .select(RepairsRow::as_select());
-    let unmailed = unmailed.load(conn).await?;
-    let mails: Vec<Option<NaiveDateTime>> = repairs::table
-        .filter(repairs::mailed_at.ge(since.naive_utc()))
-        .select(repairs::mailed_at)
-        .distinct()
-        .order(repairs::mailed_at.desc())
-        .load(conn)
-        .await?;
-    let mails = mails.into_iter().flatten().map(|at| at.and_utc());
+    let columns = RepairsRow::columns("");
+    let unmailed = format!(
+        "SELECT {columns} FROM repairs WHERE mailed_at IS NULL ORDER BY repaired_at, run_id, kind"
+    );
+    let unmailed = sql!(unmailed).all(conn).await?;
+    let mails =
+        "SELECT DISTINCT mailed_at, 0 FROM repairs WHERE mailed_at >= ? ORDER BY mailed_at DESC";
+    let mails: Vec<(NaiveDateTime, i64)> = sql!(mails, since).all(conn).await?;
+    let mails = mails.into_iter().map(|(at, _)| at.and_utc());
     Ok((unmailed, mails.collect()))
 }
 
@@ -303,34 +281,25 @@ pub async fn repairs_are_mailed(
     mailed: &[RepairsRow],
     now: DateTime<Utc>,
 ) -> QueryResult<()> {
-    if mailed.is_empty() {
-        return Ok(());
+    if !mailed.is_empty() {
+        let mark = "UPDATE repairs SET mailed_at = ? WHERE mailed_at IS NULL";
+        sql!(mark, now).run(conn).await?;
     }
-    diesel::update(repairs::table.filter(repairs::mailed_at.is_null()))
-        .set(repairs::mailed_at.eq(now.naive_utc()))
-        .execute(conn)
-        .await
-        .map(|_| ())
+    Ok(())
 }
 
-/// Coupon and drop, user and slot, and the reason.
-type ListedPromise = ((i64, i64), (String, Option<i64>), String);
+/// Coupon, drop, user, slot, and the reason.
+type ListedPromise = (i64, i64, String, Option<i64>, String);
 
 /// Reads the unresolved broken promises of these drops.
 pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {
     let mut found = Vec::new();
+    let query = "SELECT coupon_id, drop_id, user_id, slot, reason FROM broken_promises \
+                 WHERE drop_id IN (?) AND mended_at IS NULL ORDER BY drop_id, user_id";
     for some in of.chunks(MOST_VALUES) {
-        let is_open = broken_promises::mended_at.is_null();
-        let listed = broken_promises::table
-            .filter(broken_promises::drop_id.eq_any(some).and(is_open))
-            .order((broken_promises::drop_id, broken_promises::user_id))
-            .select((
-                (broken_promises::coupon_id, broken_promises::drop_id),
-                (broken_promises::user_id, broken_promises::slot),
-                broken_promises::reason,
-            ));
-        let rows: Vec<ListedPromise> = listed.load(conn).await?;
-        let promise = |((coupon, drop), (user_id, slot), reason): ListedPromise| BrokenPromise {
+        let query = sql!(query, values_of(some.iter().copied()));
+        let rows: Vec<ListedPromise> = query.all(conn).await?;
+        let promise = |(coupon, drop, user_id, slot, reason): ListedPromise| BrokenPromise {
             coupon_id: CouponId(coupon),
             drop_id: DropId(drop),
             user_id,
@@ -349,34 +318,31 @@ pub async fn list(
     before: Option<i64>,
     limit: u32,
 ) -> Result<AlertPage, DbError> {
-    db.run("list alerts", async move |conn| {
-        let mut query = alerts::table
-            .left_join(coupons::table.on(coupons::id.nullable().eq(alerts::coupon_id)))
-            .select((alerts::id, AlertRow::as_select(), coupons::name.nullable()))
-            .order(alerts::id.desc())
-            .limit(i64::from(limit) + 1)
-            .into_boxed();
-        if let Some(state) = state {
-            query = query.filter(alerts::status.eq(state.as_str()));
-        }
-        if let Some(before) = before {
-            query = query.filter(alerts::id.lt(before));
-        }
-        let mut rows: Vec<(i64, AlertRow, Option<String>)> = query.load(conn).await?;
-        let has_more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
-        let next_before = rows.last().filter(|_| has_more).map(|(id, ..)| *id);
-        let listed = |(id, alert, coupon_name): (i64, AlertRow, Option<String>)| ListedAlert {
-            id,
-            alert: alert.into(),
-            coupon_name,
-        };
-        Ok(AlertPage {
-            alerts: rows.into_iter().map(listed).collect(),
-            next_before,
-        })
+    let columns = AlertRow::columns("a.");
+    let query = format!(
+        "SELECT a.id, c.name, {columns} FROM alerts a LEFT JOIN coupons c ON c.id = a.coupon_id \
+         WHERE a.status LIKE ? AND a.id < ? ORDER BY a.id DESC LIMIT ?"
+    );
+    let state = state.map_or("%", AlertState::as_str);
+    let query = sql!(
+        query,
+        state,
+        before.unwrap_or(i64::MAX),
+        i64::from(limit) + 1
+    );
+    let mut rows: Vec<ListedRow> = db.all("list alerts", query).await?;
+    let has_more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let next_before = rows.last().filter(|_| has_more).map(|row| row.0);
+    let listed = |row: ListedRow| ListedAlert {
+        id: row.0,
+        coupon_name: row.1,
+        alert: row.2.into(),
+    };
+    Ok(AlertPage {
+        alerts: rows.into_iter().map(listed).collect(),
+        next_before,
     })
-    .await
 }
 
 pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
@@ -387,17 +353,9 @@ pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
 impl Db {
     /// Counts firing alerts by kind. Only mailed alerts count.
     pub async fn firing_by_kind(&self) -> Result<Vec<(String, i64)>, DbError> {
-        self.run("count firing alerts", async |conn| {
-            let is_mailed = alerts::last_mailed_at.ge(alerts::first_seen_at.nullable());
-            alerts::table
-                .filter(alerts::status.eq(AlertState::Firing.as_str()))
-                .filter(is_mailed)
-                .group_by(alerts::kind)
-                .select((alerts::kind, count_star()))
-                .load(conn)
-                .await
-        })
-        .await
+        let firing = "SELECT kind, COUNT(*) FROM alerts WHERE status = 'firing' AND last_mailed_at >= first_seen_at \
+                      GROUP BY kind";
+        self.all("count firing alerts", sql!(firing)).await
     }
 }
 
@@ -410,28 +368,17 @@ pub async fn acknowledge(
     now: DateTime<Utc>,
     operator: Operator,
 ) -> Result<Option<ListedAlert>, DbError> {
-    db.run("acknowledge an alert", async move |conn| {
-        conn.transaction(async |conn| {
-            let is_firing = alerts::status.eq(AlertState::Firing.as_str());
-            let firing = alerts::table.filter(alerts::id.eq(id).and(is_firing));
-            let changed = diesel::update(firing)
-                .set((
-                    alerts::acknowledged_at.eq(now.naive_utc()),
-                    alerts::acknowledged_by.eq(&by),
-                ))
-                .execute(conn)
-                .await?;
-            if changed == 0 {
-                return Ok(());
-            }
-            let act = OperatorAct {
-                action: "acknowledge",
-                detail: json!({"alert_id": id, "by": by}),
-                ..OperatorAct::default()
-            };
-            operator.did(conn, act).await
-        })
-        .await
+    db.transaction("acknowledge an alert", async move |conn| {
+        let set = "UPDATE alerts SET acknowledged_at = ?, acknowledged_by = ? WHERE id = ? AND status = 'firing'";
+        if sql!(set, now, &by, id).run(conn).await? == 0 {
+            return Ok(());
+        }
+        let act = OperatorAct {
+            action: "acknowledge",
+            detail: json!({"alert_id": id, "by": by}),
+            ..OperatorAct::default()
+        };
+        operator.did(conn, act).await
     })
     .await?;
     find(db, id).await

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::row;
-use super::{Conn, Db, DbError, Refusal, Sql, Value, json, list, refusal};
+use super::{Conn, Db, DbError, Refusal, Sql, json, list, refusal};
 use crate::coupon::{Allow, AllowList, Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -190,11 +190,8 @@ impl Db {
         after: CouponId,
         limit: i64,
     ) -> Result<Vec<WithDrops>, DbError> {
-        let page = sql!(
-            "SELECT id FROM coupons WHERE id > ? ORDER BY id LIMIT ?",
-            after,
-            limit
-        );
+        let page = "SELECT id FROM coupons WHERE id > ? ORDER BY id LIMIT ?";
+        let page = sql!(page, after, limit);
         let ids: Vec<i64> = self.all("page of coupons", page).await?;
         self.coupons_by_id(ids.into_iter().map(CouponId).collect())
             .await
@@ -274,11 +271,8 @@ impl Db {
 
 /// Selects these ids. A long list as one value, so that the statement has few parameters.
 pub(super) fn listed(ids: &[CouponId]) -> QueryResult<Sql> {
-    let ids = json(&ids)?;
-    Ok(sql!(
-        "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j",
-        ids
-    ))
+    let listed = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
+    Ok(sql!(listed, json(&ids)?))
 }
 
 /// Reads coupons with their unsealed drops and the last opened one; `which` selects the coupons'
@@ -288,31 +282,23 @@ pub(super) fn listed(ids: &[CouponId]) -> QueryResult<Sql> {
 async fn select_coupons(conn: &mut Conn, which: Sql) -> QueryResult<Vec<WithDrops>> {
     // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
     // coupons.
-    let coupons = sql!(format!("SELECT {} FROM (", CouponRow::columns("c.")))
-        .and(which.clone())
-        .and(sql!(
-            ") w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id"
-        ));
+    let joined = sql!(") w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id");
+    let coupons = sql!(format!("SELECT {} FROM (", CouponRow::columns("c.")));
+    let coupons = coupons.and(which).and(joined);
     let found: Vec<CouponRow> = coupons.all(conn).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
+    let ids: Vec<CouponId> = found.iter().map(|coupon| CouponId(coupon.id)).collect();
     let columns = DropRow::columns("d.");
-    let ids = Value::Text(json(
-        &found.iter().map(|coupon| coupon.id).collect::<Vec<_>>(),
-    )?);
-    let drops: Vec<DropRow> = sql!(
-        format!(
-            "WITH w AS (SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j) \
-             SELECT {columns} FROM w STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
-             UNION SELECT {columns} FROM w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
-             WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
-             ORDER BY opens_at DESC LIMIT 1) d ON TRUE ORDER BY coupon_id, opens_at, id"
-        ),
-        ids,
-    )
-    .all(conn)
-    .await?;
+    let drops = format!(
+        ") SELECT {columns} FROM w STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
+         UNION SELECT {columns} FROM w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
+         WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
+         ORDER BY opens_at DESC LIMIT 1) d ON TRUE ORDER BY coupon_id, opens_at, id"
+    );
+    let drops = sql!("WITH w AS (").and(listed(&ids)?).and(sql!(drops));
+    let drops: Vec<DropRow> = drops.all(conn).await?;
     let mut drops = drops.into_iter().map(Drop::from).peekable();
     let with_drops = |row: CouponRow| {
         let coupon = Coupon::from(row);
@@ -339,12 +325,11 @@ pub async fn rules_of_drops(
     ids: &[DropId],
 ) -> QueryResult<HashMap<DropId, DropRules>> {
     let columns = DropRow::columns("d.");
-    let rows: Vec<(DropRow, String)> = sql!(
-        format!("SELECT {columns}, c.once_per FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)"),
-        list(ids.iter().copied()),
-    )
-    .all(conn)
-    .await?;
+    let rules = format!(
+        "SELECT {columns}, c.once_per FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)"
+    );
+    let rules = sql!(rules, list(ids.iter().copied()));
+    let rows: Vec<(DropRow, String)> = rules.all(conn).await?;
     let rules = |(row, once_per): (DropRow, String)| {
         let drop = Drop::from(row);
         let rules = DropRules {
@@ -369,12 +354,8 @@ async fn insert_coupon(
     let id = loop {
         let id = CouponId(draw_id(Utc::now()));
         let (text, hash) = key.map(|key| (&key.key, &*key.body_hash)).unzip();
-        let own = sql!(
-            ", id = ?, idempotency_key = ?, body_hash = ?",
-            id,
-            text,
-            hash
-        );
+        let own = ", id = ?, idempotency_key = ?, body_hash = ?";
+        let own = sql!(own, id, text, hash);
         let insert = sql!("INSERT INTO coupons SET ")
             .and(settings(new)?)
             .and(own);

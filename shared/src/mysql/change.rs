@@ -149,11 +149,10 @@ async fn change(
     write(conn, &coupon, &changed).await?;
     let mut removed: Vec<DropId> = before.1.iter().map(|drop| drop.id).collect();
     removed.retain(|id| drops.iter().all(|drop| drop.id != *id));
-    let remove = sql!(
-        "DELETE FROM drops WHERE id IN (?)",
-        list(removed.iter().copied())
-    );
-    remove.run(conn).await?;
+    let gone = list(removed.iter().copied());
+    sql!("DELETE FROM drops WHERE id IN (?)", gone)
+        .run(conn)
+        .await?;
     let after = (coupon, drops);
     let act = OperatorAct {
         action: "change_coupon",

@@ -201,23 +201,6 @@ impl Db {
         self.call(what, whole).await
     }
 
-    /// Like [`Db::run`], with another time limit.
-    pub async fn run_within<T, F>(
-        &self,
-        limit: Duration,
-        what: &'static str,
-        op: F,
-    ) -> Result<T, DbError>
-    where
-        for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
-            + AsyncFunc<&'r mut Conn, QueryResult<T>, Fut: Send>
-            + Send
-            + 'static,
-        T: Send + 'static,
-    {
-        self.within(limit).run(what, op).await
-    }
-
     async fn call<T: 'static>(&self, what: &'static str, op: Op) -> Result<T, DbError> {
         let task = tokio::spawn(attempt(self.clone(), what, op));
         let answer = task.await.unwrap_or(Err(DbError::Panicked { what }))?;
@@ -319,7 +302,7 @@ impl Db {
     }
 
     /// Opens a connection without our session settings, which other products refuse.
-    pub(super) async fn plain(settings: &DbSettings) -> Result<mysql_async::Conn, DbError> {
+    pub async fn plain(settings: &DbSettings) -> Result<mysql_async::Conn, DbError> {
         within(settings, open(&settings.url, Vec::new())).await
     }
 }

@@ -197,23 +197,6 @@ impl Db {
         let what = "read a person's dead letters";
         self.all(what, sql!(own, coupon, user)).await
     }
-
-    /// Finds users with a dead letter on a slot of a drop; reads at most a hundred dead letters.
-    pub async fn people_of_dead_letters_on(
-        &self,
-        drop: DropId,
-        slot: i64,
-    ) -> Result<Vec<UserId>, DbError> {
-        let names = "SELECT user_id FROM failed_claims WHERE drop_id = ? AND slot = ? LIMIT 100";
-        let names: Vec<Option<String>> = self
-            .all("dead letters on a slot", sql!(names, drop, slot))
-            .await?;
-        let parsed = names
-            .into_iter()
-            .flatten()
-            .filter_map(|name| name.parse().ok());
-        Ok(parsed.collect())
-    }
 }
 
 /// Maximum duration of counting all unresolved dead letters from the index.

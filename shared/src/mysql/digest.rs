@@ -3,15 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use diesel::dsl::{count_star, max, sql};
-use diesel::prelude::*;
-use diesel::sql_types::BigInt;
-use diesel_async::RunQueryDsl;
 
 use super::alerts::{self, AlertState, ListedAlert};
-use super::schema::{broken_promises, coupons, drops, outbox, reconcile_runs, repairs};
-use super::{Conn, Db, DbError};
+use super::{Db, DbError};
 use crate::domain::{CouponId, DropId};
+use crate::sql;
 
 /// Maximum number of finished drops. The mail shows only the number of the others.
 const LINES: i64 = 20;
@@ -58,100 +54,58 @@ pub struct DailyDigest {
     pub lost: Vec<(String, u64)>,
 }
 
+/// Coupon and its name, drop, quantity, rows.
+type SealedRow = (i64, String, i64, u32, u32);
+
 /// Reads the digest of a period.
 pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<DailyDigest, DbError> {
     let open = alerts::list(db, Some(AlertState::Firing), None, 500).await?;
-    db.within(LIMIT)
-        .run("gather the day", async move |conn| {
-            let [since, until] = [from, to].map(|at| at.naive_utc());
-            let runs = reconcile_runs::table
-                .filter(reconcile_runs::started_at.ge(since))
-                .filter(reconcile_runs::started_at.lt(until))
-                .filter(reconcile_runs::finished_at.is_not_null())
-                .filter(reconcile_runs::dry_run.eq(false))
-                .group_by(reconcile_runs::status)
-                .order(reconcile_runs::status)
-                .select((reconcile_runs::status, count_star()));
-            let runs: Vec<(String, i64)> = runs.load(conn).await?;
-            let good = reconcile_runs::status.eq_any(["clean", "repaired"]);
-            let last = reconcile_runs::table
-                .filter(good.and(reconcile_runs::dry_run.eq(false)))
-                .select(max(reconcile_runs::finished_at));
-            let last: Option<NaiveDateTime> = last.first(conn).await?;
-            let repaired = repairs::table
-                .filter(repairs::repaired_at.ge(since))
-                .filter(repairs::repaired_at.lt(until))
-                .group_by(repairs::kind)
-                .order(repairs::kind)
-                .select((repairs::kind, sql::<BigInt>("CAST(SUM(number) AS SIGNED)")));
-            let repaired: Vec<(String, i64)> = repaired.load(conn).await?;
-            let broken = broken_promises::table.filter(broken_promises::mended_at.is_null());
-            let broken: i64 = broken.count().get_result(conn).await?;
-            let (sealed, sealed_total) = sealed(conn, since, until).await?;
-            let sent = outbox::sent_at.ge(since).and(outbox::sent_at.lt(until));
-            let sent = outbox::table.filter(sent).count().get_result(conn).await?;
-            let open_messages = outbox::sent_at.is_null().and(outbox::given_up_at.is_null());
-            let waiting = outbox::table.filter(open_messages).count();
-            let waiting: i64 = waiting.get_result(conn).await?;
-            let lost = outbox::table
-                .filter(outbox::given_up_at.ge(since))
-                .filter(outbox::given_up_at.lt(until))
-                .group_by(outbox::target)
-                .order(outbox::target)
-                .limit(LINES)
-                .select((outbox::target, count_star()));
-            let lost: Vec<(String, i64)> = lost.load(conn).await?;
-            let counted = |all: Vec<(String, i64)>| {
-                let counted = all.into_iter().map(|(word, n)| (word, unsigned(n)));
-                counted.collect()
-            };
-            Ok(DailyDigest {
-                from,
-                to,
-                open: open.alerts,
-                broken: unsigned(broken),
-                runs: counted(runs),
-                last_success_at: last.map(|at| at.and_utc()),
-                repairs: counted(repaired),
-                sealed,
-                sealed_total,
-                sent: unsigned(sent),
-                waiting: unsigned(waiting),
-                lost: counted(lost),
-            })
+    db.within(LIMIT).run("gather the day", async move |conn| {
+        let count = |all: Vec<(String, i64)>| -> Vec<(String, u64)> {
+            let unsigned = |(word, n): (String, i64)| (word, n.unsigned_abs());
+            all.into_iter().map(unsigned).collect()
+        };
+        let runs = "SELECT status, COUNT(*) FROM reconcile_runs WHERE started_at >= ? AND started_at < ? \
+                    AND finished_at IS NOT NULL AND NOT dry_run GROUP BY status ORDER BY status";
+        let runs = count(sql!(runs, from, to).all(conn).await?);
+        let last = "SELECT MAX(finished_at), COUNT(*) FROM reconcile_runs WHERE status IN ('clean', 'repaired') AND NOT dry_run";
+        let (last, _): (Option<NaiveDateTime>, i64) = sql!(last).one(conn).await?;
+        let repairs = "SELECT kind, CAST(SUM(number) AS SIGNED) FROM repairs WHERE repaired_at >= ? AND repaired_at < ? \
+                       GROUP BY kind ORDER BY kind";
+        let repairs = count(sql!(repairs, from, to).all(conn).await?);
+        let sealed = "SELECT c.id, c.name, d.id, d.quantity, COALESCE(d.sealed_rows, 0) FROM drops d \
+                      JOIN coupons c ON c.id = d.coupon_id WHERE d.sealed_at >= ? AND d.sealed_at < ? ORDER BY d.sealed_at LIMIT ?";
+        let sealed: Vec<SealedRow> = sql!(sealed, from, to, LINES).all(conn).await?;
+        let totals = "SELECT (SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL), \
+                      (SELECT COUNT(*) FROM drops WHERE sealed_at >= ? AND sealed_at < ?), \
+                      (SELECT COUNT(*) FROM outbox WHERE sent_at >= ? AND sent_at < ?), \
+                      (SELECT COUNT(*) FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL)";
+        let totals = sql!(totals, from, to, from, to);
+        let (broken, sealed_total, sent, waiting): (i64, i64, i64, i64) = totals.one(conn).await?;
+        let lost = "SELECT target, COUNT(*) FROM outbox WHERE given_up_at >= ? AND given_up_at < ? \
+                    GROUP BY target ORDER BY target LIMIT ?";
+        let lost = count(sql!(lost, from, to, LINES).all(conn).await?);
+        let drop = |(coupon, coupon_name, drop, quantity, rows): SealedRow| DigestDrop {
+            coupon_id: CouponId(coupon),
+            coupon_name,
+            drop_id: DropId(drop),
+            quantity,
+            rows,
+        };
+        Ok(DailyDigest {
+            from,
+            to,
+            open: open.alerts,
+            broken: broken.unsigned_abs(),
+            runs,
+            last_success_at: last.map(|at| at.and_utc()),
+            repairs,
+            sealed: sealed.into_iter().map(drop).collect(),
+            sealed_total: sealed_total.unsigned_abs(),
+            sent: sent.unsigned_abs(),
+            waiting: waiting.unsigned_abs(),
+            lost,
         })
-        .await
-}
-
-fn unsigned(n: i64) -> u64 {
-    u64::try_from(n).unwrap_or(0)
-}
-
-async fn sealed(
-    conn: &mut Conn,
-    since: NaiveDateTime,
-    until: NaiveDateTime,
-) -> QueryResult<(Vec<DigestDrop>, u64)> {
-    let in_time = || drops::sealed_at.ge(since).and(drops::sealed_at.lt(until));
-    let total = drops::table.filter(in_time()).count();
-    let total: i64 = total.get_result(conn).await?;
-    let rows = drops::table
-        .inner_join(coupons::table.on(coupons::id.eq(drops::coupon_id)))
-        .filter(in_time())
-        .order(drops::sealed_at)
-        .limit(LINES)
-        .select((
-            (coupons::id, coupons::name),
-            (drops::id, drops::quantity, drops::sealed_rows),
-        ));
-    let rows = rows.load::<((i64, String), (i64, u32, Option<u32>))>(conn);
-    let drop = |((coupon, coupon_name), (drop, quantity, rows))| DigestDrop {
-        coupon_id: CouponId(coupon),
-        coupon_name,
-        drop_id: DropId(drop),
-        quantity,
-        rows: Option::unwrap_or(rows, 0),
-    };
-    let rows = rows.await?.into_iter();
-    Ok((rows.map(drop).collect(), unsigned(total)))
+    })
+    .await
 }

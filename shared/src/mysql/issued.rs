@@ -206,17 +206,6 @@ impl Db {
         .await
     }
 
-    /// Reads the row of a slot. Returns `None` if it has none.
-    pub async fn row_on_slot(
-        &self,
-        drop: DropId,
-        slot: Slot,
-    ) -> Result<Option<IssuedRow>, DbError> {
-        let what = "row on slot";
-        let rows = self.run(what, async move |conn| on_slots(conn, drop, &[slot]).await);
-        Ok(rows.await?.pop())
-    }
-
     /// Reads the trace of a slot's row, if it has one.
     pub async fn trace_on_slot(
         &self,

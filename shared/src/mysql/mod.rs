@@ -33,7 +33,6 @@ mod refusal;
 pub mod retention;
 pub mod revoked;
 pub mod runs;
-pub mod schema;
 pub mod sealed;
 mod slot_limits;
 mod sql;

@@ -5,13 +5,11 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
-use diesel::dsl::sql;
-use diesel::prelude::*;
-use diesel::sql_types::Text;
-use diesel_async::{AsyncConnection as _, RunQueryDsl};
+use diesel::QueryResult;
 
-use super::schema::outbox;
-use super::{Conn, Db, DbError};
+use super::sql::row;
+use super::{Conn, Db, DbError, Sql, list};
+use crate::sql;
 
 /// Rows read per round.
 const ROUND: i64 = 64;
@@ -38,27 +36,28 @@ impl Channel {
     }
 }
 
-/// A message to one target.
-#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
-#[diesel(table_name = outbox)]
-pub struct Outgoing {
-    pub created_at: NaiveDateTime,
-    /// Time of the first attempt.
-    pub next_attempt_at: NaiveDateTime,
-    pub channel: String,
-    /// The kind of mail or event, as one word.
-    pub kind: String,
-    /// The same for all targets of one mail or event.
-    pub batch: String,
-    /// A recipient as written in a header, or the name of a webhook's address.
-    pub target: String,
-    /// The subject of a mail, on one line.
-    pub subject: String,
-    /// Message-IDs of the mails that it replies to, separated by spaces.
-    pub thread: Option<String>,
-    /// Plain text, or the JSON exactly as it is signed.
-    pub body: String,
-    pub html: Option<String>,
+row! {
+    /// A message to one target.
+    #[derive(PartialEq, Eq)]
+    pub struct Outgoing {
+        pub created_at: NaiveDateTime,
+        /// Time of the first attempt.
+        pub next_attempt_at: NaiveDateTime,
+        pub channel: String,
+        /// The kind of mail or event, as one word.
+        pub kind: String,
+        /// The same for all targets of one mail or event.
+        pub batch: String,
+        /// A recipient as written in a header, or the name of a webhook's address.
+        pub target: String,
+        /// The subject of a mail, on one line.
+        pub subject: String,
+        /// Message-IDs of the mails that it replies to, separated by spaces.
+        pub thread: Option<String>,
+        /// Plain text, or the JSON exactly as it is signed.
+        pub body: String,
+        pub html: Option<String>,
+    }
 }
 
 impl Outgoing {
@@ -68,12 +67,10 @@ impl Outgoing {
 }
 
 /// A message leased to this sender until the lease expires.
-#[derive(Debug, Clone, Queryable, Selectable)]
-#[diesel(table_name = outbox)]
+#[derive(Debug, Clone)]
 pub struct Leased {
     pub id: i64,
     pub attempts: u32,
-    #[diesel(embed)]
     pub message: Outgoing,
 }
 
@@ -89,16 +86,13 @@ pub enum DeliveryOutcome {
 }
 
 /// Adds messages to the outbox. One that is already there for its target stays unchanged.
-pub async fn enqueue(conn: &mut Conn, mut messages: Vec<Outgoing>) -> QueryResult<()> {
-    while !messages.is_empty() {
-        let rest = messages.split_off(messages.len().min(AT_ONCE));
-        diesel::insert_into(outbox::table)
-            .values(std::mem::replace(&mut messages, rest))
-            .on_conflict(diesel::dsl::DuplicatedKeys)
-            .do_update()
-            .set(outbox::batch.eq(sql::<Text>("outbox.batch")))
-            .execute(conn)
-            .await?;
+pub async fn enqueue(conn: &mut Conn, messages: Vec<Outgoing>) -> QueryResult<()> {
+    for some in messages.chunks(AT_ONCE) {
+        let into = format!("outbox ({})", Outgoing::columns(""));
+        let rows = some.iter().cloned().map(Outgoing::values);
+        let unchanged = sql!(" ON DUPLICATE KEY UPDATE batch = outbox.batch");
+        let insert = Sql::insert(&into, rows.collect()).and(unchanged);
+        insert.run(conn).await?;
     }
     Ok(())
 }
@@ -122,52 +116,30 @@ pub async fn lease(
     now: DateTime<Utc>,
     until: DateTime<Utc>,
 ) -> Result<Vec<Leased>, DbError> {
-    db.run("lease messages", async move |conn| {
-        conn.transaction(async |conn| {
-            // No attempt or lease is scheduled that far ahead. If there is one, the clock has been
-            // set back since.
-            let never = (now + TimeDelta::minutes(75)).naive_utc();
-            let at = now.naive_utc();
-            let is_free = outbox::leased_until
-                .is_null()
-                .or(outbox::leased_until.le(at))
-                .or(outbox::leased_until.gt(never));
-            let is_due = outbox::next_attempt_at
-                .le(at)
-                .or(outbox::next_attempt_at.gt(never))
-                .or(outbox::attempts.eq(0));
-            let mails = if served.mails {
-                Channel::Mail.word()
-            } else {
-                ""
-            };
-            let is_served = outbox::channel
-                .eq(mails)
-                .or(outbox::target.eq_any(&served.webhooks));
-            // Skip rows that another sender has locked instead of waiting.
-            let mut due: Vec<Leased> = outbox::table
-                .filter(outbox::sent_at.is_null().and(outbox::given_up_at.is_null()))
-                .filter(is_due.and(is_free))
-                .filter(is_served.and(outbox::target.ne_all(&served.busy)))
-                .order(outbox::id)
-                .limit(ROUND)
-                .select(Leased::as_select())
-                .for_update()
-                .skip_locked()
-                .load(conn)
-                .await?;
-            let mut targets = HashSet::new();
-            due.retain(|it| targets.insert(it.message.target.clone()));
-            let ids: Vec<i64> = due.iter().map(|it| it.id).collect();
-            if !ids.is_empty() {
-                diesel::update(outbox::table.filter(outbox::id.eq_any(&ids)))
-                    .set(outbox::leased_until.eq(until.naive_utc()))
-                    .execute(conn)
-                    .await?;
-            }
-            Ok(due)
-        })
-        .await
+    db.transaction("lease messages", async move |conn| {
+        // No attempt or lease is scheduled that far ahead. If there is one, the clock has been set
+        // back since. Rows that another sender has locked are skipped.
+        let never = now + TimeDelta::minutes(75);
+        let columns = Outgoing::columns("");
+        let due = format!(
+            "SELECT id, attempts, {columns} FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL \
+             AND (next_attempt_at <= ? OR next_attempt_at > ? OR attempts = 0) \
+             AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
+             AND (channel = ? OR target IN (?)) AND target NOT IN (?) ORDER BY id LIMIT ? FOR UPDATE SKIP LOCKED"
+        );
+        let mails = if served.mails { Channel::Mail.word() } else { "" };
+        // An empty list would exclude every target.
+        let busy = served.busy.iter().map(String::as_str).chain([""]);
+        let (hooks, busy) = (list(&served.webhooks), list(busy));
+        let due = sql!(due, now, never, now, never, mails, hooks, busy, ROUND);
+        let mut due: Vec<(i64, u32, Outgoing)> = due.all(conn).await?;
+        let mut targets = HashSet::new();
+        due.retain(|(.., message)| targets.insert(message.target.clone()));
+        let ids = list(due.iter().map(|(id, ..)| *id));
+        let lease = sql!("UPDATE outbox SET leased_until = ? WHERE id IN (?)", until, ids);
+        lease.run(conn).await?;
+        let leased = |(id, attempts, message)| Leased { id, attempts, message };
+        Ok(due.into_iter().map(leased).collect())
     })
     .await
 }
@@ -179,52 +151,33 @@ pub async fn record_outcome(
     outcome: DeliveryOutcome,
     now: DateTime<Utc>,
 ) -> Result<(), DbError> {
-    db.run("record a delivery", async move |conn| {
-        let at = Some(now.naive_utc());
-        let (sent, given_up, next, error) = match outcome {
-            DeliveryOutcome::Sent => (at, None, None, None),
-            DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
-            DeliveryOutcome::GivenUp(error) => (None, at, None, Some(error)),
-        };
-        let row = outbox::table.filter(outbox::id.eq(id).and(outbox::sent_at.is_null()));
-        diesel::update(row)
-            .set((
-                outbox::attempts.eq(outbox::attempts + 1),
-                outbox::leased_until.eq(None::<NaiveDateTime>),
-                outbox::sent_at.eq(sent),
-                outbox::given_up_at.eq(given_up),
-                outbox::last_error.eq(error),
-                next.map(|next| outbox::next_attempt_at.eq(next.naive_utc())),
-            ))
-            .execute(conn)
-            .await
-            .map(|_| ())
-    })
-    .await
+    let (sent, given_up, next, error) = match outcome {
+        DeliveryOutcome::Sent => (Some(now), None, None, None),
+        DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
+        DeliveryOutcome::GivenUp(error) => (None, Some(now), None, Some(error)),
+    };
+    let set = "UPDATE outbox SET attempts = attempts + 1, leased_until = NULL, sent_at = ?, given_up_at = ?, last_error = ?, \
+               next_attempt_at = COALESCE(?, next_attempt_at) WHERE id = ? AND sent_at IS NULL";
+    let set = sql!(set, sent, given_up, error, next, id);
+    db.execute("record a delivery", set).await.map(|_| ())
 }
 
-/// Gives up on a limited number of messages that are a day old and whose next attempt was due an
-/// hour ago: no process serves them. Otherwise, when `SMTP_URL` is set after months, old mails
-/// would look as if their events had just happened. Returns how many.
+/// Gives up on messages that are a day old and whose next attempt was due an hour ago: no process
+/// serves them. Otherwise, when `SMTP_URL` is set after months, old mails would look as if their
+/// events had just happened. Returns how many.
 pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> Result<usize, DbError> {
     db.run("give up old messages", async move |conn| {
-        let old = outbox::created_at
-            .lt((now - GIVE_UP).naive_utc())
-            .and(outbox::next_attempt_at.lt((now - TimeDelta::hours(1)).naive_utc()));
-        let open = outbox::sent_at.is_null().and(outbox::given_up_at.is_null());
         // A read takes no locks, so the sender of another process is not delayed.
-        let ids = outbox::table.filter(open.and(old)).limit(1_000);
-        let ids: Vec<i64> = ids.select(outbox::id).load(conn).await?;
-        if ids.is_empty() {
+        let old = "SELECT id, attempts FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
+                   AND next_attempt_at < ? LIMIT 1000";
+        let old = sql!(old, now - GIVE_UP, now - TimeDelta::hours(1));
+        let old: Vec<(i64, u32)> = old.all(conn).await?;
+        if old.is_empty() {
             return Ok(0);
         }
-        diesel::update(outbox::table.filter(outbox::id.eq_any(&ids)))
-            .set((
-                outbox::given_up_at.eq(now.naive_utc()),
-                outbox::last_error.eq("nothing was set for a day that sends it"),
-            ))
-            .execute(conn)
-            .await
+        let ids = list(old.iter().map(|(id, _)| *id));
+        let set = "UPDATE outbox SET given_up_at = ?, last_error = 'nothing was set for a day that sends it' WHERE id IN (?)";
+        sql!(set, now, ids).run(conn).await
     })
     .await
 }
@@ -236,13 +189,6 @@ pub fn is_old(created_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
 
 /// Counts unsent messages by channel.
 pub async fn waiting(db: &Db) -> Result<Vec<(String, i64)>, DbError> {
-    db.run("count what waits in the outbox", async |conn| {
-        outbox::table
-            .filter(outbox::sent_at.is_null().and(outbox::given_up_at.is_null()))
-            .group_by(outbox::channel)
-            .select((outbox::channel, diesel::dsl::count_star()))
-            .load(conn)
-            .await
-    })
-    .await
+    let open = "SELECT channel, COUNT(*) FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL GROUP BY channel";
+    db.all("count what waits in the outbox", sql!(open)).await
 }

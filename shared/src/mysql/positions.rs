@@ -20,10 +20,8 @@ pub type Positions = BTreeMap<i32, i64>;
 pub type ReadRanges = BTreeMap<i32, Range<i64>>;
 
 fn read(topic: &str) -> Sql {
-    sql!(
-        "SELECT partition_id, next_offset FROM topic_positions WHERE topic = ?",
-        topic
-    )
+    let read = "SELECT partition_id, next_offset FROM topic_positions WHERE topic = ?";
+    sql!(read, topic)
 }
 
 impl Db {

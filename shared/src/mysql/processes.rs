@@ -300,14 +300,9 @@ async fn keep(
     }
     // Release explicitly, so that the next process gets the lock at once. If this fails, the
     // connection is closed here, which releases the lock.
-    let release = sql!(
-        "DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))",
-        work.prefix()
-    );
-    if !matches!(
-        tokio::time::timeout(limit, release.run(&mut conn)).await,
-        Ok(Ok(_))
-    ) {
+    let give_back = "DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))";
+    let give_back = sql!(give_back, work.prefix()).run(&mut conn);
+    if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {
         tracing::debug!("the pass lock goes with its connection");
     }
 }

@@ -55,11 +55,9 @@ impl Db {
     /// Replaces the user ids in a sealed drop's rows by pseudonyms. Each row gets a different one,
     /// so that rows of the same user cannot be linked. Returns how many rows changed.
     pub async fn erase_holders(&self, drop: DropId) -> Result<usize, DbError> {
-        let last = sql!(
-            "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ?",
-            drop
-        );
-        let last: Option<Option<Slot>> = self.first("last slot of a drop", last).await?;
+        let last = "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ?";
+        let last: Option<Option<Slot>> =
+            self.first("last slot of a drop", sql!(last, drop)).await?;
         let mut erased = 0;
         for from in (0..last.flatten().unwrap_or(0)).step_by(SLOTS_AT_ONCE as usize) {
             // Skip a drop that is no longer sealed, because passes compare it with Redis.

@@ -116,14 +116,12 @@ impl Db {
         let ids = coupons.to_vec();
         let db = self.within(LONGEST_COUNT);
         db.run("count banned users", async move |conn| {
-            let found: Vec<(i64, u64)> =
-                sql!("SELECT r.coupon_id, COUNT(DISTINCT r.person_scope, r.user_id) FROM (")
-                    .and(listed(&ids)?)
-                    .and(sql!(
-                        ") w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id                          WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%'                          GROUP BY r.coupon_id"
-                    ))
-                    .all(conn)
-                    .await?;
+            let count = sql!("SELECT r.coupon_id, COUNT(DISTINCT r.person_scope, r.user_id) FROM (");
+            let old = ") w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
+                       WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%' \
+                       GROUP BY r.coupon_id";
+            let count = count.and(listed(&ids)?).and(sql!(old));
+            let found: Vec<(i64, u64)> = count.all(conn).await?;
             Ok(found.into_iter().map(|(id, number)| (CouponId(id), number)).collect())
         })
         .await

@@ -7,6 +7,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use diesel::QueryResult;
 use diesel::mysql::Mysql;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::Error::QueryBuilderError;
 use diesel::sql_types::{
     BigInt, Binary, Bool, Date, Datetime, Double, Integer, Nullable, Text, Unsigned,
 };
@@ -241,16 +242,15 @@ impl<S> QueryFragment<Mysql> for Reading<S> {
         if !is_cached {
             out.unsafe_to_cache_prepared();
         }
+        let misfit = || QueryBuilderError("a statement has more or fewer `?` than values".into());
         let mut values = values.iter();
         for (at, part) in text.split('?').enumerate() {
             if at > 0 {
-                let missing =
-                    || diesel::result::Error::QueryBuilderError("a value is missing".into());
-                values.next().ok_or_else(missing)?.push(&mut out)?;
+                values.next().ok_or_else(misfit)?.push(&mut out)?;
             }
             out.push_sql(part);
         }
-        Ok(())
+        values.next().map_or(Ok(()), |_| Err(misfit()))
     }
 }
 
@@ -324,4 +324,36 @@ tuples! {
     (A B C D E)
     (A B C D E F)
     (A B C D E F G)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    fn text(sql: Sql) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        let query = Reading::<()>(sql, PhantomData);
+        write!(text, "{}", diesel::debug_query::<Mysql, _>(&query))?;
+        Ok(text)
+    }
+
+    #[test]
+    fn values_take_their_places_and_an_empty_list_matches_nothing() {
+        let some = text(sql!("a = ? AND b IN (?)", "x", list([1, -2])));
+        assert_eq!(some.unwrap(), r#"a = ? AND b IN (1,-2) -- binds: ["x"]"#);
+        let none = sql!("a <=> ?", None::<i64>).and(sql!(" OR b IN (?)", list([""; 0])));
+        assert_eq!(
+            text(none).unwrap(),
+            "a <=> NULL OR b IN (NULL) -- binds: []"
+        );
+    }
+
+    #[test]
+    fn statement_with_more_or_fewer_values_than_places_is_refused() {
+        for sql in [sql!("a = ? AND b = ?", 1), sql!("a = ?", 1, 2)] {
+            assert!(text(sql).is_err());
+        }
+    }
 }

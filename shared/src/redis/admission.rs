@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use redis::{Cmd, FromRedisValue as _, RedisError, Value};
 use strum::IntoStaticStr;
 
+use super::Redis;
 use super::client::Script;
 use super::keys::DropKeys;
-use super::{Redis, SharedConnection};
 use crate::coupon::Group;
 use crate::domain::{DropId, Slot, UserId};
 
@@ -63,8 +63,6 @@ pub struct AdmissionReply {
     /// When the holder of the slot was admitted, in Unix milliseconds by the same clock, or `None`
     /// if unknown.
     pub admitted_at_ms: Option<i64>,
-    /// The coupon's group, if the caller must find out whether the user is a member.
-    pub group: Option<Group>,
 }
 
 /// Results of the admission script.
@@ -90,7 +88,7 @@ pub enum Admission {
     /// among them.
     NotAllowed,
     /// The coupon is restricted to a group, and the caller did not state whether the user is a
-    /// member: see [`AdmissionReply::group`].
+    /// member.
     #[strum(serialize = "unverified")]
     ForGroup,
     /// Redis does not have this candidate, which was never loaded or was lost, and no other
@@ -141,21 +139,6 @@ pub enum AdmissionError {
 }
 
 impl Redis {
-    /// Runs admission for one user. `era` is the coupon's era in MySQL. The caller may retry, and
-    /// then gets [`Admission::Already`].
-    pub async fn claim(
-        &self,
-        keys: &DropKeys,
-        era: u64,
-        user: &UserId,
-    ) -> Result<AdmissionReply, AdmissionError> {
-        self.claim_all(keys.into(), era, &[user.into()])
-            .await?
-            .pop()
-            .flatten()
-            .ok_or(AdmissionError::Unexpected)
-    }
-
     /// Runs admission for several users in one call, as if they came one after the other. Returns
     /// one reply per user in the same order, or `None` for a reply that cannot be parsed. Accepts
     /// at most [`MAX_BATCH`] users. Sends the call again only if Redis did not have the
@@ -166,36 +149,25 @@ impl Redis {
         era: u64,
         people: &[Claimant<'_>],
     ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
-        call_script(&mut self.connection(), candidates, era, people).await
-    }
-}
-
-async fn call_script(
-    conn: &mut SharedConnection,
-    Candidates { first, second }: Candidates<'_>,
-    era: u64,
-    people: &[Claimant<'_>],
-) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
-    let add = |cmd: &mut Cmd| {
-        cmd.arg(if second.is_some() { 18 } else { 12 });
-        cmd.arg(&first.of_scripts());
-        if let Some(second) = second {
-            cmd.arg(&second.own());
-        }
-        cmd.arg(era).arg(groups(people)).arg(first.drop.0);
-        match second {
-            Some(second) => cmd.arg(second.drop.0),
-            None => cmd.arg(""),
+        let Candidates { first, second } = candidates;
+        let add = |cmd: &mut Cmd| {
+            cmd.arg(if second.is_some() { 18 } else { 12 });
+            cmd.arg(&first.of_scripts());
+            if let Some(second) = second {
+                cmd.arg(&second.own());
+            }
+            cmd.arg(era).arg(groups(people)).arg(first.drop.0);
+            cmd.arg(second.map_or_else(String::new, |second| second.drop.to_string()));
+            for person in people {
+                cmd.arg(person.user.as_str());
+            }
         };
-        for person in people {
-            cmd.arg(person.user.as_str());
+        let reply: Value = CLAIM.run_with(&mut self.connection(), add).await?;
+        match reply {
+            Value::BulkString(word) if word == b"closed" => Err(AdmissionError::Closed),
+            Value::BulkString(word) if word == b"another_era" => Err(AdmissionError::AnotherEra),
+            reply => read_replies(&reply, people.len()).ok_or(AdmissionError::Unexpected),
         }
-    };
-    match CLAIM.run_with::<Value>(conn, add).await {
-        Ok(Value::BulkString(word)) if word == b"closed" => Err(AdmissionError::Closed),
-        Ok(Value::BulkString(word)) if word == b"another_era" => Err(AdmissionError::AnotherEra),
-        Ok(value) => read_replies(&value, people.len()).ok_or(AdmissionError::Unexpected),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -238,7 +210,6 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
     let number = |at: usize| i64::from_redis_value_ref(parts.get(at)?).ok();
     let small = |at: usize| u32::try_from(number(at)?).ok();
     let mut admitted_at_ms = None;
-    let mut group = None;
     let admission = if let Value::Int(slot) = answer {
         match Slot::try_from(*slot).ok()? {
             0 => Admission::SoldOut,
@@ -258,10 +229,7 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
             "not_open" => Admission::NotOpen(number(1)?),
             "closed" => Admission::Closed(number(1)?),
             "unloaded" => Admission::Unloaded(DropId(number(1)?)),
-            "group" => {
-                group = Some(text(1)?.parse().ok()?);
-                Admission::ForGroup
-            }
+            "group" => Admission::ForGroup,
             "already" => {
                 admitted_at_ms = Some(number(3)?).filter(|ms| *ms > 0);
                 Admission::Already(DropId(text(1)?.parse().ok()?), small(2)?)
@@ -274,6 +242,5 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
         now_ms,
         open_drop,
         admitted_at_ms,
-        group,
     })
 }

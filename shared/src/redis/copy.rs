@@ -1,7 +1,7 @@
 //! A copy of the live coupons, which the reconciler keeps, so that an API that starts while MySQL
 //! is unavailable serves claims. Nothing else reads it, and no refusal may rest on it alone.
 
-use redis::{RedisError, RedisResult};
+use redis::{AsyncCommands as _, RedisError, RedisResult};
 
 use super::{Redis, keys};
 use crate::coupon::{Coupon, Drop};
@@ -15,20 +15,15 @@ impl Redis {
             let what = "the catalogue could not be serialized";
             RedisError::from((redis::ErrorKind::Client, what, error.to_string()))
         })?;
-        redis::cmd("SET")
-            .arg(keys::catalogue(&self.prefix))
-            .arg(json)
-            .query_async(&mut self.connection())
-            .await
+        let key = keys::catalogue(&self.prefix);
+        self.connection().set(key, json).await
     }
 
     /// Reads the copy, with the eras of the gates: an era may have begun since it was written.
     /// Returns `None` if there is no copy, or if another version wrote it.
     pub async fn catalogue_copy(&self) -> RedisResult<Option<CatalogueCopy>> {
-        let json: Option<String> = redis::cmd("GET")
-            .arg(keys::catalogue(&self.prefix))
-            .query_async(&mut self.connection())
-            .await?;
+        let key = keys::catalogue(&self.prefix);
+        let json: Option<String> = self.connection().get(key).await?;
         let copy = json.and_then(|json| serde_json::from_str(&json).ok());
         let Some(mut copy): Option<CatalogueCopy> = copy else {
             return Ok(None);

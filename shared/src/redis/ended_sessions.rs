@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use redis::RedisResult;
+use redis::{AsyncCommands as _, RedisResult};
 
 use super::Redis;
 use super::keys;
@@ -12,19 +12,13 @@ use super::keys;
 impl Redis {
     /// Ends a session, and keeps the entry for the given time.
     pub async fn end_session(&self, session: &str, remembered: Duration) -> RedisResult<()> {
-        let mut cmd = redis::cmd("SET");
-        cmd.arg(keys::ended_session(&self.prefix, session))
-            .arg("")
-            .arg("EX")
-            .arg(remembered.as_secs());
-        cmd.query_async(&mut self.connection()).await
+        let key = keys::ended_session(&self.prefix, session);
+        let mut conn = self.connection();
+        conn.set_ex(key, "", remembered.as_secs()).await
     }
 
     pub async fn session_was_ended(&self, session: &str) -> RedisResult<bool> {
         let key = keys::ended_session(&self.prefix, session);
-        redis::cmd("EXISTS")
-            .arg(key)
-            .query_async(&mut self.connection())
-            .await
+        self.connection().exists(key).await
     }
 }

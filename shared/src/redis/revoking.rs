@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use redis::RedisResult;
+use redis::{AsyncCommands as _, RedisResult};
 
 use super::Redis;
 use super::client::Script;
@@ -87,9 +87,8 @@ impl Redis {
         once_per: OncePer,
         user: &str,
     ) -> RedisResult<i64> {
-        let mut asked = redis::cmd("HGET");
-        asked.arg(&keys.revoked).arg(field(once_per, drop, user));
-        let text: Option<Vec<u8>> = asked.query_async(&mut self.connection()).await?;
+        let field = field(once_per, drop, user);
+        let text: Option<Vec<u8>> = self.connection().hget(&keys.revoked, field).await?;
         Ok(text.and_then(|text| id_in(&text)).unwrap_or(0))
     }
 

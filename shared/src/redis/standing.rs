@@ -31,8 +31,6 @@ pub struct Standing {
 pub struct HeldSlot {
     /// In Unix milliseconds by Redis's clock, or `None` if unknown.
     pub admitted_at_ms: Option<i64>,
-    /// Whether the drop's `users` contain the user. If `false`, only the coupon's claimants do.
-    pub is_in_users: bool,
 }
 
 impl Redis {
@@ -103,23 +101,17 @@ impl Redis {
     ) -> RedisResult<Option<HeldSlot>> {
         type Replies = (Option<f64>, bool, Option<String>, Option<Vec<u8>>);
         let mut pipe = redis::pipe();
-        pipe.atomic()
-            .cmd("ZSCORE")
-            .arg(&keys.users)
-            .arg(user.as_str());
-        pipe.cmd("EXISTS").arg(&keys.users);
-        pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        pipe.cmd("HGET").arg(&keys.times).arg(slot);
+        pipe.atomic().zscore(&keys.users, user.as_str());
+        pipe.exists(&keys.users);
+        pipe.hget(&keys.claimants, user.as_str());
+        pipe.hget(&keys.times, slot);
         let (score, has_users, claimant, at): Replies =
             pipe.query_async(&mut self.connection()).await?;
         let is_in_users = score == Some(f64::from(slot));
         let is_claimant = !has_users && claimant == Some(format!("{}:{slot}", keys.drop));
         // As in the script, a time that Firstcome did not write is unknown.
         let admitted_at_ms = at.and_then(number_of).filter(|_| is_in_users);
-        Ok((is_in_users || is_claimant).then_some(HeldSlot {
-            admitted_at_ms,
-            is_in_users,
-        }))
+        Ok((is_in_users || is_claimant).then_some(HeldSlot { admitted_at_ms }))
     }
 
     /// Whether this user holds a slot or waits in one of these drops of a coupon.

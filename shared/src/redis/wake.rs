@@ -1,7 +1,7 @@
 //! A hint from the API to the reconciler to compare a coupon at once. Losing it only costs time,
 //! because the next scheduled pass compares everything.
 
-use redis::{RedisResult, Value, from_redis_value};
+use redis::{AsyncCommands as _, RedisResult, Value, from_redis_value};
 
 use super::Redis;
 use super::keys::{self, DropKeys};
@@ -25,11 +25,8 @@ impl Redis {
         if waiting.iter().all(|people| *people == 0) {
             return Ok(());
         }
-        redis::cmd("SADD")
-            .arg(keys::wake(&self.prefix))
-            .arg(coupon.0)
-            .query_async(&mut self.connection())
-            .await
+        let key = keys::wake(&self.prefix);
+        self.connection().sadd(key, coupon.0).await
     }
 
     /// Takes coupons for which a pass was requested.

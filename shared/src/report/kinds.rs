@@ -35,6 +35,10 @@ pub enum Kind {
     BrokenPromise,
     /// Something makes no progress, cannot be reached, or no longer protects promises.
     Stalled,
+    /// A row beyond the quantity of an attached campaign, whose schema does not refuse it.
+    OverIssued,
+    /// A user with several rows of an attached campaign.
+    DuplicateRow,
 }
 
 /// The kind of an alert: what one mail is about.
@@ -84,6 +88,8 @@ pub enum Remedy {
     Raise,
     /// Correct or discard dead letters.
     DeadLetters,
+    /// Run `attach --once`.
+    Attached,
 }
 
 /// What a kind means.
@@ -263,7 +269,7 @@ impl AlertKind {
                 noun: ["failed claim", "failed claims"],
                 users: "Their users may have been promised a coupon and have none.",
                 to_do: "See the reason of each and correct it; the next pass issues it. Discard a claim only if its user's story \
-                        (People) shows no promise.",
+                        (Search) shows no promise.",
                 remedy: Remedy::DeadLetters,
                 ..WARNING
             },
@@ -346,6 +352,22 @@ impl AlertKind {
                 noun: ["stall", "stalls"],
                 users: "Codes come late. No promise is lost: passes issue what waits longer than a minute.",
                 to_do: "Check that consumers run, and that they reach Kafka and MySQL.",
+                ..WARNING
+            },
+            Self::Left(Kind::OverIssued) => KindFacts {
+                word: "over_issued",
+                noun: ["row beyond the quantity", "rows beyond the quantity"],
+                severity: Severity::Critical,
+                users: "More people hold a coupon than there are.",
+                to_do: "Decide for each of the last rows: raise the quantity, or take the coupon back and tell its user. No \
+                        pass deletes a row.",
+                ..WARNING
+            },
+            Self::Left(Kind::DuplicateRow) => KindFacts {
+                word: "duplicate_row",
+                noun: ["user with several rows", "users with several rows"],
+                users: "They hold several coupons where one is meant, and others may go without.",
+                to_do: "Decide which row stays, delete the others, and add a unique key. No pass deletes a row.",
                 ..WARNING
             },
         }

@@ -1,6 +1,7 @@
 //! The report of a pass, shared by the endpoint, the command line, the tables and the mails. Data
 //! only: it makes no decisions, and no program parses its texts.
 
+mod attached;
 mod case;
 mod kinds;
 pub mod wording;
@@ -257,10 +258,6 @@ pub struct DropReport {
     pub before: Numbers,
     /// Numbers from the check after the repairs.
     pub after: Numbers,
-    /// The pass did not compare the drop again after its repairs: both numbers are from before
-    /// them.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub unconfirmed: bool,
     pub examined: Examined,
     pub findings: Vec<Finding>,
 }
@@ -277,7 +274,6 @@ impl DropReport {
             sealed: false,
             before: Numbers::default(),
             after: Numbers::default(),
-            unconfirmed: false,
             examined: Examined::default(),
             findings: Vec::new(),
         }
@@ -294,11 +290,6 @@ impl DropReport {
             (true, many) => format!("{known}; {many} failed claims are left"),
         }
     }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// Drops of a run without findings, counted.

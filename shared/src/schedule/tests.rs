@@ -145,6 +145,7 @@ fn preview_starts_with_the_current_window_and_refuses_past_ones() {
     assert_eq!(openings[0].closes, "12-03 18:00 +09:00");
 
     let once = |closes_at: Option<&str>| Schedule::Once {
+        time_zone: None,
         opens_at: utc("2026-01-01T00:00:00Z"),
         closes_at: closes_at.map(utc),
     };

@@ -7,7 +7,7 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::Admission;
 
 use crate::command::Start;
-use crate::world::{ScriptWorld, connect, revocation};
+use crate::world::{ScriptWorld, claim, connect, revocation};
 
 /// Drops per request. Redis reads 16 kB of a connection at a time and then serves other
 /// connections, so a request for this many drops arrives in several parts.
@@ -20,11 +20,8 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
     while !done.load(Ordering::Relaxed) {
         number += 1;
         let user: UserId = format!("{name}-{number}").parse().unwrap();
-        let admission = redis
-            .claim(&world.keys, world.era, &user)
-            .await
-            .unwrap()
-            .admission;
+        let reply = claim(&redis, &world.keys, world.era, &user).await;
+        let admission = reply.unwrap().admission;
         let Admission::Accepted(_) = admission else {
             panic!("{admission:?}")
         };

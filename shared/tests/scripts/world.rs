@@ -91,6 +91,18 @@ pub(crate) async fn opened(redis: &Redis, coupon: CouponId, era: u64) -> Fence {
     fence
 }
 
+/// Claims for one user.
+pub(crate) async fn claim(
+    redis: &Redis,
+    keys: &DropKeys,
+    era: u64,
+    user: &UserId,
+) -> Result<AdmissionReply, AdmissionError> {
+    let mut replies = redis.claim_all(keys.into(), era, &[user.into()]).await?;
+    let reply = replies.pop().flatten();
+    reply.ok_or(AdmissionError::Unexpected)
+}
+
 pub(crate) fn user(person: PersonLetter) -> UserId {
     person.to_string().parse().unwrap()
 }
@@ -187,7 +199,7 @@ impl ScriptWorld {
     /// Claims for one user, and returns admission's result.
     pub(crate) async fn claim(&self, person: &str) -> Result<AdmissionReply, AdmissionError> {
         let user = person.parse().unwrap();
-        self.redis.claim(&self.keys, self.era, &user).await
+        claim(&self.redis, &self.keys, self.era, &user).await
     }
 
     /// Claims for several users, each named by a letter, and returns admission's results.

@@ -161,26 +161,21 @@ impl Verifier {
         rules.validate_nbf = true;
         // `check_origin` checks issuer and audience, so that the log can show both values.
         rules.validate_aud = false;
+        let audience_claim = claim(&args.jwt_audience_claim, "aud");
+        if audience_claim != "aud" {
+            tracing::warn!(
+                "JWT_AUDIENCE_CLAIM={audience_claim}: tokens are accepted by who got them, not by whom they are meant for \
+                 (`aud`); a token that {audience} got for another service is accepted here too"
+            );
+        }
         Ok(Self {
             keys: args.keys(algorithm)?,
             rules,
             issuer,
             audiences: audience.split(',').map(|one| one.trim().into()).collect(),
-            audience_claim: claim(&args.jwt_audience_claim, "aud"),
+            audience_claim,
             user_claim: claim(&args.jwt_user_claim, "sub"),
             groups_claim: claim(&args.jwt_groups_claim, "groups"),
-        })
-    }
-
-    /// Returns what an operator should know about the settings.
-    pub(super) fn warning(&self) -> Option<String> {
-        let claim = &self.audience_claim;
-        (claim != "aud").then(|| {
-            format!(
-                "JWT_AUDIENCE_CLAIM={claim}: tokens are accepted by who got them, not by whom they are meant for (`aud`); \
-                 a token that {} got for another service is accepted here too",
-                self.audiences.join(" or ")
-            )
         })
     }
 

@@ -61,28 +61,23 @@ pub(crate) struct Requester {
 }
 
 impl Identity {
-    pub(crate) fn new(args: &IdentityArgs) -> Result<Self, String> {
-        match args.user_auth {
-            UserAuth::TrustedHeader if args.jwt.is_set() => Err(
-                "JWT_ALGORITHM or JWT_ISSUER is set, but USER_AUTH=trusted-header ignores it: choose one".into(),
-            ),
-            UserAuth::TrustedHeader => Ok(Self::TrustedHeader),
-            UserAuth::Jwt => Ok(Self::Jwt {
+    /// Warns if an API that listens on this address relies on what it cannot check.
+    pub(crate) fn new(args: &IdentityArgs, listen_addr: SocketAddr) -> Result<Self, String> {
+        if args.user_auth == UserAuth::Jwt {
+            return Ok(Self::Jwt {
                 verifier: Verifier::new(&args.jwt)?.into(),
                 lines: LineLimit::new(Duration::from_secs(60)),
-            }),
+            });
         }
-    }
-
-    /// Returns what an operator should know about the settings, if the API listens on this address.
-    pub(crate) fn warning(&self, listen_addr: SocketAddr) -> Option<String> {
-        match self {
-            Self::TrustedHeader if listen_addr.ip().is_loopback() => None,
-            Self::TrustedHeader => Some(
-                "USER_AUTH=trusted-header: clients that reach this address without the gateway can claim as any user".to_owned(),
-            ),
-            Self::Jwt { verifier, .. } => verifier.warning(),
+        if args.jwt.is_set() {
+            return Err("JWT_ALGORITHM or JWT_ISSUER is set, but USER_AUTH=trusted-header ignores it: choose one".into());
         }
+        if !listen_addr.ip().is_loopback() {
+            tracing::warn!(
+                "USER_AUTH=trusted-header: clients that reach this address without the gateway can claim as any user"
+            );
+        }
+        Ok(Self::TrustedHeader)
     }
 
     /// Whether users must send a token; otherwise a gateway identifies them.

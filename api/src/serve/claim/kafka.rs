@@ -27,8 +27,8 @@ pub(crate) struct Publisher {
 /// Interval of requests for the topic, and maximum wait for each.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
-/// After this many requests without an answer, the producer is made anew.
-const FAILURES: u32 = 3;
+/// A producer to which no broker answers for this long is replaced.
+const FORGOTTEN: Duration = Duration::from_secs(15);
 
 impl Publisher {
     /// Creates the producer, which connects later. `is_up` tells whether Kafka answers.
@@ -58,14 +58,14 @@ impl Publisher {
     /// and checks the topic while there is a problem, because that may be over before the next
     /// claim. Never ends.
     pub(crate) async fn watch_topic(&self) {
-        let mut failures = 0;
+        let mut answered = Instant::now();
         loop {
             sleep(ASK_EVERY).await;
-            failures += 1;
             if self.answers().await {
-                failures = 0;
-            } else if failures % FAILURES == 0 {
+                answered = Instant::now();
+            } else if answered.elapsed() > FORGOTTEN {
                 self.renew();
+                answered = Instant::now();
             }
             if self.problem().is_some() {
                 let checked = check_topic(&self.kafka, ASK_EVERY).await;

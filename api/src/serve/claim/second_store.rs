@@ -8,7 +8,6 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use diesel_async::AsyncConnection as _;
 use firstcome_shared::config::PublishArgs;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
@@ -181,17 +180,14 @@ async fn write_to_mysql(
         loop {
             let (claims, key) = (claims.clone(), key.clone());
             let writing = async move |conn: &mut Conn| {
-                conn.transaction(async |conn| {
-                    if has_later_era(conn, coupon, era).await? {
-                        return Ok(vec![false; claims.len()]);
-                    }
-                    let outcomes = write_rows(conn, &claims, &key, IssuedBy::Api).await?;
-                    Ok(outcomes.iter().map(Outcome::has_row).collect())
-                })
-                .await
+                if has_later_era(conn, coupon, era).await? {
+                    return Ok(vec![false; claims.len()]);
+                }
+                let outcomes = write_rows(conn, &claims, &key, IssuedBy::Api).await?;
+                Ok(outcomes.iter().map(Outcome::has_row).collect())
             };
-            let left = limit.saturating_sub(begun.elapsed());
-            let written = db.run_within(left, "write claims that are not published", writing);
+            let left = db.within(limit.saturating_sub(begun.elapsed()));
+            let written = left.transaction("write claims that are not published", writing);
             match written.await {
                 // Two processes that write the same claims can deadlock.
                 Err(error) if error.is_deadlock() && begun.elapsed() < limit => {}

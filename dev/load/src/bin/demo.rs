@@ -21,6 +21,9 @@ struct Cli {
     /// Number of users
     #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     people: u32,
+    /// Show five coupon systems of others instead, with the attached reconciler
+    #[arg(long)]
+    attach: bool,
 }
 
 #[tokio::main]
@@ -29,6 +32,10 @@ async fn main() -> ExitCode {
 }
 
 async fn work(cli: Cli) -> Result<ExitCode> {
+    if cli.attach {
+        firstcome_load::local::attach::run().await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     ensure!(
         cli.people >= cli.quantity,
         "PEOPLE must be at least QUANTITY, or not everything can be given away"

@@ -154,7 +154,6 @@ impl History {
     }
 
     /// `open` contains the operations that have not ended, `seen` all operations.
-    #[allow(clippy::too_many_lines, reason = "one match over all records")]
     fn take(
         &mut self,
         line: usize,
@@ -162,15 +161,61 @@ impl History {
         open: &mut HashMap<u64, usize>,
         seen: &mut HashMap<u64, usize>,
     ) -> Result<(), String> {
-        let begun = Operation {
+        let operation = |act, coupon, drop, person| Operation {
             line,
-            act: OperationKind::Claim,
-            coupon: 0,
-            drop: None,
-            person: String::new(),
+            act,
+            coupon,
+            drop,
+            person,
             ended_line: None,
             ended: Ended::Unknown,
         };
+        let (op, operation) = match event {
+            RecordedEvent::Invoked {
+                op,
+                coupon,
+                drop,
+                person,
+            } => (op, operation(OperationKind::Claim, coupon, drop, person)),
+            RecordedEvent::Revoking {
+                op,
+                coupon,
+                drop,
+                person,
+                again,
+            } => {
+                let act = OperationKind::Revoke { again };
+                (op, operation(act, coupon, drop, person))
+            }
+            RecordedEvent::Listing {
+                op,
+                coupon,
+                person,
+                on,
+            } => {
+                if !self.lists.contains_key(&coupon) {
+                    return Err(format!("coupon {coupon} has no allow list"));
+                }
+                let act = OperationKind::List { on };
+                (op, operation(act, coupon, None, person))
+            }
+            other => return self.note(line, other, open),
+        };
+        if seen.insert(op, line).is_some() {
+            return Err(format!("operation {op} was invoked before"));
+        }
+        open.insert(op, self.operations.len());
+        self.operations.push(operation);
+        Ok(())
+    }
+
+    /// Takes an event that begins no operation.
+    fn note(
+        &mut self,
+        line: usize,
+        event: RecordedEvent,
+        open: &mut HashMap<u64, usize>,
+    ) -> Result<(), String> {
         match event {
             RecordedEvent::Drop {
                 drop,
@@ -185,73 +230,17 @@ impl History {
                 };
                 let facts = self.drops.entry(drop).or_insert(facts);
                 if facts.coupon != coupon || facts.once_per != once_per {
-                    return Err(format!(
-                        "drop {drop} was announced with another coupon or scope before"
-                    ));
+                    return Err(format!("drop {drop} had another coupon or scope before"));
                 }
                 facts.quantities.push((line, quantity));
             }
-            RecordedEvent::Invoked {
-                op,
-                coupon,
-                drop,
-                person,
-            } => {
-                let operation = Operation {
-                    coupon,
-                    drop,
-                    person,
-                    ..begun
-                };
-                self.begin(op, operation, open, seen)?;
-            }
-            RecordedEvent::Revoking {
-                op,
-                coupon,
-                drop,
-                person,
-                again,
-            } => {
-                let operation = Operation {
-                    act: OperationKind::Revoke { again },
-                    coupon,
-                    drop,
-                    person,
-                    ..begun
-                };
-                self.begin(op, operation, open, seen)?;
-            }
             RecordedEvent::AllowList { coupon, people } => {
                 let is_late = self.operations.iter().any(|op| op.coupon == coupon);
-                if self
-                    .lists
-                    .insert(coupon, people.into_iter().collect())
-                    .is_some()
-                    || is_late
-                {
-                    return Err(format!(
-                        "coupon {coupon} has operations or an allow list already"
-                    ));
+                let before = self.lists.insert(coupon, people.into_iter().collect());
+                if is_late || before.is_some() {
+                    let why = "has operations or an allow list already";
+                    return Err(format!("coupon {coupon} {why}"));
                 }
-            }
-            RecordedEvent::Listing {
-                op,
-                coupon,
-                person,
-                on,
-            } => {
-                if !self.lists.contains_key(&coupon) {
-                    return Err(format!(
-                        "the allow list of coupon {coupon} was never announced"
-                    ));
-                }
-                let operation = Operation {
-                    act: OperationKind::List { on },
-                    coupon,
-                    person,
-                    ..begun
-                };
-                self.begin(op, operation, open, seen)?;
             }
             RecordedEvent::Ok { op, answer } => self.end(line, open, op, Ended::Ok(answer))?,
             RecordedEvent::Failed { op, .. } => self.end(line, open, op, Ended::Failed)?,
@@ -270,30 +259,15 @@ impl History {
             }
             RecordedEvent::Final { drop, rows } => {
                 self.known(drop)?;
-                if self
-                    .finals
-                    .insert(drop, RowsRead { line, drop, rows })
-                    .is_some()
-                {
+                let last = RowsRead { line, drop, rows };
+                if self.finals.insert(drop, last).is_some() {
                     return Err(format!("drop {drop} has ended before"));
                 }
             }
+            RecordedEvent::Invoked { .. }
+            | RecordedEvent::Revoking { .. }
+            | RecordedEvent::Listing { .. } => {}
         }
-        Ok(())
-    }
-
-    fn begin(
-        &mut self,
-        op: u64,
-        operation: Operation,
-        open: &mut HashMap<u64, usize>,
-        seen: &mut HashMap<u64, usize>,
-    ) -> Result<(), String> {
-        if seen.insert(op, operation.line).is_some() {
-            return Err(format!("operation {op} was invoked before"));
-        }
-        open.insert(op, self.operations.len());
-        self.operations.push(operation);
         Ok(())
     }
 

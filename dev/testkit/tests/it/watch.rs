@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use firstcome_reconciler::report::Status;
-use firstcome_testkit::Fixture;
 use firstcome_testkit::drift::Drift;
+use firstcome_testkit::{Fixture, LIMIT, eventually};
 use serde_json::{Value, json};
 
 use crate::drift::support::injector;
@@ -132,8 +132,12 @@ async fn every_metric_of_rules_and_dashboard_exists_and_passes_are_counted() {
     ];
     for (name, labels, value) in counts {
         let name = format!("firstcome_{name}");
-        let counted = daemon.http().metric(&name, labels).await;
-        assert_eq!(counted, Some(value), "{name} {labels:?}");
+        eventually(
+            &format!("{name} {labels:?} is {value}"),
+            LIMIT,
+            async || daemon.http().metric(&name, labels).await == Some(value),
+        )
+        .await;
     }
 
     let mut scraped = BTreeSet::new();

@@ -19,7 +19,7 @@
 --   'paused'
 --   'revoked'                       the user's claim was revoked, and the user may not claim again
 --   'not_allowed'                   the coupon is restricted to its allow list or a group, without this user
---   {'group', name}                 the coupon is restricted to this group, and the user's membership is unknown
+--   'group'                         the coupon is restricted to a group, and the user's membership is unknown
 --   {'unloaded', drop}              no candidate is open, and this one is not loaded
 --   'unverified'                    the drop's numbers disagree: the reconciler must rebuild it
 -- Invariant: count = |users| + |free|, and no slot above the quantity is given. Everything is read and decided before the first
@@ -121,7 +121,7 @@ elseif chosen.allow ~= '' and not refusal then
     end
 end
 local function restriction(i)
-    if group and words[i] ~= group then return words[i] == '!' .. group and 'not_allowed' or {'group', group} end
+    if group and words[i] ~= group then return words[i] == '!' .. group and 'not_allowed' or 'group' end
     if listed and listed[i] == 0 then return 'not_allowed' end
 end
 local is_restricted = group or listed

@@ -12,7 +12,6 @@ use firstcome_testkit::{
 };
 
 use crate::faults::waves::HEALED;
-use crate::start_up::refuses;
 
 /// Shorter than the reconciler's wait, so rows that appear within this time come from the consumer.
 const SECONDS: Duration = Duration::from_secs(20);
@@ -117,29 +116,4 @@ async fn partitions_added_during_a_rush_are_used_within_seconds() {
     })
     .await;
     assert_eq!(consumer.process.stop().await, 0);
-}
-
-#[tokio::test]
-async fn migrate_lowers_the_batch_size_limit_and_keeps_other_settings() {
-    let (world, _api) = open_world("limit").await;
-    world.topic.alter(&[("retention.ms", "86400000")]).await;
-    eventually(
-        "the broker's default limit is in force",
-        HEALED,
-        async || world.topic.topic_setting("max.message.bytes").await == "1048588",
-    )
-    .await;
-    refuses(
-        &world.start("firstcome-api", &["consume"], &[]),
-        &["--add-config max.message.bytes=65536"],
-    )
-    .await;
-    let migrate = world.start("firstcome-api", &["migrate"], &[]);
-    assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
-    assert_eq!(
-        world.topic.topic_setting("max.message.bytes").await,
-        "65536"
-    );
-    assert_eq!(world.topic.topic_setting("retention.ms").await, "86400000");
-    assert_eq!(world.consume().await.process.stop().await, 0);
 }

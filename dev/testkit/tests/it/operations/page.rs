@@ -116,8 +116,8 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     let page = lee.text("/alerts").await;
     assert_eq!(
         page.matches("</button>").count(),
-        1,
-        "viewers can only log out: {page}"
+        2,
+        "viewers can only search and log out: {page}"
     );
 
     assert_eq!(kim.post(&acknowledge, &kim.base, &of_kim).await, 303);

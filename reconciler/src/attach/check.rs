@@ -1,0 +1,203 @@
+//! Checks a campaign's mapping against `information_schema` and the types of its keys, before each
+//! pass: a mapping that does not fit is refused with the nearest name, before anything is compared.
+
+use mysql_async::Value;
+
+use super::config::{Done, Duplicates, Mode, Target};
+use super::keys::Keys;
+use super::sql::{Sql, text};
+use super::{Answer, AttachError};
+
+/// What a pass must know about the tables of a campaign.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    pub rows: TableShape,
+    pub failed: Option<TableShape>,
+    /// Whether `rows.order` is a date or time, which a score counts in milliseconds.
+    pub order_is_time: bool,
+    /// A sentence for the operator.
+    pub warning: Option<String>,
+}
+
+/// A table that is read by pages of its primary key.
+#[derive(Debug, Clone)]
+pub struct TableShape {
+    /// The columns of the primary key.
+    pub key: Vec<String>,
+    /// Users are numbers, and are compared as numbers.
+    user_is_integer: bool,
+}
+
+impl TableShape {
+    /// Returns the value of a user, or `None` if the column cannot hold it: MySQL would take text
+    /// that is no number for zero.
+    pub fn user(&self, user: &str) -> Option<Value> {
+        if !self.user_is_integer {
+            return Some(Value::Bytes(user.into()));
+        }
+        let number = user.parse::<i128>().ok()?;
+        let number = Some(number).filter(|number| number.to_string() == user)?;
+        let signed = i64::try_from(number).ok().map(Value::Int);
+        signed.or_else(|| u64::try_from(number).ok().map(Value::UInt))
+    }
+}
+
+const INTEGERS: [&str; 5] = ["tinyint", "smallint", "mediumint", "int", "bigint"];
+const TEXTS: [&str; 2] = ["char", "varchar"];
+const TIMES: [&str; 3] = ["datetime", "timestamp", "date"];
+
+/// Checks one target.
+///
+/// # Errors
+/// [`AttachError::Misfit`] with what to write, or that a store does not answer.
+pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answer<Shape> {
+    let campaign = target.campaign;
+    let rows = Table::read(sql, "rows", &campaign.rows.table).await?;
+    rows.all(campaign.rows.of.keys().chain(campaign.rows.insert.keys()))?;
+    let order = campaign.rows.order.as_ref().map(|name| rows.kind(name));
+    let failed = match &campaign.failed {
+        None => None,
+        Some(failed) => {
+            let table = Table::read(sql, "failed", &failed.table).await?;
+            table.all(failed.of.keys())?;
+            if let Done::Column { column, .. } = &failed.done {
+                table.kind(column)?;
+            }
+            Some(table.shape(&failed.user)?)
+        }
+    };
+    if let Some(stock) = &campaign.stock {
+        let table = Table::read(sql, "stock", &stock.table).await?;
+        table.all(stock.of.keys())?;
+    }
+    keys.check(target).await?;
+    Ok(Shape {
+        rows: rows.shape(&campaign.rows.user)?,
+        failed,
+        order_is_time: order.transpose()?.is_some_and(|kind| TIMES.contains(&kind)),
+        warning: rows.without_unique_key(target)?,
+    })
+}
+
+/// A table, its columns with their types, and its unique keys by name, in lower case.
+struct Table<'a> {
+    /// The field of the file that names it.
+    field: &'a str,
+    name: &'a str,
+    columns: Vec<(String, String)>,
+    unique: Vec<(String, String)>,
+}
+
+impl<'a> Table<'a> {
+    async fn read(sql: &mut Sql, field: &'a str, name: &'a str) -> Answer<Self> {
+        let columns = "SELECT COLUMN_NAME, DATA_TYPE FROM information_schema.COLUMNS \
+            WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION";
+        let columns = pairs(sql, columns, name).await?;
+        if columns.is_empty() {
+            let tables = "SELECT TABLE_NAME, '' FROM information_schema.TABLES \
+                WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> ?";
+            let near = nearest(name, &pairs(sql, tables, name).await?);
+            let why = format!("{field}.table: this database has no table {name:?}{near}");
+            return Err(AttachError::Misfit(why));
+        }
+        let unique = "SELECT INDEX_NAME, COLUMN_NAME FROM information_schema.STATISTICS \
+            WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND NON_UNIQUE = 0 \
+            ORDER BY INDEX_NAME, SEQ_IN_INDEX";
+        Ok(Self {
+            field,
+            name,
+            columns,
+            unique: pairs(sql, unique, name).await?,
+        })
+    }
+
+    /// Returns the type of a column.
+    fn kind(&self, name: &str) -> Answer<&str> {
+        let mut columns = self.columns.iter();
+        let found = columns.find(|(column, _)| column.eq_ignore_ascii_case(name));
+        let kind = found.map(|(_, kind)| kind.as_str());
+        kind.ok_or_else(|| {
+            let (of, table, near) = (self.field, self.name, nearest(name, &self.columns));
+            AttachError::Misfit(format!("{of}: table {table} has no column {name:?}{near}"))
+        })
+    }
+
+    fn all<'n>(&self, mut names: impl Iterator<Item = &'n String>) -> Answer<()> {
+        names.try_for_each(|name| self.kind(name).map(|_| ()))
+    }
+
+    fn shape(&self, user: &str) -> Answer<TableShape> {
+        let (of, table) = (self.field, self.name);
+        let key = self.unique.iter().filter(|(index, _)| index == "primary");
+        let key: Vec<String> = key.map(|(_, column)| column.clone()).collect();
+        let kind = self.kind(user)?;
+        let user_is_integer = INTEGERS.contains(&kind);
+        let why = if key.is_empty() {
+            format!(
+                "{of}.table: {table} has no primary key, by which its rows are read in pages: add one"
+            )
+        } else if !user_is_integer && !TEXTS.contains(&kind) {
+            format!(
+                "{of}.user: column {user:?} of {table} is {kind}; name one of text or whole numbers"
+            )
+        } else {
+            return Ok(TableShape {
+                key,
+                user_is_integer,
+            });
+        };
+        Err(AttachError::Misfit(why))
+    }
+
+    /// Whether no unique key refuses a user's second row: one of the user, and of columns whose
+    /// values are the same in all rows of the campaign. Then a repair needs to know what does.
+    fn without_unique_key(&self, target: &Target<'_>) -> Answer<Option<String>> {
+        let rows = &target.campaign.rows;
+        let columns: Vec<&String> = rows.of.keys().chain([&rows.user]).collect();
+        let is_fixed = |name: &String| columns.iter().any(|it| it.eq_ignore_ascii_case(name));
+        let has_user = |name: &String| rows.user.eq_ignore_ascii_case(name);
+        let mut indexes = self.unique.chunk_by(|a, b| a.0 == b.0);
+        let is_unique = indexes.any(|index| {
+            index.iter().all(|it| is_fixed(&it.1)) && index.iter().any(|it| has_user(&it.1))
+        });
+        if is_unique {
+            return Ok(None);
+        }
+        let (table, names) = (
+            self.name,
+            columns
+                .iter()
+                .map(|it| it.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        );
+        let lacks = format!("{table} has no unique key on ({names})");
+        match (target.campaign.mode, rows.duplicates) {
+            (_, Some(Duplicates::Locked)) => Ok(None),
+            (Mode::Observe, _) | (_, Some(Duplicates::Reported)) => Ok(Some(format!(
+                "{lacks}: nothing refuses a user's second row, also of a message that comes late"
+            ))),
+            (Mode::Repair, None) => Err(AttachError::Misfit(format!(
+                "{lacks}: add one (ALTER TABLE {table} ADD UNIQUE KEY ({names})), or write what prevents a second row: \
+                 duplicates = \"locked\" (your writers lock the row of stock first) or \"reported\" (nothing)"
+            ))),
+        }
+    }
+}
+
+/// Reads two columns about a table, in lower case.
+async fn pairs(sql: &mut Sql, query: &str, table: &str) -> Answer<Vec<(String, String)>> {
+    let rows = sql.rows(query, vec![Value::Bytes(table.into())]).await?;
+    let pair = |row: &mysql_async::Row| (text(row, 0).to_lowercase(), text(row, 1).to_lowercase());
+    Ok(rows.iter().map(pair).collect())
+}
+
+/// Names what was probably meant.
+fn nearest(name: &str, all: &[(String, String)]) -> String {
+    let name = name.to_lowercase();
+    let distance = |other: &&(String, String)| strsim::damerau_levenshtein(&name, &other.0);
+    let nearest = all.iter().min_by_key(distance);
+    nearest
+        .map(|(near, _)| format!("; the nearest is {near:?}"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,125 @@
+//! Their Redis: the users' key in any of its types, read with SCAN, and the counter.
+
+use firstcome_shared::quoted::without_values;
+use firstcome_shared::redis::{Redis, SharedConnection};
+use redis::{Cmd, FromRedisValue};
+
+use super::config::{KeyType, Target, UsersKey};
+use super::{Answer, AttachError};
+
+/// Members that one call of SCAN looks at.
+const PAGE: &str = "500";
+
+/// Sets a counter only if nobody has changed it. ARGV: its value as read ("" if it was missing),
+/// the new one. Returns 1 if it was set.
+const SET_COUNT: &str = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end \
+     redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') return 1";
+
+/// Their Redis. Cheap to clone.
+#[derive(Clone)]
+pub struct Keys {
+    conn: SharedConnection,
+}
+
+impl KeyType {
+    /// Returns its name in TYPE, and the commands that count and list its members.
+    fn words(self) -> [&'static str; 3] {
+        match self {
+            Self::Set => ["set", "SCARD", "SSCAN"],
+            Self::SortedSet => ["zset", "ZCARD", "ZSCAN"],
+            Self::Hash => ["hash", "HLEN", "HSCAN"],
+        }
+    }
+}
+
+impl Keys {
+    pub fn new(redis: &Redis) -> Self {
+        let conn = redis.connection();
+        Self { conn }
+    }
+
+    async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Answer<T> {
+        let mut command = Cmd::new();
+        command.arg(words);
+        let answer = command.query_async(&mut self.conn).await;
+        answer.map_err(|error| AttachError::Redis(without_values(error)))
+    }
+
+    /// Checks the types of a target's keys, which need not exist yet.
+    pub async fn check(&mut self, target: &Target<'_>) -> Answer<()> {
+        let (users, count) = (&target.campaign.users, &target.campaign.count);
+        let users = users
+            .as_ref()
+            .map(|users| (&users.key, users.kind.words()[0]));
+        let count = count.as_ref().map(|count| (&count.key, "string"));
+        for (key, wanted) in users.into_iter().chain(count) {
+            let key = target.fill(key);
+            let kind: String = self.ask(&["TYPE", &key]).await?;
+            if kind != wanted && kind != "none" {
+                let why = format!("key {key:?} in Redis is a {kind}, not a {wanted}");
+                return Err(AttachError::Misfit(why.replace("zset", "sorted set")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the number of members, and 0 if the key does not exist.
+    pub async fn size(&mut self, users: &UsersKey, key: &str) -> Answer<u64> {
+        self.ask(&[users.kind.words()[1], key]).await
+    }
+
+    /// Returns the counter; `None` if the key does not exist.
+    pub async fn count(&mut self, key: &str) -> Answer<Option<i64>> {
+        let text: Option<String> = self.ask(&["GET", key]).await?;
+        let number = text.map(|text| text.parse()).transpose();
+        number.map_err(|_| AttachError::Misfit(format!("count.key: {key:?} holds no whole number")))
+    }
+
+    /// Passes every member to `each`, some of them twice, with its score in a sorted set.
+    pub async fn scan(
+        &mut self,
+        users: &UsersKey,
+        key: &str,
+        mut each: impl FnMut(Vec<u8>, Option<f64>),
+    ) -> Answer<()> {
+        let mut cursor = "0".to_owned();
+        loop {
+            let asked = [users.kind.words()[2], key, &cursor, "COUNT", PAGE];
+            let (next, page): (String, Vec<Vec<u8>>) = self.ask(&asked).await?;
+            let mut page = page.into_iter();
+            while let Some(member) = page.next() {
+                let value = if users.kind == KeyType::Set {
+                    None
+                } else {
+                    page.next()
+                };
+                let score = value.filter(|_| users.kind == KeyType::SortedSet);
+                each(
+                    member,
+                    score.and_then(|text| String::from_utf8(text).ok()?.parse().ok()),
+                );
+            }
+            if next == "0" {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
+    /// Adds a user, and changes nothing if they are there.
+    pub async fn add(&mut self, users: &UsersKey, key: &str, user: &str, score: f64) -> Answer<()> {
+        let score = score.to_string();
+        match users.kind {
+            KeyType::Set => self.ask(&["SADD", key, user]).await,
+            KeyType::SortedSet => self.ask(&["ZADD", key, "NX", &score, user]).await,
+            KeyType::Hash => self.ask(&["HSETNX", key, user, "1"]).await,
+        }
+    }
+
+    /// Sets the counter if it still has the value that was read. Returns whether it did.
+    pub async fn set_count(&mut self, key: &str, from: Option<i64>, to: i64) -> Answer<bool> {
+        let from = from.map(|from| from.to_string()).unwrap_or_default();
+        self.ask(&["EVAL", SET_COUNT, "1", key, &from, &to.to_string()])
+            .await
+    }
+}

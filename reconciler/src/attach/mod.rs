@@ -1,0 +1,128 @@
+//! `firstcome-reconciler attach FILE`: the reconciler for a coupon system that a team already has.
+//! Their API stays as it is; a file says which of their keys and tables belong together
+//! (docs/ATTACH.md).
+//!
+//! In order of a pass: `check` compares the file with their tables, `read` looks twice, `judge`
+//! decides (pure), `repair` writes, `pass` reports. Runs, alerts and mails are those of the
+//! reconciler of our own coupons: a campaign is a coupon with a negative id in our tables
+//! (docs/decisions/0041-attach.md).
+
+pub mod check;
+pub mod config;
+mod daemon;
+pub mod judge;
+pub mod keys;
+mod once;
+pub mod pass;
+pub mod read;
+pub mod repair;
+pub mod sql;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use firstcome_shared::config::{MysqlArgs, RedisArgs};
+use firstcome_shared::mysql::{Db, DbError, DbSettings};
+use firstcome_shared::redis::Redis;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::AttachArgs;
+use crate::passes::Current;
+use config::{AttachFile, Mode};
+
+/// Why a target could not be compared or repaired.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error("their MySQL: {0}")]
+    Mysql(String),
+    #[error("their Redis: {0}")]
+    Redis(String),
+    /// Their MySQL answered with an error.
+    #[error("their MySQL refused a statement: {}", firstcome_shared::quoted::without_values(.why))]
+    Refused { code: u16, why: String },
+    /// The file does not fit their stores.
+    #[error("{0}")]
+    Misfit(String),
+    #[error(transparent)]
+    Ours(#[from] DbError),
+    #[error("the process was told to stop")]
+    Stopped,
+}
+
+/// The result of a question to their stores.
+pub type Answer<T> = Result<T, AttachError>;
+
+impl AttachError {
+    /// Names the campaign that it concerns.
+    fn of(self, campaign: &str) -> Self {
+        match self {
+            Self::Misfit(why) => Self::Misfit(format!("campaign {campaign:?}: {why}")),
+            other => other,
+        }
+    }
+
+    /// Whether a store is away, so that no other campaign can be compared either.
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Mysql(_) | Self::Redis(_) | Self::Ours(_) | Self::Stopped => true,
+            Self::Refused { .. } | Self::Misfit(_) => false,
+        }
+    }
+}
+
+/// A file, their stores, and ours.
+#[derive(Clone)]
+pub struct Attached {
+    pub file: Arc<AttachFile>,
+    pub theirs: DbSettings,
+    pub redis: Redis,
+    /// Where runs, alerts and mails are recorded. Without it nothing is recorded or repaired.
+    pub ours: Option<Ours>,
+    pub current: Arc<Current>,
+}
+
+#[derive(Clone)]
+pub struct Ours {
+    pub db: Db,
+    pub settings: DbSettings,
+}
+
+impl Attached {
+    pub fn new(args: &AttachArgs) -> anyhow::Result<Self> {
+        let file = AttachFile::read(&args.file)?;
+        let (tls, timeout) = (&args.tls, args.store_timeout_ms);
+        let theirs = MysqlArgs::at(file.database.clone().into(), tls, timeout);
+        let redis = RedisArgs::at(file.redis.clone().into(), file.redis_cluster, tls, timeout);
+        let ours = args.database_url.clone();
+        let ours = ours
+            .map(|url| MysqlArgs::at(url, tls, timeout))
+            .transpose()?;
+        let ours = ours.map(|settings| {
+            anyhow::Ok(Ours {
+                db: Db::new(&settings)?,
+                settings,
+            })
+        });
+        let repairs = |file: &AttachFile| file.campaigns.iter().any(|it| it.mode == Mode::Repair);
+        anyhow::ensure!(
+            ours.is_some() || !repairs(&file),
+            "mode = \"repair\" needs DATABASE_URL: a database of ours for runs, the lock of passes, and confirmations"
+        );
+        Ok(Self {
+            theirs: theirs.context("database")?,
+            redis: Redis::new(&redis.context("redis")?)?,
+            file: Arc::new(file),
+            ours: ours.transpose()?,
+            current: Arc::default(),
+        })
+    }
+}
+
+/// Runs the daemon, or one pass.
+pub async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    if args.once {
+        return once::run(args, stop).await;
+    }
+    daemon::run(args, stop).await.map(|()| ExitCode::SUCCESS)
+}

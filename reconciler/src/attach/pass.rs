@@ -1,0 +1,324 @@
+//! A pass over the campaigns of a file: the first look at each, one wait for claims that may be on
+//! their way, the second look at those that differ, repairs, and the report. A store that is away
+//! ends the pass with a `stalled` finding, and nothing is repaired.
+
+use chrono::Utc;
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::mysql::held_back::ShownRepairs;
+use firstcome_shared::mysql::processes::Work;
+use sha2::{Digest as _, Sha256};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use super::check::{Shape, check};
+use super::config::{Mode, Target};
+use super::judge::{Facts, Judged, Repair, judge};
+use super::keys::Keys;
+use super::read::{Look, Numbers, Reader};
+use super::repair;
+use super::sql::Sql;
+use super::{Answer, AttachError, Attached, Ours};
+use crate::context::{PassError, PassRequest};
+use crate::passes::PassResult;
+use crate::record;
+use crate::report::{self, DropReport, Examined, Finding, Kind, Outcome, Run};
+use crate::run::{Lane, blank, fail, finish};
+
+/// A pass repairs a fifth of the quantity without a confirmation, and at least fifty.
+const LIMIT_PART: u64 = 5;
+const LIMIT_AT_LEAST: u64 = 50;
+
+impl Attached {
+    /// Runs one pass, and records it in our tables. A store of theirs that is away is a finding.
+    pub async fn pass(
+        &self,
+        request: &PassRequest,
+        run_id: &str,
+        stop: &CancellationToken,
+    ) -> PassResult {
+        let mut run = blank(request, run_id);
+        let pass = |stop| Pass {
+            attached: self,
+            request,
+            run_id,
+            stop,
+            keys: Keys::new(&self.redis),
+        };
+        let Some(ours) = &self.ours else {
+            let ended = pass(stop.clone()).run(&mut run).await;
+            run.finished_at = Some(Utc::now());
+            run.status = run.final_status();
+            return ended.map(|()| run);
+        };
+        let lane = match Lane::take(&ours.settings, Work::Pass, request.patience, stop).await {
+            Ok(Some(lane)) => lane,
+            Ok(None) => return Err(PassError::Busy),
+            Err(error) => {
+                fail(&mut run, &error.into());
+                return Ok(run);
+            }
+        };
+        let ended = match record::begin(&ours.db, &run, request).await {
+            Ok(()) => {
+                self.current.begin(run_id);
+                crash_point(Point::RunBegun);
+                pass(lane.working.clone()).run(&mut run).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = lane.checked(ended) {
+            fail(&mut run, &error);
+        }
+        finish(&ours.db, &mut run, request).await;
+        lane.lock.release().await;
+        Ok(run)
+    }
+
+    /// Checks every campaign against their stores. Returns sentences for the operator.
+    pub async fn check(&self) -> Answer<Vec<String>> {
+        let mut keys = Keys::new(&self.redis);
+        let mut sql = Sql::connect(&self.theirs, self.file.max_rows_per_second).await?;
+        let mut told = Vec::new();
+        for campaign in &self.file.campaigns {
+            let name = &campaign.name;
+            for target in campaign.drops(Utc::now()) {
+                let shape = check(&target, &mut sql, &mut keys).await;
+                let shape = shape.map_err(|error| error.of(name))?;
+                told.extend(shape.warning.map(|it| format!("{name}: {it}")));
+            }
+        }
+        Ok(told)
+    }
+}
+
+/// A target that differed at the first look.
+struct Suspect<'a> {
+    target: Target<'a>,
+    shape: Shape,
+    first: Look,
+}
+
+struct Pass<'a> {
+    attached: &'a Attached,
+    request: &'a PassRequest,
+    run_id: &'a str,
+    stop: CancellationToken,
+    keys: Keys,
+}
+
+impl Pass<'_> {
+    /// Compares and repairs everything that the request asks for.
+    async fn run(mut self, run: &mut Run) -> Result<(), PassError> {
+        let compared = self.both_looks(run).await;
+        run.partial = compared.is_err() || self.request.coupon.is_some();
+        match compared {
+            Ok(()) => {}
+            Err(AttachError::Stopped) => return Err(PassError::Stopped),
+            Err(error) => run
+                .findings
+                .push(Finding::report(Kind::Stalled, error.to_string())),
+        }
+        Ok(())
+    }
+
+    async fn both_looks(&mut self, run: &mut Run) -> Answer<()> {
+        let mut sql = self.connect().await?;
+        let mut suspects = Vec::new();
+        let is_asked = |id| self.request.coupon.is_none_or(|asked| asked == id);
+        let campaigns = self.attached.file.campaigns.iter();
+        for campaign in campaigns.filter(|it| is_asked(it.coupon_id())) {
+            for target in campaign.drops(Utc::now()) {
+                if self.stop.is_cancelled() {
+                    return Err(AttachError::Stopped);
+                }
+                match first_look(target, &mut sql, &mut self.keys.clone()).await {
+                    Ok(suspect) => {
+                        let facts = suspect.first.and(suspect.first.clone(), &target);
+                        if judge(&facts).is_empty() {
+                            run.drops
+                                .push(told(&target, &facts, Vec::new(), facts.numbers));
+                        } else {
+                            suspects.push(suspect);
+                        }
+                    }
+                    Err(error) => left_out(run, &target, error)?,
+                }
+            }
+        }
+        drop(sql);
+        let due = |it: &Suspect<'_>| it.first.began + it.target.campaign.in_flight;
+        suspects.sort_by_key(due);
+        for suspect in suspects {
+            tokio::select! {
+                () = sleep_until(due(&suspect)) => {}
+                () = self.stop.cancelled() => return Err(AttachError::Stopped),
+            }
+            // Their MySQL may have closed a connection that waited.
+            let mut sql = self.connect().await?;
+            match self.settle(&suspect, &mut sql).await {
+                Ok(report) => run.drops.push(report),
+                Err(error) => left_out(run, &suspect.target, error)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn connect(&self) -> Answer<Sql> {
+        let Attached { theirs, file, .. } = self.attached;
+        Sql::connect(theirs, file.max_rows_per_second).await
+    }
+
+    /// Looks again at a target that differs, and repairs it.
+    async fn settle(&mut self, suspect: &Suspect<'_>, sql: &mut Sql) -> Answer<DropReport> {
+        let Suspect {
+            target,
+            shape,
+            first,
+        } = suspect;
+        let keys = &mut self.keys.clone();
+        let mut reader = Reader {
+            target: *target,
+            shape,
+            sql,
+            keys,
+        };
+        let second = reader.look().await?;
+        let facts = first.and(second, target);
+        let mut judged = judge(&facts);
+        let ours = self.attached.ours.as_ref();
+        if let Some(ours) = ours.filter(|_| target.campaign.mode == Mode::Repair) {
+            let planned = judged.iter_mut().filter(|it| it.repair.is_some()).collect();
+            let now = self.allowed(ours, &facts, target, planned).await?;
+            repair::apply(&mut reader, now, &self.stop).await?;
+        }
+        let is_changed = judged
+            .iter()
+            .any(|it| it.finding.result == Outcome::Applied);
+        let after = if is_changed {
+            reader.numbers().await?
+        } else {
+            facts.numbers
+        };
+        Ok(told(target, &facts, judged, after))
+    }
+
+    /// Returns the repairs that may be made now. The others wait for an operator, who confirms
+    /// exactly those that were shown.
+    async fn allowed<'j>(
+        &self,
+        ours: &Ours,
+        facts: &Facts,
+        target: &Target<'_>,
+        mut planned: Vec<&'j mut Judged>,
+    ) -> Answer<Vec<&'j mut Judged>> {
+        for it in &mut planned {
+            it.finding.needs_person = false;
+            it.finding.result = Outcome::Planned;
+        }
+        let (number, limit) = (planned.len() as u64, target.campaign.repair_limit);
+        let limit = limit.unwrap_or((facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST));
+        let opens = |it: &Judged| matches!(it.repair, Some(Repair::SetCount { opens: true, .. }));
+        let is_held = |it: &Judged| number > limit || opens(it);
+        let (mut held, mut now): (Vec<_>, Vec<_>) = planned.into_iter().partition(|it| is_held(it));
+        let PassRequest {
+            confirm, dry_run, ..
+        } = *self.request;
+        if !held.is_empty() {
+            let shown = shown(&held);
+            let before = ours.db.shown_repairs(target.drop_id()).await?;
+            if confirm && !dry_run && before == Some(shown) {
+                now.append(&mut held);
+            } else {
+                let is_seen = confirm || dry_run;
+                ours.db
+                    .hold_back(target.drop_id(), shown, self.run_id, is_seen)
+                    .await?;
+                let why =
+                    format!("held back: this pass has {number} repairs, and the limit is {limit}");
+                held.into_iter()
+                    .for_each(|it| it.became((Outcome::Planned, why.clone())));
+            }
+        }
+        Ok(if dry_run { Vec::new() } else { now })
+    }
+}
+
+async fn first_look<'a>(target: Target<'a>, sql: &mut Sql, keys: &mut Keys) -> Answer<Suspect<'a>> {
+    let shape = check(&target, sql, keys).await?;
+    let first = Reader {
+        target,
+        shape: &shape,
+        sql,
+        keys,
+    }
+    .look()
+    .await?;
+    Ok(Suspect {
+        target,
+        shape,
+        first,
+    })
+}
+
+/// Reports a campaign that could not be compared, so that the others can. Returns the error if a
+/// store is away.
+fn left_out(run: &mut Run, target: &Target<'_>, error: AttachError) -> Answer<()> {
+    if error.is_away() {
+        return Err(error);
+    }
+    let why = error.of(&target.campaign.name).to_string();
+    run.findings.push(Finding::report(Kind::Stalled, why));
+    Ok(())
+}
+
+/// The number of repairs, and a hash of them in any order.
+fn shown(repairs: &[&mut Judged]) -> ShownRepairs {
+    let hash = |it: &&mut Judged| {
+        let hash = Sha256::digest(format!("{:?}", it.repair));
+        u64::from_be_bytes(std::array::from_fn(|at| hash[at]))
+    };
+    ShownRepairs {
+        number: u32::try_from(repairs.len()).unwrap_or(u32::MAX),
+        fingerprint: repairs.iter().map(hash).fold(0, u64::wrapping_add),
+    }
+}
+
+/// Reports a target with its differences.
+fn told(target: &Target<'_>, facts: &Facts, judged: Vec<Judged>, after: Numbers) -> DropReport {
+    let numbers = |it: Numbers, failed_claims| report::Numbers {
+        count: it.count.unwrap_or_default(),
+        users: it.size.unwrap_or_default(),
+        rows: it.rows,
+        failed_claims,
+        in_flight: facts.in_flight,
+        ..report::Numbers::default()
+    };
+    let (coupon, drop) = (target.campaign.coupon_id(), target.drop_id());
+    let placed = |it: Judged| Finding {
+        coupon_id: Some(coupon),
+        drop_id: Some(drop),
+        ..it.finding
+    };
+    let findings: Vec<Finding> = judged.into_iter().map(placed).collect();
+    let is_closed = |it: &&Finding| it.kind == Kind::FailedClaim && it.result == Outcome::Applied;
+    let closed = findings.iter().filter(is_closed).count();
+    let before = numbers(facts.numbers, facts.failed.len() as u64);
+    let is_repaired = findings.iter().all(|it| it.result == Outcome::Applied);
+    DropReport {
+        coupon_name: target.name(),
+        exact: is_repaired && after.rows <= facts.quantity,
+        before,
+        after: numbers(after, (facts.failed.len() - closed) as u64),
+        examined: Examined {
+            users: before.users,
+            rows: before.rows,
+            failed_claims: before.failed_claims,
+        },
+        findings,
+        ..DropReport::begun(
+            coupon,
+            drop,
+            u32::try_from(facts.quantity).unwrap_or(u32::MAX),
+        )
+    }
+}

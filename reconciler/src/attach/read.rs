@@ -1,0 +1,350 @@
+//! Looks at a target: all users, rows and failed events, and its numbers. Users are kept as
+//! keyed hashes of 8 bytes, so that a million fit in 64 MB; those that differ are named. A
+//! pass looks twice, with the time between that a claim may be on its way: what both looks saw is a
+//! fact for [`judge`](super::judge).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher as _, RandomState};
+
+use mysql_async::{Row, Value};
+use tokio::time::Instant;
+
+use super::check::Shape;
+use super::config::{Done, FailedTable, Target, UsersKey, UsersMean};
+use super::judge::{Facts, FailedEvent};
+use super::keys::Keys;
+use super::sql::{Condition, Sql, bound, quoted, text};
+use super::{Answer, AttachError};
+
+/// Rows read per page.
+const ROWS: usize = 2_000;
+
+/// The most users of one kind that a pass names and repairs. The next pass goes on.
+pub const NAMED: usize = 100_000;
+
+/// The numbers of a target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Members of the users' key; `None` if there is no such key, or it expired after the end.
+    pub size: Option<u64>,
+    pub count: Option<i64>,
+    pub rows: u64,
+}
+
+/// What one look saw.
+#[derive(Debug, Clone)]
+pub struct Look {
+    pub began: Instant,
+    pub quantity: u64,
+    pub numbers: Numbers,
+    /// Members without a row, with their scores in a sorted set.
+    unissued: BTreeMap<String, Option<f64>>,
+    /// Users with a row who are no members.
+    missing: BTreeSet<String>,
+    twice: BTreeSet<String>,
+    failed: Vec<FailedEvent>,
+    /// Users of the last rows beyond the quantity.
+    surplus: Vec<String>,
+}
+
+/// Reads and repairs one target.
+pub struct Reader<'a> {
+    pub target: Target<'a>,
+    pub shape: &'a Shape,
+    pub sql: &'a mut Sql,
+    pub keys: &'a mut Keys,
+}
+
+/// Users by 56 bits of a hash, so that an entry takes 8 bytes. The key is random for each look:
+/// nobody can choose names that collide, and what a collision hides, the next look sees.
+#[derive(Default)]
+struct Seen {
+    state: RandomState,
+    flags: HashMap<[u8; 7], u8>,
+}
+
+const MEMBER: u8 = 1;
+const ROW: u8 = 2;
+
+impl Seen {
+    fn hash(&self, user: &[u8]) -> [u8; 7] {
+        let [hash @ .., _] = self.state.hash_one(user).to_le_bytes();
+        hash
+    }
+
+    /// Returns what was noted about a user.
+    fn flags(&self, user: &[u8]) -> u8 {
+        self.flags
+            .get(&self.hash(user))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Notes something about a user, and returns what was noted before.
+    fn note(&mut self, user: &[u8], flag: u8) -> u8 {
+        let flags = self.flags.entry(self.hash(user)).or_default();
+        let before = *flags;
+        *flags |= flag;
+        before
+    }
+}
+
+/// The users' key of a target, its name, and its size.
+type Users<'a> = Option<(&'a UsersKey, String, u64)>;
+
+impl<'a> Reader<'a> {
+    /// Returns the users' key, unless the target is over and the key has expired.
+    async fn users(&mut self) -> Answer<Users<'a>> {
+        let Some(users) = &self.target.campaign.users else {
+            return Ok(None);
+        };
+        let key = self.target.fill(&users.key);
+        let size = self.keys.size(users, &key).await?;
+        Ok((size > 0 || !self.target.is_over).then_some((users, key, size)))
+    }
+
+    pub fn of_rows(&self) -> Condition {
+        Condition::of(&self.target.campaign.rows.of, &self.target)
+    }
+
+    /// Reads the quantity.
+    pub async fn quantity(&mut self) -> Answer<u64> {
+        let campaign = self.target.campaign;
+        let Some(sql) = &campaign.quantity_sql else {
+            return Ok(campaign.quantity.unwrap_or_default().into());
+        };
+        let number = self.sql.number(sql, Vec::new()).await?;
+        let number = number.and_then(|number| u32::try_from(number).ok());
+        let no_number =
+            || AttachError::Misfit("quantity_sql selects no number from 0 on".to_owned());
+        number.map(u64::from).ok_or_else(no_number)
+    }
+
+    pub async fn count_rows(&mut self) -> Answer<u64> {
+        let of = self.of_rows();
+        let table = quoted(&self.target.campaign.rows.table);
+        let sql = format!("SELECT COUNT(*) FROM {table} WHERE {}", of.sql);
+        let rows = self.sql.number(&sql, of.values).await?;
+        Ok(rows.unwrap_or_default().try_into().unwrap_or_default())
+    }
+
+    /// Reads the numbers, the users first: a system that counts before it adds a user then never
+    /// shows more users than its counter.
+    pub async fn numbers(&mut self) -> Answer<Numbers> {
+        let size = self.users().await?.map(|(.., size)| size);
+        let count = match &self.target.campaign.count {
+            Some(count) => self.keys.count(&self.target.fill(&count.key)).await?,
+            None => None,
+        };
+        let rows = self.count_rows().await?;
+        Ok(Numbers { size, count, rows })
+    }
+
+    /// Looks at everything.
+    pub async fn look(&mut self) -> Answer<Look> {
+        let mut look = Look {
+            began: Instant::now(),
+            quantity: self.quantity().await?,
+            numbers: self.numbers().await?,
+            unissued: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            twice: BTreeSet::new(),
+            failed: self.failed().await?,
+            surplus: Vec::new(),
+        };
+        let users = self.users().await?;
+        let mut seen = Seen::default();
+        let expected = look.numbers.size.unwrap_or_default().max(look.numbers.rows);
+        seen.flags
+            .reserve(usize::try_from(expected).unwrap_or_default());
+        if let Some((users, key, _)) = &users {
+            let each = |member: Vec<u8>, _| _ = seen.note(&member, MEMBER);
+            self.keys.scan(users, key, each).await?;
+        }
+        self.rows(users.is_some(), &mut seen, &mut look).await?;
+        for event in &mut look.failed {
+            let flags = seen.flags(event.user.as_bytes());
+            event.has_row = flags & ROW != 0;
+            event.is_member = users.is_some().then_some(flags & MEMBER != 0);
+        }
+        if let Some((users, key, _)) = users.filter(|it| it.0.means == UsersMean::Admitted)
+            && seen.flags.values().any(|flags| *flags == MEMBER)
+        {
+            self.name_unissued(users, &key, &seen, &mut look).await?;
+        }
+        let surplus = look.numbers.rows.saturating_sub(look.quantity);
+        look.surplus = self.last_rows(surplus).await?;
+        Ok(look)
+    }
+
+    /// Reads all rows, and names users without a member and users with two rows.
+    async fn rows(&mut self, has_users: bool, seen: &mut Seen, look: &mut Look) -> Answer<()> {
+        let rows = &self.target.campaign.rows;
+        let key = &self.shape.rows.key;
+        let mut last = Vec::new();
+        loop {
+            let of = self.of_rows().after(key, &last);
+            let page = self.page(&rows.table, &rows.user, key, of).await?;
+            let is_last = page.len() < ROWS;
+            for (key, user) in page {
+                last = key;
+                let before = seen.note(user.as_bytes(), ROW);
+                let names = if before & ROW != 0 {
+                    &mut look.twice
+                } else if has_users && before & MEMBER == 0 {
+                    &mut look.missing
+                } else {
+                    continue;
+                };
+                if names.len() < NAMED {
+                    names.insert(user);
+                }
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads a page of a table: the key and the user of each row.
+    async fn page(
+        &mut self,
+        table: &str,
+        user: &str,
+        key: &[String],
+        of: Condition,
+    ) -> Answer<Vec<(Vec<Value>, String)>> {
+        let key = key
+            .iter()
+            .map(|name| quoted(name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let (table, user) = (quoted(table), quoted(user));
+        let sql = format!(
+            "SELECT CAST({user} AS CHAR), {key} FROM {table} WHERE {} ORDER BY {key} LIMIT {ROWS}",
+            of.sql
+        );
+        let rows = self.sql.rows(&sql, of.values).await?;
+        let split = |row: Row| {
+            let user = text(&row, 0);
+            (row.unwrap().split_off(1), user)
+        };
+        Ok(rows.into_iter().map(split).collect())
+    }
+
+    async fn name_unissued(
+        &mut self,
+        users: &UsersKey,
+        key: &str,
+        seen: &Seen,
+        look: &mut Look,
+    ) -> Answer<()> {
+        let (named, mut is_text) = (&mut look.unissued, true);
+        let each = |member: Vec<u8>, score: Option<f64>| {
+            if seen.flags(&member) & ROW == 0 && named.len() < NAMED {
+                let user = String::from_utf8(member);
+                is_text &= user.map(|user| named.insert(user, score)).is_ok();
+            }
+        };
+        self.keys.scan(users, key, each).await?;
+        let why = || AttachError::Misfit(format!("a member of key {key:?} is no text"));
+        if is_text { Ok(()) } else { Err(why()) }
+    }
+
+    /// Reads the open failed events, oldest key first.
+    async fn failed(&mut self) -> Answer<Vec<FailedEvent>> {
+        let (Some(failed), Some(shape)) = (&self.target.campaign.failed, &self.shape.failed) else {
+            return Ok(Vec::new());
+        };
+        let (mut all, mut last) = (Vec::new(), Vec::new());
+        while all.len() < NAMED {
+            let of = open(failed, &self.target).after(&shape.key, &last);
+            let page = self
+                .page(&failed.table, &failed.user, &shape.key, of)
+                .await?;
+            let is_last = page.len() < ROWS;
+            all.extend(page.into_iter().map(|(key, user)| FailedEvent {
+                key,
+                user,
+                has_row: false,
+                is_member: None,
+            }));
+            last = all
+                .last()
+                .map(|event| event.key.clone())
+                .unwrap_or_default();
+            if is_last {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Names the users of the last rows.
+    async fn last_rows(&mut self, number: u64) -> Answer<Vec<String>> {
+        if number == 0 {
+            return Ok(Vec::new());
+        }
+        let rows = &self.target.campaign.rows;
+        let order = rows.order.iter().chain(&self.shape.rows.key);
+        let order: Vec<String> = order.map(|name| format!("{} DESC", quoted(name))).collect();
+        let (order, of) = (order.join(", "), self.of_rows());
+        let (table, user) = (quoted(&rows.table), quoted(&rows.user));
+        let sql = format!(
+            "SELECT CAST({user} AS CHAR) FROM {table} WHERE {} ORDER BY {order} LIMIT {number}",
+            of.sql
+        );
+        let rows = self.sql.rows(&sql, of.values).await?;
+        Ok(rows.iter().map(|row| text(row, 0)).collect())
+    }
+}
+
+/// The open failed events of a target.
+pub fn open(failed: &FailedTable, target: &Target<'_>) -> Condition {
+    let of = Condition::of(&failed.of, target);
+    match &failed.done {
+        Done::Word(_) => of,
+        Done::Column { column, value } => {
+            let column = quoted(column);
+            let sql = format!("({column} IS NULL OR {column} <> ?)");
+            of.and(&sql, [bound(value, target)])
+        }
+    }
+}
+
+impl Look {
+    /// Returns what both looks saw.
+    pub fn and(&self, mut second: Self, target: &Target<'_>) -> Facts {
+        let campaign = target.campaign;
+        second
+            .unissued
+            .retain(|user, _| self.unissued.contains_key(user));
+        // Values have no order, but are printed in one way only.
+        let event = |event: &FailedEvent| format!("{:?} {}", event.key, event.user);
+        let known: BTreeSet<String> = self.failed.iter().map(event).collect();
+        second.failed.retain(|it| known.contains(&event(it)));
+        let in_flight = self.unissued.len().saturating_sub(second.unissued.len());
+        let means = campaign.users.as_ref().map(|users| users.means);
+        let mut unissued: Vec<_> = second.unissued.into_iter().collect();
+        // Stable: without scores, by name.
+        unissued.sort_by(|a, b| a.1.unwrap_or_default().total_cmp(&b.1.unwrap_or_default()));
+        Facts {
+            quantity: second.quantity,
+            numbers: second.numbers,
+            is_selling: self.numbers != second.numbers,
+            is_over: target.is_over,
+            means: means.filter(|_| second.numbers.size.is_some()),
+            count_means: campaign.count.as_ref().map(|count| count.means),
+            failed: second.failed,
+            unissued: unissued.into_iter().map(|(user, _)| user).collect(),
+            missing: second
+                .missing
+                .intersection(&self.missing)
+                .cloned()
+                .collect(),
+            twice: second.twice.intersection(&self.twice).cloned().collect(),
+            surplus: second.surplus,
+            in_flight: in_flight as u64,
+        }
+    }
+}

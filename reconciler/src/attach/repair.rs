@@ -1,0 +1,280 @@
+//! Writes repairs into their stores. Rows are inserted in short transactions under a lock: the row
+//! of their stock, which their own writers lock too, or a named lock of MySQL, which keeps out other
+//! reconcilers. Under the lock the quantity and the rows are read again, so that there are never
+//! more rows than the quantity. Every repair can be repeated: a process that dies between any two
+//! statements leaves a state that the next pass finishes.
+
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::quoted::without_values;
+use mysql_async::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::config::{Done, Scalar};
+use super::judge::{Judged, Repair};
+use super::read::{Reader, open};
+use super::sql::{Condition, bound, quoted, text};
+use super::{Answer, AttachError};
+use crate::report::Outcome;
+
+/// Rows of one transaction: few, because their writers may wait for its lock.
+const ROWS: usize = 50;
+
+/// MySQL rolled the whole transaction back.
+const DEADLOCK: u16 = 1213;
+
+/// What became of a repair, and why it was not made.
+type Repaired = (Outcome, String);
+
+fn applied() -> Repaired {
+    (Outcome::Applied, String::new())
+}
+
+/// Somebody else has done it, or its reason is gone.
+fn skipped(why: &str) -> Repaired {
+    (Outcome::Skipped, why.to_owned())
+}
+
+/// Says why MySQL refused a statement, without the values that it quotes.
+fn refused(why: &str) -> Repaired {
+    (
+        Outcome::Failed,
+        format!("MySQL refuses it: {}", without_values(why)),
+    )
+}
+
+impl Judged {
+    pub(super) fn became(&mut self, (outcome, why): Repaired) {
+        self.finding.result = outcome;
+        if !why.is_empty() {
+            self.finding.detail = format!("{}; {why}", self.finding.detail);
+        }
+    }
+}
+
+/// Applies these repairs, and notes what became of each. Ends early between two repairs if the
+/// process has to stop.
+pub async fn apply(
+    reader: &mut Reader<'_>,
+    judged: Vec<&mut Judged>,
+    stop: &CancellationToken,
+) -> Answer<()> {
+    let is_insert = |it: &&mut Judged| matches!(it.repair, Some(Repair::Insert(..)));
+    let (mut rows, others): (Vec<_>, Vec<_>) = judged.into_iter().partition(is_insert);
+    for rows in rows.chunks_mut(ROWS) {
+        must_go_on(stop)?;
+        crash_point(Point::RepairBegun);
+        let repaired = insert(reader, rows).await?;
+        rows.iter_mut()
+            .zip(repaired)
+            .for_each(|(it, repaired)| it.became(repaired));
+        crash_point(Point::RowReissued);
+    }
+    let is_as_planned = rows.iter().all(|it| it.finding.result == Outcome::Applied);
+    for it in others {
+        must_go_on(stop)?;
+        let repaired = match &it.repair {
+            None | Some(Repair::Insert(..)) => continue,
+            Some(Repair::Close(event)) => close_alone(reader, event).await?,
+            Some(Repair::Add(user)) => add(reader, user).await?,
+            // The counter was planned for the rows that were planned.
+            Some(Repair::SetCount { .. }) if !is_as_planned => {
+                skipped("not all rows were inserted; the next pass counts again")
+            }
+            Some(Repair::SetCount { from, to, .. }) => {
+                crash_point(Point::PeopleRebuilt);
+                set_count(reader, *from, *to).await?
+            }
+        };
+        it.became(repaired);
+    }
+    Ok(())
+}
+
+fn must_go_on(stop: &CancellationToken) -> Answer<()> {
+    if stop.is_cancelled() {
+        Err(AttachError::Stopped)
+    } else {
+        Ok(())
+    }
+}
+
+/// Inserts rows in one transaction under the lock.
+async fn insert(reader: &mut Reader<'_>, rows: &[&mut Judged]) -> Answer<Vec<Repaired>> {
+    let lock = Value::from(format!("firstcome-attach:{}", reader.target.drop_id()));
+    let take = "SELECT CAST(GET_LOCK(?, 5) AS SIGNED)";
+    if reader.sql.number(take, vec![lock.clone()]).await? != Some(1) {
+        return Ok(vec![
+            skipped("another reconciler repairs this campaign");
+            rows.len()
+        ]);
+    }
+    reader.sql.command("START TRANSACTION").await?;
+    let repaired = match locked(reader, rows).await {
+        Ok(repaired) => {
+            crash_point(Point::RowsInserted);
+            reader.sql.command("COMMIT").await?;
+            repaired
+        }
+        Err(AttachError::Refused { why, .. }) => {
+            reader.sql.command("ROLLBACK").await?;
+            vec![refused(&why); rows.len()]
+        }
+        // The connection is closed, and its transaction and lock with it.
+        Err(error) => return Err(error),
+    };
+    reader.sql.rows("DO RELEASE_LOCK(?)", vec![lock]).await?;
+    Ok(repaired)
+}
+
+/// Inserts rows while the transaction holds the lock.
+async fn locked(reader: &mut Reader<'_>, rows: &[&mut Judged]) -> Answer<Vec<Repaired>> {
+    if let Some(stock) = &reader.target.campaign.stock {
+        let of = Condition::of(&stock.of, &reader.target);
+        let sql = format!(
+            "SELECT 1 FROM {} WHERE {} FOR UPDATE",
+            quoted(&stock.table),
+            of.sql
+        );
+        if reader.sql.number(&sql, of.values).await?.is_none() {
+            return Err(AttachError::Misfit(
+                "stock.where selects no row to lock".to_owned(),
+            ));
+        }
+    }
+    let quantity = reader.quantity().await?;
+    let mut room = quantity.saturating_sub(reader.count_rows().await?);
+    let mut all = Vec::new();
+    for it in rows {
+        let Some(Repair::Insert(user, event)) = &it.repair else {
+            continue;
+        };
+        let repaired = match reader.shape.rows.user(user) {
+            None => (
+                Outcome::Failed,
+                "the column of users takes whole numbers only".to_owned(),
+            ),
+            Some(user) => insert_row(reader, user, &mut room).await?,
+        };
+        if let (Some(event), Outcome::Applied | Outcome::Skipped) = (event, repaired.0) {
+            close(reader, event).await?;
+        }
+        all.push(repaired);
+    }
+    Ok(all)
+}
+
+async fn insert_row(reader: &mut Reader<'_>, user: Value, room: &mut u64) -> Answer<Repaired> {
+    let target = reader.target;
+    let rows = &target.campaign.rows;
+    let (table, column) = (quoted(&rows.table), quoted(&rows.user));
+    // MySQL compares, since two names may be one for its collation.
+    let of = reader
+        .of_rows()
+        .and(&format!("{column} = ?"), [user.clone()]);
+    let sql = format!("SELECT COUNT(*) FROM {table} WHERE {}", of.sql);
+    if reader.sql.number(&sql, of.values).await? != Some(0) {
+        return Ok(skipped("a row came meanwhile"));
+    }
+    if *room == 0 {
+        return Ok((Outcome::Failed, "all were given out meanwhile".to_owned()));
+    }
+    let (mut columns, mut marks, mut values) = (vec![column], vec!["?"], vec![user]);
+    for (name, value) in rows.of.iter().chain(&rows.insert) {
+        columns.push(quoted(name));
+        marks.push(match value {
+            Scalar::Text(text) if text == "{now}" => "NOW(6)",
+            Scalar::Text(text) if text == "{uuid}" => "UUID()",
+            value => {
+                values.push(bound(value, &target));
+                "?"
+            }
+        });
+    }
+    let (columns, marks) = (columns.join(", "), marks.join(", "));
+    let sql = format!("INSERT INTO {table} ({columns}) VALUES ({marks})");
+    match reader.sql.change(&sql, values).await {
+        Ok(_) => {
+            *room -= 1;
+            Ok(applied())
+        }
+        Err(AttachError::Refused { code, why }) if code != DEADLOCK => Ok(refused(&why)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Marks a failed event as processed, and returns whether it was open.
+async fn close(reader: &mut Reader<'_>, event: &[Value]) -> Answer<bool> {
+    let (Some(failed), Some(shape)) = (&reader.target.campaign.failed, &reader.shape.failed) else {
+        return Ok(false);
+    };
+    let table = quoted(&failed.table);
+    let key: Vec<String> = shape
+        .key
+        .iter()
+        .map(|name| format!("{} = ?", quoted(name)))
+        .collect();
+    let of = open(failed, &reader.target).and(&key.join(" AND "), event.to_vec());
+    let (sql, mut values) = match &failed.done {
+        Done::Word(_) => (format!("DELETE FROM {table} WHERE {}", of.sql), Vec::new()),
+        Done::Column { column, value } => {
+            let sql = format!("UPDATE {table} SET {} = ? WHERE {}", quoted(column), of.sql);
+            (sql, vec![bound(value, &reader.target)])
+        }
+    };
+    values.extend(of.values);
+    Ok(reader.sql.change(&sql, values).await? > 0)
+}
+
+async fn close_alone(reader: &mut Reader<'_>, event: &[Value]) -> Answer<Repaired> {
+    match close(reader, event).await {
+        Ok(true) => Ok(applied()),
+        Ok(false) => Ok(skipped("it was processed meanwhile")),
+        Err(AttachError::Refused { why, .. }) => Ok(refused(&why)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds a user who still has a row, with the score of the row's order.
+async fn add(reader: &mut Reader<'_>, user: &str) -> Answer<Repaired> {
+    let target = reader.target;
+    let rows = &target.campaign.rows;
+    let (Some(users), Some(value)) = (&target.campaign.users, reader.shape.rows.user(user)) else {
+        return Ok(skipped("it cannot have a row"));
+    };
+    let score = match &rows.order {
+        None => "0".to_owned(),
+        Some(order) if reader.shape.order_is_time => {
+            format!("UNIX_TIMESTAMP({}) * 1000", quoted(order))
+        }
+        Some(order) => quoted(order),
+    };
+    let (table, of) = (quoted(&rows.table), reader.of_rows());
+    let of = of.and(&format!("{} = ?", quoted(&rows.user)), [value]);
+    let sql = format!(
+        "SELECT CAST({score} AS CHAR) FROM {table} WHERE {} LIMIT 1",
+        of.sql
+    );
+    let row = reader.sql.rows(&sql, of.values).await?;
+    let Some(row) = row.first() else {
+        return Ok(skipped("its row is gone"));
+    };
+    let score = text(row, 0).parse().unwrap_or_default();
+    reader
+        .keys
+        .add(users, &target.fill(&users.key), user, score)
+        .await?;
+    Ok(applied())
+}
+
+async fn set_count(reader: &mut Reader<'_>, from: Option<i64>, to: i64) -> Answer<Repaired> {
+    let count = reader.target.campaign.count.as_ref();
+    let key = count
+        .map(|count| reader.target.fill(&count.key))
+        .unwrap_or_default();
+    let is_set = reader.keys.set_count(&key, from, to).await?;
+    Ok(if is_set {
+        applied()
+    } else {
+        skipped("it moved meanwhile; the next pass counts again")
+    })
+}

@@ -1,0 +1,177 @@
+//! Their MySQL: one connection, a time limit for each statement, and a limit of rows a second.
+//! Identifiers are quoted here and nowhere else; values are always parameters.
+
+use std::time::Duration;
+
+use firstcome_shared::mysql::{Db, DbSettings};
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Error, Params, Row, Value};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::config::{Columns, Scalar, Target};
+use super::{Answer, AttachError};
+
+/// `STRICT_ALL_TABLES`: a user's name that is too long is refused, never cut.
+/// READ COMMITTED: after a lock is taken, a count sees what others committed before.
+const SESSION: &str =
+    "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION innodb_lock_wait_timeout = 2";
+const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+
+/// Time limit of a statement, as a multiple of that of our own MySQL: their tables are not ours.
+const PATIENCE: u32 = 5;
+
+/// A connection to their MySQL. After an error that may have left an answer unread, it is closed
+/// and stays closed: a statement of a transaction must never run on another connection.
+pub struct Sql {
+    conn: Option<Conn>,
+    limit: Duration,
+    rows_per_second: u32,
+    /// When the rows read so far are paid for.
+    paid_at: Instant,
+}
+
+impl Sql {
+    pub async fn connect(settings: &DbSettings, rows_per_second: u32) -> Answer<Self> {
+        let conn = Db::plain(settings).await;
+        let conn = conn.map_err(|error| AttachError::Mysql(error.to_string()))?;
+        let mut sql = Self {
+            conn: Some(conn),
+            limit: settings.limit * PATIENCE,
+            rows_per_second,
+            paid_at: Instant::now(),
+        };
+        sql.command(SESSION).await?;
+        sql.command(ISOLATION).await?;
+        Ok(sql)
+    }
+
+    /// Runs a statement, prepared if there are values, and returns its rows and how many it
+    /// changed. Only a prepared statement returns numbers as numbers.
+    async fn run(&mut self, sql: &str, values: Option<Vec<Value>>) -> Answer<(Vec<Row>, u64)> {
+        let lost = || AttachError::Mysql("the connection broke".to_owned());
+        let mut conn = self.conn.take().ok_or_else(lost)?;
+        let asked = async {
+            match values {
+                None => conn.query::<Row, _>(sql).await,
+                Some(none) if none.is_empty() => conn.exec(sql, Params::Empty).await,
+                Some(values) => conn.exec(sql, Params::Positional(values)).await,
+            }
+        };
+        match timeout(self.limit, asked).await {
+            Ok(Ok(rows)) => {
+                let changed = conn.affected_rows();
+                self.conn = Some(conn);
+                self.spend(rows.len() as u64 + changed).await;
+                Ok((rows, changed))
+            }
+            Ok(Err(Error::Server(error))) => {
+                self.conn = Some(conn);
+                Err(AttachError::Refused {
+                    code: error.code,
+                    why: error.message,
+                })
+            }
+            Ok(Err(error)) => Err(AttachError::Mysql(error.to_string())),
+            Err(_) => Err(AttachError::Mysql(format!(
+                "no answer within {:?}",
+                self.limit
+            ))),
+        }
+    }
+
+    pub async fn rows(&mut self, sql: &str, values: Vec<Value>) -> Answer<Vec<Row>> {
+        Ok(self.run(sql, Some(values)).await?.0)
+    }
+
+    /// Returns how many rows were changed.
+    pub async fn change(&mut self, sql: &str, values: Vec<Value>) -> Answer<u64> {
+        Ok(self.run(sql, Some(values)).await?.1)
+    }
+
+    pub async fn command(&mut self, sql: &str) -> Answer<()> {
+        self.run(sql, None).await.map(drop)
+    }
+
+    /// Returns the one number that a statement selects; `None` without a row or if it is NULL.
+    pub async fn number(&mut self, sql: &str, values: Vec<Value>) -> Answer<Option<i64>> {
+        let rows = self.rows(sql, values).await?;
+        let Some(row) = rows.into_iter().next() else {
+            return Ok(None);
+        };
+        Ok(row
+            .get_opt::<Option<i64>, _>(0)
+            .and_then(Result::ok)
+            .flatten())
+    }
+
+    /// Waits until these rows fit into the limit.
+    async fn spend(&mut self, rows: u64) {
+        let price = Duration::from_secs(rows) / self.rows_per_second;
+        self.paid_at = self.paid_at.max(Instant::now()) + price;
+        // Small statements wait for none, so that a transaction holds its locks no longer.
+        if rows > 100 {
+            sleep_until(self.paid_at).await;
+        }
+    }
+}
+
+/// Returns a column as text, and NULL as no text.
+pub fn text(row: &Row, at: usize) -> String {
+    let text = row
+        .get_opt::<Option<Vec<u8>>, _>(at)
+        .and_then(Result::ok)
+        .flatten();
+    String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
+}
+
+pub fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// A condition, and the values of its parameters.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    pub sql: String,
+    pub values: Vec<Value>,
+}
+
+impl Condition {
+    /// The rows of a target.
+    pub fn of(columns: &Columns, target: &Target<'_>) -> Self {
+        let parts = columns.keys().map(|name| format!("{} = ?", quoted(name)));
+        let parts: Vec<String> = std::iter::once("TRUE".to_owned()).chain(parts).collect();
+        Self {
+            sql: parts.join(" AND "),
+            values: columns.values().map(|value| bound(value, target)).collect(),
+        }
+    }
+
+    #[must_use]
+    pub fn and(mut self, sql: &str, values: impl IntoIterator<Item = Value>) -> Self {
+        self.sql = format!("{} AND {sql}", self.sql);
+        self.values.extend(values);
+        self
+    }
+
+    /// The rows behind the one with these values of the key, in its order. The first column alone
+    /// bounds the range that MySQL reads.
+    #[must_use]
+    pub fn after(self, key: &[String], last: &[Value]) -> Self {
+        let Some(first) = last.first() else {
+            return self;
+        };
+        let names: Vec<String> = key.iter().map(|name| quoted(name)).collect();
+        let marks = vec!["?"; names.len()].join(", ");
+        let sql = format!("{} >= ? AND ({}) > ({marks})", names[0], names.join(", "));
+        self.and(&sql, std::iter::once(first.clone()).chain(last.to_vec()))
+    }
+}
+
+/// The value of a parameter.
+pub fn bound(value: &Scalar, target: &Target<'_>) -> Value {
+    match value {
+        Scalar::Flag(flag) => Value::Int(i64::from(*flag)),
+        Scalar::Number(number) => Value::Int(*number),
+        Scalar::Text(text) => Value::Bytes(target.fill(text).into_bytes()),
+    }
+}

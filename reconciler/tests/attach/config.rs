@@ -1,0 +1,113 @@
+//! The file: what is refused, and with which words.
+
+use firstcome_reconciler::attach::AttachError;
+use firstcome_reconciler::attach::config::AttachFile;
+
+use crate::world::World;
+
+const GOOD: &str = r#"
+database = "mysql://app@db/shop"
+redis = "redis://cache"
+[[campaign]]
+name = "Winter"
+quantity = 100
+in_flight = "60s"
+users = { key = "applied", type = "set" }
+count = { key = "count", means = "tickets" }
+rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
+"#;
+
+/// What is replaced, by what, and what is said about it.
+const REFUSED: &str = r#"
+quantity = 100 => quantiy = 100 => unknown field `quantiy`
+quantity = 100 =>  => campaign "Winter": quantity: write quantity = 100
+quantity = 100 => quantity_sql = "DROP TABLE x" => write one SELECT
+quantity = 100 => quantity = -1 => quantity
+quantity = 100 => quantity = 1; ends = "2026-12-31" => ends
+quantity = 100 => quantity = 1; time_zone = "Asia/Soul" => Asia/Seoul
+quantity = 100 => quantity = 1; failed = { table = "f", user = "u", done = 3 } => write done = "delete", or
+"60s" => "1h" => write seconds up to "240s"
+"set" => "list" => expected one of `set`, `sorted set`, `hash`
+"tickets" => "many" => expected `tickets` or `issued`
+"applied" => "applied:{date}" => {date} must stand in every key
+event_id = 7 } } => event_id = 7 }, insert = { event_id = 8 } } => leave Some("event_id") out
+"mysql://app@db/shop" => "$NO_SUCH_VARIABLE" => $NO_SUCH_VARIABLE is not set
+"#;
+
+/// Returns the parts of each line. In what replaces, `; ` begins a new line.
+fn cases(text: &str) -> impl Iterator<Item = [String; 3]> {
+    let lines = text.lines().filter(|line| !line.is_empty());
+    lines.map(|line| {
+        let mut parts = line.splitn(3, " => ");
+        let [from, to, said] = std::array::from_fn(|_| parts.next().unwrap());
+        [from.to_owned(), to.replace("; ", "\n"), said.to_owned()]
+    })
+}
+
+#[test]
+fn refused_file_names_the_campaign_the_field_and_what_to_write() {
+    AttachFile::parse(GOOD).unwrap();
+    for [from, to, said] in cases(REFUSED) {
+        let error = AttachFile::parse(&GOOD.replace(&from, &to)).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains(&said), "{to}: {error}");
+    }
+}
+
+/// The drop of yesterday is compared too: its last claims were on their way at midnight.
+#[test]
+fn dated_campaign_has_a_drop_a_day_with_keys_and_ids_of_its_own() {
+    let keys = GOOD
+        .replace("\"applied\"", "\"a:{date:%Y%m%d}\"")
+        .replace("\"count\"", "\"{date}\"");
+    let no_zone = keys.replace("event_id = 7", "day = \"{date}\"");
+    let error = format!("{:#}", AttachFile::parse(&no_zone).unwrap_err());
+    assert!(error.contains("time_zone: write \"Asia/Seoul\""), "{error}");
+    let daily = no_zone.replace("quantity", "time_zone = \"Asia/Seoul\"\nquantity");
+    let file = AttachFile::parse(&daily).unwrap();
+    let drops = file.campaigns[0].drops("2026-11-26T15:30:00Z".parse().unwrap());
+    let keys = drops
+        .iter()
+        .map(|it| it.fill("a:{date:%Y%m%d}!") + &it.fill("{date}"));
+    assert_eq!(
+        keys.collect::<Vec<_>>(),
+        ["a:20261126!2026-11-26", "a:20261127!2026-11-27"]
+    );
+    assert!(drops[0].is_over && !drops[1].is_over && drops[0].drop_id() != drops[1].drop_id());
+    assert!(drops[0].drop_id().0 < 0, "no drop of ours has this id");
+}
+
+const MISFITS: &str = r#"
+"coupon" => "coupons" => no table "coupons"; the nearest is "coupon"
+"coupon" => "bare" => has no column "event_id"
+"user_id" => "userid" => no column "userid"; the nearest is "user_id"
+"user_id" => "created_at" => is datetime; name one of text or whole numbers
+event_id = 7 => event = 7 => the nearest is "event_id"
+event_id = 7 => "event_id` = 1 OR `id" = 7 => has no column
+, duplicates = "reported" =>  => ADD UNIQUE KEY (event_id, user_id)
+"@u" => "@list" => in Redis is a list, not a set
+"@u" => "@z" => is a sorted set, not a set
+"#;
+
+#[tokio::test]
+async fn mapping_that_does_not_fit_is_refused_with_the_nearest_name() {
+    let world = World::without_key().await;
+    world.sql("CREATE TABLE bare (user_id VARCHAR(9))").await;
+    let () = world.redis("LPUSH @list x").await;
+    let () = world.redis("ZADD @z 1 x").await;
+    let good = "[[campaign]]\nname = \"W\"\nmode = \"repair\"\nquantity = 9\nusers = { key = \"@u\", type = \"set\" }\n\
+        rows = { table = \"coupon\", user = \"user_id\", where = { event_id = 7 }, duplicates = \"reported\" }";
+    world.attached(good).check().await.unwrap();
+    for [from, to, said] in cases(MISFITS) {
+        match world.attached(&good.replace(&from, &to)).check().await {
+            Err(AttachError::Misfit(why)) => assert!(why.contains(&said), "{to}: {why}"),
+            other => panic!("{to}: {other:?}"),
+        }
+    }
+    world
+        .sql("ALTER TABLE coupon ADD UNIQUE KEY (user_id, event_id)")
+        .await;
+    let unique = world.attached(&good.replace(", duplicates = \"reported\"", ""));
+    let told = unique.check().await.unwrap();
+    assert!(told.is_empty(), "{told:?}");
+}

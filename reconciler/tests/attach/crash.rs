@@ -1,0 +1,141 @@
+//! The program itself: killed at each step of a repair, and with a million users.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use firstcome_reconciler::report::Status;
+use firstcome_stack::{Mail, MailOptions, MailSink, mysql_rows};
+
+use crate::world::{World, pass, users};
+
+const FILE: &str = r#"
+max_rows_per_second = 1000000
+[[campaign]]
+name = "Winter"
+mode = "repair"
+quantity = 150
+in_flight = "0.02s"
+repair_limit = 1000
+users = { key = "@users", type = "set" }
+count = { key = "@count", means = "tickets" }
+rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
+failed = { table = "failed_event", user = "user_id", done = "delete" }
+"#;
+
+fn program(world: &World, campaigns: &str, args: &[&str]) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_firstcome-reconciler"));
+    program.arg("attach").arg(world.file(campaigns)).args(args);
+    program.env("DATABASE_URL", &world.ours);
+    program.stdout(Stdio::piped()).stderr(Stdio::piped());
+    program
+}
+
+#[tokio::test]
+async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
+    let points = "run_begun repair_begun:2 rows_inserted rows_inserted:3 row_reissued people_rebuilt run_done run_recorded";
+    for point in points.split(' ') {
+        let world = World::new().await;
+        world.members("@users", users(0..120)).await;
+        world.rows(7, users(110..130)).await;
+        world.failed(7, users(0..5).chain(users(112..115))).await;
+        let () = world.redis("SET @count 999").await;
+        let mut killed = program(&world, FILE, &["--once"]);
+        let killed = killed.env("FIRSTCOME_CRASH_AT", point).output().unwrap();
+        let said = String::from_utf8_lossy(&killed.stderr).into_owned();
+        assert!(said.contains("crash point"), "{point}: {said}");
+        let attached = world.attached(FILE);
+        let run = pass(&attached).await;
+        assert!(
+            matches!(run.status, Status::Repaired | Status::Clean),
+            "{point}: {run:?}"
+        );
+        assert_eq!(pass(&attached).await.status, Status::Clean, "{point}");
+        assert_eq!(world.numbers().await, [130, 0, 130, 130], "{point}");
+    }
+}
+
+#[tokio::test]
+async fn two_daemons_repair_once_and_mail_it() {
+    let world = World::new().await;
+    world.members("@users", users(0..20)).await;
+    let () = world.redis("SET @count 20").await;
+    // Nobody knows that they were promised one, so this is left to a person.
+    world.failed(7, users(30..31)).await;
+    let mail = MailSink::start(MailOptions::default()).await.unwrap();
+    let url = mail.url();
+    let settings = [
+        ("SMTP_URL", url.as_str()),
+        ("RECONCILE_CRON", "* * * * * *"),
+        ("ALERT_FROM", "f@example.com"),
+        ("ALERT_TO", "duty@example.com"),
+    ];
+    let daemons = [0, 1].map(|_| {
+        let mut daemon = program(&world, FILE, &["--listen-addr", "127.0.0.1:0"]);
+        daemon.envs(settings).stdout(Stdio::null());
+        daemon.stderr(Stdio::null()).spawn().unwrap()
+    });
+    // In the words of a system that is not ours.
+    let words = ["20 issued late", "--once --dry-run", "docs/ATTACH.md"];
+    let is_told = |mail: &Mail| {
+        let text = mail.text().replace("=\r\n", "");
+        words.iter().all(|word| text.contains(word))
+    };
+    let told = mail.wait_for(is_told, Duration::from_secs(60)).await;
+    for mut daemon in daemons {
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+    told.unwrap();
+    assert_eq!(world.numbers().await, [20, 1, 20, 20]);
+    let repairs = "SELECT CAST(SUM(applied) AS SIGNED) FROM reconcile_runs";
+    assert_eq!(mysql_rows(&world.ours, repairs).await.unwrap()[0], ["20"]);
+}
+
+#[tokio::test]
+async fn one_pass_needs_no_database_of_ours_and_prints_what_it_saw() {
+    let world = World::new().await;
+    world.members("@users", users(0..3)).await;
+    world.rows(7, users(0..2)).await;
+    let () = world.redis("SET @count 3").await;
+    let observing = FILE.replace("mode = \"repair\"\n", "");
+    let misfit = observing.replace("user_id", "user");
+    for (file, code, said) in [
+        (observing.as_str(), 1, ": 2 of 150 issued, NOT exact"),
+        (&observing, 1, "left for you  unissued"),
+        (FILE, 2, "needs DATABASE_URL"),
+        (&misfit, 2, "the nearest is \"user_id\""),
+    ] {
+        let mut program = program(&world, file, &["--once"]);
+        let done = program.env_remove("DATABASE_URL").output().unwrap();
+        let printed = [done.stdout, done.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed);
+        assert!(
+            done.status.code() == Some(code) && printed.contains(said),
+            "{said}: {printed}"
+        );
+    }
+}
+
+#[tokio::test]
+#[ignore = "release"] // a minute
+async fn a_million_users_fit_in_64_mb() {
+    let world = World::new().await;
+    world.members("@users", users(0..1_000_000)).await;
+    world.rows(7, users(0..1_000_000)).await;
+    let () = world.redis("SET @count 1000000").await;
+    let mut pass = program(&world, &FILE.replace("150", "1000000"), &["--once"])
+        .spawn()
+        .unwrap();
+    let mut peak_kb = 0;
+    while pass.try_wait().unwrap().is_none() {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", pass.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kb = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        peak_kb = peak_kb.max(kb.unwrap_or_default());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(pass.wait().unwrap().success());
+    println!("peak {peak_kb} kB");
+    assert!((1..64_000).contains(&peak_kb), "{peak_kb} kB");
+}

@@ -1,0 +1,132 @@
+//! Differences planted among many users while a crowd claims on the attached system: all are found,
+//! and none is invented.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use firstcome_reconciler::report::Status;
+use rand::RngExt as _;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{World, pass, users};
+
+struct Size {
+    users: u32,
+    planted: u32,
+    crowd: Duration,
+    claims_per_second: u32,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_differences_are_found_and_none_is_invented_while_a_crowd_claims() {
+    crowd(Size {
+        users: 3_000,
+        planted: 400,
+        crowd: Duration::from_secs(4),
+        claims_per_second: 200,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "release"] // half an hour
+async fn ten_thousand_differences_among_a_hundred_thousand_users() {
+    let half_an_hour = Duration::from_secs(1_800);
+    crowd(Size {
+        users: 100_000,
+        planted: 10_000,
+        crowd: half_an_hour,
+        claims_per_second: 100,
+    })
+    .await;
+}
+
+const FILE: &str = r#"
+max_rows_per_second = 1000000
+[[campaign]]
+name = "Crowd"
+quantity = 4000000
+in_flight = "1.5s"
+repair_limit = 1000000
+users = { key = "@users", type = "set" }
+count = { key = "@count", means = "tickets" }
+rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
+failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, done = "delete" }
+"#;
+
+async fn crowd(size: Size) {
+    let world = Arc::new(World::new().await);
+    plant(&world, &size).await;
+    let stop = CancellationToken::new();
+    let claims = tokio::spawn(claim(world.clone(), size.claims_per_second, stop.clone()));
+    let attached = world.attached(FILE);
+    let began = Instant::now();
+    let mut passes = 0;
+    while began.elapsed() < size.crowd || passes == 0 {
+        let run = pass(&attached).await;
+        let found = run.drops[0]
+            .findings
+            .iter()
+            .map(|it| it.user_id.as_deref().unwrap_or_default());
+        let found: BTreeSet<&str> = found.collect();
+        let invented = found.iter().find(|user| !user.starts_with("planted-"));
+        assert_eq!((found.len(), invented), (size.planted as usize, None));
+        passes += 1;
+    }
+    // Repairs go on while the crowd claims.
+    let repairing = world.attached(&FILE.replace("quantity", "mode = \"repair\"\nquantity"));
+    let run = pass(&repairing).await;
+    assert_eq!(run.status, Status::Repaired, "{:?}", run.findings);
+    assert_eq!(run.drops[0].findings.len(), size.planted as usize);
+    stop.cancel();
+    let claimed = claims.await.unwrap();
+    let run = pass(&repairing).await;
+    assert!(run.status == Status::Clean && run.drops[0].exact, "{run:?}");
+    let all = i64::from(size.users) + claimed;
+    assert_eq!(world.numbers().await, [all, 0, all, all]);
+    println!(
+        "{passes} passes, {} differences each, {claimed} claims meanwhile",
+        size.planted
+    );
+}
+
+/// A quarter each: no row, no member, failed, and failed although it has a row.
+async fn plant(world: &World, size: &Size) {
+    let part = size.planted / 4;
+    let planted = |n: u32| (n * part..(n + 1) * part).map(|n| format!("planted-{n}"));
+    let others = || users(size.planted..size.users);
+    let unissued = planted(0).chain(planted(2));
+    world
+        .members("@users", others().chain(unissued).chain(planted(3)))
+        .await;
+    world
+        .rows(7, others().chain(planted(1)).chain(planted(3)))
+        .await;
+    world.failed(7, planted(2).chain(planted(3))).await;
+    let () = world.redis(&format!("SET @count {}", size.users)).await;
+}
+
+/// A system as in the write-ups: INCR, SADD, and a consumer that inserts up to a second later.
+/// Returns how many claimed.
+async fn claim(world: Arc<World>, per_second: u32, stop: CancellationToken) -> i64 {
+    let mut every = tokio::time::interval(Duration::from_secs(1) / per_second);
+    let mut consumers = JoinSet::new();
+    let mut claimed = 0;
+    while !stop.is_cancelled() {
+        every.tick().await;
+        let user = format!("crowd-{claimed}");
+        let () = world.redis("INCR @count").await;
+        let () = world.redis(&format!("SADD @users {user}")).await;
+        claimed += 1;
+        let (world, lag) = (world.clone(), rand::rng().random_range(0..900));
+        consumers.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(lag)).await;
+            world.rows(7, [user]).await;
+        });
+        while consumers.try_join_next().is_some() {}
+    }
+    consumers.join_all().await;
+    claimed
+}

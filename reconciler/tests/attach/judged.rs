@@ -1,0 +1,174 @@
+//! Table of the pure judge: facts, and what follows from them.
+
+use firstcome_reconciler::attach::config::{CountMeans, UsersMean};
+use firstcome_reconciler::attach::judge::{Facts, FailedEvent, Judged, Repair, judge};
+use firstcome_reconciler::attach::read::Numbers;
+use mysql_async::Value;
+
+/// Ten coupons, with so many members, this counter, and so many rows.
+fn facts(size: u64, count: i64, rows: u64) -> Facts {
+    let (size, count) = (Some(size), Some(count));
+    Facts {
+        quantity: 10,
+        numbers: Numbers { size, count, rows },
+        means: Some(UsersMean::Admitted),
+        count_means: Some(CountMeans::Tickets),
+        ..Facts::default()
+    }
+}
+
+fn names(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// The differences in short: `kind user repair`.
+fn short(facts: &Facts) -> String {
+    judge(facts).iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+fn word(it: &Judged) -> String {
+    let repair = match &it.repair {
+        None if !it.finding.needs_person => "waits".to_owned(),
+        None => "report".to_owned(),
+        Some(Repair::Insert(_, None)) => "insert".to_owned(),
+        Some(Repair::Insert(_, Some(_))) => "reissue".to_owned(),
+        Some(Repair::Close(_)) => "close".to_owned(),
+        Some(Repair::Add(_)) => "add".to_owned(),
+        Some(Repair::SetCount { to, opens, .. }) => {
+            format!("{to}{}", if *opens { "?" } else { "" })
+        }
+    };
+    let user = it.finding.user_id.as_deref().unwrap_or("-");
+    format!("{} {user} {repair}", it.finding.kind.as_str())
+}
+
+#[test]
+fn users_get_rows_in_their_order_up_to_the_quantity_and_no_row_is_deleted() {
+    assert_eq!(short(&facts(8, 8, 8)), "");
+    assert_eq!(short(&facts(10, 4_711, 10)), "", "everybody increments it");
+    let resting = Facts {
+        unissued: names("a b c"),
+        ..facts(11, 11, 8)
+    };
+    let expected = "unissued a insert, unissued b insert, over_admitted c report";
+    assert_eq!(short(&resting), expected);
+    let selling = Facts {
+        is_selling: true,
+        ..resting
+    };
+    let expected = "unissued a waits, unissued b waits, unissued c waits";
+    assert_eq!(short(&selling), expected, "others are on the way");
+    let all_fit = Facts {
+        numbers: facts(10, 11, 7).numbers,
+        ..selling
+    };
+    assert!(!short(&all_fit).contains("waits"));
+    let (twice, surplus, missing) = (names("a"), names("z y"), names("z"));
+    let broken = Facts {
+        quantity: 3,
+        twice,
+        surplus,
+        missing,
+        ..facts(3, 3, 5)
+    };
+    let expected = "missing_admission z add, duplicate_row a report, over_issued z report, \
+        over_issued y report, count_mismatch - 5";
+    assert_eq!(short(&broken), expected);
+}
+
+#[test]
+fn failed_events_are_reissued_closed_or_left() {
+    let event = |(id, user, has_row, is_member): (i64, &str, bool, Option<bool>)| {
+        let key = vec![Value::Int(id)];
+        FailedEvent {
+            key,
+            user: user.to_owned(),
+            has_row,
+            is_member,
+        }
+    };
+    let (yes, no) = (Some(true), Some(false));
+    let failed = [
+        (1, "a", true, yes),
+        (2, "b", false, no),
+        (3, "c", false, yes),
+        (4, "d", false, yes),
+        (5, "c", false, yes),
+    ];
+    let failed = failed.map(event).to_vec();
+    let known = Facts {
+        failed,
+        unissued: names("c"),
+        ..facts(9, 11, 9)
+    };
+    let expected = ["a close", "b report", "c reissue", "d report", "c waits"];
+    assert_eq!(
+        short(&known),
+        expected.map(|it| format!("failed_claim {it}")).join(", ")
+    );
+    let failed = [(1, "b", false, None), (2, "c", false, None)]
+        .map(event)
+        .to_vec();
+    let numbers = Numbers {
+        size: None,
+        ..facts(9, 10, 9).numbers
+    };
+    let unnamed = Facts {
+        failed,
+        means: None,
+        numbers,
+        ..facts(9, 10, 9)
+    };
+    assert_eq!(
+        short(&unnamed),
+        "failed_claim b reissue, failed_claim c report"
+    );
+}
+
+#[test]
+fn counter_is_judged_by_its_meaning_only_while_it_rests() {
+    let admitted = (Some(UsersMean::Admitted), Some(8));
+    let applied = (Some(UsersMean::Applied), Some(1_000));
+    let (tickets, issued) = (CountMeans::Tickets, CountMeans::Issued);
+    for (means, users, count, expected) in [
+        (tickets, admitted, Some(9), ""),
+        (tickets, admitted, Some(7), "count_mismatch - 8"),
+        (tickets, admitted, None, "count_mismatch - 8"),
+        (tickets, admitted, Some(10), "unfilled - 8"),
+        (tickets, applied, Some(1_000), "unfilled - 8?"),
+        (tickets, (None, None), Some(1_000), "unfilled - 8?"),
+        (tickets, (None, None), Some(5), "count_mismatch - 8"),
+        (issued, admitted, Some(8), ""),
+        (issued, admitted, Some(9), "count_mismatch - 8"),
+        (issued, (None, None), Some(9), "count_mismatch - 8?"),
+        (issued, (None, None), Some(7), "count_mismatch - 8"),
+    ] {
+        let case = format!("{means:?} {users:?} {count:?}");
+        let (size, count_means) = (users.1, Some(means));
+        let numbers = Numbers {
+            size,
+            count,
+            rows: 8,
+        };
+        let resting = Facts {
+            count_means,
+            means: users.0,
+            numbers,
+            ..facts(0, 0, 0)
+        };
+        assert_eq!(short(&resting), expected, "{case}");
+        let selling = Facts {
+            is_selling: true,
+            ..resting.clone()
+        };
+        assert_eq!(short(&selling), "", "{case}: while it moves");
+        let over = short(&Facts {
+            is_over: true,
+            ..resting
+        });
+        assert!(
+            count <= Some(8) || over.is_empty() || over.ends_with("report"),
+            "{case}: {over}"
+        );
+    }
+}

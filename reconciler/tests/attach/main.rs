@@ -1,0 +1,9 @@
+//! Tests of `attach` on real servers: coupon systems as others build them, broken in their ways.
+
+mod config;
+mod crash;
+mod crowd;
+mod judged;
+mod property;
+mod shapes;
+mod world;

@@ -1,0 +1,174 @@
+//! Random systems: after a pass, its confirmation, and a third pass, everything is exact or named.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use firstcome_reconciler::report::{Kind, Outcome, Status};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::world::{World, confirmed, pass, pass_with};
+
+/// Who is a member, how many rows and failed events each user has, and the numbers.
+#[derive(Debug, Clone)]
+struct System {
+    quantity: u64,
+    people: Vec<(bool, usize, usize)>,
+    count: Option<i64>,
+    count_means: &'static str,
+    users_mean: &'static str,
+}
+
+fn systems() -> impl Strategy<Value = System> {
+    let rows = prop::sample::select(vec![0_usize, 0, 0, 0, 1, 1, 1, 1, 2]);
+    let failed = prop::sample::select(vec![0_usize, 0, 0, 0, 1, 2]);
+    let person = (prop::bool::weighted(0.8), rows, failed);
+    let numbers = (1..14_u64, prop::option::weighted(0.9, 0..30_i64));
+    let count_means = prop::sample::select(vec!["tickets", "issued"]);
+    let users_mean = prop::sample::select(vec!["admitted", "admitted", "applied", "nothing"]);
+    let all = (
+        numbers,
+        prop::collection::vec(person, 0..14),
+        count_means,
+        users_mean,
+    );
+    all.prop_map(
+        |((quantity, count), people, count_means, users_mean)| System {
+            quantity,
+            people,
+            count,
+            count_means,
+            users_mean,
+        },
+    )
+}
+
+#[test]
+fn random_systems_are_exact_or_named_after_a_pass_and_no_row_is_deleted() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let world = runtime.block_on(World::without_key());
+    let cases = std::env::var("PROPTEST_CASES").map_or(40, |cases| cases.parse().unwrap());
+    let config = Config {
+        cases,
+        max_shrink_iters: 200,
+        ..Config::default()
+    };
+    let ran = TestRunner::new(config).run(&systems(), |system| {
+        runtime.block_on(check(&world, &system));
+        Ok(())
+    });
+    ran.unwrap_or_else(|error| panic!("{error}"));
+}
+
+const FILE: &str = r#"
+[[campaign]]
+name = "any"
+mode = "repair"
+in_flight = "0.001s"
+repair_limit = 1000
+users = { key = "@users", type = "set", means = "MEAN" }
+count = { key = "@count", means = "COUNT" }
+rows = { table = "coupon", user = "user_id", where = { event_id = 7 }, duplicates = "reported" }
+failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, done = "delete" }
+quantity ="#;
+
+async fn check(world: &World, system: &System) {
+    world.sql("TRUNCATE coupon").await;
+    world.sql("TRUNCATE failed_event").await;
+    let () = world.redis("DEL @users @count").await;
+    let many = |of: fn(&(bool, usize, usize)) -> usize| {
+        let people = system.people.iter().enumerate();
+        people.flat_map(move |(n, it)| std::iter::repeat_n(format!("user-{n}"), of(it)))
+    };
+    world.members("@users", many(|it| it.0.into())).await;
+    world.rows(7, many(|it| it.1)).await;
+    world.failed(7, many(|it| it.2)).await;
+    if let Some(count) = system.count {
+        let () = world.redis(&format!("SET @count {count}")).await;
+    }
+    let mut file = format!("{FILE} {}", system.quantity).replace("COUNT", system.count_means);
+    file = file.replace("MEAN", system.users_mean);
+    if system.users_mean == "nothing" {
+        let users = file.lines().filter(|line| !line.starts_with("users"));
+        file = users.collect::<Vec<_>>().join("\n");
+    }
+    let attached = world.attached(&file);
+    let before = rows(world).await;
+    pass(&attached).await;
+    pass_with(&attached, confirmed(&attached)).await;
+    let last = pass(&attached).await;
+    let report = &last.drops[0];
+    let after = rows(world).await;
+    assert!(
+        before
+            .iter()
+            .all(|(user, rows)| after.get(user) >= Some(rows)),
+        "a deleted row"
+    );
+    let [had, given] = [&before, &after].map(|rows| rows.values().sum::<u64>());
+    assert!(
+        given <= system.quantity.max(had),
+        "{given} rows: {report:#?}"
+    );
+    let is_left = report
+        .findings
+        .iter()
+        .all(|it| it.result == Outcome::Skipped);
+    assert!(
+        is_left && last.status != Status::Repaired,
+        "a third pass repairs: {report:#?}"
+    );
+    assert_eq!(report.exact, report.findings.is_empty(), "{report:#?}");
+    // What is not exact is a finding with its user.
+    let named = |kinds: &[Kind]| -> BTreeSet<String> {
+        let found = report.findings.iter().filter(|it| kinds.contains(&it.kind));
+        found.filter_map(|it| it.user_id.clone()).collect()
+    };
+    let members: BTreeSet<String> = world.redis("SMEMBERS @users").await;
+    let mut taken = given;
+    if system.users_mean == "admitted" {
+        taken = taken.max(members.len() as u64);
+        let left = named(&[Kind::OverAdmitted, Kind::FailedClaim]);
+        let has_coupon = |user: &String| after.contains_key(user) || left.contains(user);
+        assert!(members.iter().all(has_coupon), "{report:#?}");
+    }
+    let are_members = after.keys().all(|user| members.contains(user));
+    assert!(are_members || system.users_mean == "nothing", "{report:#?}");
+    let twice = after.iter().filter(|(_, rows)| **rows > 1);
+    assert_eq!(
+        named(&[Kind::DuplicateRow]),
+        twice.map(|(user, _)| user.clone()).collect()
+    );
+    let surplus = report
+        .findings
+        .iter()
+        .filter(|it| it.kind == Kind::OverIssued);
+    assert_eq!(
+        surplus.count() as u64,
+        given.saturating_sub(system.quantity)
+    );
+    let open = world
+        .sql("SELECT DISTINCT user_id FROM failed_event")
+        .await
+        .concat();
+    assert_eq!(named(&[Kind::FailedClaim]), open.into_iter().collect());
+    let count = world
+        .redis::<Option<u64>>("GET @count")
+        .await
+        .unwrap_or_default();
+    let can_go_on = count < system.quantity || taken >= system.quantity;
+    let fits = if system.count_means == "issued" {
+        count == taken
+    } else {
+        count >= taken && can_go_on
+    };
+    assert!(fits, "count {count}, taken {taken}: {report:#?}");
+}
+
+async fn rows(world: &World) -> BTreeMap<String, u64> {
+    let rows = world
+        .sql("SELECT user_id, COUNT(*) FROM coupon GROUP BY user_id")
+        .await;
+    rows.into_iter()
+        .map(|row| (row[0].clone(), row[1].parse().unwrap()))
+        .collect()
+}

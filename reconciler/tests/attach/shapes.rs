@@ -1,0 +1,260 @@
+//! Systems in their different shapes, each observed and then repaired.
+
+use firstcome_reconciler::context::PassRequest;
+use firstcome_reconciler::report::{Kind, Outcome, Status, Trigger};
+use firstcome_stack::{mysql_connection, mysql_rows};
+use mysql_async::prelude::Queryable as _;
+
+use crate::world::{World, confirmed, found, mysql_at, pass, pass_with, redis_at, users};
+
+const SET: &str = r#"
+[[campaign]]
+name = "Winter"
+quantity = 10
+in_flight = "0.02s"
+users = { key = "@users", type = "set" }
+count = { key = "@count", means = "tickets" }
+rows = { table = "coupon", user = "user_id", where = { event_id = 7 }, order = "created_at" }
+failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, done = "delete" }
+"#;
+
+fn repairing() -> String {
+    SET.replace("quantity", "mode = \"repair\"\nquantity")
+}
+
+/// Without a unique key.
+fn with_duplicates(word: &str) -> String {
+    repairing().replace("order =", &format!("duplicates = \"{word}\", order ="))
+}
+
+/// Eight were admitted, three have no row, one of them failed; one row has no member; the counter
+/// ran past the end.
+async fn broken() -> World {
+    let world = World::new().await;
+    world.members("@users", users(0..8)).await;
+    world.rows(7, users(3..9)).await;
+    world.rows(8, users(0..20)).await;
+    world.failed(7, users(1..2).chain(users(4..5))).await;
+    let () = world.redis("SET @count 1043").await;
+    world
+}
+
+#[tokio::test]
+async fn observing_reports_everything_and_writes_nothing_with_a_login_that_only_reads() {
+    let world = broken().await;
+    let name = format!("reader_{}", world.prefix.trim_end_matches(':'));
+    world.sql(&format!("CREATE USER {name}")).await;
+    world.sql(&format!("GRANT SELECT ON *.* TO {name}")).await;
+    let rights = format!("ACL SETUSER {name} on nopass ~* +type +get +scard +sscan +ping +client");
+    let () = world.redis(&rights).await;
+    let mut attached = world.attached(SET);
+    attached.theirs = mysql_at(&world.database.replace("root@", &format!("{name}@")));
+    attached.redis = redis_at(&world.redis_url.replace("//", &format!("//{name}:x@")));
+    let before = world.state().await;
+    let run = pass(&attached).await;
+    assert_eq!(world.state().await, before);
+    let expected = "2 failed_claim skipped, 1 missing_admission skipped, 1 unfilled skipped, 2 unissued skipped";
+    assert_eq!(found(&run.drops[0]).join(", "), expected, "{run:?}");
+    assert!(run.drops[0].findings.iter().all(|it| it.needs_person));
+    assert!(run.status == Status::Drift && !run.drops[0].exact);
+    let recorded = "SELECT drops_examined, rows_examined FROM reconcile_runs";
+    assert_eq!(
+        mysql_rows(&world.ours, recorded).await.unwrap()[0],
+        ["1", "6"]
+    );
+}
+
+#[tokio::test]
+async fn repairing_makes_it_exact_and_the_next_pass_finds_nothing() {
+    let world = broken().await;
+    let attached = world.attached(&repairing());
+    let dry_run = PassRequest {
+        dry_run: true,
+        ..PassRequest::new(Trigger::Cli)
+    };
+    let before = world.state().await;
+    assert_eq!(pass_with(&attached, dry_run).await.status, Status::Drift);
+    assert_eq!(world.state().await, before, "a dry run");
+    let run = pass(&attached).await;
+    assert!(
+        run.status == Status::Repaired && run.drops[0].exact,
+        "{run:?}"
+    );
+    assert_eq!(world.numbers().await, [9, 0, 9, 9], "one is left to claim");
+    assert_eq!(pass(&attached).await.status, Status::Clean);
+}
+
+/// Members of a set that holds everybody who asked are no promises.
+#[tokio::test]
+async fn set_of_applicants_promises_nothing_and_the_counter_is_lowered_only_by_a_person() {
+    let world = World::without_key().await;
+    world.members("@users", users(0..50)).await;
+    world.rows(7, users(0..7)).await;
+    world.failed(7, users(7..9)).await;
+    let () = world.redis("SET @count 50").await;
+    let file = with_duplicates("reported");
+    let attached = world.attached(&file.replace("\"set\"", "\"set\", means = \"applied\""));
+    let run = pass(&attached).await;
+    assert_eq!(run.status, Status::Braked, "{run:?}");
+    assert_eq!(world.numbers().await, [9, 0, 50, 50], "the failed events");
+    assert_eq!(
+        pass_with(&attached, confirmed(&attached)).await.status,
+        Status::Repaired
+    );
+    assert_eq!(world.numbers().await, [9, 0, 50, 9]);
+}
+
+#[tokio::test]
+async fn sorted_sets_and_hashes_are_repaired_in_their_forms() {
+    let world = World::new().await;
+    let count = "count = { key = \"@count\", means = \"tickets\" }\n";
+    let file = repairing().replace(count, "");
+    world.rows(7, users(0..9)).await;
+    world
+        .sql("UPDATE coupon SET created_at = '2026-01-02 03:04:05.678'")
+        .await;
+    let () = world.redis("ZADD @users 5 late 1 early 3 middle").await;
+    let run = pass(&world.attached(&file.replace("\"set\"", "\"sorted set\""))).await;
+    let expected = "9 missing_admission applied, 2 over_admitted skipped, 1 unissued applied";
+    assert_eq!(found(&run.drops[0]).join(", "), expected);
+    assert_eq!(
+        world
+            .number("SELECT COUNT(*) FROM coupon WHERE user_id = 'early'")
+            .await,
+        1
+    );
+    let score: f64 = world.redis("ZSCORE @users user-3").await;
+    let at = "SELECT UNIX_TIMESTAMP('2026-01-02 03:04:05.678') * 1000";
+    assert!((score - world.sql(at).await[0][0].parse::<f64>().unwrap()).abs() < 1.0);
+    let () = world.redis("DEL @users").await;
+    let () = world.redis("HSET @users user-1 kept").await;
+    pass(&world.attached(&file.replace("\"set\"", "\"hash\""))).await;
+    let values: Vec<String> = world.redis("HMGET @users user-1 user-2").await;
+    assert_eq!(values, ["kept", "1"]);
+    assert_eq!(world.redis::<i64>("HLEN @users").await, 10);
+}
+
+#[tokio::test]
+async fn quantity_of_a_table_and_the_lock_of_the_stock_row_are_used() {
+    let world = World::without_key().await;
+    world.sql("INSERT INTO stock VALUES (7, 10)").await;
+    world.members("@users", users(0..9)).await;
+    let () = world.redis("SET @count 9").await;
+    let stock = "quantity_sql = \"SELECT total FROM stock WHERE id = 7\"\nstock = { table = \"stock\", where = { id = 7 } }";
+    let attached = world.attached(&with_duplicates("locked").replace("quantity = 10", stock));
+    let mut writer = mysql_connection(&world.database).await.unwrap();
+    writer.query_drop("BEGIN").await.unwrap();
+    writer
+        .query_drop("SELECT 1 FROM stock WHERE id = 7 FOR UPDATE")
+        .await
+        .unwrap();
+    let run = pass(&attached).await;
+    assert!(
+        run.drops[0].findings[0]
+            .detail
+            .contains("Lock wait timeout"),
+        "{run:?}"
+    );
+    writer.query_drop("ROLLBACK").await.unwrap();
+    assert_eq!(pass(&attached).await.status, Status::Repaired);
+    world.sql("DELETE FROM stock").await;
+    let run = pass(&attached).await;
+    assert!(
+        run.findings[0]
+            .detail
+            .contains("quantity_sql selects no number"),
+        "{run:?}"
+    );
+}
+
+/// MySQL takes `Kim` and `kim` for one user, and text that is no number for zero.
+#[tokio::test]
+async fn user_whom_mysql_does_not_take_is_reported_with_its_reason_and_without_the_name() {
+    let world = World::new().await;
+    world
+        .sql("ALTER TABLE coupon ADD CHECK (user_id <> 'bob')")
+        .await;
+    world
+        .members("@users", ["kim", "Kim", "bob"].map(str::to_owned))
+        .await;
+    world.rows(7, ["Kim".to_owned()]).await;
+    let () = world.redis("SET @count 3").await;
+    let run = pass(&world.attached(&repairing())).await;
+    assert_eq!(
+        found(&run.drops[0]),
+        ["1 unissued failed", "1 unissued skipped"],
+        "{run:?}"
+    );
+    let why = run.drops[0]
+        .findings
+        .iter()
+        .find(|it| it.result == Outcome::Failed);
+    let why = &why.unwrap().detail;
+    assert!(
+        why.contains("Check constraint") && !why.contains("bob"),
+        "{why}"
+    );
+    let numbers = World::new().await;
+    numbers
+        .sql("ALTER TABLE coupon MODIFY user_id BIGINT UNSIGNED NOT NULL")
+        .await;
+    let users = ["9007199254740993", "9007199254740992", "007", "x"].map(str::to_owned);
+    numbers.rows(7, [users[1].clone()]).await;
+    numbers.members("@users", users).await;
+    let () = numbers.redis("SET @count 4").await;
+    let run = pass(&numbers.attached(&repairing())).await;
+    assert_eq!(
+        found(&run.drops[0]),
+        ["1 unissued applied", "2 unissued failed"]
+    );
+}
+
+#[tokio::test]
+async fn more_repairs_than_the_limit_wait_for_a_confirmation_of_exactly_these() {
+    let world = World::new().await;
+    world.members("@users", users(0..9)).await;
+    let () = world.redis("SET @count 9").await;
+    let attached = world.attached(&repairing().replace("quantity", "repair_limit = 8\nquantity"));
+    let run = pass(&attached).await;
+    let told = &run.drops[0].findings[0].detail;
+    assert!(run.status == Status::Braked && told.contains("9 repairs, and the limit is 8"));
+    world.members("@users", users(20..21)).await;
+    let () = world.redis("SET @count 10").await;
+    let run = pass_with(&attached, confirmed(&attached)).await;
+    assert_eq!(run.status, Status::Braked, "others than were shown");
+    assert_eq!(world.numbers().await[0], 0);
+    assert_eq!(
+        pass_with(&attached, confirmed(&attached)).await.status,
+        Status::Repaired
+    );
+    assert_eq!(world.numbers().await[0], 10);
+}
+
+#[tokio::test]
+async fn store_that_is_away_is_a_stall_and_never_a_repair() {
+    let world = broken().await;
+    let before = world.state().await;
+    let mut without_redis = world.attached(&repairing());
+    without_redis.redis = redis_at("redis://127.0.0.1:1");
+    let mut without_mysql = world.attached(&repairing());
+    without_mysql.theirs = mysql_at("mysql://root@127.0.0.1:1/x");
+    for attached in [without_redis, without_mysql] {
+        let run = pass(&attached).await;
+        assert!(
+            run.partial && run.drops.is_empty() && run.status == Status::Drift,
+            "{run:?}"
+        );
+        assert_eq!(run.findings[0].kind, Kind::Stalled);
+    }
+    assert_eq!(world.state().await, before);
+}
+
+#[tokio::test]
+async fn two_passes_at_once_take_turns_and_repair_once() {
+    let world = broken().await;
+    let attached = [world.attached(&repairing()), world.attached(&repairing())];
+    let runs = tokio::join!(pass(&attached[0]), pass(&attached[1]));
+    let is_clean = [runs.0.status, runs.1.status].map(|status| status == Status::Clean);
+    assert_ne!(is_clean[0], is_clean[1], "{runs:?}");
+    assert_eq!(world.numbers().await, [9, 0, 9, 9]);
+}

@@ -1,0 +1,247 @@
+//! A coupon system of somebody else: its tables, its keys, and the file that describes them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use firstcome_reconciler::attach::config::AttachFile;
+use firstcome_reconciler::attach::{Attached, Ours};
+use firstcome_reconciler::context::PassRequest;
+use firstcome_reconciler::report::{DropReport, Run, Trigger};
+use firstcome_reconciler::run::new_run_id;
+use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
+use firstcome_shared::mysql::{Db, DbSettings, migrations};
+use firstcome_shared::redis::Redis;
+use firstcome_stack::{MysqlServer, RedisServer, StackOptions, Tables, mysql_rows};
+use redis::aio::MultiplexedConnection;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+static SERVERS: OnceCell<(MysqlServer, RedisServer)> = OnceCell::const_new();
+static TABLES: Tables = Tables::new();
+static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+/// The tables of all tests; most add a unique key.
+const TABLES_OF_ALL: [&str; 3] = [
+    "CREATE TABLE coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, user_id VARCHAR(64) NOT NULL, \
+     created_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6), KEY (event_id, user_id))",
+    "CREATE TABLE failed_event (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, user_id VARCHAR(64) NOT NULL)",
+    "CREATE TABLE stock (id INT PRIMARY KEY, total INT NOT NULL)",
+];
+
+pub(crate) struct World {
+    pub(crate) database: String,
+    pub(crate) redis_url: String,
+    pub(crate) ours: String,
+    pub(crate) redis: MultiplexedConnection,
+    /// Begins the names of its keys.
+    pub(crate) prefix: String,
+}
+
+async fn servers() -> &'static (MysqlServer, RedisServer) {
+    let start = async || {
+        let StackOptions { mysql, redis, .. } = StackOptions::without_fsync();
+        tokio::try_join!(MysqlServer::start(mysql), RedisServer::start(redis)).unwrap()
+    };
+    SERVERS.get_or_init(start).await
+}
+
+impl World {
+    /// Creates a world whose unique key refuses a user's second row.
+    pub(crate) async fn new() -> Self {
+        let world = Self::without_key().await;
+        world
+            .sql("ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id)")
+            .await;
+        world
+    }
+
+    pub(crate) async fn without_key() -> Self {
+        let (mysql, redis) = servers().await;
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+        let [theirs, ours] = ["shop", "ours"].map(|name| format!("{name}_{number}"));
+        for name in [&theirs, &ours] {
+            mysql
+                .query(&format!("CREATE DATABASE {name}"))
+                .await
+                .unwrap();
+        }
+        let ours = mysql.database_url(&ours);
+        let migrate = async || {
+            migrations::migrate(&mysql_at(&ours)).await.unwrap();
+        };
+        TABLES.made(&ours, migrate).await.unwrap();
+        let client = redis::Client::open(redis.url()).unwrap();
+        let world = Self {
+            database: mysql.database_url(&theirs),
+            redis_url: redis.url(),
+            ours,
+            redis: client.get_multiplexed_async_connection().await.unwrap(),
+            prefix: format!("w{number}:"),
+        };
+        for table in TABLES_OF_ALL {
+            world.sql(table).await;
+        }
+        world
+    }
+
+    pub(crate) async fn sql(&self, sql: &str) -> Vec<Vec<String>> {
+        let rows = mysql_rows(&self.database, sql).await;
+        rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        self.sql(sql).await[0][0].parse().unwrap()
+    }
+
+    /// Rows of event 7, open failed events, members and counter.
+    pub(crate) async fn numbers(&self) -> [i64; 4] {
+        let rows = self
+            .number("SELECT COUNT(*) FROM coupon WHERE event_id = 7")
+            .await;
+        let failed = self.number("SELECT COUNT(*) FROM failed_event").await;
+        let count: Option<i64> = self.redis("GET @count").await;
+        [
+            rows,
+            failed,
+            self.redis("SCARD @users").await,
+            count.unwrap_or(-1),
+        ]
+    }
+
+    /// Runs a Redis command; `@` is the prefix of the world's keys.
+    pub(crate) async fn redis<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        let command = command.replace('@', &self.prefix);
+        let mut asked = redis::Cmd::new();
+        asked.arg(command.split(' ').collect::<Vec<_>>());
+        asked.query_async(&mut self.redis.clone()).await.unwrap()
+    }
+
+    /// Inserts rows of an event for these users.
+    pub(crate) async fn rows(&self, event: u32, users: impl IntoIterator<Item = String>) {
+        self.insert("coupon", event, users).await;
+    }
+
+    pub(crate) async fn failed(&self, event: u32, users: impl IntoIterator<Item = String>) {
+        self.insert("failed_event", event, users).await;
+    }
+
+    async fn insert(&self, table: &str, event: u32, users: impl IntoIterator<Item = String>) {
+        let values = users.into_iter().map(|user| format!("({event}, '{user}')"));
+        for some in values.collect::<Vec<_>>().chunks(5_000) {
+            let (columns, values) = ("(event_id, user_id)", some.join(", "));
+            self.sql(&format!("INSERT INTO {table} {columns} VALUES {values}"))
+                .await;
+        }
+    }
+
+    pub(crate) async fn members(&self, key: &str, users: impl IntoIterator<Item = String>) {
+        for some in users.into_iter().collect::<Vec<_>>().chunks(5_000) {
+            let () = self.redis(&format!("SADD {key} {}", some.join(" "))).await;
+        }
+    }
+
+    /// The file, with its addresses; `@` is the prefix of the world's keys.
+    pub(crate) fn text(&self, campaigns: &str) -> String {
+        let campaigns = campaigns.replace('@', &self.prefix);
+        format!(
+            "database = {:?}\nredis = {:?}\n{campaigns}",
+            self.database, self.redis_url
+        )
+    }
+
+    pub(crate) fn file(&self, campaigns: &str) -> PathBuf {
+        let name = format!(
+            "attach-{}-{}.toml",
+            std::process::id(),
+            self.prefix.trim_end_matches(':')
+        );
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, self.text(campaigns)).unwrap();
+        path
+    }
+
+    pub(crate) fn attached(&self, campaigns: &str) -> Attached {
+        let file = AttachFile::parse(&self.text(campaigns)).unwrap();
+        let settings = mysql_at(&self.ours);
+        let ours = Ours {
+            db: Db::new(&settings).unwrap(),
+            settings,
+        };
+        Attached {
+            theirs: mysql_at(&file.database),
+            redis: redis_at(&file.redis),
+            file: Arc::new(file),
+            ours: Some(ours),
+            current: Arc::default(),
+        }
+    }
+
+    /// The state of all that is theirs, for a comparison.
+    pub(crate) async fn state(&self) -> String {
+        let mut state = Vec::new();
+        for table in ["coupon", "failed_event", "stock"] {
+            state.push(format!(
+                "{:?}",
+                self.sql(&format!("SELECT * FROM {table}")).await
+            ));
+        }
+        for key in ["@users", "@count"] {
+            let dump: Option<Vec<u8>> = self.redis(&format!("DUMP {key}")).await;
+            state.push(format!("{dump:?}"));
+        }
+        state.concat()
+    }
+}
+
+pub(crate) fn mysql_at(url: &str) -> DbSettings {
+    MysqlArgs::at(url.to_owned().into(), &TlsArgs::default(), 5_000).unwrap()
+}
+
+pub(crate) fn redis_at(url: &str) -> Redis {
+    let settings = RedisArgs::at(url.to_owned().into(), false, &TlsArgs::default(), 5_000);
+    Redis::new(&settings.unwrap()).unwrap()
+}
+
+/// Runs one pass.
+pub(crate) async fn pass(attached: &Attached) -> Run {
+    pass_with(attached, PassRequest::new(Trigger::Cli)).await
+}
+
+pub(crate) async fn pass_with(attached: &Attached, request: PassRequest) -> Run {
+    let patience = std::time::Duration::from_secs(60);
+    let request = PassRequest {
+        patience,
+        ..request
+    };
+    let stop = CancellationToken::new();
+    attached.pass(&request, &new_run_id(), &stop).await.unwrap()
+}
+
+/// A request that confirms what is held back of the first campaign.
+pub(crate) fn confirmed(attached: &Attached) -> PassRequest {
+    PassRequest {
+        coupon: Some(attached.file.campaigns[0].coupon_id()),
+        confirm: true,
+        ..PassRequest::new(Trigger::Cli)
+    }
+}
+
+/// Counts the findings of a report, such as "2 unissued applied".
+pub(crate) fn found(report: &DropReport) -> Vec<String> {
+    let mut found: BTreeMap<String, u32> = BTreeMap::new();
+    for it in &report.findings {
+        *found
+            .entry(format!("{} {}", it.kind.as_str(), it.result.as_str()))
+            .or_default() += 1;
+    }
+    found
+        .iter()
+        .map(|(what, n)| format!("{n} {what}"))
+        .collect()
+}
+
+pub(crate) fn users(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
+    range.map(|n| format!("user-{n}"))
+}

@@ -1,0 +1,56 @@
+//! What the kinds mean in a campaign of `attach`, whose API and stores are not ours: no gate closes
+//! there, and no slot is taken from anybody.
+
+use super::{AlertKind, Kind, KindFacts, Remedy};
+
+const AGAIN: &str = "In mode repair the next pass repairs it; in mode observe, repair it by hand, or \
+    write mode = \"repair\" for the campaign. See the reason.";
+
+impl AlertKind {
+    /// Returns the facts of a kind for an attached system.
+    pub const fn attached_facts(self) -> KindFacts {
+        let facts = self.facts();
+        let (users, to_do) = match self {
+            Self::Left(Kind::Unissued) => ("They were told yes, and have no coupon yet.", AGAIN),
+            Self::Left(Kind::FailedClaim) => (
+                "They may have been told yes, and have no coupon.",
+                "See the reason of each. Those that came after the last coupon was given out can be deleted.",
+            ),
+            Self::Left(Kind::MissingAdmission) => (
+                "They have their coupons, and could claim a second one.",
+                AGAIN,
+            ),
+            Self::Left(Kind::CountMismatch) => {
+                ("The counter may tell people yes or no wrongly.", AGAIN)
+            }
+            Self::Left(Kind::Unfilled) => (
+                "People are told that nothing is left, although coupons are.",
+                AGAIN,
+            ),
+            Self::Left(Kind::OverAdmitted) => (
+                "More people were told yes than there are coupons.",
+                "Raise the quantity, and the next pass in mode repair gives each of them one; or tell each of them.",
+            ),
+            Self::Left(Kind::Stalled) => (
+                "Users notice nothing, but nothing is compared and nothing is repaired.",
+                "Bring the store back, or correct the file as the sentence says.",
+            ),
+            Self::Braked => (
+                "Nothing was written to your stores.",
+                "Check that the file names the right keys and rows: this many repairs are rarely right. Then list and \
+                 confirm them.",
+            ),
+            Self::MysqlUnreachable => (
+                "Users notice nothing, but no pass runs without the database of its own.",
+                "Bring the MySQL of DATABASE_URL back. Everything then continues by itself.",
+            ),
+            _ => (facts.users, facts.to_do),
+        };
+        KindFacts {
+            users,
+            to_do,
+            remedy: Remedy::Attached,
+            ..facts
+        }
+    }
+}
