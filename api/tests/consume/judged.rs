@@ -159,30 +159,3 @@ async fn message_read_again_after_erasing_its_holder_changes_nothing() {
     assert!(erased.is_some());
     is_read_again(&world, drop, 2, &messages).await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn messages_read_again_after_erasing_a_drop_change_nothing() {
-    let (world, drop) = ConsumeWorld::with_coupon(9, OncePer::Coupon).await;
-    let now = Utc::now();
-    let messages: Vec<_> = (1..=4)
-        .map(|slot| message(drop, slot, &format!("u-{slot}"), now))
-        .collect();
-    world.send(messages.clone()).await;
-    read_all(&world, 4).await;
-    let shown = world.query("SELECT code FROM issued_coupons").await;
-    set(
-        &world,
-        drop.drop,
-        "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4",
-    )
-    .await;
-    // Simulates a row that somebody has changed by hand.
-    world
-        .query("UPDATE issued_coupons SET user_id = 'erased-00000000000000000b0e' WHERE slot = 3")
-        .await;
-    assert_eq!(world.db.erase_holders(drop.drop).await.unwrap(), 4);
-    let codes = world.query("SELECT code FROM issued_coupons").await;
-    assert!(codes.iter().all(|code| !shown.contains(code)), "{codes:?}");
-    assert_eq!(world.db.erase_holders(drop.drop).await.unwrap(), 0);
-    is_read_again(&world, drop, 4, &messages[2..]).await;
-}
