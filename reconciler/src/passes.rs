@@ -51,9 +51,9 @@ pub enum NotStarted {
 #[derive(Clone)]
 pub enum Worker {
     /// The reconciler of our own coupons.
-    Own(Reconciler),
+    Own(Box<Reconciler>),
     /// That of a coupon system of somebody else.
-    Attached(Attached),
+    Attached(Box<Attached>),
 }
 
 #[derive(Clone)]

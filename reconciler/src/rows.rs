@@ -9,6 +9,7 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{FencedInsert, IssuedBy};
+use firstcome_shared::mysql::{DbError, Refusal};
 use firstcome_shared::sql;
 
 use crate::context::{PassContext, PassError};

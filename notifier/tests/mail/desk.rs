@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::{Clock, Notifier, NotifyArgs, WebhookArgs};
+use firstcome_shared::mysql::Sql;
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_shared::report::Run;
 use firstcome_stack::{
@@ -142,15 +143,8 @@ impl Desk {
 
     /// Runs a statement in this desk's database.
     pub(crate) async fn run(&self, sql: &str) {
-        use diesel::sql_query;
-        use diesel_async::RunQueryDsl;
-        let sql = sql.to_owned();
-        self.db
-            .run("set up", async move |conn| {
-                sql_query(sql).execute(conn).await
-            })
-            .await
-            .unwrap();
+        let statement = Sql::new(sql, Vec::new());
+        self.db.execute("set up", statement).await.unwrap();
     }
 
     /// Creates coupon 1 with its drop 7.

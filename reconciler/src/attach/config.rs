@@ -340,7 +340,7 @@ impl Campaign {
         let Some(zone) = self.time_zone.filter(|_| self.is_daily()) else {
             return vec![target(None, self.ends.is_some_and(|ends| now >= ends))];
         };
-        let today = now.with_timezone(&zone).date_naive();
+        let today = zone.local(now).date_naive();
         let yesterday = today - TimeDelta::days(1);
         vec![target(Some(yesterday), true), target(Some(today), false)]
     }

@@ -71,7 +71,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let routes = routes.merge(health::metrics_route(metrics));
     println!("listening on http://{}", listener.local_addr()?);
     tasks.spawn(serve(listener, routes, Limits::FOR_MACHINES, stop.clone()));
-    let worker = Worker::Attached(attached);
+    let worker = Worker::Attached(Box::new(attached));
     let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
     let by_schedule = BySchedule::new(ours.db, passes, notifier, schedules);
     let ended = by_schedule.run(&crons, stop.clone()).await;

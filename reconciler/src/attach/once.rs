@@ -35,7 +35,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         "the file has no campaign {:?}",
         args.campaign
     );
-    let coupon = campaign.flatten().map(|it| it.coupon_id());
+    let coupon = campaign.flatten().map(super::config::Campaign::coupon_id);
     ensure!(
         !args.confirm || coupon.is_some(),
         "--confirm needs --campaign: what is held back is confirmed campaign by campaign"

@@ -235,8 +235,9 @@ impl Pass<'_> {
                     .await?;
                 let why =
                     format!("held back: this pass has {number} repairs, and the limit is {limit}");
-                held.into_iter()
-                    .for_each(|it| it.became((Outcome::Planned, why.clone())));
+                for it in held {
+                    it.became((Outcome::Planned, why.clone()));
+                }
             }
         }
         Ok(if dry_run { Vec::new() } else { now })

@@ -116,7 +116,7 @@ impl Daemon {
         announce(stores.db.clone(), stores.process(), stopped()).await;
         let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
         let (notifier, tasks) = (self.notifier.clone(), self.tasks.clone());
-        let worker = Worker::Own(reconciler.clone());
+        let worker = Worker::Own(Box::new(reconciler.clone()));
         let passes = Passes::new(worker, notifier, tasks, stopped());
         let front = Front {
             stores: stores.clone(),

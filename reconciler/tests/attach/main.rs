@@ -1,5 +1,7 @@
 //! Tests of `attach` on real servers: coupon systems as others build them, broken in their ways.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod config;
 mod crash;
 mod crowd;

@@ -13,7 +13,7 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, TokenData, Validation, decode, decode_header,
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 
 use super::key_set::KeySet;
@@ -70,14 +70,25 @@ fn filled(text: Option<&String>) -> Option<&str> {
 }
 
 impl JwtArgs {
-    /// Checks a setting that every installation with tokens has.
-    pub(super) fn is_set(&self) -> bool {
-        self.jwt_algorithm.is_some() || filled(self.jwt_issuer.as_ref()).is_some()
+    /// Returns the name of one of these settings that is set, if any is.
+    pub(super) fn any_set(&self) -> Option<&'static str> {
+        let settings = [
+            ("JWT_ALGORITHM", self.jwt_algorithm.is_some()),
+            ("JWT_SECRET", self.secret().is_some()),
+            ("JWT_JWKS_URL", filled(self.jwt_jwks_url.as_ref()).is_some()),
+            ("JWT_ISSUER", filled(self.jwt_issuer.as_ref()).is_some()),
+        ];
+        let set = settings.into_iter().find(|(_, is_set)| *is_set);
+        set.map(|(name, _)| name)
+    }
+
+    fn secret(&self) -> Option<&str> {
+        let secret = self.jwt_secret.as_ref()?.expose_secret();
+        (!secret.is_empty()).then_some(secret)
     }
 
     fn keys(&self, algorithm: Algorithm) -> Result<Keys, String> {
-        let secret = self.jwt_secret.as_ref().map(ExposeSecret::expose_secret);
-        let secret = secret.filter(|secret| !secret.is_empty());
+        let secret = self.secret();
         let url = filled(self.jwt_jwks_url.as_ref());
         let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
         let needed = match (secret, url) {

@@ -69,8 +69,10 @@ impl Identity {
                 lines: LineLimit::new(Duration::from_secs(60)),
             });
         }
-        if args.jwt.is_set() {
-            return Err("JWT_ALGORITHM or JWT_ISSUER is set, but USER_AUTH=trusted-header ignores it: choose one".into());
+        if let Some(name) = args.jwt.any_set() {
+            return Err(format!(
+                "{name} is set but USER_AUTH=trusted-header ignores it: choose one"
+            ));
         }
         if !listen_addr.ip().is_loopback() {
             tracing::warn!(
