@@ -7,7 +7,7 @@ use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionRep
 use firstcome_shared::redis::allow_list::ListReplaced;
 use firstcome_stack::RedisServer;
 
-use crate::command::{ScriptCommand, Start, Tamper};
+use crate::command::Start;
 use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld, server};
 
@@ -231,39 +231,4 @@ async fn allow_list_may_have_thousands_of_users_or_none() {
     );
     let seen = redis.allow_lists(&[id]).await.unwrap()[0];
     assert!(seen.is(list(3, 0)), "an empty list is known");
-}
-
-#[tokio::test]
-async fn unrestricted_coupon_needs_no_additional_command() {
-    let (server, mut world) = ScriptWorld::start(Start::new(9, OncePer::Coupon, 0)).await;
-    let calls = async |command: &str| {
-        let stats: String = ask(&server, &["INFO", "commandstats"]).await;
-        let line = stats
-            .lines()
-            .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")))
-            .map(str::to_owned);
-        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    let lists = async || (calls("scard").await, calls("smismember").await);
-    let unread = lists().await;
-    let before = calls("hmget").await;
-    world.claims("ab").await;
-    assert_eq!(lists().await, unread);
-    assert_eq!(
-        calls("hmget").await - before,
-        2,
-        "meta and claimants, as without a list"
-    );
-    only_for(&server, &world, "list").await;
-    write(&world.redis, 1, 5, &["c"]).await;
-    let before = calls("smismember").await;
-    world.claims("cd").await;
-    assert_eq!(
-        calls("smismember").await - before,
-        1,
-        "one command for the whole call"
-    );
-    world.apply(&ScriptCommand::Tamper(Tamper::LoseMeta)).await;
-    assert_eq!(world.claims("c").await, "[Unloaded(DropId(3))]");
 }
