@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use diesel::QueryResult;
-use diesel::result::Error::RollbackTransaction;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::before;
@@ -55,16 +54,10 @@ impl Db {
         by: Operator,
     ) -> Result<ListChanged, DbError> {
         let db = self.within(LONG);
-        let done = db.transaction("change an allow list", async move |conn| {
+        db.transaction("change an allow list", async move |conn| {
             change_list(conn, id, seen, &change, &by).await
-        });
-        match done.await {
-            Err(DbError::Query {
-                source: RollbackTransaction,
-                ..
-            }) => Ok(ListChanged::TooLong),
-            done => done,
-        }
+        })
+        .await
     }
 
     /// Gives a coupon's list a new revision, also above `seen`.
@@ -184,15 +177,22 @@ async fn change_list(
     let Some(list) = locked(conn, id).await? else {
         return Ok(ListChanged::NoCoupon);
     };
+    if let ListChange::Add(users) = change
+        && users.len() as u64 + u64::from(list.people) > u64::from(MAX_LISTED)
+    {
+        // Writing a list that is too long, and undoing it, would take long.
+        let new = format!("SELECT COUNT(DISTINCT j.user_id) {}", not_listed());
+        let new: u64 = sql!(new, json(users)?, id).one(conn).await?;
+        if new + u64::from(list.people) > u64::from(MAX_LISTED) {
+            return Ok(ListChanged::TooLong);
+        }
+    }
     let changed = apply(conn, id, change).await?;
     let (word, people) = match change {
         ListChange::Add(_) => ("added", list.people.saturating_add(changed)),
         ListChange::Remove(_) => ("removed", list.people.saturating_sub(changed)),
         ListChange::Empty => ("removed", 0),
     };
-    if people > MAX_LISTED {
-        return Err(RollbackTransaction);
-    }
     // Rows may have been removed manually without updating the count.
     if changed == 0 && people == list.people {
         return Ok(ListChanged::Yes { now: list, changed });
@@ -234,8 +234,8 @@ async fn apply(conn: &mut Conn, id: CouponId, change: &ListChange) -> QueryResul
     let changed = match change {
         ListChange::Add(users) => {
             let insert = format!(
-                "INSERT INTO coupon_allow_list (coupon_id, user_id) SELECT DISTINCT ?, j.user_id FROM {USERS} \
-                 LEFT JOIN coupon_allow_list l ON l.coupon_id = ? AND l.user_id = j.user_id WHERE l.user_id IS NULL"
+                "INSERT INTO coupon_allow_list (coupon_id, user_id) SELECT DISTINCT ?, j.user_id {}",
+                not_listed()
             );
             sql!(insert, id, json(users)?, id)
         }
@@ -248,4 +248,12 @@ async fn apply(conn: &mut Conn, id: CouponId, change: &ListChange) -> QueryResul
         ListChange::Empty => sql!("DELETE FROM coupon_allow_list WHERE coupon_id = ?", id),
     };
     Ok(u32::try_from(changed.run(conn).await?).unwrap_or(u32::MAX))
+}
+
+/// Joins the given users with a coupon's list, and keeps those who are not on it.
+fn not_listed() -> String {
+    format!(
+        "FROM {USERS} LEFT JOIN coupon_allow_list l ON l.coupon_id = ? AND l.user_id = j.user_id \
+         WHERE l.user_id IS NULL"
+    )
 }

@@ -316,7 +316,7 @@ impl Db {
 /// answer counts ([`Db::of_primary`]).
 pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> QueryResult<bool> {
     let lock = sql!("SELECT era FROM coupons WHERE id = ? FOR SHARE", coupon);
-    let now: Option<u64> = lock.first(conn).await?;
+    let now: Option<u64> = lock.cached().first(conn).await?;
     Ok(now.is_some_and(|now| now > era))
 }
 

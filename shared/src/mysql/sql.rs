@@ -246,7 +246,10 @@ impl<S> QueryFragment<Mysql> for Reading<S> {
         let mut values = values.iter();
         for (at, part) in text.split('?').enumerate() {
             if at > 0 {
-                values.next().ok_or_else(misfit)?.push(&mut out)?;
+                values
+                    .next()
+                    .ok_or_else(misfit)?
+                    .push(&mut out, *is_cached)?;
             }
             out.push_sql(part);
         }
@@ -255,10 +258,12 @@ impl<S> QueryFragment<Mysql> for Reading<S> {
 }
 
 impl Value {
-    fn push<'b>(&'b self, out: &mut AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
+    /// Writes numbers as text, because each parameter costs MySQL a packet, unless the text must
+    /// stay the same.
+    fn push<'b>(&'b self, out: &mut AstPass<'_, 'b, Mysql>, is_cached: bool) -> QueryResult<()> {
         match self {
             Self::Null => out.push_sql("NULL"),
-            // As text, because each parameter costs MySQL a packet.
+            Self::Int(value) if is_cached => out.push_bind_param::<BigInt, _>(value)?,
             Self::Int(value) => out.push_sql(&value.to_string()),
             Self::Unsigned(value) => out.push_sql(&value.to_string()),
             Self::Text(value) => out.push_bind_param::<Text, _>(value)?,
@@ -271,7 +276,7 @@ impl Value {
                     if at > 0 {
                         out.push_sql(",");
                     }
-                    value.push(out)?;
+                    value.push(out, is_cached)?;
                 }
             }
         }

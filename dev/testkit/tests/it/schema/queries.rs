@@ -76,11 +76,9 @@ async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_query()
         () = under_way(&world) => {}
     }
     holding.commit().await;
-    assert_eq!(
-        name_of(&mut conn, 2).await.unwrap(),
-        "one",
-        "the query for the second row returned the first"
-    );
+    // It reads the row of the first query, or the remains of that reply as its own.
+    let poisoned = name_of(&mut conn, 2).await;
+    assert_ne!(poisoned.ok().as_deref(), Some("two"));
 }
 
 #[tokio::test]
