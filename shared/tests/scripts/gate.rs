@@ -197,22 +197,6 @@ async fn gate_stays_open_only_after_events_that_lose_nothing() {
     }
 }
 
-/// The same events while a reconciler rebuilds the drop.
-#[tokio::test]
-async fn rebuild_goes_on_only_after_events_that_lose_nothing() {
-    let start = Start::new(2, OncePer::Coupon, 0);
-    for (event, expected) in CASES {
-        let server = RedisServer::start(RedisOptions::default()).await.unwrap();
-        let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
-        begin_to_rebuild(&mut world).await;
-        let (asked, _lives) = happens(event, &server, &mut world).await;
-        if let Some(asked) = &asked {
-            world.redis = connect(&asked.url());
-        }
-        assert_rebuild(&format!("{event:?}"), &world, expected).await;
-    }
-}
-
 /// Checks the answers to claims, and the state that the API reads.
 async fn assert_gate(event: &str, world: &ScriptWorld, expected: After) {
     let found = match answered(world).await {
