@@ -116,6 +116,12 @@ for (const place of document.querySelectorAll("[data-number]")) {
   field.addEventListener("input", () => { place.textContent = field.value.trim() || without; });
 }
 
+// "No" leads back to the page with the form.
+document.querySelector("[data-back]")?.addEventListener("click", (event) => {
+  event.preventDefault();
+  history.back();
+});
+
 // A preview of what was typed before is misleading.
 const preview = document.querySelector("[data-preview]");
 document.querySelector("form.fields")?.addEventListener("input", () => preview?.remove());
