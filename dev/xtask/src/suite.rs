@@ -18,7 +18,7 @@ const SYSTEM: &str = "it";
 const ATTACKS: &str = "attack::";
 
 /// Number of fault schedules for every change. `make chaos SEEDS=500` runs those of a release.
-const SEEDS: &str = "60";
+const SEEDS: &str = "12";
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
@@ -113,6 +113,7 @@ fn schedules(profile: &Profile) -> Result<Command> {
     println!("[test] fault schedules; to run them alone: make chaos FIRST={first} SEEDS={seeds}");
     let mut chaos = profile.program("firstcome-chaos");
     chaos.arg("run");
+    chaos.arg("--regressions");
     chaos.envs([("FIRST", &*first), ("SEEDS", &seeds), ("WORKERS", "2")]);
     Ok(chaos)
 }
