@@ -151,17 +151,28 @@ impl Catalogue {
         }
         let read = async {
             let _one_at_a_time = self.lookup.lock().await;
-            match self.read(self.db.of_primary(), id).await {
-                // A demoted primary lacks the newest coupons, but may have this one.
-                Err(DbError::ReadOnly { .. }) => self
-                    .read(self.db.clone(), id)
-                    .await?
-                    .ok_or(LookupError::Unavailable),
-                found => match found? {
-                    Some(coupon) => Ok(coupon),
-                    None => Err(self.missing(id).await),
-                },
+            // The request before this one may have looked the same coupon up.
+            if let Some(found) = self.live.load().get(&id) {
+                return Ok(Arc::clone(found));
             }
+            let found = match self.read(self.db.of_primary(), id).await {
+                // A demoted primary lacks the newest coupons, but may have this one.
+                Err(DbError::ReadOnly { .. }) => {
+                    let found = self.read(self.db.clone(), id).await?;
+                    found.ok_or(LookupError::Unavailable)?
+                }
+                found => match found? {
+                    Some(coupon) => coupon,
+                    None => return Err(self.missing(id).await),
+                },
+            };
+            // It counts as live until the next refresh: a crowd asks for it at once.
+            self.live.rcu(|live| {
+                let mut live = LiveCoupons::clone(live);
+                live.entry(id).or_insert_with(|| Arc::clone(&found));
+                live
+            });
+            Ok(found)
         };
         in_time(read).await
     }

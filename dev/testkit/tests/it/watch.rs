@@ -132,10 +132,11 @@ async fn every_metric_of_rules_and_dashboard_exists_and_passes_are_counted() {
     ];
     for (name, labels, value) in counts {
         let name = format!("firstcome_{name}");
+        // A pass by cron may count more.
         eventually(
-            &format!("{name} {labels:?} is {value}"),
+            &format!("{name} {labels:?} is at least {value}"),
             LIMIT,
-            async || daemon.http().metric(&name, labels).await == Some(value),
+            async || daemon.http().metric(&name, labels).await >= Some(value),
         )
         .await;
     }
