@@ -401,7 +401,11 @@ impl Run {
             return Status::Braked;
         }
         let is_left = |it: &Finding| {
-            matches!(it.result, Outcome::Failed | Outcome::Planned) || it.needs_person
+            // A coupon on which another process works may still be closed.
+            let is_of_others = it.kind == Kind::RedisLost && it.result == Outcome::Skipped;
+            matches!(it.result, Outcome::Failed | Outcome::Planned)
+                || it.needs_person
+                || is_of_others
         };
         let is_broken = self.drops.iter().any(|drop| drop.after.broken_promises > 0);
         if is_broken || self.all_findings().any(is_left) {
