@@ -1,6 +1,6 @@
 //! The dead-letter table `failed_claims`: claims that did not become a row, kept until the
 //! reconciler or an operator has resolved them. It is also the fallback for claims that Kafka did
-//! not accept (reason [`UNPUBLISHED`]).
+//! not accept (reason `unpublished`).
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;

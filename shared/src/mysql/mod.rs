@@ -1,4 +1,4 @@
-//! MySQL: the one place where queries run ([`Db`]), the tables ([`schema`]), and the queries that
+//! MySQL: the one place where queries run ([`Db`]), and the queries that
 //! both packages need.
 
 pub mod alerts;

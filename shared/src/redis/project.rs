@@ -78,7 +78,7 @@ impl Redis {
 
     /// Begins to rebuild a drop: deletes its settings, users, free slots and times, and sets its
     /// counter to the highest slot with a row. Its waiting list stays. Without settings, the coupon
-    /// cannot be opened before [`Self::project_settings`].
+    /// cannot be opened before the settings are written, too.
     pub async fn project_begin(
         &self,
         keys: &DropKeys,
