@@ -242,7 +242,7 @@ impl Page {
         services.ask_api(caller, method, path, body, header).await
     }
 
-    /// Asks on a screen of its own whether to make a change. Its button sends the same form again,
+    /// Asks on a separate screen whether to make a change. Its button sends the same form again,
     /// with the field `sure`.
     pub(crate) fn ask(&self, form: &Fields, what: &str, button: &str) -> Response {
         let screen = ConfirmScreen {

@@ -64,8 +64,8 @@ impl Group {
         self.partitions.lock().get_mut(&partition).map(change)
     }
 
-    /// Begins to read a partition at an offset, unless the group has taken it away: assigns it
-    /// anew. The lock keeps a rebalance from moving it meanwhile. Blocks for a moment.
+    /// Begins to read a partition at an offset by assigning it again, unless the group has taken it
+    /// away. The lock prevents a rebalance from moving it at the same time. Blocks briefly.
     pub(super) fn begin(
         &self,
         partition: i32,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use firstcome_shared::kafka::{KafkaSettings, Probed, probe};
+use firstcome_shared::kafka::{FORGOTTEN, KafkaSettings, Probed, probe};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::MessageOrigin;
 use metrics::{counter, gauge};
@@ -31,9 +31,6 @@ const TICK: Duration = Duration::from_millis(50);
 const LOOK: u64 = 20;
 /// Maximum wait for one answer of Kafka.
 const ANSWER: Duration = Duration::from_secs(2);
-/// A client to which no broker answers for this long is replaced. librdkafka 2.12 forgets all brokers
-/// for good, also its bootstrap servers, if a broker that has just come back names none.
-const FORGOTTEN: Duration = Duration::from_secs(15);
 
 /// Where partitions stand with unread messages, and since when they have not moved.
 type Silences = BTreeMap<i32, (Option<i64>, Instant)>;
@@ -63,7 +60,7 @@ impl Tender {
                 if looked.is_ok() || self.any_broker_answers() {
                     answered = Instant::now();
                 } else if answered.elapsed() > FORGOTTEN {
-                    tracing::warn!("no broker answers this client of Kafka; it is made anew");
+                    tracing::warn!("no broker answers this client of Kafka; it is replaced");
                     return client.cancel();
                 }
                 let trouble = looked.err().map(|error| error.to_string());

@@ -12,8 +12,8 @@ use crate::schedule::FaultSchedule;
 use crate::shrink::shrink;
 use crate::worker::CampaignWorker;
 
-/// Seeds that have found a fault of the product, newest last; at most 20. `make test` runs them before
-/// fresh ones.
+/// Seeds that have found a fault of the product, newest last; at most 20. `make test` runs them
+/// before fresh ones.
 ///
 /// - 13815, 13820: a seek did not take librdkafka away from a batch with a wrong checksum.
 /// - 13857: a broker that came back named no broker, and librdkafka forgot all of them.

@@ -8,7 +8,8 @@ use clap::Subcommand;
 use regex_lite::Regex;
 
 use crate::shell::{
-    Failed, cargo, cargo_tool, command, files, output, read, run as run_command, setting,
+    Failed, cargo, cargo_home, cargo_tool, command, files, output, read, run as run_command,
+    setting,
 };
 use crate::{deploy, helm};
 
@@ -96,19 +97,18 @@ fn deny() -> Result<()> {
     let mut rules = command(&program);
     rules.args(["--log-level", "error", "--locked", "check"]);
     run_command(rules.args(["licenses", "bans", "sources"]))?;
-    let database = setting("ADVISORY_DB").map(PathBuf::from).or_else(|| {
-        let home = setting("CARGO_HOME").map(PathBuf::from);
-        let home = home.or_else(|| Some(Path::new(&setting("HOME")?).join(".cargo")));
-        Some(home?.join("advisory-dbs").join(ADVISORIES))
-    });
-    let Some(database) = database.filter(|folder| folder.exists()) else {
+    let database = match setting("ADVISORY_DB") {
+        Some(database) => PathBuf::from(database),
+        None => cargo_home()?.join("advisory-dbs").join(ADVISORIES),
+    };
+    if !database.exists() {
         eprintln!(
             "[lint] known vulnerabilities in dependencies: UNCHECKED, since there is no advisory \
              database here (ADVISORY_DB names a clone of advisory-db)"
         );
         return Ok(());
-    };
-    // cargo-deny wants a clone of its own under this name.
+    }
+    // cargo-deny needs a separate clone under this name.
     let folder = tempfile::tempdir()?;
     let clone = folder.path().join(ADVISORIES);
     let git = |args: &[&str]| {

@@ -1,17 +1,18 @@
 //! The files of a release, in target/release-VERSION: a Debian package, bills of materials,
-//! licences of dependencies and checksums; with IMAGE=1 also an image. Who built it is attested
-//! where it is built: .github/workflows/release.yml.
+//! licences of dependencies and checksums; with IMAGE=1 also an image.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::programs::{Profile, target};
-use crate::shell::{Failed, cache, cargo, cargo_tool, command, output, root, run, setting};
+use crate::shell::{
+    Failed, cache, cargo, cargo_home, cargo_tool, command, output, root, run, setting,
+};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PROGRAMS: [&str; 2] = ["firstcome-api", "firstcome-reconciler"];
@@ -56,10 +57,7 @@ pub(crate) fn make() -> Result<()> {
 
 /// Builds the programs so that they contain no folder names of this machine.
 fn build_programs() -> Result<()> {
-    let home = setting("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| setting("HOME").map(|home| Path::new(&home).join(".cargo")));
-    let sources = home.context("neither CARGO_HOME nor HOME is set")?;
-    let folders = [(sources, "/cargo"), (root(), "/firstcome")];
+    let folders = [(cargo_home()?, "/cargo"), (root(), "/firstcome")];
     let mapped = |option: &str| {
         let options = folders
             .iter()

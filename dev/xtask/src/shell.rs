@@ -47,6 +47,14 @@ pub(crate) fn setting(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Returns the folder of cargo's registry and other downloads.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
+    setting("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| setting("HOME").map(|home| Path::new(&home).join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")
+}
+
 /// Returns the cache folder, which `firstcome-stack` also uses.
 pub(crate) fn cache() -> Result<PathBuf> {
     let folder = setting("FIRSTCOME_CACHE")

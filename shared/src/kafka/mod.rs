@@ -27,6 +27,11 @@ pub use unreadable::{Probed, probe, why_unreadable};
 /// wait.
 const FETCH_AGAIN_MS: &str = "10";
 
+/// A client to which no broker answers for this long must be replaced: librdkafka 2.12 forgets all
+/// brokers for good, also its bootstrap servers, if a broker that has just started names none. While
+/// Kafka is down, a new client does no harm.
+pub const FORGOTTEN: Duration = Duration::from_secs(15);
+
 /// Maximum size of a stored batch of messages, in bytes: the topic's `max.message.bytes`, and the
 /// limit of one fetch. This bounds memory: 64 KiB decompress to at most 66 MiB (gzip). A larger
 /// batch from before the topic had this limit is fetched alone.
@@ -63,8 +68,8 @@ impl KafkaSettings {
             .set("socket.keepalive.enable", "true")
             // The first winners of a drop should not wait for connections.
             .set("enable.sparse.connections", "false")
-            // A cluster that has just started may name no broker yet. librdkafka forgets its brokers
-            // then, and would connect to none of them for five minutes.
+            // Ask the bootstrap servers again after this time without metadata. The default is five
+            // minutes. It does not help a client that has no broker left (`FORGOTTEN`).
             .set("metadata.recovery.rebootstrap.trigger.ms", "3000")
             // Give up on an unresponsive broker after this time. The default is a minute.
             .set("socket.timeout.ms", "3000")

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::{KafkaSettings, check_topic};
+use firstcome_shared::kafka::{FORGOTTEN, KafkaSettings, check_topic};
 use firstcome_shared::trace::TRACEPARENT;
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
@@ -26,9 +26,6 @@ pub(crate) struct Publisher {
 
 /// Interval of requests for the topic, and maximum wait for each.
 const ASK_EVERY: Duration = Duration::from_secs(5);
-
-/// A producer to which no broker answers for this long is replaced.
-const FORGOTTEN: Duration = Duration::from_secs(15);
 
 impl Publisher {
     /// Creates the producer, which connects later. `is_up` tells whether Kafka answers.
@@ -54,9 +51,8 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Asks for the topic periodically. Makes the producer anew if no broker answers it for a while,
-    /// and checks the topic while there is a problem, because that may be over before the next
-    /// claim. Never ends.
+    /// Asks for the topic periodically. Replaces the producer after [`FORGOTTEN`], and checks the
+    /// topic while there is a problem, because that may be over before the next claim. Never ends.
     pub(crate) async fn watch_topic(&self) {
         let mut answered = Instant::now();
         loop {
@@ -81,9 +77,7 @@ impl Publisher {
         matches!(spawn_blocking(ask).await, Ok(Ok(_)))
     }
 
-    /// librdkafka 2.12 forgets all brokers for good, also the configured ones, if a broker that has
-    /// just started answers with an empty list of brokers. While Kafka is down, a new client does no
-    /// harm.
+    /// Replaces the producer.
     fn renew(&self) {
         match self.kafka.producer(self.deadline).create() {
             Ok(producer) => {

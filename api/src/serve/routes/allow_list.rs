@@ -143,7 +143,7 @@ impl FromRequest<App> for UsersBody {
     }
 }
 
-/// Makes a change by a body of so many ids, with repetitions.
+/// Changes a list. `lines` is the number of ids in the body, including repetitions.
 async fn change(
     app: App,
     id: CouponId,
