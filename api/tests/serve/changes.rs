@@ -154,7 +154,11 @@ async fn refuses_conflicting_changes_with_advice() {
             "not both",
         ),
         (later, json!({"closes_at": in_minutes(5)}), "later"),
-        (daily_later, json!({"close_now": true}), "the next opens at"),
+        (
+            daily_later,
+            json!({"close_now": true}),
+            "an earlier last_day",
+        ),
         (over, json!({"closes_at": in_minutes(5)}), "new coupon"),
         (over, json!({"close_now": true}), "nothing to close"),
         (daily, json!({"closes_at": in_minutes(5)}), "last_day"),

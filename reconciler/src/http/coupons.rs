@@ -40,7 +40,9 @@ pub(super) async fn find(app: &RouteState, id: &str) -> Result<(Coupon, Vec<Drop
 /// Returns the settings in the format of the API.
 fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponSettings {
     let schedule = coupon.schedule.as_ref();
-    let is_to_come = schedule.is_some_and(|it| !it.openings(Utc::now(), 1).is_empty());
+    let now = Utc::now();
+    let is_to_come =
+        schedule.is_some_and(|it| it.drops_from(now).iter().any(|d| d.opens_at >= now));
     CouponSettings {
         id: coupon.id,
         name: coupon.name.clone(),
