@@ -145,11 +145,6 @@ async fn refuses_conflicting_changes_with_advice() {
         (once, json!({"closes_at": in_minutes(-1)}), "close_now"),
         (
             once,
-            json!({"closes_at": in_minutes(-2), "paused": true}),
-            "later",
-        ),
-        (
-            once,
             json!({"closes_at": in_minutes(5), "close_now": true}),
             "not both",
         ),
@@ -160,7 +155,7 @@ async fn refuses_conflicting_changes_with_advice() {
             "an earlier last_day",
         ),
         (over, json!({"closes_at": in_minutes(5)}), "new coupon"),
-        (over, json!({"close_now": true}), "nothing to close"),
+        (over, json!({"close_now": true}), "no drop is open"),
         (daily, json!({"closes_at": in_minutes(5)}), "last_day"),
         (daily, json!({"last_day": yesterday}), "first_day"),
     ] {
