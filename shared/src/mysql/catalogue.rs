@@ -149,16 +149,6 @@ impl Db {
         .await
     }
 
-    /// Reads the effect of an earlier request with this key. Returns `None` if there was none.
-    pub async fn earlier_request(
-        &self,
-        key: IdempotencyKey,
-    ) -> Result<Option<EarlierRequest>, DbError> {
-        let what = "find an idempotency key";
-        self.run(what, async move |conn| earlier(conn, &key).await)
-            .await
-    }
-
     /// Reads one coupon with its drops in order of opening. Returns `None` if it does not exist.
     pub async fn coupon(&self, id: CouponId) -> Result<Option<WithDrops>, DbError> {
         let what = "read coupon";
