@@ -312,7 +312,6 @@ async fn change_applies_only_to_the_revision_in_if_match() {
         (1, (412, "changed_meanwhile")),
         "{both:?}"
     );
-    tag(refused[0]);
 
     let stale = patch_with(
         &apis[0],

@@ -59,7 +59,7 @@ pub(crate) enum AddOrRemove {
     request_body(content = String, content_type = "text/plain"),
     params(
         ("id" = i64, Path, description = "Coupon ID", example = 7),
-        ("change" = AddOrRemove, Path, description = "`add` or `remove`"),
+        ("change" = inline(AddOrRemove), Path, description = "`add` or `remove`"),
     ),
     responses(
         (status = 200, description = "The list has changed, or was like this", body = AllowListChanged),
