@@ -163,8 +163,8 @@ pub enum BarrierError {
 pub async fn deadlines(db: &Db, settings: &PassSettings) -> Result<Deadlines, DbError> {
     let announced = db.longest_deadlines().await?;
     Ok(Deadlines {
-        publish_ms: announced.publish_ms.max(settings.publish_deadline_ms),
-        in_flight_ms: announced.in_flight_ms.max(settings.in_flight_ms),
+        publish_ms: announced.publish_ms.max(settings.deadlines.publish_ms),
+        in_flight_ms: announced.in_flight_ms.max(settings.deadlines.in_flight_ms),
     })
 }
 

@@ -1,11 +1,12 @@
 //! The repair limit: how many users of a drop may lose the slot that Redis shows without an
-//! operator's confirmation. Rows are never limited. A confirmation applies to the plan that was
+//! operator's confirmation: a fifth of the quantity, and at least fifty. Rows are never limited. A confirmation applies to the plan that was
 //! shown, by the SHA-256 of its slots and users, and to nothing else. The plan is forgotten by the
 //! run that finds the drop without it ([`crate::record::finish`]).
 
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::held_back::ShownRepairs;
+use firstcome_shared::tuning::Tuning;
 
 use crate::context::PassContext;
 use crate::pass::Takes;
@@ -17,8 +18,9 @@ pub(crate) async fn brake(
     takes: &Takes,
 ) -> Result<Option<String>, DbError> {
     let db = &ctx.stores.db;
-    let percent = u64::from(ctx.settings.repair_limit_percent);
-    let limit = (u64::from(drop.quantity) * percent / 100).max(ctx.settings.repair_limit_at_least);
+    let percent = Tuning::RepairLimitPercent.or(20_u64);
+    let at_least = Tuning::RepairLimitAtLeast.or(50_u64);
+    let limit = (u64::from(drop.quantity) * percent / 100).max(at_least);
     let number = takes.number;
     if number <= limit {
         return Ok(None);

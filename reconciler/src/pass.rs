@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::UserId;
+use firstcome_shared::tuning::Tuning;
 use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 
@@ -163,7 +164,10 @@ pub async fn compare(
             judged.dirt.retain(|dirt| dirt.takes);
         }
         let letters = &page.mysql.letters;
-        carry_out(ctx, seen, drop, letters, &judged, may_write, &mut compared).await?;
+        end_claims(ctx, seen, drop, letters, &judged, may_write, &mut compared).await?;
+        let due = may_write.then_some(&*judged.rows);
+        let ends = rows::insert_rows(ctx, &seen.coupon, drop.drop.id, due.unwrap_or(&[])).await?;
+        note_rows(&judged.rows, ends, &mut compared);
     }
     Ok(compared)
 }
@@ -177,12 +181,13 @@ pub(crate) fn moment(ctx: &PassContext, seen: &CouponSeen, drop: &DropSeen) -> M
         clock_ms: ctx.clock_ms,
         is_read: ctx.is_read,
         deadline_ms: ctx.publish_ms,
-        overdue_ms: ctx.settings.overdue_ms,
+        overdue_ms: Tuning::ReconcileOverdueMs.or(60_000),
     }
 }
 
-/// Inserts the rows of a page, ends its letters, and completes its revocations.
-pub(crate) async fn carry_out(
+/// Ends the letters of a page, completes its revocations, and counts what only a projection
+/// repairs.
+pub(crate) async fn end_claims(
     ctx: &PassContext,
     seen: &CouponSeen,
     drop: &DropSeen,
@@ -215,14 +220,8 @@ pub(crate) async fn carry_out(
         let found = Finding::new(Kind::SettingsMismatch, ActionKind::Revoke, done, detail);
         compared.ledger.add(found.of(None, Some(user)));
     }
-    let ends = if may_write {
+    if may_write {
         rows::end_letters(ctx, coupon, drop.drop.id, &judged.letters).await?;
-        rows::insert_rows(ctx, coupon, drop.drop.id, coupon.era, &judged.rows).await?
-    } else {
-        vec![RowEnd::Planned; judged.rows.len()]
-    };
-    for (due, end) in judged.rows.iter().zip(ends) {
-        note_row(due, end, compared);
     }
     Ok(())
 }
@@ -236,38 +235,42 @@ fn outcomes(may_write: bool) -> (Outcome, Outcome) {
     }
 }
 
-/// Reports what became of a row.
-fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
-    let (result, more) = match end {
-        RowEnd::Planned => (Outcome::Planned, String::new()),
-        RowEnd::Issued => (Outcome::Applied, String::new()),
-        // The next look finds the other row, and what that means for this user.
-        RowEnd::Overtaken => {
-            let why = ": another row has come meanwhile, or the claim was given back";
-            (Outcome::Skipped, why.to_owned())
+/// Reports what became of rows; without an end, they are planned.
+pub(crate) fn note_rows(due: &[DueRow], ends: Vec<RowEnd>, compared: &mut Compared) {
+    let ends = ends.into_iter().map(Some).chain(std::iter::repeat(None));
+    for (due, end) in due.iter().zip(ends) {
+        let (result, more) = match end {
+            None => (Outcome::Planned, String::new()),
+            Some(RowEnd::Issued) => (Outcome::Applied, String::new()),
+            // The next look finds the other row, and what that means for this user.
+            Some(RowEnd::Overtaken) => {
+                let why = ": another row has come meanwhile, or the claim was given back";
+                (Outcome::Skipped, why.to_owned())
+            }
+            Some(RowEnd::Stale) => {
+                compared.is_unsettled = true;
+                continue;
+            }
+            Some(RowEnd::Refused(why)) => {
+                (Outcome::Failed, format!(": MySQL refuses the row: {why}"))
+            }
+        };
+        let is_refused = result == Outcome::Failed;
+        compared.repaired += u64::from(!is_refused);
+        compared.refused += u64::from(is_refused);
+        let (kind, detail) = match due.letter {
+            None => (Kind::Unissued, format!("admitted, and no row came{more}")),
+            Some(id) => (Kind::FailedClaim, format!("failed claim {id}{more}")),
+        };
+        let mut found = Finding::new(kind, ActionKind::Issue, result, detail);
+        found.dead_letter = due.letter;
+        if is_refused {
+            found.needs_person = true;
+            found.case = FindingCase::RowRefused;
         }
-        RowEnd::Stale => {
-            compared.is_unsettled = true;
-            return;
-        }
-        RowEnd::Refused(why) => (Outcome::Failed, format!(": MySQL refuses the row: {why}")),
-    };
-    let is_refused = result == Outcome::Failed;
-    compared.repaired += u64::from(!is_refused);
-    compared.refused += u64::from(is_refused);
-    let (kind, detail) = match due.letter {
-        None => (Kind::Unissued, format!("admitted, and no row came{more}")),
-        Some(id) => (Kind::FailedClaim, format!("failed claim {id}{more}")),
-    };
-    let mut found = Finding::new(kind, ActionKind::Issue, result, detail);
-    found.dead_letter = due.letter;
-    if is_refused {
-        found.needs_person = true;
-        found.case = FindingCase::RowRefused;
+        let place = found.of(Some(due.slot.into()), Some(&due.user));
+        compared.ledger.add(place);
     }
-    compared
-        .ledger
-        .add(found.of(Some(due.slot.into()), Some(&due.user)));
 }
 
 /// Reports how a letter ends, or why it stays open.

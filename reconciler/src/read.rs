@@ -12,6 +12,7 @@ use firstcome_shared::mysql::revoked::Revocations;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, DropState};
+use firstcome_shared::tuning::Tuning;
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, PassError};
@@ -96,13 +97,17 @@ impl DropSeen {
     }
 }
 
-/// Reads coupons with their unsealed drops. `drop` selects one drop.
+/// Reads coupons with their unsealed drops: all, or these, or one drop.
 pub(crate) async fn coupons(
     ctx: &PassContext,
-    mut catalogue: Vec<(Coupon, Vec<Drop>)>,
+    which: Option<Vec<CouponId>>,
     drop: Option<DropId>,
 ) -> Result<Vec<CouponSeen>, PassError> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+    let mut catalogue = match which {
+        Some(ids) => db.coupons_by_id(ids).await?,
+        None => db.catalogue().await?,
+    };
     let is_wanted = |it: &Drop| it.sealed_at.is_none() && drop.is_none_or(|id| id == it.id);
     for (_, drops) in &mut catalogue {
         drops.retain(is_wanted);
@@ -149,8 +154,7 @@ pub(crate) async fn again_drop(
     seen: &CouponSeen,
     own: &DropSeen,
 ) -> Result<DropSeen, PassError> {
-    let one = vec![(seen.coupon.clone(), vec![own.drop.clone()])];
-    let now = coupons(ctx, one, Some(own.drop.id)).await?;
+    let now = coupons(ctx, Some(vec![seen.coupon.id]), Some(own.drop.id)).await?;
     let now = now.into_iter().flat_map(|seen| seen.drops).next();
     Ok(now.unwrap_or_else(|| own.clone()))
 }
@@ -172,7 +176,7 @@ pub(crate) fn pages<'c>(
     coupon: &'c Coupon,
     drop: &'c DropSeen,
 ) -> impl Stream<Item = Result<ReadPage, PassError>> + 'c {
-    let size = i64::from(ctx.settings.page_slots.max(1));
+    let size = Tuning::ReconcilePageSlots.or(5_000_i64).max(1);
     let upper = drop.upper();
     let pages = (upper + size - 1) / size;
     let ranges = (0..pages).map(move |page| {
@@ -200,10 +204,8 @@ async fn read_page(
         let slots = from..=to.unwrap_or(i64::MAX);
         letters = db.dead_letters_on_slots(coupon.id, id, slots).await?;
         if from == 1 {
-            letters.extend(
-                db.dead_letters_beside_slots(coupon.id, id, Slot::MAX)
-                    .await?,
-            );
+            let beside = db.dead_letters_beside_slots(coupon.id, id, Slot::MAX);
+            letters.extend(beside.await?);
         }
     }
     let seen = ctx.stores.redis.page(&drop.keys, from, to).await?;

@@ -162,15 +162,13 @@ pub(crate) async fn promote(
         }
         crash_point(Point::PersonPromoted);
         let due: Vec<DueRow> = promotion.given.into_iter().map(due_row).collect();
-        let ends = rows::insert_rows(ctx, &seen.coupon, drop.drop.id, fence.era(), &due).await?;
+        let ends = rows::insert_rows(ctx, &seen.coupon, drop.drop.id, &due).await?;
         promoted += due.len() as u64;
         for (due, end) in due.into_iter().zip(ends) {
             // Without a row, the next pass finds the claim unissued.
             let result = match end {
                 RowEnd::Issued => Outcome::Applied,
-                RowEnd::Planned | RowEnd::Overtaken | RowEnd::Stale | RowEnd::Refused(_) => {
-                    Outcome::Skipped
-                }
+                RowEnd::Overtaken | RowEnd::Stale | RowEnd::Refused(_) => Outcome::Skipped,
             };
             let (kind, action) = (Kind::Unfilled, ActionKind::Promote);
             let found = Finding::new(kind, action, result, "a slot was left");

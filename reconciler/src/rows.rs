@@ -18,8 +18,6 @@ use crate::judge::{DueRow, Holder, LetterEnd};
 /// What became of a due row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RowEnd {
-    /// The pass does not write.
-    Planned,
     /// The row is there.
     Issued,
     /// The slot is another user's or above the quantity, the user has another row, or the claim was
@@ -38,12 +36,11 @@ const AT_ONCE: usize = 500;
 const DEADLOCKS: u32 = 5;
 
 /// Inserts rows, each with the dead letter that it resolves, in transactions that read the coupon's
-/// era and stop if it is above `era`. A refused batch is halved until the refused row is alone.
+/// era and stop if it is above the one that the pass knows. A refused batch is halved until the refused row is alone.
 pub(crate) async fn insert_rows(
     ctx: &PassContext,
     coupon: &Coupon,
     drop: DropId,
-    era: u64,
     due: &[DueRow],
 ) -> Result<Vec<RowEnd>, PassError> {
     let mut ends = Vec::with_capacity(due.len());
@@ -55,7 +52,7 @@ pub(crate) async fn insert_rows(
         let claims: Vec<Claim> = some.iter().map(|due| claim(coupon, drop, due)).collect();
         let resolutions = some.iter().filter_map(issued).collect();
         let by = IssuedBy::Reconciler;
-        let fence = (coupon.id, era);
+        let fence = (coupon.id, coupon.era);
         let written = ctx
             .stores
             .db

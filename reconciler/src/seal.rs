@@ -15,10 +15,10 @@ use firstcome_shared::sql;
 use crate::context::{PassContext, PassError};
 use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
-use crate::pass::{Compared, carry_out, moment};
+use crate::pass::{Compared, end_claims, moment, note_rows};
 use crate::read::{self, CouponSeen, DropSeen, ReadPage};
 use crate::report::{Finding, FindingCase, Kind};
-use crate::revoke_promote;
+use crate::{revoke_promote, rows};
 
 /// Whether the drop has been closed for longer than any claim takes, by Redis's clock and by this
 /// host's: if either is wrong, users may still be admitted.
@@ -278,7 +278,7 @@ async fn judge_sealed(
     }
     let mut compared = Compared::default();
     let (letters, may_write) = (&page.mysql.letters, !ctx.dry_run);
-    carry_out(
+    end_claims(
         ctx,
         &seen,
         &drop,
@@ -288,5 +288,8 @@ async fn judge_sealed(
         &mut compared,
     )
     .await?;
+    let due = may_write.then_some(&*judged.rows);
+    let ends = rows::insert_rows(ctx, &seen.coupon, drop.drop.id, due.unwrap_or(&[])).await?;
+    note_rows(&judged.rows, ends, &mut compared);
     Ok(compared.ledger)
 }

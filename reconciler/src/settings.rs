@@ -144,8 +144,8 @@ async fn settings(
     seen: &CouponSeen,
     ledger: &mut Ledger,
 ) -> Result<(), PassError> {
-    let again = ctx.stores.db.coupons_by_id(vec![seen.coupon.id]).await?;
-    let Some(now) = read::coupons(ctx, again, None).await?.pop() else {
+    let again = read::coupons(ctx, Some(vec![seen.coupon.id]), None).await?;
+    let Some(now) = again.into_iter().next() else {
         return Ok(());
     };
     if !settings_differ(&now) || now.state.revision > now.coupon.revision {

@@ -29,10 +29,9 @@ const LOOKS: usize = 5;
 /// Reopens coupons. Open ones are closed only if their gate is still the one at which they were
 /// found dirty.
 pub(crate) async fn reopen(ctx: &PassContext, wanted: Wanted) -> Reopened {
-    let db = &ctx.stores.db;
     let mut ids: Vec<CouponId> = wanted.keys().copied().collect();
     ids.sort_unstable();
-    let all = read::coupons(ctx, db.coupons_by_id(ids.clone()).await?, None).await?;
+    let all = read::coupons(ctx, Some(ids.clone()), None).await?;
     let mut found_open = HashMap::new();
     let mut to_close = Vec::new();
     for mut seen in all {
@@ -61,7 +60,7 @@ pub(crate) async fn reopen(ctx: &PassContext, wanted: Wanted) -> Reopened {
     // As a sweep does: promote, seal, and report what is left. Also those that another process has
     // reopened, or for which an operator's change asks.
     ids.retain(|id| !results.get(id).is_some_and(is_left_closed));
-    let all = read::coupons(ctx, db.coupons_by_id(ids).await?, None).await?;
+    let all = read::coupons(ctx, Some(ids), None).await?;
     for (id, mut again) in sweep::coupons(ctx, all).await? {
         if again.urgent.take().is_some() {
             if results.contains_key(&id) {
@@ -85,7 +84,7 @@ async fn all_closed(
 ) -> Reopened {
     // Read under the closed gates: nobody is admitted now.
     let ids = closed.iter().map(|closed| closed.coupon).collect();
-    let mut all = read::coupons(ctx, ctx.stores.db.coupons_by_id(ids).await?, None).await?;
+    let mut all = read::coupons(ctx, Some(ids), None).await?;
     // Those that people may be trying now first, then small ones.
     all.sort_by_key(|seen| {
         let is_open_now = seen.drops.iter().any(|own| own.drop.is_open_at(Utc::now()));
