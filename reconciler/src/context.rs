@@ -111,6 +111,9 @@ impl PassContext {
     }
 }
 
+/// The result of a step of a pass.
+pub type Step<T> = Result<T, PassError>;
+
 /// Why a pass could not run or finish.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {

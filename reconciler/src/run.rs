@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::PassSettings;
 use crate::barrier::{self, BarrierError};
-use crate::context::{PassContext, PassError, PassRequest, millis};
+use crate::context::{PassContext, PassError, PassRequest, Step, millis};
 use crate::jobs::{self, Notes};
 use crate::lane::Lane;
 use crate::record::failure;
@@ -24,7 +24,7 @@ use crate::{read, seal, urgent};
 pub type Wanted = HashMap<CouponId, Option<Gate>>;
 
 /// The results of the urgent lane.
-pub type Reopened = Result<BTreeMap<CouponId, CouponDone>, PassError>;
+pub type Reopened = Step<BTreeMap<CouponId, CouponDone>>;
 
 /// Runs passes.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl Reconciler {
         request: &PassRequest,
         run: &mut Run,
         stop: &CancellationToken,
-    ) -> Result<(), PassError> {
+    ) -> Step<()> {
         let is_awaited = matches!(request.trigger, Trigger::Endpoint | Trigger::Cli);
         let mut which = request.coupon.map(|coupon| vec![coupon]);
         let mut done = BTreeMap::new();
@@ -107,7 +107,7 @@ impl Reconciler {
         &self,
         ctx: &PassContext,
         swept: &mut BTreeMap<CouponId, CouponDone>,
-    ) -> Result<(), PassError> {
+    ) -> Step<()> {
         let urgent = swept.iter_mut().map(|(id, it)| (*id, it.urgent.take()));
         let wanted: Wanted = urgent.filter(|(_, gate)| gate.is_some()).collect();
         if ctx.stores.redis.servers().await? != ctx.servers {
@@ -156,7 +156,7 @@ impl Reconciler {
         request: &PassRequest,
         run_id: &str,
         stop: &CancellationToken,
-    ) -> Result<PassContext, PassError> {
+    ) -> Step<PassContext> {
         let stores = self.stores.pinned().await?;
         let servers = stores.redis.servers().await?;
         let clock_ms = stores.redis.time_ms().await?;

@@ -9,12 +9,12 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::gate::{Fence, Gate};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::context::{PassContext, PassError, fenced};
+use crate::context::{PassContext, PassError, Step, fenced};
 use crate::gate::{self, Closed};
 use crate::ledger::Ledger;
 use crate::pass::{Compared, compare, unworkable};
 use crate::project;
-use crate::read::{self, CouponSeen, DropSeen};
+use crate::read::{self, CouponSeen, DropPass, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::run::{Reopened, Wanted};
 use crate::sweep::{self, CouponDone};
@@ -144,7 +144,7 @@ async fn coupon(
     seen: CouponSeen,
     fence: &Fence,
     was_open: bool,
-) -> Result<CouponDone, PassError> {
+) -> Step<CouponDone> {
     let error = match reopen_coupon(ctx, seen.clone(), fence, was_open).await {
         Ok(done) => return Ok(done),
         Err(error) => error,
@@ -153,7 +153,7 @@ async fn coupon(
     let why = error.about_data()?;
     let mut done = stays_closed(seen.coupon.id, &why);
     if is_bad_data {
-        done.drops = unworkable(&seen, &why);
+        done.drops = unworkable(ctx, &seen, &why);
     }
     Ok(done)
 }
@@ -163,7 +163,7 @@ async fn reopen_coupon(
     mut seen: CouponSeen,
     fence: &Fence,
     was_open: bool,
-) -> Result<CouponDone, PassError> {
+) -> Step<CouponDone> {
     let mut done = CouponDone::default();
     let mut ledger = Ledger::default();
     let id = seen.coupon.id;
@@ -181,7 +181,12 @@ async fn reopen_coupon(
     // Rows first: whatever Redis still names and MySQL lacks becomes a row.
     let mut found: Vec<(DropSeen, Compared)> = Vec::new();
     for own in &seen.drops {
-        found.push((own.clone(), compare_closed(ctx, &seen, own).await?));
+        let drop = DropPass {
+            ctx,
+            seen: &seen,
+            own,
+        };
+        found.push((own.clone(), compare_closed(drop).await?));
     }
     let mut dirty = Vec::new();
     let mut why_closed = None;
@@ -202,7 +207,16 @@ async fn reopen_coupon(
         if compared.is_gone || compared.dirty.is_none() && has_all_keys && !has_returns {
             continue;
         }
-        let Some(why) = limit::brake(ctx, &own.drop, &compared.takes).await? else {
+        let Some(why) = limit::brake(
+            DropPass {
+                ctx,
+                seen: &seen,
+                own,
+            },
+            &compared.takes,
+        )
+        .await?
+        else {
             dirty.push(own.drop.id);
             continue;
         };
@@ -236,7 +250,12 @@ async fn reopen_coupon(
             compared.ledger.settle_projections(Outcome::Applied, "");
         }
         if !compared.is_gone {
-            done.drops.push(compared.report(&seen.coupon, &own, None));
+            let drop = DropPass {
+                ctx,
+                seen: &seen,
+                own: &own,
+            };
+            done.drops.push(compared.report(drop, None));
         }
     }
     done.findings.extend(ledger.findings(Some(id), None));
@@ -255,19 +274,19 @@ fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
 }
 
 /// Compares a drop under the closed gate until it needs no more rows.
-async fn compare_closed(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    own: &DropSeen,
-) -> Result<Compared, PassError> {
-    let mut compared = compare(ctx, seen, own, true).await?;
+async fn compare_closed(drop: DropPass<'_>) -> Step<Compared> {
+    let mut compared = compare(drop, true).await?;
     for _ in 1..LOOKS {
         if compared.repaired == 0 {
             break;
         }
         // With these rows, the differences are others.
-        let again = read::again_drop(ctx, seen, own).await?;
-        let mut now = compare(ctx, seen, &again, true).await?;
+        let again = drop.again().await?;
+        let again = DropPass {
+            own: &again,
+            ..drop
+        };
+        let mut now = compare(again, true).await?;
         // The findings of both, but for what only a projection repairs; the numbers of the first.
         let mut ledger = compared.ledger.without(ActionKind::Project);
         ledger.extend(now.ledger);
@@ -285,21 +304,13 @@ async fn write_and_open(
     dirty: &[DropId],
     found: &[(DropSeen, Compared)],
     ledger: &mut Ledger,
-) -> Result<(), PassError> {
+) -> Step<()> {
     // Users who lose their slot and have nothing else are listed before the first key goes.
     let is_dirty = |(own, _): &&(DropSeen, Compared)| dirty.contains(&own.drop.id);
     for (own, Compared { owed, .. }) in found.iter().filter(is_dirty) {
         if !owed.is_empty() {
-            let why = "slot_lost";
-            rows::owe(
-                ctx,
-                &seen.coupon,
-                own.drop.id,
-                owed.clone(),
-                why,
-                Vec::new(),
-            )
-            .await?;
+            let drop = DropPass { ctx, seen, own };
+            rows::owe(drop, owed.clone(), "slot_lost", Vec::new()).await?;
         }
         for user in owed {
             let detail = "promised a slot that belongs to another user";
