@@ -152,8 +152,8 @@ impl Tls {
         })
     }
 
-    pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.config)
+    pub(crate) fn client_config(&self) -> ClientConfig {
+        ClientConfig::clone(&self.config)
     }
 
     /// Returns the settings for the Redis client.
