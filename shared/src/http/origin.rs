@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::uri::{Authority, PathAndQuery, Scheme};
@@ -24,7 +25,7 @@ pub struct Origin {
     scheme: Scheme,
     authority: Authority,
     tls: Tls,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Arc<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
 }
 
 /// Why a request got no response.
@@ -86,7 +87,7 @@ impl Origin {
             scheme,
             authority,
             tls,
-            client,
+            client: Arc::new(client),
         };
         Ok((origin, path))
     }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use redis::aio::ConnectionLike;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind,
-    ToRedisArgs, Value, from_redis_value,
+    ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, ToRedisArgs,
+    Value, from_redis_value,
 };
 
 use super::connection::SharedConnection;
@@ -256,43 +255,29 @@ impl Script {
         let hash = redis::Script::new(&text).get_hash().to_owned();
         Self { text, hash }
     }
+}
 
-    /// Runs the script by hash, or by text if Redis does not have it yet. Sending it twice is safe,
+impl Redis {
+    /// Runs a script by hash, or by text if Redis does not have it yet. Sending it twice is safe,
     /// because `NOSCRIPT` means that it did not run.
-    pub(super) async fn run<T: FromRedisValue>(
+    pub(super) async fn call<T: FromRedisValue>(
         &self,
-        conn: &mut impl ConnectionLike,
+        script: &Script,
         keys: &[impl ToRedisArgs],
         args: &[impl ToRedisArgs],
     ) -> RedisResult<T> {
-        self.run_with(conn, |cmd| {
-            cmd.arg(keys.len()).arg(keys).arg(args);
-        })
-        .await
-    }
-
-    /// Like [`Self::run`]; `add` adds the number of keys, the keys and the arguments.
-    pub(super) async fn run_with<T: FromRedisValue>(
-        &self,
-        conn: &mut impl ConnectionLike,
-        add: impl Fn(&mut Cmd),
-    ) -> RedisResult<T> {
-        let command = |verb: &str, script: &str| {
+        let run = async |verb: &str, script: &str| {
             let mut cmd = redis::cmd(verb);
-            add(cmd.arg(script));
-            cmd
+            cmd.arg(script).arg(keys.len()).arg(keys).arg(args);
+            cmd.query_async(&mut self.connection()).await
         };
-        match command("EVALSHA", &self.hash).query_async(conn).await {
-            Err(error) if is_noscript(&error) => {
-                command("EVAL", &self.text).query_async(conn).await
+        match run("EVALSHA", &script.hash).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                run("EVAL", &script.text).await
             }
             other => other,
         }
     }
-}
-
-fn is_noscript(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 #[cfg(test)]

@@ -202,7 +202,7 @@ impl Redis {
         let fence = Fence::new(server, era);
         let args = [seen.0.clone(), format!("{fence} closed").into_bytes()];
         let keys = keys::coupon_keys(&self.prefix, coupon);
-        let word: String = GATE.run(&mut self.connection(), &keys, &args).await?;
+        let word: String = self.call(&GATE, &keys, &args).await?;
         Ok((word == "done").then_some(fence))
     }
 
@@ -219,7 +219,7 @@ impl Redis {
         names.extend(drops.iter().flat_map(DropKeys::own));
         let mut args = vec![format!("{fence} closed"), format!("{fence} open")];
         args.extend(drops.iter().map(|keys| keys.drop.to_string()));
-        let word: String = GATE.run(&mut self.connection(), &names, &args).await?;
+        let word: String = self.call(&GATE, &names, &args).await?;
         Ok(match (word.as_str(), word.parse()) {
             ("done", _) => Opened::Yes,
             (_, Ok(drop)) => Opened::NotWhole(DropId(drop)),
@@ -230,12 +230,7 @@ impl Redis {
     /// Reads the coupon's highest revision whose settings were written to Redis. Returns 0 if
     /// unknown.
     pub async fn revision(&self, coupon: CouponId) -> RedisResult<u64> {
-        let mut read = redis::cmd("MGET");
-        // As above.
-        let [_, revision, ..] = keys::coupon_keys(&self.prefix, coupon);
-        read.arg(revision);
-        let [text]: [Option<Vec<u8>>; 1] = read.query_async(&mut self.connection()).await?;
-        Ok(number_in(text).unwrap_or(0))
+        Ok(self.coupon_state(coupon).await?.revision)
     }
 }
 
