@@ -279,31 +279,3 @@ impl Redis {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cluster_slots_are_parsed_by_primary() {
-        let text = |text: &str| Value::BulkString(text.into());
-        let node = |host: Value, port, id| Value::Array(vec![host, Value::Int(port), text(id)]);
-        let range = |first, last, node| vec![Value::Int(first), Value::Int(last), node];
-        let told = [
-            range(5461, 16383, node(text("b"), 2, "id-b")),
-            range(0, 5000, node(Value::Nil, 1, "id-a")),
-            range(5002, 5460, node(text(""), 1, "id-a")),
-            range(5001, 5001, node(text("b"), 2, "id-b")),
-        ];
-        let expected = [
-            ("id-a".into(), (":1".into(), vec![(0, 5000), (5002, 5460)])),
-            (
-                "id-b".into(),
-                ("b:2".into(), vec![(5001, 5001), (5461, 16383)]),
-            ),
-        ];
-        assert_eq!(primaries_in(&told), Some(expected.into()));
-        assert_eq!(primaries_in(&[]), None);
-        assert_eq!(primaries_in(&[vec![Value::Int(1)]]), None);
-    }
-}

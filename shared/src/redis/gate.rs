@@ -255,14 +255,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hash_slot_of_a_coupon_matches_redis() {
-        // These are results of `CLUSTER KEYSLOT` in Redis 7.0.
-        for (coupon, slot) in [(123_456_789, 12_739), (7, 1_716)] {
-            assert_eq!(hash_slot(CouponId(coupon)), slot, "{coupon}");
-        }
-    }
-
-    #[test]
     fn gate_is_open_only_on_its_server_in_its_era() {
         let [server, other] = ["0a:0b", "0a:0c"].map(|id| ServerId(id.into()));
         let gate = |text: &str| Gate(text.into());
