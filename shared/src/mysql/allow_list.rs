@@ -6,6 +6,7 @@ use diesel::QueryResult;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::before;
+use super::sql::read_as;
 use super::{Conn, Db, DbError, USERS, json, list};
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
@@ -39,6 +40,11 @@ pub enum ListChanged {
     TooLong,
     NoCoupon,
 }
+
+read_as!(AllowList {
+    revision: u64,
+    people: u32,
+});
 
 /// A coupon's list and how long ago it changed, in milliseconds by MySQL's clock.
 pub type ListWithAge = (CouponId, AllowList, Option<i64>);
@@ -76,11 +82,7 @@ impl Db {
         let query = "SELECT id, allow_list_revision, allow_list_people, \
                      TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(6)) DIV 1000 \
                      FROM coupons WHERE id IN (?)";
-        let found: Vec<(i64, u64, u32, Option<i64>)> =
-            self.all("read allow lists", sql!(query, list(ids))).await?;
-        let list =
-            |(id, revision, people, age_ms)| (CouponId(id), AllowList { revision, people }, age_ms);
-        Ok(found.into_iter().map(list).collect())
+        self.all("read allow lists", sql!(query, list(ids))).await
     }
 
     /// Reads a coupon's list with its users, both of one moment. Returns `None` if the coupon does
@@ -92,14 +94,10 @@ impl Db {
         let query = "SELECT c.allow_list_revision, c.allow_list_people, l.user_id \
                      FROM coupons c LEFT JOIN coupon_allow_list l ON l.coupon_id = c.id WHERE c.id = ?";
         let db = self.within(LONG);
-        let rows: Vec<(u64, u32, Option<String>)> =
-            db.all("read an allow list", sql!(query, id)).await?;
-        let list = rows.first().map(|(revision, people, _)| AllowList {
-            revision: *revision,
-            people: *people,
-        });
-        let users = rows.into_iter().filter_map(|(_, _, user)| user);
-        let users = users.map(UserId::from_store).collect();
+        let rows = db.all("read an allow list", sql!(query, id));
+        let rows: Vec<(AllowList, Option<UserId>)> = rows.await?;
+        let list = rows.first().map(|(list, _)| *list);
+        let users = rows.into_iter().filter_map(|(_, user)| user).collect();
         Ok(list.map(|list| (list, users)))
     }
 
@@ -112,9 +110,8 @@ impl Db {
     ) -> Result<Vec<UserId>, DbError> {
         let page = "SELECT user_id FROM coupon_allow_list \
                     WHERE coupon_id = ? AND user_id > ? ORDER BY user_id LIMIT ?";
-        let page = sql!(page, id, after, limit);
-        let names: Vec<String> = self.all("page of an allow list", page).await?;
-        Ok(names.into_iter().map(UserId::from_store).collect())
+        self.all("page of an allow list", sql!(page, id, after, limit))
+            .await
     }
 
     /// Whether a user is on a coupon's list.
@@ -130,8 +127,7 @@ impl Db {
         let query = "SELECT l.coupon_id FROM coupons c STRAIGHT_JOIN coupon_allow_list l \
                      ON l.coupon_id = c.id AND l.user_id = ? WHERE c.allow_list_revision > 0 ORDER BY l.coupon_id";
         let db = self.within(LONG);
-        let found: Vec<i64> = db.all("allow lists of a user", sql!(query, user)).await?;
-        Ok(found.into_iter().map(CouponId).collect())
+        db.all("allow lists of a user", sql!(query, user)).await
     }
 
     /// Finds some coupons whose list has not changed for `kept` and whose drops were all sealed at
@@ -149,8 +145,7 @@ impl Db {
              ORDER BY c.id LIMIT 100"
         );
         let db = self.within(LONG);
-        let found: Vec<i64> = db.all("old allow lists", sql!(old)).await?;
-        Ok(found.into_iter().map(CouponId).collect())
+        db.all("old allow lists", sql!(old)).await
     }
 
     /// Deletes the list of a coupon that is over.
@@ -211,8 +206,7 @@ async fn change_list(
 /// Locks a coupon's list until the transaction ends.
 async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>> {
     let lock = "SELECT allow_list_revision, allow_list_people FROM coupons WHERE id = ? FOR UPDATE";
-    let found: Option<(u64, u32)> = sql!(lock, id).first(conn).await?;
-    Ok(found.map(|(revision, people)| AllowList { revision, people }))
+    sql!(lock, id).first(conn).await
 }
 
 /// Sets the coupon's next revision, which is also the list's, and the size of the list.

@@ -132,7 +132,7 @@ async fn change(
     }
     // A reconciler seals drops without the lock of their coupon.
     let unsealed = "SELECT id FROM drops WHERE coupon_id = ? AND sealed_at IS NULL FOR UPDATE";
-    sql!(unsealed, id).all::<i64>(conn).await?;
+    sql!(unsealed, id).all::<Vec<i64>>(conn).await?;
     let Some(before) = coupon_with_drops(conn, id).await? else {
         return Ok(CouponChanged::NoCoupon);
     };

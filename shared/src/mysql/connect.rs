@@ -70,15 +70,15 @@ impl Manager for Connecting {
 
 impl Pooled {
     pub(super) async fn takes_writes(&mut self) -> QueryResult<bool> {
-        let asked = sql!(format!("SELECT {IS_PRIMARY}")).cached();
-        let takes = asked.one(&mut self.conn).await?;
+        let takes = sql!(IS_PRIMARY).one(&mut self.conn).await?;
         self.asked_at = Instant::now();
         Ok(takes)
     }
 }
 
 /// True if the server accepts writes. Aurora uses the second variable.
-pub(super) const IS_PRIMARY: &str = "(@@global.read_only = 0 AND @@global.innodb_read_only = 0)";
+pub(super) const IS_PRIMARY: &str =
+    "SELECT @@global.read_only = 0 AND @@global.innodb_read_only = 0";
 
 /// `sql_mode`: strict, so that MySQL refuses invalid data instead of truncating it.
 /// READ COMMITTED: no gap locks, so that consumers do not block each other.

@@ -290,8 +290,8 @@ fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
 /// `seconds`. Locks are per server, so the lock's name includes the database's.
 pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> QueryResult<bool> {
     let query = "SELECT GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?)";
-    let got: Option<i64> = sql!(query, name, seconds).one(conn).await?;
-    Ok(got == Some(1))
+    let got: Option<bool> = sql!(query, name, seconds).one(conn).await?;
+    Ok(got == Some(true))
 }
 
 impl Db {

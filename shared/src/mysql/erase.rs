@@ -37,8 +37,7 @@ impl Db {
             .map(of)
             .join(" UNION ");
         let all = sql!(format!("{all} ORDER BY id"), user, user, user);
-        let found: Vec<i64> = self.within(LONG).all("coupons of a person", all).await?;
-        Ok(found.into_iter().map(CouponId).collect())
+        self.within(LONG).all("coupons of a person", all).await
     }
 
     /// Counts the open dead letters and promises of a user.

@@ -1,10 +1,12 @@
 //! Findings of runs. They belong to the run that found them first: a later run with the same result
 //! refers to it (`same_as`), so the table grows with events and not with passes.
 
+use std::time::Duration;
+
 use chrono::NaiveDateTime;
 
 use super::sql::row;
-use super::{Db, DbError, Sql};
+use super::{Db, DbError, insert_all};
 use crate::domain::{CouponId, UserId};
 use crate::sql;
 
@@ -24,8 +26,11 @@ row! {
     }
 }
 
-/// Findings written per statement.
-const AT_ONCE: usize = 500;
+const INTO: &str = "reconcile_findings (run_id, coupon_id, drop_id, kind, slot, user_id, action, result, detail, \
+                    needs_person, dead_letter)";
+
+/// Time limit for writing all findings of a run.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Findings deleted per statement.
 const DELETED_AT_ONCE: u32 = 5_000;
@@ -43,13 +48,12 @@ impl Db {
         let delete = sql!(delete, run_id, DELETED_AT_ONCE);
         let what = "delete findings of a run";
         while self.execute(what, delete.clone()).await? > 0 {}
-        let into = format!("reconcile_findings ({})", FindingRow::columns(""));
-        for some in findings.chunks(AT_ONCE) {
-            let rows = some.iter().cloned().map(FindingRow::values).collect();
-            self.execute("write findings", Sql::insert(&into, rows))
-                .await?;
-        }
-        Ok(())
+        let rows = findings.into_iter().map(FindingRow::values).collect();
+        let db = self.within(LONG);
+        db.run("write findings", async move |conn| {
+            insert_all(conn, INTO, rows, "").await
+        })
+        .await
     }
 
     /// Reads at most `limit` findings of a run with ids above `after`.
@@ -59,10 +63,7 @@ impl Db {
         limit: u32,
         after: i64,
     ) -> Result<Vec<(i64, FindingRow)>, DbError> {
-        let page = format!(
-            "SELECT id, {} FROM reconcile_findings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?",
-            FindingRow::columns("")
-        );
+        let page = "SELECT id, {columns} FROM reconcile_findings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?";
         self.all("findings of a run", sql!(page, run_id, after, limit))
             .await
     }
@@ -87,10 +88,7 @@ impl Db {
         coupon: CouponId,
         user: &UserId,
     ) -> Result<Vec<(FindingRow, NaiveDateTime)>, DbError> {
-        let about = format!(
-            "SELECT {}, created_at FROM reconcile_findings WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000",
-            FindingRow::columns("")
-        );
+        let about = "SELECT {columns}, created_at FROM reconcile_findings WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
         self.all("findings about a person", sql!(about, coupon, user))
             .await
     }

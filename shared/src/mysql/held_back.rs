@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::sql::read_as;
 use super::{Db, DbError, list};
 use crate::domain::DropId;
 use crate::sql;
@@ -13,6 +14,11 @@ pub struct ShownRepairs {
     /// A hash of the repairs.
     pub fingerprint: u64,
 }
+
+read_as!(ShownRepairs {
+    number: u32,
+    fingerprint: u64,
+});
 
 impl Db {
     /// Records the repairs that are held back. `looked` means that an operator sees them;
@@ -35,12 +41,8 @@ impl Db {
 
     /// Reads the repairs that were recorded last.
     pub async fn shown_repairs(&self, drop: DropId) -> Result<Option<ShownRepairs>, DbError> {
-        let shown = "SELECT repairs, fingerprint FROM held_back WHERE drop_id = ?";
-        let shown: Option<(u32, u64)> = self.first("repairs held back", sql!(shown, drop)).await?;
-        Ok(shown.map(|(number, fingerprint)| ShownRepairs {
-            number,
-            fingerprint,
-        }))
+        let shown = "SELECT repairs AS number, fingerprint FROM held_back WHERE drop_id = ?";
+        self.first("repairs held back", sql!(shown, drop)).await
     }
 
     /// Deletes the records of these drops, whose repairs are made or no longer needed. Any

@@ -8,14 +8,11 @@ use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use diesel::QueryResult;
 
 use super::sql::row;
-use super::{Conn, Db, DbError, Sql, list};
+use super::{Columns as _, Conn, Db, DbError, insert_all, list};
 use crate::sql;
 
 /// Rows read per round.
 const ROUND: i64 = 64;
-
-/// Rows inserted per statement.
-const AT_ONCE: usize = 100;
 
 /// Rows of this age are given up.
 const GIVE_UP: TimeDelta = TimeDelta::days(1);
@@ -87,14 +84,10 @@ pub enum DeliveryOutcome {
 
 /// Adds messages to the outbox. One that is already there for its target stays unchanged.
 pub async fn enqueue(conn: &mut Conn, messages: Vec<Outgoing>) -> QueryResult<()> {
-    for some in messages.chunks(AT_ONCE) {
-        let into = format!("outbox ({})", Outgoing::columns(""));
-        let rows = some.iter().cloned().map(Outgoing::values);
-        let unchanged = sql!(" ON DUPLICATE KEY UPDATE batch = outbox.batch");
-        let insert = Sql::insert(&into, rows.collect()).and(unchanged);
-        insert.run(conn).await?;
-    }
-    Ok(())
+    let into = format!("outbox ({})", Outgoing::NAMES.join(", "));
+    let rows = messages.into_iter().map(Outgoing::values).collect();
+    let unchanged = " ON DUPLICATE KEY UPDATE batch = outbox.batch";
+    insert_all(conn, &into, rows, unchanged).await
 }
 
 /// What a sender delivers.
@@ -120,13 +113,10 @@ pub async fn lease(
         // No attempt or lease is scheduled that far ahead. If there is one, the clock has been set
         // back since. Rows that another sender has locked are skipped.
         let never = now + TimeDelta::minutes(75);
-        let columns = Outgoing::columns("");
-        let due = format!(
-            "SELECT id, attempts, {columns} FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL \
-             AND (next_attempt_at <= ? OR next_attempt_at > ? OR attempts = 0) \
-             AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
-             AND (channel = ? OR target IN (?)) AND target NOT IN (?) ORDER BY id LIMIT ? FOR UPDATE SKIP LOCKED"
-        );
+        let due = "SELECT id, attempts, {columns} FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL \
+                   AND (next_attempt_at <= ? OR next_attempt_at > ? OR attempts = 0) \
+                   AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
+                   AND (channel = ? OR target IN (?)) AND target NOT IN (?) ORDER BY id LIMIT ? FOR UPDATE SKIP LOCKED";
         let mails = if served.mails { Channel::Mail.word() } else { "" };
         // An empty list would exclude every target.
         let busy = served.busy.iter().map(String::as_str).chain([""]);

@@ -27,8 +27,7 @@ fn read(topic: &str) -> Sql {
 impl Db {
     /// Reads the positions of a topic.
     pub async fn topic_positions(&self, topic: &str) -> Result<Positions, DbError> {
-        let rows: Vec<(i32, i64)> = self.all("read positions", read(topic)).await?;
-        Ok(rows.into_iter().collect())
+        self.all("read positions", read(topic)).await
     }
 
     /// Stores the first offset of a partition whose position is missing, or outside the log (the
@@ -72,7 +71,7 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
     // Lock only these partitions: consumers that lock each other's rows would deadlock.
     let own = list(ranges.keys().copied());
     let locked = read(topic).and(sql!(" AND partition_id IN (?) FOR SHARE", own));
-    let positions: Positions = locked.all::<(i32, i64)>(conn).await?.into_iter().collect();
+    let positions: Positions = locked.all(conn).await?;
     let elsewhere = ranges
         .iter()
         .filter(|(partition, offsets)| positions.get(partition) != Some(&offsets.end));

@@ -84,8 +84,7 @@ impl Db {
     /// Reads the drops with unresolved broken promises.
     pub async fn drops_with_broken_promises(&self) -> Result<HashSet<DropId>, DbError> {
         let drops = sql!("SELECT DISTINCT drop_id FROM broken_promises WHERE mended_at IS NULL");
-        let ids: Vec<i64> = self.all("drops with broken promises", drops).await?;
-        Ok(ids.into_iter().map(DropId).collect())
+        self.all("drops with broken promises", drops).await
     }
 
     /// Reads a page of a drop's unresolved broken promises: users with ids above `after`, in order
@@ -95,14 +94,10 @@ impl Db {
         drop: DropId,
         after: String,
     ) -> Result<Vec<(UserId, i64)>, DbError> {
-        let page = "SELECT user_id, slot FROM broken_promises \
+        let page = "SELECT user_id, COALESCE(slot, 9223372036854775807) FROM broken_promises \
                     WHERE mended_at IS NULL AND drop_id = ? AND user_id > ? ORDER BY user_id LIMIT ?";
         let page = sql!(page, drop, after, Self::PROMISES_AT_ONCE as u64);
-        let page: Vec<(String, Option<i64>)> = self.all("read broken promises", page).await?;
-        let promise = |(user, slot): (String, Option<i64>)| {
-            (UserId::from_store(user), slot.unwrap_or(i64::MAX))
-        };
-        Ok(page.into_iter().map(promise).collect())
+        self.all("read broken promises", page).await
     }
 
     /// Reads a user's broken promises in a coupon, including resolved ones.
@@ -111,11 +106,9 @@ impl Db {
         coupon: CouponId,
         user: &UserId,
     ) -> Result<Vec<BrokenPromiseRow>, DbError> {
-        let columns = BrokenPromiseRow::columns("");
-        let own =
-            format!("SELECT {columns} FROM broken_promises WHERE coupon_id = ? AND user_id = ?");
-        let what = "broken promises to a person";
-        self.all(what, sql!(own, coupon, user)).await
+        let own = "SELECT {columns} FROM broken_promises WHERE coupon_id = ? AND user_id = ?";
+        let own = sql!(own, coupon, user);
+        self.all("broken promises to a person", own).await
     }
 
     /// Reads everything recorded about `user` in any drop of `coupon`.
@@ -124,10 +117,8 @@ impl Db {
         self.run("read a person", async move |conn| {
             let broken = "SELECT drop_id, slot FROM broken_promises \
                           WHERE coupon_id = ? AND user_id = ? AND mended_at IS NULL ORDER BY created_at";
-            let broken: Vec<(i64, Option<i64>)> = sql!(broken, coupon, &user).all(conn).await?;
-            let broken = broken.into_iter().map(|(drop, slot)| (DropId(drop), slot));
             Ok(PersonRecord {
-                broken: broken.collect(),
+                broken: sql!(broken, coupon, &user).all(conn).await?,
                 rows: of_people(conn, coupon, &[user.as_str()]).await?,
                 revoked: revoked::of_people(conn, coupon, &[user]).await?,
             })

@@ -121,8 +121,7 @@ impl Db {
                        WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%' \
                        GROUP BY r.coupon_id";
             let count = count.and(listed(&ids)?).and(sql!(old));
-            let found: Vec<(i64, u64)> = count.all(conn).await?;
-            Ok(found.into_iter().map(|(id, number)| (CouponId(id), number)).collect())
+            count.all(conn).await
         })
         .await
     }
@@ -180,11 +179,8 @@ impl Db {
         drop: Option<DropId>,
         after: i64,
     ) -> Result<Vec<(Revocation, i64)>, DbError> {
-        let page = format!(
-            "SELECT {}, TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000 FROM revoked_coupons \
-             WHERE coupon_id = ? AND id > ? AND COALESCE(drop_id = ?, TRUE) ORDER BY id LIMIT ?",
-            Revocation::columns("")
-        );
+        let page = "SELECT {columns}, TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000 FROM revoked_coupons \
+                    WHERE coupon_id = ? AND id > ? AND COALESCE(drop_id = ?, TRUE) ORDER BY id LIMIT ?";
         let page = sql!(page, coupon, after, drop, Self::REVOCATIONS_AT_ONCE);
         self.all("read revocations", page).await
     }
@@ -223,25 +219,21 @@ async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation>
 async fn open_one(
     conn: &mut Conn,
     new: &NewRevocation,
-    lock: &str,
+    lock: &'static str,
 ) -> QueryResult<Option<Revocation>> {
-    let query = format!(
-        "SELECT {} FROM revoked_coupons WHERE coupon_id = ? AND user_id = ? AND again_from IS NULL AND person_scope = ?{lock}",
-        Revocation::columns("")
-    );
+    let query = "SELECT {columns} FROM revoked_coupons \
+                 WHERE coupon_id = ? AND user_id = ? AND again_from IS NULL AND person_scope = ?";
     let scope = if new.once_per == OncePer::Drop {
         new.drop.0
     } else {
         0
     };
-    sql!(query, new.coupon, &new.user, scope).first(conn).await
+    let query = sql!(query, new.coupon, &new.user, scope).and(sql!(lock));
+    query.first(conn).await
 }
 
 async fn read(conn: &mut Conn, id: i64) -> QueryResult<Revocation> {
-    let query = format!(
-        "SELECT {} FROM revoked_coupons WHERE id = ?",
-        Revocation::columns("")
-    );
+    let query = "SELECT {columns} FROM revoked_coupons WHERE id = ?";
     sql!(query, id).one(conn).await
 }
 
@@ -295,11 +287,9 @@ pub(super) async fn of_people(
     // MySQL refuses to compare its ASCII column with other characters, and no revocation has them.
     let people = people.iter().filter(|user| user.as_str().is_ascii());
     let people = json(&people.collect::<Vec<_>>())?;
-    let query = format!(
-        "SELECT {} FROM {USERS} STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id ORDER BY r.id",
-        Revocation::columns("r.")
-    );
-    sql!(query, people, coupon).all(conn).await
+    let own = " STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id ORDER BY r.id";
+    let users = sql!("SELECT {r.columns} FROM ").and(sql!(USERS, people));
+    users.and(sql!(own, coupon)).all(conn).await
 }
 
 /// The revocations in one coupon by user, which determine the void claims.

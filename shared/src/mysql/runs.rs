@@ -13,7 +13,7 @@ use serde::Serialize;
 pub use super::findings::FindingRow;
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::row;
-use super::{Conn, Db, DbError, Sql};
+use super::{Columns as _, Conn, Db, DbError, insert_all};
 use crate::http::views::RunSummary;
 use crate::sql;
 
@@ -53,9 +53,9 @@ row! {
     }
 }
 
-fn insert(run: RunRow) -> Sql {
-    let into = format!("reconcile_runs ({})", RunRow::columns(""));
-    Sql::insert(&into, vec![run.values()])
+async fn insert(conn: &mut Conn, run: RunRow) -> QueryResult<()> {
+    let into = format!("reconcile_runs ({})", RunRow::NAMES.join(", "));
+    insert_all(conn, &into, vec![run.values()], "").await
 }
 
 impl Db {
@@ -70,7 +70,7 @@ impl Db {
             let died = "UPDATE reconcile_runs SET status = 'failed', finished_at = UTC_TIMESTAMP(3), \
                         error = 'the process ended during the run' WHERE status = ?";
             sql!(died, RUNNING).run(conn).await?;
-            insert(run).run(conn).await?;
+            insert(conn, run).await?;
             match asked {
                 Some((operator, act)) => operator.did(conn, act).await,
                 None => Ok(()),
@@ -112,7 +112,7 @@ impl Db {
         self.transaction("finish run", async move |conn| {
             let begun = sql!("DELETE FROM reconcile_runs WHERE id = ?", &run.id);
             begun.run(conn).await?;
-            insert(run).run(conn).await?;
+            insert(conn, run).await?;
             match &succeeded {
                 Some(at) => set_state(conn, LAST_SUCCESS_AT, at).await,
                 None => Ok(()),
@@ -142,7 +142,7 @@ impl Db {
         before: Option<String>,
     ) -> Result<Vec<RunSummary>, DbError> {
         // Drop reports may take megabytes.
-        let columns = RunRow::columns("").replace(" drops,", " NULL,");
+        let columns = RunRow::NAMES.join(", ").replace(" drops,", " NULL,");
         let page = format!(
             "SELECT {columns} FROM reconcile_runs WHERE COALESCE(id < ?, TRUE) ORDER BY id DESC LIMIT ?"
         );
@@ -157,10 +157,7 @@ impl Db {
         limit: u32,
         after: i64,
     ) -> Result<Option<(RunRow, Vec<(i64, FindingRow)>)>, DbError> {
-        let run = format!(
-            "SELECT {}, s.drops FROM reconcile_runs r LEFT JOIN reconcile_runs s ON s.id = r.same_as WHERE r.id = ?",
-            RunRow::columns("r.")
-        );
+        let run = "SELECT {r.columns}, s.drops FROM reconcile_runs r LEFT JOIN reconcile_runs s ON s.id = r.same_as WHERE r.id = ?";
         let found: Option<(RunRow, Option<String>)> =
             self.first("read run", sql!(run, &id)).await?;
         let Some((mut row, drops)) = found else {
@@ -174,8 +171,7 @@ impl Db {
 
     /// Reads the value with this name.
     pub async fn state(&self, name: &'static str) -> Result<Option<String>, DbError> {
-        self.run("read state", async move |conn| state(conn, name).await)
-            .await
+        self.first("read state", sql!(STATE, name)).await
     }
 
     pub async fn set_state(&self, name: &'static str, value: String) -> Result<(), DbError> {
@@ -196,9 +192,10 @@ pub fn to_json(value: &impl Serialize) -> Result<String, DbError> {
 
 /// Reads a value of `reconciler_state` within a transaction.
 pub async fn state(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
-    let value = sql!("SELECT value FROM reconciler_state WHERE name = ?", name);
-    value.first(conn).await
+    sql!(STATE, name).first(conn).await
 }
+
+const STATE: &str = "SELECT value FROM reconciler_state WHERE name = ?";
 
 pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {
     let set = "REPLACE INTO reconciler_state (name, value) VALUES (?, ?)";

@@ -28,13 +28,7 @@ impl Db {
     /// Returns a coupon's sealed drops that have rows, with the number of rows.
     pub async fn sealed_rows_of(&self, coupon: CouponId) -> Result<HashMap<DropId, u64>, DbError> {
         let sealed = "SELECT id, sealed_rows FROM drops WHERE coupon_id = ? AND sealed_at IS NOT NULL AND sealed_rows > 0";
-        let sealed: Vec<(i64, u64)> = self
-            .all("rows of sealed drops", sql!(sealed, coupon))
-            .await?;
-        Ok(sealed
-            .into_iter()
-            .map(|(drop, rows)| (DropId(drop), rows))
-            .collect())
+        self.all("rows of sealed drops", sql!(sealed, coupon)).await
     }
 
     /// Seals a drop with the verified number of rows. Returns `false` if an operator has changed
@@ -90,11 +84,8 @@ impl Db {
         drop: Option<DropId>,
         limit: i64,
     ) -> Result<Vec<SealedDrop>, DbError> {
-        let page = format!(
-            "SELECT {} FROM drops WHERE sealed_at IS NOT NULL AND id > ? \
-             AND COALESCE(coupon_id = ?, TRUE) AND COALESCE(id = ?, TRUE) ORDER BY id LIMIT ?",
-            SealedDrop::columns("")
-        );
+        let page = "SELECT {columns} FROM drops WHERE sealed_at IS NOT NULL AND id > ? \
+                    AND COALESCE(coupon_id = ?, TRUE) AND COALESCE(id = ?, TRUE) ORDER BY id LIMIT ?";
         self.all("sealed drops", sql!(page, after, coupon, drop, limit))
             .await
     }
