@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::set_state;
 use super::sql::{read_as, row, values};
-use super::{Columns, Conn, Db, DbError, MOST_VALUES, insert_all, list as values_of};
+use super::{Columns, Conn, Db, DbResult, MOST_VALUES, insert_all, list as values_of};
 use crate::domain::{CouponId, DropId};
 use crate::sql;
 
@@ -294,7 +294,7 @@ pub async fn list(
     state: Option<AlertState>,
     before: Option<i64>,
     limit: u32,
-) -> Result<AlertPage, DbError> {
+) -> DbResult<AlertPage> {
     let query = "SELECT a.id, c.name, {a.columns} FROM alerts a LEFT JOIN coupons c ON c.id = a.coupon_id \
                  WHERE a.status LIKE ? AND a.id < ? ORDER BY a.id DESC LIMIT ?";
     let state = state.map_or("%", AlertState::as_str);
@@ -311,14 +311,14 @@ pub async fn list(
     })
 }
 
-pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
+pub async fn find(db: &Db, id: i64) -> DbResult<Option<ListedAlert>> {
     let newest = list(db, None, id.checked_add(1), 1).await?;
     Ok(newest.alerts.into_iter().find(|alert| alert.id == id))
 }
 
 impl Db {
     /// Counts firing alerts by kind. Only mailed alerts count.
-    pub async fn firing_by_kind(&self) -> Result<Vec<(String, i64)>, DbError> {
+    pub async fn firing_by_kind(&self) -> DbResult<Vec<(String, i64)>> {
         let firing = "SELECT kind, COUNT(*) FROM alerts WHERE status = 'firing' AND last_mailed_at >= first_seen_at \
                       GROUP BY kind";
         self.all("count firing alerts", sql!(firing)).await
@@ -333,7 +333,7 @@ pub async fn acknowledge(
     by: String,
     now: DateTime<Utc>,
     operator: Operator,
-) -> Result<Option<ListedAlert>, DbError> {
+) -> DbResult<Option<ListedAlert>> {
     db.transaction("acknowledge an alert", async move |conn| {
         let set = "UPDATE alerts SET acknowledged_at = ?, acknowledged_by = ? WHERE id = ? AND status = 'firing'";
         if sql!(set, now, &by, id).run(conn).await? == 0 {

@@ -7,7 +7,7 @@ use diesel::QueryResult;
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::before;
 use super::sql::read_as;
-use super::{Conn, Db, DbError, USERS, json, list};
+use super::{Conn, Db, DbResult, USERS, json, list};
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 use crate::sql;
@@ -58,7 +58,7 @@ impl Db {
         seen: u64,
         change: ListChange,
         by: Operator,
-    ) -> Result<ListChanged, DbError> {
+    ) -> DbResult<ListChanged> {
         let db = self.within(LONG);
         db.transaction("change an allow list", async move |conn| {
             change_list(conn, id, seen, &change, &by).await
@@ -67,7 +67,7 @@ impl Db {
     }
 
     /// Gives a coupon's list a new revision, also above `seen`.
-    pub async fn renew_allow_list(&self, id: CouponId, seen: u64) -> Result<(), DbError> {
+    pub async fn renew_allow_list(&self, id: CouponId, seen: u64) -> DbResult<()> {
         self.transaction("renew an allow list", async move |conn| {
             if let Some(list) = locked(conn, id).await? {
                 set_list(conn, id, seen, list.people).await?;
@@ -78,7 +78,7 @@ impl Db {
     }
 
     /// Reads the revisions and sizes of these coupons' lists.
-    pub async fn allow_lists(&self, ids: Vec<CouponId>) -> Result<Vec<ListWithAge>, DbError> {
+    pub async fn allow_lists(&self, ids: Vec<CouponId>) -> DbResult<Vec<ListWithAge>> {
         let query = "SELECT id, allow_list_revision, allow_list_people, \
                      TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(6)) DIV 1000 \
                      FROM coupons WHERE id IN (?)";
@@ -87,10 +87,7 @@ impl Db {
 
     /// Reads a coupon's list with its users, both of one moment. Returns `None` if the coupon does
     /// not exist.
-    pub async fn listed_users(
-        &self,
-        id: CouponId,
-    ) -> Result<Option<(AllowList, Vec<UserId>)>, DbError> {
+    pub async fn listed_users(&self, id: CouponId) -> DbResult<Option<(AllowList, Vec<UserId>)>> {
         let query = "SELECT c.allow_list_revision, c.allow_list_people, l.user_id \
                      FROM coupons c LEFT JOIN coupon_allow_list l ON l.coupon_id = c.id WHERE c.id = ?";
         let db = self.within(LONG);
@@ -107,7 +104,7 @@ impl Db {
         id: CouponId,
         after: String,
         limit: i64,
-    ) -> Result<Vec<UserId>, DbError> {
+    ) -> DbResult<Vec<UserId>> {
         let page = "SELECT user_id FROM coupon_allow_list \
                     WHERE coupon_id = ? AND user_id > ? ORDER BY user_id LIMIT ?";
         self.all("page of an allow list", sql!(page, id, after, limit))
@@ -115,14 +112,14 @@ impl Db {
     }
 
     /// Whether a user is on a coupon's list.
-    pub async fn is_allowed(&self, id: CouponId, user: &UserId) -> Result<bool, DbError> {
+    pub async fn is_allowed(&self, id: CouponId, user: &UserId) -> DbResult<bool> {
         let query = "SELECT coupon_id FROM coupon_allow_list WHERE coupon_id = ? AND user_id = ?";
         let found = self.first::<i64>("find a user on an allow list", sql!(query, id, user));
         Ok(found.await?.is_some())
     }
 
     /// Finds the coupons whose lists contain a user.
-    pub async fn allow_lists_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
+    pub async fn allow_lists_of_person(&self, user: &UserId) -> DbResult<Vec<CouponId>> {
         // Uses the primary key: one lookup per coupon with a list.
         let query = "SELECT l.coupon_id FROM coupons c STRAIGHT_JOIN coupon_allow_list l \
                      ON l.coupon_id = c.id AND l.user_id = ? WHERE c.allow_list_revision > 0 ORDER BY l.coupon_id";
@@ -133,7 +130,7 @@ impl Db {
     /// Finds some coupons whose list has not changed for `kept` and whose drops were all sealed at
     /// least that long ago. An operator who adds days to such a coupon must upload the list again
     /// first.
-    pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<CouponId>, DbError> {
+    pub async fn old_allow_lists(&self, kept: Duration) -> DbResult<Vec<CouponId>> {
         let Some(before) = before(kept) else {
             return Ok(Vec::new());
         };
@@ -149,7 +146,7 @@ impl Db {
     }
 
     /// Deletes the list of a coupon that is over.
-    pub async fn delete_allow_list(&self, id: CouponId) -> Result<(), DbError> {
+    pub async fn delete_allow_list(&self, id: CouponId) -> DbResult<()> {
         let db = self.within(LONG);
         db.transaction("delete an allow list", async move |conn| {
             if locked(conn, id).await?.is_some() {

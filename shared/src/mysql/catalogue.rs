@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::{read_as, row};
-use super::{Conn, Db, DbError, Refusal, Sql, json, list, refusal};
+use super::{Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
 use crate::coupon::{Allow, AllowList, Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -122,7 +122,7 @@ impl Db {
         key: Option<IdempotencyKey>,
         now: DateTime<Utc>,
         by: Operator,
-    ) -> Result<Result<WithDrops, EarlierRequest>, DbError> {
+    ) -> DbResult<Result<WithDrops, EarlierRequest>> {
         self.transaction("create coupon", async move |conn| {
             insert_coupon(conn, &new, key.as_ref(), now, &by).await
         })
@@ -130,17 +130,14 @@ impl Db {
     }
 
     /// Reads the effect of an earlier request with this key. Returns `None` if there was none.
-    pub async fn earlier_request(
-        &self,
-        key: IdempotencyKey,
-    ) -> Result<Option<EarlierRequest>, DbError> {
+    pub async fn earlier_request(&self, key: IdempotencyKey) -> DbResult<Option<EarlierRequest>> {
         let what = "find an idempotency key";
         self.run(what, async move |conn| earlier(conn, &key).await)
             .await
     }
 
     /// Reads one coupon with its drops in order of opening. Returns `None` if it does not exist.
-    pub async fn coupon(&self, id: CouponId) -> Result<Option<WithDrops>, DbError> {
+    pub async fn coupon(&self, id: CouponId) -> DbResult<Option<WithDrops>> {
         let what = "read coupon";
         self.run(what, async move |conn| coupon_with_drops(conn, id).await)
             .await
@@ -149,7 +146,7 @@ impl Db {
     /// Reads the live coupons in order of id: daily coupons that have not ended, and coupons with
     /// an unsealed drop. Each comes with its unsealed drops in order of opening, and with the last
     /// opened drop. The cost depends only on the number of live coupons.
-    pub async fn catalogue(&self) -> Result<Vec<WithDrops>, DbError> {
+    pub async fn catalogue(&self) -> DbResult<Vec<WithDrops>> {
         // One day less allows for all time zones.
         let live = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL \
                     UNION SELECT id FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
@@ -160,7 +157,7 @@ impl Db {
     }
 
     /// Reads the existing coupons among `ids`, in the format of [`Db::catalogue`].
-    pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> Result<Vec<WithDrops>, DbError> {
+    pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> DbResult<Vec<WithDrops>> {
         self.run("read coupons", async move |conn| {
             select_coupons(conn, listed(&ids)?).await
         })
@@ -168,11 +165,7 @@ impl Db {
     }
 
     /// Reads at most `limit` coupons with ids above `after`, in order of id.
-    pub async fn coupons_after(
-        &self,
-        after: CouponId,
-        limit: i64,
-    ) -> Result<Vec<WithDrops>, DbError> {
+    pub async fn coupons_after(&self, after: CouponId, limit: i64) -> DbResult<Vec<WithDrops>> {
         let page = "SELECT id FROM coupons WHERE id > ? ORDER BY id LIMIT ?";
         let page = sql!(page, after, limit);
         self.coupons_by_id(self.all("page of coupons", page).await?)
@@ -181,7 +174,7 @@ impl Db {
 
     /// Finds coupons whose names contain this text. If any name equals the text, returns only exact
     /// matches.
-    pub async fn coupons_named(&self, text: &str) -> Result<Vec<CouponId>, DbError> {
+    pub async fn coupons_named(&self, text: &str) -> DbResult<Vec<CouponId>> {
         let named = "SELECT id, name = ? FROM coupons WHERE LOCATE(?, name) > 0 ORDER BY 2 DESC, id LIMIT 50";
         let mut found: Vec<(CouponId, bool)> =
             self.all("coupons by name", sql!(named, text, text)).await?;
@@ -198,7 +191,7 @@ impl Db {
         &self,
         id: CouponId,
         planned: Vec<PlannedDrop>,
-    ) -> Result<Option<WithDrops>, DbError> {
+    ) -> DbResult<Option<WithDrops>> {
         self.transaction("make drops", async move |conn| {
             // Lock the current settings, because an operator may be changing them.
             let lock = sql!("SELECT id FROM coupons WHERE id = ? FOR SHARE", id);
@@ -221,21 +214,21 @@ impl Db {
     }
 
     /// Reads the coupons with an unsealed drop that has opened, or opens within a minute.
-    pub async fn open_coupons_now(&self) -> Result<Vec<CouponId>, DbError> {
+    pub async fn open_coupons_now(&self) -> DbResult<Vec<CouponId>> {
         let open = "SELECT DISTINCT coupon_id FROM drops \
                     WHERE sealed_at IS NULL AND opens_at <= UTC_TIMESTAMP(3) + INTERVAL 1 MINUTE";
         self.all("read open coupons", sql!(open)).await
     }
 
     /// Reads the era of a coupon from the primary.
-    pub async fn era(&self, coupon: CouponId) -> Result<Option<u64>, DbError> {
+    pub async fn era(&self, coupon: CouponId) -> DbResult<Option<u64>> {
         let era = sql!("SELECT era FROM coupons WHERE id = ?", coupon);
         self.first("read era", era).await
     }
 
     /// Reads the coupons with a schedule but without any drop, which are the coupons of one drop
     /// whose row was lost. Costs one lookup per coupon.
-    pub async fn coupons_without_drops(&self) -> Result<Vec<WithDrops>, DbError> {
+    pub async fn coupons_without_drops(&self) -> DbResult<Vec<WithDrops>> {
         let bare = "SELECT id FROM coupons c WHERE schedule IS NOT NULL \
                     AND NOT EXISTS (SELECT 1 FROM drops WHERE coupon_id = c.id)";
         self.run("coupons without drops", async move |conn| {
@@ -244,7 +237,7 @@ impl Db {
         .await
     }
 
-    pub async fn has_drop(&self, id: DropId) -> Result<bool, DbError> {
+    pub async fn has_drop(&self, id: DropId) -> DbResult<bool> {
         let drop = sql!("SELECT id FROM drops WHERE id = ?", id);
         Ok(self.first::<i64>("find drop", drop).await?.is_some())
     }

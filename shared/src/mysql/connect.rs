@@ -136,32 +136,28 @@ fn why_not(
     if let (Some(tls), Some(reason)) = (tls, tls::cause(&error)) {
         return ConnectionError::InvalidConnectionUrl(tls.sentence(reason));
     }
-    match error {
-        mysql_async::Error::Server(error) if error.code == WANTS_TLS => ConnectionError::InvalidConnectionUrl(format!(
-            "it takes encrypted connections only ({error}): add ?require_ssl=true to DATABASE_URL"
-        )),
-        mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => ConnectionError::InvalidConnectionUrl(
-            "it does not speak TLS: give it a certificate, or leave require_ssl out of DATABASE_URL on a private network".to_owned(),
-        ),
+    ConnectionError::InvalidConnectionUrl(match error {
+        mysql_async::Error::Server(error) if error.code == WANTS_TLS => {
+            format!("it takes encrypted connections only ({error}): add ?require_ssl=true to DATABASE_URL")
+        }
+        mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => {
+            "it does not speak TLS: give it a certificate, or leave require_ssl out of DATABASE_URL on a private network".to_owned()
+        }
         mysql_async::Error::Server(error) if error.code == UNKNOWN_DATABASE => {
             let name = database.unwrap_or_default();
-            ConnectionError::InvalidConnectionUrl(format!(
-                "it has no database {name}: run CREATE DATABASE `{name}`, or correct DATABASE_URL"
-            ))
+            format!("it has no database {name}: run CREATE DATABASE `{name}`, or correct DATABASE_URL")
         }
         mysql_async::Error::Server(error) if DOES_NOT_LET_IN.contains(&error.code) => {
             let may_need_certificate = tls.is_some_and(|tls| !tls.has_identity());
             let certificate = if may_need_certificate { "; a user may also need TLS_CERT_FILE" } else { "" };
-            ConnectionError::InvalidConnectionUrl(format!("{error}; see DATABASE_URL{certificate}"))
+            format!("{error}; see DATABASE_URL{certificate}")
         }
         // MySQL asks unknown users for a password with any of its plugins.
         mysql_async::Error::Driver(error @ DriverError::UnknownAuthPlugin { .. }) => {
-            ConnectionError::InvalidConnectionUrl(format!(
-                "{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password; see DATABASE_URL"
-            ))
+            format!("{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password; see DATABASE_URL")
         }
-        other => ConnectionError::BadConnection(other.to_string()),
-    }
+        other => return ConnectionError::BadConnection(other.to_string()),
+    })
 }
 
 /// Makes mysql_async connect to the address of the URL. By default, it asks a server at a loopback

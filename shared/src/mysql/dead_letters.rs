@@ -13,7 +13,7 @@ use diesel_async::SimpleAsyncConnection as _;
 
 use super::literal::push_text;
 use super::sql::row;
-use super::{Conn, Db, DbError, list};
+use super::{Conn, Db, DbResult, list};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::sql;
 
@@ -61,10 +61,7 @@ impl DeadLetterRow {
 impl Db {
     /// Counts the unresolved dead letters of each drop, except those that name another coupon.
     /// Omits drops without dead letters.
-    pub async fn count_dead_letters(
-        &self,
-        drops: Vec<DropId>,
-    ) -> Result<HashMap<DropId, u64>, DbError> {
+    pub async fn count_dead_letters(&self, drops: Vec<DropId>) -> DbResult<HashMap<DropId, u64>> {
         let count = "SELECT f.drop_id, COUNT(*) FROM failed_claims f JOIN drops d ON d.id = f.drop_id \
                      WHERE f.resolved_at IS NULL AND f.drop_id IN (?) \
                      AND (f.coupon_id IS NULL OR f.coupon_id = d.coupon_id) GROUP BY f.drop_id";
@@ -81,7 +78,7 @@ impl Db {
         coupon: CouponId,
         drop: DropId,
         slots: RangeInclusive<i64>,
-    ) -> Result<Vec<DeadLetterRow>, DbError> {
+    ) -> DbResult<Vec<DeadLetterRow>> {
         let first = "SELECT {f.columns} FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY slot \
                      ORDER BY source_partition IS NOT NULL AND reason <> 'corrected', id) AS place \
                      FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? AND slot BETWEEN ? AND ? \
@@ -99,7 +96,7 @@ impl Db {
         coupon: CouponId,
         drop: DropId,
         quantity: Slot,
-    ) -> Result<Vec<DeadLetterRow>, DbError> {
+    ) -> DbResult<Vec<DeadLetterRow>> {
         let beside = "SELECT {columns} FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? \
                       AND (slot IS NULL OR slot < 1 OR slot > ?) AND COALESCE(coupon_id = ?, TRUE)";
         let beside = |which| sql!(beside, drop, quantity, coupon).and(sql!(which));
@@ -111,7 +108,7 @@ impl Db {
     }
 
     /// Returns those of these dead letters that are unresolved.
-    pub async fn open_dead_letters(&self, ids: Vec<i64>) -> Result<HashSet<i64>, DbError> {
+    pub async fn open_dead_letters(&self, ids: Vec<i64>) -> DbResult<HashSet<i64>> {
         let open = "SELECT id FROM failed_claims WHERE id IN (?) AND resolved_at IS NULL";
         self.all("read open dead letters", sql!(open, list(ids)))
             .await
@@ -124,7 +121,7 @@ impl Db {
         &self,
         coupon: Option<CouponId>,
         drop: Option<DropId>,
-    ) -> Result<Vec<LooseDeadLetters>, DbError> {
+    ) -> DbResult<Vec<LooseDeadLetters>> {
         let of_coupon = |id| sql!(" AND (g.coupon_id = ? OR d.coupon_id = ?)", id, id);
         let of_drop = |id| sql!(" AND g.drop_id = ?", id);
         let groups = sql!(LOOSE)
@@ -152,7 +149,7 @@ impl Db {
 
     /// Deletes dead letters that were resolved longer than `kept` ago, including payloads, in small
     /// statements. Returns their number. Unresolved ones are kept indefinitely.
-    pub async fn delete_resolved_dead_letters(&self, kept: Duration) -> Result<usize, DbError> {
+    pub async fn delete_resolved_dead_letters(&self, kept: Duration) -> DbResult<usize> {
         const STATEMENTS: usize = 20;
         let mut deleted = 0;
         for _ in 0..STATEMENTS {
@@ -174,7 +171,7 @@ impl Db {
         &self,
         coupon: CouponId,
         user: &UserId,
-    ) -> Result<Vec<DeadLetterRow>, DbError> {
+    ) -> DbResult<Vec<DeadLetterRow>> {
         let own = "SELECT {columns} FROM failed_claims WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
         let what = "read a person's dead letters";
         self.all(what, sql!(own, coupon, user)).await

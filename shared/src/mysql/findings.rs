@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::NaiveDateTime;
 
 use super::sql::row;
-use super::{Db, DbError, insert_all};
+use super::{Db, DbResult, insert_all};
 use crate::domain::{CouponId, UserId};
 use crate::sql;
 
@@ -42,7 +42,7 @@ impl Db {
         &self,
         run_id: &str,
         findings: Vec<FindingRow>,
-    ) -> Result<(), DbError> {
+    ) -> DbResult<()> {
         // Those that an attempt wrote before it failed.
         let delete = "DELETE FROM reconcile_findings WHERE run_id = ? LIMIT ?";
         let delete = sql!(delete, run_id, DELETED_AT_ONCE);
@@ -62,7 +62,7 @@ impl Db {
         run_id: String,
         limit: u32,
         after: i64,
-    ) -> Result<Vec<(i64, FindingRow)>, DbError> {
+    ) -> DbResult<Vec<(i64, FindingRow)>> {
         let page = "SELECT id, {columns} FROM reconcile_findings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?";
         self.all("findings of a run", sql!(page, run_id, after, limit))
             .await
@@ -73,7 +73,7 @@ impl Db {
         &self,
         letter: i64,
         drop: Option<i64>,
-    ) -> Result<Option<(String, NaiveDateTime)>, DbError> {
+    ) -> DbResult<Option<(String, NaiveDateTime)>> {
         // The condition matches the index on drop and result.
         let left = "SELECT detail, created_at FROM reconcile_findings \
                     WHERE drop_id <=> ? AND result = 'skipped' AND dead_letter = ? ORDER BY created_at DESC LIMIT 1";
@@ -87,7 +87,7 @@ impl Db {
         &self,
         coupon: CouponId,
         user: &UserId,
-    ) -> Result<Vec<(FindingRow, NaiveDateTime)>, DbError> {
+    ) -> DbResult<Vec<(FindingRow, NaiveDateTime)>> {
         let about = "SELECT {columns}, created_at FROM reconcile_findings WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
         self.all("findings about a person", sql!(about, coupon, user))
             .await

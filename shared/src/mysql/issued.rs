@@ -17,7 +17,7 @@ use super::literal::push_text;
 use super::sealed::rows_changed;
 use super::slot_limits::SlotLimits;
 use super::sql::row;
-use super::{Conn, Db, DbError, MOST_VALUES, USERS, json, list};
+use super::{Conn, Db, DbError, DbResult, MOST_VALUES, USERS, json, list};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::sql;
 use crate::trace::TraceContext;
@@ -170,7 +170,7 @@ const SLOTS_COUNTED_AT_ONCE: i64 = 200_000;
 
 impl Db {
     /// Counts the rows of a drop in ranges, so that no statement takes longer for a larger drop.
-    pub async fn count_rows(&self, drop: DropId, upper: i64) -> Result<u64, DbError> {
+    pub async fn count_rows(&self, drop: DropId, upper: i64) -> DbResult<u64> {
         let (mut rows, mut from) = (0, 0);
         while from <= upper {
             let count =
@@ -183,10 +183,7 @@ impl Db {
     }
 
     /// Reads the highest slot with a row, by drop.
-    pub async fn highest_slots(
-        &self,
-        drops: Vec<DropId>,
-    ) -> Result<HashMap<DropId, Slot>, DbError> {
+    pub async fn highest_slots(&self, drops: Vec<DropId>) -> DbResult<HashMap<DropId, Slot>> {
         let highest =
             "SELECT drop_id, MAX(slot) FROM issued_coupons WHERE drop_id IN (?) GROUP BY drop_id";
         self.by_drop("highest slots", highest, &drops).await
@@ -197,7 +194,7 @@ impl Db {
         &self,
         drop: DropId,
         slots: RangeInclusive<Slot>,
-    ) -> Result<Vec<ClaimOfSlot>, DbError> {
+    ) -> DbResult<Vec<ClaimOfSlot>> {
         let what = "rows on slots";
         self.run(what, async move |conn| {
             rows_between(conn, drop, slots).await
@@ -206,11 +203,7 @@ impl Db {
     }
 
     /// Reads the trace of a slot's row, if it has one.
-    pub async fn trace_on_slot(
-        &self,
-        drop: DropId,
-        slot: Slot,
-    ) -> Result<Option<TraceContext>, DbError> {
+    pub async fn trace_on_slot(&self, drop: DropId, slot: Slot) -> DbResult<Option<TraceContext>> {
         let query = "SELECT traceparent FROM issued_coupons WHERE drop_id = ? AND slot = ?";
         let found = self.first("trace of a row", sql!(query, drop, slot));
         let parent: Option<String> = found.await?.flatten();
@@ -222,7 +215,7 @@ impl Db {
         &self,
         coupon: CouponId,
         people: &[UserId],
-    ) -> Result<Vec<IssuedRow>, DbError> {
+    ) -> DbResult<Vec<IssuedRow>> {
         let people = people.to_vec();
         self.run("rows of people", async move |conn| {
             let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
@@ -241,7 +234,7 @@ impl Db {
         by: IssuedBy,
         resolutions: Vec<Resolution>,
         run_id: &str,
-    ) -> Result<FencedInsert, DbError> {
+    ) -> DbResult<FencedInsert> {
         let run_id = run_id.to_owned();
         let key = self.code_key().await?;
         // Insert in the order of the primary key, like the consumer, so that the two wait for each
@@ -278,7 +271,7 @@ impl Db {
         (coupon, era): (CouponId, u64),
         drop: DropId,
         slots: RangeInclusive<Slot>,
-    ) -> Result<Option<Vec<ClaimOfSlot>>, DbError> {
+    ) -> DbResult<Option<Vec<ClaimOfSlot>>> {
         let db = self.of_primary();
         db.transaction("rows in an era", async move |conn| {
             if has_later_era(conn, coupon, era).await? {
@@ -296,7 +289,7 @@ impl Db {
         what: &'static str,
         query: &'static str,
         drops: &[DropId],
-    ) -> Result<HashMap<DropId, N>, DbError> {
+    ) -> DbResult<HashMap<DropId, N>> {
         let mut found = HashMap::new();
         for some in drops.chunks(MOST_VALUES) {
             let some = sql!(query, list(some.iter().copied()));

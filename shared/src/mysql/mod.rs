@@ -43,7 +43,7 @@ pub mod void;
 pub(crate) const MOST_VALUES: usize = 10_000;
 
 pub use connect::Conn;
-pub use db::{AsyncFunc, Db, DbError, DbSettings};
+pub use db::{AsyncFunc, Db, DbError, DbResult, DbSettings};
 pub use refusal::{Refusal, refusal};
 pub use sql::{Columns, Sql, Value, insert_all, list};
 

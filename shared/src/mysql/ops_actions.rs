@@ -8,7 +8,7 @@ use diesel::QueryResult;
 use serde_json::Value;
 
 use super::sql::read_as;
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId};
 use crate::http::views::RecordedAct;
 use crate::sql;
@@ -56,13 +56,13 @@ read_as!(RecordedAct { at: DateTime<Utc>, by: Option<String>, action: String, de
 
 impl Db {
     /// Reads the last actions on a coupon, newest first.
-    pub async fn acts_on(&self, coupon: CouponId) -> Result<Vec<RecordedAct>, DbError> {
+    pub async fn acts_on(&self, coupon: CouponId) -> DbResult<Vec<RecordedAct>> {
         let last = "SELECT at, operator, action, CAST(detail AS CHAR) FROM ops_actions WHERE coupon_id = ? ORDER BY at DESC, id DESC LIMIT 20";
         self.all("acts on a coupon", sql!(last, coupon)).await
     }
 
     /// Records an action that changes nothing else.
-    pub async fn record_act(&self, by: Operator, act: OperatorAct) -> Result<(), DbError> {
+    pub async fn record_act(&self, by: Operator, act: OperatorAct) -> DbResult<()> {
         self.run("record an act", async move |conn| by.did(conn, act).await)
             .await
     }

@@ -8,7 +8,7 @@ use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use diesel::QueryResult;
 
 use super::sql::row;
-use super::{Columns as _, Conn, Db, DbError, insert_all, list};
+use super::{Columns as _, Conn, Db, DbResult, insert_all, list};
 use crate::sql;
 
 /// Rows read per round.
@@ -108,7 +108,7 @@ pub async fn lease(
     served: Served,
     now: DateTime<Utc>,
     until: DateTime<Utc>,
-) -> Result<Vec<Leased>, DbError> {
+) -> DbResult<Vec<Leased>> {
     db.transaction("lease messages", async move |conn| {
         // No attempt or lease is scheduled that far ahead. If there is one, the clock has been set
         // back since. Rows that another sender has locked are skipped.
@@ -140,7 +140,7 @@ pub async fn record_outcome(
     id: i64,
     outcome: DeliveryOutcome,
     now: DateTime<Utc>,
-) -> Result<(), DbError> {
+) -> DbResult<()> {
     let (sent, given_up, next, error) = match outcome {
         DeliveryOutcome::Sent => (Some(now), None, None, None),
         DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
@@ -155,7 +155,7 @@ pub async fn record_outcome(
 /// Gives up on messages that are a day old and whose next attempt was due an hour ago: no process
 /// serves them. Otherwise, when `SMTP_URL` is set after months, old mails would look as if their
 /// events had just happened. Returns how many.
-pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> Result<usize, DbError> {
+pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> DbResult<usize> {
     db.run("give up old messages", async move |conn| {
         // A read takes no locks, so the sender of another process is not delayed.
         let old = "SELECT id, attempts FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
@@ -178,7 +178,7 @@ pub fn is_old(created_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
 }
 
 /// Counts unsent messages by channel.
-pub async fn waiting(db: &Db) -> Result<Vec<(String, i64)>, DbError> {
+pub async fn waiting(db: &Db) -> DbResult<Vec<(String, i64)>> {
     let open = "SELECT channel, COUNT(*) FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL GROUP BY channel";
     db.all("count what waits in the outbox", sql!(open)).await
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use diesel::QueryResult;
 
-use super::{Conn, Db, DbError, Sql, list};
+use super::{Conn, Db, DbResult, Sql, list};
 use crate::sql;
 
 /// The offset after the last message with a row or dead letter, by partition.
@@ -26,7 +26,7 @@ fn read(topic: &str) -> Sql {
 
 impl Db {
     /// Reads the positions of a topic.
-    pub async fn topic_positions(&self, topic: &str) -> Result<Positions, DbError> {
+    pub async fn topic_positions(&self, topic: &str) -> DbResult<Positions> {
         self.all("read positions", read(topic)).await
     }
 
@@ -39,7 +39,7 @@ impl Db {
         partition: i32,
         seen: Option<i64>,
         first: i64,
-    ) -> Result<(), DbError> {
+    ) -> DbResult<()> {
         let begin = "INSERT INTO topic_positions (topic, partition_id, next_offset) VALUES (?, ?, ?) \
                      ON DUPLICATE KEY UPDATE next_offset = IF(next_offset = ?, VALUES(next_offset), next_offset)";
         let begin = sql!(begin, topic, partition, first, seen.unwrap_or(first));
@@ -48,11 +48,7 @@ impl Db {
     }
 
     /// Advances positions in a transaction that inserts no rows; see [`advance`].
-    pub async fn advance_positions(
-        &self,
-        topic: &str,
-        ranges: ReadRanges,
-    ) -> Result<Vec<i32>, DbError> {
+    pub async fn advance_positions(&self, topic: &str, ranges: ReadRanges) -> DbResult<Vec<i32>> {
         let topic = topic.to_owned();
         self.transaction("move positions", async move |conn| {
             advance(conn, &topic, &ranges).await

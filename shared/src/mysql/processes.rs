@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::db::get_lock;
 use super::sql::{read_as, row};
-use super::{Conn, Db, DbError, DbSettings, Sql};
+use super::{Conn, Db, DbError, DbResult, DbSettings, Sql};
 use crate::kafka::KafkaSettings;
 use crate::sql;
 
@@ -96,7 +96,7 @@ impl ProcessRow {
 }
 
 impl Db {
-    async fn announce(&self, id: &str, row: &ProcessRow) -> Result<(), DbError> {
+    async fn announce(&self, id: &str, row: &ProcessRow) -> DbResult<()> {
         let mut values = row.clone().values();
         values.push(id.into());
         let renew = "REPLACE INTO processes (role, owner, redis_prefix, topic, consumer_group, publish_deadline_ms, \
@@ -111,14 +111,14 @@ impl Db {
     }
 
     /// Reads the running processes.
-    pub async fn processes(&self) -> Result<Vec<ProcessRow>, DbError> {
+    pub async fn processes(&self) -> DbResult<Vec<ProcessRow>> {
         let running = "SELECT {columns} FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND LIMIT 10000";
         self.all("list processes", sql!(running, RUNNING_SECONDS))
             .await
     }
 
     /// Reads the longest deadlines of the API's processes.
-    pub async fn longest_deadlines(&self) -> Result<Deadlines, DbError> {
+    pub async fn longest_deadlines(&self) -> DbResult<Deadlines> {
         let longest = "SELECT COALESCE(MAX(publish_deadline_ms), 0) AS publish_ms, \
                        COALESCE(MAX(publish_deadline_ms + fallback_deadline_ms), 0) AS in_flight_ms \
                        FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
@@ -189,11 +189,7 @@ pub struct PassLock {
 
 impl PassLock {
     /// Takes the lock, waiting at most `wait`. Returns `None` if another process holds it.
-    pub async fn take(
-        settings: &DbSettings,
-        work: Work,
-        wait: Duration,
-    ) -> Result<Option<Self>, DbError> {
+    pub async fn take(settings: &DbSettings, work: Work, wait: Duration) -> DbResult<Option<Self>> {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
@@ -239,7 +235,7 @@ impl Drop for PassLock {
 
 impl Db {
     /// Describes the holder of the pass lock, in any process.
-    pub async fn pass_holder(&self) -> Result<Option<String>, DbError> {
+    pub async fn pass_holder(&self) -> DbResult<Option<String>> {
         type Holder = (i64, Option<String>, Option<String>, Option<NaiveDateTime>);
         let holder = "SELECT held.connection, r.id, r.owner, r.started_at \
                       FROM (SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) AS connection) held \

@@ -13,7 +13,7 @@ use super::ids::draw_id;
 use super::ops_actions::{Operator, OperatorAct};
 use super::sealed::rows_changed;
 use super::sql::row;
-use super::{Conn, Db, DbError, USERS, json};
+use super::{Conn, Db, DbResult, USERS, json};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use crate::sql;
 
@@ -91,7 +91,7 @@ impl Db {
     /// into it, atomically. Returns the open revocation if there already is one.
     ///
     /// The revocation is inserted before the row is read: see `look` in `inserted.rs`.
-    pub async fn revoke(&self, new: NewRevocation) -> Result<Revocation, DbError> {
+    pub async fn revoke(&self, new: NewRevocation) -> DbResult<Revocation> {
         self.transaction("revoke", async move |conn| {
             let is_new = open_one(conn, &new, "").await?.is_none();
             let id = insert(conn, &new).await?.id;
@@ -109,10 +109,7 @@ impl Db {
     /// Counts the banned users of these coupons, except for erased ones and revocations of the last
     /// second, which an API may not have written to Redis yet. Redis has a field for each of them.
     /// Reads every revocation of these coupons.
-    pub async fn count_banned(
-        &self,
-        coupons: &[CouponId],
-    ) -> Result<HashMap<CouponId, u64>, DbError> {
+    pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, u64>> {
         let ids = coupons.to_vec();
         let db = self.within(LONGEST_COUNT);
         db.run("count banned users", async move |conn| {
@@ -127,7 +124,7 @@ impl Db {
     }
 
     /// Moves the row of a claim that the revocation voids into the revocation, if the row exists.
-    pub async fn take_out_row(&self, id: i64) -> Result<(), DbError> {
+    pub async fn take_out_row(&self, id: i64) -> DbResult<()> {
         let what = "take out a revoked row";
         self.transaction(what, async move |conn| move_row(conn, id).await)
             .await
@@ -140,7 +137,7 @@ impl Db {
         &self,
         revocation: &Revocation,
         again_from_ms: i64,
-    ) -> Result<Revocation, DbError> {
+    ) -> DbResult<Revocation> {
         let id = revocation.id;
         let at = DateTime::from_timestamp_millis(again_from_ms).unwrap_or_default();
         self.run("end a revocation", async move |conn| {
@@ -159,7 +156,7 @@ impl Db {
         &self,
         coupon: CouponId,
         people: &[UserId],
-    ) -> Result<Vec<Revocation>, DbError> {
+    ) -> DbResult<Vec<Revocation>> {
         let people = people.to_vec();
         let what = "revocations of people";
         self.run(what, async move |conn| {
@@ -178,7 +175,7 @@ impl Db {
         coupon: CouponId,
         drop: Option<DropId>,
         after: i64,
-    ) -> Result<Vec<(Revocation, i64)>, DbError> {
+    ) -> DbResult<Vec<(Revocation, i64)>> {
         let page = "SELECT {columns}, TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000 FROM revoked_coupons \
                     WHERE coupon_id = ? AND id > ? AND COALESCE(drop_id = ?, TRUE) ORDER BY id LIMIT ?";
         let page = sql!(page, coupon, after, drop, Self::REVOCATIONS_AT_ONCE);

@@ -16,7 +16,7 @@ use diesel::sql_types::{
 use diesel_async::RunQueryDsl as _;
 use diesel_async::methods::LoadQuery;
 
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId, UserId};
 
 /// Builds a [`Sql`] from its text and values.
@@ -228,7 +228,7 @@ impl Sql {
 
 impl Db {
     /// Reads all rows of one statement into a collection.
-    pub async fn all<C>(&self, what: &'static str, sql: Sql) -> Result<C, DbError>
+    pub async fn all<C>(&self, what: &'static str, sql: Sql) -> DbResult<C>
     where
         C: IntoIterator<Item: Columns> + FromIterator<C::Item> + Send + 'static,
         Reading<C::Item>: LoadQuery<'static, Conn, <C::Item as Columns>::Raw>,
@@ -237,11 +237,7 @@ impl Db {
     }
 
     /// Reads the first row of one statement, if there is one.
-    pub async fn first<T: Columns>(
-        &self,
-        what: &'static str,
-        sql: Sql,
-    ) -> Result<Option<T>, DbError>
+    pub async fn first<T: Columns>(&self, what: &'static str, sql: Sql) -> DbResult<Option<T>>
     where
         Reading<T>: LoadQuery<'static, Conn, T::Raw>,
     {
@@ -250,7 +246,7 @@ impl Db {
     }
 
     /// Runs one statement that returns no rows, and returns how many rows it matched.
-    pub async fn execute(&self, what: &'static str, sql: Sql) -> Result<usize, DbError> {
+    pub async fn execute(&self, what: &'static str, sql: Sql) -> DbResult<usize> {
         self.run(what, async move |conn| sql.run(conn).await).await
     }
 }

@@ -9,7 +9,7 @@ use super::{CORRECTED, DeadLetterRow};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::mysql::ops_actions::{Operator, OperatorAct};
 use crate::mysql::sql::read_as;
-use crate::mysql::{Conn, Db, DbError};
+use crate::mysql::{Conn, Db, DbResult};
 use crate::sql;
 
 /// Limit of a query with a filter by reason, which reads every open dead letter.
@@ -40,7 +40,7 @@ impl Db {
         skipped: u32,
         wanted: DeadLetterQuery,
         limit: u32,
-    ) -> Result<Vec<DeadLetterRow>, DbError> {
+    ) -> DbResult<Vec<DeadLetterRow>> {
         // Use the order of the index to avoid sorting millions of rows.
         let (is_resolved, order) = if wanted.resolved {
             ("IS NOT NULL", "resolved_at DESC")
@@ -62,7 +62,7 @@ impl Db {
     }
 
     /// Reads one dead letter, with the beginning of its message and the message's length in bytes.
-    pub async fn dead_letter(&self, id: i64) -> Result<Option<(DeadLetterRow, Payload)>, DbError> {
+    pub async fn dead_letter(&self, id: i64) -> DbResult<Option<(DeadLetterRow, Payload)>> {
         let query = "SELECT {columns}, LEFT(payload, 4096), COALESCE(LENGTH(payload), 0) FROM failed_claims WHERE id = ?";
         self.first("read a dead letter", sql!(query, id)).await
     }
@@ -74,7 +74,7 @@ impl Db {
         id: i64,
         to: Correction,
         by: Operator,
-    ) -> Result<bool, DbError> {
+    ) -> DbResult<bool> {
         self.transaction("correct a dead letter", async move |conn| {
             let Some(was) = lock_open(conn, id).await? else {
                 return Ok(false);
@@ -98,12 +98,7 @@ impl Db {
 
     /// Discards a dead letter with a reason, so that the reconciler ignores it. Returns `false` if
     /// it is not open.
-    pub async fn discard_dead_letter(
-        &self,
-        id: i64,
-        why: String,
-        by: Operator,
-    ) -> Result<bool, DbError> {
+    pub async fn discard_dead_letter(&self, id: i64, why: String, by: Operator) -> DbResult<bool> {
         self.transaction("discard a dead letter", async move |conn| {
             let Some(letter) = lock_open(conn, id).await? else {
                 return Ok(false);
