@@ -1,4 +1,4 @@
-//! Allow lists of coupons. MySQL is the source of truth (docs/decisions/0019-allow-list.md).
+//! Allow lists of coupons. MySQL is the source of truth (docs/decisions/0012-revisions.md).
 
 use std::time::Duration;
 
@@ -96,26 +96,6 @@ impl Db {
         let list = rows.first().map(|(list, _)| *list);
         let users = rows.into_iter().filter_map(|(_, user)| user).collect();
         Ok(list.map(|list| (list, users)))
-    }
-
-    /// Reads users on a coupon's list with ids above `after`, in order of id.
-    pub async fn allowed_after(
-        &self,
-        id: CouponId,
-        after: String,
-        limit: i64,
-    ) -> DbResult<Vec<UserId>> {
-        let page = "SELECT user_id FROM coupon_allow_list \
-                    WHERE coupon_id = ? AND user_id > ? ORDER BY user_id LIMIT ?";
-        self.all("page of an allow list", sql!(page, id, after, limit))
-            .await
-    }
-
-    /// Whether a user is on a coupon's list.
-    pub async fn is_allowed(&self, id: CouponId, user: &UserId) -> DbResult<bool> {
-        let query = "SELECT coupon_id FROM coupon_allow_list WHERE coupon_id = ? AND user_id = ?";
-        let found = self.first::<i64>("find a user on an allow list", sql!(query, id, user));
-        Ok(found.await?.is_some())
     }
 
     /// Finds the coupons whose lists contain a user.

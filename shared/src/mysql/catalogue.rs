@@ -42,6 +42,7 @@ read_as!(Drop {
     quantity: u32,
     closed_early: bool,
     sealed_at: Option<DateTime<Utc>>,
+    sealed_rows: Option<u32>,
 });
 
 /// Returns the assignments that write a coupon's settings.
