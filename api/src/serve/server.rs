@@ -60,7 +60,7 @@ impl ApiServer {
             return Ok(None);
         };
         let app = Arc::new(app);
-        let machines = for_machines(token.clone(), &app.identity, prometheus);
+        let machines = for_machines(prometheus);
         let (apart, machines) = match apart {
             None => (None, machines),
             Some(apart) => {

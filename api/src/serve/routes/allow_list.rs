@@ -14,7 +14,6 @@ use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::allow_list::{ListChange, ListChanged, MAX_LISTED};
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::change::{follows_later, recover_lost};
 use super::extract::{CouponPath, StrictPath, body, invalid, no_such_coupon};
@@ -25,7 +24,7 @@ use crate::user_list::{self, UserList};
 const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
 
 /// Result of a change to an allow list.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct AllowListChanged {
     /// Users added or removed; the others already were.
     changed: u32,
@@ -42,7 +41,7 @@ pub(crate) struct AllowListChanged {
 }
 
 /// What happens to the users of a body.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum AddOrRemove {
     Add,
@@ -54,18 +53,6 @@ pub(crate) enum AddOrRemove {
 /// One id a line, or a CSV with a column `user_id`: all of them or none. A list has at most 200,000
 /// users. Safe to repeat. The list counts while the coupon's `allow` is `list`. Removed users who
 /// hold a coupon or wait keep it.
-#[utoipa::path(
-    post, path = "/v1/coupons/{id}/allow-list/{change}", tag = "operators",
-    request_body(content = String, content_type = "text/plain"),
-    params(
-        ("id" = i64, Path, description = "Coupon ID", example = 7),
-        ("change" = inline(AddOrRemove), Path, description = "`add` or `remove`"),
-    ),
-    responses(
-        (status = 200, description = "The list has changed, or was like this", body = AllowListChanged),
-        (status = 422, description = "`not_possible`: the list would be too long"),
-    )
-)]
 pub(crate) async fn upload(
     State(app): State<App>,
     CouponPath(id): CouponPath,
@@ -85,11 +72,6 @@ pub(crate) async fn upload(
 ///
 /// Removes all or none. Safe to repeat. Users who hold a coupon or wait keep it. While `allow` is
 /// `list`, nobody else may claim.
-#[utoipa::path(
-    delete, path = "/v1/coupons/{id}/allow-list", tag = "operators",
-    params(("id" = i64, Path, description = "Coupon ID", example = 7)),
-    responses((status = 200, description = "The list is empty", body = AllowListChanged))
-)]
 pub(crate) async fn empty(
     State(app): State<App>,
     CouponPath(id): CouponPath,
@@ -182,21 +164,15 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
 }
 
 /// The users on a coupon's allow list.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct AllowListView {
     /// The coupon's revision when the list was last changed; 0: never.
     revision: u64,
     /// In order.
-    #[schema(value_type = Vec<String>)]
     ids: Vec<UserId>,
 }
 
 /// Read a coupon's allow list
-#[utoipa::path(
-    get, path = "/v1/coupons/{id}/allow-list", tag = "operators",
-    params(("id" = i64, Path, description = "Coupon ID", example = 7)),
-    responses((status = 200, description = "The whole list, from MySQL", body = AllowListView))
-)]
 pub(crate) async fn read(
     State(app): State<App>,
     CouponPath(id): CouponPath,

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 use super::create::check_audience;
 use super::extract::{CouponPath, JsonBody, invalid, no_such_coupon};
-use super::view::{CouponView, show_one};
+use super::view::show_one;
 use super::{allow_list, etag};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
@@ -38,21 +38,6 @@ use crate::serve::state::{App, Services};
 ///
 /// Safe to repeat. After a 503, part of the change may have been applied; the message says which.
 /// Repeat it without `If-Match`, since the revision may have changed.
-#[utoipa::path(
-    patch, path = "/v1/coupons/{id}", tag = "operators", request_body = CouponPatch,
-    params(
-        ("id" = i64, Path, description = "Coupon ID", example = 7),
-        ("If-Match" = Option<String>, Header, description = "The coupon's `ETag`, or `*`: change it only if it still matches",
-            example = "\"7\""),
-    ),
-    responses(
-        (status = 200, description = "The changed coupon", body = CouponView,
-            headers(("ETag" = String, description = "Its revision, in quotes"))),
-        (status = 409, description = "`below_given_out`, with `given_out`: more is given out already"),
-        (status = 412, description = "`changed_meanwhile`, with `revision`: `If-Match` does not match"),
-        (status = 422, description = "`not_possible`: the message says what to do"),
-    )
-)]
 pub(crate) async fn change(
     State(app): State<App>,
     CouponPath(id): CouponPath,

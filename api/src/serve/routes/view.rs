@@ -10,17 +10,14 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::redis::stock::Stock;
 use firstcome_shared::schedule::Schedule;
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::etag;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 use crate::serve::state::Services;
 
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Coupon)]
+#[derive(Debug, Serialize)]
 pub(crate) struct CouponView {
     id: CouponId,
-    #[schema(example = "Winter coupon")]
     name: String,
     /// Quantity of future drops.
     quantity: Slot,
@@ -30,7 +27,6 @@ pub(crate) struct CouponView {
     /// An operator has stopped admission.
     paused: bool,
     /// Who may claim, as in `NewCouponBody`.
-    #[schema(value_type = Option<String>, example = "list")]
     allow: Option<Allow>,
     /// Counts changes of the settings, not of what is left; also the `ETag`, in quotes.
     revision: u64,
@@ -43,8 +39,7 @@ pub(crate) struct CouponView {
 }
 
 /// One opening of a coupon.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Drop)]
+#[derive(Debug, Serialize)]
 pub(crate) struct DropView {
     id: DropId,
     /// Claims are admitted from this time.
