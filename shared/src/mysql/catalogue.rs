@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::QueryResult;
+use diesel::sql_types::Text;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::{read_as, row};
-use super::{Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
+use super::{Columns, Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
 use crate::coupon::{Allow, AllowList, Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -18,10 +19,10 @@ use crate::sql;
 
 row! {
     pub struct CouponRow {
-        pub id: i64,
+        pub id: CouponId,
         pub name: String,
         pub quantity: u32,
-        pub once_per: String,
+        pub once_per: OncePer,
         pub waiting_list: u32,
         pub paused: bool,
         pub schedule: Option<String>,
@@ -63,14 +64,14 @@ impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
         let schedule = row.schedule.as_deref();
         let rule = row.allow_rule.as_deref();
-        // The schema permits only these two words. A manually written schedule that cannot be
-        // parsed creates no drops. An unreadable restriction admits only users on the list.
+        // A manually written schedule that cannot be parsed creates no drops. An unreadable
+        // restriction admits only users on the list.
         Self {
-            id: CouponId(row.id),
+            id: row.id,
             settings: CouponSettings {
                 name: row.name,
                 quantity: row.quantity,
-                once_per: row.once_per.parse().unwrap_or(OncePer::Coupon),
+                once_per: row.once_per,
                 waiting_list: row.waiting_list,
                 paused: row.paused,
                 schedule: schedule.and_then(|json| serde_json::from_str(json).ok()),
@@ -263,7 +264,7 @@ async fn select_coupons(conn: &mut Conn, which: Sql) -> QueryResult<Vec<WithDrop
     if found.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<CouponId> = found.iter().map(|coupon| CouponId(coupon.id)).collect();
+    let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id).collect();
     let drops = ") SELECT {d.columns} FROM w STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
                  UNION SELECT {d.columns} FROM w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
                  WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
@@ -290,24 +291,37 @@ pub struct DropRules {
     pub window: DropWindow,
 }
 
+read_as!(DropRules {
+    coupon_id: CouponId,
+    quantity: Slot,
+    once_per: OncePer,
+    window: DropWindow,
+});
+
+read_as!(DropWindow {
+    opens_at: DateTime<Utc>,
+    closes_at: Option<DateTime<Utc>>,
+    is_sealed: bool,
+});
+
+impl Columns for OncePer {
+    type Sql = Text;
+    type Raw = String;
+
+    /// The schema permits only these two words.
+    fn from_raw(word: String) -> Self {
+        word.parse().unwrap_or(Self::Coupon)
+    }
+}
+
 /// Reads the rules of the existing drops among `ids`.
 pub async fn rules_of_drops(
     conn: &mut Conn,
     ids: &[DropId],
 ) -> QueryResult<HashMap<DropId, DropRules>> {
-    let rules = "SELECT {d.columns}, c.once_per FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)";
-    let rules = sql!(rules, list(ids.iter().copied()));
-    let rows: Vec<(Drop, String)> = rules.all(conn).await?;
-    let rules = |(drop, once_per): (Drop, String)| {
-        let rules = DropRules {
-            coupon_id: drop.coupon_id,
-            quantity: drop.quantity,
-            once_per: once_per.parse().unwrap_or(OncePer::Coupon),
-            window: drop.window(),
-        };
-        (drop.id, rules)
-    };
-    Ok(rows.into_iter().map(rules).collect())
+    let rules = "SELECT d.id, d.coupon_id, d.quantity, c.once_per, d.opens_at, d.closes_at, d.sealed_at IS NOT NULL \
+                 FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)";
+    sql!(rules, list(ids.iter().copied())).all(conn).await
 }
 
 /// Inserts a coupon and its first drops; must be called in a transaction.
@@ -342,12 +356,7 @@ async fn insert_coupon(
         let planned = schedule.drops_from(now);
         insert_drops(conn, id, new.quantity, schedule, &planned).await?;
     }
-    let act = OperatorAct {
-        action: "create_coupon",
-        coupon: Some(id),
-        detail: json!(new),
-        ..OperatorAct::default()
-    };
+    let act = OperatorAct::new("create_coupon", Some(id), None, json!(new));
     by.did(conn, act).await?;
     let made = coupon_with_drops(conn, id).await?;
     Ok(Ok(made.ok_or(diesel::result::Error::NotFound)?))

@@ -150,12 +150,8 @@ async fn change(
         .run(conn)
         .await?;
     let after = (coupon, drops);
-    let act = OperatorAct {
-        action: "change_coupon",
-        coupon: Some(id),
-        detail: difference(&before, &after),
-        ..OperatorAct::default()
-    };
+    let detail = difference(&before, &after);
+    let act = OperatorAct::new("change_coupon", Some(id), None, detail);
     by.did(conn, act).await?;
     let (coupon, drops) = after;
     Ok(CouponChanged::Yes(ChangedCoupon {

@@ -33,6 +33,22 @@ pub struct OperatorAct {
     pub detail: Value,
 }
 
+impl OperatorAct {
+    pub fn new(
+        action: &'static str,
+        coupon: Option<CouponId>,
+        drop: Option<DropId>,
+        detail: Value,
+    ) -> Self {
+        Self {
+            action,
+            coupon,
+            drop,
+            detail,
+        }
+    }
+}
+
 impl Operator {
     /// Records an action; must be called in the transaction of that action.
     pub async fn did(&self, conn: &mut Conn, act: OperatorAct) -> QueryResult<()> {

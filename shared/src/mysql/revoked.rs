@@ -220,11 +220,8 @@ async fn open_one(
 ) -> QueryResult<Option<Revocation>> {
     let query = "SELECT {columns} FROM revoked_coupons \
                  WHERE coupon_id = ? AND user_id = ? AND again_from IS NULL AND person_scope = ?";
-    let scope = if new.once_per == OncePer::Drop {
-        new.drop.0
-    } else {
-        0
-    };
+    let is_per_drop = new.once_per == OncePer::Drop;
+    let scope = if is_per_drop { new.drop.0 } else { 0 };
     let query = sql!(query, new.coupon, &new.user, scope).and(sql!(lock));
     query.first(conn).await
 }
@@ -235,18 +232,12 @@ async fn read(conn: &mut Conn, id: i64) -> QueryResult<Revocation> {
 }
 
 fn act(of: &Revocation) -> OperatorAct {
-    OperatorAct {
-        action: "revoke",
-        coupon: Some(CouponId(of.coupon_id)),
-        drop: Some(DropId(of.drop_id)),
-        detail: json!({
-            "user_id": of.user_id,
-            "slot": of.slot,
-            "reason": of.reason,
-            "by": of.revoked_by,
-            "may_claim_again": of.may_claim_again,
-        }),
-    }
+    let detail = json!({
+        "user_id": of.user_id, "slot": of.slot, "reason": of.reason, "by": of.revoked_by,
+        "may_claim_again": of.may_claim_again,
+    });
+    let (coupon, drop) = (CouponId(of.coupon_id), DropId(of.drop_id));
+    OperatorAct::new("revoke", Some(coupon), Some(drop), detail)
 }
 
 /// Moves the user's row into the revocation, if the revocation voids it. Locks the revocation,
@@ -296,14 +287,13 @@ pub struct Revocations(HashMap<String, Vec<Revocation>>);
 impl Revocations {
     /// Keeps only the revocations in scope: those of `drop` if one coupon per drop is allowed.
     pub fn new(all: Vec<Revocation>, once_per: OncePer, drop: DropId) -> Self {
-        let mut by_person: HashMap<String, Vec<Revocation>> = HashMap::new();
-        for one in all
-            .into_iter()
-            .filter(|one| once_per == OncePer::Coupon || one.drop_id == drop.0)
-        {
-            by_person.entry(one.user_id.clone()).or_default().push(one);
+        let mut own = Self::default();
+        for one in all {
+            if once_per == OncePer::Coupon || one.drop_id == drop.0 {
+                own.0.entry(one.user_id.clone()).or_default().push(one);
+            }
         }
-        Self(by_person)
+        own
     }
 
     pub fn is_empty(&self) -> bool {
@@ -322,9 +312,7 @@ impl Revocations {
 
     /// Returns the first revocation that voids the claim.
     pub fn voiding(&self, user: &UserId, admitted_at_ms: Option<i64>) -> Option<&Revocation> {
-        self.0
-            .get(user.as_str())?
-            .iter()
-            .find(|one| one.voids(admitted_at_ms))
+        let own = self.0.get(user.as_str())?;
+        own.iter().find(|one| one.voids(admitted_at_ms))
     }
 }
