@@ -404,23 +404,16 @@ async fn insert_drop(
     // Rows of a drop that was lost may be above a quantity that was lowered since.
     let highest = "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ? AND coupon_id = ?";
     let highest: Option<Slot> = sql!(highest, id, coupon).one(conn).await?;
-    let inserted = sql!(
-        "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity) VALUES (?, ?, ?, ?, ?, ?)",
-        id,
-        coupon,
-        drop.local_date,
-        drop.opens_at,
-        drop.closes_at,
-        quantity.max(highest.unwrap_or(0)),
-    )
-    .run(conn)
-    .await;
-    match inserted {
+    let quantity = quantity.max(highest.unwrap_or(0));
+    let insert = "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity) VALUES (?, ?, ?, ?, ?, ?)";
+    let (day, opens_at, closes_at) = (drop.local_date, drop.opens_at, drop.closes_at);
+    let insert = sql!(insert, id, coupon, day, opens_at, closes_at, quantity);
+    match insert.run(conn).await {
         Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
             // A locking read sees the other row even if it is newer than this transaction.
             let owner = sql!("SELECT coupon_id FROM drops WHERE id = ? FOR SHARE", id);
-            let owner: Option<i64> = owner.first(conn).await?;
-            Ok(owner.is_none_or(|owner| owner == coupon.0))
+            let owner: Option<CouponId> = owner.first(conn).await?;
+            Ok(owner.is_none_or(|owner| owner == coupon))
         }
         other => other.map(|_| true),
     }

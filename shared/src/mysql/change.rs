@@ -174,16 +174,16 @@ async fn write(conn: &mut Conn, coupon: &Coupon, drops: &[Drop]) -> QueryResult<
     update.and(at_revision).run(conn).await?;
     for drop in drops {
         let update = "UPDATE drops SET quantity = ?, opens_at = ?, closes_at = ?, closed_early = ? WHERE id = ?";
-        sql!(
+        let (quantity, opens_at, closes_at) = (drop.quantity, drop.opens_at, drop.closes_at);
+        let update = sql!(
             update,
-            drop.quantity,
-            drop.opens_at,
-            drop.closes_at,
+            quantity,
+            opens_at,
+            closes_at,
             drop.closed_early,
             drop.id
-        )
-        .run(conn)
-        .await?;
+        );
+        update.run(conn).await?;
     }
     Ok(())
 }

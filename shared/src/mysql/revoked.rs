@@ -190,20 +190,19 @@ async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation>
         let latest = "SELECT MAX(id) FROM revoked_coupons WHERE coupon_id = ? AND user_id = ?";
         let latest: Option<i64> = sql!(latest, new.coupon, &new.user).one(conn).await?;
         let above = latest.unwrap_or(0).max(new.after) + 1;
-        sql!(
-            "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id",
+        let insert = "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
+                      VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id";
+        let (id, slot, user, again) = (
             draw_id(Utc::now()).max(above),
-            new.coupon,
-            new.drop,
             new.slot,
             &new.user,
-            &new.reason,
-            &new.by,
             new.may_claim_again,
-        )
-        .run(conn)
-        .await?;
+        );
+        let (reason, by) = (&new.reason, &new.by);
+        let insert = sql!(
+            insert, id, new.coupon, new.drop, slot, user, reason, by, again
+        );
+        insert.run(conn).await?;
         // `None` means that another revocation has this id.
         if let Some(open) = open_one(conn, new, " FOR UPDATE").await? {
             return Ok(open);
@@ -246,8 +245,7 @@ async fn move_row(conn: &mut Conn, id: i64) -> QueryResult<()> {
     let void = "SELECT i.drop_id, i.slot FROM revoked_coupons r STRAIGHT_JOIN issued_coupons i \
                 ON i.coupon_id = r.coupon_id AND i.user_id = r.user_id AND r.person_scope IN (0, i.drop_id) \
                 AND (r.again_from IS NULL OR i.claimed_at <= r.again_from) WHERE r.id = ? FOR UPDATE";
-    let row: Option<(i64, Slot)> = sql!(void, id).first(conn).await?;
-    let Some((drop, slot)) = row else {
+    let Some((drop, slot)) = sql!(void, id).first::<(i64, Slot)>(conn).await? else {
         return Ok(());
     };
     let fill = "UPDATE revoked_coupons r JOIN issued_coupons i ON i.drop_id = ? AND i.slot = ? \
