@@ -53,28 +53,25 @@ pub(crate) struct Closed {
     pub fence: Fence,
     /// Nobody was admitted after this.
     pub since: Instant,
+    pub was_open: bool,
 }
 
 /// Begins an era of each coupon whose gate is still the one that was read. Leaves out the others:
 /// another process works on them.
 pub(crate) async fn close(
     ctx: &PassContext,
-    coupons: Vec<(CouponId, Gate, u64)>,
+    coupons: Vec<(CouponSeen, bool)>,
 ) -> Step<Vec<Closed>> {
     stream::iter(coupons)
-        .map(|(coupon, seen, era)| close_coupon(ctx, coupon, seen, era))
+        .map(|(seen, was_open)| close_coupon(ctx, seen, was_open))
         .buffer_unordered(AT_ONCE)
         .try_filter_map(|closed| std::future::ready(Ok(closed)))
         .try_collect()
         .await
 }
 
-async fn close_coupon(
-    ctx: &PassContext,
-    coupon: CouponId,
-    mut seen: Gate,
-    mut era: u64,
-) -> Step<Option<Closed>> {
+async fn close_coupon(ctx: &PassContext, seen: CouponSeen, was_open: bool) -> Step<Option<Closed>> {
+    let (coupon, mut era, mut seen) = (seen.coupon.id, seen.coupon.era, seen.state.gate);
     for _ in 0..ATTEMPTS {
         let begun = close_in_redis(&ctx.stores.redis, &ctx.servers, coupon, &seen, era).await?;
         let Some(fence) = begun else {
@@ -96,6 +93,7 @@ async fn close_coupon(
                     coupon,
                     fence,
                     since,
+                    was_open,
                 }));
             }
             // MySQL has a later era: its fallback rows and other readers expect one above it.

@@ -122,7 +122,7 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
     let mut compared = Compared::default();
     compared.numbers.failed_claims = own.letters;
     compared.numbers.waiting = own.state.waiting;
-    match judge::judge_whole(&own.numbers(), own.is_new(ctx.clock_ms)) {
+    match judge::judge_whole(&own.state, own.is_new(ctx.clock_ms)) {
         WholeDrop::NotLoaded => {
             compared.is_new = true;
             return Ok(compared);
@@ -297,7 +297,7 @@ pub fn unworkable(ctx: &PassContext, seen: &CouponSeen, why: &str) -> Vec<DropRe
         let mut found = Finding::report(Kind::CountMismatch, detail);
         found.result = Outcome::Failed;
         compared.ledger.add(found);
-        compared.report(DropPass { ctx, seen, own }, None)
+        compared.report(DropPass::new(ctx, seen, own), None)
     };
     seen.drops.iter().map(report).collect()
 }

@@ -16,7 +16,7 @@ use crate::context::{PassError, PassRequest};
 use crate::lane::Lane;
 use crate::notify::Notifier;
 use crate::record::{self, blank, fail, new_run_id};
-use crate::report::{Run, Status};
+use crate::report::Run;
 use crate::run::Reconciler;
 
 /// The pass that this process runs, and whether it has the lock and is recorded.
@@ -64,8 +64,7 @@ impl Worker {
         let mut run = blank(request, run_id);
         let Some((db, settings)) = self.records() else {
             self.steps(request, &mut run, stop).await?;
-            run.finished_at = Some(Utc::now());
-            run.status = run.final_status();
+            run.end();
             return Ok(run);
         };
         let lane = match Lane::take(settings, Work::Pass, request.patience, stop).await {
@@ -91,12 +90,7 @@ impl Worker {
         if let Err(error) = lane.checked(ended) {
             fail(&mut run, &error);
         }
-        run.finished_at = Some(Utc::now());
-        run.status = if run.error.is_some() {
-            Status::Failed
-        } else {
-            run.final_status()
-        };
+        run.end();
         crash_point(Point::RunDone);
         record::end(db, &run, request).await;
         lane.release().await;

@@ -18,7 +18,7 @@ use firstcome_shared::tuning::Tuning;
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, Step};
-use crate::judge::{self, DropKeysSeen, Letter, MysqlPage, Recheck, RedisPage, Row};
+use crate::judge::{self, Letter, MysqlPage, Recheck, RedisPage, Row};
 
 /// A coupon with the drops to reconcile, as they were when the pass began.
 #[derive(Debug, Clone)]
@@ -60,18 +60,6 @@ impl DropSeen {
         }
     }
 
-    pub fn numbers(&self) -> DropKeysSeen {
-        let state = &self.state;
-        DropKeysSeen {
-            has_keys: state.has_keys,
-            has_settings: state.meta.is_some(),
-            is_readable: state.unreadable.is_empty(),
-            count: state.count,
-            users: state.users,
-            free: state.free,
-        }
-    }
-
     /// Whether the drop has nothing that a page could show.
     pub fn is_empty(&self) -> bool {
         let state = &self.state;
@@ -108,6 +96,10 @@ pub struct DropPass<'c> {
 }
 
 impl<'c> DropPass<'c> {
+    pub fn new(ctx: &'c PassContext, seen: &'c CouponSeen, own: &'c DropSeen) -> Self {
+        Self { ctx, seen, own }
+    }
+
     pub fn id(self) -> DropId {
         self.own.drop.id
     }

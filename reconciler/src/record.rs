@@ -47,8 +47,7 @@ pub fn fail(run: &mut Run, error: &PassError) {
 pub fn fail_by(run: &mut Run, cause: FailureCause, reason: String) {
     run.findings.push(failure(cause, reason.clone()));
     run.error = Some(reason);
-    run.status = Status::Failed;
-    run.finished_at = Some(Utc::now());
+    run.end();
     run.partial = true;
 }
 

@@ -236,11 +236,7 @@ async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) ->
     let Some((seen, own)) = sealed_drop(ctx, letters[0].0).await? else {
         return Ok(Ledger::default());
     };
-    let drop = DropPass {
-        ctx,
-        seen: &seen,
-        own: &own,
-    };
+    let drop = DropPass::new(ctx, &seen, &own);
     // A message of a sealed drop is judged by its time, like one of a closed drop.
     let mut closed = own.drop.clone();
     closed.sealed_at = None;

@@ -115,11 +115,7 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Step<CouponDone
     let mut new = Vec::new();
     let mut unread = false;
     for own in &seen.drops {
-        let drop = DropPass {
-            ctx,
-            seen: &seen,
-            own,
-        };
+        let drop = DropPass::new(ctx, &seen, own);
         let mut compared = Compared::default();
         if !own.is_empty() || ctx.deep {
             compared = compare(drop, !ctx.dry_run).await?;

@@ -1,7 +1,7 @@
 //! The urgent lane: the only one that begins eras, projects and opens. It takes coupons that are
 //! closed, for whatever reason, and open ones that a sweep found dirty.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -31,57 +31,46 @@ const LOOKS: usize = 5;
 pub(crate) async fn reopen(ctx: &PassContext, wanted: Wanted) -> Reopened {
     let mut ids: Vec<CouponId> = wanted.keys().copied().collect();
     ids.sort_unstable();
-    let all = read::coupons(ctx, Some(ids.clone()), None).await?;
-    let mut found_open = HashMap::new();
     let mut to_close = Vec::new();
-    for mut seen in all {
-        let id = seen.coupon.id;
-        let is_open = gate::is_open(ctx, &mut seen).await?;
-        let is_dirty = wanted.get(&id) == Some(&Some(seen.state.gate.clone()));
-        if !is_open || is_dirty {
-            found_open.insert(id, is_open);
-            to_close.push((id, seen.state.gate, seen.coupon.era));
+    for mut seen in read::coupons(ctx, Some(ids.clone()), None).await? {
+        let was_open = gate::is_open(ctx, &mut seen).await?;
+        let is_dirty = wanted.get(&seen.coupon.id) == Some(&Some(seen.state.gate.clone()));
+        if !was_open || is_dirty {
+            to_close.push((seen, was_open));
         }
     }
-    let mut results = BTreeMap::new();
-    let closed = gate::close(ctx, to_close).await?;
-    if let Some(last) = closed.iter().map(|closed| closed.since).max() {
-        let coupons = closed.len();
-        tracing::warn!(coupons, "coupons are closed until they are verified");
-        match barrier::wait(ctx, last).await {
-            Ok(()) => results = all_closed(ctx, closed, &found_open).await?,
-            Err(error) => {
-                let why = error.about_data()?;
-                let late = |it: Closed| (it.coupon, stays_closed(it.coupon, &why));
-                results = closed.into_iter().map(late).collect();
-            }
-        }
-    }
+    let mut results = all_closed(ctx, gate::close(ctx, to_close).await?).await?;
     // As a sweep does: promote, seal, and report what is left. Also those that another process has
     // reopened, or for which an operator's change asks.
     ids.retain(|id| !results.get(id).is_some_and(is_left_closed));
     let all = read::coupons(ctx, Some(ids), None).await?;
     for (id, mut again) in sweep::coupons(ctx, all).await? {
         if again.urgent.take().is_some() {
-            if results.contains_key(&id) {
+            let reported = if results.contains_key(&id) {
                 let why = "still differs after it was written again; the next pass tries again";
-                let (action, failed) = (ActionKind::Project, Outcome::Failed);
-                again.findings.push(of_coupon(id, action, failed, why));
+                of_coupon(id, ActionKind::Project, Outcome::Failed, why)
             } else {
-                again.findings.extend(of_others(id).findings);
-            }
+                of_others(id)
+            };
+            again.findings.extend(reported.findings);
         }
         sweep::add(&mut results, id, again, false);
     }
     Ok(results)
 }
 
-/// Reopens coupons that were closed long enough ago.
-async fn all_closed(
-    ctx: &PassContext,
-    closed: Vec<Closed>,
-    found_open: &HashMap<CouponId, bool>,
-) -> Reopened {
+/// Reopens coupons that were closed, once they may be judged.
+async fn all_closed(ctx: &PassContext, closed: Vec<Closed>) -> Reopened {
+    let Some(last) = closed.iter().map(|closed| closed.since).max() else {
+        return Ok(BTreeMap::new());
+    };
+    let coupons = closed.len();
+    tracing::warn!(coupons, "coupons are closed until they are verified");
+    if let Err(error) = barrier::wait(ctx, last).await {
+        let why = error.about_data()?;
+        let late = |it: Closed| (it.coupon, stays_closed(it.coupon, &why));
+        return Ok(closed.into_iter().map(late).collect());
+    }
     // Read under the closed gates: nobody is admitted now.
     let ids = closed.iter().map(|closed| closed.coupon).collect();
     let mut all = read::coupons(ctx, Some(ids), None).await?;
@@ -91,12 +80,10 @@ async fn all_closed(
         let size = |own: &DropSeen| own.state.users + u64::from(own.highest_row);
         (!is_open_now, seen.drops.iter().map(size).sum::<u64>())
     });
-    let fences: HashMap<CouponId, Fence> =
-        closed.into_iter().map(|it| (it.coupon, it.fence)).collect();
     let reopen = async |seen: CouponSeen| {
         let id = seen.coupon.id;
-        let done = match fences.get(&id) {
-            Some(fence) => coupon(ctx, seen, fence, found_open.get(&id) == Some(&true)).await?,
+        let done = match closed.iter().find(|closed| closed.coupon == id) {
+            Some(closed) => coupon(ctx, seen, &closed.fence, closed.was_open).await?,
             None => CouponDone::default(),
         };
         Ok((id, done))
@@ -107,34 +94,27 @@ async fn all_closed(
 
 /// Reports that a coupon stays closed. The next attempt follows within seconds.
 fn stays_closed(coupon: CouponId, why: &str) -> CouponDone {
-    let detail = format!("the coupon stays closed: {why}");
     tracing::warn!(coupon_id = coupon.0, why, "a coupon stays closed");
-    CouponDone {
-        findings: vec![of_coupon(coupon, ActionKind::Open, Outcome::Failed, detail)],
-        ..CouponDone::default()
-    }
+    let detail = format!("the coupon stays closed: {why}");
+    of_coupon(coupon, ActionKind::Open, Outcome::Failed, &detail)
 }
 
 /// Reports that another process works on a coupon.
 pub(crate) fn of_others(coupon: CouponId) -> CouponDone {
     let why = "another process works on this coupon; the next pass looks again";
-    CouponDone {
-        findings: vec![of_coupon(coupon, ActionKind::Open, Outcome::Skipped, why)],
-        ..CouponDone::default()
-    }
+    of_coupon(coupon, ActionKind::Open, Outcome::Skipped, why)
 }
 
 /// Reports a coupon as a whole.
-fn of_coupon(
-    coupon: CouponId,
-    action: ActionKind,
-    result: Outcome,
-    detail: impl Into<String>,
-) -> Finding {
-    Finding {
+fn of_coupon(coupon: CouponId, action: ActionKind, result: Outcome, detail: &str) -> CouponDone {
+    let found = Finding {
         coupon_id: Some(coupon),
         needs_person: result == Outcome::Failed,
         ..Finding::new(Kind::RedisLost, action, result, detail)
+    };
+    CouponDone {
+        findings: vec![found],
+        ..CouponDone::default()
     }
 }
 
@@ -181,11 +161,7 @@ async fn reopen_coupon(
     // Rows first: whatever Redis still names and MySQL lacks becomes a row.
     let mut found: Vec<(DropSeen, Compared)> = Vec::new();
     for own in &seen.drops {
-        let drop = DropPass {
-            ctx,
-            seen: &seen,
-            own,
-        };
+        let drop = DropPass::new(ctx, &seen, own);
         found.push((own.clone(), compare_closed(drop).await?));
     }
     let mut dirty = Vec::new();
@@ -207,16 +183,7 @@ async fn reopen_coupon(
         if compared.is_gone || compared.dirty.is_none() && has_all_keys && !has_returns {
             continue;
         }
-        let Some(why) = limit::brake(
-            DropPass {
-                ctx,
-                seen: &seen,
-                own,
-            },
-            &compared.takes,
-        )
-        .await?
-        else {
+        let Some(why) = limit::brake(DropPass::new(ctx, &seen, own), &compared.takes).await? else {
             dirty.push(own.drop.id);
             continue;
         };
@@ -250,11 +217,7 @@ async fn reopen_coupon(
             compared.ledger.settle_projections(Outcome::Applied, "");
         }
         if !compared.is_gone {
-            let drop = DropPass {
-                ctx,
-                seen: &seen,
-                own: &own,
-            };
+            let drop = DropPass::new(ctx, &seen, &own);
             done.drops.push(compared.report(drop, None));
         }
     }
@@ -309,7 +272,7 @@ async fn write_and_open(
     let is_dirty = |(own, _): &&(DropSeen, Compared)| dirty.contains(&own.drop.id);
     for (own, Compared { owed, .. }) in found.iter().filter(is_dirty) {
         if !owed.is_empty() {
-            let drop = DropPass { ctx, seen, own };
+            let drop = DropPass::new(ctx, seen, own);
             rows::owe(drop, owed.clone(), "slot_lost", Vec::new()).await?;
         }
         for user in owed {

@@ -19,17 +19,6 @@ pub enum Followed {
     Kept(String),
 }
 
-/// Describes a list with another number of rows than recorded: its table was changed manually, lost
-/// rows, or was restored alone. Returns `None` if the numbers agree.
-pub fn torn(list: AllowList, rows: usize) -> Option<String> {
-    let recorded = list.people;
-    (usize::try_from(recorded) != Ok(rows)).then(|| {
-        format!(
-            "MySQL recorded {recorded} people on the allow list, and `coupon_allow_list` has {rows}: rows were lost or written by hand"
-        )
-    })
-}
-
 /// Writes a coupon's list to Redis if its revision or size differs.
 ///
 /// # Errors
@@ -49,10 +38,14 @@ pub async fn follow(db: &Db, redis: &Redis, id: CouponId) -> Result<Followed, St
     let Some((list, users)) = db.listed_users(id).await? else {
         return Ok(Followed::Kept("the coupon does not exist".to_owned()));
     };
-    if let Some(torn) = torn(list, users.len()) {
-        return Ok(Followed::Kept(torn));
-    }
     let AllowList { revision, people } = list;
+    // Its table was changed manually, lost rows, or was restored alone.
+    if usize::try_from(people) != Ok(users.len()) {
+        return Ok(Followed::Kept(format!(
+            "MySQL recorded {people} people on the allow list, and `coupon_allow_list` has {}: rows were lost or written by hand",
+            users.len()
+        )));
+    }
     Ok(match redis.write_allow_list(id, list, &users).await? {
         Written::Yes => {
             tracing::info!(coupon_id = %id, people, revision, "an allow list was written to Redis");

@@ -1,14 +1,12 @@
 //! When a coupon opens: once, or daily in an IANA time zone. Drop times are computed from the zone
 //! and stored in UTC.
 
-mod preview;
 pub mod time_zone;
 
 use chrono::{DateTime, Datelike as _, NaiveDate, NaiveTime, SubsecRound as _, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use self::preview::{AT_ONCE, Opening};
 pub use self::time_zone::Tz;
 
 /// A schedule, as given in `POST /v1/coupons`.
@@ -175,6 +173,17 @@ impl Schedule {
         self.planned(day.and_time(NaiveTime::MIN).and_utc())
             .take_while(|drop| drop.local_date <= day)
             .find(|drop| drop.local_date == day)
+    }
+
+    /// Returns the first windows, at most ten, of a coupon created at `now`, including a current
+    /// one.
+    ///
+    /// # Errors
+    /// Why the schedule is invalid.
+    pub fn preview(&self, now: DateTime<Utc>) -> Result<Vec<PlannedDrop>, &'static str> {
+        self.check_new(now)?;
+        let is_ahead = |drop: &PlannedDrop| drop.closes_at.is_none_or(|closes| closes > now);
+        Ok(self.planned(now).filter(is_ahead).take(10).collect())
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::args::AttachArgs;
 use super::{AttachError, Attached};
-use crate::args::AttachArgs;
 use crate::daemon::schedule::{ScheduledJob, Schedules};
 use crate::daemon::{end, start};
 use crate::notify::Notifier;

@@ -7,6 +7,7 @@
 //! reconciler of our own coupons: a campaign is a coupon with a negative id in our tables
 //! (docs/decisions/0041-attach.md).
 
+pub mod args;
 pub mod check;
 pub mod config;
 mod daemon;
@@ -27,7 +28,7 @@ use firstcome_shared::mysql::{Db, DbError, DbSettings};
 use firstcome_shared::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::AttachArgs;
+use args::AttachArgs;
 use config::{AttachFile, Mode};
 
 /// Why a target could not be compared or repaired.

@@ -8,8 +8,8 @@ use anyhow::{Context as _, bail, ensure};
 use firstcome_shared::mysql::migrations;
 use tokio_util::sync::CancellationToken;
 
+use super::args::AttachArgs;
 use super::{AttachError, Attached};
-use crate::args::AttachArgs;
 use crate::context::PassRequest;
 use crate::notify::Notifier;
 use crate::once::tell;

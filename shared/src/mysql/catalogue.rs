@@ -56,14 +56,13 @@ pub(super) fn settings(of: &CouponSettings) -> QueryResult<Sql> {
         of.waiting_list,
         of.paused,
         of.schedule.as_ref().map(json).transpose()?,
-        of.allow.as_ref().map(ToString::to_string),
+        of.allow.clone().map(String::from),
     ))
 }
 
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
         let schedule = row.schedule.as_deref();
-        let rule = row.allow_rule.as_deref();
         // A manually written schedule that cannot be parsed creates no drops. An unreadable
         // restriction admits only users on the list.
         Self {
@@ -75,7 +74,9 @@ impl From<CouponRow> for Coupon {
                 waiting_list: row.waiting_list,
                 paused: row.paused,
                 schedule: schedule.and_then(|json| serde_json::from_str(json).ok()),
-                allow: rule.map(|rule| rule.parse().unwrap_or(Allow::List)),
+                allow: row
+                    .allow_rule
+                    .map(|rule| rule.try_into().unwrap_or(Allow::List)),
             },
             revision: row.revision,
             era: row.era,
@@ -129,13 +130,6 @@ impl Db {
             insert_coupon(conn, &new, key.as_ref(), now, &by).await
         })
         .await
-    }
-
-    /// Reads the effect of an earlier request with this key. Returns `None` if there was none.
-    pub async fn earlier_request(&self, key: IdempotencyKey) -> DbResult<Option<EarlierRequest>> {
-        let what = "find an idempotency key";
-        self.run(what, async move |conn| earlier(conn, &key).await)
-            .await
     }
 
     /// Reads one coupon with its drops in order of opening. Returns `None` if it does not exist.

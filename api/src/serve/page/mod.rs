@@ -16,7 +16,6 @@ use chrono::Utc;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::page::{Asset, secure};
-use firstcome_shared::http::problem::Code;
 
 use self::html::{ICON, Language, SCRIPT, STYLE};
 use self::state::PageState;
@@ -35,21 +34,13 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
 
 pub(crate) fn routes(page: CouponPage) -> Router<App> {
     if page == CouponPage::Off {
-        return Router::new().route("/c/{id}", get(off));
+        return Router::new();
     }
     Router::new()
         .route("/c/{id}", get(show))
         .route("/c/{id}/state", get(state))
         .route("/c/assets/{file}", get(asset))
         .route_layer(map_response(with_security_headers))
-}
-
-#[allow(clippy::unused_async)] // a handler
-async fn off() -> Problem {
-    Problem::new(
-        Code::NotFound,
-        "the coupon page is off; COUPON_PAGE=on switches it on",
-    )
 }
 
 #[allow(clippy::unused_async)] // a layer

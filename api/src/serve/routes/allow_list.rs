@@ -13,11 +13,11 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::allow_list::{ListChange, ListChanged, MAX_LISTED};
 use firstcome_shared::mysql::ops_actions::Operator;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::change::{follows_later, recover_lost};
-use super::extract::{CouponPath, body, invalid, no_such_coupon};
+use super::extract::{CouponPath, StrictPath, body, invalid, no_such_coupon};
 use crate::serve::state::{App, Services};
 use crate::user_list::{self, UserList};
 
@@ -41,46 +41,44 @@ pub(crate) struct AllowListChanged {
     repeated: Option<usize>,
 }
 
-/// Add users to a coupon's allow list
+/// What happens to the users of a body.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AddOrRemove {
+    Add,
+    Remove,
+}
+
+/// Add users to a coupon's allow list, or remove them
 ///
 /// One id a line, or a CSV with a column `user_id`: all of them or none. A list has at most 200,000
-/// users. Safe to repeat. The list counts while the coupon's `allow` is `list`.
+/// users. Safe to repeat. The list counts while the coupon's `allow` is `list`. Removed users who
+/// hold a coupon or wait keep it.
 #[utoipa::path(
-    post, path = "/v1/coupons/{id}/allow-list/add", tag = "operators",
+    post, path = "/v1/coupons/{id}/allow-list/{change}", tag = "operators",
     request_body(content = String, content_type = "text/plain"),
-    params(("id" = i64, Path, description = "Coupon ID", example = 7)),
+    params(
+        ("id" = i64, Path, description = "Coupon ID", example = 7),
+        ("change" = inline(AddOrRemove), Path, description = "`add` or `remove`"),
+    ),
     responses(
-        (status = 200, description = "The users are on the list", body = AllowListChanged),
+        (status = 200, description = "The list has changed, or was like this", body = AllowListChanged),
         (status = 422, description = "`not_possible`: the list would be too long"),
     )
 )]
-pub(crate) async fn add(
+pub(crate) async fn upload(
     State(app): State<App>,
     CouponPath(id): CouponPath,
+    path: StrictPath<(String, AddOrRemove)>,
     Extension(by): Extension<Operator>,
-    UsersBody(list): UsersBody,
+    UsersBody(UserList { users, lines }): UsersBody,
 ) -> Result<Json<AllowListChanged>, Problem> {
-    let lines = list.lines;
-    change(app, id, by, ListChange::Add(list.users), Some(lines)).await
-}
-
-/// Remove users from a coupon's allow list
-///
-/// Body as for adding. Users who hold a coupon or wait keep it.
-#[utoipa::path(
-    post, path = "/v1/coupons/{id}/allow-list/remove", tag = "operators",
-    request_body(content = String, content_type = "text/plain"),
-    params(("id" = i64, Path, description = "Coupon ID", example = 7)),
-    responses((status = 200, description = "The users are no longer on the list", body = AllowListChanged))
-)]
-pub(crate) async fn remove(
-    State(app): State<App>,
-    CouponPath(id): CouponPath,
-    Extension(by): Extension<Operator>,
-    UsersBody(list): UsersBody,
-) -> Result<Json<AllowListChanged>, Problem> {
-    let lines = list.lines;
-    change(app, id, by, ListChange::Remove(list.users), Some(lines)).await
+    let StrictPath((_, add_or_remove)) = path;
+    let users = match add_or_remove {
+        AddOrRemove::Add => ListChange::Add(users),
+        AddOrRemove::Remove => ListChange::Remove(users),
+    };
+    change(app, id, by, users, Some(lines)).await
 }
 
 /// Remove all users from a coupon's allow list

@@ -49,7 +49,7 @@ use crate::serve::state::{App, Services};
         (status = 200, description = "The changed coupon", body = CouponView,
             headers(("ETag" = String, description = "Its revision, in quotes"))),
         (status = 409, description = "`below_given_out`, with `given_out`: more is given out already"),
-        (status = 412, description = "`changed_meanwhile`, with `revision`, also as `ETag`: `If-Match` does not match"),
+        (status = 412, description = "`changed_meanwhile`, with `revision`: `If-Match` does not match"),
         (status = 422, description = "`not_possible`: the message says what to do"),
     )
 )]
@@ -65,16 +65,8 @@ pub(crate) async fn change(
     check_audience(&app.identity, patch.allow.as_ref().and_then(Option::as_ref))?;
     let services = Arc::clone(&app);
     let changed = async move { apply(&services, id, patch, only, by).await };
-    match app.in_flight.run_unlimited(changed).await?? {
-        Changed::Yes(coupon) => Ok(show_one(&app, &coupon, StatusCode::OK).await),
-        Changed::Another(revision) => Ok(etag::changed_meanwhile(revision)),
-    }
-}
-
-enum Changed {
-    Yes(Arc<CouponWithDrops>),
-    /// The coupon does not have the requested revision, but this one.
-    Another(u64),
+    let coupon = app.in_flight.run_unlimited(changed).await??;
+    Ok(show_one(&app, &coupon, StatusCode::OK).await)
 }
 
 /// Applies the change, if the coupon has the revision `only` or if `only` is `None`. If it lowers a
@@ -85,7 +77,7 @@ async fn apply(
     patch: CouponPatch,
     only: Option<u64>,
     by: Operator,
-) -> Result<Changed, Problem> {
+) -> Result<Arc<CouponWithDrops>, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
     let db = &services.mysql.operators;
@@ -99,12 +91,12 @@ async fn apply(
         CouponChanged::Yes(changed) => {
             let revision = changed.coupon.revision;
             tracing::info!(coupon_id = id.0, ?patch, revision, "a coupon was changed");
-            Ok(Changed::Yes(finish(services, &patch, changed).await?))
+            finish(services, &patch, changed).await
         }
         CouponChanged::Another(_) if only.is_none() => {
             Err(unchanged("another operator is changing this coupon"))
         }
-        CouponChanged::Another(revision) => Ok(Changed::Another(revision)),
+        CouponChanged::Another(revision) => Err(etag::changed_meanwhile(revision)),
         CouponChanged::NotPossible(why) => Err(Problem::new(Code::NotPossible, why)),
         CouponChanged::LostDrop => Err(lost_drop()),
         CouponChanged::NoCoupon => Err(no_such_coupon(id)),

@@ -100,29 +100,13 @@ async fn make_once(
         tracing::warn!(%error, "a coupon could not be created");
         Problem::unavailable(format!("MySQL did not answer; {doubt}"))
     };
-    // Look for an earlier request before validating, because the window may be over at the time of
-    // a retry.
-    if let Some(key) = key.clone()
-        && let Some(earlier) = db.earlier_request(key).await.map_err(away)?
-    {
-        return repeated(services, earlier).await;
-    }
     let now = services.now().await;
     let new = body.checked_new(now).map_err(invalid)?;
     check_audience(&services.identity, new.allow.as_ref())?;
     match db.create_coupon(new, key, now, by).await.map_err(away)? {
         Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
-        Err(earlier) => repeated(services, earlier).await,
-    }
-}
-
-async fn repeated(
-    services: &Services,
-    earlier: EarlierRequest,
-) -> Result<Arc<CouponWithDrops>, Problem> {
-    match earlier {
-        EarlierRequest::Made(id) => Ok(services.catalogue.find(id).await?),
-        EarlierRequest::OtherBody => {
+        Err(EarlierRequest::Made(id)) => Ok(services.catalogue.find(id).await?),
+        Err(EarlierRequest::OtherBody) => {
             let detail = "this Idempotency-Key was used with another body; nothing was created";
             Err(Problem::new(Code::IdempotencyKeyUsed, detail))
         }

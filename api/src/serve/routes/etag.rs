@@ -3,7 +3,6 @@
 
 use axum::http::header::{ETAG, IF_MATCH};
 use axum::http::{HeaderMap, HeaderName};
-use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::headers::{GivenTwice, only_value};
 use firstcome_shared::http::problem::Code;
@@ -31,11 +30,10 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 }
 
 /// Builds the 412 response, with the current revision.
-pub(super) fn changed_meanwhile(revision: u64) -> Response {
+pub(super) fn changed_meanwhile(revision: u64) -> Problem {
     let detail =
         "the coupon was changed since you read it; read it again, and nothing was changed here";
-    let problem = Problem::new(Code::ChangedMeanwhile, detail);
-    (of(revision), problem.with("revision", revision)).into_response()
+    Problem::new(Code::ChangedMeanwhile, detail).with("revision", revision)
 }
 
 #[cfg(test)]

@@ -73,8 +73,7 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
         .routes(routes!(claims::revoke))
         .routes(routes!(issued::issued))
         .routes(routes!(allow_list::read, allow_list::empty))
-        .routes(routes!(allow_list::add))
-        .routes(routes!(allow_list::remove))
+        .routes(routes!(allow_list::upload))
         .layer(from_fn_with_state(token, ops::require));
     OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(coupons::list))
@@ -159,7 +158,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(operations, 13);
+        assert_eq!(operations, 12);
         for reference in json.to_string().split("\"$ref\":\"#").skip(1) {
             let pointer = reference.split('"').next().unwrap();
             let found = json.pointer(pointer);

@@ -30,7 +30,7 @@ const CONFIG: &str = r#"
 [[operations]]
 include-name = [
     "POST /v1/coupons", "PATCH /v1/coupons/{id}", "POST /v1/coupons/{id}/people/{user_id}/revoke", "GET /v1/coupons/{id}/issued",
-    "POST /v1/coupons/{id}/allow-list/add", "POST /v1/coupons/{id}/allow-list/remove",
+    "POST /v1/coupons/{id}/allow-list/{change}",
     "POST /v1/reconcile", "POST /v1/alerts/{id}/acknowledge",
     "GET /v1/alerts", "GET /v1/runs", "GET /v1/runs/{id}", "GET /v1/people", "GET /v1/failed-claims",
     "POST /v1/failed-claims/{id}/discard", "POST /v1/failed-claims/{id}/correct",
