@@ -271,17 +271,9 @@ async fn retention(stores: &Stores, days: Option<u32>) -> Result<(), StoreError>
         alerts: kept(Tuning::AlertsKeptSeconds, 90),
         mails: kept(Tuning::MailsKeptSeconds, 30),
         mended_promises: kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
+        failed_claims: kept(Tuning::FailedClaimsKeptSeconds, 30),
     };
-    stores.db.delete_old(retention).await?;
-    let letters = kept(Tuning::FailedClaimsKeptSeconds, 30);
-    let letters = stores.db.delete_resolved_dead_letters(letters).await?;
-    if letters > 0 {
-        tracing::info!(
-            letters,
-            "dead letters that were resolved long ago are deleted"
-        );
-    }
-    Ok(())
+    Ok(stores.db.delete_old(retention).await?)
 }
 
 fn days_of(tuning: Tuning, days: u32) -> Duration {

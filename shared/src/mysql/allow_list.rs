@@ -169,12 +169,8 @@ async fn change_list(
     if changed == 0 && people == list.people {
         return Ok(ListChanged::Yes { now: list, changed });
     }
-    let act = OperatorAct {
-        action: "allow_list",
-        coupon: Some(id),
-        detail: serde_json::json!({ word: changed, "people": people }),
-        ..OperatorAct::default()
-    };
+    let detail = serde_json::json!({ word: changed, "people": people });
+    let act = OperatorAct::new("allow_list", Some(id), None, detail);
     by.did(conn, act).await?;
     let now = set_list(conn, id, seen, people).await?;
     Ok(ListChanged::Yes { now, changed })
