@@ -196,33 +196,6 @@ async fn silent_receiver_does_not_delay_passes_mails_or_other_receivers() {
 }
 
 #[tokio::test]
-async fn two_daemons_post_each_event_once() {
-    let receiver = Receiver::start().await;
-    let desk = desk_with(&[&receiver]).await;
-    let one = desk.notifier();
-    let two = desk.notifier();
-    for n in 1..=20 {
-        let run = sealed(n);
-        let now = desk.clock.now();
-        // After a timeout, the same run may be handled twice.
-        let (first, second) = tokio::join!(one.after_pass(&run, now), two.after_pass(&run, now));
-        first.and(second).unwrap();
-    }
-    let stop = CancellationToken::new();
-    let senders = [one, two].map(|notifier| tokio::spawn(notifier.run_sender(stop.clone())));
-    receiver.until_there_are(20).await;
-    stop.cancel();
-    for sender in senders {
-        sender.await.unwrap();
-    }
-    desk.notifier().flush(SOON).await.unwrap();
-    let received = receiver.received();
-    let ids: HashSet<&str> = received.iter().map(Received::id).collect();
-    assert_eq!((received.len(), ids.len()), (20, 20));
-    assert_eq!(desk.query(OPEN).await, [["0"]]);
-}
-
-#[tokio::test]
 async fn event_is_given_up_if_its_receiver_is_gone_for_a_day_or_for_good() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
@@ -256,20 +229,6 @@ async fn event_is_given_up_if_its_receiver_is_gone_for_a_day_or_for_good() {
         (TimeDelta::days(1)..TimeDelta::days(2)).contains(&lasted),
         "{lasted}"
     );
-}
-
-#[tokio::test]
-async fn event_of_a_removed_address_is_given_up_and_delays_no_other() {
-    let [removed, kept] = [Receiver::start().await, Receiver::start().await];
-    let mut desk = desk_with(&[&removed, &kept]).await;
-    desk.after_pass(&desk.notifier(), &drift("r1", &[3])).await;
-    desk.webhooks = posting_to(&[&kept]);
-    desk.notifier().flush(SOON).await.unwrap();
-    assert_eq!((removed.received().len(), kept.received().len()), (0, 1));
-    desk.clock.turn(TimeDelta::days(2));
-    desk.notifier().flush(SOON).await.unwrap();
-    let given_up = "SELECT COUNT(*) FROM outbox WHERE given_up_at IS NOT NULL";
-    assert_eq!(desk.query(given_up).await, [["1"]]);
 }
 
 #[tokio::test]

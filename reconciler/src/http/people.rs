@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::RouteState;
 use super::requests::{Answer, no_such, number, read_coupon, user_id};
-use crate::erase::{self, EraseError};
+use crate::erase;
 use crate::explain;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -176,27 +176,5 @@ pub(super) async fn erase(
     Extension(operator): Extension<Operator>,
 ) -> Answer<ErasedPerson> {
     let user = user_id(&user)?;
-    let erased = erase::erase(&app.stores, &user, operator).await?;
-    Ok(Json(ErasedPerson {
-        pseudonym: erased.pseudonym,
-        rows: erased.rows.iter().map(|(_, rows)| *rows as u64).sum(),
-        allow_lists: erased.lists as u64,
-    }))
-}
-
-impl From<EraseError> for Problem {
-    fn from(error: EraseError) -> Self {
-        let why = match error {
-            EraseError::StillNeeded(_) => {
-                return Self::new(Code::StillNeeded, error.to_string());
-            }
-            EraseError::Database(error) => return error.into(),
-            EraseError::Redis(_) => "nothing was erased: Redis does not answer right now",
-            EraseError::OnList(_) => {
-                "a store did not answer, and the user may still be on an allow list: erase them once more"
-            }
-        };
-        tracing::warn!(%error, "a user could not be erased");
-        Self::unavailable(why)
-    }
+    Ok(Json(erase::erase(&app.stores, &user, operator).await?))
 }
