@@ -72,15 +72,15 @@ impl Worker {
         let mut run = blank(request, run_id);
         let (db, settings) = match self {
             Self::Own(own) => (&own.stores.db, &own.stores.db_settings),
-            Self::Attached(attached) => match &attached.ours {
-                Some(ours) => (&ours.db, &ours.settings),
-                // `attach --once` without a database of ours: nothing is recorded.
-                None => {
+            Self::Attached(attached) => {
+                let Some(ours) = &attached.ours else {
+                    // `attach --once` without a database of ours: nothing is recorded.
                     attached.compare(request, &mut run, stop).await?;
                     run.end();
                     return Ok(run);
-                }
-            },
+                };
+                (&ours.db, &ours.settings)
+            }
         };
         let lane = match Lane::take(settings, Work::Pass, request.patience, stop).await {
             Ok(Some(lane)) => lane,

@@ -29,14 +29,6 @@ async fn desk_with(receivers: &[&Receiver]) -> Desk {
     desk
 }
 
-/// A pass that seals this drop, which is an event without a mail.
-fn sealed(drop: i64) -> Run {
-    let mut run = clean(&format!("r{drop:02}"));
-    run.drops[0].drop_id.0 = drop;
-    run.drops[0].sealed = true;
-    run
-}
-
 const OPEN: &str = "SELECT COUNT(*) FROM outbox WHERE channel = 'webhook' AND sent_at IS NULL AND given_up_at IS NULL";
 
 #[tokio::test]
@@ -229,6 +221,20 @@ async fn event_is_given_up_if_its_receiver_is_gone_for_a_day_or_for_good() {
         (TimeDelta::days(1)..TimeDelta::days(2)).contains(&lasted),
         "{lasted}"
     );
+}
+
+#[tokio::test]
+async fn event_of_a_removed_address_is_given_up_and_delays_no_other() {
+    let [removed, kept] = [Receiver::start().await, Receiver::start().await];
+    let mut desk = desk_with(&[&removed, &kept]).await;
+    desk.after_pass(&desk.notifier(), &drift("r1", &[3])).await;
+    desk.webhooks = posting_to(&[&kept]);
+    desk.notifier().flush(SOON).await.unwrap();
+    assert_eq!((removed.received().len(), kept.received().len()), (0, 1));
+    desk.clock.turn(TimeDelta::days(2));
+    desk.notifier().flush(SOON).await.unwrap();
+    let given_up = "SELECT COUNT(*) FROM outbox WHERE given_up_at IS NOT NULL";
+    assert_eq!(desk.query(given_up).await, [["1"]]);
 }
 
 #[tokio::test]
