@@ -216,14 +216,13 @@ pub(crate) async fn write_list(
 ) -> Step<Option<String>> {
     let followed = follow(&ctx.stores.db, &ctx.stores.redis, id).await;
     Ok(match followed {
-        Ok(Followed::Same | Followed::NoCoupon) => None,
+        Ok(Followed::Same) => None,
         Ok(Followed::Written(people)) => {
             let detail = format!("the allow list in Redis differed; {people} users are on it");
             ledger.add(found(Outcome::Applied, detail));
             None
         }
-        Ok(Followed::Interrupted) => Some("Redis lost the allow list meanwhile".to_owned()),
-        Ok(Followed::Torn(torn)) => Some(torn.to_string()),
+        Ok(Followed::Kept(why)) => Some(why),
         Err(error) => {
             let why = PassError::from(error).about_data()?;
             Some(format!("the allow list could not be written: {why}"))
