@@ -212,17 +212,17 @@ pub(crate) async fn count_sealed(
     (coupon, drop): (Option<CouponId>, Option<DropId>),
     run: &mut Run,
 ) -> Result<(), DbError> {
-    let mut after = 0;
+    let mut after = DropId(0);
     loop {
         let page = db.sealed_drops(after, coupon, drop, AT_ONCE).await?;
         let Some(last) = page.last() else {
             return Ok(());
         };
         after = last.id;
-        let ids = page.iter().map(|drop| DropId(drop.id)).collect();
+        let ids = page.iter().map(|drop| drop.id).collect();
         let counts = db.rows_by_drop(ids).await?;
         for sealed in page {
-            let (id, coupon_id) = (DropId(sealed.id), CouponId(sealed.coupon_id));
+            let (id, coupon_id) = (sealed.id, sealed.coupon_id);
             let rows = counts.get(&id).map_or(0, |rows| rows.unsigned_abs());
             let wanted = u64::from(sealed.sealed_rows.unwrap_or(0));
             if rows >= wanted && drop.is_none() {
@@ -325,9 +325,9 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
         let page = db.old_drops_with_people(kept, after, AT_ONCE).await?;
         let Some(last) = page.last() else { break };
-        after = last.id();
+        after = last.id;
         for drop in page {
-            let (id, coupon) = (drop.id(), drop.coupon());
+            let (id, coupon) = (drop.id, drop.coupon_id);
             let is_over = match over.get(&coupon) {
                 Some(known) => *known,
                 None => is_coupon_over(db, coupon).await?,

@@ -61,11 +61,8 @@ pub(crate) async fn finish_revocations(
 }
 
 async fn unended(ctx: &PassContext, coupon: CouponId) -> Result<Vec<Revocation>, DbError> {
-    let unended = format!(
-        "SELECT {} FROM revoked_coupons WHERE coupon_id = ? AND may_claim_again AND again_from IS NULL \
-         AND revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND LIMIT 1000",
-        Revocation::columns("")
-    );
+    let unended = "SELECT {columns} FROM revoked_coupons WHERE coupon_id = ? AND may_claim_again AND again_from IS NULL \
+                   AND revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND LIMIT 1000";
     let what = "unended revocations";
     ctx.stores.db.all(what, sql!(unended, coupon)).await
 }

@@ -182,18 +182,12 @@ async fn letters_of_sealed(
     drop: Option<DropId>,
     (after, last): (i64, i64),
 ) -> Result<Vec<(OfDrop, DeadLetterRow)>, DbError> {
-    let next = format!(
-        "SELECT d.coupon_id, d.id, {} FROM drops d JOIN failed_claims f ON f.drop_id = d.id \
-         AND f.resolved_at IS NULL AND f.user_id IS NOT NULL AND COALESCE(f.coupon_id = d.coupon_id, TRUE) \
-         WHERE d.sealed_at IS NOT NULL AND (d.id > ? OR d.id = ? AND f.id > ?) \
-         AND COALESCE(d.coupon_id = ?, TRUE) AND COALESCE(d.id = ?, TRUE) ORDER BY d.id, f.id LIMIT ?",
-        DeadLetterRow::columns("f.")
-    );
+    let next = "SELECT d.coupon_id, d.id, {f.columns} FROM drops d JOIN failed_claims f ON f.drop_id = d.id \
+                AND f.resolved_at IS NULL AND f.user_id IS NOT NULL AND COALESCE(f.coupon_id = d.coupon_id, TRUE) \
+                WHERE d.sealed_at IS NOT NULL AND (d.id > ? OR d.id = ? AND f.id > ?) \
+                AND COALESCE(d.coupon_id = ?, TRUE) AND COALESCE(d.id = ?, TRUE) ORDER BY d.id, f.id LIMIT ?";
     let next = sql!(next, after, after, last, coupon, drop, LETTERS_AT_ONCE);
-    let found: Vec<(i64, i64, DeadLetterRow)> =
-        db.all("dead letters of sealed drops", next).await?;
-    let of_drop = |(coupon, drop, row)| ((CouponId(coupon), DropId(drop)), row);
-    Ok(found.into_iter().map(of_drop).collect())
+    db.all("dead letters of sealed drops", next).await
 }
 
 /// Reads the sealed drops with users who are still owed a slot.
@@ -205,13 +199,12 @@ async fn sealed_that_owe(
     let owing = db.drops_with_broken_promises().await?;
     let sealed = "SELECT coupon_id, id FROM drops WHERE id IN (?) AND sealed_at IS NOT NULL";
     let sealed = sql!(sealed, list(owing));
-    let sealed: Vec<(i64, i64)> = db.all("sealed drops that owe", sealed).await?;
-    let sealed = sealed.into_iter();
-    let sealed = sealed.map(|(coupon, drop)| (CouponId(coupon), DropId(drop)));
+    let mut sealed: Vec<OfDrop> = db.all("sealed drops that owe", sealed).await?;
     let is_wanted = |(of, id): &OfDrop| {
         coupon.is_none_or(|coupon| coupon == *of) && drop.is_none_or(|drop| drop == *id)
     };
-    Ok(sealed.filter(is_wanted).collect())
+    sealed.retain(is_wanted);
+    Ok(sealed)
 }
 
 /// Reads a sealed drop, of which Redis has nothing to say.

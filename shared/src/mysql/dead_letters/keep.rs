@@ -5,8 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::event::Fragments;
 use crate::mysql::sql::values;
-use crate::mysql::{Conn, Sql, Value};
-use crate::sql;
+use crate::mysql::{Conn, Value, insert_all};
 use crate::trace::TraceContext;
 
 /// The origin of a message. Its hash ensures that a message read twice gets one row, and
@@ -71,20 +70,14 @@ impl FailedClaim {
     }
 }
 
-/// Dead letters written per statement: a message may have several kilobytes.
-const AT_ONCE: usize = 200;
-
 const COLUMNS: &str = "failed_claims (coupon_id, drop_id, slot, user_id, claimed_at, payload, reason, error, \
                        source_partition, source_offset, source_hash, traceparent)";
 
 /// Stores failed claims. If a claim is already stored, increments its attempts.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
-    for some in failed.chunks(AT_ONCE) {
-        let rows = some.iter().map(FailedClaim::values).collect();
-        let count = sql!(" ON DUPLICATE KEY UPDATE attempts = attempts + 1");
-        Sql::insert(COLUMNS, rows).and(count).run(conn).await?;
-    }
-    Ok(())
+    let rows = failed.iter().map(FailedClaim::values).collect();
+    let count = " ON DUPLICATE KEY UPDATE attempts = attempts + 1";
+    insert_all(conn, COLUMNS, rows, count).await
 }
 
 /// The reason of messages that no Kafka client can read.
