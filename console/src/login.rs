@@ -6,7 +6,7 @@ use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
 use chrono::Utc;
-use firstcome_shared::http::ops::operator_name;
+use firstcome_shared::http::ops::{self, operator_name};
 use serde::Deserialize;
 
 use super::guard::{is_https, own_path};
@@ -51,7 +51,7 @@ pub(super) async fn form(
 }
 
 pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
-    let from = page.token.address(&request);
+    let from = ops::peer(&request);
     let is_https = is_https(request.headers());
     let form = match Fields::from_request(request, &page).await {
         Ok(form) => form,

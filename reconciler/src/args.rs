@@ -180,10 +180,6 @@ pub struct DaemonHttpArgs {
     /// Token that can only read (default: none)
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true, value_parser = secret(ops_view_token))]
     pub ops_view_token: Option<SecretString>,
-    /// Number of trusted proxies in front. The recorded address of a client is that many entries
-    /// from the right of `X-Forwarded-For`; 0: the address of the connection
-    #[arg(long, env = "OPS_TRUSTED_PROXIES", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
-    pub ops_trusted_proxies: u8,
 }
 
 /// Maximum number of connections from operators and their browsers.
@@ -201,9 +197,7 @@ impl DaemonHttpArgs {
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         let token = OpsToken::new(self.ops_token.clone());
         let token = token.and_then(|token| token.with_view(self.ops_view_token.as_ref()));
-        Ok(token
-            .map_err(anyhow::Error::msg)?
-            .behind(self.ops_trusted_proxies))
+        token.map_err(anyhow::Error::msg)
     }
 }
 

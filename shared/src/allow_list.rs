@@ -6,7 +6,7 @@ use crate::coupon::AllowList;
 use crate::domain::CouponId;
 use crate::mysql::Db;
 use crate::redis::Redis;
-use crate::redis::allow_list::ListReplaced;
+use crate::redis::settings::Written;
 
 /// The outcome of [`follow`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub fn torn(list: AllowList, rows: usize) -> Option<String> {
 /// # Errors
 /// [`StoreError`]; Redis still has the old list.
 pub async fn follow(db: &Db, redis: &Redis, id: CouponId) -> Result<Followed, StoreError> {
-    let seen = redis.allow_lists(&[id]).await?.pop().unwrap_or_default();
+    let seen = redis.coupon_state(id).await?.list;
     match db.allow_lists(vec![id]).await?.first() {
         Some((_, list, _)) if seen.is(*list) => return Ok(Followed::Same),
         // Redis refuses a list with a lower revision than its own, which MySQL's list can have
@@ -54,12 +54,12 @@ pub async fn follow(db: &Db, redis: &Redis, id: CouponId) -> Result<Followed, St
     }
     let AllowList { revision, people } = list;
     Ok(match redis.write_allow_list(id, list, &users).await? {
-        ListReplaced::Yes => {
+        Written::Yes => {
             tracing::info!(coupon_id = %id, people, revision, "an allow list was written to Redis");
             Followed::Written(people)
         }
         // Lists are written in the order of their revisions: the later one includes this change.
-        ListReplaced::Outdated => Followed::Same,
-        ListReplaced::Incomplete => Followed::Kept("Redis lost it meanwhile".to_owned()),
+        Written::Outdated => Followed::Same,
+        _ => Followed::Kept("Redis lost it meanwhile".to_owned()),
     })
 }

@@ -52,7 +52,7 @@ async fn agreed(world: &ServeWorld, id: i64) -> Vec<String> {
         revision: state[0].parse().unwrap(),
         people: state[1].parse().unwrap(),
     };
-    let seen = world.redis.allow_lists(&[CouponId(id)]).await.unwrap()[0];
+    let seen = world.redis.coupon_state(CouponId(id)).await.unwrap().list;
     assert!(
         seen.is(list) && list.people as usize == rows.len(),
         "{list:?} {seen:?} {}",

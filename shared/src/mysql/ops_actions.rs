@@ -20,7 +20,7 @@ pub struct Operator {
     pub name: Option<String>,
     /// Fingerprint of the token, because operators share tokens and tokens are rotated.
     pub token: String,
-    /// The peer's address, or the client's address as given by trusted proxies.
+    /// The peer's address.
     pub from: Option<IpAddr>,
 }
 

@@ -128,16 +128,6 @@ pub(super) fn coupon_keys(prefix: &str, coupon: CouponId) -> [String; 6] {
     NAMES.map(|name| format!("{prefix}:{{{coupon}}}:{name}"))
 }
 
-/// The coupon's set of users on its allow list.
-pub fn allowed(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:allowed")
-}
-
-/// The revision and size of that allow list.
-pub fn allow_list(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:allow_list")
-}
-
 /// The key of an operator's session that was ended early.
 pub fn ended_session(prefix: &str, session: &str) -> String {
     format!("{prefix}:ended:{session}")

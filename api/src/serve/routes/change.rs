@@ -24,7 +24,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::recover::{LostSettings, recover};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::settings::{CouponRead, Lowered, Written};
+use firstcome_shared::redis::settings::{CouponRead, Written};
 use tokio::time::timeout;
 
 use super::create::check_audience;
@@ -178,11 +178,11 @@ async fn lower(
         revision: taken.revision,
     };
     match redis.lower(&larger, read, quantity).await? {
-        Lowered::Yes => Ok(taken.revision),
-        Lowered::Outdated => Ok(revision),
+        Written::Yes => Ok(taken.revision),
+        Written::Outdated => Ok(revision),
         // A claim arrived after the check above.
-        Lowered::GivenOut(count) => Err(below_given_out(count)),
-        Lowered::Unloaded | Lowered::Unverified => Err(unchanged("this coupon is being verified")),
+        Written::GivenOut(count) => Err(below_given_out(count)),
+        _ => Err(unchanged("this coupon is being verified")),
     }
 }
 

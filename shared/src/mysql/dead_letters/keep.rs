@@ -3,7 +3,7 @@
 use diesel::QueryResult;
 use sha2::{Digest as _, Sha256};
 
-use crate::event::Fragments;
+use crate::event::ClaimEvent;
 use crate::mysql::sql::values;
 use crate::mysql::{Conn, Value, insert_all};
 use crate::trace::TraceContext;
@@ -24,8 +24,8 @@ pub struct MessageOrigin {
 /// A claim that the consumer could not turn into a row.
 #[derive(Debug, Clone)]
 pub struct FailedClaim {
-    /// The fields that could be read.
-    pub known: Fragments,
+    /// `None` if the message cannot be read.
+    pub claim: Option<ClaimEvent>,
     /// The first bytes of the message, at most a few kilobytes.
     pub payload: Vec<u8>,
     /// The reason: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`,
@@ -52,13 +52,13 @@ impl FailedClaim {
     }
 
     fn values(&self) -> Vec<Value> {
-        let known = &self.known;
+        let claim = self.claim.as_ref();
         values![
-            known.coupon_id,
-            known.drop_id,
-            known.slot,
-            known.user_id.as_ref().map(ToString::to_string),
-            known.claimed_at,
+            claim.map(|claim| claim.coupon_id.0),
+            claim.map(|claim| claim.drop_id.0),
+            claim.map(|claim| i64::from(claim.slot)),
+            claim.map(|claim| claim.user_id.to_string()),
+            claim.map(|claim| claim.claimed_at),
             &*self.payload,
             self.reason,
             &self.error,
