@@ -186,12 +186,8 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
             known.insert(*partition, (position, since));
         }
     }
-    let mut stuck: BTreeMap<i32, Duration> = BTreeMap::new();
-    stuck.extend(
-        known
-            .iter()
-            .map(|(partition, (_, since))| (*partition, now - *since)),
-    );
+    let waits = |(partition, (_, since)): (&i32, &(i64, Instant))| (*partition, now - *since);
+    let mut stuck: BTreeMap<i32, Duration> = known.iter().map(waits).collect();
     stuck.retain(|_, since| *since > limit);
     let longest = stuck.values().max()?.as_secs();
     let partitions: Vec<String> = stuck.keys().map(ToString::to_string).collect();
