@@ -45,7 +45,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404",
 
 # An emptied list and a returned claim can still be read.
 [[operations]]
-include-name = ["GET /v1/coupons/{id}/claims/me", "GET /v1/coupons/{id}/allow-list/people/{user_id}", "GET /v1/coupons/{id}/allow-list"]
+include-name = ["GET /v1/coupons/{id}/claims/me", "GET /v1/coupons/{id}/allow-list"]
 checks.use_after_free.enabled = false
 "#;
 
