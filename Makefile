@@ -7,7 +7,7 @@ xtask := @dev/setup.sh && exec cargo xtask
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 demo: ; $(xtask) demo ## The main job on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
-run: ; $(xtask) run ## The whole system until Ctrl-C, with commands to try (PROFILE=release for a fast one, WATCH=1 with Prometheus)
+run: ; $(xtask) run ## The whole system until Ctrl-C, with commands to try (PROFILE=release for a fast one)
 test: ; $(xtask) test $(ARGS) ## The tests of every change, on real servers
 lint: ; $(xtask) lint ## Formatting, clippy, documentation, language, licences, deployment files
 faults: ; $(xtask) faults ## The other tests, of a release: single faults of every process and server, a browser, many rows

@@ -33,7 +33,7 @@ enum Job {
     Demo,
     /// Let a rush break five coupon systems of others, and the attached reconciler repair them
     AttachDemo,
-    /// Run the whole system until Ctrl-C (PROFILE=release for a fast one, WATCH=1 with Prometheus)
+    /// Run the whole system until Ctrl-C (PROFILE=release for a fast one)
     Run,
     /// Run the tests of every change on real servers and five fault schedules; or `cargo test ARGS`
     Test {

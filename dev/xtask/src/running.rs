@@ -49,9 +49,7 @@ pub(crate) fn rush(args: &[String]) -> Result<()> {
         .get("API_URLS")
         .context("target/run/env has no API_URLS")?;
     let mut rush = running.program("rush")?;
-    rush.env("API_URL", apis)
-        .args(["--json", "target/rush/report.json"]);
-    exec(rush.args(args))
+    exec(rush.env("API_URL", apis).args(args))
 }
 
 pub(crate) fn drift() -> Result<()> {

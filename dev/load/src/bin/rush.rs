@@ -8,5 +8,5 @@ use firstcome_load::rush::{RushOptions, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    ended("rush", run(&RushOptions::parse()).await)
+    ended("rush", run(RushOptions::parse()).await)
 }

@@ -23,7 +23,7 @@ pub(super) fn pool(url: &str, connections: usize) -> Result<Pool> {
     Ok(Pool::new(options))
 }
 
-/// Creates the empty tables of a design.
+/// Creates the empty tables of a design. Only design i has a row for each unit.
 pub async fn prepare(mysql: &MysqlServer, design: Design, quantity: u32) -> Result<()> {
     let table = design.table();
     for sql in [
@@ -42,6 +42,13 @@ pub async fn prepare(mysql: &MysqlServer, design: Design, quantity: u32) -> Resu
         ),
     ] {
         mysql.query(&sql).await?;
+    }
+    if design == Design::I {
+        let units: Vec<_> = (1..=quantity).map(|slot| format!("(1,{slot})")).collect();
+        for part in units.chunks(10_000) {
+            let sql = format!("INSERT INTO bench.units_{table} VALUES {}", part.join(","));
+            mysql.query(&sql).await?;
+        }
     }
     Ok(())
 }

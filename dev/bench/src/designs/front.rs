@@ -4,42 +4,42 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
+use axum::routing::{MethodRouter, post};
 use axum::{Json, Router};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::{self, Limits, Problem};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
 use super::{DesignReply, Issuer};
 
-/// Listens on a free local port and prints it, as the product's processes do.
-pub async fn listen(router: Router) -> Result<()> {
-    let listener = listener()?;
-    println!("listening on http://{}", listener.local_addr()?);
-    let stop = CancellationToken::new();
-    http::serve(listener, router, Limits::DEFAULT, stop).await;
-    Ok(())
+pub(super) async fn serve<S: Issuer>(issuer: S) -> Result<()> {
+    listen(post(claim::<S>).with_state(Arc::new(issuer))).await
 }
 
-/// Uses the same backlog as Firstcome.
-fn listener() -> Result<TcpListener> {
+/// Serves a route that does nothing and returns the answer to a sold-out claim, with the same
+/// length.
+pub(super) async fn nothing() -> Result<()> {
+    const BODY: &str = r#"{"type":"about:blank","title":"Conflict","status":409,"code":"sold_out","detail":"all are given out"}"#;
+    const TYPE: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/problem+json")];
+    listen(post(async || (StatusCode::CONFLICT, TYPE, BODY))).await
+}
+
+/// Listens on a free local port and prints it, as the product's processes do.
+async fn listen(claims: MethodRouter) -> Result<()> {
+    let router = Router::new().route("/v1/coupons/{id}/claims", claims);
     let socket = TcpSocket::new_v4()?;
     socket.bind(([127, 0, 0, 1], 0).into())?;
-    Ok(socket.listen(16_384)?)
-}
-
-pub(super) async fn serve<S: Issuer>(issuer: S) -> Result<()> {
-    listen(
-        Router::new()
-            .route("/v1/coupons/{id}/claims", post(claim::<S>))
-            .with_state(Arc::new(issuer)),
-    )
-    .await
+    // The same backlog as Firstcome's.
+    let listener = socket.listen(16_384)?;
+    println!("listening on http://{}", listener.local_addr()?);
+    http::serve(listener, router, Limits::DEFAULT, CancellationToken::new()).await;
+    Ok(())
 }
 
 async fn claim<S: Issuer>(

@@ -1,11 +1,10 @@
-//! Ceilings: the least work on the stores that has the same result as the product.
+//! The least work on the stores that has the same result as the product.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_load::launch::{Installation, InstallationCoupon};
-use firstcome_load::measure::server_cpu;
+use firstcome_load::installation::{Installation, InstallationCoupon};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::codes::random_code;
 use firstcome_shared::redis::admission::Claimant;
@@ -21,28 +20,20 @@ const ROWS: u32 = 1_000;
 /// Number of concurrent calls of the admission script, so that Redis never waits for the next one.
 const CALLS: usize = 4;
 
-/// Writes the rows of slots `from..=to` directly into the product's table, with multi-row
-/// statements that run one after the other and are each durable before the next. Returns the
-/// duration.
+/// Number of slots per read: the default of the reconciler.
+const PAGE: u32 = 5_000;
+
+/// Writes the rows of slots `1..=to` directly into the product's table, with multi-row statements
+/// that run one after the other and are each durable before the next. Returns the duration.
 pub async fn insert_rows(
     installation: &Installation,
     coupon: InstallationCoupon,
-    slots: RangeInclusive<u32>,
-) -> Result<Duration> {
-    insert_rows_by(installation, coupon, slots, ROWS).await
-}
-
-/// Does the same as [`insert_rows`] with `rows` rows per statement.
-pub async fn insert_rows_by(
-    installation: &Installation,
-    coupon: InstallationCoupon,
-    slots: RangeInclusive<u32>,
-    rows: u32,
+    to: u32,
 ) -> Result<Duration> {
     let mut conn = installation.mysql().await?;
     let sql = "SELECT slot_limit FROM slot_limits WHERE drop_id = ? ORDER BY slot_limit";
     let limits: Vec<u32> = conn.exec(sql, (coupon.drop,)).await?;
-    let took = insert_into(&mut conn, "issued_coupons", coupon, slots, rows, &limits).await?;
+    let took = insert_into(&mut conn, "issued_coupons", coupon, 1..=to, &limits).await?;
     conn.disconnect().await?;
     Ok(took)
 }
@@ -65,15 +56,8 @@ pub async fn insert_bare_rows(
          UNIQUE KEY one_each (coupon_id, user_id, person_scope))",
     )
     .await?;
-    let took = insert_into(
-        &mut conn,
-        "bare_rows",
-        coupon,
-        1..=coupon.quantity,
-        ROWS,
-        &[],
-    )
-    .await?;
+    let slots = 1..=coupon.quantity;
+    let took = insert_into(&mut conn, "bare_rows", coupon, slots, &[]).await?;
     conn.disconnect().await?;
     Ok(took)
 }
@@ -83,13 +67,12 @@ async fn insert_into(
     table: &str,
     coupon: InstallationCoupon,
     slots: RangeInclusive<u32>,
-    rows: u32,
     limits: &[u32],
 ) -> Result<Duration> {
     let begun = Instant::now();
     let (mut next, to) = slots.into_inner();
     while next <= to {
-        let last = to.min(next + rows - 1);
+        let last = to.min(next + ROWS - 1);
         let values: Vec<String> = (next..=last)
             .map(|slot| {
                 let user = person(slot);
@@ -113,38 +96,33 @@ async fn insert_into(
 }
 
 /// Returns the user ID for a slot that no user has claimed.
-pub fn person(slot: u32) -> String {
+fn person(slot: u32) -> String {
     format!("q-{slot:07}")
+}
+
+pub fn keys(installation: &Installation, coupon: InstallationCoupon) -> DropKeys {
+    let prefix = installation.setting("REDIS_KEY_PREFIX");
+    DropKeys::new(prefix, CouponId(coupon.id), DropId(coupon.drop))
 }
 
 /// Writes admissions of slots 1..=`to` directly into Redis, as if the script had made them two
 /// minutes ago.
-pub async fn admit_straight(
-    installation: &Installation,
-    coupon: InstallationCoupon,
-    to: u32,
-) -> Result<()> {
+pub async fn admit(installation: &Installation, coupon: InstallationCoupon, to: u32) -> Result<()> {
     let mut conn = installation.redis().await?;
-    let keys = DropKeys::new(
-        installation.setting("REDIS_KEY_PREFIX"),
-        CouponId(coupon.id),
-        DropId(coupon.drop),
-    );
+    let keys = keys(installation, coupon);
     let long_ago = chrono::Utc::now().timestamp_millis() - 120_000;
     for first in (1..=to).step_by(ROWS as usize) {
-        let slots = first..=to.min(first + ROWS - 1);
         let mut users = redis::cmd("ZADD");
         let mut times = redis::cmd("HSET");
         let mut claimants = redis::cmd("HSET");
         users.arg(&keys.users);
         times.arg(&keys.times);
         claimants.arg(&keys.claimants);
-        for slot in slots {
-            users.arg(slot).arg(person(slot));
+        for slot in first..=to.min(first + ROWS - 1) {
+            let user = person(slot);
+            users.arg(slot).arg(&user);
             times.arg(slot).arg(long_ago);
-            claimants
-                .arg(person(slot))
-                .arg(format!("{}:{slot}", coupon.drop));
+            claimants.arg(user).arg(format!("{}:{slot}", coupon.drop));
         }
         let mut all = redis::pipe();
         all.add_command(users)
@@ -152,33 +130,19 @@ pub async fn admit_straight(
             .add_command(claimants);
         all.query_async::<()>(&mut conn).await?;
     }
-    redis::cmd("SET")
-        .arg(&keys.count)
-        .arg(to)
-        .query_async::<()>(&mut conn)
-        .await?;
-    Ok(())
+    let mut count = redis::cmd("SET");
+    count.arg(&keys.count).arg(to);
+    Ok(count.query_async(&mut conn).await?)
 }
 
-/// Number of slots per read: the default of the reconciler.
-const PAGE: u32 = 5_000;
-
-/// Reads every admission and every row of a drop without comparing them. Returns the duration and
-/// the number of rows.
-pub async fn scan(
-    installation: &Installation,
-    coupon: InstallationCoupon,
-) -> Result<(Duration, u64)> {
+/// Reads every admission and every row of a drop without comparing them. Returns the duration in
+/// seconds.
+pub async fn scan(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
     let mut redis = installation.redis().await?;
     let mut mysql = installation.mysql().await?;
-    let keys = DropKeys::new(
-        installation.setting("REDIS_KEY_PREFIX"),
-        CouponId(coupon.id),
-        DropId(coupon.drop),
-    );
+    let keys = keys(installation, coupon);
     let sql = "SELECT slot, user_id FROM issued_coupons WHERE drop_id = ? AND slot BETWEEN ? AND ? ORDER BY slot";
     let begun = Instant::now();
-    let mut seen = 0;
     for first in (1..=coupon.quantity).step_by(PAGE as usize) {
         let last = first + PAGE - 1;
         let mut page = redis::cmd("ZRANGEBYSCORE");
@@ -189,11 +153,10 @@ pub async fn scan(
             users.len() == rows.len(),
             "the stores differ, but a scan needs a clean drop"
         );
-        seen += rows.len() as u64;
     }
     let took = begun.elapsed();
     mysql.disconnect().await?;
-    Ok((took, seen))
+    Ok(took.as_secs_f64())
 }
 
 /// Measures the admission script alone, with `people` users per call and `CALLS` concurrent calls.
@@ -205,16 +168,12 @@ pub async fn script(
     people: usize,
     crowd: &str,
 ) -> Result<(f64, f64)> {
-    let url = installation.setting("REDIS_URL").to_owned().into();
-    let prefix = installation.setting("REDIS_KEY_PREFIX").to_owned();
-    let timeout = Duration::from_secs(5);
-    let durability = RedisDurability::default();
     let redis = Redis::new(&RedisSettings {
-        url,
-        prefix,
-        timeout,
+        url: installation.setting("REDIS_URL").to_owned().into(),
+        prefix: installation.setting("REDIS_KEY_PREFIX").to_owned(),
+        timeout: Duration::from_secs(5),
         mode: RedisMode::default(),
-        durability,
+        durability: RedisDurability::default(),
     })?;
     let drop = DropId(coupon.drop);
     let keys = redis.keys(CouponId(coupon.id), drop);
@@ -227,17 +186,10 @@ pub async fn script(
     let calls = crowd.chunks(people).map(|users| {
         let redis = &redis;
         let keys = &keys;
-        async move {
-            redis
-                .claim_all(
-                    keys.into(),
-                    era,
-                    &users.iter().map(Claimant::from).collect::<Vec<_>>(),
-                )
-                .await
-        }
+        let claimants: Vec<_> = users.iter().map(Claimant::from).collect();
+        async move { redis.claim_all(keys.into(), era, &claimants).await }
     });
-    let cpu = || server_cpu(&installation.servers.stack)[1];
+    let cpu = || installation.servers.cpu()[1];
     let begun = Instant::now();
     let before = cpu();
     stream::iter(calls)
