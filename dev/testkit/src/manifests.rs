@@ -54,26 +54,20 @@ impl Manifests {
         let spec = &owner["spec"]["template"]["spec"];
         let container = &spec["containers"][0];
         let mut env = BTreeMap::new();
-        for source in container["envFrom"].as_array().unwrap() {
-            let (kind, field) = if source["configMapRef"].is_object() {
-                ("ConfigMap", "data")
+        for setting in container["env"].as_array().unwrap() {
+            let reference = &setting["valueFrom"]["secretKeyRef"];
+            let value = if reference.is_object() {
+                let secret = self.object(&["Secret"], reference["name"].as_str().unwrap());
+                &secret["stringData"][reference["key"].as_str().unwrap()]
             } else {
-                ("Secret", "stringData")
+                &setting["value"]
             };
-            let name = source["configMapRef"]["name"]
-                .as_str()
-                .or(source["secretRef"]["name"].as_str())
-                .unwrap();
-            let data = self.object(&[kind], name)[field].as_object().unwrap();
-            env.extend(
-                data.iter()
-                    .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())),
-            );
+            // A reference may be optional.
+            if let Some(value) = value.as_str() {
+                let name = setting["name"].as_str().unwrap();
+                env.insert(name.to_owned(), value.to_owned());
+            }
         }
-        assert!(
-            container["env"].is_null(),
-            "only settings from envFrom are supported"
-        );
         let mut command = container["args"]
             .as_array()
             .unwrap()

@@ -2,11 +2,9 @@
 //! environment, where `make WORD NAME=value` puts them.
 
 mod attack;
-mod deploy;
 mod helm;
 mod lint;
 mod programs;
-mod release;
 mod running;
 mod shell;
 mod suite;
@@ -56,9 +54,6 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Build the release files in target/release-VERSION: Debian package, bills of materials,
-    /// licences, checksums (IMAGE=1: an image too)
-    Release,
     /// Build the programs and fetch the servers that tests need
     Setup,
     /// Send a crowd to a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100;
@@ -85,8 +80,6 @@ enum Job {
         #[command(subcommand)]
         part: helm::Part,
     },
-    /// Write the names of the programs' settings into the chart's schema
-    SettingNames,
     /// Write docs/openapi-api.json and docs/openapi-reconciler.json as the services serve them
     ApiDocs,
 }
@@ -117,7 +110,6 @@ fn run(job: Job) -> Result<()> {
         Job::Faults => suite::faults(),
         Job::Chaos => programs::chaos(),
         Job::Bench { args } => programs::bench(&args),
-        Job::Release => release::make(),
         Job::Setup => programs::setup(),
         Job::Rush { args } => running::rush(&args),
         Job::Drift => running::drift(),
@@ -125,7 +117,6 @@ fn run(job: Job) -> Result<()> {
         Job::Crashes => suite::crashes(),
         Job::Attack { part } => attack::attack(part),
         Job::Helm { part } => helm::run(part),
-        Job::SettingNames => deploy::write_names(),
         Job::ApiDocs => suite::api_docs(),
     }
 }

@@ -17,14 +17,6 @@ pub(crate) struct Failed {
     pub(crate) code: u8,
 }
 
-impl Failed {
-    /// Returns the error of a check that runs no command.
-    pub(crate) fn check(what: impl Into<String>) -> anyhow::Error {
-        let what = what.into();
-        Self { what, code: 1 }.into()
-    }
-}
-
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)
@@ -45,14 +37,6 @@ pub(crate) fn root() -> PathBuf {
 /// Returns an environment variable that is set and not empty.
 pub(crate) fn setting(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// Returns the folder of cargo's registry and other downloads.
-pub(crate) fn cargo_home() -> Result<PathBuf> {
-    setting("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| setting("HOME").map(|home| Path::new(&home).join(".cargo")))
-        .context("neither CARGO_HOME nor HOME is set")
 }
 
 /// Returns the cache folder, which `firstcome-stack` also uses.
@@ -143,12 +127,6 @@ fn shown(command: &Command) -> String {
         .join(" ")
 }
 
-/// Whether the program is in the PATH.
-pub(crate) fn has(program: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|folder| folder.join(program).is_file())
-}
-
 /// Returns the PATH with this folder prepended.
 pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -232,13 +210,5 @@ mod tests {
             failed.to_string().starts_with("sh -c exit 101: "),
             "{failed}"
         );
-    }
-
-    #[test]
-    fn nested_cargo_gets_no_variables_of_this_package() {
-        assert!(describes_this_package("CARGO_PKG_VERSION_MAJOR"));
-        assert!(describes_this_package("CARGO_MANIFEST_DIR"));
-        assert!(!describes_this_package("CARGO_HOME"));
-        assert!(!describes_this_package("CARGO_PROFILE_DEV_DEBUG"));
     }
 }

@@ -171,7 +171,7 @@ async fn stored(system: &System, coupon: i64) -> Result<[(String, String); 2]> {
     let letters = "SELECT COUNT(*), COUNT(*) - COUNT(resolved_at) FROM firstcome.failed_claims";
     let letters = mysql.query(letters).await?.concat();
     let took = format!(
-        "SELECT TIMESTAMPDIFF(MICROSECOND, MAX(claimed_at), MAX(issued_at)) DIV 100000 / 10
+        "SELECT ROUND(TIMESTAMPDIFF(MICROSECOND, MAX(claimed_at), MAX(issued_at)) / 1e6, 1)
          FROM firstcome.issued_coupons WHERE coupon_id = {coupon}"
     );
     let took = mysql.query(&took).await?.concat().concat();
@@ -210,7 +210,7 @@ fn readable(mail: &Mail) -> String {
     let parsed = MessageParser::default().parse(&mail.raw);
     let text = parsed.and_then(|message| {
         let body = message.body_text(0)?.replace("\r\n", "\n");
-        let body = body.split("\nCommands\n").next().unwrap_or_default();
+        let body = body.split("\n== The pass ==").next().unwrap_or_default();
         Some(format!(
             "Subject: {}\n\n{}",
             message.subject()?,

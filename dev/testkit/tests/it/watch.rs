@@ -89,7 +89,10 @@ async fn alerting_rules_pass_their_tests_and_have_runbooks() {
         .collect();
     let runbooks: Vec<_> = rules
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("runbook: "))
+        .filter_map(|line| {
+            line.trim()
+                .strip_prefix("runbook_url: https://docs.example.com/OPERATIONS.md#")
+        })
         .collect();
     assert!(runbooks.len() >= 10, "{runbooks:?}");
     for runbook in runbooks {
