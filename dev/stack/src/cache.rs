@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::progress;
+use crate::fetch::step;
 
 /// `$FIRSTCOME_CACHE`, otherwise `$XDG_CACHE_HOME/firstcome`, otherwise `~/.cache/firstcome`.
 fn folder() -> Result<PathBuf> {
@@ -36,7 +36,7 @@ fn lock_in(folder: &Path, name: &str) -> Result<File> {
         .write(true)
         .open(folder.join(format!("{name}.lock")))?;
     if file.try_lock().is_err() {
-        progress::step(name, "waiting for another fetch to end");
+        step(name, "waiting for another fetch to end");
         file.lock()?;
     }
     Ok(file)

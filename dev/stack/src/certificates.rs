@@ -2,12 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
     date_time_ymd,
 };
+
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::temp_dir::TempDirGuard;
 
@@ -48,6 +55,19 @@ impl CertificateFolder {
     /// Returns the path of the file with this name.
     pub fn path(&self, name: &str) -> String {
         self.file(name).display().to_string()
+    }
+
+    /// Returns the TLS side of a server with this certificate.
+    pub fn acceptor(&self, name: &str) -> Result<TlsAcceptor> {
+        let certificate = CertificateDer::from_pem_file(self.file(&format!("{name}.pem")))?;
+        let key = PrivateKeyDer::from_pem_file(self.file(&format!("{name}.key")))?;
+        // Names the provider explicitly, because a process may have no default provider.
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let config = config
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
     pub(crate) fn folder(&self) -> &Path {

@@ -28,12 +28,9 @@ mod mail;
 mod mysql;
 mod mysql_pair;
 mod otlp;
-mod plain_http;
 mod ports;
 mod process;
 mod program;
-mod progress;
-mod prometheus;
 mod proxy;
 mod redis;
 mod redis_cluster;
@@ -54,7 +51,6 @@ pub use hogs::{HogKind, Hogs};
 pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};
 pub use kafka_cluster::KafkaCluster;
-pub use kafka_node::KafkaNode;
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, SinkEncryption};
 pub use mysql::{
     LOCK_WAITS, MysqlOptions, MysqlServer, TABLE_LOCK_WAITS, Tables, mysql_client,
@@ -63,7 +59,6 @@ pub use mysql::{
 pub use mysql_pair::{MysqlPair, Replication};
 pub use otlp::{OtlpReceiver, ReceivedSpan};
 pub use program::{Program, built_program, tail};
-pub use prometheus::{PrometheusOptions, PrometheusServer};
 pub use proxy::{FaultProxy, ProxyCounters, ProxyFault};
 pub use redis_cluster::RedisCluster;
 pub use secure::{PASSWORD, SecureServers, USER, kafka_login};

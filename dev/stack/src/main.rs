@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use firstcome_stack::{ClusterStack, MailOptions, Stack, StackOptions};
+use firstcome_stack::{MailOptions, Stack, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Private, throw-away, real servers: Redis, MySQL, Kafka and a mail sink.
@@ -31,12 +31,6 @@ enum Command {
         /// Also write each mail into this folder, as .eml
         #[arg(long, value_name = "DIR")]
         mail_dir: Option<PathBuf>,
-        /// Stores that survive the loss of any single server: a Redis Cluster of three primaries
-        /// with a replica each, three Kafka brokers with a copy of every message each, and a MySQL
-        /// primary with a semi-synchronous replica behind one address, which leads to the replica
-        /// if the primary is killed. About 2 GB of memory
-        #[arg(long)]
-        cluster: bool,
     },
     /// Open MySQL's client for a database
     Mysql {
@@ -53,11 +47,7 @@ enum Command {
 async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup => firstcome_stack::setup().await,
-        Command::Run {
-            env_file,
-            mail_dir,
-            cluster,
-        } => run(env_file, mail_dir, cluster).await,
+        Command::Run { env_file, mail_dir } => run(env_file, mail_dir).await,
         Command::Mysql { database_url, sql } => mysql(&database_url, sql.as_deref()),
     };
     match done {
@@ -75,7 +65,7 @@ fn mysql(url: &str, sql: Option<&str>) -> Result<()> {
     Err(firstcome_stack::mysql_client(url, sql)?.exec()).context("MySQL's client does not start")
 }
 
-async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, is_cluster: bool) -> Result<()> {
+async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let stopped = async {
@@ -83,7 +73,7 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, is_cluster: b
     };
     tokio::select! {
         // Dropping the future drops all servers that it started.
-        ended = serve(env_file.as_deref(), mail_dir, is_cluster) => ended,
+        ended = serve(env_file.as_deref(), mail_dir) => ended,
         () = stopped => {
             eprintln!("[stack] stopping; the data is deleted");
             if let Some(file) = env_file {
@@ -94,20 +84,12 @@ async fn run(env_file: Option<PathBuf>, mail_dir: Option<PathBuf>, is_cluster: b
     }
 }
 
-async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>, is_cluster: bool) -> Result<()> {
+async fn serve(env_file: Option<&Path>, mail_dir: Option<PathBuf>) -> Result<()> {
     let begun = Instant::now();
     let mail = MailOptions {
         folder: mail_dir,
         ..MailOptions::default()
     };
-    if is_cluster {
-        eprintln!(
-            "[stack] starting a Redis Cluster, three Kafka brokers, MySQL with a replica, and a mail sink"
-        );
-        let stack = ClusterStack::start(mail).await?;
-        tell(env_file, &stack.env(), begun)?;
-        return stack.watch_mysql(|news| eprintln!("[stack] {news}")).await;
-    }
     eprintln!("[stack] starting Redis, MySQL, Kafka and a mail sink");
     let stack = Stack::start(StackOptions {
         mail,

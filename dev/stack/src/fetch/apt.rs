@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::command::{exists, run};
-use crate::{cache, progress};
+use super::{exists, run, step};
+use crate::cache;
 
 /// The keyring of Debian's suites; newer releases exclude it from apt's default trust.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -23,7 +23,7 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         bail!("missing: {list}. Run as root: apt-get install {list}");
     }
     let _lock = cache::lock("apt")?;
-    progress::step("apt", format!("installing {list}"));
+    step("apt", format!("installing {list}"));
     let apt = || {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive")
@@ -75,16 +75,16 @@ pub(super) fn unpack(
         apt.env("APT_CONFIG", work.join("apt.conf")).arg("-qq");
         apt
     };
-    progress::step(what, format!("reading the package lists of Debian {suite}"));
+    step(what, format!("reading the package lists of Debian {suite}"));
     run(apt().arg("update"))?;
-    progress::step(
+    step(
         what,
         format!("downloading {} (about 66 MB)", packages.join(", ")),
     );
     run(apt()
         .args(["install", "-y", "--download-only"])
         .args(packages))?;
-    progress::step(what, "unpacking");
+    step(what, "unpacking");
     extract_all(&work.join("archives"), skip, root)
 }
 
