@@ -1,6 +1,6 @@
 //! The operations page: it shows whether the installation works, and what to do if not. It is a
 //! client of the HTTP APIs of both services. The reconciler serves it at `/` to operators who log
-//! in with a token (docs/decisions/0016-operations-page.md).
+//! in with a token (docs/decisions/0016-pages.md).
 
 mod alerts;
 mod assets;
