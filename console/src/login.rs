@@ -73,9 +73,9 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
 
 pub(super) async fn log_out(page: Page) -> Response {
     let over = AppendHeaders([false, true].map(|is_https| (SET_COOKIE, cookie("", is_https))));
-    if let Err(error) = page.state.log_outs.end(&page.session.id, ENDED_FOR).await {
-        let error = format!("{error:#}");
-        tracing::warn!(error, "a session was ended in its browser only");
+    let ended = page.state.redis.end_session(&page.session.id, ENDED_FOR);
+    if let Err(error) = ended.await {
+        tracing::warn!(%error, "a session was ended in its browser only");
         let why = "You are logged out in this browser. Redis did not answer, so a copy of its cookie would count until \
                    the session's twelve hours are over: if somebody may have one, replace the token.";
         let said = notice("Logged out here only", StatusCode::SERVICE_UNAVAILABLE, why);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use croner::Cron;
 use firstcome_shared::config::{
     KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, TlsArgs, listen_address, secret,
 };
@@ -12,13 +13,13 @@ use firstcome_shared::http::Limits;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::runs::Retention;
+use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::time_zone::long_version;
-use firstcome_shared::tuning::Tuning;
 use secrecy::SecretString;
 
 use crate::barrier::Topic;
+use crate::daemon::schedule::parse_cron;
 use crate::notify::{NotifyArgs, WebhookArgs};
 use crate::stores::Stores;
 
@@ -51,8 +52,6 @@ pub enum Command {
     Explain(Box<ExplainArgs>),
     /// Checks whether the daemon of this container runs; exits 0 if it does
     Health(DaemonHealthArgs),
-    /// Erases a user: a pseudonym replaces their id, once their coupons are over
-    Erase(Box<EraseArgs>),
 }
 
 /// Settings of `health`.
@@ -99,20 +98,6 @@ pub struct PolicyArgs {
     pub retention_days: Option<u32>,
 }
 
-const DAY: Duration = Duration::from_secs(86_400);
-
-/// Retention if `RETENTION_DAYS` is not set: a year, so that records of the last run of a yearly
-/// campaign still exist.
-const RETENTION_DAYS: u32 = 366;
-
-impl PolicyArgs {
-    /// Returns the retention of records that are useful for at most `days`.
-    fn kept(&self, tuning: Tuning, days: u32) -> Duration {
-        let days = days.min(self.retention_days.unwrap_or(RETENTION_DAYS));
-        Duration::from_secs(tuning.or(DAY.saturating_mul(days).as_secs()))
-    }
-}
-
 impl StoreArgs {
     /// Creates handles to all stores without connecting.
     pub fn handles(&self) -> anyhow::Result<Stores> {
@@ -128,57 +113,24 @@ impl StoreArgs {
     }
 }
 
-/// Settings of repairs and retention.
+/// Settings of passes and jobs.
 #[derive(Debug, Clone)]
 pub struct PassSettings {
-    /// Maximum time for an admission to reach the topic, if no API has announced a longer one.
-    pub publish_deadline_ms: i64,
-    /// The same for the second store that is tried after it.
-    pub in_flight_ms: i64,
-    /// Time after which a claim is issued although its message may be unread.
-    pub overdue_ms: i64,
-    /// Repair limit: how many users of a drop may lose their slot without a confirmation, in
-    /// percent of its quantity, but at least a number.
-    pub repair_limit_percent: u32,
-    pub repair_limit_at_least: u64,
-    /// Retention of resolved dead letters.
-    pub failed_claims_kept: Duration,
-    /// Retention of user IDs in sealed drops. `None` keeps them forever.
-    pub people_kept: Option<Duration>,
-    /// Retention in the tables of passes and mails.
-    pub kept: Retention,
-    /// Time without progress after which a consumer with unread messages is reported.
-    pub stall_after: Duration,
-    /// Number of slots compared per page.
-    pub page_slots: u32,
+    /// Maximum time of a claim to the topic, and to the second store that is tried after it, if no
+    /// API has announced a longer one.
+    pub deadlines: Deadlines,
+    pub retention_days: Option<u32>,
 }
 
 impl ReconcileArgs {
     pub fn settings(&self) -> PassSettings {
-        let kept = |tuning, days| self.policy.kept(tuning, days);
-        let in_flight = self.publish.longest_in_flight().as_millis();
-        let people_kept = |_| kept(Tuning::PeopleKeptSeconds, u32::MAX);
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         PassSettings {
-            publish_deadline_ms: self
-                .publish
-                .publish_deadline_ms
-                .try_into()
-                .unwrap_or(i64::MAX),
-            in_flight_ms: in_flight.try_into().unwrap_or(i64::MAX),
-            overdue_ms: Tuning::ReconcileOverdueMs.or(60_000_u32).into(),
-            repair_limit_percent: Tuning::RepairLimitPercent.or(20_u32),
-            repair_limit_at_least: Tuning::RepairLimitAtLeast.or(50_u64),
-            failed_claims_kept: kept(Tuning::FailedClaimsKeptSeconds, 30),
-            people_kept: self.policy.retention_days.map(people_kept),
-            kept: Retention {
-                repeated_runs: kept(Tuning::CleanRunsKeptSeconds, 1),
-                runs: kept(Tuning::RunsKeptSeconds, u32::MAX),
-                alerts: kept(Tuning::AlertsKeptSeconds, 90),
-                mails: kept(Tuning::MailsKeptSeconds, 30),
-                mended_promises: kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
+            deadlines: Deadlines {
+                publish_ms: ms(self.publish.deadline()),
+                in_flight_ms: ms(self.publish.longest_in_flight()),
             },
-            stall_after: Duration::from_secs(Tuning::ConsumerStallSeconds.or(60_u64)),
-            page_slots: Tuning::ReconcilePageSlots.or(5_000_u32),
+            retention_days: self.policy.retention_days,
         }
     }
 }
@@ -205,14 +157,14 @@ pub struct DaemonArgs {
 )]
 pub struct ScheduleArgs {
     /// Passes over everything that is not sealed
-    #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = crate::daemon::schedule::six_fields)]
-    pub reconcile_cron: String,
+    #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = parse_cron)]
+    pub reconcile_cron: Cron,
     /// Passes that include sealed drops
-    #[arg(long, env = "DEEP_CRON", default_value = "0 30 3 * * *", value_parser = crate::daemon::schedule::six_fields)]
-    pub deep_cron: String,
+    #[arg(long, env = "DEEP_CRON", default_value = "0 30 3 * * *", value_parser = parse_cron)]
+    pub deep_cron: Cron,
     /// The daily digest
-    #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = crate::daemon::schedule::six_fields)]
-    pub digest_cron: String,
+    #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = parse_cron)]
+    pub digest_cron: Cron,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -347,20 +299,6 @@ pub struct AttachArgs {
     pub notify: NotifyArgs,
     #[command(flatten)]
     pub webhooks: WebhookArgs,
-}
-
-/// Settings of `erase`.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "User")]
-pub struct EraseArgs {
-    /// The user
-    #[arg(long, value_name = "ID")]
-    pub user: String,
-    /// The operator who decided it, for the record
-    #[arg(long, value_name = "NAME")]
-    pub by: String,
-    #[command(flatten)]
-    pub stores: StoreArgs,
 }
 
 /// Settings of `explain`.

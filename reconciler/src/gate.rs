@@ -14,7 +14,7 @@ use firstcome_shared::sql;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
-use crate::context::{PassContext, PassError};
+use crate::context::{PassContext, PassError, Step};
 use crate::read::CouponSeen;
 
 /// Eras above this were written by hand; later eras would soon exceed those that scripts parse.
@@ -28,7 +28,7 @@ const ATTEMPTS: usize = 5;
 
 /// Whether a coupon is open. A higher era on this server is one that MySQL has lost, and is
 /// adopted: whoever reads the coupon from now on knows it.
-pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Result<bool, PassError> {
+pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Step<bool> {
     let (id, server) = (seen.coupon.id, ctx.servers.of(seen.coupon.id));
     let era = seen.state.gate.era().unwrap_or(0);
     if era < seen.coupon.era || era > HIGHEST_SEEN || !seen.state.gate.is_open(server, era) {
@@ -60,7 +60,7 @@ pub(crate) struct Closed {
 pub(crate) async fn close(
     ctx: &PassContext,
     coupons: Vec<(CouponId, Gate, u64)>,
-) -> Result<Vec<Closed>, PassError> {
+) -> Step<Vec<Closed>> {
     stream::iter(coupons)
         .map(|(coupon, seen, era)| close_coupon(ctx, coupon, seen, era))
         .buffer_unordered(AT_ONCE)
@@ -74,7 +74,7 @@ async fn close_coupon(
     coupon: CouponId,
     mut seen: Gate,
     mut era: u64,
-) -> Result<Option<Closed>, PassError> {
+) -> Step<Option<Closed>> {
     for _ in 0..ATTEMPTS {
         let begun = close_in_redis(&ctx.stores.redis, &ctx.servers, coupon, &seen, era).await?;
         let Some(fence) = begun else {

@@ -13,9 +13,9 @@ use crate::context::{PassError, PassRequest};
 use crate::jobs;
 use crate::notify::Notifier;
 use crate::notify::wording::{LONGEST, count, line, person, plainly, words};
-use crate::passes::{mail, must_exist};
+use crate::passes::{Worker, mail, must_exist};
 use crate::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
-use crate::run::{Reconciler, new_run_id};
+use crate::run::Reconciler;
 
 /// Maximum number of findings shown for one drop. `--json` and the API return all of them.
 const SHOWN: usize = 50;
@@ -62,8 +62,9 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         patience: Duration::from_secs(args.wait_seconds),
         ..PassRequest::new(Trigger::Cli)
     };
-    must_exist(&stores, &request).await?;
-    let run = match reconciler.pass(&request, &new_run_id(), &stop).await {
+    must_exist(&stores.db, &request).await?;
+    let worker = Worker::Own(Box::new(reconciler));
+    let run = match worker.once(&request, &stop).await {
         Ok(run) => run,
         Err(error @ PassError::Busy) => {
             anyhow::bail!("{error}; it did not end within {} s", args.wait_seconds)

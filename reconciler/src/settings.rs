@@ -12,7 +12,7 @@ use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::settings::{Loaded, Written};
 
-use crate::context::{PassContext, PassError, fenced};
+use crate::context::{PassContext, PassError, Step, fenced};
 use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
@@ -33,7 +33,7 @@ pub(crate) async fn adopt(
     ctx: &PassContext,
     seen: &mut CouponSeen,
     ledger: &mut Ledger,
-) -> Result<(), PassError> {
+) -> Step<()> {
     if seen.state.revision <= seen.coupon.revision {
         return Ok(());
     }
@@ -79,7 +79,7 @@ pub(crate) async fn load_new(
     seen: &CouponSeen,
     fence: &Fence,
     new: &[DropId],
-) -> Result<(), PassError> {
+) -> Step<()> {
     for own in seen.drops.iter().filter(|own| new.contains(&own.drop.id)) {
         let (redis, revision) = (&ctx.stores.redis, seen.coupon.revision);
         let meta = DropMeta::of(&seen.coupon, &own.drop);
@@ -96,7 +96,7 @@ pub(crate) async fn write_again(
     ctx: &PassContext,
     seen: &CouponSeen,
     ledger: &mut Ledger,
-) -> Result<(), PassError> {
+) -> Step<()> {
     if settings_differ(seen) {
         settings(ctx, seen, ledger).await?;
     }
@@ -139,13 +139,9 @@ fn settings_differ(seen: &CouponSeen) -> bool {
 
 /// Writes the settings at a new revision. Reads both stores again first: an operator's change
 /// reaches MySQL before Redis, and would have to be repeated.
-async fn settings(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    ledger: &mut Ledger,
-) -> Result<(), PassError> {
-    let again = ctx.stores.db.coupons_by_id(vec![seen.coupon.id]).await?;
-    let Some(now) = read::coupons(ctx, again, None).await?.pop() else {
+async fn settings(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<()> {
+    let again = read::coupons(ctx, Some(vec![seen.coupon.id]), None).await?;
+    let Some(now) = again.into_iter().next() else {
         return Ok(());
     };
     if !settings_differ(&now) || now.state.revision > now.coupon.revision {
@@ -169,7 +165,7 @@ pub(crate) async fn write_all(
     seen: &CouponSeen,
     known: u64,
     fence: Option<&Fence>,
-) -> Result<bool, PassError> {
+) -> Step<bool> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
     let Some((coupon, drops)) = db.take_revision(seen.coupon.id, known, None).await? else {
         return Ok(false);
@@ -203,11 +199,7 @@ pub(crate) fn has_list(coupon: &Coupon) -> bool {
 /// Grace period for an API that has changed a list in MySQL and is about to update Redis.
 const UNDER_WAY_MS: i64 = 2_000;
 
-async fn allow_list(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    ledger: &mut Ledger,
-) -> Result<(), PassError> {
+async fn allow_list(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<()> {
     let id = seen.coupon.id;
     let now = ctx.stores.db.allow_lists(vec![id]).await?;
     let is_settled = now.first().is_some_and(|(_, list, age_ms)| {
@@ -232,7 +224,7 @@ pub(crate) async fn write_list(
     ctx: &PassContext,
     id: CouponId,
     ledger: &mut Ledger,
-) -> Result<Option<String>, PassError> {
+) -> Step<Option<String>> {
     let followed = follow(&ctx.stores.db, &ctx.stores.redis, id).await;
     Ok(match followed {
         Ok(Followed::Same | Followed::NoCoupon) => None,
@@ -256,7 +248,7 @@ pub(crate) async fn project_revocations(
     ctx: &PassContext,
     coupon: &Coupon,
     fence: &Fence,
-) -> Result<(), PassError> {
+) -> Step<()> {
     let redis = &ctx.stores.redis;
     let mut forgotten = redis.revoked(coupon.id).await?;
     let (_, known) = write_revocations(ctx, coupon).await?;
@@ -274,10 +266,7 @@ pub(crate) async fn project_revocations(
 
 /// Writes all revocations of a coupon, including those of sealed drops. Returns how many were new
 /// to Redis, and the ids of all.
-async fn write_revocations(
-    ctx: &PassContext,
-    coupon: &Coupon,
-) -> Result<(u64, HashSet<i64>), PassError> {
+async fn write_revocations(ctx: &PassContext, coupon: &Coupon) -> Step<(u64, HashSet<i64>)> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
     let (mut after, mut new, mut ids) = (0, 0, HashSet::new());
     loop {
@@ -296,10 +285,7 @@ async fn write_revocations(
 
 /// Whether Redis lacks claimants of a coupon that allows one claim in total: they are fewer than
 /// the users who hold a slot at that moment, and the rows of sealed drops, which only become fewer.
-pub(crate) async fn lacks_claimants(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-) -> Result<bool, PassError> {
+pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
     if seen.coupon.once_per != OncePer::Coupon {
         return Ok(false);
     }

@@ -9,12 +9,12 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::gate::{Fence, Gate};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::context::{PassContext, PassError, fenced};
+use crate::context::{PassContext, PassError, Step, fenced};
 use crate::gate::{self, Closed};
 use crate::ledger::Ledger;
 use crate::pass::{Compared, compare, unworkable};
 use crate::project;
-use crate::read::{self, CouponSeen, DropSeen};
+use crate::read::{self, CouponSeen, DropPass, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::run::{Reopened, Wanted};
 use crate::sweep::{self, CouponDone};
@@ -29,10 +29,9 @@ const LOOKS: usize = 5;
 /// Reopens coupons. Open ones are closed only if their gate is still the one at which they were
 /// found dirty.
 pub(crate) async fn reopen(ctx: &PassContext, wanted: Wanted) -> Reopened {
-    let db = &ctx.stores.db;
     let mut ids: Vec<CouponId> = wanted.keys().copied().collect();
     ids.sort_unstable();
-    let all = read::coupons(ctx, db.coupons_by_id(ids.clone()).await?, None).await?;
+    let all = read::coupons(ctx, Some(ids.clone()), None).await?;
     let mut found_open = HashMap::new();
     let mut to_close = Vec::new();
     for mut seen in all {
@@ -61,7 +60,7 @@ pub(crate) async fn reopen(ctx: &PassContext, wanted: Wanted) -> Reopened {
     // As a sweep does: promote, seal, and report what is left. Also those that another process has
     // reopened, or for which an operator's change asks.
     ids.retain(|id| !results.get(id).is_some_and(is_left_closed));
-    let all = read::coupons(ctx, db.coupons_by_id(ids).await?, None).await?;
+    let all = read::coupons(ctx, Some(ids), None).await?;
     for (id, mut again) in sweep::coupons(ctx, all).await? {
         if again.urgent.take().is_some() {
             if results.contains_key(&id) {
@@ -85,7 +84,7 @@ async fn all_closed(
 ) -> Reopened {
     // Read under the closed gates: nobody is admitted now.
     let ids = closed.iter().map(|closed| closed.coupon).collect();
-    let mut all = read::coupons(ctx, ctx.stores.db.coupons_by_id(ids).await?, None).await?;
+    let mut all = read::coupons(ctx, Some(ids), None).await?;
     // Those that people may be trying now first, then small ones.
     all.sort_by_key(|seen| {
         let is_open_now = seen.drops.iter().any(|own| own.drop.is_open_at(Utc::now()));
@@ -145,7 +144,7 @@ async fn coupon(
     seen: CouponSeen,
     fence: &Fence,
     was_open: bool,
-) -> Result<CouponDone, PassError> {
+) -> Step<CouponDone> {
     let error = match reopen_coupon(ctx, seen.clone(), fence, was_open).await {
         Ok(done) => return Ok(done),
         Err(error) => error,
@@ -154,7 +153,7 @@ async fn coupon(
     let why = error.about_data()?;
     let mut done = stays_closed(seen.coupon.id, &why);
     if is_bad_data {
-        done.drops = unworkable(&seen, &why);
+        done.drops = unworkable(ctx, &seen, &why);
     }
     Ok(done)
 }
@@ -164,7 +163,7 @@ async fn reopen_coupon(
     mut seen: CouponSeen,
     fence: &Fence,
     was_open: bool,
-) -> Result<CouponDone, PassError> {
+) -> Step<CouponDone> {
     let mut done = CouponDone::default();
     let mut ledger = Ledger::default();
     let id = seen.coupon.id;
@@ -182,7 +181,12 @@ async fn reopen_coupon(
     // Rows first: whatever Redis still names and MySQL lacks becomes a row.
     let mut found: Vec<(DropSeen, Compared)> = Vec::new();
     for own in &seen.drops {
-        found.push((own.clone(), compare_closed(ctx, &seen, own).await?));
+        let drop = DropPass {
+            ctx,
+            seen: &seen,
+            own,
+        };
+        found.push((own.clone(), compare_closed(drop).await?));
     }
     let mut dirty = Vec::new();
     let mut why_closed = None;
@@ -203,7 +207,16 @@ async fn reopen_coupon(
         if compared.is_gone || compared.dirty.is_none() && has_all_keys && !has_returns {
             continue;
         }
-        let Some(why) = limit::brake(ctx, &own.drop, &compared.takes).await? else {
+        let Some(why) = limit::brake(
+            DropPass {
+                ctx,
+                seen: &seen,
+                own,
+            },
+            &compared.takes,
+        )
+        .await?
+        else {
             dirty.push(own.drop.id);
             continue;
         };
@@ -237,7 +250,12 @@ async fn reopen_coupon(
             compared.ledger.settle_projections(Outcome::Applied, "");
         }
         if !compared.is_gone {
-            done.drops.push(compared.report(&seen.coupon, &own, None));
+            let drop = DropPass {
+                ctx,
+                seen: &seen,
+                own: &own,
+            };
+            done.drops.push(compared.report(drop, None));
         }
     }
     done.findings.extend(ledger.findings(Some(id), None));
@@ -256,19 +274,19 @@ fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
 }
 
 /// Compares a drop under the closed gate until it needs no more rows.
-async fn compare_closed(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    own: &DropSeen,
-) -> Result<Compared, PassError> {
-    let mut compared = compare(ctx, seen, own, true).await?;
+async fn compare_closed(drop: DropPass<'_>) -> Step<Compared> {
+    let mut compared = compare(drop, true).await?;
     for _ in 1..LOOKS {
         if compared.repaired == 0 {
             break;
         }
         // With these rows, the differences are others.
-        let again = read::again_drop(ctx, seen, own).await?;
-        let mut now = compare(ctx, seen, &again, true).await?;
+        let again = drop.again().await?;
+        let again = DropPass {
+            own: &again,
+            ..drop
+        };
+        let mut now = compare(again, true).await?;
         // The findings of both, but for what only a projection repairs; the numbers of the first.
         let mut ledger = compared.ledger.without(ActionKind::Project);
         ledger.extend(now.ledger);
@@ -286,21 +304,13 @@ async fn write_and_open(
     dirty: &[DropId],
     found: &[(DropSeen, Compared)],
     ledger: &mut Ledger,
-) -> Result<(), PassError> {
+) -> Step<()> {
     // Users who lose their slot and have nothing else are listed before the first key goes.
     let is_dirty = |(own, _): &&(DropSeen, Compared)| dirty.contains(&own.drop.id);
     for (own, Compared { owed, .. }) in found.iter().filter(is_dirty) {
         if !owed.is_empty() {
-            let why = "slot_lost";
-            rows::owe(
-                ctx,
-                &seen.coupon,
-                own.drop.id,
-                owed.clone(),
-                why,
-                Vec::new(),
-            )
-            .await?;
+            let drop = DropPass { ctx, seen, own };
+            rows::owe(drop, owed.clone(), "slot_lost", Vec::new()).await?;
         }
         for user in owed {
             let detail = "promised a slot that belongs to another user";

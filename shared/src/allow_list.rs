@@ -1,4 +1,4 @@
-//! Copies a coupon's allow list from MySQL to Redis (docs/decisions/0019-allow-list.md): the API
+//! Copies a coupon's allow list from MySQL to Redis (docs/decisions/0012-revisions.md): the API
 //! after each change, the reconciler if a pass finds a difference.
 
 use std::fmt;

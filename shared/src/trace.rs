@@ -1,5 +1,5 @@
 //! Traces: the path of one claim through all processes, by OpenTelemetry's SDK
-//! (docs/decisions/0028-traces.md).
+//! (docs/decisions/0035-settings.md).
 //!
 //! A [`TraceContext`] accompanies a claim from the request through Kafka's header to its row or
 //! dead letter, even if nothing is exported. Spans are made only for sampled traces, so that other

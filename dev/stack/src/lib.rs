@@ -16,7 +16,6 @@ mod clients;
 mod cluster_place;
 mod cluster_stack;
 mod fetch;
-mod hogs;
 mod janitor;
 mod kafka;
 mod kafka_cluster;
@@ -27,7 +26,6 @@ mod listener;
 mod mail;
 mod mysql;
 mod mysql_pair;
-mod otlp;
 mod ports;
 mod process;
 mod program;
@@ -47,7 +45,6 @@ pub use certificates::CertificateFolder;
 pub use clients::put_clients;
 pub use cluster_stack::ClusterStack;
 pub use fetch::setup;
-pub use hogs::{HogKind, Hogs};
 pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};
 pub use kafka_cluster::KafkaCluster;
@@ -56,8 +53,7 @@ pub use mysql::{
     LOCK_WAITS, MysqlOptions, MysqlServer, TABLE_LOCK_WAITS, Tables, mysql_client,
     mysql_connection, mysql_rows, table_statements, with_database,
 };
-pub use mysql_pair::{MysqlPair, Replication};
-pub use otlp::{OtlpReceiver, ReceivedSpan};
+pub use mysql_pair::MysqlPair;
 pub use program::{Program, built_program, tail};
 pub use proxy::{FaultProxy, ProxyCounters, ProxyFault};
 pub use redis_cluster::RedisCluster;

@@ -22,7 +22,6 @@ mod history;
 mod http;
 mod kafka;
 mod logs;
-mod manifests;
 mod mysql;
 mod process;
 mod redis;
@@ -45,7 +44,6 @@ pub use http::{
     ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, SIGNING_KEY, coupon_body, daily_body,
 };
 pub use kafka::{OpenTransaction, TestTopic};
-pub use manifests::{Manifests, Pod};
 pub use mysql::{HeldTransaction, Sql, SqlRefusal};
 pub use process::Process;
 pub use redis::{OldCopy, PrefixedKeys};

@@ -28,7 +28,6 @@ use firstcome_shared::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::AttachArgs;
-use crate::passes::Current;
 use config::{AttachFile, Mode};
 
 /// Why a target could not be compared or repaired.
@@ -79,7 +78,6 @@ pub struct Attached {
     pub redis: Redis,
     /// Where runs, alerts and mails are recorded. Without it nothing is recorded or repaired.
     pub ours: Option<Ours>,
-    pub current: Arc<Current>,
 }
 
 #[derive(Clone)]
@@ -114,7 +112,6 @@ impl Attached {
             redis: Redis::new(&redis.context("redis")?)?,
             file: Arc::new(file),
             ours: ours.transpose()?,
-            current: Arc::default(),
         })
     }
 }

@@ -29,7 +29,7 @@ use crate::notify::{Notifier, SeenGate};
 use crate::passes::ended;
 use crate::record;
 use crate::report::{Finding, Outcome};
-use crate::run::{self, Reconciler, Wanted};
+use crate::run::{Reconciler, Wanted};
 use crate::stores::Stores;
 use crate::urgent::{AFTER_FAILURE, is_left_closed};
 
@@ -250,11 +250,23 @@ impl Reopening {
     async fn reopen(mut self, wanted: Wanted, stop: CancellationToken) -> (Self, Vec<CouponId>) {
         let mut left: Vec<CouponId> = wanted.keys().copied().collect();
         let started = Instant::now();
-        let done = self.reconciler.urgent(wanted, None, &stop).await;
-        if let Ok(done) = &done {
-            left.retain(|coupon| done.get(coupon).is_none_or(is_left_closed));
+        let mut run = record::unasked();
+        match self
+            .reconciler
+            .urgent(wanted, &run.run_id, false, &stop)
+            .await
+        {
+            Ok(done) => {
+                left.retain(|coupon| done.get(coupon).is_none_or(is_left_closed));
+                for it in done.into_values() {
+                    run.findings.extend(it.findings);
+                    run.drops.extend(it.drops);
+                }
+                run.finished_at = Some(Utc::now());
+                run.status = run.final_status();
+            }
+            Err(error) => record::fail(&mut run, &error),
         }
-        let run = run::reopening(done);
         // Another process does what was skipped, and records it.
         let is_own = |it: &&Finding| it.result != Outcome::Skipped || it.needs_person;
         let own = || run.all_findings().filter(is_own);
@@ -262,7 +274,9 @@ impl Reopening {
         found.sort_unstable();
         let has_done = own().any(|it| it.result == Outcome::Applied);
         if !found.is_empty() && (has_done || found != self.last) {
-            record::finish(&self.reconciler.stores.db, &run, false, true).await;
+            if let Err(error) = record::finish(&self.reconciler.stores.db, &run, false).await {
+                tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+            }
             ended(&run, started, &self.notifier).await;
         }
         self.last = found;

@@ -45,14 +45,13 @@ pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
 
 /// Builds `/metrics` alone.
 pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle) -> Router<S> {
-    metrics_of(Arc::new(move || {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let render = async move || {
         metrics.run_upkeep();
-        metrics.render()
-    }))
+        (kind, metrics.render())
+    };
+    Router::new().route("/metrics", get(render))
 }
-
-/// Renders the response of `/metrics`.
-pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Builds all three routes for a service whose work is a loop: `/healthz` returns 503 if `alive`
 /// reports that the loop makes no progress, so that the supervisor restarts it.
@@ -62,15 +61,6 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     metrics: PrometheusHandle,
 ) -> Router<S> {
     probes(alive, checks, Vec::new()).merge(metrics_route(metrics))
-}
-
-/// Builds all three routes, with notes, for a service that renders its `/metrics` itself.
-pub fn routes_with<S: Clone + Send + Sync + 'static>(
-    checks: Checks,
-    notes: Checks,
-    metrics: Render,
-) -> Router<S> {
-    routes_without_metrics(checks, notes).merge(metrics_of(metrics))
 }
 
 /// Returns a `/readyz` note if `REDIS_DURABILITY=managed`, because then nothing checks that Redis
@@ -110,11 +100,6 @@ where
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(async move || readiness.answer().await))
-}
-
-fn metrics_of<S: Clone + Send + Sync + 'static>(metrics: Render) -> Router<S> {
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    Router::new().route("/metrics", get(async move || (kind, metrics())))
 }
 
 /// How long a response of `/readyz` is reused. The route is public, and each check reads the

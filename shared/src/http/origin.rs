@@ -3,7 +3,7 @@
 //! the body.
 //!
 //! reqwest is unsuitable: it follows the URL standard, which removes `..`, even if percent-encoded,
-//! although `..` is a valid user id (docs/decisions/0035-settings.md).
+//! although `..` is a valid user id (docs/decisions/0001-libraries.md).
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Allow lists of coupons. MySQL is the source of truth (docs/decisions/0019-allow-list.md).
+//! Allow lists of coupons. MySQL is the source of truth (docs/decisions/0012-revisions.md).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The installation's key for codes (docs/decisions/0021-codes.md).
+//! The installation's key for codes (docs/decisions/0011-slot-limits.md).
 
 use diesel::QueryResult;
 use rand::RngExt as _;

@@ -1,4 +1,4 @@
-//! Allow lists in Redis (docs/decisions/0019-allow-list.md): the users on a coupon's list, and the
+//! Allow lists in Redis (docs/decisions/0012-revisions.md): the users on a coupon's list, and the
 //! list's revision. The admission script reads them.
 
 use std::sync::LazyLock;

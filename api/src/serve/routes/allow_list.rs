@@ -1,4 +1,4 @@
-//! `/v1/coupons/{id}/allow-list`: the allow list of a coupon (docs/decisions/0019-allow-list.md).
+//! `/v1/coupons/{id}/allow-list`: the allow list of a coupon (docs/decisions/0012-revisions.md).
 //! A change is written to MySQL, and then the whole list to Redis.
 
 use std::sync::Arc;

@@ -6,9 +6,8 @@ use diesel::QueryResult;
 use diesel_async::AsyncConnection as _;
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
 use firstcome_shared::sql;
+use firstcome_stack::{MysqlOptions, MysqlServer};
 use firstcome_testkit::{HeldTransaction, LIMIT, LOCK_WAITS, World, eventually};
-
-use crate::faults::waves::breakable_mysql;
 
 /// Creates two rows, of coupon 1 and of coupon 2. `HeldTransaction` locks the first row, so that
 /// the test controls how long a read of it takes.
@@ -37,14 +36,10 @@ async fn under_way(world: &World) {
     .await;
 }
 
-fn pool_of_one(world: &World) -> Db {
-    pool(world, 1)
-}
-
-fn pool(world: &World, pool_size: usize) -> Db {
+fn pool_of_one(url: &str) -> Db {
     let settings = DbSettings {
-        url: world.sql.url().to_owned().into(),
-        pool_size,
+        url: url.to_owned().into(),
+        pool_size: 1,
         limit: Duration::from_secs(10),
     };
     Db::new(&settings).unwrap()
@@ -84,7 +79,7 @@ async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_query()
 #[tokio::test]
 async fn with_the_wrapper_the_next_query_reads_its_own_row() {
     let (world, holding) = two_rows("wrapped").await;
-    let db = pool_of_one(&world);
+    let db = pool_of_one(world.sql.url());
     assert_eq!(ask(&db, 2).await.unwrap(), "two");
     tokio::select! {
         answer = ask(&db, 1) => panic!("the query was not dropped half-way: {answer:?}"),
@@ -97,7 +92,7 @@ async fn with_the_wrapper_the_next_query_reads_its_own_row() {
 #[tokio::test]
 async fn a_query_that_times_out_discards_its_connection() {
     let (world, holding) = two_rows("too-slow").await;
-    let db = pool_of_one(&world);
+    let db = pool_of_one(world.sql.url());
     let hasty = db.within(Duration::from_millis(200));
     let late = hasty.run("slow", async |conn| name_of(conn, 1).await);
     let late = late.await;
@@ -112,7 +107,7 @@ async fn a_query_that_times_out_discards_its_connection() {
 #[tokio::test]
 async fn a_lock_wait_and_a_deadlock_keep_their_connection() {
     let (world, mut holding) = two_rows("contention").await;
-    let db = pool_of_one(&world);
+    let db = pool_of_one(world.sql.url());
     let first = connection(&db).await.unwrap();
     let waited = ask(&db, 1).await.unwrap_err();
     assert!(waited.is_lock_wait(), "{waited}");
@@ -144,13 +139,8 @@ async fn a_lock_wait_and_a_deadlock_keep_their_connection() {
 #[tokio::test]
 #[ignore = "release"]
 async fn connections_to_a_demoted_primary_are_replaced_and_its_rows_not_trusted() {
-    let (server, _turn) = breakable_mysql().await;
-    let settings = DbSettings {
-        url: server.database_url("firstcome").into(),
-        pool_size: 1,
-        limit: Duration::from_secs(10),
-    };
-    let db = Db::new(&settings).unwrap();
+    let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let db = pool_of_one(&server.database_url(""));
     let first = connection(&db).await.unwrap();
     assert_eq!(connection(&db.of_primary()).await.unwrap(), first);
     server
