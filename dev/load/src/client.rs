@@ -122,30 +122,3 @@ fn read_answer(bytes: &[u8]) -> Result<Option<(u16, Range<usize>)>> {
     let body = end + 4..(end + 4).saturating_add(length);
     Ok((bytes.len() >= body.end).then_some((status.context("no status")?, body)))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn target_is_an_address_without_a_path() {
-        for good in ["http://127.0.0.1:8080", "http://[::1]:80/", "http://api:80"] {
-            let shown = good.parse::<Target>().unwrap().to_string();
-            assert_eq!(shown, good.trim_end_matches('/'));
-        }
-        for bad in ["https://api:1", "api:80", "http://api", "http://a:1/v1", ""] {
-            assert!(bad.parse::<Target>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn parses_an_answer_once_it_is_complete() {
-        let whole = b"HTTP/1.1 409 Conflict\r\nContent-Length: 5\r\ndate: x\r\n\r\nhello";
-        for end in 0..whole.len() {
-            assert_eq!(read_answer(&whole[..end]).unwrap(), None, "{end}");
-        }
-        let body = whole.len() - 5..whole.len();
-        assert_eq!(read_answer(whole).unwrap(), Some((409, body)));
-        assert!(read_answer(b"nonsense\r\n\r\n").is_err());
-    }
-}

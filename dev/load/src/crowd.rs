@@ -59,20 +59,3 @@ impl Crowd {
         format!("{}{person:06}", self.prefix)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_user_sends_the_configured_requests_and_a_double_click() {
-        let crowd = Crowd::gather(50, "p-", 3).unwrap();
-        let mut times = [0; 50];
-        for request in 0..crowd.requests() {
-            times[crowd.person(request).unwrap() as usize] += 1;
-        }
-        assert_eq!(times, [3; 50]);
-        assert_eq!(crowd.person(0), crowd.person(1));
-        assert!(Crowd::gather(0, "p-", 3).is_err() && Crowd::gather(u32::MAX, "p-", 2).is_err());
-    }
-}

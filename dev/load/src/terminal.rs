@@ -66,14 +66,3 @@ pub fn number(value: f64) -> String {
         v => format!("{v:.2}"),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn formats_numbers_with_significant_digits() {
-        let shown = [0.0, 0.123, 12.34, 123.4, 1_234_567.6, -3.5].map(number);
-        assert_eq!(shown, ["0", "0.12", "12.3", "123", "1,234,568", "-3.50"]);
-    }
-}

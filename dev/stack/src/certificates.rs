@@ -1,7 +1,7 @@
 //! Certificates that are generated for one run: valid, expired, and signed by a foreign authority.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -68,10 +68,6 @@ impl CertificateFolder {
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)?;
         Ok(TlsAcceptor::from(Arc::new(config)))
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.dir()
     }
 
     fn file(&self, name: &str) -> PathBuf {

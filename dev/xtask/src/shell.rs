@@ -196,19 +196,3 @@ pub(crate) fn read(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failed_command_keeps_its_exit_code() {
-        let error = run(Command::new("sh").args(["-c", "exit 101"])).unwrap_err();
-        let failed = error.downcast_ref::<Failed>().unwrap();
-        assert_eq!(failed.code, 101);
-        assert!(
-            failed.to_string().starts_with("sh -c exit 101: "),
-            "{failed}"
-        );
-    }
-}

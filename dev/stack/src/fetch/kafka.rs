@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use super::{installed, maven, run, step};
@@ -16,10 +16,9 @@ use crate::ports::ReservedPort;
 use crate::process::{CommandLine, POLL, ServerProcess};
 
 pub(super) const VERSION: &str = "4.1.0";
-const OLDEST_JAVA: u32 = 17;
 
 /// One listener for each port of the broker.
-const LISTENERS: [&str; 4] = ["PLAINTEXT", "SECOND", "THIRD", "FOURTH"];
+const LISTENERS: [&str; 3] = ["PLAINTEXT", "SECOND", "THIRD"];
 
 /// The user and password for listeners that require a login.
 pub(crate) const KAFKA_USER: &str = "firstcome";
@@ -38,7 +37,6 @@ pub(crate) struct Kafka {
 pub(crate) fn kafka() -> Result<Kafka> {
     installed(&["java"], &["default-jre-headless"])?;
     let dir = cache::get(&format!("kafka-{VERSION}"), |part| {
-        check_java()?;
         step(
             "kafka",
             format!("downloading {VERSION} with Maven (about 43 MB)"),
@@ -220,46 +218,4 @@ pub(crate) fn properties(
         controller = controllers.get(node - 1).copied().unwrap_or_default(),
         advertised = named(|(_, advertised)| *advertised),
     )
-}
-
-fn check_java() -> Result<()> {
-    let output = Command::new("java")
-        .arg("-version")
-        .output()
-        .context("cannot run `java`")?;
-    let printed = String::from_utf8_lossy(&output.stderr);
-    let version =
-        java_version(&printed).with_context(|| format!("`java -version` says {printed:?}"))?;
-    if version < OLDEST_JAVA {
-        bail!(
-            "Kafka {VERSION} needs Java {OLDEST_JAVA} or newer, `java` is {version}: put a newer one first in PATH"
-        );
-    }
-    Ok(())
-}
-
-/// Returns 17 for `openjdk version "17.0.15" 2025-04-15`, and 8 for `"1.8.0_402"`.
-fn java_version(printed: &str) -> Option<u32> {
-    let quoted = printed.split('"').nth(1)?;
-    let mut parts = quoted.split(['.', '-', '_', '+']).map(str::parse);
-    match parts.next()? {
-        Ok(1) => parts.next()?.ok(),
-        major => major.ok(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parses_both_formats_of_java_versions() {
-        assert_eq!(
-            java_version("openjdk version \"17.0.15\" 2025-04-15"),
-            Some(17)
-        );
-        assert_eq!(java_version("openjdk version \"21-ea\" 2023"), Some(21));
-        assert_eq!(java_version("java version \"1.8.0_402\""), Some(8));
-        assert_eq!(java_version("nonsense"), None);
-    }
 }
