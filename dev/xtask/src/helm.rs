@@ -44,7 +44,7 @@ const REFUSED: [(&str, &str); 10] = [
     ("KAFKA_BROKERS", "env.KAFKA_BROKERS="),
     ("DATABASE_URL", "secrets.DATABASE_URL="),
     ("KAFKA_SIGNING_KEY", "secrets.KAFKA_SIGNING_KEY="),
-    ("openssl rand -hex 32", "secrets.OPS_TOKEN=short"),
+    ("OPS_TOKEN", "secrets.OPS_TOKEN=short"),
     ("USER_AUTH", "api.env.USER_AUTH=nobody"),
     (
         "JWT_ISSUER",

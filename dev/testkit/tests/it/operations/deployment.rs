@@ -65,6 +65,8 @@ impl Pod {
             }
         }
         let words = container["args"].as_array().unwrap().iter();
+        // This Kafka has one broker.
+        let words = words.filter(|word| !word.as_str().unwrap().starts_with("--replication"));
         let mut command = words.map(|word| word.as_str().unwrap().to_owned());
         let program = command.next().unwrap();
         let args: Vec<String> = command.collect();
