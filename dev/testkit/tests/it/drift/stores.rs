@@ -18,7 +18,7 @@ use crate::drift::support::{
 /// Allow list, revocations and owed users are in force before anybody is admitted.
 #[tokio::test]
 async fn a_flushed_redis_opens_with_lists_revocations_and_owed_users() {
-    let fixture = Fixture::with_own_redis("d-flushed", &[]).await.0;
+    let (fixture, _redis) = Fixture::with_own_redis("d-flushed", &[]).await;
     let (api, world) = (&fixture.api, &fixture.world);
     let mut body = coupon_body("Listed", 20, 0);
     body["allow"] = json!("list");
