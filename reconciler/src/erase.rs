@@ -126,7 +126,7 @@ async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<u
         // Do not rewrite the list of a coupon that is over: it is not used, and the list in Redis
         // may differ. A torn list cannot be rewritten.
         let is_over = is_coupon_over(db, id).await?;
-        if is_over || matches!(follow(db, redis, id).await?, Followed::Torn(_)) {
+        if is_over || matches!(follow(db, redis, id).await?, Followed::Kept(_)) {
             redis.forget_allowed(id, user).await?;
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use firstcome_shared::allow_list::{Followed, TornList, follow};
+use firstcome_shared::allow_list::{Followed, follow, torn};
 use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::recover;
@@ -107,10 +107,8 @@ pub(crate) async fn write_again(
         && let Some((list, users)) = ctx.stores.db.listed_users(seen.coupon.id).await?
     {
         // Otherwise, a lost table is noticed only when Redis has to be written.
-        let (rows, recorded) = (users.len(), list.people);
-        if usize::try_from(recorded) != Ok(rows) {
-            let torn = TornList { rows, recorded };
-            ledger.add(Finding::report(Kind::SettingsMismatch, torn.to_string()));
+        if let Some(torn) = torn(list, users.len()) {
+            ledger.add(Finding::report(Kind::SettingsMismatch, torn));
         }
     }
     if seen.state.revoked < seen.banned {
@@ -227,14 +225,13 @@ pub(crate) async fn write_list(
 ) -> Step<Option<String>> {
     let followed = follow(&ctx.stores.db, &ctx.stores.redis, id).await;
     Ok(match followed {
-        Ok(Followed::Same | Followed::NoCoupon) => None,
+        Ok(Followed::Same) => None,
         Ok(Followed::Written(people)) => {
             let detail = format!("the allow list in Redis differed; {people} users are on it");
             ledger.add(found(Outcome::Applied, detail));
             None
         }
-        Ok(Followed::Interrupted) => Some("Redis lost the allow list meanwhile".to_owned()),
-        Ok(Followed::Torn(torn)) => Some(torn.to_string()),
+        Ok(Followed::Kept(why)) => Some(why),
         Err(error) => {
             let why = PassError::from(error).about_data()?;
             Some(format!("the allow list could not be written: {why}"))

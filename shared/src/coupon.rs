@@ -219,6 +219,8 @@ pub struct Drop {
     pub closed_early: bool,
     /// When it was verified exact after closing.
     pub sealed_at: Option<DateTime<Utc>>,
+    /// Number of its rows, if it is sealed.
+    pub sealed_rows: Option<u32>,
 }
 
 /// The properties of a drop that decide whether a message may add a row to it.
@@ -229,8 +231,9 @@ pub struct DropWindow {
     pub is_sealed: bool,
 }
 
-/// Why a message does not add a row to its drop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a message does not add a row to its drop; as text, the reason of the dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum ClaimFault {
     /// The drop was verified exact: every user with a promised coupon has a row.
     SealedDrop,
@@ -239,14 +242,6 @@ pub enum ClaimFault {
 }
 
 impl ClaimFault {
-    /// Returns the reason of the dead letter.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::SealedDrop => "sealed_drop",
-            Self::OutsideWindow => "outside_window",
-        }
-    }
-
     /// Returns an explanation for operators, without user ids.
     pub fn explanation(self) -> &'static str {
         match self {
@@ -363,6 +358,7 @@ mod tests {
             quantity: 1,
             closed_early: false,
             sealed_at: None,
+            sealed_rows: None,
         }
     }
 

@@ -32,7 +32,9 @@ const COUNTED: u64 = 200_000;
 /// Returns the settings in the format of the API.
 fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponSettings {
     let schedule = coupon.schedule.as_ref();
-    let is_to_come = schedule.is_some_and(|it| !it.openings(Utc::now(), 1).is_empty());
+    let now = Utc::now();
+    let is_to_come =
+        schedule.is_some_and(|it| it.drops_from(now).iter().any(|d| d.opens_at >= now));
     CouponSettings {
         id: coupon.id,
         name: coupon.name.clone(),

@@ -103,27 +103,6 @@ impl Db {
         Ok(list.map(|list| (list, users)))
     }
 
-    /// Reads users on a coupon's list with ids above `after`, in order of id.
-    pub async fn allowed_after(
-        &self,
-        id: CouponId,
-        after: String,
-        limit: i64,
-    ) -> Result<Vec<UserId>, DbError> {
-        let page = "SELECT user_id FROM coupon_allow_list \
-                    WHERE coupon_id = ? AND user_id > ? ORDER BY user_id LIMIT ?";
-        let page = sql!(page, id, after, limit);
-        let names: Vec<String> = self.all("page of an allow list", page).await?;
-        Ok(names.into_iter().map(UserId::from_store).collect())
-    }
-
-    /// Whether a user is on a coupon's list.
-    pub async fn is_allowed(&self, id: CouponId, user: &UserId) -> Result<bool, DbError> {
-        let query = "SELECT coupon_id FROM coupon_allow_list WHERE coupon_id = ? AND user_id = ?";
-        let found = self.first::<i64>("find a user on an allow list", sql!(query, id, user));
-        Ok(found.await?.is_some())
-    }
-
     /// Finds the coupons whose lists contain a user.
     pub async fn allow_lists_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
         // Uses the primary key: one lookup per coupon with a list.

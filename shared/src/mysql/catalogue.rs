@@ -42,6 +42,7 @@ row! {
         pub closes_at: Option<NaiveDateTime>,
         pub quantity: u32,
         pub sealed_at: Option<NaiveDateTime>,
+        pub sealed_rows: Option<u32>,
         pub closed_early: bool,
     }
 }
@@ -98,6 +99,7 @@ impl From<DropRow> for Drop {
             quantity: row.quantity,
             closed_early: row.closed_early,
             sealed_at: row.sealed_at.map(|at| at.and_utc()),
+            sealed_rows: row.sealed_rows,
         }
     }
 }

@@ -98,12 +98,6 @@ impl Db {
         self.all("sealed drops", sql!(page, after, coupon, drop, limit))
             .await
     }
-
-    /// Reads the number of rows that each of these drops had when it was sealed.
-    pub async fn sealed_rows(&self, ids: Vec<DropId>) -> Result<HashMap<DropId, u32>, DbError> {
-        let rows = "SELECT id, sealed_rows FROM drops WHERE id IN (?) AND sealed_rows IS NOT NULL";
-        self.by_drop("read sealed drops", rows, &ids).await
-    }
 }
 
 /// Keeps the number of rows of a sealed drop right if a row comes or goes after the sealing, and

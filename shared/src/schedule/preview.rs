@@ -32,9 +32,8 @@ impl Schedule {
     /// Why the schedule is invalid.
     pub fn preview(&self, now: DateTime<Utc>, zone: Tz) -> Result<Vec<Opening>, &'static str> {
         self.check_new(now)?;
-        let begun = self.drops_from(now).into_iter();
-        let begun = begun.filter(|drop| drop.opens_at < now);
-        let all = begun.chain(self.openings(now, SHOWN)).take(SHOWN);
+        let is_ahead = |drop: &PlannedDrop| drop.closes_at.is_none_or(|closes| closes > now);
+        let all = self.planned(now).filter(is_ahead).take(SHOWN);
         let local = |at: DateTime<Utc>, form: &str| zone.local(at).format(form).to_string();
         let in_words = |drop: PlannedDrop| Opening {
             drop,

@@ -73,7 +73,6 @@ fn contract(token: OpsToken) -> OpenApiRouter<App> {
         .routes(routes!(claims::revoke))
         .routes(routes!(issued::issued))
         .routes(routes!(allow_list::read, allow_list::empty))
-        .routes(routes!(allow_list::find))
         .routes(routes!(allow_list::add))
         .routes(routes!(allow_list::remove))
         .layer(from_fn_with_state(token, ops::require));
@@ -160,7 +159,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(operations, 14);
+        assert_eq!(operations, 13);
         for reference in json.to_string().split("\"$ref\":\"#").skip(1) {
             let pointer = reference.split('"').next().unwrap();
             let found = json.pointer(pointer);

@@ -2,7 +2,6 @@
 
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::openapi::{self, bearer, with_problems};
-use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi, Response};
 
@@ -27,8 +26,7 @@ use utoipa::openapi::{Components, OpenApi, Response};
 )]
 pub(super) struct Description;
 
-/// Adds what all routes of a kind share. If users have tokens, the gateway's header is ignored, and
-/// the document does not name it.
+/// Adds what all routes of a kind share.
 pub(super) fn completed(mut document: OpenApi, wants_token: bool) -> OpenApi {
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme("ops", bearer("The OPS_TOKEN"));
@@ -40,43 +38,31 @@ pub(super) fn completed(mut document: OpenApi, wants_token: bool) -> OpenApi {
         SecurityScheme::ApiKey(ApiKey::Header(header))
     };
     components.add_security_scheme("person", person);
-    for (path, operation) in operations(&mut document) {
-        let of_tag = |tag: &String| match tag.as_str() {
-            "operators" => Some("ops"),
-            "claims" => Some("person"),
-            _ => None,
-        };
-        let scheme = operation.tags.iter().flatten().find_map(of_tag);
-        operation.security =
-            scheme.map(|scheme| vec![SecurityRequirement::new(scheme, Vec::<String>::new())]);
-        if path.contains("{id}") {
-            let responses = &mut operation.responses.responses;
-            let not_found = || Response::new("`not_found`").into();
-            responses.entry("404".to_owned()).or_insert_with(not_found);
-        }
-    }
-    let mut document = with_problems(document);
-    if wants_token {
-        for (_, operation) in operations(&mut document) {
-            let parameters = operation.parameters.iter_mut();
-            parameters.for_each(|all| all.retain(|one| one.name != "X-User-Id"));
-        }
-    }
-    document
-}
-
-fn operations(document: &mut OpenApi) -> impl Iterator<Item = (&str, &mut Operation)> {
-    let paths = document.paths.paths.iter_mut();
-    paths.flat_map(|(path, item)| {
+    for (path, item) in &mut document.paths.paths {
         let operations = [
             &mut item.get,
             &mut item.post,
             &mut item.patch,
             &mut item.delete,
         ];
-        let operations = operations.into_iter().flatten();
-        operations.map(move |operation| (path.as_str(), operation))
-    })
+        for operation in operations.into_iter().flatten() {
+            let schemes = operation.tags.iter().flatten();
+            let mut schemes = schemes.filter_map(|tag| match tag.as_str() {
+                "operators" => Some("ops"),
+                "claims" => Some("person"),
+                _ => None,
+            });
+            let scheme = schemes.next();
+            operation.security =
+                scheme.map(|scheme| vec![SecurityRequirement::new(scheme, Vec::<String>::new())]);
+            if path.contains("{id}") {
+                let responses = &mut operation.responses.responses;
+                let not_found = || Response::new("`not_found`").into();
+                responses.entry("404".to_owned()).or_insert_with(not_found);
+            }
+        }
+    }
+    with_problems(document)
 }
 
 /// Whether this process admits claims

@@ -58,20 +58,6 @@ pub(crate) struct DropView {
     state: DropState,
 }
 
-impl CouponView {
-    /// Returns the state of the current drop, or of the next one before the first has opened.
-    pub(crate) fn state(&self) -> Option<DropState> {
-        self.current_drop
-            .as_ref()
-            .or(self.next_drop.as_ref())
-            .map(|drop| drop.state)
-    }
-
-    pub(crate) fn id(&self) -> CouponId {
-        self.id
-    }
-}
-
 /// Reads the current state of coupons.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
     let now = Utc::now();
@@ -125,8 +111,8 @@ fn drop_view(
 ) -> DropView {
     let drop = chosen.drop;
     let remaining = if drop.sealed_at.is_some() {
-        let rows = chosen.sealed_rows;
-        rows.map(|rows| drop.quantity.saturating_sub(rows))
+        drop.sealed_rows
+            .map(|rows| drop.quantity.saturating_sub(rows))
     } else {
         // During a change of the quantity, the stores differ. Only the smaller value is certain.
         stock.map(|stock| drop.quantity.min(stock.quantity).saturating_sub(stock.held))
