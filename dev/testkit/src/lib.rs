@@ -49,7 +49,7 @@ pub use process::Process;
 pub use redis::{OldCopy, PrefixedKeys};
 pub use reply::HttpReply;
 pub use roles::{Once, Running};
-pub use runs::{assert_clean, assert_nothing_found, kinds, status_of};
+pub use runs::{assert_clean, assert_nothing_found};
 pub use rush::{people, rush, tally};
 pub use shell::{OperatorsShell, commands_of};
 pub use world::{StoreUrls, World, WorldStores, shared};

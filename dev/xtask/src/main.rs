@@ -4,6 +4,7 @@
 mod attack;
 mod helm;
 mod lint;
+mod mutants;
 mod programs;
 mod running;
 mod shell;
@@ -75,6 +76,11 @@ enum Job {
         #[command(subcommand)]
         part: Option<attack::Part>,
     },
+    /// Plant faults in the rules and the scripts, each of which a test must catch (ONLY=words)
+    Mutants {
+        #[command(subcommand)]
+        part: Option<mutants::Part>,
+    },
     /// Check the Helm chart with helm and the Kubernetes API schemas
     Helm {
         #[command(subcommand)]
@@ -116,6 +122,7 @@ fn run(job: Job) -> Result<()> {
         Job::Mysql => running::mysql(),
         Job::Crashes => suite::crashes(),
         Job::Attack { part } => attack::attack(part),
+        Job::Mutants { part } => mutants::run(part),
         Job::Helm { part } => helm::run(part),
         Job::ApiDocs => suite::api_docs(),
     }

@@ -97,7 +97,7 @@ async fn assert_all_agree(world: &World) {
         let meta = world.redis.of_drop(id, drop, "meta");
         if world.redis.command(&["EXISTS", &meta]).await {
             let rows = agreed(&world.sql, &world.redis, &coupon).await.unwrap();
-            assert!(rows.len() as i64 <= quantity, "{rows:?}");
+            assert!(rows.len() <= usize::try_from(quantity).unwrap(), "{rows:?}");
         }
     }
 }

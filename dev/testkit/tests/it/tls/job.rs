@@ -1,12 +1,11 @@
 //! Claims and repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
-use firstcome_stack::{USER, kafka_login};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, all_issued, assert_clean, assert_exact, people, rush, tally};
 
 use crate::drift::damage::{Case, repair};
 use crate::drift::support::{assert_settled, injector};
-use crate::tls::{servers, world};
+use crate::tls::world;
 
 /// This is a single test, because its last part closes the gates of all coupons on this Redis.
 #[tokio::test]

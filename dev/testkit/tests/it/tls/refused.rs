@@ -1,9 +1,9 @@
 //! A process refuses each wrong setting with a specific message, and no message contains a secret.
 
-use firstcome_stack::{PASSWORD, USER, kafka_login, with_database};
+use firstcome_stack::{PASSWORD, with_database};
 use firstcome_testkit::{World, shared};
 
-use crate::start_up::{PROCESSES, refuses};
+use crate::start_up::refuses;
 use crate::tls::{servers, world};
 
 /// The changed settings, and the words that one line of the log must contain.
@@ -51,8 +51,9 @@ async fn wrong_certificates_logins_and_addresses_are_refused_with_the_setting() 
     let plain_redis = shared().await.redis.url().replace("redis://", "rediss://");
     let mysql = servers.mysql_url(PASSWORD);
     let database = |url: String| with_database(&url, world.database());
+    let kafka = servers.kafka_by_login().replace("127.0.0.1", "localhost");
     #[rustfmt::skip]
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 13] = [
         (vec![("SSL_CERT_FILE", file("foreign-ca.pem"))], &["SSL_CERT_FILE"]),
         (vec![("SSL_CERT_FILE", empty())], &["SSL_CERT_FILE"]),
         (vec![("TLS_CERT_FILE", file("foreign.pem")), ("TLS_KEY_FILE", file("foreign.key"))],
