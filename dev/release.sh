@@ -28,7 +28,7 @@ done
 
 # The licence of each crate in the programs, with its texts. Build dependencies are included, because openssl-src has the sources of a library that is
 # linked; sources of C libraries are one or two folders deeper.
-cargo tree --locked --edges normal,build --prefix none --format '{p}|{l}' "${programs[@]/#/-p}" | sed 's, (\*)$,,' | grep -v "($PWD" | sort -u |
+cargo tree --locked --edges normal,build --prefix none --format '{p}|{l}' "${programs[@]/#/-p}" | sed 's, (\*)$,,; /^$/d' | grep -v "($PWD" | sort -u |
     while IFS='|' read -r crate licence; do
         crate=${crate% (*)}
         printf '%.0s=' {1..80}

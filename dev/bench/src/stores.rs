@@ -1,6 +1,5 @@
 //! The least work on the stores that has the same result as the product.
 
-use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,7 +10,6 @@ use firstcome_shared::redis::admission::Claimant;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
 /// Number of rows per statement.
@@ -33,66 +31,27 @@ pub async fn insert_rows(
     let mut conn = installation.mysql().await?;
     let sql = "SELECT slot_limit FROM slot_limits WHERE drop_id = ? ORDER BY slot_limit";
     let limits: Vec<u32> = conn.exec(sql, (coupon.drop,)).await?;
-    let took = insert_into(&mut conn, "issued_coupons", coupon, 1..=to, &limits).await?;
-    conn.disconnect().await?;
-    Ok(took)
-}
-
-/// Inserts the same rows and columns, all of one coupon, into an empty table with a primary key and
-/// one unique key.
-pub async fn insert_bare_rows(
-    installation: &Installation,
-    coupon: InstallationCoupon,
-) -> Result<Duration> {
-    let mut conn = installation.mysql().await?;
-    conn.query_drop("DROP TABLE IF EXISTS bare_rows").await?;
-    conn.query_drop(
-        "CREATE TABLE bare_rows (drop_id BIGINT NOT NULL, slot INT UNSIGNED NOT NULL, coupon_id BIGINT NOT NULL,
-         user_id VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-         code VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-         claimed_at DATETIME(3) NOT NULL, issued_at DATETIME(3) NOT NULL,
-         issued_by VARCHAR(10) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, slot_limit INT UNSIGNED NOT NULL,
-         person_scope BIGINT NOT NULL, PRIMARY KEY (drop_id, slot),
-         UNIQUE KEY one_each (coupon_id, user_id, person_scope))",
-    )
-    .await?;
-    let slots = 1..=coupon.quantity;
-    let took = insert_into(&mut conn, "bare_rows", coupon, slots, &[]).await?;
-    conn.disconnect().await?;
-    Ok(took)
-}
-
-async fn insert_into(
-    conn: &mut Conn,
-    table: &str,
-    coupon: InstallationCoupon,
-    slots: RangeInclusive<u32>,
-    limits: &[u32],
-) -> Result<Duration> {
     let begun = Instant::now();
-    let (mut next, to) = slots.into_inner();
-    while next <= to {
-        let last = to.min(next + ROWS - 1);
-        let values: Vec<String> = (next..=last)
-            .map(|slot| {
-                let user = person(slot);
-                let code = random_code(DropId(coupon.drop), slot);
-                let limit = limits.iter().find(|limit| **limit >= slot).copied().unwrap_or(0);
-                format!(
-                    "({},{slot},{},'{user}','{code}',UTC_TIMESTAMP(3),UTC_TIMESTAMP(3),'consumer',{limit},0)",
-                    coupon.drop, coupon.id
-                )
-            })
-            .collect();
+    for first in (1..=to).step_by(ROWS as usize) {
+        let slots = first..=to.min(first + ROWS - 1);
+        let values = slots.map(|slot| {
+            let (drop, id, user) = (coupon.drop, coupon.id, person(slot));
+            let code = random_code(DropId(drop), slot);
+            let limit = limits.iter().find(|limit| **limit >= slot).copied().unwrap_or(0);
+            format!(
+                "({drop},{slot},{id},'{user}','{code}',UTC_TIMESTAMP(3),UTC_TIMESTAMP(3),'consumer',{limit},0)"
+            )
+        });
+        let values = values.collect::<Vec<_>>().join(",");
         let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope";
         conn.query_drop(format!(
-            "INSERT INTO {table} ({columns}) VALUES {}",
-            values.join(",")
+            "INSERT INTO issued_coupons ({columns}) VALUES {values}"
         ))
         .await?;
-        next = last + 1;
     }
-    Ok(begun.elapsed())
+    let took = begun.elapsed();
+    conn.disconnect().await?;
+    Ok(took)
 }
 
 /// Returns the user ID for a slot that no user has claimed.

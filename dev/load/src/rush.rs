@@ -41,7 +41,7 @@ const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 pub struct RushOptions {
     /// Address of an API, `http://host:port`; may be given several times to spread the crowd over
     /// several APIs
-    #[arg(long, env = "API_URL", required = true, value_delimiter = ',')]
+    #[arg(long, env = "API_URLS", required = true, value_delimiter = ',')]
     url: Vec<Target>,
     /// Allow addresses of other machines, which the crowd then puts under load
     #[arg(long)]

@@ -7,14 +7,20 @@ use comfy_table::{CellAlignment, Table};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
-/// Lines of progress, at most one every two seconds.
-#[derive(Debug, Default)]
-pub struct Progress(Option<Instant>);
+/// Lines of progress, one every two seconds.
+#[derive(Debug)]
+pub struct Progress(Instant);
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
 
 impl Progress {
     pub fn show(&mut self, line: impl FnOnce() -> String) {
-        if self.0.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY) {
-            self.0 = Some(Instant::now());
+        if self.0.elapsed() >= PROGRESS_EVERY {
+            self.0 = Instant::now();
             eprintln!("{}", line());
         }
     }

@@ -6,7 +6,6 @@ mod helm;
 mod lint;
 mod mutants;
 mod programs;
-mod running;
 mod shell;
 mod suite;
 
@@ -57,17 +56,6 @@ enum Job {
     },
     /// Build the programs and fetch the servers that tests need
     Setup,
-    /// Send a crowd to a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100;
-    /// --rate 5000)
-    Rush {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
-    /// Inject drift into a running `make run` (KIND=unissued COUNT=1 COUPON=…; KIND=? lists the
-    /// kinds)
-    Drift,
-    /// Open MySQL's client in a running `make run` (SQL="SELECT …" runs only that)
-    Mysql,
     /// Kill processes at every crash point, repeatedly, on real servers (CYCLES=100: half an hour)
     Crashes,
     /// Run schemathesis against both services, with all its checks (CASES=50 per operation, SEED=1,
@@ -117,9 +105,6 @@ fn run(job: Job) -> Result<()> {
         Job::Chaos => programs::chaos(),
         Job::Bench { args } => programs::bench(&args),
         Job::Setup => programs::setup(),
-        Job::Rush { args } => running::rush(&args),
-        Job::Drift => running::drift(),
-        Job::Mysql => running::mysql(),
         Job::Crashes => suite::crashes(),
         Job::Attack { part } => attack::attack(part),
         Job::Mutants { part } => mutants::run(part),

@@ -1,7 +1,7 @@
 //! Starts child processes and reports their failures.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -125,13 +125,6 @@ fn shown(command: &Command) -> String {
         .map(OsStr::to_string_lossy)
         .collect::<Vec<_>>()
         .join(" ")
-}
-
-/// Returns the PATH with this folder prepended.
-pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = std::iter::once(folder.to_owned()).chain(env::split_paths(&path));
-    Ok(env::join_paths(folders)?)
 }
 
 /// Returns a program of crates.io, which is built once into the cache folder. It is not optimised,

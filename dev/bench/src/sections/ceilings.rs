@@ -13,14 +13,14 @@ use firstcome_shared::redis::admission::MAX_BATCH;
 use super::Bench;
 use crate::designs::Design;
 use crate::report::{FigureTarget, Measurement, median, ratios};
-use crate::stores::{insert_bare_rows, insert_rows, keys, script};
+use crate::stores::{insert_rows, keys, script};
 
 const PART: &str = "ceilings";
 /// Number of turns of each of two servers. They alternate, so that background load affects both.
 const TURNS: usize = 11;
 /// Number of connections of a second crowd. Its batches are larger because more users wait at once.
 const MANY_CONNECTIONS: usize = 256;
-/// Number of turns of the two tables.
+/// Number of turns of rows.
 const ROW_TURNS: usize = 7;
 /// Minimum number of rows, also in a quick run, because the CPU time of a process is counted in
 /// steps of 10 ms.
@@ -193,8 +193,7 @@ async fn by_itself(
     Ok(measurements)
 }
 
-/// Measures MySQL's CPU microseconds per row, compared with a table that has one unique key and
-/// neither trigger nor foreign key.
+/// Measures MySQL's CPU microseconds per row.
 async fn cost_of_a_row(
     installation: &Installation,
     api: &Service,
@@ -204,7 +203,6 @@ async fn cost_of_a_row(
     let cpu = || installation.servers.cpu()[0];
     let each = |before: f64| (cpu() - before) * 1e6 / f64::from(rows);
     let mut own = Vec::new();
-    let mut bare = Vec::new();
     let mut rates = Vec::new();
     for _ in 0..ROW_TURNS {
         let coupon = installation.coupon(api, rows).await?;
@@ -212,13 +210,9 @@ async fn cost_of_a_row(
         let took = insert_rows(installation, coupon, rows).await?;
         own.push(each(before));
         rates.push(f64::from(rows) / took.as_secs_f64());
-        let before = cpu();
-        insert_bare_rows(installation, coupon).await?;
-        bare.push(each(before));
     }
     let what = "MySQL's CPU per row of issued_coupons, 1,000 rows per statement";
     Ok(Measurement::of(PART, what, median(own.clone()), "µs")
-        .with("µs with a primary key and one unique key", median(bare))
         .with("rows/s", median(rates))
         .target(FigureTarget::AtMost(14.0))
         .turns(&own))

@@ -42,7 +42,6 @@ pub(super) async fn measure(bench: &Bench, build: Option<&Path>) -> Result<Vec<M
     let mut coupons = coupons(&installation, sizes).await?;
     let missing = coupons.pop().context("no coupon")?;
     let mut measurements = clean(&installation, &coupons).await?;
-    measurements.push(scattered(&installation, *coupons.last().context("no coupon")?).await?);
     measurements.push(repairing(&installation, missing).await?);
     measurements.extend(beside_sealed(&install("sealed").await?, size.sealed).await?);
     let installation = install("lost").await?;
@@ -118,25 +117,15 @@ async fn clean(
     Ok(measurements)
 }
 
-/// Measures the largest drop again with one row in a hundred missing, so that every page has a
-/// repair.
-async fn scattered(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
-    let claims = coupon.quantity;
-    step(format!("one row in a hundred missing, of {claims}"));
-    let scan = scan(installation, coupon).await?;
-    delete(installation, coupon, "slot % 100 = 0").await?;
-    let pass = once(installation, coupon, "repaired").await?;
-    let what = format!("pass with one row in a hundred missing ÷ bare scan, {claims} claims");
-    let ratio = Measurement::ratio(PART, what, ("pass s", pass.seconds), ("scan s", scan));
-    Ok(ratio.with("peak MB", pass.memory_mb))
-}
-
 /// Measures a pass for which all users are in Redis and no user has a row.
 async fn repairing(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
     step(format!("repairing {} missing rows", coupon.quantity));
     admit(installation, coupon, coupon.quantity).await?;
     let pass = once(installation, coupon, "repaired").await?;
-    delete(installation, coupon, "TRUE").await?;
+    let mut conn = installation.mysql().await?;
+    let delete = "DELETE FROM issued_coupons WHERE drop_id = ?";
+    conn.exec_drop(delete, (coupon.drop,)).await?;
+    conn.disconnect().await?;
     let straight = insert_rows(installation, coupon, coupon.quantity).await?;
     let straight = straight.as_secs_f64();
     let what = "repairing missing rows ÷ straight inserts, in time";
@@ -145,17 +134,6 @@ async fn repairing(installation: &Installation, coupon: InstallationCoupon) -> R
     Ok(ratio
         .target(FigureTarget::AtMost(2.0))
         .with("peak MB", pass.memory_mb))
-}
-
-async fn delete(
-    installation: &Installation,
-    coupon: InstallationCoupon,
-    which: &str,
-) -> Result<()> {
-    let mut conn = installation.mysql().await?;
-    let sql = format!("DELETE FROM issued_coupons WHERE drop_id = ? AND {which}");
-    conn.exec_drop(sql, (coupon.drop,)).await?;
-    Ok(conn.disconnect().await?)
 }
 
 /// Measures passes over many small coupons: clean, and after their gates were lost. A closed coupon

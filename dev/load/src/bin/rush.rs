@@ -1,4 +1,4 @@
-//! `rush` sends a crowd to a running system. See `cargo xtask rush`.
+//! `rush` sends a crowd to a running system. See [`firstcome_load::rush`].
 
 use std::process::ExitCode;
 
