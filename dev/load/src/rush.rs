@@ -285,25 +285,10 @@ impl Workload {
 mod tests {
     use super::*;
 
-    fn options(more: &[&str]) -> Result<RushOptions, clap::Error> {
-        RushOptions::try_parse_from([&["rush"], more].concat())
-    }
-
     #[tokio::test]
-    async fn refuses_other_machines_and_invalid_options_with_a_reason() {
-        for (arg, words) in [
-            ("--url=https://127.0.0.1:1", "http://host:port"),
-            ("--people=0", "1..=10000000"),
-            ("--rate=-3", "above 0"),
-        ] {
-            let error = options(&["--url=http://127.0.0.1:1", arg]).unwrap_err();
-            assert!(error.to_string().contains(words), "{arg}: {error}");
-        }
-        let elsewhere = options(&["--url=http://192.0.2.1:80"]).unwrap();
-        let error = run(elsewhere).await.unwrap_err().to_string();
+    async fn refuses_other_machines_without_the_remote_option() {
+        let elsewhere = RushOptions::try_parse_from(["rush", "--url=http://192.0.2.1:80"]);
+        let error = run(elsewhere.unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("--remote"), "{error}");
-        let no_coupon = options(&["--url=http://127.0.0.1:1", "--ops-token="]).unwrap();
-        let error = run(no_coupon).await.unwrap_err().to_string();
-        assert!(error.contains("OPS_TOKEN"), "{error}");
     }
 }

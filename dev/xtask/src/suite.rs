@@ -175,16 +175,3 @@ fn first_number(text: &str, word: &str) -> Option<u64> {
     let (_, rest) = text.split_once(word)?;
     rest.split_whitespace().next()?.parse().ok()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seeds_follow_the_commit() {
-        let seed = |commit| first_seed(commit).unwrap();
-        assert_eq!(seed("000f423fb0"), "1000000");
-        assert_eq!(seed("000f4240b0"), "1");
-        assert!(first_seed("HEAD").is_err() && first_seed("no commit").is_err());
-    }
-}
