@@ -92,7 +92,7 @@ async fn insert_all(
         None => Outcome::Issued,
         Some(TakenOut::Void) => Outcome::Void,
         Some(TakenOut::Fault(fault)) => {
-            Outcome::Refused(fault.reason(), fault.explanation().to_owned())
+            Outcome::Refused(fault.into(), fault.explanation().to_owned())
         }
     };
     Ok(places.iter().map(outcome).collect())

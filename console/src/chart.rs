@@ -166,7 +166,6 @@ mod tests {
             redis: None,
             rows: None,
             failed_claims: None,
-            stuck: false,
             last_run: String::new(),
         }
     }

@@ -32,19 +32,15 @@ pub(crate) struct Credentials {
     pub(crate) name: String,
     /// The address of the browser.
     pub(crate) peer: Option<Peer>,
-    pub(crate) forwarded_for: Vec<HeaderValue>,
 }
 
 impl Credentials {
     fn request(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Request<Bytes>> {
-        let mut request = Request::builder()
+        let request = Request::builder()
             .method(method)
             .uri(path)
             .header(AUTHORIZATION, &self.authorization)
             .header("x-operator", HeaderValue::from_bytes(self.name.as_bytes())?);
-        for value in &self.forwarded_for {
-            request = request.header("x-forwarded-for", value);
-        }
         if body.is_null() {
             return Ok(request.body(Bytes::new())?);
         }
@@ -165,15 +161,10 @@ impl Backends {
         let api = api.ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
         let exchange = async {
             let mut request = caller.request(method, path, body)?;
-            let headers = request.headers_mut();
-            // Forward the browser's address as a proxy does. The API uses it depending on
-            // OPS_TRUSTED_PROXIES.
-            if let Some(Peer(browser)) = caller.peer {
-                let address = HeaderValue::from_str(&browser.ip().to_string())?;
-                headers.append("x-forwarded-for", address);
-            }
             if let Some((name, value)) = header {
-                headers.insert(name, HeaderValue::from_str(&value)?);
+                request
+                    .headers_mut()
+                    .insert(name, HeaderValue::from_str(&value)?);
             }
             anyhow::Ok(api.send(request).await?.map(Body::new))
         };

@@ -73,8 +73,6 @@ pub(super) async fn logged_in(
         return to_log_in(&request);
     };
     session.caller.peer = request.extensions().get::<Peer>().copied();
-    let forwarded_for = request.headers().get_all("x-forwarded-for");
-    session.caller.forwarded_for = forwarded_for.iter().cloned().collect();
     if changes(request.method()) {
         request = match with_token(request, &session).await {
             Ok(request) => request,

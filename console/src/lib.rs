@@ -1,6 +1,6 @@
 //! The operations page: it shows whether the installation works, and what to do if not. It is a
 //! client of the HTTP APIs of both services. The reconciler serves it at `/` to operators who log
-//! in with a token (docs/decisions/0016-operations-page.md).
+//! in with a token (docs/decisions/0016-pages.md).
 
 mod alerts;
 mod assets;
@@ -30,10 +30,10 @@ use axum::routing::{get, post};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::page::{Asset, secure};
+use firstcome_shared::redis::Redis;
 
 use self::assets::{ICON, SCRIPT, STYLE};
 use self::client::Backends;
-pub use self::page::LogOuts;
 use self::page::{ScreenState, with_menu};
 
 /// The dependencies of the page.
@@ -45,7 +45,8 @@ pub struct Console {
     pub api: Option<(String, Option<PathBuf>)>,
     /// The tokens that log in. Cookies are signed with keys derived from them.
     pub token: OpsToken,
-    pub log_outs: Arc<dyn LogOuts>,
+    /// Has the list of log-outs, so that they apply on every replica.
+    pub redis: Redis,
 }
 
 /// Forbids other origins, inline code and framing, and allows forms only to this origin.
@@ -60,7 +61,7 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     let page = ScreenState {
         services: Arc::new(Backends::new(console.reconciler, console.api)?),
         token: console.token,
-        log_outs: console.log_outs,
+        redis: console.redis,
     };
     let changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))

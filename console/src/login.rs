@@ -6,7 +6,7 @@ use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
 use chrono::Utc;
-use firstcome_shared::http::ops::operator_name;
+use firstcome_shared::http::ops::{self, operator_name};
 use serde::Deserialize;
 
 use super::guard::{is_https, own_path};
@@ -51,7 +51,7 @@ pub(super) async fn form(
 }
 
 pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
-    let from = page.token.address(&request);
+    let from = ops::peer(&request);
     let is_https = is_https(request.headers());
     let form = match Fields::from_request(request, &page).await {
         Ok(form) => form,
@@ -73,9 +73,9 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
 
 pub(super) async fn log_out(page: Page) -> Response {
     let over = AppendHeaders([false, true].map(|is_https| (SET_COOKIE, cookie("", is_https))));
-    if let Err(error) = page.state.log_outs.end(&page.session.id, ENDED_FOR).await {
-        let error = format!("{error:#}");
-        tracing::warn!(error, "a session was ended in its browser only");
+    let ended = page.state.redis.end_session(&page.session.id, ENDED_FOR);
+    if let Err(error) = ended.await {
+        tracing::warn!(%error, "a session was ended in its browser only");
         let why = "You are logged out in this browser. Redis did not answer, so a copy of its cookie would count until \
                    the session's twelve hours are over: if somebody may have one, replace the token.";
         let said = notice("Logged out here only", StatusCode::SERVICE_UNAVAILABLE, why);

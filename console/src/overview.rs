@@ -285,27 +285,12 @@ fn alarm(listed: &ListedAlert) -> BoardProblem {
     }
 }
 
-/// Returns a problem that is only visible in the drop's counts, and what to do.
-fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(String, String)> {
-    if is_shut(one) && seen.admission == AdmissionState::Open {
-        let what = "Admission to this coupon is closed: claims get 503";
-        let todo = "It opens automatically once a pass has verified it. If this stays, look at the last runs.";
-        return Some((what.to_owned(), todo.to_owned()));
-    }
-    let (numbers, counted) = one.redis.zip(one.rows)?;
-    if !one.stuck {
-        return None;
-    }
-    let count = numbers.count.map(|count| count.to_string());
-    let count = count.unwrap_or_else(|| "missing".to_owned());
-    let [users, rows] = [counted.users, counted.rows].map(grouped);
-    let [free, waiting] = [numbers.free, numbers.waiting].map(grouped);
-    let what = format!(
-        "The figures do not add up: {users} promised, {rows} rows, counter {count}, {free} free, {waiting} waiting"
-    );
-    let todo = "The next pass sets it right. If it does not, look at what it found; if ever more rows are missing, see \
-                whether the consumers run.";
-    Some((what, todo.to_owned()))
+/// Returns the problem of a drop that no alert names, and what to do.
+fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(&'static str, &'static str)> {
+    let what = "Admission to this coupon is closed: claims get 503";
+    let todo =
+        "It opens automatically once a pass has verified it. If this stays, look at the last runs.";
+    (is_shut(one) && seen.admission == AdmissionState::Open).then_some((what, todo))
 }
 
 /// Whether the drop should be open, but its coupon is not verified.
@@ -344,7 +329,7 @@ fn board_line(drop: &DropOverview, seen: &Overview) -> BoardLine {
         drop: drop.clone(),
         admission,
         is_shut,
-        wrong: by_alert.or_else(|| Some(wrong_of(drop, seen)?.0)),
+        wrong: by_alert.or_else(|| Some(wrong_of(drop, seen)?.0.to_owned())),
     }
 }
 
@@ -368,23 +353,13 @@ impl BoardLine {
         held.map(|keys| keys.users).or(self.rows())
     }
 
-    fn without_row(&self) -> Option<u64> {
-        let counted = self.drop.rows.filter(|_| !self.is_sealed());
-        let counted = counted.filter(|_| self.drop.redis.is_some());
-        counted.map(|counted| counted.users.saturating_sub(counted.rows))
-    }
-
-    /// Claims without a row yet. Those of a drop that is stuck are missing.
+    /// Claims without a row yet.
     pub(super) fn in_flight(&self) -> Option<u64> {
-        let none = self.is_sealed().then_some(0);
-        let without = self.without_row();
-        without
-            .map(|n| if self.drop.stuck { 0 } else { n })
-            .or(none)
-    }
-
-    pub(super) fn missing(&self) -> Option<u64> {
-        self.without_row().filter(|n| self.drop.stuck && *n > 0)
+        if self.is_sealed() {
+            return Some(0);
+        }
+        let counted = self.drop.rows.filter(|_| self.drop.redis.is_some());
+        counted.map(|counted| counted.users.saturating_sub(counted.rows))
     }
 
     pub(super) fn waiting(&self) -> Option<u64> {

@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
-use futures_util::future::BoxFuture;
+use firstcome_shared::redis::Redis;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -30,24 +30,13 @@ use super::session::Session;
 /// is unavailable.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The list of log-outs. Session cookies are signed, so only this list can end a session early.
-pub trait LogOuts: Send + Sync {
-    fn was_ended<'a>(&'a self, session: &'a str) -> BoxFuture<'a, anyhow::Result<bool>>;
-
-    /// Ends a session, and stores that for the given time.
-    fn end<'a>(
-        &'a self,
-        session: &'a str,
-        remembered: Duration,
-    ) -> BoxFuture<'a, anyhow::Result<()>>;
-}
-
 /// The shared state. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ScreenState {
     pub(crate) services: Arc<Backends>,
     pub(crate) token: OpsToken,
-    pub(crate) log_outs: Arc<dyn LogOuts>,
+    /// Has the list of log-outs: session cookies are signed, so only it can end a session early.
+    pub(crate) redis: Redis,
 }
 
 impl ScreenState {
@@ -55,7 +44,7 @@ impl ScreenState {
     /// are still accepted.
     pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
         let session = Session::from_headers(headers, &self.token, Utc::now())?;
-        let was_ended = timeout(PATIENCE, self.log_outs.was_ended(&session.id)).await;
+        let was_ended = timeout(PATIENCE, self.redis.session_was_ended(&session.id)).await;
         (!matches!(was_ended, Ok(Ok(true)))).then_some(session)
     }
 }

@@ -89,7 +89,6 @@ impl Session {
                 authorization: signer.authorization,
                 name,
                 peer: None,
-                forwarded_for: Vec::new(),
             },
         })
     }

@@ -149,13 +149,11 @@ impl Notifier {
                 "the password in SMTP_URL can be read on the way: use ?tls=required or smtps://"
             );
         }
-        if !mails::is_local(host) {
-            for (setting, address) in self.settings.links.dead() {
-                tracing::warn!(
-                    "mails lead to {address}, which is the machine of whoever reads them: set {setting} to the address by \
-                     which people reach it"
-                );
-            }
+        for (setting, address) in self.settings.links.dead() {
+            tracing::warn!(
+                "mails lead to {address}, which is the machine of whoever reads them: set {setting} to the address by \
+                 which people reach it"
+            );
         }
     }
 

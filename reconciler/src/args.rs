@@ -1,29 +1,30 @@
 //! Settings of the reconciler. Each is a flag and an environment variable.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use croner::Cron;
 use firstcome_shared::config::{
-    KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, TlsArgs, listen_address, secret,
+    KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, listen_address, secret,
 };
 use firstcome_shared::http::Limits;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::runs::Retention;
+use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::time_zone::long_version;
-use firstcome_shared::tuning::Tuning;
 use secrecy::SecretString;
 
+use crate::attach::args::AttachArgs;
 use crate::barrier::Topic;
+use crate::daemon::schedule::parse_cron;
 use crate::notify::{NotifyArgs, WebhookArgs};
 use crate::stores::Stores;
 
 /// The daemon's default `LISTEN_ADDR`.
-const LISTEN_ADDR: &str = "127.0.0.1:8081";
+pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8081";
 
 /// Compares every promise with every row, repairs the differences, and alerts operators.
 #[derive(Debug, Parser)]
@@ -51,8 +52,6 @@ pub enum Command {
     Explain(Box<ExplainArgs>),
     /// Checks whether the daemon of this container runs; exits 0 if it does
     Health(DaemonHealthArgs),
-    /// Erases a user: a pseudonym replaces their id, once their coupons are over
-    Erase(Box<EraseArgs>),
 }
 
 /// Settings of `health`.
@@ -99,20 +98,6 @@ pub struct PolicyArgs {
     pub retention_days: Option<u32>,
 }
 
-const DAY: Duration = Duration::from_secs(86_400);
-
-/// Retention if `RETENTION_DAYS` is not set: a year, so that records of the last run of a yearly
-/// campaign still exist.
-const RETENTION_DAYS: u32 = 366;
-
-impl PolicyArgs {
-    /// Returns the retention of records that are useful for at most `days`.
-    fn kept(&self, tuning: Tuning, days: u32) -> Duration {
-        let days = days.min(self.retention_days.unwrap_or(RETENTION_DAYS));
-        Duration::from_secs(tuning.or(DAY.saturating_mul(days).as_secs()))
-    }
-}
-
 impl StoreArgs {
     /// Creates handles to all stores without connecting.
     pub fn handles(&self) -> anyhow::Result<Stores> {
@@ -128,57 +113,24 @@ impl StoreArgs {
     }
 }
 
-/// Settings of repairs and retention.
+/// Settings of passes and jobs.
 #[derive(Debug, Clone)]
 pub struct PassSettings {
-    /// Maximum time for an admission to reach the topic, if no API has announced a longer one.
-    pub publish_deadline_ms: i64,
-    /// The same for the second store that is tried after it.
-    pub in_flight_ms: i64,
-    /// Time after which a claim is issued although its message may be unread.
-    pub overdue_ms: i64,
-    /// Repair limit: how many users of a drop may lose their slot without a confirmation, in
-    /// percent of its quantity, but at least a number.
-    pub repair_limit_percent: u32,
-    pub repair_limit_at_least: u64,
-    /// Retention of resolved dead letters.
-    pub failed_claims_kept: Duration,
-    /// Retention of user IDs in sealed drops. `None` keeps them forever.
-    pub people_kept: Option<Duration>,
-    /// Retention in the tables of passes and mails.
-    pub kept: Retention,
-    /// Time without progress after which a consumer with unread messages is reported.
-    pub stall_after: Duration,
-    /// Number of slots compared per page.
-    pub page_slots: u32,
+    /// Maximum time of a claim to the topic, and to the second store that is tried after it, if no
+    /// API has announced a longer one.
+    pub deadlines: Deadlines,
+    pub retention_days: Option<u32>,
 }
 
 impl ReconcileArgs {
     pub fn settings(&self) -> PassSettings {
-        let kept = |tuning, days| self.policy.kept(tuning, days);
-        let in_flight = self.publish.longest_in_flight().as_millis();
-        let people_kept = |_| kept(Tuning::PeopleKeptSeconds, u32::MAX);
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         PassSettings {
-            publish_deadline_ms: self
-                .publish
-                .publish_deadline_ms
-                .try_into()
-                .unwrap_or(i64::MAX),
-            in_flight_ms: in_flight.try_into().unwrap_or(i64::MAX),
-            overdue_ms: Tuning::ReconcileOverdueMs.or(60_000_u32).into(),
-            repair_limit_percent: Tuning::RepairLimitPercent.or(20_u32),
-            repair_limit_at_least: Tuning::RepairLimitAtLeast.or(50_u64),
-            failed_claims_kept: kept(Tuning::FailedClaimsKeptSeconds, 30),
-            people_kept: self.policy.retention_days.map(people_kept),
-            kept: Retention {
-                repeated_runs: kept(Tuning::CleanRunsKeptSeconds, 1),
-                runs: kept(Tuning::RunsKeptSeconds, u32::MAX),
-                alerts: kept(Tuning::AlertsKeptSeconds, 90),
-                mails: kept(Tuning::MailsKeptSeconds, 30),
-                mended_promises: kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
+            deadlines: Deadlines {
+                publish_ms: ms(self.publish.deadline()),
+                in_flight_ms: ms(self.publish.longest_in_flight()),
             },
-            stall_after: Duration::from_secs(Tuning::ConsumerStallSeconds.or(60_u64)),
-            page_slots: Tuning::ReconcilePageSlots.or(5_000_u32),
+            retention_days: self.policy.retention_days,
         }
     }
 }
@@ -205,14 +157,14 @@ pub struct DaemonArgs {
 )]
 pub struct ScheduleArgs {
     /// Passes over everything that is not sealed
-    #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = crate::daemon::schedule::six_fields)]
-    pub reconcile_cron: String,
+    #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = parse_cron)]
+    pub reconcile_cron: Cron,
     /// Passes that include sealed drops
-    #[arg(long, env = "DEEP_CRON", default_value = "0 30 3 * * *", value_parser = crate::daemon::schedule::six_fields)]
-    pub deep_cron: String,
+    #[arg(long, env = "DEEP_CRON", default_value = "0 30 3 * * *", value_parser = parse_cron)]
+    pub deep_cron: Cron,
     /// The daily digest
-    #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = crate::daemon::schedule::six_fields)]
-    pub digest_cron: String,
+    #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = parse_cron)]
+    pub digest_cron: Cron,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -228,10 +180,6 @@ pub struct DaemonHttpArgs {
     /// Token that can only read (default: none)
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true, value_parser = secret(ops_view_token))]
     pub ops_view_token: Option<SecretString>,
-    /// Number of trusted proxies in front. The recorded address of a client is that many entries
-    /// from the right of `X-Forwarded-For`; 0: the address of the connection
-    #[arg(long, env = "OPS_TRUSTED_PROXIES", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
-    pub ops_trusted_proxies: u8,
 }
 
 /// Maximum number of connections from operators and their browsers.
@@ -249,9 +197,7 @@ impl DaemonHttpArgs {
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         let token = OpsToken::new(self.ops_token.clone());
         let token = token.and_then(|token| token.with_view(self.ops_view_token.as_ref()));
-        Ok(token
-            .map_err(anyhow::Error::msg)?
-            .behind(self.ops_trusted_proxies))
+        token.map_err(anyhow::Error::msg)
     }
 }
 
@@ -297,70 +243,6 @@ pub struct OnceArgs {
     pub notify: NotifyArgs,
     #[command(flatten)]
     pub webhooks: WebhookArgs,
-}
-
-/// Settings of `attach`.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Attached system")]
-pub struct AttachArgs {
-    /// The file that describes the keys and tables of the campaigns (docs/ATTACH.md)
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// Run one pass now and exit: 0 exact or repaired, 1 something is left, 2 could not compare
-    #[arg(long)]
-    pub once: bool,
-    /// Only this campaign
-    #[arg(long, value_name = "NAME", requires = "once")]
-    pub campaign: Option<String>,
-    /// Dry run: change nothing, list the repairs
-    #[arg(long, requires = "once")]
-    pub dry_run: bool,
-    /// Confirm the repairs that were shown and held back; needs --campaign
-    #[arg(long, requires = "once")]
-    pub confirm: bool,
-    /// Print the run as JSON
-    #[arg(long, requires = "once")]
-    pub json: bool,
-    /// Print user ids in full; the default masks them
-    #[arg(long, requires = "once")]
-    pub full_ids: bool,
-    /// Database of its own for runs, alerts and mails, as in `daemon`; --once without it records
-    /// nothing
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        hide_env_values = true,
-        required_unless_present = "once"
-    )]
-    pub database_url: Option<SecretString>,
-    #[command(flatten)]
-    pub tls: TlsArgs,
-    /// Maximum wait for one reply of Redis, in milliseconds; MySQL gets more
-    #[arg(long, env = "STORE_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=60_000), help_heading = "Stores")]
-    pub store_timeout_ms: u64,
-    /// Address of the daemon's health and metrics
-    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address, help_heading = "HTTP")]
-    pub listen_addr: SocketAddr,
-    #[command(flatten)]
-    pub schedules: ScheduleArgs,
-    #[command(flatten)]
-    pub notify: NotifyArgs,
-    #[command(flatten)]
-    pub webhooks: WebhookArgs,
-}
-
-/// Settings of `erase`.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "User")]
-pub struct EraseArgs {
-    /// The user
-    #[arg(long, value_name = "ID")]
-    pub user: String,
-    /// The operator who decided it, for the record
-    #[arg(long, value_name = "NAME")]
-    pub by: String,
-    #[command(flatten)]
-    pub stores: StoreArgs,
 }
 
 /// Settings of `explain`.

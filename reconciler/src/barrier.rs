@@ -23,7 +23,7 @@ use rdkafka::metadata::MetadataTopic;
 use tokio::time::Instant;
 
 use crate::args::PassSettings;
-use crate::context::{PassContext, PassError, millis};
+use crate::context::{PassContext, PassError, Step, millis};
 use crate::stores::Stores;
 
 /// The offsets of each partition: the first one that the log has, and its end.
@@ -163,8 +163,8 @@ pub enum BarrierError {
 pub async fn deadlines(db: &Db, settings: &PassSettings) -> Result<Deadlines, DbError> {
     let announced = db.longest_deadlines().await?;
     Ok(Deadlines {
-        publish_ms: announced.publish_ms.max(settings.publish_deadline_ms),
-        in_flight_ms: announced.in_flight_ms.max(settings.in_flight_ms),
+        publish_ms: announced.publish_ms.max(settings.deadlines.publish_ms),
+        in_flight_ms: announced.in_flight_ms.max(settings.deadlines.in_flight_ms),
     })
 }
 
@@ -173,7 +173,7 @@ pub async fn deadlines(db: &Db, settings: &PassSettings) -> Result<Deadlines, Db
 ///
 /// # Errors
 /// [`PassError::StaysClosed`] if the coupons cannot be judged yet.
-pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Result<(), PassError> {
+pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
     // Read after the coupons were closed: an API may just have announced a longer one.
     let deadlines = deadlines(&ctx.stores.db, &ctx.settings).await?;
     let left = (millis(deadlines.in_flight_ms) + MARGIN).saturating_sub(closed_at.elapsed());

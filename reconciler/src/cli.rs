@@ -10,20 +10,19 @@ use firstcome_shared::shutdown;
 use tokio::runtime::Runtime;
 
 use crate::args::{Cli, Command};
-use crate::http::Pages;
-use crate::{attach, daemon, erase, explain, notify, once};
+use crate::{attach, daemon, explain, notify, once};
 
 /// Maximum time that a thread blocked in a client library may delay the shutdown.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs the command. The daemon serves `pages` in front of its routes.
-pub fn main(pages: Option<Pages>) -> ExitCode {
+/// Runs the command.
+pub fn main() -> ExitCode {
     let cli: Cli = parse(Cli::command());
     cli.logs.init();
     let done = Runtime::new()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            let done = runtime.block_on(run(cli.command, pages));
+            let done = runtime.block_on(run(cli.command));
             runtime.shutdown_timeout(THREADS_END_WITHIN);
             done
         });
@@ -33,13 +32,11 @@ pub fn main(pages: Option<Pages>) -> ExitCode {
     })
 }
 
-async fn run(command: Command, pages: Option<Pages>) -> anyhow::Result<ExitCode> {
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
     let code = |all_went: bool| ExitCode::from(u8::from(!all_went));
     match command {
-        Command::Daemon(args) => daemon::run(*args, pages, stop)
-            .await
-            .map(|()| ExitCode::SUCCESS),
+        Command::Daemon(args) => daemon::run(*args, stop).await.map(|()| ExitCode::SUCCESS),
         Command::Once(args) => Box::pin(once::run(*args, stop)).await,
         Command::Attach(args) => Box::pin(attach::run(*args, stop)).await,
         Command::TestEmail(args) => notify::test_email(&args, |line| println!("{line}"))
@@ -49,7 +46,6 @@ async fn run(command: Command, pages: Option<Pages>) -> anyhow::Result<ExitCode>
             .await
             .map(code),
         Command::Explain(args) => explain::run(*args).await,
-        Command::Erase(args) => erase::run(*args).await,
         Command::Health(args) => {
             let runs = args.probe.ask(args.listen_addr).await;
             runs.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::msg)

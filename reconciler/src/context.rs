@@ -76,6 +76,8 @@ pub struct PassContext {
     pub clock_ms: i64,
     /// Whether MySQL had everything that the topic had after that clock.
     pub is_read: bool,
+    /// Why the topic cannot be read, if it cannot.
+    pub topic_error: Option<String>,
     /// The longest time that a claim takes to the topic, and to the second store after it.
     pub publish_ms: i64,
     pub in_flight_ms: i64,
@@ -108,6 +110,9 @@ impl PassContext {
         }
     }
 }
+
+/// The result of a step of a pass.
+pub type Step<T> = Result<T, PassError>;
 
 /// Why a pass could not run or finish.
 #[derive(Debug, thiserror::Error)]

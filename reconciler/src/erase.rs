@@ -1,7 +1,4 @@
-//! Erases a user: a pseudonym replaces their ID in every table. By the API, and by
-//! `firstcome-reconciler erase`.
-
-use std::process::ExitCode;
+//! Erases a user: a pseudonym replaces their ID in every table.
 
 use firstcome_shared::StoreError;
 use firstcome_shared::allow_list::{Followed, follow};
@@ -14,36 +11,8 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::keys::DropKeys;
 
-use crate::args::EraseArgs;
 use crate::seal::is_coupon_over;
 use crate::stores::Stores;
-
-/// Runs the command. Exits with 1 if something still needs the user's ID.
-pub(crate) async fn run(args: EraseArgs) -> anyhow::Result<ExitCode> {
-    let stores = args.stores.handles()?;
-    let by = Operator {
-        name: Some(args.by),
-        token: "cli".to_owned(),
-        from: None,
-    };
-    match erase(&stores, &args.user.parse()?, by).await {
-        Ok(erased) => {
-            for (table, rows) in erased.rows.iter().filter(|(_, rows)| *rows > 0) {
-                println!("{table:<20} {rows}");
-            }
-            if erased.lists > 0 {
-                println!("taken off {} allow lists", erased.lists);
-            }
-            println!("erased: this person is {} from now on", erased.pseudonym);
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(EraseError::StillNeeded(reasons)) => {
-            eprintln!("nothing was erased\n  {}", reasons.join("\n  "));
-            Ok(ExitCode::from(1))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
 
 /// Why an erasure failed or is incomplete.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +126,7 @@ async fn take_off_all(stores: &Stores, user: &UserId, by: &Operator) -> Result<u
         // Do not rewrite the list of a coupon that is over: it is not used, and the list in Redis
         // may differ. A torn list cannot be rewritten.
         let is_over = is_coupon_over(db, id).await?;
-        if is_over || matches!(follow(db, redis, id).await?, Followed::Torn(_)) {
+        if is_over || matches!(follow(db, redis, id).await?, Followed::Kept(_)) {
             redis.forget_allowed(id, user).await?;
         }
     }

@@ -14,7 +14,7 @@ use firstcome_shared::sql;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
-use crate::context::{PassContext, PassError};
+use crate::context::{PassContext, PassError, Step};
 use crate::read::CouponSeen;
 
 /// Eras above this were written by hand; later eras would soon exceed those that scripts parse.
@@ -28,7 +28,7 @@ const ATTEMPTS: usize = 5;
 
 /// Whether a coupon is open. A higher era on this server is one that MySQL has lost, and is
 /// adopted: whoever reads the coupon from now on knows it.
-pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Result<bool, PassError> {
+pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Step<bool> {
     let (id, server) = (seen.coupon.id, ctx.servers.of(seen.coupon.id));
     let era = seen.state.gate.era().unwrap_or(0);
     if era < seen.coupon.era || era > HIGHEST_SEEN || !seen.state.gate.is_open(server, era) {
@@ -53,28 +53,25 @@ pub(crate) struct Closed {
     pub fence: Fence,
     /// Nobody was admitted after this.
     pub since: Instant,
+    pub was_open: bool,
 }
 
 /// Begins an era of each coupon whose gate is still the one that was read. Leaves out the others:
 /// another process works on them.
 pub(crate) async fn close(
     ctx: &PassContext,
-    coupons: Vec<(CouponId, Gate, u64)>,
-) -> Result<Vec<Closed>, PassError> {
+    coupons: Vec<(CouponSeen, bool)>,
+) -> Step<Vec<Closed>> {
     stream::iter(coupons)
-        .map(|(coupon, seen, era)| close_coupon(ctx, coupon, seen, era))
+        .map(|(seen, was_open)| close_coupon(ctx, seen, was_open))
         .buffer_unordered(AT_ONCE)
         .try_filter_map(|closed| std::future::ready(Ok(closed)))
         .try_collect()
         .await
 }
 
-async fn close_coupon(
-    ctx: &PassContext,
-    coupon: CouponId,
-    mut seen: Gate,
-    mut era: u64,
-) -> Result<Option<Closed>, PassError> {
+async fn close_coupon(ctx: &PassContext, seen: CouponSeen, was_open: bool) -> Step<Option<Closed>> {
+    let (coupon, mut era, mut seen) = (seen.coupon.id, seen.coupon.era, seen.state.gate);
     for _ in 0..ATTEMPTS {
         let begun = close_in_redis(&ctx.stores.redis, &ctx.servers, coupon, &seen, era).await?;
         let Some(fence) = begun else {
@@ -96,6 +93,7 @@ async fn close_coupon(
                     coupon,
                     fence,
                     since,
+                    was_open,
                 }));
             }
             // MySQL has a later era: its fallback rows and other readers expect one above it.

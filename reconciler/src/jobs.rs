@@ -12,6 +12,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
 use firstcome_shared::kafka::{TopicError, check_topic};
+use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::tuning::Tuning;
@@ -69,7 +70,7 @@ pub(crate) async fn run(
             _ = ticks.tick() => {}
         }
         all(&stores, &settings, &notes).await;
-        match consumer(&stores, &mut positions, settings.stall_after).await {
+        match consumer(&stores, &mut positions).await {
             Ok(found) => notes.set("consumer", found),
             Err(error) => tracing::warn!(%error, "the consumer's progress was not read"),
         }
@@ -92,7 +93,10 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes)
     let lost = stores.db.coupons_without_drops().await;
     log("lost drops", make_ahead(stores, lost).await);
     log("slot limits", restore_limits(stores).await);
-    log("retention", retention(stores, settings).await);
+    log(
+        "retention",
+        retention(stores, settings.retention_days).await,
+    );
 }
 
 fn log(job: &'static str, done: Result<(), StoreError>) {
@@ -160,11 +164,8 @@ fn unsafe_part(part: UnsafePart, detail: String) -> Finding {
 pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
 
 /// Reads how far the consumer is.
-async fn consumer(
-    stores: &Stores,
-    known: &mut Positions,
-    stall_after: Duration,
-) -> Result<Vec<Finding>, DbError> {
+async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Vec<Finding>, DbError> {
+    let stall_after = Duration::from_secs(Tuning::ConsumerStallSeconds.or(60));
     match barrier::read_state(stores, true).await {
         Ok(state) => Ok(stalled(known, &state, stall_after).into_iter().collect()),
         Err(BarrierError::Mysql(error)) => Err(error),
@@ -215,17 +216,17 @@ pub(crate) async fn count_sealed(
     (coupon, drop): (Option<CouponId>, Option<DropId>),
     run: &mut Run,
 ) -> Result<(), DbError> {
-    let mut after = 0;
+    let mut after = DropId(0);
     loop {
         let page = db.sealed_drops(after, coupon, drop, AT_ONCE).await?;
         let Some(last) = page.last() else {
             return Ok(());
         };
         after = last.id;
-        let ids = page.iter().map(|drop| DropId(drop.id)).collect();
+        let ids = page.iter().map(|drop| drop.id).collect();
         let counts = db.rows_by_drop(ids).await?;
         for sealed in page {
-            let (id, coupon_id) = (DropId(sealed.id), CouponId(sealed.coupon_id));
+            let (id, coupon_id) = (sealed.id, sealed.coupon_id);
             let rows = counts.get(&id).map_or(0, |rows| rows.unsigned_abs());
             let wanted = u64::from(sealed.sealed_rows.unwrap_or(0));
             if rows >= wanted && drop.is_none() {
@@ -257,13 +258,23 @@ pub(crate) async fn count_sealed(
     }
 }
 
+/// Retention if `RETENTION_DAYS` is not set: a year, so that records of the last run of a yearly
+/// campaign still exist.
+const RETENTION_DAYS: u32 = 366;
+
 /// Deletes a bounded number of records past their retention.
-async fn retention(stores: &Stores, settings: &PassSettings) -> Result<(), StoreError> {
-    let db = &stores.db;
-    db.delete_old(settings.kept).await?;
-    let letters = db
-        .delete_resolved_dead_letters(settings.failed_claims_kept)
-        .await?;
+async fn retention(stores: &Stores, days: Option<u32>) -> Result<(), StoreError> {
+    let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
+    let retention = Retention {
+        repeated_runs: kept(Tuning::CleanRunsKeptSeconds, 1),
+        runs: kept(Tuning::RunsKeptSeconds, u32::MAX),
+        alerts: kept(Tuning::AlertsKeptSeconds, 90),
+        mails: kept(Tuning::MailsKeptSeconds, 30),
+        mended_promises: kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
+    };
+    stores.db.delete_old(retention).await?;
+    let letters = kept(Tuning::FailedClaimsKeptSeconds, 30);
+    let letters = stores.db.delete_resolved_dead_letters(letters).await?;
     if letters > 0 {
         tracing::info!(
             letters,
@@ -273,10 +284,15 @@ async fn retention(stores: &Stores, settings: &PassSettings) -> Result<(), Store
     Ok(())
 }
 
+fn days_of(tuning: Tuning, days: u32) -> Duration {
+    Duration::from_secs(tuning.or(DAILY.saturating_mul(days).as_secs()))
+}
+
 /// Deletes allow lists and user ids that nobody needs.
 pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
     log("allow lists", delete_old_allow_lists(stores).await);
-    if let Some(kept) = settings.people_kept {
+    if let Some(days) = settings.retention_days {
+        let kept = days_of(Tuning::PeopleKeptSeconds, days);
         log("erasing", erase_old_people(stores, kept).await);
     }
 }
@@ -313,9 +329,9 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
         let page = db.old_drops_with_people(kept, after, AT_ONCE).await?;
         let Some(last) = page.last() else { break };
-        after = last.id();
+        after = last.id;
         for drop in page {
-            let (id, coupon) = (drop.id(), drop.coupon());
+            let (id, coupon) = (drop.id, drop.coupon_id);
             let is_over = match over.get(&coupon) {
                 Some(known) => *known,
                 None => is_coupon_over(db, coupon).await?,

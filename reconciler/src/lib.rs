@@ -1,7 +1,7 @@
 //! The reconciler of Firstcome: compares every promise with every row, repairs differences, and
 //! alerts operators.
 //!
-//! In order of a pass: `run` takes the lock, `read` reads, `judge` decides (pure), `rows` inserts,
+//! In order of a pass: `passes` takes the lock, `run` has the steps, `read` reads, `judge` decides (pure), `rows` inserts,
 //! `gate` closes, `barrier` waits, `project` writes Redis from rows, `revoke_promote` gives free
 //! slots away, `seal` ends drops, `record` records, `notify` mails. `sweep` and `urgent` are the
 //! two lanes, `pass` is one drop.
@@ -18,6 +18,7 @@ mod gate;
 pub mod http;
 mod jobs;
 pub mod judge;
+mod lane;
 pub mod ledger;
 mod limit;
 mod metrics;

@@ -17,7 +17,7 @@ enum Type {
 
 /// All metrics, including those of mails, and their meaning.
 #[rustfmt::skip]
-const METRICS: [(Type, &str, &str); 15] = [
+const METRICS: [(Type, &str, &str); 14] = [
     (Type::Counter, "firstcome_passes_total", "Passes that ended, by trigger and status"),
     (Type::Counter, "firstcome_findings_total", "Drift that passes found, by kind"),
     (Type::Counter, "firstcome_repairs_total", "Findings by kind and result: applied, planned, skipped, failed"),
@@ -25,7 +25,6 @@ const METRICS: [(Type, &str, &str); 15] = [
     (Type::Counter, "firstcome_webhooks_total", "Attempts to post an event, by result: sent, retried, given_up"),
     (Type::Counter, "firstcome_page_looks_total", "Reads of the stores for GET /v1/overview, which the operations page shows"),
     (Type::Histogram, "firstcome_pass_seconds", "Length of passes"),
-    (Type::Histogram, "firstcome_pass_stage_seconds", "Length of the stages of passes, by stage"),
     (Type::Gauge, "firstcome_drift", "Findings that the last pass over everything left, by kind; apart for sealed drops, which only deep passes see"),
     (Type::Gauge, PASS_STARTED, "When the pass that runs now began, in Unix time; 0 if none runs"),
     (Type::Gauge, LAST_SUCCESS, "When a pass over everything of this process last ended well, in Unix time; 0 if none did"),
@@ -123,11 +122,6 @@ fn left(run: &Run, kind: Kind, sealed: bool) -> usize {
 /// Counts a read of the stores for `GET /v1/overview`.
 pub(crate) fn overview_look() {
     counter!("firstcome_page_looks_total").increment(1);
-}
-
-/// Records the duration of one stage of a pass.
-pub(crate) fn stage(name: &'static str, took: Duration) {
-    histogram!("firstcome_pass_stage_seconds", "stage" => name).record(took.as_secs_f64());
 }
 
 #[cfg(test)]

@@ -3,15 +3,15 @@
 
 use std::collections::HashMap;
 
-use firstcome_shared::coupon::Coupon;
 use firstcome_shared::domain::UserId;
+use firstcome_shared::tuning::Tuning;
 use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::context::{PassContext, PassError};
+use crate::context::{PassContext, Step};
 use crate::judge::{self, Dirt, DueRow, Holder, Judgement, Letter, LetterEnd, Moment, WholeDrop};
 use crate::ledger::Ledger;
-use crate::read::{self, CouponSeen, DropSeen, ReadPage};
+use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
 use crate::report::{
     ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome,
 };
@@ -93,11 +93,11 @@ impl Compared {
     }
 
     /// Takes the findings for the report of a drop. `after` is the second look, if there was one.
-    pub fn report(&mut self, coupon: &Coupon, drop: &DropSeen, after: Option<&Self>) -> DropReport {
+    pub fn report(&mut self, drop: DropPass<'_>, after: Option<&Self>) -> DropReport {
         let ledger = std::mem::take(&mut self.ledger);
         let last = after.unwrap_or(self);
         let numbers = last.numbers;
-        let is_unfilled = numbers.waiting > 0 && numbers.rows < u64::from(drop.drop.quantity);
+        let is_unfilled = numbers.waiting > 0 && numbers.rows < u64::from(drop.own.drop.quantity);
         let exact = last.dirty.is_none()
             && last.refused == 0
             && !last.is_unsettled
@@ -105,28 +105,24 @@ impl Compared {
             && numbers.broken_promises == 0
             && !is_unfilled;
         DropReport {
-            coupon_name: coupon.name.clone(),
+            coupon_name: drop.coupon().name.clone(),
             exact,
             before: self.numbers,
             after: numbers,
             examined: self.examined,
-            findings: ledger.findings(Some(coupon.id), Some(drop.drop.id)),
-            ..DropReport::begun(coupon.id, drop.drop.id, drop.drop.quantity)
+            findings: ledger.findings(Some(drop.coupon().id), Some(drop.id())),
+            ..DropReport::begun(drop.coupon().id, drop.id(), drop.own.drop.quantity)
         }
     }
 }
 
 /// Compares a drop. Inserts rows and ends letters, unless `may_write` is false.
-pub async fn compare(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    drop: &DropSeen,
-    may_write: bool,
-) -> Result<Compared, PassError> {
+pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
+    let DropPass { ctx, seen, own } = drop;
     let mut compared = Compared::default();
-    compared.numbers.failed_claims = drop.letters;
-    compared.numbers.waiting = drop.state.waiting;
-    match judge::judge_whole(&drop.numbers(), drop.is_new(ctx.clock_ms)) {
+    compared.numbers.failed_claims = own.letters;
+    compared.numbers.waiting = own.state.waiting;
+    match judge::judge_whole(&own.state, own.is_new(ctx.clock_ms)) {
         WholeDrop::NotLoaded => {
             compared.is_new = true;
             return Ok(compared);
@@ -137,9 +133,9 @@ pub async fn compare(
     }
     let is_lost = matches!(compared.dirty, Some((Kind::RedisLost, _)));
     // A row may be of a claim that was given back.
-    let has_returns = seen.banned > 0 || drop.revocations > 0;
-    let moment = moment(ctx, seen, drop);
-    let mut pages = std::pin::pin!(read::pages(ctx, &seen.coupon, drop));
+    let has_returns = seen.banned > 0 || own.revocations > 0;
+    let moment = moment(drop);
+    let mut pages = std::pin::pin!(read::pages(drop));
     while let Some(page) = pages.try_next().await? {
         ctx.must_go_on()?;
         compared.count(&page);
@@ -153,7 +149,7 @@ pub async fn compare(
         if judge::is_clean(&page.mysql, &page.redis) || is_lost && is_empty && !has_returns {
             continue;
         }
-        let Some(again) = read::again(ctx, &seen.coupon, drop, &page, false).await? else {
+        let Some(again) = read::again(drop, &page, false).await? else {
             compared.is_gone = true;
             return Ok(compared);
         };
@@ -162,36 +158,37 @@ pub async fn compare(
             // One finding for the drop, not one for each row.
             judged.dirt.retain(|dirt| dirt.takes);
         }
-        let letters = &page.mysql.letters;
-        carry_out(ctx, seen, drop, letters, &judged, may_write, &mut compared).await?;
+        end_claims(drop, &page.mysql.letters, &judged, may_write, &mut compared).await?;
+        let due = may_write.then_some(&*judged.rows);
+        let ends = rows::insert_rows(drop, due.unwrap_or(&[])).await?;
+        note_rows(&judged.rows, ends, &mut compared);
     }
     Ok(compared)
 }
 
 /// Returns what is known about a drop and the moment of the pass.
-pub(crate) fn moment(ctx: &PassContext, seen: &CouponSeen, drop: &DropSeen) -> Moment {
+pub(crate) fn moment(drop: DropPass<'_>) -> Moment {
+    let DropPass { ctx, seen, .. } = drop;
     Moment {
-        drop: drop.drop.id,
+        drop: drop.id(),
         once_per: seen.coupon.once_per,
         is_closed: seen.is_closed,
         clock_ms: ctx.clock_ms,
         is_read: ctx.is_read,
         deadline_ms: ctx.publish_ms,
-        overdue_ms: ctx.settings.overdue_ms,
+        overdue_ms: Tuning::ReconcileOverdueMs.or(60_000),
     }
 }
 
-/// Inserts the rows of a page, ends its letters, and completes its revocations.
-pub(crate) async fn carry_out(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    drop: &DropSeen,
+/// Ends the letters of a page, completes its revocations, and counts what only a projection
+/// repairs.
+pub(crate) async fn end_claims(
+    drop: DropPass<'_>,
     letters: &[Letter],
     judged: &Judgement,
     may_write: bool,
     compared: &mut Compared,
-) -> Result<(), PassError> {
-    let coupon = &seen.coupon;
+) -> Step<()> {
     let (done, projected) = outcomes(may_write);
     compared.numbers.in_flight += judged.in_flight;
     let letters: HashMap<i64, &Letter> = letters.iter().map(|it| (it.id, it)).collect();
@@ -202,27 +199,21 @@ pub(crate) async fn carry_out(
         compared.dirty(dirt, projected);
     }
     for (user, revocation) in &judged.revoked {
-        if !seen.is_closed && revocation.is_young() {
+        if !drop.seen.is_closed && revocation.is_young() {
             // Its API is about to complete it.
             compared.numbers.in_flight += 1;
             continue;
         }
         if may_write {
-            revoke_promote::complete(ctx, coupon, &drop.keys, revocation).await?;
+            revoke_promote::complete(drop.ctx, drop.coupon(), revocation).await?;
             compared.repaired += 1;
         }
         let detail = "a claim that was given back or revoked is still in a store";
         let found = Finding::new(Kind::SettingsMismatch, ActionKind::Revoke, done, detail);
         compared.ledger.add(found.of(None, Some(user)));
     }
-    let ends = if may_write {
-        rows::end_letters(ctx, coupon, drop.drop.id, &judged.letters).await?;
-        rows::insert_rows(ctx, coupon, drop.drop.id, coupon.era, &judged.rows).await?
-    } else {
-        vec![RowEnd::Planned; judged.rows.len()]
-    };
-    for (due, end) in judged.rows.iter().zip(ends) {
-        note_row(due, end, compared);
+    if may_write {
+        rows::end_letters(drop, &judged.letters).await?;
     }
     Ok(())
 }
@@ -236,38 +227,42 @@ fn outcomes(may_write: bool) -> (Outcome, Outcome) {
     }
 }
 
-/// Reports what became of a row.
-fn note_row(due: &DueRow, end: RowEnd, compared: &mut Compared) {
-    let (result, more) = match end {
-        RowEnd::Planned => (Outcome::Planned, String::new()),
-        RowEnd::Issued => (Outcome::Applied, String::new()),
-        // The next look finds the other row, and what that means for this user.
-        RowEnd::Overtaken => {
-            let why = ": another row has come meanwhile, or the claim was given back";
-            (Outcome::Skipped, why.to_owned())
+/// Reports what became of rows; without an end, they are planned.
+pub(crate) fn note_rows(due: &[DueRow], ends: Vec<RowEnd>, compared: &mut Compared) {
+    let ends = ends.into_iter().map(Some).chain(std::iter::repeat(None));
+    for (due, end) in due.iter().zip(ends) {
+        let (result, more) = match end {
+            None => (Outcome::Planned, String::new()),
+            Some(RowEnd::Issued) => (Outcome::Applied, String::new()),
+            // The next look finds the other row, and what that means for this user.
+            Some(RowEnd::Overtaken) => {
+                let why = ": another row has come meanwhile, or the claim was given back";
+                (Outcome::Skipped, why.to_owned())
+            }
+            Some(RowEnd::Stale) => {
+                compared.is_unsettled = true;
+                continue;
+            }
+            Some(RowEnd::Refused(why)) => {
+                (Outcome::Failed, format!(": MySQL refuses the row: {why}"))
+            }
+        };
+        let is_refused = result == Outcome::Failed;
+        compared.repaired += u64::from(!is_refused);
+        compared.refused += u64::from(is_refused);
+        let (kind, detail) = match due.letter {
+            None => (Kind::Unissued, format!("admitted, and no row came{more}")),
+            Some(id) => (Kind::FailedClaim, format!("failed claim {id}{more}")),
+        };
+        let mut found = Finding::new(kind, ActionKind::Issue, result, detail);
+        found.dead_letter = due.letter;
+        if is_refused {
+            found.needs_person = true;
+            found.case = FindingCase::RowRefused;
         }
-        RowEnd::Stale => {
-            compared.is_unsettled = true;
-            return;
-        }
-        RowEnd::Refused(why) => (Outcome::Failed, format!(": MySQL refuses the row: {why}")),
-    };
-    let is_refused = result == Outcome::Failed;
-    compared.repaired += u64::from(!is_refused);
-    compared.refused += u64::from(is_refused);
-    let (kind, detail) = match due.letter {
-        None => (Kind::Unissued, format!("admitted, and no row came{more}")),
-        Some(id) => (Kind::FailedClaim, format!("failed claim {id}{more}")),
-    };
-    let mut found = Finding::new(kind, ActionKind::Issue, result, detail);
-    found.dead_letter = due.letter;
-    if is_refused {
-        found.needs_person = true;
-        found.case = FindingCase::RowRefused;
+        let place = found.of(Some(due.slot.into()), Some(&due.user));
+        compared.ledger.add(place);
     }
-    compared
-        .ledger
-        .add(found.of(Some(due.slot.into()), Some(&due.user)));
 }
 
 /// Reports how a letter ends, or why it stays open.
@@ -292,8 +287,8 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
 
 /// Reports the drops of a coupon that cannot be compared because a store has unreadable data or
 /// refuses a write.
-pub fn unworkable(seen: &CouponSeen, why: &str) -> Vec<DropReport> {
-    let report = |drop: &DropSeen| {
+pub fn unworkable(ctx: &PassContext, seen: &CouponSeen, why: &str) -> Vec<DropReport> {
+    let report = |own: &DropSeen| {
         let mut compared = Compared {
             is_unsettled: true,
             ..Compared::default()
@@ -302,7 +297,7 @@ pub fn unworkable(seen: &CouponSeen, why: &str) -> Vec<DropReport> {
         let mut found = Finding::report(Kind::CountMismatch, detail);
         found.result = Outcome::Failed;
         compared.ledger.add(found);
-        compared.report(&seen.coupon, drop, None)
+        compared.report(DropPass::new(ctx, seen, own), None)
     };
     seen.drops.iter().map(report).collect()
 }

@@ -1,8 +1,11 @@
-//! Runs the passes of a process one at a time, each in a separate task.
+//! Runs the passes of a process one at a time: the lock, the record, and the result of each.
 
 use std::sync::Arc;
 
 use chrono::Utc;
+use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::mysql::processes::Work;
+use firstcome_shared::mysql::{Db, DbSettings};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -10,25 +13,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::attach::Attached;
 use crate::context::{PassError, PassRequest};
+use crate::lane::Lane;
 use crate::notify::Notifier;
+use crate::record::{self, blank, fail, new_run_id};
 use crate::report::Run;
-use crate::run::{Reconciler, new_run_id};
-use crate::stores::Stores;
+use crate::run::Reconciler;
 
 /// The pass that this process runs, and whether it has the lock and is recorded.
 #[derive(Debug, Default)]
 pub struct Current(watch::Sender<Option<(String, bool)>>);
 
 impl Current {
-    /// Notes that a run has the lock and is recorded.
-    pub fn begin(&self, run_id: &str) {
-        self.0.send_modify(|current| {
-            if let Some((_, is_recorded)) = current.as_mut().filter(|(id, _)| id == run_id) {
-                *is_recorded = true;
-            }
-        });
-    }
-
     /// The ID of the running pass.
     pub fn run_id(&self) -> Option<String> {
         self.0.borrow().as_ref().map(|(id, _)| id.clone())
@@ -56,6 +51,79 @@ pub enum Worker {
     Attached(Box<Attached>),
 }
 
+impl Worker {
+    /// Runs one pass under the lock of the sweep lane, and records it. A failed pass also returns a
+    /// [`Run`], with the status `failed`.
+    pub async fn pass(
+        &self,
+        request: &PassRequest,
+        run_id: &str,
+        current: &Current,
+        stop: &CancellationToken,
+    ) -> PassResult {
+        let mut run = blank(request, run_id);
+        let Some((db, settings)) = self.records() else {
+            self.steps(request, &mut run, stop).await?;
+            run.end();
+            return Ok(run);
+        };
+        let lane = match Lane::take(settings, Work::Pass, request.patience, stop).await {
+            Ok(Some(lane)) => lane,
+            Ok(None) => return Err(PassError::Busy),
+            Err(error) => {
+                fail(&mut run, &error.into());
+                return Ok(run);
+            }
+        };
+        let ended = match record::begin(db, &run, request).await {
+            Ok(()) => {
+                current.0.send_modify(|current| {
+                    if let Some((_, is_recorded)) = current {
+                        *is_recorded = true;
+                    }
+                });
+                crash_point(Point::RunBegun);
+                Box::pin(self.steps(request, &mut run, &lane.working)).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = lane.checked(ended) {
+            fail(&mut run, &error);
+        }
+        run.end();
+        crash_point(Point::RunDone);
+        record::end(db, &run, request).await;
+        lane.release().await;
+        Ok(run)
+    }
+
+    /// Runs one pass in a process of its own.
+    pub async fn once(&self, request: &PassRequest, stop: &CancellationToken) -> PassResult {
+        self.pass(request, &new_run_id(), &Current::default(), stop)
+            .await
+    }
+
+    /// Where runs are recorded. Without a database of ours, `attach --once` records nothing.
+    fn records(&self) -> Option<(&Db, &DbSettings)> {
+        match self {
+            Self::Own(own) => Some((&own.stores.db, &own.stores.db_settings)),
+            Self::Attached(attached) => attached.ours.as_ref().map(|it| (&it.db, &it.settings)),
+        }
+    }
+
+    async fn steps(
+        &self,
+        request: &PassRequest,
+        run: &mut Run,
+        stop: &CancellationToken,
+    ) -> Result<(), PassError> {
+        match self {
+            Self::Own(reconciler) => reconciler.sweep(request, run, stop).await,
+            Self::Attached(attached) => attached.compare(request, run, stop).await,
+        }
+    }
+}
+
 #[derive(Clone)]
 pub struct Passes {
     pub current: Arc<Current>,
@@ -75,10 +143,7 @@ impl Passes {
         stop: CancellationToken,
     ) -> Self {
         Self {
-            current: Arc::clone(match &worker {
-                Worker::Own(reconciler) => &reconciler.current,
-                Worker::Attached(attached) => &attached.current,
-            }),
+            current: Arc::default(),
             worker,
             notifier,
             tasks,
@@ -100,10 +165,8 @@ impl Passes {
         let (passes, id) = (self.clone(), run_id.clone());
         self.tasks.spawn(async move {
             let started = Instant::now();
-            let result = match &passes.worker {
-                Worker::Own(reconciler) => reconciler.pass(&request, &id, &passes.stop).await,
-                Worker::Attached(attached) => attached.pass(&request, &id, &passes.stop).await,
-            };
+            let Self { worker, stop, .. } = &passes;
+            let result = worker.pass(&request, &id, &passes.current, stop).await;
             if let Ok(run) = &result {
                 ended(run, started, &passes.notifier).await;
             }
@@ -125,6 +188,14 @@ impl Passes {
         };
         let seen = current.wait_for(is_known).await;
         seen.is_ok_and(|current| current.as_ref().is_some_and(|(id, _)| id == run_id))
+    }
+
+    /// Rejects a request for a coupon or drop that does not exist.
+    pub async fn must_exist(&self, request: &PassRequest) -> Result<(), PassError> {
+        match &self.worker {
+            Worker::Own(reconciler) => must_exist(&reconciler.stores.db, request).await,
+            Worker::Attached(_) => Ok(()),
+        }
     }
 }
 
@@ -159,19 +230,16 @@ impl Drop for Running {
 /// Rejects a request for a coupon or drop that does not exist, so that a typing error is not
 /// recorded as a failed pass. If MySQL is unavailable, accepts the request, and the pass reports
 /// the failure.
-pub async fn must_exist(stores: &Stores, request: &PassRequest) -> Result<(), PassError> {
+pub async fn must_exist(db: &Db, request: &PassRequest) -> Result<(), PassError> {
     let missing = match (request.coupon, request.drop) {
-        (Some(coupon), drop) => match stores.db.coupon(coupon).await {
-            Ok(None) => format!("there is no coupon {coupon}"),
-            Ok(Some((_, own))) => match drop {
-                Some(id) if own.iter().all(|it| it.id != id) => {
-                    format!("coupon {coupon} has no drop {id}")
-                }
-                _ => return Ok(()),
-            },
-            Err(_) => return Ok(()),
+        (Some(coupon), drop) => match (db.coupon(coupon).await, drop) {
+            (Ok(None), _) => format!("there is no coupon {coupon}"),
+            (Ok(Some((_, own))), Some(id)) if own.iter().all(|it| it.id != id) => {
+                format!("coupon {coupon} has no drop {id}")
+            }
+            _ => return Ok(()),
         },
-        (None, Some(drop)) if matches!(stores.db.has_drop(drop).await, Ok(false)) => {
+        (None, Some(drop)) if matches!(db.has_drop(drop).await, Ok(false)) => {
             format!("there is no drop {drop}")
         }
         (None, _) => return Ok(()),

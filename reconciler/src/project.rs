@@ -16,7 +16,7 @@ use firstcome_shared::redis::gate::{Fence, Opened};
 use firstcome_shared::redis::keys::DropKeys;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
-use crate::context::{PassContext, PassError, fenced};
+use crate::context::{PassContext, PassError, Step, fenced};
 use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::revoke_promote;
@@ -38,7 +38,7 @@ pub(crate) async fn drops(
     seen: &CouponSeen,
     fence: &Fence,
     dirty: &[DropId],
-) -> Result<(), PassError> {
+) -> Step<()> {
     if seen.coupon.once_per == OncePer::Coupon {
         let clear = ctx.stores.redis.clear_claimants(seen.coupon.id, fence);
         fenced(clear.await?)?;
@@ -60,7 +60,7 @@ async fn project_drop(
     coupon: &Coupon,
     own: &DropSeen,
     fence: &Fence,
-) -> Result<(), PassError> {
+) -> Step<()> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
     let (drop, keys) = (own.drop.id, &own.keys);
     let highest = db.highest_slots(vec![drop]).await?;
@@ -93,7 +93,7 @@ pub(crate) async fn surroundings(
     fence: &Fence,
     dirty: &[DropId],
     ledger: &mut Ledger,
-) -> Result<(), PassError> {
+) -> Step<()> {
     let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
     let (coupon, all) = db.coupon(id).await?.ok_or(PassError::Stale)?;
     // Keys of sealed drops that an older Redis brought back.
@@ -107,7 +107,7 @@ pub(crate) async fn surroundings(
         claimants(ctx, id, others, fence).await?;
     }
     for own in &seen.drops {
-        let owed = revoke_promote::open_promises(ctx, seen, own.drop.id).await?;
+        let owed = revoke_promote::open_promises(ctx, &seen.coupon, own.drop.id).await?;
         if !owed.is_empty() {
             let write = redis.write_owed(&own.keys, fence, coupon.once_per, &owed);
             fenced(write.await?)?;
@@ -135,7 +135,7 @@ async fn claimants<'d>(
     coupon: CouponId,
     drops: impl Iterator<Item = &'d Drop>,
     fence: &Fence,
-) -> Result<(), PassError> {
+) -> Step<()> {
     let redis = &ctx.stores.redis;
     for drop in drops {
         let mut read = std::pin::pin!(rows_of(ctx, coupon, fence, drop.id, drop.quantity));
@@ -154,7 +154,7 @@ fn rows_of<'c>(
     fence: &'c Fence,
     drop: DropId,
     highest: Slot,
-) -> impl Stream<Item = Result<(RangeInclusive<Slot>, Vec<ClaimOfSlot>), PassError>> + 'c {
+) -> impl Stream<Item = Step<(RangeInclusive<Slot>, Vec<ClaimOfSlot>)>> + 'c {
     let ranges = (1..=highest).step_by(ROWS_AT_ONCE as usize);
     stream::iter(ranges)
         .map(move |from| async move {
@@ -167,11 +167,7 @@ fn rows_of<'c>(
 }
 
 /// Opens a coupon once every unsealed drop adds up.
-pub(crate) async fn open(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    fence: &Fence,
-) -> Result<(), PassError> {
+pub(crate) async fn open(ctx: &PassContext, seen: &CouponSeen, fence: &Fence) -> Step<()> {
     let id = seen.coupon.id;
     let keys: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();
     crash_point(Point::GateDue);

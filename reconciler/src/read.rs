@@ -6,16 +6,19 @@ use std::ops::RangeInclusive;
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
 use firstcome_shared::mysql::revoked::Revocations;
+use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, DropState};
+use firstcome_shared::tuning::Tuning;
 use futures_util::{Stream, StreamExt as _, stream};
 
-use crate::context::{PassContext, PassError};
-use crate::judge::{self, DropKeysSeen, Letter, MysqlPage, Recheck, RedisPage, Row};
+use crate::context::{PassContext, PassError, Step};
+use crate::judge::{self, Letter, MysqlPage, Recheck, RedisPage, Row};
 
 /// A coupon with the drops to reconcile, as they were when the pass began.
 #[derive(Debug, Clone)]
@@ -57,18 +60,6 @@ impl DropSeen {
         }
     }
 
-    pub fn numbers(&self) -> DropKeysSeen {
-        let state = &self.state;
-        DropKeysSeen {
-            has_keys: state.has_keys,
-            has_settings: state.meta.is_some(),
-            is_readable: state.unreadable.is_empty(),
-            count: state.count,
-            users: state.users,
-            free: state.free,
-        }
-    }
-
     /// Whether the drop has nothing that a page could show.
     pub fn is_empty(&self) -> bool {
         let state = &self.state;
@@ -96,13 +87,55 @@ impl DropSeen {
     }
 }
 
-/// Reads coupons with their unsealed drops. `drop` selects one drop.
+/// A pass over one drop.
+#[derive(Clone, Copy)]
+pub struct DropPass<'c> {
+    pub ctx: &'c PassContext,
+    pub seen: &'c CouponSeen,
+    pub own: &'c DropSeen,
+}
+
+impl<'c> DropPass<'c> {
+    pub fn new(ctx: &'c PassContext, seen: &'c CouponSeen, own: &'c DropSeen) -> Self {
+        Self { ctx, seen, own }
+    }
+
+    pub fn id(self) -> DropId {
+        self.own.drop.id
+    }
+
+    pub fn coupon(self) -> &'c Coupon {
+        &self.seen.coupon
+    }
+
+    pub fn db(self) -> &'c Db {
+        &self.ctx.stores.db
+    }
+
+    pub fn redis(self) -> &'c Redis {
+        &self.ctx.stores.redis
+    }
+
+    /// Reads the drop's numbers again, after rows were inserted or users promoted.
+    pub(crate) async fn again(self) -> Step<DropSeen> {
+        let which = Some(vec![self.coupon().id]);
+        let now = coupons(self.ctx, which, Some(self.id())).await?;
+        let now = now.into_iter().flat_map(|seen| seen.drops).next();
+        Ok(now.unwrap_or_else(|| self.own.clone()))
+    }
+}
+
+/// Reads coupons with their unsealed drops: all, or these, or one drop.
 pub(crate) async fn coupons(
     ctx: &PassContext,
-    mut catalogue: Vec<(Coupon, Vec<Drop>)>,
+    which: Option<Vec<CouponId>>,
     drop: Option<DropId>,
-) -> Result<Vec<CouponSeen>, PassError> {
+) -> Step<Vec<CouponSeen>> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+    let mut catalogue = match which {
+        Some(ids) => db.coupons_by_id(ids).await?,
+        None => db.catalogue().await?,
+    };
     let is_wanted = |it: &Drop| it.sealed_at.is_none() && drop.is_none_or(|id| id == it.id);
     for (_, drops) in &mut catalogue {
         drops.retain(is_wanted);
@@ -143,18 +176,6 @@ pub(crate) async fn coupons(
     Ok(seen)
 }
 
-/// Reads a drop's numbers again, after rows were inserted or users promoted.
-pub(crate) async fn again_drop(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    own: &DropSeen,
-) -> Result<DropSeen, PassError> {
-    let one = vec![(seen.coupon.clone(), vec![own.drop.clone()])];
-    let now = coupons(ctx, one, Some(own.drop.id)).await?;
-    let now = now.into_iter().flat_map(|seen| seen.drops).next();
-    Ok(now.unwrap_or_else(|| own.clone()))
-}
-
 /// A page: M, then R.
 pub(crate) struct ReadPage {
     pub mysql: MysqlPage,
@@ -167,46 +188,34 @@ pub(crate) struct ReadPage {
 const AHEAD: usize = 2;
 
 /// Reads a drop page by page. The last page has no end.
-pub(crate) fn pages<'c>(
-    ctx: &'c PassContext,
-    coupon: &'c Coupon,
-    drop: &'c DropSeen,
-) -> impl Stream<Item = Result<ReadPage, PassError>> + 'c {
-    let size = i64::from(ctx.settings.page_slots.max(1));
-    let upper = drop.upper();
+pub(crate) fn pages(drop: DropPass<'_>) -> impl Stream<Item = Step<ReadPage>> + '_ {
+    let size = Tuning::ReconcilePageSlots.or(5_000_i64).max(1);
+    let upper = drop.own.upper();
     let pages = (upper + size - 1) / size;
     let ranges = (0..pages).map(move |page| {
         let to = (page + 1) * size;
         (page * size + 1, (page + 1 < pages).then_some(to))
     });
-    stream::iter(ranges)
-        .map(move |(from, to)| read_page(ctx, coupon, drop, from, to))
-        .buffered(AHEAD)
+    let read = move |(from, to)| read_page(drop, from, to);
+    stream::iter(ranges).map(read).buffered(AHEAD)
 }
 
-async fn read_page(
-    ctx: &PassContext,
-    coupon: &Coupon,
-    drop: &DropSeen,
-    from: i64,
-    to: Option<i64>,
-) -> Result<ReadPage, PassError> {
-    let (db, id) = (&ctx.stores.db, drop.drop.id);
+async fn read_page(drop: DropPass<'_>, from: i64, to: Option<i64>) -> Step<ReadPage> {
+    let (db, coupon, id) = (drop.db(), drop.coupon().id, drop.id());
     let slot = |slot: i64| Slot::try_from(slot).unwrap_or(Slot::MAX);
     let slots = slot(from)..=to.map_or(Slot::MAX, slot);
     let rows = db.rows_on_slots(id, slots).await?;
     let mut letters = Vec::new();
-    if drop.letters > 0 {
+    if drop.own.letters > 0 {
         let slots = from..=to.unwrap_or(i64::MAX);
-        letters = db.dead_letters_on_slots(coupon.id, id, slots).await?;
+        letters = db.dead_letters_on_slots(coupon, id, slots).await?;
         if from == 1 {
-            letters.extend(
-                db.dead_letters_beside_slots(coupon.id, id, Slot::MAX)
-                    .await?,
-            );
+            let beside = db.dead_letters_beside_slots(coupon, id, Slot::MAX);
+            letters.extend(beside.await?);
         }
     }
-    let seen = ctx.stores.redis.page(&drop.keys, from, to).await?;
+    let letters = letters.iter().map(|row| letter(row, &drop.own.drop));
+    let seen = drop.redis().page(&drop.own.keys, from, to).await?;
     let redis = RedisPage {
         from,
         to,
@@ -215,12 +224,11 @@ async fn read_page(
         free: seen.free,
         odd: seen.odd,
     };
-    let letters = letters
-        .into_iter()
-        .map(|row| letter(&row, &drop.drop))
-        .collect();
     Ok(ReadPage {
-        mysql: MysqlPage { rows, letters },
+        mysql: MysqlPage {
+            rows,
+            letters: letters.collect(),
+        },
         redis,
         gate: seen.gate,
         revision: seen.revision,
@@ -246,14 +254,11 @@ const SLOTS_AT_ONCE: usize = 1_000;
 /// Reads M' and R': whatever concerns the doubts of a page. Returns `None` if the drop was sealed
 /// or deleted meanwhile, unless it `may_be_sealed`.
 pub(crate) async fn again(
-    ctx: &PassContext,
-    coupon: &Coupon,
-    drop: &DropSeen,
+    drop: DropPass<'_>,
     page: &ReadPage,
     may_be_sealed: bool,
-) -> Result<Option<Recheck>, PassError> {
-    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
-    let id = drop.drop.id;
+) -> Step<Option<Recheck>> {
+    let (db, coupon, id) = (drop.db(), drop.coupon(), drop.id());
     let doubts = judge::doubts(&page.mysql, &page.redis);
     let slots: Vec<Slot> = doubts.slots.into_iter().collect();
     let users: Vec<UserId> = doubts.users.into_iter().collect();
@@ -269,11 +274,11 @@ pub(crate) async fn again(
     again.revocations = Revocations::new(revocations, coupon.once_per, id);
     for row in of_users {
         let is_in_scope = coupon.once_per == OncePer::Coupon || row.drop_id == id.0;
-        let (drop, row) = (DropId(row.drop_id), row_of(row));
+        let (of, row) = (DropId(row.drop_id), row_of(row));
         // A void row is moved, and rules out nothing.
         if is_in_scope && !again.revocations.voids(&row.user, row.at_ms) {
             let rows = again.rows_of_users.entry(row.user.clone()).or_default();
-            rows.push((drop, row));
+            rows.push((of, row));
         }
     }
     let letters: Vec<i64> = page.mysql.letters.iter().map(|letter| letter.id).collect();
@@ -287,12 +292,15 @@ pub(crate) async fn again(
         return Ok(None);
     };
     // A dry run adopts a quantity that MySQL has lost, without writing it.
-    let adopted = if ctx.dry_run { drop.drop.quantity } else { 0 };
+    let adopted = if drop.ctx.dry_run {
+        drop.own.drop.quantity
+    } else {
+        0
+    };
     again.quantity = own.quantity.max(adopted);
     for some in slots.chunks(SLOTS_AT_ONCE) {
-        again
-            .holders
-            .extend(redis.slots(&drop.keys, some).await?.users);
+        let held = drop.redis().slots(&drop.own.keys, some).await?;
+        again.holders.extend(held.users);
     }
     Ok(Some(again))
 }
@@ -312,7 +320,7 @@ pub(crate) async fn rows_in_era(
     era: u64,
     drop: DropId,
     slots: RangeInclusive<Slot>,
-) -> Result<Vec<Row>, PassError> {
+) -> Step<Vec<Row>> {
     let read = ctx.stores.db.rows_in_era((coupon, era), drop, slots);
     read.await?.ok_or(PassError::Stale)
 }

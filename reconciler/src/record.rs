@@ -3,14 +3,60 @@
 //! tables grow with events, not with passes and drops.
 
 use chrono::{DateTime, Utc};
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::runs::{FindingRow, RunRow, to_json};
 use firstcome_shared::mysql::{Db, DbError};
 use sha2::{Digest as _, Sha256};
 
-use crate::context::PassRequest;
-use crate::report::{DropReport, Finding, Outcome, Run};
+use crate::context::{PassError, PassRequest};
+use crate::report::{
+    DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger,
+};
+
+/// Returns a new ID for a run. IDs sort by time.
+pub fn new_run_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// Creates the run of a pass that begins now.
+pub fn blank(request: &PassRequest, run_id: &str) -> Run {
+    Run {
+        asked_by: request.by.as_ref().and_then(|(by, _)| by.name.clone()),
+        dry_run: request.dry_run,
+        deep: request.deep,
+        partial: true,
+        ..Run::begun(run_id, request.trigger, Utc::now())
+    }
+}
+
+/// Creates the run of work that no schedule and nobody asked for.
+pub fn unasked() -> Run {
+    blank(&PassRequest::new(Trigger::Startup), &new_run_id())
+}
+
+/// Adds the error of a pass to its run.
+pub fn fail(run: &mut Run, error: &PassError) {
+    fail_by(run, error.cause(), error.to_string());
+    // The run that reopens the coupons reports the loss.
+    run.stopped = matches!(error, PassError::Stopped | PassError::Replaced);
+    tracing::error!(run_id = run.run_id, %error, "the pass failed");
+}
+
+pub fn fail_by(run: &mut Run, cause: FailureCause, reason: String) {
+    run.findings.push(failure(cause, reason.clone()));
+    run.error = Some(reason);
+    run.end();
+    run.partial = true;
+}
+
+pub fn failure(cause: FailureCause, error: String) -> Finding {
+    Finding {
+        case: FindingCase::RunFailed(cause),
+        ..Finding::report(Kind::Stalled, error)
+    }
+}
 
 /// Records the beginning of a run, and the operator who requested it. The caller holds the pass
 /// lock.
@@ -22,10 +68,19 @@ pub async fn begin(db: &Db, run: &Run, request: &PassRequest) -> Result<(), DbEr
     db.begin_run(row(run, request.confirm), asked).await
 }
 
-/// Records the end of a run with its findings, or logs why that failed.
-pub async fn finish(db: &Db, run: &Run, confirmed: bool, is_beside_passes: bool) {
-    if let Err(error) = finished(db, run, confirmed, is_beside_passes).await {
+/// Records the end of a pass, and that its schedules have run; or logs why that failed.
+pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest) {
+    if let Err(error) = finish(db, run, request.confirm).await {
         tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+    }
+    crash_point(Point::RunRecorded);
+    if run.status == Status::Failed {
+        return;
+    }
+    for name in request.counts_for {
+        if let Err(error) = remember(db, name, Utc::now()).await {
+            tracing::warn!(%error, name, "that it ran could not be noted");
+        }
     }
 }
 
@@ -33,35 +88,24 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool, is_beside_passes: bool)
 ///
 /// # Errors
 /// [`DbError`] if MySQL fails; then nothing is recorded.
-pub async fn finished(
-    db: &Db,
-    run: &Run,
-    confirmed: bool,
-    is_beside_passes: bool,
-) -> Result<(), DbError> {
+pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> {
     let finished_at = run.finished_at.unwrap_or_else(Utc::now);
     // Findings are stored in separate rows.
-    let bare = |d: &DropReport| DropReport {
+    let bare = |drop: &DropReport| DropReport {
         findings: Vec::new(),
-        coupon_name: d.coupon_name.clone(),
-        ..*d
+        coupon_name: drop.coupon_name.clone(),
+        ..*drop
     };
-    let drops: Vec<DropReport> = run
-        .drops
-        .iter()
-        .filter(|d| is_kept(d))
-        .take(REPORTS_AT_MOST)
-        .map(bare)
-        .collect();
+    let drops = run.drops.iter().filter(|drop| is_kept(drop));
+    let drops: Vec<DropReport> = drops.take(REPORTS_AT_MOST).map(bare).collect();
     let drops = to_json(&drops)?;
     let row = RunRow {
-        content: (!is_beside_passes).then(|| content(run, &drops)).flatten(),
+        content: content(run, &drops),
         drops: Some(drops),
         ..row(run, confirmed)
     };
-    let findings = run
-        .all_findings()
-        .map(|found| finding_row(&run.run_id, found));
+    let findings = run.all_findings();
+    let findings = findings.map(|found| finding_row(&run.run_id, found));
     let succeeded = run.ended_well().then(|| finished_at.to_rfc3339());
     db.finish_run(row, findings.collect(), succeeded).await?;
     if run.dry_run {
@@ -177,8 +221,6 @@ pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Kind, Trigger};
-    use crate::run::blank;
 
     #[test]
     fn result_is_the_same_only_if_nothing_was_repaired_and_all_was_compared() {

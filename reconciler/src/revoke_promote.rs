@@ -10,14 +10,13 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::gate::Fence;
-use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
 use firstcome_shared::sql;
 
-use crate::context::{PassContext, PassError};
+use crate::context::{PassContext, Step};
 use crate::judge::DueRow;
 use crate::ledger::Ledger;
-use crate::read::{CouponSeen, DropSeen};
+use crate::read::{CouponSeen, DropPass, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::rows::{self, RowEnd};
 
@@ -25,10 +24,10 @@ use crate::rows::{self, RowEnd};
 pub(crate) async fn complete(
     ctx: &PassContext,
     coupon: &Coupon,
-    keys: &DropKeys,
     revocation: &Revocation,
-) -> Result<(), PassError> {
+) -> Step<()> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+    let keys = &redis.keys(coupon.id, DropId(revocation.drop_id));
     db.take_out_row(revocation.id).await?;
     let until = redis.revoke(keys, coupon.once_per, revocation).await?;
     if revocation.is_to_be_ended() {
@@ -44,15 +43,13 @@ pub(crate) async fn finish_revocations(
     ctx: &PassContext,
     seen: &CouponSeen,
     ledger: &mut Ledger,
-) -> Result<(), PassError> {
+) -> Step<()> {
     if seen.banned == 0 {
         return Ok(());
     }
     for revocation in unended(ctx, seen.coupon.id).await? {
-        let drop = DropId(revocation.drop_id);
-        let keys = ctx.stores.redis.keys(seen.coupon.id, drop);
         if !ctx.dry_run {
-            complete(ctx, &seen.coupon, &keys, &revocation).await?;
+            complete(ctx, &seen.coupon, &revocation).await?;
         }
         let (kind, action) = (Kind::SettingsMismatch, ActionKind::Revoke);
         let detail = "a claim was given back, and its API did not finish";
@@ -64,11 +61,8 @@ pub(crate) async fn finish_revocations(
 }
 
 async fn unended(ctx: &PassContext, coupon: CouponId) -> Result<Vec<Revocation>, DbError> {
-    let unended = format!(
-        "SELECT {} FROM revoked_coupons WHERE coupon_id = ? AND may_claim_again AND again_from IS NULL \
-         AND revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND LIMIT 1000",
-        Revocation::columns("")
-    );
+    let unended = "SELECT {columns} FROM revoked_coupons WHERE coupon_id = ? AND may_claim_again AND again_from IS NULL \
+                   AND revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND LIMIT 1000";
     let what = "unended revocations";
     ctx.stores.db.all(what, sql!(unended, coupon)).await
 }
@@ -76,11 +70,10 @@ async fn unended(ctx: &PassContext, coupon: CouponId) -> Result<Vec<Revocation>,
 /// Reads a drop's open broken promises, and closes those that were kept or became void.
 pub(crate) async fn open_promises(
     ctx: &PassContext,
-    seen: &CouponSeen,
+    coupon: &Coupon,
     drop: DropId,
-) -> Result<Vec<ClaimOfSlot>, PassError> {
+) -> Step<Vec<ClaimOfSlot>> {
     let db = &ctx.stores.db;
-    let coupon = &seen.coupon;
     let mut open = Vec::new();
     let mut after = String::new();
     loop {
@@ -128,28 +121,23 @@ pub(crate) fn plan(drop: &DropSeen, ledger: &mut Ledger) {
 
 /// Gives the slots that are left to the first users of the waiting list, and writes their rows.
 /// Returns how many got one.
-pub(crate) async fn promote(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    drop: &DropSeen,
-    fence: &Fence,
-    ledger: &mut Ledger,
-) -> Result<u64, PassError> {
-    let redis = &ctx.stores.redis;
+pub(crate) async fn promote(drop: DropPass<'_>, fence: &Fence, ledger: &mut Ledger) -> Step<u64> {
+    let DropPass { ctx, seen, own } = drop;
+    let redis = drop.redis();
     let mut promoted = 0;
-    if drop.state.waiting == 0 && !drop.has_broken_promises {
+    if own.state.waiting == 0 && !own.has_broken_promises {
         return Ok(0);
     }
-    if drop.has_broken_promises || drop.state.owed > 0 {
-        let owed = open_promises(ctx, seen, drop.drop.id).await?;
-        let write = redis.write_owed(&drop.keys, fence, seen.coupon.once_per, &owed);
+    if own.has_broken_promises || own.state.owed > 0 {
+        let owed = open_promises(ctx, &seen.coupon, drop.id()).await?;
+        let write = redis.write_owed(&own.keys, fence, seen.coupon.once_per, &owed);
         if !owed.is_empty() && matches!(write.await?, Fenced::Stale) {
             return Ok(0);
         }
     }
     loop {
         ctx.must_go_on()?;
-        let given = redis.promote_waiting(&drop.keys, fence, AT_ONCE).await?;
+        let given = redis.promote_waiting(&own.keys, fence, AT_ONCE).await?;
         let Fenced::Done(promotion) = given else {
             return Ok(promoted);
         };
@@ -162,15 +150,13 @@ pub(crate) async fn promote(
         }
         crash_point(Point::PersonPromoted);
         let due: Vec<DueRow> = promotion.given.into_iter().map(due_row).collect();
-        let ends = rows::insert_rows(ctx, &seen.coupon, drop.drop.id, fence.era(), &due).await?;
+        let ends = rows::insert_rows(drop, &due).await?;
         promoted += due.len() as u64;
         for (due, end) in due.into_iter().zip(ends) {
             // Without a row, the next pass finds the claim unissued.
             let result = match end {
                 RowEnd::Issued => Outcome::Applied,
-                RowEnd::Planned | RowEnd::Overtaken | RowEnd::Stale | RowEnd::Refused(_) => {
-                    Outcome::Skipped
-                }
+                RowEnd::Overtaken | RowEnd::Stale | RowEnd::Refused(_) => Outcome::Skipped,
             };
             let (kind, action) = (Kind::Unfilled, ActionKind::Promote);
             let found = Finding::new(kind, action, result, "a slot was left");

@@ -3,23 +3,20 @@
 //! whoever is refused for one of these is owed a slot, and nobody else.
 
 use chrono::DateTime;
-use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{FencedInsert, IssuedBy};
 use firstcome_shared::mysql::{DbError, Refusal};
 use firstcome_shared::sql;
 
-use crate::context::{PassContext, PassError};
+use crate::context::Step;
 use crate::judge::{DueRow, Holder, LetterEnd};
+use crate::read::DropPass;
 
 /// What became of a due row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RowEnd {
-    /// The pass does not write.
-    Planned,
     /// The row is there.
     Issued,
     /// The slot is another user's or above the quantity, the user has another row, or the claim was
@@ -38,28 +35,20 @@ const AT_ONCE: usize = 500;
 const DEADLOCKS: u32 = 5;
 
 /// Inserts rows, each with the dead letter that it resolves, in transactions that read the coupon's
-/// era and stop if it is above `era`. A refused batch is halved until the refused row is alone.
-pub(crate) async fn insert_rows(
-    ctx: &PassContext,
-    coupon: &Coupon,
-    drop: DropId,
-    era: u64,
-    due: &[DueRow],
-) -> Result<Vec<RowEnd>, PassError> {
+/// era and stop if it is above the one that the pass knows. A refused batch is halved until the refused row is alone.
+pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<RowEnd>> {
+    let (ctx, coupon) = (drop.ctx, drop.coupon());
     let mut ends = Vec::with_capacity(due.len());
     let mut todo: Vec<&[DueRow]> = due.chunks(AT_ONCE).rev().collect();
     let mut deadlocks = 0;
     crash_point(Point::RepairBegun);
     while let Some(some) = todo.pop() {
         ctx.must_go_on()?;
-        let claims: Vec<Claim> = some.iter().map(|due| claim(coupon, drop, due)).collect();
+        let claims = some.iter().map(|due| claim(drop, due)).collect();
         let resolutions = some.iter().filter_map(issued).collect();
-        let by = IssuedBy::Reconciler;
-        let fence = (coupon.id, era);
-        let written = ctx
-            .stores
-            .db
-            .insert_fenced(fence, claims, by, resolutions, &ctx.run_id);
+        let (fence, by) = ((coupon.id, coupon.era), IssuedBy::Reconciler);
+        let db = drop.db();
+        let written = db.insert_fenced(fence, claims, by, resolutions, &ctx.run_id);
         match (written.await, some) {
             (Ok(FencedInsert::Written), _) => ends.extend(vec![RowEnd::Issued; some.len()]),
             (Ok(FencedInsert::Stale), _) => ends.extend(vec![RowEnd::Stale; some.len()]),
@@ -84,10 +73,10 @@ fn halve<'d>(some: &'d [DueRow], todo: &mut Vec<&'d [DueRow]>) {
     todo.extend([second, first]);
 }
 
-fn claim(coupon: &Coupon, drop: DropId, due: &DueRow) -> Claim {
+fn claim(drop: DropPass<'_>, due: &DueRow) -> Claim {
     Claim {
-        coupon_id: coupon.id,
-        drop_id: drop,
+        coupon_id: drop.coupon().id,
+        drop_id: drop.id(),
         slot: due.slot,
         user_id: due.user.clone(),
         claimed_at: due.at_ms.and_then(DateTime::from_timestamp_millis),
@@ -116,9 +105,7 @@ fn end_of_refused(error: &DbError) -> RowEnd {
 /// Ends dead letters without a row: duplicates, revoked ones, and those whose users are owed a
 /// slot. An owed user is listed in the transaction that closes the letter.
 pub(crate) async fn end_letters(
-    ctx: &PassContext,
-    coupon: &Coupon,
-    drop: DropId,
+    drop: DropPass<'_>,
     ends: &[(i64, LetterEnd)],
 ) -> Result<(), DbError> {
     let mut resolutions = Vec::new();
@@ -137,25 +124,22 @@ pub(crate) async fn end_letters(
     if resolutions.is_empty() {
         return Ok(());
     }
-    owe(ctx, coupon, drop, owed, "failed_claim", resolutions).await
+    owe(drop, owed, "failed_claim", resolutions).await
 }
 
 /// Lists users who are owed a slot, before anything else forgets them. Safe to repeat.
 pub(crate) async fn owe(
-    ctx: &PassContext,
-    coupon: &Coupon,
-    drop: DropId,
+    drop: DropPass<'_>,
     owed: Vec<Holder>,
     reason: &'static str,
     resolutions: Vec<Resolution>,
 ) -> Result<(), DbError> {
-    let (run_id, coupon) = (ctx.run_id.clone(), coupon.id);
-    let db = &ctx.stores.db;
-    let listed = db.transaction("list owed users", async move |conn| {
+    let (run_id, coupon, id) = (drop.ctx.run_id.clone(), drop.coupon().id, drop.id());
+    let listed = drop.db().transaction("list owed users", async move |conn| {
         for Holder { user, slot, .. } in &owed {
             let owe = "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
                        VALUES (?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)";
-            let owe = sql!(owe, drop, user, coupon, *slot, reason, &run_id);
+            let owe = sql!(owe, id, user, coupon, *slot, reason, &run_id);
             owe.run(conn).await?;
         }
         resolve(conn, &resolutions, &run_id).await

@@ -12,13 +12,13 @@ use firstcome_shared::redis::reads::CouponState;
 use firstcome_shared::schedule::Schedule;
 use firstcome_shared::sql;
 
-use crate::context::{PassContext, PassError};
+use crate::context::{PassContext, Step};
 use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
-use crate::pass::{Compared, carry_out, moment};
-use crate::read::{self, CouponSeen, DropSeen, ReadPage};
+use crate::pass::{Compared, end_claims, moment, note_rows};
+use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
 use crate::report::{Finding, FindingCase, Kind};
-use crate::revoke_promote;
+use crate::{revoke_promote, rows};
 
 /// Whether the drop has been closed for longer than any claim takes, by Redis's clock and by this
 /// host's: if either is wrong, users may still be admitted.
@@ -30,25 +30,20 @@ fn is_over(ctx: &PassContext, drop: &DropSeen) -> bool {
 
 /// Seals a drop if it is over, exact, and has no open dead letter. Counts its rows and revocations
 /// once more under its lock. Users who are still owed a slot stay listed.
-pub(crate) async fn seal(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    drop: &DropSeen,
-    last: &Compared,
-    ledger: &mut Ledger,
-) -> Result<bool, PassError> {
-    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledger) -> Step<bool> {
+    let DropPass { ctx, seen, own } = drop;
+    let (db, redis) = (drop.db(), drop.redis());
     let (coupon, numbers, waiting) = (seen.coupon.id, &last.numbers, last.numbers.waiting);
     let is_exact = last.is_clean() && numbers.users == numbers.rows && numbers.in_flight == 0;
-    if ctx.dry_run || !is_exact || !is_over(ctx, drop) {
+    if ctx.dry_run || !is_exact || !is_over(ctx, own) {
         return Ok(false);
     }
-    let (id, closes_at, quantity) = (drop.drop.id, drop.drop.closes_at, drop.drop.quantity);
+    let (id, closes_at, quantity) = (drop.id(), own.drop.closes_at, own.drop.quantity);
     if !db.count_dead_letters(vec![id]).await?.is_empty() {
         return Ok(false);
     }
     let left = u64::from(quantity).saturating_sub(numbers.rows);
-    if left > 0 && waiting > 0 && !drop.drop.closed_early {
+    if left > 0 && waiting > 0 && !own.drop.closed_early {
         // Promotion comes before sealing, but not in a paused coupon.
         if seen.coupon.paused {
             let detail = format!(
@@ -67,9 +62,7 @@ pub(crate) async fn seal(
     }
     let (coupon_id, drop_id) = (coupon.0, id.0);
     tracing::info!(coupon_id, drop_id, rows, "the drop is exact, and sealed");
-    redis
-        .expire_sealed(std::slice::from_ref(&drop.keys))
-        .await?;
+    redis.expire_sealed(std::slice::from_ref(&own.keys)).await?;
     if is_coupon_over(db, coupon).await? {
         redis.expire_coupons(&[coupon]).await?;
     }
@@ -106,7 +99,7 @@ pub(crate) async fn judge_letters(
     ctx: &PassContext,
     coupon: Option<CouponId>,
     drop: Option<DropId>,
-) -> Result<(u64, Vec<Finding>), PassError> {
+) -> Step<(u64, Vec<Finding>)> {
     let db = &ctx.stores.db;
     let mut number = 0;
     let mut of_drops: BTreeMap<OfDrop, Ledger> = BTreeMap::new();
@@ -136,7 +129,7 @@ pub(crate) async fn judge_letters(
             continue;
         };
         let ledger = of_drops.entry(of_drop).or_default();
-        for owed in revoke_promote::open_promises(ctx, &seen, of_drop.1).await? {
+        for owed in revoke_promote::open_promises(ctx, &seen.coupon, of_drop.1).await? {
             let found = Finding::report(Kind::BrokenPromise, "promised, and its drop is sealed");
             ledger.add(found.of(Some(owed.slot.into()), Some(&owed.user)));
         }
@@ -189,18 +182,12 @@ async fn letters_of_sealed(
     drop: Option<DropId>,
     (after, last): (i64, i64),
 ) -> Result<Vec<(OfDrop, DeadLetterRow)>, DbError> {
-    let next = format!(
-        "SELECT d.coupon_id, d.id, {} FROM drops d JOIN failed_claims f ON f.drop_id = d.id \
-         AND f.resolved_at IS NULL AND f.user_id IS NOT NULL AND COALESCE(f.coupon_id = d.coupon_id, TRUE) \
-         WHERE d.sealed_at IS NOT NULL AND (d.id > ? OR d.id = ? AND f.id > ?) \
-         AND COALESCE(d.coupon_id = ?, TRUE) AND COALESCE(d.id = ?, TRUE) ORDER BY d.id, f.id LIMIT ?",
-        DeadLetterRow::columns("f.")
-    );
+    let next = "SELECT d.coupon_id, d.id, {f.columns} FROM drops d JOIN failed_claims f ON f.drop_id = d.id \
+                AND f.resolved_at IS NULL AND f.user_id IS NOT NULL AND COALESCE(f.coupon_id = d.coupon_id, TRUE) \
+                WHERE d.sealed_at IS NOT NULL AND (d.id > ? OR d.id = ? AND f.id > ?) \
+                AND COALESCE(d.coupon_id = ?, TRUE) AND COALESCE(d.id = ?, TRUE) ORDER BY d.id, f.id LIMIT ?";
     let next = sql!(next, after, after, last, coupon, drop, LETTERS_AT_ONCE);
-    let found: Vec<(i64, i64, DeadLetterRow)> =
-        db.all("dead letters of sealed drops", next).await?;
-    let of_drop = |(coupon, drop, row)| ((CouponId(coupon), DropId(drop)), row);
-    Ok(found.into_iter().map(of_drop).collect())
+    db.all("dead letters of sealed drops", next).await
 }
 
 /// Reads the sealed drops with users who are still owed a slot.
@@ -212,13 +199,12 @@ async fn sealed_that_owe(
     let owing = db.drops_with_broken_promises().await?;
     let sealed = "SELECT coupon_id, id FROM drops WHERE id IN (?) AND sealed_at IS NOT NULL";
     let sealed = sql!(sealed, list(owing));
-    let sealed: Vec<(i64, i64)> = db.all("sealed drops that owe", sealed).await?;
-    let sealed = sealed.into_iter();
-    let sealed = sealed.map(|(coupon, drop)| (CouponId(coupon), DropId(drop)));
+    let mut sealed: Vec<OfDrop> = db.all("sealed drops that owe", sealed).await?;
     let is_wanted = |(of, id): &OfDrop| {
         coupon.is_none_or(|coupon| coupon == *of) && drop.is_none_or(|drop| drop == *id)
     };
-    Ok(sealed.filter(is_wanted).collect())
+    sealed.retain(is_wanted);
+    Ok(sealed)
 }
 
 /// Reads a sealed drop, of which Redis has nothing to say.
@@ -245,16 +231,14 @@ async fn sealed_drop(
 /// Judges letters of a sealed drop like those of a closed one that Redis has lost, and carries out
 /// what follows. Only a claim that an API or an operator wrote gets a row in a drop that was
 /// verified, and nobody is promoted in it, so nobody is owed a slot.
-async fn judge_sealed(
-    ctx: &PassContext,
-    letters: &[(OfDrop, DeadLetterRow)],
-) -> Result<Ledger, PassError> {
+async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) -> Step<Ledger> {
     ctx.must_go_on()?;
-    let Some((seen, drop)) = sealed_drop(ctx, letters[0].0).await? else {
+    let Some((seen, own)) = sealed_drop(ctx, letters[0].0).await? else {
         return Ok(Ledger::default());
     };
+    let drop = DropPass::new(ctx, &seen, &own);
     // A message of a sealed drop is judged by its time, like one of a closed drop.
-    let mut closed = drop.drop.clone();
+    let mut closed = own.drop.clone();
     closed.sealed_at = None;
     let letters = letters.iter().map(|(_, row)| read::letter(row, &closed));
     let page = ReadPage {
@@ -266,11 +250,10 @@ async fn judge_sealed(
         gate: Gate::default(),
         revision: 0,
     };
-    let Some(again) = read::again(ctx, &seen.coupon, &drop, &page, true).await? else {
+    let Some(again) = read::again(drop, &page, true).await? else {
         return Ok(Ledger::default());
     };
-    let moment = moment(ctx, &seen, &drop);
-    let mut judged = judge::judge(&moment, &page.mysql, &page.redis, &again);
+    let mut judged = judge::judge(&moment(drop), &page.mysql, &page.redis, &again);
     for (_, end) in &mut judged.letters {
         if matches!(end, LetterEnd::Owed { .. }) {
             *end = LetterEnd::Left("another user has its slot in a sealed drop");
@@ -278,15 +261,9 @@ async fn judge_sealed(
     }
     let mut compared = Compared::default();
     let (letters, may_write) = (&page.mysql.letters, !ctx.dry_run);
-    carry_out(
-        ctx,
-        &seen,
-        &drop,
-        letters,
-        &judged,
-        may_write,
-        &mut compared,
-    )
-    .await?;
+    end_claims(drop, letters, &judged, may_write, &mut compared).await?;
+    let due = may_write.then_some(&*judged.rows);
+    let ends = rows::insert_rows(drop, due.unwrap_or(&[])).await?;
+    note_rows(&judged.rows, ends, &mut compared);
     Ok(compared.ledger)
 }

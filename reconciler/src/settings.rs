@@ -4,15 +4,15 @@
 
 use std::collections::HashSet;
 
-use firstcome_shared::allow_list::{Followed, TornList, follow};
+use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::recover;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
-use firstcome_shared::redis::settings::{Loaded, Written};
+use firstcome_shared::redis::settings::Written;
 
-use crate::context::{PassContext, PassError, fenced};
+use crate::context::{PassContext, PassError, Step, fenced};
 use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
@@ -33,7 +33,7 @@ pub(crate) async fn adopt(
     ctx: &PassContext,
     seen: &mut CouponSeen,
     ledger: &mut Ledger,
-) -> Result<(), PassError> {
+) -> Step<()> {
     if seen.state.revision <= seen.coupon.revision {
         return Ok(());
     }
@@ -79,11 +79,11 @@ pub(crate) async fn load_new(
     seen: &CouponSeen,
     fence: &Fence,
     new: &[DropId],
-) -> Result<(), PassError> {
+) -> Step<()> {
     for own in seen.drops.iter().filter(|own| new.contains(&own.drop.id)) {
         let (redis, revision) = (&ctx.stores.redis, seen.coupon.revision);
         let meta = DropMeta::of(&seen.coupon, &own.drop);
-        if redis.load(&own.keys, fence, revision, &meta).await? == Loaded::Yes {
+        if redis.load(&own.keys, fence, revision, &meta).await? == Written::Yes {
             let (coupon_id, drop_id) = (seen.coupon.id.0, own.drop.id.0);
             tracing::info!(coupon_id, drop_id, "a new drop was loaded");
         }
@@ -96,29 +96,18 @@ pub(crate) async fn write_again(
     ctx: &PassContext,
     seen: &CouponSeen,
     ledger: &mut Ledger,
-) -> Result<(), PassError> {
+) -> Step<()> {
     if settings_differ(seen) {
         settings(ctx, seen, ledger).await?;
     }
     if has_list(&seen.coupon) && !seen.state.list.is(seen.coupon.allow_list) {
         allow_list(ctx, seen, ledger).await?;
-    } else if ctx.deep
-        && has_list(&seen.coupon)
-        && let Some((list, users)) = ctx.stores.db.listed_users(seen.coupon.id).await?
-    {
-        // Otherwise, a lost table is noticed only when Redis has to be written.
-        let (rows, recorded) = (users.len(), list.people);
-        if usize::try_from(recorded) != Ok(rows) {
-            let torn = TornList { rows, recorded };
-            ledger.add(Finding::report(Kind::SettingsMismatch, torn.to_string()));
-        }
     }
     if seen.state.revoked < seen.banned {
-        let missing = if ctx.dry_run {
-            seen.banned - seen.state.revoked
-        } else {
-            write_revocations(ctx, &seen.coupon).await?.0
-        };
+        let mut missing = seen.banned - seen.state.revoked;
+        if !ctx.dry_run {
+            missing = write_revocations(ctx, &seen.coupon).await?.0;
+        }
         if missing > 0 {
             let detail = format!("{missing} revocations were not in Redis");
             ledger.add(found(ctx.outcome(), detail));
@@ -139,13 +128,9 @@ fn settings_differ(seen: &CouponSeen) -> bool {
 
 /// Writes the settings at a new revision. Reads both stores again first: an operator's change
 /// reaches MySQL before Redis, and would have to be repeated.
-async fn settings(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    ledger: &mut Ledger,
-) -> Result<(), PassError> {
-    let again = ctx.stores.db.coupons_by_id(vec![seen.coupon.id]).await?;
-    let Some(now) = read::coupons(ctx, again, None).await?.pop() else {
+async fn settings(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<()> {
+    let again = read::coupons(ctx, Some(vec![seen.coupon.id]), None).await?;
+    let Some(now) = again.into_iter().next() else {
         return Ok(());
     };
     if !settings_differ(&now) || now.state.revision > now.coupon.revision {
@@ -169,7 +154,7 @@ pub(crate) async fn write_all(
     seen: &CouponSeen,
     known: u64,
     fence: Option<&Fence>,
-) -> Result<bool, PassError> {
+) -> Step<bool> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
     let Some((coupon, drops)) = db.take_revision(seen.coupon.id, known, None).await? else {
         return Ok(false);
@@ -187,9 +172,9 @@ pub(crate) async fn write_all(
     };
     for (keys, meta) in &all {
         match redis.load(keys, fence, revision, meta).await? {
-            Loaded::Yes => {}
-            Loaded::Outdated => return Ok(false),
-            Loaded::Stale | Loaded::Present => return Err(PassError::Stale),
+            Written::Yes => {}
+            Written::Outdated => return Ok(false),
+            _ => return Err(PassError::Stale),
         }
     }
     Ok(true)
@@ -203,11 +188,7 @@ pub(crate) fn has_list(coupon: &Coupon) -> bool {
 /// Grace period for an API that has changed a list in MySQL and is about to update Redis.
 const UNDER_WAY_MS: i64 = 2_000;
 
-async fn allow_list(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    ledger: &mut Ledger,
-) -> Result<(), PassError> {
+async fn allow_list(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<()> {
     let id = seen.coupon.id;
     let now = ctx.stores.db.allow_lists(vec![id]).await?;
     let is_settled = now.first().is_some_and(|(_, list, age_ms)| {
@@ -232,17 +213,16 @@ pub(crate) async fn write_list(
     ctx: &PassContext,
     id: CouponId,
     ledger: &mut Ledger,
-) -> Result<Option<String>, PassError> {
+) -> Step<Option<String>> {
     let followed = follow(&ctx.stores.db, &ctx.stores.redis, id).await;
     Ok(match followed {
-        Ok(Followed::Same | Followed::NoCoupon) => None,
+        Ok(Followed::Same) => None,
         Ok(Followed::Written(people)) => {
             let detail = format!("the allow list in Redis differed; {people} users are on it");
             ledger.add(found(Outcome::Applied, detail));
             None
         }
-        Ok(Followed::Interrupted) => Some("Redis lost the allow list meanwhile".to_owned()),
-        Ok(Followed::Torn(torn)) => Some(torn.to_string()),
+        Ok(Followed::Kept(why)) => Some(why),
         Err(error) => {
             let why = PassError::from(error).about_data()?;
             Some(format!("the allow list could not be written: {why}"))
@@ -256,7 +236,7 @@ pub(crate) async fn project_revocations(
     ctx: &PassContext,
     coupon: &Coupon,
     fence: &Fence,
-) -> Result<(), PassError> {
+) -> Step<()> {
     let redis = &ctx.stores.redis;
     let mut forgotten = redis.revoked(coupon.id).await?;
     let (_, known) = write_revocations(ctx, coupon).await?;
@@ -274,10 +254,7 @@ pub(crate) async fn project_revocations(
 
 /// Writes all revocations of a coupon, including those of sealed drops. Returns how many were new
 /// to Redis, and the ids of all.
-async fn write_revocations(
-    ctx: &PassContext,
-    coupon: &Coupon,
-) -> Result<(u64, HashSet<i64>), PassError> {
+async fn write_revocations(ctx: &PassContext, coupon: &Coupon) -> Step<(u64, HashSet<i64>)> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
     let (mut after, mut new, mut ids) = (0, 0, HashSet::new());
     loop {
@@ -296,10 +273,7 @@ async fn write_revocations(
 
 /// Whether Redis lacks claimants of a coupon that allows one claim in total: they are fewer than
 /// the users who hold a slot at that moment, and the rows of sealed drops, which only become fewer.
-pub(crate) async fn lacks_claimants(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-) -> Result<bool, PassError> {
+pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
     if seen.coupon.once_per != OncePer::Coupon {
         return Ok(false);
     }
@@ -307,7 +281,10 @@ pub(crate) async fn lacks_claimants(
     let drops: Vec<_> = seen.drops.iter().map(|own| own.keys.clone()).collect();
     let mut sealed = db.sealed_rows_of(id).await?;
     sealed.retain(|drop, _| drops.iter().all(|own| own.drop != *drop));
-    let (claimants, users) = ctx.stores.redis.claimants_and_users(id, &drops).await?;
+    // In this order, a return between the two reads looks like one claimant too many.
+    let claimants = ctx.stores.redis.coupon_state(id).await?.claimants;
+    let states = ctx.stores.redis.drop_states(&drops).await?;
+    let users: u64 = states.iter().map(|state| state.users).sum();
     if claimants >= users + sealed.values().sum::<u64>() {
         return Ok(false);
     }

@@ -8,12 +8,11 @@ use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::project::ClaimOfSlot;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::time::Instant;
 
-use crate::context::{PassContext, PassError};
+use crate::context::{PassContext, Step};
 use crate::ledger::Ledger;
 use crate::pass::{Compared, compare, unworkable};
-use crate::read::{self, CouponSeen, DropSeen};
+use crate::read::{CouponSeen, DropPass};
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome};
 use crate::{gate, limit, revoke_promote, seal, settings};
 
@@ -66,7 +65,7 @@ pub(crate) fn add(
 pub(crate) async fn coupons(
     ctx: &PassContext,
     mut all: Vec<CouponSeen>,
-) -> Result<BTreeMap<CouponId, CouponDone>, PassError> {
+) -> Step<BTreeMap<CouponId, CouponDone>> {
     // Small ones first: a coupon with millions of claims must not delay the others.
     all.sort_by_key(|seen| seen.drops.iter().map(|own| own.state.users).sum::<u64>());
     let reconcile = async |seen: CouponSeen| {
@@ -78,7 +77,7 @@ pub(crate) async fn coupons(
                 let (coupon_id, why) = (id.0, error.about_data()?);
                 tracing::error!(coupon_id, why, "a coupon cannot be reconciled");
                 CouponDone {
-                    drops: unworkable(&seen, &why),
+                    drops: unworkable(ctx, &seen, &why),
                     ..CouponDone::default()
                 }
             }
@@ -89,7 +88,7 @@ pub(crate) async fn coupons(
     all.buffer_unordered(AT_ONCE).try_collect().await
 }
 
-async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDone, PassError> {
+async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Step<CouponDone> {
     let mut done = CouponDone::default();
     let mut ledger = Ledger::default();
     let id = seen.coupon.id;
@@ -116,7 +115,12 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     let mut new = Vec::new();
     let mut unread = false;
     for own in &seen.drops {
-        let (report, compared) = open_drop(ctx, &seen, own).await?;
+        let drop = DropPass::new(ctx, &seen, own);
+        let mut compared = Compared::default();
+        if !own.is_empty() || ctx.deep {
+            compared = compare(drop, !ctx.dry_run).await?;
+        }
+        let report = settle_drop(drop, &mut compared).await?;
         done.in_flight += compared.numbers.in_flight;
         unread |= compared.is_unsettled;
         if compared.is_new {
@@ -152,62 +156,55 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Result<CouponDo
     Ok(done)
 }
 
-/// Reconciles one drop at an open gate, and looks at it once more if anything was repaired.
-async fn open_drop(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    drop: &DropSeen,
-) -> Result<(DropReport, Compared), PassError> {
-    let began = Instant::now();
-    let may_write = !ctx.dry_run;
-    let mut first = if drop.is_empty() && !ctx.deep {
-        Compared::default()
-    } else {
-        compare(ctx, seen, drop, may_write).await?
-    };
-    crate::metrics::stage("compare", began.elapsed());
+/// Does what follows the comparison of a drop at an open gate: promotes, looks once more if
+/// anything was repaired, and seals.
+async fn settle_drop(drop: DropPass<'_>, first: &mut Compared) -> Step<DropReport> {
+    let DropPass { ctx, seen, own } = drop;
     let mut repaired = first.repaired;
     let server = ctx.servers.of(seen.coupon.id);
     // With rows inserted and users owed.
-    let mut now = drop.clone();
-    if repaired > 0 && may_write {
-        now = read::again_drop(ctx, seen, drop).await?;
+    let mut now = own.clone();
+    if repaired > 0 && !ctx.dry_run {
+        now = drop.again().await?;
     }
     if first.dirty.is_some() {
-        if let Some(why) = limit::brake(ctx, &drop.drop, &first.takes).await? {
+        if let Some(why) = limit::brake(drop, &first.takes).await? {
             first.ledger.settle_projections(Outcome::Planned, &why);
         }
-    } else if let Some(fence) = seen.state.gate.fence(server).filter(|_| may_write) {
-        repaired += revoke_promote::promote(ctx, seen, &now, &fence, &mut first.ledger).await?;
-    }
-    if ctx.dry_run && first.dirty.is_none() && !seen.coupon.paused {
-        revoke_promote::plan(&now, &mut first.ledger);
+    } else if ctx.dry_run {
+        if !seen.coupon.paused {
+            revoke_promote::plan(&now, &mut first.ledger);
+        }
+    } else if let Some(fence) = seen.state.gate.fence(server) {
+        repaired +=
+            revoke_promote::promote(DropPass { own: &now, ..drop }, &fence, &mut first.ledger)
+                .await?;
     }
     let mut owed = Vec::new();
     if now.has_broken_promises || now.state.owed > 0 {
-        owed = revoke_promote::open_promises(ctx, seen, drop.drop.id).await?;
-    }
-    let mut second = None;
-    if repaired > 0 && may_write {
-        now = read::again_drop(ctx, seen, drop).await?;
-        second = Some(compare(ctx, seen, &now, false).await?);
+        owed = revoke_promote::open_promises(ctx, &seen.coupon, drop.id()).await?;
     }
     for ClaimOfSlot { slot, user, .. } in &owed {
         let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
         first.ledger.add(found.of(Some((*slot).into()), Some(user)));
     }
-    let last = second.as_mut().unwrap_or(&mut first);
+    let mut second = None;
+    if repaired > 0 && !ctx.dry_run {
+        now = drop.again().await?;
+        second = Some(compare(DropPass { own: &now, ..drop }, false).await?);
+    }
+    let last = second.as_mut().unwrap_or(&mut *first);
     last.numbers.broken_promises = owed.len() as u64;
     let mut sealing = Ledger::default();
-    let is_sealed = seal::seal(ctx, seen, drop, last, &mut sealing).await?;
+    let is_sealed = seal::seal(drop, last, &mut sealing).await?;
     first.ledger.extend(sealing);
     if let Some(after) = &second {
-        note_left(&mut first, after);
+        note_left(first, after);
     }
-    let mut report = first.report(&seen.coupon, drop, second.as_ref());
+    let mut report = first.report(drop, second.as_ref());
     report.sealed = is_sealed;
     first.numbers.in_flight = report.after.in_flight;
-    Ok((report, first))
+    Ok(report)
 }
 
 /// Adds what the second look still finds: the repair had no effect. Rows that have become due

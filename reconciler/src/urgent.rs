@@ -1,7 +1,7 @@
 //! The urgent lane: the only one that begins eras, projects and opens. It takes coupons that are
 //! closed, for whatever reason, and open ones that a sweep found dirty.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -9,12 +9,12 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::gate::{Fence, Gate};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::context::{PassContext, PassError, fenced};
+use crate::context::{PassContext, PassError, Step, fenced};
 use crate::gate::{self, Closed};
 use crate::ledger::Ledger;
 use crate::pass::{Compared, compare, unworkable};
 use crate::project;
-use crate::read::{self, CouponSeen, DropSeen};
+use crate::read::{self, CouponSeen, DropPass, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::run::{Reopened, Wanted};
 use crate::sweep::{self, CouponDone};
@@ -29,75 +29,61 @@ const LOOKS: usize = 5;
 /// Reopens coupons. Open ones are closed only if their gate is still the one at which they were
 /// found dirty.
 pub(crate) async fn reopen(ctx: &PassContext, wanted: Wanted) -> Reopened {
-    let db = &ctx.stores.db;
     let mut ids: Vec<CouponId> = wanted.keys().copied().collect();
     ids.sort_unstable();
-    let all = read::coupons(ctx, db.coupons_by_id(ids.clone()).await?, None).await?;
-    let mut found_open = HashMap::new();
     let mut to_close = Vec::new();
-    for mut seen in all {
-        let id = seen.coupon.id;
-        let is_open = gate::is_open(ctx, &mut seen).await?;
-        let is_dirty = wanted.get(&id) == Some(&Some(seen.state.gate.clone()));
-        if !is_open || is_dirty {
-            found_open.insert(id, is_open);
-            to_close.push((id, seen.state.gate, seen.coupon.era));
+    for mut seen in read::coupons(ctx, Some(ids.clone()), None).await? {
+        let was_open = gate::is_open(ctx, &mut seen).await?;
+        let is_dirty = wanted.get(&seen.coupon.id) == Some(&Some(seen.state.gate.clone()));
+        if !was_open || is_dirty {
+            to_close.push((seen, was_open));
         }
     }
-    let mut results = BTreeMap::new();
-    let closed = gate::close(ctx, to_close).await?;
-    if let Some(last) = closed.iter().map(|closed| closed.since).max() {
-        let coupons = closed.len();
-        tracing::warn!(coupons, "coupons are closed until they are verified");
-        match barrier::wait(ctx, last).await {
-            Ok(()) => results = all_closed(ctx, closed, &found_open).await?,
-            Err(error) => {
-                let why = error.about_data()?;
-                let late = |it: Closed| (it.coupon, stays_closed(it.coupon, &why));
-                results = closed.into_iter().map(late).collect();
-            }
-        }
-    }
+    let mut results = all_closed(ctx, gate::close(ctx, to_close).await?).await?;
     // As a sweep does: promote, seal, and report what is left. Also those that another process has
     // reopened, or for which an operator's change asks.
     ids.retain(|id| !results.get(id).is_some_and(is_left_closed));
-    let all = read::coupons(ctx, db.coupons_by_id(ids).await?, None).await?;
+    let all = read::coupons(ctx, Some(ids), None).await?;
     for (id, mut again) in sweep::coupons(ctx, all).await? {
         if again.urgent.take().is_some() {
-            if results.contains_key(&id) {
+            let reported = if results.contains_key(&id) {
                 let why = "still differs after it was written again; the next pass tries again";
-                let (action, failed) = (ActionKind::Project, Outcome::Failed);
-                again.findings.push(of_coupon(id, action, failed, why));
+                of_coupon(id, ActionKind::Project, Outcome::Failed, why)
             } else {
-                again.findings.extend(of_others(id).findings);
-            }
+                of_others(id)
+            };
+            again.findings.extend(reported.findings);
         }
         sweep::add(&mut results, id, again, false);
     }
     Ok(results)
 }
 
-/// Reopens coupons that were closed long enough ago.
-async fn all_closed(
-    ctx: &PassContext,
-    closed: Vec<Closed>,
-    found_open: &HashMap<CouponId, bool>,
-) -> Reopened {
+/// Reopens coupons that were closed, once they may be judged.
+async fn all_closed(ctx: &PassContext, closed: Vec<Closed>) -> Reopened {
+    let Some(last) = closed.iter().map(|closed| closed.since).max() else {
+        return Ok(BTreeMap::new());
+    };
+    let coupons = closed.len();
+    tracing::warn!(coupons, "coupons are closed until they are verified");
+    if let Err(error) = barrier::wait(ctx, last).await {
+        let why = error.about_data()?;
+        let late = |it: Closed| (it.coupon, stays_closed(it.coupon, &why));
+        return Ok(closed.into_iter().map(late).collect());
+    }
     // Read under the closed gates: nobody is admitted now.
     let ids = closed.iter().map(|closed| closed.coupon).collect();
-    let mut all = read::coupons(ctx, ctx.stores.db.coupons_by_id(ids).await?, None).await?;
+    let mut all = read::coupons(ctx, Some(ids), None).await?;
     // Those that people may be trying now first, then small ones.
     all.sort_by_key(|seen| {
         let is_open_now = seen.drops.iter().any(|own| own.drop.is_open_at(Utc::now()));
         let size = |own: &DropSeen| own.state.users + u64::from(own.highest_row);
         (!is_open_now, seen.drops.iter().map(size).sum::<u64>())
     });
-    let fences: HashMap<CouponId, Fence> =
-        closed.into_iter().map(|it| (it.coupon, it.fence)).collect();
     let reopen = async |seen: CouponSeen| {
         let id = seen.coupon.id;
-        let done = match fences.get(&id) {
-            Some(fence) => coupon(ctx, seen, fence, found_open.get(&id) == Some(&true)).await?,
+        let done = match closed.iter().find(|closed| closed.coupon == id) {
+            Some(closed) => coupon(ctx, seen, &closed.fence, closed.was_open).await?,
             None => CouponDone::default(),
         };
         Ok((id, done))
@@ -108,34 +94,27 @@ async fn all_closed(
 
 /// Reports that a coupon stays closed. The next attempt follows within seconds.
 fn stays_closed(coupon: CouponId, why: &str) -> CouponDone {
-    let detail = format!("the coupon stays closed: {why}");
     tracing::warn!(coupon_id = coupon.0, why, "a coupon stays closed");
-    CouponDone {
-        findings: vec![of_coupon(coupon, ActionKind::Open, Outcome::Failed, detail)],
-        ..CouponDone::default()
-    }
+    let detail = format!("the coupon stays closed: {why}");
+    of_coupon(coupon, ActionKind::Open, Outcome::Failed, &detail)
 }
 
 /// Reports that another process works on a coupon.
 pub(crate) fn of_others(coupon: CouponId) -> CouponDone {
     let why = "another process works on this coupon; the next pass looks again";
-    CouponDone {
-        findings: vec![of_coupon(coupon, ActionKind::Open, Outcome::Skipped, why)],
-        ..CouponDone::default()
-    }
+    of_coupon(coupon, ActionKind::Open, Outcome::Skipped, why)
 }
 
 /// Reports a coupon as a whole.
-fn of_coupon(
-    coupon: CouponId,
-    action: ActionKind,
-    result: Outcome,
-    detail: impl Into<String>,
-) -> Finding {
-    Finding {
+fn of_coupon(coupon: CouponId, action: ActionKind, result: Outcome, detail: &str) -> CouponDone {
+    let found = Finding {
         coupon_id: Some(coupon),
         needs_person: result == Outcome::Failed,
         ..Finding::new(Kind::RedisLost, action, result, detail)
+    };
+    CouponDone {
+        findings: vec![found],
+        ..CouponDone::default()
     }
 }
 
@@ -145,7 +124,7 @@ async fn coupon(
     seen: CouponSeen,
     fence: &Fence,
     was_open: bool,
-) -> Result<CouponDone, PassError> {
+) -> Step<CouponDone> {
     let error = match reopen_coupon(ctx, seen.clone(), fence, was_open).await {
         Ok(done) => return Ok(done),
         Err(error) => error,
@@ -154,7 +133,7 @@ async fn coupon(
     let why = error.about_data()?;
     let mut done = stays_closed(seen.coupon.id, &why);
     if is_bad_data {
-        done.drops = unworkable(&seen, &why);
+        done.drops = unworkable(ctx, &seen, &why);
     }
     Ok(done)
 }
@@ -164,7 +143,7 @@ async fn reopen_coupon(
     mut seen: CouponSeen,
     fence: &Fence,
     was_open: bool,
-) -> Result<CouponDone, PassError> {
+) -> Step<CouponDone> {
     let mut done = CouponDone::default();
     let mut ledger = Ledger::default();
     let id = seen.coupon.id;
@@ -182,7 +161,8 @@ async fn reopen_coupon(
     // Rows first: whatever Redis still names and MySQL lacks becomes a row.
     let mut found: Vec<(DropSeen, Compared)> = Vec::new();
     for own in &seen.drops {
-        found.push((own.clone(), compare_closed(ctx, &seen, own).await?));
+        let drop = DropPass::new(ctx, &seen, own);
+        found.push((own.clone(), compare_closed(drop).await?));
     }
     let mut dirty = Vec::new();
     let mut why_closed = None;
@@ -203,7 +183,7 @@ async fn reopen_coupon(
         if compared.is_gone || compared.dirty.is_none() && has_all_keys && !has_returns {
             continue;
         }
-        let Some(why) = limit::brake(ctx, &own.drop, &compared.takes).await? else {
+        let Some(why) = limit::brake(DropPass::new(ctx, &seen, own), &compared.takes).await? else {
             dirty.push(own.drop.id);
             continue;
         };
@@ -237,7 +217,8 @@ async fn reopen_coupon(
             compared.ledger.settle_projections(Outcome::Applied, "");
         }
         if !compared.is_gone {
-            done.drops.push(compared.report(&seen.coupon, &own, None));
+            let drop = DropPass::new(ctx, &seen, &own);
+            done.drops.push(compared.report(drop, None));
         }
     }
     done.findings.extend(ledger.findings(Some(id), None));
@@ -256,19 +237,19 @@ fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
 }
 
 /// Compares a drop under the closed gate until it needs no more rows.
-async fn compare_closed(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    own: &DropSeen,
-) -> Result<Compared, PassError> {
-    let mut compared = compare(ctx, seen, own, true).await?;
+async fn compare_closed(drop: DropPass<'_>) -> Step<Compared> {
+    let mut compared = compare(drop, true).await?;
     for _ in 1..LOOKS {
         if compared.repaired == 0 {
             break;
         }
         // With these rows, the differences are others.
-        let again = read::again_drop(ctx, seen, own).await?;
-        let mut now = compare(ctx, seen, &again, true).await?;
+        let again = drop.again().await?;
+        let again = DropPass {
+            own: &again,
+            ..drop
+        };
+        let mut now = compare(again, true).await?;
         // The findings of both, but for what only a projection repairs; the numbers of the first.
         let mut ledger = compared.ledger.without(ActionKind::Project);
         ledger.extend(now.ledger);
@@ -286,21 +267,13 @@ async fn write_and_open(
     dirty: &[DropId],
     found: &[(DropSeen, Compared)],
     ledger: &mut Ledger,
-) -> Result<(), PassError> {
+) -> Step<()> {
     // Users who lose their slot and have nothing else are listed before the first key goes.
     let is_dirty = |(own, _): &&(DropSeen, Compared)| dirty.contains(&own.drop.id);
     for (own, Compared { owed, .. }) in found.iter().filter(is_dirty) {
         if !owed.is_empty() {
-            let why = "slot_lost";
-            rows::owe(
-                ctx,
-                &seen.coupon,
-                own.drop.id,
-                owed.clone(),
-                why,
-                Vec::new(),
-            )
-            .await?;
+            let drop = DropPass::new(ctx, seen, own);
+            rows::owe(drop, owed.clone(), "slot_lost", Vec::new()).await?;
         }
         for user in owed {
             let detail = "promised a slot that belongs to another user";

@@ -2,7 +2,6 @@
 
 mod patch;
 
-use std::fmt;
 use std::ops::{Deref, RangeInclusive};
 use std::str::FromStr;
 
@@ -167,10 +166,10 @@ impl FromStr for Group {
     }
 }
 
-impl FromStr for Allow {
-    type Err = String;
+impl TryFrom<String> for Allow {
+    type Error = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, String> {
         match text.strip_prefix("group:") {
             Some(name) => name.parse().map(Self::Group),
             None if text == "list" => Ok(Self::List),
@@ -179,26 +178,12 @@ impl FromStr for Allow {
     }
 }
 
-impl fmt::Display for Allow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::List => f.write_str("list"),
-            Self::Group(group) => write!(f, "group:{}", group.0),
-        }
-    }
-}
-
-impl TryFrom<String> for Allow {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
 impl From<Allow> for String {
     fn from(allow: Allow) -> Self {
-        allow.to_string()
+        match allow {
+            Allow::List => "list".to_owned(),
+            Allow::Group(group) => format!("group:{}", group.0),
+        }
     }
 }
 
@@ -219,6 +204,8 @@ pub struct Drop {
     pub closed_early: bool,
     /// When it was verified exact after closing.
     pub sealed_at: Option<DateTime<Utc>>,
+    /// Number of its rows, if it is sealed.
+    pub sealed_rows: Option<u32>,
 }
 
 /// The properties of a drop that decide whether a message may add a row to it.
@@ -229,8 +216,9 @@ pub struct DropWindow {
     pub is_sealed: bool,
 }
 
-/// Why a message does not add a row to its drop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a message does not add a row to its drop; as text, the reason of the dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum ClaimFault {
     /// The drop was verified exact: every user with a promised coupon has a row.
     SealedDrop,
@@ -239,14 +227,6 @@ pub enum ClaimFault {
 }
 
 impl ClaimFault {
-    /// Returns the reason of the dead letter.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::SealedDrop => "sealed_drop",
-            Self::OutsideWindow => "outside_window",
-        }
-    }
-
     /// Returns an explanation for operators, without user ids.
     pub fn explanation(self) -> &'static str {
         match self {
@@ -363,6 +343,7 @@ mod tests {
             quantity: 1,
             closed_early: false,
             sealed_at: None,
+            sealed_rows: None,
         }
     }
 
@@ -398,22 +379,16 @@ mod tests {
 
     #[test]
     fn restriction_round_trips_and_invalid_text_is_refused() {
-        for good in [
-            "list",
-            "group:vip",
-            "group:A.b_c-9",
-            &format!("group:{}", "x".repeat(64)),
-        ] {
-            assert_eq!(good.parse::<Allow>().unwrap().to_string(), good);
+        let read = |text: &str| Allow::try_from(text.to_owned());
+        let longest = format!("group:{}", "x".repeat(64));
+        for good in ["list", "group:vip", "group:A.b_c-9", &longest] {
+            assert_eq!(String::from(read(good).unwrap()), good);
         }
-        for bad in "|List|everybody|group:|group:a b|group:a,b|group:a:b|group:ü|vip".split('|') {
-            assert!(bad.parse::<Allow>().is_err(), "{bad:?}");
+        let too_long = format!("{longest}x");
+        let bad = "|List|everybody|group:|group:a b|group:a,b|group:a:b|group:ü|vip";
+        for bad in bad.split('|').chain([&*too_long]) {
+            assert!(read(bad).is_err(), "{bad:?}");
         }
-        assert!(
-            format!("group:{}", "x".repeat(65))
-                .parse::<Allow>()
-                .is_err()
-        );
     }
 
     #[test]

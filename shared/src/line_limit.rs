@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub struct LineLimit {
     every: Duration,
-    /// Time of the last line, and the number of lines suppressed since.
+    /// Time of the next line, and the number of lines suppressed since the last.
     by_reason: Mutex<HashMap<&'static str, (Instant, u64)>>,
 }
 
@@ -21,25 +21,20 @@ impl Default for LineLimit {
 
 impl LineLimit {
     pub fn new(every: Duration) -> Self {
-        Self {
-            every,
-            by_reason: Mutex::default(),
-        }
+        let by_reason = Mutex::default();
+        Self { every, by_reason }
     }
 
     /// Returns the number of lines suppressed since the previous one, or `None` if this line must
     /// also be suppressed.
     pub fn allow(&self, reason: &'static str, now: Instant) -> Option<u64> {
         let mut by_reason = self.by_reason.lock();
-        let Some((last, left_out)) = by_reason.get_mut(reason) else {
-            by_reason.insert(reason, (now, 0));
-            return Some(0);
-        };
-        if now.saturating_duration_since(*last) < self.every {
+        let (next, left_out) = by_reason.entry(reason).or_insert((now, 0));
+        if now < *next {
             *left_out += 1;
             return None;
         }
-        *last = now;
+        *next = now + self.every;
         Some(std::mem::take(left_out))
     }
 }

@@ -6,54 +6,36 @@ use std::fmt::Display;
 /// The words after which redis-rs quotes a whole reply.
 const REPLY: &str = "response was";
 
-/// Returns an error's text without the values in quotes, and without a quoted reply.
+/// Returns an error's text without the values in quotes, and without a quoted reply. An
+/// unterminated quote hides the rest.
 pub fn without_values(error: impl Display) -> String {
     let text = error.to_string();
-    let (text, is_cut) = match text.find(REPLY) {
-        Some(at) => (text[..at].trim_end_matches([' ', '(', ',', '-']), true),
-        None => (text.as_str(), false),
-    };
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, sign, after)) = opening(rest) {
-        out.push_str(before);
-        out.push(sign);
-        out.push('…');
-        out.push(sign);
-        // An unterminated quote hides the rest.
-        rest = end_of(after, sign).map_or("", |end| &after[end..]);
+    let cut = text.find(REPLY);
+    let shown = cut.map_or(&*text, |at| {
+        text[..at].trim_end_matches([' ', '(', ',', '-'])
+    });
+    let mut out = String::with_capacity(shown.len());
+    let (mut before, mut quote) = (' ', None);
+    let mut letters = shown.chars().peekable();
+    while let Some(letter) = letters.next() {
+        let ends_word = !letters.peek().is_some_and(|next| next.is_alphanumeric());
+        if quote.is_none() {
+            out.push(letter);
+            // An apostrophe within a word does not open a quote.
+            if matches!(letter, '\'' | '"') && !before.is_alphanumeric() {
+                quote = Some(letter);
+                out.push('…');
+            }
+        } else if quote == Some(letter) && ends_word {
+            // A mark before a letter belongs to the value.
+            quote = None;
+            out.push(letter);
+        }
+        before = letter;
     }
-    out.push_str(rest);
-    if is_cut {
-        out.push('…');
-    }
+    out.extend(quote);
+    out.extend(cut.map(|_| '…'));
     out
-}
-
-/// Returns the text before the next value, its quotation mark, and the text after that mark. An
-/// apostrophe within a word does not open a quote.
-fn opening(text: &str) -> Option<(&str, char, &str)> {
-    let opens = |at: usize| {
-        text[..at]
-            .chars()
-            .next_back()
-            .is_none_or(|before| !before.is_alphanumeric())
-    };
-    let (at, sign) = text.match_indices(['\'', '"']).find(|(at, _)| opens(*at))?;
-    Some((&text[..at], sign.chars().next()?, &text[at + sign.len()..]))
-}
-
-/// Returns the index after a value's closing mark. A mark within a word belongs to the value.
-fn end_of(text: &str, sign: char) -> Option<usize> {
-    let ends = |end: &usize| {
-        text[*end..]
-            .chars()
-            .next()
-            .is_none_or(|after| !after.is_alphanumeric())
-    };
-    text.match_indices(sign)
-        .map(|(at, mark)| at + mark.len())
-        .find(ends)
 }
 
 #[cfg(test)]

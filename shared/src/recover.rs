@@ -156,6 +156,7 @@ mod tests {
             quantity,
             closed_early: false,
             sealed_at: None,
+            sealed_rows: None,
         }
     }
 

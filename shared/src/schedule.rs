@@ -1,14 +1,12 @@
 //! When a coupon opens: once, or daily in an IANA time zone. Drop times are computed from the zone
 //! and stored in UTC.
 
-mod preview;
 pub mod time_zone;
 
 use chrono::{DateTime, Datelike as _, NaiveDate, NaiveTime, SubsecRound as _, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use self::preview::{AT_ONCE, Opening};
 pub use self::time_zone::Tz;
 
 /// A schedule, as given in `POST /v1/coupons`.
@@ -81,7 +79,7 @@ impl Schedule {
     /// # Errors
     /// Why the schedule is invalid, for its author.
     pub fn check(&self) -> Result<(), &'static str> {
-        let dates = match self {
+        let (first, last) = match self {
             Self::Once {
                 opens_at,
                 closes_at,
@@ -91,28 +89,21 @@ impl Schedule {
                 if closes_at.is_some_and(|closes| closes.trunc_subsecs(3) <= opens) {
                     return Err("closes_at must be later than opens_at");
                 }
-                [
-                    Some(opens.date_naive()),
-                    closes_at.map(|at| at.date_naive()),
-                ]
+                (opens.date_naive(), closes_at.map(|at| at.date_naive()))
             }
             Self::Daily {
                 first_day,
                 last_day,
                 ..
-            } => {
-                if last_day.is_some_and(|last| last < *first_day) {
-                    return Err("last_day must not be before first_day");
-                }
-                [Some(*first_day), *last_day]
-            }
+            } => (*first_day, *last_day),
         };
-        let mut years = dates.into_iter().flatten().map(|date| date.year());
-        if years.all(|year| (2000..2200).contains(&year)) {
-            Ok(())
-        } else {
-            Err("dates must lie between the years 2000 and 2199")
+        if last.is_some_and(|last| last < first) {
+            return Err("last_day must not be before first_day");
         }
+        if (2000..2200).contains(&first.year()) && last.is_none_or(|last| last.year() < 2200) {
+            return Ok(());
+        }
+        Err("dates must lie between the years 2000 and 2199")
     }
 
     /// Checks the schedule of a coupon that is created at `now`: it must open in the future.
@@ -184,10 +175,15 @@ impl Schedule {
             .find(|drop| drop.local_date == day)
     }
 
-    /// Returns the next openings from `now` on, at most `at_most`, in order.
-    pub fn openings(&self, now: DateTime<Utc>, at_most: usize) -> Vec<PlannedDrop> {
-        let later = self.planned(now).filter(|drop| drop.opens_at >= now);
-        later.take(at_most).collect()
+    /// Returns the first windows, at most ten, of a coupon created at `now`, including a current
+    /// one.
+    ///
+    /// # Errors
+    /// Why the schedule is invalid.
+    pub fn preview(&self, now: DateTime<Utc>) -> Result<Vec<PlannedDrop>, &'static str> {
+        self.check_new(now)?;
+        let is_ahead = |drop: &PlannedDrop| drop.closes_at.is_none_or(|closes| closes > now);
+        Ok(self.planned(now).filter(is_ahead).take(10).collect())
     }
 }
 

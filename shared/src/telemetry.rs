@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn noisy_libraries_are_silenced_unless_the_filter_names_them() {
         let shown = |directives| log_filter(directives).unwrap().to_string();
-        for usual in ["info", "debug,firstcome::access=debug"] {
+        for usual in ["info", "debug,firstcome_api=trace"] {
             assert!(shown(usual).contains("librdkafka=warn"), "{usual}");
             assert!(shown(usual).contains("rdkafka::client=off"), "{usual}");
         }

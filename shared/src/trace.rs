@@ -1,5 +1,5 @@
 //! Traces: the path of one claim through all processes, by OpenTelemetry's SDK
-//! (docs/decisions/0028-traces.md).
+//! (docs/decisions/0035-settings.md).
 //!
 //! A [`TraceContext`] accompanies a claim from the request through Kafka's header to its row or
 //! dead letter, even if nothing is exported. Spans are made only for sampled traces, so that other
@@ -19,15 +19,12 @@ use opentelemetry::trace::{
     Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId,
     TraceState, Tracer as _, TracerProvider as _,
 };
-use opentelemetry::{Context, InstrumentationScope, KeyValue, Value};
+use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span};
-use opentelemetry_semantic_conventions::attribute::{
-    ERROR_TYPE, HTTP_REQUEST_METHOD, HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE, URL_SCHEME,
-};
 use tokio::runtime::Handle;
 
 use crate::config::ssl_cert_file;
@@ -48,9 +45,6 @@ const LAST_EXPORT: Duration = Duration::from_secs(2);
 
 /// Maximum number of bytes read from an answer of the collector.
 const ANSWER: usize = 64 * 1024;
-
-/// The attribute with the id in the response's `x-request-id`.
-const REQUEST: &str = "firstcome.request_id";
 
 /// A span of a trace; the next span becomes its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,25 +120,18 @@ pub fn start_as(process: &'static str) -> anyhow::Result<()> {
         .with_protocol(Protocol::HttpBinary)
         .build()
         .context("OTEL_EXPORTER_OTLP_ENDPOINT can't be used")?;
-    let mut resource = Resource::builder()
-        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-    if set("OTEL_SERVICE_NAME").is_none() {
-        resource = resource.with_service_name(process);
-    }
+    let name = set("OTEL_SERVICE_NAME").unwrap_or_else(|| process.to_owned());
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let resource = Resource::builder().with_service_name(name);
     let mut provider = SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
-        .with_resource(resource.build());
+        .with_resource(resource.with_attribute(version).build());
     if set("OTEL_TRACES_SAMPLER").is_none() {
-        let ratio = set("OTEL_TRACES_SAMPLER_ARG").map_or(Ok(RATIO), |text| text.parse());
-        let ratio = ratio.context("OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1")?;
-        let ratio = Sampler::TraceIdRatioBased(ratio);
+        let ratio = Sampler::TraceIdRatioBased(RATIO);
         provider = provider.with_sampler(Sampler::ParentBased(Box::new(ratio)));
     }
     let provider = provider.build();
-    let scope = InstrumentationScope::builder("firstcome")
-        .with_version(env!("CARGO_PKG_VERSION"))
-        .with_schema_url(opentelemetry_semantic_conventions::SCHEMA_URL);
-    let tracer = provider.tracer_with_scope(scope.build());
+    let tracer = provider.tracer("firstcome");
     if EXPORT.set((provider, tracer)).is_ok() {
         tracing::info!(to = address, "exporting traces");
     }
@@ -244,17 +231,18 @@ impl RequestTrace {
         let Some(mut span) = self.span else { return };
         let Route { method, path } = route;
         span.update_name(format!("{method} {path}"));
-        let code = status.as_str().to_owned();
         let mut set = |key, value: Value| span.set_attribute(KeyValue::new(key, value));
-        set(HTTP_REQUEST_METHOD, method.into());
-        set(HTTP_ROUTE, path.to_owned().into());
-        set(URL_SCHEME, "http".into());
-        set(HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()).into());
+        // OpenTelemetry's semantic conventions.
+        set("http.request.method", method.into());
+        set("http.route", path.to_owned().into());
+        set("url.scheme", "http".into());
+        let code = i64::from(status.as_u16());
+        set("http.response.status_code", code.into());
         if let Some(id) = request_id::current() {
-            set(REQUEST, id.as_str().to_owned().into());
+            set("firstcome.request_id", id.as_str().to_owned().into());
         }
         if status.is_server_error() {
-            set(ERROR_TYPE, code.into());
+            set("error.type", status.as_str().to_owned().into());
             span.set_status(Status::error(""));
         }
     }

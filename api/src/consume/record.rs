@@ -1,6 +1,6 @@
 //! A claim of a message, decoded, and its dead letter.
 
-use firstcome_shared::event::{ClaimEvent, Fragments, Undecodable};
+use firstcome_shared::event::{ClaimEvent, Undecodable};
 use firstcome_shared::kafka::{KafkaSettings, trace_of};
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
@@ -42,9 +42,13 @@ impl Record {
     fn from_claims(
         source: &MessageOrigin,
         payload: &[u8],
-        claims: Vec<Result<ClaimEvent, Undecodable>>,
+        claims: Result<Vec<ClaimEvent>, Undecodable>,
         trace: Option<TraceContext>,
     ) -> Vec<Self> {
+        let claims = match claims {
+            Ok(claims) => claims.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        };
         let record = |(part, claim): (usize, Result<_, _>)| {
             let kept = if claim.is_ok() { 0 } else { KEPT_BYTES };
             Self {
@@ -72,9 +76,8 @@ impl Record {
         let claim = Undecodable {
             reason: UNREADABLE,
             error,
-            fragments: Fragments::default(),
         };
-        Self::from_claims(source, &[], vec![Err(claim)], None)
+        Self::from_claims(source, &[], Err(claim), None)
     }
 
     /// Returns the claim, unless it is unreadable.
@@ -84,20 +87,14 @@ impl Record {
         Some(Claim { trace, ..claim })
     }
 
-    /// Builds the dead letter. Of a message with several claims it shows only this one, if that is
-    /// readable.
+    /// Builds the dead letter. Of a message with several claims it shows only this one.
     pub(super) fn letter(&self, reason: &'static str, error: &str) -> FailedClaim {
-        let (known, payload) = match &self.claim {
-            Ok(event) => (event.into(), event.encode().into_bytes()),
-            // Without its time, a claim cannot be checked against the drop's window. Its dead
-            // letter then names no user, so that no pass issues it.
-            Err(bad) if bad.fragments.claimed_at.is_none() => {
-                (Fragments::default(), self.payload.clone())
-            }
-            Err(bad) => (bad.fragments.clone(), self.payload.clone()),
+        let payload = match &self.claim {
+            Ok(event) => event.encode().into_bytes(),
+            Err(_) => self.payload.clone(),
         };
         FailedClaim {
-            known,
+            claim: self.claim.as_ref().ok().cloned(),
             payload,
             reason,
             error: error.chars().take(LONGEST_ERROR).collect(),

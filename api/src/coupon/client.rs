@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use axum::body::Bytes;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LINK};
+use axum::http::header::{AUTHORIZATION, LINK};
 use axum::http::request::{Builder, Request};
 use axum::http::{HeaderMap, Method};
 use clap::Args;
@@ -34,7 +34,7 @@ pub(super) struct ApiArgs {
     /// Your name, for the record of operators' actions
     #[arg(long, value_name = "NAME", global = true)]
     pub(super) operator: Option<String>,
-    /// Print lists as the API's JSON; one coupon is always printed so
+    /// Print the list of coupons as the API's JSON; all else is always printed so
     #[arg(long, global = true)]
     pub(super) json: bool,
 }
@@ -56,7 +56,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 impl<'a> Client<'a> {
     pub(super) fn new(args: &'a ApiArgs) -> anyhow::Result<Self> {
         let api = CouponApiClient::new(&args.api_url, ssl_cert_file());
-        let api = api.map_err(|why| anyhow!(why))?;
+        let api = api.map_err(anyhow::Error::msg)?;
         Ok(Self { api, args })
     }
 
@@ -79,11 +79,6 @@ impl<'a> Client<'a> {
         self.send(request, Bytes::new()).await
     }
 
-    pub(super) async fn send_json(&self, request: Builder, body: &Value) -> anyhow::Result<Value> {
-        let request = request.header(CONTENT_TYPE, "application/json");
-        self.send(request, body.to_string()).await
-    }
-
     pub(super) async fn send(
         &self,
         request: Builder,
@@ -94,19 +89,18 @@ impl<'a> Client<'a> {
     }
 
     /// Reads a list to its last page.
-    pub(super) async fn pages(&self, first: String) -> anyhow::Result<Vec<Value>> {
-        let mut next = Some(first);
-        let mut pages = Vec::new();
+    pub(super) async fn list(&self, first: &str) -> anyhow::Result<Vec<Value>> {
+        let mut next = Some(first.to_owned());
+        let mut all = Vec::new();
         while let Some(path) = next {
             let request = self.request(Method::GET, &path);
             let (headers, page) = self.exchange(request, Bytes::new()).await?;
             let link = headers.get(LINK).and_then(|link| link.to_str().ok());
             let link = link.and_then(|link| link.strip_prefix('<')?.split_once('>'));
-            let path = link.map(|(path, _)| path);
-            next = path.or(page["next"].as_str()).map(str::to_owned);
-            pages.push(page);
+            next = link.map(|(path, _)| path.to_owned());
+            all.extend(page.as_array().into_iter().flatten().cloned());
         }
-        Ok(pages)
+        Ok(all)
     }
 
     async fn exchange(&self, request: Builder, body: Bytes) -> anyhow::Result<(HeaderMap, Value)> {
@@ -129,13 +123,13 @@ impl<'a> Client<'a> {
         let detail = answer["detail"].as_str().unwrap_or_default().to_owned();
         match head.status {
             status if status.is_success() => Ok((head.headers, answer)),
-            status if status == 401 => {
-                bail!(Refused(
-                    "the API does not take this OPS_TOKEN: set it as the API has it".to_owned()
-                ))
-            }
             status if detail.is_empty() => {
                 bail!("no API of ours answered ({status}): is API_URL right?")
+            }
+            status if status == 401 => {
+                bail!(Refused(format!(
+                    "{detail}: set OPS_TOKEN as the API has it"
+                )))
             }
             status if status.is_client_error() => bail!(Refused(detail)),
             _ => bail!(detail),

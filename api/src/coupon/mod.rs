@@ -1,12 +1,13 @@
 //! `firstcome-api coupon …`: commands for operators, which use the routes of the API.
 
-mod allow;
 mod client;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use axum::body::Bytes;
 use axum::http::Method;
 use axum::http::header::IF_MATCH;
 use chrono::NaiveDate;
@@ -16,7 +17,6 @@ use comfy_table::presets::NOTHING;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use self::allow::AllowWhat;
 use self::client::{ApiArgs, Client, Refused};
 
 #[derive(Debug, Clone, Args)]
@@ -33,76 +33,62 @@ enum CouponCommand {
     #[command(before_help = CREATE_EXAMPLES)]
     Create(Box<CreateArgs>),
     /// List coupons
-    List {
-        /// Only coupons in this state: scheduled, open, `sold_out`, paused, closed, sealed
-        #[arg(long)]
-        state: Option<String>,
-    },
+    List,
     /// Show a coupon
-    Show(Id),
+    Show { coupon: i64 },
     /// Stop admission for now
-    Pause(Id),
+    Pause { coupon: i64 },
     /// Resume admission
-    Resume(Id),
+    Resume { coupon: i64 },
     /// Raise the quantity of the drops that are not closed, and of later ones. While no drop is open,
     /// also lower it
-    Raise {
-        #[command(flatten)]
-        id: Id,
-        /// Quantity of each drop from now on
-        quantity: u32,
-    },
+    Raise { coupon: i64, quantity: u32 },
     /// Close the open drop, or a coupon that has not opened, immediately and permanently
     Close {
-        #[command(flatten)]
-        id: Id,
-        /// Close it; without this flag, the command only shows what it would close
+        coupon: i64,
+        /// Close it; without this flag, the command only shows the coupon
         #[arg(long)]
         yes: bool,
     },
     /// Revoke a user's coupon; its slot goes to the next user on the waiting list
-    Revoke(RevokeArgs),
+    Revoke {
+        coupon: i64,
+        #[arg(value_name = "USER_ID")]
+        user: String,
+        /// Reason, kept with the revocation, as is --operator
+        #[arg(long)]
+        reason: String,
+        /// The user may claim another coupon
+        #[arg(long)]
+        may_claim_again: bool,
+    },
     /// Show or change a coupon's allow list
     Allow {
-        #[command(flatten)]
-        id: Id,
+        coupon: i64,
         #[command(flatten)]
         what: AllowWhat,
     },
 }
 
 #[derive(Debug, Clone, Args)]
-struct RevokeArgs {
-    #[command(flatten)]
-    id: Id,
-    /// The user's id
-    #[arg(value_name = "PERSON")]
-    user: String,
-    /// Reason, kept with the revocation
+#[group(required = true, multiple = false)]
+struct AllowWhat {
+    /// Add the users in this file to the list: one id a line, or a CSV with a column `user_id`; `-`
+    /// is standard input
+    #[arg(long, value_name = "FILE")]
+    add: Option<PathBuf>,
+    /// Remove the users in this file from the list
+    #[arg(long, value_name = "FILE")]
+    remove: Option<PathBuf>,
+    /// Empty the list
     #[arg(long)]
-    reason: String,
-    /// Operator who decided it (default: --operator)
+    empty: bool,
+    /// Print the list
     #[arg(long)]
-    by: Option<String>,
-    /// Drop of the coupon (default: the open one, else the last opened)
-    #[arg(long, value_name = "ID")]
-    drop: Option<i64>,
-    /// The user may claim another coupon
-    #[arg(long)]
-    may_claim_again: bool,
-}
-
-#[derive(Debug, Clone, Copy, Args)]
-struct Id {
-    /// Coupon ID
-    #[arg(value_name = "COUPON")]
-    id: i64,
-}
-
-impl Id {
-    fn path(self) -> String {
-        format!("/v1/coupons/{}", self.id)
-    }
+    show: bool,
+    /// Restrict claims from now on to `list` or `group:NAME`; `everybody` removes the restriction
+    #[arg(long, value_name = "WHOM")]
+    only: Option<String>,
 }
 
 const CREATE_EXAMPLES: &str = "\
@@ -132,9 +118,6 @@ struct CreateArgs {
     /// claim
     #[arg(long, value_name = "WHOM")]
     allow: Option<String>,
-    /// A repeated command with the same key creates no second coupon
-    #[arg(long)]
-    idempotency_key: Option<String>,
     /// Time at which the coupon opens once, such as 2026-12-01T15:00:00+09:00
     #[arg(
         long,
@@ -164,15 +147,14 @@ struct CreateArgs {
 
 impl CreateArgs {
     fn body(&self) -> Value {
-        let mut schedule = json!({
-            "type": self.time_zone.as_ref().map_or("once", |_| "daily"),
-            "opens_at": self.opens_at, "closes_at": self.closes_at, "time_zone": self.time_zone,
-            "opens": self.opens, "closes": self.closes,
-            "first_day": self.first_day, "last_day": self.last_day,
-        });
-        if let Some(fields) = schedule.as_object_mut() {
-            fields.retain(|_, value| !value.is_null());
-        }
+        let schedule = if self.time_zone.is_some() {
+            json!({
+                "type": "daily", "time_zone": self.time_zone, "opens": self.opens, "closes": self.closes,
+                "first_day": self.first_day, "last_day": self.last_day,
+            })
+        } else {
+            json!({"type": "once", "opens_at": self.opens_at, "closes_at": self.closes_at})
+        };
         json!({
             "name": self.name, "quantity": self.quantity, "once_per": self.once_per, "waiting_list": self.waiting_list,
             "allow": self.allow, "schedule": schedule,
@@ -198,67 +180,79 @@ pub async fn run(args: CouponArgs) -> ExitCode {
 /// Returns the output of a command.
 async fn act(args: &CouponArgs) -> anyhow::Result<String> {
     let client = Client::new(&args.api)?;
-    let json = args.api.json;
-    let change = async |id: &Id, body: Value| {
-        let request = client.request(Method::PATCH, &id.path());
-        client.send_json(request, &body).await
+    let path = |coupon: &i64| format!("/v1/coupons/{coupon}");
+    let send = async |method, path: &str, body: Value| {
+        client
+            .send(client.request(method, path), body.to_string())
+            .await
     };
+    let change = async |coupon, body| send(Method::PATCH, &path(coupon), body).await;
     let answer = match &args.command {
-        CouponCommand::List { state } => return list(&client, json, state.as_deref()).await,
-        CouponCommand::Allow { id, what } => {
-            return allow::run(&client, json, &id.path(), what).await;
+        CouponCommand::List => return list(&client, args.api.json).await,
+        CouponCommand::Create(create) => send(Method::POST, "/v1/coupons", create.body()).await?,
+        CouponCommand::Show { coupon } => client.get(&path(coupon)).await?,
+        CouponCommand::Pause { coupon } => change(coupon, json!({"paused": true})).await?,
+        CouponCommand::Resume { coupon } => change(coupon, json!({"paused": false})).await?,
+        CouponCommand::Raise { coupon, quantity } => {
+            raise(&client, &path(coupon), *quantity).await?
         }
-        CouponCommand::Create(create) => {
-            let mut request = client.request(Method::POST, "/v1/coupons");
-            if let Some(key) = &create.idempotency_key {
-                request = request.header("idempotency-key", key);
+        CouponCommand::Close { coupon, yes: true } => {
+            change(coupon, json!({"close_now": true})).await?
+        }
+        CouponCommand::Close { coupon, yes: false } => {
+            let coupon = client.get(&path(coupon)).await?;
+            bail!(Refused(format!(
+                "{coupon:#}\nThis would be closed for good, and its waiting list ends: repeat it with --yes"
+            )))
+        }
+        CouponCommand::Revoke {
+            coupon,
+            user,
+            reason,
+            may_claim_again,
+        } => {
+            let by = args.api.operator.as_ref();
+            let by = by.context("say who decided it: give --operator")?;
+            let body = json!({"reason": reason, "by": by, "may_claim_again": may_claim_again});
+            // Also encodes dots, because programs that normalize paths remove `..`.
+            let user = utf8_percent_encode(user, NON_ALPHANUMERIC);
+            let path = format!("{}/people/{user}/revoke", path(coupon));
+            send(Method::POST, &path, body).await?
+        }
+        CouponCommand::Allow { coupon, what } => {
+            let list = format!("{}/allow-list", path(coupon));
+            if let Some(whom) = &what.only {
+                let allow = (whom != "everybody").then_some(whom);
+                change(coupon, json!({ "allow": allow })).await?
+            } else if let Some(file) = &what.add {
+                send_file(&client, &format!("{list}/add"), file).await?
+            } else if let Some(file) = &what.remove {
+                send_file(&client, &format!("{list}/remove"), file).await?
+            } else if what.empty {
+                send(Method::DELETE, &list, Value::Null).await?
+            } else {
+                client.get(&list).await?
             }
-            client.send_json(request, &create.body()).await?
-        }
-        CouponCommand::Show(id) => client.get(&id.path()).await?,
-        CouponCommand::Pause(id) => change(id, json!({"paused": true})).await?,
-        CouponCommand::Resume(id) => change(id, json!({"paused": false})).await?,
-        CouponCommand::Raise { id, quantity } => raise(&client, *id, *quantity).await?,
-        CouponCommand::Close { id, yes: true } => change(id, json!({"close_now": true})).await?,
-        CouponCommand::Close { id, yes: false } => bail!(would_close(&client, *id).await?),
-        CouponCommand::Revoke(revoke) => {
-            let by = revoke.by.as_ref().or(args.api.operator.as_ref());
-            let by = by.context("say who decided it: give --by, or --operator")?;
-            let body = json!({
-                "reason": revoke.reason, "by": by, "drop_id": revoke.drop,
-                "may_claim_again": revoke.may_claim_again,
-            });
-            let path = format!(
-                "{}/people/{}/revoke",
-                revoke.id.path(),
-                encoded(&revoke.user)
-            );
-            client
-                .send_json(client.request(Method::POST, &path), &body)
-                .await?
         }
     };
-    Ok(shown(&answer))
+    Ok(format!("{answer:#}\n"))
 }
 
-/// Encodes a value for a path or a query. Also encodes dots, because programs that normalize paths
-/// remove `..`.
-fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+/// Sends a file as it is: the API reads what editors and spreadsheets write.
+async fn send_file(client: &Client<'_>, path: &str, file: &Path) -> anyhow::Result<Value> {
+    let read = if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+    } else {
+        std::fs::read(file)
+    };
+    let bytes = read.with_context(|| format!("{} cannot be read", file.display()))?;
+    let request = client.request(Method::POST, path);
+    client.send(request, Bytes::from(bytes)).await
 }
 
-fn shown(answer: &Value) -> String {
-    format!("{answer:#}\n")
-}
-
-async fn list(client: &Client<'_>, json: bool, state: Option<&str>) -> anyhow::Result<String> {
-    let state = state.map(|state| format!("&state={}", encoded(state)));
-    let first = format!("/v1/coupons?limit=1000{}", state.unwrap_or_default());
-    let pages = client.pages(first).await?;
-    let coupons = pages
-        .into_iter()
-        .filter_map(|page| page.as_array().cloned());
-    let coupons: Vec<Value> = coupons.flatten().collect();
+async fn list(client: &Client<'_>, json: bool) -> anyhow::Result<String> {
+    let coupons = client.list("/v1/coupons?limit=1000").await?;
     if json {
         return Ok(format!("{}\n", Value::Array(coupons)));
     }
@@ -271,10 +265,8 @@ async fn list(client: &Client<'_>, json: bool, state: Option<&str>) -> anyhow::R
             current => current,
         };
         let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-        let left = &drop["remaining"];
-        let left = left
-            .as_u64()
-            .map_or("?".to_owned(), |left| left.to_string());
+        let left = drop["remaining"].as_u64();
+        let left = left.map_or("?".to_owned(), |left| left.to_string());
         table.add_row([
             coupon["id"].to_string(),
             text(&drop["state"]),
@@ -287,52 +279,26 @@ async fn list(client: &Client<'_>, json: bool, state: Option<&str>) -> anyhow::R
 }
 
 /// Refuses a lower quantity once a drop has opened, because slots that were given are promised.
-async fn raise(client: &Client<'_>, id: Id, quantity: u32) -> anyhow::Result<Value> {
-    let coupon = client.get(&id.path()).await?;
+async fn raise(client: &Client<'_>, path: &str, quantity: u32) -> anyhow::Result<Value> {
+    let coupon = client.get(path).await?;
     let current = &coupon["current_drop"];
     let is_open = matches!(
         current["state"].as_str(),
         Some("open" | "sold_out" | "paused")
     );
-    let now = [&coupon["quantity"], &current["quantity"]];
-    let now = now
-        .into_iter()
-        .filter_map(Value::as_u64)
-        .max()
-        .unwrap_or_default();
-    if is_open && u64::from(quantity) <= now {
+    let now = coupon["quantity"]
+        .as_u64()
+        .max(current["quantity"].as_u64());
+    if let Some(now) = now.filter(|now| is_open && u64::from(quantity) <= *now) {
         bail!(Refused(format!(
             "it gives out {now} already; give a larger number than that"
         )));
     }
     // Send the revision, so that the change fails if another operator has changed the coupon since.
     let revision = format!("\"{}\"", coupon["revision"]);
-    let request = client
-        .request(Method::PATCH, &id.path())
-        .header(IF_MATCH, revision);
-    client
-        .send_json(request, &json!({ "quantity": quantity }))
-        .await
-}
-
-/// Describes what would be closed, which cannot be undone.
-async fn would_close(client: &Client<'_>, id: Id) -> anyhow::Result<Refused> {
-    let coupon = client.get(&id.path()).await?;
-    let (name, drop) = (&coupon["name"], &coupon["current_drop"]);
-    let is_open = matches!(drop["state"].as_str(), Some("open" | "sold_out" | "paused"));
-    let is_to_come = drop.is_null() && coupon["schedule"]["type"] == "once";
-    if !is_open && !is_to_come {
-        let why = "no drop is open, so there is nothing to close; `coupon pause` keeps the next one from admitting anybody";
-        return Ok(Refused(why.to_owned()));
-    }
-    let left = if is_open {
-        &drop["remaining"]
-    } else {
-        &coupon["quantity"]
-    };
-    Ok(Refused(format!(
-        "this would close {name} ({left} left) for good, and its waiting list ends: repeat it with --yes"
-    )))
+    let request = client.request(Method::PATCH, path);
+    let body = json!({ "quantity": quantity }).to_string();
+    client.send(request.header(IF_MATCH, revision), body).await
 }
 
 #[cfg(test)]

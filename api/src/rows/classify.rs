@@ -107,7 +107,7 @@ impl<'a> Holders<'a> {
             return refused("already_has_one", why);
         }
         if let Some(fault) = rule.window.fault(claim.claimed_at) {
-            return refused(fault.reason(), fault.explanation().to_owned());
+            return refused(fault.into(), fault.explanation().to_owned());
         }
         if holder.is_some() {
             let why = format!("slot {slot} of drop {drop} is another person's");

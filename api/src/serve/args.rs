@@ -58,10 +58,6 @@ pub struct HttpArgs {
     /// Token that can only read what operators see (default: none)
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true)]
     pub ops_view_token: Option<SecretString>,
-    /// Number of trusted proxies in front. The recorded address of a client is that many entries
-    /// from the right of `X-Forwarded-For`; 0: the address of the connection
-    #[arg(long, env = "OPS_TRUSTED_PROXIES", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=10))]
-    pub ops_trusted_proxies: u8,
     /// A second address, which alone then serves `/metrics` and `/openapi.json` (default:
     /// LISTEN_ADDR serves them to everybody)
     #[arg(long, env = "METRICS_ADDR", value_parser = listen_address)]

@@ -43,7 +43,6 @@ impl ApiServer {
         let token = OpsToken::new(args.http.ops_token.clone());
         let token = token.and_then(|token| token.with_view(args.http.ops_view_token.as_ref()));
         let token = token.map_err(anyhow::Error::msg)?;
-        let token = token.behind(args.http.ops_trusted_proxies);
         let prometheus = telemetry::init_metrics()?;
         metrics::describe();
         allow_open_files(args.http.max_connections);
@@ -61,7 +60,7 @@ impl ApiServer {
             return Ok(None);
         };
         let app = Arc::new(app);
-        let machines = for_machines(token.clone(), &app.identity, prometheus);
+        let machines = for_machines(prometheus);
         let (apart, machines) = match apart {
             None => (None, machines),
             Some(apart) => {

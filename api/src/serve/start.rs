@@ -8,7 +8,6 @@ use firstcome_shared::config::StartError;
 use firstcome_shared::mysql::processes::{ProcessRow, announce};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::time_zone;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
@@ -21,10 +20,6 @@ use super::claim::kafka::Publisher;
 use super::claim::second_store::SecondStore;
 use super::state::{ChangeLocks, Services};
 use crate::stores::{StoreWait, unless_stopped};
-
-/// Maximum number of concurrent CSVs of holders. A CSV takes as long as its client needs to read
-/// it.
-const EXPORTS: usize = 4;
 
 /// Builds the shared state. Returns `None` if `shutdown` came while waiting for a store.
 pub(super) async fn services(
@@ -82,7 +77,6 @@ pub(super) async fn services(
         catalogue,
         remaining: RemainingCache::default(),
         change_locks: ChangeLocks::default(),
-        exports: Arc::new(Semaphore::new(EXPORTS)),
         in_flight,
         mysql,
         redis,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::Redis;
-use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::args::CouponPage;
@@ -24,8 +24,6 @@ pub(crate) struct Services {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) remaining: RemainingCache,
     pub(crate) change_locks: ChangeLocks,
-    /// Limits concurrent CSVs of holders.
-    pub(crate) exports: Arc<Semaphore>,
     pub(crate) in_flight: Arc<InFlightLimit>,
     pub(crate) mysql: Bulkheads,
     pub(crate) redis: Redis,

@@ -66,14 +66,11 @@ fn counts<const N: usize>(of: [(&str, u64); N]) -> BTreeMap<String, u64> {
 async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
     let (world, drop) = ConsumeWorld::with_coupon(20, OncePer::Coupon).await;
     let good = batch(drop, 1..=6);
-    let mixed = batch(drop, [7, 8, 9, 21, 10])
-        .replace("\"slot\":8,", "\"slot\":0,")
-        // Slot 1 already belongs to another user.
-        .replace(
-            "\"slot\":9,\"user_id\":\"u-9\"",
-            "\"slot\":1,\"user_id\":\"other\"",
-        )
-        .replace("\"u-10\"", "\"u 10\"");
+    // Slot 1 already belongs to another user.
+    let mixed = batch(drop, [7, 9, 21]).replace(
+        "\"slot\":9,\"user_id\":\"u-9\"",
+        "\"slot\":1,\"user_id\":\"other\"",
+    );
     send(&world, &[signed(&world, good.clone())]).await;
     world
         .consume_until("the first message is read", async || {
@@ -90,11 +87,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
     consumer.stop().await;
 
     assert_eq!(world.rows().await, 7);
-    let expected = counts([
-        ("slot_out_of_range", 2),
-        ("slot_taken", 1),
-        ("undecodable", 1),
-    ]);
+    let expected = counts([("slot_out_of_range", 1), ("slot_taken", 1)]);
     assert_eq!(world.refusals().await, expected);
     // Reading the message again counts no claim twice.
     world.read_again().await;

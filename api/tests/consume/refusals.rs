@@ -35,15 +35,7 @@ fn poison(
             Some(good(9, "u-x").replace(":9,", ":\"nine\",")),
             "undecodable",
         ),
-        (Some(good(0, "u-x")), "slot_out_of_range"),
-        (
-            Some(good(9, "u-x").replace(":9,", ":-9,")),
-            "slot_out_of_range",
-        ),
-        (
-            Some(good(9, "u-x").replace(":9,", ":99999999999,")),
-            "slot_out_of_range",
-        ),
+        (Some(good(0, "u-x")), "undecodable"),
         (Some(good(11, "u-x")), "slot_out_of_range"),
         (
             Some(claim_event(coupon, DropId(999_999), 9, "u-x").encode()),

@@ -42,16 +42,13 @@ async fn view_token_can_read_but_not_change() {
     let before = world.dump().await;
     let path = format!("/v1/coupons/{id}");
     let list = format!("{path}/allow-list");
-    let person = format!("{list}/people/u-1");
     let add = format!("{list}/add");
     let remove = format!("{list}/remove");
     let revoke = format!("{path}/people/u-1/revoke");
-    for path in [list.as_str(), person.as_str()] {
-        let read = with_token(VIEW_TOKEN, &api, path, Method::GET, "").await;
-        assert_eq!(read.status, 200, "{path}");
-        let refused = with_token("x", &api, path, Method::GET, "").await;
-        assert_eq!(refused.code(), (401, "unauthorized"), "{path}");
-    }
+    let read = with_token(VIEW_TOKEN, &api, &list, Method::GET, "").await;
+    read.has_status(200);
+    let refused = with_token("x", &api, &list, Method::GET, "").await;
+    assert_eq!(refused.code(), (401, "unauthorized"));
     for (method, path, body) in [
         (Method::POST, "/v1/coupons", open(9)),
         (Method::PATCH, path.as_str(), json!({"paused": true})),

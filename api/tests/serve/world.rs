@@ -295,9 +295,9 @@ impl ServeWorld {
             client.assign(&from).unwrap();
             let next = |_| {
                 let message = client.poll(LIMIT).expect("a message").unwrap();
-                ClaimEvent::decode(message.payload().unwrap())
+                ClaimEvent::decode(message.payload().unwrap()).unwrap()
             };
-            (0..all).flat_map(next).map(Result::unwrap).collect()
+            (0..all).flat_map(next).collect()
         };
         tokio::task::spawn_blocking(read).await.unwrap()
     }

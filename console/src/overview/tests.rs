@@ -34,7 +34,6 @@ fn seen(users: u64, rows: u64) -> DropOverview {
         }),
         rows: Some(RowCount { rows, users }),
         failed_claims: Some(0),
-        stuck: false,
         last_run: "nothing found".to_owned(),
     }
 }
@@ -107,48 +106,6 @@ fn first_line_states_the_verdict_and_its_basis() {
     assert_eq!(verdict(&board(&later)), never);
 }
 
-#[test]
-fn persistently_inconsistent_counts_are_shown_with_advice() {
-    let one = DropOverview {
-        stuck: true,
-        ..seen(100, 97)
-    };
-    let board = board(&overview(vec![one]));
-    let what = "The figures do not add up: 100 promised, 97 rows, counter 100, 0 free, 0 waiting";
-    assert_eq!((board.tone, board.title.as_str()), ("bad", what));
-    assert_eq!(board.tab(), "(1) Firstcome");
-    let problem = &board.problems[0];
-    assert_eq!(problem.place.as_deref(), Some("Winter <coupon> · drop 7"));
-    assert!(problem.todo.starts_with("The next pass "), "{problem:?}");
-    assert_eq!(board.drops[0].wrong.as_ref(), Some(&board.title));
-}
-
-#[test]
-fn overdue_row_counts_as_missing_and_not_as_in_flight() {
-    let shown = |users, rows, stuck| {
-        let board = board(&overview(vec![DropOverview {
-            stuck,
-            ..seen(users, rows)
-        }]));
-        (board.drops[0].in_flight(), board.drops[0].missing())
-    };
-    assert_eq!(shown(100, 97, false), (Some(3), None));
-    assert_eq!(shown(100, 97, true), (Some(0), Some(3)));
-    assert_eq!(shown(22, 25, true), (Some(0), None), "too many rows");
-    let mut away = overview(vec![DropOverview {
-        redis: None,
-        stuck: true,
-        ..seen(100, 97)
-    }]);
-    away.admission = AdmissionState::Unknown;
-    let away = board(&away);
-    assert_eq!(
-        (away.drops[0].in_flight(), away.drops[0].missing()),
-        (None, None),
-        "nothing is known"
-    );
-}
-
 type Change = fn(&mut Overview);
 
 #[test]
@@ -197,14 +154,11 @@ fn unavailable_stores_and_closed_gates_are_shown_by_their_effect_on_users() {
 
 #[test]
 fn alerts_have_advice_and_unacknowledged_ones_come_first() {
-    let mut stuck = seen(100, 97);
-    stuck.stuck = true;
-    let mut overview = overview(vec![stuck]);
+    let mut overview = overview(vec![seen(100, 97)]);
     let held_back = "80 repairs are held back until a person confirms";
     let promises = alert("3 broken promises", None);
     overview.alerts = vec![alert(held_back, Some("Kim")), promises];
     let board = board(&overview);
-    // The alert already reports the counts.
     assert_eq!(verdict(&board), "bad: 2 things are wrong");
     let [first, second] = board.problems.as_slice() else {
         panic!("{:?}", board.problems)

@@ -1,5 +1,5 @@
 //! A real browser: headless Chromium, controlled over WebDriver (W3C), which is JSON over HTTP.
-//! docs/decisions/0015-coupon-page.md explains why the tests do not use a library.
+//! docs/decisions/0016-pages.md explains why the tests do not use a library.
 
 use std::io::{Read as _, Write as _};
 use std::time::Duration;

@@ -340,7 +340,8 @@ impl ApiClient {
             "/v1/coupons/{coupon}/allow-list/{}",
             if on { "add" } else { "remove" }
         );
-        let reply = Http::try_send(self.http.ops(Method::POST, &path).json(people)).await;
+        let reply =
+            Http::try_send(self.http.ops(Method::POST, &path).body(people.join("\n"))).await;
         let outcome = match &reply {
             Ok(reply) => RecordedOutcome::of_list_change(reply.status, &reply.body),
             Err(error) => RecordedOutcome::Unknown(error.to_string()),

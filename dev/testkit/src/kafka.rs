@@ -9,6 +9,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
@@ -275,8 +276,7 @@ impl TestTopic {
                 .set("isolation.level", "read_uncommitted")
                 .create()
                 .unwrap();
-            let all = this.partitions(&reader);
-            let committed = reader.committed_offsets(all, PATIENCE).unwrap();
+            let committed = this.committed(&reader);
             let of = |partition| {
                 let end = reader
                     .fetch_watermarks(&this.name, partition, PATIENCE)
@@ -312,6 +312,32 @@ impl TestTopic {
             .iter()
             .map(|(committed, end)| end - committed)
             .sum()
+    }
+
+    /// Waits while the group's coordinator moves or loads, as after a broker was replaced.
+    fn committed(&self, reader: &BaseConsumer) -> TopicPartitionList {
+        use RDKafkaErrorCode::{
+            CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator,
+        };
+        let passing = [
+            CoordinatorLoadInProgress,
+            CoordinatorNotAvailable,
+            NotCoordinator,
+        ];
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match reader.committed_offsets(self.partitions(reader), PATIENCE) {
+                Err(error)
+                    if Instant::now() < until
+                        && error
+                            .rdkafka_error_code()
+                            .is_some_and(|code| passing.contains(&code)) =>
+                {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                committed => return committed.unwrap(),
+            }
+        }
     }
 
     fn partitions(&self, reader: &BaseConsumer) -> TopicPartitionList {

@@ -20,7 +20,6 @@ pub use alert::AlertMail;
 pub use digest::daily;
 pub use document::Rendered;
 pub use links::Links;
-pub(crate) use links::is_local;
 
 /// Formats a duration in its largest unit.
 pub(crate) fn duration(time: TimeDelta) -> String {

@@ -3,7 +3,6 @@
 
 use anyhow::bail;
 use chrono::Utc;
-use firstcome_shared::http::origin::HttpStep;
 
 use super::event::Event;
 use super::mail::Mailer;
@@ -94,15 +93,8 @@ fn advice(error: &PostError) -> &'static str {
         PostError::Refused(_) => {
             "its log says why: 401 or 403 often mean another WEBHOOK_SECRET, 404 another path; redirects are not followed"
         }
-        PostError::NoAnswer { step, .. } => match step {
-            HttpStep::Connect => "check host and port, and whether a firewall is between",
-            HttpStep::Tls => {
-                "its certificate is not trusted or names another host (a private authority: SSL_CERT_FILE), or it speaks no TLS \
-                 there: then http://"
-            }
-            HttpStep::Answer => {
-                "somebody listens but does not answer as an HTTP server, or not in time"
-            }
-        },
+        PostError::NoAnswer(_) => {
+            "check host and port, whether a firewall is between, and whether it speaks TLS there (if not: http://)"
+        }
     }
 }

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use firstcome_shared::config::{secret, ssl_cert_file};
-use firstcome_shared::http::origin::{HttpStep, Origin};
+use firstcome_shared::http::origin::Origin;
 use firstcome_shared::tls::Store;
 use firstcome_shared::tuning::Tuning;
 use hmac::{Hmac, Mac as _};
@@ -196,9 +196,9 @@ impl fmt::Debug for Webhook {
 pub(crate) enum PostError {
     #[error("answered {0}")]
     Refused(StatusCode),
-    /// At [`HttpStep::Answer`], the receiver may have the event.
-    #[error("{step}: {reason}")]
-    NoAnswer { step: HttpStep, reason: String },
+    /// The receiver may have the event.
+    #[error("{0}")]
+    NoAnswer(String),
 }
 
 impl PostError {
@@ -221,15 +221,14 @@ impl Webhook {
         body: &str,
         now: DateTime<Utc>,
     ) -> Result<(), PostError> {
-        let mut step = HttpStep::Connect;
-        let answer = timeout(self.limit, self.exchange(id, body, now, &mut step)).await;
+        let answer = timeout(self.limit, self.exchange(id, body, now)).await;
         let reason = match answer {
             Ok(Ok(status)) if status.is_success() => return Ok(()),
             Ok(Ok(status)) => return Err(PostError::Refused(status)),
             Ok(Err(error)) => wording::line(&format!("{error:#}"), wording::LONGEST),
             Err(_) => format!("no answer within {:?}", self.limit),
         };
-        Err(PostError::NoAnswer { step, reason })
+        Err(PostError::NoAnswer(reason))
     }
 
     async fn exchange(
@@ -237,7 +236,6 @@ impl Webhook {
         id: &str,
         body: &str,
         now: DateTime<Utc>,
-        step: &mut HttpStep,
     ) -> anyhow::Result<StatusCode> {
         let agent = concat!("firstcome-reconciler/", env!("CARGO_PKG_VERSION"));
         let mut request = Request::post(self.path.expose_secret())
@@ -254,7 +252,7 @@ impl Webhook {
         }
         let request = request.body(Bytes::from(body.to_owned()));
         let request = request.context("the request cannot be written")?;
-        Ok(self.origin.send(request, step).await?.status())
+        Ok(self.origin.send(request).await?.status())
     }
 }
 

@@ -143,7 +143,7 @@ impl Desk {
 
     /// Runs a statement in this desk's database.
     pub(crate) async fn run(&self, sql: &str) {
-        let statement = Sql::new(sql, Vec::new());
+        let statement = Sql::new(sql.to_owned(), Vec::new());
         self.db.execute("set up", statement).await.unwrap();
     }
 

@@ -11,10 +11,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::args::AttachArgs;
 use super::{AttachError, Attached};
-use crate::args::AttachArgs;
-use crate::daemon::schedule::ScheduledJob;
-use crate::daemon::{BySchedule, GRACE, start};
+use crate::daemon::schedule::{ScheduledJob, Schedules};
+use crate::daemon::{end, start};
 use crate::notify::Notifier;
 use crate::passes::{Passes, Worker};
 
@@ -52,13 +52,10 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         Err(error) => tracing::warn!(%error, "the file is not checked yet"),
     }
     let crons = [
-        (
-            ScheduledJob::Reconcile,
-            args.schedules.reconcile_cron.as_str(),
-        ),
-        (ScheduledJob::Digest, args.schedules.digest_cron.as_str()),
+        (ScheduledJob::Reconcile, &args.schedules.reconcile_cron),
+        (ScheduledJob::Digest, &args.schedules.digest_cron),
     ];
-    let schedules = start::schedules(&ours.db, &crons).await??;
+    let schedules = start::schedules(&ours.db, &crons).await?;
     let tasks = TaskTracker::new();
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
     let db = ours.db.clone();
@@ -73,12 +70,8 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     tasks.spawn(serve(listener, routes, Limits::FOR_MACHINES, stop.clone()));
     let worker = Worker::Attached(Box::new(attached));
     let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
-    let by_schedule = BySchedule::new(ours.db, passes, notifier, schedules);
-    let ended = by_schedule.run(&crons, stop.clone()).await;
-    stop.cancel();
-    tasks.close();
-    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
-        tracing::warn!("something was still under way after {GRACE:?} and is cut");
-    }
+    let schedules = Schedules::new(ours.db, passes, notifier, schedules);
+    let ended = schedules.run(stop.clone()).await;
+    end(&stop, &tasks).await;
     ended
 }

@@ -7,6 +7,7 @@
 //! reconciler of our own coupons: a campaign is a coupon with a negative id in our tables
 //! (docs/decisions/0041-attach.md).
 
+pub mod args;
 pub mod check;
 pub mod config;
 mod daemon;
@@ -27,8 +28,7 @@ use firstcome_shared::mysql::{Db, DbError, DbSettings};
 use firstcome_shared::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::AttachArgs;
-use crate::passes::Current;
+use args::AttachArgs;
 use config::{AttachFile, Mode};
 
 /// Why a target could not be compared or repaired.
@@ -79,7 +79,6 @@ pub struct Attached {
     pub redis: Redis,
     /// Where runs, alerts and mails are recorded. Without it nothing is recorded or repaired.
     pub ours: Option<Ours>,
-    pub current: Arc<Current>,
 }
 
 #[derive(Clone)]
@@ -114,7 +113,6 @@ impl Attached {
             redis: Redis::new(&redis.context("redis")?)?,
             file: Arc::new(file),
             ours: ours.transpose()?,
-            current: Arc::default(),
         })
     }
 }

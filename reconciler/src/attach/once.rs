@@ -8,13 +8,13 @@ use anyhow::{Context as _, bail, ensure};
 use firstcome_shared::mysql::migrations;
 use tokio_util::sync::CancellationToken;
 
+use super::args::AttachArgs;
 use super::{AttachError, Attached};
-use crate::args::AttachArgs;
 use crate::context::PassRequest;
 use crate::notify::Notifier;
 use crate::once::tell;
+use crate::passes::Worker;
 use crate::report::{Kind, Trigger};
-use crate::run::new_run_id;
 
 /// Runs the pass. Exits with 0 if everything is exact or repaired, 1 if something is left, and 2 if
 /// a campaign could not be compared.
@@ -54,7 +54,8 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         patience: Duration::from_secs(60),
         ..PassRequest::new(Trigger::Cli)
     };
-    let run = attached.pass(&request, &new_run_id(), &stop).await?;
+    let worker = Worker::Attached(Box::new(attached.clone()));
+    let run = worker.once(&request, &stop).await?;
     let name = args.file.display().to_string();
     let notifier = |db| {
         let notifier = Notifier::new(db, &args.notify, &args.webhooks);

@@ -3,9 +3,7 @@
 //! ends the pass with a `stalled` finding, and nothing is repaired.
 
 use chrono::Utc;
-use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::held_back::ShownRepairs;
-use firstcome_shared::mysql::processes::Work;
 use sha2::{Digest as _, Sha256};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -19,59 +17,30 @@ use super::repair;
 use super::sql::Sql;
 use super::{Answer, AttachError, Attached, Ours};
 use crate::context::{PassError, PassRequest};
-use crate::passes::PassResult;
-use crate::record;
 use crate::report::{self, DropReport, Examined, Finding, Kind, Outcome, Run};
-use crate::run::{Lane, blank, fail, finish};
 
 /// A pass repairs a fifth of the quantity without a confirmation, and at least fifty.
 const LIMIT_PART: u64 = 5;
 const LIMIT_AT_LEAST: u64 = 50;
 
 impl Attached {
-    /// Runs one pass, and records it in our tables. A store of theirs that is away is a finding.
-    pub async fn pass(
+    /// Compares and repairs everything that the request asks for. A store of theirs that is away is
+    /// a finding.
+    pub(crate) async fn compare(
         &self,
         request: &PassRequest,
-        run_id: &str,
+        run: &mut Run,
         stop: &CancellationToken,
-    ) -> PassResult {
-        let mut run = blank(request, run_id);
-        let pass = |stop| Pass {
+    ) -> Result<(), PassError> {
+        let run_id = run.run_id.clone();
+        let pass = Pass {
             attached: self,
             request,
-            run_id,
-            stop,
+            run_id: &run_id,
+            stop: stop.clone(),
             keys: Keys::new(&self.redis),
         };
-        let Some(ours) = &self.ours else {
-            let ended = pass(stop.clone()).run(&mut run).await;
-            run.finished_at = Some(Utc::now());
-            run.status = run.final_status();
-            return ended.map(|()| run);
-        };
-        let lane = match Lane::take(&ours.settings, Work::Pass, request.patience, stop).await {
-            Ok(Some(lane)) => lane,
-            Ok(None) => return Err(PassError::Busy),
-            Err(error) => {
-                fail(&mut run, &error.into());
-                return Ok(run);
-            }
-        };
-        let ended = match record::begin(&ours.db, &run, request).await {
-            Ok(()) => {
-                self.current.begin(run_id);
-                crash_point(Point::RunBegun);
-                pass(lane.working.clone()).run(&mut run).await
-            }
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = lane.checked(ended) {
-            fail(&mut run, &error);
-        }
-        finish(&ours.db, &mut run, request).await;
-        lane.lock.release().await;
-        Ok(run)
+        pass.run(run).await
     }
 
     /// Checks every campaign against their stores. Returns sentences for the operator.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use croner::Cron;
 use firstcome_shared::config::StartError;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::schedule::time_zone;
@@ -15,7 +16,6 @@ use crate::notify::Notifier;
 use crate::passes::mail;
 use crate::record;
 use crate::report::{FailureCause, Run};
-use crate::run::cannot_begin;
 use crate::stores::{self, Stores};
 
 /// Maximum wait for a store. A store that does not respond in this time counts as a failed pass.
@@ -33,7 +33,7 @@ const NOTED_WITHIN: Duration = Duration::from_secs(12);
 pub(super) async fn wait_for_stores(
     all: &Stores,
     notifier: &Notifier,
-    crons: &[(ScheduledJob, &str)],
+    crons: &[(ScheduledJob, &Cron)],
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
     time_zone::warn_if_old();
@@ -43,7 +43,7 @@ pub(super) async fn wait_for_stores(
     loop {
         let next = Instant::now() + ATTEMPT;
         let (cause, store, reason) = match stores::check(all, ATTEMPT, stop).await {
-            Ok(()) => match schedules(&all.db, crons).await? {
+            Ok(()) => match schedules(&all.db, crons).await {
                 Ok(schedules) => return Ok(Some(schedules)),
                 Err(error) => (FailureCause::Mysql, "MySQL".to_owned(), error.to_string()),
             },
@@ -61,8 +61,12 @@ pub(super) async fn wait_for_stores(
         if !other.works(note, Instant::now()) {
             // All attempts without this store are one run.
             let run = failed.take().filter(|run| run.cause() == Some(cause));
-            let run = run.unwrap_or_else(|| cannot_begin(cause, reason));
-            if let Err(error) = record::finished(&all.db, &run, false, true).await {
+            let run = run.unwrap_or_else(|| {
+                let mut run = record::unasked();
+                record::fail_by(&mut run, cause, reason);
+                run
+            });
+            if let Err(error) = record::finish(&all.db, &run, false).await {
                 tracing::debug!(%error, "the run is not recorded yet");
             }
             mail(notifier, &run).await;
@@ -80,16 +84,13 @@ pub(super) async fn wait_for_stores(
 /// Loads the schedules.
 pub(crate) async fn schedules(
     db: &Db,
-    crons: &[(ScheduledJob, &str)],
-) -> anyhow::Result<Result<Vec<CronSchedule>, DbError>> {
+    crons: &[(ScheduledJob, &Cron)],
+) -> Result<Vec<CronSchedule>, DbError> {
     let mut schedules = Vec::with_capacity(crons.len());
-    for (event, text) in crons {
-        match CronSchedule::last_run(db, *event).await {
-            Ok(last) => schedules.push(CronSchedule::new(*event, text, last)?),
-            Err(error) => return Ok(Err(error)),
-        }
+    for (job, cron) in crons {
+        schedules.push(CronSchedule::load(db, *job, cron).await?);
     }
-    Ok(Ok(schedules))
+    Ok(schedules)
 }
 
 /// Detects whether another daemon works from the records that it writes. Since the clocks of two

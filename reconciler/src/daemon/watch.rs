@@ -17,10 +17,8 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +27,7 @@ use crate::notify::{Notifier, SeenGate};
 use crate::passes::ended;
 use crate::record;
 use crate::report::{Finding, Outcome};
-use crate::run::{self, Reconciler, Wanted};
+use crate::run::{Reconciler, Wanted};
 use crate::stores::Stores;
 use crate::urgent::{AFTER_FAILURE, is_left_closed};
 
@@ -95,14 +93,15 @@ async fn look(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = Known::default();
     let mut idle = Some(lane);
-    let mut working = FuturesUnordered::<JoinHandle<(Reopening, Vec<CouponId>)>>::new();
+    // At most one task. It ends between two repairs.
+    let mut working = JoinSet::new();
     // Coupons that were left closed, until when they are left alone.
     let mut later: HashMap<CouponId, Instant> = HashMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(ended) = working.next() => {
-                let (lane, left) = unwound(ended);
+            Some(ended) = working.join_next() => {
+                let (lane, left): (Reopening, Vec<CouponId>) = unwound(ended);
                 let until = Instant::now() + AFTER_FAILURE;
                 later.extend(left.into_iter().map(|coupon| (coupon, until)));
                 idle = Some(lane);
@@ -119,22 +118,19 @@ async fn look(
             Err(_) => (Wanted::new(), SeenGate::Unreachable),
         };
         gate.send_replace(Some(seen));
-        let Some(lane) = idle.take() else {
+        if idle.is_none() {
             continue;
-        };
+        }
         // Operators' changes that let users on a waiting list move up.
         let woken = stores.redis.take_woken().await.unwrap_or_default();
         wanted.extend(woken.into_iter().map(|coupon| (coupon, None)));
         later.retain(|_, until| Instant::now() < *until);
         wanted.retain(|coupon, _| !later.contains_key(coupon));
-        if wanted.is_empty() {
-            idle = Some(lane);
-        } else {
-            working.push(tokio::spawn(lane.reopen(wanted, stop.clone())));
+        if let Some(lane) = idle.take_if(|_| !wanted.is_empty()) {
+            working.spawn(lane.reopen(wanted, stop.clone()));
         }
     }
-    // It ends between two repairs.
-    while let Some(ended) = working.next().await {
+    while let Some(ended) = working.join_next().await {
         drop(unwound(ended));
     }
 }
@@ -198,8 +194,7 @@ impl Known {
                 let id = coupon.id;
                 // If it fails, the next look repeats it.
                 let closed = close_in_redis(redis, &servers, id, &gate, coupon.era).await;
-                let what = "Redis has an older state: the coupon is closed";
-                tracing::error!(coupon_id = id.0, ?closed, what);
+                tracing::error!(coupon_id = id.0, ?closed, "Redis has an older state");
                 wanted.insert(id, None);
             } else if is_ahead && !lacks {
                 if *looks > LOOKS_AHEAD {
@@ -220,13 +215,12 @@ impl Known {
         let mut went_back = false;
         for (drop, (gate, count)) in drops {
             let Some(count) = *count else { continue };
-            let first = || (gate.clone(), count);
-            let known = self.counts.entry(drop.id).or_insert_with(first);
-            if known.0 != *gate {
-                *known = (gate.clone(), count);
+            let known = self.counts.insert(drop.id, (gate.clone(), count));
+            if let Some((_, highest)) = known.filter(|(of, highest)| of == gate && count < *highest)
+            {
+                went_back = true;
+                self.counts.insert(drop.id, (gate.clone(), highest));
             }
-            went_back |= count < known.1;
-            known.1 = known.1.max(count);
         }
         went_back
     }
@@ -250,11 +244,22 @@ impl Reopening {
     async fn reopen(mut self, wanted: Wanted, stop: CancellationToken) -> (Self, Vec<CouponId>) {
         let mut left: Vec<CouponId> = wanted.keys().copied().collect();
         let started = Instant::now();
-        let done = self.reconciler.urgent(wanted, None, &stop).await;
-        if let Ok(done) = &done {
-            left.retain(|coupon| done.get(coupon).is_none_or(is_left_closed));
+        let mut run = record::unasked();
+        match self
+            .reconciler
+            .urgent(wanted, &run.run_id, false, &stop)
+            .await
+        {
+            Ok(done) => {
+                left.retain(|coupon| done.get(coupon).is_none_or(is_left_closed));
+                for it in done.into_values() {
+                    run.findings.extend(it.findings);
+                    run.drops.extend(it.drops);
+                }
+                run.end();
+            }
+            Err(error) => record::fail(&mut run, &error),
         }
-        let run = run::reopening(done);
         // Another process does what was skipped, and records it.
         let is_own = |it: &&Finding| it.result != Outcome::Skipped || it.needs_person;
         let own = || run.all_findings().filter(is_own);
@@ -262,7 +267,9 @@ impl Reopening {
         found.sort_unstable();
         let has_done = own().any(|it| it.result == Outcome::Applied);
         if !found.is_empty() && (has_done || found != self.last) {
-            record::finish(&self.reconciler.stores.db, &run, false, true).await;
+            if let Err(error) = record::finish(&self.reconciler.stores.db, &run, false).await {
+                tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+            }
             ended(&run, started, &self.notifier).await;
         }
         self.last = found;

@@ -269,15 +269,10 @@ async fn in_redis(
         if let Some(place) = standing.position {
             let what = format!("on the waiting list of drop {id} at position {place}");
             known.happened(None, "redis", what);
-            let (evidence, sentence) = if drop.sealed_at.is_some() {
-                let until = format!("they waited for drop {id} until it was sealed");
-                let sentence = format!("{until}, at position {place}, and got none");
-                (Evidence::EarlierWait, sentence)
-            } else {
+            if drop.sealed_at.is_none() {
                 let sentence = format!("they wait for drop {id} at position {place}");
-                (Evidence::Waiting, sentence)
-            };
-            known.stands(evidence, id, None, sentence);
+                known.stands(Evidence::Waiting, id, None, sentence);
+            }
         }
     }
     if has_expired {

@@ -17,8 +17,6 @@ pub(super) enum Evidence {
     Waiting,
     /// A revocation after which the user may claim again.
     EarlierRevocation,
-    /// The user waited for a drop that is sealed.
-    EarlierWait,
 }
 
 /// What one entry of a store says about the user's state.
@@ -66,8 +64,7 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
     };
     // The newest of several equal ones.
     let asked = || known.standings.iter().rev().filter(is_asked);
-    let decides = |one: &&Standing| one.evidence != Evidence::EarlierWait || !known.is_blind;
-    let Some(one) = asked().min_by_key(|one| one.evidence).filter(decides) else {
+    let Some(one) = asked().min_by_key(|one| one.evidence) else {
         return unknown(known, question);
     };
     let mut conclusion = one.sentence.clone();
@@ -83,7 +80,6 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
         Evidence::Admission => Holds::Accepted,
         Evidence::DeadLetter => Holds::Failed,
         Evidence::Waiting => Holds::Waiting,
-        Evidence::EarlierWait => Holds::None,
     };
     Verdict {
         holds,
@@ -135,21 +131,21 @@ mod tests {
 
     #[test]
     fn unreachable_store_is_never_treated_as_empty() {
-        use Evidence::{Admission, BrokenPromise, EarlierWait, Waiting};
+        use Evidence::{Admission, BrokenPromise, Waiting};
         for (standings, holds) in [
             (&[][..], Holds::None),
             (&[(Admission, 1)], Holds::Accepted),
             (&[(Waiting, 1), (BrokenPromise, 1)], Holds::Broken),
             (&[(Waiting, 1)], Holds::Waiting),
-            (&[(EarlierWait, 1)], Holds::None),
         ] {
             let mut known = known(standings);
             let found = |known: &UserFacts| verdict(known, &Question::default()).holds;
             assert_eq!(found(&known), holds, "{standings:?}");
             known.is_blind = true;
-            let blind = match standings {
-                [] | [(EarlierWait, _)] => Holds::Unknown,
-                _ => holds,
+            let blind = if standings.is_empty() {
+                Holds::Unknown
+            } else {
+                holds
             };
             assert_eq!(found(&known), blind, "{standings:?}");
         }

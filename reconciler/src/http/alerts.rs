@@ -6,13 +6,13 @@ use chrono::Utc;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
+use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::alerts::{self, AlertPage, AlertState, ListedAlert};
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::refusals::{Answer, no_such, number, within};
-use super::state::RouteState;
+use super::requests::{Answer, no_such, number, within};
 use crate::notify::wording::line;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -35,12 +35,11 @@ pub(super) struct AlertsQuery {
     responses((status = 200, description = "Alerts, newest first", body = AlertPage))
 )]
 pub(super) async fn list(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
     StrictQuery(query): StrictQuery<AlertsQuery>,
 ) -> Answer<AlertPage> {
     let limit = within("limit", query.limit, 100, 1..=500)?;
-    let db = &app.stores.db;
-    let listed = alerts::list(db, query.status, query.before, limit).await?;
+    let listed = alerts::list(&db, query.status, query.before, limit).await?;
     Ok(Json(listed))
 }
 
@@ -66,7 +65,7 @@ pub(super) struct Acknowledge {
     )
 )]
 pub(super) async fn acknowledge(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
     StrictPath(text): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Acknowledge>,
@@ -74,13 +73,13 @@ pub(super) async fn acknowledge(
     let id = number("alert", &text)?;
     let by = line(&body.by, 100);
     if by.is_empty() {
-        return Err(invalid("`by` must say who you are, in 1 to 100 characters").into());
+        return Err(invalid("`by` must say who you are, in 1 to 100 characters"));
     }
-    let found = alerts::acknowledge(&app.stores.db, id, by, Utc::now(), operator).await?;
+    let found = alerts::acknowledge(&db, id, by, Utc::now(), operator).await?;
     let alert = found.ok_or_else(|| no_such("alert", &text))?;
     if alert.alert.state == AlertState::Firing {
         return Ok(Json(alert));
     }
     let why = format!("alert {id} no longer fires, so there is nothing to acknowledge");
-    Err(Problem::new(Code::NotFiring, why).into())
+    Err(Problem::new(Code::NotFiring, why))
 }

@@ -7,22 +7,21 @@ use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, Slot, canonical_number};
+use firstcome_shared::domain::{DropId, Slot, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
 use firstcome_shared::http::views::{
     CouponDrops, CouponSettings, DropDetails, ListedDrop, SlotTimes,
 };
-use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::mysql::pace::{SlotPace, sampled};
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::report::AlertKind;
+use firstcome_shared::redis::Redis;
 use firstcome_shared::sql;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::refusals::{Answer, Refusal, no_such, number, within};
-use super::state::RouteState;
+use super::RouteState;
+use super::requests::{Answer, read_coupon, within};
 
 /// Drops per page.
 const DROPS: usize = 50;
@@ -30,17 +29,12 @@ const DROPS: usize = 50;
 /// Maximum number of slots, over all drops of a page, whose rows are counted.
 const COUNTED: u64 = 200_000;
 
-/// Finds the coupon of a path, with its drops in order of opening.
-pub(super) async fn find(app: &RouteState, id: &str) -> Result<(Coupon, Vec<Drop>), Refusal> {
-    let coupon = CouponId(number("coupon", id)?);
-    let found = app.stores.db.coupon(coupon).await?;
-    Ok(found.ok_or_else(|| no_such("coupon", id))?)
-}
-
 /// Returns the settings in the format of the API.
 fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponSettings {
     let schedule = coupon.schedule.as_ref();
-    let is_to_come = schedule.is_some_and(|it| !it.openings(Utc::now(), 1).is_empty());
+    let now = Utc::now();
+    let is_to_come =
+        schedule.is_some_and(|it| it.drops_from(now).iter().any(|d| d.opens_at >= now));
     CouponSettings {
         id: coupon.id,
         name: coupon.name.clone(),
@@ -81,10 +75,10 @@ pub(super) async fn drops(
     StrictQuery(query): StrictQuery<CouponDropsQuery>,
 ) -> Answer<CouponDrops> {
     let page = within("page", query.page, 1, 1..=100_000)?;
-    let (coupon, drops) = find(&app, &id).await?;
+    let (coupon, drops) = read_coupon(&app.stores.db, &id).await?;
     let skipped = (page as usize - 1).saturating_mul(DROPS);
     let shown: Vec<&Drop> = drops.iter().rev().skip(skipped).take(DROPS).collect();
-    let rows = rows(&app, &shown).await?;
+    let rows = count_rows(&app.stores.db, &shown).await?;
     let now = Utc::now();
     let listed = |drop: &&Drop| ListedDrop {
         id: drop.id,
@@ -104,21 +98,16 @@ pub(super) async fn drops(
 
 /// Counts the rows of the first of these drops, up to [`COUNTED`] slots, because counting more
 /// takes too long.
-async fn rows(app: &RouteState, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, DbError> {
+async fn count_rows(db: &Db, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, DbError> {
     let mut slots = 0_u64;
     let counted = drops.iter().take_while(|drop| {
         slots += u64::from(drop.quantity);
         slots <= COUNTED
     });
     let counted: Vec<DropId> = counted.map(|drop| drop.id).collect();
-    let mut rows: HashMap<DropId, u64> = counted.iter().map(|drop| (*drop, 0)).collect();
-    let found = app.stores.db.rows_by_drop(counted).await?;
-    rows.extend(
-        found
-            .into_iter()
-            .map(|(drop, rows)| (drop, rows.unsigned_abs())),
-    );
-    Ok(rows)
+    let found = db.rows_by_drop(counted.clone()).await?;
+    let rows = |drop: DropId| (drop, found.get(&drop).map_or(0, |rows| rows.unsigned_abs()));
+    Ok(counted.into_iter().map(rows).collect())
 }
 
 /// Read one drop: its state, what needs an operator, and how fast its slots were given away
@@ -137,39 +126,23 @@ pub(super) async fn drop(
     State(app): State<RouteState>,
     StrictPath((id, drop_id)): StrictPath<(String, String)>,
 ) -> Answer<DropDetails> {
-    let (coupon, drops) = find(&app, &id).await?;
+    let db = &app.stores.db;
+    let (coupon, drops) = read_coupon(db, &id).await?;
     let own = canonical_number(&drop_id).map(DropId);
     let own = drops.iter().find(|drop| Some(drop.id) == own);
     let drop =
         own.ok_or_else(|| Problem::not_found(format!("the coupon has no drop {drop_id:?}")))?;
-    Ok(Json(details(&app, coupon, drop, &drops).await?))
-}
-
-async fn details(
-    app: &RouteState,
-    coupon: Coupon,
-    drop: &Drop,
-    drops: &[Drop],
-) -> Result<DropDetails, DbError> {
-    let db = &app.stores.db;
-    let slots = with_admissions(app, drop, db.pace(drop.id).await?).await;
-    let settings = settings(app, &coupon, drops);
-    let overview = app.one_drop.lock().await.one(coupon, drop.clone()).await;
-    // An alert says whether repairs of the drop wait for an operator.
-    let braked = AlertKind::Braked.facts().word;
-    let is_braked = |it: &ListedAlert| it.alert.drop_id == Some(drop.id) && it.alert.kind == braked;
-    let mut shown = None;
-    if overview.alerts.iter().any(is_braked) {
-        shown = db.shown_repairs(drop.id).await?;
-    }
-    Ok(DropDetails {
+    let slots = with_admissions(&app.stores.redis, drop, db.pace(drop.id).await?).await;
+    let settings = settings(&app, &coupon, &drops);
+    let shown = db.shown_repairs(drop.id).await?;
+    Ok(Json(DropDetails {
         coupon: settings,
-        overview,
+        overview: app.overview.lock().await.one(coupon, drop.clone()).await,
         held_back: shown.map(|shown| shown.number),
         broken_promises: broken_promises(db, drop.id).await?,
         sampled: u32::try_from(sampled(drop.quantity).len()).unwrap_or(u32::MAX),
         slots,
-    })
+    }))
 }
 
 /// Counts the open broken promises of a drop.
@@ -180,7 +153,7 @@ async fn broken_promises(db: &Db, drop: DropId) -> Result<u64, DbError> {
 }
 
 /// Adds the slots of the sample that have no row yet, if Redis has them.
-async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> Vec<SlotTimes> {
+async fn with_admissions(redis: &Redis, drop: &Drop, rows: Vec<SlotPace>) -> Vec<SlotTimes> {
     let rows = rows.into_iter().map(|row| SlotTimes {
         slot: row.slot,
         claimed_at: row.claimed_at.and_utc(),
@@ -193,7 +166,6 @@ async fn with_admissions(app: &RouteState, drop: &Drop, rows: Vec<SlotPace>) -> 
     let with_row: HashSet<Slot> = times.iter().map(|one| one.slot).collect();
     let mut slots = sampled(drop.quantity);
     slots.retain(|slot| !with_row.contains(slot));
-    let redis = &app.stores.redis;
     let keys = redis.keys(drop.coupon_id, drop.id);
     let held = redis.slots(&keys, &slots).await.inspect_err(|error| {
         tracing::debug!(%error, "showing the slots of a drop from rows only");

@@ -9,15 +9,14 @@ use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::views::{
     Discarded, FailedClaimDetails, FailedClaimPage, LeftReason, ListedFailedClaim,
 };
-use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, DeadLetterRow, Payload};
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::{Db, DbError};
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use super::refusals::{Answer, Refusal, no_such, number, reveal, user_id, within};
-use super::state::RouteState;
+use super::requests::{Answer, no_such, number, reveal, user_id, within};
 use crate::notify::wording::line;
 
 /// Highest page that can be read, since MySQL has to skip all rows before it.
@@ -55,7 +54,7 @@ pub(super) struct FailedClaimsQuery {
     )
 )]
 pub(super) async fn list(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
     StrictQuery(query): StrictQuery<FailedClaimsQuery>,
 ) -> Answer<FailedClaimPage> {
     let limit = within("limit", query.limit, 50, 1..=200)?;
@@ -65,11 +64,8 @@ pub(super) async fn list(
         drop: query.drop_id.map(DropId),
         reason: query.reason,
     };
-    let found = app
-        .stores
-        .db
-        .list_dead_letters((page - 1) * limit, wanted, limit + 1);
-    let mut found = found.await?;
+    let skipped = (page - 1) * limit;
+    let mut found = db.list_dead_letters(skipped, wanted, limit + 1).await?;
     let has_more = found.len() > limit as usize && page < PAGES;
     found.truncate(limit as usize);
     Ok(Json(FailedClaimPage {
@@ -115,30 +111,28 @@ pub(super) struct FailedClaimQuery {
     )
 )]
 pub(super) async fn read(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     StrictQuery(query): StrictQuery<FailedClaimQuery>,
 ) -> Answer<FailedClaimDetails> {
-    let (row, payload) = find(&app, &id).await?;
+    let (row, payload) = find(&db, &id).await?;
     if query.reveal.unwrap_or(false) {
-        reveal(&app, operator, (None, None), json!({"dead_letter": row.id})).await?;
+        reveal(&db, operator, json!({"dead_letter": row.id})).await?;
     }
-    Ok(Json(details(&app, row, payload).await?))
+    Ok(Json(details(&db, row, payload).await?))
 }
 
-async fn find(app: &RouteState, id: &str) -> Result<(DeadLetterRow, Payload), Refusal> {
-    let letter = number("failed claim", id)?;
-    let found = app.stores.db.dead_letter(letter).await?;
-    Ok(found.ok_or_else(|| no_such("failed claim", id))?)
+async fn find(db: &Db, id: &str) -> Result<(DeadLetterRow, Payload), Problem> {
+    let found = db.dead_letter(number("failed claim", id)?).await?;
+    found.ok_or_else(|| no_such("failed claim", id))
 }
 
 async fn details(
-    app: &RouteState,
+    db: &Db,
     row: DeadLetterRow,
     payload: Payload,
 ) -> Result<FailedClaimDetails, DbError> {
-    let db = &app.stores.db;
     let coupon = match row.coupon_id {
         Some(id) => db.coupon(CouponId(id)).await?,
         None => None,
@@ -192,12 +186,11 @@ pub(super) struct CorrectedClaim {
     )
 )]
 pub(super) async fn correct(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<CorrectedClaim>,
 ) -> Answer<FailedClaimDetails> {
-    let db = &app.stores.db;
     let letter = number("failed claim", &id)?;
     let found = db.coupon(CouponId(body.coupon_id)).await?;
     let mut drops = found.into_iter().flat_map(|(_, drops)| drops);
@@ -206,7 +199,7 @@ pub(super) async fn correct(
     let drop = drop.ok_or_else(|| invalid(none))?;
     if !(1..=drop.quantity).contains(&body.slot) {
         let why = format!("slot: the drop has the slots 1 to {}", drop.quantity);
-        return Err(invalid(why).into());
+        return Err(invalid(why));
     }
     let to = Correction {
         coupon: drop.coupon_id,
@@ -215,9 +208,9 @@ pub(super) async fn correct(
         user: user_id(&body.user_id)?,
     };
     let is_corrected = db.correct_dead_letter(letter, to, operator).await?;
-    let (row, payload) = find(&app, &id).await?;
+    let (row, payload) = find(&db, &id).await?;
     must_be_open(is_corrected, letter)?;
-    Ok(Json(details(&app, row, payload).await?))
+    Ok(Json(details(&db, row, payload).await?))
 }
 
 /// Returns an error if a failed claim was not changed, because it is resolved.
@@ -253,20 +246,19 @@ pub(super) struct Discard {
     )
 )]
 pub(super) async fn discard(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Discard>,
 ) -> Answer<Discarded> {
     let mut why = line(&body.why, WHY);
     if why.is_empty() {
-        return Err(invalid("why must say why, in 1 to 200 characters").into());
+        return Err(invalid("why must say why, in 1 to 200 characters"));
     }
     if let Some(name) = &operator.name {
         why = format!("{why} ({name})");
     }
-    let (letter, _) = find(&app, &id).await?;
-    let db = &app.stores.db;
+    let (letter, _) = find(&db, &id).await?;
     let is_discarded = db.discard_dead_letter(letter.id, why, operator).await?;
     must_be_open(is_discarded, letter.id)?;
     Ok(Json(Discarded { failed_claims: 1 }))

@@ -7,14 +7,14 @@ mod failed_claims;
 mod overview;
 mod people;
 mod reconcile;
-mod refusals;
+mod requests;
 mod runs;
-mod state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::FromRef;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
@@ -23,7 +23,7 @@ use firstcome_shared::http::health::{self, check};
 use firstcome_shared::http::openapi::{self, with_problems};
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
-use firstcome_shared::mysql::{Db, DbSettings};
+use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Mutex;
@@ -32,7 +32,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::overview::Reader;
-use self::state::RouteState;
 use crate::notify::Notifier;
 use crate::passes::Passes;
 use crate::stores::Stores;
@@ -79,13 +78,8 @@ impl utoipa::Modify for OpsSecurity {
 
 /// Returns the documented routes with their OpenAPI description.
 fn contract() -> OpenApiRouter<RouteState> {
-    OpenApiRouter::with_openapi(Contract::openapi())
+    passes_and_alerts(OpenApiRouter::with_openapi(Contract::openapi()))
         .routes(routes!(overview::read))
-        .routes(routes!(reconcile::reconcile))
-        .routes(routes!(runs::list))
-        .routes(routes!(runs::read))
-        .routes(routes!(alerts::list))
-        .routes(routes!(alerts::acknowledge))
         .routes(routes!(coupons::drops))
         .routes(routes!(coupons::drop))
         .routes(routes!(failed_claims::list))
@@ -98,49 +92,66 @@ fn contract() -> OpenApiRouter<RouteState> {
         .routes(routes!(people::erase))
 }
 
-/// Number of MySQL connections for all requests together.
-const CONNECTIONS: usize = 4;
-
-/// Resources of the process for the pages that are mounted in front of the routes.
-pub struct Mount {
-    /// The routes of the API.
-    pub routes: Router,
-    /// The operators' tokens, which are used to log in and to sign cookies.
-    pub token: OpsToken,
-    /// Records log-outs.
-    pub redis: Redis,
-    /// `API_URL` and a file of additional certificate authorities, if they are set.
-    pub api: Option<(String, Option<PathBuf>)>,
+/// Adds the routes that need nothing but MySQL and the passes of the process.
+pub(crate) fn passes_and_alerts<S>(router: OpenApiRouter<S>) -> OpenApiRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+    Db: FromRef<S>,
+    Passes: FromRef<S>,
+{
+    router
+        .routes(routes!(reconcile::reconcile))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::read))
+        .routes(routes!(alerts::list))
+        .routes(routes!(alerts::acknowledge))
 }
 
-/// Creates the pages. The program provides this function; the library has no pages.
-pub type Pages = fn(Mount) -> anyhow::Result<Router>;
+/// What the routes share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct RouteState {
+    stores: Stores,
+    passes: Passes,
+    notifier: Notifier,
+    overview: Arc<Mutex<Reader>>,
+}
+
+impl FromRef<RouteState> for Db {
+    fn from_ref(state: &RouteState) -> Self {
+        state.stores.db.clone()
+    }
+}
+
+impl FromRef<RouteState> for Passes {
+    fn from_ref(state: &RouteState) -> Self {
+        state.passes.clone()
+    }
+}
 
 /// The parts that [`router`] needs.
 pub(crate) struct Front {
     pub(crate) stores: Stores,
     pub(crate) passes: Passes,
     pub(crate) notifier: Notifier,
+    /// The operators' tokens, which are also used to log in and to sign cookies.
     pub(crate) token: OpsToken,
+    /// `API_URL` and a file of additional certificate authorities, if they are set.
     pub(crate) api: Option<(String, Option<PathBuf>)>,
     pub(crate) metrics: PrometheusHandle,
 }
 
-/// Creates the router: the routes, with the program's pages in front of them.
-pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Router> {
+/// Number of MySQL connections for all requests together.
+const CONNECTIONS: usize = 4;
+
+/// Creates the router: the routes, with the operations page in front of them.
+pub(crate) fn router(front: Front) -> anyhow::Result<Router> {
     let Stores { db, redis, .. } = front.stores.clone();
     // Use separate connections, so that many requests cannot take those of passes.
-    let stores = Stores {
-        db: Db::new(&DbSettings {
-            pool_size: CONNECTIONS,
-            ..front.stores.db_settings.clone()
-        })?,
-        ..front.stores
-    };
-    let reader = || Arc::new(Mutex::new(Reader::new(stores.clone())));
+    let mut stores = front.stores;
+    stores.db_settings.pool_size = CONNECTIONS;
+    stores.db = Db::new(&stores.db_settings)?;
     let app = RouteState {
-        overview: reader(),
-        one_drop: reader(),
+        overview: Arc::new(Mutex::new(Reader::new(stores.clone()))),
         stores,
         passes: front.passes,
         notifier: front.notifier,
@@ -151,37 +162,34 @@ pub(crate) fn router(front: Front, pages: Option<Pages>) -> anyhow::Result<Route
     let ops = ops
         .route_layer(from_fn_with_state(front.token.clone(), require))
         .with_state(app);
-    let pages = pages.map(|pages| {
-        pages(Mount {
-            routes: guarded(ops.clone()),
-            token: front.token,
-            redis: redis.clone(),
-            api: front.api,
-        })
-    });
+    let pages = firstcome_console::routes(firstcome_console::Console {
+        reconciler: guarded(ops.clone()),
+        api: front.api,
+        token: front.token,
+        redis: redis.clone(),
+    })?;
     let notes = health::durability_of(&redis)
         .into_iter()
         .chain([health::time_zone_rules()])
         .collect();
+    let routes = ops
+        .merge(pages)
+        .route("/openapi.json", openapi)
+        .merge(health::routes_without_metrics(checks(db, redis), notes))
+        .merge(health::metrics_route(front.metrics));
+    Ok(guarded(routes))
+}
+
+fn checks(db: Db, redis: Redis) -> Vec<(&'static str, health::HealthCheck)> {
     let mysql = move || {
         let db = db.clone();
-        async move { db.ping().await.map_err(|e| e.to_string()) }
+        async move { db.ping().await.map_err(|error| error.to_string()) }
     };
     let redis = move || {
         let redis = redis.clone();
-        async move { redis.ping().await.map_err(|e| e.to_string()) }
+        async move { redis.ping().await.map_err(|error| error.to_string()) }
     };
-    let checks = vec![("mysql", check(mysql)), ("redis", check(redis))];
-    let metrics = front.metrics;
-    let render = Arc::new(move || {
-        metrics.run_upkeep();
-        metrics.render()
-    });
-    let routes = ops
-        .merge(pages.transpose()?.unwrap_or_default())
-        .route("/openapi.json", openapi)
-        .merge(health::routes_with(checks, notes, render));
-    Ok(guarded(routes))
+    vec![("mysql", check(mysql)), ("redis", check(redis))]
 }
 
 /// Adds the layers that apply to every request.

@@ -22,9 +22,8 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use utoipa::IntoParams;
 
-use super::refusals::{Answer, within};
-use super::runs;
-use super::state::RouteState;
+use super::requests::{Answer, within};
+use super::{RouteState, runs};
 use crate::report::Run;
 use crate::stores::Stores;
 
@@ -49,11 +48,11 @@ const SLOTS_AT_ONCE: u32 = 200_000;
 const SLOTS_A_SECOND: u32 = 100_000;
 const COUNTED_AT_MOST: u32 = 2_000_000;
 
+/// How long a count is kept that no page shows.
+const KEPT: Duration = Duration::from_secs(60);
+
 /// Maximum wait for one store. After that the page shows old counts.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Inconsistent counts are reported once they have not changed for this time.
-const SETTLED: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -90,7 +89,8 @@ pub(crate) struct Reader {
     /// When MySQL was last asked for the facts, and whether it answered.
     asked_at: Option<Instant>,
     mysql_answers: bool,
-    rows: HashMap<DropId, Counted>,
+    /// The rows of drops when they were last counted.
+    rows: HashMap<DropId, (RowCount, Instant)>,
     first_page: Option<(Instant, Overview)>,
 }
 
@@ -103,14 +103,6 @@ struct Facts {
     last_run: Option<Run>,
     /// When the facts were read, or `None` before the first time.
     read_at: Option<DateTime<Utc>>,
-}
-
-/// The rows of a drop when they were last counted.
-struct Counted {
-    rows: RowCount,
-    at: Instant,
-    /// Numbers that do not add up, and when rows were first counted with them.
-    wrong: Option<(RedisCounts, RowCount, Instant)>,
 }
 
 /// What Redis says about a drop, and whether its coupon is verified.
@@ -179,11 +171,6 @@ impl Reader {
         }
         let overview_of = |(coupon, drop): &(Coupon, Drop)| {
             let (redis, verified) = found.get(&drop.id).copied().unzip();
-            let counted = self.rows.get_mut(&drop.id);
-            let rows = counted.as_ref().map(|it| it.rows);
-            let is_stuck = counted
-                .zip(redis)
-                .is_some_and(|(it, redis)| it.is_stuck(redis));
             let held = redis.map_or(0, |redis| u32::try_from(redis.users).unwrap_or(u32::MAX));
             DropOverview {
                 coupon_id: coupon.id,
@@ -197,11 +184,10 @@ impl Reader {
                 paused: coupon.paused,
                 verified: verified.unwrap_or(false),
                 redis,
-                rows,
+                rows: self.rows.get(&drop.id).map(|(rows, _)| *rows),
                 failed_claims: letters
                     .as_ref()
                     .map(|it| it.get(&drop.id).copied().unwrap_or(0)),
-                stuck: is_stuck && drop.sealed_at.is_none(),
                 last_run: found_in(drop.id, self.facts.last_run.as_ref()),
             }
         };
@@ -245,11 +231,11 @@ impl Reader {
         found: &InRedis,
     ) -> Result<HashMap<DropId, u64>, DbError> {
         let db = &self.stores.db;
-        let ids: HashSet<DropId> = shown.iter().map(|(_, drop)| drop.id).collect();
-        let letters = db.count_dead_letters(ids.iter().copied().collect()).await?;
+        let ids: Vec<DropId> = shown.iter().map(|(_, drop)| drop.id).collect();
+        let letters = db.count_dead_letters(ids.clone()).await?;
         self.rows
-            .retain(|id, it| ids.contains(id) || it.at.elapsed() < SETTLED);
-        let counted_at = |drop: &Drop| self.rows.get(&drop.id).map(|it| it.at);
+            .retain(|id, (_, at)| ids.contains(id) || at.elapsed() < KEPT);
+        let counted_at = |drop: &Drop| self.rows.get(&drop.id).map(|(_, at)| *at);
         let is_due = |drop: &&Drop| {
             let rest = Duration::from_secs(u64::from(drop.quantity / SLOTS_A_SECOND));
             drop.quantity <= COUNTED_AT_MOST
@@ -266,42 +252,10 @@ impl Reader {
             let at = Instant::now();
             let users = found.get(&drop.id).map_or(0, |(redis, _)| redis.users);
             let rows = db.count_rows(drop.id, drop.quantity.into()).await?;
-            let rows = RowCount { rows, users };
-            let wrong = self.rows.remove(&drop.id).and_then(|it| it.wrong);
-            self.rows.insert(drop.id, Counted { rows, at, wrong });
+            self.rows.insert(drop.id, (RowCount { rows, users }, at));
         }
         Ok(letters)
     }
-}
-
-impl Counted {
-    /// Whether the numbers do not add up and have not changed for a while. Under load they do not
-    /// add up either, but change.
-    fn is_stuck(&mut self, redis: RedisCounts) -> bool {
-        // People who join the waiting list change nothing.
-        let waiting = redis.waiting.min(1);
-        let redis = RedisCounts { waiting, ..redis };
-        if adds_up(&redis, &self.rows) {
-            self.wrong = None;
-            return false;
-        }
-        let since = match self.wrong {
-            Some((before, rows, since)) if (before, rows) == (redis, self.rows) => since,
-            _ => self.at,
-        };
-        self.wrong = Some((redis, self.rows, since));
-        self.at - since >= SETTLED
-    }
-}
-
-/// Whether every holder of a slot has a row, the counter is correct, and no user waits while a slot
-/// is free.
-fn adds_up(redis: &RedisCounts, counted: &RowCount) -> bool {
-    let count = redis.count.and_then(|count| u64::try_from(count).ok());
-    let is_unused = redis.count.is_none() && redis.users == 0 && counted.rows == 0;
-    counted.rows == counted.users
-        && (is_unused || count == Some(redis.users + redis.free))
-        && (redis.free == 0 || redis.waiting == 0)
 }
 
 async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, StoreError> {
@@ -435,58 +389,5 @@ mod tests {
         );
         assert_eq!(found(false, 2), "not exact");
         assert_eq!(found_in(DropId(7), None), "none yet");
-    }
-
-    fn numbers(
-        count: Option<i64>,
-        [users, free, waiting, rows]: [u64; 4],
-    ) -> (RedisCounts, RowCount) {
-        let redis = RedisCounts {
-            count,
-            users,
-            free,
-            waiting,
-        };
-        (redis, RowCount { rows, users })
-    }
-
-    #[test]
-    fn counts_are_consistent_when_nothing_needs_repair() {
-        for (count, found, expected) in [
-            (None, [0, 0, 0, 0], true),
-            (Some(0), [0, 0, 0, 0], true),
-            (Some(25), [25, 0, 9, 25], true),
-            (Some(25), [24, 1, 0, 24], true),
-            (Some(25), [25, 0, 0, 22], false),
-            (Some(22), [22, 0, 0, 25], false),
-            (Some(29), [25, 0, 0, 25], false),
-            (Some(25), [24, 1, 5, 24], false),
-            (None, [25, 0, 0, 25], false),
-            (None, [0, 0, 0, 25], false),
-        ] {
-            let (redis, rows) = numbers(count, found);
-            assert_eq!(adds_up(&redis, &rows), expected, "{count:?} {found:?}");
-        }
-    }
-
-    #[test]
-    fn only_counts_that_stay_wrong_are_stuck() {
-        let begun = Instant::now();
-        let mut counted = Counted {
-            rows: RowCount { rows: 0, users: 0 },
-            at: begun,
-            wrong: None,
-        };
-        let mut seen = |after: Duration, rows: u64| {
-            let (redis, now) = numbers(Some(25), [25, 0, 0, rows]);
-            (counted.rows, counted.at) = (now, begun + after);
-            counted.is_stuck(redis)
-        };
-        assert!(!seen(Duration::ZERO, 20));
-        assert!(!seen(SETTLED, 21), "rows still come");
-        assert!(!seen(SETTLED, 21), "not counted again");
-        assert!(seen(SETTLED * 2, 21));
-        assert!(!seen(SETTLED * 3, 25));
-        assert!(!seen(SETTLED * 4, 21), "wrong again");
     }
 }

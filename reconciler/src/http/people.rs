@@ -2,7 +2,6 @@
 //! promise, erase the user.
 
 use axum::extract::State;
-use axum::http::Uri;
 use axum::{Extension, Json};
 use firstcome_shared::domain::{CouponId, DropId, NamedDrop, UserId};
 use firstcome_shared::http::Problem;
@@ -14,9 +13,8 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::coupons::find;
-use super::refusals::{Answer, Refusal, no_such, number, user_id};
-use super::state::RouteState;
+use super::RouteState;
+use super::requests::{Answer, no_such, number, read_coupon, user_id};
 use crate::erase::{self, EraseError};
 use crate::explain;
 
@@ -43,18 +41,14 @@ pub(super) struct InDrop {
 )]
 pub(super) async fn explain(
     State(app): State<RouteState>,
-    StrictPath((_id, user)): StrictPath<(String, String)>,
-    uri: Uri,
+    StrictPath((id, user)): StrictPath<(String, String)>,
     StrictQuery(query): StrictQuery<InDrop>,
 ) -> Answer<Story> {
     let user = user_id(&user)?;
-    // Parse the ID from the raw path, because axum decodes the segments and each coupon must have
-    // only one path.
-    let id = uri.path().split('/').nth(3).unwrap_or_default();
-    let coupon = CouponId(number("coupon", id)?);
+    let coupon = CouponId(number("coupon", &id)?);
     let drop = query.drop_id.map(DropId);
     let story = explain::explain(&app.stores, coupon, drop, &user).await?;
-    Ok(Json(story.ok_or_else(|| no_such("coupon", id))?))
+    Ok(Json(story.ok_or_else(|| no_such("coupon", &id))?))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -79,11 +73,11 @@ pub(super) struct PeopleQuery {
     )
 )]
 pub(super) async fn search(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
     StrictQuery(query): StrictQuery<PeopleQuery>,
 ) -> Answer<FoundCoupons> {
     let user = query.user_id.as_deref().map(user_id).transpose()?;
-    let coupons = in_question(&app.stores.db, query.coupon.as_deref(), user.as_ref()).await?;
+    let coupons = in_question(&db, query.coupon.as_deref(), user.as_ref()).await?;
     Ok(Json(FoundCoupons { coupons }))
 }
 
@@ -93,31 +87,25 @@ async fn in_question(
     db: &Db,
     coupon: Option<&str>,
     user: Option<&UserId>,
-) -> Result<Vec<NamedCoupon>, Refusal> {
+) -> Result<Vec<NamedCoupon>, Problem> {
     let coupon = coupon.map(str::trim).filter(|text| !text.is_empty());
-    let mut found = Vec::new();
-    if let Some(id) = coupon.and_then(|text| text.parse().ok()) {
-        found = db.coupons_by_id(vec![CouponId(id)]).await?;
-    }
-    let (ids, missing) = match (coupon, user) {
-        (Some(text), _) => {
-            let missing = format!("there is no coupon {text:?}, by number or by name");
-            (db.coupons_named(text).await?, missing)
-        }
-        (None, Some(user)) => {
-            let missing = "no coupon has a row, a revocation or a broken promise of this user; a claim that waits, or is \
-                           on its way, is found only with its coupon";
-            (db.coupons_of_person(user).await?, missing.to_owned())
-        }
-        (None, None) => {
-            return Err(invalid("send coupon or user_id").into());
-        }
-    };
+    let number = coupon.and_then(|text| text.parse().ok().map(CouponId));
+    let mut found = db.coupons_by_id(number.into_iter().collect()).await?;
     if found.is_empty() {
+        let ids = match (coupon, user) {
+            (Some(text), _) => db.coupons_named(text).await?,
+            (None, Some(user)) => db.coupons_of_person(user).await?,
+            (None, None) => return Err(invalid("send coupon or user_id")),
+        };
         found = db.coupons_by_id(ids).await?;
     }
     if found.is_empty() {
-        return Err(Problem::not_found(missing).into());
+        return Err(Problem::not_found(match coupon {
+            Some(text) => format!("there is no coupon {text:?}, by number or by name"),
+            None => "no coupon has a row, a revocation or a broken promise of this user; a claim that waits, or is on its \
+                     way, is found only with its coupon"
+                .to_owned(),
+        }));
     }
     let named = found.into_iter().map(|(coupon, _)| NamedCoupon {
         id: coupon.id,
@@ -152,22 +140,20 @@ pub(super) struct PromiseGivenUp {
     )
 )]
 pub(super) async fn give_up(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
     StrictPath((id, user)): StrictPath<(String, String)>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<PromiseGivenUp>,
 ) -> Answer<GivenUp> {
     let user = user_id(&user)?;
-    let (coupon, _) = find(&app, &id).await?;
     let place = NamedDrop {
-        coupon: coupon.id,
+        coupon: read_coupon(&db, &id).await?.0.id,
         drop: DropId(body.drop_id),
     };
-    let db = &app.stores.db;
     let promises = db.give_up_promises(place, &user, operator).await? as u64;
     if promises == 0 {
         let why = "the user has no broken promise in that drop";
-        return Err(Problem::new(Code::NothingBroken, why).into());
+        return Err(Problem::new(Code::NothingBroken, why));
     }
     Ok(Json(GivenUp { promises }))
 }
@@ -198,11 +184,11 @@ pub(super) async fn erase(
     }))
 }
 
-impl From<EraseError> for Refusal {
+impl From<EraseError> for Problem {
     fn from(error: EraseError) -> Self {
         let why = match error {
             EraseError::StillNeeded(_) => {
-                return Problem::new(Code::StillNeeded, error.to_string()).into();
+                return Self::new(Code::StillNeeded, error.to_string());
             }
             EraseError::Database(error) => return error.into(),
             EraseError::Redis(_) => "nothing was erased: Redis does not answer right now",
@@ -211,6 +197,6 @@ impl From<EraseError> for Refusal {
             }
         };
         tracing::warn!(%error, "a user could not be erased");
-        Problem::unavailable(why).into()
+        Self::unavailable(why)
     }
 }

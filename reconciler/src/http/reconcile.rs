@@ -10,16 +10,15 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::extract::{RawBody, invalid};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::{Problem, json as parse};
+use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::refusals::Refusal;
-use super::state::RouteState;
 use crate::context::{PassError, PassRequest};
-use crate::passes::{NotStarted, must_exist};
+use crate::passes::{NotStarted, Passes};
 use crate::report::{Run, Trigger};
 
 /// The scope and kind of the pass.
@@ -60,21 +59,22 @@ pub(super) struct Started {
     )
 )]
 pub(super) async fn reconcile(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
+    State(passes): State<Passes>,
     Extension(operator): Extension<Operator>,
     RawBody(body): RawBody,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Problem> {
     let body: Body = if body.is_empty() {
         Body::default()
     } else {
         parse::read(&body).map_err(invalid)?
     };
-    if body.confirm && body.coupon_id.is_none() && body.drop_id.is_none() {
+    let (coupon, drop) = (body.coupon_id.map(CouponId), body.drop_id.map(DropId));
+    if body.confirm && coupon.is_none() && drop.is_none() {
         let detail =
             "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
-        return Err(invalid(detail).into());
+        return Err(invalid(detail));
     }
-    let (coupon, drop) = (body.coupon_id.map(CouponId), body.drop_id.map(DropId));
     let act = OperatorAct {
         action: "reconcile",
         coupon,
@@ -90,10 +90,14 @@ pub(super) async fn reconcile(
         by: Some((operator, act)),
         ..PassRequest::new(Trigger::Endpoint)
     };
-    run(&app, request, body.wait.unwrap_or(true)).await
+    // Before anything is answered, so that a 202 never names a run that does not exist.
+    if let Err(PassError::NotFound(what)) = passes.must_exist(&request).await {
+        return Err(Problem::not_found(what));
+    }
+    run(&db, &passes, request, body.wait.unwrap_or(true)).await
 }
 
-/// Maximum wait until a pass that has the lock is recorded, or until the lock is free again.
+/// Maximum wait while another process is just taking or releasing the lock.
 const UNRECORDED: Duration = Duration::from_secs(10);
 
 /// Poll interval.
@@ -101,43 +105,40 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs a pass and waits until it ends, or until it has begun. If another pass is already running
 /// in any process, returns an error with the ID of that pass.
-async fn run(app: &RouteState, request: PassRequest, wait: bool) -> Result<Response, Refusal> {
-    // Check this before responding, so that a 202 never names a run that does not exist.
-    if let Err(PassError::NotFound(what)) = must_exist(&app.stores, &request).await {
-        return Err(Problem::not_found(what).into());
-    }
+async fn run(
+    db: &Db,
+    passes: &Passes,
+    request: PassRequest,
+    wait: bool,
+) -> Result<Response, Problem> {
     let deadline = Instant::now() + UNRECORDED;
     loop {
-        let running = match app.passes.start(request.clone()) {
+        let running = match passes.start(request.clone()) {
             Ok((run_id, answer)) => {
-                if !wait && app.passes.is_recorded(&run_id).await {
+                if !wait && passes.is_recorded(&run_id).await {
                     return Ok(accepted(run_id));
                 }
                 match answer.await {
                     Ok(Ok(run)) if wait => return Ok(Json(run).into_response()),
                     Ok(Ok(Run { error: None, .. })) => return Ok(accepted(run_id)),
-                    Ok(Ok(run)) => return Err(not_begun(run.error.unwrap_or_default()).into()),
-                    Ok(Err(PassError::Busy)) => app.stores.db.running_run().await?,
-                    Ok(Err(error)) => return Err(Problem::unavailable(error.to_string()).into()),
-                    Err(_) => return Err(stopping().into()),
+                    Ok(Ok(run)) => return Err(not_begun(&run.error.unwrap_or_default())),
+                    Ok(Err(PassError::Busy)) => db.running_run().await?,
+                    Ok(Err(error)) => return Err(Problem::unavailable(error.to_string())),
+                    Err(_) => return Err(stopping()),
                 }
             }
-            Err(NotStarted::Running(run_id)) => {
-                app.passes.is_recorded(&run_id).await.then_some(run_id)
-            }
-            Err(NotStarted::Stopping) => return Err(stopping().into()),
+            Err(NotStarted::Running(run_id)) => passes.is_recorded(&run_id).await.then_some(run_id),
+            Err(NotStarted::Stopping) => return Err(stopping()),
         };
         if let Some(running) = running {
             let why =
                 "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended";
-            let busy = Problem::new(Code::PassRunning, why);
-            return Err(busy.with("run_id", running).into());
+            return Err(Problem::new(Code::PassRunning, why).with("run_id", running));
         }
-        // Another process has only just taken or released the lock.
         if Instant::now() >= deadline {
-            let holder = app.stores.db.pass_holder().await?;
-            let another = || "another process had the pass lock".to_owned();
-            return Err(not_begun(holder.unwrap_or_else(another)).into());
+            let holder = db.pass_holder().await?;
+            let another = "another process had the pass lock";
+            return Err(not_begun(holder.as_deref().unwrap_or(another)));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -147,8 +148,7 @@ fn stopping() -> Problem {
     Problem::unavailable("the reconciler is stopping")
 }
 
-#[allow(clippy::needless_pass_by_value)] // as the callers have it
-fn not_begun(why: String) -> Problem {
+fn not_begun(why: &str) -> Problem {
     Problem::unavailable(format!("the pass could not begin: {why}"))
 }
 

@@ -17,8 +17,8 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::refusals::{Answer, no_such, reveal, within};
-use super::state::RouteState;
+use super::requests::{Answer, no_such, reveal, within};
+use crate::passes::Passes;
 use crate::report::{
     ActionKind, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger, Unlisted,
 };
@@ -49,14 +49,14 @@ pub(super) struct Runs {
     )
 )]
 pub(super) async fn list(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
     StrictQuery(query): StrictQuery<RunsQuery>,
 ) -> Answer<Runs> {
     let limit = within("limit", query.limit, 20, 1..=200)?;
     if query.before.as_deref().is_some_and(|id| !is_run_id(id)) {
-        return Err(invalid("before must be the id of a run").into());
+        return Err(invalid("before must be the id of a run"));
     }
-    let runs = app.stores.db.runs(limit, query.before).await?;
+    let runs = db.runs(limit, query.before).await?;
     Ok(Json(Runs { runs }))
 }
 
@@ -93,30 +93,29 @@ pub(super) struct RunPage {
     )
 )]
 pub(super) async fn read(
-    State(app): State<RouteState>,
+    State(db): State<Db>,
+    State(passes): State<Passes>,
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     StrictQuery(query): StrictQuery<RunQuery>,
 ) -> Answer<RunPage> {
     let limit = within("limit", query.limit, 1_000, 1..=10_000)?;
     if !is_run_id(&id) {
-        return Err(no_such("run", &id).into());
+        return Err(no_such("run", &id));
     }
-    let db = &app.stores.db;
     let after = query.after.unwrap_or(0);
-    let is_under_way = app.passes.current.run_id().as_deref() == Some(&id);
-    let Some((run, next_after)) = page(db, id.clone(), limit, after).await? else {
-        // A run is recorded once it has the lock.
-        return Err(if is_under_way {
-            Problem::unavailable("the run is just beginning").into()
-        } else {
-            no_such("run", &id).into()
-        });
-    };
+    let is_under_way = passes.current.run_id().as_deref() == Some(&id);
+    let found = page(&db, id.clone(), limit, after).await?;
+    // A run is recorded once it has the lock.
+    let beginning = || Problem::unavailable("the run is just beginning");
+    let (run, next_after) = found.ok_or_else(|| {
+        let is_beginning = is_under_way.then(beginning);
+        is_beginning.unwrap_or_else(|| no_such("run", &id))
+    })?;
     if query.reveal.unwrap_or(false) {
         let findings = run.all_findings().count();
         let detail = json!({"run_id": run.run_id, "after": after, "findings": findings});
-        reveal(&app, operator, (None, None), detail).await?;
+        reveal(&db, operator, detail).await?;
     }
     Ok(Json(RunPage { run, next_after }))
 }

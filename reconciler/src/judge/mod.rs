@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 pub use firstcome_shared::domain::ClaimOfSlot as Row;
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
+use firstcome_shared::redis::reads::DropState;
 
 /// A user whom Redis has on a slot. The time of admission is known only in R'.
 pub use firstcome_shared::redis::reads::SlotHolder as Holder;
@@ -165,19 +166,6 @@ pub struct Judgement {
     pub in_flight: u64,
 }
 
-/// The numbers of a drop in Redis, at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DropKeysSeen {
-    pub has_keys: bool,
-    /// Its settings are there, and whole.
-    pub has_settings: bool,
-    pub is_readable: bool,
-    /// `None` if the counter is missing.
-    pub count: Option<i64>,
-    pub users: u64,
-    pub free: u64,
-}
-
 /// What a drop needs as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WholeDrop {
@@ -190,14 +178,16 @@ pub enum WholeDrop {
 
 /// Decides from a drop's numbers. `is_new` means that its window has not begun, and that it has no
 /// row and no dead letter.
-pub fn judge_whole(seen: &DropKeysSeen, is_new: bool) -> WholeDrop {
+pub fn judge_whole(seen: &DropState, is_new: bool) -> WholeDrop {
     let dirt = |kind, detail| WholeDrop::Dirty(Dirt::new(kind, None, detail));
     let held = i64::try_from(seen.users + seen.free).unwrap_or(i64::MAX);
     match seen.count {
         _ if !seen.has_keys && is_new => WholeDrop::NotLoaded,
         _ if !seen.has_keys => dirt(Kind::RedisLost, "Redis has lost the drop"),
-        _ if !seen.is_readable => dirt(Kind::CountMismatch, "a key in Redis cannot be read"),
-        _ if !seen.has_settings => dirt(Kind::RedisLost, "Redis has lost the drop's settings"),
+        _ if !seen.unreadable.is_empty() => {
+            dirt(Kind::CountMismatch, "a key in Redis cannot be read")
+        }
+        _ if seen.meta.is_none() => dirt(Kind::RedisLost, "Redis has lost the drop's settings"),
         None => dirt(Kind::RedisLost, "Redis has lost the drop's counter"),
         Some(count) if seen.users == 0 && count > held => {
             dirt(Kind::RedisLost, "Redis has lost the drop's users")

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use firstcome_reconciler::attach::config::AttachFile;
 use firstcome_reconciler::attach::{Attached, Ours};
 use firstcome_reconciler::context::PassRequest;
+use firstcome_reconciler::passes::Worker;
 use firstcome_reconciler::report::{DropReport, Run, Trigger};
-use firstcome_reconciler::run::new_run_id;
 use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
@@ -174,7 +174,6 @@ impl World {
             redis: redis_at(&file.redis),
             file: Arc::new(file),
             ours: Some(ours),
-            current: Arc::default(),
         }
     }
 
@@ -216,7 +215,8 @@ pub(crate) async fn pass_with(attached: &Attached, request: PassRequest) -> Run 
         ..request
     };
     let stop = CancellationToken::new();
-    attached.pass(&request, &new_run_id(), &stop).await.unwrap()
+    let worker = Worker::Attached(Box::new(attached.clone()));
+    worker.once(&request, &stop).await.unwrap()
 }
 
 /// A request that confirms what is held back of the first campaign.

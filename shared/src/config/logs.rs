@@ -9,9 +9,7 @@ use crate::telemetry::{self, DEFAULT_LOGS};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
-    /// Log filter: a level, or `target=level`, several separated by commas.
-    /// `info,firstcome::access=debug` logs each request: method, path without user ids, status,
-    /// time and address
+    /// Log filter: a level, or `target=level`, several separated by commas
     #[arg(long, env = "RUST_LOG", global = true, default_value = DEFAULT_LOGS, value_parser = filter)]
     rust_log: String,
 }

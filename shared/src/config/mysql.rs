@@ -83,17 +83,15 @@ fn mysql_url(text: &str) -> Result<(), String> {
     if !text.starts_with("mysql://") {
         return Err("it must begin with mysql://".into());
     }
+    let form = "mysql://user:password@host:3306/database";
     let opts = Opts::from_url(text).map_err(|error| match error {
-        UrlError::UnknownParameter { param } => {
-            format!("it has a parameter that is not known here: {param:?}")
+        UrlError::UnknownParameter { param } | UrlError::InvalidParamValue { param, .. } => {
+            format!("its parameter {param:?} is not known here, or has a value that does not fit")
         }
-        UrlError::InvalidParamValue { param, .. } => {
-            format!("its parameter {param:?} has a value that does not fit")
-        }
-        _ => "it must look like mysql://user:password@host:3306/database".into(),
+        _ => format!("it must look like {form}"),
     })?;
     if opts.db_name().is_none_or(str::is_empty) {
-        return Err("it must name a database: mysql://user:password@host:3306/database".into());
+        return Err(format!("it must name a database: {form}"));
     }
     Ok(())
 }

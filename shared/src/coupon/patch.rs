@@ -95,23 +95,18 @@ impl CouponPatch {
 
     /// Whether it changes more than the name, which Redis does not store.
     pub fn concerns_redis(&self) -> bool {
-        let rest = Self {
-            name: None,
-            ..self.clone()
-        };
-        rest != Self::default()
+        let concerns_settings = self.paused.is_some() || self.allow.is_some();
+        self.concerns_drops() || self.waiting_list.is_some() || concerns_settings
     }
 
     /// Whether it changes the quantity or the window of a drop.
     pub fn concerns_drops(&self) -> bool {
-        let rest = Self {
-            name: None,
-            paused: None,
-            waiting_list: None,
-            allow: None,
-            ..self.clone()
-        };
-        rest != Self::default()
+        let concerns_window = self.closes_at.is_some() || self.close_now.is_some();
+        self.quantity.is_some() || concerns_window || self.concerns_days()
+    }
+
+    fn concerns_days(&self) -> bool {
+        self.opens.is_some() || self.closes.is_some() || self.last_day.is_some()
     }
 
     /// Changes a coupon and its drops. `drops` has all of them; removed ones are left out
@@ -145,8 +140,15 @@ impl CouponPatch {
         if self.close_now.is_some() {
             close_now(&mut settings.schedule, drops, now)?;
         }
-        if self.opens.is_some() || self.closes.is_some() || self.last_day.is_some() {
+        if self.concerns_days() {
             self.change_days(&mut settings.schedule, drops, now)?;
+        }
+        let Some(schedule) = &settings.schedule else {
+            return Ok(());
+        };
+        schedule.check()?;
+        if self.concerns_days() {
+            check_no_overlap(schedule, drops, now)?;
         }
         Ok(())
     }
@@ -157,28 +159,25 @@ impl CouponPatch {
         drops: &mut Vec<Drop>,
         now: DateTime<Utc>,
     ) -> Result<(), String> {
-        let Some(new @ Schedule::Daily { .. }) = schedule else {
-            return Err("opens, closes and last_day apply to daily coupons; coupons that open once have closes_at".into());
-        };
-        if let Schedule::Daily {
+        let Some(Schedule::Daily {
             opens,
             closes,
             last_day,
             ..
-        } = new
-        {
-            *opens = self.opens.unwrap_or(*opens);
-            *closes = self.closes.unwrap_or(*closes);
-            *last_day = self.last_day.unwrap_or(*last_day);
-        }
-        new.check()?;
+        }) = schedule
+        else {
+            return Err("opens, closes and last_day apply to daily coupons; coupons that open once have closes_at".into());
+        };
+        *opens = self.opens.unwrap_or(*opens);
+        *closes = self.closes.unwrap_or(*closes);
+        *last_day = self.last_day.unwrap_or(*last_day);
         if let Some(Some(last)) = self.last_day {
             drops.retain(|drop| {
                 let is_later = drop.local_date.is_some_and(|day| day > last);
                 !is_later || drop.opens_at <= now + REMOVED_BEFORE_OPENING
             });
         }
-        check_no_overlap(new, drops, now)
+        Ok(())
     }
 }
 
@@ -186,27 +185,22 @@ impl CouponPatch {
 /// closes: admission would use only the later one, and users who retry a claim on the earlier one
 /// would get a second coupon.
 fn check_no_overlap(new: &Schedule, drops: &[Drop], now: DateTime<Utc>) -> Result<(), String> {
-    let Some(last) = drops.iter().rfind(|drop| drop.is_not_closed(now)) else {
+    let last = drops.iter().rfind(|drop| drop.is_not_closed(now));
+    let Some((last, Some(closes))) = last.map(|last| (last, last.closes_at)) else {
         return Ok(());
     };
-    let mut planned = new.drops_from(last.opens_at);
-    planned.retain(|one| {
-        drops
-            .iter()
-            .all(|drop| drop.local_date != Some(one.local_date))
-    });
-    let is_during = |opens_at| last.closes_at.is_none_or(|closes| opens_at < closes);
-    match planned.iter().find(|one| is_during(one.opens_at)) {
-        None => Ok(()),
-        Some(next) => Err(format!(
-            "the drop that opens at {} is made already and stays open until {}, but the next one would open at {}: \
-             give a later time",
-            last.opens_at.to_rfc3339(),
-            last.closes_at
-                .map_or("further notice".to_owned(), |at| at.to_rfc3339()),
-            next.opens_at.to_rfc3339()
-        )),
-    }
+    let is_made = |day| drops.iter().any(|drop| drop.local_date == Some(day));
+    let mut planned = new.drops_from(last.opens_at).into_iter();
+    let Some(next) = planned.find(|one| !is_made(one.local_date) && one.opens_at < closes) else {
+        return Ok(());
+    };
+    Err(format!(
+        "the drop that opens at {} is made already and stays open until {}, but the next one would open at {}: \
+         give a later time",
+        last.opens_at.to_rfc3339(),
+        closes.to_rfc3339(),
+        next.opens_at.to_rfc3339()
+    ))
 }
 
 fn close_at(
@@ -215,31 +209,22 @@ fn close_at(
     wanted: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> Result<(), String> {
-    let Some(new @ Schedule::Once { .. }) = schedule else {
+    let Some(Schedule::Once { closes_at, .. }) = schedule else {
         return Err(
             "closes_at applies to coupons that open once; daily coupons have closes and last_day"
                 .into(),
         );
     };
-    if let Schedule::Once { closes_at, .. } = new {
-        *closes_at = wanted;
-    }
-    new.check()?;
-    let closes_at = wanted.map(|at| at.trunc_subsecs(3));
+    *closes_at = wanted.map(|at| at.trunc_subsecs(3));
     if closes_at.is_some_and(|at| at <= now) {
         return Err("closes_at is in the past; to close at once, send close_now".into());
     }
-    let mut is_over = true;
-    for drop in drops.iter_mut().filter(|drop| drop.is_not_closed(now)) {
-        if closes_at.is_some_and(|at| at <= drop.opens_at) {
-            return Err("closes_at must be later than its opening".into());
-        }
-        is_over = false;
-        drop.closes_at = closes_at;
-        drop.closed_early = false;
-    }
-    if is_over {
+    if !drops.iter().any(|drop| drop.is_not_closed(now)) {
         return Err("the coupon is closed and does not open again; create a new coupon".into());
+    }
+    for drop in drops.iter_mut().filter(|drop| drop.is_not_closed(now)) {
+        drop.closes_at = *closes_at;
+        drop.closed_early = false;
     }
     Ok(())
 }
@@ -252,18 +237,13 @@ fn close_now(
     // A coupon that opens once can be ended before it opens.
     let is_once = matches!(schedule, Some(Schedule::Once { .. }));
     let ends = |drop: &Drop| drop.is_not_closed(now) && (is_once || drop.opens_at <= now);
-    if !drops.iter().any(ends) {
-        let last = drops.iter().rfind(|drop| drop.opens_at <= now);
-        let next = drops.iter().find(|drop| drop.opens_at > now);
-        return match (last, next) {
-            // This is a repeated request.
-            (Some(last), _) if last.closed_early => Ok(()),
-            (_, Some(next)) => Err(format!(
-                "no drop is open, and the next opens at {}; to prevent that, pause the coupon, or send an earlier last_day",
-                next.opens_at.to_rfc3339()
-            )),
-            (..) => Err("no drop is open, and none will open; there is nothing to close".into()),
-        };
+    let last = drops.iter().rfind(|drop| drop.opens_at <= now);
+    let is_repeated = last.is_some_and(|last| last.closed_early);
+    if !is_repeated && !drops.iter().any(ends) {
+        return Err(
+            "no drop is open; to prevent that another opens, pause the coupon, or send an earlier last_day"
+                .into(),
+        );
     }
     for drop in drops.iter_mut().filter(|drop| ends(drop)) {
         // The schema refuses an empty window.
@@ -316,6 +296,7 @@ mod tests {
             quantity: 5,
             closed_early: false,
             sealed_at: None,
+            sealed_rows: None,
         };
         let drops = (1..).zip(&planned).map(drop).collect();
         let coupon = Coupon {

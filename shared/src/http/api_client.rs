@@ -3,19 +3,14 @@
 use std::path::PathBuf;
 
 use axum::body::Bytes;
-use axum::http::{Request, Response, Uri};
+use axum::http::{Request, Response};
 use hyper::body::Incoming;
 
-use super::fetch::FetchError;
-use super::origin::{HttpStep, Origin};
+use super::origin::{FetchError, Origin};
 use crate::tls::Store;
 
-/// The API at `API_URL`.
-pub struct CouponApiClient {
-    origin: Origin,
-    /// The path of the address, without its last `/`.
-    prefix: String,
-}
+/// The API at `API_URL`, with the path of the address, without its last `/`.
+pub struct CouponApiClient(Origin, String);
 
 impl CouponApiClient {
     /// Creates a client from `API_URL`, and a file of additional certificate authorities.
@@ -25,10 +20,7 @@ impl CouponApiClient {
     pub fn new(url: &str, authorities: Option<PathBuf>) -> Result<Self, String> {
         let shape = "http://host:port or https://host:port";
         let (origin, path) = Origin::new(url, Store::Api, shape, authorities)?;
-        Ok(Self {
-            origin,
-            prefix: path.trim_end_matches('/').to_owned(),
-        })
+        Ok(Self(origin, path.trim_end_matches('/').to_owned()))
     }
 
     /// Sends a request to a path of the API. The caller sets the deadline.
@@ -36,14 +28,8 @@ impl CouponApiClient {
         &self,
         mut request: Request<Bytes>,
     ) -> Result<Response<Incoming>, FetchError> {
-        let path = request
-            .uri()
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
-        let uri: Uri = format!("{}{path}", self.prefix)
-            .parse()
-            .map_err(FetchError::away)?;
-        *request.uri_mut() = uri;
-        self.origin.send(request, &mut HttpStep::Connect).await
+        let uri = format!("{}{}", self.1, request.uri()).parse();
+        *request.uri_mut() = uri.map_err(FetchError::away)?;
+        self.0.send(request).await
     }
 }

@@ -10,8 +10,7 @@ use axum::{Json, Router};
 use futures_util::future::{BoxFuture, join_all};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::redis::Redis;
 use crate::schedule::time_zone;
@@ -45,14 +44,13 @@ pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
 
 /// Builds `/metrics` alone.
 pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle) -> Router<S> {
-    metrics_of(Arc::new(move || {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let render = async move || {
         metrics.run_upkeep();
-        metrics.render()
-    }))
+        (kind, metrics.render())
+    };
+    Router::new().route("/metrics", get(render))
 }
-
-/// Renders the response of `/metrics`.
-pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Builds all three routes for a service whose work is a loop: `/healthz` returns 503 if `alive`
 /// reports that the loop makes no progress, so that the supervisor restarts it.
@@ -62,15 +60,6 @@ pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
     metrics: PrometheusHandle,
 ) -> Router<S> {
     probes(alive, checks, Vec::new()).merge(metrics_route(metrics))
-}
-
-/// Builds all three routes, with notes, for a service that renders its `/metrics` itself.
-pub fn routes_with<S: Clone + Send + Sync + 'static>(
-    checks: Checks,
-    notes: Checks,
-    metrics: Render,
-) -> Router<S> {
-    routes_without_metrics(checks, notes).merge(metrics_of(metrics))
 }
 
 /// Returns a `/readyz` note if `REDIS_DURABILITY=managed`, because then nothing checks that Redis
@@ -94,12 +83,7 @@ fn probes<S>(alive: HealthCheck, checks: Checks, notes: Checks) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    let last = Mutex::default();
-    let readiness = Arc::new(Readiness {
-        checks,
-        notes,
-        last,
-    });
+    let shown = Arc::new((checks, notes));
     let healthz = async move || match alive().await {
         Ok(()) => (StatusCode::OK, Json(json!({"status": "ok"}))),
         Err(reason) => {
@@ -107,48 +91,24 @@ where
             (StatusCode::SERVICE_UNAVAILABLE, Json(body))
         }
     };
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(async move || readiness.answer().await))
+    Router::new().route("/healthz", get(healthz)).route(
+        "/readyz",
+        get(async move || readiness(&shown.0, &shown.1).await),
+    )
 }
 
-fn metrics_of<S: Clone + Send + Sync + 'static>(metrics: Render) -> Router<S> {
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    Router::new().route("/metrics", get(async move || (kind, metrics())))
-}
-
-/// How long a response of `/readyz` is reused. The route is public, and each check reads the
-/// stores.
-const READY_FOR: Duration = Duration::from_millis(200);
-
-struct Readiness {
-    checks: Checks,
-    notes: Checks,
-    /// One request runs the checks; concurrent requests wait for its result.
-    last: Mutex<Option<(Instant, StatusCode, Value)>>,
-}
-
-impl Readiness {
-    async fn answer(&self) -> (StatusCode, Json<Value>) {
-        let mut last = self.last.lock().await;
-        if let Some((at, status, body)) = &*last
-            && at.elapsed() < READY_FOR
-        {
-            return (*status, Json(body.clone()));
-        }
-        let ((checks, ok), (notes, _)) = tokio::join!(ask(&self.checks), ask(&self.notes));
-        let (status, word) = if ok {
-            (StatusCode::OK, "ok")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
-        };
-        let mut body = json!({"status": word, "checks": checks});
-        if !self.notes.is_empty() {
-            body["notes"] = notes.into();
-        }
-        *last = Some((Instant::now(), status, body.clone()));
-        (status, Json(body))
+async fn readiness(checks: &Checks, notes: &Checks) -> (StatusCode, Json<Value>) {
+    let ((checks, ok), (said, _)) = tokio::join!(ask(checks), ask(notes));
+    let (status, word) = if ok {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+    };
+    let mut body = json!({"status": word, "checks": checks});
+    if !notes.is_empty() {
+        body["notes"] = said.into();
     }
+    (status, Json(body))
 }
 
 /// Runs the checks. Returns the result of each (`ok` or the fault), and whether all succeeded.

@@ -14,7 +14,6 @@ pub mod origin;
 pub mod page;
 pub mod probe;
 pub mod problem;
-pub mod proxies;
 pub mod request_id;
 mod server;
 pub mod signatures;

@@ -13,11 +13,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
+use super::Problem;
 use super::extract::invalid;
 use super::headers::{GivenTwice, only_value};
 use super::problem::Code;
 use super::signatures::TokenSigner;
-use super::{Problem, proxies};
 use crate::domain::unfit_in_a_name;
 use crate::line_limit::LineLimit;
 use crate::mysql::ops_actions::Operator;
@@ -78,6 +78,11 @@ const MAX_NAME: usize = 100;
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
+/// Returns the address of a request's peer, for the record of operators' actions.
+pub fn peer(request: &Request) -> Option<IpAddr> {
+    request.extensions().get().map(|Peer(peer)| peer.ip())
+}
+
 const WRONG_TOKENS: &str = "firstcome_wrong_tokens_total";
 
 /// Describes the counter of wrong tokens, for `/metrics`.
@@ -92,9 +97,8 @@ pub(crate) fn describe() {
 /// The tokens that operators' routes require.
 #[derive(Clone)]
 pub struct OpsToken {
-    tokens: Vec<(SecretString, Allowed)>,
-    /// Number of trusted proxies in front, needed to find the client's address.
-    proxies: u8,
+    tokens: Tokens,
+    view: Tokens,
     /// Limits the log lines about wrong tokens.
     lines: Arc<LineLimit>,
 }
@@ -117,49 +121,33 @@ impl OpsToken {
         reason = "a secret is given away, not lent"
     )]
     pub fn new(token: SecretString) -> Result<Self, String> {
-        let tokens = Tokens::read("OPS_TOKEN", &token)?;
-        let tokens = tokens.iter().map(|token| (token.clone(), Allowed::All));
         Ok(Self {
-            tokens: tokens.collect(),
-            proxies: 0,
+            tokens: Tokens::read("OPS_TOKEN", &token)?,
+            view: Tokens::default(),
             lines: Arc::default(),
         })
     }
 
     /// Adds read-only tokens.
-    pub fn with_view(mut self, token: Option<&SecretString>) -> Result<Self, String> {
+    pub fn with_view(self, token: Option<&SecretString>) -> Result<Self, String> {
         let Some(token) = token else { return Ok(self) };
-        for token in Tokens::read("OPS_VIEW_TOKEN", token)?.iter() {
-            if self.allows(token.expose_secret()) == Some(Allowed::All) {
-                let why = "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads";
-                return Err(why.into());
-            }
-            self.tokens.push((token.clone(), Allowed::View));
+        let view = Tokens::read("OPS_VIEW_TOKEN", token)?;
+        let is_the_same = |it: &SecretString| self.tokens.has(it.expose_secret().as_bytes());
+        if view.iter().any(is_the_same) {
+            let why = "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads";
+            return Err(why.into());
         }
-        Ok(self)
+        Ok(Self { view, ..self })
     }
 
-    /// Sets the number of trusted proxies.
-    #[must_use]
-    pub fn behind(self, proxies: u8) -> Self {
-        Self { proxies, ..self }
-    }
-
-    /// Returns the client's address, for the record of operators' actions.
-    pub fn address(&self, request: &Request) -> Option<IpAddr> {
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-        proxies::client(peer, request.headers(), self.proxies)
-    }
-
-    /// Compares all tokens, so that the response time does not reveal which one was close.
     fn allows(&self, given: &str) -> Option<Allowed> {
-        let mut allowed = None;
-        for (token, of) in &self.tokens {
-            if bool::from(token.expose_secret().as_bytes().ct_eq(given.as_bytes())) {
-                allowed = Some(*of);
-            }
+        let is_view = self.view.has(given.as_bytes());
+        let view = is_view.then_some(Allowed::View);
+        if self.tokens.has(given.as_bytes()) {
+            Some(Allowed::All)
+        } else {
+            view
         }
-        allowed
     }
 
     /// Returns the signer for a session that starts with this token, or `None` if the token is
@@ -170,8 +158,10 @@ impl OpsToken {
 
     /// Returns the signers of all valid tokens.
     pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
-        let tokens = self.tokens.iter();
-        tokens.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), *allowed))
+        let all = self.tokens.iter().map(|token| (token, Allowed::All));
+        let view = self.view.iter().map(|token| (token, Allowed::View));
+        all.chain(view)
+            .filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), allowed))
     }
 
     /// Returns the permission of a token sent from this address. A wrong token is counted, and
@@ -195,12 +185,8 @@ impl OpsToken {
     }
 
     /// Authorizes a request, and returns the operator and the permission.
-    fn judge(
-        &self,
-        method: &Method,
-        headers: &HeaderMap,
-        from: Option<IpAddr>,
-    ) -> Result<(Operator, Allowed), Problem> {
+    fn judge(&self, request: &Request) -> Result<(Operator, Allowed), Problem> {
+        let (headers, from) = (request.headers(), peer(request));
         let wrong = || {
             let detail =
                 "this route is for operators: send `Authorization: Bearer` with the OPS_TOKEN";
@@ -208,18 +194,16 @@ impl OpsToken {
         };
         let token = bearer(headers)?.ok_or_else(wrong)?;
         let allowed = self.check(token, from).ok_or_else(wrong)?;
-        if allowed == Allowed::View && !matches!(*method, Method::GET | Method::HEAD) {
+        if allowed == Allowed::View && !matches!(*request.method(), Method::GET | Method::HEAD) {
             let detail = "the OPS_VIEW_TOKEN reads and changes nothing; send the OPS_TOKEN";
             return Err(Problem::new(Code::ReadOnly, detail));
         }
-        Ok((
-            Operator {
-                name: name(headers)?,
-                token: fingerprint(token),
-                from,
-            },
-            allowed,
-        ))
+        let operator = Operator {
+            name: name(headers)?,
+            token: fingerprint(token),
+            from,
+        };
+        Ok((operator, allowed))
     }
 }
 
@@ -265,9 +249,7 @@ fn fingerprint(token: &str) -> String {
 /// Middleware that lets only requests with a sufficient token pass. Handlers find the [`Operator`]
 /// and the [`Allowed`] in the extensions.
 pub async fn require(State(token): State<OpsToken>, mut request: Request, next: Next) -> Response {
-    let from = token.address(&request);
-    let headers = request.headers().clone();
-    let (operator, allowed) = match token.judge(request.method(), &headers, from) {
+    let (operator, allowed) = match token.judge(&request) {
         Ok(judged) => judged,
         Err(problem) => return problem.into_response(),
     };

@@ -1,24 +1,19 @@
-//! The HTTP client: one server, and one connection per request. It has no pool, uses no proxy and
-//! follows no redirects. It uses TLS if the address is https. The caller limits the duration and
-//! the body.
-//!
-//! reqwest is unsuitable: it follows the URL standard, which removes `..`, even if percent-encoded,
-//! although `..` is a valid user id (docs/decisions/0035-settings.md).
+//! The HTTP client of one server: hyper-util's, with a connection for each request. It uses no proxy
+//! and follows no redirects. The caller limits the duration and the body.
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use axum::body::Bytes;
+use axum::http::uri::{Authority, PathAndQuery, Scheme};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response, Uri};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 
 use crate::tls::{Store, Tls, TlsFiles, cause};
 
@@ -27,11 +22,10 @@ const HEAD: usize = 16 * 1024;
 
 #[derive(Debug, Clone)]
 pub struct Origin {
-    host: String,
-    port: u16,
-    /// The value of the header `Host`.
-    authority: String,
-    tls: Option<Tls>,
+    scheme: Scheme,
+    authority: Authority,
+    tls: Tls,
+    client: Arc<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
 }
 
 /// Why a request got no response.
@@ -46,39 +40,14 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    #[allow(clippy::needless_pass_by_value)] // the signature that map_err requires
-    pub(super) fn away(error: impl fmt::Display) -> Self {
-        Self::Away(error.to_string())
+    pub(super) fn away(error: impl Into<anyhow::Error>) -> Self {
+        Self::Away(format!("{:#}", error.into()))
     }
 }
-
-/// The step that a request has reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HttpStep {
-    Connect,
-    Tls,
-    /// The request was sent; waiting for the head of the response.
-    Answer,
-}
-
-impl fmt::Display for HttpStep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connect => "connect",
-            Self::Tls => "TLS",
-            Self::Answer => "request",
-        })
-    }
-}
-
-/// A connection, encrypted or not.
-trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.authority)
+        f.write_str(self.authority.as_str())
     }
 }
 
@@ -96,73 +65,52 @@ impl Origin {
     ) -> Result<(Self, String), String> {
         let name = store.address();
         let wrong = || format!("{name} must look like {shape}, without user and password");
-        let uri: Uri = url.parse().map_err(|_| wrong())?;
-        let (host, authority) = uri.host().zip(uri.authority()).ok_or_else(wrong)?;
-        if host.is_empty() || authority.as_str().contains('@') {
+        let parts = url.parse::<Uri>().map_err(|_| wrong())?.into_parts();
+        let (scheme, authority) = parts.scheme.zip(parts.authority).ok_or_else(wrong)?;
+        let is_web = scheme == Scheme::HTTPS || scheme == Scheme::HTTP;
+        if !is_web || authority.host().is_empty() || authority.as_str().contains('@') {
             return Err(wrong());
         }
-        let (tls, default_port) = match uri.scheme_str() {
-            Some("https") => {
-                let files = TlsFiles {
-                    authorities,
-                    ..TlsFiles::default()
-                };
-                (Some(Tls::new(store, &files)?), 443)
-            }
-            Some("http") => (None, 80),
-            _ => return Err(wrong()),
+        let files = TlsFiles {
+            authorities: authorities.filter(|_| scheme == Scheme::HTTPS),
+            ..TlsFiles::default()
         };
+        let tls = Tls::new(store, &files)?;
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls.client_config());
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(0)
+            .http1_max_buf_size(HEAD)
+            .build(connector.https_or_http().enable_http1().build());
+        let path = parts.path_and_query;
+        let path = path.as_ref().map_or("/", PathAndQuery::as_str).to_owned();
         let origin = Self {
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port: uri.port_u16().unwrap_or(default_port),
-            authority: authority.to_string(),
+            scheme,
+            authority,
             tls,
+            client: Arc::new(client),
         };
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        Ok((origin, path.to_owned()))
+        Ok((origin, path))
     }
 
     /// Whether TLS protects requests against eavesdropping and changes.
     pub fn is_encrypted(&self) -> bool {
-        self.tls.is_some()
+        self.scheme == Scheme::HTTPS
     }
 
     /// Sends a request whose URI is a path, and returns when the head of the response has arrived.
-    /// `step` reports the progress.
     pub async fn send(
         &self,
         mut request: Request<Bytes>,
-        step: &mut HttpStep,
     ) -> Result<Response<Incoming>, FetchError> {
-        let host: HeaderValue = self.authority.parse().map_err(FetchError::away)?;
-        request.headers_mut().insert(HOST, host);
-        *step = HttpStep::Connect;
-        let stream = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(FetchError::away)?;
-        let stream: Box<dyn ByteStream> = match &self.tls {
-            None => Box::new(stream),
-            Some(tls) => {
-                *step = HttpStep::Tls;
-                self.encrypt(tls, stream).await?
-            }
-        };
-        *step = HttpStep::Answer;
-        let (mut sender, connection) = http1::Builder::new()
-            .max_buf_size(HEAD)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(FetchError::away)?;
-        // The task ends with the response, or when the caller gives up.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an HTTP connection ended early");
-            }
-        });
-        sender
-            .send_request(request.map(Full::new))
-            .await
-            .map_err(FetchError::away)
+        let mut to = std::mem::take(request.uri_mut()).into_parts();
+        to.scheme = Some(self.scheme.clone());
+        to.authority = Some(self.authority.clone());
+        *request.uri_mut() = Uri::from_parts(to).map_err(FetchError::away)?;
+        let sent = self.client.request(request.map(Full::new)).await;
+        sent.map_err(|error| match cause(&error) {
+            Some(reason) => FetchError::Refused(self.tls.sentence(reason)),
+            None => FetchError::away(error),
+        })
     }
 
     /// Sends a request, and reads a body of at most so many bytes.
@@ -171,31 +119,14 @@ impl Origin {
         request: Request<Bytes>,
         most: usize,
     ) -> Result<Response<Bytes>, FetchError> {
-        let response = self.send(request, &mut HttpStep::Connect).await?;
-        let (head, body) = response.into_parts();
+        let (head, body) = self.send(request).await?.into_parts();
         let body = Limited::new(body, most).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 FetchError::Refused(format!("it answered more than {most} bytes"))
             } else {
-                FetchError::away(error)
+                FetchError::Away(error.to_string())
             }
         })?;
         Ok(Response::from_parts(head, body.to_bytes()))
-    }
-
-    async fn encrypt(
-        &self,
-        tls: &Tls,
-        stream: TcpStream,
-    ) -> Result<Box<dyn ByteStream>, FetchError> {
-        let name = ServerName::try_from(self.host.clone()).map_err(FetchError::away)?;
-        let config = tls.client_config();
-        match TlsConnector::from(config).connect(name, stream).await {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => Err(match cause(&error) {
-                Some(reason) => FetchError::Refused(tls.sentence(reason)),
-                None => FetchError::away(error),
-            }),
-        }
     }
 }

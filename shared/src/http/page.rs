@@ -34,33 +34,22 @@ impl Asset {
         }
     }
 
-    /// Returns the file with this name, and its cache policy. While programs are replaced, one
-    /// process may serve a page and another its files. A process that does not have the requested
-    /// version returns its own, uncacheable.
-    fn named<'a>(all: &[&'a Self], file: &str) -> Option<(&'a Self, &'static str)> {
-        let wanted = stem_and_extension(file)?;
-        let asset = all
-            .iter()
-            .find(|asset| stem_and_extension(&asset.name) == Some(wanted))?;
-        Some((
-            asset,
-            if asset.name == file {
-                "public, max-age=31536000, immutable"
-            } else {
-                "no-store"
-            },
-        ))
-    }
-
-    /// Responds to a request for a file.
+    /// Responds to a request for a file. While programs are replaced, one process may serve a page
+    /// and another its files. A process that does not have the requested version returns its own,
+    /// uncacheable.
     pub fn serve(all: &[&Self], file: &str) -> Result<Response, Problem> {
-        let (asset, caching) =
-            Self::named(all, file).ok_or_else(|| Problem::not_found("there is no such file"))?;
-        Ok((
-            [(CONTENT_TYPE, asset.content_type), (CACHE_CONTROL, caching)],
-            asset.content,
-        )
-            .into_response())
+        let no_file = || Problem::not_found("there is no such file");
+        let wanted = stem_and_extension(file).ok_or_else(no_file)?;
+        let mut assets = all.iter();
+        let asset = assets.find(|asset| stem_and_extension(&asset.name) == Some(wanted));
+        let asset = asset.ok_or_else(no_file)?;
+        let caching = if asset.name == file {
+            "public, max-age=31536000, immutable"
+        } else {
+            "no-store"
+        };
+        let headers = [(CONTENT_TYPE, asset.content_type), (CACHE_CONTROL, caching)];
+        Ok((headers, asset.content).into_response())
     }
 }
 
@@ -100,29 +89,14 @@ mod tests {
         let style = Asset::new("page", "css", "a {}");
         let all = [&script, &style];
         let caching = |file: &str| {
-            Asset::named(&all, file).map(|(asset, caching)| (asset.content_type, caching))
+            let found = Asset::serve(&all, file).ok()?;
+            Some(found.headers()[CACHE_CONTROL].clone())
         };
-        let (kind, kept) = caching(&style.name).unwrap();
-        assert_eq!(
-            (kind, kept),
-            (
-                "text/css; charset=utf-8",
-                "public, max-age=31536000, immutable"
-            )
-        );
-        assert_eq!(
-            caching("page-0000000000000000.css"),
-            Some((kind, "no-store")),
-            "of another version"
-        );
-        for other in [
-            "",
-            "page",
-            "page-0.html",
-            "other.css",
-            "page.css",
-            "..%2fpage-0.css",
-        ] {
+        let own = caching(&style.name).unwrap();
+        assert_eq!(own, "public, max-age=31536000, immutable");
+        let other_version = caching("page-0000000000000000.css");
+        assert_eq!(other_version.unwrap(), "no-store");
+        for other in ["", "page", "page-0.html", "other.css", "..%2fpage-0.css"] {
             assert_eq!(caching(other), None, "{other:?}");
         }
     }

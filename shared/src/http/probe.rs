@@ -72,33 +72,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn probe_distinguishes_down_silent_and_not_ready() {
-        let router = Router::new().route("/healthz", get(async || "ok")).route(
-            "/readyz",
-            get(async || (StatusCode::SERVICE_UNAVAILABLE, "redis: gone")),
-        );
+    async fn probe_of_all_addresses_tells_the_answer() {
+        let busy = async || (StatusCode::SERVICE_UNAVAILABLE, "redis: gone");
+        let router = Router::new().route("/healthz", get(async || "ok"));
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let router = router.route("/readyz", get(busy));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let runs = ProbeArgs { ready: false };
-        let ready = ProbeArgs { ready: true };
-        assert_eq!(
-            runs.ask(address).await,
-            Ok(()),
-            "0.0.0.0 is asked at 127.0.0.1"
-        );
-        let not_ready = ready.ask(address).await.unwrap_err();
+        assert_eq!(ProbeArgs { ready: false }.ask(address).await, Ok(()));
+        let said = ProbeArgs { ready: true }.ask(address).await.unwrap_err();
         assert!(
-            not_ready.contains("503") && not_ready.contains("redis: gone"),
-            "{not_ready}"
+            said.contains("503") && said.contains("redis: gone"),
+            "{said}"
         );
-
-        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let says = runs.ask(silent.local_addr().unwrap()).await.unwrap_err();
-        assert!(says.contains("has not answered within 2s"), "{says}");
-        let nobody = silent.local_addr().unwrap();
-        drop(silent);
-        let says = runs.ask(nobody).await.unwrap_err();
-        assert!(says.contains("does not answer"), "{says}");
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
+use crate::StoreError;
 use crate::mysql::DbError;
 use crate::redis::RedisError;
 
@@ -115,6 +116,15 @@ impl From<DbError> for Problem {
         Self::unavailable(
             "MySQL did not answer; repeat the request: only then is it certain whether a change took effect",
         )
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Db(error) => error.into(),
+            StoreError::Redis(error) => error.into(),
+        }
     }
 }
 

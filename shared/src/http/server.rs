@@ -4,13 +4,11 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::MatchedPath;
 use axum::http::{Request, Response};
-use axum::middleware::{Next, from_fn};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::{Service, service_fn};
@@ -24,9 +22,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::ops::Peer;
 use super::request_id::RequestId;
-
-/// The target of the access log.
-const ACCESS: &str = "firstcome::access";
 
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 
@@ -67,12 +62,6 @@ pub async fn serve(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let is_logged = tracing::enabled!(target: ACCESS, tracing::Level::DEBUG);
-    let router = if is_logged {
-        router.layer(from_fn(log_access))
-    } else {
-        router
-    };
     let routes = TowerToHyperService::new(router);
     metrics::describe_counter!(
         HUNG_UP_ON,
@@ -125,20 +114,6 @@ pub async fn serve(
     {
         tracing::warn!(after = ?limits.drain, "closed connections that were still busy at shutdown");
     }
-}
-
-/// Logs a request with the pattern of its path, which contains no user ids.
-async fn log_access(request: axum::extract::Request, next: Next) -> axum::response::Response {
-    let begun = Instant::now();
-    let method = request.method().clone();
-    let path = request.extensions().get::<MatchedPath>().cloned();
-    let peer = request.extensions().get::<Peer>();
-    let peer = peer.map(|peer| tracing::field::display(peer.0));
-    let response = next.run(request).await;
-    let path = path.as_ref().map_or("other", MatchedPath::as_str);
-    let status = response.status().as_u16();
-    tracing::debug!(target: ACCESS, %method, path, status, took = ?begun.elapsed(), peer, "request");
-    response
 }
 
 /// Sets the id of every request, and its peer.

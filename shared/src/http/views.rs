@@ -87,8 +87,6 @@ pub struct DropOverview {
     pub rows: Option<RowCount>,
     /// Unresolved failed claims; null before the first count.
     pub failed_claims: Option<u64>,
-    /// The counts do not add up and have not changed for 10 seconds.
-    pub stuck: bool,
     /// What the last run over all drops found in this one, human-readable.
     #[schema(example = "exact, after repairs")]
     pub last_run: String,

@@ -19,12 +19,7 @@ impl KafkaSettings {
     /// MySQL.
     pub fn group_consumer(&self, longest_pause: Duration) -> ClientConfig {
         let mut config = self.fetching();
-        let session = self.security.of_member("session.timeout.ms");
-        let session = session.and_then(|ms| ms.parse().ok());
-        let session = session.map_or(SESSION, Duration::from_millis);
-        if let Some(id) = self.security.of_member("group.instance.id") {
-            config.set("group.instance.id", id);
-        }
+        let session = self.security.session().unwrap_or(SESSION);
         let ms = |time: Duration| time.as_millis().to_string();
         config
             .set("session.timeout.ms", ms(session))
@@ -45,19 +40,14 @@ impl KafkaSettings {
 
     /// Returns the setting that makes the group refuse a consumer, if there is one.
     pub fn why_kept_out(&self, code: RDKafkaErrorCode) -> Option<String> {
-        let group = &self.group;
-        match (code, self.security.of_member("group.instance.id")) {
-            (RDKafkaErrorCode::FencedInstanceId, Some(id)) => Some(format!(
-                "another process has joined the group {group:?} as {id:?} and has this one's partitions: give each \
-                 consumer a different group.instance.id in KAFKA_PROPERTIES"
-            )),
-            // librdkafka cannot offer both protocols, so a group changes from one to the other
-            // only while it is empty.
-            (RDKafkaErrorCode::InconsistentGroupProtocol, _) => Some(format!(
-                "the group {group:?} has other consumers that rebalance eagerly: this one waits until they have \
-                 stopped. Only Firstcome's consumers may use this group"
-            )),
-            _ => None,
-        }
+        // librdkafka cannot offer both protocols, so a group changes from one to the other only
+        // while it is empty.
+        (code == RDKafkaErrorCode::InconsistentGroupProtocol).then(|| {
+            format!(
+                "the group {:?} has other consumers that rebalance eagerly: this one waits until they have stopped. Only \
+                 Firstcome's consumers may use this group",
+                self.group
+            )
+        })
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -91,24 +92,22 @@ impl Security {
 
     pub(super) fn apply(&self, config: &mut ClientConfig) {
         for (name, value) in &self.0 {
-            if !OF_MEMBERS.contains(&name.as_str()) {
+            // Other clients than the group's consumers would log that they ignore it.
+            if name != SESSION {
                 config.set(name, value.expose_secret());
             }
         }
     }
 
-    /// Returns the operator's value of a property in `OF_MEMBERS`.
-    pub fn of_member(&self, property: &str) -> Option<&str> {
-        let value = self.0.get(property)?;
-        OF_MEMBERS
-            .contains(&property)
-            .then(|| value.expose_secret())
+    /// Returns the operator's session timeout of the group's consumers.
+    pub(super) fn session(&self) -> Option<Duration> {
+        let ms = self.0.get(SESSION)?.expose_secret().parse();
+        ms.ok().map(Duration::from_millis)
     }
 }
 
-/// Properties that only the group's consumers use, with the operator's value. Other clients would
-/// log that they ignore them.
-const OF_MEMBERS: [&str; 2] = ["group.instance.id", "session.timeout.ms"];
+/// The one property that Firstcome sets and an operator may override.
+const SESSION: &str = "session.timeout.ms";
 
 /// Properties that have a separate setting.
 const HAVE_A_SETTING: [(&str, &str); 4] = [
@@ -131,8 +130,10 @@ const ALIASES: [(&str, &str); 7] = [
 
 /// Properties that Firstcome leaves out, and that would void its promises: in-memory brokers
 /// acknowledge messages without storing them, a producer of transactions needs calls that are not
-/// made, and another protocol of the group ignores settings of its consumers.
-const LEFT_OUT: [&str; 3] = [
+/// made, another protocol of the group ignores settings of its consumers, and the partitions of a
+/// static member wait for it to come back.
+const LEFT_OUT: [&str; 4] = [
+    "group.instance.id",
     "group.protocol",
     "test.mock.num.brokers",
     "transactional.id",
@@ -147,7 +148,7 @@ fn may_be_set(name: &str) -> Result<&str, String> {
             "KAFKA_PROPERTIES can't set `{name}`: that is what {setting} is for"
         ));
     }
-    let is_own = KafkaSettings::sets_itself(property) && !OF_MEMBERS.contains(&property);
+    let is_own = KafkaSettings::sets_itself(property) && property != SESSION;
     if is_own || LEFT_OUT.contains(&property) {
         return Err(format!(
             "KAFKA_PROPERTIES can't set `{name}`: what Firstcome promises rests on its own value"
@@ -232,6 +233,7 @@ mod tests {
             "enable.ssl.certificate.verification",
             "ssl.endpoint.identification.algorithm",
             "transactional.id",
+            "group.instance.id",
         ] {
             let said = with(&format!("{name}=hunter2")).unwrap_err();
             assert!(
@@ -239,16 +241,6 @@ mod tests {
                 "{said}"
             );
         }
-    }
-
-    #[test]
-    fn group_member_properties_reach_only_group_consumers() {
-        let named = with("group.instance.id=consumer-1").unwrap();
-        let mut config = ClientConfig::new();
-        named.apply(&mut config);
-        assert_eq!(config.get("group.instance.id"), None);
-        assert_eq!(named.of_member("group.instance.id"), Some("consumer-1"));
-        assert_eq!(named.of_member("session.timeout.ms"), None);
     }
 
     #[test]

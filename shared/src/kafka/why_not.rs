@@ -27,32 +27,29 @@ impl ConsumerContext for Failures {}
 
 fn failure(code: Option<RDKafkaErrorCode>, reason: &str) -> Option<(String, bool)> {
     use RDKafkaErrorCode::{Authentication, SaslAuthenticationFailed, UnsupportedSASLMechanism};
+    let refused = [
+        Authentication,
+        SaslAuthenticationFailed,
+        UnsupportedSASLMechanism,
+    ];
+    let is_login = code.is_some_and(|code| refused.contains(&code));
     // librdkafka also reports a refused login if a broker stopped during the login.
     if reason.contains("mechanisms: (n/a)") {
-        return None;
+        None
+    } else if is_login {
+        let what = "Kafka does not let this process in";
+        let see = "sasl.mechanism and sasl.username in KAFKA_PROPERTIES, and KAFKA_SASL_PASSWORD";
+        Some((format!("{what}: {reason}; see {see}"), true))
+    } else if reason.contains("certificate") {
+        let what = "Kafka's certificate, or that of this process, is not accepted";
+        let see = "SSL_CERT_FILE, the names in KAFKA_BROKERS, and TLS_CERT_FILE";
+        Some((format!("{what}: {reason}; see {see}"), true))
+    } else {
+        let words = ["SSL", "security.protocol", "message size"];
+        let may_be_tls = words.iter().any(|word| reason.contains(word));
+        let sentence = || format!("{reason}; see security.protocol in KAFKA_PROPERTIES");
+        may_be_tls.then(|| (sentence(), false))
     }
-    if let Some(Authentication | SaslAuthenticationFailed | UnsupportedSASLMechanism) = code {
-        let sentence = format!(
-            "Kafka does not let this process in: {reason}; see sasl.mechanism and sasl.username in KAFKA_PROPERTIES, and \
-             KAFKA_SASL_PASSWORD"
-        );
-        return Some((sentence, true));
-    }
-    if reason.contains("certificate") {
-        let sentence = format!(
-            "Kafka's certificate, or that of this process, is not accepted: {reason}; see SSL_CERT_FILE, the names in \
-             KAFKA_BROKERS, and TLS_CERT_FILE"
-        );
-        return Some((sentence, true));
-    }
-    let words = ["SSL", "security.protocol", "message size"];
-    let may_be_tls = words.iter().any(|word| reason.contains(word));
-    may_be_tls.then(|| {
-        (
-            format!("{reason}; see security.protocol in KAFKA_PROPERTIES"),
-            false,
-        )
-    })
 }
 
 impl KafkaSettings {

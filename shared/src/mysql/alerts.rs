@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::QueryResult;
+use diesel::sql_types::Text;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use strum::{EnumString, IntoStaticStr};
@@ -12,8 +13,8 @@ use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::set_state;
-use super::sql::{row, values};
-use super::{Conn, Db, DbError, MOST_VALUES, Sql, list as values_of};
+use super::sql::{read_as, row, values};
+use super::{Columns, Conn, Db, DbResult, MOST_VALUES, insert_all, list as values_of};
 use crate::domain::{CouponId, DropId};
 use crate::sql;
 
@@ -115,48 +116,39 @@ pub struct AlertPage {
     pub next_before: Option<i64>,
 }
 
-/// Id, name of the coupon, and the alert.
-type ListedRow = (i64, Option<String>, AlertRow);
+impl Columns for AlertState {
+    type Sql = Text;
+    type Raw = String;
 
-row! {
-    pub struct AlertRow {
-        pub name: String,
-        pub kind: String,
-        pub coupon_id: Option<i64>,
-        pub drop_id: Option<i64>,
-        pub status: String,
-        pub summary: String,
-        pub size: u64,
-        pub content: i64,
-        pub first_seen_at: NaiveDateTime,
-        pub last_seen_at: NaiveDateTime,
-        pub last_mailed_at: Option<NaiveDateTime>,
-        pub mails: u32,
-        pub resolved_at: Option<NaiveDateTime>,
-        pub acknowledged_at: Option<NaiveDateTime>,
-        pub acknowledged_by: Option<String>,
+    fn from_raw(word: String) -> Self {
+        word.parse().unwrap_or(Self::Resolved)
     }
 }
 
-impl From<AlertRow> for Alert {
-    fn from(row: AlertRow) -> Self {
-        let utc = |at: Option<NaiveDateTime>| at.map(|at| at.and_utc());
+read_as!(Alert {
+    name: String,
+    kind: String,
+    coupon_id: Option<CouponId>,
+    drop_id: Option<DropId>,
+    state as status: AlertState,
+    summary: String,
+    size: u64,
+    content: i64,
+    first_seen_at: DateTime<Utc>,
+    last_seen_at: DateTime<Utc>,
+    last_mailed_at: Option<DateTime<Utc>>,
+    mails: u32,
+    resolved_at: Option<DateTime<Utc>>,
+    acknowledged_at: Option<DateTime<Utc>>,
+    acknowledged_by: Option<String>,
+});
+
+impl From<(i64, Option<String>, Alert)> for ListedAlert {
+    fn from((id, coupon_name, alert): (i64, Option<String>, Alert)) -> Self {
         Self {
-            state: row.status.parse().unwrap_or(AlertState::Resolved),
-            name: row.name,
-            kind: row.kind,
-            coupon_id: row.coupon_id.map(CouponId),
-            drop_id: row.drop_id.map(DropId),
-            summary: row.summary,
-            size: row.size,
-            content: row.content,
-            first_seen_at: row.first_seen_at.and_utc(),
-            last_seen_at: row.last_seen_at.and_utc(),
-            last_mailed_at: utc(row.last_mailed_at),
-            mails: row.mails,
-            resolved_at: utc(row.resolved_at),
-            acknowledged_at: utc(row.acknowledged_at),
-            acknowledged_by: row.acknowledged_by,
+            id,
+            alert,
+            coupon_name,
         }
     }
 }
@@ -187,12 +179,11 @@ pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
         alert.acknowledged_at,
         alert.acknowledged_by.clone(),
     ];
-    let columns = AlertRow::columns("");
+    let columns = Alert::NAMES.join(", ");
     let set = columns.split(", ").map(|it| format!("{it} = new.{it}"));
     let set = set.collect::<Vec<_>>().join(", ");
-    let insert = Sql::insert(&format!("alerts ({columns})"), vec![row]);
-    let replace = sql!(format!(" AS new ON DUPLICATE KEY UPDATE {set}"));
-    insert.and(replace).run(conn).await.map(|_| ())
+    let replace = format!(" AS new ON DUPLICATE KEY UPDATE {set}");
+    insert_all(conn, &format!("alerts ({columns})"), vec![row], &replace).await
 }
 
 /// Reads the alerts that are firing or that have one of these names, by name.
@@ -200,14 +191,13 @@ pub async fn firing_or_named(
     conn: &mut Conn,
     names: &[String],
 ) -> QueryResult<HashMap<String, Alert>> {
-    let select = format!("SELECT {} FROM alerts", AlertRow::columns(""));
-    let firing = sql!(format!("{select} WHERE status = 'firing'"));
-    let mut found: Vec<AlertRow> = firing.all(conn).await?;
+    let firing = sql!("SELECT {columns} FROM alerts WHERE status = 'firing'");
+    let mut found: Vec<Alert> = firing.all(conn).await?;
     for some in names.chunks(MOST_VALUES) {
-        let named = sql!(format!("{select} WHERE name IN (?)"), values_of(some));
-        found.extend(named.all(conn).await?);
+        let named = "SELECT {columns} FROM alerts WHERE name IN (?)";
+        found.extend(sql!(named, values_of(some)).all::<Vec<_>>(conn).await?);
     }
-    let named = |row: AlertRow| (row.name.clone(), row.into());
+    let named = |alert: Alert| (alert.name.clone(), alert);
     Ok(found.into_iter().map(named).collect())
 }
 
@@ -217,7 +207,7 @@ pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String,
     for some in names.chunks(MOST_VALUES) {
         let some = values_of(some.iter().copied());
         let query = sql!("SELECT name, id FROM alerts WHERE name IN (?)", some);
-        found.extend(query.all::<(String, i64)>(conn).await?);
+        found.extend(query.all::<HashMap<String, i64>>(conn).await?);
     }
     Ok(found)
 }
@@ -246,16 +236,10 @@ row! {
 
 /// Stores repairs. A run that was stored before keeps its rows.
 pub async fn keep_repairs(conn: &mut Conn, rows: Vec<RepairsRow>) -> QueryResult<()> {
-    for some in rows.chunks(1_000) {
-        let into = format!("repairs ({})", RepairsRow::columns(""));
-        let insert = Sql::insert(
-            &into,
-            some.iter().cloned().map(RepairsRow::values).collect(),
-        );
-        let unchanged = sql!(" ON DUPLICATE KEY UPDATE run_id = repairs.run_id");
-        insert.and(unchanged).run(conn).await?;
-    }
-    Ok(())
+    let into = format!("repairs ({})", RepairsRow::NAMES.join(", "));
+    let rows = rows.into_iter().map(RepairsRow::values).collect();
+    let unchanged = " ON DUPLICATE KEY UPDATE run_id = repairs.run_id";
+    insert_all(conn, &into, rows, unchanged).await
 }
 
 /// Repairs that are not mailed yet, and the times of the last mails about repairs, newest first.
@@ -263,16 +247,12 @@ pub async fn unmailed_repairs(
     conn: &mut Conn,
     since: DateTime<Utc>,
 ) -> QueryResult<(Vec<RepairsRow>, Vec<DateTime<Utc>>)> {
-    let columns = RepairsRow::columns("");
-    let unmailed = format!(
-        "SELECT {columns} FROM repairs WHERE mailed_at IS NULL ORDER BY repaired_at, run_id, kind"
-    );
+    let unmailed =
+        "SELECT {columns} FROM repairs WHERE mailed_at IS NULL ORDER BY repaired_at, run_id, kind";
     let unmailed = sql!(unmailed).all(conn).await?;
     let mails =
-        "SELECT DISTINCT mailed_at, 0 FROM repairs WHERE mailed_at >= ? ORDER BY mailed_at DESC";
-    let mails: Vec<(NaiveDateTime, i64)> = sql!(mails, since).all(conn).await?;
-    let mails = mails.into_iter().map(|(at, _)| at.and_utc());
-    Ok((unmailed, mails.collect()))
+        "SELECT DISTINCT mailed_at FROM repairs WHERE mailed_at >= ? ORDER BY mailed_at DESC";
+    Ok((unmailed, sql!(mails, since).all(conn).await?))
 }
 
 /// Marks repairs as mailed, if these were.
@@ -288,25 +268,22 @@ pub async fn repairs_are_mailed(
     Ok(())
 }
 
-/// Coupon, drop, user, slot, and the reason.
-type ListedPromise = (i64, i64, String, Option<i64>, String);
+read_as!(BrokenPromise {
+    coupon_id: CouponId,
+    drop_id: DropId,
+    user_id: String,
+    slot: Option<i64>,
+    reason: String,
+});
 
 /// Reads the unresolved broken promises of these drops.
 pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {
     let mut found = Vec::new();
-    let query = "SELECT coupon_id, drop_id, user_id, slot, reason FROM broken_promises \
+    let query = "SELECT {columns} FROM broken_promises \
                  WHERE drop_id IN (?) AND mended_at IS NULL ORDER BY drop_id, user_id";
     for some in of.chunks(MOST_VALUES) {
         let query = sql!(query, values_of(some.iter().copied()));
-        let rows: Vec<ListedPromise> = query.all(conn).await?;
-        let promise = |(coupon, drop, user_id, slot, reason): ListedPromise| BrokenPromise {
-            coupon_id: CouponId(coupon),
-            drop_id: DropId(drop),
-            user_id,
-            slot,
-            reason,
-        };
-        found.extend(rows.into_iter().map(promise));
+        found.extend(query.all::<Vec<_>>(conn).await?);
     }
     Ok(found)
 }
@@ -317,42 +294,31 @@ pub async fn list(
     state: Option<AlertState>,
     before: Option<i64>,
     limit: u32,
-) -> Result<AlertPage, DbError> {
-    let columns = AlertRow::columns("a.");
-    let query = format!(
-        "SELECT a.id, c.name, {columns} FROM alerts a LEFT JOIN coupons c ON c.id = a.coupon_id \
-         WHERE a.status LIKE ? AND a.id < ? ORDER BY a.id DESC LIMIT ?"
-    );
+) -> DbResult<AlertPage> {
+    let query = "SELECT a.id, c.name, {a.columns} FROM alerts a LEFT JOIN coupons c ON c.id = a.coupon_id \
+                 WHERE a.status LIKE ? AND a.id < ? ORDER BY a.id DESC LIMIT ?";
     let state = state.map_or("%", AlertState::as_str);
-    let query = sql!(
-        query,
-        state,
-        before.unwrap_or(i64::MAX),
-        i64::from(limit) + 1
-    );
-    let mut rows: Vec<ListedRow> = db.all("list alerts", query).await?;
-    let has_more = rows.len() > limit as usize;
-    rows.truncate(limit as usize);
-    let next_before = rows.last().filter(|_| has_more).map(|row| row.0);
-    let listed = |row: ListedRow| ListedAlert {
-        id: row.0,
-        coupon_name: row.1,
-        alert: row.2.into(),
-    };
+    let before = before.unwrap_or(i64::MAX);
+    let query = sql!(query, state, before, i64::from(limit) + 1);
+    let alerts: Vec<(i64, Option<String>, Alert)> = db.all("list alerts", query).await?;
+    let mut alerts: Vec<ListedAlert> = alerts.into_iter().map(ListedAlert::from).collect();
+    let has_more = alerts.len() > limit as usize;
+    alerts.truncate(limit as usize);
+    let next_before = alerts.last().filter(|_| has_more).map(|alert| alert.id);
     Ok(AlertPage {
-        alerts: rows.into_iter().map(listed).collect(),
+        alerts,
         next_before,
     })
 }
 
-pub async fn find(db: &Db, id: i64) -> Result<Option<ListedAlert>, DbError> {
+pub async fn find(db: &Db, id: i64) -> DbResult<Option<ListedAlert>> {
     let newest = list(db, None, id.checked_add(1), 1).await?;
     Ok(newest.alerts.into_iter().find(|alert| alert.id == id))
 }
 
 impl Db {
     /// Counts firing alerts by kind. Only mailed alerts count.
-    pub async fn firing_by_kind(&self) -> Result<Vec<(String, i64)>, DbError> {
+    pub async fn firing_by_kind(&self) -> DbResult<Vec<(String, i64)>> {
         let firing = "SELECT kind, COUNT(*) FROM alerts WHERE status = 'firing' AND last_mailed_at >= first_seen_at \
                       GROUP BY kind";
         self.all("count firing alerts", sql!(firing)).await
@@ -367,7 +333,7 @@ pub async fn acknowledge(
     by: String,
     now: DateTime<Utc>,
     operator: Operator,
-) -> Result<Option<ListedAlert>, DbError> {
+) -> DbResult<Option<ListedAlert>> {
     db.transaction("acknowledge an alert", async move |conn| {
         let set = "UPDATE alerts SET acknowledged_at = ?, acknowledged_by = ? WHERE id = ? AND status = 'firing'";
         if sql!(set, now, &by, id).run(conn).await? == 0 {

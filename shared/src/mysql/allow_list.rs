@@ -1,4 +1,4 @@
-//! Allow lists of coupons. MySQL is the source of truth (docs/decisions/0019-allow-list.md).
+//! Allow lists of coupons. MySQL is the source of truth (docs/decisions/0012-revisions.md).
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use diesel::QueryResult;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::before;
-use super::{Conn, Db, DbError, USERS, json, list};
+use super::sql::read_as;
+use super::{Conn, Db, DbResult, USERS, json, list};
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 use crate::sql;
@@ -40,6 +41,11 @@ pub enum ListChanged {
     NoCoupon,
 }
 
+read_as!(AllowList {
+    revision: u64,
+    people: u32,
+});
+
 /// A coupon's list and how long ago it changed, in milliseconds by MySQL's clock.
 pub type ListWithAge = (CouponId, AllowList, Option<i64>);
 
@@ -52,7 +58,7 @@ impl Db {
         seen: u64,
         change: ListChange,
         by: Operator,
-    ) -> Result<ListChanged, DbError> {
+    ) -> DbResult<ListChanged> {
         let db = self.within(LONG);
         db.transaction("change an allow list", async move |conn| {
             change_list(conn, id, seen, &change, &by).await
@@ -61,7 +67,7 @@ impl Db {
     }
 
     /// Gives a coupon's list a new revision, also above `seen`.
-    pub async fn renew_allow_list(&self, id: CouponId, seen: u64) -> Result<(), DbError> {
+    pub async fn renew_allow_list(&self, id: CouponId, seen: u64) -> DbResult<()> {
         self.transaction("renew an allow list", async move |conn| {
             if let Some(list) = locked(conn, id).await? {
                 set_list(conn, id, seen, list.people).await?;
@@ -72,72 +78,39 @@ impl Db {
     }
 
     /// Reads the revisions and sizes of these coupons' lists.
-    pub async fn allow_lists(&self, ids: Vec<CouponId>) -> Result<Vec<ListWithAge>, DbError> {
+    pub async fn allow_lists(&self, ids: Vec<CouponId>) -> DbResult<Vec<ListWithAge>> {
         let query = "SELECT id, allow_list_revision, allow_list_people, \
                      TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(6)) DIV 1000 \
                      FROM coupons WHERE id IN (?)";
-        let found: Vec<(i64, u64, u32, Option<i64>)> =
-            self.all("read allow lists", sql!(query, list(ids))).await?;
-        let list =
-            |(id, revision, people, age_ms)| (CouponId(id), AllowList { revision, people }, age_ms);
-        Ok(found.into_iter().map(list).collect())
+        self.all("read allow lists", sql!(query, list(ids))).await
     }
 
     /// Reads a coupon's list with its users, both of one moment. Returns `None` if the coupon does
     /// not exist.
-    pub async fn listed_users(
-        &self,
-        id: CouponId,
-    ) -> Result<Option<(AllowList, Vec<UserId>)>, DbError> {
+    pub async fn listed_users(&self, id: CouponId) -> DbResult<Option<(AllowList, Vec<UserId>)>> {
         let query = "SELECT c.allow_list_revision, c.allow_list_people, l.user_id \
                      FROM coupons c LEFT JOIN coupon_allow_list l ON l.coupon_id = c.id WHERE c.id = ?";
         let db = self.within(LONG);
-        let rows: Vec<(u64, u32, Option<String>)> =
-            db.all("read an allow list", sql!(query, id)).await?;
-        let list = rows.first().map(|(revision, people, _)| AllowList {
-            revision: *revision,
-            people: *people,
-        });
-        let users = rows.into_iter().filter_map(|(_, _, user)| user);
-        let users = users.map(UserId::from_store).collect();
+        let rows = db.all("read an allow list", sql!(query, id));
+        let rows: Vec<(AllowList, Option<UserId>)> = rows.await?;
+        let list = rows.first().map(|(list, _)| *list);
+        let users = rows.into_iter().filter_map(|(_, user)| user).collect();
         Ok(list.map(|list| (list, users)))
     }
 
-    /// Reads users on a coupon's list with ids above `after`, in order of id.
-    pub async fn allowed_after(
-        &self,
-        id: CouponId,
-        after: String,
-        limit: i64,
-    ) -> Result<Vec<UserId>, DbError> {
-        let page = "SELECT user_id FROM coupon_allow_list \
-                    WHERE coupon_id = ? AND user_id > ? ORDER BY user_id LIMIT ?";
-        let page = sql!(page, id, after, limit);
-        let names: Vec<String> = self.all("page of an allow list", page).await?;
-        Ok(names.into_iter().map(UserId::from_store).collect())
-    }
-
-    /// Whether a user is on a coupon's list.
-    pub async fn is_allowed(&self, id: CouponId, user: &UserId) -> Result<bool, DbError> {
-        let query = "SELECT coupon_id FROM coupon_allow_list WHERE coupon_id = ? AND user_id = ?";
-        let found = self.first::<i64>("find a user on an allow list", sql!(query, id, user));
-        Ok(found.await?.is_some())
-    }
-
     /// Finds the coupons whose lists contain a user.
-    pub async fn allow_lists_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
+    pub async fn allow_lists_of_person(&self, user: &UserId) -> DbResult<Vec<CouponId>> {
         // Uses the primary key: one lookup per coupon with a list.
         let query = "SELECT l.coupon_id FROM coupons c STRAIGHT_JOIN coupon_allow_list l \
                      ON l.coupon_id = c.id AND l.user_id = ? WHERE c.allow_list_revision > 0 ORDER BY l.coupon_id";
         let db = self.within(LONG);
-        let found: Vec<i64> = db.all("allow lists of a user", sql!(query, user)).await?;
-        Ok(found.into_iter().map(CouponId).collect())
+        db.all("allow lists of a user", sql!(query, user)).await
     }
 
     /// Finds some coupons whose list has not changed for `kept` and whose drops were all sealed at
     /// least that long ago. An operator who adds days to such a coupon must upload the list again
     /// first.
-    pub async fn old_allow_lists(&self, kept: Duration) -> Result<Vec<CouponId>, DbError> {
+    pub async fn old_allow_lists(&self, kept: Duration) -> DbResult<Vec<CouponId>> {
         let Some(before) = before(kept) else {
             return Ok(Vec::new());
         };
@@ -149,12 +122,11 @@ impl Db {
              ORDER BY c.id LIMIT 100"
         );
         let db = self.within(LONG);
-        let found: Vec<i64> = db.all("old allow lists", sql!(old)).await?;
-        Ok(found.into_iter().map(CouponId).collect())
+        db.all("old allow lists", sql!(old)).await
     }
 
     /// Deletes the list of a coupon that is over.
-    pub async fn delete_allow_list(&self, id: CouponId) -> Result<(), DbError> {
+    pub async fn delete_allow_list(&self, id: CouponId) -> DbResult<()> {
         let db = self.within(LONG);
         db.transaction("delete an allow list", async move |conn| {
             if locked(conn, id).await?.is_some() {
@@ -211,8 +183,7 @@ async fn change_list(
 /// Locks a coupon's list until the transaction ends.
 async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>> {
     let lock = "SELECT allow_list_revision, allow_list_people FROM coupons WHERE id = ? FOR UPDATE";
-    let found: Option<(u64, u32)> = sql!(lock, id).first(conn).await?;
-    Ok(found.map(|(revision, people)| AllowList { revision, people }))
+    sql!(lock, id).first(conn).await
 }
 
 /// Sets the coupon's next revision, which is also the list's, and the size of the list.

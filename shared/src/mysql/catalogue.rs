@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use diesel::QueryResult;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
-use super::sql::row;
-use super::{Conn, Db, DbError, Refusal, Sql, json, list, refusal};
+use super::sql::{read_as, row};
+use super::{Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
 use crate::coupon::{Allow, AllowList, Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -33,18 +33,17 @@ row! {
     }
 }
 
-row! {
-    pub struct DropRow {
-        pub id: i64,
-        pub coupon_id: i64,
-        pub local_date: Option<NaiveDate>,
-        pub opens_at: NaiveDateTime,
-        pub closes_at: Option<NaiveDateTime>,
-        pub quantity: u32,
-        pub sealed_at: Option<NaiveDateTime>,
-        pub closed_early: bool,
-    }
-}
+read_as!(Drop {
+    id: DropId,
+    coupon_id: CouponId,
+    local_date: Option<NaiveDate>,
+    opens_at: DateTime<Utc>,
+    closes_at: Option<DateTime<Utc>>,
+    quantity: u32,
+    closed_early: bool,
+    sealed_at: Option<DateTime<Utc>>,
+    sealed_rows: Option<u32>,
+});
 
 /// Returns the assignments that write a coupon's settings.
 pub(super) fn settings(of: &CouponSettings) -> QueryResult<Sql> {
@@ -56,14 +55,13 @@ pub(super) fn settings(of: &CouponSettings) -> QueryResult<Sql> {
         of.waiting_list,
         of.paused,
         of.schedule.as_ref().map(json).transpose()?,
-        of.allow.as_ref().map(ToString::to_string),
+        of.allow.clone().map(String::from),
     ))
 }
 
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
         let schedule = row.schedule.as_deref();
-        let rule = row.allow_rule.as_deref();
         // The schema permits only these two words. A manually written schedule that cannot be
         // parsed creates no drops. An unreadable restriction admits only users on the list.
         Self {
@@ -75,7 +73,9 @@ impl From<CouponRow> for Coupon {
                 waiting_list: row.waiting_list,
                 paused: row.paused,
                 schedule: schedule.and_then(|json| serde_json::from_str(json).ok()),
-                allow: rule.map(|rule| rule.parse().unwrap_or(Allow::List)),
+                allow: row
+                    .allow_rule
+                    .map(|rule| rule.try_into().unwrap_or(Allow::List)),
             },
             revision: row.revision,
             era: row.era,
@@ -83,21 +83,6 @@ impl From<CouponRow> for Coupon {
                 revision: row.allow_list_revision,
                 people: row.allow_list_people,
             },
-        }
-    }
-}
-
-impl From<DropRow> for Drop {
-    fn from(row: DropRow) -> Self {
-        Self {
-            id: DropId(row.id),
-            coupon_id: CouponId(row.coupon_id),
-            local_date: row.local_date,
-            opens_at: row.opens_at.and_utc(),
-            closes_at: row.closes_at.map(|at| at.and_utc()),
-            quantity: row.quantity,
-            closed_early: row.closed_early,
-            sealed_at: row.sealed_at.map(|at| at.and_utc()),
         }
     }
 }
@@ -139,25 +124,15 @@ impl Db {
         key: Option<IdempotencyKey>,
         now: DateTime<Utc>,
         by: Operator,
-    ) -> Result<Result<WithDrops, EarlierRequest>, DbError> {
+    ) -> DbResult<Result<WithDrops, EarlierRequest>> {
         self.transaction("create coupon", async move |conn| {
             insert_coupon(conn, &new, key.as_ref(), now, &by).await
         })
         .await
     }
 
-    /// Reads the effect of an earlier request with this key. Returns `None` if there was none.
-    pub async fn earlier_request(
-        &self,
-        key: IdempotencyKey,
-    ) -> Result<Option<EarlierRequest>, DbError> {
-        let what = "find an idempotency key";
-        self.run(what, async move |conn| earlier(conn, &key).await)
-            .await
-    }
-
     /// Reads one coupon with its drops in order of opening. Returns `None` if it does not exist.
-    pub async fn coupon(&self, id: CouponId) -> Result<Option<WithDrops>, DbError> {
+    pub async fn coupon(&self, id: CouponId) -> DbResult<Option<WithDrops>> {
         let what = "read coupon";
         self.run(what, async move |conn| coupon_with_drops(conn, id).await)
             .await
@@ -166,7 +141,7 @@ impl Db {
     /// Reads the live coupons in order of id: daily coupons that have not ended, and coupons with
     /// an unsealed drop. Each comes with its unsealed drops in order of opening, and with the last
     /// opened drop. The cost depends only on the number of live coupons.
-    pub async fn catalogue(&self) -> Result<Vec<WithDrops>, DbError> {
+    pub async fn catalogue(&self) -> DbResult<Vec<WithDrops>> {
         // One day less allows for all time zones.
         let live = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL \
                     UNION SELECT id FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
@@ -177,7 +152,7 @@ impl Db {
     }
 
     /// Reads the existing coupons among `ids`, in the format of [`Db::catalogue`].
-    pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> Result<Vec<WithDrops>, DbError> {
+    pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> DbResult<Vec<WithDrops>> {
         self.run("read coupons", async move |conn| {
             select_coupons(conn, listed(&ids)?).await
         })
@@ -185,28 +160,23 @@ impl Db {
     }
 
     /// Reads at most `limit` coupons with ids above `after`, in order of id.
-    pub async fn coupons_after(
-        &self,
-        after: CouponId,
-        limit: i64,
-    ) -> Result<Vec<WithDrops>, DbError> {
+    pub async fn coupons_after(&self, after: CouponId, limit: i64) -> DbResult<Vec<WithDrops>> {
         let page = "SELECT id FROM coupons WHERE id > ? ORDER BY id LIMIT ?";
         let page = sql!(page, after, limit);
-        let ids: Vec<i64> = self.all("page of coupons", page).await?;
-        self.coupons_by_id(ids.into_iter().map(CouponId).collect())
+        self.coupons_by_id(self.all("page of coupons", page).await?)
             .await
     }
 
     /// Finds coupons whose names contain this text. If any name equals the text, returns only exact
     /// matches.
-    pub async fn coupons_named(&self, text: &str) -> Result<Vec<CouponId>, DbError> {
+    pub async fn coupons_named(&self, text: &str) -> DbResult<Vec<CouponId>> {
         let named = "SELECT id, name = ? FROM coupons WHERE LOCATE(?, name) > 0 ORDER BY 2 DESC, id LIMIT 50";
-        let mut found: Vec<(i64, bool)> =
+        let mut found: Vec<(CouponId, bool)> =
             self.all("coupons by name", sql!(named, text, text)).await?;
         if found.first().is_some_and(|(_, is_exact)| *is_exact) {
             found.retain(|(_, is_exact)| *is_exact);
         }
-        Ok(found.into_iter().map(|(id, _)| CouponId(id)).collect())
+        Ok(found.into_iter().map(|(id, _)| id).collect())
     }
 
     /// Creates the missing drops that a coupon's schedule requires. Returns the coupon as read in
@@ -216,7 +186,7 @@ impl Db {
         &self,
         id: CouponId,
         planned: Vec<PlannedDrop>,
-    ) -> Result<Option<WithDrops>, DbError> {
+    ) -> DbResult<Option<WithDrops>> {
         self.transaction("make drops", async move |conn| {
             // Lock the current settings, because an operator may be changing them.
             let lock = sql!("SELECT id FROM coupons WHERE id = ? FOR SHARE", id);
@@ -239,22 +209,21 @@ impl Db {
     }
 
     /// Reads the coupons with an unsealed drop that has opened, or opens within a minute.
-    pub async fn open_coupons_now(&self) -> Result<Vec<CouponId>, DbError> {
+    pub async fn open_coupons_now(&self) -> DbResult<Vec<CouponId>> {
         let open = "SELECT DISTINCT coupon_id FROM drops \
                     WHERE sealed_at IS NULL AND opens_at <= UTC_TIMESTAMP(3) + INTERVAL 1 MINUTE";
-        let open: Vec<i64> = self.all("read open coupons", sql!(open)).await?;
-        Ok(open.into_iter().map(CouponId).collect())
+        self.all("read open coupons", sql!(open)).await
     }
 
     /// Reads the era of a coupon from the primary.
-    pub async fn era(&self, coupon: CouponId) -> Result<Option<u64>, DbError> {
+    pub async fn era(&self, coupon: CouponId) -> DbResult<Option<u64>> {
         let era = sql!("SELECT era FROM coupons WHERE id = ?", coupon);
         self.first("read era", era).await
     }
 
     /// Reads the coupons with a schedule but without any drop, which are the coupons of one drop
     /// whose row was lost. Costs one lookup per coupon.
-    pub async fn coupons_without_drops(&self) -> Result<Vec<WithDrops>, DbError> {
+    pub async fn coupons_without_drops(&self) -> DbResult<Vec<WithDrops>> {
         let bare = "SELECT id FROM coupons c WHERE schedule IS NOT NULL \
                     AND NOT EXISTS (SELECT 1 FROM drops WHERE coupon_id = c.id)";
         self.run("coupons without drops", async move |conn| {
@@ -263,7 +232,7 @@ impl Db {
         .await
     }
 
-    pub async fn has_drop(&self, id: DropId) -> Result<bool, DbError> {
+    pub async fn has_drop(&self, id: DropId) -> DbResult<bool> {
         let drop = sql!("SELECT id FROM drops WHERE id = ?", id);
         Ok(self.first::<i64>("find drop", drop).await?.is_some())
     }
@@ -283,23 +252,19 @@ async fn select_coupons(conn: &mut Conn, which: Sql) -> QueryResult<Vec<WithDrop
     // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
     // coupons.
     let joined = sql!(") w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id");
-    let coupons = sql!(format!("SELECT {} FROM (", CouponRow::columns("c.")));
-    let coupons = coupons.and(which).and(joined);
+    let coupons = sql!("SELECT {c.columns} FROM (").and(which).and(joined);
     let found: Vec<CouponRow> = coupons.all(conn).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
     let ids: Vec<CouponId> = found.iter().map(|coupon| CouponId(coupon.id)).collect();
-    let columns = DropRow::columns("d.");
-    let drops = format!(
-        ") SELECT {columns} FROM w STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
-         UNION SELECT {columns} FROM w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
-         WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
-         ORDER BY opens_at DESC LIMIT 1) d ON TRUE ORDER BY coupon_id, opens_at, id"
-    );
+    let drops = ") SELECT {d.columns} FROM w STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
+                 UNION SELECT {d.columns} FROM w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
+                 WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
+                 ORDER BY opens_at DESC LIMIT 1) d ON TRUE ORDER BY coupon_id, opens_at, id";
     let drops = sql!("WITH w AS (").and(listed(&ids)?).and(sql!(drops));
-    let drops: Vec<DropRow> = drops.all(conn).await?;
-    let mut drops = drops.into_iter().map(Drop::from).peekable();
+    let drops: Vec<Drop> = drops.all(conn).await?;
+    let mut drops = drops.into_iter().peekable();
     let with_drops = |row: CouponRow| {
         let coupon = Coupon::from(row);
         let own =
@@ -324,14 +289,10 @@ pub async fn rules_of_drops(
     conn: &mut Conn,
     ids: &[DropId],
 ) -> QueryResult<HashMap<DropId, DropRules>> {
-    let columns = DropRow::columns("d.");
-    let rules = format!(
-        "SELECT {columns}, c.once_per FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)"
-    );
+    let rules = "SELECT {d.columns}, c.once_per FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)";
     let rules = sql!(rules, list(ids.iter().copied()));
-    let rows: Vec<(DropRow, String)> = rules.all(conn).await?;
-    let rules = |(row, once_per): (DropRow, String)| {
-        let drop = Drop::from(row);
+    let rows: Vec<(Drop, String)> = rules.all(conn).await?;
+    let rules = |(drop, once_per): (Drop, String)| {
         let rules = DropRules {
             coupon_id: drop.coupon_id,
             quantity: drop.quantity,
@@ -454,18 +415,13 @@ pub(super) async fn coupon_with_drops(
     conn: &mut Conn,
     id: CouponId,
 ) -> QueryResult<Option<WithDrops>> {
-    let query = format!(
-        "SELECT {} FROM coupons WHERE id = ?",
-        CouponRow::columns("")
-    );
+    let query = "SELECT {columns} FROM coupons WHERE id = ?";
     let row: Option<CouponRow> = sql!(query, id).first(conn).await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some((row.into(), drops_of(conn, id).await?)))
 }
 
 async fn drops_of(conn: &mut Conn, coupon: CouponId) -> QueryResult<Vec<Drop>> {
-    let columns = DropRow::columns("");
-    let own = format!("SELECT {columns} FROM drops WHERE coupon_id = ? ORDER BY opens_at");
-    let rows: Vec<DropRow> = sql!(own, coupon).all(conn).await?;
-    Ok(rows.into_iter().map(Drop::from).collect())
+    let own = "SELECT {columns} FROM drops WHERE coupon_id = ? ORDER BY opens_at";
+    sql!(own, coupon).all(conn).await
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::catalogue::{coupon_with_drops, settings};
 use super::ops_actions::{Operator, OperatorAct};
-use super::{Conn, Db, DbError, Refusal, list, refusal};
+use super::{Conn, Db, DbError, DbResult, Refusal, list, refusal};
 use crate::coupon::{Coupon, CouponPatch, Drop};
 use crate::domain::{CouponId, DropId};
 use crate::drops::is_one_lost;
@@ -48,7 +48,7 @@ impl Db {
         id: CouponId,
         seen: u64,
         only: Option<u64>,
-    ) -> Result<Option<(Coupon, Vec<Drop>)>, DbError> {
+    ) -> DbResult<Option<(Coupon, Vec<Drop>)>> {
         self.transaction("take revision", async move |conn| {
             let found = locked(conn, id).await?;
             let fits = |found: u64| found >= seen && only.is_none_or(|only| only == found);
@@ -76,7 +76,7 @@ impl Db {
         patch: CouponPatch,
         now: DateTime<Utc>,
         by: Operator,
-    ) -> Result<CouponChanged, DbError> {
+    ) -> DbResult<CouponChanged> {
         let mut attempts = 0;
         loop {
             let (own, by) = (patch.clone(), by.clone());
@@ -100,11 +100,7 @@ impl Db {
     ///
     /// # Errors
     /// [`DbError`]; nothing was changed.
-    pub async fn recover_settings(
-        &self,
-        coupon: Coupon,
-        drops: Vec<Drop>,
-    ) -> Result<bool, DbError> {
+    pub async fn recover_settings(&self, coupon: Coupon, drops: Vec<Drop>) -> DbResult<bool> {
         self.transaction("recover settings", async move |conn| {
             let found = locked(conn, coupon.id).await?;
             if found.is_none_or(|revision| revision >= coupon.revision) {
@@ -132,7 +128,7 @@ async fn change(
     }
     // A reconciler seals drops without the lock of their coupon.
     let unsealed = "SELECT id FROM drops WHERE coupon_id = ? AND sealed_at IS NULL FOR UPDATE";
-    sql!(unsealed, id).all::<i64>(conn).await?;
+    sql!(unsealed, id).all::<Vec<i64>>(conn).await?;
     let Some(before) = coupon_with_drops(conn, id).await? else {
         return Ok(CouponChanged::NoCoupon);
     };

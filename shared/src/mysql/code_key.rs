@@ -1,15 +1,15 @@
-//! The installation's key for codes (docs/decisions/0021-codes.md).
+//! The installation's key for codes (docs/decisions/0011-slot-limits.md).
 
 use diesel::QueryResult;
 use rand::RngExt as _;
 
 use super::codes::CodeKey;
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbResult};
 use crate::sql;
 
 impl Db {
     /// Returns the installation's key, which is read once per pool.
-    pub async fn code_key(&self) -> Result<CodeKey, DbError> {
+    pub async fn code_key(&self) -> DbResult<CodeKey> {
         let read = || self.run("key of the codes", async |conn| read_or_draw(conn).await);
         self.code_key.get_or_try_init(read).await.cloned()
     }

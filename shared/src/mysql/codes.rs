@@ -1,6 +1,6 @@
 //! Derives codes from a claim and a key of the installation, so that a rewritten row gets the code
 //! that its user was shown. A code begins with drop and slot, which are the primary key of its row,
-//! so that no index on codes is needed (docs/decisions/0021-codes.md).
+//! so that no index on codes is needed (docs/decisions/0011-slot-limits.md).
 
 use std::sync::Arc;
 

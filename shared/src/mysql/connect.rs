@@ -70,15 +70,15 @@ impl Manager for Connecting {
 
 impl Pooled {
     pub(super) async fn takes_writes(&mut self) -> QueryResult<bool> {
-        let asked = sql!(format!("SELECT {IS_PRIMARY}")).cached();
-        let takes = asked.one(&mut self.conn).await?;
+        let takes = sql!(IS_PRIMARY).one(&mut self.conn).await?;
         self.asked_at = Instant::now();
         Ok(takes)
     }
 }
 
 /// True if the server accepts writes. Aurora uses the second variable.
-pub(super) const IS_PRIMARY: &str = "(@@global.read_only = 0 AND @@global.innodb_read_only = 0)";
+pub(super) const IS_PRIMARY: &str =
+    "SELECT @@global.read_only = 0 AND @@global.innodb_read_only = 0";
 
 /// `sql_mode`: strict, so that MySQL refuses invalid data instead of truncating it.
 /// READ COMMITTED: no gap locks, so that consumers do not block each other.
@@ -136,32 +136,28 @@ fn why_not(
     if let (Some(tls), Some(reason)) = (tls, tls::cause(&error)) {
         return ConnectionError::InvalidConnectionUrl(tls.sentence(reason));
     }
-    match error {
-        mysql_async::Error::Server(error) if error.code == WANTS_TLS => ConnectionError::InvalidConnectionUrl(format!(
-            "it takes encrypted connections only ({error}): add ?require_ssl=true to DATABASE_URL"
-        )),
-        mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => ConnectionError::InvalidConnectionUrl(
-            "it does not speak TLS: give it a certificate, or leave require_ssl out of DATABASE_URL on a private network".to_owned(),
-        ),
+    ConnectionError::InvalidConnectionUrl(match error {
+        mysql_async::Error::Server(error) if error.code == WANTS_TLS => {
+            format!("it takes encrypted connections only ({error}): add ?require_ssl=true to DATABASE_URL")
+        }
+        mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => {
+            "it does not speak TLS: give it a certificate, or leave require_ssl out of DATABASE_URL on a private network".to_owned()
+        }
         mysql_async::Error::Server(error) if error.code == UNKNOWN_DATABASE => {
             let name = database.unwrap_or_default();
-            ConnectionError::InvalidConnectionUrl(format!(
-                "it has no database {name}: run CREATE DATABASE `{name}`, or correct DATABASE_URL"
-            ))
+            format!("it has no database {name}: run CREATE DATABASE `{name}`, or correct DATABASE_URL")
         }
         mysql_async::Error::Server(error) if DOES_NOT_LET_IN.contains(&error.code) => {
             let may_need_certificate = tls.is_some_and(|tls| !tls.has_identity());
             let certificate = if may_need_certificate { "; a user may also need TLS_CERT_FILE" } else { "" };
-            ConnectionError::InvalidConnectionUrl(format!("{error}; see DATABASE_URL{certificate}"))
+            format!("{error}; see DATABASE_URL{certificate}")
         }
         // MySQL asks unknown users for a password with any of its plugins.
         mysql_async::Error::Driver(error @ DriverError::UnknownAuthPlugin { .. }) => {
-            ConnectionError::InvalidConnectionUrl(format!(
-                "{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password; see DATABASE_URL"
-            ))
+            format!("{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password; see DATABASE_URL")
         }
-        other => ConnectionError::BadConnection(other.to_string()),
-    }
+        other => return ConnectionError::BadConnection(other.to_string()),
+    })
 }
 
 /// Makes mysql_async connect to the address of the URL. By default, it asks a server at a loopback

@@ -111,6 +111,9 @@ impl DbError {
     }
 }
 
+/// The result of a call.
+pub type DbResult<T> = Result<T, DbError>;
+
 /// Settings of [`Db`].
 #[derive(Debug, Clone)]
 pub struct DbSettings {
@@ -174,7 +177,7 @@ impl Db {
     /// # Errors
     /// [`DbError`]; after an error that may have left a reply on the connection, the connection is
     /// closed.
-    pub async fn run<T, F>(&self, what: &'static str, op: F) -> Result<T, DbError>
+    pub async fn run<T, F>(&self, what: &'static str, op: F) -> DbResult<T>
     where
         for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
             + AsyncFunc<&'r mut Conn, QueryResult<T>, Fut: Send>
@@ -186,7 +189,7 @@ impl Db {
     }
 
     /// Like [`Db::run`], in a transaction.
-    pub async fn transaction<T, F>(&self, what: &'static str, op: F) -> Result<T, DbError>
+    pub async fn transaction<T, F>(&self, what: &'static str, op: F) -> DbResult<T>
     where
         for<'r> F: AsyncFnOnce(&'r mut Conn) -> QueryResult<T>
             + AsyncFunc<&'r mut Conn, QueryResult<T>, Fut: Send>
@@ -201,7 +204,7 @@ impl Db {
         self.call(what, whole).await
     }
 
-    async fn call<T: 'static>(&self, what: &'static str, op: Op) -> Result<T, DbError> {
+    async fn call<T: 'static>(&self, what: &'static str, op: Op) -> DbResult<T> {
         let task = tokio::spawn(attempt(self.clone(), what, op));
         let answer = task.await.unwrap_or(Err(DbError::Panicked { what }))?;
         let answer = answer.downcast().map(|answer| *answer);
@@ -209,7 +212,7 @@ impl Db {
     }
 
     /// Checks that MySQL answers.
-    pub async fn ping(&self) -> Result<(), DbError> {
+    pub async fn ping(&self) -> DbResult<()> {
         self.execute("ping", sql!("DO 0")).await.map(|_| ())
     }
 }
@@ -235,7 +238,7 @@ where
     Box::new(move |conn| async move { Ok(Box::new(op(conn).await?) as AnyValue) }.boxed())
 }
 
-async fn attempt(db: Db, what: &'static str, op: Op) -> Result<AnyValue, DbError> {
+async fn attempt(db: Db, what: &'static str, op: Op) -> DbResult<AnyValue> {
     let limit = db.limit;
     // The wait for a free connection does not shorten the attempt to create one: if MySQL does not
     // answer, each caller would otherwise begin an attempt shortly before its own limit.
@@ -290,19 +293,19 @@ fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
 /// `seconds`. Locks are per server, so the lock's name includes the database's.
 pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> QueryResult<bool> {
     let query = "SELECT GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?)";
-    let got: Option<i64> = sql!(query, name, seconds).one(conn).await?;
-    Ok(got == Some(1))
+    let got: Option<bool> = sql!(query, name, seconds).one(conn).await?;
+    Ok(got == Some(true))
 }
 
 impl Db {
     /// Opens a dedicated connection outside the pool, for locks that last as long as their
     /// connection (`GET_LOCK`).
-    pub async fn dedicated(settings: &DbSettings) -> Result<Conn, DbError> {
+    pub async fn dedicated(settings: &DbSettings) -> DbResult<Conn> {
         within(settings, establish(&settings.url)).await
     }
 
     /// Opens a connection without our session settings, which other products refuse.
-    pub async fn plain(settings: &DbSettings) -> Result<mysql_async::Conn, DbError> {
+    pub async fn plain(settings: &DbSettings) -> DbResult<mysql_async::Conn> {
         within(settings, open(&settings.url, Vec::new())).await
     }
 }
@@ -311,7 +314,7 @@ impl Db {
 async fn within<T>(
     settings: &DbSettings,
     connecting: impl Future<Output = ConnectionResult<T>>,
-) -> Result<T, DbError> {
+) -> DbResult<T> {
     match tokio::time::timeout(settings.limit, connecting).await {
         Ok(done) => done.map_err(|error| no_connection(&error)),
         Err(_) => Err(no_connection_within(settings.limit)),

@@ -13,7 +13,7 @@ use diesel_async::SimpleAsyncConnection as _;
 
 use super::literal::push_text;
 use super::sql::row;
-use super::{Conn, Db, DbError, list};
+use super::{Conn, Db, DbResult, list};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::sql;
 
@@ -61,10 +61,7 @@ impl DeadLetterRow {
 impl Db {
     /// Counts the unresolved dead letters of each drop, except those that name another coupon.
     /// Omits drops without dead letters.
-    pub async fn count_dead_letters(
-        &self,
-        drops: Vec<DropId>,
-    ) -> Result<HashMap<DropId, u64>, DbError> {
+    pub async fn count_dead_letters(&self, drops: Vec<DropId>) -> DbResult<HashMap<DropId, u64>> {
         let count = "SELECT f.drop_id, COUNT(*) FROM failed_claims f JOIN drops d ON d.id = f.drop_id \
                      WHERE f.resolved_at IS NULL AND f.drop_id IN (?) \
                      AND (f.coupon_id IS NULL OR f.coupon_id = d.coupon_id) GROUP BY f.drop_id";
@@ -81,15 +78,12 @@ impl Db {
         coupon: CouponId,
         drop: DropId,
         slots: RangeInclusive<i64>,
-    ) -> Result<Vec<DeadLetterRow>, DbError> {
-        let first = format!(
-            "SELECT {} FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY slot \
-             ORDER BY source_partition IS NOT NULL AND reason <> '{CORRECTED}', id) AS place \
-             FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? AND slot BETWEEN ? AND ? \
-             AND COALESCE(coupon_id = ?, TRUE)) w JOIN failed_claims f ON f.id = w.id \
-             WHERE w.place <= {OF_A_SLOT} ORDER BY f.slot, w.place",
-            DeadLetterRow::columns("f.")
-        );
+    ) -> DbResult<Vec<DeadLetterRow>> {
+        let first = "SELECT {f.columns} FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY slot \
+                     ORDER BY source_partition IS NOT NULL AND reason <> 'corrected', id) AS place \
+                     FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? AND slot BETWEEN ? AND ? \
+                     AND COALESCE(coupon_id = ?, TRUE)) w JOIN failed_claims f ON f.id = w.id \
+                     WHERE w.place <= 100 ORDER BY f.slot, w.place";
         let first = sql!(first, drop, *slots.start(), *slots.end(), coupon);
         let db = self.within(LONG);
         db.all("read dead letters", first).await
@@ -102,31 +96,22 @@ impl Db {
         coupon: CouponId,
         drop: DropId,
         quantity: Slot,
-    ) -> Result<Vec<DeadLetterRow>, DbError> {
-        let mut found = Vec::new();
-        let columns = DeadLetterRow::columns("");
-        for (named, most) in [("IS NOT NULL", 1_000), ("IS NULL", EXAMPLES as u64)] {
-            let beside = format!(
-                "SELECT {columns} FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? \
-                 AND (slot IS NULL OR slot < 1 OR slot > ?) AND COALESCE(coupon_id = ?, TRUE) AND user_id {named} LIMIT ?"
-            );
-            let beside = sql!(beside, drop, quantity, coupon, most);
-            let db = self.within(LONG);
-            found.extend(
-                db.all::<DeadLetterRow>("read dead letters beside the slots", beside)
-                    .await?,
-            );
-        }
-        Ok(found)
+    ) -> DbResult<Vec<DeadLetterRow>> {
+        let beside = "SELECT {columns} FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? \
+                      AND (slot IS NULL OR slot < 1 OR slot > ?) AND COALESCE(coupon_id = ?, TRUE)";
+        let beside = |which| sql!(beside, drop, quantity, coupon).and(sql!(which));
+        let named = sql!("(").and(beside(" AND user_id IS NOT NULL LIMIT 1000) UNION ALL ("));
+        let all = named.and(beside(" AND user_id IS NULL LIMIT 10)"));
+        self.within(LONG)
+            .all("read dead letters beside the slots", all)
+            .await
     }
 
     /// Returns those of these dead letters that are unresolved.
-    pub async fn open_dead_letters(&self, ids: Vec<i64>) -> Result<HashSet<i64>, DbError> {
+    pub async fn open_dead_letters(&self, ids: Vec<i64>) -> DbResult<HashSet<i64>> {
         let open = "SELECT id FROM failed_claims WHERE id IN (?) AND resolved_at IS NULL";
-        let open: Vec<i64> = self
-            .all("read open dead letters", sql!(open, list(ids)))
-            .await?;
-        Ok(open.into_iter().collect())
+        self.all("read open dead letters", sql!(open, list(ids)))
+            .await
     }
 
     /// Reads the unresolved dead letters that name no drop in which a pass could issue them, or a
@@ -136,7 +121,7 @@ impl Db {
         &self,
         coupon: Option<CouponId>,
         drop: Option<DropId>,
-    ) -> Result<Vec<LooseDeadLetters>, DbError> {
+    ) -> DbResult<Vec<LooseDeadLetters>> {
         let of_coupon = |id| sql!(" AND (g.coupon_id = ? OR d.coupon_id = ?)", id, id);
         let of_drop = |id| sql!(" AND g.drop_id = ?", id);
         let groups = sql!(LOOSE)
@@ -148,14 +133,11 @@ impl Db {
         let mut loose = Vec::with_capacity(groups.len());
         for (why, number, first_ids) in groups {
             let first: Vec<&str> = first_ids.split(',').take(EXAMPLES).collect();
-            let examples = format!(
-                "SELECT {} FROM failed_claims e STRAIGHT_JOIN failed_claims f \
-                 ON f.drop_id <=> e.drop_id AND f.coupon_id <=> e.coupon_id AND f.resolved_at IS NULL \
-                 AND (f.user_id IS NULL) = (e.user_id IS NULL) WHERE e.id IN ({}) LIMIT {EXAMPLES}",
-                DeadLetterRow::columns("f."),
-                first.join(",")
-            );
-            let examples = db.all("read loose dead letters", sql!(examples)).await?;
+            let examples = "SELECT {f.columns} FROM failed_claims e STRAIGHT_JOIN failed_claims f \
+                            ON f.drop_id <=> e.drop_id AND f.coupon_id <=> e.coupon_id AND f.resolved_at IS NULL \
+                            AND (f.user_id IS NULL) = (e.user_id IS NULL) WHERE e.id IN (?) LIMIT 10";
+            let examples = sql!(examples, list(first));
+            let examples = db.all("read loose dead letters", examples).await?;
             loose.push(LooseDeadLetters {
                 why,
                 number,
@@ -167,7 +149,7 @@ impl Db {
 
     /// Deletes dead letters that were resolved longer than `kept` ago, including payloads, in small
     /// statements. Returns their number. Unresolved ones are kept indefinitely.
-    pub async fn delete_resolved_dead_letters(&self, kept: Duration) -> Result<usize, DbError> {
+    pub async fn delete_resolved_dead_letters(&self, kept: Duration) -> DbResult<usize> {
         const STATEMENTS: usize = 20;
         let mut deleted = 0;
         for _ in 0..STATEMENTS {
@@ -189,11 +171,8 @@ impl Db {
         &self,
         coupon: CouponId,
         user: &UserId,
-    ) -> Result<Vec<DeadLetterRow>, DbError> {
-        let columns = DeadLetterRow::columns("");
-        let own = format!(
-            "SELECT {columns} FROM failed_claims WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000"
-        );
+    ) -> DbResult<Vec<DeadLetterRow>> {
+        let own = "SELECT {columns} FROM failed_claims WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
         let what = "read a person's dead letters";
         self.all(what, sql!(own, coupon, user)).await
     }
@@ -201,9 +180,6 @@ impl Db {
 
 /// Maximum duration of counting all unresolved dead letters from the index.
 const LONG: Duration = Duration::from_secs(30);
-
-/// Maximum number of dead letters on one slot that a pass processes.
-const OF_A_SLOT: usize = 100;
 
 const DELETED_AT_ONCE: usize = 500;
 

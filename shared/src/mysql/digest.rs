@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 
 use super::alerts::{self, AlertState, ListedAlert};
-use super::{Db, DbError};
+use super::sql::read_as;
+use super::{Db, DbResult};
 use crate::domain::{CouponId, DropId};
 use crate::sql;
 
@@ -54,56 +55,50 @@ pub struct DailyDigest {
     pub lost: Vec<(String, u64)>,
 }
 
-/// Coupon and its name, drop, quantity, rows.
-type SealedRow = (i64, String, i64, u32, u32);
+read_as!(DigestDrop {
+    coupon_id: CouponId,
+    coupon_name: String,
+    drop_id: DropId,
+    quantity: u32,
+    rows: u32,
+});
 
 /// Reads the digest of a period.
-pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<DailyDigest, DbError> {
+pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> DbResult<DailyDigest> {
     let open = alerts::list(db, Some(AlertState::Firing), None, 500).await?;
     db.within(LIMIT).run("gather the day", async move |conn| {
-        let count = |all: Vec<(String, i64)>| -> Vec<(String, u64)> {
-            let unsigned = |(word, n): (String, i64)| (word, n.unsigned_abs());
-            all.into_iter().map(unsigned).collect()
-        };
         let runs = "SELECT status, COUNT(*) FROM reconcile_runs WHERE started_at >= ? AND started_at < ? \
                     AND finished_at IS NOT NULL AND NOT dry_run GROUP BY status ORDER BY status";
-        let runs = count(sql!(runs, from, to).all(conn).await?);
-        let last = "SELECT MAX(finished_at), COUNT(*) FROM reconcile_runs WHERE status IN ('clean', 'repaired') AND NOT dry_run";
-        let (last, _): (Option<NaiveDateTime>, i64) = sql!(last).one(conn).await?;
+        let runs = sql!(runs, from, to).all(conn).await?;
+        let last = "SELECT MAX(finished_at) FROM reconcile_runs WHERE status IN ('clean', 'repaired') AND NOT dry_run";
+        let last_success_at = sql!(last).one(conn).await?;
         let repairs = "SELECT kind, CAST(SUM(number) AS SIGNED) FROM repairs WHERE repaired_at >= ? AND repaired_at < ? \
                        GROUP BY kind ORDER BY kind";
-        let repairs = count(sql!(repairs, from, to).all(conn).await?);
+        let repairs = sql!(repairs, from, to).all(conn).await?;
         let sealed = "SELECT c.id, c.name, d.id, d.quantity, COALESCE(d.sealed_rows, 0) FROM drops d \
                       JOIN coupons c ON c.id = d.coupon_id WHERE d.sealed_at >= ? AND d.sealed_at < ? ORDER BY d.sealed_at LIMIT ?";
-        let sealed: Vec<SealedRow> = sql!(sealed, from, to, LINES).all(conn).await?;
+        let sealed = sql!(sealed, from, to, LINES).all(conn).await?;
         let totals = "SELECT (SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL), \
                       (SELECT COUNT(*) FROM drops WHERE sealed_at >= ? AND sealed_at < ?), \
                       (SELECT COUNT(*) FROM outbox WHERE sent_at >= ? AND sent_at < ?), \
                       (SELECT COUNT(*) FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL)";
         let totals = sql!(totals, from, to, from, to);
-        let (broken, sealed_total, sent, waiting): (i64, i64, i64, i64) = totals.one(conn).await?;
+        let (broken, sealed_total, sent, waiting) = totals.one(conn).await?;
         let lost = "SELECT target, COUNT(*) FROM outbox WHERE given_up_at >= ? AND given_up_at < ? \
                     GROUP BY target ORDER BY target LIMIT ?";
-        let lost = count(sql!(lost, from, to, LINES).all(conn).await?);
-        let drop = |(coupon, coupon_name, drop, quantity, rows): SealedRow| DigestDrop {
-            coupon_id: CouponId(coupon),
-            coupon_name,
-            drop_id: DropId(drop),
-            quantity,
-            rows,
-        };
+        let lost = sql!(lost, from, to, LINES).all(conn).await?;
         Ok(DailyDigest {
             from,
             to,
             open: open.alerts,
-            broken: broken.unsigned_abs(),
+            broken,
             runs,
-            last_success_at: last.map(|at| at.and_utc()),
+            last_success_at,
             repairs,
-            sealed: sealed.into_iter().map(drop).collect(),
-            sealed_total: sealed_total.unsigned_abs(),
-            sent: sent.unsigned_abs(),
-            waiting: waiting.unsigned_abs(),
+            sealed,
+            sealed_total,
+            sent,
+            waiting,
             lost,
         })
     })

@@ -7,7 +7,7 @@ use diesel::QueryResult;
 use serde_json::{Value, json};
 
 use super::ops_actions::{Operator, OperatorAct};
-use super::{Conn, Db, DbError, list};
+use super::{Conn, Db, DbResult, list};
 use crate::domain::{CouponId, UserId};
 use crate::sql;
 
@@ -26,7 +26,7 @@ pub type RowsByTable = Vec<(&'static str, usize)>;
 
 impl Db {
     /// Finds the coupons in which a user has a row, a revocation, or a broken promise.
-    pub async fn coupons_of_person(&self, user: &UserId) -> Result<Vec<CouponId>, DbError> {
+    pub async fn coupons_of_person(&self, user: &UserId) -> DbResult<Vec<CouponId>> {
         // Uses the unique key of each table: one lookup per coupon.
         let of = |table| {
             format!(
@@ -37,12 +37,11 @@ impl Db {
             .map(of)
             .join(" UNION ");
         let all = sql!(format!("{all} ORDER BY id"), user, user, user);
-        let found: Vec<i64> = self.within(LONG).all("coupons of a person", all).await?;
-        Ok(found.into_iter().map(CouponId).collect())
+        self.within(LONG).all("coupons of a person", all).await
     }
 
     /// Counts the open dead letters and promises of a user.
-    pub async fn open_of_person(&self, user: &UserId) -> Result<i64, DbError> {
+    pub async fn open_of_person(&self, user: &UserId) -> DbResult<i64> {
         let user = user.clone();
         let db = self.within(LONG);
         db.run("what is open of a person", async move |conn| {
@@ -60,7 +59,7 @@ impl Db {
         coupons: Vec<CouponId>,
         pseudonym: String,
         by: Operator,
-    ) -> Result<Option<RowsByTable>, DbError> {
+    ) -> DbResult<Option<RowsByTable>> {
         let db = self.within(LONG);
         db.transaction("erase a person", async move |conn| {
             // Lock the drops, so that none is unsealed in the meantime.
@@ -96,11 +95,7 @@ impl Db {
     }
 
     /// Replaces the id in findings of passes and actions of operators. Safe to repeat.
-    pub async fn erase_records(
-        &self,
-        user: UserId,
-        pseudonym: String,
-    ) -> Result<RowsByTable, DbError> {
+    pub async fn erase_records(&self, user: UserId, pseudonym: String) -> DbResult<RowsByTable> {
         let db = self.within(LONG);
         db.run("erase a person in records", async move |conn| {
             let rename = "UPDATE reconcile_findings SET user_id = ?, detail = 'erased' WHERE user_id = ?";

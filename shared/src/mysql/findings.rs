@@ -1,10 +1,12 @@
 //! Findings of runs. They belong to the run that found them first: a later run with the same result
 //! refers to it (`same_as`), so the table grows with events and not with passes.
 
+use std::time::Duration;
+
 use chrono::NaiveDateTime;
 
 use super::sql::row;
-use super::{Db, DbError, Sql};
+use super::{Db, DbResult, insert_all};
 use crate::domain::{CouponId, UserId};
 use crate::sql;
 
@@ -24,8 +26,11 @@ row! {
     }
 }
 
-/// Findings written per statement.
-const AT_ONCE: usize = 500;
+const INTO: &str = "reconcile_findings (run_id, coupon_id, drop_id, kind, slot, user_id, action, result, detail, \
+                    needs_person, dead_letter)";
+
+/// Time limit for writing all findings of a run.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Findings deleted per statement.
 const DELETED_AT_ONCE: u32 = 5_000;
@@ -37,19 +42,18 @@ impl Db {
         &self,
         run_id: &str,
         findings: Vec<FindingRow>,
-    ) -> Result<(), DbError> {
+    ) -> DbResult<()> {
         // Those that an attempt wrote before it failed.
         let delete = "DELETE FROM reconcile_findings WHERE run_id = ? LIMIT ?";
         let delete = sql!(delete, run_id, DELETED_AT_ONCE);
         let what = "delete findings of a run";
         while self.execute(what, delete.clone()).await? > 0 {}
-        let into = format!("reconcile_findings ({})", FindingRow::columns(""));
-        for some in findings.chunks(AT_ONCE) {
-            let rows = some.iter().cloned().map(FindingRow::values).collect();
-            self.execute("write findings", Sql::insert(&into, rows))
-                .await?;
-        }
-        Ok(())
+        let rows = findings.into_iter().map(FindingRow::values).collect();
+        let db = self.within(LONG);
+        db.run("write findings", async move |conn| {
+            insert_all(conn, INTO, rows, "").await
+        })
+        .await
     }
 
     /// Reads at most `limit` findings of a run with ids above `after`.
@@ -58,11 +62,8 @@ impl Db {
         run_id: String,
         limit: u32,
         after: i64,
-    ) -> Result<Vec<(i64, FindingRow)>, DbError> {
-        let page = format!(
-            "SELECT id, {} FROM reconcile_findings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?",
-            FindingRow::columns("")
-        );
+    ) -> DbResult<Vec<(i64, FindingRow)>> {
+        let page = "SELECT id, {columns} FROM reconcile_findings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?";
         self.all("findings of a run", sql!(page, run_id, after, limit))
             .await
     }
@@ -72,7 +73,7 @@ impl Db {
         &self,
         letter: i64,
         drop: Option<i64>,
-    ) -> Result<Option<(String, NaiveDateTime)>, DbError> {
+    ) -> DbResult<Option<(String, NaiveDateTime)>> {
         // The condition matches the index on drop and result.
         let left = "SELECT detail, created_at FROM reconcile_findings \
                     WHERE drop_id <=> ? AND result = 'skipped' AND dead_letter = ? ORDER BY created_at DESC LIMIT 1";
@@ -86,11 +87,8 @@ impl Db {
         &self,
         coupon: CouponId,
         user: &UserId,
-    ) -> Result<Vec<(FindingRow, NaiveDateTime)>, DbError> {
-        let about = format!(
-            "SELECT {}, created_at FROM reconcile_findings WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000",
-            FindingRow::columns("")
-        );
+    ) -> DbResult<Vec<(FindingRow, NaiveDateTime)>> {
+        let about = "SELECT {columns}, created_at FROM reconcile_findings WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
         self.all("findings about a person", sql!(about, coupon, user))
             .await
     }

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{Db, DbError, list};
+use super::sql::read_as;
+use super::{Db, DbResult, list};
 use crate::domain::DropId;
 use crate::sql;
 
@@ -14,6 +15,11 @@ pub struct ShownRepairs {
     pub fingerprint: u64,
 }
 
+read_as!(ShownRepairs {
+    number: u32,
+    fingerprint: u64,
+});
+
 impl Db {
     /// Records the repairs that are held back. `looked` means that an operator sees them;
     /// otherwise, an earlier record stays, because no operator may have seen the new repairs.
@@ -23,7 +29,7 @@ impl Db {
         repairs: ShownRepairs,
         run_id: &str,
         looked: bool,
-    ) -> Result<(), DbError> {
+    ) -> DbResult<()> {
         let verb = if looked { "REPLACE" } else { "INSERT IGNORE" };
         let into = "INTO held_back (drop_id, repairs, fingerprint, run_id) VALUES (?, ?, ?, ?)";
         let (number, fingerprint) = (repairs.number, repairs.fingerprint);
@@ -34,18 +40,14 @@ impl Db {
     }
 
     /// Reads the repairs that were recorded last.
-    pub async fn shown_repairs(&self, drop: DropId) -> Result<Option<ShownRepairs>, DbError> {
-        let shown = "SELECT repairs, fingerprint FROM held_back WHERE drop_id = ?";
-        let shown: Option<(u32, u64)> = self.first("repairs held back", sql!(shown, drop)).await?;
-        Ok(shown.map(|(number, fingerprint)| ShownRepairs {
-            number,
-            fingerprint,
-        }))
+    pub async fn shown_repairs(&self, drop: DropId) -> DbResult<Option<ShownRepairs>> {
+        let shown = "SELECT repairs AS number, fingerprint FROM held_back WHERE drop_id = ?";
+        self.first("repairs held back", sql!(shown, drop)).await
     }
 
     /// Deletes the records of these drops, whose repairs are made or no longer needed. Any
     /// confirmation becomes void.
-    pub async fn forget_held_back(&self, drops: HashSet<DropId>) -> Result<(), DbError> {
+    pub async fn forget_held_back(&self, drops: HashSet<DropId>) -> DbResult<()> {
         let forget = sql!("DELETE FROM held_back WHERE drop_id IN (?)", list(drops));
         self.execute("forget repairs held back", forget)
             .await

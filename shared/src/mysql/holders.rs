@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::issued::IssuedRow;
-use super::{Db, DbError};
+use super::{Db, DbResult};
 use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
 
@@ -27,28 +27,21 @@ pub struct HoldersPage {
 impl Db {
     /// Reads a page of at most `limit` rows. Returns `None` if the drop does not belong to the
     /// coupon.
-    pub async fn holders(
-        &self,
-        which: HolderRange,
-        limit: usize,
-    ) -> Result<Option<HoldersPage>, DbError> {
+    pub async fn holders(&self, which: HolderRange, limit: usize) -> DbResult<Option<HoldersPage>> {
         self.run("page of holders", async move |conn| {
             let own = "SELECT id FROM drops WHERE coupon_id = ? ORDER BY opens_at, id";
-            let mut own: Vec<i64> = sql!(own, which.coupon).all(conn).await?;
-            own.retain(|id| which.drop.is_none_or(|drop| drop.0 == *id));
+            let mut own: Vec<DropId> = sql!(own, which.coupon).all(conn).await?;
+            own.retain(|id| which.drop.is_none_or(|drop| drop == *id));
             if own.is_empty() && which.drop.is_some() {
                 return Ok(None);
             }
-            let (DropId(first), mut after) = which.after;
+            let (first, mut after) = which.after;
             let mut rows: Vec<IssuedRow> = Vec::new();
-            let page = format!(
-                "SELECT {} FROM issued_coupons WHERE drop_id = ? AND slot > ? AND coupon_id = ? ORDER BY slot LIMIT ?",
-                IssuedRow::columns("")
-            );
-            for drop in own.into_iter().skip_while(|id| first != 0 && first != *id) {
+            let page = "SELECT {columns} FROM issued_coupons WHERE drop_id = ? AND slot > ? AND coupon_id = ? ORDER BY slot LIMIT ?";
+            for drop in own.into_iter().skip_while(|id| first.0 != 0 && first != *id) {
                 let wanted = (limit + 1 - rows.len()) as u64;
-                let page = sql!(&page, drop, after, which.coupon, wanted);
-                rows.extend(page.all::<IssuedRow>(conn).await?);
+                let page = sql!(page, drop, after, which.coupon, wanted);
+                rows.extend(page.all::<Vec<IssuedRow>>(conn).await?);
                 if rows.len() > limit {
                     break;
                 }
@@ -62,7 +55,7 @@ impl Db {
     }
 
     /// Counts the rows of each drop. Omits drops without rows.
-    pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> Result<HashMap<DropId, i64>, DbError> {
+    pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> DbResult<HashMap<DropId, i64>> {
         let count =
             "SELECT drop_id, COUNT(*) FROM issued_coupons WHERE drop_id IN (?) GROUP BY drop_id";
         self.by_drop("count rows by drop", count, &drops).await

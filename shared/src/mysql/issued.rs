@@ -17,7 +17,7 @@ use super::literal::push_text;
 use super::sealed::rows_changed;
 use super::slot_limits::SlotLimits;
 use super::sql::row;
-use super::{Conn, Db, DbError, MOST_VALUES, USERS, json, list};
+use super::{Conn, Db, DbError, DbResult, MOST_VALUES, USERS, json, list};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::sql;
 use crate::trace::TraceContext;
@@ -139,8 +139,7 @@ pub async fn on_slots(
     drop: DropId,
     slots: &[Slot],
 ) -> QueryResult<Vec<IssuedRow>> {
-    let columns = IssuedRow::columns("");
-    let on = format!("SELECT {columns} FROM issued_coupons WHERE drop_id = ? AND slot IN (?)");
+    let on = "SELECT {columns} FROM issued_coupons WHERE drop_id = ? AND slot IN (?)";
     sql!(on, drop, list(slots.iter().copied())).all(conn).await
 }
 
@@ -160,34 +159,31 @@ pub async fn of_people(
         .collect();
     users.sort_unstable();
     users.dedup();
-    let query = format!(
-        "SELECT {} FROM {USERS} STRAIGHT_JOIN issued_coupons i FORCE INDEX (issued_coupons_one_each) \
-         ON i.coupon_id = ? AND i.user_id = j.user_id ORDER BY i.claimed_at, i.slot",
-        IssuedRow::columns("i.")
-    );
-    sql!(query, json(&users)?, coupon).all(conn).await
+    let own = " STRAIGHT_JOIN issued_coupons i FORCE INDEX (issued_coupons_one_each) \
+               ON i.coupon_id = ? AND i.user_id = j.user_id ORDER BY i.claimed_at, i.slot";
+    let users = sql!("SELECT {i.columns} FROM ").and(sql!(USERS, json(&users)?));
+    users.and(sql!(own, coupon)).all(conn).await
 }
 
 /// Slots counted per statement, which takes MySQL about 50 ms.
-const SLOTS_COUNTED_AT_ONCE: usize = 200_000;
+const SLOTS_COUNTED_AT_ONCE: i64 = 200_000;
 
 impl Db {
     /// Counts the rows of a drop in ranges, so that no statement takes longer for a larger drop.
-    pub async fn count_rows(&self, drop: DropId, upper: i64) -> Result<u64, DbError> {
-        let mut rows = 0;
-        for from in (0..=upper).step_by(SLOTS_COUNTED_AT_ONCE) {
-            let count = "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ? AND slot >= ? AND slot < ? + ?";
-            let part = sql!(count, drop, from, from, SLOTS_COUNTED_AT_ONCE as u64);
+    pub async fn count_rows(&self, drop: DropId, upper: i64) -> DbResult<u64> {
+        let (mut rows, mut from) = (0, 0);
+        while from <= upper {
+            let count =
+                "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ? AND slot >= ? AND slot < ?";
+            let part = sql!(count, drop, from, from + SLOTS_COUNTED_AT_ONCE);
+            from += SLOTS_COUNTED_AT_ONCE;
             rows += self.first::<u64>("count rows", part).await?.unwrap_or(0);
         }
         Ok(rows)
     }
 
     /// Reads the highest slot with a row, by drop.
-    pub async fn highest_slots(
-        &self,
-        drops: Vec<DropId>,
-    ) -> Result<HashMap<DropId, Slot>, DbError> {
+    pub async fn highest_slots(&self, drops: Vec<DropId>) -> DbResult<HashMap<DropId, Slot>> {
         let highest =
             "SELECT drop_id, MAX(slot) FROM issued_coupons WHERE drop_id IN (?) GROUP BY drop_id";
         self.by_drop("highest slots", highest, &drops).await
@@ -198,7 +194,7 @@ impl Db {
         &self,
         drop: DropId,
         slots: RangeInclusive<Slot>,
-    ) -> Result<Vec<ClaimOfSlot>, DbError> {
+    ) -> DbResult<Vec<ClaimOfSlot>> {
         let what = "rows on slots";
         self.run(what, async move |conn| {
             rows_between(conn, drop, slots).await
@@ -207,16 +203,10 @@ impl Db {
     }
 
     /// Reads the trace of a slot's row, if it has one.
-    pub async fn trace_on_slot(
-        &self,
-        drop: DropId,
-        slot: Slot,
-    ) -> Result<Option<TraceContext>, DbError> {
+    pub async fn trace_on_slot(&self, drop: DropId, slot: Slot) -> DbResult<Option<TraceContext>> {
         let query = "SELECT traceparent FROM issued_coupons WHERE drop_id = ? AND slot = ?";
-        let found: Option<Option<String>> = self
-            .first("trace of a row", sql!(query, drop, slot))
-            .await?;
-        let parent = found.flatten();
+        let found = self.first("trace of a row", sql!(query, drop, slot));
+        let parent: Option<String> = found.await?.flatten();
         Ok(parent.and_then(|text| TraceContext::parse(text.as_bytes())))
     }
 
@@ -225,7 +215,7 @@ impl Db {
         &self,
         coupon: CouponId,
         people: &[UserId],
-    ) -> Result<Vec<IssuedRow>, DbError> {
+    ) -> DbResult<Vec<IssuedRow>> {
         let people = people.to_vec();
         self.run("rows of people", async move |conn| {
             let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
@@ -244,7 +234,7 @@ impl Db {
         by: IssuedBy,
         resolutions: Vec<Resolution>,
         run_id: &str,
-    ) -> Result<FencedInsert, DbError> {
+    ) -> DbResult<FencedInsert> {
         let run_id = run_id.to_owned();
         let key = self.code_key().await?;
         // Insert in the order of the primary key, like the consumer, so that the two wait for each
@@ -281,7 +271,7 @@ impl Db {
         (coupon, era): (CouponId, u64),
         drop: DropId,
         slots: RangeInclusive<Slot>,
-    ) -> Result<Option<Vec<ClaimOfSlot>>, DbError> {
+    ) -> DbResult<Option<Vec<ClaimOfSlot>>> {
         let db = self.of_primary();
         db.transaction("rows in an era", async move |conn| {
             if has_later_era(conn, coupon, era).await? {
@@ -297,14 +287,14 @@ impl Db {
     pub(super) async fn by_drop<N: TryFrom<i64>>(
         &self,
         what: &'static str,
-        query: &str,
+        query: &'static str,
         drops: &[DropId],
-    ) -> Result<HashMap<DropId, N>, DbError> {
+    ) -> DbResult<HashMap<DropId, N>> {
         let mut found = HashMap::new();
         for some in drops.chunks(MOST_VALUES) {
-            let of_some = sql!(query, list(some.iter().copied()));
-            let numbers: Vec<(i64, i64)> = self.all(what, of_some).await?;
-            let of_drop = |(drop, number)| Some((DropId(drop), N::try_from(number).ok()?));
+            let some = sql!(query, list(some.iter().copied()));
+            let numbers: Vec<(DropId, i64)> = self.all(what, some).await?;
+            let of_drop = |(drop, number)| Some((drop, N::try_from(number).ok()?));
             found.extend(numbers.into_iter().filter_map(of_drop));
         }
         Ok(found)
@@ -316,7 +306,7 @@ impl Db {
 /// answer counts ([`Db::of_primary`]).
 pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> QueryResult<bool> {
     let lock = sql!("SELECT era FROM coupons WHERE id = ? FOR SHARE", coupon);
-    let now: Option<u64> = lock.cached().first(conn).await?;
+    let now: Option<u64> = lock.first(conn).await?;
     Ok(now.is_some_and(|now| now > era))
 }
 
@@ -337,13 +327,12 @@ async fn rows_between(
 ) -> QueryResult<Vec<ClaimOfSlot>> {
     let query = "SELECT slot, user_id, claimed_at FROM issued_coupons \
                  WHERE drop_id = ? AND slot BETWEEN ? AND ? ORDER BY slot";
-    let rows: Vec<(Slot, String, NaiveDateTime)> = sql!(query, drop, *slots.start(), *slots.end())
-        .all(conn)
-        .await?;
-    let claim = |(slot, user, at): (Slot, String, NaiveDateTime)| ClaimOfSlot {
+    let rows = sql!(query, drop, *slots.start(), *slots.end());
+    let rows: Vec<(Slot, UserId, DateTime<Utc>)> = rows.all(conn).await?;
+    let claim = |(slot, user, at): (Slot, UserId, DateTime<Utc>)| ClaimOfSlot {
         slot,
-        user: UserId::from_store(user),
-        at_ms: Some(at.and_utc().timestamp_millis()),
+        user,
+        at_ms: Some(at.timestamp_millis()),
     };
     Ok(rows.into_iter().map(claim).collect())
 }

@@ -43,9 +43,9 @@ pub mod void;
 pub(crate) const MOST_VALUES: usize = 10_000;
 
 pub use connect::Conn;
-pub use db::{AsyncFunc, Db, DbError, DbSettings};
+pub use db::{AsyncFunc, Db, DbError, DbResult, DbSettings};
 pub use refusal::{Refusal, refusal};
-pub use sql::{Columns, Sql, Value, list};
+pub use sql::{Columns, Sql, Value, insert_all, list};
 
 /// Lists users as a table `j`; takes them as a JSON array. Unlike a long list, it needs few
 /// parameters, and MySQL does not estimate their rows.

@@ -3,11 +3,12 @@
 
 use std::net::IpAddr;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use serde_json::Value;
 
-use super::{Conn, Db, DbError};
+use super::sql::read_as;
+use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId};
 use crate::http::views::RecordedAct;
 use crate::sql;
@@ -19,7 +20,7 @@ pub struct Operator {
     pub name: Option<String>,
     /// Fingerprint of the token, because operators share tokens and tokens are rotated.
     pub token: String,
-    /// The peer's address, or the client's address as given by trusted proxies.
+    /// The peer's address.
     pub from: Option<IpAddr>,
 }
 
@@ -51,23 +52,17 @@ impl Operator {
     }
 }
 
+read_as!(RecordedAct { at: DateTime<Utc>, by: Option<String>, action: String, detail: String, });
+
 impl Db {
     /// Reads the last actions on a coupon, newest first.
-    pub async fn acts_on(&self, coupon: CouponId) -> Result<Vec<RecordedAct>, DbError> {
-        type Row = (NaiveDateTime, Option<String>, String, String);
+    pub async fn acts_on(&self, coupon: CouponId) -> DbResult<Vec<RecordedAct>> {
         let last = "SELECT at, operator, action, CAST(detail AS CHAR) FROM ops_actions WHERE coupon_id = ? ORDER BY at DESC, id DESC LIMIT 20";
-        let rows: Vec<Row> = self.all("acts on a coupon", sql!(last, coupon)).await?;
-        let act = |(at, by, action, detail): Row| RecordedAct {
-            at: at.and_utc(),
-            by,
-            action,
-            detail,
-        };
-        Ok(rows.into_iter().map(act).collect())
+        self.all("acts on a coupon", sql!(last, coupon)).await
     }
 
     /// Records an action that changes nothing else.
-    pub async fn record_act(&self, by: Operator, act: OperatorAct) -> Result<(), DbError> {
+    pub async fn record_act(&self, by: Operator, act: OperatorAct) -> DbResult<()> {
         self.run("record an act", async move |conn| by.did(conn, act).await)
             .await
     }

@@ -8,14 +8,11 @@ use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use diesel::QueryResult;
 
 use super::sql::row;
-use super::{Conn, Db, DbError, Sql, list};
+use super::{Columns as _, Conn, Db, DbResult, insert_all, list};
 use crate::sql;
 
 /// Rows read per round.
 const ROUND: i64 = 64;
-
-/// Rows inserted per statement.
-const AT_ONCE: usize = 100;
 
 /// Rows of this age are given up.
 const GIVE_UP: TimeDelta = TimeDelta::days(1);
@@ -87,14 +84,10 @@ pub enum DeliveryOutcome {
 
 /// Adds messages to the outbox. One that is already there for its target stays unchanged.
 pub async fn enqueue(conn: &mut Conn, messages: Vec<Outgoing>) -> QueryResult<()> {
-    for some in messages.chunks(AT_ONCE) {
-        let into = format!("outbox ({})", Outgoing::columns(""));
-        let rows = some.iter().cloned().map(Outgoing::values);
-        let unchanged = sql!(" ON DUPLICATE KEY UPDATE batch = outbox.batch");
-        let insert = Sql::insert(&into, rows.collect()).and(unchanged);
-        insert.run(conn).await?;
-    }
-    Ok(())
+    let into = format!("outbox ({})", Outgoing::NAMES.join(", "));
+    let rows = messages.into_iter().map(Outgoing::values).collect();
+    let unchanged = " ON DUPLICATE KEY UPDATE batch = outbox.batch";
+    insert_all(conn, &into, rows, unchanged).await
 }
 
 /// What a sender delivers.
@@ -115,18 +108,15 @@ pub async fn lease(
     served: Served,
     now: DateTime<Utc>,
     until: DateTime<Utc>,
-) -> Result<Vec<Leased>, DbError> {
+) -> DbResult<Vec<Leased>> {
     db.transaction("lease messages", async move |conn| {
         // No attempt or lease is scheduled that far ahead. If there is one, the clock has been set
         // back since. Rows that another sender has locked are skipped.
         let never = now + TimeDelta::minutes(75);
-        let columns = Outgoing::columns("");
-        let due = format!(
-            "SELECT id, attempts, {columns} FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL \
-             AND (next_attempt_at <= ? OR next_attempt_at > ? OR attempts = 0) \
-             AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
-             AND (channel = ? OR target IN (?)) AND target NOT IN (?) ORDER BY id LIMIT ? FOR UPDATE SKIP LOCKED"
-        );
+        let due = "SELECT id, attempts, {columns} FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL \
+                   AND (next_attempt_at <= ? OR next_attempt_at > ? OR attempts = 0) \
+                   AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
+                   AND (channel = ? OR target IN (?)) AND target NOT IN (?) ORDER BY id LIMIT ? FOR UPDATE SKIP LOCKED";
         let mails = if served.mails { Channel::Mail.word() } else { "" };
         // An empty list would exclude every target.
         let busy = served.busy.iter().map(String::as_str).chain([""]);
@@ -150,7 +140,7 @@ pub async fn record_outcome(
     id: i64,
     outcome: DeliveryOutcome,
     now: DateTime<Utc>,
-) -> Result<(), DbError> {
+) -> DbResult<()> {
     let (sent, given_up, next, error) = match outcome {
         DeliveryOutcome::Sent => (Some(now), None, None, None),
         DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
@@ -165,7 +155,7 @@ pub async fn record_outcome(
 /// Gives up on messages that are a day old and whose next attempt was due an hour ago: no process
 /// serves them. Otherwise, when `SMTP_URL` is set after months, old mails would look as if their
 /// events had just happened. Returns how many.
-pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> Result<usize, DbError> {
+pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> DbResult<usize> {
     db.run("give up old messages", async move |conn| {
         // A read takes no locks, so the sender of another process is not delayed.
         let old = "SELECT id, attempts FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
@@ -188,7 +178,7 @@ pub fn is_old(created_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
 }
 
 /// Counts unsent messages by channel.
-pub async fn waiting(db: &Db) -> Result<Vec<(String, i64)>, DbError> {
+pub async fn waiting(db: &Db) -> DbResult<Vec<(String, i64)>> {
     let open = "SELECT channel, COUNT(*) FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL GROUP BY channel";
     db.all("count what waits in the outbox", sql!(open)).await
 }

@@ -4,7 +4,7 @@
 use chrono::NaiveDateTime;
 
 use super::sql::row;
-use super::{Db, DbError};
+use super::{Db, DbResult};
 use crate::domain::{DropId, Slot};
 use crate::sql;
 
@@ -32,16 +32,13 @@ pub fn sampled(quantity: Slot) -> Vec<Slot> {
 
 impl Db {
     /// Reads a sample of a drop's rows in order of slot, which is the order of admission.
-    pub async fn pace(&self, drop: DropId) -> Result<Vec<SlotPace>, DbError> {
+    pub async fn pace(&self, drop: DropId) -> DbResult<Vec<SlotPace>> {
         // `n` is a series that starts at 0.
-        let sample = format!(
-            "WITH RECURSIVE series (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM series WHERE n < {SLOTS} - 1) \
-             SELECT {} FROM drops d JOIN series ON series.n < LEAST({SLOTS}, d.quantity) \
-             STRAIGHT_JOIN issued_coupons i ON i.drop_id = d.id \
-                 AND i.slot = 1 + FLOOR(series.n * d.quantity / LEAST({SLOTS}, d.quantity)) \
-             WHERE d.id = ? ORDER BY i.slot",
-            SlotPace::columns("i.")
-        );
+        let sample = "WITH RECURSIVE series (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM series WHERE n < 99) \
+                      SELECT {i.columns} FROM drops d JOIN series ON series.n < LEAST(100, d.quantity) \
+                      STRAIGHT_JOIN issued_coupons i ON i.drop_id = d.id \
+                          AND i.slot = 1 + FLOOR(series.n * d.quantity / LEAST(100, d.quantity)) \
+                      WHERE d.id = ? ORDER BY i.slot";
         self.all("read a drop's pace", sql!(sample, drop)).await
     }
 }

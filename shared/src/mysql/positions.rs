@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use diesel::QueryResult;
 
-use super::{Conn, Db, DbError, Sql, list};
+use super::{Conn, Db, DbResult, Sql, list};
 use crate::sql;
 
 /// The offset after the last message with a row or dead letter, by partition.
@@ -26,9 +26,8 @@ fn read(topic: &str) -> Sql {
 
 impl Db {
     /// Reads the positions of a topic.
-    pub async fn topic_positions(&self, topic: &str) -> Result<Positions, DbError> {
-        let rows: Vec<(i32, i64)> = self.all("read positions", read(topic)).await?;
-        Ok(rows.into_iter().collect())
+    pub async fn topic_positions(&self, topic: &str) -> DbResult<Positions> {
+        self.all("read positions", read(topic)).await
     }
 
     /// Stores the first offset of a partition whose position is missing, or outside the log (the
@@ -40,7 +39,7 @@ impl Db {
         partition: i32,
         seen: Option<i64>,
         first: i64,
-    ) -> Result<(), DbError> {
+    ) -> DbResult<()> {
         let begin = "INSERT INTO topic_positions (topic, partition_id, next_offset) VALUES (?, ?, ?) \
                      ON DUPLICATE KEY UPDATE next_offset = IF(next_offset = ?, VALUES(next_offset), next_offset)";
         let begin = sql!(begin, topic, partition, first, seen.unwrap_or(first));
@@ -49,11 +48,7 @@ impl Db {
     }
 
     /// Advances positions in a transaction that inserts no rows; see [`advance`].
-    pub async fn advance_positions(
-        &self,
-        topic: &str,
-        ranges: ReadRanges,
-    ) -> Result<Vec<i32>, DbError> {
+    pub async fn advance_positions(&self, topic: &str, ranges: ReadRanges) -> DbResult<Vec<i32>> {
         let topic = topic.to_owned();
         self.transaction("move positions", async move |conn| {
             advance(conn, &topic, &ranges).await
@@ -72,7 +67,7 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
     // Lock only these partitions: consumers that lock each other's rows would deadlock.
     let own = list(ranges.keys().copied());
     let locked = read(topic).and(sql!(" AND partition_id IN (?) FOR SHARE", own));
-    let positions: Positions = locked.all::<(i32, i64)>(conn).await?.into_iter().collect();
+    let positions: Positions = locked.all(conn).await?;
     let elsewhere = ranges
         .iter()
         .filter(|(partition, offsets)| positions.get(partition) != Some(&offsets.end));

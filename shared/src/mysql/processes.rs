@@ -10,10 +10,9 @@ use chrono::NaiveDateTime;
 use diesel::QueryResult;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::IS_PRIMARY;
 use super::db::get_lock;
-use super::sql::row;
-use super::{Conn, Db, DbError, DbSettings, Sql};
+use super::sql::{read_as, row};
+use super::{Conn, Db, DbError, DbResult, DbSettings, Sql};
 use crate::kafka::KafkaSettings;
 use crate::sql;
 
@@ -48,6 +47,11 @@ pub struct Deadlines {
     pub in_flight_ms: i64,
 }
 
+read_as!(Deadlines {
+    publish_ms: i64,
+    in_flight_ms: i64,
+});
+
 /// Identifies this process by host and process id.
 pub fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -75,20 +79,14 @@ impl ProcessRow {
         let uses_group = self.role != "serve" && other.role != "serve";
         let uses_redis = self.redis_prefix.is_some() && other.redis_prefix.is_some();
         let prefix = |row: &Self| row.redis_prefix.clone().unwrap_or_default();
-        let (setting, own, theirs) = [
+        let group = |row: &Self| row.consumer_group.clone();
+        let (_, setting, own, theirs) = [
             (true, "KAFKA_TOPIC", self.topic.clone(), other.topic.clone()),
-            (
-                uses_group,
-                "KAFKA_GROUP",
-                self.consumer_group.clone(),
-                other.consumer_group.clone(),
-            ),
+            (uses_group, "KAFKA_GROUP", group(self), group(other)),
             (uses_redis, "REDIS_KEY_PREFIX", prefix(self), prefix(other)),
         ]
         .into_iter()
-        .find_map(|(is_used, setting, own, theirs)| {
-            (is_used && own != theirs).then_some((setting, own, theirs))
-        })?;
+        .find(|(is_used, _, own, theirs)| *is_used && own != theirs)?;
         Some(format!(
             "{setting} is {own} here and {theirs} in {} ({}), which works on the same database: give all programs the \
              same, and start this one again a minute after the other has stopped",
@@ -98,13 +96,11 @@ impl ProcessRow {
 }
 
 impl Db {
-    async fn announce(&self, id: &str, row: &ProcessRow) -> Result<(), DbError> {
-        let columns = ProcessRow::columns("");
+    async fn announce(&self, id: &str, row: &ProcessRow) -> DbResult<()> {
         let mut values = row.clone().values();
         values.push(id.into());
-        let renew = format!(
-            "REPLACE INTO processes ({columns}, id, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))"
-        );
+        let renew = "REPLACE INTO processes (role, owner, redis_prefix, topic, consumer_group, publish_deadline_ms, \
+                     fallback_deadline_ms, id, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))";
         self.execute("announce process", Sql::new(renew, values))
             .await?;
         let forget =
@@ -115,26 +111,19 @@ impl Db {
     }
 
     /// Reads the running processes.
-    pub async fn processes(&self) -> Result<Vec<ProcessRow>, DbError> {
-        let columns = ProcessRow::columns("");
-        let running = format!(
-            "SELECT {columns} FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND LIMIT 10000"
-        );
+    pub async fn processes(&self) -> DbResult<Vec<ProcessRow>> {
+        let running = "SELECT {columns} FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND LIMIT 10000";
         self.all("list processes", sql!(running, RUNNING_SECONDS))
             .await
     }
 
     /// Reads the longest deadlines of the API's processes.
-    pub async fn longest_deadlines(&self) -> Result<Deadlines, DbError> {
-        let longest = "SELECT MAX(publish_deadline_ms), MAX(publish_deadline_ms + fallback_deadline_ms) FROM processes \
-                       WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
-        let longest: Option<(Option<i64>, Option<i64>)> =
-            self.first("read deadlines", sql!(longest)).await?;
-        let (publish, in_flight) = longest.unwrap_or_default();
-        Ok(Deadlines {
-            publish_ms: publish.unwrap_or(0),
-            in_flight_ms: in_flight.unwrap_or(0),
-        })
+    pub async fn longest_deadlines(&self) -> DbResult<Deadlines> {
+        let longest = "SELECT COALESCE(MAX(publish_deadline_ms), 0) AS publish_ms, \
+                       COALESCE(MAX(publish_deadline_ms + fallback_deadline_ms), 0) AS in_flight_ms \
+                       FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
+        let longest = self.first("read deadlines", sql!(longest)).await?;
+        Ok(longest.unwrap_or_default())
     }
 }
 
@@ -200,11 +189,7 @@ pub struct PassLock {
 
 impl PassLock {
     /// Takes the lock, waiting at most `wait`. Returns `None` if another process holds it.
-    pub async fn take(
-        settings: &DbSettings,
-        work: Work,
-        wait: Duration,
-    ) -> Result<Option<Self>, DbError> {
+    pub async fn take(settings: &DbSettings, work: Work, wait: Duration) -> DbResult<Option<Self>> {
         let mut conn = Db::dedicated(settings).await?;
         let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
         let limit = wait + settings.limit;
@@ -250,7 +235,7 @@ impl Drop for PassLock {
 
 impl Db {
     /// Describes the holder of the pass lock, in any process.
-    pub async fn pass_holder(&self) -> Result<Option<String>, DbError> {
+    pub async fn pass_holder(&self) -> DbResult<Option<String>> {
         type Holder = (i64, Option<String>, Option<String>, Option<NaiveDateTime>);
         let holder = "SELECT held.connection, r.id, r.owner, r.started_at \
                       FROM (SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) AS connection) held \
@@ -308,11 +293,10 @@ async fn keep(
 }
 
 async fn is_held(conn: &mut Conn, work: Work) -> QueryResult<bool> {
-    let held = format!(
-        "SELECT IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() AND {IS_PRIMARY}"
-    );
-    let held: Option<i64> = sql!(held, work.prefix()).one(conn).await?;
-    Ok(held == Some(1))
+    let held = "SELECT IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() \
+                AND @@global.read_only = 0 AND @@global.innodb_read_only = 0";
+    let held: Option<bool> = sql!(held, work.prefix()).one(conn).await?;
+    Ok(held == Some(true))
 }
 
 #[cfg(test)]

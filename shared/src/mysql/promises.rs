@@ -10,7 +10,7 @@ use super::issued::{IssuedRow, of_people};
 use super::ops_actions::{Operator, OperatorAct};
 use super::revoked::{self, Revocation};
 use super::sql::row;
-use super::{Db, DbError, list};
+use super::{Db, DbResult, list};
 use crate::domain::{CouponId, DropId, NamedDrop, UserId};
 use crate::sql;
 
@@ -41,11 +41,7 @@ const MEND: &str = "UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3) \
 
 impl Db {
     /// Marks these users' broken promises as resolved, because the users now have rows.
-    pub async fn mend_broken_promises(
-        &self,
-        drop: DropId,
-        people: &[UserId],
-    ) -> Result<(), DbError> {
+    pub async fn mend_broken_promises(&self, drop: DropId, people: &[UserId]) -> DbResult<()> {
         for some in people.chunks(Self::PROMISES_AT_ONCE) {
             let mend = sql!(MEND, drop, list(some));
             self.execute("mend broken promises", mend).await?;
@@ -60,7 +56,7 @@ impl Db {
         NamedDrop { coupon, drop }: NamedDrop,
         user: &UserId,
         by: Operator,
-    ) -> Result<usize, DbError> {
+    ) -> DbResult<usize> {
         let user = user.clone();
         self.transaction("give up broken promises", async move |conn| {
             let given_up = sql!(MEND, drop, &user).run(conn).await?;
@@ -82,27 +78,18 @@ impl Db {
     pub const PROMISES_AT_ONCE: usize = 1_000;
 
     /// Reads the drops with unresolved broken promises.
-    pub async fn drops_with_broken_promises(&self) -> Result<HashSet<DropId>, DbError> {
+    pub async fn drops_with_broken_promises(&self) -> DbResult<HashSet<DropId>> {
         let drops = sql!("SELECT DISTINCT drop_id FROM broken_promises WHERE mended_at IS NULL");
-        let ids: Vec<i64> = self.all("drops with broken promises", drops).await?;
-        Ok(ids.into_iter().map(DropId).collect())
+        self.all("drops with broken promises", drops).await
     }
 
     /// Reads a page of a drop's unresolved broken promises: users with ids above `after`, in order
     /// of id. An unknown slot sorts last.
-    pub async fn open_promises(
-        &self,
-        drop: DropId,
-        after: String,
-    ) -> Result<Vec<(UserId, i64)>, DbError> {
-        let page = "SELECT user_id, slot FROM broken_promises \
+    pub async fn open_promises(&self, drop: DropId, after: String) -> DbResult<Vec<(UserId, i64)>> {
+        let page = "SELECT user_id, COALESCE(slot, 9223372036854775807) FROM broken_promises \
                     WHERE mended_at IS NULL AND drop_id = ? AND user_id > ? ORDER BY user_id LIMIT ?";
         let page = sql!(page, drop, after, Self::PROMISES_AT_ONCE as u64);
-        let page: Vec<(String, Option<i64>)> = self.all("read broken promises", page).await?;
-        let promise = |(user, slot): (String, Option<i64>)| {
-            (UserId::from_store(user), slot.unwrap_or(i64::MAX))
-        };
-        Ok(page.into_iter().map(promise).collect())
+        self.all("read broken promises", page).await
     }
 
     /// Reads a user's broken promises in a coupon, including resolved ones.
@@ -110,24 +97,20 @@ impl Db {
         &self,
         coupon: CouponId,
         user: &UserId,
-    ) -> Result<Vec<BrokenPromiseRow>, DbError> {
-        let columns = BrokenPromiseRow::columns("");
-        let own =
-            format!("SELECT {columns} FROM broken_promises WHERE coupon_id = ? AND user_id = ?");
-        let what = "broken promises to a person";
-        self.all(what, sql!(own, coupon, user)).await
+    ) -> DbResult<Vec<BrokenPromiseRow>> {
+        let own = "SELECT {columns} FROM broken_promises WHERE coupon_id = ? AND user_id = ?";
+        let own = sql!(own, coupon, user);
+        self.all("broken promises to a person", own).await
     }
 
     /// Reads everything recorded about `user` in any drop of `coupon`.
-    pub async fn person(&self, coupon: CouponId, user: &UserId) -> Result<PersonRecord, DbError> {
+    pub async fn person(&self, coupon: CouponId, user: &UserId) -> DbResult<PersonRecord> {
         let user = user.clone();
         self.run("read a person", async move |conn| {
             let broken = "SELECT drop_id, slot FROM broken_promises \
                           WHERE coupon_id = ? AND user_id = ? AND mended_at IS NULL ORDER BY created_at";
-            let broken: Vec<(i64, Option<i64>)> = sql!(broken, coupon, &user).all(conn).await?;
-            let broken = broken.into_iter().map(|(drop, slot)| (DropId(drop), slot));
             Ok(PersonRecord {
-                broken: broken.collect(),
+                broken: sql!(broken, coupon, &user).all(conn).await?,
                 rows: of_people(conn, coupon, &[user.as_str()]).await?,
                 revoked: revoked::of_people(conn, coupon, &[user]).await?,
             })

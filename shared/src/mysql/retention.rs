@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::erase::{GONE, RANDOM};
 use super::sql::row;
-use super::{Db, DbError};
+use super::{Db, DbResult};
 use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
 
@@ -19,20 +19,10 @@ row! {
     /// A drop that was sealed long ago but still contains user ids.
     #[derive(Copy)]
     pub struct OldDrop {
-        pub id: i64,
-        pub coupon_id: i64,
+        pub id: DropId,
+        pub coupon_id: CouponId,
         /// Whether a user may hold one coupon per drop.
         pub once_per_drop: bool,
-    }
-}
-
-impl OldDrop {
-    pub fn id(&self) -> DropId {
-        DropId(self.id)
-    }
-
-    pub fn coupon(&self) -> CouponId {
-        CouponId(self.coupon_id)
     }
 }
 
@@ -44,7 +34,7 @@ impl Db {
         kept: Duration,
         after: DropId,
         most: i64,
-    ) -> Result<Vec<OldDrop>, DbError> {
+    ) -> DbResult<Vec<OldDrop>> {
         let old = "SELECT d.id, d.coupon_id, c.once_per = 'drop' FROM drops d JOIN coupons c ON c.id = d.coupon_id \
                    WHERE d.id > ? AND d.codes_erased_at IS NULL \
                    AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY d.id LIMIT ?";
@@ -54,12 +44,12 @@ impl Db {
 
     /// Replaces the user ids in a sealed drop's rows by pseudonyms. Each row gets a different one,
     /// so that rows of the same user cannot be linked. Returns how many rows changed.
-    pub async fn erase_holders(&self, drop: DropId) -> Result<usize, DbError> {
+    pub async fn erase_holders(&self, drop: DropId) -> DbResult<usize> {
         let last = "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ?";
-        let last: Option<Option<Slot>> =
-            self.first("last slot of a drop", sql!(last, drop)).await?;
+        let last = self.first("last slot of a drop", sql!(last, drop));
+        let last: Option<Slot> = last.await?.flatten();
         let mut erased = 0;
-        for from in (0..last.flatten().unwrap_or(0)).step_by(SLOTS_AT_ONCE as usize) {
+        for from in (0..last.unwrap_or(0)).step_by(SLOTS_AT_ONCE as usize) {
             // Skip a drop that is no longer sealed, because passes compare it with Redis.
             let erase = format!(
                 "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
@@ -74,7 +64,7 @@ impl Db {
 
     /// Erases the ids in a drop's resolved broken promises and, if the coupon has ended, in its
     /// revocations. Afterwards the drop contains no user ids.
-    pub async fn erase_others(&self, drop: DropId, coupon_is_over: bool) -> Result<usize, DbError> {
+    pub async fn erase_others(&self, drop: DropId, coupon_is_over: bool) -> DbResult<usize> {
         self.transaction("erase people of a drop", async move |conn| {
             let promises = format!(
                 "UPDATE broken_promises SET user_id = {RANDOM}, reason = '{GONE}' \

@@ -13,7 +13,7 @@ use super::ids::draw_id;
 use super::ops_actions::{Operator, OperatorAct};
 use super::sealed::rows_changed;
 use super::sql::row;
-use super::{Conn, Db, DbError, USERS, json};
+use super::{Conn, Db, DbResult, USERS, json};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use crate::sql;
 
@@ -91,7 +91,7 @@ impl Db {
     /// into it, atomically. Returns the open revocation if there already is one.
     ///
     /// The revocation is inserted before the row is read: see `look` in `inserted.rs`.
-    pub async fn revoke(&self, new: NewRevocation) -> Result<Revocation, DbError> {
+    pub async fn revoke(&self, new: NewRevocation) -> DbResult<Revocation> {
         self.transaction("revoke", async move |conn| {
             let is_new = open_one(conn, &new, "").await?.is_none();
             let id = insert(conn, &new).await?.id;
@@ -109,10 +109,7 @@ impl Db {
     /// Counts the banned users of these coupons, except for erased ones and revocations of the last
     /// second, which an API may not have written to Redis yet. Redis has a field for each of them.
     /// Reads every revocation of these coupons.
-    pub async fn count_banned(
-        &self,
-        coupons: &[CouponId],
-    ) -> Result<HashMap<CouponId, u64>, DbError> {
+    pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, u64>> {
         let ids = coupons.to_vec();
         let db = self.within(LONGEST_COUNT);
         db.run("count banned users", async move |conn| {
@@ -121,14 +118,13 @@ impl Db {
                        WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%' \
                        GROUP BY r.coupon_id";
             let count = count.and(listed(&ids)?).and(sql!(old));
-            let found: Vec<(i64, u64)> = count.all(conn).await?;
-            Ok(found.into_iter().map(|(id, number)| (CouponId(id), number)).collect())
+            count.all(conn).await
         })
         .await
     }
 
     /// Moves the row of a claim that the revocation voids into the revocation, if the row exists.
-    pub async fn take_out_row(&self, id: i64) -> Result<(), DbError> {
+    pub async fn take_out_row(&self, id: i64) -> DbResult<()> {
         let what = "take out a revoked row";
         self.transaction(what, async move |conn| move_row(conn, id).await)
             .await
@@ -141,7 +137,7 @@ impl Db {
         &self,
         revocation: &Revocation,
         again_from_ms: i64,
-    ) -> Result<Revocation, DbError> {
+    ) -> DbResult<Revocation> {
         let id = revocation.id;
         let at = DateTime::from_timestamp_millis(again_from_ms).unwrap_or_default();
         self.run("end a revocation", async move |conn| {
@@ -160,7 +156,7 @@ impl Db {
         &self,
         coupon: CouponId,
         people: &[UserId],
-    ) -> Result<Vec<Revocation>, DbError> {
+    ) -> DbResult<Vec<Revocation>> {
         let people = people.to_vec();
         let what = "revocations of people";
         self.run(what, async move |conn| {
@@ -179,12 +175,9 @@ impl Db {
         coupon: CouponId,
         drop: Option<DropId>,
         after: i64,
-    ) -> Result<Vec<(Revocation, i64)>, DbError> {
-        let page = format!(
-            "SELECT {}, TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000 FROM revoked_coupons \
-             WHERE coupon_id = ? AND id > ? AND COALESCE(drop_id = ?, TRUE) ORDER BY id LIMIT ?",
-            Revocation::columns("")
-        );
+    ) -> DbResult<Vec<(Revocation, i64)>> {
+        let page = "SELECT {columns}, TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000 FROM revoked_coupons \
+                    WHERE coupon_id = ? AND id > ? AND COALESCE(drop_id = ?, TRUE) ORDER BY id LIMIT ?";
         let page = sql!(page, coupon, after, drop, Self::REVOCATIONS_AT_ONCE);
         self.all("read revocations", page).await
     }
@@ -223,25 +216,21 @@ async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation>
 async fn open_one(
     conn: &mut Conn,
     new: &NewRevocation,
-    lock: &str,
+    lock: &'static str,
 ) -> QueryResult<Option<Revocation>> {
-    let query = format!(
-        "SELECT {} FROM revoked_coupons WHERE coupon_id = ? AND user_id = ? AND again_from IS NULL AND person_scope = ?{lock}",
-        Revocation::columns("")
-    );
+    let query = "SELECT {columns} FROM revoked_coupons \
+                 WHERE coupon_id = ? AND user_id = ? AND again_from IS NULL AND person_scope = ?";
     let scope = if new.once_per == OncePer::Drop {
         new.drop.0
     } else {
         0
     };
-    sql!(query, new.coupon, &new.user, scope).first(conn).await
+    let query = sql!(query, new.coupon, &new.user, scope).and(sql!(lock));
+    query.first(conn).await
 }
 
 async fn read(conn: &mut Conn, id: i64) -> QueryResult<Revocation> {
-    let query = format!(
-        "SELECT {} FROM revoked_coupons WHERE id = ?",
-        Revocation::columns("")
-    );
+    let query = "SELECT {columns} FROM revoked_coupons WHERE id = ?";
     sql!(query, id).one(conn).await
 }
 
@@ -295,11 +284,9 @@ pub(super) async fn of_people(
     // MySQL refuses to compare its ASCII column with other characters, and no revocation has them.
     let people = people.iter().filter(|user| user.as_str().is_ascii());
     let people = json(&people.collect::<Vec<_>>())?;
-    let query = format!(
-        "SELECT {} FROM {USERS} STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id ORDER BY r.id",
-        Revocation::columns("r.")
-    );
-    sql!(query, people, coupon).all(conn).await
+    let own = " STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id ORDER BY r.id";
+    let users = sql!("SELECT {r.columns} FROM ").and(sql!(USERS, people));
+    users.and(sql!(own, coupon)).all(conn).await
 }
 
 /// The revocations in one coupon by user, which determine the void claims.

@@ -13,7 +13,7 @@ use serde::Serialize;
 pub use super::findings::FindingRow;
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::row;
-use super::{Conn, Db, DbError, Sql};
+use super::{Columns as _, Conn, Db, DbError, DbResult, insert_all};
 use crate::http::views::RunSummary;
 use crate::sql;
 
@@ -53,9 +53,9 @@ row! {
     }
 }
 
-fn insert(run: RunRow) -> Sql {
-    let into = format!("reconcile_runs ({})", RunRow::columns(""));
-    Sql::insert(&into, vec![run.values()])
+async fn insert(conn: &mut Conn, run: RunRow) -> QueryResult<()> {
+    let into = format!("reconcile_runs ({})", RunRow::NAMES.join(", "));
+    insert_all(conn, &into, vec![run.values()], "").await
 }
 
 impl Db {
@@ -65,12 +65,12 @@ impl Db {
         &self,
         run: RunRow,
         asked: Option<(Operator, OperatorAct)>,
-    ) -> Result<(), DbError> {
+    ) -> DbResult<()> {
         self.transaction("begin run", async move |conn| {
             let died = "UPDATE reconcile_runs SET status = 'failed', finished_at = UTC_TIMESTAMP(3), \
                         error = 'the process ended during the run' WHERE status = ?";
             sql!(died, RUNNING).run(conn).await?;
-            insert(run).run(conn).await?;
+            insert(conn, run).await?;
             match asked {
                 Some((operator, act)) => operator.did(conn, act).await,
                 None => Ok(()),
@@ -91,7 +91,7 @@ impl Db {
         mut run: RunRow,
         findings: Vec<FindingRow>,
         succeeded: Option<String>,
-    ) -> Result<(), DbError> {
+    ) -> DbResult<()> {
         let ended = "SELECT 1 FROM reconcile_runs WHERE id = ? AND finished_at IS NOT NULL";
         let ended: Option<i64> = self.first("find run", sql!(ended, &run.id)).await?;
         if ended.is_some() {
@@ -112,7 +112,7 @@ impl Db {
         self.transaction("finish run", async move |conn| {
             let begun = sql!("DELETE FROM reconcile_runs WHERE id = ?", &run.id);
             begun.run(conn).await?;
-            insert(run).run(conn).await?;
+            insert(conn, run).await?;
             match &succeeded {
                 Some(at) => set_state(conn, LAST_SUCCESS_AT, at).await,
                 None => Ok(()),
@@ -122,27 +122,23 @@ impl Db {
     }
 
     /// Reads the run in progress, in any process.
-    pub async fn running_run(&self) -> Result<Option<String>, DbError> {
+    pub async fn running_run(&self) -> DbResult<Option<String>> {
         let running =
             "SELECT id FROM reconcile_runs WHERE status = ? ORDER BY started_at DESC LIMIT 1";
         self.first("running run", sql!(running, RUNNING)).await
     }
 
     /// Reads the last full pass that did not fail.
-    pub async fn last_full_run(&self) -> Result<Option<String>, DbError> {
+    pub async fn last_full_run(&self) -> DbResult<Option<String>> {
         let last = "SELECT id FROM reconcile_runs \
                     WHERE content IS NOT NULL AND status <> 'failed' ORDER BY id DESC LIMIT 1";
         self.first("last pass over everything", sql!(last)).await
     }
 
     /// Lists runs, newest first; only those older than `before` if given.
-    pub async fn runs(
-        &self,
-        limit: u32,
-        before: Option<String>,
-    ) -> Result<Vec<RunSummary>, DbError> {
+    pub async fn runs(&self, limit: u32, before: Option<String>) -> DbResult<Vec<RunSummary>> {
         // Drop reports may take megabytes.
-        let columns = RunRow::columns("").replace(" drops,", " NULL,");
+        let columns = RunRow::NAMES.join(", ").replace(" drops,", " NULL,");
         let page = format!(
             "SELECT {columns} FROM reconcile_runs WHERE COALESCE(id < ?, TRUE) ORDER BY id DESC LIMIT ?"
         );
@@ -156,11 +152,8 @@ impl Db {
         id: String,
         limit: u32,
         after: i64,
-    ) -> Result<Option<(RunRow, Vec<(i64, FindingRow)>)>, DbError> {
-        let run = format!(
-            "SELECT {}, s.drops FROM reconcile_runs r LEFT JOIN reconcile_runs s ON s.id = r.same_as WHERE r.id = ?",
-            RunRow::columns("r.")
-        );
+    ) -> DbResult<Option<(RunRow, Vec<(i64, FindingRow)>)>> {
+        let run = "SELECT {r.columns}, s.drops FROM reconcile_runs r LEFT JOIN reconcile_runs s ON s.id = r.same_as WHERE r.id = ?";
         let found: Option<(RunRow, Option<String>)> =
             self.first("read run", sql!(run, &id)).await?;
         let Some((mut row, drops)) = found else {
@@ -173,12 +166,11 @@ impl Db {
     }
 
     /// Reads the value with this name.
-    pub async fn state(&self, name: &'static str) -> Result<Option<String>, DbError> {
-        self.run("read state", async move |conn| state(conn, name).await)
-            .await
+    pub async fn state(&self, name: &'static str) -> DbResult<Option<String>> {
+        self.first("read state", sql!(STATE, name)).await
     }
 
-    pub async fn set_state(&self, name: &'static str, value: String) -> Result<(), DbError> {
+    pub async fn set_state(&self, name: &'static str, value: String) -> DbResult<()> {
         self.run("write state", async move |conn| {
             set_state(conn, name, &value).await
         })
@@ -187,7 +179,7 @@ impl Db {
 }
 
 /// Serializes a value to the JSON of a column.
-pub fn to_json(value: &impl Serialize) -> Result<String, DbError> {
+pub fn to_json(value: &impl Serialize) -> DbResult<String> {
     super::json(value).map_err(|source| DbError::Query {
         what: "write JSON",
         source,
@@ -196,9 +188,10 @@ pub fn to_json(value: &impl Serialize) -> Result<String, DbError> {
 
 /// Reads a value of `reconciler_state` within a transaction.
 pub async fn state(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
-    let value = sql!("SELECT value FROM reconciler_state WHERE name = ?", name);
-    value.first(conn).await
+    sql!(STATE, name).first(conn).await
 }
+
+const STATE: &str = "SELECT value FROM reconciler_state WHERE name = ?";
 
 pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {
     let set = "REPLACE INTO reconciler_state (name, value) VALUES (?, ?)";
@@ -231,7 +224,7 @@ const RUNS: &str = "status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT i
 
 impl Db {
     /// Deletes a limited number of rows past their retention, in the order of an index.
-    pub async fn delete_old(&self, kept: Retention) -> Result<(), DbError> {
+    pub async fn delete_old(&self, kept: Retention) -> DbResult<()> {
         let repeated = format!("{RUNS} AND same_as IS NOT NULL");
         // Runs are deleted before their findings.
         let unreferred = "run_id NOT IN (SELECT id FROM reconcile_runs)";

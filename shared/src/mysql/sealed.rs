@@ -8,14 +8,14 @@ use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 
 use super::sql::row;
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
 
 row! {
     pub struct SealedDrop {
-        pub id: i64,
-        pub coupon_id: i64,
+        pub id: DropId,
+        pub coupon_id: CouponId,
         pub quantity: u32,
         pub sealed_rows: Option<u32>,
     }
@@ -26,15 +26,9 @@ const LONG: Duration = Duration::from_secs(120);
 
 impl Db {
     /// Returns a coupon's sealed drops that have rows, with the number of rows.
-    pub async fn sealed_rows_of(&self, coupon: CouponId) -> Result<HashMap<DropId, u64>, DbError> {
+    pub async fn sealed_rows_of(&self, coupon: CouponId) -> DbResult<HashMap<DropId, u64>> {
         let sealed = "SELECT id, sealed_rows FROM drops WHERE coupon_id = ? AND sealed_at IS NOT NULL AND sealed_rows > 0";
-        let sealed: Vec<(i64, u64)> = self
-            .all("rows of sealed drops", sql!(sealed, coupon))
-            .await?;
-        Ok(sealed
-            .into_iter()
-            .map(|(drop, rows)| (DropId(drop), rows))
-            .collect())
+        self.all("rows of sealed drops", sql!(sealed, coupon)).await
     }
 
     /// Seals a drop with the verified number of rows. Returns `false` if an operator has changed
@@ -52,7 +46,7 @@ impl Db {
         quantity: Slot,
         rows: u32,
         revocations: u64,
-    ) -> Result<bool, DbError> {
+    ) -> DbResult<bool> {
         let db = self.within(LONG);
         db.transaction("seal drop", async move |conn| {
             let lock = "SELECT id FROM drops WHERE id = ? AND sealed_at IS NULL AND closes_at <=> ? AND quantity = ? FOR UPDATE";
@@ -73,10 +67,7 @@ impl Db {
     }
 
     /// Counts the revocations of each drop. Omits drops without revocations.
-    pub async fn count_revocations(
-        &self,
-        drops: Vec<DropId>,
-    ) -> Result<HashMap<DropId, u64>, DbError> {
+    pub async fn count_revocations(&self, drops: Vec<DropId>) -> DbResult<HashMap<DropId, u64>> {
         let count =
             "SELECT drop_id, COUNT(*) FROM revoked_coupons WHERE drop_id IN (?) GROUP BY drop_id";
         self.by_drop("count revocations", count, &drops).await
@@ -85,24 +76,15 @@ impl Db {
     /// Reads at most `limit` sealed drops with ids above `after`, optionally of one coupon or drop.
     pub async fn sealed_drops(
         &self,
-        after: i64,
+        after: DropId,
         coupon: Option<CouponId>,
         drop: Option<DropId>,
         limit: i64,
-    ) -> Result<Vec<SealedDrop>, DbError> {
-        let page = format!(
-            "SELECT {} FROM drops WHERE sealed_at IS NOT NULL AND id > ? \
-             AND COALESCE(coupon_id = ?, TRUE) AND COALESCE(id = ?, TRUE) ORDER BY id LIMIT ?",
-            SealedDrop::columns("")
-        );
+    ) -> DbResult<Vec<SealedDrop>> {
+        let page = "SELECT {columns} FROM drops WHERE sealed_at IS NOT NULL AND id > ? \
+                    AND COALESCE(coupon_id = ?, TRUE) AND COALESCE(id = ?, TRUE) ORDER BY id LIMIT ?";
         self.all("sealed drops", sql!(page, after, coupon, drop, limit))
             .await
-    }
-
-    /// Reads the number of rows that each of these drops had when it was sealed.
-    pub async fn sealed_rows(&self, ids: Vec<DropId>) -> Result<HashMap<DropId, u32>, DbError> {
-        let rows = "SELECT id, sealed_rows FROM drops WHERE id IN (?) AND sealed_rows IS NOT NULL";
-        self.by_drop("read sealed drops", rows, &ids).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use diesel::QueryResult;
 
 use super::claim::Claim;
-use super::{Conn, Db, DbError, list};
+use super::{Conn, Db, DbResult, list};
 use crate::domain::Slot;
 use crate::sql;
 
@@ -43,7 +43,7 @@ impl SlotLimits {
 impl Db {
     /// Writes the limits of unsealed drops that have none: the table was lost or restored alone. No
     /// row of them could be inserted. Returns how many.
-    pub async fn restore_slot_limits(&self) -> Result<usize, DbError> {
+    pub async fn restore_slot_limits(&self) -> DbResult<usize> {
         let restore = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
                        SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d \
                        LEFT JOIN slot_limits l ON l.drop_id = d.id \

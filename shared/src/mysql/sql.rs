@@ -1,6 +1,8 @@
 //! Statements: SQL text with a `?` for each value, run by diesel. A row is read as a tuple, or as a
 //! struct that [`row!`] declares, by the position of its columns.
 
+use std::borrow::Cow;
+use std::convert::identity;
 use std::marker::PhantomData;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
@@ -14,7 +16,7 @@ use diesel::sql_types::{
 use diesel_async::RunQueryDsl as _;
 use diesel_async::methods::LoadQuery;
 
-use super::{Conn, Db, DbError};
+use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId, UserId};
 
 /// Builds a [`Sql`] from its text and values.
@@ -35,34 +37,54 @@ pub(super) use values;
 macro_rules! row {
     ($(#[$meta:meta])* pub struct $name:ident { $($(#[$doc:meta])* pub $field:ident: $type:ty,)* }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, diesel::Queryable)]
+        #[derive(Debug, Clone)]
         pub struct $name { $($(#[$doc])* pub $field: $type,)* }
 
-        impl $name {
-            /// Lists the columns, each after `prefix`.
-            pub fn columns(prefix: &str) -> String {
-                [$(stringify!($field)),*].map(|column| format!("{prefix}{column}")).join(", ")
-            }
+        $crate::mysql::sql::read_as!($name { $($field: $type,)* });
 
+        impl $name {
             /// Returns the values of these columns.
             pub fn values(self) -> Vec<$crate::mysql::Value> {
                 vec![$($crate::mysql::Value::from(self.$field)),*]
             }
         }
-
-        impl $crate::mysql::Columns for $name {
-            type Sql = ($(<$type as $crate::mysql::Columns>::Sql,)*);
-        }
     };
 }
 pub(super) use row;
 
-/// A statement. Its text contains `?` only where a value belongs.
+/// Reads a struct from these columns, in this order.
+macro_rules! read_as {
+    ($name:ty { $($field:ident $(as $column:ident)?: $type:ty,)* }) => {
+        impl $crate::mysql::Columns for $name {
+            type Sql = ($(<$type as $crate::mysql::Columns>::Sql,)*);
+            type Raw = ($(<$type as $crate::mysql::Columns>::Raw,)*);
+            const NAMES: &'static [&'static str] = &[$($crate::mysql::sql::name!($field $($column)?)),*];
+
+            fn from_raw(($($field,)*): Self::Raw) -> Self {
+                Self { $($field: $crate::mysql::Columns::from_raw($field)),* }
+            }
+        }
+    };
+}
+pub(super) use read_as;
+
+/// Names the column of a field.
+macro_rules! name {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $column:ident) => {
+        stringify!($column)
+    };
+}
+pub(super) use name;
+
+/// A statement. Its text contains `?` only where a value belongs. In a query, `{columns}` stands for
+/// the columns of the struct that a row is read as, and `{t.columns}` for these columns of table `t`.
 #[derive(Debug, Clone)]
 pub struct Sql {
-    text: String,
+    text: Cow<'static, str>,
     values: Vec<Value>,
-    is_cached: bool,
 }
 
 /// A value of a statement.
@@ -124,65 +146,75 @@ where
     Value::List(values.into_iter().map(Value::from).collect())
 }
 
+/// Rows inserted per statement. Mails and messages may have several kilobytes.
+const INSERTED_AT_ONCE: usize = 200;
+
+/// Inserts rows with few statements. `into` names the table and its columns, `then` is what follows
+/// the rows.
+pub async fn insert_all(
+    conn: &mut Conn,
+    into: &str,
+    rows: Vec<Vec<Value>>,
+    then: &str,
+) -> QueryResult<()> {
+    for some in rows.chunks(INSERTED_AT_ONCE) {
+        let places = some
+            .iter()
+            .map(|row| format!("({})", vec!["?"; row.len()].join(", ")));
+        let places: Vec<String> = places.collect();
+        let text = format!("INSERT INTO {into} VALUES {}{then}", places.join(", "));
+        Sql::new(text, some.concat()).run(conn).await?;
+    }
+    Ok(())
+}
+
 impl Sql {
-    pub fn new(text: impl Into<String>, values: Vec<Value>) -> Self {
-        Self {
-            text: text.into(),
-            values,
-            is_cached: false,
-        }
+    pub fn new(text: impl Into<Cow<'static, str>>, values: Vec<Value>) -> Self {
+        let text = text.into();
+        Self { text, values }
     }
 
-    /// Keeps the statement prepared on its connection, which saves a round trip. Each distinct text
-    /// takes one of MySQL's prepared statements (`max_prepared_stmt_count`).
-    #[must_use]
-    pub fn cached(mut self) -> Self {
-        self.is_cached = true;
-        self
-    }
-
-    /// Inserts rows; `into` names the table and its columns.
-    pub fn insert(into: &str, rows: Vec<Vec<Value>>) -> Self {
-        let row = |values: &Vec<Value>| format!("({})", vec!["?"; values.len()].join(", "));
-        let places: Vec<String> = rows.iter().map(row).collect();
-        let text = format!("INSERT INTO {into} VALUES {}", places.join(", "));
-        Self::new(text, rows.into_iter().flatten().collect())
+    /// Whether the statement stays prepared on its connection, which saves a round trip: its text is
+    /// always the same. Each distinct text takes one of MySQL's prepared statements
+    /// (`max_prepared_stmt_count`).
+    fn is_cached(&self) -> bool {
+        let is_list = |value: &Value| matches!(value, Value::List(_));
+        matches!(self.text, Cow::Borrowed(_)) && !self.values.iter().any(is_list)
     }
 
     /// Appends another statement's text and values.
     #[must_use]
     pub fn and(mut self, more: Self) -> Self {
-        self.text.push_str(&more.text);
+        self.text.to_mut().push_str(&more.text);
         self.values.extend(more.values);
         self
     }
 
-    /// Reads all rows.
-    pub async fn all<T>(self, conn: &mut Conn) -> QueryResult<Vec<T>>
+    /// Reads all rows into a collection.
+    pub async fn all<C>(self, conn: &mut Conn) -> QueryResult<C>
     where
-        T: Columns + Send + 'static,
-        Reading<T::Sql>: LoadQuery<'static, Conn, T>,
+        C: IntoIterator<Item: Columns> + FromIterator<C::Item>,
+        Reading<C::Item>: LoadQuery<'static, Conn, <C::Item as Columns>::Raw>,
     {
-        Reading(self, PhantomData).load(conn).await
+        let rows = Reading(self, PhantomData::<fn() -> C::Item>).load(conn);
+        Ok(rows.await?.into_iter().map(C::Item::from_raw).collect())
     }
 
     /// Reads the first row, if there is one.
-    pub async fn first<T>(self, conn: &mut Conn) -> QueryResult<Option<T>>
+    pub async fn first<T: Columns>(self, conn: &mut Conn) -> QueryResult<Option<T>>
     where
-        T: Columns + Send + 'static,
-        Reading<T::Sql>: LoadQuery<'static, Conn, T>,
+        Reading<T>: LoadQuery<'static, Conn, T::Raw>,
     {
-        Ok(self.all(conn).await?.into_iter().next())
+        Ok(self.all::<Vec<T>>(conn).await?.into_iter().next())
     }
 
     /// Reads the only row.
     ///
     /// # Errors
     /// `NotFound` if there is none.
-    pub async fn one<T>(self, conn: &mut Conn) -> QueryResult<T>
+    pub async fn one<T: Columns>(self, conn: &mut Conn) -> QueryResult<T>
     where
-        T: Columns + Send + 'static,
-        Reading<T::Sql>: LoadQuery<'static, Conn, T>,
+        Reading<T>: LoadQuery<'static, Conn, T::Raw>,
     {
         let first = self.first(conn).await?;
         first.ok_or(diesel::result::Error::NotFound)
@@ -190,71 +222,79 @@ impl Sql {
 
     /// Runs a statement that returns no rows, and returns how many rows it matched.
     pub async fn run(self, conn: &mut Conn) -> QueryResult<usize> {
-        Reading::<()>(self, PhantomData).execute(conn).await
+        Reading::<i64>(self, PhantomData).execute(conn).await
     }
 }
 
 impl Db {
-    /// Reads all rows of one statement.
-    pub async fn all<T>(&self, what: &'static str, sql: Sql) -> Result<Vec<T>, DbError>
+    /// Reads all rows of one statement into a collection.
+    pub async fn all<C>(&self, what: &'static str, sql: Sql) -> DbResult<C>
     where
-        T: Columns + Send + 'static,
-        Reading<T::Sql>: LoadQuery<'static, Conn, T>,
+        C: IntoIterator<Item: Columns> + FromIterator<C::Item> + Send + 'static,
+        Reading<C::Item>: LoadQuery<'static, Conn, <C::Item as Columns>::Raw>,
     {
         self.run(what, async move |conn| sql.all(conn).await).await
     }
 
     /// Reads the first row of one statement, if there is one.
-    pub async fn first<T>(&self, what: &'static str, sql: Sql) -> Result<Option<T>, DbError>
+    pub async fn first<T: Columns>(&self, what: &'static str, sql: Sql) -> DbResult<Option<T>>
     where
-        T: Columns + Send + 'static,
-        Reading<T::Sql>: LoadQuery<'static, Conn, T>,
+        Reading<T>: LoadQuery<'static, Conn, T::Raw>,
     {
-        Ok(self.all(what, sql).await?.into_iter().next())
+        self.run(what, async move |conn| sql.first(conn).await)
+            .await
     }
 
     /// Runs one statement that returns no rows, and returns how many rows it matched.
-    pub async fn execute(&self, what: &'static str, sql: Sql) -> Result<usize, DbError> {
+    pub async fn execute(&self, what: &'static str, sql: Sql) -> DbResult<usize> {
         self.run(what, async move |conn| sql.run(conn).await).await
     }
 }
 
-/// A statement whose rows have the SQL types `S`.
+/// A statement whose rows are read as `T`.
 #[derive(Debug)]
-pub struct Reading<S>(Sql, PhantomData<fn() -> S>);
+pub struct Reading<T>(Sql, PhantomData<fn() -> T>);
 
-impl<S> Query for Reading<S> {
-    type SqlType = S;
+impl<T: Columns> Query for Reading<T> {
+    type SqlType = T::Sql;
 }
 
-impl<S: 'static> QueryId for Reading<S> {
+impl<T: 'static> QueryId for Reading<T> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl<S> QueryFragment<Mysql> for Reading<S> {
+impl<T: Columns> QueryFragment<Mysql> for Reading<T> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
-        let Sql {
-            text,
-            values,
-            is_cached,
-        } = &self.0;
+        let is_cached = self.0.is_cached();
         if !is_cached {
             out.unsafe_to_cache_prepared();
         }
         let misfit = || QueryBuilderError("a statement has more or fewer `?` than values".into());
-        let mut values = values.iter();
-        for (at, part) in text.split('?').enumerate() {
+        let mut values = self.0.values.iter();
+        for (at, part) in self.0.text.split('?').enumerate() {
             if at > 0 {
-                values
-                    .next()
-                    .ok_or_else(misfit)?
-                    .push(&mut out, *is_cached)?;
+                let value = values.next().ok_or_else(misfit)?;
+                value.push(&mut out, is_cached)?;
             }
-            out.push_sql(part);
+            push_text::<T>(&mut out, part);
         }
         values.next().map_or(Ok(()), |_| Err(misfit()))
     }
+}
+
+/// Writes a part of a statement, with the names of the columns.
+fn push_text<T: Columns>(out: &mut AstPass<'_, '_, Mysql>, mut text: &str) {
+    while let Some((before, rest)) = text.split_once('{') {
+        let Some((place, after)) = rest.split_once("columns}") else {
+            break;
+        };
+        let names = T::NAMES.iter().map(|name| format!("{place}{name}"));
+        out.push_sql(before);
+        out.push_sql(&names.collect::<Vec<_>>().join(", "));
+        text = after;
+    }
+    out.push_sql(text);
 }
 
 impl Value {
@@ -262,9 +302,13 @@ impl Value {
     /// stay the same.
     fn push<'b>(&'b self, out: &mut AstPass<'_, 'b, Mysql>, is_cached: bool) -> QueryResult<()> {
         match self {
+            Self::Null if is_cached => out.push_bind_param::<Nullable<BigInt>, _>(&None::<i64>)?,
             Self::Null => out.push_sql("NULL"),
             Self::Int(value) if is_cached => out.push_bind_param::<BigInt, _>(value)?,
             Self::Int(value) => out.push_sql(&value.to_string()),
+            Self::Unsigned(value) if is_cached => {
+                out.push_bind_param::<Unsigned<BigInt>, _>(value)?;
+            }
             Self::Unsigned(value) => out.push_sql(&value.to_string()),
             Self::Text(value) => out.push_bind_param::<Text, _>(value)?,
             Self::Bytes(value) => out.push_bind_param::<Binary, _>(value)?,
@@ -284,40 +328,72 @@ impl Value {
     }
 }
 
-/// The SQL types of the columns that a Rust type is read from.
-pub trait Columns {
+/// What a row, or a part of it, is read as.
+pub trait Columns: Send + Sized + 'static {
+    /// The SQL types of the columns.
     type Sql: 'static;
+    /// What diesel reads.
+    type Raw: Send + 'static;
+    /// The names of the columns that `{columns}` stands for.
+    const NAMES: &'static [&'static str] = &[];
+
+    fn from_raw(raw: Self::Raw) -> Self;
 }
 
 macro_rules! columns {
-    ($($type:ty => $sql:ty,)*) => {
+    ($($type:ty: $raw:ty, $sql:ty => $from_raw:expr,)*) => {
         $(impl Columns for $type {
             type Sql = $sql;
+            type Raw = $raw;
+
+            fn from_raw(raw: $raw) -> Self {
+                $from_raw(raw)
+            }
         })*
     };
 }
 
 columns! {
-    bool => Bool,
-    f64 => Double,
-    i32 => Integer,
-    i64 => BigInt,
-    u32 => Unsigned<Integer>,
-    u64 => Unsigned<BigInt>,
-    String => Text,
-    Vec<u8> => Binary,
-    NaiveDateTime => Datetime,
-    NaiveDate => Date,
+    bool: bool, Bool => identity,
+    f64: f64, Double => identity,
+    i32: i32, Integer => identity,
+    i64: i64, BigInt => identity,
+    u32: u32, Unsigned<Integer> => identity,
+    u64: u64, Unsigned<BigInt> => identity,
+    String: String, Text => identity,
+    Vec<u8>: Vec<u8>, Binary => identity,
+    NaiveDateTime: NaiveDateTime, Datetime => identity,
+    NaiveDate: NaiveDate, Date => identity,
+    DateTime<Utc>: NaiveDateTime, Datetime => |at: NaiveDateTime| at.and_utc(),
+    CouponId: i64, BigInt => CouponId,
+    DropId: i64, BigInt => DropId,
+    UserId: String, Text => UserId::from_store,
 }
 
 impl<T: Columns> Columns for Option<T> {
     type Sql = Nullable<T::Sql>;
+    type Raw = Option<T::Raw>;
+
+    fn from_raw(raw: Self::Raw) -> Self {
+        raw.map(T::from_raw)
+    }
 }
 
 macro_rules! tuples {
     ($(($($type:ident)+))*) => {
         $(impl<$($type: Columns),+> Columns for ($($type,)+) {
             type Sql = ($($type::Sql,)+);
+            type Raw = ($($type::Raw,)+);
+            const NAMES: &'static [&'static str] = {
+                let mut names: &'static [&'static str] = &[];
+                $(if names.is_empty() { names = $type::NAMES; })+
+                names
+            };
+
+            #[allow(non_snake_case)] // values are named by their types
+            fn from_raw(($($type,)+): Self::Raw) -> Self {
+                ($(<$type as Columns>::from_raw($type),)+)
+            }
         })*
     };
 }
@@ -339,7 +415,7 @@ mod tests {
 
     fn text(sql: Sql) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
-        let query = Reading::<()>(sql, PhantomData);
+        let query = Reading::<i64>(sql, PhantomData);
         write!(text, "{}", diesel::debug_query::<Mysql, _>(&query))?;
         Ok(text)
     }
@@ -348,6 +424,8 @@ mod tests {
     fn values_take_their_places_and_an_empty_list_matches_nothing() {
         let some = text(sql!("a = ? AND b IN (?)", "x", list([1, -2])));
         assert_eq!(some.unwrap(), r#"a = ? AND b IN (1,-2) -- binds: ["x"]"#);
+        let fixed = text(sql!("a = ? AND b <=> ?", 1, None::<i64>));
+        assert_eq!(fixed.unwrap(), "a = ? AND b <=> ? -- binds: [1, None]");
         let none = sql!("a <=> ?", None::<i64>).and(sql!(" OR b IN (?)", list([""; 0])));
         assert_eq!(
             text(none).unwrap(),

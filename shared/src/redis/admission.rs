@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, FromRedisValue as _, RedisError, Value};
+use redis::{FromRedisValue as _, RedisError, Value};
 use strum::IntoStaticStr;
 
 use super::Redis;
@@ -150,20 +150,18 @@ impl Redis {
         people: &[Claimant<'_>],
     ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
         let Candidates { first, second } = candidates;
-        let add = |cmd: &mut Cmd| {
-            cmd.arg(if second.is_some() { 18 } else { 12 });
-            cmd.arg(&first.of_scripts());
-            if let Some(second) = second {
-                cmd.arg(&second.own());
-            }
-            cmd.arg(era).arg(groups(people)).arg(first.drop.0);
-            cmd.arg(second.map_or_else(String::new, |second| second.drop.to_string()));
-            for person in people {
-                cmd.arg(person.user.as_str());
-            }
-        };
-        let reply: Value = CLAIM.run_with(&mut self.connection(), add).await?;
-        match reply {
+        let mut keys = first.of_scripts().to_vec();
+        keys.extend(second.iter().flat_map(|second| second.own()));
+        let other = second.map_or_else(String::new, |second| second.drop.to_string());
+        let head = [
+            era.to_string(),
+            groups(people),
+            first.drop.to_string(),
+            other,
+        ];
+        let users = people.iter().map(|person| person.user.as_str());
+        let args: Vec<&str> = head.iter().map(String::as_str).chain(users).collect();
+        match self.call(&CLAIM, &keys, &args).await? {
             Value::BulkString(word) if word == b"closed" => Err(AdmissionError::Closed),
             Value::BulkString(word) if word == b"another_era" => Err(AdmissionError::AnotherEra),
             reply => read_replies(&reply, people.len()).ok_or(AdmissionError::Unexpected),

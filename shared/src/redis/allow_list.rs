@@ -1,14 +1,15 @@
-//! Allow lists in Redis (docs/decisions/0019-allow-list.md): the users on a coupon's list, and the
+//! Allow lists in Redis (docs/decisions/0012-revisions.md): the users on a coupon's list, and the
 //! list's revision. The admission script reads them.
 
 use std::sync::LazyLock;
 
-use redis::RedisError;
+use redis::{AsyncCommands as _, RedisError};
 
 use super::Redis;
 use super::client::Script;
 use super::gate::revision_in;
 use super::keys;
+use super::settings::Written;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 
@@ -42,16 +43,6 @@ impl SeenList {
     }
 }
 
-/// The outcome of [`Redis::write_allow_list`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListReplaced {
-    Yes,
-    /// Redis has a later list; nothing was changed.
-    Outdated,
-    /// The gathered list is incomplete, for example because Redis was emptied; nothing was changed.
-    Incomplete,
-}
-
 impl Redis {
     /// Replaces the coupon's list, unless Redis has a later one. The list is gathered under a
     /// temporary key, which then replaces the old list in one step, so that Redis never has an
@@ -64,54 +55,35 @@ impl Redis {
         coupon: CouponId,
         list: AllowList,
         users: &[UserId],
-    ) -> Result<ListReplaced, RedisError> {
-        let allowed = keys::allowed(&self.prefix, coupon);
-        let gathered = format!("{allowed}:{:016x}", rand::random::<u64>());
+    ) -> Result<Written, RedisError> {
+        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let gathered = format!("{}:{:016x}", keys[4], rand::random::<u64>());
         for some in users.chunks(ADDED_AT_ONCE) {
             let names: Vec<&str> = some.iter().map(UserId::as_str).collect();
             let mut pipe = redis::pipe();
             // Use one transaction: a key without an expiry would stay forever.
-            pipe.atomic().cmd("SADD").arg(&gathered).arg(names).ignore();
+            pipe.atomic().sadd(&gathered, names).ignore();
             pipe.expire(&gathered, GATHERED_FOR).ignore();
             pipe.query_async::<()>(&mut self.connection()).await?;
         }
         let args = [list.revision.to_string(), list.people.to_string()];
-        let keys = keys::coupon_keys(&self.prefix, coupon);
-        let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        keys.push(&gathered);
-        let reply: String = ALLOW_LIST.run(&mut self.connection(), &keys, &args).await?;
-        Ok(match reply.as_str() {
-            "ok" => ListReplaced::Yes,
-            "outdated" => ListReplaced::Outdated,
-            _ => ListReplaced::Incomplete,
-        })
+        let mut keys = keys.to_vec();
+        keys.push(gathered);
+        let reply: String = self.call(&ALLOW_LIST, &keys, &args).await?;
+        Written::from_reply(&reply, 0)
     }
 
     /// Removes a user from the list of an ended coupon, regardless of the list's revision.
     pub async fn forget_allowed(&self, coupon: CouponId, user: &UserId) -> Result<(), RedisError> {
-        let allowed = keys::allowed(&self.prefix, coupon);
-        redis::cmd("SREM")
-            .arg(allowed)
-            .arg(user.as_str())
-            .query_async(&mut self.connection())
-            .await
-    }
-
-    /// Returns the state of these coupons' lists in Redis, in the order of `coupons`. A key of
-    /// another type counts as missing.
-    pub async fn allow_lists(&self, coupons: &[CouponId]) -> Result<Vec<SeenList>, RedisError> {
-        let states = self.coupon_states(coupons).await?;
-        Ok(states.into_iter().map(|state| state.list).collect())
+        let [.., allowed, _] = keys::coupon_keys(&self.prefix, coupon);
+        self.connection().srem(allowed, user.as_str()).await
     }
 
     /// Returns the coupon's highest revision in Redis, including its allow list's, or 0 if there is
     /// none. After MySQL is restored from a backup, its revision may be lower.
     pub async fn highest_revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
-        let states = self.coupon_states(&[coupon]).await?;
-        let highest = states
-            .iter()
-            .map(|state| state.revision.max(state.list.revision()));
-        Ok(highest.max().unwrap_or(0))
+        let state = self.coupon_state(coupon).await?;
+        Ok(state.revision.max(state.list.revision()))
     }
 
     /// Whether a user is on the coupon's list, or `None` if Redis does not have the complete list.
@@ -120,16 +92,10 @@ impl Redis {
         coupon: CouponId,
         user: &UserId,
     ) -> Result<Option<bool>, RedisError> {
+        let [.., allowed, allow_list] = keys::coupon_keys(&self.prefix, coupon);
         let mut pipe = redis::pipe();
-        pipe.atomic()
-            .cmd("GET")
-            .arg(keys::allow_list(&self.prefix, coupon));
-        let allowed = keys::allowed(&self.prefix, coupon);
-        pipe.cmd("SCARD")
-            .arg(&allowed)
-            .cmd("SISMEMBER")
-            .arg(&allowed)
-            .arg(user.as_str());
+        pipe.atomic().get(allow_list).scard(&allowed);
+        pipe.sismember(&allowed, user.as_str());
         let (text, people, is_member): (Option<String>, u64, bool) =
             pipe.query_async(&mut self.connection()).await?;
         let list = text.as_deref().and_then(parse);

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use redis::aio::ConnectionLike;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind,
-    ToRedisArgs, Value, from_redis_value,
+    ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, ToRedisArgs,
+    Value, from_redis_value,
 };
 
 use super::connection::SharedConnection;
@@ -256,69 +255,27 @@ impl Script {
         let hash = redis::Script::new(&text).get_hash().to_owned();
         Self { text, hash }
     }
+}
 
-    /// Runs the script by hash, or by text if Redis does not have it yet. Sending it twice is safe,
+impl Redis {
+    /// Runs a script by hash, or by text if Redis does not have it yet. Sending it twice is safe,
     /// because `NOSCRIPT` means that it did not run.
-    pub(super) async fn run<T: FromRedisValue>(
+    pub(super) async fn call<T: FromRedisValue>(
         &self,
-        conn: &mut impl ConnectionLike,
+        script: &Script,
         keys: &[impl ToRedisArgs],
         args: &[impl ToRedisArgs],
     ) -> RedisResult<T> {
-        self.run_with(conn, |cmd| {
-            cmd.arg(keys.len()).arg(keys).arg(args);
-        })
-        .await
-    }
-
-    /// Like [`Self::run`]; `add` adds the number of keys, the keys and the arguments.
-    pub(super) async fn run_with<T: FromRedisValue>(
-        &self,
-        conn: &mut impl ConnectionLike,
-        add: impl Fn(&mut Cmd),
-    ) -> RedisResult<T> {
-        let command = |verb: &str, script: &str| {
+        let run = async |verb: &str, script: &str| {
             let mut cmd = redis::cmd(verb);
-            add(cmd.arg(script));
-            cmd
+            cmd.arg(script).arg(keys.len()).arg(keys).arg(args);
+            cmd.query_async(&mut self.connection()).await
         };
-        match command("EVALSHA", &self.hash).query_async(conn).await {
-            Err(error) if is_noscript(&error) => {
-                command("EVAL", &self.text).query_async(conn).await
+        match run("EVALSHA", &script.hash).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                run("EVAL", &script.text).await
             }
             other => other,
         }
-    }
-}
-
-fn is_noscript(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cluster_slots_are_parsed_by_primary() {
-        let text = |text: &str| Value::BulkString(text.into());
-        let node = |host: Value, port, id| Value::Array(vec![host, Value::Int(port), text(id)]);
-        let range = |first, last, node| vec![Value::Int(first), Value::Int(last), node];
-        let told = [
-            range(5461, 16383, node(text("b"), 2, "id-b")),
-            range(0, 5000, node(Value::Nil, 1, "id-a")),
-            range(5002, 5460, node(text(""), 1, "id-a")),
-            range(5001, 5001, node(text("b"), 2, "id-b")),
-        ];
-        let expected = [
-            ("id-a".into(), (":1".into(), vec![(0, 5000), (5002, 5460)])),
-            (
-                "id-b".into(),
-                ("b:2".into(), vec![(5001, 5001), (5461, 16383)]),
-            ),
-        ];
-        assert_eq!(primaries_in(&told), Some(expected.into()));
-        assert_eq!(primaries_in(&[]), None);
-        assert_eq!(primaries_in(&[vec![Value::Int(1)]]), None);
     }
 }

@@ -2,7 +2,7 @@
 //! of a cluster); this type replaces redis-rs's connection when that
 //! alone leads on: redis-rs takes a time-out, `READONLY`, `NOREPLICAS` and `CLUSTERDOWN` for
 //! answers, and stays with a server that is frozen or cut off
-//! (docs/decisions/0024-redis-cluster.md). Nothing is sent twice: a command that timed out may have
+//! (docs/decisions/0009-replicas.md). Nothing is sent twice: a command that timed out may have
 //! run, and the caller retries.
 
 use std::sync::Arc;

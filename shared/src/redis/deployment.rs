@@ -86,42 +86,13 @@ fn tcp_settings() -> TcpSettings {
         .set_user_timeout(SILENT)
 }
 
-/// Parses addresses separated by commas. An address without a scheme gets the scheme and login of
-/// the first.
+/// Parses addresses separated by commas.
 pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
-    const EXAMPLE: &str =
-        "it must look like redis://host:6379/0, several nodes like redis://first:6379,second:6379";
-    let (first, _) = text.split_once(',').unwrap_or((text, ""));
-    let host = first.rfind('@').map(|at| at + 1);
-    let host = host
-        .or_else(|| Some(first.find("://")? + 3))
-        .ok_or(EXAMPLE)?;
+    let form = "it must look like redis://host:6379/0, several nodes like redis://first:6379,redis://second:6379";
     let parse = |part: &str| {
-        let address = match part.trim() {
-            whole if whole.contains("://") => whole.to_owned(),
-            part => format!("{}{part}", &first[..host]),
-        };
-        address
+        part.trim()
             .into_connection_info()
-            .map_err(|_| EXAMPLE.to_owned())
+            .map_err(|_| form.to_owned())
     };
     text.split(',').map(parse).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_share_the_login_of_the_first() {
-        let all =
-            addresses("redis://user:secret@one:7001/0, two:7002,redis://three,[::1]:9").unwrap();
-        let told: Vec<String> = all.iter().map(|info| info.addr().to_string()).collect();
-        assert_eq!(told, ["one:7001", "two:7002", "three:6379", "::1:9"]);
-        assert_eq!(all[1].redis_settings().password(), Some("secret"));
-        assert_eq!(all[2].redis_settings().password(), None);
-        for wrong in ["", "one:6379", "redis://one,", "redis://one,two:x"] {
-            assert!(addresses(wrong).is_err(), "{wrong}");
-        }
-    }
 }

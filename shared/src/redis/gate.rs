@@ -202,7 +202,7 @@ impl Redis {
         let fence = Fence::new(server, era);
         let args = [seen.0.clone(), format!("{fence} closed").into_bytes()];
         let keys = keys::coupon_keys(&self.prefix, coupon);
-        let word: String = GATE.run(&mut self.connection(), &keys, &args).await?;
+        let word: String = self.call(&GATE, &keys, &args).await?;
         Ok((word == "done").then_some(fence))
     }
 
@@ -219,7 +219,7 @@ impl Redis {
         names.extend(drops.iter().flat_map(DropKeys::own));
         let mut args = vec![format!("{fence} closed"), format!("{fence} open")];
         args.extend(drops.iter().map(|keys| keys.drop.to_string()));
-        let word: String = GATE.run(&mut self.connection(), &names, &args).await?;
+        let word: String = self.call(&GATE, &names, &args).await?;
         Ok(match (word.as_str(), word.parse()) {
             ("done", _) => Opened::Yes,
             (_, Ok(drop)) => Opened::NotWhole(DropId(drop)),
@@ -230,12 +230,7 @@ impl Redis {
     /// Reads the coupon's highest revision whose settings were written to Redis. Returns 0 if
     /// unknown.
     pub async fn revision(&self, coupon: CouponId) -> RedisResult<u64> {
-        let mut read = redis::cmd("MGET");
-        // As above.
-        let [_, revision, ..] = keys::coupon_keys(&self.prefix, coupon);
-        read.arg(revision);
-        let [text]: [Option<Vec<u8>>; 1] = read.query_async(&mut self.connection()).await?;
-        Ok(number_in(text).unwrap_or(0))
+        Ok(self.coupon_state(coupon).await?.revision)
     }
 }
 
@@ -258,14 +253,6 @@ pub(super) fn revision_in(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hash_slot_of_a_coupon_matches_redis() {
-        // These are results of `CLUSTER KEYSLOT` in Redis 7.0.
-        for (coupon, slot) in [(123_456_789, 12_739), (7, 1_716)] {
-            assert_eq!(hash_slot(CouponId(coupon)), slot, "{coupon}");
-        }
-    }
 
     #[test]
     fn gate_is_open_only_on_its_server_in_its_era() {

@@ -128,16 +128,6 @@ pub(super) fn coupon_keys(prefix: &str, coupon: CouponId) -> [String; 6] {
     NAMES.map(|name| format!("{prefix}:{{{coupon}}}:{name}"))
 }
 
-/// The coupon's set of users on its allow list.
-pub fn allowed(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:allowed")
-}
-
-/// The revision and size of that allow list.
-pub fn allow_list(prefix: &str, coupon: CouponId) -> String {
-    format!("{prefix}:{{{coupon}}}:allow_list")
-}
-
 /// The key of an operator's session that was ended early.
 pub fn ended_session(prefix: &str, session: &str) -> String {
     format!("{prefix}:ended:{session}")
@@ -192,7 +182,7 @@ impl DropMeta {
     pub fn fields(&self) -> Vec<String> {
         let flag = |is_set: bool| u8::from(is_set).to_string();
         let closes = self.closes_at_ms.map(|ms| ms.to_string());
-        let allow = self.allow.as_ref().map(ToString::to_string);
+        let allow = self.allow.clone().map(String::from);
         let fields = [
             ("quantity", self.quantity.to_string()),
             ("opens_at_ms", self.opens_at_ms.to_string()),
@@ -220,7 +210,7 @@ impl DropMeta {
             once_per: field("once_per")?.parse().ok()?,
             waiting_list: field("waiting_list")?.parse().ok()?,
             closed_early: field("closed_early")? == "1",
-            allow: filled("allow").and_then(|allow| allow.parse().ok()),
+            allow: filled("allow").and_then(|allow| allow.to_owned().try_into().ok()),
         };
         let written = meta.fields();
         let is_same = |pair: &[String]| fields.get(&pair[0]) == pair.get(1);

@@ -23,7 +23,6 @@ pub mod settings;
 pub mod standing;
 pub mod stock;
 pub mod wake;
-mod why_not;
 pub mod wrong_key;
 
 pub use client::{Redis, RedisDurability, RedisSettings};

@@ -33,15 +33,6 @@ pub enum Fenced<T> {
     Stale,
 }
 
-impl<T> Fenced<T> {
-    fn map<R>(self, done: impl FnOnce(T) -> R) -> Fenced<R> {
-        match self {
-            Self::Done(value) => Fenced::Done(done(value)),
-            Self::Stale => Fenced::Stale,
-        }
-    }
-}
-
 /// The outcome of promoting users from a waiting list.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Promotion {
@@ -50,20 +41,6 @@ pub struct Promotion {
     /// Number of users who left the list without a slot: they already hold one, or are revoked.
     pub left_without: u32,
 }
-
-/// Keys by their number in KEYS (`scripts/identity.lua`), with Redis's names for their types.
-static TYPES: [(usize, &str, &str); 10] = [
-    (3, "claimants", "hash"),
-    (4, "revoked", "hash"),
-    (5, "allowed", "set"),
-    (6, "allow_list", "string"),
-    (7, "meta", "hash"),
-    (8, "count", "string"),
-    (9, "users", "zset"),
-    (10, "free", "zset"),
-    (11, "waiting", "zset"),
-    (12, "times", "hash"),
-];
 
 impl Redis {
     /// Deletes the coupon's claimants.
@@ -90,26 +67,14 @@ impl Redis {
     }
 
     /// Deletes those keys of a drop and its coupon that have another type than Firstcome's. Returns
-    /// their names.
+    /// their number.
     pub async fn unlink_unreadable(
         &self,
         keys: &DropKeys,
         fence: &Fence,
-    ) -> RedisResult<Fenced<Vec<&'static str>>> {
-        let names = keys.of_scripts();
-        let mut pipe = redis::pipe();
-        for (at, ..) in TYPES {
-            pipe.cmd("TYPE").arg(names[at - 1]);
-        }
-        let found: Vec<String> = pipe.query_async(&mut self.connection()).await?;
-        let wrong = TYPES
-            .iter()
-            .zip(found)
-            .filter(|((.., of), found)| found != "none" && found != of);
-        let (numbers, wrong): (Vec<usize>, Vec<&'static str>) =
-            wrong.map(|((at, name, _), _)| (*at, *name)).unzip();
-        let cleared = self.clear(&names, fence, None, &numbers).await?;
-        Ok(cleared.map(|()| wrong))
+    ) -> RedisResult<Fenced<u32>> {
+        let args = arguments("unreadable", fence, DropId(0), OncePer::Drop);
+        self.run_project(&keys.of_scripts(), &args).await
     }
 
     /// Removes fields of `revoked` that still have these values.
@@ -135,7 +100,10 @@ impl Redis {
         let mut args = arguments("clear", fence, DropId(0), OncePer::Drop);
         args.push(count.map(|count| count.to_string()).unwrap_or_default());
         args.extend(numbers.iter().map(ToString::to_string));
-        Ok(self.run_project(keys, &args).await?.map(|_| ()))
+        Ok(match self.run_project(keys, &args).await? {
+            Fenced::Done(_) => Fenced::Done(()),
+            Fenced::Stale => Fenced::Stale,
+        })
     }
 
     /// Writes the slots of one page, at most [`PROJECTED_AT_ONCE`], none above the counter: those
@@ -209,7 +177,7 @@ impl Redis {
         keys: &[impl ToRedisArgs],
         args: &[impl ToRedisArgs],
     ) -> RedisResult<Fenced<u32>> {
-        let left_out: i64 = PROJECT.run(&mut self.connection(), keys, args).await?;
+        let left_out: i64 = self.call(&PROJECT, keys, args).await?;
         Ok(u32::try_from(left_out).map_or(Fenced::Stale, Fenced::Done))
     }
 
@@ -225,9 +193,7 @@ impl Redis {
         limit: u32,
     ) -> RedisResult<Fenced<Promotion>> {
         let args = [fence.to_string(), keys.drop.to_string(), limit.to_string()];
-        let reply: Vec<Value> = PROMOTE
-            .run(&mut self.connection(), &keys.of_scripts(), &args)
-            .await?;
+        let reply: Vec<Value> = self.call(&PROMOTE, &keys.of_scripts(), &args).await?;
         let [now, left_without, given @ ..] = reply.as_slice() else {
             return Ok(Fenced::Stale);
         };

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use futures_util::future::try_join_all;
-use redis::{ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
+use redis::{AsyncCommands as _, ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
 
 use super::Redis;
 use super::allow_list::{self, SeenList};
@@ -103,13 +103,13 @@ pub(super) fn slot_in(score: f64) -> Option<i64> {
 
 /// The replies of one transaction, in order. A key of another type than expected is noted, and its
 /// reply counts as missing.
-struct Replies {
+pub(super) struct Replies {
     values: std::vec::IntoIter<Value>,
-    unreadable: Vec<&'static str>,
+    pub(super) unreadable: Vec<&'static str>,
 }
 
 impl Replies {
-    fn next<T: FromRedisValue + Default>(&mut self, name: &'static str) -> T {
+    pub(super) fn next<T: FromRedisValue + Default>(&mut self, name: &'static str) -> T {
         let value = self.values.next().unwrap_or(Value::Nil);
         if value == Value::Nil {
             return T::default();
@@ -122,14 +122,14 @@ impl Replies {
         })
     }
 
-    fn gate_and_revision(&mut self) -> (Gate, u64) {
+    pub(super) fn gate_and_revision(&mut self) -> (Gate, u64) {
         let [gate, revision]: [Option<Vec<u8>>; 2] = self.next("gate");
         let gate = Gate(gate.unwrap_or_default());
         (gate, number_in(revision).unwrap_or(0))
     }
 
     /// A key that holds a number. Other text counts as missing.
-    fn number(&mut self, name: &'static str) -> Option<i64> {
+    pub(super) fn number(&mut self, name: &'static str) -> Option<i64> {
         number_of(self.next(name))
     }
 }
@@ -140,7 +140,11 @@ impl Redis {
     ///
     /// This is a transaction and not a script, because Lua would convert every name and slot to a
     /// separate value and back, which costs Redis more than the read itself (docs/PERFORMANCE.md).
-    async fn read_at_once(&self, coupon: CouponId, pipe: &mut Pipeline) -> RedisResult<Replies> {
+    pub(super) async fn read_at_once(
+        &self,
+        coupon: CouponId,
+        pipe: &mut Pipeline,
+    ) -> RedisResult<Replies> {
         pipe.atomic().ignore_errors();
         if self.pinned.is_some() {
             pipe.cmd("INFO").arg("server").arg("replication");
@@ -161,10 +165,11 @@ impl Redis {
 
     /// Reads many coupons, in the same order.
     pub async fn coupon_states(&self, coupons: &[CouponId]) -> RedisResult<Vec<CouponState>> {
-        in_parts(coupons, |coupon| self.coupon_state(*coupon)).await
+        let reads = coupons.iter().map(|id| self.coupon_state(*id)).collect();
+        in_parts(reads).await
     }
 
-    async fn coupon_state(&self, coupon: CouponId) -> RedisResult<CouponState> {
+    pub async fn coupon_state(&self, coupon: CouponId) -> RedisResult<CouponState> {
         let [gate, revision, claimants, revoked, allowed, allow_list] =
             keys::coupon_keys(&self.prefix, coupon);
         let mut pipe = redis::pipe();
@@ -197,8 +202,12 @@ impl Redis {
     }
 
     /// Reads the numbers of many drops, in the same order.
-    pub async fn drop_states(&self, drops: &[DropKeys]) -> RedisResult<Vec<DropState>> {
-        in_parts(drops, |keys| self.drop_state(keys)).await
+    pub async fn drop_states<'a>(
+        &self,
+        drops: impl IntoIterator<Item = &'a DropKeys>,
+    ) -> RedisResult<Vec<DropState>> {
+        let reads = drops.into_iter().map(|keys| self.drop_state(keys));
+        in_parts(reads.collect()).await
     }
 
     async fn drop_state(&self, keys: &DropKeys) -> RedisResult<DropState> {
@@ -338,41 +347,18 @@ impl Redis {
 
     /// Whether Redis has any key of each of these drops, in the same order.
     pub async fn have_keys(&self, drops: &[DropKeys]) -> RedisResult<Vec<bool>> {
-        let found: Vec<u64> = self
-            .pipe_each(drops, |pipe, keys| {
-                pipe.cmd("EXISTS").arg(&keys.own());
-            })
-            .await?;
+        let count = |pipe: &mut Pipeline, keys: &DropKeys| {
+            pipe.exists(&keys.own());
+        };
+        let found: Vec<u64> = self.pipe_each(drops, count).await?;
         Ok(found.into_iter().map(|number| number > 0).collect())
     }
 
-    /// Counts a coupon's claimants, and the users of these drops, at one moment.
-    pub async fn claimants_and_users(
-        &self,
-        coupon: CouponId,
-        drops: &[DropKeys],
-    ) -> RedisResult<(u64, u64)> {
-        let mut pipe = redis::pipe();
-        let [_, _, claimants, ..] = keys::coupon_keys(&self.prefix, coupon);
-        pipe.cmd("HLEN").arg(claimants);
-        for keys in drops {
-            pipe.cmd("ZCARD").arg(&keys.users);
-        }
-        let mut replies = self.read_at_once(coupon, &mut pipe).await?;
-        let claimants = replies.next("claimants");
-        let users = drops.iter().map(|_| replies.next::<u64>("users"));
-        Ok((claimants, users.sum()))
-    }
-
-    /// Whether Redis has any key of each of these coupons, in the same order.
-    pub async fn are_remembered(&self, coupons: &[CouponId]) -> RedisResult<Vec<bool>> {
-        let found: Vec<u64> = self
-            .pipe_each(coupons, |pipe, coupon| {
-                let keys = keys::coupon_keys(&self.prefix, *coupon);
-                pipe.cmd("EXISTS").arg(&keys);
-            })
-            .await?;
-        Ok(found.into_iter().map(|number| number > 0).collect())
+    /// Whether Redis has any key of this coupon.
+    pub async fn is_remembered(&self, coupon: CouponId) -> RedisResult<bool> {
+        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let found: u64 = self.connection().exists(&keys).await?;
+        Ok(found > 0)
     }
 
     /// Sends commands about each item, for [`AT_ONCE`] items in one pipeline, and returns all
@@ -395,14 +381,12 @@ impl Redis {
     }
 }
 
-/// Runs one read for each item, [`AT_ONCE`] at the same time. Returns the results in order.
-async fn in_parts<'a, T, R, F>(items: &'a [T], read: impl Fn(&'a T) -> F) -> RedisResult<Vec<R>>
-where
-    F: Future<Output = RedisResult<R>>,
-{
-    let mut all = Vec::with_capacity(items.len());
-    for some in items.chunks(AT_ONCE) {
-        all.extend(try_join_all(some.iter().map(&read)).await?);
+/// Awaits reads, [`AT_ONCE`] at the same time. Returns the results in order.
+async fn in_parts<R>(reads: Vec<impl Future<Output = RedisResult<R>>>) -> RedisResult<Vec<R>> {
+    let mut all = Vec::with_capacity(reads.len());
+    let mut reads = reads.into_iter();
+    while reads.len() > 0 {
+        all.extend(try_join_all(reads.by_ref().take(AT_ONCE)).await?);
     }
     Ok(all)
 }

@@ -73,9 +73,7 @@ impl Redis {
         let [field, id, end] = noted(once_per, revocation);
         let drop = revocation.drop_id.to_string();
         let args = [drop, revocation.user_id.clone(), field, id, end];
-        let (_, until): (i64, i64) = REVOKE
-            .run(&mut self.connection(), &keys.of_scripts(), &args)
-            .await?;
+        let (_, until): (i64, i64) = self.call(&REVOKE, &keys.of_scripts(), &args).await?;
         Ok(until)
     }
 
@@ -135,7 +133,7 @@ impl Redis {
         for some in all.chunks(WRITTEN_AT_ONCE) {
             let mut args = vec![String::new(), String::new()];
             args.extend(some.iter().flat_map(|one| noted(once_per, one)));
-            let (new, _): (u64, u64) = REVOKE.run(&mut self.connection(), &keys, &args).await?;
+            let (new, _): (u64, u64) = self.call(&REVOKE, &keys, &args).await?;
             news += new;
         }
         Ok(news)

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use redis::{ErrorKind, RedisError, RedisResult, Value, from_redis_value};
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value};
 
 use super::Redis;
 use super::client::{Master, Script};
@@ -13,6 +13,10 @@ use super::server::{ServerFacts, fields};
 /// Oldest supported Redis: since 7.0, `INFO` accepts several sections, which the gate's scripts
 /// use.
 const OLDEST: u32 = 7;
+
+/// Maximum time in seconds during which a master may continue writing after it lost contact with
+/// its replicas. Every fail-over must take longer than this.
+const LONGEST_LAG: u32 = 10;
 
 static IDENTITY: LazyLock<Script> = LazyLock::new(|| Script::new("return identity() or ''"));
 
@@ -25,173 +29,173 @@ pub enum Unsafe {
 }
 
 impl Redis {
+    /// Calls [`Redis::check_settings`] at start-up. If retrying cannot help, the error names a
+    /// setting.
+    pub async fn check_at_start(&self) -> Result<(), Unsafe> {
+        metrics::gauge!("firstcome_redis_managed").set(f64::from(u8::from(self.is_managed())));
+        let checked = self.check_settings().await;
+        if checked.is_ok() && self.is_managed() {
+            tracing::warn!("REDIS_DURABILITY=managed: the durability of Redis is not checked");
+        }
+        checked.map_err(|unsafe_| match unsafe_ {
+            Unsafe::Unreachable(error) => match wrong_setting(&error) {
+                Some(advice) => {
+                    let at = self.host_and_port();
+                    Unsafe::Setting(format!("Redis at {at} can't be used: {error}; {advice}"))
+                }
+                None => Unsafe::Unreachable(error),
+            },
+            setting @ Unsafe::Setting(_) => setting,
+        })
+    }
+
     /// Refuses a Redis that may lose admissions: no AOF, an eviction policy, a replica, replicas
     /// that writes do not wait for, or a version that is too old. All facts but one come from
     /// `INFO`, because managed servers do not permit `CONFIG`.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let masters = self.masters().await?;
         for master in &masters {
-            let place = if masters.len() > 1 {
-                format!(" (the server at {})", master.address)
-            } else {
-                String::new()
-            };
-            let checked = self.check_server(master).await?;
-            checked.map_err(|detail| Unsafe::Setting(detail + &place))?;
+            if let Some(fault) = self.fault_of(master).await? {
+                let is_one_of_many = masters.len() > 1;
+                let place = is_one_of_many.then(|| format!(" (the server at {})", master.address));
+                return Err(Unsafe::Setting(fault + &place.unwrap_or_default()));
+            }
         }
         Ok(())
     }
 
     /// Returns what is unsafe about one server.
-    async fn check_server(&self, master: &Master) -> RedisResult<Result<(), String>> {
+    async fn fault_of(&self, master: &Master) -> RedisResult<Option<String>> {
         let mut pipe = redis::pipe();
         for section in ["server", "persistence", "memory", "replication"] {
             pipe.cmd("INFO").arg(section);
         }
         pipe.cmd("EVAL").arg(&IDENTITY.text).arg(0);
+        // Not every login may read it.
+        pipe.cmd("CONFIG").arg("GET").arg("min-replicas-max-lag");
         let mut told = master.ask(&mut pipe).await?;
-        let of_script = told.pop().unwrap_or(Value::Nil);
+        let lag = told.pop().unwrap_or(Value::Nil);
+        let lag = from_redis_value::<HashMap<String, u32>>(lag).unwrap_or_default();
+        let of_script = match told.pop().unwrap_or(Value::Nil) {
+            Value::ServerError(error) => RedisError::from(error).to_string(),
+            said => from_redis_value(said).unwrap_or_default(),
+        };
         let text: Vec<String> = from_redis_value(Value::Array(told))?;
         let text = text.concat();
-        let info = fields(&text);
         let facts = ServerFacts::of(&text);
         if !facts.is_master && self.deployment.is_cluster() {
             master.leave();
             let why = "the server that was reported as master is now a replica";
             return Err((ErrorKind::Io, why).into());
         }
-        let checked = fits(&info, self.deployment.is_cluster())
-            .and_then(|()| scripts_know(&facts, of_script))
-            .and_then(|()| verdict(&facts, &info, self.is_managed()));
-        let (replicas, needs_one) = replicas(&info);
-        if checked.is_err() || self.is_managed() {
-            return Ok(checked);
-        }
-        let lag = if replicas > 0 && needs_one {
-            longest_lag(master).await?
-        } else {
-            None
-        };
-        Ok(fenced(replicas, needs_one, lag))
+        let (is_cluster, is_managed) = (self.deployment.is_cluster(), self.is_managed());
+        let info = fields(&text);
+        let fault = unfit(&facts, &info, is_cluster, &of_script)
+            .or_else(|| volatile(&info, is_managed))
+            .or_else(|| (!is_managed).then(|| unfenced(&info, lag.into_values().next()))?);
+        Ok(fault)
     }
 }
 
-/// Checks that the server is of a supported kind and matches `REDIS_MODE`.
-fn fits(info: &HashMap<&str, &str>, is_cluster: bool) -> Result<(), String> {
-    let wrong = match (info.get("redis_mode").copied(), is_cluster) {
+/// Returns which setting an error at start-up is about, if there is one.
+fn wrong_setting(error: &RedisError) -> Option<&'static str> {
+    // redis-rs keeps only the text of rustls's errors and, in a cluster, of the nodes' errors.
+    let text = error.to_string();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let is_login = says(&["NOAUTH", "WRONGPASS", "AuthenticationFailed"])
+        || error.kind() == ErrorKind::AuthenticationFailed
+        || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm);
+    // What rustls says if one side does not trust the other, or the server does not speak TLS.
+    let is_tls = says(&[
+        "invalid peer certificate",
+        "received fatal alert",
+        "received corrupt message",
+    ]);
+    if is_login {
+        Some("Redis does not let this process in: see the user and the password in REDIS_URL")
+    } else if is_tls && error.code().is_none() {
+        Some("TLS fails: see REDIS_URL, SSL_CERT_FILE and TLS_CERT_FILE")
+    } else if says(&["cluster support disabled"]) {
+        Some("this Redis is no cluster: leave REDIS_MODE=cluster out")
+    } else {
+        (error.kind() == ErrorKind::InvalidClientConfig).then_some("see REDIS_URL")
+    }
+}
+
+/// Returns why a server is not of a supported kind, or does not match `REDIS_MODE`. `of_script` is
+/// what a script knows of the server: without it, the gate would stay closed.
+fn unfit(
+    facts: &ServerFacts,
+    info: &HashMap<&str, &str>,
+    is_cluster: bool,
+    of_script: &str,
+) -> Option<String> {
+    let version = &facts.version;
+    let major = version.split('.').next().unwrap_or_default();
+    let is_supported = major.parse::<u32>().is_ok_and(|major| major >= OLDEST);
+    let hides = "Redis does not tell scripts which server they run on (`INFO server replication`), so admission would stay closed";
+    Some(match info.get("redis_mode").copied() {
         _ if info.contains_key("dragonfly_version") => {
             "Dragonfly is not supported: it does not report `master_replid2`, so that a failover which loses admissions \
              would not be noticed; use Redis or Valkey"
+                .into()
         }
-        (Some("cluster"), false) => {
-            "REDIS_URL leads to a node of a cluster: set REDIS_MODE=cluster"
+        Some("cluster") if !is_cluster => {
+            "REDIS_URL leads to a node of a cluster: set REDIS_MODE=cluster".into()
         }
-        (Some("sentinel"), _) => {
-            "REDIS_URL leads to a Sentinel, which is not supported: use a Redis Cluster, or name the master"
+        Some("sentinel") => {
+            "REDIS_URL leads to a Sentinel, which is not supported: use a Redis Cluster, or name the master".into()
         }
-        _ => return Ok(()),
-    };
-    Err(wrong.into())
+        _ if !is_supported => format!("Redis {version} is too old: use 7.0 or newer"),
+        _ if !facts.is_master => "REDIS_URL points to a replica: point it to the master".into(),
+        _ if of_script == facts.id() => return None,
+        // A login without the right gets NOPERM, from Redis 7.0 also within "ACL failure in script".
+        _ if of_script.contains("NOPERM") || of_script.contains("ACL failure") => {
+            format!("{hides}: allow this login `+info` (now: {of_script})")
+        }
+        _ => format!(
+            "{hides}: this kind of server is not supported, whatever its settings (Redis Software, Redis Cloud, Azure Managed \
+             Redis and Upstash are known to hide it), nor a proxy that hides it; use a Redis or Valkey that shows it (now: {of_script})"
+        ),
+    })
 }
 
-/// Checks that scripts can read the fields of `INFO` on which the gate relies. `said` is what a
-/// script has read.
-fn scripts_know(facts: &ServerFacts, said: Value) -> Result<(), String> {
-    let said = match said {
-        Value::ServerError(error) => RedisError::from(error).to_string(),
-        said => from_redis_value(said).unwrap_or_default(),
-    };
-    // `verdict` refuses a replica.
-    if said == facts.id() || !facts.is_master {
-        Ok(())
-    } else {
-        Err(no_identity(&said))
+/// Returns how a server may lose writes. If the operator asserts durability, only facts that Redis
+/// reports about itself count: a provider may have a substitute for the append-only file, but an
+/// eviction policy always loses data.
+fn volatile(info: &HashMap<&str, &str>, is_managed: bool) -> Option<String> {
+    if !is_managed && info.get("aof_enabled") != Some(&"1") {
+        let no_aof = "Redis keeps no append-only file, so a restart forgets admissions: set `appendonly yes`, or \
+            REDIS_DURABILITY=managed where a provider vouches for it";
+        return Some(no_aof.into());
+    }
+    match info.get("maxmemory_policy") {
+        Some(&"noeviction") => None,
+        None if is_managed => None,
+        other => Some(format!(
+            "Redis may evict admissions (maxmemory-policy is {}): set `maxmemory-policy noeviction`",
+            other.unwrap_or(&"unknown")
+        )),
     }
 }
 
-/// Explains why scripts do not learn which server they run on.
-fn no_identity(said: &str) -> String {
-    let problem = "Redis does not tell scripts which server they run on (`INFO server replication`), so admission would stay closed";
-    // A login without the right gets NOPERM, from Redis 7.0 also within "ACL failure in script".
-    if said.contains("NOPERM") || said.contains("ACL failure") {
-        return format!("{problem}: allow this login `+info` (now: {said})");
-    }
-    format!(
-        "{problem}: this kind of server is not supported, whatever its settings (Redis Software, Redis Cloud, Azure Managed \
-         Redis and Upstash are known to hide it), nor a proxy that hides it; use a Redis or Valkey that shows it (now: {said})"
-    )
-}
-
-/// Reads `min-replicas-max-lag` in seconds. Returns `None` if `CONFIG` is not permitted.
-async fn longest_lag(master: &Master) -> RedisResult<Option<u32>> {
-    let name = "min-replicas-max-lag";
-    let mut pipe = redis::pipe();
-    pipe.cmd("CONFIG").arg("GET").arg(name);
-    let config = master.ask(&mut pipe).await?.pop();
-    let config = config.and_then(|told| from_redis_value::<HashMap<String, u32>>(told).ok());
-    Ok(config.and_then(|config| config.get(name).copied()))
-}
-
-/// Maximum time in seconds during which a master may continue writing after it lost contact with
-/// its replicas. Every fail-over must take longer than this.
-const LONGEST_LAG: u32 = 10;
-
-/// Returns the number of replicas, and whether writes require one. `INFO` counts good replicas only
-/// if both settings are set.
-fn replicas(info: &HashMap<&str, &str>) -> (u32, bool) {
-    let count = info.get("connected_slaves");
-    let count = count.and_then(|count| count.parse().ok()).unwrap_or(0);
-    (count, info.contains_key("min_slaves_good_slaves"))
-}
-
-/// Checks that a master that is cut off from its replicas stops admitting before one of them
-/// replaces it (docs/decisions/0009-replicas.md).
-fn fenced(replicas: u32, needs_one: bool, lag: Option<u32>) -> Result<(), String> {
-    if replicas == 0 || needs_one && lag.is_some_and(|lag| lag <= LONGEST_LAG) {
-        return Ok(());
+/// Returns why a master that is cut off from its replicas would still admit users when one of them
+/// replaces it. `INFO` counts good replicas only if both settings are set.
+fn unfenced(info: &HashMap<&str, &str>, lag: Option<u32>) -> Option<String> {
+    let replicas = *info.get("connected_slaves").unwrap_or(&"0");
+    let needs_one = info.contains_key("min_slaves_good_slaves");
+    if replicas == "0" || needs_one && lag.is_some_and(|lag| lag <= LONGEST_LAG) {
+        return None;
     }
     let now = match (needs_one, lag) {
         (false, _) => "now one of them is 0".to_owned(),
         (true, Some(lag)) => format!("the second is {lag} now"),
         (true, None) => "this login may not read the second: allow it `CONFIG GET`".to_owned(),
     };
-    Err(format!(
+    Some(format!(
         "Redis has replicas ({replicas}) and takes writes without them, so a master that is cut off would go on admitting beside \
          the one that replaces it: set `min-replicas-to-write 1` and `min-replicas-max-lag {LONGEST_LAG}` or less ({now})"
     ))
-}
-
-/// Checks a server's settings. If the operator asserts durability, only facts that Redis reports
-/// about itself count: a provider may have a substitute for the append-only file, but an eviction
-/// policy always loses data.
-fn verdict(
-    facts: &ServerFacts,
-    info: &HashMap<&str, &str>,
-    is_managed: bool,
-) -> Result<(), String> {
-    let major = facts.version.split('.').next();
-    if major.is_none_or(|major| major.parse::<u32>().unwrap_or(0) < OLDEST) {
-        return Err(format!(
-            "Redis {} is too old: use 7.0 or newer",
-            facts.version
-        ));
-    }
-    if !facts.is_master {
-        return Err("REDIS_URL points to a replica: point it to the master".into());
-    }
-    if !is_managed && info.get("aof_enabled") != Some(&"1") {
-        return Err("Redis keeps no append-only file, so a restart forgets admissions: set `appendonly yes`, or \
-            REDIS_DURABILITY=managed where a provider vouches for it"
-            .into());
-    }
-    match info.get("maxmemory_policy") {
-        Some(&"noeviction") => Ok(()),
-        None if is_managed => Ok(()),
-        other => Err(format!(
-            "Redis may evict admissions (maxmemory-policy is {}): set `maxmemory-policy noeviction`",
-            other.unwrap_or(&"unknown")
-        )),
-    }
 }
 
 #[cfg(test)]
@@ -199,101 +203,88 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_of_the_wrong_mode_is_refused_with_the_setting_to_change() {
-        let told = |mode, is_cluster| fits(&[("redis_mode", mode)].into(), is_cluster);
-        assert_eq!(
-            (told("standalone", false), told("cluster", true)),
-            (Ok(()), Ok(()))
-        );
-        assert!(
-            told("cluster", false)
-                .unwrap_err()
-                .contains("REDIS_MODE=cluster")
-        );
-        assert!(
-            told("sentinel", false)
-                .unwrap_err()
-                .contains("not supported")
-        );
-    }
-
-    #[test]
-    fn advice_on_hidden_info_fits_the_reason() {
-        let told = no_identity("NOPERM User api has no permissions to run the 'info' command");
-        assert!(
-            told.contains("`+info`") && !told.contains("not supported"),
-            "{told}"
-        );
-        let told = no_identity("ERR This Redis command is not allowed from script");
-        assert!(
-            !told.contains("`+info`") && told.contains("Azure Managed Redis"),
-            "{told}"
-        );
-    }
-
-    #[test]
-    fn redis_with_replicas_is_refused_unless_writes_require_one() {
-        assert_eq!(fenced(0, false, None), Ok(()));
-        assert_eq!(fenced(2, true, Some(10)), Ok(()));
-        for (needs_one, lag, why) in [
-            (false, None, "one of them is 0"),
-            (true, Some(60), "second is 60"),
-            (true, None, "`CONFIG GET`"),
+    fn unfit_servers_are_refused_with_what_to_change() {
+        let judged = |version: &str, is_master, fact: (&'static str, &'static str), of_script| {
+            let facts = ServerFacts {
+                run_id: "r".into(),
+                promoted_from: "i".into(),
+                version: version.into(),
+                is_master,
+            };
+            unfit(&facts, &[fact].into(), false, of_script).unwrap_or_default()
+        };
+        let single = ("redis_mode", "standalone");
+        assert_eq!(judged("7.0.15", true, single, "r:i"), "");
+        for (version, is_master, fact, of_script, said) in [
+            (
+                "7.1.0",
+                true,
+                ("redis_mode", "cluster"),
+                "r:i",
+                "REDIS_MODE=cluster",
+            ),
+            (
+                "7.1.0",
+                true,
+                ("redis_mode", "sentinel"),
+                "r:i",
+                "not supported",
+            ),
+            (
+                "7.1.0",
+                true,
+                ("dragonfly_version", "1"),
+                "r:i",
+                "use Redis or Valkey",
+            ),
+            ("6.2.1", true, single, "r:i", "7.0"),
+            ("8.0.0", false, single, "", "master"),
+            ("8.0.0", true, single, "NOPERM User api", "`+info`"),
+            (
+                "8.0.0",
+                true,
+                single,
+                "ERR not allowed from script",
+                "Azure Managed Redis",
+            ),
         ] {
-            let said = fenced(1, needs_one, lag).unwrap_err();
-            assert!(
-                said.contains("min-replicas-to-write 1")
-                    && said.contains("min-replicas-max-lag 10"),
-                "{said}"
-            );
-            assert!(said.contains(why), "{said}");
+            let refused = judged(version, is_master, fact, of_script);
+            assert!(refused.contains(said), "{said}: {refused}");
         }
-        let info = "# Replication\r\nrole:master\r\nconnected_slaves:2\r\n";
-        assert_eq!(replicas(&fields(info)), (2, false));
-        assert_eq!(
-            replicas(&fields(&format!("{info}min_slaves_good_slaves:1\r\n"))),
-            (2, true)
-        );
-        assert_eq!(replicas(&fields("")), (0, false));
     }
 
     #[test]
     fn unsafe_settings_are_refused_with_the_setting_to_change() {
-        let judged =
-            |version: &str, is_master, is_managed, info: &[(&'static str, &'static str)]| {
-                let facts = ServerFacts {
-                    run_id: "r".into(),
-                    promoted_from: "i".into(),
-                    version: version.into(),
-                    is_master,
-                };
-                verdict(&facts, &info.iter().copied().collect(), is_managed).err()
-            };
-        let info = |aof, policy| [("aof_enabled", aof), ("maxmemory_policy", policy)];
-        let good = info("1", "noeviction");
-        assert_eq!(judged("7.0.15", true, false, &good), None);
+        let info = |aof, policy| [("aof_enabled", aof), ("maxmemory_policy", policy)].into();
+        assert_eq!(volatile(&info("1", "noeviction"), false), None);
         assert_eq!(
-            judged("7.1.0", true, true, &[]),
+            volatile(&HashMap::new(), true),
             None,
             "a provider hides all"
         );
-        assert_eq!(judged("7.1.0", true, true, &info("0", "noeviction")), None);
-        for (version, is_master, is_managed, info, said) in [
-            ("6.2.1", true, false, good, "7.0"),
-            ("8.0.0", false, false, good, "master"),
-            ("8.0.0", false, true, good, "master"),
-            (
-                "8.0.0",
-                true,
-                false,
-                info("0", "noeviction"),
-                "appendonly yes",
-            ),
-            ("8.0.0", true, false, info("1", "allkeys-lru"), "noeviction"),
-            ("8.0.0", true, true, info("1", "allkeys-lru"), "noeviction"),
+        assert_eq!(volatile(&info("0", "noeviction"), true), None);
+        for (aof, policy, is_managed, said) in [
+            ("0", "noeviction", false, "appendonly yes"),
+            ("1", "allkeys-lru", false, "noeviction"),
+            ("1", "allkeys-lru", true, "noeviction"),
         ] {
-            let refused = judged(version, is_master, is_managed, &info).unwrap();
+            let refused = volatile(&info(aof, policy), is_managed).unwrap();
             assert!(refused.contains(said), "{refused}");
+        }
+        let replicas = ("connected_slaves", "2");
+        let both = || [replicas, ("min_slaves_good_slaves", "1")].into();
+        assert_eq!(unfenced(&HashMap::new(), None), None);
+        assert_eq!(unfenced(&both(), Some(10)), None);
+        for (info, lag, said) in [
+            ([replicas].into(), None, "one of them is 0"),
+            (both(), Some(60), "second is 60"),
+            (both(), None, "`CONFIG GET`"),
+        ] {
+            let refused = unfenced(&info, lag).unwrap();
+            assert!(
+                refused.contains("min-replicas-to-write 1") && refused.contains(said),
+                "{refused}"
+            );
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::sync::LazyLock;
 
-use redis::RedisResult;
+use redis::{ErrorKind, RedisResult};
+use strum::EnumString;
 
 use super::Redis;
 use super::client::Script;
@@ -14,40 +15,42 @@ use crate::domain::Slot;
 static SETTINGS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/settings.lua")));
 
-/// The outcome of [`Redis::load`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loaded {
+/// The outcome of writing settings or an allow list. `Yes` changes everything, `Unloaded` of
+/// [`Redis::write_settings`] the loaded drops and the revision, any other nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString)]
+#[strum(serialize_all = "snake_case")]
+pub enum Written {
+    #[strum(serialize = "ok")]
     Yes,
     /// The gate is open and the drop has a key: it is not new.
     Present,
-    /// Redis has a newer revision of the coupon; nothing was changed.
+    /// Redis has a newer revision of the coupon.
     Outdated,
-    /// The coupon is in another era, or on another server; nothing was changed.
+    /// The coupon is in another era, or on another server.
     Stale,
-}
-
-/// The outcome of writing a drop's settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
-    Yes,
-    /// Redis has a newer revision of the coupon; nothing was changed.
-    Outdated,
-    /// A drop is not loaded. Redis keeps only the revision, and the settings of the other drops.
+    /// A drop is not loaded.
     Unloaded,
-}
-
-/// The outcome of [`Redis::lower`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lowered {
-    /// The drops have this quantity.
-    Yes,
-    /// This many slots are already given; nothing was changed.
+    /// This many slots are already given.
+    #[strum(serialize = "below_given_out")]
     GivenOut(Slot),
-    /// Redis has a newer revision of the coupon; nothing was changed.
-    Outdated,
-    Unloaded,
     /// Redis may have forgotten given slots, and the coupon has not been verified since.
     Unverified,
+    /// The gathered allow list is incomplete, for example because Redis was emptied.
+    Incomplete,
+}
+
+impl Written {
+    pub(super) fn from_reply(word: &str, count: i64) -> RedisResult<Self> {
+        match word.parse() {
+            Ok(Self::GivenOut(_)) => Ok(Self::GivenOut(count.try_into().unwrap_or_default())),
+            Ok(written) => Ok(written),
+            Err(_) => Err((
+                ErrorKind::UnexpectedReturnType,
+                "an unknown word of a script",
+            )
+                .into()),
+        }
+    }
 }
 
 /// A coupon's era and revision as read by the caller. If Redis has different ones, changes are
@@ -68,17 +71,10 @@ impl Redis {
         fence: &Fence,
         revision: u64,
         meta: &DropMeta,
-    ) -> RedisResult<Loaded> {
+    ) -> RedisResult<Written> {
         let fence = fence.to_string();
-        let (word, _) = self
-            .run_settings("load", &[keys], revision, fence, meta.fields())
-            .await?;
-        Ok(match word.as_str() {
-            "ok" => Loaded::Yes,
-            "present" => Loaded::Present,
-            "outdated" => Loaded::Outdated,
-            _ => Loaded::Stale,
-        })
+        self.run_settings("load", &[keys], revision, fence, meta.fields())
+            .await
     }
 
     /// Overwrites the `meta` of loaded drops with the settings of one revision of their coupon.
@@ -89,12 +85,8 @@ impl Redis {
     ) -> RedisResult<Written> {
         let fields = drops.iter().flat_map(|(_, meta)| meta.fields()).collect();
         let drops: Vec<&DropKeys> = drops.iter().map(|(keys, _)| *keys).collect();
-        let word = self.run_settings("write", &drops, revision, String::new(), fields);
-        Ok(match word.await?.0.as_str() {
-            "ok" => Written::Yes,
-            "outdated" => Written::Outdated,
-            _ => Written::Unloaded,
-        })
+        self.run_settings("write", &drops, revision, String::new(), fields)
+            .await
     }
 
     /// Lowers the quantity of loaded and verified drops, of which MySQL has a larger one, in Redis
@@ -104,19 +96,10 @@ impl Redis {
         drops: &[&DropKeys],
         read: CouponRead,
         quantity: Slot,
-    ) -> RedisResult<Lowered> {
+    ) -> RedisResult<Written> {
         let (revision, era) = (read.revision, read.era.to_string());
         let args = vec![["quantity".to_owned(), quantity.to_string()]; drops.len()].concat();
-        let (word, count) = self
-            .run_settings("lower", drops, revision, era, args)
-            .await?;
-        Ok(match word.as_str() {
-            "ok" => Lowered::Yes,
-            "below_given_out" => Lowered::GivenOut(count),
-            "outdated" => Lowered::Outdated,
-            "unverified" => Lowered::Unverified,
-            _ => Lowered::Unloaded,
-        })
+        self.run_settings("lower", drops, revision, era, args).await
     }
 
     /// Runs the script on drops of one coupon; `args` has the same number of words for each.
@@ -127,15 +110,14 @@ impl Redis {
         revision: u64,
         fence: String,
         args: Vec<String>,
-    ) -> RedisResult<(String, Slot)> {
+    ) -> RedisResult<Written> {
         let Some((first, rest)) = drops.split_first() else {
-            return Ok(("ok".to_owned(), 0));
+            return Ok(Written::Yes);
         };
         let mut keys = first.of_scripts().to_vec();
         keys.extend(rest.iter().flat_map(|drop| drop.own()));
         let args = [vec![how.to_owned(), revision.to_string(), fence], args].concat();
-        let (word, count): (String, i64) =
-            SETTINGS.run(&mut self.connection(), &keys, &args).await?;
-        Ok((word, Slot::try_from(count).unwrap_or_default()))
+        let (word, count): (String, i64) = self.call(&SETTINGS, &keys, &args).await?;
+        Written::from_reply(&word, count)
     }
 }

@@ -3,7 +3,7 @@
 use redis::RedisResult;
 
 use super::Redis;
-use super::gate::{Gate, ServerId};
+use super::gate::ServerId;
 use super::keys::DropKeys;
 use super::reads::{number_of, slot_in};
 use super::server::ServerFacts;
@@ -41,35 +41,29 @@ impl Redis {
         era: u64,
         user: &UserId,
     ) -> RedisResult<Standing> {
-        type Time = (i64, i64);
-        type Text = Option<String>;
-        type Replies = (
-            Time,
-            Option<Vec<u8>>,
-            Option<f64>,
-            Option<u32>,
-            Text,
-            bool,
-            Option<u64>,
-            u64,
-            u64,
-            String,
-        );
         let mut pipe = redis::pipe();
+        pipe.cmd("TIME")
+            .cmd("INFO")
+            .arg("server")
+            .arg("replication");
+        pipe.mget(&[&keys.gate, &keys.revision]);
+        pipe.zscore(&keys.users, user.as_str());
+        pipe.zrank(&keys.waiting, user.as_str());
+        pipe.hget(&keys.claimants, user.as_str());
+        pipe.exists(&keys.meta).get(&keys.count);
+        pipe.zcard(&keys.users).zcard(&keys.free);
         // The numbers change together.
-        pipe.atomic();
-        pipe.cmd("TIME").cmd("GET").arg(&keys.gate);
-        pipe.cmd("ZSCORE").arg(&keys.users).arg(user.as_str());
-        pipe.cmd("ZRANK").arg(&keys.waiting).arg(user.as_str());
-        pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-        pipe.cmd("EXISTS").arg(&keys.meta);
-        pipe.cmd("GET").arg(&keys.count);
-        pipe.cmd("ZCARD").arg(&keys.users);
-        pipe.cmd("ZCARD").arg(&keys.free);
-        pipe.cmd("INFO").arg("server").arg("replication");
-        let replies: Replies = pipe.query_async(&mut self.connection()).await?;
-        let ((seconds, micros), gate, score, rank, claimant, loaded, count, users, free, info) =
-            replies;
+        let mut replies = self.read_at_once(keys.coupon, &mut pipe).await?;
+        let (seconds, micros): (i64, i64) = replies.next("time");
+        let info: String = replies.next("info");
+        let (gate, _) = replies.gate_and_revision();
+        let score: Option<f64> = replies.next("users");
+        let rank: Option<u32> = replies.next("waiting");
+        let claimant: Option<String> = replies.next("claimants");
+        let loaded: bool = replies.next("meta");
+        let count = replies.number("count");
+        let users: i64 = replies.next("users");
+        let free: i64 = replies.next("free");
         let slot = score.and_then(slot_in);
         let claimant = claimant.and_then(|text| {
             let (drop, slot) = text.split_once(':')?;
@@ -77,7 +71,7 @@ impl Redis {
         });
         let holds = slot.is_some() || claimant.is_some_and(|(drop, _)| drop != keys.drop);
         let server = ServerId::of(&ServerFacts::of(&info));
-        let is_open = Gate(gate.unwrap_or_default()).is_open(server.as_ref(), era);
+        let is_open = gate.is_open(server.as_ref(), era) && replies.unreadable.is_empty();
         Ok(Standing {
             now_ms: seconds * 1_000 + micros / 1_000,
             loaded,

@@ -1,9 +1,10 @@
 //! The stock of drops, as stored in Redis.
 
-use redis::{FromRedisValue as _, Pipeline, RedisResult, Value};
+use redis::RedisResult;
 
 use super::Redis;
 use super::keys::DropKeys;
+use super::reads::DropState;
 use crate::domain::Slot;
 
 /// The stock of a loaded drop.
@@ -41,45 +42,33 @@ impl Stock {
     }
 }
 
+impl DropState {
+    /// Returns `None` if the drop is not loaded.
+    fn stock(&self) -> Option<Stock> {
+        let meta = self.meta.as_ref()?;
+        Some(Stock {
+            quantity: meta.quantity,
+            held: u32::try_from(self.users).ok()?,
+            paused: meta.paused,
+            waiting: u32::try_from(self.waiting).ok()?,
+            waiting_list: meta.waiting_list,
+        })
+    }
+}
+
 impl Redis {
     /// Reads the stock of each drop, in the same order. Returns `None` for a drop that is not
     /// loaded.
     pub async fn stock(&self, drops: &[&DropKeys]) -> RedisResult<Vec<Option<Stock>>> {
-        let read = |pipe: &mut Pipeline, keys: &&DropKeys| {
-            pipe.cmd("HMGET").arg(&keys.meta);
-            pipe.arg("quantity").arg("paused").arg("waiting_list");
-            pipe.cmd("ZCARD").arg(&keys.users);
-            pipe.cmd("ZCARD").arg(&keys.waiting);
-        };
-        let replies: Vec<Value> = self.pipe_each(drops, read).await?;
-        let read = |replies: &[Value]| {
-            let [meta, users, waiting] = replies else {
-                return None;
-            };
-            let [quantity, paused, waiting_list] =
-                <[Option<String>; 3]>::from_redis_value_ref(meta).ok()?;
-            // Parse it as `claim.lua` does: 0 if the field is missing or not a number.
-            let waiting_list = waiting_list.and_then(|places| places.parse().ok());
-            Some(Stock {
-                quantity: quantity?.parse().ok()?,
-                held: u32::from_redis_value_ref(users).ok()?,
-                paused: paused.is_some_and(|p| p == "1"),
-                waiting: u32::from_redis_value_ref(waiting).ok()?,
-                waiting_list: waiting_list.unwrap_or(0),
-            })
-        };
-        Ok(replies.chunks(3).map(read).collect())
+        let states = self.drop_states(drops.iter().copied()).await?;
+        Ok(states.iter().map(DropState::stock).collect())
     }
 
     /// Reads the highest slot given in each drop, in the same order. Returns `None` for a drop that
     /// is not loaded.
     pub async fn given_out(&self, drops: &[&DropKeys]) -> RedisResult<Vec<Option<Slot>>> {
-        let counts: Vec<Option<String>> = self
-            .pipe_each(drops, |pipe, keys| {
-                pipe.cmd("GET").arg(&keys.count);
-            })
-            .await?;
-        let count = |text: Option<String>| text?.parse().ok();
-        Ok(counts.into_iter().map(count).collect())
+        let states = self.drop_states(drops.iter().copied()).await?;
+        let count = |state: DropState| state.count?.try_into().ok();
+        Ok(states.into_iter().map(count).collect())
     }
 }

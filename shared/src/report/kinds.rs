@@ -100,11 +100,6 @@ pub struct KindFacts {
     /// One, and many.
     pub noun: [&'static str; 2],
     pub severity: Severity,
-    /// Whether an unrepaired finding keeps its coupon closed.
-    pub closes: bool,
-    /// Whether its repair may take the slot that Redis shows from a user, and therefore counts for
-    /// the repair limit.
-    pub limited: bool,
     /// What users notice.
     pub users: &'static str,
     /// What happens by itself, or what an operator does.
@@ -112,13 +107,11 @@ pub struct KindFacts {
     pub remedy: Remedy,
 }
 
-/// The facts of a kind that is only a warning, closes nothing and takes no slots.
+/// The facts of a kind that is only a warning.
 const WARNING: KindFacts = KindFacts {
     word: "",
     noun: ["", ""],
     severity: Severity::Warning,
-    closes: false,
-    limited: false,
     users: "",
     to_do: "",
     remedy: Remedy::Pass,
@@ -155,16 +148,7 @@ impl AlertKind {
     /// Whether the alert is about the installation and not about what a pass found in it: its mail
     /// is that of an outage.
     pub fn is_outage(self) -> bool {
-        match self {
-            Self::RedisUnreachable
-            | Self::AdmissionClosed
-            | Self::MysqlUnreachable
-            | Self::KafkaUnreachable
-            | Self::AlertsNotRecorded
-            | Self::RunFailed
-            | Self::RunMissed => true,
-            Self::Braked | Self::UnsafeSetting | Self::Left(_) => false,
-        }
+        !matches!(self, Self::Braked | Self::UnsafeSetting | Self::Left(_))
     }
 
     /// Returns everything that is said and decided about a kind.
@@ -178,17 +162,14 @@ impl AlertKind {
                 users: "Claims get 503 if the APIs cannot reach it either. Nobody loses a coupon.",
                 to_do: "Bring Redis back, or the connection to it. Each coupon opens by itself once it is verified.",
                 remedy: Remedy::Look,
-                ..WARNING
             },
             Self::AdmissionClosed => KindFacts {
                 word: "admission_closed",
                 noun: ["closure of admission", "closures of admission"],
                 severity: Severity::Critical,
-                closes: true,
                 users: "Claims to closed coupons get 503. Nobody loses a coupon.",
                 to_do: "Each coupon opens by itself once it is verified. If it stays closed, remove the reason.",
                 remedy: Remedy::Look,
-                ..WARNING
             },
             Self::MysqlUnreachable => KindFacts {
                 word: "mysql_unreachable",
@@ -197,7 +178,6 @@ impl AlertKind {
                 users: "Claims go on as long as Kafka takes them; codes come later. No promise is lost.",
                 to_do: "Bring MySQL back. Everything then continues by itself.",
                 remedy: Remedy::Look,
-                ..WARNING
             },
             Self::KafkaUnreachable => KindFacts {
                 word: "kafka_unreachable",
@@ -215,7 +195,6 @@ impl AlertKind {
                 to_do: "Find what blocks MySQL: a long transaction, a full disk, a missing privilege. Until then look at the \
                         last runs every hour.",
                 remedy: Remedy::LookAtRuns,
-                ..WARNING
             },
             Self::RunFailed => KindFacts {
                 word: "run_failed",
@@ -224,7 +203,6 @@ impl AlertKind {
                 users: "No promise is lost, but nothing is compared, and codes may come late.",
                 to_do: "Remove the reason. The next pass examines everything again.",
                 remedy: Remedy::LookAtRuns,
-                ..WARNING
             },
             Self::RunMissed => KindFacts {
                 word: "run_missed",
@@ -259,7 +237,6 @@ impl AlertKind {
                 word: "unissued",
                 noun: ["promise without a row", "promises without a row"],
                 severity: Severity::Critical,
-                closes: true,
                 users: "Their users were promised a coupon and have no code yet.",
                 to_do: "The reason quotes MySQL. Correct what it refuses; the next pass tries again.",
                 ..WARNING
@@ -276,8 +253,6 @@ impl AlertKind {
             Self::Left(Kind::MissingAdmission) => KindFacts {
                 word: "missing_admission",
                 noun: ["row without an admission", "rows without an admission"],
-                closes: true,
-                limited: true,
                 users: "They keep their coupons, but their slots may be given to others, who then have to wait.",
                 to_do: WRITTEN_AGAIN,
                 ..WARNING
@@ -285,8 +260,6 @@ impl AlertKind {
             Self::Left(Kind::SlotConflict) => KindFacts {
                 word: "slot_conflict",
                 noun: ["slot conflict", "slot conflicts"],
-                closes: true,
-                limited: true,
                 users: "The user with the row keeps the slot; the other one is first in line for the next.",
                 to_do: WRITTEN_AGAIN,
                 ..WARNING
@@ -295,8 +268,6 @@ impl AlertKind {
                 word: "over_admitted",
                 noun: ["admission too many", "admissions too many"],
                 severity: Severity::Critical,
-                closes: true,
-                limited: true,
                 users: "More people were told yes than there are slots.",
                 to_do: "Raise the quantity before the drop closes: the next pass gives each of them a coupon.",
                 remedy: Remedy::Raise,
@@ -307,7 +278,6 @@ impl AlertKind {
                     "counter that does not add up",
                     "counters that do not add up",
                 ],
-                closes: true,
                 users: "Claims to the drop get 503 until it is written again.",
                 to_do: WRITTEN_AGAIN,
                 ..WARNING
@@ -323,7 +293,6 @@ impl AlertKind {
                 word: "redis_lost",
                 noun: ["loss of data in Redis", "losses of data in Redis"],
                 severity: Severity::Critical,
-                closes: true,
                 users: "Claims to the closed coupon get 503. Nobody loses a coupon.",
                 to_do: "Remove the reason. The next attempt, within seconds, opens what it can verify.",
                 ..WARNING
@@ -345,7 +314,6 @@ impl AlertKind {
                         pass gives each of them a coupon. Or tell each of them, and note it in their story; the last one \
                         ends this alert.",
                 remedy: Remedy::Raise,
-                ..WARNING
             },
             Self::Left(Kind::Stalled) => KindFacts {
                 word: "stalled",
@@ -421,8 +389,6 @@ mod tests {
         for kind in Kind::VARIANTS {
             let facts = kind.facts();
             assert_eq!(facts.word, kind.as_str());
-            // Only what takes a slot counts for the limit, and that never stays open.
-            assert!(!facts.limited || facts.closes, "{kind:?}");
         }
     }
 

@@ -6,8 +6,8 @@ mod case;
 mod kinds;
 pub mod wording;
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::{Deserialize, Serialize, Serializer};
+use chrono::{DateTime, SubsecRound as _, Utc};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
@@ -138,21 +138,10 @@ impl Finding {
     /// Returns a hash of everything that stays the same while the finding persists. It excludes the
     /// detail, which may contain ages and lags.
     pub fn identity(&self) -> i64 {
-        let number = |number: Option<i64>| number.map(|n| n.to_string()).unwrap_or_default();
-        let parts = [
-            number(self.coupon_id.map(|coupon| coupon.0)),
-            number(self.drop_id.map(|drop| drop.0)),
-            number(self.slot),
-            self.user_id.clone().unwrap_or_default(),
-            number(self.dead_letter),
-            self.kind.as_str().to_owned(),
-            self.case.identity().to_owned(),
-            self.action.as_str().to_owned(),
-            self.result.as_str().to_owned(),
-            self.needs_person.to_string(),
-        ];
-        // No part contains a line break.
-        let hash = Sha256::digest(parts.join("\n"));
+        let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
+        let what = (self.kind, self.case.identity(), self.dead_letter);
+        let end = (self.action, self.result, self.needs_person);
+        let hash = Sha256::digest(format!("{place:?} {what:?} {end:?}"));
         i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
     }
 
@@ -326,10 +315,8 @@ pub struct Run {
     #[serde(skip)]
     pub stopped: bool,
     pub status: Status,
-    #[serde(serialize_with = "millis")]
     pub started_at: DateTime<Utc>,
     /// Null while it runs.
-    #[serde(serialize_with = "millis_or_null")]
     pub finished_at: Option<DateTime<Utc>>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -346,18 +333,6 @@ pub struct Run {
     pub unlisted: Unlisted,
 }
 
-/// Rounds to milliseconds, as in the table of runs, so that a run looks the same everywhere.
-fn millis<S: Serializer>(at: &DateTime<Utc>, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(&at.to_rfc3339_opts(SecondsFormat::Millis, true))
-}
-
-#[allow(clippy::ref_option)] // serde's signature
-fn millis_or_null<S: Serializer>(at: &Option<DateTime<Utc>>, s: S) -> Result<S::Ok, S::Error> {
-    at.as_ref()
-        .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
-        .serialize(s)
-}
-
 macro_rules! words {
     ($($type:ty),*) => {$(
         impl $type {
@@ -372,7 +347,8 @@ macro_rules! words {
 words!(Trigger, Status, Kind, FailureCause, ActionKind, Outcome);
 
 impl Run {
-    /// Creates a run that has just started.
+    /// Creates a run that has just started. Its times are rounded to milliseconds, as in the table
+    /// of runs, so that a run looks the same everywhere.
     pub fn begun(run_id: &str, trigger: Trigger, started_at: DateTime<Utc>) -> Self {
         Self {
             run_id: run_id.to_owned(),
@@ -383,13 +359,23 @@ impl Run {
             partial: false,
             stopped: false,
             status: Status::Running,
-            started_at,
+            started_at: started_at.trunc_subsecs(3),
             finished_at: None,
             error: None,
             findings: Vec::new(),
             drops: Vec::new(),
             unlisted: Unlisted::default(),
         }
+    }
+
+    /// Ends the run.
+    pub fn end(&mut self) {
+        self.finished_at = Some(Utc::now().trunc_subsecs(3));
+        self.status = if self.error.is_some() {
+            Status::Failed
+        } else {
+            self.final_status()
+        };
     }
 
     /// Returns the status of a run that has ended, based on its findings.

@@ -41,32 +41,24 @@ pub fn capital(text: &str) -> String {
 
 /// Summarizes repairs, for example "3 issued late, 1 put back".
 pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
-    let mut counts: BTreeMap<(u8, ActionKind), u64> = BTreeMap::new();
+    let mut counts: BTreeMap<ActionKind, u64> = BTreeMap::new();
     for finding in findings {
-        let rank = words(finding.action).rank;
-        *counts.entry((rank, finding.action)).or_default() += finding.case.number();
+        *counts.entry(finding.action).or_default() += finding.case.number();
     }
-    let phrase = |((_, action), n): (&(u8, ActionKind), &u64)| match action {
+    let phrase = |(action, n): (&ActionKind, &u64)| match action {
         // These findings concern a whole coupon or drop, so they have no number.
         ActionKind::WriteSettings | ActionKind::Open | ActionKind::Project => {
             words(*action).done.to_owned()
         }
         _ => format!("{} {}", grouped(*n), words(*action).done),
     };
-    let mut phrases: Vec<String> = counts.iter().map(phrase).collect();
-    if phrases.len() > 3 {
-        phrases.truncate(3);
-        let others: u64 = counts.values().skip(3).sum();
-        phrases.push(count(others, "other repair", "other repairs"));
-    }
+    let phrases: Vec<String> = counts.iter().map(phrase).collect();
     phrases.join(", ")
 }
 
 /// The names of an action.
 #[derive(Debug, Clone, Copy)]
 pub struct ActionWords {
-    /// The order in lists: actions that concern users come first.
-    rank: u8,
     /// The label of a completed action.
     pub done: &'static str,
     /// The label of an action that was held back or failed.
@@ -74,22 +66,21 @@ pub struct ActionWords {
 }
 
 pub fn words(action: ActionKind) -> ActionWords {
-    let (rank, done, to_do) = match action {
-        ActionKind::Issue => (0, "issued late", "write the row"),
-        ActionKind::Owe => (1, "listed as owed", "list as owed"),
+    let (done, to_do) = match action {
+        ActionKind::Issue => ("issued late", "write the row"),
+        ActionKind::Owe => ("listed as owed", "list as owed"),
         ActionKind::Promote => (
-            2,
             "promoted from the waiting list",
             "promote from the waiting list",
         ),
-        ActionKind::Revoke => (3, "revoked", "finish the revocation"),
-        ActionKind::Resolve => (4, "failed claims closed", "close the failed claim"),
-        ActionKind::Project => (5, "written to Redis again", "write to Redis again"),
-        ActionKind::WriteSettings => (6, "settings written again", "write the settings again"),
-        ActionKind::Open => (7, "admission reopened", "reopen admission"),
-        ActionKind::Report => (8, "repaired", "repair"),
+        ActionKind::Revoke => ("revoked", "finish the revocation"),
+        ActionKind::Resolve => ("failed claims closed", "close the failed claim"),
+        ActionKind::Project => ("written to Redis again", "write to Redis again"),
+        ActionKind::WriteSettings => ("settings written again", "write the settings again"),
+        ActionKind::Open => ("admission reopened", "reopen admission"),
+        ActionKind::Report => ("repaired", "repair"),
     };
-    ActionWords { rank, done, to_do }
+    ActionWords { done, to_do }
 }
 
 /// Default maximum length of a quoted text, in characters.
@@ -129,43 +120,25 @@ pub fn person(id: &str) -> String {
 /// because quoted IDs are removed when these errors are recorded.
 #[allow(clippy::implicit_hasher)] // all callers use the default hasher
 pub fn detail(text: &str, people: &HashSet<&str>) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find(is_id_char) {
-        out.push_str(&rest[..start]);
-        let end = rest[start..]
-            .find(|c| !is_id_char(c))
-            .map_or(rest.len(), |len| start + len);
-        out.push_str(&masked_word(&rest[start..end], people));
-        rest = &rest[end..];
-    }
-    out.push_str(rest);
-    line(&out, LONGEST)
+    let hide = |word: &str| word.contains('@') || is_unmistakable(word) && people.contains(word);
+    let masked = |part: &str| {
+        // A sign that IDs may contain may also stand behind or between them.
+        let is_sign = |c| !is_id_char(c) || c == '.' || BETWEEN.contains(&c);
+        let word = part.trim_end_matches(is_sign);
+        let masked = match word.split_once(BETWEEN) {
+            _ if hide(word) => person(word),
+            Some((before, after)) if hide(before) || hide(after) => HIDDEN.to_owned(),
+            _ => return part.to_owned(),
+        };
+        format!("{masked}{}", &part[word.len()..])
+    };
+    let parts = text.split_inclusive(|c| !is_id_char(c)).map(masked);
+    line(&parts.collect::<String>(), LONGEST)
 }
 
 /// Whether the character may occur in user IDs.
 fn is_id_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '@' | '+' | '-' | '|' | ':' | '=')
-}
-
-fn masked_word(word: &str, people: &HashSet<&str>) -> String {
-    // At the end of a sentence, an ID is followed by a full stop.
-    let bare = word.trim_end_matches('.');
-    let hide = |word: &str| word.contains('@') || is_unmistakable(word) && people.contains(word);
-    if hide(word) {
-        person(word)
-    } else if hide(bare) {
-        format!("{}{}", person(bare), &word[bare.len()..])
-    } else if let Some((before, after)) = word.split_once(BETWEEN) {
-        let sign = &word[before.len()..word.len() - after.len()];
-        format!(
-            "{}{sign}{}",
-            masked_word(before, people),
-            masked_word(after, people)
-        )
-    } else {
-        word.to_owned()
-    }
 }
 
 /// Whether an ID is neither a number nor a possible word of a sentence.
@@ -237,7 +210,7 @@ mod tests {
             masked("payload of bob@example.com, twice"),
             "payload of •••@e•••, twice"
         );
-        assert_eq!(masked("user=u-37: not u-37|4"), "user=u•••7: not u•••7|4");
+        assert_eq!(masked("user=u-37: not u-37|4"), "•••: not •••");
         assert_eq!(
             masked("a failed claim 1 on slot 1"),
             "a failed claim 1 on slot 1"

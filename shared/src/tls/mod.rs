@@ -1,5 +1,5 @@
 //! TLS to the stores and other servers: trusted authorities, this process's certificate, and
-//! explanations of failed handshakes. librdkafka uses OpenSSL instead (docs/decisions/0020-tls.md).
+//! explanations of failed handshakes. librdkafka uses OpenSSL instead (docs/decisions/0001-libraries.md).
 
 mod provider;
 
@@ -92,15 +92,10 @@ fn read(name: &str, path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Parses one or more certificates, starting with the end-entity certificate.
-fn certificates(
-    name: &str,
-    path: &Path,
-    pem: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let der: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let no_certificate = || format!("{name} {} holds no certificate in PEM form", path.display());
     let der = der.ok().filter(|der| !der.is_empty());
-    der.ok_or_else(no_certificate)
+    der.ok_or_else(|| format!("{name} holds no certificate in PEM form"))
 }
 
 impl Tls {
@@ -110,10 +105,9 @@ impl Tls {
         let mut ca = None;
         if let Some(path) = &files.authorities {
             let pem = read("SSL_CERT_FILE", path)?;
-            for certificate in certificates("SSL_CERT_FILE", path, &pem)? {
+            for certificate in certificates("SSL_CERT_FILE", &pem)? {
                 roots.add(certificate).map_err(|error| {
-                    let path = path.display();
-                    format!("SSL_CERT_FILE {path} holds no authority's certificate: {error}")
+                    format!("SSL_CERT_FILE holds no authority's certificate: {error}")
                 })?;
             }
             ca = Some(pem.into());
@@ -130,11 +124,10 @@ impl Tls {
             (Some(cert_path), Some(key_path)) => {
                 let cert = read("TLS_CERT_FILE", cert_path)?;
                 let key = read("TLS_KEY_FILE", key_path)?;
-                let certificates = certificates("TLS_CERT_FILE", cert_path, &cert)?;
-                let key_der = PrivateKeyDer::from_pem_slice(&key).map_err(|_| {
-                    let path = key_path.display();
-                    format!("TLS_KEY_FILE {path} holds no private key in PEM form, or one behind a password")
-                })?;
+                let certificates = certificates("TLS_CERT_FILE", &cert)?;
+                let key_der = PrivateKeyDer::from_pem_slice(&key).map_err(
+                    |_| "TLS_KEY_FILE holds no private key in PEM form, or one behind a password",
+                )?;
                 let config = config.with_client_auth_cert(certificates, key_der.clone_key());
                 let config = config.map_err(|error| {
                     format!("TLS_KEY_FILE is no key to TLS_CERT_FILE, or of a kind that can't be used: {error}")
@@ -152,8 +145,8 @@ impl Tls {
         })
     }
 
-    pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.config)
+    pub(crate) fn client_config(&self) -> ClientConfig {
+        ClientConfig::clone(&self.config)
     }
 
     /// Returns the settings for the Redis client.

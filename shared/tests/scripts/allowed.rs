@@ -4,7 +4,7 @@ use firstcome_shared::coupon::{AllowList, Group};
 use firstcome_shared::domain::{CouponId, OncePer, UserId};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply, Claimant};
-use firstcome_shared::redis::allow_list::ListReplaced;
+use firstcome_shared::redis::settings::Written;
 use firstcome_stack::RedisServer;
 
 use crate::command::Start;
@@ -19,7 +19,7 @@ fn list(revision: u64, people: u32) -> AllowList {
     AllowList { revision, people }
 }
 
-async fn write(redis: &Redis, coupon: i64, revision: u64, names: &[&str]) -> ListReplaced {
+async fn write(redis: &Redis, coupon: i64, revision: u64, names: &[&str]) -> Written {
     let list = list(revision, u32::try_from(names.len()).unwrap());
     let users = users(names);
     let written = redis.write_allow_list(CouponId(coupon), list, &users);
@@ -28,7 +28,7 @@ async fn write(redis: &Redis, coupon: i64, revision: u64, names: &[&str]) -> Lis
 
 async fn replace(redis: &Redis, coupon: i64, revision: u64, names: &[&str]) {
     let replaced = write(redis, coupon, revision, names).await;
-    assert_eq!(replaced, ListReplaced::Yes, "{names:?}");
+    assert_eq!(replaced, Written::Yes, "{names:?}");
 }
 
 async fn only_for(server: &RedisServer, world: &ScriptWorld, allow: &str) {
@@ -127,7 +127,13 @@ async fn lost_or_incomplete_allow_list_never_returns_not_allowed() {
     // An impossible revision must not block a list or become the coupon's revision.
     ask::<String>(&server, &["SET", &state, "9007199254740993:2"]).await;
     assert_eq!(
-        world.redis.allow_lists(&[CouponId(1)]).await.unwrap()[0].revision(),
+        world
+            .redis
+            .coupon_state(CouponId(1))
+            .await
+            .unwrap()
+            .list
+            .revision(),
         0
     );
     replace(&world.redis, 1, 5, &["a", "b"]).await;
@@ -197,10 +203,10 @@ async fn older_or_incomplete_allow_list_replaces_none() {
     replace(&world.redis, 1, 3, &["a", "b", "c"]).await;
     replace(&world.redis, 1, 4, &["b"]).await;
     let older = write(&world.redis, 1, 3, &["a", "b", "c"]).await;
-    assert_eq!(older, ListReplaced::Outdated);
+    assert_eq!(older, Written::Outdated);
     let one = users(&["z"]);
     let half = world.redis.write_allow_list(CouponId(1), list(9, 2), &one);
-    assert_eq!(half.await.unwrap(), ListReplaced::Incomplete);
+    assert_eq!(half.await.unwrap(), Written::Incomplete);
     assert_eq!(members(&server, &world).await, ["b"]);
     // A list that was changed manually is written again at its revision.
     ask::<i64>(&server, &["SADD", &world.keys.allowed, "x"]).await;
@@ -220,7 +226,7 @@ async fn allow_list_may_have_thousands_of_users_or_none() {
         .map(|n| format!("person|{n}=+@x").parse().unwrap())
         .collect();
     let written = redis.write_allow_list(id, list(2, 10_000), &people);
-    assert_eq!(written.await.unwrap(), ListReplaced::Yes);
+    assert_eq!(written.await.unwrap(), Written::Yes);
     for (user, is_listed) in [(&people[9_999], true), (&"x".parse().unwrap(), false)] {
         assert_eq!(redis.is_allowed(id, user).await.unwrap(), Some(is_listed));
     }
@@ -229,6 +235,6 @@ async fn allow_list_may_have_thousands_of_users_or_none() {
         ask::<i64>(&server, &["EXISTS", &world.keys.allowed]).await,
         0
     );
-    let seen = redis.allow_lists(&[id]).await.unwrap()[0];
+    let seen = redis.coupon_state(id).await.unwrap().list;
     assert!(seen.is(list(3, 0)), "an empty list is known");
 }

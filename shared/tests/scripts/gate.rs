@@ -8,7 +8,7 @@ use firstcome_shared::redis::RedisMode;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
 use firstcome_shared::redis::gate::{Gate, Opened};
 use firstcome_shared::redis::project::Fenced;
-use firstcome_shared::redis::settings::Loaded;
+use firstcome_shared::redis::settings::Written;
 use firstcome_stack::{ProxyFault, RedisCluster, RedisOptions, RedisServer};
 use redis::{Client, FromRedisValue};
 
@@ -250,11 +250,11 @@ async fn assert_rebuild(event: &str, world: &ScriptWorld, expected: After) {
     let all = std::slice::from_ref(keys);
     let opened = redis.open(*coupon, fence, all).await.unwrap();
     if expected == After::Open {
-        assert_eq!((page, written), (Fenced::Done(0), Loaded::Yes), "{event}");
+        assert_eq!((page, written), (Fenced::Done(0), Written::Yes), "{event}");
         assert_eq!(opened, Opened::Yes, "{event}");
         assert_gate(event, world, After::Open).await;
     } else {
-        assert_eq!((page, written), (Fenced::Stale, Loaded::Stale), "{event}");
+        assert_eq!((page, written), (Fenced::Stale, Written::Stale), "{event}");
         assert_eq!(opened, Opened::Stale, "{event}");
     }
 }

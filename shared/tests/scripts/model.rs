@@ -6,7 +6,7 @@ use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::redis::admission::Admission;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::project::Fenced;
-use firstcome_shared::redis::settings::{Loaded, Lowered, Written};
+use firstcome_shared::redis::settings::Written;
 
 use crate::command::{
     FencedCommand, PAGE_SLOTS, PersonLetter, Row, RowTime, ScriptCommand, Start, Tamper,
@@ -354,17 +354,17 @@ impl Model {
             || !self.waiting.is_empty()
     }
 
-    fn load(&mut self, revision: u64) -> Loaded {
+    fn load(&mut self, revision: u64) -> Written {
         if self.is_open && self.has_keys() {
-            return Loaded::Present;
+            return Written::Present;
         }
         if revision < self.revision {
-            return Loaded::Outdated;
+            return Written::Outdated;
         }
         self.revision = revision;
         self.meta = Some((i64::from(self.start.quantity), false));
         self.count.get_or_insert(0);
-        Loaded::Yes
+        Written::Yes
     }
 
     fn write_settings(&mut self, revision: u64, quantity: u32, paused: bool) -> Written {
@@ -379,22 +379,22 @@ impl Model {
         Written::Yes
     }
 
-    fn lower(&mut self, revision: u64, quantity: i64) -> Lowered {
+    fn lower(&mut self, revision: u64, quantity: i64) -> Written {
         if revision < self.revision {
-            return Lowered::Outdated;
+            return Written::Outdated;
         }
         let (Some(meta), Some(count)) = (&mut self.meta, self.count) else {
-            return Lowered::Unloaded;
+            return Written::Unloaded;
         };
         if !self.is_open {
-            return Lowered::Unverified;
+            return Written::Unverified;
         }
         if quantity < count {
-            return Lowered::GivenOut(narrow(count));
+            return Written::GivenOut(narrow(count));
         }
         self.revision = revision;
         meta.0 = quantity;
-        Lowered::Yes
+        Written::Yes
     }
 
     /// Returns the number of rows whose claim is void.

@@ -4,7 +4,7 @@ use firstcome_shared::domain::{DropId, OncePer, UserId};
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
-use firstcome_shared::redis::settings::{CouponRead, Loaded, Lowered, Written};
+use firstcome_shared::redis::settings::{CouponRead, Written};
 
 use crate::command::Start;
 use crate::gate::ask;
@@ -38,7 +38,7 @@ async fn rebuilt_drop_has_its_rows_and_free_gaps() {
         }
     }
     let settings = redis.load(keys, fence, 2, &world.meta).await;
-    assert_eq!(settings.unwrap(), Loaded::Yes);
+    assert_eq!(settings.unwrap(), Written::Yes);
     let all = std::slice::from_ref(keys);
     let opened = redis.open(world.coupon, fence, all).await.unwrap();
     assert_eq!(opened, Opened::Yes);
@@ -179,21 +179,21 @@ async fn new_drop_is_loaded_at_an_open_gate_only_without_any_key() {
         redis, fence, meta, ..
     } = &world;
     let load = async |keys| redis.load(keys, fence, 1, meta).await.unwrap();
-    assert_eq!(load(&world.keys).await, Loaded::Present);
+    assert_eq!(load(&world.keys).await, Written::Present);
     let next = redis.keys(world.coupon, DropId(DROP.0 + 1));
     ask::<i64>(&server, &["ZADD", &next.users, "1", "a"]).await;
     assert_eq!(
         load(&next).await,
-        Loaded::Present,
+        Written::Present,
         "it has lost its settings"
     );
     ask::<i64>(&server, &["DEL", &next.users]).await;
-    assert_eq!(load(&next).await, Loaded::Yes);
+    assert_eq!(load(&next).await, Written::Yes);
     // Deleted, and made again with the same id.
-    assert_eq!(load(&next).await, Loaded::Present);
+    assert_eq!(load(&next).await, Written::Present);
     let soon = std::time::Duration::from_secs(60);
     redis.expire_drop(&next, soon).await.unwrap();
-    assert_eq!(load(&next).await, Loaded::Yes);
+    assert_eq!(load(&next).await, Written::Yes);
     for key in [&next.meta, &next.count] {
         assert_eq!(ask::<i64>(&server, &["TTL", key]).await, -1);
     }
@@ -220,7 +220,7 @@ async fn settings_written_during_a_rebuild_are_not_undone() {
     let pause = redis.write_settings(3, &[(keys, paused)]).await.unwrap();
     assert_eq!(pause, Written::Unloaded);
     let older = redis.load(keys, fence, 2, meta).await.unwrap();
-    assert_eq!(older, Loaded::Outdated);
+    assert_eq!(older, Written::Outdated);
     let all = std::slice::from_ref(keys);
     let opened = redis.open(world.coupon, fence, all).await.unwrap();
     assert_eq!(opened, Opened::NotWhole(DROP), "it has no settings");
@@ -238,9 +238,9 @@ async fn settings_of_several_drops_are_lowered_all_or_none() {
         };
         redis.lower(&[&next, keys], read, quantity).await.unwrap()
     };
-    assert_eq!(lower(3).await, Lowered::Unloaded);
+    assert_eq!(lower(3).await, Written::Unloaded);
     let loaded = redis.load(&next, &world.fence, 1, &world.meta).await;
-    assert_eq!(loaded.unwrap(), Loaded::Yes);
+    assert_eq!(loaded.unwrap(), Written::Yes);
     for user in ["a", "b"] {
         world.claim(user).await.unwrap();
     }
@@ -249,9 +249,9 @@ async fn settings_of_several_drops_are_lowered_all_or_none() {
             async |keys: &DropKeys| ask::<u32>(&server, &["HGET", &keys.meta, "quantity"]).await;
         [of(&next).await, of(keys).await]
     };
-    assert_eq!(lower(1).await, Lowered::GivenOut(2));
+    assert_eq!(lower(1).await, Written::GivenOut(2));
     assert_eq!(quantities().await, [5; 2]);
-    assert_eq!(lower(3).await, Lowered::Yes);
+    assert_eq!(lower(3).await, Written::Yes);
     assert_eq!(quantities().await, [3; 2]);
     let both = [(&next, world.meta.clone()), (keys, world.meta.clone())];
     let written = redis.write_settings(1, &both).await.unwrap();

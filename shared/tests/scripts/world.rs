@@ -13,7 +13,7 @@ use firstcome_shared::redis::admission::{
 use firstcome_shared::redis::gate::{Fence, Gate, Opened};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
-use firstcome_shared::redis::settings::{CouponRead, Loaded};
+use firstcome_shared::redis::settings::{CouponRead, Written};
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use firstcome_stack::{RedisOptions, RedisServer};
 
@@ -165,7 +165,7 @@ impl ScriptWorld {
         let keys = redis.keys(coupon, DROP);
         let fence = begun(&redis, coupon, 1).await;
         let loaded = redis.load(&keys, &fence, 1, &meta).await.unwrap();
-        assert_eq!(loaded, Loaded::Yes);
+        assert_eq!(loaded, Written::Yes);
         let all = std::slice::from_ref(&keys);
         let opened = redis.open(coupon, &fence, all).await.unwrap();
         assert_eq!(opened, Opened::Yes);

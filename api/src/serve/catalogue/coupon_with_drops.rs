@@ -1,15 +1,12 @@
 //! A coupon with its drops in this process's memory, and the selection of the drops that a claim
 //! may be for. A claim needs no other data before it calls Redis.
 
-use std::collections::HashMap;
 use std::iter;
-use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::drops;
-use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::Candidates;
 use firstcome_shared::redis::keys::DropKeys;
@@ -20,41 +17,31 @@ pub(crate) struct CouponWithDrops {
     pub(crate) coupon: Coupon,
     /// In order of opening.
     pub(crate) drops: Vec<Drop>,
-    /// The keys of each drop and, if it is sealed, the number of its rows, in the same order.
-    extras: Vec<(DropKeys, Option<u32>)>,
+    /// The keys of each drop, in the same order.
+    keys: Vec<DropKeys>,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DropWithKeys<'a> {
     pub(crate) drop: &'a Drop,
     pub(crate) keys: &'a DropKeys,
-    pub(crate) sealed_rows: Option<u32>,
 }
 
 impl CouponWithDrops {
-    pub(crate) fn new(
-        redis: &Redis,
-        coupon: Coupon,
-        drops: Vec<Drop>,
-        sealed_rows: impl Fn(&Drop) -> Option<u32>,
-    ) -> Self {
-        let extra = |drop: &Drop| (redis.keys(coupon.id, drop.id), sealed_rows(drop));
-        let extras = drops.iter().map(extra).collect();
+    pub(crate) fn new(redis: &Redis, coupon: Coupon, drops: Vec<Drop>) -> Self {
+        let keys = drops.iter().map(|drop| redis.keys(coupon.id, drop.id));
+        let keys = keys.collect();
         Self {
             coupon,
             drops,
-            extras,
+            keys,
         }
     }
 
     /// Returns all drops, in order of opening.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = DropWithKeys<'_>> {
-        let all = self.drops.iter().zip(&self.extras);
-        all.map(|(drop, (keys, sealed_rows))| DropWithKeys {
-            drop,
-            keys,
-            sealed_rows: *sealed_rows,
-        })
+        let all = self.drops.iter().zip(&self.keys);
+        all.map(|(drop, keys)| DropWithKeys { drop, keys })
     }
 
     pub(crate) fn drop(&self, id: DropId) -> Option<&Drop> {
@@ -154,25 +141,6 @@ pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
-/// Adds the number of rows of sealed drops to coupons read from MySQL.
-pub(super) async fn with_drops(
-    db: &Db,
-    redis: &Redis,
-    coupons: Vec<(Coupon, Vec<Drop>)>,
-) -> Result<Vec<Arc<CouponWithDrops>>, DbError> {
-    let sealed = coupons.iter().flat_map(|(_, drops)| drops);
-    let sealed = sealed.filter(|drop| drop.sealed_at.is_some());
-    let sealed: Vec<DropId> = sealed.map(|drop| drop.id).collect();
-    let rows = if sealed.is_empty() {
-        HashMap::new()
-    } else {
-        db.sealed_rows(sealed).await?
-    };
-    let rows = |drop: &Drop| rows.get(&drop.id).copied();
-    let one = |(coupon, drops)| Arc::new(CouponWithDrops::new(redis, coupon, drops, rows));
-    Ok(coupons.into_iter().map(one).collect())
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use firstcome_shared::coupon::{AllowList, CouponSettings};
@@ -203,6 +171,7 @@ pub(crate) mod tests {
             quantity: 10,
             closed_early: false,
             sealed_at: None,
+            sealed_rows: None,
         });
         let coupon = Coupon {
             id: CouponId(1),
@@ -219,12 +188,7 @@ pub(crate) mod tests {
             era: 0,
             allow_list: AllowList::default(),
         };
-        CouponWithDrops::new(
-            &Redis::new(&settings).unwrap(),
-            coupon,
-            drops.collect(),
-            |_| None,
-        )
+        CouponWithDrops::new(&Redis::new(&settings).unwrap(), coupon, drops.collect())
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ use metrics::gauge;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use self::coupon_with_drops::{CouponWithDrops, with_drops};
+use self::coupon_with_drops::CouponWithDrops;
 
 pub(crate) type LiveCoupons = BTreeMap<CouponId, Arc<CouponWithDrops>>;
 
@@ -48,20 +48,15 @@ pub(crate) struct Catalogue {
     /// Lock-free, because each claim reads it.
     live: ArcSwap<LiveCoupons>,
     /// Held while live coupons are read and stored, so that an older state never replaces a newer
-    /// one. The coupon that was read again last, when that began, and the answer.
-    turn: Mutex<Option<(CouponId, Instant, Found)>>,
+    /// one. The coupon that was read again last, and when that began.
+    turn: Mutex<Option<(CouponId, Instant)>>,
     /// Held while other coupons are read, one request at a time, so that requests for unknown
     /// coupons cannot occupy MySQL.
     lookup: Mutex<()>,
-    last: parking_lot::Mutex<Refresh>,
+    last: parking_lot::Mutex<RefreshOutcome>,
 }
 
 type Found = Result<Arc<CouponWithDrops>, LookupError>;
-
-struct Refresh {
-    reconciled_at: Option<DateTime<Utc>>,
-    outcome: RefreshOutcome,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RefreshOutcome {
@@ -80,28 +75,17 @@ impl Catalogue {
         redis: Redis,
         copy: Option<CatalogueCopy>,
     ) -> Result<Self, DbError> {
-        let (live, reconciled_at, outcome) = if let Some(copy) = copy {
-            let one = |(coupon, drops): (Coupon, Vec<Drop>)| {
-                let id = coupon.id;
-                let entry = CouponWithDrops::new(&redis, coupon, drops, |_| None);
-                (id, Arc::new(entry))
-            };
-            let live = copy.into_iter().map(one).collect();
-            (live, None, RefreshOutcome::Copied)
-        } else {
-            let (live, reconciled_at) = read(&db, &redis, &LiveCoupons::new()).await?;
-            (live, reconciled_at, RefreshOutcome::Fresh)
+        let (coupons, outcome) = match copy {
+            Some(copy) => (copy, RefreshOutcome::Copied),
+            None => (db.catalogue().await?, RefreshOutcome::Fresh),
         };
         Ok(Self {
+            live: ArcSwap::from_pointee(live(&redis, coupons, &LiveCoupons::new())),
             db,
             redis,
-            live: ArcSwap::from_pointee(live),
             turn: Mutex::default(),
             lookup: Mutex::default(),
-            last: parking_lot::Mutex::new(Refresh {
-                reconciled_at,
-                outcome,
-            }),
+            last: parking_lot::Mutex::new(outcome),
         })
     }
 
@@ -109,33 +93,34 @@ impl Catalogue {
         self.live.load_full()
     }
 
+    fn outcome(&self) -> RefreshOutcome {
+        *self.last.lock()
+    }
+
     /// Whether MySQL answered the last refresh.
     pub(crate) fn mysql_up(&self) -> bool {
-        matches!(
-            self.last.lock().outcome,
-            RefreshOutcome::Fresh | RefreshOutcome::ReadOnly
-        )
+        self.problem().is_none()
     }
 
     /// Whether the coupons are a copy from Redis, which may lack the newest drops.
     pub(crate) fn is_copy(&self) -> bool {
-        self.last.lock().outcome == RefreshOutcome::Copied
+        self.outcome() == RefreshOutcome::Copied
+    }
+
+    /// Whether MySQL was not read-only at the last refresh. A read-only server may have old rows.
+    pub(crate) fn is_of_primary(&self) -> bool {
+        self.outcome() != RefreshOutcome::ReadOnly
     }
 
     /// Describes the state of the coupons, if MySQL does not answer.
     pub(crate) fn problem(&self) -> Option<&'static str> {
-        match self.last.lock().outcome {
+        match self.outcome() {
             RefreshOutcome::Fresh | RefreshOutcome::ReadOnly => None,
             RefreshOutcome::Away => Some("coupons are those last read from MySQL"),
             RefreshOutcome::Copied => Some(
                 "this process started without MySQL: coupons are those of the copy in Redis, and claims go on",
             ),
         }
-    }
-
-    /// Whether MySQL was not read-only at the last refresh. A read-only server may have old rows.
-    pub(crate) fn is_of_primary(&self) -> bool {
-        self.last.lock().outcome != RefreshOutcome::ReadOnly
     }
 
     /// Looks the coupon up in MySQL if it is not live.
@@ -155,17 +140,7 @@ impl Catalogue {
             if let Some(found) = self.live.load().get(&id) {
                 return Ok(Arc::clone(found));
             }
-            let found = match self.read(self.db.of_primary(), id).await {
-                // A demoted primary lacks the newest coupons, but may have this one.
-                Err(DbError::ReadOnly { .. }) => {
-                    let found = self.read(self.db.clone(), id).await?;
-                    found.ok_or(LookupError::Unavailable)?
-                }
-                found => match found? {
-                    Some(coupon) => coupon,
-                    None => return Err(self.missing(id).await),
-                },
-            };
+            let found = self.read(id).await?;
             // It counts as live until the next refresh: a crowd asks for it at once.
             self.live.rcu(|live| {
                 let mut live = LiveCoupons::clone(live);
@@ -184,38 +159,40 @@ impl Catalogue {
         let asked = Instant::now();
         let read = async {
             let mut last = self.turn.lock().await;
-            if let Some((of, begun, found)) = &*last
-                && *of == id
-                && *begun > asked
-            {
-                return found.clone();
+            let is_read = last.is_some_and(|(of, begun)| of == id && begun > asked);
+            if is_read && let Some(found) = self.live.load().get(&id) {
+                return Ok(Arc::clone(found));
             }
             let begun = Instant::now();
-            let found = match self.read(self.db.of_primary(), id).await? {
-                Some(coupon) => Ok(coupon),
-                None => Err(self.missing(id).await),
-            };
-            if let Ok(coupon) = &found {
-                let mut live = LiveCoupons::clone(&self.live.load());
-                live.insert(id, Arc::clone(coupon));
-                self.live.store(Arc::new(live));
-            }
-            *last = Some((id, begun, found.clone()));
-            found
+            let found = self.read(id).await?;
+            let mut live = LiveCoupons::clone(&self.live.load());
+            live.insert(id, Arc::clone(&found));
+            self.live.store(Arc::new(live));
+            *last = Some((id, begun));
+            Ok(found)
         };
         in_time(read).await
     }
 
-    async fn read(&self, db: Db, id: CouponId) -> Result<Option<Arc<CouponWithDrops>>, DbError> {
-        let found = db.coupons_by_id(vec![id]).await?;
-        Ok(with_drops(&db, &self.redis, found).await?.pop())
+    async fn read(&self, id: CouponId) -> Found {
+        let mut found = self.db.of_primary().coupons_by_id(vec![id]).await;
+        let is_demoted = matches!(found, Err(DbError::ReadOnly { .. }));
+        if is_demoted {
+            found = self.db.coupons_by_id(vec![id]).await;
+        }
+        match found?.pop() {
+            Some((coupon, drops)) => Ok(CouponWithDrops::new(&self.redis, coupon, drops).into()),
+            // A demoted primary lacks the newest coupons.
+            None if is_demoted => Err(LookupError::Unavailable),
+            None => Err(self.missing(id).await),
+        }
     }
 
     /// Returns why a coupon is not in MySQL. If Redis has it, or may have it, MySQL has lost it,
     /// and users hold slots in it.
     async fn missing(&self, id: CouponId) -> LookupError {
-        match self.redis.are_remembered(&[id]).await {
-            Ok(remembered) if remembered == [false] => LookupError::NoSuchCoupon(id),
+        match self.redis.is_remembered(id).await {
+            Ok(false) => LookupError::NoSuchCoupon(id),
             _ => LookupError::Unavailable,
         }
     }
@@ -229,13 +206,12 @@ impl Catalogue {
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let read = async {
             let _one_at_a_time = self.lookup.lock().await;
-            let page = self.db.coupons_after(after, most).await?;
-            Ok(with_drops(&self.db, &self.redis, page).await?)
+            Ok(self.db.coupons_after(after, most).await?)
         };
         let page = in_time(read).await?;
-        let live = self.live();
-        let newest = |one: Arc<CouponWithDrops>| live.get(&one.coupon.id).cloned().unwrap_or(one);
-        Ok(page.into_iter().map(newest).collect())
+        Ok(live(&self.redis, page, &self.live())
+            .into_values()
+            .collect())
     }
 
     /// Refreshes at this interval. Never ends.
@@ -243,60 +219,54 @@ impl Catalogue {
         loop {
             tokio::time::sleep(every).await;
             self.refresh().await;
-            self.report();
+            gauge!("firstcome_mysql_up").set(f64::from(u8::from(self.mysql_up())));
         }
     }
 
     async fn refresh(&self) {
         let _turn = self.turn.lock().await;
-        let before = self.live();
         let begun = Instant::now();
         // A demoted primary lacks the newest coupons and changes.
-        let read = read(&self.db.of_primary(), &self.redis, &before).await;
-        let mut last = self.last.lock();
-        let was = last.outcome;
-        match read {
-            Ok((live, reconciled_at)) => {
+        let db = self.db.of_primary();
+        let read = tokio::try_join!(db.catalogue(), db.state(LAST_SUCCESS_AT));
+        let was = self.outcome();
+        let outcome = match read {
+            Ok((coupons, reconciled_at)) => {
                 if was != RefreshOutcome::Fresh {
                     tracing::info!("MySQL answers again: coupons are up to date");
                 }
+                let live = live(&self.redis, coupons, &self.live());
                 gauge!("firstcome_catalogue_coupons")
                     .set(u32::try_from(live.len()).unwrap_or(u32::MAX));
                 gauge!("firstcome_catalogue_refresh_seconds").set(begun.elapsed());
                 gauge!("firstcome_catalogue_read_timestamp_seconds").set(unix_seconds(Utc::now()));
+                report_pass(reconciled_at.and_then(|at| at.parse().ok()));
                 self.live.store(Arc::new(live));
-                *last = Refresh {
-                    reconciled_at,
-                    outcome: RefreshOutcome::Fresh,
-                };
+                RefreshOutcome::Fresh
             }
             Err(error) => {
                 if was == RefreshOutcome::Fresh {
                     tracing::warn!(%error, "coupons could not be read again; the copy in memory stays in use");
                 }
-                last.outcome = match error {
+                match error {
                     _ if was == RefreshOutcome::Copied => RefreshOutcome::Copied,
                     DbError::ReadOnly { .. } => RefreshOutcome::ReadOnly,
                     _ => RefreshOutcome::Away,
-                };
+                }
             }
-        }
+        };
+        *self.last.lock() = outcome;
     }
+}
 
-    fn report(&self) {
-        gauge!("firstcome_mysql_up").set(f64::from(u8::from(self.mysql_up())));
-        let last = self.last.lock();
-        if last.outcome == RefreshOutcome::Copied {
-            return;
-        }
-        gauge!("firstcome_pass_last_success_timestamp_seconds")
-            .set(last.reconciled_at.map_or(0.0, unix_seconds));
-        // Infinite until the first pass, so that an alert on the age also detects a reconciler that
-        // never ran.
-        let age = last.reconciled_at.map(|at| Utc::now() - at);
-        gauge!("reconciler_last_success_age_seconds")
-            .set(age.map_or(f64::INFINITY, TimeDelta::as_seconds_f64));
-    }
+/// Reports when a full pass last succeeded. The age is infinite until the first pass, so that an
+/// alert on it also detects a reconciler that never ran.
+fn report_pass(succeeded_at: Option<DateTime<Utc>>) {
+    gauge!("firstcome_pass_last_success_timestamp_seconds")
+        .set(succeeded_at.map_or(0.0, unix_seconds));
+    let age = succeeded_at.map(|at| Utc::now() - at);
+    gauge!("reconciler_last_success_age_seconds")
+        .set(age.map_or(f64::INFINITY, TimeDelta::as_seconds_f64));
 }
 
 async fn in_time<T>(read: impl Future<Output = Result<T, LookupError>>) -> Result<T, LookupError> {
@@ -309,24 +279,14 @@ fn unix_seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_millis() as f64 / 1e3
 }
 
-/// Reads the live coupons. Unchanged ones are taken from `before`.
-async fn read(
-    db: &Db,
-    redis: &Redis,
-    before: &LiveCoupons,
-) -> Result<(LiveCoupons, Option<DateTime<Utc>>), DbError> {
-    let (coupons, reconciled) = tokio::try_join!(db.catalogue(), db.state(LAST_SUCCESS_AT))?;
-    let mut live = LiveCoupons::new();
-    let mut changed = Vec::new();
-    for (coupon, drops) in coupons {
+/// Takes the coupons that did not change from `before`.
+fn live(redis: &Redis, coupons: Vec<(Coupon, Vec<Drop>)>, before: &LiveCoupons) -> LiveCoupons {
+    let one = |(coupon, drops): (Coupon, Vec<Drop>)| {
         let known = before.get(&coupon.id);
-        match known.filter(|known| known.coupon == coupon && known.drops == drops) {
-            Some(known) => drop(live.insert(coupon.id, Arc::clone(known))),
-            None => changed.push((coupon, drops)),
-        }
-    }
-    let changed = with_drops(db, redis, changed).await?;
-    live.extend(changed.into_iter().map(|one| (one.coupon.id, one)));
-    let reconciled = reconciled.and_then(|text| text.parse().ok());
-    Ok((live, reconciled))
+        let known = known.filter(|known| known.coupon == coupon && known.drops == drops);
+        let id = coupon.id;
+        let new = || CouponWithDrops::new(redis, coupon, drops).into();
+        (id, known.map_or_else(new, Arc::clone))
+    };
+    coupons.into_iter().map(one).collect()
 }

@@ -16,11 +16,6 @@ const TTL: Duration = Duration::from_millis(200);
 /// Maximum wait for Redis, after which the stocks are unknown.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Maximum number of drops per round trip.
-const PAGE: usize = 500;
-
-const MAX_CACHED: usize = 10_000;
-
 /// Held while Redis is asked: the other requests wait and then find the result.
 #[derive(Default)]
 pub(crate) struct RemainingCache(Mutex<HashMap<DropId, (Instant, Option<Stock>)>>);
@@ -51,19 +46,14 @@ impl RemainingCache {
         drops: &[(DropId, &DropKeys)],
     ) -> Result<HashMap<DropId, Stock>, RedisError> {
         let mut cached = self.0.lock().await;
-        if cached.len() > MAX_CACHED {
-            cached.retain(|_, (at, _)| at.elapsed() < TTL);
-        }
-        let is_fresh = |(at, _): &(Instant, _)| at.elapsed() < TTL;
+        cached.retain(|_, (read_at, _)| read_at.elapsed() < TTL);
         let mut stale = drops.to_vec();
-        stale.retain(|(drop, _)| !cached.get(drop).is_some_and(is_fresh));
-        for page in stale.chunks(PAGE) {
-            let keys: Vec<&DropKeys> = page.iter().map(|(_, keys)| *keys).collect();
-            let stocks = redis.stock(&keys).await?;
-            let now = Instant::now();
-            let read = page.iter().zip(stocks);
-            cached.extend(read.map(|((drop, _), stock)| (*drop, (now, stock))));
-        }
+        stale.retain(|(drop, _)| !cached.contains_key(drop));
+        let keys: Vec<&DropKeys> = stale.iter().map(|(_, keys)| *keys).collect();
+        let stocks = redis.stock(&keys).await?;
+        let now = Instant::now();
+        let read = stale.iter().zip(stocks);
+        cached.extend(read.map(|((drop, _), stock)| (*drop, (now, stock))));
         let known = |(drop, _): &(DropId, &DropKeys)| Some((*drop, cached.get(drop)?.1?));
         Ok(drops.iter().filter_map(known).collect())
     }

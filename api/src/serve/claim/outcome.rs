@@ -14,16 +14,14 @@ use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use metrics::Counter;
 use serde::Serialize;
 use strum::IntoStaticStr;
-use utoipa::ToSchema;
 
 use crate::serve::catalogue::LookupError;
 use crate::serve::catalogue::coupon_with_drops::instant;
 
 /// A claim that got a slot or a position in the waiting list.
-#[derive(Debug, Serialize, IntoStaticStr, ToSchema)]
+#[derive(Debug, Serialize, IntoStaticStr)]
 #[serde(tag = "status", rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
-#[schema(as = Claim)]
 pub(crate) enum ClaimAnswer {
     /// A new slot.
     Accepted {

@@ -14,7 +14,6 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
 use firstcome_shared::mysql::{Db, DbError};
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::admit::ClaimService;
 use super::outcome::ClaimRefusal;
@@ -26,9 +25,8 @@ use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 const ATTEMPTS: usize = 3;
 
 /// A claim that was given back or revoked.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Revoked {
-    #[schema(example = "revoked")]
     status: &'static str,
     drop_id: DropId,
     /// Null for a position in the waiting list.

@@ -6,9 +6,10 @@ use std::sync::LazyLock;
 use askama::Template;
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT_LANGUAGE;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::page::Asset;
+use firstcome_shared::report::wording::grouped;
 
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
@@ -30,15 +31,15 @@ impl Language {
     /// if neither is accepted.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let wishes = headers.get(ACCEPT_LANGUAGE);
-        let wishes = wishes
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let of_wish = |wish: &str| match wish.trim().split(['-', ';']).next()? {
-            tag if tag.eq_ignore_ascii_case("ko") => Some(Self::Korean),
-            tag if tag.eq_ignore_ascii_case("en") => Some(Self::English),
-            _ => None,
-        };
-        wishes.split(',').find_map(of_wish).unwrap_or(Self::English)
+        let wishes = wishes.and_then(|wishes| wishes.to_str().ok());
+        let wishes = wishes.unwrap_or_default().to_ascii_lowercase();
+        let mut tags = wishes
+            .split(',')
+            .map(|wish| wish.trim().split(['-', ';']).next());
+        match tags.find(|tag| matches!(tag, Some("ko" | "en"))) {
+            Some(Some("ko")) => Self::Korean,
+            _ => Self::English,
+        }
     }
 
     pub(super) fn tag(self) -> &'static str {
@@ -63,33 +64,28 @@ pub(super) static WORDS: LazyLock<BTreeMap<String, [String; 2]>> = LazyLock::new
     serde_json::from_str(include_str!("words.json")).unwrap_or_default()
 });
 
+/// What a page shows below its title.
+enum Body {
+    Notice(&'static str),
+    /// The data that rarely changes. The script requests the rest.
+    Coupon {
+        id: CouponId,
+        quantity: String,
+        /// For browsers without JavaScript.
+        opens: Option<DateTime<Utc>>,
+        wants_token: bool,
+    },
+}
+
 #[derive(Template)]
 #[template(path = "page.html")]
-struct CouponPageHtml<'a> {
-    language: Language,
-    id: CouponId,
-    name: &'a str,
-    quantity: String,
-    /// The opening as a timestamp and as text, for browsers without JavaScript.
-    opens: Option<(String, String)>,
-    wants_token: bool,
-    words: Vec<(&'static str, &'static str)>,
-    script: &'a str,
-    style: &'a str,
-    icon: &'a str,
-}
-
-#[derive(Template)]
-#[template(path = "notice.html")]
-struct NoticePage<'a> {
+struct PageHtml<'a> {
     language: Language,
     title: &'a str,
-    sentence: &'a str,
-    style: &'a str,
-    icon: &'a str,
+    body: Body,
 }
 
-/// Renders the page of a coupon, with the data that rarely changes. Its script requests the rest.
+/// Renders the page of a coupon.
 pub(super) fn coupon(
     coupon: &CouponWithDrops,
     now: DateTime<Utc>,
@@ -98,45 +94,28 @@ pub(super) fn coupon(
 ) -> askama::Result<String> {
     let drop = coupon.for_claim(now).map(|one| one.drop);
     let quantity = drop.map_or(coupon.coupon.quantity, |drop| drop.quantity);
-    let opens = drop.map(|drop| drop.opens_at);
-    let opens = opens.map(|at| {
-        let instant = at.to_rfc3339_opts(SecondsFormat::Secs, true);
-        (instant, at.format("%Y-%m-%d %H:%M UTC").to_string())
-    });
-    let word = |key: &'static String| (key.as_str(), language.word(key));
-    let page = CouponPageHtml {
+    let quantity = grouped(u64::from(quantity));
+    let page = PageHtml {
         language,
-        id: coupon.coupon.id,
-        name: &coupon.coupon.name,
-        quantity: language.word("quantity").replace("{n}", &grouped(quantity)),
-        opens,
-        wants_token,
-        words: WORDS.keys().map(word).collect(),
-        script: &SCRIPT.name,
-        style: &STYLE.name,
-        icon: &ICON.name,
+        title: &coupon.coupon.name,
+        body: Body::Coupon {
+            id: coupon.coupon.id,
+            quantity: language.word("quantity").replace("{n}", &quantity),
+            opens: drop.map(|drop| drop.opens_at),
+            wants_token,
+        },
     };
     page.render()
 }
 
 /// Renders a page with only a notice; `words` is the key of its title.
 pub(super) fn notice(words: &str, language: Language) -> askama::Result<String> {
-    NoticePage {
+    let page = PageHtml {
         language,
         title: language.word(words),
-        sentence: language.word(&format!("{words}_why")),
-        style: &STYLE.name,
-        icon: &ICON.name,
-    }
-    .render()
-}
-
-/// Groups digits as in `1,000,000`, the format of both languages.
-fn grouped(number: u32) -> String {
-    let digits = number.to_string();
-    let groups = digits.as_bytes().rchunks(3).rev();
-    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
-    groups.join(",")
+        body: Body::Notice(language.word(&format!("{words}_why"))),
+    };
+    page.render()
 }
 
 #[cfg(test)]
@@ -218,14 +197,6 @@ mod tests {
                 |text: &str| ["{n}", "{total}", "{time}"].map(|place| text.contains(place));
             assert_eq!(places(english), places(korean), "{key}");
         }
-    }
-
-    #[test]
-    fn groups_digits_of_large_numbers() {
-        assert_eq!(
-            [0, 999, 1_000, 1_000_000].map(grouped),
-            ["0", "999", "1,000", "1,000,000"]
-        );
     }
 
     #[test]

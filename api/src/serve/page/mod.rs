@@ -1,27 +1,26 @@
 //! The coupon page: `GET /c/{id}`, its assets, and the state it polls. All data comes from memory,
 //! except whether an open drop is sold out: one read of Redis serves all pages for 200 ms. See
-//! docs/decisions/0015-coupon-page.md.
+//! docs/decisions/0016-pages.md.
 
 mod html;
 mod state;
 
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, RETRY_AFTER, VARY};
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::map_response;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use chrono::Utc;
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::page::{Asset, hash, secure};
-use firstcome_shared::http::problem::Code;
+use firstcome_shared::http::page::{Asset, secure};
 
 use self::html::{ICON, Language, SCRIPT, STYLE};
 use self::state::PageState;
 use super::args::CouponPage;
 use super::catalogue::LookupError;
-use super::routes::etag;
 use super::routes::extract::CouponPath;
 use super::state::App;
 
@@ -35,21 +34,13 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
 
 pub(crate) fn routes(page: CouponPage) -> Router<App> {
     if page == CouponPage::Off {
-        return Router::new().route("/c/{id}", get(off));
+        return Router::new();
     }
     Router::new()
         .route("/c/{id}", get(show))
         .route("/c/{id}/state", get(state))
         .route("/c/assets/{file}", get(asset))
         .route_layer(map_response(with_security_headers))
-}
-
-#[allow(clippy::unused_async)] // a handler
-async fn off() -> Problem {
-    Problem::new(
-        Code::NotFound,
-        "the coupon page is off; COUPON_PAGE=on switches it on",
-    )
 }
 
 #[allow(clippy::unused_async)] // a layer
@@ -66,42 +57,34 @@ async fn show(
     let language = Language::of(&headers);
     let found = match path {
         Ok(CouponPath(id)) => app.catalogue.find(id).await,
-        Err(_) => return notice(language, StatusCode::NOT_FOUND, "missing"),
+        Err(_) => Err(LookupError::NoSuchCoupon(CouponId(0))),
     };
-    let coupon = match found {
-        Ok(coupon) => coupon,
+    let (status, caching, page) = match found {
+        Ok(coupon) => {
+            let wants_token = app.identity.wants_token();
+            let page = html::coupon(&coupon, Utc::now(), language, wants_token);
+            (StatusCode::OK, PAGE_FRESH_FOR, page)
+        }
         Err(LookupError::NoSuchCoupon(_)) => {
-            return notice(language, StatusCode::NOT_FOUND, "missing");
+            let page = html::notice("missing", language);
+            (StatusCode::NOT_FOUND, "no-store", page)
         }
         Err(LookupError::Unavailable) => {
-            let notice = notice(language, StatusCode::SERVICE_UNAVAILABLE, "unavailable");
-            return ([(RETRY_AFTER, "3")], notice).into_response();
+            let page = html::notice("unavailable", language);
+            (StatusCode::SERVICE_UNAVAILABLE, "no-store", page)
         }
     };
-    let Ok(page) = html::coupon(&coupon, Utc::now(), language, app.identity.wants_token()) else {
+    let Ok(page) = page else {
         return Problem::internal().into_response();
     };
-    let tag = hash(page.as_bytes());
-    let caching = [(CACHE_CONTROL, PAGE_FRESH_FOR), (VARY, "accept-language")];
-    if etag::is_known(&headers, tag) {
-        return (StatusCode::NOT_MODIFIED, etag::of(tag), caching).into_response();
-    }
-    (etag::of(tag), caching, as_html(language), page).into_response()
-}
-
-fn as_html(language: Language) -> [(HeaderName, &'static str); 2] {
-    [
+    let retry = (status == StatusCode::SERVICE_UNAVAILABLE).then_some((RETRY_AFTER, "3"));
+    let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_LANGUAGE, language.tag()),
-    ]
-}
-
-fn notice(language: Language, status: StatusCode, words: &str) -> Response {
-    let caching = [(CACHE_CONTROL, "no-store"), (VARY, "accept-language")];
-    match html::notice(words, language) {
-        Ok(page) => (status, caching, as_html(language), page).into_response(),
-        Err(_) => Problem::internal().into_response(),
-    }
+        (CACHE_CONTROL, caching),
+        (VARY, "accept-language"),
+    ];
+    (status, headers, AppendHeaders(retry), page).into_response()
 }
 
 async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Response, Problem> {
@@ -116,8 +99,8 @@ async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Res
         }
         None => None,
     };
-    let state = PageState::of(&coupon, now, stock);
-    Ok(([(CACHE_CONTROL, "no-store")], Json(state)).into_response())
+    let state = Json(PageState::of(&coupon, now, stock));
+    Ok(([(CACHE_CONTROL, "no-store")], state).into_response())
 }
 
 #[allow(clippy::unused_async)] // a handler

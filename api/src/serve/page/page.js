@@ -15,6 +15,7 @@ const tokenKey = "firstcome:token";
 const PATIENCE_MS = 10_000; // for one response
 const GIVE_UP_MS = 600_000; // for all attempts of a request
 const LONGEST_PAUSE_MS = 10_000;
+const ACCEPTED_PAUSE_MS = 1_500; // while the code is on its way
 const LOOK_MS = 2_000; // how long the button waits for the check for an existing claim
 
 let server = null; // the last state that the server sent
@@ -230,7 +231,7 @@ async function follow() {
   following = true;
   for (let wait = 0; isUnderWay(); ) {
     const { status, old } = mine;
-    const told = status === "accepted" ? server.accepted_after_ms : server.waiting_after_ms;
+    const told = status === "accepted" ? ACCEPTED_PAUSE_MS : LONGEST_PAUSE_MS;
     // Most codes arrive immediately, and an earlier claim most likely has its code already.
     const first = status === "accepted" ? (old ? 100 : 200) : told;
     wait = wait ? Math.max(Math.min(wait * 2, told), Math.min(wait * 1.5, LONGEST_PAUSE_MS)) : first;

@@ -9,12 +9,6 @@ use serde::Serialize;
 
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
-/// Poll interval while the page waits for the code. The page lengthens it after some polls.
-const ACCEPTED_AFTER_MS: u32 = 1_500;
-
-/// Poll interval of a page whose user is on the waiting list.
-const WAITING_AFTER_MS: u32 = 10_000;
-
 /// Duration of the rush after an opening. Pages do not look up claims during the rush: users claim,
 /// and the response tells them whether they already hold a coupon.
 const RUSH_MS: i64 = 10_000;
@@ -41,9 +35,6 @@ pub(super) struct PageState {
     /// When a browser that has not claimed may look up the user's claim once. Null around an
     /// opening, because of the crowd, and before the first opening, when no user can hold a coupon.
     look_after_ms: Option<u32>,
-    /// When to request the user's claim again, while it is `accepted` and while it is `waiting`.
-    accepted_after_ms: u32,
-    waiting_after_ms: u32,
 }
 
 impl PageState {
@@ -72,8 +63,6 @@ impl PageState {
             quantity: drop.map_or(coupon.coupon.quantity, |drop| drop.quantity),
             poll_after_ms: poll_after_ms(state, until_opening),
             look_after_ms: look_after_ms(state, until_opening, coupon.current(now).is_some()),
-            accepted_after_ms: ACCEPTED_AFTER_MS,
-            waiting_after_ms: WAITING_AFTER_MS,
         }
     }
 }

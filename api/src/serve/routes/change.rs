@@ -24,12 +24,12 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::recover::{LostSettings, recover};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
-use firstcome_shared::redis::settings::{CouponRead, Lowered, Written};
+use firstcome_shared::redis::settings::{CouponRead, Written};
 use tokio::time::timeout;
 
 use super::create::check_audience;
 use super::extract::{CouponPath, JsonBody, invalid, no_such_coupon};
-use super::view::{CouponView, show_one};
+use super::view::show_one;
 use super::{allow_list, etag};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
@@ -38,21 +38,6 @@ use crate::serve::state::{App, Services};
 ///
 /// Safe to repeat. After a 503, part of the change may have been applied; the message says which.
 /// Repeat it without `If-Match`, since the revision may have changed.
-#[utoipa::path(
-    patch, path = "/v1/coupons/{id}", tag = "operators", request_body = CouponPatch,
-    params(
-        ("id" = i64, Path, description = "Coupon ID", example = 7),
-        ("If-Match" = Option<String>, Header, description = "The coupon's `ETag`, or `*`: change it only if it still matches",
-            example = "\"7\""),
-    ),
-    responses(
-        (status = 200, description = "The changed coupon", body = CouponView,
-            headers(("ETag" = String, description = "Its revision, in quotes"))),
-        (status = 409, description = "`below_given_out`, with `given_out`: more is given out already"),
-        (status = 412, description = "`changed_meanwhile`, with `revision`, also as `ETag`: `If-Match` does not match"),
-        (status = 422, description = "`not_possible`: the message says what to do"),
-    )
-)]
 pub(crate) async fn change(
     State(app): State<App>,
     CouponPath(id): CouponPath,
@@ -65,21 +50,9 @@ pub(crate) async fn change(
     check_audience(&app.identity, patch.allow.as_ref().and_then(Option::as_ref))?;
     let services = Arc::clone(&app);
     let changed = async move { apply(&services, id, patch, only, by).await };
-    match app.in_flight.run_unlimited(changed).await?? {
-        Changed::Yes(coupon) => Ok(show_one(&app, &coupon, StatusCode::OK).await),
-        Changed::Another(revision) => Ok(etag::changed_meanwhile(revision)),
-    }
+    let coupon = app.in_flight.run_unlimited(changed).await??;
+    Ok(show_one(&app, &coupon, StatusCode::OK).await)
 }
-
-enum Changed {
-    Yes(Arc<CouponWithDrops>),
-    /// The coupon does not have the requested revision, but this one.
-    Another(u64),
-}
-
-/// Maximum number of attempts. An attempt to lower a quantity fails if another operator changes the
-/// coupon between its two steps.
-const ATTEMPTS: usize = 5;
 
 /// Applies the change, if the coupon has the revision `only` or if `only` is `None`. If it lowers a
 /// quantity in Redis and then fails, Redis is stricter than MySQL until the next pass.
@@ -89,31 +62,30 @@ async fn apply(
     patch: CouponPatch,
     only: Option<u64>,
     by: Operator,
-) -> Result<Changed, Problem> {
+) -> Result<Arc<CouponWithDrops>, Problem> {
     let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
     let db = &services.mysql.operators;
-    for _ in 0..ATTEMPTS {
-        let now = services.now().await;
-        let expected = match patch.quantity {
-            Some(new) => Some(lower(services, id, &patch, new, now, only).await?),
-            None => only,
-        };
-        let changed = db.change_coupon(id, expected, patch.clone(), now, by.clone());
-        match changed.await.map_err(|error| not_changed(error, &patch))? {
-            CouponChanged::Yes(changed) => {
-                let revision = changed.coupon.revision;
-                tracing::info!(coupon_id = id.0, ?patch, revision, "a coupon was changed");
-                return Ok(Changed::Yes(finish(services, &patch, changed).await?));
-            }
-            CouponChanged::Another(_) if only.is_none() => {}
-            CouponChanged::Another(revision) => return Ok(Changed::Another(revision)),
-            CouponChanged::NotPossible(why) => return Err(Problem::new(Code::NotPossible, why)),
-            CouponChanged::LostDrop => return Err(lost_drop()),
-            CouponChanged::NoCoupon => return Err(no_such_coupon(id)),
+    let now = services.now().await;
+    let expected = match patch.quantity {
+        Some(new) => Some(lower(services, id, &patch, new, now, only).await?),
+        None => only,
+    };
+    let changed = db.change_coupon(id, expected, patch.clone(), now, by);
+    match changed.await.map_err(|error| not_changed(error, &patch))? {
+        CouponChanged::Yes(changed) => {
+            let revision = changed.coupon.revision;
+            tracing::info!(coupon_id = id.0, ?patch, revision, "a coupon was changed");
+            finish(services, &patch, changed).await
         }
+        CouponChanged::Another(_) if only.is_none() => {
+            Err(unchanged("another operator is changing this coupon"))
+        }
+        CouponChanged::Another(revision) => Err(etag::changed_meanwhile(revision)),
+        CouponChanged::NotPossible(why) => Err(Problem::new(Code::NotPossible, why)),
+        CouponChanged::LostDrop => Err(lost_drop()),
+        CouponChanged::NoCoupon => Err(no_such_coupon(id)),
     }
-    Err(unchanged("other operators are changing this coupon"))
 }
 
 /// Maximum wait for Redis when looking for settings that MySQL has lost. A change of a name must
@@ -125,22 +97,15 @@ const ASKED_FOR: Duration = Duration::from_secs(1);
 /// settings. Returns the highest revision in Redis, or 0 if it does not answer.
 pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<u64, Problem> {
     let (db, redis) = (&services.mysql.operators, &services.redis);
-    let unknown = "could not check in Redis whether MySQL has lost settings";
     let asked = timeout(ASKED_FOR, redis.highest_revision(id)).await;
     let Ok(Ok(highest)) = asked else {
+        let unknown = "could not check in Redis whether MySQL has lost settings";
         tracing::warn!(?asked, coupon_id = id.0, "{unknown}");
         return Ok(0);
     };
-    match recover(db, redis, id).await {
-        Ok(None) => {}
-        Ok(Some(LostSettings { changes, .. })) => {
-            let what = "MySQL had lost settings, which Redis has";
-            tracing::warn!(coupon_id = id.0, changes, "{what}");
-        }
-        Err(StoreError::Db(error)) => return Err(error.into()),
-        Err(StoreError::Redis(error)) => {
-            tracing::warn!(%error, coupon_id = id.0, "{unknown}");
-        }
+    if let Some(LostSettings { changes, .. }) = recover(db, redis, id).await? {
+        let what = "MySQL had lost settings, which Redis has";
+        tracing::warn!(coupon_id = id.0, changes, "{what}");
     }
     Ok(highest)
 }
@@ -185,17 +150,16 @@ async fn lower(
         // Another operator has changed the coupon, which the caller notices.
         return Ok(revision);
     };
-    let revision_taken = taken.revision;
     let read = CouponRead {
         era,
-        revision: revision_taken,
+        revision: taken.revision,
     };
     match redis.lower(&larger, read, quantity).await? {
-        Lowered::Yes => Ok(revision_taken),
-        Lowered::Outdated => Ok(revision),
+        Written::Yes => Ok(taken.revision),
+        Written::Outdated => Ok(revision),
         // A claim arrived after the check above.
-        Lowered::GivenOut(count) => Err(below_given_out(count)),
-        Lowered::Unloaded | Lowered::Unverified => Err(unchanged("this coupon is being verified")),
+        Written::GivenOut(count) => Err(below_given_out(count)),
+        _ => Err(unchanged("this coupon is being verified")),
     }
 }
 
@@ -230,8 +194,7 @@ async fn finish(
         // changing anything, Redis may not have this change.
         if !has_list || !matches!(written, Ok(Written::Yes | Written::Unloaded)) {
             tracing::warn!(coupon_id = id.0, ?written, "a change is not in Redis yet");
-            let detail = "MySQL has the change; admission follows within a minute, or when you repeat the request";
-            return Err(Problem::unavailable(detail));
+            return Err(follows_later());
         }
     }
     let db = &services.mysql.operators;
@@ -263,7 +226,7 @@ pub(super) async fn reread(
 ) -> Arc<CouponWithDrops> {
     match services.catalogue.reread(coupon.id).await {
         Ok(seen) => seen,
-        Err(_) => CouponWithDrops::new(&services.redis, coupon, drops, |_| None).into(),
+        Err(_) => CouponWithDrops::new(&services.redis, coupon, drops).into(),
     }
 }
 
@@ -287,6 +250,13 @@ fn not_changed(error: DbError, patch: &CouponPatch) -> Problem {
             Problem::new(Code::BelowGivenOut, why)
         }
     }
+}
+
+/// The response if Redis does not have a change yet.
+pub(super) fn follows_later() -> Problem {
+    Problem::unavailable(
+        "MySQL has the change; admission follows within a minute, or when you repeat the request",
+    )
 }
 
 fn lost_drop() -> Problem {

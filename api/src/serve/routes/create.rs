@@ -20,7 +20,7 @@ use firstcome_shared::redis::keys::DropMeta;
 
 use super::change::reread;
 use super::extract::{JsonBody, invalid};
-use super::view::{CouponView, show_one};
+use super::view::show_one;
 use crate::serve::auth::Identity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
@@ -41,15 +41,6 @@ pub(super) fn check_audience(identity: &Identity, allow: Option<&Allow>) -> Resu
 /// The coupon and its first drops exist once this returns. If Redis is unavailable, claims get 503
 /// until the reconciler has written the drops to it. With an `Idempotency-Key`, repeat the
 /// request until it succeeds: one coupon is created.
-#[utoipa::path(
-    post, path = "/v1/coupons", tag = "operators", request_body = CouponSettings,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters")),
-    responses(
-        (status = 201, description = "The coupon; `Location` has its path", body = CouponView,
-            headers(("ETag" = String, description = "Its revision, in quotes"))),
-        (status = 422, description = "`idempotency_key_used`: with another body"),
-    )
-)]
 pub(crate) async fn create(
     State(app): State<App>,
     Extension(by): Extension<Operator>,
@@ -100,29 +91,13 @@ async fn make_once(
         tracing::warn!(%error, "a coupon could not be created");
         Problem::unavailable(format!("MySQL did not answer; {doubt}"))
     };
-    // Look for an earlier request before validating, because the window may be over at the time of
-    // a retry.
-    if let Some(key) = key.clone()
-        && let Some(earlier) = db.earlier_request(key).await.map_err(away)?
-    {
-        return repeated(services, earlier).await;
-    }
     let now = services.now().await;
     let new = body.checked_new(now).map_err(invalid)?;
     check_audience(&services.identity, new.allow.as_ref())?;
     match db.create_coupon(new, key, now, by).await.map_err(away)? {
         Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
-        Err(earlier) => repeated(services, earlier).await,
-    }
-}
-
-async fn repeated(
-    services: &Services,
-    earlier: EarlierRequest,
-) -> Result<Arc<CouponWithDrops>, Problem> {
-    match earlier {
-        EarlierRequest::Made(id) => Ok(services.catalogue.find(id).await?),
-        EarlierRequest::OtherBody => {
+        Err(EarlierRequest::Made(id)) => Ok(services.catalogue.find(id).await?),
+        Err(EarlierRequest::OtherBody) => {
             let detail = "this Idempotency-Key was used with another body; nothing was created";
             Err(Problem::new(Code::IdempotencyKeyUsed, detail))
         }

@@ -1,11 +1,13 @@
 //! Extractors of the API: the coupon and the user of a request. An error response names the invalid
 //! part. `shared` contains the extractors that both services use.
 
-use axum::extract::{FromRequestParts, MatchedPath, Path};
+use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use firstcome_shared::domain::{CouponId, UserId, canonical_number};
 use firstcome_shared::http::Problem;
-pub(crate) use firstcome_shared::http::extract::{JsonBody, StrictQuery, body, invalid};
+pub(crate) use firstcome_shared::http::extract::{
+    JsonBody, StrictPath, StrictQuery, body, invalid,
+};
 
 use crate::serve::auth::Requester;
 use crate::serve::state::App;
@@ -19,11 +21,9 @@ impl FromRequestParts<App> for CouponPath {
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
         // Read the segment from the URI as it was sent; axum's `Path` decodes it.
-        let pattern = parts.extensions.get::<MatchedPath>();
-        let mut pattern = pattern.map_or("", MatchedPath::as_str).split('/');
-        let place = pattern.position(|part| part == "{id}");
-        let text = place.and_then(|place| parts.uri.path().split('/').nth(place));
-        let text = text.unwrap_or_default();
+        let mut segments = parts.uri.path().split('/');
+        segments.find(|segment| matches!(*segment, "coupons" | "c"));
+        let text = segments.next().unwrap_or_default();
         let id = canonical_number(text).map(CouponId);
         id.map(Self)
             .ok_or_else(|| Problem::not_found(format!("there is no coupon {text:?}")))

@@ -10,17 +10,14 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::redis::stock::Stock;
 use firstcome_shared::schedule::Schedule;
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::etag;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 use crate::serve::state::Services;
 
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Coupon)]
+#[derive(Debug, Serialize)]
 pub(crate) struct CouponView {
     id: CouponId,
-    #[schema(example = "Winter coupon")]
     name: String,
     /// Quantity of future drops.
     quantity: Slot,
@@ -30,7 +27,6 @@ pub(crate) struct CouponView {
     /// An operator has stopped admission.
     paused: bool,
     /// Who may claim, as in `NewCouponBody`.
-    #[schema(value_type = Option<String>, example = "list")]
     allow: Option<Allow>,
     /// Counts changes of the settings, not of what is left; also the `ETag`, in quotes.
     revision: u64,
@@ -43,8 +39,7 @@ pub(crate) struct CouponView {
 }
 
 /// One opening of a coupon.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Drop)]
+#[derive(Debug, Serialize)]
 pub(crate) struct DropView {
     id: DropId,
     /// Claims are admitted from this time.
@@ -56,20 +51,6 @@ pub(crate) struct DropView {
     remaining: Option<u32>,
     /// While `remaining` is null, `open` may be `sold_out`.
     state: DropState,
-}
-
-impl CouponView {
-    /// Returns the state of the current drop, or of the next one before the first has opened.
-    pub(crate) fn state(&self) -> Option<DropState> {
-        self.current_drop
-            .as_ref()
-            .or(self.next_drop.as_ref())
-            .map(|drop| drop.state)
-    }
-
-    pub(crate) fn id(&self) -> CouponId {
-        self.id
-    }
 }
 
 /// Reads the current state of coupons.
@@ -125,8 +106,8 @@ fn drop_view(
 ) -> DropView {
     let drop = chosen.drop;
     let remaining = if drop.sealed_at.is_some() {
-        let rows = chosen.sealed_rows;
-        rows.map(|rows| drop.quantity.saturating_sub(rows))
+        drop.sealed_rows
+            .map(|rows| drop.quantity.saturating_sub(rows))
     } else {
         // During a change of the quantity, the stores differ. Only the smaller value is certain.
         stock.map(|stock| drop.quantity.min(stock.quantity).saturating_sub(stock.held))

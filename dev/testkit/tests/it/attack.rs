@@ -30,7 +30,7 @@ const CONFIG: &str = r#"
 [[operations]]
 include-name = [
     "POST /v1/coupons", "PATCH /v1/coupons/{id}", "POST /v1/coupons/{id}/people/{user_id}/revoke", "GET /v1/coupons/{id}/issued",
-    "POST /v1/coupons/{id}/allow-list/add", "POST /v1/coupons/{id}/allow-list/remove",
+    "POST /v1/coupons/{id}/allow-list/{change}",
     "POST /v1/reconcile", "POST /v1/alerts/{id}/acknowledge",
     "GET /v1/alerts", "GET /v1/runs", "GET /v1/runs/{id}", "GET /v1/people", "GET /v1/failed-claims",
     "POST /v1/failed-claims/{id}/discard", "POST /v1/failed-claims/{id}/correct",
@@ -45,7 +45,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404",
 
 # An emptied list and a returned claim can still be read.
 [[operations]]
-include-name = ["GET /v1/coupons/{id}/claims/me", "GET /v1/coupons/{id}/allow-list/people/{user_id}", "GET /v1/coupons/{id}/allow-list"]
+include-name = ["GET /v1/coupons/{id}/claims/me", "GET /v1/coupons/{id}/allow-list"]
 checks.use_after_free.enabled = false
 "#;
 

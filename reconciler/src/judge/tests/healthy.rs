@@ -9,6 +9,7 @@ use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 
 use super::super::*;
+use super::loaded;
 
 /// The legitimate transients that a page must have met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -607,13 +608,11 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
         }
         return None;
     }
-    let seen = DropKeysSeen {
-        has_keys: keys.is_loaded,
-        has_settings: keys.is_loaded,
-        is_readable: true,
-        count: keys.is_loaded.then(|| keys.count.into()),
-        users: keys.users.len() as u64,
-        free: keys.free.len() as u64,
+    let seen = if keys.is_loaded {
+        let (users, free) = (keys.users.len() as u64, keys.free.len() as u64);
+        loaded(Some(keys.count.into()), users, free)
+    } else {
+        DropState::default()
     };
     let is_new = !keys.is_open && mysql.rows.is_empty();
     match judge_whole(&seen, is_new) {

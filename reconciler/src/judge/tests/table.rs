@@ -4,6 +4,7 @@ use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::{Revocation, Revocations};
 
 use super::super::*;
+use super::loaded;
 use crate::report::Kind;
 
 const DROP: DropId = DropId(7);
@@ -345,35 +346,31 @@ fn dead_letter_ends_by_what_the_stores_show() {
 
 #[test]
 fn drop_is_loaded_only_if_nothing_was_ever_written_about_it() {
-    let seen = |count: Option<i64>, users, free| DropKeysSeen {
-        has_keys: true,
-        has_settings: true,
-        is_readable: true,
-        count,
-        users,
-        free,
-    };
-    let kind = |seen: &DropKeysSeen, is_new| match judge_whole(seen, is_new) {
+    let kind = |seen: &DropState, is_new| match judge_whole(seen, is_new) {
         WholeDrop::Dirty(dirt) => Some(dirt.kind),
         WholeDrop::NotLoaded | WholeDrop::Whole => None,
     };
-    let none = DropKeysSeen::default();
+    let none = DropState::default();
     assert_eq!(judge_whole(&none, true), WholeDrop::NotLoaded);
     assert_eq!(kind(&none, false), Some(Kind::RedisLost));
-    assert_eq!(judge_whole(&seen(Some(3), 2, 1), false), WholeDrop::Whole);
-    assert_eq!(kind(&seen(None, 2, 1), false), Some(Kind::RedisLost));
-    assert_eq!(kind(&seen(Some(3), 0, 1), false), Some(Kind::RedisLost));
-    assert_eq!(kind(&seen(Some(4), 2, 1), false), Some(Kind::CountMismatch));
-    let unreadable = DropKeysSeen {
-        is_readable: false,
-        ..seen(Some(3), 2, 1)
+    assert_eq!(judge_whole(&loaded(Some(3), 2, 1), false), WholeDrop::Whole);
+    let unreadable = DropState {
+        unreadable: vec!["users"],
+        ..loaded(Some(3), 2, 1)
     };
-    assert_eq!(kind(&unreadable, false), Some(Kind::CountMismatch));
-    let without_settings = DropKeysSeen {
-        has_settings: false,
-        ..seen(Some(3), 2, 1)
+    let without_settings = DropState {
+        meta: None,
+        ..loaded(Some(3), 2, 1)
     };
-    assert_eq!(kind(&without_settings, false), Some(Kind::RedisLost));
+    for (seen, found) in [
+        (loaded(None, 2, 1), Kind::RedisLost),
+        (loaded(Some(3), 0, 1), Kind::RedisLost),
+        (loaded(Some(4), 2, 1), Kind::CountMismatch),
+        (unreadable, Kind::CountMismatch),
+        (without_settings, Kind::RedisLost),
+    ] {
+        assert_eq!(kind(&seen, false), Some(found));
+    }
 }
 
 #[test]

@@ -3,10 +3,9 @@
 use diesel::QueryResult;
 use sha2::{Digest as _, Sha256};
 
-use crate::event::Fragments;
+use crate::event::ClaimEvent;
 use crate::mysql::sql::values;
-use crate::mysql::{Conn, Sql, Value};
-use crate::sql;
+use crate::mysql::{Conn, Value, insert_all};
 use crate::trace::TraceContext;
 
 /// The origin of a message. Its hash ensures that a message read twice gets one row, and
@@ -25,8 +24,8 @@ pub struct MessageOrigin {
 /// A claim that the consumer could not turn into a row.
 #[derive(Debug, Clone)]
 pub struct FailedClaim {
-    /// The fields that could be read.
-    pub known: Fragments,
+    /// `None` if the message cannot be read.
+    pub claim: Option<ClaimEvent>,
     /// The first bytes of the message, at most a few kilobytes.
     pub payload: Vec<u8>,
     /// The reason: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`,
@@ -53,13 +52,13 @@ impl FailedClaim {
     }
 
     fn values(&self) -> Vec<Value> {
-        let known = &self.known;
+        let claim = self.claim.as_ref();
         values![
-            known.coupon_id,
-            known.drop_id,
-            known.slot,
-            known.user_id.as_ref().map(ToString::to_string),
-            known.claimed_at,
+            claim.map(|claim| claim.coupon_id.0),
+            claim.map(|claim| claim.drop_id.0),
+            claim.map(|claim| i64::from(claim.slot)),
+            claim.map(|claim| claim.user_id.to_string()),
+            claim.map(|claim| claim.claimed_at),
             &*self.payload,
             self.reason,
             &self.error,
@@ -71,20 +70,14 @@ impl FailedClaim {
     }
 }
 
-/// Dead letters written per statement: a message may have several kilobytes.
-const AT_ONCE: usize = 200;
-
 const COLUMNS: &str = "failed_claims (coupon_id, drop_id, slot, user_id, claimed_at, payload, reason, error, \
                        source_partition, source_offset, source_hash, traceparent)";
 
 /// Stores failed claims. If a claim is already stored, increments its attempts.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
-    for some in failed.chunks(AT_ONCE) {
-        let rows = some.iter().map(FailedClaim::values).collect();
-        let count = sql!(" ON DUPLICATE KEY UPDATE attempts = attempts + 1");
-        Sql::insert(COLUMNS, rows).and(count).run(conn).await?;
-    }
-    Ok(())
+    let rows = failed.iter().map(FailedClaim::values).collect();
+    let count = " ON DUPLICATE KEY UPDATE attempts = attempts + 1";
+    insert_all(conn, COLUMNS, rows, count).await
 }
 
 /// The reason of messages that no Kafka client can read.

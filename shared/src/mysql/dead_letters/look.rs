@@ -8,7 +8,8 @@ use serde_json::json;
 use super::{CORRECTED, DeadLetterRow};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::mysql::ops_actions::{Operator, OperatorAct};
-use crate::mysql::{Conn, Db, DbError};
+use crate::mysql::sql::read_as;
+use crate::mysql::{Conn, Db, DbResult};
 use crate::sql;
 
 /// Limit of a query with a filter by reason, which reads every open dead letter.
@@ -39,7 +40,7 @@ impl Db {
         skipped: u32,
         wanted: DeadLetterQuery,
         limit: u32,
-    ) -> Result<Vec<DeadLetterRow>, DbError> {
+    ) -> DbResult<Vec<DeadLetterRow>> {
         // Use the order of the index to avoid sorting millions of rows.
         let (is_resolved, order) = if wanted.resolved {
             ("IS NOT NULL", "resolved_at DESC")
@@ -50,9 +51,8 @@ impl Db {
             .drop
             .map_or(sql!(""), |drop| sql!(" AND drop_id = ?", drop));
         let page = format!(
-            "SELECT /*+ MAX_EXECUTION_TIME(10000) */ {} FROM failed_claims FORCE INDEX (failed_claims_open) \
-             WHERE resolved_at {is_resolved}",
-            DeadLetterRow::columns("")
+            "SELECT /*+ MAX_EXECUTION_TIME(10000) */ {{columns}} FROM failed_claims FORCE INDEX (failed_claims_open) \
+             WHERE resolved_at {is_resolved}"
         );
         let rest = format!(" AND COALESCE(reason = ?, TRUE) ORDER BY {order} LIMIT ? OFFSET ?");
         let page = sql!(page)
@@ -62,14 +62,9 @@ impl Db {
     }
 
     /// Reads one dead letter, with the beginning of its message and the message's length in bytes.
-    pub async fn dead_letter(&self, id: i64) -> Result<Option<(DeadLetterRow, Payload)>, DbError> {
-        let query = format!(
-            "SELECT {}, LEFT(payload, 4096), COALESCE(LENGTH(payload), 0) FROM failed_claims WHERE id = ?",
-            DeadLetterRow::columns("")
-        );
-        let found: Option<(DeadLetterRow, Option<Vec<u8>>, i64)> =
-            self.first("read a dead letter", sql!(query, id)).await?;
-        Ok(found.map(|(row, beginning, bytes)| (row, Payload { beginning, bytes })))
+    pub async fn dead_letter(&self, id: i64) -> DbResult<Option<(DeadLetterRow, Payload)>> {
+        let query = "SELECT {columns}, LEFT(payload, 4096), COALESCE(LENGTH(payload), 0) FROM failed_claims WHERE id = ?";
+        self.first("read a dead letter", sql!(query, id)).await
     }
 
     /// Corrects the claim of a dead letter, so that the next pass issues it. Returns `false` if the
@@ -79,7 +74,7 @@ impl Db {
         id: i64,
         to: Correction,
         by: Operator,
-    ) -> Result<bool, DbError> {
+    ) -> DbResult<bool> {
         self.transaction("correct a dead letter", async move |conn| {
             let Some(was) = lock_open(conn, id).await? else {
                 return Ok(false);
@@ -103,12 +98,7 @@ impl Db {
 
     /// Discards a dead letter with a reason, so that the reconciler ignores it. Returns `false` if
     /// it is not open.
-    pub async fn discard_dead_letter(
-        &self,
-        id: i64,
-        why: String,
-        by: Operator,
-    ) -> Result<bool, DbError> {
+    pub async fn discard_dead_letter(&self, id: i64, why: String, by: Operator) -> DbResult<bool> {
         self.transaction("discard a dead letter", async move |conn| {
             let Some(letter) = lock_open(conn, id).await? else {
                 return Ok(false);
@@ -131,10 +121,8 @@ impl Db {
 
 /// Locks a dead letter. Returns `None` if it is not open.
 async fn lock_open(conn: &mut Conn, id: i64) -> QueryResult<Option<DeadLetterRow>> {
-    let columns = DeadLetterRow::columns("");
-    let lock = format!(
-        "SELECT {columns} FROM failed_claims WHERE id = ? AND resolved_at IS NULL FOR UPDATE"
-    );
+    let lock =
+        "SELECT {columns} FROM failed_claims WHERE id = ? AND resolved_at IS NULL FOR UPDATE";
     sql!(lock, id).first(conn).await
 }
 
@@ -144,3 +132,5 @@ pub struct Payload {
     pub beginning: Option<Vec<u8>>,
     pub bytes: i64,
 }
+
+read_as!(Payload { beginning: Option<Vec<u8>>, bytes: i64, });

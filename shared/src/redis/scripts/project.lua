@@ -3,6 +3,7 @@
 -- KEYS  see identity.lua; one drop
 -- ARGV  1 operation (below)  2 era as `SERVER ERA`  3 drop id  4 once_per  5.. arguments of the operation
 --   clear      5 new value of count, or ''  6.. numbers of the KEYS to delete, whatever their types
+--   unreadable deletes the keys of another type than Firstcome's. Replies how many.
 --   forget     pairs: field, value: removes these fields of `revoked`, unless they have changed. MySQL has no such revocation.
 --   page       5, 6 first and last slot; then triples: slot, user, time of admission in ms ('' if unknown): the rows of these
 --              slots, at most 1,000. A slot without a row is free, and so is the slot of a claim that a revocation voids: the row
@@ -20,6 +21,14 @@ if how == 'clear' then
     for i = 6, #ARGV do redis.call('UNLINK', KEYS[tonumber(ARGV[i])]) end
     if ARGV[5] ~= '' then redis.call('SET', KEYS[8], ARGV[5]) end
     return 0
+elseif how == 'unreadable' then
+    local types = {'string', 'string', 'hash', 'hash', 'set', 'string', 'hash', 'string', 'zset', 'zset', 'zset', 'hash'}
+    -- The gate has been read, and a revision of another type counts as missing.
+    for i = 3, #KEYS do
+        local found = redis.call('TYPE', KEYS[i]).ok
+        if found ~= 'none' and found ~= types[i] then left_out = left_out + redis.call('UNLINK', KEYS[i]) end
+    end
+    return left_out
 elseif how == 'forget' then
     for i = 5, #ARGV, 2 do
         if redis.call('HGET', KEYS[4], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[4], ARGV[i]) end

@@ -1,6 +1,7 @@
 //! Erasure of users: one user at an operator's request, and all users of old drops.
 
-use firstcome_testkit::{Answer, Fixture, LIMIT, MadeCoupon, coupon_body};
+use firstcome_testkit::{Answer, Fixture, Http, LIMIT, MadeCoupon, coupon_body, eventually};
+use reqwest::Method;
 use serde_json::json;
 
 use crate::drift::sealing::{closed, until_sealed};
@@ -15,20 +16,25 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
     let api = &fixture.api;
     let world = &fixture.world;
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
+    // No pass of the daemon runs beside the test but the first one.
+    let daemon = world
+        .daemon_with(&[("RECONCILE_CRON", "0 0 0 1 1 *")])
+        .await;
+    eventually("its first pass has ended", LIMIT, async || {
+        daemon.process.log().contains("pass ended")
+    })
+    .await;
     let erase = async |user: &str| {
-        let process = world.start(
-            "firstcome-reconciler",
-            &["erase", "--user", user, "--by", "Kim"],
-            &[],
-        );
-        let code = process.ended(LIMIT).await;
-        (code, process.all_stdout().await, process.log())
+        let path = format!("/v1/people/{user}/erase");
+        let request = daemon.http().ops(Method::POST, &path);
+        let reply = Http::send(request.header("X-Operator", "Kim")).await;
+        (reply.status, reply.body.to_string(), reply.body)
     };
     let (coupon, _) = closed(&fixture, "Over").await;
-    let (code, _, log) = erase("u-3").await;
+    let (status, log, _) = erase("u-3").await;
     assert!(
-        code == 1 && log.contains(&format!("coupon {} is not over", coupon.id)),
-        "{code} {log}"
+        status == 409 && log.contains(&format!("coupon {} is not over", coupon.id)),
+        "{status} {log}"
     );
     until_sealed(&fixture, &coupon).await;
     let shown = world
@@ -52,10 +58,10 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
         "INSERT INTO broken_promises (drop_id, coupon_id, user_id, reason, run_id) VALUES";
     let statement = format!("{promise} ({of_person}, 'by-hand')");
     world.sql.query(&statement).await;
-    let (code, _, log) = erase("u-3").await;
+    let (status, log, _) = erase("u-3").await;
     assert!(
-        code == 1 && log.contains("2 dead letters or broken promises"),
-        "{code} {log}"
+        status == 409 && log.contains("2 dead letters or broken promises"),
+        "{status} {log}"
     );
     let resolve = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', resolution_detail = 'u-3'";
     world.sql.query(resolve).await;
@@ -76,21 +82,17 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
         api.claim(line.id, "u-98").await,
         Answer::Waiting { .. }
     ));
-    let (code, _, log) = erase("u-98").await;
+    let (status, log, _) = erase("u-98").await;
     assert!(
-        code == 1 && log.contains(&format!("wait in coupon {}", line.id)),
-        "{code} {log}"
+        status == 409 && log.contains(&format!("wait in coupon {}", line.id)),
+        "{status} {log}"
     );
     let act = r#"INSERT INTO ops_actions (token, action, detail) VALUES ('t', 'revoke', '{"user_id":"u-3","other":"u-37"}')"#;
     world.sql.query(act).await;
 
-    let (code, printed, _) = erase("u-3").await;
-    assert_eq!(code, 0, "{printed}");
-    let pseudonym = printed
-        .split("this person is ")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next())
-        .unwrap();
+    let (status, printed, body) = erase("u-3").await;
+    assert_eq!(status, 200, "{printed}");
+    let pseudonym = body["pseudonym"].as_str().unwrap();
     assert!(
         pseudonym.starts_with("erased-") && pseudonym.len() == 27,
         "{printed}"

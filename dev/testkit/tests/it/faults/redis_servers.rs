@@ -1,4 +1,4 @@
-//! Redis as a cluster (docs/decisions/0024-redis-cluster.md): failovers and hash slots that move.
+//! Redis as a cluster (docs/decisions/0009-replicas.md): failovers and hash slots that move.
 
 use std::time::Duration;
 

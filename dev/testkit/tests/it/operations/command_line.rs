@@ -68,11 +68,8 @@ async fn a_coupon_is_created_watched_changed_and_closed_on_the_command_line() {
     assert_eq!(run(&format!("resume {id}")).await["paused"], false);
     let raised = run(&format!("raise {id} 5")).await;
     assert_eq!(raised["current_drop"]["remaining"], 2);
-    let revoke = format!("revoke {id} u-1 --reason fraud");
-    for name in ["--by Kim", "--by Kim", "--operator Kim"] {
-        let revoked = run(&format!("{revoke} {name}")).await;
-        assert_eq!(revoked["status"], "revoked", "{revoked}");
-    }
+    let revoked = run(&format!("revoke {id} u-1 --reason fraud --operator Kim")).await;
+    assert_eq!(revoked["status"], "revoked", "{revoked}");
     let refused = coupon(world, api, &format!("close {id}")).await;
     assert_eq!(refused.code, 1);
     for asks in ["겨울", "--yes"] {
@@ -110,17 +107,17 @@ async fn refused_commands_print_one_message_and_exit_with_a_code() {
         (fine, format!("raise {id} 2"), 1, "larger number"),
         (fine, "create --name x --quantity 1 --opens-at soon".to_owned(), 1, "instant"),
         (fine, format!("create --name x --quantity 0 {once}"), 1, "quantity must be a whole number from 1"),
-        (fine, format!("create --name x --quantity 1 {in_seul}"), 1, "did you mean Asia/Seoul?"),
+        (fine, format!("create --name x --quantity 1 {in_seul}"), 1, "is not a time zone"),
         (fine, "create --name x".to_owned(), 2, "--quantity"),
-        (fine, format!("revoke {id} a|b --reason x --by x"), 1, "no claim of this user"),
-        (fine, format!("revoke {id} .. --reason x --by x"), 1, "a user id"),
-        (fine, format!("revoke {id} u-1 --reason x"), 2, "--by"),
-        (fine, format!("close {later}"), 1, "coupon pause"),
+        (fine, format!("revoke {id} a|b --reason x --operator x"), 1, "no claim of this user"),
+        (fine, format!("revoke {id} .. --reason x --operator x"), 1, "a user id"),
+        (fine, format!("revoke {id} u-1 --reason x"), 2, "--operator"),
+        (fine, format!("close {later}"), 1, "--yes"),
         (fine, format!("close {later} --yes"), 1, "open"),
         (to("http://127.0.0.1:1", OPS_TOKEN), "list".to_owned(), 2, "API_URL"),
         (to("ftp://x", OPS_TOKEN), "list".to_owned(), 2, "http://"),
-        (to(good, "wrong"), format!("pause {id}"), 1, "set it as the API has it"),
-        (to(good, ""), format!("pause {id}"), 1, "set it as the API has it"),
+        (to(good, "wrong"), format!("pause {id}"), 1, "set OPS_TOKEN as the API has it"),
+        (to(good, ""), format!("pause {id}"), 1, "set OPS_TOKEN as the API has it"),
     ];
     for (env, line, code, says) in cases {
         let args: Vec<&str> = line.split(' ').collect();
@@ -136,7 +133,7 @@ async fn refused_commands_print_one_message_and_exit_with_a_code() {
 }
 
 #[tokio::test]
-async fn an_allow_list_is_sent_from_a_file_shown_and_searched() {
+async fn an_allow_list_is_sent_from_a_file_and_shown() {
     let fixture = Fixture::new("cli-allow").await;
     let (api, world) = (&*fixture.api, &fixture.world);
     let create = "create --name x --quantity 3 --opens-at 2026-01-01T00:00:00Z --allow list --json";
@@ -151,12 +148,8 @@ async fn an_allow_list_is_sent_from_a_file_shown_and_searched() {
         (&added["changed"], &added["repeated"]),
         (&json!(3), &json!(1))
     );
-    let shown = allow("--show").await.out;
-    assert!(shown.lines().eq(["u-0", "u-1", "u-2"]), "{shown}");
-    for (user, is_listed) in [("u-2", true), ("u|+=", false)] {
-        let found = allow(&format!("--find {user}")).await.json();
-        assert_eq!(found["on_list"], is_listed, "{user}");
-    }
+    let shown = allow("--show").await.json();
+    assert_eq!(shown["ids"], json!(["u-0", "u-1", "u-2"]));
     std::fs::write(file, "u-0").unwrap();
     let removed = allow(&format!("--remove {file}")).await.json();
     assert_eq!(

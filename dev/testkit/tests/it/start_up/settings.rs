@@ -58,7 +58,7 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
 const SETTINGS: usize = 45;
 
 /// Programs, their commands, and words that the help must contain: flags, and defaults of settings.
-const HELP: [(&str, &str, &str); 12] = [
+const HELP: [(&str, &str, &str); 11] = [
     (
         "firstcome-api",
         "serve",
@@ -82,7 +82,6 @@ const HELP: [(&str, &str, &str); 12] = [
     ("firstcome-reconciler", "test-webhook", "WEBHOOK_URLS"),
     ("firstcome-reconciler", "explain", "--coupon --user"),
     ("firstcome-reconciler", "health", ""),
-    ("firstcome-reconciler", "erase", ""),
 ];
 
 /// Returns the settings in the help: `[env: NAME=…]`, and variables named next to their flags.

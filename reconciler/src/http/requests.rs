@@ -1,58 +1,28 @@
-//! What all routes share: their error response, and the checks of what a client sent.
+//! What the routes share: the checks of what a client sent, and the record of what it saw.
 
 use std::ops::RangeInclusive;
 
 use axum::Json;
-use axum::response::{IntoResponse, Response};
-use firstcome_shared::domain::{CouponId, DropId, UserId, canonical_number};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, UserId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::invalid;
-use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::{Db, DbError};
 use serde_json::Value;
 
-use super::state::RouteState;
-
-/// An error response. `?` creates it from whatever a route can fail with.
-#[derive(Debug)]
-pub(super) struct Refusal(Problem);
-
 /// The response of a route.
-pub(super) type Answer<T> = Result<Json<T>, Refusal>;
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        self.0.into_response()
-    }
-}
-
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Self {
-        Self(problem)
-    }
-}
-
-impl From<DbError> for Refusal {
-    fn from(error: DbError) -> Self {
-        tracing::warn!(%error, "cannot answer a request");
-        Self(Problem::unavailable("MySQL cannot be asked right now"))
-    }
-}
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 /// Records that an operator saw the ids of users, before anything is shown.
-pub(super) async fn reveal(
-    app: &RouteState,
-    operator: Operator,
-    (coupon, drop): (Option<CouponId>, Option<DropId>),
-    detail: Value,
-) -> Result<(), DbError> {
+pub(super) async fn reveal(db: &Db, operator: Operator, detail: Value) -> Result<(), DbError> {
     let act = OperatorAct {
         action: "reveal",
-        coupon,
-        drop,
+        coupon: None,
+        drop: None,
         detail,
     };
-    app.stores.db.record_act(operator, act).await
+    db.record_act(operator, act).await
 }
 
 /// Checks a number of a query, such as the limit of a page.
@@ -82,4 +52,10 @@ pub(super) fn no_such(what: &str, id: &str) -> Problem {
 pub(super) fn user_id(text: &str) -> Result<UserId, Problem> {
     text.parse()
         .map_err(|error| invalid(format!("user_id: {error}")))
+}
+
+/// Reads the coupon of a path, with its drops in order of opening.
+pub(super) async fn read_coupon(db: &Db, id: &str) -> Result<(Coupon, Vec<Drop>), Problem> {
+    let found = db.coupon(CouponId(number("coupon", id)?)).await?;
+    found.ok_or_else(|| no_such("coupon", id))
 }

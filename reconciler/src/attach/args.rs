@@ -1,0 +1,61 @@
+//! Settings of `attach`. Each is a flag, and some an environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use firstcome_shared::config::{TlsArgs, listen_address};
+use secrecy::SecretString;
+
+use crate::args::{LISTEN_ADDR, ScheduleArgs};
+use crate::notify::{NotifyArgs, WebhookArgs};
+
+/// Settings of `attach`.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Attached system")]
+pub struct AttachArgs {
+    /// The file that describes the keys and tables of the campaigns (docs/ATTACH.md)
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Run one pass now and exit: 0 exact or repaired, 1 something is left, 2 could not compare
+    #[arg(long)]
+    pub once: bool,
+    /// Only this campaign
+    #[arg(long, value_name = "NAME", requires = "once")]
+    pub campaign: Option<String>,
+    /// Dry run: change nothing, list the repairs
+    #[arg(long, requires = "once")]
+    pub dry_run: bool,
+    /// Confirm the repairs that were shown and held back; needs --campaign
+    #[arg(long, requires = "once")]
+    pub confirm: bool,
+    /// Print the run as JSON
+    #[arg(long, requires = "once")]
+    pub json: bool,
+    /// Print user ids in full; the default masks them
+    #[arg(long, requires = "once")]
+    pub full_ids: bool,
+    /// Database of its own for runs, alerts and mails, as in `daemon`; --once without it records
+    /// nothing
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        required_unless_present = "once"
+    )]
+    pub database_url: Option<SecretString>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// Maximum wait for one reply of Redis, in milliseconds; MySQL gets more
+    #[arg(long, env = "STORE_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=60_000), help_heading = "Stores")]
+    pub store_timeout_ms: u64,
+    /// Address of the daemon's health and metrics
+    #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address, help_heading = "HTTP")]
+    pub listen_addr: SocketAddr,
+    #[command(flatten)]
+    pub schedules: ScheduleArgs,
+    #[command(flatten)]
+    pub notify: NotifyArgs,
+    #[command(flatten)]
+    pub webhooks: WebhookArgs,
+}
