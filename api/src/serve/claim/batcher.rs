@@ -84,7 +84,7 @@ impl ClaimService {
                     second: second.as_ref(),
                 };
                 let caller = this.queues.caller(queue);
-                make_calls(caller, |batch| this.call(candidates, batch)).await;
+                make_calls(caller, |batch| this.call(queue, candidates, batch)).await;
             });
         }
         let Ok(reply) = replied.await else {
@@ -98,6 +98,7 @@ impl ClaimService {
     /// answers.
     async fn call(
         self: &Arc<Self>,
+        queue: QueueId,
         candidates: Candidates<'_>,
         mut batch: Vec<PendingClaim>,
     ) -> Option<JoinHandle<()>> {
@@ -130,6 +131,11 @@ impl ClaimService {
             }
             Err(error) => {
                 tracing::debug!(%error, claims = batch.len(), "claims were not answered");
+                // Redis does not answer: refuse the waiting claims too, instead of letting them
+                // wait for a second timeout.
+                if matches!(error, AdmissionError::Redis(_)) {
+                    refuse(self.queues.take_all(queue), AdmissionError::Unanswered);
+                }
                 refuse(batch, error);
                 None
             }
@@ -311,6 +317,12 @@ impl<T> Queues<T> {
                 true
             }
         }
+    }
+
+    /// Takes the claims that wait for the next call.
+    fn take_all(&self, id: QueueId) -> Vec<T> {
+        let mut all = self.waiting.lock();
+        all.get_mut(&id).map(std::mem::take).unwrap_or_default()
     }
 
     fn caller(&self, id: QueueId) -> Caller<'_, T> {
