@@ -51,7 +51,7 @@ pub(super) struct Group {
     /// The assigned partitions.
     partitions: Mutex<BTreeMap<i32, Reading>>,
     /// Offsets at which the loop must begin partitions.
-    to_begin: Mutex<BTreeMap<i32, i64>>,
+    pub(super) to_begin: Mutex<BTreeMap<i32, i64>>,
     /// Whether the group has accepted this process since this was last asked.
     pub(super) has_joined: AtomicBool,
     /// Whether a partition has begun since this was last asked.
@@ -66,16 +66,6 @@ impl Group {
     /// Changes how far a partition was read, unless the group has taken it away.
     fn change<T>(&self, partition: i32, change: impl FnOnce(&mut Reading) -> T) -> Option<T> {
         self.partitions.lock().get_mut(&partition).map(change)
-    }
-
-    /// Asks the loop to begin a partition at an offset.
-    pub(super) fn begin_at(&self, partition: i32, offset: i64) {
-        self.to_begin.lock().insert(partition, offset);
-    }
-
-    /// Takes the partitions that the loop must begin.
-    pub(super) fn take_begins(&self) -> BTreeMap<i32, i64> {
-        std::mem::take(&mut *self.to_begin.lock())
     }
 
     /// Begins to read a partition at an offset by assigning it again, unless the group has taken it

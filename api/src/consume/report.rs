@@ -62,10 +62,8 @@ impl Health {
 
     fn is_alive(&self, now: Instant) -> Result<(), String> {
         let still = now.saturating_duration_since(*self.iterated_at.lock());
-        if still <= self.stuck {
-            return Ok(());
-        }
-        Err(format!("the loop has stood still for {still:.0?}"))
+        let alive = (still <= self.stuck).then_some(());
+        alive.ok_or_else(|| format!("the loop has stood still for {still:.0?}"))
     }
 
     pub(super) fn alive(self: &Arc<Self>) -> HealthCheck {
@@ -80,9 +78,8 @@ impl Health {
             let trouble = move || health.troubles.lock().get(what).cloned();
             (what, check(move || ready(trouble().map_or(Ok(()), Err))))
         };
-        let mut checks: Vec<_> = [MYSQL, KAFKA, GROUP].map(works).into();
-        checks.push(("loop", self.alive()));
-        checks
+        let works = [MYSQL, KAFKA, GROUP].map(works).into_iter();
+        works.chain([("loop", self.alive())]).collect()
     }
 }
 
@@ -99,8 +96,8 @@ pub(super) fn describe_metrics() {
     describe_all(METRICS);
     let faults = [ClaimFault::SealedDrop, ClaimFault::OutsideWindow].map(<&str>::from);
     let others = "undecodable unknown_drop slot_out_of_range slot_taken already_has_one bad_data";
-    let others = others.split(' ').chain([ROW_LOCKED, UNREADABLE, FORGED]);
-    for reason in faults.into_iter().chain(others) {
+    let others = others.split(' ').chain(faults);
+    for reason in others.chain([ROW_LOCKED, UNREADABLE, FORGED]) {
         counter!("firstcome_consumer_refused_total", "reason" => reason).absolute(0);
     }
 }

@@ -63,8 +63,8 @@ impl Tender {
                     tracing::warn!("no broker answers this client of Kafka; it is replaced");
                     return client.cancel();
                 }
-                let trouble = looked.err().map(|error| error.to_string());
-                self.health.set(KAFKA, trouble);
+                self.health
+                    .set(KAFKA, looked.err().map(|error| error.to_string()));
             }
         }
     }
@@ -124,8 +124,7 @@ impl Tender {
                 tokio::time::sleep(TICK * 10).await;
             }
         }
-        let mut lag = 0;
-        let mut looked = Ok(());
+        let (mut lag, mut looked) = (0, Ok(()));
         for (partition, reading) in before {
             let watermarks = || self.consumer.fetch_watermarks(topic, partition, ANSWER);
             let (first, end) = match block_in_place(watermarks) {
@@ -168,25 +167,25 @@ impl Tender {
         position: Option<i64>,
         log: RangeInclusive<i64>,
     ) -> anyhow::Result<()> {
-        let topic = &self.kafka.topic;
-        let first = *log.start();
         let inside = position.filter(|position| log.contains(position));
         if inside.is_none() {
             tracing::warn!(partition, position, ?log, "position outside the log");
-            let first = self.db.begin_at_first(topic, partition, position, first);
-            first.await?;
+            let (topic, first) = (&self.kafka.topic, *log.start());
+            let begin = self.db.begin_at_first(topic, partition, position, first);
+            begin.await?;
         }
-        self.group().begin_at(partition, inside.unwrap_or(first));
+        let offset = inside.unwrap_or(*log.start());
+        self.group().to_begin.lock().insert(partition, offset);
         Ok(())
     }
 
     /// Begins the partitions whose positions are known. The loop calls this between two messages.
     pub(super) fn begin_partitions(&self) {
-        for (partition, offset) in self.group().take_begins() {
-            let begin = |list| {
-                block_in_place(|| self.group().begin(partition, offset, &self.consumer, &list))
-            };
-            if let Err(error) = self.list(once((partition, offset))).and_then(begin) {
+        let begins = std::mem::take(&mut *self.group().to_begin.lock());
+        for (partition, offset) in begins {
+            let list = self.list(once((partition, offset)));
+            let begin = |list| self.group().begin(partition, offset, &self.consumer, &list);
+            if let Err(error) = list.and_then(|list| block_in_place(|| begin(list))) {
                 tracing::debug!(%error, partition, "a partition does not begin yet");
             }
         }

@@ -205,11 +205,11 @@ impl Worker {
         let tender = Arc::clone(&self.tender);
         let by_drop = Instant::now() < self.locked_until;
         let writing = async move {
-            let topic = &tender.kafka.topic;
+            let (db, topic) = (&tender.db, &tender.kafka.topic);
             if by_drop {
-                write_by_drop(&tender.db, topic, rows).await
+                write_by_drop(db, topic, rows).await
             } else {
-                write(&tender.db, topic, rows).await
+                write(db, topic, rows).await
             }
         };
         let mut writing = pin!(writing);

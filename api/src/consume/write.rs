@@ -26,8 +26,7 @@ pub(super) type Written = Result<(Vec<Outcome>, Vec<i32>), DbError>;
 /// MySQL's response was lost. Writing them again is correct in both cases.
 pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
     crash_point(Point::RowsBegun);
-    let key = db.code_key().await?;
-    let topic = topic.to_owned();
+    let (key, topic) = (db.code_key().await?, topic.to_owned());
     let writing = async move |conn: &mut Conn| {
         let outcomes = insert(conn, &batch.records, &key).await?;
         // Last, so that no position passes a claim without a row.
