@@ -4,40 +4,15 @@ use firstcome_shared::StoreError;
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, UserId};
-use firstcome_shared::mysql::DbError;
+use firstcome_shared::http::Problem;
+use firstcome_shared::http::problem::Code;
+use firstcome_shared::http::views::ErasedPerson;
 use firstcome_shared::mysql::allow_list::{ListChange, ListChanged};
-use firstcome_shared::mysql::erase::RowsByTable;
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::keys::DropKeys;
 
 use crate::seal::is_coupon_over;
 use crate::stores::Stores;
-
-/// Why an erasure failed or is incomplete.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EraseError {
-    /// The reasons, each as a readable message.
-    #[error("nothing was erased: {}", .0.join("; "))]
-    StillNeeded(Vec<String>),
-    #[error(transparent)]
-    Database(#[from] DbError),
-    #[error("Redis cannot be asked: {0}")]
-    Redis(#[from] RedisError),
-    /// The user is erased from the other tables. Run the erasure again to complete it.
-    #[error("the person may still be on an allow list, erase them again: {0}")]
-    OnList(#[from] StoreError),
-}
-
-/// The result of an erasure.
-#[derive(Debug)]
-pub(crate) struct Erased {
-    /// Replaces the user ID in all tables.
-    pub(crate) pseudonym: String,
-    pub(crate) rows: RowsByTable,
-    /// Number of allow lists from which the user was removed.
-    pub(crate) lists: usize,
-}
 
 /// Replaces a user's ID by a pseudonym. Fails while one of their coupons is not over or Redis still
 /// has its keys, because a pass would report the renamed row as drift.
@@ -45,26 +20,33 @@ pub(crate) async fn erase(
     stores: &Stores,
     user: &UserId,
     by: Operator,
-) -> Result<Erased, EraseError> {
+) -> Result<ErasedPerson, Problem> {
     let db = &stores.db;
+    let refused =
+        |why: String| Problem::new(Code::StillNeeded, format!("nothing was erased: {why}"));
     let coupons = db.coupons_of_person(user).await?;
     let reasons = still_needed(stores, user, &coupons).await?;
     if !reasons.is_empty() {
-        return Err(EraseError::StillNeeded(reasons));
+        return Err(refused(reasons.join("; ")));
     }
     let pseudonym = format!("erased-{:020x}", rand::random::<u128>() >> 48);
     let name = pseudonym.clone();
     let erased = db.erase(user.clone(), coupons, name.clone(), by.clone());
     let Some(mut rows) = erased.await? else {
         let why = "something about this user has changed in the meantime: try again";
-        return Err(EraseError::StillNeeded(vec![why.to_owned()]));
+        return Err(refused(why.to_owned()));
     };
-    let lists = take_off_all(stores, user, &by).await?;
+    let lists = take_off_all(stores, user, &by).await.map_err(|error| {
+        tracing::warn!(%error, "a user may still be on an allow list");
+        Problem::unavailable(
+            "a store did not answer, and the user may still be on an allow list: erase them once more",
+        )
+    })?;
     rows.extend(db.erase_records(user.clone(), name).await?);
-    Ok(Erased {
+    Ok(ErasedPerson {
         pseudonym,
-        rows,
-        lists,
+        rows: rows.iter().map(|(_, rows)| *rows as u64).sum(),
+        allow_lists: lists as u64,
     })
 }
 
@@ -73,7 +55,7 @@ async fn still_needed(
     stores: &Stores,
     user: &UserId,
     coupons: &[CouponId],
-) -> Result<Vec<String>, EraseError> {
+) -> Result<Vec<String>, Problem> {
     let Stores { db, redis, .. } = stores;
     let keys = |drops: &[Drop]| -> Vec<DropKeys> {
         let keys = drops.iter().map(|it| redis.keys(it.coupon_id, it.id));

@@ -186,12 +186,8 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
             known.insert(*partition, (position, since));
         }
     }
-    let mut stuck: BTreeMap<i32, Duration> = BTreeMap::new();
-    stuck.extend(
-        known
-            .iter()
-            .map(|(partition, (_, since))| (*partition, now - *since)),
-    );
+    let waits = |(partition, (_, since)): (&i32, &(i64, Instant))| (*partition, now - *since);
+    let mut stuck: BTreeMap<i32, Duration> = known.iter().map(waits).collect();
     stuck.retain(|_, since| *since > limit);
     let longest = stuck.values().max()?.as_secs();
     let partitions: Vec<String> = stuck.keys().map(ToString::to_string).collect();
@@ -271,17 +267,9 @@ async fn retention(stores: &Stores, days: Option<u32>) -> Result<(), StoreError>
         alerts: kept(Tuning::AlertsKeptSeconds, 90),
         mails: kept(Tuning::MailsKeptSeconds, 30),
         mended_promises: kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
+        failed_claims: kept(Tuning::FailedClaimsKeptSeconds, 30),
     };
-    stores.db.delete_old(retention).await?;
-    let letters = kept(Tuning::FailedClaimsKeptSeconds, 30);
-    let letters = stores.db.delete_resolved_dead_letters(letters).await?;
-    if letters > 0 {
-        tracing::info!(
-            letters,
-            "dead letters that were resolved long ago are deleted"
-        );
-    }
-    Ok(())
+    Ok(stores.db.delete_old(retention).await?)
 }
 
 fn days_of(tuning: Tuning, days: u32) -> Duration {

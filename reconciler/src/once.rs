@@ -130,13 +130,12 @@ fn drop_line(drop: &DropReport) -> String {
     } else {
         "NOT exact".to_owned()
     };
-    let (before, after) = (drop.before.rows, drop.after.rows);
-    let more = match after.saturating_sub(before) {
-        0 => String::new(),
-        more => format!(", {more} of them now"),
+    let rows = match (drop.before.rows, drop.after.rows) {
+        (before, after) if before == after => after.to_string(),
+        (before, after) => format!("{before} → {after}"),
     };
     format!(
-        "{} · coupon {}, drop {}: {after} of {} issued{more}, {exact}",
+        "{} · coupon {}, drop {}: {rows} of {} issued, {exact}",
         drop.coupon_name, drop.coupon_id, drop.drop_id, drop.quantity
     )
 }

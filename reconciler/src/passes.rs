@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::Work;
-use firstcome_shared::mysql::{Db, DbSettings};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,14 @@ use crate::run::Reconciler;
 pub struct Current(watch::Sender<Option<(String, bool)>>);
 
 impl Current {
+    fn note_recorded(&self) {
+        self.0.send_modify(|current| {
+            if let Some((_, is_recorded)) = current {
+                *is_recorded = true;
+            }
+        });
+    }
+
     /// The ID of the running pass.
     pub fn run_id(&self) -> Option<String> {
         self.0.borrow().as_ref().map(|(id, _)| id.clone())
@@ -62,10 +70,17 @@ impl Worker {
         stop: &CancellationToken,
     ) -> PassResult {
         let mut run = blank(request, run_id);
-        let Some((db, settings)) = self.records() else {
-            self.steps(request, &mut run, stop).await?;
-            run.end();
-            return Ok(run);
+        let (db, settings) = match self {
+            Self::Own(own) => (&own.stores.db, &own.stores.db_settings),
+            Self::Attached(attached) => {
+                let Some(ours) = &attached.ours else {
+                    // `attach --once` without a database of ours: nothing is recorded.
+                    attached.compare(request, &mut run, stop).await?;
+                    run.end();
+                    return Ok(run);
+                };
+                (&ours.db, &ours.settings)
+            }
         };
         let lane = match Lane::take(settings, Work::Pass, request.patience, stop).await {
             Ok(Some(lane)) => lane,
@@ -77,13 +92,13 @@ impl Worker {
         };
         let ended = match record::begin(db, &run, request).await {
             Ok(()) => {
-                current.0.send_modify(|current| {
-                    if let Some((_, is_recorded)) = current {
-                        *is_recorded = true;
-                    }
-                });
+                current.note_recorded();
                 crash_point(Point::RunBegun);
-                Box::pin(self.steps(request, &mut run, &lane.working)).await
+                let stop = &lane.working;
+                match self {
+                    Self::Own(own) => Box::pin(own.sweep(request, &mut run, stop)).await,
+                    Self::Attached(it) => Box::pin(it.compare(request, &mut run, stop)).await,
+                }
             }
             Err(error) => Err(error.into()),
         };
@@ -101,26 +116,6 @@ impl Worker {
     pub async fn once(&self, request: &PassRequest, stop: &CancellationToken) -> PassResult {
         self.pass(request, &new_run_id(), &Current::default(), stop)
             .await
-    }
-
-    /// Where runs are recorded. Without a database of ours, `attach --once` records nothing.
-    fn records(&self) -> Option<(&Db, &DbSettings)> {
-        match self {
-            Self::Own(own) => Some((&own.stores.db, &own.stores.db_settings)),
-            Self::Attached(attached) => attached.ours.as_ref().map(|it| (&it.db, &it.settings)),
-        }
-    }
-
-    async fn steps(
-        &self,
-        request: &PassRequest,
-        run: &mut Run,
-        stop: &CancellationToken,
-    ) -> Result<(), PassError> {
-        match self {
-            Self::Own(reconciler) => reconciler.sweep(request, run, stop).await,
-            Self::Attached(attached) => attached.compare(request, run, stop).await,
-        }
     }
 }
 

@@ -2,10 +2,12 @@
 //! Kafka's callbacks change the assignment while the loop waits for a message.
 //!
 //! The callback assigns partitions paused, at an explicit offset: for one without an offset,
-//! Kafka's client looks up the committed offset. `tend` then reads the position in MySQL and assigns
-//! the partition there; while MySQL is away, the partition stays paused. It does not seek: after a
-//! batch with a wrong checksum librdkafka 2.12 asks for an offset far outside the log, and a seek
-//! does not end that.
+//! Kafka's client looks up the committed offset. `tend` then reads the position in MySQL, and the
+//! loop assigns the partition there; while MySQL is away, the partition stays paused. It does not
+//! seek: after a batch with a wrong checksum librdkafka 2.12 asks for an offset far outside the log,
+//! and a seek does not end that. Only the loop begins a partition, between two messages: a message
+//! that it had taken from Kafka's client before would count as the first of the new assignment, and
+//! those below it would be skipped.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +50,8 @@ impl Reading {
 pub(super) struct Group {
     /// The assigned partitions.
     partitions: Mutex<BTreeMap<i32, Reading>>,
+    /// Offsets at which the loop must begin partitions.
+    to_begin: Mutex<BTreeMap<i32, i64>>,
     /// Whether the group has accepted this process since this was last asked.
     pub(super) has_joined: AtomicBool,
     /// Whether a partition has begun since this was last asked.
@@ -62,6 +66,16 @@ impl Group {
     /// Changes how far a partition was read, unless the group has taken it away.
     fn change<T>(&self, partition: i32, change: impl FnOnce(&mut Reading) -> T) -> Option<T> {
         self.partitions.lock().get_mut(&partition).map(change)
+    }
+
+    /// Asks the loop to begin a partition at an offset.
+    pub(super) fn begin_at(&self, partition: i32, offset: i64) {
+        self.to_begin.lock().insert(partition, offset);
+    }
+
+    /// Takes the partitions that the loop must begin.
+    pub(super) fn take_begins(&self) -> BTreeMap<i32, i64> {
+        std::mem::take(&mut *self.to_begin.lock())
     }
 
     /// Begins to read a partition at an offset by assigning it again, unless the group has taken it

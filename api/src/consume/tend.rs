@@ -160,7 +160,7 @@ impl Tender {
         looked
     }
 
-    /// Begins a partition at its position, or at the first message if the log does not contain
+    /// Lets a partition begin at its position, or at the first message if the log does not contain
     /// that.
     async fn begin(
         &self,
@@ -176,10 +176,20 @@ impl Tender {
             let first = self.db.begin_at_first(topic, partition, position, first);
             first.await?;
         }
-        let offset = inside.unwrap_or(first);
-        let list = self.list(once((partition, offset)))?;
-        let begin = || self.group().begin(partition, offset, &self.consumer, &list);
-        Ok(block_in_place(begin)?)
+        self.group().begin_at(partition, inside.unwrap_or(first));
+        Ok(())
+    }
+
+    /// Begins the partitions whose positions are known. The loop calls this between two messages.
+    pub(super) fn begin_partitions(&self) {
+        for (partition, offset) in self.group().take_begins() {
+            let begin = |list| {
+                block_in_place(|| self.group().begin(partition, offset, &self.consumer, &list))
+            };
+            if let Err(error) = self.list(once((partition, offset))).and_then(begin) {
+                tracing::debug!(%error, partition, "a partition does not begin yet");
+            }
+        }
     }
 
     /// Probes a partition that has been silent for too long: unread messages follow the offset at

@@ -136,6 +136,7 @@ impl Worker {
         let idle = Instant::now() + IDLE;
         let full = (self.batch_max >> self.failures.min(16)).max(1);
         while batch.records.len() < full {
+            tender.begin_partitions();
             let until = batch.deadline().unwrap_or(idle);
             match timeout_at(until, tender.consumer.recv()).await {
                 Ok(polled) => self.take(polled, &mut batch)?,

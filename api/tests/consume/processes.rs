@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use firstcome_stack::{HogKind, Hogs, Janitor, Program, ProxyFault};
+use firstcome_stack::{Janitor, Program, ProxyFault};
+use tokio::net::TcpSocket;
 
 use crate::world::{ConsumeWorld, LIMIT, until};
 
@@ -38,15 +39,17 @@ async fn consumer_reports_its_address_topic_and_health() {
     until("ready", async || get(&address, "/readyz").await.0 == 200).await;
     assert_eq!(get(&address, "/healthz").await.0, 200);
     assert_eq!(get(&address, "/nowhere").await.0, 404);
-    let hogs = Hogs::start(
-        address.trim_start_matches("http://").parse().unwrap(),
-        HogKind::Silent,
-        "/metrics",
-        100,
-    );
-    hogs.have_opened(100).await;
-    assert_eq!(hogs.failed_probes("/healthz").await, [""; 0]);
-    std::mem::drop(hogs);
+    // From another address: connections of one address are limited.
+    let idle = (0..100).map(|_| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        socket.connect(address.trim_start_matches("http://").parse().unwrap())
+    });
+    let idle = futures_util::future::join_all(idle).await;
+    for _ in 0..5 {
+        assert_eq!(get(&address, "/healthz").await.0, 200);
+    }
+    std::mem::drop(idle);
 
     world.claim(drop, 1..=50).await;
     world.send(vec![(0, None, Some("poison".to_owned()))]).await;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    firstcome_bench::run::main()
+    firstcome_bench::sections::main()
 }

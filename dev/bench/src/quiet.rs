@@ -70,25 +70,3 @@ impl ProcessorTime {
         (self.idle - before.idle) as f64 / (self.all - before.all).max(1) as f64
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waiting_for_a_disk_does_not_count_as_idle() {
-        let read = |line: &str| ProcessorTime::read(line).unwrap();
-        let before = read("cpu  100 0 50 800 50 0 0 0 7 7\ncpu0 1 2 3 4 5 6 7 8\n");
-        assert_eq!(
-            before,
-            ProcessorTime {
-                idle: 800,
-                all: 1000
-            }
-        );
-        let idle = read("cpu  110 0 60 840 90 0 0 0 9 9\n").idle_since(&before);
-        assert!((idle - 0.4).abs() < 1e-9, "{idle}");
-        assert_eq!(ProcessorTime::read("cpu0 1 2 3 4"), None);
-        ProcessorTime::now().unwrap();
-    }
-}

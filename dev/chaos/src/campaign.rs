@@ -12,12 +12,16 @@ use crate::schedule::FaultSchedule;
 use crate::shrink::shrink;
 use crate::worker::CampaignWorker;
 
-/// Seeds that have found a fault of the product, newest last; at most 20. `make test` runs them
+/// Schedules that have found a fault of the product, newest last; at most 20. `make test` runs them
 /// before fresh ones.
 ///
 /// - 13815, 13820: a seek did not take librdkafka away from a batch with a wrong checksum.
 /// - 13857: a broker that came back named no broker, and librdkafka forgot all of them.
-const REGRESSIONS: [u64; 3] = [13_815, 13_820, 13_857];
+const REGRESSIONS: [&str; 3] = [
+    include_str!("../regressions/13815.json"),
+    include_str!("../regressions/13820.json"),
+    include_str!("../regressions/13857.json"),
+];
 
 /// Selects schedules, and defines how to run them.
 #[derive(Debug, Clone)]
@@ -37,11 +41,23 @@ impl Campaign {
     /// Runs all schedules and prints a line for each.
     pub async fn run(&self) -> Result<ChaosReport> {
         std::fs::create_dir_all(&self.out)?;
-        let known = REGRESSIONS.into_iter().filter(|_| self.regressions);
-        let seeds = Mutex::new(known.chain(self.first..self.first + self.seeds));
+        let mut schedules = Vec::new();
+        for text in REGRESSIONS.into_iter().filter(|_| self.regressions) {
+            schedules.push(serde_json::from_str(text)?);
+        }
+        schedules.extend((self.first..self.first + self.seeds).map(FaultSchedule::draw));
+        let wanted = self.fault.as_ref().map(|part| part.to_lowercase());
+        schedules.retain(|schedule| {
+            let has = |part: &String| {
+                schedule.has(|fault| fault.name().to_lowercase().contains(part.as_str()))
+            };
+            wanted.as_ref().is_none_or(has)
+        });
+        let all = schedules.len();
+        let schedules = Mutex::new(schedules.into_iter());
         let report = Mutex::new(ChaosReport::default());
         let begun = Instant::now();
-        let workers = (0..self.workers).map(|_| self.work(&seeds, &report));
+        let workers = (0..self.workers).map(|_| self.work(&schedules, all, &report));
         futures_util::future::try_join_all(workers).await?;
         let mut report = report.into_inner();
         report.seconds = begun.elapsed().as_secs();
@@ -50,23 +66,16 @@ impl Campaign {
 
     async fn work(
         &self,
-        seeds: &Mutex<impl Iterator<Item = u64>>,
+        schedules: &Mutex<impl Iterator<Item = FaultSchedule>>,
+        all: usize,
         report: &Mutex<ChaosReport>,
     ) -> Result<()> {
         let mut worker = CampaignWorker::default();
         loop {
-            let Some(seed) = seeds.lock().next() else {
+            let Some(schedule) = schedules.lock().next() else {
                 return Ok(());
             };
-            let schedule = FaultSchedule::draw(seed);
-            let wanted = |name: &str| self.fault.as_ref().is_none_or(|part| name.contains(part));
-            if !schedule
-                .faults
-                .iter()
-                .any(|timed| wanted(&timed.fault.name()))
-            {
-                continue;
-            }
+            let seed = schedule.seed;
             let folder = self.out.join(format!("seed-{seed}"));
             let ran = worker.run(&schedule, &folder).await;
             let done = {
@@ -74,7 +83,7 @@ impl Campaign {
                 report.add(seed, ran.as_ref());
                 report.schedules()
             };
-            say(done, self.seeds, &schedule, ran.as_ref(), &folder);
+            say(done, all, &schedule, ran.as_ref(), &folder);
             match ran {
                 Ok(ran) if ran.wrong.is_empty() => std::fs::remove_dir_all(&folder)?,
                 Ok(_) => shrink(&mut worker, &schedule, &folder).await?,
@@ -86,18 +95,18 @@ impl Campaign {
 
 fn say(
     done: usize,
-    all: u64,
+    all: usize,
     schedule: &FaultSchedule,
     ran: Result<&ScheduleResult, &anyhow::Error>,
     folder: &Path,
 ) {
     match ran {
         Ok(ran) if ran.wrong.is_empty() => {
-            let faults: Vec<String> = ran
-                .faults
-                .iter()
-                .map(|hit| format!("{}{}", hit.name, if hit.took { "" } else { " (no effect)" }))
-                .collect();
+            let tried = ran.faults.iter().map(|hit| {
+                let effect = if hit.took { "" } else { " (no effect)" };
+                format!("{}{effect}", hit.name)
+            });
+            let faults: Vec<String> = tried.collect();
             println!(
                 "[{done}/{all}] seed {:>5} ok: {} promises, {} broken, exact {} ms after healing · {}",
                 ran.seed,

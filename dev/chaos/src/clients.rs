@@ -1,22 +1,34 @@
 //! Users who claim until they get an answer. All answers are recorded.
 
-use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use firstcome_testkit::histories::Recorder;
 use firstcome_testkit::{Answer, ApiClient, MadeCoupon};
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::evidence::{Answered, ChaosPerson};
 use crate::excuses::Excuses;
+use crate::fault::Fault;
 use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
 /// Time for which a user waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A user: the index of the requested coupon, and the user's number.
+pub(crate) type ChaosPerson = (usize, u32);
+
+/// One request and its answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Answered {
+    pub(crate) person: ChaosPerson,
+    pub(crate) asked: Instant,
+    pub(crate) answered: Instant,
+    pub(crate) answer: Answer,
+}
 
 /// The party that revokes or returns a user's slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +40,10 @@ enum By {
 }
 
 /// All users of a schedule.
-pub struct Clients<'a> {
+pub(crate) struct Clients<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
-    coupons: Vec<MadeCoupon>,
+    coupons: &'a [MadeCoupon],
     api: ApiClient,
     answers: Mutex<Answers>,
 }
@@ -50,24 +62,25 @@ struct Answers {
 }
 
 impl<'a> Clients<'a> {
-    pub fn new(
+    pub(crate) fn new(
         system: &'a SystemUnderTest,
         schedule: &'a FaultSchedule,
-        coupons: Vec<MadeCoupon>,
         recorder: Recorder,
     ) -> Self {
         Self {
             system,
             schedule,
-            coupons,
+            coupons: system.coupons(),
             api: ApiClient::patient("", PATIENCE, recorder),
             answers: Mutex::default(),
         }
     }
 
     /// Lets all users arrive at their times and claim until they get an answer.
-    pub async fn come(&self) {
+    pub(crate) async fn come(&self) {
         let schedule = self.schedule;
+        // A revocation while Redis's clock is ahead is later than all claims of the next hours.
+        let goes_ahead = schedule.has(|it| matches!(it, Fault::RedisClock { seconds: 1.., .. }));
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
         // At most this many users return a slot, so that more users than slots remain.
         let most = schedule.people.saturating_sub(schedule.most()) / 2;
@@ -78,7 +91,7 @@ impl<'a> Clients<'a> {
                 rng.random_range(0..100) < schedule.revoke_percent && returns[person.0] > 0;
             returns[person.0] -= u32::from(revoked);
             let by = match [By::Person, By::Operator, By::OperatorOnce][rng.random_range(0..3)] {
-                By::OperatorOnce if schedule.sets_redis_ahead() => By::Operator,
+                By::OperatorOnce if goes_ahead => By::Operator,
                 by => by,
             };
             let again = rng.random_range(0..100) < schedule.repeat_percent;
@@ -145,7 +158,7 @@ impl<'a> Clients<'a> {
     }
 
     /// Lets users without a slot claim once more. Returns true if all of them got an answer.
-    pub async fn the_others_ask_again(&self) -> bool {
+    pub(crate) async fn the_others_ask_again(&self) -> bool {
         let settled = self.answers.lock().settled.clone();
         let holds = |person: &ChaosPerson| {
             settled
@@ -157,12 +170,12 @@ impl<'a> Clients<'a> {
     }
 
     /// Lets all users claim once more. Returns true if all of them got an answer.
-    pub async fn all_ask_again(&self) -> bool {
+    pub(crate) async fn all_ask_again(&self) -> bool {
         self.ask_all(self.everyone()).await
     }
 
     /// Keeps users looking up their claims, with a limited number at a time.
-    pub async fn poll(&self) {
+    pub(crate) async fn poll(&self) {
         let pollers = self.schedule.pollers;
         let people = self.schedule.people;
         futures_util::future::join_all((0..pollers).map(|_| self.poll_alone(people))).await;
@@ -206,10 +219,10 @@ impl<'a> Clients<'a> {
             }
             (200, _) => {}
             (503, _) if reply.retry_after().is_some() => {}
-            _ => self.system.object(format!(
-                "a look-up was answered {} {}",
-                reply.status, reply.text
-            )),
+            (status, _) => {
+                let answer = format!("a look-up was answered {status} {}", reply.text);
+                self.system.object(answer);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use firstcome_testkit::histories::{Rule, Violation};
 
-use crate::fault::{Fault, ForeignBatch};
+use crate::fault::{Fault, Garbage};
 use crate::schedule::FaultSchedule;
 
 /// A deviation that DESIGN allows.
@@ -147,23 +147,12 @@ const EXCUSES: [Excuse; 11] = [
 ];
 
 fn is_batch_unreadable(fault: &Fault) -> bool {
-    let batch = ForeignBatch::Garbled;
-    matches!(fault, Fault::Batch { batch: it, .. } if *it == batch)
+    let batch = Garbage::Garbled;
+    matches!(fault, Fault::Garbage { garbage, .. } if *garbage == batch)
 }
 
 fn is_redis_lost(fault: &Fault) -> bool {
-    matches!(
-        fault,
-        Fault::TruncatedAof { .. }
-            | Fault::Flush
-            | Fault::OldCopy { .. }
-            | Fault::StaleReplica { .. }
-            | Fault::Demotion { .. }
-            | Fault::DropKeysLost
-            | Fault::KeyLost { .. }
-            | Fault::RestoredKeys { .. }
-            | Fault::WrongType { .. }
-    )
+    fault.is_redis_lost() || matches!(fault, Fault::KeyLost { .. })
 }
 
 fn is_owed(owed: &Owed, drop: Option<i64>, user: Option<&str>) -> bool {
@@ -188,8 +177,7 @@ pub(crate) struct Excuses {
 
 impl Excuses {
     pub(crate) fn of(schedule: &FaultSchedule) -> Self {
-        let has = |after: &fn(&Fault) -> bool| schedule.faults.iter().any(|it| after(&it.fault));
-        let applies = |excuse: &&Excuse| excuse.after.iter().all(has);
+        let applies = |excuse: &&Excuse| excuse.after.iter().all(|after| schedule.has(after));
         Self {
             all: EXCUSES.iter().filter(applies).collect(),
             used: Mutex::default(),
@@ -250,138 +238,114 @@ mod tests {
             coupon: 0,
             fault: fault.clone(),
         };
-        Excuses::of(&FaultSchedule::of(
-            faults.iter().map(timed).collect(),
-            vec![],
-        ))
+        let faults = faults.iter().map(timed).collect();
+        Excuses::of(&FaultSchedule::of(faults, vec![]))
     }
 
-    fn restored() -> Fault {
-        Fault::RestoredKeys { age_ms: 1 }
+    const RESTORED: Fault = Fault::RestoredKeys { age_ms: 1 };
+    const OLD: Fault = Fault::OldDatabase { age_ms: 1 };
+    const GARBLED: Fault = Fault::Garbage {
+        garbage: Garbage::Garbled,
+        ms: 1,
+    };
+    const FORGED: Fault = Fault::Garbage {
+        garbage: Garbage::Forged,
+        ms: 1,
+    };
+
+    /// A question to the excuses. The user `u-1` is owed a slot of drop 7.
+    type Ask = fn(&Excuses, &Owed) -> bool;
+
+    /// A question, faults after which the answer is yes, and others after which it is no.
+    type Row<'a> = (
+        &'a dyn Fn(&Excuses, &Owed) -> bool,
+        &'a [Fault],
+        &'a [&'a [Fault]],
+    );
+
+    fn violates(rule: Rule, drop: u64) -> impl Fn(&Excuses, &Owed) -> bool {
+        move |excuses, owed| excuses.violation(&Violation::new(rule, drop, 1, "u-1"), owed)
     }
 
-    fn old_database() -> Fault {
-        Fault::OldDatabase { age_ms: 1 }
-    }
-
-    fn finding(kind: &str, drop: Option<i64>, user: Option<&str>) -> LeftFinding {
-        LeftFinding {
-            kind: kind.into(),
-            drop,
-            user: user.map(str::to_owned),
+    /// Each excuse, the faults after which it applies, and other faults.
+    #[test]
+    fn each_excuse_applies_only_after_its_faults() {
+        let owed = Owed::from([(7, "u-1".to_owned())]);
+        let both: &[Fault] = &[GARBLED, Fault::Flush];
+        let not_both: [&[Fault]; 3] = [&[GARBLED], &[Fault::Flush], &[FORGED, Fault::Flush]];
+        let listed: Ask = |excuses, _| excuses.listed_promise();
+        let denial: Ask = |excuses, _| excuses.denial();
+        let second: Ask = |excuses, _| excuses.second_claim();
+        let no_slot: Ask = |excuses, _| excuses.no_slot();
+        let [vanished, lost] = [Rule::Vanished, Rule::Lost].map(|rule| violates(rule, 7));
+        let [held, twice, turned, lost_elsewhere] = [
+            Rule::RevokedHeld,
+            Rule::PromisedTwice,
+            Rule::TurnedAway,
+            Rule::Lost,
+        ]
+        .map(|rule| violates(rule, 1));
+        let none: &[Fault] = &[Fault::Flush, Fault::OldCopy { age_ms: 1 }];
+        #[rustfmt::skip]
+        let table: [Row<'_>; 12] = [
+            (&listed, &[RESTORED], &[none]),
+            (&listed, &[Fault::Flush, OLD], &[none]),
+            (&denial, &[RESTORED], &[none, &[OLD]]),
+            (&denial, both, &not_both),
+            (&second, &[RESTORED], &[none, &[OLD]]),
+            (&no_slot, &[OLD], &[none, &[RESTORED]]),
+            (&vanished, &[OLD], &[none, &[RESTORED]]),
+            (&lost, &[OLD], &[none]),
+            (&held, &[OLD], &[none, &[RESTORED]]),
+            (&twice, &[OLD], &[none, &[RESTORED]]),
+            (&lost_elsewhere, both, &not_both),
+            (&turned, &[RESTORED], &[none, &[OLD]]),
+        ];
+        for (at, (ask, faults, others)) in table.into_iter().enumerate() {
+            assert!(ask(&after(faults), &owed), "{at}: {faults:?}");
+            for other in others {
+                assert!(!ask(&after(other), &owed), "{at}: {other:?}");
+            }
         }
+        assert!(!lost_elsewhere(&after(&[OLD]), &owed), "not listed");
     }
 
     #[test]
-    fn promises_may_be_broken_only_after_an_older_state_was_restored() {
-        assert!(after(&[restored()]).listed_promise());
-        assert!(after(&[Fault::Flush, old_database()]).listed_promise());
-        assert!(!after(&[Fault::Flush, Fault::OldCopy { age_ms: 1 }]).listed_promise());
-    }
-
-    #[test]
-    fn look_ups_may_deny_a_slot_only_after_keys_were_restored_into_a_running_redis() {
-        assert!(after(&[restored()]).denial());
-        assert!(!after(&[old_database(), Fault::Flush]).denial());
-    }
-
-    #[test]
-    fn listed_users_may_lack_a_slot_only_after_mysql_went_back() {
-        assert!(after(&[old_database()]).no_slot());
-        assert!(!after(&[restored(), Fault::Flush]).no_slot());
-    }
-
-    #[test]
-    fn second_claims_are_excused_only_after_keys_were_restored_into_a_running_redis() {
-        assert!(after(&[restored()]).second_claim());
-        assert!(!after(&[old_database(), Fault::Flush]).second_claim());
-    }
-
-    #[test]
-    fn a_last_pass_may_report_only_owed_users() {
+    fn last_findings_and_open_dead_letters_must_be_of_owed_users() {
         let owed = Owed::from([(7, "u-1".to_owned())]);
         let excuses = after(&[]);
-        assert!(excuses.finding(&finding("broken_promise", Some(7), Some("u-1")), &owed));
-        for other in [
-            finding("broken_promise", Some(8), Some("u-1")),
-            finding("broken_promise", Some(7), Some("u-2")),
-            finding("failed_claim", Some(7), None),
-            finding("redis_lost", None, None),
+        for (kind, drop, user, is_excused) in [
+            ("broken_promise", Some(7), Some("u-1"), true),
+            ("redis_lost", Some(7), Some("u-1"), false),
+            ("broken_promise", Some(8), Some("u-1"), false),
+            ("broken_promise", Some(7), Some("u-2"), false),
+            ("failed_claim", Some(7), None, false),
+            ("redis_lost", None, None, false),
         ] {
-            assert!(!excuses.finding(&other, &owed), "{other:?}");
+            let user = user.map(str::to_owned);
+            let letter = OpenLetter {
+                drop,
+                user: user.clone(),
+            };
+            let finding = LeftFinding {
+                kind: kind.into(),
+                drop,
+                user,
+            };
+            assert_eq!(excuses.finding(&finding, &owed), is_excused, "{finding:?}");
+            if kind != "redis_lost" {
+                assert_eq!(
+                    excuses.open_letter(&letter, &owed),
+                    is_excused,
+                    "{letter:?}"
+                );
+            }
         }
-    }
-
-    #[test]
-    fn an_open_dead_letter_must_be_of_an_owed_user() {
-        let owed = Owed::from([(7, "u-1".to_owned())]);
-        let letter = |drop, user: Option<&str>| OpenLetter {
-            drop,
-            user: user.map(str::to_owned),
-        };
-        let excuses = after(&[]);
-        assert!(excuses.open_letter(&letter(Some(7), Some("u-1")), &owed));
-        for other in [
-            letter(Some(7), Some("u-2")),
-            letter(Some(7), None),
-            letter(None, None),
-        ] {
-            assert!(!excuses.open_letter(&other, &owed), "{other:?}");
-        }
-    }
-
-    #[test]
-    fn a_row_may_vanish_only_if_mysql_went_back_and_its_user_is_listed() {
-        let vanished = Violation::new(Rule::Vanished, 7, 1, "u-1");
-        let owed = Owed::from([(7, "u-1".to_owned())]);
-        assert!(after(&[old_database()]).violation(&vanished, &owed));
-        assert!(!after(&[old_database()]).violation(&vanished, &Owed::new()));
-        assert!(!after(&[restored()]).violation(&vanished, &owed));
-        let lost = Violation::new(Rule::Lost, 7, 2, "u-1");
-        assert!(after(&[old_database()]).violation(&lost, &owed));
-        assert!(!after(&[Fault::Flush]).violation(&lost, &owed));
-    }
-
-    #[test]
-    fn a_revoked_user_may_hold_a_slot_only_after_mysql_went_back() {
-        let held = Violation::new(Rule::RevokedHeld, 1, 1, "u-1");
-        assert!(after(&[old_database()]).violation(&held, &Owed::new()));
-        assert!(!after(&[restored(), Fault::Flush]).violation(&held, &Owed::new()));
-        let lost = Violation::new(Rule::Lost, 1, 1, "u-1");
-        assert!(!after(&[old_database()]).violation(&lost, &Owed::new()));
-    }
-
-    #[test]
-    fn a_slot_may_be_promised_twice_only_after_mysql_went_back() {
-        let twice = Violation::new(Rule::PromisedTwice, 1, 40, "u-2");
-        assert!(after(&[old_database()]).violation(&twice, &Owed::new()));
-        assert!(!after(&[restored(), Fault::Flush]).violation(&twice, &Owed::new()));
-    }
-
-    #[test]
-    fn claims_behind_an_unreadable_batch_may_be_lost_only_if_redis_lost_them_too() {
-        let lost = Violation::new(Rule::Lost, 1, 40, "u-1");
-        let batch = |batch| Fault::Batch { batch, ms: 1 };
-        let garbled = batch(ForeignBatch::Garbled);
-        let may_lose = |faults: &[Fault]| after(faults).violation(&lost, &Owed::new());
-        assert!(may_lose(&[garbled.clone(), Fault::Flush]));
-        assert!(after(&[garbled.clone(), Fault::Flush]).denial());
-        assert!(!may_lose(std::slice::from_ref(&garbled)));
-        assert!(!may_lose(&[Fault::Flush]));
-        assert!(!may_lose(&[batch(ForeignBatch::Mirrored), Fault::Flush]));
-    }
-
-    #[test]
-    fn an_older_allow_list_is_believed_only_after_keys_were_restored_into_a_running_redis() {
-        let turned_away = Violation::new(Rule::TurnedAway, 1, 0, "u-1");
-        let may = |fault| after(&[fault]).violation(&turned_away, &Owed::new());
-        assert!(may(restored()));
-        assert!(!may(old_database()) && !may(Fault::Flush));
     }
 
     #[test]
     fn excuses_that_were_needed_are_named() {
-        let excuses = after(&[restored()]);
+        let excuses = after(&[RESTORED]);
         assert_eq!(excuses.used(), [""; 0]);
         assert!(excuses.denial());
         assert_eq!(excuses.used(), [EXCUSES[1].reason]);

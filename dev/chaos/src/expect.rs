@@ -7,7 +7,8 @@ use std::path::Path;
 use firstcome_testkit::Answer;
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::{Answered, Evidence};
+use crate::clients::Answered;
+use crate::inject::TriedFault;
 
 /// Minimum number of answers during a fault. Fewer answers prove nothing.
 const ENOUGH: usize = 3;
@@ -36,113 +37,83 @@ pub enum Expect {
     Logged(String),
 }
 
+/// The observations of a run.
+pub(crate) struct Evidence<'a> {
+    pub(crate) answers: &'a [Answered],
+    pub(crate) hits: &'a [TriedFault],
+    pub(crate) logs: &'a Path,
+    /// Number of failed claims, plus the number of rows that the consumer did not write.
+    pub(crate) not_by_consumer: u64,
+}
+
 impl Expect {
     /// Describes the expectation if it is not met.
     pub(crate) fn missing(&self, shown: &Evidence<'_>) -> Option<String> {
-        match self {
-            Self::Unavailable => {
-                shown.all_meanwhile("unavailable", |answer| answer.is("unavailable"), |_| true)
+        let is_no = |answer: &Answer| answer.is("unavailable");
+        let admits = |answer: &Answer| {
+            answer.is_accepted() || matches!(answer, Answer::Problem(500.., _) | Answer::Unknown(_))
+        };
+        let met = match self {
+            Self::Unavailable => return shown.all_meanwhile(is_no, |_| true),
+            Self::NoPromise => return shown.all_meanwhile(is_no, |it| !it.is("sold_out")),
+            Self::Queued => return shown.all_meanwhile(|it| queued(it) == Some(true), admits),
+            Self::Unqueued => return shown.all_meanwhile(|it| queued(it) == Some(false), admits),
+            Self::Refused(code) => {
+                let counts =
+                    |it: &Answer| it.is_accepted() || matches!(it, Answer::Problem(..500, _));
+                return shown.all_meanwhile(|it| it.is(code), counts);
             }
-            Self::NoPromise => shown.all_meanwhile(
-                "refused",
-                |answer| answer.is("unavailable"),
-                |answer| !answer.is("sold_out"),
-            ),
-            Self::Queued => shown.all_meanwhile(
-                "admitted",
-                |answer| queued(answer) == Some(true),
-                is_refusal_or_admission,
-            ),
-            Self::Unqueued => shown.all_meanwhile(
-                "admitted unqueued",
-                |answer| queued(answer) == Some(false),
-                is_refusal_or_admission,
-            ),
-            Self::Refused(code) => shown.all_meanwhile(
-                code,
-                |answer| answer.is(code),
-                |answer| answer.is_accepted() || matches!(answer, Answer::Problem(..500, _)),
-            ),
-            Self::Refusals => {
-                let refused = shown
-                    .answers
-                    .iter()
-                    .any(|answered| answered.answer.is("unavailable"));
-                (!refused).then(|| "no claim was answered `unavailable`".to_owned())
-            }
-            Self::AdmittedUnheard => (!shown.some_first_yes_is_a_repeat())
-                .then(|| "no retry was answered `already_claimed`".to_owned()),
-            Self::ByConsumer => {
-                let number = shown.not_by_consumer;
-                (number > 0).then(|| {
-                    format!("{number} claims failed or have a row that the consumer did not write")
-                })
-            }
-            Self::Logged(text) => {
-                (!logged(shown.logs, text)).then(|| format!("no log says `{text}`"))
-            }
-        }
+            Self::Refusals => shown.answers.iter().any(|answered| is_no(&answered.answer)),
+            Self::AdmittedUnheard => shown.some_first_yes_is_a_repeat(),
+            Self::ByConsumer => shown.not_by_consumer == 0,
+            Self::Logged(text) => logged(shown.logs, text),
+        };
+        (!met).then(String::new)
     }
 }
 
 fn queued(answer: &Answer) -> Option<bool> {
-    if let Answer::Accepted { queued, .. } = answer {
-        Some(*queued)
-    } else {
-        None
+    match answer {
+        Answer::Accepted { queued, .. } => Some(*queued),
+        _ => None,
     }
-}
-
-fn is_refusal_or_admission(answer: &Answer) -> bool {
-    answer.is_accepted() || matches!(answer, Answer::Problem(500.., _) | Answer::Unknown(_))
 }
 
 impl Evidence<'_> {
     /// Checks all relevant answers to requests that began and ended while a fault was active. All
-    /// must match, and there must be enough of them.
+    /// must fit, and there must be enough of them.
     fn all_meanwhile(
         &self,
-        word: &str,
         fits: impl Fn(&Answer) -> bool,
         counts: impl Fn(&Answer) -> bool,
     ) -> Option<String> {
-        let on = |answered: &&Answered| {
-            self.hits.iter().any(|hit| {
-                hit.during.start <= answered.asked && answered.answered <= hit.during.end
-            })
+        let meanwhile = |answered: &&Answered| {
+            let mut hits = self.hits.iter().map(|hit| &hit.during);
+            hits.any(|at| at.start <= answered.asked && answered.answered <= at.end)
         };
-        let answers = self
-            .answers
-            .iter()
-            .filter(on)
-            .map(|answered| &answered.answer);
-        let (fitting, others): (Vec<_>, Vec<_>) = answers
-            .filter(|answer| counts(answer))
-            .partition(|answer| fits(answer));
-        if let Some(other) = others.first() {
-            return Some(format!(
-                "not all were {word} during the fault: {} were {other:?}",
-                others.len()
-            ));
+        let answers = self.answers.iter().filter(meanwhile).map(|it| &it.answer);
+        let answers: Vec<&Answer> = answers.filter(|answer| counts(answer)).collect();
+        match answers.iter().find(|answer| !fits(answer)) {
+            Some(other) => Some(format!("during the fault an answer was {other:?}")),
+            None if answers.len() < ENOUGH => {
+                Some(format!("only {} answers during the fault", answers.len()))
+            }
+            None => None,
         }
-        (fitting.len() < ENOUGH)
-            .then(|| format!("only {} were {word} during the fault", fitting.len()))
     }
 
     fn some_first_yes_is_a_repeat(&self) -> bool {
         let mut seen = HashSet::new();
-        let promises = self
-            .answers
-            .iter()
-            .filter(|answered| answered.answer.promised().is_some());
+        let promises = self.answers.iter();
+        let promises = promises.filter(|answered| answered.answer.promised().is_some());
         let mut first = promises.filter(|answered| seen.insert(answered.person));
         first.any(|answered| matches!(answered.answer, Answer::Already { .. }))
     }
 }
 
 fn logged(folder: &Path, text: &str) -> bool {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    files.into_iter().any(|file| {
+    let mut files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.any(|file| {
         let log = std::fs::read(file.path()).unwrap_or_default();
         String::from_utf8_lossy(&log).contains(text)
     })
@@ -153,51 +124,35 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::evidence::TriedFault;
 
-    fn accepted(queued: bool) -> Answer {
-        Answer::Accepted {
-            drop: 1,
-            slot: 1,
-            queued,
-        }
-    }
-
-    fn refused() -> Answer {
-        Answer::Problem(503, "unavailable".into())
-    }
-
-    /// Returns how the expectation fails if these answers came during a fault, each to a different
-    /// user.
-    fn missing(expect: &Expect, answers: &[Answer]) -> Option<String> {
+    /// Returns whether the expectation is met if these answers came during a fault, each to a
+    /// different user.
+    fn is_met(expect: &Expect, answers: &[Answer]) -> bool {
         let begun = Instant::now();
         let at = |ms: u64| begun + Duration::from_millis(ms);
-        let during = at(0)..at(1_000);
-        let hits = [TriedFault {
+        let hit = TriedFault {
             name: String::new(),
             fault: String::new(),
             took: true,
             note: String::new(),
-            during,
-        }];
-        let people = (0..).zip(answers);
-        let answers: Vec<Answered> = people
-            .map(|(n, answer)| Answered {
-                person: (0, n),
-                asked: at(1),
-                answered: at(2),
-                answer: answer.clone(),
-            })
-            .collect();
+            during: at(0)..at(1_000),
+        };
+        let answered = |(n, answer): (u32, &Answer)| Answered {
+            person: (0, n),
+            asked: at(1),
+            answered: at(2),
+            answer: answer.clone(),
+        };
+        let answers: Vec<Answered> = (0..).zip(answers).map(answered).collect();
         let logs = tempfile::tempdir().unwrap();
         std::fs::write(logs.path().join("01-consumer"), "it could not be written").unwrap();
-        let not_by_consumer = u64::from(answers.len() == 1);
-        expect.missing(&Evidence {
+        let shown = Evidence {
             answers: &answers,
-            hits: &hits,
+            hits: &[hit],
             logs: logs.path(),
-            not_by_consumer,
-        })
+            not_by_consumer: u64::from(answers.len() == 1),
+        };
+        expect.missing(&shown).is_none()
     }
 
     #[test]
@@ -206,38 +161,34 @@ mod tests {
             AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable,
             Unqueued,
         };
-        let yes = vec![accepted(true); 3];
-        let late = vec![accepted(false); 3];
-        let no = vec![refused(); 3];
-        let closed = vec![Answer::Problem(410, "closed".into()); 3];
+        let accepted = |queued| Answer::Accepted {
+            drop: 1,
+            slot: 1,
+            queued,
+        };
+        let no = Answer::Problem(503, "unavailable".into());
+        let closed = Answer::Problem(410, "closed".into());
+        let [yes, late, no, closed] =
+            [accepted(true), accepted(false), no, closed].map(|answer| vec![answer; 3]);
         let again = vec![Answer::Already { drop: 1, slot: 1 }];
-        let cases = [
+        let mixed = [&yes[..], &no[..]].concat();
+        for (expect, shown, other) in [
             (Unavailable, &no, &yes),
+            (Unavailable, &no, &mixed),
             (Refusals, &no, &yes),
             (Refused("closed".into()), &closed, &yes),
             (NoPromise, &no, &again),
             (Queued, &yes, &late),
+            (Queued, &yes, &mixed),
             (Unqueued, &late, &yes),
             (AdmittedUnheard, &again, &yes),
             (ByConsumer, &yes, &again),
-        ];
-        for (expect, shown, other) in cases {
-            assert_eq!(missing(&expect, shown), None, "{expect:?}");
-            assert!(missing(&expect, other).is_some(), "{expect:?}");
+        ] {
+            assert!(is_met(&expect, shown), "{expect:?}");
+            assert!(!is_met(&expect, other), "{expect:?}");
         }
-        assert_eq!(missing(&Logged("not be written".into()), &yes), None);
-        assert!(missing(&Logged("Deadlock".into()), &yes).is_some());
-    }
-
-    #[test]
-    fn expectation_fails_on_one_wrong_answer_or_too_few_answers() {
-        let mixed = [accepted(true), accepted(true), accepted(true), refused()];
-        for expect in [Expect::Queued, Expect::Unavailable] {
-            assert!(
-                missing(&expect, &mixed).is_some_and(|why| why.contains("not all")),
-                "{expect:?}"
-            );
-        }
-        assert!(missing(&Expect::Queued, &mixed[..2]).is_some_and(|why| why.contains("only 2")));
+        assert!(is_met(&Logged("not be written".into()), &yes));
+        assert!(!is_met(&Logged("Deadlock".into()), &yes));
+        assert!(!is_met(&Queued, &yes[..2]), "too few answers");
     }
 }

@@ -2,38 +2,32 @@
 //!
 //! - [`schedule`]: the crowd, its coupons, the time of each [`fault`], and expectations besides
 //!   exactness ([`expect`]). Each seed gives one schedule.
-//! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; [`supervisor`]: restarts our
-//!   processes when they end; [`system`]: the system under test, which combines these.
-//! - [`inject()`]: injects a fault and reports whether it had an effect.
-//! - [`clients`]: users who claim until they get an answer; a history records all of it.
-//! - [`operators`]: two operators who keep changing coupons.
+//! - [`servers`]: Redis, MySQL and Kafka, each behind a proxy; `supervisor`: restarts our processes
+//!   when they end; `system`: the system under test, which combines these.
+//! - `inject`: injects a fault and reports whether it had an effect.
+//! - `clients`: users who claim until they get an answer; a history records all of it.
+//! - `operators`: two operators who keep changing coupons.
 //! - [`run`]: runs the faults and the recovery, waits for an exact result, and judges the history;
-//!   [`verify`]: reads the stores at the end; [`evidence`]: the observations; `excuses`: the
-//!   deviations that DESIGN allows.
+//!   `verify`: reads the stores at the end; `excuses`: the deviations that DESIGN allows.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
 //!   a failure needs; [`report`]: a summary.
 //! - [`calm`]: traffic without faults, in which no coupon may close.
 
 pub mod calm;
 pub mod campaign;
-pub mod clients;
-pub mod evidence;
+mod clients;
 mod excuses;
 pub mod expect;
 pub mod fault;
-pub mod inject;
-pub mod operators;
-mod place;
-mod replica;
+mod inject;
+mod operators;
 pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod servers;
 pub mod shrink;
-pub mod supervisor;
-pub mod system;
-pub mod verify;
+mod supervisor;
+mod system;
+mod verify;
 mod wait;
 pub mod worker;
-
-pub use inject::inject;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use firstcome_chaos::calm::calm;
 use firstcome_chaos::campaign::Campaign;
 use firstcome_chaos::schedule::FaultSchedule;
 use firstcome_chaos::worker::CampaignWorker;
@@ -85,23 +86,18 @@ async fn main() -> Result<ExitCode> {
                 out: out.clone(),
             };
             let report = campaign.run().await?;
-            std::fs::write(
-                out.join("report.json"),
-                serde_json::to_string_pretty(&report)?,
-            )?;
+            let text = serde_json::to_string_pretty(&report)?;
+            std::fs::write(out.join("report.json"), text)?;
             println!("\n{report}");
-            println!(
-                "\n{} schedules passed, {} failed",
-                report.schedules() - report.failed(),
-                report.failed()
-            );
+            let failed = report.failed();
+            println!("\n{failed} of {} schedules failed", report.schedules());
             report.passed()
         }
         Verb::Replay { what, out } => replay(&what, &out).await?,
         Verb::Calm { minutes, out } => {
-            let seen = firstcome_chaos::calm::calm(Duration::from_secs(minutes * 60), &out).await?;
-            println!("{seen}");
-            seen.is_good()
+            let report = calm(Duration::from_secs(minutes * 60), &out).await?;
+            println!("{report}");
+            report.passed()
         }
         Verb::Show { seed } => {
             println!("{}", FaultSchedule::draw(seed));
@@ -125,21 +121,9 @@ async fn replay(what: &str, out: &std::path::Path) -> Result<bool> {
     };
     println!("{schedule}");
     let ran = CampaignWorker::default().run(&schedule, out).await?;
-    for hit in &ran.faults {
-        println!(
-            "  {} · {}: {}",
-            hit.fault,
-            if hit.took { "took effect" } else { "no effect" },
-            hit.note
-        );
-    }
-    println!(
-        "{} promises, {} kept, {} broken, exact after {:?} ms",
-        ran.promises, ran.kept, ran.listed, ran.exact_after_ms
-    );
-    ran.wrong
-        .iter()
-        .for_each(|wrong| println!("  WRONG: {wrong}"));
+    println!("{ran:#?}");
+    let wrong = ran.wrong.iter();
+    wrong.for_each(|wrong| println!("  WRONG: {wrong}"));
     println!("history, logs and verdict are in {}", out.display());
     Ok(ran.wrong.is_empty())
 }

@@ -15,7 +15,7 @@ use crate::fault::ProcessRole;
 use crate::inject::Effect;
 use crate::schedule::FaultSchedule;
 use crate::supervisor::Supervised;
-use crate::system::{SystemUnderTest, number};
+use crate::system::SystemUnderTest;
 use crate::wait::{pause, until};
 
 /// Time limit of an operator's request.
@@ -24,7 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Operators<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
-    coupons: &'a [MadeCoupon],
     api: ApiClient,
     /// Whether the operators should stop.
     enough: AtomicBool,
@@ -36,15 +35,12 @@ impl<'a> Operators<'a> {
     pub(crate) fn new(
         system: &'a SystemUnderTest,
         schedule: &'a FaultSchedule,
-        coupons: &'a [MadeCoupon],
         recorder: Recorder,
     ) -> Self {
-        let api = ApiClient::patient("", PATIENCE, recorder);
         Self {
             system,
             schedule,
-            coupons,
-            api,
+            api: ApiClient::patient("", PATIENCE, recorder),
             enough: AtomicBool::default(),
             stopped: AtomicBool::default(),
         }
@@ -73,30 +69,26 @@ impl<'a> Operators<'a> {
         until(PATIENCE * 3, || self.stopped.load(Ordering::Relaxed)).await;
     }
 
+    fn goes_on(&self) -> bool {
+        !self.enough.load(Ordering::Relaxed)
+    }
+
     async fn one(&self, number: u32) {
         let mut rng = StdRng::seed_from_u64(self.schedule.seed ^ (u64::from(number + 1) << 32));
-        let coupons = self.coupons;
-        while !self.enough.load(Ordering::Relaxed) {
+        let coupons = self.system.coupons();
+        while self.goes_on() {
             let coupon = &coupons[rng.random_range(0..coupons.len())];
             let quantity = rng.random_range(self.schedule.quantity / 2..=self.schedule.most());
-            match rng.random_range(0..4) {
-                0 => {
-                    self.change(
-                        coupon,
-                        &json!({"name": format!("Coupon of operator {number}")}),
-                    )
-                    .await;
-                }
-                1 => {
-                    self.change(coupon, &json!({"quantity": quantity, "paused": false}))
-                        .await;
-                }
-                2 => self.change(coupon, &json!({"quantity": quantity})).await,
-                _ => {
-                    self.change(coupon, &json!({"paused": true})).await;
-                    pause(rng.random_range(20..150)).await;
-                    self.change(coupon, &json!({"paused": false})).await;
-                }
+            let change = match rng.random_range(0..4) {
+                0 => json!({"name": format!("Coupon of operator {number}")}),
+                1 => json!({"quantity": quantity, "paused": false}),
+                2 => json!({"quantity": quantity}),
+                _ => json!({"paused": true}),
+            };
+            self.change(coupon, &change).await;
+            if change["paused"] == true {
+                pause(rng.random_range(20..150)).await;
+                self.change(coupon, &json!({"paused": false})).await;
             }
             pause(rng.random_range(20..300)).await;
         }
@@ -104,43 +96,25 @@ impl<'a> Operators<'a> {
 
     /// Adds some users to the allow list and removes others, a few at a time.
     async fn relist(&self) {
-        let Some(coupon) = self.coupons.first().filter(|_| self.schedule.relisted) else {
+        if !self.schedule.relisted {
             return;
-        };
-        let mut rng = StdRng::seed_from_u64(self.schedule.seed ^ 0x0115_7000);
-        while !self.enough.load(Ordering::Relaxed) {
-            let first = rng.random_range(0..self.schedule.people);
-            let numbers = first..first + rng.random_range(1..=5);
-            let people: Vec<String> = numbers
-                .map(|number| self.schedule.user_id(number % self.schedule.people))
-                .collect();
-            self.list(coupon, &people, rng.random_bool(0.5)).await;
-            pause(rng.random_range(20..300)).await;
         }
-    }
-
-    async fn list(&self, coupon: &MadeCoupon, people: &[String], on: bool) {
-        let Some(base) = self.system.supervisor.any_api() else {
-            return pause(100).await;
-        };
-        let Ok(reply) = self
-            .api
-            .moved_to(&base)
-            .try_list(coupon.id, people, on)
-            .await
-        else {
-            return;
-        };
-        let in_contract = match reply.status {
-            200 => reply.body["people"].is_u64(),
-            503 => reply.retry_after().is_some(),
-            _ => false,
-        };
-        if !in_contract {
-            self.system.object(format!(
-                "a change of an allow list was answered {} {}",
-                reply.status, reply.text
-            ));
+        let coupon = self.system.coupons()[0].id;
+        let people = self.schedule.people;
+        let mut rng = StdRng::seed_from_u64(self.schedule.seed ^ 0x0115_7000);
+        while self.goes_on() {
+            let first = rng.random_range(0..people);
+            let numbers = first..first + rng.random_range(1..=5);
+            let some = numbers.map(|number| self.schedule.user_id(number % people));
+            let some: Vec<String> = some.collect();
+            let on = rng.random_bool(0.5);
+            if let Some(base) = self.system.supervisor.any_api() {
+                let reply = self.api.moved_to(&base).try_list(coupon, &some, on).await;
+                self.judge("of an allow list", reply, |reply| {
+                    reply.status == 200 && reply.body["people"].is_u64()
+                });
+            }
+            pause(rng.random_range(20..300)).await;
         }
     }
 
@@ -149,26 +123,35 @@ impl<'a> Operators<'a> {
         let Some(base) = self.system.supervisor.any_api() else {
             return pause(100).await;
         };
-        let Ok(reply) = self.api.moved_to(&base).try_patch(coupon.id, change).await else {
-            return;
-        };
-        if !is_in_contract(coupon.id, change, &reply) {
-            self.system.object(format!(
-                "a change by an operator, {change}, was answered {} {}",
-                reply.status, reply.text
-            ));
+        let reply = self.api.moved_to(&base).try_patch(coupon.id, change).await;
+        self.judge(&change.to_string(), reply, |reply| {
+            let below = reply.body["code"] == "below_given_out" && !change["quantity"].is_null();
+            reply.status == 200 && reply.body["id"] == coupon.id || reply.status == 409 && below
+        });
+    }
+
+    /// Objects to an answer that is neither 503 nor in the contract. None may arrive.
+    fn judge(
+        &self,
+        what: &str,
+        reply: Result<HttpReply, String>,
+        in_contract: impl Fn(&HttpReply) -> bool,
+    ) {
+        let Ok(reply) = reply else { return };
+        let is_away = reply.status == 503 && reply.retry_after().is_some();
+        if !is_away && !in_contract(&reply) {
+            let (status, text) = (reply.status, reply.text);
+            let object = format!("a change by an operator, {what}, was answered {status} {text}");
+            self.system.object(object);
         }
     }
 
     /// Resumes every paused coupon, even if a suspended API pauses it late.
     async fn end_pauses(&self) {
-        for coupon in self.coupons {
+        for coupon in self.system.coupons() {
             let paused = format!("SELECT paused FROM coupons WHERE id = {}", coupon.id);
-            if self.schedule.operators > 0
-                && number(self.system, &paused)
-                    .await
-                    .is_ok_and(|paused| paused == 1)
-            {
+            let paused = self.system.number(&paused).await;
+            if self.schedule.operators > 0 && paused.is_ok_and(|paused| paused == 1) {
                 self.change(coupon, &json!({"paused": false})).await;
             }
         }
@@ -177,91 +160,22 @@ impl<'a> Operators<'a> {
 
 /// Confirms repairs of every coupon at the first reconciler that answers.
 pub(crate) async fn confirm(system: &SystemUnderTest) -> Effect {
-    let daemons = system.supervisor.all().iter();
-    let daemons = daemons.filter(|process| process.role() == ProcessRole::Reconciler);
+    let daemons = system.supervisor.of_role(ProcessRole::Reconciler);
     let mut answers = 0;
-    for base in daemons.filter_map(Supervised::address) {
+    for base in daemons.into_iter().filter_map(Supervised::address) {
         for coupon in system.coupons() {
             let body = json!({"confirm": true, "coupon_id": coupon.id});
-            let request = Http::new(&base)
-                .ops(Method::POST, "/v1/reconcile")
-                .json(&body);
+            let http = Http::new(&base);
+            let request = http.ops(Method::POST, "/v1/reconcile").json(&body);
             // The daemon may be suspended or die meanwhile.
-            let Ok(Ok(reply)) = tokio::time::timeout(PATIENCE, Http::try_send(request)).await
-            else {
-                continue;
-            };
+            let reply = tokio::time::timeout(PATIENCE, Http::try_send(request)).await;
+            let Ok(Ok(reply)) = reply else { continue };
             answers += 1;
             if !matches!(reply.status, 200 | 409 | 503) {
-                system.object(format!(
-                    "a confirmation was answered {} {}",
-                    reply.status, reply.text
-                ));
+                let (status, text) = (reply.status, reply.text);
+                system.object(format!("a confirmation was answered {status} {text}"));
             }
         }
     }
     Effect::now(answers > 0, format!("{answers} answers"))
-}
-
-/// Whether the API may give this answer to a change.
-fn is_in_contract(coupon: i64, change: &Value, reply: &HttpReply) -> bool {
-    match reply.status {
-        200 => reply.body["id"] == coupon,
-        409 => reply.body["code"] == "below_given_out" && !change["quantity"].is_null(),
-        503 => reply.retry_after().is_some(),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rejects_answers_outside_the_contract() {
-        let answered = |status, change: Value, body: Value, retry_after: bool| {
-            let headers =
-                retry_after.then(|| ("retry-after".parse().unwrap(), "1".parse().unwrap()));
-            let content_type = String::new();
-            let text = body.to_string();
-            let reply = HttpReply {
-                status,
-                content_type,
-                headers: headers.into_iter().collect(),
-                body,
-                text,
-            };
-            is_in_contract(7, &change, &reply)
-        };
-        let pause = json!({"paused": true});
-        let lower = json!({"quantity": 5});
-        assert!(answered(200, pause.clone(), json!({"id": 7}), false));
-        assert!(
-            !answered(200, pause.clone(), json!({"id": 8}), false),
-            "another coupon's"
-        );
-        assert!(answered(
-            409,
-            lower.clone(),
-            json!({"code": "below_given_out"}),
-            false
-        ));
-        assert!(
-            !answered(
-                409,
-                pause.clone(),
-                json!({"code": "below_given_out"}),
-                false
-            ),
-            "no quantity was lowered"
-        );
-        assert!(!answered(409, lower, json!({"code": "conflict"}), false));
-        assert!(answered(503, pause.clone(), json!({}), true));
-        assert!(
-            !answered(503, pause.clone(), json!({}), false),
-            "there is no Retry-After"
-        );
-        assert!(!answered(500, pause.clone(), json!({}), true));
-        assert!(!answered(404, pause, json!({}), false));
-    }
 }

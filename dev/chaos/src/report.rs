@@ -41,14 +41,14 @@ impl ChaosReport {
         self.failed() == 0 && self.runs.iter().any(|ran| ran.promises > 0)
     }
 
-    fn wrong(&self, beginnings: &[&str]) -> usize {
-        let all = self.runs.iter().flat_map(|ran| &ran.wrong);
-        all.filter(|wrong| {
-            beginnings
-                .iter()
-                .any(|beginning| wrong.starts_with(beginning))
-        })
-        .count()
+    /// Counts the failures by their first words.
+    fn wrong(&self) -> BTreeMap<&str, usize> {
+        let mut wrong = BTreeMap::new();
+        for line in self.runs.iter().flat_map(|ran| &ran.wrong) {
+            let words = line.split([':', ',']).next().unwrap_or_default();
+            *wrong.entry(words).or_default() += 1;
+        }
+        wrong
     }
 
     /// Counts the schedules that needed each excuse.
@@ -79,86 +79,37 @@ impl fmt::Display for ChaosReport {
         for (name, (tried, took)) in self.faults() {
             writeln!(out, "  {name:<36} {took:>5} / {tried}")?;
         }
-        let mut times: Vec<u64> = self
-            .runs
-            .iter()
-            .filter_map(|ran| ran.exact_after_ms)
-            .collect();
+        let exact = self.runs.iter().filter_map(|ran| ran.exact_after_ms);
+        let mut times: Vec<u64> = exact.collect();
         times.sort_unstable();
-        let median = times.get(times.len() / 2).copied();
-        let worst = times.last().copied();
-        let single = self.runs.iter().filter(|ran| ran.faults.len() == 1).count();
-        writeln!(
-            out,
-            "schedules run          {} ({single} with a single fault), {} errors of the harness",
-            self.schedules(),
-            self.harness_errors.len()
-        )?;
-        writeln!(
-            out,
-            "requests               {} ({} of unknown outcome)",
-            sum(|ran| ran.operations),
-            sum(|ran| ran.unknown)
-        )?;
-        writeln!(
-            out,
-            "promises checked       {} ({} kept)",
-            sum(|ran| ran.promises),
-            sum(|ran| ran.kept)
-        )?;
-        writeln!(out, "listed as broken       {}", sum(|ran| ran.listed))?;
+        let median = times.get(times.len() / 2).unwrap_or(&0);
+        let worst = times.last().unwrap_or(&0);
+        let single = self.runs.iter().filter(|ran| ran.faults.len() == 1);
+        for (name, value) in [
+            ("schedules run", self.schedules()),
+            ("with a single fault", single.count()),
+            ("errors of the harness", self.harness_errors.len()),
+            ("requests", sum(|ran| ran.operations)),
+            ("of unknown outcome", sum(|ran| ran.unknown)),
+            ("promises checked", sum(|ran| ran.promises)),
+            ("promises kept", sum(|ran| ran.kept)),
+            ("listed as broken", sum(|ran| ran.listed)),
+            ("returned or revoked", sum(|ran| ran.revoked)),
+            ("reads of the rows", sum(|ran| ran.reads)),
+            ("not exact at the end", self.runs.len() - times.len()),
+        ] {
+            writeln!(out, "{name:<22} {value}")?;
+        }
         for (reason, times) in self.excused() {
-            writeln!(out, "  excused {times} times: {reason}")?;
+            writeln!(out, "excused {times} times: {reason}")?;
+        }
+        for (what, times) in self.wrong() {
+            writeln!(out, "WRONG {times} times: {what}")?;
         }
         writeln!(
             out,
-            "lost and not listed    {}",
-            self.wrong(&["lost", "other slot", "contradiction", "promised twice"])
+            "healed to exact        median {median} ms, worst {worst} ms"
         )?;
-        writeln!(
-            out,
-            "over-issued            {}",
-            self.wrong(&["too many", "no such slot"])
-        )?;
-        writeln!(
-            out,
-            "doubled                {}",
-            self.wrong(&["slot doubled", "person doubled"])
-        )?;
-        writeln!(
-            out,
-            "rows without admission {}",
-            self.wrong(&["asked for by nobody", "never admitted", "vanished"])
-        )?;
-        let revoking = self.runs.iter().filter(|ran| ran.revoked > 0).count();
-        let held = self.wrong(&["revoked and"]);
-        let too_few = self.wrong(&["too few"]);
-        writeln!(
-            out,
-            "given back, revoked    {} in {revoking} schedules; of these still held {held}",
-            sum(|ran| ran.revoked)
-        )?;
-        writeln!(out, "slots left unused      {too_few}")?;
-        writeln!(
-            out,
-            "against allow lists    {}",
-            self.wrong(&["turned away", "denied", "not on the list"])
-        )?;
-        writeln!(
-            out,
-            "not exact at the end   {}",
-            self.runs
-                .iter()
-                .filter(|ran| ran.exact_after_ms.is_none())
-                .count()
-        )?;
-        writeln!(
-            out,
-            "healed to exact        median {} ms, worst {} ms",
-            median.unwrap_or(0),
-            worst.unwrap_or(0)
-        )?;
-        writeln!(out, "reads of the rows      {}", sum(|ran| ran.reads))?;
         write!(out, "took                   {} s", self.seconds)
     }
 }

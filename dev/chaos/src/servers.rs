@@ -1,30 +1,24 @@
 //! The servers on which schedules run one after the other, each behind a proxy. A schedule may
 //! break them in any way. [`ProxiedServers::restore`] repairs them for the next schedule.
 
-use parking_lot::Mutex as SyncMutex;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use firstcome_stack::{
     FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisOptions,
     RedisServer,
 };
 use firstcome_testkit::{Clocks, PrefixedKeys, ProcessClock, StoreUrls, World, WorldStores};
-use tokio::sync::Mutex;
+use parking_lot::Mutex as SyncMutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::fault::FaultyStore;
+use crate::wait::pause;
 
 /// MySQL's lock wait timeout. It is short enough for schedules to reach it.
-const LOCK_WAIT_SECONDS: u64 = 2;
-
-fn redis_options(clock: &ProcessClock) -> RedisOptions {
-    RedisOptions {
-        env: clock.env().into(),
-        ..RedisOptions::default()
-    }
-}
+const LOCK_WAIT: &str = "--innodb-lock-wait-timeout=2";
 
 /// Redis, MySQL and Kafka, each with a proxy in front.
 pub struct ProxiedServers {
@@ -32,40 +26,46 @@ pub struct ProxiedServers {
     first_redis: Arc<RedisServer>,
     /// The clock of every Redis in this set.
     pub(crate) redis_clock: ProcessClock,
-    _clocks: Clocks,
-    pub mysql: MysqlServer,
-    /// Kafka. All of its clients connect through the proxy.
-    pub kafka: KafkaServer,
-    redis_proxy: FaultProxy,
-    mysql_proxy: FaultProxy,
-    kafka_proxy: FaultProxy,
+    pub(crate) clocks: Clocks,
+    pub(crate) mysql: MysqlServer,
+    /// All clients of Kafka connect through the proxy.
+    pub(crate) kafka: KafkaServer,
+    proxies: [FaultProxy; 3],
     /// Allows one fault per server at a time. The next fault waits.
     busy: [Mutex<()>; 3],
 }
 
+/// A replica that follows the master through a separate link.
+pub(crate) struct Replica {
+    pub(crate) server: RedisServer,
+    pub(crate) link: FaultProxy,
+}
+
 impl ProxiedServers {
     pub async fn start() -> Result<Self> {
-        let wait = format!("--innodb-lock-wait-timeout={LOCK_WAIT_SECONDS}");
         let clocks = Clocks::new()?;
         let redis_clock = clocks.clock("redis")?;
-        let (redis, mysql, kafka) = tokio::try_join!(
-            RedisServer::start(redis_options(&redis_clock)),
-            MysqlServer::start(MysqlOptions {
-                extra_args: vec![wait]
-            }),
+        let redis = RedisOptions {
+            env: redis_clock.env().into(),
+            ..RedisOptions::default()
+        };
+        let mysql = MysqlOptions {
+            extra_args: vec![LOCK_WAIT.to_owned()],
+        };
+        let (redis, mysql, (kafka, kafka_proxy)) = tokio::try_join!(
+            RedisServer::start(redis),
+            MysqlServer::start(mysql),
             KafkaServer::start_behind_proxy(KafkaOptions::default()),
         )?;
         let redis = Arc::new(redis);
         Ok(Self {
-            redis_proxy: redis.proxy().await?,
-            mysql_proxy: mysql.proxy().await?,
+            proxies: [redis.proxy().await?, mysql.proxy().await?, kafka_proxy],
             redis: SyncMutex::new(Arc::clone(&redis)),
             first_redis: redis,
             redis_clock,
-            _clocks: clocks,
+            clocks,
             mysql,
-            kafka: kafka.0,
-            kafka_proxy: kafka.1,
+            kafka,
             busy: Default::default(),
         })
     }
@@ -79,66 +79,60 @@ impl ProxiedServers {
             kafka: self.kafka.bootstrap(),
         });
         let world = World::on(stores, name).await;
-        world.set("REDIS_URL", &self.redis_url());
-        world.set("DATABASE_URL", &self.database_url(world.database()));
+        let mysql = self.proxy(FaultyStore::Mysql);
+        let database = self.mysql.database_url_via(mysql, world.database());
+        let redis = self.proxy(FaultyStore::Redis).port();
+        world.set("REDIS_URL", &format!("redis://127.0.0.1:{redis}"));
+        world.set("DATABASE_URL", &database);
         world
     }
 
     /// Resets every proxy.
     pub(crate) async fn heal(&self) -> Result<()> {
-        for store in FaultyStore::ALL {
-            self.proxy(store).set(ProxyFault::Pass).await?;
+        for proxy in &self.proxies {
+            proxy.set(ProxyFault::Pass).await?;
         }
         Ok(())
     }
 
-    /// Starts a replica of the master behind this port.
-    pub async fn replica(&self, of: u16) -> Result<RedisServer> {
-        RedisServer::start(RedisOptions {
-            replica_of: Some(of),
-            ..redis_options(&self.redis_clock)
-        })
-        .await
+    /// Starts a replica of the master and waits until it has caught up.
+    pub(crate) async fn follow(&self) -> Result<Replica> {
+        let link = FaultProxy::start(self.redis().port()).await?;
+        let options = RedisOptions {
+            replica_of: Some(link.port()),
+            env: self.redis_clock.env().into(),
+            ..RedisOptions::default()
+        };
+        let server = RedisServer::start(options).await?;
+        until_it_follows(&server).await?;
+        Ok(Replica { server, link })
     }
 
     /// Returns the current master.
-    pub fn redis(&self) -> Arc<RedisServer> {
+    pub(crate) fn redis(&self) -> Arc<RedisServer> {
         Arc::clone(&self.redis.lock())
     }
 
     /// Returns the proxy in front of a server.
-    pub fn proxy(&self, store: FaultyStore) -> &FaultProxy {
-        match store {
-            FaultyStore::Redis => &self.redis_proxy,
-            FaultyStore::Mysql => &self.mysql_proxy,
-            FaultyStore::Kafka => &self.kafka_proxy,
-        }
+    pub(crate) fn proxy(&self, store: FaultyStore) -> &FaultProxy {
+        &self.proxies[store as usize]
     }
 
     /// Prevents other faults of a server while the guard is held.
-    pub async fn alone(&self, store: FaultyStore) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(crate) async fn alone(&self, store: FaultyStore) -> MutexGuard<'_, ()> {
         self.busy[store as usize].lock().await
     }
 
-    /// Returns the URL of a database through the proxy.
-    pub fn database_url(&self, name: &str) -> String {
-        self.mysql.database_url_via(&self.mysql_proxy, name)
-    }
-
-    /// Returns the URL of Redis through the proxy.
-    pub fn redis_url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.redis_proxy.port())
-    }
-
     /// Promotes another Redis to master and cuts existing connections.
-    pub async fn promote(&self, replica: Arc<RedisServer>) -> Result<()> {
-        self.redis_proxy.set(ProxyFault::Cut).await?;
-        self.redis_proxy.set_upstream(replica.port());
+    pub(crate) async fn promote(&self, replica: Arc<RedisServer>) -> Result<()> {
+        let proxy = self.proxy(FaultyStore::Redis);
+        proxy.set(ProxyFault::Cut).await?;
+        proxy.set_upstream(replica.port());
         *self.redis.lock() = replica;
-        self.redis_proxy.set(ProxyFault::Pass).await
+        proxy.set(ProxyFault::Pass).await
     }
 
-    pub async fn kill(&self, store: FaultyStore) -> Result<()> {
+    pub(crate) async fn kill(&self, store: FaultyStore) -> Result<()> {
         match store {
             FaultyStore::Redis => self.redis().kill().await,
             FaultyStore::Mysql => self.mysql.kill().await,
@@ -147,36 +141,43 @@ impl ProxiedServers {
     }
 
     /// Restarts a server after [`ProxiedServers::kill`].
-    pub async fn start_again(&self, store: FaultyStore) -> Result<()> {
+    pub(crate) async fn start_again(&self, store: FaultyStore) -> Result<()> {
         match store {
-            FaultyStore::Redis => {
-                self.redis().start_again().await?;
-                // A promoted server restarts as a replica, because it was started as one.
-                self.redis_command(&["REPLICAOF", "NO", "ONE"]).await
-            }
+            FaultyStore::Redis => self.redis().start_again().await,
             FaultyStore::Mysql => self.mysql.start_again().await,
             FaultyStore::Kafka => self.kafka.start_again().await,
+        }?;
+        if store == FaultyStore::Redis {
+            // A promoted server restarts as a replica, because it was started as one.
+            self.redis_command("REPLICAOF NO ONE").await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn freeze(&self, store: FaultyStore) -> Result<()> {
+        match store {
+            FaultyStore::Redis => self.redis().freeze().await,
+            FaultyStore::Mysql => self.mysql.freeze().await,
+            FaultyStore::Kafka => self.kafka.freeze().await,
         }
     }
 
-    pub async fn hold(&self, store: FaultyStore, held: bool) -> Result<()> {
-        match (store, held) {
-            (FaultyStore::Redis, true) => self.redis().freeze().await,
-            (FaultyStore::Redis, false) => self.redis().thaw().await,
-            (FaultyStore::Mysql, true) => self.mysql.freeze().await,
-            (FaultyStore::Mysql, false) => self.mysql.thaw().await,
-            (FaultyStore::Kafka, true) => self.kafka.freeze().await,
-            (FaultyStore::Kafka, false) => self.kafka.thaw().await,
+    pub(crate) async fn thaw(&self, store: FaultyStore) -> Result<()> {
+        match store {
+            FaultyStore::Redis => self.redis().thaw().await,
+            FaultyStore::Mysql => self.mysql.thaw().await,
+            FaultyStore::Kafka => self.kafka.thaw().await,
         }
     }
 
     /// Returns the process ID of a server.
-    pub fn pid(&self, store: FaultyStore) -> Option<u32> {
-        match store {
+    pub(crate) fn pid(&self, store: FaultyStore) -> Result<u32> {
+        let pid = match store {
             FaultyStore::Redis => self.redis().pid(),
             FaultyStore::Mysql => self.mysql.pid(),
             FaultyStore::Kafka => self.kafka.pid(),
-        }
+        };
+        pid.with_context(|| format!("{store:?} does not run"))
     }
 
     /// Makes the first Redis the master again and empties it.
@@ -186,10 +187,10 @@ impl ProxiedServers {
     /// Fails if a server no longer answers. The servers are then unusable, and new ones must be
     /// started.
     pub async fn restore(&self) -> Result<()> {
-        for store in FaultyStore::ALL {
-            self.proxy(store).set(ProxyFault::Pass).await?;
+        self.heal().await?;
+        for proxy in &self.proxies {
             // Connections to silent hosts would stay open forever.
-            self.proxy(store).cut_now().await;
+            proxy.cut_now().await;
         }
         self.redis_clock.set(0)?;
         if !Arc::ptr_eq(&self.redis(), &self.first_redis) {
@@ -198,29 +199,45 @@ impl ProxiedServers {
         if self.first_redis.pid().is_none() {
             self.first_redis.start_again().await?;
         }
-        self.redis_command(&["REPLICAOF", "NO", "ONE"]).await?;
-        self.redis_command(&["FLUSHALL"]).await?;
-        self.redis_command(&["SCRIPT", "FLUSH"]).await?;
-        self.redis_command(&["CONFIG", "SET", "maxmemory", "0"])
-            .await
+        for command in [
+            "REPLICAOF NO ONE",
+            "FLUSHALL",
+            "SCRIPT FLUSH",
+            "CONFIG SET maxmemory 0",
+        ] {
+            self.redis_command(command).await?;
+        }
+        Ok(())
     }
 
     /// Sends a command directly to the master.
-    async fn redis_command(&self, words: &[&str]) -> Result<()> {
+    async fn redis_command(&self, command: &str) -> Result<()> {
         let redis = PrefixedKeys::new(&self.redis().url(), "");
-        let done = tokio::time::timeout(Duration::from_secs(5), redis.try_command(words));
+        let words: Vec<&str> = command.split(' ').collect();
+        let done = tokio::time::timeout(Duration::from_secs(5), redis.try_command(&words));
         Ok(done.await.context("Redis does not answer")??)
     }
 
     /// Returns the path of the append-only file that the master currently writes.
-    pub fn append_only_file(&self) -> Result<PathBuf> {
+    pub(crate) fn append_only_file(&self) -> Result<PathBuf> {
         let folder = self.redis().data_dir().join("appendonlydir");
-        let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
-            .with_context(|| format!("{}", folder.display()))?
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.to_string_lossy().ends_with(".incr.aof"))
-            .collect();
-        files.sort();
-        files.pop().context("Redis has no append-only file")
+        let files = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
+        let files = files.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        let files = files.filter(|path| path.to_string_lossy().ends_with(".incr.aof"));
+        files.max().context("Redis has no append-only file")
+    }
+}
+
+pub(crate) async fn until_it_follows(server: &RedisServer) -> Result<()> {
+    let replica = PrefixedKeys::new(&server.url(), "");
+    let begun = Instant::now();
+    loop {
+        let state: String = replica.try_command(&["INFO", "replication"]).await?;
+        if state.contains("master_link_status:up") {
+            return Ok(());
+        }
+        let is_soon = begun.elapsed() < Duration::from_secs(30);
+        ensure!(is_soon, "the replica did not catch up: {state}");
+        pause(20).await;
     }
 }

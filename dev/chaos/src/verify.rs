@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use firstcome_testkit::MadeCoupon;
 
 use crate::excuses::{Excuses, LeftFinding, OpenLetter, Owed};
-use crate::system::{SystemUnderTest, number};
+use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
 /// Fails unless MySQL and Redis have the same user on each slot 1..=quantity, no drop is sealed
@@ -16,11 +16,12 @@ use crate::wait::pause;
 /// has an allow list, both must have the same list, and there may be fewer users than slots.
 pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result<()> {
     for coupon in system.coupons() {
-        let quantity = number(
-            system,
-            &format!("SELECT quantity FROM drops WHERE id = {}", coupon.drop),
-        )
-        .await?;
+        let quantity = system
+            .number(&format!(
+                "SELECT quantity FROM drops WHERE id = {}",
+                coupon.drop
+            ))
+            .await?;
         if has_list(coupon) {
             same_list(system, coupon).await?;
             if is_short_of_people(system, coupon, quantity, excuses).await? {
@@ -35,8 +36,7 @@ pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result
         )
         .await?;
     }
-    let early = number(
-        system,
+    let early = system.number(
         "SELECT COUNT(*) FROM drops WHERE sealed_at IS NOT NULL AND closes_at > UTC_TIMESTAMP()",
     );
     ensure!(
@@ -86,19 +86,16 @@ fn known(text: &str) -> Option<String> {
 /// one date than its drop of that date has slots.
 async fn no_orphans(system: &SystemUnderTest) -> Result<()> {
     let rows = "SELECT COUNT(*) FROM issued_coupons i LEFT JOIN drops d ON d.id = i.drop_id WHERE d.id IS NULL";
-    ensure!(number(system, rows).await? == 0, "rows without their drop");
+    ensure!(system.number(rows).await? == 0, "rows without their drop");
     let days = "SELECT COUNT(*) FROM (SELECT d.coupon_id FROM drops d JOIN issued_coupons i ON i.drop_id = d.id \
                 GROUP BY d.coupon_id, d.local_date HAVING COUNT(*) > MAX(d.quantity)) days";
-    ensure!(
-        number(system, days).await? == 0,
-        "a day was given out twice"
-    );
+    ensure!(system.number(days).await? == 0, "a day was given out twice");
     let redis = system.redis();
     let keys: Vec<String> = redis.try_command(&["KEYS", &redis.own("*:users")]).await?;
     for key in keys {
         let drop = key.rsplit(':').nth(1).unwrap_or_default();
         let known = format!("SELECT COUNT(*) FROM drops WHERE id = {drop}");
-        ensure!(number(system, &known).await? == 1, "{key} has no drop");
+        ensure!(system.number(&known).await? == 1, "{key} has no drop");
     }
     Ok(())
 }
@@ -161,7 +158,7 @@ async fn is_short_of_people(
          AND NOT EXISTS (SELECT 1 FROM issued_coupons i WHERE i.drop_id = {drop} AND i.user_id = a.user_id)
          AND NOT EXISTS (SELECT 1 FROM revoked_coupons r WHERE r.coupon_id = {id} AND r.user_id = a.user_id)"
     );
-    let without = number(system, &without).await?;
+    let without = system.number(&without).await?;
     let waiting: u64 = redis
         .try_command(&["ZCARD", &redis.of_drop(*id, *drop, "waiting")])
         .await?;
@@ -173,9 +170,9 @@ async fn is_short_of_people(
 }
 
 /// Counts failed claims, and rows that the consumer did not write.
-pub async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
+pub(crate) async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
     let others = "SELECT (SELECT COUNT(*) FROM issued_coupons WHERE issued_by <> 'consumer') + (SELECT COUNT(*) FROM failed_claims)";
-    number(system, others).await
+    system.number(others).await
 }
 
 /// Waits until a pass that began after this call finds nothing. Fails after the deadline.
@@ -183,69 +180,47 @@ pub(crate) async fn clean(
     system: &SystemUnderTest,
     deadline: Instant,
     excuses: &Excuses,
-) -> std::result::Result<(), String> {
-    let text = |error: anyhow::Error| format!("{error:#}");
+) -> Result<()> {
     // Runs are compared by ID, because the clock of a process may have been wrong when it recorded
     // the start of a run.
-    let begun: HashSet<String> = ids(system)
-        .await
-        .map_err(text)?
-        .into_iter()
-        .map(|mut run| run.swap_remove(0))
-        .collect();
+    let runs = "SELECT id, status, COALESCE(error, '') FROM reconcile_runs";
+    let runs = async || system.world.sql.rows(runs).await;
+    let begun = runs().await?.into_iter().map(|mut run| run.swap_remove(0));
+    let begun: HashSet<String> = begun.collect();
     let mut last = "no pass began".to_owned();
     while Instant::now() < deadline {
-        for run in ids(system)
-            .await
-            .map_err(text)?
-            .iter()
-            .filter(|run| run[1] != "running" && !begun.contains(&run[0]))
-        {
-            if run[1] == "clean"
-                || (run[1] == "drift"
-                    && is_excused(system, &run[0], excuses).await.map_err(text)?)
-            {
+        for run in runs().await? {
+            let [id, status, error] = [&run[0], &run[1], &run[2]];
+            if status == "running" || begun.contains(id) {
+                continue;
+            }
+            let is_drift = status == "drift";
+            if status == "clean" || (is_drift && is_excused(system, id, excuses).await?) {
                 return Ok(());
             }
-            last = format!(
-                "a pass was {} {}: {}",
-                run[1],
-                run[2],
-                findings(system, &run[0]).await
-            );
+            let found = findings(system, id, "kind, slot, user_id, result, detail").await?;
+            let found: Vec<String> = found.iter().take(5).map(|row| row.join(" ")).collect();
+            last = format!("a pass was {status} {error}: {}", found.join("; "));
         }
         pause(200).await;
     }
-    Err(last)
+    bail!(last)
 }
 
 /// Returns the contents of the tables, for the analysis of a failure.
-pub async fn notes(system: &SystemUnderTest) -> String {
+#[rustfmt::skip]
+pub(crate) async fn notes(system: &SystemUnderTest) -> String {
     let mut notes = String::new();
-    for (name, sql) in [
-        (
-            "runs",
-            "SELECT started_at, finished_at, triggered_by, status, applied, failed, COALESCE(error, ''), id FROM reconcile_runs WHERE status <> 'clean' ORDER BY started_at",
-        ),
-        (
-            "findings",
-            "SELECT MIN(created_at), MAX(created_at), COUNT(*), kind, COALESCE(drop_id, ''), COALESCE(slot, ''), COALESCE(user_id, ''), action, result, COALESCE(detail, '') FROM reconcile_findings GROUP BY 4, 5, 6, 7, 8, 9, 10 ORDER BY 1",
-        ),
-        (
-            "failed claims",
-            "SELECT failed_at, COALESCE(drop_id, ''), COALESCE(slot, ''), COALESCE(user_id, ''), reason, COALESCE(claimed_at, ''), COALESCE(resolved_at, ''), COALESCE(resolution, ''), COALESCE(source_partition, ''), COALESCE(source_offset, '') FROM failed_claims ORDER BY id",
-        ),
-        (
-            "broken promises",
-            "SELECT created_at, drop_id, COALESCE(slot, ''), user_id, reason, COALESCE(mended_at, '') FROM broken_promises",
-        ),
-        (
-            "rows",
-            "SELECT drop_id, slot, user_id, claimed_at, issued_at, issued_by FROM issued_coupons ORDER BY issued_at, drop_id, slot",
-        ),
+    for (table, columns, others) in [
+        ("reconcile_runs", "started_at, finished_at, triggered_by, status, applied, failed, error, id", "WHERE status <> 'clean' ORDER BY started_at"),
+        ("reconcile_findings", "MIN(created_at), MAX(created_at), COUNT(*), kind, drop_id, slot, user_id, action, result, detail", "GROUP BY 4, 5, 6, 7, 8, 9, 10 ORDER BY 1"),
+        ("failed_claims", "failed_at, drop_id, slot, user_id, reason, claimed_at, resolved_at, resolution, source_partition, source_offset", "ORDER BY id"),
+        ("broken_promises", "created_at, drop_id, slot, user_id, reason, mended_at", ""),
+        ("issued_coupons", "drop_id, slot, user_id, claimed_at, issued_at, issued_by", "ORDER BY issued_at, drop_id, slot"),
     ] {
-        let _ = writeln!(notes, "--- {name}");
-        match system.world.sql.rows(sql).await {
+        let sql = format!("SELECT {columns} FROM {table} {others}");
+        let _ = writeln!(notes, "--- {table}");
+        match system.world.sql.rows(&sql).await {
             Ok(rows) => rows.iter().for_each(|row| {
                 let _ = writeln!(notes, "{}", row.join(" | "));
             }),
@@ -259,10 +234,9 @@ pub async fn notes(system: &SystemUnderTest) -> String {
 
 /// Whether every finding of a run is excused.
 async fn is_excused(system: &SystemUnderTest, run: &str, excuses: &Excuses) -> Result<bool> {
-    let sql = format!("SELECT kind, f.drop_id, user_id FROM {}", of_run(run));
     let owed = owed(system).await?;
-    let found = system.world.sql.rows(&sql).await?.into_iter();
-    let mut found = found.map(|row| LeftFinding {
+    let found = findings(system, run, "kind, f.drop_id, user_id").await?;
+    let mut found = found.into_iter().map(|row| LeftFinding {
         kind: row[0].clone(),
         drop: row[1].parse().ok(),
         user: known(&row[2]),
@@ -270,41 +244,20 @@ async fn is_excused(system: &SystemUnderTest, run: &str, excuses: &Excuses) -> R
     Ok(found.all(|finding| excuses.finding(&finding, &owed)))
 }
 
-/// Selects the findings of a run, which an earlier run with the same result may have written.
-fn of_run(run: &str) -> String {
-    format!(
-        "reconcile_findings f JOIN reconcile_runs r ON r.id = '{run}' AND f.run_id = COALESCE(r.same_as, r.id)"
-    )
-}
-
-async fn ids(system: &SystemUnderTest) -> Result<Vec<Vec<String>>> {
-    system
-        .world
-        .sql
-        .rows("SELECT id, status, COALESCE(error, '') FROM reconcile_runs")
-        .await
-}
-
-async fn findings(system: &SystemUnderTest, run: &str) -> String {
-    let sql = format!(
-        "SELECT kind, COALESCE(slot, 0), COALESCE(user_id, ''), action, result, COALESCE(detail, '') FROM {} LIMIT 5",
-        of_run(run)
+/// Returns columns of the findings of a run, which an earlier run with the same result may have
+/// written.
+async fn findings(system: &SystemUnderTest, run: &str, columns: &str) -> Result<Vec<Vec<String>>> {
+    let found = format!(
+        "SELECT {columns} FROM reconcile_findings f JOIN reconcile_runs r ON r.id = '{run}' AND f.run_id = COALESCE(r.same_as, r.id)"
     );
-    match system.world.sql.rows(&sql).await {
-        Ok(rows) => rows
-            .iter()
-            .map(|row| row.join(" "))
-            .collect::<Vec<_>>()
-            .join("; "),
-        Err(error) => format!("its findings could not be read: {error:#}"),
-    }
+    system.world.sql.rows(&found).await
 }
 
 /// Whether the latest run holds back repairs until a person confirms them.
-pub async fn waits_for_person(system: &SystemUnderTest) -> Result<bool> {
+pub(crate) async fn waits_for_person(system: &SystemUnderTest) -> Result<bool> {
     let latest = "SELECT COUNT(*) FROM (SELECT status FROM reconcile_runs WHERE finished_at IS NOT NULL \
                   ORDER BY number DESC LIMIT 1) latest WHERE status = 'braked'";
-    Ok(number(system, latest).await? > 0)
+    Ok(system.number(latest).await? > 0)
 }
 
 /// Returns the users whom the system lists by name, with the promised slot: those of

@@ -1,8 +1,6 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
-
 /// Waits for this duration and returns its start and end.
 pub(crate) async fn lasting(ms: u64) -> Range<Instant> {
     let begun = Instant::now();
@@ -11,7 +9,7 @@ pub(crate) async fn lasting(ms: u64) -> Range<Instant> {
 }
 
 pub(crate) async fn pause(ms: u64) {
-    sleep(Duration::from_millis(ms)).await;
+    tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 
 /// Waits until the condition holds. Returns false if it does not hold within `limit`.

@@ -3,8 +3,22 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumCount, VariantArray};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The kinds that the contract names have the names of its `status` or `code`.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    EnumCount,
+    VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerKind {
     /// 202: a promise that is made for the first time.
@@ -26,21 +40,6 @@ pub enum AnswerKind {
 }
 
 impl AnswerKind {
-    /// Every kind, in the order of the table.
-    pub const ALL: [Self; 11] = [
-        Self::Accepted,
-        Self::AlreadyClaimed,
-        Self::Waiting,
-        Self::SoldOut,
-        Self::NotOpen,
-        Self::Paused,
-        Self::Closed,
-        Self::Unavailable,
-        Self::Refused,
-        Self::Failed,
-        Self::NoAnswer,
-    ];
-
     /// Whether a retry shortly afterwards may succeed.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotOpen | Self::Unavailable | Self::NoAnswer)
@@ -65,73 +64,51 @@ pub struct CrowdAnswer {
     pub kind: AnswerKind,
     /// The promise of `accepted` and `already_claimed`.
     pub promise: Option<PromisedSlot>,
-    /// Whether Kafka had acknowledged the claim before the response. `true` if the response does
-    /// not state it.
-    pub queued: bool,
 }
 
 #[derive(Deserialize)]
 struct Success {
-    status: String,
-    drop_id: Option<i64>,
-    slot: Option<u32>,
-    queued: Option<bool>,
+    status: AnswerKind,
+    #[serde(flatten)]
+    promise: Option<PromisedSlot>,
 }
 
 #[derive(Deserialize)]
-struct ProblemCode {
-    code: String,
+struct Problem {
+    code: AnswerKind,
 }
 
 impl CrowdAnswer {
     /// Creates an answer without a promise.
     pub fn no(kind: AnswerKind) -> Self {
-        Self {
-            kind,
-            promise: None,
-            queued: true,
-        }
+        let promise = None;
+        Self { kind, promise }
     }
 
     /// Parses a status and a body. A promise without drop or slot is [`AnswerKind::Failed`],
     /// because it cannot be checked.
     pub fn read(status: u16, body: &[u8]) -> Self {
-        if (200..300).contains(&status) {
-            return Self::success(body).unwrap_or(Self::no(AnswerKind::Failed));
+        match status {
+            200..300 => Self::success(body).unwrap_or(Self::no(AnswerKind::Failed)),
+            409 if is_sold_out(body) => Self::no(AnswerKind::SoldOut),
+            _ => Self::no(match serde_json::from_slice::<Problem>(body) {
+                Ok(problem) => problem.code,
+                Err(_) if status >= 500 => AnswerKind::Failed,
+                Err(_) => AnswerKind::Refused,
+            }),
         }
-        if status == 409 && is_sold_out(body) {
-            return Self::no(AnswerKind::SoldOut);
-        }
-        let code = serde_json::from_slice::<ProblemCode>(body)
-            .map(|problem| problem.code)
-            .unwrap_or_default();
-        Self::no(match code.as_str() {
-            "sold_out" => AnswerKind::SoldOut,
-            "not_open" => AnswerKind::NotOpen,
-            "paused" => AnswerKind::Paused,
-            "closed" => AnswerKind::Closed,
-            "unavailable" => AnswerKind::Unavailable,
-            _ if status >= 500 => AnswerKind::Failed,
-            _ => AnswerKind::Refused,
-        })
     }
 
     fn success(body: &[u8]) -> Option<Self> {
-        let body: Success = serde_json::from_slice(body).ok()?;
-        let kind = match body.status.as_str() {
-            "accepted" => AnswerKind::Accepted,
-            "already_claimed" => AnswerKind::AlreadyClaimed,
-            "waiting" => return Some(Self::no(AnswerKind::Waiting)),
+        let Success { status, promise } = serde_json::from_slice(body).ok()?;
+        let promise = match status {
+            AnswerKind::Accepted | AnswerKind::AlreadyClaimed => Some(promise?),
+            AnswerKind::Waiting => None,
             _ => return None,
         };
-        let promise = PromisedSlot {
-            drop_id: body.drop_id?,
-            slot: body.slot?,
-        };
         Some(Self {
-            kind,
-            promise: Some(promise),
-            queued: body.queued.unwrap_or(true),
+            kind: status,
+            promise,
         })
     }
 }
@@ -146,72 +123,33 @@ fn is_sold_out(body: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn distinguishes_every_answer_of_the_contract() {
-        let cases = [
-            (
-                202,
-                r#"{"status":"accepted","drop_id":1,"slot":7,"queued":false}"#,
-                AnswerKind::Accepted,
-            ),
-            (
-                200,
-                r#"{"status":"already_claimed","drop_id":1,"slot":7}"#,
-                AnswerKind::AlreadyClaimed,
-            ),
-            (
-                202,
-                r#"{"status":"waiting","position":3}"#,
-                AnswerKind::Waiting,
-            ),
-            (
-                409,
-                r#"{"status":409,"code":"sold_out"}"#,
-                AnswerKind::SoldOut,
-            ),
-            (
-                409,
-                r#"{"status": 409, "code": "sold_out"}"#,
-                AnswerKind::SoldOut,
-            ),
-            (
-                409,
-                r#"{"status":409,"code":"not_open","opens_at":"2026-12-01T06:00:00Z"}"#,
-                AnswerKind::NotOpen,
-            ),
-            (409, r#"{"status":409,"code":"paused"}"#, AnswerKind::Paused),
-            (410, r#"{"status":410,"code":"closed"}"#, AnswerKind::Closed),
-            (
-                503,
-                r#"{"status":503,"code":"unavailable"}"#,
-                AnswerKind::Unavailable,
-            ),
-            (
-                404,
-                r#"{"status":404,"code":"not_found"}"#,
-                AnswerKind::Refused,
-            ),
-            (500, "", AnswerKind::Failed),
-            (202, r#"{"status":"accepted"}"#, AnswerKind::Failed),
-            (200, "<html>", AnswerKind::Failed),
-        ];
-        for (status, body, kind) in cases {
-            let answer = CrowdAnswer::read(status, body.as_bytes());
-            assert_eq!(answer.kind, kind, "{status} {body}");
-        }
-    }
+    const ANSWERS: &str = r#"
+        accepted 202 {"status":"accepted","drop_id":1,"slot":7}
+        already_claimed 200 {"status":"already_claimed","drop_id":1,"slot":7}
+        waiting 202 {"status":"waiting","position":3}
+        sold_out 409 {"status":409,"code":"sold_out"}
+        sold_out 409 {"status": 409, "code": "sold_out"}
+        not_open 409 {"status":409,"code":"not_open","opens_at":"2026-12-01T06:00:00Z"}
+        unavailable 503 {"status":503,"code":"unavailable"}
+        refused 404 {"status":404,"code":"not_found"}
+        failed 500 nothing
+        failed 202 {"status":"accepted"}
+        failed 200 <html>"#;
 
     #[test]
-    fn answer_records_the_promise_and_whether_it_is_queued() {
-        let body = br#"{"status":"accepted","drop_id":2,"slot":37,"queued":false}"#;
-        let answer = CrowdAnswer::read(202, body);
-        assert_eq!(
-            answer.promise,
-            Some(PromisedSlot {
-                drop_id: 2,
-                slot: 37
-            })
-        );
-        assert!(!answer.queued);
+    fn distinguishes_every_answer_of_the_contract() {
+        for line in ANSWERS.trim().lines() {
+            let [kind, status, body] = line
+                .trim()
+                .splitn(3, ' ')
+                .collect::<Vec<_>>()
+                .try_into()
+                .unwrap();
+            let answer = CrowdAnswer::read(status.parse().unwrap(), body.as_bytes());
+            assert_eq!(answer.kind.to_string(), kind, "{line}");
+            let promise = body.contains("slot\"").then_some((1, 7));
+            let found = answer.promise.map(|it| (it.drop_id, it.slot));
+            assert_eq!(found, promise, "{line}");
+        }
     }
 }

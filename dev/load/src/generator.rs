@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::answer::{AnswerKind, CrowdAnswer};
-use crate::client::{Call, Connection, Target};
-use crate::clock::CrowdClock;
+use crate::client::{Connection, Target};
 use crate::crowd::Crowd;
-use crate::identity::CrowdIdentity;
-use crate::measure::cpu_seconds;
+use crate::process::cpu_seconds;
 use crate::tally::{ConnectionTally, CrowdProgress, Tally};
 
 /// Pause before a user retries.
@@ -31,9 +29,14 @@ pub struct CrowdPlan {
     pub crowd: Crowd,
     /// Number of concurrent connections, each with one request in flight.
     pub connections: usize,
-    pub identity: CrowdIdentity,
+    /// The `Authorization` header of each user. Without it, users have the header of a gateway.
+    pub tokens: Option<Vec<String>>,
     /// Requests per second, independent of the responses (open loop). Without it, each connection
     /// sends the next request as soon as it gets a response (closed loop).
+    ///
+    /// In an open loop each request has a fixed due time from which its latency counts, so a stall
+    /// of the server counts for every user who arrives meanwhile. In a closed loop a stalled server
+    /// gets fewer requests, and those waits are missing from the figures ("coordinated omission").
     pub rate: Option<f64>,
     /// Period from the start in which users retry after answers that may change (not open yet,
     /// unavailable, no answer).
@@ -44,22 +47,16 @@ pub struct CrowdPlan {
 }
 
 impl CrowdPlan {
-    /// Plans a closed loop without retries, on new connections.
-    pub fn new(targets: Vec<Target>, coupon_id: i64, crowd: Crowd, connections: usize) -> Self {
-        Self {
-            targets,
-            coupon_id,
-            crowd,
-            connections,
-            identity: CrowdIdentity::TrustedHeader,
-            rate: None,
-            patience: Duration::ZERO,
-            warm_up: false,
-        }
-    }
-
     fn target(&self, number: usize) -> &Target {
         &self.targets[number % self.targets.len()]
+    }
+
+    /// Returns the header that identifies a user.
+    fn header(&self, person: u32) -> (&'static str, String) {
+        match &self.tokens {
+            None => ("x-user-id", self.crowd.user_id(person)),
+            Some(tokens) => ("authorization", tokens[person as usize].clone()),
+        }
     }
 }
 
@@ -69,39 +66,36 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
         !plan.targets.is_empty() && plan.connections > 0,
         "a crowd needs a target and a connection"
     );
+    let tokens = plan.tokens.as_ref().map_or(usize::MAX, Vec::len);
+    ensure!(
+        tokens >= plan.crowd.people as usize,
+        "there are {tokens} tokens for {} users",
+        plan.crowd.people
+    );
     let path: Arc<str> = format!("/v1/coupons/{}/claims", plan.coupon_id).into();
     let plan = Arc::new(plan);
     let mut ready = Vec::new();
     for number in 0..plan.connections.min(plan.crowd.requests()) {
         let mut connection = Connection::open(plan.target(number)).await?;
         if plan.warm_up {
-            let headers = [("x-user-id", &*format!("{}-{number}", plan.crowd.user_id(0)))];
-            connection
-                .send(&Call {
-                    method: "POST",
-                    path: &path,
-                    headers: &headers,
-                    body: b"",
-                })
-                .await?;
+            let user = format!("{}-{number}", plan.crowd.user_id(0));
+            connection.post(&path, ("x-user-id", &user)).await?;
         }
         ready.push((number, connection, ConnectionTally::new()));
     }
     let next = Arc::new(AtomicUsize::new(0));
     // Everything is created before the clock starts. Otherwise the crowd's own work would count as
     // the server's.
-    let cpu = own_cpu();
-    let clock = CrowdClock::start(plan.rate);
+    let own_cpu = || cpu_seconds(std::process::id());
+    let cpu = own_cpu()?;
+    let begun = Instant::now();
     let mut workers = JoinSet::new();
     for (number, connection, tally) in ready {
-        let plan = plan.clone();
-        let progress = progress.clone();
-        let path = path.clone();
         let worker = CrowdWorker {
-            plan,
-            progress,
-            path,
-            clock,
+            plan: plan.clone(),
+            progress: progress.clone(),
+            path: path.clone(),
+            begun,
             number,
             connection: Some(connection),
             tally,
@@ -109,19 +103,13 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
         workers.spawn(worker.work(next.clone()));
     }
     let parts = workers.join_all().await;
-    let elapsed = clock.begun.elapsed();
+    let seconds = begun.elapsed().as_secs_f64();
     let crowd = &plan.crowd;
-    let tally = Tally::sum(&progress, crowd.people(), elapsed, parts, |person| {
-        crowd.user_id(person)
-    });
+    let name = |person| crowd.user_id(person);
     Ok(Tally {
-        cpu_seconds: own_cpu() - cpu,
-        ..tally
+        cpu_seconds: own_cpu()? - cpu,
+        ..Tally::sum(&progress, crowd.people, seconds, parts, name)
     })
-}
-
-fn own_cpu() -> f64 {
-    cpu_seconds(std::process::id()).unwrap_or(0.0)
 }
 
 /// One connection and the answers that it got.
@@ -129,7 +117,7 @@ struct CrowdWorker {
     plan: Arc<CrowdPlan>,
     progress: Arc<CrowdProgress>,
     path: Arc<str>,
-    clock: CrowdClock,
+    begun: Instant,
     number: usize,
     connection: Option<Connection>,
     tally: ConnectionTally,
@@ -142,23 +130,46 @@ impl CrowdWorker {
             let Some(person) = self.plan.crowd.person(number) else {
                 return self.tally;
             };
-            let due = self.clock.turn(number).await;
+            let due = self.turn(number).await;
             self.tally.late += u64::from(due.elapsed() > LATE);
             self.ask_until_answered(person, due).await;
         }
     }
 
+    /// Waits until a request is due and returns the time from which its latency counts. The timer
+    /// has millisecond resolution, and late wake-ups count as latency, so latencies of an open loop
+    /// are up to 1 ms too high.
+    async fn turn(&self, number: usize) -> Instant {
+        let Some(rate) = self.plan.rate else {
+            return Instant::now();
+        };
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "numbers of requests are far below 2^52"
+        )]
+        let due = self.begun + Duration::from_secs_f64(number as f64 / rate);
+        if due > Instant::now() {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        due
+    }
+
     async fn ask_until_answered(&mut self, person: u32, due: Instant) {
-        let (name, value) = self.plan.identity.header(&self.plan.crowd, person);
+        let (name, value) = self.plan.header(person);
         let mut asked = due;
         loop {
-            let answer = self.ask((name, &value)).await;
+            let answer = self.ask((name, &value)).await.unwrap_or_else(|_| {
+                self.connection = None;
+                // The next attempt goes to a different process.
+                self.number += 1;
+                CrowdAnswer::no(AnswerKind::NoAnswer)
+            });
             self.tally.note(person, &answer, asked);
             self.progress.add(answer.kind);
             if !answer.kind.may_pass() {
                 return;
             }
-            if self.clock.begun.elapsed() > self.plan.patience {
+            if self.begun.elapsed() > self.plan.patience {
                 self.tally.gave_up += 1;
                 return;
             }
@@ -167,36 +178,19 @@ impl CrowdWorker {
         }
     }
 
-    async fn ask(&mut self, identity: (&str, &str)) -> CrowdAnswer {
-        let call = Call {
-            method: "POST",
-            path: &self.path,
-            headers: &[identity],
-            body: b"",
-        };
-        let connection = match &mut self.connection {
-            Some(connection) => Ok(connection),
-            None => Connection::open(self.plan.target(self.number))
-                .await
-                .map(|new| self.connection.insert(new)),
-        };
-        let answered = match connection {
-            Ok(connection) => connection.send(&call).await,
-            Err(error) => Err(error),
-        };
-        let Ok((status, body)) = answered else {
-            self.connection = None;
-            // The next attempt goes to a different process.
-            self.number += 1;
-            return CrowdAnswer::no(AnswerKind::NoAnswer);
-        };
+    async fn ask(&mut self, identity: (&str, &str)) -> Result<CrowdAnswer> {
+        if self.connection.is_none() {
+            let target = self.plan.target(self.number);
+            self.connection = Some(Connection::open(target).await?);
+        }
+        let connection = self.connection.as_mut().context("no connection")?;
+        let (status, body) = connection.post(&self.path, identity).await?;
         let answer = CrowdAnswer::read(status, body);
-        if matches!(answer.kind, AnswerKind::Refused | AnswerKind::Failed)
-            && self.tally.unclear.is_none()
-        {
+        let is_unclear = matches!(answer.kind, AnswerKind::Refused | AnswerKind::Failed);
+        if is_unclear && self.tally.unclear.is_none() {
             let body: String = String::from_utf8_lossy(body).chars().take(200).collect();
             self.tally.unclear = Some(format!("{status} {body}"));
         }
-        answer
+        Ok(answer)
     }
 }

@@ -1,29 +1,25 @@
-//! The load generator, tools to start and meter a system, and the load tool `rush`.
+//! The load generator, a launcher of the product's processes, the demo and `make run`.
 //!
 //! - [`generator`] lets a [`crowd`] claim over a bounded number of [`client`] connections and sums
-//!   up the answers in a [`tally`]; [`workload`] does so in a separate process.
-//! - [`rush`] is the load tool: it drives any running system and reports the answers.
-//! - [`rows`] checks whether every promise became a row.
+//!   up the answers in a [`tally`]; [`rush`] is the program around it, which also checks that every
+//!   promise has its [`rows`].
+//! - [`launch`] starts servers and processes, and [`installation`] is one set of settings on them.
 //! - [`local`] contains the whole system on this machine: the demo, and `make run`.
-//! - [`launch`] starts the product's processes on private servers; [`measure`] meters them.
 
 pub mod answer;
-pub mod ceiling;
 pub mod client;
-pub mod clock;
 pub mod crowd;
 pub mod generator;
 pub mod identity;
+pub mod installation;
 pub mod launch;
 pub mod local;
-pub mod measure;
 pub mod ops;
+pub mod process;
 pub mod rows;
 pub mod rush;
-pub mod table;
 pub mod tally;
 pub mod terminal;
-pub mod workload;
 
 use std::process::ExitCode;
 

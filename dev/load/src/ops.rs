@@ -1,164 +1,95 @@
-//! A client of the operators' routes: few requests, each on a new connection.
+//! A client of the operators' routes.
 
-use std::error::Error;
-use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use chrono::{DateTime, TimeDelta, Utc};
+use anyhow::{Context, Result, bail, ensure};
+use chrono::{TimeDelta, Utc};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::client::{Call, Connection, Target};
-
-/// HTTP's "409 Conflict": another pass is running.
-const CONFLICT: u16 = 409;
 const PASS_LIMIT: Duration = Duration::from_secs(60);
 
 /// A service and its ops token.
 #[derive(Debug, Clone)]
 pub struct Ops {
-    pub target: Target,
-    /// The ops token. Empty for routes without authentication.
-    pub token: String,
+    url: String,
+    token: String,
+    client: Client,
 }
 
-/// A response whose status is not 2xx.
-#[derive(Debug)]
-pub struct RefusedRequest {
-    path: String,
-    pub status: u16,
-    body: String,
-}
-
-impl RefusedRequest {
-    /// Returns the status of a refused request, or `None` for another error.
-    pub fn status_of(error: &anyhow::Error) -> Option<u16> {
-        error.downcast_ref::<Self>().map(|refused| refused.status)
-    }
-}
-
-impl fmt::Display for RefusedRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} was answered with {}: {}",
-            self.path,
-            self.status,
-            start_of(&self.body)
-        )
-    }
-}
-
-impl Error for RefusedRequest {}
-
-/// Every method except [`Ops::readiness`] fails if the response is not 2xx. The error contains the
+/// Every method except [`Ops::is_ready`] fails if the response is not 2xx. The error contains the
 /// status and the body.
 impl Ops {
-    /// Sends a `GET` and parses the response as JSON.
+    /// The token may be empty for routes without authentication.
+    pub fn new(url: &str, token: &str) -> Result<Self> {
+        Ok(Self {
+            url: url.to_owned(),
+            token: token.to_owned(),
+            client: Client::builder().no_proxy().build()?,
+        })
+    }
+
     pub async fn get(&self, path: &str) -> Result<Value> {
-        self.json(path, None).await
+        let text = self.get_text(path).await?;
+        serde_json::from_str(&text).with_context(|| format!("{path} is no JSON: {text:.300}"))
     }
 
-    /// Sends a `GET` and returns the response as text.
     pub async fn get_text(&self, path: &str) -> Result<String> {
-        self.text(path, None).await
+        let (status, body) = self.send(self.request(path, None)).await?;
+        ensure!(status.is_success(), "{path}: {status} {body:.300}");
+        Ok(body)
     }
 
-    /// Sends a `POST` with a JSON body and parses the response as JSON.
-    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.json(path, Some(&serde_json::to_vec(body)?)).await
+    /// Whether a service reports that it is ready, and works without limits.
+    pub async fn is_ready(&self) -> Result<bool> {
+        let (status, body) = self.send(self.request("/readyz", None)).await?;
+        let body: Value = serde_json::from_str(&body).unwrap_or_default();
+        Ok(status.is_success() && body["status"] == "ok")
     }
 
-    /// Returns whether a service is ready, and the body of its response.
-    pub async fn readiness(&self) -> Result<(bool, String)> {
-        let path = "/readyz";
-        match self.call(path, None).await? {
-            (200, body) => Ok((true, body)),
-            (503, body) => Ok((false, body)),
-            (status, body) => Err(RefusedRequest {
-                path: path.to_owned(),
-                status,
-                body,
-            }
-            .into()),
-        }
-    }
-
-    /// Creates a coupon with one drop that opens at `opens_at` and stays open for this period.
-    pub async fn make_coupon(
-        &self,
-        name: &str,
-        quantity: u32,
-        opens_at: DateTime<Utc>,
-        lasts: TimeDelta,
-    ) -> Result<Value> {
+    /// Creates a coupon with one drop that opens after this pause and stays open for six hours.
+    pub async fn make_coupon(&self, name: &str, quantity: u32, pause: TimeDelta) -> Result<i64> {
+        let opens_at = Utc::now() + pause;
+        let closes_at = opens_at + TimeDelta::hours(6);
         let body = json!({
             "name": name, "quantity": quantity, "once_per": "coupon", "waiting_list": 0,
-            "schedule": {"type": "once", "opens_at": opens_at, "closes_at": opens_at + lasts},
+            "schedule": {"type": "once", "opens_at": opens_at, "closes_at": closes_at},
         });
-        self.post("/v1/coupons", &body).await
+        let (status, made) = self.send(self.request("/v1/coupons", Some(&body))).await?;
+        let coupon: Value = serde_json::from_str(&made).unwrap_or_default();
+        let id = coupon["id"].as_i64();
+        id.with_context(|| format!("{} created no coupon: {status} {made:.300}", self.url))
     }
 
     /// Requests a pass and waits for its end. Waits for a running pass first.
     pub async fn reconcile(&self) -> Result<Value> {
         let begun = Instant::now();
-        loop {
-            let run = self.post("/v1/reconcile", &json!({"wait": true})).await;
-            match run {
-                Err(error) if RefusedRequest::status_of(&error) == Some(CONFLICT) => {}
-                run => return run,
+        let body = json!({"wait": true});
+        while begun.elapsed() < PASS_LIMIT {
+            let (status, run) = self
+                .send(self.request("/v1/reconcile", Some(&body)))
+                .await?;
+            if status != StatusCode::CONFLICT {
+                ensure!(status.is_success(), "the pass: {status} {run:.300}");
+                return Ok(serde_json::from_str(&run)?);
             }
-            ensure!(
-                begun.elapsed() < PASS_LIMIT,
-                "another pass has been running for {PASS_LIMIT:?}"
-            );
             sleep(Duration::from_millis(50)).await;
         }
+        bail!("another pass has been running for {PASS_LIMIT:?}")
     }
 
-    async fn json(&self, path: &str, body: Option<&[u8]>) -> Result<Value> {
-        let text = self.text(path, body).await?;
-        let value = serde_json::from_str(&text);
-        value.with_context(|| {
-            format!(
-                "{path} was answered with something that is not JSON: {}",
-                start_of(&text)
-            )
-        })
-    }
-
-    async fn text(&self, path: &str, body: Option<&[u8]>) -> Result<String> {
-        match self.call(path, body).await? {
-            (200..300, body) => Ok(body),
-            (status, body) => Err(RefusedRequest {
-                path: path.to_owned(),
-                status,
-                body,
-            }
-            .into()),
+    /// Creates a POST request with the body, or a GET request if there is none.
+    fn request(&self, path: &str, body: Option<&Value>) -> RequestBuilder {
+        let url = format!("{}{path}", self.url);
+        match body {
+            Some(body) => self.client.post(url).json(body),
+            None => self.client.get(url),
         }
     }
 
-    /// Sends a POST request with the body, or a GET request if there is none.
-    async fn call(&self, path: &str, body: Option<&[u8]>) -> Result<(u16, String)> {
-        let bearer = format!("Bearer {}", self.token);
-        let headers = [
-            ("authorization", bearer.as_str()),
-            ("content-type", "application/json"),
-        ];
-        let call = Call {
-            method: if body.is_some() { "POST" } else { "GET" },
-            path,
-            headers: &headers,
-            body: body.unwrap_or_default(),
-        };
-        let mut connection = Connection::open(&self.target).await?;
-        let (status, body) = connection.send(&call).await?;
-        Ok((status, String::from_utf8_lossy(body).into_owned()))
+    async fn send(&self, request: RequestBuilder) -> Result<(StatusCode, String)> {
+        let response = request.bearer_auth(&self.token).send().await?;
+        Ok((response.status(), response.text().await?))
     }
-}
-
-fn start_of(text: &str) -> String {
-    text.chars().take(300).collect()
 }

@@ -1,72 +1,76 @@
-//! Checks that each promise became a row with the promised drop and slot.
+//! Compares the rows in MySQL with the promises, without using the product's code.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use serde::Serialize;
-use tokio::time::sleep;
+use anyhow::{Context as _, Result};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
 
 use crate::answer::PromisedSlot;
-use crate::measure::{CountedRow, Database};
 
-const POLL: Duration = Duration::from_millis(50);
-/// Maximum number of users without a row who are named.
-const NAMED: usize = 20;
-
-/// Lists users who were promised a coupon but have no row with the promised drop and slot.
-#[allow(clippy::implicit_hasher, reason = "a tally has only this one")]
-pub fn unkept(promises: &HashMap<String, PromisedSlot>, rows: &[CountedRow]) -> BTreeSet<String> {
-    let rows: BTreeSet<(&str, i64, u32)> = rows
-        .iter()
-        .map(|row| (row.user_id.as_str(), row.promise.drop_id, row.promise.slot))
-        .collect();
-    let kept = |user_id: &str, promise: &PromisedSlot| {
-        rows.contains(&(user_id, promise.drop_id, promise.slot))
-    };
-    promises
-        .iter()
-        .filter(|(user_id, promise)| !kept(user_id, promise))
-        .map(|(user_id, _)| user_id.clone())
-        .collect()
+/// The rows of one coupon, compared with the promises.
+#[derive(Debug, Default)]
+pub struct Rows {
+    pub all: usize,
+    pub by_consumer: usize,
+    /// Number of rows on a slot above the quantity.
+    pub over_issued: usize,
+    /// Number of additional rows of the same user.
+    pub duplicates: usize,
+    /// Users who were promised a coupon but have no row with the promised drop and slot.
+    pub promised_without_row: BTreeSet<String>,
 }
 
-/// The rows of the coupon, compared with the promises.
-#[derive(Debug, Clone, Serialize)]
-pub struct RowCheck {
-    /// Number of rows of the coupon, including those from before this crowd.
-    pub rows: usize,
-    /// Number of users who were promised a coupon but have no row, or a row on a different slot.
-    pub promised_without_row: usize,
-    pub named: Vec<String>,
-    /// Time from the last answer until every user had a row. `None` if a row never appeared.
-    pub complete_after_ms: Option<u64>,
-}
-
-impl RowCheck {
-    /// Waits at most `limit` until every promise has its row.
-    pub async fn wait(
-        database: &mut Database,
+impl Rows {
+    #[allow(clippy::implicit_hasher, reason = "a tally has only this one")]
+    pub async fn read(
+        conn: &mut Conn,
         coupon: i64,
+        quantity: u32,
         promises: &HashMap<String, PromisedSlot>,
-        limit: Duration,
     ) -> Result<Self> {
-        let begun = Instant::now();
-        loop {
-            let rows = database.rows(coupon).await?;
-            let missing = unkept(promises, &rows);
-            let after = begun.elapsed();
-            if missing.is_empty() || after > limit {
-                return Ok(Self {
-                    rows: rows.len(),
-                    promised_without_row: missing.len(),
-                    complete_after_ms: missing
-                        .is_empty()
-                        .then(|| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
-                    named: missing.into_iter().take(NAMED).collect(),
-                });
+        let sql = "SELECT drop_id, slot, user_id, issued_by = 'consumer' FROM issued_coupons WHERE coupon_id = ?";
+        let rows: Vec<(i64, u32, String, bool)> = conn
+            .exec(sql, (coupon,))
+            .await
+            .context("the rows can't be read")?;
+        let mut read = Self {
+            all: rows.len(),
+            ..Self::default()
+        };
+        read.promised_without_row.extend(promises.keys().cloned());
+        let mut holders = BTreeSet::new();
+        for (drop_id, slot, user, by_consumer) in rows {
+            read.by_consumer += usize::from(by_consumer);
+            read.over_issued += usize::from(!(1..=quantity).contains(&slot));
+            if promises.get(&user) == Some(&PromisedSlot { drop_id, slot }) {
+                read.promised_without_row.remove(&user);
             }
-            sleep(POLL).await;
+            read.duplicates += usize::from(!holders.insert(user));
         }
+        Ok(read)
+    }
+
+    /// Whether the number of rows equals the quantity, with one per user, and every promise has its
+    /// row on its slot.
+    pub fn exact(&self, quantity: u32) -> bool {
+        self.all == quantity as usize
+            && self.over_issued + self.duplicates == 0
+            && self.promised_without_row.is_empty()
+    }
+
+    /// Returns the rows of a table for the terminal.
+    pub fn rows(&self) -> Vec<(String, String)> {
+        let counts = [
+            ("rows", self.all),
+            ("  by the consumer", self.by_consumer),
+            ("  by the reconciler", self.all - self.by_consumer),
+            ("promises without a row", self.promised_without_row.len()),
+            ("over-issued", self.over_issued),
+            ("duplicates", self.duplicates),
+        ];
+        counts
+            .map(|(what, count)| (what.to_owned(), count.to_string()))
+            .into()
     }
 }

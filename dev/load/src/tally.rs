@@ -1,21 +1,22 @@
 //! Counts the answers of a crowd as they arrive, and summarises them afterwards with every promise.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use strum::{EnumCount as _, VariantArray as _};
 use tokio::sync::Notify;
 
 use crate::answer::{AnswerKind, CrowdAnswer, PromisedSlot};
+use crate::terminal::{grouped, number};
 
 /// Live counts while the crowd claims, for the progress line and for waiting until a number of
 /// users is admitted.
 #[derive(Debug, Default)]
 pub struct CrowdProgress {
-    counts: [AtomicU64; AnswerKind::ALL.len()],
+    counts: [AtomicU64; AnswerKind::COUNT],
     moved: Notify,
     over: AtomicBool,
 }
@@ -33,8 +34,25 @@ impl CrowdProgress {
         self.counts[kind as usize].load(Ordering::Relaxed)
     }
 
-    pub fn total(&self) -> u64 {
-        AnswerKind::ALL.iter().map(|kind| self.count(*kind)).sum()
+    /// Returns the number of answers by kind. Kinds without answers are absent.
+    fn counts(&self) -> BTreeMap<AnswerKind, u64> {
+        let counts = AnswerKind::VARIANTS
+            .iter()
+            .map(|kind| (*kind, self.count(*kind)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Formats the progress line.
+    pub fn line(&self) -> String {
+        let counts = self.counts();
+        let shown = counts
+            .iter()
+            .map(|(kind, count)| format!("{kind} {}", grouped(*count)));
+        let total = grouped(counts.values().sum());
+        format!(
+            "{total} answers · {}",
+            shown.collect::<Vec<_>>().join(" · ")
+        )
     }
 
     /// Ends all waits, because no more users will be admitted.
@@ -62,8 +80,6 @@ pub(crate) struct ConnectionTally {
     winners: Histogram<u32>,
     others: Histogram<u32>,
     promises: Vec<(u32, AnswerKind, PromisedSlot)>,
-    denied: Vec<u32>,
-    not_queued: u64,
     pub(crate) late: u64,
     pub(crate) gave_up: u64,
     pub(crate) unclear: Option<String>,
@@ -75,8 +91,6 @@ impl ConnectionTally {
             winners: latencies(),
             others: latencies(),
             promises: Vec::new(),
-            denied: Vec::new(),
-            not_queued: 0,
             late: 0,
             gave_up: 0,
             unclear: None,
@@ -94,10 +108,6 @@ impl ConnectionTally {
         if let Some(promise) = answer.promise {
             self.promises.push((person, answer.kind, promise));
         }
-        if answer.kind == AnswerKind::SoldOut {
-            self.denied.push(person);
-        }
-        self.not_queued += u64::from(!answer.queued);
     }
 
     fn add(&mut self, other: Self) {
@@ -105,8 +115,6 @@ impl ConnectionTally {
         let _ = self.winners.add(other.winners);
         let _ = self.others.add(other.others);
         self.promises.extend(other.promises);
-        self.denied.extend(other.denied);
-        self.not_queued += other.not_queued;
         self.late += other.late;
         self.gave_up += other.gave_up;
         self.unclear = self.unclear.take().or(other.unclear);
@@ -125,7 +133,6 @@ fn latencies() -> Histogram<u32> {
 pub struct Latency {
     pub count: u64,
     pub p50_ms: f64,
-    pub p90_ms: f64,
     pub p99_ms: f64,
     pub p999_ms: f64,
     pub max_ms: f64,
@@ -134,17 +141,12 @@ pub struct Latency {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tally {
     pub people: u32,
-    /// Number of requests sent, including retries.
-    pub requests: u64,
     /// Seconds from the first request to the last response.
     pub seconds: f64,
+    /// Requests per second, including retries.
     pub per_second: f64,
     /// Number of answers by kind. Kinds without answers are absent.
     pub answers: BTreeMap<AnswerKind, u64>,
-    /// Number of users who were promised a coupon.
-    pub admitted: usize,
-    /// Number of promises that Kafka had not acknowledged.
-    pub not_queued: u64,
     /// Number of requests that were abandoned, because the coupon was unavailable, not open or
     /// unanswered until patience ran out.
     pub gave_up: u64,
@@ -153,33 +155,25 @@ pub struct Tally {
     pub late: u64,
     /// The first answer outside the contract, for diagnosis.
     pub unclear: Option<String>,
-    /// Latency of all answers. In an open loop it counts from the due time of the request.
-    pub latency: Latency,
-    /// Latency of `accepted`.
+    /// Latency of `accepted`. In an open loop it counts from the due time of the request.
     pub winners: Latency,
     /// Latency of all other answers.
     pub others: Latency,
     /// Contradictory answers: two slots for one user, one slot for two users, or a user who was
     /// admitted twice.
     pub contradictions: Vec<String>,
-    /// Number of users who were promised a coupon but also got `sold_out`.
-    pub holders_denied: u64,
     /// CPU seconds that this process used.
     pub cpu_seconds: f64,
     /// Every promise, by user ID.
-    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub promises: HashMap<String, PromisedSlot>,
-    /// Users who got `accepted`, and not only `already_claimed`.
-    #[serde(default, skip_serializing_if = "HashSet::is_empty")]
-    pub accepted: HashSet<String>,
 }
 
 impl Tally {
-    /// Summarises the counts of all connections over `elapsed`. `name` returns the ID of a user.
+    /// Summarises the counts of all connections. `name` returns the ID of a user.
     pub(crate) fn sum(
         progress: &CrowdProgress,
         people: u32,
-        elapsed: Duration,
+        seconds: f64,
         parts: Vec<ConnectionTally>,
         name: impl Fn(u32) -> String,
     ) -> Self {
@@ -187,81 +181,79 @@ impl Tally {
         for part in parts {
             all.add(part);
         }
-        let denied: HashSet<u32> = all.denied.into_iter().collect();
         let mut ledger = PromiseLedger::default();
         for (person, kind, promise) in all.promises {
-            ledger.note(person, kind, promise);
+            ledger.note(&name(person), kind, promise);
         }
-        let mut latency = all.winners.clone();
-        let _ = latency.add(&all.others);
-        let requests = progress.total();
-        let seconds = elapsed.as_secs_f64();
+        let answers = progress.counts();
+        #[allow(clippy::cast_precision_loss, reason = "a rate for display")]
+        let per_second = answers.values().sum::<u64>() as f64 / seconds.max(1e-6);
         Self {
             people,
-            requests,
             seconds,
-            #[allow(clippy::cast_precision_loss, reason = "a rate for display")]
-            per_second: requests as f64 / seconds.max(1e-6),
-            answers: AnswerKind::ALL
-                .map(|kind| (kind, progress.count(kind)))
-                .into_iter()
-                .filter(|(_, n)| *n > 0)
-                .collect(),
-            admitted: ledger.promises.len(),
-            not_queued: all.not_queued,
+            per_second,
+            answers,
             gave_up: all.gave_up,
             late: all.late,
             unclear: all.unclear,
-            latency: Latency::of(&latency),
             winners: Latency::of(&all.winners),
             others: Latency::of(&all.others),
-            contradictions: ledger.contradictions(&name),
-            holders_denied: ledger
-                .promises
-                .keys()
-                .filter(|person| denied.contains(*person))
-                .count() as u64,
+            contradictions: ledger.contradictions(),
             cpu_seconds: 0.0,
-            accepted: ledger.accepted.keys().map(|person| name(*person)).collect(),
-            promises: ledger
-                .promises
-                .iter()
-                .map(|(person, promise)| (name(*person), *promise))
-                .collect(),
+            promises: ledger.promises,
         }
     }
 
-    pub fn count(&self, kind: AnswerKind) -> u64 {
-        self.answers.get(&kind).copied().unwrap_or(0)
+    /// Returns the number of answers with one of these kinds.
+    pub fn count(&self, kinds: &[AnswerKind]) -> u64 {
+        kinds.iter().filter_map(|kind| self.answers.get(kind)).sum()
     }
 
-    /// Fails unless every request was accepted.
-    pub fn everyone_won(&self) -> Result<()> {
-        ensure!(
-            self.count(AnswerKind::Accepted) == self.requests,
-            "not everyone won: {:?}",
-            self.answers
+    pub fn requests(&self) -> u64 {
+        self.answers.values().sum()
+    }
+
+    /// Whether every user got a final answer, every answer was understood, and no two contradict
+    /// each other.
+    pub fn good(&self) -> bool {
+        let unclear = self.count(&[AnswerKind::Failed, AnswerKind::Refused]);
+        unclear + self.gave_up == 0 && self.contradictions.is_empty()
+    }
+
+    /// Returns the rows of a table for the terminal.
+    pub fn rows(&self) -> Vec<(String, String)> {
+        let mut rows = Vec::new();
+        let mut row = |what: &str, value: String| rows.push((what.to_owned(), value));
+        row("users who claimed", grouped(self.people.into()));
+        row("requests", grouped(self.requests()));
+        let build = if cfg!(debug_assertions) {
+            " (an unoptimized build)"
+        } else {
+            ""
+        };
+        let rate = number(self.per_second);
+        row(
+            "took",
+            format!("{:.1} s, {rate} per second{build}", self.seconds),
         );
-        Ok(())
-    }
-
-    /// Counts the answers that a healthy system does not give.
-    pub fn unhealthy(&self) -> u64 {
-        [
-            AnswerKind::Failed,
-            AnswerKind::NoAnswer,
-            AnswerKind::Refused,
-            AnswerKind::Unavailable,
-        ]
-        .map(|kind| self.count(kind))
-        .iter()
-        .sum()
-    }
-
-    /// Drops the user IDs, which a report does not need.
-    pub fn forget_names(&mut self) {
-        self.promises.clear();
-        self.accepted.clear();
+        let cores = self.cpu_seconds / self.seconds.max(1e-6);
+        row("cores that this tool used", number(cores));
+        for (who, latency) in [("winners", &self.winners), ("all others", &self.others)] {
+            if latency.count > 0 {
+                let what = format!("latency p50 · p99 · p99.9 · max, {who}");
+                row(&what, latency.to_string());
+            }
+        }
+        for (kind, count) in &self.answers {
+            row(&format!("answered {kind}"), grouped(*count));
+        }
+        row("users with a promise", grouped(self.promises.len() as u64));
+        row("requests given up", grouped(self.gave_up));
+        row(
+            "contradictory answers",
+            grouped(self.contradictions.len() as u64),
+        );
+        rows
     }
 }
 
@@ -275,7 +267,6 @@ impl Latency {
         Self {
             count: histogram.len(),
             p50_ms: at(0.5),
-            p90_ms: at(0.9),
             p99_ms: at(0.99),
             p999_ms: at(0.999),
             max_ms: at(1.0),
@@ -283,45 +274,53 @@ impl Latency {
     }
 }
 
+impl std::fmt::Display for Latency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            p50_ms,
+            p99_ms,
+            p999_ms,
+            max_ms,
+            ..
+        } = self;
+        write!(
+            f,
+            "{p50_ms:.1} · {p99_ms:.1} · {p999_ms:.1} · {max_ms:.1} ms"
+        )
+    }
+}
+
 /// All promises of all connections.
 #[derive(Default)]
 struct PromiseLedger {
-    promises: HashMap<u32, PromisedSlot>,
-    accepted: HashMap<u32, u32>,
-    two_slots: Vec<(u32, PromisedSlot, PromisedSlot)>,
+    promises: HashMap<String, PromisedSlot>,
+    accepted: HashMap<String, u32>,
+    found: Vec<String>,
 }
 
 impl PromiseLedger {
-    fn note(&mut self, person: u32, kind: AnswerKind, promise: PromisedSlot) {
-        let first = *self.promises.entry(person).or_insert(promise);
-        if first != promise {
-            self.two_slots.push((person, first, promise));
-        }
+    fn note(&mut self, user: &str, kind: AnswerKind, promise: PromisedSlot) {
         if kind == AnswerKind::Accepted {
-            *self.accepted.entry(person).or_default() += 1;
+            *self.accepted.entry(user.to_owned()).or_default() += 1;
+        }
+        let first = *self.promises.entry(user.to_owned()).or_insert(promise);
+        if first != promise {
+            let slots = [first.slot, promise.slot];
+            self.found
+                .push(format!("{user} was promised slots {slots:?}"));
         }
     }
 
-    fn contradictions(&self, name: impl Fn(u32) -> String) -> Vec<String> {
-        let mut found = Vec::new();
-        for (person, first, second) in &self.two_slots {
-            found.push(format!(
-                "{} was promised slot {} and slot {}",
-                name(*person),
-                first.slot,
-                second.slot
-            ));
+    fn contradictions(&self) -> Vec<String> {
+        let mut found = self.found.clone();
+        for (user, times) in self.accepted.iter().filter(|(_, times)| **times > 1) {
+            found.push(format!("{user} was accepted {times} times"));
         }
-        for (person, times) in self.accepted.iter().filter(|(_, times)| **times > 1) {
-            found.push(format!("{} was accepted {times} times", name(*person)));
-        }
-        let mut holders: HashMap<PromisedSlot, u32> = HashMap::new();
-        for (person, promise) in &self.promises {
-            if let Some(other) = holders.insert(*promise, *person) {
+        let mut holders: HashMap<PromisedSlot, &str> = HashMap::new();
+        for (user, promise) in &self.promises {
+            if let Some(other) = holders.insert(*promise, user) {
                 found.push(format!(
-                    "{} and {} were both promised slot {}",
-                    name(other),
-                    name(*person),
+                    "slot {} was promised to {other} and {user}",
                     promise.slot
                 ));
             }
@@ -337,67 +336,40 @@ mod tests {
 
     fn tally(yes: &[(u32, AnswerKind, u32)]) -> Tally {
         let mut part = ConnectionTally::new();
-        let begun = Instant::now();
         for (person, kind, slot) in yes {
             let promise = Some(PromisedSlot {
                 drop_id: 1,
                 slot: *slot,
             });
-            part.note(
-                *person,
-                &CrowdAnswer {
-                    kind: *kind,
-                    promise,
-                    queued: true,
-                },
-                begun,
-            );
+            let answer = CrowdAnswer {
+                kind: *kind,
+                promise,
+            };
+            part.note(*person, &answer, Instant::now());
         }
-        Tally::sum(
-            &CrowdProgress::default(),
-            9,
-            Duration::from_secs(1),
-            vec![part],
-            |person| format!("p{person}"),
-        )
+        let name = |person| format!("p{person}");
+        Tally::sum(&CrowdProgress::default(), 9, 1.0, vec![part], name)
     }
 
     #[test]
-    fn repeated_promise_is_not_a_contradiction() {
-        let tally = tally(&[
-            (1, AnswerKind::AlreadyClaimed, 5),
-            (1, AnswerKind::Accepted, 5),
-            (2, AnswerKind::Accepted, 6),
-        ]);
-        assert_eq!(tally.contradictions, Vec::<String>::new());
-        assert_eq!(tally.admitted, 2);
-        assert_eq!(
-            tally.promises["p1"],
-            PromisedSlot {
-                drop_id: 1,
-                slot: 5
-            }
-        );
-        assert_eq!(
-            (tally.latency.count, tally.winners.count, tally.others.count),
-            (3, 2, 1)
-        );
-        assert_eq!(tally.accepted, ["p1", "p2"].map(String::from).into());
-    }
-
-    #[test]
-    fn lists_contradictions() {
-        let two_slots = tally(&[
-            (1, AnswerKind::Accepted, 5),
-            (1, AnswerKind::AlreadyClaimed, 6),
-        ]);
-        assert_eq!(
-            two_slots.contradictions,
-            ["p1 was promised slot 5 and slot 6"]
-        );
-        let twice = tally(&[(1, AnswerKind::Accepted, 5), (1, AnswerKind::Accepted, 5)]);
-        assert_eq!(twice.contradictions, ["p1 was accepted 2 times"]);
-        let shared = tally(&[(1, AnswerKind::Accepted, 5), (2, AnswerKind::Accepted, 5)]);
+    fn lists_contradictions_but_no_repeated_promise() {
+        use AnswerKind::{Accepted, AlreadyClaimed};
+        for (yes, expected) in [
+            ([(1, AlreadyClaimed, 5), (1, Accepted, 5)], ""),
+            ([(1, Accepted, 5), (2, Accepted, 6)], ""),
+            (
+                [(1, Accepted, 5), (1, AlreadyClaimed, 6)],
+                "p1 was promised slots [5, 6]",
+            ),
+            (
+                [(1, Accepted, 5), (1, Accepted, 5)],
+                "p1 was accepted 2 times",
+            ),
+        ] {
+            assert_eq!(tally(&yes).contradictions.concat(), expected);
+        }
+        let shared = tally(&[(1, Accepted, 5), (2, AlreadyClaimed, 5)]);
         assert_eq!(shared.contradictions.len(), 1);
+        assert_eq!((shared.winners.count, shared.others.count), (1, 1));
     }
 }

@@ -1,66 +1,27 @@
-//! Progress output: steps, and a line that is redrawn on a terminal. Without a terminal, a new line
-//! is printed every two seconds.
+//! Steps, progress, numbers and tables for the terminal.
 
-use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
-use rustix::termios::tcgetwinsize;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, Table};
 
-const REDRAW: Duration = Duration::from_millis(100);
-const PLAIN_EVERY: Duration = Duration::from_secs(2);
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
+/// Lines of progress, one every two seconds.
 #[derive(Debug)]
-pub struct ProgressLine {
-    terminal: bool,
-    last: Option<Instant>,
-    open: bool,
-}
+pub struct Progress(Instant);
 
-impl Default for ProgressLine {
+impl Default for Progress {
     fn default() -> Self {
-        Self::new()
+        Self(Instant::now())
     }
 }
 
-impl ProgressLine {
-    pub fn new() -> Self {
-        Self {
-            terminal: stderr().is_terminal(),
-            last: None,
-            open: false,
-        }
-    }
-
-    /// Shows the line, unless the previous one was shown very recently.
-    pub fn show(&mut self, line: &str) {
-        let pause = if self.terminal { REDRAW } else { PLAIN_EVERY };
-        if self.last.is_some_and(|last| last.elapsed() < pause) {
-            return;
-        }
-        self.last = Some(Instant::now());
-        self.write(line);
-    }
-
-    /// Shows the line and moves on to the next.
-    pub fn finish(&mut self, line: &str) {
-        self.write(line);
-        if self.open {
-            eprintln!();
-        }
-        self.open = false;
-        self.last = None;
-    }
-
-    fn write(&mut self, line: &str) {
-        if self.terminal {
-            // A wrapped line could not be redrawn.
-            let columns = tcgetwinsize(stderr()).map_or(80, |size| usize::from(size.ws_col));
-            let line: String = line.chars().take(columns.saturating_sub(1)).collect();
-            eprint!("\r\x1b[2K{line}");
-            let _ = stderr().flush();
-            self.open = true;
-        } else {
-            eprintln!("{line}");
+impl Progress {
+    pub fn show(&mut self, line: impl FnOnce() -> String) {
+        if self.0.elapsed() >= PROGRESS_EVERY {
+            self.0 = Instant::now();
+            eprintln!("{}", line());
         }
     }
 }
@@ -68,6 +29,19 @@ impl ProgressLine {
 /// Prints a step that begins or has ended.
 pub fn step(text: impl std::fmt::Display) {
     eprintln!("[firstcome] {text}");
+}
+
+/// Formats a table of two columns: name and value.
+pub fn table(rows: impl IntoIterator<Item = (String, String)>) -> String {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY);
+    for (what, value) in rows {
+        table.add_row([what, value]);
+    }
+    if let Some(values) = table.column_mut(1) {
+        values.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
 }
 
 /// Formats a number with grouped thousands, as in 10,000.
@@ -96,37 +70,5 @@ pub fn number(value: f64) -> String {
         v if v >= 100.0 || v.fract() == 0.0 => format!("{v:.0}"),
         v if v >= 10.0 => format!("{v:.1}"),
         v => format!("{v:.2}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn formats_numbers_with_significant_digits() {
-        let cases = [
-            (0.0, "0"),
-            (0.123, "0.12"),
-            (12.34, "12.3"),
-            (123.4, "123"),
-            (12_345.6, "12,346"),
-            (-3.5, "-3.50"),
-        ];
-        for (value, text) in cases {
-            assert_eq!(number(value), text);
-        }
-    }
-
-    #[test]
-    fn groups_thousands() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1_000, "1,000"),
-            (1_234_567, "1,234,567"),
-        ] {
-            assert_eq!(grouped(number), text);
-        }
     }
 }

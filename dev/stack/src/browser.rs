@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -38,31 +38,24 @@ impl ServerKind for BrowserOptions {
 
     fn command(&self, instance: &Instance) -> Result<CommandLine> {
         // Browsers keep their profiles in the temporary folder, which is deleted with this server.
-        let temporary = format!("TMPDIR={}", instance.data.display());
-        let port = format!("--port={}", instance.port());
-        Ok([
-            "env",
-            &temporary,
-            "chromedriver",
-            &port,
-            "--log-level=WARNING",
-        ]
-        .map(Into::into)
-        .into())
+        let words = [
+            "env".to_owned(),
+            format!("TMPDIR={}", instance.data.display()),
+            "chromedriver".to_owned(),
+            format!("--port={}", instance.port()),
+            "--log-level=WARNING".to_owned(),
+        ];
+        Ok(words.map(Into::into).into())
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {
         let mut connection = TcpStream::connect(("127.0.0.1", instance.port())).await?;
-        connection
-            .write_all(b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-            .await?;
-        let mut answer = [0; 2_048];
+        let request = b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+        connection.write_all(request).await?;
+        let mut answer = vec![0; 2_048];
         let length = connection.read(&mut answer).await?;
         let answer = String::from_utf8_lossy(&answer[..length]);
-        if answer.contains("\"ready\":true") {
-            Ok(())
-        } else {
-            bail!("/status was answered with {answer:?}")
-        }
+        ensure!(answer.contains("\"ready\":true"), "/status: {answer:?}");
+        Ok(())
     }
 }

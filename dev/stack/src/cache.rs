@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::progress;
+use crate::fetch::step;
 
 /// `$FIRSTCOME_CACHE`, otherwise `$XDG_CACHE_HOME/firstcome`, otherwise `~/.cache/firstcome`.
 fn folder() -> Result<PathBuf> {
@@ -24,11 +24,8 @@ fn folder() -> Result<PathBuf> {
 
 /// Takes a lock in the cache folder, so that one process fetches while the others wait.
 pub(crate) fn lock(name: &str) -> Result<File> {
-    lock_in(&folder()?, name)
-}
-
-fn lock_in(folder: &Path, name: &str) -> Result<File> {
-    fs::create_dir_all(folder)
+    let folder = folder()?;
+    fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make the cache folder {}", folder.display()))?;
     let file = File::options()
         .create(true)
@@ -36,7 +33,7 @@ fn lock_in(folder: &Path, name: &str) -> Result<File> {
         .write(true)
         .open(folder.join(format!("{name}.lock")))?;
     if file.try_lock().is_err() {
-        progress::step(name, "waiting for another fetch to end");
+        step(name, "waiting for another fetch to end");
         file.lock()?;
     }
     Ok(file)
@@ -47,20 +44,17 @@ fn lock_in(folder: &Path, name: &str) -> Result<File> {
 /// The folder is filled under a temporary name and then renamed, so a folder that exists is
 /// complete.
 pub(crate) fn get(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    get_in(&folder()?, name, fill)
-}
-
-fn get_in(folder: &Path, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let folder = folder()?;
     let wanted = folder.join(name);
     if wanted.exists() {
         return Ok(wanted);
     }
-    let _lock = lock_in(folder, name)?;
+    let _lock = lock(name)?;
     if wanted.exists() {
         return Ok(wanted);
     }
     let prefix = format!("{name}.part-");
-    remove_interrupted(folder, &prefix)?;
+    remove_interrupted(&folder, &prefix)?;
     // The name is new each time, because a tool that outlives an interrupted fetch keeps writing to
     // the old one.
     let part = folder.join(format!("{prefix}{:08x}", rand::random::<u32>()));
@@ -78,50 +72,4 @@ fn remove_interrupted(folder: &Path, prefix: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use super::*;
-
-    #[test]
-    fn interrupted_fetch_is_repeated_and_its_files_are_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let interrupted = get_in(folder.path(), "thing", |part| {
-            fs::write(part.join("half"), "").unwrap();
-            anyhow::bail!("interrupted")
-        });
-        assert!(interrupted.is_err());
-        let dir = get_in(folder.path(), "thing", |part| {
-            Ok(fs::write(part.join("whole"), "")?)
-        })
-        .unwrap();
-        assert!(dir.join("whole").exists() && !dir.join("half").exists());
-        let mut names: Vec<_> = fs::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["thing", "thing.lock"]);
-    }
-
-    #[test]
-    fn only_one_of_several_callers_fetches() {
-        let folder = tempfile::tempdir().unwrap();
-        let fetched = AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    let fill = |_: &Path| {
-                        fetched.fetch_add(1, Ordering::SeqCst);
-                        Ok(())
-                    };
-                    get_in(folder.path(), "thing", fill).unwrap()
-                });
-            }
-        });
-        assert_eq!(fetched.into_inner(), 1);
-    }
 }

@@ -1,13 +1,20 @@
 //! Certificates that are generated for one run: valid, expired, and signed by a foreign authority.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
     date_time_ymd,
 };
+
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::temp_dir::TempDirGuard;
 
@@ -50,8 +57,17 @@ impl CertificateFolder {
         self.file(name).display().to_string()
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.dir()
+    /// Returns the TLS side of a server with this certificate.
+    pub fn acceptor(&self, name: &str) -> Result<TlsAcceptor> {
+        let certificate = CertificateDer::from_pem_file(self.file(&format!("{name}.pem")))?;
+        let key = PrivateKeyDer::from_pem_file(self.file(&format!("{name}.key")))?;
+        // Names the provider explicitly, because a process may have no default provider.
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let config = config
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -17,7 +17,7 @@ use crate::server::{Instance, Server, ServerKind};
 /// Options for starting Kafka.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
-    /// The ports of up to four proxies on 127.0.0.1. They are advertised instead of the server's
+    /// The ports of up to three proxies on 127.0.0.1. They are advertised instead of the server's
     /// ports, so that clients that connect through a proxy keep using it.
     pub advertised_ports: Vec<u16>,
     /// Additional properties of `server.properties`, which take precedence.
@@ -112,8 +112,8 @@ impl KafkaOptions {
 
 impl ServerKind for KafkaOptions {
     const NAME: &'static str = "kafka";
-    /// Four client listeners, and the controller.
-    const PORTS: usize = 5;
+    /// Three client listeners, and the controller.
+    const PORTS: usize = 4;
 
     fn prepare(&self, instance: &Instance) -> Result<()> {
         let template = fetch::kafka()?.log_template()?;

@@ -1,20 +1,14 @@
 //! Three Kafka nodes in one cluster: each is a broker and a voter of the controller quorum.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::kafka::{KafkaOptions, KafkaServer};
 use crate::kafka_node::KafkaNode;
-use crate::kafka_wire;
 use crate::ports::ReservedPort;
-use crate::wait::within;
 
 const BROKERS: usize = 3;
-
-/// Time limit until a broker that was dead or frozen counts as alive again.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// A private Kafka with three brokers.
 #[derive(Debug)]
@@ -43,23 +37,6 @@ impl KafkaCluster {
         Ok(Self {
             brokers: [first, second, third],
         })
-    }
-
-    /// Waits until each broker lists all three as alive, because topics are created only on live
-    /// brokers.
-    pub async fn wait_until_whole(&self) -> Result<()> {
-        within(LIMIT, async || {
-            for broker in &self.brokers {
-                let known = kafka_wire::brokers(broker.port()).await?;
-                ensure!(
-                    known.len() == BROKERS,
-                    "the broker at port {} knows {known:?}",
-                    broker.port()
-                );
-            }
-            Ok(())
-        })
-        .await
     }
 
     /// Returns all three addresses for `bootstrap.servers`.

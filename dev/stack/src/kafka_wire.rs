@@ -69,16 +69,3 @@ async fn ask(port: u16, request: &[u8]) -> Result<Vec<u8>> {
     connection.read_exact(&mut answer).await?;
     Ok(answer)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parses_brokers_with_and_without_a_rack() {
-        let answer =
-            b"\0\0\0\x07\0\0\0\x02\0\0\0\x01\0\x01a\0\0\x23\x84\xff\xff\0\0\0\x03\0\x02bc\0\0\x23\x85\0\x01r\0\0\0\x01";
-        assert_eq!(broker_ids(answer), Some(vec![1, 3]));
-        assert_eq!(broker_ids(&answer[..20]), None);
-    }
-}

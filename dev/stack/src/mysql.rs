@@ -251,25 +251,3 @@ impl ServerKind for MysqlOptions {
         .map(drop)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn inserts_a_database_name_between_host_and_parameters() {
-        for (url, expected) in [
-            (
-                "mysql://root@127.0.0.1:3306/",
-                "mysql://root@127.0.0.1:3306/x",
-            ),
-            (
-                "mysql://root@127.0.0.1:3306",
-                "mysql://root@127.0.0.1:3306/x",
-            ),
-            ("mysql://u:p@host/old?ssl=1", "mysql://u:p@host/x?ssl=1"),
-        ] {
-            assert_eq!(with_database(url, "x"), expected);
-        }
-    }
-}

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -13,34 +13,15 @@ use crate::server::{Instance, Server, ServerKind};
 
 /// Options for starting Redis. The default is the product's production setting: every write is on
 /// disk before it is acknowledged.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RedisOptions {
-    /// Whether an append-only file is kept. Default `true`.
-    pub appendonly: bool,
-    /// `always` (default), `everysec` or `no`.
-    pub appendfsync: String,
-    /// The eviction policy when memory is full. Default `noeviction`.
-    pub maxmemory_policy: String,
     /// The port of the master on 127.0.0.1, if this is a replica.
     pub replica_of: Option<u16>,
-    /// Additional arguments of `redis-server`, such as `["--maxmemory", "10mb"]`, which take
+    /// Additional arguments of `redis-server`, such as `["--appendonly", "no"]`, which take
     /// precedence.
     pub extra_args: Vec<String>,
     /// Environment variables in addition to the inherited ones.
     pub env: Vec<(&'static str, String)>,
-}
-
-impl Default for RedisOptions {
-    fn default() -> Self {
-        Self {
-            appendonly: true,
-            appendfsync: "always".into(),
-            maxmemory_policy: "noeviction".into(),
-            replica_of: None,
-            extra_args: Vec::new(),
-            env: Vec::new(),
-        }
-    }
 }
 
 /// The configuration file, initially empty. Arguments take precedence.
@@ -84,34 +65,22 @@ impl ServerKind for RedisOptions {
             "--dir".into(),
             instance.data.clone().into(),
         ]);
-        let port = instance.port().to_string();
+        let port = format!("--port {}", instance.port());
         let fixed = [
-            "--port",
-            &port,
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--enable-debug-command",
-            "local",
+            &*port,
+            "--bind 127.0.0.1",
+            "--enable-debug-command local",
+            "--appendonly yes",
+            "--appendfsync always",
+            "--maxmemory-policy noeviction",
+            // By default Redis stores a set of up to 128 members as a list, which each claim would
+            // search linearly.
+            "--zset-max-listpack-entries 0",
+            // By default a master waits five seconds for more replicas before it sends its data.
+            "--repl-diskless-sync-delay 0",
         ];
-        command.extend(fixed.map(Into::into));
-        command
-            .extend(["--appendonly", if self.appendonly { "yes" } else { "no" }].map(Into::into));
-        command.extend(
-            [
-                "--appendfsync",
-                &self.appendfsync,
-                "--maxmemory-policy",
-                &self.maxmemory_policy,
-            ]
-            .map(Into::into),
-        );
-        // By default Redis stores a set of up to 128 members as a list, which each claim would
-        // search linearly.
-        command.extend(["--zset-max-listpack-entries", "0"].map(Into::into));
-        // By default a master waits five seconds for more replicas before it sends its data.
-        command.extend(["--repl-diskless-sync-delay", "0"].map(Into::into));
+        let words = fixed.iter().flat_map(|option| option.split(' '));
+        command.extend(words.chain(["--save", ""]).map(Into::into));
         if let Some(port) = self.replica_of {
             command.extend(["--replicaof", &format!("127.0.0.1 {port}")].map(Into::into));
         }
@@ -125,12 +94,11 @@ impl ServerKind for RedisOptions {
         let mut answer = [0; 64];
         let length = connection.read(&mut answer).await?;
         // Redis answers -LOADING while it reads its append-only file.
-        if !answer[..length].starts_with(b"+PONG") {
-            bail!(
-                "PING was answered with {:?}",
-                String::from_utf8_lossy(&answer[..length])
-            );
-        }
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        ensure!(
+            answer.starts_with("+PONG"),
+            "PING was answered with {answer:?}"
+        );
         Ok(())
     }
 }

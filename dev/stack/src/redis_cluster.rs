@@ -1,34 +1,39 @@
-//! Redis Cluster: three primaries that share the slots, each with replicas.
+//! Redis Cluster: three primaries that share the slots, each with a replica.
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use ::redis::cmd;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use ::redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, cmd};
+use anyhow::{Context, Result, bail, ensure};
+use tokio::process::Command;
 
-use crate::cluster_place::{ClusterPlace, roles};
 use crate::ports::ReservedPort;
 use crate::redis::{RedisOptions, RedisServer};
-use crate::redis_group::{
-    FENCE, LIMIT, ask, ask_within, field, logs, replicates, together, urls, words,
-};
 use crate::wait::within;
 
-const PRIMARIES: usize = 3;
-const SLOTS: usize = 16_384;
+const NODES: usize = 6;
+
+/// Time limit until the cluster reaches its desired state.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Time limit of a response. A frozen server accepts connections and never responds.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Number of keys that one `MIGRATE` moves. The source serves no client meanwhile.
 const MOVED_AT_ONCE: usize = 100;
 const MOVE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Replicas per primary. A promoted replica has no replica and refuses writes (`NOREPLICAS`) until
-/// the killed primary is restarted and follows it.
-const REPLICAS: usize = 1;
-
-/// Time without a response after which a node counts as failed. A failover ends one to two seconds
-/// later. Redis's default is 15 s. The product requires that a failover takes longer than
-/// `min-replicas-max-lag`, which is 10 s here. That does not matter for a killed or frozen primary,
-/// which accepts no writes.
-const NODE_TIMEOUT_MS: &str = "2000";
+/// Arguments of a node: the product's requirement for a Redis with replicas (docs/decisions), and
+/// the time without a response after which a node counts as failed. A failover ends one to two
+/// seconds later. Redis's default is 15 s. The product requires that a failover takes longer than
+/// `min-replicas-max-lag`, which does not matter for a killed or frozen primary: it accepts no
+/// writes.
+const NODE: [&str; 5] = [
+    "--cluster-enabled yes",
+    "--cluster-announce-ip 127.0.0.1",
+    "--cluster-node-timeout 2000",
+    "--min-replicas-to-write 1",
+    "--min-replicas-max-lag 10",
+];
 
 /// A private Redis Cluster. Its nodes are [`RedisServer`]s that can be killed, frozen and restarted
 /// separately and keep their place in the cluster.
@@ -38,76 +43,59 @@ const NODE_TIMEOUT_MS: &str = "2000";
 #[derive(Debug)]
 pub struct RedisCluster {
     nodes: Vec<RedisServer>,
-    /// The IDs of the nodes in the cluster.
-    ids: Vec<String>,
-    buses: Vec<ReservedPort>,
+    _buses: Vec<ReservedPort>,
 }
 
 impl RedisCluster {
     /// Starts all nodes and waits until the cluster is complete. The first three are the primaries,
     /// with a third of the slots each, in order.
     pub async fn start() -> Result<Self> {
-        let count = PRIMARIES * (1 + REPLICAS);
-        let started = together((0..count).map(|_| start_node())).await?;
-        let (nodes, buses): (Vec<_>, Vec<_>) = started.into_iter().unzip();
-        let mut ids = Vec::with_capacity(count);
-        for node in &nodes {
-            ids.push(ask(node.port(), &words("CLUSTER MYID")).await?);
+        let mut nodes = Vec::new();
+        let mut buses = Vec::new();
+        for _ in 0..NODES {
+            let bus = ReservedPort::find()?;
+            let port = format!("--cluster-port {}", bus.number());
+            let words = NODE.iter().copied().chain([port.as_str()]);
+            let words = words.flat_map(|option| option.split(' '));
+            let options = RedisOptions {
+                extra_args: words.map(str::to_owned).collect(),
+                ..RedisOptions::default()
+            };
+            nodes.push(RedisServer::start(options).await?);
+            buses.push(bus);
         }
-        let cluster = Self { nodes, ids, buses };
-        cluster
-            .join()
-            .await
-            .context("the Redis nodes do not form a cluster")?;
+        let mut create = Command::new("redis-cli");
+        create.args([
+            "--cluster",
+            "create",
+            "--cluster-replicas",
+            "1",
+            "--cluster-yes",
+        ]);
+        create.args(
+            nodes
+                .iter()
+                .map(|node| format!("127.0.0.1:{}", node.port())),
+        );
+        let created = create.stdin(Stdio::null()).output().await?;
+        let said = String::from_utf8_lossy(&created.stdout);
+        ensure!(
+            created.status.success(),
+            "the nodes form no cluster: {said}"
+        );
+        let cluster = Self {
+            nodes,
+            _buses: buses,
+        };
+        cluster.wait_until_whole().await?;
         Ok(cluster)
-    }
-
-    async fn join(&self) -> Result<()> {
-        let (primaries, replicas) = self.nodes.split_at(PRIMARIES);
-        for (at, node) in primaries.iter().enumerate() {
-            let first = at * SLOTS / PRIMARIES;
-            let last = (at + 1) * SLOTS / PRIMARIES - 1;
-            // With the same epoch, the nodes would have to resolve the conflict one after the
-            // other.
-            self.tell(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", at + 1))
-                .await?;
-            self.tell(node, &format!("CLUSTER ADDSLOTSRANGE {first} {last}"))
-                .await?;
-        }
-        for (node, bus) in self.nodes.iter().zip(&self.buses).skip(1) {
-            let meet = format!("CLUSTER MEET 127.0.0.1 {} {}", node.port(), bus.number());
-            self.tell(&self.nodes[0], &meet).await?;
-        }
-        within(LIMIT, async || self.all_know_all().await).await?;
-        for (at, node) in replicas.iter().enumerate() {
-            self.tell(
-                node,
-                &format!("CLUSTER REPLICATE {}", self.ids[at % PRIMARIES]),
-            )
-            .await?;
-        }
-        self.wait_until_whole().await
-    }
-
-    async fn all_know_all(&self) -> Result<()> {
-        for node in &self.nodes {
-            let known: String = ask(node.port(), &words("CLUSTER NODES")).await?;
-            ensure!(
-                self.ids.iter().all(|id| known.contains(id)),
-                "port {} does not know all nodes yet",
-                node.port()
-            );
-        }
-        Ok(())
     }
 
     /// Waits until every node runs and has its place: all slots are served, all nodes agree on the
     /// roles, no node counts as failed, every replica has its primary's data, and every primary
     /// accepts writes.
     pub async fn wait_until_whole(&self) -> Result<()> {
-        within(LIMIT, async || self.is_whole().await)
-            .await
-            .map_err(|error| self.explain(&error))
+        within(LIMIT, async || self.is_whole().await).await
     }
 
     async fn is_whole(&self) -> Result<()> {
@@ -126,14 +114,18 @@ impl RedisCluster {
                 agreed.get_or_insert_with(|| roles.clone()) == &roles,
                 "port {port} sees another cluster"
             );
-            replicates(node).await?;
+            let info: String = ask(port, &words("INFO replication")).await?;
+            let is_linked = field(&info, "master_link_status") == Some("up");
+            let has_replica = field(&info, "min_slaves_good_slaves").is_some_and(|n| n != "0");
+            ensure!(is_linked || has_replica, "port {port} does not replicate");
         }
         Ok(())
     }
 
     /// Returns the addresses of all nodes in the format of `REDIS_URL`.
     pub fn urls(&self) -> String {
-        urls(&self.nodes)
+        let urls: Vec<_> = self.nodes.iter().map(RedisServer::url).collect();
+        urls.join(",")
     }
 
     /// Returns the product's settings for this cluster.
@@ -165,39 +157,32 @@ impl RedisCluster {
         self.primary_of_slot(self.slot_of(key).await?).await
     }
 
-    /// Returns the current primary of a slot.
+    /// Returns the current primary of a slot. If two nodes claim it, the one with the higher epoch
+    /// owns it.
     pub async fn primary_of_slot(&self, slot: u16) -> Result<&RedisServer> {
         let places = self.places().await;
-        let claims = places.into_iter().filter(|(_, place)| place.serves(slot));
+        let claims = places.iter().filter(|(_, place)| place.serves(slot));
         let newest = claims.max_by_key(|(_, place)| place.epoch);
-        newest
-            .map(|(node, _)| node)
-            .with_context(|| format!("no primary of slot {slot} answers"))
+        let newest = newest.with_context(|| format!("no primary of slot {slot} answers"))?;
+        Ok(newest.0)
     }
 
     /// Promotes a replica of a key's primary, which becomes a replica, and waits until every node
     /// has its place.
     pub async fn fail_over(&self, key: &str) -> Result<()> {
-        let old = self.primary_of(key).await?;
-        let id = self.id(old)?;
+        let old = self.primary_of(key).await?.port();
+        let id = id(old).await?;
         let places = self.places().await;
-        let replica = places
-            .iter()
-            .find(|(_, place)| place.primary.as_deref() == Some(id));
+        let replica = places.iter().find(|(_, place)| place.primary == id);
         let (replica, _) = replica.context("the primary has no replica")?;
-        self.tell(replica, "CLUSTER FAILOVER").await?;
+        tell(replica, "CLUSTER FAILOVER").await?;
         within(LIMIT, async || {
-            let is_replaced = self.primary_of(key).await?.port() != old.port();
-            ensure!(is_replaced, "port {} is still the primary", old.port());
+            let is_replaced = self.primary_of(key).await?.port() != old;
+            ensure!(is_replaced, "port {old} is still the primary");
             Ok(())
         })
-        .await
-        .map_err(|error| self.explain(&error))?;
+        .await?;
         self.wait_until_whole().await
-    }
-
-    fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
-        anyhow!("{error:#}\n{}", logs(&self.nodes))
     }
 
     /// Moves a slot with its keys to another primary while clients continue. They are redirected
@@ -205,95 +190,140 @@ impl RedisCluster {
     /// some have moved are refused (`TRYAGAIN`). Can be called again after an error.
     pub async fn move_slot(&self, slot: u16, to: &RedisServer) -> Result<()> {
         let from = self.primary_of_slot(slot).await?;
-        let source = self.id(from)?;
-        let target = self.id(to)?;
+        let source = id(from.port()).await?;
+        let target = id(to.port()).await?;
         if source != target {
-            self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}"))
-                .await?;
-            self.tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}"))
-                .await?;
-            while self.move_some_keys(slot, from, to).await? {}
+            tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await?;
+            tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await?;
+            while move_some_keys(slot, from, to).await? {}
         }
         // The new owner is notified first. Otherwise the slot would have no owner for a moment.
         for node in [to, from] {
-            self.tell(node, &format!("CLUSTER SETSLOT {slot} NODE {target}"))
-                .await?;
+            tell(node, &format!("CLUSTER SETSLOT {slot} NODE {target}")).await?;
         }
         Ok(())
     }
 
-    /// Moves some keys of the slot. Returns false if there were none.
-    async fn move_some_keys(
-        &self,
-        slot: u16,
-        from: &RedisServer,
-        to: &RedisServer,
-    ) -> Result<bool> {
-        let some = format!("CLUSTER GETKEYSINSLOT {slot} {MOVED_AT_ONCE}");
-        let keys: Vec<Vec<u8>> = ask(from.port(), &words(&some)).await?;
-        if !keys.is_empty() {
-            let mut migrate = cmd("MIGRATE");
-            let limit_ms = u64::try_from(MOVE_LIMIT.as_millis())?;
-            migrate
-                .arg("127.0.0.1")
-                .arg(to.port())
-                .arg("")
-                .arg(0)
-                .arg(limit_ms)
-                .arg("KEYS")
-                .arg(&keys);
-            let () = ask_within(MOVE_LIMIT, from.port(), &migrate)
-                .await
-                .context("keys are not moved")?;
-        }
-        Ok(!keys.is_empty())
-    }
-
     /// Returns the places of the nodes that answer.
     async fn places(&self) -> Vec<(&RedisServer, ClusterPlace)> {
-        let asked: Vec<_> = self
-            .nodes
-            .iter()
-            .map(|node| (node, tokio::spawn(ClusterPlace::of(node.port()))))
-            .collect();
-        let mut places = Vec::with_capacity(asked.len());
-        for (node, place) in asked {
-            if let Ok(Ok(place)) = place.await {
-                places.push((node, place));
-            }
+        let ask = |node: &RedisServer| {
+            let port = node.port();
+            tokio::spawn(async move { ask(port, &words("CLUSTER NODES")).await })
+        };
+        let asked: Vec<_> = self.nodes.iter().map(|node| (node, ask(node))).collect();
+        let mut places = Vec::new();
+        for (node, answer) in asked {
+            let answer: Option<String> = answer.await.ok().and_then(Result::ok);
+            let place = answer.as_deref().and_then(ClusterPlace::read);
+            places.extend(place.map(|place| (node, place)));
         }
         places
     }
+}
 
-    fn id(&self, node: &RedisServer) -> Result<&str> {
-        let at = self.nodes.iter().position(|one| one.port() == node.port());
-        let id = at.and_then(|at| self.ids.get(at));
-        id.map(String::as_str)
-            .with_context(|| format!("port {} is no node of this cluster", node.port()))
+/// Moves some keys of the slot. Returns false if there were none.
+async fn move_some_keys(slot: u16, from: &RedisServer, to: &RedisServer) -> Result<bool> {
+    let some = format!("CLUSTER GETKEYSINSLOT {slot} {MOVED_AT_ONCE}");
+    let keys: Vec<Vec<u8>> = ask(from.port(), &words(&some)).await?;
+    if !keys.is_empty() {
+        let mut migrate = cmd("MIGRATE");
+        let limit_ms = u64::try_from(MOVE_LIMIT.as_millis())?;
+        migrate.arg("127.0.0.1").arg(to.port()).arg("").arg(0);
+        migrate.arg(limit_ms).arg("KEYS").arg(&keys);
+        let () = ask_within(MOVE_LIMIT, from.port(), &migrate).await?;
+    }
+    Ok(!keys.is_empty())
+}
+
+/// A node as it describes itself in `CLUSTER NODES`: `ID ADDRESS FLAGS PRIMARY PING PONG EPOCH LINK
+/// SLOT…`
+struct ClusterPlace {
+    /// The ID of the node's primary, or `-` if the node is a primary.
+    primary: String,
+    epoch: u64,
+    slots: Vec<(u16, u16)>,
+}
+
+impl ClusterPlace {
+    fn read(nodes: &str) -> Option<Self> {
+        let own = nodes.lines().find(|line| line.contains("myself"))?;
+        let words: Vec<&str> = own.split(' ').collect();
+        // `7` or `0-5460`. A migrating slot, in brackets, is also listed normally while the node
+        // still owns it.
+        let range = |word: &&str| {
+            let (first, last) = word.split_once('-').unwrap_or((word, word));
+            Some((first.parse().ok()?, last.parse().ok()?))
+        };
+        Some(Self {
+            primary: (*words.get(3)?).to_owned(),
+            epoch: words.get(6)?.parse().ok()?,
+            slots: words.iter().skip(8).filter_map(range).collect(),
+        })
     }
 
-    async fn tell(&self, node: &RedisServer, command: &str) -> Result<()> {
-        ask(node.port(), &words(command))
-            .await
-            .with_context(|| format!("to {command}"))
+    fn serves(&self, slot: u16) -> bool {
+        let ranges = self.slots.iter();
+        self.primary == "-"
+            && ranges
+                .copied()
+                .any(|(first, last)| (first..=last).contains(&slot))
     }
 }
 
-/// Starts a node and reserves its cluster bus port.
-async fn start_node() -> Result<(RedisServer, ReservedPort)> {
-    let bus = ReservedPort::find()?;
-    let bus_port = bus.number().to_string();
-    let cluster = [
-        ["--cluster-enabled", "yes"],
-        ["--cluster-config-file", "nodes.conf"],
-        ["--cluster-announce-ip", "127.0.0.1"],
-        ["--cluster-port", &bus_port],
-        ["--cluster-node-timeout", NODE_TIMEOUT_MS],
-    ];
-    let arguments = cluster.as_flattened().iter().chain(&FENCE);
-    let options = RedisOptions {
-        extra_args: arguments.map(|word| (*word).to_owned()).collect(),
-        ..RedisOptions::default()
+/// Returns the IDs, roles and slots of all nodes. Nodes that agree return equal lists.
+fn roles(nodes: &str) -> Vec<String> {
+    let role = |line: &str| {
+        let words = line.split(' ').enumerate();
+        let words = words.filter(|(at, _)| matches!(at, 0 | 3 | 8..));
+        words.map(|(_, word)| word).collect::<Vec<_>>().join(" ")
     };
-    Ok((RedisServer::start(options).await?, bus))
+    let mut roles: Vec<_> = nodes.lines().map(role).collect();
+    roles.sort();
+    roles
+}
+
+/// Returns a field of `INFO` or `CLUSTER INFO`.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim_end)
+}
+
+async fn id(port: u16) -> Result<String> {
+    ask(port, &words("CLUSTER MYID")).await
+}
+
+async fn tell(node: &RedisServer, command: &str) -> Result<()> {
+    ask(node.port(), &words(command))
+        .await
+        .with_context(|| format!("to {command}"))
+}
+
+/// Creates a command whose words contain no blanks.
+fn words(text: &str) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg(text.split(' ').collect::<Vec<_>>());
+    command
+}
+
+/// Sends one command on a new connection.
+async fn ask<T: FromRedisValue>(port: u16, command: &Cmd) -> Result<T> {
+    ask_within(ANSWER_LIMIT, port, command).await
+}
+
+/// Does the same as [`ask`], with a different timeout.
+async fn ask_within<T: FromRedisValue>(limit: Duration, port: u16, command: &Cmd) -> Result<T> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ANSWER_LIMIT))
+        .set_response_timeout(Some(limit));
+    let answer = async {
+        let client = Client::open(("127.0.0.1", port))?;
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        command.query_async(&mut connection).await
+    };
+    answer
+        .await
+        .with_context(|| format!("Redis at port {port}"))
 }

@@ -21,18 +21,14 @@ pub const USER: &str = KAFKA_USER;
 /// The password of this user.
 pub const PASSWORD: &str = KAFKA_PASSWORD;
 
-/// The servers, each with a second address that has an expired certificate.
+/// The servers and their certificates.
 pub struct SecureServers {
     pub certificates: CertificateFolder,
     redis: SecureRedis,
-    expired_redis: SecureRedis,
     mysql: MysqlServer,
-    /// The port of MySQL's administrative interface.
-    expired_mysql: ReservedPort,
     kafka: KafkaServer,
-    /// Listeners: plain text, login, client certificate, and login with an expired server
-    /// certificate.
-    kafka_ways: [FaultProxy; 4],
+    /// Listeners: plain text, login, and client certificate.
+    kafka_ways: [FaultProxy; 3],
 }
 
 /// Returns the value of `KAFKA_PROPERTIES` for a login over TLS.
@@ -43,19 +39,15 @@ pub fn kafka_login(mechanism: &str, user: &str) -> String {
 impl SecureServers {
     pub async fn start() -> Result<Self> {
         let certificates = tokio::task::spawn_blocking(CertificateFolder::make).await??;
-        let expired_mysql = ReservedPort::find()?;
-        let (redis, expired_redis, mysql, (kafka, kafka_ways)) = tokio::try_join!(
-            SecureRedis::start(&certificates, "server"),
-            SecureRedis::start(&certificates, "expired"),
-            mysql(&certificates, &expired_mysql),
+        let (redis, mysql, (kafka, kafka_ways)) = tokio::try_join!(
+            SecureRedis::start(&certificates),
+            mysql(&certificates),
             kafka(&certificates),
         )?;
         Ok(Self {
             certificates,
             redis,
-            expired_redis,
             mysql,
-            expired_mysql,
             kafka,
             kafka_ways,
         })
@@ -85,26 +77,10 @@ impl SecureServers {
         )
     }
 
-    /// Returns the URL of Redis with an expired certificate.
-    pub fn expired_redis_url(&self) -> String {
-        format!(
-            "rediss://{USER}:{PASSWORD}@127.0.0.1:{}",
-            self.expired_redis.port.number()
-        )
-    }
-
     /// Returns the URL of MySQL with this password for the user, without a database.
     pub fn mysql_url(&self, password: &str) -> String {
         let port = self.mysql.port();
         format!("mysql://{USER}:{password}@127.0.0.1:{port}/?require_ssl=true")
-    }
-
-    /// Returns the URL of MySQL with an expired certificate, without a database.
-    pub fn expired_mysql_url(&self) -> String {
-        format!(
-            "mysql://{USER}:{PASSWORD}@127.0.0.1:{}/?require_ssl=true",
-            self.expired_mysql.number()
-        )
     }
 
     /// Returns the address with `SASL_SSL`, for SCRAM, PLAIN and OAUTHBEARER.
@@ -115,11 +91,6 @@ impl SecureServers {
     /// Returns the address with `SSL`, which requires a client certificate.
     pub fn kafka_by_certificate(&self) -> String {
         self.kafka_at(2)
-    }
-
-    /// Returns the address with `SASL_SSL`, PLAIN and an expired certificate.
-    pub fn expired_kafka(&self) -> String {
-        self.kafka_at(3)
     }
 
     fn kafka_at(&self, way: usize) -> String {
@@ -154,23 +125,13 @@ struct SecureRedis {
 }
 
 impl SecureRedis {
-    async fn start(certificates: &CertificateFolder, certificate: &str) -> Result<Self> {
+    async fn start(certificates: &CertificateFolder) -> Result<Self> {
         let port = ReservedPort::find()?;
-        let socket = certificates
-            .folder()
-            .join(format!("redis-{certificate}.socket"))
-            .display()
-            .to_string();
+        let socket = certificates.path("redis.socket");
         let options = [
             ("--tls-port", port.number().to_string()),
-            (
-                "--tls-cert-file",
-                certificates.path(&format!("{certificate}.pem")),
-            ),
-            (
-                "--tls-key-file",
-                certificates.path(&format!("{certificate}.key")),
-            ),
+            ("--tls-cert-file", certificates.path("server.pem")),
+            ("--tls-key-file", certificates.path("server.key")),
             ("--tls-ca-cert-file", certificates.path("ca.pem")),
             ("--unixsocket", socket.clone()),
         ];
@@ -212,21 +173,13 @@ async fn lock(port: u16) -> Result<()> {
     Ok(())
 }
 
-async fn mysql(
-    certificates: &CertificateFolder,
-    administrative: &ReservedPort,
-) -> Result<MysqlServer> {
+async fn mysql(certificates: &CertificateFolder) -> Result<MysqlServer> {
     let file = |name| certificates.path(name);
     let mut extra_args = StackOptions::without_fsync().mysql.extra_args;
     extra_args.extend([
         format!("--ssl-ca={}", file("ca.pem")),
         format!("--ssl-cert={}", file("server.pem")),
         format!("--ssl-key={}", file("server.key")),
-        "--admin-address=127.0.0.1".to_owned(),
-        format!("--admin-port={}", administrative.number()),
-        format!("--admin-ssl-ca={}", file("ca.pem")),
-        format!("--admin-ssl-cert={}", file("expired.pem")),
-        format!("--admin-ssl-key={}", file("expired.key")),
     ]);
     let server = MysqlServer::start(MysqlOptions { extra_args }).await?;
     for statement in [
@@ -242,7 +195,7 @@ async fn mysql(
     Ok(server)
 }
 
-async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultProxy; 4])> {
+async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultProxy; 3])> {
     let file = |name| certificates.path(name);
     let module = "org.apache.kafka.common.security";
     let scram = format!("{module}.scram.ScramLoginModule required;");
@@ -251,9 +204,7 @@ async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultP
     let token = format!(
         "{module}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"kafka\";"
     );
-    let protocols =
-        "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECOND:SASL_SSL,THIRD:SSL,FOURTH:SASL_SSL"
-            .to_owned();
+    let protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECOND:SASL_SSL,THIRD:SSL".to_owned();
     let properties = [
         ("listener.security.protocol.map", protocols),
         ("ssl.keystore.type", "PEM".to_owned()),
@@ -269,19 +220,9 @@ async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultP
             scram.clone(),
         ),
         ("listener.name.second.scram-sha-512.sasl.jaas.config", scram),
-        ("listener.name.second.plain.sasl.jaas.config", plain.clone()),
+        ("listener.name.second.plain.sasl.jaas.config", plain),
         ("listener.name.second.oauthbearer.sasl.jaas.config", token),
         ("listener.name.third.ssl.client.auth", "required".to_owned()),
-        ("listener.name.fourth.ssl.keystore.type", "PEM".to_owned()),
-        (
-            "listener.name.fourth.ssl.keystore.location",
-            file("expired.store.pem"),
-        ),
-        (
-            "listener.name.fourth.sasl.enabled.mechanisms",
-            "PLAIN".to_owned(),
-        ),
-        ("listener.name.fourth.plain.sasl.jaas.config", plain),
     ];
     let extra_properties = properties
         .into_iter()

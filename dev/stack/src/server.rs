@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
@@ -164,20 +164,6 @@ impl<K: ServerKind> Server<K> {
             .map_err(|error| self.explain(&error))
     }
 
-    /// Restarts the server without its data after it has ended: a new server on the same port.
-    pub async fn start_empty(&self) -> Result<()> {
-        let options = self.options.clone();
-        let at = self.instance.clone();
-        ensure!(self.pid().is_none(), "{} is running", K::NAME);
-        let emptied = tokio::task::spawn_blocking(move || {
-            fs::remove_dir_all(&at.data)?;
-            fs::create_dir_all(&at.data)?;
-            options.prepare(&at)
-        });
-        emptied.await??;
-        self.start_again().await
-    }
-
     async fn wait_until_it_answers(&self, process: &ServerProcess) -> Result<()> {
         let begun = Instant::now();
         loop {
@@ -218,9 +204,7 @@ impl<K: ServerKind> Server<K> {
 
     async fn end(&self, signals: &[Signal]) -> Result<()> {
         let mut slot = self.process.lock().await;
-        let process = slot
-            .as_ref()
-            .with_context(|| format!("{} is not running", K::NAME))?;
+        let process = slot.as_ref().context("it is not running")?;
         for signal in signals {
             process.signal(*signal)?;
         }
@@ -247,9 +231,7 @@ impl<K: ServerKind> Server<K> {
     /// Sends a signal and waits until the process is suspended or resumed.
     async fn signal(&self, signal: Signal, frozen: bool) -> Result<()> {
         let slot = self.process.lock().await;
-        let process = slot
-            .as_ref()
-            .with_context(|| format!("{} is not running", K::NAME))?;
+        let process = slot.as_ref().context("it is not running")?;
         process.signal(signal)?;
         while process.is_frozen() != frozen {
             if let Some(status) = process.ended()? {

@@ -40,11 +40,9 @@ impl Default for Look {
 }
 
 impl Look {
-    pub const PHONE: (u32, u32) = (390, 844);
-
     #[must_use]
     pub fn on_a_phone(self) -> Self {
-        let (width, height) = Self::PHONE;
+        let (width, height) = (390, 844);
         Self {
             width,
             height,
@@ -155,15 +153,6 @@ impl Browser {
         self.try_command("/execute/sync", &json!({"script": script, "args": []}))
             .await
             .ok()
-    }
-
-    /// Runs a script in every page that is loaded from now on, before the page's own scripts.
-    pub async fn prepare(&self, script: &str) {
-        self.cdp(
-            "Page.addScriptToEvaluateOnNewDocument",
-            &json!({"source": script}),
-        )
-        .await;
     }
 
     /// Clicks like a mouse. The test fails if the element is hidden or covered.

@@ -80,6 +80,18 @@ pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
     .await;
 }
 
+impl World {
+    /// Runs passes until the drop has this many rows.
+    pub async fn until_rows(&self, coupon: &MadeCoupon, number: usize) {
+        eventually_some("passes have made the rows", ISSUED, async || {
+            self.once_with(&[], &[]).await;
+            let found = rows(self, coupon.drop).await.len();
+            if found == number { Ok(()) } else { Err(found) }
+        })
+        .await;
+    }
+}
+
 /// A user and the answer they got.
 pub type PromisedAnswer = (String, Answer);
 

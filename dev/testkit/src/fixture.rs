@@ -1,5 +1,6 @@
 //! The usual starting point of a test: a running system, and coupons that users hold.
 
+use firstcome_stack::{RedisOptions, RedisServer};
 use serde_json::Value;
 
 use crate::check::{PromisedAnswer, all_issued};
@@ -17,11 +18,18 @@ pub struct Fixture {
 
 impl Fixture {
     pub async fn new(name: &str) -> Self {
-        Self::on(WorldStores::shared().await, name).await
+        Self::of(World::new(name).await).await
     }
 
-    pub async fn on(stores: WorldStores, name: &str) -> Self {
-        Self::of(World::on(stores, name).await).await
+    /// Creates a system on a private Redis, which the test may break, with these settings.
+    pub async fn with_own_redis(name: &str, settings: &[(&str, &str)]) -> (Self, RedisServer) {
+        let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+        let stores = WorldStores::shared().await.with_redis(&redis);
+        let world = World::on(stores, name).await;
+        for (name, value) in settings {
+            world.set(name, value);
+        }
+        (Self::of(world).await, redis)
     }
 
     pub async fn of(world: World) -> Self {

@@ -166,6 +166,14 @@ impl ApiClient {
         &self.http
     }
 
+    /// Waits until the API runs and could admit users.
+    pub async fn until_ready(&self) {
+        eventually("the API is ready", LIMIT, async || {
+            is_ready(&self.http).await
+        })
+        .await;
+    }
+
     /// Sends a claim. An answer outside the contract fails the test.
     pub async fn claim(&self, coupon: i64, user: &str) -> Answer {
         self.try_claim(coupon, None, user).await.unwrap()

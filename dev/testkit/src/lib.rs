@@ -22,7 +22,6 @@ mod history;
 mod http;
 mod kafka;
 mod logs;
-mod manifests;
 mod mysql;
 mod process;
 mod redis;
@@ -45,13 +44,12 @@ pub use http::{
     ApiClient, Http, MadeCoupon, OPS_TOKEN, ReconcilerClient, SIGNING_KEY, coupon_body, daily_body,
 };
 pub use kafka::{OpenTransaction, TestTopic};
-pub use manifests::{Manifests, Pod};
 pub use mysql::{HeldTransaction, Sql, SqlRefusal};
 pub use process::Process;
 pub use redis::{OldCopy, PrefixedKeys};
 pub use reply::HttpReply;
 pub use roles::{Once, Running};
-pub use runs::{assert_clean, assert_nothing_found, kinds, status_of};
+pub use runs::{assert_clean, assert_nothing_found};
 pub use rush::{people, rush, tally};
 pub use shell::{OperatorsShell, commands_of};
 pub use world::{StoreUrls, World, WorldStores, shared};

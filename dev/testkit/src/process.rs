@@ -16,10 +16,6 @@ use crate::logs::Logs;
 /// `Drop` does not run if the owner is killed, so the janitor kills the remaining processes.
 static JANITOR: LazyLock<Janitor> = LazyLock::new(|| Janitor::start().expect("sh can be started"));
 
-/// Runs in a mount namespace that ends with the process. `exec` ensures that signals reach the
-/// program.
-const REMOUNT: &str = r#"mount -o remount,bind,ro / && exec "$0" "$@""#;
-
 /// A running process of the product, killed on drop.
 #[derive(Debug)]
 pub struct Process(Program);
@@ -35,47 +31,9 @@ impl Process {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         let name = format!("{name}-{}", args.first().copied().unwrap_or("run"));
         let mut command = Command::new(program);
-        command.args(args);
-        Self::start_command(logs, &name, command, env)
-    }
-
-    /// Like [`Process::start`], with a read-only root file system as in a container. Without the
-    /// permission to mount, the file system stays writable.
-    pub(crate) fn start_read_only(
-        logs: &Logs,
-        program: &Path,
-        args: &[&str],
-        env: &BTreeMap<String, String>,
-    ) -> Self {
-        static MAY_MOUNT: LazyLock<bool> = LazyLock::new(|| {
-            let tried = Command::new("unshare")
-                .args(["--mount", "sh", "-c", REMOUNT])
-                .arg("true")
-                .output();
-            tried.is_ok_and(|tried| tried.status.success())
-        });
-        if !*MAY_MOUNT {
-            return Self::start(logs, program, args, env);
-        }
-        let mut command = Command::new("/usr/bin/unshare");
-        command
-            .args(["--mount", "sh", "-c", REMOUNT])
-            .arg(program)
-            .args(args);
-        Self::start_command(logs, &args.join("-"), command, env)
-    }
-
-    fn start_command(
-        logs: &Logs,
-        name: &str,
-        mut command: Command,
-        env: &BTreeMap<String, String>,
-    ) -> Self {
-        command
-            .env_clear()
-            .envs(env)
-            .current_dir(std::env::temp_dir());
-        Self(Program::start(name, &mut command, &logs.file(name), &JANITOR).unwrap())
+        command.args(args).env_clear().envs(env);
+        command.current_dir(std::env::temp_dir());
+        Self(Program::start(&name, &mut command, &logs.file(&name), &JANITOR).unwrap())
     }
 
     pub fn pid(&self) -> u32 {

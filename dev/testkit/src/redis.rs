@@ -59,10 +59,6 @@ impl PrefixedKeys {
         Err((ErrorKind::Io, "none of these is a master").into())
     }
 
-    pub async fn run<T: FromRedisValue>(&self, cmd: &Cmd) -> T {
-        cmd.query_async(&mut self.connection().await).await.unwrap()
-    }
-
     /// Runs one command, given as words.
     pub async fn command<T: FromRedisValue>(&self, words: &[impl ToRedisArgs]) -> T {
         self.try_command(words).await.unwrap()

@@ -272,14 +272,14 @@ impl World {
         Process::start(&self.logs, &built_program(program).unwrap(), args, &all)
     }
 
-    /// Starts a program with only these settings, on a read-only file system if possible.
+    /// Starts a program with only these settings.
     pub fn start_alone(
         &self,
         program: &str,
         args: &[&str],
         env: &BTreeMap<String, String>,
     ) -> Process {
-        Process::start_read_only(&self.logs, &built_program(program).unwrap(), args, env)
+        Process::start(&self.logs, &built_program(program).unwrap(), args, env)
     }
 }
 

@@ -2,12 +2,10 @@
 //! environment, where `make WORD NAME=value` puts them.
 
 mod attack;
-mod deploy;
 mod helm;
 mod lint;
+mod mutants;
 mod programs;
-mod release;
-mod running;
 mod shell;
 mod suite;
 
@@ -33,7 +31,7 @@ enum Job {
     Demo,
     /// Let a rush break five coupon systems of others, and the attached reconciler repair them
     AttachDemo,
-    /// Run the whole system until Ctrl-C (PROFILE=release for a fast one, WATCH=1 with Prometheus)
+    /// Run the whole system until Ctrl-C (PROFILE=release for a fast one)
     Run,
     /// Run the tests of every change on real servers and five fault schedules; or `cargo test ARGS`
     Test {
@@ -56,22 +54,8 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Build the release files in target/release-VERSION: Debian package, bills of materials,
-    /// licences, checksums (IMAGE=1: an image too)
-    Release,
     /// Build the programs and fetch the servers that tests need
     Setup,
-    /// Send a crowd to a running `make run` (PEOPLE=10000, COUPON=… or a new one of QUANTITY=100;
-    /// --rate 5000)
-    Rush {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
-    /// Inject drift into a running `make run` (KIND=unissued COUNT=1 COUPON=…; KIND=? lists the
-    /// kinds)
-    Drift,
-    /// Open MySQL's client in a running `make run` (SQL="SELECT …" runs only that)
-    Mysql,
     /// Kill processes at every crash point, repeatedly, on real servers (CYCLES=100: half an hour)
     Crashes,
     /// Run schemathesis against both services, with all its checks (CASES=50 per operation, SEED=1,
@@ -80,13 +64,16 @@ enum Job {
         #[command(subcommand)]
         part: Option<attack::Part>,
     },
+    /// Plant faults in the rules and the scripts, each of which a test must catch (ONLY=words)
+    Mutants {
+        #[command(subcommand)]
+        part: Option<mutants::Part>,
+    },
     /// Check the Helm chart with helm and the Kubernetes API schemas
     Helm {
         #[command(subcommand)]
         part: helm::Part,
     },
-    /// Write the names of the programs' settings into the chart's schema
-    SettingNames,
     /// Write docs/openapi-api.json and docs/openapi-reconciler.json as the services serve them
     ApiDocs,
 }
@@ -117,15 +104,11 @@ fn run(job: Job) -> Result<()> {
         Job::Faults => suite::faults(),
         Job::Chaos => programs::chaos(),
         Job::Bench { args } => programs::bench(&args),
-        Job::Release => release::make(),
         Job::Setup => programs::setup(),
-        Job::Rush { args } => running::rush(&args),
-        Job::Drift => running::drift(),
-        Job::Mysql => running::mysql(),
         Job::Crashes => suite::crashes(),
         Job::Attack { part } => attack::attack(part),
+        Job::Mutants { part } => mutants::run(part),
         Job::Helm { part } => helm::run(part),
-        Job::SettingNames => deploy::write_names(),
         Job::ApiDocs => suite::api_docs(),
     }
 }

@@ -127,5 +127,5 @@ pub(crate) fn chaos() -> Result<()> {
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     let profile = Profile::new("release".to_owned());
     build(&profile, &[&SYSTEM, &BENCH])?;
-    exec(profile.program("firstcome-bench").arg("all").args(args))
+    exec(profile.program("firstcome-bench").args(args))
 }

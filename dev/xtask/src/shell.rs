@@ -1,7 +1,7 @@
 //! Starts child processes and reports their failures.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -15,14 +15,6 @@ use anyhow::{Context, Result};
 pub(crate) struct Failed {
     what: String,
     pub(crate) code: u8,
-}
-
-impl Failed {
-    /// Returns the error of a check that runs no command.
-    pub(crate) fn check(what: impl Into<String>) -> anyhow::Error {
-        let what = what.into();
-        Self { what, code: 1 }.into()
-    }
 }
 
 impl fmt::Display for Failed {
@@ -45,14 +37,6 @@ pub(crate) fn root() -> PathBuf {
 /// Returns an environment variable that is set and not empty.
 pub(crate) fn setting(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// Returns the folder of cargo's registry and other downloads.
-pub(crate) fn cargo_home() -> Result<PathBuf> {
-    setting("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| setting("HOME").map(|home| Path::new(&home).join(".cargo")))
-        .context("neither CARGO_HOME nor HOME is set")
 }
 
 /// Returns the cache folder, which `firstcome-stack` also uses.
@@ -143,19 +127,6 @@ fn shown(command: &Command) -> String {
         .join(" ")
 }
 
-/// Whether the program is in the PATH.
-pub(crate) fn has(program: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|folder| folder.join(program).is_file())
-}
-
-/// Returns the PATH with this folder prepended.
-pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = std::iter::once(folder.to_owned()).chain(env::split_paths(&path));
-    Ok(env::join_paths(folders)?)
-}
-
 /// Returns a program of crates.io, which is built once into the cache folder. It is not optimised,
 /// because it is fast enough.
 pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
@@ -217,28 +188,4 @@ pub(crate) fn files(patterns: &[&str]) -> Result<Vec<PathBuf>> {
 pub(crate) fn read(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failed_command_keeps_its_exit_code() {
-        let error = run(Command::new("sh").args(["-c", "exit 101"])).unwrap_err();
-        let failed = error.downcast_ref::<Failed>().unwrap();
-        assert_eq!(failed.code, 101);
-        assert!(
-            failed.to_string().starts_with("sh -c exit 101: "),
-            "{failed}"
-        );
-    }
-
-    #[test]
-    fn nested_cargo_gets_no_variables_of_this_package() {
-        assert!(describes_this_package("CARGO_PKG_VERSION_MAJOR"));
-        assert!(describes_this_package("CARGO_MANIFEST_DIR"));
-        assert!(!describes_this_package("CARGO_HOME"));
-        assert!(!describes_this_package("CARGO_PROFILE_DEV_DEBUG"));
-    }
 }

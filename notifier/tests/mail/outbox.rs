@@ -56,17 +56,6 @@ async fn mail_server_that_is_down_for_an_hour_delays_only_mails() {
 }
 
 #[tokio::test]
-async fn mail_that_was_enqueued_before_the_clock_was_set_back_is_sent() {
-    let desk = Desk::new(A).await;
-    desk.notifier()
-        .after_pass(&repaired("r0"), desk.clock.now() + TimeDelta::hours(1))
-        .await
-        .unwrap();
-    desk.notifier().flush(SOON).await.unwrap();
-    assert_eq!(desk.sink.mails().len(), 1);
-}
-
-#[tokio::test]
 async fn recipient_that_is_refused_five_times_is_given_up_and_the_other_gets_one_mail() {
     let desk = Desk::new(&format!("{A},{B}")).await;
     desk.sink
@@ -99,17 +88,6 @@ async fn recipient_that_is_refused_five_times_is_given_up_and_the_other_gets_one
     let text = text(mails.last().unwrap());
     let says = "1 refused, or not sent for a day";
     assert!(text.contains(says) && !text.contains(A), "{text}");
-}
-
-#[tokio::test]
-async fn mail_rejected_for_all_recipients_arrives_after_server_recovers() {
-    let desk = Desk::new(&format!("{A},{B}")).await;
-    desk.sink.set(Behaviour::RefuseRecipients).await.unwrap();
-    desk.pass(&drift("r1", &[3])).await;
-    desk.sink.set(Behaviour::Normal).await.unwrap();
-    desk.clock.turn(TimeDelta::minutes(1));
-    desk.pass(&drift("r2", &[3])).await;
-    assert_eq!((desk.subjects(A).len(), desk.subjects(B).len()), (1, 1));
 }
 
 #[tokio::test]

@@ -472,28 +472,6 @@ fn renders_problems_without_a_drop() {
 }
 
 #[test]
-fn mail_about_a_flushed_redis_with_many_coupons_is_short() {
-    let lost = "Redis has lost the drop";
-    let rebuilt = |drop| {
-        let finding = general(Kind::RedisLost, ActionKind::Project, Outcome::Applied, lost);
-        drop_report(drop, &format!("Coupon {drop}"), drop, vec![finding])
-    };
-    let gate = "Redis is new, was restarted, or failed over; admission was closed; every drop was verified and it is open again";
-    let run = Run {
-        findings: vec![general(
-            Kind::RedisLost,
-            ActionKind::Open,
-            Outcome::Applied,
-            gate,
-        )],
-        ..run("aa", Status::Repaired, (1..=22).map(rebuilt).collect())
-    };
-    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
-    keep("redis_flushed", &mail);
-    assert!(mail.text.lines().count() < 70, "{}", mail.text);
-}
-
-#[test]
 fn mail_about_many_problems_is_truncated_and_says_where_the_rest_is() {
     let drop = |drop| {
         let findings = (0..300).map(|n: usize| {

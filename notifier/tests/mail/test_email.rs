@@ -75,12 +75,3 @@ async fn usual_mail_errors_are_explained() {
     let (ok, said) = tried(&args).await;
     assert!(!ok && said.contains("SSL_CERT_FILE"), "{said}");
 }
-
-#[tokio::test]
-async fn test_email_fails_without_a_mail_server() {
-    let error = test_email(&args(None, A), |_| {})
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("SMTP_URL"), "{error}");
-}

@@ -29,14 +29,6 @@ async fn desk_with(receivers: &[&Receiver]) -> Desk {
     desk
 }
 
-/// A pass that seals this drop, which is an event without a mail.
-fn sealed(drop: i64) -> Run {
-    let mut run = clean(&format!("r{drop:02}"));
-    run.drops[0].drop_id.0 = drop;
-    run.drops[0].sealed = true;
-    run
-}
-
 const OPEN: &str = "SELECT COUNT(*) FROM outbox WHERE channel = 'webhook' AND sent_at IS NULL AND given_up_at IS NULL";
 
 #[tokio::test]
@@ -193,33 +185,6 @@ async fn silent_receiver_does_not_delay_passes_mails_or_other_receivers() {
     );
     stop.cancel();
     tokio::time::timeout(SOON, senders).await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn two_daemons_post_each_event_once() {
-    let receiver = Receiver::start().await;
-    let desk = desk_with(&[&receiver]).await;
-    let one = desk.notifier();
-    let two = desk.notifier();
-    for n in 1..=20 {
-        let run = sealed(n);
-        let now = desk.clock.now();
-        // After a timeout, the same run may be handled twice.
-        let (first, second) = tokio::join!(one.after_pass(&run, now), two.after_pass(&run, now));
-        first.and(second).unwrap();
-    }
-    let stop = CancellationToken::new();
-    let senders = [one, two].map(|notifier| tokio::spawn(notifier.run_sender(stop.clone())));
-    receiver.until_there_are(20).await;
-    stop.cancel();
-    for sender in senders {
-        sender.await.unwrap();
-    }
-    desk.notifier().flush(SOON).await.unwrap();
-    let received = receiver.received();
-    let ids: HashSet<&str> = received.iter().map(Received::id).collect();
-    assert_eq!((received.len(), ids.len()), (20, 20));
-    assert_eq!(desk.query(OPEN).await, [["0"]]);
 }
 
 #[tokio::test]

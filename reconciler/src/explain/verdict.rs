@@ -91,18 +91,16 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
 
 /// Returns the verdict if nothing is known of the user in the drops in question.
 fn unknown(known: &UserFacts, question: &Question) -> Verdict {
-    let conclusion = match question.drop {
+    let (holds, conclusion) = match question.drop {
         _ if known.is_blind => {
-            "no row is known, but not everything could be asked; ask again when it can".to_owned()
+            let why = "no row is known, but not everything could be asked; ask again when it can";
+            (Holds::Unknown, why.to_owned())
         }
-        Some(drop) => format!("nothing of theirs is known in drop {drop}"),
-        None if known.happenings.is_empty() => "no claim of theirs is known".to_owned(),
-        None => "they hold nothing of this coupon".to_owned(),
-    };
-    let holds = if known.is_blind {
-        Holds::Unknown
-    } else {
-        Holds::None
+        Some(drop) => (
+            Holds::None,
+            format!("nothing of theirs is known in drop {drop}"),
+        ),
+        None => (Holds::None, "they hold nothing of this coupon".to_owned()),
     };
     Verdict {
         holds,

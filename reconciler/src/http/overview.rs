@@ -20,7 +20,6 @@ use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
 use firstcome_shared::schedule::Schedule;
 use serde::Deserialize;
 use tokio::time::timeout;
-use utoipa::IntoParams;
 
 use super::requests::{Answer, within};
 use super::{RouteState, runs};
@@ -54,12 +53,10 @@ const KEPT: Duration = Duration::from_secs(60);
 /// Maximum wait for one store. After that the page shows old counts.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct OverviewQuery {
     /// The page of drops, from 1; 50 drops a page.
-    #[param(default = 1, minimum = 1, maximum = 100_000)]
     page: Option<u32>,
 }
 
@@ -68,12 +65,6 @@ pub(super) struct OverviewQuery {
 /// Firing alerts, admission, and the drops that are live or need manual attention, the most urgent
 /// first. Counts are at most a second old (rows of large drops up to 20 seconds), settings and
 /// alerts 5 seconds.
-#[utoipa::path(
-    get, path = "/v1/overview", tag = "overview", operation_id = "read_overview", params(OverviewQuery), security(("ops" = [])),
-    responses(
-        (status = 200, description = "The state, also while a store does not answer", body = Overview),
-    )
-)]
 pub(super) async fn read(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<OverviewQuery>,

@@ -11,34 +11,20 @@ use firstcome_shared::http::views::{ErasedPerson, FoundCoupons, GivenUp, NamedCo
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
 
 use super::RouteState;
 use super::requests::{Answer, no_such, number, read_coupon, user_id};
-use crate::erase::{self, EraseError};
+use crate::erase;
 use crate::explain;
 
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct InDrop {
     /// The state in this drop; default: the last one in which the user is known.
     drop_id: Option<i64>,
 }
 
 /// Explain a user's history with a coupon, and the current state
-#[utoipa::path(
-    get, path = "/v1/coupons/{id}/people/{user_id}", tag = "people", security(("ops" = [])),
-    params(
-        ("id" = i64, Path, description = "The coupon"),
-        ("user_id" = String, Path, description = "The user, percent-encoded", example = "u-37"),
-        InDrop,
-    ),
-    responses(
-        (status = 200, description = "The story", body = Story),
-        (status = 404, description = "`not_found`"),
-    )
-)]
 pub(super) async fn explain(
     State(app): State<RouteState>,
     StrictPath((id, user)): StrictPath<(String, String)>,
@@ -51,27 +37,17 @@ pub(super) async fn explain(
     Ok(Json(story.ok_or_else(|| no_such("coupon", &id))?))
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct PeopleQuery {
     /// A coupon's ID, or a part of its name.
-    #[param(example = "Winter coupon")]
     coupon: Option<String>,
     /// Without a coupon, every coupon is searched for a row, a revocation or a broken promise of
     /// the user.
-    #[param(example = "u-37")]
     user_id: Option<String>,
 }
 
 /// Find a coupon by number or name, or the coupons of a user
-#[utoipa::path(
-    get, path = "/v1/people", tag = "people", operation_id = "find_people", params(PeopleQuery), security(("ops" = [])),
-    responses(
-        (status = 200, description = "The coupons found", body = FoundCoupons),
-        (status = 404, description = "`not_found`: no such coupon, or no coupon knows the user"),
-    )
-)]
 pub(super) async fn search(
     State(db): State<Db>,
     StrictQuery(query): StrictQuery<PeopleQuery>,
@@ -115,10 +91,9 @@ async fn in_question(
 }
 
 /// The drop of the promise.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PromiseGivenUp {
-    #[schema(example = 1)]
     drop_id: i64,
 }
 
@@ -126,19 +101,6 @@ pub(super) struct PromiseGivenUp {
 ///
 /// For promises that cannot be kept. Giving up the last open promise of a drop ends the drop's
 /// alert.
-#[utoipa::path(
-    post, path = "/v1/coupons/{id}/people/{user_id}/give-up", tag = "people", operation_id = "give_up_promise",
-    request_body = PromiseGivenUp, security(("ops" = [])),
-    params(
-        ("id" = i64, Path, description = "The coupon"),
-        ("user_id" = String, Path, description = "The user, percent-encoded", example = "u-37"),
-    ),
-    responses(
-        (status = 200, description = "It was given up", body = GivenUp),
-        (status = 404, description = "`not_found`"),
-        (status = 409, description = "`nothing_broken`: no broken promise in that drop"),
-    )
-)]
 pub(super) async fn give_up(
     State(db): State<Db>,
     StrictPath((id, user)): StrictPath<(String, String)>,
@@ -161,42 +123,11 @@ pub(super) async fn give_up(
 /// Erase a user: a pseudonym replaces the id in every table
 ///
 /// Possible once all coupons of the user are over. It cannot be undone.
-#[utoipa::path(
-    post, path = "/v1/people/{user_id}/erase", tag = "people", operation_id = "erase_person", security(("ops" = [])),
-    params(("user_id" = String, Path, description = "The user, percent-encoded", example = "u-37")),
-    responses(
-        (status = 200, description = "The user was erased", body = ErasedPerson),
-        (status = 409, description = "`still_needed`: the message says what still needs the ID"),
-        (status = 503, description = "`unavailable`: the message says whether to repeat the request"),
-    )
-)]
 pub(super) async fn erase(
     State(app): State<RouteState>,
     StrictPath(user): StrictPath<String>,
     Extension(operator): Extension<Operator>,
 ) -> Answer<ErasedPerson> {
     let user = user_id(&user)?;
-    let erased = erase::erase(&app.stores, &user, operator).await?;
-    Ok(Json(ErasedPerson {
-        pseudonym: erased.pseudonym,
-        rows: erased.rows.iter().map(|(_, rows)| *rows as u64).sum(),
-        allow_lists: erased.lists as u64,
-    }))
-}
-
-impl From<EraseError> for Problem {
-    fn from(error: EraseError) -> Self {
-        let why = match error {
-            EraseError::StillNeeded(_) => {
-                return Self::new(Code::StillNeeded, error.to_string());
-            }
-            EraseError::Database(error) => return error.into(),
-            EraseError::Redis(_) => "nothing was erased: Redis does not answer right now",
-            EraseError::OnList(_) => {
-                "a store did not answer, and the user may still be on an allow list: erase them once more"
-            }
-        };
-        tracing::warn!(%error, "a user could not be erased");
-        Self::unavailable(why)
-    }
+    Ok(Json(erase::erase(&app.stores, &user, operator).await?))
 }

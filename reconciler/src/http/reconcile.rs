@@ -15,18 +15,16 @@ use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
-use utoipa::ToSchema;
 
 use crate::context::{PassError, PassRequest};
 use crate::passes::{NotStarted, Passes};
 use crate::report::{Run, Trigger};
 
 /// The scope and kind of the pass.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Body {
     /// Only this coupon.
-    #[schema(example = 1)]
     coupon_id: Option<i64>,
     /// Only this drop.
     drop_id: Option<i64>,
@@ -41,23 +39,12 @@ pub(super) struct Body {
 }
 
 /// A pass that was started.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(super) struct Started {
-    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     run_id: String,
 }
 
 /// Run a pass
-#[utoipa::path(
-    post, path = "/v1/reconcile", tag = "runs", request_body = Option<Body>, security(("ops" = [])),
-    responses(
-        (status = 200, description = "The run, ended", body = Run),
-        (status = 202, description = "Started; `Location` has its path", body = Started),
-        (status = 404, description = "`not_found`: no such coupon or drop"),
-        (status = 409, description = "`pass_running`, with its `run_id`, which can be read"),
-        (status = 503, description = "`unavailable`: the pass could not begin, or the process is stopping"),
-    )
-)]
 pub(super) async fn reconcile(
     State(db): State<Db>,
     State(passes): State<Passes>,

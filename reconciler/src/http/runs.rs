@@ -14,7 +14,6 @@ use firstcome_shared::mysql::runs::{FindingRow, RunRow};
 use firstcome_shared::mysql::{Db, DbError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::requests::{Answer, no_such, reveal, within};
@@ -23,31 +22,22 @@ use crate::report::{
     ActionKind, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger, Unlisted,
 };
 
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct RunsQuery {
     /// Page size.
-    #[param(default = 20, minimum = 1, maximum = 200)]
     limit: Option<u32>,
     /// Only runs older than this one.
-    #[param(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     before: Option<String>,
 }
 
 /// Runs, newest first.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(super) struct Runs {
     runs: Vec<RunSummary>,
 }
 
 /// List runs, newest first, without their findings
-#[utoipa::path(
-    get, path = "/v1/runs", tag = "runs", operation_id = "list_runs", params(RunsQuery), security(("ops" = [])),
-    responses(
-        (status = 200, description = "Runs, newest first", body = Runs),
-    )
-)]
 pub(super) async fn list(
     State(db): State<Db>,
     StrictQuery(query): StrictQuery<RunsQuery>,
@@ -60,12 +50,10 @@ pub(super) async fn list(
     Ok(Json(Runs { runs }))
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
 pub(super) struct RunQuery {
     /// Page size.
-    #[param(default = 1000, minimum = 1, maximum = 10000)]
     limit: Option<u32>,
     /// Only findings after this one: `next_after` of the previous page.
     after: Option<i64>,
@@ -74,7 +62,7 @@ pub(super) struct RunQuery {
 }
 
 /// A run with a page of its findings.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 pub(super) struct RunPage {
     #[serde(flatten)]
     run: Run,
@@ -84,14 +72,6 @@ pub(super) struct RunPage {
 }
 
 /// Read one run with its findings, a page at a time
-#[utoipa::path(
-    get, path = "/v1/runs/{id}", tag = "runs", operation_id = "read_run", security(("ops" = [])),
-    params(("id" = String, Path, description = "The run", example = "0193a1f2-7c00-7d31-8000-0000000000a1"), RunQuery),
-    responses(
-        (status = 200, description = "The run", body = RunPage),
-        (status = 404, description = "`not_found`"),
-    )
-)]
 pub(super) async fn read(
     State(db): State<Db>,
     State(passes): State<Passes>,

@@ -339,11 +339,8 @@ pub async fn acknowledge(
         if sql!(set, now, &by, id).run(conn).await? == 0 {
             return Ok(());
         }
-        let act = OperatorAct {
-            action: "acknowledge",
-            detail: json!({"alert_id": id, "by": by}),
-            ..OperatorAct::default()
-        };
+        let detail = json!({"alert_id": id, "by": by});
+        let act = OperatorAct::new("acknowledge", None, None, detail);
         operator.did(conn, act).await
     })
     .await?;

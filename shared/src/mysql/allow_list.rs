@@ -153,7 +153,7 @@ async fn change_list(
         && users.len() as u64 + u64::from(list.people) > u64::from(MAX_LISTED)
     {
         // Writing a list that is too long, and undoing it, would take long.
-        let new = format!("SELECT COUNT(DISTINCT j.user_id) {}", not_listed());
+        let new = format!("SELECT COUNT(*) {}", not_listed());
         let new: u64 = sql!(new, json(users)?, id).one(conn).await?;
         if new + u64::from(list.people) > u64::from(MAX_LISTED) {
             return Ok(ListChanged::TooLong);
@@ -169,12 +169,8 @@ async fn change_list(
     if changed == 0 && people == list.people {
         return Ok(ListChanged::Yes { now: list, changed });
     }
-    let act = OperatorAct {
-        action: "allow_list",
-        coupon: Some(id),
-        detail: serde_json::json!({ word: changed, "people": people }),
-        ..OperatorAct::default()
-    };
+    let detail = serde_json::json!({ word: changed, "people": people });
+    let act = OperatorAct::new("allow_list", Some(id), None, detail);
     by.did(conn, act).await?;
     let now = set_list(conn, id, seen, people).await?;
     Ok(ListChanged::Yes { now, changed })
@@ -205,7 +201,7 @@ async fn apply(conn: &mut Conn, id: CouponId, change: &ListChange) -> QueryResul
     let changed = match change {
         ListChange::Add(users) => {
             let insert = format!(
-                "INSERT INTO coupon_allow_list (coupon_id, user_id) SELECT DISTINCT ?, j.user_id {}",
+                "INSERT INTO coupon_allow_list (coupon_id, user_id) SELECT ?, j.user_id {}",
                 not_listed()
             );
             sql!(insert, id, json(users)?, id)

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::QueryResult;
+use diesel::sql_types::Text;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::{read_as, row};
-use super::{Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
+use super::{Columns, Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
 use crate::coupon::{Allow, AllowList, Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -18,10 +19,10 @@ use crate::sql;
 
 row! {
     pub struct CouponRow {
-        pub id: i64,
+        pub id: CouponId,
         pub name: String,
         pub quantity: u32,
-        pub once_per: String,
+        pub once_per: OncePer,
         pub waiting_list: u32,
         pub paused: bool,
         pub schedule: Option<String>,
@@ -62,14 +63,14 @@ pub(super) fn settings(of: &CouponSettings) -> QueryResult<Sql> {
 impl From<CouponRow> for Coupon {
     fn from(row: CouponRow) -> Self {
         let schedule = row.schedule.as_deref();
-        // The schema permits only these two words. A manually written schedule that cannot be
-        // parsed creates no drops. An unreadable restriction admits only users on the list.
+        // A manually written schedule that cannot be parsed creates no drops. An unreadable
+        // restriction admits only users on the list.
         Self {
-            id: CouponId(row.id),
+            id: row.id,
             settings: CouponSettings {
                 name: row.name,
                 quantity: row.quantity,
-                once_per: row.once_per.parse().unwrap_or(OncePer::Coupon),
+                once_per: row.once_per,
                 waiting_list: row.waiting_list,
                 paused: row.paused,
                 schedule: schedule.and_then(|json| serde_json::from_str(json).ok()),
@@ -257,7 +258,7 @@ async fn select_coupons(conn: &mut Conn, which: Sql) -> QueryResult<Vec<WithDrop
     if found.is_empty() {
         return Ok(Vec::new());
     }
-    let ids: Vec<CouponId> = found.iter().map(|coupon| CouponId(coupon.id)).collect();
+    let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id).collect();
     let drops = ") SELECT {d.columns} FROM w STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
                  UNION SELECT {d.columns} FROM w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
                  WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
@@ -284,24 +285,37 @@ pub struct DropRules {
     pub window: DropWindow,
 }
 
+read_as!(DropRules {
+    coupon_id: CouponId,
+    quantity: Slot,
+    once_per: OncePer,
+    window: DropWindow,
+});
+
+read_as!(DropWindow {
+    opens_at: DateTime<Utc>,
+    closes_at: Option<DateTime<Utc>>,
+    is_sealed: bool,
+});
+
+impl Columns for OncePer {
+    type Sql = Text;
+    type Raw = String;
+
+    /// The schema permits only these two words.
+    fn from_raw(word: String) -> Self {
+        word.parse().unwrap_or(Self::Coupon)
+    }
+}
+
 /// Reads the rules of the existing drops among `ids`.
 pub async fn rules_of_drops(
     conn: &mut Conn,
     ids: &[DropId],
 ) -> QueryResult<HashMap<DropId, DropRules>> {
-    let rules = "SELECT {d.columns}, c.once_per FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)";
-    let rules = sql!(rules, list(ids.iter().copied()));
-    let rows: Vec<(Drop, String)> = rules.all(conn).await?;
-    let rules = |(drop, once_per): (Drop, String)| {
-        let rules = DropRules {
-            coupon_id: drop.coupon_id,
-            quantity: drop.quantity,
-            once_per: once_per.parse().unwrap_or(OncePer::Coupon),
-            window: drop.window(),
-        };
-        (drop.id, rules)
-    };
-    Ok(rows.into_iter().map(rules).collect())
+    let rules = "SELECT d.id, d.coupon_id, d.quantity, c.once_per, d.opens_at, d.closes_at, d.sealed_at IS NOT NULL \
+                 FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)";
+    sql!(rules, list(ids.iter().copied())).all(conn).await
 }
 
 /// Inserts a coupon and its first drops; must be called in a transaction.
@@ -336,12 +350,7 @@ async fn insert_coupon(
         let planned = schedule.drops_from(now);
         insert_drops(conn, id, new.quantity, schedule, &planned).await?;
     }
-    let act = OperatorAct {
-        action: "create_coupon",
-        coupon: Some(id),
-        detail: json!(new),
-        ..OperatorAct::default()
-    };
+    let act = OperatorAct::new("create_coupon", Some(id), None, json!(new));
     by.did(conn, act).await?;
     let made = coupon_with_drops(conn, id).await?;
     Ok(Ok(made.ok_or(diesel::result::Error::NotFound)?))
@@ -389,23 +398,16 @@ async fn insert_drop(
     // Rows of a drop that was lost may be above a quantity that was lowered since.
     let highest = "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ? AND coupon_id = ?";
     let highest: Option<Slot> = sql!(highest, id, coupon).one(conn).await?;
-    let inserted = sql!(
-        "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity) VALUES (?, ?, ?, ?, ?, ?)",
-        id,
-        coupon,
-        drop.local_date,
-        drop.opens_at,
-        drop.closes_at,
-        quantity.max(highest.unwrap_or(0)),
-    )
-    .run(conn)
-    .await;
-    match inserted {
+    let quantity = quantity.max(highest.unwrap_or(0));
+    let insert = "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity) VALUES (?, ?, ?, ?, ?, ?)";
+    let (day, opens_at, closes_at) = (drop.local_date, drop.opens_at, drop.closes_at);
+    let insert = sql!(insert, id, coupon, day, opens_at, closes_at, quantity);
+    match insert.run(conn).await {
         Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
             // A locking read sees the other row even if it is newer than this transaction.
             let owner = sql!("SELECT coupon_id FROM drops WHERE id = ? FOR SHARE", id);
-            let owner: Option<i64> = owner.first(conn).await?;
-            Ok(owner.is_none_or(|owner| owner == coupon.0))
+            let owner: Option<CouponId> = owner.first(conn).await?;
+            Ok(owner.is_none_or(|owner| owner == coupon))
         }
         other => other.map(|_| true),
     }

@@ -150,12 +150,8 @@ async fn change(
         .run(conn)
         .await?;
     let after = (coupon, drops);
-    let act = OperatorAct {
-        action: "change_coupon",
-        coupon: Some(id),
-        detail: difference(&before, &after),
-        ..OperatorAct::default()
-    };
+    let detail = difference(&before, &after);
+    let act = OperatorAct::new("change_coupon", Some(id), None, detail);
     by.did(conn, act).await?;
     let (coupon, drops) = after;
     Ok(CouponChanged::Yes(ChangedCoupon {
@@ -178,16 +174,16 @@ async fn write(conn: &mut Conn, coupon: &Coupon, drops: &[Drop]) -> QueryResult<
     update.and(at_revision).run(conn).await?;
     for drop in drops {
         let update = "UPDATE drops SET quantity = ?, opens_at = ?, closes_at = ?, closed_early = ? WHERE id = ?";
-        sql!(
+        let (quantity, opens_at, closes_at) = (drop.quantity, drop.opens_at, drop.closes_at);
+        let update = sql!(
             update,
-            drop.quantity,
-            drop.opens_at,
-            drop.closes_at,
+            quantity,
+            opens_at,
+            closes_at,
             drop.closed_early,
             drop.id
-        )
-        .run(conn)
-        .await?;
+        );
+        update.run(conn).await?;
     }
     Ok(())
 }

@@ -113,8 +113,6 @@ fn written(bits: u128) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -142,22 +140,6 @@ mod tests {
             .code(&claim(slot, user), at(micros))
     }
 
-    #[test]
-    fn codes_are_well_formed_and_unique() {
-        let derived = (1..=5_000).map(|slot| code(slot, "u-1", 0));
-        let codes: HashSet<String> = derived
-            .chain((0..5_000).map(|_| random_code(DropId(2), 7)))
-            .collect();
-        assert_eq!(codes.len(), 10_000);
-        for code in codes {
-            let groups: Vec<&str> = code.split('-').collect();
-            assert_eq!(groups.len(), 6, "{code}");
-            assert!(groups[2..].iter().all(|group| group.len() == 4), "{code}");
-            let is_digit = |byte: u8| ALPHABET.contains(&byte);
-            assert!(groups.concat().bytes().all(is_digit), "{code}");
-        }
-    }
-
     /// Expected values were computed independently with Python's `hmac`. A different result here
     /// would change the code of every claim.
     #[test]
@@ -170,18 +152,6 @@ mod tests {
             code(37, "u-37", 1_796_104_800_122_500),
             code(37, "u-37", 1_796_104_800_123_499)
         );
-    }
-
-    #[test]
-    fn code_depends_on_slot_user_and_claim_time() {
-        let one = code(37, "u-37", 0);
-        for other in [
-            code(37, "u-37", 1_000),
-            code(37, "u-38", 0),
-            code(38, "u-37", 0),
-        ] {
-            assert_ne!(one, other);
-        }
     }
 
     #[test]

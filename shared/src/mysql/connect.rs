@@ -170,24 +170,3 @@ fn as_given(mut url: String) -> String {
     }
     url
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn database_url_gets_prefer_socket_unless_it_is_set() {
-        assert_eq!(
-            as_given("mysql://h/d".into()),
-            "mysql://h/d?prefer_socket=false"
-        );
-        assert_eq!(
-            as_given("mysql://h/d?a=b".into()),
-            "mysql://h/d?a=b&prefer_socket=false"
-        );
-        assert_eq!(
-            as_given("mysql://h/d?prefer_socket=true".into()),
-            "mysql://h/d?prefer_socket=true"
-        );
-    }
-}

@@ -67,6 +67,13 @@ pub enum DbError {
 }
 
 impl DbError {
+    fn query_error(&self) -> Option<&diesel::result::Error> {
+        match self {
+            Self::Query { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
     /// Whether the schema refused the write, in which case nothing was written and retrying does
     /// not help.
     pub fn is_refusal(&self) -> bool {
@@ -75,28 +82,22 @@ impl DbError {
 
     /// Returns why the schema refused the write, if it did.
     pub fn refusal(&self) -> Option<Refusal> {
-        match self {
-            Self::Query { source, .. } => refusal(source),
-            _ => None,
-        }
+        self.query_error().and_then(refusal)
     }
 
     /// Returns the reason why the schema refused a row, without the values of the row.
     pub fn why_refused(&self) -> Option<String> {
-        match self {
-            Self::Query { source, .. } => why_refused(source),
-            _ => None,
-        }
+        self.query_error().and_then(why_refused)
     }
 
     /// Whether another transaction held a lock on a row for too long.
     pub fn is_lock_wait(&self) -> bool {
-        matches!(self, Self::Query { source, .. } if is_lock_wait(source))
+        self.query_error().is_some_and(is_lock_wait)
     }
 
     /// Whether MySQL ended the transaction because of a deadlock. It can be repeated at once.
     pub fn is_deadlock(&self) -> bool {
-        matches!(self, Self::Query { source, .. } if is_deadlock(source))
+        self.query_error().is_some_and(is_deadlock)
     }
 
     /// Whether the error concerns only the data of this call: other rows can still be read and
@@ -107,7 +108,7 @@ impl DbError {
         self.is_refusal()
             || self.is_lock_wait()
             || self.is_deadlock()
-            || matches!(self, Self::Query { source, .. } if unreadable(source))
+            || self.query_error().is_some_and(unreadable)
     }
 }
 

@@ -147,24 +147,6 @@ impl Db {
         Ok(loose)
     }
 
-    /// Deletes dead letters that were resolved longer than `kept` ago, including payloads, in small
-    /// statements. Returns their number. Unresolved ones are kept indefinitely.
-    pub async fn delete_resolved_dead_letters(&self, kept: Duration) -> DbResult<usize> {
-        const STATEMENTS: usize = 20;
-        let mut deleted = 0;
-        for _ in 0..STATEMENTS {
-            let delete = "DELETE FROM failed_claims WHERE resolved_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-                          ORDER BY resolved_at LIMIT ?";
-            let delete = sql!(delete, kept.as_secs(), DELETED_AT_ONCE as u64);
-            let some = self.execute("delete resolved dead letters", delete).await?;
-            deleted += some;
-            if some < DELETED_AT_ONCE {
-                break;
-            }
-        }
-        Ok(deleted)
-    }
-
     /// Reads a user's dead letters of one coupon, including resolved ones, oldest first; at most a
     /// thousand.
     pub async fn dead_letters_of_person(
@@ -180,8 +162,6 @@ impl Db {
 
 /// Maximum duration of counting all unresolved dead letters from the index.
 const LONG: Duration = Duration::from_secs(30);
-
-const DELETED_AT_ONCE: usize = 500;
 
 /// Maximum number of dead letters listed as examples; the rest is only counted.
 const EXAMPLES: usize = 10;

@@ -88,7 +88,7 @@ impl Db {
             let letters = sql!(letters, &pseudonym, &user).run(conn).await?;
             rows.push(("failed_claims", letters));
             let detail = json!({"erased_as": pseudonym, "coupons": coupons.len()});
-            by.did(conn, OperatorAct { action: "erase", detail, ..OperatorAct::default() }).await?;
+            by.did(conn, OperatorAct::new("erase", None, None, detail)).await?;
             Ok(Some(rows))
         })
         .await

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::NaiveDateTime;
 
 use super::sql::row;
-use super::{Db, DbResult, insert_all};
+use super::{Columns as _, Db, DbResult, insert_all};
 use crate::domain::{CouponId, UserId};
 use crate::sql;
 
@@ -25,9 +25,6 @@ row! {
         pub dead_letter: Option<i64>,
     }
 }
-
-const INTO: &str = "reconcile_findings (run_id, coupon_id, drop_id, kind, slot, user_id, action, result, detail, \
-                    needs_person, dead_letter)";
 
 /// Time limit for writing all findings of a run.
 const LONG: Duration = Duration::from_secs(60);
@@ -48,10 +45,11 @@ impl Db {
         let delete = sql!(delete, run_id, DELETED_AT_ONCE);
         let what = "delete findings of a run";
         while self.execute(what, delete.clone()).await? > 0 {}
+        let into = format!("reconcile_findings ({})", FindingRow::NAMES.join(", "));
         let rows = findings.into_iter().map(FindingRow::values).collect();
         let db = self.within(LONG);
         db.run("write findings", async move |conn| {
-            insert_all(conn, INTO, rows, "").await
+            insert_all(conn, &into, rows, "").await
         })
         .await
     }

@@ -67,7 +67,7 @@ type Windows = HashMap<DropId, (DropWindow, bool)>;
 /// the other and sees its row.
 async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<(Windows, bool)> {
     type Seen = (
-        Option<i64>,
+        Option<DropId>,
         Option<NaiveDateTime>,
         Option<NaiveDateTime>,
         bool,
@@ -96,7 +96,7 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<(W
             closes_at: closes_at.map(|at| at.and_utc()),
             is_sealed,
         };
-        Some((DropId(drop?), (window, closes_soon)))
+        Some((drop?, (window, closes_soon)))
     };
     Ok((
         seen.into_iter().filter_map(window).collect(),
@@ -116,9 +116,9 @@ async fn seal_is_final(conn: &mut Conn, windows: &mut Windows) -> QueryResult<()
         return Ok(());
     }
     let lock = "SELECT id, sealed_at IS NOT NULL FROM drops WHERE id IN (?) ORDER BY id FOR SHARE";
-    let locked: Vec<(i64, bool)> = sql!(lock, list(ids)).all(conn).await?;
+    let locked: Vec<(DropId, bool)> = sql!(lock, list(ids)).all(conn).await?;
     for (drop, is_sealed) in locked {
-        if let Some((window, _)) = windows.get_mut(&DropId(drop)) {
+        if let Some((window, _)) = windows.get_mut(&drop) {
             window.is_sealed = is_sealed;
         }
     }

@@ -343,56 +343,6 @@ mod tests {
 
     use super::*;
 
-    fn claim(user_id: UserId) -> Claim {
-        let claimed_at = Some(DateTime::from_timestamp_nanos(1_796_104_800_123_456_789));
-        Claim {
-            coupon_id: CouponId(1),
-            drop_id: DropId(2),
-            slot: 37,
-            user_id,
-            claimed_at,
-            trace: None,
-        }
-    }
-
-    #[test]
-    fn insert_statement_contains_every_field_and_an_optional_trace() {
-        let limits = SlotLimits::default();
-        let now = DateTime::UNIX_EPOCH;
-        let claims = [claim("u-37".parse().unwrap())];
-        let key = CodeKey::new(&[7; 32]).unwrap();
-        let sql = statement(&claims, &key, &limits, IssuedBy::Consumer, now);
-        let (columns, values) = sql.split_once(" VALUES ").unwrap();
-        assert_eq!(columns.split(", ").count(), 10, "{columns}");
-        let parts: Vec<&str> = values.split(',').collect();
-        assert_eq!(&parts[..4], ["(2", "37", "1", "'u-37'"]);
-        let rest = [
-            "'2026-12-01 06:00:00.123456'",
-            "'1970-01-01 00:00:00'",
-            "'consumer'",
-            "0",
-            "37)",
-        ];
-        assert_eq!(&parts[5..], rest);
-        let traced = Claim {
-            trace: TraceContext::parse(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-            ..claims[0].clone()
-        };
-        let trace = format!(",'{}')", traced.trace.unwrap());
-        let both = statement(
-            &[claims[0].clone(), traced],
-            &key,
-            &limits,
-            IssuedBy::Consumer,
-            now,
-        );
-        assert!(
-            both.contains(", slot_limit, traceparent) VALUES ") && both.contains(",0,37,NULL),(2,"),
-            "{both}"
-        );
-        assert!(both.ends_with(&trace), "{both}");
-    }
-
     proptest! {
         #[test]
         fn user_id_cannot_terminate_its_sql_literal(text in ".{0,80}", signs in "['\"`\\\\;#-]{0,9}") {

@@ -33,22 +33,32 @@ pub struct OperatorAct {
     pub detail: Value,
 }
 
+impl OperatorAct {
+    pub fn new(
+        action: &'static str,
+        coupon: Option<CouponId>,
+        drop: Option<DropId>,
+        detail: Value,
+    ) -> Self {
+        Self {
+            action,
+            coupon,
+            drop,
+            detail,
+        }
+    }
+}
+
 impl Operator {
     /// Records an action; must be called in the transaction of that action.
     pub async fn did(&self, conn: &mut Conn, act: OperatorAct) -> QueryResult<()> {
-        sql!(
-            "INSERT INTO ops_actions (operator, token, from_addr, action, coupon_id, drop_id, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            self.name.clone(),
-            &self.token,
-            self.from.map(|from| from.to_canonical().to_string()),
-            act.action,
-            act.coupon,
-            act.drop,
-            act.detail.to_string(),
-        )
-        .run(conn)
-        .await
-        .map(|_| ())
+        let insert = "INSERT INTO ops_actions (operator, token, from_addr, action, coupon_id, drop_id, detail) VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let (name, token, detail) = (self.name.clone(), &self.token, act.detail.to_string());
+        let from = self.from.map(|from| from.to_canonical().to_string());
+        let insert = sql!(
+            insert, name, token, from, act.action, act.coupon, act.drop, detail
+        );
+        insert.run(conn).await.map(|_| ())
     }
 }
 

@@ -61,12 +61,8 @@ impl Db {
         self.transaction("give up broken promises", async move |conn| {
             let given_up = sql!(MEND, drop, &user).run(conn).await?;
             if given_up > 0 {
-                let act = OperatorAct {
-                    action: "give_up_promise",
-                    coupon: Some(coupon),
-                    drop: Some(drop),
-                    detail: json!({"user_id": user, "promises": given_up}),
-                };
+                let detail = json!({"user_id": user, "promises": given_up});
+                let act = OperatorAct::new("give_up_promise", Some(coupon), Some(drop), detail);
                 by.did(conn, act).await?;
             }
             Ok(given_up)

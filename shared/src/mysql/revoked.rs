@@ -190,20 +190,19 @@ async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation>
         let latest = "SELECT MAX(id) FROM revoked_coupons WHERE coupon_id = ? AND user_id = ?";
         let latest: Option<i64> = sql!(latest, new.coupon, &new.user).one(conn).await?;
         let above = latest.unwrap_or(0).max(new.after) + 1;
-        sql!(
-            "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id",
+        let insert = "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
+                      VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id";
+        let (id, slot, user, again) = (
             draw_id(Utc::now()).max(above),
-            new.coupon,
-            new.drop,
             new.slot,
             &new.user,
-            &new.reason,
-            &new.by,
             new.may_claim_again,
-        )
-        .run(conn)
-        .await?;
+        );
+        let (reason, by) = (&new.reason, &new.by);
+        let insert = sql!(
+            insert, id, new.coupon, new.drop, slot, user, reason, by, again
+        );
+        insert.run(conn).await?;
         // `None` means that another revocation has this id.
         if let Some(open) = open_one(conn, new, " FOR UPDATE").await? {
             return Ok(open);
@@ -220,11 +219,8 @@ async fn open_one(
 ) -> QueryResult<Option<Revocation>> {
     let query = "SELECT {columns} FROM revoked_coupons \
                  WHERE coupon_id = ? AND user_id = ? AND again_from IS NULL AND person_scope = ?";
-    let scope = if new.once_per == OncePer::Drop {
-        new.drop.0
-    } else {
-        0
-    };
+    let is_per_drop = new.once_per == OncePer::Drop;
+    let scope = if is_per_drop { new.drop.0 } else { 0 };
     let query = sql!(query, new.coupon, &new.user, scope).and(sql!(lock));
     query.first(conn).await
 }
@@ -235,18 +231,12 @@ async fn read(conn: &mut Conn, id: i64) -> QueryResult<Revocation> {
 }
 
 fn act(of: &Revocation) -> OperatorAct {
-    OperatorAct {
-        action: "revoke",
-        coupon: Some(CouponId(of.coupon_id)),
-        drop: Some(DropId(of.drop_id)),
-        detail: json!({
-            "user_id": of.user_id,
-            "slot": of.slot,
-            "reason": of.reason,
-            "by": of.revoked_by,
-            "may_claim_again": of.may_claim_again,
-        }),
-    }
+    let detail = json!({
+        "user_id": of.user_id, "slot": of.slot, "reason": of.reason, "by": of.revoked_by,
+        "may_claim_again": of.may_claim_again,
+    });
+    let (coupon, drop) = (CouponId(of.coupon_id), DropId(of.drop_id));
+    OperatorAct::new("revoke", Some(coupon), Some(drop), detail)
 }
 
 /// Moves the user's row into the revocation, if the revocation voids it. Locks the revocation,
@@ -255,8 +245,7 @@ async fn move_row(conn: &mut Conn, id: i64) -> QueryResult<()> {
     let void = "SELECT i.drop_id, i.slot FROM revoked_coupons r STRAIGHT_JOIN issued_coupons i \
                 ON i.coupon_id = r.coupon_id AND i.user_id = r.user_id AND r.person_scope IN (0, i.drop_id) \
                 AND (r.again_from IS NULL OR i.claimed_at <= r.again_from) WHERE r.id = ? FOR UPDATE";
-    let row: Option<(i64, Slot)> = sql!(void, id).first(conn).await?;
-    let Some((drop, slot)) = row else {
+    let Some((drop, slot)) = sql!(void, id).first::<(i64, Slot)>(conn).await? else {
         return Ok(());
     };
     let fill = "UPDATE revoked_coupons r JOIN issued_coupons i ON i.drop_id = ? AND i.slot = ? \
@@ -296,14 +285,13 @@ pub struct Revocations(HashMap<String, Vec<Revocation>>);
 impl Revocations {
     /// Keeps only the revocations in scope: those of `drop` if one coupon per drop is allowed.
     pub fn new(all: Vec<Revocation>, once_per: OncePer, drop: DropId) -> Self {
-        let mut by_person: HashMap<String, Vec<Revocation>> = HashMap::new();
-        for one in all
-            .into_iter()
-            .filter(|one| once_per == OncePer::Coupon || one.drop_id == drop.0)
-        {
-            by_person.entry(one.user_id.clone()).or_default().push(one);
+        let mut own = Self::default();
+        for one in all {
+            if once_per == OncePer::Coupon || one.drop_id == drop.0 {
+                own.0.entry(one.user_id.clone()).or_default().push(one);
+            }
         }
-        Self(by_person)
+        own
     }
 
     pub fn is_empty(&self) -> bool {
@@ -322,9 +310,7 @@ impl Revocations {
 
     /// Returns the first revocation that voids the claim.
     pub fn voiding(&self, user: &UserId, admitted_at_ms: Option<i64>) -> Option<&Revocation> {
-        self.0
-            .get(user.as_str())?
-            .iter()
-            .find(|one| one.voids(admitted_at_ms))
+        let own = self.0.get(user.as_str())?;
+        own.iter().find(|one| one.voids(admitted_at_ms))
     }
 }

@@ -211,6 +211,8 @@ pub struct Retention {
     pub mails: Duration,
     /// Broken promises, counted from their resolution.
     pub mended_promises: Duration,
+    /// Dead letters, with their payloads, counted from their resolution.
+    pub failed_claims: Duration,
 }
 
 /// Rows deleted per statement. The number is small, so that locks stay short, but still allows
@@ -246,6 +248,7 @@ impl Db {
             (kept.runs, "held_back", "planned_at", "TRUE"),
             (kept.runs, "ops_actions", "at", "TRUE"),
             (kept.mended_promises, "broken_promises", "mended_at", sealed),
+            (kept.failed_claims, "failed_claims", "resolved_at", "TRUE"),
         ] {
             if let Some(before) = before(kept) {
                 let delete = format!(

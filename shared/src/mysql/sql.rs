@@ -17,7 +17,7 @@ use diesel_async::RunQueryDsl as _;
 use diesel_async::methods::LoadQuery;
 
 use super::{Conn, Db, DbResult};
-use crate::domain::{CouponId, DropId, UserId};
+use crate::domain::{CouponId, DropId, OncePer, UserId};
 
 /// Builds a [`Sql`] from its text and values.
 #[macro_export]
@@ -125,6 +125,7 @@ from_types! {
     DateTime<Utc>: value => Self::Time(value.naive_utc()),
     NaiveDate: value => Self::Date(value),
     CouponId: value => Self::Int(value.0),
+    OncePer: value => Self::Text(value.as_str().to_owned()),
     DropId: value => Self::Int(value.0),
     &UserId: value => Self::Text(value.as_str().to_owned()),
 }

@@ -18,12 +18,13 @@ pub use case::{FindingCase, UnsafePart};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 
 /// What triggered a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[derive(IntoStaticStr, EnumString, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Trigger {
     /// The schedule.
+    #[default]
     Cron,
     /// `POST /v1/reconcile`.
     Endpoint,
@@ -34,12 +35,13 @@ pub enum Trigger {
 }
 
 /// The final status of a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Status {
     /// Still running.
+    #[default]
     Running,
     /// Nothing to repair.
     Clean,
@@ -292,7 +294,7 @@ pub struct Unlisted {
 }
 
 /// One run of the reconciler.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
     /// Run ids sort by time.
     #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
@@ -353,18 +355,8 @@ impl Run {
         Self {
             run_id: run_id.to_owned(),
             trigger,
-            asked_by: None,
-            dry_run: false,
-            deep: false,
-            partial: false,
-            stopped: false,
-            status: Status::Running,
             started_at: started_at.trunc_subsecs(3),
-            finished_at: None,
-            error: None,
-            findings: Vec::new(),
-            drops: Vec::new(),
-            unlisted: Unlisted::default(),
+            ..Self::default()
         }
     }
 

@@ -131,7 +131,7 @@ fn words(answer: &impl Debug) -> String {
 /// Starts a Redis without a file, because durability is not tested here.
 pub(crate) async fn server() -> RedisServer {
     RedisServer::start(RedisOptions {
-        appendonly: false,
+        extra_args: ["--appendonly", "no"].map(Into::into).into(),
         ..RedisOptions::default()
     })
     .await

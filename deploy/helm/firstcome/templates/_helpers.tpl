@@ -1,57 +1,89 @@
-{{/* The labels by which a program's pods are found: they must not change between versions. Two releases in one namespace differ by name. */}}
+{{- define "firstcome.name" -}}
+{{ .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "firstcome.fullname" -}}
+{{- $name := include "firstcome.name" . }}
+{{- $usual := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) }}
+{{- .Values.fullnameOverride | default $usual | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The labels by which a program's pods are found: they must not change between versions. */}}
 {{- define "firstcome.selector" -}}
-{app.kubernetes.io/name: {{ .root.Release.Name }}, app.kubernetes.io/component: {{ .role }}}
+app.kubernetes.io/name: {{ include "firstcome.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .role }}
 {{- end }}
 
-{{/* Metadata of an object: `name` with the release's name in front. */}}
+{{/* Metadata of a program's object. */}}
 {{- define "firstcome.metadata" -}}
-name: {{ .root.Release.Name }}-{{ .name | default .role }}
-labels: {{ include "firstcome.selector" . }}
+name: {{ include "firstcome.fullname" .root }}-{{ .role }}
+labels:
+  {{- include "firstcome.selector" . | nindent 2 }}
+  {{- include "firstcome.labels" .root | nindent 2 }}
 {{- end }}
 
-{{- define "firstcome.image" -}}
-{{- with .Values.image -}}
-{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ with .digest }}@{{ . }}{{ end }}
-{{- end }}
-{{- end }}
-
-{{/* The groups of settings of a program; if two of them have a setting of the same name, the later one wins. */}}
-{{- define "firstcome.groups" -}}
-everywhere{{ if has .role (list "api" "reconciler") }},apiAndReconciler{{ end }},{{ .role }}
+{{- define "firstcome.labels" -}}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{/* The settings or secrets of a list of groups as one map, without those that are not set. */}}
-{{- define "firstcome.merged" -}}
-{{- $all := dict }}
-{{- range .groups }}
-{{- range $name, $value := index $.of . }}
-{{- if ne (toString $value) "" }}
-{{- $_ := set $all $name (kindIs "float64" $value | ternary (int64 $value | toString) (toString $value)) }}
-{{- end }}
-{{- end }}
-{{- end }}
-{{- toYaml $all }}
+{{/* Metadata of an object of all programs. */}}
+{{- define "firstcome.common" -}}
+name: {{ include "firstcome.fullname" . }}
+labels:
+  app.kubernetes.io/name: {{ include "firstcome.name" . }}
+  app.kubernetes.io/instance: {{ .Release.Name }}
+  {{- include "firstcome.labels" . | nindent 2 }}
 {{- end }}
 
-{{/* Not empty if nobody gives the key that signs messages, so that the chart makes one. */}}
-{{- define "firstcome.makesKey" -}}
-{{- $given := include "firstcome.merged" (dict "of" .Values.secrets "groups" (list "everywhere")) | fromYaml }}
-{{- if not (or .Values.existingSecrets.everywhere (index $given "KAFKA_SIGNING_KEY")) }}yes{{ end }}
+{{- define "firstcome.serviceAccount" -}}
+{{ .Values.serviceAccount.name | default (.Values.serviceAccount.create | ternary (include "firstcome.fullname" .) "default") }}
+{{- end }}
+
+{{- define "firstcome.secret" -}}
+{{ .Values.existingSecret | default (include "firstcome.fullname" .) }}
+{{- end }}
+
+{{/* The secret settings that a program reads. */}}
+{{- define "firstcome.secretNames" -}}
+{{- $everywhere := list "DATABASE_URL" "KAFKA_SIGNING_KEY" "KAFKA_SASL_PASSWORD" "KAFKA_PROPERTIES" }}
+{{- $operators := list "REDIS_URL" "OPS_TOKEN" "OPS_VIEW_TOKEN" }}
+{{- $own := dict "api" (list "JWT_SECRET" "JWT_JWKS_URL") "reconciler" (list "SMTP_URL" "WEBHOOK_URLS" "WEBHOOK_SECRET") }}
+{{- concat $everywhere (has .role (list "api" "reconciler") | ternary $operators list) (index $own .role | default list) | join "," }}
 {{- end }}
 
 {{/* The environment of a program's process. */}}
 {{- define "firstcome.env" -}}
-envFrom:
-{{- range include "firstcome.groups" . | splitList "," }}
-  - configMapRef: {name: {{ $.root.Release.Name }}-{{ kebabcase . }}}
-  - secretRef: {name: {{ index $.root.Values.existingSecrets . | default (printf "%s-%s" $.root.Release.Name (kebabcase .)) }}}
+{{- $settings := merge (dict) (.env | default dict) (index .root.Values .role).env .root.Values.env (.defaults | default dict) }}
+env:
+{{- range $name, $value := $settings }}
+{{- if ne (toString $value) "" }}
+  - {name: {{ $name }}, value: {{ kindIs "float64" $value | ternary (int64 $value | toString) (toString $value) | quote }}}
 {{- end }}
-{{- if include "firstcome.makesKey" .root }}
-  - secretRef: {name: {{ .root.Release.Name }}-signing-key}
+{{- end }}
+{{- range include "firstcome.secretNames" . | splitList "," }}
+{{- $is_made := or $.root.Values.existingSecret (index $.root.Values.secrets .) (eq . "KAFKA_SIGNING_KEY") }}
+{{- if and $is_made (not (index $settings .)) }}
+  - name: {{ . }}
+    valueFrom: {secretKeyRef: {name: {{ include "firstcome.secret" $.root }}, key: {{ . }}, optional: true}}
+{{- end }}
+{{- end }}
+{{- with (index .root.Values .role).extraEnv }}
+{{ toYaml . | indent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Common parts of every pod. */}}
+{{/* A value of a program, or else of all. */}}
+{{- define "firstcome.own" -}}
+{{- with index (index .root.Values .role) .field | default (index .root.Values .field) }}
+{{ $.field }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Common parts of every pod's specification. */}}
 {{- define "firstcome.pod" -}}
 automountServiceAccountToken: false
 # A service called otel, say, would set OTEL_PORT.
@@ -63,55 +95,47 @@ securityContext:
   # Files of Secrets can be read.
   fsGroup: 65532
   seccompProfile: {type: RuntimeDefault}
-{{- with .root.Values.pod }}
-{{ toYaml . }}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with (index .root.Values .role).priorityClassName | default .root.Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- range list "nodeSelector" "tolerations" "affinity" }}
+{{- include "firstcome.own" (dict "root" $.root "role" $.role "field" .) }}
+{{- end }}
+{{- with (index .root.Values .role).extraVolumes | default .root.Values.extraVolumes }}
+volumes:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
 {{/* Common parts of every container. */}}
 {{- define "firstcome.container" -}}
-image: {{ include "firstcome.image" .root | quote }}
-imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+{{- with .root.Values.image }}
+image: "{{ .repository }}:{{ .tag | default $.root.Chart.AppVersion }}{{ with .digest }}@{{ . }}{{ end }}"
+imagePullPolicy: {{ .pullPolicy }}
+{{- end }}
 resources:
   {{- toYaml (index .root.Values .role).resources | nindent 2 }}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
-{{- end }}
-
-{{/* The mounts of files, and their volumes. */}}
-{{- define "firstcome.mounts" -}}
-{{- $files := .root.Values.files }}
-{{- if or $files.everywhere (index $files .role) }}
+{{- with (index .root.Values .role).extraVolumeMounts | default .root.Values.extraVolumeMounts }}
 volumeMounts:
-  {{- if $files.everywhere }}
-  - {name: files-everywhere, mountPath: /etc/firstcome/everywhere, readOnly: true}
-  {{- end }}
-  {{- if index $files .role }}
-  - {name: files-own, mountPath: /etc/firstcome/own, readOnly: true}
-  {{- end }}
-{{- end }}
-{{- end }}
-
-{{- define "firstcome.volumes" -}}
-{{- $files := .root.Values.files }}
-{{- if or $files.everywhere (index $files .role) }}
-volumes:
-  {{- with $files.everywhere }}
-  - name: files-everywhere
-    secret: {secretName: {{ . }}, defaultMode: 0440}
-  {{- end }}
-  {{- with index $files .role }}
-  - name: files-own
-    secret: {secretName: {{ . }}, defaultMode: 0440}
-  {{- end }}
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
 {{/* A Deployment of a program; `container` is the rest of its container. */}}
 {{- define "firstcome.deployment" -}}
 {{- $values := index .root.Values .role }}
+{{- $own := dict }}
+{{- range include "firstcome.secretNames" . | splitList "," }}
+{{- $_ := set $own . (index $.root.Values.secrets .) }}
+{{- end }}
 apiVersion: apps/v1
 kind: Deployment
 metadata:
@@ -121,15 +145,23 @@ spec:
   replicas: {{ $values.replicas }}
   {{- end }}
   selector:
-    matchLabels: {{ include "firstcome.selector" . }}
+    matchLabels:
+      {{- include "firstcome.selector" . | nindent 6 }}
   # A new process is ready before an old one stops.
   strategy:
     rollingUpdate: {maxUnavailable: 0, maxSurge: 1}
   template:
     metadata:
-      labels: {{ include "firstcome.selector" . }}
-      annotations: {checksum/settings: {{ list .root.Values.settings .root.Values.secrets | toJson | sha256sum }}}
+      labels:
+        {{- include "firstcome.selector" . | nindent 8 }}
+      annotations:
+        # Restarts this program, and no other, after a change of its secrets.
+        checksum/secrets: {{ $own | toJson | sha256sum }}
+        {{- with $values.podAnnotations | default .root.Values.podAnnotations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
     spec:
+      serviceAccountName: {{ include "firstcome.serviceAccount" .root }}
       # Longer than the process needs to finish its work.
       terminationGracePeriodSeconds: 30
       {{- include "firstcome.pod" . | nindent 6 }}
@@ -138,14 +170,13 @@ spec:
           topologyKey: kubernetes.io/hostname
           whenUnsatisfiable: ScheduleAnyway
           labelSelector:
-            matchLabels: {{ include "firstcome.selector" . }}
+            matchLabels:
+              {{- include "firstcome.selector" . | nindent 14 }}
       containers:
         - name: {{ .role }}
-          {{- include "firstcome.container" . | nindent 10 }}
-          {{- include "firstcome.env" . | nindent 10 }}
+          {{- include "firstcome.container" . | trim | nindent 10 }}
+          {{- include "firstcome.env" . | trim | nindent 10 }}
           {{- .container | nindent 10 }}
-          {{- include "firstcome.mounts" . | nindent 10 }}
-      {{- include "firstcome.volumes" . | nindent 6 }}
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -156,5 +187,34 @@ spec:
   # Pods that are not ready, because a store is unavailable, must not keep a node from being drained.
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
-    matchLabels: {{ include "firstcome.selector" . }}
+    matchLabels:
+      {{- include "firstcome.selector" . | nindent 6 }}
+{{- with $values.autoscaling }}
+{{- if .enabled }}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata:
+  {{- include "firstcome.metadata" $ | nindent 2 }}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ include "firstcome.fullname" $.root }}-{{ $.role }}}
+  minReplicas: {{ .minReplicas }}
+  maxReplicas: {{ .maxReplicas }}
+  metrics:
+    {{- if .lag }}
+    - type: Pods
+      pods:
+        metric: {name: firstcome_consumer_lag}
+        target: {type: AverageValue, averageValue: {{ .lag | quote }}}
+    {{- else }}
+    - type: Resource
+      resource:
+        name: cpu
+        target: {type: Utilization, averageUtilization: {{ .targetCPUUtilizationPercentage }}}
+    {{- end }}
+  behavior:
+    # Each consumer that joins or leaves moves partitions, and a drop's crowd may come back.
+    scaleDown: {stabilizationWindowSeconds: 600}
+{{- end }}
+{{- end }}
 {{- end }}

@@ -2,261 +2,183 @@
 //! HTTP server.
 
 use anyhow::{Result, ensure};
-use firstcome_load::launch::{Installation, InstallationCoupon, Service};
-use firstcome_load::measure::server_cpu;
+use firstcome_load::installation::{Installation, InstallationCoupon, Role};
+use firstcome_load::launch::Service;
+use firstcome_load::process::cpu_seconds;
+use firstcome_load::rush::Workload;
 use firstcome_load::tally::{Latency, Tally};
 use firstcome_load::terminal::step;
-use firstcome_load::workload::Workload;
-use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::admission::MAX_BATCH;
-use firstcome_shared::redis::keys::DropKeys;
 
-use super::figures::{median, spread};
-use crate::Bench;
-use crate::ceiling::{admit_straight, insert_bare_rows, insert_rows, scan, script};
-use crate::cli::BenchSize;
-use crate::report::{FigureTarget, Measurement};
+use super::Bench;
+use crate::designs::Design;
+use crate::report::{FigureTarget, Measurement, median, ratios};
+use crate::stores::{insert_rows, keys, script};
 
 const PART: &str = "ceilings";
 /// Number of turns of each of two servers. They alternate, so that background load affects both.
-const TURNS: u32 = 11;
+const TURNS: usize = 11;
 /// Number of connections of a second crowd. Its batches are larger because more users wait at once.
 const MANY_CONNECTIONS: usize = 256;
-/// Number of turns of the two tables.
-const ROW_TURNS: u32 = 7;
+/// Number of turns of rows.
+const ROW_TURNS: usize = 7;
 /// Minimum number of rows, also in a quick run, because the CPU time of a process is counted in
 /// steps of 10 ms.
 const LEAST_ROWS: u32 = 50_000;
-/// Number of turns in an open loop.
+/// Number of turns in an open loop, and its connections.
 const CLOCK_TURNS: u32 = 5;
+const CLOCK_CONNECTIONS: usize = 512;
 
-/// The answers of a crowd, and the server's CPU microseconds per request.
-type Turn = (Tally, f64);
-
-pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
+pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let installation = bench.install("ceilings").await?;
-    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
-    let mut measurements = sold_out(bench, &installation, &api, size).await?;
+    let (reconciler, api) = tokio::try_join!(
+        installation.start(Role::Reconciler),
+        installation.start(Role::Api)
+    )?;
+    let nothing = bench.design(Design::Nothing, 0).await?;
+    let coupon = installation.coupon(&api, bench.size.quantity).await?;
+    let buyers = bench.size.quantity * 2;
+    let buyers = Workload::once_each(api.address()?, coupon.id, buyers, 64);
+    buyers.run().await?;
+    let pair = Pair {
+        nothing: &nothing,
+        api: &api,
+        coupon: coupon.id,
+        people: bench.size.many_requests,
+    };
+    let mut measurements = Vec::new();
+    let mut rate = 0.0;
+    for connections in [bench.size.connections, MANY_CONNECTIONS] {
+        let (measurement, sold_out) = pair.in_turns(connections).await?;
+        measurements.push(measurement);
+        if connections == bench.size.connections {
+            rate = sold_out / 2.0;
+        }
+    }
+    measurements.push(pair.by_the_clock(rate, bench.size.open_seconds).await?);
+    nothing.kill().await?;
     step("the admission script alone");
     for people in [1, 16, MAX_BATCH] {
-        measurements.extend(by_itself(&installation, &api, size, people).await?);
+        let claims = bench.size.many_requests;
+        measurements.extend(by_itself(&installation, &api, claims, people).await?);
     }
-    step("rows straight into MySQL");
-    let coupon = installation.coupon(&api, size.missing).await?;
-    let took = insert_rows(&installation, coupon, 1..=size.missing)
-        .await?
-        .as_secs_f64();
-    let rate = f64::from(size.missing) / took;
-    measurements.push(
-        Measurement::of(
-            PART,
-            "multi-row inserts straight into issued_coupons",
-            rate,
-            "/s",
-        )
-        .with("seconds", took),
-    );
-    measurements.push(cost_of_a_row(&installation, &api, size).await?);
-    step("both stores read, nothing compared");
-    admit_straight(&installation, coupon, size.missing).await?;
-    let took = scan(&installation, coupon).await?.0.as_secs_f64();
-    let rate = f64::from(size.missing) / took;
-    measurements.push(
-        Measurement::of(
-            PART,
-            "claims read from both stores, nothing compared",
-            rate,
-            "/s",
-        )
-        .with("seconds", took),
-    );
+    let rows = bench.size.missing.max(LEAST_ROWS);
+    measurements.push(cost_of_a_row(&installation, &api, rows).await?);
     api.stop().await?;
     reconciler.stop().await?;
     Ok(measurements)
 }
 
-/// Measures MySQL's CPU microseconds per row, compared with a table that has one unique key and
-/// neither trigger nor foreign key.
-async fn cost_of_a_row(
-    installation: &Installation,
-    api: &Service,
-    size: &BenchSize,
-) -> Result<Measurement> {
-    step("MySQL's CPU per row");
-    let cpu = || server_cpu(&installation.servers.stack)[0];
-    let rows = size.missing.max(LEAST_ROWS);
-    let each = |before: f64| (cpu() - before) * 1e6 / f64::from(rows);
-    let mut own = Vec::new();
-    let mut bare = Vec::new();
-    for _ in 0..ROW_TURNS {
-        let coupon = installation.coupon(api, rows).await?;
-        let before = cpu();
-        insert_rows(installation, coupon, 1..=rows).await?;
-        own.push(each(before));
-        let before = cpu();
-        insert_bare_rows(installation, coupon).await?;
-        bare.push(each(before));
-    }
-    let (least, most) = spread(&own);
-    Ok(Measurement::of(
-        PART,
-        "MySQL's CPU per row of issued_coupons",
-        median(own),
-        "µs",
-    )
-    .with("µs with a primary key and one unique key", median(bare))
-    .target(FigureTarget::AtMost(14.0))
-    .note(format!(
-        "1,000 rows per statement, median of {ROW_TURNS} turns ({least:.1} to {most:.1})"
-    )))
-}
-
-/// Measures sold-out claims alternately with a route that does nothing, and then in an open loop at
-/// half that rate.
-async fn sold_out(
-    bench: &Bench,
-    installation: &Installation,
-    api: &Service,
-    size: &BenchSize,
-) -> Result<Vec<Measurement>> {
-    let nothing = bench.nothing().await?;
-    let coupon = sold(installation, api, size).await?;
-    let (few, rate) = in_turns(&nothing, api, coupon, size.many_requests, size.connections).await?;
-    let (many, _) = in_turns(&nothing, api, coupon, size.many_requests, MANY_CONNECTIONS).await?;
-    let by_the_clock = by_the_clock(api, &nothing, size, coupon, rate / 2.0).await?;
-    nothing.kill().await?;
-    Ok(vec![few, many, by_the_clock])
-}
-
-/// Returns the ratio, and the sold-out claims per second.
-async fn in_turns(
-    nothing: &Service,
-    api: &Service,
-    coupon: InstallationCoupon,
+/// An API with a sold-out coupon, and a route that does nothing.
+struct Pair<'a> {
+    nothing: &'a Service,
+    api: &'a Service,
+    coupon: i64,
     people: u32,
-    connections: usize,
-) -> Result<(Measurement, f64)> {
-    let mut idle: Vec<Turn> = Vec::new();
-    let mut lost: Vec<Turn> = Vec::new();
-    for turn in 0..TURNS {
-        let mut order = [(nothing, "n", &mut idle), (api, "l", &mut lost)];
-        // The server that goes first alternates.
-        order.rotate_left(turn as usize % 2);
-        for (service, prefix, turns) in order {
-            let workload = Workload::once_each(service.address()?, coupon.id, people, connections);
-            turns.push(
-                workload
-                    .named(&format!("{prefix}{turn}-"))
-                    .run_metered(service.pid())
-                    .await?,
-            );
+}
+
+impl Pair<'_> {
+    /// Runs both in a turn, and alternates which goes first. `[nothing, api]`.
+    async fn turn(&self, turn: usize, workload: &Workload) -> Result<[(Tally, f64); 2]> {
+        let mut results = [None, None];
+        let mut order = [(0, self.nothing), (1, self.api)];
+        order.rotate_left(turn % 2);
+        for (which, service) in order {
+            let prefix = format!("{}{which}-{turn}-", workload.prefix);
+            let target = service.address()?;
+            let workload = Workload {
+                target,
+                prefix,
+                ..workload.clone()
+            };
+            let before = cpu_seconds(service.pid())?;
+            let tally = workload.run().await?;
+            let cpu = cpu_seconds(service.pid())? - before;
+            results[which] = Some((tally, cpu * 1e6 / f64::from(workload.people)));
+        }
+        match results {
+            [Some(nothing), Some(api)] => Ok([nothing, api]),
+            _ => anyhow::bail!("a turn is missing"),
         }
     }
-    let middle = |turns: &[Turn], pick: fn(&Turn) -> f64| median(turns.iter().map(pick).collect());
-    let lost_rate = middle(&lost, |t| t.0.per_second);
-    let idle_rate = middle(&idle, |t| t.0.per_second);
-    let lost_cpu = middle(&lost, |t| t.1);
-    let idle_cpu = middle(&idle, |t| t.1);
-    let crowd_share = middle(&idle, |t| t.0.cpu_seconds / t.0.seconds);
-    let ratios: Vec<f64> = lost
-        .iter()
-        .zip(&idle)
-        .map(|(lost, idle)| lost.0.per_second / idle.0.per_second)
-        .collect();
-    let (least, most) = spread(&ratios);
-    let what = format!("sold-out claims ÷ do-nothing route, {connections} connections");
-    let ratio = Measurement::of(PART, what, median(ratios), "×")
-        .with("sold out/s", lost_rate)
-        .with("nothing/s", idle_rate)
-        .with("cores used by the crowd", crowd_share)
-        .target(FigureTarget::AtLeast(0.75))
-        .note(format!(
-            "median of {TURNS} turns ({least:.2} to {most:.2}), alternating; a claim takes {lost_cpu:.1} µs of the API's CPU, a \
-             request of the route that does nothing {idle_cpu:.1} µs"
+
+    /// Returns the ratio, and the sold-out claims per second.
+    async fn in_turns(&self, connections: usize) -> Result<(Measurement, f64)> {
+        step(format!("sold-out claims over {connections} connections"));
+        let target = self.api.address()?;
+        let workload = Workload::once_each(target, self.coupon, self.people, connections);
+        let mut turns = Vec::new();
+        for turn in 0..TURNS {
+            turns.push(self.turn(turn, &workload).await?);
+        }
+        let all = |pick: fn(&[(Tally, f64); 2]) -> f64| turns.iter().map(pick).collect::<Vec<_>>();
+        let [idle, lost] = [
+            all(|turn| turn[0].0.per_second),
+            all(|turn| turn[1].0.per_second),
+        ];
+        let ratios = ratios(&lost, &idle);
+        let what = format!("sold-out claims ÷ do-nothing route, {connections} connections");
+        let measurement = Measurement::of(PART, what, median(ratios.clone()), "×")
+            .with("sold out/s", median(lost.clone()))
+            .with("nothing/s", median(idle))
+            .with("µs of the API's CPU", median(all(|turn| turn[1].1)))
+            .with("of the other's", median(all(|turn| turn[0].1)))
+            .target(FigureTarget::AtLeast(0.75))
+            .turns(&ratios);
+        Ok((measurement, median(lost)))
+    }
+
+    /// Measures an open loop. Latency that both have comes from the machine and the generator's
+    /// timer.
+    async fn by_the_clock(&self, rate: f64, seconds: u32) -> Result<Measurement> {
+        step(format!(
+            "sold-out claims in an open loop, {rate:.0} per second"
         ));
-    Ok((ratio, lost_rate))
-}
-
-/// Creates a coupon that is sold out.
-async fn sold(
-    installation: &Installation,
-    api: &Service,
-    size: &BenchSize,
-) -> Result<InstallationCoupon> {
-    let coupon = installation.coupon(api, size.quantity).await?;
-    let buyers = Workload::once_each(
-        api.address()?,
-        coupon.id,
-        size.quantity * 2,
-        size.connections,
-    )
-    .named("buyer-");
-    buyers.run().await?;
-    Ok(coupon)
-}
-
-/// Measures sold-out claims in an open loop, alternately with the route that does nothing. Latency
-/// that both have comes from the machine and the generator's timer.
-async fn by_the_clock(
-    api: &Service,
-    nothing: &Service,
-    size: &BenchSize,
-    coupon: InstallationCoupon,
-    rate: f64,
-) -> Result<Measurement> {
-    step(format!(
-        "sold-out claims in an open loop, {rate:.0} per second"
-    ));
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a positive rate"
-    )]
-    let people = rate as u32 * size.open_seconds / CLOCK_TURNS;
-    let mut lost = Vec::new();
-    let mut idle = Vec::new();
-    for turn in 0..CLOCK_TURNS {
-        let mut order = [(nothing, &mut idle), (api, &mut lost)];
-        order.rotate_left(turn as usize % 2);
-        for (service, seen) in order {
-            let workload =
-                Workload::once_each(service.address()?, coupon.id, people, 512).by_the_clock(rate);
-            let latency = workload.named(&format!("open{turn}-")).run().await?.others;
-            ensure!(latency.count > 0, "no claim was answered `sold_out`");
-            seen.push(latency);
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a positive rate"
+        )]
+        let people = rate as u32 * seconds / CLOCK_TURNS;
+        let target = self.api.address()?;
+        let workload = Workload {
+            rate: Some(rate),
+            prefix: "open".to_owned(),
+            ..Workload::once_each(target, self.coupon, people, CLOCK_CONNECTIONS)
+        };
+        let mut turns = Vec::new();
+        for turn in 0..CLOCK_TURNS {
+            turns.push(self.turn(turn as usize, &workload).await?);
         }
+        let all = |which: usize, pick: fn(&Latency) -> f64| {
+            let latencies = turns.iter().map(|turn| &turn[which].0.others);
+            latencies.map(pick).collect::<Vec<_>>()
+        };
+        let p99 = all(1, |latency| latency.p99_ms);
+        let what = "p99 of sold-out claims at half the maximum rate, open loop";
+        Ok(Measurement::of(PART, what, median(p99.clone()), "ms")
+            .target(FigureTarget::AtMost(10.0))
+            .with("rate/s", rate)
+            .with("p50 ms", median(all(1, |latency| latency.p50_ms)))
+            .with("p99.9 ms", median(all(1, |latency| latency.p999_ms)))
+            .with(
+                "do-nothing p99 ms",
+                median(all(0, |latency| latency.p99_ms)),
+            )
+            .turns(&p99))
     }
-    let middle =
-        |seen: &[Latency], pick: fn(&Latency) -> f64| median(seen.iter().map(pick).collect());
-    let (least, most) = spread(&lost.iter().map(|l| l.p99_ms).collect::<Vec<_>>());
-    let measurement = Measurement::of(
-        PART,
-        "p99 of sold-out claims at half the maximum rate, open loop",
-        middle(&lost, |l| l.p99_ms),
-        "ms",
-    );
-    Ok(measurement
-        .target(FigureTarget::AtMost(10.0))
-        .with("rate/s", rate)
-        .with("p50 ms", middle(&lost, |l| l.p50_ms))
-        .with("p99.9 ms", middle(&lost, |l| l.p999_ms))
-        .with("do-nothing p99 ms", middle(&idle, |l| l.p99_ms))
-        .note(format!(
-            "latency counts from the intended start; the crowd's timer adds up to 1 ms; median of {CLOCK_TURNS} turns \
-             ({least:.1} to {most:.1})"
-        )))
 }
 
 /// Measures the claims per second that the script admits, and those that it refuses once sold out.
 async fn by_itself(
     installation: &Installation,
     api: &Service,
-    size: &BenchSize,
+    claims: u32,
     people: usize,
 ) -> Result<[Measurement; 2]> {
-    let coupon = installation.coupon(api, size.many_requests).await?;
+    let coupon: InstallationCoupon = installation.coupon(api, claims).await?;
     let measured = async |what: &str| {
-        let (rate, cpu) = script(installation, coupon, size.many_requests, people, what).await?;
+        let (rate, cpu) = script(installation, coupon, claims, people, what).await?;
         let what = format!("the script alone, {what}, {people} people per call");
         anyhow::Ok(Measurement::of(PART, what, rate, "/s").with("µs of Redis's CPU per claim", cpu))
     };
@@ -264,20 +186,34 @@ async fn by_itself(
         measured("everyone wins").await?,
         measured("sold out").await?,
     ];
-    let mut redis = installation.redis().await?;
-    let keys = DropKeys::new(
-        installation.setting("REDIS_KEY_PREFIX"),
-        CouponId(coupon.id),
-        DropId(coupon.drop),
-    );
-    let admitted: u32 = redis::cmd("ZCARD")
-        .arg(&keys.users)
-        .query_async(&mut redis)
-        .await?;
-    ensure!(
-        admitted == size.many_requests,
-        "the script admitted {admitted} of {}",
-        size.many_requests
-    );
+    let mut count = redis::cmd("ZCARD");
+    count.arg(keys(installation, coupon).users);
+    let admitted: u32 = count.query_async(&mut installation.redis().await?).await?;
+    ensure!(admitted == claims, "the script admitted {admitted}");
     Ok(measurements)
+}
+
+/// Measures MySQL's CPU microseconds per row.
+async fn cost_of_a_row(
+    installation: &Installation,
+    api: &Service,
+    rows: u32,
+) -> Result<Measurement> {
+    step("MySQL's CPU per row");
+    let cpu = || installation.servers.cpu()[0];
+    let each = |before: f64| (cpu() - before) * 1e6 / f64::from(rows);
+    let mut own = Vec::new();
+    let mut rates = Vec::new();
+    for _ in 0..ROW_TURNS {
+        let coupon = installation.coupon(api, rows).await?;
+        let before = cpu();
+        let took = insert_rows(installation, coupon, rows).await?;
+        own.push(each(before));
+        rates.push(f64::from(rows) / took.as_secs_f64());
+    }
+    let what = "MySQL's CPU per row of issued_coupons, 1,000 rows per statement";
+    Ok(Measurement::of(PART, what, median(own.clone()), "µs")
+        .with("rows/s", median(rates))
+        .target(FigureTarget::AtMost(14.0))
+        .turns(&own))
 }

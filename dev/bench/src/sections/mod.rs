@@ -1,85 +1,75 @@
 //! The measurements, one module per part.
 
-mod backlog;
-pub mod ceilings;
-pub mod comparison;
-mod figures;
-pub mod passes;
-pub mod winners;
+mod ceilings;
+mod designs;
+mod meter;
+mod passes;
+mod winners;
 
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_load::launch::Servers;
+use clap::{Parser as _, ValueEnum as _};
+use firstcome_load::ended;
+use firstcome_load::installation::Installation;
+use firstcome_load::launch::{Servers, Service};
 use firstcome_load::terminal::step;
-use firstcome_stack::StackOptions;
+use firstcome_stack::{StackOptions, built_program};
+use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use crate::Bench;
-use crate::baselines::Design;
-use crate::baselines::comparison as designs;
-use crate::cli::{BenchOptions, BenchSize, Part};
+use crate::cli::{BenchSize, Cli, Part};
+use crate::designs::{Design, prepare};
 use crate::quiet::settle;
-use crate::report::{BenchReport, print};
+use crate::report::{BenchReport, Machine, Measurement};
 
 /// Time limit of a step.
-const LIMIT: Duration = Duration::from_secs(15 * 60);
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 
-/// Returns the steps of a part. If one fails, the others still run.
-fn steps(part: Part) -> Vec<BenchStep> {
-    if part != Part::Designs {
-        return vec![BenchStep::Part(part)];
+/// The servers and builds that are measured.
+struct Bench {
+    servers: Arc<Servers>,
+    size: BenchSize,
+    /// The programs of another build.
+    other_build: Option<PathBuf>,
+}
+
+impl Bench {
+    /// Creates a new installation on these servers.
+    async fn install(&self, name: &str) -> Result<Installation> {
+        Installation::named(&self.servers, name, None).await
     }
-    let mut steps: Vec<BenchStep> = Design::ALL.map(BenchStep::Design).into();
-    // This step comes directly before Firstcome, which comes last, because the machine may behave
-    // differently an hour later.
-    steps.insert(steps.len().saturating_sub(1), BenchStep::Nothing);
-    steps
-}
 
-#[derive(Debug, Clone, Copy)]
-enum BenchStep {
-    Nothing,
-    Design(Design),
-    Part(Part),
-}
+    /// Starts a design with empty tables.
+    async fn design(&self, design: Design, quantity: u32) -> Result<Service> {
+        let mysql = &self.servers.stack.mysql;
+        prepare(mysql, design, quantity).await?;
+        let mut command = Command::new(built_program("firstcome-baselines")?);
+        command.args([&design.word(), "--database", &mysql.database_url("bench")]);
+        command.args(["--quantity", &quantity.to_string()]);
+        self.servers.spawn(&design.word(), &mut command, "").await
+    }
 
-impl BenchStep {
-    fn name(self) -> String {
-        match self {
-            Self::Nothing => "the do-nothing route".into(),
-            Self::Design(design) => format!("design {}", design.word()),
-            Self::Part(part) => format!("{part:?}").to_lowercase(),
+    async fn measure(&self, part: Part, build: Option<&Path>) -> Result<Vec<Measurement>> {
+        match part {
+            Part::Designs => designs::measure(self).await,
+            Part::Ceilings => ceilings::measure(self).await,
+            Part::Winners => winners::measure(self).await,
+            Part::Passes => passes::measure(self, build).await,
         }
     }
+}
 
-    async fn measure(
-        self,
-        bench: &Bench,
-        size: &BenchSize,
-        report: &mut BenchReport,
-    ) -> Result<()> {
-        let measurements = match self {
-            Self::Nothing => {
-                report.comparison().nothing =
-                    Some(designs::nothing(&bench.servers, &size.rush()).await?);
-                return Ok(());
-            }
-            Self::Design(design) => {
-                let run = designs::run(&bench.servers, design, &size.rush()).await?;
-                report.comparison().runs.push(run);
-                return Ok(());
-            }
-            // These parts consist of separate steps.
-            Self::Part(Part::All | Part::Designs) => return Ok(()),
-            Self::Part(Part::Ceilings) => ceilings::measure(bench, size).await?,
-            Self::Part(Part::Winners) => winners::measure(bench, size).await?,
-            Self::Part(Part::Passes) => passes::measure(bench, size).await?,
-        };
-        report.measurements.extend(measurements);
-        Ok(())
-    }
+/// Runs the command line. It is not `async`, because every program that awaits an async body would
+/// compile it again.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = Runtime::new().map_err(anyhow::Error::from);
+    let done = runtime.and_then(|runtime| runtime.block_on(run(&cli)));
+    ended("firstcome-bench", done.map(|()| ExitCode::SUCCESS))
 }
 
 /// Measures these parts on freshly started servers, prints the results and writes the report.
@@ -88,72 +78,61 @@ impl BenchStep {
 ///
 /// Fails if something cannot be started or measured. The error is returned at the end, after
 /// everything else was measured and written. A missed target is not an error.
-pub async fn run(parts: &[Part], options: &BenchOptions) -> Result<()> {
-    let size = options.size();
-    let mut report = BenchReport::new(size.clone());
-    let begun = Instant::now();
-    let mut bench = None;
-    for part in parts {
-        for one in steps(*part) {
-            let here = match bench.take() {
-                Some(bench) => bench,
-                None => start(options).await?,
-            };
-            bench = try_one(one, here, &size, &mut report).await;
+async fn run(cli: &Cli) -> Result<()> {
+    let mut report = BenchReport {
+        machine: Machine::describe(),
+        size: cli.size(),
+        measurements: Vec::new(),
+        took: Vec::new(),
+        failed: Vec::new(),
+    };
+    let parts = Part::value_variants().iter().copied();
+    for part in parts.filter(|part| cli.part.is_none_or(|wanted| wanted == *part)) {
+        try_part(part, None, cli, &mut report).await?;
+        if part == Part::Passes && cli.against.is_some() {
+            try_part(part, cli.against.as_deref(), cli, &mut report).await?;
         }
-        if *part == Part::Designs {
-            let measurements = comparison::measurements(report.comparison());
-            report.measurements.extend(measurements);
-        }
-        // Keeps the measurements made so far, even if a later step fails.
-        report.write(&options.out)?;
     }
-    drop(bench);
-    print(&report);
+    report.print();
     step(format!(
-        "{:.0} s; the report is in {}",
-        begun.elapsed().as_secs_f64(),
-        options.out.join("report.json").display()
+        "the report is in {}",
+        cli.out.join("report.json").display()
     ));
-    ensure!(
-        report.failed.is_empty(),
-        "{} could not be measured",
-        report.failed.len()
-    );
+    let failed = report.failed.len();
+    ensure!(failed == 0, "{failed} parts could not be measured");
     Ok(())
 }
 
-async fn start(options: &BenchOptions) -> Result<Bench> {
-    step("starting Redis, MySQL and Kafka");
-    let servers = Arc::new(Servers::start(StackOptions::default(), None).await?);
-    Ok(Bench {
-        servers,
-        other_build: options.against.clone(),
-    })
-}
-
-/// Returns the servers for the next step, or `None` after a failure, which leaves them in an
-/// unknown state.
-async fn try_one(
-    one: BenchStep,
-    bench: Bench,
-    size: &BenchSize,
+/// Measures a part and writes the report so far. A failure becomes a part of it.
+async fn try_part(
+    part: Part,
+    build: Option<&Path>,
+    cli: &Cli,
     report: &mut BenchReport,
-) -> Option<Bench> {
-    let settled = settle().await;
-    step(format!("measuring {}", one.name()));
+) -> Result<()> {
+    step("starting Redis, MySQL and Kafka");
+    let bench = Bench {
+        servers: Arc::new(Servers::start(StackOptions::default(), None).await?),
+        size: cli.size(),
+        other_build: cli.against.clone(),
+    };
+    settle().await?;
+    let name = format!("{part:?}").to_lowercase();
+    step(format!("measuring {name}"));
     let begun = Instant::now();
-    let measured = timeout(LIMIT, one.measure(&bench, size, report)).await;
-    let measured = settled.and(measured.context("the step took too long").flatten());
-    report
-        .took
-        .push((one.name(), begun.elapsed().as_secs_f64()));
-    match measured {
-        Ok(()) => Some(bench),
+    let measured = timeout(LIMIT, bench.measure(part, build)).await;
+    let took = begun.elapsed().as_secs_f64();
+    report.took.push((name.clone(), took));
+    match measured.context("the part took too long").flatten() {
+        Ok(measured) if build.is_some() => {
+            let measured = measured.into_iter().map(Measurement::of_other_build);
+            report.measurements.extend(measured);
+        }
+        Ok(measured) => report.measurements.extend(measured),
         Err(error) => {
-            step(format!("{} FAILED: {error:#}", one.name()));
-            report.failed.push((one.name(), format!("{error:#}")));
-            None
+            step(format!("{name} FAILED: {error:#}"));
+            report.failed.push((name, format!("{error:#}")));
         }
     }
+    report.write(&cli.out)
 }

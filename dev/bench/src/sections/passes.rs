@@ -1,296 +1,202 @@
 //! Passes of the reconciler: clean passes over an increasing number of claims, compared with a
 //! plain scan, a repairing pass, and a pass over a few open drops among many sealed ones.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
-use firstcome_load::launch::{Installation, InstallationCoupon, Service};
-use firstcome_load::measure::{Meter, memory_kb};
+use firstcome_load::installation::{Installation, InstallationCoupon, Role};
+use firstcome_load::launch::Service;
+use firstcome_load::process::peak_memory_kb;
 use firstcome_load::terminal::step;
 use mysql_async::prelude::Queryable as _;
 use serde_json::Value;
+use tokio::process::Command;
 use tokio::time::sleep;
 
-use super::figures::median;
-use crate::Bench;
-use crate::ceiling::{admit_straight, insert_rows, scan};
-use crate::cli::BenchSize;
-use crate::report::{FigureTarget, Measurement};
+use super::Bench;
+use super::meter::StatementMeter;
+use crate::report::{FigureTarget, Measurement, median};
+use crate::stores::{admit, insert_rows, scan};
 
 const PART: &str = "passes";
 const TURNS: usize = 3;
+/// Number of passes that a daemon runs on request.
+const REQUESTED: usize = 7;
 const OPEN: usize = 10;
+/// Claims of each small coupon.
+const FEW: u32 = 20;
 
 struct MeasuredPass {
     seconds: f64,
     memory_mb: f64,
-    run: Value,
 }
 
-pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
-    let installation = bench.install("passes").await?;
-    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
+pub(super) async fn measure(bench: &Bench, build: Option<&Path>) -> Result<Vec<Measurement>> {
+    let size = &bench.size;
+    let install = async |name: &str| Installation::named(&bench.servers, name, build).await;
+    let installation = install("passes").await?;
+    let sizes = [1].into_iter().chain(size.passes).chain([size.missing]);
+    let mut coupons = coupons(&installation, sizes).await?;
+    let missing = coupons.pop().context("no coupon")?;
+    let mut measurements = clean(&installation, &coupons).await?;
+    measurements.push(repairing(&installation, missing).await?);
+    measurements.extend(beside_sealed(&install("sealed").await?, size.sealed).await?);
+    let installation = install("lost").await?;
+    measurements.extend(small(&installation, size.small).await?);
+    measurements.push(rebuilt(&installation, size.rebuilt).await?);
+    Ok(measurements)
+}
+
+/// Creates open coupons, and stops the processes that open them.
+async fn coupons(
+    installation: &Installation,
+    quantities: impl IntoIterator<Item = u32>,
+) -> Result<Vec<InstallationCoupon>> {
+    let (reconciler, api) = tokio::try_join!(
+        installation.start(Role::Reconciler),
+        installation.start(Role::Api)
+    )?;
     let mut coupons = Vec::new();
-    for quantity in [1].into_iter().chain(size.passes).chain([size.missing]) {
+    for quantity in quantities {
         coupons.push(installation.coupon(&api, quantity).await?);
     }
     api.stop().await?;
     reconciler.stop().await?;
-    let missing = coupons.pop().context("no coupon")?;
-    let mut measurements = clean(&installation, &coupons).await?;
-    measurements.push(scattered(&installation, *coupons.last().context("no coupon")?).await?);
-    measurements.push(repairing(&installation, missing, size).await?);
-    measurements.extend(beside_sealed(bench, size).await?);
-    measurements.extend(lost(bench, size).await?);
-    Ok(measurements)
+    Ok(coupons)
+}
+
+/// Gives out all slots of a coupon.
+async fn fill(installation: &Installation, coupon: InstallationCoupon) -> Result<()> {
+    admit(installation, coupon, coupon.quantity).await?;
+    insert_rows(installation, coupon, coupon.quantity).await?;
+    Ok(())
 }
 
 async fn clean(
     installation: &Installation,
     coupons: &[InstallationCoupon],
 ) -> Result<Vec<Measurement>> {
-    let mut seen = Vec::new();
+    let mut measurements = Vec::new();
+    let mut times = Vec::new();
+    let mut memories = Vec::new();
     for coupon in coupons {
-        step(format!("clean pass over {} claims", coupon.quantity));
-        admit_straight(installation, *coupon, coupon.quantity).await?;
-        insert_rows(installation, *coupon, 1..=coupon.quantity).await?;
-        let mut passes: Vec<f64> = Vec::new();
-        let mut scans: Vec<f64> = Vec::new();
+        let claims = coupon.quantity;
+        step(format!("clean pass over {claims} claims"));
+        fill(installation, *coupon).await?;
+        let mut passes = Vec::new();
+        let mut scans = Vec::new();
         let mut memory: f64 = 0.0;
         for _ in 0..TURNS {
-            scans.push(scan(installation, *coupon).await?.0.as_secs_f64());
-            let pass = once(installation, *coupon).await?;
-            ensure!(
-                pass.run["status"] == "clean",
-                "the pass was not clean: {}",
-                pass.run
-            );
+            scans.push(scan(installation, *coupon).await?);
+            let pass = once(installation, *coupon, "clean").await?;
             passes.push(pass.seconds);
             memory = memory.max(pass.memory_mb);
         }
-        seen.push((
-            f64::from(coupon.quantity),
-            median(passes),
-            median(scans),
-            memory,
-        ));
+        let (pass, scan) = (median(passes), median(scans));
+        let what = format!("clean pass ÷ bare scan, {claims} claims");
+        let ratio = Measurement::ratio(PART, what, ("pass s", pass), ("scan s", scan));
+        measurements.push(ratio.with("peak MB", memory));
+        times.push(pass / f64::from(claims) * 1e6);
+        memories.push(memory);
     }
-    let [empty, small, .., large] = seen.as_slice() else {
+    let largest = measurements.pop().context("no size")?;
+    measurements.push(largest.target(FigureTarget::AtMost(1.5)));
+    // The first coupon has one claim.
+    let ([empty, .., large], [_, small, .., last]) = (&*memories, &*times) else {
         anyhow::bail!("too few sizes")
     };
-    let mut measurements: Vec<Measurement> = seen[1..]
-        .iter()
-        .map(|(claims, pass, scan, memory)| {
-            let what = format!("clean pass ÷ bare scan, {claims} claims");
-            Measurement::ratio(PART, what, ("pass s", *pass), ("scan s", *scan))
-                .with("peak MB", *memory)
-        })
-        .collect();
-    if let Some(last) = measurements.pop() {
-        measurements.push(last.target(FigureTarget::AtMost(1.5)));
-    }
-    let memory = Measurement::of(
-        PART,
-        "memory of the largest clean pass minus that of an empty one",
-        large.3 - empty.3,
-        "MB",
-    );
-    measurements.push(
-        memory
-            .target(FigureTarget::AtMost(50.0))
-            .with("largest MB", large.3)
-            .with("empty MB", empty.3),
-    );
-    let each = |one: &(f64, f64, f64, f64)| one.1 / one.0 * 1e6;
-    let linear = Measurement::ratio(
-        PART,
-        "time per claim, largest ÷ smallest drop",
-        ("µs", each(large)),
-        ("µs at first", each(small)),
-    );
-    measurements.push(
-        linear
-            .target(FigureTarget::AtMost(1.1))
-            .note("1 or less if the time grows linearly"),
-    );
+    let what = "memory of the largest clean pass minus that of an empty one";
+    let memory = Measurement::of(PART, what, large - empty, "MB");
+    measurements.push(memory.target(FigureTarget::AtMost(50.0)));
+    let what = "time per claim, largest ÷ smallest drop";
+    let linear = Measurement::ratio(PART, what, ("µs", *last), ("µs at first", *small));
+    measurements.push(linear.target(FigureTarget::AtMost(1.1)));
     Ok(measurements)
 }
 
-/// Measures the largest drop again with one row in a hundred missing, so that every page has a
-/// repair.
-async fn scattered(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
-    step(format!(
-        "a pass over {} claims with one row in a hundred missing",
-        coupon.quantity
-    ));
-    let scan = scan(installation, coupon).await?.0.as_secs_f64();
-    let mut conn = installation.mysql().await?;
-    conn.exec_drop(
-        "DELETE FROM issued_coupons WHERE drop_id = ? AND slot % 100 = 0",
-        (coupon.drop,),
-    )
-    .await?;
-    let drifts = conn.affected_rows();
-    conn.disconnect().await?;
-    let pass = once(installation, coupon).await?;
-    ensure!(
-        pass.run["status"] == "repaired",
-        "the pass did not repair: {}",
-        pass.run["status"]
-    );
-    let what = format!(
-        "pass with scattered drifts ÷ bare scan, {} claims",
-        coupon.quantity
-    );
-    #[allow(clippy::cast_precision_loss, reason = "a small count")]
-    let drifts = drifts as f64;
-    let measurement = Measurement::ratio(PART, what, ("pass s", pass.seconds), ("scan s", scan));
-    Ok(measurement
-        .with("drifts", drifts)
-        .with("peak MB", pass.memory_mb))
-}
-
 /// Measures a pass for which all users are in Redis and no user has a row.
-async fn repairing(
-    installation: &Installation,
-    coupon: InstallationCoupon,
-    size: &BenchSize,
-) -> Result<Measurement> {
-    step(format!("repairing {} missing rows", size.missing));
-    admit_straight(installation, coupon, size.missing).await?;
-    let pass = once(installation, coupon).await?;
-    ensure!(
-        pass.run["status"] == "repaired",
-        "the pass did not repair: {}",
-        pass.run["status"]
-    );
+async fn repairing(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
+    step(format!("repairing {} missing rows", coupon.quantity));
+    admit(installation, coupon, coupon.quantity).await?;
+    let pass = once(installation, coupon, "repaired").await?;
     let mut conn = installation.mysql().await?;
-    conn.exec_drop(
-        "DELETE FROM issued_coupons WHERE drop_id = ?",
-        (coupon.drop,),
-    )
-    .await?;
+    let delete = "DELETE FROM issued_coupons WHERE drop_id = ?";
+    conn.exec_drop(delete, (coupon.drop,)).await?;
     conn.disconnect().await?;
-    let straight = insert_rows(installation, coupon, 1..=size.missing)
-        .await?
-        .as_secs_f64();
+    let straight = insert_rows(installation, coupon, coupon.quantity).await?;
+    let straight = straight.as_secs_f64();
     let what = "repairing missing rows ÷ straight inserts, in time";
-    let measurement = Measurement::ratio(
-        PART,
-        what,
-        ("pass s", pass.seconds),
-        ("inserts s", straight),
-    );
-    Ok(measurement
+    let times = [("pass s", pass.seconds), ("inserts s", straight)];
+    let ratio = Measurement::ratio(PART, what, times[0], times[1]);
+    Ok(ratio
         .target(FigureTarget::AtMost(2.0))
-        .with("rows", size.missing.into())
         .with("peak MB", pass.memory_mb))
 }
 
-/// Claims of each small coupon.
-const FEW: u32 = 20;
-
-/// Measures passes over many small coupons: clean, and after their gates were lost; and over one
-/// large drop that Redis has lost. A closed coupon waits for claims that may be on their way first.
-async fn lost(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
-    step(format!("passes over {} small coupons", size.small));
-    let installation = bench.install("lost").await?;
-    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
-    let large = installation.coupon(&api, size.rebuilt).await?;
-    let mut small = Vec::new();
-    for _ in 0..size.small {
-        small.push(installation.coupon(&api, FEW).await?);
-    }
-    api.stop().await?;
-    reconciler.stop().await?;
-    for coupon in &small {
-        admit_straight(&installation, *coupon, FEW).await?;
-        insert_rows(&installation, *coupon, 1..=FEW).await?;
+/// Measures passes over many small coupons: clean, and after their gates were lost. A closed coupon
+/// waits for claims that may be on their way first.
+async fn small(installation: &Installation, number: u32) -> Result<[Measurement; 2]> {
+    step(format!("passes over {number} small coupons"));
+    let coupons = coupons(installation, (0..number).map(|_| FEW)).await?;
+    for coupon in &coupons {
+        fill(installation, *coupon).await?;
     }
     let mut passes = Vec::new();
     for _ in 0..TURNS {
-        let pass = all(&installation).await?;
-        ensure!(
-            pass.run["status"] == "clean",
-            "not clean: {}",
-            pass.run["findings"]
-        );
-        passes.push(pass.seconds * 1e3);
+        passes.push(pass(installation, &[], "clean").await?.seconds * 1e3);
+    }
+    let prefix = installation.setting("REDIS_KEY_PREFIX");
+    let mut gates = redis::cmd("DEL");
+    for coupon in &coupons {
+        gates.arg(format!("{prefix}:{{{}}}:gate", coupon.id));
     }
     let mut redis = installation.redis().await?;
-    let prefix = installation.setting("REDIS_KEY_PREFIX").to_owned();
-    let gates: Vec<String> = small
-        .iter()
-        .map(|it| format!("{prefix}:{{{}}}:gate", it.id))
-        .collect();
-    let _: i64 = redis::cmd("DEL")
-        .arg(&gates)
-        .query_async(&mut redis)
-        .await?;
-    let opened = all(&installation).await?;
-    ensure!(
-        opened.run["status"] == "repaired",
-        "not repaired: {}",
-        opened.run["findings"]
-    );
-    step(format!("rebuilding a drop of {} claims", size.rebuilt));
-    insert_rows(&installation, large, 1..=size.rebuilt).await?;
-    let keys: Vec<String> = redis::cmd("KEYS")
-        .arg(format!("{prefix}:{{{}}}:*", large.id))
-        .query_async(&mut redis)
-        .await?;
-    let _: i64 = redis::cmd("UNLINK")
-        .arg(&keys)
-        .query_async(&mut redis)
-        .await?;
-    let rebuilt = once(&installation, large).await?;
-    ensure!(
-        rebuilt.run["status"] == "repaired",
-        "not repaired: {}",
-        rebuilt.run["findings"]
-    );
-    let number = size.small;
-    Ok(vec![
-        Measurement::of(
-            PART,
-            format!("clean pass over {number} small coupons"),
-            median(passes),
-            "ms",
-        ),
-        Measurement::of(
-            PART,
-            format!("reopening {number} small coupons"),
-            opened.seconds,
-            "s",
-        )
-        .with("peak MB", opened.memory_mb),
-        Measurement::of(
-            PART,
-            format!("rebuilding a drop of {} claims", size.rebuilt),
-            rebuilt.seconds,
-            "s",
-        )
-        .with("peak MB", rebuilt.memory_mb),
-    ])
+    gates.query_async::<()>(&mut redis).await?;
+    let opened = pass(installation, &[], "repaired").await?;
+    let what = format!("clean pass over {number} small coupons");
+    let clean = Measurement::of(PART, what, median(passes.clone()), "ms").turns(&passes);
+    let what = format!("reopening {number} small coupons");
+    let reopened = Measurement::of(PART, what, opened.seconds, "s");
+    Ok([clean, reopened.with("peak MB", opened.memory_mb)])
+}
+
+/// Measures a pass over one large drop that Redis has lost.
+async fn rebuilt(installation: &Installation, claims: u32) -> Result<Measurement> {
+    step(format!("rebuilding a drop of {claims} claims"));
+    let coupon = coupons(installation, [claims]).await?[0];
+    insert_rows(installation, coupon, claims).await?;
+    let mut redis = installation.redis().await?;
+    let prefix = installation.setting("REDIS_KEY_PREFIX");
+    let mut keys = redis::cmd("KEYS");
+    keys.arg(format!("{prefix}:{{{}}}:*", coupon.id));
+    let keys: Vec<String> = keys.query_async(&mut redis).await?;
+    let mut unlink = redis::cmd("UNLINK");
+    unlink.arg(&keys).query_async::<()>(&mut redis).await?;
+    let pass = once(installation, coupon, "repaired").await?;
+    let what = format!("rebuilding a drop of {claims} claims");
+    let measurement = Measurement::of(PART, what, pass.seconds, "s");
+    Ok(measurement.with("peak MB", pass.memory_mb))
 }
 
 /// Runs one pass over one coupon in a separate process.
-async fn once(installation: &Installation, coupon: InstallationCoupon) -> Result<MeasuredPass> {
-    pass(installation, &["--coupon", &coupon.id.to_string()]).await
+async fn once(
+    installation: &Installation,
+    coupon: InstallationCoupon,
+    status: &str,
+) -> Result<MeasuredPass> {
+    let id = coupon.id.to_string();
+    pass(installation, &["--coupon", &id], status).await
 }
 
-/// Runs one pass over everything in a separate process.
-async fn all(installation: &Installation) -> Result<MeasuredPass> {
-    pass(installation, &[]).await
-}
-
-async fn pass(installation: &Installation, of: &[&str]) -> Result<MeasuredPass> {
+/// Runs one pass in a separate process, which must end with this status.
+async fn pass(installation: &Installation, of: &[&str], status: &str) -> Result<MeasuredPass> {
     let words = [&["once", "--json"], of].concat();
-    let mut command = installation.command("firstcome-reconciler", &words);
+    let mut command = Command::from(installation.command("firstcome-reconciler", &words));
+    command.stdin(Stdio::null()).kill_on_drop(true);
     let child = command
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
@@ -300,17 +206,18 @@ async fn pass(installation: &Installation, of: &[&str]) -> Result<MeasuredPass> 
     let output = loop {
         tokio::select! {
             output = &mut ended => break output?,
-            () = sleep(Duration::from_millis(2)) => peak = memory_kb(pid, "VmHWM").unwrap_or(peak),
+            () = sleep(Duration::from_millis(2)) => peak = peak_memory_kb(pid).unwrap_or(peak),
         }
     };
-    let run: Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("no run: {}", String::from_utf8_lossy(&output.stderr)))?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    let run: Value = serde_json::from_slice(&output.stdout).with_context(|| log.into_owned())?;
+    let findings = &run["findings"];
+    ensure!(run["status"] == status, "{}: {findings}", run["status"]);
     #[allow(clippy::cast_precision_loss, reason = "kB of one process")]
     let memory_mb = peak as f64 / 1024.0;
     Ok(MeasuredPass {
         seconds: seconds(&run)?,
         memory_mb,
-        run,
     })
 }
 
@@ -323,62 +230,37 @@ fn seconds(run: &Value) -> Result<f64> {
 }
 
 /// Measures a few open drops, first alone and then among sealed ones.
-async fn beside_sealed(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
-    step(format!(
-        "a pass over {OPEN} open drops next to {} sealed ones",
-        size.sealed
-    ));
-    let installation = bench.install("sealed").await?;
-    let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
-    // Before the rows: the daemon would report their codes until it looks again.
-    for _ in 0..OPEN {
-        let coupon = installation.coupon(&api, 100).await?;
-        admit_straight(&installation, coupon, 100).await?;
-        insert_rows(&installation, coupon, 1..=100).await?;
+async fn beside_sealed(installation: &Installation, sealed: u32) -> Result<[Measurement; 2]> {
+    step(format!("{OPEN} open drops next to {sealed} sealed ones"));
+    for coupon in coupons(installation, [100; OPEN]).await? {
+        fill(installation, coupon).await?;
     }
-    // The API reads the catalogue every second, and those statements would be counted too.
-    api.stop().await?;
-    let alone = asked(bench, &installation, &reconciler).await?;
-    seal_many(&installation, size.sealed).await?;
-    let beside = asked(bench, &installation, &reconciler).await?;
+    // No API runs: it reads the catalogue every second, and those statements would be counted too.
+    let reconciler = installation.start(Role::Reconciler).await?;
+    let alone = requested(installation, &reconciler).await?;
+    seal_many(installation, sealed).await?;
+    let beside = requested(installation, &reconciler).await?;
     reconciler.stop().await?;
-    let time = Measurement::of(
-        PART,
-        "pass over 10 open drops next to sealed ones",
-        beside.0,
-        "ms",
-    );
-    let statements = Measurement::of(
-        PART,
-        "MySQL statements of that pass, more than without sealed drops",
-        beside.1 - alone.1,
-        "",
-    );
-    Ok(vec![
-        time.target(FigureTarget::AtMost(50.0))
-            .with("ms without", alone.0)
-            .with("sealed", size.sealed.into()),
+    let what = format!("pass over {OPEN} open drops next to {sealed} sealed ones");
+    let time = Measurement::of(PART, what, beside.0, "ms").with("ms without", alone.0);
+    let what = "MySQL statements of that pass, more than without sealed drops";
+    let statements = Measurement::of(PART, what, beside.1 - alone.1, "");
+    Ok([
+        time.target(FigureTarget::AtMost(50.0)),
         statements
-            .target(FigureTarget::AtMost(0.0))
             .with("statements", beside.1)
-            .with("without", alone.1),
+            .target(FigureTarget::AtMost(0.0)),
     ])
 }
 
 /// Returns the median duration in milliseconds and the lowest statement count of several requested
-/// passes.
-async fn asked(
-    bench: &Bench,
-    installation: &Installation,
-    reconciler: &Service,
-) -> Result<(f64, f64)> {
+/// passes. The daemon also runs passes automatically after coupons were created.
+async fn requested(installation: &Installation, reconciler: &Service) -> Result<(f64, f64)> {
     let ops = installation.ops(reconciler)?;
     let mut times = Vec::new();
     let mut statements = f64::MAX;
-    for _ in 0..7 {
-        let mut meter = Meter::start(&bench.servers.stack).await?;
-        // The daemon also runs passes automatically after coupons were created, so each pass is
-        // counted separately.
+    for _ in 0..REQUESTED {
+        let mut meter = StatementMeter::start(&installation.servers.stack.mysql).await?;
         let run = ops.reconcile().await?;
         #[allow(clippy::cast_precision_loss, reason = "a small count")]
         let count = meter.statements().await? as f64;
@@ -411,6 +293,5 @@ async fn seal_many(installation: &Installation, count: u32) -> Result<()> {
         values.join(",")
     ))
     .await?;
-    conn.disconnect().await?;
-    Ok(())
+    Ok(conn.disconnect().await?)
 }

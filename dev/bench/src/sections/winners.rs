@@ -1,27 +1,27 @@
 //! CPU per winner and process until the row exists, and throughput compared with design j and with
 //! another build of the product.
 
-use std::collections::BTreeMap;
+use std::time::Instant;
 
-use anyhow::Result;
-use firstcome_load::launch::{Installation, Service};
-use firstcome_load::measure::{cpu_seconds, server_cpu};
+use anyhow::{Result, ensure};
+use firstcome_load::answer::AnswerKind;
+use firstcome_load::installation::{Installation, Role};
+use firstcome_load::launch::Service;
+use firstcome_load::process::cpu_seconds;
+use firstcome_load::rush::Workload;
 use firstcome_load::terminal::step;
-use firstcome_load::workload::Workload;
 
-use super::backlog;
-use super::figures::{Ratios, median, spread};
-use crate::Bench;
-use crate::baselines::Design;
-use crate::baselines::comparison::Processes;
-use crate::cli::BenchSize;
+use super::Bench;
+use crate::designs::Design;
 use crate::quiet::ProcessorTime;
-use crate::report::{FigureTarget, Measurement};
+use crate::report::{FigureTarget, Measurement, median, ratios};
 
 const PART: &str = "winners";
 /// Number of turns of each side. They alternate, so that background load affects both.
 const TURNS: usize = 7;
 const CONNECTIONS: [usize; 2] = [64, 256];
+/// A backlog is this many times as large as the crowd of a turn.
+const BACKLOG: u32 = 4;
 
 /// The processes that a winning claim uses.
 const PROCESSES: [&str; 5] = ["API", "MySQL", "Kafka", "Redis", "consumer"];
@@ -30,10 +30,12 @@ const PROCESSES: [&str; 5] = ["API", "MySQL", "Kafka", "Redis", "consumer"];
 struct Side {
     installation: Installation,
     api: Service,
-    consumer: Service,
+    consumer: Option<Service>,
     reconciler: Service,
-    /// The turns by number of connections.
-    turns: BTreeMap<usize, Vec<Turn>>,
+    /// The turns of each number of connections.
+    turns: [Vec<Turn>; CONNECTIONS.len()],
+    /// Rows per second of each drained backlog.
+    drains: Vec<f64>,
 }
 
 struct Turn {
@@ -44,93 +46,121 @@ struct Turn {
     idle: f64,
 }
 
+/// Lets everyone win once. Returns the claims per second.
+async fn everyone_wins(api: &Service, coupon: i64, people: u32, connections: usize) -> Result<f64> {
+    let workload = Workload::once_each(api.address()?, coupon, people, connections);
+    let tally = workload.run().await?;
+    let won = tally.count(&[AnswerKind::Accepted]);
+    ensure!(
+        won == u64::from(people),
+        "not everyone won: {:?}",
+        tally.answers
+    );
+    Ok(tally.per_second)
+}
+
 impl Side {
     async fn start(installation: Installation) -> Result<Self> {
-        let (reconciler, api) = tokio::try_join!(installation.reconciler(), installation.api())?;
-        let consumer = installation.consumer().await?;
+        let (reconciler, api, consumer) = tokio::try_join!(
+            installation.start(Role::Reconciler),
+            installation.start(Role::Api),
+            installation.start(Role::Consumer)
+        )?;
         Ok(Self {
             installation,
             api,
-            consumer,
+            consumer: Some(consumer),
             reconciler,
-            turns: BTreeMap::new(),
+            turns: Default::default(),
+            drains: Vec::new(),
         })
     }
 
     fn cpu(&self) -> Result<[f64; 5]> {
-        let [mysql, redis, kafka] = server_cpu(&self.installation.servers.stack);
-        Ok([
-            cpu_seconds(self.api.pid())?,
-            mysql,
-            kafka,
-            redis,
-            cpu_seconds(self.consumer.pid())?,
-        ])
+        let [mysql, redis, kafka] = self.installation.servers.cpu();
+        let consumer = self
+            .consumer
+            .as_ref()
+            .map(|consumer| cpu_seconds(consumer.pid()));
+        let consumer = consumer.transpose()?.unwrap_or(0.0);
+        Ok([cpu_seconds(self.api.pid())?, mysql, kafka, redis, consumer])
     }
 
     /// Runs a turn in which every claim wins. It ends once the last row exists.
-    async fn turn(&mut self, people: u32, connections: usize) -> Result<()> {
+    async fn turn(&mut self, people: u32, which: usize) -> Result<()> {
         let coupon = self.installation.coupon(&self.api, people).await?;
         let before = self.cpu()?;
         let processors = ProcessorTime::now()?;
-        let tally = Workload::once_each(self.api.address()?, coupon.id, people, connections)
-            .run()
-            .await?;
+        let per_second = everyone_wins(&self.api, coupon.id, people, CONNECTIONS[which]).await?;
         let idle = ProcessorTime::now()?.idle_since(&processors);
-        tally.everyone_won()?;
         self.installation.every_row(coupon).await?;
         let after = self.cpu()?;
-        let cpu = std::array::from_fn(|process| {
-            (after[process] - before[process]) * 1e6 / f64::from(people)
-        });
-        self.turns.entry(connections).or_default().push(Turn {
-            per_second: tally.per_second,
-            cpu,
+        let each = |at: usize| (after[at] - before[at]) * 1e6 / f64::from(people);
+        self.turns[which].push(Turn {
+            per_second,
+            cpu: std::array::from_fn(each),
             idle,
         });
         Ok(())
     }
 
+    /// Measures the time in which a new consumer turns a backlog into rows, from the moment at
+    /// which it has its partitions.
+    async fn drain(&mut self, people: u32) -> Result<()> {
+        if let Some(consumer) = self.consumer.take() {
+            consumer.stop().await?;
+        }
+        let coupon = self.installation.coupon(&self.api, people).await?;
+        everyone_wins(&self.api, coupon.id, people, CONNECTIONS[1]).await?;
+        self.consumer = Some(self.installation.start(Role::Consumer).await?);
+        let begun = Instant::now();
+        self.installation.every_row(coupon).await?;
+        let took = begun.elapsed().as_secs_f64();
+        self.drains.push(f64::from(people) / took);
+        Ok(())
+    }
+
     async fn stop(self) -> Result<()> {
-        self.consumer.stop().await?;
-        self.api.stop().await?;
-        self.reconciler.stop().await
+        for service in self.consumer.into_iter().chain([self.api, self.reconciler]) {
+            service.stop().await?;
+        }
+        Ok(())
     }
 
-    /// Returns the median turn of each process and of their sum.
-    fn cost(&self, connections: usize) -> ([f64; 5], f64) {
-        let turns = self.turns.get(&connections).map_or(&[][..], Vec::as_slice);
-        let of = |process: usize| median(turns.iter().map(|turn| turn.cpu[process]).collect());
-        (
-            std::array::from_fn(of),
-            median(turns.iter().map(|turn| turn.cpu.iter().sum()).collect()),
-        )
+    fn each(&self, which: usize, pick: impl Fn(&Turn) -> f64) -> Vec<f64> {
+        self.turns[which].iter().map(pick).collect()
     }
 
-    fn idle(&self, connections: usize) -> f64 {
-        let turns = self.turns.get(&connections).into_iter().flatten();
-        median(turns.map(|turn| turn.idle).collect())
+    fn rates(&self, which: usize) -> Vec<f64> {
+        self.each(which, |turn| turn.per_second)
     }
 
-    fn rates(&self, connections: usize) -> Vec<f64> {
-        self.turns
-            .get(&connections)
-            .into_iter()
-            .flatten()
-            .map(|turn| turn.per_second)
-            .collect()
+    fn cost(&self, which: usize) -> Measurement {
+        let connections = CONNECTIONS[which];
+        let what = format!("CPU per winner until the row exists, {connections} connections");
+        let rates = self.rates(which);
+        let idle = median(self.each(which, |turn| turn.idle)) * 100.0;
+        let measurement = Measurement::of(PART, what, self.cpu_per_winner(which), "µs")
+            .with("admitted/s", median(rates.clone()))
+            .with("idle % during claims", idle)
+            .turns(&rates);
+        (0..PROCESSES.len()).fold(measurement, |measurement, at| {
+            measurement.with(PROCESSES[at], median(self.each(which, |turn| turn.cpu[at])))
+        })
+    }
+
+    fn cpu_per_winner(&self, which: usize) -> f64 {
+        median(self.each(which, |turn| turn.cpu.iter().sum()))
     }
 }
 
 /// Runs a turn of design j, which has no other process than its API and MySQL.
-async fn design_j(bench: &Bench, people: u32, connections: usize) -> Result<f64> {
-    let running = Processes::start(&bench.servers, Design::J, people).await?;
-    let address = running.api.address()?;
-    let crowd = Workload::once_each(address, running.coupon, people, connections);
-    let tally = crowd.run().await?;
-    tally.everyone_won()?;
-    running.stop().await;
-    Ok(tally.per_second)
+async fn design_j(bench: &Bench, connections: usize) -> Result<f64> {
+    let people = bench.size.winners;
+    let api = bench.design(Design::J, people).await?;
+    let rate = everyone_wins(&api, 1, people, connections).await?;
+    api.kill().await?;
+    Ok(rate)
 }
 
 /// What is measured in turns.
@@ -141,149 +171,91 @@ enum Contestant {
     DesignJ,
 }
 
-pub async fn measure(bench: &Bench, size: &BenchSize) -> Result<Vec<Measurement>> {
+pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let mut own = Side::start(bench.install("winners").await?).await?;
     let mut other = match &bench.other_build {
-        Some(build) => Some(
-            Side::start(Installation::named(&bench.servers, "before", Some(build)).await?).await?,
-        ),
+        Some(build) => {
+            let build = Installation::named(&bench.servers, "before", Some(build)).await?;
+            Some(Side::start(build).await?)
+        }
         None => None,
     };
-    let mut j: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-    let people = size.winners / 4;
+    let mut j: [Vec<f64>; CONNECTIONS.len()] = Default::default();
+    let people = bench.size.winners;
     for turn in 0..TURNS {
         step(format!("everyone wins, turn {} of {TURNS}", turn + 1));
-        for connections in CONNECTIONS {
+        for which in 0..CONNECTIONS.len() {
             let mut order = [
                 Contestant::ThisBuild,
                 Contestant::OtherBuild,
                 Contestant::DesignJ,
             ];
-            let first = turn % order.len();
-            order.rotate_left(first);
+            order.rotate_left(turn % 3);
             for contestant in order {
                 match (contestant, &mut other) {
-                    (Contestant::ThisBuild, _) => own.turn(people, connections).await?,
-                    (Contestant::OtherBuild, Some(other)) => {
-                        other.turn(people, connections).await?;
-                    }
+                    (Contestant::ThisBuild, _) => own.turn(people, which).await?,
+                    (Contestant::OtherBuild, Some(other)) => other.turn(people, which).await?,
                     (Contestant::OtherBuild, None) => {}
                     (Contestant::DesignJ, _) => {
-                        let rate = design_j(bench, people, connections).await?;
-                        j.entry(connections).or_default().push(rate);
+                        j[which].push(design_j(bench, CONNECTIONS[which]).await?);
                     }
                 }
             }
         }
     }
-    let mut measurements = Vec::new();
-    for connections in CONNECTIONS {
-        measurements.push(cost(&own, "", connections));
-        let rates = own.rates(connections);
-        measurements.push(
-            compared("design j", &rates, &j[&connections], connections)
-                .target(FigureTarget::AtLeast(0.95)),
-        );
-        let Some(other) = &other else {
-            continue;
-        };
-        measurements.push(cost(other, "the other build: ", connections));
-        let other_rates = other.rates(connections);
-        measurements.push(compared(
-            "the other build",
-            &rates,
-            &other_rates,
-            connections,
+    for turn in 0..TURNS {
+        step(format!(
+            "a backlog becomes rows, turn {} of {TURNS}",
+            turn + 1
         ));
-        measurements.push(compared_cost(&own, other, connections));
+        let mut sides: Vec<_> = [&mut own].into_iter().chain(&mut other).collect();
+        if turn % 2 == 1 {
+            sides.reverse();
+        }
+        for side in sides {
+            side.drain(people * BACKLOG).await?;
+        }
     }
+    let measurements = measurements(&own, other.as_ref(), &j);
     own.stop().await?;
     if let Some(other) = other {
         other.stop().await?;
-        measurements.push(drains(bench, size).await?);
     }
     Ok(measurements)
 }
 
-fn cost(side: &Side, whose: &str, connections: usize) -> Measurement {
-    let (by_process, all) = side.cost(connections);
-    let rates = side.rates(connections);
-    let (least, most) = spread(&rates);
-    let what = format!("{whose}CPU per winner until the row exists, {connections} connections");
-    let measurement = Measurement::of(PART, what, all, "µs")
-        .with("admitted/s", median(rates))
-        .with("idle % during claims", side.idle(connections) * 100.0);
-    let measurement = PROCESSES
-        .iter()
-        .zip(by_process)
-        .fold(measurement, |measurement, (name, cpu)| {
-            measurement.with(name, cpu)
-        });
-    measurement.note(format!(
-        "all processes except the crowd; median of {TURNS} turns; {least:.0} to {most:.0} admitted/s"
-    ))
-}
-
-fn compared(whom: &str, own: &[f64], other: &[f64], connections: usize) -> Measurement {
-    let ratios = Ratios::of(own, other);
-    let what = format!("everyone wins ÷ {whom}, {connections} connections");
-    Measurement::of(PART, what, ratios.median, "×")
-        .with("own/s", median(own.to_vec()))
-        .with("other/s", median(other.to_vec()))
-        .note(format!("median of {TURNS} turns, alternating ({ratios})"))
-}
-
-fn compared_cost(own: &Side, other: &Side, connections: usize) -> Measurement {
-    let what = format!("CPU per winner ÷ the other build, {connections} connections");
-    let measurement = Measurement::ratio(
-        PART,
-        what,
-        ("own µs", own.cost(connections).1),
-        ("other µs", other.cost(connections).1),
-    );
-    measurement.target(FigureTarget::AtMost(if connections == CONNECTIONS[0] {
-        0.72
-    } else {
-        0.87
-    }))
-}
-
-/// Measures alternately the time in which each build turns a backlog into rows.
-async fn drains(bench: &Bench, size: &BenchSize) -> Result<Measurement> {
-    let own = bench.install("drain").await?;
-    let Some(build) = &bench.other_build else {
-        anyhow::bail!("no other build")
-    };
-    let other = Installation::named(&bench.servers, "drain_before", Some(build)).await?;
-    let mut own_rates = Vec::new();
-    let mut other_rates = Vec::new();
-    for turn in 0..TURNS {
-        step(format!(
-            "a backlog of {} becomes rows, turn {} of {TURNS}",
-            size.winners,
-            turn + 1
-        ));
-        let mut sides = [(&own, &mut own_rates), (&other, &mut other_rates)];
-        sides.rotate_left(turn % 2);
-        for (installation, rates) in sides {
-            let (reconciler, api) =
-                tokio::try_join!(installation.reconciler(), installation.api())?;
-            let coupon = installation.coupon(&api, size.winners).await?;
-            api.stop().await?;
-            reconciler.stop().await?;
-            backlog::publish(installation, coupon).await?;
-            rates.push(backlog::consume(installation, coupon).await?);
+fn measurements(own: &Side, other: Option<&Side>, j: &[Vec<f64>; 2]) -> Vec<Measurement> {
+    let mut measurements = Vec::new();
+    for (which, connections) in CONNECTIONS.into_iter().enumerate() {
+        let name = |what: &str| format!("{what}, {connections} connections");
+        let rates = own.rates(which);
+        measurements.push(own.cost(which));
+        let what = name("everyone wins ÷ design j");
+        measurements.push(compared(&what, &rates, &j[which]).target(FigureTarget::AtLeast(0.95)));
+        if let Some(other) = other {
+            measurements.push(other.cost(which).of_other_build());
+            let what = name("everyone wins ÷ the other build");
+            measurements.push(compared(&what, &rates, &other.rates(which)));
+            let cost = [own, other].map(|side| side.cpu_per_winner(which));
+            let what = name("CPU per winner ÷ the other build");
+            let cost = [("own µs", cost[0]), ("other µs", cost[1])];
+            measurements.push(Measurement::ratio(PART, what, cost[0], cost[1]));
         }
     }
-    let ratios = Ratios::of(&own_rates, &other_rates);
-    Ok(Measurement::of(
-        PART,
-        "drain of a backlog ÷ the other build",
-        ratios.median,
-        "×",
-    )
-    .with("own rows/s", median(own_rates))
-    .with("other rows/s", median(other_rates))
-    .target(FigureTarget::AtLeast(1.2))
-    .note(format!("median of {TURNS} turns ({ratios})")))
+    let what = "drain of a backlog";
+    let rate = median(own.drains.clone());
+    measurements.push(Measurement::of(PART, what, rate, "rows/s").turns(&own.drains));
+    if let Some(other) = other {
+        let what = "drain of a backlog ÷ the other build";
+        measurements.push(compared(what, &own.drains, &other.drains));
+    }
+    measurements
+}
+
+fn compared(what: &str, own: &[f64], other: &[f64]) -> Measurement {
+    let ratios = ratios(own, other);
+    Measurement::of(PART, what, median(ratios.clone()), "×")
+        .with("own/s", median(own.to_vec()))
+        .with("other/s", median(other.to_vec()))
+        .turns(&ratios)
 }

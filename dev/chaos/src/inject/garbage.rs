@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use firstcome_testkit::MadeCoupon;
 
-use super::batches::is_cut_off;
-use super::effect::Effect;
-use super::pieces::key_of;
-use crate::fault::{DropKey, Garbage};
-use crate::place::GarbagePlace;
-use crate::system::{SystemUnderTest, number};
+use super::Effect;
+use super::redis::key_of;
+use crate::fault::{FaultyStore, Garbage, ProcessRole};
+use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
 /// The reason in manually inserted dead letters.
@@ -19,6 +17,37 @@ const BY_HAND: &str = "garbage by hand";
 
 /// Time limit until garbage is reported. Other faults may prevent passes for most of it.
 const NAMED_WITHIN: Duration = Duration::from_secs(90);
+
+/// The partition for batches.
+const PARTITION: i32 = 0;
+
+/// The end of a garbled message.
+const GARBLED: &str = "is garbled";
+
+/// A location of garbage, by which an operator can find and remove it.
+#[derive(Debug, Clone)]
+pub(crate) enum GarbagePlace {
+    /// A key of this drop or its coupon that is a list. No key of the product is one.
+    List { name: String, drop: i64 },
+    /// Dead letters that match this condition.
+    DeadLetters(String),
+    /// A message, whose dead letter matches the condition once the consumer has read it.
+    Message {
+        letter: String,
+        partition: i32,
+        offset: i64,
+    },
+    /// The dead letter of the garbled batch, or none if the broker has removed the batch.
+    Garbled(String),
+}
+
+fn message((partition, offset): (i32, i64)) -> GarbagePlace {
+    GarbagePlace::Message {
+        letter: format!("source_partition = {partition} AND source_offset = {offset}"),
+        partition,
+        offset,
+    }
+}
 
 /// Writes the garbage, and waits until it is gone.
 pub(super) async fn put(
@@ -29,53 +58,151 @@ pub(super) async fn put(
 ) -> Result<Effect> {
     let mut placed = PlacedGarbage::new(system).await;
     let places = match garbage {
-        Garbage::Messages => placed.messages(coupon).await,
-        Garbage::DeadLetters => placed.dead_letters(coupon).await,
+        Garbage::Messages => {
+            let mut places = Vec::new();
+            for message in odd_messages(coupon) {
+                places.push(system.world.topic.produce(None, "odd", &message).await);
+            }
+            places.into_iter().map(message).collect()
+        }
+        Garbage::DeadLetters => dead_letters(system, coupon).await,
+        Garbage::Forged => foreign_batch(system, &forged(coupon)).await,
+        // 18 MB that compress to 20 KB.
+        Garbage::Oversized => foreign_batch(system, &vec![vec![b'a'; 900_000]; 20]).await,
+        Garbage::Garbled => garbled(system).await?,
     };
-    placed.note(&places);
-    placed.until_gone(&places, ms).await
+    placed.put = !places.is_empty();
+    placed.until_gone(places, ms).await
 }
 
-/// Removes garbage that another fault has restored after an operator removed it, for example when a
-/// server took over with old data.
-pub(crate) async fn remove_what_came_back(system: &SystemUnderTest) -> Result<()> {
-    for (finding, place) in system.put_garbage() {
-        let placed = PlacedGarbage {
-            system,
-            finding,
-            put: true,
-        };
-        placed.until_gone(&[place], 0).await?;
-    }
-    Ok(())
-}
-
+/// Replaces a key with a list.
 pub(super) async fn wrong_type(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
-    key: DropKey,
+    key: &str,
     ms: u64,
 ) -> Result<Effect> {
     let mut placed = PlacedGarbage::new(system).await;
     let redis = system.redis();
     let name = key_of(&redis, coupon, key);
-    // No key is a list.
-    let (command, kind) = ("LPUSH", "list");
-    for words in [&["DEL", &name][..], &[command, &name, GARBAGE]] {
+    for words in [&["DEL", &name][..], &["LPUSH", &name, "garbage"]] {
         // The command may have run even if it failed.
         placed.put |= redis.try_command::<()>(words).await.is_ok();
     }
     let drop = coupon.drop;
-    let places = [GarbagePlace::Type { name, kind, drop }];
-    placed.note(&places);
-    placed.until_gone(&places, ms).await
+    let places = vec![GarbagePlace::List { name, drop }];
+    placed.until_gone(places, ms).await
 }
 
-/// The value of a key of another type.
-const GARBAGE: &str = "garbage";
+/// Removes garbage that another fault has restored after an operator removed it, for example when a
+/// server took over with old data.
+pub(crate) async fn remove_what_came_back(system: &SystemUnderTest) -> Result<()> {
+    let all = std::mem::take(&mut *system.garbage.lock());
+    for (finding, place) in all {
+        let placed = PlacedGarbage {
+            system,
+            finding,
+            put: true,
+        };
+        placed.until_gone(vec![place], 0).await?;
+    }
+    Ok(())
+}
+
+fn claim(coupon: i64, drop: i64, slot: i64, user: &str, at: &str) -> Vec<u8> {
+    format!(r#"{{"v":2,"coupon_id":{coupon},"drop_id":{drop},"claims":[{{"slot":{slot},"user_id":"{user}","claimed_at":"{at}"}}]}}"#)
+        .into()
+}
+
+fn odd_messages(coupon: &MadeCoupon) -> [Vec<u8>; 7] {
+    let MadeCoupon { id, drop, .. } = *coupon;
+    let at = "2026-01-01T00:00:00.000Z";
+    [
+        b"\xff\x00 not JSON".to_vec(),
+        Vec::new(),
+        claim(id, drop, i64::from(u32::MAX), "odd-slot", at),
+        claim(id, drop, i64::MAX, "odd-far", at),
+        claim(id, i64::MAX, 1, "odd-drop", at),
+        claim(i64::MAX, drop, 1, "odd-coupon", at),
+        claim(id, drop, 1, "odd person", at),
+    ]
+}
+
+/// Creates claims of unknown users, now and years ago.
+fn forged(coupon: &MadeCoupon) -> Vec<Vec<u8>> {
+    let now = chrono::Utc::now()
+        .format("%Y-%m-%dT%H:%M:%S.000Z")
+        .to_string();
+    let at = |at: &str| [1, 2, 20].map(|slot| claim(coupon.id, coupon.drop, slot, "forger", at));
+    [at(&now), at("2020-01-01T00:00:00.000Z")].concat()
+}
+
+/// Sends a batch that is compressed and not signed.
+async fn foreign_batch(system: &SystemUnderTest, messages: &[Vec<u8>]) -> Vec<GarbagePlace> {
+    let _alone = system.servers.alone(FaultyStore::Kafka).await;
+    let topic = system.world.topic.unsigned();
+    let codec = ["gzip", "snappy", "lz4", "zstd"][rand::random_range(0..4)];
+    let first = topic.produce_batch(PARTITION, codec, messages).await;
+    let offsets = (first..).take(messages.len());
+    offsets.map(|offset| message((PARTITION, offset))).collect()
+}
+
+async fn dead_letters(system: &SystemUnderTest, coupon: &MadeCoupon) -> Vec<GarbagePlace> {
+    let MadeCoupon { id, drop, .. } = coupon;
+    let letters = format!(
+        "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, payload) VALUES
+         (NULL, NULL, NULL, NULL, '{BY_HAND}', 0xff00), ({id}, {drop}, 9223372036854775807, 'odd-far', '{BY_HAND}', NULL),
+         ({id}, {drop}, -5, 'odd-below', '{BY_HAND}', NULL), ({id}, 9223372036854775807, 1, 'odd-drop', '{BY_HAND}', NULL),
+         (-1, {drop}, 1, 'odd-coupon', '{BY_HAND}', NULL), ({id}, {drop}, 1, NULL, '{BY_HAND}', NULL),
+         ({id}, {drop}, 1, 'odd person', '{BY_HAND}', NULL)"
+    );
+    // Another fault may make MySQL slow or unavailable.
+    for _ in 0..20 {
+        if system.world.sql.rows(&letters).await.is_ok() {
+            return vec![GarbagePlace::DeadLetters(format!("reason = '{BY_HAND}'"))];
+        }
+        pause(500).await;
+    }
+    Vec::new()
+}
+
+/// Sends a batch while no consumer runs, and flips one of its bits on the broker's disk.
+async fn garbled(system: &SystemUnderTest) -> Result<Vec<GarbagePlace>> {
+    let servers = &system.servers;
+    let _alone = servers.alone(FaultyStore::Kafka).await;
+    let consumers = system.supervisor.of_role(ProcessRole::Consumer);
+    let mut busy = Vec::new();
+    for consumer in &consumers {
+        busy.push(consumer.busy.lock().await);
+        consumer.kill().await;
+    }
+    let text = format!("{:?} {GARBLED}", Instant::now()).into_bytes();
+    let topic = &system.world.topic;
+    let first = topic
+        .produce_batch(PARTITION, "none", std::slice::from_ref(&text))
+        .await;
+    let done = servers.kafka.garble(topic.name(), PARTITION, &text);
+    for consumer in &consumers {
+        consumer.come_back(None);
+    }
+    done?;
+    pause(100).await;
+    Ok(vec![GarbagePlace::Garbled(format!(
+        "source_partition = {PARTITION} AND source_offset = {first}"
+    ))])
+}
+
+/// Whether the broker has removed the garbled batch. After a crash it checks its log, and cuts off
+/// the first batch with a wrong checksum and all batches behind it.
+async fn is_cut_off(system: &SystemUnderTest) -> Result<bool> {
+    let kafka = &system.servers.kafka;
+    let _alone = system.servers.alone(FaultyStore::Kafka).await;
+    let topic = system.world.topic.name();
+    Ok(!kafka.log_contains(topic, PARTITION, GARBLED.as_bytes())?)
+}
 
 /// Garbage that one fault has written.
-pub(super) struct PlacedGarbage<'a> {
+struct PlacedGarbage<'a> {
     system: &'a SystemUnderTest,
     /// The ID of the last finding before the garbage was written.
     finding: u64,
@@ -83,112 +210,50 @@ pub(super) struct PlacedGarbage<'a> {
 }
 
 impl<'a> PlacedGarbage<'a> {
-    pub(super) async fn new(system: &'a SystemUnderTest) -> Self {
+    async fn new(system: &'a SystemUnderTest) -> Self {
         let last = "SELECT COALESCE(MAX(id), 0) FROM reconcile_findings";
         Self {
             system,
-            finding: number(system, last).await.unwrap_or(0),
+            finding: system.number(last).await.unwrap_or(0),
             put: false,
         }
     }
 
-    /// Records that the garbage was written.
-    pub(super) fn was_put(&mut self) {
-        self.put = true;
-    }
-
-    pub(super) fn note(&self, places: &[GarbagePlace]) {
-        self.system
-            .note_garbage(places.iter().map(|place| (self.finding, place.clone())));
-    }
-
-    async fn messages(&mut self, coupon: &MadeCoupon) -> Vec<GarbagePlace> {
-        let MadeCoupon { id, drop, .. } = coupon;
-        let claim = |coupon: i64, drop: i64, slot: i64, user: &str| {
-            format!(
-                r#"{{"v":2,"coupon_id":{coupon},"drop_id":{drop},"claims":[{{"slot":{slot},"user_id":"{user}","claimed_at":"2026-01-01T00:00:00.000Z"}}]}}"#
-            )
-        };
-        let messages = [
-            b"\xff\x00 not JSON".to_vec(),
-            Vec::new(),
-            claim(*id, *drop, i64::from(u32::MAX), "odd-slot").into(),
-            claim(*id, *drop, i64::MAX, "odd-far").into(),
-            claim(*id, i64::MAX, 1, "odd-drop").into(),
-            claim(i64::MAX, *drop, 1, "odd-coupon").into(),
-            claim(*id, *drop, 1, "odd person").into(),
-        ];
-        let mut places = Vec::new();
-        for message in messages {
-            let (partition, offset) = self.system.world.topic.produce(None, "odd", &message).await;
-            places.push(GarbagePlace::message(partition, offset));
-            self.put = true;
-        }
-        places
-    }
-
-    async fn dead_letters(&mut self, coupon: &MadeCoupon) -> Vec<GarbagePlace> {
-        let MadeCoupon { id, drop, .. } = coupon;
-        let letters = format!(
-            "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason, payload) VALUES
-             (NULL, NULL, NULL, NULL, '{BY_HAND}', 0xff00), ({id}, {drop}, 9223372036854775807, 'odd-far', '{BY_HAND}', NULL),
-             ({id}, {drop}, -5, 'odd-below', '{BY_HAND}', NULL), ({id}, 9223372036854775807, 1, 'odd-drop', '{BY_HAND}', NULL),
-             (-1, {drop}, 1, 'odd-coupon', '{BY_HAND}', NULL), ({id}, {drop}, 1, NULL, '{BY_HAND}', NULL),
-             ({id}, {drop}, 1, 'odd person', '{BY_HAND}', NULL)"
-        );
-        // Another fault may make MySQL slow or unavailable.
-        for _ in 0..20 {
-            self.put = self.system.world.sql.rows(&letters).await.is_ok();
-            if self.put {
-                break;
-            }
-            pause(500).await;
-        }
-        vec![GarbagePlace::DeadLetters(format!("reason = '{BY_HAND}'"))]
-    }
-
     /// Waits until the product has removed or reported each piece, and removes the pieces that it
     /// has reported.
-    pub(super) async fn until_gone(&self, places: &[GarbagePlace], ms: u64) -> Result<Effect> {
+    async fn until_gone(&self, places: Vec<GarbagePlace>, ms: u64) -> Result<Effect> {
+        let noted = places.iter().map(|place| (self.finding, place.clone()));
+        self.system.garbage.lock().extend(noted);
         let begun = Instant::now();
         pause(ms).await;
         let mut removed = 0;
-        let may_be_there =
-            |place: &&GarbagePlace| self.put || !matches!(place, GarbagePlace::DeadLetters(_));
-        for place in places.iter().filter(may_be_there) {
+        for place in &places {
             while self.is_there(place).await.unwrap_or(true) {
                 if self.is_named(place).await.unwrap_or(false) {
                     removed += u32::from(self.remove(place).await.is_ok());
                 } else if begun.elapsed() > NAMED_WITHIN {
-                    self.system.object(format!(
-                        "garbage was neither removed nor reported: {}",
-                        Self::describe(place)
-                    ));
+                    let object = format!("garbage was neither removed nor reported: {place:?}");
+                    self.system.object(object);
                     break;
                 }
                 pause(200).await;
             }
         }
         let note = format!("{removed} of {} removed by an operator", places.len());
-        Ok(Effect::of(
-            begun..Instant::now(),
-            self.put || removed > 0,
-            note,
-        ))
+        let during = begun..Instant::now();
+        Ok(Effect::of(during, self.put || removed > 0, note))
     }
 
     async fn open_letters(&self, of: &str) -> Result<u64> {
         let open = format!("SELECT COUNT(*) - COUNT(resolved_at) FROM failed_claims WHERE {of}");
-        number(self.system, &open).await
+        self.system.number(&open).await
     }
 
     async fn is_there(&self, place: &GarbagePlace) -> Result<bool> {
-        let redis = self.system.redis();
         Ok(match place {
-            GarbagePlace::Type { name, kind, .. } => {
-                redis.try_command::<String>(&["TYPE", name]).await? == *kind
-                    && (*kind == "list"
-                        || redis.try_command::<String>(&["GET", name]).await? == GARBAGE)
+            GarbagePlace::List { name, .. } => {
+                let redis = self.system.redis();
+                redis.try_command::<String>(&["TYPE", name]).await? == "list"
             }
             // The message may not have been read yet.
             GarbagePlace::Garbled(_) if is_cut_off(self.system).await? => false,
@@ -204,13 +269,11 @@ impl<'a> PlacedGarbage<'a> {
                      WHERE partition_id = {partition} AND next_offset > {offset}"
                 );
                 // In this order, because a letter and the position behind it are written together.
-                number(self.system, &unread).await? > 0 || self.open_letters(letter).await? > 0
+                self.system.number(&unread).await? > 0 || self.open_letters(letter).await? > 0
             }
             GarbagePlace::Garbled(of) => {
-                let resolved = format!(
-                    "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at) FROM failed_claims WHERE {of}"
-                );
-                number(self.system, &resolved).await? == 0
+                let resolved = "SELECT COUNT(*) > 0 AND COUNT(*) = COUNT(resolved_at) FROM failed_claims WHERE";
+                self.system.number(&format!("{resolved} {of}")).await? == 0
             }
         })
     }
@@ -218,16 +281,13 @@ impl<'a> PlacedGarbage<'a> {
     /// Whether a finding reports the garbage: by its dead letter, by the count of its kind, or by
     /// its drop, which then needs manual attention.
     async fn is_named(&self, place: &GarbagePlace) -> Result<bool> {
-        let findings = "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND";
-        let after = format!(
-            "(id > {} OR run_id = (SELECT same_as FROM reconcile_runs ORDER BY id DESC LIMIT 1))",
-            self.finding
-        );
         let named = match place {
             // A drop that cannot be read is reported.
-            GarbagePlace::Type { drop, .. } => {
-                format!("{findings} drop_id = {drop} AND result = 'failed' AND {after}")
-            }
+            GarbagePlace::List { drop, .. } => format!(
+                "SELECT COUNT(*) FROM reconcile_findings f WHERE needs_person AND drop_id = {drop} AND result = 'failed'
+                 AND (id > {} OR run_id = (SELECT same_as FROM reconcile_runs ORDER BY id DESC LIMIT 1))",
+                self.finding
+            ),
             GarbagePlace::DeadLetters(of)
             | GarbagePlace::Garbled(of)
             | GarbagePlace::Message { letter: of, .. } => format!(
@@ -237,13 +297,17 @@ impl<'a> PlacedGarbage<'a> {
                  FROM failed_claims c WHERE {of}"
             ),
         };
-        Ok(number(self.system, &named).await? > 0)
+        Ok(self.system.number(&named).await? > 0)
     }
 
     async fn remove(&self, place: &GarbagePlace) -> Result<()> {
-        let redis = self.system.redis();
         match place {
-            GarbagePlace::Type { name, .. } => redis.try_command(&["DEL", name]).await?,
+            GarbagePlace::List { name, .. } => {
+                self.system
+                    .redis()
+                    .try_command::<()>(&["DEL", name])
+                    .await?;
+            }
             GarbagePlace::DeadLetters(of)
             | GarbagePlace::Garbled(of)
             | GarbagePlace::Message { letter: of, .. } => {
@@ -255,14 +319,5 @@ impl<'a> PlacedGarbage<'a> {
             }
         }
         Ok(())
-    }
-
-    fn describe(place: &GarbagePlace) -> String {
-        match place {
-            GarbagePlace::Type { name, .. } => format!("a key of another type, {name}"),
-            GarbagePlace::DeadLetters(of)
-            | GarbagePlace::Garbled(of)
-            | GarbagePlace::Message { letter: of, .. } => format!("dead letters, {of}"),
-        }
     }
 }

@@ -1,74 +1,104 @@
 //! Injects a fault, undoes it after its duration, and reports whether it had an effect.
 
-mod batches;
-mod effect;
 mod garbage;
-mod hogs;
 mod mysql;
-mod pieces;
 mod redis;
 
-pub use effect::Effect;
-pub(crate) use garbage::remove_what_came_back;
-
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use firstcome_stack::{Behaviour, ProxyFault};
 use firstcome_testkit::MadeCoupon;
+use serde::Serialize;
 
-use crate::fault::{DropKey, Fault, FaultyStore, WireFault};
+use crate::fault::{Fault, FaultyStore, WireFault};
 use crate::operators;
+use crate::schedule::Timed;
 use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
-use crate::wait::{lasting, until};
+use crate::wait::{lasting, pause, until};
 
-/// Injects the fault and undoes it. A fault of one coupon affects the one with this number.
+pub(crate) use garbage::{GarbagePlace, remove_what_came_back};
+
+/// The effect of a fault.
+#[derive(Debug)]
+pub(crate) struct Effect {
+    /// Whether the fault had an effect: there was a process to kill, bytes were discarded, or
+    /// admissions were lost.
+    took: bool,
+    note: String,
+    /// The period in which the fault was active.
+    during: Range<Instant>,
+}
+
+impl Effect {
+    fn of(during: Range<Instant>, took: bool, note: impl Into<String>) -> Self {
+        let note = note.into();
+        Self { took, note, during }
+    }
+
+    /// Describes a fault that is over immediately.
+    pub(crate) fn now(took: bool, note: impl Into<String>) -> Self {
+        Self::of(Instant::now()..Instant::now(), took, note)
+    }
+}
+
+/// A fault that was injected.
+#[derive(Debug, Clone, Serialize)]
+pub struct TriedFault {
+    pub name: String,
+    /// The time and duration of the fault, as text.
+    pub fault: String,
+    /// Whether the fault had an effect.
+    pub took: bool,
+    pub note: String,
+    /// The period in which the fault was active.
+    #[serde(skip)]
+    pub during: Range<Instant>,
+}
+
+/// Injects a fault at its time.
+pub(crate) async fn at_its_time(system: &SystemUnderTest, timed: &Timed) -> Result<TriedFault> {
+    pause(timed.at_ms).await;
+    let coupon = &system.coupons()[timed.coupon % system.coupons().len()];
+    let effect = inject(system, &timed.fault, coupon).await;
+    let Effect { took, note, during } = effect.with_context(|| timed.fault.to_string())?;
+    Ok(TriedFault {
+        name: timed.fault.name(),
+        fault: format!("{:>5} ms  {}", timed.at_ms, timed.fault),
+        took,
+        note,
+        during,
+    })
+}
+
+/// Injects the fault and undoes it. A fault of one coupon affects this one.
 #[allow(clippy::too_many_lines, reason = "one arm per fault")]
-pub async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: usize) -> Result<Effect> {
-    let coupon = system.coupon(coupon);
+async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) -> Result<Effect> {
+    let servers = &system.servers;
     match fault {
         Fault::Kill { role, number, .. }
         | Fault::Freeze { role, number, .. }
-        | Fault::Crash { role, number, .. } => {
+        | Fault::Crash { role, number, .. }
+        | Fault::Clock { role, number, .. } => {
             let process = system.supervisor.process(*role, *number);
             let _alone = process.busy.lock().await;
-            Ok(on_process(process, fault).await)
-        }
-        Fault::Clock {
-            role,
-            number,
-            seconds,
-            ms,
-        } => {
-            let process = system.supervisor.process(*role, *number);
-            let took = process.set_clock(*seconds)?;
-            let during = lasting(*ms).await;
-            process.set_clock(0)?;
-            Ok(Effect::of(
-                during,
-                took,
-                if took { "shifted" } else { "not running" },
-            ))
-        }
-        Fault::Hogs { role, number, ms } => {
-            let process = system.supervisor.process(*role, *number);
-            let _alone = process.busy.lock().await;
-            hogs::hold(system, process, *ms).await
+            on_process(process, fault).await
         }
         Fault::ColdStart { store, ms } => cold_start(system, *store, *ms).await,
         Fault::KillServer { store, ms } => {
-            let _alone = system.servers.alone(*store).await;
-            system.servers.kill(*store).await?;
+            let _alone = servers.alone(*store).await;
+            servers.kill(*store).await?;
             let during = lasting(*ms).await;
-            system.servers.start_again(*store).await?;
+            servers.start_again(*store).await?;
             Ok(Effect::of(during, true, "killed and restarted"))
         }
         Fault::FreezeServer { store, ms } => {
-            let _alone = system.servers.alone(*store).await;
-            system.servers.hold(*store, true).await?;
+            let _alone = servers.alone(*store).await;
+            servers.freeze(*store).await?;
             let during = lasting(*ms).await;
-            system.servers.hold(*store, false).await?;
+            servers.thaw(*store).await?;
             Ok(Effect::of(during, true, "suspended"))
         }
         Fault::Wire { store, wire, ms } => disturb(system, *store, *wire, *ms).await,
@@ -81,56 +111,75 @@ pub async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: usize) -> R
         Fault::RedisClock { seconds, ms } => redis::clock(system, *seconds, *ms).await,
         Fault::RedisDiskFull { ms } => redis::disk_full(system, *ms).await,
         Fault::RedisMemory { ms } => redis::no_memory(system, *ms).await,
+        Fault::KeyLost { key } => redis::lose_keys(system, coupon, &[key]).await,
+        Fault::DropKeysLost => redis::lose_keys(system, coupon, &crate::fault::DROP_KEYS).await,
+        Fault::WrongType { key, ms } => garbage::wrong_type(system, coupon, key, *ms).await,
+        Fault::RestoredKeys { age_ms } => redis::restore_keys(system, coupon, *age_ms).await,
         Fault::MysqlReadOnly { ms } => mysql::read_only(system, *ms).await,
         Fault::MysqlLocks { ms } => mysql::locks(system, coupon, *ms).await,
         Fault::MysqlDeadlocks { ms } => mysql::deadlocks(system, coupon, *ms).await,
-        Fault::MysqlTableHangs { ms } => {
-            mysql::hang(system, "LOCK TABLES issued_coupons WRITE", *ms).await
+        Fault::MysqlHangs { writes, ms } => mysql::hang(system, *writes, *ms).await,
+        Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
+        Fault::OldRows { age_ms } => mysql::restore_rows(system, *age_ms).await,
+        Fault::OldDatabase { age_ms } => mysql::old_database(system, *age_ms).await,
+        // Another fault may affect MySQL at this moment.
+        Fault::TableLost { table } => {
+            let lose = format!(
+                "SET FOREIGN_KEY_CHECKS = 0; DELETE FROM {table}; SET FOREIGN_KEY_CHECKS = 1"
+            );
+            let lost = system.world.sql.rows(&lose).await;
+            Ok(Effect::now(lost.is_ok(), "all its rows"))
         }
-        Fault::MysqlWritesHang { ms } => {
-            mysql::hang(system, "FLUSH TABLES WITH READ LOCK", *ms).await
+        Fault::PositionsMoved { by } => {
+            let next = format!("GREATEST(0, CAST(next_offset AS SIGNED) + {by})");
+            let moved = format!("UPDATE topic_positions SET next_offset = {next}");
+            let moved = system.world.sql.rows(&moved).await;
+            Ok(Effect::now(moved.is_ok(), "of every partition"))
         }
-        Fault::Garbage { garbage, ms } => garbage::put(system, coupon, *garbage, *ms).await,
-        Fault::Batch { batch, ms } => batches::send(system, coupon, *batch, *ms).await,
+        Fault::TopicRecreated => {
+            let _alone = servers.alone(FaultyStore::Kafka).await;
+            system.world.topic.recreate().await;
+            Ok(Effect::now(true, "with the same settings"))
+        }
         Fault::MorePartitions { partitions } => {
-            let _alone = system.servers.alone(FaultyStore::Kafka).await;
+            let _alone = servers.alone(FaultyStore::Kafka).await;
             let has_grown = system.world.topic.offsets().await.len() < *partitions;
             if has_grown {
                 system.world.topic.grow(*partitions).await;
             }
             Ok(Effect::now(has_grown, "partitions of the topic"))
         }
+        Fault::Garbage { garbage, ms } => garbage::put(system, coupon, *garbage, *ms).await,
         Fault::MailsRefused { ms } => {
             system.world.mail.set(Behaviour::RefuseRecipients).await?;
             let during = lasting(*ms).await;
             system.world.mail.set(Behaviour::Normal).await?;
             Ok(Effect::of(during, true, "every recipient was refused"))
         }
-        Fault::WrongType { key, ms } => garbage::wrong_type(system, coupon, *key, *ms).await,
-        Fault::KeyLost { key } => pieces::lose_keys(system, coupon, [*key]).await,
-        Fault::DropKeysLost => {
-            let of_drop = DropKey::ALL.into_iter().filter(|key| !key.is_of_coupon());
-            pieces::lose_keys(system, coupon, of_drop).await
-        }
-        Fault::OldRows { age_ms } => pieces::restore_rows(system, *age_ms).await,
-        Fault::OldDatabase { age_ms } => pieces::old_database(system, *age_ms).await,
-        Fault::TableLost { table } => pieces::lose_table(system, *table).await,
-        Fault::PositionsMoved { by } => pieces::move_positions(system, *by).await,
-        Fault::TopicRecreated => pieces::recreate_topic(system).await,
         Fault::BlindConfirm => Ok(operators::confirm(system).await),
-        Fault::RestoredKeys { age_ms } => pieces::restore_keys(system, coupon, *age_ms).await,
-        Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
         Fault::EveryCopyDeleted => delete_every_copy(system, coupon).await,
     }
 }
 
-async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
-    match fault {
+async fn on_process(process: &Supervised, fault: &Fault) -> Result<Effect> {
+    let (took, during) = match fault {
+        Fault::Kill { ms, .. } => {
+            let ran = process.kill().await;
+            let during = lasting(*ms).await;
+            process.come_back(None);
+            (ran, during)
+        }
         Fault::Freeze { ms, .. } => {
             let ran = process.freeze();
             let during = lasting(*ms).await;
             process.thaw();
-            Effect::of(during, ran, "suspended")
+            (ran, during)
+        }
+        Fault::Clock { seconds, ms, .. } => {
+            let ran = process.set_clock(*seconds)?;
+            let during = lasting(*ms).await;
+            process.set_clock(0)?;
+            (ran, during)
         }
         Fault::Crash { point, ms, .. } => {
             process.kill().await;
@@ -144,24 +193,11 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Effect {
                 process.kill().await;
                 process.come_back(None);
             }
-            Effect::of(
-                begun..Instant::now(),
-                died,
-                if died {
-                    "died at the point"
-                } else {
-                    "did not reach the point"
-                },
-            )
+            (died, begun..Instant::now())
         }
-        Fault::Kill { ms, .. } => {
-            let ran = process.kill().await;
-            let during = lasting(*ms).await;
-            process.come_back(None);
-            Effect::of(during, ran, "killed")
-        }
-        _ => Effect::now(false, "no fault of a process"),
-    }
+        _ => (false, lasting(0).await),
+    };
+    Ok(Effect::of(during, took, ""))
 }
 
 async fn cold_start(system: &SystemUnderTest, store: FaultyStore, ms: u64) -> Result<Effect> {
@@ -170,43 +206,35 @@ async fn cold_start(system: &SystemUnderTest, store: FaultyStore, ms: u64) -> Re
     for process in system.supervisor.all() {
         busy.push(process.busy.lock().await);
     }
-    system.servers.proxy(store).set(ProxyFault::Cut).await?;
+    let proxy = system.servers.proxy(store);
+    proxy.set(ProxyFault::Cut).await?;
     let mut killed = 0;
     for process in system.supervisor.all() {
         killed += u32::from(process.kill().await);
         process.come_back(None);
     }
     let during = lasting(ms).await;
-    system.servers.proxy(store).set(ProxyFault::Pass).await?;
-    Ok(Effect::of(
-        during,
-        killed > 0,
-        format!("{killed} processes started without the server"),
-    ))
+    proxy.set(ProxyFault::Pass).await?;
+    let note = format!("{killed} processes started without the server");
+    Ok(Effect::of(during, killed > 0, note))
 }
 
 /// Deletes a user's row and admission.
 async fn delete_every_copy(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<Effect> {
-    let sql = &system.world.sql;
-    let redis = system.redis();
-    let held = format!(
-        "SELECT user_id FROM issued_coupons WHERE drop_id = {} ORDER BY slot LIMIT 1",
-        coupon.drop
-    );
-    let rows = sql.rows(&held).await?;
-    let Some(person) = rows.first().map(|row| row[0].clone()) else {
+    let MadeCoupon { id, drop, .. } = coupon;
+    let (sql, redis) = (&system.world.sql, system.redis());
+    let held =
+        format!("SELECT user_id FROM issued_coupons WHERE drop_id = {drop} ORDER BY slot LIMIT 1");
+    let Some(person) = sql.rows(&held).await?.into_iter().flatten().next() else {
         return Ok(Effect::now(false, "no row yet"));
     };
-    let users = redis.of_drop(coupon.id, coupon.drop, "users");
+    let users = redis.of_drop(*id, *drop, "users");
     redis.try_command::<()>(&["ZREM", &users, &person]).await?;
-    redis
-        .try_command::<()>(&["HDEL", &redis.claimants(coupon.id), &person])
-        .await?;
-    sql.rows(&format!(
-        "DELETE FROM issued_coupons WHERE drop_id = {} AND user_id = '{person}'",
-        coupon.drop
-    ))
-    .await?;
+    let forget = ["HDEL", &redis.claimants(*id), &person];
+    redis.try_command::<()>(&forget).await?;
+    let delete = "DELETE FROM issued_coupons WHERE drop_id";
+    let delete = format!("{delete} = {drop} AND user_id = '{person}'");
+    sql.rows(&delete).await?;
     Ok(Effect::now(true, "a row and its admission"))
 }
 
@@ -219,36 +247,32 @@ async fn disturb(
     let _alone = system.servers.alone(store).await;
     let proxy = system.servers.proxy(store);
     let before = proxy.counters();
-    proxy
-        .set(match wire {
-            WireFault::Delay => ProxyFault::Delay(Duration::from_millis(150)),
-            WireFault::LongDelay => ProxyFault::Delay(Duration::from_millis(1_600)),
-            WireFault::Cut => ProxyFault::Cut,
-            WireFault::BlackHole => ProxyFault::BlackHole,
-            WireFault::DropReplies => ProxyFault::DropReplies,
-            WireFault::HalfClose => ProxyFault::HalfClose,
-        })
-        .await?;
+    let fault = match wire {
+        WireFault::Delay => ProxyFault::Delay(Duration::from_millis(150)),
+        WireFault::LongDelay => ProxyFault::Delay(Duration::from_millis(1_600)),
+        WireFault::Cut => ProxyFault::Cut,
+        WireFault::BlackHole => ProxyFault::BlackHole,
+        WireFault::DropReplies => ProxyFault::DropReplies,
+        WireFault::HalfClose => ProxyFault::HalfClose,
+    };
+    proxy.set(fault).await?;
     let during = lasting(ms).await;
     let after = proxy.counters();
     proxy.set(ProxyFault::Pass).await?;
-    let passed = after.bytes_to_server - before.bytes_to_server;
-    let dropped = after.bytes_dropped - before.bytes_dropped;
-    Ok(match wire {
-        WireFault::Delay | WireFault::LongDelay => {
-            Effect::of(during, passed > 0, format!("{passed} bytes were delayed"))
-        }
-        WireFault::DropReplies => Effect::of(
-            during,
-            dropped > 0,
-            format!("{dropped} bytes of replies lost"),
-        ),
-        WireFault::Cut | WireFault::BlackHole | WireFault::HalfClose => Effect::of(
-            during,
-            before.open > 0,
-            format!("{} connections affected", before.open),
-        ),
-    })
+    let [delayed, dropped] = [
+        after.bytes_to_server - before.bytes_to_server,
+        after.bytes_dropped - before.bytes_dropped,
+    ];
+    let took = match wire {
+        WireFault::Delay | WireFault::LongDelay => delayed > 0,
+        WireFault::DropReplies => dropped > 0,
+        WireFault::Cut | WireFault::BlackHole | WireFault::HalfClose => before.open > 0,
+    };
+    let note = format!(
+        "{} connections, {delayed} bytes passed, {dropped} bytes lost",
+        before.open
+    );
+    Ok(Effect::of(during, took, note))
 }
 
 async fn silence(
@@ -270,9 +294,6 @@ async fn silence(
         system.servers.start_again(store).await?;
     }
     proxy.set(ProxyFault::Pass).await?;
-    Ok(Effect::of(
-        during,
-        open > 0,
-        format!("{open} connections silent forever"),
-    ))
+    let note = format!("{open} connections silent forever");
+    Ok(Effect::of(during, open > 0, note))
 }

@@ -1,20 +1,20 @@
-//! Faults in which MySQL refuses, blocks or cannot write.
+//! Faults in which MySQL refuses, blocks, cannot write, or comes back with older data.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use firstcome_testkit::{LOCK_WAITS, MadeCoupon, TABLE_LOCK_WAITS};
+use anyhow::Result;
+use firstcome_testkit::{LOCK_WAITS, MadeCoupon, OldCopy, TABLE_LOCK_WAITS};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
-use super::effect::Effect;
+use super::Effect;
 use super::redis::{files_up_to, has_ended};
-use crate::fault::FaultyStore;
-use crate::system::{SystemUnderTest, number};
+use crate::fault::FaultyStore::Mysql;
+use crate::system::SystemUnderTest;
 use crate::wait::{lasting, pause, until};
 
 pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Mysql).await;
+    let _alone = system.servers.alone(Mysql).await;
     let mysql = &system.servers.mysql;
     mysql.query("SET GLOBAL super_read_only = ON").await?;
     let during = lasting(ms).await;
@@ -29,25 +29,21 @@ pub(super) async fn locks(
     coupon: &MadeCoupon,
     ms: u64,
 ) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Mysql).await;
+    let _alone = system.servers.alone(Mysql).await;
     let before = counter(system, "lock_timeouts").await?;
     let mut other = other_client(system).await?;
     // A suspended consumer keeps its locks for as long as it is suspended.
-    other
-        .query_drop("SET SESSION innodb_lock_wait_timeout = 60")
-        .await?;
-    other.query_drop("BEGIN").await?;
-    other.query_drop(lock_drop(coupon)).await?;
+    let patient = "SET SESSION innodb_lock_wait_timeout = 60";
+    for statement in [patient, "BEGIN", &lock_drop(coupon)] {
+        other.query_drop(statement).await?;
+    }
     let during = lasting(ms + 1_500).await;
-    let waits = number(system, LOCK_WAITS).await?;
+    let waits = system.number(LOCK_WAITS).await?;
     other.query_drop("ROLLBACK").await?;
     other.disconnect().await?;
     let timeouts = counter(system, "lock_timeouts").await? - before;
-    Ok(Effect::of(
-        during,
-        waits + timeouts > 0,
-        format!("{timeouts} lock waits timed out, {waits} waited at the end"),
-    ))
+    let note = format!("{timeouts} lock waits timed out, {waits} waited at the end");
+    Ok(Effect::of(during, waits + timeouts > 0, note))
 }
 
 /// Rows that make a transaction heavier than a batch. If two transactions deadlock, MySQL rolls
@@ -60,19 +56,16 @@ pub(super) async fn deadlocks(
     coupon: &MadeCoupon,
     ms: u64,
 ) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Mysql).await;
+    let _alone = system.servers.alone(Mysql).await;
     let before = counter(system, "lock_deadlocks").await?;
     let begun = Instant::now();
     let mut other = other_client(system).await?;
-    other
-        .query_drop("CREATE TABLE IF NOT EXISTS ballast (id INT PRIMARY KEY)")
-        .await?;
+    let ballast = "CREATE TABLE IF NOT EXISTS ballast (id INT PRIMARY KEY)";
+    other.query_drop(ballast).await?;
     // Writers first take a shared lock on the drop's row and then lock the position of their row.
     // This client takes these locks in the opposite order.
-    let rows = format!(
-        "SELECT slot FROM issued_coupons WHERE drop_id = {} FOR UPDATE",
-        coupon.drop
-    );
+    let rows = "SELECT slot FROM issued_coupons WHERE drop_id";
+    let rows = format!("{rows} = {} FOR UPDATE", coupon.drop);
     while begun.elapsed() < Duration::from_millis(ms + 1_000) {
         other.query_drop("BEGIN").await?;
         let both = async {
@@ -81,10 +74,9 @@ pub(super) async fn deadlocks(
             pause(60).await;
             other.query_drop(lock_drop(coupon)).await
         };
-        if let Err(error) = both.await
-            && !matches!(error, mysql_async::Error::Server(_))
-        {
-            return Err(error.into());
+        match both.await {
+            Ok(()) | Err(mysql_async::Error::Server(_)) => {}
+            Err(error) => return Err(error.into()),
         }
         other.query_drop("ROLLBACK").await?;
         pause(20).await;
@@ -95,66 +87,85 @@ pub(super) async fn deadlocks(
     Ok(Effect::of(during, met > 0, format!("{met} deadlocks")))
 }
 
-/// Takes this lock from another client, which blocks statements.
-pub(super) async fn hang(system: &SystemUnderTest, lock: &str, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Mysql).await;
+/// Locks the table of rows from another client, or all tables against writes.
+pub(super) async fn hang(system: &SystemUnderTest, writes: bool, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Mysql).await;
     let mut other = other_client(system).await?;
+    let lock = if writes {
+        "FLUSH TABLES WITH READ LOCK"
+    } else {
+        "LOCK TABLES issued_coupons WRITE"
+    };
     other.query_drop(lock).await?;
     let during = lasting(ms).await;
-    let waiting = number(system, TABLE_LOCK_WAITS).await;
+    let waiting = system.number(TABLE_LOCK_WAITS).await;
     other.query_drop("UNLOCK TABLES").await?;
     other.disconnect().await?;
     let waiting = waiting?;
-    Ok(Effect::of(
-        during,
-        waiting > 0,
-        format!("{waiting} statements waited at the end"),
-    ))
+    let note = format!("{waiting} statements waited at the end");
+    Ok(Effect::of(during, waiting > 0, note))
 }
 
 /// Prevents MySQL's files from growing. MySQL exits when it cannot write its log, and is restarted.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
-    let _alone = system.servers.alone(FaultyStore::Mysql).await;
-    let pid = system
-        .servers
-        .pid(FaultyStore::Mysql)
-        .context("MySQL does not run")?;
+    let _alone = system.servers.alone(Mysql).await;
+    let pid = system.servers.pid(Mysql)?;
     let begun = Instant::now();
-    files_up_to(pid, Some(1))?;
+    files_up_to(pid, 1)?;
     let ended = until(Duration::from_millis(ms + 2_000), || has_ended(pid)).await;
     let during = begun..Instant::now();
-    system.servers.kill(FaultyStore::Mysql).await?;
-    system.servers.start_again(FaultyStore::Mysql).await?;
-    Ok(Effect::of(
-        during,
-        true,
-        if ended {
-            "MySQL exited"
-        } else {
-            "writes failed"
-        },
-    ))
+    system.servers.kill(Mysql).await?;
+    system.servers.start_again(Mysql).await?;
+    Ok(Effect::of(during, true, format!("MySQL exited: {ended}")))
+}
+
+/// Deletes the rows that were inserted meanwhile. Another fault may affect MySQL at these moments.
+pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
+    let sql = &system.world.sql;
+    let old = format!("old_rows_{:08x}", rand::random::<u32>());
+    let copy = format!("CREATE TABLE {old} SELECT drop_id, slot, user_id FROM issued_coupons");
+    if sql.rows(&copy).await.is_err() {
+        return Ok(Effect::now(false, "MySQL did not answer"));
+    }
+    pause(age_ms).await;
+    let newer = format!(
+        "FROM issued_coupons i LEFT JOIN {old} o USING (drop_id, slot, user_id) WHERE o.slot IS NULL"
+    );
+    let lost = system.number(&format!("SELECT COUNT(*) {newer}")).await;
+    let deleted = sql.rows(&format!("DELETE i {newer}")).await;
+    drop(sql.rows(&format!("DROP TABLE {old}")).await);
+    let lost = lost.unwrap_or_default();
+    let note = format!("{lost} rows forgotten");
+    Ok(Effect::now(deleted.is_ok() && lost > 0, note))
+}
+
+/// Kills MySQL and restarts it with an older copy of its data.
+pub(super) async fn old_database(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
+    let servers = &system.servers;
+    let _alone = servers.alone(Mysql).await;
+    servers.mysql.freeze().await?;
+    let old = OldCopy::of_folder(servers.mysql.data_dir());
+    servers.mysql.thaw().await?;
+    let old = old?;
+    pause(age_ms).await;
+    servers.kill(Mysql).await?;
+    old.put_back_into(servers.mysql.data_dir())?;
+    servers.start_again(Mysql).await?;
+    Ok(Effect::now(true, "everything written since is forgotten"))
 }
 
 fn lock_drop(coupon: &MadeCoupon) -> String {
-    format!(
-        "SELECT drop_id FROM slot_limits WHERE drop_id = {} FOR UPDATE",
-        coupon.drop
-    )
+    let lock = "SELECT drop_id FROM slot_limits WHERE drop_id";
+    format!("{lock} = {} FOR UPDATE", coupon.drop)
 }
 
 async fn other_client(system: &SystemUnderTest) -> Result<Conn> {
     let conn = Conn::from_url(system.world.sql.url());
-    tokio::time::timeout(Duration::from_secs(5), conn)
-        .await?
-        .map_err(Into::into)
+    Ok(tokio::time::timeout(Duration::from_secs(5), conn).await??)
 }
 
 /// Reads a counter of InnoDB.
 async fn counter(system: &SystemUnderTest, name: &str) -> Result<u64> {
-    number(
-        system,
-        &format!("SELECT `COUNT` FROM information_schema.innodb_metrics WHERE name = '{name}'"),
-    )
-    .await
+    let counter = "SELECT `COUNT` FROM information_schema.innodb_metrics WHERE name";
+    system.number(&format!("{counter} = '{name}'")).await
 }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use firstcome_load::ended;
-use firstcome_load::local::demo::{DemoSize, run};
-use firstcome_load::local::system::{SystemOptions, stopped};
+use firstcome_load::local::system::stopped;
+use firstcome_load::local::{attach, demo};
 use firstcome_load::terminal::step;
 
 /// Starts the whole system on private servers, lets a crowd rush a coupon, injects faults
@@ -32,48 +32,29 @@ async fn main() -> ExitCode {
 }
 
 async fn work(cli: Cli) -> Result<ExitCode> {
+    let Cli {
+        quantity, people, ..
+    } = cli;
     if cli.attach {
-        firstcome_load::local::attach::run().await?;
+        attach::run().await?;
         return Ok(ExitCode::SUCCESS);
     }
     ensure!(
-        cli.people >= cli.quantity,
+        people >= quantity,
         "PEOPLE must be at least QUANTITY, or not everything can be given away"
     );
-    let size = DemoSize {
-        quantity: cli.quantity,
-        people: cli.people,
-        requests_per_person: 3,
-        connections: 256,
-    };
-    let options = SystemOptions {
-        apis: 2,
-        consumers: 2,
-        reconcile_cron: "*/3 * * * * *".to_owned(),
-        mail_folder: None,
-        log_folder: None,
-        usual_ports: false,
-        pages: false,
-    };
-    let outcome = tokio::select! {
+    let is_exact = tokio::select! {
         // Dropping the future drops all processes that it started.
-        outcome = run(&size, &options) => outcome?,
+        is_exact = demo::run(quantity, people) => is_exact?,
         signal = stopped() => {
             step(format!("{}: stopping and cleaning up", signal?));
             return Ok(ExitCode::from(130));
         }
     };
-    println!("{}{}", outcome.mails_as_text(), outcome.table());
-    for complaint in &outcome.complaints {
-        println!("{complaint}");
-    }
-    for user_id in outcome.proof.promised_without_row.iter().take(20) {
-        println!("promised, has no row: {user_id}");
-    }
-    if outcome.success() {
-        println!("exactly {}", size.quantity);
+    if is_exact {
+        println!("exactly {quantity}");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("NOT exactly {}: {} rows", size.quantity, outcome.proof.rows);
+    println!("NOT exactly {quantity}");
     Ok(ExitCode::FAILURE)
 }

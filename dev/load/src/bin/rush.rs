@@ -1,4 +1,4 @@
-//! `rush` sends a crowd to a running system. See `cargo xtask rush`.
+//! `rush` sends a crowd to a running system. See [`firstcome_load::rush`].
 
 use std::process::ExitCode;
 
@@ -8,5 +8,5 @@ use firstcome_load::rush::{RushOptions, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    ended("rush", run(&RushOptions::parse()).await)
+    ended("rush", run(RushOptions::parse()).await)
 }

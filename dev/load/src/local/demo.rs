@@ -1,197 +1,123 @@
 //! The demo: a rush during which faults are injected, and the proof afterwards.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use chrono::{TimeDelta, Utc};
+use anyhow::Result;
+use chrono::TimeDelta;
 use firstcome_stack::Mail;
+use mail_parser::MessageParser;
+use serde_json::Value;
 use tokio::time::{Instant, interval, sleep};
 
 use crate::answer::AnswerKind;
 use crate::crowd::Crowd;
 use crate::generator::{self, CrowdPlan};
-use crate::local::faults::{self, Forger};
-use crate::local::outcome::{DemoOutcome, is_about_a_repair};
-use crate::local::proof::Proof;
-use crate::local::system::{System, SystemOptions};
+use crate::installation::until;
+use crate::local::faults;
+use crate::local::system::System;
 use crate::ops::Ops;
-use crate::table;
+use crate::rows::Rows;
 use crate::tally::{CrowdProgress, Tally};
-use crate::terminal::{ProgressLine, grouped, step};
+use crate::terminal::{Progress, grouped, step, table};
 
 /// The coupon's name, which also appears in mails.
-pub const COUPON_NAME: &str = "Winter coupon";
-
+const COUPON_NAME: &str = "Winter coupon";
 const OPENS_AFTER: TimeDelta = TimeDelta::seconds(4);
 const EXACT_LIMIT: Duration = Duration::from_secs(120);
 const MAIL_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
-/// Number of messages of the rush that are sent again afterwards.
-const COPIES: usize = 5;
-/// The counter of messages that a consumer refused.
-const REFUSED_METRIC: &str = "firstcome_consumer_refused_total";
-/// The counter of finished passes.
-const PASSES_METRIC: &str = "firstcome_passes_total";
+const REQUESTS_PER_PERSON: u32 = 3;
+const CONNECTIONS: usize = 256;
+/// Passes every three seconds.
+const CRON: &str = "*/3 * * * * *";
 
-#[derive(Debug, Clone)]
-pub struct DemoSize {
-    pub quantity: u32,
-    pub people: u32,
-    /// Number of requests per user.
-    pub requests_per_person: u32,
-    pub connections: usize,
-}
-
-/// Runs the demo on private servers and shuts everything down again.
-///
-/// # Errors
-///
-/// Fails if something cannot be started or queried. A total that is not exact is no error; the
-/// [`DemoOutcome`] reports it.
-pub async fn run(size: &DemoSize, options: &SystemOptions) -> Result<DemoOutcome> {
-    let mut system = System::start(options).await?;
-    let outcome = play(size, &mut system).await;
+/// Runs the demo on private servers, shuts everything down again and prints the result. Returns
+/// whether the total is exact, no answers contradict each other, and every process stopped cleanly.
+pub async fn run(quantity: u32, people: u32) -> Result<bool> {
+    let mut system = System::start(CRON, None).await?;
+    let shown = play(quantity, people, &mut system).await;
     let complaints = system.stop().await;
-    outcome.map(|outcome| DemoOutcome {
-        complaints,
-        ..outcome
-    })
+    for complaint in &complaints {
+        println!("{complaint}");
+    }
+    Ok(shown? && complaints.is_empty())
 }
 
-async fn play(size: &DemoSize, system: &mut System) -> Result<DemoOutcome> {
-    let coupon_id = make_coupon(&system.api()?, size).await?;
+async fn play(quantity: u32, people: u32, system: &mut System) -> Result<bool> {
+    let coupon = system
+        .api()?
+        .make_coupon(COUPON_NAME, quantity, OPENS_AFTER)
+        .await?;
     step(format!(
-        "coupon {coupon_id}: {} to give away, opens in {} s",
-        size.quantity,
-        OPENS_AFTER.num_seconds()
+        "coupon {coupon}: {quantity} to give away, opens in 4 s"
     ));
-    let forger = Forger::new(&system.installation, coupon_id)?;
     faults::refuse_some_rows(&system.servers.stack.mysql).await?;
+    let every = faults::REFUSED_EVERY;
     step(format!(
-        "fault 1: MySQL refuses every {}th slot from the consumer",
-        faults::REFUSED_EVERY
+        "fault 1: MySQL refuses every {every}th slot from the consumer"
     ));
-    forger.unreadable().await?;
-    let victim = faults::reader_of(&system.consumers, REFUSED_METRIC).await?;
-    step(format!(
-        "fault 2: a message that is not a claim; {} read it and stored it for an operator",
-        system.consumers[victim].name()
-    ));
-    until_open(system, coupon_id).await?;
-
-    let tally = rush(size, system, coupon_id, victim).await?;
-    step(format!(
-        "the rush is over: {} requests in {:.1} s",
-        grouped(tally.requests),
-        tally.seconds
-    ));
-    for (user_id, promise) in tally.promises.iter().take(COPIES) {
-        forger.copies(coupon_id, user_id, *promise).await?;
+    faults::send_garbage(&system.installation).await?;
+    step("fault 2: a message that is not a claim, which is stored for an operator");
+    for api in &system.apis {
+        let api = Ops::new(&api.url, "")?;
+        let path = format!("/v1/coupons/{coupon}");
+        let opens = async || Ok(api.get(&path).await?["current_drop"]["state"] == "open");
+        until("the coupon opens", opens).await?;
     }
+    let tally = rush(quantity, people, system, coupon).await?;
+    let (took, requests) = (tally.seconds, grouped(tally.requests()));
     step(format!(
-        "fault 4: {COPIES} claims arrive twice, and once more in an unknown version"
+        "the rush is over: {requests} requests in {took:.1} s"
     ));
 
-    let proof = until_exact(size, system, coupon_id, &tally).await?;
+    let is_exact = until_exact(quantity, system, coupon, &tally).await?;
     faults::refuse_no_more(&system.servers.stack.mysql).await?;
     let last_pass = system.reconciler()?.reconcile().await?;
-    let passes = faults::sum(&system.reconciler.metrics().await?, PASSES_METRIC);
-    let passes = passes.with_context(|| format!("the reconciler has no metric {PASSES_METRIC}"))?;
-    let mails = mails(system).await;
-    let proof = if proof.exact() {
-        Proof::read(
-            &system.servers.stack.mysql,
-            coupon_id,
-            size.quantity,
-            &tally.promises,
-        )
-        .await?
-    } else {
-        proof
-    };
-    Ok(DemoOutcome {
-        tally,
-        proof,
-        mails,
-        last_pass,
-        passes,
-        complaints: Vec::new(),
-    })
-}
-
-async fn make_coupon(api: &Ops, size: &DemoSize) -> Result<i64> {
-    let opens_at = Utc::now() + OPENS_AFTER;
-    let made = api
-        .make_coupon(COUPON_NAME, size.quantity, opens_at, TimeDelta::hours(1))
-        .await?;
-    made["id"]
-        .as_i64()
-        .with_context(|| format!("no coupon was created: {made}"))
-}
-
-/// Waits until every API shows the coupon as open.
-async fn until_open(system: &System, coupon_id: i64) -> Result<()> {
-    let path = format!("/v1/coupons/{coupon_id}");
-    let begun = Instant::now();
-    for target in system.targets()? {
-        let api = Ops {
-            target,
-            token: String::new(),
-        };
-        loop {
-            let coupon = api.get(&path).await?;
-            if coupon["current_drop"]["state"] == "open" {
-                break;
-            }
-            anyhow::ensure!(
-                begun.elapsed() < Duration::from_secs(60),
-                "the coupon did not open: {coupon}"
-            );
-            sleep(Duration::from_millis(20)).await;
-        }
+    print_mails(system).await;
+    let rows = rows(system, coupon, quantity, &tally).await?;
+    let mut shown = tally.rows();
+    shown.extend(rows.rows());
+    shown.extend(stored(system, coupon).await?);
+    shown.push(("last pass".into(), in_words(&last_pass)));
+    println!("{}", table(shown));
+    for user in rows.promised_without_row.iter().take(20) {
+        println!("promised, has no row: {user}");
     }
-    Ok(())
+    for contradiction in tally.contradictions.iter().take(20) {
+        println!("contradiction: {contradiction}");
+    }
+    Ok(is_exact && rows.exact(quantity) && tally.contradictions.is_empty())
 }
 
-/// Lets all users claim. Once a third of the slots is taken, kills the consumer of the coupon's
-/// partition.
-async fn rush(
-    size: &DemoSize,
-    system: &mut System,
-    coupon_id: i64,
-    victim: usize,
-) -> Result<Tally> {
-    let crowd = Crowd::gather(size.people, "person-", size.requests_per_person, 1)?;
-    let people = grouped(size.people.into());
-    let requests = grouped(crowd.requests() as u64);
+/// Lets all users claim. Once a third of the slots is taken, kills a consumer.
+async fn rush(quantity: u32, people: u32, system: &mut System, coupon_id: i64) -> Result<Tally> {
+    let crowd = Crowd::gather(people, "person-", REQUESTS_PER_PERSON)?;
+    let (users, requests) = (grouped(people.into()), grouped(crowd.requests() as u64));
     step(format!(
-        "open: {people} users send {requests} requests to {} APIs",
-        system.apis.len()
+        "open: {users} users send {requests} requests to two APIs"
     ));
-    let plan = CrowdPlan::new(system.targets()?, coupon_id, crowd, size.connections);
     let plan = CrowdPlan {
+        targets: system.targets()?,
+        coupon_id,
+        crowd,
+        connections: CONNECTIONS,
+        tokens: None,
+        rate: None,
         patience: Duration::from_secs(30),
-        ..plan
+        warm_up: false,
     };
     let progress = Arc::new(CrowdProgress::default());
-    let mut live = ProgressLine::new();
-    let expected = plan.crowd.requests() as u64;
-    let consumer = system.consumers.remove(victim);
-    // Text to print between two updates of the progress line.
-    let news = Cell::new(None);
+    let consumer = system.consumers.remove(0);
     let kill = async {
-        progress
-            .admitted(u64::from(size.quantity.div_ceil(3)))
-            .await;
+        progress.admitted(u64::from(quantity.div_ceil(3))).await;
         let name = consumer.name().to_owned();
         let before = progress.count(AnswerKind::Accepted);
         consumer.kill().await?;
         let after = progress.count(AnswerKind::Accepted);
-        news.set(Some(format!(
+        step(format!(
             "fault 3: SIGKILL to {name} after {before} admissions; {after} users had been admitted when it was gone"
-        )));
+        ));
         anyhow::Ok(())
     };
     let rushing = async {
@@ -200,79 +126,96 @@ async fn rush(
         progress.give_up();
         tally
     };
-    let show = || {
-        live.show(&table::progress(&progress, expected));
-        if let Some(text) = news.take() {
-            live.finish(&table::progress(&progress, expected));
-            step(text);
+    let mut work = std::pin::pin!(async { tokio::join!(rushing, kill) });
+    let mut shown = Progress::default();
+    let mut ticks = interval(POLL);
+    let (tally, killed) = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            _ = ticks.tick() => shown.show(|| progress.line()),
         }
     };
-    let (tally, killed) = while_showing(async { tokio::join!(rushing, kill) }, show).await;
-    live.finish(&table::progress(&progress, expected));
-    news.take().into_iter().for_each(step);
     killed?;
     tally
 }
 
-/// Awaits `work` and calls `show` periodically meanwhile.
-async fn while_showing<T>(work: impl Future<Output = T>, mut show: impl FnMut()) -> T {
-    let mut work = std::pin::pin!(work);
-    let mut ticks = interval(POLL);
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            _ = ticks.tick() => show(),
-        }
-    }
+async fn rows(system: &System, coupon: i64, quantity: u32, tally: &Tally) -> Result<Rows> {
+    let mut conn = system.installation.mysql().await?;
+    let rows = Rows::read(&mut conn, coupon, quantity, &tally.promises).await?;
+    conn.disconnect().await?;
+    Ok(rows)
 }
 
-async fn until_exact(
-    size: &DemoSize,
-    system: &System,
-    coupon_id: i64,
-    tally: &Tally,
-) -> Result<Proof> {
+async fn until_exact(quantity: u32, system: &System, coupon: i64, tally: &Tally) -> Result<bool> {
     let begun = Instant::now();
-    let mut live = ProgressLine::new();
+    let mut shown = Progress::default();
     loop {
-        let proof = Proof::read(
-            &system.servers.stack.mysql,
-            coupon_id,
-            size.quantity,
-            &tally.promises,
-        )
-        .await?;
-        let shown = format!(
-            "{:.1} s · rows {} of {} · by the reconciler {} · dead letters {}, unresolved {} · promises without a row {}",
-            begun.elapsed().as_secs_f64(),
-            grouped(proof.rows as u64),
-            grouped(size.quantity.into()),
-            grouped(proof.by_reconciler as u64),
-            grouped(proof.refused_in_all()),
-            grouped(proof.refused_open()),
-            grouped(proof.promised_without_row.len() as u64),
-        );
-        if proof.exact() || begun.elapsed() > EXACT_LIMIT {
-            live.finish(&shown);
-            return Ok(proof);
+        let rows = rows(system, coupon, quantity, tally).await?;
+        if rows.exact(quantity) || begun.elapsed() > EXACT_LIMIT {
+            return Ok(rows.exact(quantity));
         }
-        live.show(&shown);
+        shown.show(|| {
+            let missing = rows.promised_without_row.len();
+            format!(
+                "rows {} of {quantity} · promises without a row {missing}",
+                rows.all
+            )
+        });
         sleep(POLL).await;
     }
 }
 
-/// Waits until a mail reports the repair, and returns all mails.
-async fn mails(system: &System) -> Vec<Mail> {
-    step("waiting for the mail");
-    if system
-        .servers
-        .stack
-        .mail
-        .wait_for(is_about_a_repair, MAIL_LIMIT)
-        .await
-        .is_err()
-    {
+/// Returns rows of the table: the dead letters, and the time until every row existed.
+async fn stored(system: &System, coupon: i64) -> Result<[(String, String); 2]> {
+    let mysql = &system.servers.stack.mysql;
+    let letters = "SELECT COUNT(*), COUNT(*) - COUNT(resolved_at) FROM firstcome.failed_claims";
+    let letters = mysql.query(letters).await?.concat();
+    let took = format!(
+        "SELECT ROUND(TIMESTAMPDIFF(MICROSECOND, MAX(claimed_at), MAX(issued_at)) / 1e6, 1)
+         FROM firstcome.issued_coupons WHERE coupon_id = {coupon}"
+    );
+    let took = mysql.query(&took).await?.concat().concat();
+    Ok([
+        (
+            "dead letters, of them left for an operator (fault 2)".to_owned(),
+            letters.join(", "),
+        ),
+        ("seconds from the last admission to exact".to_owned(), took),
+    ])
+}
+
+fn in_words(pass: &Value) -> String {
+    let mut drops = pass["drops"].as_array().into_iter().flatten();
+    if drops.all(|drop| drop["exact"] == true) {
+        "exact".into()
+    } else {
+        format!("not exact: {}", pass["status"])
+    }
+}
+
+/// Prints all mails once one of them reports a repair.
+async fn print_mails(system: &System) {
+    let sink = &system.servers.stack.mail;
+    let repaired = |mail: &Mail| mail.text().contains("repaired");
+    if sink.wait_for(repaired, MAIL_LIMIT).await.is_err() {
         step(format!("no mail about a repair within {MAIL_LIMIT:?}"));
     }
-    system.servers.stack.mail.mails()
+    for mail in sink.mails() {
+        println!("─── mail {}\n{}\n", "─".repeat(20), readable(&mail));
+    }
+}
+
+/// Formats a mail as its recipient reads it, up to its commands: they name servers of this run.
+fn readable(mail: &Mail) -> String {
+    let parsed = MessageParser::default().parse(&mail.raw);
+    let text = parsed.and_then(|message| {
+        let body = message.body_text(0)?.replace("\r\n", "\n");
+        let body = body.split("\n== The pass ==").next().unwrap_or_default();
+        Some(format!(
+            "Subject: {}\n\n{}",
+            message.subject()?,
+            body.trim_end()
+        ))
+    });
+    text.unwrap_or_else(|| mail.text())
 }

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::command::{exists, run};
-use crate::{cache, progress};
+use super::{exists, run, step};
+use crate::cache;
 
 /// The keyring of Debian's suites; newer releases exclude it from apt's default trust.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -23,7 +23,7 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         bail!("missing: {list}. Run as root: apt-get install {list}");
     }
     let _lock = cache::lock("apt")?;
-    progress::step("apt", format!("installing {list}"));
+    step("apt", format!("installing {list}"));
     let apt = || {
         let mut apt = Command::new("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive")
@@ -75,16 +75,16 @@ pub(super) fn unpack(
         apt.env("APT_CONFIG", work.join("apt.conf")).arg("-qq");
         apt
     };
-    progress::step(what, format!("reading the package lists of Debian {suite}"));
+    step(what, format!("reading the package lists of Debian {suite}"));
     run(apt().arg("update"))?;
-    progress::step(
+    step(
         what,
         format!("downloading {} (about 66 MB)", packages.join(", ")),
     );
     run(apt()
         .args(["install", "-y", "--download-only"])
         .args(packages))?;
-    progress::step(what, "unpacking");
+    step(what, "unpacking");
     extract_all(&work.join("archives"), skip, root)
 }
 
@@ -175,46 +175,4 @@ fn choose_mirror<'a>(targets: &'a str, codename: &str) -> Result<&'a str> {
         .first()
         .map(|(_, uri)| *uri)
         .context("apt is configured with no Debian mirror")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn private_update_keeps_the_archives_of_the_systems_apt() {
-        let work = tempfile::tempdir().unwrap();
-        configure(work.path()).unwrap();
-        let parts = work.path().join("parts");
-        let conf = work.path().join("apt.conf");
-        fs::create_dir(&parts).unwrap();
-        let rule = "APT::Update::Post-Invoke { \"rm\"; };\nDPkg::Post-Invoke { \"rm\"; };\nAcquire::Retries \"7\";\n";
-        fs::write(parts.join("docker-clean"), rule).unwrap();
-        let text = fs::read_to_string(&conf).unwrap();
-        fs::write(
-            &conf,
-            format!("{text}Dir::Etc::parts \"{}\";\n", parts.display()),
-        )
-        .unwrap();
-        let seen = run(Command::new("apt-config")
-            .arg("dump")
-            .env("APT_CONFIG", &conf))
-        .unwrap();
-        assert!(
-            seen.contains("Acquire::Retries \"7\""),
-            "the machine's settings hold: {seen}"
-        );
-        assert!(!seen.contains("Post-Invoke::"), "{seen}");
-    }
-
-    #[test]
-    fn prefers_the_mirror_of_the_installed_release() {
-        let targets = "bookworm-security|main|http://a/sec/\nbookworm|contrib|http://c/\nbookworm|main|http://b/debian/\n";
-        assert_eq!(
-            choose_mirror(targets, "bookworm").unwrap(),
-            "http://b/debian/"
-        );
-        assert_eq!(choose_mirror(targets, "unknown").unwrap(), "http://a/sec/");
-        assert!(choose_mirror("", "bookworm").is_err());
-    }
 }

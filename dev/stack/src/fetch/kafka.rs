@@ -6,22 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use super::apt;
-use super::command::{exists, run};
+use super::{installed, maven, run, step};
+use crate::cache;
 use crate::janitor::Janitor;
 use crate::ports::ReservedPort;
 use crate::process::{CommandLine, POLL, ServerProcess};
-use crate::{cache, progress};
 
 pub(super) const VERSION: &str = "4.1.0";
-const OLDEST_JAVA: u32 = 17;
-const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1";
 
 /// One listener for each port of the broker.
-const LISTENERS: [&str; 4] = ["PLAINTEXT", "SECOND", "THIRD", "FOURTH"];
+const LISTENERS: [&str; 3] = ["PLAINTEXT", "SECOND", "THIRD"];
 
 /// The user and password for listeners that require a login.
 pub(crate) const KAFKA_USER: &str = "firstcome";
@@ -38,12 +35,9 @@ pub(crate) struct Kafka {
 
 /// Returns the Kafka of the cache folder, which is fetched if necessary.
 pub(crate) fn kafka() -> Result<Kafka> {
-    if !exists("java") {
-        apt::install(&["default-jre-headless"])?;
-    }
+    installed(&["java"], &["default-jre-headless"])?;
     let dir = cache::get(&format!("kafka-{VERSION}"), |part| {
-        check_java()?;
-        progress::step(
+        step(
             "kafka",
             format!("downloading {VERSION} with Maven (about 43 MB)"),
         );
@@ -52,10 +46,12 @@ pub(crate) fn kafka() -> Result<Kafka> {
             &pom,
             include_str!("kafka-pom.xml").replace("@VERSION@", VERSION),
         )?;
+        let pom = format!("--file={}", pom.display());
         maven(
             "copy-dependencies",
-            ["--file".into(), pom.into(), "-DincludeScope=runtime".into()],
+            [&pom, "-DincludeScope=runtime"],
             part,
+            &part.join("jars"),
         )
     })?;
     Ok(Kafka {
@@ -63,31 +59,13 @@ pub(crate) fn kafka() -> Result<Kafka> {
     })
 }
 
-/// Runs a goal that puts jars into the folder `jars` of `part`.
-fn maven<const N: usize>(goal: &str, arguments: [OsString; N], part: &Path) -> Result<()> {
-    if !exists("mvn") {
-        apt::install(&["maven"])?;
-    }
-    let mut maven = Command::new("mvn");
-    maven
-        .args(["--batch-mode", "--no-transfer-progress"])
-        .arg(format!("{DEPENDENCY_PLUGIN}:{goal}"))
-        .args(arguments);
-    maven.arg(format!("-DoutputDirectory={}", part.join("jars").display()));
-    // A separate repository, so that nothing outside the cache folder changes.
-    let repository = part.join("repository");
-    maven.arg(format!("-Dmaven.repo.local={}", repository.display()));
-    run(&mut maven)?;
-    Ok(fs::remove_dir_all(repository)?)
-}
-
 impl Kafka {
     /// Returns `kafka-consumer-groups.sh`. No server needs it, so its jar is fetched on first use.
     pub(crate) fn consumer_groups(&self) -> Result<CommandLine> {
         let tools = cache::get(&format!("kafka-tools-{VERSION}"), |part| {
             let artifact = format!("-Dartifact=org.apache.kafka:kafka-tools:{VERSION}");
-            progress::step("kafka", "downloading its command-line tools with Maven");
-            maven("copy", [artifact.into()], part)
+            step("kafka", "downloading its command-line tools with Maven");
+            maven("copy", [&artifact], part, &part.join("jars"))
         })?;
         let mut path = self.jars.join("*").into_os_string();
         path.push(":");
@@ -151,7 +129,7 @@ impl Kafka {
     /// contains a SCRAM user, and no address, since the voters are static.
     pub(crate) fn log_template(&self) -> Result<PathBuf> {
         let dir = cache::get(&format!("kafka-log-with-user-{VERSION}"), |part| {
-            progress::step("kafka", "formatting a log folder");
+            step("kafka", "formatting a log folder");
             let file = part.join("server.properties");
             fs::write(
                 &file,
@@ -176,7 +154,7 @@ impl Kafka {
     pub(crate) fn classes(&self) -> Result<PathBuf> {
         let template = self.log_template()?;
         let dir = cache::get(&format!("kafka-classes-{VERSION}"), |part| {
-            progress::step("kafka", "noting which classes a broker loads");
+            step("kafka", "noting which classes a broker loads");
             run(Command::new("cp")
                 .arg("-r")
                 .arg(template)
@@ -240,46 +218,4 @@ pub(crate) fn properties(
         controller = controllers.get(node - 1).copied().unwrap_or_default(),
         advertised = named(|(_, advertised)| *advertised),
     )
-}
-
-fn check_java() -> Result<()> {
-    let output = Command::new("java")
-        .arg("-version")
-        .output()
-        .context("cannot run `java`")?;
-    let printed = String::from_utf8_lossy(&output.stderr);
-    let version =
-        java_version(&printed).with_context(|| format!("`java -version` says {printed:?}"))?;
-    if version < OLDEST_JAVA {
-        bail!(
-            "Kafka {VERSION} needs Java {OLDEST_JAVA} or newer, `java` is {version}: put a newer one first in PATH"
-        );
-    }
-    Ok(())
-}
-
-/// Returns 17 for `openjdk version "17.0.15" 2025-04-15`, and 8 for `"1.8.0_402"`.
-fn java_version(printed: &str) -> Option<u32> {
-    let quoted = printed.split('"').nth(1)?;
-    let mut parts = quoted.split(['.', '-', '_', '+']).map(str::parse);
-    match parts.next()? {
-        Ok(1) => parts.next()?.ok(),
-        major => major.ok(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parses_both_formats_of_java_versions() {
-        assert_eq!(
-            java_version("openjdk version \"17.0.15\" 2025-04-15"),
-            Some(17)
-        );
-        assert_eq!(java_version("openjdk version \"21-ea\" 2023"), Some(21));
-        assert_eq!(java_version("java version \"1.8.0_402\""), Some(8));
-        assert_eq!(java_version("nonsense"), None);
-    }
 }

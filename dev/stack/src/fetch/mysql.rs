@@ -8,10 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::apt;
-use super::command::run;
+use super::{apt, run, step};
+use crate::cache;
 use crate::process::CommandLine;
-use crate::{cache, progress};
 
 /// The suite that has MySQL. Debian's stable releases have only MariaDB.
 const SUITE: &str = "sid";
@@ -65,10 +64,6 @@ pub(crate) fn mysql() -> Result<Mysql> {
 }
 
 impl Mysql {
-    pub(crate) fn version(&self) -> &str {
-        &self.version
-    }
-
     /// Returns the command of a program in the unpacked tree. It runs with its own C library,
     /// because the system's is older.
     fn program(&self, path: &str) -> CommandLine {
@@ -130,7 +125,7 @@ impl Mysql {
     /// initialising takes two seconds and copying a tenth of a second.
     pub(crate) fn data_template(&self) -> Result<PathBuf> {
         let dir = cache::get(&format!("mysql-data-{}", self.version), |part| {
-            progress::step("mysql", "initialising a data folder");
+            step("mysql", "initialising a data folder");
             let statements = part.join("init.sql");
             fs::write(&statements, FIRST_STATEMENTS)?;
             let mut command = self.server(&part.join("data"));

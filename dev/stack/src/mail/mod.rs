@@ -5,17 +5,17 @@
 //! runs.
 
 mod session;
-mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use tokio::sync::watch;
 
 use self::session::SmtpSession;
-use self::tls::SinkCertificates;
+use crate::certificates::CertificateFolder;
 use crate::listener::Listener;
 
 /// A mail as it was received from the client.
@@ -27,8 +27,6 @@ pub struct Mail {
     pub to: Vec<String>,
     /// Headers and body, without dot-stuffing and without the final dot.
     pub raw: Vec<u8>,
-    /// The time at which the final dot arrived.
-    pub received_at: SystemTime,
 }
 
 impl Mail {
@@ -57,8 +55,6 @@ pub enum Behaviour {
     /// Accepts and stores the mail but never answers the final dot, so the sender does not know the
     /// result.
     SilentAfterData,
-    /// Delays each line.
-    Slow(Duration),
     /// Closes all connections and its port. The port stays reserved, and any other behaviour
     /// reopens it.
     Down,
@@ -80,7 +76,7 @@ pub enum SinkEncryption {
 pub struct MailOptions {
     /// Folder to which each mail is also written, as `000001.eml` and so on.
     pub folder: Option<PathBuf>,
-    /// Encryption, with a certificate generated for this run, for `127.0.0.1` and `localhost`.
+    /// Encryption, with a certificate generated for this run, for `127.0.0.1`.
     pub tls: SinkEncryption,
 }
 
@@ -90,7 +86,7 @@ pub struct MailSink {
     listener: Listener,
     shared: Arc<Shared>,
     tls: SinkEncryption,
-    certificates: Option<SinkCertificates>,
+    ca_pem: Option<String>,
 }
 
 /// State shared by the sink and its sessions.
@@ -99,6 +95,8 @@ struct Shared {
     mails: watch::Sender<Vec<Mail>>,
     behaviour: watch::Sender<Behaviour>,
     folder: Option<PathBuf>,
+    /// Numbers the files.
+    number: AtomicU64,
 }
 
 impl MailSink {
@@ -113,14 +111,15 @@ impl MailSink {
             mails: watch::Sender::default(),
             behaviour: watch::Sender::default(),
             folder: options.folder,
+            number: AtomicU64::new(1),
         };
         let shared = Arc::new(shared);
-        let certificates = (options.tls != SinkEncryption::None)
-            .then(SinkCertificates::make)
-            .transpose()?;
-        let acceptor = certificates
-            .as_ref()
-            .map(|certificates| certificates.acceptor.clone());
+        let (mut ca_pem, mut acceptor) = (None, None);
+        if options.tls != SinkEncryption::None {
+            let certificates = CertificateFolder::make()?;
+            ca_pem = Some(std::fs::read_to_string(certificates.path("ca.pem"))?);
+            acceptor = Some(certificates.acceptor("server")?);
+        }
         let tls = options.tls;
         let serving = shared.clone();
         let listener = Listener::new(move |stream| {
@@ -134,7 +133,7 @@ impl MailSink {
             listener,
             shared,
             tls,
-            certificates,
+            ca_pem,
         })
     }
 
@@ -156,9 +155,7 @@ impl MailSink {
     /// Returns the certificate of the authority that clients must trust, in PEM. `None` without
     /// TLS.
     pub fn ca_pem(&self) -> Option<&str> {
-        self.certificates
-            .as_ref()
-            .map(|certificates| certificates.ca_pem.as_str())
+        self.ca_pem.as_deref()
     }
 
     /// Returns all mails received, in order of arrival.
@@ -219,8 +216,9 @@ impl Shared {
     }
 
     /// Stores a mail. The file is written first, so that every mail in memory is also on disk.
-    async fn keep(&self, mail: Mail, number: u64) -> Result<()> {
+    async fn keep(&self, mail: Mail) -> Result<()> {
         if let Some(folder) = &self.folder {
+            let number = self.number.fetch_add(1, Ordering::Relaxed);
             let part = folder.join(format!("{number:06}.part"));
             tokio::fs::write(&part, &mail.raw).await?;
             tokio::fs::rename(part, folder.join(format!("{number:06}.eml"))).await?;

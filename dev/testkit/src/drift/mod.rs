@@ -1,4 +1,4 @@
-//! Damage for tests and demonstrations (`cargo xtask drift`): deliberately made differences between
+//! Damage for tests and demonstrations (`firstcome-drift`): deliberately made differences between
 //! the stores, each named after the finding that reports it. It is written with plain SQL and Redis
 //! commands, so no change of the product can hide it.
 

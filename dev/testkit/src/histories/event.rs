@@ -85,11 +85,6 @@ pub enum RecordedEvent {
         drop: u64,
         rows: Vec<RecordedRow>,
     },
-    /// The number of rows of a drop at one time.
-    Counted {
-        drop: u64,
-        rows: u64,
-    },
     /// The system lists a promise as broken.
     Broken {
         drop: u64,
@@ -196,63 +191,5 @@ impl RecordedOutcome {
         } else {
             Self::of_http(status, body)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn http_answers_map_to_outcomes() {
-        let slot = |status: &str| json!({"status": status, "drop_id": 3, "slot": 7});
-        let code = |code: &str| json!({"code": code});
-        let waiting = json!({"status": "waiting", "position": 2});
-        for (status, body, answer) in [
-            (
-                202,
-                slot("accepted"),
-                RecordedAnswer::Accepted { drop: 3, slot: 7 },
-            ),
-            (
-                200,
-                slot("already_claimed"),
-                RecordedAnswer::AlreadyClaimed { drop: 3, slot: 7 },
-            ),
-            (202, waiting, RecordedAnswer::Waiting { position: 2 }),
-            (409, code("sold_out"), RecordedAnswer::SoldOut),
-            (403, code("not_allowed"), RecordedAnswer::NotAllowed),
-        ] {
-            let outcome = RecordedOutcome::of_http(status, &body);
-            assert_eq!(outcome, RecordedOutcome::Ok(answer));
-        }
-        for (status, word) in [(403, "forbidden"), (410, "closed")] {
-            let outcome = RecordedOutcome::of_http(status, &code(word));
-            assert_eq!(outcome, RecordedOutcome::Failed(word.into()));
-        }
-        let away = code("unavailable");
-        let unknown = RecordedOutcome::Unknown("unavailable".into());
-        assert_eq!(RecordedOutcome::of_http(503, &away), unknown);
-        assert_eq!(RecordedOutcome::of_list_change(503, &away), unknown);
-        let changed = RecordedOutcome::of_list_change(200, &json!({"changed": 1}));
-        assert_eq!(changed, RecordedOutcome::Ok(RecordedAnswer::ListChanged));
-        let incomplete = RecordedOutcome::of_http(202, &json!({"status": "accepted"}));
-        assert!(matches!(incomplete, RecordedOutcome::Unknown(_)));
-    }
-
-    #[test]
-    fn documented_lines_parse() {
-        let line = HistoryLine {
-            at_ms: 5,
-            event: RecordedEvent::Ok {
-                op: 1,
-                answer: RecordedAnswer::Accepted { drop: 1, slot: 2 },
-            },
-        };
-        let text =
-            r#"{"at_ms":5,"event":"ok","op":1,"answer":{"status":"accepted","drop":1,"slot":2}}"#;
-        assert_eq!(serde_json::to_string(&line).unwrap(), text);
-        assert_eq!(serde_json::from_str::<HistoryLine>(text).unwrap(), line);
     }
 }

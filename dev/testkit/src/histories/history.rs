@@ -2,24 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use anyhow::{Result, anyhow};
+
 use crate::histories::event::{
     HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
 };
-
-/// The reason why a history cannot be judged.
-#[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
-    /// The file cannot be read.
-    #[error("cannot be read: {0}")]
-    File(#[from] std::io::Error),
-    /// A line is not a valid event.
-    #[error("line {line}: {why}")]
-    Line {
-        line: usize,
-        /// Describes the error.
-        why: String,
-    },
-}
 
 /// One request and its outcome.
 #[derive(Debug, Clone)]
@@ -100,8 +87,6 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// The reads in order, without the final ones.
     pub reads: Vec<RowsRead>,
-    /// Line number, drop and number of rows.
-    pub counts: Vec<(usize, u64, u64)>,
     /// Drop, user and slot of the promises listed as broken.
     pub broken: Vec<(u64, String, Option<i64>)>,
     /// The final read of each drop.
@@ -111,44 +96,20 @@ pub struct History {
 impl History {
     /// Parses JSON lines. A malformed history (an outcome without its operation, a drop that was
     /// never announced) is an error: the recorder is faulty, so the history proves nothing.
-    pub fn parse(text: &str) -> Result<Self, Unreadable> {
-        let lines = text
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty());
-        let parsed = lines.map(
-            |(at, line)| match serde_json::from_str::<HistoryLine>(line) {
-                Ok(line) => Ok((at + 1, line.event)),
-                Err(error) => Err(Unreadable::Line {
-                    line: at + 1,
-                    why: error.to_string(),
-                }),
-            },
-        );
-        Self::collect(parsed)
+    pub fn parse(text: &str) -> Result<Self> {
+        let lines = text.lines().map(serde_json::from_str::<HistoryLine>);
+        let events: Result<Vec<_>, _> = lines.map(|line| line.map(|line| line.event)).collect();
+        Self::of(events?)
     }
 
-    /// Builds a history from events, numbered as if each were a line.
-    pub fn of(events: impl IntoIterator<Item = RecordedEvent>) -> Result<Self, Unreadable> {
-        Self::collect(
-            events
-                .into_iter()
-                .enumerate()
-                .map(|(at, event)| Ok((at + 1, event))),
-        )
-    }
-
-    fn collect(
-        events: impl Iterator<Item = Result<(usize, RecordedEvent), Unreadable>>,
-    ) -> Result<Self, Unreadable> {
+    /// Builds a history from events, each of which is a line.
+    pub fn of(events: impl IntoIterator<Item = RecordedEvent>) -> Result<Self> {
         let mut history = Self::default();
         let mut open = HashMap::new();
         let mut seen = HashMap::new();
-        for event in events {
-            let (line, event) = event?;
-            history
-                .take(line, event, &mut open, &mut seen)
-                .map_err(|why| Unreadable::Line { line, why })?;
+        for (line, event) in (1..).zip(events) {
+            let taken = history.take(line, event, &mut open, &mut seen);
+            taken.map_err(|why| anyhow!("line {line}: {why}"))?;
         }
         Ok(history)
     }
@@ -160,7 +121,7 @@ impl History {
         event: RecordedEvent,
         open: &mut HashMap<u64, usize>,
         seen: &mut HashMap<u64, usize>,
-    ) -> Result<(), String> {
+    ) -> std::result::Result<(), String> {
         let operation = |act, coupon, drop, person| Operation {
             line,
             act,
@@ -215,7 +176,7 @@ impl History {
         line: usize,
         event: RecordedEvent,
         open: &mut HashMap<u64, usize>,
-    ) -> Result<(), String> {
+    ) -> std::result::Result<(), String> {
         match event {
             RecordedEvent::Drop {
                 drop,
@@ -249,10 +210,6 @@ impl History {
                 self.known(drop)?;
                 self.reads.push(RowsRead { line, drop, rows });
             }
-            RecordedEvent::Counted { drop, rows } => {
-                self.known(drop)?;
-                self.counts.push((line, drop, rows));
-            }
             RecordedEvent::Broken { drop, person, slot } => {
                 self.known(drop)?;
                 self.broken.push((drop, person, slot));
@@ -277,7 +234,7 @@ impl History {
         open: &mut HashMap<u64, usize>,
         op: u64,
         ended: Ended,
-    ) -> Result<(), String> {
+    ) -> std::result::Result<(), String> {
         if let Ended::Ok(
             RecordedAnswer::Accepted { drop, .. } | RecordedAnswer::AlreadyClaimed { drop, .. },
         ) = &ended
@@ -294,7 +251,7 @@ impl History {
         Ok(())
     }
 
-    fn known(&self, drop: u64) -> Result<(), String> {
+    fn known(&self, drop: u64) -> std::result::Result<(), String> {
         if self.drops.contains_key(&drop) {
             Ok(())
         } else {

@@ -19,7 +19,7 @@ pub use check::check;
 pub use event::{
     HistoryLine, RecordedAnswer, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
 };
-pub use history::{History, Unreadable};
+pub use history::History;
 pub use recorder::{Pending, Recorder};
 pub use verdict::{Figures, Judgement, Verdict};
 pub use violation::{Rule, Violation};

@@ -108,10 +108,6 @@ impl Recorder {
         self.write(RecordedEvent::Read { drop, rows });
     }
 
-    pub fn counted(&self, drop: u64, rows: u64) {
-        self.write(RecordedEvent::Counted { drop, rows });
-    }
-
     /// Records that the system lists a promise as broken.
     pub fn broken(&self, drop: u64, person: &str, slot: Option<i64>) {
         self.write(RecordedEvent::Broken {

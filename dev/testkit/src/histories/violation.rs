@@ -39,30 +39,6 @@ pub enum Rule {
     HeldUnlisted,
 }
 
-impl Rule {
-    fn words(self) -> &'static str {
-        match self {
-            Self::Lost => "lost",
-            Self::OtherSlot => "other slot",
-            Self::PromisedTwice => "promised twice",
-            Self::Contradiction => "contradiction",
-            Self::NeverAsked => "asked for by nobody",
-            Self::NeverAdmitted => "never admitted",
-            Self::SlotDoubled => "slot doubled",
-            Self::PersonDoubled => "person doubled",
-            Self::NoSuchSlot => "no such slot",
-            Self::TooMany => "too many",
-            Self::TooFew => "too few",
-            Self::Vanished => "vanished",
-            Self::RevokedHeld => "revoked and held",
-            Self::RevokedPromised => "revoked and promised",
-            Self::TurnedAway => "turned away",
-            Self::Denied => "denied",
-            Self::GivenUnlisted | Self::HeldUnlisted => "not on the list",
-        }
-    }
-}
-
 /// A violation by the system. Its text names the user, the slot and the drop.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Violation {
@@ -101,7 +77,7 @@ impl Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}: drop {}", self.rule.words(), self.drop)?;
+        write!(out, "{:?}: drop {}", self.rule, self.drop)?;
         if self.slot != 0 {
             write!(out, ", slot {}", self.slot)?;
         }

@@ -5,12 +5,9 @@
 //! `cargo xtask attack` fetches schemathesis and runs these tests. `CASES` is the number of cases
 //! per operation, `SEED` varies them, and `ONLY` selects the sets whose names contain it.
 
-use std::path::Path;
-use std::process::Output;
-
 use firstcome_load::identity::{token, token_settings};
 use firstcome_testkit::{
-    Fixture, Http, LIMIT, MadeCoupon, OPS_TOKEN, agreed, coupon_body, eventually,
+    Fixture, Http, LIMIT, MadeCoupon, OPS_TOKEN, World, agreed, coupon_body, eventually,
 };
 use serde_json::json;
 use tokio::process::Command;
@@ -53,87 +50,54 @@ fn from_env(name: &str, or: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| or.to_owned())
 }
 
-/// Runs schemathesis against the service at this address and returns its output.
-async fn attack(folder: &Path, base: &str, headers: &[String], but: &str) -> Output {
+/// Runs schemathesis against the service at this address. Prints the number of cases and all
+/// failures, and returns whether there are none.
+async fn attack(what: &str, base: &str, headers: &[&str], but: &str) -> bool {
     let program = std::env::var_os("SCHEMATHESIS").expect("SCHEMATHESIS: run cargo xtask attack");
-    let config = folder.join("schemathesis.toml");
-    std::fs::write(&config, CONFIG).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("schemathesis.toml"), CONFIG).unwrap();
+    let (cases, seed) = (from_env("CASES", "50"), from_env("SEED", "1"));
+    let args = format!(
+        "run {base}/openapi.json --no-color --max-examples {cases} --seed {seed} \
+         --generation-database none --continue-on-failure --warnings off --workers 1"
+    );
     let mut command = Command::new(program);
-    command.arg("--config-file").arg(config).args([
-        "run",
-        &format!("{base}/openapi.json"),
-        "--no-color",
-    ]);
-    command.args([
-        "--max-examples",
-        &from_env("CASES", "50"),
-        "--seed",
-        &from_env("SEED", "1"),
-    ]);
-    command.args([
-        "--generation-database",
-        "none",
-        "--continue-on-failure",
-        "--warnings",
-        "off",
-        "--workers",
-        "1",
-    ]);
+    command
+        .args(args.split_whitespace())
+        .current_dir(folder.path());
     if !but.is_empty() {
         command.args(["--exclude-checks", but]);
     }
     for header in headers {
         command.args(["-H", header]);
     }
-    command
-        .current_dir(folder)
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap()
-}
-
-/// Prints the line with the number of cases, and all failures. Returns true if there are none.
-fn said_of(what: &str, output: &Output) -> bool {
+    let output = command.kill_on_drop(true).output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
-        println!(
-            "attack: {what}:\n{said}\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let errors = String::from_utf8_lossy(&output.stderr);
+        println!("attack: {what}:\n{said}\n{errors}");
     }
-    let cases = said
-        .lines()
-        .find(|line| line.contains(" generated"))
-        .unwrap_or_else(|| panic!("{what}: {said}"));
-    println!("attack: {what}: {}", cases.trim());
+    let cases = said.lines().find(|line| line.contains(" generated"));
+    println!(
+        "attack: {what}: {}",
+        cases.expect("a number of cases").trim()
+    );
     output.status.success()
 }
 
 /// Checks that MySQL and Redis agree on every drop, and that each is within its quantity.
-async fn assert_all_agree(fixture: &Fixture) {
-    let world = &fixture.world;
-    let drops = world
-        .sql
-        .query("SELECT coupon_id, id, quantity FROM drops WHERE sealed_at IS NULL")
-        .await;
+async fn assert_all_agree(world: &World) {
+    let drops = "SELECT coupon_id, id, quantity FROM drops WHERE sealed_at IS NULL";
+    let drops = world.sql.query(drops).await;
     assert!(!drops.is_empty());
     for row in drops {
-        let coupon = MadeCoupon {
-            id: row[0].parse().unwrap(),
-            drop: row[1].parse().unwrap(),
-            body: json!(null),
-        };
-        if world
-            .redis
-            .command(&[
-                "EXISTS",
-                &world.redis.of_drop(coupon.id, coupon.drop, "meta"),
-            ])
-            .await
-        {
+        let [id, drop, quantity] = [0, 1, 2].map(|at| row[at].parse::<i64>().unwrap());
+        let body = json!(null);
+        let coupon = MadeCoupon { id, drop, body };
+        let meta = world.redis.of_drop(id, drop, "meta");
+        if world.redis.command(&["EXISTS", &meta]).await {
             let rows = agreed(&world.sql, &world.redis, &coupon).await.unwrap();
-            assert!(rows.len() <= row[2].parse().unwrap(), "{rows:?}");
+            assert!(rows.len() <= usize::try_from(quantity).unwrap(), "{rows:?}");
         }
     }
 }
@@ -149,62 +113,31 @@ async fn fuzzed_requests_crash_no_service_and_break_no_promise() {
     fixture.api.claim(1, "u-1").await;
     let with_tokens = world.serve_with(&token_settings(JWT_SECRET)).await;
     let daemon = world.daemon().await;
-    let folder = std::env::temp_dir().join(format!("firstcome-attack-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
     let ops = format!("Authorization: Bearer {OPS_TOKEN}");
-    let person = format!(
-        "Authorization: Bearer {}",
-        token(JWT_SECRET, "u-1").unwrap()
-    );
-    let attacks: [(&str, &Http, Vec<String>, &str); 4] = [
-        (
-            "API, as an operator",
-            fixture.api.http(),
-            vec![ops.clone(), "X-User-Id: u-1".into()],
-            "",
-        ),
-        // Behind a gateway, every X-User-Id is a valid user.
-        (
-            "API, without authentication",
-            fixture.api.http(),
-            vec![],
-            "ignored_auth",
-        ),
-        (
-            "API with tokens, as a user",
-            with_tokens.http(),
-            vec![person],
-            "",
-        ),
-        // These tokens fail more often than the limit per minute and address, so later requests get
-        // 429. `operations::edges` and `operations::console_routes` test each of them separately.
-        (
-            "reconciler, as an operator",
-            daemon.http(),
-            vec![ops],
-            "ignored_auth",
-        ),
+    let person = token(JWT_SECRET, "u-1").unwrap();
+    let person = format!("Authorization: Bearer {person}");
+    let (api, tokens) = (fixture.api.http(), with_tokens.http());
+    let operator = [ops.as_str(), "X-User-Id: u-1"];
+    // Behind a gateway, every X-User-Id is a valid user.
+    let attacks: [(&str, &Http, &[&str], &str); 4] = [
+        ("API, as an operator", api, &operator, ""),
+        ("API, without authentication", api, &[], "ignored_auth"),
+        ("API with tokens, as a user", tokens, &[&person], ""),
+        ("reconciler", daemon.http(), &operator[..1], "ignored_auth"),
     ];
-    let mut held = Vec::new();
     let only = from_env("ONLY", "");
-    for (what, http, headers, but) in attacks.iter().filter(|(what, ..)| what.contains(&only)) {
-        held.push(said_of(
-            what,
-            &attack(&folder, http.base(), headers, but).await,
-        ));
+    let mut held = Vec::new();
+    for (what, http, headers, but) in attacks.into_iter().filter(|it| it.0.contains(&only)) {
+        held.push(attack(what, http.base(), headers, but).await);
         assert_eq!(http.get("/healthz").await.status, 200);
     }
     assert!(!held.is_empty(), "ONLY={only:?} selects no set");
-    assert!(
-        held.iter().all(|held| *held),
-        "the failures are printed above"
-    );
+    assert!(!held.contains(&false), "the failures are printed above");
     eventually("every message is read", LIMIT, async || {
         world.topic.lag().await == 0
     })
     .await;
     let deep = world.once_with(&["--deep"], &[]).await;
     assert!([0, 1].contains(&deep.code), "{}", deep.log);
-    assert_all_agree(&fixture).await;
-    std::fs::remove_dir_all(&folder).unwrap();
+    assert_all_agree(world).await;
 }

@@ -4,16 +4,16 @@
 #![allow(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 
 mod attack;
-mod checker;
 mod claims;
 mod consumer;
 mod drift;
 mod faults;
 mod operations;
 mod pages;
+mod queries;
+mod receiver;
 mod restore;
 mod schema;
 mod start_up;
 mod tls;
 mod watch;
-mod webhooks;

@@ -3,14 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer, RedisOptions, RedisServer};
+use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer};
 use firstcome_testkit::{
     Fixture, OperatorsShell, World, WorldStores, all_issued, commands_of, coupon_body, eventually,
     people, rush,
 };
 use serde_json::json;
 
-use crate::drift::support::any_pass;
 use crate::faults::waves::HEALED;
 
 /// Starts a server as managed services run it.
@@ -38,12 +37,11 @@ async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
     let [dump, load, adopt, left] = commands_of("Restore MySQL from a dump")
         .try_into()
         .expect("the number of blocks that this test expects");
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let (first, restored) = tokio::join!(mysql(), mysql());
     let address = FaultProxy::start(first.port()).await.unwrap();
-    let stores = WorldStores::shared().await.with_redis(&redis);
     let url = first.database_url_via(&address, "");
-    let world = World::on(stores.with_mysql_at(&url), "restore").await;
+    let stores = WorldStores::shared().await.with_mysql_at(&url);
+    let world = World::on(stores, "restore").await;
     world.set("RECONCILE_CRON", "* * * * * *");
     let mut shell = OperatorsShell::of(&world).await;
     shell.set("DATABASE", world.database());
@@ -106,7 +104,7 @@ async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
     let is_user = |coupon: Option<&str>| coupon.is_some_and(|id| id.parse::<i64>().is_ok());
     assert!(!listed.any(is_user), "nobody is left without a row");
     eventually("passes find nothing else", HEALED, async || {
-        any_pass(world).await.all_findings().next().is_none()
+        world.once_with(&[], &[]).await.run().all_findings().count() == 0
     })
     .await;
     assert!(api.claim(winter.id, giver).await.is("revoked"));

@@ -48,35 +48,3 @@ fn long_name_leaves_room_for_the_problem_in_the_subject() {
         mail.subject
     );
 }
-
-#[test]
-fn mail_about_ten_thousand_findings_has_a_readable_length() {
-    let issued = (1..=10_000)
-        .map(|slot| {
-            applied(
-                Kind::Unissued,
-                slot,
-                ActionKind::Issue,
-                "no row and no message",
-            )
-        })
-        .collect();
-    let run = run(
-        "a9",
-        Status::Repaired,
-        vec![drop_report(1, WINTER, 7, issued)],
-    );
-    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
-    assert!(
-        mail.subject.contains("· 10,000 issued late"),
-        "{}",
-        mail.subject
-    );
-    assert!(
-        mail.text
-            .contains("10,000 × issued late: no row and no message (slot 1, 2, 3, 4, 5, …)"),
-        "{}",
-        mail.text
-    );
-    assert!(mail.text.lines().count() < 60 && mail.html.len() < 20_000);
-}

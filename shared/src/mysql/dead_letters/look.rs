@@ -85,12 +85,8 @@ impl Db {
                 "coupon": was.coupon_id, "drop": was.drop_id, "slot": was.slot, "user_id": was.user_id, "reason": was.reason,
             });
             let is = json!({"slot": to.slot, "user_id": to.user.as_str()});
-            let act = OperatorAct {
-                action: "correct_dead_letter",
-                coupon: Some(to.coupon),
-                drop: Some(to.drop),
-                detail: json!({"dead_letter": id, "was": was, "is": is}),
-            };
+            let detail = json!({"dead_letter": id, "was": was, "is": is});
+            let act = OperatorAct::new("correct_dead_letter", Some(to.coupon), Some(to.drop), detail);
             by.did(conn, act).await.map(|()| true)
         })
         .await
@@ -106,13 +102,10 @@ impl Db {
             let discard = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', \
                            resolution_detail = ? WHERE id = ?";
             sql!(discard, &why, id).run(conn).await?;
-            let act = OperatorAct {
-                action: "discard_dead_letter",
-                coupon: letter.coupon_id.map(CouponId),
-                drop: letter.drop_id.map(DropId),
-                // Store the reason only with the dead letter, so that erasing the user removes it.
-                detail: json!({"dead_letter": id, "slot": letter.slot}),
-            };
+            // Store the reason only with the dead letter, so that erasing the user removes it.
+            let detail = json!({"dead_letter": id, "slot": letter.slot});
+            let (coupon, drop) = (letter.coupon_id.map(CouponId), letter.drop_id.map(DropId));
+            let act = OperatorAct::new("discard_dead_letter", coupon, drop, detail);
             by.did(conn, act).await.map(|()| true)
         })
         .await

@@ -37,7 +37,7 @@ pub fn check(history: &History) -> Judgement {
             .iter()
             .filter(|op| is_revoked(&op.ended))
             .count(),
-        reads: history.reads.len() + history.counts.len() + history.finals.len(),
+        reads: history.reads.len() + history.finals.len(),
         rows: history.finals.values().map(|last| last.rows.len()).sum(),
         ..Figures::default()
     };

@@ -93,16 +93,4 @@ pub(super) fn stay(history: &History, index: &Index<'_>, found: &mut Vec<Violati
             gone.map(|row| Violation::new(Rule::Vanished, *drop, row.slot, &row.person).at(*line)),
         );
     }
-    let none_revoked = index.revoking.is_empty();
-    for &(line, drop, rows) in history.counts.iter().filter(|_| none_revoked) {
-        let last = history.finals.get(&drop).map(|last| last.rows.len() as u64);
-        if last.is_some_and(|last| last < rows) {
-            let why = format!("{rows} rows were counted");
-            found.push(
-                Violation::new(Rule::Vanished, drop, 0, "")
-                    .at(line)
-                    .because(why),
-            );
-        }
-    }
 }

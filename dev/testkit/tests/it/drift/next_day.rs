@@ -1,27 +1,18 @@
 //! A daily coupon with a sealed earlier day: after Redis goes back in time, nobody wins a second
 //! time.
 
-use chrono::{NaiveDate, TimeDelta};
-use firstcome_stack::{RedisOptions, RedisServer};
-use firstcome_testkit::{
-    Answer, Fixture, LIMIT, OldCopy, WorldStores, all_issued, eventually, eventually_some,
-};
+use firstcome_testkit::{Answer, Fixture, LIMIT, OldCopy, all_issued, daily_body, eventually_some};
 use serde_json::json;
 
-use crate::drift::sealing::{one_day, until_sealed};
-use crate::drift::support::{CLEAN, pass_ends};
+use crate::drift::support::{CLEAN, pass_ends, until_sealed};
 
 /// Two of three slots are given out before Redis is copied. Afterwards one of them is revoked, the
 /// third is given out, and the day is sealed.
 #[tokio::test]
 async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody_and_its_winners_count() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let stores = WorldStores::shared().await.with_redis(&redis);
-    let fixture = Fixture::on(stores, "d-next-day").await;
+    let (fixture, redis) = Fixture::with_own_redis("d-next-day", &[]).await;
     let (api, world) = (&fixture.api, &fixture.world);
-    let mut body = one_day();
-    let day: NaiveDate = serde_json::from_value(body["schedule"]["first_day"].clone()).unwrap();
-    body["schedule"]["last_day"] = json!(day + TimeDelta::days(1));
+    let mut body = daily_body(3, 2);
     body["schedule"]["closes"] = json!("23:59");
     let (coupon, mut winners) = fixture.held_of(&body, 2).await;
     redis.stop().await.unwrap();
@@ -34,26 +25,20 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody_and_its_winne
     let (revoked, _) = winners.remove(0);
     api.revoke(coupon.id, &revoked, &order).await.unwrap();
     api.change(coupon.id, &json!({"close_now": true})).await;
-    until_sealed(&fixture, &coupon).await;
+    until_sealed(world, &coupon).await;
     redis.kill().await.unwrap();
     old.put_back(&redis).unwrap();
     redis.start_again().await.unwrap();
-    eventually("the API finds the gate closed", LIMIT, async || {
-        api.claim(coupon.id, "u-late").await.is("unavailable")
-    })
-    .await;
     world.pass().await;
 
     // Until an API has read that the day is sealed, it asks the user to retry.
     for user in ["u-late", revoked.as_str()] {
-        let late = eventually_some(
-            "the API knows that the day is sealed",
-            LIMIT,
-            async || match api.claim(coupon.id, user).await {
+        let late = eventually_some("the day is known to be over", LIMIT, async || {
+            match api.claim(coupon.id, user).await {
                 refused @ Answer::Problem(503, _) => Err(format!("{refused:?}")),
                 answer => Ok(answer),
-            },
-        )
+            }
+        })
         .await;
         assert!(late.is("not_open"), "{user}: {late:?}");
     }

@@ -34,6 +34,6 @@ async fn a_healthy_run_passes_and_a_run_with_a_completely_deleted_promise_fails(
     let faults = [1_200, 1_550, 1_900].map(deleted).into();
     let ran = run("judge-spoiled", &FaultSchedule { faults, ..healthy }).await;
     assert!(ran.faults.iter().any(|hit| hit.took), "{ran:#?}");
-    let seen = |wrong: &String| wrong.starts_with("lost") || wrong.starts_with("vanished");
+    let seen = |wrong: &String| wrong.starts_with("Lost") || wrong.starts_with("Vanished");
     assert!(ran.wrong.iter().any(seen), "{ran:#?}");
 }

@@ -8,7 +8,7 @@ use firstcome_chaos::expect::Expect::{
     self, AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable,
     Unqueued,
 };
-use firstcome_chaos::fault::{DropKey, Fault, FaultyStore, Garbage, ProcessRole, WireFault};
+use firstcome_chaos::fault::{Fault, FaultyStore, Garbage, ProcessRole, WireFault};
 use firstcome_chaos::run::ScheduleResult;
 use firstcome_chaos::schedule::{FaultSchedule, Timed};
 use firstcome_chaos::worker::CampaignWorker;
@@ -27,41 +27,25 @@ const AT_MS: u64 = 700;
 const MS: u64 = 2_000;
 
 fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
-    let patient = expect.contains(&Queued) || expect.contains(&ByConsumer);
-    let expect_unheard = expect.contains(&AdmittedUnheard);
-    let mut schedule = FaultSchedule::of(
-        faults
-            .into_iter()
-            .map(|fault| Timed {
-                at_ms: AT_MS,
-                coupon: 0,
-                fault,
-            })
-            .collect(),
-        expect,
-    );
-    if patient {
+    let strike = |fault| Timed {
+        at_ms: AT_MS,
+        coupon: 0,
+        fault,
+    };
+    let mut schedule = FaultSchedule::of(faults.into_iter().map(strike).collect(), expect);
+    let expects = |expect: &Expect| schedule.expect.contains(expect);
+    if expects(&Queued) || expects(&ByConsumer) {
         // On a busy machine, a slow Kafka must not be mistaken for one that is down.
-        schedule
-            .settings
-            .insert("PUBLISH_DEADLINE_MS".into(), "3000".into());
+        let patient = ("PUBLISH_DEADLINE_MS".into(), "3000".into());
+        schedule.settings.extend([patient]);
     }
-    if expect_unheard {
+    if schedule.expect.contains(&AdmittedUnheard) {
         // The fault must catch the call of a newcomer.
         schedule.repeat_percent = 0;
     }
     // Faults that cause hangs also affect users who look up their claims.
-    let hangs = |timed: &Timed| {
-        matches!(
-            timed.fault,
-            Fault::MysqlTableHangs { .. } | Fault::MysqlWritesHang { .. }
-        )
-    };
-    schedule.pollers = if schedule.faults.iter().any(hangs) {
-        40
-    } else {
-        0
-    };
+    let hangs = |timed: &Timed| matches!(timed.fault, Fault::MysqlHangs { .. });
+    schedule.pollers = 40 * u32::from(schedule.faults.iter().any(hangs));
     schedule
 }
 
@@ -108,38 +92,30 @@ macro_rules! faults {
     )+};
 }
 
+/// Disturbs the connection to a store. The consumer waits longer for MySQL than others wait.
 fn wire(store: FaultyStore, wire: WireFault) -> [Fault; 1] {
-    [Fault::Wire {
-        store,
-        wire,
-        ms: MS,
-    }]
-}
-
-/// Disturbs the connection to MySQL for longer than the consumer waits for it.
-fn long_wire(wire: WireFault) -> [Fault; 1] {
-    [Fault::Wire {
-        store: FaultyStore::Mysql,
-        wire,
-        ms: MS + 1_500,
-    }]
+    let longer = u64::from(store == FaultyStore::Mysql) * 1_500;
+    let ms = MS + longer;
+    [Fault::Wire { store, wire, ms }]
 }
 
 /// Silences a store's host for longer than any timeout of the processes.
 fn silent(store: FaultyStore, process: bool) -> [Fault; 1] {
-    [Fault::Silent {
-        store,
-        process,
-        ms: 5_000,
-    }]
+    let ms = 5_000;
+    [Fault::Silent { store, process, ms }]
 }
 
-fn garbage(garbage: Garbage) -> [Fault; 1] {
-    [Fault::Garbage { garbage, ms: MS }]
+fn killed(store: FaultyStore) -> Fault {
+    Fault::KillServer { store, ms: MS }
 }
 
-fn wrong_type(key: DropKey) -> [Fault; 1] {
-    [Fault::WrongType { key, ms: MS }]
+fn frozen(store: FaultyStore, ms: u64) -> [Fault; 1] {
+    [Fault::FreezeServer { store, ms }]
+}
+
+fn table_lost(table: &str) -> [Fault; 1] {
+    let table = table.into();
+    [Fault::TableLost { table }]
 }
 
 fn clock(role: ProcessRole, seconds: i64) -> [Fault; 1] {
@@ -165,18 +141,21 @@ faults! {
     a_consumer_killed_during_a_rush_breaks_no_promise: [Fault::Kill { role: ProcessRole::Consumer, number: 0, ms: 500 }], [Queued];
     a_reconciler_killed_during_a_rush_breaks_no_promise:
         [Fault::Kill { role: ProcessRole::Reconciler, number: 0, ms: 500 }], [Queued];
+    a_frozen_reconciler_breaks_no_promise: [Fault::Freeze { role: ProcessRole::Reconciler, number: 0, ms: 8_000 }], [];
     all_processes_killed_and_restarted_during_a_rush_break_no_promise:
-        [ProcessRole::Api, ProcessRole::Consumer, ProcessRole::Reconciler].map(|role| Fault::Kill { role, number: 0, ms: 500 }), [];
+        ProcessRole::ALL.map(|role| Fault::Kill { role, number: 0, ms: 500 }), [];
     // Clocks. The coupon opened half an hour ago and closes in half an hour.
     an_api_clock_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Api, HOURS), [Queued];
     an_api_clock_that_steps_back_breaks_no_promise: clock(ProcessRole::Api, -HOURS), [Queued];
     a_consumer_clock_that_steps_forwards_breaks_no_promise: clock(ProcessRole::Consumer, HOURS), [Queued];
     a_consumer_clock_that_steps_back_breaks_no_promise: clock(ProcessRole::Consumer, -HOURS), [Queued];
+    a_reconciler_clock_that_steps_forwards_stops_no_schedule: clock(ProcessRole::Reconciler, HOURS), [];
+    a_reconciler_clock_that_steps_back_stops_no_schedule: clock(ProcessRole::Reconciler, -HOURS), [];
 
     // Redis.
-    a_redis_killed_during_a_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Redis, ms: MS }], [Unavailable];
+    a_redis_killed_during_a_rush_loses_no_promise: [killed(FaultyStore::Redis)], [Unavailable];
     a_retry_is_confirmed_if_redis_admitted_but_answered_too_late:
-        [Fault::FreezeServer { store: FaultyStore::Redis, ms: MS }], [Unavailable, AdmittedUnheard];
+        frozen(FaultyStore::Redis, MS), [Unavailable, AdmittedUnheard];
     a_slow_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Delay), [Queued];
     a_cut_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::Cut), [Unavailable];
     a_silent_connection_to_redis_breaks_no_promise: wire(FaultyStore::Redis, WireFault::BlackHole), [Unavailable];
@@ -196,17 +175,16 @@ faults! {
         [Fault::RedisClock { seconds: HOURS, ms: 2 * MS }], [Refused("closed".into())];
     a_redis_whose_clock_steps_back_opens_late_and_breaks_no_promise:
         [Fault::RedisClock { seconds: -HOURS, ms: 2 * MS }], [Refused("not_open".into())];
+    lost_keys_of_a_drop_break_no_promise: [Fault::DropKeysLost], [Refusals];
 
     // MySQL: claims do not need it.
-    a_mysql_killed_during_a_rush_loses_no_promise:
-        [Fault::KillServer { store: FaultyStore::Mysql, ms: MS }], [Queued, ByConsumer, retried()];
-    a_frozen_mysql_delays_rows_and_fails_no_claim:
-        [Fault::FreezeServer { store: FaultyStore::Mysql, ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
-    a_slow_connection_to_mysql_breaks_no_promise: long_wire(WireFault::LongDelay), [Queued, retried()];
-    a_cut_connection_to_mysql_breaks_no_promise: long_wire(WireFault::Cut), [Queued, retried()];
-    a_silent_connection_to_mysql_breaks_no_promise: long_wire(WireFault::BlackHole), [Queued, retried()];
-    a_half_closed_connection_to_mysql_breaks_no_promise: long_wire(WireFault::HalfClose), [Queued, retried()];
-    replies_of_mysql_lost_after_execution_break_no_promise: long_wire(WireFault::DropReplies), [Queued, retried()];
+    a_mysql_killed_during_a_rush_loses_no_promise: [killed(FaultyStore::Mysql)], [Queued, ByConsumer, retried()];
+    a_frozen_mysql_delays_rows_and_fails_no_claim: frozen(FaultyStore::Mysql, MS + 1_500), [Queued, ByConsumer, retried()];
+    a_slow_connection_to_mysql_breaks_no_promise: wire(FaultyStore::Mysql, WireFault::LongDelay), [Queued, retried()];
+    a_cut_connection_to_mysql_breaks_no_promise: wire(FaultyStore::Mysql, WireFault::Cut), [Queued, retried()];
+    a_silent_connection_to_mysql_breaks_no_promise: wire(FaultyStore::Mysql, WireFault::BlackHole), [Queued, retried()];
+    a_half_closed_connection_to_mysql_breaks_no_promise: wire(FaultyStore::Mysql, WireFault::HalfClose), [Queued, retried()];
+    replies_of_mysql_lost_after_execution_break_no_promise: wire(FaultyStore::Mysql, WireFault::DropReplies), [Queued, retried()];
     a_read_only_mysql_delays_rows_and_fails_no_claim:
         [Fault::MysqlReadOnly { ms: MS }], [Queued, ByConsumer, retried()];
     a_mysql_host_that_dies_silently_breaks_no_promise: silent(FaultyStore::Mysql, true), [Queued, retried()];
@@ -216,16 +194,18 @@ faults! {
     a_deadlocked_batch_breaks_no_promise:
         [Fault::MysqlDeadlocks { ms: MS }], [Queued, Logged("Deadlock".into())];
     a_mysql_with_a_file_size_limit_breaks_no_promise: [Fault::MysqlDiskFull { ms: MS }], [retried()];
-
     a_mysql_whose_table_hangs_delays_rows_and_fails_no_claim:
-        [Fault::MysqlTableHangs { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
+        [Fault::MysqlHangs { writes: false, ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
     a_mysql_with_hanging_writes_delays_rows_and_fails_no_claim:
-        [Fault::MysqlWritesHang { ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
+        [Fault::MysqlHangs { writes: true, ms: MS + 1_500 }], [Queued, ByConsumer, retried()];
+    a_mysql_back_from_an_older_copy_breaks_no_promise: [Fault::OldDatabase { age_ms: 700 }], [];
+    older_rows_restored_into_mysql_break_no_promise: [Fault::OldRows { age_ms: 700 }], [];
+    lost_drops_break_no_promise: table_lost("drops"), [];
+    lost_slot_limits_break_no_promise: table_lost("slot_limits"), [];
 
     // Kafka: the API writes the rows of claims that Kafka does not acknowledge.
-    a_kafka_killed_during_a_rush_loses_no_promise: [Fault::KillServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
-    a_frozen_kafka_that_delivers_late_gives_no_user_a_second_row:
-        [Fault::FreezeServer { store: FaultyStore::Kafka, ms: MS }], [Unqueued];
+    a_kafka_killed_during_a_rush_loses_no_promise: [killed(FaultyStore::Kafka)], [Unqueued];
+    a_frozen_kafka_that_delivers_late_gives_no_user_a_second_row: frozen(FaultyStore::Kafka, MS), [Unqueued];
     a_slow_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::LongDelay), [Unqueued];
     a_cut_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::Cut), [Unqueued];
     a_silent_connection_to_kafka_breaks_no_promise: wire(FaultyStore::Kafka, WireFault::BlackHole), [Unqueued];
@@ -233,21 +213,20 @@ faults! {
     a_kafka_host_that_dies_silently_breaks_no_promise: silent(FaultyStore::Kafka, true), [Unqueued];
     an_unreachable_kafka_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Kafka, false), [Unqueued];
     replies_of_kafka_lost_after_execution_break_no_promise: wire(FaultyStore::Kafka, WireFault::DropReplies), [Unqueued];
+    a_recreated_topic_breaks_no_promise: [Fault::TopicRecreated], [];
+    positions_moved_forwards_break_no_promise: [Fault::PositionsMoved { by: 1_000 }], [];
+    positions_moved_back_break_no_promise: [Fault::PositionsMoved { by: -20 }], [];
+    lost_positions_break_no_promise: table_lost("topic_positions"), [];
 
-    // Garbage: keys are rebuilt; messages and dead letters are reported, and an operator ends them.
-    messages_that_are_not_claims_are_reported: garbage(Garbage::Messages), [Queued];
-    dead_letters_that_cannot_become_rows_are_reported: garbage(Garbage::DeadLetters), [Queued];
-    a_meta_key_of_another_type_is_rebuilt: wrong_type(DropKey::Meta), [Refusals];
-    a_counter_of_another_type_is_rebuilt: wrong_type(DropKey::Count), [Refusals];
-    a_users_key_of_another_type_is_rebuilt: wrong_type(DropKey::Users), [Refusals];
-    a_free_key_of_another_type_is_rebuilt: wrong_type(DropKey::Free), [Refusals];
-    a_waiting_list_of_another_type_is_rebuilt: wrong_type(DropKey::Waiting), [Refusals];
-    a_claimants_key_of_another_type_is_rebuilt: wrong_type(DropKey::Claimants), [Refusals];
+    // Garbage is reported, and an operator ends it.
+    messages_that_are_not_claims_are_reported: [Fault::Garbage { garbage: Garbage::Messages, ms: MS }], [Queued];
+    dead_letters_that_cannot_become_rows_are_reported: [Fault::Garbage { garbage: Garbage::DeadLetters, ms: MS }], [Queued];
 
     // Two faults at once: a promise is only made once a second store besides Redis has the claim.
     no_promise_is_made_while_kafka_and_mysql_are_down_and_a_retry_gets_its_slot:
-        [FaultyStore::Kafka, FaultyStore::Mysql].map(|store| Fault::KillServer { store, ms: MS }),
-        [NoPromise, AdmittedUnheard];
+        [FaultyStore::Kafka, FaultyStore::Mysql].map(killed), [NoPromise, AdmittedUnheard];
+    every_promise_becomes_a_row_if_redis_goes_back_while_kafka_is_down:
+        [killed(FaultyStore::Kafka), Fault::OldCopy { age_ms: 900 }], [Refusals];
 }
 
 #[tokio::test]
@@ -262,38 +241,26 @@ async fn two_operators_who_keep_changing_a_coupon_break_no_promise() {
     survives("operators", &people_who_ask).await;
 }
 
-/// Returns how often a consumer dies in the middle of a batch. A release uses `KILLS=40`.
-fn kills() -> usize {
-    std::env::var("KILLS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(6)
-}
-
 /// Each consumer dies before its transaction, during it, or after it but before its offsets are
-/// committed.
+/// committed. A release uses `KILLS=40`.
 #[tokio::test]
 #[ignore = "release"]
 async fn two_consumers_killed_repeatedly_during_a_batch_leave_no_gap_and_no_duplicate() {
+    let kills = std::env::var("KILLS").map_or(6, |text| text.parse().unwrap());
     let points = ["rows_begun", "rows_inserted", "rows_committed"];
-    let crash = |kill: usize| {
-        let point = points[kill / 2 % points.len()].into();
-        Fault::Crash {
-            role: ProcessRole::Consumer,
-            number: kill % 2,
-            point,
-            ms: 10_000,
-        }
+    let crash = |kill: usize| Fault::Crash {
+        role: ProcessRole::Consumer,
+        number: kill % 2,
+        point: points[kill / 2 % points.len()].into(),
+        ms: 10_000,
     };
-    let short = schedule((0..kills()).map(crash).collect(), vec![ByConsumer]);
-    let people = u32::try_from(kills() * 100).unwrap();
-    let crowd_ms = u64::from(people) * 25;
+    let people = u32::try_from(kills * 100).unwrap();
     let long = FaultSchedule {
         processes: 2,
         quantity: people,
         people: people + 20,
-        crowd_ms,
-        ..short
+        crowd_ms: u64::from(people) * 25,
+        ..schedule((0..kills).map(crash).collect(), vec![ByConsumer])
     };
     survives("consumers_killed_again_and_again", &long).await;
 }

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
-use firstcome_stack::{
-    FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisServer,
-};
+use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, ProxyFault, RedisServer};
 use firstcome_testkit::{
     ApiClient, Http, MadeCoupon, PrefixedKeys, Process, PromisedAnswer, ReconcilerClient, Running,
     World, WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
@@ -19,15 +17,16 @@ pub(crate) const HEALED: Duration = Duration::from_secs(60);
 
 /// Number of users in a wave.
 const WAVE: usize = 20;
+/// Number of slots of the drop.
+const QUANTITY: usize = 60;
 
 /// An API, a consumer, a daemon with a pass every second, a drop, and users.
 pub(crate) struct Waves {
     pub(crate) world: World,
     pub(crate) api: Running<ApiClient>,
     pub(crate) consumer: Running<Http>,
-    pub(crate) daemon: Running<ReconcilerClient>,
+    daemon: Running<ReconcilerClient>,
     pub(crate) coupon: MadeCoupon,
-    quantity: u32,
     users: Vec<String>,
     answers: Vec<PromisedAnswer>,
 }
@@ -35,10 +34,8 @@ pub(crate) struct Waves {
 /// Creates a world whose processes give up early, so that a test does not have to wait for them.
 pub(crate) async fn impatient(stores: WorldStores, name: &str) -> World {
     let world = World::on(stores, name).await;
-    for (name, value) in IMPATIENT
-        .into_iter()
-        .chain([("RECONCILE_CRON", "* * * * * *")])
-    {
+    let passes = ("RECONCILE_CRON", "* * * * * *");
+    for (name, value) in IMPATIENT.into_iter().chain([passes]) {
         world.set(name, value);
     }
     world
@@ -47,28 +44,17 @@ pub(crate) async fn impatient(stores: WorldStores, name: &str) -> World {
 impl Waves {
     /// Starts the processes with the world's settings, and a drop of 60 slots.
     pub(crate) async fn begin(world: World) -> Self {
-        Self::begin_with(world, 60).await
-    }
-
-    /// Like [`Self::begin`], with a drop of this many slots.
-    pub(crate) async fn begin_with(world: World, quantity: u32) -> Self {
-        let (api, consumer, daemon) = tokio::join!(
-            world.serve_with(&[]),
-            world.consume_with(&[]),
-            world.daemon_with(&[])
-        );
-        let is_open = async || api.http().get("/readyz").await.status == 200;
-        eventually("the daemon has opened admission", HEALED, is_open).await;
-        let coupon = api.open_coupon(quantity).await;
-        let users = people(quantity as usize + 10);
+        let (api, consumer, daemon) =
+            tokio::join!(world.serve(), world.consume(), world.daemon_with(&[]));
+        api.until_ready().await;
+        let coupon = api.open_coupon(u32::try_from(QUANTITY).unwrap()).await;
         Self {
             world,
             api,
             consumer,
             daemon,
             coupon,
-            quantity,
-            users,
+            users: people(QUANTITY + 10),
             answers: Vec::new(),
         }
     }
@@ -106,10 +92,8 @@ impl Waves {
     /// Waits until the consumer has logged this.
     pub(crate) async fn consumer_says(&self, what: &str) {
         let what_for = format!("the consumer says {what}");
-        eventually(&what_for, HEALED, async || {
-            self.consumer.process.log().contains(what)
-        })
-        .await;
+        let says = async || self.consumer.process.log().contains(what);
+        eventually(&what_for, HEALED, says).await;
     }
 
     /// Waits for this many rows, with no claim in flight.
@@ -120,68 +104,16 @@ impl Waves {
     /// Runs a wave without a fault, then the fault, which is over when `fault` returns. Then all
     /// users claim until they get an answer, and exactly the promised rows must exist.
     pub(crate) async fn survives(mut self, fault: impl AsyncFnOnce(&mut Self)) {
-        self.promised_wave().await;
+        self.wave().await;
+        // On a busy machine an impatient system may answer 503 without a fault.
+        self.until_answered(WAVE).await;
         self.issued(WAVE).await;
         fault(&mut self).await;
-        self.healed().await;
-    }
-
-    /// Lets each user of the next wave claim until they have a promise. On a busy machine an
-    /// impatient system may answer 503 without a fault.
-    pub(crate) async fn promised_wave(&mut self) {
-        self.wave().await;
-        let Self {
-            api,
-            coupon,
-            answers,
-            ..
-        } = self;
-        eventually("everybody has a promise", HEALED, async || {
-            for (user, answer) in answers.iter_mut() {
-                if answer.promised().is_none() {
-                    *answer = api.claim(coupon.id, user).await;
-                }
-            }
-            answers
-                .iter()
-                .all(|(_, answer)| answer.promised().is_some())
-        })
-        .await;
-    }
-
-    /// Lets all users claim until they get an answer. Then exactly the promised rows must exist.
-    pub(crate) async fn healed(mut self) {
-        let mut answers = std::mem::take(&mut self.answers);
-        eventually("everybody has an answer", HEALED, async || {
-            let settled = |user: &String| {
-                answers.iter().any(|(u, answer)| {
-                    u == user && (answer.promised().is_some() || answer.is("sold_out"))
-                })
-            };
-            let asking: Vec<String> = self
-                .users
-                .iter()
-                .filter(|user| !settled(user))
-                .cloned()
-                .collect();
-            answers.extend(rush(&[&self.api], self.coupon.id, &asking, WAVE).await);
-            asking.is_empty()
-        })
-        .await;
-        self.issued(self.quantity as usize).await;
-        assert_exact(&self.world, &self.coupon, self.quantity, &answers).await;
-        let left = self.world.sql.query("SELECT * FROM broken_promises").await;
-        assert!(left.is_empty(), "{left:?}");
-        let open = "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL";
-        eventually("no failed claim is left", HEALED, async || {
-            self.world.sql.number(open).await == 0
-        })
-        .await;
-        eventually("a pass finds nothing", HEALED, async || {
-            let once = self.world.once_with(&[], &[]).await;
-            once.code == 0 && once.run().all_findings().count() == 0
-        })
-        .await;
+        self.until_answered(self.users.len()).await;
+        self.issued(QUANTITY).await;
+        let quantity = u32::try_from(QUANTITY).unwrap();
+        assert_exact(&self.world, &self.coupon, quantity, &self.answers).await;
+        assert_nobody_is_listed(&self.world).await;
         for process in [
             &self.api.process,
             &self.consumer.process,
@@ -190,6 +122,38 @@ impl Waves {
             assert_eq!(process.status(), None, "{}", process.log());
         }
     }
+
+    /// Lets the first users claim until each has a promise or `sold_out`.
+    pub(crate) async fn until_answered(&mut self, users: usize) {
+        let is_settled =
+            |answer: &PromisedAnswer| answer.1.promised().is_some() || answer.1.is("sold_out");
+        eventually("everybody has an answer", HEALED, async || {
+            let settled = |user: &&String| {
+                let mut own = self.answers.iter().filter(|(asked, _)| asked == *user);
+                !own.any(is_settled)
+            };
+            let asking: Vec<String> = self.users[..users]
+                .iter()
+                .filter(settled)
+                .cloned()
+                .collect();
+            let answers = rush(&[&self.api], self.coupon.id, &asking, WAVE).await;
+            self.answers.extend(answers);
+            asking.is_empty()
+        })
+        .await;
+    }
+}
+
+/// Waits until no failed claim is left and a deep pass finds nothing. No promise may be listed.
+pub(crate) async fn assert_nobody_is_listed(world: &World) {
+    let left = world.sql.query("SELECT * FROM broken_promises").await;
+    assert!(left.is_empty(), "{left:?}");
+    eventually("a deep pass finds nothing", HEALED, async || {
+        let once = world.once_with(&["--deep"], &[]).await;
+        once.code == 0 && once.run().all_findings().count() == 0
+    })
+    .await;
 }
 
 /// Waits until this user has been promised a slot.
@@ -200,7 +164,7 @@ pub(crate) async fn until_promised(api: &ApiClient, coupon: i64, user: &str) {
     .await;
 }
 
-static KAFKA: OnceCell<(KafkaServer, [FaultProxy; 2])> = OnceCell::const_new();
+static KAFKA: OnceCell<(KafkaServer, FaultProxy)> = OnceCell::const_new();
 static KAFKA_TURN: Mutex<()> = Mutex::const_new(());
 
 /// Returns the Kafka that tests may break. All clients reach it through a proxy, and the guard
@@ -212,28 +176,23 @@ pub(crate) async fn kafka_behind_proxy() -> (
 ) {
     let turn = KAFKA_TURN.lock().await;
     let start = async || {
-        KafkaServer::start_behind_proxies(KafkaOptions::default())
-            .await
-            .unwrap()
+        let started = KafkaServer::start_behind_proxy(KafkaOptions::default()).await;
+        started.unwrap()
     };
-    let (kafka, [proxy, _]) = KAFKA.get_or_init(start).await;
+    let (kafka, proxy) = KAFKA.get_or_init(start).await;
     // A failed test may have left it dead or frozen.
     if kafka.pid().is_none() {
         kafka.start_again().await.unwrap();
-    } else {
-        kafka.thaw().await.unwrap();
     }
+    kafka.thaw().await.unwrap();
     proxy.set(ProxyFault::Pass).await.unwrap();
     (kafka, proxy, turn)
 }
 
 /// Starts a pass that holds its lock and is stalled.
 pub(crate) async fn stalled_pass(world: &World) -> Process {
-    let pass = world.start(
-        "firstcome-reconciler",
-        &["once"],
-        &[("FIRSTCOME_STALL_AT", "run_begun")],
-    );
+    let stall = [("FIRSTCOME_STALL_AT", "run_begun")];
+    let pass = world.start("firstcome-reconciler", &["once"], &stall);
     let running =
         "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'";
     eventually("the pass has begun", HEALED, async || {
@@ -241,28 +200,6 @@ pub(crate) async fn stalled_pass(world: &World) -> Process {
     })
     .await;
     pass
-}
-
-static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
-static MYSQL_TURN: Mutex<()> = Mutex::const_new(());
-
-/// Returns the MySQL that tests may break. The guard gives one test at a time access to it.
-pub(crate) async fn breakable_mysql() -> (&'static MysqlServer, MutexGuard<'static, ()>) {
-    let turn = MYSQL_TURN.lock().await;
-    let mysql = MYSQL
-        .get_or_init(async || MysqlServer::start(MysqlOptions::default()).await.unwrap())
-        .await;
-    if mysql.pid().is_none() {
-        mysql.start_again().await.unwrap();
-    }
-    for setting in [
-        "super_read_only = OFF",
-        "read_only = OFF",
-        "lc_messages = 'en_US'",
-    ] {
-        mysql.query(&format!("SET GLOBAL {setting}")).await.unwrap();
-    }
-    (mysql, turn)
 }
 
 pub(crate) async fn replication(server: &RedisServer) -> String {

@@ -9,7 +9,6 @@ mod explain;
 mod missed;
 mod openapi;
 mod page;
-mod processes;
 mod promotion;
 mod recording;
 mod reopening;

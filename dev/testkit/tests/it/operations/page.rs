@@ -1,14 +1,14 @@
 //! The operations page for a client without a browser: log-in, sessions and permissions.
-//! `pages/operations.rs` tests it in a browser.
+//! `pages/from_mail.rs` tests it in a browser.
 
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, MadeCoupon, OPS_TOKEN, assert_nothing_found, open_world, rows};
+use firstcome_testkit::{Fixture, OPS_TOKEN, open_world};
 use reqwest::header::ORIGIN;
 use reqwest::{Method, Response};
 use serde_json::json;
 
 use super::visitor::{FormReply, VIEW_TOKEN, Visitor, assert_has, assert_lacks, filled_in, header};
-use crate::drift::support::{injector, mailed};
+use crate::drift::support::injector;
 
 /// Checks that the content security policy allows only resources of the same origin, and nothing
 /// inline.
@@ -131,90 +131,4 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     let recorded = [("acknowledge", "Kim"), ("reveal", "Kim"), ("reveal", "Lee")];
     let recorded = recorded.map(|(action, operator)| [action, operator, "8", "127.0.0.1"]);
     assert_eq!(f.world.sql.query(acts).await, recorded);
-}
-
-#[tokio::test]
-async fn every_change_by_a_viewer_is_refused() {
-    let (world, api) = open_world("ops-views").await;
-    let coupon = api.open_coupon(3).await;
-    world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let daemon = world.daemon_with(&[("API_URL", api.http().base())]).await;
-    let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
-    let drop = format!("/coupons/{}/drops/{}", coupon.id, coupon.drop);
-    for path in [
-        "/alerts/1/acknowledge",
-        "/dead-letters/1/correct",
-        "/dead-letters/1/discard",
-        &format!("/coupons/{}/change", coupon.id),
-        "/coupons/new",
-        "/people/erase",
-        "/people/give-up",
-        "/people/revoke",
-        "/pass",
-        &format!("{drop}/pass"),
-    ] {
-        let refused = lee.submit(path, &[]).await;
-        assert_eq!(refused.status, 403, "{path}");
-        let why = "You are logged in with the OPS_VIEW_TOKEN";
-        assert_has(&refused.text, &[why]);
-    }
-    let acts = "SELECT COUNT(*) FROM ops_actions WHERE operator = 'Lee'";
-    assert_eq!(world.sql.number(acts).await, 0);
-}
-
-#[tokio::test]
-async fn a_dead_letter_of_a_wrong_slot_is_corrected_and_the_next_pass_issues_it() {
-    let f = Fixture::new("hand-correct").await;
-    let sql = &f.world.sql;
-    let (coupon, _) = f.held("Winter coupon", 20, 19).await;
-    let MadeCoupon { id, drop, .. } = coupon;
-    let daemon = f.world.daemon().await;
-    let letter = format!("VALUES (801, {id}, {drop}, 412, 'c-lost-4711', 'slot_out_of_range')");
-    let columns = "(id, coupon_id, drop_id, slot, user_id, reason)";
-    sql.query(&format!("INSERT INTO failed_claims {columns} {letter}"))
-        .await;
-    daemon.reconcile(&json!({})).await;
-    mailed(&f.world, &["action needed", "1 unrepaired failed claim"]).await;
-    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let page = kim.text("/dead-letters/801").await;
-    let why = "Failed claim 801: the drop has no such slot";
-    assert_has(&page, &["Why it stays:", why]);
-    assert_lacks(&page, &["Correct dead letter", "c-lost-4711"]);
-    let page = kim.submit("/dead-letters/801/reveal", &[]).await.text;
-    assert_has(&page, &["Correct dead letter 801", "value=\"412\""]);
-
-    let id = id.to_string();
-    let own_drop = drop.to_string();
-    let own = own_drop.as_str();
-    let correct = async |[drop, slot, person, sure]: [&str; 4]| {
-        let form = [
-            ("coupon", id.as_str()),
-            ("drop", drop),
-            ("slot", slot),
-            ("person", person),
-            ("sure", sure),
-        ];
-        kim.submit("/dead-letters/801/correct", &form).await
-    };
-    let lost = "c-lost-4711";
-    let question = correct([own, "7", lost, ""]).await;
-    assert_eq!(question.status, 200);
-    let stands_for = format!("slot 7 of drop {own}");
-    assert_has(&question.text, &["Are you sure?", &stands_for]);
-    let refused = correct([own, "21", lost, "1"]).await;
-    assert_eq!(refused.status, 400);
-    assert_has(&refused.text, &["the slots 1 to 20"]);
-
-    // The slot belongs to another user, who keeps it.
-    let right = [own, "7", lost, "1"];
-    assert_eq!(correct(right).await.status, 303);
-    daemon.reconcile(&json!({})).await;
-    let holder = rows(&f.world, drop).await.remove(&20);
-    assert_eq!(holder.as_deref(), Some(lost));
-    mailed(&f.world, &["resolved", "Winter coupon"]).await;
-    assert_nothing_found(&f.world.pass().await);
-    assert_eq!(correct(right).await.status, 409);
-    let acts = "SELECT operator, drop_id, from_addr, detail LIKE '%412%' FROM ops_actions \
-                WHERE action = 'correct_dead_letter'";
-    assert_eq!(sql.query(acts).await, [["Kim", own, "127.0.0.1", "1"]]);
 }

@@ -1,14 +1,10 @@
 //! The number of rows that passes write grows with events, not with the number of passes and drops.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use firstcome_reconciler::report::Run;
-use firstcome_shared::mysql::DbSettings;
-use firstcome_shared::mysql::processes::{PassLock, Work};
-
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, HeldTransaction, Http, LIMIT, World, eventually, open_world};
+use firstcome_testkit::{Fixture, Http, open_world};
 use reqwest::Method;
 
 use crate::drift::support::inject;
@@ -17,22 +13,18 @@ use crate::drift::support::inject;
 async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
     let scene = Fixture::new("stays").await;
     let world = &scene.world;
-    // The second coupon has no drift at first.
-    let [(first, _), (second, _)] = [scene.held("A", 5, 5).await, scene.held("B", 5, 5).await];
+    let (first, _) = scene.held("A", 5, 5).await;
+    let (second, _) = scene.held("B", 5, 5).await;
     inject(world, &first, Drift::FailedUnrepairable, 2).await;
-    let written = "SELECT COUNT(*) FROM reconcile_findings";
     let mut runs = Vec::new();
     for _ in 0..4 {
         runs.push(world.once_with(&[], &[]).await.run());
-        assert_eq!(world.sql.number(written).await, 2, "the same in every pass");
     }
+    let written = "SELECT COUNT(*) FROM reconcile_findings";
+    assert_eq!(world.sql.number(written).await, 2, "the same in every pass");
+    // One run has the reports, three refer to it.
     let drops = "SELECT COUNT(drops), COUNT(same_as) FROM reconcile_runs WHERE status = 'drift'";
-    let reports = world.sql.query(drops).await;
-    assert_eq!(
-        reports,
-        [["1", "3"]],
-        "one run has the reports, three refer to it"
-    );
+    assert_eq!(world.sql.query(drops).await, [["1", "3"]]);
     inject(world, &second, Drift::Unissued, 2).await;
     runs.push(world.once_with(&[], &[]).await.run());
     let resolve = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3)";
@@ -76,69 +68,22 @@ const OVER: [(&str, &str, &str, &str, &str); 8] = [
 async fn each_retention_setting_applies_to_its_own_tables() {
     let (world, _api) = open_world("kept-seconds").await;
     for (_, table, mark, columns, values) in OVER {
-        let hour = "SELECT UTC_TIMESTAMP(3) - INTERVAL 1 HOUR AS ago";
-        let insert = format!(
-            "INSERT INTO {table} ({mark}, {columns}) SELECT 'hour', {values} FROM ({hour}) t"
-        );
+        let hour = "(SELECT UTC_TIMESTAMP(3) - INTERVAL 1 HOUR AS ago) t";
+        let insert =
+            format!("INSERT INTO {table} ({mark}, {columns}) SELECT 'hour', {values} FROM {hour}");
         world.sql.query(&insert).await;
     }
     let mut settings = OVER.map(|(setting, ..)| setting).to_vec();
     settings.dedup();
-    for (at, setting) in settings.iter().copied().enumerate() {
+    for (at, setting) in settings.iter().enumerate() {
         let variable = format!("FIRSTCOME_TEST_{setting}_KEPT_SECONDS");
         let once = world.once_with(&[], &[(&*variable, "60")]).await;
         assert_eq!(once.code, 0, "{setting}: {}", once.log);
         for (of, table, mark, ..) in OVER {
-            let left = world
-                .sql
-                .number(&format!(
-                    "SELECT COUNT(*) FROM {table} WHERE {mark} = 'hour'"
-                ))
-                .await;
+            let left = format!("SELECT COUNT(*) FROM {table} WHERE {mark} = 'hour'");
+            let left = world.sql.number(&left).await;
             let goes_later = settings[at + 1..].contains(&of);
-            assert_eq!(
-                left,
-                i64::from(goes_later),
-                "{table} after a pass with {setting}"
-            );
+            assert_eq!(left, i64::from(goes_later), "{table}, with {setting}");
         }
     }
-}
-
-#[tokio::test]
-async fn the_pass_lock_ignores_a_locked_row_of_its_run_and_ends_with_its_connection() {
-    let world = World::new("beat").await;
-    let settings = DbSettings {
-        url: world.sql.url().to_owned().into(),
-        pool_size: 1,
-        limit: Duration::from_secs(5),
-    };
-    world.sql.query("INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, started_at) VALUES ('r', 'cron', 0, 0, 'running', '', UTC_TIMESTAMP(3))").await;
-    let mut finishing = HeldTransaction::begin(&world.sql).await;
-    finishing
-        .run("SELECT * FROM reconcile_runs FOR UPDATE")
-        .await;
-    let lock = PassLock::take(&settings, Work::Pass, Duration::ZERO)
-        .await
-        .unwrap()
-        .unwrap();
-    // Longer than MySQL waits for a row lock.
-    let lost = tokio::time::timeout(Duration::from_secs(8), lock.lost().cancelled()).await;
-    assert!(
-        lost.is_err(),
-        "the run's row was locked by another connection for long"
-    );
-    assert!(
-        PassLock::take(&settings, Work::Pass, Duration::ZERO)
-            .await
-            .unwrap()
-            .is_none()
-    );
-    let holder = "SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64))";
-    let holder = world.sql.number(holder).await;
-    world.sql.query(&format!("KILL {holder}")).await;
-    eventually("the pass knows that it lost its lock", LIMIT, async || {
-        lock.lost().is_cancelled()
-    })
-    .await;
 }

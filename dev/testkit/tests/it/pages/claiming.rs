@@ -3,7 +3,7 @@
 use super::support::{BrowserPage, serve_pages};
 use firstcome_stack::{FaultProxy, ProxyFault};
 use firstcome_testkit::{
-    Fixture, LIMIT, Look, all_issued, coupon_body, eventually, holders, people, rush, tally,
+    Fixture, LIMIT, Look, all_issued, eventually, holders, people, rush, tally,
 };
 
 #[tokio::test]
@@ -91,40 +91,4 @@ async fn a_claim_survives_a_lost_network_and_a_new_process() {
     let _consumer = world.consume().await;
     page.until(&["issued"]).await;
     page.assert_sound("issued-late").await;
-}
-
-#[tokio::test]
-#[ignore = "release"]
-async fn a_confirmed_return_frees_the_slot() {
-    let f = Fixture::new("page-back").await;
-    let pages = serve_pages(&f.world).await;
-    let coupon = f
-        .api
-        .create_coupon(&coupon_body("Winter coupon", 1, 0))
-        .await;
-    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
-    page.come_as("u-you").await;
-    page.until(&["open"]).await;
-    page.browser.click("#main").await;
-    page.until(&["issued"]).await;
-    for button in ["#back", "#keep", "#back"] {
-        page.browser.click(button).await;
-    }
-    page.assert_sound("sure").await;
-    page.browser.click("#yes").await;
-    page.until(&["revoked"]).await;
-    page.assert_sound("revoked").await;
-    let rows = "SELECT COUNT(*) FROM issued_coupons";
-    assert_eq!(f.world.sql.number(rows).await, 0);
-    page.browser.reload().await;
-    page.until(&["revoked"]).await;
-    // The next user gets the slot. The first user sees, also in another browser, that the coupon
-    // was returned.
-    assert_eq!(
-        f.api.claim(coupon.id, "u-next").await.promised(),
-        Some((coupon.drop, 1))
-    );
-    page.browser.run("localStorage.clear()").await;
-    page.browser.reload().await;
-    page.until(&["revoked"]).await;
 }

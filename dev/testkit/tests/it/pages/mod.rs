@@ -2,6 +2,4 @@
 
 mod claiming;
 mod from_mail;
-mod operations;
 mod support;
-mod waiting;

@@ -33,11 +33,6 @@ impl BrowserPage {
         }
     }
 
-    /// Switches to the page of another coupon, or to another address.
-    pub(super) fn now_of(&mut self, base: &str, coupon: i64) {
-        self.address = format!("{base}/c/{coupon}");
-    }
-
     /// Visits the page without a token.
     pub(super) async fn visit(&self) {
         self.browser.visit(&self.address).await;
@@ -52,14 +47,6 @@ impl BrowserPage {
                 token(SECRET, user).unwrap()
             ))
             .await;
-    }
-
-    pub(super) async fn view(&self) -> String {
-        let view = self
-            .browser
-            .run("return document.querySelector('#view')?.dataset.view ?? 'no page'")
-            .await;
-        view.as_str().unwrap_or_default().to_owned()
     }
 
     /// Waits for one of these views and returns it. A script in the page checks for a second at a
@@ -101,12 +88,6 @@ impl BrowserPage {
         text.as_str().unwrap_or_default().trim().to_owned()
     }
 
-    /// Whether the button is enabled.
-    pub(super) async fn is_on(&self) -> bool {
-        let on = "const b = document.querySelector('#main'); return !b.hidden && b.ariaDisabled === 'false'";
-        self.browser.run(on).await == json!(true)
-    }
-
     /// Returns the number of claims that the page has sent since it was loaded.
     pub(super) async fn claims_sent(&self) -> u64 {
         let sent = "performance.getEntriesByType('resource').filter(({name}) => name.endsWith('/claims')).length";
@@ -146,14 +127,6 @@ pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
         "{name}: {}",
         serde_json::to_string_pretty(&barriers).unwrap()
     );
-}
-
-/// Returns the window of a browser at a desk.
-pub(super) fn desk() -> Look {
-    Look {
-        width: 1240,
-        ..Look::default()
-    }
 }
 
 pub(super) fn dark_phone() -> Look {

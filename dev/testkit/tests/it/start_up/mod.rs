@@ -23,7 +23,7 @@ const NOWHERE: [(&str, &str, &str); 3] = [
 ];
 
 /// All long-running processes, and a single pass.
-pub(crate) const PROCESSES: [(&str, &[&str]); 4] = [
+const PROCESSES: [(&str, &[&str]); 4] = [
     ("firstcome-api", &["serve"]),
     ("firstcome-api", &["consume"]),
     ("firstcome-reconciler", &["daemon"]),

@@ -1,12 +1,11 @@
 //! Claims and repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
-use firstcome_stack::{USER, kafka_login};
 use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, all_issued, assert_clean, assert_exact, people, rush, tally};
 
 use crate::drift::damage::{Case, repair};
 use crate::drift::support::{assert_settled, injector};
-use crate::tls::{servers, world};
+use crate::tls::world;
 
 /// This is a single test, because its last part closes the gates of all coupons on this Redis.
 #[tokio::test]
@@ -67,29 +66,4 @@ async fn the_gate_is_opened_again(fixture: &Fixture) {
         fixture.api.claim(coupon.id, "u-late").await.promised(),
         Some((coupon.drop, 13))
     );
-}
-
-#[tokio::test]
-#[ignore = "release"]
-async fn every_kafka_login_method_works() {
-    let world = world("tls-kafka").await;
-    let servers = servers().await;
-    let login = servers.kafka_by_login();
-    let certificate = servers.kafka_by_certificate();
-    for mechanism in ["SCRAM-SHA-256", "scram-sha-512", "PLAIN"] {
-        let properties = kafka_login(mechanism, USER);
-        let env = [
-            ("KAFKA_BROKERS", login.as_str()),
-            ("KAFKA_PROPERTIES", properties.as_str()),
-        ];
-        let once = world.once_with(&[], &env).await;
-        assert_eq!(once.code, 0, "{mechanism}: {}", once.log);
-    }
-    let env = [
-        ("KAFKA_BROKERS", certificate.as_str()),
-        ("KAFKA_PROPERTIES", "security.protocol=SSL"),
-        ("KAFKA_SASL_PASSWORD", ""),
-    ];
-    let once = world.once_with(&[], &env).await;
-    assert_eq!(once.code, 0, "{}", once.log);
 }

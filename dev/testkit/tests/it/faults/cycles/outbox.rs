@@ -3,67 +3,41 @@
 use std::collections::HashSet;
 
 use firstcome_shared::crash::Point;
-use firstcome_testkit::{LIMIT, all_issued, assert_exact, eventually, people, rush};
-use mail_parser::MessageParser;
+use firstcome_testkit::{LIMIT, World, all_issued, assert_exact, eventually, people, rush};
 
 use super::environment::Environment;
 use crate::drift::support::lose_rows;
-use crate::webhooks::{SECRET, WebhookReceiver};
+use crate::receiver::Receiver;
 
-pub(super) async fn mail(environment: &Environment, point: Point) {
-    let mails = &environment.world.mail;
-    let before = mails.mails().len();
-    let id = |raw: &[u8]| {
-        MessageParser::default()
-            .parse(raw)
-            .unwrap()
-            .message_id()
-            .unwrap()
-            .to_owned()
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// Returns the value of a header in each of these messages.
+fn ids(messages: impl IntoIterator<Item = Vec<u8>>, header: &str) -> Vec<String> {
+    let id = |message: Vec<u8>| {
+        let text = String::from_utf8_lossy(&message).to_lowercase();
+        let line = text.lines().find_map(|line| line.strip_prefix(header));
+        line.unwrap().to_owned()
     };
-    let ids = || {
-        mails.mails()[before..]
-            .iter()
-            .map(|mail| id(&mail.raw))
-            .collect()
-    };
-    cycle(environment, point, "mail", ids).await;
+    messages.into_iter().map(id).collect()
 }
 
-pub(super) async fn webhook(environment: &Environment, point: Point) {
-    let (receiver, url) = WebhookReceiver::start().await;
-    for (name, value) in [("URLS", format!("{url}/hook").as_str()), ("SECRET", SECRET)] {
-        environment.world.set(&format!("WEBHOOK_{name}"), value);
-    }
-    let id = |head: &str| {
-        head.lines()
-            .find_map(|line| line.strip_prefix("webhook-id: "))
-            .unwrap()
-            .to_owned()
-    };
-    // Passes produce several events. Senders die at the first one.
-    let ids = || {
-        let all: Vec<_> = receiver
-            .posted("/hook")
-            .iter()
-            .map(|(head, _)| id(head))
-            .collect();
-        let first = all.first().cloned();
-        all.into_iter()
-            .filter(|id| Some(id) == first.as_ref())
-            .collect()
-    };
-    cycle(environment, point, "webhook", ids).await;
+fn mails(world: &World) -> Vec<Vec<u8>> {
+    world
+        .mail
+        .mails()
+        .into_iter()
+        .map(|mail| mail.raw)
+        .collect()
 }
 
-/// Runs one cycle. `ids` returns the IDs under which the messages of this cycle were sent.
-async fn cycle(
-    environment: &Environment,
-    point: Point,
-    channel: &str,
-    ids: impl Fn() -> Vec<String>,
-) {
+pub(super) async fn cycle(environment: &Environment, point: Point, channel: &str) {
     let world = &environment.world;
+    let receiver = Receiver::start().await;
+    if channel == "webhook" {
+        world.set("WEBHOOK_URLS", &receiver.url());
+        world.set("WEBHOOK_SECRET", SECRET);
+    }
+    let before = mails(world).len();
     let open = format!(
         "SELECT COUNT(*) FROM outbox WHERE channel = '{channel}' AND sent_at IS NULL AND given_up_at IS NULL"
     );
@@ -77,39 +51,32 @@ async fn cycle(
         world.sql.query(left).await;
     }
     for _ in 0..2 {
-        assert!(
-            environment.pass_dies(point).await,
-            "{} was not reached",
-            point.name()
-        );
-        assert!(
-            world.sql.number(&open).await >= 1,
-            "the message is still to be sent"
-        );
+        environment.must_die(point, channel).await;
+        let is_due = world.sql.number(&open).await >= 1;
+        assert!(is_due, "the message is still to be sent");
         // The dead sender's lease lasts one minute longer than sending may take.
-        let statement = "UPDATE outbox SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL";
-        world.sql.query(statement).await;
+        let expire = "UPDATE outbox SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL";
+        world.sql.query(expire).await;
     }
-    let resolve = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand' WHERE resolved_at IS NULL";
-    world.sql.query(resolve).await;
+    environment.resolve_letters().await;
     environment.mend().await;
     eventually("all messages are sent", LIMIT, async || {
         world.sql.number(&open).await == 0
     })
     .await;
-    let ids = ids();
+    let mut sent = match channel {
+        "mail" => ids(mails(world).split_off(before), "message-id: "),
+        _ => ids(receiver.requests(), "webhook-id: "),
+    };
+    // Passes produce several events. Senders die at the first one.
+    let first = sent[0].clone();
+    sent.retain(|id| channel == "mail" || *id == first);
     // The next sender cannot determine whether the message was sent, so it sends the message again
     // with the same ID. A mailbox shows one mail, and a receiver accepts one event.
-    let wanted = if matches!(point, Point::MailDue | Point::WebhookDue) {
-        1
-    } else {
-        3
-    };
-    assert_eq!(
-        (ids.len(), ids.iter().collect::<HashSet<_>>().len()),
-        (wanted, 1),
-        "{ids:?}"
-    );
+    let is_before = matches!(point, Point::MailDue | Point::WebhookDue);
+    let wanted = if is_before { 1 } else { 3 };
+    let different = sent.iter().collect::<HashSet<_>>().len();
+    assert_eq!((sent.len(), different), (wanted, 1), "{sent:?}");
     assert_exact(world, &coupon, 4, &answers).await;
     environment.count(&coupon, 4, &answers).await;
 }

@@ -1,0 +1,294 @@
+//! The load tool `rush` sends a crowd to any running system and reports its answers as a table or
+//! as JSON. The bench runs it too, so that its CPU time does not count as the server's.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use chrono::TimeDelta;
+use clap::{Parser, value_parser};
+use firstcome_stack::{built_program, mysql_connection};
+use tokio::net::lookup_host;
+use tokio::process::Command;
+use tokio::time::{Instant, interval, sleep};
+
+use crate::client::Target;
+use crate::crowd::Crowd;
+use crate::generator::{self, CrowdPlan};
+use crate::identity::read_tokens;
+use crate::ops::Ops;
+use crate::rows::Rows;
+use crate::tally::{CrowdProgress, Tally};
+use crate::terminal::{Progress, grouped, step, table};
+
+const SAMPLE: Duration = Duration::from_millis(50);
+/// Time limit until every API shows a new coupon.
+const KNOWN_LIMIT: Duration = Duration::from_secs(15);
+
+/// Lets a crowd claim a coupon of a running Firstcome, and reports the answers.
+///
+/// By default a closed loop: each connection sends the next request as soon as it gets an answer.
+/// With --rate an open loop: users arrive at a fixed rate, and their latency counts from their
+/// arrival, so that stalls of the system show.
+///
+/// Exits with 0 if every user got a final answer, every answer was understood, no two answers
+/// contradict each other, and, with --database-url, every promise has its row.
+#[derive(Debug, Parser)]
+#[command(name = "rush", version, max_term_width = 120)]
+pub struct RushOptions {
+    /// Address of an API, `http://host:port`; may be given several times to spread the crowd over
+    /// several APIs
+    #[arg(long, env = "API_URLS", required = true, value_delimiter = ',')]
+    url: Vec<Target>,
+    /// Allow addresses of other machines, which the crowd then puts under load
+    #[arg(long)]
+    remote: bool,
+    /// ID of the coupon to claim, which is really given away. By default a new one is created,
+    /// which needs the ops token
+    #[arg(long, env = "COUPON", value_parser = value_parser!(i64).range(1..))]
+    coupon: Option<i64>,
+    /// Ops token of the API, needed to create a coupon
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true)]
+    ops_token: Option<String>,
+    /// Quantity of the created coupon
+    #[arg(long, env = "QUANTITY", default_value_t = 100, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    quantity: u32,
+    /// Number of users
+    #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    people: u32,
+    /// Beginning of the user IDs; by default a new one, so that a second rush has different users
+    #[arg(long)]
+    prefix: Option<String>,
+    /// Requests per user: the second directly follows the first, as a double click
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=1_000))]
+    requests_per_person: u32,
+    /// Requests per second (open loop); by default, as fast as responses arrive (closed loop)
+    #[arg(long, value_parser = rate, allow_negative_numbers = true)]
+    rate: Option<f64>,
+    /// Number of connections, which is also the number of concurrent requests
+    #[arg(long, env = "CONNECTIONS", default_value_t = 256)]
+    connections: usize,
+    /// Let each connection send one request before the clock starts
+    #[arg(long)]
+    warm_up: bool,
+    /// Seconds from the start during which users retry while the coupon is not open or the system
+    /// is unavailable
+    #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(0..=86_400))]
+    patience: u64,
+    /// Database of the system, which is only read: reports whether every promise has its row
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// File with one token per line for each user; by default users have the header X-User-Id
+    #[arg(long)]
+    tokens: Option<PathBuf>,
+    /// Print the report as JSON, with all promises
+    #[arg(long)]
+    json: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| *rate > 0.0 && *rate <= 1e6);
+    rate.ok_or_else(|| "requests per second, above 0 and at most 1,000,000".into())
+}
+
+/// Runs the program: finds or creates the coupon, lets the crowd claim, compares the answers with
+/// the rows if a database is given, and prints the report.
+pub async fn run(options: RushOptions) -> Result<ExitCode> {
+    options.only_allowed_machines().await?;
+    let new = format!("u{:06x}-", rand::random::<u32>() >> 8);
+    let prefix = options.prefix.clone().unwrap_or(new);
+    let crowd = Crowd::gather(options.people, &prefix, options.requests_per_person)?;
+    let tokens = options.tokens.as_deref().map(read_tokens).transpose()?;
+    let coupon_id = options.coupon(&prefix).await?;
+    let plan = CrowdPlan {
+        targets: options.url.clone(),
+        coupon_id,
+        crowd,
+        connections: options.connections,
+        tokens,
+        rate: options.rate,
+        patience: Duration::from_secs(options.patience),
+        warm_up: options.warm_up,
+    };
+    let tally = shown(plan, options.json).await?;
+    let rows = options.rows(coupon_id, &tally).await?;
+    let missing = rows.iter().flat_map(|rows| &rows.promised_without_row);
+    let missing: Vec<_> = missing.take(20).cloned().collect();
+    if options.json {
+        println!("{}", serde_json::to_string(&tally)?);
+    } else {
+        let more = rows.iter().flat_map(Rows::rows);
+        let late = ("requests sent late".to_owned(), grouped(tally.late));
+        println!(
+            "{}",
+            table(tally.rows().into_iter().chain([late]).chain(more))
+        );
+    }
+    for contradiction in tally.contradictions.iter().take(20) {
+        step(format!("contradiction: {contradiction}"));
+    }
+    if let Some(answer) = &tally.unclear {
+        step(format!("an answer outside the contract: {answer}"));
+    }
+    if !missing.is_empty() {
+        step(format!("promised, but no row: {}", missing.join(", ")));
+    }
+    let is_good = tally.good() && missing.is_empty();
+    Ok(if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the crowd and shows its progress.
+async fn shown(plan: CrowdPlan, quiet: bool) -> Result<Tally> {
+    let progress = Arc::new(CrowdProgress::default());
+    let mut shown = Progress::default();
+    let mut rushing = std::pin::pin!(generator::run(plan, progress.clone()));
+    let mut ticks = interval(SAMPLE);
+    loop {
+        tokio::select! {
+            tally = &mut rushing => return tally,
+            _ = ticks.tick(), if !quiet => shown.show(|| progress.line()),
+        }
+    }
+}
+
+impl RushOptions {
+    async fn only_allowed_machines(&self) -> Result<()> {
+        for target in &self.url {
+            let mut found = lookup_host(&target.authority)
+                .await
+                .with_context(|| format!("{target} is not known"))?;
+            ensure!(
+                self.remote || found.all(|address| address.ip().is_loopback()),
+                "{target} is not this machine: a rush takes its capacity and its coupons; add --remote if that is meant"
+            );
+        }
+        Ok(())
+    }
+
+    /// Returns the coupon to claim, and creates it if none is given.
+    async fn coupon(&self, prefix: &str) -> Result<i64> {
+        if let Some(id) = self.coupon {
+            step(format!(
+                "coupon {id} is really given away, to users named {prefix}…"
+            ));
+            return Ok(id);
+        }
+        let token = self.ops_token.as_deref().filter(|token| !token.is_empty());
+        let token = token.context(
+            "give --coupon, or the ops token (--ops-token, OPS_TOKEN) to create one; `make run` has both: set -a; . target/run/env",
+        )?;
+        let first = Ops::new(&self.url[0].to_string(), token)?;
+        let id = first
+            .make_coupon("Rehearsal", self.quantity, TimeDelta::zero())
+            .await?;
+        let begun = Instant::now();
+        for target in &self.url {
+            let api = Ops::new(&target.to_string(), "")?;
+            let path = format!("/v1/coupons/{id}");
+            // Another API does not know the coupon for a moment.
+            while !matches!(api.get(&path).await, Ok(it) if it["current_drop"]["state"] == "open") {
+                let waited = begun.elapsed();
+                ensure!(waited < KNOWN_LIMIT, "coupon {id} is not open at {target}");
+                sleep(SAMPLE).await;
+            }
+        }
+        step(format!(
+            "created coupon {id}: {} to give away",
+            grouped(self.quantity.into())
+        ));
+        Ok(id)
+    }
+
+    /// Waits until every promise has its row, but at most as long as users have patience.
+    async fn rows(&self, coupon_id: i64, tally: &Tally) -> Result<Option<Rows>> {
+        let Some(url) = &self.database_url else {
+            return Ok(None);
+        };
+        // The error omits the address, because it contains a password.
+        let conn = mysql_connection(url).await.map_err(|_| ());
+        let mut conn = conn
+            .ok()
+            .context("MySQL can't be reached at DATABASE_URL")?;
+        let begun = Instant::now();
+        loop {
+            let rows = Rows::read(&mut conn, coupon_id, u32::MAX, &tally.promises).await?;
+            let waited = begun.elapsed().as_secs();
+            if rows.promised_without_row.is_empty() || waited >= self.patience {
+                conn.disconnect().await?;
+                return Ok(Some(rows));
+            }
+            sleep(SAMPLE).await;
+        }
+    }
+}
+
+/// A crowd in a separate process. Each request is sent once, whatever the answer.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    pub target: SocketAddr,
+    pub coupon: i64,
+    pub people: u32,
+    pub requests_per_person: u32,
+    pub connections: usize,
+    /// An open loop at this rate, on warmed-up connections. Otherwise a closed loop.
+    pub rate: Option<f64>,
+    pub prefix: String,
+}
+
+impl Workload {
+    /// Creates a closed loop in which every user claims once.
+    pub fn once_each(target: SocketAddr, coupon: i64, people: u32, connections: usize) -> Self {
+        Self {
+            target,
+            coupon,
+            people,
+            requests_per_person: 1,
+            connections,
+            rate: None,
+            prefix: "p-".to_owned(),
+        }
+    }
+
+    pub async fn run(&self) -> Result<Tally> {
+        let mut rush = Command::new(built_program("rush")?);
+        let flags = [
+            ("url", format!("http://{}", self.target)),
+            ("coupon", self.coupon.to_string()),
+            ("people", self.people.to_string()),
+            ("prefix", self.prefix.clone()),
+            ("requests-per-person", self.requests_per_person.to_string()),
+            ("connections", self.connections.to_string()),
+            ("patience", "0".to_owned()),
+        ];
+        rush.args(flags.map(|(flag, value)| format!("--{flag}={value}")));
+        if let Some(rate) = self.rate {
+            rush.args([&format!("--rate={rate}"), "--warm-up"]);
+        }
+        rush.arg("--json")
+            .env_remove("DATABASE_URL")
+            .kill_on_drop(true);
+        let done = rush.output().await?;
+        let log = String::from_utf8_lossy(&done.stderr);
+        serde_json::from_slice(&done.stdout)
+            .with_context(|| format!("rush printed no tally: {log}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn refuses_other_machines_without_the_remote_option() {
+        let elsewhere = RushOptions::try_parse_from(["rush", "--url=http://192.0.2.1:80"]);
+        let error = run(elsewhere.unwrap()).await.unwrap_err().to_string();
+        assert!(error.contains("--remote"), "{error}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Plants faults in the rules, one at a time. The tests that a fault names must fail.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use clap::Subcommand;
+
+use crate::shell::{cargo, command, output, read, setting};
+
+const LIST: &str = "dev/xtask/mutants.txt";
+
+#[derive(Clone, Copy, Subcommand)]
+pub(crate) enum Part {
+    /// Only check that every fault can be planted
+    Check,
+}
+
+/// A paragraph of the list.
+struct Mutant {
+    what: String,
+    file: String,
+    from: String,
+    to: String,
+    tests: Vec<String>,
+}
+
+impl Mutant {
+    fn parse(paragraph: &str) -> Result<Self> {
+        let lines: Vec<&str> = paragraph.lines().collect();
+        let [what, file, from, to, tests] = <[&str; 5]>::try_from(lines)
+            .map_err(|lines| anyhow::anyhow!("a fault has five lines: {lines:?}"))?;
+        Ok(Self {
+            what: what.to_owned(),
+            file: file.to_owned(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+            tests: tests.split(' ').map(str::to_owned).collect(),
+        })
+    }
+
+    /// Returns the file before and after.
+    fn texts(&self) -> Result<(String, String)> {
+        let before = read(&self.file)?;
+        let times = before.matches(&self.from).count();
+        ensure!(
+            times == 1,
+            "{}: found {times} times in {}",
+            self.what,
+            self.file
+        );
+        let after = before.replace(&self.from, &self.to);
+        Ok((before, after))
+    }
+
+    /// Whether the tests fail while the fault is planted.
+    fn is_caught(&self) -> Result<bool> {
+        let (before, after) = self.texts()?;
+        fs::write(&self.file, after)?;
+        let mut tests = cargo(&["test", "--workspace", "--locked"]);
+        let ended = tests.args(&self.tests).output();
+        fs::write(&self.file, before)?;
+        let ended = ended.context("cargo test")?;
+        // A fault that does not compile shows nothing.
+        let ran = String::from_utf8_lossy(&ended.stdout).contains("running ");
+        ensure!(ran, "{}: the tests did not run", self.what);
+        Ok(!ended.status.success())
+    }
+}
+
+/// `ONLY` selects the faults whose first line contains it.
+pub(crate) fn run(part: Option<Part>) -> Result<()> {
+    let list = read(LIST)?;
+    let paragraphs = list.split("\n\n").skip(1).map(str::trim_end);
+    let mut mutants = paragraphs.map(Mutant::parse).collect::<Result<Vec<_>>>()?;
+    let only = setting("ONLY").unwrap_or_default();
+    mutants.retain(|mutant| mutant.what.contains(&only));
+    for mutant in &mutants {
+        mutant.texts()?;
+    }
+    println!("{} faults can be planted", mutants.len());
+    if part.is_some() {
+        return Ok(());
+    }
+    let changed = output(command("git").args(["status", "--porcelain"]))?;
+    ensure!(changed.is_empty(), "commit first: the faults change files");
+    let mut missed = 0;
+    for mutant in &mutants {
+        let caught = mutant.is_caught()?;
+        println!(
+            "{} {}",
+            if caught { "caught" } else { "MISSED" },
+            mutant.what
+        );
+        missed += usize::from(!caught);
+    }
+    ensure!(missed == 0, "{missed} faults were missed");
+    Ok(())
+}
