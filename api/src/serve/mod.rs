@@ -2,7 +2,6 @@
 
 mod args;
 pub(crate) mod auth;
-mod background;
 mod bulkheads;
 mod catalogue;
 mod claim;

@@ -1,11 +1,17 @@
 //! Whether claims are admitted, for `/readyz`, metrics and logs.
 
+use std::time::Duration;
+
 use chrono::Utc;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::RedisError;
+use metrics::gauge;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::state::Services;
+
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Why no claim is admitted.
 pub(crate) const CLOSED: &str = "admission is closed until the reconciler has verified Redis";
@@ -48,4 +54,32 @@ pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError
         all if all == coupons.len() => Openness::Open,
         _ => Openness::InPart,
     })
+}
+
+/// Watches admission for metrics and the log. Never ends.
+pub(super) async fn watch(services: &Services) {
+    let mut ticks = interval(WATCH_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = None;
+    loop {
+        ticks.tick().await;
+        let openness = openness(services).await;
+        let is_open = matches!(openness, Ok(Openness::Open));
+        gauge!("firstcome_redis_up").set(f64::from(u8::from(openness.is_ok())));
+        gauge!("firstcome_admission_open").set(f64::from(u8::from(is_open)));
+        #[allow(clippy::cast_precision_loss, reason = "at most a million")]
+        gauge!("firstcome_claims_in_hand").set(services.in_flight.in_flight() as f64);
+        let state = openness.as_ref().ok().copied();
+        if last != Some(state) {
+            match &openness {
+                Ok(Openness::Open) => tracing::info!("admission is open"),
+                Ok(Openness::InPart) => {
+                    tracing::warn!("admission is open to some coupons only");
+                }
+                Ok(Openness::Closed) => tracing::warn!("{CLOSED}"),
+                Err(error) => tracing::warn!(%error, "admission is closed: Redis does not answer"),
+            }
+            last = Some(state);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The server: binds, serves, and drains requests at shutdown.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use super::args::ServeArgs;
 use super::routes::middleware::RequestGuard;
 use super::routes::{for_machines, notes, readiness, router};
 use super::state::App;
-use super::{background, metrics, start};
+use super::{metrics, openness, start};
 
 /// A server that has passed all start-up checks and accepts connections.
 pub struct ApiServer {
@@ -91,7 +92,7 @@ impl ApiServer {
     /// Serves until `shutdown`, then drains.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let app = self.app;
-        let mut working = tokio::spawn(background::run(App::clone(&app), self.refresh));
+        let mut working = tokio::spawn(background(App::clone(&app), self.refresh));
         let close = CancellationToken::new();
         if let Some((listener, routes)) = self.apart {
             let apart = http::serve(listener, routes, Limits::FOR_MACHINES, close.clone());
@@ -146,17 +147,28 @@ fn allow_open_files(connections: u32) {
     if current.is_none_or(|limit| limit >= needed) {
         return;
     }
-    let allowed = maximum.map_or(needed, |most| most.min(needed));
-    let current = Some(allowed);
+    let current = Some(maximum.map_or(needed, |most| most.min(needed)));
     let raised = setrlimit(Resource::Nofile, Rlimit { current, maximum });
-    if raised.is_err() || allowed < needed {
-        tracing::warn!(
-            ?raised,
-            allowed,
-            needed,
-            "fewer connections fit than this process can serve: raise the limit of open files (`ulimit -n`)"
-        );
+    if raised.is_err() || current != Some(needed) {
+        let what = "fewer connections fit than this process can serve: raise the limit of open files (`ulimit -n`)";
+        tracing::warn!(?raised, needed, "{what}");
     }
+}
+
+/// Refreshes the catalogue and the keys of tokens, watches Redis and the topic. Never ends. If it does, which is a bug, the process stops.
+async fn background(app: App, refresh: Duration) {
+    let keys = async {
+        match app.identity.key_set() {
+            Some(keys) => keys.keep_fresh().await,
+            None => pending().await,
+        }
+    };
+    tokio::join!(
+        app.catalogue.keep_fresh(refresh),
+        app.claims.second_store.publisher.watch_topic(),
+        openness::watch(&app),
+        keys,
+    );
 }
 
 /// Waits for claims in flight, whose clients may have disconnected, then for the messages of the

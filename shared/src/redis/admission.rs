@@ -65,7 +65,7 @@ pub struct AdmissionReply {
     pub admitted_at_ms: Option<i64>,
 }
 
-/// Results of the admission script.
+/// Results of the admission script; the name of each is the label of its metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Admission {
@@ -96,25 +96,6 @@ pub enum Admission {
     Unloaded(DropId),
     /// The drop's counters disagree; the reconciler must repair it first.
     Unverified,
-}
-
-impl Admission {
-    /// Returns the label for metrics and traces.
-    pub fn word(self) -> &'static str {
-        self.into()
-    }
-}
-
-impl AdmissionError {
-    /// Returns the label for metrics and traces.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Closed | Self::AnotherEra => "gate_closed",
-            Self::Unanswered => "redis_slow",
-            Self::Redis(_) => "redis_error",
-            Self::Unexpected => "unexpected",
-        }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -118,7 +118,7 @@ async fn play(
             let mut now = before.clone();
             for (person, admission) in people.iter().zip(&admissions) {
                 admitted_rightly(&now, *admission)?;
-                *seen.entry(admission.word()).or_default() += 1;
+                *seen.entry(<&str>::from(admission)).or_default() += 1;
                 now.apply(&ScriptCommand::Claim(vec![*person]));
             }
             *seen.entry("together").or_default() += u32::from(people.len() > 1);

@@ -70,23 +70,6 @@ fn filled(text: Option<&String>) -> Option<&str> {
 }
 
 impl JwtArgs {
-    /// Returns the name of one of these settings that is set, if any is.
-    pub(super) fn any_set(&self) -> Option<&'static str> {
-        let is_set = |text: &Option<String>| filled(text.as_ref()).is_some();
-        let settings = [
-            ("JWT_ALGORITHM", self.jwt_algorithm.is_some()),
-            ("JWT_SECRET", self.secret().is_some()),
-            ("JWT_JWKS_URL", is_set(&self.jwt_jwks_url)),
-            ("JWT_ISSUER", is_set(&self.jwt_issuer)),
-            ("JWT_AUDIENCE", is_set(&self.jwt_audience)),
-            ("JWT_AUDIENCE_CLAIM", is_set(&self.jwt_audience_claim)),
-            ("JWT_USER_CLAIM", is_set(&self.jwt_user_claim)),
-            ("JWT_GROUPS_CLAIM", is_set(&self.jwt_groups_claim)),
-        ];
-        let set = settings.into_iter().find(|(_, is_set)| *is_set);
-        set.map(|(name, _)| name)
-    }
-
     fn secret(&self) -> Option<&str> {
         let secret = self.jwt_secret.as_ref()?.expose_secret();
         (!secret.is_empty()).then_some(secret)

@@ -172,13 +172,7 @@ fn source(url: &str) -> Result<KeySource, String> {
     if let Some(path) = url.strip_prefix("file://") {
         return Ok(KeySource::File(path.into()));
     }
-    let source = HttpSource::new(Store::Jwks, url, ssl_cert_file())?;
-    if std::env::var_os("HTTPS_PROXY").is_some() {
-        tracing::warn!(
-            "JWT_JWKS_URL is read without HTTPS_PROXY; if that fails, use a file:// URL"
-        );
-    }
-    Ok(KeySource::Url(source))
+    HttpSource::new(Store::Jwks, url, ssl_cert_file()).map(KeySource::Url)
 }
 
 /// Returns the keys that can verify this algorithm. A set also holds keys for other purposes and of

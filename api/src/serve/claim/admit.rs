@@ -14,7 +14,7 @@ use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use metrics::{Counter, Histogram, histogram};
 
 use super::batcher::{ClaimReply, PendingClaim, Queues};
-use super::outcome::{ClaimAnswer, ClaimRefusal, counter};
+use super::outcome::{ClaimAnswer, ClaimRefusal, Meaning, counter};
 use super::second_store::{SecondStore, Store};
 use super::status::ClaimStatus;
 use crate::serve::auth::{Groups, Requester};
@@ -76,25 +76,24 @@ impl ClaimService {
             Ok(claim) => counter(claim.into()).increment(1),
             Err(ClaimRefusal::Refused(Admission::SoldOut)) => self.sold_out.increment(1),
             Err(refusal) => {
-                counter(refusal.label()).increment(1);
-                self.warn(id, refusal);
+                let Meaning {
+                    label,
+                    code,
+                    detail,
+                } = refusal.meaning();
+                counter(label).increment(1);
+                if code == Code::Unavailable
+                    && let Some(left_out) = self.refused.allow(label, Instant::now())
+                {
+                    let why = match refusal {
+                        ClaimRefusal::NotAnswered(error) => error.to_string().into(),
+                        _ => detail,
+                    };
+                    tracing::warn!(reason = label, coupon = %id, %why, left_out, "a claim was answered 503");
+                }
             }
         }
         answer
-    }
-
-    /// Logs why claims are answered with 503.
-    fn warn(&self, coupon: CouponId, refusal: &ClaimRefusal) {
-        let reason = refusal.label();
-        if refusal.code() == Code::Unavailable
-            && let Some(left_out) = self.refused.allow(reason, Instant::now())
-        {
-            let why = match refusal {
-                ClaimRefusal::NotAnswered(error) => error.to_string().into(),
-                other => other.detail(),
-            };
-            tracing::warn!(reason, %coupon, %why, left_out, "a claim was answered 503");
-        }
     }
 
     async fn answer(

@@ -4,13 +4,12 @@
 //! The first claim on an idle drop is sent immediately. A busy drop has one call in progress, and
 //! the claims of the next call share its costs: the round trip, the script's reads of the drop, one
 //! write of each key, one entry in the append-only file, one message. After a call that admitted
-//! users, the next one waits for a moment, so that calls are larger ([`wait_for_claims`]); a call
+//! users, the next one waits for a moment, so that calls are larger ([`gather`]); a call
 //! without admissions never delays the next one. Redis computes every answer after its
 //! claim arrived, so answers are linearizable: after one process has acknowledged a claim, the next
 //! claim at any process sees it (docs/decisions/0010-micro-batches.md).
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,8 @@ use firstcome_shared::redis::admission::{
 };
 use firstcome_shared::trace::{self, TraceContext};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -75,7 +75,7 @@ impl ClaimService {
         };
         let keys = candidates.keys();
         let queue: QueueId = (keys.first.drop, keys.second.map(|keys| keys.drop));
-        if self.queues.join(queue, pending) {
+        if let Some(waiting) = self.queues.join(queue, pending) {
             let this = Arc::clone(self);
             let (first, second) = (keys.first.clone(), keys.second.cloned());
             self.in_flight.spawn(async move {
@@ -83,8 +83,9 @@ impl ClaimService {
                     first: &first,
                     second: second.as_ref(),
                 };
-                let caller = this.queues.caller(queue);
-                make_calls(caller, |batch| this.call(queue, candidates, batch)).await;
+                let call = |batch| this.call(candidates, batch);
+                let refuse = |left| refuse(left, AdmissionError::Unanswered);
+                this.queues.make_calls(queue, waiting, call, refuse).await;
             });
         }
         let Ok(reply) = replied.await else {
@@ -94,20 +95,21 @@ impl ClaimService {
         reply.map_err(ClaimRefusal::NotAnswered)
     }
 
-    /// Makes one call. If it admitted users, returns the task that stores the admissions and
-    /// answers.
+    /// Makes one call.
     async fn call(
         self: &Arc<Self>,
-        queue: QueueId,
         candidates: Candidates<'_>,
         mut batch: Vec<PendingClaim>,
-    ) -> Option<JoinHandle<()>> {
+    ) -> Called {
         let asked_at = Instant::now();
         let late = batch.extract_if(.., |pending| {
             asked_at.duration_since(pending.arrived) > self.max_wait
         });
         refuse(late.collect(), AdmissionError::Unanswered);
-        let coupon = batch.first()?.coupon.coupon.id;
+        let Some(first) = batch.first() else {
+            return Called::Answered;
+        };
+        let coupon = first.coupon.coupon.id;
         // The claims of one call may have copies of the coupon from several eras. Use the newest.
         let eras = batch.iter().map(|pending| pending.coupon.coupon.era);
         let era = eras.max().unwrap_or(0);
@@ -127,17 +129,17 @@ impl ClaimService {
                 let storing = self.deliver(call, batch.into_iter().zip(replies));
                 // Let requests that wait on their sockets join the next call.
                 tokio::task::yield_now().await;
-                storing
+                storing.map_or(Called::Answered, Called::Admitted)
             }
             Err(error) => {
                 tracing::debug!(%error, claims = batch.len(), "claims were not answered");
-                // Redis does not answer: refuse the waiting claims too, instead of letting them
-                // wait for a second timeout.
-                if matches!(error, AdmissionError::Redis(_)) {
-                    refuse(self.queues.take_all(queue), AdmissionError::Unanswered);
-                }
+                let is_failed = matches!(error, AdmissionError::Redis(_));
                 refuse(batch, error);
-                None
+                if is_failed {
+                    Called::Failed
+                } else {
+                    Called::Answered
+                }
             }
         }
     }
@@ -194,13 +196,12 @@ impl ClaimService {
             };
             Some(Admitted {
                 claim,
-                call,
                 admitted_at_ms: reply.admitted_at_ms,
                 trace: pending.trace,
             })
         };
         let claims: Vec<Admitted> = holders.iter().filter_map(admitted).collect();
-        let stored = self.second_store.ensure(&claims).await;
+        let stored = self.second_store.ensure(call, &claims).await;
         for ((pending, reply), stored) in holders.into_iter().zip(stored) {
             pending.answer(reply, stored);
         }
@@ -254,129 +255,103 @@ const ACKNOWLEDGED: Duration = Duration::from_millis(3);
 /// Time in which users who were just answered may claim again.
 const ANSWERED: Duration = Duration::from_micros(500);
 
-/// Makes calls until the queue is empty. A call that admitted users returns the task that stores
-/// their claims.
-async fn make_calls<T, Called: Future<Output = Option<JoinHandle<()>>>>(
-    mut caller: Caller<'_, T>,
-    call: impl Fn(Vec<T>) -> Called,
-) {
-    while let Some(batch) = caller.next() {
-        if let Some(storing) = call(batch).await {
-            wait_for_claims(storing, &caller).await;
+/// What a call means for the claims that wait for the next one.
+enum Called {
+    /// No user was admitted: the next call follows at once.
+    Answered,
+    /// This task stores the admissions.
+    Admitted(JoinHandle<()>),
+    /// Redis did not answer.
+    Failed,
+}
+
+/// Claims that wait for the next call, by candidates. An entry exists exactly while a task calls
+/// Redis for these candidates.
+pub(super) struct Queues<T>(Mutex<HashMap<QueueId, UnboundedSender<T>>>);
+
+impl<T> Default for Queues<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Queues<T> {
+    /// Adds a claim to a queue. If the queue was idle, or its task has panicked, returns its claims:
+    /// this task must make the calls.
+    fn join(&self, id: QueueId, claim: T) -> Option<UnboundedReceiver<T>> {
+        let mut queues = self.0.lock();
+        let claim = match queues.get(&id) {
+            Some(queue) => queue.send(claim).err()?.0,
+            None => claim,
+        };
+        let (queue, waiting) = unbounded_channel();
+        // It cannot fail, because the receiver exists.
+        let _ = queue.send(claim);
+        queues.insert(id, queue);
+        Some(waiting)
+    }
+
+    /// Makes calls, with the claims in order of arrival, until the queue is empty.
+    async fn make_calls<Calling: Future<Output = Called>>(
+        &self,
+        id: QueueId,
+        mut waiting: UnboundedReceiver<T>,
+        call: impl Fn(Vec<T>) -> Calling,
+        refuse: impl Fn(Vec<T>),
+    ) {
+        let mut batch = Vec::new();
+        loop {
+            take(&mut waiting, &mut batch, MAX_BATCH);
+            if batch.is_empty() {
+                let mut queues = self.0.lock();
+                if waiting.is_empty() {
+                    queues.remove(&id);
+                    return;
+                }
+                continue;
+            }
+            match call(std::mem::take(&mut batch)).await {
+                Called::Answered => {}
+                Called::Admitted(storing) => gather(storing, &mut waiting, &mut batch).await,
+                Called::Failed => {
+                    // Refuse the waiting claims too, instead of letting them wait for a second
+                    // timeout.
+                    let mut left = Vec::new();
+                    take(&mut waiting, &mut left, usize::MAX);
+                    refuse(left);
+                }
+            }
         }
+    }
+}
+
+/// Takes waiting claims until the batch has `most`.
+fn take<T>(waiting: &mut UnboundedReceiver<T>, batch: &mut Vec<T>, most: usize) {
+    while batch.len() < most
+        && let Ok(claim) = waiting.try_recv()
+    {
+        batch.push(claim);
     }
 }
 
 /// Group commit: while the admissions of the last call are being stored, claims gather for the next
 /// one. Waiting only for the acknowledgement would split a crowd into two halves that wait for each
 /// other, so the users who were just answered get a moment to return (docs/PERFORMANCE.md).
-async fn wait_for_claims<T>(storing: JoinHandle<()>, caller: &Caller<'_, T>) {
-    let gather = async {
+async fn gather<T>(
+    storing: JoinHandle<()>,
+    waiting: &mut UnboundedReceiver<T>,
+    batch: &mut Vec<T>,
+) {
+    let moment = async {
         if timeout(ACKNOWLEDGED, storing).await.is_ok() {
             sleep(ANSWERED).await;
         }
     };
-    tokio::select! {
-        () = gather => {}
-        () = caller.enough() => {}
-    }
-}
-
-/// Claims that wait for the next call, by candidates. An entry exists exactly while a task calls
-/// Redis for these candidates.
-pub(super) struct Queues<T> {
-    waiting: Mutex<HashMap<QueueId, Vec<T>>>,
-    /// Notified when a queue has enough claims for a call.
-    enough: Notify,
-}
-
-impl<T> Default for Queues<T> {
-    fn default() -> Self {
-        Self {
-            waiting: Mutex::default(),
-            enough: Notify::new(),
-        }
-    }
-}
-
-impl<T> Queues<T> {
-    /// Adds a claim to a queue. Returns `true` if the queue was idle, so that this task must make
-    /// the calls as its [`Caller`].
-    #[must_use]
-    fn join(&self, id: QueueId, claim: T) -> bool {
-        match self.waiting.lock().entry(id) {
-            Entry::Occupied(mut waiting) => {
-                waiting.get_mut().push(claim);
-                if waiting.get().len() == ENOUGH {
-                    self.enough.notify_waiters();
-                }
-                false
-            }
-            Entry::Vacant(first) => {
-                first.insert(vec![claim]);
-                true
-            }
-        }
-    }
-
-    /// Takes the claims that wait for the next call.
-    fn take_all(&self, id: QueueId) -> Vec<T> {
-        let mut all = self.waiting.lock();
-        all.get_mut(&id).map(std::mem::take).unwrap_or_default()
-    }
-
-    fn caller(&self, id: QueueId) -> Caller<'_, T> {
-        Caller {
-            queues: self,
-            id,
-            ended: false,
-        }
-    }
-}
-
-/// The task that makes the calls of a queue. Dropping it drops the waiting claims and makes the
-/// queue idle again.
-struct Caller<'a, T> {
-    queues: &'a Queues<T>,
-    id: QueueId,
-    ended: bool,
-}
-
-impl<T> Caller<'_, T> {
-    /// Returns the claims of the next call, in order of arrival. `None` means that the queue is
-    /// empty and now idle.
-    fn next(&mut self) -> Option<Vec<T>> {
-        let mut all = self.queues.waiting.lock();
-        let waiting = all.get_mut(&self.id)?;
-        if waiting.is_empty() {
-            all.remove(&self.id);
-            self.ended = true;
-            return None;
-        }
-        let later = waiting.split_off(waiting.len().min(MAX_BATCH));
-        Some(std::mem::replace(waiting, later))
-    }
-
-    /// Waits until enough claims for a call wait.
-    async fn enough(&self) {
-        loop {
-            // Registered before the check, so that no notification is missed.
-            let notified = self.queues.enough.notified();
-            let waiting = self.queues.waiting.lock().get(&self.id).map_or(0, Vec::len);
-            if waiting >= ENOUGH {
-                return;
-            }
-            notified.await;
-        }
-    }
-}
-
-impl<T> Drop for Caller<'_, T> {
-    fn drop(&mut self) {
-        if !self.ended {
-            // After a panic: drop the claims outside the lock. Their requests then fail.
-            let left = self.queues.waiting.lock().remove(&self.id);
-            drop(left);
+    tokio::pin!(moment);
+    while batch.len() < ENOUGH {
+        tokio::select! {
+            () = &mut moment => return,
+            Some(claim) = waiting.recv() => batch.push(claim),
         }
     }
 }
@@ -392,86 +367,88 @@ mod tests {
 
     const QUEUE: QueueId = (DropId(1), None);
 
-    #[test]
-    fn claims_that_arrive_during_a_call_share_the_next_call_in_order() {
-        let queues = Queues::default();
-        assert!(queues.join(QUEUE, 1));
-        let mut caller = queues.caller(QUEUE);
-        assert_eq!(caller.next(), Some(vec![1]));
-        assert!(!queues.join(QUEUE, 2));
-        assert!(!queues.join(QUEUE, 3));
-        assert!(
-            queues.join((DropId(1), Some(DropId(2))), 9),
-            "other candidates have separate calls"
-        );
-        assert_eq!(caller.next(), Some(vec![2, 3]));
-        assert_eq!(caller.next(), None);
-        assert!(queues.join(QUEUE, 4), "the queue is idle again");
-    }
-
-    /// Makes calls that return immediately, and notes their claims. `storing` gets the number of a
-    /// call and returns the task that stores its admissions.
+    /// Puts claims into the queue, makes calls until it is empty, and returns the claims of each.
+    /// `then` gets the number of the call; what it joins is in the next call.
     async fn calls(
-        queues: &Queues<u32>,
-        made: &RefCell<Vec<Vec<u32>>>,
-        storing: impl Fn(usize) -> Option<JoinHandle<()>>,
-    ) {
-        make_calls(queues.caller(QUEUE), |batch| {
+        queues: &Queues<usize>,
+        claims: impl IntoIterator<Item = usize>,
+        then: impl Fn(usize) -> Called,
+    ) -> Vec<Vec<usize>> {
+        let mut waiting = None;
+        for claim in claims {
+            waiting = queues.join(QUEUE, claim).or(waiting);
+        }
+        let made: RefCell<Vec<Vec<usize>>> = RefCell::default();
+        let call = |batch| {
             made.borrow_mut().push(batch);
-            ready(storing(made.borrow().len()))
-        })
-        .await;
+            ready(then(made.borrow().len()))
+        };
+        let refuse = |left| made.borrow_mut().push(left);
+        let waiting = waiting.expect("the queue was idle");
+        queues.make_calls(QUEUE, waiting, call, refuse).await;
+        made.into_inner()
     }
 
     #[test]
-    fn claims_on_an_idle_drop_and_after_calls_without_admissions_are_not_delayed() {
+    fn claims_that_arrive_during_a_call_share_the_next_one_at_once_and_in_order() {
         let queues = Queues::default();
-        let made = RefCell::default();
-        assert!(queues.join(QUEUE, 1));
-        let join_next = |call| {
-            if call < 4 {
-                assert!(!queues.join(QUEUE, 1));
+        let join_two = |call| {
+            if call < 3 {
+                assert!(queues.join(QUEUE, 2 * call).is_none());
+                assert!(queues.join(QUEUE, 2 * call + 1).is_none());
+                let others = (DropId(1), Some(DropId(2)));
+                assert_eq!(queues.join(others, 9).is_some(), call == 1);
             }
-            None
+            Called::Answered
         };
         // Nothing waits, so all calls are made in one go.
-        assert_eq!(calls(&queues, &made, join_next).now_or_never(), Some(()));
-        assert_eq!(made.take(), vec![vec![1]; 4]);
+        let made = calls(&queues, [1], join_two).now_or_never();
+        assert_eq!(made, Some(vec![vec![1], vec![2, 3], vec![4, 5]]));
+        assert!(queues.join(QUEUE, 6).is_some(), "the queue is idle again");
+    }
+
+    #[test]
+    fn claims_that_wait_for_a_call_after_a_failed_one_are_refused() {
+        let queues = Queues::default();
+        let fail = |_| {
+            (2..=500).for_each(|claim| assert!(queues.join(QUEUE, claim).is_none()));
+            Called::Failed
+        };
+        let made = calls(&queues, [1], fail).now_or_never();
+        assert_eq!(made, Some(vec![vec![1], (2..=500).collect()]));
     }
 
     #[tokio::test]
     async fn call_after_admissions_waits_a_moment_or_until_enough_claims_wait() {
         for is_stored in [false, true] {
-            for others in [1, 64] {
+            for last in [1, ENOUGH] {
                 let queues = Queues::default();
-                let made = RefCell::default();
-                assert!(queues.join(QUEUE, 0));
                 let (store, stored) = oneshot::channel::<()>();
                 let stored = Cell::new(Some(stored));
                 let storing = |_| {
-                    let stored = stored.take()?;
-                    Some(tokio::spawn(async { drop(stored.await) }))
+                    stored.take().map_or(Called::Answered, |stored| {
+                        Called::Admitted(tokio::spawn(async { drop(stored.await) }))
+                    })
                 };
-                let mut calling = Box::pin(calls(&queues, &made, storing));
+                let mut calling = Box::pin(calls(&queues, [0], storing));
                 assert!((&mut calling).now_or_never().is_none());
                 if is_stored {
                     store.send(()).unwrap();
                     tokio::task::yield_now().await;
                     assert!((&mut calling).now_or_never().is_none());
                 }
-                let others: Vec<u32> = (1..=others).collect();
-                for user in &others {
-                    assert!(!queues.join(QUEUE, *user));
+                for user in 1..=last {
+                    assert!(queues.join(QUEUE, user).is_none());
                 }
+                let expected = vec![vec![0], (1..=last).collect()];
                 let at_once = (&mut calling).now_or_never();
-                if others.len() == ENOUGH {
-                    assert_eq!(at_once, Some(()));
+                if last == ENOUGH {
+                    assert_eq!(at_once, Some(expected));
                 } else {
                     assert_eq!(at_once, None);
                     // The wait ends even if nothing was stored.
-                    calling.await;
+                    assert_eq!(calling.await, expected);
                 }
-                assert_eq!(made.take(), [vec![0], others]);
             }
         }
     }
@@ -479,24 +456,17 @@ mod tests {
     #[test]
     fn call_is_limited_to_one_batch() {
         let queues = Queues::default();
-        for number in 0..=MAX_BATCH {
-            assert_eq!(queues.join(QUEUE, number), number == 0);
-        }
-        let mut caller = queues.caller(QUEUE);
-        let batches = [(0..MAX_BATCH).collect(), vec![MAX_BATCH]];
-        assert_eq!(batches.map(Some), [caller.next(), caller.next()]);
-        assert_eq!(caller.next(), None);
+        let made = calls(&queues, 0..=MAX_BATCH, |_| Called::Answered);
+        let expected = vec![(0..MAX_BATCH).collect(), vec![MAX_BATCH]];
+        assert_eq!(made.now_or_never(), Some(expected));
     }
 
     #[test]
     fn queue_is_idle_again_after_a_panic() {
         let queues = Queues::default();
-        assert!(queues.join(QUEUE, 1));
-        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _caller = queues.caller(QUEUE);
-            panic!("on purpose");
-        }));
-        assert!(panicked.is_err());
-        assert!(queues.join(QUEUE, 2));
+        let panics = |_| panic!("on purpose");
+        let made = std::panic::AssertUnwindSafe(calls(&queues, [1], panics)).catch_unwind();
+        assert!(made.now_or_never().unwrap().is_err());
+        assert!(queues.join(QUEUE, 2).is_some());
     }
 }

@@ -84,79 +84,84 @@ impl IntoResponse for ClaimAnswer {
     }
 }
 
+/// What a refusal means: the label `outcome` of the metric, the code of the response, and the
+/// sentence for the user, and for the log if the response is 503.
+pub(super) struct Meaning {
+    pub(super) label: &'static str,
+    pub(super) code: Code,
+    pub(super) detail: Cow<'static, str>,
+}
+
 impl ClaimRefusal {
-    /// Returns the label `outcome` of `firstcome_claims_total`.
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            Self::Refused(admission) => admission.word(),
-            Self::NotAnswered(error) => error.word(),
-            Self::NotDurable => "not_held",
-            Self::StandingUnknown => "unknown",
-            Self::TooMany => "shed",
-            Self::Coupon(_) => "no_coupon",
-            Self::Panicked => "unexpected",
-        }
-    }
-
-    pub(super) fn code(&self) -> Code {
-        match self {
-            Self::Coupon(LookupError::NoSuchCoupon(_)) => Code::NotFound,
-            Self::Refused(Admission::SoldOut) => Code::SoldOut,
-            Self::Refused(Admission::Paused) => Code::Paused,
-            Self::Refused(Admission::Revoked) => Code::Revoked,
-            Self::Refused(Admission::NotAllowed) => Code::NotAllowed,
-            Self::Refused(Admission::NotOpen(_)) => Code::NotOpen,
-            Self::Refused(Admission::Closed(_)) => Code::Closed,
-            Self::Panicked => Code::Internal,
-            Self::Coupon(LookupError::Unavailable)
-            | Self::Refused(_)
-            | Self::NotAnswered(_)
-            | Self::NotDurable
-            | Self::StandingUnknown
-            | Self::TooMany => Code::Unavailable,
-        }
-    }
-
-    /// Returns the sentence for the user, and for the log if the response is 503.
-    pub(super) fn detail(&self) -> Cow<'static, str> {
-        Cow::Borrowed(match self {
+    pub(super) fn meaning(&self) -> Meaning {
+        let try_again = |label, detail| (label, Code::Unavailable, detail);
+        let (label, code, detail) = match self {
             Self::Coupon(LookupError::NoSuchCoupon(id)) => {
-                return format!("there is no coupon {id}").into();
+                return Meaning {
+                    label: "no_coupon",
+                    code: Code::NotFound,
+                    detail: format!("there is no coupon {id}").into(),
+                };
             }
-            Self::Coupon(LookupError::Unavailable) => {
-                "it is unknown right now whether the coupon exists; try again"
-            }
-            Self::Refused(admission) => refusal(*admission),
+            Self::Coupon(LookupError::Unavailable) => try_again(
+                "no_coupon",
+                "it is unknown right now whether the coupon exists; try again",
+            ),
+            Self::Refused(admission) => refused(*admission),
             Self::NotAnswered(error) => match **error {
                 AdmissionError::Closed | AdmissionError::AnotherEra => {
-                    "admission is closed for a check; try again"
+                    try_again("gate_closed", "admission is closed for a check; try again")
                 }
-                AdmissionError::Unanswered => {
-                    "too many claims wait for Redis; try again in a moment"
+                AdmissionError::Unanswered => try_again(
+                    "redis_slow",
+                    "too many claims wait for Redis; try again in a moment",
+                ),
+                AdmissionError::Redis(_) => try_again(
+                    "redis_error",
+                    "whether this claim went through is not known yet; try again",
+                ),
+                AdmissionError::Unexpected => {
+                    try_again("unexpected", "this claim could not be processed; try again")
                 }
-                AdmissionError::Redis(_) => {
-                    "whether this claim went through is not known yet; try again"
-                }
-                AdmissionError::Unexpected => "this claim could not be processed; try again",
             },
-            Self::NotDurable => {
-                "a slot is reserved for you, but cannot be confirmed right now; try again"
-            }
-            Self::StandingUnknown => "the status of this claim is unknown right now; try again",
-            Self::TooMany => "too many claims at once; try again in a moment",
-            Self::Panicked => "something went wrong here; the log has the reason",
-        })
+            Self::NotDurable => try_again(
+                "not_held",
+                "a slot is reserved for you, but cannot be confirmed right now; try again",
+            ),
+            Self::StandingUnknown => try_again(
+                "unknown",
+                "the status of this claim is unknown right now; try again",
+            ),
+            Self::TooMany => try_again("shed", "too many claims at once; try again in a moment"),
+            Self::Panicked => (
+                "unexpected",
+                Code::Internal,
+                "something went wrong here; the log has the reason",
+            ),
+        };
+        let detail = detail.into();
+        Meaning {
+            label,
+            code,
+            detail,
+        }
     }
 }
 
-fn refusal(admission: Admission) -> &'static str {
-    match admission {
-        Admission::SoldOut => "all are given out",
-        Admission::Paused => "this coupon is paused; try again later",
-        Admission::Revoked => "your coupon was given back or revoked, and you cannot get another",
-        Admission::NotAllowed => "this coupon is for certain people, and you are not among them",
-        Admission::NotOpen(_) => "this coupon is not open yet",
-        Admission::Closed(_) => "this coupon is closed",
+fn refused(admission: Admission) -> (&'static str, Code, &'static str) {
+    let (code, detail) = match admission {
+        Admission::SoldOut => (Code::SoldOut, "all are given out"),
+        Admission::Paused => (Code::Paused, "this coupon is paused; try again later"),
+        Admission::Revoked => (
+            Code::Revoked,
+            "your coupon was given back or revoked, and you cannot get another",
+        ),
+        Admission::NotAllowed => (
+            Code::NotAllowed,
+            "this coupon is for certain people, and you are not among them",
+        ),
+        Admission::NotOpen(_) => (Code::NotOpen, "this coupon is not open yet"),
+        Admission::Closed(_) => (Code::Closed, "this coupon is closed"),
         // The user's groups are unknown, or the drop is not in Redis or does not add up. The others
         // are no refusals.
         Admission::ForGroup
@@ -164,8 +169,9 @@ fn refusal(admission: Admission) -> &'static str {
         | Admission::Unverified
         | Admission::Accepted(_)
         | Admission::Already(..)
-        | Admission::Waiting(_) => "this coupon is being checked; try again",
-    }
+        | Admission::Waiting(_) => (Code::Unavailable, "this coupon is being checked; try again"),
+    };
+    (admission.into(), code, detail)
 }
 
 impl From<LookupError> for ClaimRefusal {
@@ -177,9 +183,10 @@ impl From<LookupError> for ClaimRefusal {
 impl From<ClaimRefusal> for Problem {
     fn from(refusal: ClaimRefusal) -> Self {
         let time = |ms| instant(ms).to_rfc3339_opts(SecondsFormat::Millis, true);
-        let problem = match refusal.code() {
-            Code::Unavailable => Self::unavailable(refusal.detail()),
-            code => Self::new(code, refusal.detail()),
+        let Meaning { code, detail, .. } = refusal.meaning();
+        let problem = match code {
+            Code::Unavailable => Self::unavailable(detail),
+            code => Self::new(code, detail),
         };
         match refusal {
             ClaimRefusal::Refused(Admission::NotOpen(at)) => problem.with("opens_at", time(at)),

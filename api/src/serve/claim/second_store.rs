@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
 use firstcome_shared::config::PublishArgs;
 use firstcome_shared::crash::{Point, crash_point};
@@ -19,7 +18,7 @@ use firstcome_shared::trace::TraceContext;
 use lru::LruCache;
 use metrics::counter;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::kafka::Publisher;
 use crate::rows::{Outcome, write_rows};
@@ -62,7 +61,6 @@ pub(super) struct Call {
 /// A claim that has a slot: from the script's reply to the message or the row.
 pub(super) struct Admitted {
     pub(super) claim: ClaimEvent,
-    pub(super) call: Call,
     /// In Unix milliseconds, or `None` if unknown: of a user who holds a slot in another drop than
     /// the claimed one, the script reads only the coupon's claimants.
     pub(super) admitted_at_ms: Option<i64>,
@@ -75,7 +73,7 @@ impl SecondStore {
     pub(crate) fn new(publisher: Publisher, mysql: &Db, deadlines: PublishArgs) -> Self {
         Self {
             publisher,
-            mysql: mysql.of_primary(),
+            mysql: mysql.of_primary().within(deadlines.backup_deadline()),
             deadlines,
             stored: LruCache::new(REMEMBERED).into(),
             hashing: RandomState::new(),
@@ -89,23 +87,19 @@ impl SecondStore {
     ///
     /// Two processes may publish the same claim, as may one process for concurrent retries. The
     /// consumer ignores the second message.
-    pub(super) async fn ensure(&self, claims: &[Admitted]) -> Vec<Option<Store>> {
+    pub(super) async fn ensure(&self, call: Call, claims: &[Admitted]) -> Vec<Option<Store>> {
         let ids: Vec<AdmissionId> = claims.iter().map(|claim| self.id(claim)).collect();
-        let mut stores = HashMap::with_capacity(claims.len());
-        let mut missing = BTreeMap::new();
-        {
+        let mut stores: HashMap<AdmissionId, Store> = {
             let mut stored = self.stored.lock();
-            for (id, claim) in ids.iter().zip(claims) {
-                if let Some(store) = stored.get(id) {
-                    stores.insert(*id, *store);
-                } else {
-                    missing.insert(*id, claim);
-                }
-            }
-        }
+            let known = |id: &AdmissionId| Some((*id, *stored.get(id)?));
+            ids.iter().filter_map(known).collect()
+        };
+        let missing = ids.iter().copied().zip(claims);
+        let missing: BTreeMap<AdmissionId, &Admitted> =
+            missing.filter(|(id, _)| !stores.contains_key(id)).collect();
         if !missing.is_empty() {
             let (missing, claims): (Vec<AdmissionId>, Vec<&Admitted>) = missing.into_iter().unzip();
-            let written = self.write(&claims).await;
+            let written = self.write(call, &claims).await;
             let mut stored = self.stored.lock();
             for (id, store) in missing.into_iter().zip(written) {
                 if let Some(store) = store {
@@ -114,14 +108,15 @@ impl SecondStore {
                 }
             }
         }
-        let acknowledged = |(id, claim): (&AdmissionId, &Admitted)| {
-            let store = stores.get(id).copied().filter(|_| self.is_in_time(claim));
-            if store.is_none() {
-                counter!("firstcome_claims_not_held_total").increment(1);
-            }
-            store
-        };
-        ids.iter().zip(claims).map(acknowledged).collect()
+        // After both deadlines, Redis may have been lost and rebuilt without these claims. The
+        // stores' own deadlines do not prevent this, because a slow response from Redis or a pause
+        // of this process may have come before them.
+        let is_in_time = call.asked_at.elapsed() <= self.deadlines.longest_in_flight();
+        let store = |id| stores.get(id).copied().filter(|_| is_in_time);
+        let stores: Vec<Option<Store>> = ids.iter().map(store).collect();
+        let not_held = stores.iter().filter(|store| store.is_none()).count();
+        counter!("firstcome_claims_not_held_total").increment(not_held as u64);
+        stores
     }
 
     fn id(&self, admitted: &Admitted) -> AdmissionId {
@@ -131,24 +126,18 @@ impl SecondStore {
         (claim.drop_id, claim.slot, fingerprint)
     }
 
-    /// Whether a claim may still be acknowledged: after both deadlines, Redis may have been lost
-    /// and rebuilt without it. The stores' own deadlines do not prevent this, because a slow
-    /// response from Redis or a pause of this process may have come before them.
-    fn is_in_time(&self, claim: &Admitted) -> bool {
-        claim.call.asked_at.elapsed() <= self.deadlines.longest_in_flight()
-    }
-
     /// Writes claims to Kafka or, if Kafka does not acknowledge them, to MySQL.
-    async fn write(&self, claims: &[&Admitted]) -> Vec<Option<Store>> {
+    async fn write(&self, call: Call, claims: &[&Admitted]) -> Vec<Option<Store>> {
         let is_published = self.publisher.publish(claims).await;
         crash_point(Point::ClaimPublished);
         if is_published {
             return vec![Some(Store::Kafka); claims.len()];
         }
         let limit = self.deadlines.backup_deadline();
-        let written = write_to_mysql(&self.mysql, claims, limit).await;
+        let late = |_| Err(DbError::Unreachable(format!("no answer within {limit:?}")));
+        let written = timeout(limit, self.write_rows(call, claims)).await;
         crash_point(Point::ClaimKept);
-        let have_rows = written.unwrap_or_else(|error| {
+        let have_rows = written.unwrap_or_else(late).unwrap_or_else(|error| {
             tracing::debug!(%error, "rows of claims that Kafka has not acknowledged are not written");
             vec![false; claims.len()]
         });
@@ -157,46 +146,31 @@ impl SecondStore {
         let store = |has_row: bool| has_row.then_some(Store::Mysql);
         have_rows.into_iter().map(store).collect()
     }
-}
 
-/// Writes the rows of claims that one call named, and returns which of them exist. If the coupon
-/// has begun a later era, none is written: Redis may have been rebuilt without them.
-async fn write_to_mysql(
-    db: &Db,
-    admitted: &[&Admitted],
-    limit: Duration,
-) -> Result<Vec<bool>, DbError> {
-    let Some(Call { coupon, era, .. }) = admitted.first().map(|one| one.call) else {
-        return Ok(Vec::new());
-    };
-    let claim = |one: &&Admitted| Claim {
-        trace: one.trace,
-        ..Claim::from(&one.claim)
-    };
-    let claims: Vec<Claim> = admitted.iter().map(claim).collect();
-    let begun = Instant::now();
-    let write = async {
-        let key = db.code_key().await?;
+    /// Writes the rows of claims that one call named, and returns which of them exist. If the
+    /// coupon has begun a later era, none is written: Redis may have been rebuilt without them.
+    async fn write_rows(&self, call: Call, claims: &[&Admitted]) -> Result<Vec<bool>, DbError> {
+        let key = self.mysql.code_key().await?;
+        let claim = |one: &&Admitted| Claim {
+            trace: one.trace,
+            ..Claim::from(&one.claim)
+        };
+        let claims: Vec<Claim> = claims.iter().map(claim).collect();
         loop {
             let (claims, key) = (claims.clone(), key.clone());
-            let writing = async move |conn: &mut Conn| {
-                if has_later_era(conn, coupon, era).await? {
+            let write = async move |conn: &mut Conn| {
+                if has_later_era(conn, call.coupon, call.era).await? {
                     return Ok(vec![false; claims.len()]);
                 }
                 let outcomes = write_rows(conn, &claims, &key, IssuedBy::Api).await?;
                 Ok(outcomes.iter().map(Outcome::has_row).collect())
             };
-            let left = db.within(limit.saturating_sub(begun.elapsed()));
-            let written = left.transaction("write claims that are not published", writing);
-            match written.await {
+            let what = "write claims that are not published";
+            match self.mysql.transaction(what, write).await {
                 // Two processes that write the same claims can deadlock.
-                Err(error) if error.is_deadlock() && begun.elapsed() < limit => {}
+                Err(error) if error.is_deadlock() => {}
                 written => return written,
             }
         }
-    };
-    let late = |_| Err(DbError::Unreachable(format!("no answer within {limit:?}")));
-    tokio::time::timeout(limit, write)
-        .await
-        .unwrap_or_else(late)
+    }
 }

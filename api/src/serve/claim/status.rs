@@ -100,15 +100,15 @@ impl ClaimService {
                         user_id: user,
                         claimed_at: instant(admitted_at_ms.unwrap_or(now_ms)),
                     },
-                    call: Call {
-                        coupon: id,
-                        era: coupon.coupon.era,
-                        asked_at,
-                    },
                     admitted_at_ms,
                     trace: trace::current(),
                 };
-                let stored = self.second_store.ensure(&[admitted]).await;
+                let call = Call {
+                    coupon: id,
+                    era: coupon.coupon.era,
+                    asked_at,
+                };
+                let stored = self.second_store.ensure(call, &[admitted]).await;
                 stored[0].ok_or(ClaimRefusal::NotDurable)?;
             }
             _ => {}
