@@ -320,7 +320,6 @@ mod tests {
             ("broken_promise", Some(8), Some("u-1"), false),
             ("broken_promise", Some(7), Some("u-2"), false),
             ("failed_claim", Some(7), None, false),
-            ("redis_lost", None, None, false),
         ] {
             let user = user.map(str::to_owned);
             let letter = OpenLetter {
@@ -341,13 +340,5 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn excuses_that_were_needed_are_named() {
-        let excuses = after(&[RESTORED]);
-        assert_eq!(excuses.used(), [""; 0]);
-        assert!(excuses.denial());
-        assert_eq!(excuses.used(), [EXCUSES[1].reason]);
     }
 }

@@ -67,8 +67,7 @@ pub(super) async fn put(
         }
         Garbage::DeadLetters => dead_letters(system, coupon).await,
         Garbage::Forged => {
-            let codecs = ["gzip", "snappy", "lz4", "zstd"];
-            let codec = codecs[rand::random_range(0..codecs.len())];
+            let codec = ["gzip", "snappy", "lz4", "zstd"][rand::random_range(0..4)];
             foreign_batch(system, codec, &forged(coupon)).await
         }
         // 18 MB that compress to 20 KB; with other codecs, Kafka or its client may refuse them.

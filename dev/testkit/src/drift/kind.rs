@@ -81,16 +81,3 @@ impl Drift {
         lines.join("\n")
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_kind_is_listed_with_its_description() {
-        let kinds = Drift::list();
-        assert_eq!(kinds.lines().count(), Drift::value_variants().len());
-        assert!(kinds.lines().all(|line| line.len() > 40), "{kinds}");
-        assert!(kinds.contains("unissued "), "{kinds}");
-    }
-}
