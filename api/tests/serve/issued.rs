@@ -168,7 +168,7 @@ async fn csv_interrupted_by_mysql_breaks_the_connection() {
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
     let api = world
         .with("database-url", url)
-        .with("database-timeout-ms", 3_000)
+        .with("database-timeout-ms", 20_000)
         .api()
         .await;
     let (id, drop) = api.make(open(100_000)).await;

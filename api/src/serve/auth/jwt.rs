@@ -70,6 +70,22 @@ fn filled(text: Option<&String>) -> Option<&str> {
 }
 
 impl JwtArgs {
+    /// Returns the name of one of these settings that is set, if any is.
+    pub(super) fn any_set(&self) -> Option<&'static str> {
+        let settings = [
+            ("JWT_JWKS_URL", &self.jwt_jwks_url),
+            ("JWT_ISSUER", &self.jwt_issuer),
+            ("JWT_AUDIENCE", &self.jwt_audience),
+            ("JWT_AUDIENCE_CLAIM", &self.jwt_audience_claim),
+            ("JWT_USER_CLAIM", &self.jwt_user_claim),
+            ("JWT_GROUPS_CLAIM", &self.jwt_groups_claim),
+        ];
+        let is_set = |(_, text): &(_, &Option<String>)| filled(text.as_ref()).is_some();
+        let text = settings.into_iter().find(is_set).map(|(name, _)| name);
+        let key = self.secret().map(|_| "JWT_SECRET");
+        text.or(key).or(self.jwt_algorithm.map(|_| "JWT_ALGORITHM"))
+    }
+
     fn secret(&self) -> Option<&str> {
         let secret = self.jwt_secret.as_ref()?.expose_secret();
         (!secret.is_empty()).then_some(secret)
