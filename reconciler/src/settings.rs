@@ -281,10 +281,7 @@ pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Ste
     let drops: Vec<_> = seen.drops.iter().map(|own| own.keys.clone()).collect();
     let mut sealed = db.sealed_rows_of(id).await?;
     sealed.retain(|drop, _| drops.iter().all(|own| own.drop != *drop));
-    // In this order, a return between the two reads looks like one claimant too many.
-    let claimants = ctx.stores.redis.coupon_state(id).await?.claimants;
-    let states = ctx.stores.redis.drop_states(&drops).await?;
-    let users: u64 = states.iter().map(|state| state.users).sum();
+    let (claimants, users) = ctx.stores.redis.claimants_and_users(id, &drops).await?;
     if claimants >= users + sealed.values().sum::<u64>() {
         return Ok(false);
     }

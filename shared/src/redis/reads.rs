@@ -354,6 +354,25 @@ impl Redis {
         Ok(found.into_iter().map(|number| number > 0).collect())
     }
 
+    /// Counts a coupon's claimants, and the users of these drops, at one moment: a claim between
+    /// two reads would look like a claimant that is missing.
+    pub async fn claimants_and_users(
+        &self,
+        coupon: CouponId,
+        drops: &[DropKeys],
+    ) -> RedisResult<(u64, u64)> {
+        let mut pipe = redis::pipe();
+        let [_, _, claimants, ..] = keys::coupon_keys(&self.prefix, coupon);
+        pipe.hlen(claimants);
+        for keys in drops {
+            pipe.zcard(&keys.users);
+        }
+        let mut replies = self.read_at_once(coupon, &mut pipe).await?;
+        let claimants = replies.next("claimants");
+        let users = drops.iter().map(|_| replies.next::<u64>("users"));
+        Ok((claimants, users.sum()))
+    }
+
     /// Whether Redis has any key of this coupon.
     pub async fn is_remembered(&self, coupon: CouponId) -> RedisResult<bool> {
         let keys = keys::coupon_keys(&self.prefix, coupon);

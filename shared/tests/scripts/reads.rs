@@ -57,6 +57,10 @@ async fn concurrent_reads_return_consistent_counters() {
             let page = world.redis.page(&world.keys, 1, None).await.unwrap();
             let known = i64::try_from(page.users.len() + page.free.len()).unwrap();
             assert_eq!(page.count.unwrap_or(0), known, "read {read}");
+            let own = std::slice::from_ref(&world.keys);
+            let both = world.redis.claimants_and_users(world.keys.coupon, own);
+            let (claimants, users) = both.await.unwrap();
+            assert_eq!(claimants, users, "read {read}");
         }
         done.store(true, Ordering::Relaxed);
         seen.len()
