@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
-use utoipa::ToSchema;
 
 /// Parses a number in its canonical form only. Forms such as `05` and `+5` are invalid, because
 /// they would bypass a gateway's rate limits by path.
@@ -19,16 +18,12 @@ pub fn canonical_number(text: &str) -> Option<i64> {
 }
 
 /// Coupon ID.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CouponId(pub i64);
 
 /// Drop ID, unique across coupons.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DropId(pub i64);
 
@@ -59,9 +54,8 @@ impl fmt::Display for DropId {
 ///
 /// `Debug` masks it, so that logs cannot reveal it by accident. `Display` shows it in full, for
 /// keys and rows.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, example = "u-37", pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._@+|:=/-]{1,128}$")]
 pub struct UserId(String);
 
 /// Replaces the hidden part of a masked id.
@@ -170,17 +164,7 @@ impl fmt::Debug for UserId {
 
 /// Scope in which a user may hold one coupon.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    Serialize,
-    Deserialize,
-    IntoStaticStr,
-    EnumString,
-    ToSchema,
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]

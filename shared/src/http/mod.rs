@@ -8,7 +8,6 @@ pub mod fetch;
 pub mod headers;
 pub mod health;
 pub mod json;
-pub mod openapi;
 pub mod ops;
 pub mod origin;
 pub mod page;

@@ -7,14 +7,13 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use strum::IntoStaticStr;
-use utoipa::ToSchema;
 
 use crate::StoreError;
 use crate::mysql::DbError;
 use crate::redis::RedisError;
 
 /// Stable error codes, the same in both services. Each has one meaning and one status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Code {
@@ -84,27 +83,21 @@ impl Code {
     }
 }
 
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Problem {
     /// `about:blank`; see `code`.
     #[serde(rename = "type")]
-    #[schema(example = "about:blank")]
     kind: &'static str,
     /// The status in words.
-    #[schema(example = "Conflict")]
     title: &'static str,
     /// The HTTP status.
-    #[schema(example = 409)]
     status: u16,
     /// Stable error code.
-    #[schema(example = "sold_out")]
     code: Code,
     /// Human-readable: what is wrong and what to do.
-    #[schema(example = "all are given out")]
     detail: Cow<'static, str>,
     /// Further members, by code: `opens_at`, `run_id`, …
     #[serde(flatten)]
-    #[schema(value_type = Object)]
     more: Map<String, Value>,
     #[serde(skip)]
     retry_after_seconds: Option<u32>,

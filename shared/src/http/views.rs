@@ -3,7 +3,6 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::coupon::{Allow, DropState};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
@@ -12,7 +11,7 @@ use crate::mysql::runs::RunRow;
 use crate::schedule::{Schedule, Tz};
 
 /// Whether Redis admits claims.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdmissionState {
     Open,
@@ -24,7 +23,7 @@ pub enum AdmissionState {
 
 /// The state of the installation: stores, alerts, and the drops that are live or need manual
 /// attention.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Overview {
     /// When the stores were read.
     pub at: DateTime<Utc>,
@@ -48,9 +47,8 @@ pub struct Overview {
 }
 
 /// The extent of the last run over all drops.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LastRun {
-    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     pub run_id: String,
     /// When it ended.
     pub finished_at: DateTime<Utc>,
@@ -62,13 +60,11 @@ pub struct LastRun {
 }
 
 /// One drop as the stores show it now.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DropOverview {
     pub coupon_id: CouponId,
-    #[schema(example = "Winter coupon")]
     pub coupon_name: String,
     /// The time zone of the coupon; null: UTC.
-    #[schema(value_type = Option<String>, example = "Asia/Seoul")]
     pub time_zone: Option<Tz>,
     pub drop_id: DropId,
     pub opens_at: DateTime<Utc>,
@@ -88,12 +84,11 @@ pub struct DropOverview {
     /// Unresolved failed claims; null before the first count.
     pub failed_claims: Option<u64>,
     /// What the last run over all drops found in this one, human-readable.
-    #[schema(example = "exact, after repairs")]
     pub last_run: String,
 }
 
 /// The keys of a drop in Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RedisCounts {
     /// The highest slot given; null if the key is missing or not a number.
     pub count: Option<i64>,
@@ -106,7 +101,7 @@ pub struct RedisCounts {
 }
 
 /// The rows of a drop when they were last counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowCount {
     pub rows: u64,
     /// Users who held a slot in Redis just before that count.
@@ -114,10 +109,9 @@ pub struct RowCount {
 }
 
 /// Settings of a coupon.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CouponSettings {
     pub id: CouponId,
-    #[schema(example = "Winter coupon")]
     pub name: String,
     /// Quantity of future drops.
     pub quantity: Slot,
@@ -126,7 +120,6 @@ pub struct CouponSettings {
     pub waiting_list: u32,
     pub paused: bool,
     /// Who may claim: null is everybody.
-    #[schema(value_type = Option<String>, example = "list")]
     pub allow: Option<Allow>,
     /// Users on its allow list.
     pub allow_list_users: u32,
@@ -137,12 +130,11 @@ pub struct CouponSettings {
     /// All drops are sealed, and no other will come.
     pub over: bool,
     /// Address of its coupon page.
-    #[schema(example = "https://coupons.example.com/c/1")]
     pub page: String,
 }
 
 /// A coupon with a page of its drops, newest first.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CouponDrops {
     pub coupon: CouponSettings,
     pub drops: Vec<ListedDrop>,
@@ -153,21 +145,18 @@ pub struct CouponDrops {
 }
 
 /// What an operator did.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecordedAct {
     pub at: DateTime<Utc>,
     /// Null if the operator sent no name.
-    #[schema(example = "Kim")]
     pub by: Option<String>,
-    #[schema(example = "change_coupon")]
     pub action: String,
     /// JSON.
-    #[schema(example = "{\"quantity\":200}")]
     pub detail: String,
 }
 
 /// A drop in the list of its coupon.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ListedDrop {
     pub id: DropId,
     pub opens_at: DateTime<Utc>,
@@ -181,7 +170,7 @@ pub struct ListedDrop {
 }
 
 /// A drop: its state, what needs manual attention, and when a sample of its slots was given out.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DropDetails {
     pub coupon: CouponSettings,
     /// The response of `GET /v1/overview`, limited to this drop.
@@ -197,7 +186,7 @@ pub struct DropDetails {
 }
 
 /// When a slot was given, and when its row was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotTimes {
     pub slot: Slot,
     pub claimed_at: DateTime<Utc>,
@@ -206,25 +195,20 @@ pub struct SlotTimes {
 }
 
 /// A claim that the consumer could not turn into a row, or that could not be published.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ListedFailedClaim {
     pub id: i64,
     pub coupon_id: Option<i64>,
     pub drop_id: Option<i64>,
     pub slot: Option<i64>,
     /// The user id in full.
-    #[schema(example = "u-37")]
     pub user_id: Option<String>,
     pub claimed_at: Option<DateTime<Utc>>,
-    #[schema(example = "slot_taken")]
     pub reason: String,
-    #[schema(example = "another user holds the slot")]
     pub error: Option<String>,
     pub failed_at: DateTime<Utc>,
     pub resolved_at: Option<DateTime<Utc>>,
-    #[schema(example = "issued")]
     pub resolution: Option<String>,
-    #[schema(example = "its user holds slot 12")]
     pub resolution_detail: Option<String>,
     /// Partition of its message; null if it did not come from a message.
     pub partition: Option<i32>,
@@ -232,7 +216,7 @@ pub struct ListedFailedClaim {
 }
 
 /// A page of failed claims.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FailedClaimPage {
     pub failed_claims: Vec<ListedFailedClaim>,
     /// The next `page`.
@@ -240,56 +224,51 @@ pub struct FailedClaimPage {
 }
 
 /// One failed claim with its message.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FailedClaimDetails {
     #[serde(flatten)]
     pub claim: ListedFailedClaim,
     /// The name of its coupon; null if there is no such coupon.
-    #[schema(example = "Winter coupon")]
     pub coupon_name: Option<String>,
     /// Whether its coupon has the drop that it names.
     pub drop_exists: bool,
     /// Why the last run left it; null if no run has given a reason.
     pub left: Option<LeftReason>,
     /// The first 4,096 bytes of its message as text; null if it has none.
-    #[schema(example = "{\"v\":2,\"coupon_id\":1}")]
     pub message: Option<String>,
     /// The length of the whole message.
     pub message_bytes: u64,
 }
 
 /// Why a run left a failed claim.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftReason {
-    #[schema(example = "the drop has no such slot, and Redis does not know its user")]
     pub why: String,
     pub at: DateTime<Utc>,
 }
 
 /// How many failed claims were discarded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Discarded {
     pub failed_claims: u64,
 }
 
 /// Result of a search.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FoundCoupons {
     pub coupons: Vec<NamedCoupon>,
 }
 
 /// A coupon by ID and name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedCoupon {
     pub id: CouponId,
-    #[schema(example = "Winter coupon")]
     pub name: String,
 }
 
 /// The pseudonym of an erased user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErasedPerson {
-    #[schema(example = "erased-0123456789abcdef0123")]
     pub pseudonym: String,
     /// Number of rows that now have the pseudonym.
     pub rows: u64,
@@ -298,22 +277,19 @@ pub struct ErasedPerson {
 }
 
 /// How many broken promises were closed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivenUp {
     pub promises: u64,
 }
 
 /// A run as shown in lists.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunSummary {
-    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     pub run_id: String,
-    #[schema(example = "cron")]
     pub trigger: String,
     pub dry_run: bool,
     pub deep: bool,
     pub confirmed: bool,
-    #[schema(example = "clean")]
     pub status: String,
     pub started_at: DateTime<Utc>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -325,11 +301,9 @@ pub struct RunSummary {
     pub skipped: u32,
     pub failed: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "MySQL did not answer")]
     pub error: Option<String>,
     /// The operator who asked for it, if a name was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "Kim")]
     pub asked_by: Option<String>,
 }
 
@@ -357,19 +331,17 @@ impl From<RunRow> for RunSummary {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Happening {
     /// Null if unknown.
     pub at: Option<DateTime<Utc>>,
     /// Its source: `redis`, `kafka`, `mysql`, `backup` or `reconciler`.
-    #[schema(example = "mysql")]
     pub source: String,
-    #[schema(example = "the row was written by the consumer")]
     pub what: String,
 }
 
 /// The current state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
     /// The row exists, so the user holds a coupon.
@@ -391,17 +363,14 @@ pub enum Holds {
 }
 
 /// A user's history with a coupon.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Story {
     pub coupon_id: CouponId,
-    #[schema(example = "Winter coupon")]
     pub coupon_name: String,
     /// In full.
-    #[schema(example = "u-37")]
     pub user_id: String,
     pub holds: Holds,
     /// The state in one sentence, with what to do.
-    #[schema(example = "they hold slot 37 of drop 7; the row was written by the consumer")]
     pub conclusion: String,
     pub drop_id: Option<DropId>,
     pub slot: Option<i64>,

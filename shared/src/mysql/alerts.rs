@@ -9,7 +9,6 @@ use diesel::sql_types::Text;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use strum::{EnumString, IntoStaticStr};
-use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::set_state;
@@ -19,7 +18,7 @@ use crate::domain::{CouponId, DropId};
 use crate::sql;
 
 /// The status of an alert.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[derive(IntoStaticStr, EnumString)]
 #[strum(serialize_all = "lowercase")]
@@ -39,20 +38,18 @@ impl AlertState {
 }
 
 /// An alert. User ids in it are masked.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
     /// The identity of the problem: its kind, and its coupon, drop or cause.
     #[serde(skip)]
     pub name: String,
     /// Its kind: a section of docs/OPERATIONS.md.
-    #[schema(example = "unissued")]
     pub kind: String,
     pub coupon_id: Option<CouponId>,
     pub drop_id: Option<DropId>,
     #[serde(rename = "status")]
     pub state: AlertState,
     /// One human-readable line.
-    #[schema(example = "3 people hold a slot and have no row")]
     pub summary: String,
     /// The number of cases that its last mail named.
     #[serde(skip)]
@@ -72,7 +69,6 @@ pub struct Alert {
     pub resolved_at: Option<DateTime<Utc>>,
     /// When it was acknowledged.
     pub acknowledged_at: Option<DateTime<Utc>>,
-    #[schema(example = "Kim")]
     pub acknowledged_by: Option<String>,
 }
 
@@ -98,18 +94,17 @@ pub struct BrokenPromise {
 }
 
 /// An alert as shown to operators.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedAlert {
     pub id: i64,
     #[serde(flatten)]
     pub alert: Alert,
     /// The name of its coupon; null if it has none.
-    #[schema(example = "Winter coupon")]
     pub coupon_name: Option<String>,
 }
 
 /// Alerts, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlertPage {
     pub alerts: Vec<ListedAlert>,
     /// `before` of the next page.

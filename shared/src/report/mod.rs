@@ -10,7 +10,6 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr, VariantArray};
-use utoipa::ToSchema;
 
 use crate::domain::{CouponId, DropId, UserId};
 
@@ -20,7 +19,7 @@ pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 /// What triggered a pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[derive(IntoStaticStr, EnumString, ToSchema)]
+#[derive(IntoStaticStr, EnumString)]
 #[strum(serialize_all = "lowercase")]
 pub enum Trigger {
     /// The schedule.
@@ -37,7 +36,7 @@ pub enum Trigger {
 /// The final status of a pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
+#[derive(IntoStaticStr, EnumString, VariantArray)]
 #[strum(serialize_all = "lowercase")]
 pub enum Status {
     /// Still running.
@@ -69,7 +68,7 @@ pub enum FailureCause {
 /// The repair for a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[derive(IntoStaticStr, EnumString, ToSchema)]
+#[derive(IntoStaticStr, EnumString)]
 #[strum(serialize_all = "snake_case")]
 pub enum ActionKind {
     /// Write the row.
@@ -95,7 +94,7 @@ pub enum ActionKind {
 /// The outcome of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
+#[derive(IntoStaticStr, EnumString, VariantArray)]
 #[strum(serialize_all = "lowercase")]
 pub enum Outcome {
     /// The repair was made, and the next check confirms it.
@@ -109,7 +108,7 @@ pub enum Outcome {
 }
 
 /// One drift found by a pass.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,12 +117,10 @@ pub struct Finding {
     pub drop_id: Option<DropId>,
     pub slot: Option<i64>,
     /// In full; logs and mails mask it.
-    #[schema(example = "u-37")]
     pub user_id: Option<String>,
     pub action: ActionKind,
     pub result: Outcome,
     /// Human-readable, without user ids.
-    #[schema(example = "admitted, and no row came")]
     pub detail: String,
     /// Only an operator can resolve it: no pass will repair it.
     #[serde(default)]
@@ -195,7 +192,7 @@ impl Finding {
 }
 
 /// The numbers of a drop at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Numbers {
     /// Redis: highest slot given.
     pub count: i64,
@@ -219,7 +216,7 @@ pub struct Numbers {
 }
 
 /// How much was examined, so that "0 drift" never means "nothing was examined".
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Examined {
     /// Users in Redis.
     pub users: u64,
@@ -230,12 +227,11 @@ pub struct Examined {
 }
 
 /// The report of a pass on one drop.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropReport {
     pub coupon_id: CouponId,
     /// The coupon's name at the time of the pass.
     #[serde(default)]
-    #[schema(example = "Winter coupon")]
     pub coupon_name: String,
     pub drop_id: DropId,
     pub quantity: u32,
@@ -284,7 +280,7 @@ impl DropReport {
 }
 
 /// Drops of a run without findings, counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unlisted {
     /// The number of drops.
     pub drops: u64,
@@ -294,15 +290,13 @@ pub struct Unlisted {
 }
 
 /// One run of the reconciler.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// Run ids sort by time.
-    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     pub run_id: String,
     pub trigger: Trigger,
     /// The operator who asked for it, if a name was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "Kim")]
     pub asked_by: Option<String>,
     /// A dry run: nothing was changed.
     pub dry_run: bool,
@@ -322,7 +316,6 @@ pub struct Run {
     pub finished_at: Option<DateTime<Utc>>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "MySQL did not answer")]
     pub error: Option<String>,
     /// Findings about no drop: the gate, a store, a missed run.
     #[serde(default)]
