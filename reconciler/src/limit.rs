@@ -1,7 +1,8 @@
 //! The repair limit: how many users of a drop may lose the slot that Redis shows without an
-//! operator's confirmation: a fifth of the quantity, and at least fifty. Rows are never limited. A confirmation applies to the plan that was
-//! shown, by the SHA-256 of its slots and users, and to nothing else. The plan is forgotten by the
-//! run that finds the drop without it ([`crate::record::finish`]).
+//! operator's confirmation: a fifth of the quantity, and at least fifty. Rows are never limited. A
+//! confirmation applies to the plan that was shown, by the SHA-256 of its slots and users, and to
+//! nothing else. The plan is forgotten by the run that finds the drop without it
+//! ([`crate::record::finish`]).
 
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::held_back::ShownRepairs;

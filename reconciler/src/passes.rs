@@ -112,7 +112,7 @@ impl Worker {
         Ok(run)
     }
 
-    /// Runs one pass in a process of its own.
+    /// Runs one pass outside a daemon.
     pub async fn once(&self, request: &PassRequest, stop: &CancellationToken) -> PassResult {
         self.pass(request, &new_run_id(), &Current::default(), stop)
             .await

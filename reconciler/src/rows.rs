@@ -35,7 +35,8 @@ const AT_ONCE: usize = 500;
 const DEADLOCKS: u32 = 5;
 
 /// Inserts rows, each with the dead letter that it resolves, in transactions that read the coupon's
-/// era and stop if it is above the one that the pass knows. A refused batch is halved until the refused row is alone.
+/// era and stop if it is above the one that the pass knows. A refused batch is halved until the
+/// refused row is alone.
 pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<RowEnd>> {
     let (ctx, coupon) = (drop.ctx, drop.coupon());
     let mut ends = Vec::with_capacity(due.len());

@@ -155,7 +155,8 @@ fn allow_open_files(connections: u32) {
     }
 }
 
-/// Refreshes the catalogue and the keys of tokens, watches Redis and the topic. Never ends. If it does, which is a bug, the process stops.
+/// Refreshes the catalogue and the keys of tokens, watches Redis and the topic. Never ends. If it
+/// does, which is a bug, the process stops.
 async fn background(app: App, refresh: Duration) {
     let keys = async {
         match app.identity.key_set() {

@@ -56,7 +56,7 @@ pub enum Garbage {
     Messages,
     /// Dead letters that cannot become rows.
     DeadLetters,
-    /// Claims that a foreign producer sends, with slots and times of its own.
+    /// Claims that a foreign producer sends, with slots and times that Redis never gave.
     Forged,
     /// Messages that decompress to a thousand times their size on the broker.
     Oversized,

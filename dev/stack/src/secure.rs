@@ -85,16 +85,7 @@ impl SecureServers {
 
     /// Returns the address with `SASL_SSL`, for SCRAM, PLAIN and OAUTHBEARER.
     pub fn kafka_by_login(&self) -> String {
-        self.kafka_at(1)
-    }
-
-    /// Returns the address with `SSL`, which requires a client certificate.
-    pub fn kafka_by_certificate(&self) -> String {
-        self.kafka_at(2)
-    }
-
-    fn kafka_at(&self, way: usize) -> String {
-        format!("127.0.0.1:{}", self.kafka_ways[way].port())
+        format!("127.0.0.1:{}", self.kafka_ways[1].port())
     }
 
     /// Returns the address at which the test accesses Redis.

@@ -1,5 +1,6 @@
 //! TLS to the stores and other servers: trusted authorities, this process's certificate, and
-//! explanations of failed handshakes. librdkafka uses OpenSSL instead (docs/decisions/0001-libraries.md).
+//! explanations of failed handshakes. librdkafka uses OpenSSL instead
+//! (docs/decisions/0001-libraries.md).
 
 mod provider;
 

@@ -53,5 +53,5 @@ async fn take(mut stream: TcpStream, all: Arc<Mutex<Vec<Vec<u8>>>>) {
     }
     all.lock().push(request);
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    let _ = stream.write_all(answer).await;
+    stream.write_all(answer).await.unwrap();
 }
