@@ -195,8 +195,7 @@ impl DaemonHttpArgs {
 
     /// Checks and returns the operators' tokens.
     pub fn token(&self) -> anyhow::Result<OpsToken> {
-        let token = OpsToken::new(self.ops_token.clone());
-        let token = token.and_then(|token| token.with_view(self.ops_view_token.as_ref()));
+        let token = OpsToken::new(&self.ops_token, self.ops_view_token.as_ref());
         token.map_err(anyhow::Error::msg)
     }
 }
@@ -206,7 +205,7 @@ fn ops_view_token(text: &str) -> Result<(), String> {
 }
 
 fn ops_token(text: &str) -> Result<(), String> {
-    OpsToken::new(text.to_owned().into()).map(|_| ())
+    OpsToken::new(&text.into(), None).map(|_| ())
 }
 
 /// Settings of `once`.

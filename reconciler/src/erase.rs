@@ -10,8 +10,10 @@ use firstcome_shared::http::views::ErasedPerson;
 use firstcome_shared::mysql::allow_list::{ListChange, ListChanged};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::standing::Standing;
+use futures_util::future::try_join_all;
 
-use crate::seal::is_coupon_over;
+use crate::seal::{has_keys, is_coupon_over};
 use crate::stores::Stores;
 
 /// Replaces a user's ID by a pseudonym. Fails while one of their coupons is not over or Redis still
@@ -74,7 +76,7 @@ async fn still_needed(
         if !is_coupon_over(db, *id).await? {
             let why = format!("coupon {id} is not over: all its drops must be sealed");
             reasons.push(why);
-        } else if redis.have_keys(&keys).await?.contains(&true) {
+        } else if has_keys(redis, &keys).await? {
             reasons.push(format!(
                 "Redis keeps the people of coupon {id} for an hour after its last drop was sealed"
             ));
@@ -83,7 +85,12 @@ async fn still_needed(
     // The user may be on a waiting list, or just admitted.
     for (coupon, drops) in db.catalogue().await? {
         let id = coupon.id;
-        if !coupons.contains(&id) && redis.knows(&keys(&drops), user).await? {
+        if coupons.contains(&id) {
+            continue;
+        }
+        let keys = keys(&drops);
+        let known = keys.iter().map(|it| redis.standing(it, coupon.era, user));
+        if try_join_all(known).await?.iter().any(Standing::is_known) {
             let why = format!("they hold a slot or wait in coupon {id}, which is not over");
             reasons.push(why);
         }

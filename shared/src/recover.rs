@@ -33,7 +33,7 @@ pub async fn lost_settings(
     id: CouponId,
 ) -> Result<Option<LostSettings>, StoreError> {
     // Read Redis before MySQL, so that an operator's concurrent change does not look like a loss.
-    let revision = redis.revision(id).await?;
+    let revision = redis.coupon_state(id).await?.revision;
     if revision == 0 {
         return Ok(None);
     }

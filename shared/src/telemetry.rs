@@ -115,18 +115,12 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
 /// Aggregates timed calls regularly. Otherwise each call is stored until the next scrape, so the
 /// memory of a process that is not scraped would grow with each claim.
 fn keep_small(handle: PrometheusHandle) {
-    let upkeep = move || {
+    std::thread::spawn(move || {
         loop {
             std::thread::sleep(UPKEEP);
             handle.run_upkeep();
         }
-    };
-    if let Err(error) = std::thread::Builder::new()
-        .name("metrics".into())
-        .spawn(upkeep)
-    {
-        tracing::warn!(%error, "cannot start aggregating metrics; they are aggregated only by scrapes");
-    }
+    });
 }
 
 #[cfg(test)]

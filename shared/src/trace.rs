@@ -20,7 +20,7 @@ use opentelemetry::trace::{
     TraceState, Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue, Value};
-use opentelemetry_http::{HttpClient, HttpError};
+use opentelemetry_http::HttpError;
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -28,7 +28,7 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span};
 use tokio::runtime::Handle;
 
 use crate::config::ssl_cert_file;
-use crate::http::origin::Origin;
+use crate::http::client::HttpClient;
 use crate::http::request_id;
 use crate::tls::Store;
 
@@ -42,9 +42,6 @@ const RATIO: f64 = 0.01;
 /// Maximum duration of one export, and maximum wait for unsent spans when the process ends.
 const EXPORT_LIMIT: Duration = Duration::from_secs(5);
 const LAST_EXPORT: Duration = Duration::from_secs(2);
-
-/// Maximum number of bytes read from an answer of the collector.
-const ANSWER: usize = 64 * 1024;
 
 /// A span of a trace; the next span becomes its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,9 +105,8 @@ pub fn start_as(process: &'static str) -> anyhow::Result<()> {
     let Some(address) = address.or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT")) else {
         return Ok(());
     };
-    let shape = "http://host:4318 or https://host:4318";
-    let collector = Origin::new(&address, Store::Collector, shape, ssl_cert_file());
-    let (collector, _) = collector.map_err(|why| anyhow!(why))?;
+    let collector = HttpClient::new(Store::Collector, &address, ssl_cert_file());
+    let collector = collector.map_err(|why| anyhow!(why))?;
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(OtlpSender {
@@ -150,19 +146,17 @@ pub fn stop() {
 /// Sends spans in the runtime while the exporter's thread waits.
 #[derive(Debug)]
 struct OtlpSender {
-    collector: Origin,
+    collector: HttpClient,
     runtime: Handle,
 }
 
 #[async_trait]
-impl HttpClient for OtlpSender {
-    async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let path = request.uri().path_and_query().map(ToString::to_string);
-        *request.uri_mut() = path.unwrap_or_default().parse()?;
+impl opentelemetry_http::HttpClient for OtlpSender {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let collector = self.collector.clone();
         // The exporter's thread has no runtime, which the timer needs.
         let sent = self.runtime.spawn(async move {
-            Ok(tokio::time::timeout(EXPORT_LIMIT, collector.exchange(request, ANSWER)).await??)
+            Ok(tokio::time::timeout(EXPORT_LIMIT, collector.exchange(request)).await??)
         });
         sent.await?
     }

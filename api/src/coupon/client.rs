@@ -9,8 +9,8 @@ use axum::http::request::{Builder, Request};
 use axum::http::{HeaderMap, Method};
 use clap::Args;
 use firstcome_shared::config::ssl_cert_file;
-use firstcome_shared::http::api_client::CouponApiClient;
-use firstcome_shared::http::fetch::FetchError;
+use firstcome_shared::http::client::{FetchError, HttpClient};
+use firstcome_shared::tls::Store;
 use http_body_util::BodyExt as _;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -46,7 +46,7 @@ pub(super) struct ApiArgs {
 pub(super) struct Refused(pub(super) String);
 
 pub(super) struct Client<'a> {
-    api: CouponApiClient,
+    api: HttpClient,
     args: &'a ApiArgs,
 }
 
@@ -55,13 +55,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<'a> Client<'a> {
     pub(super) fn new(args: &'a ApiArgs) -> anyhow::Result<Self> {
-        let api = CouponApiClient::new(&args.api_url, ssl_cert_file());
+        let api = HttpClient::new(Store::Api, &args.api_url, ssl_cert_file());
         let api = api.map_err(anyhow::Error::msg)?;
         Ok(Self { api, args })
     }
 
     pub(super) fn request(&self, method: Method, path: &str) -> Builder {
-        let mut request = Request::builder().method(method).uri(path);
+        let mut request = Request::builder().method(method).uri(self.api.url(path));
         if let Some(token) = &self.args.ops_token {
             // During a rotation, the setting contains two tokens.
             let token = token.expose_secret().split(',').next();
@@ -108,8 +108,8 @@ impl<'a> Client<'a> {
         let request = request.body(body).context(what)?;
         let exchange = async {
             let (head, body) = self.api.send(request).await?.into_parts();
-            let cut = |error: hyper::Error| FetchError::Away(error.to_string());
-            Ok::<_, FetchError>((head, body.collect().await.map_err(cut)?.to_bytes()))
+            let body = body.collect().await.map_err(FetchError::away)?;
+            Ok::<_, FetchError>((head, body.to_bytes()))
         };
         let base = self.args.api_url.trim_end_matches('/');
         let (head, text) = match timeout(PATIENCE, exchange).await {

@@ -41,22 +41,18 @@ impl ApiServer {
         args: ServeArgs,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        let token = OpsToken::new(args.http.ops_token.clone());
-        let token = token.and_then(|token| token.with_view(args.http.ops_view_token.as_ref()));
+        let token = OpsToken::new(&args.http.ops_token, args.http.ops_view_token.as_ref());
         let token = token.map_err(anyhow::Error::msg)?;
         let prometheus = telemetry::init_metrics()?;
         metrics::describe();
-        allow_open_files(args.http.max_connections);
+        allow_open_files(Limits::DEFAULT.connections);
         let socket = listen("LISTEN_ADDR", args.http.listen_addr)?;
         let apart = args.http.metrics_addr;
         let apart = apart.map(|wanted| listen("METRICS_ADDR", wanted));
         let apart = apart.transpose()?;
         tracing::info!(address = %socket.local_addr()?, "starting");
-        let sockets = [Some(&socket), apart.as_ref()].into_iter().flatten();
-        let sockets = sockets.map(std::net::TcpListener::try_clone);
-        let sockets = sockets.collect::<std::io::Result<_>>()?;
         let started = start::services(&args, shutdown);
-        let started = starting::answer_during(sockets, args.limits(), started);
+        let started = starting::answer_during(&socket, args.limits(), started);
         let Some(app) = Box::pin(started).await?? else {
             return Ok(None);
         };
@@ -66,7 +62,7 @@ impl ApiServer {
             None => (None, machines),
             Some(apart) => {
                 tracing::info!(address = %apart.local_addr()?, "METRICS_ADDR alone serves /metrics and /openapi.json, and also the health routes");
-                let probes = health::routes_without_metrics(readiness(&app), notes(&app));
+                let probes = health::routes(readiness(&app), notes(&app));
                 let routes = machines.merge(probes).fallback(no_such_route);
                 (Some((TcpListener::from_std(apart)?, routes)), Router::new())
             }
@@ -141,8 +137,8 @@ const OTHER_FILES: u64 = 256;
 
 /// Raises `RLIMIT_NOFILE` to fit the maximum number of connections. Many shells allow a process
 /// only 1,024 open files.
-fn allow_open_files(connections: u32) {
-    let needed = u64::from(connections) + OTHER_FILES;
+fn allow_open_files(connections: usize) {
+    let needed = connections as u64 + OTHER_FILES;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_none_or(|limit| limit >= needed) {
         return;

@@ -64,7 +64,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         async move { db.ping().await.map_err(|error| error.to_string()) }
     };
     let checks = vec![("mysql", health::check(mysql))];
-    let routes = health::routes_without_metrics(checks, Vec::new());
+    let routes = health::routes(checks, Vec::new());
     let routes = routes.merge(health::metrics_route(metrics));
     println!("listening on http://{}", listener.local_addr()?);
     tasks.spawn(serve(listener, routes, Limits::FOR_MACHINES, stop.clone()));

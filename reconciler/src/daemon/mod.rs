@@ -101,7 +101,7 @@ impl Daemon {
         let token = args.http.token()?;
         let limits = args.http.limits();
         let waiting = start::wait_for_stores(stores, notifier, &crons, &self.stop);
-        let waiting = starting::answer_during(vec![socket.try_clone()?], limits, waiting);
+        let waiting = starting::answer_during(&socket, limits, waiting);
         let Some(schedules) = Box::pin(waiting).await?? else {
             return Ok(());
         };

@@ -13,7 +13,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::tuning::Tuning;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_cron_scheduler::{Job, JobScheduler};
@@ -130,7 +129,7 @@ impl CronSchedule {
         Self {
             job,
             cron,
-            tolerance: TimeDelta::seconds(Tuning::MissedAfterSeconds.or(300)),
+            tolerance: TimeDelta::seconds(300),
             last,
             failed_from: None,
             retry_at: None,

@@ -121,9 +121,6 @@ async fn look(
         if idle.is_none() {
             continue;
         }
-        // Operators' changes that let users on a waiting list move up.
-        let woken = stores.redis.take_woken().await.unwrap_or_default();
-        wanted.extend(woken.into_iter().map(|coupon| (coupon, None)));
         later.retain(|_, until| Instant::now() < *until);
         wanted.retain(|coupon, _| !later.contains_key(coupon));
         if let Some(lane) = idle.take_if(|_| !wanted.is_empty()) {

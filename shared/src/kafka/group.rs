@@ -6,9 +6,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::KafkaSettings;
-
-/// Time without heartbeats after which the group reassigns a consumer's partitions.
-const SESSION: Duration = Duration::from_secs(6);
+use crate::tuning::Tuning;
 
 impl KafkaSettings {
     /// Configures a consumer of the group. A new group starts at the first message, whereas
@@ -19,7 +17,8 @@ impl KafkaSettings {
     /// MySQL.
     pub fn group_consumer(&self, longest_pause: Duration) -> ClientConfig {
         let mut config = self.fetching();
-        let session = self.security.session().unwrap_or(SESSION);
+        // Time without heartbeats after which the group reassigns its partitions.
+        let session = Duration::from_millis(Tuning::KafkaSessionMs.or(6_000));
         let ms = |time: Duration| time.as_millis().to_string();
         config
             .set("session.timeout.ms", ms(session))

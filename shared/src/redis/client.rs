@@ -92,11 +92,6 @@ impl Master {
         Err((ErrorKind::Io, why, self.address.clone()).into())
     }
 
-    async fn ask_one<T: FromRedisValue>(&self, verb: &str) -> RedisResult<T> {
-        let mut told = self.ask(redis::pipe().cmd(verb)).await?;
-        Ok(from_redis_value(told.pop().unwrap_or(Value::Nil))?)
-    }
-
     /// Replaces the connection: the address may lead to another server now, or another server may
     /// be master.
     pub(super) fn leave(&self) {
@@ -157,24 +152,32 @@ impl Redis {
             }]);
         }
         let asked = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
-        let told: Vec<Vec<Value>> = asked.query_async(&mut self.conn.clone()).await?;
-        let primaries = primaries_in(&told).ok_or((
+        let ranges: Vec<Vec<Value>> = asked.query_async(&mut self.conn.clone()).await?;
+        let unreadable = (
             ErrorKind::UnexpectedReturnType,
             "the cluster's answer to CLUSTER SLOTS can't be read",
-        ))?;
-        let masters = primaries.into_iter().map(|(node, (address, hash_slots))| {
-            let conn = self.conn.of_slot(hash_slots[0].0);
-            let node = Some(node);
-            Master {
-                address,
-                node,
-                hash_slots,
-                conn,
-            }
-        });
-        let mut masters: Vec<Master> = masters.collect();
-        masters.sort_by(|a, b| a.hash_slots.cmp(&b.hash_slots));
-        Ok(masters)
+        );
+        let mut masters = BTreeMap::new();
+        for range in &ranges {
+            let [first, last, primary, ..] = range.as_slice() else {
+                return Err(unreadable.into());
+            };
+            let first = u16::from_redis_value_ref(first)?;
+            let last = u16::from_redis_value_ref(last)?;
+            let (host, port, node, _): (Option<String>, u16, String, Value) =
+                FromRedisValue::from_redis_value_ref(primary)?;
+            let master = masters.entry(node.clone()).or_insert_with(|| Master {
+                address: format!("{}:{port}", host.unwrap_or_default()),
+                node: Some(node),
+                hash_slots: Vec::new(),
+                conn: self.conn.of_slot(first),
+            });
+            master.hash_slots.push((first, last));
+        }
+        if masters.is_empty() {
+            return Err(unreadable.into());
+        }
+        Ok(masters.into_values().collect())
     }
 
     pub fn keys(&self, coupon: CouponId, drop: DropId) -> DropKeys {
@@ -191,56 +194,18 @@ impl Redis {
     }
 
     /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of
-    /// their clocks, so that nothing appears older than it is.
+    /// their clocks, so that nothing appears older than it is. Each must answer.
     pub async fn time_ms(&self) -> RedisResult<i64> {
         let time = async |master: Master| {
-            let (seconds, micros): (i64, i64) = master.ask_one("TIME").await?;
+            let mut told = master.ask(redis::pipe().cmd("TIME")).await?;
+            let told = told.pop().unwrap_or(Value::Nil);
+            let (seconds, micros): (i64, i64) = from_redis_value(told)?;
             Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
         };
         let told = try_join_all(self.masters().await?.into_iter().map(time)).await?;
         let earliest = told.into_iter().min();
         earliest.ok_or_else(|| (ErrorKind::Io, "no Redis server is known").into())
     }
-
-    /// Checks that each server of Redis answers.
-    pub async fn ping(&self) -> RedisResult<()> {
-        let ping = async |master: Master| master.ask_one::<()>("PING").await;
-        try_join_all(self.masters().await?.into_iter().map(ping)).await?;
-        Ok(())
-    }
-}
-
-/// The address and hash slots of each primary, by the id of its node.
-type Primaries = BTreeMap<String, (String, Vec<HashSlots>)>;
-
-/// Parses the answer to `CLUSTER SLOTS`: ranges, each with its primary, then replicas.
-fn primaries_in(told: &[Vec<Value>]) -> Option<Primaries> {
-    let text = |value: &Value| match value {
-        Value::BulkString(text) => String::from_utf8(text.clone()).ok(),
-        _ => None,
-    };
-    let mut primaries = Primaries::new();
-    for range in told {
-        let [
-            Value::Int(first),
-            Value::Int(last),
-            Value::Array(primary),
-            ..,
-        ] = range.as_slice()
-        else {
-            return None;
-        };
-        let [host, Value::Int(port), id, ..] = primary.as_slice() else {
-            return None;
-        };
-        let address = format!("{}:{port}", text(host).unwrap_or_default());
-        let hash_slots = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
-        let primary = primaries.entry(text(id)?);
-        let (_, ranges) = primary.or_insert_with(|| (address, Vec::new()));
-        ranges.push(hash_slots);
-        ranges.sort_unstable();
-    }
-    Some(primaries).filter(|primaries| !primaries.is_empty())
 }
 
 /// A script and its hash.

@@ -77,8 +77,8 @@ impl Redis {
         self.run_project(&keys.of_scripts(), &args).await
     }
 
-    /// Removes fields of `revoked` that still have these values.
-    pub(super) async fn forget(
+    /// Removes revocations of a closed coupon that still have the values that were read.
+    pub async fn forget_revoked(
         &self,
         coupon: CouponId,
         fence: &Fence,

@@ -7,9 +7,7 @@ use redis::{AsyncCommands as _, RedisResult};
 
 use super::Redis;
 use super::client::Script;
-use super::gate::Fence;
 use super::keys::{self, DropKeys};
-use super::project::Fenced;
 use crate::domain::{CouponId, DropId, OncePer};
 use crate::mysql::revoked::Revocation;
 
@@ -108,16 +106,6 @@ impl Redis {
             }
             cursor = next;
         }
-    }
-
-    /// Removes revocations of a closed coupon that still have the values that were read.
-    pub async fn forget_revoked(
-        &self,
-        coupon: CouponId,
-        fence: &Fence,
-        forgotten: &[RevokedField],
-    ) -> RedisResult<Fenced<()>> {
-        self.forget(coupon, fence, forgotten).await
     }
 
     /// Writes a coupon's revocations to Redis, except those of which Redis has a later state.

@@ -6,7 +6,6 @@ use super::Redis;
 use super::gate::ServerId;
 use super::keys::DropKeys;
 use super::reads::{number_of, slot_in};
-use super::server::ServerFacts;
 use crate::domain::{DropId, Slot, UserId};
 
 /// One user's status in a drop, and in its coupon.
@@ -31,6 +30,13 @@ pub struct Standing {
 pub struct HeldSlot {
     /// In Unix milliseconds by Redis's clock, or `None` if unknown.
     pub admitted_at_ms: Option<i64>,
+}
+
+impl Standing {
+    /// Whether the user holds a slot or waits.
+    pub fn is_known(&self) -> bool {
+        self.slot.is_some() || self.position.is_some() || self.claimant.is_some()
+    }
 }
 
 impl Redis {
@@ -70,7 +76,7 @@ impl Redis {
             Some((DropId(drop.parse().ok()?), slot.parse().ok()?))
         });
         let holds = slot.is_some() || claimant.is_some_and(|(drop, _)| drop != keys.drop);
-        let server = ServerId::of(&ServerFacts::of(&info));
+        let server = ServerId::of(&info);
         let is_open = gate.is_open(server.as_ref(), era) && replies.unreadable.is_empty();
         Ok(Standing {
             now_ms: seconds * 1_000 + micros / 1_000,
@@ -106,18 +112,5 @@ impl Redis {
         // As in the script, a time that Firstcome did not write is unknown.
         let admitted_at_ms = at.and_then(number_of).filter(|_| is_in_users);
         Ok((is_in_users || is_claimant).then_some(HeldSlot { admitted_at_ms }))
-    }
-
-    /// Whether this user holds a slot or waits in one of these drops of a coupon.
-    pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> RedisResult<bool> {
-        let found: Vec<Option<String>> = self
-            .pipe_each(drops, |pipe, keys| {
-                for set in [&keys.users, &keys.waiting] {
-                    pipe.cmd("ZSCORE").arg(set).arg(user.as_str());
-                }
-                pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-            })
-            .await?;
-        Ok(found.iter().any(Option::is_some))
     }
 }

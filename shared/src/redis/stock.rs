@@ -1,9 +1,5 @@
 //! The stock of drops, as stored in Redis.
 
-use redis::RedisResult;
-
-use super::Redis;
-use super::keys::DropKeys;
 use super::reads::DropState;
 use crate::domain::Slot;
 
@@ -44,7 +40,7 @@ impl Stock {
 
 impl DropState {
     /// Returns `None` if the drop is not loaded.
-    fn stock(&self) -> Option<Stock> {
+    pub fn stock(&self) -> Option<Stock> {
         let meta = self.meta.as_ref()?;
         Some(Stock {
             quantity: meta.quantity,
@@ -53,22 +49,5 @@ impl DropState {
             waiting: u32::try_from(self.waiting).ok()?,
             waiting_list: meta.waiting_list,
         })
-    }
-}
-
-impl Redis {
-    /// Reads the stock of each drop, in the same order. Returns `None` for a drop that is not
-    /// loaded.
-    pub async fn stock(&self, drops: &[&DropKeys]) -> RedisResult<Vec<Option<Stock>>> {
-        let states = self.drop_states(drops.iter().copied()).await?;
-        Ok(states.iter().map(DropState::stock).collect())
-    }
-
-    /// Reads the highest slot given in each drop, in the same order. Returns `None` for a drop that
-    /// is not loaded.
-    pub async fn given_out(&self, drops: &[&DropKeys]) -> RedisResult<Vec<Option<Slot>>> {
-        let states = self.drop_states(drops.iter().copied()).await?;
-        let count = |state: DropState| state.count?.try_into().ok();
-        Ok(states.into_iter().map(count).collect())
     }
 }

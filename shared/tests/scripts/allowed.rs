@@ -162,7 +162,7 @@ async fn group_coupon_asks_for_memberships_that_the_caller_did_not_state() {
             .collect();
         let replies = world
             .redis
-            .claim_all((&world.keys).into(), world.era, &claimants)
+            .claim_all(only(&world.keys), world.era, &claimants)
             .await
             .unwrap();
         let read = |reply: Option<AdmissionReply>| reply.unwrap().admission;

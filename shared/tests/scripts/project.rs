@@ -192,7 +192,7 @@ async fn new_drop_is_loaded_at_an_open_gate_only_without_any_key() {
     // Deleted, and made again with the same id.
     assert_eq!(load(&next).await, Written::Present);
     let soon = std::time::Duration::from_secs(60);
-    redis.expire_drop(&next, soon).await.unwrap();
+    redis.expire_drops(&[next.clone()], soon).await.unwrap();
     assert_eq!(load(&next).await, Written::Yes);
     for key in [&next.meta, &next.count] {
         assert_eq!(ask::<i64>(&server, &["TTL", key]).await, -1);

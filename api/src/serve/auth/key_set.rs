@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::body::Bytes;
 use firstcome_shared::config::ssl_cert_file;
-use firstcome_shared::http::fetch::{FetchError, HttpSource};
+use firstcome_shared::http::client::{FetchError, HttpClient};
 use firstcome_shared::tls::Store;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
@@ -47,7 +47,7 @@ pub(crate) struct KeySet {
 
 enum KeySource {
     File(PathBuf),
-    Url(HttpSource),
+    Url(HttpClient),
 }
 
 /// A key with its name.
@@ -172,7 +172,7 @@ fn source(url: &str) -> Result<KeySource, String> {
     if let Some(path) = url.strip_prefix("file://") {
         return Ok(KeySource::File(path.into()));
     }
-    HttpSource::new(Store::Jwks, url, ssl_cert_file()).map(KeySource::Url)
+    HttpClient::new(Store::Jwks, url, ssl_cert_file()).map(KeySource::Url)
 }
 
 /// Returns the keys that can verify this algorithm. A set also holds keys for other purposes and of

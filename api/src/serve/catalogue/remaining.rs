@@ -49,11 +49,11 @@ impl RemainingCache {
         cached.retain(|_, (read_at, _)| read_at.elapsed() < TTL);
         let mut stale = drops.to_vec();
         stale.retain(|(drop, _)| !cached.contains_key(drop));
-        let keys: Vec<&DropKeys> = stale.iter().map(|(_, keys)| *keys).collect();
-        let stocks = redis.stock(&keys).await?;
+        let keys = stale.iter().map(|(_, keys)| *keys);
+        let stocks = redis.drop_states(keys).await?;
         let now = Instant::now();
         let read = stale.iter().zip(stocks);
-        cached.extend(read.map(|((drop, _), stock)| (*drop, (now, stock))));
+        cached.extend(read.map(|((drop, _), state)| (*drop, (now, state.stock()))));
         let known = |(drop, _): &(DropId, &DropKeys)| Some((*drop, cached.get(drop)?.1?));
         Ok(drops.iter().filter_map(known).collect())
     }

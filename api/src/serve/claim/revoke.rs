@@ -157,9 +157,6 @@ impl ClaimService {
                 "the claim is revoked, but its slot may not be free yet; repeat the request to be certain",
             )
         })?;
-        if let Err(error) = self.redis.wake_if_anyone_waits(id, &[keys]).await {
-            tracing::debug!(%error, "could not wake the reconciler; the next scheduled pass promotes waiting users");
-        }
         Ok(Revoked {
             status: "revoked",
             drop_id: drop,

@@ -130,7 +130,6 @@ async fn lower(
     let is_larger = |drop: &&Drop| drop.is_not_closed(now) && drop.quantity > quantity;
     let keys = |drop: &Drop| redis.keys(id, drop.id);
     let larger: Vec<DropKeys> = drops.iter().filter(is_larger).map(keys).collect();
-    let larger: Vec<&DropKeys> = larger.iter().collect();
     let (revision, era) = (coupon.revision, coupon.era);
     if larger.is_empty() || only.is_some_and(|only| only != revision) {
         return Ok(only.unwrap_or(revision));
@@ -139,11 +138,11 @@ async fn lower(
     // use the same `If-Match`.
     let applied = patch.apply(&mut coupon, &mut drops, now);
     applied.map_err(|why| Problem::new(Code::NotPossible, why))?;
-    for count in redis.given_out(&larger).await? {
-        match count {
-            Some(count) if count > quantity => return Err(below_given_out(count)),
-            Some(_) => {}
-            None => return Err(unchanged("this coupon is being verified")),
+    for (_, count) in redis.watched(&larger).await? {
+        let count = count.and_then(|count| Slot::try_from(count).ok());
+        let count = count.ok_or_else(|| unchanged("this coupon is being verified"))?;
+        if count > quantity {
+            return Err(below_given_out(count));
         }
     }
     let Some((taken, _)) = db.take_revision(id, 0, Some(revision)).await? else {
@@ -154,7 +153,10 @@ async fn lower(
         era,
         revision: taken.revision,
     };
-    match redis.lower(&larger, read, quantity).await? {
+    match redis
+        .lower(&larger.iter().collect::<Vec<_>>(), read, quantity)
+        .await?
+    {
         Written::Yes => Ok(taken.revision),
         Written::Outdated => Ok(revision),
         // A claim arrived after the check above.
@@ -167,8 +169,8 @@ async fn lower(
 /// removal yet still use them.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// Follows up a change committed to MySQL: updates Redis, creates drops ahead, wakes the
-/// reconciler, and refreshes the caches.
+/// Follows up a change committed to MySQL: updates Redis, creates drops ahead, and
+/// refreshes the caches.
 async fn finish(
     services: &Services,
     patch: &CouponPatch,
@@ -200,13 +202,9 @@ async fn finish(
     let db = &services.mysql.operators;
     let rest = async {
         make_ahead(db, redis, &coupon, &drops, services.now().await).await?;
-        // Users on the waiting list get free slots before the next scheduled pass.
-        if patch.quantity.is_some() || patch.paused == Some(false) {
-            redis.wake_if_anyone_waits(id, &keys).await?;
-        }
         for drop in removed {
             let keys = redis.keys(id, drop);
-            redis.expire_drop(&keys, FORGET_AFTER).await?;
+            redis.expire_drops(&[keys], FORGET_AFTER).await?;
         }
         Ok::<_, StoreError>(())
     };
