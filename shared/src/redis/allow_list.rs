@@ -56,7 +56,7 @@ impl Redis {
         list: AllowList,
         users: &[UserId],
     ) -> Result<Written, RedisError> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         let gathered = format!("{}:{:016x}", keys[4], rand::random::<u64>());
         for some in users.chunks(ADDED_AT_ONCE) {
             let names: Vec<&str> = some.iter().map(UserId::as_str).collect();
@@ -75,7 +75,7 @@ impl Redis {
 
     /// Removes a user from the list of an ended coupon, regardless of the list's revision.
     pub async fn forget_allowed(&self, coupon: CouponId, user: &UserId) -> Result<(), RedisError> {
-        let [.., allowed, _] = keys::coupon_keys(&self.prefix, coupon);
+        let [.., allowed, _] = keys::coupon_keys(self.prefix(), coupon);
         self.connection().srem(allowed, user.as_str()).await
     }
 
@@ -92,7 +92,7 @@ impl Redis {
         coupon: CouponId,
         user: &UserId,
     ) -> Result<Option<bool>, RedisError> {
-        let [.., allowed, allow_list] = keys::coupon_keys(&self.prefix, coupon);
+        let [.., allowed, allow_list] = keys::coupon_keys(self.prefix(), coupon);
         let mut pipe = redis::pipe();
         pipe.atomic().get(allow_list).scard(&allowed);
         pipe.sismember(&allowed, user.as_str());

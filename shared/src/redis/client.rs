@@ -47,8 +47,6 @@ pub enum RedisDurability {
 pub struct Redis {
     pub(super) conn: SharedConnection,
     pub(super) deployment: Arc<Deployment>,
-    pub(super) durability: RedisDurability,
-    pub(super) prefix: Arc<str>,
     /// The only servers from which this handle reads coupons and drops.
     pub(super) pinned: Option<Arc<Servers>>,
 }
@@ -108,15 +106,11 @@ impl Redis {
         })?;
         let deployment = Arc::new(Deployment {
             addresses,
-            mode: settings.mode,
-            tls: settings.url.tls().cloned(),
-            timeout: settings.timeout,
+            settings: settings.clone(),
         });
         Ok(Self {
             conn: SharedConnection::new(Arc::clone(&deployment)),
             deployment,
-            durability: settings.durability,
-            prefix: settings.prefix.as_str().into(),
             pinned: None,
         })
     }
@@ -181,16 +175,16 @@ impl Redis {
     }
 
     pub fn keys(&self, coupon: CouponId, drop: DropId) -> DropKeys {
-        DropKeys::new(&self.prefix, coupon, drop)
+        DropKeys::new(self.prefix(), coupon, drop)
     }
 
     /// Whether the operator asserts that Redis is durable, so that nothing is checked.
     pub fn is_managed(&self) -> bool {
-        self.durability == RedisDurability::Managed
+        self.deployment.settings.durability == RedisDurability::Managed
     }
 
     pub fn prefix(&self) -> &str {
-        &self.prefix
+        &self.deployment.settings.prefix
     }
 
     /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of

@@ -25,7 +25,7 @@ impl Redis {
     /// because a coupon without a gate counts as lost even if other keys remain. Loading a drop
     /// later removes the expiry.
     pub async fn expire_coupon(&self, coupon: CouponId) -> RedisResult<()> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         self.expire(keys.to_vec(), sealed_for()).await
     }
 

@@ -194,7 +194,7 @@ impl Redis {
     pub async fn gates(&self, coupons: &[CouponId]) -> RedisResult<Vec<Gate>> {
         // Unlike GET, MGET treats a key of another type as missing.
         let read = |pipe: &mut Pipeline, coupon: &CouponId| {
-            let [gate, ..] = keys::coupon_keys(&self.prefix, *coupon);
+            let [gate, ..] = keys::coupon_keys(self.prefix(), *coupon);
             pipe.cmd("MGET").arg(gate);
         };
         let found: Vec<[Option<Vec<u8>>; 1]> = self.pipe_each(coupons, read).await?;
@@ -213,7 +213,7 @@ impl Redis {
     ) -> RedisResult<Option<Fence>> {
         let fence = Fence::new(server, era);
         let args = [seen.0.clone(), format!("{fence} closed").into_bytes()];
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         let word: String = self.call(&GATE, &keys, &args).await?;
         Ok((word == "done").then_some(fence))
     }
@@ -226,7 +226,7 @@ impl Redis {
         fence: &Fence,
         drops: &[DropKeys],
     ) -> RedisResult<Opened> {
-        let coupon = keys::coupon_keys(&self.prefix, coupon);
+        let coupon = keys::coupon_keys(self.prefix(), coupon);
         let mut names: Vec<&str> = coupon.iter().map(String::as_str).collect();
         names.extend(drops.iter().flat_map(DropKeys::own));
         let mut args = vec![format!("{fence} closed"), format!("{fence} open")];

@@ -49,7 +49,7 @@ impl Redis {
         coupon: CouponId,
         fence: &Fence,
     ) -> RedisResult<Fenced<()>> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         self.clear(&keys, fence, None, &[3]).await
     }
 
@@ -84,7 +84,7 @@ impl Redis {
         fence: &Fence,
         fields: &[RevokedField],
     ) -> RedisResult<Fenced<()>> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         let first = arguments("forget", fence, DropId(0), OncePer::Coupon);
         let words = |one: &RevokedField| [one.field.clone(), one.value.clone()];
         self.run_parts(&keys, first, fields, words).await
@@ -132,7 +132,7 @@ impl Redis {
         drop: DropId,
         rows: &[ClaimOfSlot],
     ) -> RedisResult<Fenced<()>> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         let first = arguments("claimants", fence, drop, OncePer::Coupon);
         let words = |claim: &ClaimOfSlot| triple(claim).map(String::into_bytes);
         self.run_parts(&keys, first, rows, words).await

@@ -170,7 +170,7 @@ impl Redis {
 
     pub async fn coupon_state(&self, coupon: CouponId) -> RedisResult<CouponState> {
         let [gate, revision, claimants, revoked, allowed, allow_list] =
-            keys::coupon_keys(&self.prefix, coupon);
+            keys::coupon_keys(self.prefix(), coupon);
         let mut pipe = redis::pipe();
         // Unlike GET, MGET treats a key of another type as missing.
         pipe.cmd("MGET").arg(gate).arg(revision);
@@ -352,7 +352,7 @@ impl Redis {
         drops: &[DropKeys],
     ) -> RedisResult<(u64, u64)> {
         let mut pipe = redis::pipe();
-        let [_, _, claimants, ..] = keys::coupon_keys(&self.prefix, coupon);
+        let [_, _, claimants, ..] = keys::coupon_keys(self.prefix(), coupon);
         pipe.hlen(claimants);
         for keys in drops {
             pipe.zcard(&keys.users);

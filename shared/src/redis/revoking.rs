@@ -90,7 +90,7 @@ impl Redis {
 
     /// Reads a coupon's revocations in Redis.
     pub async fn revoked(&self, coupon: CouponId) -> RedisResult<Vec<RevokedField>> {
-        let [_, _, _, key, ..] = keys::coupon_keys(&self.prefix, coupon);
+        let [_, _, _, key, ..] = keys::coupon_keys(self.prefix(), coupon);
         let mut conn = self.connection();
         let mut all = Vec::new();
         let mut cursor = 0_u64;
@@ -116,7 +116,7 @@ impl Redis {
         once_per: OncePer,
         all: &[Revocation],
     ) -> RedisResult<u64> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         let mut news = 0;
         for some in all.chunks(WRITTEN_AT_ONCE) {
             let mut args = vec![String::new(), String::new()];

@@ -20,7 +20,7 @@ use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant, MAX_BATCH,
 };
-use firstcome_shared::trace::{self, TraceContext};
+use firstcome_shared::trace;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -44,8 +44,8 @@ pub(super) struct PendingClaim {
     /// Whether the user is in the coupon's group, if it has one and that is known.
     is_member: Option<bool>,
     arrived: Instant,
-    /// The span of its request, if it has a trace.
-    trace: Option<TraceContext>,
+    /// The `traceparent` of its request, if it has a trace.
+    trace: Option<String>,
     reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
     /// Released when the reply is sent.
     _place: OwnedSemaphorePermit,
@@ -197,7 +197,7 @@ impl ClaimService {
             Some(Admitted {
                 claim,
                 admitted_at_ms: reply.admitted_at_ms,
-                trace: pending.trace,
+                trace: pending.trace.clone(),
             })
         };
         let claims: Vec<Admitted> = holders.iter().filter_map(admitted).collect();

@@ -120,11 +120,11 @@ impl Publisher {
         let mut headers = self.kafka.signing.headers(topic, payload.as_bytes());
         // A message has one trace, so only that of a single claim is carried.
         if let [one] = claims
-            && let Some(trace) = one.trace
+            && let Some(trace) = &one.trace
         {
             headers = headers.insert(Header {
                 key: TRACEPARENT,
-                value: Some(&trace.to_string()),
+                value: Some(trace),
             });
         }
         let record = FutureRecord::to(topic).key(&key).payload(&payload);

@@ -14,7 +14,6 @@ use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::issued::{IssuedBy, has_later_era};
 use firstcome_shared::mysql::{Conn, Db, DbError};
-use firstcome_shared::trace::TraceContext;
 use lru::LruCache;
 use metrics::counter;
 use parking_lot::Mutex;
@@ -64,8 +63,8 @@ pub(super) struct Admitted {
     /// In Unix milliseconds, or `None` if unknown: of a user who holds a slot in another drop than
     /// the claimed one, the script reads only the coupon's claimants.
     pub(super) admitted_at_ms: Option<i64>,
-    /// The span of its request, if it has a trace.
-    pub(super) trace: Option<TraceContext>,
+    /// The `traceparent` of its request, if it has a trace.
+    pub(super) trace: Option<String>,
 }
 
 impl SecondStore {
