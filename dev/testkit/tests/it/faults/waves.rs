@@ -7,13 +7,13 @@ use std::time::Duration;
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, ProxyFault, RedisServer};
 use firstcome_testkit::{
-    ApiClient, Http, MadeCoupon, PrefixedKeys, Process, PromisedAnswer, ReconcilerClient, Running,
-    World, WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
+    ApiClient, Http, LIMIT, MadeCoupon, PrefixedKeys, Process, PromisedAnswer, ReconcilerClient,
+    Running, World, WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-/// Limit for recovery on a busy machine.
-pub(crate) const HEALED: Duration = Duration::from_secs(60);
+/// Limit for recovery.
+pub(crate) const HEALED: Duration = LIMIT;
 
 /// Number of users in a wave.
 const WAVE: usize = 20;
