@@ -2,18 +2,17 @@
 //! the drop must be exact.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, ProxyFault, RedisServer};
 use firstcome_testkit::{
-    ApiClient, Http, LIMIT, MadeCoupon, PrefixedKeys, Process, PromisedAnswer, ReconcilerClient,
-    Running, World, WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
+    ApiClient, Http, MadeCoupon, PrefixedKeys, Process, PromisedAnswer, ReconcilerClient, Running,
+    World, WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-/// Limit for recovery.
-pub(crate) const HEALED: Duration = LIMIT;
+/// The limit for recovery.
+pub(crate) use firstcome_testkit::LIMIT as HEALED;
 
 /// Number of users in a wave.
 const WAVE: usize = 20;
