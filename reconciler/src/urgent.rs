@@ -297,8 +297,23 @@ async fn write_and_open(
 /// The pause of the watch after an attempt that left a coupon closed.
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// Whether a coupon is still closed after this result, or another process works on it.
-pub(crate) fn is_left_closed(done: &CouponDone) -> bool {
+/// The same if a plan was held back: its confirmation needs the lanes.
+const AFTER_BRAKE: Duration = Duration::from_secs(60);
+
+/// Returns the pause of the watch if a coupon is still closed after this result, or another process
+/// works on it.
+pub(crate) fn pause_after(done: &CouponDone) -> Option<Duration> {
+    let mut drops = done.drops.iter().flat_map(|drop| &drop.findings);
+    let is_held_back = drops.any(|it| it.result == Outcome::Planned);
+    let pause = if is_held_back {
+        AFTER_BRAKE
+    } else {
+        AFTER_FAILURE
+    };
+    is_left_closed(done).then_some(pause)
+}
+
+fn is_left_closed(done: &CouponDone) -> bool {
     let is_left = |it: &Finding| it.action == ActionKind::Open && it.result != Outcome::Applied;
     done.findings.iter().any(is_left)
 }

@@ -28,7 +28,7 @@ use crate::passes::note_end;
 use crate::record;
 use crate::report::{Finding, Outcome};
 use crate::run::Reconciler;
-use crate::urgent::{AFTER_FAILURE, Wanted, is_left_closed};
+use crate::urgent::{AFTER_FAILURE, Wanted, pause_after};
 
 /// Interval of looks at the gates.
 const EVERY: Duration = Duration::from_millis(250);
@@ -219,13 +219,17 @@ async fn reopen(
         if now.is_empty() {
             continue;
         }
-        let mut left: Vec<CouponId> = now.keys().copied().collect();
+        let mut left: HashMap<CouponId, Duration> =
+            now.keys().map(|id| (*id, AFTER_FAILURE)).collect();
         let started = Instant::now();
         let mut run = record::unasked();
         match reconciler.urgent(now, &run.run_id, false, stop).await {
             Ok(done) => {
-                left.retain(|coupon| done.get(coupon).is_none_or(is_left_closed));
-                for it in done.into_values() {
+                for (id, it) in done {
+                    match pause_after(&it) {
+                        Some(pause) => left.insert(id, pause),
+                        None => left.remove(&id),
+                    };
                     run.findings.extend(it.findings);
                     run.drops.extend(it.drops);
                 }
@@ -233,8 +237,8 @@ async fn reopen(
             }
             Err(error) => record::fail(&mut run, &error),
         }
-        let until = Instant::now() + AFTER_FAILURE;
-        later.extend(left.into_iter().map(|coupon| (coupon, until)));
+        let ended = Instant::now();
+        later.extend(left.into_iter().map(|(id, pause)| (id, ended + pause)));
         // Another process does what was skipped, and records it.
         let is_own = |it: &&Finding| it.result != Outcome::Skipped || it.needs_person;
         let own = || run.all_findings().filter(is_own);
