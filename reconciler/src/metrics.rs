@@ -17,13 +17,12 @@ enum Type {
 
 /// All metrics, including those of mails, and their meaning.
 #[rustfmt::skip]
-const METRICS: [(Type, &str, &str); 14] = [
+const METRICS: [(Type, &str, &str); 13] = [
     (Type::Counter, "firstcome_passes_total", "Passes that ended, by trigger and status"),
     (Type::Counter, "firstcome_findings_total", "Drift that passes found, by kind"),
     (Type::Counter, "firstcome_repairs_total", "Findings by kind and result: applied, planned, skipped, failed"),
     (Type::Counter, "firstcome_mails_total", "Attempts to send a mail, by result: sent, retried, given_up"),
     (Type::Counter, "firstcome_webhooks_total", "Attempts to post an event, by result: sent, retried, given_up"),
-    (Type::Counter, "firstcome_page_looks_total", "Reads of the stores for GET /v1/overview, which the operations page shows"),
     (Type::Histogram, "firstcome_pass_seconds", "Length of passes"),
     (Type::Gauge, "firstcome_drift", "Findings that the last pass over everything left, by kind; apart for sealed drops, which only deep passes see"),
     (Type::Gauge, PASS_STARTED, "When the pass that runs now began, in Unix time; 0 if none runs"),
@@ -117,11 +116,6 @@ fn left(run: &Run, kind: Kind, sealed: bool) -> usize {
         .flat_map(|drop| &drop.findings);
     let is_left = |it: &&Finding| it.kind == kind && it.result != Outcome::Applied;
     findings.filter(is_left).count()
-}
-
-/// Counts a read of the stores for `GET /v1/overview`.
-pub(crate) fn overview_look() {
-    counter!("firstcome_page_looks_total").increment(1);
 }
 
 #[cfg(test)]

@@ -27,9 +27,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Mutex;
 
 use self::overview::Reader;
+use crate::context::Stores;
 use crate::notify::Notifier;
 use crate::passes::Passes;
-use crate::stores::Stores;
 
 /// The description of all routes, which is maintained by hand. `cargo xtask attack` holds the
 /// service against it.
