@@ -13,8 +13,8 @@ use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::standing::Standing;
 use futures_util::future::try_join_all;
 
+use crate::context::Stores;
 use crate::seal::{has_keys, is_coupon_over};
-use crate::stores::Stores;
 
 /// Replaces a user's ID by a pseudonym. Fails while one of their coupons is not over or Redis still
 /// has its keys, because a pass would report the renamed row as drift.

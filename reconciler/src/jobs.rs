@@ -20,11 +20,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::PassSettings;
 use crate::barrier::{self, BarrierError, ReadState};
+use crate::context::{PassSettings, Stores};
 use crate::report::{DropReport, Finding, FindingCase, Kind, Outcome, Run, UnsafePart};
 use crate::seal::{has_keys, is_coupon_over};
-use crate::stores::Stores;
 
 /// Findings about no coupon, by the job that looks for them.
 #[derive(Clone, Default)]
@@ -168,7 +167,7 @@ const STALL_AFTER: Duration = Duration::from_secs(60);
 
 /// Reads how far the consumer is.
 async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Vec<Finding>, DbError> {
-    match barrier::read_state(stores, true).await {
+    match barrier::read_state(&stores.db, &stores.topic, true).await {
         Ok(state) => Ok(stalled(known, &state, STALL_AFTER).into_iter().collect()),
         Err(BarrierError::Mysql(error)) => Err(error),
         // The pass says so.
