@@ -1,15 +1,13 @@
-//! The issuer's public keys (a JWK Set, RFC 7517), from a file or a URL. They are read again
-//! periodically, and when a token names an unknown key, so that a new key is accepted immediately.
-//! A removed key is refused after the next read.
+//! The issuer's public keys (a JWK Set, RFC 7517). They are read again periodically, and when a token
+//! names an unknown key, so that a new key is accepted immediately. A removed key is refused after
+//! the next read.
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use axum::body::Bytes;
 use firstcome_shared::config::ssl_cert_file;
 use firstcome_shared::http::fetch::{FetchError, HttpSource};
 use firstcome_shared::tls::Store;
@@ -35,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(10);
 const RSA_BYTES: RangeInclusive<usize> = 256..=512;
 
 pub(crate) struct KeySet {
-    source: KeySource,
+    source: HttpSource,
     algorithm: Algorithm,
     refresh: Duration,
     keys: ArcSwap<Vec<NamedKey>>,
@@ -45,20 +43,12 @@ pub(crate) struct KeySet {
     problem: Mutex<Option<String>>,
 }
 
-enum KeySource {
-    File(PathBuf),
-    Url(HttpSource),
-}
-
 /// A key with its name.
 type NamedKey = (Option<String>, Arc<DecodingKey>);
 
 impl fmt::Display for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            KeySource::File(path) => write!(f, "JWT_JWKS_URL at file://{}", path.display()),
-            KeySource::Url(source) => write!(f, "JWT_JWKS_URL at {source}"),
-        }
+        write!(f, "JWT_JWKS_URL at {}", self.source)
     }
 }
 
@@ -66,7 +56,7 @@ impl KeySet {
     /// Creates a set without any key yet.
     pub(super) fn new(url: &str, algorithm: Algorithm, refresh: Duration) -> Result<Self, String> {
         Ok(Self {
-            source: source(url)?,
+            source: HttpSource::new(Store::Jwks, url, ssl_cert_file())?,
             algorithm,
             refresh,
             keys: ArcSwap::default(),
@@ -157,22 +147,9 @@ impl KeySet {
     }
 
     async fn fetch(&self) -> Result<Vec<NamedKey>, FetchError> {
-        let text: Bytes = match &self.source {
-            KeySource::File(path) => tokio::fs::read(path)
-                .await
-                .map_err(|error| FetchError::Refused(format!("the file cannot be read: {error}")))?
-                .into(),
-            KeySource::Url(source) => source.get().await?,
-        };
+        let text = self.source.get().await?;
         usable(self.algorithm, &text).map_err(FetchError::Refused)
     }
-}
-
-fn source(url: &str) -> Result<KeySource, String> {
-    if let Some(path) = url.strip_prefix("file://") {
-        return Ok(KeySource::File(path.into()));
-    }
-    HttpSource::new(Store::Jwks, url, ssl_cert_file()).map(KeySource::Url)
 }
 
 /// Returns the keys that can verify this algorithm. A set also holds keys for other purposes and of

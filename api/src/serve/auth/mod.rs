@@ -69,10 +69,9 @@ impl Identity {
                 lines: LineLimit::new(Duration::from_secs(60)),
             });
         }
-        if let Some(name) = args.jwt.any_set() {
-            return Err(format!(
-                "{name} is set but USER_AUTH=trusted-header ignores it: choose one"
-            ));
+        if args.jwt.jwt_algorithm.is_some() {
+            let why = "JWT_ALGORITHM is set but USER_AUTH=trusted-header ignores it: choose one";
+            return Err(why.to_owned());
         }
         if !listen_addr.ip().is_loopback() {
             tracing::warn!(
