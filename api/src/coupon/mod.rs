@@ -2,19 +2,15 @@
 
 mod client;
 
-use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
-use axum::body::Bytes;
+use anyhow::bail;
 use axum::http::Method;
-use axum::http::header::IF_MATCH;
 use chrono::NaiveDate;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use self::client::{ApiArgs, Client, Refused};
@@ -50,45 +46,6 @@ enum CouponCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// Revoke a user's coupon; its slot goes to the next user on the waiting list
-    Revoke {
-        coupon: i64,
-        #[arg(value_name = "USER_ID")]
-        user: String,
-        /// Reason, kept with the revocation, as is --operator
-        #[arg(long)]
-        reason: String,
-        /// The user may claim another coupon
-        #[arg(long)]
-        may_claim_again: bool,
-    },
-    /// Show or change a coupon's allow list
-    Allow {
-        coupon: i64,
-        #[command(flatten)]
-        what: AllowWhat,
-    },
-}
-
-#[derive(Debug, Clone, Args)]
-#[group(required = true, multiple = false)]
-struct AllowWhat {
-    /// Add the users in this file to the list: one id a line, or a CSV with a column `user_id`; `-`
-    /// is standard input
-    #[arg(long, value_name = "FILE")]
-    add: Option<PathBuf>,
-    /// Remove the users in this file from the list
-    #[arg(long, value_name = "FILE")]
-    remove: Option<PathBuf>,
-    /// Empty the list
-    #[arg(long)]
-    empty: bool,
-    /// Print the list
-    #[arg(long)]
-    show: bool,
-    /// Restrict claims from now on to `list` or `group:NAME`; `everybody` removes the restriction
-    #[arg(long, value_name = "WHOM")]
-    only: Option<String>,
 }
 
 const CREATE_EXAMPLES: &str = "\
@@ -114,8 +71,7 @@ struct CreateArgs {
     /// Places on the waiting list of a sold-out drop
     #[arg(long, default_value_t = 0)]
     waiting_list: u32,
-    /// Restrict claims to `list` (see `coupon allow`) or `group:NAME`; without it everybody may
-    /// claim
+    /// Restrict claims to `list` (the allow list) or `group:NAME`; without it everybody may claim
     #[arg(long, value_name = "WHOM")]
     allow: Option<String>,
     /// Time at which the coupon opens once, such as 2026-12-01T15:00:00+09:00
@@ -181,78 +137,48 @@ pub async fn run(args: CouponArgs) -> ExitCode {
 async fn act(args: &CouponArgs) -> anyhow::Result<String> {
     let client = Client::new(&args.api)?;
     let path = |coupon: &i64| format!("/v1/coupons/{coupon}");
-    let send = async |method, path: &str, body: Value| {
-        client
-            .send(client.request(method, path), body.to_string())
-            .await
-    };
-    let change = async |coupon, body| send(Method::PATCH, &path(coupon), body).await;
-    let answer = match &args.command {
+    let change = |coupon, body: Value| (Method::PATCH, path(coupon), body.to_string().into());
+    let (method, path, body): (_, _, Vec<u8>) = match &args.command {
         CouponCommand::List => return list(&client, args.api.json).await,
-        CouponCommand::Create(create) => send(Method::POST, "/v1/coupons", create.body()).await?,
-        CouponCommand::Show { coupon } => client.get(&path(coupon)).await?,
-        CouponCommand::Pause { coupon } => change(coupon, json!({"paused": true})).await?,
-        CouponCommand::Resume { coupon } => change(coupon, json!({"paused": false})).await?,
+        CouponCommand::Create(create) => {
+            let body = create.body().to_string();
+            (Method::POST, "/v1/coupons".to_owned(), body.into())
+        }
+        CouponCommand::Show { coupon } => (Method::GET, path(coupon), Vec::new()),
+        CouponCommand::Pause { coupon } => change(coupon, json!({"paused": true})),
+        CouponCommand::Resume { coupon } => change(coupon, json!({"paused": false})),
         CouponCommand::Raise { coupon, quantity } => {
-            raise(&client, &path(coupon), *quantity).await?
+            return raise(&client, &path(coupon), *quantity).await;
         }
-        CouponCommand::Close { coupon, yes: true } => {
-            change(coupon, json!({"close_now": true})).await?
-        }
+        CouponCommand::Close { coupon, yes: true } => change(coupon, json!({"close_now": true})),
         CouponCommand::Close { coupon, yes: false } => {
             let coupon = client.get(&path(coupon)).await?;
             bail!(Refused(format!(
                 "{coupon:#}\nThis would be closed for good, and its waiting list ends: repeat it with --yes"
             )))
         }
-        CouponCommand::Revoke {
-            coupon,
-            user,
-            reason,
-            may_claim_again,
-        } => {
-            let by = args.api.operator.as_ref();
-            let by = by.context("say who decided it: give --operator")?;
-            let body = json!({"reason": reason, "by": by, "may_claim_again": may_claim_again});
-            // Also encodes dots, because programs that normalize paths remove `..`.
-            let user = utf8_percent_encode(user, NON_ALPHANUMERIC);
-            let path = format!("{}/people/{user}/revoke", path(coupon));
-            send(Method::POST, &path, body).await?
-        }
-        CouponCommand::Allow { coupon, what } => {
-            let list = format!("{}/allow-list", path(coupon));
-            if let Some(whom) = &what.only {
-                let allow = (whom != "everybody").then_some(whom);
-                change(coupon, json!({ "allow": allow })).await?
-            } else if let Some(file) = &what.add {
-                send_file(&client, &format!("{list}/add"), file).await?
-            } else if let Some(file) = &what.remove {
-                send_file(&client, &format!("{list}/remove"), file).await?
-            } else if what.empty {
-                send(Method::DELETE, &list, Value::Null).await?
-            } else {
-                client.get(&list).await?
-            }
-        }
     };
+    let answer = client.send(method, &path, None, body).await?;
     Ok(format!("{answer:#}\n"))
 }
 
-/// Sends a file as it is: the API reads what editors and spreadsheets write.
-async fn send_file(client: &Client<'_>, path: &str, file: &Path) -> anyhow::Result<Value> {
-    let read = if file == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
-    } else {
-        std::fs::read(file)
-    };
-    let bytes = read.with_context(|| format!("{} cannot be read", file.display()))?;
-    let request = client.request(Method::POST, path);
-    client.send(request, Bytes::from(bytes)).await
-}
+/// Coupons of one page of the list.
+const PAGE: usize = 1_000;
 
 async fn list(client: &Client<'_>, json: bool) -> anyhow::Result<String> {
-    let coupons = client.list("/v1/coupons?limit=1000").await?;
+    let mut coupons: Vec<Value> = Vec::new();
+    while coupons.len().is_multiple_of(PAGE) {
+        let after = coupons
+            .last()
+            .map_or(0, |last| last["id"].as_i64().unwrap_or_default());
+        let page = client
+            .get(&format!("/v1/coupons?limit={PAGE}&after={after}"))
+            .await?;
+        match page {
+            Value::Array(page) if !page.is_empty() => coupons.extend(page),
+            _ => break,
+        }
+    }
     if json {
         return Ok(format!("{}\n", Value::Array(coupons)));
     }
@@ -279,13 +205,11 @@ async fn list(client: &Client<'_>, json: bool) -> anyhow::Result<String> {
 }
 
 /// Refuses a lower quantity once a drop has opened, because slots that were given are promised.
-async fn raise(client: &Client<'_>, path: &str, quantity: u32) -> anyhow::Result<Value> {
+async fn raise(client: &Client<'_>, path: &str, quantity: u32) -> anyhow::Result<String> {
     let coupon = client.get(path).await?;
     let current = &coupon["current_drop"];
-    let is_open = matches!(
-        current["state"].as_str(),
-        Some("open" | "sold_out" | "paused")
-    );
+    let state = current["state"].as_str();
+    let is_open = matches!(state, Some("open" | "sold_out" | "paused"));
     let now = coupon["quantity"]
         .as_u64()
         .max(current["quantity"].as_u64());
@@ -294,11 +218,11 @@ async fn raise(client: &Client<'_>, path: &str, quantity: u32) -> anyhow::Result
             "it gives out {now} already; give a larger number than that"
         )));
     }
-    // Send the revision, so that the change fails if another operator has changed the coupon since.
-    let revision = format!("\"{}\"", coupon["revision"]);
-    let request = client.request(Method::PATCH, path);
-    let body = json!({ "quantity": quantity }).to_string();
-    client.send(request.header(IF_MATCH, revision), body).await
+    // The change fails if another operator has changed the coupon since.
+    let only = Some(&coupon["revision"]);
+    let body = json!({ "quantity": quantity }).to_string().into();
+    let answer = client.send(Method::PATCH, path, only, body).await?;
+    Ok(format!("{answer:#}\n"))
 }
 
 #[cfg(test)]
