@@ -46,7 +46,7 @@ impl ApiServer {
         let token = token.map_err(anyhow::Error::msg)?;
         let prometheus = telemetry::init_metrics()?;
         metrics::describe();
-        allow_open_files(args.http.max_connections);
+        allow_open_files();
         let socket = listen("LISTEN_ADDR", args.http.listen_addr)?;
         let apart = args.http.metrics_addr;
         let apart = apart.map(|wanted| listen("METRICS_ADDR", wanted));
@@ -136,22 +136,13 @@ fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<std::net::TcpLis
     listening().with_context(|| format!("cannot listen on {address} ({setting})"))
 }
 
-/// File descriptors for anything other than clients' connections: stores, logs, libraries.
-const OTHER_FILES: u64 = 256;
-
-/// Raises `RLIMIT_NOFILE` to fit the maximum number of connections. Many shells allow a process
-/// only 1,024 open files.
-fn allow_open_files(connections: u32) {
-    let needed = u64::from(connections) + OTHER_FILES;
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|limit| limit >= needed) {
-        return;
-    }
-    let current = Some(maximum.map_or(needed, |most| most.min(needed)));
-    let raised = setrlimit(Resource::Nofile, Rlimit { current, maximum });
-    if raised.is_err() || current != Some(needed) {
-        let what = "fewer connections fit than this process can serve: raise the limit of open files (`ulimit -n`)";
-        tracing::warn!(?raised, needed, "{what}");
+/// Raises the number of files that this process may open as far as the system allows it. Many shells
+/// allow only 1,024, and each connection is one.
+fn allow_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let current = maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current, maximum }) {
+        tracing::warn!(%error, "the limit of open files (`ulimit -n`) could not be raised");
     }
 }
 
@@ -166,7 +157,7 @@ async fn background(app: App, refresh: Duration) {
     };
     tokio::join!(
         app.catalogue.keep_fresh(refresh),
-        app.claims.second_store.publisher.watch_topic(),
+        app.second_store.publisher.watch_topic(),
         openness::watch(&app),
         keys,
     );
@@ -177,7 +168,7 @@ async fn background(app: App, refresh: Duration) {
 async fn finish(app: &App, ends_at: Instant) {
     let rest = || ends_at.saturating_duration_since(Instant::now());
     let claims = app.in_flight.finish(rest()).await;
-    let messages = app.claims.second_store.publisher.flush(rest()).await;
+    let messages = app.second_store.publisher.flush(rest()).await;
     if claims > 0 || messages != 0 {
         tracing::warn!(
             claims,

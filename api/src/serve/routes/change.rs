@@ -63,7 +63,6 @@ async fn apply(
     only: Option<u64>,
     by: Operator,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
-    let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
     let db = &services.mysql.operators;
     let now = services.now().await;

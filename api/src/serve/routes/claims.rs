@@ -10,8 +10,9 @@ use serde::Deserialize;
 
 use super::extract::{CouponPath, JsonBody, Person, PersonPath, StrictQuery, invalid};
 use crate::serve::claim::ClaimAnswer;
-use crate::serve::claim::revoke::{Order, Revoked};
-use crate::serve::claim::status::MyClaim;
+use crate::serve::claim::admit::admit;
+use crate::serve::claim::revoke::{Order, Revoked, revoke_claim};
+use crate::serve::claim::status::{MyClaim, my_claim};
 use crate::serve::state::App;
 
 /// Claim a coupon
@@ -22,7 +23,7 @@ pub(crate) async fn claim(
     Person(requester): Person,
     CouponPath(id): CouponPath,
 ) -> Result<ClaimAnswer, Problem> {
-    Ok(app.claims.admit(id, requester).await?)
+    Ok(admit(&app, id, requester).await?)
 }
 
 /// Read your claim
@@ -31,7 +32,7 @@ pub(crate) async fn mine(
     Person(requester): Person,
     CouponPath(id): CouponPath,
 ) -> Result<Json<MyClaim>, Problem> {
-    Ok(Json(app.claims.my_claim(id, requester).await?))
+    Ok(Json(my_claim(&app, id, requester.user).await?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,7 +59,7 @@ pub(crate) async fn give_back(
         may_claim_again: false,
         operator: None,
     };
-    Ok(Json(app.claims.revoke(id, requester.user, order).await?))
+    Ok(Json(revoke_claim(&app, id, requester.user, order).await?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,5 +92,5 @@ pub(crate) async fn revoke(
         may_claim_again: body.may_claim_again,
         operator: Some(operator),
     };
-    Ok(Json(app.claims.revoke(id, user, order).await?))
+    Ok(Json(revoke_claim(&app, id, user, order).await?))
 }
