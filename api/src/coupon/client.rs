@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::body::Bytes;
-use axum::http::Method;
 use axum::http::header::{AUTHORIZATION, IF_MATCH};
-use axum::http::request::Request;
+use axum::http::{HeaderValue, Method, Request};
 use clap::Args;
 use firstcome_shared::config::ssl_cert_file;
 use firstcome_shared::http::api_client::CouponApiClient;
@@ -60,32 +59,39 @@ impl<'a> Client<'a> {
     }
 
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        self.send(Method::GET, path, None, Vec::new()).await
+        let request = Request::builder().uri(path);
+        self.exchange(request.body(Bytes::new())?).await
     }
 
-    /// Sends a request, for a coupon that has the revision `only`, if it is given.
-    pub(super) async fn send(
+    /// Changes a coupon, if it has the revision `only` or if `only` is `None`.
+    pub(super) async fn change(
         &self,
-        method: Method,
-        path: &str,
+        coupon: i64,
         only: Option<&Value>,
-        body: Vec<u8>,
+        change: &Value,
     ) -> anyhow::Result<Value> {
-        let mut request = Request::builder().method(method).uri(path);
+        let path = format!("/v1/coupons/{coupon}");
+        let mut request = Request::builder().method(Method::PATCH).uri(path);
+        if let Some(revision) = only {
+            request = request.header(IF_MATCH, format!("\"{revision}\""));
+        }
+        self.exchange(request.body(change.to_string().into())?)
+            .await
+    }
+
+    async fn exchange(&self, mut request: Request<Bytes>) -> anyhow::Result<Value> {
+        let unfit = "OPS_TOKEN or --operator does not fit into a request";
         if let Some(token) = &self.args.ops_token {
             // During a rotation, the setting contains two tokens.
             let token = token.expose_secret().split(',').next();
             let token = format!("Bearer {}", token.unwrap_or_default());
-            request = request.header(AUTHORIZATION, token);
+            let token = HeaderValue::try_from(token).context(unfit)?;
+            request.headers_mut().insert(AUTHORIZATION, token);
         }
         if let Some(name) = &self.args.operator {
-            request = request.header("x-operator", name.as_bytes());
+            let name = HeaderValue::from_bytes(name.as_bytes()).context(unfit)?;
+            request.headers_mut().insert("x-operator", name);
         }
-        if let Some(revision) = only {
-            request = request.header(IF_MATCH, format!("\"{revision}\""));
-        }
-        let unfit = "OPS_TOKEN, --operator or an argument does not fit into a request";
-        let request = request.body(Bytes::from(body)).context(unfit)?;
         let exchange = async {
             let (head, body) = self.api.send(request).await?.into_parts();
             anyhow::Ok((head.status, body.collect().await?.to_bytes()))

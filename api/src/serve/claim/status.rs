@@ -136,9 +136,7 @@ pub(super) async fn standing_shown<'a>(
     coupon: &'a CouponWithDrops,
     user: &UserId,
 ) -> (Option<&'a Drop>, Result<Standing, RedisError>) {
-    let now = app.redis.time_ms().await;
-    let now = now.map_or_else(|_| Utc::now(), instant);
-    let shown = drop_to_show(coupon, now).map(|one| one.drop);
+    let shown = drop_to_show(coupon, app.now().await).map(|one| one.drop);
     (shown, standing_in(app, coupon, shown, user).await)
 }
 

@@ -16,8 +16,8 @@ const PATIENCE_MS = 10_000; // for one response
 const GIVE_UP_MS = 600_000; // for all attempts of a request
 const LONGEST_PAUSE_MS = 10_000;
 const ACCEPTED_PAUSE_MS = 1_500; // while the code is on its way
-const RUSH_MS = 10_000; // after an opening: nobody looks a claim up, because the answer to a claim says the same
-const CROWD_MS = 600_000; // before an opening: a crowd gathers, and looks nothing up
+const RUSH_MS = 10_000; // after an opening
+const CROWD_MS = 600_000; // before an opening
 const LOOK_MS = 2_000; // how long the button waits for the check for an existing claim
 
 let server = null; // the last state that the server sent
@@ -128,27 +128,21 @@ async function settle(method, path) {
   }
 }
 
-// What the page shows: the drop that is open, else the next one, else the last.
+// The drop that is open, else the next one, else the last.
 function stateOf({ now_ms, coupon }) {
   const { current_drop: current, next_drop: next } = coupon;
-  const drop = (["open", "sold_out", "paused"].includes(current?.state) ? current : next) ?? current;
-  const state = drop && drop.state !== "sealed" ? drop.state : "closed";
-  const opens_at_ms = Date.parse(drop?.opens_at);
-  const left = opens_at_ms - now_ms;
-  // No poll falls into the rush after an opening.
-  const polls = { scheduled: Math.min(Math.max(left / 4, 5_000), 60_000), open: 60_000, sold_out: 10_000, paused: 10_000 };
-  // Null around an opening, because of the crowd, and before the first opening, when nobody holds a coupon.
-  let look_after_ms = null;
-  if (state === "open" || state === "sold_out") look_after_ms = Math.max(left + RUSH_MS, 0);
-  else if (state === "scheduled" && current && left > CROWD_MS) look_after_ms = 0;
+  const drop = (["open", "sold_out", "paused"].includes(current?.state) ? current : next) ?? current ?? coupon;
+  const state = drop.state?.replace("sealed", "closed") ?? "closed";
+  const opens = Date.parse(drop.opens_at);
+  const left = opens - now_ms;
+  const ahead = state === "scheduled" && current && left > CROWD_MS ? 0 : null;
   return {
-    now_ms, state, opens_at_ms, look_after_ms,
-    closes_at_ms: drop?.closes_at ? Date.parse(drop.closes_at) : null,
-    drop_id: drop?.id ?? null,
-    quantity: drop?.quantity ?? coupon.quantity,
-    can_wait: coupon.waiting_list > 0 && drop?.id !== full,
-    one_per_drop: coupon.once_per === "drop",
-    poll_after_ms: polls[state],
+    now_ms, state, drop_id: drop.id, quantity: drop.quantity, one_per_drop: coupon.once_per === "drop",
+    opens_at_ms: opens, closes_at_ms: drop.closes_at && Date.parse(drop.closes_at),
+    can_wait: coupon.waiting_list > 0 && drop.id !== full,
+    // No poll falls into the rush after an opening, and nobody looks a claim up around one.
+    poll_after_ms: { scheduled: Math.min(Math.max(left / 4, 5_000), 60_000), open: 60_000, sold_out: 10_000, paused: 10_000 }[state],
+    look_after_ms: state === "open" || state === "sold_out" ? Math.max(left + RUSH_MS, 0) : ahead,
   };
 }
 

@@ -17,7 +17,11 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
         ("KAFKA_PROPERTIES", "ssl.ca.location=hunter2", "serve"), // of a plain-text listener
         ("OPS_TOKEN", "hunter2-is-short", "daemon"),
         ("USER_AUTH", "nobody", "serve"),
-        ("JWT_ALGORITHM", "RS256", "serve"), // with USER_AUTH=trusted-header
+        (
+            "JWT_JWKS_URL",
+            "https://user:hunter2@127.0.0.1/keys",
+            "serve",
+        ), // with USER_AUTH=trusted-header
         ("DATABASE_URL", "postgres://hunter2@127.0.0.1/x", "consume"),
         ("REDIS_URL", "hunter2@127.0.0.1", "daemon"),
         ("KAFKA_BROKERS", "localhost", "once"),
