@@ -23,10 +23,10 @@ use crate::revoke_promote;
 use crate::settings;
 
 /// Slots written by one script.
-const PAGE: Slot = 1_000;
+const PAGE: Slot = 2_000;
 
 /// Rows read per statement.
-const ROWS_AT_ONCE: Slot = 5_000;
+const ROWS_AT_ONCE: Slot = 4_000;
 
 /// Statements that read rows while the rows of an earlier one are written.
 const AHEAD: usize = 2;
