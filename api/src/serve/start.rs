@@ -71,6 +71,7 @@ pub(super) async fn services(
         second_store,
         queues: Queues::default(),
         max_wait: redis_timeout,
+        request_timeout: Duration::from_millis(args.http.request_timeout_ms),
         refused: LineLimit::default(),
         coupon_page: args.http.coupon_page,
         stopping: CancellationToken::new(),

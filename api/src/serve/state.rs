@@ -8,7 +8,6 @@ use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
-use super::args::CouponPage;
 use super::auth::Identity;
 use super::bulkheads::{Bulkheads, InFlightLimit};
 use super::catalogue::Catalogue;
@@ -30,9 +29,11 @@ pub(crate) struct Services {
     pub(crate) queues: Queues<PendingClaim>,
     /// Claims that wait longer for it are refused.
     pub(crate) max_wait: Duration,
-    /// Log lines about claims that were answered 503.
+    /// Maximum time until a response begins.
+    pub(crate) request_timeout: Duration,
+    /// Log lines about requests that were answered 503.
     pub(crate) refused: LineLimit,
-    pub(crate) coupon_page: CouponPage,
+    pub(crate) coupon_page: bool,
     /// Cancelled when shutdown begins, while the listener is still open.
     pub(crate) stopping: CancellationToken,
 }

@@ -41,14 +41,9 @@ async fn view_token_can_read_but_not_change() {
     assert_eq!(issued.json["issued"][0]["user_id"], "u-1");
     let before = world.dump().await;
     let path = format!("/v1/coupons/{id}");
-    let list = format!("{path}/allow-list");
-    let add = format!("{list}/add");
-    let remove = format!("{list}/remove");
+    let add = format!("{path}/allow-list/add");
+    let remove = format!("{path}/allow-list/remove");
     let revoke = format!("{path}/people/u-1/revoke");
-    let read = with_token(VIEW_TOKEN, &api, &list, Method::GET, "").await;
-    read.has_status(200);
-    let refused = with_token("x", &api, &list, Method::GET, "").await;
-    assert_eq!(refused.code(), (401, "unauthorized"));
     for (method, path, body) in [
         (Method::POST, "/v1/coupons", open(9)),
         (Method::PATCH, path.as_str(), json!({"paused": true})),

@@ -101,9 +101,7 @@ pub(crate) struct Verifier {
     rules: Validation,
     issuer: String,
     audiences: Vec<String>,
-    audience_claim: String,
-    user_claim: String,
-    groups_claim: String,
+    args: JwtArgs,
 }
 
 enum Keys {
@@ -139,7 +137,7 @@ impl Verifier {
         rules.validate_nbf = true;
         // `check_origin` checks issuer and audience, so that the log can show both values.
         rules.validate_aud = false;
-        let audience_claim = args.jwt_audience_claim.clone();
+        let audience_claim = &args.jwt_audience_claim;
         if audience_claim != "aud" {
             tracing::warn!(
                 "JWT_AUDIENCE_CLAIM={audience_claim}: tokens are accepted by who got them, not by whom they are meant for \
@@ -151,9 +149,7 @@ impl Verifier {
             rules,
             issuer,
             audiences: audience.split(',').map(|one| one.trim().into()).collect(),
-            audience_claim,
-            user_claim: args.jwt_user_claim.clone(),
-            groups_claim: args.jwt_groups_claim.clone(),
+            args: args.clone(),
         })
     }
 
@@ -182,19 +178,19 @@ impl Verifier {
             return Err(TokenProblem::Extension.because(format!("crit is {extensions:?}")));
         }
         self.check_origin(&claims)?;
-        let user: Result<UserId, _> = match find(&claims, &self.user_claim) {
+        let user: Result<UserId, _> = match find(&claims, &self.args.jwt_user_claim) {
             Some(Value::String(user)) => user.parse(),
             // Laravel, Django and Spring number their users.
             Some(Value::Number(number)) if !number.is_f64() => number.to_string().parse(),
             other => {
-                let why = format!("{} is {}", self.user_claim, shown(other));
+                let why = format!("{} is {}", self.args.jwt_user_claim, shown(other));
                 return Err(TokenProblem::NoUser.because(why));
             }
         };
         let user = user.map_err(|error| TokenProblem::BadUserId.because(error.to_string()))?;
-        let groups = match find(&claims, &self.groups_claim) {
+        let groups = match find(&claims, &self.args.jwt_groups_claim) {
             Some(groups) => Groups::Named(groups.clone()),
-            None if is_left_out(&claims, &self.groups_claim) => Groups::Unknown,
+            None if is_left_out(&claims, &self.args.jwt_groups_claim) => Groups::Unknown,
             None => Groups::Named(Value::Null),
         };
         Ok((user, groups))
@@ -207,14 +203,14 @@ impl Verifier {
             let why = format!("iss is {}, JWT_ISSUER is {:?}", shown(issuer), self.issuer);
             return Err(TokenProblem::Issuer.because(why));
         }
-        let audience = find(claims, &self.audience_claim);
+        let audience = find(claims, &self.args.jwt_audience_claim);
         if strings(audience).any(|name| self.audiences.iter().any(|one| one == name)) {
             return Ok(());
         }
         let names: Vec<_> = claims.keys().map(String::as_str).collect();
         Err(TokenProblem::Audience.because(format!(
             "{} is {}, JWT_AUDIENCE is {:?}; the token has {}",
-            self.audience_claim,
+            self.args.jwt_audience_claim,
             shown(audience),
             self.audiences.join(","),
             names.join(", ")

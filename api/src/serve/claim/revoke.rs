@@ -11,7 +11,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
 use firstcome_shared::mysql::{Db, DbError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::outcome::ClaimRefusal;
 use super::status::{ClaimStatus, judge, standing_in, standing_shown};
@@ -32,44 +32,48 @@ pub(crate) struct Revoked {
 }
 
 /// A request to revoke.
-#[derive(Debug)]
-pub(crate) struct Order {
-    pub(crate) drop: Option<DropId>,
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RevokeOrder {
+    /// Kept with the revocation.
     pub(crate) reason: String,
     pub(crate) by: String,
+    /// Default: the open drop, else the last opened.
+    pub(crate) drop_id: Option<DropId>,
+    /// The user may claim another.
+    #[serde(default)]
     pub(crate) may_claim_again: bool,
-    /// `None` if the user gives the coupon back.
-    pub(crate) operator: Option<Operator>,
 }
 
 /// Revokes a user's claim in a coupon: in the given drop, or else in the one that `GET …/me`
-/// shows.
+/// shows. Without an operator, the user gives it back.
 pub(crate) async fn revoke_claim(
     app: &App,
     id: CouponId,
     user: UserId,
-    order: Order,
+    order: RevokeOrder,
+    operator: Option<Operator>,
 ) -> Result<Revoked, Problem> {
     let coupon = app.catalogue.find(id).await?;
     let this = App::clone(app);
-    let db = match &order.operator {
-        Some(_) => app.mysql.operators.clone(),
-        None => app.mysql.questions.clone(),
-    };
-    let revoking = async move { revoke_in(&this, &db, &coupon, user, order).await };
+    let revoking = async move { revoke_in(&this, &coupon, user, order, operator).await };
     app.in_flight.run_unlimited(revoking).await?
 }
 
 async fn revoke_in(
     app: &App,
-    db: &Db,
     coupon: &CouponWithDrops,
     user: UserId,
-    order: Order,
+    order: RevokeOrder,
+    operator: Option<Operator>,
 ) -> Result<Revoked, Problem> {
+    let db = match &operator {
+        Some(_) => &app.mysql.operators,
+        None => &app.mysql.questions,
+    };
     let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
     let record = db.person(id, &user).await.map_err(unknown)?;
-    let (shown, standing) = match order.drop {
+    let (shown, standing) = match order.drop_id {
         None => {
             let (shown, standing) = standing_shown(app, coupon, &user).await;
             let shown = shown.ok_or(ClaimRefusal::StandingUnknown)?;
@@ -85,8 +89,8 @@ async fn revoke_in(
     let claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
     let drop = match claim.drop_id {
         // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
-        Some(drop) if order.drop.is_none_or(|named| named == drop) => drop,
-        None if order.drop.is_none() && coupon.lacks_a_drop(Utc::now()) => {
+        Some(drop) if order.drop_id.is_none_or(|named| named == drop) => drop,
+        None if order.drop_id.is_none() && coupon.lacks_a_drop(Utc::now()) => {
             return Err(ClaimRefusal::StandingUnknown.into());
         }
         _ => return Err(nothing_held()),
@@ -113,7 +117,7 @@ async fn revoke_in(
         by: order.by,
         may_claim_again: order.may_claim_again,
         once_per,
-        operator: order.operator,
+        operator,
     };
     let mut attempt = 1;
     let revocation = loop {

@@ -18,7 +18,6 @@ use firstcome_shared::http::page::{Asset, secure};
 use serde_json::json;
 
 use self::html::{ICON, Language, SCRIPT, STYLE};
-use super::args::CouponPage;
 use super::catalogue::LookupError;
 use super::routes::extract::CouponPath;
 use super::routes::view::show;
@@ -32,8 +31,8 @@ const PAGE_FRESH_FOR: &str = "public, max-age=10";
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub(crate) fn routes(page: CouponPage) -> Router<App> {
-    if page == CouponPage::Off {
+pub(crate) fn routes(is_on: bool) -> Router<App> {
+    if !is_on {
         return Router::new();
     }
     Router::new()

@@ -8,7 +8,7 @@ use axum::{Extension, Json};
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::AllowList;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::allow_list::{ListChange, ListChanged, MAX_LISTED};
@@ -120,24 +120,4 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     let what = "could not write an allow list to Redis; the reconciler will";
     tracing::warn!(why, coupon_id = id.0, "{what}");
     false
-}
-
-/// The users on a coupon's allow list.
-#[derive(Debug, Serialize)]
-pub(crate) struct AllowListView {
-    /// The coupon's revision when the list was last changed; 0: never.
-    revision: u64,
-    /// In order.
-    ids: Vec<UserId>,
-}
-
-/// Read a coupon's allow list
-pub(crate) async fn read(
-    State(app): State<App>,
-    CouponPath(id): CouponPath,
-) -> Result<Json<AllowListView>, Problem> {
-    let list = app.mysql.operators.listed_users(id).await?;
-    let (AllowList { revision, .. }, mut ids) = list.ok_or_else(|| no_such_coupon(id))?;
-    ids.sort_unstable();
-    Ok(Json(AllowListView { revision, ids }))
 }

@@ -2,8 +2,6 @@
 //! trace.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::CACHE_CONTROL;
@@ -11,24 +9,15 @@ use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
-use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::trace::{RequestTrace, Route};
 use futures_util::FutureExt as _;
 use metrics::{counter, histogram};
 use tokio::time::{Instant, timeout};
 
-pub(crate) struct RequestGuard {
-    /// Maximum time until a response begins.
-    timeout: Duration,
-    late: LineLimit,
-}
+use crate::serve::state::App;
 
 /// Handles one request; responds 503 after the deadline, 500 after a panic.
-pub(crate) async fn guard(
-    State(guard): State<Arc<RequestGuard>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let method = match *request.method() {
         Method::GET => "GET",
         Method::POST => "POST",
@@ -43,7 +32,7 @@ pub(crate) async fn guard(
     let trace = RequestTrace::of(request.headers());
     let begun = Instant::now();
     let work = AssertUnwindSafe(trace.within(next.run(request))).catch_unwind();
-    let mut response = match timeout(guard.timeout, work).await {
+    let mut response = match timeout(app.request_timeout, work).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {
             // The panic's message is already on standard error.
@@ -51,8 +40,8 @@ pub(crate) async fn guard(
             Problem::internal().into_response()
         }
         Err(_) => {
-            if let Some(left_out) = guard.late.allow(method, std::time::Instant::now()) {
-                tracing::warn!(path, limit = ?guard.timeout, left_out, "a request was answered 503: no answer in time");
+            if let Some(left_out) = app.refused.allow(method, std::time::Instant::now()) {
+                tracing::warn!(path, limit = ?app.request_timeout, left_out, "a request was answered 503: no answer in time");
             }
             Problem::unavailable("this took too long; try again").into_response()
         }
@@ -70,13 +59,4 @@ pub(crate) async fn guard(
     }
     trace.end(route, status, headers);
     response
-}
-
-impl RequestGuard {
-    pub(crate) fn new(timeout: Duration) -> Self {
-        Self {
-            timeout,
-            late: LineLimit::default(),
-        }
-    }
 }

@@ -22,18 +22,13 @@ use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use self::middleware::{RequestGuard, guard};
+use self::middleware::guard;
 use crate::serve::openness::{Openness, openness};
 use crate::serve::page;
 use crate::serve::state::App;
 
 /// Builds the routes at LISTEN_ADDR, including `more`.
-pub(crate) fn router(
-    app: &App,
-    token: OpsToken,
-    more: Router,
-    request_guard: Arc<RequestGuard>,
-) -> Router {
+pub(crate) fn router(app: &App, token: OpsToken, more: Router) -> Router {
     routes(token)
         .merge(page::routes(app.coupon_page))
         .with_state(App::clone(app))
@@ -41,7 +36,7 @@ pub(crate) fn router(
         .merge(more)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(request_guard, guard))
+        .layer(from_fn_with_state(App::clone(app), guard))
 }
 
 /// The contract, written by hand.
@@ -65,7 +60,6 @@ fn routes(token: OpsToken) -> Router<App> {
             post(claims::revoke),
         )
         .route("/v1/coupons/{id}/issued", get(issued::issued))
-        .route("/v1/coupons/{id}/allow-list", get(allow_list::read))
         .route(
             "/v1/coupons/{id}/allow-list/{change}",
             post(allow_list::upload),
