@@ -58,20 +58,8 @@ pub(crate) enum ClaimRefusal {
     Panicked,
 }
 
-/// The values of the label `outcome`.
-const LABELS: &str = "accepted already_claimed waiting sold_out paused revoked not_allowed not_open \
-    closed unloaded unverified gate_closed redis_slow redis_error unknown not_held shed no_coupon \
-    unexpected";
-
-pub(super) fn counter(outcome: &'static str) -> Counter {
+pub(in crate::serve) fn counter(outcome: &'static str) -> Counter {
     metrics::counter!("firstcome_claims_total", "outcome" => outcome)
-}
-
-/// Starts every outcome at 0, because a counter that first appears at 1 hides its first increase.
-pub(in crate::serve) fn start_counters() {
-    for outcome in LABELS.split_whitespace() {
-        counter(outcome).absolute(0);
-    }
 }
 
 impl IntoResponse for ClaimAnswer {

@@ -112,12 +112,7 @@ fn settle(
     record: Result<PersonRecord, DbError>,
     standing: Result<Standing, RedisError>,
 ) -> Result<MyClaim, ClaimRefusal> {
-    if let Err(error) = &record {
-        tracing::debug!(%error, "a claim is looked up without MySQL");
-    }
-    if let Err(error) = &standing {
-        tracing::debug!(%error, "a claim is looked up without Redis");
-    }
+    tracing::debug!(mysql = ?record.as_ref().err(), redis = ?standing.as_ref().err(), "looked up");
     let (record, drop) = (record.ok(), drop.map(|drop| drop.id));
     let claim = judge(coupon.coupon.once_per, drop, record.as_ref(), standing.ok());
     // A replica may lack the user's row, and MySQL the user's drop.
