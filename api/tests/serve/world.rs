@@ -15,8 +15,7 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
-use firstcome_stack::{KafkaOptions, KafkaServer};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use firstcome_stack::{KafkaOptions, KafkaServer, tokens};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -37,8 +36,8 @@ pub(crate) fn bearer(user: &str, more: &Value) -> String {
     let mut claims = json!({"sub": user, "iss": "shop", "aud": "coupons", "exp": exp});
     let more = more.as_object().unwrap().clone();
     claims.as_object_mut().unwrap().extend(more);
-    let key = EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
-    let token = encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
+    let header = json!({"alg": "HS256"});
+    let token = tokens::token(&header, &claims, TOKEN_SECRET.as_bytes());
     format!("Bearer {token}")
 }
 

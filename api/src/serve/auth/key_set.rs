@@ -3,7 +3,6 @@
 //! the next read.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use firstcome_shared::config::ssl_cert_file;
 use firstcome_shared::http::fetch::{FetchError, HttpSource};
 use firstcome_shared::tls::Store;
 use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
+use jsonwebtoken::{Algorithm, DecodingKey};
 use metrics::gauge;
 use parking_lot::Mutex;
 use serde::Deserialize as _;
@@ -20,6 +19,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::problem::{TokenProblem, TokenRefused};
+use super::signatures;
 
 /// Minimum interval between two reads caused by tokens, so that made-up key names cannot flood the
 /// issuer. Unknown names are not stored.
@@ -27,10 +27,6 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 
 /// Maximum time until the next attempt after a failed one.
 const RETRY: Duration = Duration::from_secs(10);
-
-/// Accepted lengths of the modulus of an RSA key: 2,048 to 4,096 bits. A shorter key is too weak,
-/// and the library does not support a longer one.
-const RSA_BYTES: RangeInclusive<usize> = 256..=512;
 
 pub(crate) struct KeySet {
     source: HttpSource,
@@ -194,15 +190,9 @@ fn verifying_key(algorithm: Algorithm, jwk: &Value) -> Result<DecodingKey, &'sta
     }
     let key = Jwk::deserialize(jwk).map_err(|_| "is of an unknown kind")?;
     let key = DecodingKey::from_jwk(&key).map_err(|_| "is malformed")?;
-    if let DecodingKeyKind::RsaModulusExponent { n, .. } = key.kind()
-        && !RSA_BYTES.contains(&n.len())
-    {
-        return Err("does not have 2,048 to 4,096 bits");
-    }
-    // Verifying once detects keys of another kind or curve, and malformed ones.
-    match jsonwebtoken::crypto::verify("", b"", &key, algorithm) {
+    match signatures::verifier(algorithm, &key) {
         Ok(_) => Ok(key),
-        Err(_) => Err("is of another kind, or malformed"),
+        Err(_) => Err("is of another kind or length, or malformed"),
     }
 }
 
