@@ -82,14 +82,11 @@ async fn make_once(
     by: Operator,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let db = &services.mysql.operators;
-    let doubt = if key.is_some() {
-        "repeat the request with the same Idempotency-Key"
-    } else {
-        "look at the list of coupons before you try again"
-    };
     let away = |error: DbError| {
         tracing::warn!(%error, "a coupon could not be created");
-        Problem::unavailable(format!("MySQL did not answer; {doubt}"))
+        Problem::unavailable(
+            "MySQL did not answer; repeat the request with the same Idempotency-Key, or look at the list of coupons before you try again",
+        )
     };
     let now = services.now().await;
     let new = body.checked_new(now).map_err(invalid)?;
