@@ -72,11 +72,10 @@ impl Master {
     /// Sends commands without keys to this server. The errors of single commands are among the
     /// answers.
     pub(super) async fn ask(&self, pipe: &mut Pipeline) -> RedisResult<Vec<Value>> {
-        pipe.ignore_errors();
         if self.node.is_some() {
             pipe.cmd("CLUSTER").arg("MYID");
         }
-        let mut told: Vec<Value> = pipe.query_async(&mut self.conn.clone()).await?;
+        let mut told = self.conn.ask(self.hash_slots[0].0, pipe).await?;
         let Some(node) = &self.node else {
             return Ok(told);
         };
@@ -164,7 +163,7 @@ impl Redis {
                 address: format!("{}:{port}", host.unwrap_or_default()),
                 node: Some(node),
                 hash_slots: Vec::new(),
-                conn: self.conn.of_slot(first),
+                conn: self.conn.clone(),
             });
             master.hash_slots.push((first, last));
         }
