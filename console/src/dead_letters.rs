@@ -1,5 +1,5 @@
-//! The screens of dead letters, where operators discard them. IDs are masked and messages
-//! hidden until an operator reveals them, which is recorded.
+//! The screens of dead letters, where operators correct or discard them. IDs are masked and
+//! messages hidden until an operator reveals them, which is recorded.
 
 use std::collections::HashSet;
 
@@ -139,6 +139,7 @@ async fn shown(page: &Page, id: &str, revealed: bool, done: &str) -> Screen {
     let path = format!("/v1/failed-claims/{}{reveal}", encoded(id));
     let found: FailedClaimDetails = page.get(&path).await?;
     let done = match (done, found.claim.resolved_at.is_some()) {
+        ("corrected", false) => "Corrected. The next pass over its drop issues it.",
         ("discarded", true) => "Discarded. No pass looks at it again.",
         _ => "",
     };
@@ -152,6 +153,26 @@ async fn shown(page: &Page, id: &str, revealed: bool, done: &str) -> Screen {
         revealed,
     };
     Ok(answer(StatusCode::OK, &screen))
+}
+
+/// Corrects the claim of a dead letter. The next pass over its drop inserts the row.
+pub(super) async fn correct(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
+    let wrong = || HttpRefusal::typed("Give coupon, drop and slot by their numbers.");
+    let [coupon, drop] = ["coupon", "drop"].map(|field| form.number::<i64>(field));
+    let (coupon, drop) = coupon.zip(drop).ok_or_else(wrong)?;
+    let slot: u32 = form.number("slot").ok_or_else(wrong)?;
+    let person = form.get("person");
+    if !form.is_sure() {
+        let what = format!(
+            "Dead letter {id} stands for slot {slot} of drop {drop} of coupon {coupon}, for {person}."
+        );
+        return Ok(page.ask(&form, &what, "Correct it"));
+    }
+    let body = json!({"coupon_id": coupon, "drop_id": drop, "slot": slot, "user_id": person});
+    let path = format!("/v1/failed-claims/{}/correct", encoded(&id));
+    page.post::<FailedClaimDetails>(&path, &body).await?;
+    let to = format!("/dead-letters/{}?done=corrected", encoded(&id));
+    Ok(Redirect::to(&to).into_response())
 }
 
 /// Discards a dead letter, so that no pass examines it again.

@@ -65,6 +65,7 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     };
     let changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
+        .route("/dead-letters/{id}/correct", post(dead_letters::correct))
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/coupons/{coupon}/change", post(coupon::change))
         .route("/coupons/new", post(new_coupon::make))

@@ -134,6 +134,7 @@ mod tests {
             slot,
             user_id: user.parse().unwrap(),
             claimed_at: None,
+            trace: None,
         }
     }
 

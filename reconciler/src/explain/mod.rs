@@ -50,6 +50,7 @@ pub async fn explain(
         slot,
         happenings: known.happenings,
         no_longer_known: known.no_longer_known,
+        trace_ids: known.traces,
     }))
 }
 
@@ -83,6 +84,9 @@ fn print(story: &Story) {
     }
     for gone in &story.no_longer_known {
         println!("\nno longer known: {gone}");
+    }
+    if !story.trace_ids.is_empty() {
+        println!("\ntrace: {}", story.trace_ids.join(", "));
     }
     println!("\nnow: {}", story.conclusion);
 }

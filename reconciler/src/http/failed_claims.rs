@@ -1,21 +1,21 @@
-//! Routes for failed claims (dead letters): list and discard them.
+//! Routes for failed claims (dead letters): list, correct and discard them.
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::views::{
     Discarded, FailedClaimDetails, FailedClaimPage, LeftReason, ListedFailedClaim,
 };
-use firstcome_shared::mysql::dead_letters::{DeadLetterQuery, DeadLetterRow, Payload};
+use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, DeadLetterRow, Payload};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::requests::{Answer, no_such, number, reveal, within};
+use super::requests::{Answer, no_such, number, reveal, user_id, within};
 use crate::notify::wording::line;
 
 /// Highest page that can be read, since MySQL has to skip all rows before it.
@@ -138,6 +138,56 @@ async fn details(
     })
 }
 
+/// The intended claim.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CorrectedClaim {
+    coupon_id: i64,
+    drop_id: i64,
+    slot: Slot,
+    user_id: String,
+}
+
+/// Correct the claim that a failed claim stands for
+///
+/// The next run over the drop issues it. If its slot is taken, its user is owed the next free one.
+pub(super) async fn correct(
+    State(db): State<Db>,
+    StrictPath(id): StrictPath<String>,
+    Extension(operator): Extension<Operator>,
+    JsonBody(body): JsonBody<CorrectedClaim>,
+) -> Answer<FailedClaimDetails> {
+    let letter = number("failed claim", &id)?;
+    let found = db.coupon(CouponId(body.coupon_id)).await?;
+    let mut drops = found.into_iter().flat_map(|(_, drops)| drops);
+    let drop = drops.find(|drop| drop.id.0 == body.drop_id);
+    let none = "coupon_id and drop_id: there is no such coupon, or it has no such drop";
+    let drop = drop.ok_or_else(|| invalid(none))?;
+    if !(1..=drop.quantity).contains(&body.slot) {
+        let why = format!("slot: the drop has the slots 1 to {}", drop.quantity);
+        return Err(invalid(why));
+    }
+    let to = Correction {
+        coupon: drop.coupon_id,
+        drop: drop.id,
+        slot: body.slot,
+        user: user_id(&body.user_id)?,
+    };
+    let is_corrected = db.correct_dead_letter(letter, to, operator).await?;
+    let (row, payload) = find(&db, &id).await?;
+    must_be_open(is_corrected, letter)?;
+    Ok(Json(details(&db, row, payload).await?))
+}
+
+/// Returns an error if a failed claim was not changed, because it is resolved.
+fn must_be_open(was_changed: bool, id: i64) -> Result<(), Problem> {
+    if was_changed {
+        return Ok(());
+    }
+    let why = format!("failed claim {id} is resolved already");
+    Err(Problem::new(Code::AlreadyResolved, why))
+}
+
 /// Why a failed claim is discarded.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,9 +215,6 @@ pub(super) async fn discard(
     }
     let (letter, _) = find(&db, &id).await?;
     let is_discarded = db.discard_dead_letter(letter.id, why, operator).await?;
-    if !is_discarded {
-        let why = format!("failed claim {id} is resolved already");
-        return Err(Problem::new(Code::AlreadyResolved, why));
-    }
+    must_be_open(is_discarded, letter.id)?;
     Ok(Json(Discarded { failed_claims: 1 }))
 }

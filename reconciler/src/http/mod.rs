@@ -44,6 +44,10 @@ fn contract() -> Router<RouteState> {
         .route("/v1/failed-claims", get(failed_claims::list))
         .route("/v1/failed-claims/{id}", get(failed_claims::read))
         .route(
+            "/v1/failed-claims/{id}/correct",
+            post(failed_claims::correct),
+        )
+        .route(
             "/v1/failed-claims/{id}/discard",
             post(failed_claims::discard),
         )

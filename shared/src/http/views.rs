@@ -378,4 +378,6 @@ pub struct Story {
     pub happenings: Vec<Happening>,
     /// Facts that are no longer known or could not be read.
     pub no_longer_known: Vec<String>,
+    /// Traces of the user's claims.
+    pub trace_ids: Vec<String>,
 }

@@ -70,7 +70,7 @@ impl Db {
             }
             let mut rows = RowsByTable::new();
             for (table, texts) in [
-                ("issued_coupons", format!("code = {RANDOM}")),
+                ("issued_coupons", format!("code = {RANDOM}, traceparent = NULL")),
                 (
                     "revoked_coupons",
                     format!("code = IF(code IS NULL, NULL, {RANDOM}), reason = '{GONE}', revoked_by = '{GONE}'"),
@@ -84,7 +84,7 @@ impl Db {
             }
             // The hash covers the message, which contains the id.
             let letters = "UPDATE failed_claims SET user_id = ?, payload = NULL, source_hash = NULL, error = NULL, \
-                           resolution_detail = NULL WHERE resolved_at IS NOT NULL AND user_id = ?";
+                           resolution_detail = NULL, traceparent = NULL WHERE resolved_at IS NOT NULL AND user_id = ?";
             let letters = sql!(letters, &pseudonym, &user).run(conn).await?;
             rows.push(("failed_claims", letters));
             let detail = json!({"erased_as": pseudonym, "coupons": coupons.len()});

@@ -53,7 +53,7 @@ impl Db {
             // Skip a drop that is no longer sealed, because passes compare it with Redis.
             let erase = format!(
                 "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
-                 SET i.user_id = {RANDOM}, i.code = {RANDOM} \
+                 SET i.user_id = {RANDOM}, i.code = {RANDOM}, i.traceparent = NULL \
                  WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} AND d.sealed_at IS NOT NULL"
             );
             let erase = sql!(erase, drop, from, from.saturating_add(SLOTS_AT_ONCE));

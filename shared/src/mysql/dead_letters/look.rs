@@ -1,18 +1,28 @@
-//! Dead letters for operators: list, read, discard.
+//! Dead letters for operators: list, read, correct, discard.
 
 use std::time::Duration;
 
+use diesel::QueryResult;
 use serde_json::json;
 
-use super::DeadLetterRow;
-use crate::domain::{CouponId, DropId};
+use super::{CORRECTED, DeadLetterRow};
+use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::mysql::ops_actions::{Operator, OperatorAct};
 use crate::mysql::sql::read_as;
-use crate::mysql::{Db, DbResult};
+use crate::mysql::{Conn, Db, DbResult};
 use crate::sql;
 
 /// Limit of a query with a filter by reason, which reads every open dead letter.
 const LONG_LOOK: Duration = Duration::from_secs(10);
+
+/// The claim of a dead letter as corrected by an operator.
+#[derive(Debug, Clone)]
+pub struct Correction {
+    pub coupon: CouponId,
+    pub drop: DropId,
+    pub slot: Slot,
+    pub user: UserId,
+}
 
 /// The filter of a list of dead letters.
 #[derive(Debug, Clone, Default)]
@@ -57,14 +67,36 @@ impl Db {
         self.first("read a dead letter", sql!(query, id)).await
     }
 
+    /// Corrects the claim of a dead letter, so that the next pass issues it. Returns `false` if the
+    /// dead letter is not open.
+    pub async fn correct_dead_letter(
+        &self,
+        id: i64,
+        to: Correction,
+        by: Operator,
+    ) -> DbResult<bool> {
+        self.transaction("correct a dead letter", async move |conn| {
+            let Some(was) = lock_open(conn, id).await? else {
+                return Ok(false);
+            };
+            let correct = "UPDATE failed_claims SET coupon_id = ?, drop_id = ?, slot = ?, user_id = ?, reason = ? WHERE id = ?";
+            sql!(correct, to.coupon, to.drop, to.slot, &to.user, CORRECTED, id).run(conn).await?;
+            let was = json!({
+                "coupon": was.coupon_id, "drop": was.drop_id, "slot": was.slot, "user_id": was.user_id, "reason": was.reason,
+            });
+            let is = json!({"slot": to.slot, "user_id": to.user.as_str()});
+            let detail = json!({"dead_letter": id, "was": was, "is": is});
+            let act = OperatorAct::new("correct_dead_letter", Some(to.coupon), Some(to.drop), detail);
+            by.did(conn, act).await.map(|()| true)
+        })
+        .await
+    }
+
     /// Discards a dead letter with a reason, so that the reconciler ignores it. Returns `false` if
     /// it is not open.
     pub async fn discard_dead_letter(&self, id: i64, why: String, by: Operator) -> DbResult<bool> {
         self.transaction("discard a dead letter", async move |conn| {
-            let lock =
-                "SELECT {columns} FROM failed_claims WHERE id = ? AND resolved_at IS NULL FOR UPDATE";
-            let open: Option<DeadLetterRow> = sql!(lock, id).first(conn).await?;
-            let Some(letter) = open else {
+            let Some(letter) = lock_open(conn, id).await? else {
                 return Ok(false);
             };
             let discard = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', \
@@ -78,6 +110,13 @@ impl Db {
         })
         .await
     }
+}
+
+/// Locks a dead letter. Returns `None` if it is not open.
+async fn lock_open(conn: &mut Conn, id: i64) -> QueryResult<Option<DeadLetterRow>> {
+    let lock =
+        "SELECT {columns} FROM failed_claims WHERE id = ? AND resolved_at IS NULL FOR UPDATE";
+    sql!(lock, id).first(conn).await
 }
 
 /// The message of a dead letter.

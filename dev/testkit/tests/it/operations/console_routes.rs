@@ -55,18 +55,26 @@ async fn routes_refuse_wrong_requests_and_changes_of_viewers_and_record_operator
         assert_eq!(stranger, 401, "{path}: without a token");
     }
 
+    let claim =
+        |slot: u32| json!({"coupon_id": id, "drop_id": drop, "slot": slot, "user_id": "u-lost"});
     let why = |why: &str| json!({"why": why});
-    let discard = "/v1/failed-claims/801/discard";
+    let [correct, discard] =
+        ["correct", "discard"].map(|act| format!("/v1/failed-claims/801/{act}"));
     let give_up = format!("/v1/coupons/{id}/people/u-1/give-up");
     #[rustfmt::skip]
-    let changes: [(&str, &str, Value, u16, &str); 11] = [
-        (VIEW_TOKEN, discard, why("a script"), 403, "read_only"),
+    let changes: [(&str, &str, Value, u16, &str); 16] = [
+        (VIEW_TOKEN, &correct, claim(9), 403, "read_only"),
+        (VIEW_TOKEN, &discard, why("a script"), 403, "read_only"),
         (VIEW_TOKEN, "/v1/people/u-lost/erase", Value::Null, 403, "read_only"),
         (VIEW_TOKEN, "/v1/alerts/77/acknowledge", json!({"by": "Lee"}), 403, "read_only"),
         (VIEW_TOKEN, "/v1/reconcile", json!({}), 403, "read_only"),
-        (OPS_TOKEN, discard, why(" "), 400, "invalid"),
-        (OPS_TOKEN, discard, why("a script"), 200, ""),
-        (OPS_TOKEN, discard, why("a script"), 409, "already_resolved"),
+        (OPS_TOKEN, &correct, claim(21), 400, "invalid"),
+        (OPS_TOKEN, "/v1/failed-claims/4711/correct", claim(9), 404, "not_found"),
+        (OPS_TOKEN, &correct, claim(9), 200, ""),
+        (OPS_TOKEN, &discard, why(" "), 400, "invalid"),
+        (OPS_TOKEN, &discard, why("a script"), 200, ""),
+        (OPS_TOKEN, &discard, why("a script"), 409, "already_resolved"),
+        (OPS_TOKEN, &correct, claim(9), 409, "already_resolved"),
         (OPS_TOKEN, "/v1/failed-claims/4711/discard", why("a script"), 404, "not_found"),
         (OPS_TOKEN, "/v1/failed-claims/802/discard", why("a script"), 200, ""),
         (OPS_TOKEN, "/v1/people/u-1/erase", Value::Null, 409, "still_needed"),
@@ -82,5 +90,8 @@ async fn routes_refuse_wrong_requests_and_changes_of_viewers_and_record_operator
     let acts = "SELECT action FROM ops_actions WHERE operator = 'Kim' ORDER BY id";
     let acts = sql.query(acts).await.concat();
     let discarded = "discard_dead_letter";
-    assert_eq!(acts, ["reveal", discarded, discarded]);
+    assert_eq!(
+        acts,
+        ["reveal", "correct_dead_letter", discarded, discarded]
+    );
 }
