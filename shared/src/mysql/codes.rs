@@ -126,7 +126,6 @@ mod tests {
             slot,
             user_id,
             claimed_at: None,
-            trace: None,
         }
     }
 

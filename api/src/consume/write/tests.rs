@@ -145,7 +145,6 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
             slot,
             user_id: firstcome_shared::domain::UserId::from_store(name.to_owned()),
             claimed_at: None,
-            trace: None,
         };
         let inserted = db.run("insert", async move |conn| {
             insert(conn, &[claim], &key, IssuedBy::Consumer).await
@@ -213,7 +212,6 @@ async fn single_claim_and_batch_with_a_repeat_name_their_limits() {
         slot: 9,
         user_id: "u-9".parse().unwrap(),
         claimed_at: None,
-        trace: None,
     };
     let by = IssuedBy::Reconciler;
     let written = db.insert_fenced((coupon_id, 1), vec![claim], by, Vec::new(), "run");
