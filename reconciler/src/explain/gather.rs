@@ -14,8 +14,8 @@ use firstcome_shared::redis::RedisError;
 use firstcome_shared::sql;
 
 use super::verdict::{Evidence, Standing};
+use crate::context::Stores;
 use crate::report::{ActionKind, Kind, Outcome};
-use crate::stores::Stores;
 
 /// The keys of a drop that was sealed longer ago have expired.
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(2);
