@@ -236,15 +236,14 @@ async fn read_page(drop: DropPass<'_>, from: i64, to: Option<i64>) -> Step<ReadP
 }
 
 pub(crate) fn letter(row: &DeadLetterRow, drop: &Drop) -> Letter {
-    let claimed_at = row.claimed_at.map(|at| at.and_utc());
     // Nobody else can hold a slot in Redis.
     let user = row.user_id.as_ref().filter(|user| UserId::has_form(user));
     Letter {
         id: row.id,
         slot: row.slot,
         user: user.cloned().map(UserId::from_store),
-        at_ms: claimed_at.map(|at| at.timestamp_millis()),
-        fault: Letter::fault_of(row.is_of_message(), &drop.window(), claimed_at),
+        at_ms: row.claimed_at.map(|at| at.timestamp_millis()),
+        fault: Letter::fault_of(row.is_of_message(), &drop.window(), row.claimed_at),
     }
 }
 

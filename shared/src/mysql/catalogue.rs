@@ -4,14 +4,13 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::QueryResult;
-use diesel::sql_types::Text;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::{read_as, row};
-use super::{Columns, Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
+use super::{Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
 use crate::coupon::{Allow, AllowList, Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -297,16 +296,6 @@ read_as!(DropWindow {
     closes_at: Option<DateTime<Utc>>,
     is_sealed: bool,
 });
-
-impl Columns for OncePer {
-    type Sql = Text;
-    type Raw = String;
-
-    /// The schema permits only these two words.
-    fn from_raw(word: String) -> Self {
-        word.parse().unwrap_or(Self::Coupon)
-    }
-}
 
 /// Reads the rules of the existing drops among `ids`.
 pub async fn rules_of_drops(

@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection as _;
+use serde::{Deserialize, Serialize};
 
 use super::literal::push_text;
 use super::sql::row;
@@ -24,7 +25,8 @@ pub use keep::{CORRECTED, FailedClaim, MessageOrigin, UNREADABLE, keep};
 pub use look::{Correction, DeadLetterQuery, Payload};
 
 row! {
-    /// A row of the table, as the reconciler reads it.
+    /// A claim that the consumer could not turn into a row, or that was inserted by hand.
+    #[derive(Serialize, Deserialize)]
     pub struct DeadLetterRow {
         pub id: i64,
         pub coupon_id: Option<i64>,
@@ -33,18 +35,17 @@ row! {
         pub slot: Option<i64>,
         /// The user id in full, if known.
         pub user_id: Option<String>,
-        /// When the user was admitted (UTC), if known.
-        pub claimed_at: Option<NaiveDateTime>,
+        /// When the user was admitted, if known.
+        pub claimed_at: Option<DateTime<Utc>>,
         pub reason: String,
         pub error: Option<String>,
-        /// When it was written (UTC).
-        pub failed_at: NaiveDateTime,
-        /// When it was resolved (UTC).
-        pub resolved_at: Option<NaiveDateTime>,
+        pub failed_at: DateTime<Utc>,
+        pub resolved_at: Option<DateTime<Utc>>,
         pub resolution: Option<String>,
         pub resolution_detail: Option<String>,
-        pub source_partition: Option<i32>,
-        pub source_offset: Option<i64>,
+        /// Partition of its message; null if it did not come from a message.
+        pub partition as source_partition: Option<i32>,
+        pub offset as source_offset: Option<i64>,
     }
 }
 
@@ -52,7 +53,7 @@ impl DeadLetterRow {
     /// Whether its only evidence is a message, which any client with write access to the topic can
     /// send. All other dead letters were written or confirmed (`corrected`) by an operator.
     pub fn is_of_message(&self) -> bool {
-        self.source_partition.is_some() && self.reason != CORRECTED
+        self.partition.is_some() && self.reason != CORRECTED
     }
 }
 

@@ -11,7 +11,7 @@ use diesel::QueryResult;
 use tokio_util::sync::CancellationToken;
 
 use super::db::get_lock;
-use super::sql::{read_as, row};
+use super::sql::{Row as _, row};
 use super::{Conn, Db, DbError, DbResult, DbSettings, Sql};
 use crate::kafka::KafkaSettings;
 use crate::sql;
@@ -38,19 +38,16 @@ row! {
     }
 }
 
-/// The longest deadlines of all processes of the last day, in milliseconds: claims of a process
-/// that died may still be in flight.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Deadlines {
-    pub publish_ms: i64,
-    /// Time until a second store has the claim.
-    pub in_flight_ms: i64,
+row! {
+    /// The longest deadlines of all processes of the last day, in milliseconds: claims of a process
+    /// that died may still be in flight.
+    #[derive(Copy, Default, PartialEq, Eq)]
+    pub struct Deadlines {
+        pub publish_ms: i64,
+        /// Time until a second store has the claim.
+        pub in_flight_ms: i64,
+    }
 }
-
-read_as!(Deadlines {
-    publish_ms: i64,
-    in_flight_ms: i64,
-});
 
 /// Identifies this process by host and process id.
 pub fn owner() -> String {
