@@ -315,9 +315,9 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
     let (mut drops, mut users) = (0, 0);
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
         let page = db.old_drops_with_people(kept, after, AT_ONCE).await?;
-        let Some(last) = page.last() else { break };
+        let Some((last, _)) = page.last() else { break };
         after = last.id;
-        for drop in page {
+        for (drop, is_once_per_drop) in page {
             let (id, coupon) = (drop.id, drop.coupon_id);
             let is_over = match over.get(&coupon) {
                 Some(known) => *known,
@@ -325,7 +325,7 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
             };
             over.insert(coupon, is_over);
             let has_keys = redis.have_keys(&[redis.keys(coupon, id)]).await?;
-            if !has_keys.contains(&true) && (is_over || drop.once_per_drop) {
+            if !has_keys.contains(&true) && (is_over || is_once_per_drop) {
                 drops += 1;
                 users += db.erase_holders(id).await? + db.erase_others(id, is_over).await?;
             }

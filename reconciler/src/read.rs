@@ -262,11 +262,9 @@ pub(crate) async fn again(
     let slots: Vec<Slot> = doubts.slots.into_iter().collect();
     let users: Vec<UserId> = doubts.users.into_iter().collect();
     let mut again = Recheck::default();
-    for some in slots.chunks(SLOTS_AT_ONCE).map(<[Slot]>::to_vec) {
-        let rows = db.run("rows on slots", async move |conn| {
-            on_slots(conn, id, &some).await
-        });
-        again.rows.extend(rows.await?.into_iter().map(row_of));
+    for some in slots.chunks(SLOTS_AT_ONCE) {
+        let rows: Vec<IssuedRow> = db.all("rows on slots", on_slots(id, some)).await?;
+        again.rows.extend(rows.into_iter().map(row_of));
     }
     let of_users = db.rows_of_people(coupon.id, &users).await?;
     let revocations = db.revocations_of_people(coupon.id, &users).await?;

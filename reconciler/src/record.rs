@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::processes::owner;
-use firstcome_shared::mysql::runs::{RunRow, to_json};
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::mysql::runs::RunRow;
+use firstcome_shared::mysql::{Db, DbError, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassError, PassRequest};
@@ -186,7 +186,7 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
     };
     let drops = run.drops.iter().filter(|drop| is_kept(drop));
     let drops: Vec<DropReport> = drops.take(REPORTS_AT_MOST).map(bare).collect();
-    let drops = to_json(&drops)?;
+    let drops = json(&drops);
     let row = RunRow {
         content: content(run, &drops),
         drops: Some(drops),

@@ -145,7 +145,7 @@ async fn change_list(
     {
         // Writing a list that is too long, and undoing it, would take long.
         let new = format!("SELECT COUNT(*) {}", not_listed());
-        let new: u64 = sql!(new, json(users)?, id).one(conn).await?;
+        let new: u64 = sql!(new, json(users), id).one(conn).await?;
         if new + u64::from(list.people) > u64::from(MAX_LISTED) {
             return Ok(ListChanged::TooLong);
         }
@@ -195,13 +195,13 @@ async fn apply(conn: &mut Conn, id: CouponId, change: &ListChange) -> QueryResul
                 "INSERT INTO coupon_allow_list (coupon_id, user_id) SELECT ?, j.user_id {}",
                 not_listed()
             );
-            sql!(insert, id, json(users)?, id)
+            sql!(insert, id, json(users), id)
         }
         ListChange::Remove(users) => {
             let delete = format!(
                 "DELETE l FROM {USERS} STRAIGHT_JOIN coupon_allow_list l ON l.coupon_id = ? AND l.user_id = j.user_id"
             );
-            sql!(delete, json(users)?, id)
+            sql!(delete, json(users), id)
         }
         ListChange::Empty => sql!("DELETE FROM coupon_allow_list WHERE coupon_id = ?", id),
     };

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::{insert_rows, row};
-use super::{Columns as _, Conn, Db, DbError, DbResult};
+use super::{Columns as _, Conn, Db, DbResult};
 use crate::report::{Finding, Status, Trigger};
 use crate::sql;
 
@@ -177,14 +177,6 @@ impl Db {
         })
         .await
     }
-}
-
-/// Serializes a value to the JSON of a column.
-pub fn to_json(value: &impl Serialize) -> DbResult<String> {
-    super::json(value).map_err(|source| DbError::Query {
-        what: "write JSON",
-        source,
-    })
 }
 
 /// Reads a value of `reconciler_state` within a transaction.
