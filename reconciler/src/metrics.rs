@@ -126,24 +126,24 @@ mod tests {
 
     #[test]
     fn drift_excludes_repaired_findings_and_sealed_drops_that_are_exact() {
-        let drop = |kind: Kind, result, [sealed, exact]: [bool; 2]| DropReport {
-            exact,
-            sealed,
-            findings: vec![Finding {
-                result,
-                ..Finding::report(kind, String::new())
-            }],
-            ..DropReport::begun(CouponId(1), DropId(7), 9)
-        };
-        let failed = Outcome::Failed;
+        let drops = [
+            (Kind::Unissued, Outcome::Failed, false, false),
+            (Kind::Unissued, Outcome::Applied, false, false),
+            (Kind::Unissued, Outcome::Failed, true, false),
+            (Kind::Unfilled, Outcome::Skipped, true, true),
+            (Kind::Unfilled, Outcome::Skipped, false, true),
+        ];
+        let drops = drops.map(|(kind, result, sealed, exact)| {
+            let finding = Finding::report(kind, String::new());
+            DropReport {
+                exact,
+                sealed,
+                findings: vec![Finding { result, ..finding }],
+                ..DropReport::begun(CouponId(1), DropId(7), 9)
+            }
+        });
         let run = Run {
-            drops: vec![
-                drop(Kind::Unissued, failed, [false, false]),
-                drop(Kind::Unissued, Outcome::Applied, [false, false]),
-                drop(Kind::Unissued, failed, [true, false]),
-                drop(Kind::Unfilled, Outcome::Skipped, [true, true]),
-                drop(Kind::Unfilled, Outcome::Skipped, [false, true]),
-            ],
+            drops: drops.into(),
             ..Run::begun("", Trigger::Cron, Utc::now())
         };
         let left = |kind| [false, true].map(|sealed| left(&run, kind, sealed));
