@@ -61,7 +61,7 @@ pub async fn run(args: CouponArgs) -> ExitCode {
 /// Returns the output of a command.
 async fn act(args: &CouponArgs) -> anyhow::Result<String> {
     let client = Client::new(&args.api)?;
-    let show = async |coupon| client.get(&format!("/v1/coupons/{coupon}")).await;
+    let show = async |coupon: i64| client.get(&format!("/v1/coupons/{coupon}")).await;
     let change = async |coupon, change: Value| client.change(coupon, None, &change).await;
     let answer = match args.command {
         CouponCommand::List => return list(&client, args.api.json).await,
