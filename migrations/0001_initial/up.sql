@@ -82,7 +82,8 @@ CREATE TABLE IF NOT EXISTS drops (
     KEY drops_opened (coupon_id, opens_at),
     KEY drops_sealed (coupon_id, sealed_at),
     CONSTRAINT drops_quantity CHECK (quantity >= 1),
-    CONSTRAINT drops_window CHECK (MONTH(opens_at) * DAY(opens_at) > 0 AND (closes_at IS NULL OR closes_at > opens_at)),
+    CONSTRAINT drops_window CHECK (MONTH(opens_at) * DAY(opens_at) > 0
+        AND (closes_at IS NULL OR closes_at > opens_at AND MONTH(closes_at) * DAY(closes_at) > 0)),
     CONSTRAINT drops_coupon FOREIGN KEY (coupon_id) REFERENCES coupons (id)
 ) DEFAULT CHARACTER SET utf8mb4;
 
