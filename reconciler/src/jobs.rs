@@ -288,15 +288,9 @@ pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
 const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 async fn delete_old_allow_lists(stores: &Stores) -> Result<(), StoreError> {
-    for coupon in stores.db.old_allow_lists(LISTS_KEPT).await? {
-        // A coupon with a schedule may get more drops.
-        if is_coupon_over(&stores.db, coupon).await? {
-            stores.db.delete_allow_list(coupon).await?;
-            tracing::info!(
-                coupon_id = coupon.0,
-                "the allow list of a coupon that is over is deleted"
-            );
-        }
+    let deleted = stores.db.delete_old_allow_lists(LISTS_KEPT).await?;
+    if deleted > 0 {
+        tracing::info!(deleted, "allow lists of coupons that are over are deleted");
     }
     Ok(())
 }
