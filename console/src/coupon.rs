@@ -202,20 +202,33 @@ async fn share_code(page: &Page, coupon: &CouponSettings) -> Option<String> {
 /// Describes what an operator did: the fields of the change, without JSON's punctuation.
 fn act(recorded: &RecordedAct) -> String {
     let detail: Value = serde_json::from_str(&recorded.detail).unwrap_or_default();
-    let fields = detail.as_object().into_iter().flatten();
-    let fields = fields.filter(|(_, value)| !value.is_null());
-    let fields = fields.map(|(field, value)| {
-        let value = value.to_string().replace(['{', '}', '"'], "");
-        let value = value.replace("from:", "").replace(",to:", " → ");
-        format!("{}: {value}", field.replace('_', " "))
-    });
-    let fields: Vec<String> = fields.collect();
-    format!(
-        "{} {}",
-        recorded.action.replace('_', " "),
-        fields.join(", ")
-    )
-    .text()
+    let action = recorded.action.replace('_', " ");
+    format!("{action}: {}", plain(&detail)).text()
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Object(fields) if fields.contains_key("to") => {
+            format!("{} → {}", plain(&value["from"]), plain(&value["to"]))
+        }
+        Value::Object(fields) => {
+            // Its drops repeat what the coupon says.
+            let is_of_drop = |name: &str| name.starts_with("drop ");
+            let has_other = fields.keys().any(|name| !is_of_drop(name));
+            let shown = fields
+                .iter()
+                .filter(|(name, value)| !(value.is_null() || has_other && is_of_drop(name)));
+            let text =
+                shown.map(|(name, value)| format!("{} {}", name.replace('_', " "), plain(value)));
+            text.collect::<Vec<_>>().join(", ")
+        }
+        Value::String(text) => match text.parse::<DateTime<Utc>>() {
+            Ok(at) => at.text(),
+            Err(_) => text.clone(),
+        },
+        Value::Null => "none".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// What a form changes: the request to the API, and the question before it, if the change takes

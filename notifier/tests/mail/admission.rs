@@ -28,7 +28,7 @@ async fn closed_and_reopened_admission_is_mailed_by_one_process_only() {
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: admission is closed, for 30 s",
+            "[firstcome] action needed: admission is closed (for 30 s)",
             "[firstcome] resolved: closure of admission",
         ]
     );
@@ -60,7 +60,7 @@ async fn daemon_sends_no_mail_if_others_can_still_reach_redis() {
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: Redis does not answer, for 30 s",
+            "[firstcome] action needed: Redis does not answer (for 30 s)",
             "[firstcome] resolved: outage of Redis",
         ]
     );
@@ -84,9 +84,9 @@ async fn alert_of_a_disconnected_daemon_ends_when_another_sees_admission_open() 
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: Redis does not answer, for 30 s",
+            "[firstcome] action needed: Redis does not answer (for 30 s)",
             "[firstcome] resolved: outage of Redis",
-            "[firstcome] action needed: Redis does not answer, for 30 s",
+            "[firstcome] action needed: Redis does not answer (for 30 s)",
         ]
     );
 }
@@ -130,7 +130,7 @@ async fn coupons_that_stay_closed_are_told_in_the_mail_about_admission() {
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: admission is closed, for 30 s",
+            "[firstcome] action needed: admission is closed (for 30 s)",
             "[firstcome] resolved: closure of admission",
         ]
     );

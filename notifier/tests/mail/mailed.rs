@@ -108,7 +108,7 @@ async fn all_mails_of_one_drift_share_a_thread_across_restarts() {
         desk.subjects(A),
         [
             "[firstcome] action needed: 1 unrepaired failed claim · Winter coupon · 99 of 100 issued",
-            "[firstcome] action needed: 1 unrepaired failed claim, for 4 h · Winter coupon · 99 of 100 issued",
+            "[firstcome] action needed: 1 unrepaired failed claim (for 4 h) · Winter coupon · 99 of 100 issued",
             "[firstcome] action needed: 2 unrepaired failed claims · Winter coupon · 98 of 100 issued",
             "[firstcome] resolved: 2 unrepaired failed claims · Winter coupon · 100 of 100 issued",
         ]
@@ -264,7 +264,7 @@ async fn missed_runs_and_the_daily_digest_are_mailed() {
     assert_eq!(
         desk.subjects(A)[1..],
         [
-            "[firstcome] action needed: a run of DEEP_CRON is late, for 3 h",
+            "[firstcome] action needed: a run of DEEP_CRON is late (for 3 h)",
             "[firstcome] daily digest: 1 problem open · 1 run · 1 drop exact",
         ]
     );
@@ -330,7 +330,7 @@ async fn one_outage_has_one_mail_and_one_notice_which_tells_the_repairs_made_mea
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: Kafka does not answer, for 40 s",
+            "[firstcome] action needed: Kafka does not answer (for 40 s)",
             "[firstcome] resolved: outage of Kafka · Winter coupon · 100 of 100 issued · repaired: 5 promises without a row in earlier passes since 06:00 UTC",
         ]
     );

@@ -62,7 +62,7 @@ async fn mysql_is_reported_unavailable_only_if_it_is() {
     assert_eq!(
         subjects,
         [
-            "[firstcome] action needed: MySQL answers, but alerts cannot be recorded, for 1 min",
+            "[firstcome] action needed: MySQL answers, but alerts cannot be recorded (for 1 min)",
             "[firstcome] resolved: refusal of alerts",
         ]
     );
