@@ -5,7 +5,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::mysql::alerts::{AlertPage, AlertState, ListedAlert};
-use firstcome_shared::report::AlertKind;
+use firstcome_shared::report::{AlertKind, Remedy};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -41,6 +41,28 @@ impl AlertsScreen<'_> {
         let name = name.unwrap_or_else(|| format!("coupon {coupon}"));
         let drop = one.alert.drop_id.map(|drop| format!(" · drop {drop}"));
         Some(format!("{name}{}", drop.unwrap_or_default()))
+    }
+
+    /// Where an operator does it, and what.
+    fn remedy(&self, one: &ListedAlert) -> Option<(String, &'static str)> {
+        let (coupon, drop) = one.alert.coupon_id.zip(one.alert.drop_id)?;
+        Some(
+            match AlertKind::from_word(&one.alert.kind)?.facts().remedy {
+                Remedy::DeadLetters => {
+                    let path = format!("/dead-letters?drop={drop}");
+                    (path, "See them, with their reasons")
+                }
+                Remedy::Raise => {
+                    let path = format!("/coupons/{coupon}#quantity");
+                    (path, "Raise the quantity")
+                }
+                Remedy::Look
+                | Remedy::LookAtRuns
+                | Remedy::Pass
+                | Remedy::Confirm
+                | Remedy::Attached => return None,
+            },
+        )
     }
 
     fn todo(&self, one: &ListedAlert) -> Option<&'static str> {
