@@ -102,7 +102,8 @@ impl Seen {
             Self::Outage(problem, since) => {
                 let mut problem = problem.clone();
                 if problem.name == ADMISSION {
-                    let lost = lost(memory);
+                    let lost = AlertKind::Left(Kind::RedisLost);
+                    let lost: Vec<&Alert> = judging::firing(memory, lost).collect();
                     let why = |it: &&Alert| Finding::report(Kind::RedisLost, it.summary.clone());
                     problem.findings = lost.iter().map(why).collect();
                     let closed = lost.iter().map(|it| it.size).sum();
@@ -252,11 +253,6 @@ impl Post<'_> {
         }
         Ok(fates)
     }
-}
-
-/// The alerts that say which coupons stay closed and why, as the last attempts to open them said.
-fn lost(memory: &AlertMemory) -> Vec<&Alert> {
-    judging::firing(memory, AlertKind::Left(Kind::RedisLost)).collect()
 }
 
 /// The Message-ID that every mail about one alert refers to. No mail has this ID itself, but mail
