@@ -5,7 +5,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::mysql::alerts::{AlertPage, AlertState, ListedAlert};
-use firstcome_shared::report::{AlertKind, Remedy};
+use firstcome_shared::report::{AlertKind, KindFacts, Remedy};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -43,31 +43,10 @@ impl AlertsScreen<'_> {
         Some(format!("{name}{}", drop.unwrap_or_default()))
     }
 
-    /// Where an operator does it, and what.
-    fn remedy(&self, one: &ListedAlert) -> Option<(String, &'static str)> {
-        let (coupon, drop) = one.alert.coupon_id.zip(one.alert.drop_id)?;
-        Some(
-            match AlertKind::from_word(&one.alert.kind)?.facts().remedy {
-                Remedy::DeadLetters => {
-                    let path = format!("/dead-letters?drop={drop}");
-                    (path, "See them, with their reasons")
-                }
-                Remedy::Raise => {
-                    let path = format!("/coupons/{coupon}#quantity");
-                    (path, "Raise the quantity")
-                }
-                Remedy::Look
-                | Remedy::LookAtRuns
-                | Remedy::Pass
-                | Remedy::Confirm
-                | Remedy::Attached => return None,
-            },
-        )
-    }
-
-    fn todo(&self, one: &ListedAlert) -> Option<&'static str> {
+    /// What it means, while it fires.
+    fn facts(&self, one: &ListedAlert) -> Option<KindFacts> {
         let kind = AlertKind::from_word(&one.alert.kind).filter(|_| self.fires(one));
-        kind.map(|kind| kind.facts().to_do)
+        kind.map(AlertKind::facts)
     }
 }
 

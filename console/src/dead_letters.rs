@@ -76,13 +76,6 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<DeadLettersQuer
     Ok(answer(StatusCode::OK, &screen))
 }
 
-impl DeadLettersScreen<'_> {
-    /// Whether each dead letter has a button for what can be done.
-    fn may_correct(&self) -> bool {
-        !self.resolved && self.top.may_change()
-    }
-}
-
 fn place(letter: &ListedFailedClaim) -> String {
     let (coupon, drop) = (letter.coupon_id.text(), letter.drop_id.text());
     format!("coupon {coupon}, drop {drop}")

@@ -1,7 +1,5 @@
 //! The screen of a drop: its counts, its problems, its pace, and buttons for passes.
 
-use std::time::Duration;
-
 use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -10,7 +8,6 @@ use firstcome_shared::coupon::DropState;
 use firstcome_shared::http::views::DropDetails;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
 
 use super::chart::{Chart, chart};
 use super::client::{HttpRefusal, encoded};
@@ -96,31 +93,16 @@ pub(super) async fn pass_over_all(page: Page, form: Fields) -> Screen {
     started(&page, json!({"dry_run": dry_run})).await
 }
 
-/// Maximum wait for a pass that runs: a closed coupon is tried again and again.
-const BUSY: Duration = Duration::from_secs(10);
-
-/// Pause between two attempts to begin a pass.
-const AGAIN: Duration = Duration::from_millis(100);
-
 /// A pass that has begun.
 #[derive(Deserialize)]
 struct BegunPass {
     run_id: String,
 }
 
-/// Begins a pass as soon as no other one runs.
 async fn started(page: &Page, mut body: Value) -> Screen {
     body["wait"] = false.into();
-    let deadline = Instant::now() + BUSY;
-    loop {
-        match page.post::<BegunPass>("/v1/reconcile", &body).await {
-            Ok(begun) => {
-                return Ok(Redirect::to(&format!("/runs/{}", begun.run_id)).into_response());
-            }
-            Err(why) if why.status != StatusCode::CONFLICT || Instant::now() > deadline => {
-                return Ok(notice("No pass was begun", why.status, &why.sentence()));
-            }
-            Err(_) => sleep(AGAIN).await,
-        }
+    match page.post::<BegunPass>("/v1/reconcile", &body).await {
+        Ok(begun) => Ok(Redirect::to(&format!("/runs/{}", begun.run_id)).into_response()),
+        Err(why) => Ok(notice("No pass was begun", why.status, &why.sentence())),
     }
 }
