@@ -5,7 +5,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::mysql::alerts::{AlertPage, AlertState, ListedAlert};
-use firstcome_shared::report::AlertKind;
+use firstcome_shared::report::{AlertKind, KindFacts, Remedy};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -43,9 +43,10 @@ impl AlertsScreen<'_> {
         Some(format!("{name}{}", drop.unwrap_or_default()))
     }
 
-    fn todo(&self, one: &ListedAlert) -> Option<&'static str> {
+    /// What it means, while it fires.
+    fn facts(&self, one: &ListedAlert) -> Option<KindFacts> {
         let kind = AlertKind::from_word(&one.alert.kind).filter(|_| self.fires(one));
-        kind.map(|kind| kind.facts().to_do)
+        kind.map(AlertKind::facts)
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Path;
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
-use axum::response::{Redirect, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
@@ -98,8 +98,8 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route_layer(from_fn_with_state(page.clone(), guard::logged_in));
     let for_all = Router::new()
         .route("/login", get(login::form).post(login::log_in))
-        .route("/assets/{file}", get(asset))
-        .route("/favicon.ico", get(icon));
+        .route("/assets/{file}", get(asset));
+
     let routes = for_operators
         .merge(for_all)
         .route_layer(from_fn(guard::own_origin))
@@ -118,10 +118,4 @@ async fn with_security_headers(mut response: Response) -> Response {
 #[allow(clippy::unused_async)] // a handler
 async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
     Asset::serve(&[&SCRIPT, &STYLE, &ICON], &file)
-}
-
-/// Redirects to the icon, for clients that ignore the link in the page.
-#[allow(clippy::unused_async)] // a handler
-async fn icon() -> Redirect {
-    Redirect::to(&format!("/assets/{}", ICON.name))
 }
