@@ -92,7 +92,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs a pass and waits until it ends, or until it has begun. If another pass is already running
 /// in any process, returns an error with the ID of that pass.
-async fn run(
+pub(crate) async fn run(
     db: &Db,
     passes: &Passes,
     request: PassRequest,
