@@ -26,7 +26,7 @@ const ROWS: usize = 50;
 const ENDS_TRANSACTION: [u16; 2] = [1213, 1205];
 
 /// The lock of a target's rows, whatever its campaign is called in another file.
-const LOCK: &str = "CONCAT('firstcome:', MD5(CONCAT(DATABASE(), ?)))";
+const LOCK: &str = "CONCAT('firstcome:', LEFT(SHA2(CONCAT(DATABASE(), ?), 256), 40))";
 
 /// What the looks saw of the users' key.
 #[derive(Debug, Clone, Copy)]
