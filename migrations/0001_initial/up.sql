@@ -82,7 +82,7 @@ CREATE TABLE IF NOT EXISTS drops (
     KEY drops_opened (coupon_id, opens_at),
     KEY drops_sealed (coupon_id, sealed_at),
     CONSTRAINT drops_quantity CHECK (quantity >= 1),
-    CONSTRAINT drops_window CHECK (closes_at IS NULL OR closes_at > opens_at),
+    CONSTRAINT drops_window CHECK (MONTH(opens_at) * DAY(opens_at) > 0 AND (closes_at IS NULL OR closes_at > opens_at)),
     CONSTRAINT drops_coupon FOREIGN KEY (coupon_id) REFERENCES coupons (id)
 ) DEFAULT CHARACTER SET utf8mb4;
 
@@ -126,6 +126,7 @@ END;
 --   a second row for a slot             primary key
 --   a second row for a user             issued_coupons_one_each; person_scope is 0 (once a coupon) or the drop's id, by the foreign key
 --   a drop of another coupon            foreign key
+--   a zero date                         CHECK: a session that is not strict could write one, and no pass could read it
 -- slot_limit is any limit of the drop that is not below the slot. Every writer names it and person_scope, also a person with a
 -- client: there is no trigger on insert, which cost more than the row. A code is found by its drop and slot (0021), without an index.
 -- traceparent is the span of the claim (W3C), NULL if it was not traced.
@@ -147,6 +148,7 @@ CREATE TABLE IF NOT EXISTS issued_coupons (
     KEY issued_coupons_limit (drop_id, slot_limit, coupon_id, person_scope),
     CONSTRAINT issued_coupons_slot CHECK (slot BETWEEN 1 AND slot_limit),
     CONSTRAINT issued_coupons_user CHECK (REGEXP_LIKE(user_id, '^[A-Za-z0-9._@+|:=/-]+\\z') AND user_id NOT IN ('.', '..')),
+    CONSTRAINT issued_coupons_times CHECK (MONTH(claimed_at) * DAY(claimed_at) > 0 AND MONTH(issued_at) * DAY(issued_at) > 0),
     CONSTRAINT issued_coupons_issued_by CHECK (issued_by IN ('consumer', 'api', 'reconciler')),
     CONSTRAINT issued_coupons_limit FOREIGN KEY (drop_id, slot_limit, coupon_id, person_scope)
         REFERENCES slot_limits (drop_id, slot_limit, coupon_id, person_scope)
@@ -263,7 +265,9 @@ CREATE TABLE IF NOT EXISTS failed_claims (
     resolved_by_run   CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NULL,
     UNIQUE KEY failed_claims_source (source_hash),
     KEY failed_claims_open (resolved_at, drop_id, slot, coupon_id, user_id),
-    KEY failed_claims_person (coupon_id, user_id)
+    KEY failed_claims_person (coupon_id, user_id),
+    CONSTRAINT failed_claims_times CHECK
+        ((claimed_at IS NULL OR MONTH(claimed_at) * DAY(claimed_at) > 0) AND MONTH(failed_at) * DAY(failed_at) > 0)
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- Promises whose slot belongs to somebody else, by user. `mended_at` is set when the user got a row after all.

@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use chrono::Utc;
 use clap::{Args, Parser, Subcommand};
 use croner::Cron;
+use croner::parser::{CronParser, Seconds};
 use firstcome_shared::config::{
     KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, listen_address, secret,
 };
@@ -19,9 +21,8 @@ use secrecy::SecretString;
 
 use crate::attach::args::AttachArgs;
 use crate::barrier::Topic;
-use crate::daemon::schedule::parse_cron;
+use crate::context::{PassSettings, Stores};
 use crate::notify::{NotifyArgs, WebhookArgs};
-use crate::stores::Stores;
 
 /// The daemon's default `LISTEN_ADDR`.
 pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8081";
@@ -113,15 +114,6 @@ impl StoreArgs {
     }
 }
 
-/// Settings of passes and jobs.
-#[derive(Debug, Clone)]
-pub struct PassSettings {
-    /// Maximum time of a claim to the topic, and to the second store that is tried after it, if no
-    /// API has announced a longer one.
-    pub deadlines: Deadlines,
-    pub retention_days: Option<u32>,
-}
-
 impl ReconcileArgs {
     pub fn settings(&self) -> PassSettings {
         let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -165,6 +157,37 @@ pub struct ScheduleArgs {
     /// The daily digest
     #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = parse_cron)]
     pub digest_cron: Cron,
+}
+
+/// Parses a cron expression with six fields, or one such as `@daily`, that has a future occurrence.
+pub fn parse_cron(text: &str) -> Result<Cron, String> {
+    if text.contains("TZ=") {
+        return Err("times are in UTC: leave the time zone out, and convert the hours".to_owned());
+    }
+    let fields = text.split_whitespace().count();
+    match fields {
+        6 => {}
+        1 if text.starts_with('@') => {}
+        5 => {
+            return Err(format!(
+                "the field of the seconds is missing; write \"0 {text}\""
+            ));
+        }
+        _ => {
+            return Err(format!(
+                "it has {fields} fields; six are needed: second minute hour day month weekday"
+            ));
+        }
+    }
+    let parser = CronParser::builder()
+        .seconds(Seconds::Required)
+        .dom_and_dow(true)
+        .build();
+    let cron = parser.parse(text);
+    let cron = cron.map_err(|error| format!("it cannot be read: {error}"))?;
+    cron.find_next_occurrence(&Utc::now(), false)
+        .map_err(|_| "it never comes".to_owned())?;
+    Ok(cron)
 }
 
 #[derive(Debug, Clone, Args)]
@@ -264,4 +287,32 @@ pub struct ExplainArgs {
     pub json: bool,
     #[command(flatten)]
     pub stores: StoreArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dialects_are_understood_or_refused_with_what_to_write() {
+        let next = |text: &str| {
+            let cron = parse_cron(text).unwrap();
+            let next = cron.find_next_occurrence(&chrono::DateTime::UNIX_EPOCH, false);
+            next.unwrap().to_string()
+        };
+        assert_eq!(next("*/30 * * * * *"), "1970-01-01 00:00:30 UTC");
+        assert_eq!(next("@daily"), "1970-01-02 00:00:00 UTC");
+        assert_eq!(next("0 0 3 ? * MON"), "1970-01-05 03:00:00 UTC");
+        for (text, says) in [
+            ("30 3 * * *", "write \"0 30 3 * * *\""),
+            ("CRON_TZ=Asia/Seoul 0 0 3 * * *", "UTC"),
+            ("0 0 3 * * ? 2027", "7 fields"),
+            ("0 0 0 31 2 *", "never"),
+            ("@every 5m", "2 fields"),
+            ("x * * * * *", "cannot be read"),
+        ] {
+            let why = parse_cron(text).unwrap_err();
+            assert!(why.contains(says), "{text}: {why}");
+        }
+    }
 }

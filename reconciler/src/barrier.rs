@@ -20,25 +20,12 @@ use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
-use tokio::time::Instant;
-
-use crate::args::PassSettings;
-use crate::context::{PassContext, PassError, Step, millis};
-use crate::stores::Stores;
 
 /// The offsets of each partition: the first one that the log has, and its end.
 pub type Logs = BTreeMap<i32, Range<i64>>;
 
 /// Maximum wait for one answer about the topic.
 const ANSWER: Duration = Duration::from_secs(5);
-
-/// Margin in addition to the deadlines, for the inaccuracy of timers.
-const MARGIN: Duration = Duration::from_millis(250);
-
-/// Maximum wait for the consumer in one attempt. The next attempt begins with another era.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-const POLL: Duration = Duration::from_millis(100);
 
 /// Reads the topic's offsets with one client, and never its messages.
 #[derive(Clone)]
@@ -120,31 +107,31 @@ pub struct ReadState {
 
 /// Reads ends, positions, and ends again. A position outside its log is stored as the log's first
 /// offset.
-pub async fn read_state(stores: &Stores, may_write: bool) -> Result<ReadState, BarrierError> {
-    let topic = &stores.topic;
+pub async fn read_state(
+    db: &Db,
+    topic: &Topic,
+    may_write: bool,
+) -> Result<ReadState, BarrierError> {
     let name = &topic.settings.topic;
     let before = topic.logs().await.map_err(BarrierError::Kafka)?;
-    let positions = stores.db.of_primary().topic_positions(name).await?;
-    let after = topic.logs().await.map_err(BarrierError::Kafka)?;
-    for (partition, seen, first) in outside(&positions, &after) {
+    let positions = db.of_primary().topic_positions(name).await?;
+    let logs = topic.logs().await.map_err(BarrierError::Kafka)?;
+    let outside = outside(&positions, &logs);
+    for (partition, position, first) in &outside {
         tracing::warn!(
             partition,
-            position = seen,
+            position,
             first,
             "the stored position is not one of the topic's"
         );
         if may_write {
-            let seen = Some(seen);
-            stores
-                .db
-                .begin_at_first(name, partition, seen, first)
-                .await?;
+            let seen = Some(*position);
+            db.begin_at_first(name, *partition, seen, *first).await?;
         }
     }
     Ok(ReadState {
-        is_reached: is_reached(&before, &positions, &after)
-            && outside(&positions, &after).is_empty(),
-        logs: after,
+        is_reached: is_reached(&before, &positions, &logs) && outside.is_empty(),
+        logs,
         positions,
     })
 }
@@ -158,50 +145,13 @@ pub enum BarrierError {
     Mysql(#[from] DbError),
 }
 
-/// Returns the deadlines of the slowest API, of the last day, but never less than this process's
-/// own settings say.
-pub async fn deadlines(db: &Db, settings: &PassSettings) -> Result<Deadlines, DbError> {
+/// Returns the deadlines of the slowest API, of the last day, but never less than `least`.
+pub async fn deadlines(db: &Db, least: Deadlines) -> Result<Deadlines, DbError> {
     let announced = db.longest_deadlines().await?;
     Ok(Deadlines {
-        publish_ms: announced.publish_ms.max(settings.deadlines.publish_ms),
-        in_flight_ms: announced.in_flight_ms.max(settings.deadlines.in_flight_ms),
+        publish_ms: announced.publish_ms.max(least.publish_ms),
+        in_flight_ms: announced.in_flight_ms.max(least.in_flight_ms),
     })
-}
-
-/// Waits until no claim from before the closing can be in flight, then until the consumer has read
-/// the topic.
-///
-/// # Errors
-/// [`PassError::StaysClosed`] if the coupons cannot be judged yet.
-pub async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
-    // Read after the coupons were closed: an API may just have announced a longer one.
-    let deadlines = deadlines(&ctx.stores.db, &ctx.settings).await?;
-    let left = (millis(deadlines.in_flight_ms) + MARGIN).saturating_sub(closed_at.elapsed());
-    if !left.is_zero() {
-        tracing::info!(wait = ?left, "waiting for claims that may be on their way");
-        ctx.sleep(left).await?;
-    }
-    let began = Instant::now();
-    let mut ends = None;
-    loop {
-        let now = match read_state(&ctx.stores, true).await {
-            Ok(now) => now,
-            Err(BarrierError::Mysql(error)) => return Err(error.into()),
-            Err(error @ BarrierError::Kafka(_)) => {
-                return Err(PassError::StaysClosed(error.to_string()));
-            }
-        };
-        // The ends of the first read are enough: nobody is admitted since.
-        let first = ends.get_or_insert_with(|| now.logs.clone());
-        if now.is_reached || is_reached(first, &now.positions, &now.logs) {
-            return Ok(());
-        }
-        if began.elapsed() > PATIENCE {
-            let why = format!("the consumer has {} messages to read first", unread(&now));
-            return Err(PassError::StaysClosed(why));
-        }
-        ctx.sleep(POLL).await?;
-    }
 }
 
 /// Returns the number of unread messages.

@@ -5,18 +5,57 @@ use std::time::Duration;
 
 use firstcome_shared::StoreError;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::processes::{Deadlines, ProcessRow};
+use firstcome_shared::mysql::{Db, DbError, DbSettings};
 use firstcome_shared::quoted::without_values;
-use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::gate::Servers;
 use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::wrong_key::is_about_data;
+use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::PassSettings;
+use crate::barrier::Topic;
 use crate::report::{FailureCause, Outcome, Trigger};
-use crate::stores::Stores;
+
+/// Connections to every store. Cheap to clone.
+#[derive(Clone)]
+pub struct Stores {
+    pub db: Db,
+    /// Settings for dedicated connections to MySQL.
+    pub db_settings: DbSettings,
+    pub redis: Redis,
+    pub topic: Topic,
+}
+
+impl Stores {
+    /// Returns the stores for one pass. The connection to Redis ends when its server process ends,
+    /// and rows are never read from a read-only MySQL.
+    pub async fn pinned(&self) -> Result<Self, RedisError> {
+        Ok(Self {
+            redis: self.redis.pinned().await?,
+            db: self.db.of_primary(),
+            ..self.clone()
+        })
+    }
+
+    /// Returns this process's entry in the registry of processes.
+    pub(crate) fn process(&self) -> ProcessRow {
+        ProcessRow {
+            redis_prefix: Some(self.redis.prefix().to_owned()),
+            ..ProcessRow::new("the reconciler", &self.topic.settings)
+        }
+    }
+}
+
+/// Settings of passes and jobs.
+#[derive(Debug, Clone)]
+pub struct PassSettings {
+    /// Maximum time of a claim to the topic, and to the second store that is tried after it, if no
+    /// API has announced a longer one.
+    pub deadlines: Deadlines,
+    pub retention_days: Option<u32>,
+}
 
 /// A request for a pass.
 #[derive(Debug, Clone)]
@@ -157,6 +196,14 @@ impl PassError {
             Self::Redis(_) | Self::Replaced => FailureCause::Redis,
             Self::Mysql(_) | Self::LockLost => FailureCause::Mysql,
             _ => FailureCause::Other,
+        }
+    }
+
+    /// Tells work that was stopped by the loss of its lock from work that the process stopped.
+    pub(crate) fn of_lock(self, stop: &CancellationToken) -> Self {
+        match self {
+            Self::Stopped if !stop.is_cancelled() => Self::LockLost,
+            other => other,
         }
     }
 

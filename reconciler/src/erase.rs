@@ -11,8 +11,8 @@ use firstcome_shared::mysql::allow_list::{ListChange, ListChanged};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::keys::DropKeys;
 
+use crate::context::Stores;
 use crate::seal::is_coupon_over;
-use crate::stores::Stores;
 
 /// Replaces a user's ID by a pseudonym. Fails while one of their coupons is not over or Redis still
 /// has its keys, because a pass would report the renamed row as drift.

@@ -1,9 +1,11 @@
-//! Closes and opens coupons.
+//! Closes coupons, and waits until they may be judged.
 //!
 //! A gate is `SERVER ERA open|closed`. Closing is a compare-and-set to a closed gate of the next
 //! era, on Redis alone: MySQL may hang, and the era in the gate is adopted there afterwards. The
 //! text of a gate therefore never repeats, every writer of the era before is stale at once, and a
 //! suspended reconciler that wakes up can neither write nor open. Only the urgent lane begins eras.
+
+use std::time::Duration;
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
@@ -14,7 +16,8 @@ use firstcome_shared::sql;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::Instant;
 
-use crate::context::{PassContext, PassError, Step};
+use crate::barrier::{self, BarrierError};
+use crate::context::{PassContext, PassError, Step, millis};
 use crate::read::CouponSeen;
 
 /// Eras above this were written by hand; later eras would soon exceed those that scripts parse.
@@ -140,4 +143,51 @@ pub(crate) async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Opt
         Ok(known)
     })
     .await
+}
+
+/// Margin in addition to the deadlines, for the inaccuracy of timers.
+const MARGIN: Duration = Duration::from_millis(250);
+
+/// Maximum wait for the consumer in one attempt. The next attempt begins with another era.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const POLL: Duration = Duration::from_millis(100);
+
+/// Waits until no claim from before the closing can be in flight, then until the consumer has read
+/// the topic.
+///
+/// # Errors
+/// [`PassError::StaysClosed`] if the coupons cannot be judged yet.
+pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
+    // Read after the coupons were closed: an API may just have announced a longer one.
+    let deadlines = barrier::deadlines(&ctx.stores.db, ctx.settings.deadlines).await?;
+    let left = (millis(deadlines.in_flight_ms) + MARGIN).saturating_sub(closed_at.elapsed());
+    if !left.is_zero() {
+        tracing::info!(wait = ?left, "waiting for claims that may be on their way");
+        ctx.sleep(left).await?;
+    }
+    let began = Instant::now();
+    let mut ends = None;
+    loop {
+        let now = match barrier::read_state(&ctx.stores.db, &ctx.stores.topic, true).await {
+            Ok(now) => now,
+            Err(BarrierError::Mysql(error)) => return Err(error.into()),
+            Err(error @ BarrierError::Kafka(_)) => {
+                return Err(PassError::StaysClosed(error.to_string()));
+            }
+        };
+        // The ends of the first read are enough: nobody is admitted since.
+        let first = ends.get_or_insert_with(|| now.logs.clone());
+        if now.is_reached || barrier::is_reached(first, &now.positions, &now.logs) {
+            return Ok(());
+        }
+        if began.elapsed() > PATIENCE {
+            let why = format!(
+                "the consumer has {} messages to read first",
+                barrier::unread(&now)
+            );
+            return Err(PassError::StaysClosed(why));
+        }
+        ctx.sleep(POLL).await?;
+    }
 }

@@ -20,11 +20,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::PassSettings;
 use crate::barrier::{self, BarrierError, ReadState};
+use crate::context::{PassSettings, Stores};
 use crate::report::{DropReport, Finding, FindingCase, Kind, Outcome, Run, UnsafePart};
 use crate::seal::is_coupon_over;
-use crate::stores::Stores;
 
 /// Findings about no coupon, by the job that looks for them.
 #[derive(Clone, Default)]
@@ -164,7 +163,7 @@ pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
 /// Reads how far the consumer is.
 async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Vec<Finding>, DbError> {
     let stall_after = Duration::from_secs(Tuning::ConsumerStallSeconds.or(60));
-    match barrier::read_state(stores, true).await {
+    match barrier::read_state(&stores.db, &stores.topic, true).await {
         Ok(state) => Ok(stalled(known, &state, stall_after).into_iter().collect()),
         Err(BarrierError::Mysql(error)) => Err(error),
         // The pass says so.

@@ -18,8 +18,6 @@ mod gate;
 pub mod http;
 mod jobs;
 pub mod judge;
-mod lane;
-pub mod ledger;
 mod limit;
 mod metrics;
 pub mod once;

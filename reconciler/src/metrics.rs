@@ -17,13 +17,12 @@ enum Type {
 
 /// All metrics, including those of mails, and their meaning.
 #[rustfmt::skip]
-const METRICS: [(Type, &str, &str); 14] = [
+const METRICS: [(Type, &str, &str); 13] = [
     (Type::Counter, "firstcome_passes_total", "Passes that ended, by trigger and status"),
     (Type::Counter, "firstcome_findings_total", "Drift that passes found, by kind"),
     (Type::Counter, "firstcome_repairs_total", "Findings by kind and result: applied, planned, skipped, failed"),
     (Type::Counter, "firstcome_mails_total", "Attempts to send a mail, by result: sent, retried, given_up"),
     (Type::Counter, "firstcome_webhooks_total", "Attempts to post an event, by result: sent, retried, given_up"),
-    (Type::Counter, "firstcome_page_looks_total", "Reads of the stores for GET /v1/overview, which the operations page shows"),
     (Type::Histogram, "firstcome_pass_seconds", "Length of passes"),
     (Type::Gauge, "firstcome_drift", "Findings that the last pass over everything left, by kind; apart for sealed drops, which only deep passes see"),
     (Type::Gauge, PASS_STARTED, "When the pass that runs now began, in Unix time; 0 if none runs"),
@@ -119,11 +118,6 @@ fn left(run: &Run, kind: Kind, sealed: bool) -> usize {
     findings.filter(is_left).count()
 }
 
-/// Counts a read of the stores for `GET /v1/overview`.
-pub(crate) fn overview_look() {
-    counter!("firstcome_page_looks_total").increment(1);
-}
-
 #[cfg(test)]
 mod tests {
     use firstcome_shared::domain::{CouponId, DropId};
@@ -132,24 +126,24 @@ mod tests {
 
     #[test]
     fn drift_excludes_repaired_findings_and_sealed_drops_that_are_exact() {
-        let drop = |kind: Kind, result, [sealed, exact]: [bool; 2]| DropReport {
-            exact,
-            sealed,
-            findings: vec![Finding {
-                result,
-                ..Finding::report(kind, String::new())
-            }],
-            ..DropReport::begun(CouponId(1), DropId(7), 9)
-        };
-        let failed = Outcome::Failed;
+        let drops = [
+            (Kind::Unissued, Outcome::Failed, false, false),
+            (Kind::Unissued, Outcome::Applied, false, false),
+            (Kind::Unissued, Outcome::Failed, true, false),
+            (Kind::Unfilled, Outcome::Skipped, true, true),
+            (Kind::Unfilled, Outcome::Skipped, false, true),
+        ];
+        let drops = drops.map(|(kind, result, sealed, exact)| {
+            let finding = Finding::report(kind, String::new());
+            DropReport {
+                exact,
+                sealed,
+                findings: vec![Finding { result, ..finding }],
+                ..DropReport::begun(CouponId(1), DropId(7), 9)
+            }
+        });
         let run = Run {
-            drops: vec![
-                drop(Kind::Unissued, failed, [false, false]),
-                drop(Kind::Unissued, Outcome::Applied, [false, false]),
-                drop(Kind::Unissued, failed, [true, false]),
-                drop(Kind::Unfilled, Outcome::Skipped, [true, true]),
-                drop(Kind::Unfilled, Outcome::Skipped, [false, true]),
-            ],
+            drops: drops.into(),
             ..Run::begun("", Trigger::Cron, Utc::now())
         };
         let left = |kind| [false, true].map(|sealed| left(&run, kind, sealed));

@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassContext, Step};
 use crate::judge::{self, Dirt, DueRow, Holder, Judgement, Letter, LetterEnd, Moment, WholeDrop};
-use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
+use crate::record::Ledger;
 use crate::report::{
     ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome,
 };

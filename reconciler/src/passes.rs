@@ -2,40 +2,40 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::processes::Work;
-use tokio::sync::{oneshot, watch};
+use firstcome_shared::mysql::processes::{PassLock, Work};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attach::Attached;
 use crate::context::{PassError, PassRequest};
-use crate::lane::Lane;
 use crate::notify::Notifier;
 use crate::record::{self, blank, fail, new_run_id};
 use crate::report::Run;
 use crate::run::Reconciler;
 
-/// The pass that this process runs, and whether it has the lock and is recorded.
+/// The pass that this process runs, and when its last one ended.
 #[derive(Debug, Default)]
-pub struct Current(watch::Sender<Option<(String, bool)>>);
+pub struct Current(Mutex<(Option<String>, Option<DateTime<Utc>>)>);
 
 impl Current {
-    fn note_recorded(&self) {
-        self.0.send_modify(|current| {
-            if let Some((_, is_recorded)) = current {
-                *is_recorded = true;
-            }
-        });
-    }
-
     /// The ID of the running pass.
     pub fn run_id(&self) -> Option<String> {
-        self.0.borrow().as_ref().map(|(id, _)| id.clone())
+        self.0.lock().0.clone()
     }
+}
+
+/// A pass that was started.
+pub struct StartedPass {
+    pub run_id: String,
+    /// It has the lock and is recorded.
+    pub begun: oneshot::Receiver<()>,
+    pub ended: oneshot::Receiver<PassResult>,
 }
 
 /// The outcome of a requested pass.
@@ -66,7 +66,7 @@ impl Worker {
         &self,
         request: &PassRequest,
         run_id: &str,
-        current: &Current,
+        begun: oneshot::Sender<()>,
         stop: &CancellationToken,
     ) -> PassResult {
         let mut run = blank(request, run_id);
@@ -82,8 +82,8 @@ impl Worker {
                 (&ours.db, &ours.settings)
             }
         };
-        let lane = match Lane::take(settings, Work::Pass, request.patience, stop).await {
-            Ok(Some(lane)) => lane,
+        let lock = match PassLock::take(settings, Work::Pass, request.patience, stop).await {
+            Ok(Some(lock)) => lock,
             Ok(None) => return Err(PassError::Busy),
             Err(error) => {
                 fail(&mut run, &error.into());
@@ -92,30 +92,31 @@ impl Worker {
         };
         let ended = match record::begin(db, &run, request).await {
             Ok(()) => {
-                current.note_recorded();
+                // Most callers wait for the end.
+                begun.send(()).ok();
                 crash_point(Point::RunBegun);
-                let stop = &lane.working;
+                let working = lock.working();
                 match self {
-                    Self::Own(own) => Box::pin(own.sweep(request, &mut run, stop)).await,
-                    Self::Attached(it) => Box::pin(it.compare(request, &mut run, stop)).await,
+                    Self::Own(own) => Box::pin(own.sweep(request, &mut run, working)).await,
+                    Self::Attached(it) => Box::pin(it.compare(request, &mut run, working)).await,
                 }
             }
             Err(error) => Err(error.into()),
         };
-        if let Err(error) = lane.checked(ended) {
-            fail(&mut run, &error);
+        if let Err(error) = ended {
+            fail(&mut run, &error.of_lock(stop));
         }
         run.end();
         crash_point(Point::RunDone);
         record::end(db, &run, request).await;
-        lane.release().await;
+        lock.release().await;
         Ok(run)
     }
 
     /// Runs one pass outside a daemon.
     pub async fn once(&self, request: &PassRequest, stop: &CancellationToken) -> PassResult {
-        self.pass(request, &new_run_id(), &Current::default(), stop)
-            .await
+        let (begun, _) = oneshot::channel();
+        self.pass(request, &new_run_id(), begun, stop).await
     }
 }
 
@@ -146,43 +147,38 @@ impl Passes {
         }
     }
 
-    /// Starts a pass. Returns its ID and the receiver of its result.
-    pub fn start(
-        &self,
-        request: PassRequest,
-    ) -> Result<(String, oneshot::Receiver<PassResult>), NotStarted> {
+    /// Starts a pass.
+    pub fn start(&self, request: PassRequest) -> Result<StartedPass, NotStarted> {
         if self.stop.is_cancelled() {
             return Err(NotStarted::Stopping);
         }
         let run_id = new_run_id();
         let running = Running::begin(&self.current, &run_id).map_err(NotStarted::Running)?;
-        let (answer, receiver) = oneshot::channel();
+        let (answer, ended) = oneshot::channel();
+        let (began, begun) = oneshot::channel();
         let (passes, id) = (self.clone(), run_id.clone());
         self.tasks.spawn(async move {
             let started = Instant::now();
             let Self { worker, stop, .. } = &passes;
-            let result = worker.pass(&request, &id, &passes.current, stop).await;
+            let result = worker.pass(&request, &id, began, stop).await;
             if let Ok(run) = &result {
-                ended(run, started, &passes.notifier).await;
+                note_end(run, started, &passes.notifier).await;
             }
             drop(running);
             if answer.send(result).is_err() {
                 tracing::trace!("nobody waits for this pass's answer");
             }
         });
-        Ok((run_id, receiver))
+        Ok(StartedPass {
+            run_id,
+            begun,
+            ended,
+        })
     }
 
-    /// Waits until this pass of the same process is recorded as begun, or has ended. Returns
-    /// whether it was seen recorded.
-    pub async fn is_recorded(&self, run_id: &str) -> bool {
-        let mut current = self.current.0.subscribe();
-        let is_known = |current: &Option<(String, bool)>| match current {
-            Some((id, is_recorded)) => *is_recorded || id != run_id,
-            None => true,
-        };
-        let seen = current.wait_for(is_known).await;
-        seen.is_ok_and(|current| current.as_ref().is_some_and(|(id, _)| id == run_id))
+    /// Whether a pass of this process has ended at this time or later.
+    pub fn has_ended_since(&self, at: DateTime<Utc>) -> bool {
+        self.current.0.lock().1 >= Some(at)
     }
 
     /// Rejects a request for a coupon or drop that does not exist.
@@ -201,14 +197,9 @@ struct Running(Arc<Current>);
 impl Running {
     /// Takes the right, or returns the ID of the pass that has it.
     fn begin(current: &Arc<Current>, run_id: &str) -> Result<Self, String> {
-        let mut running = None;
-        current.0.send_if_modified(|current| {
-            running = current.as_ref().map(|(id, _)| id.clone());
-            current.get_or_insert_with(|| (run_id.to_owned(), false));
-            running.is_none()
-        });
-        if let Some(running) = running {
-            return Err(running);
+        match &mut current.0.lock().0 {
+            Some(running) => return Err(running.clone()),
+            none => *none = Some(run_id.to_owned()),
         }
         crate::metrics::pass_under_way(Some(Utc::now()));
         Ok(Self(current.clone()))
@@ -218,7 +209,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         crate::metrics::pass_under_way(None);
-        self.0.0.send_replace(None);
+        *self.0.0.lock() = (None, Some(Utc::now()));
     }
 }
 
@@ -243,7 +234,7 @@ pub async fn must_exist(db: &Db, request: &PassRequest) -> Result<(), PassError>
 }
 
 /// Records metrics, logs and mails a pass that ended in a daemon.
-pub(crate) async fn ended(run: &Run, started: Instant, notifier: &Notifier) {
+pub(crate) async fn note_end(run: &Run, started: Instant, notifier: &Notifier) {
     crate::metrics::pass(run, started.elapsed());
     let (drops, examined) = run.examined();
     tracing::info!(

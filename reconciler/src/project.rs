@@ -17,16 +17,16 @@ use firstcome_shared::redis::keys::DropKeys;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, Step, fenced};
-use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropSeen};
+use crate::record::Ledger;
 use crate::revoke_promote;
 use crate::settings;
 
 /// Slots written by one script.
-const PAGE: Slot = 1_000;
+const PAGE: Slot = 2_000;
 
 /// Rows read per statement.
-const ROWS_AT_ONCE: Slot = 5_000;
+const ROWS_AT_ONCE: Slot = 4_000;
 
 /// Statements that read rows while the rows of an earlier one are written.
 const AHEAD: usize = 2;

@@ -15,8 +15,8 @@ use firstcome_shared::sql;
 
 use crate::context::{PassContext, Step};
 use crate::judge::DueRow;
-use crate::ledger::Ledger;
 use crate::read::{CouponSeen, DropPass, DropSeen};
+use crate::record::Ledger;
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::rows::{self, RowEnd};
 

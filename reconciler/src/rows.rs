@@ -4,9 +4,11 @@
 
 use chrono::DateTime;
 use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::domain::Slot;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
-use firstcome_shared::mysql::issued::{FencedInsert, IssuedBy};
+use firstcome_shared::mysql::issued::{IssuedBy, has_later_era, insert};
+use firstcome_shared::mysql::sealed::rows_changed;
 use firstcome_shared::mysql::{DbError, Refusal};
 use firstcome_shared::sql;
 
@@ -34,29 +36,22 @@ const AT_ONCE: usize = 500;
 /// Transactions repeated after a deadlock.
 const DEADLOCKS: u32 = 5;
 
-/// Inserts rows, each with the dead letter that it resolves, in transactions that read the coupon's
-/// era and stop if it is above the one that the pass knows. A refused batch is halved until the
+/// Inserts rows, each with the dead letter that it resolves. A refused batch is halved until the
 /// refused row is alone.
 pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<RowEnd>> {
-    let (ctx, coupon) = (drop.ctx, drop.coupon());
     let mut ends = Vec::with_capacity(due.len());
     let mut todo: Vec<&[DueRow]> = due.chunks(AT_ONCE).rev().collect();
     let mut deadlocks = 0;
     crash_point(Point::RepairBegun);
     while let Some(some) = todo.pop() {
-        ctx.must_go_on()?;
-        let claims = some.iter().map(|due| claim(drop, due)).collect();
-        let resolutions = some.iter().filter_map(issued).collect();
-        let (fence, by) = ((coupon.id, coupon.era), IssuedBy::Reconciler);
-        let db = drop.db();
-        let written = db.insert_fenced(fence, claims, by, resolutions, &ctx.run_id);
-        match (written.await, some) {
-            (Ok(FencedInsert::Written), _) => ends.extend(vec![RowEnd::Issued; some.len()]),
-            (Ok(FencedInsert::Stale), _) => ends.extend(vec![RowEnd::Stale; some.len()]),
-            (Ok(FencedInsert::Void), [_]) => ends.push(RowEnd::Overtaken),
+        drop.ctx.must_go_on()?;
+        match (insert_fenced(drop, some).await, some) {
+            (Ok(now), _) => ends.extend(now),
             (Err(error), [_]) if error.is_refusal() => ends.push(end_of_refused(&error)),
-            (Ok(FencedInsert::Void), _) => halve(some, &mut todo),
-            (Err(error), _) if error.is_refusal() => halve(some, &mut todo),
+            (Err(error), _) if error.is_refusal() => {
+                let (first, second) = some.split_at(some.len() / 2);
+                todo.extend([second, first]);
+            }
             // With a return of one of these users, for example.
             (Err(error), _) if error.is_deadlock() && deadlocks < DEADLOCKS => {
                 deadlocks += 1;
@@ -69,9 +64,39 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
     Ok(ends)
 }
 
-fn halve<'d>(some: &'d [DueRow], todo: &mut Vec<&'d [DueRow]>) {
-    let (first, second) = some.split_at(some.len() / 2);
-    todo.extend([second, first]);
+/// Inserts rows and resolves their dead letters, atomically, unless the coupon has begun an era
+/// above the one that the pass knows. The transaction holds the era's lock, so that the new era,
+/// and whatever is read in it, waits for these rows.
+async fn insert_fenced(drop: DropPass<'_>, due: &[DueRow]) -> Result<Vec<RowEnd>, DbError> {
+    let (coupon, era, id) = (drop.coupon().id, drop.coupon().era, drop.id());
+    let run_id = drop.ctx.run_id.clone();
+    let key = drop.db().code_key().await?;
+    let mut claims: Vec<Claim> = due.iter().map(|due| claim(drop, due)).collect();
+    // In the order of the primary key, like the consumer, so that the two wait for each other
+    // instead of deadlocking.
+    claims.sort_unstable_by_key(|claim| claim.slot);
+    let resolutions: Vec<(Slot, Resolution)> = due.iter().filter_map(issued).collect();
+    let db = drop.db().of_primary();
+    let written = db.transaction("issue rows", async move |conn| {
+        if has_later_era(conn, coupon, era).await? {
+            return Ok(None);
+        }
+        let void = insert(conn, &claims, &key, IssuedBy::Reconciler).await?;
+        let rows = i64::try_from(claims.len() - void.len()).unwrap_or(i64::MAX);
+        rows_changed(conn, id.0, rows).await?;
+        let resolved = resolutions.into_iter();
+        let resolved = resolved.filter(|(slot, _)| !void.contains_key(&(id, *slot)));
+        let resolved: Vec<Resolution> = resolved.map(|(_, how)| how).collect();
+        resolve(conn, &resolved, &run_id).await?;
+        Ok(Some(void))
+    });
+    let void = written.await?;
+    let end = |due: &DueRow| match &void {
+        None => RowEnd::Stale,
+        Some(void) if void.contains_key(&(id, due.slot)) => RowEnd::Overtaken,
+        Some(_) => RowEnd::Issued,
+    };
+    Ok(due.iter().map(end).collect())
 }
 
 fn claim(drop: DropPass<'_>, due: &DueRow) -> Claim {
@@ -85,12 +110,10 @@ fn claim(drop: DropPass<'_>, due: &DueRow) -> Claim {
     }
 }
 
-fn issued(due: &DueRow) -> Option<Resolution> {
-    Some(Resolution {
-        id: due.letter?,
-        how: "issued",
-        detail: format!("issued in slot {}", due.slot),
-    })
+fn issued(due: &DueRow) -> Option<(Slot, Resolution)> {
+    let (id, how) = (due.letter?, "issued");
+    let detail = format!("issued in slot {}", due.slot);
+    Some((due.slot, Resolution { id, how, detail }))
 }
 
 /// Tells a row that another one rules out from a row that MySQL refuses for another reason.

@@ -1,30 +1,25 @@
 //! The steps of a pass over our own coupons, and of the urgent lane.
+//!
+//! One process in the whole system holds the lock of a lane: *sweep* compares everything at open
+//! gates, *urgent* begins eras, projects and opens. Correctness does not depend on the locks: every
+//! repair is idempotent, checks its precondition, and is fenced by the coupon's era.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::processes::Work;
-use firstcome_shared::redis::gate::Gate;
+use firstcome_shared::mysql::processes::{PassLock, Work};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::PassSettings;
 use crate::barrier::{self, BarrierError};
-use crate::context::{PassContext, PassError, PassRequest, Step, millis};
+use crate::context::{PassContext, PassError, PassRequest, PassSettings, Step, Stores, millis};
 use crate::jobs::{self, Notes};
-use crate::lane::Lane;
 use crate::record::failure;
 use crate::report::{FailureCause, Run, Trigger};
-use crate::stores::Stores;
 use crate::sweep::{self, CouponDone};
-use crate::{read, seal, urgent};
-
-/// Coupons for the urgent lane, each with the gate at which it was found dirty, if it is open.
-pub type Wanted = HashMap<CouponId, Option<Gate>>;
-
-/// The results of the urgent lane.
-pub type Reopened = Step<BTreeMap<CouponId, CouponDone>>;
+use crate::urgent::{self, Reopened, Wanted};
+use crate::{read, seal};
 
 /// Runs passes.
 #[derive(Clone)]
@@ -125,7 +120,7 @@ impl Reconciler {
 
     /// Reopens coupons under the lock of the urgent lane: for a run, which may be confirmed, or for
     /// the watch.
-    pub async fn urgent(
+    pub(crate) async fn urgent(
         &self,
         wanted: Wanted,
         run_id: &str,
@@ -133,7 +128,7 @@ impl Reconciler {
         stop: &CancellationToken,
     ) -> Reopened {
         let db = &self.stores.db_settings;
-        let Some(lane) = Lane::take(db, Work::Reopening, PATIENCE, stop).await? else {
+        let Some(lock) = PassLock::take(db, Work::Reopening, PATIENCE, stop).await? else {
             let others = |id| (id, urgent::of_others(id));
             return Ok(wanted.into_keys().map(others).collect());
         };
@@ -141,13 +136,12 @@ impl Reconciler {
             confirm,
             ..PassRequest::new(Trigger::Startup)
         };
-        let ended = match self.context(&request, run_id, &lane.working).await {
+        let ended = match self.context(&request, run_id, lock.working()).await {
             Ok(ctx) => urgent::reopen(&ctx, wanted).await,
             Err(error) => Err(error),
         };
-        let ended = lane.checked(ended);
-        lane.release().await;
-        ended
+        lock.release().await;
+        ended.map_err(|error| error.of_lock(stop))
     }
 
     /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions.
@@ -160,12 +154,13 @@ impl Reconciler {
         let stores = self.stores.pinned().await?;
         let servers = stores.redis.servers().await?;
         let clock_ms = stores.redis.time_ms().await?;
-        let (is_read, topic_error) = match barrier::read_state(&stores, !request.dry_run).await {
-            Ok(state) => (state.is_reached, None),
-            Err(BarrierError::Mysql(error)) => return Err(error.into()),
-            Err(why @ BarrierError::Kafka(_)) => (false, Some(why.to_string())),
-        };
-        let deadlines = barrier::deadlines(&stores.db, &self.settings).await?;
+        let (is_read, topic_error) =
+            match barrier::read_state(&stores.db, &stores.topic, !request.dry_run).await {
+                Ok(state) => (state.is_reached, None),
+                Err(BarrierError::Mysql(error)) => return Err(error.into()),
+                Err(why @ BarrierError::Kafka(_)) => (false, Some(why.to_string())),
+            };
+        let deadlines = barrier::deadlines(&stores.db, self.settings.deadlines).await?;
         Ok(PassContext {
             stores,
             settings: self.settings.clone(),

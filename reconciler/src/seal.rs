@@ -14,9 +14,9 @@ use firstcome_shared::sql;
 
 use crate::context::{PassContext, Step};
 use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
-use crate::ledger::Ledger;
 use crate::pass::{Compared, end_claims, moment, note_rows};
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
+use crate::record::Ledger;
 use crate::report::{Finding, FindingCase, Kind};
 use crate::{revoke_promote, rows};
 
@@ -43,12 +43,11 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
         return Ok(false);
     }
     let left = u64::from(quantity).saturating_sub(numbers.rows);
+    let of = format!("{left} of {quantity} slots left and {waiting} people waiting");
     if left > 0 && waiting > 0 && !own.drop.closed_early {
         // Promotion comes before sealing, but not in a paused coupon.
         if seen.coupon.paused {
-            let detail = format!(
-                "closed while paused, with {left} slots left and {waiting} people waiting: they get them once it is no longer paused"
-            );
+            let detail = format!("closed while paused, with {of}: resume it, and they get them");
             ledger.add(Finding::report(Kind::Unfilled, detail));
         }
         return Ok(false);
@@ -67,16 +66,10 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
         redis.expire_coupons(&[coupon]).await?;
     }
     if left > 0 {
-        let of = format!("with {left} of {quantity} slots left");
-        let detail = match waiting {
-            0 => format!("closed {of}, and nobody waits"),
-            _ => {
-                format!("closed by an operator {of}; {waiting} people who waited get none")
-            }
-        };
-        let mut found = Finding::report(Kind::Unfilled, detail);
-        found.needs_person = false;
-        ledger.add(found);
+        ledger.add(Finding {
+            needs_person: false,
+            ..Finding::report(Kind::Unfilled, format!("closed with {of}"))
+        });
     }
     Ok(true)
 }

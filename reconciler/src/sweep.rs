@@ -10,9 +10,9 @@ use firstcome_shared::redis::project::ClaimOfSlot;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::context::{PassContext, Step};
-use crate::ledger::Ledger;
 use crate::pass::{Compared, compare, unworkable};
 use crate::read::{CouponSeen, DropPass};
+use crate::record::Ledger;
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome};
 use crate::{gate, limit, revoke_promote, seal, settings};
 
@@ -22,7 +22,7 @@ const AT_ONCE: usize = 8;
 
 /// What a step found out about a coupon.
 #[derive(Debug, Default)]
-pub struct CouponDone {
+pub(crate) struct CouponDone {
     pub drops: Vec<DropReport>,
     pub findings: Vec<Finding>,
     /// The coupon needs the urgent lane: its gate, as it was read.
@@ -96,19 +96,15 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Step<CouponDone
     let gate = seen.state.gate.clone();
     let server = ctx.servers.of(id);
     seen.is_closed = !gate::is_open(ctx, &mut seen).await?;
-    if seen.is_closed && !ctx.dry_run {
+    // Keys that cannot be read are written again by the urgent lane.
+    let unreadable = &seen.state.unreadable;
+    if (seen.is_closed || !unreadable.is_empty()) && !ctx.dry_run {
         done.urgent = Some(gate);
         done.findings = ledger.findings(Some(id), None);
         return Ok(done);
     }
-    if !seen.state.unreadable.is_empty() {
-        // The urgent lane writes them again.
-        if ctx.dry_run {
-            let keys = &seen.state.unreadable;
-            ledger.add(settings::lost_keys(keys, Outcome::Planned));
-        } else {
-            done.urgent = Some(gate.clone());
-        }
+    if !unreadable.is_empty() {
+        ledger.add(settings::lost_keys(unreadable, Outcome::Planned));
     }
     revoke_promote::finish_revocations(ctx, &seen, &mut ledger).await?;
     settings::write_again(ctx, &seen, &mut ledger).await?;
@@ -169,7 +165,9 @@ async fn settle_drop(drop: DropPass<'_>, first: &mut Compared) -> Step<DropRepor
     }
     if first.dirty.is_some() {
         if let Some(why) = limit::brake(drop, &first.takes).await? {
-            first.ledger.settle_projections(Outcome::Planned, &why);
+            first
+                .ledger
+                .settle_projections(Outcome::Planned, Some(&why));
         }
     } else if ctx.dry_run {
         if !seen.coupon.paused {

@@ -1,7 +1,7 @@
 //! The urgent lane: the only one that begins eras, projects and opens. It takes coupons that are
 //! closed, for whatever reason, and open ones that a sweep found dirty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -11,14 +11,19 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, Step, fenced};
 use crate::gate::{self, Closed};
-use crate::ledger::Ledger;
 use crate::pass::{Compared, compare, unworkable};
 use crate::project;
 use crate::read::{self, CouponSeen, DropPass, DropSeen};
+use crate::record::Ledger;
 use crate::report::{ActionKind, Finding, Kind, Outcome};
-use crate::run::{Reopened, Wanted};
 use crate::sweep::{self, CouponDone};
-use crate::{barrier, limit, rows, settings};
+use crate::{limit, rows, settings};
+
+/// Coupons for the urgent lane, each with the gate at which it was found dirty, if it is open.
+pub(crate) type Wanted = HashMap<CouponId, Option<Gate>>;
+
+/// The results of the urgent lane.
+pub(crate) type Reopened = Step<BTreeMap<CouponId, CouponDone>>;
 
 /// Coupons reopened at the same time.
 const AT_ONCE: usize = 8;
@@ -66,7 +71,7 @@ async fn all_closed(ctx: &PassContext, closed: Vec<Closed>) -> Reopened {
     };
     let coupons = closed.len();
     tracing::warn!(coupons, "coupons are closed until they are verified");
-    if let Err(error) = barrier::wait(ctx, last).await {
+    if let Err(error) = gate::wait(ctx, last).await {
         let why = error.about_data()?;
         let late = |it: Closed| (it.coupon, stays_closed(it.coupon, &why));
         return Ok(closed.into_iter().map(late).collect());
@@ -188,7 +193,9 @@ async fn reopen_coupon(
             continue;
         };
         // Nothing moves. A coupon that was open opens again as it was.
-        compared.ledger.settle_projections(Outcome::Planned, &why);
+        compared
+            .ledger
+            .settle_projections(Outcome::Planned, Some(&why));
         why_closed = why_closed.or((!was_open).then_some(why));
     }
     let outcome = match why_closed {
@@ -214,7 +221,7 @@ async fn reopen_coupon(
     }
     for (own, mut compared) in found {
         if opened && dirty.contains(&own.drop.id) {
-            compared.ledger.settle_projections(Outcome::Applied, "");
+            compared.ledger.settle_projections(Outcome::Applied, None);
         }
         if !compared.is_gone {
             let drop = DropPass::new(ctx, &seen, &own);
@@ -290,8 +297,23 @@ async fn write_and_open(
 /// The pause of the watch after an attempt that left a coupon closed.
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// Whether a coupon is still closed after this result, or another process works on it.
-pub(crate) fn is_left_closed(done: &CouponDone) -> bool {
+/// The same if a plan was held back: its confirmation needs the lanes.
+const AFTER_BRAKE: Duration = Duration::from_secs(60);
+
+/// Returns the pause of the watch if a coupon is still closed after this result, or another process
+/// works on it.
+pub(crate) fn pause_after(done: &CouponDone) -> Option<Duration> {
+    let mut drops = done.drops.iter().flat_map(|drop| &drop.findings);
+    let is_held_back = drops.any(|it| it.result == Outcome::Planned);
+    let pause = if is_held_back {
+        AFTER_BRAKE
+    } else {
+        AFTER_FAILURE
+    };
+    is_left_closed(done).then_some(pause)
+}
+
+fn is_left_closed(done: &CouponDone) -> bool {
     let is_left = |it: &Finding| it.action == ActionKind::Open && it.result != Outcome::Applied;
     done.findings.iter().any(is_left)
 }

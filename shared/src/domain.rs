@@ -260,23 +260,20 @@ mod tests {
 
     #[test]
     fn masked_id_does_not_identify_the_user() {
-        let masked = |id: &str| id.parse::<UserId>().unwrap().masked();
-        assert_eq!(
-            (masked("u1"), masked("u-37"), masked("customer-4711")),
-            ("•••".into(), "u•••7".into(), "c•••11".into())
-        );
-        for short in ["7", "a", "42", "999", "bob", "@", "a@b"] {
-            assert_eq!(masked(short), HIDDEN, "{short}");
+        let user = |id: &str| id.parse::<UserId>().unwrap();
+        for short in ["7", "a", "42", "999", "bob", "@", "a@b", "u1"] {
+            assert_eq!(user(short).masked(), HIDDEN, "{short}");
         }
-        assert_eq!(
-            (masked("4711"), masked("100000")),
-            ("4•••1".into(), "1•••00".into())
-        );
-        assert_eq!(masked("person-005@example.com"), "p•••05@e•••");
-        assert_eq!(masked("al@example.com"), "•••@e•••");
-        assert_eq!(
-            format!("{:?}", "alice@example.com".parse::<UserId>().unwrap()),
-            "a•••e@e•••"
-        );
+        for (id, masked) in [
+            ("u-37", "u•••7"),
+            ("customer-4711", "c•••11"),
+            ("4711", "4•••1"),
+            ("100000", "1•••00"),
+            ("person-005@example.com", "p•••05@e•••"),
+            ("al@example.com", "•••@e•••"),
+        ] {
+            assert_eq!(user(id).masked(), masked);
+        }
+        assert_eq!(format!("{:?}", user("alice@example.com")), "a•••e@e•••");
     }
 }

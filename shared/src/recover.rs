@@ -123,85 +123,54 @@ fn instant(ms: Option<i64>) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-    use crate::coupon::{Allow, AllowList, CouponSettings};
-    use crate::domain::OncePer;
+    use crate::coupon::{Allow, AllowList};
     use crate::schedule::Tz;
-
-    fn coupon_of(quantity: u32, schedule: Option<Schedule>) -> Coupon {
-        Coupon {
-            id: CouponId(1),
-            settings: CouponSettings {
-                name: "Winter".into(),
-                quantity,
-                once_per: OncePer::Drop,
-                waiting_list: 0,
-                paused: false,
-                schedule,
-                allow: None,
-            },
-            revision: 1,
-            era: 0,
-            allow_list: AllowList::default(),
-        }
-    }
-
-    fn drop_of(id: i64, quantity: u32, opens_ms: i64) -> Drop {
-        Drop {
-            id: DropId(id),
-            coupon_id: CouponId(1),
-            local_date: None,
-            opens_at: instant(Some(opens_ms)).unwrap(),
-            closes_at: None,
-            quantity,
-            closed_early: false,
-            sealed_at: None,
-            sealed_rows: None,
-        }
-    }
-
-    fn meta(
-        coupon: &Coupon,
-        drop: &Drop,
-        change: impl FnOnce(&mut DropMeta),
-    ) -> (DropId, DropMeta) {
-        let mut meta = DropMeta::of(coupon, drop);
-        change(&mut meta);
-        (drop.id, meta)
-    }
 
     #[test]
     fn recovery_uses_every_setting_stored_in_redis() {
-        let once = Schedule::Once {
+        let once = |closes_ms| Schedule::Once {
             time_zone: Some(Tz::utc()),
             opens_at: instant(Some(5)).unwrap(),
-            closes_at: None,
+            closes_at: instant(closes_ms),
         };
-        let before = (coupon_of(10, Some(once)), vec![drop_of(1, 10, 5)]);
-        let known = meta(&before.0, &before.1[0], |meta| {
-            meta.quantity = 20;
-            meta.waiting_list = 7;
-            meta.paused = true;
-            meta.closes_at_ms = Some(9);
-            meta.closed_early = true;
-            meta.allow = Some(Allow::List);
-        });
-        let (coupon, drops) = by_redis(&before.0, &before.1, &[known.clone()].into());
-        assert_eq!(DropMeta::of(&coupon, &drops[0]), known.1);
-        let closes_at = instant(Some(9));
-        assert_eq!(
-            coupon.schedule,
-            Some(Schedule::Once {
-                time_zone: Some(Tz::utc()),
-                opens_at: drops[0].opens_at,
-                closes_at
-            })
-        );
+        let settings =
+            json!({"name": "Winter", "quantity": 10, "once_per": "drop", "schedule": once(None)});
+        let coupon = Coupon {
+            id: CouponId(1),
+            settings: serde_json::from_value(settings).unwrap(),
+            revision: 1,
+            era: 0,
+            allow_list: AllowList::default(),
+        };
+        let drop = Drop {
+            id: DropId(1),
+            coupon_id: CouponId(1),
+            local_date: None,
+            opens_at: instant(Some(5)).unwrap(),
+            closes_at: None,
+            quantity: 10,
+            closed_early: false,
+            sealed_at: None,
+            sealed_rows: None,
+        };
+        let known = DropMeta {
+            quantity: 20,
+            waiting_list: 7,
+            paused: true,
+            closes_at_ms: Some(9),
+            closed_early: true,
+            allow: Some(Allow::List),
+            ..DropMeta::of(&coupon, &drop)
+        };
+        let before = (coupon, vec![drop]);
+        let by = |known| by_redis(&before.0, &before.1, &known);
+        let (coupon, drops) = by([(DropId(1), known.clone())].into());
+        assert_eq!(DropMeta::of(&coupon, &drops[0]), known);
+        assert_eq!(coupon.schedule, Some(once(Some(9))));
         assert_eq!((coupon.quantity, coupon.name.as_str()), (20, "Winter"));
-        assert_eq!(
-            by_redis(&before.0, &before.1, &HashMap::new()),
-            before,
-            "Redis has none of its drops"
-        );
+        assert_eq!(by(HashMap::new()), before, "Redis has none of its drops");
     }
 }

@@ -15,8 +15,7 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
-use firstcome_stack::{KafkaOptions, KafkaServer};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use firstcome_stack::{KafkaOptions, KafkaServer, tokens};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -46,11 +45,9 @@ pub(crate) fn claims(user: &str, more: &Value) -> Value {
 
 /// Builds an `Authorization` header with a token of these claims.
 pub(crate) fn bearer(user: &str, more: &Value) -> String {
-    let key = EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
-    format!(
-        "Bearer {}",
-        encode(&Header::new(Algorithm::HS256), &claims(user, more), &key).unwrap()
-    )
+    let header = json!({"alg": "HS256"});
+    let token = tokens::token(&header, &claims(user, more), TOKEN_SECRET.as_bytes());
+    format!("Bearer {token}")
 }
 
 /// Partitions of each test's topic.

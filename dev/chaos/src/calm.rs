@@ -88,26 +88,3 @@ pub async fn calm(lasts: Duration, out: &Path) -> Result<ChaosReport> {
     report.seconds = begun.elapsed().as_secs();
     Ok(report)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_change_of_an_open_gate_is_a_closing() {
-        let gates = Gates::default();
-        for (now, closings) in [
-            ("", 0),
-            ("s 1 closed", 0),
-            ("s 1 open", 0),
-            ("s 1 open", 0),
-            ("s 3 open", 1),
-            ("s 4 closed", 2),
-            ("s 4 open", 2),
-            ("", 3),
-        ] {
-            gates.note(7, now);
-            assert_eq!(gates.closings().len(), closings, "{now}");
-        }
-    }
-}

@@ -19,7 +19,7 @@ use crate::servers::{ProxiedServers, Replica};
 use crate::supervisor::Supervisor;
 use crate::wait::{pause, until};
 
-const READY: Duration = Duration::from_secs(40);
+const READY: Duration = Duration::from_secs(90);
 
 /// The system that a schedule breaks.
 pub(crate) struct SystemUnderTest {

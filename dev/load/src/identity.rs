@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use jsonwebtoken::{EncodingKey, Header, encode};
+use firstcome_stack::tokens;
 use serde_json::json;
 
 /// Lifetime of a token.
@@ -30,8 +30,8 @@ pub fn token(secret: &str, user: &str) -> Result<String> {
     let exp = (now + GOOD_FOR).as_secs();
     let claims =
         json!({"sub": user, "exp": exp, "iat": now.as_secs(), "iss": ISSUER, "aud": AUDIENCE});
-    let key = EncodingKey::from_secret(secret.as_bytes());
-    encode(&Header::default(), &claims, &key).context("a token cannot be signed")
+    let header = json!({"alg": "HS256", "typ": "JWT"});
+    Ok(tokens::token(&header, &claims, secret.as_bytes()))
 }
 
 /// Reads one token per line.

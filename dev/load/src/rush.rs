@@ -280,15 +280,3 @@ impl Workload {
             .with_context(|| format!("rush printed no tally: {log}"))
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn refuses_other_machines_without_the_remote_option() {
-        let elsewhere = RushOptions::try_parse_from(["rush", "--url=http://192.0.2.1:80"]);
-        let error = run(elsewhere.unwrap()).await.unwrap_err().to_string();
-        assert!(error.contains("--remote"), "{error}");
-    }
-}

@@ -35,6 +35,7 @@ mod secure;
 mod server;
 mod stack;
 mod temp_dir;
+pub mod tokens;
 mod wait;
 
 pub use self::redis::{RedisOptions, RedisServer};

@@ -88,6 +88,11 @@ impl SecureServers {
         format!("127.0.0.1:{}", self.kafka_ways[1].port())
     }
 
+    /// Returns the address that accepts a client certificate in place of a login.
+    pub fn kafka_by_certificate(&self) -> String {
+        format!("127.0.0.1:{}", self.kafka_ways[2].port())
+    }
+
     /// Returns the address at which the test accesses Redis.
     pub fn door_to_redis(&self) -> String {
         format!("unix://{}?user={USER}&pass={PASSWORD}", self.redis.socket)

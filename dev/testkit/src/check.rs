@@ -1,12 +1,10 @@
 //! Checks a drop directly in the stores, without using the product's code.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 use crate::answer::Answer;
-use crate::eventually_some;
 use crate::histories::{
     History, Judgement, RecordedEvent, RecordedRow, RecordedScope, Rule, Verdict, Violation, check,
 };
@@ -14,9 +12,7 @@ use crate::http::MadeCoupon;
 use crate::mysql::Sql;
 use crate::redis::PrefixedKeys;
 use crate::world::World;
-
-/// Time limit for all rows. Thousands of claims take a while on a busy machine.
-const ISSUED: Duration = Duration::from_secs(60);
+use crate::{LIMIT, eventually_some};
 
 /// Returns the slot and user of each row of a drop.
 pub async fn rows(world: &World, drop: i64) -> BTreeMap<u32, String> {
@@ -66,7 +62,7 @@ pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
 /// Waits until the drop has this many rows and nothing is in flight.
 pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {drop}");
-    eventually_some("every row exists", ISSUED, async || {
+    eventually_some("every row exists", LIMIT, async || {
         let rows = &world.sql.rows(&count).await.unwrap()[0][0];
         // Query Kafka last, because its client is much more expensive than a query to MySQL.
         if *rows != quantity.to_string() {
@@ -83,7 +79,7 @@ pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
 impl World {
     /// Runs passes until the drop has this many rows.
     pub async fn until_rows(&self, coupon: &MadeCoupon, number: usize) {
-        eventually_some("passes have made the rows", ISSUED, async || {
+        eventually_some("passes have made the rows", LIMIT, async || {
             self.once_with(&[], &[]).await;
             let found = rows(self, coupon.drop).await.len();
             if found == number { Ok(()) } else { Err(found) }

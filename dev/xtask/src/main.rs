@@ -33,7 +33,7 @@ enum Job {
     AttachDemo,
     /// Run the whole system until Ctrl-C (PROFILE=release for a fast one)
     Run,
-    /// Run the tests of every change on real servers and five fault schedules; or `cargo test ARGS`
+    /// Run the tests of every change on real servers, and fault schedules; or `cargo test ARGS`
     Test {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,

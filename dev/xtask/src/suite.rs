@@ -18,7 +18,7 @@ const SYSTEM: &str = "it";
 const ATTACKS: &str = "attack::";
 
 /// Number of fault schedules for every change. `make chaos SEEDS=500` runs those of a release.
-const SEEDS: &str = "12";
+const SEEDS: &str = "60";
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
@@ -112,9 +112,10 @@ fn schedules(profile: &Profile) -> Result<Command> {
     let first = setting("FIRST").map_or_else(of_commit, Ok)?;
     println!("[test] fault schedules; to run them alone: make chaos FIRST={first} SEEDS={seeds}");
     let mut chaos = profile.program("firstcome-chaos");
-    chaos.arg("run");
-    chaos.arg("--regressions");
-    chaos.envs([("FIRST", &*first), ("SEEDS", &seeds), ("WORKERS", "2")]);
+    chaos.args(["run", "--regressions"]);
+    // A schedule waits for most of its time.
+    let workers = (2 * processors()).to_string();
+    chaos.envs([("FIRST", first), ("SEEDS", seeds), ("WORKERS", workers)]);
     Ok(chaos)
 }
 

@@ -21,12 +21,12 @@ use tokio_util::task::TaskTracker;
 
 use self::schedule::{ScheduledJob, Schedules};
 use crate::args::{DaemonArgs, limits};
+use crate::context::Stores;
 use crate::http::Front;
 use crate::jobs;
 use crate::notify::Notifier;
 use crate::passes::{Passes, Worker};
 use crate::run::Reconciler;
-use crate::stores::Stores;
 
 /// Maximum wait for a pass, a mail and open requests at shutdown.
 const GRACE: Duration = Duration::from_secs(10);

@@ -11,17 +11,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
-use croner::parser::{CronParser, Seconds};
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::tuning::Tuning;
-use tokio::sync::{Notify, oneshot};
-use tokio::time::MissedTickBehavior;
+use futures_util::future::join_all;
+use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{PassError, PassRequest};
 use crate::notify::{LAST_DIGEST, MissedRun, Notifier};
-use crate::passes::{PassResult, Passes};
+use crate::passes::Passes;
 use crate::record;
 use crate::report::{Status, Trigger};
 
@@ -36,58 +35,23 @@ pub enum ScheduledJob {
 }
 
 impl ScheduledJob {
-    /// Returns the name of the setting, and the key in `reconciler_state` of the time of its last
-    /// run in any process.
-    const fn names(self) -> (&'static str, &'static str) {
+    const fn setting(self) -> &'static str {
         match self {
-            Self::Reconcile => ("RECONCILE_CRON", "last_run:reconcile"),
-            Self::Deep => ("DEEP_CRON", "last_run:deep"),
-            Self::Digest => ("DIGEST_CRON", LAST_DIGEST),
+            Self::Reconcile => "RECONCILE_CRON",
+            Self::Deep => "DEEP_CRON",
+            Self::Digest => "DIGEST_CRON",
         }
     }
 
-    /// Returns the keys of the schedules that count as run when its pass ends. A deep pass also
-    /// covers the normal one.
-    fn counts_for(self) -> &'static [&'static str] {
-        const RECONCILE: &str = ScheduledJob::Reconcile.names().1;
-        const DEEP: &str = ScheduledJob::Deep.names().1;
+    /// Returns the keys in `reconciler_state` of the schedules that count as run when its run ends
+    /// in any process; its own is the first. A deep pass also covers the normal one.
+    const fn counts_for(self) -> &'static [&'static str] {
         match self {
-            Self::Reconcile => &[RECONCILE],
-            Self::Deep => &[DEEP, RECONCILE],
+            Self::Deep => &["last_run:deep", "last_run:reconcile"],
+            Self::Reconcile => &["last_run:reconcile"],
             Self::Digest => &[LAST_DIGEST],
         }
     }
-}
-
-/// Parses a cron expression with six fields, or one such as `@daily`, that has a future occurrence.
-pub fn parse_cron(text: &str) -> Result<Cron, String> {
-    if text.contains("TZ=") {
-        return Err("times are in UTC: leave the time zone out, and convert the hours".to_owned());
-    }
-    let fields = text.split_whitespace().count();
-    match fields {
-        6 => {}
-        1 if text.starts_with('@') => {}
-        5 => {
-            return Err(format!(
-                "the field of the seconds is missing; write \"0 {text}\""
-            ));
-        }
-        _ => {
-            return Err(format!(
-                "it has {fields} fields; six are needed: second minute hour day month weekday"
-            ));
-        }
-    }
-    let parser = CronParser::builder()
-        .seconds(Seconds::Required)
-        .dom_and_dow(true)
-        .build();
-    let cron = parser.parse(text);
-    let cron = cron.map_err(|error| format!("it cannot be read: {error}"))?;
-    cron.find_next_occurrence(&Utc::now(), false)
-        .map_err(|_| "it never comes".to_owned())?;
-    Ok(cron)
 }
 
 /// The outcome of an attempt to run.
@@ -143,7 +107,7 @@ impl CronSchedule {
     /// runs.
     pub(crate) async fn load(db: &Db, job: ScheduledJob, cron: &Cron) -> Result<Self, DbError> {
         let now = Utc::now();
-        let (setting, key) = job.names();
+        let (setting, key) = (job.setting(), job.counts_for()[0]);
         let last = match record::recall(db, key).await? {
             Some(last) => last,
             None => record::remember(db, key, now).await.map(|()| now)?,
@@ -182,14 +146,14 @@ impl CronSchedule {
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Whether another process has completed the run. Ignores times in the future, which come from
-    /// a wrong clock.
-    async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> bool {
-        let made = record::recall(db, self.job.names().1).await;
-        let made = made.ok().flatten();
-        let made = made.filter(|at| *at <= now && *at > self.last);
-        made.inspect(|at| self.note(RunAttempt::Ran, *at, *at))
-            .is_some()
+    /// Returns when a process has completed the run. Ignores times in the future, which come from a
+    /// wrong clock.
+    async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let ended = record::recall(db, self.job.counts_for()[0]).await;
+        let ended = ended.ok().flatten()?;
+        let is_new = ended <= now && ended > self.last;
+        is_new.then(|| self.note(RunAttempt::Ran, ended, ended))?;
+        Some(ended)
     }
 
     /// Records the outcome of an attempt.
@@ -208,24 +172,12 @@ impl CronSchedule {
     }
 }
 
-/// Runs passes and digests when they are due, retries each until it succeeds, and reports late runs
-/// by mail.
+/// Runs the schedules of a daemon.
 pub(crate) struct Schedules {
     db: Db,
     passes: Passes,
     notifier: Notifier,
-    /// The deep one is first, because its pass includes the normal one.
     all: Vec<CronSchedule>,
-    /// The trigger of the next pass. A pass runs at start-up even if none is due.
-    trigger: Trigger,
-    under_way: Option<UnderWay>,
-}
-
-/// A pass started by a schedule.
-struct UnderWay {
-    job: ScheduledJob,
-    began: DateTime<Utc>,
-    answer: oneshot::Receiver<PassResult>,
 }
 
 impl Schedules {
@@ -235,123 +187,105 @@ impl Schedules {
             passes,
             notifier,
             all,
-            trigger: Trigger::Startup,
-            under_way: None,
         }
     }
 
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let wake = Arc::new(Notify::new());
+    pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let second = Arc::new(Notify::new());
         let mut scheduler = JobScheduler::new().await?;
-        let notify = wake.clone();
-        let every_second = Job::new("* * * * * *", move |_, _| notify.notify_one())?;
+        let notify = second.clone();
+        let every_second = Job::new("* * * * * *", move |_, _| notify.notify_waiters())?;
         scheduler.add(every_second).await?;
         scheduler.start().await?;
-        let mut ticks = tokio::time::interval(Duration::from_secs(1));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let now = Utc::now();
-            for at in 0..self.all.len() {
-                self.tend(at, now).await;
-            }
-            tokio::select! {
-                () = stop.cancelled() => break,
-                result = pass_ended(&mut self.under_way) => {
-                    if let Some(pass) = self.under_way.take() {
-                        self.note(pass.job, pass.began, result).await;
-                    }
-                }
-                () = wake.notified() => {}
-                _ = ticks.tick() => {}
-            }
+        let all = self.all.iter().cloned();
+        let all = all.map(|schedule| self.follow(schedule, &second));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = join_all(all) => {}
         }
         Ok(scheduler.shutdown().await?)
     }
 
-    /// Reports a late run by mail, and starts a due one.
-    async fn tend(&mut self, at: usize, now: DateTime<Utc>) {
-        let own = &mut self.all[at];
-        let job = own.job;
-        own.note_clock(now);
-        let is_due = own.missed_since(now).is_some() || own.due_since(now).is_some();
-        // Another process may have completed the run, and exports the remaining drift then. While
-        // this process runs a pass, no other can.
-        if self.under_way.is_none()
-            && is_due
-            && own.recall(&self.db, now).await
-            && job != ScheduledJob::Digest
-        {
-            crate::metrics::drift(None, job == ScheduledJob::Deep);
-        }
-        self.mail_missed(at, now).await;
-        let is_first = self.trigger == Trigger::Startup && job == ScheduledJob::Reconcile;
-        match self.all[at].due_since(now) {
-            Some(due) if job == ScheduledJob::Digest => {
-                let mailed = self.notifier.daily_digest(due, now).await;
-                let attempt = mailed.map_or_else(
-                    |error| RunAttempt::Failed(format!("{error:#}")),
-                    |()| RunAttempt::Ran,
-                );
-                tracing::debug!(?attempt, "the daily digest");
-                self.all[at].note(attempt, now, now);
+    /// Starts the due runs of one schedule, one at a time, and reports late ones by mail. A pass
+    /// runs at start-up even if none is due.
+    async fn follow(&self, mut own: CronSchedule, second: &Notify) {
+        let mut is_first = own.job == ScheduledJob::Reconcile;
+        loop {
+            let began = Utc::now();
+            own.note_clock(began);
+            let is_due = own.missed_since(began).is_some() || own.due_since(began).is_some();
+            if is_due && let Some(ended) = own.recall(&self.db, began).await {
+                is_first = false;
+                // Another process has completed the run, and exports the remaining drift.
+                if own.job != ScheduledJob::Digest && !self.passes.has_ended_since(ended) {
+                    crate::metrics::drift(None, own.job == ScheduledJob::Deep);
+                }
             }
-            due if due.is_some() || is_first => self.begin(job, now),
-            _ => {}
+            self.mail_missed(&mut own, began).await;
+            let due = own.due_since(began);
+            if let Some(due) = due.or(is_first.then_some(began)) {
+                let mut attempt = std::pin::pin!(self.attempt(own.job, is_first, due));
+                let attempt = loop {
+                    tokio::select! {
+                        attempt = &mut attempt => break attempt,
+                        () = wake(second) => self.mail_missed(&mut own, Utc::now()).await,
+                    }
+                };
+                let ended = Utc::now();
+                if let Some(attempt) = attempt {
+                    is_first = false;
+                    // It may have ended late before anybody noticed: the process was suspended.
+                    self.mail_missed(&mut own, ended).await;
+                    own.note(attempt, began, ended);
+                }
+            }
+            wake(second).await;
         }
     }
 
-    /// Starts a pass, unless one is running: then it stays due.
-    fn begin(&mut self, job: ScheduledJob, began: DateTime<Utc>) {
-        if self.under_way.is_some() {
-            return;
+    /// Runs a job once. Returns `None` if this process runs another pass: then it stays due.
+    async fn attempt(
+        &self,
+        job: ScheduledJob,
+        is_first: bool,
+        due: DateTime<Utc>,
+    ) -> Option<RunAttempt> {
+        if job == ScheduledJob::Digest {
+            let mailed = self.notifier.daily_digest(due, Utc::now()).await;
+            let failed = |error| RunAttempt::Failed(format!("{error:#}"));
+            return Some(mailed.map_or_else(failed, |()| RunAttempt::Ran));
         }
+        let trigger = if is_first {
+            Trigger::Startup
+        } else {
+            Trigger::Cron
+        };
         let request = PassRequest {
             deep: job == ScheduledJob::Deep,
             counts_for: job.counts_for(),
-            ..PassRequest::new(self.trigger)
+            ..PassRequest::new(trigger)
         };
-        if let Ok((run_id, answer)) = self.passes.start(request) {
-            tracing::debug!(run_id, schedule = job.names().0, "pass begins");
-            self.trigger = Trigger::Cron;
-            self.under_way = Some(UnderWay { job, began, answer });
-        }
-    }
-
-    /// Records the end of a pass. There is no result if the process is stopping or it panicked.
-    async fn note(&mut self, job: ScheduledJob, began: DateTime<Utc>, result: Option<PassResult>) {
-        let now = Utc::now();
-        let attempt = match result {
-            Some(Ok(run)) if run.status == Status::Failed => {
+        let started = self.passes.start(request).ok()?;
+        tracing::debug!(started.run_id, schedule = job.setting(), "pass begins");
+        Some(match started.ended.await {
+            Ok(Ok(run)) if run.status == Status::Failed => {
                 RunAttempt::Failed(run.error.unwrap_or_default())
             }
-            Some(Ok(_)) => RunAttempt::Ran,
-            Some(Err(PassError::Busy)) | None => RunAttempt::Busy,
-            Some(Err(error)) => RunAttempt::Failed(error.to_string()),
-        };
-        for at in 0..self.all.len() {
-            let own = self.all[at].job;
-            let counts = job.counts_for().contains(&own.names().1);
-            let has_run = attempt == RunAttempt::Ran && counts;
-            if has_run {
-                // It may have ended late before anybody noticed: the process was suspended.
-                self.mail_missed(at, now).await;
-            }
-            if own == job || has_run {
-                self.all[at].note(attempt.clone(), began, now);
-            }
-        }
+            Ok(Ok(_)) => RunAttempt::Ran,
+            // Without a result, the process is stopping or the pass panicked.
+            Ok(Err(PassError::Busy)) | Err(_) => RunAttempt::Busy,
+            Ok(Err(error)) => RunAttempt::Failed(error.to_string()),
+        })
     }
 
-    async fn mail_missed(&mut self, at: usize, now: DateTime<Utc>) {
-        let missed = self.all[at].missed_since(now);
-        let Some(due) = missed.filter(|_| !self.all[at].is_mailed) else {
+    async fn mail_missed(&self, own: &mut CronSchedule, now: DateTime<Utc>) {
+        let Some(due) = own.missed_since(now).filter(|_| !own.is_mailed) else {
             return;
         };
         // The lock was just released, or MySQL is unavailable: the next attempt shows which.
         let holder = self.db.pass_holder().await.ok().flatten();
-        let own = &mut self.all[at];
         let missed = MissedRun {
-            schedule: own.job.names().0.to_owned(),
+            schedule: own.job.setting().to_owned(),
             expected_at: due,
             noticed_at: now,
             because: holder.or_else(|| own.because.clone()),
@@ -367,11 +301,11 @@ impl Schedules {
     }
 }
 
-/// Waits for the end of the pass under way. Never completes if there is none.
-async fn pass_ended(under_way: &mut Option<UnderWay>) -> Option<PassResult> {
-    match under_way {
-        Some(pass) => (&mut pass.answer).await.ok(),
-        None => std::future::pending().await,
+/// Waits for the next full second, or for a second if the clock was set back.
+async fn wake(second: &Notify) {
+    tokio::select! {
+        () = second.notified() => {}
+        () = tokio::time::sleep(Duration::from_secs(1)) => {}
     }
 }
 
@@ -380,6 +314,7 @@ mod tests {
     use std::str::FromStr as _;
 
     use super::*;
+    use crate::args::parse_cron;
 
     fn at(text: &str) -> DateTime<Utc> {
         DateTime::from_str(text).unwrap()
@@ -395,29 +330,6 @@ mod tests {
 
     fn frequent(last: &str) -> CronSchedule {
         schedule("*/10 * * * * *", ScheduledJob::Reconcile, last)
-    }
-
-    #[test]
-    fn dialects_are_understood_or_refused_with_what_to_write() {
-        let next = |text: &str| {
-            let cron = parse_cron(text).unwrap();
-            let next = cron.find_next_occurrence(&at("2026-01-01T12:00:00Z"), false);
-            next.unwrap().to_string()
-        };
-        assert_eq!(next("*/30 * * * * *"), "2026-01-01 12:00:30 UTC");
-        assert_eq!(next("@daily"), "2026-01-02 00:00:00 UTC");
-        assert_eq!(next("0 0 3 ? * MON"), "2026-01-05 03:00:00 UTC");
-        for (text, says) in [
-            ("30 3 * * *", "write \"0 30 3 * * *\""),
-            ("CRON_TZ=Asia/Seoul 0 0 3 * * *", "UTC"),
-            ("0 0 3 * * ? 2027", "7 fields"),
-            ("0 0 0 31 2 *", "never"),
-            ("@every 5m", "2 fields"),
-            ("x * * * * *", "cannot be read"),
-        ] {
-            let why = parse_cron(text).unwrap_err();
-            assert!(why.contains(says), "{text}: {why}");
-        }
     }
 
     #[test]
@@ -452,16 +364,14 @@ mod tests {
             let tried = first + second * (5 * n);
             assert_eq!(schedule.due_since(tried), due, "attempt {n}");
             schedule.note(RunAttempt::Busy, tried, tried);
-            let at_once = schedule.due_since(tried + second * 4);
-            assert_eq!(at_once, None, "not at once again");
+            assert_eq!(schedule.due_since(tried + second * 4), None);
         }
         let tried = at("2026-01-02T03:10:00Z");
         assert_eq!(schedule.missed_since(tried), due);
         schedule.note(RunAttempt::Failed("MySQL is away".into()), tried, tried);
         assert_eq!(schedule.due_since(tried + second * 29), None);
         assert_eq!(schedule.due_since(tried + second * 30), due);
-        let missed = schedule.missed_since(tried);
-        assert_eq!(missed, due, "no other mail says that it is lost");
+        assert_eq!(schedule.missed_since(tried), due, "no other mail says so");
         schedule.note(RunAttempt::Ran, tried, at("2026-01-02T03:20:00Z"));
         assert_eq!(schedule.due_since(at("2026-01-03T02:59:59Z")), None);
         assert_eq!(schedule.missed_since(at("2026-01-02T23:00:00Z")), None);

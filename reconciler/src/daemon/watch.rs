@@ -18,18 +18,17 @@ use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::context::Stores;
 use crate::gate::close_in_redis;
 use crate::notify::{Notifier, SeenGate};
-use crate::passes::ended;
+use crate::passes::note_end;
 use crate::record;
 use crate::report::{Finding, Outcome};
-use crate::run::{Reconciler, Wanted};
-use crate::stores::Stores;
-use crate::urgent::{AFTER_FAILURE, is_left_closed};
+use crate::run::Reconciler;
+use crate::urgent::{AFTER_FAILURE, Wanted, pause_after};
 
 /// Interval of looks at the gates.
 const EVERY: Duration = Duration::from_millis(250);
@@ -57,18 +56,20 @@ pub(super) async fn watch(
     gate: watch::Sender<SeenAdmission>,
     stop: CancellationToken,
 ) {
-    let stores = reconciler.stores.clone();
+    let stores = &reconciler.stores;
     let catalogue = watch::Sender::new(None);
-    let lane = Reopening {
-        reconciler,
-        notifier,
-        last: Vec::new(),
+    let wanted = watch::Sender::new(Wanted::new());
+    let looks = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // Concurrently, because MySQL may hang while Redis loses data.
+            () = list(&stores.db, &catalogue) => {}
+            () = look(stores, &catalogue, &wanted, &gate) => {}
+        }
     };
-    tokio::select! {
-        // Concurrently, because MySQL may hang while Redis loses data.
-        () = list(&stores.db, &catalogue) => {}
-        () = look(&stores, &catalogue, lane, &gate, &stop) => {}
-    }
+    // The urgent lane is not cut off: it ends between two repairs.
+    let reopens = reopen(&reconciler, &notifier, wanted.subscribe(), &stop);
+    tokio::join!(looks, reopens);
 }
 
 async fn list(db: &Db, catalogue: &watch::Sender<Option<Catalogue>>) {
@@ -85,60 +86,25 @@ async fn list(db: &Db, catalogue: &watch::Sender<Option<Catalogue>>) {
 async fn look(
     stores: &Stores,
     catalogue: &watch::Sender<Option<Catalogue>>,
-    lane: Reopening,
+    wanted: &watch::Sender<Wanted>,
     gate: &watch::Sender<SeenAdmission>,
-    stop: &CancellationToken,
 ) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = Known::default();
-    let mut idle = Some(lane);
-    // At most one task. It ends between two repairs.
-    let mut working = JoinSet::new();
-    // Coupons that were left closed, until when they are left alone.
-    let mut later: HashMap<CouponId, Instant> = HashMap::new();
     loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            Some(ended) = working.join_next() => {
-                let (lane, left): (Reopening, Vec<CouponId>) = unwound(ended);
-                let until = Instant::now() + AFTER_FAILURE;
-                later.extend(left.into_iter().map(|coupon| (coupon, until)));
-                idle = Some(lane);
-                continue;
-            }
-            _ = ticks.tick() => {}
-        }
+        ticks.tick().await;
         let Some(coupons) = catalogue.borrow().clone() else {
             continue;
         };
-        let (mut wanted, seen) = match known.look(stores, &coupons).await {
+        let (now, seen) = match known.look(stores, &coupons).await {
             Ok((wanted, true)) => (wanted, SeenGate::Open),
             Ok((wanted, false)) => (wanted, SeenGate::Closed),
             Err(_) => (Wanted::new(), SeenGate::Unreachable),
         };
         gate.send_replace(Some(seen));
-        if idle.is_none() {
-            continue;
-        }
-        // Operators' changes that let users on a waiting list move up.
-        let woken = stores.redis.take_woken().await.unwrap_or_default();
-        wanted.extend(woken.into_iter().map(|coupon| (coupon, None)));
-        later.retain(|_, until| Instant::now() < *until);
-        wanted.retain(|coupon, _| !later.contains_key(coupon));
-        if let Some(lane) = idle.take_if(|_| !wanted.is_empty()) {
-            working.spawn(lane.reopen(wanted, stop.clone()));
-        }
+        wanted.send_replace(now);
     }
-    while let Some(ended) = working.join_next().await {
-        drop(unwound(ended));
-    }
-}
-
-/// Returns the result of a task, or goes on with its panic: without its urgent lane, the daemon has
-/// to be started again.
-fn unwound<T>(ended: Result<T, JoinError>) -> T {
-    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// What the watch remembers of the looks before.
@@ -230,29 +196,40 @@ fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
     drops.iter().filter(|drop| drop.sealed_at.is_none())
 }
 
-/// The urgent lane of the watch. While a store is away, it is tried every few seconds with the same
-/// result, which is recorded and mailed once.
-struct Reopening {
-    reconciler: Reconciler,
-    notifier: Notifier,
-    /// What the last run found.
-    last: Vec<i64>,
-}
-
-impl Reopening {
-    /// Reopens coupons. Also returns those that are left closed.
-    async fn reopen(mut self, wanted: Wanted, stop: CancellationToken) -> (Self, Vec<CouponId>) {
-        let mut left: Vec<CouponId> = wanted.keys().copied().collect();
+/// Has the urgent lane reopen what a look wants. While a store is away, it is tried every few
+/// seconds with the same result, which is recorded and mailed once.
+async fn reopen(
+    reconciler: &Reconciler,
+    notifier: &Notifier,
+    mut wanted: watch::Receiver<Wanted>,
+    stop: &CancellationToken,
+) {
+    // Coupons that were left closed, until when they are left alone.
+    let mut later: HashMap<CouponId, Instant> = HashMap::new();
+    // What the last run found.
+    let mut last = Vec::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = wanted.changed() => {}
+        }
+        let mut now = wanted.borrow_and_update().clone();
+        later.retain(|_, until| Instant::now() < *until);
+        now.retain(|coupon, _| !later.contains_key(coupon));
+        if now.is_empty() {
+            continue;
+        }
+        let mut left: HashMap<CouponId, Duration> =
+            now.keys().map(|id| (*id, AFTER_FAILURE)).collect();
         let started = Instant::now();
         let mut run = record::unasked();
-        match self
-            .reconciler
-            .urgent(wanted, &run.run_id, false, &stop)
-            .await
-        {
+        match reconciler.urgent(now, &run.run_id, false, stop).await {
             Ok(done) => {
-                left.retain(|coupon| done.get(coupon).is_none_or(is_left_closed));
-                for it in done.into_values() {
+                for (id, it) in done {
+                    match pause_after(&it) {
+                        Some(pause) => left.insert(id, pause),
+                        None => left.remove(&id),
+                    };
                     run.findings.extend(it.findings);
                     run.drops.extend(it.drops);
                 }
@@ -260,19 +237,22 @@ impl Reopening {
             }
             Err(error) => record::fail(&mut run, &error),
         }
+        let ended = Instant::now();
+        later.extend(left.into_iter().map(|(id, pause)| (id, ended + pause)));
         // Another process does what was skipped, and records it.
         let is_own = |it: &&Finding| it.result != Outcome::Skipped || it.needs_person;
         let own = || run.all_findings().filter(is_own);
         let mut found: Vec<i64> = own().map(Finding::identity).collect();
         found.sort_unstable();
         let has_done = own().any(|it| it.result == Outcome::Applied);
-        if !found.is_empty() && (has_done || found != self.last) {
-            if let Err(error) = record::finish(&self.reconciler.stores.db, &run, false).await {
+        if !found.is_empty() && (has_done || found != last) {
+            if let Err(error) = record::finish(&reconciler.stores.db, &run, false).await {
                 tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
             }
-            ended(&run, started, &self.notifier).await;
+            note_end(&run, started, notifier).await;
         }
-        self.last = found;
-        (self, left)
+        last = found;
+        // A look from before is out of date.
+        wanted.mark_unchanged();
     }
 }

@@ -15,8 +15,8 @@ use firstcome_shared::sql;
 use firstcome_shared::trace::TraceContext;
 
 use super::verdict::{Evidence, Standing};
+use crate::context::Stores;
 use crate::report::{ActionKind, Kind, Outcome};
-use crate::stores::Stores;
 
 /// The keys of a drop that was sealed longer ago have expired.
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(2);

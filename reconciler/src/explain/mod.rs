@@ -14,7 +14,7 @@ use firstcome_shared::mysql::DbError;
 
 use self::verdict::{Question, Verdict};
 use crate::args::ExplainArgs;
-use crate::stores::Stores;
+use crate::context::Stores;
 
 /// Returns a user's history with the state in one drop or in the whole coupon, or `None` if the
 /// coupon does not exist.

@@ -159,29 +159,24 @@ mod tests {
     #[test]
     fn row_of_an_earlier_drop_counts_only_if_users_may_claim_once_per_coupon() {
         use Evidence::{Admission, Row};
-        let both = known(&[(Row, 9), (Admission, 9), (Admission, 2)]);
-        let earlier = known(&[(Row, 9)]);
-        let any = Question {
-            // An id does not say which drop opened first.
-            drops: vec![DropId(9), DropId(2)],
-            ..Question::default()
-        };
-        let of = |drop| Question {
-            drop: Some(DropId(drop)),
-            ..any.clone()
-        };
-        let whole = Question {
-            whole_coupon: true,
-            ..any.clone()
-        };
-        let answer = |known: &UserFacts, question: &Question| {
-            let found = verdict(known, question);
-            (found.holds, found.drop.map(|drop| drop.0))
-        };
-        assert_eq!(answer(&both, &any), (Holds::Accepted, Some(2)));
-        assert_eq!(answer(&both, &of(9)), (Holds::Issued, Some(9)));
-        assert_eq!(answer(&both, &whole), (Holds::Issued, Some(9)));
-        assert_eq!(answer(&earlier, &any), (Holds::Issued, Some(9)));
-        assert_eq!(answer(&earlier, &of(2)), (Holds::None, None));
+        let both = [(Row, 9), (Admission, 9), (Admission, 2)];
+        let earlier = [(Row, 9)];
+        for (standings, drop, whole_coupon, expected) in [
+            (&both[..], None, false, (Holds::Accepted, Some(2))),
+            (&both, Some(9), false, (Holds::Issued, Some(9))),
+            (&both, None, true, (Holds::Issued, Some(9))),
+            (&earlier, None, false, (Holds::Issued, Some(9))),
+            (&earlier, Some(2), false, (Holds::None, None)),
+        ] {
+            let question = Question {
+                // An id does not say which drop opened first.
+                drops: vec![DropId(9), DropId(2)],
+                drop: drop.map(DropId),
+                whole_coupon,
+            };
+            let found = verdict(&known(standings), &question);
+            let found = (found.holds, found.drop.map(|drop| drop.0));
+            assert_eq!(found, expected, "{standings:?} {drop:?}");
+        }
     }
 }

@@ -28,9 +28,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Mutex;
 
 use self::overview::Reader;
+use crate::context::Stores;
 use crate::notify::Notifier;
 use crate::passes::Passes;
-use crate::stores::Stores;
 
 /// The description of all routes, which is maintained by hand. `cargo xtask attack` holds the
 /// service against it.
@@ -166,43 +166,4 @@ pub(crate) fn guarded(routes: Router) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(deadline::DEADLINE, deadline::guarded))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_operation_has_a_name_a_tag_and_error_codes() {
-        let json: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
-        let paths = json["paths"].as_object().unwrap();
-        let mut ids = std::collections::BTreeSet::new();
-        for (path, item) in paths {
-            for (method, operation) in item.as_object().unwrap() {
-                assert!(
-                    ids.insert(operation["operationId"].as_str().unwrap()),
-                    "{method} {path}: its name is taken"
-                );
-                assert!(operation["tags"][0].is_string(), "{method} {path}");
-                for (status, response) in operation["responses"].as_object().unwrap() {
-                    let is_problem = path.starts_with("/v1/") && status.starts_with(['4', '5']);
-                    assert_eq!(
-                        is_problem,
-                        response["content"]["application/problem+json"].is_object(),
-                        "{status} {path}"
-                    );
-                    assert!(
-                        !is_problem || response["description"].as_str().unwrap().starts_with('`'),
-                        "{status} {path}"
-                    );
-                }
-                assert_eq!(
-                    path.starts_with("/v1/"),
-                    operation["responses"]["401"].is_object(),
-                    "{method} {path}"
-                );
-            }
-        }
-        assert_eq!(ids.len(), 20);
-    }
 }

@@ -23,8 +23,8 @@ use tokio::time::timeout;
 
 use super::requests::{Answer, within};
 use super::{RouteState, runs};
+use crate::context::Stores;
 use crate::report::Run;
-use crate::stores::Stores;
 
 /// Drops per page.
 const DROPS: usize = 50;
@@ -117,7 +117,6 @@ impl Reader {
         if let Some((_, seen)) = first.filter(|(at, _)| at.elapsed() < FRESH) {
             return seen.clone();
         }
-        crate::metrics::overview_look();
         let began = Instant::now();
         self.read_facts(FACTS_EVERY).await;
         let all = in_order(&self.facts, Utc::now());

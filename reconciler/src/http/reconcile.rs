@@ -14,7 +14,6 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::context::{PassError, PassRequest};
 use crate::passes::{NotStarted, Passes};
@@ -75,6 +74,7 @@ pub(super) async fn reconcile(
         deep: body.deep,
         confirm: body.confirm,
         by: Some((operator, act)),
+        patience: PATIENCE,
         ..PassRequest::new(Trigger::Endpoint)
     };
     // Before anything is answered, so that a 202 never names a run that does not exist.
@@ -84,11 +84,8 @@ pub(super) async fn reconcile(
     run(&db, &passes, request, body.wait.unwrap_or(true)).await
 }
 
-/// Maximum wait while another process is just taking or releasing the lock.
-const UNRECORDED: Duration = Duration::from_secs(10);
-
-/// Poll interval.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Maximum wait for the lock: a pass of another process usually ends within this time.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a pass and waits until it ends, or until it has begun. If another pass is already running
 /// in any process, returns an error with the ID of that pass.
@@ -98,37 +95,34 @@ pub(crate) async fn run(
     request: PassRequest,
     wait: bool,
 ) -> Result<Response, Problem> {
-    let deadline = Instant::now() + UNRECORDED;
-    loop {
-        let running = match passes.start(request.clone()) {
-            Ok((run_id, answer)) => {
-                if !wait && passes.is_recorded(&run_id).await {
-                    return Ok(accepted(run_id));
-                }
-                match answer.await {
-                    Ok(Ok(run)) if wait => return Ok(Json(run).into_response()),
-                    Ok(Ok(Run { error: None, .. })) => return Ok(accepted(run_id)),
-                    Ok(Ok(run)) => return Err(not_begun(&run.error.unwrap_or_default())),
-                    Ok(Err(PassError::Busy)) => db.running_run().await?,
-                    Ok(Err(error)) => return Err(Problem::unavailable(error.to_string())),
-                    Err(_) => return Err(stopping()),
-                }
-            }
-            Err(NotStarted::Running(run_id)) => passes.is_recorded(&run_id).await.then_some(run_id),
-            Err(NotStarted::Stopping) => return Err(stopping()),
-        };
-        if let Some(running) = running {
-            let why =
-                "a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended";
-            return Err(Problem::new(Code::PassRunning, why).with("run_id", running));
-        }
-        if Instant::now() >= deadline {
-            let holder = db.pass_holder().await?;
-            let another = "another process had the pass lock";
-            return Err(not_begun(holder.as_deref().unwrap_or(another)));
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
+    let started = passes.start(request).map_err(|why| match why {
+        NotStarted::Running(run_id) => busy(Some(run_id)),
+        NotStarted::Stopping => stopping(),
+    })?;
+    let run_id = started.run_id;
+    // It never begins if another process has the lock.
+    if !wait && started.begun.await.is_ok() {
+        return Ok(accepted(run_id));
     }
+    match started.ended.await {
+        Ok(Ok(run)) if wait => Ok(Json(run).into_response()),
+        Ok(Ok(Run { error: None, .. })) => Ok(accepted(run_id)),
+        Ok(Ok(run)) => Err(not_begun(&run.error.unwrap_or_default())),
+        Ok(Err(PassError::Busy)) => Err(busy(db.running_run().await?)),
+        Ok(Err(error)) => Err(Problem::unavailable(error.to_string())),
+        Err(_) => Err(stopping()),
+    }
+}
+
+/// If the ID is not known, another process is just taking or releasing the lock.
+fn busy(run_id: Option<String>) -> Problem {
+    let Some(run_id) = run_id else {
+        let why = "another process is about to run a pass; ask again when it has ended";
+        return Problem::new(Code::PassRunning, why);
+    };
+    let why =
+        format!("a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended");
+    Problem::new(Code::PassRunning, why).with("run_id", run_id)
 }
 
 fn stopping() -> Problem {

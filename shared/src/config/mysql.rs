@@ -103,26 +103,16 @@ mod tests {
     #[test]
     fn error_for_an_invalid_url_shows_the_expected_form() {
         assert!(mysql_url("mysql://root@127.0.0.1:3306/firstcome").is_ok());
-        assert!(
-            mysql_url("postgres://x/y")
-                .unwrap_err()
-                .contains("mysql://")
-        );
         for (bad, said) in [
+            ("postgres://x/y", "mysql://"),
             ("mysql://root@127.0.0.1:3306/", "name a database"),
             ("mysql://root@127.0.0.1/d?pool=3", "\"pool\""),
-            (
-                "mysql://root@127.0.0.1/d?tcp_nodelay=maybe",
-                "\"tcp_nodelay\"",
-            ),
+            ("mysql://root@h/d?tcp_nodelay=maybe", "\"tcp_nodelay\""),
             ("mysql://root@127.0.0.1:99999/d", "must look like"),
             ("mysql:///d", "must look like"),
         ] {
-            assert!(
-                mysql_url(bad).unwrap_err().contains(said),
-                "{bad}: {:?}",
-                mysql_url(bad)
-            );
+            let refused = mysql_url(bad).unwrap_err();
+            assert!(refused.contains(said), "{bad}: {refused}");
         }
     }
 }

@@ -272,11 +272,8 @@ mod tests {
             "schedule": {"type": "daily", "time_zone": "UTC", "opens": "11:00", "closes": closes, "first_day": "2026-12-01"},
         });
         let settings: CouponSettings = serde_json::from_value(settings).unwrap();
-        let planned = settings
-            .schedule
-            .as_ref()
-            .unwrap()
-            .drops_from(at("01T11:00"));
+        let schedule = settings.schedule.as_ref().unwrap();
+        let planned = schedule.drops_from(at("01T11:00"));
         let drop = |(id, planned): (i64, &crate::schedule::PlannedDrop)| Drop {
             id: DropId(id),
             coupon_id: CouponId(1),
@@ -308,21 +305,13 @@ mod tests {
         patch.checked()?.apply(coupon, drops, at(now))
     }
 
-    fn ids(drops: &[Drop]) -> Vec<i64> {
-        drops.iter().map(|drop| drop.id.0).collect()
-    }
-
     #[test]
     fn new_times_leave_drops_that_are_made() {
         let mut all = daily("12:00");
         let before = all.1.clone();
         assert_eq!(before.len(), 3, "today and two days ahead");
-        change(
-            &mut all,
-            "01T12:00",
-            json!({"opens": "06:30", "closes": "07:45"}),
-        )
-        .unwrap();
+        let times = json!({"opens": "06:30", "closes": "07:45"});
+        change(&mut all, "01T12:00", times).unwrap();
         assert_eq!(all.1, before);
         let next = all.0.schedule.as_ref().unwrap();
         let next = next.drop_on(NaiveDate::from_ymd_opt(2026, 12, 4).unwrap());
@@ -338,10 +327,8 @@ mod tests {
             json!({"opens": "10:00", "paused": true}),
         ] {
             let refused = change(&mut all.clone(), "01T12:00", patch).unwrap_err();
-            assert!(
-                refused.contains("until 2026-12-04T11:00:00+00:00"),
-                "{refused}"
-            );
+            let until = "until 2026-12-04T11:00:00+00:00";
+            assert!(refused.contains(until), "{refused}");
         }
         change(&mut all, "01T12:00", json!({"closes": "10:00"})).unwrap();
         change(&mut all, "01T12:00", json!({"opens": "11:01"})).unwrap();
@@ -350,13 +337,16 @@ mod tests {
     #[test]
     fn earlier_last_day_removes_drops_that_do_not_open_soon() {
         let mut all = daily("12:00");
-        change(&mut all, "01T12:00", json!({"last_day": "2026-12-02"})).unwrap();
-        assert_eq!(ids(&all.1), [1, 2]);
-        change(&mut all, "02T10:59", json!({"last_day": "2026-12-01"})).unwrap();
-        assert_eq!(ids(&all.1), [1, 2], "it opens within a minute");
-        change(&mut all, "02T10:58", json!({"last_day": "2026-12-01"})).unwrap();
-        assert_eq!(ids(&all.1), [1]);
-        change(&mut all, "02T10:58", json!({"last_day": null})).unwrap();
+        for (now, last_day, left) in [
+            ("01T12:00", json!("2026-12-02"), &[1, 2][..]),
+            ("02T10:59", json!("2026-12-01"), &[1, 2]), // it opens within a minute
+            ("02T10:58", json!("2026-12-01"), &[1]),
+            ("02T10:58", json!(null), &[1]),
+        ] {
+            change(&mut all, now, json!({"last_day": last_day})).unwrap();
+            let ids: Vec<i64> = all.1.iter().map(|drop| drop.id.0).collect();
+            assert_eq!(ids, left, "{now} {last_day}");
+        }
     }
 
     #[test]
@@ -390,10 +380,8 @@ mod tests {
             assert!(once.1[0].opens_at < once.1[0].closes_at.unwrap());
         }
         let schedule = once.0.schedule.as_ref().unwrap();
-        assert_eq!(
-            schedule.drops_from(at("01T09:00"))[0].opens_at,
-            at("01T09:00")
-        );
+        let drop = &schedule.drops_from(at("01T09:00"))[0];
+        assert_eq!(drop.opens_at, at("01T09:00"));
     }
 
     #[test]

@@ -260,38 +260,28 @@ pub async fn require(State(token): State<OpsToken>, mut request: Request, next: 
 
 #[cfg(test)]
 mod tests {
-    use axum::Router;
-    use axum::body::Body;
-    use axum::middleware::from_fn_with_state;
-    use axum::routing::get;
-    use tower::ServiceExt as _;
-
     use super::*;
 
     #[test]
     fn short_tokens_are_refused_without_being_shown() {
-        let refused = OpsToken::new("secret".to_owned().into()).err().unwrap();
-        assert!(refused.contains("32") && !refused.contains("secret"));
-        assert!(OpsToken::new("x y".repeat(20).into()).is_err());
-        let a = "a".repeat(32);
-        let b = "b".repeat(32);
+        let [a, b] = ["a", "b"].map(|letter| letter.repeat(32));
+        let refused = |token: &str| OpsToken::new(token.to_owned().into()).err().unwrap();
+        assert!(refused("secret").contains("32"));
         for wrong in [
+            "secret".to_owned(),
+            "x y".repeat(20),
             format!("{a},secret"),
             format!("{a},"),
             format!(",{a}"),
             format!("{a},{b},{a}"),
         ] {
-            let refused = OpsToken::new(wrong.clone().into()).err().unwrap();
-            assert!(
-                !refused.contains("aaa") && !refused.contains("secret"),
-                "{wrong}: {refused}"
-            );
+            let why = refused(&wrong);
+            let is_shown = why.contains("aaa") || why.contains("secret") || why.contains("x y");
+            assert!(!is_shown, "{wrong}: {why}");
         }
         let viewed = |view: &str| {
-            OpsToken::new(a.clone().into())
-                .unwrap()
-                .with_view(Some(&view.into()))
-                .err()
+            let token = OpsToken::new(a.clone().into()).unwrap();
+            token.with_view(Some(&view.into())).err()
         };
         assert!(viewed("secret").unwrap().contains("OPS_VIEW_TOKEN"));
         assert!(viewed(&a).unwrap().contains("another token"));
@@ -301,14 +291,8 @@ mod tests {
     #[test]
     fn operator_name_is_accepted_only_if_it_is_printable() {
         assert_eq!(operator_name(" 김 Kim ").as_deref(), Some("김 Kim"));
-        for unfit in [
-            "",
-            "  ",
-            "Kim\u{202e}",
-            "K\u{200b}im",
-            "a\nb",
-            &"x".repeat(101),
-        ] {
+        let long = "x".repeat(101);
+        for unfit in ["", "  ", "Kim\u{202e}", "K\u{200b}im", "a\nb", &long] {
             assert_eq!(operator_name(unfit), None, "{unfit:?}");
         }
     }
@@ -325,32 +309,11 @@ mod tests {
             .unwrap()
             .with_view(Some(&format!("{c},{d}").into()))
             .unwrap();
-        for (token, allowed) in [
-            (&a, Allowed::All),
-            (&b, Allowed::All),
-            (&c, Allowed::View),
-            (&d, Allowed::View),
-        ] {
-            assert_eq!(two.allows(token), Some(allowed));
-        }
+        assert_eq!([&a, &b].map(|it| two.allows(it)), [Some(Allowed::All); 2]);
+        assert_eq!([&c, &d].map(|it| two.allows(it)), [Some(Allowed::View); 2]);
         assert_eq!(
-            (two.allows(&format!("{a},{b}")), two.allows("")),
-            (None, None)
+            [&format!("{a},{b}"), ""].map(|it| two.allows(it)),
+            [None; 2]
         );
-    }
-
-    #[tokio::test]
-    async fn wrong_tokens_are_refused_and_the_right_one_is_accepted() {
-        let right = "a".repeat(32);
-        let token = OpsToken::new(right.clone().into()).unwrap();
-        let routes = Router::new()
-            .route("/", get(async || ()))
-            .layer(from_fn_with_state(token, require));
-        for (given, status) in [("wrong", 401), (right.as_str(), 200)] {
-            let request = Request::get("/").header("authorization", format!("Bearer {given}"));
-            let request = request.body(Body::empty()).unwrap();
-            let answer = routes.clone().oneshot(request).await.unwrap();
-            assert_eq!(answer.status().as_u16(), status, "{given}");
-        }
     }
 }

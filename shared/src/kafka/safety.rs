@@ -80,46 +80,44 @@ mod tests {
 
     #[test]
     fn topic_that_may_lose_acknowledged_claims_is_refused_with_a_remedy() {
-        let safe = ("delete", "false", "2");
-        for (replicas, (policy, unclean, in_sync), advice) in [
-            (3, safe, None),
-            (2, safe, None),
-            (3, ("delete", "false", "3"), None),
-            (1, ("delete", "true", "1"), None),
-            (1, ("delete", "false", "2"), Some("min.insync.replicas=1")),
-            (2, ("delete", "false", "3"), Some("min.insync.replicas=2")),
-            (1, ("compact", "false", "1"), Some("cleanup.policy=delete")),
-            (
-                3,
-                ("delete,compact", "false", "2"),
-                Some("cleanup.policy=delete"),
-            ),
-            (
-                3,
-                ("delete", "true", "2"),
-                Some("unclean.leader.election.enable=false"),
-            ),
-            (3, ("delete", "false", "1"), Some("min.insync.replicas=2")),
-            (2, ("delete", "false", "1"), Some("min.insync.replicas=2")),
+        let [delete, both] = ["delete", "delete,compact"];
+        let unclean = Some("unclean.leader.election.enable=false");
+        let [no_compaction, one, two] = [
+            "cleanup.policy=delete",
+            "min.insync.replicas=1",
+            "min.insync.replicas=2",
+        ]
+        .map(Some);
+        for (replicas, policy, is_unclean, in_sync, advice) in [
+            (3, delete, "false", "2", None),
+            (2, delete, "false", "2", None),
+            (3, delete, "false", "3", None),
+            (1, delete, "true", "1", None),
+            (1, delete, "false", "2", one),
+            (2, delete, "false", "3", two),
+            (1, "compact", "false", "1", no_compaction),
+            (3, both, "false", "2", no_compaction),
+            (3, delete, "true", "2", unclean),
+            (3, delete, "false", "1", two),
+            (2, delete, "false", "1", two),
         ] {
             let value = |name: &str| match name {
                 "cleanup.policy" => Some(policy),
-                "unclean.leader.election.enable" => Some(unclean),
+                "unclean.leader.election.enable" => Some(is_unclean),
                 "min.insync.replicas" => Some(in_sync),
                 _ => None,
             };
             let said = what_loses("claims", replicas, value);
-            let advises = |said: &String| {
-                advice.is_some_and(|setting| said.ends_with(&format!("--add-config {setting}")))
-            };
-            assert!(
-                said.as_ref().map_or(advice.is_none(), advises),
-                "{replicas} {policy} {unclean} {in_sync}: {said:?}"
-            );
+            let advised = said
+                .as_deref()
+                .and_then(|said| said.split_once("--add-config "));
+            let case = format!("{replicas} {policy} {is_unclean} {in_sync}: {said:?}");
+            assert_eq!(said.is_some(), advice.is_some(), "{case}");
+            assert_eq!(advised.map(|(_, setting)| setting), advice, "{case}");
         }
+        let unknown = what_loses("claims", 3, |_| None);
         assert_eq!(
-            what_loses("claims", 3, |_| None),
-            None,
+            unknown, None,
             "settings that a broker does not report are not guessed"
         );
     }

@@ -149,11 +149,8 @@ mod tests {
         };
         assert_eq!(check("claims", b"{}", &signature), Ok(()));
         assert!(signing.check("claims", b"{}", None).is_err());
-        let flipped = format!(
-            "{}{}",
-            &signature[..42],
-            if signature.ends_with('A') { "E" } else { "A" }
-        );
+        let last = if signature.ends_with('A') { "E" } else { "A" };
+        let flipped = format!("{}{last}", &signature[..42]);
         for (topic, payload, signature) in [
             ("claims", &b"{ }"[..], signature.as_str()),
             ("claims2", b"{}", &signature),
@@ -162,10 +159,8 @@ mod tests {
             ("claims", b"{}", ""),
             ("claims", b"{}", "no base64!"),
         ] {
-            assert!(
-                check(topic, payload, signature).is_err(),
-                "{topic} {payload:?} {signature}"
-            );
+            let checked = check(topic, payload, signature);
+            assert!(checked.is_err(), "{topic} {payload:?} {signature}");
         }
     }
 
@@ -186,10 +181,8 @@ mod tests {
     fn short_or_missing_signing_key_is_refused_with_a_remedy() {
         for secret in [None, Some(SecretString::from("short"))] {
             let error = Signing::new(secret.as_ref()).unwrap_err();
-            assert!(
-                error.starts_with("KAFKA_SIGNING_KEY") && error.contains("`openssl rand -hex 32`"),
-                "{error}"
-            );
+            let advises = error.contains("`openssl rand -hex 32`");
+            assert!(advises && error.starts_with("KAFKA_SIGNING_KEY"), "{error}");
         }
         assert!(!format!("{:?}", signing(KEYS[0])).contains(KEYS[0]));
     }

@@ -74,32 +74,24 @@ mod tests {
     #[test]
     fn failures_that_a_setting_causes_name_it() {
         use RDKafkaErrorCode::{Authentication, BrokerTransportFailure, SSL};
+        let untrusted = "ssl://a:1: certificate verify failed";
+        let plain_text = "SSL handshake failed: unexpected message";
+        let (ca, password) = (
+            Some(("SSL_CERT_FILE", true)),
+            Some(("KAFKA_SASL_PASSWORD", true)),
+        );
         for (code, reason, expected) in [
-            (
-                SSL,
-                "ssl://a:1: certificate verify failed",
-                Some(("SSL_CERT_FILE", true)),
-            ),
-            (
-                Authentication,
-                "SASL authentication failed",
-                Some(("KAFKA_SASL_PASSWORD", true)),
-            ),
+            (SSL, untrusted, ca),
+            (Authentication, "SASL authentication failed", password),
             (Authentication, "broker's supported mechanisms: (n/a)", None),
-            (
-                SSL,
-                "SSL handshake failed: unexpected message",
-                Some(("security.protocol", false)),
-            ),
+            (SSL, plain_text, Some(("security.protocol", false))),
             (BrokerTransportFailure, "c:9092/2: Connection refused", None),
         ] {
             let found = failure(Some(code), reason);
             assert_eq!(found.is_some(), expected.is_some(), "{reason}");
             if let Some(((sentence, is_final), (setting, expected))) = found.zip(expected) {
-                assert!(
-                    sentence.contains(setting) && is_final == expected,
-                    "{sentence}"
-                );
+                assert!(sentence.contains(setting), "{sentence}");
+                assert_eq!(is_final, expected, "{sentence}");
             }
         }
     }

@@ -10,14 +10,12 @@ use diesel_async::SimpleAsyncConnection as _;
 
 use super::claim::Claim;
 use super::codes::CodeKey;
-use super::dead_letters::{Resolution, resolve};
 use super::inserted::take_out;
 pub use super::inserted::{TakenOut, TakenOutRows};
 use super::literal::push_text;
-use super::sealed::rows_changed;
 use super::slot_limits::SlotLimits;
 use super::sql::row;
-use super::{Conn, Db, DbError, DbResult, MOST_VALUES, USERS, json, list};
+use super::{Conn, Db, DbResult, MOST_VALUES, USERS, json, list};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::sql;
 use crate::trace::TraceContext;
@@ -224,46 +222,6 @@ impl Db {
         .await
     }
 
-    /// Inserts claims as rows and resolves their dead letters, atomically, unless the coupon has
-    /// begun an era above the one of these claims. The transaction holds the era's lock, so that
-    /// the new era, and whatever is read in it, waits for these rows. All claims are of one coupon.
-    pub async fn insert_fenced(
-        &self,
-        (coupon, era): (CouponId, u64),
-        mut claims: Vec<Claim>,
-        by: IssuedBy,
-        resolutions: Vec<Resolution>,
-        run_id: &str,
-    ) -> DbResult<FencedInsert> {
-        let run_id = run_id.to_owned();
-        let key = self.code_key().await?;
-        // Insert in the order of the primary key, like the consumer, so that the two wait for each
-        // other instead of deadlocking.
-        claims.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
-        let db = self.of_primary();
-        let written = db.transaction("issue rows", async move |conn| {
-            if has_later_era(conn, coupon, era).await? {
-                return Ok(FencedInsert::Stale);
-            }
-            if !insert(conn, &claims, &key, by).await?.is_empty() {
-                return Err(diesel::result::Error::RollbackTransaction);
-            }
-            for of_drop in claims.chunk_by(|a, b| a.drop_id == b.drop_id) {
-                let rows = i64::try_from(of_drop.len()).unwrap_or(i64::MAX);
-                rows_changed(conn, of_drop[0].drop_id.0, rows).await?;
-            }
-            resolve(conn, &resolutions, &run_id).await?;
-            Ok(FencedInsert::Written)
-        });
-        match written.await {
-            Err(DbError::Query {
-                source: diesel::result::Error::RollbackTransaction,
-                ..
-            }) => Ok(FencedInsert::Void),
-            written => written,
-        }
-    }
-
     /// Reads slot, user and time of admission of the rows in a range of slots, in order, unless the
     /// coupon has begun an era above `era`.
     pub async fn rows_in_era(
@@ -308,16 +266,6 @@ pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> Query
     let lock = sql!("SELECT era FROM coupons WHERE id = ? FOR SHARE", coupon);
     let now: Option<u64> = lock.first(conn).await?;
     Ok(now.is_some_and(|now| now > era))
-}
-
-/// The outcome of [`Db::insert_fenced`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FencedInsert {
-    Written,
-    /// The coupon has begun a later era; nothing was written.
-    Stale,
-    /// A claim was given back or revoked; nothing was written.
-    Void,
 }
 
 async fn rows_between(

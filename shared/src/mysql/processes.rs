@@ -182,40 +182,49 @@ impl Work {
 
 /// The right to run a pass. Dropping it releases the lock.
 pub struct PassLock {
-    lost: CancellationToken,
+    working: CancellationToken,
     release: CancellationToken,
     keeper: tokio::task::JoinHandle<()>,
 }
 
 impl PassLock {
-    /// Takes the lock, waiting at most `wait`. Returns `None` if another process holds it.
-    pub async fn take(settings: &DbSettings, work: Work, wait: Duration) -> DbResult<Option<Self>> {
-        let mut conn = Db::dedicated(settings).await?;
-        let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
-        let limit = wait + settings.limit;
+    /// Takes the lock, waiting at most `wait`. Returns `None` if another process holds it, or if
+    /// `stop` is cancelled.
+    pub async fn take(
+        settings: &DbSettings,
+        work: Work,
+        wait: Duration,
+        stop: &CancellationToken,
+    ) -> DbResult<Option<Self>> {
         // If this future is dropped, its connection is closed, which releases the lock.
-        let what = "take the pass lock";
-        let got = tokio::time::timeout(limit, get_lock(&mut conn, work.prefix(), seconds))
-            .await
-            .map_err(|_| DbError::TimedOut { what, limit })?
-            .map_err(|source| DbError::Query { what, source })?;
-        if !got {
+        let get = async {
+            let mut conn = Db::dedicated(settings).await?;
+            let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
+            let limit = wait + settings.limit;
+            let what = "take the pass lock";
+            let got = tokio::time::timeout(limit, get_lock(&mut conn, work.prefix(), seconds))
+                .await
+                .map_err(|_| DbError::TimedOut { what, limit })?
+                .map_err(|source| DbError::Query { what, source })?;
+            Ok(got.then_some(conn))
+        };
+        let Some(conn) = stop.run_until_cancelled(get).await.transpose()?.flatten() else {
             return Ok(None);
-        }
-        let lost = CancellationToken::new();
+        };
+        let working = stop.child_token();
         let release = CancellationToken::new();
-        let keeper = keep(conn, work, settings.limit, lost.clone(), release.clone());
+        let keeper = keep(conn, work, settings.limit, working.clone(), release.clone());
         let keeper = tokio::spawn(keeper);
         Ok(Some(Self {
-            lost,
+            working,
             release,
             keeper,
         }))
     }
 
-    /// Cancelled if the lock is lost. Work that needs the lock must then stop.
-    pub fn lost(&self) -> &CancellationToken {
-        &self.lost
+    /// Cancelled if the lock is lost or the process stops. Work that needs the lock must then stop.
+    pub fn working(&self) -> &CancellationToken {
+        &self.working
     }
 
     /// Releases the lock and waits until it is free.
@@ -262,7 +271,7 @@ async fn keep(
     mut conn: Conn,
     work: Work,
     limit: Duration,
-    lost: CancellationToken,
+    working: CancellationToken,
     release: CancellationToken,
 ) {
     loop {
@@ -280,7 +289,7 @@ async fn keep(
             Err(_) => format!("MySQL does not answer within {limit:?}"),
         };
         tracing::warn!(why, "the pass lock is lost");
-        lost.cancel();
+        working.cancel();
         return;
     }
     // Release explicitly, so that the next process gets the lock at once. If this fails, the

@@ -91,7 +91,7 @@ impl Db {
 /// Keeps the number of rows of a sealed drop right if a row comes or goes after the sealing, and
 /// makes the drop one that may name users again. Must be called in the transaction of the rows,
 /// after them. The lock on the drop lasts until its end, so sealing waits for it.
-pub(super) async fn rows_changed(conn: &mut Conn, drop: i64, by: i64) -> QueryResult<()> {
+pub async fn rows_changed(conn: &mut Conn, drop: i64, by: i64) -> QueryResult<()> {
     let lock = "SELECT sealed_at IS NOT NULL FROM drops WHERE id = ? FOR SHARE";
     if sql!(lock, drop).first(conn).await? == Some(true) {
         let count = "UPDATE drops SET sealed_rows = GREATEST(CAST(sealed_rows AS SIGNED) + ?, 0), codes_erased_at = NULL \

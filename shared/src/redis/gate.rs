@@ -256,30 +256,33 @@ mod tests {
 
     #[test]
     fn gate_is_open_only_on_its_server_in_its_era() {
-        let [server, other] = ["0a:0b", "0a:0c"].map(|id| ServerId(id.into()));
+        let [server, other] = ["0a:0b", "0a:0c"].map(|id| Some(ServerId(id.into())));
+        let (server, other) = (server.as_ref(), other.as_ref());
         let gate = |text: &str| Gate(text.into());
         let fence = Some(Fence::new("0a:0b", 7));
         let open = gate("0a:0b 7 open");
-        assert!(open.is_open(Some(&server), 7));
-        assert!(!open.is_open(Some(&other), 7));
-        assert!(!open.is_open(None, 7));
-        assert!(!open.is_open(Some(&server), 8));
-        assert_eq!(open.fence(Some(&server)), fence);
-        assert_eq!(open.fence(Some(&other)), None);
+        assert!(open.is_open(server, 7));
+        for (server, era) in [(other, 7), (None, 7), (server, 8)] {
+            assert!(!open.is_open(server, era), "{server:?} {era}");
+        }
         let closed = gate("0a:0b 7 closed");
-        assert!(!closed.is_open(Some(&server), 7));
-        assert!(closed.is_closed(Some(&server), 7));
-        assert_eq!(closed.fence(Some(&server)), fence);
-        for garbage in [
+        assert!(!closed.is_open(server, 7) && closed.is_closed(server, 7));
+        assert_eq!(
+            [&open, &closed].map(|gate| gate.fence(server)),
+            [fence.clone(), fence]
+        );
+        assert_eq!(open.fence(other), None);
+        let garbage = [
             "",
             "0a:0b",
             "0a:0b 7",
             "0a:0b 7 ajar",
             "0a:0b +7 open",
             "0a:0b 7 open x",
-        ] {
-            assert!(!gate(garbage).is_open(Some(&server), 7), "{garbage}");
-            assert_eq!(gate(garbage).fence(Some(&server)), None, "{garbage}");
+        ];
+        for garbage in garbage.map(gate) {
+            assert!(!garbage.is_open(server, 7), "{garbage:?}");
+            assert_eq!(garbage.fence(server), None, "{garbage:?}");
         }
     }
 }

@@ -22,7 +22,7 @@ static PROMOTE: LazyLock<Script> =
 
 /// Maximum number of slots of a page, and of claims per call. A larger call would block Redis for
 /// too long, and Lua limits the arguments of a command.
-pub const PROJECTED_AT_ONCE: usize = 1_000;
+pub const PROJECTED_AT_ONCE: usize = 2_000;
 
 /// The outcome of a fenced change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

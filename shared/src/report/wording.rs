@@ -188,33 +188,39 @@ mod tests {
     fn long_name_is_cut_visibly() {
         assert_eq!(line(&"x".repeat(61), 60), format!("{}…", "x".repeat(59)));
         assert_eq!(line(&"가".repeat(60), 60).chars().count(), 60);
-        assert_eq!(
-            line("4,120 messages wait, the oldest for 95 s", 24),
-            "4,120 messages wait…"
-        );
-        assert_eq!(line("4,120 messages wait", 19), "4,120 messages wait");
-        assert_eq!(line("messages wait, and more", 16), "messages wait…");
-        assert_eq!(line("a verylongwordthatgoeson", 12), "a verylongw…");
+        let wait = "4,120 messages wait";
+        for (text, width, cut) in [
+            (
+                &*format!("{wait}, the oldest for 95 s"),
+                24,
+                "4,120 messages wait…",
+            ),
+            (wait, 19, wait),
+            ("messages wait, and more", 16, "messages wait…"),
+            ("a verylongwordthatgoeson", 12, "a verylongw…"),
+        ] {
+            assert_eq!(line(text, width), cut);
+        }
     }
 
     #[test]
     fn ids_in_stored_texts_are_masked_unless_they_could_be_words() {
         let people = HashSet::from(["customer-4711", "u-37", "1", "slot", "a"]);
-        let masked = |text| detail(text, &people);
-        assert_eq!(
-            masked("slot 3 is held by customer-4711."),
-            "slot 3 is held by c•••11."
-        );
-        assert_eq!(masked("u-37 and u-33"), "u•••7 and u-33");
-        assert_eq!(
-            masked("payload of bob@example.com, twice"),
-            "payload of •••@e•••, twice"
-        );
-        assert_eq!(masked("user=u-37: not u-37|4"), "•••: not •••");
-        assert_eq!(
-            masked("a failed claim 1 on slot 1"),
-            "a failed claim 1 on slot 1"
-        );
+        for (text, masked) in [
+            (
+                "slot 3 is held by customer-4711.",
+                "slot 3 is held by c•••11.",
+            ),
+            ("u-37 and u-33", "u•••7 and u-33"),
+            (
+                "payload of bob@example.com, twice",
+                "payload of •••@e•••, twice",
+            ),
+            ("user=u-37: not u-37|4", "•••: not •••"),
+            ("a failed claim 1 on slot 1", "a failed claim 1 on slot 1"),
+        ] {
+            assert_eq!(detail(text, &people), masked);
+        }
         assert_eq!(person("not an id"), "•••");
     }
 }

@@ -269,23 +269,18 @@ mod tests {
     fn mismatched_key_and_wrong_file_types_are_refused_by_name() {
         let files = CertificateFolder::make().unwrap();
         let tls = |cert: &str, key: &str| {
-            let cert = Some(files.path(cert).into());
-            let key = Some(files.path(key).into());
+            let [cert, key] = [cert, key].map(|name| Some(files.path(name).into()));
             let authorities = None;
-            Tls::new(
-                Store::Redis,
-                &TlsFiles {
-                    authorities,
-                    cert,
-                    key,
-                },
-            )
+            let given = TlsFiles {
+                authorities,
+                cert,
+                key,
+            };
+            Tls::new(Store::Redis, &given)
         };
         let good = tls("client.pem", "client.key").unwrap();
-        assert!(
-            good.has_identity() && !format!("{good:?}").contains("PRIVATE"),
-            "{good:?}"
-        );
+        let is_shown = format!("{good:?}").contains("PRIVATE");
+        assert!(good.has_identity() && !is_shown, "{good:?}");
         for (cert, key, said) in [
             (
                 "client.pem",

@@ -79,17 +79,23 @@ pub(crate) enum RowTime {
     After,
 }
 
+/// The keys that may be lost, in the order of `ScriptWorld::data_keys`.
+pub(crate) const KEYS: [&str; 8] = [
+    "meta",
+    "count",
+    "users",
+    "free",
+    "waiting",
+    "times",
+    "claimants",
+    "revoked",
+];
+
 /// Losses of whole keys.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Tamper {
-    LoseMeta,
-    LoseCount,
-    LoseUsers,
-    LoseFree,
-    LoseWaiting,
-    LoseTimes,
-    LoseClaimants,
-    LoseRevoked,
+    /// One of [`KEYS`].
+    Lose(&'static str),
     /// The user gets a slot of another drop.
     ClaimedElsewhere(PersonLetter),
     /// Deletes everything including the gate, and begins and opens a new era.
@@ -137,16 +143,9 @@ fn fenced() -> impl Strategy<Value = FencedCommand> {
 
 fn tamper() -> impl Strategy<Value = Tamper> {
     prop_oneof![
-        Just(Tamper::LoseMeta),
-        Just(Tamper::LoseCount),
-        Just(Tamper::LoseUsers),
-        Just(Tamper::LoseFree),
-        Just(Tamper::LoseWaiting),
-        Just(Tamper::LoseTimes),
-        Just(Tamper::LoseClaimants),
-        Just(Tamper::LoseRevoked),
-        person().prop_map(Tamper::ClaimedElsewhere),
-        Just(Tamper::Empty),
+        8 => prop::sample::select(&KEYS[..]).prop_map(Tamper::Lose),
+        1 => person().prop_map(Tamper::ClaimedElsewhere),
+        1 => Just(Tamper::Empty),
     ]
 }
 

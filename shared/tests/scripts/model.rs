@@ -475,14 +475,14 @@ impl Model {
 
     fn tamper(&mut self, tamper: Tamper) {
         match tamper {
-            Tamper::LoseMeta => self.meta = None,
-            Tamper::LoseCount => self.count = None,
-            Tamper::LoseUsers => self.users.clear(),
-            Tamper::LoseFree => self.free.clear(),
-            Tamper::LoseWaiting => self.waiting.clear(),
-            Tamper::LoseTimes => self.times.clear(),
-            Tamper::LoseClaimants => self.claimants.clear(),
-            Tamper::LoseRevoked => {
+            Tamper::Lose("meta") => self.meta = None,
+            Tamper::Lose("count") => self.count = None,
+            Tamper::Lose("users") => self.users.clear(),
+            Tamper::Lose("free") => self.free.clear(),
+            Tamper::Lose("waiting") => self.waiting.clear(),
+            Tamper::Lose("times") => self.times.clear(),
+            Tamper::Lose("claimants") => self.claimants.clear(),
+            Tamper::Lose(_) => {
                 self.revoked.clear();
                 self.has_mark = false;
             }

@@ -18,7 +18,7 @@ use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{
-    FencedCommand, PAGE_SLOTS, PersonLetter, Row, RowTime, ScriptCommand, Start, Tamper,
+    FencedCommand, KEYS, PAGE_SLOTS, PersonLetter, Row, RowTime, ScriptCommand, Start, Tamper,
 };
 use crate::model::OTHER_DROP;
 
@@ -392,52 +392,46 @@ impl ScriptWorld {
     }
 
     async fn tamper(&mut self, tamper: Tamper) {
-        let k = &self.keys;
+        let keys = self.data_keys();
         let mut cmd = redis::cmd("DEL");
         match tamper {
-            Tamper::LoseMeta => cmd.arg(&k.meta),
-            Tamper::LoseCount => cmd.arg(&k.count),
-            Tamper::LoseUsers => cmd.arg(&k.users),
-            Tamper::LoseFree => cmd.arg(&k.free),
-            Tamper::LoseWaiting => cmd.arg(&k.waiting),
-            Tamper::LoseTimes => cmd.arg(&k.times),
-            Tamper::LoseClaimants => cmd.arg(&k.claimants),
-            Tamper::LoseRevoked => cmd.arg(&k.revoked),
+            Tamper::Lose(lost) => {
+                let at = KEYS.iter().position(|key| *key == lost).unwrap();
+                cmd.arg(keys[at]);
+            }
             Tamper::ClaimedElsewhere(person) => {
                 cmd = redis::cmd("HSET");
-                cmd.arg(&k.claimants)
-                    .arg(person.to_string())
-                    .arg(format!("{OTHER_DROP}:3"))
+                let claim = format!("{OTHER_DROP}:3");
+                cmd.arg(&self.keys.claimants).arg(person.to_string());
+                cmd.arg(claim);
             }
-            Tamper::Empty => cmd
-                .arg(&k.own())
-                .arg(&k.claimants)
-                .arg(&k.gate)
-                .arg(&k.revision)
-                .arg(&k.revoked),
-        };
-        cmd.query_async::<()>(&mut self.redis.connection())
-            .await
-            .unwrap();
+            Tamper::Empty => {
+                cmd.arg(keys).arg(&self.keys.gate).arg(&self.keys.revision);
+            }
+        }
+        let mut connection = self.redis.connection();
+        cmd.query_async::<()>(&mut connection).await.unwrap();
         if matches!(tamper, Tamper::Empty) {
             self.next_era().await;
         }
     }
 
+    /// Returns the keys of the drop, then `claimants` and `revoked`.
+    pub(crate) fn data_keys(&self) -> Vec<&str> {
+        let coupon = [&*self.keys.claimants, &self.keys.revoked];
+        self.keys.own().into_iter().chain(coupon).collect()
+    }
+
     /// Returns the raw value of every key of the drop and its coupon.
     pub(crate) async fn dump(&self) -> Vec<Option<Vec<u8>>> {
         let mut pipe = redis::pipe();
-        for key in self.keys.own().into_iter().chain([
-            &*self.keys.claimants,
-            &self.keys.gate,
-            &self.keys.revision,
-            &self.keys.revoked,
-        ]) {
+        for key in self.data_keys() {
             pipe.cmd("DUMP").arg(key);
         }
-        pipe.query_async(&mut self.redis.connection())
-            .await
-            .unwrap()
+        pipe.cmd("DUMP").arg(&self.keys.gate);
+        pipe.cmd("DUMP").arg(&self.keys.revision);
+        let mut connection = self.redis.connection();
+        pipe.query_async(&mut connection).await.unwrap()
     }
 
     pub(crate) async fn look(&self) -> Shown {

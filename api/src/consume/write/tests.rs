@@ -9,7 +9,7 @@ use firstcome_shared::coupon::CouponSettings;
 use firstcome_shared::domain::{CouponId, OncePer, Slot};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::claim::Claim;
-use firstcome_shared::mysql::issued::{FencedInsert, insert};
+use firstcome_shared::mysql::issued::insert;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::refusal;
 use firstcome_shared::mysql::{DbSettings, migrations};
@@ -207,17 +207,6 @@ async fn single_claim_and_batch_with_a_repeat_name_their_limits() {
         ["200", "200"],
     ];
     assert_eq!(limits, expected);
-    let claim = Claim {
-        coupon_id,
-        drop_id,
-        slot: 9,
-        user_id: "u-9".parse().unwrap(),
-        claimed_at: None,
-        trace: None,
-    };
-    let by = IssuedBy::Reconciler;
-    let written = db.insert_fenced((coupon_id, 1), vec![claim], by, Vec::new(), "run");
-    assert_eq!(written.await.unwrap(), FencedInsert::Written);
 }
 
 /// Simulates a partition that moves while its old owner is still writing, so that data read earlier

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use super::key_set::KeySet;
 use super::problem::{TokenProblem, TokenRefused};
+use super::signatures;
 
 /// Settings of tokens, for `USER_AUTH=jwt`. An empty value counts as not set, because Compose files
 /// pass unset variables as empty values.
@@ -156,6 +157,7 @@ impl Verifier {
     /// Returns an error if settings are missing or contradict each other. The error does not
     /// contain the secret.
     pub(super) fn new(args: &JwtArgs) -> Result<Self, String> {
+        signatures::install();
         let algorithm = args.jwt_algorithm;
         let algorithm = algorithm.ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
         let needed = |name: &str, setting: Option<&String>| {

@@ -4,6 +4,7 @@
 pub(crate) mod jwt;
 pub(crate) mod key_set;
 mod problem;
+mod signatures;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer};
 use firstcome_testkit::{
-    Fixture, OperatorsShell, World, WorldStores, all_issued, commands_of, coupon_body, eventually,
-    people, rush,
+    Fixture, OperatorsShell, World, WorldStores, all_issued, assert_kept, commands_of, coupon_body,
+    eventually, people, rush, shared,
 };
 use serde_json::json;
 
@@ -114,4 +114,31 @@ async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
     assert_eq!(found, (&json!(23), &json!("Winter")));
     let found = (&spring["quantity"], &spring["paused"]);
     assert_eq!(found, (&json!(6), &json!(true)));
+}
+
+/// An asynchronous replica took over that lacks a coupon.
+#[tokio::test]
+async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
+    let [restore] = commands_of("MySQL fails over")
+        .try_into()
+        .expect("the number of blocks that this test expects");
+    let fixture = Fixture::new("failover").await;
+    let world = &fixture.world;
+    let mut shell = OperatorsShell::of(world).await;
+    shell.set("DATABASE", world.database());
+    let port = shared().await.mysql.port();
+    shell.set("MYSQL_TCP_PORT", &port.to_string());
+    let (coupon, held) = fixture.held("Winter", 20, 10).await;
+    let before = rows(world).await;
+    let tables = ["issued_coupons", "slot_limits", "drops", "coupons"];
+    let delete = tables.map(|table| format!("DELETE FROM {table};")).concat();
+    let lose = format!("SET FOREIGN_KEY_CHECKS = 0; {delete} SET FOREIGN_KEY_CHECKS = 1");
+    world.sql.query(&lose).await;
+    shell.run(&restore).await;
+    eventually("every row is back", HEALED, async || {
+        world.once_with(&[], &[]).await;
+        rows(world).await == before
+    })
+    .await;
+    assert_kept(world, &coupon, &held, &[]).await;
 }

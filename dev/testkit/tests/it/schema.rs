@@ -111,6 +111,26 @@ async fn a_row_by_hand_that_names_no_limit_is_refused() {
     }
 }
 
+/// No program could read them.
+#[tokio::test]
+async fn zero_dates_are_refused_even_in_a_session_that_is_not_strict() {
+    let world = world("zero").await;
+    let mut lax = HeldTransaction::begin(&world.sql).await;
+    lax.run("SET sql_mode = ''").await;
+    for date in ["0000-00-00", "2026-00-01", "2026-01-00"] {
+        for insert in [
+            "drops (id, coupon_id, quantity, opens_at) VALUES (9, 1, 3",
+            "issued_coupons (coupon_id, drop_id, slot, user_id, issued_by, person_scope, slot_limit, claimed_at) \
+             VALUES (1, 1, 1, 'u', 'consumer', 0, 3",
+            "failed_claims (coupon_id, drop_id, slot, user_id, reason, claimed_at) VALUES (1, 1, 1, 'u', 'by hand'",
+        ] {
+            let insert = format!("INSERT INTO {insert}, '{date}')");
+            let refusal = lax.try_run(&insert).await.unwrap_err();
+            assert_eq!(refusal.code, CHECK, "{insert}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn limits_follow_the_quantity_and_coupons_and_drops_keep_their_rules() {
     let world = world("follow").await;

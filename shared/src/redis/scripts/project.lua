@@ -6,7 +6,7 @@
 --   unreadable deletes the keys of another type than Firstcome's. Replies how many.
 --   forget     pairs: field, value: removes these fields of `revoked`, unless they have changed. MySQL has no such revocation.
 --   page       5, 6 first and last slot; then triples: slot, user, time of admission in ms ('' if unknown): the rows of these
---              slots, at most 1,000. A slot without a row is free, and so is the slot of a claim that a revocation voids: the row
+--              slots, at most 2,000. A slot without a row is free, and so is the slot of a claim that a revocation voids: the row
 --              may have been read before the revocation. Repeating a page gives the same.
 --   claimants  triples as above: makes these users claimants, unless a revocation voids the claim.
 --   owed       pairs: promised slot, user: puts users at the head of the waiting list, in the order of the slots, unless they
@@ -63,8 +63,10 @@ for i, user in ipairs(names) do
         held[tonumber(slot)] = true
         users[#users + 1] = slot
         users[#users + 1] = user
-        claims[#claims + 1] = user
-        claims[#claims + 1] = drop .. ':' .. slot
+        if how == 'claimants' then
+            claims[#claims + 1] = user
+            claims[#claims + 1] = drop .. ':' .. slot
+        end
         if time ~= '' then
             times[#times + 1] = slot
             times[#times + 1] = time

@@ -62,33 +62,22 @@ mod tests {
     #[test]
     fn unavailable_store_is_named_with_its_role() {
         use FailureCause::{Kafka, Mysql, Other, Redis};
+        let refused =
+            "MySQL cannot be reached: Input/output error: Connection refused (os error 111)";
+        let reset = "Redis cannot be reached: Connection reset by peer (os error 104)";
+        let transport = "the topic cannot be read: Meta data fetch error: BrokerTransportFailure (Local: Broker transport failure)";
+        let full = "MySQL: write rows: Table is full";
         for (cause, error, plain) in [
-            (
-                Mysql,
-                "MySQL cannot be reached: Input/output error: Connection refused (os error 111)",
-                "MySQL refuses connections",
-            ),
+            (Mysql, refused, "MySQL refuses connections"),
             (
                 Mysql,
                 "MySQL did not answer list alerts within 5s",
                 "MySQL does not answer",
             ),
-            (
-                Redis,
-                "Redis cannot be reached: Connection reset by peer (os error 104)",
-                "Redis has closed the connection",
-            ),
-            (
-                Kafka,
-                "the topic cannot be read: Meta data fetch error: BrokerTransportFailure (Local: Broker transport failure)",
-                "Kafka does not answer",
-            ),
+            (Redis, reset, "Redis has closed the connection"),
+            (Kafka, transport, "Kafka does not answer"),
             (Other, "it timed out", "it timed out"),
-            (
-                Mysql,
-                "MySQL: write rows: Table is full",
-                "MySQL: write rows: Table is full",
-            ),
+            (Mysql, full, full),
         ] {
             assert_eq!(plainly(Some(cause), error), plain);
         }

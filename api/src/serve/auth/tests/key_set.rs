@@ -5,46 +5,24 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use firstcome_stack::tokens::{self, IssuerKey};
 use futures_util::future::join_all;
-use jsonwebtoken::{EncodingKey, Header, encode};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::json;
 
 use super::super::jwt::Verifier;
 use super::super::jwt::tests::{good, settings};
 use super::*;
 
-struct IssuerKey {
-    name: &'static str,
-    pair: KeyPair,
+fn issuer_key(name: &'static str) -> IssuerKey {
+    IssuerKey::new(name).unwrap()
 }
 
-impl IssuerKey {
-    fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            pair: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
-        }
-    }
+fn token(key: &IssuerKey) -> String {
+    key.token(&good()).unwrap()
+}
 
-    fn jwk(&self) -> Value {
-        let key = DecodingKey::from_ec_pem(self.pair.public_key_pem().as_bytes()).unwrap();
-        let jwk = Jwk::from_decoding_key(&key, Some(Algorithm::ES256)).unwrap();
-        let mut jwk = serde_json::to_value(jwk).unwrap();
-        jwk["kid"] = self.name.into();
-        jwk
-    }
-
-    fn token_naming(&self, name: Option<&str>) -> String {
-        let mut header = Header::new(Algorithm::ES256);
-        header.kid = name.map(str::to_owned);
-        let key = EncodingKey::from_ec_pem(self.pair.serialize_pem().as_bytes()).unwrap();
-        encode(&header, &good(), &key).unwrap()
-    }
-
-    fn token(&self) -> String {
-        self.token_naming(Some(self.name))
-    }
+fn token_naming(key: &IssuerKey, name: Option<&str>) -> String {
+    key.token_naming(name, &good()).unwrap()
 }
 
 fn set_of(keys: &[&IssuerKey]) -> String {
@@ -100,7 +78,7 @@ async fn refused(tokens: &Verifier, token: &str) -> Option<TokenProblem> {
 
 #[tokio::test]
 async fn rotates_the_keys_of_a_file_at_run_time() {
-    let [old, new] = ["old", "new"].map(IssuerKey::new);
+    let [old, new] = ["old", "new"].map(issuer_key);
     let file = tempfile::NamedTempFile::new().unwrap();
     let write = |keys: &[&IssuerKey]| std::fs::write(file.path(), set_of(keys)).unwrap();
     let tokens = verifier(&format!("file://{}", file.path().display()));
@@ -113,51 +91,51 @@ async fn rotates_the_keys_of_a_file_at_run_time() {
     );
     write(&[&old]);
     keys.read().await.unwrap();
-    assert_eq!(refused(&tokens, &old.token()).await, None);
+    assert_eq!(refused(&tokens, &token(&old)).await, None);
     // Both keys are valid while tokens signed by either are in use. The new one is valid
     // immediately.
     write(&[&old, &new]);
-    assert_eq!(refused(&tokens, &new.token()).await, None);
-    assert_eq!(refused(&tokens, &old.token()).await, None);
-    let foreign = old.token_naming(Some("new"));
+    assert_eq!(refused(&tokens, &token(&new)).await, None);
+    assert_eq!(refused(&tokens, &token(&old)).await, None);
+    let foreign = token_naming(&old, Some("new"));
     let wrong = refused(&tokens, &foreign).await;
     assert_eq!(wrong, Some(TokenProblem::Signature));
     write(&[&new]);
     keys.read().await.unwrap();
-    let removed = refused(&tokens, &old.token()).await;
+    let removed = refused(&tokens, &token(&old)).await;
     assert_eq!(removed, Some(TokenProblem::UnknownKey));
     // A half-written file changes nothing.
     std::fs::write(file.path(), "{\"keys\": [").unwrap();
     keys.read().await.unwrap_err();
-    assert_eq!(refused(&tokens, &new.token()).await, None);
+    assert_eq!(refused(&tokens, &token(&new)).await, None);
 }
 
 #[tokio::test]
 async fn unknown_key_names_cause_at_most_one_issuer_request_in_ten_seconds() {
-    let [known, new] = ["known", "new"].map(IssuerKey::new);
+    let [known, new] = ["known", "new"].map(issuer_key);
     let issuer = Issuer::start(set_of(&[&known])).await;
     let tokens = verifier(&issuer.url);
     let keys = tokens.key_set().unwrap();
     keys.read().await.unwrap();
     let names: Vec<String> = (0..50)
-        .map(|n| known.token_naming(Some(&format!("made-up-{n}"))))
+        .map(|n| token_naming(&known, Some(&format!("made-up-{n}"))))
         .collect();
     let made_up = join_all(names.iter().map(|token| refused(&tokens, token))).await;
     assert_eq!(made_up, [Some(TokenProblem::UnknownKey); 50]);
     assert_eq!(issuer.asked(), 2);
     issuer.says(StatusCode::OK, set_of(&[&known, &new]));
-    let early = refused(&tokens, &new.token()).await;
+    let early = refused(&tokens, &token(&new)).await;
     assert_eq!((issuer.asked(), early), (2, Some(TokenProblem::UnknownKey)));
     *keys.reading.lock().await = Instant::now().checked_sub(ASKED_EVERY);
     let tokens = &tokens;
-    let new = new.token();
+    let new = token(&new);
     let accepted = join_all((0..50).map(|_| refused(tokens, &new))).await;
     assert_eq!((issuer.asked(), accepted), (3, vec![None; 50]));
 }
 
 #[tokio::test]
 async fn keys_stay_valid_if_the_issuer_is_down_or_sends_no_keys() {
-    let [key, new] = ["key", "new"].map(IssuerKey::new);
+    let [key, new] = ["key", "new"].map(issuer_key);
     let issuer = Issuer::start(set_of(&[&key])).await;
     let tokens = verifier(&issuer.url);
     let keys = tokens.key_set().unwrap();
@@ -191,11 +169,11 @@ async fn keys_stay_valid_if_the_issuer_is_down_or_sends_no_keys() {
         let error = keys.read().await.unwrap_err();
         assert!(error.to_string().contains(says), "{says}: {error}");
         assert_eq!(matches!(error, FetchError::Away(_)), passes, "{says}");
-        assert_eq!(refused(&tokens, &key.token()).await, None, "{says}");
+        assert_eq!(refused(&tokens, &token(&key)).await, None, "{says}");
         assert!(keys.problem().unwrap().contains(says), "{says}");
     }
     // The issuer may have a new key.
-    let unknown = refused(&tokens, &new.token()).await;
+    let unknown = refused(&tokens, &token(&new)).await;
     assert_eq!(unknown, Some(TokenProblem::KeysAway));
     issuer.says(ok, set_of(&[&key]));
     keys.read().await.unwrap();
@@ -204,32 +182,31 @@ async fn keys_stay_valid_if_the_issuer_is_down_or_sends_no_keys() {
 
 #[tokio::test]
 async fn token_without_key_id_needs_a_set_of_one_key() {
-    let [one, other] = ["one", "other"].map(IssuerKey::new);
+    let [one, other] = ["one", "other"].map(issuer_key);
     let issuer = Issuer::start(set_of(&[&one])).await;
     let tokens = verifier(&issuer.url);
     let keys = tokens.key_set().unwrap();
     keys.read().await.unwrap();
-    assert_eq!(refused(&tokens, &one.token_naming(None)).await, None);
+    assert_eq!(refused(&tokens, &token_naming(&one, None)).await, None);
     // Algorithm confusion: a token signed with the public key as an HMAC secret.
-    let public = EncodingKey::from_secret(one.pair.public_key_pem().as_bytes());
-    let forged = encode(&Header::new(Algorithm::HS256), &good(), &public).unwrap();
+    let forged = tokens::token(&json!({"alg": "HS256"}), &good(), one.public());
     let confused = refused(&tokens, &forged).await;
     assert_eq!(confused, Some(TokenProblem::Algorithm));
     issuer.says(StatusCode::OK, set_of(&[&one, &other]));
     keys.read().await.unwrap();
-    let nameless = refused(&tokens, &one.token_naming(None)).await;
+    let nameless = refused(&tokens, &token_naming(&one, None)).await;
     assert_eq!(nameless, Some(TokenProblem::NoKeyId));
     // A single key without a name fits every token.
     let mut nameless = one.jwk();
     nameless.as_object_mut().unwrap().remove("kid");
     issuer.says(StatusCode::OK, json!({"keys": [nameless]}).to_string());
     keys.read().await.unwrap();
-    assert_eq!(refused(&tokens, &one.token()).await, None);
+    assert_eq!(refused(&tokens, &token(&one)).await, None);
 }
 
 #[test]
 fn uses_only_strong_keys_that_are_meant_for_tokens() {
-    let good = IssuerKey::new("good");
+    let good = issuer_key("good");
     let with = |name: &str, value: Value| {
         let mut jwk = good.jwk();
         jwk["kid"] = "other".into();

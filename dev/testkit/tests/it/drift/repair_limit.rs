@@ -90,3 +90,19 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     confirm(&fixture, &coupon, REPAIRED).await;
     assert_settled(world, &coupon, 200, 134, &answers).await;
 }
+
+/// The plan is void, and the drop is written again from its rows.
+#[tokio::test]
+async fn a_plan_that_waits_for_a_confirmation_ends_with_a_loss_of_redis() {
+    let fixture = beyond_the_limit("d-limit-lost").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Lost", 100, 90).await;
+    inject(world, &coupon, Drift::SlotConflict, 6).await;
+    pass_ends(world, &[], BRAKED).await;
+    inject(world, &coupon, Drift::RedisLost, 1).await;
+    confirm(&fixture, &coupon, REPAIRED).await;
+    let shown = "SELECT COUNT(*) FROM held_back";
+    assert_eq!(world.sql.number(shown).await, 0);
+    assert_settled(world, &coupon, 100, 90, &answers).await;
+    clean_pass(world, &coupon).await;
+}

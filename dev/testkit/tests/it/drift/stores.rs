@@ -103,24 +103,39 @@ async fn lose(world: &World, table: &str) {
 }
 
 #[tokio::test]
-async fn a_lost_drop_of_a_daily_coupon_comes_back_under_its_own_id() {
+async fn a_lost_drop_comes_back_under_its_own_id_also_without_its_limits() {
     let fixture = Fixture::new("d-drops").await;
     let world = &fixture.world;
-    let (coupon, answers) = fixture.held_of(&daily_body(20, 1), 12).await;
-    lose(world, "drops").await;
-    let back = format!("SELECT COUNT(*) FROM drops WHERE id = {}", coupon.drop);
-    eventually("the drop is back", LIMIT, async || {
-        world.once_with(&["--deep"], &[]).await;
-        world.sql.number(&back).await == 1
-    })
-    .await;
-    assert_settled(world, &coupon, 20, 12, &answers).await;
-    // The API reads the catalogue every second.
-    eventually("the drop goes on", LIMIT, async || {
-        let late = fixture.api.claim(coupon.id, "u-late").await;
-        late.promised() == Some((coupon.drop, 13))
-    })
-    .await;
+    let daily = fixture.held_of(&daily_body(20, 1), 12).await;
+    let single = fixture.held("Single", 20, 12).await;
+    for (round, tables) in [&["drops"][..], &["drops", "slot_limits"]]
+        .iter()
+        .enumerate()
+    {
+        for table in *tables {
+            lose(world, table).await;
+        }
+        let issued = 13 + round;
+        for (coupon, answers) in [&daily, &single] {
+            let back = format!("SELECT COUNT(*) FROM drops WHERE id = {}", coupon.drop);
+            eventually("the drop is back", LIMIT, async || {
+                world.once_with(&["--deep"], &[]).await;
+                world.sql.number(&back).await == 1
+            })
+            .await;
+            // The API reads the catalogue every second.
+            let late = format!("u-late-{round}");
+            eventually("the drop goes on", LIMIT, async || {
+                let answer = fixture.api.claim(coupon.id, &late).await;
+                answer
+                    .promised()
+                    .is_some_and(|(drop, slot)| (drop, slot as usize) == (coupon.drop, issued))
+            })
+            .await;
+            all_issued(world, coupon.drop, issued).await;
+            assert_settled(world, coupon, 20, issued, answers).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 //! and mails.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use firstcome_testkit::drift::{Drift, Injected, Injector};
 use firstcome_testkit::{
@@ -10,9 +9,6 @@ use firstcome_testkit::{
 };
 use mail_parser::MessageParser;
 use serde_json::Value;
-
-/// Longest wait for a mail.
-const MAILED: Duration = Duration::from_secs(20);
 
 /// Injects drift into a drop.
 pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
@@ -208,9 +204,7 @@ fn read(mail: &firstcome_stack::Mail) -> ReadMail {
 /// Waits for the mail whose subject contains all of these words.
 pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
     let fits = |subject: &str| words.iter().all(|word| subject.contains(word));
-    let found = world
-        .mail
-        .wait_for(|mail| fits(&read(mail).subject), MAILED);
+    let found = world.mail.wait_for(|mail| fits(&read(mail).subject), LIMIT);
     match found.await {
         Ok(mail) => read(&mail),
         Err(error) => {

@@ -142,7 +142,6 @@ async fn all_coupons_are_exact_after_one_server_of_each_kind_dies_during_a_rush(
         })
         .await;
     }
-    println!("exact {:.1?} after the last fault", last_fault.elapsed());
     for (coupon, answers) in coupons.iter().zip(&answers) {
         assert_exact(&world, coupon, quantity, answers).await;
     }

@@ -34,6 +34,38 @@ async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_schedule() {
     assert_exact(world, &old, 20, &answers).await;
 }
 
+/// The API stands still between Redis's answer and the topic, as if it were suspended. When it goes
+/// on, its slot is another user's.
+#[tokio::test]
+async fn a_claim_of_before_a_loss_of_redis_is_not_published_after_it() {
+    let (_server, stores) = own_redis().await;
+    let world = impatient(stores, "gate-late").await;
+    let fixture = Fixture::of(world).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let coupon = api.open_coupon(20).await;
+    let stall = [("FIRSTCOME_STALL_AT", "claim_admitted:1:12000")];
+    let stalled = world.serve_with(&stall).await;
+    stalled.until_ready().await;
+    let late = stalled.claim(coupon.id, "u-late");
+    let other = async {
+        eventually("Redis has the claim", HEALED, async || {
+            let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
+            world.redis.command::<Option<u32>>(&["GET", &count]).await == Some(1)
+        })
+        .await;
+        let _daemon = world.daemon().await;
+        world.redis.command::<()>(&["FLUSHALL"]).await;
+        until_promised(api, coupon.id, "u-other").await;
+    };
+    let (late, ()) = tokio::join!(late, other);
+    assert!(late.is("unavailable"), "{late:?}");
+    all_issued(world, coupon.drop, 1).await;
+    let other = api.claim(coupon.id, "u-other").await;
+    assert_eq!(other.promised(), Some((coupon.drop, 1)));
+    let letters = "SELECT COUNT(*) FROM failed_claims";
+    assert_eq!(world.sql.number(letters).await, 0);
+}
+
 /// Longer than a pass takes, so admission that opens earlier did not wait for the deadline.
 const DEADLINE: Duration = Duration::from_secs(3);
 

@@ -2,7 +2,6 @@
 //! the drop must be exact.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, ProxyFault, RedisServer};
@@ -12,8 +11,8 @@ use firstcome_testkit::{
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-/// Limit for recovery on a busy machine.
-pub(crate) const HEALED: Duration = Duration::from_secs(60);
+/// The limit for recovery.
+pub(crate) use firstcome_testkit::LIMIT as HEALED;
 
 /// Number of users in a wave.
 const WAVE: usize = 20;

@@ -1,13 +1,8 @@
 //! A coupon page in a browser, and the user who visits it.
 
-use std::time::Duration;
-
 use firstcome_load::identity::{token, token_settings};
-use firstcome_testkit::{ApiClient, Browser, Look, Running, World, eventually_some};
+use firstcome_testkit::{ApiClient, Browser, LIMIT, Look, Running, World, eventually_some};
 use serde_json::{Value, json};
-
-/// Time limit for a browser on a busy machine.
-pub(super) const LIMIT: Duration = Duration::from_secs(90);
 
 const SECRET: &str = "pages-0123456789abcdef0123456789abcdef";
 

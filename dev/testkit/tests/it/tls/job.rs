@@ -1,11 +1,14 @@
 //! Claims and repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
+use firstcome_stack::{PASSWORD, USER, kafka_login};
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, all_issued, assert_clean, assert_exact, people, rush, tally};
+use firstcome_testkit::{
+    Fixture, LIMIT, all_issued, assert_clean, assert_exact, people, rush, tally,
+};
 
 use crate::drift::damage::{Case, repair};
 use crate::drift::support::{assert_settled, injector};
-use crate::tls::world;
+use crate::tls::{servers, world};
 
 /// This is a single test, because its last part closes the gates of all coupons on this Redis.
 #[tokio::test]
@@ -66,4 +69,29 @@ async fn the_gate_is_opened_again(fixture: &Fixture) {
         fixture.api.claim(coupon.id, "u-late").await.promised(),
         Some((coupon.drop, 13))
     );
+}
+
+#[tokio::test]
+async fn kafka_accepts_each_login_and_a_client_certificate() {
+    let world = world("tls-kafka").await;
+    let servers = servers().await;
+    let [by_login, by_certificate] = [servers.kafka_by_login(), servers.kafka_by_certificate()];
+    let token = "security.protocol=SASL_SSL; sasl.mechanism=OAUTHBEARER; \
+        enable.sasl.oauthbearer.unsecure.jwt=true; sasl.oauthbearer.config=principal=kafka";
+    for (brokers, properties, password) in [
+        (&by_login, &*kafka_login("SCRAM-SHA-256", USER), PASSWORD),
+        (&by_login, &*kafka_login("SCRAM-SHA-512", USER), PASSWORD),
+        (&by_login, &*kafka_login("PLAIN", USER), PASSWORD),
+        (&by_login, token, ""),
+        (&by_certificate, "security.protocol=SSL", ""),
+    ] {
+        let env = [
+            ("KAFKA_BROKERS", brokers.as_str()),
+            ("KAFKA_PROPERTIES", properties),
+            ("KAFKA_SASL_PASSWORD", password),
+        ];
+        let migrate = world.start("firstcome-api", &["migrate"], &env);
+        let code = migrate.ended(LIMIT).await;
+        assert_eq!(code, 0, "{properties}: {}", migrate.log());
+    }
 }
