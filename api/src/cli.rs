@@ -35,7 +35,7 @@ enum Command {
     Consume(Box<ConsumeArgs>),
     /// Create the tables and the topic, if they are missing
     Migrate(Box<MigrateArgs>),
-    /// Create, show and change coupons, through the API
+    /// Show and change coupons, through the API
     Coupon(Box<CouponArgs>),
     /// Check that the process of this container runs; exits 0 if it does
     Health(HealthArgs),

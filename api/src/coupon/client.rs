@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::body::Bytes;
+use axum::http::Request;
 use axum::http::header::{AUTHORIZATION, IF_MATCH};
-use axum::http::{HeaderValue, Method, Request};
+use axum::http::request::Builder;
 use clap::Args;
 use firstcome_shared::config::ssl_cert_file;
 use firstcome_shared::http::client::HttpClient;
@@ -60,8 +61,8 @@ impl<'a> Client<'a> {
     }
 
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let request = Request::builder().uri(self.api.url(path));
-        self.exchange(request.body(Bytes::new())?).await
+        let request = Request::get(self.api.url(path));
+        self.send(request, String::new()).await
     }
 
     /// Changes a coupon, if it has the revision `only` or if `only` is `None`.
@@ -71,28 +72,25 @@ impl<'a> Client<'a> {
         only: Option<&Value>,
         change: &Value,
     ) -> anyhow::Result<Value> {
-        let path = self.api.url(&format!("/v1/coupons/{coupon}"));
-        let mut request = Request::builder().method(Method::PATCH).uri(path);
+        let mut request = Request::patch(self.api.url(&format!("/v1/coupons/{coupon}")));
         if let Some(revision) = only {
             request = request.header(IF_MATCH, format!("\"{revision}\""));
         }
-        self.exchange(request.body(change.to_string().into())?)
-            .await
+        self.send(request, change.to_string()).await
     }
 
-    async fn exchange(&self, mut request: Request<Bytes>) -> anyhow::Result<Value> {
-        let unfit = "OPS_TOKEN or --operator does not fit into a request";
+    async fn send(&self, mut request: Builder, body: String) -> anyhow::Result<Value> {
         if let Some(token) = &self.args.ops_token {
             // During a rotation, the setting contains two tokens.
             let token = token.expose_secret().split(',').next();
             let token = format!("Bearer {}", token.unwrap_or_default());
-            let token = HeaderValue::try_from(token).context(unfit)?;
-            request.headers_mut().insert(AUTHORIZATION, token);
+            request = request.header(AUTHORIZATION, token);
         }
         if let Some(name) = &self.args.operator {
-            let name = HeaderValue::from_bytes(name.as_bytes()).context(unfit)?;
-            request.headers_mut().insert("x-operator", name);
+            request = request.header("x-operator", name.as_bytes());
         }
+        let unfit = "OPS_TOKEN or --operator does not fit into a request";
+        let request = request.body(Bytes::from(body)).context(unfit)?;
         let exchange = async {
             let (head, body) = self.api.send(request).await?.into_parts();
             anyhow::Ok((head.status, body.collect().await?.to_bytes()))

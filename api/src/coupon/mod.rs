@@ -61,7 +61,7 @@ pub async fn run(args: CouponArgs) -> ExitCode {
 /// Returns the output of a command.
 async fn act(args: &CouponArgs) -> anyhow::Result<String> {
     let client = Client::new(&args.api)?;
-    let show = async |coupon| client.get(&format!("/v1/coupons/{coupon}")).await;
+    let show = async |coupon: i64| client.get(&format!("/v1/coupons/{coupon}")).await;
     let change = async |coupon, change: Value| client.change(coupon, None, &change).await;
     let answer = match args.command {
         CouponCommand::List => return list(&client, args.api.json).await,
@@ -104,23 +104,14 @@ fn refuse_lower(coupon: &Value, quantity: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Coupons of one page of the list.
-const PAGE: usize = 1_000;
-
 async fn list(client: &Client<'_>, json: bool) -> anyhow::Result<String> {
     let mut coupons: Vec<Value> = Vec::new();
-    loop {
-        let last = coupons.last().and_then(|last| last["id"].as_i64());
-        let after = last.unwrap_or_default();
-        let page = format!("/v1/coupons?limit={PAGE}&after={after}");
-        let Value::Array(page) = client.get(&page).await? else {
-            bail!("the list of coupons is not readable");
-        };
-        let is_last = page.len() < PAGE;
+    let mut path = "/v1/coupons?limit=1000".to_owned();
+    while let Value::Array(page) = client.get(&path).await?
+        && let Some(last) = page.last()
+    {
+        path = format!("/v1/coupons?limit=1000&after={}", last["id"]);
         coupons.extend(page);
-        if is_last {
-            break;
-        }
     }
     if json {
         return Ok(format!("{}\n", Value::Array(coupons)));

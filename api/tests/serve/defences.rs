@@ -23,7 +23,7 @@ async fn refuses_claims_above_the_limit_immediately() {
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
     let api = proxied
-        .with("store-timeout-ms", 5_000)
+        .with("store-timeout-ms", 2_000)
         .with("max-claims-in-hand", 1)
         .api()
         .await;

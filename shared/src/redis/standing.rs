@@ -32,13 +32,6 @@ pub struct HeldSlot {
     pub admitted_at_ms: Option<i64>,
 }
 
-impl Standing {
-    /// Whether the user holds a slot or waits.
-    pub fn is_known(&self) -> bool {
-        self.slot.is_some() || self.position.is_some() || self.claimant.is_some()
-    }
-}
-
 impl Redis {
     /// Reads the status of `user`; `era` is the coupon's era in MySQL.
     pub async fn standing(

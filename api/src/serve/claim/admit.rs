@@ -12,7 +12,7 @@ use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use super::batcher::{ClaimReply, join_call};
 use super::outcome::{ClaimAnswer, ClaimRefusal, counter};
 use super::second_store::Store;
-use crate::serve::auth::{Groups, Requester};
+use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
 use crate::serve::state::App;
 
@@ -50,12 +50,12 @@ async fn answer(
 ) -> Result<ClaimAnswer, ClaimRefusal> {
     let coupon = app.catalogue.find(id).await?;
     let answer = ask(app, &coupon, requester).await;
-    // Redis was rebuilt or the coupon got another group, and this process has not read that yet.
-    // The script changed nothing.
-    if is_outdated(&answer, requester)
+    // Redis was rebuilt, and this process has not read that yet. The script changed nothing.
+    if let Err(ClaimRefusal::NotAnswered(error)) = &answer
+        && matches!(**error, AdmissionError::AnotherEra)
         && app.catalogue.mysql_up()
         && let Ok(now) = app.catalogue.reread(id).await
-        && (now.coupon.era, &now.coupon.allow) != (coupon.coupon.era, &coupon.coupon.allow)
+        && now.coupon.era != coupon.coupon.era
     {
         return ask(app, &now, requester).await;
     }
@@ -129,17 +129,6 @@ fn sealed_drop<'a>(
     };
     let mut all = candidates.all().map(|one| one.drop);
     all.find(|drop| drop.id == asked && drop.sealed_at.is_some())
-}
-
-/// Whether this process's copy of the coupon may be older than Redis's.
-fn is_outdated(answer: &Result<ClaimAnswer, ClaimRefusal>, requester: &Requester) -> bool {
-    match answer {
-        Err(ClaimRefusal::NotAnswered(error)) => matches!(**error, AdmissionError::AnotherEra),
-        Err(ClaimRefusal::Refused(Admission::ForGroup)) => {
-            matches!(requester.groups, Groups::Named(_))
-        }
-        _ => false,
-    }
 }
 
 /// Acknowledges a slot only if a second store holds the claim.

@@ -230,10 +230,9 @@ fn not_changed(error: DbError, patch: &CouponPatch) -> Problem {
         _ => None,
     };
     match refused {
+        // Rows of the coupon are being written.
+        Some(Refusal::UnknownDrop) if patch.last_day.is_none() => error.into(),
         None => error.into(),
-        Some(Refusal::UnknownDrop) if patch.last_day.is_none() => {
-            unchanged("rows of this coupon are being written")
-        }
         Some(Refusal::UnknownDrop) => {
             let why = "a drop after last_day has coupons already; nothing was changed";
             Problem::new(Code::NotPossible, why)
