@@ -8,6 +8,7 @@
 //! anywhere leaves the gate closed and everything in MySQL, and the next era repeats it.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};

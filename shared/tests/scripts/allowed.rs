@@ -9,7 +9,7 @@ use firstcome_stack::RedisServer;
 
 use crate::command::Start;
 use crate::gate::ask;
-use crate::world::{DROP, ScriptWorld, server};
+use crate::world::{DROP, ScriptWorld, only, server};
 
 fn users(names: &[&str]) -> Vec<UserId> {
     names.iter().map(|name| name.parse().unwrap()).collect()
