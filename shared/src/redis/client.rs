@@ -114,9 +114,11 @@ impl Redis {
         })
     }
 
-    /// Returns the address, without user and password.
+    /// Returns all addresses, without user and password.
     pub fn host_and_port(&self) -> String {
-        self.deployment.hosts_and_ports()
+        let addresses = self.deployment.addresses.iter();
+        let addresses = addresses.map(|info| info.addr().to_string());
+        addresses.collect::<Vec<_>>().join(",")
     }
 
     /// Returns the shared connection, for commands with a key.

@@ -36,12 +36,6 @@ pub(super) struct Deployment {
 }
 
 impl Deployment {
-    /// Returns all addresses, without user and password.
-    pub(super) fn hosts_and_ports(&self) -> String {
-        let addresses = self.addresses.iter().map(|info| info.addr().to_string());
-        addresses.collect::<Vec<_>>().join(",")
-    }
-
     pub(super) fn is_cluster(&self) -> bool {
         self.settings.mode == RedisMode::Cluster
     }

@@ -37,16 +37,14 @@ impl Redis {
         if checked.is_ok() && self.is_managed() {
             tracing::warn!("REDIS_DURABILITY=managed: the durability of Redis is not checked");
         }
-        checked.map_err(|unsafe_| match unsafe_ {
-            Unsafe::Unreachable(error) => match wrong_setting(&error) {
-                Some(advice) => {
-                    let at = self.host_and_port();
-                    Unsafe::Setting(format!("Redis at {at} can't be used: {error}; {advice}"))
-                }
-                None => Unsafe::Unreachable(error),
-            },
-            setting @ Unsafe::Setting(_) => setting,
-        })
+        if let Err(Unsafe::Unreachable(error)) = &checked
+            && let Some(advice) = wrong_setting(error)
+        {
+            let at = self.host_and_port();
+            let fault = format!("Redis at {at} can't be used: {error}; {advice}");
+            return Err(Unsafe::Setting(fault));
+        }
+        checked
     }
 
     /// Refuses a Redis that may lose admissions: no AOF, an eviction policy, a replica, replicas
