@@ -99,7 +99,7 @@ pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<u6
             return Ok(0);
         }
     };
-    if let Some(LostSettings { changes, .. }) = recover(db, redis, id).await? {
+    if let Some(LostSettings { changes, .. }) = recover(db, redis, id, false).await? {
         let what = "MySQL had lost settings, which Redis has";
         tracing::warn!(coupon_id = id.0, changes, "{what}");
     }
