@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::error::RDKafkaErrorCode;
 
 use super::KafkaSettings;
 use crate::tuning::Tuning;
@@ -35,18 +34,5 @@ impl KafkaSettings {
             // When a consumer joins or leaves, only the partitions that move are paused.
             .set("partition.assignment.strategy", "cooperative-sticky");
         config
-    }
-
-    /// Returns the setting that makes the group refuse a consumer, if there is one.
-    pub fn why_kept_out(&self, code: RDKafkaErrorCode) -> Option<String> {
-        // librdkafka cannot offer both protocols, so a group changes from one to the other only
-        // while it is empty.
-        (code == RDKafkaErrorCode::InconsistentGroupProtocol).then(|| {
-            format!(
-                "the group {:?} has other consumers that rebalance eagerly: this one waits until they have stopped. Only \
-                 Firstcome's consumers may use this group",
-                self.group
-            )
-        })
     }
 }
