@@ -155,11 +155,8 @@ impl SecondStore {
     /// coupon has begun a later era, none is written: Redis may have been rebuilt without them.
     async fn write_rows(&self, call: Call, claims: &[&Admitted]) -> Result<Vec<bool>, DbError> {
         let key = self.mysql.code_key().await?;
-        let claim = |one: &&Admitted| Claim {
-            trace: one.trace,
-            ..Claim::from(&one.claim)
-        };
-        let claims: Vec<Claim> = claims.iter().map(claim).collect();
+        let claims = claims.iter().map(|one| Claim::from(&one.claim));
+        let claims: Vec<Claim> = claims.collect();
         loop {
             let (claims, key) = (claims.clone(), key.clone());
             let write = async move |conn: &mut Conn| {
