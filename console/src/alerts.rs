@@ -50,7 +50,11 @@ impl AlertsScreen<'_> {
     fn facts(&self, one: &ListedAlert) -> Option<KindFacts> {
         let kind = AlertKind::from_word(&one.alert.kind).filter(|_| self.fires(one))?;
         let is_attached = self.top.is_attached();
-        Some(if is_attached { kind.attached_facts() } else { kind.facts() })
+        Some(if is_attached {
+            kind.attached_facts()
+        } else {
+            kind.facts()
+        })
     }
 }
 
