@@ -30,7 +30,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let listener = TcpListener::bind(args.listen_addr).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", args.listen_addr))?;
     let notifier = Notifier::new(ours.db.clone(), &args.notify, &args.webhooks)?;
-    let notifier = notifier.of_attached(args.file.display().to_string());
+    let notifier = notifier.for_attached(args.file.display().to_string());
     notifier.announce();
     let is_away = |error: &DbError| !matches!(error, DbError::Refused(_));
     wait_for("MySQL", PATIENCE, &stop, is_away, async || {
