@@ -324,10 +324,11 @@ fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Notice {
 /// Compares the mail about an outage with its snapshot.
 fn keep_outage(name: &str, notice: &Notice, now: DateTime<Utc>) {
     let ids = [("kafka_unreachable", 41), ("admission", 42)];
+    let links = linked();
     let mail = AlertMail {
         problems: std::slice::from_ref(notice),
         ids: ids.map(|(name, id)| (name.to_owned(), id)).into(),
-        ..AlertMail::empty(&linked(), now)
+        ..AlertMail::empty(&links, now)
     };
     keep(name, &mail.render().unwrap());
 }
