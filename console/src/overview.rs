@@ -270,6 +270,10 @@ fn alert_of<'a>(one: &DropOverview, seen: &'a Overview) -> Option<&'a ListedAler
 }
 
 pub(super) fn place(name: &str, drop: DropId) -> String {
+    if drop.0 < 0 {
+        // Of an attached campaign: its name says which day.
+        return name.text();
+    }
     format!("{} · drop {drop}", name.text())
 }
 

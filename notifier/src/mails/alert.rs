@@ -133,6 +133,13 @@ impl Section<'_> {
         format!("firstcome-reconciler once{}", coupon.unwrap_or_default())
     }
 
+    /// The name of an attached campaign whose repairs are held back, quoted for a shell.
+    fn held_back(&self) -> Option<String> {
+        let is_held = self.problem.kind == AlertKind::Braked;
+        let drop = self.drop.filter(|_| is_held)?;
+        Some(format!("'{}'", drop.name.replace('\'', "'\\''")))
+    }
+
     /// The quantity of its drop, and the one with which each user gets a slot.
     fn raise(&self) -> Option<[u64; 2]> {
         let report = self.drop?.report.filter(|report| !report.sealed)?;
