@@ -91,3 +91,7 @@ impl JwtVerifier for RingVerifier {
         self.0
     }
 }
+
+#[cfg(test)]
+#[path = "tests/signatures.rs"]
+mod tests;
