@@ -69,7 +69,6 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/coupons/{coupon}/change", post(coupon::change))
         .route("/coupons/new", post(new_coupon::make))
-        .route("/people/erase", post(people::erase))
         .route("/people/give-up", post(people::give_up))
         .route("/people/revoke", post(people::revoke))
         .route("/pass", post(drop::pass_over_all))

@@ -52,26 +52,14 @@ impl Ledger {
         }
     }
 
-    /// Returns the findings without those of one action.
-    #[must_use]
-    pub fn without(mut self, action: ActionKind) -> Self {
-        self.named.retain(|found| found.action != action);
-        self.counts.retain(|(_, of, _), _| *of != action);
-        self
-    }
-
-    /// Gives every projection that has not succeeded yet its outcome, and the reason for that.
-    pub fn settle_projections(&mut self, to: Outcome, why: Option<&str>) {
-        let is_open = |action, result| action == ActionKind::Project && result == Outcome::Failed;
+    /// Gives all findings their outcome, and the reason for that.
+    pub fn settle(&mut self, to: Outcome, why: Option<&str>) {
         for found in &mut self.named {
-            if is_open(found.action, found.result) {
-                found.result = to;
-                found.detail.extend(why.iter().flat_map(|why| [": ", why]));
-            }
+            found.result = to;
+            found.detail.extend(why.iter().flat_map(|why| [": ", why]));
         }
-        for ((kind, action, result), number) in std::mem::take(&mut self.counts) {
-            let result = if is_open(action, result) { to } else { result };
-            *self.counts.entry((kind, action, result)).or_default() += number;
+        for ((kind, action, _), number) in std::mem::take(&mut self.counts) {
+            *self.counts.entry((kind, action, to)).or_default() += number;
         }
     }
 

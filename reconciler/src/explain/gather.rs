@@ -12,7 +12,6 @@ use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::sql;
-use firstcome_shared::trace::TraceContext;
 
 use super::verdict::{Evidence, Standing};
 use crate::context::Stores;
@@ -30,8 +29,6 @@ pub(super) struct UserFacts {
     pub(super) standings: Vec<Standing>,
     /// Whether a store could not be read.
     pub(super) is_blind: bool,
-    /// Traces of the user's claims, without duplicates.
-    pub(super) traces: Vec<String>,
 }
 
 impl UserFacts {
@@ -48,18 +45,6 @@ impl UserFacts {
             slot,
             sentence,
         });
-    }
-
-    /// Records a trace, and returns the part of a sentence that mentions it.
-    fn trace(&mut self, trace: Option<TraceContext>) -> String {
-        let Some(id) = trace.map(|trace| trace.trace_id.to_string()) else {
-            return String::new();
-        };
-        let mention = format!("; trace {id}");
-        if !self.traces.contains(&id) {
-            self.traces.push(id);
-        }
-        mention
     }
 }
 
@@ -115,9 +100,8 @@ async fn in_mysql(
 ) -> Result<Option<String>, DbError> {
     for row in db.rows_of_people(coupon.id, from_ref(user)).await? {
         let (drop, slot, by) = (DropId(row.drop_id), row.slot, row.issued_by);
-        let trace = known.trace(db.trace_on_slot(drop, slot).await?);
         let claimed = format!("claimed slot {slot} of drop {drop} (as its row says)");
-        let issued = format!("row in drop {drop}, slot {slot}, written by the {by}{trace}");
+        let issued = format!("row in drop {drop}, slot {slot}, written by the {by}");
         let holds =
             format!("they hold slot {slot} of drop {drop}; the row was written by the {by}");
         known.happened(Some(row.claimed_at.and_utc()), "mysql", claimed);
@@ -185,9 +169,7 @@ fn dead_letter(row: &DeadLetterRow, not_repaired: Option<&str>, known: &mut User
     };
     let error = row.error.as_ref().map(|error| format!(": {error}"));
     let error = error.unwrap_or_default();
-    let trace = row.traceparent.as_ref();
-    let trace = known.trace(trace.and_then(|text| TraceContext::parse(text.as_bytes())));
-    let what = format!("failed claim {id} ({origin}): {reason}{error}{trace}");
+    let what = format!("failed claim {id} ({origin}): {reason}{error}");
     known.happened(Some(row.failed_at.and_utc()), "backup", what);
     if let Some(at) = row.resolved_at {
         let how = row.resolution.as_deref().unwrap_or("resolved");
@@ -303,7 +285,6 @@ mod tests {
             resolution_detail: None,
             source_partition: offset.map(|_| 0),
             source_offset: offset,
-            traceparent: None,
         };
         for (row, who) in [
             (row("by hand", None), "inserted manually"),

@@ -57,7 +57,6 @@ fn contract() -> Router<RouteState> {
             "/v1/coupons/{id}/people/{user_id}/give-up",
             post(people::give_up),
         )
-        .route("/v1/people/{user_id}/erase", post(people::erase))
 }
 
 /// Adds the routes that need nothing but MySQL and the passes of the process.

@@ -266,16 +266,6 @@ pub struct NamedCoupon {
     pub name: String,
 }
 
-/// The pseudonym of an erased user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErasedPerson {
-    pub pseudonym: String,
-    /// Number of rows that now have the pseudonym.
-    pub rows: u64,
-    /// Number of allow lists from which the user was removed.
-    pub allow_lists: u64,
-}
-
 /// How many broken promises were closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivenUp {
@@ -378,6 +368,4 @@ pub struct Story {
     pub happenings: Vec<Happening>,
     /// Facts that are no longer known or could not be read.
     pub no_longer_known: Vec<String>,
-    /// Traces of the user's claims.
-    pub trace_ids: Vec<String>,
 }

@@ -98,15 +98,6 @@ impl Db {
         Ok(list.map(|list| (list, users)))
     }
 
-    /// Finds the coupons whose lists contain a user.
-    pub async fn allow_lists_of_person(&self, user: &UserId) -> DbResult<Vec<CouponId>> {
-        // Uses the primary key: one lookup per coupon with a list.
-        let query = "SELECT l.coupon_id FROM coupons c STRAIGHT_JOIN coupon_allow_list l \
-                     ON l.coupon_id = c.id AND l.user_id = ? WHERE c.allow_list_revision > 0 ORDER BY l.coupon_id";
-        let db = self.within(LONG);
-        db.all("allow lists of a user", sql!(query, user)).await
-    }
-
     /// Finds some coupons whose list has not changed for `kept` and whose drops were all sealed at
     /// least that long ago. An operator who adds days to such a coupon must upload the list again
     /// first.

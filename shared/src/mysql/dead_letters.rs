@@ -45,14 +45,12 @@ row! {
         pub resolution_detail: Option<String>,
         pub source_partition: Option<i32>,
         pub source_offset: Option<i64>,
-        /// The span of the claim in W3C format, if it has a trace.
-        pub traceparent: Option<String>,
     }
 }
 
 impl DeadLetterRow {
     /// Whether its only evidence is a message, which any client with write access to the topic can
-    /// send. All other dead letters were written by an API or an operator.
+    /// send. All other dead letters were written or confirmed (`corrected`) by an operator.
     pub fn is_of_message(&self) -> bool {
         self.source_partition.is_some() && self.reason != CORRECTED
     }

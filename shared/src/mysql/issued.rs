@@ -18,7 +18,6 @@ use super::sql::row;
 use super::{Conn, Db, DbResult, MOST_VALUES, USERS, json, list};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::sql;
-use crate::trace::TraceContext;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IssuedBy {
@@ -88,19 +87,15 @@ fn statement(
     now: DateTime<Utc>,
 ) -> String {
     let issued_at = instant(now);
-    // Each value costs MySQL time, even NULL, and most installations do not trace.
-    let is_traced = claims.iter().any(|claim| claim.trace.is_some());
     let mut sql = String::with_capacity(256 + claims.len() * 180);
-    // Writing to a `String` does not fail.
-    let _ = write!(
-        sql,
-        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit{}) VALUES ",
-        if is_traced { ", traceparent" } else { "" }
+    sql.push_str(
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit) VALUES ",
     );
     for (i, claim) in claims.iter().enumerate() {
         if i > 0 {
             sql.push(',');
         }
+        // Writing to a `String` does not fail.
         let _ = write!(
             sql,
             "({},{},{},",
@@ -114,13 +109,8 @@ fn statement(
         let by = by.as_str();
         let _ = write!(
             sql,
-            ",'{code}','{claimed_at}','{issued_at}','{by}',{scope},{limit}"
+            ",'{code}','{claimed_at}','{issued_at}','{by}',{scope},{limit})"
         );
-        let _ = match claim.trace {
-            Some(trace) => write!(sql, ",'{trace}')"),
-            None if is_traced => write!(sql, ",NULL)"),
-            None => write!(sql, ")"),
-        };
     }
     sql
 }
@@ -198,14 +188,6 @@ impl Db {
             rows_between(conn, drop, slots).await
         })
         .await
-    }
-
-    /// Reads the trace of a slot's row, if it has one.
-    pub async fn trace_on_slot(&self, drop: DropId, slot: Slot) -> DbResult<Option<TraceContext>> {
-        let query = "SELECT traceparent FROM issued_coupons WHERE drop_id = ? AND slot = ?";
-        let found = self.first("trace of a row", sql!(query, drop, slot));
-        let parent: Option<String> = found.await?.flatten();
-        Ok(parent.and_then(|text| TraceContext::parse(text.as_bytes())))
     }
 
     /// Reads the rows of these users in a coupon.

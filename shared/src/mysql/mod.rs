@@ -12,7 +12,6 @@ mod connect;
 mod db;
 pub mod dead_letters;
 pub mod digest;
-pub mod erase;
 pub mod erased;
 mod findings;
 pub mod held_back;

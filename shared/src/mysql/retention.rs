@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-use super::erase::{GONE, RANDOM};
 use super::sql::row;
 use super::{Db, DbResult};
 use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
+
+/// Replaces a text that may contain a user id.
+const GONE: &str = "erased";
+
+/// SQL for a random text per row that replaces an id or code. A code is derived from the id, so an
+/// attacker with the key could try ids until one matches.
+const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
@@ -53,7 +59,7 @@ impl Db {
             // Skip a drop that is no longer sealed, because passes compare it with Redis.
             let erase = format!(
                 "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
-                 SET i.user_id = {RANDOM}, i.code = {RANDOM}, i.traceparent = NULL \
+                 SET i.user_id = {RANDOM}, i.code = {RANDOM} \
                  WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} AND d.sealed_at IS NOT NULL"
             );
             let erase = sql!(erase, drop, from, from.saturating_add(SLOTS_AT_ONCE));
