@@ -356,7 +356,7 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
     user_id      VARCHAR(128)    CHARACTER SET ascii COLLATE ascii_bin NULL,
     action       VARCHAR(32)     NOT NULL,
     result       VARCHAR(16)     NOT NULL,
-    detail       TEXT            NULL,
+    detail       TEXT            NOT NULL DEFAULT (''),
     dead_letter  BIGINT          NULL,
     needs_person BOOLEAN         NOT NULL DEFAULT FALSE,
     created_at   DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3)),

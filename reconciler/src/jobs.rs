@@ -42,7 +42,7 @@ impl Notes {
 }
 
 /// Less than the time between two passes, so that two daemons report the same.
-const EVERY_SECONDS: u64 = 20;
+pub(crate) const EVERY_SECONDS: u64 = 20;
 
 /// The costly one: erasing.
 const DAILY: Duration = Duration::from_secs(86_400);
@@ -92,10 +92,8 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes)
     let lost = stores.db.coupons_without_drops().await;
     log("lost drops", make_ahead(stores, lost).await);
     log("slot limits", restore_limits(stores).await);
-    log(
-        "retention",
-        retention(stores, settings.retention_days).await,
-    );
+    let kept = retention(&stores.db, settings.retention_days).await;
+    log("retention", kept.map_err(StoreError::from));
 }
 
 fn log(job: &'static str, done: Result<(), StoreError>) {
@@ -258,7 +256,7 @@ pub(crate) async fn count_sealed(
 const RETENTION_DAYS: u32 = 366;
 
 /// Deletes a bounded number of records past their retention.
-async fn retention(stores: &Stores, days: Option<u32>) -> Result<(), StoreError> {
+pub(crate) async fn retention(db: &Db, days: Option<u32>) -> Result<(), DbError> {
     let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
     let retention = Retention {
         repeated_runs: kept(Tuning::CleanRunsKeptSeconds, 1),
@@ -268,7 +266,7 @@ async fn retention(stores: &Stores, days: Option<u32>) -> Result<(), StoreError>
         mended_promises: kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
         failed_claims: kept(Tuning::FailedClaimsKeptSeconds, 30),
     };
-    Ok(stores.db.delete_old(retention).await?)
+    db.delete_old(retention).await
 }
 
 fn days_of(tuning: Tuning, days: u32) -> Duration {
@@ -288,15 +286,9 @@ pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
 const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 async fn delete_old_allow_lists(stores: &Stores) -> Result<(), StoreError> {
-    for coupon in stores.db.old_allow_lists(LISTS_KEPT).await? {
-        // A coupon with a schedule may get more drops.
-        if is_coupon_over(&stores.db, coupon).await? {
-            stores.db.delete_allow_list(coupon).await?;
-            tracing::info!(
-                coupon_id = coupon.0,
-                "the allow list of a coupon that is over is deleted"
-            );
-        }
+    let deleted = stores.db.delete_old_allow_lists(LISTS_KEPT).await?;
+    if deleted > 0 {
+        tracing::info!(deleted, "allow lists of coupons that are over are deleted");
     }
     Ok(())
 }
@@ -315,9 +307,9 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
     let (mut drops, mut users) = (0, 0);
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
         let page = db.old_drops_with_people(kept, after, AT_ONCE).await?;
-        let Some(last) = page.last() else { break };
+        let Some((last, _)) = page.last() else { break };
         after = last.id;
-        for drop in page {
+        for (drop, is_once_per_drop) in page {
             let (id, coupon) = (drop.id, drop.coupon_id);
             let is_over = match over.get(&coupon) {
                 Some(known) => *known,
@@ -325,7 +317,7 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
             };
             over.insert(coupon, is_over);
             let has_keys = redis.have_keys(&[redis.keys(coupon, id)]).await?;
-            if !has_keys.contains(&true) && (is_over || drop.once_per_drop) {
+            if !has_keys.contains(&true) && (is_over || is_once_per_drop) {
                 drops += 1;
                 users += db.erase_holders(id).await? + db.erase_others(id, is_over).await?;
             }

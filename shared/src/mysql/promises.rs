@@ -126,8 +126,8 @@ impl Db {
                           WHERE coupon_id = ? AND user_id = ? AND mended_at IS NULL ORDER BY created_at";
             Ok(PersonRecord {
                 broken: sql!(broken, coupon, &user).all(conn).await?,
-                rows: of_people(conn, coupon, &[user.as_str()]).await?,
-                revoked: revoked::of_people(conn, coupon, &[user]).await?,
+                rows: of_people(coupon, &[user.as_str()]).all(conn).await?,
+                revoked: revoked::of_people(coupon, &[user]).all(conn).await?,
             })
         })
         .await
