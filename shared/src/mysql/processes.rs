@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::NaiveDateTime;
 use diesel::QueryResult;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::db::get_lock;
@@ -138,14 +139,8 @@ pub async fn announce(db: Db, own: ProcessRow, shutdown: CancellationToken) {
         Err(error) => tracing::warn!(%error, "cannot read the settings of other processes"),
     }
     tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        ticks.tick().await;
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                _ = ticks.tick() => say(&db, &id, &own).await,
-            }
+        while timeout(EVERY, shutdown.cancelled()).await.is_err() {
+            say(&db, &id, &own).await;
         }
     });
 }
@@ -199,7 +194,7 @@ impl PassLock {
             let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
             let limit = wait + settings.limit;
             let what = "take the pass lock";
-            let got = tokio::time::timeout(limit, get_lock(&mut conn, work.prefix(), seconds))
+            let got = timeout(limit, get_lock(&mut conn, work.prefix(), seconds))
                 .await
                 .map_err(|_| DbError::TimedOut { what, limit })?
                 .map_err(|source| DbError::Query { what, source })?;
@@ -266,12 +261,8 @@ async fn keep(
     working: CancellationToken,
     release: CancellationToken,
 ) {
-    loop {
-        tokio::select! {
-            () = release.cancelled() => break,
-            () = tokio::time::sleep(BEAT) => {}
-        }
-        let why = match tokio::time::timeout(limit, is_held(&mut conn, work)).await {
+    while timeout(BEAT, release.cancelled()).await.is_err() {
+        let why = match timeout(limit, is_held(&mut conn, work)).await {
             Ok(Ok(true)) => continue,
             Ok(Ok(false)) => {
                 "MySQL says that another connection holds it, or none, or that it is read-only"
@@ -288,7 +279,7 @@ async fn keep(
     // connection is closed here, which releases the lock.
     let give_back = "DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))";
     let give_back = sql!(give_back, work.prefix()).run(&mut conn);
-    if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {
+    if !matches!(timeout(limit, give_back).await, Ok(Ok(_))) {
         tracing::debug!("the pass lock goes with its connection");
     }
 }
@@ -332,7 +323,7 @@ mod tests {
                 CancellationToken::new(),
             );
             assert!(
-                tokio::time::timeout(LIMIT, keeping).await.is_ok() && lost.is_cancelled(),
+                timeout(LIMIT, keeping).await.is_ok() && lost.is_cancelled(),
                 "{loss}"
             );
         }

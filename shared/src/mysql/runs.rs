@@ -162,8 +162,9 @@ impl Db {
         };
         row.drops = row.drops.or(drops);
         let of = row.same_as.clone().unwrap_or(id);
-        let findings = self.findings_of(of, limit, after).await?;
-        Ok(Some((row, findings)))
+        let page = "SELECT id, {columns} FROM reconcile_findings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?";
+        let findings = self.all("findings of a run", sql!(page, of, after, limit));
+        Ok(Some((row, findings.await?)))
     }
 
     /// Reads the value with this name.

@@ -9,7 +9,7 @@ use super::FailureCause;
 /// The kind of a finding: the name of the first difference that was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[derive(IntoStaticStr, EnumString, VariantArray)]
+#[derive(Default, IntoStaticStr, EnumString, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// A promise without a row.
@@ -33,6 +33,7 @@ pub enum Kind {
     /// A promise that could not be kept.
     BrokenPromise,
     /// Something makes no progress, cannot be reached, or no longer protects promises.
+    #[default]
     Stalled,
     /// A row beyond the quantity of an attached campaign, whose schema does not refuse it.
     OverIssued,

@@ -68,7 +68,7 @@ pub enum FailureCause {
 /// The repair for a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[derive(IntoStaticStr, EnumString)]
+#[derive(Default, IntoStaticStr, EnumString)]
 #[strum(serialize_all = "snake_case")]
 pub enum ActionKind {
     /// Write the row.
@@ -88,13 +88,14 @@ pub enum ActionKind {
     /// Open the coupon.
     Open,
     /// None: the finding is only reported.
+    #[default]
     Report,
 }
 
 /// The outcome of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[derive(IntoStaticStr, EnumString, VariantArray)]
+#[derive(Default, IntoStaticStr, EnumString, VariantArray)]
 #[strum(serialize_all = "lowercase")]
 pub enum Outcome {
     /// The repair was made, and the next check confirms it.
@@ -102,13 +103,14 @@ pub enum Outcome {
     /// The repair is planned, but this is a dry run or the repair limit holds it back.
     Planned,
     /// Nothing had to be done, the state changed in the meantime, or only an operator can decide.
+    #[default]
     Skipped,
     /// The repair was attempted, but the next check does not confirm it.
     Failed,
 }
 
 /// One drift found by a pass.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,16 +163,10 @@ impl Finding {
     pub fn new(kind: Kind, action: ActionKind, result: Outcome, detail: impl Into<String>) -> Self {
         Self {
             kind,
-            coupon_id: None,
-            drop_id: None,
-            slot: None,
-            user_id: None,
             action,
             result,
             detail: detail.into(),
-            needs_person: false,
-            dead_letter: None,
-            case: FindingCase::Plain,
+            ..Self::default()
         }
     }
 
