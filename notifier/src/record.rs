@@ -231,7 +231,7 @@ impl Post<'_> {
 
     /// What became of the users behind broken promises that are over, by drop.
     async fn fates(&mut self, over: &[Alert]) -> QueryResult<HashMap<DropId, [i64; 2]>> {
-        let word = Kind::BrokenPromise.facts().word;
+        let word = Kind::BrokenPromise.as_str();
         let mut fates = HashMap::new();
         for alert in over.iter().filter(|alert| alert.kind == word) {
             if let Some(drop) = alert.drop_id {
@@ -245,7 +245,7 @@ impl Post<'_> {
 
 /// Why coupons stay closed, as the last attempts to open them said.
 fn why_closed(memory: &AlertMemory) -> Vec<Finding> {
-    let word = Kind::RedisLost.facts().word;
+    let word = Kind::RedisLost.as_str();
     let lost = memory.alerts.values().filter(|it| it.kind == word);
     let firing = lost.filter(|it| it.state == AlertState::Firing);
     let why = firing.map(|it| Finding::report(Kind::RedisLost, it.summary.clone()));

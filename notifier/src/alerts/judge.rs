@@ -127,7 +127,7 @@ pub(crate) fn end(alert: &Alert, now: DateTime<Utc>, verdict: &mut Verdict) {
 pub(crate) fn begun(problem: &Problem, now: DateTime<Utc>) -> Alert {
     Alert {
         name: problem.name.clone(),
-        kind: problem.kind.facts().word.to_owned(),
+        kind: problem.kind.word().to_owned(),
         coupon_id: problem.coupon_id,
         drop_id: problem.drop_id,
         summary: problem.summary.clone(),
