@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
 use firstcome_shared::mysql::ops_actions::Operator;

@@ -1,6 +1,5 @@
 //! The dead-letter table `failed_claims`: claims that did not become a row, kept until the
-//! reconciler or an operator has resolved them. It is also the fallback for claims that Kafka did
-//! not accept (reason `unpublished`).
+//! reconciler or an operator has resolved them.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
