@@ -125,10 +125,9 @@ pub struct Finding {
     /// Human-readable, without user ids.
     pub detail: String,
     /// Only an operator can resolve it: no pass will repair it.
-    #[serde(default)]
     pub needs_person: bool,
     /// The failed claim that it concerns, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<i64>,
     /// Distinguishes the finding from others of its kind. Not stored.
     #[serde(skip)]
@@ -201,13 +200,10 @@ pub struct Numbers {
     /// Users whose claim is not due yet: it may be on the topic.
     pub in_flight: u64,
     /// Redis: free slots, which were given back.
-    #[serde(default)]
     pub free: u64,
     /// Redis: users on the waiting list.
-    #[serde(default)]
     pub waiting: u64,
     /// MySQL: broken promises, not mended.
-    #[serde(default)]
     pub broken_promises: u64,
 }
 
@@ -223,11 +219,10 @@ pub struct Examined {
 }
 
 /// The report of a pass on one drop.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropReport {
     pub coupon_id: CouponId,
     /// The coupon's name at the time of the pass.
-    #[serde(default)]
     pub coupon_name: String,
     pub drop_id: DropId,
     pub quantity: u32,
@@ -235,7 +230,6 @@ pub struct DropReport {
     /// is free.
     pub exact: bool,
     /// Verified exact after closing; later passes skip it.
-    #[serde(default)]
     pub sealed: bool,
     /// Numbers before repairs.
     pub before: Numbers,
@@ -250,15 +244,9 @@ impl DropReport {
     pub fn begun(coupon_id: CouponId, drop_id: DropId, quantity: u32) -> Self {
         Self {
             coupon_id,
-            coupon_name: String::new(),
             drop_id,
             quantity,
-            exact: false,
-            sealed: false,
-            before: Numbers::default(),
-            after: Numbers::default(),
-            examined: Examined::default(),
-            findings: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -292,12 +280,11 @@ pub struct Run {
     pub run_id: String,
     pub trigger: Trigger,
     /// The operator who asked for it, if a name was sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<String>,
     /// A dry run: nothing was changed.
     pub dry_run: bool,
     /// The run also examined sealed drops.
-    #[serde(default)]
     pub deep: bool,
     /// Not every drop was compared: one coupon or drop was requested, or the pass failed before the
     /// end. Not stored, because it matters only right after the pass.
@@ -311,16 +298,14 @@ pub struct Run {
     /// Null while it runs.
     pub finished_at: Option<DateTime<Utc>>,
     /// Why it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Findings about no drop: the gate, a store, a missed run.
-    #[serde(default)]
     pub findings: Vec<Finding>,
     /// Without sealed ones that are right. A stored run lists only drops with findings or changes,
     /// or under way.
     pub drops: Vec<DropReport>,
     /// The other drops.
-    #[serde(default)]
     pub unlisted: Unlisted,
 }
 
