@@ -5,7 +5,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::mysql::alerts::{AlertPage, AlertState, ListedAlert};
-use firstcome_shared::report::AlertKind;
+use firstcome_shared::report::{AlertKind, KindFacts, Remedy};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -39,13 +39,22 @@ impl AlertsScreen<'_> {
         let coupon = one.alert.coupon_id?;
         let name = one.coupon_name.as_ref().map(Text::text);
         let name = name.unwrap_or_else(|| format!("coupon {coupon}"));
+        if self.top.is_attached() {
+            return Some(name);
+        }
         let drop = one.alert.drop_id.map(|drop| format!(" · drop {drop}"));
         Some(format!("{name}{}", drop.unwrap_or_default()))
     }
 
-    fn todo(&self, one: &ListedAlert) -> Option<&'static str> {
-        let kind = AlertKind::from_word(&one.alert.kind).filter(|_| self.fires(one));
-        kind.map(|kind| kind.facts().to_do)
+    /// What it means, while it fires.
+    fn facts(&self, one: &ListedAlert) -> Option<KindFacts> {
+        let kind = AlertKind::from_word(&one.alert.kind).filter(|_| self.fires(one))?;
+        let is_attached = self.top.is_attached();
+        Some(if is_attached {
+            kind.attached_facts()
+        } else {
+            kind.facts()
+        })
     }
 }
 

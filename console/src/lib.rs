@@ -10,6 +10,7 @@ mod coupon;
 mod dead_letters;
 mod drop;
 mod guard;
+mod log_outs;
 mod login;
 mod new_coupon;
 mod overview;
@@ -31,9 +32,11 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::page::{Asset, secure};
 use firstcome_shared::redis::Redis;
+use tokio::sync::Mutex;
 
 use self::assets::{ICON, SCRIPT, STYLE};
 use self::client::Backends;
+use self::log_outs::LogOuts;
 use self::page::{ScreenState, with_menu};
 
 /// The dependencies of the page.
@@ -45,8 +48,15 @@ pub struct Console {
     pub api: Option<(String, Option<PathBuf>)>,
     /// The tokens that log in. Cookies are signed with keys derived from them.
     pub token: OpsToken,
-    /// Has the list of log-outs, so that they apply on every replica.
-    pub redis: Redis,
+    pub screens: Screens,
+}
+
+/// Which screens there are.
+pub enum Screens {
+    /// All. Redis has the list of log-outs, so that they apply on every replica.
+    All(Redis),
+    /// Passes and alerts, over a system that is not ours, whose Redis is only read.
+    PassesAndAlerts,
 }
 
 /// Forbids other origins, inline code and framing, and allows forms only to this origin.
@@ -58,29 +68,65 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
 /// # Errors
 /// If `API_URL` or the file is invalid.
 pub fn routes(console: Console) -> anyhow::Result<Router> {
+    let (is_attached, log_outs) = match console.screens {
+        Screens::All(redis) => (false, LogOuts::Redis(redis)),
+        Screens::PassesAndAlerts => (true, LogOuts::Process(Mutex::default())),
+    };
     let page = ScreenState {
         services: Arc::new(Backends::new(console.reconciler, console.api)?),
         token: console.token,
-        redis: console.redis,
+        log_outs: Arc::new(log_outs),
+        is_attached,
     };
-    let changes = Router::new()
+    let mut changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
+        .route("/pass", post(drop::pass_over_all));
+    let mut for_operators = Router::new()
+        .route("/alerts", get(alerts::list))
+        .route("/alerts/{id}", get(alerts::one))
+        .route("/runs", get(runs::list))
+        .route("/runs/{id}", get(runs::read))
+        // These routes change nothing and are recorded, so viewers may use them.
+        .route("/runs/{id}/reveal", post(runs::reveal))
+        .route("/logout", post(login::log_out));
+    if is_attached {
+        let first = get(async || Redirect::to("/runs"));
+        for_operators = for_operators.route("/", first);
+    } else {
+        changes = changes.merge(changes_of_coupons());
+        for_operators = for_operators.merge(screens_of_coupons());
+    }
+    let for_operators = for_operators
+        .merge(changes.route_layer(from_fn(guard::may_change)))
+        .route_layer(from_fn(with_menu))
+        .route_layer(from_fn_with_state(page.clone(), guard::logged_in));
+    let for_all = Router::new()
+        .route("/login", get(login::form).post(login::log_in))
+        .route("/assets/{file}", get(asset));
+
+    let routes = for_operators
+        .merge(for_all)
+        .route_layer(from_fn(guard::own_origin))
+        .route_layer(from_fn(with_menu))
+        .route_layer(map_response(with_security_headers));
+    Ok(routes.with_state(page))
+}
+
+fn changes_of_coupons() -> Router<ScreenState> {
+    Router::new()
         .route("/dead-letters/{id}/correct", post(dead_letters::correct))
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/coupons/{coupon}/change", post(coupon::change))
         .route("/coupons/new", post(new_coupon::make))
         .route("/people/give-up", post(people::give_up))
         .route("/people/revoke", post(people::revoke))
-        .route("/pass", post(drop::pass_over_all))
         .route("/coupons/{coupon}/drops/{drop}/pass", post(drop::pass))
-        .route_layer(from_fn(guard::may_change));
-    let for_operators = Router::new()
+}
+
+fn screens_of_coupons() -> Router<ScreenState> {
+    Router::new()
         .route("/", get(overview::read))
         .route("/live", get(overview::live))
-        .route("/alerts", get(alerts::list))
-        .route("/alerts/{id}", get(alerts::one))
-        .route("/runs", get(runs::list))
-        .route("/runs/{id}", get(runs::read))
         .route("/coupons/{coupon}/drops/{drop}", get(drop::read))
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/{id}", get(dead_letters::read))
@@ -89,23 +135,8 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/coupons/{coupon}", get(coupon::read))
         .route("/coupons/{coupon}/winners.csv", get(coupon::winners))
         .route("/people", get(people::form).post(people::search))
-        // These routes change nothing and are recorded, so viewers may use them.
-        .route("/runs/{id}/reveal", post(runs::reveal))
+        // It changes nothing and is recorded, so viewers may use it.
         .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
-        .route("/logout", post(login::log_out))
-        .merge(changes)
-        .route_layer(from_fn(with_menu))
-        .route_layer(from_fn_with_state(page.clone(), guard::logged_in));
-    let for_all = Router::new()
-        .route("/login", get(login::form).post(login::log_in))
-        .route("/assets/{file}", get(asset))
-        .route("/favicon.ico", get(icon));
-    let routes = for_operators
-        .merge(for_all)
-        .route_layer(from_fn(guard::own_origin))
-        .route_layer(from_fn(with_menu))
-        .route_layer(map_response(with_security_headers));
-    Ok(routes.with_state(page))
 }
 
 /// With `no-referrer`, browsers would send `Origin: null` with every form.
@@ -118,10 +149,4 @@ async fn with_security_headers(mut response: Response) -> Response {
 #[allow(clippy::unused_async)] // a handler
 async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
     Asset::serve(&[&SCRIPT, &STYLE, &ICON], &file)
-}
-
-/// Redirects to the icon, for clients that ignore the link in the page.
-#[allow(clippy::unused_async)] // a handler
-async fn icon() -> Redirect {
-    Redirect::to(&format!("/assets/{}", ICON.name))
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::guard::{is_https, own_path};
 use super::page::{Fields, OrDefault, Page, ScreenState, Top, answer, notice};
-use super::session::{ENDED_FOR, begin, cookie};
+use super::session::{begin, cookie};
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -73,8 +73,8 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
 
 pub(super) async fn log_out(page: Page) -> Response {
     let over = AppendHeaders([false, true].map(|is_https| (SET_COOKIE, cookie("", is_https))));
-    let ended = page.state.redis.end_session(&page.session.id, ENDED_FOR);
-    if let Err(error) = ended.await {
+    let ended = page.state.log_outs.end(&page.session.id).await;
+    if let Err(error) = ended {
         tracing::warn!(%error, "a session was ended in its browser only");
         let why = "You are logged out in this browser. Redis did not answer, so a copy of its cookie would count until \
                    the session's twelve hours are over: if somebody may have one, replace the token.";

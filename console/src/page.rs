@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use askama::Template;
 use axum::Extension;
@@ -17,35 +16,31 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
-use firstcome_shared::redis::Redis;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::timeout;
 
 use super::assets::{ICON, SCRIPT, STYLE};
 use super::client::{Backends, HttpRefusal};
+use super::log_outs::LogOuts;
 use super::session::Session;
-
-/// Maximum wait for the list of log-outs. It is short, because the page matters most while a store
-/// is unavailable.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The shared state. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ScreenState {
     pub(crate) services: Arc<Backends>,
     pub(crate) token: OpsToken,
-    /// Has the list of log-outs: session cookies are signed, so only it can end a session early.
-    pub(crate) redis: Redis,
+    pub(crate) log_outs: Arc<LogOuts>,
+    /// Whether the passes are over a system that is not ours.
+    pub(crate) is_attached: bool,
 }
 
 impl ScreenState {
     /// Returns the session of a request. While the list of log-outs is unavailable, ended sessions
     /// are still accepted.
     pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
-        let session = Session::from_headers(headers, &self.token, Utc::now())?;
-        let was_ended = timeout(PATIENCE, self.redis.session_was_ended(&session.id)).await;
-        (!matches!(was_ended, Ok(Ok(true)))).then_some(session)
+        let mut session = Session::from_headers(headers, &self.token, Utc::now())?;
+        session.is_attached = self.is_attached;
+        (!self.log_outs.has(&session.id).await).then_some(session)
     }
 }
 
@@ -77,6 +72,11 @@ impl<'a> Top<'a> {
 
     pub(crate) fn csrf(&self) -> &str {
         self.session.map_or("", |session| &session.csrf)
+    }
+
+    /// Whether there are only passes and alerts, of a system that is not ours.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.session.is_some_and(|session| session.is_attached)
     }
 
     pub(crate) fn may_change(&self) -> bool {

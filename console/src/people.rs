@@ -154,11 +154,6 @@ pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
 /// Gives up a promise that cannot be kept, after the user was informed.
 pub(super) async fn give_up(page: Page, form: Fields) -> Screen {
     let (path, drop) = place(&form)?;
-    if !form.is_sure() {
-        let person = form.get("person");
-        let what = format!("{person} was told that they get no coupon. No pass gives them one.");
-        return Ok(page.ask(&form, &what, "Record it"));
-    }
     let path = format!("{path}/give-up");
     page.post::<GivenUp>(&path, &json!({"drop_id": drop}))
         .await?;

@@ -188,7 +188,8 @@ impl RunScreen<'_> {
     /// The coupon, the drop and the user of the history, once revealed.
     fn story(&self, Placed { drop, finding }: &Placed<'_>) -> Option<[String; 3]> {
         let coupon = drop.map(|drop| drop.coupon_id).or(finding.coupon_id);
-        let coupon = coupon.filter(|_| self.revealed)?.to_string();
+        let has_story = self.revealed && !self.top.is_attached();
+        let coupon = coupon.filter(|_| has_story)?.to_string();
         let drop = drop.map(|drop| drop.drop_id.to_string());
         Some([coupon, drop.unwrap_or_default(), finding.user_id.clone()?])
     }

@@ -43,6 +43,8 @@ pub(super) struct Session {
     pub(super) csrf: String,
     /// 128 random bits that identify the session at log-out.
     pub(super) id: String,
+    /// Whether there are only passes and alerts, of a system that is not ours.
+    pub(super) is_attached: bool,
     ends: DateTime<Utc>,
 }
 
@@ -83,6 +85,7 @@ impl Session {
         Some(Self {
             csrf: signer.sign(OF_FORMS, text),
             id: id.to_owned(),
+            is_attached: false,
             ends: DateTime::from_timestamp(ends.parse().ok()?, 0)?,
             allowed: signer.allowed,
             caller: Credentials {

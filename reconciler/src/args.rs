@@ -200,14 +200,15 @@ pub struct DaemonHttpArgs {
 /// Maximum number of connections from operators and their browsers.
 const CONNECTIONS: usize = 500;
 
-impl DaemonHttpArgs {
-    pub fn limits(&self) -> Limits {
-        Limits {
-            connections: CONNECTIONS,
-            ..Limits::DEFAULT
-        }
+/// The limits of the daemon's HTTP server.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        connections: CONNECTIONS,
+        ..Limits::DEFAULT
     }
+}
 
+impl DaemonHttpArgs {
     /// Checks and returns the operators' tokens.
     pub fn token(&self) -> anyhow::Result<OpsToken> {
         let token = OpsToken::new(self.ops_token.clone());
@@ -216,11 +217,11 @@ impl DaemonHttpArgs {
     }
 }
 
-fn ops_view_token(text: &str) -> Result<(), String> {
+pub(crate) fn ops_view_token(text: &str) -> Result<(), String> {
     ops_token(text).map_err(|why| why.replace("OPS_TOKEN", "OPS_VIEW_TOKEN"))
 }
 
-fn ops_token(text: &str) -> Result<(), String> {
+pub(crate) fn ops_token(text: &str) -> Result<(), String> {
     OpsToken::new(text.to_owned().into()).map(|_| ())
 }
 

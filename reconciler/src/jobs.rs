@@ -43,7 +43,7 @@ impl Notes {
 }
 
 /// Less than the time between two passes, so that two daemons report the same.
-const EVERY_SECONDS: u64 = 20;
+pub(crate) const EVERY_SECONDS: u64 = 20;
 
 /// The costly one: erasing.
 const DAILY: Duration = Duration::from_secs(86_400);
@@ -93,10 +93,8 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes)
     let lost = stores.db.coupons_without_drops().await;
     log("lost drops", make_ahead(stores, lost).await);
     log("slot limits", restore_limits(stores).await);
-    log(
-        "retention",
-        retention(stores, settings.retention_days).await,
-    );
+    let kept = retention(&stores.db, settings.retention_days).await;
+    log("retention", kept.map_err(StoreError::from));
 }
 
 fn log(job: &'static str, done: Result<(), StoreError>) {
@@ -259,7 +257,7 @@ pub(crate) async fn count_sealed(
 const RETENTION_DAYS: u32 = 366;
 
 /// Deletes a bounded number of records past their retention.
-async fn retention(stores: &Stores, days: Option<u32>) -> Result<(), StoreError> {
+pub(crate) async fn retention(db: &Db, days: Option<u32>) -> Result<(), DbError> {
     let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
     let retention = Retention {
         repeated_runs: kept(Tuning::CleanRunsKeptSeconds, 1),
@@ -269,7 +267,7 @@ async fn retention(stores: &Stores, days: Option<u32>) -> Result<(), StoreError>
         mended_promises: kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
         failed_claims: kept(Tuning::FailedClaimsKeptSeconds, 30),
     };
-    Ok(stores.db.delete_old(retention).await?)
+    db.delete_old(retention).await
 }
 
 fn days_of(tuning: Tuning, days: u32) -> Duration {

@@ -133,6 +133,13 @@ impl Section<'_> {
         format!("firstcome-reconciler once{}", coupon.unwrap_or_default())
     }
 
+    /// The name of an attached campaign whose repairs are held back, quoted for a shell.
+    fn held_back(&self) -> Option<String> {
+        let is_held = self.problem.kind == AlertKind::Braked;
+        let drop = self.drop.filter(|_| is_held)?;
+        Some(format!("'{}'", drop.name.replace('\'', "'\\''")))
+    }
+
     /// The quantity of its drop, and the one with which each user gets a slot.
     fn raise(&self) -> Option<[u64; 2]> {
         let report = self.drop?.report.filter(|report| !report.sealed)?;
@@ -280,7 +287,7 @@ impl<'a> PassSummary<'a> {
                     what = format!("{what}, {} more", rest.len());
                 }
                 if first.reason == NoticeReason::Repeat || first.problem.kind.is_outage() {
-                    what = format!("{what}, for {}", self.age(first));
+                    what = format!("{what} (for {})", self.age(first));
                 }
                 what
             }
@@ -321,7 +328,7 @@ impl<'a> PassSummary<'a> {
         let lasts = self.age(notice);
         let what = match (problem.kind, name) {
             (kind, _) if kind.is_outage() => {
-                return format!("{}, for {lasts}.", wording::capital(summary));
+                return format!("{} (for {lasts}).", wording::capital(summary));
             }
             (_, Some(name)) if is_one_sentence(problem) => format!("{name}: {summary}."),
             (_, None) if is_one_sentence(problem) => format!("{}.", wording::capital(summary)),

@@ -68,8 +68,9 @@ impl Links {
             let (kind, text) = line.trim().split_once(' ').unwrap_or_default();
             let owned = text.to_owned();
             match kind {
-                // An attached system has no pages, and only this command.
-                "page" | "link" | "curl" if self.file.is_some() => {}
+                "page" | "link" | "curl" if self.file.is_some() => {
+                    blocks.extend(self.attached_link(kind, text));
+                }
                 "section" if self.file.is_some() => {
                     blocks.push(Block::Paragraph("More: docs/ATTACH.md.".to_owned()));
                 }
@@ -94,6 +95,14 @@ impl Links {
             }
         }
         blocks
+    }
+
+    /// A link of an attached system, whose page has passes and alerts only.
+    fn attached_link(&self, kind: &str, text: &str) -> Option<Block> {
+        let is_there = text.starts_with("/runs") || text.starts_with("/alerts");
+        let suffix = if kind == "page" { ", in a browser" } else { "" };
+        self.link(text, suffix)
+            .filter(|_| is_there && kind != "curl")
     }
 
     /// A link: `/path Label`.

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use firstcome_shared::config::{TlsArgs, listen_address};
+use firstcome_shared::config::{TlsArgs, listen_address, secret};
 use secrecy::SecretString;
 
-use crate::args::{LISTEN_ADDR, ScheduleArgs};
+use crate::args::{LISTEN_ADDR, ScheduleArgs, ops_token, ops_view_token};
 use crate::notify::{NotifyArgs, WebhookArgs};
 
 /// Settings of `attach`.
@@ -49,9 +49,20 @@ pub struct AttachArgs {
     /// Maximum wait for one reply of Redis, in milliseconds; MySQL gets more
     #[arg(long, env = "STORE_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=60_000), help_heading = "Stores")]
     pub store_timeout_ms: u64,
-    /// Address of the daemon's health and metrics
+    /// Address of the daemon's health and metrics, and with OPS_TOKEN of its page and HTTP API
     #[arg(long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address, help_heading = "HTTP")]
     pub listen_addr: SocketAddr,
+    /// Token of the operators, as in `daemon`; without it there is no page and no HTTP API
+    #[arg(long, env = "OPS_TOKEN", hide_env_values = true, value_parser = secret(ops_token), help_heading = "HTTP")]
+    pub ops_token: Option<SecretString>,
+    /// Token that can only read (default: none)
+    #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true, value_parser = secret(ops_view_token), requires = "ops_token", help_heading = "HTTP")]
+    pub ops_view_token: Option<SecretString>,
+    /// Retention in days: for this time (default: a year) runs are kept with their findings; but
+    /// ended alerts for at most 90 days, mails for at most 30, runs with the same result as the one
+    /// before for a day
+    #[arg(long, help_heading = "Reconciling", env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub retention_days: Option<u32>,
     #[command(flatten)]
     pub schedules: ScheduleArgs,
     #[command(flatten)]

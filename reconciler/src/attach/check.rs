@@ -29,14 +29,20 @@ pub struct TableShape {
 }
 
 impl TableShape {
-    /// Returns the value of a user, or `None` if the column cannot hold it: MySQL would take text
-    /// that is no number for zero.
+    /// Returns the value of a user, or `None` if the column cannot hold it as it is written.
     pub fn user(&self, user: &str) -> Option<Value> {
+        let is_number = || user.parse().is_ok_and(|it: i128| it.to_string() == user);
+        let is_kept = !self.user_is_integer || is_number();
+        self.like(user).filter(|_| is_kept)
+    }
+
+    /// Returns the value with which a user compares as equal, such as 7 for `007`. MySQL itself
+    /// would take text that is no number for zero.
+    pub fn like(&self, user: &str) -> Option<Value> {
         if !self.user_is_integer {
             return Some(Value::Bytes(user.into()));
         }
-        let number = user.parse::<i128>().ok()?;
-        let number = Some(number).filter(|number| number.to_string() == user)?;
+        let number = user.trim().parse::<i128>().ok()?;
         let signed = i64::try_from(number).ok().map(Value::Int);
         signed.or_else(|| u64::try_from(number).ok().map(Value::UInt))
     }
@@ -44,6 +50,8 @@ impl TableShape {
 
 const INTEGERS: [&str; 5] = ["tinyint", "smallint", "mediumint", "int", "bigint"];
 const TEXTS: [&str; 2] = ["char", "varchar"];
+/// Engines in which a row can be taken back.
+const TRANSACTIONAL: [&str; 3] = ["innodb", "ndbcluster", "rocksdb"];
 const TIMES: [&str; 3] = ["datetime", "timestamp", "date"];
 
 /// Checks one target.
@@ -69,6 +77,9 @@ pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answe
     if let Some(stock) = &campaign.stock {
         let table = Table::read(sql, "stock", &stock.table).await?;
         table.all(stock.of.keys())?;
+    }
+    if campaign.mode == Mode::Repair {
+        rows.must_be_transactional(sql).await?;
     }
     keys.check(target).await?;
     Ok(Shape {
@@ -124,6 +135,23 @@ impl<'a> Table<'a> {
 
     fn all<'n>(&self, mut names: impl Iterator<Item = &'n String>) -> Answer<()> {
         names.try_for_each(|name| self.kind(name).map(|_| ()))
+    }
+
+    async fn must_be_transactional(&self, sql: &mut Sql) -> Answer<()> {
+        let engine = "SELECT ENGINE, '' FROM information_schema.TABLES \
+            WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?";
+        let found = pairs(sql, engine, self.name).await?;
+        if found
+            .iter()
+            .all(|(engine, _)| TRANSACTIONAL.contains(&engine.as_str()))
+        {
+            return Ok(());
+        }
+        let (of, table) = (self.field, self.name);
+        Err(AttachError::Misfit(format!(
+            "{of}.table: the engine of {table} has no transactions, so that a repair could be left half done: \
+             ALTER TABLE {table} ENGINE = InnoDB, or write mode = \"observe\""
+        )))
     }
 
     fn shape(&self, user: &str) -> Answer<TableShape> {

@@ -224,6 +224,20 @@ impl AttachFile {
         parsed.with_context(|| path.display().to_string())
     }
 
+    /// Whether any campaign is repaired.
+    pub fn repairs(&self) -> bool {
+        self.campaigns.iter().any(|it| it.mode == Mode::Repair)
+    }
+
+    /// Finds a campaign by its name, or by that of one of its drops, as mails print it.
+    pub fn campaign(&self, name: &str) -> Option<&Campaign> {
+        let is_named = |it: &&Campaign| {
+            let mut drops = it.drops(Utc::now()).into_iter();
+            it.name == name || drops.any(|drop| drop.name() == name)
+        };
+        self.campaigns.iter().find(is_named)
+    }
+
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let file = toml::from_str(text);
         let mut file: Self = file.map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -239,7 +253,7 @@ impl AttachFile {
         );
         ensure!(!file.campaigns.is_empty(), "it has no [[campaign]]");
         let mut names = BTreeSet::new();
-        for campaign in &file.campaigns {
+        for (number, campaign) in file.campaigns.iter().enumerate() {
             let name = &campaign.name;
             ensure!(
                 names.insert(name),
@@ -248,6 +262,13 @@ impl AttachFile {
             campaign
                 .check()
                 .with_context(|| format!("campaign {name:?}"))?;
+            let others = &file.campaigns[..number];
+            let same = others.iter().find(|other| campaign.overlaps(other));
+            ensure!(
+                same.is_none(),
+                "campaign {name:?} has the users, rows or failed events of campaign {:?}: one would repair what belongs to the other",
+                same.map_or(name, |other| &other.name)
+            );
         }
         Ok(file)
     }
@@ -294,6 +315,14 @@ impl Campaign {
             !is_daily || self.ends.is_none(),
             "ends: leave it out: a day ends by itself"
         );
+        let failed = self
+            .failed
+            .as_ref()
+            .is_none_or(|failed| has_date(&failed.of));
+        ensure!(
+            !is_daily || failed,
+            "failed.where: write {{date}} here, too: an event of one day must not become a row of another"
+        );
         let twice = rows
             .insert
             .keys()
@@ -318,10 +347,18 @@ impl Campaign {
         Ok(())
     }
 
+    /// Whether it has the users, the rows or the failed events of another one.
+    fn overlaps(&self, other: &Self) -> bool {
+        let users = self.users.as_ref().zip(other.users.as_ref());
+        let failed = self.failed.as_ref().zip(other.failed.as_ref());
+        users.is_some_and(|(a, b)| a.key == b.key)
+            || (&self.rows.table, &self.rows.of) == (&other.rows.table, &other.rows.of)
+            || failed.is_some_and(|(a, b)| (&a.table, &a.of) == (&b.table, &b.of))
+    }
+
     /// Whether it has a drop a day.
     fn is_daily(&self) -> bool {
-        let mut values = self.rows.of.values();
-        values.any(|value| matches!(value, Scalar::Text(text) if text.contains("{date")))
+        has_date(&self.rows.of)
     }
 
     /// Returns its id in our tables: negative, so that it is no coupon of our own.
@@ -344,6 +381,11 @@ impl Campaign {
         let yesterday = today - TimeDelta::days(1);
         vec![target(Some(yesterday), true), target(Some(today), false)]
     }
+}
+
+fn has_date(columns: &Columns) -> bool {
+    let mut values = columns.values();
+    values.any(|value| matches!(value, Scalar::Text(text) if text.contains("{date")))
 }
 
 /// What is compared and repaired at once: a campaign, or its drop of one day.

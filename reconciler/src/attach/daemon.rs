@@ -4,17 +4,24 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use axum::Router;
 use firstcome_shared::config::wait_for;
-use firstcome_shared::http::{Limits, health, serve};
-use firstcome_shared::mysql::{DbError, migrations};
+use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::http::{health, serve};
+use firstcome_shared::mysql::{Db, DbError, migrations};
+use firstcome_shared::tuning::Tuning;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::args::AttachArgs;
-use super::{AttachError, Attached};
+use super::http::{self, RouteState};
+use super::{AttachError, Attached, Ours};
+use crate::args::limits;
 use crate::daemon::schedule::{ScheduledJob, Schedules};
 use crate::daemon::{end, start};
+use crate::http::{CONNECTIONS, guarded};
+use crate::jobs::{EVERY_SECONDS, retention};
 use crate::notify::Notifier;
 use crate::passes::{Passes, Worker};
 
@@ -25,26 +32,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let attached = Attached::new(&args)?;
     let ours = attached.ours.clone().context("DATABASE_URL is not set")?;
+    let days = args.retention_days;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
     let listener = TcpListener::bind(args.listen_addr).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", args.listen_addr))?;
-    let notifier = Notifier::new(ours.db.clone(), &args.notify, &args.webhooks)?;
+    let mut notify = args.notify.clone();
+    // Mails link to the page, if there is one.
+    notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
+    let notifier = Notifier::new(ours.db.clone(), &notify, &args.webhooks)?;
     let notifier = notifier.of_attached(args.file.display().to_string());
     notifier.announce();
-    let is_away = |error: &DbError| !matches!(error, DbError::Refused(_));
-    wait_for("MySQL", PATIENCE, &stop, is_away, async || {
-        ours.db.ping().await
-    })
-    .await?;
-    migrations::migrate(&ours.settings)
-        .await
-        .context("DATABASE_URL")?;
-    let has_coupons = !ours.db.catalogue().await?.is_empty();
-    ensure!(
-        !has_coupons,
-        "DATABASE_URL: Firstcome's own coupons are there; use another database"
-    );
+    prepare(&ours, &stop).await?;
     match attached.check().await {
         Ok(told) => told.iter().for_each(|it| tracing::warn!("{it}")),
         Err(error @ AttachError::Misfit(_)) => return Err(error.into()),
@@ -58,20 +57,79 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let schedules = start::schedules(&ours.db, &crons).await?;
     let tasks = TaskTracker::new();
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
-    let db = ours.db.clone();
-    let mysql = move || {
-        let db = db.clone();
-        async move { db.ping().await.map_err(|error| error.to_string()) }
-    };
-    let checks = vec![("mysql", health::check(mysql))];
-    let routes = health::routes_without_metrics(checks, Vec::new());
-    let routes = routes.merge(health::metrics_route(metrics));
-    println!("listening on http://{}", listener.local_addr()?);
-    tasks.spawn(serve(listener, routes, Limits::FOR_MACHINES, stop.clone()));
+    let campaigns = attached.file.clone();
     let worker = Worker::Attached(Box::new(attached));
     let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
+    let mut routes = health(&ours.db).merge(health::metrics_route(metrics));
+    if let Some(token) = token(&args)? {
+        // Use separate connections, so that many requests cannot take those of passes.
+        let mut settings = ours.settings.clone();
+        settings.pool_size = CONNECTIONS;
+        let state = RouteState {
+            db: Db::new(&settings)?,
+            passes: passes.clone(),
+            file: campaigns,
+        };
+        routes = routes.merge(http::routes(state, token)?);
+    } else {
+        tracing::info!("no OPS_TOKEN is set, so there is no page and no POST /v1/reconcile");
+    }
+    let routes = guarded(routes);
+    println!("listening on http://{}", listener.local_addr()?);
+    tasks.spawn(serve(listener, routes, limits(), stop.clone()));
+    tasks.spawn(retain(ours.db.clone(), days, stop.clone()));
     let schedules = Schedules::new(ours.db, passes, notifier, schedules);
     let ended = schedules.run(stop.clone()).await;
     end(&stop, &tasks).await;
     ended
+}
+
+/// Waits for our MySQL, and creates its tables.
+async fn prepare(ours: &Ours, stop: &CancellationToken) -> anyhow::Result<()> {
+    let is_away = |error: &DbError| !matches!(error, DbError::Refused(_));
+    wait_for("MySQL", PATIENCE, stop, is_away, async || {
+        ours.db.ping().await
+    })
+    .await?;
+    migrations::migrate(&ours.settings)
+        .await
+        .context("DATABASE_URL")?;
+    let has_coupons = !ours.db.catalogue().await?.is_empty();
+    ensure!(
+        !has_coupons,
+        "DATABASE_URL: Firstcome's own coupons are there; use another database"
+    );
+    Ok(())
+}
+
+/// The health of the process, which needs our MySQL only: a store of theirs that is away is an alert.
+fn health(db: &Db) -> Router {
+    let db = db.clone();
+    let mysql = move || {
+        let db = db.clone();
+        async move { db.ping().await.map_err(|error| error.to_string()) }
+    };
+    health::routes_without_metrics(vec![("mysql", health::check(mysql))], Vec::new())
+}
+
+fn token(args: &AttachArgs) -> anyhow::Result<Option<OpsToken>> {
+    let token = args.ops_token.clone().map(|token| {
+        let token = OpsToken::new(token);
+        token.and_then(|token| token.with_view(args.ops_view_token.as_ref()))
+    });
+    token.transpose().map_err(anyhow::Error::msg)
+}
+
+/// Deletes old runs, alerts and mails until stopped.
+async fn retain(db: Db, days: Option<u32>, stop: CancellationToken) {
+    let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
+    loop {
+        if let Err(error) = retention(&db, days).await {
+            tracing::warn!(%error, "old records were not deleted; it is repeated soon");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+    }
 }

@@ -5,9 +5,8 @@
 //!   than the quantity. Nothing here takes a row, a member or a coupon from anybody.
 //! - While the numbers move, the campaign is being sold: then users and failed events that both
 //!   looks saw are repaired, but never a counter.
-//! - A repair that lets further users claim (the counter is lowered) needs a confirmation, unless
-//!   the users' key names everybody who was promised one: otherwise messages that wait on a topic
-//!   would be promises that nothing here can see.
+//! - A repair that may be wrong although both looks saw its reason needs a confirmation, with the
+//!   sentence that says why ([`Judged::doubt`]).
 
 use std::collections::HashSet;
 
@@ -35,6 +34,10 @@ pub struct Facts {
     pub numbers: Numbers,
     /// The numbers moved between the looks.
     pub is_selling: bool,
+    /// No user is a member and has a row.
+    pub is_disjoint: bool,
+    /// The users' key says who came first.
+    pub is_ordered: bool,
     /// Nobody can claim any more.
     pub is_over: bool,
     /// `None` if no key names the users.
@@ -43,6 +46,8 @@ pub struct Facts {
     pub failed: Vec<FailedEvent>,
     /// Members without a row, in the order of a sorted set, otherwise by name.
     pub unissued: Vec<String>,
+    /// Members whom MySQL takes for another member, who has a row.
+    pub aliases: Vec<String>,
     /// Users with a row who are no members.
     pub missing: Vec<String>,
     /// Users with several rows.
@@ -62,13 +67,8 @@ pub enum Repair {
     Close(Vec<Value>),
     /// Add a member.
     Add(String),
-    /// Set the counter. `opens`: further users can claim then, though promises that no key names
-    /// may be on their way, so that an operator confirms it.
-    SetCount {
-        from: Option<i64>,
-        to: i64,
-        opens: bool,
-    },
+    /// Set the counter, if it still has the value that was read.
+    SetCount { from: Option<i64>, to: i64 },
 }
 
 /// A difference, with its repair if there is one. If no repair is tried, a person makes it, or
@@ -77,7 +77,20 @@ pub enum Repair {
 pub struct Judged {
     pub finding: Finding,
     pub repair: Option<Repair>,
+    /// Why an operator has to confirm the repair.
+    pub doubt: Option<&'static str>,
 }
+
+/// Promises that no key names may be on their way, and further users can claim afterwards.
+const OPENS: &str = "confirm only if no message waits on your topic, since it may be a promise";
+/// Otherwise users who only asked would get what others were promised.
+const UNORDERED: &str = "more are in Redis than there are coupons, and it does not say who came first; \
+     if it holds everybody who asked, write means = \"applied\"";
+/// The likeliest reason is a file that names another key, other rows, or ids of another form.
+const DISJOINT: &str = "no user in Redis has a row: check that users and rows mean the same campaign, \
+     and write ids in the same form";
+/// It may have expired, and a later sale may use its name.
+const GONE: &str = "the counter is gone; if it expired after the sale, do not confirm, write ends";
 
 /// Judges a target.
 pub fn judge(facts: &Facts) -> Vec<Judged> {
@@ -103,14 +116,19 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
             None,
         );
     }
+    for user in &facts.aliases {
+        let why = "MySQL takes it for a user who has a row: the collation of the column ignores how \
+            they differ";
+        judge.found(Kind::Unissued, user, why, None);
+    }
     for user in &facts.missing {
-        let add = Some(Repair::Add(user.clone()));
-        judge.found(
-            Kind::MissingAdmission,
-            user,
-            "it has a row, and is not in Redis",
-            add,
-        );
+        let (add, why) = if user.is_empty() {
+            (None, "its row names no user")
+        } else {
+            let add = Repair::Add(user.clone());
+            (Some(add), "it has a row, and is not in Redis")
+        };
+        judge.found(Kind::MissingAdmission, user, why, add);
     }
     // Rows are never deleted, so what only a deletion could repair is named.
     for user in &facts.twice {
@@ -129,7 +147,20 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     if !facts.is_selling && !is_cut {
         judge.counter();
     }
+    if facts.is_disjoint {
+        for it in judge.found.iter_mut().filter(|it| it.repair.is_some()) {
+            it.doubts(DISJOINT);
+        }
+    }
     judge.found
+}
+
+impl Judged {
+    /// Requires a confirmation.
+    fn doubts(&mut self, why: &'static str) {
+        self.finding.detail = format!("{}; {why}", self.finding.detail);
+        self.doubt = Some(why);
+    }
 }
 
 struct Judge<'a> {
@@ -150,7 +181,11 @@ impl Judge<'_> {
         let mut finding = Finding::new(kind, action, Outcome::Skipped, why);
         finding.needs_person = true;
         finding.user_id = Some(user.to_owned()).filter(|user| !user.is_empty());
-        self.found.push(Judged { finding, repair });
+        self.found.push(Judged {
+            finding,
+            repair,
+            doubt: None,
+        });
     }
 
     /// Leaves a difference to a later pass.
@@ -162,6 +197,14 @@ impl Judge<'_> {
             .for_each(|it| it.finding.needs_person = false);
     }
 
+    /// Requires a confirmation of the difference that was just found.
+    fn last_doubts(&mut self, why: &'static str) {
+        self.found
+            .last_mut()
+            .into_iter()
+            .for_each(|it| it.doubts(why));
+    }
+
     /// Members who were promised a coupon, if a key names them.
     fn admitted(&self) -> Option<u64> {
         let size = self.facts.numbers.size;
@@ -170,8 +213,11 @@ impl Judge<'_> {
 
     /// Inserts a row if there is room; otherwise says what happens.
     fn insert(&mut self, kind: Kind, user: &str, why: &str, event: Option<Vec<Value>>) {
+        let are_too_many = self.admitted() > Some(self.facts.quantity);
         // While it is sold, a row must not take the coupon of somebody who is on the way.
-        if self.facts.is_selling && self.admitted() > Some(self.facts.quantity) {
+        if user.is_empty() {
+            self.found(kind, user, "it names no user", None);
+        } else if self.facts.is_selling && are_too_many {
             self.waits(
                 kind,
                 user,
@@ -181,6 +227,9 @@ impl Judge<'_> {
             self.room -= 1;
             let insert = Repair::Insert(user.to_owned(), event);
             self.found(kind, user, why, Some(insert));
+            if are_too_many && !self.facts.is_ordered && kind == Kind::Unissued {
+                self.last_doubts(UNORDERED);
+            }
         } else {
             let is_admitted = kind == Kind::Unissued;
             let kind = if is_admitted {
@@ -194,7 +243,7 @@ impl Judge<'_> {
 
     fn failed_event(&mut self, event: &FailedEvent, is_first: bool) {
         let (kind, user) = (Kind::FailedClaim, event.user.as_str());
-        if event.has_row {
+        if event.has_row && !user.is_empty() {
             let close = Some(Repair::Close(event.key.clone()));
             self.found(kind, user, "its user has a row: a duplicate", close);
         } else if event.is_member == Some(false) {
@@ -232,17 +281,17 @@ impl Judge<'_> {
         } else {
             Kind::CountMismatch
         };
-        let mut why = format!("the counter says {count}, and {taken} are given out");
-        let opens = count > taken && self.admitted().is_none();
-        if opens {
-            why += "; confirm only if no message waits on your topic, since it may be a promise";
+        let why = format!("the counter says {count}, and {taken} are given out");
+        let is_lowered = count > taken;
+        if is_lowered && facts.is_over {
+            self.found(kind, "", &why, None);
+            return;
         }
-        let is_reopened = count > taken && facts.is_over;
-        let repair = (!is_reopened).then_some(Repair::SetCount {
-            from,
-            to: taken,
-            opens,
-        });
-        self.found(kind, "", &why, repair);
+        self.found(kind, "", &why, Some(Repair::SetCount { from, to: taken }));
+        if from.is_none() {
+            self.last_doubts(GONE);
+        } else if is_lowered && self.admitted().is_none() {
+            self.last_doubts(OPENS);
+        }
     }
 }

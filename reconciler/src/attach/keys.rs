@@ -2,7 +2,7 @@
 
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::{Redis, SharedConnection};
-use redis::{Cmd, FromRedisValue};
+use redis::{Cmd, FromRedisValue, RedisError, Value, from_redis_value_ref};
 
 use super::config::{KeyType, Target, UsersKey};
 use super::{Answer, AttachError};
@@ -10,10 +10,22 @@ use super::{Answer, AttachError};
 /// Members that one call of SCAN looks at.
 const PAGE: &str = "500";
 
+/// Refusals that concern a key or a command, so that other campaigns can be compared.
+const OF_A_KEY: [&str; 4] = ["NOPERM", "OOM", "READONLY", "WRONGTYPE"];
+
+fn is_word(value: &Value, word: &str) -> bool {
+    from_redis_value_ref::<String>(value).is_ok_and(|text| text == word)
+}
+
 /// Sets a counter only if nobody has changed it. ARGV: its value as read ("" if it was missing),
 /// the new one. Returns 1 if it was set.
 const SET_COUNT: &str = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end \
      redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') return 1";
+
+/// Adds a member, unless the key has expired meanwhile: it would come back without its users and
+/// without its expiry. ARGV: 1 if the key may be created, the command, and its arguments.
+const ADD: &str = "if ARGV[1] ~= '1' and redis.call('EXISTS', KEYS[1]) == 0 then return 0 end \
+     redis.call(ARGV[2], KEYS[1], unpack(ARGV, 3)) return 1";
 
 /// Their Redis. Cheap to clone.
 #[derive(Clone)]
@@ -22,12 +34,12 @@ pub struct Keys {
 }
 
 impl KeyType {
-    /// Returns its name in TYPE, and the commands that count and list its members.
-    fn words(self) -> [&'static str; 3] {
+    /// Returns its name in TYPE, and the commands that count, list and find its members.
+    fn words(self) -> [&'static str; 4] {
         match self {
-            Self::Set => ["set", "SCARD", "SSCAN"],
-            Self::SortedSet => ["zset", "ZCARD", "ZSCAN"],
-            Self::Hash => ["hash", "HLEN", "HSCAN"],
+            Self::Set => ["set", "SCARD", "SSCAN", "SISMEMBER"],
+            Self::SortedSet => ["zset", "ZCARD", "ZSCAN", "ZSCORE"],
+            Self::Hash => ["hash", "HLEN", "HSCAN", "HEXISTS"],
         }
     }
 }
@@ -42,7 +54,28 @@ impl Keys {
         let mut command = Cmd::new();
         command.arg(words);
         let answer = command.query_async(&mut self.conn).await;
-        answer.map_err(|error| AttachError::Redis(without_values(error)))
+        answer.map_err(|error: RedisError| {
+            let is_of_a_key = error.code().is_some_and(|code| OF_A_KEY.contains(&code));
+            let why = without_values(error);
+            if is_of_a_key {
+                AttachError::Misfit(format!("their Redis refused a command: {why}"))
+            } else {
+                AttachError::Redis(why)
+            }
+        })
+    }
+
+    /// Refuses a replica: what it shows may be old, and it takes no repairs. A login that may not
+    /// ask is believed.
+    pub async fn must_be_primary(&mut self) -> Answer<()> {
+        match self.ask::<Vec<Value>>(&["ROLE"]).await {
+            Ok(role) if role.first().is_some_and(|it| is_word(it, "slave")) => {
+                let why = "redis: this server is a replica; repairs need its primary";
+                Err(AttachError::Misfit(why.to_owned()))
+            }
+            Ok(_) | Err(AttachError::Misfit(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Checks the types of a target's keys, which need not exist yet.
@@ -106,14 +139,34 @@ impl Keys {
         }
     }
 
-    /// Adds a user, and changes nothing if they are there.
-    pub async fn add(&mut self, users: &UsersKey, key: &str, user: &str, score: f64) -> Answer<()> {
+    pub async fn has(&mut self, users: &UsersKey, key: &str, user: &str) -> Answer<bool> {
+        let found: Value = self.ask(&[users.kind.words()[3], key, user]).await?;
+        // ZSCORE answers with a score or nothing, the others with 1 or 0.
+        Ok(!matches!(
+            found,
+            Value::Nil | Value::Int(0) | Value::Boolean(false)
+        ))
+    }
+
+    /// Adds a user, and changes nothing if they are there. Returns false if the key is gone and
+    /// must not be created.
+    pub async fn add(
+        &mut self,
+        users: &UsersKey,
+        key: &str,
+        user: &str,
+        score: f64,
+        may_create: bool,
+    ) -> Answer<bool> {
         let score = score.to_string();
-        match users.kind {
-            KeyType::Set => self.ask(&["SADD", key, user]).await,
-            KeyType::SortedSet => self.ask(&["ZADD", key, "NX", &score, user]).await,
-            KeyType::Hash => self.ask(&["HSETNX", key, user, "1"]).await,
-        }
+        let command = match users.kind {
+            KeyType::Set => vec!["SADD", user],
+            KeyType::SortedSet => vec!["ZADD", "NX", &score, user],
+            KeyType::Hash => vec!["HSETNX", user, "1"],
+        };
+        let create = if may_create { "1" } else { "0" };
+        let all = [vec!["EVAL", ADD, "1", key, create], command].concat();
+        self.ask(&all).await
     }
 
     /// Sets the counter if it still has the value that was read. Returns whether it did.

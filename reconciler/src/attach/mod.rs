@@ -11,6 +11,7 @@ pub mod args;
 pub mod check;
 pub mod config;
 mod daemon;
+mod http;
 pub mod judge;
 pub mod keys;
 mod once;
@@ -29,7 +30,7 @@ use firstcome_shared::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
 use args::AttachArgs;
-use config::{AttachFile, Mode};
+use config::AttachFile;
 
 /// Why a target could not be compared or repaired.
 #[derive(Debug, thiserror::Error)]
@@ -103,9 +104,8 @@ impl Attached {
                 settings,
             })
         });
-        let repairs = |file: &AttachFile| file.campaigns.iter().any(|it| it.mode == Mode::Repair);
         anyhow::ensure!(
-            ours.is_some() || !repairs(&file),
+            ours.is_some() || !file.repairs(),
             "mode = \"repair\" needs DATABASE_URL: a database of ours for runs, the lock of passes, and confirmations"
         );
         Ok(Self {

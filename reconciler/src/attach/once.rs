@@ -25,11 +25,8 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
             .await
             .context("DATABASE_URL")?;
     }
-    let mut campaigns = attached.file.campaigns.iter();
-    let campaign = args
-        .campaign
-        .as_ref()
-        .map(|name| campaigns.find(|it| it.name == *name));
+    let named = args.campaign.as_deref();
+    let campaign = named.map(|name| attached.file.campaign(name));
     ensure!(
         !matches!(campaign, Some(None)),
         "the file has no campaign {:?}",

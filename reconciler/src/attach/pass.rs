@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::{Shape, check};
 use super::config::{Mode, Target};
-use super::judge::{Facts, Judged, Repair, judge};
+use super::judge::{Facts, Judged, judge};
 use super::keys::Keys;
 use super::read::{Look, Numbers, Reader};
-use super::repair;
+use super::repair::{self, UsersSeen};
 use super::sql::Sql;
 use super::{Answer, AttachError, Attached, Ours};
 use crate::context::{PassError, PassRequest};
@@ -43,10 +43,23 @@ impl Attached {
         pass.run(run).await
     }
 
+    /// Connects to their MySQL. Repairs need primaries.
+    async fn connect(&self, keys: &mut Keys) -> Answer<Sql> {
+        let mut sql = Sql::connect(&self.theirs, self.file.max_rows_per_second).await?;
+        if self.file.repairs() {
+            sql.must_be_primary().await?;
+            // In a cluster, commands go to primaries anyway.
+            if !self.file.redis_cluster {
+                keys.must_be_primary().await?;
+            }
+        }
+        Ok(sql)
+    }
+
     /// Checks every campaign against their stores. Returns sentences for the operator.
     pub async fn check(&self) -> Answer<Vec<String>> {
         let mut keys = Keys::new(&self.redis);
-        let mut sql = Sql::connect(&self.theirs, self.file.max_rows_per_second).await?;
+        let mut sql = self.connect(&mut keys).await?;
         let mut told = Vec::new();
         for campaign in &self.file.campaigns {
             let name = &campaign.name;
@@ -91,7 +104,7 @@ impl Pass<'_> {
     }
 
     async fn both_looks(&mut self, run: &mut Run) -> Answer<()> {
-        let mut sql = self.connect().await?;
+        let mut sql = self.attached.connect(&mut self.keys).await?;
         let mut suspects = Vec::new();
         let is_asked = |id| self.request.coupon.is_none_or(|asked| asked == id);
         let campaigns = self.attached.file.campaigns.iter();
@@ -115,7 +128,7 @@ impl Pass<'_> {
             }
         }
         drop(sql);
-        let due = |it: &Suspect<'_>| it.first.began + it.target.campaign.in_flight;
+        let due = |it: &Suspect<'_>| it.first.ended + it.target.campaign.in_flight;
         suspects.sort_by_key(due);
         for suspect in suspects {
             tokio::select! {
@@ -123,22 +136,17 @@ impl Pass<'_> {
                 () = self.stop.cancelled() => return Err(AttachError::Stopped),
             }
             // Their MySQL may have closed a connection that waited.
-            let mut sql = self.connect().await?;
-            match self.settle(&suspect, &mut sql).await {
-                Ok(report) => run.drops.push(report),
-                Err(error) => left_out(run, &suspect.target, error)?,
+            let mut sql = self.attached.connect(&mut self.keys).await?;
+            if let Err(error) = self.settle(&suspect, &mut sql, run).await {
+                left_out(run, &suspect.target, error)?;
             }
         }
         Ok(())
     }
 
-    async fn connect(&self) -> Answer<Sql> {
-        let Attached { theirs, file, .. } = self.attached;
-        Sql::connect(theirs, file.max_rows_per_second).await
-    }
-
-    /// Looks again at a target that differs, and repairs it.
-    async fn settle(&mut self, suspect: &Suspect<'_>, sql: &mut Sql) -> Answer<DropReport> {
+    /// Looks again at a target that differs, repairs it, and reports it, also if a store goes away
+    /// between two repairs.
+    async fn settle(&mut self, suspect: &Suspect<'_>, sql: &mut Sql, run: &mut Run) -> Answer<()> {
         let Suspect {
             target,
             shape,
@@ -155,20 +163,26 @@ impl Pass<'_> {
         let facts = first.and(second, target);
         let mut judged = judge(&facts);
         let ours = self.attached.ours.as_ref();
+        let mut ended = Ok(());
         if let Some(ours) = ours.filter(|_| target.campaign.mode == Mode::Repair) {
             let planned = judged.iter_mut().filter(|it| it.repair.is_some()).collect();
             let now = self.allowed(ours, &facts, target, planned).await?;
-            repair::apply(&mut reader, now, &self.stop).await?;
+            let seen = UsersSeen {
+                name_users: facts.means.is_some(),
+                may_create: facts.numbers.size == Some(0),
+            };
+            ended = repair::apply(&mut reader, now, seen, &self.stop).await;
         }
-        let is_changed = judged
-            .iter()
-            .any(|it| it.finding.result == Outcome::Applied);
-        let after = if is_changed {
-            reader.numbers().await?
-        } else {
-            facts.numbers
-        };
-        Ok(told(target, &facts, judged, after))
+        let mut after = facts.numbers;
+        let is_applied = |it: &Judged| it.finding.result == Outcome::Applied;
+        if ended.is_ok() && judged.iter().any(is_applied) {
+            match reader.numbers().await {
+                Ok(numbers) => after = numbers,
+                Err(error) => ended = Err(error),
+            }
+        }
+        run.drops.push(told(target, &facts, judged, after));
+        ended
     }
 
     /// Returns the repairs that may be made now. The others wait for an operator, who confirms
@@ -186,8 +200,7 @@ impl Pass<'_> {
         }
         let (number, limit) = (planned.len() as u64, target.campaign.repair_limit);
         let limit = limit.unwrap_or((facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST));
-        let opens = |it: &Judged| matches!(it.repair, Some(Repair::SetCount { opens: true, .. }));
-        let is_held = |it: &Judged| number > limit || opens(it);
+        let is_held = |it: &Judged| number > limit || it.doubt.is_some();
         let (mut held, mut now): (Vec<_>, Vec<_>) = planned.into_iter().partition(|it| is_held(it));
         let PassRequest {
             confirm, dry_run, ..
@@ -202,8 +215,11 @@ impl Pass<'_> {
                 ours.db
                     .hold_back(target.drop_id(), shown, self.run_id, is_seen)
                     .await?;
-                let why =
-                    format!("held back: this pass has {number} repairs, and the limit is {limit}");
+                let why = if number > limit {
+                    format!("held back: this pass has {number} repairs, and the limit is {limit}")
+                } else {
+                    "held back until it is confirmed".to_owned()
+                };
                 for it in held {
                     it.became((Outcome::Planned, why.clone()));
                 }

@@ -10,7 +10,7 @@ use mysql_async::{Row, Value};
 use tokio::time::Instant;
 
 use super::check::Shape;
-use super::config::{Done, FailedTable, Target, UsersKey, UsersMean};
+use super::config::{Done, FailedTable, KeyType, Target, UsersKey, UsersMean};
 use super::judge::{Facts, FailedEvent};
 use super::keys::Keys;
 use super::sql::{Condition, Sql, bound, quoted, text};
@@ -18,6 +18,9 @@ use super::{Answer, AttachError};
 
 /// Rows read per page.
 const ROWS: usize = 2_000;
+
+/// Names of one comparison by MySQL.
+const NAMES: usize = 500;
 
 /// The most users of one kind that a pass names and repairs. The next pass goes on.
 pub const NAMED: usize = 100_000;
@@ -34,11 +37,16 @@ pub struct Numbers {
 /// What one look saw.
 #[derive(Debug, Clone)]
 pub struct Look {
-    pub began: Instant,
+    /// A claim that it saw may be as young as this.
+    pub ended: Instant,
     pub quantity: u64,
     pub numbers: Numbers,
     /// Members without a row, with their scores in a sorted set.
     unissued: BTreeMap<String, Option<f64>>,
+    /// Members whom MySQL takes for another member, who has a row.
+    aliases: BTreeSet<String>,
+    /// No user is a member and has a row.
+    is_disjoint: bool,
     /// Users with a row who are no members.
     missing: BTreeSet<String>,
     twice: BTreeSet<String>,
@@ -103,8 +111,11 @@ impl<'a> Reader<'a> {
         Ok((size > 0 || !self.target.is_over).then_some((users, key, size)))
     }
 
+    /// The rows of the target. One without a user is a coupon that was made ahead, not given out.
     pub fn of_rows(&self) -> Condition {
-        Condition::of(&self.target.campaign.rows.of, &self.target)
+        let rows = &self.target.campaign.rows;
+        let has_user = format!("{} IS NOT NULL", quoted(&rows.user));
+        Condition::of(&rows.of, &self.target).and(&has_user, [])
     }
 
     /// Reads the quantity.
@@ -143,10 +154,12 @@ impl<'a> Reader<'a> {
     /// Looks at everything.
     pub async fn look(&mut self) -> Answer<Look> {
         let mut look = Look {
-            began: Instant::now(),
+            ended: Instant::now(),
             quantity: self.quantity().await?,
             numbers: self.numbers().await?,
             unissued: BTreeMap::new(),
+            aliases: BTreeSet::new(),
+            is_disjoint: false,
             missing: BTreeSet::new(),
             twice: BTreeSet::new(),
             failed: self.failed().await?,
@@ -167,14 +180,71 @@ impl<'a> Reader<'a> {
             event.has_row = flags & ROW != 0;
             event.is_member = users.is_some().then_some(flags & MEMBER != 0);
         }
-        if let Some((users, key, _)) = users.filter(|it| it.0.means == UsersMean::Admitted)
+        look.is_disjoint = users.is_some()
+            && !seen.flags.is_empty()
+            && seen.flags.values().all(|flags| *flags != MEMBER | ROW);
+        if let Some((users, key, _)) = users
+            && (users.means == UsersMean::Admitted || !look.missing.is_empty())
             && seen.flags.values().any(|flags| *flags == MEMBER)
         {
             self.name_unissued(users, &key, &seen, &mut look).await?;
+            self.match_spellings(&mut look).await?;
+            if users.means == UsersMean::Applied {
+                look.unissued.clear();
+                look.aliases.clear();
+            }
         }
-        let surplus = look.numbers.rows.saturating_sub(look.quantity);
+        let surplus = look
+            .numbers
+            .rows
+            .saturating_sub(look.quantity)
+            .min(NAMED as u64);
         look.surplus = self.last_rows(surplus).await?;
+        look.ended = Instant::now();
         Ok(look)
+    }
+
+    /// Matches users whom MySQL takes for one although Redis and the row write them differently, as
+    /// `Kim` and `kim`. What it compares as equal is one user for their system, too.
+    async fn match_spellings(&mut self, look: &mut Look) -> Answer<()> {
+        let names: Vec<String> = look.unissued.keys().cloned().collect();
+        for names in names.chunks(NAMES) {
+            let rows = self.spellings(names).await?;
+            if rows.iter().all(|row| look.unissued.contains_key(row)) {
+                continue;
+            }
+            for name in names {
+                let rows = self.spellings(std::slice::from_ref(name)).await?;
+                if rows.is_empty() {
+                    continue;
+                }
+                look.unissued.remove(name);
+                let is_matched = rows
+                    .iter()
+                    .any(|row| row == name || look.missing.remove(row));
+                if !is_matched {
+                    look.aliases.insert(name.clone());
+                }
+            }
+        }
+        look.is_disjoint &= look.aliases.is_empty() && names.len() == look.unissued.len();
+        Ok(())
+    }
+
+    /// Returns the users of rows that MySQL takes for these names.
+    async fn spellings(&mut self, names: &[String]) -> Answer<Vec<String>> {
+        let rows = &self.target.campaign.rows;
+        let (table, user) = (quoted(&rows.table), quoted(&rows.user));
+        let names = names.iter().filter_map(|it| self.shape.rows.like(it));
+        let names: Vec<Value> = names.collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let marks = vec!["?"; names.len()].join(", ");
+        let of = self.of_rows().and(&format!("{user} IN ({marks})"), names);
+        let sql = format!("SELECT CAST({user} AS CHAR) FROM {table} WHERE {}", of.sql);
+        let found = self.sql.rows(&sql, of.values).await?;
+        Ok(found.iter().map(|row| text(row, 0)).collect())
     }
 
     /// Reads all rows, and names users without a member and users with two rows.
@@ -331,20 +401,27 @@ impl Look {
         Facts {
             quantity: second.quantity,
             numbers: second.numbers,
-            is_selling: self.numbers != second.numbers,
+            is_selling: (self.numbers, self.quantity) != (second.numbers, second.quantity),
+            is_disjoint: second.is_disjoint,
+            is_ordered: campaign
+                .users
+                .as_ref()
+                .is_some_and(|users| users.kind == KeyType::SortedSet),
             is_over: target.is_over,
             means: means.filter(|_| second.numbers.size.is_some()),
             count_means: campaign.count.as_ref().map(|count| count.means),
             failed: second.failed,
             unissued: unissued.into_iter().map(|(user, _)| user).collect(),
-            missing: second
-                .missing
-                .intersection(&self.missing)
-                .cloned()
-                .collect(),
-            twice: second.twice.intersection(&self.twice).cloned().collect(),
+            aliases: both(second.aliases, &self.aliases),
+            missing: both(second.missing, &self.missing),
+            twice: both(second.twice, &self.twice),
             surplus: second.surplus,
             in_flight: in_flight as u64,
         }
     }
+}
+
+fn both(second: BTreeSet<String>, first: &BTreeSet<String>) -> Vec<String> {
+    let both = second.into_iter().filter(|it| first.contains(it));
+    both.collect()
 }

@@ -4,6 +4,8 @@
 //! more rows than the quantity. Every repair can be repeated: a process that dies between any two
 //! statements leaves a state that the next pass finishes.
 
+use std::collections::HashSet;
+
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::quoted::without_values;
 use mysql_async::Value;
@@ -19,8 +21,21 @@ use crate::report::Outcome;
 /// Rows of one transaction: few, because their writers may wait for its lock.
 const ROWS: usize = 50;
 
-/// MySQL rolled the whole transaction back.
-const DEADLOCK: u16 = 1213;
+/// MySQL rolled the whole transaction back, or somebody holds a lock: each further row would wait
+/// for it while their writers wait for ours.
+const ENDS_TRANSACTION: [u16; 2] = [1213, 1205];
+
+/// The lock of a target's rows, whatever its campaign is called in another file.
+const LOCK: &str = "CONCAT('firstcome:', LEFT(SHA2(CONCAT(DATABASE(), ?), 256), 40))";
+
+/// What the looks saw of the users' key.
+#[derive(Debug, Clone, Copy)]
+pub struct UsersSeen {
+    /// It is there, so that each user who gets a row is a member.
+    pub name_users: bool,
+    /// It was not, so that it may be created.
+    pub may_create: bool,
+}
 
 /// What became of a repair, and why it was not made.
 type Repaired = (Outcome, String);
@@ -56,6 +71,7 @@ impl Judged {
 pub async fn apply(
     reader: &mut Reader<'_>,
     judged: Vec<&mut Judged>,
+    seen: UsersSeen,
     stop: &CancellationToken,
 ) -> Answer<()> {
     let is_insert = |it: &&mut Judged| matches!(it.repair, Some(Repair::Insert(..)));
@@ -63,7 +79,7 @@ pub async fn apply(
     for rows in rows.chunks_mut(ROWS) {
         must_go_on(stop)?;
         crash_point(Point::RepairBegun);
-        let repaired = insert(reader, rows).await?;
+        let repaired = insert(reader, rows, seen.name_users).await?;
         rows.iter_mut()
             .zip(repaired)
             .for_each(|(it, repaired)| it.became(repaired));
@@ -75,12 +91,12 @@ pub async fn apply(
         let repaired = match &it.repair {
             None | Some(Repair::Insert(..)) => continue,
             Some(Repair::Close(event)) => close_alone(reader, event).await?,
-            Some(Repair::Add(user)) => add(reader, user).await?,
+            Some(Repair::Add(user)) => add(reader, user, seen.may_create).await?,
             // The counter was planned for the rows that were planned.
             Some(Repair::SetCount { .. }) if !is_as_planned => {
                 skipped("not all rows were inserted; the next pass counts again")
             }
-            Some(Repair::SetCount { from, to, .. }) => {
+            Some(Repair::SetCount { from, to }) => {
                 crash_point(Point::PeopleRebuilt);
                 set_count(reader, *from, *to).await?
             }
@@ -99,17 +115,32 @@ fn must_go_on(stop: &CancellationToken) -> Answer<()> {
 }
 
 /// Inserts rows in one transaction under the lock.
-async fn insert(reader: &mut Reader<'_>, rows: &[&mut Judged]) -> Answer<Vec<Repaired>> {
-    let lock = Value::from(format!("firstcome-attach:{}", reader.target.drop_id()));
-    let take = "SELECT CAST(GET_LOCK(?, 5) AS SIGNED)";
-    if reader.sql.number(take, vec![lock.clone()]).await? != Some(1) {
+async fn insert(
+    reader: &mut Reader<'_>,
+    rows: &[&mut Judged],
+    are_members: bool,
+) -> Answer<Vec<Repaired>> {
+    // Their API may have taken a user back since the look.
+    let mut left = HashSet::new();
+    for it in rows {
+        if let Some(Repair::Insert(user, _)) = &it.repair
+            && are_members
+            && !is_member(reader, user).await?
+        {
+            left.insert(user.clone());
+        }
+    }
+    let of = reader.of_rows();
+    let lock = Value::from(format!("{}{of:?}", reader.target.campaign.rows.table));
+    let take = format!("SELECT CAST(GET_LOCK({LOCK}, 5) AS SIGNED)");
+    if reader.sql.number(&take, vec![lock.clone()]).await? != Some(1) {
         return Ok(vec![
             skipped("another reconciler repairs this campaign");
             rows.len()
         ]);
     }
     reader.sql.command("START TRANSACTION").await?;
-    let repaired = match locked(reader, rows).await {
+    let repaired = match locked(reader, rows, &left).await {
         Ok(repaired) => {
             crash_point(Point::RowsInserted);
             reader.sql.command("COMMIT").await?;
@@ -119,15 +150,24 @@ async fn insert(reader: &mut Reader<'_>, rows: &[&mut Judged]) -> Answer<Vec<Rep
             reader.sql.command("ROLLBACK").await?;
             vec![refused(&why); rows.len()]
         }
+        Err(AttachError::Misfit(why)) => {
+            reader.sql.command("ROLLBACK").await?;
+            vec![(Outcome::Failed, why); rows.len()]
+        }
         // The connection is closed, and its transaction and lock with it.
         Err(error) => return Err(error),
     };
-    reader.sql.rows("DO RELEASE_LOCK(?)", vec![lock]).await?;
+    let release = format!("DO RELEASE_LOCK({LOCK})");
+    reader.sql.rows(&release, vec![lock]).await?;
     Ok(repaired)
 }
 
 /// Inserts rows while the transaction holds the lock.
-async fn locked(reader: &mut Reader<'_>, rows: &[&mut Judged]) -> Answer<Vec<Repaired>> {
+async fn locked(
+    reader: &mut Reader<'_>,
+    rows: &[&mut Judged],
+    left: &HashSet<String>,
+) -> Answer<Vec<Repaired>> {
     if let Some(stock) = &reader.target.campaign.stock {
         let of = Condition::of(&stock.of, &reader.target);
         let sql = format!(
@@ -141,6 +181,7 @@ async fn locked(reader: &mut Reader<'_>, rows: &[&mut Judged]) -> Answer<Vec<Rep
             ));
         }
     }
+    must_not_be_made_ahead(reader).await?;
     let quantity = reader.quantity().await?;
     let mut room = quantity.saturating_sub(reader.count_rows().await?);
     let mut all = Vec::new();
@@ -148,6 +189,10 @@ async fn locked(reader: &mut Reader<'_>, rows: &[&mut Judged]) -> Answer<Vec<Rep
         let Some(Repair::Insert(user, event)) = &it.repair else {
             continue;
         };
+        if left.contains(user) {
+            all.push(skipped("it left Redis meanwhile"));
+            continue;
+        }
         let repaired = match reader.shape.rows.user(user) {
             None => (
                 Outcome::Failed,
@@ -163,22 +208,53 @@ async fn locked(reader: &mut Reader<'_>, rows: &[&mut Judged]) -> Answer<Vec<Rep
     Ok(all)
 }
 
-async fn insert_row(reader: &mut Reader<'_>, user: Value, room: &mut u64) -> Answer<Repaired> {
-    let target = reader.target;
-    let rows = &target.campaign.rows;
+/// Refuses a table of coupons that wait for their users: a new row would be one more coupon.
+async fn must_not_be_made_ahead(reader: &mut Reader<'_>) -> Answer<()> {
+    let rows = &reader.target.campaign.rows;
+    let of = Condition::of(&rows.of, &reader.target);
+    let (table, user) = (quoted(&rows.table), quoted(&rows.user));
+    let sql = format!(
+        "SELECT 1 FROM {table} WHERE {} AND {user} IS NULL LIMIT 1",
+        of.sql
+    );
+    if reader.sql.number(&sql, of.values).await?.is_none() {
+        return Ok(());
+    }
+    let why = "rows without a user are coupons made ahead: give one of them to the user by hand; \
+        attach only inserts rows";
+    Err(AttachError::Misfit(why.to_owned()))
+}
+
+/// Counts the rows of a user. MySQL compares, since two names may be one for its collation.
+async fn rows_of(reader: &mut Reader<'_>, user: &Value) -> Answer<Option<i64>> {
+    let rows = &reader.target.campaign.rows;
     let (table, column) = (quoted(&rows.table), quoted(&rows.user));
-    // MySQL compares, since two names may be one for its collation.
     let of = reader
         .of_rows()
         .and(&format!("{column} = ?"), [user.clone()]);
     let sql = format!("SELECT COUNT(*) FROM {table} WHERE {}", of.sql);
-    if reader.sql.number(&sql, of.values).await? != Some(0) {
+    reader.sql.number(&sql, of.values).await
+}
+
+async fn is_member(reader: &mut Reader<'_>, user: &str) -> Answer<bool> {
+    let Some(users) = &reader.target.campaign.users else {
+        return Ok(true);
+    };
+    let key = reader.target.fill(&users.key);
+    reader.keys.has(users, &key, user).await
+}
+
+async fn insert_row(reader: &mut Reader<'_>, user: Value, room: &mut u64) -> Answer<Repaired> {
+    let target = reader.target;
+    let rows = &target.campaign.rows;
+    let (table, column) = (quoted(&rows.table), quoted(&rows.user));
+    if rows_of(reader, &user).await? != Some(0) {
         return Ok(skipped("a row came meanwhile"));
     }
     if *room == 0 {
         return Ok((Outcome::Failed, "all were given out meanwhile".to_owned()));
     }
-    let (mut columns, mut marks, mut values) = (vec![column], vec!["?"], vec![user]);
+    let (mut columns, mut marks, mut values) = (vec![column], vec!["?"], vec![user.clone()]);
     for (name, value) in rows.of.iter().chain(&rows.insert) {
         columns.push(quoted(name));
         marks.push(match value {
@@ -193,11 +269,18 @@ async fn insert_row(reader: &mut Reader<'_>, user: Value, room: &mut u64) -> Ans
     let (columns, marks) = (columns.join(", "), marks.join(", "));
     let sql = format!("INSERT INTO {table} ({columns}) VALUES ({marks})");
     match reader.sql.change(&sql, values).await {
-        Ok(_) => {
+        Ok(_) if rows_of(reader, &user).await? == Some(1) => {
             *room -= 1;
             Ok(applied())
         }
-        Err(AttachError::Refused { code, why }) if code != DEADLOCK => Ok(refused(&why)),
+        // The next pass would not see it either, and insert another one.
+        Ok(_) => Err(AttachError::Misfit(
+            "a row that was inserted is not there as it was written: a trigger changes it"
+                .to_owned(),
+        )),
+        Err(AttachError::Refused { code, why }) if !ENDS_TRANSACTION.contains(&code) => {
+            Ok(refused(&why))
+        }
         Err(error) => Err(error),
     }
 }
@@ -234,8 +317,9 @@ async fn close_alone(reader: &mut Reader<'_>, event: &[Value]) -> Answer<Repaire
     }
 }
 
-/// Adds a user who still has a row, with the score of the row's order.
-async fn add(reader: &mut Reader<'_>, user: &str) -> Answer<Repaired> {
+/// Adds a user who still has a row, with the score of the row's order. `may_create`: the looks saw
+/// no key.
+async fn add(reader: &mut Reader<'_>, user: &str, may_create: bool) -> Answer<Repaired> {
     let target = reader.target;
     let rows = &target.campaign.rows;
     let (Some(users), Some(value)) = (&target.campaign.users, reader.shape.rows.user(user)) else {
@@ -259,11 +343,13 @@ async fn add(reader: &mut Reader<'_>, user: &str) -> Answer<Repaired> {
         return Ok(skipped("its row is gone"));
     };
     let score = text(row, 0).parse().unwrap_or_default();
-    reader
-        .keys
-        .add(users, &target.fill(&users.key), user, score)
-        .await?;
-    Ok(applied())
+    let key = target.fill(&users.key);
+    let is_added = reader.keys.add(users, &key, user, score, may_create);
+    Ok(if is_added.await? {
+        applied()
+    } else {
+        skipped("its key expired meanwhile")
+    })
 }
 
 async fn set_count(reader: &mut Reader<'_>, from: Option<i64>, to: i64) -> Answer<Repaired> {

@@ -12,9 +12,9 @@ use super::config::{Columns, Scalar, Target};
 use super::{Answer, AttachError};
 
 /// `STRICT_ALL_TABLES`: a user's name that is too long is refused, never cut.
+/// `autocommit`: some servers begin sessions without it, and then a single statement would be lost.
 /// READ COMMITTED: after a lock is taken, a count sees what others committed before.
-const SESSION: &str =
-    "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION innodb_lock_wait_timeout = 2";
+const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION innodb_lock_wait_timeout = 2, SESSION autocommit = 1";
 const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
 /// Time limit of a statement, as a multiple of that of our own MySQL: their tables are not ours.
@@ -102,6 +102,16 @@ impl Sql {
             .get_opt::<Option<i64>, _>(0)
             .and_then(Result::ok)
             .flatten())
+    }
+
+    /// Refuses a replica: what it shows may be old, and a row that is inserted there breaks it.
+    pub async fn must_be_primary(&mut self) -> Answer<()> {
+        let is_read_only = "SELECT CAST(@@GLOBAL.read_only AS SIGNED)";
+        if self.number(is_read_only, Vec::new()).await? == Some(0) {
+            return Ok(());
+        }
+        let why = "database: this MySQL is read-only, as a replica is; repairs need its primary";
+        Err(AttachError::Misfit(why.to_owned()))
     }
 
     /// Waits until these rows fit into the limit.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::schedule::{ScheduledJob, Schedules};
-use crate::args::DaemonArgs;
+use crate::args::{DaemonArgs, limits};
 use crate::context::Stores;
 use crate::http::Front;
 use crate::jobs;
@@ -99,7 +99,7 @@ impl Daemon {
             (ScheduledJob::Digest, &args.schedules.digest_cron),
         ];
         let token = args.http.token()?;
-        let limits = args.http.limits();
+        let limits = limits();
         let waiting = start::wait_for_stores(stores, notifier, &crons, &self.stop);
         let waiting = starting::answer_during(vec![socket.try_clone()?], limits, waiting);
         let Some(schedules) = Box::pin(waiting).await?? else {

@@ -16,7 +16,7 @@ use crate::notify::wording::line;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct AlertsQuery {
+pub(crate) struct AlertsQuery {
     /// Only alerts with this status.
     status: Option<AlertState>,
     /// Only alerts with a lower ID.
@@ -26,7 +26,7 @@ pub(super) struct AlertsQuery {
 }
 
 /// List alerts, newest first
-pub(super) async fn list(
+pub(crate) async fn list(
     State(db): State<Db>,
     StrictQuery(query): StrictQuery<AlertsQuery>,
 ) -> Answer<AlertPage> {

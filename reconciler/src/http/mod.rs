@@ -1,13 +1,13 @@
 //! The reconciler's HTTP API for operators.
 
-mod alerts;
+pub(crate) mod alerts;
 mod coupons;
 mod deadline;
 mod failed_claims;
 mod overview;
 mod people;
-mod reconcile;
-mod requests;
+pub(crate) mod reconcile;
+pub(crate) mod requests;
 mod runs;
 
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ use axum::extract::FromRef;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use firstcome_console::{Console, Screens};
 use firstcome_shared::http::health::{self, check};
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
@@ -38,6 +39,8 @@ const OPENAPI: &str = include_str!("../../../docs/openapi-reconciler.json");
 /// Returns the documented routes.
 fn contract() -> Router<RouteState> {
     passes_and_alerts(Router::new())
+        .route("/v1/reconcile", post(reconcile::reconcile))
+        .route("/v1/alerts", get(alerts::list))
         .route("/v1/overview", get(overview::read))
         .route("/v1/coupons/{id}/drops", get(coupons::drops))
         .route("/v1/coupons/{id}/drops/{drop_id}", get(coupons::drop))
@@ -59,7 +62,8 @@ fn contract() -> Router<RouteState> {
         )
 }
 
-/// Adds the routes that need nothing but MySQL and the passes of the process.
+/// Adds the routes that are the same for an attached system: they need nothing but MySQL and the
+/// passes of the process.
 pub(crate) fn passes_and_alerts<S>(router: Router<S>) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
@@ -67,10 +71,8 @@ where
     Passes: FromRef<S>,
 {
     router
-        .route("/v1/reconcile", post(reconcile::reconcile))
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/{id}", get(runs::read))
-        .route("/v1/alerts", get(alerts::list))
         .route("/v1/alerts/{id}/acknowledge", post(alerts::acknowledge))
 }
 
@@ -108,7 +110,7 @@ pub(crate) struct Front {
 }
 
 /// Number of MySQL connections for all requests together.
-const CONNECTIONS: usize = 4;
+pub(crate) const CONNECTIONS: usize = 4;
 
 /// Creates the router: the routes, with the operations page in front of them.
 pub(crate) fn router(front: Front) -> anyhow::Result<Router> {
@@ -127,11 +129,11 @@ pub(crate) fn router(front: Front) -> anyhow::Result<Router> {
     let ops = contract()
         .route_layer(from_fn_with_state(front.token.clone(), require))
         .with_state(app);
-    let pages = firstcome_console::routes(firstcome_console::Console {
+    let pages = firstcome_console::routes(Console {
         reconciler: guarded(ops.clone()),
         api: front.api,
         token: front.token,
-        redis: redis.clone(),
+        screens: Screens::All(redis.clone()),
     })?;
     let notes = health::durability_of(&redis)
         .into_iter()
@@ -158,7 +160,7 @@ fn checks(db: Db, redis: Redis) -> Vec<(&'static str, health::HealthCheck)> {
 }
 
 /// Adds the layers that apply to every request.
-fn guarded(routes: Router) -> Router {
+pub(crate) fn guarded(routes: Router) -> Router {
     routes
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)

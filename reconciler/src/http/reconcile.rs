@@ -89,7 +89,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a pass and waits until it ends, or until it has begun. If another pass is already running
 /// in any process, returns an error with the ID of that pass.
-async fn run(
+pub(crate) async fn run(
     db: &Db,
     passes: &Passes,
     request: PassRequest,

@@ -56,6 +56,28 @@ fn refused_file_names_the_campaign_the_field_and_what_to_write() {
 
 /// The drop of yesterday is compared too: its last claims were on their way at midnight.
 #[test]
+fn two_campaigns_never_share_users_or_rows() {
+    let (head, campaign) = GOOD.split_once("[[campaign]]").unwrap();
+    let other = campaign.replace("Winter", "Summer");
+    let both = |other: &str| {
+        AttachFile::parse(&format!("{head}[[campaign]]{campaign}[[campaign]]{other}"))
+    };
+    let apart = other.replace("\"applied\"", "\"x\"").replace("= 7", "= 8");
+    both(&apart).unwrap();
+    for same in [
+        apart.replace("= 8", "= 7"),
+        apart.replace("\"x\"", "\"applied\""),
+    ] {
+        let error = format!("{:#}", both(&same).unwrap_err());
+        assert!(
+            error
+                .contains("\"Summer\" has the users, rows or failed events of campaign \"Winter\""),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn dated_campaign_has_a_drop_a_day_with_keys_and_ids_of_its_own() {
     let keys = GOOD
         .replace("\"applied\"", "\"a:{date:%Y%m%d}\"")
@@ -75,6 +97,17 @@ fn dated_campaign_has_a_drop_a_day_with_keys_and_ids_of_its_own() {
     );
     assert!(drops[0].is_over && !drops[1].is_over && drops[0].drop_id() != drops[1].drop_id());
     assert!(drops[0].drop_id().0 < 0, "no drop of ours has this id");
+    // This day begins at one o'clock.
+    let failed = "failed = { table = \"failed\", user = \"u\", done = \"delete\" }";
+    let error = format!(
+        "{:#}",
+        AttachFile::parse(&format!("{daily}{failed}")).unwrap_err()
+    );
+    assert!(error.contains("failed.where"), "{error}");
+    let cairo = AttachFile::parse(&daily.replace("Asia/Seoul", "Africa/Cairo")).unwrap();
+    let drops = cairo.campaigns[0].drops("2026-04-23T22:00:00Z".parse().unwrap());
+    let keys = drops.iter().map(|it| it.fill("{date}"));
+    assert_eq!(keys.collect::<Vec<_>>(), ["2026-04-23", "2026-04-24"]);
 }
 
 const MISFITS: &str = r#"

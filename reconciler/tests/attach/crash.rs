@@ -8,7 +8,7 @@ use firstcome_stack::{Mail, MailOptions, MailSink, mysql_rows};
 
 use crate::world::{World, pass, users};
 
-const FILE: &str = r#"
+pub(crate) const FILE: &str = r#"
 max_rows_per_second = 1000000
 [[campaign]]
 name = "Winter"
@@ -22,7 +22,7 @@ rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
 failed = { table = "failed_event", user = "user_id", done = "delete" }
 "#;
 
-fn program(world: &World, campaigns: &str, args: &[&str]) -> Command {
+pub(crate) fn program(world: &World, campaigns: &str, args: &[&str]) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_firstcome-reconciler"));
     program.arg("attach").arg(world.file(campaigns)).args(args);
     program.env("DATABASE_URL", &world.ours);
@@ -57,8 +57,9 @@ async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
 #[tokio::test]
 async fn two_daemons_repair_once_and_mail_it() {
     let world = World::new().await;
-    world.members("@users", users(0..20)).await;
-    let () = world.redis("SET @count 20").await;
+    world.members("@users", users(0..21)).await;
+    world.rows(7, users(20..21)).await;
+    let () = world.redis("SET @count 21").await;
     // Nobody knows that they were promised one, so this is left to a person.
     world.failed(7, users(30..31)).await;
     let mail = MailSink::start(MailOptions::default()).await.unwrap();
@@ -86,7 +87,7 @@ async fn two_daemons_repair_once_and_mail_it() {
         daemon.wait().unwrap();
     }
     told.unwrap();
-    assert_eq!(world.numbers().await, [20, 1, 20, 20]);
+    assert_eq!(world.numbers().await, [21, 1, 21, 21]);
     let repairs = "SELECT CAST(SUM(applied) AS SIGNED) FROM reconcile_runs";
     assert_eq!(mysql_rows(&world.ours, repairs).await.unwrap()[0], ["20"]);
 }

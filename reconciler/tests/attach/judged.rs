@@ -21,7 +21,7 @@ fn names(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
-/// The differences in short: `kind user repair`.
+/// The differences in short: `kind user repair`, with a question mark if it needs a confirmation.
 fn short(facts: &Facts) -> String {
     judge(facts).iter().map(word).collect::<Vec<_>>().join(", ")
 }
@@ -34,12 +34,11 @@ fn word(it: &Judged) -> String {
         Some(Repair::Insert(_, Some(_))) => "reissue".to_owned(),
         Some(Repair::Close(_)) => "close".to_owned(),
         Some(Repair::Add(_)) => "add".to_owned(),
-        Some(Repair::SetCount { to, opens, .. }) => {
-            format!("{to}{}", if *opens { "?" } else { "" })
-        }
+        Some(Repair::SetCount { to, .. }) => to.to_string(),
     };
+    let doubt = if it.doubt.is_some() { "?" } else { "" };
     let user = it.finding.user_id.as_deref().unwrap_or("-");
-    format!("{} {user} {repair}", it.finding.kind.as_str())
+    format!("{} {user} {repair}{doubt}", it.finding.kind.as_str())
 }
 
 #[test]
@@ -51,7 +50,13 @@ fn users_get_rows_in_their_order_up_to_the_quantity_and_no_row_is_deleted() {
         ..facts(11, 11, 8)
     };
     let expected = "unissued a insert, unissued b insert, over_admitted c report";
-    assert_eq!(short(&resting), expected);
+    let ordered = Facts {
+        is_ordered: true,
+        ..resting.clone()
+    };
+    assert_eq!(short(&ordered), expected);
+    let unordered = expected.replace("insert", "insert?");
+    assert_eq!(short(&resting), unordered, "nobody knows who came first");
     let selling = Facts {
         is_selling: true,
         ..resting
@@ -133,7 +138,7 @@ fn counter_is_judged_by_its_meaning_only_while_it_rests() {
     for (means, users, count, expected) in [
         (tickets, admitted, Some(9), ""),
         (tickets, admitted, Some(7), "count_mismatch - 8"),
-        (tickets, admitted, None, "count_mismatch - 8"),
+        (tickets, admitted, None, "count_mismatch - 8?"),
         (tickets, admitted, Some(10), "unfilled - 8"),
         (tickets, applied, Some(1_000), "unfilled - 8?"),
         (tickets, (None, None), Some(1_000), "unfilled - 8?"),
@@ -171,4 +176,37 @@ fn counter_is_judged_by_its_meaning_only_while_it_rests() {
             "{case}: {over}"
         );
     }
+}
+
+/// The likeliest fault is a file that names other keys or rows; then every repair is wrong.
+#[test]
+fn what_may_be_a_wrong_file_or_a_wrong_name_is_not_repaired_without_a_person() {
+    let disjoint = Facts {
+        is_disjoint: true,
+        unissued: names("user:1 user:2"),
+        missing: names("1 2"),
+        ..facts(2, 2, 2)
+    };
+    assert_eq!(
+        short(&disjoint),
+        "unissued user:1 insert?, unissued user:2 insert?, missing_admission 1 add?, \
+         missing_admission 2 add?, count_mismatch - 4?"
+    );
+    let event = FailedEvent {
+        key: vec![Value::Int(1)],
+        user: String::new(),
+        has_row: false,
+        is_member: None,
+    };
+    let unnamed = Facts {
+        unissued: vec![String::new()],
+        missing: vec![String::new()],
+        aliases: names("kim"),
+        failed: vec![event],
+        ..facts(3, 4, 3)
+    };
+    assert_eq!(
+        short(&unnamed),
+        "failed_claim - report, unissued kim report, missing_admission - report"
+    );
 }

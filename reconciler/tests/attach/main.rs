@@ -5,7 +5,9 @@
 mod config;
 mod crash;
 mod crowd;
+mod http;
 mod judged;
 mod property;
 mod shapes;
+mod strangers;
 mod world;

@@ -113,9 +113,11 @@ async fn sorted_sets_and_hashes_are_repaired_in_their_forms() {
     world
         .sql("UPDATE coupon SET created_at = '2026-01-02 03:04:05.678'")
         .await;
-    let () = world.redis("ZADD @users 5 late 1 early 3 middle").await;
+    let () = world
+        .redis("ZADD @users 5 late 1 early 3 middle 0 user-0")
+        .await;
     let run = pass(&world.attached(&file.replace("\"set\"", "\"sorted set\""))).await;
-    let expected = "9 missing_admission applied, 2 over_admitted skipped, 1 unissued applied";
+    let expected = "8 missing_admission applied, 2 over_admitted skipped, 1 unissued applied";
     assert_eq!(found(&run.drops[0]).join(", "), expected);
     assert_eq!(
         world
@@ -139,6 +141,7 @@ async fn quantity_of_a_table_and_the_lock_of_the_stock_row_are_used() {
     let world = World::without_key().await;
     world.sql("INSERT INTO stock VALUES (7, 10)").await;
     world.members("@users", users(0..9)).await;
+    world.rows(7, users(8..9)).await;
     let () = world.redis("SET @count 9").await;
     let stock = "quantity_sql = \"SELECT total FROM stock WHERE id = 7\"\nstock = { table = \"stock\", where = { id = 7 } }";
     let attached = world.attached(&with_duplicates("locked").replace("quantity = 10", stock));

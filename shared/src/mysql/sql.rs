@@ -179,7 +179,7 @@ pub async fn insert_all(
 }
 
 /// A struct that is inserted.
-pub trait Row: Columns {
+pub(super) trait Row: Columns {
     /// Returns the values of its columns.
     fn values(self) -> Vec<Value>;
 }

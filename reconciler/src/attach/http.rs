@@ -1,0 +1,129 @@
+//! The HTTP API of an attached daemon, and its page: passes and alerts. What else the reconciler has
+//! is about coupons of our own, and absent here.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRef, State};
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use firstcome_console::{Console, Screens};
+use firstcome_shared::http::Problem;
+use firstcome_shared::http::extract::{RawBody, StrictQuery, invalid};
+use firstcome_shared::http::json as parse;
+use firstcome_shared::http::ops::{OpsToken, require};
+use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::alerts::AlertPage;
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::config::{AttachFile, Campaign};
+use crate::context::PassRequest;
+use crate::http::alerts::{self, AlertsQuery};
+use crate::http::requests::Answer;
+use crate::http::{guarded, passes_and_alerts, reconcile};
+use crate::passes::Passes;
+use crate::report::Trigger;
+
+/// What the routes share.
+#[derive(Clone)]
+pub(super) struct RouteState {
+    pub(super) db: Db,
+    pub(super) passes: Passes,
+    pub(super) file: Arc<AttachFile>,
+}
+
+impl FromRef<RouteState> for Db {
+    fn from_ref(state: &RouteState) -> Self {
+        state.db.clone()
+    }
+}
+
+impl FromRef<RouteState> for Passes {
+    fn from_ref(state: &RouteState) -> Self {
+        state.passes.clone()
+    }
+}
+
+/// Creates the routes and the page in front of them, for operators with the token.
+pub(super) fn routes(state: RouteState, token: OpsToken) -> anyhow::Result<Router> {
+    let ops = passes_and_alerts(Router::new())
+        .route("/v1/reconcile", post(start))
+        .route("/v1/alerts", get(list_alerts))
+        .route_layer(from_fn_with_state(token.clone(), require))
+        .with_state(state);
+    let page = firstcome_console::routes(Console {
+        reconciler: guarded(ops.clone()),
+        api: None,
+        token,
+        screens: Screens::PassesAndAlerts,
+    })?;
+    Ok(ops.merge(page))
+}
+
+/// The scope and kind of a pass.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Body {
+    /// Only this campaign.
+    campaign: Option<String>,
+    /// Dry run: change nothing, list the repairs.
+    dry_run: bool,
+    /// Confirm the repairs that were shown and held back. Needs a campaign.
+    confirm: bool,
+    /// Wait for the end (default). If false, the run's path is returned at once.
+    wait: Option<bool>,
+}
+
+/// Runs a pass.
+async fn start(
+    State(RouteState { db, passes, file }): State<RouteState>,
+    Extension(operator): Extension<Operator>,
+    RawBody(body): RawBody,
+) -> Result<Response, Problem> {
+    let body: Body = if body.is_empty() {
+        Body::default()
+    } else {
+        parse::read(&body).map_err(invalid)?
+    };
+    let named = body.campaign.as_ref().map(|name| {
+        let campaign = file.campaign(name);
+        let none = || Problem::not_found(format!("the file has no campaign {name:?}"));
+        campaign.map(Campaign::coupon_id).ok_or_else(none)
+    });
+    let coupon = named.transpose()?;
+    if body.confirm && coupon.is_none() {
+        let detail = "confirm needs campaign: what is held back is confirmed campaign by campaign";
+        return Err(invalid(detail));
+    }
+    let act = OperatorAct {
+        action: "reconcile",
+        coupon,
+        drop: None,
+        detail: json!({"campaign": body.campaign, "dry_run": body.dry_run, "confirm": body.confirm}),
+    };
+    let request = PassRequest {
+        coupon,
+        dry_run: body.dry_run,
+        confirm: body.confirm,
+        by: Some((operator, act)),
+        ..PassRequest::new(Trigger::Endpoint)
+    };
+    reconcile::run(&db, &passes, request, body.wait.unwrap_or(true)).await
+}
+
+/// Lists alerts with the names of their campaigns, which only the file knows.
+async fn list_alerts(
+    State(RouteState { db, file, .. }): State<RouteState>,
+    query: StrictQuery<AlertsQuery>,
+) -> Answer<AlertPage> {
+    let Json(mut page) = alerts::list(State(db), query).await?;
+    for it in &mut page.alerts {
+        let has_id = |campaign: &&Campaign| Some(campaign.coupon_id()) == it.alert.coupon_id;
+        let campaign = file.campaigns.iter().find(has_id);
+        it.coupon_name = campaign.map(|campaign| campaign.name.clone());
+    }
+    Ok(Json(page))
+}

@@ -1,0 +1,212 @@
+//! What is usual in systems of others, and what a repair must not make worse.
+
+use firstcome_reconciler::attach::AttachError;
+use firstcome_reconciler::attach::config::{KeyType, UsersKey, UsersMean};
+use firstcome_reconciler::attach::keys::Keys;
+use firstcome_reconciler::report::{Outcome, Status};
+use firstcome_stack::{MysqlServer, RedisServer, StackOptions};
+
+use crate::world::{World, confirmed, found, mysql_at, pass, pass_with, redis_at, users};
+
+const FILE: &str = r#"
+[[campaign]]
+name = "Winter"
+mode = "repair"
+quantity = 10
+in_flight = "0.02s"
+users = { key = "@users", type = "set" }
+count = { key = "@count", means = "tickets" }
+rows = { table = "coupon", user = "user_id", where = { event_id = 7 }, duplicates = "reported" }
+failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, done = "delete" }
+"#;
+
+/// Their column decides who is one user: `Kim` and `kim`, `lee` and `lee `, 7 and 007.
+#[tokio::test]
+async fn users_whom_mysql_takes_for_one_are_one_although_redis_writes_them_otherwise() {
+    let world = World::new().await;
+    let pads = "ALTER TABLE coupon MODIFY user_id VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci";
+    world.sql(pads).await;
+    world.rows(7, ["Kim", "lee", "bo"].map(str::to_owned)).await;
+    let () = world.redis("SADD @users kim bo").await;
+    let mut padded = redis::cmd("SADD");
+    padded.arg(format!("{}users", world.prefix)).arg("lee ");
+    let () = padded.query_async(&mut world.redis.clone()).await.unwrap();
+    let () = world.redis("SET @count 3").await;
+    let attached = world.attached(FILE);
+    let run = pass(&attached).await;
+    assert!(run.status == Status::Clean && run.drops[0].exact, "{run:?}");
+    // A second member of the same row was told yes as well; nobody can say whether it is another person.
+    let () = world.redis("SADD @users KIM").await;
+    let () = world.redis("SET @count 4").await;
+    let before = world.state().await;
+    let run = pass(&attached).await;
+    assert_eq!(found(&run.drops[0]), ["1 unissued skipped"], "{run:?}");
+    assert!(
+        run.drops[0].findings[0].detail.contains("collation"),
+        "{run:?}"
+    );
+    assert_eq!(world.state().await, before);
+    let numbers = World::new().await;
+    numbers
+        .sql("ALTER TABLE coupon MODIFY user_id BIGINT NOT NULL")
+        .await;
+    numbers.rows(7, ["7", "8"].map(str::to_owned)).await;
+    let () = numbers.redis("SADD @users 007 8").await;
+    let () = numbers.redis("SET @count 2").await;
+    assert_eq!(pass(&numbers.attached(FILE)).await.status, Status::Clean);
+}
+
+/// Without this, each pass would insert one more row.
+#[tokio::test]
+async fn row_that_a_trigger_changes_is_taken_back() {
+    let world = World::without_key().await;
+    let binary = "ALTER TABLE coupon MODIFY user_id VARCHAR(64) COLLATE utf8mb4_bin NOT NULL";
+    world.sql(binary).await;
+    world
+        .sql("CREATE TRIGGER folds BEFORE INSERT ON coupon FOR EACH ROW SET NEW.user_id = LOWER(NEW.user_id)")
+        .await;
+    world.rows(7, ["lee".to_owned()]).await;
+    let () = world.redis("SADD @users Kim lee").await;
+    let () = world.redis("SET @count 2").await;
+    let run = pass(&world.attached(FILE)).await;
+    let left = &run.drops[0].findings[0];
+    assert!(
+        left.result == Outcome::Failed && left.detail.contains("a trigger"),
+        "{run:?}"
+    );
+    assert_eq!(world.numbers().await, [1, 0, 2, 2]);
+}
+
+#[tokio::test]
+async fn rows_made_ahead_are_not_given_out_and_get_no_further_ones() {
+    let world = World::without_key().await;
+    world
+        .sql("ALTER TABLE coupon MODIFY user_id VARCHAR(64) NULL")
+        .await;
+    world
+        .sql("ALTER TABLE failed_event MODIFY user_id VARCHAR(64) NULL")
+        .await;
+    world
+        .sql("INSERT INTO coupon (event_id, user_id) VALUES (7, NULL), (7, NULL), (7, 'lee')")
+        .await;
+    world
+        .sql("INSERT INTO failed_event (event_id, user_id) VALUES (7, NULL)")
+        .await;
+    let () = world.redis("SADD @users kim lee").await;
+    let () = world.redis("SET @count 2").await;
+    let run = pass(&world.attached(FILE)).await;
+    let kinds = ["1 failed_claim skipped", "1 unissued failed"];
+    assert_eq!(found(&run.drops[0]), kinds, "{run:?}");
+    let why = "rows without a user are coupons made ahead";
+    assert!(
+        run.drops[0]
+            .findings
+            .iter()
+            .any(|it| it.detail.contains(why)),
+        "{run:?}"
+    );
+    assert_eq!(world.numbers().await, [3, 1, 2, 2]);
+}
+
+/// Expired, lost, or the name of another key.
+#[tokio::test]
+async fn keys_that_are_gone_come_back_only_after_a_confirmation() {
+    let world = World::new().await;
+    world.rows(7, users(0..4)).await;
+    let attached = world.attached(FILE);
+    let run = pass(&attached).await;
+    assert_eq!(run.status, Status::Braked, "{run:?}");
+    assert_eq!(world.numbers().await, [4, 0, 0, -1]);
+    assert_eq!(
+        pass_with(&attached, confirmed(&attached)).await.status,
+        Status::Repaired
+    );
+    assert_eq!(world.numbers().await, [4, 0, 4, 4]);
+    let (mut keys, key) = (Keys::new(&attached.redis), format!("{}gone", world.prefix));
+    for kind in [KeyType::Set, KeyType::SortedSet, KeyType::Hash] {
+        let (means, name) = (UsersMean::Admitted, key.clone());
+        let users = UsersKey {
+            key: name,
+            kind,
+            means,
+        };
+        assert!(!keys.add(&users, &key, "kim", 1.0, false).await.unwrap());
+        assert_eq!(
+            keys.size(&users, &key).await.unwrap(),
+            0,
+            "it expired between the looks"
+        );
+        assert!(keys.add(&users, &key, "kim", 1.0, true).await.unwrap());
+        assert_eq!(keys.size(&users, &key).await.unwrap(), 1);
+        let () = world.redis("DEL @gone").await;
+    }
+}
+
+#[tokio::test]
+async fn replica_and_table_without_transactions_are_refused_for_repairs_only() {
+    let world = World::new().await;
+    world.rows(7, users(0..1)).await;
+    world.members("@users", users(0..1)).await;
+    let () = world.redis("SET @count 1").await;
+    let StackOptions { mysql, redis, .. } = StackOptions::without_fsync();
+    let (mysql, redis) =
+        tokio::try_join!(MysqlServer::start(mysql), RedisServer::start(redis)).unwrap();
+    let observing = FILE.replace("mode = \"repair\"\n", "");
+    let refused = async |change: &dyn Fn(&mut firstcome_reconciler::attach::Attached),
+                         said: &str| {
+        let mut attached = world.attached(FILE);
+        change(&mut attached);
+        match attached.check().await {
+            Err(AttachError::Misfit(why)) => assert!(why.contains(said), "{why}"),
+            other => panic!("{said}: {other:?}"),
+        }
+    };
+    mysql.query("SET GLOBAL read_only = 1").await.unwrap();
+    let theirs = mysql_at(&mysql.database_url("mysql"));
+    refused(&|it| it.theirs = theirs.clone(), "this MySQL is read-only").await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let () = redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg("1")
+        .query_async(&mut conn)
+        .await
+        .unwrap();
+    let replica = redis_at(&redis.url());
+    refused(&|it| it.redis = replica.clone(), "this server is a replica").await;
+    world.sql("ALTER TABLE coupon ENGINE = MyISAM").await;
+    refused(&|_| {}, "ENGINE = InnoDB").await;
+    assert_eq!(
+        pass(&world.attached(&observing)).await.status,
+        Status::Clean
+    );
+}
+
+/// One campaign whose key a login may not read hides no other.
+#[tokio::test]
+async fn key_that_may_not_be_read_concerns_only_its_campaign() {
+    let world = World::new().await;
+    let other = FILE
+        .replace("Winter", "Summer")
+        .replace("@users", "@hidden")
+        .replace("= 7", "= 8");
+    let name = format!("half_{}", world.prefix.trim_end_matches(':'));
+    let () = world
+        .redis(&format!(
+            "ACL SETUSER {name} on nopass ~@users ~@count allcommands"
+        ))
+        .await;
+    world.rows(7, users(0..1)).await;
+    world.members("@users", users(0..1)).await;
+    let () = world.redis("SET @count 1").await;
+    let other = other.replace("count = ", "# count = ");
+    let mut attached = world.attached(&format!("{other}{FILE}"));
+    attached.redis = redis_at(&world.redis_url.replace("//", &format!("//{name}:x@")));
+    let run = pass(&attached).await;
+    assert!(run.drops.len() == 1 && run.drops[0].exact, "{run:?}");
+    let why = &run.findings[0].detail;
+    assert!(
+        why.contains("Summer") && why.contains("refused a command"),
+        "{why}"
+    );
+}
