@@ -230,7 +230,7 @@ pub(crate) fn are_held_back(closed: u64, memory: &AlertMemory) -> bool {
 
 /// Returns the firing alerts of a kind.
 pub(crate) fn firing(memory: &AlertMemory, kind: AlertKind) -> impl Iterator<Item = &Alert> {
-    let is_its = move |it: &&Alert| it.kind == kind.facts().word;
+    let is_its = move |it: &&Alert| it.kind == kind.word();
     let all = memory.alerts.values().filter(is_its);
     all.filter(|it| it.state == AlertState::Firing)
 }
