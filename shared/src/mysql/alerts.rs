@@ -113,21 +113,11 @@ pub struct AlertPage {
     pub next_before: Option<i64>,
 }
 
-impl From<(i64, Option<String>, Alert)> for ListedAlert {
-    fn from((id, coupon_name, alert): (i64, Option<String>, Alert)) -> Self {
-        Self {
-            id,
-            alert,
-            coupon_name,
-        }
-    }
-}
-
 /// Takes a lock until the end of the transaction, so that two processes do not make decisions from
 /// the same rows.
 pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
     // INSERT IGNORE would take a shared lock, which two transactions could hold and then deadlock.
-    set_state(conn, "notify", "").await
+    set_state("notify", "").run(conn).await.map(|_| ())
 }
 
 /// Inserts an alert, or replaces the one with the same name.
@@ -235,7 +225,12 @@ pub async fn list(
     let before = before.unwrap_or(i64::MAX);
     let query = sql!(query, state, before, i64::from(limit) + 1);
     let alerts: Vec<(i64, Option<String>, Alert)> = db.all("list alerts", query).await?;
-    let mut alerts: Vec<ListedAlert> = alerts.into_iter().map(ListedAlert::from).collect();
+    let listed = |(id, coupon_name, alert)| ListedAlert {
+        id,
+        alert,
+        coupon_name,
+    };
+    let mut alerts: Vec<ListedAlert> = alerts.into_iter().map(listed).collect();
     let has_more = alerts.len() > limit as usize;
     alerts.truncate(limit as usize);
     let next_before = alerts.last().filter(|_| has_more).map(|alert| alert.id);
