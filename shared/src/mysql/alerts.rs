@@ -28,13 +28,6 @@ pub enum AlertState {
     Resolved,
 }
 
-impl AlertState {
-    /// Returns the value stored in the table.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
 row! {
     /// An alert. User ids in it are masked.
     #[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,7 +214,7 @@ pub async fn list(
 ) -> DbResult<AlertPage> {
     let query = "SELECT a.id, c.name, {a.columns} FROM alerts a LEFT JOIN coupons c ON c.id = a.coupon_id \
                  WHERE a.status LIKE ? AND a.id < ? ORDER BY a.id DESC LIMIT ?";
-    let state = state.map_or("%", AlertState::as_str);
+    let state = state.map_or("%", <&str>::from);
     let before = before.unwrap_or(i64::MAX);
     let query = sql!(query, state, before, i64::from(limit) + 1);
     let alerts: Vec<(i64, Option<String>, Alert)> = db.all("list alerts", query).await?;

@@ -86,12 +86,9 @@ fn statement(
         if i > 0 {
             sql.push(',');
         }
+        let (drop, slot, coupon) = (claim.drop_id, claim.slot, claim.coupon_id);
         // Writing to a `String` does not fail.
-        let _ = write!(
-            sql,
-            "({},{},{},",
-            claim.drop_id.0, claim.slot, claim.coupon_id.0
-        );
+        let _ = write!(sql, "({drop},{slot},{coupon},");
         push_text(&mut sql, claim.user_id.as_str());
         let claimed_at = claim.claimed_at.unwrap_or(now);
         let code = key.code(claim, claimed_at);

@@ -2,7 +2,7 @@
 //! line take every word about a kind from it; docs/OPERATIONS.md has a section for each.
 
 use serde::{Deserialize, Serialize};
-use strum::{EnumString, IntoStaticStr, VariantArray};
+use strum::{EnumIter, EnumString, IntoEnumIterator as _, IntoStaticStr, VariantArray};
 
 use super::FailureCause;
 
@@ -42,7 +42,7 @@ pub enum Kind {
 }
 
 /// The kind of an alert: what one mail is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, EnumIter)]
 #[strum(serialize_all = "snake_case")]
 pub enum AlertKind {
     /// Redis does not answer.
@@ -120,22 +120,9 @@ const WRITTEN_AGAIN: &str =
     "The next pass writes the drop to Redis again from its rows. If this stays, see the reason.";
 
 impl AlertKind {
-    /// All kinds but those of findings.
-    pub const OWN: [Self; 9] = [
-        Self::RedisUnreachable,
-        Self::AdmissionClosed,
-        Self::MysqlUnreachable,
-        Self::KafkaUnreachable,
-        Self::AlertsNotRecorded,
-        Self::RunFailed,
-        Self::RunMissed,
-        Self::Braked,
-        Self::UnsafeSetting,
-    ];
-
     pub fn all() -> impl Iterator<Item = Self> {
-        let left = Kind::VARIANTS.iter().copied().map(Self::Left);
-        Self::OWN.into_iter().chain(left)
+        let own = Self::iter().filter(|kind| !matches!(kind, Self::Left(_)));
+        own.chain(Kind::VARIANTS.iter().copied().map(Self::Left))
     }
 
     /// Returns the word in tables, in the API, and as the heading of a section of
