@@ -50,9 +50,10 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         // Each pass tries again and reports it.
         Err(error) => tracing::warn!(%error, "the file is not checked yet"),
     }
+    let times = &args.schedules;
     let crons = [
-        (ScheduledJob::Reconcile, &args.schedules.reconcile_cron),
-        (ScheduledJob::Digest, &args.schedules.digest_cron),
+        (ScheduledJob::Reconcile, times.of(&times.reconcile_cron)),
+        (ScheduledJob::Digest, times.of(&times.digest_cron)),
     ];
     let schedules = start::schedules(&ours.db, &crons).await?;
     let tasks = TaskTracker::new();
