@@ -117,7 +117,7 @@ impl Backends {
     }
 
     /// Calls a route of the reconciler.
-    pub(crate) async fn ask_reconciler<T: DeserializeOwned>(
+    pub(crate) async fn call_reconciler<T: DeserializeOwned>(
         &self,
         caller: &Credentials,
         method: Method,
@@ -137,7 +137,7 @@ impl Backends {
     }
 
     /// Sends a request to the API.
-    pub(crate) async fn ask_api<T: DeserializeOwned>(
+    pub(crate) async fn call_api<T: DeserializeOwned>(
         &self,
         caller: &Credentials,
         method: Method,

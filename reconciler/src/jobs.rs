@@ -12,6 +12,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
 use firstcome_shared::kafka::{TopicError, check_topic};
+use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
@@ -218,11 +219,11 @@ pub(crate) async fn count_sealed(
             return Ok(());
         };
         after = last.id;
-        let ids = page.iter().map(|drop| drop.id).collect();
-        let counts = db.rows_by_drop(ids).await?;
+        let ids: Vec<DropId> = page.iter().map(|drop| drop.id).collect();
+        let counts = db.count(DropCount::Rows, &ids).await?;
         for sealed in page {
             let (id, coupon_id) = (sealed.id, sealed.coupon_id);
-            let rows = counts.get(&id).map_or(0, |rows| rows.unsigned_abs());
+            let rows = counts.get(&id).copied().unwrap_or(0);
             let wanted = u64::from(sealed.sealed_rows.unwrap_or(0));
             if rows >= wanted && drop.is_none() {
                 run.unlisted.drops += 1;

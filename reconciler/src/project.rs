@@ -64,7 +64,7 @@ async fn project_drop(
 ) -> Step<()> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
     let (drop, keys) = (own.drop.id, &own.keys);
-    let highest = db.highest_slots(vec![drop]).await?;
+    let highest = db.highest_slots(&[drop]).await?;
     let count = highest.get(&drop).copied().unwrap_or(0);
     fenced(redis.project_begin(keys, fence, count).await?)?;
     crash_point(Point::DropLoaded);

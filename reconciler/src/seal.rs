@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use chrono::Utc;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::{Db, DbError, list};
 use firstcome_shared::redis::expiry::sealed_for;
 use firstcome_shared::redis::gate::Gate;
@@ -42,7 +43,8 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
         return Ok(false);
     }
     let (id, closes_at, quantity) = (drop.id(), own.drop.closes_at, own.drop.quantity);
-    if !db.count_dead_letters(vec![id]).await?.is_empty() {
+    let letters = db.count(DropCount::DeadLetters, &[id]).await?;
+    if !letters.is_empty() {
         return Ok(false);
     }
     let left = u64::from(quantity).saturating_sub(numbers.rows);
@@ -55,7 +57,7 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
         }
         return Ok(false);
     }
-    let revocations = db.count_revocations(vec![id]).await?;
+    let revocations = db.count(DropCount::Revocations, &[id]).await?;
     let revocations = revocations.get(&id).copied().unwrap_or(0);
     let rows = u32::try_from(numbers.rows).unwrap_or(u32::MAX);
     let sealed = db.seal_drop(id, closes_at, quantity, rows, revocations);

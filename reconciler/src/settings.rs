@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::recover::recover;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
@@ -280,9 +281,9 @@ pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Ste
     if claimants >= users + sealed.values().sum::<u64>() {
         return Ok(false);
     }
-    let rows = db.rows_by_drop(sealed.into_keys().collect()).await?;
-    let rows = u64::try_from(rows.values().sum::<i64>()).unwrap_or(0);
-    Ok(claimants < users + rows)
+    let sealed: Vec<DropId> = sealed.into_keys().collect();
+    let rows = db.count(DropCount::Rows, &sealed).await?;
+    Ok(claimants < users + rows.values().sum::<u64>())
 }
 
 /// Reports claimants that are missing.

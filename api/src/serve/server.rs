@@ -25,7 +25,6 @@ use super::{metrics, openness, start};
 pub struct ApiServer {
     app: App,
     listener: TcpListener,
-    address: SocketAddr,
     routes: Router,
     /// Ends all listeners.
     close: CancellationToken,
@@ -71,7 +70,6 @@ impl ApiServer {
         let listener = TcpListener::from_std(socket)?;
         Ok(Some(Self {
             app,
-            address: listener.local_addr()?,
             listener,
             routes,
             close,
@@ -80,8 +78,8 @@ impl ApiServer {
         }))
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 
     /// Serves until `shutdown`, then drains.

@@ -41,7 +41,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     // Mails link to the page, if there is one.
     notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
     let notifier = Notifier::new(ours.db.clone(), &notify, &args.webhooks)?;
-    let notifier = notifier.of_attached(args.file.display().to_string());
+    let notifier = notifier.for_attached(args.file.display().to_string());
     notifier.announce();
     prepare(&ours, &stop).await?;
     match attached.check().await {
@@ -50,9 +50,10 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         // Each pass tries again and reports it.
         Err(error) => tracing::warn!(%error, "the file is not checked yet"),
     }
+    let times = &args.schedules;
     let crons = [
-        (ScheduledJob::Reconcile, &args.schedules.reconcile_cron),
-        (ScheduledJob::Digest, &args.schedules.digest_cron),
+        (ScheduledJob::Reconcile, times.of(&times.reconcile_cron)),
+        (ScheduledJob::Digest, times.of(&times.digest_cron)),
     ];
     let schedules = start::schedules(&ours.db, &crons).await?;
     let tasks = TaskTracker::new();

@@ -150,6 +150,13 @@ impl Tz {
         at.with_timezone(&offset.unwrap_or(Utc.fix()))
     }
 
+    /// Returns when clocks in this zone change next after `at`.
+    pub fn next_change(self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let after = Timestamp::from_second(at.timestamp()).ok()?;
+        let change = self.0.following(after).next()?.timestamp();
+        DateTime::from_timestamp(change.as_second(), 0)
+    }
+
     /// Returns the instant at which clocks in this zone show `local`. A time that occurs twice
     /// means the first occurrence; a skipped time is moved forward by the length of the gap (02:30
     /// becomes 03:30), as in RFC 5545.

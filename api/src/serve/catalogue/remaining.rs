@@ -57,10 +57,7 @@ impl RemainingCache {
         Ok(drops.iter().filter_map(known).collect())
     }
 
-    pub(crate) async fn forget(&self, drops: impl Iterator<Item = DropId>) {
-        let mut cached = self.0.lock().await;
-        for drop in drops {
-            cached.remove(&drop);
-        }
+    pub(crate) async fn forget(&self) {
+        self.0.lock().await.clear();
     }
 }

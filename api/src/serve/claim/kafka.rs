@@ -125,7 +125,7 @@ impl Publisher {
         histogram!("firstcome_publish_seconds").record(begun.elapsed().as_secs_f64());
         let is_published = problem.is_none();
         if let Some(problem) = &problem {
-            counter!("firstcome_claims_not_queued_total").increment(claims.len() as u64);
+            counter!("firstcome_publish_failures_total").increment(claims.len() as u64);
             tracing::debug!(%problem, claims = claims.len(), "admissions are not queued");
         }
         self.note(problem);

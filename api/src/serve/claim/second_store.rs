@@ -112,7 +112,7 @@ impl SecondStore {
         let store = |id| stored.get(id).copied().filter(|_| is_in_time);
         let stores: Vec<Option<Store>> = ids.iter().map(store).collect();
         let not_held = stores.iter().filter(|store| store.is_none()).count();
-        counter!("firstcome_claims_not_held_total").increment(not_held as u64);
+        counter!("firstcome_claims_not_durable_total").increment(not_held as u64);
         stores
     }
 
@@ -145,7 +145,7 @@ impl SecondStore {
             vec![false; claims.len()]
         });
         let rows = have_rows.iter().filter(|has_row| **has_row).count();
-        counter!("firstcome_claims_backed_up_total").increment(rows as u64);
+        counter!("firstcome_claims_fallback_total").increment(rows as u64);
         let store = |has_row: bool| has_row.then_some(Store::Mysql);
         have_rows.into_iter().map(store).collect()
     }

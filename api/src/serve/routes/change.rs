@@ -207,8 +207,7 @@ async fn finish(
     if let Err(error) = rest.await {
         tracing::warn!(%error, coupon_id = id.0, "the reconciler has to follow up a change");
     }
-    let changed = drops.iter().map(|drop| drop.id);
-    services.remaining.forget(changed).await;
+    services.remaining.forget().await;
     Ok(reread(services, coupon, drops).await)
 }
 
