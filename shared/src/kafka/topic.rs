@@ -12,7 +12,7 @@ use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::error::TopicError;
-use super::safety::{BATCH_SETTING, IN_SYNC, what_expands, what_loses};
+use super::safety::{BATCH_SETTING, IN_SYNC, what_is_unsafe};
 use super::why_not::Failures;
 use super::{KafkaSettings, LARGEST_BATCH};
 
@@ -30,8 +30,7 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
         return Ok(partitions);
     };
     let value = |name: &str| config.get(name)?.value.as_deref();
-    let wrong = what_loses(&settings.topic, replicas, value)
-        .or_else(|| what_expands(&settings.topic, value));
+    let wrong = what_is_unsafe(&settings.topic, replicas, value);
     wrong.map_or(Ok(partitions), |why| Err(TopicError::Setting(why)))
 }
 
