@@ -85,7 +85,7 @@ pub struct Notifier {
 impl Notifier {
     /// Returns a notifier for the system that a file of `attach` describes.
     #[must_use]
-    pub fn of_attached(mut self, file: String) -> Self {
+    pub fn for_attached(mut self, file: String) -> Self {
         Arc::make_mut(&mut self.settings).links.file = Some(file);
         self
     }

@@ -15,7 +15,6 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, DropState};
-use firstcome_shared::tuning::Tuning;
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, Step};
@@ -185,17 +184,19 @@ pub(crate) struct ReadPage {
     pub revision: u64,
 }
 
+/// Slots of one page.
+const PAGE_SLOTS: i64 = 5_000;
+
 /// Pages requested in advance, while one is judged.
 const AHEAD: usize = 2;
 
 /// Reads a drop page by page. The last page has no end.
 pub(crate) fn pages(drop: DropPass<'_>) -> impl Stream<Item = Step<ReadPage>> + '_ {
-    let size = Tuning::ReconcilePageSlots.or(5_000_i64).max(1);
     let upper = drop.own.upper();
-    let pages = (upper + size - 1) / size;
+    let pages = (upper + PAGE_SLOTS - 1) / PAGE_SLOTS;
     let ranges = (0..pages).map(move |page| {
-        let to = (page + 1) * size;
-        (page * size + 1, (page + 1 < pages).then_some(to))
+        let to = (page + 1) * PAGE_SLOTS;
+        (page * PAGE_SLOTS + 1, (page + 1 < pages).then_some(to))
     });
     let read = move |(from, to)| read_page(drop, from, to);
     stream::iter(ranges).map(read).buffered(AHEAD)

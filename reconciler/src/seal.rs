@@ -8,8 +8,11 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::{Db, DbError, list};
+use firstcome_shared::redis::expiry::sealed_for;
 use firstcome_shared::redis::gate::Gate;
+use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::CouponState;
+use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schedule::Schedule;
 use firstcome_shared::sql;
 
@@ -63,9 +66,11 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     }
     let (coupon_id, drop_id) = (coupon.0, id.0);
     tracing::info!(coupon_id, drop_id, rows, "the drop is exact, and sealed");
-    redis.expire_sealed(std::slice::from_ref(&own.keys)).await?;
+    redis
+        .expire_drops(std::slice::from_ref(&own.keys), sealed_for())
+        .await?;
     if is_coupon_over(db, coupon).await? {
-        redis.expire_coupons(&[coupon]).await?;
+        redis.expire_coupon(coupon).await?;
     }
     if left > 0 {
         ledger.add(Finding {
@@ -86,6 +91,12 @@ pub(crate) async fn is_coupon_over(db: &Db, coupon: CouponId) -> Result<bool, Db
         Some(Schedule::Once { .. }) | None => false,
     };
     Ok(!goes_on && drops.iter().all(|drop| drop.sealed_at.is_some()))
+}
+
+/// Whether Redis has any key of one of these drops.
+pub(crate) async fn has_keys(redis: &Redis, drops: &[DropKeys]) -> Result<bool, RedisError> {
+    let states = redis.drop_states(drops).await?;
+    Ok(states.iter().any(|state| state.has_keys))
 }
 
 /// Judges the dead letters that belong to no drop of a pass: those of sealed drops, by MySQL alone,

@@ -214,9 +214,9 @@ fn is_due(
     }
     if problem.kind == AlertKind::Left(Kind::RedisLost) && problem.drop_id.is_none() {
         let admission = memory.alerts.get(ADMISSION);
-        let is_told = admission.is_some_and(|it| it.state == AlertState::Firing)
+        let is_reported = admission.is_some_and(|it| it.state == AlertState::Firing)
             || are_held_back(problem.size, memory);
-        return !is_told && lasts >= policy.patience * 2;
+        return !is_reported && lasts >= policy.patience * 2;
     }
     true
 }

@@ -139,14 +139,14 @@ pub(crate) fn mailed_repairs<'a>(
 ) -> impl Iterator<Item = (Option<DropId>, &'a Finding)> {
     let broken = users(broken);
     placed(run)
-        .filter(|(.., it)| is_repair(it) && !is_told_elsewhere(it))
+        .filter(|(.., it)| is_repair(it) && !is_reported_elsewhere(it))
         .filter(move |(_, drop, it)| !is_broken(it, *drop, &broken))
         .map(|(_, drop, finding)| (drop, finding))
 }
 
 /// Whether another alert tells it: that about Redis if a coupon opens, that about broken promises
 /// if a user is owed a slot.
-fn is_told_elsewhere(finding: &Finding) -> bool {
+fn is_reported_elsewhere(finding: &Finding) -> bool {
     matches!(finding.action, ActionKind::Open | ActionKind::Owe)
 }
 
