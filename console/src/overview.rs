@@ -255,7 +255,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
 
 /// What is seen now of an outage, with its alert if it has one already.
 fn outage(kind: AlertKind, what: String, seen: &Overview) -> BoardProblem {
-    let is_its = |it: &&ListedAlert| it.alert.kind == kind.facts().word;
+    let is_its = |it: &&ListedAlert| it.alert.kind == kind.word();
     let alert = seen.alerts.iter().find(is_its).map(alarm);
     BoardProblem {
         drop: Concerned::All,

@@ -129,7 +129,7 @@ pub(crate) fn end(alert: &Alert, now: DateTime<Utc>, verdict: &mut Verdict) {
 pub(crate) fn begun(problem: &Problem, now: DateTime<Utc>) -> Alert {
     Alert {
         name: problem.name.clone(),
-        kind: problem.kind.facts().word.to_owned(),
+        kind: problem.kind.word().to_owned(),
         coupon_id: problem.coupon_id,
         drop_id: problem.drop_id,
         summary: problem.summary.clone(),
@@ -230,7 +230,7 @@ pub(crate) fn are_held_back(closed: u64, memory: &AlertMemory) -> bool {
 
 /// Returns the firing alerts of a kind.
 pub(crate) fn firing(memory: &AlertMemory, kind: AlertKind) -> impl Iterator<Item = &Alert> {
-    let is_its = move |it: &&Alert| it.kind == kind.facts().word;
+    let is_its = move |it: &&Alert| it.kind == kind.word();
     let all = memory.alerts.values().filter(is_its);
     all.filter(|it| it.state == AlertState::Firing)
 }

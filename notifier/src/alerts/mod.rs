@@ -209,7 +209,7 @@ fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &
     ) {
         return ADMISSION.to_owned();
     }
-    let mut parts = vec![kind.facts().word.to_owned()];
+    let mut parts = vec![kind.word().to_owned()];
     let place = coupon.zip(drop);
     parts.extend(place.map(|(coupon, drop)| format!("{coupon}.{drop}")));
     parts.extend((!part.is_empty()).then(|| part.to_owned()));
